@@ -1,0 +1,194 @@
+//! What a valid configuration says, as values that need no further checking.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::signal::Signal;
+
+/// One generation's configuration: every template is rendered, every value is valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// argv of the child; never empty, no element contains a NUL byte. The first is looked up as execvp(3) does, relative to `workdir`.
+    pub cmd: Vec<String>,
+    /// The child's working directory; `None`: psflip's own.
+    pub workdir: Option<PathBuf>,
+    /// Where the active generation's pid is written.
+    pub pidfile: Option<PathBuf>,
+    /// No log lines of psflip's own below `error`.
+    pub quiet: bool,
+    /// What is changed in the child's environment, in the order of the file.
+    pub env: Vec<EnvChange>,
+    /// `[upgrade]`.
+    pub upgrade: Upgrade,
+    /// `[shutdown]`.
+    pub shutdown: Shutdown,
+    /// `[healthcheck.*]`.
+    pub health: Health,
+    /// `[log]`.
+    pub log: Log,
+}
+
+/// One line of `[env]`. Name and value contain no NUL byte, the name no `=` and it is not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvChange {
+    /// `NAME = "value"`.
+    Set(String, String),
+    /// `NAME = false`.
+    Remove(String),
+}
+
+/// `[upgrade]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The signal that asks for an upgrade. Can be caught, is not SIGCHLD.
+    pub signal: Signal,
+    /// From spawn to healthy.
+    pub timeout: Duration,
+}
+
+/// `[shutdown]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// After promotion, before the signal.
+    pub delay: Duration,
+    /// What asks the child to end.
+    pub signal: Signal,
+    /// From the signal to SIGKILL.
+    pub timeout: Duration,
+    /// What happens to the rest of the child's process tree.
+    pub orphans: Orphans,
+}
+
+/// `shutdown.orphans`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// They are ended as the child is (contract C8).
+    Kill,
+    /// They are left alone.
+    Leave,
+}
+
+/// How psflip learns that a child is healthy; exactly one kind (contract H1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Healthy when the child still runs after this long.
+    Alive {
+        /// From the child's exec; zero: as soon as it was executed.
+        timeout: Duration,
+    },
+    /// Healthy when the command exits 0.
+    Command {
+        /// Its argv; never empty, no NUL bytes.
+        cmd: Vec<String>,
+        /// When to probe.
+        pace: Pace,
+    },
+    /// Healthy when a TCP connection is accepted.
+    Tcp {
+        /// Where to; for `localhost` both families, in this order of trying. Never empty.
+        addresses: Vec<SocketAddr>,
+        /// As the user wrote it, for messages.
+        text: String,
+        /// When to probe.
+        pace: Pace,
+    },
+    /// Healthy when a connection to a Unix stream socket is accepted.
+    Unix {
+        /// The socket; a leading `@` is the abstract namespace (unix(7)). Fits into sun_path.
+        path: PathBuf,
+        /// When to probe.
+        pace: Pace,
+    },
+    /// Healthy when a GET answers with one of `status`.
+    Http {
+        /// The request.
+        request: HttpRequest,
+        /// Status codes that count as healthy, inclusive ranges. Never empty.
+        status: Vec<std::ops::RangeInclusive<u16>>,
+        /// When to probe.
+        pace: Pace,
+    },
+}
+
+/// The target of an `http` health check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// As the user wrote it, for messages.
+    pub url: String,
+    /// Where to connect.
+    pub target: HttpTarget,
+    /// The `Host` header.
+    pub host: String,
+    /// Path and query, begins with `/`, contains neither spaces nor control characters.
+    pub path: String,
+}
+
+/// Where an `http` health check connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HttpTarget {
+    /// In this order of trying; never empty.
+    Tcp(Vec<SocketAddr>),
+    /// As [`Health::Unix`]'s path.
+    Unix(PathBuf),
+}
+
+/// When probes happen (contract H1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// From the child's exec to the first probe.
+    pub after: Duration,
+    /// From one probe's end to the next one's start. Never zero.
+    pub interval: Duration,
+    /// For one probe. Never zero.
+    pub timeout: Duration,
+    /// Successful probes in a row that make a child healthy. At least 1.
+    pub successes: u32,
+}
+
+/// `[log]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least important lines that are written.
+    pub level: tracing::Level,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which of two resources a generation uses: `a` in the first one, then alternating with every promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// The first generation's.
+    A,
+    /// The second one's.
+    B,
+}
+
+impl Slot {
+    /// `a` or `b`, as in `PSFLIP_SLOT`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+
+    /// The slot of the generation after this one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}

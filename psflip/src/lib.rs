@@ -1,0 +1,9 @@
+//! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
+//!
+//! Imports point one way: `cli` -> `runtime` -> {`flip`, `handover`, `keeper`, `health`, `manager`} -> `sys`.
+//! `config` is read by `cli` and carried as a value ([`config::Plan`]); `flip` imports nothing of these.
+//! Where each thing lives and why is told in `docs/architecture.md`.
+
+pub mod config;
+pub mod exit;
+pub mod signal;

@@ -1,0 +1,2 @@
+//! psflip.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Harness for tests of psflip and of programs that run under it.
