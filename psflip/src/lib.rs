@@ -5,5 +5,7 @@
 //! Where each thing lives and why is told in `docs/architecture.md`.
 
 pub mod config;
+pub mod end;
 pub mod exit;
 pub mod signal;
+pub mod sys;

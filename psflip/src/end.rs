@@ -1,0 +1,23 @@
+//! How a process ended.
+
+use std::fmt;
+
+use crate::signal::Signal;
+
+/// How a process ended, as wait(2) tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// By exit(3), with this code.
+    Exited(u8),
+    /// By a signal.
+    Killed(Signal),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Killed(signal) => write!(f, "{signal}"),
+        }
+    }
+}

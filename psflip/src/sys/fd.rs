@@ -1,0 +1,74 @@
+//! File descriptors: where they may be, and who may inherit them.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::cerr;
+
+/// Sets or clears close-on-exec.
+///
+/// # Errors
+/// EBADF.
+pub fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> io::Result<()> {
+    let flags = if close { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: F_SETFD takes an integer.
+    cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) }).map(drop)
+}
+
+/// Whether the descriptor will be closed by an exec.
+///
+/// # Errors
+/// EBADF.
+pub fn is_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: F_GETFD takes no argument.
+    cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }).map(|flags| flags & libc::FD_CLOEXEC != 0)
+}
+
+/// Takes over a descriptor that an exec left open under a number that was agreed on.
+///
+/// # Errors
+/// EBADF: nothing is open there.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD on any number is harmless.
+    cerr(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and the caller's protocol says that it is ours: no Rust value owns what an exec left behind.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor but these. Only for a forked process that shares no Rust values with anything it closes.
+pub(super) fn close_all_but(keep: &mut [RawFd]) {
+    keep.sort_unstable();
+    let mut first: u32 = 0;
+    for fd in keep.iter().map(|fd| fd.cast_unsigned()) {
+        if fd > first {
+            close_range(first, fd - 1);
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX);
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: three integers. The process that calls this owns nothing in the range any more (see `close_all_but`).
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn close_on_exec_is_set_and_cleared() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for close in [false, true] {
+            set_close_on_exec(file.as_fd(), close).unwrap();
+            assert_eq!(is_close_on_exec(file.as_fd()).unwrap(), close);
+        }
+    }
+
+    #[test]
+    fn what_is_closed_is_not_adopted() {
+        assert_eq!(adopt(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+}

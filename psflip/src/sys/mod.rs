@@ -1,0 +1,18 @@
+//! The operating system, as safe functions: the only place with `unsafe`. One wrapper per system call, each with the
+//! contract that makes it sound. Nothing in here decides anything.
+#![expect(unsafe_code, reason = "this is the one place for it; every block says why it is sound")]
+
+pub mod early;
+pub mod fd;
+pub mod pidfd;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod tree;
+
+use std::io;
+
+/// The convention of libc: -1 means that `errno` says why.
+fn cerr(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

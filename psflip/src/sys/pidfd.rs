@@ -1,0 +1,118 @@
+//! Processes by descriptor: a pid may be reused, a pidfd never (pidfd_open(2), Linux 5.3).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::cerr;
+use super::signal::{QueuedInfo, Received};
+use crate::end::End;
+use crate::signal::Signal;
+
+/// A descriptor that stands for one process; readable once it has ended.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Opens the process with this pid. The caller knows that the pid is not reused yet: it is its own unreaped child, or
+    /// itself, or the identity is checked afterwards.
+    ///
+    /// # Errors
+    /// ESRCH: no such process. EMFILE, ENFILE, ENOMEM. ENOSYS before Linux 5.3.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        // SAFETY: the call takes two integers.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+        if result == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it. It is close-on-exec.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(result as i32) }))
+    }
+
+    /// Takes a pidfd that came over a socket.
+    #[must_use]
+    pub fn from_owned(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends a signal as kill(2) does.
+    ///
+    /// # Errors
+    /// ESRCH: it has ended. EPERM: it changed its credentials and we may not.
+    pub fn send(&self, signal: Signal) -> io::Result<()> {
+        self.send_raw(signal, std::ptr::null())
+    }
+
+    /// Sends a signal on, with its payload and its original sender (contract S1).
+    ///
+    /// # Errors
+    /// As [`PidFd::send`], and EAGAIN: the receiver's queue is full.
+    pub fn forward(&self, received: &Received) -> io::Result<()> {
+        let info = QueuedInfo::forwarding(received);
+        self.send_raw(received.signal, &raw const info)
+    }
+
+    fn send_raw(&self, signal: Signal, info: *const QueuedInfo) -> io::Result<()> {
+        // SAFETY: the descriptor is open; `info` is null or points to a whole siginfo_t (128 bytes) that outlives the call.
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), info, 0)
+        };
+        cerr(result as i32).map(drop)
+    }
+
+    /// Whether the process has ended (it may be a zombie).
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, which lives through the call; it returns at once.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    /// Reaps it, if it is our child and has ended. `None`: it runs.
+    ///
+    /// # Errors
+    /// ECHILD: it isn't our child, or is reaped already.
+    pub fn try_reap(&self) -> io::Result<Option<End>> {
+        super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED | libc::WNOHANG)
+            .map(|change| change.and_then(super::process::Change::end))
+    }
+
+    /// Waits for its end and reaps it. For processes only that are about to end and can't be hindered.
+    ///
+    /// # Errors
+    /// As [`PidFd::try_reap`].
+    pub fn reap(&self) -> io::Result<()> {
+        super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED).map(drop)
+    }
+
+    /// Another descriptor for the same process.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_that_does_not_exist_is_refused() {
+        let error = PidFd::open(i32::MAX.cast_unsigned()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn this_process_has_not_ended() {
+        let own = PidFd::open(std::process::id()).unwrap();
+        assert!(!own.has_ended());
+        assert_eq!(own.try_reap().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+}

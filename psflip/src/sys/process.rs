@@ -1,0 +1,266 @@
+//! Processes: fork, exec, wait, and what prctl(2) says of them.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::cerr;
+use crate::end::End;
+use crate::signal::Signal;
+
+/// On which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The calling process, with the new one's pid.
+    Parent(u32),
+    /// The new one.
+    Child,
+}
+
+/// fork(2). The new process shares nothing but open files with the old one, and may do whatever it likes, since psflip has
+/// one thread: no lock can be held by a thread that the new process does not have.
+///
+/// # Errors
+/// EAGAIN: RLIMIT_NPROC, the pids cgroup, or threads-max is reached. ENOMEM.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: the process is single-threaded (see above), so the child is not restricted to async-signal-safe functions.
+    match cerr(unsafe { libc::fork() })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid.cast_unsigned())),
+    }
+}
+
+/// Ends the process at once, without running what the process it was forked from has registered for its own end.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// A NULL-terminated array of strings, as execve(2) wants it.
+#[derive(Debug)]
+pub struct StringArray {
+    strings: Vec<CString>,
+}
+
+impl StringArray {
+    /// Holds these strings.
+    #[must_use]
+    pub fn new(strings: Vec<CString>) -> Self {
+        Self { strings }
+    }
+
+    /// The strings.
+    #[must_use]
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+
+    fn pointers(&self) -> Vec<*const libc::c_char> {
+        self.strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    }
+}
+
+/// execve(2). Returns only if it failed, then with the reason.
+#[must_use]
+pub fn exec(path: &CStr, argv: &StringArray, envp: &StringArray) -> io::Error {
+    let (argv, envp) = (argv.pointers(), envp.pointers());
+    // SAFETY: the path is a C string; both arrays end with NULL and point to C strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// What happened to a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which one.
+    pub pid: u32,
+    /// What.
+    pub kind: ChangeKind,
+}
+
+/// See [`Change`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It has ended and is reaped now.
+    Ended(End),
+    /// It was stopped by this signal.
+    Stopped(Signal),
+    /// It was continued.
+    Continued,
+}
+
+impl Change {
+    /// How it ended, if that is what happened.
+    #[must_use]
+    pub fn end(self) -> Option<End> {
+        match self.kind {
+            ChangeKind::Ended(end) => Some(end),
+            ChangeKind::Stopped(_) | ChangeKind::Continued => None,
+        }
+    }
+}
+
+/// What happened next to any child of this process, without waiting: ended ones are reaped (contract C9), stops and
+/// continuations are told. `None`: nothing new.
+///
+/// # Errors
+/// ECHILD: there is no child at all.
+pub fn next_change() -> io::Result<Option<Change>> {
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)
+}
+
+/// Waits until some child has ended, and reaps it.
+///
+/// # Errors
+/// ECHILD: there is no child at all.
+pub fn reap_next() -> io::Result<()> {
+    wait(libc::P_ALL, 0, libc::WEXITED).map(drop)
+}
+
+/// waitid(2), restarted when interrupted.
+pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> io::Result<Option<Change>> {
+    loop {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: the pointer is to a siginfo_t that lives through the call.
+        match cerr(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            // SAFETY: zeroed is a valid siginfo_t, and the call wrote it or left it zeroed.
+            Ok(_) => return Ok(change(&unsafe { info.assume_init() })),
+        }
+    }
+}
+
+/// Reads what waitid(2) wrote; all zero means that nothing happened.
+fn change(info: &libc::siginfo_t) -> Option<Change> {
+    // SAFETY: these fields are set by waitid for every kind of change, and zero without one.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let signal = Signal::from_number(status);
+    let kind = match (info.si_code, signal) {
+        (libc::CLD_EXITED, _) => ChangeKind::Ended(End::Exited((status & 0xff) as u8)),
+        (libc::CLD_KILLED | libc::CLD_DUMPED, Some(signal)) => ChangeKind::Ended(End::Killed(signal)),
+        (libc::CLD_STOPPED | libc::CLD_TRAPPED, Some(signal)) => ChangeKind::Stopped(signal),
+        _ => ChangeKind::Continued,
+    };
+    Some(Change { pid: pid.cast_unsigned(), kind })
+}
+
+/// Asks the kernel to kill this process when the thread that forked it is gone (PR_SET_PDEATHSIG of prctl(2)), and checks
+/// that it isn't gone already: the caller then exits.
+///
+/// # Errors
+/// ESRCH: the parent is another one than expected, so the signal would never come.
+pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
+    cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // SAFETY: getppid(2) can't fail.
+    if unsafe { libc::getppid() }.cast_unsigned() == expected_parent {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    }
+}
+
+/// Makes this process the new parent of its orphaned descendants, or no longer (PR_SET_CHILD_SUBREAPER of prctl(2)).
+///
+/// # Errors
+/// None that a kernel since 3.4 could give.
+pub fn set_subreaper(on: bool) -> io::Result<()> {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes an integer.
+    cerr(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(on)) }).map(drop)
+}
+
+/// No core dump of this process (PR_SET_DUMPABLE of prctl(2)).
+pub fn set_undumpable() {
+    // SAFETY: PR_SET_DUMPABLE takes an integer.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0 as libc::c_ulong) };
+}
+
+/// The name that ps(1) and top(1) show for this thread; at most 15 bytes count (PR_SET_NAME of prctl(2)).
+pub fn set_name(name: &CStr) {
+    // SAFETY: the pointer is to a C string; the kernel copies up to 16 bytes of it and stops at its NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// The environment of this process as it was handed over: order, duplicates and malformed entries included, which
+/// `std::env` would lose (contract C1).
+#[must_use]
+pub fn raw_environment() -> Vec<CString> {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    let mut strings = Vec::new();
+    // SAFETY: environ is set before main and psflip never changes it.
+    let mut next = unsafe { environ };
+    while !next.is_null() {
+        // SAFETY: the array ends with NULL, which has not been passed yet.
+        let entry = unsafe { *next };
+        if entry.is_null() {
+            break;
+        }
+        // SAFETY: every entry before the NULL is a C string.
+        strings.push(unsafe { CStr::from_ptr(entry) }.to_owned());
+        // SAFETY: not past the NULL.
+        next = unsafe { next.add(1) };
+    }
+    strings
+}
+
+/// The path that execve(2) was called with when psflip was started (AT_EXECFN of getauxval(3)).
+#[must_use]
+pub fn executable_as_started() -> Option<CString> {
+    // SAFETY: getauxval(3) has no preconditions.
+    let address = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    if address == 0 {
+        return None;
+    }
+    // SAFETY: the kernel put a C string there, which stays for the life of the process.
+    Some(unsafe { CStr::from_ptr(address as *const libc::c_char) }.to_owned())
+}
+
+/// Makes `from` also available under the number `to` (dup2(2)); it stays open in an exec.
+///
+/// # Errors
+/// EBADF, EMFILE.
+pub fn duplicate_onto(from: BorrowedFd<'_>, to: i32) -> io::Result<()> {
+    // SAFETY: used in a process that is about to exec, where no Rust value owns `to`.
+    cerr(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
+}
+
+/// Closes what a just forked process doesn't need: everything but `keep`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    super::fd::close_all_but(&mut keep.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_seen_whole() {
+        let ours: Vec<_> = raw_environment();
+        for (name, value) in std::env::vars() {
+            let entry = CString::new(format!("{name}={value}")).unwrap();
+            assert!(ours.contains(&entry), "{entry:?} is missing");
+        }
+    }
+
+    #[test]
+    fn a_failed_exec_says_why() {
+        let nothing = StringArray::new(vec![]);
+        let error = exec(c"/nonexistent/program", &nothing, &nothing);
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_stranger_is_not_our_parent() {
+        let error = die_with_parent(i32::MAX.cast_unsigned()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+}

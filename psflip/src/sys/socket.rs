@@ -1,0 +1,162 @@
+//! Message sockets: one packet in, the same packet out, descriptors along with it (unix(7), SOCK_SEQPACKET).
+
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg,
+    sendmsg, shutdown, socketpair,
+};
+
+/// The longest packet that is read. Longer ones arrive cut off, which their reader notices by the missing end.
+pub const LONGEST: usize = 64 * 1024;
+
+/// What was read from a [`Socket`].
+#[derive(Debug)]
+pub enum Packet {
+    /// A packet, and the descriptors that came along.
+    Data(Vec<u8>, Vec<OwnedFd>),
+    /// Nothing is there at the moment.
+    Nothing,
+    /// The other side is closed, and everything it sent has been read.
+    Closed,
+}
+
+/// One end of a pair of connected sockets.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// Two connected ends, both close-on-exec.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// Takes over an end that came by exec.
+    #[must_use]
+    pub fn from_owned(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends one packet without ever waiting.
+    ///
+    /// # Errors
+    /// EPIPE, ECONNRESET: the other side is closed or reads no more. EAGAIN: it doesn't read, and the queue is full.
+    pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights: &[_] = if raw.is_empty() { &[] } else { &rights };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None) {
+                Err(nix::Error::EINTR) => {}
+                other => return other.map(drop).map_err(Into::into),
+            }
+        }
+    }
+
+    /// Reads one packet without waiting.
+    ///
+    /// # Errors
+    /// EMFILE and ENOMEM, as recvmsg(2) says. ECONNRESET is told as [`Packet::Closed`].
+    pub fn receive(&self) -> io::Result<Packet> {
+        let mut buffer = vec![0; LONGEST];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut space = nix::cmsg_space!([RawFd; 4]);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let (length, fds) = loop {
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Ok(message) => break (message.bytes, take_fds(message.cmsgs()?)),
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => return Ok(Packet::Nothing),
+                Err(nix::Error::ECONNRESET) => return Ok(Packet::Closed),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if length == 0 {
+            return Ok(Packet::Closed); // nobody sends empty packets
+        }
+        buffer.truncate(length);
+        Ok(Packet::Data(buffer, fds))
+    }
+
+    /// Reads no more from now on: every later [`Socket::send`] of the other side fails, and every earlier one can still be
+    /// read here. The kernel decides under one lock which of the two a packet is, so both sides agree on it.
+    ///
+    /// # Errors
+    /// None for a connected socket.
+    pub fn refuse_more(&self) -> io::Result<()> {
+        shutdown(self.0.as_raw_fd(), Shutdown::Read).map_err(Into::into)
+    }
+}
+
+fn take_fds<'a>(messages: impl Iterator<Item = ControlMessageOwned> + 'a) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    for message in messages {
+        if let ControlMessageOwned::ScmRights(numbers) = message {
+            // SAFETY: the kernel has just put these descriptors into our table; nobody else owns them.
+            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    fds
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        socket.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(packet: Packet) -> String {
+        match packet {
+            Packet::Data(bytes, _) => String::from_utf8(bytes).unwrap(),
+            Packet::Nothing => "nothing".to_owned(),
+            Packet::Closed => "closed".to_owned(),
+        }
+    }
+
+    #[test]
+    fn packets_keep_their_borders_and_carry_descriptors() {
+        let (one, other) = Socket::pair().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        one.send(b"first", &[]).unwrap();
+        one.send(b"second", &[writer.as_fd()]).unwrap();
+        drop(writer);
+        assert_eq!(text(other.receive().unwrap()), "first");
+        let Packet::Data(bytes, mut fds) = other.receive().unwrap() else { panic!("no packet") };
+        assert_eq!(bytes, b"second");
+        std::io::Write::write_all(&mut std::fs::File::from(fds.remove(0)), b"x").unwrap();
+        assert_eq!(std::io::read_to_string(reader).unwrap(), "x");
+        assert_eq!(text(other.receive().unwrap()), "nothing");
+        drop(one);
+        assert_eq!(text(other.receive().unwrap()), "closed");
+    }
+
+    #[test]
+    fn a_side_that_refuses_more_still_gets_what_was_sent_before() {
+        let (one, other) = Socket::pair().unwrap();
+        one.send(b"in time", &[]).unwrap();
+        other.refuse_more().unwrap();
+        assert_eq!(one.send(b"too late", &[]).unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        assert_eq!(text(other.receive().unwrap()), "in time");
+        assert_eq!(text(other.receive().unwrap()), "closed");
+        other.send(b"the other way is open", &[]).unwrap();
+        assert_eq!(text(one.receive().unwrap()), "the other way is open");
+    }
+}

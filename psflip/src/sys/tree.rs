@@ -1,0 +1,104 @@
+//! The processes below a process, from proc(5).
+
+use std::collections::VecDeque;
+use std::fs;
+
+use super::pidfd::PidFd;
+use crate::signal::Signal;
+
+/// Sends a signal to everything below `root`, but not to `root`. Returns how many processes were there.
+///
+/// A tree may change while it is read, so a caller that wants all of it gone repeats this until it has no child left.
+/// A process that can't be signalled (it changed its credentials, and we aren't root) is counted and left alone.
+#[must_use]
+pub fn signal_descendants(root: u32, signal: Signal) -> usize {
+    let mut found = 0;
+    let mut queue = VecDeque::from([root]);
+    while let Some(parent) = queue.pop_front() {
+        for child in children(parent) {
+            // The pid may have been reused since it was listed: only a process that still is below us is meant.
+            let Ok(process) = PidFd::open(child) else { continue };
+            match parent_of(child) {
+                Some(now) if now == parent || now == root => {}
+                _ => continue,
+            }
+            found += 1;
+            // Before its own children are looked at: a dead parent makes no more of them.
+            let _ = process.send(signal);
+            queue.push_back(child);
+        }
+    }
+    found
+}
+
+/// The children of a process, of all its threads. Empty if it is gone.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let mut children = Vec::new();
+    for thread in threads.flatten() {
+        match fs::read_to_string(thread.path().join("children")) {
+            Ok(text) => {
+                children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+            // A kernel without CONFIG_PROC_CHILDREN, or a thread that has just ended.
+            Err(_) if thread.path().exists() => return children_by_search(pid),
+            Err(_) => {}
+        }
+    }
+    children
+}
+
+/// As [`children`], by looking at every process there is.
+fn children_by_search(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|candidate| parent_of(*candidate) == Some(pid))
+        .collect()
+}
+
+/// The fields of /proc/PID/stat after the name, which is in parentheses and may contain anything.
+fn stat(pid: u32) -> Option<String> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    String::from_utf8(stat.get(after..)?.to_vec()).ok()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    stat(pid)?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether a process is stopped by a signal or a tracer.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| {
+        stat.split_ascii_whitespace().next().is_some_and(|state| state.eq_ignore_ascii_case("t"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn both_ways_find_the_same_children() {
+        let mut child = Command::new("sleep").arg("infinity").spawn().unwrap();
+        let own = std::process::id();
+        assert!(children(own).contains(&child.id()));
+        assert!(children_by_search(own).contains(&child.id()));
+        assert_eq!(parent_of(child.id()), Some(own));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!children(own).contains(&child.id()));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_has_nothing() {
+        let gone = i32::MAX.cast_unsigned();
+        assert!(children(gone).is_empty());
+        assert_eq!(parent_of(gone), None);
+        assert!(!is_stopped(gone));
+    }
+}
