@@ -1,5 +1,88 @@
 //! The configuration: text -> templates -> typed values -> [`Plan`]. Pure but for what templates read on purpose.
+//!
+//! [`load`] reads a file, [`parse`] a text. Both collect every mistake ([`Errors`]) instead of stopping at the first,
+//! and a configuration with one mistake starts nothing (contract X1). What the keys mean stands in
+//! `docs/configuration.md`.
 
+mod address;
+mod build;
+mod error;
+mod file;
+mod functions;
 mod plan;
+mod reader;
+mod render;
+mod scalar;
+mod template;
+#[cfg(test)]
+mod tests;
 
+use std::path::Path;
+use std::time::SystemTime;
+
+pub use error::{Error, Errors};
 pub use plan::*;
+
+/// What templates can see of the generation whose configuration is read.
+pub struct Generation<'a> {
+    /// 1 for the first generation.
+    pub number: u64,
+    /// Which of two resources it uses.
+    pub slot: Slot,
+    /// When it started: `now()` in every template.
+    pub started: SystemTime,
+    /// The environment psflip was started with.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl std::fmt::Debug for Generation<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation")
+            .field("number", &self.number)
+            .field("slot", &self.slot)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads the configuration at `path`: a regular file, or a pipe that psflip inherited (`/dev/stdin`), of at most 1 MiB.
+///
+/// # Errors
+/// All mistakes; one without a place if the file can't be read.
+pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
+    let name = path.to_string_lossy();
+    let bytes = match file::read(path) {
+        Ok(bytes) => bytes,
+        Err(reason) => {
+            let error = Error::whole(format!("can't read the configuration: {reason}"));
+            return Err(Errors::new(&name, "", vec![error]));
+        }
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&name, &text, generation),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let error = Error::at(at..at + 1, format!("byte `0x{byte:02X}` is not UTF-8"))
+                .help("save the file with the encoding UTF-8");
+            Err(Errors::new(&name, &text, vec![error]))
+        }
+    }
+}
+
+/// Reads the configuration `text`; `name` stands before every message. Does nothing but compute, except that a template
+/// may read a file by `cat(path)`.
+///
+/// # Errors
+/// All mistakes, in the order of the text.
+pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan, Errors> {
+    let (root, mistakes) = toml::de::DeTable::parse_recoverable(text);
+    if !mistakes.is_empty() {
+        let list = mistakes.iter().map(error::of_toml).collect();
+        return Err(Errors::new(name, text, list));
+    }
+    let mut reader = reader::Reader::new(text, template::Templates::new(generation));
+    let plan = build::plan(&mut reader, root.get_ref());
+    if reader.errors.is_empty() { Ok(plan) } else { Err(Errors::new(name, text, reader.errors)) }
+}

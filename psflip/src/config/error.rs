@@ -1,0 +1,273 @@
+//! What is wrong with a configuration, and how it is shown: message, place, source line, help. Every mistake at once.
+
+use std::fmt::{self, Write as _};
+use std::ops::Range;
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What is wrong, with the offending text in backticks; a lowercase fragment.
+    pub message: String,
+    /// Where, in bytes of the file; `None` when it is about the file as a whole.
+    pub span: Option<Range<usize>>,
+    /// What would be allowed, or what to do; a lowercase fragment.
+    pub help: Option<String>,
+}
+
+impl Error {
+    /// A mistake at `span`.
+    pub(super) fn at(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), span: Some(span), help: None }
+    }
+
+    /// A mistake of the file as a whole.
+    pub(super) fn whole(message: impl Into<String>) -> Self {
+        Self { message: message.into(), span: None, help: None }
+    }
+
+    /// With a line of help.
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// All the mistakes of one file, in the order of the file; never empty.
+#[derive(Clone, Debug)]
+pub struct Errors {
+    name: String,
+    text: String,
+    list: Vec<Error>,
+    left_out: usize,
+}
+
+/// More mistakes than these are only counted: nobody reads them, and a file of garbage must not fill the disk with its log.
+const MOST: usize = 50;
+
+impl Errors {
+    /// Sorts `list` (not empty) into the order of `text`.
+    pub(super) fn new(name: &str, text: &str, mut list: Vec<Error>) -> Self {
+        debug_assert!(!list.is_empty(), "an error without a mistake");
+        list.sort_by_key(|error| error.span.as_ref().map_or(0, |span| span.start));
+        list.dedup();
+        let left_out = list.len().saturating_sub(MOST);
+        list.truncate(MOST);
+        Self { name: name.to_owned(), text: text.to_owned(), list, left_out }
+    }
+
+    /// The mistakes, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Error> {
+        self.list.iter()
+    }
+
+    /// How many mistakes there are, those included that are not listed.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.list.len() + self.left_out
+    }
+
+    /// Line and column, from 1, of the start of `error`; columns count characters.
+    #[must_use]
+    pub fn position(&self, error: &Error) -> Option<(usize, usize)> {
+        let place = Place::of(&self.text, error.span.as_ref()?);
+        Some((place.line, place.before.chars().count() + 1))
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n\n")?;
+            }
+            self.show(f, error)?;
+        }
+        if self.left_out > 0 {
+            write!(f, "\n\n{}: {} more mistakes are not shown", printable(&self.name), self.left_out)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Errors {}
+
+impl Errors {
+    fn show(&self, f: &mut fmt::Formatter<'_>, error: &Error) -> fmt::Result {
+        let name = printable(&self.name);
+        let message = printable(&error.message);
+        let Some(span) = &error.span else {
+            write!(f, "{name}: {message}")?;
+            return match &error.help {
+                Some(help) => write!(f, "\n  = help: {}", printable(help)),
+                None => Ok(()),
+            };
+        };
+        let place = Place::of(&self.text, span);
+        let line = place.line.to_string();
+        let margin = " ".repeat(line.len());
+        let (shown, skip, carets) = place.drawn();
+        writeln!(f, "{name}:{line}:{}: {message}", place.before.chars().count() + 1)?;
+        writeln!(f, "{margin} |")?;
+        writeln!(f, "{}", format!("{line} | {shown}").trim_end())?;
+        write!(f, "{margin} | {}{}", " ".repeat(skip), "^".repeat(carets))?;
+        if let Some(help) = &error.help {
+            write!(f, "\n{margin} = help: {}", printable(help))?;
+        }
+        Ok(())
+    }
+}
+
+/// A mistake in the TOML itself.
+pub(super) fn of_toml(error: &toml::de::Error) -> Error {
+    let message = format!("not valid TOML: {}", error.message());
+    match error.span() {
+        Some(span) => Error::at(span, message),
+        None => Error::whole(message),
+    }
+}
+
+/// A span's first line, cut into what stands before, inside and behind the span.
+struct Place<'t> {
+    line: usize,
+    before: &'t str,
+    inside: &'t str,
+    behind: &'t str,
+}
+
+/// How many columns of the source are shown before, inside and behind a span.
+const SHOWN: (usize, usize, usize) = (50, 60, 30);
+
+impl<'t> Place<'t> {
+    fn of(text: &'t str, span: &Range<usize>) -> Self {
+        // A byte order mark is no character of the first line.
+        let bom = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        let mut start = floor(text, span.start).max(bom);
+        // The end of a file that ends with a newline is shown at the end of its last line.
+        if start == text.len() && start > bom && text.ends_with('\n') {
+            start = text.trim_end_matches(['\n', '\r']).len().max(bom);
+        }
+        let first = text[..start].rfind('\n').map_or(bom, |newline| newline + 1);
+        let last = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
+        let end = floor(text, span.end).clamp(start, last);
+        let line = text[..start].matches('\n').count() + 1;
+        Self {
+            line,
+            before: &text[first..start],
+            inside: &text[start..end],
+            behind: text[end..last].trim_end(),
+        }
+    }
+
+    /// The line as it is shown, the columns before the carets, and the number of carets.
+    fn drawn(&self) -> (String, usize, usize) {
+        let mut shown = String::new();
+        let before = self.before.chars().count();
+        if before > SHOWN.0 {
+            shown.push('…');
+        }
+        let mut skip = shown.chars().count();
+        skip += draw(&mut shown, self.before.chars().skip(before.saturating_sub(SHOWN.0)));
+        let inside = self.inside.trim_end();
+        let mut carets = draw(&mut shown, inside.chars().take(SHOWN.1));
+        let cut = inside.chars().count() > SHOWN.1;
+        if !cut {
+            draw(&mut shown, self.inside[inside.len()..].chars().chain(self.behind.chars()).take(SHOWN.2));
+        }
+        if cut || self.behind.chars().count() > SHOWN.2 {
+            shown.push('…');
+        }
+        carets = carets.max(1);
+        (shown, skip, carets)
+    }
+}
+
+/// Appends characters as they can be shown on one line and returns the terminal columns they take.
+fn draw(shown: &mut String, chars: impl Iterator<Item = char>) -> usize {
+    let mut columns = 0;
+    for c in chars {
+        match c {
+            '\t' => shown.push_str("    "),
+            c if hidden(c) => shown.push('\u{fffd}'),
+            c => shown.push(c),
+        }
+        columns += match c {
+            '\t' => 4,
+            c if wide(c) => 2,
+            _ => 1,
+        };
+    }
+    columns
+}
+
+/// Characters that would not stand still on a terminal: control characters, and marks that change the direction of writing.
+fn hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Characters that take two columns of a terminal: East Asian ones and pictures (Unicode Standard Annex 11, by blocks).
+fn wide(c: char) -> bool {
+    matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}' | '\u{1f300}'..='\u{1faff}' | '\u{20000}'..='\u{3fffd}')
+}
+
+/// The text on one line, safe to print.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if hidden(c) {
+            // Writing to a String can't fail.
+            let _ = write!(out, "{}", c.escape_debug());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+/// The next smaller character boundary.
+fn floor(text: &str, mut index: usize) -> usize {
+    index = index.min(text.len());
+    while !text.is_char_boundary(index) {
+        index -= 1;
+    }
+    index
+}
+
+/// A value for a message, in backticks and not longer than a line.
+pub(super) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if text.chars().count() <= LONGEST {
+        return format!("`{text}`");
+    }
+    let head: String = text.chars().take(LONGEST).collect();
+    format!("`{head}…`")
+}
+
+/// `a`, `b` or `c`, in backticks.
+pub(super) fn any_of<T: AsRef<str>>(names: &[T]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
+    match names.split_last() {
+        None => "nothing".to_owned(),
+        Some((only, [])) => only.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+/// The name that `wrong` was probably meant to be.
+pub(super) fn nearest<T: AsRef<str>>(wrong: &str, names: impl IntoIterator<Item = T>) -> Option<String> {
+    // Comparing is quadratic in the length; no name is that long.
+    if wrong.len() > 64 {
+        return None;
+    }
+    let wrong = wrong.to_lowercase().replace('-', "_");
+    let mut best: Option<(usize, String)> = None;
+    for name in names {
+        let name = name.as_ref();
+        let distance = strsim::damerau_levenshtein(&wrong, &name.to_lowercase());
+        let allowed = (name.chars().count().max(wrong.chars().count()) / 3).max(1);
+        if distance <= allowed && best.as_ref().is_none_or(|(least, _)| distance < *least) {
+            best = Some((distance, name.to_owned()));
+        }
+    }
+    best.map(|(_, name)| name)
+}

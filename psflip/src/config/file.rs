@@ -1,0 +1,96 @@
+//! Reading files within bounds: never blocks on a FIFO without a writer, never reads without end.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The largest configuration.
+const LARGEST: u64 = 1024 * 1024;
+/// How long a pipe may take to deliver a configuration.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The configuration's bytes: of a regular file, or of a pipe that psflip inherited (`/dev/stdin`, `/dev/fd/63`).
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut file = open(path)?;
+    let metadata = file.metadata().map_err(|error| reason(&error))?;
+    let kind = metadata.file_type();
+    let too_large = || format!("it is larger than {LARGEST} bytes");
+    if kind.is_file() {
+        if metadata.len() > LARGEST {
+            return Err(too_large());
+        }
+    } else if !(kind.is_fifo() && is_inherited(path)) {
+        return Err(format!("it is {}, not a regular file", what(kind)));
+    }
+    let mut bytes = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match file.by_ref().take(LARGEST + 1 - bytes.len() as u64).read_to_end(&mut bytes) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&file, deadline)?,
+            Err(error) => return Err(reason(&error)),
+        }
+    }
+    if bytes.len() as u64 > LARGEST { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Waits until there is something to read.
+fn wait(file: &File, deadline: Instant) -> Result<(), String> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout) {
+        Ok(0) => Err(format!("the pipe delivered no complete configuration within {PATIENCE:?}")),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(reason(&error.into())),
+    }
+}
+
+/// A regular file and its size.
+pub(super) fn open_regular(path: &Path) -> Result<(File, u64), String> {
+    let file = open(path)?;
+    let metadata = file.metadata().map_err(|error| reason(&error))?;
+    if metadata.file_type().is_file() {
+        Ok((file, metadata.len()))
+    } else {
+        Err(format!("it is {}, not a regular file", what(metadata.file_type())))
+    }
+}
+
+/// Opens for reading without waiting for a FIFO's writer and without making a terminal ours.
+fn open(path: &Path) -> Result<File, String> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|error| reason(&error))
+}
+
+/// A path that names an open descriptor rather than a file.
+fn is_inherited(path: &Path) -> bool {
+    path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
+}
+
+fn what(kind: std::fs::FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+/// The error as people know it: `no such file or directory`.
+pub(super) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}

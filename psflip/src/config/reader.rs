@@ -1,0 +1,415 @@
+//! Reads typed values out of the TOML tree. Every mistake is collected with its place; reading goes on behind it.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Error, any_of, nearest, quoted};
+use super::scalar::{self, Refused};
+use super::template::{LONGEST, Local, Templates, is_template};
+
+/// A value in the tree.
+pub(super) type Node<'t> = &'t Spanned<DeValue<'t>>;
+
+/// A table's keys and values in the order of the file.
+pub(super) struct Section<'t> {
+    /// As it is called in messages: `[upgrade]`; empty for the file itself.
+    pub(super) name: String,
+    pub(super) entries: Vec<(&'t str, Range<usize>, Node<'t>)>,
+}
+
+impl<'t> Section<'t> {
+    pub(super) fn new(name: impl Into<String>, table: &'t DeTable<'t>) -> Self {
+        let mut entries: Vec<_> =
+            table.iter().map(|(key, value)| (&**key.get_ref(), key.span(), value)).collect();
+        entries.sort_by_key(|(_, span, _)| span.start);
+        Self { name: name.into(), entries }
+    }
+}
+
+/// The keys that a later version has; this one says so instead of guessing what was meant.
+const LATER: &[(&str, &[&str])] = &[
+    ("", &["listen", "proxy", "switch", "hooks", "control"]),
+    ("[healthcheck]", &["docker", "fcgi", "notify"]),
+];
+
+/// Collects mistakes while values are read.
+pub(super) struct Reader<'a> {
+    text: &'a str,
+    templates: Templates<'a>,
+    pub(super) errors: Vec<Error>,
+}
+
+/// What may be a zero.
+#[derive(Clone, Copy)]
+pub(super) enum Zero {
+    Allowed,
+    /// With the reason.
+    Refused(&'static str),
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(text: &'a str, templates: Templates<'a>) -> Self {
+        Self { text, templates, errors: Vec::new() }
+    }
+
+    /// Notes a mistake.
+    pub(super) fn error(&mut self, error: Error) {
+        self.errors.push(error);
+    }
+
+    fn refused(&mut self, node: Node<'_>, refused: Refused) {
+        self.errors.push(Error { message: refused.message, span: Some(node.span()), help: refused.help });
+    }
+
+    /// Notes a key that does not exist.
+    pub(super) fn unknown(
+        &mut self,
+        section: &Section<'_>,
+        key: &str,
+        span: &Range<usize>,
+        allowed: &[&str],
+    ) {
+        let place = if section.name.is_empty() { String::new() } else { format!(" in `{}`", section.name) };
+        let error = Error::at(span.clone(), format!("unknown key {}{place}", quoted(key)));
+        let later = LATER.iter().any(|(name, keys)| *name == section.name && keys.contains(&key));
+        let help = if later {
+            format!("this version of psflip doesn't have `{key}` yet")
+        } else if let Some(near) = nearest(key, allowed) {
+            format!("did you mean `{near}`?")
+        } else if !section.name.is_empty() && super::build::TOP.contains(&key) {
+            if matches!(key, "cmd" | "workdir" | "pidfile" | "quiet") {
+                format!("`{key}` belongs to no table: move it above the first `[table]` line")
+            } else {
+                format!("`[{key}]` is a table of its own")
+            }
+        } else if let Some((home, _)) = super::build::SECTIONS.iter().find(|(_, keys)| keys.contains(&key)) {
+            format!("`{key}` belongs to `{home}`; here {} can be set", any_of(allowed))
+        } else {
+            format!("here {} can be set", any_of(allowed))
+        };
+        self.errors.push(error.help(help));
+    }
+
+    /// A table.
+    pub(super) fn table<'t>(&mut self, name: &str, node: Node<'t>) -> Option<Section<'t>> {
+        if let DeValue::Table(table) = node.get_ref() {
+            return Some(Section::new(format!("[{name}]"), table));
+        }
+        let message = if matches!(node.get_ref(), DeValue::Array(array) if array.iter().any(|item| item.get_ref().is_table()))
+        {
+            format!("`{name}` is given more than once as `[[{name}]]`")
+        } else {
+            format!("`{name}` must be a table, not {}", a(node))
+        };
+        self.error(
+            Error::at(node.span(), message)
+                .help(format!("write `[{name}]` on a line of its own and its keys below")),
+        );
+        None
+    }
+
+    /// A local: rendered, and known to the templates that follow.
+    pub(super) fn local(&mut self, name: &str, node: Node<'_>) {
+        let value = match node.get_ref() {
+            DeValue::String(_) => self.string(&format!("locals.{name}"), node),
+            _ => {
+                self.wrong_type(node, &format!("the local {} must be a string", quoted(name)), None);
+                None
+            }
+        };
+        self.templates.set_local(name, value.map_or(Local::Broken, Local::Rendered));
+    }
+
+    /// Names all locals before the first is rendered.
+    pub(super) fn announce(&mut self, section: &Section<'_>) {
+        self.templates.announce(section.entries.iter().map(|(name, ..)| (*name).to_owned()));
+    }
+
+    /// A rendered string.
+    pub(super) fn string(&mut self, key: &str, node: Node<'_>) -> Option<String> {
+        let DeValue::String(text) = node.get_ref() else {
+            self.wrong_type(node, &format!("`{key}` must be a string"), None);
+            return None;
+        };
+        match self.templates.render(text) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                if !fault.silent {
+                    let span = self.narrow(node.span(), text, fault.range);
+                    self.errors.push(Error { message: fault.message, span: Some(span), help: fault.help });
+                }
+                None
+            }
+        }
+    }
+
+    /// The place of a part of a string in the file, where the string stands there as it is.
+    fn narrow(&self, span: Range<usize>, value: &str, part: Option<Range<usize>>) -> Range<usize> {
+        let Some(part) = part else { return span };
+        let literal = self.text.get(span.clone()).unwrap_or_default();
+        for quote in ["\"\"\"", "'''", "\"", "'"] {
+            let Some(inner) = literal.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) else {
+                continue;
+            };
+            let skipped = if quote.len() == 3 && inner.starts_with('\n') { 1 } else { 0 };
+            if &inner[skipped..] == value {
+                let start = span.start + quote.len() + skipped;
+                return start + part.start..start + part.end;
+            }
+        }
+        span
+    }
+
+    /// A wrong type where a string is wanted; `hint` is told instead of the quoted value.
+    fn wrong_type(&mut self, node: Node<'_>, message: &str, hint: Option<String>) {
+        let written = self.text.get(node.span()).unwrap_or_default();
+        let scalar = !matches!(node.get_ref(), DeValue::Array(_) | DeValue::Table(_) | DeValue::String(_));
+        let quote = || (scalar && written.len() < 60).then(|| format!("did you mean `\"{written}\"`?"));
+        let help = hint.or_else(quote);
+        let error = Error::at(node.span(), format!("{message}, not {}", a(node)));
+        self.errors.push(match help {
+            Some(help) => error.help(help),
+            None => error,
+        });
+    }
+
+    /// Notes a variable whose value is neither a string nor `false`.
+    pub(super) fn variable_type(&mut self, name: &str, node: Node<'_>) {
+        let hint = match node.get_ref() {
+            DeValue::Array(_) | DeValue::Table(_) if super::build::TOP.contains(&name) => {
+                Some(format!("`{name}` is a key of psflip's own: move it above the first `[table]` line"))
+            }
+            _ => None,
+        };
+        let message = format!("the variable {} must be a string, or `false` to remove it", quoted(name));
+        self.wrong_type(node, &message, hint);
+    }
+
+    /// A string that `parse` understands.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &str,
+        node: Node<'_>,
+        parse: impl FnOnce(&str) -> Result<T, Refused>,
+    ) -> Option<T> {
+        let text = self.string(key, node)?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(mut refused) => {
+                if matches!(node.get_ref(), DeValue::String(raw) if is_template(raw)) {
+                    refused.message.push_str(" (as its template was rendered)");
+                }
+                self.refused(node, refused);
+                None
+            }
+        }
+    }
+
+    /// A duration (contract X3).
+    pub(super) fn duration(&mut self, key: &str, node: Node<'_>, zero: Zero) -> Option<Duration> {
+        let written = self.text.get(node.span()).unwrap_or_default();
+        let duration = match node.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => {
+                let digits = number.as_str();
+                let hint = if digits == "0" && matches!(zero, Zero::Refused(_)) {
+                    "write the duration with its unit, for example `\"10s\"`".to_owned()
+                } else {
+                    scalar::unit_hint(digits).replacen('`', "`\"", 1).replacen("s`", "s\"`", 1)
+                };
+                self.error(
+                    Error::at(node.span(), format!("the duration {} has no unit", quoted(digits))).help(hint),
+                );
+                return None;
+            }
+            DeValue::Float(_) => {
+                let hint = scalar::duration(&format!("{written}s")).err().and_then(|refused| refused.help);
+                let error = Error::at(node.span(), format!("the duration {} has no unit", quoted(written)));
+                self.error(match hint {
+                    Some(hint) => error.help(hint),
+                    None => error,
+                });
+                return None;
+            }
+            DeValue::String(_) => self.parsed(key, node, scalar::duration)?,
+            _ => {
+                let hint = Some("for example `\"10s\"`".to_owned());
+                self.wrong_type(node, &format!("`{key}` must be a duration"), hint);
+                return None;
+            }
+        };
+        if let (true, Zero::Refused(reason)) = (duration.is_zero(), zero) {
+            self.error(Error::at(node.span(), format!("`{key}` can't be zero: {reason}")));
+            return None;
+        }
+        Some(duration)
+    }
+
+    /// A signal, read by `parse`.
+    pub(super) fn signal(
+        &mut self,
+        key: &str,
+        node: Node<'_>,
+        parse: fn(&str) -> Result<crate::signal::Signal, Refused>,
+    ) -> Option<crate::signal::Signal> {
+        if let DeValue::Integer(number) = node.get_ref() {
+            let number = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
+            self.refused(node, scalar::signal_number(number));
+            return None;
+        }
+        self.parsed(key, node, parse)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, key: &str, node: Node<'_>) -> Option<bool> {
+        if let DeValue::Boolean(value) = node.get_ref() {
+            return Some(*value);
+        }
+        let hint = match node.get_ref() {
+            DeValue::String(text) if matches!(&**text, "true" | "false") => {
+                format!("write `{text}` without quotes")
+            }
+            DeValue::String(text) if is_template(text) => {
+                "templates work in strings only, and this is none".to_owned()
+            }
+            _ => "write `true` or `false`".to_owned(),
+        };
+        self.wrong_type(node, &format!("`{key}` must be `true` or `false`"), Some(hint));
+        None
+    }
+
+    /// A whole number of at least 1.
+    pub(super) fn count(&mut self, key: &str, node: Node<'_>) -> Option<u32> {
+        let allowed = "a whole number from 1 to 1000";
+        let DeValue::Integer(number) = node.get_ref() else {
+            self.wrong_type(
+                node,
+                &format!("`{key}` must be {allowed}"),
+                Some("write it without quotes: `2`".to_owned()),
+            );
+            return None;
+        };
+        let value = u32::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .filter(|value| (1..=1000).contains(value));
+        if value.is_none() {
+            let written = quoted(self.text.get(node.span()).unwrap_or_default());
+            self.error(Error::at(node.span(), format!("`{key}` must be {allowed}, not {written}")));
+        }
+        value
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&mut self, key: &str, node: Node<'_>, words: &[(&str, T)]) -> Option<T> {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        self.parsed(key, node, |text| match words.iter().find(|(name, _)| *name == text) {
+            Some((_, value)) => Ok(*value),
+            None => Err(Refused {
+                message: format!("`{key}` can't be {}", quoted(text)),
+                help: Some(match nearest(text, &names) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("it can be {}", any_of(&names)),
+                }),
+            }),
+        })
+    }
+
+    /// A path that is not empty.
+    pub(super) fn path(&mut self, key: &str, node: Node<'_>) -> Option<PathBuf> {
+        self.parsed(key, node, |text| {
+            if text.is_empty() {
+                scalar::refuse_help(format!("`{key}` is empty"), "write a path, or leave the key out")
+            } else if text.len() > 4095 {
+                scalar::refuse_help(
+                    format!("the path in `{key}` has {} bytes", text.len()),
+                    "the kernel allows at most 4095",
+                )
+            } else {
+                Ok(PathBuf::from(text))
+            }
+        })
+    }
+
+    /// An argv.
+    pub(super) fn argv(&mut self, key: &str, node: Node<'_>) -> Option<Vec<String>> {
+        let example = "one string per argument, without a shell: `[\"./server\", \"--port\", \"8080\"]`";
+        let items = match node.get_ref() {
+            DeValue::Array(items) => items,
+            DeValue::String(text) => {
+                self.error(
+                    Error::at(node.span(), format!("`{key}` must be an array of strings, not one string"))
+                        .help(array_hint(text)),
+                );
+                return None;
+            }
+            _ => {
+                self.wrong_type(
+                    node,
+                    &format!("`{key}` must be an array of strings"),
+                    Some(example.to_owned()),
+                );
+                return None;
+            }
+        };
+        if items.is_empty() {
+            self.error(Error::at(node.span(), format!("`{key}` is empty")).help(example));
+            return None;
+        }
+        let mut argv = Vec::with_capacity(items.len());
+        let mut total = 0;
+        for item in items.iter() {
+            if !item.get_ref().is_str() {
+                self.wrong_type(item, &format!("every argument in `{key}` must be a string"), None);
+                continue;
+            }
+            let Some(argument) = self.string(key, item) else { continue };
+            if argument.is_empty() && argv.is_empty() && item.span() == items[0].span() {
+                self.error(Error::at(
+                    item.span(),
+                    format!("the first string of `{key}`, the program, is empty"),
+                ));
+            }
+            total += argument.len();
+            argv.push(argument);
+        }
+        if total > 16 * LONGEST {
+            self.error(
+                Error::at(node.span(), format!("the arguments in `{key}` have {total} bytes together"))
+                    .help(format!("at most {} are allowed", 16 * LONGEST)),
+            );
+            return None;
+        }
+        (argv.len() == items.len()).then_some(argv)
+    }
+}
+
+/// How to write a command line as an array.
+fn array_hint(text: &str) -> String {
+    let simple = !text.is_empty()
+        && text.len() <= 60
+        && text.chars().all(|c| c.is_alphanumeric() || " ./_-=:,@%+".contains(c));
+    if simple {
+        let words: Vec<String> = text.split_whitespace().map(|word| format!("\"{word}\"")).collect();
+        return format!("there is no shell, so write one string per argument: `[{}]`", words.join(", "));
+    }
+    "there is no shell, so write one string per argument: `[\"./server\", \"--port\", \"8080\"]`; \
+     if you need a shell: `[\"sh\", \"-c\", \"…\"]`"
+        .to_owned()
+}
+
+/// The type of a value, with its article.
+pub(super) fn a(node: Node<'_>) -> &'static str {
+    match node.get_ref() {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(true) => "`true`",
+        DeValue::Boolean(false) => "`false`",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}

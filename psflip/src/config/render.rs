@@ -1,0 +1,141 @@
+//! A [`Plan`] as the TOML that it could have been read from, every default filled in: `psflip check`.
+
+use std::fmt;
+use std::path::Path;
+
+use super::plan::{EnvChange, Health, LogFormat, Orphans, Pace, Plan};
+use super::scalar::spell;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "cmd = {}", array(&self.cmd))?;
+        if let Some(workdir) = &self.workdir {
+            writeln!(f, "workdir = {}", path(workdir))?;
+        }
+        if let Some(pidfile) = &self.pidfile {
+            writeln!(f, "pidfile = {}", path(pidfile))?;
+        }
+        writeln!(f, "quiet = {}", self.quiet)?;
+        if !self.env.is_empty() {
+            writeln!(f, "\n[env]")?;
+        }
+        for change in &self.env {
+            match change {
+                EnvChange::Set(name, value) => writeln!(f, "{} = {}", key(name), string(value))?,
+                EnvChange::Remove(name) => writeln!(f, "{} = false", key(name))?,
+            }
+        }
+        writeln!(f, "\n[upgrade]")?;
+        writeln!(f, "signal = \"{}\"", self.upgrade.signal)?;
+        writeln!(f, "timeout = \"{}\"", spell(self.upgrade.timeout))?;
+        writeln!(f, "\n[shutdown]")?;
+        writeln!(f, "delay = \"{}\"", spell(self.shutdown.delay))?;
+        writeln!(f, "signal = \"{}\"", self.shutdown.signal)?;
+        writeln!(f, "timeout = \"{}\"", spell(self.shutdown.timeout))?;
+        let orphans = match self.shutdown.orphans {
+            Orphans::Kill => "kill",
+            Orphans::Leave => "leave",
+        };
+        writeln!(f, "orphans = \"{orphans}\"")?;
+        health(f, &self.health)?;
+        writeln!(f, "\n[log]")?;
+        let format = match self.log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        writeln!(f, "format = \"{format}\"")?;
+        writeln!(f, "level = \"{}\"", self.log.level.as_str().to_ascii_lowercase())
+    }
+}
+
+fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {
+    match health {
+        Health::Alive { timeout } => {
+            writeln!(f, "\n[healthcheck.alive]")?;
+            writeln!(f, "timeout = \"{}\"", spell(*timeout))
+        }
+        Health::Command { cmd, pace: when } => {
+            writeln!(f, "\n[healthcheck.command]")?;
+            writeln!(f, "cmd = {}", array(cmd))?;
+            pace(f, when)
+        }
+        Health::Tcp { text, pace: when, .. } => {
+            writeln!(f, "\n[healthcheck.tcp]")?;
+            writeln!(f, "address = {}", string(text))?;
+            pace(f, when)
+        }
+        Health::Unix { path: socket, pace: when } => {
+            writeln!(f, "\n[healthcheck.unix]")?;
+            writeln!(f, "path = {}", path(socket))?;
+            pace(f, when)
+        }
+        Health::Http { request, status, pace: when } => {
+            writeln!(f, "\n[healthcheck.http]")?;
+            writeln!(f, "url = {}", string(&request.url))?;
+            let codes: Vec<String> = status
+                .iter()
+                .map(|range| match (range.start(), range.end()) {
+                    (from, to) if from == to => from.to_string(),
+                    (from, to) => format!("{from}-{to}"),
+                })
+                .collect();
+            writeln!(f, "status = \"{}\"", codes.join(","))?;
+            pace(f, when)
+        }
+    }
+}
+
+fn pace(f: &mut fmt::Formatter<'_>, pace: &Pace) -> fmt::Result {
+    writeln!(f, "after = \"{}\"", spell(pace.after))?;
+    writeln!(f, "interval = \"{}\"", spell(pace.interval))?;
+    writeln!(f, "timeout = \"{}\"", spell(pace.timeout))?;
+    writeln!(f, "successes = {}", pace.successes)
+}
+
+fn array(items: &[String]) -> String {
+    let items: Vec<String> = items.iter().map(|item| string(item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn path(path: &Path) -> String {
+    string(&path.to_string_lossy())
+}
+
+fn key(name: &str) -> String {
+    let bare =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if bare { name.to_owned() } else { basic(name) }
+}
+
+/// A TOML string that is read as `text`: what would look like a template is made one that renders to it.
+fn string(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '{' && matches!(chars.peek(), Some('{' | '%' | '#')) {
+            plain.push_str("{{ '{' }}");
+        } else {
+            plain.push(c);
+        }
+    }
+    basic(&plain)
+}
+
+/// A TOML basic string.
+fn basic(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

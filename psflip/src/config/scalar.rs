@@ -1,0 +1,210 @@
+//! Durations and signals from their text. Pure; an error is a message and a help line, the place is added by the reader.
+
+use std::time::Duration;
+
+use super::error::{nearest, quoted};
+use crate::signal::Signal;
+
+/// Why a text is not a valid value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+/// A refusal without help.
+pub(super) fn refuse<T>(message: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { message: message.into(), help: None })
+}
+
+/// A refusal with help.
+pub(super) fn refuse_help<T>(message: impl Into<String>, help: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { message: message.into(), help: Some(help.into()) })
+}
+
+/// The units, largest first, in milliseconds.
+const UNITS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+/// The longest duration: nobody waits longer, and every clock arithmetic stays far from overflow.
+const LONGEST_MS: u64 = 365 * 86_400_000;
+
+const SYNTAX: &str =
+    "a duration is whole numbers with units, largest first: `500ms`, `10s`, `1m30s`, `2h`, `1d`";
+
+/// Reads `1m30s`. Zero is `0s`, never a bare `0` (contract X3).
+pub(super) fn duration(text: &str) -> Result<Duration, Refused> {
+    let bad = |help: String| refuse_help(format!("{} is not a duration", quoted(text)), help);
+    if text.is_empty() {
+        return refuse_help("the duration is empty", SYNTAX);
+    }
+    if let Some(sign) = text.chars().next().filter(|c| matches!(c, '-' | '+')) {
+        return bad(format!("a duration has no sign `{sign}`"));
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return refuse_help(format!("the duration {} has no unit", quoted(text)), unit_hint(text));
+    }
+    let mut total: u64 = 0;
+    let mut units = UNITS;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let (unit, tail) = tail.split_at(letters);
+        let Some(at) = units.iter().position(|(name, _)| *name == unit).filter(|_| digits > 0) else {
+            return bad(repaired(text)
+                .map_or_else(|| SYNTAX.to_owned(), |better| format!("did you mean `{better}`?")));
+        };
+        let Some(sum) = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(units[at].1))
+            .and_then(|part| total.checked_add(part))
+            .filter(|sum| *sum <= LONGEST_MS)
+        else {
+            return refuse_help(
+                format!("the duration {} is too long", quoted(text)),
+                "the longest is `365d`",
+            );
+        };
+        total = sum;
+        units = &units[at + 1..];
+        rest = tail;
+    }
+    Ok(Duration::from_millis(total))
+}
+
+/// What a number without a unit was probably meant to be.
+pub(super) fn unit_hint(number: &str) -> String {
+    match number.parse::<u64>() {
+        Ok(0) => "zero is written `0s`".to_owned(),
+        Ok(number) if number >= 1000 => format!("did you mean `{number}ms`?"),
+        Ok(number) => format!("did you mean `{number}s`?"),
+        Err(_) => SYNTAX.to_owned(),
+    }
+}
+
+/// What a person who wrote `10 sec`, `5S` or `1.5s` meant.
+fn repaired(text: &str) -> Option<String> {
+    let compact: String = text.to_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
+    if compact.len() > 30 {
+        return None;
+    }
+    let digits = compact.len() - compact.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let (number, unit) = compact.split_at(digits);
+    let unit = match unit {
+        "milliseconds" | "millisecond" | "millis" | "msec" | "msecs" => "ms",
+        "seconds" | "second" | "secs" | "sec" => "s",
+        "minutes" | "minute" | "mins" | "min" => "m",
+        "hours" | "hour" | "hrs" | "hr" => "h",
+        "days" | "day" => "d",
+        unit => unit,
+    };
+    let better = match number.split_once('.') {
+        None => format!("{number}{unit}"),
+        Some((whole, fraction)) if (1..=3).contains(&fraction.len()) => {
+            let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit)?;
+            let thousandths: u64 = format!("{fraction:0<3}").parse().ok()?;
+            let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+            let ms = whole.checked_mul(*scale)?.checked_add(thousandths.checked_mul(*scale)? / 1000)?;
+            spell(Duration::from_millis(ms))
+        }
+        Some(_) => return None,
+    };
+    (better != text && duration(&better).is_ok()).then_some(better)
+}
+
+/// The duration as [`duration`] reads it; parts of a millisecond are dropped.
+pub(super) fn spell(duration: Duration) -> String {
+    let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if left == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (unit, scale) in UNITS {
+        if left >= *scale {
+            text += &format!("{}{unit}", left / scale);
+            left %= scale;
+        }
+    }
+    text
+}
+
+/// Reads a signal's name.
+fn signal(text: &str) -> Result<Signal, Refused> {
+    if let Ok(signal) = text.parse() {
+        return Ok(signal);
+    }
+    if let Ok(number) = text.parse::<i64>() {
+        return Err(signal_number(number));
+    }
+    if text.is_empty() {
+        return refuse_help("the signal is empty", "write its name, such as `SIGTERM`");
+    }
+    let message = format!("{} is not a signal", quoted(text));
+    let upper = text.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    match nearest(&full, Signal::names()) {
+        Some(name) => refuse_help(message, format!("did you mean `{name}`?")),
+        None => refuse_help(
+            message,
+            "write a name such as `SIGHUP`, `USR2` or `SIGRTMIN+3`; `kill -l` lists them",
+        ),
+    }
+}
+
+/// Refuses a signal by number, with the name it has here.
+pub(super) fn signal_number(number: i64) -> Refused {
+    let name = i32::try_from(number)
+        .ok()
+        .and_then(Signal::from_number)
+        .map(|signal| signal.to_string())
+        .filter(|name| name.starts_with("SIG"));
+    Refused {
+        message: format!("signals are given by name, not by number (`{number}`)"),
+        help: Some(match name {
+            Some(name) => {
+                format!("number {number} is `{name}` on this machine; numbers differ between architectures")
+            }
+            None => "write a name such as `SIGTERM`; `kill -l` lists them".to_owned(),
+        }),
+    }
+}
+
+/// Reads `upgrade.signal`: what psflip can catch and does not need for anything else.
+pub(super) fn upgrade_signal(text: &str) -> Result<Signal, Refused> {
+    let signal = signal(text)?;
+    let name = signal.to_string();
+    let reason = match name.as_str() {
+        "SIGKILL" | "SIGSTOP" => "no process can catch it",
+        "SIGCHLD" => "the kernel sends it whenever a child process ends",
+        "SIGPIPE" => "the kernel sends it when psflip writes to a closed pipe",
+        "SIGTERM" | "SIGINT" => "it asks psflip to stop",
+        "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => "the terminal sends it to suspend psflip",
+        "SIGCONT" => "shells send it to continue what was suspended",
+        "SIGSEGV" | "SIGBUS" | "SIGFPE" | "SIGILL" | "SIGSYS" | "SIGTRAP" | "SIGABRT" => {
+            "it means that a process crashed"
+        }
+        _ => return Ok(signal),
+    };
+    refuse_help(
+        format!("{} can't be the upgrade signal: {reason}", quoted(&name)),
+        "use for example `SIGHUP` (the default), `SIGUSR1`, `SIGUSR2` or `SIGRTMIN`",
+    )
+}
+
+/// Reads `shutdown.signal`: what can end a process.
+pub(super) fn shutdown_signal(text: &str) -> Result<Signal, Refused> {
+    let signal = signal(text)?;
+    let name = signal.to_string();
+    let reason = match name.as_str() {
+        "SIGSTOP" | "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => "it suspends the child instead of ending it",
+        "SIGCONT" => "it continues the child instead of ending it",
+        "SIGCHLD" => "it tells of the end of a process and asks none to end",
+        _ => return Ok(signal),
+    };
+    refuse_help(
+        format!("{} can't be the shutdown signal: {reason}", quoted(&name)),
+        "use the signal that your program takes for a graceful end, for example `SIGTERM` (the default), `SIGQUIT` or `SIGINT`",
+    )
+}

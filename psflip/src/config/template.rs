@@ -1,0 +1,253 @@
+//! Templates in string values: MiniJinja behind limits of work, memory and output, built only when a value needs it.
+//!
+//! MiniJinja wants functions that outlive the environment, while `Generation::env` is borrowed. So the functions see a
+//! shared store; a variable that is not in it yet ends the rendering, is fetched, and the value is rendered again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+
+use super::error::{any_of, nearest, quoted};
+use super::functions;
+use super::{Generation, Slot};
+
+/// The longest value, rendered or not; the kernel takes arguments of at most 128 KiB.
+pub(super) const LONGEST: usize = 64 * 1024;
+/// MiniJinja's fuel for one value: an instruction or 64 bytes cost one, so a value can make about 3 MB of text in all.
+const FUEL_OF_VALUE: u64 = 50_000;
+/// The fuel for one file.
+const FUEL_OF_FILE: u64 = 1_000_000;
+/// How many different variables the templates of one file may ask for.
+const MOST_VARIABLES: usize = 200;
+
+/// Why a value can't be rendered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+    /// Where in the template.
+    pub(super) range: Option<Range<usize>>,
+    /// It follows from a mistake that is told already.
+    pub(super) silent: bool,
+}
+
+impl Fault {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None, range: None, silent: false }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<Fault> for minijinja::Error {
+    fn from(fault: Fault) -> Self {
+        Self::new(ErrorKind::InvalidOperation, fault.message.clone()).with_source(fault)
+    }
+}
+
+/// A `[locals]` value.
+#[derive(Clone, Debug)]
+pub(super) enum Local {
+    Rendered(String),
+    /// Comes later in the file.
+    Later,
+    /// Its own mistake is told already.
+    Broken,
+}
+
+/// What the functions see.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) number: u64,
+    pub(super) slot: Slot,
+    pub(super) started: SystemTime,
+    changing: Mutex<Changing>,
+}
+
+/// What changes between two renderings.
+#[derive(Debug, Default)]
+pub(super) struct Changing {
+    pub(super) locals: BTreeMap<String, Local>,
+    pub(super) variables: BTreeMap<String, Option<String>>,
+    /// A variable that a function missed in `variables`.
+    pub(super) wanted: Option<String>,
+}
+
+impl Store {
+    pub(super) fn changing(&self) -> MutexGuard<'_, Changing> {
+        // A panic elsewhere can't leave these maps half changed.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Renders the values of one file.
+pub(super) struct Templates<'a> {
+    generation: &'a Generation<'a>,
+    store: Arc<Store>,
+    environment: Option<Environment<'static>>,
+    fuel: u64,
+}
+
+impl<'a> Templates<'a> {
+    pub(super) fn new(generation: &'a Generation<'a>) -> Self {
+        let store = Store {
+            number: generation.number,
+            slot: generation.slot,
+            started: generation.started,
+            changing: Mutex::default(),
+        };
+        Self { generation, store: Arc::new(store), environment: None, fuel: FUEL_OF_FILE }
+    }
+
+    /// Names the locals, so that a use of a later one can be told from a use of an unknown one.
+    pub(super) fn announce(&self, names: impl Iterator<Item = String>) {
+        self.store.changing().locals.extend(names.map(|name| (name, Local::Later)));
+    }
+
+    /// Sets a local for the values that follow.
+    pub(super) fn set_local(&self, name: &str, local: Local) {
+        self.store.changing().locals.insert(name.to_owned(), local);
+    }
+
+    /// Renders `text`; most values are no templates and are returned as they are.
+    pub(super) fn render(&mut self, text: &str) -> Result<String, Fault> {
+        let rendered = if is_template(text) { self.render_template(text)? } else { text.to_owned() };
+        if rendered.contains('\0') {
+            return Err(Fault::new("the value has a NUL character in it")
+                .help("the kernel ends arguments, variables and paths at a NUL, so it can't be passed on"));
+        }
+        if rendered.len() > LONGEST {
+            return Err(Fault::new(format!("the value is {} bytes long", rendered.len()))
+                .help(format!("at most {LONGEST} bytes are allowed")));
+        }
+        Ok(rendered)
+    }
+
+    fn render_template(&mut self, text: &str) -> Result<String, Fault> {
+        loop {
+            let result = self.render_once(text);
+            let wanted = self.store.changing().wanted.take();
+            let (Err(_), Some(name)) = (&result, wanted) else { return result };
+            let value = (self.generation.env)(&name);
+            let mut changing = self.store.changing();
+            if changing.variables.len() >= MOST_VARIABLES {
+                return Err(Fault::new(format!(
+                    "the templates of this file use more than {MOST_VARIABLES} variables"
+                )));
+            }
+            changing.variables.insert(name, value);
+        }
+    }
+
+    fn render_once(&mut self, text: &str) -> Result<String, Fault> {
+        let store = &self.store;
+        let environment = self.environment.get_or_insert_with(|| environment(store));
+        let fuel = FUEL_OF_VALUE.min(self.fuel);
+        environment.set_fuel(Some(fuel));
+        let result = environment.template_from_str(text).and_then(|template| template.render_captured(()));
+        // A template that failed may have used all it had; one that did not parse used nothing.
+        let used = match &result {
+            Ok(captured) => captured.state().fuel_levels().map_or(fuel, |(used, _)| used),
+            Err(error) if error.kind() == ErrorKind::SyntaxError => 0,
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => fuel,
+            Err(_) => fuel / 50,
+        };
+        self.fuel = self.fuel.saturating_sub(used);
+        result.map(|captured| captured.into_output()).map_err(|error| explain(&error, text, store))
+    }
+}
+
+/// Whether MiniJinja would see anything in it.
+pub(super) fn is_template(text: &str) -> bool {
+    text.as_bytes().windows(2).any(|pair| matches!(pair, b"{{" | b"{%" | b"{#"))
+}
+
+fn environment(store: &Arc<Store>) -> Environment<'static> {
+    let mut environment = Environment::empty();
+    environment.set_debug(true); // errors then know their place
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_recursion_limit(50);
+    if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
+        environment.set_syntax(syntax);
+    }
+    functions::register(&mut environment, store);
+    environment
+}
+
+/// MiniJinja's error in psflip's words.
+fn explain(error: &minijinja::Error, template: &str, store: &Store) -> Fault {
+    let range = error.range().filter(|range| template.get(range.clone()).is_some());
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Fault>());
+    let mut fault = match source {
+        Some(fault) => fault.clone(),
+        None => translate(error, range.clone().map_or("", |range| &template[range]), store),
+    };
+    fault.range = range;
+    fault
+}
+
+fn translate(error: &minijinja::Error, at: &str, store: &Store) -> Fault {
+    let detail = error.detail().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::SyntaxError => Fault::new(format!("malformed template: {detail}")).help(
+            "a template is MiniJinja: `{{ local('port') }}`, `{{ env('HOME') }}`; a literal `{{` is written `{{ '{{' }}`",
+        ),
+        ErrorKind::UnknownFunction => {
+            let name = at.split('(').next().unwrap_or_default().trim();
+            Fault::new(format!("there is no template function {}", quoted(name))).help(other_function(name))
+        }
+        ErrorKind::UndefinedError => {
+            let known = store.changing().locals.contains_key(at);
+            let fault = Fault::new(if at.is_empty() {
+                "the template uses something that is not defined".to_owned()
+            } else {
+                format!("{} is not defined in a template", quoted(at))
+            });
+            if known {
+                fault.help(format!("did you mean `local('{at}')`?"))
+            } else {
+                fault.help(other_function(at))
+            }
+        }
+        ErrorKind::UnknownFilter | ErrorKind::UnknownTest => {
+            Fault::new(format!("the template uses a filter or test that psflip doesn't have: {detail}"))
+                .help(format!("only functions are available: {}", any_of(functions::NAMES)))
+        }
+        ErrorKind::MissingArgument | ErrorKind::TooManyArguments => {
+            let name = at.split('(').next().unwrap_or_default().trim();
+            let many = if error.kind() == ErrorKind::MissingArgument { "few" } else { "many" };
+            let fault = Fault::new(format!("too {many} arguments in {}", quoted(at)));
+            match functions::usage(name) {
+                Some(usage) => fault.help(format!("write `{usage}`")),
+                None => fault,
+            }
+        }
+        ErrorKind::OutOfFuel => Fault::new("the template does too much work or makes too much text")
+            .help("templates are for short values; let a script write long ones to a file and read it by `cat(path)`"),
+        kind if detail.is_empty() => Fault::new(format!("the template can't be rendered: {kind}")),
+        _ => Fault::new(format!("the template can't be rendered: {detail}")),
+    }
+}
+
+fn other_function(name: &str) -> String {
+    match nearest(name, functions::NAMES) {
+        Some(name) => format!("did you mean `{}`?", functions::usage(&name).unwrap_or_default()),
+        None => format!("there are {}", any_of(functions::NAMES).replace(" or ", " and ")),
+    }
+}
