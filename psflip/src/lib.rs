@@ -7,5 +7,8 @@
 pub mod config;
 pub mod end;
 pub mod exit;
+pub mod flip;
+pub mod keeper;
+pub mod launch;
 pub mod signal;
 pub mod sys;

@@ -74,6 +74,8 @@ impl Signal {
     pub const CHLD: Self = Self::known(libc::SIGCHLD);
     /// SIGPIPE.
     pub const PIPE: Self = Self::known(libc::SIGPIPE);
+    /// SIGXFSZ.
+    pub const XFSZ: Self = Self::known(libc::SIGXFSZ);
 
     const fn known(number: i32) -> Self {
         Self(number as u8)

@@ -1,0 +1,496 @@
+//! The decision. One function a phase; every one names every event, so that a new event can't be forgotten anywhere.
+
+use super::effect::{Effect, News};
+use super::event::Event;
+use super::state::{
+    Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor, Timer,
+};
+use crate::end::End;
+
+/// A new generation, and what is to be done first.
+#[must_use]
+pub fn begin(role: Role) -> (State, Vec<Effect>) {
+    let predecessor = match role {
+        Role::First => Predecessor::None,
+        Role::Successor => Predecessor::Serves,
+    };
+    let state = State { phase: Phase::Starting { predecessor, stopping: false }, remembered: false };
+    (state, vec![Effect::Arm(Timer::Healthy), Effect::StartChild])
+}
+
+/// What a generation does about an event.
+#[must_use]
+pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
+    match state.phase {
+        Phase::Starting { predecessor, stopping } => starting(state, predecessor, stopping, event),
+        Phase::Promoting { predecessor, step } => promoting(state, predecessor, step, event),
+        Phase::Serving { predecessor_drains, stopping } => {
+            serving(state, predecessor_drains, stopping, event)
+        }
+        Phase::Upgrading { child, successor, stopping } => {
+            upgrading(state, child, successor, stopping, event)
+        }
+        Phase::Draining { step, outcome } => draining(state, step, outcome, event),
+        Phase::Ended => Vec::new(),
+    }
+}
+
+fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: Event) -> Vec<Effect> {
+    use Effect::{Arm, Disarm, StartProbing, StopProbing, TakePidfile, Tell};
+    match event {
+        Event::ChildStarted if stopping => Vec::new(),
+        Event::ChildStarted => vec![StartProbing],
+        Event::ChildNotStarted(why) => {
+            let failure = Failure::Start(why);
+            state.phase = Phase::Ended;
+            let mut effects = vec![Tell(News::Failed(failure))];
+            effects.extend(give_up_request(state, predecessor));
+            effects.push(Effect::Exit(Outcome::Failed(failure)));
+            effects
+        }
+        // The signal is on its way to the child: whether it serves on is decided by its end or by the grace time.
+        Event::ChildHealthy if stopping => Vec::new(),
+        Event::ChildHealthy => {
+            state.phase = Phase::Promoting { predecessor, step: Promotion::TakingPidfile };
+            vec![Disarm(Timer::Healthy), StopProbing, TakePidfile]
+        }
+        Event::ChildEnded(end) => {
+            // After a stop request the child did what it was asked for; else it failed (contract C6).
+            let outcome =
+                if stopping { Outcome::Relay(end) } else { Outcome::Failed(Failure::EndedEarly(end)) };
+            let mut effects = vec![Disarm(Timer::Healthy), Disarm(Timer::Grace), StopProbing];
+            effects.extend(child_ended(state, predecessor, outcome, end));
+            effects
+        }
+        Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, Signal::Send),
+        Event::TimedOut(Timer::Grace) if stopping => {
+            state.phase = Phase::Starting { predecessor, stopping: false };
+            vec![Tell(News::StopIgnored), Arm(Timer::Healthy), StartProbing]
+        }
+        Event::UpgradeRequested => remember(state),
+        Event::StopRequested if stopping => Vec::new(),
+        Event::StopRequested => match predecessor {
+            Predecessor::Serves => fail(state, predecessor, Failure::Aborted, Signal::HasIt),
+            Predecessor::None => {
+                state.phase = Phase::Starting { predecessor, stopping: true };
+                vec![Tell(News::Stopping), Disarm(Timer::Healthy), StopProbing, Arm(Timer::Grace)]
+            }
+        },
+        Event::Aborted => fail(state, predecessor, Failure::Aborted, Signal::Send),
+        Event::PredecessorGone => match predecessor {
+            Predecessor::Serves => {
+                state.phase = Phase::Starting { predecessor: Predecessor::None, stopping };
+                vec![Tell(News::PredecessorLost)]
+            }
+            Predecessor::None => Vec::new(),
+        },
+        Event::TreeGone
+        | Event::TimedOut(Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace)
+        | Event::PidfileTaken
+        | Event::PidfileRefused
+        | Event::Acknowledged { .. }
+        | Event::Withdrawn
+        | Event::RequestPassedOn
+        | Event::SuccessorReady
+        | Event::Committed
+        | Event::NotCommitted
+        | Event::RequestPassedBack
+        | Event::SuccessorGone => Vec::new(),
+    }
+}
+
+fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event: Event) -> Vec<Effect> {
+    match event {
+        Event::PidfileTaken if step == Promotion::TakingPidfile => match predecessor {
+            Predecessor::None => promoted(state, false),
+            Predecessor::Serves => {
+                state.phase = Phase::Promoting { predecessor, step: Promotion::Told };
+                vec![Effect::Arm(Timer::Acknowledgement), Effect::TellReady]
+            }
+        },
+        Event::PidfileRefused if step == Promotion::TakingPidfile => {
+            fail(state, predecessor, Failure::Pidfile, Signal::Send)
+        }
+        Event::Acknowledged { remembered } => {
+            state.remembered |= remembered;
+            let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
+            effects.extend(promoted(state, true));
+            // It was promoted before it could give up: what made it give up happened to the service.
+            match step {
+                Promotion::Withdrawing { cause: Failure::EndedEarly(end) } => {
+                    effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), end));
+                }
+                Promotion::Withdrawing { cause: Failure::Aborted } => {
+                    effects.extend(decide(state, Event::StopRequested))
+                }
+                Promotion::Withdrawing { .. } | Promotion::TakingPidfile | Promotion::Told => {}
+            }
+            effects
+        }
+        Event::Withdrawn => match step {
+            Promotion::Withdrawing { cause } => {
+                let mut effects = vec![Effect::Disarm(Timer::Acknowledgement), Effect::ReturnPidfile];
+                effects.extend(match cause {
+                    Failure::EndedEarly(end) => child_ended(state, predecessor, Outcome::Failed(cause), end),
+                    Failure::Aborted => fail(state, predecessor, cause, Signal::HasIt),
+                    Failure::Start(_) | Failure::NotHealthy | Failure::Pidfile | Failure::Silence => {
+                        fail(state, predecessor, cause, Signal::Send)
+                    }
+                });
+                effects
+            }
+            Promotion::TakingPidfile | Promotion::Told => Vec::new(),
+        },
+        Event::ChildEnded(end) => match step {
+            Promotion::Told => withdraw(state, predecessor, Failure::EndedEarly(end)),
+            Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
+                child_ended(state, predecessor, Outcome::Failed(Failure::EndedEarly(end)), end)
+            }
+        },
+        Event::StopRequested if step == Promotion::Told => withdraw(state, predecessor, Failure::Aborted),
+        Event::TimedOut(Timer::Acknowledgement) if step == Promotion::Told => {
+            withdraw(state, predecessor, Failure::Silence)
+        }
+        Event::Aborted => {
+            let mut effects = vec![Effect::Disarm(Timer::Acknowledgement), Effect::ReturnPidfile];
+            effects.extend(fail(state, predecessor, Failure::Aborted, Signal::Send));
+            effects
+        }
+        Event::PredecessorGone => {
+            let mut effects =
+                vec![Effect::Disarm(Timer::Acknowledgement), Effect::Tell(News::PredecessorLost)];
+            match step {
+                Promotion::Told => effects.extend(promoted(state, false)),
+                Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
+                    state.phase = Phase::Promoting { predecessor: Predecessor::None, step };
+                }
+            }
+            effects
+        }
+        Event::UpgradeRequested => remember(state),
+        Event::RequestPassedOn => {
+            state.remembered = true;
+            Vec::new()
+        }
+        Event::PidfileTaken
+        | Event::PidfileRefused
+        | Event::StopRequested
+        | Event::ChildStarted
+        | Event::ChildNotStarted(_)
+        | Event::ChildHealthy
+        | Event::TreeGone
+        | Event::TimedOut(
+            Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace,
+        )
+        | Event::SuccessorReady
+        | Event::Committed
+        | Event::NotCommitted
+        | Event::RequestPassedBack
+        | Event::SuccessorGone => Vec::new(),
+    }
+}
+
+fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: Event) -> Vec<Effect> {
+    match event {
+        Event::ChildEnded(end) => {
+            let mut effects = vec![Effect::Disarm(Timer::Grace)];
+            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), end));
+            effects
+        }
+        Event::UpgradeRequested if predecessor_drains || stopping => remember(state),
+        Event::UpgradeRequested => start_upgrade(state),
+        Event::RequestPassedOn if predecessor_drains => {
+            state.remembered = true;
+            Vec::new()
+        }
+        Event::PredecessorGone if predecessor_drains => {
+            state.phase = Phase::Serving { predecessor_drains: false, stopping };
+            let mut effects = vec![Effect::Tell(News::PredecessorDrained)];
+            effects.extend(follow_remembered(state));
+            effects
+        }
+        Event::StopRequested if stopping => Vec::new(),
+        Event::StopRequested => {
+            state.phase = Phase::Serving { predecessor_drains, stopping: true };
+            vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)]
+        }
+        Event::TimedOut(Timer::Grace) if stopping => {
+            state.phase = Phase::Serving { predecessor_drains, stopping: false };
+            let mut effects = vec![Effect::Tell(News::StopIgnored)];
+            effects.extend(follow_remembered(state));
+            effects
+        }
+        Event::ChildStarted
+        | Event::ChildNotStarted(_)
+        | Event::ChildHealthy
+        | Event::TreeGone
+        | Event::TimedOut(
+            Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace,
+        )
+        | Event::PidfileTaken
+        | Event::PidfileRefused
+        | Event::Acknowledged { .. }
+        | Event::Withdrawn
+        | Event::Aborted
+        | Event::RequestPassedOn
+        | Event::PredecessorGone
+        | Event::SuccessorReady
+        | Event::Committed
+        | Event::NotCommitted
+        | Event::RequestPassedBack
+        | Event::SuccessorGone => Vec::new(),
+    }
+}
+
+fn upgrading(
+    state: &mut State,
+    child: Child,
+    successor: Successor,
+    stopping: bool,
+    event: Event,
+) -> Vec<Effect> {
+    use Effect::{Arm, Disarm, Tell};
+    match event {
+        Event::SuccessorReady if successor == Successor::Comes => {
+            state.phase = Phase::Upgrading { child, successor: Successor::Ready, stopping };
+            vec![Effect::Acknowledge { remembered: state.remembered }]
+        }
+        Event::Committed if successor == Successor::Ready => {
+            state.remembered = false; // it travels with the acknowledgement
+            let outcome = Outcome::Superseded;
+            let mut effects = vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Tell(News::Superseded)];
+            match child {
+                Child::Runs => {
+                    state.phase = Phase::Draining { step: Step::Delay, outcome };
+                    effects.push(Arm(Timer::Delay));
+                }
+                Child::Ended(_) => effects.extend(end_orphans(state, outcome)),
+                Child::Gone(_) => effects.extend(exit(state, outcome)),
+            }
+            effects
+        }
+        Event::NotCommitted if successor == Successor::Ready => {
+            state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping };
+            vec![Arm(Timer::Successor)]
+        }
+        Event::SuccessorGone => successor_gone(state, child, stopping),
+        Event::TimedOut(Timer::Successor) => {
+            state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping };
+            vec![Effect::KillSuccessor]
+        }
+        Event::ChildEnded(end) if child == Child::Runs => {
+            state.phase = Phase::Upgrading { child: Child::Ended(end), successor, stopping };
+            let mut effects = vec![Disarm(Timer::Grace)];
+            // After a stop request this is what was wanted. Without one the upgrade is the cure (contract F7).
+            effects.push(Tell(if stopping {
+                News::ChildEnded(end)
+            } else {
+                News::ChildEndedDuringUpgrade(end)
+            }));
+            effects
+        }
+        Event::TreeGone => {
+            if let Child::Ended(end) = child {
+                state.phase = Phase::Upgrading { child: Child::Gone(end), successor, stopping };
+            }
+            Vec::new()
+        }
+        Event::StopRequested if stopping => Vec::new(),
+        Event::StopRequested => {
+            state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping: true };
+            let mut effects = vec![Tell(News::Stopping), Effect::AbortSuccessor, Arm(Timer::Successor)];
+            if child == Child::Runs {
+                effects.push(Arm(Timer::Grace));
+            }
+            effects
+        }
+        Event::TimedOut(Timer::Grace) if stopping && child == Child::Runs => {
+            state.phase = Phase::Upgrading { child, successor, stopping: false };
+            vec![Tell(News::StopIgnored)]
+        }
+        Event::UpgradeRequested | Event::RequestPassedBack => remember(state),
+        Event::ChildStarted
+        | Event::ChildNotStarted(_)
+        | Event::ChildHealthy
+        | Event::ChildEnded(_)
+        | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Delay | Timer::Grace)
+        | Event::PidfileTaken
+        | Event::PidfileRefused
+        | Event::Acknowledged { .. }
+        | Event::Withdrawn
+        | Event::Aborted
+        | Event::RequestPassedOn
+        | Event::PredecessorGone
+        | Event::SuccessorReady
+        | Event::Committed
+        | Event::NotCommitted => Vec::new(),
+    }
+}
+
+fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Vec<Effect> {
+    use Effect::{Arm, Disarm, KillChild, KillOrphans, SignalChild, Tell};
+    let mut go = |step| state.phase = Phase::Draining { step, outcome };
+    match event {
+        Event::TimedOut(Timer::Delay) if step == Step::Delay => {
+            go(Step::Asked);
+            vec![Arm(Timer::Grace), SignalChild]
+        }
+        Event::TimedOut(Timer::Grace) => match step {
+            Step::Asked => {
+                go(Step::Killed);
+                vec![Tell(News::ChildKilled), KillChild]
+            }
+            Step::Orphans => {
+                go(Step::OrphansKilled);
+                vec![Tell(News::OrphansKilled), KillOrphans]
+            }
+            Step::Delay | Step::Killed | Step::OrphansKilled => Vec::new(),
+        },
+        Event::ChildEnded(end) => {
+            let mut effects = vec![Disarm(Timer::Delay), Disarm(Timer::Grace)];
+            effects.push(Tell(News::ChildEnded(end)));
+            effects.extend(end_orphans(state, outcome));
+            effects
+        }
+        Event::TreeGone => exit(state, outcome),
+        // The child has the same signal. Nobody who asks for an end wants to wait for the delay.
+        Event::StopRequested if step == Step::Delay => {
+            go(Step::Asked);
+            vec![Disarm(Timer::Delay), Arm(Timer::Grace)]
+        }
+        Event::UpgradeRequested => match outcome {
+            Outcome::Superseded => vec![Effect::PassRequestOn],
+            Outcome::Failed(_) => vec![Effect::PassRequestBack],
+            Outcome::Relay(_) => vec![Tell(News::RequestRefused)],
+        },
+        Event::StopRequested
+        | Event::ChildStarted
+        | Event::ChildNotStarted(_)
+        | Event::ChildHealthy
+        | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay)
+        | Event::PidfileTaken
+        | Event::PidfileRefused
+        | Event::Acknowledged { .. }
+        | Event::Withdrawn
+        | Event::Aborted
+        | Event::RequestPassedOn
+        | Event::PredecessorGone
+        | Event::SuccessorReady
+        | Event::Committed
+        | Event::NotCommitted
+        | Event::RequestPassedBack
+        | Event::SuccessorGone => Vec::new(),
+    }
+}
+
+/// Whether the child still has to be asked to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    /// Yes.
+    Send,
+    /// No: a stop request was forwarded to it.
+    HasIt,
+}
+
+/// Gives up this generation before it was promoted, with its child (contract F4: no delay).
+fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: Signal) -> Vec<Effect> {
+    state.phase = Phase::Draining { step: Step::Asked, outcome: Outcome::Failed(failure) };
+    let mut effects =
+        vec![Effect::Tell(News::Failed(failure)), Effect::Disarm(Timer::Healthy), Effect::StopProbing];
+    effects.push(Effect::Arm(Timer::Grace));
+    if signal == Signal::Send {
+        effects.push(Effect::SignalChild);
+    }
+    effects.extend(give_up_request(state, predecessor));
+    effects
+}
+
+/// This generation ends: a request that it remembered is the predecessor's again, or is refused.
+fn give_up_request(state: &mut State, predecessor: Predecessor) -> Option<Effect> {
+    let answer = match predecessor {
+        Predecessor::Serves => Effect::PassRequestBack,
+        Predecessor::None => Effect::Tell(News::RequestRefused),
+    };
+    std::mem::take(&mut state.remembered).then_some(answer)
+}
+
+fn withdraw(state: &mut State, predecessor: Predecessor, cause: Failure) -> Vec<Effect> {
+    state.phase = Phase::Promoting { predecessor, step: Promotion::Withdrawing { cause } };
+    vec![Effect::Withdraw]
+}
+
+/// This generation is the service now.
+fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
+    state.phase = Phase::Serving { predecessor_drains, stopping: false };
+    let mut effects = vec![Effect::Tell(News::Promoted)];
+    if !predecessor_drains {
+        effects.extend(follow_remembered(state));
+    }
+    effects
+}
+
+fn remember(state: &mut State) -> Vec<Effect> {
+    // Once, however often it is made; and once is also what those who read the log want to hear of it.
+    if std::mem::replace(&mut state.remembered, true) {
+        Vec::new()
+    } else {
+        vec![Effect::Tell(News::RequestRemembered)]
+    }
+}
+
+/// Starts the upgrade that was requested when it could not be started, if it can be now.
+fn follow_remembered(state: &mut State) -> Vec<Effect> {
+    let can = state.phase == Phase::Serving { predecessor_drains: false, stopping: false };
+    if can && state.remembered { start_upgrade(state) } else { Vec::new() }
+}
+
+fn start_upgrade(state: &mut State) -> Vec<Effect> {
+    state.remembered = false;
+    state.phase = Phase::Upgrading { child: Child::Runs, successor: Successor::Comes, stopping: false };
+    vec![Effect::Tell(News::UpgradeStarted), Effect::Arm(Timer::Successor), Effect::StartSuccessor]
+}
+
+/// The upgrade failed (contract U8).
+fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect> {
+    let mut effects = vec![Effect::Disarm(Timer::Successor), Effect::ReclaimPidfile];
+    match child {
+        Child::Runs => {
+            state.phase = Phase::Serving { predecessor_drains: false, stopping };
+            effects.push(Effect::Tell(News::UpgradeFailed));
+            effects.extend(follow_remembered(state));
+        }
+        Child::Ended(end) => {
+            effects.push(Effect::Tell(News::UpgradeFailedWithoutChild));
+            effects.extend(give_up_request(state, Predecessor::None));
+            effects.extend(end_orphans(state, Outcome::Relay(end)));
+        }
+        Child::Gone(end) => {
+            effects.push(Effect::Tell(News::UpgradeFailedWithoutChild));
+            effects.extend(give_up_request(state, Predecessor::None));
+            effects.extend(exit(state, Outcome::Relay(end)));
+        }
+    }
+    effects
+}
+
+/// The child has ended, and with it this generation.
+fn child_ended(state: &mut State, predecessor: Predecessor, outcome: Outcome, end: End) -> Vec<Effect> {
+    let news = match outcome {
+        Outcome::Failed(failure) => News::Failed(failure),
+        Outcome::Relay(_) | Outcome::Superseded => News::ChildEnded(end),
+    };
+    let mut effects = vec![Effect::Tell(news)];
+    effects.extend(give_up_request(state, predecessor));
+    effects.extend(end_orphans(state, outcome));
+    effects
+}
+
+fn end_orphans(state: &mut State, outcome: Outcome) -> Vec<Effect> {
+    state.phase = Phase::Draining { step: Step::Orphans, outcome };
+    vec![Effect::Arm(Timer::Grace), Effect::SignalOrphans]
+}
+
+fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
+    state.phase = Phase::Ended;
+    vec![Effect::Exit(outcome)]
+}

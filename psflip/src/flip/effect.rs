@@ -1,0 +1,98 @@
+//! All that a generation can want to be done.
+
+use super::state::{Failure, Outcome, Timer};
+use crate::end::End;
+
+/// Something to be done by the runtime.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Start the child. Answered by `ChildStarted` or `ChildNotStarted`.
+    StartChild,
+    /// Begin with the health check. Answered by `ChildHealthy`, if ever.
+    StartProbing,
+    /// End the health check.
+    StopProbing,
+    /// Send `shutdown.signal` to the child.
+    SignalChild,
+    /// Send SIGKILL to the child.
+    KillChild,
+    /// Send `shutdown.signal` to what the child left behind, or leave it alone if `shutdown.orphans` says so.
+    SignalOrphans,
+    /// Kill what the child left behind.
+    KillOrphans,
+
+    /// Let the pidfile name this generation. Answered by `PidfileTaken` or `PidfileRefused`.
+    TakePidfile,
+    /// Let the pidfile name the predecessor again.
+    ReturnPidfile,
+    /// Let the pidfile name this generation again, if a failed successor took it.
+    ReclaimPidfile,
+
+    /// Tell the predecessor that this generation is ready to be the service. Answered by `Acknowledged`, if ever.
+    TellReady,
+    /// Stop listening to the predecessor. Answered by `Acknowledged` or `Withdrawn`.
+    Withdraw,
+    /// Hand an upgrade request back to the predecessor, since this generation won't follow it.
+    PassRequestBack,
+
+    /// Start a successor. Answered by `SuccessorGone` if that fails.
+    StartSuccessor,
+    /// Acknowledge the successor. Answered by `Committed` or `NotCommitted`.
+    Acknowledge {
+        /// An upgrade request that the successor has to follow.
+        remembered: bool,
+    },
+    /// Ask the successor to give up.
+    AbortSuccessor,
+    /// End the successor by SIGKILL.
+    KillSuccessor,
+    /// Hand an upgrade request on to the successor.
+    PassRequestOn,
+
+    /// Measure this time from now on.
+    Arm(Timer),
+    /// It is no longer of interest.
+    Disarm(Timer),
+    /// Tell those who want to know.
+    Tell(News),
+    /// End psflip with this.
+    Exit(Outcome),
+}
+
+/// What operators want to know of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum News {
+    /// This generation is the service now.
+    Promoted,
+    /// An upgrade begins.
+    UpgradeStarted,
+    /// The upgrade failed, and the old child serves on.
+    UpgradeFailed,
+    /// The upgrade failed, and no child is left.
+    UpgradeFailedWithoutChild,
+    /// A request is remembered until it can be followed.
+    RequestRemembered,
+    /// A request is refused, since this generation ends.
+    RequestRefused,
+    /// A stop was requested.
+    Stopping,
+    /// The child did not end after a stop request, so it meant to ignore it; it is served on.
+    StopIgnored,
+    /// The child has ended during an upgrade, which goes on (contract F7).
+    ChildEndedDuringUpgrade(End),
+    /// The child has ended.
+    ChildEnded(End),
+    /// The predecessor was killed; this generation goes on alone (contract F8).
+    PredecessorLost,
+    /// The predecessor has drained and is gone.
+    PredecessorDrained,
+    /// A successor is the service now; this generation drains.
+    Superseded,
+    /// This generation failed.
+    Failed(Failure),
+    /// The child did not end in time and is killed.
+    ChildKilled,
+    /// What the child left behind did not end in time and is killed.
+    OrphansKilled,
+}

@@ -1,0 +1,37 @@
+//! What a generation decides, and nothing else: no clock, no descriptor, no process.
+//!
+//! [`decide`] takes the [`State`] of one generation and an [`Event`], changes the state, and returns the [`Effect`]s that the
+//! runtime has to perform, in this order. All that can happen is in `snapshots/*table.snap`: every state that can be reached,
+//! with every event.
+//!
+//! ```text
+//!                      healthy            pidfile taken (first generation)
+//!  begin ──> Starting ─────────> Promoting ──────────────────────────────────> Serving <──────────────┐
+//!               │                   │    pidfile taken, predecessor told,        │ │   upgrade failed │
+//!               │                   │    acknowledged (successor)                │ │                  │
+//!               │ failed, stopped   │ failed, stopped            child ended     │ └──> Upgrading ─────┘
+//!               │                   │                                            │         │ successor ready,
+//!               └────────────────> Draining <────────────────────────────────────┴─────────┘ acknowledged
+//!                                     │ nothing left of the child's tree
+//!                                     └──> Ended
+//! ```
+//!
+//! The point of no return is one step: the predecessor's acknowledgement ([`Effect::Acknowledge`]). It succeeds only if the
+//! successor still listens ([`Event::Committed`]); a successor that gives up stops listening first ([`Effect::Withdraw`]),
+//! and learns by that whether it was too late. So both sides always agree on who is promoted.
+
+mod decide;
+mod effect;
+mod event;
+pub mod signals;
+mod state;
+
+pub use decide::{begin, decide};
+pub use effect::{Effect, News};
+pub use event::Event;
+pub use state::{
+    Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step, Successor, Timer,
+};
+
+#[cfg(test)]
+mod tests;

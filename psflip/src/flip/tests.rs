@@ -1,0 +1,238 @@
+//! Every state that can be reached, with every event.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+
+use super::*;
+use crate::end::End;
+
+const END: End = End::Exited(3);
+
+/// One of each, with one value where the decision does not look at it.
+fn events() -> Vec<Event> {
+    use Event as E;
+    let mut events = vec![
+        E::ChildStarted,
+        E::ChildNotStarted(StartFailure::NotFound),
+        E::ChildHealthy,
+        E::ChildEnded(END),
+        E::TreeGone,
+        E::UpgradeRequested,
+        E::StopRequested,
+        E::PidfileTaken,
+        E::PidfileRefused,
+        E::Acknowledged { remembered: false },
+        E::Acknowledged { remembered: true },
+        E::Withdrawn,
+        E::Aborted,
+        E::RequestPassedOn,
+        E::PredecessorGone,
+        E::SuccessorReady,
+        E::Committed,
+        E::NotCommitted,
+        E::RequestPassedBack,
+        E::SuccessorGone,
+    ];
+    let timers = [Timer::Healthy, Timer::Acknowledgement, Timer::Successor, Timer::Delay, Timer::Grace];
+    events.extend(timers.map(E::TimedOut));
+    events
+}
+
+struct Row {
+    from: State,
+    event: Event,
+    to: State,
+    effects: Vec<Effect>,
+}
+
+/// Walks from both beginnings until nothing new is found. Keys are the order of discovery.
+fn table() -> Vec<Row> {
+    let mut seen: Vec<State> = Vec::new();
+    let mut queue = VecDeque::new();
+    for role in [Role::First, Role::Successor] {
+        queue.push_back(begin(role).0);
+    }
+    let mut rows = Vec::new();
+    while let Some(from) = queue.pop_front() {
+        if seen.contains(&from) {
+            continue;
+        }
+        seen.push(from);
+        for event in events() {
+            let mut to = from;
+            let effects = decide(&mut to, event);
+            queue.push_back(to);
+            rows.push(Row { from, event, to, effects });
+        }
+    }
+    rows
+}
+
+fn name(state: State) -> String {
+    let remembered = if state.remembered { " + remembered request" } else { "" };
+    format!("{:?}{remembered}", state.phase)
+}
+
+#[test]
+fn the_whole_table() {
+    let mut text = String::new();
+    for role in [Role::First, Role::Successor] {
+        let (state, effects) = begin(role);
+        writeln!(text, "begin as {role:?} -> {}\n    {effects:?}", name(state)).unwrap();
+    }
+    let mut ignored: Vec<String> = Vec::new();
+    let mut last = None;
+    let end_of_state = |text: &mut String, ignored: &mut Vec<String>| {
+        if !ignored.is_empty() {
+            writeln!(text, "  ignored: {}", ignored.join(", ")).unwrap();
+            ignored.clear();
+        }
+    };
+    for Row { from, event, to, effects } in table() {
+        if last != Some(from) {
+            end_of_state(&mut text, &mut ignored);
+            writeln!(text, "\n{}", name(from)).unwrap();
+            last = Some(from);
+        }
+        if from == to && effects.is_empty() {
+            ignored.push(format!("{event:?}"));
+            continue;
+        }
+        let target = if from == to { "stays".to_owned() } else { name(to) };
+        writeln!(text, "  {event:?} -> {target}").unwrap();
+        if !effects.is_empty() {
+            writeln!(text, "      {effects:?}").unwrap();
+        }
+    }
+    end_of_state(&mut text, &mut ignored);
+    insta::assert_snapshot!("table", text);
+}
+
+#[test]
+fn the_old_child_is_never_signalled_for_an_upgrade_that_is_not_promoted() {
+    // Contract: U6
+    let mut committed = 0;
+    for Row { from, event, to, effects } in table() {
+        let upgrading = matches!(from.phase, Phase::Upgrading { .. } | Phase::Serving { .. });
+        let signalled =
+            effects.iter().any(|effect| matches!(effect, Effect::SignalChild | Effect::KillChild));
+        assert!(!(upgrading && signalled), "{from:?} {event:?}");
+        if matches!(to.phase, Phase::Draining { outcome: Outcome::Superseded, .. }) && upgrading {
+            assert_eq!(event, Event::Committed, "{from:?}");
+            committed += 1;
+        }
+    }
+    assert!(committed > 0);
+}
+
+#[test]
+fn there_is_never_a_third_generation() {
+    // Contract: U7
+    let mut started = 0;
+    for Row { from, event, to, effects } in table() {
+        if effects.contains(&Effect::StartSuccessor) {
+            started += 1;
+            let alone = Phase::Upgrading { child: Child::Runs, successor: Successor::Comes, stopping: false };
+            assert_eq!(to.phase, alone, "{from:?} {event:?}");
+            let successor_before =
+                matches!(from.phase, Phase::Upgrading { .. }) && event != Event::SuccessorGone;
+            assert!(!successor_before, "{from:?} {event:?}");
+            if let Phase::Serving { predecessor_drains, .. } = from.phase {
+                assert!(!predecessor_drains || event == Event::PredecessorGone, "{from:?} {event:?}");
+            }
+        }
+    }
+    assert!(started > 0);
+}
+
+#[test]
+fn a_request_is_followed_remembered_or_answered_in_every_state() {
+    // Contract: U7
+    for Row { from, event, to, effects } in table() {
+        if event != Event::UpgradeRequested || from.phase == Phase::Ended {
+            continue;
+        }
+        let answered = effects.iter().any(|effect| {
+            matches!(
+                effect,
+                Effect::StartSuccessor
+                    | Effect::PassRequestOn
+                    | Effect::PassRequestBack
+                    | Effect::Tell(News::RequestRefused)
+            )
+        });
+        assert!(answered || to.remembered, "{from:?}");
+    }
+}
+
+#[test]
+fn a_remembered_request_is_never_just_forgotten() {
+    // Contract: U7
+    for Row { from, event, to, effects } in table() {
+        if !from.remembered || to.remembered {
+            continue;
+        }
+        let kept = effects.iter().any(|effect| {
+            matches!(
+                effect,
+                Effect::StartSuccessor
+                    | Effect::PassRequestBack
+                    | Effect::Tell(News::RequestRefused | News::Superseded)
+            )
+        });
+        assert!(kept, "{from:?} {event:?} {effects:?}");
+    }
+}
+
+#[test]
+fn a_stop_ends_every_generation_whose_child_ends() {
+    // Contract: S5, F11
+    for Row { from, event, to: stopped, .. } in table() {
+        if event != Event::StopRequested {
+            continue;
+        }
+        let mut state = stopped;
+        // What the world answers once everybody does what is asked of them.
+        let answers = [
+            Event::Withdrawn,
+            Event::SuccessorGone,
+            Event::ChildEnded(END),
+            Event::TreeGone,
+            Event::TreeGone,
+        ];
+        let mut exits: BTreeMap<String, usize> = BTreeMap::new();
+        for answer in answers {
+            for effect in decide(&mut state, answer) {
+                if let Effect::Exit(outcome) = effect {
+                    *exits.entry(format!("{outcome:?}")).or_default() += 1;
+                }
+            }
+        }
+        assert_eq!(state.phase, Phase::Ended, "{from:?} -> {stopped:?}");
+        assert!(exits.values().sum::<usize>() == 1 || from.phase == Phase::Ended, "{from:?} {exits:?}");
+    }
+}
+
+#[test]
+fn every_failed_upgrade_leaves_a_generation_that_can_be_upgraded() {
+    // Contract: U8
+    for Row { from, event, to, .. } in table() {
+        let Phase::Upgrading { child: Child::Runs, stopping: false, .. } = from.phase else { continue };
+        if event != Event::SuccessorGone {
+            continue;
+        }
+        let mut state = to;
+        if !from.remembered {
+            assert_eq!(
+                state.phase,
+                Phase::Serving { predecessor_drains: false, stopping: false },
+                "{from:?}"
+            );
+            assert!(
+                decide(&mut state, Event::UpgradeRequested).contains(&Effect::StartSuccessor),
+                "{from:?}"
+            );
+        }
+        assert!(matches!(state.phase, Phase::Upgrading { .. }), "{from:?}");
+    }
+}

@@ -1,0 +1,419 @@
+//! The keeper: a small process between psflip and a process tree, so that nothing of the tree outlives psflip.
+//!
+//! A keeper is a fork of psflip without an exec. It is the subreaper of its tree, so every orphan in it becomes the keeper's
+//! child; it reaps all of them (contract C9), tells psflip how the tree's first process, the *child*, fares, and ends the whole
+//! tree when psflip dies for whatever reason, also where the child changed its credentials, which clears the kernel's
+//! parent-death signal (contract C7). That signal is armed too and points at the keeper: it covers the keeper's own death.
+//! What then is left of the tree falls to psflip, which is a subreaper itself (see `runtime/reaper.rs`).
+//!
+//! psflip keeps one for its child, and one for every command that it runs as a health check, for the same reasons.
+//!
+//! Messages are packets of one byte and its arguments, between two copies of the same program: no version is needed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::end::End;
+use crate::launch::{Launch, Refusal, Stage};
+use crate::signal::Signal;
+use crate::sys::pidfd::PidFd;
+use crate::sys::process::{self, Change, ChangeKind, Fork};
+use crate::sys::signal::{Received, SignalFd, SignalSet};
+use crate::sys::socket::{Packet, Socket};
+use crate::sys::tree;
+
+/// What a keeper tells.
+#[derive(Debug)]
+pub enum Report {
+    /// The program runs.
+    Started,
+    /// The program could not be started; there is no tree.
+    Refused(Refusal),
+    /// The child was stopped by a signal.
+    Stopped(Signal),
+    /// The child was continued.
+    Continued,
+    /// The child has ended; processes that it left behind may still be there.
+    Ended(End),
+    /// Nothing is left of the tree.
+    Gone,
+    /// The keeper died. The kernel killed the child; what else is left has become psflip's own children.
+    Lost,
+}
+
+/// A process tree under a keeper, as psflip sees it. Dropping it lets the keeper end everything.
+#[derive(Debug)]
+pub struct Tree {
+    socket: Socket,
+    keeper: PidFd,
+    keeper_pid: u32,
+    child: Option<(u32, PidFd)>,
+    /// Signals that came before the child's pidfd did.
+    waiting: Vec<Received>,
+    over: bool,
+}
+
+impl Tree {
+    /// Starts a program under a new keeper. Whether it runs is told by [`Report::Started`] or [`Report::Refused`].
+    ///
+    /// # Errors
+    /// What socketpair(2), pidfd_open(2) and fork(2) say: EMFILE, EAGAIN, ENOMEM, ...
+    pub fn start(launch: Launch) -> io::Result<Self> {
+        let (ours, theirs) = Socket::pair()?;
+        let psflip = PidFd::open(std::process::id())?;
+        match process::fork()? {
+            Fork::Child => {
+                drop(ours);
+                keep(launch, &theirs, &psflip)
+            }
+            Fork::Parent(keeper_pid) => {
+                // Our own child, not reaped: the pid can't have been reused.
+                let keeper = PidFd::open(keeper_pid)?;
+                Ok(Self { socket: ours, keeper, keeper_pid, child: None, waiting: Vec::new(), over: false })
+            }
+        }
+    }
+
+    /// The keeper's pid.
+    #[must_use]
+    pub fn keeper_pid(&self) -> u32 {
+        self.keeper_pid
+    }
+
+    /// The child's pid, once it is known.
+    #[must_use]
+    pub fn child_pid(&self) -> Option<u32> {
+        self.child.as_ref().map(|(pid, _)| *pid)
+    }
+
+    /// The next report, if one is there. [`Report::Gone`], [`Report::Refused`] and [`Report::Lost`] are the last ones.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says: EMFILE, ENOMEM. The report is not lost then, but its descriptor may be.
+    pub fn next_report(&mut self) -> io::Result<Option<Report>> {
+        while !self.over {
+            let (bytes, fds) = match self.socket.receive()? {
+                Packet::Data(bytes, fds) => (bytes, fds),
+                Packet::Nothing => return Ok(None),
+                Packet::Closed => {
+                    self.close();
+                    return Ok(Some(Report::Lost));
+                }
+            };
+            if let Some(report) = self.read(&bytes, fds) {
+                if matches!(report, Report::Gone | Report::Refused(_)) {
+                    self.close();
+                }
+                return Ok(Some(report));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Report> {
+        match *bytes {
+            [b'F', a, b, c, d] => {
+                let pid = u32::from_ne_bytes([a, b, c, d]);
+                let pidfd = fds.into_iter().next()?;
+                self.child = Some((pid, PidFd::from_owned(pidfd)));
+                for received in std::mem::take(&mut self.waiting) {
+                    let _ = self.forward(&received); // it may have ended already
+                }
+                None
+            }
+            [b'X'] => Some(Report::Started),
+            [b'R', stage, a, b, c, d] => {
+                let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
+                Some(Report::Refused(Refusal {
+                    stage: Stage::from_byte(stage).unwrap_or(Stage::Fork),
+                    error,
+                }))
+            }
+            [b'T', signal] => Signal::from_number(i32::from(signal)).map(Report::Stopped),
+            [b'C'] => Some(Report::Continued),
+            [b'E', b'x', code] => Some(Report::Ended(End::Exited(code))),
+            [b'E', _, signal] => {
+                Signal::from_number(i32::from(signal)).map(|signal| Report::Ended(End::Killed(signal)))
+            }
+            [b'G'] => Some(Report::Gone),
+            _ => None,
+        }
+    }
+
+    /// Reaps the keeper, which has ended or is about to.
+    fn close(&mut self) {
+        self.over = true;
+        let _ = self.keeper.reap(); // ECHILD: reaped along with other children
+    }
+
+    /// Whether the last report was given.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Sends a signal to the child.
+    ///
+    /// # Errors
+    /// ESRCH: there is none, or it has ended. EPERM: see [`PidFd::send`].
+    pub fn signal_child(&self, signal: Signal) -> io::Result<()> {
+        match &self.child {
+            Some((_, child)) => child.send(signal),
+            None => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    }
+
+    /// Forwards a signal to the child, or keeps it until there is one.
+    ///
+    /// # Errors
+    /// As [`PidFd::forward`].
+    pub fn forward(&mut self, received: &Received) -> io::Result<()> {
+        match &self.child {
+            Some((_, child)) => child.forward(received),
+            None => {
+                self.waiting.push(*received);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a signal to everything that is left of the tree.
+    ///
+    /// # Errors
+    /// EPIPE: the tree is gone.
+    pub fn signal_all(&self, signal: Signal) -> io::Result<()> {
+        self.socket.send(&[b'S', signal.number() as u8], &[])
+    }
+
+    /// Kills everything in the tree, until nothing is left.
+    ///
+    /// # Errors
+    /// EPIPE: the tree is gone.
+    pub fn kill_all(&self) -> io::Result<()> {
+        self.socket.send(b"K", &[])
+    }
+
+    /// Leaves what is left of the tree to itself; the keeper ends. For a tree whose child has ended.
+    ///
+    /// # Errors
+    /// EPIPE: the tree is gone.
+    pub fn leave_all(&self) -> io::Result<()> {
+        self.socket.send(b"L", &[])
+    }
+
+    /// Sends SIGKILL to the keeper, and so to the child: for a keeper that does not answer.
+    pub fn kill_keeper(&self) {
+        let _ = self.keeper.send(Signal::KILL); // it may have ended already
+    }
+}
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The keeper's life. All signals are blocked, as they are in psflip.
+fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
+    process::set_name(c"psflip: keeper");
+    let own_pid = std::process::id();
+    let outcome = process::set_subreaper(true).and_then(|()| start_child(launch, own_pid));
+    let (child, child_fd, errors) = match outcome {
+        Ok(started) => started,
+        Err(error) => refuse(psflip_socket, Stage::Fork, &error),
+    };
+    let mut packet = [b'F', 0, 0, 0, 0];
+    packet[1..].copy_from_slice(&child.to_ne_bytes());
+    tell(psflip_socket, &packet, &[child_fd.as_fd()]);
+    drop(child_fd);
+
+    let mut only_children = SignalSet::default();
+    only_children.insert(Signal::CHLD);
+    let signals = match SignalFd::open(only_children) {
+        Ok(signals) => signals,
+        Err(error) => refuse(psflip_socket, Stage::Fork, &error),
+    };
+    process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd(), errors.as_fd()]);
+    let errors = Some(errors);
+    Keeper {
+        own_pid,
+        child,
+        psflip_socket,
+        psflip,
+        signals: &signals,
+        errors,
+        child_ended: false,
+        killing: false,
+    }
+    .run()
+}
+
+/// Forks the child; returns its pid, its pidfd, and the pipe on which it tells why it could not become the program. The end
+/// of that pipe means that it did.
+fn start_child(launch: Launch, own_pid: u32) -> io::Result<(u32, PidFd, std::io::PipeReader)> {
+    let (errors, errors_writer) = std::io::pipe()?;
+    match process::fork()? {
+        Fork::Child => {
+            let refusal = match process::die_with_parent(own_pid) {
+                Ok(()) => launch.exec(),
+                Err(error) => Refusal { stage: Stage::ParentDeath, error },
+            };
+            let mut packet = [refusal.stage.as_byte(), 0, 0, 0, 0];
+            packet[1..].copy_from_slice(&refusal.error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
+            let _ = io::Write::write_all(&mut &errors_writer, &packet); // without the keeper nobody is left to tell
+            process::exit_now(crate::exit::NOT_FOUND)
+        }
+        // Not reaped before its pidfd is open: the pid can't have been reused.
+        Fork::Parent(pid) => PidFd::open(pid).map(|fd| (pid, fd, errors)),
+    }
+}
+
+/// Tells psflip; if psflip is gone, the loop will see that.
+fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+    let _ = socket.send(packet, fds);
+}
+
+/// Ends the keeper, and whatever it may have started, with a reason.
+fn refuse(socket: &Socket, stage: Stage, error: &io::Error) -> ! {
+    end_everything(std::process::id());
+    let mut packet = [b'R', stage.as_byte(), 0, 0, 0, 0];
+    packet[2..].copy_from_slice(&error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
+    tell(socket, &packet, &[]);
+    process::exit_now(0)
+}
+
+/// Kills everything below this process and reaps it.
+pub fn end_everything(own_pid: u32) {
+    // A pass that finds nothing may have missed what was being forked, so only having no children at all is the end of it.
+    loop {
+        let found = tree::signal_descendants(own_pid, Signal::KILL);
+        let reaped = if found > 0 { process::reap_next() } else { process::next_change().map(drop) };
+        if reaped.is_err() {
+            return;
+        }
+    }
+}
+
+struct Keeper<'a> {
+    own_pid: u32,
+    child: u32,
+    psflip_socket: &'a Socket,
+    psflip: &'a PidFd,
+    signals: &'a SignalFd,
+    /// Until the child was executed, or failed to be.
+    errors: Option<std::io::PipeReader>,
+    child_ended: bool,
+    killing: bool,
+}
+
+impl Keeper<'_> {
+    fn run(mut self) -> ! {
+        loop {
+            if let Some(errors) = &self.errors
+                && is_readable(errors.as_fd())
+            {
+                self.learn_of_exec();
+            }
+            while let Ok(Some(_)) = self.signals.next() {}
+            self.reap();
+            if self.psflip.has_ended() {
+                self.psflip_is_gone();
+            }
+            self.obey();
+            if self.killing {
+                // Again at every turn: what was forked meanwhile is found now.
+                let _ = tree::signal_descendants(self.own_pid, Signal::KILL);
+            }
+            self.wait();
+        }
+    }
+
+    /// Waits until the kernel has something to tell.
+    fn wait(&self) {
+        let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds =
+            vec![watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
+        if let Some(errors) = &self.errors {
+            fds.push(watch(errors.as_fd()));
+        }
+        let _ = poll(&mut fds, PollTimeout::NONE); // EINTR can't happen: all signals are blocked
+    }
+
+    fn learn_of_exec(&mut self) {
+        let Some(mut errors) = self.errors.take() else { return };
+        let mut packet = [0; 5];
+        if io::Read::read_exact(&mut errors, &mut packet).is_ok() {
+            let [stage, errno @ ..] = packet;
+            let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+            refuse(self.psflip_socket, Stage::from_byte(stage).unwrap_or(Stage::Exec), &error);
+        }
+        tell(self.psflip_socket, b"X", &[]);
+    }
+
+    fn reap(&mut self) {
+        loop {
+            match process::next_change() {
+                Ok(Some(change)) if change.pid == self.child => self.child_changed(change),
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(_) => self.tree_is_gone(),
+            }
+        }
+    }
+
+    fn child_changed(&mut self, change: Change) {
+        match change.kind {
+            ChangeKind::Stopped(signal) => tell(self.psflip_socket, &[b'T', signal.number() as u8], &[]),
+            ChangeKind::Continued => tell(self.psflip_socket, b"C", &[]),
+            ChangeKind::Ended(end) => {
+                if self.errors.is_some() {
+                    self.learn_of_exec(); // it happened before the end, but may be seen after it
+                }
+                self.child_ended = true;
+                let packet = match end {
+                    End::Exited(code) => [b'E', b'x', code],
+                    End::Killed(signal) => [b'E', b's', signal.number() as u8],
+                };
+                tell(self.psflip_socket, &packet, &[]);
+            }
+        }
+    }
+
+    /// There is no child left, so there are no orphans either.
+    fn tree_is_gone(&self) -> ! {
+        tell(self.psflip_socket, b"G", &[]);
+        process::exit_now(0)
+    }
+
+    fn psflip_is_gone(&self) -> ! {
+        end_everything(self.own_pid);
+        process::exit_now(0)
+    }
+
+    fn obey(&mut self) {
+        loop {
+            match self.psflip_socket.receive() {
+                Ok(Packet::Data(command, _)) => match *command {
+                    [b'S', signal] => {
+                        if let Some(signal) = Signal::from_number(i32::from(signal)) {
+                            let _ = tree::signal_descendants(self.own_pid, signal);
+                        }
+                    }
+                    [b'K'] => self.killing = true,
+                    [b'L'] if self.child_ended => self.tree_is_gone(),
+                    _ => {}
+                },
+                Ok(Packet::Nothing) => return,
+                // psflip let go of the tree, or is dying: both mean that it has to end.
+                Ok(Packet::Closed) | Err(_) => self.psflip_is_gone(),
+            }
+        }
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,323 @@
+//! How a program is found and started: the lookup of execvp(3), against a given environment, and the state of the process
+//! that psflip itself was started with.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::config::EnvChange;
+use crate::signal::Signal;
+use crate::sys::early::SignalSetup;
+use crate::sys::process::{self, StringArray};
+use crate::sys::signal;
+
+/// A program with everything that it is started with. All memory is allocated before the fork.
+#[derive(Debug)]
+pub struct Launch {
+    /// Where it may be, in the order of trying.
+    candidates: Vec<CString>,
+    argv: StringArray,
+    /// What is executed when the file is no binary and has no `#!` line: a shell, as execvp(3) does.
+    shell_argv: StringArray,
+    envp: StringArray,
+    workdir: Option<PathBuf>,
+    signals: SignalSetup,
+    output: Option<OwnedFd>,
+}
+
+/// What failed in the new process before the program ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The process could not be made.
+    Fork,
+    /// The parent-death signal could not be armed.
+    ParentDeath,
+    /// The working directory could not be entered.
+    Workdir,
+    /// The program could not be executed.
+    Exec,
+}
+
+impl Stage {
+    /// For a message between processes.
+    #[must_use]
+    pub fn as_byte(self) -> u8 {
+        match self {
+            Self::Fork => b'f',
+            Self::ParentDeath => b'p',
+            Self::Workdir => b'w',
+            Self::Exec => b'e',
+        }
+    }
+
+    /// Reads [`Stage::as_byte`].
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Fork, Self::ParentDeath, Self::Workdir, Self::Exec]
+            .into_iter()
+            .find(|stage| stage.as_byte() == byte)
+    }
+}
+
+/// Why a program did not start.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What failed.
+    pub stage: Stage,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl Launch {
+    /// A program by its argv, to be looked up in the `PATH` of its own environment.
+    ///
+    /// # Panics
+    /// Never for a validated argv: it isn't empty and contains no NUL byte.
+    #[must_use]
+    pub fn new(argv: &[String], envp: Vec<CString>, workdir: Option<PathBuf>, signals: SignalSetup) -> Self {
+        let argv: Vec<CString> = argv.iter().filter_map(|part| CString::new(part.as_str()).ok()).collect();
+        let candidates = candidates(argv.first().map_or(c"", CString::as_c_str), &envp);
+        Self::with_candidates(candidates, argv, envp, workdir, signals)
+    }
+
+    /// A program whose possible places are known.
+    #[must_use]
+    pub fn with_candidates(
+        candidates: Vec<CString>,
+        argv: Vec<CString>,
+        envp: Vec<CString>,
+        workdir: Option<PathBuf>,
+        signals: SignalSetup,
+    ) -> Self {
+        let shell_argv =
+            [c"/bin/sh".to_owned(), CString::default()].into_iter().chain(argv.iter().skip(1).cloned());
+        Self {
+            shell_argv: StringArray::new(shell_argv.collect()),
+            candidates,
+            argv: StringArray::new(argv),
+            envp: StringArray::new(envp),
+            workdir,
+            signals,
+            output: None,
+        }
+    }
+
+    /// Sends standard output and standard error there, and gives it an empty standard input.
+    #[must_use]
+    pub fn with_output(mut self, output: OwnedFd) -> Self {
+        self.output = Some(output);
+        self
+    }
+
+    /// Adds a variable to its environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        let mut envp = self.envp.strings().to_vec();
+        set_variable(&mut envp, name, Some(value));
+        self.envp = StringArray::new(envp);
+        self
+    }
+
+    /// Becomes the program. Returns only if that failed.
+    #[must_use]
+    pub fn exec(self) -> Refusal {
+        if let Err(refusal) = self.prepare() {
+            return refusal;
+        }
+        let mut error = io::Error::from_raw_os_error(libc::ENOENT);
+        for candidate in &self.candidates {
+            let failed = self.try_candidate(candidate);
+            match failed.raw_os_error() {
+                // The file isn't there: look on, as execvp(3) does.
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ESTALE | libc::ETIMEDOUT) => {}
+                // It is there and may not be executed: look on, but if nothing else is found, this is the reason.
+                Some(libc::EACCES) => error = failed,
+                _ => return Refusal { stage: Stage::Exec, error: failed },
+            }
+        }
+        Refusal { stage: Stage::Exec, error }
+    }
+
+    /// Everything before the exec.
+    fn prepare(&self) -> Result<(), Refusal> {
+        if let Some(workdir) = &self.workdir {
+            std::env::set_current_dir(workdir).map_err(|error| Refusal { stage: Stage::Workdir, error })?;
+        }
+        if let Some(output) = &self.output {
+            self.redirect(output).map_err(|error| Refusal { stage: Stage::Fork, error })?;
+        }
+        restore_signals(&self.signals).map_err(|error| Refusal { stage: Stage::Fork, error })
+    }
+
+    fn redirect(&self, output: &OwnedFd) -> io::Result<()> {
+        use std::os::fd::AsFd;
+        let nothing = std::fs::File::open("/dev/null")?;
+        duplicate(nothing.as_fd(), 0)?;
+        duplicate(output.as_fd(), 1)?;
+        duplicate(output.as_fd(), 2)
+    }
+
+    fn try_candidate(&self, path: &CStr) -> io::Error {
+        let error = process::exec(path, &self.argv, &self.envp);
+        if error.raw_os_error() != Some(libc::ENOEXEC) {
+            return error;
+        }
+        let mut argv = self.shell_argv.strings().to_vec();
+        argv[1] = path.to_owned();
+        process::exec(c"/bin/sh", &StringArray::new(argv), &self.envp)
+    }
+}
+
+fn duplicate(fd: BorrowedFd<'_>, onto: i32) -> io::Result<()> {
+    process::duplicate_onto(fd, onto)
+}
+
+/// Gives this process the mask and dispositions that psflip was started with (contract C2). The last thing before the exec:
+/// a signal that waits for the child is delivered here.
+fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
+    // All that psflip or Rust's runtime changed: SIGPIPE is ignored by the runtime, SIGCHLD put to its default by psflip.
+    for changed in [Signal::PIPE, Signal::CHLD] {
+        if signals.ignored.contains(changed) {
+            signal::ignore(changed)?
+        } else {
+            signal::set_default(changed)?
+        }
+    }
+    // A successor may find other things ignored than the first psflip did, if somebody changed them in between.
+    signal::set_mask(signals.mask).map(drop)
+}
+
+/// The environment for a child: what psflip was started with, less what was addressed to psflip, plus `[env]`, plus what
+/// psflip adds (contract C1, C3).
+#[must_use]
+pub fn child_environment(
+    inherited: &[CString],
+    changes: &[EnvChange],
+    added: &[(&str, &str)],
+) -> Vec<CString> {
+    let mut envp: Vec<CString> =
+        inherited.iter().filter(|entry| !is_for_psflip(name_of(entry))).cloned().collect();
+    for change in changes {
+        match change {
+            EnvChange::Set(name, value) => set_variable(&mut envp, name, Some(value)),
+            EnvChange::Remove(name) => set_variable(&mut envp, name, None),
+        }
+    }
+    for (name, value) in added {
+        set_variable(&mut envp, name, Some(value));
+    }
+    envp
+}
+
+/// The name of the variable by which a successor finds its predecessor; never passed on to a child.
+pub const HANDOVER_VARIABLE: &str = "PSFLIP_HANDOVER";
+
+/// Variables with which a manager, or a predecessor, speaks to psflip itself (sd_notify(3), sd_listen_fds(3),
+/// sd_watchdog_enabled(3)). A child that took them for its own would answer in psflip's place.
+fn is_for_psflip(name: &[u8]) -> bool {
+    const NAMES: &[&str] = &[
+        HANDOVER_VARIABLE,
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "LISTEN_PIDFDID",
+    ];
+    NAMES.iter().any(|known| known.as_bytes() == name)
+}
+
+fn name_of(entry: &CStr) -> &[u8] {
+    let bytes = entry.to_bytes();
+    bytes.iter().position(|byte| *byte == b'=').map_or(bytes, |end| &bytes[..end])
+}
+
+/// The value of a variable.
+#[must_use]
+pub fn variable<'a>(envp: &'a [CString], name: &str) -> Option<&'a OsStr> {
+    let entry = envp.iter().find(|entry| name_of(entry) == name.as_bytes())?;
+    entry.to_bytes().get(name.len() + 1..).map(OsStr::from_bytes)
+}
+
+/// Sets, replaces in place, or removes a variable.
+pub fn set_variable(envp: &mut Vec<CString>, name: &str, value: Option<&str>) {
+    let place = envp.iter().position(|entry| name_of(entry) == name.as_bytes());
+    let entry = value.and_then(|value| CString::new(format!("{name}={value}")).ok());
+    match (place, entry) {
+        (Some(place), Some(entry)) => envp[place] = entry,
+        (None, Some(entry)) => envp.push(entry),
+        (_, None) => envp.retain(|entry| name_of(entry) != name.as_bytes()),
+    }
+}
+
+/// Where execvp(3) would look for a program: at its path, if it has a slash, or else in every directory of `PATH`.
+#[must_use]
+pub fn candidates(program: &CStr, envp: &[CString]) -> Vec<CString> {
+    let program = program.to_bytes();
+    if program.contains(&b'/') {
+        return CString::new(program).into_iter().collect();
+    }
+    // What confstr(3) gives for a missing PATH.
+    let path = variable(envp, "PATH").map_or(b"/bin:/usr/bin".as_slice(), OsStrExt::as_bytes);
+    path.split(|byte| *byte == b':')
+        .filter_map(|directory| {
+            let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
+            CString::new([directory, b"/", program].concat()).ok()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<CString> {
+        list.iter().map(|text| CString::new(*text).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_childs_environment_is_what_psflip_got_plus_what_was_asked_for() {
+        // Contract: C1, C3
+        let inherited = strings(&[
+            "A=1",
+            "odd",
+            "A=2",
+            "NOTIFY_SOCKET=/x",
+            "LISTEN_FDS=1",
+            "WATCHDOG_USEC=5",
+            "PSFLIP_HANDOVER=7",
+            "B=3",
+        ]);
+        let changes = [
+            EnvChange::Set("B".into(), "new".into()),
+            EnvChange::Remove("C".into()),
+            EnvChange::Set("D".into(), "".into()),
+        ];
+        let got = child_environment(&inherited, &changes, &[("PSFLIP_SLOT", "a")]);
+        assert_eq!(got, strings(&["A=1", "odd", "A=2", "B=new", "D=", "PSFLIP_SLOT=a"]));
+    }
+
+    #[test]
+    fn removing_a_variable_removes_every_copy_of_it() {
+        let got = child_environment(&strings(&["A=1", "AB=2", "A=3"]), &[EnvChange::Remove("A".into())], &[]);
+        assert_eq!(got, strings(&["AB=2"]));
+    }
+
+    #[test]
+    fn a_name_is_looked_up_in_path_and_a_path_is_not() {
+        let envp = strings(&["PATH=/a::/b"]);
+        assert_eq!(candidates(c"x", &envp), strings(&["/a/x", "./x", "/b/x"]));
+        assert_eq!(candidates(c"./x", &envp), strings(&["./x"]));
+        assert_eq!(candidates(c"x", &[]), strings(&["/bin/x", "/usr/bin/x"]));
+    }
+
+    #[test]
+    fn every_stage_survives_the_wire() {
+        for stage in [Stage::Fork, Stage::ParentDeath, Stage::Workdir, Stage::Exec] {
+            assert_eq!(Stage::from_byte(stage.as_byte()), Some(stage));
+        }
+    }
+}
