@@ -1,1 +1,31 @@
 //! Harness for tests of psflip and of programs that run under it.
+//!
+//! A [`Sandbox`] is one test's folder, environment and set of processes. It starts a real psflip ([`Sandbox::psflip`]) or any
+//! program ([`Sandbox::command`]). A [`Psflip`] follows the service through all its flips. Nothing survives a test.
+//!
+//! Every wait is for an event and has a deadline; when it expires, the panic shows everything there is to know.
+
+mod binaries;
+mod guard;
+mod launch;
+mod output;
+mod pidfd;
+pub mod pidfile;
+pub mod process;
+mod psflip;
+mod report;
+mod running;
+mod sandbox;
+mod wait;
+
+pub use nix::sys::signal::Signal;
+
+pub use crate::binaries::{fixture, psflip_bin};
+pub use crate::launch::{Launch, Session, Stdin};
+pub use crate::output::{Line, Output, Stream};
+pub use crate::pidfile::PidfileHistory;
+pub use crate::process::Process;
+pub use crate::psflip::{Flip, Psflip, PsflipBuilder, child_of, cmd_line};
+pub use crate::running::Running;
+pub use crate::sandbox::{MARKER, Sandbox};
+pub use crate::wait::{Deadline, wait_until};

@@ -1,0 +1,74 @@
+//! Where the programs under test are: next to the test itself, or where an environment variable says.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The psflip under test: `$PSFLIP_UNDER_TEST`, or `psflip` in the profile's folder (`target/debug`).
+///
+/// # Panics
+/// When it isn't there: with how to build it.
+#[must_use]
+pub fn psflip_bin() -> PathBuf {
+    if let Some(path) = env::var_os("PSFLIP_UNDER_TEST") {
+        return existing(PathBuf::from(&path), &format!("PSFLIP_UNDER_TEST is `{}`", path.display()));
+    }
+    existing(
+        profile_dir().join("psflip"),
+        "build it with `cargo build -p psflip --bins`, or set PSFLIP_UNDER_TEST",
+    )
+}
+
+/// A program of the crate `fixtures`: in `$TESTKIT_FIXTURES` (a folder), or in the profile's folder (`target/debug`).
+///
+/// # Panics
+/// When it isn't there: with how to build it.
+#[must_use]
+pub fn fixture(name: &str) -> PathBuf {
+    if let Some(dir) = env::var_os("TESTKIT_FIXTURES") {
+        return existing(Path::new(&dir).join(name), &format!("TESTKIT_FIXTURES is `{}`", dir.display()));
+    }
+    existing(
+        profile_dir().join(name),
+        "build it with `cargo build -p fixtures --bins`, or set TESTKIT_FIXTURES",
+    )
+}
+
+/// The testkit's own helper; see `testkit-launch --help`. `None` when it isn't built.
+pub(crate) fn find_launcher() -> Option<PathBuf> {
+    let path =
+        env::var_os("TESTKIT_LAUNCH").map_or_else(|| profile_dir().join("testkit-launch"), PathBuf::from);
+    path.is_file().then_some(path)
+}
+
+pub(crate) fn launcher() -> PathBuf {
+    find_launcher().unwrap_or_else(|| {
+        panic!(
+            "`{}` is missing, and what this test asks for can't be started without it: build it with \
+             `cargo build -p testkit --bins`, or set TESTKIT_LAUNCH",
+            profile_dir().join("testkit-launch").display()
+        )
+    })
+}
+
+fn existing(path: PathBuf, hint: &str) -> PathBuf {
+    assert!(path.is_file(), "`{}` is missing: {hint}", path.display());
+    path
+}
+
+/// `target/debug` for a test in `target/debug/deps`, an example in `target/debug/examples`, or a program in `target/debug`.
+fn profile_dir() -> PathBuf {
+    let own = env::current_exe().expect("the test's own executable has a path");
+    let dir = own.parent().expect("an executable is in a folder");
+    // A doctest is built in a temporary folder; CARGO_TARGET_DIR and the working folder are all it has.
+    if dir.starts_with(env::temp_dir())
+        && dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rustdoctest"))
+    {
+        let target =
+            env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("../target"), PathBuf::from);
+        return target.join("debug");
+    }
+    match dir.file_name().and_then(|name| name.to_str()) {
+        Some("deps" | "examples") => dir.parent().map_or_else(|| dir.to_owned(), Path::to_owned),
+        _ => dir.to_owned(),
+    }
+}

@@ -1,0 +1,590 @@
+//! A psflip in a sandbox: how it is started, and the service it keeps up, through however many generations.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::binaries::psflip_bin;
+use crate::launch::{Launch, Service, Session, Stdin};
+use crate::output::{Line, Output, Stream};
+use crate::pidfile::{NameWatch, PidfileHistory, named_process};
+use crate::process::Process;
+use crate::report;
+use crate::running::Running;
+use crate::sandbox::Inner;
+use crate::wait::{Deadline, wait_on, wait_until};
+
+/// A psflip to be started: made by [`crate::Sandbox::psflip`], started by [`PsflipBuilder::start`].
+///
+/// Without another word it runs `psflip -c psflip.toml` in the sandbox's folder, with a pidfile `psflip.pid` there.
+#[derive(Debug)]
+pub struct PsflipBuilder {
+    inner: Arc<Inner>,
+    launch: Launch,
+    exe: Option<PathBuf>,
+    cmd: Option<String>,
+    config: String,
+    config_file: Option<PathBuf>,
+    pidfile: Pidfile,
+    subcommand: Option<OsString>,
+    upgrade_signal: Signal,
+}
+
+#[derive(Debug)]
+enum Pidfile {
+    /// As the configuration says, else `psflip.pid`.
+    Usual,
+    At(PathBuf),
+    Without,
+}
+
+/// The methods of [`Launch`] that a psflip's start has as well.
+macro_rules! as_launch {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $kind:ty),*);)*) => {
+        impl PsflipBuilder {
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, $($arg: $kind),*) -> Self {
+                self.launch = self.launch.$name($($arg),*);
+                self
+            })*
+        }
+    };
+}
+
+as_launch! {
+    /// One more argument, after `-c FILE`.
+    arg(arg: impl AsRef<OsStr>);
+    /// Sets a variable of psflip's environment. See [`Launch::env`].
+    env(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>);
+    /// Removes a variable of psflip's environment.
+    env_remove(name: impl AsRef<OsStr>);
+    /// psflip's working directory; the sandbox's folder otherwise. Relative paths are looked up from there.
+    cwd(dir: impl AsRef<Path>);
+    /// What descriptor 0 is. See [`Launch::stdin`].
+    stdin(stdin: Stdin);
+    /// Descriptor 1 is this, and is not collected.
+    stdout(fd: impl Into<OwnedFd>);
+    /// Descriptor 2 is this, and is not collected.
+    stderr(fd: impl Into<OwnedFd>);
+    /// Its session and process group.
+    session(session: Session);
+    /// On a new pseudo-terminal, in its foreground. See [`Launch::pty`].
+    pty();
+    /// Starts with this signal ignored.
+    ignore_signal(signal: Signal);
+    /// Starts with this signal blocked.
+    block_signal(signal: Signal);
+    /// Starts with this descriptor closed.
+    close_fd(number: i32);
+    /// Starts with `fd` open as descriptor `number`.
+    inherit_fd(fd: impl Into<OwnedFd>, number: i32);
+    /// Sets a soft and hard limit, such as `nofile`.
+    rlimit(name: &str, value: u64);
+    /// psflip's file mode creation mask.
+    umask(mask: u32);
+    /// Adds to psflip's nice level.
+    nice(by: i32);
+}
+
+impl PsflipBuilder {
+    pub(crate) fn new(inner: &Arc<Inner>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            launch: Launch::new(inner, [] as [&str; 0]),
+            exe: None,
+            cmd: None,
+            config: String::new(),
+            config_file: None,
+            pidfile: Pidfile::Usual,
+            subcommand: None,
+            upgrade_signal: Signal::SIGHUP,
+        }
+    }
+
+    /// The child's command: becomes the configuration's `cmd`.
+    #[must_use]
+    pub fn cmd<A: AsRef<OsStr>>(mut self, argv: impl IntoIterator<Item = A>) -> Self {
+        self.cmd = Some(cmd_line(argv));
+        self
+    }
+
+    /// The text of the configuration. `cmd = …` and `pidfile = …` are written before it when it doesn't have them itself,
+    /// so it may begin with a table.
+    #[must_use]
+    pub fn config(mut self, text: impl Into<String>) -> Self {
+        self.config = text.into();
+        self
+    }
+
+    /// Uses this file as it is, a path from the sandbox's folder; its pidfile is told by [`PsflipBuilder::pidfile`], unless it says so
+    /// in a line of its own without template.
+    #[must_use]
+    pub fn config_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.config_file = Some(self.inner.dir.join(path));
+        self
+    }
+
+    /// The pidfile, a path from the sandbox's folder.
+    #[must_use]
+    pub fn pidfile(mut self, path: impl AsRef<Path>) -> Self {
+        self.pidfile = Pidfile::At(self.inner.dir.join(path));
+        self
+    }
+
+    /// No pidfile. `flip`, `active` and what needs them fail then.
+    #[must_use]
+    pub fn no_pidfile(mut self) -> Self {
+        self.pidfile = Pidfile::Without;
+        self
+    }
+
+    /// Another executable than [`psflip_bin`], such as a link that the test moves later.
+    #[must_use]
+    pub fn exe(mut self, path: impl Into<PathBuf>) -> Self {
+        self.exe = Some(path.into());
+        self
+    }
+
+    /// A subcommand before `-c FILE`, such as `run`.
+    #[must_use]
+    pub fn subcommand(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.subcommand = Some(name.as_ref().to_owned());
+        self
+    }
+
+    /// A program that starts psflip, such as `["nohup"]`.
+    #[must_use]
+    pub fn wrapper<A: AsRef<OsStr>>(mut self, argv: impl IntoIterator<Item = A>) -> Self {
+        self.launch = self.launch.wrapper(argv);
+        self
+    }
+
+    /// What [`Psflip::flip`] sends; must be what the configuration says (SIGHUP without a word).
+    #[must_use]
+    pub fn upgrade_signal(mut self, signal: Signal) -> Self {
+        self.upgrade_signal = signal;
+        self
+    }
+
+    /// Writes the configuration and starts psflip. It may still be starting: see [`Psflip::wait_ready`].
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[track_caller]
+    pub fn start(self) -> Psflip {
+        let written = self.config_file.is_none();
+        let file = self.config_file.clone().unwrap_or_else(|| self.inner.dir.join("psflip.toml"));
+        let text =
+            if written { self.config_text() } else { std::fs::read_to_string(&file).unwrap_or_default() };
+        let pidfile = match &self.pidfile {
+            Pidfile::At(path) => Some(path.clone()),
+            Pidfile::Without => None,
+            Pidfile::Usual => top_level(&text, "pidfile").map(|value| self.launch.dir().join(value)),
+        };
+        if written && let Err(error) = std::fs::write(&file, &text) {
+            report::fail(&format!("`{}` can't be written: {error}", file.display()));
+        }
+        let exe = self.exe.unwrap_or_else(psflip_bin);
+        let service =
+            Service { exe: exe.canonicalize().unwrap_or_else(|_| exe.clone()), pidfile: pidfile.clone() };
+        let mut argv = vec![exe.into_os_string()];
+        argv.extend(self.subcommand);
+        argv.extend(["-c".into(), file.into_os_string()]);
+        let running = self.launch.command_first(argv).start_service(Some(service));
+        Psflip { inner: self.inner, running, pidfile, upgrade_signal: self.upgrade_signal }
+    }
+
+    fn config_text(&self) -> String {
+        let mut text = String::new();
+        if let Some(cmd) = &self.cmd {
+            text.push_str(cmd);
+        }
+        let pidfile = match &self.pidfile {
+            Pidfile::At(path) => Some(path.clone()),
+            Pidfile::Usual if top_level(&self.config, "pidfile").is_none() => {
+                Some(self.inner.dir.join("psflip.pid"))
+            }
+            Pidfile::Usual | Pidfile::Without => None,
+        };
+        if let Some(pidfile) = pidfile {
+            text.push_str(&format!("pidfile = {}\n", quoted(&pidfile.to_string_lossy())));
+        }
+        text.push_str(&self.config);
+        text
+    }
+}
+
+/// A line `cmd = [...]` for a configuration, its strings quoted as TOML wants it.
+#[must_use]
+pub fn cmd_line<A: AsRef<OsStr>>(argv: impl IntoIterator<Item = A>) -> String {
+    let quoted: Vec<_> = argv.into_iter().map(|arg| quoted(&arg.as_ref().to_string_lossy())).collect();
+    format!("cmd = [{}]\n", quoted.join(", "))
+}
+
+/// A TOML basic string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            control if control.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(control))),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// The value of a line `key = "value"` before the first table.
+fn top_level(text: &str, key: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim_start).take_while(|line| !line.starts_with('['));
+    let values = lines.filter_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix('='));
+    let value = values.map(str::trim_start).next()?;
+    let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+    Some(value[1..].split(quote).next()?.to_owned())
+}
+
+/// A started psflip and everything that follows it: the handle follows the service from generation to generation.
+#[derive(Debug)]
+pub struct Psflip {
+    inner: Arc<Inner>,
+    running: Arc<Running>,
+    pidfile: Option<PathBuf>,
+    upgrade_signal: Signal,
+}
+
+/// A flip that has succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flip {
+    /// The psflip that was asked.
+    pub old: Process,
+    /// The psflip that took over.
+    pub new: Process,
+    /// From the request to the pidfile naming the new one: the flip itself.
+    pub duration: Duration,
+    /// From the request to the end of the old one.
+    pub drained: Duration,
+}
+
+impl Psflip {
+    /// The started program: its output, stdin, terminal, and the first process.
+    #[must_use]
+    pub fn program(&self) -> &Running {
+        &self.running
+    }
+
+    /// Everything that was written by psflip and its children, all generations.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        self.running.output()
+    }
+
+    /// psflip's log so far: its standard error.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.running.stderr()
+    }
+
+    /// Waits for the first line on `stream` that contains `part`. See [`Output::wait_after`] for a second one.
+    ///
+    /// # Panics
+    /// When it doesn't come.
+    #[track_caller]
+    pub fn wait_for_line(&self, stream: Stream, part: &str) -> Line {
+        self.output().wait(stream, part)
+    }
+
+    /// The pid of the psflip that was started first.
+    #[must_use]
+    pub fn first_pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// The psflip that the pidfile names.
+    ///
+    /// # Panics
+    /// When the pidfile is missing or names no living process.
+    #[track_caller]
+    #[must_use]
+    pub fn active(&self) -> Process {
+        let path = self.pidfile_path();
+        named_process(path).unwrap_or_else(|| {
+            report::fail(&format!("the pidfile `{}` names no living process", path.display()));
+        })
+    }
+
+    /// The pid in the pidfile.
+    ///
+    /// # Panics
+    /// As [`Psflip::active`].
+    #[track_caller]
+    #[must_use]
+    pub fn active_pid(&self) -> u32 {
+        self.active().pid()
+    }
+
+    /// The pidfile.
+    ///
+    /// # Panics
+    /// When this psflip has none.
+    #[track_caller]
+    #[must_use]
+    pub fn pidfile_path(&self) -> &Path {
+        match &self.pidfile {
+            Some(path) => path,
+            None => {
+                report::fail("this psflip was started without a pidfile, so nothing says which one is active")
+            }
+        }
+    }
+
+    /// Every content that the pidfile had since before psflip was started.
+    ///
+    /// # Panics
+    /// When this psflip has no pidfile.
+    #[track_caller]
+    #[must_use]
+    pub fn history(&self) -> &PidfileHistory {
+        match &self.running.history {
+            Some(history) => history,
+            None => report::fail("this psflip was started without a pidfile"),
+        }
+    }
+
+    /// Waits until the pidfile names a living psflip; gives it.
+    ///
+    /// # Panics
+    /// When it doesn't, or psflip ends before it does.
+    #[track_caller]
+    pub fn wait_pidfile(&self) -> Process {
+        let path = self.pidfile_path();
+        let watch = self.watch();
+        let what = format!("the pidfile `{}` to name a living process", path.display());
+        let first = self.running.first();
+        wait_on(Deadline::default(), what, &[watch.as_fd()], || {
+            watch.take();
+            named_process(path).or_else(|| {
+                if let Some(status) = self.running.try_status()
+                    && named_process(path).is_none()
+                    && self.inner.members().is_empty()
+                {
+                    report::fail(&format!(
+                        "psflip {first} ended with {status} before its pidfile was written"
+                    ));
+                }
+                None
+            })
+        })
+    }
+
+    /// Waits until the first child is healthy: that is when psflip writes its pidfile (contract P1). Gives the handle, for
+    /// `let psflip = sandbox.psflip()….start().wait_ready();`.
+    ///
+    /// # Panics
+    /// As [`Psflip::wait_pidfile`].
+    #[track_caller]
+    #[must_use]
+    pub fn wait_ready(self) -> Self {
+        self.wait_pidfile();
+        self
+    }
+
+    /// Asks the active psflip for an upgrade, by signal, and does not wait for it.
+    ///
+    /// # Panics
+    /// As [`Psflip::active`].
+    #[track_caller]
+    pub fn request_flip(&self) -> Process {
+        let active = self.active();
+        self.send(active, self.upgrade_signal);
+        active
+    }
+
+    /// Asks for an upgrade and waits until the pidfile names a new psflip and the old one is gone.
+    ///
+    /// # Panics
+    /// When it doesn't happen within the default deadline.
+    #[track_caller]
+    pub fn flip(&self) -> Flip {
+        self.flip_by(Deadline::default())
+    }
+
+    /// As [`Psflip::flip`], with a deadline of your own.
+    ///
+    /// # Panics
+    /// When it doesn't happen in time.
+    #[track_caller]
+    pub fn flip_by(&self, deadline: Deadline) -> Flip {
+        let asked = Instant::now();
+        let old = self.request_flip();
+        let new = self.wait_successor_by(deadline, old);
+        let duration = asked.elapsed();
+        self.wait_gone_by(deadline, old);
+        Flip { old, new, duration, drained: asked.elapsed() }
+    }
+
+    /// Waits until the pidfile names another living psflip than `old`; gives it.
+    ///
+    /// # Panics
+    /// When it doesn't, or nothing of the service lives any more.
+    #[track_caller]
+    pub fn wait_successor(&self, old: Process) -> Process {
+        self.wait_successor_by(Deadline::default(), old)
+    }
+
+    #[track_caller]
+    fn wait_successor_by(&self, deadline: Deadline, old: Process) -> Process {
+        let path = self.pidfile_path();
+        let watch = self.watch();
+        let pidfd = old.pidfd().ok(); // its end is worth a look too
+        let mut fds = vec![watch.as_fd()];
+        fds.extend(pidfd.as_ref().map(AsFd::as_fd));
+        let what = format!("the pidfile `{}` to name a successor of {old}", path.display());
+        wait_on(deadline, what, &fds, || {
+            watch.take();
+            let new = named_process(path).filter(|new| *new != old);
+            if new.is_none()
+                && !old.is_alive()
+                && self.inner.members().is_empty()
+                && named_process(path).is_none()
+            {
+                report::fail(&format!(
+                    "psflip {old} was asked for an upgrade and has ended; nothing of the service is left"
+                ));
+            }
+            new
+        })
+    }
+
+    #[track_caller]
+    fn watch(&self) -> NameWatch {
+        match NameWatch::new(self.pidfile_path()) {
+            Ok(watch) => watch,
+            Err(error) => report::fail(&error),
+        }
+    }
+
+    /// Sends a signal to the active psflip.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        self.send(self.active(), signal);
+    }
+
+    /// Sends a signal to the active psflip's child.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn signal_child(&self, signal: Signal) {
+        self.send(self.child(), signal);
+    }
+
+    #[track_caller]
+    fn send(&self, process: Process, signal: Signal) {
+        if let Err(error) = process.signal(signal) {
+            report::fail(&format!("{signal} can't be sent to process {process}: {error}"));
+        }
+    }
+
+    /// The child of the active psflip. See [`child_of`].
+    ///
+    /// # Panics
+    /// When it has none within the default deadline.
+    #[track_caller]
+    #[must_use]
+    pub fn child(&self) -> Process {
+        let active = self.active();
+        wait_until(Deadline::default(), format!("psflip {active} to have a child"), || child_of(active))
+    }
+
+    /// The pid of the active psflip's child.
+    ///
+    /// # Panics
+    /// As [`Psflip::child`].
+    #[track_caller]
+    #[must_use]
+    pub fn child_pid(&self) -> u32 {
+        self.child().pid()
+    }
+
+    /// Waits until `process` has ended, and reaps it when it fell to the test.
+    ///
+    /// # Panics
+    /// When it still lives at the default deadline.
+    #[track_caller]
+    pub fn wait_gone(&self, process: Process) {
+        self.wait_gone_by(Deadline::default(), process);
+    }
+
+    #[track_caller]
+    fn wait_gone_by(&self, deadline: Deadline, process: Process) {
+        if let Ok(pidfd) = process.pidfd() {
+            wait_on(deadline, format!("the end of process {process}"), &[pidfd.as_fd()], || {
+                pidfd.has_ended().then_some(())
+            });
+        }
+        self.inner.reap();
+    }
+
+    /// Waits for the end of the first psflip; after a flip that is not the end of the service.
+    ///
+    /// # Panics
+    /// When it still runs at the default deadline.
+    #[track_caller]
+    pub fn wait_exit(&self) -> ExitStatus {
+        self.running.wait_exit()
+    }
+
+    /// Waits for the end of any psflip of this service; its exit status is known when it was started by the test or fell to
+    /// it, as every successor does.
+    ///
+    /// # Panics
+    /// When it still runs at the default deadline, or somebody else reaped it.
+    #[track_caller]
+    pub fn wait_end_of(&self, process: Process) -> ExitStatus {
+        if process == self.running.first() {
+            return self.wait_exit();
+        }
+        self.wait_gone(process);
+        match self.inner.status_of(process) {
+            Some(status) => status,
+            None => report::fail(&format!(
+                "process {process} has ended, but its exit status went to another parent"
+            )),
+        }
+    }
+
+    /// Ends the service: SIGTERM to the active psflip; waits for its end and gives its exit status.
+    ///
+    /// # Panics
+    /// When it still runs at the default deadline.
+    #[track_caller]
+    pub fn stop(&self) -> ExitStatus {
+        let active = self.active();
+        self.send(active, Signal::SIGTERM);
+        self.wait_end_of(active)
+    }
+}
+
+/// The child of this psflip: its keeper's first child (the keeper runs the same executable as psflip), or, without a keeper, its
+/// own first child that runs something else. `None` before it is started and after it was reaped.
+#[must_use]
+pub fn child_of(psflip: Process) -> Option<Process> {
+    let exe = psflip.exe().ok()?;
+    let is_psflip = |process: &Process| process.exe().is_ok_and(|other| other == exe);
+    let children = psflip.children();
+    match children.iter().find(|child| is_psflip(child)) {
+        // Orphans that the keeper adopted are younger than the child.
+        Some(keeper) => keeper.children().into_iter().find(|child| !is_psflip(child)),
+        None => children.into_iter().find(Process::is_alive),
+    }
+}

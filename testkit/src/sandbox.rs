@@ -1,0 +1,554 @@
+//! One test's world: a folder, an environment, and every process that came from it, all gone when it is dropped.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
+
+use crate::guard;
+use crate::launch::Launch;
+use crate::process::{self, Process, Stat, State};
+use crate::psflip::PsflipBuilder;
+use crate::report;
+use crate::running::Running;
+
+/// The variable by which a sandbox knows its processes again: its value is the sandbox's id.
+pub const MARKER: &str = "TESTKIT_SANDBOX";
+
+/// How long ended programs may take to be gone, and killed ones to die.
+const CLEANUP: Duration = Duration::from_secs(10);
+
+/// A folder, an environment and a set of processes for one test. Dropping it ends and removes them all.
+///
+/// ```
+/// # use testkit::Sandbox;
+/// let sandbox = Sandbox::new();
+/// sandbox.write("greeting", "hello\n");
+/// let cat = sandbox.command(["cat", "greeting"]).start();
+/// assert!(cat.wait_exit().success());
+/// assert_eq!(cat.stdout(), "hello\n");
+/// ```
+///
+/// At the end the sandbox fails a test that has not failed already when
+/// a line of output says `panicked at`, or
+/// every psflip has ended and processes that came from one are left (contract C8; see [`Sandbox::expect_leftovers`]).
+#[derive(Debug)]
+pub struct Sandbox {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) id: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) owner: ThreadId,
+    pub(crate) started: Instant,
+    folder: Mutex<Option<tempfile::TempDir>>,
+    state: Mutex<Known>,
+}
+
+/// What the sandbox remembers of its processes.
+#[derive(Debug, Default)]
+struct Known {
+    running: Vec<Arc<Running>>,
+    /// Every process ever seen in it.
+    seen: HashSet<Process>,
+    /// Their process groups and sessions: by these a zombie that fell to us is known, since a zombie has no environment.
+    groups: HashSet<u32>,
+    leftovers_expected: bool,
+    /// How those ended that fell to us.
+    statuses: HashMap<Process, ExitStatus>,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sandbox {
+    /// A new folder with a short path (a Unix socket's may have 107 bytes) and a new id.
+    ///
+    /// Makes the test's process a child subreaper, so that double-forked successors fall to it and not to init.
+    ///
+    /// # Panics
+    /// When the folder can't be made.
+    #[must_use]
+    pub fn new() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        become_subreaper();
+        let folder = short_folder();
+        let dir = folder.path().to_owned();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = dir.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned();
+        let id = format!("{}{number}-{name}", guard::prefix());
+        guard::start(&dir);
+        let inner = Arc::new(Inner {
+            id,
+            dir,
+            owner: std::thread::current().id(),
+            started: Instant::now(),
+            folder: Mutex::new(Some(folder)),
+            state: Mutex::default(),
+        });
+        report::register(&inner);
+        Self { inner }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// What every process of it has in its environment as `TESTKIT_SANDBOX`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// A path in the folder.
+    #[must_use]
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.inner.dir.join(name)
+    }
+
+    /// Writes a file in the folder, by rename, so that nobody sees half of it; gives its path.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    #[track_caller]
+    pub fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(".new");
+        let result = fs::create_dir_all(path.parent().unwrap_or(&path))
+            .and_then(|()| fs::write(&temporary, content))
+            .and_then(|()| fs::rename(&temporary, &path));
+        if let Err(error) = result {
+            report::fail(&format!("`{}` can't be written: {error}", path.display()));
+        }
+        path
+    }
+
+    /// The text of a file in the folder.
+    ///
+    /// # Panics
+    /// When it can't be read.
+    #[track_caller]
+    #[must_use]
+    pub fn read(&self, name: impl AsRef<Path>) -> String {
+        let path = self.path(name);
+        match fs::read(&path) {
+            Ok(content) => String::from_utf8_lossy(&content).into_owned(),
+            Err(error) => report::fail(&format!("`{}` can't be read: {error}", path.display())),
+        }
+    }
+
+    /// A psflip to be started in this sandbox.
+    #[must_use]
+    pub fn psflip(&self) -> PsflipBuilder {
+        PsflipBuilder::new(&self.inner)
+    }
+
+    /// Any other program to be started in this sandbox: `argv`, looked up in PATH.
+    #[must_use]
+    pub fn command<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Launch {
+        Launch::new(&self.inner, argv)
+    }
+
+    /// The living processes that came from this sandbox, whoever their parent is now.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        self.inner.members().iter().map(|stat| stat.process).collect()
+    }
+
+    /// Processes that are left when every psflip has ended are part of this test; they are ended silently.
+    pub fn expect_leftovers(&self) {
+        self.inner.lock().leftovers_expected = true;
+    }
+
+    /// All that is known of the sandbox, as it is shown when a test fails.
+    #[must_use]
+    pub fn report(&self) -> String {
+        self.inner.report()
+    }
+
+    /// Fails when a living process that came from this sandbox is left.
+    ///
+    /// # Panics
+    /// When one is left and doesn't end within the default deadline.
+    #[track_caller]
+    pub fn assert_no_process_left(&self) {
+        let left = || Some(()).filter(|()| self.inner.members().is_empty());
+        crate::wait_until(crate::Deadline::default(), "the end of all processes of the sandbox", left);
+    }
+
+    /// Fails when a process of the sandbox has a child that has ended and was not reaped, now and at every look within the
+    /// default deadline. (What fell to the test itself is reaped by the testkit and doesn't count.)
+    ///
+    /// # Panics
+    /// When there is one and it stays.
+    #[track_caller]
+    pub fn assert_zombie_free(&self) {
+        let free = || Some(()).filter(|()| self.zombies().is_empty());
+        crate::wait_until(
+            crate::Deadline::default(),
+            "every zombie of the sandbox to be reaped by its parent",
+            free,
+        );
+    }
+
+    /// Ended processes whose parent, a process of this sandbox, has not reaped them.
+    #[must_use]
+    pub fn zombies(&self) -> Vec<Process> {
+        let parents: HashSet<u32> = self.inner.members().iter().map(|stat| stat.process.pid()).collect();
+        let everything = process::all();
+        let zombies = everything.iter().filter(|stat| stat.state == State::Zombie);
+        zombies.filter(|stat| parents.contains(&stat.parent)).map(|stat| stat.process).collect()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The environment that every program of the sandbox starts from.
+    pub(crate) fn environment(&self) -> BTreeMap<OsString, OsString> {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+        BTreeMap::from([
+            ("HOME".into(), self.dir.clone().into_os_string()),
+            ("LANG".into(), "C".into()),
+            ("PATH".into(), path),
+            ("TMPDIR".into(), self.dir.clone().into_os_string()),
+            (MARKER.into(), self.id.clone().into()),
+        ])
+    }
+
+    pub(crate) fn add(&self, running: &Arc<Running>) {
+        let mut known = self.lock();
+        known.running.push(Arc::clone(running));
+        known.groups.insert(running.first().pid());
+    }
+
+    /// Every living process of the sandbox: those with the marker and their descendants. Remembers what it sees.
+    pub(crate) fn members(&self) -> Vec<Stat> {
+        self.reap();
+        let everything = process::all();
+        let marked = |stat: &&Stat| stat.process.env(MARKER).is_some_and(|id| id == *self.id);
+        let mut found: Vec<Stat> =
+            everything.iter().filter(|stat| stat.state.is_alive()).filter(marked).cloned().collect();
+        let mut pids: HashSet<u32> = found.iter().map(|stat| stat.process.pid()).collect();
+        let mut next = 0;
+        while next < found.len() {
+            let parent = found[next].process.pid();
+            for stat in everything.iter().filter(|stat| stat.parent == parent && stat.state.is_alive()) {
+                if pids.insert(stat.process.pid()) {
+                    found.push(stat.clone());
+                }
+            }
+            next += 1;
+        }
+        let mut known = self.lock();
+        for stat in &found {
+            known.seen.insert(stat.process);
+            known.groups.extend([stat.group, stat.session]);
+        }
+        found
+    }
+
+    /// Reaps what ended, came from this sandbox and fell to the test's process, as init would. Never the children of others
+    /// in the same test process: other tests' programs have other groups.
+    pub(crate) fn reap(&self) {
+        let own = std::process::id();
+        let fallen =
+            process::all().into_iter().filter(|stat| stat.parent == own && stat.state == State::Zombie);
+        let mut known = self.lock();
+        for stat in fallen {
+            let pid = stat.process.pid();
+            // A program that we started ourselves is reaped by its handle, which keeps its exit status.
+            if known.running.iter().any(|running| running.first() == stat.process) {
+                continue;
+            }
+            let ours = known.seen.contains(&stat.process)
+                || known.groups.contains(&stat.group)
+                || known.groups.contains(&stat.session);
+            let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| ours) else {
+                continue;
+            };
+            // ECHILD: it was not ours to reap after all.
+            if let Ok(Some(end)) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                known.statuses.insert(stat.process, exit_status(&end));
+            }
+        }
+        let running = known.running.clone();
+        drop(known);
+        for running in running {
+            running.try_status();
+        }
+    }
+
+    /// How a process ended that fell to us.
+    pub(crate) fn status_of(&self, process: Process) -> Option<ExitStatus> {
+        self.reap();
+        self.lock().statuses.get(&process).copied()
+    }
+
+    /// Ends every process of the sandbox; what can't be ended within [`CLEANUP`] is returned.
+    fn end_all(&self) -> Vec<Stat> {
+        let start = Instant::now();
+        loop {
+            let members = self.members();
+            if members.is_empty() || start.elapsed() > CLEANUP {
+                return members;
+            }
+            let fds: Vec<_> = members.iter().filter_map(|stat| stat.process.pidfd().ok()).collect();
+            for fd in &fds {
+                // ESRCH: it has ended since.
+                let _ = fd.signal(Signal::SIGKILL);
+            }
+            for fd in &fds {
+                fd.ends_within(Duration::from_millis(200));
+            }
+        }
+    }
+
+    /// What fails a test that seemed to pass.
+    fn verdict(&self) -> Vec<String> {
+        let known = self.lock();
+        let running = known.running.clone();
+        let leftovers_expected = known.leftovers_expected;
+        drop(known);
+        let mut found = Vec::new();
+        let services: Vec<_> = running.iter().filter(|running| running.service.is_some()).collect();
+        let psflip_left = |members: &[Stat]| {
+            let exes: HashSet<_> = services.iter().filter_map(|running| running.service.clone()).collect();
+            // A keeper runs psflip's executable too, but is the child of one.
+            let is_psflip = |stat: &&Stat| stat.process.exe().is_ok_and(|exe| exes.contains(&exe));
+            let pids: HashSet<u32> =
+                members.iter().filter(is_psflip).map(|stat| stat.process.pid()).collect();
+            members.iter().any(|stat| pids.contains(&stat.process.pid()) && is_main(stat, &pids))
+        };
+        let own_commands: HashSet<Process> = running
+            .iter()
+            .filter(|running| running.service.is_none())
+            .map(|running| running.first())
+            .collect();
+        let own_trees = || -> HashSet<Process> { own_commands.iter().flat_map(Process::tree).collect() };
+        if !services.is_empty() && !leftovers_expected {
+            let end = Instant::now() + CLEANUP;
+            loop {
+                let members = self.members();
+                if psflip_left(&members) {
+                    break; // the test ended with a running service, and so do we
+                }
+                let own = own_trees();
+                let left: Vec<_> = members.iter().filter(|stat| !own.contains(&stat.process)).collect();
+                if left.is_empty() {
+                    break;
+                }
+                let fds: Vec<_> = left.iter().filter_map(|stat| stat.process.pidfd().ok()).collect();
+                let rest = end.saturating_duration_since(Instant::now());
+                if rest.is_zero() {
+                    let names: Vec<_> =
+                        left.iter().map(|stat| format!("{} ({})", stat.process, stat.name)).collect();
+                    found.push(format!(
+                        "every psflip has ended, but these processes are left: {}",
+                        names.join(", ")
+                    ));
+                    break;
+                }
+                if let Some(fd) = fds.first() {
+                    fd.ends_within(rest);
+                }
+            }
+        }
+        found
+    }
+
+    fn panics(&self) -> Vec<String> {
+        let running = self.lock().running.clone();
+        let lines = running.iter().flat_map(|running| running.output().lines());
+        lines
+            .filter(|line| line.text.contains("panicked at"))
+            .map(|line| format!("a program panicked: {line}"))
+            .collect()
+    }
+
+    /// All that is known, for a reader who has only this.
+    pub(crate) fn report(&self) -> String {
+        let running = self.lock().running.clone();
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "--- sandbox {} in {}, {:.3} s old",
+            self.id,
+            self.dir.display(),
+            self.started.elapsed().as_secs_f64()
+        );
+        list_files(&mut text, &self.dir, 1);
+        let _ = writeln!(text, "--- processes");
+        self.describe_processes(&mut text);
+        for running in running {
+            running.describe(&mut text);
+        }
+        text.push_str("--- end of the report");
+        text
+    }
+
+    fn describe_processes(&self, text: &mut String) {
+        let members = self.members();
+        let pids: HashSet<u32> = members.iter().map(|stat| stat.process.pid()).collect();
+        let everything = process::all();
+        let zombies: Vec<_> = everything
+            .iter()
+            .filter(|stat| stat.state == State::Zombie && pids.contains(&stat.parent))
+            .cloned()
+            .collect();
+        if members.is_empty() {
+            text.push_str("  none is left\n");
+        }
+        let shown: Vec<Stat> = members.iter().cloned().chain(zombies).collect();
+        let roots: Vec<_> = shown.iter().filter(|stat| !pids.contains(&stat.parent)).collect();
+        for root in roots {
+            describe_tree(text, root, &shown, 1);
+        }
+    }
+}
+
+/// The end of a process as wait(2) encodes it.
+fn exit_status(end: &WaitIdStatus) -> ExitStatus {
+    let core = if end.dumped() { 0x80 } else { 0 };
+    let raw = end
+        .terminating_signal()
+        .map_or_else(|| (end.exit_status().unwrap_or(0) & 0xff) << 8, |signal| signal | core);
+    ExitStatus::from_raw(raw)
+}
+
+/// Whether a psflip is not another psflip's child: a keeper is a fork of psflip, and runs the same executable.
+fn is_main(stat: &Stat, psflips: &HashSet<u32>) -> bool {
+    !psflips.contains(&stat.parent)
+}
+
+fn describe_tree(text: &mut String, stat: &Stat, shown: &[Stat], depth: usize) {
+    let process = stat.process;
+    let command = process.cmdline().unwrap_or_default().join(" ");
+    let command = if command.is_empty() { format!("[{}]", stat.name) } else { command };
+    let _ = writeln!(
+        text,
+        "{:indent$}{process} {:?} parent={} group={} session={} threads={}: {command}",
+        "",
+        stat.state,
+        stat.parent,
+        stat.group,
+        stat.session,
+        stat.threads,
+        indent = depth * 2
+    );
+    if depth < 32 {
+        for child in shown.iter().filter(|child| child.parent == process.pid()) {
+            describe_tree(text, child, shown, depth + 1);
+        }
+    }
+}
+
+fn list_files(text: &mut String, dir: &Path, depth: usize) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let mut entries: Vec<_> = entries.filter_map(Result::ok).collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries.iter().take(100) {
+        let Ok(meta) = entry.path().symlink_metadata() else { continue };
+        let kind = meta.file_type();
+        let _ = write!(text, "{:indent$}{}", "", entry.file_name().display(), indent = depth * 2);
+        let _ = match fs::read_link(entry.path()) {
+            Ok(target) => writeln!(text, " -> {}", target.display()),
+            Err(_) if kind.is_dir() => writeln!(text, "/"),
+            Err(_) if kind.is_file() => writeln!(text, " {} bytes", meta.len()),
+            Err(_) => writeln!(text, " (socket, pipe or device)"),
+        };
+        if kind.is_dir() && depth < 4 {
+            list_files(text, &entry.path(), depth + 1);
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    #[expect(clippy::print_stderr, reason = "a failing test shows what it writes to stderr")]
+    fn drop(&mut self) {
+        let failed_already = std::thread::panicking();
+        let mut findings = Vec::new();
+        let mut report = String::new();
+        if failed_already {
+            report = self.inner.report();
+        } else {
+            findings = self.inner.verdict();
+            if !findings.is_empty() {
+                report = self.inner.report();
+            }
+        }
+        let stubborn = self.inner.end_all();
+        findings.extend(
+            stubborn.iter().map(|stat| format!("process {} ({}) can't be ended", stat.process, stat.name)),
+        );
+        let running = self.inner.lock().running.clone();
+        for running in &running {
+            if !running.output().closes_within(CLEANUP) {
+                findings.push(format!(
+                    "somebody outside of the sandbox still holds the output of `{}`",
+                    running.command_line()
+                ));
+            }
+        }
+        findings.extend(self.inner.panics());
+        if report.is_empty() && !findings.is_empty() {
+            report = self.inner.report();
+        }
+        let folder = self.inner.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(folder) = folder
+            && let Err(error) = folder.close()
+        {
+            findings.push(format!("`{}` can't be removed: {error}", self.inner.dir.display()));
+        }
+        if failed_already {
+            eprintln!("the test failed; its sandbox at that moment:\n{report}");
+            for finding in findings {
+                eprintln!("also: {finding}");
+            }
+        } else if !findings.is_empty() {
+            panic!("{}\n{report}", findings.join("\n"));
+        }
+    }
+}
+
+fn become_subreaper() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let own = rustix::process::getpid();
+        rustix::process::set_child_subreaper(Some(own))
+            .expect("prctl(PR_SET_CHILD_SUBREAPER) works since Linux 3.4");
+    });
+}
+
+/// In the usual place for temporary files, or `/tmp` where that is too long for the name of a socket.
+fn short_folder() -> tempfile::TempDir {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    let place = PLACE.get_or_init(|| {
+        let usual = std::env::temp_dir();
+        if usual.as_os_str().len() <= 40 { usual } else { PathBuf::from("/tmp") }
+    });
+    match tempfile::Builder::new().prefix("tk").rand_bytes(8).tempdir_in(place) {
+        Ok(folder) => folder,
+        Err(error) => panic!("no folder can be made in `{}`: {error}", place.display()),
+    }
+}
