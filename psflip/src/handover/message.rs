@@ -1,0 +1,369 @@
+//! The messages between two generations: pure text, versioned, and readable in a trace.
+//!
+//! A message is one packet of a `SOCK_SEQPACKET` socket pair, at most 4096 bytes of UTF-8: a verb on the first line, then one
+//! `key value` pair a line. In a value `\n` stands for a line break and `\\` for a backslash. Unknown verbs and unknown keys are
+//! skipped, so a later version may add both (contract V1); a verb is never removed, and a key never changes its meaning.
+//!
+//! What a version can't express in this way gets a new protocol number: see [`Hello::protocol`] and [`PROTOCOL`].
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::config::Slot;
+use crate::sys::early::SignalSetup;
+use crate::sys::signal::SignalSet;
+use crate::sys::socket::LONGEST;
+
+/// The protocol that this version speaks.
+pub const PROTOCOL: u32 = 1;
+/// The oldest protocol that this version still speaks.
+pub const OLDEST_PROTOCOL: u32 = 1;
+
+/// A message that can be written and read.
+pub trait Message: Sized {
+    /// As the text of a packet.
+    fn encode(&self) -> String;
+
+    /// Reads a packet. `Ok(None)`: a verb of a later version, to be skipped.
+    ///
+    /// # Errors
+    /// The packet is no message of this protocol at all: [`Malformed`].
+    fn decode(packet: &[u8]) -> Result<Option<Self>, Malformed>;
+}
+
+/// A packet that is no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message: {0}")]
+pub struct Malformed(String);
+
+/// From the predecessor to the successor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToSuccessor {
+    /// The first message; it waits in the socket when the successor starts.
+    Hello(Hello),
+    /// You are promoted. `remembered`: an upgrade was requested that you have to follow.
+    Acknowledge {
+        /// See contract U7.
+        remembered: bool,
+    },
+    /// Give up.
+    Abort,
+    /// An upgrade was requested of me after you were promoted.
+    Upgrade,
+}
+
+/// What a successor has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The newest protocol that the predecessor speaks.
+    pub protocol: u32,
+    /// The oldest one that it speaks.
+    pub oldest: u32,
+    /// The predecessor's version, for messages to people.
+    pub version: String,
+    /// The predecessor's pid.
+    pub pid: u32,
+    /// The number of the generation that starts.
+    pub generation: u64,
+    /// Its slot.
+    pub slot: Slot,
+    /// What psflip's first process was started with; a successor is started with everything blocked.
+    pub signals: SignalSetup,
+    /// The pidfile that the predecessor holds, if it holds one: nobody else may be on it.
+    pub pidfile: Option<String>,
+}
+
+/// From the successor to the predecessor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToPredecessor {
+    /// I exist (a pidfd of mine comes along) and will now become the new psflip.
+    Spawned {
+        /// My pid.
+        pid: u32,
+    },
+    /// I have read the configuration and start my child.
+    Starting {
+        /// My version, for messages to people.
+        version: String,
+        /// From now: by then I will have said `Ready` or `Failed`, or I hang.
+        deadline: Duration,
+        /// After an `Abort`: by then I will be gone, or I hang.
+        grace: Duration,
+    },
+    /// My child is healthy and the pidfile names me: acknowledge.
+    Ready,
+    /// I give up, and end after this.
+    Failed {
+        /// What I exit with.
+        code: u8,
+        /// Why, for people.
+        reason: String,
+    },
+    /// An upgrade was requested of me that I won't follow.
+    Upgrade,
+}
+
+impl Message for ToSuccessor {
+    fn encode(&self) -> String {
+        match self {
+            Self::Hello(hello) => {
+                let mut text = Text::new("hello");
+                text.add("protocol", hello.protocol);
+                text.add("oldest", hello.oldest);
+                text.add("version", &hello.version);
+                text.add("pid", hello.pid);
+                text.add("generation", hello.generation);
+                text.add("slot", hello.slot.as_str());
+                text.add("mask", hello.signals.mask.bits());
+                text.add("ignored", hello.signals.ignored.bits());
+                if let Some(pidfile) = &hello.pidfile {
+                    text.add("pidfile", pidfile);
+                }
+                text.finish()
+            }
+            Self::Acknowledge { remembered } => {
+                let mut text = Text::new("acknowledge");
+                text.add("remembered", u8::from(*remembered));
+                text.finish()
+            }
+            Self::Abort => Text::new("abort").finish(),
+            Self::Upgrade => Text::new("upgrade").finish(),
+        }
+    }
+
+    fn decode(packet: &[u8]) -> Result<Option<Self>, Malformed> {
+        let (verb, fields) = Fields::split(packet)?;
+        Ok(Some(match verb {
+            "hello" => Self::Hello(Hello {
+                protocol: fields.number("protocol")?,
+                oldest: fields.number("oldest")?,
+                version: fields.text("version")?,
+                pid: fields.number("pid")?,
+                generation: fields.number("generation")?,
+                slot: match fields.text("slot")?.as_str() {
+                    "a" => Slot::A,
+                    "b" => Slot::B,
+                    other => return Err(Malformed(format!("slot `{other}`"))),
+                },
+                signals: SignalSetup {
+                    mask: SignalSet::from_bits(fields.number("mask")?),
+                    ignored: SignalSet::from_bits(fields.number("ignored")?),
+                },
+                pidfile: fields.optional("pidfile"),
+            }),
+            "acknowledge" => Self::Acknowledge { remembered: fields.number::<u8>("remembered")? != 0 },
+            "abort" => Self::Abort,
+            "upgrade" => Self::Upgrade,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl Message for ToPredecessor {
+    fn encode(&self) -> String {
+        match self {
+            Self::Spawned { pid } => {
+                let mut text = Text::new("spawned");
+                text.add("pid", pid);
+                text.finish()
+            }
+            Self::Starting { version, deadline, grace } => {
+                let mut text = Text::new("starting");
+                text.add("version", version);
+                text.add("deadline-ms", deadline.as_millis());
+                text.add("grace-ms", grace.as_millis());
+                text.finish()
+            }
+            Self::Ready => Text::new("ready").finish(),
+            Self::Failed { code, reason } => {
+                let mut text = Text::new("failed");
+                text.add("code", code);
+                text.add("reason", reason);
+                text.finish()
+            }
+            Self::Upgrade => Text::new("upgrade").finish(),
+        }
+    }
+
+    fn decode(packet: &[u8]) -> Result<Option<Self>, Malformed> {
+        let (verb, fields) = Fields::split(packet)?;
+        Ok(Some(match verb {
+            "spawned" => Self::Spawned { pid: fields.number("pid")? },
+            "starting" => Self::Starting {
+                version: fields.text("version")?,
+                deadline: Duration::from_millis(fields.number("deadline-ms")?),
+                grace: Duration::from_millis(fields.number("grace-ms")?),
+            },
+            "ready" => Self::Ready,
+            "failed" => Self::Failed { code: fields.number("code")?, reason: fields.text("reason")? },
+            "upgrade" => Self::Upgrade,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// A message that is being written.
+struct Text(String);
+
+impl Text {
+    fn new(verb: &str) -> Self {
+        Self(verb.to_owned())
+    }
+
+    fn add(&mut self, key: &str, value: impl ToString) {
+        let value = value.to_string().replace('\\', "\\\\").replace('\n', "\\n");
+        let _ = write!(self.0, "\n{key} {value}"); // a String takes everything
+    }
+
+    /// Only a reason can be too long; its end is what may be missing.
+    fn finish(mut self) -> String {
+        if self.0.len() > LONGEST {
+            let end = (0..=LONGEST - 3).rev().find(|end| self.0.is_char_boundary(*end)).unwrap_or(0);
+            self.0.truncate(end);
+            // Half an escape would spoil the rest.
+            while self.0.ends_with('\\') {
+                self.0.pop();
+            }
+            self.0.push_str("...");
+        }
+        self.0
+    }
+}
+
+/// A message that is being read.
+struct Fields<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Fields<'a> {
+    fn split(packet: &'a [u8]) -> Result<(&'a str, Self), Malformed> {
+        let text = std::str::from_utf8(packet).map_err(|error| Malformed(error.to_string()))?;
+        let mut lines = text.split('\n');
+        let verb = lines.next().unwrap_or_default();
+        let fields = lines.map(|line| line.split_once(' ').unwrap_or((line, ""))).collect();
+        Ok((verb, Self(fields)))
+    }
+
+    fn optional(&self, key: &str) -> Option<String> {
+        let (_, value) = self.0.iter().find(|(known, _)| *known == key)?;
+        let mut plain = String::with_capacity(value.len());
+        let mut characters = value.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '\\' => match characters.next() {
+                    Some('n') => plain.push('\n'),
+                    Some(other) => plain.push(other),
+                    None => {}
+                },
+                other => plain.push(other),
+            }
+        }
+        Some(plain)
+    }
+
+    fn text(&self, key: &str) -> Result<String, Malformed> {
+        self.optional(key).ok_or_else(|| Malformed(format!("no `{key}`")))
+    }
+
+    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T, Malformed> {
+        let text = self.text(key)?;
+        text.parse().map_err(|_| Malformed(format!("`{key} {text}` is no number in range")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello() -> Hello {
+        Hello {
+            protocol: 1,
+            oldest: 1,
+            version: "0.1.0".to_owned(),
+            pid: 4711,
+            generation: 7,
+            slot: Slot::A,
+            signals: SignalSetup { mask: SignalSet::from_bits(0), ignored: SignalSet::from_bits(1) },
+            pidfile: Some("/run/app.pid".to_owned()),
+        }
+    }
+
+    /// The wire as it is: a change here is a change of protocol.
+    #[test]
+    fn the_wire() {
+        // Contract: V1
+        let to_successor = [
+            ToSuccessor::Hello(hello()),
+            ToSuccessor::Acknowledge { remembered: true },
+            ToSuccessor::Abort,
+            ToSuccessor::Upgrade,
+        ];
+        let to_predecessor = [
+            ToPredecessor::Spawned { pid: 4712 },
+            ToPredecessor::Starting {
+                version: "0.2.0".to_owned(),
+                deadline: Duration::from_secs(80),
+                grace: Duration::from_millis(25_500),
+            },
+            ToPredecessor::Ready,
+            ToPredecessor::Failed { code: 78, reason: "two\nlines and a \\".to_owned() },
+            ToPredecessor::Upgrade,
+        ];
+        let mut wire = String::new();
+        for message in &to_successor {
+            wire += &format!("old -> new\n{}\n\n", message.encode());
+            assert_eq!(ToSuccessor::decode(message.encode().as_bytes()), Ok(Some(message.clone())));
+        }
+        for message in &to_predecessor {
+            wire += &format!("new -> old\n{}\n\n", message.encode());
+            assert_eq!(ToPredecessor::decode(message.encode().as_bytes()), Ok(Some(message.clone())));
+        }
+        insta::assert_snapshot!("wire", wire);
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_skipped() {
+        // Contract: V1
+        assert_eq!(ToSuccessor::decode(b"sing\nsong loud"), Ok(None));
+        assert_eq!(ToPredecessor::decode(b"dance"), Ok(None));
+        assert_eq!(
+            ToSuccessor::decode(b"acknowledge\nfuture 7\nremembered 0"),
+            Ok(Some(ToSuccessor::Acknowledge { remembered: false }))
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_broken_is_named() {
+        let error = |packet: &[u8]| ToSuccessor::decode(packet).unwrap_err().to_string();
+        assert_eq!(error(b"acknowledge"), "malformed message: no `remembered`");
+        assert_eq!(
+            error(b"acknowledge\nremembered yes"),
+            "malformed message: `remembered yes` is no number in range"
+        );
+        assert!(error(b"\xff").starts_with("malformed message: invalid utf-8"));
+    }
+
+    #[test]
+    fn a_reason_that_is_too_long_is_cut() {
+        let message = ToPredecessor::Failed { code: 1, reason: "\\ä".repeat(3000) };
+        let wire = message.encode();
+        assert!(wire.len() <= LONGEST, "{}", wire.len());
+        let Ok(Some(ToPredecessor::Failed { reason, .. })) = ToPredecessor::decode(wire.as_bytes()) else {
+            panic!()
+        };
+        assert!(reason.starts_with("\\ä\\ä") && reason.ends_with("..."), "{reason}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_reason_survives(reason in ".{0,900}") {
+            let message = ToPredecessor::Failed { code: 3, reason };
+            prop_assert_eq!(ToPredecessor::decode(message.encode().as_bytes()), Ok(Some(message)));
+        }
+
+        #[test]
+        fn no_packet_is_too_odd(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = ToSuccessor::decode(&packet);
+            let _ = ToPredecessor::decode(&packet);
+        }
+    }
+}

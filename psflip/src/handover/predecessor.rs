@@ -1,0 +1,155 @@
+//! The successor's end of the hand-over.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::message::{Hello, Message, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor};
+use crate::launch::HANDOVER_VARIABLE;
+use crate::sys::fd;
+use crate::sys::pidfd::PidFd;
+use crate::sys::socket::{Packet, Socket};
+
+/// How long a successor waits for the predecessor's acknowledgement, which takes a healthy one microseconds. Then it gives
+/// up in a way that can't collide with a late acknowledgement (see [`Link::withdraw`]).
+pub const ACKNOWLEDGEMENT: Duration = Duration::from_secs(10);
+
+/// The connection to the predecessor.
+#[derive(Debug)]
+pub struct Link {
+    socket: Socket,
+    process: PidFd,
+}
+
+/// What the link has to tell.
+#[derive(Debug)]
+pub enum News {
+    /// A message.
+    Message(ToSuccessor),
+    /// The predecessor closed the connection.
+    Closed,
+}
+
+/// Why a process that was started as a successor can't be one.
+#[derive(Debug, thiserror::Error)]
+pub enum NoHello {
+    /// The variable does not name a descriptor on which a predecessor speaks.
+    #[error(
+        "`{HANDOVER_VARIABLE}={value}` is set but there is no predecessor behind it ({cause}); unset it to start anew"
+    )]
+    NoPredecessor {
+        /// The variable's value.
+        value: String,
+        /// What was found instead.
+        cause: String,
+    },
+    /// Both are too far apart.
+    #[error(
+        "the predecessor is psflip {version} and speaks hand-over protocol {theirs_oldest} to {theirs}, this is psflip {} \
+         and speaks {OLDEST_PROTOCOL} to {PROTOCOL}: restart the service instead of upgrading it",
+        env!("CARGO_PKG_VERSION")
+    )]
+    Versions {
+        /// The predecessor's version.
+        version: String,
+        /// The oldest protocol it speaks.
+        theirs_oldest: u32,
+        /// The newest one.
+        theirs: u32,
+    },
+}
+
+/// Finds the predecessor of this process by the value of the environment variable that it set, and hears its first message.
+///
+/// # Errors
+/// [`NoHello`]. The link comes along where there is one, to tell the predecessor.
+pub fn meet(value: &str) -> Result<(Link, Hello), (NoHello, Option<Link>)> {
+    let none = |cause: String| (NoHello::NoPredecessor { value: value.to_owned(), cause }, None);
+    let number: i32 = value.parse().map_err(|_| none("not a descriptor number".to_owned()))?;
+    if number < 3 {
+        return Err(none("not a descriptor of a hand-over".to_owned()));
+    }
+    let owned = fd::adopt(number).map_err(|error| none(error.to_string()))?;
+    fd::set_close_on_exec(owned.as_fd(), true).map_err(|error| none(error.to_string()))?;
+    let socket = Socket::from_owned(owned);
+    let (bytes, fds) = match socket.receive() {
+        Ok(Packet::Data(bytes, fds)) => (bytes, fds),
+        Ok(Packet::Nothing) => return Err(none("no message waits there".to_owned())),
+        Ok(Packet::Closed) => return Err(none("the connection is closed".to_owned())),
+        Err(error) => return Err(none(error.to_string())),
+    };
+    let Some(process) = fds.into_iter().next().map(PidFd::from_owned) else {
+        return Err(none("the first message has no descriptor of the predecessor".to_owned()));
+    };
+    let link = Link { socket, process };
+    match ToSuccessor::decode(&bytes) {
+        Ok(Some(ToSuccessor::Hello(hello)))
+            if hello.oldest <= PROTOCOL && hello.protocol >= OLDEST_PROTOCOL =>
+        {
+            Ok((link, hello))
+        }
+        Ok(Some(ToSuccessor::Hello(hello))) => {
+            let Hello { version, oldest, protocol, .. } = hello;
+            Err((NoHello::Versions { version, theirs_oldest: oldest, theirs: protocol }, Some(link)))
+        }
+        Ok(_) => Err(none("the first message is no hello".to_owned())),
+        Err(error) => Err(none(error.to_string())),
+    }
+}
+
+impl Link {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// EPIPE: the predecessor is gone.
+    pub fn send(&self, message: &ToPredecessor) -> io::Result<()> {
+        self.socket.send(message.encode().as_bytes(), &[])
+    }
+
+    /// What there is to tell; `None`: nothing at the moment. Messages of later versions are skipped.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says.
+    pub fn next(&self) -> io::Result<Option<News>> {
+        loop {
+            match self.socket.receive()? {
+                Packet::Data(bytes, _) => match ToSuccessor::decode(&bytes) {
+                    Ok(Some(message)) => return Ok(Some(News::Message(message))),
+                    Ok(None) => {
+                        tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version")
+                    }
+                    Err(error) => tracing::warn!(%error, "skipping a message of the predecessor"),
+                },
+                Packet::Nothing => return Ok(None),
+                Packet::Closed => return Ok(Some(News::Closed)),
+            }
+        }
+    }
+
+    /// Stops listening. Returns the acknowledgement if it was sent before, with its remembered request; without one, the
+    /// predecessor's attempt to send it will fail, so that it knows.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says; then it is not known which of the two it is.
+    pub fn withdraw(&self) -> io::Result<Option<bool>> {
+        self.socket.refuse_more()?;
+        while let Some(News::Message(message)) = self.next()? {
+            if let ToSuccessor::Acknowledge { remembered } = message {
+                return Ok(Some(remembered));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The predecessor's process: readable once it has ended.
+    #[must_use]
+    pub fn process(&self) -> &PidFd {
+        &self.process
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,212 @@
+//! The predecessor's end of the hand-over: it starts the successor, and stays in touch with it.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use super::message::{Hello, Message, ToPredecessor, ToSuccessor};
+use crate::launch::{HANDOVER_VARIABLE, Launch, set_variable};
+use crate::sys::early::SignalSetup;
+use crate::sys::fd;
+use crate::sys::pidfd::PidFd;
+use crate::sys::process::{self, Fork};
+use crate::sys::signal::SignalSet;
+use crate::sys::socket::{Packet, Socket};
+
+/// How long a successor gets to end that was told to give up before it said how long it needs.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How psflip itself is started again.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where its executable may be, in the order of trying.
+    pub candidates: Vec<CString>,
+    /// Its arguments.
+    pub argv: Vec<CString>,
+    /// Its environment.
+    pub envp: Vec<CString>,
+}
+
+/// The connection to the successor.
+#[derive(Debug)]
+pub struct Link {
+    socket: Socket,
+    /// The process between us and the successor, which ends at once; 0 when it is reaped.
+    intermediate: u32,
+    process: Option<(u32, PidFd)>,
+    deadline: Duration,
+    grace: Duration,
+    failure: Option<String>,
+}
+
+/// What the link has to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// The successor's process exists; [`Link::process`] knows it.
+    Spawned,
+    /// It has read its configuration, and [`Link::deadline`] has changed.
+    Starting {
+        /// Its version.
+        version: String,
+    },
+    /// It wants to be acknowledged.
+    Ready,
+    /// It gives up; [`Link::failure`] says why.
+    Failed,
+    /// It got an upgrade request that it won't follow.
+    Upgrade,
+    /// It closed the connection.
+    Closed,
+}
+
+impl Link {
+    /// Starts a successor: by a double fork, so that its parent is the manager, or the nearest subreaper, from the beginning
+    /// (contract U10). The caller isn't a subreaper itself until it has reaped [`Link::intermediate`].
+    ///
+    /// `deadline`: how long the successor may take to read its configuration.
+    ///
+    /// # Errors
+    /// What socketpair(2), sendmsg(2), pidfd_open(2) and fork(2) say: EMFILE, EAGAIN, ENOMEM, ...
+    pub fn start(program: &Program, hello: Hello, deadline: Duration) -> io::Result<Self> {
+        let (ours, theirs) = Socket::pair()?;
+        let this_process = PidFd::open(std::process::id())?;
+        ours.send(ToSuccessor::Hello(hello).encode().as_bytes(), &[this_process.as_fd()])?;
+        match process::fork()? {
+            Fork::Child => {
+                drop(ours);
+                let outcome = process::fork();
+                match outcome {
+                    Ok(Fork::Parent(_)) => process::exit_now(0),
+                    Ok(Fork::Child) => become_successor(program, &theirs),
+                    Err(error) => fail(&theirs, &format!("can't fork: {error}")),
+                }
+            }
+            Fork::Parent(intermediate) => {
+                Ok(Self { socket: ours, intermediate, process: None, deadline, grace: GRACE, failure: None })
+            }
+        }
+    }
+
+    /// The child to be reaped; 0 if it is.
+    #[must_use]
+    pub fn intermediate(&self) -> u32 {
+        self.intermediate
+    }
+
+    /// The intermediate process was reaped.
+    pub fn intermediate_is_reaped(&mut self) {
+        self.intermediate = 0;
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// EPIPE: the successor no longer listens.
+    pub fn send(&self, message: &ToSuccessor) -> io::Result<()> {
+        self.socket.send(message.encode().as_bytes(), &[])
+    }
+
+    /// What there is to tell; `None`: nothing at the moment. Messages of later versions are skipped.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says.
+    pub fn next(&mut self) -> io::Result<Option<News>> {
+        loop {
+            let (bytes, fds) = match self.socket.receive()? {
+                Packet::Data(bytes, fds) => (bytes, fds),
+                Packet::Nothing => return Ok(None),
+                Packet::Closed => return Ok(Some(News::Closed)),
+            };
+            return Ok(Some(match ToPredecessor::decode(&bytes) {
+                Ok(Some(ToPredecessor::Spawned { pid })) => {
+                    let Some(fd) = fds.into_iter().next() else { continue };
+                    self.process = Some((pid, PidFd::from_owned(fd)));
+                    News::Spawned
+                }
+                Ok(Some(ToPredecessor::Starting { version, deadline, grace })) => {
+                    (self.deadline, self.grace) = (deadline, grace);
+                    News::Starting { version }
+                }
+                Ok(Some(ToPredecessor::Ready)) => News::Ready,
+                Ok(Some(ToPredecessor::Failed { code, reason })) => {
+                    self.failure.get_or_insert(format!("{reason} (exit code {code})"));
+                    News::Failed
+                }
+                Ok(Some(ToPredecessor::Upgrade)) => News::Upgrade,
+                Ok(None) => {
+                    tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "skipping a message of the successor");
+                    continue;
+                }
+            }));
+        }
+    }
+
+    /// The successor's pid and process, once it exists.
+    #[must_use]
+    pub fn process(&self) -> Option<(u32, &PidFd)> {
+        self.process.as_ref().map(|(pid, process)| (*pid, process))
+    }
+
+    /// How long it has for its next step.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// How long it has to end when it is told to give up.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Why it failed, as far as it or this side has said so.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// This side knows why it failed; the first reason counts.
+    pub fn set_failure(&mut self, reason: String) {
+        self.failure.get_or_insert(reason);
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The life of the new process until it is the new psflip.
+fn become_successor(program: &Program, predecessor: &Socket) -> ! {
+    let pid = std::process::id();
+    let introduced = PidFd::open(pid).and_then(|own| {
+        predecessor.send(ToPredecessor::Spawned { pid }.encode().as_bytes(), &[own.as_fd()])?;
+        fd::set_close_on_exec(predecessor.as_fd(), false)
+    });
+    if let Err(error) = introduced {
+        fail(predecessor, &format!("can't introduce the new process: {error}"));
+    }
+    let mut envp = program.envp.clone();
+    set_variable(&mut envp, HANDOVER_VARIABLE, Some(&predecessor.as_fd().as_raw_fd().to_string()));
+    // Everything stays blocked, so no signal can end it before it is ready for signals (contract S7). What is ignored is
+    // as this process has it; the successor learns from the hello what the first psflip was started with.
+    let signals =
+        SignalSetup { mask: SignalSet::from_bits(u64::MAX), ..crate::sys::early::inherited_signals() };
+    let launch =
+        Launch::with_candidates(program.candidates.clone(), program.argv.clone(), envp, None, signals);
+    let refusal = launch.exec();
+    let path = program.candidates.last().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    fail(predecessor, &format!("can't execute psflip again as `{path}`: {}", refusal.error))
+}
+
+fn fail(predecessor: &Socket, reason: &str) -> ! {
+    let message = ToPredecessor::Failed { code: crate::exit::FAILURE, reason: reason.to_owned() };
+    let _ = predecessor.send(message.encode().as_bytes(), &[]); // without the predecessor nobody is left to tell
+    process::exit_now(crate::exit::FAILURE)
+}

@@ -1,0 +1,3 @@
+//! Whom psflip tells who is active.
+
+pub mod pidfile;

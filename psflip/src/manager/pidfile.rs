@@ -1,0 +1,397 @@
+//! The pidfile (contract P): which psflip is active, for people, scripts and managers.
+//!
+//! A generation that is named keeps its file open and locked (flock(2)). So a file is stale exactly when nobody holds its
+//! lock, whatever pid is in it and whoever uses that pid by now: the kernel drops the lock with the process (P3). A new file is
+//! written and locked under a temporary name and renamed into place, so nobody ever sees a part of it (P1, P4).
+//!
+//! It isn't synced to disk: its contents mean nothing after a crash of the machine, and what such a crash leaves is not locked.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, renameat2};
+use nix::unistd::{AccessFlags, eaccess};
+
+/// A pidfile that names this process.
+#[derive(Debug)]
+pub struct Pidfile {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+/// Why a pidfile can't be used. Every message begins with its path.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// P3.
+    #[error("pidfile `{path}`: {holder} is running with this pidfile; stop it first, or use another pidfile")]
+    Held {
+        /// Where.
+        path: PathBuf,
+        /// `psflip (pid 12)`.
+        holder: String,
+    },
+    /// P4: a symbolic link may lead anywhere, a directory can't be replaced.
+    #[error(
+        "pidfile `{path}` is {kind}, and only a regular file is replaced; remove it, or use another path"
+    )]
+    NotRegular {
+        /// Where.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The operating system said no.
+    #[error("pidfile `{path}`: can't {action}: {error}")]
+    System {
+        /// Where.
+        path: PathBuf,
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+/// From whom a pidfile is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// From nobody: whoever is named must be dead.
+    Nobody,
+    /// From the predecessor, which knows of it, or from a successor that is dead.
+    Relative,
+}
+
+/// Finds out early whether [`Pidfile::take`] would be refused, before anything is started.
+///
+/// # Errors
+/// [`Error`], the first that applies.
+pub fn check(path: &Path, from: From) -> Result<(), Error> {
+    let directory = directory(path);
+    eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|errno| system(path, format!("create a file in `{}`", directory.display()), errno.into()))?;
+    match open_existing(path)? {
+        Some(file) if from == From::Nobody => lock_stale(path, file).map(drop),
+        Some(_) | None => Ok(()),
+    }
+}
+
+impl Pidfile {
+    /// Lets the pidfile name this process.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed then and nothing is left behind.
+    pub fn take(path: &Path, from: From) -> Result<Self, Error> {
+        let (new, file) = Temporary::write(path, std::process::id())?;
+        match from {
+            From::Relative => new.replace(path)?,
+            From::Nobody => new.place(path)?,
+        }
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Whether the pidfile still is the one of this process.
+    #[must_use]
+    pub fn names_us(&self) -> bool {
+        let (Ok(ours), Ok(there)) = (self.file.metadata(), fs::symlink_metadata(&self.path)) else {
+            return false;
+        };
+        is_same(&ours, &there)
+    }
+
+    /// Lets the pidfile name this process again, if it doesn't.
+    ///
+    /// # Errors
+    /// As [`Pidfile::take`].
+    pub fn reclaim(&mut self) -> Result<(), Error> {
+        if !self.names_us() {
+            *self = Self::take(&self.path, From::Relative)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the pidfile name another process again, which does not look at the moment, and lets go of it.
+    ///
+    /// # Errors
+    /// As [`Pidfile::take`].
+    pub fn give_back(self, pid: u32) -> Result<(), Error> {
+        if self.names_us() { Temporary::write(&self.path, pid)?.0.replace(&self.path) } else { Ok(()) }
+    }
+
+    /// Removes it, if it still names this process (contract P2).
+    ///
+    /// # Errors
+    /// What unlink(2) says.
+    pub fn remove(self) -> Result<(), Error> {
+        if self.names_us() {
+            fs::remove_file(&self.path).map_err(|error| system(&self.path, "remove it", error))?;
+        }
+        Ok(())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn system(path: &Path, action: impl Into<String>, error: io::Error) -> Error {
+    Error::System { path: path.to_owned(), action: action.into(), error }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Opens what is there, if it is a regular file, without following links and without waiting for anything.
+fn open_existing(path: &Path) -> Result<Option<File>, Error> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(there) => there.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(system(path, "look at it", error)),
+    };
+    if !kind.is_file() {
+        let kind = if kind.is_symlink() {
+            "a symbolic link"
+        } else if kind.is_dir() {
+            "a directory"
+        } else {
+            "a special file"
+        };
+        return Err(Error::NotRegular { path: path.to_owned(), kind });
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(system(path, "open it", error)),
+    }
+}
+
+/// Locks a stale pidfile, or says who holds it.
+fn lock_stale(path: &Path, file: File) -> Result<Flock<File>, Error> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut pid = String::new();
+            let read = Read::by_ref(&mut file).take(20).read_to_string(&mut pid);
+            let holder = match (read, pid.trim().parse::<u32>()) {
+                (Ok(_), Ok(pid)) => format!("psflip (pid {pid})"),
+                _ => "another process".to_owned(),
+            };
+            Err(Error::Held { path: path.to_owned(), holder })
+        }
+        Err((_, errno)) => Err(system(path, "lock it", errno.into())),
+    }
+}
+
+/// The other name of a complete, locked pidfile. Dropping it removes that name, if it is still there.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn write(target: &Path, pid: u32) -> Result<(Self, Flock<File>), Error> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let path = directory(target).join(format!(".{name}.{}", std::process::id()));
+        let fail = |action: &str, error| system(target, format!("{action} `{}`", path.display()), error);
+        let file = Self::create(&path).map_err(|error| fail("create", error))?;
+        let new = Self(path.clone());
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| fail("lock", errno.into()))?;
+        // Readable for all, whatever the umask: that is what it is for.
+        file.set_permissions(fs::Permissions::from_mode(0o644))
+            .map_err(|error| fail("set the mode of", error))?;
+        let mut contents: &File = &file;
+        contents.write_all(format!("{pid}\n").as_bytes()).map_err(|error| fail("write", error))?;
+        Ok((new, file))
+    }
+
+    /// Creates the file; one of the same name is left from a dead process that had our pid.
+    fn create(path: &Path) -> io::Result<File> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let open = || {
+            OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags.bits()).open(path)
+        };
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(path)?;
+                open()
+            }
+            other => other,
+        }
+    }
+
+    /// Puts it in the target's place, whatever is there.
+    fn replace(&self, target: &Path) -> Result<(), Error> {
+        if let Ok(there) = fs::symlink_metadata(target)
+            && there.is_dir()
+        {
+            return Err(Error::NotRegular { path: target.to_owned(), kind: "a directory" });
+        }
+        fs::rename(&self.0, target).map_err(|error| system(target, "replace it", error))
+    }
+
+    /// Puts it in the target's place if nobody alive holds what is there. Of several processes that try this at the same time
+    /// one succeeds: only one can create the name, or lock the stale file.
+    fn place(&self, target: &Path) -> Result<(), Error> {
+        loop {
+            let Some(existing) = open_existing(target)? else {
+                match renameat2(AT_FDCWD, &self.0, AT_FDCWD, target, RenameFlags::RENAME_NOREPLACE) {
+                    Ok(()) => return Ok(()),
+                    Err(Errno::EEXIST) => continue, // somebody was faster: look again
+                    // A file system without this flag (NFS): the race between two first starts stays open there.
+                    Err(Errno::EINVAL) => return self.replace(target),
+                    Err(errno) => return Err(system(target, "create it", errno.into())),
+                }
+            };
+            let stale = lock_stale(target, existing)?;
+            // What was locked may have been replaced between the open and the lock.
+            let unchanged = match (stale.metadata(), fs::symlink_metadata(target)) {
+                (Ok(locked), Ok(there)) => is_same(&locked, &there),
+                _ => false,
+            };
+            if unchanged {
+                return self.replace(target);
+            }
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // after a rename it is gone already
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn content(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn it_holds_the_pid_and_a_newline_and_goes_with_its_owner() {
+        // Contract: P1, P2
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        let pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+        assert_eq!(content(&path), format!("{}\n", std::process::id()));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+        assert!(pidfile.names_us());
+        pidfile.remove().unwrap();
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn one_that_is_held_is_refused_and_one_that_is_stale_is_not() {
+        // Contract: P3
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        let first = Pidfile::take(&path, From::Nobody).unwrap();
+        let wanted = format!("psflip (pid {}) is running", std::process::id());
+        for error in
+            [check(&path, From::Nobody).unwrap_err(), Pidfile::take(&path, From::Nobody).unwrap_err()]
+        {
+            assert!(error.to_string().contains(&wanted), "{error}");
+        }
+        drop(first); // as if it had crashed: the file stays, the lock doesn't
+        // Even a pid that is alive (init's) does not make it less stale.
+        fs::write(&path, "1\n").unwrap();
+        check(&path, From::Nobody).unwrap();
+        let second = Pidfile::take(&path, From::Nobody).unwrap();
+        assert_eq!(content(&path), format!("{}\n", std::process::id()));
+        drop(second);
+        assert_eq!(names(directory.path()), ["x.pid"]);
+    }
+
+    #[test]
+    fn a_successor_replaces_it_and_the_old_one_no_longer_removes_it() {
+        // Contract: P1, P2
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        let old = Pidfile::take(&path, From::Nobody).unwrap();
+        let new = Pidfile::take(&path, From::Relative).unwrap();
+        assert!(!old.names_us() && new.names_us());
+        old.remove().unwrap();
+        assert!(new.names_us());
+    }
+
+    #[test]
+    fn it_is_given_back_and_reclaimed() {
+        // Contract: F6, U8
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        let mut old = Pidfile::take(&path, From::Nobody).unwrap();
+        let new = Pidfile::take(&path, From::Relative).unwrap();
+        new.give_back(4711).unwrap();
+        assert_eq!(content(&path), "4711\n");
+        old.reclaim().unwrap();
+        assert_eq!(content(&path), format!("{}\n", std::process::id()));
+        assert!(check(&path, From::Nobody).is_err(), "it is locked again");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_left_alone() {
+        // Contract: P4
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let link = directory.path().join("link.pid");
+        symlink(&victim, &link).unwrap();
+        let inner = directory.path().join("dir.pid");
+        fs::create_dir(&inner).unwrap();
+        let fifo = directory.path().join("fifo.pid");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for (path, kind) in [(&link, "a symbolic link"), (&inner, "a directory"), (&fifo, "a special file")] {
+            for error in
+                [check(path, From::Nobody).unwrap_err(), Pidfile::take(path, From::Nobody).unwrap_err()]
+            {
+                assert!(error.to_string().contains(kind), "{error}");
+            }
+        }
+        assert_eq!(content(&victim), "precious");
+        assert_eq!(names(directory.path()).len(), 4, "nothing was left behind");
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_named() {
+        // Contract: P4
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("no/x.pid");
+        let error = check(&path, From::Nobody).unwrap_err().to_string();
+        assert!(error.contains("/no`: ") && error.contains("No such file"), "{error}");
+    }
+
+    #[test]
+    fn of_many_that_want_it_at_once_one_gets_it() {
+        // Contract: P3
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        for stale in [false, true] {
+            if stale {
+                fs::write(&path, "1\n").unwrap();
+            }
+            // One process: temporary names are by pid, so the attempts must not overlap; the winners' locks must.
+            let taken: Vec<_> = (0..5).filter_map(|_| Pidfile::take(&path, From::Nobody).ok()).collect();
+            assert_eq!(taken.len(), 1);
+            drop(taken);
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}
