@@ -9,6 +9,7 @@ pub mod end;
 pub mod exit;
 pub mod flip;
 pub mod handover;
+pub mod health;
 pub mod keeper;
 pub mod launch;
 pub mod manager;

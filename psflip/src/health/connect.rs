@@ -1,0 +1,204 @@
+//! Connections of probes, without ever waiting for them.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, getpeername,
+    getsockname, getsockopt, setsockopt, socket, sockopt,
+};
+use nix::sys::stat::Mode;
+
+/// A connection, which may still be on its way.
+pub(super) struct Connection {
+    socket: OwnedFd,
+    /// Where to, as told in messages.
+    target: String,
+    established: bool,
+    /// Where else to try, in reverse order.
+    others: Vec<SocketAddr>,
+    /// What was tried in vain, each ended by `; `.
+    failures: String,
+}
+
+impl Connection {
+    /// Begins to connect to the first of these addresses that does not refuse at once.
+    ///
+    /// # Errors
+    /// What failed at each of them.
+    pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Self, String> {
+        Self::first(addresses.iter().rev().copied().collect(), String::new())
+    }
+
+    /// Connects to a Unix stream socket. A leading `@` means the abstract namespace (unix(7)); another path is relative to
+    /// the child's directory, which itself may be relative to psflip's.
+    ///
+    /// # Errors
+    /// What failed.
+    pub(super) fn unix(path: &Path, workdir: Option<&Path>) -> Result<Self, String> {
+        let connected = match path.as_os_str().as_bytes().strip_prefix(b"@") {
+            Some(name) => {
+                UnixAddr::new_abstract(name).and_then(|address| dial(AddressFamily::Unix, &address))
+            }
+            None => dial_path(&workdir.map_or_else(|| path.to_path_buf(), |workdir| workdir.join(path))),
+        };
+        let target = path.display().to_string().escape_debug().to_string();
+        match connected {
+            Ok((socket, established)) => {
+                Ok(Self { socket, target, established, others: Vec::new(), failures: String::new() })
+            }
+            // unix(7): a stream socket does not say EINPROGRESS, it says EAGAIN, and nothing is under way then.
+            Err(Errno::EAGAIN) => Err(format!(
+                "connect to {target}: it listens, but its backlog is full ({})",
+                io::Error::from(Errno::EAGAIN)
+            )),
+            Err(errno) => Err(format!("connect to {target}: {}", io::Error::from(errno))),
+        }
+    }
+
+    fn first(mut others: Vec<SocketAddr>, mut failures: String) -> Result<Self, String> {
+        while let Some(address) = others.pop() {
+            let target = address.to_string();
+            let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            match dial(family, &SockaddrStorage::from(address)) {
+                Ok((socket, established)) => {
+                    return Ok(Self { socket, target, established, others, failures });
+                }
+                Err(errno) => note(&mut failures, &target, errno),
+            }
+        }
+        Err(failures.trim_end_matches("; ").to_owned())
+    }
+
+    /// Whether the connection is established. Goes on to the next address where one refused.
+    ///
+    /// # Errors
+    /// What failed at each address.
+    pub(super) fn advance(&mut self) -> Result<bool, String> {
+        while !self.established {
+            let errno = match self.outcome() {
+                None => return Ok(false),
+                Some(Ok(())) => {
+                    self.established = true;
+                    break;
+                }
+                Some(Err(errno)) => errno,
+            };
+            note(&mut self.failures, &self.target, errno);
+            *self = Self::first(std::mem::take(&mut self.others), std::mem::take(&mut self.failures))?;
+        }
+        if is_to_itself(&self.socket) {
+            // Reset, so that the port is free at once for the child, which may well be about to bind it.
+            let _ = setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+            return Err(format!(
+                "{self}: nobody listens (the kernel connected the probe's socket to itself)"
+            ));
+        }
+        Ok(true)
+    }
+
+    /// How the connect(2) under way came out; `None`: it didn't yet.
+    fn outcome(&self) -> Option<Result<(), Errno>> {
+        // SO_ERROR alone is 0 as well while nothing is decided.
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(0) | Err(Errno::EINTR) => None,
+            Ok(_) => Some(match getsockopt(&self.socket, sockopt::SocketError) {
+                Ok(0) => Ok(()),
+                Ok(code) => Err(Errno::from_raw(code)),
+                Err(errno) => Err(errno),
+            }),
+            Err(errno) => Some(Err(errno)),
+        }
+    }
+
+    /// Whether [`Connection::advance`] said so.
+    pub(super) fn is_established(&self) -> bool {
+        self.established
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What is being done, with what failed before it: `connect to 127.0.0.1:80`.
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}connect to {}", self.failures, self.target)
+    }
+}
+
+fn note(failures: &mut String, target: &str, errno: Errno) {
+    failures.push_str(&format!("connect to {target}: {}; ", io::Error::from(errno)));
+}
+
+/// A new socket, and whether it is connected already.
+fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<(OwnedFd, bool)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    match connect(socket.as_raw_fd(), address) {
+        Ok(()) => Ok((socket, true)),
+        Err(Errno::EINPROGRESS) => Ok((socket, false)),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn dial_path(path: &Path) -> nix::Result<(OwnedFd, bool)> {
+    match UnixAddr::new(path) {
+        Ok(address) => dial(AddressFamily::Unix, &address),
+        // The directory makes it too long for sun_path: name it by a descriptor.
+        Err(Errno::ENAMETOOLONG) => {
+            let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+                return Err(Errno::ENAMETOOLONG);
+            };
+            let directory =
+                open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+            let short: PathBuf =
+                Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+            dial(AddressFamily::Unix, &UnixAddr::new(&short)?)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a TCP socket is connected to itself. That happens when nobody listens on a port of the ephemeral range, and the
+/// kernel happens to choose that very port for the connecting side.
+fn is_to_itself(socket: &OwnedFd) -> bool {
+    let ours = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    let theirs = getpeername::<SockaddrStorage>(socket.as_raw_fd());
+    match (ours, theirs) {
+        (Ok(ours), Ok(theirs)) => ours == theirs && ours.family() != Some(AddressFamily::Unix),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn a_socket_that_is_connected_to_itself_is_recognized() {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let own = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        let any: SockaddrStorage = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
+        nix::sys::socket::bind(own.as_raw_fd(), &any).unwrap();
+        let address: SockaddrStorage = getsockname(own.as_raw_fd()).unwrap();
+        connect(own.as_raw_fd(), &address).unwrap();
+        assert!(is_to_itself(&own));
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let other = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!is_to_itself(&OwnedFd::from(other)));
+    }
+}

@@ -1,0 +1,239 @@
+//! Health checks: how psflip learns that its child is healthy (contract H1 to H4).
+//!
+//! A [`Checker`] is one health check of one child. It is driven by psflip's loop: it never blocks, has no thread, and says
+//! after every call which descriptor and which timer it waits for. `pace` decides when a probe is due; one file per kind
+//! says what a probe is ([`Probe`]) and carries a probe through that can't be answered at once ([`Attempt`]).
+//!
+//! The end of the child ends the wait (H3): the runtime drops the checker then, which ends a probe that is under way.
+
+mod alive;
+mod command;
+mod connect;
+mod http;
+mod pace;
+mod tcp;
+mod text;
+mod unix;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::CString;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::{Health, Pace};
+use crate::sys::early::SignalSetup;
+
+use pace::{Due, Next, Pacing};
+
+/// What a probe may know of the child.
+#[derive(Clone, Debug)]
+pub struct ChildInfo {
+    /// Its pid, for `PSFLIP_CHILD_PID`.
+    pub pid: u32,
+    /// The environment it was started with.
+    pub envp: Vec<CString>,
+    /// The directory it was started in; `None`: psflip's own. May be relative to psflip's own.
+    pub workdir: Option<PathBuf>,
+    /// The signal set-up it was started with.
+    pub signals: SignalSetup,
+}
+
+/// What a descriptor is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// That it can be read from.
+    Read,
+    /// That it can be written to.
+    Write,
+}
+
+/// What to do with a checker's one timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// It stays as it is.
+    Keep,
+    /// It runs down after this long from now, once. Never zero for a valid configuration.
+    Set(Duration),
+    /// It is switched off.
+    Off,
+}
+
+/// What a call of a [`Checker`] led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The child became healthy by this call. True at most once in the life of a checker.
+    pub healthy: bool,
+    /// What to do with the timer.
+    pub timer: Timer,
+}
+
+impl Step {
+    const NOTHING: Self = Self { healthy: false, timer: Timer::Keep };
+}
+
+/// One health check of one child. Dropping it ends the probe that is under way, with all its processes.
+pub struct Checker {
+    child: ChildInfo,
+    pacing: Pacing,
+    probe: Box<dyn Probe>,
+    attempt: Option<Box<dyn Attempt>>,
+    last_failure: Option<String>,
+}
+
+/// One kind of health check.
+trait Probe {
+    /// Begins one probe.
+    ///
+    /// # Errors
+    /// The probe failed at once; why, as text for the log.
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, String>;
+}
+
+/// How a probe began, if it did not fail.
+enum Begun {
+    /// It is over: the child is healthy.
+    Healthy,
+    /// It takes until the kernel says more.
+    Pending(Box<dyn Attempt>),
+}
+
+/// One probe that is under way. Dropping it releases all it holds, processes included.
+trait Attempt {
+    /// What to wait for; may change with every [`Attempt::advance`].
+    fn watch(&self) -> (BorrowedFd<'_>, Interest);
+    /// Goes as far as is possible without waiting. May be called at any time, also when nothing is ready.
+    fn advance(&mut self) -> Progress;
+    /// What did not happen within `limit`, for the log.
+    fn overdue(&self, limit: Duration) -> String;
+}
+
+/// How far a probe came.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    /// It waits.
+    Pending,
+    /// The child is healthy.
+    Healthy,
+    /// The probe failed; why, as text for the log.
+    Failed(String),
+}
+
+impl From<Result<bool, String>> for Progress {
+    fn from(done: Result<bool, String>) -> Self {
+        match done {
+            Ok(false) => Self::Pending,
+            Ok(true) => Self::Healthy,
+            Err(why) => Self::Failed(why),
+        }
+    }
+}
+
+impl Checker {
+    /// A check that has not begun. Starts nothing and opens nothing.
+    #[must_use]
+    pub fn new(health: &Health, child: ChildInfo) -> Self {
+        let (probe, pace): (Box<dyn Probe>, Pace) = match health {
+            Health::Alive { timeout } => (Box::new(alive::Alive), alive::pace(*timeout)),
+            Health::Command { cmd, pace } => (Box::new(command::Command::new(cmd)), pace.clone()),
+            Health::Tcp { addresses, pace, .. } => (Box::new(tcp::Tcp::new(addresses)), pace.clone()),
+            Health::Unix { path, pace } => (Box::new(unix::Unix::new(path)), pace.clone()),
+            Health::Http { request, status, pace } => {
+                (Box::new(http::Http::new(request, status)), pace.clone())
+            }
+        };
+        Self { child, pacing: Pacing::new(pace), probe, attempt: None, last_failure: None }
+    }
+
+    /// The child has just been executed. To be called once, before anything else.
+    pub fn start(&mut self) -> Step {
+        let next = self.pacing.start();
+        self.follow(next)
+    }
+
+    /// The descriptor of [`Checker::watch`] is ready. Harmless when it isn't, or when there is none any more.
+    pub fn on_ready(&mut self) -> Step {
+        match self.attempt.as_mut().map(|attempt| attempt.advance()) {
+            None | Some(Progress::Pending) => Step::NOTHING,
+            Some(Progress::Healthy) => self.probe_ended(Ok(())),
+            Some(Progress::Failed(why)) => self.probe_ended(Err(why)),
+        }
+    }
+
+    /// The timer of the last [`Step`] ran down.
+    pub fn on_timer(&mut self) -> Step {
+        match self.pacing.timer() {
+            Due::Probe => self.begin_probe(),
+            Due::End(limit) => self.end_probe(limit),
+            Due::Nothing => Step::NOTHING,
+        }
+    }
+
+    /// What to wait for now, level-triggered; `None`: for the timer only.
+    ///
+    /// May change with every call of the methods above. A descriptor that is no longer given is closed by then (epoll(7)
+    /// has forgotten it), and its number may already be that of another one, so a registration has to be renewed after
+    /// every such call, even for the same number.
+    #[must_use]
+    pub fn watch(&self) -> Option<(BorrowedFd<'_>, Interest)> {
+        self.attempt.as_ref().map(|attempt| attempt.watch())
+    }
+
+    /// Why the last probe that failed did (contract H4), for example
+    /// `probe 3 failed: connect to 127.0.0.1:80: Connection refused (os error 111)`.
+    /// If none has ended yet, that the first one has not.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<&str> {
+        let waiting = self.attempt.as_ref().map(|_| "the first probe had no answer yet");
+        self.last_failure.as_deref().or(waiting.filter(|_| self.pacing.probes() == 1))
+    }
+
+    /// How many probes were begun.
+    #[must_use]
+    pub fn probes(&self) -> u32 {
+        self.pacing.probes()
+    }
+
+    fn follow(&mut self, next: Next) -> Step {
+        match next {
+            Next::Probe => self.begin_probe(),
+            Next::Wait(time) => Step { healthy: false, timer: Timer::Set(time) },
+            Next::Healthy => Step { healthy: true, timer: Timer::Off },
+        }
+    }
+
+    fn begin_probe(&mut self) -> Step {
+        match self.probe.begin(&self.child) {
+            Ok(Begun::Healthy) => self.probe_ended(Ok(())),
+            Ok(Begun::Pending(attempt)) => {
+                self.attempt = Some(attempt);
+                Step { healthy: false, timer: Timer::Set(self.pacing.limit()) }
+            }
+            Err(why) => self.probe_ended(Err(why)),
+        }
+    }
+
+    /// The probe's time is up (contract H2).
+    fn end_probe(&mut self, limit: Duration) -> Step {
+        let Some(attempt) = &mut self.attempt else { return Step::NOTHING };
+        // The answer may be there: a psflip that was stopped for a while finds both at once (contract F12).
+        let outcome = match attempt.advance() {
+            Progress::Healthy => Ok(()),
+            Progress::Failed(why) => Err(why),
+            Progress::Pending => Err(attempt.overdue(limit)),
+        };
+        self.probe_ended(outcome)
+    }
+
+    fn probe_ended(&mut self, outcome: Result<(), String>) -> Step {
+        self.attempt = None;
+        let succeeded = outcome.is_ok();
+        if let Err(why) = outcome {
+            self.last_failure = Some(format!("probe {} failed: {why}", self.pacing.probes()));
+        }
+        let next = self.pacing.probe_ended(succeeded);
+        self.follow(next)
+    }
+}

@@ -1,0 +1,163 @@
+//! When a probe is due, and how many of them make a child healthy. Pure: no clock, no descriptor.
+
+use std::time::Duration;
+
+use crate::config::Pace;
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Begin a probe now.
+    Probe,
+    /// Wait this long.
+    Wait(Duration),
+    /// The child is healthy; nothing is left to do.
+    Healthy,
+}
+
+/// What the timer's running down means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// A probe has to begin.
+    Probe,
+    /// The probe under way has to end: this was its limit.
+    End(Duration),
+    /// It came too late to mean anything.
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Probing,
+    Over,
+}
+
+/// The course of one health check.
+#[derive(Debug)]
+pub(super) struct Pacing {
+    pace: Pace,
+    phase: Phase,
+    probes: u32,
+    in_a_row: u32,
+}
+
+impl Pacing {
+    pub(super) fn new(pace: Pace) -> Self {
+        Self { pace, phase: Phase::Waiting, probes: 0, in_a_row: 0 }
+    }
+
+    /// The child runs. With an `after` of zero the first probe is due at once, not one interval later (contract U9).
+    pub(super) fn start(&mut self) -> Next {
+        if self.pace.after.is_zero() { self.probe() } else { Next::Wait(self.pace.after) }
+    }
+
+    /// The timer ran down.
+    pub(super) fn timer(&mut self) -> Due {
+        match self.phase {
+            Phase::Waiting => {
+                self.probe();
+                Due::Probe
+            }
+            Phase::Probing => Due::End(self.pace.timeout),
+            Phase::Over => Due::Nothing,
+        }
+    }
+
+    /// The probe under way is over.
+    pub(super) fn probe_ended(&mut self, succeeded: bool) -> Next {
+        self.in_a_row = if succeeded { self.in_a_row + 1 } else { 0 };
+        if self.in_a_row >= self.pace.successes {
+            self.phase = Phase::Over;
+            return Next::Healthy;
+        }
+        self.phase = Phase::Waiting;
+        Next::Wait(self.pace.interval)
+    }
+
+    /// How long one probe may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.pace.timeout
+    }
+
+    /// How many probes were begun.
+    pub(super) fn probes(&self) -> u32 {
+        self.probes
+    }
+
+    fn probe(&mut self) -> Next {
+        self.phase = Phase::Probing;
+        self.probes = self.probes.saturating_add(1);
+        Next::Probe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AFTER: Duration = Duration::from_secs(7);
+    const INTERVAL: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    fn pacing(after: Duration, successes: u32) -> Pacing {
+        Pacing::new(Pace { after, interval: INTERVAL, timeout: TIMEOUT, successes })
+    }
+
+    #[test]
+    fn the_first_probe_is_due_at_once() {
+        // Contract: H1, U9
+        assert_eq!(pacing(Duration::ZERO, 1).start(), Next::Probe);
+    }
+
+    #[test]
+    fn the_first_probe_is_due_after_after() {
+        // Contract: H1
+        let mut pacing = pacing(AFTER, 1);
+        assert_eq!(pacing.start(), Next::Wait(AFTER));
+        assert_eq!(pacing.probes(), 0);
+        assert_eq!(pacing.timer(), Due::Probe);
+        assert_eq!(pacing.probes(), 1);
+    }
+
+    #[test]
+    fn a_failed_probe_is_repeated_after_the_interval() {
+        // Contract: H1
+        let mut pacing = pacing(Duration::ZERO, 1);
+        pacing.start();
+        assert_eq!(pacing.probe_ended(false), Next::Wait(INTERVAL));
+        assert_eq!(pacing.timer(), Due::Probe);
+        assert_eq!(pacing.probe_ended(true), Next::Healthy);
+        assert_eq!(pacing.probes(), 2);
+    }
+
+    #[test]
+    fn a_probe_ends_at_its_own_timeout() {
+        // Contract: H2
+        let mut pacing = pacing(Duration::ZERO, 1);
+        pacing.start();
+        assert_eq!(pacing.timer(), Due::End(TIMEOUT));
+        assert_eq!(pacing.probe_ended(false), Next::Wait(INTERVAL));
+    }
+
+    #[test]
+    fn only_successes_in_a_row_count() {
+        // Contract: H1
+        let mut pacing = pacing(Duration::ZERO, 3);
+        pacing.start();
+        for succeeded in [true, true, false, true, true] {
+            assert_eq!(pacing.probe_ended(succeeded), Next::Wait(INTERVAL));
+            assert_eq!(pacing.timer(), Due::Probe);
+        }
+        assert_eq!(pacing.probe_ended(true), Next::Healthy);
+    }
+
+    #[test]
+    fn a_timer_that_comes_too_late_means_nothing() {
+        let mut pacing = pacing(Duration::ZERO, 1);
+        pacing.start();
+        pacing.probe_ended(true);
+        assert_eq!(pacing.timer(), Due::Nothing);
+        assert_eq!(pacing.probes(), 1);
+    }
+}

@@ -1,0 +1,1 @@
+//! The checks against real listeners and commands, driven as the runtime drives them.

@@ -1,0 +1,65 @@
+//! What others sent, made fit for one line of a log.
+
+/// The longest piece of output in a message, in characters.
+const TAIL: usize = 300;
+
+/// The end of an output, at most [`TAIL`] characters of it: whole lines if there is one in it, control characters escaped.
+/// `None`: there is only white space.
+pub(super) fn tail(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let text = text.trim();
+    let start = text.char_indices().rev().nth(TAIL - 1).map_or(0, |(start, _)| start);
+    let mut tail = &text[start..];
+    if start > 0
+        && !text[..start].ends_with('\n')
+        && let Some((_, whole)) = tail.split_once('\n')
+        && !whole.is_empty()
+    {
+        tail = whole;
+    }
+    (!tail.is_empty()).then(|| escaped(tail))
+}
+
+/// The first `longest` characters, control characters escaped; `…` says that there are more.
+pub(super) fn head(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
+        None => escaped(text),
+        Some((end, _)) => escaped(&text[..end]) + "…",
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            escaped.extend(char.escape_default());
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_output_is_told_whole_and_on_one_line() {
+        assert_eq!(tail(b" one\ntwo\x1b[0m\n\n").as_deref(), Some(r"one\ntwo\u{1b}[0m"));
+        assert_eq!(tail(b" \n"), None);
+    }
+
+    #[test]
+    fn of_long_output_the_last_whole_lines_are_told() {
+        let long = format!("{}\n{}\nlast\n", "x".repeat(250), "y".repeat(250));
+        assert_eq!(tail(long.as_bytes()), Some(format!("{}\\nlast", "y".repeat(250))));
+        assert_eq!(tail("ü".repeat(1000).as_bytes()), Some("ü".repeat(300)));
+    }
+
+    #[test]
+    fn a_head_says_that_there_is_more() {
+        assert_eq!(head("abc", 3), "abc");
+        assert_eq!(head("ab\r\n", 3), r"ab\r…");
+    }
+}
