@@ -1,2 +1,104 @@
-//! The project's tasks.
-fn main() {}
+//! The project's tasks: `cargo xtask` lists them, `cargo xtask TASK --help` tells what one can do.
+//!
+//! This file parses and dispatches; each task is a file or folder of its own.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
+
+mod args;
+mod bench;
+mod ci;
+mod contract;
+mod e2e;
+mod guard;
+mod lint;
+mod repo;
+mod runner;
+mod step;
+
+use std::process::ExitCode;
+
+/// Why a task ended without success: one message for the person who started it.
+type Error = Box<dyn std::error::Error>;
+/// What a task ends with. An error is printed and becomes exit code 1.
+type Outcome = Result<(), Error>;
+
+/// One entry of the list that `cargo xtask` prints.
+struct Task {
+    name: &'static str,
+    summary: &'static str,
+    usage: &'static str,
+    run: fn(args::Args) -> Outcome,
+}
+
+const TASKS: &[Task] = &[
+    Task {
+        name: "ci",
+        summary: "every check and every test, as CI runs them",
+        usage: ci::USAGE,
+        run: ci::run,
+    },
+    Task {
+        name: "e2e",
+        summary: "the end-to-end suites, once or again and again, on a busy machine if you like",
+        usage: e2e::USAGE,
+        run: e2e::run,
+    },
+    Task {
+        name: "lint",
+        summary: "the house rules that clippy doesn't know",
+        usage: lint::USAGE,
+        run: lint::run,
+    },
+    Task {
+        name: "contract",
+        summary: "every clause of docs/contract.md with the tests that prove it",
+        usage: contract::USAGE,
+        run: contract::run,
+    },
+    Task {
+        name: "bench",
+        summary: "what psflip costs: start, flip, memory, wake-ups",
+        usage: bench::USAGE,
+        run: bench::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let mut parser = lexopt::Parser::from_env();
+    let name = match parser.next() {
+        Ok(Some(lexopt::Arg::Value(name))) => name.to_string_lossy().into_owned(),
+        Ok(None | Some(lexopt::Arg::Short('h') | lexopt::Arg::Long("help"))) => {
+            list();
+            return ExitCode::SUCCESS;
+        }
+        Ok(Some(other)) => return usage_error(&other.unexpected().to_string()),
+        Err(error) => return usage_error(&error.to_string()),
+    };
+    if name == guard::TRAMPOLINE {
+        return guard::trampoline(parser);
+    }
+    let Some(task) = TASKS.iter().find(|task| task.name == name) else {
+        return usage_error(&format!("unknown task `{name}`"));
+    };
+    match args::Args::new(parser, task.usage).and_then(task.run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<args::HelpShown>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<args::Misuse>() => usage_error(&error.to_string()),
+        Err(error) if error.is::<ci::AlreadyTold>() => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() {
+    println!("cargo xtask TASK [OPTION...]; `cargo xtask TASK --help` tells its options\n");
+    for task in TASKS {
+        println!("  {:<10}{}", task.name, task.summary);
+    }
+}
+
+fn usage_error(message: &str) -> ExitCode {
+    eprintln!("xtask: {message}; `cargo xtask` lists the tasks, `cargo xtask TASK --help` their options");
+    ExitCode::from(2)
+}

@@ -1,0 +1,75 @@
+//! `cargo xtask ci`: exactly what CI runs. The checks come first, cheap ones before dear ones; the tests come last, so that the last thing to read is
+//! the test runner's own summary.
+
+use std::process::Command;
+
+use crate::args::Args;
+use crate::guard::{Failed, Guard};
+use crate::runner::{self, Scope};
+use crate::step::{self, Steps};
+use crate::{Outcome, contract, lint, repo};
+
+pub(crate) const USAGE: &str = "\
+cargo xtask ci [--fast]
+
+Formatting, house rules, contract, clippy, build, documentation, then all tests.
+When a check fails the others still run, but not the tests.
+
+  --fast  only formatting, house rules, clippy and the unit tests";
+
+/// Runs the checks, prints how long each took, and runs the tests.
+pub(crate) fn run(mut args: Args) -> Outcome {
+    let fast = args.flag("fast");
+    args.done()?;
+    let mut steps = Steps::default();
+    steps.step("fmt", || step::run(&mut cargo("fmt --all --check")));
+    steps.step("lint", lint::check);
+    if !fast {
+        steps.step("contract", || contract::check(false));
+        if repo::is_installed("cargo-deny") {
+            // Not `advisories`: they are fetched from outside, and would fail builds that did not change.
+            steps.step("deny", || step::run(&mut cargo("deny check licenses bans sources")));
+        } else {
+            steps.skip("deny", "cargo-deny is not installed");
+        }
+    }
+    steps.step("clippy", || step::run(&mut cargo("clippy --workspace --all-targets --quiet -- -D warnings")));
+    if !fast {
+        steps.step("build", || step::run(&mut cargo("build --workspace --all-targets --quiet")));
+        steps.step("doc", || {
+            step::run(
+                cargo("doc --workspace --no-deps --document-private-items --quiet")
+                    .env("RUSTDOCFLAGS", "-Dwarnings"),
+            )
+        });
+        steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
+    }
+    steps.print();
+    steps.result().map_err(|error| format!("{error}; the tests were not run"))?;
+
+    let scope = if fast { Scope::Unit } else { Scope::All };
+    println!("\n==> tests");
+    // nextest puts every test into a process of its own, and the guard sees what any of them leaves behind.
+    match Guard::new()?.run(&runner::tests(runner::has_nextest(), scope, "ci", None, None)) {
+        Err(error) if error.is::<Failed>() => Err(AlreadyTold.into()),
+        outcome => outcome,
+    }
+}
+
+/// The task failed, and the test runner has said why as its last words.
+#[derive(Debug)]
+pub(crate) struct AlreadyTold;
+
+impl std::fmt::Display for AlreadyTold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the tests failed")
+    }
+}
+
+impl std::error::Error for AlreadyTold {}
+
+fn cargo(line: &str) -> Command {
+    let mut command = repo::cargo();
+    command.args(line.split_whitespace());
+    command
+}

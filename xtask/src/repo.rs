@@ -1,0 +1,82 @@
+//! Where things are: the repository, the target directory, cargo; and the text of the repository's files.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Error;
+
+/// The repository's root: the directory above xtask's manifest.
+pub(crate) fn root() -> PathBuf {
+    let manifest =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    manifest.parent().map_or_else(|| manifest.clone(), Path::to_owned)
+}
+
+/// The cargo that started this task, running in the repository's root, with the output it would have on its own.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// The directory that holds `debug/xtask`, the running program.
+pub(crate) fn target_dir() -> Result<PathBuf, Error> {
+    let program = env::current_exe()?;
+    let above = program.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release"));
+    match above.and_then(Path::parent) {
+        Some(target) => Ok(target.to_owned()),
+        None => Err(format!(
+            "can't tell the target directory from `{}`; start xtask by `cargo xtask`",
+            program.display()
+        )
+        .into()),
+    }
+}
+
+/// Whether a program of this name is in PATH.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// A file of the repository: its path from the root, with `/`, and its text.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) path: String,
+    pub(crate) text: String,
+}
+
+/// Every text file of the repository, but for `target` and `.git`, in the order of their paths.
+pub(crate) fn files() -> Result<Vec<File>, Error> {
+    let root = root();
+    let mut files = Vec::new();
+    let mut directories = vec![root.clone()];
+    while let Some(directory) = directories.pop() {
+        let entries = fs::read_dir(&directory)
+            .map_err(|error| format!("can't list `{}`: {error}", directory.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            let path = entry.path();
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                if entry.file_name() != "target" && entry.file_name() != ".git" {
+                    directories.push(path);
+                }
+            } else if kind.is_file() {
+                match fs::read_to_string(&path) {
+                    Ok(text) => files
+                        .push(File { path: path.strip_prefix(&root)?.to_string_lossy().into_owned(), text }),
+                    // Not text (an image), or gone since the listing: an editor's temporary file.
+                    Err(error)
+                        if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) => {}
+                    Err(error) => return Err(format!("can't read `{}`: {error}", path.display()).into()),
+                }
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}

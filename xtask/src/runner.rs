@@ -1,0 +1,62 @@
+//! The test runner: cargo-nextest where it is installed, plain `cargo test` where not.
+
+use std::process::{Command, Stdio};
+
+use crate::repo;
+
+/// Which tests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All of them.
+    All,
+    /// Those inside the crates: no other process, no socket, no waiting.
+    Unit,
+    /// Those in the `tests` folders, which start real processes.
+    EndToEnd,
+}
+
+/// Whether `cargo nextest` can be used.
+pub(crate) fn has_nextest() -> bool {
+    let mut command = repo::cargo();
+    command.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The command that runs these tests.
+///
+/// `profile` is one of .config/nextest.toml; `jobs` is how many run at once, by default as many as there are cores; `filter` is a part of the tests' names.
+pub(crate) fn tests(
+    nextest: bool,
+    scope: Scope,
+    profile: &str,
+    jobs: Option<u32>,
+    filter: Option<&str>,
+) -> Command {
+    let mut command = repo::cargo();
+    if nextest {
+        command.args(["nextest", "run", "--profile", profile]);
+    } else {
+        // The first failure must not hide those of the other crates.
+        command.args(["test", "--no-fail-fast"]);
+    }
+    command.arg("--workspace");
+    match scope {
+        // Without documentation tests, which only `cargo test --doc` runs either way: the same tests with both runners.
+        Scope::All => command.args(["--lib", "--bins", "--tests"]),
+        Scope::Unit => command.args(["--lib", "--bins"]),
+        Scope::EndToEnd => command.args(["--test", "*"]),
+    };
+    match (nextest, jobs) {
+        (_, None) => {}
+        (true, Some(jobs)) => {
+            command.arg(format!("--test-threads={jobs}"));
+        }
+        (false, Some(jobs)) => {
+            command.env("RUST_TEST_THREADS", jobs.to_string());
+        }
+    }
+    if let Some(filter) = filter {
+        command.args(["--", filter]);
+    }
+    command
+}
