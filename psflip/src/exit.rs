@@ -1,5 +1,8 @@
 //! psflip's own exit codes (contract C6). What the child ends with is relayed and is not listed here.
 
+use crate::end::End;
+use crate::flip::{Failure, Outcome, StartFailure};
+
 /// A successful end that is not a relay: a generation that was superseded, `check` without findings.
 pub const OK: u8 = 0;
 /// The first child ended with code 0 before it was healthy (C6: 0 becomes 1).
@@ -16,3 +19,62 @@ pub const FAILURE: u8 = 125;
 pub const NOT_EXECUTABLE: u8 = 126;
 /// The command was not found (POSIX, shells).
 pub const NOT_FOUND: u8 = 127;
+
+/// How psflip itself ends: by a code, or by the child's signal (contract C5).
+#[must_use]
+pub fn end_for(outcome: Outcome) -> End {
+    match outcome {
+        Outcome::Superseded => End::Exited(OK),
+        Outcome::Relay(end) => end,
+        Outcome::Failed(failure) => match failure {
+            Failure::Start(StartFailure::NotFound) => End::Exited(NOT_FOUND),
+            Failure::Start(StartFailure::NotExecutable) => End::Exited(NOT_EXECUTABLE),
+            Failure::EndedEarly(End::Exited(0)) => End::Exited(ENDED_TOO_EARLY),
+            Failure::EndedEarly(end) => end,
+            Failure::NotHealthy => End::Exited(NOT_HEALTHY),
+            Failure::Start(StartFailure::Other) | Failure::Pidfile | Failure::Aborted | Failure::Silence => {
+                End::Exited(FAILURE)
+            }
+        },
+    }
+}
+
+/// The code that a shell shows for this outcome: 128+N for signal N.
+#[must_use]
+pub fn code_for(outcome: Outcome) -> u8 {
+    match end_for(outcome) {
+        End::Exited(code) => code,
+        End::Killed(signal) => 128 + signal.number() as u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::Signal;
+
+    #[test]
+    fn every_failure_has_its_code() {
+        // Contract: C6
+        let code = |failure| code_for(Outcome::Failed(failure));
+        assert_eq!(code(Failure::Start(StartFailure::NotFound)), 127);
+        assert_eq!(code(Failure::Start(StartFailure::NotExecutable)), 126);
+        assert_eq!(code(Failure::Start(StartFailure::Other)), 125);
+        assert_eq!(code(Failure::NotHealthy), 124);
+        assert_eq!(code(Failure::EndedEarly(End::Exited(0))), 1);
+        assert_eq!(code(Failure::EndedEarly(End::Exited(3))), 3);
+        assert_eq!(code(Failure::EndedEarly(End::Killed(Signal::TERM))), 143);
+        for failure in [Failure::Pidfile, Failure::Aborted, Failure::Silence] {
+            assert_eq!(code(failure), 125);
+        }
+    }
+
+    #[test]
+    fn a_child_that_ended_by_itself_is_relayed() {
+        // Contract: C5
+        for code in 0..=255 {
+            assert_eq!(end_for(Outcome::Relay(End::Exited(code))), End::Exited(code));
+        }
+        assert_eq!(end_for(Outcome::Relay(End::Killed(Signal::KILL))), End::Killed(Signal::KILL));
+    }
+}

@@ -180,9 +180,9 @@ fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
     // All that psflip or Rust's runtime changed: SIGPIPE is ignored by the runtime, SIGCHLD put to its default by psflip.
     for changed in [Signal::PIPE, Signal::CHLD] {
         if signals.ignored.contains(changed) {
-            signal::ignore(changed)?
+            signal::ignore(changed)?;
         } else {
-            signal::set_default(changed)?
+            signal::set_default(changed)?;
         }
     }
     // A successor may find other things ignored than the first psflip did, if somebody changed them in between.

@@ -4,6 +4,7 @@
 //! `config` is read by `cli` and carried as a value ([`config::Plan`]); `flip` imports nothing of these.
 //! Where each thing lives and why is told in `docs/architecture.md`.
 
+pub mod cli;
 pub mod config;
 pub mod end;
 pub mod exit;
@@ -12,6 +13,8 @@ pub mod handover;
 pub mod health;
 pub mod keeper;
 pub mod launch;
+pub mod log;
 pub mod manager;
+pub mod runtime;
 pub mod signal;
 pub mod sys;

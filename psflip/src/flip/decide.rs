@@ -121,7 +121,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), end));
                 }
                 Promotion::Withdrawing { cause: Failure::Aborted } => {
-                    effects.extend(decide(state, Event::StopRequested))
+                    effects.extend(decide(state, Event::StopRequested));
                 }
                 Promotion::Withdrawing { .. } | Promotion::TakingPidfile | Promotion::Told => {}
             }

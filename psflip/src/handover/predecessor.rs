@@ -110,13 +110,13 @@ impl Link {
     ///
     /// # Errors
     /// What recvmsg(2) says.
-    pub fn next(&self) -> io::Result<Option<News>> {
+    pub fn next_news(&self) -> io::Result<Option<News>> {
         loop {
             match self.socket.receive()? {
                 Packet::Data(bytes, _) => match ToSuccessor::decode(&bytes) {
                     Ok(Some(message)) => return Ok(Some(News::Message(message))),
                     Ok(None) => {
-                        tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version")
+                        tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
                     }
                     Err(error) => tracing::warn!(%error, "skipping a message of the predecessor"),
                 },
@@ -133,7 +133,7 @@ impl Link {
     /// What recvmsg(2) says; then it is not known which of the two it is.
     pub fn withdraw(&self) -> io::Result<Option<bool>> {
         self.socket.refuse_more()?;
-        while let Some(News::Message(message)) = self.next()? {
+        while let Some(News::Message(message)) = self.next_news()? {
             if let ToSuccessor::Acknowledge { remembered } = message {
                 return Ok(Some(remembered));
             }

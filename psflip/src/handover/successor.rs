@@ -32,8 +32,6 @@ pub struct Program {
 #[derive(Debug)]
 pub struct Link {
     socket: Socket,
-    /// The process between us and the successor, which ends at once; 0 when it is reaped.
-    intermediate: u32,
     process: Option<(u32, PidFd)>,
     deadline: Duration,
     grace: Duration,
@@ -62,13 +60,14 @@ pub enum News {
 
 impl Link {
     /// Starts a successor: by a double fork, so that its parent is the manager, or the nearest subreaper, from the beginning
-    /// (contract U10). The caller isn't a subreaper itself until it has reaped [`Link::intermediate`].
+    /// (contract U10). Returns also the pid of the process in between, which ends at once; the caller isn't a subreaper until
+    /// it has reaped that one.
     ///
     /// `deadline`: how long the successor may take to read its configuration.
     ///
     /// # Errors
     /// What socketpair(2), sendmsg(2), pidfd_open(2) and fork(2) say: EMFILE, EAGAIN, ENOMEM, ...
-    pub fn start(program: &Program, hello: Hello, deadline: Duration) -> io::Result<Self> {
+    pub fn start(program: &Program, hello: Hello, deadline: Duration) -> io::Result<(Self, u32)> {
         let (ours, theirs) = Socket::pair()?;
         let this_process = PidFd::open(std::process::id())?;
         ours.send(ToSuccessor::Hello(hello).encode().as_bytes(), &[this_process.as_fd()])?;
@@ -82,21 +81,11 @@ impl Link {
                     Err(error) => fail(&theirs, &format!("can't fork: {error}")),
                 }
             }
-            Fork::Parent(intermediate) => {
-                Ok(Self { socket: ours, intermediate, process: None, deadline, grace: GRACE, failure: None })
-            }
+            Fork::Parent(intermediate) => Ok((
+                Self { socket: ours, process: None, deadline, grace: GRACE, failure: None },
+                intermediate,
+            )),
         }
-    }
-
-    /// The child to be reaped; 0 if it is.
-    #[must_use]
-    pub fn intermediate(&self) -> u32 {
-        self.intermediate
-    }
-
-    /// The intermediate process was reaped.
-    pub fn intermediate_is_reaped(&mut self) {
-        self.intermediate = 0;
     }
 
     /// Sends a message.
@@ -111,7 +100,7 @@ impl Link {
     ///
     /// # Errors
     /// What recvmsg(2) says.
-    pub fn next(&mut self) -> io::Result<Option<News>> {
+    pub fn next_news(&mut self) -> io::Result<Option<News>> {
         loop {
             let (bytes, fds) = match self.socket.receive()? {
                 Packet::Data(bytes, fds) => (bytes, fds),

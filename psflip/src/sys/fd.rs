@@ -24,6 +24,13 @@ pub fn is_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<bool> {
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }).map(|flags| flags & libc::FD_CLOEXEC != 0)
 }
 
+/// Takes a descriptor number out of an epoll set. Whoever owned the descriptor may have closed it already, which took it out,
+/// or the number may stand for another file by now, which isn't in the set: both are fine.
+pub fn forget_in_epoll(epoll: BorrowedFd<'_>, number: RawFd) {
+    // SAFETY: EPOLL_CTL_DEL ignores the event pointer (since Linux 2.6.9) and fails on a number that isn't in the set.
+    unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, number, std::ptr::null_mut()) };
+}
+
 /// Takes over a descriptor that an exec left open under a number that was agreed on.
 ///
 /// # Errors

@@ -12,10 +12,16 @@ use crate::signal::Signal;
 /// A process that can't be signalled (it changed its credentials, and we aren't root) is counted and left alone.
 #[must_use]
 pub fn signal_descendants(root: u32, signal: Signal) -> usize {
+    signal_descendants_except(root, signal, &[])
+}
+
+/// As [`signal_descendants`], without these processes and what is below them.
+#[must_use]
+pub fn signal_descendants_except(root: u32, signal: Signal, spared: &[u32]) -> usize {
     let mut found = 0;
     let mut queue = VecDeque::from([root]);
     while let Some(parent) = queue.pop_front() {
-        for child in children(parent) {
+        for child in children(parent).into_iter().filter(|child| !spared.contains(child)) {
             // The pid may have been reused since it was listed: only a process that still is below us is meant.
             let Ok(process) = PidFd::open(child) else { continue };
             match parent_of(child) {
@@ -32,7 +38,8 @@ pub fn signal_descendants(root: u32, signal: Signal) -> usize {
 }
 
 /// The children of a process, of all its threads. Empty if it is gone.
-fn children(pid: u32) -> Vec<u32> {
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let mut children = Vec::new();
     for thread in threads.flatten() {

@@ -1,0 +1,34 @@
+//! `psflip check`: what would be run, or every reason why not.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::complain;
+use crate::config::{self, Generation, Slot};
+use crate::end::End;
+use crate::exit;
+use crate::runtime::Origin;
+
+/// Prints the effective configuration of a first generation, or all errors.
+pub(super) fn check(path: &Path) -> End {
+    let origin = Origin::of_this_process();
+    let env = |name: &str| origin.variable(name);
+    match config::load(path, &Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env })
+    {
+        Ok(plan) => {
+            let text = format!(
+                "# {}: valid; with all defaults, as generation 1 would run it:\n{plan}",
+                path.display()
+            );
+            match std::io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => End::Exited(exit::OK),
+                Err(_) => End::Exited(exit::FAILURE),
+            }
+        }
+        Err(errors) => {
+            complain(&format!("the configuration is broken\n{errors}"));
+            End::Exited(exit::CONFIG)
+        }
+    }
+}

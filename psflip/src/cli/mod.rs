@@ -1,0 +1,103 @@
+//! The command line: one file a subcommand.
+
+mod check;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::end::End;
+
+/// psflip replaces a service while it serves.
+///
+/// It runs one child, as transparently as if it were not there: same environment, standard streams and signals, and the
+/// child's exit code. On the upgrade signal (SIGHUP) it starts a new psflip, which reads the configuration again, starts a
+/// new child, and takes over once that is healthy. Only then is the old child ended. If anything fails before that, the old
+/// child keeps serving, untouched.
+#[derive(Debug, Parser)]
+#[command(name = "psflip", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Start:    psflip -c app.toml
+Upgrade:  kill -HUP \"$(cat app.pid)\"
+Stop:     kill \"$(cat app.pid)\"
+
+The least configuration is  cmd = [\"./server\"]  and, to upgrade it by name, pidfile = \"app.pid\".
+
+Exit codes: the child's own, or the child's signal; of psflip itself 78: broken configuration, 124: not healthy in time,
+125: psflip failed, 126: command can't be executed, 127: command not found, 0: a new generation took over.";
+
+#[derive(Clone, Debug, Args)]
+struct ConfigArgs {
+    /// The configuration, TOML
+    #[arg(short, long, value_name = "FILE", default_value = "psflip.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the child of a configuration, and upgrade it on request (the default)
+    Run(ConfigArgs),
+    /// Print the effective configuration, or every error in it; start nothing
+    Check(ConfigArgs),
+}
+
+/// Runs psflip; returns what `main` returns, unless the process ends by a signal as its child did.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // a closed pipe is nobody's to hear
+            return ExitCode::from(if error.use_stderr() { crate::exit::USAGE } else { crate::exit::OK });
+        }
+    };
+    let end = match cli.command {
+        Some(Command::Check(ConfigArgs { config })) => check::check(&config),
+        Some(Command::Run(ConfigArgs { config })) => run::run(&config),
+        None => run::run(&cli.config.config),
+    };
+    match end {
+        End::Exited(code) => ExitCode::from(code),
+        End::Killed(signal) => {
+            crate::sys::signal::die_by(signal);
+            ExitCode::from(128 + signal.number() as u8)
+        }
+    }
+}
+
+/// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.
+fn complain(message: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "psflip: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_subcommand_it_runs() {
+        let cli = Cli::try_parse_from(["psflip", "-c", "app.toml"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.config.config, PathBuf::from("app.toml"));
+        let Some(Command::Run(args)) = Cli::try_parse_from(["psflip", "run"]).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.config, PathBuf::from("psflip.toml"));
+    }
+}

@@ -1,0 +1,87 @@
+//! `psflip run`: one generation, first or successor.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::complain;
+use crate::config::{self, Generation, Plan, Slot};
+use crate::end::End;
+use crate::exit;
+use crate::handover::{Hello, ToPredecessor, predecessor};
+use crate::manager::pidfile;
+use crate::runtime::{Identity, Origin, Predecessor, Runtime};
+use crate::sys::early;
+
+/// Why a generation does not even begin.
+struct Refusal {
+    code: u8,
+    /// What the predecessor is told: one line.
+    reason: String,
+    /// What is printed.
+    message: String,
+}
+
+impl Refusal {
+    fn failure(reason: String) -> Self {
+        Self { code: exit::FAILURE, message: reason.clone(), reason }
+    }
+}
+
+/// Lives a generation's life.
+pub(super) fn run(path: &Path) -> End {
+    let origin = Origin::of_this_process();
+    let (link, hello) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
+        Ok(met) => met.unzip(),
+        Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
+    };
+    let identity = Identity {
+        generation: hello.as_ref().map_or(1, |hello| hello.generation),
+        slot: hello.as_ref().map_or(Slot::A, |hello| hello.slot),
+        signals: hello.as_ref().map_or_else(early::inherited_signals, |hello| hello.signals),
+        origin,
+    };
+    let plan = match prepare(path, &identity, hello.as_ref()) {
+        Ok(plan) => plan,
+        Err(refusal) => return refuse(&refusal, link.as_ref()),
+    };
+    let _span = crate::log::start(&plan, identity.generation);
+    let predecessor =
+        link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
+    match Runtime::new(plan, identity, predecessor).and_then(Runtime::run) {
+        Ok(outcome) => exit::end_for(outcome),
+        Err(error) => {
+            tracing::error!(%error, "psflip can't go on");
+            End::Exited(exit::FAILURE)
+        }
+    }
+}
+
+/// Everything that can be found out before anything is started.
+fn prepare(path: &Path, identity: &Identity, hello: Option<&Hello>) -> Result<Plan, Refusal> {
+    let env = |name: &str| identity.origin.variable(name);
+    let Identity { generation, slot, .. } = *identity;
+    let generation = Generation { number: generation, slot, started: SystemTime::now(), env: &env };
+    let plan = config::load(path, &generation).map_err(|errors| Refusal {
+        code: exit::CONFIG,
+        reason: format!(
+            "the configuration is broken: {}",
+            errors.to_string().lines().next().unwrap_or_default()
+        ),
+        message: format!("the configuration is broken, nothing was started\n{errors}"),
+    })?;
+    if let Some(pidfile) = &plan.pidfile {
+        let held = hello.and_then(|hello| hello.pidfile.as_deref()) == pidfile.to_str();
+        let from = if held { pidfile::From::Relative } else { pidfile::From::Nobody };
+        pidfile::check(pidfile, from).map_err(|error| Refusal::failure(error.to_string()))?;
+    }
+    Ok(plan)
+}
+
+fn refuse(refusal: &Refusal, link: Option<&predecessor::Link>) -> End {
+    complain(&refusal.message);
+    if let Some(link) = link {
+        // It may be gone, and then nobody is interested.
+        let _ = link.send(&ToPredecessor::Failed { code: refusal.code, reason: refusal.reason.clone() });
+    }
+    End::Exited(refusal.code)
+}

@@ -1,0 +1,50 @@
+//! psflip's own log lines: one a thing that matters, to standard error, with generation and pid.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::level_filters::LevelFilter;
+use tracing::span::EnteredSpan;
+
+use crate::config::{LogFormat, Plan};
+
+/// Every line from now on is written as the plan says, until the returned value is dropped.
+#[must_use]
+pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
+    let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::from_level(plan.log.level) };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(|| Careful(io::stderr()));
+    let set = match plan.log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        }
+    };
+    drop(set); // it fails only if there is one already, which then stays
+    tracing::error_span!("psflip", generation, pid = std::process::id()).entered()
+}
+
+/// Standard error, without ever waiting for whoever reads it: a reader that hangs must not hang the supervisor. A pipe that
+/// is writable takes at least 4096 bytes (PIPE_BUF of pipe(7)), which is more than a line. What can't be written is lost.
+struct Careful(io::Stderr);
+
+impl Write for Careful {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let stderr = self.0.as_fd();
+        let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
+        let writable = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        if writable {
+            // Errors (a closed pipe, a full disk) are nobody's to hear.
+            let _ = self.0.lock().write_all(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

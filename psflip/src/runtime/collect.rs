@@ -1,0 +1,341 @@
+//! From descriptors that became ready to events.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
+
+use super::poller::Token;
+use super::timers::Key;
+use super::{CheckerSlot, Predecessor, Runtime};
+use crate::end::End;
+use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
+use crate::flip::{Event, Phase, StartFailure, Timer};
+use crate::handover::{ToSuccessor, predecessor, successor};
+use crate::health;
+use crate::keeper::Report;
+use crate::launch::{Refusal, Stage};
+use crate::signal::Signal;
+use crate::sys::signal::{Received, stop_self};
+use crate::sys::tree;
+
+impl Runtime {
+    /// Something is ready to be looked at.
+    pub(super) fn collect(&mut self, token: Token) -> io::Result<()> {
+        match token {
+            Token::Tree => self.hear_keeper(),
+            Token::Successor => self.hear_successor(),
+            Token::SuccessorProcess => {
+                // What it said last counts.
+                self.hear_successor()?;
+                self.successor_is_gone();
+                Ok(())
+            }
+            Token::Predecessor => self.hear_predecessor(),
+            Token::PredecessorProcess => {
+                self.hear_predecessor()?;
+                self.poller.forget(Token::PredecessorProcess);
+                self.poller.forget(Token::Predecessor);
+                self.predecessor = None;
+                self.happened(Event::PredecessorGone);
+                Ok(())
+            }
+            Token::Check => {
+                self.check(health::Checker::on_ready);
+                self.settle();
+                Ok(())
+            }
+            Token::Signals => self.read_signals(),
+            Token::Timers => {
+                for key in self.timers.take_due() {
+                    match key {
+                        Key::Flip(timer) => self.timed_out(timer),
+                        Key::Check => {
+                            self.check(health::Checker::on_timer);
+                            self.settle();
+                        }
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn timed_out(&mut self, timer: Timer) {
+        if timer == Timer::Successor {
+            self.successor_is_late();
+        }
+        self.happened(Event::TimedOut(timer));
+    }
+
+    fn hear_keeper(&mut self) -> io::Result<()> {
+        while let Some(tree) = &mut self.tree {
+            let Some(report) = tree.next_report()? else { return Ok(()) };
+            if tree.is_over() {
+                self.poller.forget(Token::Tree);
+            }
+            match report {
+                Report::Started => self.happened(Event::ChildStarted),
+                Report::Refused(refusal) => self.child_was_refused(&refusal),
+                Report::Stopped(signal) => self.child_was_stopped(signal),
+                Report::Continued => {}
+                Report::Ended(end) => self.happened(Event::ChildEnded(end)),
+                Report::Gone => self.happened(Event::TreeGone),
+                Report::Lost => self.keeper_is_lost(),
+            }
+            if self.outcome.is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn child_was_refused(&mut self, refusal: &Refusal) {
+        let command = &self.plan.cmd[0];
+        let Refusal { stage, error } = refusal;
+        let why = match (stage, error.raw_os_error()) {
+            (Stage::Exec, Some(libc::ENOENT | libc::ENOTDIR)) => StartFailure::NotFound,
+            (Stage::Exec, _) => StartFailure::NotExecutable,
+            (Stage::Fork | Stage::ParentDeath | Stage::Workdir, _) => StartFailure::Other,
+        };
+        let workdir = || self.plan.workdir.as_deref().unwrap_or(std::path::Path::new(".")).display();
+        self.failure = Some(match stage {
+            Stage::Exec if why == StartFailure::NotFound && !command.contains('/') => {
+                format!("can't execute `{command}`: it is in no directory of PATH")
+            }
+            Stage::Exec => format!("can't execute `{command}`: {error}"),
+            Stage::Workdir => format!("can't start `{command}` in workdir `{}`: {error}", workdir()),
+            Stage::Fork | Stage::ParentDeath => format!("can't start `{command}`: {error}"),
+        });
+        self.happened(Event::ChildNotStarted(why));
+    }
+
+    /// Job control (contract S3): whoever waits for psflip has to see that its job is stopped.
+    fn child_was_stopped(&mut self, signal: Signal) {
+        let by_job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
+        if by_job_control && has_terminal() {
+            tracing::debug!(%signal, "the child was stopped; stopping too");
+            self.suspended = true;
+            stop_self();
+        }
+    }
+
+    /// The keeper was killed (by whom ever, or for lack of memory): the kernel killed the child, and what is left is ours.
+    fn keeper_is_lost(&mut self) {
+        let pid = self.tree.as_ref().map(crate::keeper::Tree::keeper_pid);
+        tracing::error!(
+            keeper = pid,
+            "the keeper was killed, and the child with it; ending what is left of its process tree"
+        );
+        self.happened(Event::ChildEnded(End::Killed(Signal::KILL)));
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
+        let intermediate: Vec<u32> = self.intermediate.into_iter().collect();
+        if self.reaper.sweep(&intermediate) {
+            self.happened(Event::TreeGone);
+        }
+    }
+
+    fn read_signals(&mut self) -> io::Result<()> {
+        while let Some(received) = self.signals.next()? {
+            if received.signal == Signal::CHLD {
+                self.reap();
+            } else {
+                self.signalled(&received);
+            }
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        let mut reaped = false;
+        while let Some(change) = self.reaper.next() {
+            reaped = true;
+            if self.intermediate == Some(change.pid) {
+                self.intermediate = None;
+                self.become_subreaper_again();
+            }
+        }
+        if reaped && self.reaper.is_sweeping() {
+            self.sweep();
+        }
+    }
+
+    fn signalled(&mut self, received: &Received) {
+        let child = self.tree.as_ref().and_then(crate::keeper::Tree::child_pid);
+        let sender = if received.is_from_kernel() {
+            Sender::Kernel
+        } else if received.pid == std::process::id() {
+            Sender::Own
+        } else {
+            Sender::Process
+        };
+        let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
+        let situation = Situation {
+            upgrade_signal: self.plan.upgrade.signal,
+            child_in_our_group: child.is_none_or(shares_our_group),
+            session_leader: getsid(None).is_ok_and(|session| session == getpid()),
+            child_was_continued: continued && !child.is_some_and(tree::is_stopped),
+        };
+        let Meaning { forward, request } = meaning(received.signal, sender, &situation);
+        tell_signal(received, forward, request);
+        if forward
+            && let Some(tree) = &mut self.tree
+            && let Err(error) = tree.forward(received)
+            && error.raw_os_error() != Some(libc::ESRCH)
+        {
+            tracing::error!(signal = %received.signal, %error, "can't forward a signal to the child");
+        }
+        match request {
+            Some(Request::Upgrade) => self.happened(Event::UpgradeRequested),
+            Some(Request::Stop) => self.happened(Event::StopRequested),
+            None => {}
+        }
+    }
+
+    fn hear_successor(&mut self) -> io::Result<()> {
+        while let Some(link) = &mut self.successor {
+            let Some(news) = link.next_news()? else { return Ok(()) };
+            match news {
+                successor::News::Spawned => {
+                    if let Some((_, process)) = link.process() {
+                        self.poller.watch(Token::SuccessorProcess, process.as_fd())?;
+                    }
+                }
+                successor::News::Starting { version } => {
+                    let pid = link.process().map(|(pid, _)| pid);
+                    tracing::debug!(pid, version, "the new psflip starts its child");
+                    if matches!(
+                        self.state.phase,
+                        Phase::Upgrading { successor: crate::flip::Successor::Comes, .. }
+                    ) {
+                        self.set_timer(Timer::Successor);
+                        self.settle();
+                    }
+                }
+                successor::News::Ready => self.happened(Event::SuccessorReady),
+                successor::News::Failed => {}
+                successor::News::Upgrade => self.happened(Event::RequestPassedBack),
+                successor::News::Closed => {
+                    self.poller.forget(Token::Successor);
+                    self.successor_closed();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A successor that says nothing more is of no use. Usually it is dead already, or about to be.
+    fn successor_closed(&mut self) {
+        if !matches!(self.state.phase, Phase::Upgrading { .. }) {
+            return; // it was promoted, and what it does is its own business
+        }
+        let Some(link) = &mut self.successor else { return };
+        match link.process() {
+            Some((_, process)) => {
+                let _ = process.send(Signal::KILL); // it may have ended
+            }
+            // It died before it could introduce itself.
+            None => self.successor_is_gone(),
+        }
+    }
+
+    fn successor_is_gone(&mut self) {
+        self.poller.forget(Token::SuccessorProcess);
+        self.poller.forget(Token::Successor);
+        self.happened(Event::SuccessorGone);
+    }
+
+    fn successor_is_late(&mut self) {
+        let Some(link) = &mut self.successor else { return };
+        let time =
+            if matches!(self.state.phase, Phase::Upgrading { successor: crate::flip::Successor::Ends, .. }) {
+                format!("did not end within {:?} after it was told to give up", link.grace())
+            } else {
+                format!("did not answer within {:?}", link.deadline())
+            };
+        let who = link.process().map_or_else(String::new, |(pid, _)| format!(" (pid {pid})"));
+        link.set_failure(format!("the new psflip{who} {time}, so it is killed"));
+    }
+
+    fn hear_predecessor(&mut self) -> io::Result<()> {
+        while let Some(Predecessor { link, .. }) = &self.predecessor {
+            let Some(news) = link.next_news()? else { return Ok(()) };
+            match news {
+                predecessor::News::Message(ToSuccessor::Acknowledge { remembered }) => {
+                    self.happened(Event::Acknowledged { remembered });
+                }
+                predecessor::News::Message(ToSuccessor::Abort) => self.happened(Event::Aborted),
+                predecessor::News::Message(ToSuccessor::Upgrade) => self.happened(Event::RequestPassedOn),
+                predecessor::News::Message(ToSuccessor::Hello(_)) => {}
+                predecessor::News::Closed => {
+                    self.poller.forget(Token::Predecessor);
+                    // Dead, or it let go of us: its process tells which.
+                    if !link.process().has_ended() {
+                        self.happened(Event::Aborted);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the health check go on, and follows what it says.
+    pub(super) fn check(&mut self, go_on: impl FnOnce(&mut health::Checker) -> health::Step) {
+        let Some(CheckerSlot(checker)) = &mut self.checker else { return };
+        let step = go_on(checker);
+        match step.timer {
+            health::Timer::Keep => {}
+            health::Timer::Set(time) => self.timers.set(Key::Check, time),
+            health::Timer::Off => self.timers.clear(Key::Check),
+        }
+        let watched = match checker.watch() {
+            Some((fd, interest)) => {
+                let flags = match interest {
+                    health::Interest::Read => EpollFlags::EPOLLIN,
+                    health::Interest::Write => EpollFlags::EPOLLOUT,
+                };
+                self.poller.watch_for(Token::Check, fd, flags)
+            }
+            None => {
+                self.poller.forget(Token::Check);
+                Ok(())
+            }
+        };
+        if let Err(error) = watched {
+            tracing::error!(%error, "can't wait for the health check");
+        }
+        if step.healthy {
+            self.queue.push_back(Event::ChildHealthy);
+        }
+    }
+}
+
+/// Whether a terminal that signals our process group reaches this process too.
+fn shares_our_group(pid: u32) -> bool {
+    getpgid(Some(Pid::from_raw(pid.cast_signed()))).is_ok_and(|group| group == getpgrp())
+}
+
+/// Whether there is a terminal, and so a shell that does job control.
+fn has_terminal() -> bool {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_NONBLOCK;
+    std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open("/dev/tty").is_ok()
+}
+
+/// One line a signal, with its sender (contract S6).
+fn tell_signal(received: &Received, forward: bool, request: Option<Request>) {
+    let Received { signal, pid, uid, .. } = received;
+    let from =
+        if received.is_from_kernel() { "the kernel".to_owned() } else { format!("pid {pid} (uid {uid})") };
+    match request {
+        Some(Request::Upgrade) => tracing::info!(%signal, from, "upgrade requested"),
+        Some(Request::Stop) => tracing::info!(%signal, from, forward, "stop requested"),
+        None => tracing::debug!(%signal, from, forward, "signal received"),
+    }
+}

@@ -1,0 +1,255 @@
+//! The one loop: it collects what happened (`collect.rs`), lets [`crate::flip`] decide, and performs what it wants
+//! (`perform.rs`). One thread, one place to wait, no decision of its own.
+
+mod collect;
+mod origin;
+mod perform;
+mod poller;
+mod reaper;
+mod tell;
+mod timers;
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::io;
+use std::time::Duration;
+
+pub use origin::Origin;
+
+use crate::config::{Orphans, Plan, Slot};
+use crate::flip::{self, Effect, Event, Outcome, Role, State, Timer};
+use crate::handover::predecessor;
+use crate::handover::{ToPredecessor, successor};
+use crate::health::Checker;
+use crate::keeper::Tree;
+use crate::launch::child_environment;
+use crate::manager::pidfile::Pidfile;
+use crate::sys::early::SignalSetup;
+use crate::sys::signal::{SignalFd, SignalSet};
+use poller::{Poller, Token};
+use reaper::Reaper;
+use timers::{Key, Timers};
+
+/// What is added to the times that a generation needs by its configuration, for what psflip itself and a busy machine need,
+/// before the other side takes it for hung.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// Who this generation is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its number; 1 for the first.
+    pub generation: u64,
+    /// Its slot.
+    pub slot: Slot,
+    /// The signal set-up of its child.
+    pub signals: SignalSetup,
+    /// How psflip was started.
+    pub origin: Origin,
+}
+
+/// The predecessor, as a successor knows it.
+#[derive(Debug)]
+pub struct Predecessor {
+    /// The connection.
+    pub link: predecessor::Link,
+    /// Its pid.
+    pub pid: u32,
+    /// The pidfile that it holds.
+    pub pidfile: Option<String>,
+}
+
+/// One generation, running.
+#[derive(Debug)]
+pub struct Runtime {
+    plan: Plan,
+    identity: Identity,
+    /// The child's environment.
+    envp: Vec<CString>,
+    state: State,
+    /// Events that effects have caused.
+    queue: VecDeque<Event>,
+    poller: Poller,
+    timers: Timers,
+    signals: SignalFd,
+    reaper: Reaper,
+    tree: Option<Tree>,
+    checker: Option<CheckerSlot>,
+    predecessor: Option<Predecessor>,
+    successor: Option<successor::Link>,
+    /// The process that starts the successor and ends at once, until it is reaped.
+    intermediate: Option<u32>,
+    pidfile: Option<Pidfile>,
+    /// Why this generation fails, in words.
+    failure: Option<String>,
+    /// What the last probe said, when there are no more.
+    last_probe_failure: Option<String>,
+    /// Why no successor could be started.
+    start_error: Option<String>,
+    /// psflip stopped itself together with its child and has not seen a SIGCONT since.
+    suspended: bool,
+    outcome: Option<Outcome>,
+}
+
+/// A health check that is under way. Its type has no Debug of its own.
+struct CheckerSlot(Checker);
+
+impl std::fmt::Debug for CheckerSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checker").field("probes", &self.0.probes()).finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// Gets everything ready; nothing is started yet.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be made.
+    pub fn new(plan: Plan, identity: Identity, predecessor: Option<Predecessor>) -> io::Result<Self> {
+        crate::sys::early::stop_ignoring_sigchld()?;
+        let mut poller = Poller::new()?;
+        let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
+        let timers = Timers::new()?;
+        use std::os::fd::AsFd;
+        poller.watch(Token::Signals, signals.as_fd())?;
+        poller.watch(Token::Timers, timers.as_fd())?;
+        if let Some(Predecessor { link, .. }) = &predecessor {
+            poller.watch(Token::Predecessor, link.as_fd())?;
+            poller.watch(Token::PredecessorProcess, link.process().as_fd())?;
+        }
+        let role = if predecessor.is_some() { Role::Successor } else { Role::First };
+        let number = identity.generation.to_string();
+        let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
+        let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
+        Ok(Self {
+            envp,
+            state: flip::begin(role).0,
+            plan,
+            identity,
+            queue: VecDeque::new(),
+            poller,
+            timers,
+            signals,
+            reaper: Reaper::new()?,
+            tree: None,
+            checker: None,
+            predecessor,
+            successor: None,
+            intermediate: None,
+            pidfile: None,
+            failure: None,
+            last_probe_failure: None,
+            start_error: None,
+            suspended: false,
+            outcome: None,
+        })
+    }
+
+    /// Lives the generation's life. Returns what psflip ends with.
+    ///
+    /// # Errors
+    /// What epoll_wait(2), signalfd(2) and the like say only if psflip itself is broken. The child does not survive it.
+    pub fn run(mut self) -> io::Result<Outcome> {
+        if let Some(Predecessor { link, .. }) = &self.predecessor {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let (deadline, grace) = (self.plan.upgrade.timeout + self.grace(), self.grace());
+            // A predecessor that is gone shows by its process.
+            let _ = link.send(&ToPredecessor::Starting { version, deadline, grace });
+        }
+        let (_, effects) =
+            flip::begin(if self.predecessor.is_some() { Role::Successor } else { Role::First });
+        self.perform_all(effects);
+        self.settle();
+        while self.outcome.is_none() {
+            self.timers.program()?;
+            for token in self.poller.wait()? {
+                self.collect(token)?;
+                if self.outcome.is_some() {
+                    break;
+                }
+            }
+        }
+        self.finish()
+    }
+
+    /// How long this generation may take to end its child and what the child left behind.
+    fn grace(&self) -> Duration {
+        2 * self.plan.shutdown.timeout + MARGIN
+    }
+
+    /// Something happened.
+    fn happened(&mut self, event: Event) {
+        self.queue.push_back(event);
+        self.settle();
+    }
+
+    /// Decides and performs until nothing more follows from what happened.
+    fn settle(&mut self) {
+        while let Some(event) = self.queue.pop_front() {
+            if self.outcome.is_some() {
+                self.queue.clear();
+                return;
+            }
+            let before = self.state;
+            let effects = flip::decide(&mut self.state, event);
+            if before != self.state || !effects.is_empty() {
+                tracing::trace!(?event, state = ?self.state, ?effects, "decided");
+            }
+            self.perform_all(effects);
+        }
+    }
+
+    fn perform_all(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    /// Everything is over: leaves no trace.
+    fn finish(mut self) -> io::Result<Outcome> {
+        // A health check that is under way has processes of its own.
+        drop(self.checker.take());
+        if let Some(pidfile) = self.pidfile.take()
+            && let Err(error) = pidfile.remove()
+        {
+            tracing::warn!(%error, "the pidfile stays behind");
+        }
+        let Some(outcome) = self.outcome else { return Err(io::Error::other("ended without an outcome")) };
+        if let (Some(Predecessor { link, .. }), Outcome::Failed(_)) = (&self.predecessor, outcome) {
+            let reason = self.failure.take().unwrap_or_else(|| "it failed".to_owned());
+            let code = crate::exit::code_for(outcome);
+            let _ = link.send(&ToPredecessor::Failed { code, reason }); // it may be gone
+        }
+        // The keeper of a probe that was ended may still be at it. Nobody else may be left with its zombie (contract U10); but
+        // what was left alone on purpose, and a container's strangers, would be waited for in vain.
+        if self.plan.shutdown.orphans == Orphans::Kill && std::process::id() != 1 {
+            self.reaper.reap_our_own();
+        }
+        Ok(outcome)
+    }
+
+    fn set_timer(&mut self, timer: Timer) {
+        let time = match timer {
+            Timer::Healthy => self.plan.upgrade.timeout,
+            Timer::Acknowledgement => predecessor::ACKNOWLEDGEMENT,
+            Timer::Successor => self.successor_deadline(),
+            Timer::Delay => self.plan.shutdown.delay,
+            Timer::Grace => self.plan.shutdown.timeout,
+        };
+        if time.is_zero() {
+            self.timers.clear(Key::Flip(timer));
+            self.queue.push_back(Event::TimedOut(timer));
+        } else {
+            self.timers.set(Key::Flip(timer), time);
+        }
+    }
+
+    fn successor_deadline(&self) -> Duration {
+        let ends =
+            matches!(self.state.phase, flip::Phase::Upgrading { successor: flip::Successor::Ends, .. });
+        match &self.successor {
+            Some(link) if ends => link.grace(),
+            Some(link) => link.deadline(),
+            None => self.plan.upgrade.timeout,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! How this psflip was started, so that its successor can be started in the same way (contract U1).
+
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::handover::successor::Program;
+use crate::launch::{HANDOVER_VARIABLE, candidates, set_variable, variable};
+use crate::sys::process;
+
+/// How this psflip was started. The directory it was started in is where it still is: psflip never leaves it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Its executable by path, arguments and environment, without what a predecessor added.
+    pub program: Program,
+    /// The value of the variable by which a predecessor makes itself known.
+    pub handover: Option<String>,
+}
+
+impl Origin {
+    /// Looks at this process.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let argv: Vec<CString> =
+            std::env::args_os().filter_map(|argument| CString::new(argument.into_vec()).ok()).collect();
+        let mut envp = process::raw_environment();
+        let handover =
+            variable(&envp, HANDOVER_VARIABLE).map(OsStr::to_string_lossy).map(std::borrow::Cow::into_owned);
+        set_variable(&mut envp, HANDOVER_VARIABLE, None);
+        let candidates = where_to_find(argv.first(), &envp, process::executable_as_started());
+        Self { program: Program { candidates, argv, envp }, handover }
+    }
+
+    /// A variable of the environment psflip was started with, if it is UTF-8.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<String> {
+        variable(&self.program.envp, name)?.to_str().map(str::to_owned)
+    }
+}
+
+/// Where the executable is to be looked for again.
+///
+/// What was executed is known for sure only from the kernel; `argv[0]` is what the caller claims. If the caller found it by
+/// its name in PATH, it is searched there again, so that one installed earlier in PATH takes effect.
+fn where_to_find(argv0: Option<&CString>, envp: &[CString], executed: Option<CString>) -> Vec<CString> {
+    let by_name = argv0.filter(|name| !name.is_empty() && !name.to_bytes().contains(&b'/'));
+    let in_path = by_name.map(|name| candidates(name, envp)).unwrap_or_default();
+    match executed {
+        Some(executed) if in_path.contains(&executed) => in_path,
+        // Executed by descriptor (fexecve(3)): there is no path, but the kernel knows a name for it.
+        Some(executed) if executed.to_bytes().starts_with(b"/dev/fd/") => {
+            own_executable().into_iter().collect()
+        }
+        Some(executed) => vec![executed],
+        None => own_executable().into_iter().collect(),
+    }
+}
+
+fn own_executable() -> Option<CString> {
+    let path = std::fs::read_link("/proc/self/exe").ok()?;
+    CString::new(path.as_os_str().as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<CString> {
+        list.iter().map(|text| CString::new(*text).unwrap()).collect()
+    }
+
+    fn found(argv0: &str, executed: &str) -> Vec<CString> {
+        let argv0 = CString::new(argv0).unwrap();
+        where_to_find(Some(&argv0), &strings(&["PATH=/new:/usr/bin"]), CString::new(executed).ok())
+    }
+
+    #[test]
+    fn a_name_is_searched_in_path_again_and_a_path_is_kept() {
+        // Contract: U1
+        assert_eq!(found("psflip", "/usr/bin/psflip"), strings(&["/new/psflip", "/usr/bin/psflip"]));
+        assert_eq!(found("./current/psflip", "./current/psflip"), strings(&["./current/psflip"]));
+    }
+
+    #[test]
+    fn a_false_argv0_misleads_nobody() {
+        // Contract: U1
+        assert_eq!(found("my-service", "/opt/psflip"), strings(&["/opt/psflip"]));
+        assert_eq!(found("/claimed/elsewhere", "/opt/psflip"), strings(&["/opt/psflip"]));
+    }
+}

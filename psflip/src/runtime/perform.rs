@@ -1,0 +1,276 @@
+//! From effects to the operating system.
+
+use std::os::fd::AsFd;
+
+use super::poller::Token;
+use super::timers::Key;
+use super::{CheckerSlot, Predecessor, Runtime};
+use crate::config::Orphans;
+use crate::flip::{Effect, Event, Phase, StartFailure, Timer};
+use crate::handover::{Hello, ToPredecessor, ToSuccessor, message, successor};
+use crate::health::{Checker, ChildInfo};
+use crate::keeper::Tree;
+use crate::launch::Launch;
+use crate::manager::pidfile::{From, Pidfile};
+use crate::signal::Signal;
+use crate::sys::process;
+
+impl Runtime {
+    /// Does what was decided. What follows from it is queued as an event.
+    pub(super) fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::StartChild => self.start_child(),
+            Effect::StartProbing => self.start_probing(),
+            Effect::StopProbing => self.stop_probing(),
+            Effect::SignalChild => self.signal_child(self.plan.shutdown.signal),
+            Effect::KillChild => self.signal_child(Signal::KILL),
+            Effect::SignalOrphans => self.signal_orphans(),
+            Effect::KillOrphans => self.on_tree(Tree::kill_all),
+            Effect::TakePidfile => self.take_pidfile(),
+            Effect::ReturnPidfile => self.return_pidfile(),
+            Effect::ReclaimPidfile => self.reclaim_pidfile(),
+            Effect::TellReady => self.tell_predecessor(&ToPredecessor::Ready),
+            Effect::PassRequestBack => self.tell_predecessor(&ToPredecessor::Upgrade),
+            Effect::Withdraw => self.withdraw(),
+            Effect::StartSuccessor => self.start_successor(),
+            Effect::Acknowledge { remembered } => self.acknowledge(remembered),
+            Effect::AbortSuccessor => self.tell_successor(&ToSuccessor::Abort),
+            Effect::PassRequestOn => self.tell_successor(&ToSuccessor::Upgrade),
+            Effect::KillSuccessor => self.kill_successor(),
+            Effect::Arm(timer) => self.set_timer(timer),
+            Effect::Disarm(timer) => self.timers.clear(Key::Flip(timer)),
+            Effect::Tell(news) => self.tell(news),
+            Effect::Exit(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn start_child(&mut self) {
+        let launch =
+            Launch::new(&self.plan.cmd, self.envp.clone(), self.plan.workdir.clone(), self.identity.signals);
+        let started = Tree::start(launch).and_then(|tree| {
+            self.poller.watch(Token::Tree, tree.as_fd())?;
+            Ok(tree)
+        });
+        match started {
+            Ok(tree) => self.tree = Some(tree),
+            Err(error) => {
+                self.failure = Some(format!("can't start `{}`: {error}", self.plan.cmd[0]));
+                self.queue.push_back(Event::ChildNotStarted(StartFailure::Other));
+            }
+        }
+    }
+
+    fn start_probing(&mut self) {
+        let Some(pid) = self.tree.as_ref().and_then(Tree::child_pid) else { return };
+        tracing::debug!(child = pid, command = ?self.plan.cmd, "child started");
+        let child = ChildInfo {
+            pid,
+            envp: self.envp.clone(),
+            workdir: self.plan.workdir.clone(),
+            signals: self.identity.signals,
+        };
+        self.checker = Some(CheckerSlot(Checker::new(&self.plan.health, child)));
+        self.check(Checker::start);
+    }
+
+    /// The checker itself stays, for its last failure, but its probe is ended.
+    fn stop_probing(&mut self) {
+        self.timers.clear(Key::Check);
+        self.poller.forget(Token::Check);
+        if let Some(CheckerSlot(checker)) = &self.checker {
+            self.last_probe_failure = checker.last_failure().map(str::to_owned);
+        }
+        self.checker = None;
+    }
+
+    fn signal_child(&mut self, signal: Signal) {
+        let Some(tree) = &self.tree else { return };
+        match tree.signal_child(signal) {
+            Ok(()) => tracing::debug!(child = tree.child_pid(), %signal, "signal sent to the child"),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // its end is on the way
+            Err(error) => {
+                tracing::error!(child = tree.child_pid(), %signal, %error, "can't signal the child")
+            }
+        }
+    }
+
+    fn signal_orphans(&mut self) {
+        match self.plan.shutdown.orphans {
+            Orphans::Kill => {
+                let signal = self.plan.shutdown.signal;
+                self.on_tree(|tree| tree.signal_all(signal));
+            }
+            Orphans::Leave => self.on_tree(Tree::leave_all),
+        }
+    }
+
+    /// Tells the keeper something, unless it has told already that its tree is gone.
+    fn on_tree(&self, command: impl FnOnce(&Tree) -> std::io::Result<()>) {
+        if let Some(tree) = &self.tree
+            && !tree.is_over()
+        {
+            let _ = command(tree); // EPIPE: it has just ended, and will be heard of
+        }
+    }
+
+    fn take_pidfile(&mut self) {
+        let Some(path) = self.plan.pidfile.clone() else {
+            self.queue.push_back(Event::PidfileTaken);
+            return;
+        };
+        // Taken from the predecessor: by agreement if it is there, and as a stale one if it is not.
+        let from = match &self.predecessor {
+            Some(Predecessor { pidfile: Some(held), .. }) if *held == path.to_string_lossy() => {
+                From::Relative
+            }
+            _ => From::Nobody,
+        };
+        match Pidfile::take(&path, from) {
+            Ok(pidfile) => {
+                self.pidfile = Some(pidfile);
+                self.queue.push_back(Event::PidfileTaken);
+            }
+            Err(error) => {
+                self.failure = Some(error.to_string());
+                self.queue.push_back(Event::PidfileRefused);
+            }
+        }
+    }
+
+    fn return_pidfile(&mut self) {
+        let Some(pidfile) = self.pidfile.take() else { return };
+        let path = pidfile.path().to_string_lossy().into_owned();
+        let returned = match &self.predecessor {
+            Some(Predecessor { pid, pidfile: Some(held), .. }) if *held == path => pidfile.give_back(*pid),
+            _ => pidfile.remove(),
+        };
+        if let Err(error) = returned {
+            tracing::error!(%error, "can't return the pidfile to the predecessor");
+        }
+    }
+
+    fn reclaim_pidfile(&mut self) {
+        if let Some(pidfile) = &mut self.pidfile
+            && let Err(error) = pidfile.reclaim()
+        {
+            tracing::error!(%error, "can't reclaim the pidfile from the failed generation");
+        }
+    }
+
+    fn tell_predecessor(&mut self, message: &ToPredecessor) {
+        let sent = match &self.predecessor {
+            Some(Predecessor { link, .. }) => link.send(message).is_ok(),
+            None => false,
+        };
+        // That it is gone shows by its process; but a request that nobody takes has to be answered.
+        if !sent && *message == ToPredecessor::Upgrade {
+            self.tell(crate::flip::News::RequestRefused);
+        }
+    }
+
+    fn withdraw(&mut self) {
+        let answer = match &self.predecessor {
+            Some(Predecessor { link, .. }) => link.withdraw(),
+            None => Ok(None),
+        };
+        self.poller.forget(Token::Predecessor);
+        self.queue.push_back(match answer {
+            Ok(Some(remembered)) => Event::Acknowledged { remembered },
+            Ok(None) => Event::Withdrawn,
+            Err(error) => {
+                tracing::error!(%error, "can't read the predecessor's last words");
+                Event::Withdrawn
+            }
+        });
+    }
+
+    fn start_successor(&mut self) {
+        let hello = Hello {
+            protocol: message::PROTOCOL,
+            oldest: message::OLDEST_PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            generation: self.identity.generation + 1,
+            slot: self.identity.slot.other(),
+            signals: self.identity.signals,
+            pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_string_lossy().into_owned()),
+        };
+        let result = if std::process::id() == 1 {
+            let reason =
+                "psflip is PID 1 here, and a successor could not outlive it; restart the container instead";
+            Err(std::io::Error::other(reason))
+        } else {
+            process::set_subreaper(false)
+                .and_then(|()| {
+                    successor::Link::start(&self.identity.origin.program, hello, self.plan.upgrade.timeout)
+                })
+                .and_then(|(link, intermediate)| {
+                    self.intermediate = Some(intermediate);
+                    self.poller.watch(Token::Successor, link.as_fd())?;
+                    Ok(link)
+                })
+        };
+        match result {
+            Ok(link) => {
+                self.successor = Some(link);
+                self.set_timer(Timer::Successor);
+            }
+            Err(error) => {
+                if self.intermediate.is_none() {
+                    self.become_subreaper_again();
+                }
+                self.start_error = Some(format!("can't start a new psflip: {error}"));
+                self.queue.push_back(Event::SuccessorGone);
+            }
+        }
+    }
+
+    /// See `reaper.rs`.
+    pub(super) fn become_subreaper_again(&mut self) {
+        if let Err(error) = process::set_subreaper(true) {
+            tracing::error!(%error, "can't become a subreaper again");
+        }
+    }
+
+    /// The point of no return (see `flip`): the acknowledgement is sent, or it fails and nothing has happened.
+    fn acknowledge(&mut self, remembered: bool) {
+        let Some(link) = &mut self.successor else { return };
+        let alive = link.process().is_some_and(|(_, process)| !process.has_ended());
+        let committed = if alive {
+            link.send(&ToSuccessor::Acknowledge { remembered })
+        } else {
+            Err(std::io::Error::from_raw_os_error(libc::ESRCH))
+        };
+        self.queue.push_back(match committed {
+            Ok(()) => Event::Committed,
+            Err(error) => {
+                link.set_failure(format!("the new psflip gave up before it could be acknowledged: {error}"));
+                Event::NotCommitted
+            }
+        });
+    }
+
+    fn tell_successor(&mut self, message: &ToSuccessor) {
+        let sent = self.successor.as_ref().is_some_and(|link| link.send(message).is_ok());
+        if !sent && *message == ToSuccessor::Upgrade {
+            self.tell(crate::flip::News::RequestRefused);
+        }
+        if *message == ToSuccessor::Abort
+            && let Some(link) = &mut self.successor
+        {
+            link.set_failure("it was aborted by a stop request".to_owned());
+        }
+    }
+
+    fn kill_successor(&mut self) {
+        debug_assert!(matches!(self.state.phase, Phase::Upgrading { .. }));
+        match self.successor.as_ref().and_then(successor::Link::process) {
+            Some((pid, process)) => {
+                tracing::warn!(pid, "killing the new psflip");
+                let _ = process.send(Signal::KILL); // it may have ended
+            }
+            // It never came to life: what there is of it dies of the closed connection.
+            None => self.queue.push_back(Event::SuccessorGone),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Waiting for everything at once (epoll(7)).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// What can become ready. The order is the order in which ready ones are looked at: what processes have said comes before
+/// what time says, so that a psflip that was stopped for a while does not give up on somebody who was in time (F12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Token {
+    /// The keeper of the child.
+    Tree,
+    /// The successor's messages.
+    Successor,
+    /// The successor's process.
+    SuccessorProcess,
+    /// The predecessor's messages.
+    Predecessor,
+    /// The predecessor's process.
+    PredecessorProcess,
+    /// The health check.
+    Check,
+    /// Signals.
+    Signals,
+    /// The timers.
+    Timers,
+}
+
+const TOKENS: [Token; 8] = [
+    Token::Tree,
+    Token::Successor,
+    Token::SuccessorProcess,
+    Token::Predecessor,
+    Token::PredecessorProcess,
+    Token::Check,
+    Token::Signals,
+    Token::Timers,
+];
+
+/// A set of descriptors to wait for.
+#[derive(Debug)]
+pub(super) struct Poller {
+    epoll: Epoll,
+    /// The number that is registered for a token, to be forgotten even when its owner has closed it.
+    registered: [Option<RawFd>; TOKENS.len()],
+}
+
+impl Poller {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { epoll, registered: [None; TOKENS.len()] })
+    }
+
+    /// Waits for this descriptor to be readable under this token, instead of what the token stood for before.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC: see epoll_ctl(2).
+    pub(super) fn watch(&mut self, token: Token, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.watch_for(token, fd, EpollFlags::EPOLLIN)
+    }
+
+    /// As [`Poller::watch`], for these conditions.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC.
+    pub(super) fn watch_for(
+        &mut self,
+        token: Token,
+        fd: BorrowedFd<'_>,
+        flags: EpollFlags,
+    ) -> io::Result<()> {
+        if self.registered[token as usize] != Some(fd.as_raw_fd()) {
+            self.forget(token);
+        }
+        let mut event = EpollEvent::new(flags, token as u64);
+        // The number may stand for another file by now, which epoll then doesn't know yet.
+        match self.epoll.modify(fd, &mut event) {
+            Err(Errno::ENOENT) => self.epoll.add(fd, event)?,
+            other => other?,
+        }
+        self.registered[token as usize] = Some(fd.as_raw_fd());
+        Ok(())
+    }
+
+    /// No longer waits for what this token stands for.
+    pub(super) fn forget(&mut self, token: Token) {
+        if let Some(number) = self.registered[token as usize].take() {
+            crate::sys::fd::forget_in_epoll(self.epoll.0.as_fd(), number);
+        }
+    }
+
+    /// Waits until something is ready; returns what, in the order of [`Token`].
+    ///
+    /// # Errors
+    /// None that a valid set could give.
+    pub(super) fn wait(&self) -> io::Result<Vec<Token>> {
+        let mut events = [EpollEvent::empty(); TOKENS.len()];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0, // a debugger, or a stop and continue
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut tokens: Vec<Token> =
+            events[..count].iter().filter_map(|event| TOKENS.get(event.data() as usize).copied()).collect();
+        tokens.sort_unstable();
+        Ok(tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn tokens_are_their_own_index() {
+        for (index, token) in TOKENS.iter().enumerate() {
+            assert_eq!(index, *token as usize);
+        }
+    }
+
+    #[test]
+    fn what_was_said_comes_before_what_time_says() {
+        // Contract: F12
+        let mut poller = Poller::new().unwrap();
+        let (early, mut early_writer) = std::io::pipe().unwrap();
+        let (late, mut late_writer) = std::io::pipe().unwrap();
+        poller.watch(Token::Timers, late.as_fd()).unwrap();
+        poller.watch(Token::Successor, early.as_fd()).unwrap();
+        late_writer.write_all(b"x").unwrap();
+        early_writer.write_all(b"x").unwrap();
+        assert_eq!(poller.wait().unwrap(), [Token::Successor, Token::Timers]);
+        poller.forget(Token::Successor);
+        assert_eq!(poller.wait().unwrap(), [Token::Timers]);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_watched_anew() {
+        let mut poller = Poller::new().unwrap();
+        for _ in 0..2 {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            poller.watch(Token::Check, reader.as_fd()).unwrap();
+            writer.write_all(b"x").unwrap();
+            assert_eq!(poller.wait().unwrap(), [Token::Check]);
+        }
+    }
+}

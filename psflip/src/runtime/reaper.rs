@@ -1,0 +1,69 @@
+//! psflip's own children, all of them: keepers, the intermediate of a double fork, and whatever else falls to it (contract C9).
+//!
+//! psflip is a subreaper like its keeper. It needs that for one case: when a keeper is killed, what is left of its tree
+//! becomes psflip's, which can end it (C7). Only while a successor is being started it is none, so that the successor falls
+//! to the manager (U10).
+
+use std::io;
+
+use crate::signal::Signal;
+use crate::sys::process::{self, Change};
+use crate::sys::tree;
+
+/// Knows which children of psflip are none of its business.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    /// Children that this process had before it became psflip (`sh -c 'helper & exec psflip'`): not ours to end.
+    foreign: Vec<u32>,
+    /// The remains of a tree whose keeper is gone are being ended.
+    sweeping: bool,
+}
+
+impl Reaper {
+    /// To be made before anything is started.
+    ///
+    /// # Errors
+    /// None that a kernel since 3.4 could give.
+    pub(super) fn new() -> io::Result<Self> {
+        process::set_subreaper(true)?;
+        // ECHILD for nearly everybody: then /proc needs no look.
+        let foreign =
+            if process::next_change().is_err() { Vec::new() } else { tree::children(std::process::id()) };
+        Ok(Self { foreign, sweeping: false })
+    }
+
+    /// Reaps one child that has ended; `None`: no more at the moment.
+    pub(super) fn next(&mut self) -> Option<Change> {
+        // Stops and continuations of psflip's own children mean nothing.
+        loop {
+            let change = process::next_change().ok()??;
+            if change.end().is_some() {
+                self.foreign.retain(|pid| *pid != change.pid);
+                return Some(change);
+            }
+        }
+    }
+
+    /// Waits for all children that psflip has started, which are about to end.
+    pub(super) fn reap_our_own(&mut self) {
+        while self.next().is_some() {}
+        if self.foreign.is_empty() {
+            while process::reap_next().is_ok() {}
+        }
+    }
+
+    /// The keeper of the child's tree is gone: ends what it left, except these children of psflip. Returns whether nothing is
+    /// left already; else it has to be called again whenever a child was reaped.
+    pub(super) fn sweep(&mut self, except: &[u32]) -> bool {
+        let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
+        let found = tree::signal_descendants_except(std::process::id(), Signal::KILL, &spared);
+        self.sweeping = found > 0;
+        !self.sweeping
+    }
+
+    /// Whether a sweep is under way.
+    #[must_use]
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.sweeping
+    }
+}

@@ -1,0 +1,131 @@
+//! What operators read: one line a thing that matters to them.
+
+use super::poller::Token;
+use super::{CheckerSlot, Runtime};
+use crate::config::Health;
+use crate::flip::{Failure, News, Phase};
+use crate::keeper::Tree;
+
+impl Runtime {
+    /// Writes the news to the log.
+    pub(super) fn tell(&mut self, news: News) {
+        let child = self.tree.as_ref().and_then(Tree::child_pid);
+        match news {
+            News::Promoted => tracing::info!(child, health = kind(&self.plan.health), "healthy, active"),
+            News::UpgradeStarted => {
+                tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
+            }
+            News::UpgradeFailed => {
+                let reason = self.upgrade_failure();
+                tracing::error!(child, reason, "upgrade failed; the old child keeps running");
+            }
+            News::UpgradeFailedWithoutChild => {
+                let reason = self.upgrade_failure();
+                tracing::error!(reason, "upgrade failed, and the old child had ended meanwhile; ending");
+            }
+            News::RequestRemembered => {
+                tracing::info!(because = self.why_not_now(), "upgrade request remembered")
+            }
+            News::RequestRefused => tracing::warn!("upgrade request refused: this generation ends"),
+            News::Stopping => tracing::debug!(child, "waiting for the child to end"),
+            News::StopIgnored => tracing::warn!(
+                child,
+                waited = ?self.plan.shutdown.timeout,
+                "the child did not end on the stop request, so it keeps running; SIGKILL ends psflip and child at once"
+            ),
+            News::ChildEndedDuringUpgrade(end) => {
+                tracing::error!(child, %end, "the child ended during an upgrade; the new generation takes over if it gets healthy");
+            }
+            News::ChildEnded(end) => tracing::info!(child, %end, "the child has ended"),
+            News::PredecessorLost => tracing::warn!("the old psflip was killed; going on alone"),
+            News::PredecessorDrained => tracing::debug!("the old generation is gone"),
+            News::Superseded => {
+                let pid = self.successor.as_ref().and_then(|link| link.process()).map(|(pid, _)| pid);
+                let signal = self.plan.shutdown.signal;
+                tracing::info!(child, new_psflip = pid, %signal, "superseded; ending the old child");
+            }
+            News::Failed(failure) => self.tell_failure(failure),
+            News::ChildKilled => tracing::warn!(
+                child,
+                waited = ?self.plan.shutdown.timeout,
+                "the child did not end in time; killing it"
+            ),
+            News::OrphansKilled => tracing::warn!(
+                waited = ?self.plan.shutdown.timeout,
+                "processes that the child left behind did not end in time; killing them"
+            ),
+        }
+    }
+
+    fn tell_failure(&mut self, failure: Failure) {
+        let probe = match &self.checker {
+            Some(CheckerSlot(checker)) => checker.last_failure().map(str::to_owned),
+            None => self.last_probe_failure.take(),
+        };
+        let probe = probe.map_or_else(String::new, |probe| format!("; last probe: {probe}"));
+        let reason = match (failure, self.failure.take()) {
+            // Said with more detail where it happened.
+            (Failure::Start(_) | Failure::Pidfile, Some(reason)) => reason,
+            (Failure::Start(_), None) => "the child could not be started".to_owned(),
+            (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
+            (Failure::EndedEarly(end), _) => format!("the child ended before it was healthy: {end}{probe}"),
+            (Failure::NotHealthy, _) => {
+                format!("the child was not healthy within {:?}{probe}", self.plan.upgrade.timeout)
+            }
+            (Failure::Aborted, _) => "it was told to give up".to_owned(),
+            (Failure::Silence, _) => format!(
+                "the old psflip did not acknowledge within {:?}",
+                crate::handover::predecessor::ACKNOWLEDGEMENT
+            ),
+        };
+        if self.predecessor.is_some() {
+            tracing::error!(reason, "this generation failed; the old one keeps running");
+        } else {
+            tracing::error!(reason, "failed");
+        }
+        self.failure = Some(reason);
+    }
+
+    /// Why the successor failed, from whoever knows.
+    fn upgrade_failure(&mut self) -> String {
+        if let Some(error) = self.start_error.take() {
+            return error;
+        }
+        // It is of no more use; what is left of a successor dies of the closed connection.
+        self.poller.forget(Token::SuccessorProcess);
+        self.poller.forget(Token::Successor);
+        let Some(link) = self.successor.take() else {
+            return "the new psflip could not be started".to_owned();
+        };
+        match (link.failure(), link.process()) {
+            (Some(reason), _) => reason.to_owned(),
+            (None, Some((pid, _))) => {
+                format!("the new psflip (pid {pid}) ended without saying why: killed, crashed, or no psflip")
+            }
+            (None, None) => "the new psflip died before it began".to_owned(),
+        }
+    }
+
+    fn why_not_now(&self) -> &'static str {
+        match self.state.phase {
+            Phase::Starting { .. } | Phase::Promoting { .. } => "the child is not healthy yet",
+            Phase::Serving { stopping: true, .. } | Phase::Upgrading { stopping: true, .. } => {
+                "a stop was requested"
+            }
+            Phase::Serving { .. } => "the old generation still drains",
+            Phase::Upgrading { .. } => "an upgrade is under way",
+            Phase::Draining { .. } | Phase::Ended => "this generation ends",
+        }
+    }
+}
+
+/// The name of a health check.
+fn kind(health: &Health) -> &'static str {
+    match health {
+        Health::Alive { .. } => "alive",
+        Health::Command { .. } => "command",
+        Health::Tcp { .. } => "tcp",
+        Health::Unix { .. } => "unix",
+        Health::Http { .. } => "http",
+    }
+}

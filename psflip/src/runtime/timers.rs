@@ -1,0 +1,137 @@
+//! All deadlines on one timerfd(2).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use crate::flip::Timer;
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// The state machine's.
+    Flip(Timer),
+    /// The health check's.
+    Check,
+}
+
+/// Deadlines by monotonic clock, which goes on while psflip is stopped and stands still while the machine sleeps.
+#[derive(Debug)]
+pub(super) struct Timers {
+    fd: TimerFd,
+    deadlines: BTreeMap<Key, Instant>,
+    /// What the kernel was last told.
+    programmed: Option<Instant>,
+}
+
+impl Timers {
+    /// No deadlines.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub(super) fn new() -> io::Result<Self> {
+        let fd = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+        Ok(Self { fd, deadlines: BTreeMap::new(), programmed: None })
+    }
+
+    /// Sets a deadline, from now.
+    pub(super) fn set(&mut self, key: Key, time: Duration) {
+        self.deadlines.insert(key, Instant::now() + time);
+    }
+
+    /// Removes a deadline.
+    pub(super) fn clear(&mut self, key: Key) {
+        self.deadlines.remove(&key);
+    }
+
+    /// How long until this deadline; `None`: not set.
+    #[must_use]
+    pub(super) fn remaining(&self, key: Key) -> Option<Duration> {
+        self.deadlines.get(&key).map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The deadlines that have passed; they are removed.
+    pub(super) fn take_due(&mut self) -> Vec<Key> {
+        if self.deadlines.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let due: Vec<Key> =
+            self.deadlines.iter().filter(|(_, deadline)| **deadline <= now).map(|(key, _)| *key).collect();
+        for key in &due {
+            self.deadlines.remove(key);
+        }
+        due
+    }
+
+    /// Tells the kernel when to wake us: at the earliest deadline, or not at all. Does nothing if that has not changed.
+    ///
+    /// # Errors
+    /// None that a valid timer could give.
+    pub(super) fn program(&mut self) -> io::Result<()> {
+        let earliest = self.deadlines.values().min().copied();
+        if earliest == self.programmed {
+            return Ok(());
+        }
+        match earliest {
+            Some(deadline) => {
+                // Zero would switch the timer off.
+                let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+                self.fd
+                    .set(Expiration::OneShot(TimeSpec::from_duration(left)), TimerSetTimeFlags::empty())?;
+            }
+            // Also takes back an expiration that nobody has read.
+            None => self.fd.unset()?,
+        }
+        self.programmed = earliest;
+        Ok(())
+    }
+}
+
+impl AsFd for Timers {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key = Key::Flip(Timer::Grace);
+
+    #[test]
+    fn a_deadline_passes_once() {
+        let mut timers = Timers::new().unwrap();
+        timers.set(KEY, Duration::ZERO);
+        timers.set(Key::Check, Duration::from_secs(3600));
+        assert_eq!(timers.take_due(), [KEY]);
+        assert_eq!(timers.take_due(), []);
+        assert!(timers.remaining(Key::Check).unwrap() > Duration::from_secs(3000));
+    }
+
+    #[test]
+    fn the_kernel_tells_when_the_earliest_is_due_and_only_then() {
+        let mut timers = Timers::new().unwrap();
+        let readable = |timers: &Timers, timeout: u16| {
+            let mut fds = [nix::poll::PollFd::new(timers.as_fd(), nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, timeout).unwrap() == 1
+        };
+        timers.set(KEY, Duration::from_secs(3600));
+        timers.program().unwrap();
+        assert!(!readable(&timers, 0));
+        timers.set(Key::Check, Duration::from_millis(1));
+        timers.program().unwrap();
+        assert!(readable(&timers, 30_000));
+        assert_eq!(timers.take_due(), [Key::Check]);
+        timers.program().unwrap();
+        assert!(!readable(&timers, 0), "the expired one was taken back");
+        timers.clear(KEY);
+        timers.program().unwrap();
+        assert!(!readable(&timers, 0));
+    }
+}
