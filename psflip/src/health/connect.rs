@@ -51,8 +51,8 @@ impl Connection {
         };
         let target = path.display().to_string().escape_debug().to_string();
         match connected {
-            Ok((socket, established)) => {
-                Ok(Self { socket, target, established, others: Vec::new(), failures: String::new() })
+            Ok(socket) => {
+                Ok(Self { socket, target, established: true, others: Vec::new(), failures: String::new() })
             }
             // unix(7): a stream socket does not say EINPROGRESS, it says EAGAIN, and nothing is under way then.
             Err(Errno::EAGAIN) => Err(format!(
@@ -68,9 +68,7 @@ impl Connection {
             let target = address.to_string();
             let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             match dial(family, &SockaddrStorage::from(address)) {
-                Ok((socket, established)) => {
-                    return Ok(Self { socket, target, established, others, failures });
-                }
+                Ok(socket) => return Ok(Self { socket, target, established: false, others, failures }),
                 Err(errno) => note(&mut failures, &target, errno),
             }
         }
@@ -83,25 +81,31 @@ impl Connection {
     /// What failed at each address.
     pub(super) fn advance(&mut self) -> Result<bool, String> {
         while !self.established {
-            let errno = match self.outcome() {
+            match self.outcome() {
                 None => return Ok(false),
                 Some(Ok(())) => {
+                    self.refuse_itself()?;
                     self.established = true;
-                    break;
                 }
-                Some(Err(errno)) => errno,
-            };
-            note(&mut self.failures, &self.target, errno);
-            *self = Self::first(std::mem::take(&mut self.others), std::mem::take(&mut self.failures))?;
-        }
-        if is_to_itself(&self.socket) {
-            // Reset, so that the port is free at once for the child, which may well be about to bind it.
-            let _ = setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
-            return Err(format!(
-                "{self}: nobody listens (the kernel connected the probe's socket to itself)"
-            ));
+                Some(Err(errno)) => {
+                    note(&mut self.failures, &self.target, errno);
+                    *self =
+                        Self::first(std::mem::take(&mut self.others), std::mem::take(&mut self.failures))?;
+                }
+            }
         }
         Ok(true)
+    }
+
+    /// Fails if the kernel connected the socket to itself. It does where nobody listens on a port of the ephemeral range,
+    /// and it happens to choose that very port for the connecting side.
+    fn refuse_itself(&self) -> Result<(), String> {
+        if !is_to_itself(&self.socket) {
+            return Ok(());
+        }
+        // Reset, not closed, so that the port is free at once for the child, which may be about to bind it.
+        let _ = setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+        Err(format!("{self}: nobody listens (the probe was connected to itself)"))
     }
 
     /// How the connect(2) under way came out; `None`: it didn't yet.
@@ -142,18 +146,17 @@ fn note(failures: &mut String, target: &str, errno: Errno) {
     failures.push_str(&format!("connect to {target}: {}; ", io::Error::from(errno)));
 }
 
-/// A new socket, and whether it is connected already.
-fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<(OwnedFd, bool)> {
+/// A new socket, which is connected or about to be.
+fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
     match connect(socket.as_raw_fd(), address) {
-        Ok(()) => Ok((socket, true)),
-        Err(Errno::EINPROGRESS) => Ok((socket, false)),
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
         Err(errno) => Err(errno),
     }
 }
 
-fn dial_path(path: &Path) -> nix::Result<(OwnedFd, bool)> {
+fn dial_path(path: &Path) -> nix::Result<OwnedFd> {
     match UnixAddr::new(path) {
         Ok(address) => dial(AddressFamily::Unix, &address),
         // The directory makes it too long for sun_path: name it by a descriptor.
@@ -171,13 +174,12 @@ fn dial_path(path: &Path) -> nix::Result<(OwnedFd, bool)> {
     }
 }
 
-/// Whether a TCP socket is connected to itself. That happens when nobody listens on a port of the ephemeral range, and the
-/// kernel happens to choose that very port for the connecting side.
+/// Whether both ends have the same address.
 fn is_to_itself(socket: &OwnedFd) -> bool {
     let ours = getsockname::<SockaddrStorage>(socket.as_raw_fd());
     let theirs = getpeername::<SockaddrStorage>(socket.as_raw_fd());
     match (ours, theirs) {
-        (Ok(ours), Ok(theirs)) => ours == theirs && ours.family() != Some(AddressFamily::Unix),
+        (Ok(ours), Ok(theirs)) => ours == theirs,
         _ => false,
     }
 }

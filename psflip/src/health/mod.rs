@@ -62,6 +62,7 @@ pub enum Timer {
 }
 
 /// What a call of a [`Checker`] led to.
+#[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The child became healthy by this call. True at most once in the life of a checker.

@@ -1,1 +1,0 @@
-//! The checks against real listeners and commands, driven as the runtime drives them.

@@ -1,0 +1,171 @@
+//! `command`, with real commands under real keepers.
+//!
+//! A keeper is a fork without an exec, and other tests may run in threads beside this one: glibc keeps its allocator usable
+//! in such a fork, and a keeper uses nothing else that has locks.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use super::super::Checker;
+use super::*;
+use crate::sys::signal::{SignalSet, block_all, set_mask};
+
+/// All signals are blocked in psflip, and so in its keepers, which read theirs from a descriptor.
+struct Blocked(SignalSet);
+
+impl Blocked {
+    fn new() -> Self {
+        Self(block_all().unwrap())
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = set_mask(self.0);
+    }
+}
+
+fn command(argv: &[&str], workdir: Option<&Path>) -> Checker {
+    let cmd = argv.iter().map(ToString::to_string).collect();
+    let path = CString::new(format!("PATH={}", std::env::var("PATH").unwrap())).unwrap();
+    let envp = vec![path, c"MARK=of the child".to_owned()];
+    let workdir = workdir.map(Path::to_path_buf);
+    Checker::new(&Health::Command { cmd, pace: PACE }, ChildInfo { envp, workdir, ..child() })
+}
+
+fn shell(script: &str) -> Checker {
+    command(&["sh", "-c", script], None)
+}
+
+#[test]
+fn a_command_is_healthy_when_it_exits_0_and_only_then() {
+    // Contract: H1, H4
+    let _blocked = Blocked::new();
+    assert_eq!(first_probe(&mut shell("echo fine; exit 0")), HEALTHY);
+    let failures = [
+        ("echo oops; exit 3", "`sh -c echo oops; exit 3` exited with code 3: oops"),
+        ("exit 7", "`sh -c exit 7` exited with code 7, without output"),
+        ("kill -9 $$", "`sh -c kill -9 $$` was killed by SIGKILL, without output"),
+    ];
+    for (script, wanted) in failures {
+        assert_eq!(first_failure(&mut shell(script)), wanted);
+    }
+}
+
+#[test]
+fn a_command_sees_what_the_child_sees_and_the_childs_pid() {
+    // Contract: H1, H4
+    let _blocked = Blocked::new();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("here"), "").unwrap();
+    let script = r#"ls; echo "$MARK"; cat; echo "$PSFLIP_CHILD_PID" >&2; exit 1"#;
+    let mut checker = command(&["sh", "-c", script], Some(directory.path()));
+    let failure = first_failure(&mut checker);
+    assert!(failure.ends_with(r" exited with code 1: here\nof the child\n4711"), "{failure}");
+}
+
+#[test]
+fn a_command_that_can_not_be_started_says_why() {
+    // Contract: H4
+    let _blocked = Blocked::new();
+    let missing = Path::new("/nonexistent/directory");
+    let refusals = [
+        (command(&["psflip-no-such", "x"], None), "`psflip-no-such x`: command not found: No such file"),
+        (command(&["/dev/null"], None), "`/dev/null`: can't be executed: Permission denied"),
+        (command(&["true"], Some(missing)), "`true`: its working directory can't be entered: No such file"),
+    ];
+    for (mut checker, wanted) in refusals {
+        let failure = first_failure(&mut checker);
+        assert!(failure.starts_with(wanted), "{failure}");
+    }
+}
+
+#[test]
+fn a_command_may_write_more_than_a_pipe_holds() {
+    // Contract: H2, X2
+    let _blocked = Blocked::new();
+    let failure = first_failure(&mut shell("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 5"));
+    assert!(failure.ends_with(r"exited with code 5: end"), "{failure}");
+}
+
+/// A pipe with a name, whose writers are the processes whose end a test wants to see.
+struct Alive {
+    directory: tempfile::TempDir,
+    reader: File,
+}
+
+impl Alive {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alive");
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let reader = open(&path, flags, Mode::empty()).unwrap().into();
+        Self { directory, reader }
+    }
+
+    /// A check by a shell that holds the pipe open, and so does all that it starts.
+    fn check(&self, script: &str) -> Checker {
+        command(&["sh", "-c", &format!("exec 3>alive; {script}")], Some(self.directory.path()))
+    }
+
+    /// Waits for a process to write something.
+    #[track_caller]
+    fn wait_for_life(&mut self) {
+        wait_for_input(&self.reader);
+        assert_ne!(self.reader.read(&mut [0; 64]).unwrap(), 0, "all are gone");
+    }
+
+    /// Waits until no process holds the pipe.
+    #[track_caller]
+    fn wait_for_death(&mut self) {
+        wait_for(self.reader.as_fd(), PollFlags::empty()); // a hang-up is told unasked
+        assert_eq!(self.reader.read(&mut [0; 64]).unwrap(), 0, "somebody is alive");
+    }
+}
+
+/// Two processes, one of them an orphan, which both hang.
+const HANG: &str = "(sleep 1000 & echo orphan >&3); echo hanging; sleep 1000";
+
+#[test]
+fn a_command_that_hangs_is_ended_at_its_timeout_with_its_whole_tree() {
+    // Contract: H2, H4
+    let _blocked = Blocked::new();
+    let mut alive = Alive::new();
+    let mut checker = alive.check(HANG);
+    assert_eq!(checker.start(), BEGUN);
+    alive.wait_for_life();
+    assert_eq!(turn(&mut checker), Step::NOTHING);
+    assert_eq!(checker.on_timer(), AGAIN);
+    alive.wait_for_death();
+    let failure = checker.last_failure().unwrap();
+    assert!(failure.contains("` gave no answer within 5s"), "{failure}");
+}
+
+#[test]
+fn a_check_that_is_no_longer_wanted_leaves_no_process() {
+    // Contract: H3
+    let _blocked = Blocked::new();
+    let mut alive = Alive::new();
+    let mut checker = alive.check(HANG);
+    assert_eq!(checker.start(), BEGUN);
+    alive.wait_for_life();
+    drop(checker);
+    alive.wait_for_death();
+}
+
+#[test]
+fn what_a_healthy_command_leaves_behind_is_not_waited_for_and_ended() {
+    // Contract: H1, C8
+    let _blocked = Blocked::new();
+    let mut alive = Alive::new();
+    let mut checker = alive.check("sleep 1000 & exit 0");
+    assert_eq!(first_probe(&mut checker), HEALTHY);
+    alive.wait_for_death();
+}

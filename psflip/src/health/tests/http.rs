@@ -1,0 +1,171 @@
+//! `http`, against listeners that answer what a test wants, byte by byte.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use super::super::Checker;
+use super::*;
+use crate::config::{HttpRequest, HttpTarget};
+
+fn http(target: HttpTarget) -> Checker {
+    let request =
+        HttpRequest { url: "http://app/up".into(), target, host: "app".into(), path: "/up?deep=1".into() };
+    checker(&Health::Http { request, status: vec![200..=399, 401..=401], pace: PACE })
+}
+
+/// A server that has got the request of a check, and has answered nothing yet.
+struct Asked {
+    checker: Checker,
+    connection: TcpStream,
+    request: String,
+}
+
+fn asked() -> Asked {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut checker = http(HttpTarget::Tcp(vec![listener.local_addr().unwrap()]));
+    assert_eq!(checker.start(), BEGUN);
+    while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
+        assert_eq!(turn(&mut checker), Step::NOTHING);
+    }
+    wait_for_input(&listener);
+    let (mut connection, _) = listener.accept().unwrap();
+    let request = read_request(&mut connection);
+    Asked { checker, connection, request }
+}
+
+fn read_request(connection: &mut (impl Read + AsFd)) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        wait_for_input(&*connection);
+        let mut buffer = [0; 512];
+        let length = connection.read(&mut buffer).unwrap();
+        assert_ne!(length, 0, "the request has no end: {}", request.escape_ascii());
+        request.extend_from_slice(&buffer[..length]);
+    }
+    String::from_utf8(request).unwrap()
+}
+
+impl Asked {
+    /// How the probe ends once this was answered.
+    #[track_caller]
+    fn after(&mut self, answer: &[u8]) -> Step {
+        self.connection.write_all(answer).unwrap();
+        settle(&mut self.checker, Step::NOTHING)
+    }
+
+    /// How it fails.
+    #[track_caller]
+    fn failure_after(mut self, answer: &[u8]) -> String {
+        assert_eq!(self.after(answer), AGAIN);
+        self.checker.last_failure().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn the_request_is_a_plain_get() {
+    // Contract: H1
+    let version = env!("CARGO_PKG_VERSION");
+    let wanted = [
+        "GET /up?deep=1 HTTP/1.1",
+        "Host: app",
+        &format!("User-Agent: psflip/{version}"),
+        "Accept: */*",
+        "Connection: close",
+        "\r\n",
+    ];
+    assert_eq!(asked().request, wanted.join("\r\n"));
+}
+
+#[test]
+fn a_wanted_status_is_healthy() {
+    // Contract: H1
+    for status in ["200 OK", "302 Found", "399", "401 Unauthorized"] {
+        let answer = format!("HTTP/1.1 {status}\r\n");
+        assert_eq!(asked().after(answer.as_bytes()), HEALTHY, "{status}");
+    }
+}
+
+#[test]
+fn another_status_fails_and_is_named() {
+    // Contract: H1, H4
+    let failure = asked().failure_after(b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n");
+    assert_eq!(failure, "probe 1 failed: `http://app/up`: HTTP status 503, wanted 200-399,401");
+}
+
+#[test]
+fn a_status_line_may_come_in_pieces() {
+    // Contract: H1
+    let mut asked = asked();
+    for piece in [&b"HT"[..], b"TP/1.1 2", b"00", b" O"] {
+        asked.connection.write_all(piece).unwrap();
+        assert_eq!(turn(&mut asked.checker), Step::NOTHING);
+    }
+    assert_eq!(asked.after(b"K\r\n"), HEALTHY);
+}
+
+#[test]
+fn a_server_that_hangs_fails_at_the_probes_timeout_and_loses_the_connection() {
+    // Contract: H2, H4
+    let mut asked = asked();
+    assert_eq!(asked.checker.on_timer(), AGAIN);
+    let failure = asked.checker.last_failure().unwrap();
+    assert_eq!(failure, "probe 1 failed: `http://app/up`: no answer within 5s");
+    wait_for_input(&asked.connection);
+    assert_eq!(asked.connection.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn an_answer_that_is_there_when_time_is_up_counts() {
+    // Contract: F12
+    let mut asked = asked();
+    asked.connection.write_all(b"HTTP/1.1 200 OK\r\n").unwrap();
+    wait_for_input(asked.checker.watch().unwrap().0);
+    assert_eq!(asked.checker.on_timer(), HEALTHY);
+}
+
+#[test]
+fn what_is_no_answer_is_shown() {
+    // Contract: H4, X2
+    let failure = asked().failure_after(b"SSH-2.0-x\r\n");
+    assert_eq!(
+        failure,
+        r"probe 1 failed: `http://app/up`: the answer is not HTTP/1: it began with `SSH-2.0-x\r\n`"
+    );
+    let endless = [b"HTTP/1.1 200 ".as_slice(), &[b'x'; 9000]].concat();
+    let failure = asked().failure_after(&endless);
+    assert!(failure.contains("no end of a status line within 8 KiB: it began with `HTTP/1.1 200 xxx"));
+    assert!(failure.len() < 200, "{failure}");
+}
+
+#[test]
+fn a_server_that_hangs_up_has_not_answered() {
+    // Contract: H4
+    let asked = asked();
+    asked.connection.shutdown(std::net::Shutdown::Write).unwrap();
+    let failure = asked.failure_after(b"");
+    let wanted = "`http://app/up`: the connection was closed before the end of a status line";
+    assert_eq!(failure, format!("probe 1 failed: {wanted}"));
+}
+
+#[test]
+fn http_works_over_a_unix_socket() {
+    // Contract: H1, H4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sock");
+    let mut checker = http(HttpTarget::Unix(path.clone()));
+    assert!(first_failure(&mut checker).ends_with("No such file or directory (os error 2)"));
+    let mut connection = accept_probe(&mut checker, &path);
+    connection.write_all(b"HTTP/1.1 204 No Content\r\n").unwrap();
+    assert_eq!(settle(&mut checker, Step::NOTHING), HEALTHY);
+}
+
+fn accept_probe(checker: &mut Checker, path: &Path) -> std::os::unix::net::UnixStream {
+    let listener = UnixListener::bind(path).unwrap();
+    assert_eq!(checker.on_timer(), BEGUN);
+    wait_for_input(&listener);
+    let (mut connection, _) = listener.accept().unwrap();
+    read_request(&mut connection);
+    connection
+}

@@ -1,0 +1,103 @@
+//! The checks against real listeners and commands, driven as the runtime drives them, but for the clock: no test waits for
+//! a timer, it says that one ran down.
+
+mod command;
+mod http;
+mod sockets;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Checker, ChildInfo, Interest, Step, Timer};
+use crate::config::{Health, Pace};
+use crate::sys::early::inherited_signals;
+
+const INTERVAL: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first probe at once, and one success is enough.
+const PACE: Pace = Pace { after: Duration::ZERO, interval: INTERVAL, timeout: TIMEOUT, successes: 1 };
+
+/// What a step says when the child became healthy.
+const HEALTHY: Step = Step { healthy: true, timer: Timer::Off };
+/// What a step says when a probe is over and another has to come.
+const AGAIN: Step = Step { healthy: false, timer: Timer::Set(INTERVAL) };
+/// What a step says when a probe was begun.
+const BEGUN: Step = Step { healthy: false, timer: Timer::Set(TIMEOUT) };
+
+fn child() -> ChildInfo {
+    ChildInfo { pid: 4711, envp: Vec::new(), workdir: None, signals: inherited_signals() }
+}
+
+fn checker(health: &Health) -> Checker {
+    Checker::new(health, child())
+}
+
+/// Waits for the descriptor; fails the test when nothing happens for far longer than anything here takes.
+#[track_caller]
+fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) {
+    let mut fds = [PollFd::new(fd, flags)];
+    let ready = poll(&mut fds, PollTimeout::from(20_000_u16)).unwrap();
+    assert_eq!(ready, 1, "nothing happened within 20 s");
+}
+
+#[track_caller]
+fn wait_for_input(fd: impl AsFd) {
+    wait_for(fd.as_fd(), PollFlags::POLLIN);
+}
+
+/// One turn of the loop.
+#[track_caller]
+fn turn(checker: &mut Checker) -> Step {
+    let (fd, interest) = checker.watch().expect("there is nothing to wait for");
+    let flags = match interest {
+        Interest::Read => PollFlags::POLLIN,
+        Interest::Write => PollFlags::POLLOUT,
+    };
+    wait_for(fd, flags);
+    checker.on_ready()
+}
+
+/// Goes on until the probe that this step began is over.
+#[track_caller]
+fn settle(checker: &mut Checker, mut step: Step) -> Step {
+    while checker.watch().is_some() {
+        assert!(matches!(step, BEGUN | Step::NOTHING), "{step:?}");
+        step = turn(checker);
+    }
+    step
+}
+
+/// The first probe, to its end.
+#[track_caller]
+fn first_probe(checker: &mut Checker) -> Step {
+    let step = checker.start();
+    settle(checker, step)
+}
+
+/// How the first probe fails.
+#[track_caller]
+fn first_failure(checker: &mut Checker) -> String {
+    assert_eq!(first_probe(checker), AGAIN);
+    let text = checker.last_failure().expect("no failure");
+    text.strip_prefix("probe 1 failed: ").unwrap_or_else(|| panic!("{text}")).to_owned()
+}
+
+#[test]
+fn alive_means_that_time_went_by() {
+    // Contract: H1
+    let mut checker = checker(&Health::Alive { timeout: TIMEOUT });
+    assert_eq!(checker.start(), BEGUN);
+    assert!(checker.watch().is_none() && checker.last_failure().is_none());
+    assert_eq!(checker.on_ready(), Step::NOTHING);
+    assert_eq!(checker.on_timer(), HEALTHY);
+    assert_eq!(checker.on_timer(), Step::NOTHING, "it becomes healthy once");
+}
+
+#[test]
+fn alive_after_zero_means_at_once() {
+    // Contract: H1, X3
+    assert_eq!(checker(&Health::Alive { timeout: Duration::ZERO }).start(), HEALTHY);
+}
