@@ -236,7 +236,7 @@ impl Launch {
     #[track_caller]
     pub(crate) fn start_service(self, service: Option<Service>) -> Arc<Running> {
         let inner = Arc::clone(&self.inner);
-        match self.try_start(service) {
+        match self.try_start(service.as_ref()) {
             Ok(running) => {
                 inner.add(&running);
                 running
@@ -245,7 +245,7 @@ impl Launch {
         }
     }
 
-    fn try_start(mut self, service: Option<Service>) -> Result<Arc<Running>, String> {
+    fn try_start(mut self, service: Option<&Service>) -> Result<Arc<Running>, String> {
         let argv = self.full_argv();
         let Some((program, args)) = argv.split_first() else { return Err("the command is empty".into()) };
         let mut command = Command::new(program);
@@ -262,8 +262,7 @@ impl Launch {
         } else {
             io.open(&mut self, &mut command)?;
         }
-        let history =
-            service.as_ref().and_then(|service| service.pidfile.as_ref()).map(PidfileHistory::watch);
+        let history = service.and_then(|service| service.pidfile.as_ref()).map(PidfileHistory::watch);
         let line = shown(&argv);
         let mut child = command.spawn().map_err(|error| format!("`{line}` can't be started: {error}"))?;
         drop(command); // it holds our copies of the terminal and of the inherited ends
@@ -297,7 +296,7 @@ impl Launch {
             env_changes,
             terminal: io.terminal,
             stdin: io.pipe,
-            service: service.as_ref().map(|service| service.exe.clone()),
+            service: service.map(|service| service.exe.clone()),
             history,
         })
     }

@@ -6,11 +6,13 @@
 //! Every wait is for an event and has a deadline; when it expires, the panic shows everything there is to know.
 
 mod binaries;
+pub mod client;
 mod guard;
 mod launch;
 mod output;
 mod pidfd;
 pub mod pidfile;
+pub mod probe;
 pub mod process;
 mod psflip;
 mod report;
@@ -24,6 +26,7 @@ pub use crate::binaries::{fixture, psflip_bin};
 pub use crate::launch::{Launch, Session, Stdin};
 pub use crate::output::{Line, Output, Stream};
 pub use crate::pidfile::PidfileHistory;
+pub use crate::probe::AvailabilityProbe;
 pub use crate::process::Process;
 pub use crate::psflip::{Flip, Psflip, PsflipBuilder, child_of, cmd_line};
 pub use crate::running::Running;

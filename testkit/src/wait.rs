@@ -133,6 +133,11 @@ pub(crate) fn wait_on<T>(
     }
 }
 
+/// A client's pause after a failed request.
+pub(crate) fn pause_after_failure() {
+    std::thread::sleep(Duration::from_millis(1));
+}
+
 /// Waits until one of `fds` is readable, or for `limit`; says which are.
 pub(crate) fn poll_readable(fds: &[BorrowedFd<'_>], limit: Duration) -> Vec<bool> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();

@@ -94,9 +94,7 @@ fn parse(args: &mut Vec<OsString>) -> Result<Options> {
                 }
                 let value = args.remove(0).to_string_lossy().into_owned();
                 let set = match name.as_str() {
-                    "--take-fds" => {
-                        value.split(',').map(|number| Ok(options.take.push(number.parse()?))).collect()
-                    }
+                    "--take-fds" => numbers(&value).map(|numbers| options.take = numbers),
                     "--close" => value.parse().map(|number| options.close.push(number)).map_err(Into::into),
                     "--rlimit" => rlimit(&value).map(|limit| options.rlimits.push(limit)),
                     "--umask" => mode(&value).map(|mode| options.umask = Some(mode)),
@@ -108,6 +106,10 @@ fn parse(args: &mut Vec<OsString>) -> Result<Options> {
         }
     }
     Ok(options)
+}
+
+fn numbers(text: &str) -> Result<Vec<i32>> {
+    Ok(text.split(',').map(str::parse).collect::<std::result::Result<_, _>>()?)
 }
 
 fn rlimit(text: &str) -> Result<(Resource, u64)> {

@@ -1,0 +1,283 @@
+//! Requests without pause over a whole test: was the service there at every moment, and who answered?
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::client::ClientError;
+use crate::report;
+use crate::wait::Deadline;
+
+/// Failures kept with all details; more are only counted.
+const MOST_FAILURES: usize = 1000;
+/// Failures shown by [`Report`]'s text.
+const SHOWN: usize = 40;
+
+/// Clients in threads of their own that send one request after the other until [`AvailabilityProbe::finish`].
+///
+/// ```no_run
+/// # use testkit::{AvailabilityProbe, Sandbox, client::http::HttpClient};
+/// # let sandbox = Sandbox::new();
+/// # let psflip = sandbox.psflip().start();
+/// let socket = sandbox.path("app.sock");
+/// let probe = AvailabilityProbe::start(8, |_| {
+///     let mut client = HttpClient::unix(&socket).keep_alive();
+///     move || client.get("/")?.tag("pid")
+/// });
+/// probe.wait_requests(100);
+/// psflip.flip();
+/// probe.wait_requests(100);
+/// let report = probe.finish();
+/// report.assert_no_failures();
+/// assert_eq!(report.by_tag.len(), 2, "both generations answered");
+/// ```
+#[derive(Debug)]
+pub struct AvailabilityProbe {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    started: Instant,
+    stop: AtomicBool,
+    seen: Mutex<Report>,
+    changed: Condvar,
+}
+
+/// One request that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// When it failed, since the start of the probe.
+    pub at: Duration,
+    /// How long the request had taken until then.
+    pub took: Duration,
+    /// Which client.
+    pub client: usize,
+    /// At which stage, and why.
+    pub error: ClientError,
+}
+
+/// The answers with one tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// How many.
+    pub count: u64,
+    /// When the first came, since the start of the probe.
+    pub first: Duration,
+    /// When the last came.
+    pub last: Duration,
+}
+
+/// What a probe saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Requests that ended, failed ones included.
+    pub requests: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// The first 1000 of them, with all details.
+    pub failures: Vec<Failure>,
+    /// Answers by the tag that the client's closure returned.
+    pub by_tag: BTreeMap<String, Answers>,
+    /// The slowest request, failed ones included, and when it ended.
+    pub slowest: Duration,
+    /// When the slowest ended, since the start of the probe.
+    pub slowest_at: Duration,
+    /// How long the probe ran.
+    pub duration: Duration,
+}
+
+impl AvailabilityProbe {
+    /// Starts `clients` threads. `make` gives each its client: a closure that does one request and returns a tag of the answer,
+    /// such as the pid or the name of the generation in it.
+    ///
+    /// # Panics
+    /// When a thread can't be started.
+    pub fn start<C>(clients: usize, mut make: impl FnMut(usize) -> C) -> Self
+    where
+        C: FnMut() -> Result<String, ClientError> + Send + 'static,
+    {
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+            seen: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let start = |number| {
+            let (shared, client) = (Arc::clone(&shared), make(number));
+            let thread = std::thread::Builder::new().name(format!("testkit-client-{number}"));
+            thread.spawn(move || shared.run(number, client)).expect("a thread can be started")
+        };
+        let threads = (0..clients).map(start).collect();
+        Self { shared, threads }
+    }
+
+    /// Waits until `count` more requests have ended from now on.
+    ///
+    /// # Panics
+    /// When they don't within the default deadline.
+    #[track_caller]
+    pub fn wait_requests(&self, count: u64) {
+        let wanted = self.shared.lock().requests + count;
+        self.wait(&format!("{count} more requests of the availability probe"), |seen| {
+            seen.requests >= wanted
+        });
+    }
+
+    /// Waits until an answer with this tag has come.
+    ///
+    /// # Panics
+    /// When none comes within the default deadline.
+    #[track_caller]
+    pub fn wait_tag(&self, tag: &str) {
+        self.wait(&format!("an answer tagged `{tag}`"), |seen| seen.by_tag.contains_key(tag));
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, mut there: impl FnMut(&Report) -> bool) {
+        let deadline = Deadline::default();
+        let mut seen = self.shared.lock();
+        while !there(&seen) {
+            if deadline.has_expired() {
+                let report = seen.clone();
+                drop(seen);
+                report::expired(&deadline, &format!("{what}; so far: {report}"));
+            }
+            let waited = self.shared.changed.wait_timeout(seen, deadline.remaining());
+            seen = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut report = self.shared.lock().clone();
+        report.duration = self.shared.started.elapsed();
+        report
+    }
+
+    /// Lets every client end its request and gives the whole report.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        let duration = self.shared.started.elapsed();
+        self.stop();
+        Report { duration, ..self.report() }
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() && !std::thread::panicking() {
+                report::fail("a client of the availability probe panicked");
+            }
+        }
+    }
+}
+
+impl Drop for AvailabilityProbe {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Report> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, client: usize, mut request: impl FnMut() -> Result<String, ClientError>) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            let result = request();
+            let (took, at) = (begun.elapsed(), self.started.elapsed());
+            let failed = result.is_err();
+            let mut seen = self.lock();
+            seen.requests += 1;
+            if took > seen.slowest {
+                (seen.slowest, seen.slowest_at) = (took, at);
+            }
+            match result {
+                Ok(tag) => {
+                    let answers = seen.by_tag.entry(tag).or_insert(Answers { count: 0, first: at, last: at });
+                    answers.count += 1;
+                    answers.last = at;
+                }
+                Err(error) => {
+                    seen.failed += 1;
+                    if seen.failures.len() < MOST_FAILURES {
+                        seen.failures.push(Failure { at, took, client, error });
+                    }
+                }
+            }
+            drop(seen);
+            self.changed.notify_all();
+            if failed {
+                // A refused connection takes no time: a whole processor spent on refusals would slow down what is tested.
+                crate::wait::pause_after_failure();
+            }
+        }
+    }
+}
+
+impl Report {
+    /// Fails when a request failed, or none was sent at all.
+    ///
+    /// # Panics
+    /// With the timeline of failures and of who answered when.
+    #[track_caller]
+    pub fn assert_no_failures(&self) {
+        if self.failed > 0 || self.requests == 0 {
+            report::fail(&format!("the service was not available at every moment: {self}"));
+        }
+    }
+
+    /// The failures, counted by stage and cause.
+    #[must_use]
+    pub fn causes(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for failure in &self.failures {
+            *counts.entry(failure.error.to_string()).or_insert(0) += 1;
+        }
+        counts
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |time: &Duration| format!("{:.3}", time.as_secs_f64());
+        write!(f, "{} of {} requests failed in {} s; ", self.failed, self.requests, seconds(&self.duration))?;
+        writeln!(f, "slowest {:.1} ms at {}", self.slowest.as_secs_f64() * 1e3, seconds(&self.slowest_at))?;
+        let mut tags: Vec<_> = self.by_tag.iter().collect();
+        tags.sort_by_key(|(_, answers)| answers.first);
+        for (tag, answers) in tags {
+            writeln!(
+                f,
+                "  {} - {}: {} answers from `{tag}`",
+                seconds(&answers.first),
+                seconds(&answers.last),
+                answers.count
+            )?;
+        }
+        for (cause, count) in self.causes() {
+            writeln!(f, "  {count} times {cause}")?;
+        }
+        for failure in self.failures.iter().take(SHOWN) {
+            let took = failure.took.as_secs_f64() * 1e3;
+            writeln!(
+                f,
+                "  {} client {} after {took:.1} ms: {}",
+                seconds(&failure.at),
+                failure.client,
+                failure.error
+            )?;
+        }
+        if self.failures.len() > SHOWN {
+            writeln!(f, "  … and {} more", self.failed - SHOWN as u64)?;
+        }
+        Ok(())
+    }
+}
