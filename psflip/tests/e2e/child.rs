@@ -1,0 +1,1 @@
+//! What a child sees: as if psflip were not there (C1 to C4).

@@ -1,0 +1,1 @@
+//! What psflip ends with (C5, C6).

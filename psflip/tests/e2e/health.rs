@@ -1,0 +1,1 @@
+//! Health checks on real children (H1 to H4).

@@ -1,0 +1,14 @@
+//! psflip, end to end: the real binary with real children. One module a topic; every test cites the clauses that it proves
+//! (`docs/contract.md`), waits for events only, and leaves nothing behind (`testkit`).
+
+mod child;
+mod config;
+mod exit_codes;
+mod failures;
+mod health;
+mod pidfile;
+mod signals;
+mod stop;
+mod terminal;
+mod tree;
+mod upgrade;

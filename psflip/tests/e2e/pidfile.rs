@@ -1,0 +1,1 @@
+//! The pidfile (P1 to P4).

@@ -1,0 +1,1 @@
+//! Stop requests in every phase (S5, F11).

@@ -1,0 +1,1 @@
+//! Terminals and job control (S2, S3).

@@ -1,0 +1,1 @@
+//! Process trees: nothing outlives psflip, no zombies (C7 to C9).

@@ -1,0 +1,1 @@
+//! Upgrades (U1 to U10).
