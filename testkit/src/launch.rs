@@ -234,9 +234,9 @@ impl Launch {
 
     /// Starts it; `service` says that it is a psflip.
     #[track_caller]
-    pub(crate) fn start_service(self, service: Option<Service>) -> Arc<Running> {
+    pub(crate) fn start_service(self, service: Option<&Service>) -> Arc<Running> {
         let inner = Arc::clone(&self.inner);
-        match self.try_start(service.as_ref()) {
+        match self.try_start(service) {
             Ok(running) => {
                 inner.add(&running);
                 running

@@ -196,7 +196,7 @@ impl PsflipBuilder {
         let mut argv = vec![exe.into_os_string()];
         argv.extend(self.subcommand);
         argv.extend(["-c".into(), file.into_os_string()]);
-        let running = self.launch.command_first(argv).start_service(Some(service));
+        let running = self.launch.command_first(argv).start_service(Some(&service));
         Psflip { inner: self.inner, running, pidfile, upgrade_signal: self.upgrade_signal }
     }
 

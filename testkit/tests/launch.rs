@@ -13,7 +13,12 @@ fn mask(launch: impl FnOnce(testkit::Launch) -> testkit::Launch, field: &str) ->
     assert!(cat.wait_exit().success());
     let stdout = cat.stdout();
     let value = stdout.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(":\t")).unwrap();
-    u64::from_str_radix(value, 16).unwrap()
+    public(u64::from_str_radix(value, 16).unwrap())
+}
+
+/// Without signals 32 and 33, which glibc keeps for itself and whose disposition its posix_spawn(3) changes.
+fn public(mask: u64) -> u64 {
+    mask & !(0b11 << 31)
 }
 
 fn bit(signal: Signal) -> u64 {
@@ -24,7 +29,7 @@ fn bit(signal: Signal) -> u64 {
 fn signals_are_ignored_and_blocked_as_asked_and_no_others() {
     // Whoever started the test may have ignored some already; that SIGPIPE is, in the test, is Rust's own start-up.
     let own = testkit::Process::current().status_field("SigIgn").unwrap();
-    let before = u64::from_str_radix(&own, 16).unwrap() & !bit(Signal::SIGPIPE);
+    let before = public(u64::from_str_radix(&own, 16).unwrap()) & !bit(Signal::SIGPIPE);
     assert_eq!(mask(|launch| launch, "SigIgn"), before);
     assert_eq!(mask(|launch| launch, "SigBlk"), 0);
     let two = |launch: testkit::Launch| launch.ignore_signal(Signal::SIGHUP).ignore_signal(Signal::SIGPIPE);
