@@ -190,14 +190,24 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
     #[test]
-    fn a_socket_that_is_connected_to_itself_is_recognized() {
+    fn a_socket_that_is_connected_to_itself_means_that_nobody_listens() {
+        // Contract: H1
         let flags = SockFlag::SOCK_CLOEXEC;
         let own = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
         let any: SockaddrStorage = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
         nix::sys::socket::bind(own.as_raw_fd(), &any).unwrap();
         let address: SockaddrStorage = getsockname(own.as_raw_fd()).unwrap();
         connect(own.as_raw_fd(), &address).unwrap();
-        assert!(is_to_itself(&own));
+        let itself = Connection {
+            socket: own,
+            target: "itself".to_owned(),
+            established: false,
+            others: Vec::new(),
+            failures: String::new(),
+        };
+        let refused = itself.refuse_itself().unwrap_err();
+        assert_eq!(refused, "connect to itself: nobody listens (the probe was connected to itself)");
+        assert_eq!(getsockopt(&itself.socket, sockopt::Linger).unwrap().l_onoff, 1, "the port stays taken");
 
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let other = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

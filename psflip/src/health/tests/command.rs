@@ -14,19 +14,30 @@ use nix::unistd::mkfifo;
 
 use super::super::Checker;
 use super::*;
+use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{SignalSet, block_all, set_mask};
 
-/// All signals are blocked in psflip, and so in its keepers, which read theirs from a descriptor.
-struct Blocked(SignalSet);
+/// This thread as psflip's: all signals are blocked, and so they are in its keepers, which read theirs from a descriptor.
+/// At the end its keepers are reaped. To be made before any checker, so that it is dropped after it.
+struct AsPsflip(SignalSet);
 
-impl Blocked {
+impl AsPsflip {
     fn new() -> Self {
         Self(block_all().unwrap())
     }
 }
 
-impl Drop for Blocked {
+impl Drop for AsPsflip {
     fn drop(&mut self) {
+        // The children that this very thread forked.
+        let keepers = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        for keeper in keepers.split_ascii_whitespace() {
+            let keeper = PidFd::open(keeper.parse().unwrap()).unwrap(); // not reaped: its pid is still its own
+            if !std::thread::panicking() {
+                wait_for_input(&keeper);
+            }
+            let _ = keeper.try_reap();
+        }
         let _ = set_mask(self.0);
     }
 }
@@ -46,7 +57,7 @@ fn shell(script: &str) -> Checker {
 #[test]
 fn a_command_is_healthy_when_it_exits_0_and_only_then() {
     // Contract: H1, H4
-    let _blocked = Blocked::new();
+    let _psflip = AsPsflip::new();
     assert_eq!(first_probe(&mut shell("echo fine; exit 0")), HEALTHY);
     let failures = [
         ("echo oops; exit 3", "`sh -c echo oops; exit 3` exited with code 3: oops"),
@@ -61,7 +72,7 @@ fn a_command_is_healthy_when_it_exits_0_and_only_then() {
 #[test]
 fn a_command_sees_what_the_child_sees_and_the_childs_pid() {
     // Contract: H1, H4
-    let _blocked = Blocked::new();
+    let _psflip = AsPsflip::new();
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("here"), "").unwrap();
     let script = r#"ls; echo "$MARK"; cat; echo "$PSFLIP_CHILD_PID" >&2; exit 1"#;
@@ -73,7 +84,7 @@ fn a_command_sees_what_the_child_sees_and_the_childs_pid() {
 #[test]
 fn a_command_that_can_not_be_started_says_why() {
     // Contract: H4
-    let _blocked = Blocked::new();
+    let _psflip = AsPsflip::new();
     let missing = Path::new("/nonexistent/directory");
     let refusals = [
         (command(&["psflip-no-such", "x"], None), "`psflip-no-such x`: command not found: No such file"),
@@ -89,7 +100,7 @@ fn a_command_that_can_not_be_started_says_why() {
 #[test]
 fn a_command_may_write_more_than_a_pipe_holds() {
     // Contract: H2, X2
-    let _blocked = Blocked::new();
+    let _psflip = AsPsflip::new();
     let failure = first_failure(&mut shell("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 5"));
     assert!(failure.ends_with(r"exited with code 5: end"), "{failure}");
 }
@@ -136,7 +147,7 @@ const HANG: &str = "(sleep 1000 & echo orphan >&3); echo hanging; sleep 1000";
 #[test]
 fn a_command_that_hangs_is_ended_at_its_timeout_with_its_whole_tree() {
     // Contract: H2, H4
-    let _blocked = Blocked::new();
+    let _psflip = AsPsflip::new();
     let mut alive = Alive::new();
     let mut checker = alive.check(HANG);
     assert_eq!(checker.start(), BEGUN);
@@ -151,7 +162,7 @@ fn a_command_that_hangs_is_ended_at_its_timeout_with_its_whole_tree() {
 #[test]
 fn a_check_that_is_no_longer_wanted_leaves_no_process() {
     // Contract: H3
-    let _blocked = Blocked::new();
+    let _psflip = AsPsflip::new();
     let mut alive = Alive::new();
     let mut checker = alive.check(HANG);
     assert_eq!(checker.start(), BEGUN);
@@ -163,9 +174,32 @@ fn a_check_that_is_no_longer_wanted_leaves_no_process() {
 #[test]
 fn what_a_healthy_command_leaves_behind_is_not_waited_for_and_ended() {
     // Contract: H1, C8
-    let _blocked = Blocked::new();
+    let _psflip = AsPsflip::new();
     let mut alive = Alive::new();
     let mut checker = alive.check("sleep 1000 & exit 0");
     assert_eq!(first_probe(&mut checker), HEALTHY);
     alive.wait_for_death();
+}
+
+#[test]
+fn a_command_that_closes_its_output_is_waited_for_without_wake_ups() {
+    // Contract: U9, H1
+    let _psflip = AsPsflip::new();
+    let mut alive = Alive::new();
+    let mut checker = alive.check("exec >&- 2>&-; echo closed >&3; sleep 1000");
+    assert_eq!(checker.start(), BEGUN);
+    alive.wait_for_life();
+    let mut turns = 0;
+    while is_ready(&checker) {
+        assert_eq!(checker.on_ready(), Step::NOTHING);
+        turns += 1;
+        assert!(turns < 100, "it is ready for ever");
+    }
+    drop(checker);
+    alive.wait_for_death();
+}
+
+fn is_ready(checker: &Checker) -> bool {
+    let mut fds = [PollFd::new(checker.watch().unwrap().0, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
 }
