@@ -2,7 +2,7 @@
 //!
 //! A [`Checker`] is one health check of one child. It is driven by psflip's loop: it never blocks, has no thread, and says
 //! after every call which descriptor and which timer it waits for. `pace` decides when a probe is due; one file per kind
-//! says what a probe is ([`Probe`]) and carries a probe through that can't be answered at once ([`Attempt`]).
+//! says what a probe is (`Probe`) and carries a probe through that can't be answered at once (`Attempt`).
 //!
 //! The end of the child ends the wait (H3): the runtime drops the checker then, which ends a probe that is under way.
 
