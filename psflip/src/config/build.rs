@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::address;
-use super::error::{Error, any_of, nearest, quoted};
+use super::error::{Error, all_of, any_of, meant, nearest, quoted};
 use super::plan::{EnvChange, Health, Log, LogFormat, Orphans, Pace, Plan, Shutdown, Upgrade};
 use super::reader::{Node, Reader, Section, Zero, a};
 use super::scalar::{self, Refused};
@@ -24,14 +24,24 @@ const TCP: &[&str] = &["address", "after", "interval", "timeout", "successes"];
 const UNIX: &[&str] = &["path", "after", "interval", "timeout", "successes"];
 const HTTP: &[&str] = &["url", "status", "after", "interval", "timeout", "successes"];
 
-/// Where a key belongs that stands elsewhere.
-pub(super) const SECTIONS: &[(&str, &[&str])] = &[
-    ("[shutdown]", &["delay", "orphans"]),
-    ("[log]", &["format", "level"]),
-    ("[healthcheck.http]", &["url", "status"]),
-    ("[healthcheck.tcp]", &["address"]),
-    ("[healthcheck.unix]", &["path"]),
+/// The tables with keys of their own.
+const TABLES: &[(&str, &[&str])] = &[
+    ("[upgrade]", UPGRADE),
+    ("[shutdown]", SHUTDOWN),
+    ("[log]", LOG),
+    ("[healthcheck.alive]", ALIVE),
+    ("[healthcheck.command]", COMMAND),
+    ("[healthcheck.tcp]", TCP),
+    ("[healthcheck.unix]", UNIX),
+    ("[healthcheck.http]", HTTP),
 ];
+
+/// The key that `wrong` was probably meant to be, and the tables it belongs to.
+pub(super) fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
+    let key = nearest(wrong, TABLES.iter().flat_map(|(_, keys)| *keys).filter(|key| **key != "cmd"))?;
+    let homes = TABLES.iter().filter(|(_, keys)| keys.contains(&key.as_str())).map(|(table, _)| *table);
+    Some((key.clone(), homes.take(3).collect()))
+}
 
 /// Variables that psflip sets itself (contract C3).
 const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
@@ -82,7 +92,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             _ => reader.unknown(&file, key, span, TOP),
         }
     }
-    if find(&file, "cmd").is_none() {
+    if find(&file, "cmd").is_none() && !misspelled(&file, "cmd", TOP) {
         reader.error(
             Error::whole("`cmd` is missing: the program to run")
                 .help("write it above the first `[table]` line, one string per argument: `cmd = [\"./server\", \"--port\", \"8080\"]`"),
@@ -93,6 +103,16 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
 
 fn find<'t>(section: &Section<'t>, key: &str) -> Option<Node<'t>> {
     section.entries.iter().find(|(name, ..)| *name == key).map(|(.., node)| *node)
+}
+
+/// Whether a key of the section will get the hint to be `key`, so that its absence needs no message of its own.
+fn misspelled(section: &Section<'_>, key: &str, allowed: &[&str]) -> bool {
+    // Comparing names costs time, and a table of so many keys has other troubles.
+    section
+        .entries
+        .iter()
+        .take(100)
+        .any(|(name, ..)| !allowed.contains(name) && meant(name, allowed).as_deref() == Some(key))
 }
 
 fn pidfile(reader: &mut Reader<'_>, node: Node<'_>) -> Option<std::path::PathBuf> {
@@ -174,6 +194,13 @@ fn log(reader: &mut Reader<'_>, node: Node<'_>, log: &mut Log) {
     let Some(section) = reader.table("log", node) else { return };
     for (key, span, node) in &section.entries {
         match *key {
+            "format" if node.get_ref().as_str() == Some("journald") => {
+                let error = Error::at(node.span(), "`format` can't be `journald`");
+                reader
+                    .error(error.help(
+                        "this version of psflip doesn't have `journald` yet; it has `text` and `json`",
+                    ));
+            }
             "format" => {
                 let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
                 set(&mut log.format, reader.word("format", node, &words));
@@ -239,7 +266,7 @@ fn unknown_kind(
         let error = Error::at(span.clone(), format!("there is no health check {}", quoted(kind)));
         reader.error(match nearest(kind, KINDS) {
             Some(near) => error.help(format!("did you mean `[healthcheck.{near}]`?")),
-            None => error.help(format!("there are {}", any_of(KINDS).replace(" or ", " and "))),
+            None => error.help(format!("there are {}", all_of(KINDS))),
         });
     }
 }
@@ -302,6 +329,7 @@ fn probe<T>(
 ) -> (Option<T>, Pace) {
     let value = match find(section, target) {
         Some(node) => read(reader, target, node),
+        None if misspelled(section, target, allowed) => None,
         None => {
             reader.error(
                 Error::at(node.span(), format!("`{target}` is missing in `{}`", section.name)).help(match target {

@@ -45,12 +45,12 @@ pub struct Errors {
 const MOST: usize = 50;
 
 impl Errors {
-    /// Sorts `list` (not empty) into the order of `text`.
-    pub(super) fn new(name: &str, text: &str, mut list: Vec<Error>) -> Self {
+    /// Sorts `list` (not empty) into the order of `text`; `dropped` more are not in it.
+    pub(super) fn new(name: &str, text: &str, mut list: Vec<Error>, dropped: usize) -> Self {
         debug_assert!(!list.is_empty(), "an error without a mistake");
         list.sort_by_key(|error| error.span.as_ref().map_or(0, |span| span.start));
         list.dedup();
-        let left_out = list.len().saturating_sub(MOST);
+        let left_out = list.len().saturating_sub(MOST) + dropped;
         list.truncate(MOST);
         Self { name: name.to_owned(), text: text.to_owned(), list, left_out }
     }
@@ -114,15 +114,6 @@ impl Errors {
             write!(f, "\n{margin} = help: {}", printable(help))?;
         }
         Ok(())
-    }
-}
-
-/// A mistake in the TOML itself.
-pub(super) fn of_toml(error: &toml::de::Error) -> Error {
-    let message = format!("not valid TOML: {}", error.message());
-    match error.span() {
-        Some(span) => Error::at(span, message),
-        None => Error::whole(message),
     }
 }
 
@@ -263,11 +254,45 @@ pub(super) fn nearest<T: AsRef<str>>(wrong: &str, names: impl IntoIterator<Item 
     let mut best: Option<(usize, String)> = None;
     for name in names {
         let name = name.as_ref();
-        let distance = strsim::damerau_levenshtein(&wrong, &name.to_lowercase());
+        // `err` for `error`, `warning` for `warn`.
+        let shorter = wrong.len().min(name.len());
+        let begins = shorter >= 3 && (wrong.starts_with(name) || name.starts_with(&wrong));
+        let distance = if begins { 1 } else { strsim::damerau_levenshtein(&wrong, &name.to_lowercase()) };
         let allowed = (name.chars().count().max(wrong.chars().count()) / 3).max(1);
         if distance <= allowed && best.as_ref().is_none_or(|(least, _)| distance < *least) {
             best = Some((distance, name.to_owned()));
         }
     }
     best.map(|(_, name)| name)
+}
+
+/// As [`any_of`], with `and`.
+pub(super) fn all_of<T: AsRef<str>>(names: &[T]) -> String {
+    any_of(names).replace("` or `", "` and `")
+}
+
+/// Other words for keys, as other tools call them.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("command", "cmd"),
+    ("args", "cmd"),
+    ("exec", "cmd"),
+    ("program", "cmd"),
+    ("cwd", "workdir"),
+    ("directory", "workdir"),
+    ("environment", "env"),
+    ("pid", "pidfile"),
+    ("health", "healthcheck"),
+    ("socket", "path"),
+    ("addr", "address"),
+    ("host", "address"),
+    ("uri", "url"),
+    ("delay", "after"),
+    ("period", "interval"),
+    ("grace", "timeout"),
+];
+
+/// The key of `allowed` that `wrong` was probably meant to be, by its spelling or by its sense.
+pub(super) fn meant(wrong: &str, allowed: &[&str]) -> Option<String> {
+    let synonym = SYNONYMS.iter().find(|(other, key)| *other == wrong && allowed.contains(key));
+    synonym.map(|(_, key)| (*key).to_owned()).or_else(|| nearest(wrong, allowed))
 }

@@ -63,11 +63,12 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, u64), String> {
 
 /// Opens for reading without waiting for a FIFO's writer and without making a terminal ours.
 fn open(path: &Path) -> Result<File, String> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(|error| reason(&error))
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(
+        |error| match error.raw_os_error() {
+            Some(libc::ENXIO) => "it is a socket, not a regular file".to_owned(), // open(2)
+            _ => reason(&error),
+        },
+    )
 }
 
 /// A path that names an open descriptor rather than a file.

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use minijinja::Environment;
 
 use super::Slot;
-use super::error::{any_of, nearest, quoted};
+use super::error::{all_of, nearest, quoted};
 use super::file;
 use super::template::{Fault, LONGEST, Local, Store};
 
@@ -88,7 +88,7 @@ fn local(store: &Store, name: &str) -> Result {
                 }
                 None => {
                     let names: Vec<&String> = changing.locals.keys().take(10).collect();
-                    fault.help(format!("`[locals]` has {}", any_of(&names).replace(" or ", " and ")))
+                    fault.help(format!("`[locals]` has {}", all_of(&names)))
                 }
             }
             .into())
@@ -98,6 +98,7 @@ fn local(store: &Store, name: &str) -> Result {
 
 fn time(started: std::time::SystemTime, format: &str, zone: TimeZone) -> Result {
     let bad = |reason: &dyn std::fmt::Display| {
+        let reason = reason.to_string().replace("strftime formatting failed: ", "");
         Fault::new(format!("the time format {} is not valid: {reason}", quoted(format)))
             .help("the format is that of strftime(3), for example `%Y-%m-%dT%H:%M:%S`")
     };

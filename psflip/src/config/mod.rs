@@ -9,10 +9,12 @@ mod build;
 mod error;
 mod file;
 mod functions;
+mod inspect;
 mod plan;
 mod reader;
 mod render;
 mod scalar;
+mod syntax;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -55,7 +57,7 @@ pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
         Ok(bytes) => bytes,
         Err(reason) => {
             let error = Error::whole(format!("can't read the configuration: {reason}"));
-            return Err(Errors::new(&name, "", vec![error]));
+            return Err(Errors::new(&name, "", vec![error], 0));
         }
     };
     match String::from_utf8(bytes) {
@@ -66,7 +68,7 @@ pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
             let error = Error::at(at..at + 1, format!("byte `0x{byte:02X}` is not UTF-8"))
                 .help("save the file with the encoding UTF-8");
-            Err(Errors::new(&name, &text, vec![error]))
+            Err(Errors::new(&name, &text, vec![error], 0))
         }
     }
 }
@@ -77,12 +79,12 @@ pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
 /// # Errors
 /// All mistakes, in the order of the text.
 pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan, Errors> {
-    let (root, mistakes) = toml::de::DeTable::parse_recoverable(text);
-    if !mistakes.is_empty() {
-        let list = mistakes.iter().map(error::of_toml).collect();
-        return Err(Errors::new(name, text, list));
-    }
+    let root = match syntax::tree(text) {
+        Ok(root) => root,
+        Err(list) => return Err(Errors::new(name, text, list, 0)),
+    };
     let mut reader = reader::Reader::new(text, template::Templates::new(generation));
     let plan = build::plan(&mut reader, root.get_ref());
-    if reader.errors.is_empty() { Ok(plan) } else { Err(Errors::new(name, text, reader.errors)) }
+    let (list, dropped) = reader.mistakes();
+    if list.is_empty() { Ok(plan) } else { Err(Errors::new(name, text, list, dropped)) }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Error, any_of, nearest, quoted};
+use super::error::{Error, all_of, any_of, meant, nearest, quoted};
 use super::scalar::{self, Refused};
 use super::template::{LONGEST, Local, Templates, is_template};
 
@@ -40,8 +40,13 @@ const LATER: &[(&str, &[&str])] = &[
 pub(super) struct Reader<'a> {
     text: &'a str,
     templates: Templates<'a>,
-    pub(super) errors: Vec<Error>,
+    errors: Vec<Error>,
+    /// Mistakes beyond [`MOST_KEPT`].
+    dropped: usize,
 }
+
+/// How many mistakes are kept; they are shown in the order of the file, which is not the order of their discovery.
+const MOST_KEPT: usize = 1000;
 
 /// What may be a zero.
 #[derive(Clone, Copy)]
@@ -53,16 +58,25 @@ pub(super) enum Zero {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(text: &'a str, templates: Templates<'a>) -> Self {
-        Self { text, templates, errors: Vec::new() }
+        Self { text, templates, errors: Vec::new(), dropped: 0 }
     }
 
     /// Notes a mistake.
     pub(super) fn error(&mut self, error: Error) {
-        self.errors.push(error);
+        if self.errors.len() < MOST_KEPT {
+            self.errors.push(error);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// The mistakes, and how many more there were.
+    pub(super) fn mistakes(self) -> (Vec<Error>, usize) {
+        (self.errors, self.dropped)
     }
 
     fn refused(&mut self, node: Node<'_>, refused: Refused) {
-        self.errors.push(Error { message: refused.message, span: Some(node.span()), help: refused.help });
+        self.error(Error { message: refused.message, span: Some(node.span()), help: refused.help });
     }
 
     /// Notes a key that does not exist.
@@ -78,7 +92,7 @@ impl<'a> Reader<'a> {
         let later = LATER.iter().any(|(name, keys)| *name == section.name && keys.contains(&key));
         let help = if later {
             format!("this version of psflip doesn't have `{key}` yet")
-        } else if let Some(near) = nearest(key, allowed) {
+        } else if let Some(near) = meant(key, allowed) {
             format!("did you mean `{near}`?")
         } else if !section.name.is_empty() && super::build::TOP.contains(&key) {
             if matches!(key, "cmd" | "workdir" | "pidfile" | "quiet") {
@@ -86,12 +100,12 @@ impl<'a> Reader<'a> {
             } else {
                 format!("`[{key}]` is a table of its own")
             }
-        } else if let Some((home, _)) = super::build::SECTIONS.iter().find(|(_, keys)| keys.contains(&key)) {
-            format!("`{key}` belongs to `{home}`; here {} can be set", any_of(allowed))
+        } else if let Some((key, homes)) = super::build::homes(key) {
+            format!("`{key}` belongs to {}", any_of(&homes))
         } else {
-            format!("here {} can be set", any_of(allowed))
+            format!("here {} can be set", all_of(allowed))
         };
-        self.errors.push(error.help(help));
+        self.error(error.help(help));
     }
 
     /// A table.
@@ -140,7 +154,7 @@ impl<'a> Reader<'a> {
             Err(fault) => {
                 if !fault.silent {
                     let span = self.narrow(node.span(), text, fault.range);
-                    self.errors.push(Error { message: fault.message, span: Some(span), help: fault.help });
+                    self.error(Error { message: fault.message, span: Some(span), help: fault.help });
                 }
                 None
             }
@@ -171,7 +185,7 @@ impl<'a> Reader<'a> {
         let quote = || (scalar && written.len() < 60).then(|| format!("did you mean `\"{written}\"`?"));
         let help = hint.or_else(quote);
         let error = Error::at(node.span(), format!("{message}, not {}", a(node)));
-        self.errors.push(match help {
+        self.error(match help {
             Some(help) => error.help(help),
             None => error,
         });
@@ -179,12 +193,9 @@ impl<'a> Reader<'a> {
 
     /// Notes a variable whose value is neither a string nor `false`.
     pub(super) fn variable_type(&mut self, name: &str, node: Node<'_>) {
-        let hint = match node.get_ref() {
-            DeValue::Array(_) | DeValue::Table(_) if super::build::TOP.contains(&name) => {
-                Some(format!("`{name}` is a key of psflip's own: move it above the first `[table]` line"))
-            }
-            _ => None,
-        };
+        let hint = super::build::TOP
+            .contains(&name)
+            .then(|| format!("if you mean psflip's own `{name}`: move it above the first `[table]` line"));
         let message = format!("the variable {} must be a string, or `false` to remove it", quoted(name));
         self.wrong_type(node, &message, hint);
     }
@@ -213,25 +224,15 @@ impl<'a> Reader<'a> {
     pub(super) fn duration(&mut self, key: &str, node: Node<'_>, zero: Zero) -> Option<Duration> {
         let written = self.text.get(node.span()).unwrap_or_default();
         let duration = match node.get_ref() {
-            DeValue::Integer(number) if number.radix() == 10 => {
-                let digits = number.as_str();
-                let hint = if digits == "0" && matches!(zero, Zero::Refused(_)) {
-                    "write the duration with its unit, for example `\"10s\"`".to_owned()
-                } else {
-                    scalar::unit_hint(digits).replacen('`', "`\"", 1).replacen("s`", "s\"`", 1)
-                };
-                self.error(
-                    Error::at(node.span(), format!("the duration {} has no unit", quoted(digits))).help(hint),
-                );
-                return None;
-            }
-            DeValue::Float(_) => {
-                let hint = scalar::duration(&format!("{written}s")).err().and_then(|refused| refused.help);
+            DeValue::Integer(_) | DeValue::Float(_) => {
                 let error = Error::at(node.span(), format!("the duration {} has no unit", quoted(written)));
-                self.error(match hint {
-                    Some(hint) => error.help(hint),
-                    None => error,
-                });
+                let digits = written.replace('_', "");
+                self.error(error.help(match zero {
+                    Zero::Refused(reason) if digits == "0" => {
+                        format!("`{key}` can't be zero at all: {reason}")
+                    }
+                    _ => scalar::unit_hint(&digits, "\""),
+                }));
                 return None;
             }
             DeValue::String(_) => self.parsed(key, node, scalar::duration)?,
@@ -273,7 +274,7 @@ impl<'a> Reader<'a> {
                 format!("write `{text}` without quotes")
             }
             DeValue::String(text) if is_template(text) => {
-                "templates work in strings only, and this is none".to_owned()
+                format!("`{key}` takes no template: write `true` or `false`")
             }
             _ => "write `true` or `false`".to_owned(),
         };

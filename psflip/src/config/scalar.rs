@@ -37,11 +37,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, Refused> {
     if text.is_empty() {
         return refuse_help("the duration is empty", SYNTAX);
     }
-    if let Some(sign) = text.chars().next().filter(|c| matches!(c, '-' | '+')) {
-        return bad(format!("a duration has no sign `{sign}`"));
+    if text.starts_with('-') {
+        return refuse_help(format!("the duration {} is negative", quoted(text)), SYNTAX);
     }
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return refuse_help(format!("the duration {} has no unit", quoted(text)), unit_hint(text));
+        return refuse_help(format!("the duration {} has no unit", quoted(text)), unit_hint(text, ""));
     }
     let mut total: u64 = 0;
     let mut units = UNITS;
@@ -74,14 +74,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, Refused> {
     Ok(Duration::from_millis(total))
 }
 
-/// What a number without a unit was probably meant to be.
-pub(super) fn unit_hint(number: &str) -> String {
-    match number.parse::<u64>() {
-        Ok(0) => "zero is written `0s`".to_owned(),
-        Ok(number) if number >= 1000 => format!("did you mean `{number}ms`?"),
-        Ok(number) => format!("did you mean `{number}s`?"),
-        Err(_) => SYNTAX.to_owned(),
-    }
+/// The hint for a number without a unit, each suggestion in `quote`s: small numbers are seconds, others may be either.
+pub(super) fn unit_hint(number: &str, quote: &str) -> String {
+    let meant = match number.parse::<u64>() {
+        Ok(0) => return format!("zero is written `{quote}0s{quote}`"),
+        Ok(100..=31_536_000) => format!("`{quote}{number}ms{quote}` or `{quote}{number}s{quote}`"),
+        Ok(number) if number < 100 => format!("`{quote}{number}s{quote}`"),
+        _ => match repaired(&format!("{number}s")) {
+            Some(better) => format!("`{quote}{better}{quote}`"),
+            None => return SYNTAX.to_owned(),
+        },
+    };
+    format!("did you mean {meant}?")
 }
 
 /// What a person who wrote `10 sec`, `5S` or `1.5s` meant.

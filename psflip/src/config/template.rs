@@ -12,8 +12,9 @@ use std::time::SystemTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
-use super::error::{any_of, nearest, quoted};
+use super::error::{all_of, nearest, quoted};
 use super::functions;
+use super::inspect::inspect;
 use super::{Generation, Slot};
 
 /// The longest value, rendered or not; the kernel takes arguments of at most 128 KiB.
@@ -133,13 +134,16 @@ impl<'a> Templates<'a> {
                 .help("the kernel ends arguments, variables and paths at a NUL, so it can't be passed on"));
         }
         if rendered.len() > LONGEST {
-            return Err(Fault::new(format!("the value is {} bytes long", rendered.len()))
-                .help(format!("at most {LONGEST} bytes are allowed")));
+            return Err(too_long(&rendered));
         }
         Ok(rendered)
     }
 
     fn render_template(&mut self, text: &str) -> Result<String, Fault> {
+        if text.len() > LONGEST {
+            return Err(too_long(text));
+        }
+        inspect(text)?;
         loop {
             let result = self.render_once(text);
             let wanted = self.store.changing().wanted.take();
@@ -166,10 +170,12 @@ impl<'a> Templates<'a> {
             Ok(captured) => captured.state().fuel_levels().map_or(fuel, |(used, _)| used),
             Err(error) if error.kind() == ErrorKind::SyntaxError => 0,
             Err(error) if error.kind() == ErrorKind::OutOfFuel => fuel,
-            Err(_) => fuel / 50,
+            // It failed on a variable that is fetched now; their number is limited.
+            Err(_) if store.changing().wanted.is_some() => 0,
+            Err(_) => fuel / 10,
         };
         self.fuel = self.fuel.saturating_sub(used);
-        result.map(|captured| captured.into_output()).map_err(|error| explain(&error, text, store))
+        result.map(minijinja::Captured::into_output).map_err(|error| explain(&error, text, store))
     }
 }
 
@@ -183,11 +189,19 @@ fn environment(store: &Arc<Store>) -> Environment<'static> {
     environment.set_debug(true); // errors then know their place
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_recursion_limit(50);
-    if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
-        environment.set_syntax(syntax);
-    }
+    environment.set_syntax(syntax());
     functions::register(&mut environment, store);
     environment
+}
+
+/// MiniJinja's usual signs; unlike its default, a newline at the end of a value stays.
+pub(super) fn syntax() -> SyntaxConfig {
+    SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
+}
+
+fn too_long(value: &str) -> Fault {
+    Fault::new(format!("the value is {} bytes long", value.len()))
+        .help(format!("at most {LONGEST} bytes are allowed"))
 }
 
 /// MiniJinja's error in psflip's words.
@@ -196,23 +210,29 @@ fn explain(error: &minijinja::Error, template: &str, store: &Store) -> Fault {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Fault>());
     let mut fault = match source {
         Some(fault) => fault.clone(),
-        None => translate(error, range.clone().map_or("", |range| &template[range]), store),
+        None => translate(error, range.clone().map_or("", |range| &template[range]), template, store),
     };
     fault.range = range;
     fault
 }
 
-fn translate(error: &minijinja::Error, at: &str, store: &Store) -> Fault {
+fn translate(error: &minijinja::Error, at: &str, template: &str, store: &Store) -> Fault {
     let detail = error.detail().unwrap_or_default();
     match error.kind() {
-        ErrorKind::SyntaxError => Fault::new(format!("malformed template: {detail}")).help(
-            "a template is MiniJinja: `{{ local('port') }}`, `{{ env('HOME') }}`; a literal `{{` is written `{{ '{{' }}`",
-        ),
+        ErrorKind::SyntaxError => Fault::new(format!("malformed template: {}", syntax_error(detail))).help(if is_go(template) {
+            "functions are called as in `{{ ab('a', 'b') }}`; upstream's Go templates, `{{ AB \"a\" \"b\" }}`, don't work here"
+        } else {
+            "a template looks like `{{ local('port') }}`; a literal `{{` is written `{{ '{{' }}`"
+        }),
         ErrorKind::UnknownFunction => {
             let name = at.split('(').next().unwrap_or_default().trim();
             Fault::new(format!("there is no template function {}", quoted(name))).help(other_function(name))
         }
         ErrorKind::UndefinedError => {
+            if at.contains('(') {
+                return Fault::new(format!("something in {} is not defined", quoted(at)))
+                    .help("texts stand in quotes: `local('port')`, `env('HOME')`");
+            }
             let known = store.changing().locals.contains_key(at);
             let fault = Fault::new(if at.is_empty() {
                 "the template uses something that is not defined".to_owned()
@@ -227,7 +247,7 @@ fn translate(error: &minijinja::Error, at: &str, store: &Store) -> Fault {
         }
         ErrorKind::UnknownFilter | ErrorKind::UnknownTest => {
             Fault::new(format!("the template uses a filter or test that psflip doesn't have: {detail}"))
-                .help(format!("only functions are available: {}", any_of(functions::NAMES)))
+                .help(format!("only functions are available: {}", all_of(functions::NAMES)))
         }
         ErrorKind::MissingArgument | ErrorKind::TooManyArguments => {
             let name = at.split('(').next().unwrap_or_default().trim();
@@ -238,16 +258,39 @@ fn translate(error: &minijinja::Error, at: &str, store: &Store) -> Fault {
                 None => fault,
             }
         }
-        ErrorKind::OutOfFuel => Fault::new("the template does too much work or makes too much text")
+        kind if kind == ErrorKind::OutOfFuel || detail.contains("too large") => Fault::new("the template does too much work or makes too much text")
             .help("templates are for short values; let a script write long ones to a file and read it by `cat(path)`"),
+        _ if detail.contains("operator on unsupported types") => {
+            Fault::new(format!("the template can't be rendered: {detail}")).help("texts are joined by `~`: `generation() ~ 'a'`")
+        }
         kind if detail.is_empty() => Fault::new(format!("the template can't be rendered: {kind}")),
         _ => Fault::new(format!("the template can't be rendered: {detail}")),
     }
 }
 
+/// MiniJinja's commonest syntax errors in the words of its users.
+fn syntax_error(detail: &str) -> &str {
+    match detail {
+        "unexpected end of string" => "a string in it is not closed",
+        "unexpected end of input, expected end of variable block" => "it is not closed by `}}`",
+        "unexpected end of input, expected end of block" => "it is not closed by `%}`",
+        "unexpected end of comment" => "the comment in it is not closed by `#}`",
+        "template exceeds maximum recursion limits" => "it is nested too deeply",
+        detail => detail,
+    }
+}
+
+/// Whether it looks like a template of upstream psflip: `{{ AB "a" "b" }}`, `{{ .Env }}`.
+fn is_go(template: &str) -> bool {
+    template.split("{{").skip(1).any(|inner| {
+        let inner = inner.trim_start_matches('-').trim_start();
+        inner.starts_with(|c: char| c == '.' || c.is_ascii_uppercase())
+    })
+}
+
 fn other_function(name: &str) -> String {
     match nearest(name, functions::NAMES) {
         Some(name) => format!("did you mean `{}`?", functions::usage(&name).unwrap_or_default()),
-        None => format!("there are {}", any_of(functions::NAMES).replace(" or ", " and ")),
+        None => format!("there are {}", all_of(functions::NAMES)),
     }
 }

@@ -1,6 +1,14 @@
 //! What configurations are refused, with which words, and what the others mean.
 
+mod checks;
+mod files;
+mod keys;
+mod limits;
 mod meaning;
+mod roundtrip;
+mod syntax;
+mod templates;
+mod values;
 
 use std::time::{Duration, SystemTime};
 

@@ -1,0 +1,116 @@
+//! `psflip check` prints a configuration that means the same.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::read;
+use crate::config::scalar;
+
+/// Whole milliseconds up to the longest duration.
+fn duration(least: u64) -> impl Strategy<Value = String> {
+    prop_oneof![least..5000_u64, least..=365 * 86_400_000]
+        .prop_map(|ms| scalar::spell(Duration::from_millis(ms)))
+}
+
+/// Text of any kind but NUL, with a liking for what TOML, templates and shells treat in special ways.
+fn text() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        prop::sample::select(vec![
+            "{{", "}}", "{%", "%}", "{#", "{", "\"", "'", "\\", "\n", "\r", "\t", "=", "#", "\u{1b}",
+            "\u{7f}"
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,5}",
+    ];
+    prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+}
+
+/// A TOML string that is `text` after rendering, made in another way than `Plan`'s own.
+fn literal(text: &str) -> String {
+    let template: String = text
+        .chars()
+        .map(|c| if c == '{' { "{{ '\\x7b' }}".replace("\\x7b", "{") } else { c.to_string() })
+        .collect();
+    let escaped: String = template.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
+    format!("\"{escaped}\"")
+}
+
+fn check() -> impl Strategy<Value = String> {
+    let pace = (duration(0), duration(1), duration(1), 1..1000_u32).prop_map(
+        |(after, interval, timeout, successes)| {
+            format!(
+                "after = '{after}'\ninterval = '{interval}'\ntimeout = '{timeout}'\nsuccesses = {successes}\n"
+            )
+        },
+    );
+    let target = prop_oneof![
+        text().prop_map(|argument| format!("[healthcheck.command]\ncmd = ['x', {}]\n", literal(&argument))),
+        prop::sample::select(vec!["127.0.0.1:80", "localhost:8080", ":1", "[::1]:65535", "tcp://10.0.0.1:5"])
+            .prop_map(|address| format!("[healthcheck.tcp]\naddress = '{address}'\n")),
+        prop::sample::select(vec!["/run/a.sock", "a.sock", "@app", "unix:///run/a", "unix:@b"])
+            .prop_map(|path| format!("[healthcheck.unix]\npath = '{path}'\n")),
+        (
+            prop::sample::select(vec![
+                "http://127.0.0.1",
+                "HTTP://localhost:1/up?a=b",
+                "http://[::1]/",
+                "unix:///run/a:/up",
+                "unix:@b"
+            ]),
+            prop::sample::select(vec!["'200'", "204", "'200-399'", "'200, 204,300-399'"]),
+        )
+            .prop_map(|(url, status)| format!("[healthcheck.http]\nurl = '{url}'\nstatus = {status}\n")),
+    ];
+    prop_oneof![
+        Just(String::new()),
+        duration(0).prop_map(|timeout| format!("[healthcheck.alive]\ntimeout = '{timeout}'\n")),
+        (target, pace).prop_map(|(target, pace)| target + &pace),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_printed_plan_reads_back_as_itself(
+        argument in text(),
+        variable in text(),
+        path in text(),
+        name in "[^=\0{}]{1,6}",
+        upgrade in ("USR2|HUP|rtmin\\+3|SIGRTMAX-1", duration(1)),
+        shutdown in (duration(0), "TERM|KILL|sigquit|RTMIN", duration(0), "kill|leave"),
+        log in ("text|json", "error|warn|info|debug|trace"),
+        health in check(),
+        quiet in any::<bool>(),
+    ) {
+        // Contract: X1
+        let key: String = name.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
+        let text = format!(
+            "cmd = ['x', {}]\nworkdir = {}\nquiet = {quiet}\n[env]\n\"{key}\" = {}\nGONE = false\n\
+             [upgrade]\nsignal = '{}'\ntimeout = '{}'\n\
+             [shutdown]\ndelay = '{}'\nsignal = '{}'\ntimeout = '{}'\norphans = '{}'\n\
+             [log]\nformat = '{}'\nlevel = '{}'\n{health}",
+            literal(&argument), literal(&format!("/{path}")), literal(&variable), upgrade.0, upgrade.1,
+            shutdown.0, shutdown.1, shutdown.2, shutdown.3, log.0, log.1,
+        );
+        let first = read(&text).map_err(|errors| TestCaseError::fail(format!("{text}\n{errors}")))?;
+        prop_assert_eq!(&first.cmd[1], &argument);
+        let printed = first.to_string();
+        let second = read(&printed).map_err(|errors| TestCaseError::fail(format!("{printed}\n{errors}")))?;
+        prop_assert_eq!(first, second);
+    }
+
+    #[test]
+    fn a_duration_reads_back_as_itself(ms in 0..=365 * 86_400_000_u64) {
+        // Contract: X3
+        let duration = Duration::from_millis(ms);
+        prop_assert_eq!(scalar::duration(&scalar::spell(duration)), Ok(duration));
+    }
+
+    #[test]
+    fn no_text_makes_a_duration_panic(text in "[0-9.smhd +-]{0,30}") {
+        // Contract: X2
+        if let Ok(duration) = scalar::duration(&text) {
+            prop_assert!(duration <= Duration::from_secs(365 * 86_400));
+        }
+    }
+}
