@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::{Error, Outcome, step};
 
 /// The hidden task that becomes another program: `xtask TRAMPOLINE PARENT PROGRAM [ARGUMENT...]`.
 pub(crate) const TRAMPOLINE: &str = "__become";
-/// Set for an xtask that runs under a guard already.
+/// Set for an xtask that runs under a guard already: the directory it may fill, which the guard removes.
 const GUARDED: &str = "XTASK_GUARDED";
 /// How long processes that are just ending may take to be gone.
 const GRACE: Duration = Duration::from_secs(2);
@@ -160,16 +161,21 @@ impl std::fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Whether this xtask runs under another one's guard.
-pub(crate) fn is_guarded() -> bool {
-    env::var_os(GUARDED).is_some()
+/// The directory for what a guarded task writes; `None` when this xtask doesn't run under a guard yet.
+pub(crate) fn scratch() -> Option<PathBuf> {
+    env::var_os(GUARDED).map(PathBuf::from)
 }
 
-/// Starts this very task again, under a guard.
+/// Starts this very task again, under a guard and with an empty directory.
 pub(crate) fn run_again_guarded() -> Outcome {
+    let guard = Guard::new()?;
+    let directory = env::temp_dir().join(format!("psflip-xtask-{}", std::process::id()));
+    fs::create_dir(&directory).map_err(|error| format!("can't make `{}`: {error}", directory.display()))?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(env::args_os().skip(1)).env(GUARDED, "1");
-    Guard::new()?.run(&command)
+    command.args(env::args_os().skip(1)).env(GUARDED, &directory);
+    let outcome = guard.run(&command);
+    let _ = fs::remove_dir_all(&directory);
+    outcome
 }
 
 /// Becomes another program, with the signals unblocked that [`Guard::new`] has blocked. Returns only when that fails.

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<args::HelpShown>() => ExitCode::SUCCESS,
         Err(error) if error.is::<args::Misuse>() => usage_error(&error.to_string()),
-        Err(error) if error.is::<ci::AlreadyTold>() => ExitCode::FAILURE,
+        Err(error) if error.is::<guard::Failed>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("xtask {name}: {error}");
             ExitCode::FAILURE

@@ -1,9 +1,134 @@
-//! stub
-use crate::{Outcome, args::Args};
-pub(crate) const USAGE: &str = "cargo xtask x";
-pub(crate) fn run(_args: Args) -> Outcome {
+//! `cargo xtask bench`: what psflip costs, beside other programs of its kind, measured in one run.
+//!
+//! The machine is noisy, so everything that is compared is measured in turns (A B C A B C ...), and medians and ratios count.
+
+mod flip;
+mod idle;
+mod overhead;
+mod stats;
+mod supervised;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::args::Args;
+use crate::{Error, Outcome, guard, repo, step};
+
+pub(crate) const USAGE: &str = "\
+cargo xtask bench [--runs N] [--quick] [--json FILE]
+
+Builds psflip in release, linked dynamically and statically, and measures
+  overhead  `true` alone, under psflip, and under tini, dumb-init and catatonit where installed
+  flip      SIGHUP until the pidfile names the new generation, beside fork+exec+exit of /bin/true twice
+  idle      memory, threads, descriptors and wake-ups, before a flip and after 20
+
+  --runs N     rounds of the overhead (default 300); two thirds as many flips
+  --quick      30 rounds, 20 flips, 3 s idle instead of 20 s
+  --json FILE  writes the figures to FILE as well";
+
+/// A psflip that is measured.
+pub(crate) struct Build {
+    name: &'static str,
+    program: PathBuf,
+}
+
+/// How much is measured.
+struct Plan {
+    rounds: u32,
+    flips: u32,
+    idle: std::time::Duration,
+}
+
+/// Builds both psflips, measures all, prints the tables and writes the figures.
+pub(crate) fn run(mut args: Args) -> Outcome {
+    let quick = args.flag("quick");
+    let rounds: u32 = args.value("runs")?.unwrap_or(if quick { 30 } else { 300 });
+    let file: Option<PathBuf> = args.value("json")?;
+    args.done()?;
+    if rounds == 0 {
+        return Err("`--runs 0` measures nothing; at least 1".into());
+    }
+    let Some(directory) = guard::scratch() else {
+        // Whatever ends this task, the guard ends the psflips that it has started.
+        return guard::run_again_guarded();
+    };
+    let seconds = if quick { 3 } else { 20 };
+    let plan = Plan { rounds, flips: (rounds * 2 / 3).max(1), idle: std::time::Duration::from_secs(seconds) };
+    let builds = [build_dynamic()?, build_static()?];
+    let start = Instant::now();
+
+    println!("\n==> overhead of a wrapper around `true`, {} rounds", plan.rounds);
+    let overhead = overhead::measure(&builds, plan.rounds, &directory)?;
+    println!("\n==> a flip, {} times", plan.flips);
+    let flip = flip::measure(&builds, plan.flips, &directory)?;
+    println!("\n==> idle, twice {seconds} s");
+    let idle = idle::measure(&builds, plan.idle, &directory)?;
+
+    println!("\nmeasured in {}", step::seconds(start.elapsed()));
+    if let Some(file) = file {
+        let figures = json!({ "rounds": plan.rounds, "overhead_ms": overhead, "flips": plan.flips, "flip_ms": flip, "idle": idle });
+        fs::write(&file, format!("{figures:#}\n"))
+            .map_err(|error| format!("can't write `{}`: {error}", file.display()))?;
+        println!("figures: {}", file.display());
+    }
     Ok(())
 }
-pub(crate) fn check() -> Outcome {
-    Ok(())
+
+fn build_dynamic() -> Result<Build, Error> {
+    println!("==> build psflip (release, dynamic)");
+    step::run(repo::cargo().args(["build", "--release", "--package", "psflip", "--bin", "psflip"]))?;
+    Ok(Build { name: "psflip", program: repo::target_dir()?.join("release/psflip") })
+}
+
+/// With `--target`, the flags are for psflip alone and not for build scripts and macros, which can't be static.
+fn build_static() -> Result<Build, Error> {
+    println!("==> build psflip (release, static)");
+    let host = host()?;
+    let target = repo::target_dir()?.join("static");
+    let mut cargo = repo::cargo();
+    cargo
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "psflip",
+            "--bin",
+            "psflip",
+            "--target",
+            &host,
+            "--target-dir",
+        ])
+        .arg(&target);
+    step::run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    Ok(Build { name: "psflip (static)", program: target.join(host).join("release/psflip") })
+}
+
+/// The triple of this machine, such as `x86_64-unknown-linux-gnu`.
+fn host() -> Result<String, Error> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = std::process::Command::new(rustc)
+        .arg("-vV")
+        .output()
+        .map_err(|error| format!("can't start rustc: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.ok_or_else(|| format!("`rustc -vV` names no host: {text}"))?.to_owned())
+}
+
+/// Writes a configuration that starts `cmd` and calls it healthy at once; returns its path.
+fn write_config(
+    directory: &Path,
+    name: &str,
+    cmd: &[&str],
+    pidfile: Option<&Path>,
+) -> Result<PathBuf, Error> {
+    let pidfile = pidfile.map(|path| format!("pidfile = {}\n", json!(path))).unwrap_or_default();
+    let text = format!("cmd = {}\n{pidfile}[healthcheck.alive]\ntimeout = \"0s\"\n", json!(cmd));
+    let path = directory.join(name);
+    fs::write(&path, text).map_err(|error| format!("can't write `{}`: {error}", path.display()))?;
+    Ok(path)
 }
