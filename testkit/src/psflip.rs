@@ -367,7 +367,9 @@ impl Psflip {
         let watch = self.watch();
         let what = format!("the pidfile `{}` to name a living process", path.display());
         let first = self.running.first();
-        wait_on(Deadline::default(), what, &[watch.as_fd()], || {
+        let fds = [watch.as_fd(), self.running.as_fd()];
+        let fds = if self.running.try_status().is_some() { &fds[..1] } else { &fds[..] };
+        wait_on(Deadline::default(), what, fds, || {
             watch.take();
             named_process(path).or_else(|| {
                 if let Some(status) = self.running.try_status()

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{PipeWriter, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -197,6 +197,11 @@ impl Running {
         if let Err(error) = rustix::termios::tcsetwinsize(terminal, size) {
             report::fail(&format!("the terminal of `{}` can't be resized: {error}", self.line));
         }
+    }
+
+    /// Readable once the first process has ended.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     pub(crate) fn describe(&self, text: &mut String) {

@@ -239,7 +239,10 @@ impl Inner {
     pub(crate) fn add(&self, running: &Arc<Running>) {
         let mut known = self.lock();
         known.running.push(Arc::clone(running));
-        known.groups.insert(running.first().pid());
+        known.seen.insert(running.first());
+        if let Some(stat) = running.first().stat().filter(|stat| !foreign_groups().contains(&stat.group)) {
+            known.groups.insert(stat.group);
+        }
     }
 
     /// Every living process of the sandbox: those with the marker and their descendants. Remembers what it sees.
@@ -263,7 +266,9 @@ impl Inner {
         let mut known = self.lock();
         for stat in &found {
             known.seen.insert(stat.process);
-            known.groups.extend([stat.group, stat.session]);
+            known.groups.extend(
+                [stat.group, stat.session].into_iter().filter(|group| !foreign_groups().contains(group)),
+            );
         }
         found
     }
@@ -425,6 +430,11 @@ impl Inner {
             describe_tree(text, root, &shown, 1);
         }
     }
+}
+
+/// The process group and session of the test itself: what is in them may be anybody's.
+fn foreign_groups() -> [u32; 2] {
+    Process::current().stat().map_or([0, 0], |stat| [stat.group, stat.session])
 }
 
 /// The end of a process as wait(2) encodes it.

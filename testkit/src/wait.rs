@@ -121,6 +121,7 @@ pub(crate) fn wait_on<T>(
     fds: &[BorrowedFd<'_>],
     mut check: impl FnMut() -> Option<T>,
 ) -> T {
+    let mut pause = FIRST_PAUSE;
     loop {
         let expired = deadline.has_expired();
         if let Some(found) = check() {
@@ -133,7 +134,8 @@ pub(crate) fn wait_on<T>(
         poll_readable(fds, deadline.remaining());
         if asked.elapsed() < FIRST_PAUSE {
             // A descriptor that stays readable (a process that has ended) must not make this a busy loop.
-            std::thread::sleep(FIRST_PAUSE);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -21,7 +21,7 @@ fn an_expired_wait_shows_what_command_environment_processes_files_and_output() {
     shell.output().wait(Stream::Stderr, "to-stderr");
     wait_until(Deadline::default(), "two processes", || (sandbox.processes().len() == 2).then_some(()));
     let text = panic_of(|| {
-        wait_until(Deadline::after(Duration::from_millis(30)), "the end of the world", || None::<()>)
+        wait_until(Deadline::after(Duration::from_millis(30)), "the end of the world", || None::<()>);
     });
     for part in [
         "for the end of the world, which did not happen",
