@@ -7,6 +7,7 @@
 
 mod binaries;
 pub mod client;
+mod fds;
 mod guard;
 mod launch;
 mod output;
@@ -23,12 +24,13 @@ mod wait;
 pub use nix::sys::signal::Signal;
 
 pub use crate::binaries::{fixture, psflip_bin};
+pub use crate::fds::FdSnapshot;
 pub use crate::launch::{Launch, Session, Stdin};
 pub use crate::output::{Line, Output, Stream};
 pub use crate::pidfile::PidfileHistory;
 pub use crate::probe::AvailabilityProbe;
 pub use crate::process::Process;
 pub use crate::psflip::{Flip, Psflip, PsflipBuilder, child_of, cmd_line};
-pub use crate::running::Running;
+pub use crate::running::{Running, queue_signal};
 pub use crate::sandbox::{MARKER, Sandbox};
 pub use crate::wait::{Deadline, wait_until};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -133,6 +133,21 @@ impl Running {
         *status
     }
 
+    /// A wait for any child (`waitpid(-1)`) somewhere in the test takes what is not its own.
+    fn was_reaped_by_another(&self) -> bool {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.1.is_none() && end.0.try_wait().is_err()
+    }
+
+    /// Sends a signal with a payload to the first process; see [`queue_signal`].
+    ///
+    /// # Panics
+    /// As [`queue_signal`].
+    #[track_caller]
+    pub fn queue_signal(&self, name: &str, value: i32) {
+        queue_signal(self.first, name, value);
+    }
+
     /// Waits for the end of the first process, and then for all output of everyone when nobody else can write any more.
     ///
     /// # Panics
@@ -149,7 +164,17 @@ impl Running {
     #[track_caller]
     pub fn wait_exit_by(&self, deadline: Deadline) -> ExitStatus {
         let what = format!("the end of process {} (`{}`)", self.first, self.line);
-        let status = wait_on(deadline, what, &[self.pidfd.as_fd()], || self.try_status());
+        let status = wait_on(deadline, what, &[self.pidfd.as_fd()], || {
+            self.try_status().or_else(|| {
+                if self.pidfd.has_ended() && self.was_reaped_by_another() {
+                    report::fail(&format!(
+                        "process {} has ended, but somebody else has taken its exit status",
+                        self.first
+                    ));
+                }
+                None
+            })
+        });
         // What it wrote before its end is in the pipe; when nobody else has the pipe open, its end is there at once.
         let others = self.sandbox.upgrade().is_some_and(|sandbox| !sandbox.members().is_empty());
         if !others {
@@ -236,4 +261,27 @@ impl Running {
             }
         }
     }
+}
+
+/// Sends a signal with a payload (sigqueue(3)), also a real-time one: `RTMIN+3`. It is sent by the program `kill` of procps or
+/// util-linux, whose pid the receiver sees as the sender.
+///
+/// # Panics
+/// When it can't be sent.
+#[track_caller]
+pub fn queue_signal(process: Process, name: &str, value: i32) {
+    let name = name.trim_start_matches("SIG");
+    if process.is_alive() {
+        let (value, pid) = (value.to_string(), process.pid().to_string());
+        let output = Command::new("/bin/kill").args(["-s", name, "-q", &value, &pid]).output();
+        match output {
+            Ok(output) if output.status.success() => return,
+            Ok(output) => report::fail(&format!(
+                "SIG{name} can't be sent to process {process}: {}",
+                String::from_utf8_lossy(&output.stderr).trim_end()
+            )),
+            Err(error) => report::fail(&format!("`/bin/kill` can't be run: {error}")),
+        }
+    }
+    report::fail(&format!("SIG{name} can't be sent to process {process}: it has ended"));
 }

@@ -1,0 +1,88 @@
+//! Processes as the testkit sees them.
+
+use testkit::process::{self, State};
+use testkit::{Deadline, Process, Sandbox, Signal, Stream, wait_until};
+
+#[test]
+fn a_tree_has_parents_before_children_and_knows_what_each_is() {
+    let sandbox = Sandbox::new();
+    let shell = sandbox
+        .command(["sh", "-c", "sleep 1000 & sh -c 'sleep 1000; true' & echo ready; wait"])
+        .env("A", "b c")
+        .start();
+    shell.output().wait(Stream::Stdout, "ready");
+    let tree = wait_until(Deadline::default(), "four processes", || {
+        let tree = process::tree(shell.pid());
+        let sleeps = tree.iter().filter(|one| one.exe().is_ok_and(|exe| exe.ends_with("sleep"))).count();
+        (tree.len() == 4 && sleeps == 2).then_some(tree)
+    });
+    assert_eq!(tree[0], shell.first());
+    assert_eq!(tree[3].parent().and_then(|parent| parent.parent()), Some(tree[0]));
+    assert_eq!(shell.first().parent(), Some(Process::current()));
+    assert_eq!(shell.first().children().len(), 2);
+    assert_eq!(tree[3].env("A").unwrap(), "b c");
+    assert_eq!(tree[3].cmdline().unwrap(), ["sleep", "1000"]);
+    assert_eq!(tree[3].cwd().unwrap(), sandbox.dir());
+    assert_eq!(tree[3].open_fds().unwrap()[&0], "/dev/null");
+    assert_eq!(tree[3].status_field("Threads").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_stopped_process_and_a_zombie_are_told_from_a_living_one() {
+    let sandbox = Sandbox::new();
+    // The shell becomes a sleep that knows nothing of the child it has got, and never reaps it.
+    let parent = sandbox.command(["sh", "-c", "true & exec sleep 1000"]).start();
+    let zombies = wait_until(Deadline::default(), "a zombie", || {
+        Some(sandbox.zombies()).filter(|found| found.len() == 1)
+    });
+    assert_eq!(zombies[0].state(), State::Zombie);
+    assert!(!zombies[0].is_alive() && zombies[0].cmdline().unwrap().is_empty());
+    parent.signal(Signal::SIGSTOP);
+    wait_until(Deadline::default(), "a stopped process", || {
+        (parent.first().state() == State::Stopped).then_some(())
+    });
+    assert!(parent.first().is_alive());
+    parent.signal(Signal::SIGKILL);
+    parent.wait_exit();
+    assert_eq!(parent.first().state(), State::Gone);
+    sandbox.assert_zombie_free(); // it fell to the test, which reaped it
+    assert!(!wait_until(Deadline::default(), "the zombie's end", || {
+        sandbox.assert_no_process_left();
+        (zombies[0].state() == State::Gone).then_some(false)
+    }));
+}
+
+#[test]
+fn descriptors_that_stay_open_are_a_difference() {
+    let sandbox = Sandbox::new();
+    let script = "echo ready; read x; exec 5>/dev/null; echo opened; read x; exec 5>&-; echo closed; read x";
+    let shell = sandbox.command(["sh", "-c", script]).stdin(testkit::Stdin::Pipe).start();
+    shell.output().wait(Stream::Stdout, "ready");
+    let before = testkit::FdSnapshot::of(shell.first());
+    shell.write_stdin("\n");
+    shell.output().wait(Stream::Stdout, "opened");
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        before.assert_unchanged_by(Deadline::after(std::time::Duration::from_millis(20)));
+    }));
+    let text = failed.unwrap_err().downcast_ref::<String>().cloned().unwrap();
+    assert!(text.contains("5 -> /dev/null"), "{text}");
+    shell.write_stdin("\n");
+    shell.output().wait(Stream::Stdout, "closed");
+    before.assert_unchanged();
+}
+
+#[test]
+fn a_queued_signal_reaches_the_process() {
+    let sandbox = Sandbox::new();
+    let shell = sandbox
+        .command([
+            "bash",
+            "-c",
+            "trap 'echo got; exit 3' RTMIN+3; echo ready; while :; do sleep 1000 & wait; done",
+        ])
+        .start();
+    shell.output().wait(Stream::Stdout, "ready");
+    shell.queue_signal("SIGRTMIN+3", 7);
+    shell.output().wait(Stream::Stdout, "got");
+    assert_eq!(shell.wait_exit().code(), Some(3));
+}
