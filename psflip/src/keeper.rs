@@ -114,16 +114,20 @@ impl Tree {
 
     fn read(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Report> {
         match *bytes {
-            [b'F', a, b, c, d] => {
+            [b'X', a, b, c, d] => {
                 let pid = u32::from_ne_bytes([a, b, c, d]);
-                let pidfd = fds.into_iter().next()?;
+                let Some(pidfd) = fds.into_iter().next() else {
+                    // This process could not take one more descriptor, and could not signal the child.
+                    self.kill_keeper();
+                    let error = io::Error::from_raw_os_error(libc::EMFILE);
+                    return Some(Report::Refused(Refusal { stage: Stage::Fork, error }));
+                };
                 self.child = Some((pid, PidFd::from_owned(pidfd)));
                 for received in std::mem::take(&mut self.waiting) {
                     let _ = self.forward(&received); // it may have ended already
                 }
-                None
+                Some(Report::Started)
             }
-            [b'X'] => Some(Report::Started),
             [b'R', stage, a, b, c, d] => {
                 let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
                 Some(Report::Refused(Refusal {
@@ -142,10 +146,10 @@ impl Tree {
         }
     }
 
-    /// Reaps the keeper, which has ended or is about to.
+    /// The keeper has ended or is about to: it is reaped now, or later with whatever else falls to psflip.
     fn close(&mut self) {
         self.over = true;
-        let _ = self.keeper.reap(); // ECHILD: reaped along with other children
+        let _ = self.keeper.try_reap(); // ECHILD: reaped along with other children
     }
 
     /// Whether the last report was given.
@@ -219,12 +223,12 @@ impl AsFd for Tree {
 fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
     process::set_name(c"psflip: keeper");
     let own_pid = std::process::id();
-    let outcome = process::set_subreaper(true).and_then(|()| start_child(launch, own_pid));
-    let (child, child_fd, errors) = match outcome {
-        Ok(started) => started,
+    let (child, child_fd) = match process::set_subreaper(true).and_then(|()| start_child(launch, own_pid)) {
+        Ok(Ok(started)) => started,
+        Ok(Err(refusal)) => refuse(psflip_socket, refusal.stage, &refusal.error),
         Err(error) => refuse(psflip_socket, Stage::Fork, &error),
     };
-    let mut packet = [b'F', 0, 0, 0, 0];
+    let mut packet = [b'X', 0, 0, 0, 0];
     packet[1..].copy_from_slice(&child.to_ne_bytes());
     tell(psflip_socket, &packet, &[child_fd.as_fd()]);
     drop(child_fd);
@@ -235,38 +239,29 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
         Ok(signals) => signals,
         Err(error) => refuse(psflip_socket, Stage::Fork, &error),
     };
-    process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd(), errors.as_fd()]);
-    let errors = Some(errors);
+    process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()]);
     Keeper {
         own_pid,
         child,
         psflip_socket,
         psflip,
         signals: &signals,
-        errors,
         child_ended: false,
         killing: false,
     }
     .run()
 }
 
-/// Forks the child; returns its pid, its pidfd, and the pipe on which it tells why it could not become the program. The end
-/// of that pipe means that it did.
-fn start_child(launch: Launch, own_pid: u32) -> io::Result<(u32, PidFd, std::io::PipeReader)> {
-    let (errors, errors_writer) = std::io::pipe()?;
-    match process::fork()? {
-        Fork::Child => {
-            let refusal = match process::die_with_parent(own_pid) {
-                Ok(()) => launch.exec(),
-                Err(error) => Refusal { stage: Stage::ParentDeath, error },
-            };
-            let mut packet = [refusal.stage.as_byte(), 0, 0, 0, 0];
-            packet[1..].copy_from_slice(&refusal.error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
-            let _ = io::Write::write_all(&mut &errors_writer, &packet); // without the keeper nobody is left to tell
-            process::exit_now(crate::exit::NOT_FOUND)
-        }
-        // Not reaped before its pidfd is open: the pid can't have been reused.
-        Fork::Parent(pid) => PidFd::open(pid).map(|fd| (pid, fd, errors)),
+/// Starts the child; returns its pid and pidfd, or why its program could not be executed.
+fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), Refusal>> {
+    let started = process::spawn(|| match process::die_with_parent(own_pid) {
+        Ok(()) => launch.exec(),
+        Err(error) => Refusal { stage: Stage::ParentDeath, error },
+    })?;
+    match started {
+        // Not reaped yet: the pid can't have been reused.
+        Ok(pid) => PidFd::open(pid).map(|fd| Ok((pid, fd))),
+        Err(refusal) => Ok(Err(refusal)),
     }
 }
 
@@ -302,8 +297,6 @@ struct Keeper<'a> {
     psflip_socket: &'a Socket,
     psflip: &'a PidFd,
     signals: &'a SignalFd,
-    /// Until the child was executed, or failed to be.
-    errors: Option<std::io::PipeReader>,
     child_ended: bool,
     killing: bool,
 }
@@ -311,11 +304,6 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     fn run(mut self) -> ! {
         loop {
-            if let Some(errors) = &self.errors
-                && is_readable(errors.as_fd())
-            {
-                self.learn_of_exec();
-            }
             while let Ok(Some(_)) = self.signals.next() {}
             self.reap();
             if self.psflip.has_ended() {
@@ -333,23 +321,8 @@ impl Keeper<'_> {
     /// Waits until the kernel has something to tell.
     fn wait(&self) {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds =
-            vec![watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
-        if let Some(errors) = &self.errors {
-            fds.push(watch(errors.as_fd()));
-        }
+        let mut fds = [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
         let _ = poll(&mut fds, PollTimeout::NONE); // EINTR can't happen: all signals are blocked
-    }
-
-    fn learn_of_exec(&mut self) {
-        let Some(mut errors) = self.errors.take() else { return };
-        let mut packet = [0; 5];
-        if io::Read::read_exact(&mut errors, &mut packet).is_ok() {
-            let [stage, errno @ ..] = packet;
-            let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            refuse(self.psflip_socket, Stage::from_byte(stage).unwrap_or(Stage::Exec), &error);
-        }
-        tell(self.psflip_socket, b"X", &[]);
     }
 
     fn reap(&mut self) {
@@ -368,9 +341,6 @@ impl Keeper<'_> {
             ChangeKind::Stopped(signal) => tell(self.psflip_socket, &[b'T', signal.number() as u8], &[]),
             ChangeKind::Continued => tell(self.psflip_socket, b"C", &[]),
             ChangeKind::Ended(end) => {
-                if self.errors.is_some() {
-                    self.learn_of_exec(); // it happened before the end, but may be seen after it
-                }
                 self.child_ended = true;
                 let packet = match end {
                     End::Exited(code) => [b'E', b'x', code],
@@ -411,9 +381,4 @@ impl Keeper<'_> {
             }
         }
     }
-}
-
-fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

@@ -7,6 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use nix::unistd::AccessFlags;
+
 use crate::config::EnvChange;
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
@@ -128,6 +130,10 @@ impl Launch {
         }
         let mut error = io::Error::from_raw_os_error(libc::ENOENT);
         for candidate in &self.candidates {
+            // An exec that fails is much dearer than a look, and most of PATH is misses.
+            if self.candidates.len() > 1 && nix::unistd::access(candidate.as_c_str(), AccessFlags::F_OK).is_err() {
+                continue;
+            }
             let failed = self.try_candidate(candidate);
             match failed.raw_os_error() {
                 // The file isn't there: look on, as execvp(3) does.

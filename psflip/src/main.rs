@@ -1,7 +1,5 @@
-//! The `psflip` binary. What happens before `main` is told in `sys/early.rs`.
+//! The `psflip` binary. What happens before `main`, and why it has none of Rust's own, is told in `sys/early.rs` and
+//! `sys/entry.rs`.
+#![no_main]
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    psflip::cli::main()
-}
+psflip::entry!(psflip::cli::main);

@@ -3,8 +3,8 @@
 mod check;
 mod run;
 
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -50,33 +50,38 @@ enum Command {
     Check(ConfigArgs),
 }
 
-/// Runs psflip; returns what `main` returns, unless the process ends by a signal as its child did.
+/// Runs psflip; returns its exit code, unless the process ends by a signal as its child did.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
+    let end = run_command();
+    // Rust's runtime, which would do this, isn't there (see `sys/entry.rs`).
+    let _ = std::io::stdout().flush();
+    match end {
+        End::Exited(code) => code,
+        End::Killed(signal) => {
+            crate::sys::signal::die_by(signal);
+            128 + signal.number() as u8
+        }
+    }
+}
+
+fn run_command() -> End {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print(); // a closed pipe is nobody's to hear
-            return ExitCode::from(if error.use_stderr() { crate::exit::USAGE } else { crate::exit::OK });
+            return End::Exited(if error.use_stderr() { crate::exit::USAGE } else { crate::exit::OK });
         }
     };
-    let end = match cli.command {
+    match cli.command {
         Some(Command::Check(ConfigArgs { config })) => check::check(&config),
         Some(Command::Run(ConfigArgs { config })) => run::run(&config),
         None => run::run(&cli.config.config),
-    };
-    match end {
-        End::Exited(code) => ExitCode::from(code),
-        End::Killed(signal) => {
-            crate::sys::signal::die_by(signal);
-            ExitCode::from(128 + signal.number() as u8)
-        }
     }
 }
 
 /// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.
 fn complain(message: &str) {
-    use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "psflip: {message}");
 }
 

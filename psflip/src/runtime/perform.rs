@@ -85,6 +85,11 @@ impl Runtime {
 
     fn signal_child(&mut self, signal: Signal) {
         let Some(tree) = &self.tree else { return };
+        if tree.child_pid().is_none() && signal == Signal::KILL {
+            // Its exec hangs (a dead network file system): the keeper's end is all that can be had.
+            tree.kill_keeper();
+            return;
+        }
         match tree.signal_child(signal) {
             Ok(()) => tracing::debug!(child = tree.child_pid(), %signal, "signal sent to the child"),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // its end is on the way

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "this is the one place for it; every block says why it is sound")]
 
 pub mod early;
+mod entry;
 pub mod fd;
 pub mod pidfd;
 pub mod process;

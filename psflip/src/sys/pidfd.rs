@@ -76,14 +76,6 @@ impl PidFd {
             .map(|change| change.and_then(super::process::Change::end))
     }
 
-    /// Waits for its end and reaps it. For processes only that are about to end and can't be hindered.
-    ///
-    /// # Errors
-    /// As [`PidFd::try_reap`].
-    pub fn reap(&self) -> io::Result<()> {
-        super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED).map(drop)
-    }
-
     /// Another descriptor for the same process.
     ///
     /// # Errors

@@ -31,6 +31,48 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
+/// Starts a process that runs `become_program` and nothing else: it executes a program, or tells why it could not.
+///
+/// Like vfork(2): the new process borrows this one's memory, and this one stands still until the exec. That saves copying
+/// what is thrown away at once (a third of the time that a fork and exec take), and lets the new process return its failure.
+///
+/// # Errors
+/// The inner one is what `become_program` returned; the new process is reaped then. The outer one is clone(2)'s: EAGAIN,
+/// ENOMEM.
+pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<u32, E>> {
+    const STACK: usize = 256 * 1024; // what isn't touched costs nothing
+    struct Shared<F, E> {
+        become_program: Option<F>,
+        failure: Option<E>,
+    }
+    extern "C" fn start<F: FnOnce() -> E, E>(shared: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `spawn` passes a pointer to a Shared of this very type, which nobody else uses while this runs.
+        let shared = unsafe { &mut *shared.cast::<Shared<F, E>>() };
+        shared.failure = shared.become_program.take().map(|become_program| become_program());
+        exit_now(crate::exit::NOT_FOUND)
+    }
+    fn start_of<F: FnOnce() -> E, E>(_: &Shared<F, E>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
+        start::<F, E>
+    }
+    let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
+    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+    let mut shared = Shared { become_program: Some(become_program), failure: None };
+    let start = start_of(&shared);
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: CLONE_VFORK: this thread, the only one, stands still until the new process has executed a program or ended, so
+    // what both can reach (the memory, thread-local storage included) is used by one of them at a time. The new one has a
+    // stack of its own, aligned and large enough, and leaves `start` by exec or exit only. Dispositions, mask, descriptors
+    // and the working directory are its own copies.
+    let pid = cerr(unsafe { libc::clone(start, top.cast(), flags, (&raw mut shared).cast()) })?.cast_unsigned();
+    match shared.failure {
+        None => Ok(Ok(pid)),
+        Some(failure) => {
+            wait(libc::P_PID, pid, libc::WEXITED)?;
+            Ok(Err(failure))
+        }
+    }
+}
+
 /// Ends the process at once, without running what the process it was forked from has registered for its own end.
 pub fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) has no preconditions.
@@ -255,6 +297,17 @@ mod tests {
     fn a_failed_exec_says_why() {
         let nothing = StringArray::new(vec![]);
         let error = exec(c"/nonexistent/program", &nothing, &nothing);
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_spawned_process_runs_its_program_or_says_why_not() {
+        let nothing = StringArray::new(vec![]);
+        let argv = StringArray::new(vec![c"sh".into(), c"-c".into(), c"exit 7".into()]);
+        let pid = spawn(|| exec(c"/bin/sh", &argv, &nothing)).unwrap().unwrap();
+        let change = wait(libc::P_PID, pid, libc::WEXITED).unwrap().unwrap();
+        assert_eq!(change, Change { pid, kind: ChangeKind::Ended(End::Exited(7)) });
+        let error = spawn(|| exec(c"/nonexistent", &argv, &nothing)).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 
