@@ -273,11 +273,9 @@ impl Runtime {
                 predecessor::News::Message(ToSuccessor::Upgrade) => self.happened(Event::RequestPassedOn),
                 predecessor::News::Message(ToSuccessor::Hello(_)) => {}
                 predecessor::News::Closed => {
+                    // It is dead, or about to be: its process will tell, for a process closes its files before it counts as
+                    // ended. One that lives says `Abort` before it lets go.
                     self.poller.forget(Token::Predecessor);
-                    // Dead, or it let go of us: its process tells which.
-                    if !link.process().has_ended() {
-                        self.happened(Event::Aborted);
-                    }
                     return Ok(());
                 }
             }

@@ -4,6 +4,7 @@ use super::poller::Token;
 use super::{CheckerSlot, Runtime};
 use crate::config::Health;
 use crate::flip::{Failure, News, Phase};
+use crate::handover::ToSuccessor;
 use crate::keeper::Tree;
 
 impl Runtime {
@@ -97,6 +98,8 @@ impl Runtime {
         let Some(link) = self.successor.take() else {
             return "the new psflip could not be started".to_owned();
         };
+        // One that is not dead after all must not take the closed connection for our end, and go on alone.
+        let _ = link.send(&ToSuccessor::Abort);
         match (link.failure(), link.process()) {
             (Some(reason), _) => reason.to_owned(),
             (None, Some((pid, _))) => {
