@@ -223,7 +223,10 @@ impl AsFd for Tree {
 fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
     process::set_name(c"psflip: keeper");
     let own_pid = std::process::id();
-    let (child, child_fd) = match process::set_subreaper(true).and_then(|()| start_child(launch, own_pid)) {
+    let (child, child_fd) = match process::set_subreaper(true)
+        .and_then(|()| process::continue_with_parents_end())
+        .and_then(|()| start_child(launch, own_pid))
+    {
         Ok(Ok(started)) => started,
         Ok(Err(refusal)) => refuse(psflip_socket, refusal.stage, &refusal.error),
         Err(error) => refuse(psflip_socket, Stage::Fork, &error),

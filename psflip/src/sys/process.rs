@@ -209,6 +209,16 @@ pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
     }
 }
 
+/// Asks the kernel to send SIGCONT to this process when the thread that forked it is gone, so that it notices even if it was
+/// stopped (contract F12).
+///
+/// # Errors
+/// None that a valid signal could give.
+pub fn continue_with_parents_end() -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
+    cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT) }).map(drop)
+}
+
 /// Makes this process the new parent of its orphaned descendants, or no longer (PR_SET_CHILD_SUBREAPER of prctl(2)).
 ///
 /// # Errors
