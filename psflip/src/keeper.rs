@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::end::End;
 use crate::launch::{Launch, Refusal, Stage};
 use crate::signal::Signal;
+use crate::sys::memory;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Change, ChangeKind, Fork};
 use crate::sys::signal::{Received, SignalFd, SignalSet};
@@ -306,6 +307,7 @@ struct Keeper<'a> {
 
 impl Keeper<'_> {
     fn run(mut self) -> ! {
+        let mut is_new = true;
         loop {
             while let Ok(Some(_)) = self.signals.next() {}
             self.reap();
@@ -316,6 +318,9 @@ impl Keeper<'_> {
             if self.killing {
                 // Again at every turn: what was forked meanwhile is found now.
                 let _ = tree::signal_descendants(self.own_pid, Signal::KILL);
+            }
+            if std::mem::take(&mut is_new) {
+                memory::let_go_of_startup_code(); // it stays for as long as the service does
             }
             self.wait();
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use origin::Origin;
 
 use crate::config::{Orphans, Plan, Slot};
-use crate::flip::{self, Effect, Event, Outcome, Role, State, Timer};
+use crate::flip::{self, Effect, Event, Outcome, Phase, Role, State, Timer};
 use crate::handover::predecessor;
 use crate::handover::{ToPredecessor, successor};
 use crate::health::Checker;
@@ -25,6 +25,7 @@ use crate::keeper::Tree;
 use crate::launch::child_environment;
 use crate::manager::pidfile::Pidfile;
 use crate::sys::early::SignalSetup;
+use crate::sys::memory;
 use crate::sys::signal::{SignalFd, SignalSet};
 use poller::{Poller, Token};
 use reaper::Reaper;
@@ -33,6 +34,9 @@ use timers::{Key, Timers};
 /// What is added to the times that a generation needs by its configuration, for what psflip itself and a busy machine need,
 /// before the other side takes it for hung.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// What a generation does for nearly all of its life.
+const IDLE: Phase = Phase::Serving { predecessor_drains: false, stopping: false };
 
 /// Who this generation is.
 #[derive(Clone, Debug)]
@@ -159,8 +163,13 @@ impl Runtime {
             flip::begin(if self.predecessor.is_some() { Role::Successor } else { Role::First });
         self.perform_all(effects);
         self.settle();
+        let mut is_idle = false;
         while self.outcome.is_none() {
             self.timers.program()?;
+            let was_idle = std::mem::replace(&mut is_idle, self.state.phase == IDLE);
+            if is_idle && !was_idle {
+                memory::let_go_of_startup_code();
+            }
             for token in self.poller.wait()? {
                 self.collect(token)?;
                 if self.outcome.is_some() {
@@ -245,7 +254,7 @@ impl Runtime {
 
     fn successor_deadline(&self) -> Duration {
         let ends =
-            matches!(self.state.phase, flip::Phase::Upgrading { successor: flip::Successor::Ends, .. });
+            matches!(self.state.phase, Phase::Upgrading { successor: flip::Successor::Ends, .. });
         match &self.successor {
             Some(link) if ends => link.grace(),
             Some(link) => link.deadline(),

@@ -5,6 +5,7 @@
 pub mod early;
 mod entry;
 pub mod fd;
+pub mod memory;
 pub mod pidfd;
 pub mod process;
 pub mod signal;
