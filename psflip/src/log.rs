@@ -29,17 +29,19 @@ pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
 }
 
 /// Standard error, without ever waiting for whoever reads it: a reader that hangs must not hang the supervisor. A pipe that
-/// is writable takes at least 4096 bytes (PIPE_BUF of pipe(7)), which is more than a line. What can't be written is lost.
+/// is writable takes at least 4096 bytes (PIPE_BUF of pipe(7)), so a longer line is written piece by piece. What can't be
+/// written is lost.
 struct Careful(io::Stderr);
 
 impl Write for Careful {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let stderr = self.0.as_fd();
-        let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
-        let writable = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        if writable {
+        for piece in bytes.chunks(libc::PIPE_BUF) {
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+            let writable = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
             // Errors (a closed pipe, a full disk) are nobody's to hear.
-            let _ = self.0.lock().write_all(bytes);
+            if !writable || self.0.lock().write_all(piece).is_err() {
+                break;
+            }
         }
         Ok(bytes.len())
     }
