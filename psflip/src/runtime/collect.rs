@@ -181,6 +181,9 @@ impl Runtime {
             child_was_continued: continued && !child.is_some_and(tree::is_stopped),
         };
         let Meaning { forward, request } = meaning(received.signal, sender, &situation);
+        if sender == Sender::Own && !forward && request.is_none() {
+            return; // raised by a write that failed: a line about it would fail, too, and raise the next one
+        }
         tell_signal(received, forward, request);
         if forward
             && let Some(tree) = &mut self.tree
