@@ -64,7 +64,7 @@ impl Socket {
     /// Reads one packet without waiting.
     ///
     /// # Errors
-    /// EMFILE and ENOMEM, as recvmsg(2) says. ECONNRESET is told as [`Packet::Closed`].
+    /// EMFILE and ENOMEM, as recvmsg(2) says.
     pub fn receive(&self) -> io::Result<Packet> {
         let mut buffer = [0; LONGEST]; // on the stack: the heap of a process that idles for months stays small
         let mut parts = [IoSliceMut::new(&mut buffer)];
@@ -73,9 +73,9 @@ impl Socket {
         let (length, fds) = loop {
             match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
                 Ok(message) => break (message.bytes, take_fds(message.cmsgs()?)),
-                Err(nix::Error::EINTR) => {}
+                // The other side closed without having read everything. That is told once, and before what it sent last: read on.
+                Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
                 Err(nix::Error::EAGAIN) => return Ok(Packet::Nothing),
-                Err(nix::Error::ECONNRESET) => return Ok(Packet::Closed),
                 Err(error) => return Err(error.into()),
             }
         };
@@ -144,6 +144,17 @@ mod tests {
         assert_eq!(std::io::read_to_string(reader).unwrap(), "x");
         assert_eq!(text(other.receive().unwrap()), "nothing");
         drop(one);
+        assert_eq!(text(other.receive().unwrap()), "closed");
+    }
+
+    #[test]
+    fn last_words_are_heard_from_a_side_that_did_not_listen_any_more() {
+        let (one, other) = Socket::pair().unwrap();
+        other.send(b"never read", &[]).unwrap();
+        one.send(b"last words", &[]).unwrap();
+        drop(one);
+        assert_eq!(text(other.receive().unwrap()), "last words");
+        assert_eq!(text(other.receive().unwrap()), "closed");
         assert_eq!(text(other.receive().unwrap()), "closed");
     }
 
