@@ -207,7 +207,8 @@ fn test_around(lines: &[&str], index: usize) -> Option<String> {
     if !lines[..index].last()?.ends_with('{') {
         return None;
     }
-    let at = (0..index).rev().take(8).find(|at| fn_name(lines[*at]).is_some())?;
+    let at =
+        (0..index).rev().take_while(|at| !lines[*at].is_empty()).find(|at| fn_name(lines[*at]).is_some())?;
     let attributes = lines[..at]
         .iter()
         .rev()
@@ -320,9 +321,8 @@ mod tests {
     #[test]
     fn a_property_with_a_long_signature_is_a_test() {
         let mark = ["// Con", "tract: C1"].concat();
-        let text = format!(
-            "proptest! {{\n    #[test]\n    fn any(\n        text in \".*\",\n    ) {{\n        {mark}\n    }}\n}}\n"
-        );
+        let text =
+            format!("proptest! {{\n    #[test]\n    fn any(\n{}    ) {{\n        {mark}\n    }}\n}}\n");
         assert_eq!(report(&text).tests["C1"][0].test, "any");
     }
 }

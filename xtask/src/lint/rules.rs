@@ -325,6 +325,14 @@ mod tests {
         assert_eq!(count(unsafe_code, "psflip/src/keeper.rs", "//! unsafe\nunsafe { x() }"), 1);
         assert_eq!(count(unsafe_code, "psflip/src/sys/fd.rs", "unsafe { x() }"), 0);
         assert_eq!(count(unsafe_code, "psflip/src/lib.rs", "#![deny(unsafe_code)]"), 0);
+        assert_eq!(
+            count(
+                unsafe_code,
+                "fixtures/src/bin/introspect.rs",
+                "#[ctor::ctor(unsafe)]\nfn early() { unsafe { x() } }"
+            ),
+            1
+        );
     }
 
     #[test]
