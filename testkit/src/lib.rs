@@ -34,3 +34,8 @@ pub use crate::psflip::{Flip, Psflip, PsflipBuilder, child_of, cmd_line};
 pub use crate::running::{Running, queue_signal};
 pub use crate::sandbox::{MARKER, Sandbox};
 pub use crate::wait::{Deadline, wait_until};
+
+/// The examples of the README, so that they compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

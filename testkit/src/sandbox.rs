@@ -21,12 +21,16 @@ use crate::process::{self, Process, Stat, State};
 use crate::psflip::PsflipBuilder;
 use crate::report;
 use crate::running::Running;
+use crate::wait::look_for;
 
 /// The variable by which a sandbox knows its processes again: its value is the sandbox's id.
 pub const MARKER: &str = "TESTKIT_SANDBOX";
 
-/// How long ended programs may take to be gone, and killed ones to die.
+/// How long killed processes may take to die.
 const CLEANUP: Duration = Duration::from_secs(10);
+
+/// How long what a psflip leaves may live after it: contract C7 says milliseconds; machines are noisy.
+const LEFTOVERS: Duration = Duration::from_secs(3);
 
 /// A folder, an environment and a set of processes for one test. Dropping it ends and removes them all.
 ///
@@ -249,9 +253,8 @@ impl Inner {
     pub(crate) fn members(&self) -> Vec<Stat> {
         self.reap();
         let everything = process::all();
-        let marked = |stat: &&Stat| stat.process.env(MARKER).is_some_and(|id| id == *self.id);
         let mut found: Vec<Stat> =
-            everything.iter().filter(|stat| stat.state.is_alive()).filter(marked).cloned().collect();
+            everything.iter().filter(|stat| stat.state.is_alive() && self.is_own(stat)).cloned().collect();
         let mut pids: HashSet<u32> = found.iter().map(|stat| stat.process.pid()).collect();
         let mut next = 0;
         while next < found.len() {
@@ -271,6 +274,26 @@ impl Inner {
             );
         }
         found
+    }
+
+    /// Whether a living process has the marker, or was seen with it, or fell to us out of one of our groups.
+    fn is_own(&self, stat: &Stat) -> bool {
+        let fell_to_us = stat.parent == std::process::id();
+        let known = self.lock();
+        if known.seen.contains(&stat.process)
+            || (fell_to_us && (known.groups.contains(&stat.group) || known.groups.contains(&stat.session)))
+        {
+            return true;
+        }
+        drop(known);
+        let mut environ = stat.process.environ().unwrap_or_default();
+        if environ.is_empty() && fell_to_us {
+            // In the middle of execve(2) a process shows no environment; one that we are to know again must not be missed.
+            let shows =
+                || Some(stat.process.environ().unwrap_or_default()).filter(|environ| !environ.is_empty());
+            environ = look_for(Duration::from_millis(100), shows).unwrap_or_default();
+        }
+        environ.iter().any(|(name, value)| name == MARKER && *value == *self.id)
     }
 
     /// Reaps what ended, came from this sandbox and fell to the test's process, as init would. Never the children of others
@@ -352,7 +375,7 @@ impl Inner {
             .collect();
         let own_trees = || -> HashSet<Process> { own_commands.iter().flat_map(Process::tree).collect() };
         if !services.is_empty() && !leftovers_expected {
-            let end = Instant::now() + CLEANUP;
+            let end = Instant::now() + LEFTOVERS;
             loop {
                 let members = self.members();
                 if psflip_left(&members) {

@@ -113,6 +113,19 @@ pub fn wait_until<T>(deadline: Deadline, what: impl fmt::Display, mut check: imp
     }
 }
 
+/// Looks again and again until `check` gives something, at most for `limit`: for what may never come.
+pub(crate) fn look_for<T>(limit: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
+    let begun = Instant::now();
+    loop {
+        let last = begun.elapsed() >= limit;
+        let found = check();
+        if found.is_some() || last {
+            return found;
+        }
+        std::thread::sleep(FIRST_PAUSE);
+    }
+}
+
 /// Calls `check` now and whenever one of `fds` becomes readable, until it gives something. `check` takes what made them readable.
 #[track_caller]
 pub(crate) fn wait_on<T>(

@@ -19,7 +19,13 @@ fn an_expired_wait_shows_what_command_environment_processes_files_and_output() {
     let shell = sandbox.command(["sh", "-c", script]).env("FLAVOUR", "odd").start();
     shell.output().wait(Stream::Stdout, "to-stdout");
     shell.output().wait(Stream::Stderr, "to-stderr");
-    wait_until(Deadline::default(), "two processes", || (sandbox.processes().len() == 2).then_some(()));
+    wait_until(Deadline::default(), "sleep", || {
+        let processes = sandbox.processes();
+        processes
+            .iter()
+            .any(|process| process.cmdline().is_ok_and(|line| line == ["sleep", "1000"]))
+            .then_some(())
+    });
     let text = panic_of(|| {
         wait_until(Deadline::after(Duration::from_millis(30)), "the end of the world", || None::<()>);
     });

@@ -13,7 +13,11 @@ fn a_tree_has_parents_before_children_and_knows_what_each_is() {
     shell.output().wait(Stream::Stdout, "ready");
     let tree = wait_until(Deadline::default(), "four processes", || {
         let tree = process::tree(shell.pid());
-        let sleeps = tree.iter().filter(|one| one.exe().is_ok_and(|exe| exe.ends_with("sleep"))).count();
+        // In the middle of execve(2) a process shows neither arguments nor environment.
+        let is_sleep = |one: &Process| {
+            one.cmdline().is_ok_and(|line| line == ["sleep", "1000"]) && one.env("A").is_some()
+        };
+        let sleeps = tree.iter().filter(|one| is_sleep(one)).count();
         (tree.len() == 4 && sleeps == 2).then_some(tree)
     });
     assert_eq!(tree[0], shell.first());

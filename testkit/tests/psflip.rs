@@ -1,11 +1,12 @@
 //! A real psflip in a sandbox: flips, ends, and what the harness says when they don't happen.
 //!
-//! Needs `cargo build -p psflip --bins`, as `cargo test --workspace` does by itself.
+//! Needs `cargo build -p psflip -p fixtures --bins`, as `cargo test --workspace` does by itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use testkit::{Deadline, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
+use testkit::client::http::HttpClient;
+use testkit::{AvailabilityProbe, Deadline, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
 
 /// A child that says who it is, and is healthy at once.
 fn service(sandbox: &Sandbox) -> PsflipBuilder {
@@ -100,4 +101,32 @@ fn the_signal_of_the_active_psflip_reaches_its_child() {
     psflip.signal_child(Signal::SIGKILL);
     wait_until(Deadline::default(), "the child's end", || (!child.is_alive()).then_some(()));
     assert!(!psflip.wait_exit().success());
+}
+
+#[test]
+fn a_probe_over_flips_sees_every_generation_answer() {
+    let sandbox = Sandbox::new();
+    let socket = sandbox.path("app.sock");
+    let server = testkit::fixture("http-server");
+    let psflip = sandbox
+        .psflip()
+        .cmd([server.as_os_str(), "--unix".as_ref(), socket.as_os_str()])
+        .config(format!("[healthcheck.http]\nurl = \"unix://{}:/up\"\n", socket.display()))
+        .start()
+        .wait_ready();
+    let probe = AvailabilityProbe::start(4, |_| {
+        let mut client = HttpClient::unix(&socket);
+        move || client.get("/")?.tag("pid")
+    });
+    for _ in 0..3 {
+        let tag = psflip.child_pid().to_string();
+        probe.wait_tag(&tag);
+        psflip.flip();
+    }
+    probe.wait_tag(&psflip.child_pid().to_string());
+    let report = probe.finish();
+    report.assert_no_failures();
+    assert_eq!(report.by_tag.len(), 4, "{report}");
+    psflip.stop();
+    sandbox.assert_no_process_left();
 }

@@ -27,7 +27,7 @@ fn dropping_it_ends_orphans_in_sessions_of_their_own_and_removes_the_folder() {
         let sleeps = sandbox
             .processes()
             .iter()
-            .filter(|process| process.cmdline().is_ok_and(|line| line[0] == "sleep"))
+            .filter(|process| process.cmdline().is_ok_and(|line| line == ["sleep", "1000"]))
             .count();
         (sleeps == 3).then_some(())
     });
@@ -36,4 +36,35 @@ fn dropping_it_ends_orphans_in_sessions_of_their_own_and_removes_the_folder() {
     drop(sandbox);
     assert!(seen.iter().all(|process| !process.is_alive()), "{seen:?}");
     assert!(!dir.exists());
+}
+
+#[test]
+fn what_outlives_every_psflip_fails_the_test_unless_it_is_expected() {
+    let leave = |expected: bool| {
+        let sandbox = Sandbox::new();
+        let script = "setsid sh -c 'echo $$ >pid; exec sleep 1000' & while [ ! -s pid ]; do :; done";
+        // Any executable plays the psflip: what counts is that it was started as one and has ended.
+        let psflip = sandbox.psflip().exe("/bin/sh").config_file("script").no_pidfile();
+        sandbox.write("script", script);
+        let psflip = psflip.wrapper(["sh", sandbox.path("script").to_str().unwrap()]).start();
+        assert!(psflip.wait_exit().success());
+        if expected {
+            sandbox.expect_leftovers();
+        }
+        let left = testkit::wait_until(testkit::Deadline::default(), "sleep", || {
+            let mut left = sandbox.processes();
+            left.retain(|process| process.exe().is_ok_and(|exe| exe.ends_with("sleep")));
+            left.pop()
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(sandbox)));
+        assert!(!left.is_alive(), "it is ended in any case");
+        result.err().and_then(|payload| payload.downcast_ref::<String>().cloned())
+    };
+    assert_eq!(leave(true), None);
+    let text = leave(false).expect("the drop fails");
+    assert!(
+        text.starts_with("every psflip has ended, but these processes are left: ")
+            && text.contains("(sleep)"),
+        "{text}"
+    );
 }

@@ -197,14 +197,17 @@ fn take_fds(numbers: &[i32]) -> Result<()> {
 /// Waits for the end of the test process, then removes what it left.
 fn guard(prefix: &str) {
     let folders: Vec<String> = io::stdin().lock().lines().map_while(std::result::Result::ok).collect();
-    // Again until nothing is found: a supervisor that is killed may just have started something.
-    for _ in 0..1000 {
+    // Again until nothing is found several times: a supervisor that is killed may just have started something, and a
+    // process in the middle of execve(2) shows no environment.
+    let mut quiet = 0;
+    for _ in 0..2000 {
         let marked = |stat: &process::Stat| {
             let id = stat.process.env(MARKER).unwrap_or_default();
             stat.state.is_alive() && id.to_string_lossy().starts_with(prefix)
         };
         let left: Vec<_> = process::all().into_iter().filter(marked).collect();
-        if left.is_empty() {
+        quiet = if left.is_empty() { quiet + 1 } else { 0 };
+        if quiet == 10 {
             break;
         }
         for stat in left {
