@@ -321,8 +321,10 @@ mod tests {
     #[test]
     fn a_property_with_a_long_signature_is_a_test() {
         let mark = ["// Con", "tract: C1"].concat();
-        let text =
-            format!("proptest! {{\n    #[test]\n    fn any(\n{}    ) {{\n        {mark}\n    }}\n}}\n");
+        let text = format!(
+            "proptest! {{\n    #[test]\n    fn any(\n{}    ) {{\n        {mark}\n    }}\n}}\n",
+            "        text in a,\n".repeat(12)
+        );
         assert_eq!(report(&text).tests["C1"][0].test, "any");
     }
 }
