@@ -25,8 +25,14 @@ pub(crate) fn prefix() -> &'static str {
 pub(crate) fn start(dir: &Path) {
     static GUARD: OnceLock<Option<Mutex<ChildStdin>>> = OnceLock::new();
     let guard = GUARD.get_or_init(|| {
+        // Not an empty environment: that is what a process in the middle of execve(2) shows.
         let mut command = Command::new(binaries::find_launcher()?);
-        command.args(["--guard", prefix()]).env_clear().current_dir("/").process_group(0);
+        command
+            .args(["--guard", prefix()])
+            .env_clear()
+            .env("TESTKIT_GUARD", prefix())
+            .current_dir("/")
+            .process_group(0);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Some(Mutex::new(child.ok()?.stdin.take()?))
     });
