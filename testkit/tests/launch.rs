@@ -155,10 +155,11 @@ fn the_helper_refuses_what_it_does_not_know() {
 fn a_killed_test_process_leaves_nothing_since_a_guard_watches_it() {
     let sandbox = Sandbox::new();
     let helper = env!("CARGO_BIN_EXE_testkit-launch");
+    let prefix = format!("guarded-{}-", sandbox.id()); // the same test may run twice at once
     let folder = sandbox.path("tkfolder");
     std::fs::create_dir(&folder).unwrap();
-    let guard = sandbox.command([helper, "--guard", "prefix-of-this-test-"]).stdin(Stdin::Pipe).start();
-    let orphan = sandbox.command(["sleep", "1000"]).env(testkit::MARKER, "prefix-of-this-test-7").start();
+    let guard = sandbox.command([helper, "--guard", prefix.as_str()]).stdin(Stdin::Pipe).start();
+    let orphan = sandbox.command(["sleep", "1000"]).env(testkit::MARKER, format!("{prefix}7")).start();
     let bystander = sandbox.command(["sleep", "1000"]).start();
     guard.write_stdin(format!("{}\n", folder.display()));
     assert!(orphan.first().is_alive() && folder.exists());
