@@ -244,16 +244,8 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
         Err(error) => refuse(psflip_socket, Stage::Fork, &error),
     };
     process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()]);
-    Keeper {
-        own_pid,
-        child,
-        psflip_socket,
-        psflip,
-        signals: &signals,
-        child_ended: false,
-        killing: false,
-    }
-    .run()
+    Keeper { own_pid, child, psflip_socket, psflip, signals: &signals, child_ended: false, killing: false }
+        .run()
 }
 
 /// Starts the child; returns its pid and pidfd, or why its program could not be executed.
@@ -329,7 +321,8 @@ impl Keeper<'_> {
     /// Waits until the kernel has something to tell.
     fn wait(&self) {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
+        let mut fds =
+            [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
         let _ = poll(&mut fds, PollTimeout::NONE); // EINTR can't happen: all signals are blocked
     }
 

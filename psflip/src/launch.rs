@@ -131,7 +131,9 @@ impl Launch {
         let mut error = io::Error::from_raw_os_error(libc::ENOENT);
         for candidate in &self.candidates {
             // An exec that fails is much dearer than a look, and most of PATH is misses.
-            if self.candidates.len() > 1 && nix::unistd::access(candidate.as_c_str(), AccessFlags::F_OK).is_err() {
+            if self.candidates.len() > 1
+                && nix::unistd::access(candidate.as_c_str(), AccessFlags::F_OK).is_err()
+            {
                 continue;
             }
             let failed = self.try_candidate(candidate);
@@ -149,6 +151,7 @@ impl Launch {
     /// Everything before the exec.
     fn prepare(&self) -> Result<(), Refusal> {
         if let Some(workdir) = &self.workdir {
+            #[expect(clippy::disallowed_methods, reason = "this process is the child that is about to be")]
             std::env::set_current_dir(workdir).map_err(|error| Refusal { stage: Stage::Workdir, error })?;
         }
         if let Some(output) = &self.output {

@@ -10,7 +10,6 @@ use tracing::span::EnteredSpan;
 use crate::config::{LogFormat, Plan};
 
 /// Every line from now on is written as the plan says, until the returned value is dropped.
-#[must_use]
 pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
     let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::from_level(plan.log.level) };
     let builder = tracing_subscriber::fmt()

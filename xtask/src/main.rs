@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod ci;
 mod contract;
+mod demo;
 mod e2e;
 mod guard;
 mod lint;
@@ -30,6 +31,12 @@ struct Task {
 }
 
 const TASKS: &[Task] = &[
+    Task {
+        name: "demo",
+        summary: "a service that is replaced while it serves, for you to see",
+        usage: demo::USAGE,
+        run: demo::run,
+    },
     Task {
         name: "ci",
         summary: "every check and every test, as CI runs them",

@@ -6,7 +6,7 @@
 //!
 //! What a version can't express in this way gets a new protocol number: see [`Hello::protocol`] and [`PROTOCOL`].
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use crate::config::Slot;
@@ -108,22 +108,22 @@ impl Message for ToSuccessor {
         match self {
             Self::Hello(hello) => {
                 let mut text = Text::new("hello");
-                text.add("protocol", hello.protocol);
-                text.add("oldest", hello.oldest);
+                text.add("protocol", &hello.protocol);
+                text.add("oldest", &hello.oldest);
                 text.add("version", &hello.version);
-                text.add("pid", hello.pid);
-                text.add("generation", hello.generation);
-                text.add("slot", hello.slot.as_str());
-                text.add("mask", hello.signals.mask.bits());
-                text.add("ignored", hello.signals.ignored.bits());
+                text.add("pid", &hello.pid);
+                text.add("generation", &hello.generation);
+                text.add("slot", &hello.slot.as_str());
+                text.add("mask", &hello.signals.mask.bits());
+                text.add("ignored", &hello.signals.ignored.bits());
                 if let Some(pidfile) = &hello.pidfile {
-                    text.add("pidfile", pidfile);
+                    text.add("pidfile", &pidfile);
                 }
                 text.finish()
             }
             Self::Acknowledge { remembered } => {
                 let mut text = Text::new("acknowledge");
-                text.add("remembered", u8::from(*remembered));
+                text.add("remembered", &u8::from(*remembered));
                 text.finish()
             }
             Self::Abort => Text::new("abort").finish(),
@@ -164,21 +164,21 @@ impl Message for ToPredecessor {
         match self {
             Self::Spawned { pid } => {
                 let mut text = Text::new("spawned");
-                text.add("pid", pid);
+                text.add("pid", &pid);
                 text.finish()
             }
             Self::Starting { version, deadline, grace } => {
                 let mut text = Text::new("starting");
-                text.add("version", version);
-                text.add("deadline-ms", deadline.as_millis());
-                text.add("grace-ms", grace.as_millis());
+                text.add("version", &version);
+                text.add("deadline-ms", &deadline.as_millis());
+                text.add("grace-ms", &grace.as_millis());
                 text.finish()
             }
             Self::Ready => Text::new("ready").finish(),
             Self::Failed { code, reason } => {
                 let mut text = Text::new("failed");
-                text.add("code", code);
-                text.add("reason", reason);
+                text.add("code", &code);
+                text.add("reason", &reason);
                 text.finish()
             }
             Self::Upgrade => Text::new("upgrade").finish(),
@@ -210,7 +210,7 @@ impl Text {
         Self(verb.to_owned())
     }
 
-    fn add(&mut self, key: &str, value: impl ToString) {
+    fn add(&mut self, key: &str, value: &dyn Display) {
         let value = value.to_string().replace('\\', "\\\\").replace('\n', "\\n");
         let _ = write!(self.0, "\n{key} {value}"); // a String takes everything
     }

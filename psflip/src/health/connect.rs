@@ -16,6 +16,9 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 
+use super::ChildInfo;
+use crate::sys::tree::is_below;
+
 /// A connection, which may still be on its way.
 pub(super) struct Connection {
     socket: OwnedFd,
@@ -38,11 +41,13 @@ impl Connection {
     }
 
     /// Connects to a Unix stream socket. A leading `@` means the abstract namespace (unix(7)); another path is relative to
-    /// the child's directory, which itself may be relative to psflip's.
+    /// the child's directory, which itself may be relative to psflip's. Refuses a socket on which the old generation's child
+    /// listens: where both bind the same path one after the other, the new one has not done so yet.
     ///
     /// # Errors
     /// What failed.
-    pub(super) fn unix(path: &Path, workdir: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn unix(path: &Path, child: &ChildInfo) -> Result<Self, String> {
+        let workdir = child.workdir.as_deref();
         let connected = match path.as_os_str().as_bytes().strip_prefix(b"@") {
             Some(name) => {
                 UnixAddr::new_abstract(name).and_then(|address| dial(AddressFamily::Unix, &address))
@@ -52,7 +57,18 @@ impl Connection {
         let target = path.display().to_string().escape_debug().to_string();
         match connected {
             Ok(socket) => {
-                Ok(Self { socket, target, established: true, others: Vec::new(), failures: String::new() })
+                match child.predecessor.and_then(|predecessor| listener_below(&socket, predecessor)) {
+                    None => Ok(Self {
+                        socket,
+                        target,
+                        established: true,
+                        others: Vec::new(),
+                        failures: String::new(),
+                    }),
+                    Some(pid) => Err(format!(
+                        "connect to {target}: it still is the old generation (pid {pid}) that listens there"
+                    )),
+                }
             }
             // unix(7): a stream socket does not say EINPROGRESS, it says EAGAIN, and nothing is under way then.
             Err(Errno::EAGAIN) => Err(format!(
@@ -172,6 +188,12 @@ fn dial_path(path: &Path) -> nix::Result<OwnedFd> {
         }
         Err(errno) => Err(errno),
     }
+}
+
+/// The process that called listen(2) on the other side (SO_PEERCRED of unix(7)), if it belongs to that psflip.
+fn listener_below(socket: &OwnedFd, psflip: u32) -> Option<u32> {
+    let listener = getsockopt(socket, sockopt::PeerCredentials).ok()?.pid().cast_unsigned();
+    is_below(listener, psflip).then_some(listener)
 }
 
 /// Whether both ends have the same address.

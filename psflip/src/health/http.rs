@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,10 +43,10 @@ impl Http {
         }
     }
 
-    fn connect(&self, workdir: Option<&Path>) -> Result<Connection, String> {
+    fn connect(&self, child: &ChildInfo) -> Result<Connection, String> {
         match &self.target {
             HttpTarget::Tcp(addresses) => Connection::tcp(addresses as &[SocketAddr]),
-            HttpTarget::Unix(path) => Connection::unix(path, workdir),
+            HttpTarget::Unix(path) => Connection::unix(path, child),
         }
     }
 }
@@ -55,7 +54,7 @@ impl Http {
 impl Probe for Http {
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
         let mut exchange = Exchange {
-            connection: self.connect(child.workdir.as_deref())?,
+            connection: self.connect(child)?,
             request: Rc::clone(&self.request),
             sent: 0,
             answer: Vec::new(),

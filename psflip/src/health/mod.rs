@@ -39,6 +39,8 @@ pub struct ChildInfo {
     pub workdir: Option<PathBuf>,
     /// The signal set-up it was started with.
     pub signals: SignalSetup,
+    /// The psflip whose child still serves meanwhile, if there is one. An answer of that child says nothing of this one.
+    pub predecessor: Option<u32>,
 }
 
 /// What a descriptor is waited for.

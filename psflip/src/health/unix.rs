@@ -1,5 +1,5 @@
 //! `unix`: the child is healthy when a connection to a Unix stream socket is accepted (by the kernel, into the listener's
-//! backlog). Such a connect(2) is answered at once, so there is nothing to wait for.
+//! backlog), and not by the old generation's child. Such a connect(2) is answered at once, so there is nothing to wait for.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,6 @@ impl Unix {
 
 impl Probe for Unix {
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
-        Connection::unix(&self.path, child.workdir.as_deref()).map(|_| Begun::Healthy)
+        Connection::unix(&self.path, child).map(|_| Begun::Healthy)
     }
 }

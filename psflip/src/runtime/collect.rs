@@ -239,6 +239,8 @@ impl Runtime {
         }
         let Some(link) = &mut self.successor else { return };
         match link.process() {
+            // It has said that it gives up, and is about to exit with a code that says why; the timer sees to it that it does.
+            Some(_) if link.failure().is_some() => {}
             Some((_, process)) => {
                 let _ = process.send(Signal::KILL); // it may have ended
             }

@@ -253,8 +253,7 @@ impl Runtime {
     }
 
     fn successor_deadline(&self) -> Duration {
-        let ends =
-            matches!(self.state.phase, Phase::Upgrading { successor: flip::Successor::Ends, .. });
+        let ends = matches!(self.state.phase, Phase::Upgrading { successor: flip::Successor::Ends, .. });
         match &self.successor {
             Some(link) if ends => link.grace(),
             Some(link) => link.deadline(),

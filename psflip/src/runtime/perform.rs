@@ -68,6 +68,7 @@ impl Runtime {
             envp: self.envp.clone(),
             workdir: self.plan.workdir.clone(),
             signals: self.identity.signals,
+            predecessor: self.predecessor.as_ref().map(|predecessor| predecessor.pid),
         };
         self.checker = Some(CheckerSlot(Checker::new(&self.plan.health, child)));
         self.check(Checker::start);
@@ -94,7 +95,7 @@ impl Runtime {
             Ok(()) => tracing::debug!(child = tree.child_pid(), %signal, "signal sent to the child"),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // its end is on the way
             Err(error) => {
-                tracing::error!(child = tree.child_pid(), %signal, %error, "can't signal the child")
+                tracing::error!(child = tree.child_pid(), %signal, %error, "can't signal the child");
             }
         }
     }

@@ -25,7 +25,7 @@ impl Runtime {
                 tracing::error!(reason, "upgrade failed, and the old child had ended meanwhile; ending");
             }
             News::RequestRemembered => {
-                tracing::info!(because = self.why_not_now(), "upgrade request remembered")
+                tracing::info!(because = self.why_not_now(), "upgrade request remembered");
             }
             News::RequestRefused => tracing::warn!("upgrade request refused: this generation ends"),
             News::Stopping => tracing::debug!(child, "waiting for the child to end"),

@@ -10,7 +10,10 @@ macro_rules! entry {
     ($main:path) => {
         // SAFETY: this is the one `main` of the binary, with the signature that the C library calls.
         #[unsafe(no_mangle)]
-        extern "C" fn main(_argc: ::core::ffi::c_int, _argv: *const *const ::core::ffi::c_char) -> ::core::ffi::c_int {
+        extern "C" fn main(
+            _argc: ::core::ffi::c_int,
+            _argv: *const *const ::core::ffi::c_char,
+        ) -> ::core::ffi::c_int {
             ::core::ffi::c_int::from($main())
         }
     };

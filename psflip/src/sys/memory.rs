@@ -13,7 +13,9 @@ pub fn let_go_of_startup_code() {
         let info = unsafe { &*info };
         for index in 0..info.dlpi_phnum {
             // SAFETY: the array has dlpi_phnum elements.
-            let segment = unsafe { &*info.dlpi_phdr.add(usize::from(index)) };
+            let segment = unsafe { info.dlpi_phdr.add(usize::from(index)) };
+            // SAFETY: as above, and nobody writes to them.
+            let segment = unsafe { &*segment };
             // Segments that can be written to hold what the dynamic linker has filled in: dropping them would undo that.
             if segment.p_type != libc::PT_LOAD || segment.p_flags & libc::PF_W != 0 {
                 continue;

@@ -63,7 +63,8 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<u32, E>
     // what both can reach (the memory, thread-local storage included) is used by one of them at a time. The new one has a
     // stack of its own, aligned and large enough, and leaves `start` by exec or exit only. Dispositions, mask, descriptors
     // and the working directory are its own copies.
-    let pid = cerr(unsafe { libc::clone(start, top.cast(), flags, (&raw mut shared).cast()) })?.cast_unsigned();
+    let pid =
+        cerr(unsafe { libc::clone(start, top.cast(), flags, (&raw mut shared).cast()) })?.cast_unsigned();
     match shared.failure {
         None => Ok(Ok(pid)),
         Some(failure) => {

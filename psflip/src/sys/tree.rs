@@ -76,6 +76,14 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat(pid)?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// Whether a process is somewhere below another one. False if it is gone.
+#[must_use]
+pub fn is_below(pid: u32, ancestor: u32) -> bool {
+    std::iter::successors(parent_of(pid), |pid| parent_of(*pid))
+        .take_while(|pid| *pid != 0)
+        .any(|pid| pid == ancestor)
+}
+
 /// Whether a process is stopped by a signal or a tracer.
 #[must_use]
 pub fn is_stopped(pid: u32) -> bool {
@@ -96,6 +104,8 @@ mod tests {
         assert!(children(own).contains(&child.id()));
         assert!(children_by_search(own).contains(&child.id()));
         assert_eq!(parent_of(child.id()), Some(own));
+        assert!(is_below(child.id(), own) && is_below(child.id(), std::os::unix::process::parent_id()));
+        assert!(!is_below(own, child.id()) && !is_below(own, own));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!children(own).contains(&child.id()));

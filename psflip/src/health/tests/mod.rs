@@ -28,7 +28,7 @@ const AGAIN: Step = Step { healthy: false, timer: Timer::Set(INTERVAL) };
 const BEGUN: Step = Step { healthy: false, timer: Timer::Set(TIMEOUT) };
 
 fn child() -> ChildInfo {
-    ChildInfo { pid: 4711, envp: Vec::new(), workdir: None, signals: inherited_signals() }
+    ChildInfo { pid: 4711, envp: Vec::new(), workdir: None, signals: inherited_signals(), predecessor: None }
 }
 
 fn checker(health: &Health) -> Checker {

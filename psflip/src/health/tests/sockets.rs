@@ -114,6 +114,27 @@ fn unix(path: impl Into<PathBuf>, workdir: Option<&Path>) -> Checker {
 }
 
 #[test]
+fn an_answer_of_the_old_generations_child_is_none() {
+    // Contract: U3, H4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    // This test listens; if its parent were the old psflip, it would be the old child.
+    let of_psflip = |pid| {
+        let child = ChildInfo { predecessor: Some(pid), ..child() };
+        Checker::new(&Health::Unix { path: path.clone(), pace: PACE }, child)
+    };
+    let mut checker = of_psflip(std::os::unix::process::parent_id());
+    assert_eq!(checker.start(), AGAIN);
+    let failure = checker.last_failure().unwrap();
+    assert!(
+        failure.contains(&format!("it still is the old generation (pid {})", std::process::id())),
+        "{failure}"
+    );
+    assert_eq!(of_psflip(i32::MAX.cast_unsigned()).start(), HEALTHY, "another psflip's");
+}
+
+#[test]
 fn unix_is_healthy_without_a_turn_of_the_loop() {
     // Contract: H1, U9
     let directory = tempfile::tempdir().unwrap();

@@ -1,0 +1,196 @@
+//! A visible flip: a small HTTP server under psflip is replaced again and again, once by a version that crashes, while a client asks it without pause.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::args::Args;
+use crate::{Error, Outcome, guard, repo, step};
+
+pub(crate) const USAGE: &str = "\
+cargo xtask demo [--flips N]
+
+Runs a small HTTP server under psflip, asks it without pause, and replaces it N times (3), once in between by a version that crashes. Shows psflip's own
+log, and in the end how many requests were answered by which generation, and how many failed.";
+
+/// What an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(mut args: Args) -> Outcome {
+    let flips: u32 = args.value("flips")?.unwrap_or(3);
+    args.done()?;
+    let Some(directory) = guard::scratch() else {
+        step::run(repo::cargo().args(["build", "--quiet", "--bins", "-p", "psflip", "-p", "fixtures"]))?;
+        return guard::run_again_guarded();
+    };
+    // A successor is nobody's child but its manager's, which is us.
+    prctl::set_child_subreaper(true)?;
+    let programs = repo::target_dir()?.join("debug");
+    let config = configuration(
+        "\"http-server\", \"--unix\", \"app.sock\", \"--name\", \"generation {{ generation() }}\"",
+    );
+    fs::write(directory.join("app.toml"), &config)?;
+    println!("app.toml:\n{}", indented(&config));
+
+    let mut psflip = start(&programs, &directory)?;
+    wait_for_answer(&directory, &mut psflip)?;
+    let client = Client::start(directory.join("app.sock"));
+    let mut active = named(&directory)?;
+    for flip in 1..=flips {
+        if flip == flips / 2 + 1 {
+            active = failed_upgrade(&directory, active, &config)?;
+        }
+        println!("\n$ kill -HUP {active}        # flip {flip} of {flips}");
+        kill(active, Signal::SIGHUP)?;
+        client.wait_for_new_generation();
+        // The old psflip ends when its child has answered its last request: exit code 0.
+        expect_end(active, WaitStatus::Exited(active, 0))?;
+        active = named(&directory)?;
+    }
+    let (answers, failures) = client.stop();
+    println!("\n$ kill {active}");
+    kill(active, Signal::SIGTERM)?;
+    waitpid(active, None)?;
+    println!("\n{} requests while the server was replaced {flips} times:", answers.values().sum::<u32>());
+    for (name, count) in &answers {
+        println!("  {count:6}  answered by {name}");
+    }
+    println!("  {:6}  failed", failures.len());
+    match failures.first() {
+        None => Ok(()),
+        Some(first) => Err(format!("{} requests failed, the first one: {first}", failures.len()).into()),
+    }
+}
+
+fn configuration(cmd: &str) -> String {
+    format!("cmd     = [{cmd}]\npidfile = \"app.pid\"\n\n[healthcheck.http]\nurl = \"unix://app.sock:/up\"\n")
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+fn start(programs: &Path, directory: &Path) -> Result<Child, Error> {
+    println!("$ psflip -c app.toml");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(programs.join("psflip"));
+    command
+        .args(["-c", "app.toml"])
+        .current_dir(directory)
+        .env("PATH", path)
+        .stdin(std::process::Stdio::null());
+    command.stdout(fs::File::create(directory.join("children.log"))?);
+    command.spawn().map_err(|error| step::cannot_start(&command, &error))
+}
+
+/// A version that crashes changes nothing for anybody.
+fn failed_upgrade(directory: &Path, active: Pid, good: &str) -> Result<Pid, Error> {
+    println!("\n$ # a version that crashes when it starts, and an upgrade to it");
+    fs::write(directory.join("app.toml"), configuration("\"crash-on-init\", \"--code\", \"3\""))?;
+    println!("$ kill -HUP {active}");
+    kill(active, Signal::SIGHUP)?;
+    // The failed new psflip is the next child of ours that ends.
+    match waitpid(Pid::from_raw(-1), None)? {
+        WaitStatus::Exited(failed, 3) if failed != active => {}
+        other => {
+            return Err(
+                format!("expected the new psflip to exit with its child's code 3, got {other:?}").into()
+            );
+        }
+    }
+    fs::write(directory.join("app.toml"), good)?;
+    if named(directory)? == active { Ok(active) } else { Err("a failed upgrade changed the pidfile".into()) }
+}
+
+fn expect_end(pid: Pid, wanted: WaitStatus) -> Outcome {
+    let status = waitpid(pid, None)?;
+    if status == wanted { Ok(()) } else { Err(format!("the old psflip ended by {status:?}").into()) }
+}
+
+fn named(directory: &Path) -> Result<Pid, Error> {
+    Ok(Pid::from_raw(fs::read_to_string(directory.join("app.pid"))?.trim().parse()?))
+}
+
+/// Until the first generation is healthy there is no socket; then its pidfile follows at once.
+fn wait_for_answer(directory: &Path, psflip: &mut Child) -> Outcome {
+    let inotify = nix::sys::inotify::Inotify::init(nix::sys::inotify::InitFlags::IN_CLOEXEC)?;
+    inotify.add_watch(directory, nix::sys::inotify::AddWatchFlags::IN_MOVED_TO)?;
+    while !directory.join("app.pid").exists() {
+        if let Some(status) = psflip.try_wait()? {
+            return Err(format!("psflip ended: {status}").into());
+        }
+        inotify.read_events()?;
+    }
+    Ok(())
+}
+
+type Counts = (BTreeMap<String, u32>, Vec<String>);
+
+/// Asks without pause, with a new connection each time.
+struct Client {
+    counts: Arc<(Mutex<Counts>, std::sync::Condvar)>,
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Client {
+    fn start(socket: PathBuf) -> Self {
+        let counts = Arc::new((Mutex::new(Counts::default()), std::sync::Condvar::new()));
+        let done = Arc::new(AtomicBool::new(false));
+        let (shared, stop) = (Arc::clone(&counts), Arc::clone(&done));
+        let thread = thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let answer = ask(&socket);
+                let (counts, changed) = &*shared;
+                let Ok(mut counts) = counts.lock() else { return };
+                match answer {
+                    Ok(name) => *counts.0.entry(name).or_default() += 1,
+                    Err(error) => counts.1.push(error.to_string()),
+                }
+                changed.notify_all();
+            }
+        });
+        Self { counts, done, thread }
+    }
+
+    /// Returns when somebody has answered who never did before.
+    fn wait_for_new_generation(&self) {
+        let (counts, changed) = &*self.counts;
+        let Ok(counts) = counts.lock() else { return };
+        let before = counts.0.len();
+        drop(changed.wait_timeout_while(counts, PATIENCE, |counts| counts.0.len() == before));
+    }
+
+    fn stop(self) -> Counts {
+        self.done.store(true, Ordering::Relaxed);
+        let _ = self.thread.join(); // a panic there has printed itself
+        let (counts, _) = &*self.counts;
+        counts.lock().map(|counts| counts.clone()).unwrap_or_default()
+    }
+}
+
+/// One request; returns the name in the answer (`name=generation 1 pid=...`).
+fn ask(socket: &Path) -> io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let name = answer.split_once("name=").and_then(|(_, rest)| rest.split_once(" pid="));
+    match name {
+        Some((name, _)) if answer.starts_with("HTTP/1.1 200") => Ok(name.to_owned()),
+        _ => Err(io::Error::other(format!("odd answer: {answer:?}"))),
+    }
+}
