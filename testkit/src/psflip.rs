@@ -529,6 +529,7 @@ impl Psflip {
 
     #[track_caller]
     fn wait_gone_by(&self, deadline: Deadline, process: Process) {
+        self.inner.note(process);
         if let Ok(pidfd) = process.pidfd() {
             wait_on(deadline, format!("the end of process {process}"), &[pidfd.as_fd()], || {
                 pidfd.has_ended().then_some(())

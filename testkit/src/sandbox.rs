@@ -249,6 +249,12 @@ impl Inner {
         }
     }
 
+    /// Remembers a process as one of the sandbox's. The group that it was started into isn't enough to know it by: a helper may
+    /// have been about to give it another one.
+    pub(crate) fn note(&self, process: Process) {
+        self.lock().seen.insert(process);
+    }
+
     /// Every living process of the sandbox: those with the marker and their descendants. Remembers what it sees.
     pub(crate) fn members(&self) -> Vec<Stat> {
         self.reap();
