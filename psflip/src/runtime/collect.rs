@@ -78,8 +78,8 @@ impl Runtime {
             match report {
                 Report::Started => self.happened(Event::ChildStarted),
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
-                Report::Stopped(signal) => self.child_was_stopped(signal),
-                Report::Continued => {}
+                Report::Stopped(signal) => self.child_was_stopped(signal)?,
+                Report::Continued => self.asked_to_stop = false,
                 Report::Ended(end) => self.happened(Event::ChildEnded(end)),
                 Report::Gone => self.happened(Event::TreeGone),
                 Report::Lost => self.keeper_is_lost(),
@@ -111,14 +111,18 @@ impl Runtime {
         self.happened(Event::ChildNotStarted(why));
     }
 
-    /// Job control (contract S3): whoever waits for psflip has to see that its job is stopped.
-    fn child_was_stopped(&mut self, signal: Signal) {
-        let by_job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
-        if by_job_control && has_terminal() {
+    /// Job control (contract S3): whoever waits for psflip has to see that its job is stopped. A program that first tidies up
+    /// when it is asked to stop (Ctrl-Z in an editor) often ends with a SIGSTOP to itself.
+    fn child_was_stopped(&mut self, signal: Signal) -> io::Result<()> {
+        if signal == Signal::STOP {
+            self.read_signals()?; // what asked the child to stop may still wait here
+        }
+        if (asks_to_stop(signal) || self.asked_to_stop) && has_terminal() {
             tracing::debug!(%signal, "the child was stopped; stopping too");
             self.suspended = true;
             stop_self();
         }
+        Ok(())
     }
 
     /// The keeper was killed (by whom ever, or for lack of memory): the kernel killed the child, and what is left is ours.
@@ -173,11 +177,12 @@ impl Runtime {
         } else {
             Sender::Process
         };
+        self.asked_to_stop |= asks_to_stop(received.signal);
         let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
         let situation = Situation {
             upgrade_signal: self.plan.upgrade.signal,
             child_in_our_group: child.is_none_or(shares_our_group),
-            session_leader: getsid(None).is_ok_and(|session| session == getpid()),
+            session_leader: leads_session(),
             child_was_continued: continued && !child.is_some_and(tree::is_stopped),
         };
         let Meaning { forward, request } = meaning(received.signal, sender, &situation);
@@ -324,8 +329,18 @@ fn shares_our_group(pid: u32) -> bool {
     getpgid(Some(Pid::from_raw(pid.cast_signed()))).is_ok_and(|group| group == getpgrp())
 }
 
+/// Whether this process is the leader of its session.
+pub(super) fn leads_session() -> bool {
+    getsid(None).is_ok_and(|session| session == getpid())
+}
+
+/// Whether it is one of the signals by which a terminal stops a job.
+fn asks_to_stop(signal: Signal) -> bool {
+    [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal)
+}
+
 /// Whether there is a terminal, and so a shell that does job control.
-fn has_terminal() -> bool {
+pub(super) fn has_terminal() -> bool {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_NONBLOCK;
     std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open("/dev/tty").is_ok()

@@ -91,6 +91,8 @@ pub struct Runtime {
     start_error: Option<String>,
     /// psflip stopped itself together with its child and has not seen a SIGCONT since.
     suspended: bool,
+    /// The child was asked to stop by one of the signals of job control, and has not been continued since.
+    asked_to_stop: bool,
     outcome: Option<Outcome>,
 }
 
@@ -144,6 +146,7 @@ impl Runtime {
             last_probe_failure: None,
             start_error: None,
             suspended: false,
+            asked_to_stop: false,
             outcome: None,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use super::collect::{has_terminal, leads_session};
 use super::poller::Token;
 use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
@@ -201,9 +202,7 @@ impl Runtime {
             signals: self.identity.signals,
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_string_lossy().into_owned()),
         };
-        let result = if std::process::id() == 1 {
-            let reason =
-                "psflip is PID 1 here, and a successor could not outlive it; restart the container instead";
+        let result = if let Some(reason) = self.why_no_successor_could_live() {
             Err(std::io::Error::other(reason))
         } else {
             process::set_subreaper(false)
@@ -229,6 +228,21 @@ impl Runtime {
                 self.queue.push_back(Event::SuccessorGone);
             }
         }
+    }
+
+    /// What the end of this process would do to a successor.
+    fn why_no_successor_could_live(&self) -> Option<&'static str> {
+        if std::process::id() == 1 {
+            return Some(
+                "psflip is PID 1 here, and a successor could not outlive it; restart the container instead",
+            );
+        }
+        let hangs_up =
+            leads_session() && has_terminal() && !self.identity.signals.ignored.contains(Signal::HUP);
+        hangs_up.then_some(
+            "psflip leads the session of its terminal, so its end would hang up on the successor; start it from a shell, \
+             with `nohup`, or without a terminal",
+        )
     }
 
     /// See `reaper.rs`.
