@@ -140,7 +140,9 @@ fn a_burst_of_upgrade_requests_makes_at_most_two_flips() {
     // One more on purpose, which melts into one that is still remembered, or is a flip of its own.
     psflip.flip();
     psflip.stop();
-    let pids = psflip.history().pids();
+    let mut pids = psflip.history().pids();
+    pids.sort_unstable(); // a flip that the stop aborts gives the pidfile back
+    pids.dedup();
     assert!((2..=4).contains(&pids.len()), "{pids:?}\n{}", sandbox.report());
     psflip.history().assert_always_alive();
 }
@@ -227,7 +229,8 @@ fn hang_up(sandbox: &Sandbox, script: &[&str], leads: bool) {
         format!("exec '{}' >'{}'", fixture("signal-logger").display(), sandbox.path("child").display());
     let psflip =
         sandbox.psflip().cmd(["sh", "-c", &child]).config(LOGGER).wrapper(script).start().wait_ready();
-    let printed = |part: &str| sandbox.read("child").lines().filter(|line| line.starts_with(part)).count();
+    let read = || std::fs::read_to_string(sandbox.path("child")).unwrap_or_default();
+    let printed = |part: &str| read().lines().filter(|line| line.starts_with(part)).count();
     let until = |part: &str| wait_until(Deadline::default(), part, || (printed(part) > 0).then_some(()));
     until("ready");
     let (active, child) = (psflip.active(), psflip.child());

@@ -1,1 +1,217 @@
-//! Terminals and job control (S2, S3).
+//! On a real terminal: keys, job control, a new size (contract S2, S3).
+
+use testkit::process::State;
+use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
+
+const LOGGER: &str =
+    "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
+
+/// An interactive shell with job control, in which psflip is the job in the foreground; afterwards it does what is typed.
+const SHELL: [&str; 7] = [
+    "bash",
+    "--norc",
+    "--noprofile",
+    "-i",
+    "-c",
+    "\"$@\"; while echo \"shell: last=$?\"; read -r line; do eval \"$line\"; done",
+    "bash",
+];
+
+/// A shell without job control: what it starts shares its process group, as in most scripts. It survives Ctrl-C.
+const SCRIPT: [&str; 4] =
+    ["sh", "-c", "trap : INT QUIT; \"$@\"; while :; do read line; [ \"$line\" = exit ] && exit; done", "sh"];
+
+fn logger(sandbox: &Sandbox) -> PsflipBuilder {
+    let logger = fixture("signal-logger");
+    sandbox.psflip().cmd([logger.to_str().unwrap(), "--stop-on-tstp"]).config(LOGGER).pty()
+}
+
+fn ready(psflip: PsflipBuilder) -> Psflip {
+    let psflip = psflip.start().wait_ready();
+    psflip.wait_for_line(Stream::Pty, "ready pid");
+    psflip
+}
+
+/// Ends psflip, of which the shell then says `code`, and the shell.
+#[track_caller]
+fn end(psflip: &Psflip, code: i32) {
+    psflip.signal(Signal::SIGTERM);
+    psflip.wait_for_line(Stream::Pty, &format!("shell: last={code}"));
+    psflip.program().write_stdin("exit 7\n");
+    assert_eq!(psflip.wait_exit().code(), Some(7));
+}
+
+/// Waits until the child prints `line` and psflip has looked at the signal, too; then the child got it exactly `times` times.
+#[track_caller]
+fn assert_got(sandbox: &Sandbox, psflip: &Psflip, signal: Signal, times: usize) {
+    psflip.wait_for_line(Stream::Pty, &format!("got {signal} "));
+    // At debug every signal is logged, whether forwarded or not.
+    psflip.output().wait_for(Deadline::default(), "psflip's own line about the signal", |lines| {
+        lines.iter().any(|line| line.text.contains(&format!("signal={signal} from"))).then_some(())
+    });
+    let mark = psflip.output().mark();
+    psflip.signal(Signal::SIGUSR2);
+    psflip.output().wait_after(mark, Stream::Pty, "got SIGUSR2");
+    let got = psflip.output().text(Stream::Pty);
+    let got = got.lines().filter(|line| line.contains(&format!("got {signal} "))).count();
+    assert_eq!(got, times, "{signal}\n{}", sandbox.report());
+}
+
+#[track_caller]
+fn wait_state(process: Process, state: State) {
+    let what = format!("process {process} to be {state:?}");
+    wait_until(Deadline::default(), what, || (process.state() == state).then_some(()));
+}
+
+#[test]
+fn keys_and_a_new_size_reach_the_child_once() {
+    // Contract: S2
+    let sandbox = Sandbox::new();
+    let psflip = ready(logger(&sandbox).wrapper(SHELL));
+    psflip.program().write_stdin("\x03");
+    assert_got(&sandbox, &psflip, Signal::SIGINT, 1);
+    psflip.program().write_stdin("\x1c");
+    assert_got(&sandbox, &psflip, Signal::SIGQUIT, 1);
+    psflip.program().resize(30, 100);
+    assert_got(&sandbox, &psflip, Signal::SIGWINCH, 1);
+    end(&psflip, 0);
+}
+
+#[test]
+fn keys_reach_the_child_once_when_psflip_leads_the_session() {
+    // Contract: S2
+    let sandbox = Sandbox::new();
+    let psflip = ready(logger(&sandbox));
+    psflip.program().write_stdin("\x03");
+    assert_got(&sandbox, &psflip, Signal::SIGINT, 1);
+    psflip.program().write_stdin("\x1c");
+    assert_got(&sandbox, &psflip, Signal::SIGQUIT, 1);
+    psflip.program().resize(30, 100);
+    assert_got(&sandbox, &psflip, Signal::SIGWINCH, 1);
+    assert_eq!(psflip.stop().code(), Some(0));
+}
+
+#[test]
+fn a_child_in_a_session_of_its_own_gets_the_keys_from_psflip() {
+    // Contract: S2
+    let sandbox = Sandbox::new();
+    let logger = logger(&sandbox).cmd(["setsid", fixture("signal-logger").to_str().unwrap()]);
+    let psflip = ready(logger.wrapper(SHELL));
+    assert_ne!(psflip.child().stat().unwrap().group, psflip.active().stat().unwrap().group);
+    psflip.program().write_stdin("\x03");
+    assert_got(&sandbox, &psflip, Signal::SIGINT, 1);
+    psflip.program().write_stdin("\x1c");
+    assert_got(&sandbox, &psflip, Signal::SIGQUIT, 1);
+    end(&psflip, 0);
+}
+
+#[test]
+fn ctrl_z_stops_child_and_psflip_and_fg_continues_both() {
+    // Contract: S3
+    let sandbox = Sandbox::new();
+    let psflip = logger(&sandbox).cmd(["cat"]).wrapper(SHELL).start().wait_ready();
+    let (active, child) = (psflip.active(), psflip.child());
+    for round in 0..3 {
+        let mark = psflip.output().mark();
+        psflip.program().write_stdin("\x1a");
+        wait_state(child, State::Stopped);
+        wait_state(active, State::Stopped);
+        psflip.output().wait_after(mark, Stream::Pty, "shell: last=14"); // 128 + SIGTSTP or SIGSTOP
+        psflip.program().write_stdin("fg\n");
+        wait_state(child, State::Sleeping);
+        wait_state(active, State::Sleeping);
+        // `cat` is in the foreground again and repeats what the terminal echoes.
+        psflip.program().write_stdin(format!("hello {round}\n"));
+        psflip.output().wait_count(2, Stream::Pty, &format!("hello {round}"));
+    }
+    end(&psflip, 143);
+}
+
+#[test]
+fn a_child_that_stops_itself_on_ctrl_z_stops_psflip_and_is_continued_once() {
+    // Contract: S3, S2
+    let sandbox = Sandbox::new();
+    let psflip = ready(logger(&sandbox).wrapper(SHELL));
+    let (active, child) = (psflip.active(), psflip.child());
+    psflip.program().write_stdin("\x1a");
+    wait_state(child, State::Stopped);
+    wait_state(active, State::Stopped);
+    psflip.wait_for_line(Stream::Pty, "shell: last=14");
+    psflip.program().write_stdin("fg\n");
+    assert_got(&sandbox, &psflip, Signal::SIGCONT, 1);
+    assert_got(&sandbox, &psflip, Signal::SIGTSTP, 1);
+    end(&psflip, 0);
+}
+
+#[test]
+fn a_job_that_was_stopped_goes_on_in_the_background() {
+    // Contract: S3
+    let sandbox = Sandbox::new();
+    let psflip = logger(&sandbox).cmd(["sleep", "1000"]).wrapper(SHELL).start().wait_ready();
+    let (active, child) = (psflip.active(), psflip.child());
+    psflip.program().write_stdin("\x1a");
+    psflip.wait_for_line(Stream::Pty, "shell: last=14");
+    wait_state(active, State::Stopped);
+    psflip.program().write_stdin("bg\n");
+    wait_state(child, State::Sleeping);
+    wait_state(active, State::Sleeping);
+    psflip.flip(); // it serves in the background, and its successor does
+    let active = psflip.active();
+    psflip.signal(Signal::SIGTERM);
+    psflip.wait_gone(active);
+    psflip.program().write_stdin("exit 7\n");
+    assert_eq!(psflip.wait_exit().code(), Some(7));
+}
+
+#[test]
+fn psflip_can_be_stopped_and_continued_by_signal_alone() {
+    // Contract: S3
+    let sandbox = Sandbox::new();
+    let psflip = ready(logger(&sandbox).wrapper(SHELL));
+    let (active, child) = (psflip.active(), psflip.child());
+    psflip.signal(Signal::SIGTSTP); // forwarded; the child stops itself, and psflip follows
+    wait_state(child, State::Stopped);
+    wait_state(active, State::Stopped);
+    psflip.signal(Signal::SIGCONT); // to psflip alone, so the child gets it from psflip
+    wait_state(child, State::Sleeping);
+    assert_got(&sandbox, &psflip, Signal::SIGCONT, 1);
+    wait_state(active, State::Sleeping);
+    psflip.signal(Signal::SIGTERM);
+    psflip.wait_gone(active);
+    psflip.program().write_stdin("exit 7\n");
+    assert_eq!(psflip.wait_exit().code(), Some(7));
+}
+
+#[test]
+fn after_a_flip_the_keys_reach_the_new_child_once() {
+    // Contract: S2, U10
+    let sandbox = Sandbox::new();
+    let psflip = ready(logger(&sandbox).wrapper(SCRIPT));
+    psflip.flip();
+    psflip.wait_for_line(Stream::Pty, "name=gen2");
+    psflip.program().write_stdin("\x03");
+    assert_got(&sandbox, &psflip, Signal::SIGINT, 1);
+    psflip.program().write_stdin("\x1c");
+    assert_got(&sandbox, &psflip, Signal::SIGQUIT, 1);
+    psflip.flip();
+    psflip.wait_for_line(Stream::Pty, "name=gen3");
+    let active = psflip.active();
+    psflip.signal(Signal::SIGTERM);
+    psflip.wait_gone(active);
+    psflip.program().write_stdin("exit\n");
+    psflip.program().wait_exit();
+}
+
+#[test]
+fn an_upgrade_that_the_end_of_the_terminals_session_would_kill_is_refused() {
+    // Contract: U8, S4
+    let sandbox = Sandbox::new();
+    let psflip = ready(logger(&sandbox)); // leads the session: its end is the terminal's hang-up for all that is left in it
+    let (active, child) = (psflip.active(), psflip.child());
+    psflip.request_flip();
+    let line = psflip.wait_for_line(Stream::Pty, "upgrade failed").text;
+    assert!(line.contains("session"), "{line}");
+    assert_eq!((psflip.active(), psflip.child()), (active, child));
+    assert!(child.is_alive());
+    assert_eq!(psflip.stop().code(), Some(0));
+}
