@@ -1,1 +1,304 @@
-//! The pidfile (P1 to P4).
+//! The pidfile: when it is there, whom it names, who may have it (contract P1 to P4).
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+
+use testkit::{
+    Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, cmd_line, fixture, wait_until,
+};
+
+const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+
+fn service(sandbox: &Sandbox) -> PsflipBuilder {
+    sandbox.psflip().cmd([fixture("never-ready")]).config(AT_ONCE)
+}
+
+/// A psflip that can't have the pidfile: it ends with 125, leaves nothing, and says why in these words.
+#[track_caller]
+fn assert_refused(sandbox: &Sandbox, psflip: &Psflip, words: &[&str]) {
+    let status = psflip.wait_exit();
+    assert_eq!(status.code(), Some(125), "{status}\n{}", sandbox.report());
+    for word in words {
+        assert!(psflip.log().contains(word), "`{word}` is not in the log\n{}", sandbox.report());
+    }
+}
+
+/// What a folder holds, hidden files included.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn through_thirty_flips_it_is_always_there_and_names_a_living_psflip() {
+    // Contract: P1, P2
+    let sandbox = Sandbox::new();
+    let psflip = service(&sandbox).start().wait_ready();
+    assert_eq!(sandbox.read("psflip.pid"), format!("{}\n", psflip.first_pid()));
+    assert_eq!(fs::metadata(psflip.pidfile_path()).unwrap().mode() & 0o777, 0o644);
+    let mut expected = vec![psflip.first_pid()];
+    for _ in 0..30 {
+        expected.push(psflip.flip().new.pid());
+    }
+    assert!(psflip.stop().success(), "{}", sandbox.report());
+    let history = psflip.history();
+    history.assert_never_missing();
+    history.assert_always_alive();
+    history.assert_atomic();
+    assert_eq!(history.pids(), expected, "{}", sandbox.report());
+    assert_eq!(names(sandbox.dir()), ["psflip.toml"], "it and its temporary names are gone");
+}
+
+#[test]
+fn it_is_not_written_before_the_first_child_is_healthy() {
+    // Contract: P1
+    let sandbox = Sandbox::new();
+    let config = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"10ms\"\n";
+    let psflip = sandbox.psflip().cmd([fixture("never-ready")]).config(config).start();
+    psflip.wait_for_line(Stream::Stdout, "starting");
+    assert!(!psflip.pidfile_path().exists());
+    let before = psflip.history().entries();
+    sandbox.write("go", "");
+    psflip.wait_pidfile();
+    assert_eq!(before.len(), 1, "{before:?}");
+    psflip.stop();
+}
+
+#[test]
+fn a_second_psflip_is_refused_and_names_the_running_one() {
+    // Contract: P3
+    let sandbox = Sandbox::new();
+    let first = service(&sandbox).start().wait_ready();
+    for _ in 0..2 {
+        let second = service(&sandbox).start();
+        assert_refused(&sandbox, &second, &[&format!("(pid {})", first.active_pid())]);
+        assert!(!second.program().stdout().contains("starting"), "no child was started");
+        assert_eq!(first.wait_pidfile(), first.active());
+        first.flip(); // the successor holds it as well
+    }
+    first.history().assert_never_missing();
+    assert!(first.stop().success());
+}
+
+#[test]
+fn what_a_crash_left_does_not_block() {
+    // Contract: P3
+    let sandbox = Sandbox::new();
+    let crashed = service(&sandbox).start().wait_ready();
+    crashed.signal(Signal::SIGKILL);
+    crashed.wait_exit();
+    assert_eq!(sandbox.read("psflip.pid"), format!("{}\n", crashed.first_pid()), "stale");
+    let next = service(&sandbox).start();
+    wait_until(Deadline::default(), "the new pid", || {
+        (sandbox.read("psflip.pid") == format!("{}\n", next.first_pid())).then_some(())
+    });
+    next.flip();
+    assert!(next.stop().success());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_stale_one_that_names_a_living_stranger_or_nothing_sensible_does_not_block() {
+    // Contract: P3
+    let own = format!("{}\n", std::process::id());
+    for stale in [own.as_str(), "1\n", "", "rubbish", "99999999999999999999\n", "-1\n"] {
+        let sandbox = Sandbox::new();
+        sandbox.write("psflip.pid", stale);
+        let psflip = service(&sandbox).start();
+        wait_until(Deadline::default(), "the new pid", || {
+            (sandbox.read("psflip.pid") == format!("{}\n", psflip.first_pid())).then_some(())
+        });
+        assert!(psflip.stop().success(), "{stale:?}\n{}", sandbox.report());
+        assert!(!psflip.pidfile_path().exists(), "{stale:?}");
+    }
+}
+
+#[test]
+fn of_two_first_starts_at_the_same_time_exactly_one_survives() {
+    // Contract: P3
+    for round in 0..20 {
+        let sandbox = Sandbox::new();
+        if round % 2 == 1 {
+            sandbox.write("psflip.pid", "1\n"); // stale
+        }
+        let two = [service(&sandbox).start(), service(&sandbox).start()];
+        let loser = wait_until(Deadline::default(), "one of the two to give up", || {
+            two.iter().position(|psflip| psflip.program().try_status().is_some())
+        });
+        let (loser, winner) = (&two[loser], &two[1 - loser]);
+        assert_refused(&sandbox, loser, &[&format!("(pid {})", winner.first_pid())]);
+        winner.wait_pidfile();
+        assert_eq!(winner.active_pid(), winner.first_pid(), "{}", sandbox.report());
+        assert_eq!(winner.program().try_status(), None);
+        assert!(winner.stop().success());
+        assert_eq!(names(sandbox.dir()), ["psflip.toml"]);
+        sandbox.assert_no_process_left();
+    }
+}
+
+#[test]
+fn a_new_path_in_the_configuration_takes_effect_with_the_next_generation() {
+    // Contract: P1, P2
+    let sandbox = Sandbox::new();
+    let psflip = service(&sandbox).start().wait_ready();
+    let (old, first) = (psflip.pidfile_path().to_owned(), psflip.active());
+    fs::create_dir(sandbox.path("run")).unwrap();
+    let cmd = cmd_line([fixture("never-ready")]);
+    sandbox.write("psflip.toml", format!("{cmd}pidfile = \"run/new.pid\"\n{AT_ONCE}"));
+    psflip.request_flip();
+    psflip.wait_gone(first);
+    assert!(!old.exists(), "the old generation removes its own\n{}", sandbox.report());
+    let new: u32 = sandbox.read("run/new.pid").trim().parse().unwrap();
+    let new = Process::find(new).unwrap();
+    assert!(new.is_alive() && new != first);
+    new.signal(Signal::SIGTERM).unwrap();
+    psflip.wait_gone(new);
+    assert!(names(&sandbox.path("run")).is_empty());
+}
+
+#[test]
+fn a_new_path_that_another_psflip_holds_fails_the_upgrade() {
+    // Contract: P3, U8
+    let sandbox = Sandbox::new();
+    let psflip = service(&sandbox).start().wait_ready();
+    let other = service(&sandbox).pidfile("other.pid").start().wait_ready();
+    // The last configuration written is the other's: both read the same file.
+    let active = psflip.request_flip();
+    let line = psflip.wait_for_line(Stream::Stderr, "upgrade failed").text;
+    assert!(line.contains(&format!("(pid {})", other.active_pid())), "{line}");
+    assert_eq!(psflip.active(), active);
+    assert!(psflip.stop().success() && other.stop().success());
+}
+
+#[test]
+fn links_folders_and_special_files_in_its_place_are_refused_and_left_alone() {
+    // Contract: P4
+    let sandbox = Sandbox::new();
+    sandbox.write("victim", "precious");
+    symlink("victim", sandbox.path("link")).unwrap();
+    symlink("nowhere", sandbox.path("dangling")).unwrap();
+    fs::create_dir(sandbox.path("folder")).unwrap();
+    assert!(sandbox.command(["mkfifo", "fifo"]).start().wait_exit().success());
+    for (name, kind) in [
+        ("link", "a symbolic link"),
+        ("dangling", "a symbolic link"),
+        ("folder", "a directory"),
+        ("fifo", "a special file"),
+        ("missing/x.pid", "No such file"),
+    ] {
+        let config = format!("{}pidfile = \"{name}\"\n", cmd_line([fixture("never-ready")]));
+        sandbox.write(format!("{name}.toml").replace('/', "-"), config);
+        let psflip =
+            sandbox.psflip().config_file(format!("{name}.toml").replace('/', "-")).no_pidfile().start();
+        assert_refused(&sandbox, &psflip, &[kind, name.split('/').next().unwrap()]);
+        assert!(!psflip.program().stdout().contains("starting"), "no child was started");
+    }
+    assert_eq!(sandbox.read("victim"), "precious");
+    assert!(!sandbox.path("nowhere").exists());
+    assert!(!names(sandbox.dir()).iter().any(|name| name.starts_with('.')), "{:?}", names(sandbox.dir()));
+}
+
+#[test]
+fn a_folder_that_cant_be_written_is_refused_by_name() {
+    // Contract: P4
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("run");
+    fs::create_dir(&folder).unwrap();
+    let psflip = service(&sandbox).pidfile("run/x.pid");
+    let psflip = if nix::unistd::geteuid().is_root() {
+        // Permissions don't bind root; a read-only mount does.
+        in_mounts(psflip, "mount --bind run run && mount -o remount,bind,ro run").start()
+    } else {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
+        psflip.start()
+    };
+    assert_refused(&sandbox, &psflip, &["/run`", "create"]);
+    assert!(!psflip.program().stdout().contains("starting"), "no child was started");
+    assert!(names(&folder).is_empty());
+}
+
+/// psflip in a mount namespace of its own, after `set_up`. What `run` holds then and afterwards is printed.
+fn in_mounts(psflip: PsflipBuilder, set_up: &str) -> PsflipBuilder {
+    let script = format!("{set_up}; \"$@\"; code=$?; echo left: $(ls -A run); exit $code");
+    psflip.wrapper(["unshare", "-m", "sh", "-c", &script, "sh"])
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_half_written_is_left() {
+    // Contract: P4
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("only root may mount a small file system");
+    }
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("run")).unwrap();
+    let full = "mount -t tmpfs -o size=64k tmpfs run && dd if=/dev/zero of=run/full bs=4k status=none 2>run/full.err";
+    let psflip = in_mounts(service(&sandbox).pidfile("run/x.pid"), full).start();
+    assert_refused(&sandbox, &psflip, &["No space left on device", "/run/"]);
+    let line = psflip.wait_for_line(Stream::Stdout, "left:").text;
+    assert_eq!(line, "left: full full.err", "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[expect(clippy::print_stdout, reason = "what is left out has to be told")]
+fn skipped(why: &str) {
+    println!("skipped: {why}");
+}
+
+#[test]
+fn a_pidfile_that_cant_be_written_at_the_flip_leaves_the_old_generation_as_it_was() {
+    // Contract: P4, U8
+    let sandbox = Sandbox::new();
+    let psflip = service(&sandbox).pidfile("run/x.pid");
+    fs::create_dir(sandbox.path("run")).unwrap();
+    let psflip = psflip.start().wait_ready();
+    let child = psflip.child();
+    fs::rename(sandbox.path("run"), sandbox.path("moved")).unwrap();
+    psflip.program().signal(Signal::SIGHUP);
+    let line = psflip.wait_for_line(Stream::Stderr, "upgrade failed").text;
+    assert!(line.contains("No such file") && line.contains("/run`"), "{line}");
+    fs::rename(sandbox.path("moved"), sandbox.path("run")).unwrap();
+    assert_eq!((psflip.active_pid(), psflip.child()), (psflip.first_pid(), child));
+    psflip.flip();
+    assert!(psflip.stop().success());
+}
+
+#[test]
+fn a_file_size_limit_of_zero_is_told_and_nothing_half_written_is_left() {
+    // Contract: P4
+    let sandbox = Sandbox::new();
+    let psflip = service(&sandbox).rlimit("fsize", 0).start();
+    assert_refused(&sandbox, &psflip, &["File too large", "psflip.pid"]);
+    assert_eq!(names(sandbox.dir()), ["psflip.toml"]);
+}
+
+#[test]
+fn a_relative_path_counts_from_where_psflip_was_started_whatever_the_workdir() {
+    // Contract: P1, P2, U1
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path("start/run")).unwrap();
+    fs::create_dir_all(sandbox.path("elsewhere/run")).unwrap();
+    let config =
+        format!("pidfile = \"run/x.pid\"\nworkdir = \"{}\"\n{AT_ONCE}", sandbox.path("elsewhere").display());
+    let psflip =
+        sandbox.psflip().cmd([fixture("never-ready")]).config(config).cwd("start").start().wait_ready();
+    assert_eq!(psflip.pidfile_path(), sandbox.path("start/run/x.pid"));
+    psflip.flip();
+    assert_eq!(psflip.child().cwd().unwrap(), sandbox.path("elsewhere").canonicalize().unwrap());
+    assert!(psflip.stop().success());
+    assert!(names(&sandbox.path("start/run")).is_empty() && names(&sandbox.path("elsewhere/run")).is_empty());
+}
+
+#[test]
+fn one_that_names_somebody_else_by_now_is_not_removed() {
+    // Contract: P2
+    let sandbox = Sandbox::new();
+    let psflip = service(&sandbox).start().wait_ready();
+    let active = psflip.active();
+    sandbox.write("psflip.pid", "1\n");
+    active.signal(Signal::SIGTERM).unwrap();
+    psflip.wait_exit();
+    assert_eq!(sandbox.read("psflip.pid"), "1\n");
+}
