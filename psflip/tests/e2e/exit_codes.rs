@@ -32,10 +32,13 @@ fn failure_of(sandbox: &Sandbox, config: &str) -> (Option<i32>, String) {
 #[test]
 fn every_exit_code_of_the_child_is_relayed() {
     // Contract: C5
-    let sandbox = Sandbox::new();
-    for code in 0..=255 {
-        let status = end_of(&sandbox, AT_ONCE, &["--code", &code.to_string()]);
-        assert_eq!(status.code(), Some(code), "{}", sandbox.report());
+    for sixteen in 0..16 {
+        // A sandbox remembers all that was started in it, and gets slow by that.
+        let sandbox = Sandbox::new();
+        for code in sixteen * 16..(sixteen + 1) * 16 {
+            let status = end_of(&sandbox, AT_ONCE, &["--code", &code.to_string()]);
+            assert_eq!(status.code(), Some(code), "{}", sandbox.report());
+        }
     }
 }
 

@@ -1,1 +1,49 @@
-//! Process trees: nothing outlives psflip, no zombies (C7 to C9).
+//! The child's process tree: nothing of it survives its generation (C7, C8), and no zombie stays (C9, U10).
+
+mod reaping;
+mod survivors;
+
+use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Stream, fixture, wait_until};
+
+/// Healthy as soon as it was executed: for children whose readiness a test waits for by itself.
+const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+
+/// A psflip whose child has workers and orphans: `forks-workers` with these arguments.
+fn forks_workers(sandbox: &Sandbox, args: &[&str], config: &str) -> PsflipBuilder {
+    let program = fixture("forks-workers").display().to_string();
+    let cmd = std::iter::once(program.as_str()).chain(args.iter().copied());
+    sandbox.psflip().cmd(cmd).config(format!("{config}{AT_ONCE}"))
+}
+
+/// Everything that this generation's child has started, itself included, once all of it is set up: the keeper's tree
+/// without the keeper.
+#[track_caller]
+fn family(psflip: &Psflip, generation: usize) -> Vec<Process> {
+    psflip.output().wait_for(Deadline::default(), "the child with all its workers", |lines| {
+        let ready = format!("name=gen{generation}");
+        lines.iter().any(|line| line.stream == Stream::Stdout && line.text.ends_with(&ready)).then_some(())
+    });
+    let keeper = psflip.child().parent().unwrap();
+    let family: Vec<_> = keeper.tree().into_iter().skip(1).collect();
+    assert!(family.iter().all(Process::is_alive), "{family:?}");
+    family
+}
+
+/// Waits for the end of all of these.
+#[track_caller]
+fn wait_all_gone(what: &str, family: &[Process]) {
+    wait_until(Deadline::default(), format!("the end of {what}: {family:?}"), || {
+        family.iter().all(|process| !process.is_alive()).then_some(())
+    });
+}
+
+/// Root may change credentials and make namespaces; says so where a test can't.
+pub(crate) fn is_root() -> bool {
+    use std::io::Write as _;
+    use std::os::unix::fs::MetadataExt;
+    let root = std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
+    if !root {
+        let _ = writeln!(std::io::stdout(), "skipped: not root");
+    }
+    root
+}

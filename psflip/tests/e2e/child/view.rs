@@ -113,19 +113,12 @@ fn scheduling_and_what_else_a_process_inherits_is_the_childs_too() {
 fn credentials_are_the_childs_too() {
     // Contract: C1, C4
     let sandbox = Sandbox::new();
-    if !is_root() {
-        println!("skipped: not root");
+    if !crate::tree::is_root() {
         return;
     }
     fs::set_permissions(sandbox.dir(), fs::Permissions::from_mode(0o777)).unwrap();
     let user = ["setpriv", "--reuid=65534", "--regid=65533", "--groups=4,5", "--bounding-set=-sys_boot"];
     assert_same_view!(sandbox, start => start.wrapper(user));
-}
-
-/// Whether this is root: then /proc/self belongs to it.
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
 #[test]

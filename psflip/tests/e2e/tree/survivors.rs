@@ -1,0 +1,179 @@
+//! What may try to outlive psflip or its generation: workers, orphans, daemons, processes of another user (C7, C8).
+
+use std::os::unix::process::ExitStatusExt;
+
+use testkit::{Process, Sandbox, Signal, Stream};
+
+use super::{family, forks_workers, is_root, wait_all_gone};
+
+/// A psflip, or its keeper, is killed in generation 1, 2 and 3; everything ends.
+#[track_caller]
+fn killed(args: &[&str], victim: impl Fn(Process, &[Process]) -> Process) {
+    for generation in 1..=3 {
+        let sandbox = Sandbox::new();
+        // Those that ignore SIGTERM hold up the flips before the kill for that long.
+        let psflip = forks_workers(&sandbox, args, "shutdown.timeout = \"50ms\"\n").start().wait_ready();
+        let mut family_now = family(&psflip, 1);
+        for next in 2..=generation {
+            psflip.flip();
+            family_now = family(&psflip, next);
+        }
+        let active = psflip.active();
+        victim(active, &family_now).signal(Signal::SIGKILL).unwrap();
+        wait_all_gone("everything after the kill", &family_now);
+        let status = psflip.wait_end_of(active);
+        assert_eq!(status.signal(), Some(9), "generation {generation}\n{}", sandbox.report());
+        sandbox.assert_no_process_left();
+    }
+}
+
+fn psflip_itself(psflip: Process, _: &[Process]) -> Process {
+    psflip
+}
+
+/// The child is the oldest of the family, and its parent the keeper.
+fn keeper(_: Process, family: &[Process]) -> Process {
+    family[0].parent().unwrap()
+}
+
+#[test]
+fn workers_and_orphans_die_with_a_psflip_that_is_killed() {
+    // Contract: C7
+    killed(&["--workers", "3", "--orphans", "2"], psflip_itself);
+}
+
+#[test]
+fn daemons_that_ignore_sigterm_die_with_a_psflip_that_is_killed() {
+    // Contract: C7
+    killed(&["--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"], psflip_itself);
+}
+
+#[test]
+fn a_tree_of_another_user_dies_with_a_psflip_that_is_killed() {
+    // Contract: C7
+    if is_root() {
+        let other = ["--workers", "2", "--orphans", "1", "--uid", "65534", "--main-uid", "65533"];
+        killed(&other, psflip_itself);
+    }
+}
+
+#[test]
+fn everything_and_psflip_itself_end_when_the_keeper_is_killed() {
+    // Contract: C7, C5
+    killed(&["--workers", "3", "--orphans", "2"], keeper);
+}
+
+#[test]
+fn daemons_of_another_user_end_when_the_keeper_is_killed() {
+    // Contract: C7, C5
+    if is_root() {
+        let other = ["--workers", "1", "--orphans", "2", "--setsid", "--ignore-term", "--uid", "65534"];
+        killed(&[&other[..], &["--main-uid", "65533"]].concat(), keeper);
+    }
+}
+
+#[test]
+fn a_killed_keeper_of_a_draining_generation_ends_only_that_one() {
+    // Contract: C7, C8
+    let sandbox = Sandbox::new();
+    let config = "shutdown.delay = \"1h\"\n";
+    let psflip = forks_workers(&sandbox, &["--orphans", "1"], config).start().wait_ready();
+    let (old_psflip, old) = (psflip.active(), family(&psflip, 1));
+    psflip.request_flip();
+    psflip.wait_successor(old_psflip);
+    let new = family(&psflip, 2);
+    old[0].parent().unwrap().signal(Signal::SIGKILL).unwrap();
+    psflip.wait_gone(old_psflip);
+    wait_all_gone("the old generation", &old);
+    assert_eq!(psflip.wait_exit().code(), Some(0), "it was superseded\n{}", sandbox.report());
+    assert!(new.iter().all(Process::is_alive), "{}", sandbox.report());
+}
+
+#[test]
+fn a_flip_ends_the_old_generations_workers_and_orphans_and_no_new_ones() {
+    // Contract: C8
+    let sandbox = Sandbox::new();
+    let args = ["--workers", "3", "--orphans", "2", "--setsid"];
+    let psflip = forks_workers(&sandbox, &args, "").start().wait_ready();
+    let mut old = family(&psflip, 1);
+    for generation in 2..=4 {
+        psflip.flip();
+        // No wait: the old psflip ends only when its tree is gone.
+        assert!(old.iter().all(|process| !process.is_alive()), "{}", sandbox.report());
+        old = family(&psflip, generation);
+        assert_eq!(old.len(), 6, "{}", sandbox.report());
+    }
+    let got = psflip.program().stdout();
+    // The same signal that the child got, and once.
+    assert_eq!(got.matches("-exit pid=").count(), 15, "{}", sandbox.report());
+    assert_eq!(got.matches("got SIGTERM").count(), 18, "{}", sandbox.report());
+}
+
+#[test]
+fn a_stop_ends_workers_and_orphans_before_psflip_ends() {
+    // Contract: C8
+    let sandbox = Sandbox::new();
+    let psflip = forks_workers(&sandbox, &["--orphans", "2", "--setsid"], "").start().wait_ready();
+    let all = family(&psflip, 1);
+    assert_eq!(psflip.stop().code(), Some(0), "{}", sandbox.report());
+    assert!(all.iter().all(|process| !process.is_alive()), "{}", sandbox.report());
+    assert!(!sandbox.path("psflip.pid").exists());
+}
+
+#[test]
+fn a_child_that_dies_by_itself_takes_its_workers_along() {
+    // Contract: C8, C5
+    let sandbox = Sandbox::new();
+    let psflip = forks_workers(&sandbox, &["--orphans", "2"], "").start().wait_ready();
+    let all = family(&psflip, 1);
+    psflip.signal_child(Signal::SIGKILL);
+    assert_eq!(psflip.wait_exit().signal(), Some(9), "{}", sandbox.report());
+    assert!(all.iter().all(|process| !process.is_alive()), "{}", sandbox.report());
+}
+
+#[test]
+fn a_child_that_dies_before_it_was_healthy_takes_its_workers_along() {
+    // Contract: C8, C6
+    let sandbox = Sandbox::new();
+    let config = "cmd = [\"sh\", \"-c\", \"sleep infinity & (sleep infinity &) ; exit 5\"]\n";
+    let psflip = sandbox.psflip().config(config).start();
+    assert_eq!(psflip.wait_exit().code(), Some(5), "{}", sandbox.report());
+    assert_eq!(sandbox.processes(), [], "{}", sandbox.report());
+}
+
+#[test]
+fn workers_that_ignore_the_signal_are_killed_after_the_timeout() {
+    // Contract: C8, U5
+    let sandbox = Sandbox::new();
+    let args = ["--workers", "2", "--orphans", "1", "--ignore-term"];
+    let config = "shutdown.timeout = \"100ms\"\n";
+    let psflip = forks_workers(&sandbox, &args, config).start().wait_ready();
+    let old = family(&psflip, 1);
+    psflip.flip();
+    assert!(old.iter().all(|process| !process.is_alive()), "{}", sandbox.report());
+    psflip.wait_for_line(Stream::Stderr, "processes that the child left behind did not end in time");
+    let new = family(&psflip, 2);
+    assert_eq!(psflip.stop().code(), Some(0), "{}", sandbox.report());
+    assert!(new.iter().all(|process| !process.is_alive()), "{}", sandbox.report());
+    let got = psflip.program().stdout();
+    assert_eq!(got.matches("got SIGTERM").count(), 8, "each is asked once\n{}", sandbox.report());
+}
+
+#[test]
+fn orphans_are_left_alone_where_the_configuration_says_so() {
+    // Contract: C8
+    let sandbox = Sandbox::new();
+    sandbox.expect_leftovers();
+    let config = "shutdown.orphans = \"leave\"\n";
+    let args = ["--workers", "1", "--orphans", "1"];
+    let psflip = forks_workers(&sandbox, &args, config).start().wait_ready();
+    let old = family(&psflip, 1);
+    psflip.flip();
+    let new = family(&psflip, 2);
+    assert_eq!(psflip.stop().code(), Some(0), "{}", sandbox.report());
+    for family in [old, new] {
+        assert!(!family[0].is_alive(), "the child itself ends all the same");
+        assert!(family[1..].iter().all(Process::is_alive), "{}", sandbox.report());
+    }
+    assert!(!psflip.program().stdout().contains("-exit"), "{}", sandbox.report());
+}
