@@ -135,6 +135,12 @@ impl Link {
         }
     }
 
+    /// Lets go of a successor that failed. One that is not dead after all must not take the closed connection for the
+    /// predecessor's end, and go on alone: it is told to give up.
+    pub fn let_go(self) {
+        let _ = self.send(&ToSuccessor::Abort); // usually it is dead
+    }
+
     /// The successor's pid and process, once it exists.
     #[must_use]
     pub fn process(&self) -> Option<(u32, &PidFd)> {

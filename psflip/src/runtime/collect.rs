@@ -206,11 +206,22 @@ impl Runtime {
 
     fn hear_successor(&mut self) -> io::Result<()> {
         while let Some(link) = &mut self.successor {
-            let Some(news) = link.next_news()? else { return Ok(()) };
+            let news = match link.next_news() {
+                Ok(Some(news)) => news,
+                Ok(None) => return Ok(()),
+                // EMFILE, ENOMEM: a successor that can't be heard is as good as none (contract F10).
+                Err(error) => {
+                    link.set_failure(format!("can't hear the new psflip: {error}"));
+                    successor::News::Closed
+                }
+            };
             match news {
                 successor::News::Spawned => {
-                    if let Some((_, process)) = link.process() {
-                        self.poller.watch(Token::SuccessorProcess, process.as_fd())?;
+                    let Some((_, process)) = link.process() else { continue };
+                    if let Err(error) = self.poller.watch(Token::SuccessorProcess, process.as_fd()) {
+                        let _ = process.send(Signal::KILL); // it may have ended
+                        link.set_failure(format!("can't wait for the new psflip: {error}"));
+                        self.successor_is_gone();
                     }
                 }
                 successor::News::Starting { version } => {
@@ -274,7 +285,16 @@ impl Runtime {
 
     fn hear_predecessor(&mut self) -> io::Result<()> {
         while let Some(Predecessor { link, .. }) = &self.predecessor {
-            let Some(news) = link.next_news()? else { return Ok(()) };
+            let news = match link.next_news() {
+                Ok(Some(news)) => news,
+                Ok(None) => return Ok(()),
+                // Its process can still be seen; an acknowledgement that can't be heard is given up in time.
+                Err(error) => {
+                    tracing::error!(%error, "can't hear the old psflip");
+                    self.poller.forget(Token::Predecessor);
+                    return Ok(());
+                }
+            };
             match news {
                 predecessor::News::Message(ToSuccessor::Acknowledge { remembered }) => {
                     self.happened(Event::Acknowledged { remembered });

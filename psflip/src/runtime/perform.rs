@@ -86,7 +86,7 @@ impl Runtime {
     }
 
     fn signal_child(&mut self, signal: Signal) {
-        let Some(tree) = &self.tree else { return };
+        let Some(tree) = &mut self.tree else { return };
         if tree.child_pid().is_none() && signal == Signal::KILL {
             // Its exec hangs (a dead network file system): the keeper's end is all that can be had.
             tree.kill_keeper();
@@ -211,8 +211,13 @@ impl Runtime {
                 })
                 .and_then(|(link, intermediate)| {
                     self.intermediate = Some(intermediate);
-                    self.poller.watch(Token::Successor, link.as_fd())?;
-                    Ok(link)
+                    match self.poller.watch(Token::Successor, link.as_fd()) {
+                        Ok(()) => Ok(link),
+                        Err(error) => {
+                            link.let_go();
+                            Err(error)
+                        }
+                    }
                 })
         };
         match result {

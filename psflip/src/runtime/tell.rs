@@ -4,7 +4,6 @@ use super::poller::Token;
 use super::{CheckerSlot, Runtime};
 use crate::config::Health;
 use crate::flip::{Failure, News, Phase};
-use crate::handover::ToSuccessor;
 use crate::keeper::Tree;
 
 impl Runtime {
@@ -98,15 +97,15 @@ impl Runtime {
         let Some(link) = self.successor.take() else {
             return "the new psflip could not be started".to_owned();
         };
-        // One that is not dead after all must not take the closed connection for our end, and go on alone.
-        let _ = link.send(&ToSuccessor::Abort);
-        match (link.failure(), link.process()) {
+        let reason = match (link.failure(), link.process()) {
             (Some(reason), _) => reason.to_owned(),
             (None, Some((pid, _))) => {
                 format!("the new psflip (pid {pid}) ended without saying why: killed, crashed, or no psflip")
             }
             (None, None) => "the new psflip died before it began".to_owned(),
-        }
+        };
+        link.let_go();
+        reason
     }
 
     fn why_not_now(&self) -> &'static str {
