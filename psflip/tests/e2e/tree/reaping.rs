@@ -48,7 +48,7 @@ fn children_that_psflip_had_before_its_exec_are_reaped_and_not_ended() {
 
 #[test]
 fn twenty_flips_leave_no_zombie_and_no_descriptor() {
-    // Contract: C9, U10, F10
+    // Contract: C9, U10
     let sandbox = Sandbox::new();
     let args = ["--workers", "2", "--orphans", "1"];
     let psflip = forks_workers(&sandbox, &args, "").start().wait_ready();
