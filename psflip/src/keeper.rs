@@ -159,14 +159,17 @@ impl Tree {
         self.over
     }
 
-    /// Sends a signal to the child.
+    /// Sends a signal to the child, or keeps it until there is one.
     ///
     /// # Errors
-    /// ESRCH: there is none, or it has ended. EPERM: see [`PidFd::send`].
-    pub fn signal_child(&self, signal: Signal) -> io::Result<()> {
+    /// ESRCH: it has ended. EPERM: see [`PidFd::send`].
+    pub fn signal_child(&mut self, signal: Signal) -> io::Result<()> {
         match &self.child {
             Some((_, child)) => child.send(signal),
-            None => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            None => {
+                self.waiting.push(Received::of_our_own(signal));
+                Ok(())
+            }
         }
     }
 

@@ -352,20 +352,20 @@ fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Ve
             effects.extend(end_orphans(state, outcome));
             effects
         }
-        Event::TreeGone => exit(state, outcome),
+        // A stop or an abort may come while the child is being started, and that may fail.
+        Event::TreeGone | Event::ChildNotStarted(_) => exit(state, outcome),
         // The child has the same signal. Nobody who asks for an end wants to wait for the delay.
         Event::StopRequested if step == Step::Delay => {
             go(Step::Asked);
             vec![Disarm(Timer::Delay), Arm(Timer::Grace)]
         }
-        Event::UpgradeRequested => match outcome {
+        Event::UpgradeRequested | Event::RequestPassedOn => match outcome {
             Outcome::Superseded => vec![Effect::PassRequestOn],
             Outcome::Failed(_) => vec![Effect::PassRequestBack],
             Outcome::Relay(_) => vec![Tell(News::RequestRefused)],
         },
         Event::StopRequested
         | Event::ChildStarted
-        | Event::ChildNotStarted(_)
         | Event::ChildHealthy
         | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay)
         | Event::PidfileTaken
@@ -373,7 +373,6 @@ fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Ve
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
-        | Event::RequestPassedOn
         | Event::PredecessorGone
         | Event::SuccessorReady
         | Event::Committed

@@ -34,4 +34,6 @@ pub use state::{
 };
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

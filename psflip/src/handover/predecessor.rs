@@ -133,12 +133,16 @@ impl Link {
     /// What recvmsg(2) says; then it is not known which of the two it is.
     pub fn withdraw(&self) -> io::Result<Option<bool>> {
         self.socket.refuse_more()?;
+        let mut acknowledged = None;
         while let Some(News::Message(message)) = self.next_news()? {
-            if let ToSuccessor::Acknowledge { remembered } = message {
-                return Ok(Some(remembered));
+            match message {
+                ToSuccessor::Acknowledge { remembered } => acknowledged = Some(remembered),
+                // It came after the acknowledgement, and nobody will read it any more.
+                ToSuccessor::Upgrade => acknowledged = acknowledged.map(|_| true),
+                ToSuccessor::Abort | ToSuccessor::Hello(_) => {}
             }
         }
-        Ok(None)
+        Ok(acknowledged)
     }
 
     /// The predecessor's process: readable once it has ended.

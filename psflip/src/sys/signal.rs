@@ -121,6 +121,13 @@ pub struct Received {
 }
 
 impl Received {
+    /// A signal that psflip itself sends.
+    #[must_use]
+    pub fn of_our_own(signal: Signal) -> Self {
+        let uid = nix::unistd::getuid().as_raw();
+        Self { signal, code: libc::SI_QUEUE, pid: std::process::id(), uid, value: 0 }
+    }
+
     /// Whether the kernel sent it (a terminal, a dying session leader), not a process.
     #[must_use]
     pub fn is_from_kernel(self) -> bool {

@@ -1,0 +1,135 @@
+//! Visits every state of the world, with the decision as it is and with decisions that are broken on purpose.
+
+use super::*;
+
+const FULL: Budget = Budget { upgrades: 2, stops: 1, kills: 1, crashes: 1, faults: 1 };
+
+/// Visits everything; returns the number of states, or the first broken promise with the shortest way to it.
+fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
+    let first = World::new(budget);
+    let mut numbers = HashMap::from([(first.clone(), 0_usize)]);
+    let mut worlds = vec![first];
+    let mut came_from: Vec<Option<(usize, Step)>> = vec![None];
+    let mut followers: Vec<Vec<usize>> = Vec::new();
+    let way = |came_from: &[Option<(usize, Step)>], mut at: usize| {
+        let mut way = Vec::new();
+        while let Some((before, step)) = came_from[at] {
+            way.push(format!("  {step:?}"));
+            at = before;
+        }
+        way.reverse();
+        way.join("\n")
+    };
+    let mut next = 0;
+    while next < worlds.len() {
+        let world = worlds[next].clone();
+        let mut to = Vec::new();
+        for step in world.steps() {
+            match world.after(step, decide) {
+                Err(broken) => {
+                    return Err(format!(
+                        "{broken}\nafter\n{}\n  {step:?}\nfrom\n{world:#?}",
+                        way(&came_from, next)
+                    ));
+                }
+                Ok(after) => {
+                    let number = *numbers.entry(after).or_insert_with_key(|after| {
+                        worlds.push(after.clone());
+                        came_from.push(Some((next, step)));
+                        worlds.len() - 1
+                    });
+                    to.push(number);
+                }
+            }
+        }
+        followers.push(to);
+        next += 1;
+    }
+    // No dead end and no endless circle: from everywhere there is a way to where all is well, or over.
+    let mut before = vec![Vec::new(); worlds.len()];
+    for (number, to) in followers.iter().enumerate() {
+        for after in to {
+            before[*after].push(number);
+        }
+    }
+    let mut settles = vec![false; worlds.len()];
+    let mut queue: VecDeque<usize> =
+        (0..worlds.len()).filter(|number| worlds[*number].is_settled()).collect();
+    while let Some(number) = queue.pop_front() {
+        if !std::mem::replace(&mut settles[number], true) {
+            queue.extend(before[number].iter());
+        }
+    }
+    match settles.iter().position(|settles| !settles) {
+        Some(stuck) => {
+            Err(format!("stuck for ever after\n{}\nin\n{:#?}", way(&came_from, stuck), worlds[stuck]))
+        }
+        None => Ok(worlds.len()),
+    }
+}
+
+#[test]
+fn nothing_that_may_happen_breaks_a_promise() {
+    // Contract: U6, U7, U8, F6, F7, F8, F9, F11
+    match explore(FULL, decide) {
+        Ok(states) => assert!(states > 100_000, "only {states} states: the world has become too small"),
+        Err(broken) => panic!("{broken}"),
+    }
+}
+
+/// Broken on purpose: each has a fault that somebody may make, and the promise that then breaks.
+const MUTANTS: &[(&str, &str, Decide)] = &[
+    ("a failed acknowledgement counts", "U6", |state, event| {
+        let event = if event == Event::NotCommitted { Event::Committed } else { event };
+        decide(state, event)
+    }),
+    ("the end of the predecessor is overlooked", "F8", |state, event| match (state.phase, event) {
+        (Phase::Promoting { .. }, Event::PredecessorGone) => Vec::new(),
+        _ => decide(state, event),
+    }),
+    ("a successor gives up without asking whether it is too late", "two generations", |state, event| {
+        match event {
+            Event::TimedOut(Timer::Acknowledgement) => decide(state, Event::PredecessorGone),
+            _ => decide(state, event),
+        }
+    }),
+    ("an upgrade starts while the predecessor drains", "U7", |state, event| {
+        if let (Phase::Serving { predecessor_drains, .. }, Event::UpgradeRequested) =
+            (&mut state.phase, event)
+        {
+            *predecessor_drains = false;
+        }
+        decide(state, event)
+    }),
+    ("a remembered request is forgotten when an upgrade fails", "U7", |state, event| {
+        state.remembered &= event != Event::SuccessorGone;
+        decide(state, event)
+    }),
+    ("the pidfile is not taken back", "P1", |state, event| {
+        let mut effects = decide(state, event);
+        effects.retain(|effect| *effect != Effect::ReclaimPidfile);
+        effects
+    }),
+    ("a child that could not be started is waited for", "stuck", |state, event| match (state.phase, event) {
+        (Phase::Draining { .. }, Event::ChildNotStarted(_)) => Vec::new(),
+        _ => decide(state, event),
+    }),
+    ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
+        let mut effects = decide(state, event);
+        if let Event::ChildEnded(end) = event {
+            effects.push(Effect::Exit(Outcome::Relay(end)));
+        }
+        effects
+    }),
+];
+
+#[test]
+fn every_fault_made_on_purpose_is_found() {
+    // Contract: U6, U7, U8, P1
+    for (fault, promise, mutant) in MUTANTS {
+        match explore(FULL, *mutant) {
+            Ok(states) => panic!("nobody noticed in {states} states that {fault}"),
+            Err(broken) => assert!(broken.starts_with(promise), "{fault}: {broken}"),
+        }
+    }
+}

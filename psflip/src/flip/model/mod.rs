@@ -1,0 +1,533 @@
+//! A model checker for the decision: up to three generations, each driven by the real [`decide`], in a world where everything
+//! that the contract speaks of happens at the worst moment.
+//!
+//! A step is one effect performed, one message or death noticed, one timer, one thing that a child or an operator does. A process
+//! may be killed between any two steps, so also between two effects of one decision. Messages of one sender arrive in order.
+//! All reachable states are visited (breadth first), and every state and every step is checked; a violation is printed with the
+//! shortest way to it. What a performed effect does to the world is written here once more, in the simplest possible way: if
+//! `runtime/` did it in another way, its tests would have to tell.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::*;
+use crate::end::End;
+
+const END: End = End::Exited(3);
+
+/// The decision that is checked; broken ones are passed in to see that the checker finds out.
+type Decide = fn(&mut State, Event) -> Vec<Effect>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum ChildState {
+    None,
+    Launching {
+        asked: bool,
+    },
+    Runs {
+        asked: bool,
+        killed: bool,
+    },
+    /// It has ended, and something is left of its tree.
+    Left {
+        killed: bool,
+    },
+    Gone,
+}
+
+/// From the predecessor, or from the successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Message {
+    Acknowledge { remembered: bool },
+    Abort,
+    PassedOn,
+    Ready,
+    PassedBack,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Generation {
+    alive: bool,
+    state: State,
+    /// Decided, and not performed yet.
+    effects: VecDeque<Effect>,
+    /// Caused by effects, and not decided on yet.
+    feedback: VecDeque<Event>,
+    child: ChildState,
+    probing: bool,
+    timers: Vec<Timer>,
+    /// Reads what the predecessor sends.
+    listens: bool,
+    holds_pidfile: bool,
+    from_predecessor: VecDeque<Message>,
+    from_successor: VecDeque<Message>,
+    /// The process before it, and the one after it, are there as far as it knows.
+    knows_predecessor: bool,
+    knows_successor: bool,
+    committed: bool,
+}
+
+/// How often what the world may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Budget {
+    upgrades: u8,
+    stops: u8,
+    kills: u8,
+    /// Children that end by themselves.
+    crashes: u8,
+    /// Effects that fail.
+    faults: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    /// In the order of their start; only neighbours know each other.
+    generations: Vec<Generation>,
+    /// Index of the generation that the pidfile names.
+    pidfile: Option<usize>,
+    budget: Budget,
+    /// A request was made that was neither followed nor answered yet.
+    open_requests: bool,
+}
+
+/// One thing that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Perform(usize),
+    PerformFailing(usize),
+    Feedback(usize),
+    HearPredecessor(usize),
+    HearSuccessor(usize),
+    PredecessorGone(usize),
+    SuccessorGone(usize),
+    Timer(usize, Timer),
+    ChildStarts(usize),
+    ChildFailsToStart(usize),
+    ChildHealthy(usize),
+    ChildEnds(usize),
+    TreeGone(usize),
+    Upgrade(usize),
+    Stop(usize),
+    Kill(usize),
+}
+
+impl Generation {
+    fn new(role: Role) -> Self {
+        let (state, effects) = begin(role);
+        Self {
+            alive: true,
+            state,
+            effects: effects.into(),
+            feedback: VecDeque::new(),
+            child: ChildState::None,
+            probing: false,
+            timers: Vec::new(),
+            listens: true,
+            holds_pidfile: false,
+            from_predecessor: VecDeque::new(),
+            from_successor: VecDeque::new(),
+            knows_predecessor: role == Role::Successor,
+            knows_successor: false,
+            committed: false,
+        }
+    }
+
+    /// Whether it is the service. From the moment in which the acknowledgement is sent it is not.
+    fn serves(&self) -> bool {
+        let phase = matches!(self.state.phase, Phase::Serving { .. } | Phase::Upgrading { .. });
+        self.alive && phase && !self.feedback.contains(&Event::Committed)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.effects.is_empty() && self.feedback.is_empty()
+    }
+
+    /// The end of a process, by kill or by exit: its child goes along (contract C7), and so does what it had not read. The
+    /// rest is set to one value, so that equal worlds are equal.
+    fn die(&mut self) {
+        let dead = Self::new(Role::First);
+        *self = Self { alive: false, effects: VecDeque::new(), child: ChildState::Gone, ..dead };
+    }
+}
+
+impl World {
+    fn new(budget: Budget) -> Self {
+        Self { generations: vec![Generation::new(Role::First)], pidfile: None, budget, open_requests: false }
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (index, generation) in
+            self.generations.iter().enumerate().filter(|(_, generation)| generation.alive)
+        {
+            if self.budget.kills > 0 {
+                steps.push(Step::Kill(index));
+            }
+            if let Some(effect) = generation.effects.front() {
+                steps.push(Step::Perform(index));
+                if self.budget.faults > 0 && matches!(effect, Effect::TakePidfile | Effect::StartSuccessor) {
+                    steps.push(Step::PerformFailing(index));
+                }
+            } else if !generation.feedback.is_empty() {
+                steps.push(Step::Feedback(index));
+            } else {
+                self.outer_steps(index, generation, &mut steps);
+            }
+        }
+        steps
+    }
+
+    /// What a process hears when it waits.
+    fn outer_steps(&self, index: usize, generation: &Generation, steps: &mut Vec<Step>) {
+        if !generation.from_predecessor.is_empty() {
+            steps.push(Step::HearPredecessor(index));
+        } else if generation.knows_predecessor && !self.generations[index - 1].alive {
+            steps.push(Step::PredecessorGone(index));
+        }
+        if !generation.from_successor.is_empty() {
+            steps.push(Step::HearSuccessor(index));
+        } else if generation.knows_successor && !self.generations[index + 1].alive {
+            steps.push(Step::SuccessorGone(index));
+        }
+        steps.extend(generation.timers.iter().map(|timer| Step::Timer(index, *timer)));
+        match generation.child {
+            ChildState::Launching { .. } => {
+                steps.extend([Step::ChildStarts(index), Step::ChildFailsToStart(index)]);
+            }
+            ChildState::Runs { asked, killed } => {
+                if generation.probing && !killed {
+                    steps.push(Step::ChildHealthy(index));
+                }
+                if asked || killed || self.budget.crashes > 0 {
+                    steps.push(Step::ChildEnds(index));
+                }
+            }
+            ChildState::Left { .. } => steps.push(Step::TreeGone(index)),
+            ChildState::None | ChildState::Gone => {}
+        }
+        if self.budget.upgrades > 0 {
+            steps.push(Step::Upgrade(index));
+        }
+        if self.budget.stops > 0 {
+            steps.push(Step::Stop(index));
+        }
+    }
+
+    /// What the world is after a step. `Err`: a promise is broken.
+    fn after(&self, step: Step, decide: Decide) -> Result<Self, String> {
+        let mut world = self.clone();
+        world.go(step, decide)?;
+        world.forget_the_dead();
+        world.check()?;
+        Ok(world)
+    }
+
+    fn go(&mut self, step: Step, decide: Decide) -> Result<(), String> {
+        let event = match step {
+            Step::Perform(index) => return self.perform(index, false),
+            Step::PerformFailing(index) => {
+                self.budget.faults -= 1;
+                return self.perform(index, true);
+            }
+            Step::Kill(index) => {
+                self.budget.kills -= 1;
+                self.kill(index);
+                return Ok(());
+            }
+            Step::Feedback(index) => self.generations[index].feedback.pop_front(),
+            Step::HearPredecessor(index) => self.hear_predecessor(index),
+            Step::HearSuccessor(index) => self.hear_successor(index),
+            Step::PredecessorGone(index) => {
+                self.generations[index].knows_predecessor = false;
+                Some(Event::PredecessorGone)
+            }
+            Step::SuccessorGone(index) => {
+                self.generations[index].knows_successor = false;
+                Some(Event::SuccessorGone)
+            }
+            Step::Timer(index, timer) => {
+                self.generations[index].timers.retain(|armed| *armed != timer);
+                Some(Event::TimedOut(timer))
+            }
+            Step::ChildStarts(index) => {
+                let asked = self.generations[index].child == ChildState::Launching { asked: true };
+                self.generations[index].child = ChildState::Runs { asked, killed: false };
+                Some(Event::ChildStarted)
+            }
+            Step::ChildFailsToStart(index) => {
+                self.generations[index].child = ChildState::Gone;
+                Some(Event::ChildNotStarted(StartFailure::NotFound))
+            }
+            Step::ChildHealthy(index) => {
+                self.generations[index].probing = false;
+                Some(Event::ChildHealthy)
+            }
+            Step::ChildEnds(index) => {
+                if let ChildState::Runs { asked: false, killed: false } = self.generations[index].child {
+                    self.budget.crashes -= 1;
+                }
+                self.generations[index].child = ChildState::Left { killed: false };
+                Some(Event::ChildEnded(END))
+            }
+            Step::TreeGone(index) => {
+                self.generations[index].child = ChildState::Gone;
+                Some(Event::TreeGone)
+            }
+            Step::Upgrade(_) => {
+                self.budget.upgrades -= 1;
+                self.open_requests = true;
+                Some(Event::UpgradeRequested)
+            }
+            Step::Stop(index) => {
+                self.budget.stops -= 1;
+                let generation = &mut self.generations[index];
+                if let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
+                    &mut generation.child
+                {
+                    *asked = true;
+                }
+                Some(Event::StopRequested)
+            }
+        };
+        let index = step.index();
+        if let Some(event) = event {
+            let generation = &mut self.generations[index];
+            generation.effects = decide(&mut generation.state, event).into();
+            if event == Event::Committed {
+                generation.committed = true;
+            }
+            let silence = Outcome::Failed(Failure::Silence);
+            let gives_up =
+                matches!(generation.state.phase, Phase::Draining { outcome, .. } if outcome == silence);
+            if event == Event::Withdrawn && gives_up && !generation.knows_predecessor {
+                return Err(format!(
+                    "F8: generation {index} gives up, though it knows that nobody else is there"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_predecessor(&mut self, index: usize) -> Option<Event> {
+        match self.generations[index].from_predecessor.pop_front()? {
+            Message::Acknowledge { remembered } => Some(Event::Acknowledged { remembered }),
+            Message::Abort => Some(Event::Aborted),
+            Message::PassedOn => Some(Event::RequestPassedOn),
+            Message::Ready | Message::PassedBack => None,
+        }
+    }
+
+    fn hear_successor(&mut self, index: usize) -> Option<Event> {
+        match self.generations[index].from_successor.pop_front()? {
+            Message::Ready => Some(Event::SuccessorReady),
+            Message::PassedBack => Some(Event::RequestPassedBack),
+            Message::Acknowledge { .. } | Message::Abort | Message::PassedOn => None,
+        }
+    }
+
+    /// Sends to the successor; false if nobody reads that.
+    fn send_on(&mut self, index: usize, message: Message) -> bool {
+        let knows = self.generations[index].knows_successor;
+        match self.generations.get_mut(index + 1) {
+            Some(successor) if knows && successor.alive && successor.listens => {
+                successor.from_predecessor.push_back(message);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn send_back(&mut self, index: usize, message: Message) -> bool {
+        if !self.generations[index].knows_predecessor || !self.generations[index - 1].alive {
+            return false;
+        }
+        self.generations[index - 1].from_successor.push_back(message);
+        true
+    }
+
+    fn perform(&mut self, index: usize, fails: bool) -> Result<(), String> {
+        let Some(effect) = self.generations[index].effects.pop_front() else { return Ok(()) };
+        self.check_effect(index, effect)?;
+        let generation = &mut self.generations[index];
+        match effect {
+            Effect::StartChild => generation.child = ChildState::Launching { asked: false },
+            Effect::StartProbing => generation.probing = true,
+            Effect::StopProbing => generation.probing = false,
+            Effect::SignalChild => {
+                // A signal for a child that isn't there yet waits for it.
+                if let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
+                    &mut generation.child
+                {
+                    *asked = true;
+                }
+            }
+            Effect::KillChild => match &mut generation.child {
+                ChildState::Runs { killed, .. } => *killed = true,
+                // Its keeper is killed, which looks like the end of a child.
+                ChildState::Launching { .. } => {
+                    generation.child = ChildState::Runs { asked: true, killed: true }
+                }
+                ChildState::None | ChildState::Left { .. } | ChildState::Gone => {}
+            },
+            Effect::SignalOrphans => {}
+            Effect::KillOrphans => {
+                if let ChildState::Left { killed } = &mut generation.child {
+                    *killed = true;
+                }
+            }
+            Effect::TakePidfile => self.take_pidfile(index, fails),
+            Effect::ReturnPidfile => {
+                generation.holds_pidfile = false;
+                let knows = generation.knows_predecessor;
+                if self.pidfile == Some(index) {
+                    self.pidfile = knows.then(|| index - 1);
+                }
+            }
+            Effect::ReclaimPidfile => {
+                if generation.holds_pidfile {
+                    self.pidfile = Some(index);
+                }
+            }
+            Effect::TellReady => {
+                self.send_back(index, Message::Ready);
+            }
+            Effect::Withdraw => {
+                generation.listens = false;
+                let passed_on = generation.from_predecessor.contains(&Message::PassedOn);
+                let acknowledged = generation.from_predecessor.iter().find_map(|message| match message {
+                    Message::Acknowledge { remembered } => Some(*remembered || passed_on),
+                    _ => None,
+                });
+                generation.from_predecessor.clear();
+                generation.feedback.push_back(match acknowledged {
+                    Some(remembered) => Event::Acknowledged { remembered },
+                    None => Event::Withdrawn,
+                });
+            }
+            Effect::PassRequestBack => {
+                if !self.send_back(index, Message::PassedBack) {
+                    self.open_requests = false; // refused aloud
+                }
+            }
+            Effect::PassRequestOn => {
+                if !self.send_on(index, Message::PassedOn) {
+                    self.open_requests = false;
+                }
+            }
+            Effect::StartSuccessor => {
+                self.open_requests = false;
+                if fails {
+                    generation.feedback.push_back(Event::SuccessorGone);
+                } else {
+                    generation.knows_successor = true;
+                    self.generations.truncate(index + 1);
+                    self.generations.push(Generation::new(Role::Successor));
+                }
+            }
+            Effect::Acknowledge { remembered } => {
+                let sent = self.send_on(index, Message::Acknowledge { remembered });
+                let answer = if sent { Event::Committed } else { Event::NotCommitted };
+                self.generations[index].feedback.push_back(answer);
+            }
+            Effect::AbortSuccessor => {
+                self.send_on(index, Message::Abort);
+            }
+            Effect::KillSuccessor => {
+                if generation.knows_successor && self.generations[index + 1].alive {
+                    self.kill(index + 1);
+                }
+            }
+            Effect::Arm(timer) => {
+                if !generation.timers.contains(&timer) {
+                    generation.timers.push(timer);
+                    generation.timers.sort_unstable();
+                }
+            }
+            Effect::Disarm(timer) => generation.timers.retain(|armed| *armed != timer),
+            Effect::Tell(News::RequestRefused) => self.open_requests = false,
+            Effect::Tell(_) => {}
+            Effect::Exit(_) => {
+                // A request that reaches a process at its end reaches nobody; the service is over anyway.
+                if !generation.from_predecessor.is_empty() || !generation.from_successor.is_empty() {
+                    self.open_requests = false;
+                }
+                if self.pidfile == Some(index) {
+                    self.pidfile = None;
+                }
+                generation.die();
+            }
+        }
+        Ok(())
+    }
+
+    /// By SIGKILL. What a process remembered dies with it, and what it had not read, or not done yet.
+    fn kill(&mut self, index: usize) {
+        self.open_requests = false;
+        self.generations[index].die();
+    }
+
+    fn take_pidfile(&mut self, index: usize, fails: bool) {
+        // By agreement from the predecessor, else only from somebody dead.
+        let by_agreement = self.generations[index].knows_predecessor;
+        let free = self.pidfile.is_none_or(|named| !self.generations[named].alive);
+        let taken = !fails && (by_agreement || free);
+        if taken {
+            self.pidfile = Some(index);
+            self.generations[index].holds_pidfile = true;
+        }
+        self.generations[index].feedback.push_back(if taken {
+            Event::PidfileTaken
+        } else {
+            Event::PidfileRefused
+        });
+    }
+
+    /// Equal worlds get equal numbers: the dead at both ends, of whom nobody has still to hear, are dropped.
+    fn forget_the_dead(&mut self) {
+        while self.generations.len() > 1 {
+            let last = self.generations.len() - 1;
+            let nobody_waits =
+                !self.generations[last - 1].knows_successor || !self.generations[last - 1].alive;
+            if self.generations[last].alive || !nobody_waits {
+                break;
+            }
+            if self.pidfile == Some(last) {
+                break;
+            }
+            self.generations.pop();
+        }
+        while self.generations.len() > 1
+            && !self.generations[0].alive
+            && !self.generations[1].knows_predecessor
+            && self.pidfile != Some(0)
+        {
+            self.generations.remove(0);
+            self.pidfile = self.pidfile.map(|named| named - 1);
+        }
+    }
+}
+
+impl Step {
+    fn index(self) -> usize {
+        match self {
+            Self::Perform(index)
+            | Self::PerformFailing(index)
+            | Self::Feedback(index)
+            | Self::HearPredecessor(index)
+            | Self::HearSuccessor(index)
+            | Self::PredecessorGone(index)
+            | Self::SuccessorGone(index)
+            | Self::Timer(index, _)
+            | Self::ChildStarts(index)
+            | Self::ChildFailsToStart(index)
+            | Self::ChildHealthy(index)
+            | Self::ChildEnds(index)
+            | Self::TreeGone(index)
+            | Self::Upgrade(index)
+            | Self::Stop(index)
+            | Self::Kill(index) => index,
+        }
+    }
+}
+
+mod explore;
+mod promises;

@@ -1,0 +1,98 @@
+//! What must hold in every state of the world, and at every effect.
+
+use super::*;
+
+impl World {
+    pub(super) fn check_effect(&self, index: usize, effect: Effect) -> Result<(), String> {
+        let generation = &self.generations[index];
+        match effect {
+            // U6: a child that serves gets no signal but for a promoted successor, or its own generation's stop.
+            Effect::SignalChild | Effect::KillChild => {
+                if let Phase::Draining { outcome: Outcome::Superseded, .. } = generation.state.phase
+                    && !generation.committed
+                {
+                    return Err(format!("U6: generation {index} ends its child, but nobody was promoted"));
+                }
+            }
+            Effect::Exit(_) if !matches!(generation.child, ChildState::Gone | ChildState::None) => {
+                return Err(format!(
+                    "C8: generation {index} exits with a child that is {:?}",
+                    generation.child
+                ));
+            }
+            Effect::StartSuccessor => {
+                let others =
+                    self.generations.iter().enumerate().filter(|(other, one)| *other != index && one.alive);
+                if others.count() > 0 {
+                    return Err(format!("U7: generation {index} starts a third one"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What holds in every state.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let serving = self.generations.iter().filter(|generation| generation.serves()).count();
+        if serving > 1 {
+            return Err("two generations are promoted".to_owned());
+        }
+        if self.generations.iter().filter(|generation| generation.alive).count() > 2 {
+            return Err("U7: three generations are alive".to_owned());
+        }
+        if self.is_quiet() {
+            self.check_quiet()?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is on its way: no effect, no message, no death that was not noticed.
+    fn is_quiet(&self) -> bool {
+        self.generations.iter().enumerate().all(|(index, generation)| {
+            let unheard =
+                |knows: bool, other: Option<&Generation>| knows && other.is_none_or(|other| !other.alive);
+            !generation.alive
+                || (generation.is_idle()
+                    && generation.from_predecessor.is_empty()
+                    && generation.from_successor.is_empty()
+                    && !unheard(
+                        generation.knows_predecessor,
+                        index.checked_sub(1).map(|before| &self.generations[before]),
+                    )
+                    && !unheard(generation.knows_successor, self.generations.get(index + 1)))
+        })
+    }
+
+    /// What holds whenever nothing is on its way.
+    fn check_quiet(&self) -> Result<(), String> {
+        for index in (0..self.generations.len()).filter(|index| self.generations[*index].serves()) {
+            match self.pidfile {
+                Some(named) if self.generations[named].alive => {}
+                other => {
+                    return Err(format!("P1: generation {index} is active and the pidfile names {other:?}"));
+                }
+            }
+        }
+        let remembered =
+            self.generations.iter().any(|generation| generation.alive && generation.state.remembered);
+        let anybody = self.generations.iter().any(|generation| generation.alive);
+        if self.open_requests && !remembered && anybody {
+            return Err("U7: an upgrade request was neither followed, remembered nor answered".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Everything is over, or one generation serves and could be upgraded at once.
+    pub(super) fn is_settled(&self) -> bool {
+        let mut alive = self.generations.iter().filter(|generation| generation.alive);
+        match (alive.next(), alive.next()) {
+            (None, _) => true,
+            (Some(one), None) => {
+                one.is_idle()
+                    && one.state.phase == Phase::Serving { predecessor_drains: false, stopping: false }
+            }
+            (Some(_), Some(_)) => false,
+        }
+    }
+}
