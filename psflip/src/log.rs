@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::level_filters::LevelFilter;
@@ -27,18 +28,32 @@ pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
     tracing::error_span!("psflip", generation, pid = std::process::id()).entered()
 }
 
-/// Standard error, without ever waiting for whoever reads it: a reader that hangs must not hang the supervisor. A pipe that
-/// is writable takes at least 4096 bytes (PIPE_BUF of pipe(7)), so a longer line is written piece by piece. What can't be
-/// written is lost.
+/// How long a line waits for room. A terminal has none for a moment whenever somebody else writes to it.
+const PATIENCE: u8 = 20; // milliseconds
+
+/// Whether the last line found no room in time: then nothing waits again until there is some.
+static READER_HANGS: AtomicBool = AtomicBool::new(false);
+
+/// Standard error, without waiting for whoever reads it, but for a moment once: a reader that hangs must not hang the
+/// supervisor. A pipe that is writable takes at least 4096 bytes (PIPE_BUF of pipe(7)), so a longer line is written piece by
+/// piece. What can't be written is lost.
 struct Careful(io::Stderr);
+
+impl Careful {
+    fn has_room(&self) -> bool {
+        let wait = if READER_HANGS.load(Ordering::Relaxed) { PollTimeout::ZERO } else { PATIENCE.into() };
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+        let room = poll(&mut fds, wait).is_ok_and(|ready| ready > 0);
+        READER_HANGS.store(!room, Ordering::Relaxed);
+        room
+    }
+}
 
 impl Write for Careful {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for piece in bytes.chunks(libc::PIPE_BUF) {
-            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
-            let writable = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
             // Errors (a closed pipe, a full disk) are nobody's to hear.
-            if !writable || self.0.lock().write_all(piece).is_err() {
+            if !self.has_room() || self.0.lock().write_all(piece).is_err() {
                 break;
             }
         }
