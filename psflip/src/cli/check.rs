@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::complain;
+use super::{complain, no_configuration};
 use crate::config::{self, Generation, Slot};
 use crate::end::End;
 use crate::exit;
@@ -27,7 +27,9 @@ pub(super) fn check(path: &Path) -> End {
             }
         }
         Err(errors) => {
-            complain(&format!("the configuration is broken\n{errors}"));
+            complain(
+                &no_configuration(path).unwrap_or_else(|| format!("the configuration is broken\n{errors}")),
+            );
             End::Exited(exit::CONFIG)
         }
     }

@@ -4,8 +4,9 @@ mod check;
 mod run;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 use crate::end::End;
@@ -30,15 +31,26 @@ Start:    psflip -c app.toml
 Upgrade:  kill -HUP \"$(cat app.pid)\"
 Stop:     kill \"$(cat app.pid)\"
 
-The least configuration is  cmd = [\"./server\"]  and, to upgrade it by name, pidfile = \"app.pid\".
+The least configuration, `app.toml`, names the program, and a pidfile to reach it by:
+  cmd     = [\"./server\", \"--port\", \"8080\"]
+  pidfile = \"app.pid\"
 
-Exit codes: the child's own, or the child's signal; of psflip itself 78: broken configuration, 124: not healthy in time,
-125: psflip failed, 126: command can't be executed, 127: command not found, 0: a new generation took over.";
+Exit codes are the child's own (or psflip ends by the child's signal), or
+    0  a new generation took over
+    2  wrong usage
+   78  the configuration is broken
+  124  the child was not healthy in time
+  125  psflip itself failed
+  126  the command can't be executed
+  127  the command was not found";
+
+/// What is read when no configuration is named.
+const DEFAULT_CONFIG: &str = "psflip.toml";
 
 #[derive(Clone, Debug, Args)]
 struct ConfigArgs {
     /// The configuration, TOML
-    #[arg(short, long, value_name = "FILE", default_value = "psflip.toml")]
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
 }
 
@@ -70,6 +82,9 @@ fn run_command() -> End {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print(); // a closed pipe is nobody's to hear
+            if let Some(hint) = hint(&error) {
+                let _ = writeln!(std::io::stderr(), "\n{hint}");
+            }
             return End::Exited(if error.use_stderr() { crate::exit::USAGE } else { crate::exit::OK });
         }
     };
@@ -78,6 +93,38 @@ fn run_command() -> End {
         Some(Command::Run(ConfigArgs { config })) => run::run(&config),
         None => run::run(&cli.config.config),
     }
+}
+
+/// What clap can't know: that people try to give the configuration, or the command, as an argument.
+fn hint(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument => {
+            let given = text(ContextKind::InvalidSubcommand).or_else(|| text(ContextKind::InvalidArg))?;
+            if given.ends_with(".toml") {
+                return Some(format!("To use `{given}` as the configuration: `-c {given}`"));
+            }
+            let is_command = given.contains('/') && !given.starts_with('-');
+            is_command.then(|| {
+                format!("psflip takes the command from its configuration: `cmd = [\"{given}\", ...]`")
+            })
+        }
+        ErrorKind::ArgumentConflict => {
+            Some("Options go after the subcommand: `psflip check -c app.toml`".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Why nothing can be read, where the answer is more than the reason: a first start without any configuration.
+fn no_configuration(path: &Path) -> Option<String> {
+    let missing = path == Path::new(DEFAULT_CONFIG) && matches!(path.try_exists(), Ok(false));
+    missing.then(|| {
+        format!("there is no `{DEFAULT_CONFIG}` in this directory, nothing was started; name one with `-c FILE`, or see `psflip --help`")
+    })
 }
 
 /// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.

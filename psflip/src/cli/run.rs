@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::complain;
+use super::{complain, no_configuration};
 use crate::config::{self, Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
@@ -67,7 +67,8 @@ fn prepare(path: &Path, identity: &Identity, hello: Option<&Hello>) -> Result<Pl
             "the configuration is broken: {}",
             errors.to_string().lines().next().unwrap_or_default()
         ),
-        message: format!("the configuration is broken, nothing was started\n{errors}"),
+        message: no_configuration(path)
+            .unwrap_or_else(|| format!("the configuration is broken, nothing was started\n{errors}")),
     })?;
     if let Some(pidfile) = &plan.pidfile {
         let held = hello.and_then(|hello| hello.pidfile.as_deref()) == pidfile.to_str();
