@@ -2,16 +2,25 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
-use testkit::{
-    Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, cmd_line, fixture, wait_until,
-};
+use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, cmd_line, wait_until};
 
 const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
+/// A child that says `starting`, and that a SIGTERM ends by its default action, however early it comes.
+const CHILD: [&str; 3] = ["sh", "-c", "echo starting; exec sleep 1000"];
+
 fn service(sandbox: &Sandbox) -> PsflipBuilder {
-    sandbox.psflip().cmd([fixture("never-ready")]).config(AT_ONCE)
+    sandbox.psflip().cmd(CHILD).config(AT_ONCE)
+}
+
+/// Ends the service; psflip ends as its child does.
+#[track_caller]
+fn stop(psflip: &Psflip) {
+    let status = psflip.stop();
+    assert_eq!(status.signal(), Some(15), "{status}\n{}", psflip.log());
 }
 
 /// A psflip that can't have the pidfile: it ends with 125, leaves nothing, and says why in these words.
@@ -20,7 +29,7 @@ fn assert_refused(sandbox: &Sandbox, psflip: &Psflip, words: &[&str]) {
     let status = psflip.wait_exit();
     assert_eq!(status.code(), Some(125), "{status}\n{}", sandbox.report());
     for word in words {
-        assert!(psflip.log().contains(word), "`{word}` is not in the log\n{}", sandbox.report());
+        psflip.wait_for_line(Stream::Stderr, word);
     }
 }
 
@@ -43,7 +52,7 @@ fn through_thirty_flips_it_is_always_there_and_names_a_living_psflip() {
     for _ in 0..30 {
         expected.push(psflip.flip().new.pid());
     }
-    assert!(psflip.stop().success(), "{}", sandbox.report());
+    stop(&psflip);
     let history = psflip.history();
     history.assert_never_missing();
     history.assert_always_alive();
@@ -57,14 +66,14 @@ fn it_is_not_written_before_the_first_child_is_healthy() {
     // Contract: P1
     let sandbox = Sandbox::new();
     let config = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"10ms\"\n";
-    let psflip = sandbox.psflip().cmd([fixture("never-ready")]).config(config).start();
+    let psflip = sandbox.psflip().cmd(CHILD).config(config).start();
     psflip.wait_for_line(Stream::Stdout, "starting");
     assert!(!psflip.pidfile_path().exists());
     let before = psflip.history().entries();
     sandbox.write("go", "");
     psflip.wait_pidfile();
     assert_eq!(before.len(), 1, "{before:?}");
-    psflip.stop();
+    stop(&psflip);
 }
 
 #[test]
@@ -80,7 +89,7 @@ fn a_second_psflip_is_refused_and_names_the_running_one() {
         first.flip(); // the successor holds it as well
     }
     first.history().assert_never_missing();
-    assert!(first.stop().success());
+    stop(&first);
 }
 
 #[test]
@@ -96,7 +105,7 @@ fn what_a_crash_left_does_not_block() {
         (sandbox.read("psflip.pid") == format!("{}\n", next.first_pid())).then_some(())
     });
     next.flip();
-    assert!(next.stop().success());
+    stop(&next);
     sandbox.assert_no_process_left();
 }
 
@@ -111,7 +120,7 @@ fn a_stale_one_that_names_a_living_stranger_or_nothing_sensible_does_not_block()
         wait_until(Deadline::default(), "the new pid", || {
             (sandbox.read("psflip.pid") == format!("{}\n", psflip.first_pid())).then_some(())
         });
-        assert!(psflip.stop().success(), "{stale:?}\n{}", sandbox.report());
+        stop(&psflip);
         assert!(!psflip.pidfile_path().exists(), "{stale:?}");
     }
 }
@@ -124,7 +133,9 @@ fn of_two_first_starts_at_the_same_time_exactly_one_survives() {
         if round % 2 == 1 {
             sandbox.write("psflip.pid", "1\n"); // stale
         }
-        let two = [service(&sandbox).start(), service(&sandbox).start()];
+        // Written once: neither reads what the other's start is just writing.
+        sandbox.write("two.toml", format!("{}pidfile = \"psflip.pid\"\n{AT_ONCE}", cmd_line(CHILD)));
+        let two = [0, 1].map(|_| sandbox.psflip().config_file("two.toml").start());
         let loser = wait_until(Deadline::default(), "one of the two to give up", || {
             two.iter().position(|psflip| psflip.program().try_status().is_some())
         });
@@ -133,8 +144,8 @@ fn of_two_first_starts_at_the_same_time_exactly_one_survives() {
         winner.wait_pidfile();
         assert_eq!(winner.active_pid(), winner.first_pid(), "{}", sandbox.report());
         assert_eq!(winner.program().try_status(), None);
-        assert!(winner.stop().success());
-        assert_eq!(names(sandbox.dir()), ["psflip.toml"]);
+        stop(&winner);
+        assert_eq!(names(sandbox.dir()), ["two.toml"]);
         sandbox.assert_no_process_left();
     }
 }
@@ -146,7 +157,7 @@ fn a_new_path_in_the_configuration_takes_effect_with_the_next_generation() {
     let psflip = service(&sandbox).start().wait_ready();
     let (old, first) = (psflip.pidfile_path().to_owned(), psflip.active());
     fs::create_dir(sandbox.path("run")).unwrap();
-    let cmd = cmd_line([fixture("never-ready")]);
+    let cmd = cmd_line(CHILD);
     sandbox.write("psflip.toml", format!("{cmd}pidfile = \"run/new.pid\"\n{AT_ONCE}"));
     psflip.request_flip();
     psflip.wait_gone(first);
@@ -170,7 +181,8 @@ fn a_new_path_that_another_psflip_holds_fails_the_upgrade() {
     let line = psflip.wait_for_line(Stream::Stderr, "upgrade failed").text;
     assert!(line.contains(&format!("(pid {})", other.active_pid())), "{line}");
     assert_eq!(psflip.active(), active);
-    assert!(psflip.stop().success() && other.stop().success());
+    stop(&psflip);
+    stop(&other);
 }
 
 #[test]
@@ -189,7 +201,7 @@ fn links_folders_and_special_files_in_its_place_are_refused_and_left_alone() {
         ("fifo", "a special file"),
         ("missing/x.pid", "No such file"),
     ] {
-        let config = format!("{}pidfile = \"{name}\"\n", cmd_line([fixture("never-ready")]));
+        let config = format!("{}pidfile = \"{name}\"\n", cmd_line(CHILD));
         sandbox.write(format!("{name}.toml").replace('/', "-"), config);
         let psflip =
             sandbox.psflip().config_file(format!("{name}.toml").replace('/', "-")).no_pidfile().start();
@@ -262,7 +274,7 @@ fn a_pidfile_that_cant_be_written_at_the_flip_leaves_the_old_generation_as_it_wa
     fs::rename(sandbox.path("moved"), sandbox.path("run")).unwrap();
     assert_eq!((psflip.active_pid(), psflip.child()), (psflip.first_pid(), child));
     psflip.flip();
-    assert!(psflip.stop().success());
+    stop(&psflip);
 }
 
 #[test]
@@ -282,12 +294,11 @@ fn a_relative_path_counts_from_where_psflip_was_started_whatever_the_workdir() {
     fs::create_dir_all(sandbox.path("elsewhere/run")).unwrap();
     let config =
         format!("pidfile = \"run/x.pid\"\nworkdir = \"{}\"\n{AT_ONCE}", sandbox.path("elsewhere").display());
-    let psflip =
-        sandbox.psflip().cmd([fixture("never-ready")]).config(config).cwd("start").start().wait_ready();
+    let psflip = sandbox.psflip().cmd(CHILD).config(config).cwd("start").start().wait_ready();
     assert_eq!(psflip.pidfile_path(), sandbox.path("start/run/x.pid"));
     psflip.flip();
     assert_eq!(psflip.child().cwd().unwrap(), sandbox.path("elsewhere").canonicalize().unwrap());
-    assert!(psflip.stop().success());
+    stop(&psflip);
     assert!(names(&sandbox.path("start/run")).is_empty() && names(&sandbox.path("elsewhere/run")).is_empty());
 }
 
