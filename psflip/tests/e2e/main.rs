@@ -7,6 +7,7 @@ mod exit_codes;
 mod failures;
 mod health;
 mod pidfile;
+mod service;
 mod signals;
 mod stop;
 mod terminal;

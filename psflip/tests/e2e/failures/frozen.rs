@@ -1,0 +1,155 @@
+//! SIGSTOP and SIGCONT at any moment, to any of the four processes: old and new psflip, old and new child (F5, F12).
+
+use testkit::{Deadline, Process, Psflip, Stream, child_of, wait_until};
+
+use crate::service::{Service, freeze, generations, stop, thaw, wait_coming};
+
+const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+
+/// An upgrade that waits for the file `healthy`: old psflip, old child, new psflip, new child.
+fn upgrading(service: &Service, rest: &str) -> [Process; 4] {
+    let (old, old_child) = (service.psflip.active(), service.psflip.child());
+    service.configure(&["never-ready"], &format!("{UNTIL_FILE}{rest}"));
+    let mark = service.psflip.output().mark();
+    service.psflip.request_flip();
+    service.psflip.output().wait_after(mark, Stream::Stdout, "starting pid=");
+    let new = wait_coming(&service.sandbox, old);
+    let new_child = wait_until(Deadline::default(), "the new child", || child_of(new));
+    [old, old_child, new, new_child]
+}
+
+/// The keeper of a generation.
+fn keeper(psflip: Process) -> Process {
+    let of = |process: &Process| process.stat().is_some_and(|stat| stat.name.contains("keeper"));
+    psflip.children().into_iter().find(of).unwrap_or_else(|| panic!("{psflip} has no keeper"))
+}
+
+#[test]
+fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
+    // Contract: F5, U8
+    let service = Service::start();
+    let times = "[upgrade]\ntimeout = \"200ms\"\n[shutdown]\ntimeout = \"0s\"\n";
+    let [old, old_child, new, new_child] = upgrading(&service, times);
+    freeze(new);
+    let line = service.psflip.wait_for_line(Stream::Stderr, "upgrade failed");
+    assert!(line.text.contains("did not answer within 5.2s, so it is killed"), "{line}");
+    service.psflip.wait_gone(new_child);
+    service.wait_alone(old, old_child);
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_new_generation_that_is_frozen_altogether_is_ended_at_the_deadline() {
+    // Contract: F5, F12, C7
+    let service = Service::start();
+    let times = "[upgrade]\ntimeout = \"200ms\"\n[shutdown]\ntimeout = \"0s\"\n";
+    let [old, old_child, new, new_child] = upgrading(&service, times);
+    let keeper = keeper(new);
+    for process in [new_child, keeper, new] {
+        freeze(process);
+    }
+    service.psflip.wait_for_line(Stream::Stderr, "upgrade failed");
+    service.psflip.wait_gone(keeper);
+    service.wait_alone(old, old_child);
+    service.succeeds_and_ends();
+}
+
+/// Waits until the new generation is the only one, exactly one promotion after `mark`.
+fn promoted_once(service: &Service, psflip: &Psflip, old: Process, new: Process, mark: usize) {
+    assert_eq!(psflip.wait_successor(old), new);
+    psflip.wait_gone(old);
+    let promotions = psflip.output().wait_after(mark, Stream::Stderr, "healthy, active");
+    let lines = psflip.output().lines();
+    let count = lines.iter().skip(mark).filter(|line| line.text.contains("healthy, active")).count();
+    assert_eq!(count, 1, "{promotions}\n{}", service.sandbox.report());
+    assert_eq!(generations(&service.sandbox), [new]);
+}
+
+#[test]
+fn each_process_may_be_stopped_during_an_upgrade_and_continued_later() {
+    // Contract: F12
+    let service = Service::start();
+    let psflip = &service.psflip;
+    for stopped in 0..6 {
+        let _ = std::fs::remove_file(service.sandbox.path("healthy"));
+        let mark = psflip.output().mark();
+        let all = upgrading(&service, "");
+        let [old, _, new, _] = all;
+        let process = match stopped {
+            4 => keeper(old),
+            5 => keeper(new),
+            number => all[number],
+        };
+        freeze(process);
+        if stopped == 1 {
+            thaw(process); // the old child can't answer while it is stopped: that is no fault of psflip's
+        }
+        service.sandbox.write("healthy", "");
+        match stopped {
+            // Neither can go on: nobody may be promoted.
+            2 => assert_eq!(psflip.active(), old),
+            // Ready, but not acknowledged.
+            0 => assert_eq!(psflip.wait_successor(old), new),
+            _ => {}
+        }
+        assert!(old.is_alive() && new.is_alive(), "{}", service.sandbox.report());
+        thaw(process);
+        promoted_once(&service, psflip, old, new, mark);
+        service.configure_well();
+        psflip.flip();
+    }
+    let Service { probe, psflip, sandbox } = service;
+    drop(probe); // the children in between did not serve
+    stop(&psflip);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn an_old_psflip_that_is_stopped_too_long_keeps_its_service() {
+    // Contract: F12, U8
+    let service = Service::start();
+    let [old, old_child, new, _] = upgrading(&service, "");
+    freeze(old);
+    service.sandbox.write("healthy", "");
+    assert_eq!(service.psflip.wait_successor(old), new);
+    // The new psflip gives up after some seconds, and returns what it has taken.
+    service.psflip.wait_for_line(Stream::Stderr, "did not acknowledge within");
+    service.psflip.wait_gone(new);
+    assert_eq!(service.psflip.active(), old);
+    thaw(old);
+    service.psflip.wait_for_line(Stream::Stderr, "upgrade failed");
+    service.wait_alone(old, old_child);
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn random_stops_of_everything_make_no_false_promotion() {
+    // Contract: F12, U7
+    let service = Service::start();
+    let (old, old_child) = (service.psflip.active(), service.psflip.child());
+    service.configure(&["crash-on-init", "--after", "10ms"], "");
+    for number in 0..30u64 {
+        let mark = service.psflip.output().mark();
+        service.psflip.request_flip();
+        if number % 3 > 0 {
+            wait_until(Deadline::default(), "a new psflip, or its failure", || {
+                let failed = || service.psflip.log().matches("upgrade failed").count() as u64 > number;
+                (generations(&service.sandbox).len() == 2 || failed()).then_some(())
+            });
+        }
+        // All but the child that serves.
+        let mut stopped = service.sandbox.processes();
+        stopped.retain(|process| *process != old_child);
+        stopped.rotate_left(number as usize % 3);
+        for process in &stopped {
+            let _ = process.signal(testkit::Signal::SIGSTOP); // it may just have ended
+        }
+        service.probe.wait_requests(3);
+        for process in &stopped {
+            let _ = process.signal(testkit::Signal::SIGCONT);
+        }
+        service.psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
+        service.wait_alone(old, old_child);
+    }
+    service.succeeds_and_ends();
+}

@@ -1,0 +1,165 @@
+//! System calls fail on the way: no descriptors, no processes, no memory, no space (F10). The old child serves on, nothing
+//! leaks, and the next upgrade works.
+
+use std::fmt::Write as _;
+
+use testkit::{Deadline, Process, Sandbox, Stream, wait_until};
+
+use crate::service::{AT_ONCE, Service, psflip, stop};
+
+/// Sets a soft limit of a running process, with prlimit(1), as the user that it runs as.
+fn limit(sandbox: &Sandbox, process: Process, user: &str, limit: &str) {
+    let (pid, reuid, regid) =
+        (process.pid().to_string(), format!("--reuid={user}"), format!("--regid={user}"));
+    let prlimit = ["prlimit", "--pid", &pid, limit];
+    let as_user = ["setpriv", &reuid, &regid, "--clear-groups", "--"];
+    let argv: Vec<_> = if user.is_empty() { prlimit.to_vec() } else { [&as_user[..], &prlimit].concat() };
+    let running = sandbox.command(argv).start();
+    let status = running.wait_exit();
+    assert!(status.success(), "prlimit {limit}: {status}: {}", running.stderr());
+}
+
+#[test]
+fn an_upgrade_that_gets_no_descriptors_fails_and_leaves_the_old_generation_as_it_was() {
+    // Contract: F10, U8
+    let service = Service::start();
+    service.configure_well();
+    let (psflip, old) = (&service.psflip, service.psflip.active());
+    let before = old.open_fds().unwrap();
+    let highest = *before.keys().last().unwrap() as u64;
+    let mut failed = 0;
+    for nofile in 4..=highest + 12 {
+        limit(&service.sandbox, old, "", &format!("--nofile={nofile}:"));
+        let mark = psflip.output().mark();
+        psflip.request_flip();
+        let line = psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
+            let new = lines.iter().skip(mark);
+            new.into_iter()
+                .find(|line| line.text.contains("upgrade failed") || line.text.contains("superseded"))
+                .cloned()
+        });
+        if line.text.contains("superseded") {
+            break;
+        }
+        failed += 1;
+        assert!(line.text.contains("reason="), "{line}");
+        assert_eq!(psflip.active(), old, "with {nofile} descriptors\n{}", service.sandbox.report());
+        wait_until(Deadline::default(), "no descriptor to be left over", || {
+            (old.open_fds().unwrap() == before).then_some(())
+        });
+    }
+    assert!(failed > 3, "{}", service.sandbox.report());
+    if old.is_alive() {
+        psflip.wait_gone(old);
+    }
+    limit(&service.sandbox, psflip.active(), "", "--nofile=1024:");
+    service.succeeds_and_ends();
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "says what it can't test")]
+fn an_upgrade_that_gets_no_processes_fails_and_leaves_the_old_generation_as_it_was() {
+    // Contract: F10, U8
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a user without other processes is needed, and so root");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(sandbox.dir(), open).unwrap();
+    // A user of whom there are no other processes.
+    let user = (1_000_000 + std::process::id()).to_string();
+    let ids = [format!("--reuid={user}"), format!("--regid={user}")];
+    let wrapper = ["setpriv", &ids[0], &ids[1], "--clear-groups", "--"];
+    let psflip = psflip(&sandbox, &["never-ready"], AT_ONCE).wrapper(wrapper).start().wait_ready();
+    let (old, child) = (psflip.active(), psflip.child());
+    for nproc in 3..=5 {
+        limit(&sandbox, old, &user, &format!("--nproc={nproc}:"));
+        let mark = psflip.output().mark();
+        psflip.request_flip();
+        let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
+        assert!(line.text.contains("Resource temporarily unavailable"), "with {nproc} processes: {line}");
+        wait_until(Deadline::default(), "nothing to be left of the new generation", || {
+            (sandbox.processes().len() == 3).then_some(())
+        });
+        assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
+    }
+    sandbox.assert_zombie_free();
+    limit(&sandbox, old, &user, "--nproc=100:");
+    psflip.flip();
+    stop(&psflip);
+}
+
+/// Lets system calls of the running psflip fail during one upgrade, with strace(1). `option`: `-f` also those of all that it
+/// starts. Gives the line that says how the upgrade ended.
+fn inject(service: &Service, follow: bool, fault: &str) -> String {
+    let old = service.psflip.active();
+    let (pid, expression) = (old.pid().to_string(), format!("inject={fault}"));
+    let mut argv = vec!["strace", "-o", "/dev/null", "-p", &pid, "-e", &expression];
+    if follow {
+        argv.push("-f");
+    }
+    let strace = service.sandbox.command(argv).start();
+    strace.output().wait(Stream::Stderr, "attached");
+    let mark = service.psflip.output().mark();
+    service.psflip.request_flip();
+    let line = service.psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
+        let new = lines.iter().skip(mark);
+        new.into_iter()
+            .find(|line| line.text.contains("upgrade failed") || line.text.contains("superseded"))
+            .cloned()
+    });
+    strace.signal(testkit::Signal::SIGINT); // it lets go of everybody
+    strace.wait_exit();
+    if line.text.contains("superseded") {
+        service.psflip.wait_gone(old);
+    }
+    line.text
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "says what it can't test")]
+fn system_calls_that_fail_during_an_upgrade_fail_the_upgrade_only() {
+    // Contract: F10, U8
+    let service = Service::start();
+    if service.sandbox.command(["sh", "-c", "command -v strace"]).start().wait_exit().code() != Some(0) {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
+    let (old, child) = (service.psflip.active(), service.psflip.child());
+    service.configure(&["never-ready"], AT_ONCE);
+    let of_old = [
+        "clone,clone3,fork,vfork:error=EAGAIN",
+        "socketpair:error=EMFILE",
+        "pidfd_open:error=EMFILE",
+        "sendmsg:error=ENOBUFS",
+        "epoll_ctl:error=ENOMEM",
+        "recvmsg:error=ENOMEM:when=1",
+        "prctl:error=EINVAL",
+    ];
+    let of_all = [
+        "execve:error=ENOMEM",
+        "clone,clone3,fork,vfork:error=EAGAIN:when=1",
+        "epoll_create1:error=EMFILE",
+        "signalfd4:error=EMFILE",
+        "timerfd_create:error=ENFILE",
+        "flock:error=ENOLCK",
+        "rename,renameat,renameat2:error=ENOSPC",
+        "socketpair:error=EMFILE",
+        "openat:error=EMFILE",
+        "mmap:error=ENOMEM",
+    ];
+    let mut wrong = String::new();
+    for (follow, fault) in
+        of_old.map(|fault| (false, fault)).into_iter().chain(of_all.map(|fault| (true, fault)))
+    {
+        let line = inject(&service, follow, fault);
+        if !line.contains("upgrade failed; the old child keeps running") || !line.contains("reason=") {
+            let _ = writeln!(wrong, "{fault}: {line}");
+        }
+        service.wait_alone(old, child);
+    }
+    assert!(wrong.is_empty(), "{wrong}{}", service.sandbox.report());
+    service.sandbox.assert_zombie_free();
+    service.succeeds_and_ends();
+}

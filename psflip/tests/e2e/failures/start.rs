@@ -1,0 +1,138 @@
+//! The new generation does not come to life, or its child does not (F1 to F4).
+
+use testkit::Stream;
+
+use crate::service::{Service, script};
+
+#[test]
+fn a_broken_configuration_fails_the_upgrade() {
+    // Contract: F1, U8
+    let service = Service::start();
+    service.sandbox.write("psflip.toml", "cmd = [\"x\"]\ntimout = 3\n[oops\n");
+    let line = service.fails();
+    assert!(line.text.contains("exit code 78") && line.text.contains("psflip.toml:"), "{line}");
+    std::fs::remove_file(service.sandbox.path("psflip.toml")).unwrap();
+    let line = service.fails();
+    assert!(line.text.contains("exit code 78"), "{line}");
+    service.succeeds_and_ends();
+}
+
+/// Replaces psflip by something else; the upgrade must fail for this reason.
+fn replaced_by(service: &Service, replace: impl FnOnce(&std::path::Path), reason: &str) {
+    let exe = service.sandbox.path("bin/psflip");
+    std::fs::remove_file(&exe).unwrap();
+    replace(&exe);
+    let line = service.fails();
+    assert!(line.text.contains(reason), "no `{reason}` in: {line}");
+    if exe.is_dir() {
+        std::fs::remove_dir(&exe).unwrap();
+    } else {
+        let _ = std::fs::remove_file(&exe); // where it was only removed
+    }
+    std::os::unix::fs::symlink(testkit::psflip_bin(), &exe).unwrap();
+}
+
+#[test]
+fn a_psflip_that_is_missing_or_not_executable_fails_the_upgrade() {
+    // Contract: F2, U8
+    let service = Service::start();
+    replaced_by(&service, |_| {}, "No such file");
+    replaced_by(&service, |exe| std::fs::write(exe, "text").unwrap(), "Permission denied");
+    replaced_by(&service, |exe| std::fs::create_dir(exe).unwrap(), "Permission denied");
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_psflip_that_ends_at_once_fails_the_upgrade() {
+    // Contract: F2, U8
+    let service = Service::start();
+    let link =
+        |target: &'static str| move |exe: &std::path::Path| std::os::unix::fs::symlink(target, exe).unwrap();
+    replaced_by(&service, link("/bin/true"), "ended without saying why");
+    replaced_by(&service, link("/bin/false"), "ended without saying why");
+    for (name, text) in [("exits", "exit 1"), ("dies", "kill -SEGV $$"), ("garbles", "echo x >&3; exit 0")] {
+        let path = script(&service.sandbox, name, text);
+        replaced_by(
+            &service,
+            |exe| std::os::unix::fs::symlink(path, exe).unwrap(),
+            "ended without saying why",
+        );
+    }
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_psflip_that_never_speaks_is_ended_at_the_deadline() {
+    // Contract: F2, F5, U8
+    let service = Service::start();
+    // How long a new psflip may be silent is the old one's `upgrade.timeout`.
+    let text = service.sandbox.read("psflip.toml");
+    service.sandbox.write("psflip.toml", format!("{text}[upgrade]\ntimeout = \"500ms\"\n"));
+    service.psflip.flip();
+    let path = script(&service.sandbox, "silent", "exec sleep infinity");
+    replaced_by(
+        &service,
+        |exe| std::os::unix::fs::symlink(path, exe).unwrap(),
+        "did not answer within 500ms",
+    );
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_child_that_cannot_be_started_fails_the_upgrade() {
+    // Contract: F3, U8
+    let service = Service::start();
+    let tries: &[(&[&str], &str, &str, &str)] = &[
+        (&["/no/such"], "", "`/no/such`", "exit code 127"),
+        (&["/etc/passwd"], "", "`/etc/passwd`", "exit code 126"),
+        (&["never-ready"], "workdir = \"/no/such\"\n", "`/no/such`", "exit code 125"),
+    ];
+    for (argv, rest, reason, code) in tries {
+        service.configure(argv, rest);
+        let line = service.fails();
+        assert!(line.text.contains(reason) && line.text.contains(code), "no `{reason}`, {code} in: {line}");
+    }
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_child_that_ends_during_initialization_fails_the_upgrade() {
+    // Contract: F3, U8
+    let service = Service::start();
+    let tries: &[(&[&str], &str)] = &[
+        (&["crash-on-init", "--code", "0"], "before it was healthy: exit code 0 (exit code 1)"),
+        (&["crash-on-init", "--code", "3"], "before it was healthy: exit code 3 (exit code 3)"),
+        (&["crash-on-init", "--signal", "ABRT"], "before it was healthy: SIGABRT (exit code 134)"),
+        (
+            &["crash-on-init", "--after", "30ms", "--signal", "KILL"],
+            "before it was healthy: SIGKILL (exit code 137)",
+        ),
+        (&["forks-workers", "--orphans", "2", "--uid", "nobody"], "before it was healthy: exit code"),
+    ];
+    for (argv, reason) in tries {
+        service.configure(argv, "");
+        let line = service.fails();
+        assert!(line.text.contains(reason), "no `{reason}` in: {line}");
+    }
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_child_that_is_never_healthy_is_ended_without_delay() {
+    // Contract: F4, H4, U8
+    let service = Service::start();
+    let rest = "[upgrade]\ntimeout = \"300ms\"\n[shutdown]\ndelay = \"1h\"\ntimeout = \"200ms\"\n\
+                [healthcheck.unix]\npath = \"nowhere.sock\"\n";
+    service.configure(&["never-ready"], rest);
+    let line = service.fails();
+    for part in ["was not healthy within 300ms", "nowhere.sock", "exit code 124"] {
+        assert!(line.text.contains(part), "no `{part}` in: {line}");
+    }
+    service.psflip.wait_for_line(Stream::Stdout, "got SIGTERM from=");
+    let mark = service.psflip.output().mark();
+    service.configure(&["ignore-sigterm"], rest);
+    let line = service.fails();
+    assert!(line.text.contains("exit code 124"), "{line}");
+    service.psflip.output().wait_after(mark, Stream::Stderr, "the child did not end in time; killing it");
+    service.succeeds_and_ends();
+}

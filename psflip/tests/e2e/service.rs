@@ -1,0 +1,189 @@
+//! A service under psflip that is asked without pause whether it is there, and what tests of upgrades do with it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+
+use testkit::client::http::HttpClient;
+use testkit::process::State;
+use testkit::{
+    AvailabilityProbe, Deadline, Line, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, cmd_line,
+    fixture, psflip_bin, wait_until,
+};
+
+/// Healthy as soon as the program runs.
+pub(crate) const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+
+/// `argv` with the path of the fixture that its first word names, unless that is a path.
+pub(crate) fn program(argv: &[&str]) -> Vec<String> {
+    let mut argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();
+    if !argv[0].contains('/') {
+        argv[0] = fixture(&argv[0]).to_string_lossy().into_owned();
+    }
+    argv
+}
+
+/// Writes the configuration that the next generation reads; the pidfile is the usual one.
+pub(crate) fn configure(sandbox: &Sandbox, argv: &[&str], rest: &str) {
+    let pidfile = sandbox.path("psflip.pid");
+    let text = format!("{}pidfile = \"{}\"\n{rest}", cmd_line(program(argv)), pidfile.display());
+    sandbox.write("psflip.toml", text);
+}
+
+/// A psflip with this child and the rest of its configuration.
+pub(crate) fn psflip(sandbox: &Sandbox, argv: &[&str], rest: &str) -> PsflipBuilder {
+    sandbox.psflip().cmd(program(argv)).config(rest)
+}
+
+/// An executable shell script in the sandbox. It is written by a process of its own: while any process of this test may have
+/// it open for writing, it can't be executed (ETXTBSY).
+pub(crate) fn script(sandbox: &Sandbox, name: &str, text: &str) -> PathBuf {
+    let path = sandbox.path(name);
+    let write =
+        "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\".new && chmod 755 \"$1\".new && mv -f \"$1\".new \"$1\"";
+    let path_text = path.to_string_lossy().into_owned();
+    let status = sandbox.command(["sh", "-c", write, "sh", &path_text, text]).start().wait_exit();
+    assert!(status.success(), "{name} can't be written: {status}");
+    path
+}
+
+/// The psflips of the sandbox that are alive: no keepers, and nothing that is about to become a program.
+pub(crate) fn generations(sandbox: &Sandbox) -> Vec<Process> {
+    let stats: Vec<_> = sandbox.processes().iter().filter_map(Process::stat).collect();
+    let psflips: Vec<_> =
+        stats.iter().filter(|stat| stat.name == "psflip" && stat.state.is_alive()).cloned().collect();
+    let is_child = |parent: u32| psflips.iter().any(|stat| stat.process.pid() == parent);
+    psflips.iter().filter(|stat| !is_child(stat.parent)).map(|stat| stat.process).collect()
+}
+
+/// The psflip that is on its way beside the active one, as soon as it exists.
+#[track_caller]
+pub(crate) fn wait_coming(sandbox: &Sandbox, old: Process) -> Process {
+    wait_until(Deadline::default(), "a new psflip", || {
+        generations(sandbox).into_iter().find(|process| *process != old)
+    })
+}
+
+/// Stops a process and waits until it is stopped.
+#[track_caller]
+pub(crate) fn freeze(process: Process) {
+    process.signal(Signal::SIGSTOP).unwrap_or_else(|error| panic!("can't stop {process}: {error}"));
+    wait_until(Deadline::default(), format!("process {process} to be stopped"), || {
+        (process.state() == State::Stopped).then_some(())
+    });
+}
+
+/// Continues a process.
+#[track_caller]
+pub(crate) fn thaw(process: Process) {
+    process.signal(Signal::SIGCONT).unwrap_or_else(|error| panic!("can't continue {process}: {error}"));
+}
+
+/// Kills a process, if it is still there.
+pub(crate) fn kill(process: Process) {
+    let _ = process.signal(Signal::SIGKILL);
+}
+
+/// An HTTP server on `app.sock` under a psflip that the test may replace (`bin/psflip` is a link to it), and clients that
+/// ask it without pause.
+pub(crate) struct Service {
+    pub(crate) probe: AvailabilityProbe,
+    pub(crate) psflip: Psflip,
+    pub(crate) sandbox: Sandbox,
+}
+
+const SERVER: &[&str] = &["http-server", "--unix", "app.sock", "--linger", "50ms"];
+const SERVING: &str = "[healthcheck.unix]\npath = \"app.sock\"\n[log]\nlevel = \"debug\"\n";
+
+impl Service {
+    /// Starts it and waits until it is asked.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        let sandbox = Sandbox::new();
+        std::fs::create_dir(sandbox.path("bin")).unwrap();
+        std::os::unix::fs::symlink(psflip_bin(), sandbox.path("bin/psflip")).unwrap();
+        let exe = sandbox.path("bin/psflip");
+        let psflip = psflip(&sandbox, SERVER, SERVING).exe(exe).start().wait_ready();
+        let socket = sandbox.path("app.sock");
+        let probe = AvailabilityProbe::start(2, |_| {
+            let mut client = HttpClient::unix(&socket);
+            move || client.get("/")?.tag("pid")
+        });
+        probe.wait_requests(10);
+        Self { probe, psflip, sandbox }
+    }
+
+    /// The next generation has this child and this configuration.
+    pub(crate) fn configure(&self, argv: &[&str], rest: &str) {
+        configure(&self.sandbox, argv, &format!("{rest}[log]\nlevel = \"debug\"\n"));
+    }
+
+    /// The next generation has the configuration of the first one.
+    pub(crate) fn configure_well(&self) {
+        configure(&self.sandbox, SERVER, SERVING);
+    }
+
+    /// Lets an upgrade fail, and checks contract U8. Gives the line of the log that says why.
+    #[track_caller]
+    pub(crate) fn fails(&self) -> Line {
+        self.fails_by(|_, _| {})
+    }
+
+    /// As [`Service::fails`]; `cause` is called with the old psflip and the mark of the output after the request.
+    #[track_caller]
+    pub(crate) fn fails_by(&self, cause: impl FnOnce(Process, usize)) -> Line {
+        let (old, child) = (self.psflip.active(), self.psflip.child());
+        let mark = self.psflip.output().mark();
+        self.psflip.request_flip();
+        cause(old, mark);
+        let line = self.psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
+        assert!(line.text.contains("the old child keeps running"), "{line}\n{}", self.sandbox.report());
+        self.wait_alone(old, child);
+        line
+    }
+
+    /// Waits until nothing is left but one generation, and asserts that it is this one and that the pidfile names it.
+    #[track_caller]
+    pub(crate) fn wait_alone(&self, psflip: Process, child: Process) {
+        wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+            (self.sandbox.processes().len() == 3).then_some(())
+        });
+        let report = || self.sandbox.report();
+        assert!(psflip.is_alive() && child.is_alive(), "psflip {psflip}, child {child}\n{}", report());
+        assert_eq!(self.psflip.active(), psflip, "{}", report());
+        assert_eq!(self.psflip.child(), child, "{}", report());
+    }
+
+    /// The next upgrade works at once, and no request was lost in all this time.
+    #[track_caller]
+    pub(crate) fn succeeds(&self) {
+        self.configure_well();
+        self.psflip.flip();
+        self.probe.wait_requests(10);
+    }
+
+    /// [`Service::succeeds`], and the end: nothing is left, no request was lost.
+    #[track_caller]
+    pub(crate) fn succeeds_and_ends(self) {
+        self.succeeds();
+        self.ends();
+    }
+
+    /// The end: no request was lost, and nothing is left.
+    #[track_caller]
+    pub(crate) fn ends(self) {
+        let Self { probe, psflip, sandbox } = self;
+        probe.wait_requests(10);
+        probe.finish().assert_no_failures();
+        let status = psflip.stop();
+        assert!(status.success(), "{status}\n{}", sandbox.report());
+        assert!(!psflip.pidfile_path().exists(), "{}", sandbox.report());
+        sandbox.assert_no_process_left();
+    }
+}
+
+/// Stops the service. A child that is healthy at once may get the signal before it handles it.
+#[track_caller]
+pub(crate) fn stop(psflip: &Psflip) {
+    let status = psflip.stop();
+    assert!(status.success() || status.signal() == Some(15), "ended with {status}:\n{}", psflip.log());
+}

@@ -1,0 +1,157 @@
+//! Requests at every moment: each is followed once, and there are never three generations (U7).
+
+use testkit::{Deadline, Psflip, Sandbox, Signal, Stream, wait_until};
+
+use crate::service::{AT_ONCE, Service, configure, generations, psflip};
+
+/// Waits until this generation serves and nothing is left of the earlier ones, then makes sure that no other comes: a request
+/// that is remembered would be followed at once.
+#[track_caller]
+fn settles_at(sandbox: &Sandbox, psflip: &Psflip, generation: &str) {
+    wait_until(Deadline::default(), format!("generation {generation} to be alone"), || {
+        let alone = generations(sandbox).len() == 1 && sandbox.processes().len() == 3;
+        (alone && psflip.child().env("PSFLIP_GENERATION").is_some_and(|number| number == *generation))
+            .then_some(())
+    });
+    // Everything that was sent before this signal has been looked at when it has passed through.
+    let mark = psflip.output().mark();
+    psflip.signal(Signal::SIGUSR1);
+    psflip.output().wait_after(mark, Stream::Stdout, "got SIGUSR1");
+    assert_eq!(generations(sandbox).len(), 1, "{}", sandbox.report());
+    assert_eq!(psflip.child().env("PSFLIP_GENERATION").unwrap(), generation, "{}", sandbox.report());
+}
+
+#[test]
+fn requests_before_the_first_child_is_healthy_make_one_flip() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let rest = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+    let psflip = psflip(&sandbox, &["signal-logger"], rest).start();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    for _ in 0..5 {
+        psflip.program().signal(Signal::SIGHUP);
+    }
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    assert_eq!(generations(&sandbox).len(), 1, "{}", sandbox.report());
+    sandbox.write("healthy", "");
+    settles_at(&sandbox, &psflip.wait_ready(), "2");
+}
+
+#[test]
+fn requests_during_an_upgrade_make_one_more_flip() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let old = psflip.active();
+    let rest = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+    configure(&sandbox, &["signal-logger"], rest);
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    for _ in 0..5 {
+        assert_eq!(psflip.request_flip(), old);
+    }
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    assert_eq!(generations(&sandbox).len(), 2, "{}", sandbox.report());
+    sandbox.write("healthy", "");
+    settles_at(&sandbox, &psflip, "3");
+}
+
+#[test]
+fn requests_to_the_generation_that_comes_make_one_more_flip() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let old = psflip.active();
+    let rest = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+    configure(&sandbox, &["signal-logger"], rest);
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let new = generations(&sandbox).into_iter().find(|process| *process != old).unwrap();
+    for _ in 0..5 {
+        new.signal(Signal::SIGHUP).unwrap();
+    }
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    assert_eq!(generations(&sandbox).len(), 2, "{}", sandbox.report());
+    sandbox.write("healthy", "");
+    settles_at(&sandbox, &psflip, "3");
+}
+
+#[test]
+fn a_request_that_a_failed_generation_got_is_followed_by_the_old_one() {
+    // Contract: U7, U8
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let old = psflip.active();
+    configure(&sandbox, &["dies-later", "--on-file", "die"], "");
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let new = generations(&sandbox).into_iter().find(|process| *process != old).unwrap();
+    new.signal(Signal::SIGHUP).unwrap();
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    configure(&sandbox, &["signal-logger"], AT_ONCE);
+    sandbox.write("die", "");
+    psflip.wait_for_line(Stream::Stderr, "upgrade failed");
+    psflip.wait_successor(old);
+    settles_at(&sandbox, &psflip, "2");
+}
+
+#[test]
+fn requests_while_the_predecessor_drains_make_one_more_flip() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
+    let slow = ["ignore-sigterm", "--exit-on", "USR2"];
+    let psflip = psflip(&sandbox, &slow, &rest).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let (old, child) = (psflip.active(), psflip.child());
+    configure(&sandbox, &["signal-logger"], AT_ONCE);
+    psflip.request_flip();
+    let new = psflip.wait_successor(old);
+    psflip.wait_for_line(Stream::Stdout, &format!("got SIGTERM from={old}"));
+    for _ in 0..5 {
+        new.signal(Signal::SIGHUP).unwrap();
+        old.signal(Signal::SIGHUP).unwrap(); // from somebody who has read the pidfile too early
+    }
+    psflip.output().wait_for(Deadline::default(), "both to have heard of it", |lines| {
+        let heard = |pid| {
+            let part = format!("pid={pid}}}: upgrade requested");
+            lines.iter().any(|line| line.text.contains(&part))
+        };
+        (heard(old) && heard(new)).then_some(())
+    });
+    assert_eq!(generations(&sandbox).len(), 2, "{}", sandbox.report());
+    child.signal(Signal::SIGUSR2).unwrap();
+    psflip.wait_gone(old);
+    settles_at(&sandbox, &psflip, "3");
+}
+
+#[test]
+fn a_hundred_requests_at_any_moment_make_no_third_generation() {
+    // Contract: U7, P1
+    let service = Service::start();
+    let mut most = 0;
+    for number in 0..100 {
+        match number % 10 {
+            // A generation that fails in between.
+            3 => service.configure(&["crash-on-init"], ""),
+            4 => service.configure_well(),
+            _ => {}
+        }
+        let target = match (number % 3, generations(&service.sandbox).first()) {
+            (0, Some(any)) => *any,
+            _ => service.psflip.active(),
+        };
+        let _ = target.signal(Signal::SIGHUP); // it may just have ended
+        most = most.max(generations(&service.sandbox).len());
+        service.probe.wait_requests(number % 7);
+    }
+    service.configure_well();
+    wait_until(Deadline::default(), "one generation", || {
+        most = most.max(generations(&service.sandbox).len());
+        (service.sandbox.processes().len() == 3).then_some(())
+    });
+    assert_eq!(most, 2, "generations at a time\n{}", service.sandbox.report());
+    service.psflip.history().assert_never_missing();
+    service.psflip.history().assert_always_alive();
+    service.succeeds_and_ends();
+}
