@@ -3,6 +3,7 @@
 
 mod child;
 mod config;
+mod examples;
 mod exit_codes;
 mod failures;
 mod health;
@@ -11,5 +12,6 @@ mod service;
 mod signals;
 mod stop;
 mod terminal;
+mod traffic;
 mod tree;
 mod upgrade;

@@ -1,0 +1,153 @@
+//! Every configuration of `examples/` does what it shows: it is valid, starts, gets healthy, is flipped, and stops.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use testkit::client::fcgi::FcgiClient;
+use testkit::client::http::HttpClient;
+use testkit::client::{ClientError, Target};
+use testkit::{AvailabilityProbe, Sandbox, Signal, fixture, psflip_bin};
+
+use crate::traffic::nginx::{self, Nginx};
+use crate::traffic::ports::Reserved;
+
+/// Where the server of an example answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// HTTP on `app.sock`, in every generation.
+    Http,
+    /// FastCGI on `app.sock`, in every generation.
+    FastCgi,
+    /// HTTP on the TCP ports `PORT_A` and `PORT_B` in turn.
+    Slots,
+}
+
+/// One test for each example, and the list of them.
+macro_rules! examples {
+    ($($name:ident: $file:literal, $at:ident, $signal:ident;)*) => {
+        const FILES: &[&str] = &[$($file),*];
+        $(#[test]
+        fn $name() {
+            // Contract: C1, U2, U3, U5, P1, X1
+            starts_flips_and_stops($file, At::$at, Signal::$signal);
+        })*
+    };
+}
+
+examples! {
+    the_smallest_example_runs: "smallest.toml", Http, SIGHUP;
+    the_example_of_slots_runs: "slots.toml", Slots, SIGHUP;
+    the_example_of_http_on_a_unix_socket_runs: "http-unix.toml", Http, SIGHUP;
+    the_example_of_fastcgi_runs: "fastcgi.toml", FastCgi, SIGHUP;
+    the_example_of_the_check_alive_runs: "health-alive.toml", Http, SIGHUP;
+    the_example_of_the_check_command_runs: "health-command.toml", Http, SIGHUP;
+    the_example_of_the_check_tcp_runs: "health-tcp.toml", Http, SIGHUP;
+    the_example_of_the_check_unix_runs: "health-unix.toml", Http, SIGHUP;
+    the_example_of_the_check_http_runs: "health-http.toml", Http, SIGHUP;
+    the_example_of_the_environment_runs: "env.toml", Http, SIGHUP;
+    the_example_of_the_shutdown_runs: "shutdown.toml", Http, SIGHUP;
+    the_example_of_the_json_log_runs: "log-json.toml", Http, SIGHUP;
+    the_example_of_another_upgrade_signal_runs: "upgrade-signal.toml", Http, SIGUSR2;
+    the_example_of_templates_runs: "templates.toml", Http, SIGHUP;
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+/// A sandbox with a copy of the folder `examples`, as somebody who tries them has it.
+fn sandbox_with_examples() -> Sandbox {
+    let sandbox = Sandbox::new();
+    for entry in fs::read_dir(folder()).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            sandbox.write(entry.file_name(), fs::read(entry.path()).unwrap());
+        }
+    }
+    sandbox
+}
+
+/// PATH with the fixtures before all else.
+fn path() -> OsString {
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let fixtures = fixture("http-server").parent().map(Path::to_owned);
+    std::env::join_paths(fixtures.into_iter().chain(std::env::split_paths(&usual))).unwrap()
+}
+
+/// The pid of the server that answers.
+fn ask(target: &Target, at: At) -> Result<String, ClientError> {
+    match at {
+        At::FastCgi => FcgiClient::new(target.clone()).get("/")?.tag("pid"),
+        At::Http | At::Slots => HttpClient::new(target.clone()).get("/")?.tag("pid"),
+    }
+}
+
+#[track_caller]
+fn starts_flips_and_stops(file: &str, at: At, upgrade: Signal) {
+    let sandbox = sandbox_with_examples();
+    let (a, b) = (Reserved::new(), Reserved::new());
+    let (port_a, port_b) = (a.port().to_string(), b.port().to_string());
+    let psflip = psflip_bin().display().to_string();
+    let check = sandbox.command([psflip.as_str(), "check", "-c", file]).start();
+    assert!(check.wait_exit().success(), "{}", sandbox.report());
+
+    let psflip = sandbox.psflip().config_file(file).upgrade_signal(upgrade);
+    let psflip = psflip.env("PATH", path()).env("PORT_A", port_a).env("PORT_B", port_b).start().wait_ready();
+    let target = |address: &Reserved| match at {
+        At::Slots => Target::Tcp(address.address()),
+        At::Http | At::FastCgi => Target::Unix(sandbox.path("app.sock")),
+    };
+    let answers = |address: &Reserved| {
+        assert_eq!(ask(&target(address), at), Ok(psflip.child_pid().to_string()), "{}", sandbox.report());
+    };
+    answers(&a);
+    if at == At::Slots {
+        psflip.flip();
+    } else {
+        let probe = AvailabilityProbe::start(2, |_| {
+            let target = target(&a);
+            move || ask(&target, at)
+        });
+        psflip.flip();
+        probe.finish().assert_no_failures();
+    }
+    answers(&b);
+    assert!(psflip.stop().success(), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn every_example_is_run_by_a_test() {
+    let there: BTreeSet<_> = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".toml"))
+        .collect();
+    let tested: BTreeSet<_> = FILES.iter().map(|&name| name.to_owned()).collect();
+    assert_eq!(there, tested, "add the example to the list in {}", file!());
+}
+
+#[test]
+fn the_nginx_of_the_fastcgi_example_serves_through_a_flip() {
+    // Contract: U2, U3, U4, U5
+    if !nginx::is_installed() {
+        return;
+    }
+    let sandbox = sandbox_with_examples();
+    let psflip = sandbox.psflip().config_file("fastcgi.toml").env("PATH", path()).start().wait_ready();
+    let nginx = Nginx::start_with(&sandbox, "fastcgi.nginx.conf");
+    let web = Target::Unix(sandbox.path("web.sock"));
+    let probe = AvailabilityProbe::start(2, |_| {
+        let mut client = HttpClient::new(web.clone()).keep_alive();
+        move || client.post("/", b"hello")?.tag("pid")
+    });
+    for _ in 0..2 {
+        probe.wait_tag(&psflip.child_pid().to_string());
+        psflip.flip();
+    }
+    probe.wait_tag(&psflip.child_pid().to_string());
+    probe.finish().assert_no_failures();
+    nginx.stop();
+    assert!(psflip.stop().success(), "{}", sandbox.report());
+}

@@ -1,0 +1,36 @@
+//! TCP ports for servers that must know theirs before they start.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt,
+};
+
+/// A port of 127.0.0.1 that the kernel gives to nobody else while this value lives. It is bound, but doesn't listen; a server that sets
+/// SO_REUSEADDR or SO_REUSEPORT can listen on it (socket(7)).
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    _socket: OwnedFd,
+    port: u16,
+}
+
+impl Reserved {
+    pub(crate) fn new() -> Self {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
+        setsockopt(&socket, sockopt::ReusePort, &true).unwrap();
+        let any = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        bind(socket.as_raw_fd(), &any).unwrap();
+        let port = getsockname::<SockaddrIn>(socket.as_raw_fd()).unwrap().port();
+        Self { _socket: socket, port }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+}
