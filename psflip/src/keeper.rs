@@ -153,6 +153,13 @@ impl Tree {
         let _ = self.keeper.try_reap(); // ECHILD: reaped along with other children
     }
 
+    /// Waits for the end of a keeper that has given its last report: it was about to exit anyway, and is not left the chance
+    /// to be stopped before that.
+    pub fn reap_keeper(self) {
+        self.kill_keeper();
+        let _ = self.keeper.reap(); // ECHILD: reaped along with other children
+    }
+
     /// Whether the last report was given.
     #[must_use]
     pub fn is_over(&self) -> bool {

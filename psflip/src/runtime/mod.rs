@@ -231,10 +231,12 @@ impl Runtime {
             let code = crate::exit::code_for(outcome);
             let _ = link.send(&ToPredecessor::Failed { code, reason }); // it may be gone
         }
-        // The keeper of a probe that was ended may still be at it. Nobody else may be left with its zombie (contract U10); but
-        // what was left alone on purpose, and a container's strangers, would be waited for in vain.
+        if let Some(tree) = self.tree.take().filter(Tree::is_over) {
+            tree.reap_keeper();
+        }
+        // What was left alone on purpose, and a container's strangers, are not ours to end.
         if self.plan.shutdown.orphans == Orphans::Kill && std::process::id() != 1 {
-            self.reaper.reap_our_own();
+            self.reaper.end_our_own();
         }
         Ok(outcome)
     }

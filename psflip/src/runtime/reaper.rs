@@ -44,11 +44,16 @@ impl Reaper {
         }
     }
 
-    /// Waits for all children that psflip has started, which are about to end.
-    pub(super) fn reap_our_own(&mut self) {
-        while self.next().is_some() {}
-        if self.foreign.is_empty() {
-            while process::reap_next().is_ok() {}
+    /// Ends and reaps all children that psflip has started, and all that fell to it: at the end there is no use for any of
+    /// them (the keeper of a probe that was ended, what a killed keeper left), and nobody else may be left with a zombie.
+    pub(super) fn end_our_own(&mut self) {
+        let own_pid = std::process::id();
+        // ECHILD is the usual case and needs no look at /proc.
+        while process::next_change().is_ok() {
+            let found = tree::signal_descendants_except(own_pid, Signal::KILL, &self.foreign);
+            if found == 0 || process::reap_next().is_err() {
+                return;
+            }
         }
     }
 

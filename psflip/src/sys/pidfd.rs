@@ -76,6 +76,14 @@ impl PidFd {
             .map(|change| change.and_then(super::process::Change::end))
     }
 
+    /// Waits for its end and reaps it: for a process that was killed.
+    ///
+    /// # Errors
+    /// As [`PidFd::try_reap`].
+    pub fn reap(&self) -> io::Result<()> {
+        super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED).map(drop)
+    }
+
     /// Another descriptor for the same process.
     ///
     /// # Errors
