@@ -1,1 +1,0 @@
-//! Stop requests in every phase (S5, F11).

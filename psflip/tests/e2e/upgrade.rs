@@ -1,1 +1,0 @@
-//! Upgrades (U1 to U10).
