@@ -144,7 +144,7 @@ fn of_two_first_starts_at_the_same_time_exactly_one_survives() {
         winner.wait_pidfile();
         assert_eq!(winner.active_pid(), winner.first_pid(), "{}", sandbox.report());
         assert_eq!(winner.program().try_status(), None);
-        stop(&winner);
+        stop(winner);
         assert_eq!(names(sandbox.dir()), ["two.toml"]);
         sandbox.assert_no_process_left();
     }
