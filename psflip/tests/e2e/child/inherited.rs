@@ -194,8 +194,9 @@ fn a_psflip_is_a_good_child_of_a_psflip_that_flips() {
     // Contract: C3, C5
     let sandbox = Sandbox::new();
     let outer = nested(&sandbox, &[]);
-    for slot in ["a", "b", "a"] {
+    for (round, slot) in ["a", "b", "a"].into_iter().enumerate() {
         let inside = inner(&sandbox, &format!("inner-{slot}.pid"), None);
+        outer.output().wait_count(round + 1, Stream::Stdout, "starting pid=");
         let keeper = inside.parent().unwrap();
         assert_eq!(keeper.parent(), Some(outer.active()), "{}", sandbox.report());
         let generation = child_of(inside).and_then(|child| child.env("PSFLIP_GENERATION"));
@@ -203,6 +204,8 @@ fn a_psflip_is_a_good_child_of_a_psflip_that_flips() {
         outer.flip();
         assert!(!inside.is_alive() && !sandbox.path(format!("inner-{slot}.pid")).exists());
     }
+    // Before that it would die of the signal instead of handling it.
+    outer.output().wait_count(4, Stream::Stdout, "starting pid=");
     let status = outer.stop();
     assert_eq!(status.code(), Some(0), "{}", sandbox.report());
     sandbox.assert_no_process_left();

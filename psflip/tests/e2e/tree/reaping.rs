@@ -76,6 +76,8 @@ fn the_new_psflip_is_the_managers_child_before_it_is_promoted() {
     let health = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"5ms\"\n";
     let child = [fixture("never-ready").display().to_string()];
     let psflip = sandbox.psflip().cmd(child).config(health).start().wait_ready();
+    // Its health does not depend on it here: it may be slower than its successor.
+    psflip.wait_for_line(Stream::Stdout, "starting pid=");
     for started in 2..=4 {
         std::fs::remove_file(sandbox.path("go")).unwrap();
         let old = psflip.request_flip();
