@@ -163,7 +163,7 @@ fn load_http_on_a_unix_socket_that_is_renamed_into_place_loses_none_in_200_flips
     report.assert_no_failures();
 }
 
-/// A measurement: that connections are lost is the kernel's way with `SO_REUSEPORT`, not psflip's fault. What is asserted is that
+/// A measurement: that connections are lost is the kernel's way with `SO_REUSEPORT` (unless `net.ipv4.tcp_migrate_req` is 1), not psflip's fault. What is asserted is that
 /// every answer is right, and that a request fails by its connection or not at all.
 #[test]
 fn load_http_on_tcp_with_so_reuseport_answers_rightly_what_the_kernel_does_not_reset() {
