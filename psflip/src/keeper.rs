@@ -218,6 +218,11 @@ impl Tree {
         self.socket.send(b"L", &[])
     }
 
+    /// Continues a keeper that somebody stopped: it has to see what is about to happen.
+    pub fn wake_keeper(&self) {
+        let _ = self.keeper.send(Signal::CONT); // it may have ended already
+    }
+
     /// Sends SIGKILL to the keeper, and so to the child: for a keeper that does not answer.
     pub fn kill_keeper(&self) {
         let _ = self.keeper.send(Signal::KILL); // it may have ended already

@@ -9,7 +9,7 @@ use crate::end::End;
 use crate::exit;
 use crate::handover::{Hello, ToPredecessor, predecessor};
 use crate::manager::pidfile;
-use crate::runtime::{Identity, Origin, Predecessor, Runtime};
+use crate::runtime::{self, Identity, Origin, Predecessor};
 use crate::sys::early;
 
 /// Why a generation does not even begin.
@@ -47,7 +47,7 @@ pub(super) fn run(path: &Path) -> End {
     let _span = crate::log::start(&plan, identity.generation);
     let predecessor =
         link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
-    match Runtime::new(plan, identity, predecessor).and_then(Runtime::run) {
+    match runtime::live(plan, identity, predecessor) {
         Ok(outcome) => exit::end_for(outcome),
         Err(error) => {
             tracing::error!(%error, "psflip can't go on");

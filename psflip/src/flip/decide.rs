@@ -167,11 +167,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             }
             effects
         }
-        Event::UpgradeRequested => remember(state),
-        Event::RequestPassedOn => {
-            state.remembered = true;
-            Vec::new()
-        }
+        Event::UpgradeRequested | Event::RequestPassedOn => remember(state),
         Event::PidfileTaken
         | Event::PidfileRefused
         | Event::StopRequested
@@ -197,12 +193,8 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
             effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), end));
             effects
         }
-        Event::UpgradeRequested if predecessor_drains || stopping => remember(state),
-        Event::UpgradeRequested => start_upgrade(state),
-        Event::RequestPassedOn if predecessor_drains => {
-            state.remembered = true;
-            Vec::new()
-        }
+        Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || stopping => remember(state),
+        Event::UpgradeRequested | Event::RequestPassedOn => start_upgrade(state),
         Event::PredecessorGone if predecessor_drains => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
             let mut effects = vec![Effect::Tell(News::PredecessorDrained)];
@@ -232,7 +224,6 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
-        | Event::RequestPassedOn
         | Event::PredecessorGone
         | Event::SuccessorReady
         | Event::Committed

@@ -12,6 +12,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub use origin::Origin;
@@ -64,7 +65,7 @@ pub struct Predecessor {
 
 /// One generation, running.
 #[derive(Debug)]
-pub struct Runtime {
+struct Runtime {
     plan: Plan,
     identity: Identity,
     /// The child's environment.
@@ -105,28 +106,68 @@ impl std::fmt::Debug for CheckerSlot {
     }
 }
 
-impl Runtime {
-    /// Gets everything ready; nothing is started yet.
-    ///
-    /// # Errors
-    /// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be made.
-    pub fn new(plan: Plan, identity: Identity, predecessor: Option<Predecessor>) -> io::Result<Self> {
+/// Lives the life of one generation. Returns what psflip ends with.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be made, and nothing was started. Later errors are those of
+/// a psflip that is broken; the child does not survive them. A predecessor is told either way.
+pub fn live(plan: Plan, identity: Identity, predecessor: Option<Predecessor>) -> io::Result<Outcome> {
+    let resources = match Resources::open(predecessor.as_ref()) {
+        Ok(resources) => resources,
+        Err(error) => {
+            tell_of_breakdown(predecessor.as_ref(), &error);
+            return Err(error);
+        }
+    };
+    let mut runtime = Runtime::new(plan, identity, predecessor, resources);
+    match runtime.run() {
+        Ok(()) => runtime.finish(),
+        Err(error) => {
+            tell_of_breakdown(runtime.predecessor.as_ref(), &error);
+            Err(error)
+        }
+    }
+}
+
+fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
+    if let Some(Predecessor { link, .. }) = predecessor {
+        let reason = format!("the new psflip can't go on: {error}");
+        let _ = link.send(&ToPredecessor::Failed { code: crate::exit::FAILURE, reason }); // it may be gone
+    }
+}
+
+/// What the loop itself needs.
+struct Resources {
+    poller: Poller,
+    timers: Timers,
+    signals: SignalFd,
+    reaper: Reaper,
+}
+
+impl Resources {
+    fn open(predecessor: Option<&Predecessor>) -> io::Result<Self> {
         crate::sys::early::stop_ignoring_sigchld()?;
         let mut poller = Poller::new()?;
         let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
         let timers = Timers::new()?;
-        use std::os::fd::AsFd;
         poller.watch(Token::Signals, signals.as_fd())?;
         poller.watch(Token::Timers, timers.as_fd())?;
-        if let Some(Predecessor { link, .. }) = &predecessor {
+        if let Some(Predecessor { link, .. }) = predecessor {
             poller.watch(Token::Predecessor, link.as_fd())?;
             poller.watch(Token::PredecessorProcess, link.process().as_fd())?;
         }
+        Ok(Self { poller, timers, signals, reaper: Reaper::new()? })
+    }
+}
+
+impl Runtime {
+    fn new(plan: Plan, identity: Identity, predecessor: Option<Predecessor>, resources: Resources) -> Self {
+        let Resources { poller, timers, signals, reaper } = resources;
         let role = if predecessor.is_some() { Role::Successor } else { Role::First };
         let number = identity.generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
-        Ok(Self {
+        Self {
             envp,
             state: flip::begin(role).0,
             plan,
@@ -135,7 +176,7 @@ impl Runtime {
             poller,
             timers,
             signals,
-            reaper: Reaper::new()?,
+            reaper,
             tree: None,
             checker: None,
             predecessor,
@@ -148,23 +189,18 @@ impl Runtime {
             suspended: false,
             asked_to_stop: false,
             outcome: None,
-        })
+        }
     }
 
-    /// Lives the generation's life. Returns what psflip ends with.
-    ///
-    /// # Errors
-    /// What epoll_wait(2), signalfd(2) and the like say only if psflip itself is broken. The child does not survive it.
-    pub fn run(mut self) -> io::Result<Outcome> {
+    fn run(&mut self) -> io::Result<()> {
         if let Some(Predecessor { link, .. }) = &self.predecessor {
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let (deadline, grace) = (self.plan.upgrade.timeout + self.grace(), self.grace());
             // A predecessor that is gone shows by its process.
             let _ = link.send(&ToPredecessor::Starting { version, deadline, grace });
         }
-        let (_, effects) =
-            flip::begin(if self.predecessor.is_some() { Role::Successor } else { Role::First });
-        self.perform_all(effects);
+        let role = if self.predecessor.is_some() { Role::Successor } else { Role::First };
+        self.perform_all(flip::begin(role).1);
         self.settle();
         let mut is_idle = false;
         while self.outcome.is_none() {
@@ -180,7 +216,7 @@ impl Runtime {
                 }
             }
         }
-        self.finish()
+        Ok(())
     }
 
     /// How long this generation may take to end its child and what the child left behind.

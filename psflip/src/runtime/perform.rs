@@ -26,7 +26,10 @@ impl Runtime {
             Effect::SignalChild => self.signal_child(self.plan.shutdown.signal),
             Effect::KillChild => self.signal_child(Signal::KILL),
             Effect::SignalOrphans => self.signal_orphans(),
-            Effect::KillOrphans => self.on_tree(Tree::kill_all),
+            Effect::KillOrphans => self.on_tree(|tree| {
+                tree.wake_keeper();
+                tree.kill_all()
+            }),
             Effect::TakePidfile => self.take_pidfile(),
             Effect::ReturnPidfile => self.return_pidfile(),
             Effect::ReclaimPidfile => self.reclaim_pidfile(),
@@ -91,6 +94,9 @@ impl Runtime {
             // Its exec hangs (a dead network file system): the keeper's end is all that can be had.
             tree.kill_keeper();
             return;
+        }
+        if signal == Signal::KILL {
+            tree.wake_keeper();
         }
         match tree.signal_child(signal) {
             Ok(()) => tracing::debug!(child = tree.child_pid(), %signal, "signal sent to the child"),
