@@ -30,7 +30,7 @@ macro_rules! examples {
         const FILES: &[&str] = &[$($file),*];
         $(#[test]
         fn $name() {
-            // Contract: C1, U2, U3, U5, P1, X1
+            // Contract: U2, P1
             starts_flips_and_stops($file, At::$at, Signal::$signal);
         })*
     };
@@ -130,7 +130,7 @@ fn every_example_is_run_by_a_test() {
 
 #[test]
 fn the_nginx_of_the_fastcgi_example_serves_through_a_flip() {
-    // Contract: U2, U3, U4, U5
+    // Contract: U2
     if !nginx::is_installed() {
         return;
     }
