@@ -72,10 +72,18 @@ pub fn check(path: &Path, from: From) -> Result<(), Error> {
     let directory = directory(path);
     eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK)
         .map_err(|errno| system(path, format!("create a file in `{}`", directory.display()), errno.into()))?;
-    match open_existing(path)? {
-        Some(file) if from == From::Nobody => lock_stale(path, file).map(drop),
-        Some(_) | None => Ok(()),
+    for _ in 0..ATTEMPTS {
+        match open_existing(path)? {
+            // Shared: two that only look are not in each other's way.
+            Some(file) if from == From::Nobody => {
+                if lock_stale(path, file, FlockArg::LockSharedNonblock)?.is_some() {
+                    return Ok(());
+                }
+            }
+            Some(_) | None => return Ok(()),
+        }
     }
+    Err(contended(path))
 }
 
 impl Pidfile {
@@ -175,20 +183,39 @@ fn open_existing(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-/// Locks a stale pidfile, or says who holds it.
-fn lock_stale(path: &Path, file: File) -> Result<Flock<File>, Error> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
+/// How often a stale file that somebody else is just looking at or replacing is tried; each is a matter of microseconds.
+const ATTEMPTS: usize = 1000;
+
+fn contended(path: &Path) -> Error {
+    Error::Held { path: path.to_owned(), holder: "another psflip, just starting,".to_owned() }
+}
+
+/// Locks a stale pidfile, or says who holds it. `None`: the lock is that of another psflip that tries the same at this moment,
+/// so the file has to be looked at again.
+fn lock_stale(path: &Path, file: File, how: FlockArg) -> Result<Option<Flock<File>>, Error> {
+    match Flock::lock(file, how) {
+        Ok(lock) => Ok(Some(lock)),
         Err((mut file, Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
             let read = Read::by_ref(&mut file).take(20).read_to_string(&mut pid);
-            let holder = match (read, pid.trim().parse::<u32>()) {
-                (Ok(_), Ok(pid)) => format!("psflip (pid {pid})"),
-                _ => "another process".to_owned(),
-            };
-            Err(Error::Held { path: path.to_owned(), holder })
+            let pid = read.ok().and_then(|_| pid.trim().parse::<u32>().ok());
+            // Who holds a pidfile is named in it, and has it open.
+            if let Some(pid) = pid.filter(|pid| has_open(*pid, &file)) {
+                return Err(Error::Held { path: path.to_owned(), holder: format!("psflip (pid {pid})") });
+            }
+            std::thread::yield_now();
+            Ok(None)
         }
         Err((_, errno)) => Err(system(path, "lock it", errno.into())),
+    }
+}
+
+/// Whether this process has the file open, as far as we may know.
+fn has_open(pid: u32, file: &File) -> bool {
+    let Ok(ours) = file.metadata() else { return true };
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(fds) => fds.flatten().any(|fd| fs::metadata(fd.path()).is_ok_and(|there| is_same(&ours, &there))),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }
 
@@ -240,7 +267,7 @@ impl Temporary {
     /// Puts it in the target's place if nobody alive holds what is there. Of several processes that try this at the same time
     /// one succeeds: only one can create the name, or lock the stale file.
     fn place(&self, target: &Path) -> Result<(), Error> {
-        loop {
+        for _ in 0..ATTEMPTS {
             let Some(existing) = open_existing(target)? else {
                 match renameat2(AT_FDCWD, &self.0, AT_FDCWD, target, RenameFlags::RENAME_NOREPLACE) {
                     Ok(()) => return Ok(()),
@@ -250,7 +277,9 @@ impl Temporary {
                     Err(errno) => return Err(system(target, "create it", errno.into())),
                 }
             };
-            let stale = lock_stale(target, existing)?;
+            let Some(stale) = lock_stale(target, existing, FlockArg::LockExclusiveNonblock)? else {
+                continue;
+            };
             // What was locked may have been replaced between the open and the lock.
             let unchanged = match (stale.metadata(), fs::symlink_metadata(target)) {
                 (Ok(locked), Ok(there)) => is_same(&locked, &there),
@@ -260,6 +289,7 @@ impl Temporary {
                 return self.replace(target);
             }
         }
+        Err(contended(target))
     }
 }
 
