@@ -166,8 +166,11 @@ fn a_child_that_ignores_the_stop_is_served_on_and_can_be_upgraded() {
         );
         assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
     }
-    // A request during the stop is followed when the stop was in vain.
+    // A request during the stop is followed when the stop was in vain. Two signals that wait together are read by their numbers,
+    // SIGHUP first, and the stop would abort its upgrade.
+    let mark = psflip.output().mark();
     psflip.signal(Signal::SIGTERM);
+    psflip.output().wait_after(mark, Stream::Stderr, "stop requested");
     configure(&sandbox, &["never-ready"], AT_ONCE);
     psflip.flip();
     assert!(!child.is_alive());
