@@ -30,7 +30,6 @@ macro_rules! examples {
         const FILES: &[&str] = &[$($file),*];
         $(#[test]
         fn $name() {
-            // Contract: U2, P1
             starts_flips_and_stops($file, At::$at, Signal::$signal);
         })*
     };
