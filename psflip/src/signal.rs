@@ -93,12 +93,6 @@ impl Signal {
         i32::from(self.0)
     }
 
-    /// Whether a process may catch it at all (signal(7): not SIGKILL, not SIGSTOP).
-    #[must_use]
-    pub fn can_be_caught(self) -> bool {
-        self != Self::KILL && self != Self::STOP
-    }
-
     /// Every signal, 1 to 64.
     pub fn all() -> impl Iterator<Item = Self> {
         (1..=RTMAX).filter_map(Self::from_number)

@@ -136,6 +136,11 @@ fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
     }
 }
 
+/// Whether the kernel only lacks memory at the moment.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR))
+}
+
 /// What the loop itself needs.
 struct Resources {
     poller: Poller,
@@ -210,7 +215,11 @@ impl Runtime {
                 memory::let_go_of_startup_code();
             }
             for token in self.poller.wait()? {
-                self.collect(token)?;
+                match self.collect(token) {
+                    // It still is ready, and is looked at again at once: a service isn't given up for that (contract F10).
+                    Err(error) if is_passing(&error) => {}
+                    other => other?,
+                }
                 if self.outcome.is_some() {
                     break;
                 }

@@ -83,14 +83,6 @@ impl PidFd {
     pub fn reap(&self) -> io::Result<()> {
         super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED).map(drop)
     }
-
-    /// Another descriptor for the same process.
-    ///
-    /// # Errors
-    /// EMFILE.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
-    }
 }
 
 impl AsFd for PidFd {
