@@ -1,6 +1,6 @@
 //! What a generation decides, and nothing else: no clock, no descriptor, no process.
 //!
-//! [`decide`] takes the [`State`] of one generation and an [`Event`], changes the state, and returns the [`Effect`]s that the
+//! [`decide()`] takes the [`State`] of one generation and an [`Event`], changes the state, and returns the [`Effect`]s that the
 //! runtime has to perform, in this order. All that can happen is in `snapshots/*table.snap`: every state that can be reached,
 //! with every event.
 //!

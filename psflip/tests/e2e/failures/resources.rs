@@ -163,3 +163,26 @@ fn system_calls_that_fail_during_an_upgrade_fail_the_upgrade_only() {
     service.sandbox.assert_zombie_free();
     service.succeeds_and_ends();
 }
+
+#[test]
+#[expect(clippy::print_stderr, reason = "says what it can't test")]
+fn a_keeper_that_can_not_be_heard_for_lack_of_memory_is_heard_later() {
+    // Contract: F10
+    let service = Service::start();
+    if service.sandbox.command(["sh", "-c", "command -v strace"]).start().wait_exit().code() != Some(0) {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
+    let (psflip, child) = (service.psflip.active(), service.psflip.child());
+    let pid = psflip.pid().to_string();
+    let fault = "inject=recvmsg:error=ENOMEM:when=1..3";
+    let strace = service.sandbox.command(["strace", "-p", &pid, "-e", "trace=recvmsg", "-e", fault]).start();
+    strace.output().wait(Stream::Stderr, "attached");
+    child.signal(testkit::Signal::SIGSTOP).unwrap(); // the keeper tells of it
+    strace.output().wait_count(3, Stream::Stderr, "(INJECTED)");
+    child.signal(testkit::Signal::SIGCONT).unwrap();
+    strace.signal(testkit::Signal::SIGINT);
+    strace.wait_exit();
+    service.wait_alone(psflip, child);
+    service.succeeds_and_ends();
+}
