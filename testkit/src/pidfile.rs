@@ -51,9 +51,18 @@ impl Content {
 /// The process that the pidfile names, if it is alive.
 #[must_use]
 pub fn named_process(path: &Path) -> Option<Process> {
-    match Content::read(path) {
-        Content::Pid(pid) => Process::find(pid).filter(Process::is_alive),
-        _ => None,
+    let mut content = Content::read(path);
+    loop {
+        let Content::Pid(pid) = content else { return None };
+        if let Some(process) = Process::find(pid).filter(Process::is_alive) {
+            return Some(process);
+        }
+        // A flip may have come between the read and the look: then the file names somebody else by now.
+        let now = Content::read(path);
+        if now == content {
+            return None;
+        }
+        content = now;
     }
 }
 
