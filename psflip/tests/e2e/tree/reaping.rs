@@ -51,11 +51,13 @@ fn twenty_flips_leave_no_zombie_and_no_descriptor() {
     // Contract: C9, U10
     let sandbox = Sandbox::new();
     let args = ["--workers", "2", "--orphans", "1"];
-    let psflip = forks_workers(&sandbox, &args, "").start().wait_ready();
+    let psflip = forks_workers(&sandbox, &args, "log.level = \"debug\"\n").start().wait_ready();
     let numbers = |process: Process| process.open_fds().unwrap().into_keys().collect::<Vec<_>>();
     let mut second = None;
     for generation in 2..=21 {
         psflip.flip();
+        // Until it has seen the old psflip's end, it keeps what connects the two.
+        psflip.output().wait_count(generation - 1, Stream::Stderr, "the old generation is gone");
         let child = family(&psflip, generation)[0];
         let keeper = child.parent().unwrap();
         sandbox.assert_zombie_free();
