@@ -21,6 +21,7 @@ use crate::signal::Signal;
 use crate::sys::memory;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Change, ChangeKind, Fork};
+use crate::sys::seam::{self, Call, Moment};
 use crate::sys::signal::{Received, SignalFd, SignalSet};
 use crate::sys::socket::{Packet, Socket};
 use crate::sys::tree;
@@ -238,6 +239,7 @@ impl AsFd for Tree {
 /// The keeper's life. All signals are blocked, as they are in psflip.
 fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
     process::set_name(c"psflip: keeper");
+    seam::step(Moment::Begins, format_args!("keeper"));
     let own_pid = std::process::id();
     let (child, child_fd) = match process::set_subreaper(true)
         .and_then(|()| process::continue_with_parents_end())
@@ -265,9 +267,12 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
 
 /// Starts the child; returns its pid and pidfd, or why its program could not be executed.
 fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), Refusal>> {
-    let started = process::spawn(|| match process::die_with_parent(own_pid) {
-        Ok(()) => launch.exec(),
-        Err(error) => Refusal { stage: Stage::ParentDeath, error },
+    let started = process::spawn(|| {
+        seam::step(Moment::Begins, format_args!("child"));
+        match process::die_with_parent(own_pid) {
+            Ok(()) => launch.exec(),
+            Err(error) => Refusal { stage: Stage::ParentDeath, error },
+        }
     })?;
     match started {
         // Not reaped yet: the pid can't have been reused.
@@ -338,7 +343,8 @@ impl Keeper<'_> {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds =
             [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
-        let _ = poll(&mut fds, PollTimeout::NONE); // EINTR can't happen: all signals are blocked
+        // In a test it may fail, and is made again.
+        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, PollTimeout::NONE)); // EINTR can't happen: all signals are blocked
     }
 
     fn reap(&mut self) {

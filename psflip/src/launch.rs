@@ -13,6 +13,7 @@ use crate::config::EnvChange;
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
 use crate::sys::process::{self, StringArray};
+use crate::sys::seam::{self, Call};
 use crate::sys::signal;
 
 /// A program with everything that it is started with. All memory is allocated before the fork.
@@ -152,7 +153,11 @@ impl Launch {
     fn prepare(&self) -> Result<(), Refusal> {
         if let Some(workdir) = &self.workdir {
             #[expect(clippy::disallowed_methods, reason = "this process is the child that is about to be")]
-            std::env::set_current_dir(workdir).map_err(|error| Refusal { stage: Stage::Workdir, error })?;
+            let enter = || std::env::set_current_dir(workdir);
+            seam::before(Call::Chdir)
+                .map_err(io::Error::from)
+                .and_then(|()| enter())
+                .map_err(|error| Refusal { stage: Stage::Workdir, error })?;
         }
         if let Some(output) = &self.output {
             self.redirect(output).map_err(|error| Refusal { stage: Stage::Fork, error })?;

@@ -9,6 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::EnteredSpan;
 
 use crate::config::{LogFormat, Plan};
+use crate::sys::seam::{self, Call};
 
 /// Every line from now on is written as the plan says, until the returned value is dropped.
 pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
@@ -53,7 +54,10 @@ impl Write for Careful {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for piece in bytes.chunks(libc::PIPE_BUF) {
             // Errors (a closed pipe, a full disk) are nobody's to hear.
-            if !self.has_room() || self.0.lock().write_all(piece).is_err() {
+            if !self.has_room()
+                || seam::before(Call::WriteLog).is_err()
+                || self.0.lock().write_all(piece).is_err()
+            {
                 break;
             }
         }

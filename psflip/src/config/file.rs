@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::sys::seam::{self, Call};
+
 /// The largest configuration.
 const LARGEST: u64 = 1024 * 1024;
 /// How long a pipe may take to deliver a configuration.
@@ -30,7 +32,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match file.by_ref().take(LARGEST + 1 - bytes.len() as u64).read_to_end(&mut bytes) {
+        let mut rest = file.by_ref().take(LARGEST + 1 - bytes.len() as u64);
+        let read = seam::before(Call::ReadConfig).map_err(io::Error::from);
+        match read.and_then(|()| rest.read_to_end(&mut bytes)) {
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&file, deadline)?,
             Err(error) => return Err(reason(&error)),
@@ -63,12 +67,13 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, u64), String> {
 
 /// Opens for reading without waiting for a FIFO's writer and without making a terminal ours.
 fn open(path: &Path) -> Result<File, String> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(
-        |error| match error.raw_os_error() {
-            Some(libc::ENXIO) => "it is a socket, not a regular file".to_owned(), // open(2)
-            _ => reason(&error),
-        },
-    )
+    let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    seam::before(Call::OpenConfig).map_err(io::Error::from).and_then(|()| open()).map_err(|error| match error
+        .raw_os_error()
+    {
+        Some(libc::ENXIO) => "it is a socket, not a regular file".to_owned(), // open(2)
+        _ => reason(&error),
+    })
 }
 
 /// A path that names an open descriptor rather than a file.

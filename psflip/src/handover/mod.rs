@@ -6,3 +6,23 @@ pub mod predecessor;
 pub mod successor;
 
 pub use message::{Hello, Message, ToPredecessor, ToSuccessor};
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::sys::seam::{self, Moment};
+use crate::sys::socket::Socket;
+
+fn send(socket: &Socket, message: &impl Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = message.encode();
+    step(Moment::Sending, text.as_bytes());
+    socket.send(text.as_bytes(), fds)?;
+    step(Moment::Sent, text.as_bytes());
+    Ok(())
+}
+
+/// Tells of a message by its verb.
+fn step(moment: Moment, packet: &[u8]) {
+    let verb = packet.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    seam::step(moment, format_args!("{}", verb.escape_ascii()));
+}

@@ -8,6 +8,7 @@ use super::message::{Hello, Message, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, T
 use crate::launch::HANDOVER_VARIABLE;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
+use crate::sys::seam::Moment;
 use crate::sys::socket::{Packet, Socket};
 
 /// How long a successor waits for the predecessor's acknowledgement, which takes a healthy one microseconds. Then it gives
@@ -78,6 +79,7 @@ pub fn meet(value: &str) -> Result<(Link, Hello), (NoHello, Option<Link>)> {
         Ok(Packet::Closed) => return Err(none("the connection is closed".to_owned())),
         Err(error) => return Err(none(error.to_string())),
     };
+    super::step(Moment::Received, &bytes);
     let Some(process) = fds.into_iter().next().map(PidFd::from_owned) else {
         return Err(none("the first message has no descriptor of the predecessor".to_owned()));
     };
@@ -103,7 +105,7 @@ impl Link {
     /// # Errors
     /// EPIPE: the predecessor is gone.
     pub fn send(&self, message: &ToPredecessor) -> io::Result<()> {
-        self.socket.send(message.encode().as_bytes(), &[])
+        super::send(&self.socket, message, &[])
     }
 
     /// What there is to tell; `None`: nothing at the moment. Messages of later versions are skipped.
@@ -113,13 +115,16 @@ impl Link {
     pub fn next_news(&self) -> io::Result<Option<News>> {
         loop {
             match self.socket.receive()? {
-                Packet::Data(bytes, _) => match ToSuccessor::decode(&bytes) {
-                    Ok(Some(message)) => return Ok(Some(News::Message(message))),
-                    Ok(None) => {
-                        tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
+                Packet::Data(bytes, _) => {
+                    super::step(Moment::Received, &bytes);
+                    match ToSuccessor::decode(&bytes) {
+                        Ok(Some(message)) => return Ok(Some(News::Message(message))),
+                        Ok(None) => {
+                            tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
+                        }
+                        Err(error) => tracing::warn!(%error, "skipping a message of the predecessor"),
                     }
-                    Err(error) => tracing::warn!(%error, "skipping a message of the predecessor"),
-                },
+                }
                 Packet::Nothing => return Ok(None),
                 Packet::Closed => return Ok(Some(News::Closed)),
             }

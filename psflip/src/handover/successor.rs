@@ -11,6 +11,7 @@ use crate::sys::early::SignalSetup;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Fork};
+use crate::sys::seam::{self, Moment};
 use crate::sys::signal::SignalSet;
 use crate::sys::socket::{Packet, Socket};
 
@@ -70,10 +71,11 @@ impl Link {
     pub fn start(program: &Program, hello: Hello, deadline: Duration) -> io::Result<(Self, u32)> {
         let (ours, theirs) = Socket::pair()?;
         let this_process = PidFd::open(std::process::id())?;
-        ours.send(ToSuccessor::Hello(hello).encode().as_bytes(), &[this_process.as_fd()])?;
+        super::send(&ours, &ToSuccessor::Hello(hello), &[this_process.as_fd()])?;
         match process::fork()? {
             Fork::Child => {
                 drop(ours);
+                seam::step(Moment::Begins, format_args!("intermediate"));
                 let outcome = process::fork();
                 match outcome {
                     Ok(Fork::Parent(_)) => process::exit_now(0),
@@ -93,7 +95,7 @@ impl Link {
     /// # Errors
     /// EPIPE: the successor no longer listens.
     pub fn send(&self, message: &ToSuccessor) -> io::Result<()> {
-        self.socket.send(message.encode().as_bytes(), &[])
+        super::send(&self.socket, message, &[])
     }
 
     /// What there is to tell; `None`: nothing at the moment. Messages of later versions are skipped.
@@ -107,6 +109,7 @@ impl Link {
                 Packet::Nothing => return Ok(None),
                 Packet::Closed => return Ok(Some(News::Closed)),
             };
+            super::step(Moment::Received, &bytes);
             return Ok(Some(match ToPredecessor::decode(&bytes) {
                 Ok(Some(ToPredecessor::Spawned { pid })) => {
                     let Some(fd) = fds.into_iter().next() else { continue };
@@ -179,9 +182,10 @@ impl AsFd for Link {
 
 /// The life of the new process until it is the new psflip.
 fn become_successor(program: &Program, predecessor: &Socket) -> ! {
+    seam::step(Moment::Begins, format_args!("successor"));
     let pid = std::process::id();
     let introduced = PidFd::open(pid).and_then(|own| {
-        predecessor.send(ToPredecessor::Spawned { pid }.encode().as_bytes(), &[own.as_fd()])?;
+        super::send(predecessor, &ToPredecessor::Spawned { pid }, &[own.as_fd()])?;
         fd::set_close_on_exec(predecessor.as_fd(), false)
     });
     if let Err(error) = introduced {
@@ -202,6 +206,6 @@ fn become_successor(program: &Program, predecessor: &Socket) -> ! {
 
 fn fail(predecessor: &Socket, reason: &str) -> ! {
     let message = ToPredecessor::Failed { code: crate::exit::FAILURE, reason: reason.to_owned() };
-    let _ = predecessor.send(message.encode().as_bytes(), &[]); // without the predecessor nobody is left to tell
+    let _ = super::send(predecessor, &message, &[]); // without the predecessor nobody is left to tell
     process::exit_now(crate::exit::FAILURE)
 }

@@ -14,6 +14,7 @@ use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, text};
 use crate::end::End;
 use crate::keeper::{Report, Tree};
 use crate::launch::{Launch, Refusal, Stage};
+use crate::sys::seam::{self, Call};
 
 /// How much of the output is kept, in bytes.
 const KEPT: usize = 4 * 1024;
@@ -58,13 +59,17 @@ struct Run {
 
 impl Run {
     fn start(argv: &[String], child: &ChildInfo) -> io::Result<Self> {
+        seam::before(Call::Pipe)?;
         let (output, writer) = io::pipe()?;
+        seam::before(Call::DescriptorFlags)?;
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?; // this end only: the command's own may block
         let launch = Launch::new(argv, child.envp.clone(), child.workdir.clone(), child.signals)
             .with_variable("PSFLIP_CHILD_PID", &child.pid.to_string())
             .with_output(writer.into());
         let tree = Tree::start(launch)?;
+        seam::before(Call::EpollCreate)?;
         let either = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        seam::before(Call::EpollControl)?;
         either.add(&tree, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         either.add(&output, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         Ok(Self { tree, output: Some(output), kept: Vec::new(), either, argv: argv.to_vec() })

@@ -17,6 +17,7 @@ use nix::sys::socket::{
 use nix::sys::stat::Mode;
 
 use super::ChildInfo;
+use crate::sys::seam::{self, Call};
 use crate::sys::tree::is_below;
 
 /// A connection, which may still be on its way.
@@ -165,8 +166,8 @@ fn note(failures: &mut String, target: &str, errno: Errno) {
 /// A new socket, which is connected or about to be.
 fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(family, SockType::Stream, flags, None)?;
-    match connect(socket.as_raw_fd(), address) {
+    let socket = seam::before(Call::Socket).and_then(|()| socket(family, SockType::Stream, flags, None))?;
+    match seam::before(Call::Connect).and_then(|()| connect(socket.as_raw_fd(), address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
         Err(errno) => Err(errno),
     }

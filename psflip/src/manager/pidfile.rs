@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, renameat2};
 use nix::unistd::{AccessFlags, eaccess};
 
+use crate::sys::seam::{self, Call};
+
 /// A pidfile that names this process.
 #[derive(Debug)]
 pub struct Pidfile {
@@ -70,7 +72,8 @@ pub enum From {
 /// [`Error`], the first that applies.
 pub fn check(path: &Path, from: From) -> Result<(), Error> {
     let directory = directory(path);
-    eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+    seam::before(Call::AccessDirectory)
+        .and_then(|()| eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK))
         .map_err(|errno| system(path, format!("create a file in `{}`", directory.display()), errno.into()))?;
     for _ in 0..ATTEMPTS {
         match open_existing(path)? {
@@ -134,7 +137,8 @@ impl Pidfile {
     /// What unlink(2) says.
     pub fn remove(self) -> Result<(), Error> {
         if self.names_us() {
-            fs::remove_file(&self.path).map_err(|error| system(&self.path, "remove it", error))?;
+            asking(Call::Unlink, || fs::remove_file(&self.path))
+                .map_err(|error| system(&self.path, "remove it", error))?;
         }
         Ok(())
     }
@@ -154,13 +158,26 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Makes a call that a test may let fail.
+fn asking<T>(call: Call, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    seam::before(call)?;
+    make()
+}
+
+fn lock(file: File, how: FlockArg) -> Result<Flock<File>, (File, Errno)> {
+    match seam::before(Call::Lock) {
+        Ok(()) => Flock::lock(file, how),
+        Err(errno) => Err((file, errno)),
+    }
+}
+
 fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Opens what is there, if it is a regular file, without following links and without waiting for anything.
 fn open_existing(path: &Path) -> Result<Option<File>, Error> {
-    let kind = match fs::symlink_metadata(path) {
+    let kind = match asking(Call::StatPidfile, || fs::symlink_metadata(path)) {
         Ok(there) => there.file_type(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(system(path, "look at it", error)),
@@ -176,7 +193,8 @@ fn open_existing(path: &Path) -> Result<Option<File>, Error> {
         return Err(Error::NotRegular { path: path.to_owned(), kind });
     }
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+    let open = || OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    match asking(Call::OpenPidfile, open) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(system(path, "open it", error)),
@@ -193,7 +211,7 @@ fn contended(path: &Path) -> Error {
 /// Locks a stale pidfile, or says who holds it. `None`: the lock is that of another psflip that tries the same at this moment,
 /// so the file has to be looked at again.
 fn lock_stale(path: &Path, file: File, how: FlockArg) -> Result<Option<Flock<File>>, Error> {
-    match Flock::lock(file, how) {
+    match lock(file, how) {
         Ok(lock) => Ok(Some(lock)),
         Err((mut file, Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
@@ -229,13 +247,14 @@ impl Temporary {
         let fail = |action: &str, error| system(target, format!("{action} `{}`", path.display()), error);
         let file = Self::create(&path).map_err(|error| fail("create", error))?;
         let new = Self(path.clone());
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| fail("lock", errno.into()))?;
+        let file =
+            lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| fail("lock", errno.into()))?;
         // Readable for all, whatever the umask: that is what it is for.
-        file.set_permissions(fs::Permissions::from_mode(0o644))
+        asking(Call::Chmod, || file.set_permissions(fs::Permissions::from_mode(0o644)))
             .map_err(|error| fail("set the mode of", error))?;
         let mut contents: &File = &file;
-        contents.write_all(format!("{pid}\n").as_bytes()).map_err(|error| fail("write", error))?;
+        asking(Call::WritePidfile, || contents.write_all(format!("{pid}\n").as_bytes()))
+            .map_err(|error| fail("write", error))?;
         Ok((new, file))
     }
 
@@ -243,7 +262,9 @@ impl Temporary {
     fn create(path: &Path) -> io::Result<File> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let open = || {
-            OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags.bits()).open(path)
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600).custom_flags(flags.bits());
+            asking(Call::CreatePidfile, || options.open(path))
         };
         match open() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -261,7 +282,8 @@ impl Temporary {
         {
             return Err(Error::NotRegular { path: target.to_owned(), kind: "a directory" });
         }
-        fs::rename(&self.0, target).map_err(|error| system(target, "replace it", error))
+        asking(Call::Rename, || fs::rename(&self.0, target))
+            .map_err(|error| system(target, "replace it", error))
     }
 
     /// Puts it in the target's place if nobody alive holds what is there. Of several processes that try this at the same time
@@ -269,7 +291,10 @@ impl Temporary {
     fn place(&self, target: &Path) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             let Some(existing) = open_existing(target)? else {
-                match renameat2(AT_FDCWD, &self.0, AT_FDCWD, target, RenameFlags::RENAME_NOREPLACE) {
+                let renamed = seam::before(Call::Rename).and_then(|()| {
+                    renameat2(AT_FDCWD, &self.0, AT_FDCWD, target, RenameFlags::RENAME_NOREPLACE)
+                });
+                match renamed {
                     Ok(()) => return Ok(()),
                     Err(Errno::EEXIST) => continue, // somebody was faster: look again
                     // A file system without this flag (NFS): the race between two first starts stays open there.
@@ -406,6 +431,65 @@ mod tests {
         let path = directory.path().join("no/x.pid");
         let error = check(&path, From::Nobody).unwrap_err().to_string();
         assert!(error.contains("/no`: ") && error.contains("No such file"), "{error}");
+    }
+
+    /// Lets each call of `work` fail once with each of these errors, every time after `prepare`; `judge` sees what came of it.
+    /// Returns how often.
+    fn each_fault<T>(prepare: impl Fn(), work: impl Fn() -> T, mut judge: impl FnMut(Call, T)) -> usize {
+        prepare();
+        let (_, calls) = seam::testing::with(None, &work);
+        let errors = [Errno::EACCES, Errno::EMFILE, Errno::ENOSPC, Errno::ENOMEM, Errno::EROFS, Errno::EIO];
+        for (number, call) in calls.iter().enumerate() {
+            for errno in errors {
+                prepare();
+                let (result, _) = seam::testing::with(Some((number, errno)), &work);
+                judge(*call, result);
+            }
+        }
+        calls.len() * errors.len()
+    }
+
+    #[test]
+    fn whatever_fails_a_new_pidfile_is_whole_or_not_there() {
+        // Contract: F10, P4
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        let remove = || drop(fs::remove_file(&path)); // the first time it isn't there
+        let take = || Pidfile::take(&path, From::Nobody);
+        let mut refused = 0;
+        let tried = each_fault(remove, take, |call, taken| match taken {
+            Ok(pidfile) => assert!(pidfile.names_us() && names(directory.path()).len() == 1, "{call:?}"),
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains("x.pid`: can't "), "{call:?}: {error}");
+                assert!(names(directory.path()).is_empty(), "{call:?} left {:?}", names(directory.path()));
+            }
+        });
+        assert!(refused > 0 && tried >= 36, "{refused} of {tried}");
+    }
+
+    #[test]
+    fn whatever_fails_a_pidfile_that_is_replaced_names_the_old_or_the_new_owner() {
+        // Contract: F10, P1, P4
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        let old = std::cell::RefCell::new(Pidfile::take(&path, From::Nobody).unwrap());
+        let hand_over = || Pidfile::take(&path, From::Relative);
+        let reclaim = || old.borrow_mut().reclaim().unwrap();
+        each_fault(reclaim, hand_over, |call, taken| {
+            let named = taken.as_ref().map_or(old.borrow().names_us(), Pidfile::names_us);
+            assert!(named && names(directory.path()) == ["x.pid"], "{call:?}: {:?}", names(directory.path()));
+        });
+        let give_back = || {
+            let new = Pidfile::take(&path, From::Relative)?;
+            new.give_back(4711)
+        };
+        each_fault(reclaim, give_back, |call, returned| {
+            let there = content(&path);
+            let whole = there == "4711\n" || there == format!("{}\n", std::process::id());
+            assert!(whole && (returned.is_err() || there == "4711\n"), "{call:?}: {there}");
+            assert_eq!(names(directory.path()), ["x.pid"], "{call:?}");
+        });
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::launch::child_environment;
 use crate::manager::pidfile::Pidfile;
 use crate::sys::early::SignalSetup;
 use crate::sys::memory;
+use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
 use poller::{Poller, Token};
 use reaper::Reaper;
@@ -257,7 +258,9 @@ impl Runtime {
 
     fn perform_all(&mut self, effects: Vec<Effect>) {
         for effect in effects {
+            seam::step(Moment::Before, format_args!("{effect:?}"));
             self.perform(effect);
+            seam::step(Moment::After, format_args!("{effect:?}"));
         }
     }
 

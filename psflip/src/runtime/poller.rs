@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use crate::sys::seam::{self, Call};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -53,6 +54,7 @@ impl Poller {
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
     pub(super) fn new() -> io::Result<Self> {
+        seam::before(Call::EpollCreate)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self { epoll, registered: [None; TOKENS.len()] })
     }
@@ -78,6 +80,7 @@ impl Poller {
         if self.registered[token as usize] != Some(fd.as_raw_fd()) {
             self.forget(token);
         }
+        seam::before(Call::EpollControl)?;
         let mut event = EpollEvent::new(flags, token as u64);
         // The number may stand for another file by now, which epoll then doesn't know yet.
         match self.epoll.modify(fd, &mut event) {
@@ -101,7 +104,9 @@ impl Poller {
     /// None that a valid set could give.
     pub(super) fn wait(&self) -> io::Result<Vec<Token>> {
         let mut events = [EpollEvent::empty(); TOKENS.len()];
-        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+        let waited =
+            seam::before(Call::EpollWait).and_then(|()| self.epoll.wait(&mut events, EpollTimeout::NONE));
+        let count = match waited {
             Ok(count) => count,
             Err(Errno::EINTR) => 0, // a debugger, or a stop and continue
             Err(errno) => return Err(errno.into()),

@@ -9,6 +9,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::flip::Timer;
+use crate::sys::seam::{self, Call};
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +35,7 @@ impl Timers {
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
     pub(super) fn new() -> io::Result<Self> {
+        seam::before(Call::TimerCreate)?;
         let fd = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         Ok(Self { fd, deadlines: BTreeMap::new(), programmed: None })
     }
@@ -71,6 +73,7 @@ impl Timers {
         if earliest == self.programmed {
             return Ok(());
         }
+        seam::before(Call::TimerSet)?;
         match earliest {
             Some(deadline) => {
                 // Zero would switch the timer off.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::cerr;
+use super::seam::{self, Call};
 
 /// Sets or clears close-on-exec.
 ///
@@ -11,6 +12,7 @@ use super::cerr;
 /// EBADF.
 pub fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> io::Result<()> {
     let flags = if close { libc::FD_CLOEXEC } else { 0 };
+    seam::before(Call::DescriptorFlags)?;
     // SAFETY: F_SETFD takes an integer.
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) }).map(drop)
 }
@@ -36,6 +38,7 @@ pub fn forget_in_epoll(epoll: BorrowedFd<'_>, number: RawFd) {
 /// # Errors
 /// EBADF: nothing is open there.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    seam::before(Call::DescriptorFlags)?;
     // SAFETY: F_GETFD on any number is harmless.
     cerr(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     // SAFETY: it is open, and the caller's protocol says that it is ours: no Rust value owns what an exec left behind.

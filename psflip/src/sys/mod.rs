@@ -8,6 +8,7 @@ pub mod fd;
 pub mod memory;
 pub mod pidfd;
 pub mod process;
+pub mod seam;
 pub mod signal;
 pub mod socket;
 pub mod tree;

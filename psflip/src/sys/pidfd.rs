@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::cerr;
+use super::seam::{self, Call};
 use super::signal::{QueuedInfo, Received};
 use crate::end::End;
 use crate::signal::Signal;
@@ -19,6 +20,7 @@ impl PidFd {
     /// # Errors
     /// ESRCH: no such process. EMFILE, ENFILE, ENOMEM. ENOSYS before Linux 5.3.
     pub fn open(pid: u32) -> io::Result<Self> {
+        seam::before(Call::PidfdOpen)?;
         // SAFETY: the call takes two integers.
         let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
         if result == -1 {
@@ -52,6 +54,7 @@ impl PidFd {
     }
 
     fn send_raw(&self, signal: Signal, info: *const QueuedInfo) -> io::Result<()> {
+        seam::before(Call::PidfdSendSignal)?;
         // SAFETY: the descriptor is open; `info` is null or points to a whole siginfo_t (128 bytes) that outlives the call.
         let result = unsafe {
             libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), info, 0)

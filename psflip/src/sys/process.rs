@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::cerr;
+use super::seam::{self, Call};
 use crate::end::End;
 use crate::signal::Signal;
 
@@ -24,6 +25,7 @@ pub enum Fork {
 /// # Errors
 /// EAGAIN: RLIMIT_NPROC, the pids cgroup, or threads-max is reached. ENOMEM.
 pub fn fork() -> io::Result<Fork> {
+    seam::before(Call::Fork)?;
     // SAFETY: the process is single-threaded (see above), so the child is not restricted to async-signal-safe functions.
     match cerr(unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
@@ -54,6 +56,7 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<u32, E>
     fn start_of<F: FnOnce() -> E, E>(_: &Shared<F, E>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
         start::<F, E>
     }
+    seam::before(Call::Clone)?;
     let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
     let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
     let mut shared = Shared { become_program: Some(become_program), failure: None };
@@ -107,6 +110,9 @@ impl StringArray {
 /// execve(2). Returns only if it failed, then with the reason.
 #[must_use]
 pub fn exec(path: &CStr, argv: &StringArray, envp: &StringArray) -> io::Error {
+    if let Err(errno) = seam::before(Call::Execve) {
+        return errno.into();
+    }
     let (argv, envp) = (argv.pointers(), envp.pointers());
     // SAFETY: the path is a C string; both arrays end with NULL and point to C strings that outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
@@ -165,8 +171,11 @@ pub fn reap_next() -> io::Result<()> {
 pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> io::Result<Option<Change>> {
     loop {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        // SAFETY: the pointer is to a siginfo_t that lives through the call.
-        match cerr(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) }) {
+        let result = seam::before(Call::Waitid).map_err(io::Error::from).and_then(|()| {
+            // SAFETY: the pointer is to a siginfo_t that lives through the call.
+            cerr(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) })
+        });
+        match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
             // SAFETY: zeroed is a valid siginfo_t, and the call wrote it or left it zeroed.
@@ -200,6 +209,7 @@ fn change(info: &libc::siginfo_t) -> Option<Change> {
 /// # Errors
 /// ESRCH: the parent is another one than expected, so the signal would never come.
 pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
+    seam::before(Call::ParentDeathSignal)?;
     // SAFETY: PR_SET_PDEATHSIG takes a signal number.
     cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     // SAFETY: getppid(2) can't fail.
@@ -216,6 +226,7 @@ pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
 /// # Errors
 /// None that a valid signal could give.
 pub fn continue_with_parents_end() -> io::Result<()> {
+    seam::before(Call::ParentDeathSignal)?;
     // SAFETY: PR_SET_PDEATHSIG takes a signal number.
     cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT) }).map(drop)
 }
@@ -225,6 +236,7 @@ pub fn continue_with_parents_end() -> io::Result<()> {
 /// # Errors
 /// None that a kernel since 3.4 could give.
 pub fn set_subreaper(on: bool) -> io::Result<()> {
+    seam::before(Call::Subreaper)?;
     // SAFETY: PR_SET_CHILD_SUBREAPER takes an integer.
     cerr(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(on)) }).map(drop)
 }
@@ -282,6 +294,7 @@ pub fn executable_as_started() -> Option<CString> {
 /// # Errors
 /// EBADF, EMFILE.
 pub fn duplicate_onto(from: BorrowedFd<'_>, to: i32) -> io::Result<()> {
+    seam::before(Call::Dup)?;
     // SAFETY: used in a process that is about to exec, where no Rust value owns `to`.
     cerr(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
 }

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::cerr;
+use super::seam::{self, Call};
 use crate::signal::Signal;
 
 /// A set of the signals 1 to 64, as a number whose bit N-1 stands for signal N (like `SigBlk` in proc_pid_status(5)).
@@ -42,6 +43,7 @@ impl SignalSet {
 /// # Errors
 /// None: a valid set is all that rt_sigprocmask(2) asks for.
 pub fn set_mask(set: SignalSet) -> io::Result<SignalSet> {
+    seam::before(Call::SignalMask)?;
     let mut old: u64 = 0;
     // SAFETY: both pointers are to the 8 bytes that the last argument announces, and live through the call.
     let result = unsafe {
@@ -82,6 +84,7 @@ pub(super) fn ignored_now() -> SignalSet {
 }
 
 fn set_disposition(signal: Signal, disposition: libc::sighandler_t) -> io::Result<()> {
+    seam::before(Call::SignalAction)?;
     // SAFETY: SIG_DFL and SIG_IGN are the only values that are passed; no handler code runs.
     if unsafe { libc::signal(signal.number(), disposition) } == libc::SIG_ERR {
         return Err(io::Error::last_os_error());
@@ -145,6 +148,7 @@ impl SignalFd {
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM; ENODEV: the kernel's anonymous inodes aren't there.
     pub fn open(signals: SignalSet) -> io::Result<Self> {
+        seam::before(Call::Signalfd)?;
         let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
         // SAFETY: the pointer is to the 8 bytes that the next argument announces, and lives through the call.
         let result =
@@ -161,10 +165,12 @@ impl SignalFd {
     pub fn next(&self) -> io::Result<Option<Received>> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the pointer is to a value of the size that is announced.
-        let length = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
-        if length == -1 {
-            let error = io::Error::last_os_error();
+        let result = seam::before(Call::ReadSignal).map_err(io::Error::from).and_then(|()| {
+            // SAFETY: the pointer is to a value of the size that is announced.
+            let length = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+            cerr(length as i32)
+        });
+        if let Err(error) = result {
             return match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
                 _ => Err(error),

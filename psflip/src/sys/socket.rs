@@ -9,6 +9,8 @@ use nix::sys::socket::{
     sendmsg, shutdown, socketpair,
 };
 
+use super::seam::{self, Call};
+
 /// The longest packet that is read. Longer ones arrive cut off, which their reader notices by the missing end.
 pub const LONGEST: usize = 4096;
 
@@ -33,6 +35,7 @@ impl Socket {
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
     pub fn pair() -> io::Result<(Self, Self)> {
+        seam::before(Call::Socketpair)?;
         let (one, other) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self(one), Self(other)))
@@ -54,7 +57,10 @@ impl Socket {
         let rights: &[_] = if raw.is_empty() { &[] } else { &rights };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         loop {
-            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None) {
+            let result = seam::before(Call::Sendmsg).and_then(|()| {
+                sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)
+            });
+            match result {
                 Err(nix::Error::EINTR) => {}
                 other => return other.map(drop).map_err(Into::into),
             }
@@ -71,7 +77,9 @@ impl Socket {
         let mut space = nix::cmsg_space!([RawFd; 4]);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, fds) = loop {
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            let result = seam::before(Call::Recvmsg)
+                .and_then(|()| recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags));
+            match result {
                 Ok(message) => break (message.bytes, take_fds(message.cmsgs()?)),
                 // The other side closed without having read everything. That is told once, and before what it sent last: read on.
                 Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
@@ -91,6 +99,7 @@ impl Socket {
     /// # Errors
     /// None for a connected socket.
     pub fn refuse_more(&self) -> io::Result<()> {
+        seam::before(Call::Shutdown)?;
         shutdown(self.0.as_raw_fd(), Shutdown::Read).map_err(Into::into)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 
 use super::pidfd::PidFd;
+use super::seam::{self, Call};
 use crate::signal::Signal;
 
 /// Sends a signal to everything below `root`, but not to `root`. Returns how many processes were there.
@@ -40,6 +41,9 @@ pub fn signal_descendants_except(root: u32, signal: Signal, spared: &[u32]) -> u
 /// The children of a process, of all its threads. Empty if it is gone.
 #[must_use]
 pub fn children(pid: u32) -> Vec<u32> {
+    if seam::before(Call::OpenProc).is_err() {
+        return Vec::new();
+    }
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let mut children = Vec::new();
     for thread in threads.flatten() {

@@ -1,0 +1,253 @@
+//! The seam between psflip and the operating system: where a test can let any system call fail, and stop any step.
+//!
+//! Every system call that may fail asks here first ([`before`]), and every step of a generation's life is told here
+//! ([`step`]). In the production binary nobody is ever installed to be asked: what is left is one relaxed load that the
+//! optimizer sees to be constant. No environment variable and no option installs anybody; only a program of its own that is
+//! built from this library does (`psflip/tests/doubles`).
+//!
+//! [`install`] is for a process and all its forks, once. Unit tests share a process under `cargo test`, so theirs is for one
+//! thread and ends by itself (`testing::with`).
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+
+/// Who is asked and told.
+pub trait Os: Sync {
+    /// A call is about to be made; an error is what it fails with instead of being made.
+    ///
+    /// # Errors
+    /// Whatever the call is to fail with.
+    fn before(&self, call: Call) -> Result<(), Errno> {
+        let _ = call;
+        Ok(())
+    }
+
+    /// A step is taken. The step waits until this returns.
+    fn step(&self, moment: Moment, what: fmt::Arguments<'_>) {
+        let _ = (moment, what);
+    }
+}
+
+/// At which moment of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A process of psflip's begins; what it is: `intermediate`, `successor`, `keeper`, `child`.
+    Begins,
+    /// An effect is about to be performed.
+    Before,
+    /// An effect has been performed.
+    After,
+    /// A hand-over message, told by its verb, is about to be sent.
+    Sending,
+    /// It was sent.
+    Sent,
+    /// A hand-over message was received.
+    Received,
+}
+
+/// Defines [`Call`] and the list of all of them.
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A system call, or one of its uses where these differ in what they fail with.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Call {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Call {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+calls! {
+    /// fork(2).
+    Fork,
+    /// clone(2), with CLONE_VFORK.
+    Clone,
+    /// execve(2).
+    Execve,
+    /// waitid(2).
+    Waitid,
+    /// pidfd_open(2).
+    PidfdOpen,
+    /// pidfd_send_signal(2).
+    PidfdSendSignal,
+    /// prctl(2), PR_SET_PDEATHSIG.
+    ParentDeathSignal,
+    /// prctl(2), PR_SET_CHILD_SUBREAPER.
+    Subreaper,
+    /// rt_sigprocmask(2).
+    SignalMask,
+    /// sigaction(2).
+    SignalAction,
+    /// signalfd(2).
+    Signalfd,
+    /// read(2) of a signalfd.
+    ReadSignal,
+    /// timerfd_create(2).
+    TimerCreate,
+    /// timerfd_settime(2).
+    TimerSet,
+    /// epoll_create1(2).
+    EpollCreate,
+    /// epoll_ctl(2).
+    EpollControl,
+    /// epoll_wait(2).
+    EpollWait,
+    /// poll(2).
+    Poll,
+    /// socketpair(2).
+    Socketpair,
+    /// sendmsg(2).
+    Sendmsg,
+    /// recvmsg(2).
+    Recvmsg,
+    /// shutdown(2).
+    Shutdown,
+    /// socket(2), of a probe.
+    Socket,
+    /// connect(2), of a probe.
+    Connect,
+    /// pipe2(2), of a probe.
+    Pipe,
+    /// fcntl(2), of a descriptor's flags.
+    DescriptorFlags,
+    /// dup2(2).
+    Dup,
+    /// chdir(2).
+    Chdir,
+    /// open(2) below `/proc`.
+    OpenProc,
+    /// open(2) of the configuration.
+    OpenConfig,
+    /// read(2) of the configuration.
+    ReadConfig,
+    /// access(2) of the pidfile's directory.
+    AccessDirectory,
+    /// lstat(2) of the pidfile.
+    StatPidfile,
+    /// open(2) of the pidfile that is there.
+    OpenPidfile,
+    /// open(2) of a new pidfile.
+    CreatePidfile,
+    /// flock(2).
+    Lock,
+    /// fchmod(2) of the pidfile.
+    Chmod,
+    /// write(2) of the pidfile.
+    WritePidfile,
+    /// rename(2) of the pidfile.
+    Rename,
+    /// unlink(2) of the pidfile.
+    Unlink,
+    /// write(2) of the log.
+    WriteLog,
+}
+
+/// Whether somebody is to be asked.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+static OS: OnceLock<&'static dyn Os> = OnceLock::new();
+
+/// From now on this process and its forks ask and tell `os`. The first one that is installed stays.
+pub fn install(os: &'static dyn Os) {
+    if OS.set(os).is_ok() {
+        INSTALLED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// To be called before a system call that may fail.
+///
+/// # Errors
+/// What the call is to fail with, in a test.
+#[inline]
+pub fn before(call: Call) -> Result<(), Errno> {
+    if is_installed() { ask(call) } else { Ok(()) }
+}
+
+/// To be called at every step.
+#[inline]
+pub fn step(moment: Moment, what: fmt::Arguments<'_>) {
+    if is_installed() {
+        tell(moment, what);
+    }
+}
+
+#[inline]
+fn is_installed() -> bool {
+    cfg!(test) || INSTALLED.load(Ordering::Relaxed)
+}
+
+#[cold]
+#[inline(never)]
+fn ask(call: Call) -> Result<(), Errno> {
+    #[cfg(test)]
+    testing::ask(call)?;
+    OS.get().map_or(Ok(()), |os| os.before(call))
+}
+
+#[cold]
+#[inline(never)]
+fn tell(moment: Moment, what: fmt::Arguments<'_>) {
+    if let Some(os) = OS.get() {
+        os.step(moment, what);
+    }
+}
+
+/// A seam for one unit test.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Call, Errno};
+    use std::cell::RefCell;
+
+    /// Counts down to the call that fails.
+    struct Plan {
+        calls: Vec<Call>,
+        fails: Option<(usize, Errno)>,
+    }
+
+    thread_local! {
+        static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn ask(call: Call) -> Result<(), Errno> {
+        PLAN.with_borrow_mut(|plan| {
+            let Some(plan) = plan else { return Ok(()) };
+            let number = plan.calls.len();
+            plan.calls.push(call);
+            match plan.fails {
+                Some((fails, errno)) if fails == number => Err(errno),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Runs `work` in this thread; its `number`th call (from 0) fails with this error. Returns the calls that it made.
+    pub(crate) fn with<T>(fails: Option<(usize, Errno)>, work: impl FnOnce() -> T) -> (T, Vec<Call>) {
+        PLAN.set(Some(Plan { calls: Vec::new(), fails }));
+        let result = work();
+        (result, PLAN.take().map_or_else(Vec::new, |plan| plan.calls))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::Socket;
+
+    #[test]
+    fn the_call_that_is_named_fails_and_no_other() {
+        let (result, calls) = testing::with(Some((1, Errno::EMFILE)), || {
+            let first = Socket::pair();
+            let second = Socket::pair();
+            (first.is_ok(), second.unwrap_err().raw_os_error())
+        });
+        assert_eq!(result, (true, Some(libc::EMFILE)));
+        assert_eq!(calls, [Call::Socketpair, Call::Socketpair]);
+        assert!(Socket::pair().is_ok(), "the plan is over");
+    }
+}
