@@ -18,6 +18,22 @@ pub fn psflip_bin() -> PathBuf {
     )
 }
 
+/// A test double of psflip from the crate `psflip-doubles`, for [`crate::PsflipBuilder::exe`]: in `$TESTKIT_DOUBLES` (a
+/// folder), or in the profile's folder (`target/debug`).
+///
+/// # Panics
+/// When it isn't there: with how to build it.
+#[must_use]
+pub fn double(name: &str) -> PathBuf {
+    if let Some(dir) = env::var_os("TESTKIT_DOUBLES") {
+        return existing(Path::new(&dir).join(name), &format!("TESTKIT_DOUBLES is `{}`", dir.display()));
+    }
+    existing(
+        profile_dir().join(name),
+        "build it with `cargo build -p psflip-doubles --bins`, or set TESTKIT_DOUBLES",
+    )
+}
+
 /// A program of the crate `fixtures`: in `$TESTKIT_FIXTURES` (a folder), or in the profile's folder (`target/debug`).
 ///
 /// # Panics

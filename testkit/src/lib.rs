@@ -23,7 +23,7 @@ mod wait;
 
 pub use nix::sys::signal::Signal;
 
-pub use crate::binaries::{fixture, psflip_bin};
+pub use crate::binaries::{double, fixture, psflip_bin};
 pub use crate::fds::FdSnapshot;
 pub use crate::launch::{Launch, Session, Stdin};
 pub use crate::output::{Line, Output, Stream};

@@ -1,0 +1,97 @@
+//! What makes `psflip-staged` obey a test: a seam ([`psflip::sys::seam`]) that follows a plan.
+//!
+//! `PSFLIP_STAGED` names a folder of the test's. In it are
+//! - `plan`: what is to happen, see [`plan`]. It is read again before every call, so that a test can change it at any time;
+//! - `trace`: every call and step so far, if the plan says `record`, and every fault that came to pass;
+//! - `stage`: a Unix socket on which a process that pauses tells where it is, and waits until the test lets go of the connection.
+//!
+//! Without the variable it is psflip as it is.
+
+mod plan;
+mod role;
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use psflip::sys::seam::{self, Call, Moment, Os};
+
+use plan::Plan;
+use role::Roles;
+
+/// The variable that names the folder.
+pub const VARIABLE: &str = "PSFLIP_STAGED";
+
+struct Stage {
+    folder: PathBuf,
+    roles: Roles,
+}
+
+static STAGE: OnceLock<Stage> = OnceLock::new();
+
+/// psflip's main, on the stage.
+#[must_use]
+pub fn main() -> u8 {
+    if let Some(folder) = std::env::var_os(VARIABLE) {
+        let stage = Stage { folder: PathBuf::from(folder), roles: Roles::of_this_process() };
+        seam::install(STAGE.get_or_init(|| stage));
+        seam::step(Moment::Begins, format_args!("psflip"));
+    }
+    psflip::cli::main()
+}
+
+impl Os for Stage {
+    fn before(&self, call: Call) -> Result<(), Errno> {
+        let Some(plan) = Plan::read(&self.folder) else { return Ok(()) };
+        let role = self.roles.now(plan.old);
+        let nth = self.roles.count(plan.id, call);
+        if plan.records {
+            self.note(&format!("call {role} {call:?} {nth}"));
+        }
+        match plan.fault(role, call, nth) {
+            Some(errno) => {
+                self.note(&format!("fault {role} {call:?} {nth} {}", errno as i32));
+                Err(errno)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn step(&self, moment: Moment, what: fmt::Arguments<'_>) {
+        let what = what.to_string();
+        if moment == Moment::Begins {
+            self.roles.begin(&what);
+        }
+        // `Acknowledge { remembered: false }` is known by its first word.
+        let name = what.split([' ', '{']).next().unwrap_or_default();
+        let Some(plan) = Plan::read(&self.folder) else { return };
+        let role = self.roles.now(plan.old);
+        if plan.records {
+            self.note(&format!("step {role} {moment:?} {name}"));
+        }
+        if plan.pauses(role, moment, name) {
+            self.pause(&format!("{} {role} {moment:?} {name}\n", std::process::id()));
+        }
+    }
+}
+
+impl Stage {
+    /// Appends a line to the trace: in one write, so that lines of several processes don't mix.
+    fn note(&self, line: &str) {
+        let file = OpenOptions::new().append(true).create(true).open(self.folder.join("trace"));
+        // A folder that is gone belongs to a test that is over.
+        let _ = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    }
+
+    /// Tells the test, and waits until it lets go. A test that is over has let go.
+    fn pause(&self, line: &str) {
+        let Ok(mut test) = UnixStream::connect(self.folder.join("stage")) else { return };
+        if test.write_all(line.as_bytes()).is_ok() {
+            let _ = test.read(&mut [0]);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Which of psflip's processes this is. Forks share the memory of whoever forked at that moment (a vfork's even later), so a
+//! process is known by its pid, not by what was written down.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use psflip::sys::seam::Call;
+
+/// A process's part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// `old` and `new`: psflip itself; `old-keeper`, `old-child` and so on: its keeper, and its child before the exec.
+    Of { old: bool, part: Part },
+    /// `intermediate`: the first fork of the double fork.
+    Intermediate,
+    /// `coming`: the second one, before it executes psflip.
+    Coming,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Psflip,
+    Keeper,
+    Child,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Of { old: true, part: Part::Psflip } => "old",
+            Self::Of { old: true, part: Part::Keeper } => "old-keeper",
+            Self::Of { old: true, part: Part::Child } => "old-child",
+            Self::Of { old: false, part: Part::Psflip } => "new",
+            Self::Of { old: false, part: Part::Keeper } => "new-keeper",
+            Self::Of { old: false, part: Part::Child } => "new-child",
+            Self::Intermediate => "intermediate",
+            Self::Coming => "coming",
+        })
+    }
+}
+
+/// What this process and those that it was forked from have begun, and how often they have called what.
+pub(super) struct Roles {
+    psflip: u32,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    begun: Vec<(u32, String)>,
+    plan: u64,
+    counts: BTreeMap<(u32, Call), usize>,
+}
+
+impl Roles {
+    /// For the process that has just executed psflip.
+    pub(super) fn of_this_process() -> Self {
+        Self { psflip: std::process::id(), known: Mutex::default() }
+    }
+
+    /// This process begins to be something.
+    pub(super) fn begin(&self, what: &str) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.begun.push((std::process::id(), what.to_owned()));
+    }
+
+    /// What this process is, if `old` is the old psflip.
+    pub(super) fn now(&self, old: u32) -> Role {
+        let pid = std::process::id();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = known.begun.iter().rev().find(|(begun, _)| *begun == pid);
+        let part = match last.map(|(_, what)| what.as_str()) {
+            Some("intermediate") => return Role::Intermediate,
+            Some("successor") => return Role::Coming,
+            Some("keeper") => Part::Keeper,
+            Some("child") => Part::Child,
+            _ => Part::Psflip,
+        };
+        Role::Of { old: self.psflip == old, part }
+    }
+
+    /// How often this process has made this call under this plan, this time included.
+    pub(super) fn count(&self, plan: u64, call: Call) -> usize {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.plan != plan {
+            known.plan = plan;
+            known.counts.clear();
+        }
+        let count = known.counts.entry((std::process::id(), call)).or_default();
+        *count += 1;
+        *count
+    }
+}
