@@ -9,6 +9,7 @@ mod ci;
 mod contract;
 mod demo;
 mod e2e;
+mod fuzz;
 mod guard;
 mod lint;
 mod repo;
@@ -48,6 +49,12 @@ const TASKS: &[Task] = &[
         summary: "the end-to-end suites, once or again and again, on a busy machine if you like",
         usage: e2e::USAGE,
         run: e2e::run,
+    },
+    Task {
+        name: "fuzz",
+        summary: "odd input for everything that reads input, as long as you like",
+        usage: fuzz::USAGE,
+        run: fuzz::run,
     },
     Task {
         name: "lint",

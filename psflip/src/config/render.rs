@@ -66,7 +66,7 @@ fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {
         }
         Health::Unix { path: socket, pace: when } => {
             writeln!(f, "\n[healthcheck.unix]")?;
-            writeln!(f, "path = {}", path(socket))?;
+            writeln!(f, "path = {}", string(&socket_path(&socket.to_string_lossy())))?;
             pace(f, when)
         }
         Health::Http { request, status, pace: when } => {
@@ -107,18 +107,19 @@ fn key(name: &str) -> String {
     if bare { name.to_owned() } else { basic(name) }
 }
 
+/// A socket's path, with a scheme where it could be taken for another one.
+fn socket_path(path: &str) -> String {
+    let odd = path.contains("://") || path.starts_with("unix:") || path.starts_with("tcp:");
+    if odd { format!("unix://{path}") } else { path.to_owned() }
+}
+
 /// A TOML string that is read as `text`: what would look like a template is made one that renders to it.
 fn string(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '{' && matches!(chars.peek(), Some('{' | '%' | '#')) {
-            plain.push_str("{{ '{' }}");
-        } else {
-            plain.push(c);
-        }
-    }
-    basic(&plain)
+    let signs = |at: &usize| matches!(text.as_bytes().get(*at..at + 2), Some(b"{{" | b"{%" | b"{#"));
+    let Some(first) = (0..text.len()).find(signs) else { return basic(text) };
+    let end = (first..text.len()).rev().find(signs).map_or(text.len(), |last| last + 2);
+    let literal = text[first..end].replace('\\', "\\\\").replace('\'', "\\'");
+    basic(&format!("{}{{{{ '{literal}' }}}}{}", &text[..first], &text[end..]))
 }
 
 /// A TOML basic string.

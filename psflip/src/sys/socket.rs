@@ -1,18 +1,21 @@
 //! Message sockets: one packet in, the same packet out, descriptors along with it (unix(7), SOCK_SEQPACKET).
 
 use std::io;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg,
-    sendmsg, shutdown, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, shutdown, socketpair,
 };
 
 use super::seam::{self, Call};
 
 /// The longest packet that is read. Longer ones arrive cut off, which their reader notices by the missing end.
 pub const LONGEST: usize = 4096;
+/// Room for as many descriptors as the kernel lets a packet have: `SCM_MAX_FD`, 253 (unix(7)). In words of 8 bytes, for a header
+/// must be aligned.
+const CONTROL: usize = (16 + 253 * 4) / 8 + 1;
 
 /// What was read from a [`Socket`].
 #[derive(Debug)]
@@ -70,20 +73,15 @@ impl Socket {
     /// Reads one packet without waiting.
     ///
     /// # Errors
-    /// EMFILE and ENOMEM, as recvmsg(2) says.
+    /// EMFILE: there was no room for a descriptor that came along, so the packet is lost. ENOMEM, as recvmsg(2) says.
     pub fn receive(&self) -> io::Result<Packet> {
         let mut buffer = [0; LONGEST]; // on the stack: the heap of a process that idles for months stays small
-        let mut parts = [IoSliceMut::new(&mut buffer)];
-        let mut space = nix::cmsg_space!([RawFd; 4]);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, fds) = loop {
-            let result = seam::before(Call::Recvmsg)
-                .and_then(|()| recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags));
-            match result {
-                Ok(message) => break (message.bytes, take_fds(message.cmsgs()?)),
+            match seam::before(Call::Recvmsg).and_then(|()| receive(self.0.as_fd(), &mut buffer)) {
+                Ok(received) => break received,
                 // The other side closed without having read everything. That is told once, and before what it sent last: read on.
-                Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
-                Err(nix::Error::EAGAIN) => return Ok(Packet::Nothing),
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                Err(Errno::EAGAIN) => return Ok(Packet::Nothing),
                 Err(error) => return Err(error.into()),
             }
         };
@@ -104,13 +102,51 @@ impl Socket {
     }
 }
 
-fn take_fds<'a>(messages: impl Iterator<Item = ControlMessageOwned> + 'a) -> Vec<OwnedFd> {
+/// One recvmsg(2). Every descriptor that arrived is owned or closed, also where the kernel had to leave some out.
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut control = [0_u64; CONTROL];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros is a valid msghdr: null pointers with lengths of 0.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _; // its type depends on the C library
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the message points to buffers that live through the call, with their lengths.
+    let length = Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
+    let fds = take_fds(&message);
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(Errno::EMFILE); // there was room for all that a packet may have, so the process has no more numbers
+    }
+    Ok((length.cast_unsigned(), fds))
+}
+
+/// The descriptors that came with a message that recvmsg(2) has just filled in. To be called once for each.
+fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
-    for message in messages {
-        if let ControlMessageOwned::ScmRights(numbers) = message {
-            // SAFETY: the kernel has just put these descriptors into our table; nobody else owns them.
-            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+    // SAFETY: the kernel has filled in the message, and its buffer for control messages still lives.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: null, or a whole aligned header within that buffer.
+    while let Some(header) = unsafe { next.as_ref() } {
+        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: only computes an address within the buffer.
+            let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
+            // SAFETY: only computes the length of a header.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let length: usize = header.cmsg_len as _;
+            let count = length.saturating_sub(head) / size_of::<RawFd>();
+            for index in 0..count {
+                // SAFETY: the header says that so many numbers follow it, so this is the address of one of them.
+                let place = unsafe { data.add(index) };
+                // SAFETY: as above.
+                let number = unsafe { place.read_unaligned() };
+                // SAFETY: the kernel has just put this descriptor into our table; nobody else owns it.
+                fds.push(unsafe { OwnedFd::from_raw_fd(number) });
+            }
         }
+        // SAFETY: the message and a header of it.
+        next = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
     fds
 }
@@ -154,6 +190,21 @@ mod tests {
         assert_eq!(text(other.receive().unwrap()), "nothing");
         drop(one);
         assert_eq!(text(other.receive().unwrap()), "closed");
+    }
+
+    #[test]
+    fn every_descriptor_that_arrives_has_an_owner() {
+        // Contract: F10, V1
+        let (one, other) = Socket::pair().unwrap();
+        for count in [1, 4, 5, 253] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            one.send(b"many", &vec![writer.as_fd(); count]).unwrap();
+            let Packet::Data(_, fds) = other.receive().unwrap() else { panic!("no packet") };
+            assert_eq!(fds.len(), count);
+            drop((writer, fds));
+            // Nobody can write any more: none of them was left open.
+            assert_eq!(std::io::read_to_string(reader).unwrap(), "");
+        }
     }
 
     #[test]

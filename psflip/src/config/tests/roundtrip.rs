@@ -69,6 +69,20 @@ fn check() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn what_looks_like_something_else_reads_back_as_itself() {
+    // Contract: X1
+    // Found by `cargo xtask fuzz`: a template for each pair of braces was too many, and a socket's path looked like a URL.
+    for path in ["unix:x", "tcp:x", "a://b", "unix:://c", "@://d", "//e"] {
+        let text = format!("cmd = ['x', 'y']\n[healthcheck.unix]\npath = 'unix://{path}'\n");
+        let mut first = read(&text).unwrap();
+        first.cmd[1] = "{{%{#'\\\"}}\n".repeat(300);
+        let printed = first.to_string();
+        let second = read(&printed).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(first, second, "{path}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_printed_plan_reads_back_as_itself(

@@ -1,0 +1,146 @@
+//! `config`: any bytes as a configuration file.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use psflip::config::{self, Errors, Generation, Plan, Slot};
+
+use super::{Run, ensure};
+use crate::Error;
+
+pub(super) const WORDS: &[&str] = &[
+    "cmd",
+    "workdir",
+    "pidfile",
+    "quiet",
+    "locals",
+    "env",
+    "upgrade",
+    "shutdown",
+    "healthcheck",
+    "log",
+    "signal",
+    "timeout",
+    "delay",
+    "orphans",
+    "alive",
+    "command",
+    "tcp",
+    "unix",
+    "http",
+    "url",
+    "status",
+    "after",
+    "interval",
+    "successes",
+    "format",
+    "level",
+    "address",
+    "path",
+    "cmd = [\"x\"]\n",
+    "[upgrade]\n",
+    "[healthcheck.http]\n",
+    "[[listen]]\n",
+    "[switch]\n",
+    "[hooks]\n",
+    "[env]\n",
+    "\"5s\"",
+    "\"1m30s\"",
+    "\"SIGHUP\"",
+    "\"kill\"",
+    "5",
+    "0",
+    "-1",
+    "1979-05-27T07:32:00Z",
+    "false",
+    " = ",
+    "\"{{ env('HOME') }}\"",
+    "\"{{ local('a') }}\"",
+    "\"{{ cat('/proc/self/stat') }}\"",
+    "\"{{ 'x' * 60000 }}\"",
+    "\"10.0.0.1:80\"",
+    "\"http://[::1]/up\"",
+    "\"200-399\"",
+    "timout",
+    "\n",
+    "\\u0000",
+    "\\U0001F600",
+];
+
+/// The longest text of all messages about one file.
+const MESSAGES: usize = 64 * 1024;
+
+pub(super) fn start(folder: &Path) -> Result<Run, Error> {
+    let file = folder.join("app.toml");
+    Ok(Box::new(move |bytes| match std::str::from_utf8(bytes) {
+        Ok(text) => check(text),
+        Err(_) => {
+            std::fs::write(&file, bytes).map_err(|error| error.to_string())?;
+            let errors = match as_generation(|generation| config::load(&file, generation)) {
+                Ok(_) => return Err("bytes that are no UTF-8 are taken for a configuration".to_owned()),
+                Err(errors) => errors,
+            };
+            let placed = errors.iter().all(|error| errors.position(error).is_some());
+            let too_large = errors.to_string().contains("it is larger than");
+            ensure(placed || too_large, || format!("no place in: {errors}"))
+        }
+    }))
+}
+
+/// Reads a text as a generation would, and checks what is promised of the plan or of the mistakes (X1, X2).
+pub(super) fn check(text: &str) -> Result<(), String> {
+    match read(text) {
+        Ok(plan) => reads_back(&plan),
+        Err(errors) => mistakes(text, &errors),
+    }
+}
+
+/// Reads a text as the fourth generation does.
+pub(super) fn read(text: &str) -> Result<Plan, Errors> {
+    as_generation(|generation| config::parse("app.toml", text, generation))
+}
+
+fn as_generation<T>(read: impl FnOnce(&Generation<'_>) -> T) -> T {
+    let env = |name: &str| match name {
+        "HOME" => Some("/home/app".to_owned()),
+        "EMPTY" => Some(String::new()),
+        "BRACES" => Some("{{ generation() }}".to_owned()),
+        _ => None,
+    };
+    let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
+    read(&Generation { number: 4, slot: Slot::B, started, env: &env })
+}
+
+/// What `psflip check` prints means the same.
+fn reads_back(plan: &Plan) -> Result<(), String> {
+    let printed = plan.to_string();
+    match read(&printed) {
+        Ok(again) => ensure(again == *plan, || format!("it reads back as another plan:\n{printed}")),
+        Err(errors) => Err(format!("it can't be read back: {errors}")),
+    }
+}
+
+/// Every mistake has a place in the file and can be shown on a terminal, and all of them together are not too long.
+fn mistakes(text: &str, errors: &Errors) -> Result<(), String> {
+    let shown = errors.to_string();
+    ensure(errors.count() > 0 && !shown.is_empty(), || "refused without a mistake".to_owned())?;
+    ensure(shown.len() < MESSAGES, || format!("{} bytes of messages", shown.len()))?;
+    let control = shown.chars().find(|char| char.is_control() && *char != '\n');
+    ensure(control.is_none(), || format!("a message has {control:?} in it"))?;
+    let lines: Vec<&str> = text.split('\n').collect();
+    for error in errors.iter() {
+        ensure(!error.message.is_empty(), || "an empty message".to_owned())?;
+        match errors.position(error) {
+            Some((line, column)) => {
+                let length = lines.get(line.wrapping_sub(1)).map(|line| line.chars().count());
+                let inside = length.is_some_and(|length| (1..=length + 1).contains(&column));
+                ensure(inside, || format!("{line}:{column} is no place in the file: {}", error.message))?;
+            }
+            None => {
+                let of_the_whole = error.message.starts_with("`cmd` is missing");
+                ensure(of_the_whole, || format!("no place: {}", error.message))?;
+            }
+        }
+    }
+    Ok(())
+}

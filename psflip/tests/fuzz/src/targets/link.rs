@@ -1,0 +1,79 @@
+//! `link`: a successor hears any packets, with any descriptors, from whatever its variable leads to.
+//!
+//! An input is a row of packets with a line `---` between them. `+N` at the beginning of a packet: N descriptors come along.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::path::Path;
+
+use psflip::handover::predecessor::{Link, News, meet};
+use psflip::sys::pidfd::PidFd;
+use psflip::sys::socket::Socket;
+
+use super::{Run, ensure};
+use crate::Error;
+
+pub(super) fn start(_: &Path) -> Result<Run, Error> {
+    let files = [
+        OwnedFd::from(std::fs::File::open("/dev/null")?),
+        OwnedFd::from(std::io::pipe()?.0),
+        OwnedFd::from(std::os::unix::net::UnixStream::pair()?.0),
+    ];
+    Ok(Box::new(move |bytes| {
+        let before = open_descriptors()?;
+        hear(bytes, &files).map_err(|error| format!("the test itself failed: {error}"))?;
+        let after = open_descriptors()?;
+        ensure(before == after, || format!("{before} descriptors were open before, {after} are after"))
+    }))
+}
+
+fn hear(bytes: &[u8], files: &[OwnedFd]) -> Result<(), Error> {
+    let own = PidFd::open(std::process::id())?;
+    let (ours, theirs) = Socket::pair()?;
+    let mut rest = bytes;
+    loop {
+        let (packet, behind) = match rest.windows(5).position(|window| window == b"\n---\n") {
+            Some(at) => (&rest[..at], Some(&rest[at + 5..])),
+            None => (rest, None),
+        };
+        let (count, packet) = match packet {
+            [b'+', digit @ b'0'..=b'9', packet @ ..] => (usize::from(digit - b'0'), packet),
+            packet => (0, packet),
+        };
+        let fds: Vec<BorrowedFd<'_>> =
+            std::iter::once(own.as_fd()).chain(files.iter().cycle().map(AsFd::as_fd)).take(count).collect();
+        // Too long for the kernel, or the queue is full: the others are enough.
+        let _ = ours.send(packet, &fds);
+        match behind {
+            Some(behind) => rest = behind,
+            None => break,
+        }
+    }
+    let number = OwnedFd::from(theirs).into_raw_fd();
+    match meet(&number.to_string()) {
+        Ok((link, _)) => listen(&link),
+        Err((error, link)) => {
+            if error.to_string().is_empty() {
+                return Err("an error without words".into());
+            }
+            if let Some(link) = link {
+                listen(&link);
+            }
+        }
+    }
+    // The descriptor is adopted whatever is found behind it, and so is closed by now.
+    if meet(&number.to_string()).is_ok() || ours.as_fd().as_raw_fd() == number {
+        return Err("the descriptor is still there".into());
+    }
+    Ok(())
+}
+
+/// Hears everything that waits, and what is left when nobody listens any more.
+fn listen(link: &Link) {
+    let _ = link.next_news();
+    let _ = link.withdraw();
+    while let Ok(Some(News::Message(_))) = link.next_news() {}
+}
+
+fn open_descriptors() -> Result<usize, String> {
+    std::fs::read_dir("/proc/self/fd").map(Iterator::count).map_err(|error| error.to_string())
+}

@@ -1,0 +1,71 @@
+//! `message`: any packet as a message of either side of a hand-over.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use psflip::handover::{Message, ToPredecessor, ToSuccessor};
+use psflip::sys::socket::LONGEST;
+
+use super::{Run, ensure};
+use crate::Error;
+
+pub(super) const WORDS: &[&str] = &[
+    "hello",
+    "acknowledge",
+    "abort",
+    "upgrade",
+    "spawned",
+    "starting",
+    "ready",
+    "failed",
+    "sing",
+    "protocol",
+    "oldest",
+    "version",
+    "pid",
+    "generation",
+    "slot",
+    "mask",
+    "ignored",
+    "pidfile",
+    "remembered",
+    "deadline-ms",
+    "grace-ms",
+    "code",
+    "reason",
+    "future",
+    " 1",
+    " 0",
+    " a",
+    " b",
+    " 255",
+    "\n",
+    "\\n",
+    "\\\\",
+    "\nprotocol 2",
+    "\noldest 2",
+    "\nremembered 1",
+    "\nslot c",
+];
+
+pub(super) fn start(_: &Path) -> Result<Run, Error> {
+    Ok(Box::new(|bytes| {
+        reads_back::<ToSuccessor>(bytes)?;
+        reads_back::<ToPredecessor>(bytes)
+    }))
+}
+
+/// A message that was read can be written, fits into a packet, and is read as the same again unless it had to be cut.
+fn reads_back<M: Message + Debug + PartialEq>(bytes: &[u8]) -> Result<(), String> {
+    let message = match M::decode(bytes) {
+        Ok(Some(message)) => message,
+        Ok(None) => return Ok(()),
+        Err(error) => return ensure(!error.to_string().is_empty(), || "an error without words".to_owned()),
+    };
+    let packet = message.encode();
+    ensure(packet.len() <= LONGEST, || format!("a packet of {} bytes", packet.len()))?;
+    // Nobody receives a longer one, and what is made of it may be cut.
+    let cut = bytes.len() > LONGEST;
+    let again = M::decode(packet.as_bytes());
+    ensure(cut || again.as_ref() == Ok(&Some(message)), || format!("it reads back as {again:?}"))
+}

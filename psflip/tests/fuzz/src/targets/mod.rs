@@ -1,0 +1,91 @@
+//! What gets the inputs, one file a reader: each calls psflip as psflip calls it, and checks what is promised of the answer.
+
+mod config;
+mod http;
+mod link;
+mod message;
+mod pidfile;
+mod self_test;
+mod template;
+mod value;
+
+use std::path::Path;
+
+use crate::Error;
+
+/// Gives an input to a reader. An error says which promise is broken.
+pub(crate) type Run = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
+
+/// Something that reads input.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) summary: &'static str,
+    /// What its readers know.
+    pub(crate) words: &'static [&'static str],
+    /// Makes ready, with a folder of its own.
+    pub(crate) start: fn(&Path) -> Result<Run, Error>,
+}
+
+/// All of them.
+pub(crate) const TARGETS: &[Target] = &[
+    Target {
+        name: "config",
+        summary: "the text of a configuration",
+        words: config::WORDS,
+        start: config::start,
+    },
+    Target {
+        name: "template",
+        summary: "a template in a configuration",
+        words: template::WORDS,
+        start: template::start,
+    },
+    Target {
+        name: "value",
+        summary: "durations, signals, addresses, URLs, codes and paths",
+        words: value::WORDS,
+        start: value::start,
+    },
+    Target {
+        name: "message",
+        summary: "the text of a hand-over message",
+        words: message::WORDS,
+        start: message::start,
+    },
+    Target {
+        name: "link",
+        summary: "what a successor hears of its predecessor, descriptors included",
+        words: message::WORDS,
+        start: link::start,
+    },
+    Target {
+        name: "pidfile",
+        summary: "the contents of a pidfile",
+        words: pidfile::WORDS,
+        start: pidfile::start,
+    },
+    Target {
+        name: "http",
+        summary: "the answer to an HTTP health check",
+        words: http::WORDS,
+        start: http::start,
+    },
+];
+
+/// The test of the driver itself, which finds something of course.
+const SELF_TEST: Target =
+    Target { name: "self-test", summary: "faults of every kind", words: &[], start: self_test::start };
+
+/// The target of this name.
+pub(crate) fn find(name: &str) -> Result<&'static Target, Error> {
+    let mut all = TARGETS.iter().chain(std::iter::once(&SELF_TEST));
+    all.find(|target| target.name == name).ok_or_else(|| {
+        let known: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+        format!("unknown target `{name}`; there are {}", known.join(", ")).into()
+    })
+}
+
+/// Fails with a broken promise.
+fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(broken()) }
+}

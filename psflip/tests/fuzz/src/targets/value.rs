@@ -1,0 +1,138 @@
+//! `value`: any text as the value of every key that has a syntax of its own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use psflip::config::{Health, Plan};
+
+use super::{Run, config, ensure, template};
+use crate::Error;
+
+pub(super) const WORDS: &[&str] = &[
+    "ms",
+    "s",
+    "m",
+    "h",
+    "d",
+    "us",
+    "ns",
+    "1h30m",
+    "5s",
+    "500ms",
+    "0s",
+    "365d",
+    ".5s",
+    "SIG",
+    "SIGTERM",
+    "HUP",
+    "RTMIN",
+    "SIGRTMIN+",
+    "RTMAX-",
+    "+3",
+    "http://",
+    "https://",
+    "HTTP://",
+    "unix:",
+    "unix://",
+    "tcp://",
+    "127.0.0.1",
+    "[::1]",
+    "[fe80::1%eth0]",
+    "localhost",
+    ":80",
+    ":",
+    "@",
+    "/run/a.sock",
+    "/",
+    "?a=b",
+    "#x",
+    "200",
+    "200-399",
+    ",",
+    "-",
+    "100",
+    "599",
+    "600",
+    "kill",
+    "leave",
+    "text",
+    "json",
+    "debug",
+    "%41",
+    "user:pass@",
+    "::ffff:1.2.3.4",
+    "..",
+    "~",
+];
+
+/// The keys, as the beginning of a file.
+const KEYS: &[&str] = &[
+    "upgrade.timeout",
+    "upgrade.signal",
+    "shutdown.delay",
+    "shutdown.signal",
+    "shutdown.timeout",
+    "shutdown.orphans",
+    "healthcheck.alive.timeout",
+    "healthcheck.tcp.address",
+    "healthcheck.unix.path",
+    "healthcheck.http.url",
+    "healthcheck.http = { url = 'http://127.0.0.1:1/', status",
+    "healthcheck.tcp = { address = ':1', after",
+    "healthcheck.tcp = { address = ':1', interval",
+    "healthcheck.tcp = { address = ':1', successes",
+    "log.level",
+    "log.format",
+    "pidfile",
+    "workdir",
+    "quiet",
+];
+
+/// The longest duration that a configuration may have.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+pub(super) fn start(_: &Path) -> Result<Run, Error> {
+    Ok(Box::new(|bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let literal = template::literal(&text);
+        for key in KEYS {
+            let close = if key.contains('{') { " }" } else { "" };
+            // As a string, and bare: a number, a date, or garbage.
+            for value in [&literal, &*text] {
+                let file = format!("cmd = ['x']\n{key} = {value}{close}\n");
+                config::check(&file).map_err(|error| format!("{error}\nin `{key} = {value}`"))?;
+                if let Ok(plan) = config::read(&file) {
+                    in_range(&plan)?;
+                }
+            }
+        }
+        Ok(())
+    }))
+}
+
+fn in_range(plan: &Plan) -> Result<(), String> {
+    let mut times = vec![plan.upgrade.timeout, plan.shutdown.delay, plan.shutdown.timeout];
+    match &plan.health {
+        Health::Alive { timeout } => times.push(*timeout),
+        Health::Tcp { addresses, pace, .. } => {
+            ensure(!addresses.is_empty(), || "an address that is none".to_owned())?;
+            ensure(pace.successes > 0 && !pace.interval.is_zero(), || "a pace that is none".to_owned())?;
+            times.extend([pace.after, pace.interval, pace.timeout]);
+        }
+        Health::Unix { path, .. } => {
+            ensure(path.as_os_str().len() <= 108, || "a path that fits into no socket's name".to_owned())?;
+        }
+        Health::Http { request, status, .. } => {
+            let graphic =
+                request.path.starts_with('/') && request.path.bytes().all(|byte| byte.is_ascii_graphic());
+            ensure(graphic && !request.host.contains(['\r', '\n', ' ']), || {
+                format!("a request by {request:?}")
+            })?;
+            ensure(!status.is_empty() && status.iter().all(|range| range.start() <= range.end()), || {
+                format!("{status:?}")
+            })?;
+        }
+        _ => {}
+    }
+    ensure(times.iter().all(|time| *time <= YEAR), || format!("a duration of more than a year in {times:?}"))
+}

@@ -1,0 +1,84 @@
+//! Every fuzz target for a moment, with inputs that are the same each time: the whole corpus, and some mutations of it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_psflip-fuzz")).args(args).output().expect("the driver can be started")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn short(target: &str, inputs: u32) {
+    let count = inputs.to_string();
+    let output = run(&[target, "--seed", "1", "--inputs", &count]);
+    assert!(output.status.success(), "{}\n{}", output.status, text(&output.stderr));
+    assert!(text(&output.stdout).contains(&format!("{inputs} inputs")), "{}", text(&output.stdout));
+}
+
+#[test]
+fn configurations_are_read_or_refused() {
+    // Contract: X1, X2
+    short("config", 600);
+}
+
+#[test]
+fn templates_are_rendered_or_refused() {
+    // Contract: X1, X2
+    short("template", 1000);
+}
+
+#[test]
+fn values_are_read_or_refused() {
+    // Contract: X1, X2, X3
+    short("value", 70);
+}
+
+#[test]
+fn messages_of_a_handover_are_read_or_refused() {
+    // Contract: X2, V1
+    short("message", 3000);
+}
+
+#[test]
+fn a_successor_hears_anything() {
+    // Contract: X2, V1
+    short("link", 3000);
+}
+
+#[test]
+fn pidfiles_with_any_contents_are_held_or_stale() {
+    // Contract: X2, P3
+    short("pidfile", 200);
+}
+
+#[test]
+fn http_probes_take_any_answer() {
+    // Contract: X2, H4
+    short("http", 2000);
+}
+
+#[test]
+fn the_driver_finds_and_keeps_whatever_ends_a_worker() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/self-test");
+    let tries = [
+        ("broken", "a promise is broken"),
+        ("panic", "it panicked"),
+        ("memory", "it wanted more memory than it may have"),
+        ("stack", "it wanted more memory than it may have, or overflowed its stack"),
+    ];
+    for (name, what) in tries {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let (keep, input) = (folder.path().to_string_lossy().into_owned(), corpus.join(name));
+        let found = run(&["self-test", "--keep", &keep, "--input", &input.to_string_lossy()]);
+        assert_eq!(found.status.code(), Some(1), "{name}");
+        assert!(text(&found.stderr).contains(what), "no `{what}` in: {}", text(&found.stderr));
+        let kept: Vec<_> = std::fs::read_dir(folder.path()).expect("it is there").flatten().collect();
+        assert_eq!(kept.len(), 1, "{name}: {}", text(&found.stderr));
+        let read = |path: &Path| std::fs::read(path).expect("it can be read");
+        assert_eq!(read(&kept[0].path()), read(&input));
+    }
+    assert_eq!(run(&["no-such-target"]).status.code(), Some(2));
+}

@@ -1,0 +1,38 @@
+//! `cargo xtask fuzz`: builds the fuzz driver (`psflip/tests/fuzz`) with optimization and all checks, and runs it.
+
+use crate::args::Args;
+use crate::{Outcome, repo, step};
+
+pub(crate) const USAGE: &str = "\
+cargo xtask fuzz [TARGET] [--seconds N] [--seed S]
+cargo xtask fuzz TARGET --input FILE
+
+Throws mutated input at everything of psflip that reads input: config, template, value, message, link, pidfile, http.
+Without TARGET all of them, one after the other. An input that breaks a promise of the contract is kept in `fuzz` in the target
+folder; copy it to psflip/tests/fuzz/corpus/TARGET once it is mended, where the tests begin with it.
+
+  --seconds N   so long for each target (10 otherwise)
+  --seed S      the same seed gives the same inputs; one of the clock otherwise, which is printed
+  --input FILE  only this input";
+
+/// Builds the driver and runs it.
+pub(crate) fn run(mut args: Args) -> Outcome {
+    let seconds: Option<u64> = args.value("seconds")?;
+    let seed: Option<u64> = args.value("seed")?;
+    let input: Option<String> = args.value("input")?;
+    let target = args.word();
+    args.done()?;
+    let mut driver = repo::cargo();
+    driver.args(["run", "--quiet", "--profile", "fuzz", "-p", "psflip-fuzz", "--"]).args(target);
+    driver.arg("--keep").arg(repo::target_dir()?.join("fuzz/found"));
+    for (option, value) in [("--seconds", seconds), ("--seed", seed)] {
+        if let Some(value) = value {
+            driver.args([option, &value.to_string()]);
+        }
+    }
+    if let Some(input) = input {
+        // The person's folder, not the repository's.
+        driver.arg("--input").arg(std::path::absolute(input)?);
+    }
+    step::run(&mut driver)
+}
