@@ -44,12 +44,27 @@ pub struct Errors {
 /// More mistakes than these are only counted: nobody reads them, and a file of garbage must not fill the disk with its log.
 const MOST: usize = 50;
 
+/// The longest message and the longest help, in characters: a library's own may quote a whole value.
+const LONGEST: usize = 400;
+
+fn shorten(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 impl Errors {
     /// Sorts `list` (not empty) into the order of `text`; `dropped` more are not in it.
     pub(super) fn new(name: &str, text: &str, mut list: Vec<Error>, dropped: usize) -> Self {
         debug_assert!(!list.is_empty(), "an error without a mistake");
         list.sort_by_key(|error| error.span.as_ref().map_or(0, |span| span.start));
         list.dedup();
+        for text in
+            list.iter_mut().flat_map(|error| std::iter::once(&mut error.message).chain(&mut error.help))
+        {
+            shorten(text);
+        }
         let left_out = list.len().saturating_sub(MOST) + dropped;
         list.truncate(MOST);
         Self { name: name.to_owned(), text: text.to_owned(), list, left_out }

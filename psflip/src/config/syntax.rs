@@ -36,6 +36,8 @@ pub(super) fn tree(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<Error>> {
 }
 
 const OPEN_STRING: &str = "the string is not closed";
+/// Of dotted keys; the library tells it without a place.
+const TOO_DEEP: &str = "recursion limit";
 const OPEN_ARRAY: &str = "the array is not closed, or a comma is missing";
 
 fn start(error: &Error) -> usize {
@@ -44,6 +46,11 @@ fn start(error: &Error) -> usize {
 
 fn explain(error: &toml::de::Error, text: &str) -> Error {
     let told = error.message();
+    if told.contains(TOO_DEEP) || told.contains("cannot recurse further") {
+        let span = error.span().unwrap_or_else(|| deepest(text));
+        return Error::at(span, "tables, arrays or dotted keys are nested too deeply")
+            .help("no key of psflip is deeper than `healthcheck.http.url`");
+    }
     let span = error.span();
     let written = span.clone().and_then(|span| text.get(span)).unwrap_or_default();
     let (message, help) = if told.contains("duplicate key") {
@@ -73,4 +80,15 @@ fn explain(error: &toml::de::Error, text: &str) -> Error {
         (format!("not valid TOML: {told}"), None)
     };
     Error { message, span, help }
+}
+
+/// The first line that is nested too deeply, which the library does not tell: the last line of the shortest part of the file that
+/// has this mistake.
+fn deepest(text: &str) -> std::ops::Range<usize> {
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).chain([text.len()]).collect();
+    let too_deep =
+        |end: &usize| DeTable::parse(&text[..*end]).is_err_and(|error| error.message().contains(TOO_DEEP));
+    let index = ends.partition_point(|end| !too_deep(end)).min(ends.len() - 1);
+    let start = if index == 0 { 0 } else { ends[index - 1] + 1 };
+    start..ends[index]
 }

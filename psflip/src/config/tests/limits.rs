@@ -110,6 +110,31 @@ fn deep_and_long_toml_is_refused_or_read() {
 }
 
 #[test]
+fn what_is_nested_too_deeply_has_a_place() {
+    // Contract: X1
+    // Found by `cargo xtask fuzz`: the TOML library gives no place for this one.
+    let many = 200;
+    for deep in [
+        format!("a = {}", "[".repeat(many)),
+        format!("a = {}1{}", "[".repeat(many), "]".repeat(many)),
+        format!("a = {}", "{a=".repeat(many)),
+        format!("[{}a]", "a.".repeat(many)),
+        format!("{}a = 1", "a.".repeat(many)),
+    ] {
+        let message = refused(&format!("cmd = ['x']\n{deep}\nb = 1\n"));
+        assert!(message.starts_with("app.toml:2:") && message.contains("nested too deeply"), "{message}");
+    }
+}
+
+#[test]
+fn no_message_repeats_a_long_value() {
+    // Contract: X2
+    // Found by `cargo xtask fuzz`: an unknown statement was quoted as a whole.
+    let message = refused(&argument(&format!("{{% {} %}}", "a".repeat(30_000))));
+    assert!(message.len() < 2000, "{} bytes", message.len());
+}
+
+#[test]
 fn a_file_of_mistakes_is_told_in_a_bounded_way() {
     // Contract: X2
     let text: String = (0..3000).map(|i| format!("key{i} = 1\n")).collect();
