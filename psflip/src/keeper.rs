@@ -281,9 +281,18 @@ fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), 
     }
 }
 
-/// Tells psflip; if psflip is gone, the loop will see that.
+/// Tells psflip; if psflip is gone, the loop will see that. What is told is told once, so that it waits until there is room, or
+/// memory: psflip would wait for a child's end for ever.
 fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
-    let _ = socket.send(packet, fds);
+    while let Err(error) = socket.send(packet, fds) {
+        let patience = match error.raw_os_error() {
+            Some(libc::EAGAIN) => PollTimeout::NONE, // room is told, and so is psflip's end
+            Some(libc::ENOMEM | libc::ENOBUFS) => PollTimeout::from(10_u8), // milliseconds; memory isn't told
+            _ => return,
+        };
+        let flags = if patience == PollTimeout::NONE { PollFlags::POLLOUT } else { PollFlags::empty() };
+        let _ = poll(&mut [PollFd::new(socket.as_fd(), flags)], patience); // whatever it says, it is tried again
+    }
 }
 
 /// Ends the keeper, and whatever it may have started, with a reason.
@@ -397,9 +406,10 @@ impl Keeper<'_> {
                     [b'L'] if self.child_ended => self.tree_is_gone(),
                     _ => {}
                 },
-                Ok(Packet::Nothing) => return,
+                // ENOMEM: what there is to read is still there, and is read at the next turn.
+                Ok(Packet::Nothing) | Err(_) => return,
                 // psflip let go of the tree, or is dying: both mean that it has to end.
-                Ok(Packet::Closed) | Err(_) => self.psflip_is_gone(),
+                Ok(Packet::Closed) => self.psflip_is_gone(),
             }
         }
     }

@@ -64,12 +64,19 @@ impl Link {
     /// (contract U10). Returns also the pid of the process in between, which ends at once; the caller isn't a subreaper until
     /// it has reaped that one.
     ///
-    /// `deadline`: how long the successor may take to read its configuration.
+    /// `deadline`: how long the successor may take to read its configuration. `watch` sees to it that this end of the connection
+    /// is heard. It may fail, so it comes before the fork: a successor that exists could not be taken back any more.
     ///
     /// # Errors
-    /// What socketpair(2), sendmsg(2), pidfd_open(2) and fork(2) say: EMFILE, EAGAIN, ENOMEM, ...
-    pub fn start(program: &Program, hello: Hello, deadline: Duration) -> io::Result<(Self, u32)> {
+    /// What socketpair(2), sendmsg(2), pidfd_open(2), fork(2) and `watch` say: EMFILE, EAGAIN, ENOMEM, ...
+    pub fn start(
+        program: &Program,
+        hello: Hello,
+        deadline: Duration,
+        watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> io::Result<(Self, u32)> {
         let (ours, theirs) = Socket::pair()?;
+        watch(ours.as_fd())?;
         let this_process = PidFd::open(std::process::id())?;
         super::send(&ours, &ToSuccessor::Hello(hello), &[this_process.as_fd()])?;
         match process::fork()? {
@@ -166,6 +173,14 @@ impl Link {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+
+    /// Tells it to give up, for this reason, if it was not told before: it must not be acknowledged after that.
+    pub fn give_up(&mut self, reason: String) {
+        if self.failure.is_none() {
+            self.failure = Some(reason);
+            let _ = self.send(&ToSuccessor::Abort); // it may be dead
+        }
     }
 
     /// This side knows why it failed; the first reason counts.

@@ -6,13 +6,13 @@
 //!
 //! It isn't synced to disk: its contents mean nothing after a crash of the machine, and what such a crash leaves is not locked.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::unistd::{AccessFlags, eaccess};
 
 use crate::sys::seam::{self, Call};
@@ -21,7 +21,7 @@ use crate::sys::seam::{self, Call};
 #[derive(Debug)]
 pub struct Pidfile {
     path: PathBuf,
-    file: Flock<File>,
+    file: Locked,
 }
 
 /// Why a pidfile can't be used. Every message begins with its path.
@@ -79,7 +79,7 @@ pub fn check(path: &Path, from: From) -> Result<(), Error> {
         match open_existing(path)? {
             // Shared: two that only look are not in each other's way.
             Some(file) if from == From::Nobody => {
-                if lock_stale(path, file, FlockArg::LockSharedNonblock)?.is_some() {
+                if lock_stale(path, file, Lock::Shared)?.is_some() {
                     return Ok(());
                 }
             }
@@ -164,10 +164,50 @@ fn asking<T>(call: Call, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> 
     make()
 }
 
-fn lock(file: File, how: FlockArg) -> Result<Flock<File>, (File, Errno)> {
-    match seam::before(Call::Lock) {
-        Ok(()) => Flock::lock(file, how),
-        Err(errno) => Err((file, errno)),
+/// How a file is locked, without waiting.
+#[derive(Clone, Copy, Debug)]
+enum Lock {
+    /// By one.
+    Exclusive,
+    /// By any number.
+    Shared,
+}
+
+/// A file with its lock, which goes with it. That the lock is dropped may fail (ENOLCK on NFS), and is no reason to panic: the
+/// close that follows drops it as well.
+#[derive(Debug)]
+struct Locked(File);
+
+impl std::ops::Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // By itself, and not only by the close: a process that is just being forked may have the file open as well.
+        let _ = self.0.unlock();
+    }
+}
+
+/// flock(2). EWOULDBLOCK: somebody else has it.
+fn lock(file: File, how: Lock) -> Result<Locked, (File, Errno)> {
+    let locked = seam::before(Call::Lock).map_err(io::Error::from).and_then(|()| {
+        let locked = match how {
+            Lock::Exclusive => file.try_lock(),
+            Lock::Shared => file.try_lock_shared(),
+        };
+        locked.map_err(|error| match error {
+            TryLockError::WouldBlock => Errno::EWOULDBLOCK.into(),
+            TryLockError::Error(error) => error,
+        })
+    });
+    match locked {
+        Ok(()) => Ok(Locked(file)),
+        Err(error) => Err((file, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))),
     }
 }
 
@@ -210,7 +250,7 @@ fn contended(path: &Path) -> Error {
 
 /// Locks a stale pidfile, or says who holds it. `None`: the lock is that of another psflip that tries the same at this moment,
 /// so the file has to be looked at again.
-fn lock_stale(path: &Path, file: File, how: FlockArg) -> Result<Option<Flock<File>>, Error> {
+fn lock_stale(path: &Path, file: File, how: Lock) -> Result<Option<Locked>, Error> {
     match lock(file, how) {
         Ok(lock) => Ok(Some(lock)),
         Err((mut file, Errno::EWOULDBLOCK)) => {
@@ -241,14 +281,13 @@ fn has_open(pid: u32, file: &File) -> bool {
 struct Temporary(PathBuf);
 
 impl Temporary {
-    fn write(target: &Path, pid: u32) -> Result<(Self, Flock<File>), Error> {
+    fn write(target: &Path, pid: u32) -> Result<(Self, Locked), Error> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let path = directory(target).join(format!(".{name}.{}", std::process::id()));
         let fail = |action: &str, error| system(target, format!("{action} `{}`", path.display()), error);
         let file = Self::create(&path).map_err(|error| fail("create", error))?;
         let new = Self(path.clone());
-        let file =
-            lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| fail("lock", errno.into()))?;
+        let file = lock(file, Lock::Exclusive).map_err(|(_, errno)| fail("lock", errno.into()))?;
         // Readable for all, whatever the umask: that is what it is for.
         asking(Call::Chmod, || file.set_permissions(fs::Permissions::from_mode(0o644)))
             .map_err(|error| fail("set the mode of", error))?;
@@ -302,7 +341,7 @@ impl Temporary {
                     Err(errno) => return Err(system(target, "create it", errno.into())),
                 }
             };
-            let Some(stale) = lock_stale(target, existing, FlockArg::LockExclusiveNonblock)? else {
+            let Some(stale) = lock_stale(target, existing, Lock::Exclusive)? else {
                 continue;
             };
             // What was locked may have been replaced between the open and the lock.

@@ -209,10 +209,11 @@ impl Runtime {
             let news = match link.next_news() {
                 Ok(Some(news)) => news,
                 Ok(None) => return Ok(()),
-                // EMFILE, ENOMEM: a successor that can't be heard is as good as none (contract F10).
+                // EMFILE, ENOMEM: a successor that can't be heard is as good as none (contract F10). It lives, though, and
+                // its end is awaited: until then it may take and return the pidfile.
                 Err(error) => {
-                    link.set_failure(format!("can't hear the new psflip: {error}"));
-                    successor::News::Closed
+                    link.give_up(format!("can't hear the new psflip: {error}"));
+                    return Ok(());
                 }
             };
             match news {

@@ -37,6 +37,9 @@ use timers::{Key, Timers};
 /// before the other side takes it for hung.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How many turns of the loop may fail one after the other before a generation that serves gives up.
+const PATIENCE: u32 = 10;
+
 /// What a generation does for nearly all of its life.
 const IDLE: Phase = Phase::Serving { predecessor_drains: false, stopping: false };
 
@@ -209,24 +212,37 @@ impl Runtime {
         self.perform_all(flip::begin(role).1);
         self.settle();
         let mut is_idle = false;
+        let mut failed_turns = 0;
         while self.outcome.is_none() {
             self.timers.program()?;
             let was_idle = std::mem::replace(&mut is_idle, self.state.phase == IDLE);
             if is_idle && !was_idle {
                 memory::let_go_of_startup_code();
             }
+            failed_turns += 1;
+            let mut failed = false;
             for token in self.poller.wait()? {
                 match self.collect(token) {
                     // It still is ready, and is looked at again at once: a service isn't given up for that (contract F10).
-                    Err(error) if is_passing(&error) => {}
+                    Err(error) if is_passing(&error) || (self.is_service() && failed_turns < PATIENCE) => {
+                        failed = true;
+                    }
                     other => other?,
                 }
                 if self.outcome.is_some() {
                     break;
                 }
             }
+            if !failed {
+                failed_turns = 0;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a child depends on this generation that serves already.
+    fn is_service(&self) -> bool {
+        matches!(self.state.phase, Phase::Serving { .. } | Phase::Upgrading { .. })
     }
 
     /// How long this generation may take to end its child and what the child left behind.

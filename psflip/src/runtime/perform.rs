@@ -28,7 +28,11 @@ impl Runtime {
             Effect::SignalOrphans => self.signal_orphans(),
             Effect::KillOrphans => self.on_tree(|tree| {
                 tree.wake_keeper();
-                tree.kill_all()
+                // A keeper that can't be told is ended itself, and what it leaves is ended here.
+                if tree.kill_all().is_err() {
+                    tree.kill_keeper();
+                }
+                Ok(())
             }),
             Effect::TakePidfile => self.take_pidfile(),
             Effect::ReturnPidfile => self.return_pidfile(),
@@ -211,30 +215,22 @@ impl Runtime {
         let result = if let Some(reason) = self.why_no_successor_could_live() {
             Err(std::io::Error::other(reason))
         } else {
-            process::set_subreaper(false)
-                .and_then(|()| {
-                    successor::Link::start(&self.identity.origin.program, hello, self.plan.upgrade.timeout)
+            process::set_subreaper(false).and_then(|()| {
+                let program = &self.identity.origin.program;
+                successor::Link::start(program, hello, self.plan.upgrade.timeout, |end| {
+                    self.poller.watch(Token::Successor, end)
                 })
-                .and_then(|(link, intermediate)| {
-                    self.intermediate = Some(intermediate);
-                    match self.poller.watch(Token::Successor, link.as_fd()) {
-                        Ok(()) => Ok(link),
-                        Err(error) => {
-                            link.let_go();
-                            Err(error)
-                        }
-                    }
-                })
+            })
         };
         match result {
-            Ok(link) => {
+            Ok((link, intermediate)) => {
+                self.intermediate = Some(intermediate);
                 self.successor = Some(link);
                 self.set_timer(Timer::Successor);
             }
             Err(error) => {
-                if self.intermediate.is_none() {
-                    self.become_subreaper_again();
-                }
+                self.poller.forget(Token::Successor);
+                self.become_subreaper_again();
                 self.start_error = Some(format!("can't start a new psflip: {error}"));
                 self.queue.push_back(Event::SuccessorGone);
             }
@@ -267,7 +263,8 @@ impl Runtime {
     fn acknowledge(&mut self, remembered: bool) {
         let Some(link) = &mut self.successor else { return };
         let alive = link.process().is_some_and(|(_, process)| !process.has_ended());
-        let committed = if alive {
+        // One that was told to give up may not have read that yet.
+        let committed = if alive && link.failure().is_none() {
             link.send(&ToSuccessor::Acknowledge { remembered })
         } else {
             Err(std::io::Error::from_raw_os_error(libc::ESRCH))
@@ -275,7 +272,10 @@ impl Runtime {
         self.queue.push_back(match committed {
             Ok(()) => Event::Committed,
             Err(error) => {
-                link.set_failure(format!("the new psflip gave up before it could be acknowledged: {error}"));
+                let gave_up =
+                    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ESRCH));
+                let why = if gave_up { "gave up before it could" } else { "can't" };
+                link.give_up(format!("the new psflip {why} be acknowledged: {error}"));
                 Event::NotCommitted
             }
         });

@@ -1,6 +1,7 @@
 //! What may die or fail during an upgrade, and what then holds (contract F). In every test clients ask the service without pause.
 
 mod frozen;
+mod injected;
 mod killed;
 mod resources;
 mod start;
