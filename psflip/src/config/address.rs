@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::error::quoted;
-use super::plan::{HttpRequest, HttpTarget};
+use super::plan::{Endpoint, HttpRequest};
 use super::scalar::{Refused, refuse, refuse_help};
 
 /// Reads `127.0.0.1:80`, `[::1]:80`, `localhost:80` and `:80` (the same); with or without `tcp://`.
@@ -109,6 +109,33 @@ pub(super) fn unix(text: &str) -> Result<PathBuf, Refused> {
     Ok(PathBuf::from(path))
 }
 
+/// Reads the address of a FastCGI server: `unix:///path`, `/path`, `@name`, or `host:port` with or without `tcp://`.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, Refused> {
+    if text.starts_with("unix:") || text.starts_with(['/', '@']) {
+        return unix(text).map(Endpoint::Unix);
+    }
+    let rest = text.strip_prefix("tcp://").unwrap_or(text);
+    let example = "write for example `unix:///run/app/app.sock` or `127.0.0.1:9000`";
+    if rest.is_empty() {
+        return refuse_help("the address is empty", example);
+    }
+    if rest.contains('/') {
+        return refuse_help(format!("{} is not an address of a FastCGI server", quoted(text)), example);
+    }
+    authority(rest, None).map(Endpoint::Tcp)
+}
+
+/// Reads the address of a container engine: a Unix socket, as [`unix`] does.
+pub(super) fn engine(text: &str) -> Result<PathBuf, Refused> {
+    if text.starts_with("tcp:") || (text.contains("://") && !text.starts_with("unix:")) {
+        return refuse_help(
+            format!("{} is not the Unix socket of an engine", quoted(text)),
+            "psflip asks the Engine at its Unix socket only: `unix:///var/run/docker.sock`",
+        );
+    }
+    unix(text)
+}
+
 /// Reads `http://host:port/path?query` or `unix:///run/app.sock:/path`.
 pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
     let example = "write for example `http://127.0.0.1:8080/up` or `unix:///run/app.sock:/up`";
@@ -135,11 +162,11 @@ pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
                 "psflip sends no credentials; let curl do it: `[healthcheck.command]`",
             );
         }
-        (HttpTarget::Tcp(authority(host, Some(80))?), host.to_owned(), path)
+        (Endpoint::Tcp(authority(host, Some(80))?), host.to_owned(), path)
     } else if let Some(rest) = text.strip_prefix("unix:") {
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (socket, path) = rest.find(":/").map_or((rest, ""), |at| (&rest[..at], &rest[at + 1..]));
-        (HttpTarget::Unix(unix(socket)?), "localhost".to_owned(), path)
+        (Endpoint::Unix(unix(socket)?), "localhost".to_owned(), path)
     } else {
         return refuse_help(format!("{} is not a URL that psflip can probe", quoted(text)), example);
     };

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::address;
-use super::error::{Error, all_of, any_of, meant, nearest, quoted};
-use super::plan::{EnvChange, Health, Log, LogFormat, Orphans, Pace, Plan, Shutdown, Upgrade};
-use super::reader::{Node, Reader, Section, Zero, a};
-use super::scalar::{self, Refused};
+use super::error::{Error, meant, nearest, quoted};
+use super::health;
+use super::plan::{EnvChange, Health, Log, LogFormat, Orphans, Plan, Shutdown, Upgrade};
+use super::reader::{Node, Reader, Section, Zero};
+use super::scalar;
 use crate::signal::Signal;
 
 /// The keys of the file itself.
@@ -16,40 +16,21 @@ pub(super) const TOP: &[&str] =
     &["cmd", "workdir", "pidfile", "quiet", "locals", "env", "upgrade", "shutdown", "healthcheck", "log"];
 const UPGRADE: &[&str] = &["signal", "timeout"];
 const SHUTDOWN: &[&str] = &["delay", "signal", "timeout", "orphans"];
-const KINDS: &[&str] = &["alive", "command", "tcp", "unix", "http"];
 const LOG: &[&str] = &["format", "level"];
-const ALIVE: &[&str] = &["timeout"];
-const COMMAND: &[&str] = &["cmd", "after", "interval", "timeout", "successes"];
-const TCP: &[&str] = &["address", "after", "interval", "timeout", "successes"];
-const UNIX: &[&str] = &["path", "after", "interval", "timeout", "successes"];
-const HTTP: &[&str] = &["url", "status", "after", "interval", "timeout", "successes"];
 
-/// The tables with keys of their own.
-const TABLES: &[(&str, &[&str])] = &[
-    ("[upgrade]", UPGRADE),
-    ("[shutdown]", SHUTDOWN),
-    ("[log]", LOG),
-    ("[healthcheck.alive]", ALIVE),
-    ("[healthcheck.command]", COMMAND),
-    ("[healthcheck.tcp]", TCP),
-    ("[healthcheck.unix]", UNIX),
-    ("[healthcheck.http]", HTTP),
-];
+/// The tables with keys of their own, besides those of the health checks.
+const TABLES: &[(&str, &[&str])] = &[("[upgrade]", UPGRADE), ("[shutdown]", SHUTDOWN), ("[log]", LOG)];
 
 /// The key that `wrong` was probably meant to be, and the tables it belongs to.
 pub(super) fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
-    let key = nearest(wrong, TABLES.iter().flat_map(|(_, keys)| *keys).filter(|key| **key != "cmd"))?;
-    let homes = TABLES.iter().filter(|(_, keys)| keys.contains(&key.as_str())).map(|(table, _)| *table);
+    let tables = || TABLES.iter().chain(health::TABLES);
+    let key = nearest(wrong, tables().flat_map(|(_, keys)| *keys).filter(|key| **key != "cmd"))?;
+    let homes = tables().filter(|(_, keys)| keys.contains(&key.as_str())).map(|(table, _)| *table);
     Some((key.clone(), homes.take(3).collect()))
 }
 
 /// Variables that psflip sets itself (contract C3).
 const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
-
-/// The default pace of probes (config.md): a command costs a process, so it is tried less often than a connection.
-fn pace(interval: Duration) -> Pace {
-    Pace { after: Duration::ZERO, interval, timeout: Duration::from_secs(5), successes: 1 }
-}
 
 /// Builds the plan. It is meaningful only if `reader` has no errors afterwards.
 pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
@@ -87,11 +68,12 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             "env" => env(reader, node, &mut plan.env),
             "upgrade" => upgrade(reader, node, &mut plan.upgrade),
             "shutdown" => shutdown(reader, node, &mut plan.shutdown),
-            "healthcheck" => healthcheck(reader, node, &mut plan.health),
+            "healthcheck" => health::healthcheck(reader, node, &mut plan.health),
             "log" => log(reader, node, &mut plan.log),
             _ => reader.unknown(&file, key, span, TOP),
         }
     }
+    health::conflicts(reader, &file, &plan.health);
     if find(&file, "cmd").is_none() && !misspelled(&file, "cmd", TOP) {
         reader.error(
             Error::whole("`cmd` is missing: the program to run")
@@ -101,12 +83,13 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
     plan
 }
 
-fn find<'t>(section: &Section<'t>, key: &str) -> Option<Node<'t>> {
+/// The value of a key.
+pub(super) fn find<'t>(section: &Section<'t>, key: &str) -> Option<Node<'t>> {
     section.entries.iter().find(|(name, ..)| *name == key).map(|(.., node)| *node)
 }
 
 /// Whether a key of the section will get the hint to be `key`, so that its absence needs no message of its own.
-fn misspelled(section: &Section<'_>, key: &str, allowed: &[&str]) -> bool {
+pub(super) fn misspelled(section: &Section<'_>, key: &str, allowed: &[&str]) -> bool {
     // Comparing names costs time, and a table of so many keys has other troubles.
     section
         .entries
@@ -138,13 +121,7 @@ fn env(reader: &mut Reader<'_>, node: Node<'_>, changes: &mut Vec<EnvChange>) {
             );
             continue;
         }
-        if name.is_empty() || name.contains(['=', '\0']) {
-            let reason =
-                if name.is_empty() { "it is empty" } else { "it has a `=` or a NUL character in it" };
-            reader.error(Error::at(
-                span.clone(),
-                format!("{} is no name of a variable: {reason}", quoted(name)),
-            ));
+        if !is_name(reader, name, span, "a variable") {
             continue;
         }
         match node.get_ref() {
@@ -157,6 +134,16 @@ fn env(reader: &mut Reader<'_>, node: Node<'_>, changes: &mut Vec<EnvChange>) {
             _ => reader.variable_type(name, node),
         }
     }
+}
+
+/// Whether `name` can stand before the `=` of an environment; notes it if not.
+pub(super) fn is_name(reader: &mut Reader<'_>, name: &str, span: &std::ops::Range<usize>, of: &str) -> bool {
+    if !name.is_empty() && !name.contains(['=', '\0']) {
+        return true;
+    }
+    let reason = if name.is_empty() { "it is empty" } else { "it has a `=` or a NUL character in it" };
+    reader.error(Error::at(span.clone(), format!("{} is no name of {of}: {reason}", quoted(name))));
+    false
 }
 
 fn upgrade(reader: &mut Reader<'_>, node: Node<'_>, upgrade: &mut Upgrade) {
@@ -220,170 +207,8 @@ fn log(reader: &mut Reader<'_>, node: Node<'_>, log: &mut Log) {
     }
 }
 
-fn healthcheck(reader: &mut Reader<'_>, node: Node<'_>, health: &mut Health) {
-    let Some(section) = reader.table("healthcheck", node) else { return };
-    let mut first: Option<&str> = None;
-    for (kind, span, node) in &section.entries {
-        if !KINDS.contains(kind) {
-            unknown_kind(reader, &section, kind, span, node);
-            continue;
-        }
-        if let Some(first) = first {
-            reader.error(
-                Error::at(span.clone(), format!("two health checks, `{first}` and `{kind}`"))
-                    .help("a child is healthy by one check: keep one; a `command` can test several things"),
-            );
-        }
-        first = first.or(Some(kind));
-        let Some(table) = reader.table(&format!("healthcheck.{kind}"), node) else { continue };
-        set(health, check(reader, kind, &table, node));
-    }
-    if section.entries.is_empty() {
-        reader.error(Error::at(node.span(), "`[healthcheck]` says no kind of check").help(format!(
-            "write `[healthcheck.KIND]` with one of {}, or leave it out for the default: healthy when still running after 5s",
-            any_of(KINDS)
-        )));
-    }
-}
-
-/// A kind that does not exist, or a key of a kind that stands in `[healthcheck]` itself.
-fn unknown_kind(
-    reader: &mut Reader<'_>,
-    section: &Section<'_>,
-    kind: &str,
-    span: &std::ops::Range<usize>,
-    node: Node<'_>,
-) {
-    let key = [ALIVE, COMMAND, TCP, UNIX, HTTP].iter().any(|keys| keys.contains(&kind));
-    if key && !node.get_ref().is_table() {
-        reader.error(
-            Error::at(span.clone(), format!("`{kind}` can't stand in `[healthcheck]` itself"))
-                .help(format!("name the kind of check: `[healthcheck.KIND]` with one of {}", any_of(KINDS))),
-        );
-    } else if matches!(kind, "docker" | "fcgi" | "notify") {
-        reader.unknown(section, kind, span, KINDS);
-    } else {
-        let error = Error::at(span.clone(), format!("there is no health check {}", quoted(kind)));
-        reader.error(match nearest(kind, KINDS) {
-            Some(near) => error.help(format!("did you mean `[healthcheck.{near}]`?")),
-            None => error.help(format!("there are {}", all_of(KINDS))),
-        });
-    }
-}
-
-fn check(reader: &mut Reader<'_>, kind: &str, section: &Section<'_>, node: Node<'_>) -> Option<Health> {
-    let quick = pace(Duration::from_millis(100));
-    match kind {
-        "alive" => {
-            let mut timeout = Duration::from_secs(5);
-            for (key, span, node) in &section.entries {
-                match *key {
-                    "timeout" => set(&mut timeout, reader.duration("timeout", node, Zero::Allowed)),
-                    _ => reader.unknown(section, key, span, ALIVE),
-                }
-            }
-            Some(Health::Alive { timeout })
-        }
-        "command" => {
-            let slow = pace(Duration::from_secs(1));
-            let read = |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.argv(key, node);
-            let (cmd, pace) = probe(reader, section, node, "cmd", COMMAND, slow, read);
-            Some(Health::Command { cmd: cmd?, pace })
-        }
-        "tcp" => {
-            let read = |reader: &mut Reader<'_>, key: &str, node: Node<'_>| {
-                reader.parsed(key, node, |text| Ok((address::tcp(text)?, text.to_owned())))
-            };
-            let (address, pace) = probe(reader, section, node, "address", TCP, quick, read);
-            let (addresses, text) = address?;
-            Some(Health::Tcp { addresses, text, pace })
-        }
-        "unix" => {
-            let read =
-                |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.parsed(key, node, address::unix);
-            let (path, pace) = probe(reader, section, node, "path", UNIX, quick, read);
-            Some(Health::Unix { path: path?, pace })
-        }
-        _ => {
-            let read =
-                |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.parsed(key, node, address::url);
-            let (request, pace) = probe(reader, section, node, "url", HTTP, quick, read);
-            let mut codes = vec![200..=399];
-            if let Some(node) = find(section, "status") {
-                set(&mut codes, status(reader, node));
-            }
-            Some(Health::Http { request: request?, status: codes, pace })
-        }
-    }
-}
-
-/// Reads the keys that all probes have, and the one that says what to probe.
-fn probe<T>(
-    reader: &mut Reader<'_>,
-    section: &Section<'_>,
-    node: Node<'_>,
-    target: &str,
-    allowed: &[&str],
-    mut pace: Pace,
-    read: impl FnOnce(&mut Reader<'_>, &str, Node<'_>) -> Option<T>,
-) -> (Option<T>, Pace) {
-    let value = match find(section, target) {
-        Some(node) => read(reader, target, node),
-        None if misspelled(section, target, allowed) => None,
-        None => {
-            reader.error(
-                Error::at(node.span(), format!("`{target}` is missing in `{}`", section.name)).help(match target {
-                    "cmd" => "the command whose exit code 0 means healthy: `cmd = [\"curl\", \"-fsS\", \"http://127.0.0.1:8080/up\"]`",
-                    "address" => "where to connect: `address = \"127.0.0.1:8080\"`",
-                    "path" => "where to connect: `path = \"/run/app/app.sock\"`",
-                    _ => "what to get: `url = \"http://127.0.0.1:8080/up\"`",
-                }),
-            );
-            None
-        }
-    };
-    for (key, span, node) in &section.entries {
-        match *key {
-            "after" => set(&mut pace.after, reader.duration("after", node, Zero::Allowed)),
-            "interval" => {
-                let zero = Zero::Refused("probes without a pause would load the machine");
-                set(&mut pace.interval, reader.duration("interval", node, zero));
-            }
-            "timeout" => {
-                let zero = Zero::Refused("no probe could ever succeed in time");
-                set(&mut pace.timeout, reader.duration("timeout", node, zero));
-            }
-            "successes" => set(&mut pace.successes, reader.count("successes", node)),
-            key if allowed.contains(&key) => {}
-            _ => reader.unknown(section, key, span, allowed),
-        }
-    }
-    (value, pace)
-}
-
-/// `status`: a string, or one code as an integer.
-fn status(reader: &mut Reader<'_>, node: Node<'_>) -> Option<Vec<std::ops::RangeInclusive<u16>>> {
-    match node.get_ref() {
-        DeValue::Integer(number) => match address::status(&number.to_string()) {
-            Ok(codes) => Some(codes),
-            Err(Refused { message, help }) => {
-                reader.error(Error { message, span: Some(node.span()), help });
-                None
-            }
-        },
-        DeValue::String(_) => reader.parsed("status", node, address::status),
-        _ => {
-            reader.error(
-                Error::at(node.span(), format!("`status` must be a string, not {}", a(node)))
-                    .help("write codes and ranges in one string: `\"200,204,300-399\"`"),
-            );
-            None
-        }
-    }
-}
-
 /// Keeps the default where the value could not be read.
-fn set<T>(place: &mut T, value: Option<T>) {
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }

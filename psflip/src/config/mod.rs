@@ -9,6 +9,7 @@ mod build;
 mod error;
 mod file;
 mod functions;
+mod health;
 mod inspect;
 mod plan;
 mod reader;

@@ -84,6 +84,15 @@ pub enum Health {
         /// When to probe.
         pace: Pace,
     },
+    /// Healthy when a container engine says that the container is.
+    Docker {
+        /// Name or id of the container: letters, digits, `_`, `.` and `-`.
+        container: String,
+        /// The engine's socket; as [`Health::Unix`]'s path.
+        socket: PathBuf,
+        /// When to ask.
+        pace: Pace,
+    },
     /// Healthy when a TCP connection is accepted.
     Tcp {
         /// Where to; for `localhost` both families, in this order of trying. Never empty.
@@ -109,6 +118,36 @@ pub enum Health {
         /// When to probe.
         pace: Pace,
     },
+    /// Healthy when a FastCGI request is answered with one of `status`.
+    Fcgi {
+        /// The request.
+        request: FcgiRequest,
+        /// As [`Health::Http`]'s.
+        status: Vec<std::ops::RangeInclusive<u16>>,
+        /// When to probe.
+        pace: Pace,
+    },
+    /// Healthy when the child sends `READY=1` to `NOTIFY_SOCKET` (sd_notify(3)).
+    Notify {
+        /// How long after `upgrade.timeout` the child may put off the end of psflip's patience by `EXTEND_TIMEOUT_USEC=`; zero: not
+        /// at all.
+        extend: Duration,
+    },
+}
+
+/// The target of an `fcgi` health check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FcgiRequest {
+    /// As the user wrote it, for messages.
+    pub address: String,
+    /// Where to connect.
+    pub target: Endpoint,
+    /// `SCRIPT_FILENAME` and `SCRIPT_NAME`; not empty.
+    pub script: String,
+    /// `QUERY_STRING`, without `?`; may be empty.
+    pub query: String,
+    /// What is added to the usual parameters, or replaces them. At most 64 KiB; no name is empty or has a `=` in it.
+    pub params: Vec<(String, String)>,
 }
 
 /// The target of an `http` health check.
@@ -117,16 +156,16 @@ pub struct HttpRequest {
     /// As the user wrote it, for messages.
     pub url: String,
     /// Where to connect.
-    pub target: HttpTarget,
+    pub target: Endpoint,
     /// The `Host` header.
     pub host: String,
     /// Path and query, begins with `/`, contains neither spaces nor control characters.
     pub path: String,
 }
 
-/// Where an `http` health check connects to.
+/// Where a health check connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HttpTarget {
+pub enum Endpoint {
     /// In this order of trying; never empty.
     Tcp(Vec<SocketAddr>),
     /// As [`Health::Unix`]'s path.

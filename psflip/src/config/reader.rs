@@ -31,10 +31,7 @@ impl<'t> Section<'t> {
 }
 
 /// The keys that a later version has; this one says so instead of guessing what was meant.
-const LATER: &[(&str, &[&str])] = &[
-    ("", &["listen", "proxy", "switch", "hooks", "control"]),
-    ("[healthcheck]", &["docker", "fcgi", "notify"]),
-];
+const LATER: &[(&str, &[&str])] = &[("", &["listen", "proxy", "switch", "hooks", "control"])];
 
 /// Collects mistakes while values are read.
 pub(super) struct Reader<'a> {

@@ -1,6 +1,7 @@
 //! A [`Plan`] as the TOML that it could have been read from, every default filled in: `psflip check`.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::plan::{EnvChange, Health, LogFormat, Orphans, Pace, Plan};
@@ -72,17 +73,47 @@ fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {
         Health::Http { request, status, pace: when } => {
             writeln!(f, "\n[healthcheck.http]")?;
             writeln!(f, "url = {}", string(&request.url))?;
-            let codes: Vec<String> = status
-                .iter()
-                .map(|range| match (range.start(), range.end()) {
-                    (from, to) if from == to => from.to_string(),
-                    (from, to) => format!("{from}-{to}"),
-                })
-                .collect();
-            writeln!(f, "status = \"{}\"", codes.join(","))?;
+            writeln!(f, "status = \"{}\"", codes(status))?;
             pace(f, when)
         }
+        Health::Fcgi { request, status, pace: when } => {
+            writeln!(f, "\n[healthcheck.fcgi]")?;
+            writeln!(f, "address = {}", string(&request.address))?;
+            writeln!(f, "script = {}", string(&request.script))?;
+            writeln!(f, "query = {}", string(&request.query))?;
+            writeln!(f, "status = \"{}\"", codes(status))?;
+            pace(f, when)?;
+            if !request.params.is_empty() {
+                writeln!(f, "\n[healthcheck.fcgi.params]")?;
+            }
+            request
+                .params
+                .iter()
+                .try_for_each(|(name, value)| writeln!(f, "{} = {}", key(name), string(value)))
+        }
+        Health::Docker { container, socket, pace: when } => {
+            writeln!(f, "\n[healthcheck.docker]")?;
+            writeln!(f, "container = {}", string(container))?;
+            writeln!(f, "socket = {}", path(socket))?;
+            pace(f, when)
+        }
+        Health::Notify { extend } => {
+            writeln!(f, "\n[healthcheck.notify]")?;
+            writeln!(f, "extend = \"{}\"", spell(*extend))
+        }
     }
+}
+
+/// Codes and ranges of them, as `status` is written.
+fn codes(status: &[RangeInclusive<u16>]) -> String {
+    let codes: Vec<String> = status
+        .iter()
+        .map(|range| match (range.start(), range.end()) {
+            (from, to) if from == to => from.to_string(),
+            (from, to) => format!("{from}-{to}"),
+        })
+        .collect();
+    codes.join(",")
 }
 
 fn pace(f: &mut fmt::Formatter<'_>, pace: &Pace) -> fmt::Result {

@@ -1,118 +1,75 @@
 //! `http`: the child is healthy when a GET answers with a wanted status. Only the status line is read.
 
-use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
-
-use super::connect::Connection;
+use super::exchange::{Exchange, Question, Received, Statuses, judge};
 use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
-use crate::config::{HttpRequest, HttpTarget};
+use crate::config::HttpRequest;
 
 /// The most that is read of an answer.
 const LONGEST: usize = 8 * 1024;
-/// How much of an answer that is none is shown, in bytes.
-const SHOWN: usize = 60;
-
-type Statuses = [RangeInclusive<u16>];
 
 pub(super) struct Http {
-    target: HttpTarget,
-    request: Rc<[u8]>,
-    url: Rc<str>,
+    question: Question,
     wanted: Rc<Statuses>,
 }
 
 impl Http {
     pub(super) fn new(request: &HttpRequest, wanted: &Statuses) -> Self {
         let HttpRequest { url, target, host, path } = request;
-        let version = env!("CARGO_PKG_VERSION");
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: psflip/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-        );
-        Self {
-            target: target.clone(),
-            request: request.into_bytes().into(),
-            url: url.as_str().into(),
-            wanted: wanted.into(),
-        }
+        Self { question: Question::new(target, get(host, path), url), wanted: wanted.into() }
     }
+}
 
-    fn connect(&self, child: &ChildInfo) -> Result<Connection, String> {
-        match &self.target {
-            HttpTarget::Tcp(addresses) => Connection::tcp(addresses as &[SocketAddr]),
-            HttpTarget::Unix(path) => Connection::unix(path, child),
-        }
-    }
+/// A GET after which the server closes the connection.
+pub(super) fn get(host: &str, path: &str) -> Vec<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: psflip/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    request.into_bytes()
 }
 
 impl Probe for Http {
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
-        let mut exchange = Exchange {
-            connection: self.connect(child)?,
-            request: Rc::clone(&self.request),
-            sent: 0,
-            answer: Vec::new(),
-            url: Rc::clone(&self.url),
-            wanted: Rc::clone(&self.wanted),
-        };
-        Ok(if exchange.go_on()? { Begun::Healthy } else { Begun::Pending(Box::new(exchange)) })
+        let exchange = self.question.ask(child)?;
+        let mut asked = Asked { exchange, answer: Vec::new(), wanted: Rc::clone(&self.wanted) };
+        Ok(if asked.go_on()? { Begun::Healthy } else { Begun::Pending(Box::new(asked)) })
     }
 }
 
-/// One request and its answer.
-struct Exchange {
-    connection: Connection,
-    request: Rc<[u8]>,
-    sent: usize,
+/// A request and what is known of its answer.
+struct Asked {
+    exchange: Exchange,
     answer: Vec<u8>,
-    url: Rc<str>,
     wanted: Rc<Statuses>,
 }
 
-impl Exchange {
+impl Asked {
     fn go_on(&mut self) -> Result<bool, String> {
-        if !self.connection.advance()? || !self.send()? {
-            return Ok(false);
-        }
-        self.receive()
-    }
-
-    /// Whether the whole request is sent.
-    fn send(&mut self) -> Result<bool, String> {
-        while self.sent < self.request.len() {
-            match send(
-                self.connection.as_fd().as_raw_fd(),
-                &self.request[self.sent..],
-                MsgFlags::MSG_NOSIGNAL,
-            ) {
-                Ok(sent) => self.sent += sent,
-                Err(Errno::EAGAIN) => return Ok(false),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(self.failed("the request could not be sent", errno)),
-            }
-        }
-        Ok(true)
+        Ok(self.exchange.send()? && self.receive()?)
     }
 
     /// Whether the answer is one that is wanted.
     fn receive(&mut self) -> Result<bool, String> {
         let mut buffer = [0; 1024];
         loop {
-            match recv(self.connection.as_fd().as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(0) => return Err(self.unfit("the connection was closed before the end of a status line")),
-                Ok(length) => self.answer.extend_from_slice(&buffer[..length]),
-                Err(Errno::EAGAIN) => return Ok(false),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(self.failed("no answer", errno)),
+            match self.exchange.receive(&mut buffer)? {
+                Received::End => {
+                    return Err(self.unfit("the connection was closed before the end of a status line"));
+                }
+                Received::Bytes(length) => self.answer.extend_from_slice(&buffer[..length]),
+                Received::Nothing => return Ok(false),
             }
             match status(&self.answer) {
-                Reading::Status(status) => return self.judge(status),
+                Reading::Status(status, _) => {
+                    return match judge(status, &self.wanted, "HTTP") {
+                        Ok(()) => Ok(true),
+                        Err(why) => Err(self.exchange.failed(&why)),
+                    };
+                }
                 Reading::More if self.answer.len() < LONGEST => {}
                 Reading::More => return Err(self.unfit("no end of a status line within 8 KiB")),
                 Reading::Unfit => return Err(self.unfit("the answer is not HTTP/1")),
@@ -120,40 +77,14 @@ impl Exchange {
         }
     }
 
-    fn judge(&self, status: u16) -> Result<bool, String> {
-        if self.wanted.iter().any(|range| range.contains(&status)) {
-            return Ok(true);
-        }
-        let mut wanted = String::new();
-        for range in self.wanted.iter() {
-            let (first, last) = (range.start(), range.end());
-            let comma = if wanted.is_empty() { "" } else { "," };
-            let _ = match first == last {
-                true => write!(wanted, "{comma}{first}"),
-                false => write!(wanted, "{comma}{first}-{last}"),
-            };
-        }
-        Err(format!("`{}`: HTTP status {status}, wanted {wanted}", self.url))
-    }
-
-    fn failed(&self, what: &str, errno: Errno) -> String {
-        format!("`{}`: {what}: {}", self.url, std::io::Error::from(errno))
-    }
-
-    fn unfit(&self, what: &str) -> String {
-        if self.answer.is_empty() {
-            return format!("`{}`: {what}", self.url);
-        }
-        let shown = &self.answer[..self.answer.len().min(SHOWN)];
-        let more = if shown.len() < self.answer.len() { "…" } else { "" };
-        format!("`{}`: {what}: it began with `{}{more}`", self.url, shown.escape_ascii())
+    fn unfit(&self, why: &str) -> String {
+        self.exchange.unfit(why, &self.answer)
     }
 }
 
-impl Attempt for Exchange {
+impl Attempt for Asked {
     fn watch(&self) -> (BorrowedFd<'_>, Interest) {
-        let writes = !self.connection.is_established() || self.sent < self.request.len();
-        (self.connection.as_fd(), if writes { Interest::Write } else { Interest::Read })
+        self.exchange.watch()
     }
 
     fn advance(&mut self) -> Progress {
@@ -161,19 +92,15 @@ impl Attempt for Exchange {
     }
 
     fn overdue(&self, limit: Duration) -> String {
-        if self.connection.is_established() {
-            self.unfit(&format!("no answer within {limit:?}"))
-        } else {
-            format!("{}: no answer within {limit:?}", self.connection)
-        }
+        self.exchange.overdue(limit, &self.answer)
     }
 }
 
 /// What is known of an answer.
 #[derive(Debug, PartialEq, Eq)]
-enum Reading {
-    /// Its status.
-    Status(u16),
+pub(super) enum Reading<'a> {
+    /// Its status, and what follows the status line.
+    Status(u16, &'a [u8]),
     /// Too little to tell.
     More,
     /// It is no answer of HTTP/1.
@@ -181,7 +108,7 @@ enum Reading {
 }
 
 /// The status of an answer (RFC 9112, 4); interim ones (RFC 9110, 15.2) are passed over.
-fn status(mut answer: &[u8]) -> Reading {
+pub(super) fn status(mut answer: &[u8]) -> Reading<'_> {
     const START: &[u8] = b"HTTP/1.";
     loop {
         let known = answer.len().min(START.len());
@@ -204,7 +131,7 @@ fn status(mut answer: &[u8]) -> Reading {
                 };
                 answer = &answer[end + 4..];
             }
-            status => return Reading::Status(status),
+            status => return Reading::Status(status, &answer[end + 1..]),
         }
     }
 }
@@ -217,7 +144,7 @@ mod tests {
     fn every_http_1_status_line_is_read() {
         for line in ["HTTP/1.1 200 OK\r\n", "HTTP/1.0 200\r\n", "HTTP/1.1 200 \n", "HTTP/1.9 200 x y\r\nA: b"]
         {
-            assert_eq!(status(line.as_bytes()), Reading::Status(200), "{line:?}");
+            assert!(matches!(status(line.as_bytes()), Reading::Status(200, _)), "{line:?}");
         }
     }
 
@@ -227,13 +154,13 @@ mod tests {
         for length in 0..line.len() {
             assert_eq!(status(&line.as_bytes()[..length]), Reading::More, "{length}");
         }
-        assert_eq!(status(line.as_bytes()), Reading::Status(503));
+        assert_eq!(status(line.as_bytes()), Reading::Status(503, b""));
     }
 
     #[test]
     fn interim_answers_are_passed_over() {
         let answer = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n";
-        assert_eq!(status(answer.as_bytes()), Reading::Status(204));
+        assert_eq!(status(answer.as_bytes()), Reading::Status(204, b""));
         assert_eq!(status(&answer.as_bytes()[..40]), Reading::More);
     }
 

@@ -9,8 +9,13 @@
 mod alive;
 mod command;
 mod connect;
+mod docker;
+mod exchange;
+mod fcgi;
 mod http;
+mod notify;
 mod pace;
+mod response;
 mod tcp;
 mod text;
 mod unix;
@@ -26,6 +31,7 @@ use std::time::Duration;
 use crate::config::{Health, Pace};
 use crate::sys::early::SignalSetup;
 
+pub use notify::{Heard, Notifications};
 use pace::{Due, Next, Pacing};
 
 /// What a probe may know of the child.
@@ -63,18 +69,29 @@ pub enum Timer {
     Off,
 }
 
+/// What a check says of the child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing new.
+    Open,
+    /// It became healthy by this call.
+    Healthy,
+    /// It can't become healthy any more; [`Checker::last_failure`] says why.
+    Never,
+}
+
 /// What a call of a [`Checker`] led to.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The child became healthy by this call. True at most once in the life of a checker.
-    pub healthy: bool,
+    /// Other than [`Verdict::Open`] at most once in the life of a checker.
+    pub verdict: Verdict,
     /// What to do with the timer.
     pub timer: Timer,
 }
 
 impl Step {
-    const NOTHING: Self = Self { healthy: false, timer: Timer::Keep };
+    const NOTHING: Self = Self { verdict: Verdict::Open, timer: Timer::Keep };
 }
 
 /// One health check of one child. Dropping it ends the probe that is under way, with all its processes.
@@ -84,6 +101,7 @@ pub struct Checker {
     probe: Box<dyn Probe>,
     attempt: Option<Box<dyn Attempt>>,
     last_failure: Option<String>,
+    hopeless: bool,
 }
 
 /// One kind of health check.
@@ -122,6 +140,8 @@ enum Progress {
     Healthy,
     /// The probe failed; why, as text for the log.
     Failed(String),
+    /// The probe failed, and so would every other one.
+    Hopeless(String),
 }
 
 impl From<Result<bool, String>> for Progress {
@@ -135,9 +155,10 @@ impl From<Result<bool, String>> for Progress {
 }
 
 impl Checker {
-    /// A check that has not begun. Starts nothing and opens nothing.
+    /// A check that has not begun. Starts nothing and opens nothing. `None`: a kind without probes, where the child itself says
+    /// that it is healthy (see [`Notifications`]).
     #[must_use]
-    pub fn new(health: &Health, child: ChildInfo) -> Self {
+    pub fn new(health: &Health, child: ChildInfo) -> Option<Self> {
         let (probe, pace): (Box<dyn Probe>, Pace) = match health {
             Health::Alive { timeout } => (Box::new(alive::Alive), alive::pace(*timeout)),
             Health::Command { cmd, pace } => (Box::new(command::Command::new(cmd)), pace.clone()),
@@ -146,8 +167,16 @@ impl Checker {
             Health::Http { request, status, pace } => {
                 (Box::new(http::Http::new(request, status)), pace.clone())
             }
+            Health::Fcgi { request, status, pace } => {
+                (Box::new(fcgi::Fcgi::new(request, status)), pace.clone())
+            }
+            Health::Docker { container, socket, pace } => {
+                (Box::new(docker::Docker::new(container, socket)), pace.clone())
+            }
+            Health::Notify { .. } => return None,
         };
-        Self { child, pacing: Pacing::new(pace), probe, attempt: None, last_failure: None }
+        let pacing = Pacing::new(pace);
+        Some(Self { child, pacing, probe, attempt: None, last_failure: None, hopeless: false })
     }
 
     /// The child has just been executed. To be called once, before anything else.
@@ -162,6 +191,7 @@ impl Checker {
             None | Some(Progress::Pending) => Step::NOTHING,
             Some(Progress::Healthy) => self.probe_ended(Ok(())),
             Some(Progress::Failed(why)) => self.probe_ended(Err(why)),
+            Some(Progress::Hopeless(why)) => self.give_up(&why),
         }
     }
 
@@ -193,6 +223,12 @@ impl Checker {
         self.last_failure.as_deref().or(waiting.filter(|_| self.pacing.probes() == 1))
     }
 
+    /// Whether it said [`Verdict::Never`].
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.hopeless
+    }
+
     /// How many probes were begun.
     #[must_use]
     pub fn probes(&self) -> u32 {
@@ -202,8 +238,8 @@ impl Checker {
     fn follow(&mut self, next: Next) -> Step {
         match next {
             Next::Probe => self.begin_probe(),
-            Next::Wait(time) => Step { healthy: false, timer: Timer::Set(time) },
-            Next::Healthy => Step { healthy: true, timer: Timer::Off },
+            Next::Wait(time) => Step { verdict: Verdict::Open, timer: Timer::Set(time) },
+            Next::Healthy => Step { verdict: Verdict::Healthy, timer: Timer::Off },
         }
     }
 
@@ -212,7 +248,7 @@ impl Checker {
             Ok(Begun::Healthy) => self.probe_ended(Ok(())),
             Ok(Begun::Pending(attempt)) => {
                 self.attempt = Some(attempt);
-                Step { healthy: false, timer: Timer::Set(self.pacing.limit()) }
+                Step { verdict: Verdict::Open, timer: Timer::Set(self.pacing.limit()) }
             }
             Err(why) => self.probe_ended(Err(why)),
         }
@@ -225,9 +261,18 @@ impl Checker {
         let outcome = match attempt.advance() {
             Progress::Healthy => Ok(()),
             Progress::Failed(why) => Err(why),
+            Progress::Hopeless(why) => return self.give_up(&why),
             Progress::Pending => Err(attempt.overdue(limit)),
         };
         self.probe_ended(outcome)
+    }
+
+    fn give_up(&mut self, why: &str) -> Step {
+        self.attempt = None;
+        self.hopeless = true;
+        self.last_failure = Some(why.to_owned());
+        self.pacing.give_up();
+        Step { verdict: Verdict::Never, timer: Timer::Off }
     }
 
     fn probe_ended(&mut self, outcome: Result<(), String>) -> Step {

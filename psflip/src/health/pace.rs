@@ -75,6 +75,11 @@ impl Pacing {
         Next::Wait(self.pace.interval)
     }
 
+    /// No more probes.
+    pub(super) fn give_up(&mut self) {
+        self.phase = Phase::Over;
+    }
+
     /// How long one probe may take.
     pub(super) fn limit(&self) -> Duration {
         self.pace.timeout

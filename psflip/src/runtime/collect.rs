@@ -46,6 +46,7 @@ impl Runtime {
                 self.settle();
                 Ok(())
             }
+            Token::Notifications => self.hear_notifications(),
             Token::Signals => self.read_signals(),
             Token::Timers => {
                 for key in self.timers.take_due() {
@@ -339,8 +340,14 @@ impl Runtime {
         if let Err(error) = watched {
             tracing::error!(%error, "can't wait for the health check");
         }
-        if step.healthy {
-            self.queue.push_back(Event::ChildHealthy);
+        match step.verdict {
+            health::Verdict::Open => {}
+            health::Verdict::Healthy => self.queue.push_back(Event::ChildHealthy),
+            health::Verdict::Never => {
+                // There is nothing to wait for any more.
+                self.timers.clear(Key::Flip(Timer::Healthy));
+                self.queue.push_back(Event::TimedOut(Timer::Healthy));
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! (`perform.rs`). One thread, one place to wait, no decision of its own.
 
 mod collect;
+mod notified;
 mod origin;
 mod perform;
 mod poller;
@@ -29,6 +30,7 @@ use crate::sys::early::SignalSetup;
 use crate::sys::memory;
 use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
+use notified::Notified;
 use poller::{Poller, Token};
 use reaper::Reaper;
 use timers::{Key, Timers};
@@ -83,6 +85,8 @@ struct Runtime {
     reaper: Reaper,
     tree: Option<Tree>,
     checker: Option<CheckerSlot>,
+    /// Where the child says that it is ready, if it is to say so.
+    notified: Option<Notified>,
     predecessor: Option<Predecessor>,
     successor: Option<successor::Link>,
     /// The process that starts the successor and ends at once, until it is reaped.
@@ -188,6 +192,7 @@ impl Runtime {
             reaper,
             tree: None,
             checker: None,
+            notified: None,
             predecessor,
             successor: None,
             intermediate: None,

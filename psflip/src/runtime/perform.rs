@@ -53,9 +53,14 @@ impl Runtime {
     }
 
     fn start_child(&mut self) {
-        let launch =
+        let mut launch =
             Launch::new(&self.plan.cmd, self.envp.clone(), self.plan.workdir.clone(), self.identity.signals);
-        let started = Tree::start(launch).and_then(|tree| {
+        // The address is there before the child is.
+        let started = self.open_notifications().and_then(|notify| {
+            if let Some(address) = notify {
+                launch = launch.with_variable("NOTIFY_SOCKET", &address);
+            }
+            let tree = Tree::start(launch)?;
             self.poller.watch(Token::Tree, tree.as_fd())?;
             Ok(tree)
         });
@@ -78,8 +83,9 @@ impl Runtime {
             signals: self.identity.signals,
             predecessor: self.predecessor.as_ref().map(|predecessor| predecessor.pid),
         };
-        self.checker = Some(CheckerSlot(Checker::new(&self.plan.health, child)));
+        self.checker = Checker::new(&self.plan.health, child).map(CheckerSlot);
         self.check(Checker::start);
+        self.await_ready();
     }
 
     /// The checker itself stays, for its last failure, but its probe is ended.

@@ -23,19 +23,22 @@ pub(super) enum Token {
     PredecessorProcess,
     /// The health check.
     Check,
+    /// What the child says of itself.
+    Notifications,
     /// Signals.
     Signals,
     /// The timers.
     Timers,
 }
 
-const TOKENS: [Token; 8] = [
+const TOKENS: [Token; 9] = [
     Token::Tree,
     Token::Successor,
     Token::SuccessorProcess,
     Token::Predecessor,
     Token::PredecessorProcess,
     Token::Check,
+    Token::Notifications,
     Token::Signals,
     Token::Timers,
 ];

@@ -58,17 +58,25 @@ impl Runtime {
     }
 
     fn tell_failure(&mut self, failure: Failure) {
-        let probe = match &self.checker {
+        let hopeless = self.checker.as_ref().is_some_and(|CheckerSlot(checker)| checker.is_hopeless());
+        let last_probe = match &self.checker {
             Some(CheckerSlot(checker)) => checker.last_failure().map(str::to_owned),
             None => self.last_probe_failure.take(),
         };
-        let probe = probe.map_or_else(String::new, |probe| format!("; last probe: {probe}"));
+        let probe = match (&self.notified, failure) {
+            (Some(notified), Failure::NotHealthy) => Some(notified.why_not_ready()),
+            (Some(_), _) => self.last_words(),
+            (None, _) if hopeless => last_probe,
+            (None, _) => last_probe.map(|probe| format!("last probe: {probe}")),
+        };
+        let probe = probe.map_or_else(String::new, |probe| format!("; {probe}"));
         let reason = match (failure, self.failure.take()) {
             // Said with more detail where it happened.
             (Failure::Start(_) | Failure::Pidfile, Some(reason)) => reason,
             (Failure::Start(_), None) => "the child could not be started".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
             (Failure::EndedEarly(end), _) => format!("the child ended before it was healthy: {end}{probe}"),
+            (Failure::NotHealthy, _) if hopeless => format!("the child was not waited for any longer{probe}"),
             (Failure::NotHealthy, _) => {
                 format!("the child was not healthy within {:?}{probe}", self.plan.upgrade.timeout)
             }
@@ -126,8 +134,11 @@ fn kind(health: &Health) -> &'static str {
     match health {
         Health::Alive { .. } => "alive",
         Health::Command { .. } => "command",
+        Health::Docker { .. } => "docker",
         Health::Tcp { .. } => "tcp",
         Health::Unix { .. } => "unix",
         Health::Http { .. } => "http",
+        Health::Fcgi { .. } => "fcgi",
+        Health::Notify { .. } => "notify",
     }
 }

@@ -45,6 +45,13 @@ impl Timers {
         self.deadlines.insert(key, Instant::now() + time);
     }
 
+    /// Puts a deadline off, to this long from now. Whether there is one.
+    pub(super) fn postpone(&mut self, key: Key, time: Duration) -> bool {
+        let Some(deadline) = self.deadlines.get_mut(&key) else { return false };
+        *deadline = (Instant::now() + time).max(*deadline);
+        true
+    }
+
     /// Removes a deadline.
     pub(super) fn clear(&mut self, key: Key) {
         self.deadlines.remove(&key);
@@ -109,6 +116,16 @@ mod tests {
         assert_eq!(timers.take_due(), [KEY]);
         assert_eq!(timers.take_due(), []);
         assert!(timers.deadlines.contains_key(&Key::Check));
+    }
+
+    #[test]
+    fn a_deadline_is_put_off_and_never_brought_forward() {
+        let mut timers = Timers::new().unwrap();
+        assert!(!timers.postpone(KEY, Duration::ZERO));
+        timers.set(KEY, Duration::ZERO);
+        assert!(timers.postpone(KEY, Duration::from_secs(3600)));
+        assert!(timers.postpone(KEY, Duration::ZERO));
+        assert_eq!(timers.take_due(), []);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! contract that makes it sound. Nothing in here decides anything.
 #![expect(unsafe_code, reason = "this is the one place for it; every block says why it is sound")]
 
+pub mod datagram;
 pub mod early;
 mod entry;
 pub mod fd;

@@ -88,6 +88,33 @@ pub fn is_below(pid: u32, ancestor: u32) -> bool {
         .any(|pid| pid == ancestor)
 }
 
+/// Where a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Somewhere below the other one.
+    Below,
+    /// Not below it.
+    Elsewhere,
+    /// It has ended and was reaped.
+    Gone,
+}
+
+/// Where a process is, seen from another one.
+#[must_use]
+pub fn place(pid: u32, ancestor: u32) -> Place {
+    let mut current = pid;
+    loop {
+        match parent_of(current) {
+            Some(parent) if parent == ancestor => return Place::Below,
+            Some(0) => return Place::Elsewhere,
+            Some(parent) => current = parent,
+            None if current == pid => return Place::Gone,
+            // It ended just now, so somebody below it has a new parent. That can't go on for ever: each time one has ended.
+            None => current = pid,
+        }
+    }
+}
+
 /// Whether a process is stopped by a signal or a tracer.
 #[must_use]
 pub fn is_stopped(pid: u32) -> bool {
@@ -110,8 +137,10 @@ mod tests {
         assert_eq!(parent_of(child.id()), Some(own));
         assert!(is_below(child.id(), own) && is_below(child.id(), std::os::unix::process::parent_id()));
         assert!(!is_below(own, child.id()) && !is_below(own, own));
+        assert_eq!((place(child.id(), own), place(own, child.id())), (Place::Below, Place::Elsewhere));
         child.kill().unwrap();
         child.wait().unwrap();
+        assert_eq!(place(child.id(), own), Place::Gone);
         assert!(!children(own).contains(&child.id()));
     }
 

@@ -29,7 +29,7 @@ fn no_kind_of_check() {
       |
     2 | [healthcheck]
       | ^^^^^^^^^^^^^
-      = help: write `[healthcheck.KIND]` with one of `alive`, `command`, `tcp`, `unix` or `http`, or leave it out for the default: healthy when still running after 5s
+      = help: write `[healthcheck.KIND]` with one of `alive`, `command`, `docker`, `tcp`, `unix`, `http`, `fcgi` or `notify`, or leave it out for the default: healthy when still running after 5s
     "#);
 }
 
@@ -43,7 +43,7 @@ timeout = "5s""#), @r#"
       |
     3 | timeout = "5s"
       | ^^^^^^^
-      = help: name the kind of check: `[healthcheck.KIND]` with one of `alive`, `command`, `tcp`, `unix` or `http`
+      = help: name the kind of check: `[healthcheck.KIND]` with one of `alive`, `command`, `docker`, `tcp`, `unix`, `http`, `fcgi` or `notify`
     "#);
 }
 
@@ -83,21 +83,7 @@ fn an_unknown_kind() {
       |
     2 | [healthcheck.kubernetes]
       |              ^^^^^^^^^^
-      = help: there are `alive`, `command`, `tcp`, `unix` and `http`
-    "#);
-}
-
-#[test]
-fn a_kind_of_a_later_version() {
-    // Contract: X1, H1
-    assert_snapshot!(refused(r#"cmd = ["x"]
-[healthcheck.docker]
-container = "web""#), @r#"
-    app.toml:2:14: unknown key `docker` in `[healthcheck]`
-      |
-    2 | [healthcheck.docker]
-      |              ^^^^^^
-      = help: this version of psflip doesn't have `docker` yet
+      = help: there are `alive`, `command`, `docker`, `tcp`, `unix`, `http`, `fcgi` and `notify`
     "#);
 }
 

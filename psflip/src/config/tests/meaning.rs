@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{plan, read_as};
-use crate::config::{EnvChange, Health, HttpTarget, LogFormat, Orphans, Slot};
+use crate::config::{Endpoint, EnvChange, Health, LogFormat, Orphans, Slot};
 use crate::signal::Signal;
 
 #[test]
@@ -169,7 +169,7 @@ fn every_kind_of_check_has_its_defaults() {
     assert_eq!((text.as_str(), pace.interval), ("localhost:80", Duration::from_millis(100)));
     let http = plan("cmd = ['x']\nhealthcheck.http.url = 'http://127.0.0.1/up?a=b'").health;
     let Health::Http { request, status, .. } = http else { panic!("{http:?}") };
-    assert_eq!(request.target, HttpTarget::Tcp(vec!["127.0.0.1:80".parse().unwrap()]));
+    assert_eq!(request.target, Endpoint::Tcp(vec!["127.0.0.1:80".parse().unwrap()]));
     assert_eq!((request.host.as_str(), request.path.as_str()), ("127.0.0.1", "/up?a=b"));
     assert_eq!(status, [200..=399]);
 }
@@ -201,7 +201,7 @@ fn sockets_are_named_by_path_or_abstract_name() {
         let Health::Http { request, .. } = health else { panic!("{health:?}") };
         assert_eq!(
             (request.target, request.path.as_str()),
-            (HttpTarget::Unix(PathBuf::from(socket)), path),
+            (Endpoint::Unix(PathBuf::from(socket)), path),
             "{text}"
         );
         assert_eq!(request.host, "localhost");

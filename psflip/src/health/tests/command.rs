@@ -47,7 +47,7 @@ fn command(argv: &[&str], workdir: Option<&Path>) -> Checker {
     let path = CString::new(format!("PATH={}", std::env::var("PATH").unwrap())).unwrap();
     let envp = vec![path, c"MARK=of the child".to_owned()];
     let workdir = workdir.map(Path::to_path_buf);
-    Checker::new(&Health::Command { cmd, pace: PACE }, ChildInfo { envp, workdir, ..child() })
+    checker_of(&Health::Command { cmd, pace: PACE }, ChildInfo { envp, workdir, ..child() })
 }
 
 fn shell(script: &str) -> Checker {

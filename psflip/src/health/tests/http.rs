@@ -7,9 +7,9 @@ use std::path::Path;
 
 use super::super::Checker;
 use super::*;
-use crate::config::{HttpRequest, HttpTarget};
+use crate::config::{Endpoint, HttpRequest};
 
-fn http(target: HttpTarget) -> Checker {
+fn http(target: Endpoint) -> Checker {
     let request =
         HttpRequest { url: "http://app/up".into(), target, host: "app".into(), path: "/up?deep=1".into() };
     checker(&Health::Http { request, status: vec![200..=399, 401..=401], pace: PACE })
@@ -24,7 +24,7 @@ struct Asked {
 
 fn asked() -> Asked {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let mut checker = http(HttpTarget::Tcp(vec![listener.local_addr().unwrap()]));
+    let mut checker = http(Endpoint::Tcp(vec![listener.local_addr().unwrap()]));
     assert_eq!(checker.start(), BEGUN);
     while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
         assert_eq!(turn(&mut checker), Step::NOTHING);
@@ -154,7 +154,7 @@ fn http_works_over_a_unix_socket() {
     // Contract: H1, H4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
-    let mut checker = http(HttpTarget::Unix(path.clone()));
+    let mut checker = http(Endpoint::Unix(path.clone()));
     assert!(first_failure(&mut checker).ends_with("No such file or directory (os error 2)"));
     let mut connection = accept_probe(&mut checker, &path);
     connection.write_all(b"HTTP/1.1 204 No Content\r\n").unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Checker, ChildInfo, Interest, Step, Timer};
+use super::{Checker, ChildInfo, Interest, Step, Timer, Verdict};
 use crate::config::{Health, Pace};
 use crate::sys::early::inherited_signals;
 
@@ -21,18 +21,22 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const PACE: Pace = Pace { after: Duration::ZERO, interval: INTERVAL, timeout: TIMEOUT, successes: 1 };
 
 /// What a step says when the child became healthy.
-const HEALTHY: Step = Step { healthy: true, timer: Timer::Off };
+const HEALTHY: Step = Step { verdict: Verdict::Healthy, timer: Timer::Off };
 /// What a step says when a probe is over and another has to come.
-const AGAIN: Step = Step { healthy: false, timer: Timer::Set(INTERVAL) };
+const AGAIN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(INTERVAL) };
 /// What a step says when a probe was begun.
-const BEGUN: Step = Step { healthy: false, timer: Timer::Set(TIMEOUT) };
+const BEGUN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(TIMEOUT) };
 
 fn child() -> ChildInfo {
     ChildInfo { pid: 4711, envp: Vec::new(), workdir: None, signals: inherited_signals(), predecessor: None }
 }
 
 fn checker(health: &Health) -> Checker {
-    Checker::new(health, child())
+    checker_of(health, child())
+}
+
+fn checker_of(health: &Health, child: ChildInfo) -> Checker {
+    Checker::new(health, child).expect("a kind with probes")
 }
 
 /// Waits for the descriptor; fails the test when nothing happens for far longer than anything here takes.

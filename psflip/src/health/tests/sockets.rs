@@ -110,7 +110,7 @@ fn no_probe_is_made_before_after() {
 
 fn unix(path: impl Into<PathBuf>, workdir: Option<&Path>) -> Checker {
     let workdir = workdir.map(Path::to_path_buf);
-    Checker::new(&Health::Unix { path: path.into(), pace: PACE }, ChildInfo { workdir, ..child() })
+    checker_of(&Health::Unix { path: path.into(), pace: PACE }, ChildInfo { workdir, ..child() })
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn an_answer_of_the_old_generations_child_is_none() {
     // This test listens; if its parent were the old psflip, it would be the old child.
     let of_psflip = |pid| {
         let child = ChildInfo { predecessor: Some(pid), ..child() };
-        Checker::new(&Health::Unix { path: path.clone(), pace: PACE }, child)
+        checker_of(&Health::Unix { path: path.clone(), pace: PACE }, child)
     };
     let mut checker = of_psflip(std::os::unix::process::parent_id());
     assert_eq!(checker.start(), AGAIN);

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use psflip::config::{Health, HttpRequest, HttpTarget, Pace};
-use psflip::health::{Checker, ChildInfo};
+use psflip::config::{Endpoint, Health, HttpRequest, Pace};
+use psflip::health::{Checker, ChildInfo, Verdict};
 use psflip::sys::early::inherited_signals;
 
 use super::{Run, ensure};
@@ -46,7 +46,7 @@ pub(super) fn start(folder: &Path) -> Result<Run, Error> {
     let health = Health::Http {
         request: HttpRequest {
             url: "unix:app.sock:/up".to_owned(),
-            target: HttpTarget::Unix(path),
+            target: Endpoint::Unix(path),
             host: "localhost".to_owned(),
             path: "/up".to_owned(),
         },
@@ -60,10 +60,10 @@ fn answer(listener: &UnixListener, health: &Health, bytes: &[u8]) -> Result<(), 
     let text = |error: std::io::Error| format!("the test itself failed: {error}");
     let signals = inherited_signals();
     let child = ChildInfo { pid: 1, envp: Vec::new(), workdir: None, signals, predecessor: None };
-    let mut checker = Checker::new(health, child);
-    let mut healthy = checker.start().healthy;
+    let Some(mut checker) = Checker::new(health, child) else { return Ok(()) };
+    let mut healthy = checker.start().verdict == Verdict::Healthy;
     let (mut server, _) = listener.accept().map_err(text)?;
-    healthy |= checker.on_ready().healthy;
+    healthy |= checker.on_ready().verdict == Verdict::Healthy;
     let _ = server.read(&mut [0; 4096]).map_err(text)?;
     let mut rng = Rng::new(hash(bytes));
     let mut rest = bytes;
@@ -71,10 +71,10 @@ fn answer(listener: &UnixListener, health: &Health, bytes: &[u8]) -> Result<(), 
         let (piece, behind) = rest.split_at((1 + rng.rarely_below(2, 8, 4000)).min(rest.len()));
         server.write_all(piece).map_err(text)?;
         rest = behind;
-        healthy |= checker.on_ready().healthy;
+        healthy |= checker.on_ready().verdict == Verdict::Healthy;
     }
     drop(server);
-    healthy |= checker.on_ready().healthy;
+    healthy |= checker.on_ready().verdict == Verdict::Healthy;
     ensure(checker.watch().is_none(), || "the probe goes on after its connection was closed".to_owned())?;
     if healthy {
         let good =

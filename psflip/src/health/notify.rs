@@ -1,0 +1,318 @@
+//! `notify`: the child itself says that it is healthy, by `READY=1` on the socket that `NOTIFY_SOCKET` names (sd_notify(3)).
+//!
+//! The socket is there before the child is, and is read as long as psflip runs. It has an abstract name (unix(7)) that the kernel
+//! chooses: that needs no directory, works for a child that changes its user or its root directory, and leaves nothing behind
+//! when psflip is killed. A child in a network namespace of its own can't reach it.
+//!
+//! Whoever knows the name can send, so only what comes from the child's process tree counts. A sender that is gone before its
+//! message is read (`systemd-notify` in a script) can't be placed any more; it counts if its user is psflip's, the child's or root.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use super::text;
+use crate::sys::datagram::{Datagrams, Sender};
+use crate::sys::tree::{self, Place};
+
+/// The longest message, in bytes: what systemd takes (PIPE_BUF).
+const LONGEST: usize = 4096;
+/// How many messages are read in one go, so that a flood can't keep psflip from its other work.
+const BATCH: usize = 64;
+/// How much of a status is kept, in characters.
+const SHOWN: usize = 300;
+
+/// Where a child's messages arrive, and what they have said so far.
+#[derive(Debug)]
+pub struct Notifications {
+    socket: Datagrams,
+    ready: bool,
+    stopping: bool,
+    status: Option<String>,
+    errno: Option<i32>,
+    exit_status: Option<u8>,
+    /// How many messages counted.
+    heard: u64,
+    /// How many messages were not the child's, and from whom the last one was.
+    strangers: u64,
+    last_stranger: Option<Sender>,
+    told_of_descriptors: bool,
+}
+
+/// What one look at the socket found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// `READY=1`.
+    pub ready: bool,
+    /// The longest time that the child asked for by `EXTEND_TIMEOUT_USEC=`, from now.
+    pub extend: Option<Duration>,
+}
+
+impl Notifications {
+    /// A socket on which nothing was said yet.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            socket: Datagrams::open()?,
+            ready: false,
+            stopping: false,
+            status: None,
+            errno: None,
+            exit_status: None,
+            heard: 0,
+            strangers: 0,
+            last_stranger: None,
+            told_of_descriptors: false,
+        })
+    }
+
+    /// The value of `NOTIFY_SOCKET`: `@` stands for the NUL before an abstract name.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("@{}", self.socket.name())
+    }
+
+    /// Whether the child has ever said `READY=1`.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// What the child last said of itself by `STATUS=`, on one line.
+    #[must_use]
+    pub fn status(&self) -> Option<&str> {
+        self.status.as_deref()
+    }
+
+    /// Reads what is there, but not without end: what is left is told by the descriptor again. `keeper`: whose tree is the
+    /// child's; `child`: its pid, once it is known.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn hear(&mut self, keeper: u32, child: Option<u32>) -> io::Result<Heard> {
+        let mut heard = Heard::default();
+        let mut buffer = [0; LONGEST];
+        for _ in 0..BATCH {
+            let Some(datagram) = self.socket.receive(&mut buffer)? else { break };
+            if !datagram.sender.is_some_and(|sender| is_the_childs(sender, keeper, child)) {
+                self.refuse(datagram.sender);
+                continue;
+            }
+            if datagram.truncated {
+                tracing::debug!(longest = LONGEST, "a message on NOTIFY_SOCKET is too long and ignored");
+                continue;
+            }
+            self.heard = self.heard.saturating_add(1);
+            let message = Message::parse(&buffer[..datagram.length]);
+            if datagram.had_descriptors
+                && !message.barrier
+                && !std::mem::replace(&mut self.told_of_descriptors, true)
+            {
+                tracing::debug!(
+                    "the child sent descriptors to NOTIFY_SOCKET; psflip stores none and closes them"
+                );
+            }
+            heard.ready |= message.ready;
+            heard.extend = heard.extend.max(message.extend);
+            self.remember(message);
+        }
+        Ok(heard)
+    }
+
+    fn remember(&mut self, message: Message) {
+        self.ready |= message.ready;
+        self.stopping |= message.stopping;
+        self.errno = message.errno.or(self.errno);
+        self.exit_status = message.exit_status.or(self.exit_status);
+        if message.status.is_some() && message.status != self.status {
+            tracing::debug!(status = message.status, "the child tells its status");
+            self.status = message.status;
+        }
+    }
+
+    fn refuse(&mut self, sender: Option<Sender>) {
+        self.strangers = self.strangers.saturating_add(1);
+        self.last_stranger = sender.or(self.last_stranger);
+        if self.strangers == 1 {
+            let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid, sender.uid));
+            tracing::warn!(
+                pid,
+                uid,
+                "ignoring messages on NOTIFY_SOCKET from a process that is not below the child"
+            );
+        }
+    }
+
+    /// Why there is no `READY=1`.
+    #[must_use]
+    pub fn why_not_ready(&self) -> String {
+        let mut why = "no READY=1 came to $NOTIFY_SOCKET".to_owned();
+        if self.heard == 0 && self.strangers == 0 {
+            why += ", nor anything else: the child has to send it when it can serve, by sd_notify(3) or `systemd-notify --ready`";
+        }
+        if let Some(Sender { pid, .. }) = self.last_stranger {
+            why += &format!(
+                "; {} of other processes, the last of pid {pid}, did not count",
+                if self.strangers == 1 { "a message" } else { "messages" }
+            );
+        }
+        if let Some(words) = self.last_words() {
+            why += &format!("; {words}");
+        }
+        why
+    }
+
+    /// What the child said of itself and of its troubles, if anything.
+    #[must_use]
+    pub fn last_words(&self) -> Option<String> {
+        let mut words = Vec::new();
+        if let Some(status) = &self.status {
+            words.push(format!("its status is `{status}`"));
+        }
+        if let Some(errno) = self.errno {
+            words.push(format!("it told ERRNO={errno} ({})", io::Error::from_raw_os_error(errno)));
+        }
+        if let Some(code) = self.exit_status {
+            words.push(format!("it told EXIT_STATUS={code}"));
+        }
+        if self.stopping {
+            words.push("it told STOPPING=1".to_owned());
+        }
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+}
+
+impl AsFd for Notifications {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Whether what this process says is the child's word.
+fn is_the_childs(sender: Sender, keeper: u32, child: Option<u32>) -> bool {
+    if sender.pid == 0 {
+        return false;
+    }
+    match tree::place(sender.pid, keeper) {
+        Place::Below => true,
+        Place::Elsewhere => false,
+        Place::Gone => {
+            let childs =
+                child.and_then(|pid| std::fs::metadata(format!("/proc/{pid}")).ok()).map(|meta| meta.uid());
+            sender.uid == 0 || sender.uid == nix::unistd::geteuid().as_raw() || Some(sender.uid) == childs
+        }
+    }
+}
+
+/// What one message says, as far as psflip listens. The rest is for a service manager (`MAINPID=`, `RELOADING=1`, `WATCHDOG=1`,
+/// `FDSTORE=1`, ...), or asks for nothing but that its descriptor is closed (`BARRIER=1`).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Message {
+    ready: bool,
+    stopping: bool,
+    status: Option<String>,
+    extend: Option<Duration>,
+    errno: Option<i32>,
+    exit_status: Option<u8>,
+    /// The descriptor that came along only waits for its being closed.
+    barrier: bool,
+}
+
+impl Message {
+    fn parse(bytes: &[u8]) -> Self {
+        let mut message = Self::default();
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let Some(equals) = line.iter().position(|byte| *byte == b'=') else { continue };
+            let value = &line[equals + 1..];
+            match &line[..equals] {
+                b"READY" => message.ready |= value == b"1",
+                b"BARRIER" => message.barrier |= value == b"1",
+                b"STOPPING" => message.stopping |= value == b"1",
+                b"STATUS" => message.status = Some(text::head(String::from_utf8_lossy(value).trim(), SHOWN)),
+                b"EXTEND_TIMEOUT_USEC" => {
+                    message.extend = number(value).map(Duration::from_micros).or(message.extend);
+                }
+                b"ERRNO" => message.errno = number(value).filter(|errno| *errno > 0).or(message.errno),
+                b"EXIT_STATUS" => message.exit_status = number(value).or(message.exit_status),
+                _ => {}
+            }
+        }
+        message
+    }
+}
+
+fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
+    std::str::from_utf8(value).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_a_message_counts() {
+        // Contract: H1
+        let text = b"MAINPID=4\nSTATUS= half \x1b[1m way\nERRNO=2\nEXIT_STATUS=7\nSTOPPING=1\nWATCHDOG=1\nREADY=1\nEXTEND_TIMEOUT_USEC=1500000\nBARRIER=1";
+        let wanted = Message {
+            ready: true,
+            stopping: true,
+            status: Some("half \\u{1b}[1m way".into()),
+            extend: Some(Duration::from_millis(1500)),
+            errno: Some(2),
+            exit_status: Some(7),
+            barrier: true,
+        };
+        assert_eq!(Message::parse(text), wanted);
+    }
+
+    #[test]
+    fn what_is_no_message_says_nothing() {
+        // Contract: X2
+        for text in [
+            b"".as_slice(),
+            b"READY",
+            b"READY=0",
+            b"READY=11",
+            b"ready=1",
+            b" READY=1",
+            b"XREADY=1",
+            b"=1\n=\n\n",
+            b"\0READY=1",
+            b"ERRNO=-1\nERRNO=x\nEXIT_STATUS=256\nEXTEND_TIMEOUT_USEC=-1\nEXTEND_TIMEOUT_USEC=",
+        ] {
+            assert_eq!(Message::parse(text), Message::default(), "{}", text.escape_ascii());
+        }
+        let long = [b"STATUS=".as_slice(), &[0xff; 4000]].concat();
+        assert_eq!(Message::parse(&long).status.unwrap().chars().count(), SHOWN + 1);
+    }
+
+    #[test]
+    fn the_longest_extension_is_no_overflow() {
+        // Contract: X2
+        let message = Message::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551615");
+        assert_eq!(message.extend, Some(Duration::from_micros(u64::MAX)));
+        assert_eq!(Message::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551616").extend, None);
+    }
+
+    #[test]
+    fn the_reason_teaches_and_tells_what_is_known() {
+        // Contract: H4
+        let mut notifications = Notifications::open().unwrap();
+        assert!(
+            notifications
+                .why_not_ready()
+                .contains("nor anything else: the child has to send it when it can serve")
+        );
+        notifications.heard = 1;
+        notifications.remember(Message::parse(b"STATUS=loading\nERRNO=111\nEXIT_STATUS=9\nSTOPPING=1"));
+        notifications.refuse(Some(Sender { pid: 77, uid: 0 }));
+        assert_eq!(
+            notifications.why_not_ready(),
+            "no READY=1 came to $NOTIFY_SOCKET; a message of other processes, the last of pid 77, did not count; its status is \
+             `loading`; it told ERRNO=111 (Connection refused (os error 111)); it told EXIT_STATUS=9; it told STOPPING=1"
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! What the child says on `NOTIFY_SOCKET` (see [`crate::health::Notifications`]), and how long it may put off being ready.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::poller::Token;
+use super::timers::Key;
+use super::{Predecessor, Runtime};
+use crate::config::Health;
+use crate::flip::{Event, Phase, Timer};
+use crate::handover::ToPredecessor;
+use crate::health::Notifications;
+use crate::keeper::Tree;
+
+/// Into how many parts the longest extension is divided: the predecessor is told of an extension when it is by at least one of
+/// them longer than what it was told before, however many the child asks for. Its socket's queue would be full at some time.
+const PARTS: u32 = 16;
+
+/// The socket, and the time that it is about.
+#[derive(Debug)]
+pub(super) struct Notified {
+    pub(super) notifications: Notifications,
+    /// When the child was started, or waited for anew.
+    since: Instant,
+    /// What it has been given, if it has asked for more than `upgrade.timeout`.
+    extended: Option<Duration>,
+    /// How long the predecessor thinks that it may take.
+    told: Duration,
+}
+
+impl Notified {
+    /// Why the child is not ready, after the time that it was given.
+    pub(super) fn why_not_ready(&self) -> String {
+        match self.extended {
+            Some(time) => format!(
+                "EXTEND_TIMEOUT_USEC had put that off to {time:?}; {}",
+                self.notifications.why_not_ready()
+            ),
+            None => self.notifications.why_not_ready(),
+        }
+    }
+}
+
+/// Without the parts of a millisecond, which nobody wants to read.
+fn whole_ms(time: Duration) -> Duration {
+    time - Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000))
+}
+
+impl Runtime {
+    /// Makes the socket, if the child is to have one, and waits for what comes. Gives its address.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM, ENOSPC.
+    pub(super) fn open_notifications(&mut self) -> io::Result<Option<String>> {
+        if !matches!(self.plan.health, Health::Notify { .. }) {
+            return Ok(None);
+        }
+        let notifications = Notifications::open()?;
+        self.poller.watch(Token::Notifications, notifications.as_fd())?;
+        let address = notifications.address();
+        let told = self.plan.upgrade.timeout;
+        self.notified = Some(Notified { notifications, since: Instant::now(), extended: None, told });
+        Ok(Some(address))
+    }
+
+    /// Begins to wait for `READY=1`, which may have come already.
+    pub(super) fn await_ready(&mut self) {
+        let Some(notified) = &mut self.notified else { return };
+        notified.since = Instant::now();
+        if notified.notifications.is_ready() {
+            self.queue.push_back(Event::ChildHealthy);
+        }
+    }
+
+    /// Something came on the socket.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub(super) fn hear_notifications(&mut self) -> io::Result<()> {
+        let (Some(notified), Some(tree)) = (&mut self.notified, &self.tree) else { return Ok(()) };
+        let child = tree.child_pid();
+        let heard = notified.notifications.hear(tree.keeper_pid(), child)?;
+        // Before its start was told, and after it was promoted, nobody waits.
+        if child.is_none() || !matches!(self.state.phase, Phase::Starting { .. }) {
+            return Ok(());
+        }
+        if let Some(time) = heard.extend {
+            self.extend(time);
+        }
+        if heard.ready {
+            self.happened(Event::ChildHealthy);
+        }
+        Ok(())
+    }
+
+    /// The child asks for this much time from now on. It gets it, but not more than `extend` of the configuration allows, and
+    /// never less than it had anyway.
+    fn extend(&mut self, time: Duration) {
+        let (Some(notified), Health::Notify { extend }) = (&mut self.notified, &self.plan.health) else {
+            return;
+        };
+        let timeout = self.plan.upgrade.timeout;
+        let spent = notified.since.elapsed();
+        let until = whole_ms(spent.saturating_add(time)).min(timeout + *extend);
+        if until <= notified.extended.unwrap_or(timeout) {
+            return;
+        }
+        if !self.timers.postpone(Key::Flip(Timer::Healthy), until.saturating_sub(spent)) {
+            return; // a stop request: the wait is over
+        }
+        notified.extended = Some(until);
+        if until <= notified.told {
+            return;
+        }
+        notified.told = (until + *extend / PARTS).min(timeout + *extend);
+        tracing::debug!(until = ?notified.told, "the child asks for more time");
+        let left = notified.told.saturating_sub(spent);
+        if let Some(Predecessor { link, .. }) = &self.predecessor {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let (deadline, grace) = (left + self.grace(), self.grace());
+            let _ = link.send(&ToPredecessor::Starting { version, deadline, grace }); // it may be gone
+        }
+    }
+
+    /// What the child said last, for the reason of its failure: it may have said it and ended at once.
+    pub(super) fn last_words(&mut self) -> Option<String> {
+        let (notified, keeper) = (self.notified.as_mut()?, self.tree.as_ref().map(Tree::keeper_pid)?);
+        let _ = notified.notifications.hear(keeper, None); // what can't be read is not told
+        notified.notifications.last_words()
+    }
+}

@@ -1,0 +1,191 @@
+//! A socket for datagrams from processes that are told its address, with the kernel's word for who sent each (unix(7)).
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket, sockopt,
+};
+
+use super::cerr;
+
+/// Who sent a datagram, in this process's namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// 0: a process that can't be seen from here (another pid namespace).
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// A datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// How much of the buffer it fills.
+    pub length: usize,
+    /// It was longer than the buffer.
+    pub truncated: bool,
+    /// Descriptors came along, and were closed.
+    pub had_descriptors: bool,
+    /// `None`: the kernel had no word for it.
+    pub sender: Option<Sender>,
+}
+
+/// A receiving socket.
+#[derive(Debug)]
+pub struct Datagrams {
+    socket: OwnedFd,
+    name: String,
+}
+
+impl Datagrams {
+    /// A socket with an abstract name that the kernel chooses and nobody else has. Close-on-exec, and never waits.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM; ENOSPC: a million such names are in use.
+    pub fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        // Before it has a name, so that no datagram can come without it.
+        setsockopt(&socket, sockopt::PassCred, &true)?;
+        bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?; // autobind
+        let address: UnixAddr = getsockname(socket.as_raw_fd())?;
+        let name =
+            address.as_abstract().ok_or_else(|| io::Error::other("the kernel gave no abstract name"))?;
+        let name = String::from_utf8_lossy(name).into_owned();
+        Ok(Self { socket, name })
+    }
+
+    /// Its abstract name, without the leading NUL: five hexadecimal digits.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next datagram, if there is one.
+    ///
+    /// There is no room for descriptors that come along, so the kernel closes them, all of them and at once.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        const ROOM: usize = 32; // CMSG_SPACE of a `ucred`, checked below
+        #[repr(align(8))]
+        struct Control([u8; ROOM]);
+        // SAFETY: it only computes with its argument.
+        debug_assert_eq!(unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) }, ROOM as u32);
+        let mut control = Control([0; ROOM]);
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: all zeros is a valid msghdr: null pointers and no lengths.
+        let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = ROOM as _;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        let length = loop {
+            // SAFETY: the header points to a live buffer, a live control buffer, and their true lengths.
+            let received = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, flags) };
+            match usize::try_from(received) {
+                Ok(length) => break length,
+                Err(_) => match cerr(-1).unwrap_err() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                    error => return Err(error),
+                },
+            }
+        };
+        Ok(Some(Datagram {
+            length,
+            truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+            had_descriptors: message.msg_flags & libc::MSG_CTRUNC != 0,
+            sender: sender(&message),
+        }))
+    }
+}
+
+/// The credentials in a header that recvmsg(2) has filled in.
+fn sender(message: &libc::msghdr) -> Option<Sender> {
+    // SAFETY: the control buffer is alive, and its length is what the kernel wrote.
+    let first = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: it is null or points into the control buffer, which is aligned for it.
+    let header = unsafe { first.as_ref() }?;
+    if (header.cmsg_level, header.cmsg_type) != (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
+        return None;
+    }
+    // SAFETY: a message of this type holds one `ucred`, for which there was room.
+    let data = unsafe { libc::CMSG_DATA(first) };
+    // SAFETY: as above; read without assuming an alignment.
+    let sent = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+    Some(Sender { pid: sent.pid.cast_unsigned(), uid: sent.uid })
+}
+
+impl AsFd for Datagrams {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::io::{IoSlice, Read};
+    use std::os::unix::net::UnixDatagram;
+
+    /// Sends as sd_notify(3) does.
+    fn send(to: &Datagrams, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let socket = UnixDatagram::unbound().unwrap();
+        let numbers: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let rights: &[_] = if numbers.is_empty() { &[] } else { &rights };
+        let address = UnixAddr::new_abstract(to.name().as_bytes()).unwrap();
+        sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], rights, MsgFlags::empty(), Some(&address))
+            .unwrap();
+    }
+
+    #[test]
+    fn the_kernel_says_who_sent_a_datagram() {
+        let datagrams = Datagrams::open().unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(datagrams.receive(&mut buffer).unwrap(), None);
+        send(&datagrams, b"READY=1", &[]);
+        let own = Sender { pid: std::process::id(), uid: nix::unistd::geteuid().as_raw() };
+        let wanted = Datagram { length: 7, truncated: false, had_descriptors: false, sender: Some(own) };
+        assert_eq!(datagrams.receive(&mut buffer).unwrap(), Some(wanted));
+        assert_eq!(&buffer[..7], b"READY=1");
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_long_or_empty_is_known_as_that() {
+        let datagrams = Datagrams::open().unwrap();
+        let mut buffer = [0; 16];
+        send(&datagrams, &[b'x'; 17], &[]);
+        send(&datagrams, b"", &[]);
+        let long = datagrams.receive(&mut buffer).unwrap().unwrap();
+        assert_eq!((long.length, long.truncated), (16, true));
+        let empty = datagrams.receive(&mut buffer).unwrap().unwrap();
+        assert_eq!((empty.length, empty.truncated), (0, false));
+        assert_eq!(datagrams.receive(&mut buffer).unwrap(), None);
+    }
+
+    #[test]
+    fn descriptors_that_come_along_are_closed() {
+        let datagrams = Datagrams::open().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let many: Vec<_> = (0..200).map(|_| writer.as_fd()).collect();
+        send(&datagrams, b"FDSTORE=1", &many);
+        drop(many);
+        drop(writer);
+        let received = datagrams.receive(&mut [0; 16]).unwrap().unwrap();
+        assert!(received.had_descriptors && received.sender.is_some(), "{received:?}");
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "somebody still holds the pipe");
+    }
+
+    #[test]
+    fn no_two_have_the_same_name() {
+        let (one, other) = (Datagrams::open().unwrap(), Datagrams::open().unwrap());
+        assert_ne!(one.name(), other.name());
+    }
+}
