@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
@@ -325,6 +326,15 @@ pub fn all() -> Vec<Stat> {
 #[must_use]
 pub fn tree(pid: u32) -> Vec<Process> {
     Process::find(pid).map(|process| process.tree()).unwrap_or_default()
+}
+
+/// The end of a process as wait(2) encodes it.
+pub(crate) fn exit_status(end: &rustix::process::WaitIdStatus) -> std::process::ExitStatus {
+    let core = if end.dumped() { 0x80 } else { 0 };
+    let raw = end
+        .terminating_signal()
+        .map_or_else(|| (end.exit_status().unwrap_or(0) & 0xff) << 8, |signal| signal | core);
+    std::process::ExitStatus::from_raw(raw)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +12,7 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::guard;
 use crate::launch::Launch;
@@ -213,6 +212,14 @@ impl Sandbox {
         );
     }
 
+    /// How those of its processes ended that fell to the test, as every successor of a psflip does. Programs that the test started
+    /// itself are not among them: see [`Running::try_status`].
+    #[must_use]
+    pub fn statuses(&self) -> Vec<(Process, ExitStatus)> {
+        self.inner.reap();
+        self.inner.lock().statuses.iter().map(|(process, status)| (*process, *status)).collect()
+    }
+
     /// Ended processes whose parent, a process of this sandbox, has not reaped them.
     #[must_use]
     pub fn zombies(&self) -> Vec<Process> {
@@ -323,7 +330,7 @@ impl Inner {
             };
             // ECHILD: it was not ours to reap after all.
             if let Ok(Some(end)) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-                known.statuses.insert(stat.process, exit_status(&end));
+                known.statuses.insert(stat.process, process::exit_status(&end));
             }
         }
         let running = known.running.clone();
@@ -466,15 +473,6 @@ impl Inner {
 /// The process group and session of the test itself: what is in them may be anybody's.
 fn foreign_groups() -> [u32; 2] {
     Process::current().stat().map_or([0, 0], |stat| [stat.group, stat.session])
-}
-
-/// The end of a process as wait(2) encodes it.
-fn exit_status(end: &WaitIdStatus) -> ExitStatus {
-    let core = if end.dumped() { 0x80 } else { 0 };
-    let raw = end
-        .terminating_signal()
-        .map_or_else(|| (end.exit_status().unwrap_or(0) & 0xff) << 8, |signal| signal | core);
-    ExitStatus::from_raw(raw)
 }
 
 /// Whether a psflip is not another psflip's child: a keeper is a fork of psflip, and runs the same executable.

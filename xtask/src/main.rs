@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod chaos;
 mod ci;
 mod contract;
 mod demo;
@@ -55,6 +56,12 @@ const TASKS: &[Task] = &[
         summary: "odd input for everything that reads input, as long as you like",
         usage: fuzz::USAGE,
         run: fuzz::run,
+    },
+    Task {
+        name: "chaos",
+        summary: "everything that can happen to a service, at random, under load, checked from outside",
+        usage: chaos::USAGE,
+        run: chaos::run,
     },
     Task {
         name: "lint",

@@ -1,0 +1,261 @@
+//! What is done to a service, one act after the other.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use testkit::{Deadline, Process, Signal};
+
+use super::log::News;
+use super::next::{Good, Next};
+use super::plan::{Act, Moment, Part, Role, Side, Step, When};
+use super::story::Halt;
+use super::world::World;
+
+/// How long a moment is waited for that may never come.
+const MOMENT: Duration = Duration::from_millis(150);
+
+/// What the acts of a step were, as far as it matters for what may come of it.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Something was done that a service may die of.
+    pub(super) rough: bool,
+    /// What the new generation finds was changed meanwhile.
+    pub(super) rewritten: bool,
+    /// Who got a SIGHUP, and how far the log was then.
+    pub(super) asked: Vec<(Process, usize)>,
+    /// Parts of the old generation that were killed, and whether a new psflip was there.
+    pub(super) killed_old: Vec<(Part, bool)>,
+    /// How many acts were not just requests, and met somebody.
+    pub(super) hits: usize,
+}
+
+/// Does all that a step wants.
+pub(super) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
+    let old = world.service()?.active;
+    let mark = world.service()?.log.mark();
+    let mut done = Done::default();
+    world.install(step.binary)?;
+    if matches!(step.next, Next::Idle(_)) {
+        world.load.allow_loss(); // it takes nobody's socket, but the server goes
+    }
+    let mut unwritten = world.configure(&step.next)?;
+    for (when, act) in &step.acts {
+        await_moment(world, *when, mark)?;
+        if act.is_about(Side::New) && !done.asked.is_empty() {
+            let psflip = Role(Side::New, Part::Psflip);
+            world.wait(MOMENT, |world| Ok(world.find(old, psflip)))?;
+        }
+        world.let_pass(when.after)?;
+        one(world, step, act, old, &mut done, &mut unwritten)?;
+        if let Some(text) = unwritten.take_if(|_| !done.asked.is_empty()) {
+            fs::write(world.config_path(), text)
+                .map_err(|error| broken("write the configuration", &error))?;
+        }
+    }
+    if let Some(text) = unwritten {
+        fs::write(world.config_path(), text).map_err(|error| broken("write the configuration", &error))?;
+    }
+    Ok(done)
+}
+
+fn broken(what: &str, error: &io::Error) -> Halt {
+    Halt::Violation(format!("the harness can't {what}: {error}"))
+}
+
+fn await_moment(world: &mut World, when: When, mark: usize) -> Result<(), Halt> {
+    if let Some(moment) = when.moment {
+        let news = match moment {
+            Moment::UpgradeStarted => News::Started,
+            Moment::NewPsflipReads => News::NewReads,
+            Moment::ChildStarted => News::ChildStarted,
+            Moment::Superseded => News::Superseded,
+            Moment::Active => News::Active,
+            Moment::Failed => News::Failed,
+        };
+        world.wait(MOMENT, |world| {
+            world.read_log();
+            Ok(world.service()?.log.since(mark).any(|entry| entry.news == news).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn one(
+    world: &mut World,
+    step: &Step,
+    act: &Act,
+    old: Process,
+    done: &mut Done,
+    unwritten: &mut Option<String>,
+) -> Result<(), Halt> {
+    let psflip = |side: &Side| Role(*side, Part::Psflip);
+    match act {
+        Act::Request(side) => {
+            world.read_log();
+            let mark = world.service()?.log.mark();
+            if let Some(target) = send(world, old, psflip(side), Signal::SIGHUP)? {
+                done.asked.push((target, mark));
+            }
+        }
+        Act::Poke(side, name) => {
+            let signal = match *name {
+                "USR1" => Signal::SIGUSR1,
+                "USR2" => Signal::SIGUSR2,
+                "WINCH" => Signal::SIGWINCH,
+                _ => Signal::SIGCONT,
+            };
+            done.hits += usize::from(send(world, old, psflip(side), signal)?.is_some());
+        }
+        Act::RealTime(side, number) => {
+            rough(world, step, psflip(side), done);
+            real_time(world, old, *side, *number);
+        }
+        Act::Kill(role) => {
+            rough(world, step, *role, done);
+            let new_is_there = world.find(old, Role(Side::New, Part::Psflip)).is_some();
+            if let Some(target) = send(world, old, *role, Signal::SIGKILL)? {
+                done.hits += 1;
+                world.killed.insert(target);
+                world.tally.kill(&role.to_string());
+                if role.0 == Side::Old {
+                    done.killed_old.push((role.1, new_is_there));
+                }
+            }
+        }
+        Act::Terminate(role) => {
+            rough(world, step, *role, done);
+            done.hits += usize::from(send(world, old, *role, Signal::SIGTERM)?.is_some());
+        }
+        Act::Interrupt(side) => {
+            rough(world, step, psflip(side), done);
+            done.hits += usize::from(send(world, old, psflip(side), Signal::SIGINT)?.is_some());
+        }
+        Act::Freeze(role, time) => match world.find(old, *role) {
+            Some(target) => {
+                world.timeline.note(format!("  SIGSTOP to the {role} {target}, for {time:?}"));
+                world.freeze(target, *time);
+                world.tally.frozen += 1;
+                done.hits += 1;
+            }
+            None => missed(world, &role.to_string()),
+        },
+        Act::RemovePidfile => {
+            let gone = fs::remove_file(world.sandbox.path("psflip.pid"));
+            world.timeline.note(format!("  the pidfile is removed: {gone:?}"));
+            world.service()?.pidfile_removed = true;
+            world.tally.edits += 1;
+        }
+        Act::LimitFiles(room) => {
+            done.rough = true;
+            world.load.allow_loss(); // a server without descriptors accepts nobody
+            limit_files(world, old, *room)?;
+        }
+        Act::Swap(binary) => {
+            done.rewritten = true;
+            world.timeline.note(format!("  psflip's file becomes {binary:?}"));
+            world.install(*binary)?;
+            world.tally.edits += 1;
+        }
+        Act::Rewrite(next) => {
+            done.rewritten = true;
+            world.timeline.note(format!("  the configuration becomes {next}"));
+            if matches!(next, Next::Idle(_)) {
+                world.load.allow_loss();
+            }
+            *unwritten = world.configure(next)?;
+            world.tally.edits += 1;
+        }
+        Act::Second => second(world, done)?,
+    }
+    Ok(())
+}
+
+/// Whether clients may lose requests by what is done to this process: not when it never was to serve them.
+fn rough(world: &mut World, step: &Step, target: Role, done: &mut Done) {
+    done.rough = true;
+    if target.0 == Side::Old || done.rewritten || !matches!(step.next, Next::Bad(_)) {
+        world.load.allow_loss();
+    }
+}
+
+fn send(world: &mut World, old: Process, role: Role, signal: Signal) -> Result<Option<Process>, Halt> {
+    let Some(target) = world.find(old, role) else {
+        missed(world, &role.to_string());
+        return Ok(None);
+    };
+    // Noted before it is sent: what follows comes after it in the timeline.
+    world.timeline.note(format!("  {signal} to the {role} {target}"));
+    world.tally.signals += u64::from(signal != Signal::SIGKILL);
+    match target.signal(signal) {
+        Ok(()) => Ok(Some(target)),
+        Err(_) => {
+            missed(world, &role.to_string());
+            Ok(None)
+        }
+    }
+}
+
+fn missed(world: &mut World, role: &str) {
+    world.timeline.note(format!("  no {role} is there"));
+    world.tally.missed += 1;
+}
+
+/// Real-time signals are sent by kill(1), which knows their names.
+fn real_time(world: &mut World, old: Process, side: Side, number: u8) {
+    let Some(target) = world.find(old, Role(side, Part::Psflip)) else { return missed(world, "psflip") };
+    world.timeline.note(format!("  SIGRTMIN+{number} to the psflip {target}"));
+    world.tally.signals += 1;
+    let (name, pid) = (format!("RTMIN+{number}"), target.pid().to_string());
+    // It may have ended meanwhile; it is not reaped by anybody but us, so the pid is still its own.
+    world.sandbox.command(["/bin/kill", "-s", &name, &pid]).start().wait_exit();
+}
+
+fn limit_files(world: &mut World, old: Process, room: u8) -> Result<(), Halt> {
+    let Some(target) = world.find(old, Role(Side::Old, Part::Psflip)) else {
+        missed(world, "old psflip");
+        return Ok(());
+    };
+    let limit = target.open_fds().unwrap_or_default().len() as u64 + u64::from(room);
+    world.timeline.note(format!("  RLIMIT_NOFILE of the old psflip {target} becomes {limit}"));
+    set_files(target, limit).map_err(|error| broken("lower a limit", &error))
+}
+
+/// The soft limit only, so that it can be raised again.
+fn set_files(process: Process, limit: u64) -> io::Result<()> {
+    let pid = Pid::from_raw(process.pid().cast_signed());
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum })?;
+    Ok(())
+}
+
+/// Gives every process of the sandbox the limit back that it began with.
+pub(super) fn restore_limits(world: &World) {
+    let own = getrlimit(Resource::Nofile).current.unwrap_or(1024);
+    for process in world.sandbox.processes() {
+        let _ = set_files(process, own); // it may have ended
+    }
+}
+
+/// Contract P3: refused, and nothing else happens. Only while somebody certainly holds the pidfile.
+fn second(world: &mut World, done: &mut Done) -> Result<(), Halt> {
+    if done.rough || world.service()?.pidfile_removed {
+        return Ok(());
+    }
+    done.hits += 1;
+    let text = world.text_of(&Next::Good(Good::PLAIN)).unwrap_or_default();
+    world.sandbox.write("second.toml", text);
+    let psflip = world.sandbox.path("bin/copy-0");
+    let argv = [psflip.as_os_str(), "-c".as_ref(), "second.toml".as_ref()];
+    let running = world.sandbox.command(argv).start();
+    world.timeline.note(format!("  a second psflip {} on the same pidfile", running.first()));
+    let status = running.wait_exit_by(Deadline::after(Duration::from_secs(20)));
+    if status.code() == Some(125) {
+        return Ok(());
+    }
+    Err(Halt::Violation(format!(
+        "P3: a second psflip on the same pidfile ended with {status}: {}",
+        running.stderr()
+    )))
+}

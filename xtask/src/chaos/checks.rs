@@ -1,0 +1,292 @@
+//! The invariants, checked from outside when everything is at rest.
+
+use std::collections::HashSet;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use testkit::Process;
+
+use super::acts::Done;
+use super::log::News;
+use super::next::{Ends, Expected, Next};
+use super::plan::{Act, Binary, Part, Role, Side, Step};
+use super::story::Halt;
+use super::world::{Service, World, descriptors, text};
+
+/// What was there before a step.
+pub(super) struct Before {
+    active: Process,
+    child: Process,
+    mark: usize,
+    ended: HashSet<Process>,
+}
+
+impl Before {
+    /// How far the log was.
+    pub(super) fn mark(&self) -> usize {
+        self.mark
+    }
+
+    pub(super) fn of(world: &mut World) -> Result<Self, Halt> {
+        world.read_log();
+        let ended = statuses(world).into_iter().map(|(process, _)| process).collect();
+        let service = world.service()?;
+        Ok(Self { active: service.active, child: service.child, mark: service.log.mark(), ended })
+    }
+}
+
+/// What has to be true after a step, `now` being the psflip that is left.
+pub(super) fn check(
+    world: &mut World,
+    step: &Step,
+    done: &Done,
+    before: &Before,
+    now: Option<Process>,
+) -> Result<(), Halt> {
+    no_panic(world)?;
+    lives(step, done, before, now)?;
+    pidfile(world, done, now)?;
+    if let Some(active) = now {
+        child(world, before, active)?;
+        no_leak(world, active)?;
+    }
+    no_zombie(world)?;
+    answers(world, done, before, now)?;
+    one_child_each(world, before)?;
+    ends(world, step, done, before, now)?;
+    losses(world)
+}
+
+/// The requests that clients lost since the last look.
+pub(super) fn losses(world: &mut World) -> Result<(), Halt> {
+    let (allowed, forbidden) = world.load.judge();
+    world.tally.losses += allowed.len() as u64;
+    let Some(first) = forbidden.first() else { return Ok(()) };
+    let at = |moment| world.timeline.at(moment);
+    violation(format!(
+        "U2, U8: {} requests failed that had to be answered; the first from {:.4} to {:.4}: {}",
+        forbidden.len(),
+        at(first.begun),
+        at(first.ended),
+        first.error
+    ))
+}
+
+fn violation(what: String) -> Result<(), Halt> {
+    Err(Halt::Violation(what))
+}
+
+fn no_panic(world: &mut World) -> Result<(), Halt> {
+    match world.service()?.log.panics() {
+        [] => Ok(()),
+        lines => violation(format!("X2: a program panicked: {}", lines.join("\n  "))),
+    }
+}
+
+/// Who has to be there in the end.
+fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
+    let limited = step.acts.iter().any(|(_, act)| matches!(act, Act::LimitFiles(_)));
+    let only_limited =
+        limited && step.acts.iter().all(|(_, act)| matches!(act, Act::LimitFiles(_) | Act::Request(_)));
+    let Some(active) = now else {
+        if !done.rough || only_limited {
+            return violation(
+                "U8: the service has ended, and nothing was done that it may end of".to_owned(),
+            );
+        }
+        let good = matches!(step.next, Next::Good(_)) && !done.rewritten && step.binary == Binary::Copy;
+        if let [(part, true)] = done.killed_old.as_slice()
+            && good
+            && done.hits == 1
+        {
+            let what = Role(Side::Old, *part);
+            return violation(format!(
+                "F7, F8, F9: a good new generation was there when the {what} was killed, and did not go on alone"
+            ));
+        }
+        let only_new = step.acts.iter().all(|(_, act)| act.spares_the_old());
+        if only_new && matches!(step.next, Next::Bad(_)) && !done.rewritten {
+            return violation(
+                "F6, U8: only the new generation was disturbed, and the old one has ended".to_owned(),
+            );
+        }
+        return Ok(());
+    };
+    if done.rewritten || limited {
+        return Ok(());
+    }
+    let expected = match step.binary {
+        Binary::Copy | Binary::Wrapper => step.next.expected(),
+        _ => Expected::Fails(Ends::Code(0)),
+    };
+    match expected {
+        Expected::Fails(_) if active != before.active => {
+            violation(format!("U8: psflip {active} is active after an upgrade that can't succeed"))
+        }
+        Expected::Promoted if active == before.active && !done.rough && !done.asked.is_empty() => violation(
+            format!("U3: a good generation was asked for, and psflip {active} is still the active one"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Contract P1 and P2.
+fn pidfile(world: &mut World, done: &Done, now: Option<Process>) -> Result<(), Halt> {
+    let said = text(&world.sandbox.path("psflip.pid"));
+    let removed = world.service()?.pidfile_removed;
+    match now {
+        Some(active) if said == active.to_string() || (said.is_empty() && removed) => Ok(()),
+        Some(active) => violation(format!("P1: psflip {active} is active, and the pidfile says `{said}`")),
+        None if said.is_empty() => Ok(()),
+        // A psflip that is killed can't remove it.
+        None if world.killed.iter().any(|killed| killed.to_string() == said) => Ok(()),
+        None => {
+            violation(format!("P2: nobody is left, and the pidfile says `{said}` (rough: {})", done.rough))
+        }
+    }
+}
+
+/// Contract U8: a psflip has one child for all its life.
+fn child(world: &mut World, before: &Before, active: Process) -> Result<(), Halt> {
+    let Some(found) = world.find(active, Role(Side::Old, Part::Child)) else {
+        return violation(format!("U8: the active psflip {active} has no child"));
+    };
+    if active == before.active && found != before.child {
+        return violation(format!("U8: psflip {active} had the child {}, and has {found} now", before.child));
+    }
+    let service = world.service()?;
+    (service.active, service.child) = (active, found);
+    Ok(())
+}
+
+fn no_leak(world: &mut World, active: Process) -> Result<(), Halt> {
+    let usual = world.service()?.descriptors.clone();
+    let same = world.wait(Duration::from_secs(2), |_| Ok((descriptors(active) == usual).then_some(())))?;
+    match same {
+        Some(()) => Ok(()),
+        None => violation(format!(
+            "F10: psflip {active} has other descriptors open than a psflip at rest: {:?} instead of {usual:?}",
+            descriptors(active)
+        )),
+    }
+}
+
+/// Contract C9, U10.
+fn no_zombie(world: &mut World) -> Result<(), Halt> {
+    let free = world
+        .wait(Duration::from_secs(3), |world| Ok(Some(()).filter(|()| world.sandbox.zombies().is_empty())))?;
+    if free.is_some() {
+        Ok(())
+    } else {
+        violation(format!("C9: zombies stay: {:?}", world.sandbox.zombies()))
+    }
+}
+
+/// Contract U7: every request ends in an answer.
+fn answers(world: &mut World, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
+    let killed: HashSet<u32> = world.killed.iter().map(Process::pid).collect();
+    let Service { log, .. } = world.service()?;
+    for (target, mark) in &done.asked {
+        let heard = log.since(*mark).any(|entry| entry.pid == target.pid() && entry.news == News::Requested);
+        if Some(*target) == now && !heard {
+            return violation(format!("U7: psflip {target} lives, and the log has no line about its SIGHUP"));
+        }
+    }
+    for asked in log.since(before.mark).filter(|entry| entry.news == News::Requested && !done.rough) {
+        let answered = |news| matches!(news, News::Started | News::Refused);
+        if !log.since(asked.line).any(|entry| answered(entry.news)) {
+            return violation(format!("U7: nothing came of a request: {}", asked.text));
+        }
+    }
+    for started in log.since(before.mark).filter(|entry| entry.news == News::Started) {
+        let ended = |news| matches!(news, News::Failed | News::Superseded);
+        let mut later = log.since(started.line);
+        if !later.any(|entry| entry.pid == started.pid && ended(entry.news)) && !killed.contains(&started.pid)
+        {
+            return violation(format!("U8: nothing came of an upgrade: {}", started.text));
+        }
+    }
+    for failed in log.since(before.mark).filter(|entry| entry.news == News::Failed) {
+        if !failed.text.contains("reason=") || failed.text.contains("reason=\"\"") {
+            return violation(format!("U8: an upgrade failed without a reason: {}", failed.text));
+        }
+    }
+    Ok(())
+}
+
+/// Contract U7, as far as the log tells.
+fn one_child_each(world: &mut World, before: &Before) -> Result<(), Halt> {
+    let mut seen = HashSet::new();
+    let Service { log, .. } = world.service()?;
+    for entry in log.since(before.mark).filter(|entry| entry.news == News::ChildStarted) {
+        if !seen.insert(entry.pid) {
+            return violation(format!("U7: a second child of one psflip: {}", entry.text));
+        }
+    }
+    Ok(())
+}
+
+/// Contract C5 and C6: how each psflip ended that has ended since.
+fn ends(
+    world: &mut World,
+    step: &Step,
+    done: &Done,
+    before: &Before,
+    now: Option<Process>,
+) -> Result<(), Halt> {
+    let statuses = statuses(world);
+    let killed = world.killed.clone();
+    let Service { log, .. } = world.service()?;
+    for (process, status) in statuses.iter().filter(|(process, _)| !killed.contains(process)) {
+        if log.count(process.pid(), News::Superseded) > 0 && !status.success() {
+            return violation(format!("U5: psflip {process} was superseded, and ended with {status}"));
+        }
+    }
+    let is_new = |process: &Process| !before.ended.contains(process);
+    if let Expected::Fails(wanted) = step.next.expected()
+        && step.is_undisturbed()
+        && step.binary == Binary::Copy
+    {
+        let wrong = statuses.iter().find(|(process, status)| is_new(process) && !wanted.is(*status));
+        if let Some((process, status)) = wrong {
+            return violation(format!("C6: psflip {process} ended with {status} instead of {wanted:?}"));
+        }
+    }
+    // Killed at rest, nothing else done: the end of the child is relayed.
+    if let [(Part::Child | Part::Keeper, false)] = done.killed_old.as_slice()
+        && done.hits == 1
+        && done.asked.is_empty()
+        && now.is_none()
+    {
+        let relayed =
+            statuses.iter().find(|(process, _)| *process == before.active).map(|(_, status)| *status);
+        if relayed.and_then(|status| status.signal()) != Some(9) {
+            return violation(format!(
+                "C5: the child was killed, and psflip {} ended with {relayed:?}",
+                before.active
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// How the processes ended that were started by us or fell to us.
+pub(super) fn statuses(world: &mut World) -> Vec<(Process, ExitStatus)> {
+    let mut statuses = world.sandbox.statuses();
+    if let Some(Service { psflip, .. }) = &world.service
+        && let Some(status) = psflip.program().try_status()
+    {
+        statuses.push((psflip.program().first(), status));
+    }
+    statuses
+}
+
+impl Ends {
+    fn is(self, status: ExitStatus) -> bool {
+        match self {
+            Self::Code(code) => status.code() == Some(i32::from(code)),
+            Self::Segv => status.signal() == Some(11),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Clients that ask without pause and compare every answer, and the judgement of what they lost: a request may fail only while loss is allowed.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use testkit::client::fcgi::FcgiClient;
+use testkit::client::http::HttpClient;
+use testkit::client::{ClientError, Stage, field};
+
+use super::pause::pause;
+use super::plan::Flavour;
+
+/// How many clients.
+const CLIENTS: usize = 2;
+
+/// The clients of one round.
+pub(super) struct Load {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    flavour: Flavour,
+    /// Times in which requests may fail; one without an end goes on.
+    allowed: Vec<(Instant, Option<Instant>)>,
+}
+
+#[derive(Default)]
+struct Shared {
+    over: AtomicBool,
+    answered: AtomicU64,
+    failures: Mutex<Vec<Failure>>,
+}
+
+/// A request that failed.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) begun: Instant,
+    pub(super) ended: Instant,
+    pub(super) error: ClientError,
+}
+
+/// A client's one request: gives what the answer should echo, and the answer.
+type Request = Box<dyn FnMut(&str) -> Result<String, ClientError> + Send>;
+
+impl Load {
+    /// Starts the clients. Nobody serves yet.
+    pub(super) fn start(flavour: Flavour, socket: &Path, port: u16) -> Self {
+        let allowed = vec![(Instant::now(), None)];
+        let shared = Arc::new(Shared::default());
+        let start = |number: usize| {
+            let shared = Arc::clone(&shared);
+            let mut request = client(flavour, socket, port);
+            std::thread::spawn(move || shared.run(number, &mut request))
+        };
+        let threads = (0..CLIENTS).map(start).collect();
+        Self { shared, threads, flavour, allowed }
+    }
+
+    /// From now on requests may fail.
+    pub(super) fn allow_loss(&mut self) {
+        if self.allowed.last().is_none_or(|(_, end)| end.is_some()) {
+            self.allowed.push((Instant::now(), None));
+        }
+    }
+
+    /// Whoever asks from now on has to be answered.
+    pub(super) fn forbid_loss(&mut self) {
+        if let Some((_, end)) = self.allowed.last_mut() {
+            end.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Answers so far.
+    pub(super) fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+
+    /// Takes the failures since the last call: those that are allowed, and those that are not.
+    pub(super) fn judge(&mut self) -> (Vec<Failure>, Vec<Failure>) {
+        let failures =
+            std::mem::take(&mut *self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        failures.into_iter().partition(|failure| self.is_allowed(failure))
+    }
+
+    fn is_allowed(&self, failure: &Failure) -> bool {
+        // A wrong answer is never right.
+        if failure.error.stage >= Stage::Protocol {
+            return false;
+        }
+        // The kernel resets connections that wait in the queue of a socket that is closed; see fixtures/README.md.
+        if self.flavour == Flavour::ReusePort && failure.error.cause != "time-out" {
+            return true;
+        }
+        let overlaps = |(start, end): &(Instant, Option<Instant>)| {
+            *start <= failure.ended && end.is_none_or(|end| failure.begun <= end)
+        };
+        self.allowed.iter().any(overlaps)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // it has said why
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, client: usize, request: &mut Request) {
+        let mut number = 0_u64;
+        while !self.over.load(Ordering::Relaxed) {
+            number += 1;
+            let token = format!("{client}-{number}");
+            let begun = Instant::now();
+            let answer = request(&token).and_then(|text| compare(&text, &token));
+            match answer {
+                Ok(()) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    let failure = Failure { begun, ended: Instant::now(), error };
+                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+                    // A refused connection takes no time, and the processors are needed.
+                    pause(Duration::from_millis(2));
+                }
+            }
+        }
+    }
+}
+
+fn client(flavour: Flavour, socket: &Path, port: u16) -> Request {
+    match flavour {
+        Flavour::FastCgi => {
+            let mut client = FcgiClient::unix(socket);
+            Box::new(move |token| Ok(client.get(&path(token))?.text()))
+        }
+        Flavour::Http => {
+            let mut client = HttpClient::unix(socket);
+            Box::new(move |token| Ok(client.get(&path(token))?.text()))
+        }
+        Flavour::ReusePort => {
+            let mut client = HttpClient::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+            Box::new(move |token| Ok(client.get(&path(token))?.text()))
+        }
+    }
+}
+
+/// Every fourth request is under way for a while, so that some are when a generation ends.
+fn path(token: &str) -> String {
+    let slow = if token.ends_with(['0', '4', '8']) { "delay=15ms&" } else { "" };
+    format!("/?{slow}echo={token}")
+}
+
+fn compare(text: &str, token: &str) -> Result<(), ClientError> {
+    let is_number = |key| field(text, key).is_some_and(|value| value.parse::<u32>().is_ok());
+    if field(text, "echo") == Some(token) && is_number("pid") && is_number("request") {
+        return Ok(());
+    }
+    Err(ClientError::content(format!("asked for echo={token}, and got `{}`", text.trim_end())))
+}

@@ -1,0 +1,208 @@
+//! `cargo xtask chaos`: a service goes through flips, crashes, kills and worse, chosen at random, under load, and after every step it is checked from outside that
+//! psflip has kept its contract.
+//!
+//! plan.rs and next.rs decide what is done, from the seed alone; acts.rs does it; rest.rs waits until nothing moves; checks.rs judges, and load.rs has the clients.
+
+mod acts;
+mod checks;
+mod load;
+mod log;
+mod next;
+mod pause;
+mod plan;
+mod port;
+mod rest;
+mod round;
+mod story;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use testkit::Stream;
+
+use self::pause::Interrupt;
+use self::plan::Round;
+use self::story::{Account, Halt, Progress, Tally};
+use self::world::{Programs, World};
+use crate::args::Args;
+use crate::{Error, Outcome, guard, repo, step};
+
+pub(crate) const USAGE: &str = "\
+cargo xtask chaos [--minutes M] [--seed S] [--rounds N] [--list] [--no-build]
+
+Runs a service under psflip, with clients that ask it without pause, and lets happen to it what can happen: upgrades that succeed and upgrades that fail in every
+way, broken and half-written configurations, replaced programs, signals, stopped and killed processes, too few descriptors, all at random moments.
+After every step it waits until nothing moves and checks from outside what docs/contract.md promises: one living psflip in the pidfile, the old child unchanged
+by a failed upgrade, no request lost by a flip, no leak, no zombie, nobody left behind, the right exit codes, an answer to every request; then a good
+flip must succeed. The first thing that is wrong ends the run with everything there is to know of it.
+
+  --minutes M  how long, such as 0.5 or 30 (default 1)
+  --seed S     a number; round N of a run has the seed S+N-1. The same seed gives the same steps; what comes of them depends on the machine's timing too, so
+               repeat a few times (default: a random one, which is printed)
+  --rounds N   end after so many rounds, whatever the time (a round: a start, 10 steps, an end)
+  --list       print the steps of the rounds (1, or as --rounds says) and do nothing
+  --no-build   use the programs that lie beside xtask as they are
+
+Ctrl-C ends it with the summary.";
+
+/// What was asked for.
+struct Wanted {
+    time: Option<Duration>,
+    seed: u64,
+    rounds: Option<u64>,
+}
+
+pub(crate) fn run(mut args: Args) -> Outcome {
+    let minutes: Option<f64> = args.value("minutes")?;
+    let seed = args.value("seed")?;
+    let rounds = args.value("rounds")?;
+    let list = args.flag("list");
+    let built = args.flag("no-build");
+    args.done()?;
+    if let Some(minutes) = minutes.filter(|minutes| !(0.0..=100_000.0).contains(minutes)) {
+        return Err(format!("`--minutes {minutes}` is out of range: 0 to 100000").into());
+    }
+    if list {
+        print_plan(seed.unwrap_or(1), rounds.unwrap_or(1));
+        return Ok(());
+    }
+    if guard::scratch().is_none() {
+        if !built {
+            let packages = ["build", "--quiet", "--bins", "-p", "psflip", "-p", "fixtures", "-p", "testkit"];
+            step::run(repo::cargo().args(packages))?;
+        }
+        return guard::run_again_guarded();
+    }
+    let minutes = minutes.or(rounds.is_none().then_some(1.0));
+    let wanted = Wanted {
+        time: minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
+        // Short enough to be typed again.
+        seed: seed.unwrap_or_else(|| fastrand::u64(1_000..1_000_000_000)),
+        rounds,
+    };
+    rage(&wanted)
+}
+
+fn print_plan(seed: u64, rounds: u64) {
+    for seed in (0..rounds).map(|number| seed.wrapping_add(number)) {
+        let round = Round::of(seed);
+        println!("seed {seed}: {:?}, ends by {:?}", round.flavour, round.finale);
+        for (number, step) in round.steps.iter().enumerate() {
+            println!("  {:2}  {step}", number + 1);
+        }
+    }
+}
+
+/// Round after round, until the time is over or something is wrong.
+fn rage(wanted: &Wanted) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let psflip = testkit::psflip_bin();
+    let fixtures = testkit::fixture("http-server").parent().ok_or("the fixtures are nowhere")?.to_owned();
+    let programs = Programs { psflip, fixtures };
+    println!("seed {}", wanted.seed);
+    let begun = Instant::now();
+    let is_over = || wanted.time.is_some_and(|time| begun.elapsed() >= time);
+    let mut total = Tally::default();
+    let mut progress = Progress::new();
+    let mut outcome = Ok(());
+    let mut interrupted = false;
+    for number in 0..wanted.rounds.unwrap_or(u64::MAX) {
+        if is_over() {
+            break;
+        }
+        let seed = wanted.seed.wrapping_add(number);
+        total.rounds += 1;
+        match one_round(seed, &programs, &interrupt, &mut total, &mut progress, &is_over) {
+            Ok(()) => {}
+            Err(Trouble::Interrupted) => {
+                interrupted = true;
+                break;
+            }
+            Err(Trouble::Violation(account)) => {
+                progress.end();
+                println!("\n{account}\n");
+                outcome = Err("psflip broke its contract, or the harness is wrong; see above".into());
+                break;
+            }
+            Err(Trouble::Harness(error)) => {
+                outcome = Err(error);
+                break;
+            }
+        }
+    }
+    progress.end();
+    let violations = u8::from(outcome.is_err());
+    let how = if interrupted { " (interrupted)" } else { "" };
+    println!("chaos: seed {}, {}{how}, {violations} violations", wanted.seed, step::seconds(begun.elapsed()));
+    println!("{total}");
+    outcome
+}
+
+/// Why a round did not end well.
+enum Trouble {
+    Violation(String),
+    Interrupted,
+    Harness(Error),
+}
+
+fn one_round(
+    seed: u64,
+    programs: &Programs,
+    interrupt: &Interrupt,
+    total: &mut Tally,
+    progress: &mut Progress,
+    is_over: &dyn Fn() -> bool,
+) -> Result<(), Trouble> {
+    let round = Round::of(seed);
+    let mut world = World::new(round.flavour, programs, interrupt).map_err(Trouble::Harness)?;
+    let mut step = "at the start".to_owned();
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        round::live(&mut world, &round, |world, number, text| {
+            step = format!("step {number}: {text}");
+            progress.show(seed, &total.with(&world.tally));
+            !is_over()
+        })
+    }));
+    *total = total.with(&world.tally);
+    let halt = match lived {
+        Ok(Ok(())) => None,
+        Ok(Err(halt)) => Some(halt),
+        Err(panic) => Some(Halt::Violation(format!("the harness gave up: {}", panic_text(&*panic)))),
+    };
+    let account = match &halt {
+        Some(Halt::Violation(what)) => Some(account(what, seed, &step, &world)),
+        Some(Halt::Interrupted) | None => None,
+    };
+    if halt.is_some() {
+        world.sandbox.expect_leftovers();
+    }
+    // The sandbox has its own last look: at panics, and at who is left.
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(world)));
+    match (halt, account, dropped) {
+        (Some(Halt::Interrupted), ..) => Err(Trouble::Interrupted),
+        (_, Some(account), _) => Err(Trouble::Violation(account)),
+        (_, None, Err(panic)) => {
+            Err(Trouble::Violation(format!("VIOLATION, seed {seed}, at the end:\n{}", panic_text(&*panic))))
+        }
+        (_, None, Ok(())) => Ok(()),
+    }
+}
+
+fn account(what: &str, seed: u64, step: &str, world: &World) -> String {
+    let log: String = world.service.iter().flat_map(|service| service.psflip.output().lines()).fold(
+        String::new(),
+        |text, line| {
+            let stream = if line.stream == Stream::Stderr { " " } else { ">" };
+            text + &format!("  {:9.4} {stream} {}\n", line.at.as_secs_f64(), line.text)
+        },
+    );
+    let sandbox = world.sandbox.report();
+    Account { what, seed, step: step.to_owned(), timeline: &world.timeline, log: &log, sandbox: &sandbox }
+        .to_string()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+}

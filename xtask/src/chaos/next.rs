@@ -1,0 +1,334 @@
+//! What the next generation finds: its configuration, and what has to come of it when nobody disturbs.
+
+use std::fmt;
+use std::path::Path;
+
+use fastrand::Rng;
+
+use super::plan::Flavour;
+
+/// A configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A server that clients can rely on.
+    Good(Good),
+    /// One that can't be promoted.
+    Bad(Bad),
+    /// A program that gets healthy and serves nobody: the clients find no one until it is replaced.
+    Idle(Idle),
+    /// A good one whose file is written slowly, in place; so many permille of it are there when the upgrade is asked for.
+    Half(Good, u16),
+}
+
+/// How a good configuration is told from the other good ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Good {
+    /// A health check of the public socket, or a GET of a socket that only it has.
+    by_http: bool,
+    successes: u8,
+    /// `shutdown.delay` in milliseconds.
+    delay: u16,
+    /// Whether psflip tells details.
+    debug: bool,
+}
+
+/// Why a configuration can't be promoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    Syntax,
+    UnknownKey,
+    NoUnit,
+    Template,
+    NoFile,
+    NoCommand,
+    NotExecutable,
+    NoWorkdir,
+    NoPidfileFolder,
+    Crash(u8),
+    CrashBySignal,
+    CrashLate(u8),
+    ExitsZero,
+    Daemonizes,
+    NeverHealthy,
+    NeverHealthyAndStubborn,
+    NeverHealthyWithWorkers,
+    ProbeHangs,
+}
+
+/// A program that gets healthy and serves nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idle {
+    SlowStart,
+    Stubborn,
+    Workers,
+    StubbornOrphans,
+    WorkersOfAnotherUser,
+    AnotherUser,
+    SignalLogger,
+}
+
+/// What comes of an upgrade that nobody disturbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// The new generation is promoted.
+    Promoted,
+    /// The upgrade fails, and the new psflip ends like this.
+    Fails(Ends),
+    /// Either.
+    Either,
+}
+
+/// How a psflip ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// With this exit code.
+    Code(u8),
+    /// By SIGSEGV.
+    Segv,
+}
+
+impl Next {
+    pub(super) fn roll(dice: &mut Rng) -> Self {
+        match dice.u8(..100) {
+            0..=44 => Self::Good(Good::roll(dice)),
+            45..=79 => Self::Bad(Bad::roll(dice)),
+            80..=92 => Self::Idle(Idle::roll(dice)),
+            _ => Self::Half(Good::roll(dice), dice.u16(..1000)),
+        }
+    }
+
+    /// What comes of it.
+    pub(super) fn expected(&self) -> Expected {
+        match self {
+            Self::Good(_) | Self::Idle(_) => Expected::Promoted,
+            Self::Bad(bad) => Expected::Fails(bad.ends()),
+            Self::Half(..) => Expected::Either,
+        }
+    }
+
+    /// The text of the file; `None`: there is none.
+    pub(super) fn text(&self, place: &Place<'_>) -> Option<String> {
+        match self {
+            Self::Good(good) | Self::Half(good, _) => Some(good.text(place)),
+            Self::Bad(bad) => bad.text(place),
+            Self::Idle(idle) => Some(idle.text(place)),
+        }
+    }
+}
+
+/// Where things are that a configuration names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) flavour: Flavour,
+    /// The TCP port of [`Flavour::ReusePort`].
+    pub(super) port: u16,
+    /// The folder of the fixtures.
+    pub(super) fixtures: &'a Path,
+}
+
+impl Place<'_> {
+    /// `cmd` stands last in every file, so that a part of a file is never a configuration of its own.
+    fn file(&self, keys: &str, argv: &[&str]) -> String {
+        let program = if argv[0].contains('/') || argv[0] == "sh" {
+            argv[0].to_owned()
+        } else {
+            self.fixtures.join(argv[0]).to_string_lossy().into_owned()
+        };
+        let argv: Vec<String> = std::iter::once(program.as_str())
+            .chain(argv[1..].iter().copied())
+            .map(|arg| format!("{arg:?}"))
+            .collect();
+        let pidfile = if keys.contains("pidfile =") { "" } else { "pidfile = \"psflip.pid\"\n" };
+        format!("{pidfile}{keys}cmd = [{}]\n", argv.join(", "))
+    }
+}
+
+impl Good {
+    pub(super) fn roll(dice: &mut Rng) -> Self {
+        Self {
+            by_http: dice.bool(),
+            successes: dice.u8(1..=3),
+            delay: *dice.choice(&[0, 0, 0, 30, 120]).unwrap_or(&0),
+            debug: dice.u8(..4) > 0,
+        }
+    }
+
+    /// The one that ends every step, and begins a round.
+    pub(super) const PLAIN: Self = Self { by_http: false, successes: 1, delay: 0, debug: true };
+
+    fn text(self, place: &Place<'_>) -> String {
+        let Self { by_http, successes, delay, debug } = self;
+        let (level, probe) = (if debug { "debug" } else { "info" }, "probe-{{ generation() }}.sock");
+        let port = format!("127.0.0.1:{}", place.port);
+        let mut argv = match place.flavour {
+            Flavour::Http => vec!["http-server", "--unix", "app.sock"],
+            Flavour::FastCgi => vec!["fcgi-server", "--socket", "app.sock"],
+            Flavour::ReusePort => vec!["http-server", "--reuseport", "--tcp", &port],
+        };
+        argv.extend(["--probe", probe, "--linger", "50ms", "--drain", "3s"]);
+        let by_http = by_http && place.flavour != Flavour::FastCgi;
+        let check = match place.flavour {
+            _ if by_http => format!(
+                "healthcheck.http.url = \"unix://{probe}:/up\"\nhealthcheck.http.interval = \"10ms\"\nhealthcheck.http.successes = {successes}\n"
+            ),
+            Flavour::ReusePort => format!(
+                "healthcheck.unix.path = \"{probe}\"\nhealthcheck.unix.interval = \"10ms\"\nhealthcheck.unix.successes = {successes}\n"
+            ),
+            Flavour::Http | Flavour::FastCgi => format!(
+                "healthcheck.unix.path = \"app.sock\"\nhealthcheck.unix.interval = \"10ms\"\nhealthcheck.unix.successes = {successes}\n"
+            ),
+        };
+        place.file(
+            &format!(
+                "{check}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n"
+            ),
+            &argv,
+        )
+    }
+}
+
+impl Bad {
+    fn roll(dice: &mut Rng) -> Self {
+        match dice.u8(..18) {
+            0 => Self::Syntax,
+            1 => Self::UnknownKey,
+            2 => Self::NoUnit,
+            3 => Self::Template,
+            4 => Self::NoFile,
+            5 => Self::NoCommand,
+            6 => Self::NotExecutable,
+            7 => Self::NoWorkdir,
+            8 => Self::NoPidfileFolder,
+            9 => Self::Crash(dice.u8(1..)),
+            10 => Self::CrashBySignal,
+            11 => Self::CrashLate(dice.u8(1..)),
+            12 => Self::ExitsZero,
+            13 => Self::Daemonizes,
+            14 => Self::NeverHealthy,
+            15 => Self::NeverHealthyAndStubborn,
+            16 => Self::NeverHealthyWithWorkers,
+            _ => Self::ProbeHangs,
+        }
+    }
+
+    /// Contract C6.
+    fn ends(self) -> Ends {
+        Ends::Code(match self {
+            Self::Syntax | Self::UnknownKey | Self::NoUnit | Self::Template | Self::NoFile => 78,
+            Self::NoCommand => 127,
+            Self::NotExecutable => 126,
+            Self::NoWorkdir | Self::NoPidfileFolder => 125,
+            Self::Crash(code) | Self::CrashLate(code) => code,
+            Self::CrashBySignal => return Ends::Segv,
+            Self::ExitsZero => 1,
+            Self::Daemonizes => 7,
+            Self::NeverHealthy
+            | Self::NeverHealthyAndStubborn
+            | Self::NeverHealthyWithWorkers
+            | Self::ProbeHangs => 124,
+        })
+    }
+
+    fn text(self, place: &Place<'_>) -> Option<String> {
+        const NEVER: &str = "healthcheck.unix.path = \"never.sock\"\nhealthcheck.unix.interval = \"20ms\"\nupgrade.timeout = \"250ms\"\nshutdown.timeout = \"200ms\"\nlog.level = \"debug\"\n";
+        const PATIENT: &str = "healthcheck.unix.path = \"never.sock\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"300ms\"\nlog.level = \"debug\"\n";
+        let idle = ["never-ready"];
+        Some(match self {
+            Self::Syntax => "pidfile = \"psflip.pid\"\ncmd = [\"true\"\n[shutdown\n".to_owned(),
+            Self::UnknownKey => place.file("shutdown.timout = \"1s\"\n", &idle),
+            Self::NoUnit => place.file("shutdown.timeout = 5\n", &idle),
+            Self::Template => place.file("env.A = \"{{ local('nowhere') }}\"\n", &idle),
+            Self::NoFile => return None,
+            Self::NoCommand => place.file(PATIENT, &["./no-such-program"]),
+            Self::NotExecutable => place.file(PATIENT, &["./psflip.toml"]),
+            Self::NoWorkdir => place.file(&format!("{PATIENT}workdir = \"no-such-folder\"\n"), &idle),
+            Self::NoPidfileFolder => {
+                place.file(&format!("{PATIENT}pidfile = \"no-such-folder/psflip.pid\"\n"), &idle)
+            }
+            Self::Crash(code) => place.file(PATIENT, &["crash-on-init", "--code", &code.to_string()]),
+            Self::CrashBySignal => place.file(PATIENT, &["crash-on-init", "--signal", "SEGV"]),
+            Self::CrashLate(code) => {
+                place.file(PATIENT, &["crash-on-init", "--code", &code.to_string(), "--after", "40ms"])
+            }
+            Self::ExitsZero => place.file(PATIENT, &["crash-on-init", "--code", "0"]),
+            Self::Daemonizes => place.file(PATIENT, &["sh", "-c", "setsid sleep 900 & exit 7"]),
+            Self::NeverHealthy => place.file(NEVER, &idle),
+            Self::NeverHealthyAndStubborn => place.file(NEVER, &["ignore-sigterm"]),
+            Self::NeverHealthyWithWorkers => place.file(
+                NEVER,
+                &["forks-workers", "--workers", "2", "--orphans", "1", "--setsid", "--ignore-term"],
+            ),
+            Self::ProbeHangs => {
+                let probe = place.fixtures.join("probe-hang");
+                let check = format!(
+                    "healthcheck.command.cmd = [{:?}]\nhealthcheck.command.timeout = \"60ms\"\nhealthcheck.command.interval = \"10ms\"\n",
+                    probe.to_string_lossy()
+                );
+                place.file(
+                    &format!("{check}upgrade.timeout = \"250ms\"\nshutdown.timeout = \"200ms\"\nlog.level = \"debug\"\n"),
+                    &idle,
+                )
+            }
+        })
+    }
+}
+
+impl Idle {
+    fn roll(dice: &mut Rng) -> Self {
+        match dice.u8(..7) {
+            0 => Self::SlowStart,
+            1 => Self::Stubborn,
+            2 => Self::Workers,
+            3 => Self::StubbornOrphans,
+            4 => Self::WorkersOfAnotherUser,
+            5 => Self::AnotherUser,
+            _ => Self::SignalLogger,
+        }
+    }
+
+    fn text(self, place: &Place<'_>) -> String {
+        const AT_ONCE: &str = "healthcheck.alive.timeout = \"0s\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"250ms\"\nlog.level = \"debug\"\n";
+        const LISTENS: &str = "healthcheck.unix.path = \"slow.sock\"\nhealthcheck.unix.interval = \"10ms\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"2s\"\nlog.level = \"debug\"\n";
+        match self {
+            Self::SlowStart => place.file(LISTENS, &["slow-start", "--for", "60ms", "--listen", "slow.sock"]),
+            Self::Stubborn => place.file(AT_ONCE, &["ignore-sigterm"]),
+            Self::Workers => place.file(AT_ONCE, &["forks-workers", "--workers", "3"]),
+            Self::StubbornOrphans => place.file(
+                AT_ONCE,
+                &["forks-workers", "--workers", "1", "--orphans", "2", "--setsid", "--ignore-term"],
+            ),
+            // Only root may change to another user; without its rights these end early, and are not used.
+            Self::WorkersOfAnotherUser if is_root() => {
+                place.file(AT_ONCE, &["forks-workers", "--workers", "2", "--orphans", "1", "--uid", "65534"])
+            }
+            Self::AnotherUser if is_root() => place
+                .file(AT_ONCE, &["forks-workers", "--workers", "2", "--uid", "65534", "--main-uid", "65534"]),
+            Self::WorkersOfAnotherUser | Self::AnotherUser => place.file(AT_ONCE, &["forks-workers"]),
+            Self::SignalLogger => place.file(AT_ONCE, &["signal-logger"]),
+        }
+    }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good(good) => write!(f, "{good}"),
+            Self::Bad(bad) => write!(f, "bad configuration {bad:?}"),
+            Self::Idle(idle) => write!(f, "idle child {idle:?}"),
+            Self::Half(good, permille) => write!(f, "half-written ({permille} of 1000) {good}"),
+        }
+    }
+}
+
+impl fmt::Display for Good {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { by_http, successes, delay, debug } = self;
+        let check = if *by_http { "http" } else { "unix" };
+        let level = if *debug { "debug" } else { "info" };
+        write!(f, "good server ({check} x {successes}, delay {delay} ms, {level})")
+    }
+}

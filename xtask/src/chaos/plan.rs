@@ -1,0 +1,416 @@
+//! What is going to be done: a pure function of the seed, so that one seed gives one sequence of steps. What comes of a step is the machine's affair.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::next::{Good, Next};
+
+/// The steps of one round.
+const STEPS: usize = 10;
+
+/// How the service of a round is reached by its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flavour {
+    /// HTTP on a Unix socket that each generation renames into place.
+    Http,
+    /// FastCGI, in the same way.
+    FastCgi,
+    /// HTTP on a TCP port with `SO_REUSEPORT`.
+    ReusePort,
+}
+
+/// The old generation is the one that is active when a step begins; the new one is any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Old,
+    New,
+}
+
+/// Which process of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Psflip,
+    Keeper,
+    Child,
+    /// Anything else below psflip: a worker, an orphan, a probe; the number chooses.
+    Other(u8),
+}
+
+/// A process, by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Role(pub(super) Side, pub(super) Part);
+
+/// What is found at psflip's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binary {
+    /// A copy of psflip; two of them take turns.
+    Copy,
+    /// A script that executes psflip.
+    Wrapper,
+    /// psflip without the permission to execute it.
+    NotExecutable,
+    /// A script that ends with 3.
+    Script,
+    /// A script that dies of SIGSEGV.
+    Crash,
+    /// Nothing.
+    Missing,
+}
+
+/// A moment that psflip's log tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    UpgradeStarted,
+    NewPsflipReads,
+    ChildStarted,
+    Superseded,
+    Active,
+    Failed,
+}
+
+/// When something is done: as soon as the act before is done and this is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct When {
+    /// Waited for, but not for ever.
+    pub(super) moment: Option<Moment>,
+    pub(super) after: Duration,
+}
+
+/// One thing that is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    /// SIGHUP.
+    Request(Side),
+    /// A signal that means nothing: forwarded, and ignored by the child.
+    Poke(Side, &'static str),
+    /// A real-time signal, which ends the child.
+    RealTime(Side, u8),
+    Kill(Role),
+    Terminate(Role),
+    Interrupt(Side),
+    /// SIGSTOP, and SIGCONT later.
+    Freeze(Role, Duration),
+    RemovePidfile,
+    /// RLIMIT_NOFILE of the old psflip becomes so many more than it has open, until the end of the step.
+    LimitFiles(u8),
+    Swap(Binary),
+    Rewrite(Next),
+    /// A second psflip on the same pidfile.
+    Second,
+}
+
+/// One step: a configuration and a program for the next generation, and what is done then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) next: Next,
+    pub(super) binary: Binary,
+    pub(super) acts: Vec<(When, Act)>,
+}
+
+/// How a round ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finale {
+    Terminate,
+    Interrupt,
+    Kill,
+}
+
+/// One life of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Round {
+    pub(super) flavour: Flavour,
+    pub(super) steps: Vec<Step>,
+    pub(super) finale: Finale,
+}
+
+impl Round {
+    /// The round of this seed.
+    pub(super) fn of(seed: u64) -> Self {
+        let mut dice = Rng::with_seed(seed);
+        let flavour = match dice.u8(..8) {
+            0..=3 => Flavour::Http,
+            4..=6 => Flavour::FastCgi,
+            _ => Flavour::ReusePort,
+        };
+        let steps = (0..STEPS).map(|_| Step::roll(&mut dice)).collect();
+        let finale = match dice.u8(..6) {
+            0..=2 => Finale::Terminate,
+            3..=4 => Finale::Interrupt,
+            _ => Finale::Kill,
+        };
+        Self { flavour, steps, finale }
+    }
+}
+
+impl Step {
+    fn roll(dice: &mut Rng) -> Self {
+        match dice.u8(..100) {
+            0..=26 => Self::undisturbed(dice),
+            27..=45 => Self::disturbed(dice, 1..=3, harmless),
+            46..=79 => Self::disturbed(dice, 1..=2, violent),
+            80..=88 => Self::disturbed(dice, 1..=2, stop),
+            89..=94 => Self::disturbed(dice, 1..=1, limit),
+            _ => Self::disturbed(dice, 2..=5, anything),
+        }
+    }
+
+    /// Requests only.
+    fn undisturbed(dice: &mut Rng) -> Self {
+        let binary = if dice.u8(..4) == 0 { binary(dice) } else { Binary::Copy };
+        let next = if binary == Binary::Copy { Next::roll(dice) } else { Next::Good(Good::roll(dice)) };
+        let mut acts = vec![(When::NOW, Act::Request(Side::Old))];
+        for _ in 0..*dice.choice(&[0, 0, 0, 1, 2, 12]).unwrap_or(&0) {
+            let side = if dice.u8(..4) == 0 { Side::New } else { Side::Old };
+            acts.push((When::roll(dice), Act::Request(side)));
+        }
+        Self { next, binary, acts }
+    }
+
+    /// An upgrade, usually, and things that happen meanwhile.
+    fn disturbed(dice: &mut Rng, count: std::ops::RangeInclusive<u8>, act: fn(&mut Rng) -> Act) -> Self {
+        let next = Next::roll(dice);
+        let mut acts = Vec::new();
+        if dice.u8(..8) > 0 {
+            acts.push((When::NOW, Act::Request(Side::Old)));
+        }
+        for _ in 0..dice.u8(count) {
+            let act = act(dice);
+            // A limit is there before the upgrade.
+            match act {
+                Act::LimitFiles(_) => acts.insert(0, (When::NOW, act)),
+                act => acts.push((When::roll(dice), act)),
+            }
+            if dice.u8(..3) == 0 {
+                acts.push((When::roll(dice), Act::Request(Side::Old)));
+            }
+        }
+        Self { next, binary: Binary::Copy, acts }
+    }
+
+    /// Whether nothing is done but asking.
+    pub(super) fn is_undisturbed(&self) -> bool {
+        self.acts.iter().all(|(_, act)| matches!(act, Act::Request(_)))
+    }
+}
+
+impl Act {
+    /// Whether it is done to this side.
+    pub(super) fn is_about(&self, wanted: Side) -> bool {
+        match self {
+            Self::Request(side) | Self::Poke(side, _) | Self::RealTime(side, _) | Self::Interrupt(side) => {
+                *side == wanted
+            }
+            Self::Kill(Role(side, _)) | Self::Terminate(Role(side, _)) | Self::Freeze(Role(side, _), _) => {
+                *side == wanted
+            }
+            Self::LimitFiles(_) => wanted == Side::Old,
+            Self::RemovePidfile | Self::Swap(_) | Self::Rewrite(_) | Self::Second => false,
+        }
+    }
+
+    /// Whether the old generation can't die of it.
+    pub(super) fn spares_the_old(&self) -> bool {
+        match self {
+            Self::Request(_) | Self::Poke(..) | Self::Freeze(..) | Self::RemovePidfile | Self::Second => true,
+            Self::RealTime(..) | Self::Interrupt(_) | Self::Kill(_) | Self::Terminate(_) => {
+                self.is_about(Side::New)
+            }
+            Self::LimitFiles(_) | Self::Swap(_) | Self::Rewrite(_) => false,
+        }
+    }
+}
+
+fn harmless(dice: &mut Rng) -> Act {
+    let side = side(dice);
+    match dice.u8(..10) {
+        0..=2 => Act::Freeze(role(dice), Duration::from_millis(dice.u64(1..600))),
+        3..=5 => Act::Poke(side, dice.choice(&["USR1", "USR2", "WINCH", "CONT"]).copied().unwrap_or("USR1")),
+        6 => Act::RemovePidfile,
+        7 => Act::Second,
+        8 => Act::Rewrite(Next::roll(dice)),
+        _ => Act::Request(side),
+    }
+}
+
+fn violent(dice: &mut Rng) -> Act {
+    match dice.u8(..12) {
+        0..=8 => Act::Kill(role(dice)),
+        9 => Act::Terminate(role(dice)),
+        10 => Act::RealTime(side(dice), dice.u8(..15)),
+        _ => Act::Freeze(role(dice), Duration::from_millis(dice.u64(1..600))),
+    }
+}
+
+fn stop(dice: &mut Rng) -> Act {
+    let side = if dice.u8(..4) == 0 { Side::New } else { Side::Old };
+    if dice.bool() { Act::Interrupt(side) } else { Act::Terminate(Role(side, Part::Psflip)) }
+}
+
+fn limit(dice: &mut Rng) -> Act {
+    Act::LimitFiles(dice.u8(..7))
+}
+
+fn anything(dice: &mut Rng) -> Act {
+    match dice.u8(..10) {
+        0..=4 => harmless(dice),
+        5..=7 => violent(dice),
+        8 => stop(dice),
+        _ => Act::Swap(binary(dice)),
+    }
+}
+
+fn side(dice: &mut Rng) -> Side {
+    if dice.bool() { Side::Old } else { Side::New }
+}
+
+fn role(dice: &mut Rng) -> Role {
+    let part = match dice.u8(..8) {
+        0..=2 => Part::Psflip,
+        3..=4 => Part::Keeper,
+        5..=6 => Part::Child,
+        _ => Part::Other(dice.u8(..)),
+    };
+    Role(side(dice), part)
+}
+
+fn binary(dice: &mut Rng) -> Binary {
+    match dice.u8(..7) {
+        0 => Binary::Copy,
+        1 | 2 => Binary::Wrapper,
+        3 => Binary::NotExecutable,
+        4 => Binary::Script,
+        5 => Binary::Crash,
+        _ => Binary::Missing,
+    }
+}
+
+impl When {
+    pub(super) const NOW: Self = Self { moment: None, after: Duration::ZERO };
+
+    fn roll(dice: &mut Rng) -> Self {
+        const MOMENTS: [Moment; 6] = [
+            Moment::UpgradeStarted,
+            Moment::NewPsflipReads,
+            Moment::ChildStarted,
+            Moment::Superseded,
+            Moment::Active,
+            Moment::Failed,
+        ];
+        let moment = if dice.bool() { dice.choice(&MOMENTS).copied() } else { None };
+        // A flip takes some 10 ms, and a drain 50 ms.
+        let after = match dice.u8(..6) {
+            0 => Duration::ZERO,
+            1 | 2 => Duration::from_micros(dice.u64(..2500)),
+            3 => Duration::from_micros(dice.u64(..8000)),
+            4 => Duration::from_millis(dice.u64(..20)),
+            _ => Duration::from_millis(dice.u64(..90)),
+        };
+        Self { moment, after }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = if self.0 == Side::Old { "old" } else { "new" };
+        match self.1 {
+            Part::Psflip => write!(f, "{side} psflip"),
+            Part::Keeper => write!(f, "{side} keeper"),
+            Part::Child => write!(f, "{side} child"),
+            Part::Other(_) => write!(f, "{side} descendant"),
+        }
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(moment) = self.moment {
+            write!(f, "at {moment:?} ")?;
+        }
+        if self.after.is_zero() { Ok(()) } else { write!(f, "+{:?} ", self.after) }
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let psflip = |side| Role(side, Part::Psflip);
+        match self {
+            Self::Request(side) => write!(f, "SIGHUP to the {}", psflip(*side)),
+            Self::Poke(side, signal) => write!(f, "SIG{signal} to the {}", psflip(*side)),
+            Self::RealTime(side, number) => write!(f, "SIGRTMIN+{number} to the {}", psflip(*side)),
+            Self::Kill(role) => write!(f, "SIGKILL to the {role}"),
+            Self::Terminate(role) => write!(f, "SIGTERM to the {role}"),
+            Self::Interrupt(side) => write!(f, "SIGINT to the {}", psflip(*side)),
+            Self::Freeze(role, time) => write!(f, "stop the {role} for {time:?}"),
+            Self::RemovePidfile => write!(f, "remove the pidfile"),
+            Self::LimitFiles(room) => {
+                write!(f, "RLIMIT_NOFILE of the old psflip leaves room for {room} descriptors")
+            }
+            Self::Swap(binary) => write!(f, "psflip's file becomes {binary:?}"),
+            Self::Rewrite(next) => write!(f, "the configuration becomes {next}"),
+            Self::Second => write!(f, "a second psflip on the same pidfile"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.next)?;
+        if self.binary != Binary::Copy {
+            write!(f, ", psflip's file is {:?}", self.binary)?;
+        }
+        self.acts.iter().try_for_each(|(when, act)| write!(f, "; {when}{act}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_seed_gives_one_sequence_and_another_seed_another() {
+        assert_eq!(Round::of(7), Round::of(7));
+        assert_ne!(Round::of(7), Round::of(8));
+    }
+
+    #[test]
+    fn everything_that_can_be_done_is_done_sooner_or_later() {
+        let text: Vec<String> =
+            (0..200).flat_map(|seed| Round::of(seed).steps).map(|step| step.to_string()).collect();
+        let text = text.join("\n");
+        let wanted = [
+            "SIGHUP to the old",
+            "SIGHUP to the new",
+            "SIGUSR1",
+            "SIGUSR2",
+            "SIGWINCH",
+            "SIGCONT",
+            "SIGRTMIN",
+            "SIGINT",
+            "SIGKILL to the old psflip",
+            "SIGKILL to the new psflip",
+            "SIGKILL to the old keeper",
+            "SIGKILL to the new keeper",
+            "SIGKILL to the old child",
+            "SIGKILL to the new child",
+            "SIGKILL to the new descendant",
+            "SIGTERM to the new child",
+            "stop the old psflip",
+            "stop the new keeper",
+            "remove the pidfile",
+            "RLIMIT_NOFILE",
+            "becomes Missing",
+            "second psflip",
+            "file is NotExecutable",
+            "file is Wrapper",
+            "file is Crash",
+            "file is Script",
+            "half-written",
+            "the configuration becomes",
+        ];
+        for part in wanted {
+            assert!(text.contains(part), "`{part}` is never done");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! When a step is over: nothing moves any more, whatever had happened. Seen from outside: processes, their pending signals, and the log.
+
+use std::time::{Duration, Instant};
+
+use testkit::Process;
+use testkit::process::Stat;
+
+use super::log::News;
+use super::story::Halt;
+use super::world::{Service, World, is_idle};
+
+/// Longer than anything may take here: a successor that has to give up may need its grace time.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For how long nothing may change.
+const CALM: Duration = Duration::from_millis(15);
+/// How long anything may outlive its psflip. Contract C7 says milliseconds; machines are noisy.
+const LEFTOVERS: Duration = Duration::from_secs(5);
+
+/// Waits until nothing moves: the one psflip that is left, or `None` when everything has ended.
+pub(super) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
+    world.let_pass(world.frozen_for())?;
+    world.thaw(true);
+    let mut why = String::new();
+    let mut calm: Option<(Option<Process>, usize, Instant)> = None;
+    let mut alone: Option<Instant> = None;
+    let found = world.wait(PATIENCE, |world| {
+        world.read_log();
+        let mark = world.service()?.log.mark();
+        let psflips = world.psflips();
+        no_third(world, &psflips)?;
+        let now = match look(world, &psflips) {
+            Ok(now) => now,
+            Err(reason) => {
+                if psflips.is_empty() && alone.get_or_insert_with(Instant::now).elapsed() > LEFTOVERS {
+                    return Err(Halt::Violation(format!("C7, C8: {reason}")));
+                }
+                (why, calm) = (reason, None);
+                return Ok(None);
+            }
+        };
+        match calm {
+            Some((who, at, since)) if (who, at) == (now, mark) => {
+                Ok((since.elapsed() >= CALM).then_some(now))
+            }
+            _ => {
+                calm = Some((now, mark, Instant::now()));
+                Ok(None)
+            }
+        }
+    })?;
+    found.ok_or_else(|| Halt::Violation(format!("no rest within {PATIENCE:?}: {why}")))
+}
+
+/// Contract U7: never more than two generations. Several looks make one list, so all are looked at again: who is still alive was
+/// alive when the last one was found.
+fn no_third(world: &World, psflips: &[Stat]) -> Result<(), Halt> {
+    let alive: Vec<String> = psflips
+        .iter()
+        .filter(|stat| psflips.len() > 2 && stat.process.is_alive())
+        .map(|stat| stat.process.to_string())
+        .collect();
+    if alive.len() > 2 && world.service.is_some() {
+        return Err(Halt::Violation(format!("U7: more than two generations at once: {}", alive.join(", "))));
+    }
+    Ok(())
+}
+
+fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
+    match psflips {
+        [] => {
+            let left = world.sandbox.processes();
+            if left.is_empty() {
+                Ok(None)
+            } else {
+                Err(format!("every psflip has ended, but {} are left", names(&left)))
+            }
+        }
+        [only] => {
+            let Some(Service { log, .. }) = &world.service else {
+                return Err("nothing was started".to_owned());
+            };
+            let psflip = only.process;
+            let pid = psflip.pid();
+            let count = |news| log.count(pid, news);
+            if !is_idle(psflip) {
+                return Err(format!("psflip {pid} is busy"));
+            }
+            if count(News::Active) == 0 {
+                return Err(format!("psflip {pid} is not active yet"));
+            }
+            if count(News::Superseded) > 0 {
+                return Err(format!("psflip {pid} is superseded, and has not ended"));
+            }
+            if count(News::Started) != count(News::Failed) {
+                return Err(format!("the upgrade that psflip {pid} started has no answer in the log"));
+            }
+            if log.last(pid, News::StopRequested) > log.last(pid, News::StopIgnored) {
+                return Err(format!("psflip {pid} was asked to stop, and has neither ended nor gone on"));
+            }
+            let tree = psflip.tree();
+            let strangers: Vec<Process> =
+                world.sandbox.processes().into_iter().filter(|process| !tree.contains(process)).collect();
+            // It may have been started after the tree was looked at.
+            let strangers: Vec<Process> = strangers
+                .into_iter()
+                .filter(|process| !psflip.tree().contains(process) && process.is_alive())
+                .collect();
+            if !strangers.is_empty() {
+                return Err(format!(
+                    "besides the active generation of psflip {pid}, {} are left",
+                    names(&strangers)
+                ));
+            }
+            Ok(Some(psflip))
+        }
+        several => {
+            let pids: Vec<Process> = several.iter().map(|stat| stat.process).collect();
+            Err(format!("several psflips: {}", names(&pids)))
+        }
+    }
+}
+
+/// Processes with their command lines.
+fn names(processes: &[Process]) -> String {
+    let name = |process: &Process| {
+        let line = process.cmdline().unwrap_or_default().join(" ");
+        let name = process.stat().map(|stat| stat.name).unwrap_or_default();
+        format!("{process} ({name}: {line})")
+    };
+    processes.iter().map(name).collect::<Vec<_>>().join(", ")
+}

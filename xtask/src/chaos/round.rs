@@ -1,0 +1,165 @@
+//! One round: a service is started, goes through the steps of a plan, and ends.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use testkit::{Process, Signal};
+
+use super::acts;
+use super::checks::{self, Before};
+use super::log::{Log, News};
+use super::next::{Good, Next};
+use super::plan::{Act, Binary, Finale, Part, Role, Round, Side, Step};
+use super::rest::settle;
+use super::story::Halt;
+use super::world::{Service, World, descriptors, text};
+
+/// How long a start, or the first answer after it, may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Lives a round. `step_begins` is told the number and text of every step, and may end the round by returning false.
+pub(super) fn live(
+    world: &mut World,
+    round: &Round,
+    mut step_begins: impl FnMut(&World, usize, &str) -> bool,
+) -> Result<(), Halt> {
+    start(world)?;
+    for (number, step) in round.steps.iter().enumerate() {
+        if !step_begins(world, number + 1, &step.to_string()) {
+            break;
+        }
+        if take(world, step, &format!("step {}: {step}", number + 1))? {
+            let good = Step {
+                next: Next::Good(Good::PLAIN),
+                binary: Binary::Copy,
+                acts: vec![(super::plan::When::NOW, Act::Request(Side::Old))],
+            };
+            take(world, &good, "  a good flip")?;
+            // A new pidfile was written.
+            world.service()?.pidfile_removed = false;
+            is_served(world)?;
+        } else {
+            start(world)?;
+        }
+        world.tally.steps += 1;
+    }
+    end(world, round.finale)
+}
+
+/// One step. Whether a service is left.
+fn take(world: &mut World, step: &Step, title: &str) -> Result<bool, Halt> {
+    world.timeline.note(title);
+    let before = Before::of(world)?;
+    let done = acts::perform(world, step)?;
+    let now = settle(world)?;
+    acts::restore_limits(world);
+    world.timeline.note(match now {
+        Some(active) => format!("  at rest: psflip {active} is active"),
+        None => "  at rest: everything has ended".to_owned(),
+    });
+    checks::check(world, step, &done, &before, now)?;
+    count(world, &before);
+    Ok(now.is_some())
+}
+
+fn count(world: &mut World, before: &Before) {
+    let Some(Service { log, .. }) = &world.service else { return };
+    let count = |news| log.since(before.mark()).filter(|entry| entry.news == news).count() as u64;
+    let (flips, promoted, failed) = (count(News::Started), count(News::Active), count(News::Failed));
+    world.tally.flips += flips;
+    world.tally.promoted += promoted;
+    world.tally.failed += failed;
+    world.tally.answered = world.load.answered();
+}
+
+/// A new service, with a good configuration.
+fn start(world: &mut World) -> Result<(), Halt> {
+    world.load.allow_loss();
+    world.service = None;
+    world.install(Binary::Copy)?;
+    world.configure(&Next::Good(Good::PLAIN))?;
+    let builder = world.sandbox.psflip().exe(world.psflip_path()).config_file("psflip.toml");
+    // The children don't know these, and would die of them.
+    let psflip = builder.ignore_signal(Signal::SIGUSR1).ignore_signal(Signal::SIGUSR2).start();
+    let first = psflip.program().first();
+    world.timeline.note(format!("psflip {first} is started"));
+    world.tally.starts += 1;
+    let mut log = Log::default();
+    let child = world.wait(PATIENCE, |world| {
+        log.read(psflip.output());
+        let active = log.count(first.pid(), News::Active) > 0;
+        Ok(world.find(first, Role(Side::Old, Part::Child)).filter(|_| active))
+    })?;
+    let found = child.is_some();
+    world.service = Some(Service {
+        psflip,
+        active: first,
+        child: child.unwrap_or(first),
+        descriptors: Default::default(),
+        log,
+        pidfile_removed: false,
+    });
+    if !found {
+        return Err(Halt::Violation(format!("P3: a fresh start got not healthy within {PATIENCE:?}")));
+    }
+    if settle(world)? != Some(first) {
+        return Err(Halt::Violation("a fresh start ended at once".to_owned()));
+    }
+    let said = text(&world.sandbox.path("psflip.pid"));
+    if said != first.to_string() {
+        return Err(Halt::Violation(format!("P1: psflip {first} is active, and the pidfile says `{said}`")));
+    }
+    let usual = descriptors(first);
+    world.service()?.descriptors = usual;
+    is_served(world)
+}
+
+/// Clients get answers again, and from now on all of them.
+fn is_served(world: &mut World) -> Result<(), Halt> {
+    let wanted = world.load.answered() + 3;
+    let served = world.wait(PATIENCE, |world| Ok((world.load.answered() >= wanted).then_some(())))?;
+    if served.is_none() {
+        return Err(Halt::Violation(format!(
+            "nobody was answered for {PATIENCE:?}, though the service is healthy"
+        )));
+    }
+    world.load.forbid_loss();
+    checks::losses(world)
+}
+
+/// The end of the round: a stop, or a kill.
+fn end(world: &mut World, finale: Finale) -> Result<(), Halt> {
+    let active = world.service()?.active;
+    world.load.allow_loss();
+    let signal = match finale {
+        Finale::Terminate => Signal::SIGTERM,
+        Finale::Interrupt => Signal::SIGINT,
+        Finale::Kill => Signal::SIGKILL,
+    };
+    world.timeline.note(format!("the end: {signal} to psflip {active}"));
+    if finale == Finale::Kill {
+        world.killed.insert(active);
+        world.tally.kill("active psflip");
+    } else {
+        world.tally.stops += 1;
+    }
+    active.signal(signal).map_err(|error| Halt::Violation(format!("psflip {active} is gone: {error}")))?;
+    if let Some(left) = settle(world)? {
+        return Err(Halt::Violation(format!("S5: psflip {left} serves on after {signal}")));
+    }
+    world.timeline.note("  at rest: everything has ended");
+    checks::losses(world)?;
+    let status = checks::statuses(world).into_iter().find(|(process, _)| *process == active);
+    let said = text(&world.sandbox.path("psflip.pid"));
+    let as_it_should = |status: std::process::ExitStatus| match finale {
+        Finale::Kill => status.signal() == Some(9),
+        Finale::Terminate | Finale::Interrupt => status.success() && said.is_empty(),
+    };
+    match status {
+        Some((_, status)) if as_it_should(status) => Ok(()),
+        other => Err(Halt::Violation(format!(
+            "C5, P2: after {signal}, psflip {active} ended with {:?}, and the pidfile says `{said}`",
+            other.map(|(process, status): (Process, _)| (process.pid(), status))
+        ))),
+    }
+}

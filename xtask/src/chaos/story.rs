@@ -1,0 +1,192 @@
+//! What is told: the timeline of a round, the figures of a run, its progress while it goes on, and all there is to know of a violation.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::io::{IsTerminal, Write as _};
+use std::time::{Duration, Instant};
+
+use crate::step::seconds;
+
+/// Why a round does not go on.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// An invariant does not hold; what was seen.
+    Violation(String),
+    /// Somebody wants the run to end, or its time is over.
+    Interrupted,
+}
+
+/// What was done in one round, and when.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    began: Instant,
+    lines: Vec<(Duration, String)>,
+}
+
+impl Timeline {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), lines: Vec::new() }
+    }
+
+    pub(super) fn note(&mut self, what: impl Into<String>) {
+        self.lines.push((self.began.elapsed(), what.into()));
+    }
+
+    /// A moment of this round, as the timeline shows it.
+    pub(super) fn at(&self, moment: Instant) -> f64 {
+        moment.saturating_duration_since(self.began).as_secs_f64()
+    }
+}
+
+impl fmt::Display for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines.iter().try_for_each(|(at, what)| writeln!(f, "  {:9.4} {what}", at.as_secs_f64()))
+    }
+}
+
+/// The figures of a run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) rounds: u64,
+    pub(super) steps: u64,
+    /// Upgrades that psflip started.
+    pub(super) flips: u64,
+    pub(super) promoted: u64,
+    /// Upgrades that failed, as they had to or because of what was done to them.
+    pub(super) failed: u64,
+    pub(super) starts: u64,
+    pub(super) stops: u64,
+    pub(super) signals: u64,
+    pub(super) frozen: u64,
+    pub(super) edits: u64,
+    pub(super) kills: BTreeMap<String, u64>,
+    pub(super) answered: u64,
+    pub(super) losses: u64,
+    /// Acts whose target was not there.
+    pub(super) missed: u64,
+}
+
+impl Tally {
+    /// The sum of both.
+    pub(super) fn with(&self, other: &Self) -> Self {
+        let mut kills = self.kills.clone();
+        for (target, count) in &other.kills {
+            *kills.entry(target.clone()).or_insert(0) += count;
+        }
+        Self {
+            rounds: self.rounds + other.rounds,
+            steps: self.steps + other.steps,
+            flips: self.flips + other.flips,
+            promoted: self.promoted + other.promoted,
+            failed: self.failed + other.failed,
+            starts: self.starts + other.starts,
+            stops: self.stops + other.stops,
+            signals: self.signals + other.signals,
+            frozen: self.frozen + other.frozen,
+            edits: self.edits + other.edits,
+            kills,
+            answered: self.answered + other.answered,
+            losses: self.losses + other.losses,
+            missed: self.missed + other.missed,
+        }
+    }
+
+    pub(super) fn kill(&mut self, target: &str) {
+        *self.kills.entry(target.to_owned()).or_insert(0) += 1;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rounds, steps, flips, promoted, failed, starts, stops, .. } = self;
+        writeln!(f, "  {steps} steps in {rounds} rounds; {starts} starts, {stops} stops")?;
+        writeln!(
+            f,
+            "  {flips} flips tried: {promoted} promoted, {failed} failed and left the old generation as it was"
+        )?;
+        let kills: u64 = self.kills.values().sum();
+        let targets: Vec<String> =
+            self.kills.iter().map(|(target, count)| format!("{target} {count}")).collect();
+        writeln!(f, "  {kills} kills: {}", targets.join(", "))?;
+        let Self { frozen, signals, edits, missed, .. } = self;
+        writeln!(
+            f,
+            "  {frozen} processes stopped for a while, {signals} other signals, {edits} edits; {missed} acts met nobody"
+        )?;
+        write!(
+            f,
+            "  {} requests answered rightly, {} lost when a serving generation was killed or replaced by one that serves nobody",
+            self.answered, self.losses
+        )
+    }
+}
+
+/// One line every few seconds on a terminal, every ten elsewhere.
+pub(super) struct Progress {
+    began: Instant,
+    last: Instant,
+    on_terminal: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { began: now, last: now, on_terminal: std::io::stdout().is_terminal() }
+    }
+
+    pub(super) fn show(&mut self, seed: u64, tally: &Tally) {
+        let pause = Duration::from_secs(if self.on_terminal { 2 } else { 10 });
+        if self.last.elapsed() < pause {
+            return;
+        }
+        self.last = Instant::now();
+        let kills: u64 = tally.kills.values().sum();
+        let line = format!(
+            "{:>12}  seed {seed}: {} steps, {} flips ({} promoted), {kills} kills, {} requests, 0 violations",
+            seconds(self.began.elapsed()),
+            tally.steps,
+            tally.flips,
+            tally.promoted,
+            tally.answered,
+        );
+        if self.on_terminal {
+            print!("\r\x1b[K{line}");
+            let _ = std::io::stdout().flush();
+        } else {
+            println!("{line}");
+        }
+    }
+
+    /// The run is over.
+    pub(super) fn end(&self) {
+        if self.on_terminal {
+            println!();
+        }
+    }
+}
+
+/// Everything that helps to understand a violation.
+pub(super) struct Account<'a> {
+    pub(super) what: &'a str,
+    pub(super) seed: u64,
+    pub(super) step: String,
+    pub(super) timeline: &'a Timeline,
+    pub(super) log: &'a str,
+    pub(super) sandbox: &'a str,
+}
+
+impl fmt::Display for Account<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        let _ = writeln!(text, "VIOLATION, seed {}, {}:\n  {}", self.seed, self.step, self.what);
+        let _ = writeln!(text, "--- timeline (seconds of the round)\n{}", self.timeline);
+        let _ = writeln!(
+            text,
+            "--- output of the service since it was started (seconds since then)\n{}",
+            self.log
+        );
+        let _ = writeln!(text, "{}", self.sandbox);
+        let _ = write!(text, "The same steps again: cargo xtask chaos --seed {} --rounds 1", self.seed);
+        f.write_str(&text)
+    }
+}

@@ -1,0 +1,313 @@
+//! One round's world: a sandbox, a psflip in it that may be replaced and killed, and what is known of its processes.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use testkit::process::{Stat, State};
+use testkit::{Process, Psflip, Sandbox, Signal};
+
+use super::load::Load;
+use super::log::Log;
+use super::next::{Next, Place};
+use super::pause::{Interrupt, pause};
+use super::plan::{Binary, Flavour, Part, Role, Side};
+use super::port::Port;
+use super::story::{Halt, Tally, Timeline};
+use crate::guard;
+
+/// The shortest and the longest pause between two looks.
+const PAUSES: (Duration, Duration) = (Duration::from_micros(150), Duration::from_millis(6));
+
+/// Where the programs under test are.
+#[derive(Clone, Debug)]
+pub(super) struct Programs {
+    pub(super) psflip: PathBuf,
+    pub(super) fixtures: PathBuf,
+}
+
+/// One round's world.
+pub(super) struct World {
+    // First, so that the clients end before what they ask does.
+    pub(super) load: Load,
+    pub(super) service: Option<Service>,
+    pub(super) sandbox: Sandbox,
+    pub(super) programs: Programs,
+    pub(super) flavour: Flavour,
+    pub(super) port: Port,
+    pub(super) timeline: Timeline,
+    pub(super) tally: Tally,
+    pub(super) interrupt: Interrupt,
+    /// Processes that were killed, or told to end, by this round.
+    pub(super) killed: HashSet<Process>,
+    frozen: Vec<(Instant, Process)>,
+    copies: u64,
+}
+
+/// A psflip that was started, and its successors.
+pub(super) struct Service {
+    pub(super) psflip: Psflip,
+    /// The active psflip when it was last at rest, and its child.
+    pub(super) active: Process,
+    pub(super) child: Process,
+    /// The descriptors of a psflip at rest, counted by kind.
+    pub(super) descriptors: BTreeMap<String, usize>,
+    pub(super) log: Log,
+    /// Somebody removed the pidfile, so that it may be missing until a new one is written.
+    pub(super) pidfile_removed: bool,
+}
+
+impl World {
+    pub(super) fn new(
+        flavour: Flavour,
+        programs: &Programs,
+        interrupt: &Interrupt,
+    ) -> Result<Self, crate::Error> {
+        let sandbox = Sandbox::new();
+        let port = Port::reserve()?;
+        let load = Load::start(flavour, &sandbox.path("app.sock"), port.number());
+        fs::create_dir_all(sandbox.path("bin/real"))?;
+        let world = Self {
+            load,
+            service: None,
+            sandbox,
+            programs: programs.clone(),
+            flavour,
+            port,
+            timeline: Timeline::new(),
+            tally: Tally::default(),
+            interrupt: interrupt.clone(),
+            killed: HashSet::new(),
+            frozen: Vec::new(),
+            copies: 0,
+        };
+        world.prepare_binaries()?;
+        Ok(world)
+    }
+
+    /// The path by which psflip is started, and found again at every upgrade.
+    pub(super) fn psflip_path(&self) -> PathBuf {
+        self.sandbox.path("bin/psflip")
+    }
+
+    /// Everything that [`World::install`] moves into psflip's place.
+    fn prepare_binaries(&self) -> io::Result<()> {
+        let bin = self.sandbox.path("bin");
+        for name in ["copy-0", "copy-1", "plain"] {
+            fs::copy(&self.programs.psflip, bin.join(name))?;
+        }
+        fs::set_permissions(bin.join("plain"), fs::Permissions::from_mode(0o644))?;
+        let wrapper = format!("exec {} \"$@\"", bin.join("real/psflip").display());
+        for (name, line) in
+            [("wrapper", wrapper.as_str()), ("script", "exit 3"), ("crash", "ulimit -c 0; kill -SEGV $$")]
+        {
+            fs::write(bin.join(name), format!("#!/bin/sh\n{line}\n"))?;
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    }
+
+    /// Lets psflip's path lead to this, by rename. A psflip that was executed by the wrapper knows itself by the wrapped path, so that
+    /// has to lead to the same.
+    pub(super) fn install(&mut self, binary: Binary) -> Result<(), Halt> {
+        self.copies += 1;
+        let copy = format!("copy-{}", self.copies % 2);
+        let (outer, inner) = match binary {
+            Binary::Copy => (Some(copy.as_str()), Some(copy.as_str())),
+            Binary::Wrapper => (Some("wrapper"), Some(copy.as_str())),
+            Binary::NotExecutable => (Some("plain"), Some("plain")),
+            Binary::Script => (Some("script"), Some("script")),
+            Binary::Crash => (Some("crash"), Some("crash")),
+            Binary::Missing => (None, None),
+        };
+        self.place(inner, "real/psflip")
+            .and_then(|()| self.place(outer, "psflip"))
+            .map_err(|error| Halt::Violation(format!("the harness can't install {binary:?}: {error}")))
+    }
+
+    fn place(&self, source: Option<&str>, target: &str) -> io::Result<()> {
+        let bin = self.sandbox.path("bin");
+        let (target, link) = (bin.join(target), bin.join("psflip.new"));
+        let Some(source) = source else {
+            let _ = fs::remove_file(target); // it may be missing already
+            return Ok(());
+        };
+        fs::hard_link(bin.join(source), &link)?;
+        fs::rename(&link, target)?;
+        let _ = fs::remove_file(link); // rename(2) does nothing when both are names of one file
+        Ok(())
+    }
+
+    /// The configuration's file.
+    pub(super) fn config_path(&self) -> PathBuf {
+        self.sandbox.path("psflip.toml")
+    }
+
+    pub(super) fn text_of(&self, next: &Next) -> Option<String> {
+        next.text(&Place {
+            flavour: self.flavour,
+            port: self.port.number(),
+            fixtures: &self.programs.fixtures,
+        })
+    }
+
+    /// Writes the configuration that the next generation reads. Gives what is still missing of it, for one that is half written.
+    pub(super) fn configure(&mut self, next: &Next) -> Result<Option<String>, Halt> {
+        let path = self.config_path();
+        let wrong = |error: io::Error| {
+            Halt::Violation(format!("the harness can't write `{}`: {error}", path.display()))
+        };
+        let Some(text) = self.text_of(next) else {
+            let _ = fs::remove_file(&path); // it may be missing already
+            return Ok(None);
+        };
+        if let Next::Half(_, permille) = next {
+            let half = (text.len() - 3) * usize::from(*permille) / 1000;
+            fs::write(&path, &text[..half]).map_err(wrong)?;
+            return Ok(Some(text));
+        }
+        self.sandbox.write("psflip.toml", text);
+        Ok(None)
+    }
+
+    /// The psflips that are alive, oldest first: the programs of this name that are children of ours. The first one was started by us,
+    /// and a successor's parent is the manager, which is us (contract U10).
+    pub(super) fn psflips(&self) -> Vec<Stat> {
+        let children = guard::children().unwrap_or_default();
+        let stats = children.into_iter().filter_map(|pid| Stat::read(pid.as_raw().cast_unsigned()));
+        let mut found: Vec<Stat> =
+            stats.filter(|stat| stat.name == "psflip" && stat.state.is_alive()).collect();
+        found.sort_by_key(|stat| (stat.process.starttime(), stat.process.pid()));
+        found
+    }
+
+    /// The process in this place now, the old generation being `old`.
+    pub(super) fn find(&self, old: Process, role: Role) -> Option<Process> {
+        let psflips = self.psflips();
+        let psflip = match role.0 {
+            Side::Old => psflips.iter().find(|stat| stat.process == old)?.process,
+            Side::New => psflips.iter().rev().find(|stat| stat.process != old)?.process,
+        };
+        let keeper = || {
+            let below = children_of(psflip);
+            below.into_iter().find(|stat| stat.name == "psflip: keeper")
+        };
+        let child = || children_of(keeper()?.process).into_iter().next();
+        match role.1 {
+            Part::Psflip => Some(psflip),
+            Part::Keeper => keeper().map(|stat| stat.process),
+            Part::Child => child().map(|stat| stat.process),
+            Part::Other(number) => {
+                let known =
+                    [Some(psflip), keeper().map(|stat| stat.process), child().map(|stat| stat.process)];
+                let others: Vec<_> =
+                    psflip.tree().into_iter().filter(|process| !known.contains(&Some(*process))).collect();
+                (!others.is_empty()).then(|| others[usize::from(number) % others.len()])
+            }
+        }
+    }
+
+    /// Stops a process, and continues it later.
+    pub(super) fn freeze(&mut self, process: Process, time: Duration) {
+        if process.signal(Signal::SIGSTOP).is_ok() {
+            self.frozen.push((Instant::now() + time, process));
+        }
+    }
+
+    /// Continues what was stopped for long enough, or everything.
+    pub(super) fn thaw(&mut self, everything: bool) {
+        let now = Instant::now();
+        let due: Vec<_> = self.frozen.extract_if(.., |(due, _)| everything || *due <= now).collect();
+        for (_, process) in due {
+            if process.signal(Signal::SIGCONT).is_ok() {
+                self.timeline.note(format!("  SIGCONT to {process}"));
+            }
+        }
+    }
+
+    /// The longest time for which something is still stopped.
+    pub(super) fn frozen_for(&self) -> Duration {
+        let now = Instant::now();
+        self.frozen.iter().map(|(due, _)| due.saturating_duration_since(now)).max().unwrap_or_default()
+    }
+
+    /// Looks until `look` gives something or the time is over.
+    pub(super) fn wait<T>(
+        &mut self,
+        limit: Duration,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>, Halt>,
+    ) -> Result<Option<T>, Halt> {
+        let begun = Instant::now();
+        let mut time = PAUSES.0;
+        loop {
+            let last = begun.elapsed() >= limit;
+            if self.interrupt.came() {
+                return Err(Halt::Interrupted);
+            }
+            self.thaw(false);
+            let found = look(self)?;
+            if found.is_some() || last {
+                return Ok(found);
+            }
+            pause(time.min(limit.saturating_sub(begun.elapsed())));
+            time = (time * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Lets this time pass.
+    pub(super) fn let_pass(&mut self, time: Duration) -> Result<(), Halt> {
+        self.wait(time, |_| Ok(None::<()>)).map(drop)
+    }
+
+    /// The service that was started last.
+    pub(super) fn service(&mut self) -> Result<&mut Service, Halt> {
+        self.service.as_mut().ok_or_else(|| Halt::Violation("the harness: nothing was started".to_owned()))
+    }
+
+    /// Reads what psflip has written since.
+    pub(super) fn read_log(&mut self) {
+        if let Some(Service { psflip, log, .. }) = &mut self.service {
+            log.read(psflip.output());
+        }
+    }
+}
+
+/// The living children of a process, oldest first.
+pub(super) fn children_of(process: Process) -> Vec<Stat> {
+    let children = guard::children_of(Pid::from_raw(process.pid().cast_signed())).unwrap_or_default();
+    let stats = children.into_iter().filter_map(|pid| Stat::read(pid.as_raw().cast_unsigned()));
+    let mut found: Vec<Stat> = stats.filter(|stat| stat.state.is_alive()).collect();
+    found.sort_by_key(|stat| (stat.process.starttime(), stat.process.pid()));
+    found
+}
+
+/// The open descriptors of a process, counted by kind: `socket:[17]` counts as `socket`.
+pub(super) fn descriptors(process: Process) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for target in process.open_fds().unwrap_or_default().into_values() {
+        let kind = match target.split_once(":[") {
+            Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),
+            // The pidfile, also when it was removed.
+            _ if target.contains("psflip.pid") => "pidfile".to_owned(),
+            _ => target,
+        };
+        *counts.entry(kind).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// Whether a process waits for something, with no signal pending.
+pub(super) fn is_idle(process: Process) -> bool {
+    let no_signal =
+        |field| process.status_field(field).is_some_and(|mask| mask.bytes().all(|byte| byte == b'0'));
+    process.state() == State::Sleeping && no_signal("ShdPnd") && no_signal("SigPnd")
+}
+
+/// What a file says, without the blanks around it; empty when it is missing.
+pub(super) fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
