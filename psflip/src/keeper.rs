@@ -241,25 +241,22 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
     process::set_name(c"psflip: keeper");
     seam::step(Moment::Begins, format_args!("keeper"));
     let own_pid = std::process::id();
-    let (child, child_fd) = match process::set_subreaper(true)
+    let mut only_children = SignalSet::default();
+    only_children.insert(Signal::CHLD);
+    // Nothing that may fail comes after the child's start: a child that was told of isn't taken back (contract F10).
+    let ready = process::set_subreaper(true)
         .and_then(|()| process::continue_with_parents_end())
-        .and_then(|()| start_child(launch, own_pid))
-    {
-        Ok(Ok(started)) => started,
-        Ok(Err(refusal)) => refuse(psflip_socket, refusal.stage, &refusal.error),
+        .and_then(|()| SignalFd::open(only_children))
+        .and_then(|signals| Ok((signals, start_child(launch, own_pid)?)));
+    let (signals, (child, child_fd)) = match ready {
+        Ok((signals, Ok(started))) => (signals, started),
+        Ok((_, Err(refusal))) => refuse(psflip_socket, refusal.stage, &refusal.error),
         Err(error) => refuse(psflip_socket, Stage::Fork, &error),
     };
     let mut packet = [b'X', 0, 0, 0, 0];
     packet[1..].copy_from_slice(&child.to_ne_bytes());
     tell(psflip_socket, &packet, &[child_fd.as_fd()]);
     drop(child_fd);
-
-    let mut only_children = SignalSet::default();
-    only_children.insert(Signal::CHLD);
-    let signals = match SignalFd::open(only_children) {
-        Ok(signals) => signals,
-        Err(error) => refuse(psflip_socket, Stage::Fork, &error),
-    };
     process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()]);
     Keeper { own_pid, child, psflip_socket, psflip, signals: &signals, child_ended: false, killing: false }
         .run()
@@ -267,18 +264,13 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
 
 /// Starts the child; returns its pid and pidfd, or why its program could not be executed.
 fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), Refusal>> {
-    let started = process::spawn(|| {
+    process::spawn(|| {
         seam::step(Moment::Begins, format_args!("child"));
         match process::die_with_parent(own_pid) {
             Ok(()) => launch.exec(),
             Err(error) => Refusal { stage: Stage::ParentDeath, error },
         }
-    })?;
-    match started {
-        // Not reaped yet: the pid can't have been reused.
-        Ok(pid) => PidFd::open(pid).map(|fd| Ok((pid, fd))),
-        Err(refusal) => Ok(Err(refusal)),
-    }
+    })
 }
 
 /// Tells psflip; if psflip is gone, the loop will see that. What is told is told once, so that it waits until there is room, or
@@ -295,9 +287,8 @@ fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
     }
 }
 
-/// Ends the keeper, and whatever it may have started, with a reason.
+/// Ends the keeper, which has not started anything, with a reason.
 fn refuse(socket: &Socket, stage: Stage, error: &io::Error) -> ! {
-    end_everything(std::process::id());
     let mut packet = [b'R', stage.as_byte(), 0, 0, 0, 0];
     packet[2..].copy_from_slice(&error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
     tell(socket, &packet, &[]);

@@ -182,12 +182,18 @@ impl Runtime {
 
     fn tell_predecessor(&mut self, message: &ToPredecessor) {
         let sent = match &self.predecessor {
-            Some(Predecessor { link, .. }) => link.send(message).is_ok(),
-            None => false,
+            Some(Predecessor { link, .. }) => link.send(message),
+            None => Err(std::io::Error::from_raw_os_error(libc::EPIPE)),
         };
-        // That it is gone shows by its process; but a request that nobody takes has to be answered.
-        if !sent && *message == ToPredecessor::Upgrade {
+        let Err(error) = sent else { return };
+        // That it is gone shows by its process; but a request that nobody takes has to be answered, and an acknowledgement
+        // of what nobody could be told will not come.
+        let is_gone = matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET));
+        if *message == ToPredecessor::Upgrade {
             self.tell(crate::flip::News::RequestRefused);
+        } else if *message == ToPredecessor::Ready && !is_gone {
+            self.failure = Some(format!("can't tell the old psflip that this generation is ready: {error}"));
+            self.queue.push_back(Event::TimedOut(Timer::Acknowledgement));
         }
     }
 

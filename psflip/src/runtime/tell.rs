@@ -72,7 +72,7 @@ impl Runtime {
         let probe = probe.map_or_else(String::new, |probe| format!("; {probe}"));
         let reason = match (failure, self.failure.take()) {
             // Said with more detail where it happened.
-            (Failure::Start(_) | Failure::Pidfile, Some(reason)) => reason,
+            (Failure::Start(_) | Failure::Pidfile | Failure::Silence, Some(reason)) => reason,
             (Failure::Start(_), None) => "the child could not be started".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
             (Failure::EndedEarly(end), _) => format!("the child ended before it was healthy: {end}{probe}"),

@@ -3,9 +3,10 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::cerr;
+use super::pidfd::PidFd;
 use super::seam::{self, Call};
 use crate::end::End;
 use crate::signal::Signal;
@@ -37,11 +38,12 @@ pub fn fork() -> io::Result<Fork> {
 ///
 /// Like vfork(2): the new process borrows this one's memory, and this one stands still until the exec. That saves copying
 /// what is thrown away at once (a third of the time that a fork and exec take), and lets the new process return its failure.
+/// The pidfd comes from the same call (CLONE_PIDFD, Linux 5.2), so that there is no process without one.
 ///
 /// # Errors
 /// The inner one is what `become_program` returned; the new process is reaped then. The outer one is clone(2)'s: EAGAIN,
-/// ENOMEM.
-pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<u32, E>> {
+/// EMFILE, ENFILE, ENOMEM.
+pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, PidFd), E>> {
     const STACK: usize = 256 * 1024; // what isn't touched costs nothing
     struct Shared<F, E> {
         become_program: Option<F>,
@@ -61,15 +63,18 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<u32, E>
     let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
     let mut shared = Shared { become_program: Some(become_program), failure: None };
     let start = start_of(&shared);
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut pidfd: libc::c_int = -1;
     // SAFETY: CLONE_VFORK: this thread, the only one, stands still until the new process has executed a program or ended, so
     // what both can reach (the memory, thread-local storage included) is used by one of them at a time. The new one has a
     // stack of its own, aligned and large enough, and leaves `start` by exec or exit only. Dispositions, mask, descriptors
-    // and the working directory are its own copies.
-    let pid =
-        cerr(unsafe { libc::clone(start, top.cast(), flags, (&raw mut shared).cast()) })?.cast_unsigned();
+    // and the working directory are its own copies. CLONE_PIDFD: the kernel writes one integer through the last argument.
+    let result = unsafe { libc::clone(start, top.cast(), flags, (&raw mut shared).cast(), &raw mut pidfd) };
+    let pid = cerr(result)?.cast_unsigned();
+    // SAFETY: the kernel has just given us this descriptor, which is close-on-exec; nobody else owns it.
+    let pidfd = PidFd::from_owned(unsafe { OwnedFd::from_raw_fd(pidfd) });
     match shared.failure {
-        None => Ok(Ok(pid)),
+        None => Ok(Ok((pid, pidfd))),
         Some(failure) => {
             wait(libc::P_PID, pid, libc::WEXITED)?;
             Ok(Err(failure))
@@ -307,6 +312,7 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn the_environment_is_seen_whole() {
@@ -328,7 +334,8 @@ mod tests {
     fn a_spawned_process_runs_its_program_or_says_why_not() {
         let nothing = StringArray::new(vec![]);
         let argv = StringArray::new(vec![c"sh".into(), c"-c".into(), c"exit 7".into()]);
-        let pid = spawn(|| exec(c"/bin/sh", &argv, &nothing)).unwrap().unwrap();
+        let (pid, pidfd) = spawn(|| exec(c"/bin/sh", &argv, &nothing)).unwrap().unwrap();
+        assert!(crate::sys::fd::is_close_on_exec(pidfd.as_fd()).unwrap());
         let change = wait(libc::P_PID, pid, libc::WEXITED).unwrap().unwrap();
         assert_eq!(change, Change { pid, kind: ChangeKind::Ended(End::Exited(7)) });
         let error = spawn(|| exec(c"/nonexistent", &argv, &nothing)).unwrap().unwrap_err();
