@@ -12,7 +12,7 @@ use crate::{Outcome, contract, lint, repo};
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
 
-Formatting, house rules, contract, clippy, build, documentation, then all tests.
+Formatting, house rules, contract, clippy, build, documentation, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
   --fast  only formatting, house rules, clippy and the unit tests";
@@ -43,6 +43,8 @@ pub(crate) fn run(mut args: Args) -> Outcome {
             )
         });
         steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
+        steps.step("chaos, a fixed seed", || chaos(&["--seed", "1"]));
+        steps.step("chaos, a random seed", || chaos(&[]));
     }
     steps.print();
     steps.result().map_err(|error| format!("{error}; the tests were not run"))?;
@@ -51,6 +53,11 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     println!("\n==> tests");
     // The guard fails the run when a test leaves a process behind. It says nothing when the runner failed: that has said why.
     Guard::new()?.run(&runner::tests(runner::has_nextest(), scope, "ci", None, None))
+}
+
+/// Half a minute of `cargo xtask chaos`, with what was built before.
+fn chaos(seed: &[&str]) -> Outcome {
+    step::run(Command::new("/proc/self/exe").args(["chaos", "--minutes", "0.5", "--no-build"]).args(seed))
 }
 
 fn cargo(line: &str) -> Command {

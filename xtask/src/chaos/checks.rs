@@ -283,7 +283,7 @@ pub(super) fn statuses(world: &mut World) -> Vec<(Process, ExitStatus)> {
 }
 
 impl Ends {
-    fn is(self, status: ExitStatus) -> bool {
+    pub(super) fn is(self, status: ExitStatus) -> bool {
         match self {
             Self::Code(code) => status.code() == Some(i32::from(code)),
             Self::Segv => status.signal() == Some(11),

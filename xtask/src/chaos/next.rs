@@ -52,6 +52,8 @@ pub(super) enum Bad {
     NeverHealthy,
     NeverHealthyAndStubborn,
     NeverHealthyWithWorkers,
+    /// Root only: to the others it is a program that fails.
+    NeverHealthyAsAnotherUser,
     ProbeHangs,
 }
 
@@ -188,8 +190,8 @@ impl Good {
 }
 
 impl Bad {
-    fn roll(dice: &mut Rng) -> Self {
-        match dice.u8(..18) {
+    pub(super) fn roll(dice: &mut Rng) -> Self {
+        match dice.u8(..19) {
             0 => Self::Syntax,
             1 => Self::UnknownKey,
             2 => Self::NoUnit,
@@ -207,12 +209,13 @@ impl Bad {
             14 => Self::NeverHealthy,
             15 => Self::NeverHealthyAndStubborn,
             16 => Self::NeverHealthyWithWorkers,
+            17 => Self::NeverHealthyAsAnotherUser,
             _ => Self::ProbeHangs,
         }
     }
 
     /// Contract C6.
-    fn ends(self) -> Ends {
+    pub(super) fn ends(self) -> Ends {
         Ends::Code(match self {
             Self::Syntax | Self::UnknownKey | Self::NoUnit | Self::Template | Self::NoFile => 78,
             Self::NoCommand => 127,
@@ -225,6 +228,7 @@ impl Bad {
             Self::NeverHealthy
             | Self::NeverHealthyAndStubborn
             | Self::NeverHealthyWithWorkers
+            | Self::NeverHealthyAsAnotherUser
             | Self::ProbeHangs => 124,
         })
     }
@@ -258,6 +262,20 @@ impl Bad {
                 NEVER,
                 &["forks-workers", "--workers", "2", "--orphans", "1", "--setsid", "--ignore-term"],
             ),
+            Self::NeverHealthyAsAnotherUser if is_root() => place.file(
+                NEVER,
+                &[
+                    "forks-workers",
+                    "--workers",
+                    "1",
+                    "--uid",
+                    "65534",
+                    "--main-uid",
+                    "65534",
+                    "--ignore-term",
+                ],
+            ),
+            Self::NeverHealthyAsAnotherUser => place.file(NEVER, &["forks-workers"]),
             Self::ProbeHangs => {
                 let probe = place.fixtures.join("probe-hang");
                 let check = format!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::next::{Good, Next};
+use super::next::{Bad, Good, Next};
 
 /// The steps of one round.
 const STEPS: usize = 10;
@@ -107,6 +107,8 @@ pub(super) struct Step {
     pub(super) next: Next,
     pub(super) binary: Binary,
     pub(super) acts: Vec<(When, Act)>,
+    /// When everything has ended: a start with this before the next good one.
+    pub(super) bad_start: Option<Bad>,
 }
 
 /// How a round ends.
@@ -147,11 +149,11 @@ impl Round {
 impl Step {
     fn roll(dice: &mut Rng) -> Self {
         match dice.u8(..100) {
-            0..=26 => Self::undisturbed(dice),
-            27..=45 => Self::disturbed(dice, 1..=3, harmless),
-            46..=79 => Self::disturbed(dice, 1..=2, violent),
-            80..=88 => Self::disturbed(dice, 1..=2, stop),
-            89..=94 => Self::disturbed(dice, 1..=1, limit),
+            0..=21 => Self::undisturbed(dice),
+            22..=37 => Self::disturbed(dice, 1..=3, harmless),
+            38..=79 => Self::disturbed(dice, 1..=3, violent),
+            80..=87 => Self::disturbed(dice, 1..=2, stop),
+            88..=92 => Self::disturbed(dice, 1..=1, limit),
             _ => Self::disturbed(dice, 2..=5, anything),
         }
     }
@@ -165,7 +167,7 @@ impl Step {
             let side = if dice.u8(..4) == 0 { Side::New } else { Side::Old };
             acts.push((When::roll(dice), Act::Request(side)));
         }
-        Self { next, binary, acts }
+        Self { next, binary, acts, bad_start: None }
     }
 
     /// An upgrade, usually, and things that happen meanwhile.
@@ -186,7 +188,8 @@ impl Step {
                 acts.push((When::roll(dice), Act::Request(Side::Old)));
             }
         }
-        Self { next, binary: Binary::Copy, acts }
+        let bad_start = (dice.u8(..4) == 0).then(|| Bad::roll(dice));
+        Self { next, binary: Binary::Copy, acts, bad_start }
     }
 
     /// Whether nothing is done but asking.
@@ -236,9 +239,9 @@ fn harmless(dice: &mut Rng) -> Act {
 
 fn violent(dice: &mut Rng) -> Act {
     match dice.u8(..12) {
-        0..=8 => Act::Kill(role(dice)),
-        9 => Act::Terminate(role(dice)),
-        10 => Act::RealTime(side(dice), dice.u8(..15)),
+        0..=7 => Act::Kill(role(dice)),
+        8 => Act::Terminate(role(dice)),
+        9 => Act::RealTime(side(dice), dice.u8(..15)),
         _ => Act::Freeze(role(dice), Duration::from_millis(dice.u64(1..600))),
     }
 }
@@ -360,7 +363,8 @@ impl fmt::Display for Step {
         if self.binary != Binary::Copy {
             write!(f, ", psflip's file is {:?}", self.binary)?;
         }
-        self.acts.iter().try_for_each(|(when, act)| write!(f, "; {when}{act}"))
+        self.acts.iter().try_for_each(|(when, act)| write!(f, "; {when}{act}"))?;
+        self.bad_start.map_or(Ok(()), |bad| write!(f, "; if all ends, a start with {}", Next::Bad(bad)))
     }
 }
 

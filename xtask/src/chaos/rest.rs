@@ -6,6 +6,7 @@ use testkit::Process;
 use testkit::process::Stat;
 
 use super::log::News;
+use super::plan::{Part, Role, Side};
 use super::story::Halt;
 use super::world::{Service, World, is_idle};
 
@@ -96,6 +97,10 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             }
             if log.last(pid, News::StopRequested) > log.last(pid, News::StopIgnored) {
                 return Err(format!("psflip {pid} was asked to stop, and has neither ended nor gone on"));
+            }
+            // A killed child with threads takes its time to be gone.
+            if world.find(psflip, Role(Side::Old, Part::Child)).is_none() {
+                return Err(format!("psflip {pid} has no child, and has not ended"));
             }
             let tree = psflip.tree();
             let strangers: Vec<Process> =

@@ -8,8 +8,8 @@ use testkit::{Process, Signal};
 use super::acts;
 use super::checks::{self, Before};
 use super::log::{Log, News};
-use super::next::{Good, Next};
-use super::plan::{Act, Binary, Finale, Part, Role, Round, Side, Step};
+use super::next::{Bad, Good, Next};
+use super::plan::{Act, Binary, Finale, Part, Role, Round, Side, Step, When};
 use super::rest::settle;
 use super::story::Halt;
 use super::world::{Service, World, descriptors, text};
@@ -32,13 +32,17 @@ pub(super) fn live(
             let good = Step {
                 next: Next::Good(Good::PLAIN),
                 binary: Binary::Copy,
-                acts: vec![(super::plan::When::NOW, Act::Request(Side::Old))],
+                acts: vec![(When::NOW, Act::Request(Side::Old))],
+                bad_start: None,
             };
             take(world, &good, "  a good flip")?;
             // A new pidfile was written.
             world.service()?.pidfile_removed = false;
             is_served(world)?;
         } else {
+            if let Some(bad) = step.bad_start {
+                start_badly(world, bad)?;
+            }
             start(world)?;
         }
         world.tally.steps += 1;
@@ -112,6 +116,31 @@ fn start(world: &mut World) -> Result<(), Halt> {
     let usual = descriptors(first);
     world.service()?.descriptors = usual;
     is_served(world)
+}
+
+/// A start that fails: the exit code says why (contract C6), and nothing is left of it.
+fn start_badly(world: &mut World, bad: Bad) -> Result<(), Halt> {
+    world.timeline.note(format!("  a start with {}", Next::Bad(bad)));
+    world.install(Binary::Copy)?;
+    world.configure(&Next::Bad(bad))?;
+    let said = text(&world.sandbox.path("psflip.pid"));
+    let psflip = world.sandbox.path("bin/psflip");
+    let running = world.sandbox.command([psflip.as_os_str(), "-c".as_ref(), "psflip.toml".as_ref()]).start();
+    world.tally.starts += 1;
+    let status = world.wait(PATIENCE, |_| Ok(running.try_status()))?;
+    let left =
+        world.wait(PATIENCE, |world| Ok(Some(()).filter(|()| world.sandbox.processes().is_empty())))?;
+    let now = text(&world.sandbox.path("psflip.pid"));
+    if !status.is_some_and(|status| bad.ends().is(status)) || left.is_none() || said != now {
+        return Err(Halt::Violation(format!(
+            "C6, C8, P2: a start with {} ended with {status:?} instead of {:?}; left behind: {:?}; the pidfile said `{said}`, and says `{now}`: {}",
+            Next::Bad(bad),
+            bad.ends(),
+            world.sandbox.processes(),
+            running.stderr(),
+        )));
+    }
+    Ok(())
 }
 
 /// Clients get answers again, and from now on all of them.
