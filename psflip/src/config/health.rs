@@ -14,6 +14,15 @@ use super::reader::{Node, Reader, Section, Zero, a};
 use super::scalar::{Refused, refuse_help};
 
 const KINDS: &[&str] = &["alive", "command", "docker", "tcp", "unix", "http", "fcgi", "notify"];
+/// What a kind is called elsewhere.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("container", "docker"),
+    ("podman", "docker"),
+    ("fastcgi", "fcgi"),
+    ("php", "fcgi"),
+    ("sd_notify", "notify"),
+    ("systemd", "notify"),
+];
 const ALIVE: &[&str] = &["timeout"];
 const COMMAND: &[&str] = &["cmd", "after", "interval", "timeout", "successes"];
 const DOCKER: &[&str] = &["container", "socket", "after", "interval", "timeout", "successes"];
@@ -87,7 +96,8 @@ fn unknown_kind(reader: &mut Reader<'_>, kind: &str, span: &Range<usize>, node: 
         );
     } else {
         let error = Error::at(span.clone(), format!("there is no health check {}", quoted(kind)));
-        reader.error(match nearest(kind, KINDS) {
+        let synonym = SYNONYMS.iter().find(|(other, _)| *other == kind).map(|(_, kind)| (*kind).to_owned());
+        reader.error(match synonym.or_else(|| nearest(kind, KINDS)) {
             Some(near) => error.help(format!("did you mean `[healthcheck.{near}]`?")),
             None => error.help(format!("there are {}", all_of(KINDS))),
         });

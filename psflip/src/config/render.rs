@@ -94,7 +94,7 @@ fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {
         Health::Docker { container, socket, pace: when } => {
             writeln!(f, "\n[healthcheck.docker]")?;
             writeln!(f, "container = {}", string(container))?;
-            writeln!(f, "socket = {}", path(socket))?;
+            writeln!(f, "socket = {}", string(&socket_path(&socket.to_string_lossy())))?;
             pace(f, when)
         }
         Health::Notify { extend } => {

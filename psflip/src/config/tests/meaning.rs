@@ -172,6 +172,17 @@ fn every_kind_of_check_has_its_defaults() {
     assert_eq!(request.target, Endpoint::Tcp(vec!["127.0.0.1:80".parse().unwrap()]));
     assert_eq!((request.host.as_str(), request.path.as_str()), ("127.0.0.1", "/up?a=b"));
     assert_eq!(status, [200..=399]);
+    let fcgi = plan("cmd = ['x']\nhealthcheck.fcgi = { address = '@app', script = '/ping' }").health;
+    let Health::Fcgi { request, status, pace } = fcgi else { panic!("{fcgi:?}") };
+    assert_eq!((request.target, request.script.as_str()), (Endpoint::Unix("@app".into()), "/ping"));
+    assert_eq!((request.query.as_str(), request.params, status), ("", Vec::new(), vec![200..=399]));
+    assert_eq!(pace.interval, Duration::from_millis(100));
+    let docker = plan("cmd = ['x']\nhealthcheck.docker.container = 'web-{{ blue_green() }}'").health;
+    let Health::Docker { container, socket, pace } = docker else { panic!("{docker:?}") };
+    assert_eq!((container.as_str(), socket), ("web-blue", PathBuf::from("/var/run/docker.sock")));
+    assert_eq!(pace.interval, Duration::from_secs(1));
+    let notify = plan("cmd = ['x']\n[healthcheck.notify]").health;
+    assert_eq!(notify, Health::Notify { extend: Duration::from_secs(600) });
 }
 
 #[test]

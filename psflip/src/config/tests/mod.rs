@@ -3,6 +3,7 @@
 mod checks;
 mod files;
 mod keys;
+mod kinds;
 mod limits;
 mod meaning;
 mod roundtrip;

@@ -61,10 +61,29 @@ fn check() -> impl Strategy<Value = String> {
             prop::sample::select(vec!["'200'", "204", "'200-399'", "'200, 204,300-399'"]),
         )
             .prop_map(|(url, status)| format!("[healthcheck.http]\nurl = '{url}'\nstatus = {status}\n")),
+        (
+            prop::sample::select(vec!["unix:///run/a", "/run/a", "@b", "127.0.0.1:9000", "tcp://[::1]:9000"]),
+            text(),
+            text(),
+            prop::collection::btree_map("[A-Z_]{1,4}", text(), 0..3),
+        )
+            .prop_map(|(address, script, query, params)| {
+                let params: Vec<String> =
+                    params.iter().map(|(name, value)| format!("{name} = {}", literal(value))).collect();
+                format!(
+                    "[healthcheck.fcgi]\naddress = '{address}'\nscript = {}\nquery = {}\nparams = {{ {} }}\n",
+                    literal(&format!("/{script}")),
+                    literal(query.trim_start_matches('?')),
+                    params.join(", ")
+                )
+            }),
+        prop::sample::select(vec!["", "socket = 'unix:///run/d.sock'\n", "socket = '@d'\n"])
+            .prop_map(|socket| format!("[healthcheck.docker]\ncontainer = 'web_1.a-b'\n{socket}")),
     ];
     prop_oneof![
         Just(String::new()),
         duration(0).prop_map(|timeout| format!("[healthcheck.alive]\ntimeout = '{timeout}'\n")),
+        duration(0).prop_map(|extend| format!("[healthcheck.notify]\nextend = '{extend}'\n")),
         (target, pace).prop_map(|(target, pace)| target + &pace),
     ]
 }
@@ -79,6 +98,11 @@ fn what_looks_like_something_else_reads_back_as_itself() {
         first.cmd[1] = "{{%{#'\\\"}}\n".repeat(300);
         let printed = first.to_string();
         let second = read(&printed).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(first, second, "{path}");
+        let docker =
+            format!("cmd = ['x']\n[healthcheck.docker]\ncontainer = 'a'\nsocket = 'unix://{path}'\n");
+        let first = read(&docker).unwrap();
+        let second = read(&first.to_string()).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(first, second, "{path}");
     }
 }

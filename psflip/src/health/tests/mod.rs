@@ -2,7 +2,10 @@
 //! a timer, it says that one ran down.
 
 mod command;
+mod docker;
+mod fcgi;
 mod http;
+mod notify;
 mod sockets;
 
 use std::os::fd::{AsFd, BorrowedFd};
