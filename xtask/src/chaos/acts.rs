@@ -110,7 +110,7 @@ fn one(
         }
         Act::RealTime(side, number) => {
             rough(world, step, psflip(side), done);
-            real_time(world, old, *side, *number);
+            done.hits += usize::from(real_time(world, old, *side, *number));
         }
         Act::Kill(role) => {
             rough(world, step, *role, done);
@@ -202,14 +202,18 @@ fn missed(world: &mut World, role: &str) {
     world.tally.missed += 1;
 }
 
-/// Real-time signals are sent by kill(1), which knows their names.
-fn real_time(world: &mut World, old: Process, side: Side, number: u8) {
-    let Some(target) = world.find(old, Role(side, Part::Psflip)) else { return missed(world, "psflip") };
+/// Real-time signals are sent by kill(1), which knows their names. Says whether there was somebody to send it to.
+fn real_time(world: &mut World, old: Process, side: Side, number: u8) -> bool {
+    let Some(target) = world.find(old, Role(side, Part::Psflip)) else {
+        missed(world, "psflip");
+        return false;
+    };
     world.timeline.note(format!("  SIGRTMIN+{number} to the psflip {target}"));
     world.tally.signals += 1;
     let (name, pid) = (format!("RTMIN+{number}"), target.pid().to_string());
     // It may have ended meanwhile; it is not reaped by anybody but us, so the pid is still its own.
     world.sandbox.command(["/bin/kill", "-s", &name, &pid]).start().wait_exit();
+    true
 }
 
 fn limit_files(world: &mut World, old: Process, room: u8) -> Result<(), Halt> {

@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use testkit::Process;
+use testkit::pidfile::{Content, Entry};
 
 use super::acts::Done;
 use super::log::News;
@@ -20,6 +21,8 @@ pub(super) struct Before {
     child: Process,
     mark: usize,
     ended: HashSet<Process>,
+    /// How many contents the pidfile had.
+    contents: usize,
 }
 
 impl Before {
@@ -32,7 +35,8 @@ impl Before {
         world.read_log();
         let ended = statuses(world).into_iter().map(|(process, _)| process).collect();
         let service = world.service()?;
-        Ok(Self { active: service.active, child: service.child, mark: service.log.mark(), ended })
+        let contents = service.psflip.history().entries().len();
+        Ok(Self { active: service.active, child: service.child, mark: service.log.mark(), ended, contents })
     }
 }
 
@@ -46,7 +50,7 @@ pub(super) fn check(
 ) -> Result<(), Halt> {
     no_panic(world)?;
     lives(step, done, before, now)?;
-    pidfile(world, done, now)?;
+    pidfile(world, done, before, now)?;
     if let Some(active) = now {
         child(world, before, active)?;
         no_leak(world, active)?;
@@ -132,18 +136,25 @@ fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Res
 }
 
 /// Contract P1 and P2.
-fn pidfile(world: &mut World, done: &Done, now: Option<Process>) -> Result<(), Halt> {
+fn pidfile(world: &mut World, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
     let said = text(&world.sandbox.path("psflip.pid"));
-    let removed = world.service()?.pidfile_removed;
+    let service = world.service()?;
+    let removed = service.pidfile_removed;
+    let contents = service.psflip.history().entries();
+    let is_pid = |entry: &&Entry| matches!(entry.content, Content::Pid(_));
+    if !done.rough
+        && !removed
+        && let Some(odd) = contents.iter().skip(before.contents).find(|entry| !is_pid(entry))
+    {
+        return violation(format!("P1: in between the pidfile was {:?}", odd.content));
+    }
     match now {
         Some(active) if said == active.to_string() || (said.is_empty() && removed) => Ok(()),
         Some(active) => violation(format!("P1: psflip {active} is active, and the pidfile says `{said}`")),
         None if said.is_empty() => Ok(()),
         // A psflip that is killed can't remove it.
         None if world.killed.iter().any(|killed| killed.to_string() == said) => Ok(()),
-        None => {
-            violation(format!("P2: nobody is left, and the pidfile says `{said}` (rough: {})", done.rough))
-        }
+        None => violation(format!("P2: nobody is left, and the pidfile says `{said}`")),
     }
 }
 
