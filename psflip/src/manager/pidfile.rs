@@ -106,10 +106,16 @@ impl Pidfile {
     /// Whether the pidfile still is the one of this process.
     #[must_use]
     pub fn names_us(&self) -> bool {
-        let (Ok(ours), Ok(there)) = (self.file.metadata(), fs::symlink_metadata(&self.path)) else {
-            return false;
-        };
-        is_same(&ours, &there)
+        self.look().unwrap_or(false)
+    }
+
+    /// As [`Pidfile::names_us`], if that can be found out.
+    fn look(&self) -> io::Result<bool> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(there) => Ok(is_same(&self.file.metadata()?, &there)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets the pidfile name this process again, if it doesn't.
@@ -134,9 +140,9 @@ impl Pidfile {
     /// Removes it, if it still names this process (contract P2).
     ///
     /// # Errors
-    /// What unlink(2) says.
+    /// What lstat(2) and unlink(2) say.
     pub fn remove(self) -> Result<(), Error> {
-        if self.names_us() {
+        if self.look().map_err(|error| system(&self.path, "look at it", error))? {
             asking(Call::Unlink, || fs::remove_file(&self.path))
                 .map_err(|error| system(&self.path, "remove it", error))?;
         }

@@ -210,8 +210,9 @@ impl Runtime {
             let news = match link.next_news() {
                 Ok(Some(news)) => news,
                 Ok(None) => return Ok(()),
-                // EMFILE, ENOMEM: a successor that can't be heard is as good as none (contract F10). It lives, though, and
-                // its end is awaited: until then it may take and return the pidfile.
+                Err(error) if super::is_passing(&error) => return Err(error), // read again at the next turn
+                // EMFILE: what it said is lost, and so it is as good as none (contract F10). It lives, though, and its end is
+                // awaited: until then it may take and return the pidfile.
                 Err(error) => {
                     link.give_up(format!("can't hear the new psflip: {error}"));
                     return Ok(());

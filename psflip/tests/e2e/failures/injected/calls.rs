@@ -18,20 +18,18 @@ pub(super) enum About {
 /// The errors that a call may give for a caller that does everything right, and the least likely ones besides.
 #[rustfmt::skip] // a table
 const CALLS: &[(About, &str, &[&str])] = &[
-    (About::Memory, "brk", &["ENOMEM"]),
     (About::Memory, "mmap", &["ENOMEM", "EAGAIN", "ENFILE"]),
     (About::Memory, "mprotect", &["ENOMEM", "EACCES"]),
     (About::Memory, "munmap", &["ENOMEM"]),
     (About::Memory, "mremap", &["ENOMEM"]),
     (About::Memory, "madvise", &["ENOMEM", "EAGAIN"]),
-    (About::Memory, "getrandom", &["EAGAIN", "ENOSYS"]),
 
     (About::Files, "access", &["EACCES", "EIO", "ENOMEM", "EROFS"]),
     (About::Files, "faccessat2", &["ENOSYS", "EACCES", "EIO"]),
     (About::Files, "newfstatat", &["ENOMEM", "EACCES", "EIO"]),
     (About::Files, "statx", &["ENOMEM", "EIO", "EACCES", "ENOSYS"]),
     (About::Files, "openat", &["EMFILE", "ENFILE", "ENOMEM", "EACCES", "EIO", "EINTR", "ENOSPC", "EDQUOT", "EROFS"]),
-    (About::Files, "flock", &["ENOLCK", "EINTR", "EWOULDBLOCK"]),
+    (About::Files, "flock", &["ENOLCK", "EINTR", "EAGAIN"]),
     (About::Files, "fchmod", &["EPERM", "EIO", "EROFS"]),
     (About::Files, "rename", &["ENOSPC", "EIO", "EACCES", "EROFS", "EXDEV", "EDQUOT"]),
     (About::Files, "renameat2", &["ENOSPC", "EIO", "EACCES", "EROFS", "ENOSYS", "EINVAL"]),
@@ -74,10 +72,12 @@ const CALLS: &[(About, &str, &[&str])] = &[
     (About::Processes, "recvmsg", &["ENOMEM", "ENOBUFS", "EINTR"]),
 ];
 
-/// Calls that can't fail in the hands of a caller that does everything right, and `close`, which does its work even when it
-/// fails: a fault that is put in its place would leave open what the kernel would have closed.
+/// Calls that can't fail in the hands of a caller that does everything right, and two that can't be made to fail from outside:
+/// `close` does its work even when it fails, and a fault that is put in its place would leave open what the kernel would have
+/// closed; `brk` gives no error, but the old break.
 const INFALLIBLE: &[&str] = &[
     "arch_prctl",
+    "brk",
     "close",
     "exit",
     "exit_group",
@@ -87,6 +87,7 @@ const INFALLIBLE: &[&str] = &[
     "getpgid",
     "getpgrp",
     "getpid",
+    "getrandom",
     "getppid",
     "getsid",
     "gettid",

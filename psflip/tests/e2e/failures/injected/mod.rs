@@ -5,102 +5,39 @@
 //! one error that the call may give; with `PSFLIP_MATRIX=full` in the environment all of them, one by one.
 
 mod calls;
+mod faults;
+mod life;
 mod rig;
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use calls::{About, failures};
+use calls::About;
+use faults::{LOOK, Tally, calls_in, can_trace, faults_of};
 use rig::{Outcome, Rig, Role};
-
-/// One fault.
-struct Case {
-    call: String,
-    number: usize,
-    error: &'static str,
-}
-
-/// All faults of this kind that a process which made these calls can have.
-fn cases(calls: &BTreeMap<String, usize>, about: Option<About>) -> Vec<Case> {
-    let full = std::env::var_os("PSFLIP_MATRIX").is_some_and(|value| value == "full");
-    let mut cases = Vec::new();
-    for (call, count) in calls {
-        let Some((kind, errors)) = failures(call) else { continue };
-        if about.is_some_and(|about| about != kind) {
-            continue;
-        }
-        for number in 1..=*count {
-            let one = [errors[(number - 1) % errors.len()]];
-            let errors = if full { errors } else { &one[..] };
-            cases.extend(errors.iter().map(|error| Case { call: call.clone(), number, error }));
-        }
-    }
-    cases
-}
-
-/// The calls of a process during an upgrade without a fault.
-fn calls_of(rig: &mut Rig, role: Role) -> BTreeMap<String, usize> {
-    let outcome = rig.upgrade(role, &["-e", "signal=none"]);
-    assert_eq!(outcome, Outcome::Promoted);
-    let mut together = BTreeMap::new();
-    for calls in rig.calls().into_values() {
-        for (call, count) in calls {
-            let most = together.entry(call).or_insert(0);
-            *most = count.max(*most);
-        }
-    }
-    assert!(together.values().sum::<usize>() > 2, "{together:?}");
-    together
-}
 
 /// Lets every call of this kind fail, one by one.
 #[track_caller]
 fn every(role: Role, about: Option<About>) {
     let mut rig = Rig::start();
-    if !rig.has_strace() {
-        let _ = writeln!(std::io::stdout(), "skipped: strace is not installed, or may not trace");
+    if !can_trace(rig.sandbox()) {
         return rig.ends();
     }
-    let calls = calls_of(&mut rig, role);
-    let mut wrong = Vec::new();
-    let (mut failed, mut promoted, mut unreached) = (0, 0, 0);
-    for Case { call, number, error } in cases(&calls, about) {
-        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={error}:when={number}"));
-        let options = ["-e", "signal=none", "-e", &trace, "-e", &inject];
-        let started = std::time::Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| {
+    assert_eq!(rig.upgrade(role, LOOK), Outcome::Promoted);
+    let calls = calls_in(&rig.trace_text());
+    let mut tally = Tally::new(format!("{role:?} {about:?}"));
+    for fault in faults_of(&calls, about) {
+        let options = fault.options();
+        let fine = tally.try_one(&fault, || {
             let outcome = rig.upgrade(role, &options);
-            let faults = rig.faults();
+            let trace = rig.trace_text();
             if outcome == Outcome::Failed && matches!(role, Role::Old | Role::OldKeeper | Role::Between) {
                 rig.upgrade_untraced();
             }
-            (outcome, faults)
-        }));
-        let _ = writeln!(
-            std::io::stdout(),
-            "{role:?}: {call} number {number} fails with {error}: {:?} ({:.0?})",
-            result.as_ref().ok(),
-            started.elapsed()
-        );
-        match result {
-            Ok((_, 0)) => unreached += 1,
-            Ok((Outcome::Failed, _)) => failed += 1,
-            Ok((Outcome::Promoted, _)) => promoted += 1,
-            Err(_) => {
-                wrong.push(format!("{role:?}: {call} number {number} fails with {error}"));
-                std::mem::replace(&mut rig, Rig::start()).give_up();
-            }
+            (if outcome == Outcome::Failed { "failed" } else { "succeeded" }, trace)
+        });
+        if !fine {
+            std::mem::replace(&mut rig, Rig::start()).give_up();
         }
     }
-    let _ = writeln!(
-        std::io::stdout(),
-        "{role:?} {about:?}: {} faults: {failed} upgrades failed, {promoted} succeeded; {unreached} places not reached; {} wrong",
-        failed + promoted + wrong.len(),
-        wrong.len()
-    );
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(failed + promoted > unreached, "most faults have to happen");
+    tally.finish();
     rig.upgrade_untraced();
     rig.ends();
 }

@@ -1,13 +1,14 @@
 //! A service on two sockets that take turns, and strace(1), which lets one system call of one of its processes fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use testkit::client::http::HttpClient;
 use testkit::process::State;
 use testkit::{
-    AvailabilityProbe, Deadline, FdSnapshot, Process, Psflip, Sandbox, Signal, Stream, psflip_bin, wait_until,
+    AvailabilityProbe, Deadline, FdSnapshot, Process, Psflip, Sandbox, Signal, psflip_bin, wait_until,
 };
 
+use super::faults::{attach, end_strace, keeper, trace};
 use crate::service::{program, script};
 
 /// Whose system calls fail.
@@ -104,18 +105,19 @@ impl Rig {
         self.children.insert(self.psflip.child().pid().to_string());
     }
 
-    pub(super) fn has_strace(&self) -> bool {
-        self.sandbox.command(["sh", "-c", "strace -D -o /dev/null true"]).start().wait_exit().success()
+    pub(super) fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
     /// Lets one upgrade run under strace with these options, and checks that it ended in one of the two ways.
     #[track_caller]
-    pub(super) fn upgrade(&mut self, role: Role, options: &[&str]) -> Outcome {
+    pub(super) fn upgrade(&mut self, role: Role, options: &[impl AsRef<str>]) -> Outcome {
         let (old, child) = (self.psflip.active(), self.psflip.child());
         let open = FdSnapshot::of(old);
-        let _ = std::fs::remove_file(self.sandbox.path(TRACE));
+        let options: Vec<&str> = options.iter().map(AsRef::as_ref).collect();
+        let _ = std::fs::remove_file(self.sandbox.path(TRACE)); // the first time it isn't there
         let mark = self.psflip.output().mark();
-        self.trace(role, options, old);
+        self.trace(role, &options, old);
         let outcome = wait_until(Deadline::default(), "the end of the upgrade", || {
             if !old.is_alive() {
                 return Some(Outcome::Promoted);
@@ -124,7 +126,7 @@ impl Rig {
             let failed = lines.iter().skip(mark).any(|line| line.text.contains("upgrade failed"));
             failed.then_some(Outcome::Failed)
         });
-        self.end_strace();
+        end_strace(&self.sandbox);
         self.check(outcome, old, child, mark);
         if outcome == Outcome::Failed {
             open.assert_unchanged();
@@ -190,29 +192,9 @@ impl Rig {
         drop(psflip);
     }
 
-    /// The calls of the last upgrade that was traced: who made which how often.
-    pub(super) fn calls(&self) -> BTreeMap<String, BTreeMap<String, usize>> {
-        let mut calls: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        for line in self.trace_text().lines() {
-            let (pid, rest) =
-                line.split_once(' ').filter(|(pid, _)| pid.parse::<u32>().is_ok()).unwrap_or(("", line));
-            let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
-            if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                *calls.entry(pid.to_owned()).or_default().entry(name.to_owned()).or_default() += 1;
-            }
-        }
-        calls
-    }
-
-    /// How many faults the last upgrade had.
-    pub(super) fn faults(&self) -> usize {
-        self.trace_text().matches("(INJECTED)").count()
-    }
-
-    fn trace_text(&self) -> String {
-        std::fs::read(self.sandbox.path(TRACE))
-            .map(|text| String::from_utf8_lossy(&text).into_owned())
-            .unwrap_or_default()
+    /// What strace wrote of the last upgrade that was traced.
+    pub(super) fn trace_text(&self) -> String {
+        trace(&self.sandbox.path(TRACE))
     }
 
     /// Asks for an upgrade, with strace where it is wanted.
@@ -267,7 +249,7 @@ impl Rig {
             let line = text.lines().find(|line| line.contains("stopped by SIGSTOP"))?;
             line.split_ascii_whitespace().next()?.parse().ok()
         });
-        self.end_strace();
+        end_strace(&self.sandbox);
         let process = Process::find(pid).unwrap_or_else(|| panic!("process {pid} has ended"));
         wait_until(Deadline::default(), "a process to be stopped without strace", || {
             (process.state() == State::Stopped).then_some(())
@@ -279,28 +261,6 @@ impl Rig {
 
     #[track_caller]
     fn attach(&self, process: Process, options: &[&str]) {
-        let (pid, trace) = (process.pid().to_string(), self.sandbox.path(TRACE));
-        let argv = ["strace", "-o", trace.to_str().unwrap_or_default(), "-p", &pid];
-        let strace = self.sandbox.command(argv.iter().chain(options)).start();
-        strace.output().wait(Stream::Stderr, "attached");
+        attach(&self.sandbox, process, &self.sandbox.path(TRACE), options);
     }
-
-    /// strace lets go of everybody.
-    #[track_caller]
-    fn end_strace(&self) {
-        let all = self.sandbox.processes();
-        for process in
-            all.into_iter().filter(|process| process.stat().is_some_and(|stat| stat.name == "strace"))
-        {
-            // One that a psflip started has all signals blocked, as that had. What it traces goes on without it.
-            let _ = process.signal(Signal::SIGKILL);
-            self.psflip.wait_gone(process);
-        }
-    }
-}
-
-/// The keeper of a generation.
-fn keeper(psflip: Process) -> Process {
-    let of = |process: &Process| process.stat().is_some_and(|stat| stat.name.contains("keeper"));
-    psflip.children().into_iter().find(of).unwrap_or_else(|| panic!("{psflip} has no keeper"))
 }

@@ -1,0 +1,180 @@
+//! Faults for strace(1): which there are, one at a time, and what came of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, wait_until};
+
+use super::calls::{About, failures};
+
+/// Options of strace for a look at what is called.
+pub(super) const LOOK: &[&str] = &["-e", "signal=none"];
+
+/// The first call of psflip's own: what was called before is the dynamic linker's.
+pub(super) const FIRST_CALL: &str = "rt_sigprocmask";
+
+/// One call that fails, once.
+#[derive(Debug)]
+pub(super) struct Fault {
+    call: String,
+    number: usize,
+    error: &'static str,
+}
+
+impl Fault {
+    /// For strace.
+    pub(super) fn options(&self) -> Vec<String> {
+        let Self { call, number, error } = self;
+        let inject = format!("inject={call}:error={error}:when={number}");
+        let trace = format!("trace={call},{FIRST_CALL}");
+        ["-e", "signal=none", "-e", &trace, "-e", &inject].map(str::to_owned).to_vec()
+    }
+
+    /// Whether it is one of these calls.
+    pub(super) fn is_in(&self, calls: &[&str]) -> bool {
+        calls.contains(&self.call.as_str())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} number {} fails with {}", self.call, self.number, self.error)
+    }
+}
+
+/// What strace has written, or nothing.
+pub(super) fn trace(path: &Path) -> String {
+    std::fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+}
+
+/// How often a process made each call; of several processes the one that made most counts.
+pub(super) fn calls_in(trace: &str) -> BTreeMap<String, usize> {
+    let mut calls: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for line in trace.lines() {
+        // With -f the pid comes first.
+        let (pid, rest) =
+            line.split_once(' ').filter(|(pid, _)| pid.parse::<u32>().is_ok()).unwrap_or(("", line));
+        let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
+        if name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
+            *calls.entry((pid, name)).or_default() += 1;
+        }
+    }
+    let mut most = BTreeMap::new();
+    for ((_, name), count) in calls {
+        let known = most.entry(name.to_owned()).or_insert(0);
+        *known = count.max(*known);
+    }
+    assert!(most.values().sum::<usize>() > 2, "strace saw next to nothing:\n{trace}");
+    most
+}
+
+/// All faults of this kind that a process which made these calls can have; each place with one error, or with all of them.
+pub(super) fn faults_of(calls: &BTreeMap<String, usize>, about: Option<About>) -> Vec<Fault> {
+    let full = std::env::var_os("PSFLIP_MATRIX").is_some_and(|value| value == "full");
+    let mut faults = Vec::new();
+    for (call, count) in calls {
+        let Some((kind, errors)) = failures(call) else { continue };
+        if about.is_some_and(|about| about != kind) {
+            continue;
+        }
+        for number in 1..=*count {
+            let one = [errors[(number - 1) % errors.len()]];
+            let errors = if full { errors } else { &one[..] };
+            faults.extend(errors.iter().map(|error| Fault { call: call.clone(), number, error }));
+        }
+    }
+    faults
+}
+
+/// Whether strace is there and may trace; says so if not.
+pub(super) fn can_trace(sandbox: &Sandbox) -> bool {
+    let can = sandbox.command(["sh", "-c", "strace -D -o /dev/null true"]).start().wait_exit().success();
+    if !can {
+        let _ = writeln!(std::io::stdout(), "skipped: strace is not installed, or may not trace");
+    }
+    can
+}
+
+/// Lets strace step in at a running process.
+#[track_caller]
+pub(super) fn attach(
+    sandbox: &Sandbox,
+    process: Process,
+    trace: &Path,
+    options: &[impl AsRef<str>],
+) -> Arc<Running> {
+    let (pid, trace) = (process.pid().to_string(), trace.to_string_lossy());
+    let argv = ["strace", "-o", &trace, "-p", &pid];
+    let strace = sandbox.command(argv.into_iter().chain(options.iter().map(AsRef::as_ref))).start();
+    strace.output().wait(Stream::Stderr, "attached");
+    strace
+}
+
+/// strace lets go of everybody.
+#[track_caller]
+pub(super) fn end_strace(sandbox: &Sandbox) {
+    let is_strace = |process: &Process| process.stat().is_some_and(|stat| stat.name == "strace");
+    for process in sandbox.processes().into_iter().filter(is_strace) {
+        // One that psflip started has all signals blocked, as psflip has. What it traces goes on without it.
+        let _ = process.signal(Signal::SIGKILL); // it may just have ended
+        wait_until(Deadline::default(), "the end of strace", || (!process.is_alive()).then_some(()));
+    }
+}
+
+/// The keeper of a generation.
+#[track_caller]
+pub(super) fn keeper(psflip: Process) -> Process {
+    let of = |process: &Process| process.stat().is_some_and(|stat| stat.name.contains("keeper"));
+    psflip.children().into_iter().find(of).unwrap_or_else(|| panic!("{psflip} has no keeper"))
+}
+
+/// What came of many faults.
+#[derive(Debug)]
+pub(super) struct Tally {
+    name: String,
+    outcomes: BTreeMap<&'static str, usize>,
+    unreached: usize,
+    wrong: Vec<String>,
+}
+
+impl Tally {
+    pub(super) fn new(name: impl fmt::Display) -> Self {
+        Self { name: name.to_string(), outcomes: BTreeMap::new(), unreached: 0, wrong: Vec::new() }
+    }
+
+    /// Tries one; `test` gives the outcome and what strace wrote. False: it panicked.
+    pub(super) fn try_one(&mut self, fault: &Fault, test: impl FnOnce() -> (&'static str, String)) -> bool {
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(test));
+        let outcome = result.as_ref().map_or("wrong", |(outcome, _)| outcome);
+        let _ = writeln!(std::io::stdout(), "{}: {fault}: {outcome} ({:.0?})", self.name, started.elapsed());
+        match &result {
+            Ok((_, trace)) if !trace.contains("(INJECTED)") => self.unreached += 1,
+            Ok((outcome, _)) => *self.outcomes.entry(outcome).or_default() += 1,
+            Err(_) => self.wrong.push(fault.to_string()),
+        }
+        result.is_ok()
+    }
+
+    /// Says what came of them.
+    ///
+    /// # Panics
+    /// When something was wrong, or hardly anything happened.
+    #[track_caller]
+    pub(super) fn finish(self) {
+        let Self { name, outcomes, unreached, wrong } = self;
+        let happened = outcomes.values().sum::<usize>() + wrong.len();
+        let _ = writeln!(
+            std::io::stdout(),
+            "{name}: {happened} faults: {outcomes:?}, {} wrong; {unreached} places were not reached",
+            wrong.len()
+        );
+        assert!(wrong.is_empty(), "{name}:\n{}", wrong.join("\n"));
+        assert!(happened > unreached, "{name}: most faults have to happen");
+    }
+}
