@@ -26,6 +26,8 @@ pub(super) struct Good {
     /// A health check of the public socket, or a GET of a socket that only it has.
     by_http: bool,
     successes: u8,
+    /// The health check's `after` in milliseconds: the time in which there are two children and nobody is promoted.
+    after: u16,
     /// `shutdown.delay` in milliseconds.
     delay: u16,
     /// Whether psflip tells details.
@@ -150,16 +152,17 @@ impl Good {
         Self {
             by_http: dice.bool(),
             successes: dice.u8(1..=3),
+            after: *dice.choice(&[0, 0, 20, 60, 200]).unwrap_or(&0),
             delay: *dice.choice(&[0, 0, 0, 30, 120]).unwrap_or(&0),
             debug: dice.u8(..4) > 0,
         }
     }
 
     /// The one that ends every step, and begins a round.
-    pub(super) const PLAIN: Self = Self { by_http: false, successes: 1, delay: 0, debug: true };
+    pub(super) const PLAIN: Self = Self { by_http: false, successes: 1, after: 0, delay: 0, debug: true };
 
     fn text(self, place: &Place<'_>) -> String {
-        let Self { by_http, successes, delay, debug } = self;
+        let Self { by_http, successes, after, delay, debug } = self;
         let (level, probe) = (if debug { "debug" } else { "info" }, "probe-{{ generation() }}.sock");
         let port = format!("127.0.0.1:{}", place.port);
         let mut argv = match place.flavour {
@@ -169,17 +172,14 @@ impl Good {
         };
         argv.extend(["--probe", probe, "--linger", "50ms", "--drain", "3s"]);
         let by_http = by_http && place.flavour != Flavour::FastCgi;
-        let check = match place.flavour {
-            _ if by_http => format!(
-                "healthcheck.http.url = \"unix://{probe}:/up\"\nhealthcheck.http.interval = \"10ms\"\nhealthcheck.http.successes = {successes}\n"
-            ),
-            Flavour::ReusePort => format!(
-                "healthcheck.unix.path = \"{probe}\"\nhealthcheck.unix.interval = \"10ms\"\nhealthcheck.unix.successes = {successes}\n"
-            ),
-            Flavour::Http | Flavour::FastCgi => format!(
-                "healthcheck.unix.path = \"app.sock\"\nhealthcheck.unix.interval = \"10ms\"\nhealthcheck.unix.successes = {successes}\n"
-            ),
+        let (kind, target) = match place.flavour {
+            _ if by_http => ("http", format!("url = \"unix://{probe}:/up\"")),
+            Flavour::ReusePort => ("unix", format!("path = \"{probe}\"")),
+            Flavour::Http | Flavour::FastCgi => ("unix", "path = \"app.sock\"".to_owned()),
         };
+        let check = format!(
+            "healthcheck.{kind} = {{ {target}, interval = \"10ms\", successes = {successes}, after = \"{after}ms\" }}\n"
+        );
         place.file(
             &format!(
                 "{check}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n"
@@ -344,9 +344,9 @@ impl fmt::Display for Next {
 
 impl fmt::Display for Good {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { by_http, successes, delay, debug } = self;
+        let Self { by_http, successes, after, delay, debug } = self;
         let check = if *by_http { "http" } else { "unix" };
         let level = if *debug { "debug" } else { "info" };
-        write!(f, "good server ({check} x {successes}, delay {delay} ms, {level})")
+        write!(f, "good server ({check} x {successes} after {after} ms, delay {delay} ms, {level})")
     }
 }

@@ -107,6 +107,8 @@ pub(super) struct Step {
     pub(super) next: Next,
     pub(super) binary: Binary,
     pub(super) acts: Vec<(When, Act)>,
+    /// The next step begins where this one ends, if its child idles; else a good flip comes first.
+    pub(super) goes_on: bool,
     /// When everything has ended: a start with this before the next good one.
     pub(super) bad_start: Option<Bad>,
 }
@@ -152,7 +154,8 @@ impl Step {
             0..=21 => Self::undisturbed(dice),
             22..=37 => Self::disturbed(dice, 1..=3, harmless),
             38..=79 => Self::disturbed(dice, 1..=3, violent),
-            80..=87 => Self::disturbed(dice, 1..=2, stop),
+            80..=85 => Self::disturbed(dice, 1..=2, stop),
+            86..=87 => Self::caught(dice),
             88..=92 => Self::disturbed(dice, 1..=1, limit),
             _ => Self::disturbed(dice, 2..=5, anything),
         }
@@ -167,7 +170,7 @@ impl Step {
             let side = if dice.u8(..4) == 0 { Side::New } else { Side::Old };
             acts.push((When::roll(dice), Act::Request(side)));
         }
-        Self { next, binary, acts, bad_start: None }
+        Self { next, binary, acts, goes_on: dice.u8(..3) > 0, bad_start: None }
     }
 
     /// An upgrade, usually, and things that happen meanwhile.
@@ -189,7 +192,28 @@ impl Step {
             }
         }
         let bad_start = (dice.u8(..4) == 0).then(|| Bad::roll(dice));
-        Self { next, binary: Binary::Copy, acts, bad_start }
+        Self { next, binary: Binary::Copy, acts, goes_on: dice.u8(..3) > 0, bad_start }
+    }
+
+    /// The old psflip is stopped, so that the new one waits for its acknowledgement with the pidfile in its hands, and is killed there.
+    fn caught(dice: &mut Rng) -> Self {
+        let after = |millis| When { moment: None, after: Duration::from_millis(millis) };
+        let freeze = Act::Freeze(Role(Side::Old, Part::Psflip), Duration::from_millis(dice.u64(100..400)));
+        let when =
+            When { moment: Some(Moment::NewPsflipReads), after: Duration::from_micros(dice.u64(..1000)) };
+        let part = *dice.choice(&[Part::Psflip, Part::Keeper, Part::Child]).unwrap_or(&Part::Psflip);
+        let acts = vec![
+            (When::NOW, Act::Request(Side::Old)),
+            (when, freeze),
+            (after(dice.u64(10..100)), Act::Kill(Role(Side::New, part))),
+        ];
+        Self {
+            next: Next::Good(Good::roll(dice)),
+            binary: Binary::Copy,
+            acts,
+            goes_on: false,
+            bad_start: None,
+        }
     }
 
     /// Whether nothing is done but asking.
@@ -364,6 +388,9 @@ impl fmt::Display for Step {
             write!(f, ", psflip's file is {:?}", self.binary)?;
         }
         self.acts.iter().try_for_each(|(when, act)| write!(f, "; {when}{act}"))?;
+        if self.goes_on && matches!(self.next, Next::Idle(_)) {
+            write!(f, "; goes on")?;
+        }
         self.bad_start.map_or(Ok(()), |bad| write!(f, "; if all ends, a start with {}", Next::Bad(bad)))
     }
 }

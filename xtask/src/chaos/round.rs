@@ -24,30 +24,43 @@ pub(super) fn live(
     mut step_begins: impl FnMut(&World, usize, &str) -> bool,
 ) -> Result<(), Halt> {
     start(world)?;
+    let mut idles = false;
     for (number, step) in round.steps.iter().enumerate() {
         if !step_begins(world, number + 1, &step.to_string()) {
             break;
         }
         if take(world, step, &format!("step {}: {step}", number + 1))? {
-            let good = Step {
-                next: Next::Good(Good::PLAIN),
-                binary: Binary::Copy,
-                acts: vec![(When::NOW, Act::Request(Side::Old))],
-                bad_start: None,
-            };
-            take(world, &good, "  a good flip")?;
-            // A new pidfile was written.
-            world.service()?.pidfile_removed = false;
-            is_served(world)?;
+            idles = step.goes_on && matches!(step.next, Next::Idle(_));
+            if !idles {
+                flip_well(world)?;
+            }
         } else {
             if let Some(bad) = step.bad_start {
                 start_badly(world, bad)?;
             }
             start(world)?;
+            idles = false;
         }
         world.tally.steps += 1;
     }
+    if idles {
+        flip_well(world)?;
+    }
     end(world, round.finale)
+}
+
+/// Whatever has happened: an upgrade to a good configuration succeeds, and clients are served.
+fn flip_well(world: &mut World) -> Result<(), Halt> {
+    let step = Step {
+        next: Next::Good(Good::PLAIN),
+        binary: Binary::Copy,
+        acts: vec![(When::NOW, Act::Request(Side::Old))],
+        goes_on: false,
+        bad_start: None,
+    };
+    take(world, &step, "  a good flip")?;
+    world.service()?.pidfile_removed = false; // a new one was written
+    is_served(world)
 }
 
 /// One step. Whether a service is left.
