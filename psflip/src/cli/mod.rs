@@ -129,7 +129,8 @@ fn no_configuration(path: &Path) -> Option<String> {
 
 /// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.
 fn complain(message: &str) {
-    let _ = writeln!(std::io::stderr(), "psflip: {message}");
+    // In one piece: other psflips write to the same place.
+    let _ = std::io::stderr().write_all(format!("psflip: {message}\n").as_bytes());
 }
 
 #[cfg(test)]

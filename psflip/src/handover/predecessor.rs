@@ -73,7 +73,7 @@ pub fn meet(value: &str) -> Result<(Link, Hello), (NoHello, Option<Link>)> {
     let owned = fd::adopt(number).map_err(|error| none(error.to_string()))?;
     fd::set_close_on_exec(owned.as_fd(), true).map_err(|error| none(error.to_string()))?;
     let socket = Socket::from_owned(owned);
-    let (bytes, fds) = match socket.receive() {
+    let (bytes, fds) = match receive_patiently(&socket) {
         Ok(Packet::Data(bytes, fds)) => (bytes, fds),
         Ok(Packet::Nothing) => return Err(none("no message waits there".to_owned())),
         Ok(Packet::Closed) => return Err(none("the connection is closed".to_owned())),
@@ -94,9 +94,22 @@ pub fn meet(value: &str) -> Result<(Link, Hello), (NoHello, Option<Link>)> {
             let Hello { version, oldest, protocol, .. } = hello;
             Err((NoHello::Versions { version, theirs_oldest: oldest, theirs: protocol }, Some(link)))
         }
-        Ok(_) => Err(none("the first message is no hello".to_owned())),
-        Err(error) => Err(none(error.to_string())),
+        Ok(_) => Err((none("the first message is no hello".to_owned()).0, Some(link))),
+        Err(error) => Err((none(error.to_string()).0, Some(link))),
     }
+}
+
+/// Reads the first packet; a kernel that lacks memory for a moment is asked again.
+fn receive_patiently(socket: &Socket) -> io::Result<Packet> {
+    for _ in 0..100 {
+        match socket.receive() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) => {
+                std::thread::yield_now();
+            }
+            other => return other,
+        }
+    }
+    socket.receive()
 }
 
 impl Link {

@@ -1,0 +1,342 @@
+//! Every system call of a flip fails, one by one, with everything that its manual page says, in every process that has a part in
+//! it (F10): either the upgrade succeeds all the same, or the old generation serves on as it was. Then the next upgrade works.
+
+#![expect(clippy::print_stdout, reason = "which fault it was that failed the test, and how many there were")]
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+
+use nix::errno::Errno;
+use testkit::{Deadline, FdSnapshot, Psflip, Sandbox, Signal, Stream, wait_until};
+
+use super::stage::Stage;
+use crate::service::stop;
+
+/// What each call may fail with, from the ERRORS of its page in section 2 of the manual; and whether what it fails for may last
+/// (a limit, a full disk), so that every later call fails, too.
+const ERRORS: &[(&str, &[Errno], bool)] = &[
+    ("Fork", &[Errno::EAGAIN, Errno::ENOMEM], true),
+    ("Clone", &[Errno::EAGAIN, Errno::ENOMEM], true),
+    ("Execve", &[Errno::EACCES, Errno::ENOENT, Errno::ENOMEM, Errno::ETXTBSY], true),
+    ("Waitid", &[Errno::EINTR], false),
+    ("PidfdOpen", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
+    ("PidfdSendSignal", &[Errno::EPERM, Errno::EAGAIN], false),
+    ("ParentDeathSignal", &[Errno::EINVAL], false),
+    ("Subreaper", &[Errno::EINVAL], false),
+    ("Signalfd", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
+    ("ReadSignal", &[Errno::EINTR], false),
+    ("TimerCreate", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
+    ("TimerSet", &[], false), // only for what is no timer
+    ("EpollCreate", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
+    ("EpollControl", &[Errno::ENOMEM, Errno::ENOSPC], true),
+    ("EpollWait", &[Errno::EINTR], false),
+    ("Poll", &[Errno::EINTR, Errno::ENOMEM], false),
+    ("Socketpair", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
+    ("Sendmsg", &[Errno::ENOBUFS, Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR], false),
+    ("Recvmsg", &[Errno::ENOMEM, Errno::EINTR], false),
+    ("OpenConfig", &[Errno::EACCES, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
+    ("ReadConfig", &[Errno::EIO, Errno::ENOMEM], false),
+    ("AccessDirectory", &[Errno::EACCES, Errno::EROFS, Errno::EIO], true),
+    ("StatPidfile", &[Errno::EACCES, Errno::ENOMEM, Errno::EIO], true),
+    ("OpenPidfile", &[Errno::EACCES, Errno::EMFILE, Errno::ENFILE], true),
+    ("CreatePidfile", &[Errno::EACCES, Errno::EMFILE, Errno::ENOSPC, Errno::EDQUOT, Errno::EROFS], true),
+    ("Lock", &[Errno::ENOLCK, Errno::EINTR], false),
+    ("Chmod", &[Errno::EPERM, Errno::EROFS, Errno::EIO], false),
+    ("WritePidfile", &[Errno::ENOSPC, Errno::EDQUOT, Errno::EIO], true),
+    ("Rename", &[Errno::ENOSPC, Errno::EACCES, Errno::EROFS, Errno::EDQUOT], true),
+    ("Unlink", &[Errno::EACCES, Errno::EROFS, Errno::EBUSY], true),
+    ("OpenProc", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], false),
+    ("SignalMask", &[Errno::EINVAL], false),
+    ("SignalAction", &[Errno::EINVAL], false),
+    ("DescriptorFlags", &[], false), // only for what is no descriptor
+];
+
+/// One fault.
+struct Case {
+    role: String,
+    call: String,
+    /// The how manieth call of its kind; with a `+`, all later ones, too.
+    nth: String,
+    errno: Errno,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fail {} {} {} {}", self.role, self.call, self.nth, self.errno as i32)
+    }
+}
+
+/// Every fault that can be made of the calls of this trace.
+fn cases(trace: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Case> {
+    let calls: BTreeSet<(&str, &str, &str)> = trace
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.strip_prefix("call ")?.split(' ');
+            Some((words.next()?, words.next()?, words.next()?))
+        })
+        .filter(|(role, call, _)| is_meant(role) && *call != "WriteLog")
+        .collect();
+    let mut cases = Vec::new();
+    for (role, call, nth) in calls {
+        let errors = ERRORS.iter().find(|(known, _, _)| *known == call);
+        let (_, errors, lasts) = errors.unwrap_or_else(|| panic!("nobody says what `{call}` fails with"));
+        for errno in *errors {
+            let case =
+                |nth: String| Case { role: role.to_owned(), call: call.to_owned(), nth, errno: *errno };
+            cases.push(case(nth.to_owned()));
+            if *lasts {
+                cases.push(case(format!("{nth}+")));
+            }
+        }
+    }
+    cases
+}
+
+/// What became of the faults of a test.
+#[derive(Default)]
+struct Tally {
+    tried: usize,
+    came_to_pass: usize,
+    in_vain: usize,
+}
+
+impl Tally {
+    fn count(&mut self, sandbox: &Sandbox, succeeded: bool) {
+        let noted = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default(); // none: it did not come to pass
+        self.tried += 1;
+        self.came_to_pass += usize::from(noted.contains("fault "));
+        self.in_vain += usize::from(succeeded);
+    }
+
+    /// How often a call is made (how often something is ready) differs a little from time to time.
+    #[track_caller]
+    fn print(&self) {
+        let Self { tried, came_to_pass, in_vain } = self;
+        println!(
+            "{tried} faults tried, {came_to_pass} came to pass; {in_vain} times it succeeded all the same"
+        );
+        assert!(came_to_pass * 10 >= tried * 8, "only {came_to_pass} of {tried} faults came to pass");
+    }
+}
+
+/// Waits for a line of the log that tells the error, with or without its number.
+#[track_caller]
+fn wait_reason(psflip: &Psflip, mark: usize, case: &Case) {
+    let text = std::io::Error::from(case.errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    psflip.output().wait_for(Deadline::default(), &format!("the reason: `{text}`"), |lines| {
+        lines[mark..].iter().find(|line| line.text.to_lowercase().contains(&text)).cloned()
+    });
+}
+
+struct Staged {
+    sandbox: Sandbox,
+    stage: Stage,
+    psflip: Psflip,
+    /// What a psflip has open that only serves.
+    open: FdSnapshot,
+}
+
+impl Staged {
+    fn start() -> Self {
+        let sandbox = Sandbox::new();
+        let stage = Stage::new(&sandbox);
+        let psflip = stage.psflip(&sandbox).start().wait_ready();
+        let open = FdSnapshot::of(psflip.active());
+        Self { sandbox, stage, psflip, open }
+    }
+
+    /// The trace of a flip in which nothing fails.
+    fn trace(&self) -> String {
+        self.stage.plan(&self.sandbox, Some(self.psflip.active()), "record");
+        self.psflip.flip();
+        self.stage.no_plan(&self.sandbox);
+        self.sandbox.read("trace")
+    }
+
+    #[track_caller]
+    fn wait_three(&self) {
+        wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+            (self.sandbox.processes().len() == 3).then_some(())
+        });
+    }
+
+    /// An upgrade with this fault, and one without; says whether the first one succeeded.
+    #[track_caller]
+    fn survives(&self, case: &Case) -> bool {
+        let Self { sandbox, stage, psflip, open } = self;
+        let (old, child) = (psflip.active(), psflip.child());
+        open.assert_same_in(old); // it has seen the end of its predecessor
+        let mark = psflip.output().mark();
+        stage.plan(sandbox, Some(old), &case.to_string());
+        psflip.request_flip();
+        let line = psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
+            // What earlier ones have said may be collected only now.
+            let its_own = |text: &str| text.contains(&format!("pid={old}}}"));
+            let told = |part: &str| {
+                lines[mark..].iter().find(|line| its_own(&line.text) && line.text.contains(part)).cloned()
+            };
+            told("upgrade failed").or_else(|| told("superseded"))
+        });
+        let succeeded = line.text.contains("superseded");
+        if succeeded {
+            let status = psflip.wait_end_of(old);
+            assert!(status.success(), "{case}: {status}");
+            self.wait_three();
+            assert_ne!(psflip.active(), old, "{case}");
+        } else {
+            assert!(line.text.contains("the old child keeps running"), "{case}: {line}");
+            self.wait_three();
+            assert!(old.is_alive() && child.is_alive(), "{case}");
+            assert_eq!((psflip.active(), psflip.child()), (old, child), "{case}");
+            wait_reason(psflip, mark, case);
+        }
+        open.assert_same_in(psflip.active());
+        stage.no_plan(sandbox);
+        psflip.flip();
+        succeeded
+    }
+}
+
+/// Lets every call of the processes that are meant fail during an upgrade.
+#[track_caller]
+fn each_fault(is_meant: impl Fn(&str, usize) -> bool) {
+    let staged = Staged::start();
+    let cases = cases(&staged.trace(), |_| true);
+    let mut tally = Tally::default();
+    let meant = cases.iter().enumerate().filter(|(number, case)| is_meant(&case.role, *number));
+    for (_, case) in meant {
+        println!("{case}");
+        let succeeded = staged.survives(case);
+        tally.count(&staged.sandbox, succeeded);
+    }
+    stop(&staged.psflip);
+    assert!(!staged.psflip.pidfile_path().exists());
+    staged.sandbox.assert_no_process_left();
+    tally.print();
+}
+
+#[test]
+fn each_call_of_the_old_psflip_may_fail_during_an_upgrade() {
+    // Contract: F10, U8
+    each_fault(|role, _| role == "old");
+}
+
+#[test]
+fn each_call_of_the_processes_between_the_psflips_may_fail() {
+    // Contract: F10, U8
+    each_fault(|role, _| ["intermediate", "coming"].contains(&role));
+}
+
+#[test]
+fn each_call_of_the_new_psflip_may_fail() {
+    // Contract: F10, U8
+    each_fault(|role, number| role == "new" && number % 2 == 0);
+}
+
+#[test]
+fn each_call_of_the_new_psflip_may_fail_the_other_half() {
+    // Contract: F10, U8
+    each_fault(|role, number| role == "new" && number % 2 == 1);
+}
+
+#[test]
+fn each_call_of_the_keepers_and_of_the_child_to_be_may_fail_during_an_upgrade() {
+    // Contract: F10, U8
+    each_fault(|role, _| ["old-keeper", "new-keeper", "new-child"].contains(&role));
+}
+
+#[test]
+fn whatever_fails_a_first_start_ends_with_a_reason_and_leaves_nothing() {
+    // Contract: F10, C6, P4
+    let first = |orders: &str| {
+        let sandbox = Sandbox::new();
+        let stage = Stage::new(&sandbox);
+        stage.plan(&sandbox, None, orders);
+        let psflip = stage.psflip(&sandbox).start();
+        (sandbox, stage, psflip)
+    };
+    let (sandbox, _stage, psflip) = first("record");
+    let psflip = psflip.wait_ready();
+    let trace = sandbox.read("trace");
+    stop(&psflip);
+    let mut tally = Tally::default();
+    for case in cases(&trace, |_| true) {
+        println!("{case}");
+        let (sandbox, stage, psflip) = first(&case.to_string());
+        let ended = wait_until(Deadline::default(), "the pidfile, or the end", || {
+            let ended = psflip.program().try_status();
+            (ended.is_some() || psflip.pidfile_path().exists()).then_some(ended)
+        });
+        tally.count(&sandbox, ended.is_none());
+        if let Some(status) = ended {
+            assert!([78, 125, 126, 127].map(Some).contains(&status.code()), "{case}: {status}");
+            wait_reason(&psflip, 0, &case);
+        } else {
+            psflip.wait_for_line(Stream::Stderr, "healthy, active");
+            stage.no_plan(&sandbox);
+            stop(&psflip);
+        }
+        sandbox.assert_no_process_left();
+        let left: Vec<_> =
+            std::fs::read_dir(sandbox.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let pidfiles = left.iter().filter(|name| name.to_string_lossy().contains("psflip.pid")).count();
+        assert_eq!(pidfiles, 0, "{case}: {left:?}");
+    }
+    tally.print();
+}
+
+#[test]
+fn whatever_fails_a_stop_it_comes_to_its_end() {
+    // Contract: F10, S5, C8
+    let stopped = |orders: &str| {
+        let sandbox = Sandbox::new();
+        let stage = Stage::new(&sandbox);
+        let psflip = stage.psflip(&sandbox).start().wait_ready();
+        psflip.wait_for_line(Stream::Stderr, "healthy, active");
+        let active = psflip.active();
+        stage.plan(&sandbox, Some(active), orders);
+        active.signal(Signal::SIGTERM).unwrap();
+        (sandbox, stage, psflip)
+    };
+    let (sandbox, _stage, psflip) = stopped("record");
+    psflip.wait_exit();
+    let mut tally = Tally::default();
+    for case in cases(&sandbox.read("trace"), |_| true) {
+        println!("{case}");
+        let (sandbox, stage, psflip) = stopped(&case.to_string());
+        if case.role == "old" && case.call == "PidfdSendSignal" && case.nth == "1" {
+            // Nothing has reached the child, and the log says so.
+            psflip.wait_for_line(Stream::Stderr, "can't forward a signal to the child");
+            psflip.active().signal(Signal::SIGTERM).unwrap();
+        }
+        let status = psflip.wait_exit();
+        let relays = status.signal() == Some(15) || status.code() == Some(128 + 15);
+        assert!(relays, "{case}: {status}");
+        tally.count(&sandbox, true);
+        if case.call == "Unlink" {
+            psflip.wait_for_line(Stream::Stderr, "the pidfile stays behind");
+        } else {
+            assert!(!psflip.pidfile_path().exists(), "{case}");
+        }
+        sandbox.assert_no_process_left();
+        drop(stage);
+    }
+    tally.print();
+}
+
+#[test]
+fn a_log_that_can_not_be_written_is_nobodys_concern() {
+    // Contract: F10, U8
+    let Staged { sandbox, stage, psflip, .. } = Staged::start();
+    for errno in [Errno::EPIPE, Errno::ENOSPC, Errno::EIO] {
+        let old = psflip.active();
+        let fault = |role: &str| format!("fail {role} WriteLog 1+ {}\n", errno as i32);
+        stage.plan(&sandbox, Some(old), &(fault("old") + &fault("new")));
+        psflip.flip();
+        assert!(sandbox.read("trace").contains("fault new WriteLog"), "{errno}");
+        stage.no_plan(&sandbox);
+    }
+    stop(&psflip);
+}

@@ -1,0 +1,83 @@
+//! A psflip whose system calls fail and whose steps pause as the test says (`psflip/tests/doubles`), and what tests of failures
+//! ask of it.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use testkit::{Deadline, Process, PsflipBuilder, Sandbox, double};
+
+use crate::service::{AT_ONCE, psflip};
+
+/// Who says what happens.
+pub(crate) struct Stage {
+    socket: UnixListener,
+    plans: std::cell::Cell<u64>,
+}
+
+/// A process that waits for the test to let go.
+#[derive(Debug)]
+pub(crate) struct Paused {
+    /// Which one.
+    pub(crate) process: Process,
+    /// Where: role, moment and name.
+    pub(crate) at: String,
+    connection: UnixStream,
+}
+
+impl Paused {
+    /// Lets it go on.
+    pub(crate) fn go_on(self) {
+        drop(self.connection);
+    }
+}
+
+/// Times that are short enough for hundreds of failures.
+pub(crate) const TIMES: &str = "[upgrade]\ntimeout = \"2s\"\n[shutdown]\ntimeout = \"1s\"\n";
+
+impl Stage {
+    /// A stage in this sandbox, without a plan.
+    pub(crate) fn new(sandbox: &Sandbox) -> Self {
+        let socket = UnixListener::bind(sandbox.path("stage")).unwrap();
+        Self { socket, plans: 0.into() }
+    }
+
+    /// A staged psflip whose child is healthy at once.
+    pub(crate) fn psflip(&self, sandbox: &Sandbox) -> PsflipBuilder {
+        let builder = psflip(sandbox, &["/bin/sleep", "infinity"], &format!("{TIMES}{AT_ONCE}"));
+        builder.exe(double("psflip-staged")).env("PSFLIP_STAGED", sandbox.dir())
+    }
+
+    /// From now on this happens; `old` is the psflip whose processes are the old ones.
+    pub(crate) fn plan(&self, sandbox: &Sandbox, old: Option<Process>, orders: &str) {
+        self.plans.set(self.plans.get() + 1);
+        let mut plan = format!("id {}\n{orders}\n", self.plans.get());
+        if let Some(old) = old {
+            let _ = writeln!(plan, "old {old}"); // a String takes everything
+        }
+        let _ = std::fs::remove_file(sandbox.path("trace")); // there is none yet at the first time
+        sandbox.write("plan", plan);
+    }
+
+    /// Nothing more happens. What was noted stays.
+    pub(crate) fn no_plan(&self, sandbox: &Sandbox) {
+        std::fs::remove_file(sandbox.path("plan")).unwrap();
+    }
+
+    /// Waits until a process pauses.
+    #[track_caller]
+    pub(crate) fn wait_pause(&self, sandbox: &Sandbox) -> Paused {
+        let deadline = Deadline::default();
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(deadline.remaining()).unwrap_or(PollTimeout::MAX);
+        assert_eq!(poll(&mut fds, timeout), Ok(1), "no process pauses\n{}", sandbox.report());
+        let (connection, _) = self.socket.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&connection).read_line(&mut line).unwrap();
+        let (pid, at) = line.trim_end().split_once(' ').unwrap_or_else(|| panic!("`{line}`"));
+        let process = Process::find(pid.parse().unwrap()).unwrap();
+        Paused { process, at: at.to_owned(), connection }
+    }
+}
