@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::message::{Hello, Message, ToPredecessor, ToSuccessor};
@@ -17,6 +17,9 @@ use crate::sys::socket::{Packet, Socket};
 
 /// How long a successor gets to end that was told to give up before it said how long it needs.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// More messages than any version has to send.
+const MOST_MESSAGES: usize = 1000;
 
 /// How psflip itself is started again.
 #[derive(Clone, Debug)]
@@ -37,6 +40,16 @@ pub struct Link {
     deadline: Duration,
     grace: Duration,
     failure: Option<String>,
+    said: Said,
+}
+
+/// What the successor has said, which decides what it may say next.
+#[derive(Debug, Default)]
+struct Said {
+    messages: usize,
+    starting: bool,
+    ready: bool,
+    failed: bool,
 }
 
 /// What the link has to tell.
@@ -57,6 +70,8 @@ pub enum News {
     Upgrade,
     /// It closed the connection.
     Closed,
+    /// It said what no version says, so it is no psflip or a broken one; [`Link::failure`] says what.
+    Misbehaved,
 }
 
 impl Link {
@@ -91,7 +106,14 @@ impl Link {
                 }
             }
             Fork::Parent(intermediate) => Ok((
-                Self { socket: ours, process: None, deadline, grace: GRACE, failure: None },
+                Self {
+                    socket: ours,
+                    process: None,
+                    deadline,
+                    grace: GRACE,
+                    failure: None,
+                    said: Said::default(),
+                },
                 intermediate,
             )),
         }
@@ -116,33 +138,59 @@ impl Link {
                 Packet::Nothing => return Ok(None),
                 Packet::Closed => return Ok(Some(News::Closed)),
             };
-            super::step(Moment::Received, &bytes);
-            return Ok(Some(match ToPredecessor::decode(&bytes) {
-                Ok(Some(ToPredecessor::Spawned { pid })) => {
-                    let Some(fd) = fds.into_iter().next() else { continue };
+            self.said.messages += 1;
+            if self.said.messages > MOST_MESSAGES {
+                return Ok(Some(self.misbehaved(&format!("more than {MOST_MESSAGES} messages"))));
+            }
+            match ToPredecessor::decode(&bytes) {
+                Ok(Some(message)) => return Ok(Some(self.hear(message, fds))),
+                Ok(None) => {
+                    tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
+                }
+                Err(error) => return Ok(Some(self.misbehaved(&format!("a {error}")))),
+            }
+        }
+    }
+
+    fn hear(&mut self, message: ToPredecessor, fds: Vec<OwnedFd>) -> News {
+        match message {
+            // The first one comes from `become_successor`. Whoever could change it later could have somebody else killed.
+            ToPredecessor::Spawned { .. } if self.process.is_some() => self.misbehaved("`spawned` twice"),
+            ToPredecessor::Spawned { pid } => match fds.into_iter().next() {
+                Some(fd) => {
                     self.process = Some((pid, PidFd::from_owned(fd)));
                     News::Spawned
                 }
-                Ok(Some(ToPredecessor::Starting { version, deadline, grace })) => {
-                    (self.deadline, self.grace) = (deadline, grace);
-                    News::Starting { version }
-                }
-                Ok(Some(ToPredecessor::Ready)) => News::Ready,
-                Ok(Some(ToPredecessor::Failed { code, reason })) => {
-                    self.failure.get_or_insert(format!("{reason} (exit code {code})"));
-                    News::Failed
-                }
-                Ok(Some(ToPredecessor::Upgrade)) => News::Upgrade,
-                Ok(None) => {
-                    tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "skipping a message of the successor");
-                    continue;
-                }
-            }));
+                None => self.misbehaved("`spawned` without a process"),
+            },
+            // Each would begin the deadline anew.
+            ToPredecessor::Starting { .. } if self.said.starting => self.misbehaved("`starting` twice"),
+            ToPredecessor::Starting { version, deadline, grace } => {
+                self.said.starting = true;
+                (self.deadline, self.grace) = (deadline, grace);
+                News::Starting { version }
+            }
+            ToPredecessor::Ready if !self.said.starting => self.misbehaved("`ready` before `starting`"),
+            ToPredecessor::Ready if self.said.failed => self.misbehaved("`ready` after `failed`"),
+            ToPredecessor::Ready if self.said.ready => self.misbehaved("`ready` twice"),
+            ToPredecessor::Ready => {
+                self.said.ready = true;
+                News::Ready
+            }
+            ToPredecessor::Failed { code, reason } => {
+                self.said.failed = true;
+                self.failure.get_or_insert(format!("{reason} (exit code {code})"));
+                News::Failed
+            }
+            ToPredecessor::Upgrade => News::Upgrade,
         }
+    }
+
+    fn misbehaved(&mut self, how: &str) -> News {
+        self.set_failure(format!(
+            "the new psflip broke the hand-over's protocol (it sent {how}), so it is killed"
+        ));
+        News::Misbehaved
     }
 
     /// Lets go of a successor that failed. One that is not dead after all must not take the closed connection for the

@@ -32,9 +32,10 @@ impl Runtime {
                 self.successor_is_gone();
                 Ok(())
             }
-            Token::Predecessor => self.hear_predecessor(),
+            Token::Predecessor => self.hear_predecessor(AT_ONCE),
             Token::PredecessorProcess => {
-                self.hear_predecessor()?;
+                // What it said last counts.
+                self.hear_predecessor(usize::MAX)?;
                 self.poller.forget(Token::PredecessorProcess);
                 self.poller.forget(Token::Predecessor);
                 self.predecessor = None;
@@ -246,6 +247,11 @@ impl Runtime {
                     self.successor_closed();
                     return Ok(());
                 }
+                successor::News::Misbehaved => {
+                    self.poller.forget(Token::Successor);
+                    self.successor_misbehaved();
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -268,6 +274,19 @@ impl Runtime {
         }
     }
 
+    /// A successor that is no psflip, or a broken one, must not be waited for.
+    fn successor_misbehaved(&mut self) {
+        if !matches!(self.state.phase, Phase::Upgrading { .. }) {
+            return; // it was promoted, and what it does is its own business
+        }
+        match self.successor.as_ref().and_then(successor::Link::process) {
+            Some((_, process)) => {
+                let _ = process.send(Signal::KILL); // it may have ended
+            }
+            None => self.successor_is_gone(),
+        }
+    }
+
     fn successor_is_gone(&mut self) {
         self.poller.forget(Token::SuccessorProcess);
         self.poller.forget(Token::Successor);
@@ -286,8 +305,10 @@ impl Runtime {
         link.set_failure(format!("the new psflip{who} {time}, so it is killed"));
     }
 
-    fn hear_predecessor(&mut self) -> io::Result<()> {
-        while let Some(Predecessor { link, .. }) = &self.predecessor {
+    /// Hears up to `most` messages. What is left is still ready afterwards, and signals and timers get their turn before it.
+    fn hear_predecessor(&mut self, most: usize) -> io::Result<()> {
+        for _ in 0..most {
+            let Some(Predecessor { link, .. }) = &self.predecessor else { return Ok(()) };
             let news = match link.next_news() {
                 Ok(Some(news)) => news,
                 Ok(None) => return Ok(()),
@@ -352,6 +373,9 @@ impl Runtime {
         }
     }
 }
+
+/// So many messages are heard before everything else is looked at again: whoever talks without end must not be all that is heard.
+const AT_ONCE: usize = 50;
 
 /// Whether a terminal that signals our process group reaches this process too.
 fn shares_our_group(pid: u32) -> bool {

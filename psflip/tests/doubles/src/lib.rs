@@ -2,5 +2,10 @@
 //! No production binary contains any of this. Tests find them with `testkit::double`.
 //!
 //! - `psflip-staged`: every system call can be made to fail, every step can be stopped ([`staged`]).
+//! - `psflip-other`: a version that is older or newer, as far as the other side can tell ([`other`]); `psflip-relay` belongs to it.
+//! - `psflip-rogue`: says anything that a plan says, in any order ([`rogue`]).
 
+pub mod other;
+pub mod plan;
+pub mod rogue;
 pub mod staged;

@@ -1,0 +1,4 @@
+//! See `psflip/tests/doubles/src/rogue.rs`.
+#![no_main]
+
+psflip::entry!(psflip_doubles::rogue::main);

@@ -1,0 +1,136 @@
+//! `psflip-other`: psflip, but for what it and its predecessor say to each other, which a relay changes on the way.
+//!
+//! So both are the real psflip, and each meets another version. The plan ([`crate::plan`]):
+//! - `hello KEY VALUE`: the predecessor's first message has this value, or has it not at all (`hello KEY`);
+//! - `noise`: every message in both directions has unknown keys, a lot of them, and descriptors that nobody asked for, and comes
+//!   between messages with unknown verbs.
+
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use psflip::launch::HANDOVER_VARIABLE;
+use psflip::sys::fd;
+use psflip::sys::socket::{Packet, Socket};
+
+use crate::plan::{lines, plain};
+
+/// Tells the relay to make noise.
+const NOISE: &str = "PSFLIP_RELAY_NOISE";
+
+type Error = Box<dyn std::error::Error>;
+
+/// psflip's main, behind a relay if it is a successor.
+#[must_use]
+pub fn main() -> u8 {
+    let plan = lines();
+    if let Ok(value) = std::env::var(HANDOVER_VARIABLE)
+        && !plan.is_empty()
+        && let Err(error) = go_between(&value, &plan)
+    {
+        return fail("psflip-other", &*error);
+    }
+    psflip::cli::main()
+}
+
+/// The main of `psflip-relay`: descriptor 0 leads to the predecessor, 1 to the successor.
+#[must_use]
+pub fn relay() -> u8 {
+    match fd::adopt(0).and_then(|old| Ok((old, fd::adopt(1)?))) {
+        Ok((old, new)) => match carry(&Socket::from_owned(old), &Socket::from_owned(new)) {
+            Ok(()) => 0,
+            Err(error) => fail("psflip-relay", &*error),
+        },
+        Err(error) => fail("psflip-relay", &error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a double has no log")]
+fn fail(who: &str, error: &dyn std::error::Error) -> u8 {
+    eprintln!("{who}: {error}");
+    99
+}
+
+/// Puts a relay behind the descriptor that leads to the predecessor.
+fn go_between(value: &str, plan: &[String]) -> Result<(), Error> {
+    let mut number = fd::adopt(value.parse()?)?;
+    let outer = number.try_clone()?;
+    let (ours, inner) = Socket::pair()?;
+    nix::unistd::dup2(&inner, &mut number)?;
+    let _ = number.into_raw_fd(); // stays open, for psflip to find
+
+    // psflip wants the first message to be there when it looks.
+    let outer = Socket::from_owned(outer);
+    let Packet::Data(bytes, fds) = outer.receive()? else { return Err("no hello".into()) };
+    let hello = rewrite(&String::from_utf8(bytes)?, plan);
+    let noise = plan.iter().any(|line| line == "noise");
+    send(&ours, &hello, &fds, noise)?;
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let mut relay = Command::new(program.parent().unwrap_or(Path::new("/")).join("psflip-relay"));
+    relay.env_clear().stdin(OwnedFd::from(outer)).stdout(OwnedFd::from(ours));
+    if noise {
+        relay.env(NOISE, "1");
+    }
+    relay.spawn()?;
+    Ok(())
+}
+
+/// The first message as another version would say it.
+fn rewrite(hello: &str, plan: &[String]) -> String {
+    let mut lines: Vec<String> = hello.lines().map(str::to_owned).collect();
+    for step in plan.iter().filter_map(|line| line.strip_prefix("hello ")) {
+        let (key, value) = step.split_once(' ').unwrap_or((step, ""));
+        lines.retain(|line| line.split(' ').next() != Some(key));
+        if !value.is_empty() {
+            lines.push(format!("{key} {}", plain(value)));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Carries messages in both directions until one side is closed.
+fn carry(old: &Socket, new: &Socket) -> Result<(), Error> {
+    let noise = std::env::var_os(NOISE).is_some();
+    loop {
+        let mut ready =
+            [PollFd::new(old.as_fd(), PollFlags::POLLIN), PollFd::new(new.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        for (from, to) in [(old, new), (new, old)] {
+            loop {
+                match from.receive()? {
+                    Packet::Data(bytes, fds) => {
+                        // Whoever is gone hears nothing more; the other side has to learn that by itself.
+                        if send(to, &String::from_utf8_lossy(&bytes), &fds, noise).is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Packet::Nothing => break,
+                    Packet::Closed => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Sends a message as it is, or among all that a later version might add.
+fn send(to: &Socket, message: &str, fds: &[OwnedFd], noise: bool) -> Result<(), Error> {
+    let mut all: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    if !noise {
+        return Ok(to.send(message.as_bytes(), &all)?);
+    }
+    let null = std::fs::File::open("/dev/null")?;
+    all.extend([null.as_fd(); 20]);
+    let (verb, keys) = message.split_once('\n').unwrap_or((message, ""));
+    let long = "x".repeat(1500);
+    let message =
+        format!("{verb}\nfuture 7\nfuture-list a,b,\\n\\\\\nempty\n{keys}\nlong {long}\nlonger {long}");
+    if verb != "hello" {
+        to.send(b"sing\nsong loud", &[null.as_fd(); 3])?;
+    }
+    to.send(message.as_bytes(), &all)?;
+    Ok(to.send(b"dance", &[])?)
+}
