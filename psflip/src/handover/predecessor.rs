@@ -83,6 +83,9 @@ pub fn meet(value: &str) -> Result<(Link, Hello), (NoHello, Option<Link>)> {
     let Some(process) = fds.into_iter().next().map(PidFd::from_owned) else {
         return Err(none("the first message has no descriptor of the predecessor".to_owned()));
     };
+    if !process.is_process() {
+        return Err(none("the descriptor of the predecessor is not that of a process".to_owned()));
+    }
     let link = Link { socket, process };
     match ToSuccessor::decode(&bytes) {
         Ok(Some(ToSuccessor::Hello(hello)))
@@ -173,5 +176,24 @@ impl Link {
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What operators read when two versions can't work together, or when there is nobody to work with.
+    #[test]
+    fn the_refusals() {
+        // Contract: V1
+        let refusals = [
+            NoHello::NoPredecessor { value: "9".to_owned(), cause: "no message waits there".to_owned() },
+            NoHello::Versions { version: "9.9.9".to_owned(), theirs_oldest: 2, theirs: 3 },
+            NoHello::Versions { version: "0.0.1".to_owned(), theirs_oldest: 0, theirs: 0 },
+        ];
+        let text: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+        let text = text.join("\n\n").replace(env!("CARGO_PKG_VERSION"), "OWN-VERSION");
+        insta::assert_snapshot!("refusals", text);
     }
 }

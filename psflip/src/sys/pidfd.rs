@@ -36,6 +36,24 @@ impl PidFd {
         Self(fd)
     }
 
+    /// Whether it is the descriptor of a process at all: a later version, or no psflip, may have sent anything. Asks by the
+    /// signal 0, which only checks (pidfd_send_signal(2)).
+    #[must_use]
+    pub fn is_process(&self) -> bool {
+        // SAFETY: the descriptor is open; a null pointer is allowed.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                0,
+                std::ptr::null::<libc::c_void>(),
+                0,
+            )
+        };
+        let error = io::Error::last_os_error().raw_os_error();
+        result == 0 || !matches!(error, Some(libc::EBADF | libc::EINVAL))
+    }
+
     /// Sends a signal as kill(2) does.
     ///
     /// # Errors
@@ -107,7 +125,8 @@ mod tests {
     #[test]
     fn this_process_has_not_ended() {
         let own = PidFd::open(std::process::id()).unwrap();
-        assert!(!own.has_ended());
+        assert!(own.is_process() && !own.has_ended());
+        assert!(!PidFd::from_owned(std::fs::File::open("/dev/null").unwrap().into()).is_process());
         assert_eq!(own.try_reap().unwrap_err().raw_os_error(), Some(libc::ECHILD));
     }
 }

@@ -98,11 +98,17 @@ impl Service {
     /// Starts it and waits until it is asked.
     #[track_caller]
     pub(crate) fn start() -> Self {
+        Self::start_as(|builder, _| builder)
+    }
+
+    /// As [`Service::start`], with more said about how psflip is started.
+    #[track_caller]
+    pub(crate) fn start_as(prepare: impl FnOnce(PsflipBuilder, &Sandbox) -> PsflipBuilder) -> Self {
         let sandbox = Sandbox::new();
         std::fs::create_dir(sandbox.path("bin")).unwrap();
         std::os::unix::fs::symlink(psflip_bin(), sandbox.path("bin/psflip")).unwrap();
         let exe = sandbox.path("bin/psflip");
-        let psflip = psflip(&sandbox, SERVER, SERVING).exe(exe).start().wait_ready();
+        let psflip = prepare(psflip(&sandbox, SERVER, SERVING).exe(exe), &sandbox).start().wait_ready();
         let socket = sandbox.path("app.sock");
         let probe = AvailabilityProbe::start(2, |_| {
             let mut client = HttpClient::unix(&socket);

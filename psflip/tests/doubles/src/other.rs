@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use psflip::launch::HANDOVER_VARIABLE;
@@ -25,13 +25,21 @@ type Error = Box<dyn std::error::Error>;
 #[must_use]
 pub fn main() -> u8 {
     let plan = lines();
+    let mut relay = None;
     if let Ok(value) = std::env::var(HANDOVER_VARIABLE)
         && !plan.is_empty()
-        && let Err(error) = go_between(&value, &plan)
     {
-        return fail("psflip-other", &*error);
+        match go_between(&value, &plan) {
+            Ok(child) => relay = Some(child),
+            Err(error) => return fail("psflip-other", &*error),
+        }
     }
-    psflip::cli::main()
+    let code = psflip::cli::main();
+    // The predecessor must hear the last words before it sees the end of this process.
+    if let Some(mut relay) = relay {
+        let _ = relay.wait(); // psflip may have reaped it
+    }
+    code
 }
 
 /// The main of `psflip-relay`: descriptor 0 leads to the predecessor, 1 to the successor.
@@ -53,11 +61,12 @@ fn fail(who: &str, error: &dyn std::error::Error) -> u8 {
 }
 
 /// Puts a relay behind the descriptor that leads to the predecessor.
-fn go_between(value: &str, plan: &[String]) -> Result<(), Error> {
+fn go_between(value: &str, plan: &[String]) -> Result<Child, Error> {
     let mut number = fd::adopt(value.parse()?)?;
     let outer = number.try_clone()?;
     let (ours, inner) = Socket::pair()?;
     nix::unistd::dup2(&inner, &mut number)?;
+    fd::set_close_on_exec(number.as_fd(), true)?; // the relay must not have both ends
     let _ = number.into_raw_fd(); // stays open, for psflip to find
 
     // psflip wants the first message to be there when it looks.
@@ -72,8 +81,7 @@ fn go_between(value: &str, plan: &[String]) -> Result<(), Error> {
     if noise {
         relay.env(NOISE, "1");
     }
-    relay.spawn()?;
-    Ok(())
+    Ok(relay.spawn()?)
 }
 
 /// The first message as another version would say it.

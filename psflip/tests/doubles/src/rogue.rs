@@ -4,7 +4,7 @@
 //! - `flood N TEXT`: the message N times, as fast as it is read; without end for `flood 0 TEXT`;
 //! - `hear VERB`: waits for this message; `close`: closes the connection; `exit CODE`: ends.
 //!
-//! After the last line it waits to be killed. What it does is told on standard error.
+//! After the last line it waits to be killed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -31,7 +31,6 @@ pub fn main() -> u8 {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a double has no log")]
 fn follow() -> Result<u8, Error> {
     let number = std::env::var(HANDOVER_VARIABLE)?.parse()?;
     let mut socket = Some(Socket::from_owned(fd::adopt(number)?));
@@ -73,7 +72,6 @@ fn follow() -> Result<u8, Error> {
             "hear" => hear(socket, first)?,
             other => return Err(format!("unknown step `{other}`").into()),
         }
-        eprintln!("psflip-rogue: done `{step}`");
     }
     loop {
         nix::unistd::pause();

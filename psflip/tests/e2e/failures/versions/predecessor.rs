@@ -1,0 +1,180 @@
+//! A predecessor that is none, or a broken one: the test itself is the old side, and says what it likes.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    recv, sendmsg, socketpair,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use testkit::{Deadline, FdSnapshot, Psflip, Running, Sandbox, Signal, Stream, wait_until};
+
+use crate::service::{AT_ONCE, psflip};
+
+/// The descriptor of the successor's end, as a predecessor names it in the environment.
+const NUMBER: i32 = 9;
+const HELLO: &str =
+    "hello\nprotocol 1\noldest 1\nversion 0.1.0\npid 1\ngeneration 2\nslot b\nmask 0\nignored 0";
+
+/// What the test does as the old psflip.
+struct Old {
+    socket: OwnedFd,
+    /// Stands for its process.
+    process: Arc<Running>,
+    sandbox: Sandbox,
+}
+
+impl Old {
+    fn new() -> (Self, OwnedFd) {
+        let sandbox = Sandbox::new();
+        let process = sandbox.command(["sleep", "infinity"]).start();
+        let (socket, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        (Self { socket, process, sandbox }, theirs)
+    }
+
+    fn pidfd(&self) -> OwnedFd {
+        let pid = Pid::from_raw(self.process.pid().cast_signed()).unwrap();
+        pidfd_open(pid, PidfdFlags::empty()).unwrap()
+    }
+
+    fn say(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+        }
+        sendmsg(&self.socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// A psflip that finds this end behind its variable.
+    fn start(&self, theirs: OwnedFd) -> Psflip {
+        let builder =
+            psflip(&self.sandbox, &["never-ready"], AT_ONCE).env("PSFLIP_HANDOVER", NUMBER.to_string());
+        builder.inherit_fd(theirs, NUMBER).start()
+    }
+
+    /// Waits for a message of the new psflip.
+    #[track_caller]
+    fn hear(&self, verb: &str) {
+        let mut buffer = [0_u8; 4096];
+        loop {
+            let (length, _) = recv(&self.socket, &mut buffer, RecvFlags::empty()).unwrap();
+            assert!(length > 0, "closed before `{verb}`\n{}", self.sandbox.report());
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            assert!(!text.starts_with("failed"), "{text}");
+            if text.lines().next() == Some(verb) {
+                return;
+            }
+        }
+    }
+
+    /// The end of all: the old psflip's stand-in, too.
+    fn ends(self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait_exit();
+        self.sandbox.assert_no_process_left();
+    }
+}
+
+#[test]
+fn a_first_message_that_is_no_hello_starts_nothing() {
+    // Contract: V1, X2, C6
+    let cut = &HELLO[..60];
+    let long = format!("hello\nfuture {}{}", "x".repeat(6000), &HELLO[5..]);
+    let no_number = HELLO.replace("protocol 1", "protocol one");
+    let tries: &[(&[u8], &str)] = &[
+        (b"", "the connection is closed"),
+        (b"\xff\xfe", "malformed message: invalid utf-8"),
+        (b"ready", "the first message is no hello"),
+        (b"acknowledge\nremembered 0", "the first message is no hello"),
+        (cut.as_bytes(), "malformed message: no `slot`"),
+        (long.as_bytes(), "malformed message: no `protocol`"),
+        (no_number.as_bytes(), "`protocol one` is no number in range"),
+    ];
+    for (packet, reason) in tries {
+        let (old, theirs) = Old::new();
+        old.say(packet, &[old.pidfd().as_fd()]).unwrap();
+        let psflip = old.start(theirs);
+        assert_eq!(psflip.wait_exit().code(), Some(125), "{}", old.sandbox.report());
+        let log = psflip.log();
+        assert!(log.contains(reason) && log.contains("no predecessor behind it"), "no `{reason}` in: {log}");
+        assert!(!psflip.output().text(Stream::Stdout).contains("starting"), "nothing was started");
+        assert!(!psflip.pidfile_path().exists());
+        old.ends();
+    }
+}
+
+#[test]
+fn a_hello_without_the_predecessors_process_starts_nothing() {
+    // Contract: V1, C6
+    let (null, pipe) = (OwnedFd::from(std::fs::File::open("/dev/null").unwrap()), std::io::pipe().unwrap());
+    for (fd, reason) in [
+        (None, "the first message has no descriptor of the predecessor"),
+        (Some(null.as_fd()), "the descriptor of the predecessor is not that of a process"),
+        (Some(pipe.0.as_fd()), "the descriptor of the predecessor is not that of a process"),
+    ] {
+        let (old, theirs) = Old::new();
+        old.say(HELLO.as_bytes(), fd.as_slice()).unwrap();
+        let psflip = old.start(theirs);
+        assert_eq!(psflip.wait_exit().code(), Some(125), "{}", old.sandbox.report());
+        assert!(psflip.log().contains(reason), "no `{reason}` in: {}", psflip.log());
+        assert!(!psflip.output().text(Stream::Stdout).contains("starting"), "nothing was started");
+        old.ends();
+    }
+}
+
+#[test]
+fn an_acknowledgement_counts_once() {
+    // Contract: V1, U4
+    let (old, theirs) = Old::new();
+    old.say(HELLO.as_bytes(), &[old.pidfd().as_fd()]).unwrap();
+    let psflip = old.start(theirs);
+    old.hear("ready");
+    assert!(!psflip.log().contains("healthy, active"), "{}", old.sandbox.report());
+    let null = std::fs::File::open("/dev/null").unwrap();
+    old.say(b"acknowledge\nremembered 0", &[null.as_fd(); 253]).unwrap();
+    psflip.wait_for_line(Stream::Stderr, "healthy, active");
+    let before = FdSnapshot::of(psflip.active());
+    for packet in ["acknowledge\nremembered 1", "abort", HELLO, "sing", "acknowledge"] {
+        old.say(packet.as_bytes(), &[null.as_fd(); 9]).unwrap();
+    }
+    psflip.wait_for_line(Stream::Stderr, "skipping a message of the predecessor");
+    before.assert_unchanged();
+    assert!(!psflip.log().contains("upgrade"), "{}", old.sandbox.report());
+    // What it remembers is not that of the second one, so the end of the old psflip makes no upgrade.
+    crate::service::stop(&psflip);
+    old.ends();
+}
+
+#[test]
+fn a_predecessor_that_talks_without_end_does_not_keep_signals_away() {
+    // Contract: V1, X2, S5
+    let (old, theirs) = Old::new();
+    old.say(HELLO.as_bytes(), &[old.pidfd().as_fd()]).unwrap();
+    let psflip = old.start(theirs);
+    old.hear("ready");
+    let said = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // Until nobody listens any more. It waits while the queue is full.
+        let flood = scope.spawn(|| {
+            while old.say(b"sing\nsong loud", &[]).is_ok() {
+                said.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        wait_until(Deadline::default(), "more messages than a queue holds to be said", || {
+            (said.load(Ordering::Relaxed) > 5000).then_some(())
+        });
+        psflip.program().signal(Signal::SIGTERM);
+        // Told to stop before it was acknowledged, it gives up.
+        assert_eq!(psflip.wait_exit().code(), Some(125), "{}", old.sandbox.report());
+        flood.join().unwrap();
+    });
+    assert!(!psflip.pidfile_path().exists());
+    old.ends();
+}

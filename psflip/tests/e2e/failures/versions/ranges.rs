@@ -1,0 +1,122 @@
+//! Versions that speak each other's protocol hand over, in both directions; those that don't say so before anything is touched.
+
+use testkit::{Deadline, FdSnapshot, Stream, double, psflip_bin, wait_until};
+
+use super::{install, plan, start};
+use crate::service::{AT_ONCE, Service, psflip};
+
+/// One flip of which nothing stays but the new generation.
+#[track_caller]
+fn flips(service: &Service) {
+    service.psflip.flip();
+    service.wait_alone(service.psflip.active(), service.psflip.child());
+}
+
+#[test]
+fn a_later_version_that_speaks_ours_takes_over_and_hands_over() {
+    // Contract: V1, U8
+    let service = start();
+    let before = FdSnapshot::of(service.psflip.active());
+    // Everything that is said has more in it, and comes among what nobody knows here.
+    plan(&service, "hello protocol 9\nhello version 9.9.9\nnoise\n");
+    for program in [double("psflip-other"), double("psflip-other"), psflip_bin()] {
+        install(&service, &program);
+        flips(&service);
+        before.assert_same_in(service.psflip.active());
+    }
+    let log = service.psflip.log();
+    // `sing` and `dance` around each of three messages to the old one and two to the new one, in two flips.
+    for verb in ["sing", "dance"] {
+        let skipped =
+            log.lines().filter(|line| line.contains("skipping a message") && line.contains(verb)).count();
+        assert!(skipped >= 6, "{skipped} times `{verb}` in {log}");
+    }
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn an_older_version_that_speaks_ours_takes_over_and_hands_over() {
+    // Contract: V1
+    let service = start();
+    plan(&service, "hello protocol 1\nhello oldest 0\nhello version 0.0.9\n");
+    for program in [double("psflip-other"), psflip_bin()] {
+        install(&service, &program);
+        flips(&service);
+    }
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn what_an_older_version_does_not_say_is_not_needed() {
+    // Contract: V1
+    let sandbox = testkit::Sandbox::new();
+    let plan = sandbox.path("plan");
+    // Neither a pidfile nor anything else that may be missing, and nothing in the order of today.
+    sandbox.write("plan", "hello pidfile\nhello version 0.0.9\nhello protocol 1\nhello mask 0\n");
+    let exe = sandbox.path("psflip");
+    std::os::unix::fs::symlink(double("psflip-other"), &exe).unwrap();
+    let builder = psflip(&sandbox, &["never-ready"], AT_ONCE).no_pidfile().exe(exe);
+    let psflip = builder.env("PSFLIP_DOUBLE_PLAN", plan).start();
+    let output = psflip.output();
+    output.wait(Stream::Stderr, "healthy, active");
+    psflip.program().signal(testkit::Signal::SIGHUP);
+    output.wait(Stream::Stderr, "superseded");
+    assert!(psflip.wait_exit().success(), "{}", sandbox.report());
+    let new = wait_until(Deadline::default(), "the new generation to be alone", || {
+        match &crate::service::generations(&sandbox)[..] {
+            [new] => Some(*new),
+            _ => None,
+        }
+    });
+    new.signal(testkit::Signal::SIGTERM).unwrap();
+    psflip.wait_gone(new);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_predecessor_that_does_not_tell_its_pidfile_keeps_it() {
+    // Contract: V1, P3, U8
+    let service = start();
+    plan(&service, "hello pidfile\n");
+    install(&service, &double("psflip-other"));
+    let line = service.fails();
+    assert!(line.text.contains("is running with this pidfile"), "{line}");
+    install(&service, &psflip_bin());
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_predecessor_whose_protocol_is_unknown_is_refused_before_anything_is_touched() {
+    // Contract: V1, U8
+    let service = start();
+    install(&service, &double("psflip-other"));
+    // Its child would say that it is there.
+    service.configure(&["never-ready"], AT_ONCE);
+    for (newest, oldest, version) in [(3, 2, "9.9.9"), (0, 0, "0.0.1"), (u32::MAX, u32::MAX, "12.0.0-rc.1")] {
+        plan(&service, &format!("hello protocol {newest}\nhello oldest {oldest}\nhello version {version}\n"));
+        let line = service.fails();
+        let own = env!("CARGO_PKG_VERSION");
+        let theirs =
+            format!("the predecessor is psflip {version} and speaks hand-over protocol {oldest} to {newest}");
+        for part in [theirs, format!("this is psflip {own} and speaks 1 to 1"), "exit code 125".to_owned()] {
+            assert!(line.text.contains(&part), "no `{part}` in: {line}");
+        }
+    }
+    let told = service.psflip.output().text(Stream::Stdout);
+    assert!(!told.contains("starting"), "a child of the new generation was started: {told}");
+    install(&service, &psflip_bin());
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_successor_that_does_not_speak_our_protocol_is_heard_and_nothing_is_touched() {
+    // Contract: V1, U8
+    let service = start();
+    install(&service, &double("psflip-rogue"));
+    let reason = "the predecessor is psflip 0.1.0 and speaks hand-over protocol 1 to 1, this is psflip 9.9.9 and speaks 2 to 3";
+    plan(&service, &format!("say failed\\ncode 125\\nreason {reason}\nexit 125\n"));
+    let line = service.fails();
+    assert!(line.text.contains(reason) && line.text.contains("exit code 125"), "{line}");
+    install(&service, &psflip_bin());
+    service.succeeds_and_ends();
+}
