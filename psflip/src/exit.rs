@@ -32,9 +32,12 @@ pub fn end_for(outcome: Outcome) -> End {
             Failure::EndedEarly(End::Exited(0)) => End::Exited(ENDED_TOO_EARLY),
             Failure::EndedEarly(end) => end,
             Failure::NotHealthy => End::Exited(NOT_HEALTHY),
-            Failure::Start(StartFailure::Other) | Failure::Pidfile | Failure::Aborted | Failure::Silence => {
-                End::Exited(FAILURE)
-            }
+            Failure::Start(StartFailure::Other)
+            | Failure::Hook
+            | Failure::Switch
+            | Failure::Pidfile
+            | Failure::Aborted
+            | Failure::Silence => End::Exited(FAILURE),
         },
     }
 }

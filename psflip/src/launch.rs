@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -12,9 +12,11 @@ use nix::unistd::AccessFlags;
 use crate::config::EnvChange;
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
+use crate::sys::fd;
 use crate::sys::process::{self, StringArray};
 use crate::sys::seam::{self, Call};
 use crate::sys::signal;
+use crate::traffic::activation::Activation;
 
 /// A program with everything that it is started with. All memory is allocated before the fork.
 #[derive(Debug)]
@@ -28,6 +30,18 @@ pub struct Launch {
     workdir: Option<PathBuf>,
     signals: SignalSetup,
     output: Option<OwnedFd>,
+    sockets: Sockets,
+}
+
+/// The sockets that a program inherits on purpose (`[[listen]]`).
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Which descriptor goes to which number. The new process has them by its fork; they stay open until then.
+    pub numbers: Vec<(RawFd, i32)>,
+    /// Whether the program finds its own pid in `LISTEN_PID` (sd_listen_fds(3)).
+    pub listen_pid: bool,
+    /// What psflip itself was given is not for the program under its old numbers.
+    pub hides: Activation,
 }
 
 /// What failed in the new process before the program ran.
@@ -104,6 +118,7 @@ impl Launch {
             workdir,
             signals,
             output: None,
+            sockets: Sockets::default(),
         }
     }
 
@@ -111,6 +126,13 @@ impl Launch {
     #[must_use]
     pub fn with_output(mut self, output: OwnedFd) -> Self {
         self.output = Some(output);
+        self
+    }
+
+    /// Lets it inherit these sockets.
+    #[must_use]
+    pub fn with_sockets(mut self, sockets: Sockets) -> Self {
+        self.sockets = sockets;
         self
     }
 
@@ -125,7 +147,7 @@ impl Launch {
 
     /// Becomes the program. Returns only if that failed.
     #[must_use]
-    pub fn exec(self) -> Refusal {
+    pub fn exec(mut self) -> Refusal {
         if let Err(refusal) = self.prepare() {
             return refusal;
         }
@@ -150,7 +172,7 @@ impl Launch {
     }
 
     /// Everything before the exec.
-    fn prepare(&self) -> Result<(), Refusal> {
+    fn prepare(&mut self) -> Result<(), Refusal> {
         if let Some(workdir) = &self.workdir {
             #[expect(clippy::disallowed_methods, reason = "this process is the child that is about to be")]
             let enter = || std::env::set_current_dir(workdir);
@@ -162,11 +184,35 @@ impl Launch {
         if let Some(output) = &self.output {
             self.redirect(output).map_err(|error| Refusal { stage: Stage::Fork, error })?;
         }
+        self.place_sockets().map_err(|error| Refusal { stage: Stage::Fork, error })?;
         restore_signals(&self.signals).map_err(|error| Refusal { stage: Stage::Fork, error })
     }
 
+    /// Puts the sockets where the program looks for them. What psflip inherited under these numbers is replaced.
+    fn place_sockets(&mut self) -> io::Result<()> {
+        let Sockets { numbers, listen_pid, hides } = &self.sockets;
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        hides.hide();
+        // Out of the way first: one may stand where another one has to go.
+        let above = numbers.iter().map(|(_, number)| number + 1).max().unwrap_or_default();
+        let copies = numbers
+            .iter()
+            .map(|(socket, number)| Ok((fd::duplicate_above(*socket, above)?, *number)))
+            .collect::<io::Result<Vec<_>>>()?;
+        for (socket, number) in &copies {
+            duplicate(socket.as_fd(), *number)?;
+        }
+        if *listen_pid {
+            let mut envp = self.envp.strings().to_vec();
+            set_variable(&mut envp, "LISTEN_PID", Some(&std::process::id().to_string()));
+            self.envp = StringArray::new(envp);
+        }
+        Ok(())
+    }
+
     fn redirect(&self, output: &OwnedFd) -> io::Result<()> {
-        use std::os::fd::AsFd;
         let nothing = std::fs::File::open("/dev/null")?;
         duplicate(nothing.as_fd(), 0)?;
         duplicate(output.as_fd(), 1)?;

@@ -1,12 +1,13 @@
 //! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
 //!
-//! Imports point one way: `cli` -> `runtime` -> {`flip`, `handover`, `keeper`, `health`, `manager`} -> `sys`.
+//! Imports point one way: `cli` -> `runtime` -> {`flip`, `handover`, `keeper`, `health`, `traffic`, `manager`} -> `sys`.
 //! `config` is read by `cli` and carried as a value ([`config::Plan`]); `flip` imports nothing of these.
 //! Where each thing lives and why is told in `docs/architecture.md`.
 
 pub mod cli;
 pub mod config;
 pub mod end;
+pub mod errand;
 pub mod exit;
 pub mod flip;
 pub mod handover;
@@ -18,3 +19,5 @@ pub mod manager;
 pub mod runtime;
 pub mod signal;
 pub mod sys;
+mod text;
+pub mod traffic;

@@ -7,10 +7,12 @@ use super::{complain, no_configuration};
 use crate::config::{self, Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
-use crate::handover::{Hello, ToPredecessor, predecessor};
+use crate::handover::predecessor::{self, Met};
+use crate::handover::{Hello, ToPredecessor};
 use crate::manager::pidfile;
 use crate::runtime::{self, Identity, Origin, Predecessor};
 use crate::sys::early;
+use crate::traffic::activation::Activation;
 
 /// Why a generation does not even begin.
 struct Refusal {
@@ -30,15 +32,22 @@ impl Refusal {
 /// Lives a generation's life.
 pub(super) fn run(path: &Path) -> End {
     let origin = Origin::of_this_process();
-    let (link, hello) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
-        Ok(met) => met.unzip(),
+    let (link, hello, given) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
+        Ok(Some(Met { link, hello, listeners })) => (Some(link), Some(hello), listeners),
+        Ok(None) => (None, None, Vec::new()),
         Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
+    };
+    let activation = match &hello {
+        None => Activation::of(&origin.program.envp, Some(std::process::id())),
+        Some(hello) if hello.activated => Activation::of(&origin.program.envp, None),
+        Some(_) => Activation::default(),
     };
     let identity = Identity {
         generation: hello.as_ref().map_or(1, |hello| hello.generation),
         slot: hello.as_ref().map_or(Slot::A, |hello| hello.slot),
         signals: hello.as_ref().map_or_else(early::inherited_signals, |hello| hello.signals),
         origin,
+        activation,
     };
     let plan = match prepare(path, &identity, hello.as_ref()) {
         Ok(plan) => plan,
@@ -47,7 +56,7 @@ pub(super) fn run(path: &Path) -> End {
     let _span = crate::log::start(&plan, identity.generation);
     let predecessor =
         link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
-    match runtime::live(plan, identity, predecessor) {
+    match runtime::live(plan, identity, predecessor, given) {
         Ok(outcome) => exit::end_for(outcome),
         Err(error) => {
             tracing::error!(%error, "psflip can't go on");

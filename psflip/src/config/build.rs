@@ -5,25 +5,41 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Error, meant, nearest, quoted};
-use super::health;
-use super::plan::{EnvChange, Health, Log, LogFormat, Orphans, Plan, Shutdown, Upgrade};
+use super::plan::{EnvChange, Health, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade};
 use super::reader::{Node, Reader, Section, Zero};
-use super::scalar;
+use super::{health, listen, scalar};
 use crate::signal::Signal;
 
 /// The keys of the file itself.
-pub(super) const TOP: &[&str] =
-    &["cmd", "workdir", "pidfile", "quiet", "locals", "env", "upgrade", "shutdown", "healthcheck", "log"];
+pub(super) const TOP: &[&str] = &[
+    "cmd",
+    "workdir",
+    "pidfile",
+    "quiet",
+    "locals",
+    "env",
+    "upgrade",
+    "shutdown",
+    "healthcheck",
+    "listen",
+    "switch",
+    "hooks",
+    "log",
+];
 const UPGRADE: &[&str] = &["signal", "timeout"];
 const SHUTDOWN: &[&str] = &["delay", "signal", "timeout", "orphans"];
+const SWITCH: &[&str] = &["symlink"];
+const SYMLINK: &[&str] = &["path", "to"];
+const HOOKS: &[&str] = &["promote", "promoted", "failed", "timeout"];
 const LOG: &[&str] = &["format", "level"];
 
 /// The tables with keys of their own, besides those of the health checks.
 const TABLES: &[(&str, &[&str])] = &[("[upgrade]", UPGRADE), ("[shutdown]", SHUTDOWN), ("[log]", LOG)];
+const TRAFFIC: &[(&str, &[&str])] = &[("[hooks]", HOOKS), ("[[listen]]", listen::LISTEN)];
 
 /// The key that `wrong` was probably meant to be, and the tables it belongs to.
 pub(super) fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
-    let tables = || TABLES.iter().chain(health::TABLES);
+    let tables = || TABLES.iter().chain(health::TABLES).chain(TRAFFIC);
     let key = nearest(wrong, tables().flat_map(|(_, keys)| *keys).filter(|key| **key != "cmd"))?;
     let homes = tables().filter(|(_, keys)| keys.contains(&key.as_str())).map(|(table, _)| *table);
     Some((key.clone(), homes.take(3).collect()))
@@ -48,6 +64,14 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             orphans: Orphans::Kill,
         },
         health: Health::Alive { timeout: Duration::from_secs(5) },
+        listeners: Vec::new(),
+        switch: None,
+        hooks: Hooks {
+            promote: Vec::new(),
+            promoted: Vec::new(),
+            failed: Vec::new(),
+            timeout: Duration::from_secs(30),
+        },
         log: Log { format: LogFormat::Text, level: tracing::Level::INFO },
     };
     let file = Section::new("", root);
@@ -69,11 +93,20 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             "upgrade" => upgrade(reader, node, &mut plan.upgrade),
             "shutdown" => shutdown(reader, node, &mut plan.shutdown),
             "healthcheck" => health::healthcheck(reader, node, &mut plan.health),
+            "listen" => plan.listeners = listen::listeners(reader, node),
+            "switch" => plan.switch = switch(reader, node),
+            "hooks" => hooks(reader, node, &mut plan.hooks),
             "log" => log(reader, node, &mut plan.log),
             _ => reader.unknown(&file, key, span, TOP),
         }
     }
     health::conflicts(reader, &file, &plan.health);
+    if let Some(listener) = listen::shared_with(&plan.listeners, &plan.health) {
+        let address = quoted(&listener.address.to_string());
+        let message = format!("the health check asks the shared listener {address}");
+        let span = find(&file, "healthcheck").map(toml::Spanned::span);
+        reader.error(Error { message, span, help: Some(SHARED.to_owned()) });
+    }
     if find(&file, "cmd").is_none() && !misspelled(&file, "cmd", TOP) {
         reader.error(
             Error::whole("`cmd` is missing: the program to run")
@@ -82,6 +115,9 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
     }
     plan
 }
+
+const SHARED: &str = "the old child accepts on it too, so its answer would be taken for the new one's; use `[healthcheck.notify]`, \
+     `[healthcheck.command]` or an address of the new child's own";
 
 /// The value of a key.
 pub(super) fn find<'t>(section: &Section<'t>, key: &str) -> Option<Node<'t>> {
@@ -172,6 +208,75 @@ fn shutdown(reader: &mut Reader<'_>, node: Node<'_>, shutdown: &mut Shutdown) {
                 set(&mut shutdown.orphans, reader.word("orphans", node, &words));
             }
             _ => reader.unknown(&section, key, span, SHUTDOWN),
+        }
+    }
+}
+
+fn switch(reader: &mut Reader<'_>, node: Node<'_>) -> Option<Symlink> {
+    let section = reader.table("switch", node)?;
+    let mut symlink = None;
+    for (key, span, node) in &section.entries {
+        match *key {
+            "symlink" => symlink = read_symlink(reader, node),
+            _ => reader.unknown(&section, key, span, SWITCH),
+        }
+    }
+    symlink
+}
+
+fn read_symlink(reader: &mut Reader<'_>, node: Node<'_>) -> Option<Symlink> {
+    let section = reader.table("switch.symlink", node)?;
+    let (mut path, mut to) = (None, None);
+    for (key, span, node) in &section.entries {
+        match *key {
+            "path" => path = reader.path("path", node),
+            "to" => to = reader.path("to", node),
+            _ => reader.unknown(&section, key, span, SYMLINK),
+        }
+    }
+    for key in SYMLINK {
+        if find(&section, key).is_none() && !misspelled(&section, key, SYMLINK) {
+            reader.error(
+                Error::at(node.span(), format!("`{key}` is missing in `[switch.symlink]`"))
+                    .help("write `symlink = { path = \"/run/app/app.sock\", to = \"/run/app/{{ blue_green() }}.sock\" }`"),
+            );
+        }
+    }
+    let (path, to) = (path?, to?);
+    if path.file_name().is_none() || path.to_string_lossy().ends_with('/') {
+        reader.error(Error::at(node.span(), format!("{} can't be a link", quoted(&path.to_string_lossy()))));
+        return None;
+    }
+    if path == to {
+        reader.error(Error::at(
+            node.span(),
+            format!("the link {} would point to itself", quoted(&path.to_string_lossy())),
+        ));
+        return None;
+    }
+    Some(Symlink { path, to })
+}
+
+fn hooks(reader: &mut Reader<'_>, node: Node<'_>, hooks: &mut Hooks) {
+    let Some(section) = reader.table("hooks", node) else { return };
+    for (key, span, node) in &section.entries {
+        let place = match *key {
+            "promote" => &mut hooks.promote,
+            "promoted" => &mut hooks.promoted,
+            "failed" => &mut hooks.failed,
+            "timeout" => {
+                let zero = Zero::Refused("no hook could ever end in time");
+                set(&mut hooks.timeout, reader.duration("timeout", node, zero));
+                continue;
+            }
+            _ => {
+                reader.unknown(&section, key, span, HOOKS);
+                continue;
+            }
+        };
+        // `promoted = []` says on purpose that there is none.
+        if !matches!(node.get_ref(), DeValue::Array(items) if items.is_empty()) {
+            set(place, reader.argv(key, node));
         }
     }
 }

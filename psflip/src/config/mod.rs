@@ -11,6 +11,7 @@ mod file;
 mod functions;
 mod health;
 mod inspect;
+mod listen;
 mod plan;
 mod reader;
 mod render;
@@ -24,6 +25,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 pub use error::{Error, Errors};
+pub use listen::{ListenAddress, Listener, Options, Protocol};
 pub use plan::*;
 
 /// What templates can see of the generation whose configuration is read.

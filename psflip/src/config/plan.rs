@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::listen::Listener;
 use crate::signal::Signal;
 
 /// One generation's configuration: every template is rendered, every value is valid.
@@ -25,6 +26,12 @@ pub struct Plan {
     pub shutdown: Shutdown,
     /// `[healthcheck.*]`.
     pub health: Health,
+    /// `[[listen]]`, in the order of the file.
+    pub listeners: Vec<Listener>,
+    /// `[switch]`.
+    pub switch: Option<Symlink>,
+    /// `[hooks]`.
+    pub hooks: Hooks,
     /// `[log]`.
     pub log: Log,
 }
@@ -183,6 +190,28 @@ pub struct Pace {
     pub timeout: Duration,
     /// Successful probes in a row that make a child healthy. At least 1.
     pub successes: u32,
+}
+
+/// `switch.symlink`: a symbolic link that is turned at promotion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symlink {
+    /// The link.
+    pub path: PathBuf,
+    /// What it points to from then on, as it is written into the link.
+    pub to: PathBuf,
+}
+
+/// `[hooks]`: programs that are run on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// Before promotion; its failure fails the upgrade. Empty: none.
+    pub promote: Vec<String>,
+    /// After promotion. Empty: none.
+    pub promoted: Vec<String>,
+    /// After an upgrade that failed, by the generation that serves on. Empty: none.
+    pub failed: Vec<String>,
+    /// For each of them. Never zero.
+    pub timeout: Duration,
 }
 
 /// `[log]`.

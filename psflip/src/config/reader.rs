@@ -1,6 +1,6 @@
 //! Reads typed values out of the TOML tree. Every mistake is collected with its place; reading goes on behind it.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl<'t> Section<'t> {
 }
 
 /// The keys that a later version has; this one says so instead of guessing what was meant.
-const LATER: &[(&str, &[&str])] = &[("", &["listen", "proxy", "switch", "hooks", "control"])];
+const LATER: &[(&str, &[&str])] = &[("", &["proxy", "control"])];
 
 /// Collects mistakes while values are read.
 pub(super) struct Reader<'a> {
@@ -281,7 +281,12 @@ impl<'a> Reader<'a> {
 
     /// A whole number of at least 1.
     pub(super) fn count(&mut self, key: &str, node: Node<'_>) -> Option<u32> {
-        let allowed = "a whole number from 1 to 1000";
+        self.whole(key, node, 1..=1000)
+    }
+
+    /// A whole number in this range.
+    pub(super) fn whole(&mut self, key: &str, node: Node<'_>, range: RangeInclusive<u32>) -> Option<u32> {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         let DeValue::Integer(number) = node.get_ref() else {
             self.wrong_type(
                 node,
@@ -290,9 +295,8 @@ impl<'a> Reader<'a> {
             );
             return None;
         };
-        let value = u32::from_str_radix(number.as_str(), number.radix())
-            .ok()
-            .filter(|value| (1..=1000).contains(value));
+        let value =
+            u32::from_str_radix(number.as_str(), number.radix()).ok().filter(|value| range.contains(value));
         if value.is_none() {
             let written = quoted(self.text.get(node.span()).unwrap_or_default());
             self.error(Error::at(node.span(), format!("`{key}` must be {allowed}, not {written}")));

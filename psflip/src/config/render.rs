@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::plan::{EnvChange, Health, LogFormat, Orphans, Pace, Plan};
+use super::listen::{ListenAddress, Listener};
+use super::plan::{EnvChange, Health, Hooks, LogFormat, Orphans, Pace, Plan, Symlink};
 use super::scalar::spell;
 
 impl fmt::Display for Plan {
@@ -39,6 +40,22 @@ impl fmt::Display for Plan {
         };
         writeln!(f, "orphans = \"{orphans}\"")?;
         health(f, &self.health)?;
+        for one in &self.listeners {
+            listener(f, one)?;
+        }
+        if let Some(Symlink { path: link, to }) = &self.switch {
+            writeln!(f, "\n[switch]")?;
+            writeln!(f, "symlink = {{ path = {}, to = {} }}", path(link), path(to))?;
+        }
+        let Hooks { promote, promoted, failed, timeout } = &self.hooks;
+        let hooks = [("promote", promote), ("promoted", promoted), ("failed", failed)];
+        if hooks.iter().any(|(_, argv)| !argv.is_empty()) {
+            writeln!(f, "\n[hooks]")?;
+            for (name, argv) in hooks {
+                writeln!(f, "{name} = {}", array(argv))?;
+            }
+            writeln!(f, "timeout = \"{}\"", spell(*timeout))?;
+        }
         writeln!(f, "\n[log]")?;
         let format = match self.log.format {
             LogFormat::Text => "text",
@@ -114,6 +131,36 @@ fn codes(status: &[RangeInclusive<u16>]) -> String {
         })
         .collect();
     codes.join(",")
+}
+
+fn listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
+    let Listener { address, name, protocols, options } = listener;
+    writeln!(f, "\n[[listen]]")?;
+    writeln!(f, "address = {}", string(&address.to_string()))?;
+    writeln!(f, "name = {}", string(name))?;
+    let protocols: Vec<String> = protocols.iter().map(|protocol| protocol.as_str().to_owned()).collect();
+    writeln!(f, "as = {}", array(&protocols))?;
+    if let Some(mode) = options.mode {
+        writeln!(f, "mode = \"{mode:04o}\"")?;
+    }
+    for (key, account) in [("owner", &options.owner), ("group", &options.group)] {
+        if let Some(account) = account {
+            writeln!(f, "{key} = {}", string(account))?;
+        }
+    }
+    if matches!(address, ListenAddress::Tcp(_) | ListenAddress::Unix(_)) {
+        writeln!(f, "backlog = {}", options.backlog)?;
+    }
+    if matches!(address, ListenAddress::Tcp(_) | ListenAddress::Udp(_)) {
+        writeln!(f, "reuseport = {}", options.reuseport)?;
+    }
+    if let Some(v6only) = options.v6only {
+        writeln!(f, "v6only = {v6only}")?;
+    }
+    if matches!(address, ListenAddress::Tcp(_)) {
+        writeln!(f, "nodelay = {}", options.nodelay)?;
+    }
+    Ok(())
 }
 
 fn pace(f: &mut fmt::Formatter<'_>, pace: &Pace) -> fmt::Result {

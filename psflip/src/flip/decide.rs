@@ -1,6 +1,6 @@
 //! The decision. One function a phase; every one names every event, so that a new event can't be forgotten anywhere.
 
-use super::effect::{Effect, News};
+use super::effect::{Effect, Hook, News};
 use super::event::Event;
 use super::state::{
     Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor, Timer,
@@ -36,7 +36,7 @@ pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
 }
 
 fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: Event) -> Vec<Effect> {
-    use Effect::{Arm, Disarm, StartProbing, StopProbing, TakePidfile, Tell};
+    use Effect::{Arm, Disarm, StartProbing, StopProbing, Tell};
     match event {
         Event::ChildStarted if stopping => Vec::new(),
         Event::ChildStarted => vec![StartProbing],
@@ -51,8 +51,8 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         // The signal is on its way to the child: whether it serves on is decided by its end or by the grace time.
         Event::ChildHealthy if stopping => Vec::new(),
         Event::ChildHealthy => {
-            state.phase = Phase::Promoting { predecessor, step: Promotion::TakingPidfile };
-            vec![Disarm(Timer::Healthy), StopProbing, TakePidfile]
+            state.phase = Phase::Promoting { predecessor, step: Promotion::RunningHook };
+            vec![Disarm(Timer::Healthy), StopProbing, Effect::RunHook(Hook::Promote)]
         }
         Event::ChildEnded(end) => {
             // After a stop request the child did what it was asked for; else it failed (contract C6).
@@ -86,6 +86,10 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         },
         Event::TreeGone
         | Event::TimedOut(Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace)
+        | Event::HookSucceeded
+        | Event::HookFailed
+        | Event::TrafficSwitched
+        | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::Acknowledged { .. }
@@ -100,18 +104,33 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
 }
 
 fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event: Event) -> Vec<Effect> {
+    let mut go = |step| state.phase = Phase::Promoting { predecessor, step };
     match event {
+        Event::HookSucceeded if step == Promotion::RunningHook => {
+            go(Promotion::Switching);
+            vec![Effect::SwitchTraffic]
+        }
+        Event::HookFailed if step == Promotion::RunningHook => {
+            fail(state, predecessor, Failure::Hook, Signal::Send)
+        }
+        Event::TrafficSwitched if step == Promotion::Switching => {
+            go(Promotion::TakingPidfile);
+            vec![Effect::TakePidfile]
+        }
+        Event::TrafficRefused if step == Promotion::Switching => {
+            give_back_and(fail(state, predecessor, Failure::Switch, Signal::Send))
+        }
         Event::PidfileTaken if step == Promotion::TakingPidfile => match predecessor {
             Predecessor::None => promoted(state, false),
             Predecessor::Serves => {
-                state.phase = Phase::Promoting { predecessor, step: Promotion::Told };
+                go(Promotion::Told);
                 vec![Effect::Arm(Timer::Acknowledgement), Effect::TellReady]
             }
         },
         Event::PidfileRefused if step == Promotion::TakingPidfile => {
-            fail(state, predecessor, Failure::Pidfile, Signal::Send)
+            give_back_and(fail(state, predecessor, Failure::Pidfile, Signal::Send))
         }
-        Event::Acknowledged { remembered } => {
+        Event::Acknowledged { remembered } if is_told(step) => {
             state.remembered |= remembered;
             let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
             effects.extend(promoted(state, true));
@@ -123,37 +142,70 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                 Promotion::Withdrawing { cause: Failure::Aborted } => {
                     effects.extend(decide(state, Event::StopRequested));
                 }
-                Promotion::Withdrawing { .. } | Promotion::TakingPidfile | Promotion::Told => {}
+                Promotion::Withdrawing { .. }
+                | Promotion::RunningHook
+                | Promotion::Switching
+                | Promotion::TakingPidfile
+                | Promotion::Told => {}
             }
             effects
         }
         Event::Withdrawn => match step {
             Promotion::Withdrawing { cause } => {
-                let mut effects = vec![Effect::Disarm(Timer::Acknowledgement), Effect::ReturnPidfile];
-                effects.extend(match cause {
+                let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
+                effects.extend(give_back_and(match cause {
                     Failure::EndedEarly(end) => child_ended(state, predecessor, Outcome::Failed(cause), end),
                     Failure::Aborted => fail(state, predecessor, cause, Signal::HasIt),
-                    Failure::Start(_) | Failure::NotHealthy | Failure::Pidfile | Failure::Silence => {
-                        fail(state, predecessor, cause, Signal::Send)
-                    }
-                });
+                    Failure::Start(_)
+                    | Failure::NotHealthy
+                    | Failure::Hook
+                    | Failure::Switch
+                    | Failure::Pidfile
+                    | Failure::Silence => fail(state, predecessor, cause, Signal::Send),
+                }));
                 effects
             }
-            Promotion::TakingPidfile | Promotion::Told => Vec::new(),
+            Promotion::RunningHook | Promotion::Switching | Promotion::TakingPidfile | Promotion::Told => {
+                Vec::new()
+            }
         },
         Event::ChildEnded(end) => match step {
             Promotion::Told => withdraw(state, predecessor, Failure::EndedEarly(end)),
-            Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
-                child_ended(state, predecessor, Outcome::Failed(Failure::EndedEarly(end)), end)
+            Promotion::RunningHook => {
+                let mut effects = vec![Effect::EndHook];
+                effects.extend(child_ended(
+                    state,
+                    predecessor,
+                    Outcome::Failed(Failure::EndedEarly(end)),
+                    end,
+                ));
+                effects
+            }
+            Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
+                give_back_and(child_ended(state, predecessor, Outcome::Failed(Failure::EndedEarly(end)), end))
             }
         },
+        Event::StopRequested if step == Promotion::RunningHook => {
+            let mut effects = vec![Effect::EndHook];
+            effects.extend(match predecessor {
+                Predecessor::Serves => fail(state, predecessor, Failure::Aborted, Signal::HasIt),
+                Predecessor::None => {
+                    state.phase = Phase::Starting { predecessor, stopping: true };
+                    vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)]
+                }
+            });
+            effects
+        }
         Event::StopRequested if step == Promotion::Told => withdraw(state, predecessor, Failure::Aborted),
         Event::TimedOut(Timer::Acknowledgement) if step == Promotion::Told => {
             withdraw(state, predecessor, Failure::Silence)
         }
         Event::Aborted => {
-            let mut effects = vec![Effect::Disarm(Timer::Acknowledgement), Effect::ReturnPidfile];
-            effects.extend(fail(state, predecessor, Failure::Aborted, Signal::Send));
+            let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
+            if step == Promotion::RunningHook {
+                effects.push(Effect::EndHook);
+            }
+            effects.extend(give_back_and(fail(state, predecessor, Failure::Aborted, Signal::Send)));
             effects
         }
         Event::PredecessorGone => {
@@ -161,15 +213,23 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                 vec![Effect::Disarm(Timer::Acknowledgement), Effect::Tell(News::PredecessorLost)];
             match step {
                 Promotion::Told => effects.extend(promoted(state, false)),
-                Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
+                Promotion::RunningHook
+                | Promotion::Switching
+                | Promotion::TakingPidfile
+                | Promotion::Withdrawing { .. } => {
                     state.phase = Phase::Promoting { predecessor: Predecessor::None, step };
                 }
             }
             effects
         }
         Event::UpgradeRequested | Event::RequestPassedOn => remember(state),
-        Event::PidfileTaken
+        Event::HookSucceeded
+        | Event::HookFailed
+        | Event::TrafficSwitched
+        | Event::TrafficRefused
+        | Event::PidfileTaken
         | Event::PidfileRefused
+        | Event::Acknowledged { .. }
         | Event::StopRequested
         | Event::ChildStarted
         | Event::ChildNotStarted(_)
@@ -219,6 +279,10 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         | Event::TimedOut(
             Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace,
         )
+        | Event::HookSucceeded
+        | Event::HookFailed
+        | Event::TrafficSwitched
+        | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::Acknowledged { .. }
@@ -305,6 +369,10 @@ fn upgrading(
         | Event::ChildHealthy
         | Event::ChildEnded(_)
         | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Delay | Timer::Grace)
+        | Event::HookSucceeded
+        | Event::HookFailed
+        | Event::TrafficSwitched
+        | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::Acknowledged { .. }
@@ -359,6 +427,10 @@ fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Ve
         | Event::ChildStarted
         | Event::ChildHealthy
         | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay)
+        | Event::HookSucceeded
+        | Event::HookFailed
+        | Event::TrafficSwitched
+        | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::Acknowledged { .. }
@@ -404,6 +476,18 @@ fn give_up_request(state: &mut State, predecessor: Predecessor) -> Option<Effect
     std::mem::take(&mut state.remembered).then_some(answer)
 }
 
+/// Undoes what was done of a promotion, and then the rest.
+fn give_back_and(rest: Vec<Effect>) -> Vec<Effect> {
+    let mut effects = vec![Effect::GiveBack];
+    effects.extend(rest);
+    effects
+}
+
+/// Whether the predecessor was told that this generation is ready, so that an acknowledgement may come.
+fn is_told(step: Promotion) -> bool {
+    matches!(step, Promotion::Told | Promotion::Withdrawing { .. })
+}
+
 fn withdraw(state: &mut State, predecessor: Predecessor, cause: Failure) -> Vec<Effect> {
     state.phase = Phase::Promoting { predecessor, step: Promotion::Withdrawing { cause } };
     vec![Effect::Withdraw]
@@ -412,7 +496,7 @@ fn withdraw(state: &mut State, predecessor: Predecessor, cause: Failure) -> Vec<
 /// This generation is the service now.
 fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
     state.phase = Phase::Serving { predecessor_drains, stopping: false };
-    let mut effects = vec![Effect::Tell(News::Promoted)];
+    let mut effects = vec![Effect::Tell(News::Promoted), Effect::RunHook(Hook::Promoted)];
     if !predecessor_drains {
         effects.extend(follow_remembered(state));
     }
@@ -442,11 +526,12 @@ fn start_upgrade(state: &mut State) -> Vec<Effect> {
 
 /// The upgrade failed (contract U8).
 fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect> {
-    let mut effects = vec![Effect::Disarm(Timer::Successor), Effect::ReclaimPidfile];
+    let mut effects = vec![Effect::Disarm(Timer::Successor), Effect::TakeBack];
     match child {
         Child::Runs => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
             effects.push(Effect::Tell(News::UpgradeFailed));
+            effects.push(Effect::RunHook(Hook::Failed));
             effects.extend(follow_remembered(state));
         }
         Child::Ended(end) => {

@@ -22,12 +22,19 @@ pub enum Effect {
     /// Kill what the child left behind.
     KillOrphans,
 
+    /// Run a hook. Only `Hook::Promote` is answered: by `HookSucceeded` or `HookFailed`.
+    RunHook(Hook),
+    /// End `hooks.promote`, with all its processes.
+    EndHook,
+    /// Send clients to this generation's child: turn the symbolic link, adjust the listeners. Answered by `TrafficSwitched` or
+    /// `TrafficRefused`.
+    SwitchTraffic,
     /// Let the pidfile name this generation. Answered by `PidfileTaken` or `PidfileRefused`.
     TakePidfile,
-    /// Let the pidfile name the predecessor again.
-    ReturnPidfile,
-    /// Let the pidfile name this generation again, if a failed successor took it.
-    ReclaimPidfile,
+    /// Let pidfile and traffic be the predecessor's again, as far as this generation took them.
+    GiveBack,
+    /// Let pidfile and traffic be this generation's again, if a failed successor took them.
+    TakeBack,
 
     /// Tell the predecessor that this generation is ready to be the service. Answered by `Acknowledged`, if ever.
     TellReady,
@@ -58,6 +65,17 @@ pub enum Effect {
     Tell(News),
     /// End psflip with this.
     Exit(Outcome),
+}
+
+/// A program that the configuration wants to be run on the way (`[hooks]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// Before promotion; its failure fails the upgrade (contract U4).
+    Promote,
+    /// After promotion.
+    Promoted,
+    /// After an upgrade that failed, in the generation that serves on.
+    Failed,
 }
 
 /// What operators want to know of a decision.

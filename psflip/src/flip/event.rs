@@ -24,6 +24,14 @@ pub enum Event {
     /// A timer has run down.
     TimedOut(Timer),
 
+    /// `hooks.promote` exited 0, or there is none.
+    HookSucceeded,
+    /// `hooks.promote` failed or took too long; nothing is left of it.
+    HookFailed,
+    /// Clients come to this generation's child now, as far as that is psflip's business.
+    TrafficSwitched,
+    /// Clients could not be sent to this generation's child; what was done of it is undone by `GiveBack`.
+    TrafficRefused,
     /// The pidfile names this generation now.
     PidfileTaken,
     /// The pidfile could not be taken.

@@ -5,9 +5,9 @@
 //! with every event.
 //!
 //! ```text
-//!                      healthy            pidfile taken (first generation)
+//!                      healthy            hook run, traffic switched, pidfile taken (first generation)
 //!  begin ──> Starting ─────────> Promoting ──────────────────────────────────> Serving <──────────────┐
-//!               │                   │    pidfile taken, predecessor told,        │ │   upgrade failed │
+//!               │                   │    likewise, then predecessor told,        │ │   upgrade failed │
 //!               │                   │    acknowledged (successor)                │ │                  │
 //!               │ failed, stopped   │ failed, stopped            child ended     │ └──> Upgrading ─────┘
 //!               │                   │                                            │         │ successor ready,
@@ -27,7 +27,7 @@ pub mod signals;
 mod state;
 
 pub use decide::{begin, decide};
-pub use effect::{Effect, News};
+pub use effect::{Effect, Hook, News};
 pub use event::Event;
 pub use state::{
     Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step, Successor, Timer,

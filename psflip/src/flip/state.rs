@@ -76,6 +76,10 @@ pub enum Predecessor {
 /// The steps of a promotion (contract U4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Promotion {
+    /// `hooks.promote` runs.
+    RunningHook,
+    /// Clients are being sent to this generation's child.
+    Switching,
     /// The pidfile is being replaced.
     TakingPidfile,
     /// The predecessor was told, and has not answered yet.
@@ -144,6 +148,10 @@ pub enum Failure {
     EndedEarly(End),
     /// The child was not healthy within `upgrade.timeout`.
     NotHealthy,
+    /// `hooks.promote` failed.
+    Hook,
+    /// Clients could not be sent to this generation's child.
+    Switch,
     /// The pidfile could not be taken.
     Pidfile,
     /// A stop request, or the predecessor, aborted the upgrade.

@@ -13,6 +13,7 @@ use crate::config::Slot;
 use crate::sys::early::SignalSetup;
 use crate::sys::signal::SignalSet;
 use crate::sys::socket::LONGEST;
+use crate::traffic::FileId;
 
 /// The protocol that this version speaks.
 pub const PROTOCOL: u32 = 1;
@@ -41,6 +42,13 @@ pub struct Malformed(String);
 pub enum ToSuccessor {
     /// The first message; it waits in the socket when the successor starts.
     Hello(Hello),
+    /// A socket that clients connect to comes along (`[[listen]]`). These follow the hello, [`Hello::listeners`] of them.
+    Listener {
+        /// Its address, as the configuration writes it.
+        address: String,
+        /// Its file: the numbers of the file system and of the file there.
+        file: Option<FileId>,
+    },
     /// You are promoted. `remembered`: an upgrade was requested that you have to follow.
     Acknowledge {
         /// See contract U7.
@@ -71,6 +79,10 @@ pub struct Hello {
     pub signals: SignalSetup,
     /// The pidfile that the predecessor holds, if it holds one: nobody else may be on it.
     pub pidfile: Option<String>,
+    /// How many [`ToSuccessor::Listener`] follow.
+    pub listeners: u32,
+    /// `LISTEN_FDS` in the environment was meant for the first psflip, so the sockets are there (sd_listen_fds(3)).
+    pub activated: bool,
 }
 
 /// From the successor to the predecessor.
@@ -119,6 +131,21 @@ impl Message for ToSuccessor {
                 if let Some(pidfile) = &hello.pidfile {
                     text.add("pidfile", &pidfile);
                 }
+                if hello.listeners > 0 {
+                    text.add("listeners", &hello.listeners);
+                }
+                if hello.activated {
+                    text.add("activated", &1);
+                }
+                text.finish()
+            }
+            Self::Listener { address, file } => {
+                let mut text = Text::new("listener");
+                text.add("address", address);
+                if let Some(FileId { device, inode }) = file {
+                    text.add("device", device);
+                    text.add("inode", inode);
+                }
                 text.finish()
             }
             Self::Acknowledge { remembered } => {
@@ -150,7 +177,16 @@ impl Message for ToSuccessor {
                     ignored: SignalSet::from_bits(fields.number("ignored")?),
                 },
                 pidfile: fields.optional("pidfile"),
+                listeners: fields.optional_number("listeners")?.unwrap_or_default(),
+                activated: fields.optional_number::<u8>("activated")? == Some(1),
             }),
+            "listener" => Self::Listener {
+                address: fields.text("address")?,
+                file: match (fields.optional_number("device")?, fields.optional_number("inode")?) {
+                    (Some(device), Some(inode)) => Some(FileId { device, inode }),
+                    _ => None,
+                },
+            },
             "acknowledge" => Self::Acknowledge { remembered: fields.number::<u8>("remembered")? != 0 },
             "abort" => Self::Abort,
             "upgrade" => Self::Upgrade,
@@ -263,6 +299,10 @@ impl<'a> Fields<'a> {
         self.optional(key).ok_or_else(|| Malformed(format!("no `{key}`")))
     }
 
+    fn optional_number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Malformed> {
+        self.optional(key).map(|_| self.number(key)).transpose()
+    }
+
     fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T, Malformed> {
         let text = self.text(key)?;
         text.parse().map_err(|_| Malformed(format!("`{key} {text}` is no number in range")))
@@ -284,6 +324,8 @@ mod tests {
             slot: Slot::A,
             signals: SignalSetup { mask: SignalSet::from_bits(0), ignored: SignalSet::from_bits(1) },
             pidfile: Some("/run/app.pid".to_owned()),
+            listeners: 1,
+            activated: true,
         }
     }
 
@@ -293,6 +335,11 @@ mod tests {
         // Contract: V1
         let to_successor = [
             ToSuccessor::Hello(hello()),
+            ToSuccessor::Listener {
+                address: "unix:///run/app.sock".to_owned(),
+                file: Some(FileId { device: 26, inode: 4711 }),
+            },
+            ToSuccessor::Listener { address: "tcp://0.0.0.0:80".to_owned(), file: None },
             ToSuccessor::Acknowledge { remembered: true },
             ToSuccessor::Abort,
             ToSuccessor::Upgrade,

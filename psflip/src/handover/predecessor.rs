@@ -10,6 +10,7 @@ use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
 use crate::sys::seam::Moment;
 use crate::sys::socket::{Packet, Socket};
+use crate::traffic::listen::Given;
 
 /// How long a successor waits for the predecessor's acknowledgement, which takes a healthy one microseconds. Then it gives
 /// up in a way that can't collide with a late acknowledgement (see [`Link::withdraw`]).
@@ -20,6 +21,17 @@ pub const ACKNOWLEDGEMENT: Duration = Duration::from_secs(10);
 pub struct Link {
     socket: Socket,
     process: PidFd,
+}
+
+/// A predecessor that was met.
+#[derive(Debug)]
+pub struct Met {
+    /// The connection.
+    pub link: Link,
+    /// Its first message.
+    pub hello: Hello,
+    /// The sockets that it handed over.
+    pub listeners: Vec<Given>,
 }
 
 /// What the link has to tell.
@@ -64,7 +76,7 @@ pub enum NoHello {
 ///
 /// # Errors
 /// [`NoHello`]. The link comes along where there is one, to tell the predecessor.
-pub fn meet(value: &str) -> Result<(Link, Hello), (NoHello, Option<Link>)> {
+pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
     let none = |cause: String| (NoHello::NoPredecessor { value: value.to_owned(), cause }, None);
     let number: i32 = value.parse().map_err(|_| none("not a descriptor number".to_owned()))?;
     if number < 3 {
@@ -91,7 +103,10 @@ pub fn meet(value: &str) -> Result<(Link, Hello), (NoHello, Option<Link>)> {
         Ok(Some(ToSuccessor::Hello(hello)))
             if hello.oldest <= PROTOCOL && hello.protocol >= OLDEST_PROTOCOL =>
         {
-            Ok((link, hello))
+            match link.hear_of_listeners(hello.listeners) {
+                Ok(listeners) => Ok(Met { link, hello, listeners }),
+                Err(cause) => Err((NoHello::NoPredecessor { value: value.to_owned(), cause }, Some(link))),
+            }
         }
         Ok(Some(ToSuccessor::Hello(hello))) => {
             let Hello { version, oldest, protocol, .. } = hello;
@@ -147,6 +162,26 @@ impl Link {
         }
     }
 
+    /// The sockets that follow the hello; they were sent before this process began.
+    fn hear_of_listeners(&self, count: u32) -> Result<Vec<Given>, String> {
+        let mut given = Vec::new();
+        for number in 1..=count {
+            let lost = |why: String| format!("listener {number} of {count} did not come: {why}");
+            match self.socket.receive().map_err(|error| lost(error.to_string()))? {
+                Packet::Data(bytes, fds) => match (ToSuccessor::decode(&bytes), fds.into_iter().next()) {
+                    (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket)) => {
+                        given.push(Given { address, socket, file });
+                    }
+                    (Err(error), _) => return Err(lost(error.to_string())),
+                    (Ok(_), _) => return Err(lost("there is another message, or no socket".to_owned())),
+                },
+                Packet::Nothing => return Err(lost("nothing was sent".to_owned())),
+                Packet::Closed => return Err(lost("the connection is closed".to_owned())),
+            }
+        }
+        Ok(given)
+    }
+
     /// Stops listening. Returns the acknowledgement if it was sent before, with its remembered request; without one, the
     /// predecessor's attempt to send it will fail, so that it knows.
     ///
@@ -160,7 +195,7 @@ impl Link {
                 ToSuccessor::Acknowledge { remembered } => acknowledged = Some(remembered),
                 // It came after the acknowledgement, and nobody will read it any more.
                 ToSuccessor::Upgrade => acknowledged = acknowledged.map(|_| true),
-                ToSuccessor::Abort | ToSuccessor::Hello(_) => {}
+                ToSuccessor::Abort | ToSuccessor::Hello(_) | ToSuccessor::Listener { .. } => {}
             }
         }
         Ok(acknowledged)

@@ -14,6 +14,7 @@ use crate::sys::process::{self, Fork};
 use crate::sys::seam::{self, Moment};
 use crate::sys::signal::SignalSet;
 use crate::sys::socket::{Packet, Socket};
+use crate::traffic::FileId;
 
 /// How long a successor gets to end that was told to give up before it said how long it needs.
 const GRACE: Duration = Duration::from_secs(5);
@@ -79,14 +80,16 @@ impl Link {
     /// (contract U10). Returns also the pid of the process in between, which ends at once; the caller isn't a subreaper until
     /// it has reaped that one.
     ///
-    /// `deadline`: how long the successor may take to read its configuration. `watch` sees to it that this end of the connection
-    /// is heard. It may fail, so it comes before the fork: a successor that exists could not be taken back any more.
+    /// `sockets`: what clients connect to, by address, with its file; [`Hello::listeners`] of them. `deadline`: how long the
+    /// successor may take to read its configuration. `watch` sees to it that this end of the connection is heard. It may fail,
+    /// so it comes before the fork: a successor that exists could not be taken back any more.
     ///
     /// # Errors
     /// What socketpair(2), sendmsg(2), pidfd_open(2), fork(2) and `watch` say: EMFILE, EAGAIN, ENOMEM, ...
-    pub fn start(
+    pub fn start<'s>(
         program: &Program,
         hello: Hello,
+        sockets: impl Iterator<Item = (String, BorrowedFd<'s>, Option<FileId>)>,
         deadline: Duration,
         watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     ) -> io::Result<(Self, u32)> {
@@ -94,6 +97,9 @@ impl Link {
         watch(ours.as_fd())?;
         let this_process = PidFd::open(std::process::id())?;
         super::send(&ours, &ToSuccessor::Hello(hello), &[this_process.as_fd()])?;
+        for (address, socket, file) in sockets {
+            super::send(&ours, &ToSuccessor::Listener { address, file }, &[socket])?;
+        }
         match process::fork()? {
             Fork::Child => {
                 drop(ours);

@@ -12,8 +12,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::exchange::{Exchange, Question, Received};
-use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, http, response, text};
+use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, http, response};
 use crate::config::Endpoint;
+use crate::text;
 
 /// The longest answer, in bytes: usual ones have ten thousand, and the log of a health check may add twenty thousand.
 const LONGEST: usize = 1024 * 1024;

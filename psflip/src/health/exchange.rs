@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::connect::Connection;
-use super::{ChildInfo, Interest, text};
+use super::{ChildInfo, Interest};
 use crate::config::Endpoint;
+use crate::text;
 
 /// How much of an answer that is none is shown, in bytes.
 const SHOWN: usize = 60;

@@ -17,7 +17,6 @@ mod notify;
 mod pace;
 mod response;
 mod tcp;
-mod text;
 mod unix;
 
 #[cfg(test)]

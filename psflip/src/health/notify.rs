@@ -12,9 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use super::text;
 use crate::sys::datagram::{Datagrams, Sender};
 use crate::sys::tree::{self, Place};
+use crate::text;
 
 /// The longest message, in bytes: what systemd takes (PIPE_BUF).
 const LONGEST: usize = 4096;

@@ -11,7 +11,7 @@ use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::end::End;
 use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
-use crate::flip::{Event, Phase, StartFailure, Timer};
+use crate::flip::{Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
 use crate::health;
 use crate::keeper::Report;
@@ -39,6 +39,7 @@ impl Runtime {
                 self.poller.forget(Token::PredecessorProcess);
                 self.poller.forget(Token::Predecessor);
                 self.predecessor = None;
+                self.listeners.predecessor_is_gone();
                 self.happened(Event::PredecessorGone);
                 Ok(())
             }
@@ -48,6 +49,9 @@ impl Runtime {
                 Ok(())
             }
             Token::Notifications => self.hear_notifications(),
+            Token::PromoteHook => self.hooked(Hook::Promote),
+            Token::PromotedHook => self.hooked(Hook::Promoted),
+            Token::FailedHook => self.hooked(Hook::Failed),
             Token::Signals => self.read_signals(),
             Token::Timers => {
                 for key in self.timers.take_due() {
@@ -57,11 +61,21 @@ impl Runtime {
                             self.check(health::Checker::on_timer);
                             self.settle();
                         }
+                        Key::Hook(hook) => {
+                            self.hook_is_late(hook);
+                            self.settle();
+                        }
                     }
                 }
                 Ok(())
             }
         }
+    }
+
+    fn hooked(&mut self, hook: Hook) -> io::Result<()> {
+        self.hear_hook(hook);
+        self.settle();
+        Ok(())
     }
 
     fn timed_out(&mut self, timer: Timer) {
@@ -325,7 +339,7 @@ impl Runtime {
                 }
                 predecessor::News::Message(ToSuccessor::Abort) => self.happened(Event::Aborted),
                 predecessor::News::Message(ToSuccessor::Upgrade) => self.happened(Event::RequestPassedOn),
-                predecessor::News::Message(ToSuccessor::Hello(_)) => {}
+                predecessor::News::Message(ToSuccessor::Hello(_) | ToSuccessor::Listener { .. }) => {}
                 predecessor::News::Closed => {
                     // It is dead, or about to be: its process will tell, for a process closes its files before it counts as
                     // ended. One that lives says `Abort` before it lets go.

@@ -2,6 +2,7 @@
 //! (`perform.rs`). One thread, one place to wait, no decision of its own.
 
 mod collect;
+mod hooks;
 mod notified;
 mod origin;
 mod perform;
@@ -9,6 +10,7 @@ mod poller;
 mod reaper;
 mod tell;
 mod timers;
+mod traffic;
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -30,6 +32,9 @@ use crate::sys::early::SignalSetup;
 use crate::sys::memory;
 use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
+use crate::traffic::activation::Activation;
+use crate::traffic::listen::{Given, Listeners};
+use crate::traffic::symlink::Turned;
 use notified::Notified;
 use poller::{Poller, Token};
 use reaper::Reaper;
@@ -56,6 +61,8 @@ pub struct Identity {
     pub signals: SignalSetup,
     /// How psflip was started.
     pub origin: Origin,
+    /// The sockets that its manager gave it.
+    pub activation: Activation,
 }
 
 /// The predecessor, as a successor knows it.
@@ -92,6 +99,14 @@ struct Runtime {
     /// The process that starts the successor and ends at once, until it is reaped.
     intermediate: Option<u32>,
     pidfile: Option<Pidfile>,
+    /// The sockets that the predecessor handed over, until the child is started.
+    given: Vec<Given>,
+    listeners: Listeners,
+    /// The link that was turned, until this generation is promoted.
+    turned: Option<Turned>,
+    hooks: hooks::Running,
+    /// Why the last upgrade failed.
+    upgrade_failure: Option<String>,
     /// Why this generation fails, in words.
     failure: Option<String>,
     /// What the last probe said, when there are no more.
@@ -114,12 +129,17 @@ impl std::fmt::Debug for CheckerSlot {
     }
 }
 
-/// Lives the life of one generation. Returns what psflip ends with.
+/// Lives the life of one generation. Returns what psflip ends with. `given`: the sockets that the predecessor handed over.
 ///
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be made, and nothing was started. Later errors are those of
 /// a psflip that is broken; the child does not survive them. A predecessor is told either way.
-pub fn live(plan: Plan, identity: Identity, predecessor: Option<Predecessor>) -> io::Result<Outcome> {
+pub fn live(
+    plan: Plan,
+    identity: Identity,
+    predecessor: Option<Predecessor>,
+    given: Vec<Given>,
+) -> io::Result<Outcome> {
     let resources = match Resources::open(predecessor.as_ref()) {
         Ok(resources) => resources,
         Err(error) => {
@@ -127,7 +147,7 @@ pub fn live(plan: Plan, identity: Identity, predecessor: Option<Predecessor>) ->
             return Err(error);
         }
     };
-    let mut runtime = Runtime::new(plan, identity, predecessor, resources);
+    let mut runtime = Runtime::new(plan, identity, predecessor, given, resources);
     match runtime.run() {
         Ok(()) => runtime.finish(),
         Err(error) => {
@@ -174,7 +194,13 @@ impl Resources {
 }
 
 impl Runtime {
-    fn new(plan: Plan, identity: Identity, predecessor: Option<Predecessor>, resources: Resources) -> Self {
+    fn new(
+        plan: Plan,
+        identity: Identity,
+        predecessor: Option<Predecessor>,
+        given: Vec<Given>,
+        resources: Resources,
+    ) -> Self {
         let Resources { poller, timers, signals, reaper } = resources;
         let role = if predecessor.is_some() { Role::Successor } else { Role::First };
         let number = identity.generation.to_string();
@@ -197,6 +223,11 @@ impl Runtime {
             successor: None,
             intermediate: None,
             pidfile: None,
+            given,
+            listeners: Listeners::default(),
+            turned: None,
+            hooks: hooks::Running::new(),
+            upgrade_failure: None,
             failure: None,
             last_probe_failure: None,
             start_error: None,
@@ -209,7 +240,8 @@ impl Runtime {
     fn run(&mut self) -> io::Result<()> {
         if let Some(Predecessor { link, .. }) = &self.predecessor {
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            let (deadline, grace) = (self.plan.upgrade.timeout + self.grace(), self.grace());
+            let deadline = self.plan.upgrade.timeout + self.promotion() + self.grace();
+            let grace = self.grace();
             // A predecessor that is gone shows by its process.
             let _ = link.send(&ToPredecessor::Starting { version, deadline, grace });
         }
@@ -248,6 +280,11 @@ impl Runtime {
     /// Whether a child depends on this generation that serves already.
     fn is_service(&self) -> bool {
         matches!(self.state.phase, Phase::Serving { .. } | Phase::Upgrading { .. })
+    }
+
+    /// How long this generation may take from healthy to ready.
+    fn promotion(&self) -> Duration {
+        if self.plan.hooks.promote.is_empty() { Duration::ZERO } else { self.plan.hooks.timeout }
     }
 
     /// How long this generation may take to end its child and what the child left behind.
@@ -289,12 +326,14 @@ impl Runtime {
     fn finish(mut self) -> io::Result<Outcome> {
         // A health check that is under way has processes of its own.
         drop(self.checker.take());
+        self.hooks.clear();
         if let Some(pidfile) = self.pidfile.take()
             && let Err(error) = pidfile.remove()
         {
             tracing::warn!(%error, "the pidfile stays behind");
         }
         let Some(outcome) = self.outcome else { return Err(io::Error::other("ended without an outcome")) };
+        self.leave_listeners(outcome);
         if let (Some(Predecessor { link, .. }), Outcome::Failed(_)) = (&self.predecessor, outcome) {
             let reason = self.failure.take().unwrap_or_else(|| "it failed".to_owned());
             let code = crate::exit::code_for(outcome);

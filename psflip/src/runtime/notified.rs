@@ -118,7 +118,7 @@ impl Runtime {
         let left = notified.told.saturating_sub(spent);
         if let Some(Predecessor { link, .. }) = &self.predecessor {
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            let (deadline, grace) = (left + self.grace(), self.grace());
+            let (deadline, grace) = (left + self.promotion() + self.grace(), self.grace());
             let _ = link.send(&ToPredecessor::Starting { version, deadline, grace }); // it may be gone
         }
     }

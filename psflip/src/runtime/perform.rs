@@ -7,7 +7,7 @@ use super::poller::Token;
 use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::config::Orphans;
-use crate::flip::{Effect, Event, Phase, StartFailure, Timer};
+use crate::flip::{Effect, Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, message, successor};
 use crate::health::{Checker, ChildInfo};
 use crate::keeper::Tree;
@@ -34,9 +34,12 @@ impl Runtime {
                 }
                 Ok(())
             }),
+            Effect::RunHook(hook) => self.run_hook(hook),
+            Effect::EndHook => self.end_hook(Hook::Promote),
+            Effect::SwitchTraffic => self.switch_traffic(),
             Effect::TakePidfile => self.take_pidfile(),
-            Effect::ReturnPidfile => self.return_pidfile(),
-            Effect::ReclaimPidfile => self.reclaim_pidfile(),
+            Effect::GiveBack => self.give_back(),
+            Effect::TakeBack => self.take_back(),
             Effect::TellReady => self.tell_predecessor(&ToPredecessor::Ready),
             Effect::PassRequestBack => self.tell_predecessor(&ToPredecessor::Upgrade),
             Effect::Withdraw => self.withdraw(),
@@ -53,8 +56,14 @@ impl Runtime {
     }
 
     fn start_child(&mut self) {
-        let mut launch =
-            Launch::new(&self.plan.cmd, self.envp.clone(), self.plan.workdir.clone(), self.identity.signals);
+        if let Err(error) = self.open_listeners() {
+            self.failure = Some(error.to_string());
+            self.queue.push_back(Event::ChildNotStarted(StartFailure::Other));
+            return;
+        }
+        let (sockets, envp) = self.sockets_for_child();
+        let mut launch = Launch::new(&self.plan.cmd, envp, self.plan.workdir.clone(), self.identity.signals)
+            .with_sockets(sockets);
         // The address is there before the child is.
         let started = self.open_notifications().and_then(|notify| {
             if let Some(address) = notify {
@@ -160,7 +169,7 @@ impl Runtime {
         }
     }
 
-    fn return_pidfile(&mut self) {
+    pub(super) fn return_pidfile(&mut self) {
         let Some(pidfile) = self.pidfile.take() else { return };
         let path = pidfile.path().to_string_lossy().into_owned();
         let returned = match &self.predecessor {
@@ -172,7 +181,7 @@ impl Runtime {
         }
     }
 
-    fn reclaim_pidfile(&mut self) {
+    pub(super) fn reclaim_pidfile(&mut self) {
         if let Some(pidfile) = &mut self.pidfile
             && let Err(error) = pidfile.reclaim()
         {
@@ -223,13 +232,16 @@ impl Runtime {
             slot: self.identity.slot.other(),
             signals: self.identity.signals,
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_string_lossy().into_owned()),
+            listeners: self.listeners.to_hand_over().count() as u32,
+            activated: self.identity.activation.is_there(),
         };
         let result = if let Some(reason) = self.why_no_successor_could_live() {
             Err(std::io::Error::other(reason))
         } else {
             process::set_subreaper(false).and_then(|()| {
                 let program = &self.identity.origin.program;
-                successor::Link::start(program, hello, self.plan.upgrade.timeout, |end| {
+                let sockets = self.listeners.to_hand_over();
+                successor::Link::start(program, hello, sockets, self.plan.upgrade.timeout, |end| {
                     self.poller.watch(Token::Successor, end)
                 })
             })

@@ -25,13 +25,19 @@ pub(super) enum Token {
     Check,
     /// What the child says of itself.
     Notifications,
+    /// `hooks.promote`.
+    PromoteHook,
+    /// `hooks.promoted`.
+    PromotedHook,
+    /// `hooks.failed`.
+    FailedHook,
     /// Signals.
     Signals,
     /// The timers.
     Timers,
 }
 
-const TOKENS: [Token; 9] = [
+const TOKENS: [Token; 12] = [
     Token::Tree,
     Token::Successor,
     Token::SuccessorProcess,
@@ -39,6 +45,9 @@ const TOKENS: [Token; 9] = [
     Token::PredecessorProcess,
     Token::Check,
     Token::Notifications,
+    Token::PromoteHook,
+    Token::PromotedHook,
+    Token::FailedHook,
     Token::Signals,
     Token::Timers,
 ];

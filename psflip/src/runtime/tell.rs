@@ -16,11 +16,12 @@ impl Runtime {
                 tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
             }
             News::UpgradeFailed => {
-                let reason = self.upgrade_failure();
+                let reason = self.why_upgrade_failed();
                 tracing::error!(child, reason, "upgrade failed; the old child keeps running");
+                self.upgrade_failure = Some(reason);
             }
             News::UpgradeFailedWithoutChild => {
-                let reason = self.upgrade_failure();
+                let reason = self.why_upgrade_failed();
                 tracing::error!(reason, "upgrade failed, and the old child had ended meanwhile; ending");
             }
             News::RequestRemembered => {
@@ -72,8 +73,13 @@ impl Runtime {
         let probe = probe.map_or_else(String::new, |probe| format!("; {probe}"));
         let reason = match (failure, self.failure.take()) {
             // Said with more detail where it happened.
-            (Failure::Start(_) | Failure::Pidfile | Failure::Silence, Some(reason)) => reason,
+            (
+                Failure::Start(_) | Failure::Hook | Failure::Switch | Failure::Pidfile | Failure::Silence,
+                Some(reason),
+            ) => reason,
             (Failure::Start(_), None) => "the child could not be started".to_owned(),
+            (Failure::Hook, None) => "`hooks.promote` failed".to_owned(),
+            (Failure::Switch, None) => "clients could not be sent to the new child".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
             (Failure::EndedEarly(end), _) => format!("the child ended before it was healthy: {end}{probe}"),
             (Failure::NotHealthy, _) if hopeless => format!("the child was not waited for any longer{probe}"),
@@ -95,7 +101,7 @@ impl Runtime {
     }
 
     /// Why the successor failed, from whoever knows.
-    fn upgrade_failure(&mut self) -> String {
+    fn why_upgrade_failed(&mut self) -> String {
         if let Some(error) = self.start_error.take() {
             return error;
         }

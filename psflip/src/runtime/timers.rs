@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::flip::Timer;
+use crate::flip::{Hook, Timer};
 use crate::sys::seam::{self, Call};
 
 /// What a deadline is for.
@@ -18,6 +18,8 @@ pub(super) enum Key {
     Flip(Timer),
     /// The health check's.
     Check,
+    /// A hook's.
+    Hook(Hook),
 }
 
 /// Deadlines by monotonic clock, which goes on while psflip is stopped and stands still while the machine sleeps.

@@ -33,6 +33,32 @@ pub fn forget_in_epoll(epoll: BorrowedFd<'_>, number: RawFd) {
     unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, number, std::ptr::null_mut()) };
 }
 
+/// Another descriptor for what is open under this number, close-on-exec (F_DUPFD_CLOEXEC of fcntl(2)).
+///
+/// # Errors
+/// EBADF: nothing is open there. EMFILE.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    duplicate_above(number, 3)
+}
+
+/// As [`duplicate`], under a number of at least `least`.
+///
+/// # Errors
+/// As [`duplicate`]; EINVAL: `least` is beyond RLIMIT_NOFILE.
+pub fn duplicate_above(number: RawFd, least: RawFd) -> io::Result<OwnedFd> {
+    seam::before(Call::Dup)?;
+    // SAFETY: F_DUPFD_CLOEXEC takes an integer, and is harmless on any number.
+    let copy = cerr(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, least) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Sets close-on-exec on whatever is open under this number.
+pub fn close_on_exec_if_open(number: RawFd) {
+    // SAFETY: F_SETFD takes an integer; it fails with EBADF on a closed number.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
 /// Takes over a descriptor that an exec left open under a number that was agreed on.
 ///
 /// # Errors

@@ -109,8 +109,12 @@ calls! {
     Recvmsg,
     /// shutdown(2).
     Shutdown,
-    /// socket(2), of a probe.
+    /// socket(2).
     Socket,
+    /// bind(2).
+    Bind,
+    /// listen(2).
+    Listen,
     /// connect(2), of a probe.
     Connect,
     /// pipe2(2), of a probe.
@@ -137,11 +141,15 @@ calls! {
     CreatePidfile,
     /// flock(2).
     Lock,
-    /// fchmod(2) of the pidfile.
+    /// fchmod(2) and chmod(2).
     Chmod,
+    /// fchownat(2).
+    Chown,
+    /// symlink(2).
+    Symlink,
     /// write(2) of the pidfile.
     WritePidfile,
-    /// rename(2) of the pidfile.
+    /// rename(2).
     Rename,
     /// unlink(2) of the pidfile.
     Unlink,

@@ -102,6 +102,18 @@ impl Socket {
     }
 }
 
+/// listen(2), also on a socket that listens already, whose queue then gets this length. The kernel lowers it to
+/// net.core.somaxconn.
+///
+/// # Errors
+/// EADDRINUSE: another one listens on the same port. EINVAL, EOPNOTSUPP: it is no socket that can listen.
+pub fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    seam::before(Call::Listen)?;
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: listen(2) takes two integers.
+    super::cerr(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
+}
+
 /// One recvmsg(2). Every descriptor that arrived is owned or closed, also where the kernel had to leave some out.
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
     let mut control = [0_u64; CONTROL];

@@ -5,6 +5,7 @@ mod files;
 mod keys;
 mod kinds;
 mod limits;
+mod listen;
 mod meaning;
 mod roundtrip;
 mod syntax;

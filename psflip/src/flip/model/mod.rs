@@ -54,6 +54,8 @@ struct Generation {
     feedback: VecDeque<Event>,
     child: ChildState,
     probing: bool,
+    /// `hooks.promote` runs.
+    hook: bool,
     timers: Vec<Timer>,
     /// Reads what the predecessor sends.
     listens: bool,
@@ -84,6 +86,8 @@ struct World {
     generations: Vec<Generation>,
     /// Index of the generation that the pidfile names.
     pidfile: Option<usize>,
+    /// Index of the generation to which clients are sent.
+    traffic: Option<usize>,
     budget: Budget,
     /// A request was made that was neither followed nor answered yet.
     open_requests: bool,
@@ -103,6 +107,8 @@ enum Step {
     ChildStarts(usize),
     ChildFailsToStart(usize),
     ChildHealthy(usize),
+    HookEnds(usize),
+    HookFails(usize),
     ChildEnds(usize),
     TreeGone(usize),
     Upgrade(usize),
@@ -120,6 +126,7 @@ impl Generation {
             feedback: VecDeque::new(),
             child: ChildState::None,
             probing: false,
+            hook: false,
             timers: Vec::new(),
             listens: true,
             holds_pidfile: false,
@@ -151,7 +158,13 @@ impl Generation {
 
 impl World {
     fn new(budget: Budget) -> Self {
-        Self { generations: vec![Generation::new(Role::First)], pidfile: None, budget, open_requests: false }
+        Self {
+            generations: vec![Generation::new(Role::First)],
+            pidfile: None,
+            traffic: None,
+            budget,
+            open_requests: false,
+        }
     }
 
     fn steps(&self) -> Vec<Step> {
@@ -164,7 +177,9 @@ impl World {
             }
             if let Some(effect) = generation.effects.front() {
                 steps.push(Step::Perform(index));
-                if self.budget.faults > 0 && matches!(effect, Effect::TakePidfile | Effect::StartSuccessor) {
+                if self.budget.faults > 0
+                    && matches!(effect, Effect::SwitchTraffic | Effect::TakePidfile | Effect::StartSuccessor)
+                {
                     steps.push(Step::PerformFailing(index));
                 }
             } else if !generation.feedback.is_empty() {
@@ -189,6 +204,12 @@ impl World {
             steps.push(Step::SuccessorGone(index));
         }
         steps.extend(generation.timers.iter().map(|timer| Step::Timer(index, *timer)));
+        if generation.hook {
+            steps.push(Step::HookEnds(index));
+            if self.budget.faults > 0 {
+                steps.push(Step::HookFails(index));
+            }
+        }
         match generation.child {
             ChildState::Launching { .. } => {
                 steps.extend([Step::ChildStarts(index), Step::ChildFailsToStart(index)]);
@@ -260,6 +281,15 @@ impl World {
             Step::ChildHealthy(index) => {
                 self.generations[index].probing = false;
                 Some(Event::ChildHealthy)
+            }
+            Step::HookEnds(index) => {
+                self.generations[index].hook = false;
+                Some(Event::HookSucceeded)
+            }
+            Step::HookFails(index) => {
+                self.budget.faults -= 1;
+                self.generations[index].hook = false;
+                Some(Event::HookFailed)
             }
             Step::ChildEnds(index) => {
                 if let ChildState::Runs { asked: false, killed: false } = self.generations[index].child {
@@ -375,17 +405,34 @@ impl World {
                 }
             }
             Effect::TakePidfile => self.take_pidfile(index, fails),
-            Effect::ReturnPidfile => {
+            Effect::RunHook(Hook::Promote) => generation.hook = true,
+            Effect::RunHook(Hook::Promoted | Hook::Failed) => {}
+            Effect::EndHook => generation.hook = false,
+            Effect::SwitchTraffic => {
+                generation.feedback.push_back(if fails {
+                    Event::TrafficRefused
+                } else {
+                    Event::TrafficSwitched
+                });
+                if !fails {
+                    self.traffic = Some(index);
+                }
+            }
+            Effect::GiveBack => {
                 generation.holds_pidfile = false;
                 let knows = generation.knows_predecessor;
                 if self.pidfile == Some(index) {
                     self.pidfile = knows.then(|| index - 1);
                 }
+                if self.traffic == Some(index) && knows {
+                    self.traffic = Some(index - 1);
+                }
             }
-            Effect::ReclaimPidfile => {
+            Effect::TakeBack => {
                 if generation.holds_pidfile {
                     self.pidfile = Some(index);
                 }
+                self.traffic = Some(index);
             }
             Effect::TellReady => {
                 self.send_back(index, Message::Ready);
@@ -490,7 +537,7 @@ impl World {
             if self.generations[last].alive || !nobody_waits {
                 break;
             }
-            if self.pidfile == Some(last) {
+            if self.pidfile == Some(last) || self.traffic == Some(last) {
                 break;
             }
             self.generations.pop();
@@ -499,9 +546,11 @@ impl World {
             && !self.generations[0].alive
             && !self.generations[1].knows_predecessor
             && self.pidfile != Some(0)
+            && self.traffic != Some(0)
         {
             self.generations.remove(0);
             self.pidfile = self.pidfile.map(|named| named - 1);
+            self.traffic = self.traffic.map(|named| named - 1);
         }
     }
 }
@@ -520,6 +569,8 @@ impl Step {
             | Self::ChildStarts(index)
             | Self::ChildFailsToStart(index)
             | Self::ChildHealthy(index)
+            | Self::HookEnds(index)
+            | Self::HookFails(index)
             | Self::ChildEnds(index)
             | Self::TreeGone(index)
             | Self::Upgrade(index)

@@ -41,6 +41,20 @@ impl World {
         if self.generations.iter().filter(|generation| generation.alive).count() > 2 {
             return Err("U7: three generations are alive".to_owned());
         }
+        // U8: a generation that fails gives back at once what it took, not when its child has ended.
+        for (index, generation) in self.generations.iter().enumerate() {
+            let fails = matches!(generation.state.phase, Phase::Draining { outcome: Outcome::Failed(_), .. });
+            let keeps = self.traffic == Some(index) || self.pidfile == Some(index);
+            let hooks =
+                matches!(generation.state.phase, Phase::Promoting { step: Promotion::RunningHook, .. });
+            if generation.is_idle() && generation.hook && !hooks {
+                return Err(format!("U4: the hook of generation {index} runs, and nobody waits for it"));
+            }
+            let somebody = generation.knows_predecessor && self.generations[index - 1].alive;
+            if generation.alive && generation.is_idle() && fails && keeps && somebody {
+                return Err(format!("U8: generation {index} fails and keeps clients or pidfile"));
+            }
+        }
         if self.is_quiet() {
             self.check_quiet()?;
         }
@@ -72,6 +86,18 @@ impl World {
                 other => {
                     return Err(format!("P1: generation {index} is active and the pidfile names {other:?}"));
                 }
+            }
+        }
+        // U8: once a successor is gone, clients are sent to who serves. A link that leads to a dead one is the next one's to turn.
+        for index in (0..self.generations.len()).filter(|index| {
+            let generation = &self.generations[*index];
+            generation.serves() && !generation.knows_successor && !generation.knows_predecessor
+        }) {
+            if self.traffic != Some(index) {
+                return Err(format!(
+                    "U8: generation {index} is active and clients are sent to {:?}",
+                    self.traffic
+                ));
             }
         }
         let remembered =

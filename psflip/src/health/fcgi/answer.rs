@@ -1,7 +1,7 @@
 //! The answer to an `fcgi` check, read record by record as it comes (FastCGI 1.0, 3.3 and 5). Pure.
 
-use super::super::text;
 use super::request::{REQUEST_ID, VERSION};
+use crate::text;
 
 const END_REQUEST: u8 = 3;
 const STDOUT: u8 = 6;

@@ -11,8 +11,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Question, Received, Statuses, judge};
-use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, text};
+use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
 use crate::config::FcgiRequest;
+use crate::text;
 use answer::Answer;
 
 /// The most that is read of an answer, in bytes: a probe is no download.

@@ -50,7 +50,7 @@ fn hear(bytes: &[u8], files: &[OwnedFd]) -> Result<(), Error> {
     }
     let number = OwnedFd::from(theirs).into_raw_fd();
     match meet(&number.to_string()) {
-        Ok((link, _)) => listen(&link),
+        Ok(met) => listen(&met.link),
         Err((error, link)) => {
             if error.to_string().is_empty() {
                 return Err("an error without words".into());

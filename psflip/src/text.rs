@@ -5,7 +5,7 @@ const TAIL: usize = 300;
 
 /// The end of an output, at most [`TAIL`] characters of it: whole lines if there is one in it, control characters escaped.
 /// `None`: there is only white space.
-pub(super) fn tail(output: &[u8]) -> Option<String> {
+pub(crate) fn tail(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let text = text.trim();
     let start = text.char_indices().rev().nth(TAIL - 1).map_or(0, |(start, _)| start);
@@ -21,7 +21,7 @@ pub(super) fn tail(output: &[u8]) -> Option<String> {
 }
 
 /// The first `longest` characters, control characters escaped; `…` says that there are more.
-pub(super) fn head(text: &str, longest: usize) -> String {
+pub(crate) fn head(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         None => escaped(text),
         Some((end, _)) => escaped(&text[..end]) + "…",

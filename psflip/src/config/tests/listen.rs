@@ -1,0 +1,103 @@
+//! `[[listen]]`, `[switch]` and `[hooks]`: what they mean, and every refusal as a user sees it (contract X1).
+
+use std::fmt::Write as _;
+
+use super::{plan, refused};
+use crate::config::{ListenAddress, Protocol};
+
+#[test]
+fn every_refusal_teaches() {
+    // Contract: X1
+    let mut text = String::new();
+    for wrong in [
+        "listen = 'tcp://0.0.0.0:80'",
+        "[listen]\naddress = 'tcp://0.0.0.0:80'",
+        "listen = ['tcp://0.0.0.0:80']",
+        "[[listen]]",
+        "[[listen]]\nadress = '0.0.0.0:80'",
+        "[[listen]]\naddress = ':80'",
+        "[[listen]]\naddress = 'tcp://*:80'",
+        "[[listen]]\naddress = 'localhost:80'",
+        "[[listen]]\naddress = '::1:80'",
+        "[[listen]]\naddress = '0.0.0.0'",
+        "[[listen]]\naddress = '0.0.0.0:70000'",
+        "[[listen]]\naddress = 'http://0.0.0.0:80'",
+        "[[listen]]\naddress = 'unix://'",
+        "[[listen]]\naddress = 'systemd:a:b'",
+        "[[listen]]\naddress = '0.0.0.0:80'\nname = ''",
+        "[[listen]]\naddress = '0.0.0.0:80'\nas = 'fd'",
+        "[[listen]]\naddress = '0.0.0.0:80'\nas = []",
+        "[[listen]]\naddress = '0.0.0.0:80'\nas = ['stdin', 3]",
+        "[[listen]]\naddress = '0.0.0.0:80'\nmode = '0660'",
+        "[[listen]]\naddress = '/a'\nmode = 660",
+        "[[listen]]\naddress = '/a'\nmode = '888'",
+        "[[listen]]\naddress = '/a'\nreuseport = true",
+        "[[listen]]\naddress = '@a'\nowner = 'www-data'",
+        "[[listen]]\naddress = '0.0.0.0:80'\nv6only = true",
+        "[[listen]]\naddress = 'udp://0.0.0.0:80'\nbacklog = 5\nas = 'server_starter'",
+        "[[listen]]\naddress = 'systemd:web'\nbacklog = 5",
+        "[[listen]]\naddress = '0.0.0.0:80'\nbacklog = 0",
+        "[[listen]]\naddress = '0.0.0.0:80'\n[[listen]]\naddress = 'tcp://0.0.0.0:80'",
+        "[[listen]]\naddress = '/a'\nas = 'stdin'\n[[listen]]\naddress = '/b'\nas = 'stdin'",
+        "[[listen]]\naddress = '0.0.0.0:80'\n[healthcheck.tcp]\naddress = '127.0.0.1:80'",
+        "[[listen]]\naddress = '[::]:80'\n[healthcheck.http]\nurl = 'http://127.0.0.1/up'",
+        "[[listen]]\naddress = 'unix:///run/a.sock'\n[healthcheck.unix]\npath = '/run/a.sock'",
+        "[[listen]]\naddress = '/run/a.sock'\n[healthcheck.fcgi]\naddress = '/run/a.sock'\nscript = '/ping'",
+        "[switch]\nlink = '/a'",
+        "[switch]\nsymlink = '/a'",
+        "[switch]\nsymlink = { path = '/a' }",
+        "[switch]\nsymlink = { path = '/a', to = '/a' }",
+        "[hooks]\npromote = 'nginx -s reload'",
+        "[hooks]\npromoted = ['']",
+        "[hooks]\ntimeout = '0s'",
+        "[hooks]\non_failure = ['x']",
+    ] {
+        writeln!(text, "{}\n", refused(&format!("cmd = ['x']\n{wrong}"))).unwrap();
+    }
+    insta::assert_snapshot!("listen", text);
+}
+
+#[test]
+fn addresses_are_known_by_one_spelling() {
+    let address = |text: &str| {
+        let plan = plan(&format!("cmd = ['x']\n[[listen]]\naddress = '{text}'"));
+        plan.listeners[0].address.to_string()
+    };
+    assert_eq!(address("0.0.0.0:80"), "tcp://0.0.0.0:80");
+    assert_eq!(address("tcp://[0:0::1]:80"), "tcp://[::1]:80");
+    assert_eq!(address("udp://[::]:53"), "udp://[::]:53");
+    assert_eq!(address("/run/a.sock"), "unix:///run/a.sock");
+    assert_eq!(address("unix:a.sock"), "unix://a.sock");
+    assert_eq!(address("@a"), "unix://@a");
+    assert_eq!(address("systemd:web"), "systemd:web");
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let plan = plan(
+        "cmd = ['x']\n[[listen]]\naddress = '/a'\n[[listen]]\naddress = 'systemd:web'\n[hooks]\npromoted = []",
+    );
+    let [first, second] = &plan.listeners[..] else { panic!("{:?}", plan.listeners) };
+    assert_eq!((first.name.as_str(), first.options.backlog, first.options.mode), ("unknown", 4096, None));
+    assert_eq!(first.protocols, [Protocol::ListenFds]);
+    assert_eq!(second.address, ListenAddress::Systemd("web".to_owned()));
+    assert_eq!(second.name, "web");
+    assert!(plan.hooks.promoted.is_empty());
+}
+
+#[test]
+fn what_is_printed_reads_back_as_itself() {
+    // Contract: X1
+    let text = "cmd = ['x']\n\
+        [[listen]]\naddress = '/run/a.sock'\nname = 'web'\nas = ['stdin', 'listen_fds']\nmode = '0660'\nowner = 'www-data'\n\
+        group = '33'\nbacklog = 16\n\
+        [[listen]]\naddress = '[::]:80'\nv6only = false\nnodelay = true\nreuseport = true\nas = 'einhorn'\n\
+        [[listen]]\naddress = 'udp://127.0.0.1:0'\n\
+        [[listen]]\naddress = 'systemd:admin'\nas = 'server_starter'\n\
+        [switch]\nsymlink = { path = '/run/app.sock', to = 'app-{{ slot() }}.sock' }\n\
+        [hooks]\npromote = ['nginx', '-s', 'reload']\nfailed = ['x']\ntimeout = '3s'\n";
+    let text = text.replace("{{ slot() }}", "{{ blue_green() }}");
+    let first = plan(&text);
+    let printed = first.to_string();
+    assert_eq!(plan(&printed), first, "{printed}");
+}

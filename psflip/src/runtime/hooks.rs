@@ -1,0 +1,117 @@
+//! `[hooks]`: programs that the configuration wants to be run on the way, each under a keeper and with a time limit.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use super::Runtime;
+use super::poller::Token;
+use super::timers::Key;
+use crate::errand::Errand;
+use crate::flip::{Event, Hook};
+use crate::keeper::Tree;
+
+/// The hooks that run.
+pub(super) type Running = BTreeMap<Hook, Errand>;
+
+fn token(hook: Hook) -> Token {
+    match hook {
+        Hook::Promote => Token::PromoteHook,
+        Hook::Promoted => Token::PromotedHook,
+        Hook::Failed => Token::FailedHook,
+    }
+}
+
+/// As it is called in the configuration.
+fn name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Promote => "promote",
+        Hook::Promoted => "promoted",
+        Hook::Failed => "failed",
+    }
+}
+
+impl Runtime {
+    /// Starts a hook, instead of an earlier run of it that has not ended yet.
+    pub(super) fn run_hook(&mut self, hook: Hook) {
+        let argv = match hook {
+            Hook::Promote => &self.plan.hooks.promote,
+            Hook::Promoted => &self.plan.hooks.promoted,
+            Hook::Failed => &self.plan.hooks.failed,
+        };
+        if argv.is_empty() {
+            if hook == Hook::Promote {
+                self.queue.push_back(Event::HookSucceeded);
+            }
+            return;
+        }
+        let child = self.tree.as_ref().and_then(Tree::child_pid).unwrap_or_default().to_string();
+        let psflip = std::process::id().to_string();
+        let mut variables =
+            vec![("PSFLIP_HOOK", name(hook)), ("PSFLIP_PID", &psflip), ("PSFLIP_CHILD_PID", &child)];
+        if let (Hook::Failed, Some(reason)) = (hook, &self.upgrade_failure) {
+            variables.push(("PSFLIP_REASON", reason));
+        }
+        tracing::debug!(hook = name(hook), command = ?argv, "hook started");
+        let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
+        let started =
+            Errand::start(argv, self.envp.clone(), &variables, workdir, signals).and_then(|errand| {
+                let watched = self.poller.watch(token(hook), errand.as_fd());
+                watched.map(|()| errand).map_err(|error| format!("can't be waited for: {error}"))
+            });
+        match started {
+            Ok(errand) => {
+                self.timers.set(Key::Hook(hook), self.plan.hooks.timeout);
+                self.hooks.insert(hook, errand);
+            }
+            Err(why) => self.hook_ended(hook, Err(why)),
+        }
+    }
+
+    /// Ends a hook with all its processes. Harmless if it doesn't run.
+    pub(super) fn end_hook(&mut self, hook: Hook) {
+        self.timers.clear(Key::Hook(hook));
+        self.poller.forget(token(hook));
+        self.hooks.remove(&hook);
+    }
+
+    /// A hook has ended or written something.
+    pub(super) fn hear_hook(&mut self, hook: Hook) {
+        let Some(errand) = self.hooks.get_mut(&hook) else { return };
+        match errand.advance() {
+            Ok(false) => {}
+            Ok(true) => {
+                let output = errand.output();
+                self.hook_ended(hook, Ok(output));
+            }
+            Err(why) => self.hook_ended(hook, Err(why)),
+        }
+    }
+
+    /// A hook's time is up. It may have ended all the same, if psflip was stopped meanwhile.
+    pub(super) fn hook_is_late(&mut self, hook: Hook) {
+        self.hear_hook(hook);
+        if let Some(errand) = self.hooks.get(&hook) {
+            let why = errand.overdue(self.plan.hooks.timeout);
+            self.hook_ended(hook, Err(why));
+        }
+    }
+
+    fn hook_ended(&mut self, hook: Hook, result: Result<Option<String>, String>) {
+        self.end_hook(hook);
+        match (hook, result) {
+            (_, Ok(output)) => {
+                tracing::debug!(hook = name(hook), output, "hook ended with 0");
+                if hook == Hook::Promote {
+                    self.queue.push_back(Event::HookSucceeded);
+                }
+            }
+            (Hook::Promote, Err(why)) => {
+                self.failure = Some(format!("`hooks.promote` failed: {why}"));
+                self.queue.push_back(Event::HookFailed);
+            }
+            (Hook::Promoted | Hook::Failed, Err(reason)) => {
+                tracing::warn!(hook = name(hook), reason, "hook failed; nothing depends on it");
+            }
+        }
+    }
+}

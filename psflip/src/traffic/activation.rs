@@ -1,0 +1,110 @@
+//! The sockets that psflip itself was given by its manager (socket activation, sd_listen_fds(3)).
+//!
+//! They stay where they are, at descriptor 3 and on, and open in every exec: so every generation has them by inheritance, and a
+//! child whose configuration has no `[[listen]]` finds them as if psflip were not there (contract C3).
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::launch::variable;
+use crate::sys::fd;
+
+/// The first of them (SD_LISTEN_FDS_START).
+const START: i32 = 3;
+/// More than any manager passes; a false `LISTEN_FDS` must not become a long loop.
+const MOST: i32 = 1024;
+
+/// What psflip was given.
+#[derive(Clone, Debug, Default)]
+pub struct Activation {
+    /// A name for each descriptor, from [`START`] on.
+    names: Vec<String>,
+}
+
+impl Activation {
+    /// Reads it from the environment that psflip was started with. `addressee`: the process that it must be addressed to;
+    /// `None`: it was found to be for the first psflip, whose environment this is.
+    #[must_use]
+    pub fn of(envp: &[CString], addressee: Option<u32>) -> Self {
+        let text = |name| variable(envp, name).and_then(std::ffi::OsStr::to_str);
+        let number = |name| text(name).and_then(|text| text.parse::<i32>().ok());
+        if let Some(pid) = addressee
+            && number("LISTEN_PID").map(i32::cast_unsigned) != Some(pid)
+        {
+            return Self::default();
+        }
+        let count = number("LISTEN_FDS").filter(|count| (1..=MOST).contains(count)).unwrap_or_default();
+        let mut given = text("LISTEN_FDNAMES").unwrap_or_default().split(':').filter(|name| !name.is_empty());
+        let names = (0..count).map(|_| given.next().unwrap_or("unknown").to_owned()).collect();
+        Self { names }
+    }
+
+    /// Whether psflip was given any.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Their names, in their order.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The numbers that they have in every psflip.
+    #[must_use]
+    pub fn numbers(&self) -> std::ops::Range<i32> {
+        START..START + self.names.len() as i32
+    }
+
+    /// Copies of those with this name, close-on-exec; none if there is none.
+    ///
+    /// # Errors
+    /// EBADF: the manager did not pass what it said. EMFILE.
+    pub fn sockets(&self, name: &str) -> io::Result<Vec<OwnedFd>> {
+        let numbers = self.numbers().zip(&self.names).filter(|(_, given)| *given == name);
+        numbers.map(|(number, _)| fd::duplicate(number)).collect()
+    }
+
+    /// Keeps them from the program that this process is about to become: it gets its own copies of what is meant for it.
+    pub fn hide(&self) {
+        for number in self.numbers() {
+            fd::close_on_exec_if_open(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envp(list: &[&str]) -> Vec<CString> {
+        list.iter().map(|text| CString::new(*text).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_addressed_to_another_process_is_not_ours() {
+        // Contract: C3
+        let environment = envp(&["LISTEN_PID=7", "LISTEN_FDS=2", "LISTEN_FDNAMES=web:admin"]);
+        assert!(!Activation::of(&environment, Some(8)).is_there());
+        assert_eq!(Activation::of(&environment, Some(7)).names(), ["web", "admin"]);
+        assert_eq!(Activation::of(&environment, None).numbers(), 3..5);
+        assert!(!Activation::of(&envp(&["LISTEN_FDS=2"]), Some(7)).is_there());
+    }
+
+    #[test]
+    fn descriptors_without_a_name_are_unknown() {
+        let environment = envp(&["LISTEN_PID=7", "LISTEN_FDS=2", "LISTEN_FDNAMES=web"]);
+        assert_eq!(Activation::of(&environment, Some(7)).names(), ["web", "unknown"]);
+    }
+
+    #[test]
+    fn odd_numbers_give_nothing() {
+        // Contract: X2
+        for count in ["-1", "0", "x", "99999999999", "2000"] {
+            let environment = envp(&["LISTEN_PID=7", &format!("LISTEN_FDS={count}")]);
+            assert!(!Activation::of(&environment, Some(7)).is_there(), "{count}");
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The sockets of `[[listen]]`: opened once, handed from generation to generation, and inherited by every child.
+//!
+//! All generations share one socket, so the kernel's queue of connections knows no flip: what one child has not accepted, the
+//! next one does. psflip itself never accepts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, getsockopt, setsockopt,
+    socket, sockopt,
+};
+
+use super::activation::Activation;
+use super::pass::{self, Passing};
+use super::unix_file::{self, FileId};
+use crate::config::{ListenAddress, Listener, Options};
+use crate::sys::seam::{self, Call};
+use crate::sys::socket::listen;
+
+/// A socket that the predecessor handed over.
+#[derive(Debug)]
+pub struct Given {
+    /// [`ListenAddress`] as text.
+    pub address: String,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Its file, if it has one.
+    pub file: Option<FileId>,
+}
+
+/// Why a socket can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on `{address}`: {cause}")]
+pub struct Error {
+    address: String,
+    cause: String,
+}
+
+/// All the sockets of one generation.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    open: Vec<Open>,
+    /// Files of sockets that the predecessor listened on and this generation doesn't; gone when the predecessor is.
+    abandoned: Vec<(PathBuf, FileId)>,
+}
+
+#[derive(Debug)]
+struct Open {
+    listener: Listener,
+    made: Made,
+}
+
+/// What a listener consists of.
+#[derive(Debug)]
+struct Made {
+    /// One, or all of the same name with socket activation.
+    sockets: Vec<OwnedFd>,
+    file: Option<FileId>,
+    /// By this generation; else it was handed over.
+    is_new: bool,
+}
+
+impl Listeners {
+    /// Opens what the configuration wants, and takes what is given where it fits.
+    ///
+    /// # Errors
+    /// [`Error`] of the first that can't be opened. What was created until then is gone again.
+    pub fn open(wanted: &[Listener], given: Vec<Given>, activation: &Activation) -> Result<Self, Error> {
+        let mut given: Vec<Option<Given>> = given.into_iter().map(Some).collect();
+        let mut all = Self::default();
+        for listener in wanted {
+            let address = listener.address.to_string();
+            let old =
+                given.iter_mut().find(|given| given.as_ref().is_some_and(|given| given.address == address));
+            let opened = match (&listener.address, old.and_then(Option::take)) {
+                (ListenAddress::Systemd(name), _) => activated(activation, name),
+                (_, Some(old)) if is_still_reachable(&listener.address, old.file) => keep(listener, old),
+                _ => open(listener),
+            };
+            match opened {
+                Ok(made) => all.open.push(Open { listener: listener.clone(), made }),
+                Err(cause) => {
+                    all.remove_new_files();
+                    return Err(Error { address, cause });
+                }
+            }
+        }
+        // Their sockets are closed here, so that only the predecessor's generation has them.
+        let rest = given.into_iter().flatten();
+        all.abandoned = rest.filter_map(|given| Some((path_of(&given.address)?, given.file?))).collect();
+        Ok(all)
+    }
+
+    /// What the successor is to be given.
+    pub fn to_hand_over(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>, Option<FileId>)> {
+        let own = self.open.iter().filter(|open| !matches!(open.listener.address, ListenAddress::Systemd(_)));
+        own.flat_map(|open| {
+            let address = open.listener.address.to_string();
+            open.made.sockets.iter().map(move |socket| (address.clone(), socket.as_fd(), open.made.file))
+        })
+    }
+
+    /// How the child is told, and the sockets in the order that [`Passing::numbers`] speaks of.
+    #[must_use]
+    pub fn passing(&self, generation: u64) -> (Passing, Vec<BorrowedFd<'_>>) {
+        let mut sockets = Vec::new();
+        let mut fds = Vec::new();
+        for open in &self.open {
+            let Listener { address, name, protocols, .. } = &open.listener;
+            for socket in &open.made.sockets {
+                let address = local_address(socket).unwrap_or_else(|| address.to_string());
+                sockets.push(pass::Socket { name: name.clone(), address, protocols: protocols.clone() });
+                fds.push(socket.as_fd());
+            }
+        }
+        (pass::pass(&sockets, generation), fds)
+    }
+
+    /// Brings sockets that were handed over, or whose settings a failed successor has changed, to what the configuration says.
+    ///
+    /// # Errors
+    /// [`Error`] of the first that can't be adjusted.
+    pub fn adjust(&self) -> Result<(), Error> {
+        for Open { listener, made: Made { sockets, file, .. } } in &self.open {
+            let cause = |cause| Error { address: listener.address.to_string(), cause };
+            if let (ListenAddress::Unix(path), Some(id)) = (&listener.address, file) {
+                unix_file::adjust(path, *id, &listener.options).map_err(|failed| cause(told(&failed)))?;
+            }
+            for socket in sockets {
+                adjust(socket, listener).map_err(|errno| cause(errno.desc().to_owned()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The predecessor is gone: so are the sockets that only it had, and their files have no use.
+    pub fn predecessor_is_gone(&mut self) {
+        for (path, id) in std::mem::take(&mut self.abandoned) {
+            tell_remaining(&path, unix_file::remove(&path, id));
+        }
+        for open in &mut self.open {
+            open.made.is_new = true; // from now on they are this generation's to remove
+        }
+    }
+
+    /// Removes the files that this generation has created: it fails, and the predecessor lives.
+    pub fn remove_new_files(&self) {
+        for open in self.open.iter().filter(|open| open.made.is_new) {
+            if let (ListenAddress::Unix(path), Some(id)) = (&open.listener.address, open.made.file) {
+                tell_remaining(path, unix_file::remove(path, id));
+            }
+        }
+    }
+
+    /// Whether there is any.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+fn tell_remaining(path: &Path, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(path = %path.display(), %error, "the file of a socket stays behind");
+    }
+}
+
+fn told(failed: &unix_file::Failed) -> String {
+    format!("can't {}: {}", failed.action, failed.error)
+}
+
+fn path_of(address: &str) -> Option<PathBuf> {
+    address.strip_prefix("unix://").map(PathBuf::from)
+}
+
+/// Whether clients that use the address come to the socket that was handed over. Somebody may have removed its file.
+fn is_still_reachable(address: &ListenAddress, file: Option<FileId>) -> bool {
+    match (address, file) {
+        (ListenAddress::Unix(path), Some(id)) => FileId::at(path) == Some(id),
+        _ => true,
+    }
+}
+
+fn activated(activation: &Activation, name: &str) -> Result<Made, String> {
+    let sockets =
+        activation.sockets(name).map_err(|error| format!("what psflip was given can't be used: {error}"))?;
+    if sockets.is_empty() {
+        return Err(if activation.is_there() {
+            format!(
+                "psflip was given no socket of that name; it was given `{}` (FileDescriptorName= in the manager's socket unit)",
+                activation.names().join("`, `")
+            )
+        } else {
+            "psflip was given no socket by its manager (`LISTEN_FDS` and `LISTEN_PID`)".to_owned()
+        });
+    }
+    Ok(Made { sockets, file: None, is_new: false })
+}
+
+/// Keeps a socket that was handed over. What can't be changed while it is open has to be as it was.
+fn keep(listener: &Listener, given: Given) -> Result<Made, String> {
+    let Options { v6only, reuseport, .. } = listener.options;
+    let fixed = |key: &str, is: bool| {
+        format!("`{key}` is {is} and can't be changed while the socket is open; restart the service for that")
+    };
+    if let Some(wanted) = v6only {
+        let is = getsockopt(&given.socket, sockopt::Ipv6V6Only).map_err(|errno| errno.desc().to_owned())?;
+        if is != wanted {
+            return Err(fixed("v6only", is));
+        }
+    }
+    if !matches!(listener.address, ListenAddress::Unix(_)) {
+        let is = getsockopt(&given.socket, sockopt::ReusePort).map_err(|errno| errno.desc().to_owned())?;
+        if is != reuseport {
+            return Err(fixed("reuseport", is));
+        }
+    }
+    Ok(Made { sockets: vec![given.socket], file: given.file, is_new: false })
+}
+
+fn open(listener: &Listener) -> Result<Made, String> {
+    let (socket, file) = match &listener.address {
+        ListenAddress::Tcp(address) => (internet(*address, SockType::Stream, listener)?, None),
+        ListenAddress::Udp(address) => (internet(*address, SockType::Datagram, listener)?, None),
+        ListenAddress::Unix(path) => unix(path, &listener.options)?,
+        ListenAddress::Systemd(_) => return Err("it is not psflip's to open".to_owned()),
+    };
+    let wait_for_clients = || {
+        if matches!(listener.address, ListenAddress::Udp(_)) {
+            Ok(())
+        } else {
+            listen(socket.as_fd(), listener.options.backlog)
+        }
+    };
+    if let Err(error) = wait_for_clients() {
+        if let (ListenAddress::Unix(path), Some(id)) = (&listener.address, file) {
+            let _ = unix_file::remove(path, id); // the failure that is told is the first one
+        }
+        return Err(error.to_string());
+    }
+    Ok(Made { sockets: vec![socket], file, is_new: true })
+}
+
+fn internet(address: SocketAddr, kind: SockType, listener: &Listener) -> Result<OwnedFd, String> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let Options { reuseport, v6only, .. } = listener.options;
+    let bound = || -> Result<OwnedFd, Errno> {
+        seam::before(Call::Socket)?;
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        if kind == SockType::Stream {
+            // What an earlier process left in TIME_WAIT does not keep the port (socket(7)).
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        }
+        if reuseport {
+            setsockopt(&socket, sockopt::ReusePort, &true)?;
+        }
+        if let Some(v6only) = v6only {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &v6only)?;
+        }
+        adjust_options(&socket, listener)?;
+        seam::before(Call::Bind)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        Ok(socket)
+    };
+    bound().map_err(|errno| match errno {
+        Errno::EADDRINUSE => format!("{}; another process listens there", errno.desc()),
+        Errno::EACCES => format!("{}; ports below 1024 need root or CAP_NET_BIND_SERVICE", errno.desc()),
+        Errno::EADDRNOTAVAIL => format!("{}; this machine does not have that address", errno.desc()),
+        _ => errno.desc().to_owned(),
+    })
+}
+
+fn unix(path: &Path, options: &Options) -> Result<(OwnedFd, Option<FileId>), String> {
+    let made = || {
+        seam::before(Call::Socket)?;
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+    };
+    let socket = made().map_err(|errno| errno.desc().to_owned())?;
+    if let Some(name) = path.to_string_lossy().strip_prefix('@') {
+        let bound = UnixAddr::new_abstract(name.as_bytes()).and_then(|address| {
+            seam::before(Call::Bind)?;
+            bind(socket.as_raw_fd(), &address)
+        });
+        return match bound {
+            Ok(()) => Ok((socket, None)),
+            Err(Errno::EADDRINUSE) => Err("another process listens there".to_owned()),
+            Err(errno) => Err(errno.desc().to_owned()),
+        };
+    }
+    let file = unix_file::create(socket.as_fd(), path, options).map_err(|failed| told(&failed))?;
+    Ok((socket, Some(file)))
+}
+
+/// What can be changed at any time.
+fn adjust(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
+    adjust_options(socket, listener)?;
+    if matches!(listener.address, ListenAddress::Tcp(_) | ListenAddress::Unix(_)) {
+        // On a socket that listens already, this changes the length of its queue.
+        listen(socket.as_fd(), listener.options.backlog)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL)))?;
+    }
+    Ok(())
+}
+
+fn adjust_options(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
+    if matches!(listener.address, ListenAddress::Tcp(_)) {
+        setsockopt(socket, sockopt::TcpNoDelay, &listener.options.nodelay)?;
+    }
+    Ok(())
+}
+
+/// Where a socket is bound, as Server::Starter writes it.
+fn local_address(socket: &OwnedFd) -> Option<String> {
+    let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from(std::net::SocketAddrV4::from(*v4)).to_string());
+    }
+    if let Some(v6) = address.as_sockaddr_in6() {
+        return Some(SocketAddr::from(std::net::SocketAddrV6::from(*v6)).to_string());
+    }
+    let unix = address.as_unix_addr()?;
+    match (unix.path(), unix.as_abstract()) {
+        (Some(path), _) => Some(path.display().to_string()),
+        (None, Some(name)) => Some(format!("@{}", String::from_utf8_lossy(name))),
+        (None, None) => None,
+    }
+}

@@ -1,0 +1,119 @@
+//! How a child is told of the sockets it inherits: descriptor numbers and variables. Pure.
+//!
+//! Several protocols can be used at once; a socket then has one number for all of them, but for descriptor 0.
+
+use crate::config::Protocol;
+
+/// The first number of sd_listen_fds(3), below which are the standard descriptors.
+const START: i32 = 3;
+
+/// A socket to be passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Its name for `LISTEN_FDNAMES`.
+    pub name: String,
+    /// Its address as Server::Starter writes it: `0.0.0.0:80`, `[::]:80`, `/run/app.sock`.
+    pub address: String,
+    /// How the child is told of it.
+    pub protocols: Vec<Protocol>,
+}
+
+/// Which socket, by its place in the list, goes to which number, and what the child's environment says of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Passing {
+    /// Place and number.
+    pub numbers: Vec<(usize, i32)>,
+    /// Variables. `LISTEN_PID` is not among them: only the child knows its pid.
+    pub variables: Vec<(&'static str, String)>,
+    /// Whether `LISTEN_PID` belongs to them.
+    pub listen_pid: bool,
+    /// Variables whose names have numbers in them.
+    pub numbered: Vec<(String, String)>,
+}
+
+/// Decides it for all sockets.
+#[must_use]
+pub fn pass(sockets: &[Socket], generation: u64) -> Passing {
+    let with = |protocol: Protocol| {
+        sockets.iter().enumerate().filter(move |(_, socket)| socket.protocols.contains(&protocol))
+    };
+    let mut passing = Passing::default();
+    // systemd's have to be the first ones.
+    let mut order: Vec<usize> = with(Protocol::ListenFds).map(|(place, _)| place).collect();
+    let systemd = order.len();
+    let others = sockets.iter().enumerate().filter(|(place, socket)| {
+        !order.contains(place) && socket.protocols.iter().any(|protocol| *protocol != Protocol::Stdin)
+    });
+    let others: Vec<usize> = others.map(|(place, _)| place).collect();
+    order.extend(others);
+    passing.numbers = order.iter().copied().zip(START..).collect();
+    let number = |place: usize| {
+        passing.numbers.iter().find(|(other, _)| *other == place).map_or(START, |(_, number)| *number)
+    };
+
+    let mut variables = Vec::new();
+    let mut numbered = Vec::new();
+    if systemd > 0 {
+        let names: Vec<&str> = with(Protocol::ListenFds).map(|(_, socket)| &*socket.name).collect();
+        variables.push(("LISTEN_FDS", systemd.to_string()));
+        variables.push(("LISTEN_FDNAMES", names.join(":")));
+    }
+    let starter: Vec<String> = with(Protocol::ServerStarter)
+        .map(|(place, socket)| format!("{}={}", socket.address, number(place)))
+        .collect();
+    if !starter.is_empty() {
+        variables.push(("SERVER_STARTER_PORT", starter.join(";")));
+        variables.push(("SERVER_STARTER_GENERATION", generation.to_string()));
+    }
+    let einhorn: Vec<i32> = with(Protocol::Einhorn).map(|(place, _)| number(place)).collect();
+    if !einhorn.is_empty() {
+        variables.push(("EINHORN_FD_COUNT", einhorn.len().to_string()));
+        numbered
+            .extend(einhorn.iter().enumerate().map(|(n, fd)| (format!("EINHORN_FD_{n}"), fd.to_string())));
+    }
+    passing.numbers.extend(with(Protocol::Stdin).map(|(place, _)| (place, 0)));
+    Passing { variables, numbered, listen_pid: systemd > 0, ..passing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(name: &str, address: &str, protocols: &[Protocol]) -> Socket {
+        Socket { name: name.to_owned(), address: address.to_owned(), protocols: protocols.to_vec() }
+    }
+
+    #[test]
+    fn nothing_is_told_of_nothing() {
+        // Contract: C3
+        assert_eq!(pass(&[], 1), Passing::default());
+    }
+
+    #[test]
+    fn systemds_sockets_come_first_and_every_protocol_sees_its_own() {
+        // Contract: C3
+        use Protocol::{Einhorn, ListenFds, ServerStarter, Stdin};
+        let sockets = [
+            socket("a", "0.0.0.0:80", &[ServerStarter, Einhorn]),
+            socket("b", "/run/b.sock", &[Stdin]),
+            socket("c", "[::]:81", &[ListenFds]),
+            socket("d", "/run/d.sock", &[ServerStarter, ListenFds, Stdin]),
+        ];
+        let passing = pass(&sockets, 7);
+        assert_eq!(passing.numbers, [(2, 3), (3, 4), (0, 5), (1, 0), (3, 0)]);
+        assert!(passing.listen_pid);
+        let variables: Vec<String> =
+            passing.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(
+            variables,
+            [
+                "LISTEN_FDS=2",
+                "LISTEN_FDNAMES=c:d",
+                "SERVER_STARTER_PORT=0.0.0.0:80=5;/run/d.sock=4",
+                "SERVER_STARTER_GENERATION=7",
+                "EINHORN_FD_COUNT=1"
+            ]
+        );
+        assert_eq!(passing.numbered, [("EINHORN_FD_0".to_owned(), "5".to_owned())]);
+    }
+}
