@@ -1,5 +1,9 @@
 //! Health checks of real children: when a generation is promoted, and what is said when it isn't (contract H1 to H4, U9).
 
+mod docker;
+mod fcgi;
+mod notify;
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;

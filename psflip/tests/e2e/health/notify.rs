@@ -1,0 +1,294 @@
+//! The health check `notify`, with the senders that people use: `systemd-notify`, Python, socat, grandchildren, strangers.
+
+use std::fs;
+
+use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
+
+use crate::service::{configure, stop};
+
+/// `say MESSAGE` for shell scripts, which understands `\n`.
+const SAY: &str = "say() { printf '%b' \"$1\" | socat -u - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; }; ";
+
+const NOTIFY: &str = "[healthcheck.notify]\n";
+
+/// Whether a program is installed; says so when it isn't.
+#[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+pub(super) fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let installed = folders.map(|folder| folder.join(program)).any(|file| file.is_file());
+    if !installed {
+        eprintln!("skipped: {program} is not installed");
+    }
+    installed
+}
+
+fn shell(script: &str) -> [String; 3] {
+    ["/bin/sh".into(), "-c".into(), format!("{SAY}{script}")]
+}
+
+fn child(sandbox: &Sandbox, script: &str, config: &str) -> PsflipBuilder {
+    sandbox.psflip().cmd(shell(script)).config(config)
+}
+
+/// The next generation has this child.
+fn configure_next(sandbox: &Sandbox, script: &str, config: &str) {
+    let argv = shell(script);
+    configure(sandbox, &argv.each_ref().map(String::as_str), config);
+}
+
+/// The address that a child was given.
+fn address(child: Process) -> String {
+    child.env("NOTIFY_SOCKET").expect("no NOTIFY_SOCKET").into_string().unwrap()
+}
+
+#[track_caller]
+fn promotes(script: &str) {
+    let sandbox = Sandbox::new();
+    let psflip = child(&sandbox, script, NOTIFY).env("NOTIFY_SOCKET", "/run/of-psflip-itself");
+    let psflip = psflip.start().wait_ready();
+    let first = address(psflip.child());
+    assert!(first.starts_with('@'), "{first}");
+    psflip.flip();
+    assert_ne!(address(psflip.child()), first, "each generation has a socket of its own");
+    stop(&psflip);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_child_that_says_ready_by_socat_is_promoted() {
+    // Contract: H1, C3
+    if is_installed("socat") {
+        promotes("say 'STATUS=nearly'; say 'READY=1\\nSTATUS=up'; exec sleep 1000");
+    }
+}
+
+#[test]
+fn a_child_that_says_ready_by_systemd_notify_is_promoted() {
+    // Contract: H1
+    if is_installed("systemd-notify") {
+        // Without `--no-block` it waits until its descriptor (BARRIER=1) is closed.
+        promotes("systemd-notify --ready --status=up && exec sleep 1000");
+    }
+}
+
+#[test]
+fn a_child_that_says_ready_by_python_is_promoted() {
+    // Contract: H1
+    let script = "exec python3 -c \"import os, signal, socket\n\
+        name = os.environ['NOTIFY_SOCKET']\n\
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', '\\\\0' + name[1:])\n\
+        signal.pause()\"";
+    if is_installed("python3") {
+        promotes(script);
+    }
+}
+
+#[test]
+fn an_orphan_of_the_child_in_a_session_of_its_own_may_say_ready() {
+    // Contract: H1
+    if !is_installed("socat") {
+        return;
+    }
+    // The orphan speaks only when its parent is the keeper, which is the child's parent.
+    let orphan = "while test $(ps -o ppid= -p $$) -ne $KEEPER; do sleep 0.01; done; say READY=1";
+    let sandbox = Sandbox::new();
+    sandbox.write("orphan.sh", format!("{SAY}{orphan}"));
+    let start = "export KEEPER=$PPID; setsid -f sh orphan.sh; exec sleep 1000";
+    let psflip = child(&sandbox, start, NOTIFY).start().wait_ready();
+    stop(&psflip);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_child_that_became_another_user_may_say_ready() {
+    // Contract: H1
+    if !nix_is_root() || !is_installed("socat") || !is_installed("setpriv") {
+        return;
+    }
+    promotes(
+        "exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c \"printf READY=1 | socat -u - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; exec sleep 1000\"",
+    );
+}
+
+fn nix_is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}
+
+/// psflip ends with 124 and says why.
+#[track_caller]
+fn reason_of_failure(sandbox: &Sandbox, psflip: &Psflip) -> String {
+    let status = psflip.wait_exit();
+    assert_eq!(status.code(), Some(124), "{status}\n{}", sandbox.report());
+    let line = psflip.wait_for_line(Stream::Stderr, "not healthy within").text;
+    assert_eq!(psflip.history().pids(), [0_u32; 0], "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+    line
+}
+
+#[test]
+fn a_child_that_says_nothing_fails_with_a_reason_that_teaches() {
+    // Contract: H4, C6, F4
+    let sandbox = Sandbox::new();
+    let psflip =
+        child(&sandbox, "exec sleep 1000", "upgrade.timeout = \"300ms\"\n[healthcheck.notify]\n").start();
+    let line = reason_of_failure(&sandbox, &psflip);
+    let wanted = "not healthy within 300ms; no READY=1 came to $NOTIFY_SOCKET, nor anything else: the child has to send it";
+    assert!(line.contains(wanted), "{line}");
+}
+
+#[test]
+fn what_the_child_said_of_its_trouble_is_part_of_the_reason() {
+    // Contract: H4, C6
+    if !is_installed("socat") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let short = "upgrade.timeout = \"1s\"\n[healthcheck.notify]\n";
+    let psflip =
+        child(&sandbox, "say 'STATUS=waiting for the database\\nERRNO=111'; exec sleep 1000", short).start();
+    let line = reason_of_failure(&sandbox, &psflip);
+    let wanted = "came to $NOTIFY_SOCKET; its status is `waiting for the database`; it told ERRNO=111 (Connection refused";
+    assert!(line.contains(wanted), "{line}");
+
+    let sandbox = Sandbox::new();
+    let psflip = child(&sandbox, "say 'STATUS=no licence\\nSTOPPING=1'; exit 9", NOTIFY).start();
+    assert_eq!(psflip.wait_exit().code(), Some(9), "{}", sandbox.report());
+    let line = psflip.wait_for_line(Stream::Stderr, "before it was healthy").text;
+    assert!(line.contains("exit code 9; its status is `no licence`; it told STOPPING=1"), "{line}");
+}
+
+#[test]
+fn an_upgrade_to_a_child_that_is_not_ready_in_time_fails_and_the_next_one_works() {
+    // Contract: U8, H4, F4
+    if !is_installed("socat") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let good = "say READY=1; exec sleep 1000";
+    let psflip = child(&sandbox, good, NOTIFY).start().wait_ready();
+    let before = psflip.child();
+    configure_next(
+        &sandbox,
+        "say STATUS=stuck; exec sleep 1000",
+        "upgrade.timeout = \"1s\"\n[healthcheck.notify]\n",
+    );
+    psflip.request_flip();
+    let line = psflip.wait_for_line(Stream::Stderr, "upgrade failed").text;
+    assert!(line.contains("no READY=1 came") && line.contains("its status is `stuck`"), "{line}");
+    assert_eq!(psflip.child(), before);
+    configure_next(&sandbox, good, NOTIFY);
+    psflip.flip();
+    stop(&psflip);
+}
+
+#[test]
+fn messages_of_others_do_not_count_not_even_those_of_the_old_child() {
+    // Contract: H1, H4, U3
+    if !is_installed("socat") {
+        return;
+    }
+    // It says READY=1 to whatever address it finds in the file.
+    let forward = "while test ! -s to; do sleep 0.01; done; NOTIFY_SOCKET=$(cat to); \
+        printf READY=1 | socat - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@} & exec sleep 1000";
+    let sandbox = Sandbox::new();
+    let psflip = child(&sandbox, &format!("say READY=1; {forward}"), NOTIFY).start().wait_ready();
+    let (old, old_child) = (psflip.active(), psflip.child());
+    let slow = "echo waiting >&2; while test ! -e go; do sleep 0.01; done; say READY=1; exec sleep 1000";
+    configure_next(&sandbox, slow, NOTIFY);
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stderr, "waiting");
+    let new_child = wait_until(Deadline::default(), "the new child", || {
+        let shells = sandbox.processes().into_iter().filter(|process| *process != old_child);
+        shells
+            .into_iter()
+            .find(|process| process.cmdline().is_ok_and(|line| line.join(" ").contains("test ! -e go")))
+    });
+    let new_address = address(new_child);
+    sandbox.write("to", &new_address);
+    let ignored = "ignoring messages on NOTIFY_SOCKET";
+    psflip.wait_for_line(Stream::Stderr, ignored);
+    // A stranger that waits for its message to be looked at.
+    let stranger = format!("printf READY=1 | socat - ABSTRACT-SENDTO:{}", &new_address[1..]);
+    let stranger = sandbox.command(["sh", "-c", &stranger]).start();
+    assert_eq!((psflip.active(), psflip.child()), (old, old_child), "{}", sandbox.report());
+    sandbox.write("go", "");
+    psflip.wait_successor(old);
+    stranger.signal(Signal::SIGKILL);
+    stranger.wait_exit();
+    stop(&psflip);
+}
+
+#[test]
+fn the_socket_is_read_as_long_as_the_child_serves() {
+    // Contract: H1, X2
+    if !is_installed("socat") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // More than any queue holds (net.unix.max_dgram_qlen): a sender would wait for a psflip that doesn't read.
+    let flood = "while test ! -e go; do sleep 0.01; done; \
+        yes 'STATUS=serving' | head -n 20000 | socat -u -b 15 - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; \
+        say 'STATUS=all said'; echo done; exec sleep 1000";
+    let config = "[healthcheck.notify]\n[log]\nlevel = \"debug\"\n";
+    let psflip = child(&sandbox, &format!("say READY=1; {flood}"), config).start().wait_ready();
+    sandbox.write("go", "");
+    psflip.wait_for_line(Stream::Stdout, "done");
+    psflip.wait_for_line(Stream::Stderr, "status=\"all said\"");
+    psflip.flip(); // a line of the log per message would be one too many
+    assert!(psflip.log().matches("status=\"serving\"").count() <= 2, "{}", sandbox.report());
+    stop(&psflip);
+}
+
+#[test]
+fn a_child_may_ask_for_more_time_and_both_generations_give_it() {
+    // Contract: H1, U2, F5
+    if !is_installed("socat") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let psflip = child(&sandbox, "say READY=1; exec sleep 1000", NOTIFY).start().wait_ready();
+    // Without the second, the old psflip would take the new one for hung after 5.5 s.
+    let slow = "say 'EXTEND_TIMEOUT_USEC=20000000'; echo asked >&2; sleep 6; say READY=1; exec sleep 1000";
+    let config = "upgrade.timeout = \"500ms\"\nshutdown.timeout = \"0s\"\n[healthcheck.notify]\n";
+    configure_next(&sandbox, slow, config);
+    psflip.flip();
+    stop(&psflip);
+}
+
+#[test]
+fn a_child_gets_no_more_time_than_the_configuration_allows() {
+    // Contract: H1, H4, F4
+    if !is_installed("socat") {
+        return;
+    }
+    for (extend, wanted) in [
+        ("0s", "within 500ms; no READY=1 came"),
+        ("200ms", "within 500ms; EXTEND_TIMEOUT_USEC had put that off to 700ms; no READY=1 came"),
+    ] {
+        let sandbox = Sandbox::new();
+        let config = format!("upgrade.timeout = \"500ms\"\n[healthcheck.notify]\nextend = \"{extend}\"\n");
+        let greedy = "while :; do say EXTEND_TIMEOUT_USEC=18446744073709551615; sleep 0.01; done";
+        let psflip = child(&sandbox, greedy, &config).start();
+        let line = reason_of_failure(&sandbox, &psflip);
+        assert!(line.contains(wanted), "{line}");
+    }
+}
+
+#[test]
+fn the_child_has_the_address_and_no_descriptor_of_the_socket() {
+    // Contract: C3
+    if !is_installed("socat") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let psflip = child(&sandbox, "ls -l /proc/$$/fd > fds; env > env; say READY=1; exec sleep 1000", NOTIFY);
+    let psflip = psflip.start().wait_ready();
+    assert!(!sandbox.read("fds").contains("socket:"), "{}", sandbox.read("fds"));
+    let env = sandbox.read("env");
+    let added: Vec<&str> =
+        env.lines().filter(|line| line.contains("PSFLIP") || line.contains("NOTIFY")).collect();
+    assert_eq!(added.len(), 3, "{added:?}");
+    stop(&psflip);
+}
