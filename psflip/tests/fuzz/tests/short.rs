@@ -61,6 +61,24 @@ fn http_probes_take_any_answer() {
 }
 
 #[test]
+fn fcgi_probes_take_any_answer() {
+    // Contract: X2, H4
+    short("fcgi", 2000);
+}
+
+#[test]
+fn container_engines_may_answer_anything() {
+    // Contract: X2, H4
+    short("docker", 1000);
+}
+
+#[test]
+fn children_may_say_anything_of_themselves() {
+    // Contract: X2, H4
+    short("notify", 1000);
+}
+
+#[test]
 fn the_driver_finds_and_keeps_whatever_ends_a_worker() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/self-test");
     let tries = [

@@ -9,7 +9,7 @@ use psflip::handover::predecessor::{Link, News, meet};
 use psflip::sys::pidfd::PidFd;
 use psflip::sys::socket::Socket;
 
-use super::{Run, ensure};
+use super::{Run, ensure, open_descriptors};
 use crate::Error;
 
 pub(super) fn start(_: &Path) -> Result<Run, Error> {
@@ -72,8 +72,4 @@ fn listen(link: &Link) {
     let _ = link.next_news();
     let _ = link.withdraw();
     while let Ok(Some(News::Message(_))) = link.next_news() {}
-}
-
-fn open_descriptors() -> Result<usize, String> {
-    std::fs::read_dir("/proc/self/fd").map(Iterator::count).map_err(|error| error.to_string())
 }

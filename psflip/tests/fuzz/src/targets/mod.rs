@@ -1,10 +1,11 @@
 //! What gets the inputs, one file a reader: each calls psflip as psflip calls it, and checks what is promised of the answer.
 
 mod config;
-mod http;
 mod link;
 mod message;
+mod notify;
 mod pidfile;
+mod probe;
 mod self_test;
 mod template;
 mod value;
@@ -67,8 +68,26 @@ pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "http",
         summary: "the answer to an HTTP health check",
-        words: http::WORDS,
-        start: http::start,
+        words: probe::HTTP_WORDS,
+        start: probe::http,
+    },
+    Target {
+        name: "fcgi",
+        summary: "the answer to a FastCGI health check",
+        words: probe::FCGI_WORDS,
+        start: probe::fcgi,
+    },
+    Target {
+        name: "docker",
+        summary: "a container engine's answer",
+        words: probe::HTTP_WORDS,
+        start: probe::docker,
+    },
+    Target {
+        name: "notify",
+        summary: "what a child says of itself to NOTIFY_SOCKET",
+        words: notify::WORDS,
+        start: notify::start,
     },
 ];
 
@@ -88,4 +107,8 @@ pub(crate) fn find(name: &str) -> Result<&'static Target, Error> {
 /// Fails with a broken promise.
 fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(broken()) }
+}
+
+fn open_descriptors() -> Result<usize, String> {
+    std::fs::read_dir("/proc/self/fd").map(Iterator::count).map_err(|error| error.to_string())
 }
