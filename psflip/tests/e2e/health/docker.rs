@@ -9,6 +9,7 @@ use std::sync::Arc;
 use testkit::{Deadline, PsflipBuilder, Running, Sandbox, Signal, Stream, wait_until};
 
 use super::notify::is_installed;
+use crate::examples;
 use crate::service::stop;
 
 /// A container engine of the test's own.
@@ -59,6 +60,10 @@ impl Engine {
         let tar = Command::new("tar").args(["-chPf", image.to_str().unwrap()]).args(&files).status().unwrap();
         assert!(tar.success());
         engine.docker(&["import", image.to_str().unwrap(), "app"]).unwrap();
+        let check = "HEALTHCHECK --interval=200ms CMD test -e /up";
+        let server = format!("CMD [\"sh\", \"-c\", \"{SERVE}\"]");
+        let import = ["import", "--change", check, "--change", &server, image.to_str().unwrap(), "my-server"];
+        engine.docker(&import).unwrap();
         engine
     }
 
@@ -166,6 +171,14 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         .docker(&["run", "--name", "web-blue", "--network", "none", "app", "sh", "-c", "exit 3"])
         .unwrap_err();
     fails(&["--rm", "--name", "other"], SERVE, hour, &["the container `web-blue` has exited with code 3"]);
+    // The example does what it shows.
+    examples::copy_to(&sandbox);
+    let psflip = sandbox.psflip().config_file("health-docker.toml").env("NETWORK", "none");
+    let psflip =
+        psflip.env("DOCKER_HOST", format!("unix://{}", engine.socket.display())).start().wait_ready();
+    psflip.flip();
+    assert!(engine.docker(&["ps"]).unwrap().contains("my-server"));
+    stop(&psflip);
     engine.stop();
     sandbox.assert_no_process_left();
 }
