@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use testkit::{Deadline, Process, Signal};
@@ -10,11 +10,15 @@ use testkit::{Deadline, Process, Signal};
 use super::log::News;
 use super::next::{Good, Next};
 use super::plan::{Act, Moment, Part, Role, Side, Step, When};
+use super::rest::PATIENCE;
 use super::story::Halt;
 use super::world::World;
 
 /// How long a moment is waited for that may never come.
 const MOMENT: Duration = Duration::from_millis(150);
+
+/// How long a child that was told to end may take before it is taken for one that ignores that: longer than a server's `--drain`.
+const OBEDIENCE: Duration = Duration::from_secs(4);
 
 /// What the acts of a step were, as far as it matters for what may come of it.
 #[derive(Debug, Default)]
@@ -23,8 +27,8 @@ pub(super) struct Done {
     pub(super) rough: bool,
     /// What the new generation finds was changed meanwhile.
     pub(super) rewritten: bool,
-    /// Who got a SIGHUP, and how far the log was then.
-    pub(super) asked: Vec<(Process, usize)>,
+    /// Somebody was asked for an upgrade.
+    pub(super) asked: bool,
     /// Parts of the old generation that were killed, and whether a new psflip was there.
     pub(super) killed_old: Vec<(Part, bool)>,
     /// How many acts were not just requests, and met somebody.
@@ -36,6 +40,8 @@ pub(super) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
     let old = world.service()?.active;
     let mark = world.service()?.log.mark();
     let mut done = Done::default();
+    world.sent.clear();
+    world.doomed.clear();
     world.install(step.binary)?;
     if matches!(step.next, Next::Idle(_)) {
         world.load.allow_loss(); // it takes nobody's socket, but the server goes
@@ -43,13 +49,13 @@ pub(super) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
     let mut unwritten = world.configure(&step.next)?;
     for (when, act) in &step.acts {
         await_moment(world, *when, mark)?;
-        if act.is_about(Side::New) && !done.asked.is_empty() {
+        if act.is_about(Side::New) && done.asked {
             let psflip = Role(Side::New, Part::Psflip);
             world.wait(MOMENT, |world| Ok(world.find(old, psflip)))?;
         }
         world.let_pass(when.after)?;
         one(world, step, act, old, &mut done, &mut unwritten)?;
-        if let Some(text) = unwritten.take_if(|_| !done.asked.is_empty()) {
+        if let Some(text) = unwritten.take_if(|_| done.asked) {
             fs::write(world.config_path(), text)
                 .map_err(|error| broken("write the configuration", &error))?;
         }
@@ -93,11 +99,7 @@ fn one(
     let psflip = |side: &Side| Role(*side, Part::Psflip);
     match act {
         Act::Request(side) => {
-            world.read_log();
-            let mark = world.service()?.log.mark();
-            if let Some(target) = send(world, old, psflip(side), Signal::SIGHUP)? {
-                done.asked.push((target, mark));
-            }
+            done.asked |= send(world, old, psflip(side), Signal::SIGHUP)?.is_some();
         }
         Act::Poke(side, name) => {
             let signal = match *name {
@@ -110,7 +112,11 @@ fn one(
         }
         Act::RealTime(side, number) => {
             rough(world, step, psflip(side), done);
-            done.hits += usize::from(real_time(world, old, *side, *number));
+            let child = world.find(old, Role(*side, Part::Child));
+            if real_time(world, old, *side, *number) {
+                done.hits += 1;
+                world.doomed.extend(child.map(|child| (child, Instant::now() + OBEDIENCE)));
+            }
         }
         Act::Kill(role) => {
             rough(world, step, *role, done);
@@ -118,6 +124,7 @@ fn one(
             if let Some(target) = send(world, old, *role, Signal::SIGKILL)? {
                 done.hits += 1;
                 world.killed.insert(target);
+                world.doomed.push((target, Instant::now() + PATIENCE));
                 world.tally.kill(&role.to_string());
                 if role.0 == Side::Old {
                     done.killed_old.push((role.1, new_is_there));
@@ -126,7 +133,13 @@ fn one(
         }
         Act::Terminate(role) => {
             rough(world, step, *role, done);
-            done.hits += usize::from(send(world, old, *role, Signal::SIGTERM)?.is_some());
+            if let Some(target) = send(world, old, *role, Signal::SIGTERM)? {
+                done.hits += 1;
+                // A psflip says itself what comes of it, and a keeper does not listen.
+                if matches!(role.1, Part::Child | Part::Other(_)) {
+                    world.doomed.push((target, Instant::now() + OBEDIENCE));
+                }
+            }
         }
         Act::Interrupt(side) => {
             rough(world, step, psflip(side), done);
@@ -188,8 +201,18 @@ fn send(world: &mut World, old: Process, role: Role, signal: Signal) -> Result<O
     // Noted before it is sent: what follows comes after it in the timeline.
     world.timeline.note(format!("  {signal} to the {role} {target}"));
     world.tally.signals += u64::from(signal != Signal::SIGKILL);
+    world.read_log();
+    let mark = world.service()?.log.mark();
     match target.signal(signal) {
-        Ok(()) => Ok(Some(target)),
+        Ok(()) => {
+            let news = match signal {
+                Signal::SIGHUP => Some(News::Requested),
+                Signal::SIGTERM | Signal::SIGINT => Some(News::StopRequested),
+                _ => None,
+            };
+            world.sent.extend(news.map(|news| (target, mark, news)));
+            Ok(Some(target))
+        }
         Err(_) => {
             missed(world, &role.to_string());
             Ok(None)

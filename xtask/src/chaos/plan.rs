@@ -153,9 +153,11 @@ impl Step {
         match dice.u8(..100) {
             0..=21 => Self::undisturbed(dice),
             22..=37 => Self::disturbed(dice, 1..=3, harmless),
-            38..=79 => Self::disturbed(dice, 1..=3, violent),
-            80..=85 => Self::disturbed(dice, 1..=2, stop),
-            86..=87 => Self::caught(dice),
+            38..=75 => Self::disturbed(dice, 1..=3, violent),
+            76..=79 => Self::left_alone(dice),
+            80..=84 => Self::disturbed(dice, 1..=2, stop),
+            85 | 86 => Self::caught(dice),
+            87 => Self::left_alone(dice),
             88..=92 => Self::disturbed(dice, 1..=1, limit),
             _ => Self::disturbed(dice, 2..=5, anything),
         }
@@ -182,6 +184,10 @@ impl Step {
         }
         for _ in 0..dice.u8(count) {
             let act = act(dice);
+            // Without an upgrade there is no new generation.
+            if act.is_about(Side::New) && !acts.is_empty() && dice.bool() {
+                acts.push((When::NOW, Act::Request(Side::Old)));
+            }
             // A limit is there before the upgrade.
             match act {
                 Act::LimitFiles(_) => acts.insert(0, (When::NOW, act)),
@@ -207,6 +213,23 @@ impl Step {
             (when, freeze),
             (after(dice.u64(10..100)), Act::Kill(Role(Side::New, part))),
         ];
+        Self {
+            next: Next::Good(Good::roll(dice)),
+            binary: Binary::Copy,
+            acts,
+            goes_on: false,
+            bad_start: None,
+        }
+    }
+
+    /// The old generation is killed while the new one is on its way.
+    fn left_alone(dice: &mut Rng) -> Self {
+        let moment =
+            *dice.choice(&[Moment::NewPsflipReads, Moment::ChildStarted]).unwrap_or(&Moment::ChildStarted);
+        let when = When { moment: Some(moment), after: Duration::from_micros(dice.u64(..6000)) };
+        let part =
+            *dice.choice(&[Part::Psflip, Part::Psflip, Part::Keeper, Part::Child]).unwrap_or(&Part::Psflip);
+        let acts = vec![(When::NOW, Act::Request(Side::Old)), (when, Act::Kill(Role(Side::Old, part)))];
         Self {
             next: Next::Good(Good::roll(dice)),
             binary: Binary::Copy,

@@ -11,7 +11,7 @@ use super::story::Halt;
 use super::world::{Service, World, is_idle};
 
 /// Longer than anything may take here: a successor that has to give up may need its grace time.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// For how long nothing may change.
 const CALM: Duration = Duration::from_millis(15);
 /// How long anything may outlive its psflip. Contract C7 says milliseconds; machines are noisy.
@@ -67,6 +67,11 @@ fn no_third(world: &World, psflips: &[Stat]) -> Result<(), Halt> {
 }
 
 fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
+    let now = Instant::now();
+    let mut doomed = world.doomed.iter().filter(|(process, limit)| now < *limit && process.is_alive());
+    if let Some((process, _)) = doomed.next() {
+        return Err(format!("process {process} was told to end, or killed, and is still there"));
+    }
     match psflips {
         [] => {
             let left = world.sandbox.processes();
@@ -85,6 +90,12 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             let count = |news| log.count(pid, news);
             if !is_idle(psflip) {
                 return Err(format!("psflip {pid} is busy"));
+            }
+            // What it has said may not have reached us yet.
+            let heard = |mark, news| log.since(mark).any(|entry| entry.pid == pid && entry.news == news);
+            let mut sent = world.sent.iter().filter(|(target, ..)| *target == psflip);
+            if let Some((_, _, news)) = sent.find(|(_, mark, news)| !heard(*mark, *news)) {
+                return Err(format!("psflip {pid} got a signal, and the log has no {news:?} of it"));
             }
             if count(News::Active) == 0 {
                 return Err(format!("psflip {pid} is not active yet"));

@@ -1,7 +1,7 @@
 //! One round: a service is started, goes through the steps of a plan, and ends.
 
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testkit::{Process, Signal};
 
@@ -69,11 +69,11 @@ fn take(world: &mut World, step: &Step, title: &str) -> Result<bool, Halt> {
     let before = Before::of(world)?;
     let done = acts::perform(world, step)?;
     let now = settle(world)?;
-    acts::restore_limits(world);
     world.timeline.note(match now {
         Some(active) => format!("  at rest: psflip {active} is active"),
         None => "  at rest: everything has ended".to_owned(),
     });
+    acts::restore_limits(world);
     checks::check(world, step, &done, &before, now)?;
     count(world, &before);
     Ok(now.is_some())
@@ -185,7 +185,11 @@ fn end(world: &mut World, finale: Finale) -> Result<(), Halt> {
     } else {
         world.tally.stops += 1;
     }
+    world.sent.clear();
+    world.doomed.clear();
     active.signal(signal).map_err(|error| Halt::Violation(format!("psflip {active} is gone: {error}")))?;
+    // It has to end, and settle() has to wait for that.
+    world.doomed.push((active, Instant::now() + PATIENCE));
     if let Some(left) = settle(world)? {
         return Err(Halt::Violation(format!("S5: psflip {left} serves on after {signal}")));
     }

@@ -12,7 +12,7 @@ use testkit::process::{Stat, State};
 use testkit::{Process, Psflip, Sandbox, Signal};
 
 use super::load::Load;
-use super::log::Log;
+use super::log::{Log, News};
 use super::next::{Next, Place};
 use super::pause::{Interrupt, pause};
 use super::plan::{Binary, Flavour, Part, Role, Side};
@@ -44,6 +44,10 @@ pub(super) struct World {
     pub(super) interrupt: Interrupt,
     /// Processes that were killed, or told to end, by this round.
     pub(super) killed: HashSet<Process>,
+    /// Processes that are about to end, and until when that has to be waited for: some may ignore what they were told.
+    pub(super) doomed: Vec<(Process, Instant)>,
+    /// Signals of this step that their receiver tells in the log: who, how far the log was then, and what it will say.
+    pub(super) sent: Vec<(Process, usize, News)>,
     frozen: Vec<(Instant, Process)>,
     copies: u64,
 }
@@ -82,6 +86,8 @@ impl World {
             tally: Tally::default(),
             interrupt: interrupt.clone(),
             killed: HashSet::new(),
+            doomed: Vec::new(),
+            sent: Vec::new(),
             frozen: Vec::new(),
             copies: 0,
         };
