@@ -7,39 +7,41 @@
 mod calls;
 mod faults;
 mod life;
-mod rig;
+mod traced;
 
 use calls::About;
 use faults::{LOOK, Tally, calls_in, can_trace, faults_of};
-use rig::{Outcome, Rig, Role};
+use traced::{Role, Traced};
+
+use super::rig::Outcome;
 
 /// Lets every call of this kind fail, one by one.
 #[track_caller]
 fn every(role: Role, about: Option<About>) {
-    let mut rig = Rig::start();
-    if !can_trace(rig.sandbox()) {
-        return rig.ends();
+    let mut service = Traced::start();
+    if !can_trace(&service.rig.sandbox) {
+        return service.rig.ends();
     }
-    assert_eq!(rig.upgrade(role, LOOK), Outcome::Promoted);
-    let calls = calls_in(&rig.trace_text());
+    assert_eq!(service.upgrade(role, LOOK), Outcome::Promoted);
+    let calls = calls_in(&service.trace_text());
     let mut tally = Tally::new(format!("{role:?} {about:?}"));
     for fault in faults_of(&calls, about) {
         let options = fault.options();
         let fine = tally.try_one(&fault, || {
-            let outcome = rig.upgrade(role, &options);
-            let trace = rig.trace_text();
+            let outcome = service.upgrade(role, &options);
+            let trace = service.trace_text();
             if outcome == Outcome::Failed && matches!(role, Role::Old | Role::OldKeeper | Role::Between) {
-                rig.upgrade_untraced();
+                service.rig.upgrade_well();
             }
             (if outcome == Outcome::Failed { "failed" } else { "succeeded" }, trace)
         });
         if !fine {
-            std::mem::replace(&mut rig, Rig::start()).give_up();
+            std::mem::replace(&mut service, Traced::start()).rig.give_up();
         }
     }
     tally.finish();
-    rig.upgrade_untraced();
-    rig.ends();
+    service.rig.upgrade_well();
+    service.rig.ends();
 }
 
 #[test]

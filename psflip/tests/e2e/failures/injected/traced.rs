@@ -1,0 +1,130 @@
+//! A service whose upgrades run under strace(1), which steps in where a system call is to fail.
+
+use testkit::process::State;
+use testkit::{Deadline, Process, Signal, psflip_bin, wait_until};
+
+use super::super::rig::{Outcome, Rig};
+use super::faults::{attach, end_strace, keeper, trace};
+use crate::service::script;
+
+/// Whose system calls fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The psflip that is asked for the upgrade.
+    Old,
+    /// Its keeper.
+    OldKeeper,
+    /// The two processes that the old psflip forks, until the second has become the new psflip.
+    Between,
+    /// The new psflip, from its exec on.
+    New,
+    /// The new psflip's keeper, from the moment when it is set up, and the child until its exec.
+    NewKeeper,
+}
+
+/// Where a successor is found; strace steps in there when it is told to.
+const EXE: &str = "bin/psflip";
+/// What strace writes.
+const TRACE: &str = "trace";
+/// Its options for the next psflip.
+const OPTIONS: &str = "options";
+
+/// The service.
+pub(super) struct Traced {
+    pub(super) rig: Rig,
+}
+
+impl Traced {
+    #[track_caller]
+    pub(super) fn start() -> Self {
+        let rig = Rig::start(|sandbox, psflip| {
+            std::fs::create_dir(sandbox.path("bin")).unwrap();
+            std::os::unix::fs::symlink(psflip_bin(), sandbox.path(EXE)).unwrap();
+            // Puts the real one back, and traces it: the pid and the path stay what the old psflip knows.
+            let dir = sandbox.dir().display();
+            let text = format!(
+                "ln -s '{real}' {dir}/bin/next && mv -fT {dir}/bin/next {dir}/{EXE} &&\n\
+                 exec strace -D -b execve -o {dir}/{TRACE} $(cat {dir}/{OPTIONS}) \"$0\" \"$@\"",
+                real = psflip_bin().display()
+            );
+            script(sandbox, "bin/traced", &text);
+            psflip.exe(sandbox.path(EXE))
+        });
+        Self { rig }
+    }
+
+    /// Lets one upgrade run under strace with these options, and checks that it ended in one of the two ways.
+    #[track_caller]
+    pub(super) fn upgrade(&mut self, role: Role, options: &[impl AsRef<str>]) -> Outcome {
+        let options: Vec<&str> = options.iter().map(AsRef::as_ref).collect();
+        let _ = std::fs::remove_file(self.rig.sandbox.path(TRACE)); // the first time it isn't there
+        self.rig.upgrade(|rig, old| trace_upgrade(rig, role, &options, old), |rig| end_strace(&rig.sandbox))
+    }
+
+    /// What strace wrote of the last upgrade that was traced.
+    pub(super) fn trace_text(&self) -> String {
+        trace(&self.rig.sandbox.path(TRACE))
+    }
+}
+
+/// Asks for an upgrade, with strace where it is wanted.
+#[track_caller]
+fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
+    match role {
+        Role::Old => {
+            attach_to(rig, old, options);
+            rig.psflip.request_flip();
+        }
+        Role::OldKeeper => {
+            attach_to(rig, keeper(old), options);
+            rig.psflip.request_flip();
+        }
+        Role::New => request_traced(rig, options),
+        Role::Between => {
+            // The first call of a forked process stops it, so that there is time to change what fails.
+            let stop =
+                ["-f", "-e", "trace=set_robust_list", "-e", "inject=set_robust_list:signal=SIGSTOP:when=1"];
+            attach_to(rig, old, &stop);
+            rig.psflip.request_flip();
+            go_on_with(rig, options);
+        }
+        Role::NewKeeper => {
+            // A new psflip calls prctl(2) once, its keeper three times before it starts anything.
+            request_traced(rig, &["-f", "-e", "trace=prctl", "-e", "inject=prctl:signal=SIGSTOP:when=3"]);
+            go_on_with(rig, options);
+        }
+    }
+}
+
+/// The new psflip runs under strace from its first moment.
+#[track_caller]
+fn request_traced(rig: &Rig, options: &[&str]) {
+    rig.sandbox.write(OPTIONS, options.join(" "));
+    let link = rig.sandbox.path("bin/tracing");
+    std::os::unix::fs::symlink("traced", &link).unwrap();
+    std::fs::rename(link, rig.sandbox.path(EXE)).unwrap();
+    rig.psflip.request_flip();
+}
+
+/// Waits until the one process that strace stops is stopped, and lets it and its children go on with these options.
+#[track_caller]
+fn go_on_with(rig: &Rig, options: &[&str]) {
+    let pid = wait_until(Deadline::default(), "a process to be stopped by strace", || {
+        let text = trace(&rig.sandbox.path(TRACE));
+        let line = text.lines().find(|line| line.contains("stopped by SIGSTOP"))?;
+        line.split_ascii_whitespace().next()?.parse().ok()
+    });
+    end_strace(&rig.sandbox);
+    let process = Process::find(pid).unwrap_or_else(|| panic!("process {pid} has ended"));
+    wait_until(Deadline::default(), "a process to be stopped without strace", || {
+        (process.state() == State::Stopped).then_some(())
+    });
+    let options: Vec<&str> = ["-f", "-b", "execve"].iter().chain(options).copied().collect();
+    attach_to(rig, process, &options);
+    process.signal(Signal::SIGCONT).unwrap();
+}
+
+#[track_caller]
+fn attach_to(rig: &Rig, process: Process, options: &[&str]) {
+    attach(&rig.sandbox, process, &rig.sandbox.path(TRACE), options);
+}

@@ -1,0 +1,175 @@
+//! A service on two sockets that take turns, so that a generation that fails takes nothing from the one that serves, and a
+//! client that asks both without pause.
+
+use std::collections::BTreeSet;
+
+use testkit::client::http::HttpClient;
+use testkit::{AvailabilityProbe, Deadline, FdSnapshot, Process, Psflip, PsflipBuilder, Sandbox, wait_until};
+
+use crate::service::program;
+
+/// How an upgrade ended, and both are fine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Contract U8.
+    Failed,
+    /// The new generation is the service.
+    Promoted,
+}
+
+const CONFIG: &str = "\
+[healthcheck.unix]
+path = \"{{ ab('a', 'b') }}.sock\"
+interval = \"10ms\"
+[upgrade]
+timeout = \"2s\"
+[shutdown]
+timeout = \"1s\"
+[log]
+level = \"debug\"
+";
+
+/// The child's command.
+pub(super) fn server() -> Vec<String> {
+    program(&["http-server", "--unix", "{{ ab('a', 'b') }}.sock", "--linger", "0ms"])
+}
+
+/// The service.
+pub(super) struct Rig {
+    pub(super) sandbox: Sandbox,
+    pub(super) psflip: Psflip,
+    probe: AvailabilityProbe,
+    /// Pids of all children that may have answered.
+    children: BTreeSet<String>,
+    /// Processes of the test's own.
+    companions: usize,
+}
+
+impl Rig {
+    /// Starts it and waits until it is asked. `change` may add to the sandbox, and to how psflip is started.
+    #[track_caller]
+    pub(super) fn start(change: impl FnOnce(&Sandbox, PsflipBuilder) -> PsflipBuilder) -> Self {
+        let sandbox = Sandbox::new();
+        let builder = change(&sandbox, sandbox.psflip().cmd(server()).config(CONFIG));
+        let companions = sandbox.processes().len();
+        let psflip = builder.start().wait_ready();
+        let sockets = ["a.sock", "b.sock"].map(|name| sandbox.path(name));
+        let probe = AvailabilityProbe::start(1, |_| {
+            let mut clients = sockets.each_ref().map(HttpClient::unix);
+            // As a client of two addresses does: it stays where it was answered.
+            let mut current = 0;
+            move || {
+                let answer = clients[current].get("/").and_then(|answer| answer.tag("pid"));
+                if answer.is_ok() {
+                    return answer;
+                }
+                current = 1 - current;
+                clients[current].get("/")?.tag("pid")
+            }
+        });
+        probe.wait_requests(3);
+        let mut rig = Self { sandbox, psflip, probe, children: BTreeSet::new(), companions };
+        rig.know_child();
+        rig
+    }
+
+    fn know_child(&mut self) {
+        self.children.insert(self.psflip.child().pid().to_string());
+    }
+
+    /// Lets one upgrade happen, which `cause` asks for, and checks that it ended in one of the two ways. `clean_up` ends what
+    /// `cause` has brought about.
+    #[track_caller]
+    pub(super) fn upgrade(
+        &mut self,
+        cause: impl FnOnce(&Self, Process),
+        clean_up: impl FnOnce(&Self),
+    ) -> Outcome {
+        let (old, child) = (self.psflip.active(), self.psflip.child());
+        let open = FdSnapshot::of(old);
+        let mark = self.psflip.output().mark();
+        cause(self, old);
+        let outcome = wait_until(Deadline::default(), "the end of the upgrade", || {
+            if !old.is_alive() {
+                return Some(Outcome::Promoted);
+            }
+            let lines = self.psflip.output().lines();
+            let failed = lines.iter().skip(mark).any(|line| line.text.contains("upgrade failed"));
+            failed.then_some(Outcome::Failed)
+        });
+        clean_up(self);
+        self.check(outcome, old, child, mark);
+        if outcome == Outcome::Failed {
+            open.assert_unchanged();
+        }
+        outcome
+    }
+
+    #[track_caller]
+    fn check(&mut self, outcome: Outcome, old: Process, child: Process, mark: usize) {
+        let left = 3 + self.companions;
+        let what = "one psflip, one keeper and one child to be left";
+        wait_until(Deadline::default(), what, || (self.sandbox.processes().len() == left).then_some(()));
+        let active = self.psflip.active();
+        if outcome == Outcome::Promoted {
+            self.know_child();
+        }
+        let report = || self.sandbox.report();
+        match outcome {
+            Outcome::Failed => {
+                assert_eq!((active, self.psflip.child()), (old, child), "{}", report());
+                let lines = self.psflip.output().lines();
+                let line = lines.iter().skip(mark).find(|line| line.text.contains("upgrade failed"));
+                let line = line.map(|line| line.text.as_str()).unwrap_or_default();
+                assert!(line.contains("the old child keeps running") && line.contains("reason="), "{line}");
+            }
+            Outcome::Promoted => assert_ne!(active, old, "{}", report()),
+        }
+        self.sandbox.assert_zombie_free();
+        let pidfile = self.psflip.pidfile_path();
+        let name = pidfile.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(names_like(pidfile), [name], "{}", report());
+        let seen = self.probe.report();
+        assert_eq!(seen.failed, 0, "{seen}\n{}", report());
+        let strangers: Vec<_> = seen.by_tag.keys().filter(|pid| !self.children.contains(*pid)).collect();
+        assert!(strangers.is_empty(), "a child that was never promoted has answered: {strangers:?}\n{seen}");
+    }
+
+    /// An upgrade that nothing goes wrong in.
+    #[track_caller]
+    pub(super) fn upgrade_well(&mut self) {
+        let (old, child, mark) = (self.psflip.active(), self.psflip.child(), self.psflip.output().mark());
+        self.psflip.flip();
+        self.check(Outcome::Promoted, old, child, mark);
+    }
+
+    /// The end: nothing is left, no request was lost.
+    #[track_caller]
+    pub(super) fn ends(self) {
+        let Self { sandbox, psflip, probe, companions, .. } = self;
+        probe.wait_requests(3);
+        probe.finish().assert_no_failures();
+        let status = psflip.stop();
+        assert!(status.success(), "{status}\n{}", sandbox.report());
+        assert_eq!(names_like(psflip.pidfile_path()), [""; 0], "{}", sandbox.report());
+        wait_until(Deadline::default(), "the end of all processes of psflip's", || {
+            (sandbox.processes().len() == companions).then_some(())
+        });
+    }
+
+    /// After a test of it has failed: nothing of it is looked at any more.
+    pub(super) fn give_up(self) {
+        let Self { sandbox, psflip, probe, .. } = self;
+        sandbox.expect_leftovers();
+        drop(probe);
+        drop(psflip);
+    }
+}
+
+/// The pidfile, and temporary ones beside it.
+pub(super) fn names_like(pidfile: &std::path::Path) -> Vec<String> {
+    let part = pidfile.file_name().unwrap().to_string_lossy().into_owned();
+    let names = std::fs::read_dir(pidfile.parent().unwrap()).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains(&part)).collect()
+}
