@@ -91,6 +91,9 @@ struct World {
     budget: Budget,
     /// A request was made that was neither followed nor answered yet.
     open_requests: bool,
+    /// Whoever serves, or is to be the first to, was asked to stop, and no child has ignored it. A successor that is asked to
+    /// stop only gives up.
+    stopping: bool,
 }
 
 /// One thing that happens.
@@ -144,6 +147,16 @@ impl Generation {
         self.alive && phase && !self.feedback.contains(&Event::Committed)
     }
 
+    /// Whether it serves, or nobody else does.
+    fn is_all_there_is(&self) -> bool {
+        let first = matches!(
+            self.state.phase,
+            Phase::Starting { predecessor: Predecessor::None, .. }
+                | Phase::Promoting { predecessor: Predecessor::None, .. }
+        );
+        self.serves() || first
+    }
+
     fn is_idle(&self) -> bool {
         self.effects.is_empty() && self.feedback.is_empty()
     }
@@ -164,6 +177,7 @@ impl World {
             traffic: None,
             budget,
             open_requests: false,
+            stopping: false,
         }
     }
 
@@ -309,6 +323,7 @@ impl World {
             }
             Step::Stop(index) => {
                 self.budget.stops -= 1;
+                self.stopping |= self.generations[index].is_all_there_is();
                 let generation = &mut self.generations[index];
                 if let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
                     &mut generation.child
@@ -491,6 +506,7 @@ impl World {
             }
             Effect::Disarm(timer) => generation.timers.retain(|armed| *armed != timer),
             Effect::Tell(News::RequestRefused) => self.open_requests = false,
+            Effect::Tell(News::StopIgnored) => self.stopping = false,
             Effect::Tell(_) => {}
             Effect::Exit(_) => {
                 // A request that reaches a process at its end reaches nobody; the service is over anyway.
@@ -509,6 +525,7 @@ impl World {
     /// By SIGKILL. What a process remembered dies with it, and what it had not read, or not done yet.
     fn kill(&mut self, index: usize) {
         self.open_requests = false;
+        self.stopping = false; // it may have been the only one that knew
         self.generations[index].die();
     }
 
