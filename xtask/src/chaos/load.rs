@@ -142,7 +142,7 @@ fn client(flavour: Flavour, socket: &Path, port: u16) -> Request {
             let mut client = HttpClient::unix(socket);
             Box::new(move |token| Ok(client.get(&path(token))?.text()))
         }
-        Flavour::ReusePort => {
+        Flavour::ReusePort | Flavour::Inherited => {
             let mut client = HttpClient::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
             Box::new(move |token| Ok(client.get(&path(token))?.text()))
         }

@@ -16,6 +16,7 @@ mod round;
 mod story;
 mod world;
 
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -85,13 +86,15 @@ pub(crate) fn run(mut args: Args) -> Outcome {
 }
 
 fn print_plan(seed: u64, rounds: u64) {
+    let mut text = String::new();
     for seed in (0..rounds).map(|number| seed.wrapping_add(number)) {
         let round = Round::of(seed);
-        println!("seed {seed}: {:?}, ends by {:?}", round.flavour, round.finale);
+        text += &format!("seed {seed}: {:?}, ends by {:?}\n", round.flavour, round.finale);
         for (number, step) in round.steps.iter().enumerate() {
-            println!("  {:2}  {step}", number + 1);
+            text += &format!("  {:2}  {step}\n", number + 1);
         }
     }
+    let _ = std::io::stdout().write_all(text.as_bytes()); // whoever reads it may have seen enough
 }
 
 /// Round after round, until the time is over or something is wrong.

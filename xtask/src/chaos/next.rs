@@ -23,8 +23,8 @@ pub(super) enum Next {
 /// How a good configuration is told from the other good ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Good {
-    /// A health check of the public socket, or a GET of a socket that only it has.
-    by_http: bool,
+    /// Its health check asks for an answer, on a socket that only it has, and not just for a connection to the public socket.
+    by_answer: bool,
     successes: u8,
     /// The health check's `after` in milliseconds: the time in which there are two children and nobody is promoted.
     after: u16,
@@ -150,7 +150,7 @@ impl Place<'_> {
 impl Good {
     pub(super) fn roll(dice: &mut Rng) -> Self {
         Self {
-            by_http: dice.bool(),
+            by_answer: dice.bool(),
             successes: dice.u8(1..=3),
             after: *dice.choice(&[0, 0, 20, 60, 200]).unwrap_or(&0),
             delay: *dice.choice(&[0, 0, 0, 30, 120]).unwrap_or(&0),
@@ -159,22 +159,30 @@ impl Good {
     }
 
     /// The one that ends every step, and begins a round.
-    pub(super) const PLAIN: Self = Self { by_http: false, successes: 1, after: 0, delay: 0, debug: true };
+    pub(super) const PLAIN: Self = Self { by_answer: false, successes: 1, after: 0, delay: 0, debug: true };
 
     fn text(self, place: &Place<'_>) -> String {
-        let Self { by_http, successes, after, delay, debug } = self;
+        let Self { by_answer, successes, after, delay, debug } = self;
         let (level, probe) = (if debug { "debug" } else { "info" }, "probe-{{ generation() }}.sock");
         let port = format!("127.0.0.1:{}", place.port);
         let mut argv = match place.flavour {
             Flavour::Http => vec!["http-server", "--unix", "app.sock"],
             Flavour::FastCgi => vec!["fcgi-server", "--socket", "app.sock"],
             Flavour::ReusePort => vec!["http-server", "--reuseport", "--tcp", &port],
+            Flavour::Inherited => vec!["http-server", "--inherit", "listen_fds"],
+        };
+        // With `reuseport` since the harness has the port, so that nobody else gets it.
+        let listen = match place.flavour {
+            Flavour::Inherited => format!("listen = [{{ address = \"tcp://{port}\", reuseport = true }}]\n"),
+            Flavour::Http | Flavour::FastCgi | Flavour::ReusePort => String::new(),
         };
         argv.extend(["--probe", probe, "--linger", "50ms", "--drain", "3s"]);
-        let by_http = by_http && place.flavour != Flavour::FastCgi;
         let (kind, target) = match place.flavour {
-            _ if by_http => ("http", format!("url = \"unix://{probe}:/up\"")),
-            Flavour::ReusePort => ("unix", format!("path = \"{probe}\"")),
+            Flavour::FastCgi if by_answer => {
+                ("fcgi", format!("address = \"unix://{probe}\", script = \"/up\""))
+            }
+            _ if by_answer => ("http", format!("url = \"unix://{probe}:/up\"")),
+            Flavour::ReusePort | Flavour::Inherited => ("unix", format!("path = \"{probe}\"")),
             Flavour::Http | Flavour::FastCgi => ("unix", "path = \"app.sock\"".to_owned()),
         };
         let check = format!(
@@ -182,7 +190,7 @@ impl Good {
         );
         place.file(
             &format!(
-                "{check}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n"
+                "{listen}{check}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n"
             ),
             &argv,
         )
@@ -344,8 +352,8 @@ impl fmt::Display for Next {
 
 impl fmt::Display for Good {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { by_http, successes, after, delay, debug } = self;
-        let check = if *by_http { "http" } else { "unix" };
+        let Self { by_answer, successes, after, delay, debug } = self;
+        let check = if *by_answer { "answer" } else { "connect" };
         let level = if *debug { "debug" } else { "info" };
         write!(f, "good server ({check} x {successes} after {after} ms, delay {delay} ms, {level})")
     }

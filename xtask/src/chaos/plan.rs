@@ -19,6 +19,8 @@ pub(super) enum Flavour {
     FastCgi,
     /// HTTP on a TCP port with `SO_REUSEPORT`.
     ReusePort,
+    /// HTTP on a TCP socket that psflip keeps and all generations inherit (`[[listen]]`).
+    Inherited,
 }
 
 /// The old generation is the one that is active when a step begins; the new one is any other.
@@ -134,9 +136,10 @@ impl Round {
     pub(super) fn of(seed: u64) -> Self {
         let mut dice = Rng::with_seed(seed);
         let flavour = match dice.u8(..8) {
-            0..=3 => Flavour::Http,
-            4..=6 => Flavour::FastCgi,
-            _ => Flavour::ReusePort,
+            0..=2 => Flavour::Http,
+            3 | 4 => Flavour::FastCgi,
+            5 => Flavour::ReusePort,
+            _ => Flavour::Inherited,
         };
         let steps = (0..STEPS).map(|_| Step::roll(&mut dice)).collect();
         let finale = match dice.u8(..6) {
