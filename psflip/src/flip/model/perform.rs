@@ -1,0 +1,198 @@
+//! What effects and messages do to the world.
+
+use super::*;
+
+impl World {
+    pub(super) fn hear_predecessor(&mut self, index: usize) -> Option<Event> {
+        match self.generations[index].from_predecessor.pop_front()? {
+            Message::Acknowledge { remembered } => Some(Event::Acknowledged { remembered }),
+            Message::Abort => Some(Event::Aborted),
+            Message::PassedOn => Some(Event::RequestPassedOn),
+            Message::Ready | Message::PassedBack => None,
+        }
+    }
+
+    pub(super) fn hear_successor(&mut self, index: usize) -> Option<Event> {
+        match self.generations[index].from_successor.pop_front()? {
+            Message::Ready => Some(Event::SuccessorReady),
+            Message::PassedBack => Some(Event::RequestPassedBack),
+            Message::Acknowledge { .. } | Message::Abort | Message::PassedOn => None,
+        }
+    }
+
+    /// Sends to the successor; false if nobody reads that.
+    fn send_on(&mut self, index: usize, message: Message) -> bool {
+        let knows = self.generations[index].knows_successor;
+        match self.generations.get_mut(index + 1) {
+            Some(successor) if knows && successor.alive && successor.listens => {
+                successor.from_predecessor.push_back(message);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn send_back(&mut self, index: usize, message: Message) -> bool {
+        if !self.generations[index].knows_predecessor || !self.generations[index - 1].alive {
+            return false;
+        }
+        self.generations[index - 1].from_successor.push_back(message);
+        true
+    }
+
+    pub(super) fn perform(&mut self, index: usize, fails: bool) -> Result<(), String> {
+        let Some(effect) = self.generations[index].effects.pop_front() else { return Ok(()) };
+        self.check_effect(index, effect)?;
+        let generation = &mut self.generations[index];
+        match effect {
+            Effect::StartChild => generation.child = ChildState::Launching { asked: false },
+            Effect::StartProbing => generation.probing = true,
+            Effect::StopProbing => generation.probing = false,
+            Effect::SignalChild => {
+                // A signal for a child that isn't there yet waits for it.
+                if let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
+                    &mut generation.child
+                {
+                    *asked = true;
+                }
+            }
+            Effect::KillChild => match &mut generation.child {
+                ChildState::Runs { killed, .. } => *killed = true,
+                // Its keeper is killed, which looks like the end of a child.
+                ChildState::Launching { .. } => {
+                    generation.child = ChildState::Runs { asked: true, killed: true }
+                }
+                ChildState::None | ChildState::Left { .. } | ChildState::Gone => {}
+            },
+            Effect::SignalOrphans => {}
+            Effect::KillOrphans => {
+                if let ChildState::Left { killed } = &mut generation.child {
+                    *killed = true;
+                }
+            }
+            Effect::TakePidfile => self.take_pidfile(index, fails),
+            Effect::RunHook(Hook::Promote) => generation.hook = true,
+            Effect::RunHook(Hook::Promoted | Hook::Failed) => {}
+            Effect::EndHook => generation.hook = false,
+            Effect::SwitchTraffic => {
+                generation.feedback.push_back(if fails {
+                    Event::TrafficRefused
+                } else {
+                    Event::TrafficSwitched
+                });
+                if !fails {
+                    self.traffic = Some(index);
+                }
+            }
+            Effect::GiveBack => {
+                generation.holds_pidfile = false;
+                let knows = generation.knows_predecessor;
+                if self.pidfile == Some(index) {
+                    self.pidfile = knows.then(|| index - 1);
+                }
+                if self.traffic == Some(index) && knows {
+                    self.traffic = Some(index - 1);
+                }
+            }
+            Effect::TakeBack => {
+                if generation.holds_pidfile {
+                    self.pidfile = Some(index);
+                }
+                self.traffic = Some(index);
+            }
+            Effect::TellReady => {
+                self.send_back(index, Message::Ready);
+            }
+            Effect::Withdraw => {
+                generation.listens = false;
+                let passed_on = generation.from_predecessor.contains(&Message::PassedOn);
+                let acknowledged = generation.from_predecessor.iter().find_map(|message| match message {
+                    Message::Acknowledge { remembered } => Some(*remembered || passed_on),
+                    _ => None,
+                });
+                generation.from_predecessor.clear();
+                generation.feedback.push_back(match acknowledged {
+                    Some(remembered) => Event::Acknowledged { remembered },
+                    None => Event::Withdrawn,
+                });
+            }
+            Effect::PassRequestBack => {
+                if !self.send_back(index, Message::PassedBack) {
+                    self.open_requests = false; // refused aloud
+                }
+            }
+            Effect::PassRequestOn => {
+                if !self.send_on(index, Message::PassedOn) {
+                    self.open_requests = false;
+                }
+            }
+            Effect::StartSuccessor => {
+                self.open_requests = false;
+                if fails {
+                    generation.feedback.push_back(Event::SuccessorGone);
+                } else {
+                    generation.knows_successor = true;
+                    self.generations.truncate(index + 1);
+                    self.generations.push(Generation::new(Role::Successor));
+                }
+            }
+            Effect::Acknowledge { remembered } => {
+                let sent = self.send_on(index, Message::Acknowledge { remembered });
+                let answer = if sent { Event::Committed } else { Event::NotCommitted };
+                self.generations[index].feedback.push_back(answer);
+            }
+            Effect::AbortSuccessor => {
+                self.send_on(index, Message::Abort);
+            }
+            Effect::KillSuccessor => {
+                if generation.knows_successor && self.generations[index + 1].alive {
+                    self.kill(index + 1);
+                }
+            }
+            Effect::Arm(timer) => {
+                if !generation.timers.contains(&timer) {
+                    generation.timers.push(timer);
+                    generation.timers.sort_unstable();
+                }
+            }
+            Effect::Disarm(timer) => generation.timers.retain(|armed| *armed != timer),
+            Effect::Tell(News::RequestRefused) => self.open_requests = false,
+            Effect::Tell(News::StopIgnored) => self.stopping = false,
+            Effect::Tell(_) => {}
+            Effect::Exit(_) => {
+                // A request that reaches a process at its end reaches nobody; the service is over anyway.
+                if !generation.from_predecessor.is_empty() || !generation.from_successor.is_empty() {
+                    self.open_requests = false;
+                }
+                if self.pidfile == Some(index) {
+                    self.pidfile = None;
+                }
+                generation.die();
+            }
+        }
+        Ok(())
+    }
+
+    /// By SIGKILL. What a process remembered dies with it, and what it had not read, or not done yet.
+    pub(super) fn kill(&mut self, index: usize) {
+        self.open_requests = false;
+        self.stopping = false; // it may have been the only one that knew
+        self.generations[index].die();
+    }
+
+    fn take_pidfile(&mut self, index: usize, fails: bool) {
+        // By agreement from the predecessor, else only from somebody dead.
+        let by_agreement = self.generations[index].knows_predecessor;
+        let free = self.pidfile.is_none_or(|named| !self.generations[named].alive);
+        let taken = !fails && (by_agreement || free);
+        if taken {
+            self.pidfile = Some(index);
+            self.generations[index].holds_pidfile = true;
+        }
+        self.generations[index].feedback.push_back(if taken {
+            Event::PidfileTaken
+        } else {
+            Event::PidfileRefused
+        });
+    }
+}
