@@ -13,6 +13,9 @@ use testkit::{Deadline, FdSnapshot, Psflip, Sandbox, Signal, Stream, wait_until}
 use super::stage::Stage;
 use crate::service::stop;
 
+/// Short enough for hundreds of failures.
+const TIMES: &str = "[upgrade]\ntimeout = \"2s\"\n[shutdown]\ntimeout = \"1s\"\n";
+
 /// What each call may fail with, from the ERRORS of its page in section 2 of the manual; and whether what it fails for may last
 /// (a limit, a full disk), so that every later call fails, too.
 const ERRORS: &[(&str, &[Errno], bool)] = &[
@@ -142,7 +145,7 @@ impl Staged {
     fn start() -> Self {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
-        let psflip = stage.psflip(&sandbox).start().wait_ready();
+        let psflip = stage.psflip(&sandbox, TIMES).start().wait_ready();
         let open = FdSnapshot::of(psflip.active());
         Self { sandbox, stage, psflip, open }
     }
@@ -254,7 +257,7 @@ fn whatever_fails_a_first_start_ends_with_a_reason_and_leaves_nothing() {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
         stage.plan(&sandbox, None, orders);
-        let psflip = stage.psflip(&sandbox).start();
+        let psflip = stage.psflip(&sandbox, TIMES).start();
         (sandbox, stage, psflip)
     };
     let (sandbox, _stage, psflip) = first("record");
@@ -293,7 +296,7 @@ fn whatever_fails_a_stop_it_comes_to_its_end() {
     let stopped = |orders: &str| {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
-        let psflip = stage.psflip(&sandbox).start().wait_ready();
+        let psflip = stage.psflip(&sandbox, TIMES).start().wait_ready();
         psflip.wait_for_line(Stream::Stderr, "healthy, active");
         let active = psflip.active();
         stage.plan(&sandbox, Some(active), orders);

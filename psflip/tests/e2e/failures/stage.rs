@@ -20,8 +20,6 @@ pub(crate) struct Stage {
 /// A process that waits for the test to let go.
 #[derive(Debug)]
 pub(crate) struct Paused {
-    /// Which one.
-    pub(crate) process: Process,
     /// Where: role, moment and name.
     pub(crate) at: String,
     connection: UnixStream,
@@ -34,9 +32,6 @@ impl Paused {
     }
 }
 
-/// Times that are short enough for hundreds of failures.
-pub(crate) const TIMES: &str = "[upgrade]\ntimeout = \"2s\"\n[shutdown]\ntimeout = \"1s\"\n";
-
 impl Stage {
     /// A stage in this sandbox, without a plan.
     pub(crate) fn new(sandbox: &Sandbox) -> Self {
@@ -44,9 +39,9 @@ impl Stage {
         Self { socket, plans: 0.into() }
     }
 
-    /// A staged psflip whose child is healthy at once.
-    pub(crate) fn psflip(&self, sandbox: &Sandbox) -> PsflipBuilder {
-        let builder = psflip(sandbox, &["/bin/sleep", "infinity"], &format!("{TIMES}{AT_ONCE}"));
+    /// A staged psflip whose child is healthy at once, with such times.
+    pub(crate) fn psflip(&self, sandbox: &Sandbox, times: &str) -> PsflipBuilder {
+        let builder = psflip(sandbox, &["/bin/sleep", "infinity"], &format!("{times}{AT_ONCE}"));
         builder.exe(double("psflip-staged")).env("PSFLIP_STAGED", sandbox.dir())
     }
 
@@ -59,6 +54,11 @@ impl Stage {
         }
         let _ = std::fs::remove_file(sandbox.path("trace")); // there is none yet at the first time
         sandbox.write("plan", plan);
+    }
+
+    /// No process pauses any more; what happens is noted on.
+    pub(crate) fn pause_no_more(&self, sandbox: &Sandbox, old: Process) {
+        sandbox.write("plan", format!("id {}\nrecord\nold {old}\n", self.plans.get()));
     }
 
     /// Nothing more happens. What was noted stays.
@@ -76,8 +76,7 @@ impl Stage {
         let (connection, _) = self.socket.accept().unwrap();
         let mut line = String::new();
         BufReader::new(&connection).read_line(&mut line).unwrap();
-        let (pid, at) = line.trim_end().split_once(' ').unwrap_or_else(|| panic!("`{line}`"));
-        let process = Process::find(pid.parse().unwrap()).unwrap();
-        Paused { process, at: at.to_owned(), connection }
+        let (_, at) = line.trim_end().split_once(' ').unwrap_or_else(|| panic!("`{line}`"));
+        Paused { at: at.to_owned(), connection }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `PSFLIP_STAGED` names a folder of the test's. In it are
 //! - `plan`: what is to happen, see [`plan`]. It is read again before every call, so that a test can change it at any time;
-//! - `trace`: every call and step so far, if the plan says `record`, and every fault that came to pass;
+//! - `trace`: every call and step (with its process) so far, if the plan says `record`, and every fault that came to pass;
 //! - `stage`: a Unix socket on which a process that pauses tells where it is, and waits until the test lets go of the connection.
 //!
 //! Without the variable it is psflip as it is.
@@ -71,7 +71,7 @@ impl Os for Stage {
         let Some(plan) = Plan::read(&self.folder) else { return };
         let role = self.roles.now(plan.old);
         if plan.records {
-            self.note(&format!("step {role} {moment:?} {name}"));
+            self.note(&format!("step {} {role} {moment:?} {name}", std::process::id()));
         }
         if plan.pauses(role, moment, name) {
             self.pause(&format!("{} {role} {moment:?} {name}\n", std::process::id()));
