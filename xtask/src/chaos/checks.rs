@@ -11,7 +11,7 @@ use testkit::pidfile::{Content, Entry};
 use super::acts::Done;
 use super::log::News;
 use super::next::{Ends, Expected, Next};
-use super::plan::{Act, Binary, Part, Role, Side, Step};
+use super::plan::{Act, Binary, Flavour, Part, Role, Side, Step};
 use super::story::Halt;
 use super::world::{Service, World, descriptors, text};
 
@@ -56,6 +56,7 @@ pub(super) fn check(
         no_leak(world, active)?;
     }
     no_zombie(world)?;
+    no_file(world)?;
     answers(world, done, before)?;
     one_child_each(world, before)?;
     ends(world, step, done, before, now)?;
@@ -172,7 +173,15 @@ fn child(world: &mut World, before: &Before, active: Process) -> Result<(), Halt
 }
 
 fn no_leak(world: &mut World, active: Process) -> Result<(), Halt> {
-    let usual = world.service()?.descriptors.clone();
+    let mut usual = world.service()?.descriptors.clone();
+    // A generation whose configuration has no listener has let go of its predecessor's.
+    let serves = world.service()?.child.exe().is_ok_and(|exe| exe.ends_with("http-server"));
+    if world.flavour == Flavour::Inherited
+        && !serves
+        && let Some(sockets) = usual.get_mut("socket")
+    {
+        *sockets -= 1;
+    }
     let same = world.wait(Duration::from_secs(2), |_| Ok((descriptors(active) == usual).then_some(())))?;
     match same {
         Some(()) => Ok(()),
@@ -194,6 +203,19 @@ fn no_zombie(world: &mut World) -> Result<(), Halt> {
     }
 }
 
+/// Contract F10 and P4: a psflip that was not killed leaves none of the files behind by which it replaces its pidfile.
+fn no_file(world: &mut World) -> Result<(), Halt> {
+    let Ok(entries) = std::fs::read_dir(world.sandbox.dir()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(".psflip.pid.") else { continue };
+        if !world.killed.iter().any(|killed| killed.to_string() == pid) {
+            return violation(format!("F10: `{name}` is left, and nobody has killed psflip {pid}"));
+        }
+    }
+    Ok(())
+}
+
 /// Contract U7: every request ends in an answer.
 fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> {
     let killed: HashSet<u32> = world.killed.iter().map(Process::pid).collect();
@@ -203,6 +225,9 @@ fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> 
         if !log.since(asked.line).any(|entry| answered(entry.news)) {
             return violation(format!("U7: nothing came of a request: {}", asked.text));
         }
+    }
+    if let Some(complaint) = log.complaint_since(before.mark).filter(|_| !done.rough) {
+        return violation(format!("nothing was wrong with the system, and psflip says: {complaint}"));
     }
     for started in log.since(before.mark).filter(|entry| entry.news == News::Started) {
         let ended = |news| matches!(news, News::Failed | News::Superseded);

@@ -162,3 +162,48 @@ fn compare(text: &str, token: &str) -> Result<(), ClientError> {
     }
     Err(ClientError::content(format!("asked for echo={token}, and got `{}`", text.trim_end())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flavour: Flavour) -> Load {
+        Load { shared: Arc::default(), threads: Vec::new(), flavour, allowed: Vec::new() }
+    }
+
+    fn failure(begun: Instant, millis: u64, error: ClientError) -> Failure {
+        Failure { begun, ended: begun + Duration::from_millis(millis), error }
+    }
+
+    fn refused() -> ClientError {
+        ClientError { stage: Stage::Connect, ..ClientError::content("refused") }
+    }
+
+    #[test]
+    fn a_request_may_fail_while_loss_is_allowed_and_at_no_other_time() {
+        let mut load = load(Flavour::Http);
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        load.allowed = vec![(at(100), Some(at(200))), (at(300), None)];
+        let allowed = |begun, millis| load.is_allowed(&failure(at(begun), millis, refused()));
+        assert_eq!(
+            [allowed(0, 50), allowed(0, 150), allowed(150, 500), allowed(210, 50)],
+            [false, true, true, false]
+        );
+        assert!(allowed(250, 60) && allowed(9000, 1));
+    }
+
+    #[test]
+    fn a_wrong_answer_is_never_allowed_and_a_reset_always_with_so_reuseport() {
+        let mut load = load(Flavour::ReusePort);
+        let now = Instant::now();
+        assert!(load.is_allowed(&failure(now, 1, refused())));
+        load.allow_loss();
+        assert!(!load.is_allowed(&failure(
+            now,
+            1,
+            compare("name=gen1 pid=7 request=1 echo=0-1", "0-2").unwrap_err()
+        )));
+        assert!(compare("name=gen1 pid=7 request=1 echo=0-2", "0-2").is_ok());
+    }
+}

@@ -48,7 +48,23 @@ pub(super) struct Log {
     read: usize,
     entries: Vec<Entry>,
     panics: Vec<String>,
+    /// Lines by which psflip says that it can't do what it always should be able to, and where they stand.
+    complaints: Vec<(usize, String)>,
 }
+
+/// Parts of such lines.
+const COMPLAINTS: [&str; 10] = [
+    "can't reclaim",
+    "can't return",
+    "stays behind",
+    "can't become",
+    "can't signal",
+    "can't forward",
+    "can't hear",
+    "can't wait",
+    "can't go on",
+    "last words",
+];
 
 impl Log {
     /// Reads what is new.
@@ -61,6 +77,9 @@ impl Log {
         for (line, found) in lines.iter().enumerate().take(complete).skip(self.read) {
             if found.text.contains("panicked") {
                 self.panics.push(found.text.clone());
+            }
+            if found.text.contains("psflip") && COMPLAINTS.iter().any(|part| found.text.contains(part)) {
+                self.complaints.push((line, found.text.clone()));
             }
             if found.stream == Stream::Stderr
                 && let Some((pid, news)) = parse(&found.text)
@@ -89,6 +108,11 @@ impl Log {
     /// The last line in which this psflip said this.
     pub(super) fn last(&self, pid: u32, news: News) -> Option<usize> {
         self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == news).map(|entry| entry.line)
+    }
+
+    /// What psflip could not do since a mark, though it should.
+    pub(super) fn complaint_since(&self, mark: usize) -> Option<&str> {
+        self.complaints.iter().find(|(line, _)| *line >= mark).map(|(_, text)| text.as_str())
     }
 
     /// Lines that tell of a panic.
