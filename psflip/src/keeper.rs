@@ -273,18 +273,24 @@ fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), 
     })
 }
 
-/// Tells psflip; if psflip is gone, the loop will see that. What is told is told once, so that it waits until there is room, or
-/// memory: psflip would wait for a child's end for ever.
+/// How often it is tried to tell psflip something. A try that fails for lack of memory is followed by a pause of 10 ms.
+const TRIES: u32 = 500;
+
+/// Tells psflip; if psflip is gone, the loop will see that. What is told is told once, so that this waits until there is room, or
+/// memory: psflip would wait for a child's end for ever. A keeper that can't speak for good is of no use, and ends with all it has:
+/// that is seen.
 fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
-    while let Err(error) = socket.send(packet, fds) {
-        let patience = match error.raw_os_error() {
-            Some(libc::EAGAIN) => PollTimeout::NONE, // room is told, and so is psflip's end
-            Some(libc::ENOMEM | libc::ENOBUFS) => PollTimeout::from(10_u8), // milliseconds; memory isn't told
-            _ => return,
+    for _ in 0..TRIES {
+        let Err(error) = socket.send(packet, fds) else { return };
+        let (flags, patience) = match error.raw_os_error() {
+            Some(libc::EPIPE | libc::ECONNRESET) => return,
+            Some(libc::EAGAIN) => (PollFlags::POLLOUT, PollTimeout::NONE), // room is told, and so is psflip's end
+            _ => (PollFlags::empty(), PollTimeout::from(10_u8)),           // memory isn't told
         };
-        let flags = if patience == PollTimeout::NONE { PollFlags::POLLOUT } else { PollFlags::empty() };
         let _ = poll(&mut [PollFd::new(socket.as_fd(), flags)], patience); // whatever it says, it is tried again
     }
+    end_everything(std::process::id());
+    process::exit_now(crate::exit::FAILURE)
 }
 
 /// Ends the keeper, which has not started anything, with a reason.

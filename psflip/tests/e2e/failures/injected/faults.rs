@@ -18,19 +18,21 @@ pub(super) const LOOK: &[&str] = &["-e", "signal=none"];
 /// The first call of psflip's own: what was called before is the dynamic linker's.
 pub(super) const FIRST_CALL: &str = "rt_sigprocmask";
 
-/// One call that fails, once.
+/// One call that fails, once or from then on.
 #[derive(Debug)]
 pub(super) struct Fault {
     call: String,
     number: usize,
+    lasting: bool,
     error: &'static str,
 }
 
 impl Fault {
     /// For strace.
     pub(super) fn options(&self) -> Vec<String> {
-        let Self { call, number, error } = self;
-        let inject = format!("inject={call}:error={error}:when={number}");
+        let Self { call, number, lasting, error } = self;
+        let onwards = if *lasting { "+" } else { "" };
+        let inject = format!("inject={call}:error={error}:when={number}{onwards}");
         let trace = format!("trace={call},{FIRST_CALL}");
         ["-e", "signal=none", "-e", &trace, "-e", &inject].map(str::to_owned).to_vec()
     }
@@ -43,7 +45,8 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} number {} fails with {}", self.call, self.number, self.error)
+        let onwards = if self.lasting { " and all later ones fail" } else { " fails" };
+        write!(f, "{} number {}{onwards} with {}", self.call, self.number, self.error)
     }
 }
 
@@ -85,7 +88,24 @@ pub(super) fn faults_of(calls: &BTreeMap<String, usize>, about: Option<About>) -
         for number in 1..=*count {
             let one = [errors[(number - 1) % errors.len()]];
             let errors = if full { errors } else { &one[..] };
-            faults.extend(errors.iter().map(|error| Fault { call: call.clone(), number, error }));
+            let fault = |error| Fault { call: call.clone(), number, lasting: false, error };
+            faults.extend(errors.iter().map(|error| fault(*error)));
+        }
+    }
+    faults
+}
+
+/// The faults that last: of each call from its first on, with its most likely error; with `PSFLIP_MATRIX=full` from every one on,
+/// with all of them. Interruptions don't last.
+pub(super) fn lasting_faults_of(calls: &BTreeMap<String, usize>) -> Vec<Fault> {
+    let full = std::env::var_os("PSFLIP_MATRIX").is_some_and(|value| value == "full");
+    let mut faults = Vec::new();
+    for (call, count) in calls {
+        let Some((_, errors)) = failures(call) else { continue };
+        let errors = errors.iter().filter(|error| **error != "EINTR");
+        for error in errors.take(if full { usize::MAX } else { 1 }) {
+            let fault = |number| Fault { call: call.clone(), number, lasting: true, error };
+            faults.extend((1..=if full { *count } else { 1 }).map(fault));
         }
     }
     faults

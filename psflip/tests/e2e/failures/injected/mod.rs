@@ -9,8 +9,10 @@ mod faults;
 mod life;
 mod traced;
 
+use std::collections::BTreeMap;
+
 use calls::About;
-use faults::{LOOK, Tally, calls_in, can_trace, faults_of};
+use faults::{Fault, LOOK, Tally, calls_in, can_trace, faults_of, lasting_faults_of};
 use traced::{Role, Traced};
 
 use super::rig::Outcome;
@@ -18,14 +20,28 @@ use super::rig::Outcome;
 /// Lets every call of this kind fail, one by one.
 #[track_caller]
 fn every(role: Role, about: Option<About>) {
+    let name = about.map_or(format!("{role:?}"), |about| format!("{role:?}, {about:?}"));
+    try_all(role, &name, |calls| faults_of(calls, about));
+}
+
+/// Lets every call fail for as long as the upgrade takes, but for these.
+#[track_caller]
+fn every_lasting(role: Role, but: &[&str]) {
+    try_all(role, &format!("{role:?}, lasting"), |calls| {
+        lasting_faults_of(calls).into_iter().filter(|fault| !fault.is_in(but)).collect()
+    });
+}
+
+#[track_caller]
+fn try_all(role: Role, name: &str, faults: impl FnOnce(&BTreeMap<String, usize>) -> Vec<Fault>) {
     let mut service = Traced::start();
     if !can_trace(&service.rig.sandbox) {
         return service.rig.ends();
     }
     assert_eq!(service.upgrade(role, LOOK), Outcome::Promoted);
     let calls = calls_in(&service.trace_text());
-    let mut tally = Tally::new(format!("{role:?} {about:?}"));
-    for fault in faults_of(&calls, about) {
+    let mut tally = Tally::new(name);
+    for fault in faults(&calls) {
         let options = fault.options();
         let fine = tally.try_one(&fault, || {
             let outcome = service.upgrade(role, &options);
@@ -96,4 +112,33 @@ fn the_new_psflip_that_cannot_wait_fails_the_upgrade_only() {
 fn the_new_psflip_that_cannot_make_or_hear_processes_fails_the_upgrade_only() {
     // Contract: F10, U8
     every(Role::New, Some(About::Processes));
+}
+
+/// What a psflip that serves can't do without for good: a signalfd, which no kernel refuses to read; and the right to end its
+/// child, without which it waits until the child ends by itself.
+const VITAL: &[&str] = &["read", "pidfd_send_signal"];
+
+#[test]
+fn the_old_psflip_survives_calls_that_fail_for_good() {
+    // Contract: F10, U8
+    every_lasting(Role::Old, VITAL);
+}
+
+#[test]
+fn keepers_survive_calls_that_fail_for_good() {
+    // Contract: F10, U8
+    every_lasting(Role::OldKeeper, VITAL);
+    every_lasting(Role::NewKeeper, &[]);
+}
+
+#[test]
+fn calls_that_fail_for_good_in_between_fail_the_upgrade_only() {
+    // Contract: F10, U8
+    every_lasting(Role::Between, &[]);
+}
+
+#[test]
+fn the_new_psflip_whose_calls_fail_for_good_fails_the_upgrade_only() {
+    // Contract: F10, U8
+    every_lasting(Role::New, &[]);
 }
