@@ -1,5 +1,6 @@
 //! `cargo xtask lint`: the house rules that neither the compiler nor clippy knows.
 
+mod failures;
 mod paths;
 mod rules;
 mod source;
@@ -40,6 +41,7 @@ const RULES: &[Rule] = &[
     Rule { name: "unsafe", find: rules::unsafe_code },
     Rule { name: "impure-decision", find: rules::impure_decision },
     Rule { name: "stale-path", find: paths::stale_path },
+    Rule { name: "untrue-failure", find: failures::untrue_failure },
     Rule { name: "own-version", find: rules::own_version },
     Rule { name: "unused-fixture", find: rules::unused_fixture },
 ];
