@@ -162,18 +162,21 @@ impl Link {
         }
     }
 
-    /// The sockets that follow the hello; they were sent before this process began.
+    /// The sockets that follow the hello; they were sent before this process began. What a later version says among them is skipped.
     fn hear_of_listeners(&self, count: u32) -> Result<Vec<Given>, String> {
         let mut given = Vec::new();
-        for number in 1..=count {
-            let lost = |why: String| format!("listener {number} of {count} did not come: {why}");
+        while (given.len() as u64) < u64::from(count) {
+            let lost = |why: String| format!("listener {} of {count} did not come: {why}", given.len() + 1);
             match self.socket.receive().map_err(|error| lost(error.to_string()))? {
                 Packet::Data(bytes, fds) => match (ToSuccessor::decode(&bytes), fds.into_iter().next()) {
                     (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket)) => {
                         given.push(Given { address, socket, file });
                     }
+                    (Ok(None), _) => {}
                     (Err(error), _) => return Err(lost(error.to_string())),
-                    (Ok(_), _) => return Err(lost("there is another message, or no socket".to_owned())),
+                    (Ok(Some(_)), _) => {
+                        return Err(lost("there is another message, or no socket".to_owned()));
+                    }
                 },
                 Packet::Nothing => return Err(lost("nothing was sent".to_owned())),
                 Packet::Closed => return Err(lost("the connection is closed".to_owned())),

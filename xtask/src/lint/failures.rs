@@ -62,10 +62,10 @@ fn tests(tree: &Tree) -> Vec<&str> {
         let mut is_test = false;
         for line in file.text.lines().map(str::trim) {
             is_test |= line == "#[test]";
-            if let Some(rest) = line.strip_prefix("fn ") {
-                if std::mem::take(&mut is_test) {
-                    names.extend(rest.split('(').next());
-                }
+            if let Some(rest) = line.strip_prefix("fn ")
+                && std::mem::take(&mut is_test)
+            {
+                names.extend(rest.split('(').next());
             }
         }
     }

@@ -69,12 +69,15 @@ fn go_between(value: &str, plan: &[String]) -> Result<Child, Error> {
     fd::set_close_on_exec(number.as_fd(), true)?; // the relay must not have both ends
     let _ = number.into_raw_fd(); // stays open, for psflip to find
 
-    // psflip wants the first message to be there when it looks.
+    // psflip wants the first messages to be there when it looks.
     let outer = Socket::from_owned(outer);
     let Packet::Data(bytes, fds) = outer.receive()? else { return Err("no hello".into()) };
     let hello = rewrite(&String::from_utf8(bytes)?, plan);
     let noise = plan.iter().any(|line| line == "noise");
     send(&ours, &hello, &fds, noise)?;
+    while let Packet::Data(bytes, fds) = outer.receive()? {
+        send(&ours, &String::from_utf8(bytes)?, &fds, noise)?;
+    }
     let program = std::fs::read_link("/proc/self/exe")?;
     let mut relay = Command::new(program.parent().unwrap_or(Path::new("/")).join("psflip-relay"));
     relay.env_clear().stdin(OwnedFd::from(outer)).stdout(OwnedFd::from(ours));

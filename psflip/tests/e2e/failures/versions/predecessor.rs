@@ -2,7 +2,8 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,9 +55,13 @@ impl Old {
 
     /// A psflip that finds this end behind its variable.
     fn start(&self, theirs: OwnedFd) -> Psflip {
-        let builder =
-            psflip(&self.sandbox, &["never-ready"], AT_ONCE).env("PSFLIP_HANDOVER", NUMBER.to_string());
-        builder.inherit_fd(theirs, NUMBER).start()
+        self.start_with(theirs, AT_ONCE)
+    }
+
+    /// As [`Old::start`], with this configuration.
+    fn start_with(&self, theirs: OwnedFd, rest: &str) -> Psflip {
+        let builder = psflip(&self.sandbox, &["never-ready"], rest);
+        builder.env("PSFLIP_HANDOVER", NUMBER.to_string()).inherit_fd(theirs, NUMBER).start()
     }
 
     /// Waits for a message of the new psflip.
@@ -127,6 +132,36 @@ fn a_hello_without_the_predecessors_process_starts_nothing() {
         assert!(!psflip.output().text(Stream::Stdout).contains("starting"), "nothing was started");
         old.ends();
     }
+}
+
+#[test]
+fn sockets_come_among_what_nobody_knows() {
+    // Contract: V1
+    let (old, theirs) = Old::new();
+    let path = old.sandbox.path("app.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let inode = std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let address = format!("unix://{}", path.display());
+    let hello = format!("{HELLO}\nlisteners 1\nfuture x");
+    old.say(hello.as_bytes(), &[old.pidfd().as_fd(), null.as_fd()]).unwrap();
+    old.say(b"sing\nsong loud", &[null.as_fd()]).unwrap();
+    let file = std::fs::metadata(&path).unwrap();
+    let message =
+        format!("listener\nfuture 7\naddress {address}\ndevice {}\ninode {}", file.dev(), file.ino());
+    old.say(message.as_bytes(), &[listener.as_fd(), null.as_fd()]).unwrap();
+    let psflip = old.start_with(theirs, &format!("[[listen]]\naddress = \"{address}\"\n{AT_ONCE}"));
+    old.hear("ready");
+    old.say(b"acknowledge\nremembered 0", &[]).unwrap();
+    psflip.wait_for_line(Stream::Stderr, "healthy, active");
+    let held = psflip.active().open_fds().unwrap();
+    assert!(
+        held.values().any(|target| *target == inode.to_string_lossy()),
+        "no {} in {held:?}",
+        inode.display()
+    );
+    crate::service::stop(&psflip);
+    old.ends();
 }
 
 #[test]
