@@ -8,6 +8,7 @@ mod exit_codes;
 mod failures;
 mod health;
 mod pidfile;
+mod servers;
 mod service;
 mod signals;
 mod stop;

@@ -7,16 +7,16 @@ use testkit::client::http::HttpClient;
 use testkit::client::{ClientError, Stage, Target, field};
 
 /// One request of a client: what is asked, and what must be answered.
-struct Question {
-    uri: String,
-    body: Option<Vec<u8>>,
+pub(crate) struct Question {
+    pub(crate) uri: String,
+    pub(crate) body: Option<Vec<u8>>,
     /// How the answer's line must end.
     ending: String,
 }
 
 impl Question {
     /// The `count`th of client `number`; no two are alike, so an answer to another one is noticed.
-    fn new(number: usize, count: usize, fastcgi: bool) -> Self {
+    pub(crate) fn new(number: usize, count: usize, fastcgi: bool) -> Self {
         let echo = format!("{number}-{count}");
         let body = (count % 2 == 1).then(|| vec![(count % 251) as u8; count * 37 % 5000 + 1]);
         let length = body.as_ref().map_or(0, Vec::len);
@@ -26,7 +26,7 @@ impl Question {
     }
 
     /// The generation that answered, if the answer is right.
-    fn tag(&self, status: u16, text: &str) -> Result<String, ClientError> {
+    pub(crate) fn tag(&self, status: u16, text: &str) -> Result<String, ClientError> {
         let name = field(text, "name").filter(|_| status == 200 && text.ends_with(&self.ending));
         let right = name.filter(|name| text.starts_with(&format!("name={name} pid=")));
         right.map(str::to_owned).ok_or_else(|| {

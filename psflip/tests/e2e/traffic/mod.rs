@@ -1,7 +1,7 @@
 //! Requests without pause from eight clients while the service is flipped, hundreds of times: is every one answered, and rightly?
 //! `TRAFFIC_FLIPS=1000` makes the runs longer; `docs/traffic.md` explains what is found here.
 
-mod clients;
+pub(crate) mod clients;
 pub(crate) mod nginx;
 pub(crate) mod ports;
 

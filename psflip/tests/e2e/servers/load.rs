@@ -1,0 +1,122 @@
+//! Eight clients without pause, and a flip as soon as the one before has taken over.
+
+use std::time::{Duration, Instant};
+
+use testkit::client::http::HttpClient;
+use testkit::client::{ClientError, Target};
+use testkit::pidfile::named_process;
+use testkit::probe::{Failure, Report};
+use testkit::{AvailabilityProbe, Deadline, Psflip, wait_until};
+
+use crate::traffic::clients::Question;
+
+/// Clients that send requests at the same time. Every second one keeps its connection: those with even numbers.
+const CLIENTS: usize = 8;
+/// In the suite no flip is begun after this time, so that a slow machine has fewer of them.
+const LONGEST: Duration = Duration::from_secs(8);
+/// But so many there are.
+const FEWEST: u64 = 5;
+
+/// What is asked for by `SERVERS_FLIPS`; `None`: what the suite has time for, at most 20.
+fn wanted() -> Option<u64> {
+    std::env::var("SERVERS_FLIPS").ok().and_then(|text| text.parse().ok())
+}
+
+/// What applications answer: plain HTTP with the length of the body, or PHP's with length and sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Application {
+    Http,
+    Php,
+}
+
+/// The clients of a server at `target`; every answer is checked to its last byte. No request is ever repeated.
+pub(super) fn clients(target: impl Into<Target>, application: Application) -> AvailabilityProbe {
+    let target = target.into();
+    AvailabilityProbe::start(CLIENTS, |number| {
+        let mut client = client(&target, number);
+        let mut count = 0;
+        move || {
+            count += 1;
+            let question = Question::new(number, count, application == Application::Php);
+            let response = ask(&mut client, &question.uri, question.body.as_deref())?;
+            question.tag(response.0, &response.1)
+        }
+    })
+}
+
+/// As [`clients`], for a server that answers `pid=N` and more; the pid is the tag.
+pub(super) fn clients_of_pids(target: impl Into<Target>) -> AvailabilityProbe {
+    let target = target.into();
+    AvailabilityProbe::start(CLIENTS, |number| {
+        let mut client = client(&target, number);
+        move || client.get("/")?.tag("pid")
+    })
+}
+
+fn client(target: &Target, number: usize) -> HttpClient {
+    let client = HttpClient::new(target.clone());
+    if number.is_multiple_of(2) { client.keep_alive() } else { client }
+}
+
+fn ask(client: &mut HttpClient, uri: &str, body: Option<&[u8]>) -> Result<(u16, String), ClientError> {
+    let response = match body {
+        Some(body) => client.post(uri, body)?,
+        None => client.get(uri)?,
+    };
+    Ok((response.status, response.text()))
+}
+
+/// Flips under load; each flip waits until the generation before has taken over and answers. Gives what the clients saw.
+#[expect(clippy::print_stdout, reason = "these tests measure as well; `--no-capture` shows it")]
+#[track_caller]
+pub(super) fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityProbe) -> Report {
+    probe.wait_requests(50);
+    let begun = Instant::now();
+    let mut flips = 0;
+    while wanted()
+        .map_or(flips < 20 && (flips < FEWEST || begun.elapsed() < LONGEST), |wanted| flips < wanted)
+    {
+        let known = probe.report().by_tag.len();
+        let old = psflip.request_flip();
+        flips += 1;
+        wait_until(Deadline::default(), "the pidfile to name the successor", || {
+            named_process(psflip.pidfile_path()).filter(|named| *named != old)
+        });
+        wait_until(Deadline::default(), "the successor to answer", || {
+            (probe.report().by_tag.len() > known).then_some(())
+        });
+    }
+    let took = begun.elapsed().as_secs_f64();
+    probe.wait_requests(50);
+    let report = probe.finish();
+    let kept = report.failures.iter().filter(|failure| is_kept(failure)).count();
+    println!(
+        "{what}: {} requests, {flips} flips, {} failed ({kept} of them for clients with kept connections); {:.1} flips/s, {:.0} requests/s, \
+         slowest request {:.1} ms",
+        report.requests,
+        report.failed,
+        flips as f64 / took,
+        report.requests as f64 / report.duration.as_secs_f64(),
+        report.slowest.as_secs_f64() * 1e3,
+    );
+    for (cause, count) in report.causes() {
+        println!("  {count} times {cause}");
+    }
+    report
+}
+
+fn is_kept(failure: &Failure) -> bool {
+    failure.client.is_multiple_of(2)
+}
+
+/// For a server that closes kept connections between two requests when it is to end: nothing failed but requests that were sent on
+/// such a connection, of which nothing was answered. A client may repeat them if they are idempotent (RFC 9112, 9.3.1).
+#[track_caller]
+pub(super) fn assert_only_stale_connections_failed(report: &Report) {
+    let other: Vec<_> = report
+        .failures
+        .iter()
+        .filter(|failure| !is_kept(failure) || !failure.error.is_stale_connection())
+        .collect();
+    assert!(other.is_empty(), "{other:?}\n{report}");
+}

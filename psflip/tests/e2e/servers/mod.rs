@@ -1,0 +1,118 @@
+//! Real servers under psflip, flipped again and again under load: the examples of `examples/servers/`, one module a stack. Each runs where its
+//! server is installed (`.ci/run` installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
+
+mod load;
+mod nginx;
+mod node;
+mod perl;
+mod php;
+mod python;
+mod ruby;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use testkit::{Psflip, PsflipBuilder, Sandbox};
+
+use crate::traffic::ports::Reserved;
+
+/// The examples that the modules here run.
+const RUN: &[&str] = &[
+    nginx::EXAMPLE,
+    node::EXAMPLE,
+    perl::SCRIPT,
+    perl::STARLET,
+    php::CGI,
+    php::FPM,
+    python::GUNICORN,
+    python::UVICORN,
+    ruby::EXAMPLE,
+];
+
+/// PATH with the folders that Debian gives to root alone.
+fn path() -> OsString {
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&usual).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    std::env::join_paths(folders).unwrap()
+}
+
+/// Whether these programs are installed; says which isn't.
+#[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+fn are_installed(programs: &[&str]) -> bool {
+    let is_there =
+        |program: &str| std::env::split_paths(&path()).any(|folder| folder.join(program).is_file());
+    let missing = programs.iter().find(|program| !is_there(program));
+    if let Some(missing) = missing {
+        eprintln!("skipped: {missing} is not installed");
+    }
+    missing.is_none()
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/servers")
+}
+
+/// One of the examples, in a sandbox of its own.
+struct Example {
+    sandbox: Sandbox,
+    file: &'static str,
+    port: Reserved,
+}
+
+impl Example {
+    /// A copy of the folder, as somebody who tries it has it; only the port is another one.
+    fn new(file: &'static str) -> Self {
+        let sandbox = Sandbox::new();
+        let port = Reserved::new();
+        for entry in fs::read_dir(folder()).unwrap().map(Result::unwrap) {
+            let text = fs::read_to_string(entry.path()).unwrap();
+            let text = text.replace("127.0.0.1:8080", &port.address().to_string());
+            sandbox.write(entry.file_name(), text);
+        }
+        Self { sandbox, file, port }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// psflip with it, to be started.
+    fn psflip(&self) -> PsflipBuilder {
+        let port = self.port.port().to_string();
+        self.sandbox.psflip().config_file(self.file).env("PATH", path()).env("PORT", port)
+    }
+
+    /// Ends the service; nothing is left of it.
+    #[track_caller]
+    fn stop(&self, psflip: &Psflip, is_right: fn(ExitStatus) -> bool) {
+        let status = psflip.stop();
+        assert!(is_right(status), "ended with {status}\n{}", self.sandbox.report());
+        self.sandbox.assert_no_process_left();
+    }
+}
+
+/// A server that ends with 0 when it is asked to.
+fn with_success(status: ExitStatus) -> bool {
+    status.success()
+}
+
+/// A server that dies of the signal when it has done its work.
+fn by_sigterm(status: ExitStatus) -> bool {
+    status.signal() == Some(15)
+}
+
+#[test]
+fn every_example_of_a_server_is_run_by_a_test() {
+    let there: BTreeSet<_> = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".toml"))
+        .collect();
+    let run = RUN.iter().map(|&name| name.to_owned()).collect();
+    assert_eq!(there, run, "add the example to the list in {}", file!());
+}
