@@ -102,6 +102,12 @@ pub enum ToPredecessor {
         /// After an `Abort`: by then I will be gone, or I hang.
         grace: Duration,
     },
+    /// My child may take longer than I said (`EXTEND_TIMEOUT_USEC=` of sd_notify(3)). A predecessor of a version without this message
+    /// takes me for hung at the deadline that it knows.
+    Extended {
+        /// From now, as that of `Starting`.
+        deadline: Duration,
+    },
     /// My child is healthy and the pidfile names me: acknowledge.
     Ready,
     /// I give up, and end after this.
@@ -210,6 +216,11 @@ impl Message for ToPredecessor {
                 text.add("grace-ms", &grace.as_millis());
                 text.finish()
             }
+            Self::Extended { deadline } => {
+                let mut text = Text::new("extended");
+                text.add("deadline-ms", &deadline.as_millis());
+                text.finish()
+            }
             Self::Ready => Text::new("ready").finish(),
             Self::Failed { code, reason } => {
                 let mut text = Text::new("failed");
@@ -230,6 +241,7 @@ impl Message for ToPredecessor {
                 deadline: Duration::from_millis(fields.number("deadline-ms")?),
                 grace: Duration::from_millis(fields.number("grace-ms")?),
             },
+            "extended" => Self::Extended { deadline: Duration::from_millis(fields.number("deadline-ms")?) },
             "ready" => Self::Ready,
             "failed" => Self::Failed { code: fields.number("code")?, reason: fields.text("reason")? },
             "upgrade" => Self::Upgrade,
@@ -351,6 +363,7 @@ mod tests {
                 deadline: Duration::from_secs(80),
                 grace: Duration::from_millis(25_500),
             },
+            ToPredecessor::Extended { deadline: Duration::from_secs(120) },
             ToPredecessor::Ready,
             ToPredecessor::Failed { code: 78, reason: "two\nlines and a \\".to_owned() },
             ToPredecessor::Upgrade,

@@ -22,6 +22,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// More messages than any version has to send.
 const MOST_MESSAGES: usize = 1000;
 
+/// More extensions than any version asks for, since each begins the deadline anew.
+const MOST_EXTENSIONS: u32 = 20;
+
 /// How psflip itself is started again.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -49,6 +52,7 @@ pub struct Link {
 struct Said {
     messages: usize,
     starting: bool,
+    extensions: u32,
     ready: bool,
     failed: bool,
 }
@@ -63,6 +67,8 @@ pub enum News {
         /// Its version.
         version: String,
     },
+    /// Its child may take longer, and [`Link::deadline`] has changed.
+    Extended,
     /// It wants to be acknowledged.
     Ready,
     /// It gives up; [`Link::failure`] says why.
@@ -175,6 +181,17 @@ impl Link {
                 self.said.starting = true;
                 (self.deadline, self.grace) = (deadline, grace);
                 News::Starting { version }
+            }
+            ToPredecessor::Extended { .. } if !self.said.starting => {
+                self.misbehaved("`extended` before `starting`")
+            }
+            ToPredecessor::Extended { .. } if self.said.extensions == MOST_EXTENSIONS => {
+                self.misbehaved(&format!("`extended` more than {MOST_EXTENSIONS} times"))
+            }
+            ToPredecessor::Extended { deadline } => {
+                self.said.extensions += 1;
+                self.deadline = deadline;
+                News::Extended
             }
             ToPredecessor::Ready if !self.said.starting => self.misbehaved("`ready` before `starting`"),
             ToPredecessor::Ready if self.said.failed => self.misbehaved("`ready` after `failed`"),

@@ -245,14 +245,9 @@ impl Runtime {
                 successor::News::Starting { version } => {
                     let pid = link.process().map(|(pid, _)| pid);
                     tracing::debug!(pid, version, "the new psflip starts its child");
-                    if matches!(
-                        self.state.phase,
-                        Phase::Upgrading { successor: crate::flip::Successor::Comes, .. }
-                    ) {
-                        self.set_timer(Timer::Successor);
-                        self.settle();
-                    }
+                    self.wait_for_successor_anew();
                 }
+                successor::News::Extended => self.wait_for_successor_anew(),
                 successor::News::Ready => self.happened(Event::SuccessorReady),
                 successor::News::Failed => {}
                 successor::News::Upgrade => self.happened(Event::RequestPassedBack),
@@ -269,6 +264,15 @@ impl Runtime {
             }
         }
         Ok(())
+    }
+
+    /// It has said how long it may take.
+    fn wait_for_successor_anew(&mut self) {
+        let comes = crate::flip::Successor::Comes;
+        if matches!(self.state.phase, Phase::Upgrading { successor, .. } if successor == comes) {
+            self.set_timer(Timer::Successor);
+            self.settle();
+        }
     }
 
     /// A successor that says nothing more is of no use. Usually it is dead already, or about to be.

@@ -350,6 +350,9 @@ impl Runtime {
     }
 
     fn set_timer(&mut self, timer: Timer) {
+        if timer == Timer::Healthy {
+            self.begin_patience();
+        }
         let time = match timer {
             Timer::Healthy => self.plan.upgrade.timeout,
             Timer::Acknowledgement => predecessor::ACKNOWLEDGEMENT,

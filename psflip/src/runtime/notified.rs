@@ -21,7 +21,7 @@ const PARTS: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Notified {
     pub(super) notifications: Notifications,
-    /// When the child was started, or waited for anew.
+    /// When the time to become healthy began.
     since: Instant,
     /// What it has been given, if it has asked for more than `upgrade.timeout`.
     extended: Option<Duration>,
@@ -66,10 +66,15 @@ impl Runtime {
 
     /// Begins to wait for `READY=1`, which may have come already.
     pub(super) fn await_ready(&mut self) {
-        let Some(notified) = &mut self.notified else { return };
-        notified.since = Instant::now();
-        if notified.notifications.is_ready() {
+        if self.notified.as_ref().is_some_and(|notified| notified.notifications.is_ready()) {
             self.queue.push_back(Event::ChildHealthy);
+        }
+    }
+
+    /// The time to become healthy begins anew.
+    pub(super) fn begin_patience(&mut self) {
+        if let Some(notified) = &mut self.notified {
+            (notified.since, notified.extended) = (Instant::now(), None);
         }
     }
 
@@ -81,14 +86,15 @@ impl Runtime {
         let (Some(notified), Some(tree)) = (&mut self.notified, &self.tree) else { return Ok(()) };
         let child = tree.child_pid();
         let heard = notified.notifications.hear(tree.keeper_pid(), child)?;
-        // Before its start was told, and after it was promoted, nobody waits.
-        if child.is_none() || !matches!(self.state.phase, Phase::Starting { .. }) {
+        // After it was promoted nobody waits.
+        if !matches!(self.state.phase, Phase::Starting { .. }) {
             return Ok(());
         }
         if let Some(time) = heard.extend {
             self.extend(time);
         }
-        if heard.ready {
+        // Before its start was told, that has to wait for `await_ready`.
+        if heard.ready && child.is_some() {
             self.happened(Event::ChildHealthy);
         }
         Ok(())
@@ -117,9 +123,8 @@ impl Runtime {
         tracing::debug!(until = ?notified.told, "the child asks for more time");
         let left = notified.told.saturating_sub(spent);
         if let Some(Predecessor { link, .. }) = &self.predecessor {
-            let version = env!("CARGO_PKG_VERSION").to_owned();
-            let (deadline, grace) = (left + self.promotion() + self.grace(), self.grace());
-            let _ = link.send(&ToPredecessor::Starting { version, deadline, grace }); // it may be gone
+            let deadline = left + self.promotion() + self.grace();
+            let _ = link.send(&ToPredecessor::Extended { deadline }); // it may be gone
         }
     }
 

@@ -184,7 +184,10 @@ fn what_is_no_answer_of_an_engine_is_told_and_fills_no_memory() {
     assert_eq!(checker.start(), BEGUN);
     let (mut peer, _) = engine.request(&mut checker);
     peer.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let mut sent = 0;
     let step = loop {
+        sent += 60_000;
+        assert!(sent < 2 * 1024 * 1024, "it reads on and on");
         peer.write_all(&[b' '; 60_000]).unwrap(); // less than a socket holds
         match turn(&mut checker) {
             Step::NOTHING => {}

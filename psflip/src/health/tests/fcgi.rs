@@ -160,7 +160,10 @@ fn an_endless_answer_fails_and_fills_no_memory() {
     // Contract: H4, X2
     let mut asked = asked();
     let block = [record(STDOUT, b"A: b\r\n\r\n"), record(STDOUT, &[b'x'; 30_000])].concat();
+    let mut sent = 0;
     let step = loop {
+        sent += block.len();
+        assert!(sent < 2 * 1024 * 1024, "it reads on and on");
         asked.peer.write_all(&block).unwrap(); // less than a socket holds
         match turn(&mut asked.checker) {
             Step::NOTHING => {}

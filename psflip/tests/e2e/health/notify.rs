@@ -277,6 +277,28 @@ fn a_child_gets_no_more_time_than_the_configuration_allows() {
 }
 
 #[test]
+fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
+    // Contract: H1, S5
+    if !is_installed("socat") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let script = "trap '' TERM; echo started; while test ! -e go; do sleep 0.01; done; \
+        say 'READY=1\\nSTATUS=said'; while test ! -e end; do sleep 0.01; done";
+    let config = "shutdown.timeout = \"2s\"\n[healthcheck.notify]\n[log]\nlevel = \"debug\"\n";
+    let psflip = child(&sandbox, script, config).start();
+    psflip.wait_for_line(Stream::Stdout, "started");
+    psflip.program().signal(Signal::SIGTERM);
+    psflip.wait_for_line(Stream::Stderr, "stop requested");
+    sandbox.write("go", "");
+    psflip.wait_for_line(Stream::Stderr, "status=\"said\"");
+    assert!(!psflip.log().contains("healthy, active"), "{}", sandbox.report());
+    psflip.wait_for_line(Stream::Stderr, "healthy, active");
+    sandbox.write("end", "");
+    assert!(psflip.wait_exit().success(), "{}", sandbox.report());
+}
+
+#[test]
 fn the_child_has_the_address_and_no_descriptor_of_the_socket() {
     // Contract: C3
     if !is_installed("socat") {

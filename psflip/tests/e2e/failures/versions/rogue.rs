@@ -45,6 +45,11 @@ fn messages_in_the_wrong_order_promote_nobody() {
             (format!("{STARTING}\n{failed}\nsay ready"), "as wanted (exit code 3)"),
             (format!("{failed}\nsay ready"), "as wanted (exit code 3)"),
             (format!("{STARTING}\n{STARTING}\nsay ready"), "it sent `starting` twice"),
+            ("say extended\\ndeadline-ms 5\nsay ready".to_owned(), "it sent `extended` before `starting`"),
+            (
+                format!("{STARTING}\n{}say ready", "say extended\\ndeadline-ms 60000\n".repeat(21)),
+                "it sent `extended` more than 20 times",
+            ),
             ("say upgrade-now\nexit 0".to_owned(), "ended without saying why"),
             // What only an old psflip says.
             (
