@@ -21,6 +21,11 @@ fn send(socket: &Socket, message: &impl Message, fds: &[BorrowedFd<'_>]) -> io::
     Ok(())
 }
 
+/// Whether a message could not be sent because the other side is gone, which shows by its process as well.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
+}
+
 /// Tells of a message by its verb.
 fn step(moment: Moment, packet: &[u8]) {
     let verb = packet.split(|byte| *byte == b'\n').next().unwrap_or_default();

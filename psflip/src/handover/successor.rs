@@ -273,7 +273,7 @@ fn become_successor(program: &Program, predecessor: &Socket) -> ! {
     let introduced = PidFd::open(pid).and_then(|own| {
         match super::send(predecessor, &ToPredecessor::Spawned { pid }, &[own.as_fd()]) {
             // It was killed a moment ago, and this generation goes on alone (contract F8). One that only let go has said `abort`.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
+            Err(error) if super::is_gone(&error) => {}
             told => told?,
         }
         fd::set_close_on_exec(predecessor.as_fd(), false)

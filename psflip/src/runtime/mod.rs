@@ -23,7 +23,7 @@ pub use origin::Origin;
 use crate::config::{Orphans, Plan, Slot};
 use crate::flip::{self, Effect, Event, Outcome, Phase, Role, State, Timer};
 use crate::handover::predecessor;
-use crate::handover::{ToPredecessor, successor};
+use crate::handover::{ToPredecessor, is_gone, successor};
 use crate::health::Checker;
 use crate::keeper::Tree;
 use crate::launch::child_environment;
@@ -242,8 +242,15 @@ impl Runtime {
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let deadline = self.plan.upgrade.timeout + self.promotion() + self.grace();
             let grace = self.grace();
-            // A predecessor that is gone shows by its process.
-            let _ = link.send(&ToPredecessor::Starting { version, deadline, grace });
+            // A predecessor that is gone shows by its process; one that can't be told would not believe what follows.
+            match link.send(&ToPredecessor::Starting { version, deadline, grace }) {
+                Err(error) if !is_gone(&error) => {
+                    return Err(io::Error::other(format!(
+                        "the old psflip can't be told of the start: {error}"
+                    )));
+                }
+                Ok(()) | Err(_) => {}
+            }
         }
         let role = if self.predecessor.is_some() { Role::Successor } else { Role::First };
         self.perform_all(flip::begin(role).1);

@@ -8,7 +8,7 @@ use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::config::Orphans;
 use crate::flip::{Effect, Event, Hook, Phase, StartFailure, Timer};
-use crate::handover::{Hello, ToPredecessor, ToSuccessor, message, successor};
+use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
 use crate::keeper::Tree;
 use crate::launch::Launch;
@@ -197,10 +197,9 @@ impl Runtime {
         let Err(error) = sent else { return };
         // That it is gone shows by its process; but a request that nobody takes has to be answered, and an acknowledgement
         // of what nobody could be told will not come.
-        let is_gone = matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET));
         if *message == ToPredecessor::Upgrade {
             self.tell(crate::flip::News::RequestRefused);
-        } else if *message == ToPredecessor::Ready && !is_gone {
+        } else if *message == ToPredecessor::Ready && !is_gone(&error) {
             self.failure = Some(format!("can't tell the old psflip that this generation is ready: {error}"));
             self.queue.push_back(Event::TimedOut(Timer::Acknowledgement));
         }

@@ -49,6 +49,14 @@ const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("WritePidfile", &[Errno::ENOSPC, Errno::EDQUOT, Errno::EIO], true),
     ("Rename", &[Errno::ENOSPC, Errno::EACCES, Errno::EROFS, Errno::EDQUOT], true),
     ("Unlink", &[Errno::EACCES, Errno::EROFS, Errno::EBUSY], true),
+    ("Chdir", &[Errno::ENOENT, Errno::EACCES, Errno::ENOMEM], false),
+    ("Pipe", &[Errno::EMFILE, Errno::ENFILE], false),
+    ("Dup", &[Errno::EMFILE], false),
+    ("Socket", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], false),
+    ("Bind", &[Errno::EACCES, Errno::EADDRINUSE, Errno::ENOMEM], false),
+    ("Listen", &[Errno::EADDRINUSE], false),
+    ("Chown", &[Errno::EPERM, Errno::EROFS], false),
+    ("Symlink", &[Errno::EACCES, Errno::ENOSPC, Errno::EROFS], false),
     ("OpenProc", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], false),
     ("SignalMask", &[Errno::EINVAL], false),
     ("SignalAction", &[Errno::EINVAL], false),
@@ -143,9 +151,20 @@ struct Staged {
 
 impl Staged {
     fn start() -> Self {
+        Self::start_with(|_| String::new())
+    }
+
+    /// With more in its configuration, which may depend on where it is.
+    fn start_with(config: impl Fn(&Sandbox) -> String) -> Self {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
-        let psflip = stage.psflip(&sandbox, TIMES).start().wait_ready();
+        let config = config(&sandbox);
+        let builder = if config.is_empty() {
+            stage.psflip(&sandbox, TIMES)
+        } else {
+            stage.psflip(&sandbox, "").config(format!("{config}{TIMES}"))
+        };
+        let psflip = builder.start().wait_ready();
         let open = FdSnapshot::of(psflip.active());
         Self { sandbox, stage, psflip, open }
     }
@@ -248,6 +267,62 @@ fn each_call_of_the_new_psflip_may_fail_the_other_half() {
 fn each_call_of_the_keepers_and_of_the_child_to_be_may_fail_during_an_upgrade() {
     // Contract: F10, U8
     each_fault(|role, _| ["old-keeper", "new-keeper", "new-child"].contains(&role));
+}
+
+/// Everything that a generation can have: a socket, a link, a hook, a directory, a command that says whether it is healthy.
+fn everything(sandbox: &Sandbox) -> String {
+    sandbox.write("one", "");
+    sandbox.write("two", "");
+    let dir = sandbox.dir().display();
+    format!(
+        "workdir = \"{dir}\"\n[[listen]]\naddress = \"{dir}/app.sock\"\n[switch]\nsymlink = {{ path = \"{dir}/current\", \
+         to = \"{{{{ ab('{dir}/one', '{dir}/two') }}}}\" }}\n[hooks]\npromote = [\"true\"]\n[healthcheck.command]\ncmd = [\"true\"]\n\
+         interval = \"1ms\"\n"
+    )
+}
+
+#[test]
+fn each_call_of_a_new_psflip_that_has_everything_may_fail() {
+    // Contract: F10, U8, U4
+    let staged = Staged::start_with(everything);
+    let trace = staged.trace();
+    let mut tally = Tally::default();
+    let mut last = String::new();
+    for case in cases(&trace, |role| role == "new") {
+        // One error of each: what differs by error is in the tests above.
+        let call = format!("{} {}", case.call, case.nth.trim_end_matches('+'));
+        if std::mem::replace(&mut last, call.clone()) == call {
+            continue;
+        }
+        println!("{case}");
+        let succeeded = staged.survives(&case);
+        tally.count(&staged.sandbox, succeeded);
+        let slot = staged.psflip.child().env("PSFLIP_SLOT").unwrap();
+        let link = std::fs::read_link(staged.sandbox.path("current")).unwrap();
+        assert_eq!(
+            link.ends_with("one"),
+            slot == "a",
+            "{case}: {} in slot {}",
+            link.display(),
+            slot.display()
+        );
+        std::os::unix::net::UnixStream::connect(staged.sandbox.path("app.sock")).unwrap();
+    }
+    stop(&staged.psflip);
+    staged.sandbox.assert_no_process_left();
+    tally.print();
+}
+
+#[test]
+fn the_real_psflip_heeds_no_plan() {
+    // Contract: C3, F10
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    stage.plan(&sandbox, None, "record\nfail new OpenConfig 1+ 13\npause new Before StartChild");
+    let psflip = stage.psflip(&sandbox, TIMES).exe(testkit::psflip_bin()).start().wait_ready();
+    psflip.flip();
+    stop(&psflip);
+    assert!(!sandbox.path("trace").exists(), "{}", sandbox.read("trace"));
 }
 
 #[test]
