@@ -9,6 +9,7 @@ use nix::sys::socket::{
 };
 
 use super::cerr;
+use super::seam::{self, Call};
 
 /// Who sent a datagram, in this process's namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +47,11 @@ impl Datagrams {
     /// EMFILE, ENFILE, ENOMEM; ENOSPC: a million such names are in use.
     pub fn open() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        seam::before(Call::Socket)?;
         let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
         // Before it has a name, so that no datagram can come without it.
         setsockopt(&socket, sockopt::PassCred, &true)?;
+        seam::before(Call::Bind)?;
         bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?; // autobind
         let address: UnixAddr = getsockname(socket.as_raw_fd())?;
         let name =
@@ -85,6 +88,10 @@ impl Datagrams {
         message.msg_controllen = ROOM as _;
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         let length = loop {
+            match seam::before(Call::Recvmsg) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => other?,
+            }
             // SAFETY: the header points to a live buffer, a live control buffer, and their true lengths.
             let received = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, flags) };
             match usize::try_from(received) {
@@ -181,6 +188,25 @@ mod tests {
         let received = datagrams.receive(&mut [0; 16]).unwrap().unwrap();
         assert!(received.had_descriptors && received.sender.is_some(), "{received:?}");
         assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "somebody still holds the pipe");
+    }
+
+    #[test]
+    fn a_socket_that_can_not_be_made_is_an_error_and_an_interruption_is_none() {
+        // Contract: F10
+        use nix::errno::Errno;
+        for (number, call) in [(0, Call::Socket), (1, Call::Bind)] {
+            let (opened, calls) = seam::testing::with(Some((number, Errno::EMFILE)), Datagrams::open);
+            assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+            assert_eq!(calls.last(), Some(&call));
+        }
+        let datagrams = Datagrams::open().unwrap();
+        send(&datagrams, b"READY=1", &[]);
+        let look = || datagrams.receive(&mut [0; 16]);
+        let (failed, _) = seam::testing::with(Some((0, Errno::ENOMEM)), look);
+        assert_eq!(failed.unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+        let (received, calls) = seam::testing::with(Some((0, Errno::EINTR)), look);
+        assert_eq!(received.unwrap().map(|datagram| datagram.length), Some(7), "it was lost");
+        assert_eq!(calls, [Call::Recvmsg, Call::Recvmsg]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The health check `docker`, with a real engine: Debian's `docker.io`, started in the sandbox, and an image of this machine's own
-//! shell. Nothing is pulled, no network is touched.
+//! The health check `docker`: with an engine that answers from a file, and with a real one, Debian's `docker.io`, started in the
+//! sandbox, and an image of this machine's own shell. Nothing is pulled, no network is touched.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -104,6 +106,55 @@ impl Drop for Engine {
             let _ = std::fs::remove_dir(folder.join(&self.cgroup)); // not in all of them
         }
     }
+}
+
+/// An engine that answers every question with what stands in a file of the sandbox.
+fn start_scripted_engine(sandbox: &Sandbox) {
+    let listener = UnixListener::bind(sandbox.path("d.sock")).unwrap();
+    let file = sandbox.path("answer");
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let _ = connection.read(&mut [0; 1024]); // psflip sends its request at once
+            let body = std::fs::read_to_string(&file).unwrap_or_default();
+            let _ = write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        }
+    });
+}
+
+#[test]
+fn an_upgrade_to_a_container_that_can_never_be_healthy_fails_at_once() {
+    // Contract: H3, H4, U8, C6
+    let sandbox = Sandbox::new();
+    start_scripted_engine(&sandbox);
+    let healthy = r#"{"State":{"Status":"running","Health":{"Status":"healthy"}}}"#;
+    sandbox.write("answer", healthy);
+    let config = format!(
+        "[upgrade]\ntimeout = \"1h\"\n[healthcheck.docker]\ncontainer = \"web\"\nsocket = \"{}\"\ninterval = \"10ms\"\n",
+        sandbox.path("d.sock").display()
+    );
+    let psflip = sandbox.psflip().cmd(["sleep", "1000"]).config(config).start().wait_ready();
+    let before = (psflip.active(), psflip.child());
+    for (answer, wanted) in [
+        (r#"{"State":{"Status":"exited","ExitCode":3}}"#, "the container `web` has exited with code 3"),
+        (r#"{"State":{"Status":"running"}}"#, "the container `web` has no health check"),
+    ] {
+        sandbox.write("answer", answer);
+        let mark = psflip.output().mark();
+        psflip.request_flip();
+        let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed").text;
+        let whole = format!("the child was not waited for any longer; {wanted}");
+        assert!(line.contains(&whole) && line.contains("(exit code 124)"), "{line}");
+        assert_eq!((psflip.active(), psflip.child()), before);
+    }
+    // What is not there yet is waited for.
+    sandbox.write("answer", r#"{"State":{"Status":"created"}}"#);
+    let old = psflip.request_flip();
+    psflip.wait_for_line(Stream::Stderr, "upgrade started next_generation=2");
+    sandbox.write("answer", healthy);
+    psflip.wait_successor(old);
+    stop(&psflip);
+    sandbox.assert_no_process_left();
 }
 
 /// A server that ends as it should.
