@@ -145,7 +145,11 @@ fn judge(status: u16, body: &[u8], name: &str) -> Progress {
     }
     match serde_json::from_slice::<Container>(body) {
         Ok(container) => container.state.judge(name),
-        Err(error) => Progress::Failed(format!("the engine's answer can't be read: {error}")),
+        // The library quotes what it did not want, however long that is.
+        Err(error) => Progress::Failed(format!(
+            "the engine's answer can't be read: {}",
+            text::head(&error.to_string(), SHOWN)
+        )),
     }
 }
 
@@ -226,6 +230,15 @@ mod tests {
         // Contract: H1
         let body = br#"{"State":{"Status":"running","Running":true,"Health":{"Status":"healthy","FailingStreak":0,"Log":[]}}}"#;
         assert_eq!(judge(200, body, "web"), Progress::Healthy);
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_told_in_part() {
+        // Contract: H4, X2
+        // Found by `cargo xtask fuzz`.
+        let body = format!(r#"{{"State":"{}"}}"#, "x".repeat(100_000));
+        let Progress::Failed(why) = judge(200, body.as_bytes(), "web") else { panic!() };
+        assert!(why.len() < 400, "{} bytes", why.len());
     }
 
     #[test]
