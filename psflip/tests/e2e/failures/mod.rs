@@ -8,6 +8,6 @@ mod limits;
 mod matrix;
 mod resources;
 mod rig;
-mod stage;
+pub(crate) mod stage;
 mod start;
 mod versions;

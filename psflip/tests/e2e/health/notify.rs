@@ -4,6 +4,7 @@ use std::fs;
 
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
 
+use crate::failures::stage::Stage;
 use crate::service::{configure, stop};
 
 /// `say MESSAGE` for shell scripts, which understands `\n`.
@@ -296,6 +297,31 @@ fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
     psflip.wait_for_line(Stream::Stderr, "healthy, active");
     sandbox.write("end", "");
     assert!(psflip.wait_exit().success(), "{}", sandbox.report());
+}
+
+#[test]
+fn a_socket_that_can_not_be_made_fails_the_upgrade_and_the_next_one_works() {
+    // Contract: F10, U8
+    if !is_installed("socat") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let psflip = stage.psflip(&sandbox, "").cmd(shell("say READY=1; exec sleep 1000")).config(NOTIFY);
+    let psflip = psflip.start().wait_ready();
+    let (active, serving) = (psflip.active(), psflip.child());
+    for call in ["Socket", "Bind"] {
+        let mark = psflip.output().mark();
+        stage.plan(&sandbox, Some(active), &format!("fail new {call} 1 24"));
+        psflip.request_flip();
+        let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed").text;
+        assert!(line.contains("can't start") && line.contains("Too many open files"), "{line}");
+        assert_eq!((psflip.active(), psflip.child()), (active, serving), "{}", sandbox.report());
+    }
+    stage.no_plan(&sandbox);
+    psflip.flip();
+    stop(&psflip);
+    sandbox.assert_no_process_left();
 }
 
 #[test]
