@@ -11,7 +11,7 @@ use crate::handover::predecessor::{self, Met};
 use crate::handover::{Hello, ToPredecessor};
 use crate::manager::pidfile;
 use crate::runtime::{self, Identity, Origin, Predecessor};
-use crate::sys::early;
+use crate::sys::{early, fd};
 use crate::traffic::activation::Activation;
 
 /// Why a generation does not even begin.
@@ -38,8 +38,8 @@ pub(super) fn run(path: &Path) -> End {
         Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
     };
     let activation = match &hello {
-        None => Activation::of(&origin.program.envp, Some(std::process::id())),
-        Some(hello) if hello.activated => Activation::of(&origin.program.envp, None),
+        None => Activation::of(&origin.program.envp, Some(std::process::id()), fd::is_inherited),
+        Some(hello) if hello.activated => Activation::of(&origin.program.envp, None, fd::is_inherited),
         Some(_) => Activation::default(),
     };
     let identity = Identity {

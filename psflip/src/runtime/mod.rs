@@ -104,6 +104,8 @@ struct Runtime {
     listeners: Listeners,
     /// The link that was turned, until this generation is promoted.
     turned: Option<Turned>,
+    /// While an upgrade is under way.
+    before_upgrade: Option<traffic::BeforeUpgrade>,
     hooks: hooks::Running,
     /// Why the last upgrade failed.
     upgrade_failure: Option<String>,
@@ -226,6 +228,7 @@ impl Runtime {
             given,
             listeners: Listeners::default(),
             turned: None,
+            before_upgrade: None,
             hooks: hooks::Running::new(),
             upgrade_failure: None,
             failure: None,

@@ -222,6 +222,7 @@ impl Runtime {
     }
 
     fn start_successor(&mut self) {
+        self.look_before_upgrade();
         let hello = Hello {
             protocol: message::PROTOCOL,
             oldest: message::OLDEST_PROTOCOL,
@@ -292,7 +293,7 @@ impl Runtime {
         } else {
             Err(std::io::Error::from_raw_os_error(libc::ESRCH))
         };
-        self.queue.push_back(match committed {
+        let event = match committed {
             Ok(()) => Event::Committed,
             Err(error) => {
                 let gave_up =
@@ -301,7 +302,11 @@ impl Runtime {
                 link.give_up(format!("the new psflip {why} be acknowledged: {error}"));
                 Event::NotCommitted
             }
-        });
+        };
+        if event == Event::Committed {
+            self.let_go_of_listeners();
+        }
+        self.queue.push_back(event);
     }
 
     fn tell_successor(&mut self, message: &ToSuccessor) {

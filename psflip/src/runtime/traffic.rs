@@ -10,6 +10,13 @@ use crate::traffic::symlink;
 
 use std::os::fd::AsRawFd;
 
+/// How things were before an upgrade that is under way.
+#[derive(Debug)]
+pub(super) struct BeforeUpgrade {
+    link: Option<symlink::Was>,
+    listeners: listen::Settings,
+}
+
 impl Runtime {
     /// Opens the sockets of this generation, or takes them over.
     pub(super) fn open_listeners(&mut self) -> Result<(), listen::Error> {
@@ -66,18 +73,30 @@ impl Runtime {
         }
     }
 
-    /// A successor that failed may have come as far as changing these.
+    /// How things are, before a successor may change them.
+    pub(super) fn look_before_upgrade(&mut self) {
+        let link = self.plan.switch.as_ref().map(symlink::Was::look);
+        self.before_upgrade = Some(BeforeUpgrade { link, listeners: self.listeners.settings() });
+    }
+
+    /// A successor that failed may have come as far as changing these, and may have been killed then.
     pub(super) fn take_back(&mut self) {
         self.reclaim_pidfile();
-        if let Some(link) = &self.plan.switch
-            && !symlink::leads(link)
-            && let Err(error) = symlink::turn(link)
+        let Some(BeforeUpgrade { link, listeners }) = self.before_upgrade.take() else { return };
+        if let Some(link) = link
+            && let Err(error) = link.restore()
         {
             tracing::error!(%error, "can't turn the link back from the failed generation");
         }
-        if let Err(error) = self.listeners.adjust() {
+        if let Err(error) = self.listeners.restore(&listeners) {
             tracing::warn!(%error, "can't undo what the failed generation changed");
         }
+    }
+
+    /// The successor is promoted. A socket that it doesn't want is the old child's alone: when that one closes it, clients are
+    /// refused, and none is left waiting for somebody to accept.
+    pub(super) fn let_go_of_listeners(&mut self) {
+        self.listeners = Listeners::default();
     }
 
     /// Removes the files of sockets that nobody will use any more.

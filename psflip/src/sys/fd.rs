@@ -53,6 +53,15 @@ pub fn duplicate_above(number: RawFd, least: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Whether something is open under this number that an exec leaves open: what this process was started with, for all that psflip
+/// opens itself is close-on-exec.
+#[must_use]
+pub fn is_inherited(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no argument, and fails with EBADF on a closed number.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
 /// Sets close-on-exec on whatever is open under this number.
 pub fn close_on_exec_if_open(number: RawFd) {
     // SAFETY: F_SETFD takes an integer; it fails with EBADF on a closed number.
@@ -101,6 +110,15 @@ mod tests {
             set_close_on_exec(file.as_fd(), close).unwrap();
             assert_eq!(is_close_on_exec(file.as_fd()).unwrap(), close);
         }
+    }
+
+    #[test]
+    fn what_psflip_opens_is_not_taken_for_inherited() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!is_inherited(file.as_raw_fd()));
+        set_close_on_exec(file.as_fd(), false).unwrap();
+        assert!(is_inherited(file.as_raw_fd()));
+        assert!(!is_inherited(1_000_000));
     }
 
     #[test]

@@ -20,13 +20,16 @@ const MOST: i32 = 1024;
 pub struct Activation {
     /// A name for each descriptor, from [`START`] on.
     names: Vec<String>,
+    /// Numbers that were announced, but are not open. psflip may use them for something of its own by now.
+    missing: Vec<i32>,
 }
 
 impl Activation {
     /// Reads it from the environment that psflip was started with. `addressee`: the process that it must be addressed to;
-    /// `None`: it was found to be for the first psflip, whose environment this is.
+    /// `None`: it was found to be for the first psflip, whose environment this is. `is_inherited`: whether this process was
+    /// started with a descriptor of this number.
     #[must_use]
-    pub fn of(envp: &[CString], addressee: Option<u32>) -> Self {
+    pub fn of(envp: &[CString], addressee: Option<u32>, is_inherited: impl Fn(i32) -> bool) -> Self {
         let text = |name| variable(envp, name).and_then(std::ffi::OsStr::to_str);
         let number = |name| text(name).and_then(|text| text.parse::<i32>().ok());
         if let Some(pid) = addressee
@@ -37,7 +40,7 @@ impl Activation {
         let count = number("LISTEN_FDS").filter(|count| (1..=MOST).contains(count)).unwrap_or_default();
         let mut given = text("LISTEN_FDNAMES").unwrap_or_default().split(':').filter(|name| !name.is_empty());
         let names = (0..count).map(|_| given.next().unwrap_or("unknown").to_owned()).collect();
-        Self { names }
+        Self { names, missing: (START..START + count).filter(|number| !is_inherited(*number)).collect() }
     }
 
     /// Whether psflip was given any.
@@ -64,7 +67,13 @@ impl Activation {
     /// EBADF: the manager did not pass what it said. EMFILE.
     pub fn sockets(&self, name: &str) -> io::Result<Vec<OwnedFd>> {
         let numbers = self.numbers().zip(&self.names).filter(|(_, given)| *given == name);
-        numbers.map(|(number, _)| fd::duplicate(number)).collect()
+        let copy = |number| {
+            if self.missing.contains(&number) {
+                return Err(io::Error::from_raw_os_error(libc::EBADF));
+            }
+            fd::duplicate(number)
+        };
+        numbers.map(|(number, _)| copy(number)).collect()
     }
 
     /// Keeps them from the program that this process is about to become: it gets its own copies of what is meant for it.
@@ -83,20 +92,32 @@ mod tests {
         list.iter().map(|text| CString::new(*text).unwrap()).collect()
     }
 
+    fn read(envp: &[CString], addressee: Option<u32>) -> Activation {
+        Activation::of(envp, addressee, |_| true)
+    }
+
+    #[test]
+    fn what_is_announced_and_not_open_is_never_taken_from_psflips_own() {
+        // Contract: C3
+        let environment = envp(&["LISTEN_PID=7", "LISTEN_FDS=1", "LISTEN_FDNAMES=web"]);
+        let activation = Activation::of(&environment, Some(7), |_| false);
+        assert_eq!(activation.sockets("web").unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
     #[test]
     fn what_is_addressed_to_another_process_is_not_ours() {
         // Contract: C3
         let environment = envp(&["LISTEN_PID=7", "LISTEN_FDS=2", "LISTEN_FDNAMES=web:admin"]);
-        assert!(!Activation::of(&environment, Some(8)).is_there());
-        assert_eq!(Activation::of(&environment, Some(7)).names(), ["web", "admin"]);
-        assert_eq!(Activation::of(&environment, None).numbers(), 3..5);
-        assert!(!Activation::of(&envp(&["LISTEN_FDS=2"]), Some(7)).is_there());
+        assert!(!read(&environment, Some(8)).is_there());
+        assert_eq!(read(&environment, Some(7)).names(), ["web", "admin"]);
+        assert_eq!(read(&environment, None).numbers(), 3..5);
+        assert!(!read(&envp(&["LISTEN_FDS=2"]), Some(7)).is_there());
     }
 
     #[test]
     fn descriptors_without_a_name_are_unknown() {
         let environment = envp(&["LISTEN_PID=7", "LISTEN_FDS=2", "LISTEN_FDNAMES=web"]);
-        assert_eq!(Activation::of(&environment, Some(7)).names(), ["web", "unknown"]);
+        assert_eq!(read(&environment, Some(7)).names(), ["web", "unknown"]);
     }
 
     #[test]
@@ -104,7 +125,7 @@ mod tests {
         // Contract: X2
         for count in ["-1", "0", "x", "99999999999", "2000"] {
             let environment = envp(&["LISTEN_PID=7", &format!("LISTEN_FDS={count}")]);
-            assert!(!Activation::of(&environment, Some(7)).is_there(), "{count}");
+            assert!(!read(&environment, Some(7)).is_there(), "{count}");
         }
     }
 }

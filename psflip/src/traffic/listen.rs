@@ -48,6 +48,10 @@ pub struct Listeners {
     abandoned: Vec<(PathBuf, FileId)>,
 }
 
+/// Permissions and owners of all files, by the order of the listeners.
+#[derive(Debug)]
+pub struct Settings(Vec<Option<unix_file::Settings>>);
+
 #[derive(Debug)]
 struct Open {
     listener: Listener,
@@ -120,7 +124,7 @@ impl Listeners {
         (pass::pass(&sockets, generation), fds)
     }
 
-    /// Brings sockets that were handed over, or whose settings a failed successor has changed, to what the configuration says.
+    /// Brings sockets that were handed over to what the configuration says.
     ///
     /// # Errors
     /// [`Error`] of the first that can't be adjusted.
@@ -129,6 +133,34 @@ impl Listeners {
             let cause = |cause| Error { address: listener.address.to_string(), cause };
             if let (ListenAddress::Unix(path), Some(id)) = (&listener.address, file) {
                 unix_file::adjust(path, *id, &listener.options).map_err(|failed| cause(told(&failed)))?;
+            }
+            for socket in sockets {
+                adjust(socket, listener).map_err(|errno| cause(errno.desc().to_owned()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings of the sockets' files, for [`Listeners::restore`].
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let files = self.open.iter().map(|open| match (&open.listener.address, open.made.file) {
+            (ListenAddress::Unix(path), Some(id)) => unix_file::settings(path, id),
+            _ => None,
+        });
+        Settings(files.collect())
+    }
+
+    /// Undoes what a failed successor has adjusted. The files get what they had, which need not be what the configuration says:
+    /// it may say nothing, and somebody may have changed them by hand.
+    ///
+    /// # Errors
+    /// [`Error`] of the first that can't be restored.
+    pub fn restore(&self, Settings(files): &Settings) -> Result<(), Error> {
+        for (Open { listener, made: Made { sockets, file, .. } }, was) in self.open.iter().zip(files) {
+            let cause = |cause| Error { address: listener.address.to_string(), cause };
+            if let (ListenAddress::Unix(path), Some(id), Some(was)) = (&listener.address, file, was) {
+                unix_file::restore(path, *id, was).map_err(|failed| cause(told(&failed)))?;
             }
             for socket in sockets {
                 adjust(socket, listener).map_err(|errno| cause(errno.desc().to_owned()))?;

@@ -74,9 +74,42 @@ impl Turned {
     }
 }
 
+/// Where a link led at some moment.
+#[derive(Debug)]
+pub struct Was {
+    path: PathBuf,
+    /// `None`: there was none.
+    to: Option<PathBuf>,
+}
+
+impl Was {
+    /// Looks now.
+    #[must_use]
+    pub fn look(link: &Symlink) -> Self {
+        Self { path: link.path.clone(), to: fs::read_link(&link.path).ok() }
+    }
+
+    /// Lets it lead there again: a successor that was killed could not turn it back itself.
+    ///
+    /// # Errors
+    /// What symlink(2), rename(2) and unlink(2) say.
+    pub fn restore(&self) -> Result<(), Error> {
+        let now = fs::read_link(&self.path).ok();
+        let restored = match &self.to {
+            to if *to == now => Ok(()),
+            Some(to) => point(&self.path, to),
+            None => fs::remove_file(&self.path), // a link, for it could be read
+        };
+        restored.map_err(|cause| Error {
+            path: self.path.clone(),
+            to: self.to.clone().unwrap_or_default(),
+            cause: cause.to_string(),
+        })
+    }
+}
+
 /// Whether the link points to its target.
-#[must_use]
-pub fn leads(link: &Symlink) -> bool {
+fn leads(link: &Symlink) -> bool {
     fs::read_link(&link.path).is_ok_and(|to| to == link.to)
 }
 

@@ -82,6 +82,34 @@ pub(super) fn adjust(path: &Path, id: FileId, options: &Options) -> Result<(), F
     set_mode(&file, options)
 }
 
+/// Permissions and owner of a socket file of ours, to be restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    mode: u32,
+    owner: u32,
+    group: u32,
+}
+
+/// What they are; `None`: it is not there any more.
+pub(super) fn settings(path: &Path, id: FileId) -> Option<Settings> {
+    let metadata = fs::symlink_metadata(path).ok().filter(|metadata| FileId::of(metadata) == id)?;
+    Some(Settings { mode: metadata.mode() & 0o7777, owner: metadata.uid(), group: metadata.gid() })
+}
+
+/// Lets them be what they were.
+pub(super) fn restore(path: &Path, id: FileId, was: &Settings) -> Result<(), Failed> {
+    let Some(is) = settings(path, id).filter(|is| is != was) else { return Ok(()) };
+    let Settings { mode, owner, group } = *was;
+    let given_away = (is.owner, is.group) != (owner, group);
+    let options = Options {
+        mode: Some(mode),
+        owner: given_away.then(|| owner.to_string()),
+        group: given_away.then(|| group.to_string()),
+        ..Options::default()
+    };
+    adjust(path, id, &options)
+}
+
 /// Removes a socket file, if it still is this one.
 pub(super) fn remove(path: &Path, id: FileId) -> io::Result<()> {
     if FileId::at(path) == Some(id) { fs::remove_file(path) } else { Ok(()) }

@@ -1,0 +1,192 @@
+//! Old or new psflip dies during an upgrade: clients and their queue survive, and no file blocks the next start.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use testkit::{Deadline, Sandbox, wait_until};
+
+use super::*;
+use crate::service::{freeze, kill, wait_coming};
+
+/// Healthy once the file `healthy` is there.
+const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+
+/// The next generation gets healthy once the file `healthy` is there.
+fn waits(sandbox: &Sandbox, argv: &[&str], listeners: &str) {
+    configure(sandbox, argv, &format!("{UNTIL_FILE}[log]\nlevel = \"debug\"\n{listeners}"));
+}
+
+#[test]
+fn the_queue_survives_an_old_psflip_that_is_killed_before_the_promotion() {
+    // Contract: F8
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("app.sock");
+    let listeners = listen(&unix(&sandbox, "app.sock"), "");
+    let removed = listen(&unix(&sandbox, "removed.sock"), "");
+    let psflip = with_listeners(&sandbox, HOLDER, &format!("{listeners}{removed}")).start().wait_ready();
+    // It waits from before the upgrade on, and nobody of the old generation accepts it.
+    let mut early = UnixStream::connect(&path).unwrap();
+    early.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let old = psflip.active();
+    waits(&sandbox, HOLDER, &listeners);
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stderr, "child started");
+    psflip.output().wait_count(1, Stream::Stderr, "the new psflip starts its child");
+    wait_until(Deadline::default(), "the new child", || {
+        wait_coming(&sandbox, old).children().first()?.children().first().copied()
+    });
+    let mut late = UnixStream::connect(&path).unwrap();
+    late.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    kill(old);
+    psflip.wait_gone(old);
+    wait_until(Deadline::default(), "the file of the removed socket to be gone", || {
+        (!sandbox.path("removed.sock").exists()).then_some(())
+    });
+    sandbox.write("healthy", "");
+    psflip.wait_pidfile();
+    reconfigure(&sandbox, SERVER, &listeners);
+    psflip.flip();
+    for stream in [&mut early, &mut late] {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("name=gen3"), "{answer}");
+    }
+    ends(&sandbox, &psflip, &[]);
+}
+
+#[test]
+fn a_successor_that_is_left_alone_and_fails_leaves_no_file() {
+    // Contract: F8, C6
+    let sandbox = Sandbox::new();
+    let listeners = listen(&unix(&sandbox, "app.sock"), "");
+    let removed = listen(&unix(&sandbox, "removed.sock"), "");
+    let psflip = with_listeners(&sandbox, HOLDER, &format!("{listeners}{removed}")).start().wait_ready();
+    let old = psflip.active();
+    waits(&sandbox, &["dies-later", "--on-file", "die"], &listeners);
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let new = wait_coming(&sandbox, old);
+    kill(old);
+    psflip.wait_gone(old);
+    sandbox.write("die", "");
+    psflip.wait_gone(new);
+    assert_left(&sandbox, &[]);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
+    // Contract: F6, U8
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("app.sock");
+    let listeners = listen(&unix(&sandbox, "app.sock"), "mode = \"0640\"");
+    let psflip = with_listeners(&sandbox, SERVER, &listeners).start().wait_ready();
+    let old = psflip.active();
+    // It holds the pidfile and has changed the mode, but isn't acknowledged.
+    let changed = listen(&unix(&sandbox, "app.sock"), "mode = \"0606\"");
+    let added = listen(&unix(&sandbox, "added.sock"), "");
+    for round in 0..3 {
+        reconfigure(&sandbox, SERVER, &format!("{changed}{added}"));
+        waits(&sandbox, SERVER, &format!("{changed}{added}"));
+        let mark = psflip.output().mark();
+        psflip.request_flip();
+        psflip.output().wait_after(mark, Stream::Stdout, "ready pid=");
+        freeze(old);
+        let new = wait_coming(&sandbox, old);
+        sandbox.write("healthy", "");
+        assert_eq!(psflip.wait_successor(old), new);
+        assert_eq!(file(&path).0, 0o606, "round {round}");
+        kill(new);
+        psflip.wait_gone(new);
+        crate::service::thaw(old);
+        psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
+        assert_eq!(psflip.active(), old);
+        assert_eq!(file(&path).0, 0o640, "round {round}");
+        assert_eq!(ask(&*path).unwrap(), "gen1");
+        std::fs::remove_file(sandbox.path("healthy")).unwrap();
+    }
+    // The file that the killed one has made is stale, and in nobody's way.
+    assert_left(&sandbox, &["added.sock", "app.sock"]);
+    reconfigure(&sandbox, SERVER, &format!("{changed}{added}"));
+    psflip.flip();
+    wait_answer(sandbox.path("added.sock"), "gen2");
+    ends(&sandbox, &psflip, &[]);
+}
+
+#[test]
+fn a_psflip_that_is_killed_leaves_nothing_that_blocks_the_next_start() {
+    // Contract: C7, F9
+    let sandbox = Sandbox::new();
+    let listeners = format!(
+        "{}{}",
+        listen(&unix(&sandbox, "app.sock"), ""),
+        listen(&format!("unix://@{}", sandbox.path("abstract").display()), "")
+    );
+    let start = || with_listeners(&sandbox, SERVER, &listeners).start().wait_ready();
+    let gone = || {
+        wait_until(Deadline::default(), "everything to be gone", || {
+            sandbox.processes().iter().all(|process| !process.is_alive()).then_some(())
+        });
+    };
+    let psflip = start();
+    kill(psflip.active());
+    gone();
+    assert_left(&sandbox, &["app.sock"]);
+    // Killed during an upgrade, old and new.
+    let psflip = start();
+    let old = psflip.active();
+    waits(&sandbox, SERVER, &listeners);
+    psflip.request_flip();
+    psflip.output().wait(Stream::Stdout, "name=gen2");
+    let new = wait_coming(&sandbox, old);
+    kill(old);
+    kill(new);
+    gone();
+    // Killed while its predecessor drains.
+    let slow = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\n{listeners}");
+    let psflip = crate::service::psflip(&sandbox, SERVER, &slow).start().wait_ready();
+    let old = psflip.active();
+    psflip.request_flip();
+    kill(psflip.wait_successor(old));
+    kill(old);
+    gone();
+    let psflip = start();
+    assert_eq!(ask(sandbox.path("app.sock")).unwrap(), "gen1");
+    ends(&sandbox, &psflip, &[]);
+}
+
+#[test]
+fn a_generation_that_is_superseded_removes_nothing_even_if_its_successor_is_killed() {
+    // Contract: F9
+    let sandbox = Sandbox::new();
+    let listeners = listen(&unix(&sandbox, "app.sock"), "");
+    let slow = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\n{listeners}");
+    let psflip = psflip(&sandbox, SERVER, &slow).start().wait_ready();
+    let (old, old_child) = (psflip.active(), psflip.child());
+    psflip.request_flip();
+    let new = psflip.wait_successor(old);
+    psflip.output().wait(Stream::Stdout, "name=gen2");
+    psflip.wait_for_line(Stream::Stderr, "superseded");
+    kill(new);
+    psflip.wait_gone(new);
+    // The old child accepts still, for the clients that know it; nobody puts the pidfile right any more.
+    wait_answer(sandbox.path("app.sock"), "gen1");
+    end(old_child);
+    psflip.wait_gone(old);
+    assert_left(&sandbox, &["app.sock"]);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_stop_during_an_upgrade_removes_all_files() {
+    // Contract: F11, S5
+    let sandbox = Sandbox::new();
+    let listeners = listen(&unix(&sandbox, "app.sock"), "");
+    let added = listen(&unix(&sandbox, "added.sock"), "");
+    let psflip = with_listeners(&sandbox, SERVER, &listeners).start().wait_ready();
+    waits(&sandbox, SERVER, &format!("{listeners}{added}"));
+    psflip.request_flip();
+    psflip.output().wait(Stream::Stdout, "name=gen2");
+    assert_left(&sandbox, &["added.sock", "app.sock"]);
+    ends(&sandbox, &psflip, &[]);
+}
