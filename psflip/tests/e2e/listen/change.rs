@@ -158,7 +158,7 @@ fn mode_owner_queue_and_nodelay_change_without_a_gap() {
                 (backlog, backlog)
             );
         }
-        assert_eq!(getsockopt(&descriptor(psflip.child(), 4), sockopt::TcpNoDelay), Ok(nodelay));
+        assert_eq!(getsockopt(&bound_to(psflip.child(), tcp), sockopt::TcpNoDelay), Ok(nodelay));
         assert_eq!(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap()), identity);
     }
     probe.wait_requests(10);
@@ -176,7 +176,7 @@ fn a_failed_upgrade_leaves_mode_owner_queue_and_nodelay_as_they_were() {
         let listeners =
             format!("{}{}", listen(&at, &format!("{first}backlog = 50")), listen(tcp, "backlog = 60"));
         let psflip = with_listeners(&sandbox, SERVER, &listeners).umask(0o022).start().wait_ready();
-        let address = tcp_address(&psflip, 0).to_string();
+        let address = tcp_address(&psflip, 0);
         if first.is_empty() {
             // What somebody has set by hand is as good.
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o710)).unwrap();
@@ -197,10 +197,10 @@ fn a_failed_upgrade_leaves_mode_owner_queue_and_nodelay_as_they_were() {
         let reason = fails(&sandbox, &psflip);
         assert!(reason.contains("no symbolic link"), "{reason}");
         assert_eq!(file(&path), before);
-        assert_eq!(getsockopt(&descriptor(psflip.child(), 4), sockopt::TcpNoDelay), Ok(false));
+        assert_eq!(getsockopt(&bound_to(psflip.child(), address), sockopt::TcpNoDelay), Ok(false));
         if has_ss() {
             assert_eq!(
-                (backlog(&sandbox, &path.display().to_string()), backlog(&sandbox, &address)),
+                (backlog(&sandbox, &path.display().to_string()), backlog(&sandbox, &address.to_string())),
                 (50, 60)
             );
         }

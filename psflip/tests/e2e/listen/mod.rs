@@ -98,6 +98,21 @@ fn descriptor(process: Process, number: i32) -> OwnedFd {
         .unwrap_or_else(|error| panic!("descriptor {number} of {process} can't be had: {error}"))
 }
 
+/// A copy of a process's listening socket at this address.
+#[track_caller]
+fn bound_to(process: Process, address: SocketAddr) -> OwnedFd {
+    use nix::sys::socket::{SockaddrIn, getsockname, getsockopt, sockopt};
+    let numbers = process.open_fds().unwrap();
+    let sockets = numbers.iter().filter(|(_, target)| target.starts_with("socket:"));
+    let mut copies = sockets.map(|(number, _)| descriptor(process, *number));
+    let is_it = |copy: &OwnedFd| {
+        let name = getsockname::<SockaddrIn>(std::os::fd::AsRawFd::as_raw_fd(copy));
+        let bound = name.is_ok_and(|name| SocketAddr::from(std::net::SocketAddrV4::from(name)) == address);
+        bound && getsockopt(copy, sockopt::AcceptConn) == Ok(true)
+    };
+    copies.find(is_it).unwrap_or_else(|| panic!("{process} doesn't listen on {address}"))
+}
+
 /// The sockets that a process holds, as `/proc` writes them.
 fn sockets_of(process: Process) -> BTreeSet<String> {
     let fds = process.open_fds().unwrap_or_default(); // it may have ended

@@ -2,6 +2,7 @@
 //! `TRAFFIC_FLIPS=1000` makes the runs longer; `docs/traffic.md` explains what is found here.
 
 pub(crate) mod clients;
+mod inherited;
 pub(crate) mod nginx;
 pub(crate) mod ports;
 
