@@ -120,6 +120,7 @@ impl Staged {
     }
 
     fn steps(&self) -> Vec<Step> {
+        self.settle(); // it has more to do than to write the pidfile
         self.stage.plan(&self.sandbox, Some(self.psflip.active()), "record");
         self.psflip.flip();
         self.stage.no_plan(&self.sandbox);
