@@ -117,7 +117,7 @@ pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
     }
 }
 
-/// Reads the first packet; a kernel that lacks memory for a moment is asked again.
+/// Reads a packet that must be there by now; a kernel that lacks memory for a moment is asked again.
 fn receive_patiently(socket: &Socket) -> io::Result<Packet> {
     for _ in 0..100 {
         match socket.receive() {
@@ -167,7 +167,7 @@ impl Link {
         let mut given = Vec::new();
         while (given.len() as u64) < u64::from(count) {
             let lost = |why: String| format!("listener {} of {count} did not come: {why}", given.len() + 1);
-            match self.socket.receive().map_err(|error| lost(error.to_string()))? {
+            match receive_patiently(&self.socket).map_err(|error| lost(error.to_string()))? {
                 Packet::Data(bytes, fds) => match (ToSuccessor::decode(&bytes), fds.into_iter().next()) {
                     (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket)) => {
                         given.push(Given { address, socket, file });

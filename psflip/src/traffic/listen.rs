@@ -135,7 +135,7 @@ impl Listeners {
                 unix_file::adjust(path, *id, &listener.options).map_err(|failed| cause(told(&failed)))?;
             }
             for socket in sockets {
-                adjust(socket, listener).map_err(|errno| cause(errno.desc().to_owned()))?;
+                adjust(socket, listener).map_err(|errno| cause(words(errno)))?;
             }
         }
         Ok(())
@@ -163,7 +163,7 @@ impl Listeners {
                 unix_file::restore(path, *id, was).map_err(|failed| cause(told(&failed)))?;
             }
             for socket in sockets {
-                adjust(socket, listener).map_err(|errno| cause(errno.desc().to_owned()))?;
+                adjust(socket, listener).map_err(|errno| cause(words(errno)))?;
             }
         }
         Ok(())
@@ -205,6 +205,11 @@ fn told(failed: &unix_file::Failed) -> String {
     format!("can't {}: {}", failed.action, failed.error)
 }
 
+/// As the system says it.
+fn words(errno: Errno) -> String {
+    io::Error::from(errno).to_string()
+}
+
 fn path_of(address: &str) -> Option<PathBuf> {
     address.strip_prefix("unix://").map(PathBuf::from)
 }
@@ -240,13 +245,13 @@ fn keep(listener: &Listener, given: Given) -> Result<Made, String> {
         format!("`{key}` is {is} and can't be changed while the socket is open; restart the service for that")
     };
     if let Some(wanted) = v6only {
-        let is = getsockopt(&given.socket, sockopt::Ipv6V6Only).map_err(|errno| errno.desc().to_owned())?;
+        let is = getsockopt(&given.socket, sockopt::Ipv6V6Only).map_err(words)?;
         if is != wanted {
             return Err(fixed("v6only", is));
         }
     }
     if !matches!(listener.address, ListenAddress::Unix(_)) {
-        let is = getsockopt(&given.socket, sockopt::ReusePort).map_err(|errno| errno.desc().to_owned())?;
+        let is = getsockopt(&given.socket, sockopt::ReusePort).map_err(words)?;
         if is != reuseport {
             return Err(fixed("reuseport", is));
         }
@@ -299,10 +304,10 @@ fn internet(address: SocketAddr, kind: SockType, listener: &Listener) -> Result<
         Ok(socket)
     };
     bound().map_err(|errno| match errno {
-        Errno::EADDRINUSE => format!("{}; another process listens there", errno.desc()),
-        Errno::EACCES => format!("{}; ports below 1024 need root or CAP_NET_BIND_SERVICE", errno.desc()),
-        Errno::EADDRNOTAVAIL => format!("{}; this machine does not have that address", errno.desc()),
-        _ => errno.desc().to_owned(),
+        Errno::EADDRINUSE => format!("{}; another process listens there", words(errno)),
+        Errno::EACCES => format!("{}; ports below 1024 need root or CAP_NET_BIND_SERVICE", words(errno)),
+        Errno::EADDRNOTAVAIL => format!("{}; this machine does not have that address", words(errno)),
+        _ => words(errno),
     })
 }
 
@@ -311,7 +316,7 @@ fn unix(path: &Path, options: &Options) -> Result<(OwnedFd, Option<FileId>), Str
         seam::before(Call::Socket)?;
         socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
     };
-    let socket = made().map_err(|errno| errno.desc().to_owned())?;
+    let socket = made().map_err(words)?;
     if let Some(name) = path.to_string_lossy().strip_prefix('@') {
         let bound = UnixAddr::new_abstract(name.as_bytes()).and_then(|address| {
             seam::before(Call::Bind)?;
@@ -320,7 +325,7 @@ fn unix(path: &Path, options: &Options) -> Result<(OwnedFd, Option<FileId>), Str
         return match bound {
             Ok(()) => Ok((socket, None)),
             Err(Errno::EADDRINUSE) => Err("another process listens there".to_owned()),
-            Err(errno) => Err(errno.desc().to_owned()),
+            Err(errno) => Err(words(errno)),
         };
     }
     let file = unix_file::create(socket.as_fd(), path, options).map_err(|failed| told(&failed))?;

@@ -52,6 +52,10 @@ examples! {
     the_example_of_the_json_log_runs: "log-json.toml", Http, SIGHUP;
     the_example_of_another_upgrade_signal_runs: "upgrade-signal.toml", Http, SIGUSR2;
     the_example_of_templates_runs: "templates.toml", Http, SIGHUP;
+    the_example_of_inherited_listeners_runs: "listen.toml", Http, SIGHUP;
+    the_example_of_fastcgi_on_descriptor_0_runs: "listen-fastcgi.toml", FastCgi, SIGHUP;
+    the_example_of_the_switched_link_runs: "switch.toml", Http, SIGHUP;
+    the_example_of_hooks_runs: "hooks.toml", Http, SIGHUP;
 }
 
 /// Examples with tests of their own.

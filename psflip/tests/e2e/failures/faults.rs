@@ -366,6 +366,57 @@ fn whatever_fails_a_first_start_ends_with_a_reason_and_leaves_nothing() {
 }
 
 #[test]
+fn whatever_fails_a_first_start_with_a_socket_and_a_link_leaves_neither_or_serves() {
+    // Contract: F10, C6
+    let first = |orders: &str| {
+        let sandbox = Sandbox::new();
+        let stage = Stage::new(&sandbox);
+        stage.plan(&sandbox, None, orders);
+        let owner = if crate::tree::is_root() { "owner = \"65534\"\n" } else { "" };
+        let config =
+            everything(&sandbox).replace("app.sock\"\n", &format!("app.sock\"\nmode = \"0600\"\n{owner}"));
+        // What an earlier one has left: it is replaced.
+        drop(std::os::unix::net::UnixListener::bind(sandbox.path("app.sock")).unwrap());
+        let psflip = stage.psflip(&sandbox, "").config(format!("{config}{TIMES}")).start();
+        (sandbox, stage, psflip)
+    };
+    let (sandbox, _stage, psflip) = first("record");
+    let psflip = psflip.wait_ready();
+    let trace = sandbox.read("trace");
+    stop(&psflip);
+    let about = ["Socket", "Bind", "Listen", "Chmod", "Chown", "Rename", "Symlink", "Dup"];
+    let mut tally = Tally::default();
+    for case in cases(&trace, |_| true).into_iter().filter(|case| about.contains(&&*case.call)) {
+        println!("{case}");
+        let (sandbox, stage, psflip) = first(&case.to_string());
+        let ended = wait_until(Deadline::default(), "the pidfile, or the end", || {
+            let ended = psflip.program().try_status();
+            (ended.is_some() || psflip.pidfile_path().exists()).then_some(ended)
+        });
+        tally.count(&sandbox, ended.is_none());
+        if let Some(status) = ended {
+            assert_eq!(status.code(), Some(125), "{case}: {status}");
+            wait_reason(&psflip, 0, &case);
+            // A link that was turned is turned back: there was none.
+            assert!(std::fs::symlink_metadata(sandbox.path("current")).is_err(), "{case}");
+        } else {
+            psflip.wait_for_line(Stream::Stderr, "healthy, active");
+            std::os::unix::net::UnixStream::connect(sandbox.path("app.sock")).unwrap();
+            stage.no_plan(&sandbox);
+            stop(&psflip);
+        }
+        sandbox.assert_no_process_left();
+        let names = std::fs::read_dir(sandbox.dir()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+        assert!(left.is_empty(), "{case}: {left:?}");
+        // Only what could not be put out of the way is there still, and it is stale.
+        let stale = ["Socket", "Chmod", "Rename"].contains(&&*case.call) && ended.is_some();
+        assert!(stale || !sandbox.path("app.sock").exists(), "{case}");
+    }
+    tally.print();
+}
+
+#[test]
 fn whatever_fails_a_stop_it_comes_to_its_end() {
     // Contract: F10, S5, C8
     let stopped = |orders: &str| {
