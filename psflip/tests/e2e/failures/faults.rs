@@ -395,7 +395,8 @@ fn whatever_fails_a_first_start_with_a_socket_and_a_link_leaves_neither_or_serve
         });
         tally.count(&sandbox, ended.is_none());
         if let Some(status) = ended {
-            assert_eq!(status.code(), Some(125), "{case}: {status}");
+            // A check that can never be started leaves nobody healthy.
+            assert!([124, 125].map(Some).contains(&status.code()), "{case}: {status}");
             wait_reason(&psflip, 0, &case);
             // A link that was turned is turned back: there was none.
             assert!(std::fs::symlink_metadata(sandbox.path("current")).is_err(), "{case}");
