@@ -15,7 +15,7 @@ const CLIENTS: usize = 8;
 /// In the suite no flip is begun after this time, so that a slow machine has fewer of them.
 const LONGEST: Duration = Duration::from_secs(8);
 /// But so many there are.
-const FEWEST: u64 = 5;
+const FEWEST: u64 = 3;
 
 /// What is asked for by `SERVERS_FLIPS`; `None`: what the suite has time for, at most 20.
 fn wanted() -> Option<u64> {

@@ -1,6 +1,8 @@
 //! Real servers under psflip, flipped again and again under load: the examples of `examples/servers/`, one module a stack. Each runs where its
 //! server is installed (`.ci/run` installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
 
+mod docs;
+mod java;
 mod load;
 mod nginx;
 mod node;
@@ -23,12 +25,14 @@ use crate::traffic::ports::Reserved;
 
 /// The examples that the modules here run.
 const RUN: &[&str] = &[
+    java::EXAMPLE,
     nginx::EXAMPLE,
     node::EXAMPLE,
     perl::SCRIPT,
     perl::STARLET,
     php::CGI,
     php::FPM,
+    php::FPM_SHARED,
     python::GUNICORN,
     python::UVICORN,
     ruby::EXAMPLE,
@@ -57,6 +61,18 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/servers")
 }
 
+/// The text with another port in its addresses. (Where a configuration can have templates, `PORT` does it.)
+fn with_port(text: &str, port: u16) -> String {
+    const HOST: &str = "127.0.0.1:";
+    let mut parts = text.split(HOST);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        let port = if rest.len() < part.len() { port.to_string() } else { String::new() };
+        text + HOST + &port + rest
+    })
+}
+
 /// One of the examples, in a sandbox of its own.
 struct Example {
     sandbox: Sandbox,
@@ -71,8 +87,7 @@ impl Example {
         let port = Reserved::new();
         for entry in fs::read_dir(folder()).unwrap().map(Result::unwrap) {
             let text = fs::read_to_string(entry.path()).unwrap();
-            let text = text.replace("127.0.0.1:8080", &port.address().to_string());
-            sandbox.write(entry.file_name(), text);
+            sandbox.write(entry.file_name(), with_port(&text, port.port()));
         }
         Self { sandbox, file, port }
     }
