@@ -192,10 +192,11 @@ fn a_health_check_of_a_shared_listener_is_an_error_of_the_configuration() {
     // Contract: X1, U3
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock").display().to_string();
+    let port = 4711; // nothing gets as far as to listen there
     for (health, address) in [
         (format!("unix]\npath = \"{path}\""), format!("unix://{path}")),
         (format!("http]\nurl = \"unix://{path}:/up\""), format!("unix://{path}")),
-        ("tcp]\naddress = \"127.0.0.1:4711\"".to_owned(), "tcp://0.0.0.0:4711".to_owned()),
+        (format!("tcp]\naddress = \"127.0.0.1:{port}\""), format!("tcp://0.0.0.0:{port}")),
     ] {
         let config = format!("[healthcheck.{health}\n{}", listen(&address, ""));
         let psflip = psflip(&sandbox, SERVER, &config).start();

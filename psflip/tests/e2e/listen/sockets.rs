@@ -36,7 +36,7 @@ fn tcp_udp_unix_abstract_and_ipv6_sockets_are_what_they_are_called() {
     assert_ne!(at[0].as_sockaddr_in().unwrap().port(), 0);
     assert_eq!(at[4].as_sockaddr_in6().unwrap().ip(), std::net::Ipv6Addr::LOCALHOST);
     assert_eq!(at[2].as_unix_addr().unwrap().path(), Some(&*sandbox.path("app.sock")));
-    assert_eq!(at[3].as_unix_addr().unwrap().as_abstract(), Some(name[1..].as_bytes()));
+    assert_eq!(at[3].as_unix_addr().unwrap().as_abstract(), Some(&name.as_bytes()[1..]));
 
     // Clients come to the same sockets after a flip; a datagram that nobody has read yet waits for the next child.
     let udp = std::net::SocketAddr::from(std::net::SocketAddrV4::from(*at[1].as_sockaddr_in().unwrap()));
