@@ -31,9 +31,13 @@ Start:    psflip -c app.toml
 Upgrade:  kill -HUP \"$(cat app.pid)\"
 Stop:     kill \"$(cat app.pid)\"
 
-The least configuration, `app.toml`, names the program, and a pidfile to reach it by:
-  cmd     = [\"./server\", \"--port\", \"8080\"]
+A configuration, `app.toml`: the program, a pidfile to reach psflip by, and a socket for old and new
+program alike, which find it as descriptor 3 (without `[[listen]]`, each needs a socket of its own):
+  cmd     = [\"./server\"]
   pidfile = \"app.pid\"
+
+  [[listen]]
+  address = \"tcp://0.0.0.0:8080\"
 
 Exit codes are the child's own (or psflip ends by the child's signal), or
     0  a new generation took over
