@@ -238,6 +238,9 @@ impl Runtime {
         let result = if let Some(reason) = self.why_no_successor_could_live() {
             Err(std::io::Error::other(reason))
         } else {
+            if let Some(tree) = &self.tree {
+                self.reaper.note_wards(tree.keeper_pid());
+            }
             process::set_subreaper(false).and_then(|()| {
                 let program = &self.identity.origin.program;
                 let sockets = self.listeners.to_hand_over();

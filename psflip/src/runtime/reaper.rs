@@ -15,6 +15,9 @@ use crate::sys::tree;
 pub(super) struct Reaper {
     /// Children that this process had before it became psflip (`sh -c 'helper & exec psflip'`): not ours to end.
     foreign: Vec<u32>,
+    /// What was below the keeper when psflip was to be no subreaper for a moment: if the keeper is killed in that moment, all of it
+    /// falls to the manager, and can't be found by its parent.
+    wards: Vec<tree::Known>,
     /// The remains of a tree whose keeper is gone are being ended.
     sweeping: bool,
 }
@@ -29,7 +32,7 @@ impl Reaper {
         // ECHILD for nearly everybody: then /proc needs no look.
         let foreign =
             if process::next_change().is_err() { Vec::new() } else { tree::children(std::process::id()) };
-        Ok(Self { foreign, sweeping: false })
+        Ok(Self { foreign, wards: Vec::new(), sweeping: false })
     }
 
     /// Reaps one child that has ended; `None`: no more at the moment.
@@ -57,10 +60,16 @@ impl Reaper {
         }
     }
 
+    /// Notes what is below the keeper, before psflip is no subreaper.
+    pub(super) fn note_wards(&mut self, keeper: u32) {
+        self.wards = tree::below(keeper);
+    }
+
     /// The keeper of the child's tree is gone: ends what it left, except these children of psflip. Returns whether nothing is
     /// left already; else it has to be called again whenever a child was reaped.
     pub(super) fn sweep(&mut self, except: &[u32]) -> bool {
         let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
+        tree::kill_known(&std::mem::take(&mut self.wards));
         let found = tree::signal_descendants_except(std::process::id(), Signal::KILL, &spared);
         self.sweeping = found > 0;
         !self.sweeping

@@ -80,6 +80,46 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat(pid)?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// A process that is known again later, when its pid may be another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pid: u32,
+    /// Clock ticks since boot, as /proc tells it.
+    started: u64,
+}
+
+/// Everything below a process at about this moment.
+#[must_use]
+pub fn below(root: u32) -> Vec<Known> {
+    let mut found: Vec<Known> = Vec::new();
+    let mut queue = VecDeque::from([root]);
+    while let Some(parent) = queue.pop_front() {
+        for pid in children(parent) {
+            if let Some(started) = start_of(pid).filter(|_| found.iter().all(|known| known.pid != pid)) {
+                found.push(Known { pid, started });
+                queue.push_back(pid);
+            }
+        }
+    }
+    found
+}
+
+/// Kills what is still there of these processes, and what is below them, whoever their parent is by now.
+pub fn kill_known(known: &[Known]) {
+    for Known { pid, started } in known {
+        // Opened before it is looked at: the descriptor can't become another process's.
+        let Ok(process) = PidFd::open(*pid) else { continue };
+        if start_of(*pid) == Some(*started) {
+            let _ = signal_descendants(*pid, Signal::KILL);
+            let _ = process.send(Signal::KILL); // it may have ended
+        }
+    }
+}
+
+fn start_of(pid: u32) -> Option<u64> {
+    stat(pid)?.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// Whether a process is somewhere below another one. False if it is gone.
 #[must_use]
 pub fn is_below(pid: u32, ancestor: u32) -> bool {

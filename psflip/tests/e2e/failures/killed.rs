@@ -3,7 +3,8 @@
 use testkit::client::http::HttpClient;
 use testkit::{Deadline, Process, Sandbox, Signal, Stream, process, wait_until};
 
-use crate::service::{AT_ONCE, Service, configure, generations, kill, psflip, stop, wait_coming};
+use super::stage::Stage;
+use crate::service::{AT_ONCE, Service, configure, generations, kill, program, psflip, stop, wait_coming};
 
 /// A child that runs and is healthy once the file `healthy` is there.
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
@@ -225,4 +226,29 @@ fn a_predecessor_that_is_killed_while_it_drains_takes_nothing_with_it() {
     assert_eq!((psflip.active(), psflip.child()), (new, child), "{}", sandbox.report());
     psflip.flip();
     stop(&psflip);
+}
+
+#[test]
+fn a_keeper_that_is_killed_while_psflip_is_no_subreaper_leaves_nobody_behind() {
+    // Contract: C7, C8, F7
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let workers = ["forks-workers", "--workers", "2", "--orphans", "1", "--setsid"];
+    let psflip = stage.psflip(&sandbox, "").cmd(program(&workers)).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "ready pid=");
+    let old = psflip.active();
+    let tree = process::tree(old.pid());
+    assert_eq!(tree.len(), 6, "psflip, keeper, child, two workers, an orphan\n{}", sandbox.report());
+    // Here psflip is no subreaper, so that the successor falls to the manager.
+    stage.plan(&sandbox, Some(old), "pause intermediate Begins intermediate");
+    psflip.request_flip();
+    let paused = stage.wait_pause(&sandbox);
+    kill(tree[1]);
+    tree[1..].iter().for_each(|process| psflip.wait_gone(*process));
+    stage.no_plan(&sandbox);
+    paused.go_on();
+    psflip.wait_successor(old);
+    assert!(psflip.wait_exit().success(), "superseded: 0\n{}", sandbox.report());
+    stop(&psflip);
+    sandbox.assert_no_process_left();
 }
