@@ -1,7 +1,7 @@
 //! What makes `psflip-staged` obey a test: a seam ([`psflip::sys::seam`]) that follows a plan.
 //!
 //! `PSFLIP_STAGED` names a folder of the test's. In it are
-//! - `plan`: what is to happen, see [`plan`]. It is read again before every call, so that a test can change it at any time;
+//! - `plan`: what is to happen, see `plan.rs`. It is read again before every call, so that a test can change it at any time;
 //! - `trace`: every call and step (with its process) so far, if the plan says `record`, and every fault that came to pass;
 //! - `stage`: a Unix socket on which a process that pauses tells where it is, and waits until the test lets go of the connection.
 //!
