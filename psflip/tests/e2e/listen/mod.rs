@@ -55,7 +55,7 @@ fn ask(target: impl Into<Target>) -> Result<String, ClientError> {
     HttpClient::new(target).get("/")?.tag("name")
 }
 
-/// The TCP address that generation `name` says it accepts on: the `nth` of its lines, from 0 on.
+/// The TCP address that a server says it accepts on: the `nth` of all that were said, from 0 on.
 #[track_caller]
 fn tcp_address(psflip: &Psflip, nth: usize) -> SocketAddr {
     psflip.output().wait_for(Deadline::default(), "the address that the server listens on", |lines| {
@@ -199,7 +199,7 @@ fn wait_answer(target: impl Into<Target>, name: &str) {
     });
 }
 
-/// A path that no test uses by accident: `SIGTERM` for a child that has to be ended by hand.
+/// Asks a process to end.
 #[track_caller]
 fn end(process: Process) {
     process.signal(Signal::SIGTERM).unwrap();

@@ -35,6 +35,28 @@ fn every_protocol_finds_its_socket_in_every_generation() {
 }
 
 #[test]
+fn descriptor_0_is_the_socket_also_where_psflip_has_none() {
+    // Contract: C3, C1
+    for closed in [&[0][..], &[0, 1], &[0, 1, 2]] {
+        let sandbox = Sandbox::new();
+        let listeners = listen(&unix(&sandbox, "app.sock"), "as = [\"stdin\", \"listen_fds\"]");
+        // It answers from both numbers, whatever psflip has opened under the numbers that were free.
+        let builder = with_listeners(&sandbox, HOLDER, &listeners);
+        let psflip = closed.iter().fold(builder, |start, fd| start.close_fd(*fd)).start().wait_ready();
+        for _ in 0..3 {
+            let open = psflip.child().open_fds().unwrap();
+            // Whoever runs the tests may have left others open for them.
+            let numbers: Vec<i32> = open.keys().copied().filter(|number| *number < 10).collect();
+            let expected: Vec<i32> = (0..4).filter(|fd| *fd == 0 || !closed.contains(fd)).collect();
+            assert_eq!(numbers, expected, "{open:?}\n{}", sandbox.report());
+            assert_eq!(open[&0], open[&3]);
+            psflip.flip();
+        }
+        ends(&sandbox, &psflip, &[]);
+    }
+}
+
+#[test]
 fn listen_pid_is_the_child_behind_a_shell_that_becomes_it() {
     // Contract: C3
     let sandbox = Sandbox::new();
