@@ -86,11 +86,10 @@ fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
     let changed = listen(&unix(&sandbox, "app.sock"), "mode = \"0606\"");
     let added = listen(&unix(&sandbox, "added.sock"), "");
     for round in 0..3 {
-        reconfigure(&sandbox, SERVER, &format!("{changed}{added}"));
         waits(&sandbox, SERVER, &format!("{changed}{added}"));
         let mark = psflip.output().mark();
         psflip.request_flip();
-        psflip.output().wait_after(mark, Stream::Stdout, "ready pid=");
+        psflip.output().wait_after(mark, Stream::Stdout, "name=gen2");
         freeze(old);
         let new = wait_coming(&sandbox, old);
         sandbox.write("healthy", "");

@@ -167,8 +167,9 @@ fn probes_hooks_and_keepers_have_none_of_the_sockets() {
         }
         let active = psflip.active();
         // The keepers of the child and of the hook that runs, and the hook.
-        let tree = active.tree();
-        assert_eq!(tree.len(), 5, "psflip, two keepers, child and hook\n{}", sandbox.report());
+        let tree = wait_until(Deadline::default(), "psflip, two keepers, child and hook", || {
+            Some(active.tree()).filter(|tree| tree.len() == 5)
+        });
         let others = tree.iter().filter(|process| **process != active && **process != psflip.child());
         for process in others {
             wait_until(Deadline::default(), format!("{process} to let go of the socket"), || {
