@@ -101,7 +101,9 @@ impl Runtime {
 
     /// Removes the files of sockets that nobody will use any more.
     pub(super) fn leave_listeners(&mut self, outcome: Outcome) {
-        match (outcome, &self.predecessor) {
+        // Its end may not have been heard of yet.
+        let predecessor = self.predecessor.as_ref().filter(|old| !old.link.process().has_ended());
+        match (outcome, predecessor) {
             (Outcome::Superseded, _) => {}
             (Outcome::Failed(_), Some(_)) => self.listeners.remove_new_files(),
             (Outcome::Failed(_) | Outcome::Relay(_), _) => {
