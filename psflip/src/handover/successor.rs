@@ -112,7 +112,10 @@ impl Link {
                 seam::step(Moment::Begins, format_args!("intermediate"));
                 let outcome = process::fork();
                 match outcome {
-                    Ok(Fork::Parent(_)) => process::exit_now(0),
+                    Ok(Fork::Parent(_)) => {
+                        seam::step(Moment::Ends, format_args!("intermediate"));
+                        process::exit_now(0)
+                    }
                     Ok(Fork::Child) => become_successor(program, &theirs),
                     Err(error) => fail(&theirs, &format!("can't fork: {error}")),
                 }

@@ -177,6 +177,9 @@ impl Runtime {
             if self.intermediate == Some(change.pid) {
                 self.intermediate = None;
                 self.become_subreaper_again();
+                if std::mem::take(&mut self.ready_too_early) {
+                    self.happened(Event::SuccessorReady);
+                }
             }
         }
         if reaped && self.reaper.is_sweeping() {
@@ -248,6 +251,9 @@ impl Runtime {
                     self.wait_for_successor_anew();
                 }
                 successor::News::Extended => self.wait_for_successor_anew(),
+                // Its parent is the intermediate, and so this psflip, which ends what is below it when it ends: it can't be
+                // the service before its parent is the manager (contract U10).
+                successor::News::Ready if self.intermediate.is_some() => self.ready_too_early = true,
                 successor::News::Ready => self.happened(Event::SuccessorReady),
                 successor::News::Failed => {}
                 successor::News::Upgrade => self.happened(Event::RequestPassedBack),
@@ -306,6 +312,7 @@ impl Runtime {
     }
 
     fn successor_is_gone(&mut self) {
+        self.ready_too_early = false;
         self.poller.forget(Token::SuccessorProcess);
         self.poller.forget(Token::Successor);
         self.happened(Event::SuccessorGone);

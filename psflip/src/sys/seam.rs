@@ -36,6 +36,8 @@ pub trait Os: Sync {
 pub enum Moment {
     /// A process of psflip's begins; what it is: `intermediate`, `successor`, `keeper`, `child`.
     Begins,
+    /// The `intermediate` has made the successor, and is about to end.
+    Ends,
     /// An effect is about to be performed.
     Before,
     /// An effect has been performed.

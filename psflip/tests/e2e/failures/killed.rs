@@ -32,6 +32,34 @@ fn a_new_psflip_that_is_killed_leaves_the_old_generation_as_it_was() {
     service.succeeds_and_ends();
 }
 
+/// On a busy machine the process between the two psflips may end later than the new one is ready. Then the old one, which ends all that is
+/// below it when it ends, would end the new one.
+#[test]
+fn a_successor_that_is_ready_before_its_parent_is_the_manager_waits_and_lives() {
+    // Contract: U10, U4
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let psflip = stage.psflip(&sandbox, "[log]\nlevel = \"debug\"\n").start().wait_ready();
+    let (old, child) = (psflip.active(), psflip.child());
+    stage.plan(&sandbox, Some(old), "record\npause intermediate Ends intermediate");
+    psflip.request_flip();
+    let paused = stage.wait_pause(&sandbox);
+    wait_until(Deadline::default(), "the new psflip to say that it is ready", || {
+        sandbox.read("trace").contains(" new Sent ready\n").then_some(())
+    });
+    // What the new one has said is looked at before signals are.
+    let mark = psflip.output().mark();
+    old.signal(Signal::SIGWINCH).unwrap();
+    psflip.output().wait_after(mark, Stream::Stderr, "signal=SIGWINCH");
+    assert!(!psflip.log().contains("superseded") && child.is_alive(), "{}", sandbox.report());
+    paused.go_on();
+    assert!(psflip.wait_end_of(old).success());
+    stage.no_plan(&sandbox);
+    psflip.flip();
+    stop(&psflip);
+    sandbox.assert_no_process_left();
+}
+
 #[test]
 fn fifty_new_psflips_killed_at_any_moment_lose_nothing() {
     // Contract: F6, U8
