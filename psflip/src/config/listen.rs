@@ -74,8 +74,8 @@ pub struct Options {
     pub reuseport: bool,
     /// IPV6_V6ONLY; `None`: as the kernel does by itself.
     pub v6only: Option<bool>,
-    /// TCP_NODELAY, which accepted connections inherit.
-    pub nodelay: bool,
+    /// TCP_NODELAY, which accepted connections inherit; `None`: as the child leaves it.
+    pub nodelay: Option<bool>,
 }
 
 impl Default for Options {
@@ -87,7 +87,7 @@ impl Default for Options {
             backlog: 4096,
             reuseport: false,
             v6only: None,
-            nodelay: false,
+            nodelay: None,
         }
     }
 }
@@ -190,7 +190,7 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>, node: Node<'_>) -> O
             }
             "reuseport" => options.reuseport = reader.boolean("reuseport", node).unwrap_or_default(),
             "v6only" => options.v6only = reader.boolean("v6only", node),
-            "nodelay" => options.nodelay = reader.boolean("nodelay", node).unwrap_or_default(),
+            "nodelay" => options.nodelay = reader.boolean("nodelay", node),
             _ => reader.unknown(section, key, span, LISTEN),
         }
     }

@@ -157,8 +157,8 @@ fn listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
     if let Some(v6only) = options.v6only {
         writeln!(f, "v6only = {v6only}")?;
     }
-    if matches!(address, ListenAddress::Tcp(_)) {
-        writeln!(f, "nodelay = {}", options.nodelay)?;
+    if let Some(nodelay) = options.nodelay {
+        writeln!(f, "nodelay = {nodelay}")?;
     }
     Ok(())
 }

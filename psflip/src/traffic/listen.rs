@@ -48,9 +48,17 @@ pub struct Listeners {
     abandoned: Vec<(PathBuf, FileId)>,
 }
 
-/// Permissions and owners of all files, by the order of the listeners.
+/// What a successor may change of sockets and their files, as it is.
 #[derive(Debug)]
-pub struct Settings(Vec<Option<unix_file::Settings>>);
+pub struct Settings(Vec<Setting>);
+
+/// Of one listener.
+#[derive(Debug)]
+struct Setting {
+    file: Option<unix_file::Settings>,
+    /// TCP_NODELAY of each of its sockets; `None`: it has none.
+    nodelay: Vec<Option<bool>>,
+}
 
 #[derive(Debug)]
 struct Open {
@@ -141,29 +149,41 @@ impl Listeners {
         Ok(())
     }
 
-    /// The settings of the sockets' files, for [`Listeners::restore`].
+    /// The settings of the sockets and their files, for [`Listeners::restore`].
     #[must_use]
     pub fn settings(&self) -> Settings {
-        let files = self.open.iter().map(|open| match (&open.listener.address, open.made.file) {
-            (ListenAddress::Unix(path), Some(id)) => unix_file::settings(path, id),
-            _ => None,
-        });
-        Settings(files.collect())
+        let setting = |open: &Open| Setting {
+            file: match (&open.listener.address, open.made.file) {
+                (ListenAddress::Unix(path), Some(id)) => unix_file::settings(path, id),
+                _ => None,
+            },
+            nodelay: open
+                .made
+                .sockets
+                .iter()
+                .map(|socket| getsockopt(socket, sockopt::TcpNoDelay).ok())
+                .collect(),
+        };
+        Settings(self.open.iter().map(setting).collect())
     }
 
-    /// Undoes what a failed successor has adjusted. The files get what they had, which need not be what the configuration says:
+    /// Undoes what a failed successor has adjusted. They get what they had, which need not be what the configuration says:
     /// it may say nothing, and somebody may have changed them by hand.
     ///
     /// # Errors
     /// [`Error`] of the first that can't be restored.
-    pub fn restore(&self, Settings(files): &Settings) -> Result<(), Error> {
-        for (Open { listener, made: Made { sockets, file, .. } }, was) in self.open.iter().zip(files) {
+    pub fn restore(&self, Settings(settings): &Settings) -> Result<(), Error> {
+        for (Open { listener, made: Made { sockets, file, .. } }, was) in self.open.iter().zip(settings) {
             let cause = |cause| Error { address: listener.address.to_string(), cause };
-            if let (ListenAddress::Unix(path), Some(id), Some(was)) = (&listener.address, file, was) {
+            if let (ListenAddress::Unix(path), Some(id), Some(was)) = (&listener.address, file, &was.file) {
                 unix_file::restore(path, *id, was).map_err(|failed| cause(told(&failed)))?;
             }
-            for socket in sockets {
-                adjust(socket, listener).map_err(|errno| cause(words(errno)))?;
+            for (socket, nodelay) in sockets.iter().zip(&was.nodelay) {
+                let restored = match nodelay.filter(|_| listener.options.nodelay.is_none()) {
+                    Some(nodelay) => setsockopt(socket, sockopt::TcpNoDelay, &nodelay),
+                    None => Ok(()),
+                };
+                restored.and_then(|()| adjust(socket, listener)).map_err(|errno| cause(words(errno)))?;
             }
         }
         Ok(())
@@ -344,10 +364,10 @@ fn adjust(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
 }
 
 fn adjust_options(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
-    if matches!(listener.address, ListenAddress::Tcp(_)) {
-        setsockopt(socket, sockopt::TcpNoDelay, &listener.options.nodelay)?;
+    match listener.options.nodelay {
+        Some(nodelay) => setsockopt(socket, sockopt::TcpNoDelay, &nodelay),
+        None => Ok(()), // the child may have set it
     }
-    Ok(())
 }
 
 /// Where a socket is bound, as Server::Starter writes it.

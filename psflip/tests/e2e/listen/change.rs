@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use testkit::{Deadline, Sandbox, wait_until};
 
 use super::*;
@@ -163,6 +163,34 @@ fn mode_owner_queue_and_nodelay_change_without_a_gap() {
     }
     probe.wait_requests(10);
     probe.finish().assert_no_failures();
+    ends(&sandbox, &psflip, &[]);
+}
+
+/// A server that sets it on the socket that it inherits (gunicorn does) would wait 40 ms in many an answer without it.
+#[test]
+fn what_the_child_sets_by_itself_stays_where_the_configuration_says_nothing() {
+    // Contract: C3, U8
+    let sandbox = Sandbox::new();
+    let psflip = with_listeners(&sandbox, SERVER, &listen("tcp://127.0.0.1:0", "")).start().wait_ready();
+    let tcp = tcp_address(&psflip, 0);
+    let nodelay = || getsockopt(&bound_to(psflip.child(), tcp), sockopt::TcpNoDelay).unwrap();
+    // It acts on the socket that all have in common, as if the child had done it.
+    setsockopt(&bound_to(psflip.child(), tcp), sockopt::TcpNoDelay, &true).unwrap();
+    psflip.flip();
+    assert!(nodelay(), "a promotion has taken it away");
+    configure(
+        &sandbox,
+        SERVER,
+        &format!(
+            "{AT_ONCE}{}[switch.symlink]\npath = \"current\"\nto = \"nothing\"\n",
+            listen("tcp://127.0.0.1:0", "nodelay = false")
+        ),
+    );
+    fails(&sandbox, &psflip);
+    assert!(nodelay(), "a failed upgrade has taken it away");
+    reconfigure(&sandbox, SERVER, &listen("tcp://127.0.0.1:0", "nodelay = false"));
+    psflip.flip();
+    assert!(!nodelay(), "what the configuration says counts");
     ends(&sandbox, &psflip, &[]);
 }
 
