@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::collect::{has_terminal, leads_session};
 use super::poller::Token;
 use super::timers::Key;
-use super::{CheckerSlot, Predecessor, Runtime};
+use super::{CheckerSlot, MARGIN, Predecessor, Runtime};
 use crate::config::Orphans;
 use crate::flip::{Effect, Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
@@ -244,7 +244,8 @@ impl Runtime {
             process::set_subreaper(false).and_then(|()| {
                 let program = &self.identity.origin.program;
                 let sockets = self.listeners.to_hand_over();
-                successor::Link::start(program, hello, sockets, self.plan.upgrade.timeout, |end| {
+                let deadline = self.plan.upgrade.timeout + MARGIN;
+                successor::Link::start(program, hello, sockets, deadline, |end| {
                     self.poller.watch(Token::Successor, end)
                 })
             })

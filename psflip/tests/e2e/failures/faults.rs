@@ -14,7 +14,7 @@ use super::stage::Stage;
 use crate::service::stop;
 
 /// Short enough for hundreds of failures.
-const TIMES: &str = "[upgrade]\ntimeout = \"2s\"\n[shutdown]\ntimeout = \"1s\"\n";
+const TIMES: &str = "[upgrade]\ntimeout = \"10s\"\n[shutdown]\ntimeout = \"1s\"\n";
 
 /// What each call may fail with, from the ERRORS of its page in section 2 of the manual; and whether what it fails for may last
 /// (a limit, a full disk), so that every later call fails, too.

@@ -22,7 +22,7 @@ const CONFIG: &str = "\
 path = \"{{ ab('a', 'b') }}.sock\"
 interval = \"10ms\"
 [upgrade]
-timeout = \"2s\"
+timeout = \"10s\"
 [shutdown]
 timeout = \"1s\"
 [log]

@@ -65,16 +65,12 @@ fn a_psflip_that_ends_at_once_fails_the_upgrade() {
 fn a_psflip_that_never_speaks_is_ended_at_the_deadline() {
     // Contract: F2, F5, U8
     let service = Service::start();
-    // How long a new psflip may be silent is the old one's `upgrade.timeout`.
+    // How long a new psflip may be silent is the old one's `upgrade.timeout`, and 5 s for a busy machine.
     let text = service.sandbox.read("psflip.toml");
     service.sandbox.write("psflip.toml", format!("{text}[upgrade]\ntimeout = \"500ms\"\n"));
     service.psflip.flip();
     let path = script(&service.sandbox, "silent", "exec sleep infinity");
-    replaced_by(
-        &service,
-        |exe| std::os::unix::fs::symlink(path, exe).unwrap(),
-        "did not answer within 500ms",
-    );
+    replaced_by(&service, |exe| std::os::unix::fs::symlink(path, exe).unwrap(), "did not answer within 5.5s");
     service.succeeds_and_ends();
 }
 

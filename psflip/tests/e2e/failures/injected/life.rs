@@ -26,7 +26,7 @@ fn first_start(sandbox: &Sandbox, options: &[impl AsRef<str>], fault: Option<&Fa
     let trace = sandbox.path(TRACE);
     let mut wrapper = vec!["strace", "-D", "-b", "execve", "-o", trace.to_str().unwrap()];
     wrapper.extend(options.iter().map(AsRef::as_ref));
-    let rest = format!("{AT_ONCE}[upgrade]\ntimeout = \"1s\"\n[shutdown]\ntimeout = \"1s\"\n");
+    let rest = format!("{AT_ONCE}[upgrade]\ntimeout = \"10s\"\n[shutdown]\ntimeout = \"1s\"\n");
     let psflip = psflip(sandbox, &["never-ready"], &rest).wrapper(wrapper).start();
     let path = psflip.pidfile_path().to_owned();
     let status = wait_until(Deadline::default(), "psflip to be ready, or to end", || match path.exists() {
