@@ -92,7 +92,10 @@ impl Runtime {
                 crate::handover::predecessor::ACKNOWLEDGEMENT
             ),
         };
-        if self.predecessor.is_some() {
+        if failure == Failure::Aborted {
+            // Perhaps since all is to end: what becomes of the old one is its own to tell.
+            tracing::warn!(reason, "this generation gives up");
+        } else if self.predecessor.is_some() {
             tracing::error!(reason, "this generation failed; the old one keeps running");
         } else {
             tracing::error!(reason, "failed");
