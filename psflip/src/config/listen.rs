@@ -14,8 +14,19 @@ use super::reader::{Node, Reader, Section, a};
 use super::scalar::{Refused, refuse, refuse_help};
 
 /// The keys of a `[[listen]]`.
-pub(super) const LISTEN: &[&str] =
-    &["address", "name", "as", "mode", "owner", "group", "backlog", "reuseport", "v6only", "nodelay"];
+pub(super) const LISTEN: &[&str] = &[
+    "address",
+    "name",
+    "as",
+    "mode",
+    "owner",
+    "group",
+    "backlog",
+    "reuseport",
+    "v6only",
+    "nodelay",
+    "nonblock",
+];
 
 /// More than anybody needs, and few enough for every hand-over (each is one message that waits in a socket).
 const MOST: usize = 64;
@@ -76,6 +87,8 @@ pub struct Options {
     pub v6only: Option<bool>,
     /// TCP_NODELAY, which accepted connections inherit; `None`: as the child leaves it.
     pub nodelay: Option<bool>,
+    /// O_NONBLOCK; `None`: a new socket is blocking, and the child may change that. Never set for an activated socket.
+    pub nonblock: Option<bool>,
 }
 
 impl Default for Options {
@@ -88,6 +101,7 @@ impl Default for Options {
             reuseport: false,
             v6only: None,
             nodelay: None,
+            nonblock: None,
         }
     }
 }
@@ -191,6 +205,7 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>, node: Node<'_>) -> O
             "reuseport" => options.reuseport = reader.boolean("reuseport", node).unwrap_or_default(),
             "v6only" => options.v6only = reader.boolean("v6only", node),
             "nodelay" => options.nodelay = reader.boolean("nodelay", node),
+            "nonblock" => options.nonblock = reader.boolean("nonblock", node),
             _ => reader.unknown(section, key, span, LISTEN),
         }
     }
@@ -224,15 +239,17 @@ fn refuse_what_does_not_apply(
         matches!(address, ListenAddress::Unix(path) if path.to_string_lossy().starts_with('@'));
     let (allowed, kind): (&[&str], _) = match address {
         ListenAddress::Tcp(SocketAddr::V6(_)) => {
-            (&["backlog", "reuseport", "nodelay", "v6only"], "an IPv6 TCP socket")
+            (&["backlog", "reuseport", "nodelay", "nonblock", "v6only"], "an IPv6 TCP socket")
         }
-        ListenAddress::Tcp(SocketAddr::V4(_)) => (&["backlog", "reuseport", "nodelay"], "an IPv4 TCP socket"),
-        ListenAddress::Udp(SocketAddr::V6(_)) => (&["reuseport", "v6only"], "an IPv6 UDP socket"),
-        ListenAddress::Udp(SocketAddr::V4(_)) => (&["reuseport"], "an IPv4 UDP socket"),
+        ListenAddress::Tcp(SocketAddr::V4(_)) => {
+            (&["backlog", "reuseport", "nodelay", "nonblock"], "an IPv4 TCP socket")
+        }
+        ListenAddress::Udp(SocketAddr::V6(_)) => (&["reuseport", "nonblock", "v6only"], "an IPv6 UDP socket"),
+        ListenAddress::Udp(SocketAddr::V4(_)) => (&["reuseport", "nonblock"], "an IPv4 UDP socket"),
         ListenAddress::Unix(_) if abstract_name => {
-            (&["backlog"], "an abstract Unix socket, which has no file")
+            (&["backlog", "nonblock"], "an abstract Unix socket, which has no file")
         }
-        ListenAddress::Unix(_) => (&["backlog", "mode", "owner", "group"], "a Unix socket"),
+        ListenAddress::Unix(_) => (&["backlog", "nonblock", "mode", "owner", "group"], "a Unix socket"),
         ListenAddress::Systemd(_) => (&[], "a socket that is set up by whoever started psflip"),
     };
     for (key, span, _) in &section.entries {

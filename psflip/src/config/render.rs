@@ -157,8 +157,10 @@ fn listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
     if let Some(v6only) = options.v6only {
         writeln!(f, "v6only = {v6only}")?;
     }
-    if let Some(nodelay) = options.nodelay {
-        writeln!(f, "nodelay = {nodelay}")?;
+    for (key, value) in [("nodelay", options.nodelay), ("nonblock", options.nonblock)] {
+        if let Some(value) = value {
+            writeln!(f, "{key} = {value}")?;
+        }
     }
     Ok(())
 }

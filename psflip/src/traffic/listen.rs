@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, getsockopt, setsockopt,
     socket, sockopt,
@@ -56,8 +57,16 @@ pub struct Settings(Vec<Setting>);
 #[derive(Debug)]
 struct Setting {
     file: Option<unix_file::Settings>,
-    /// TCP_NODELAY of each of its sockets; `None`: it has none.
-    nodelay: Vec<Option<bool>>,
+    /// Of each of its sockets.
+    sockets: Vec<SocketSetting>,
+}
+
+/// What a child may set on a socket that all generations share.
+#[derive(Clone, Copy, Debug)]
+struct SocketSetting {
+    /// `None`: it has none.
+    nodelay: Option<bool>,
+    nonblock: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -157,12 +166,7 @@ impl Listeners {
                 (ListenAddress::Unix(path), Some(id)) => unix_file::settings(path, id),
                 _ => None,
             },
-            nodelay: open
-                .made
-                .sockets
-                .iter()
-                .map(|socket| getsockopt(socket, sockopt::TcpNoDelay).ok())
-                .collect(),
+            sockets: open.made.sockets.iter().map(SocketSetting::of).collect(),
         };
         Settings(self.open.iter().map(setting).collect())
     }
@@ -178,12 +182,11 @@ impl Listeners {
             if let (ListenAddress::Unix(path), Some(id), Some(was)) = (&listener.address, file, &was.file) {
                 unix_file::restore(path, *id, was).map_err(|failed| cause(told(&failed)))?;
             }
-            for (socket, nodelay) in sockets.iter().zip(&was.nodelay) {
-                let restored = match nodelay.filter(|_| listener.options.nodelay.is_none()) {
-                    Some(nodelay) => setsockopt(socket, sockopt::TcpNoDelay, &nodelay),
-                    None => Ok(()),
-                };
-                restored.and_then(|()| adjust(socket, listener)).map_err(|errno| cause(words(errno)))?;
+            for (socket, was) in sockets.iter().zip(&was.sockets) {
+                // What the configuration says counts, and what it leaves open is as it was.
+                was.set(socket)
+                    .and_then(|()| adjust(socket, listener))
+                    .map_err(|errno| cause(words(errno)))?;
             }
         }
         Ok(())
@@ -287,6 +290,7 @@ fn open(listener: &Listener) -> Result<Made, String> {
         ListenAddress::Systemd(_) => return Err("it is not psflip's to open".to_owned()),
     };
     let wait_for_clients = || {
+        adjust_options(&socket, listener)?;
         if matches!(listener.address, ListenAddress::Udp(_)) {
             Ok(())
         } else {
@@ -318,7 +322,6 @@ fn internet(address: SocketAddr, kind: SockType, listener: &Listener) -> Result<
         if let Some(v6only) = v6only {
             setsockopt(&socket, sockopt::Ipv6V6Only, &v6only)?;
         }
-        adjust_options(&socket, listener)?;
         seam::before(Call::Bind)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
         Ok(socket)
@@ -364,9 +367,30 @@ fn adjust(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
 }
 
 fn adjust_options(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
-    match listener.options.nodelay {
-        Some(nodelay) => setsockopt(socket, sockopt::TcpNoDelay, &nodelay),
-        None => Ok(()), // the child may have set it
+    let Options { nodelay, nonblock, .. } = listener.options;
+    SocketSetting { nodelay, nonblock }.set(socket)
+}
+
+impl SocketSetting {
+    fn of(socket: &OwnedFd) -> Self {
+        let flags = fcntl(socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        Self {
+            nodelay: getsockopt(socket, sockopt::TcpNoDelay).ok(),
+            nonblock: flags.ok().map(|flags| flags.contains(OFlag::O_NONBLOCK)),
+        }
+    }
+
+    /// Sets what it says; what it doesn't say may be the child's to set.
+    fn set(self, socket: &OwnedFd) -> Result<(), Errno> {
+        if let Some(nodelay) = self.nodelay {
+            setsockopt(socket, sockopt::TcpNoDelay, &nodelay)?;
+        }
+        if let Some(nonblock) = self.nonblock {
+            let mut flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+            flags.set(OFlag::O_NONBLOCK, nonblock);
+            fcntl(socket, FcntlArg::F_SETFL(flags))?;
+        }
+        Ok(())
     }
 }
 

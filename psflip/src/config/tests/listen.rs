@@ -91,7 +91,7 @@ fn what_is_printed_reads_back_as_itself() {
     let text = "cmd = ['x']\n\
         [[listen]]\naddress = '/run/a.sock'\nname = 'web'\nas = ['stdin', 'listen_fds']\nmode = '0660'\nowner = 'www-data'\n\
         group = '33'\nbacklog = 16\n\
-        [[listen]]\naddress = '[::]:80'\nv6only = false\nnodelay = true\nreuseport = true\nas = 'einhorn'\n\
+        [[listen]]\naddress = '[::]:80'\nv6only = false\nnodelay = true\nnonblock = false\nreuseport = true\nas = 'einhorn'\n\
         [[listen]]\naddress = 'udp://127.0.0.1:0'\n\
         [[listen]]\naddress = 'systemd:admin'\nas = 'server_starter'\n\
         [switch]\nsymlink = { path = '/run/app.sock', to = 'app-{{ slot() }}.sock' }\n\

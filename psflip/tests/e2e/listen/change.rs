@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use testkit::{Deadline, Sandbox, wait_until};
 
@@ -174,24 +175,49 @@ fn what_the_child_sets_by_itself_stays_where_the_configuration_says_nothing() {
     let psflip = with_listeners(&sandbox, SERVER, &listen("tcp://127.0.0.1:0", "")).start().wait_ready();
     let tcp = tcp_address(&psflip, 0);
     let nodelay = || getsockopt(&bound_to(psflip.child(), tcp), sockopt::TcpNoDelay).unwrap();
+    let nonblock = || {
+        let flags = fcntl(bound_to(psflip.child(), tcp), FcntlArg::F_GETFL).unwrap();
+        OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK)
+    };
+    assert!(nonblock(), "this server sets it");
     // It acts on the socket that all have in common, as if the child had done it.
     setsockopt(&bound_to(psflip.child(), tcp), sockopt::TcpNoDelay, &true).unwrap();
     psflip.flip();
-    assert!(nodelay(), "a promotion has taken it away");
+    assert!(nodelay() && nonblock(), "a promotion has taken it away");
     configure(
         &sandbox,
         SERVER,
         &format!(
             "{AT_ONCE}{}[switch.symlink]\npath = \"current\"\nto = \"nothing\"\n",
-            listen("tcp://127.0.0.1:0", "nodelay = false")
+            listen("tcp://127.0.0.1:0", "nodelay = false\nnonblock = false")
         ),
     );
     fails(&sandbox, &psflip);
-    assert!(nodelay(), "a failed upgrade has taken it away");
+    assert!(nodelay() && nonblock(), "a failed upgrade has taken it away");
     reconfigure(&sandbox, SERVER, &listen("tcp://127.0.0.1:0", "nodelay = false"));
     psflip.flip();
-    assert!(!nodelay(), "what the configuration says counts");
+    assert!(!nodelay() && nonblock(), "what the configuration says counts, and no more");
     ends(&sandbox, &psflip, &[]);
+}
+
+/// nginx takes an inherited socket as it is, and a worker that comes too late to an accept would hang in it.
+#[test]
+fn a_socket_is_non_blocking_for_a_child_that_does_not_set_it() {
+    // Contract: C3
+    let sandbox = Sandbox::new();
+    for (option, expected) in [("", false), ("nonblock = true", true)] {
+        let idle = ["/bin/sleep", "infinity"];
+        let listeners =
+            format!("{}{}", listen("tcp://127.0.0.1:0", option), listen(&unix(&sandbox, "app.sock"), option));
+        let psflip = with_listeners(&sandbox, &idle, &listeners).start().wait_ready();
+        for number in [3, 4] {
+            let flags = std::fs::read_to_string(format!("/proc/{}/fdinfo/{number}", psflip.child())).unwrap();
+            let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+            let bits = OFlag::from_bits_retain(i32::from_str_radix(flags, 8).unwrap());
+            assert_eq!(bits.contains(OFlag::O_NONBLOCK), expected, "{number}: {flags}");
+        }
+        crate::service::stop(&psflip);
+    }
 }
 
 #[test]
