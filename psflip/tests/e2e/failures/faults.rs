@@ -465,7 +465,9 @@ fn a_log_that_can_not_be_written_is_nobodys_concern() {
         let fault = |role: &str| format!("fail {role} WriteLog 1+ {}\n", errno as i32);
         stage.plan(&sandbox, Some(old), &(fault("old") + &fault("new")));
         psflip.flip();
-        assert!(sandbox.read("trace").contains("fault new WriteLog"), "{errno}");
+        wait_until(Deadline::default(), format!("a line of the new psflip to fail with {errno}"), || {
+            sandbox.read("trace").contains("fault new WriteLog").then_some(())
+        });
         stage.no_plan(&sandbox);
     }
     stop(&psflip);
