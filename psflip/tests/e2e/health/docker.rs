@@ -153,6 +153,7 @@ fn an_upgrade_to_a_container_that_can_never_be_healthy_fails_at_once() {
     psflip.wait_for_line(Stream::Stderr, "upgrade started next_generation=2");
     sandbox.write("answer", healthy);
     psflip.wait_successor(old);
+    psflip.wait_gone(old); // until it is acknowledged, a stop of the new one would only abort the upgrade
     stop(&psflip);
     sandbox.assert_no_process_left();
 }
