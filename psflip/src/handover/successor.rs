@@ -243,6 +243,12 @@ impl Link {
         self.grace
     }
 
+    /// Whether it has said that it is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.said.ready
+    }
+
     /// Why it failed, as far as it or this side has said so.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {

@@ -177,7 +177,7 @@ impl Runtime {
             if self.intermediate == Some(change.pid) {
                 self.intermediate = None;
                 self.become_subreaper_again();
-                if std::mem::take(&mut self.ready_too_early) {
+                if self.successor.as_ref().is_some_and(successor::Link::is_ready) {
                     self.happened(Event::SuccessorReady);
                 }
             }
@@ -252,8 +252,8 @@ impl Runtime {
                 }
                 successor::News::Extended => self.wait_for_successor_anew(),
                 // Its parent is the intermediate, and so this psflip, which ends what is below it when it ends: it can't be
-                // the service before its parent is the manager (contract U10).
-                successor::News::Ready if self.intermediate.is_some() => self.ready_too_early = true,
+                // the service before its parent is the manager (contract U10). It is asked again when that one is reaped.
+                successor::News::Ready if self.intermediate.is_some() => {}
                 successor::News::Ready => self.happened(Event::SuccessorReady),
                 successor::News::Failed => {}
                 successor::News::Upgrade => self.happened(Event::RequestPassedBack),
@@ -312,7 +312,6 @@ impl Runtime {
     }
 
     fn successor_is_gone(&mut self) {
-        self.ready_too_early = false;
         self.poller.forget(Token::SuccessorProcess);
         self.poller.forget(Token::Successor);
         self.happened(Event::SuccessorGone);

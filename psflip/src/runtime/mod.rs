@@ -98,8 +98,6 @@ struct Runtime {
     successor: Option<successor::Link>,
     /// The process that starts the successor and ends at once, until it is reaped.
     intermediate: Option<u32>,
-    /// The successor is ready, and waits until that one is reaped.
-    ready_too_early: bool,
     pidfile: Option<Pidfile>,
     /// The sockets that the predecessor handed over, until the child is started.
     given: Vec<Given>,
@@ -226,7 +224,6 @@ impl Runtime {
             predecessor,
             successor: None,
             intermediate: None,
-            ready_too_early: false,
             pidfile: None,
             given,
             listeners: Listeners::default(),

@@ -210,12 +210,6 @@ impl Listeners {
             }
         }
     }
-
-    /// Whether there is any.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
-    }
 }
 
 fn tell_remaining(path: &Path, removed: io::Result<()>) {

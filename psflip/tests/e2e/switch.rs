@@ -56,6 +56,12 @@ fn assert_nothing_aside(sandbox: &Sandbox) {
     assert!(aside.is_empty(), "{aside:?}\n{}", sandbox.report());
 }
 
+/// The link, and a child that is healthy when the test says so.
+fn switch_when_told() -> String {
+    let (_, rest) = SWITCH.split_once("[log]").unwrap();
+    format!("{UNTIL_FILE}[log]{rest}")
+}
+
 #[test]
 fn the_link_leads_to_the_active_generation_and_no_request_is_lost() {
     // Contract: U4, U2
@@ -121,11 +127,7 @@ fn a_link_is_turned_back_when_the_acknowledgement_does_not_come() {
     // Contract: U4, U8, F12
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
-    let config = format!(
-        "{UNTIL_FILE}{}",
-        SWITCH.split_once("[log]").map(|(_, rest)| format!("[log]{rest}")).unwrap()
-    );
-    configure(&sandbox, SERVER, &config);
+    configure(&sandbox, SERVER, &switch_when_told());
     fails(&sandbox, &psflip, |old, mark| {
         psflip.output().wait_after(mark, Stream::Stdout, "name=gen2");
         let new = wait_coming(&sandbox, old);
@@ -149,11 +151,7 @@ fn the_old_psflip_takes_the_link_back_from_a_killed_one() {
     // Contract: F6, U8
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
-    let config = format!(
-        "{UNTIL_FILE}{}",
-        SWITCH.split_once("[log]").map(|(_, rest)| format!("[log]{rest}")).unwrap()
-    );
-    configure(&sandbox, SERVER, &config);
+    configure(&sandbox, SERVER, &switch_when_told());
     fails(&sandbox, &psflip, |old, mark| {
         psflip.output().wait_after(mark, Stream::Stdout, "name=gen2");
         let new = wait_coming(&sandbox, old);
@@ -186,11 +184,7 @@ fn a_link_that_somebody_turned_by_hand_is_not_turned_by_an_upgrade_that_fails() 
     // Before the switch, and after it.
     sandbox.write("psflip.toml", "cmd = 7\n");
     fails(&sandbox, &psflip, |_, _| {});
-    let config = format!(
-        "{UNTIL_FILE}{}",
-        SWITCH.split_once("[log]").map(|(_, rest)| format!("[log]{rest}")).unwrap()
-    );
-    configure(&sandbox, SERVER, &config);
+    configure(&sandbox, SERVER, &switch_when_told());
     fails(&sandbox, &psflip, |old, mark| {
         psflip.output().wait_after(mark, Stream::Stdout, "name=gen2");
         let new = wait_coming(&sandbox, old);
@@ -252,11 +246,7 @@ fn a_successor_without_predecessor_turns_the_link() {
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
     let old = psflip.active();
-    let config = format!(
-        "{UNTIL_FILE}{}",
-        SWITCH.split_once("[log]").map(|(_, rest)| format!("[log]{rest}")).unwrap()
-    );
-    configure(&sandbox, SERVER, &config);
+    configure(&sandbox, SERVER, &switch_when_told());
     psflip.request_flip();
     psflip.output().wait(Stream::Stdout, "name=gen2");
     kill(old);
