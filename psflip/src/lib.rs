@@ -6,12 +6,14 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod end;
 pub mod errand;
 pub mod exit;
 pub mod flip;
 pub mod handover;
 pub mod health;
+pub mod history;
 pub mod keeper;
 pub mod launch;
 pub mod log;
