@@ -117,7 +117,7 @@ impl Errand {
                 Ok(Some(Report::Lost | Report::Gone)) => {
                     return Err(self.with_output("ended, but its keeper was killed and can't tell how"));
                 }
-                Ok(Some(Report::Started | Report::Stopped(_) | Report::Continued)) => {}
+                Ok(Some(Report::Started | Report::Stopped(_) | Report::Continued | Report::Other(_))) => {}
                 Ok(None) => return Ok(false),
                 Err(error) => return Err(self.with_output(&format!("could not be watched: {error}"))),
             }

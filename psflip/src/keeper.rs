@@ -4,7 +4,7 @@
 //! child; it reaps all of them (contract C9), tells psflip how the tree's first process, the *child*, fares, and ends the whole
 //! tree when psflip dies for whatever reason, also where the child changed its credentials, which clears the kernel's
 //! parent-death signal (contract C7). That signal is armed too and points at the keeper: it covers the keeper's own death.
-//! What then is left of the tree falls to psflip, which is a subreaper itself (see `runtime/reaper.rs`).
+//! What then is left of the tree falls to psflip, which is a subreaper itself (see `reaper.rs`).
 //!
 //! psflip keeps one for its child, and one for every command that it runs as a health check, for the same reasons.
 //!
@@ -39,6 +39,9 @@ pub enum Report {
     Continued,
     /// The child has ended; processes that it left behind may still be there.
     Ended(End),
+    /// Something happened to another process that is the keeper's own child: one whose parent has ended. Only of a tree that was
+    /// started by [`Tree::start_telling_all`].
+    Other(Change),
     /// Nothing is left of the tree.
     Gone,
     /// The keeper died. The kernel killed the child; what else is left has become psflip's own children.
@@ -63,12 +66,24 @@ impl Tree {
     /// # Errors
     /// What socketpair(2), pidfd_open(2) and fork(2) say: EMFILE, EAGAIN, ENOMEM, ...
     pub fn start(launch: Launch) -> io::Result<Self> {
+        Self::start_keeper(launch, false)
+    }
+
+    /// As [`Tree::start`], with a keeper that tells of every process that falls to it ([`Report::Other`]).
+    ///
+    /// # Errors
+    /// As [`Tree::start`].
+    pub fn start_telling_all(launch: Launch) -> io::Result<Self> {
+        Self::start_keeper(launch, true)
+    }
+
+    fn start_keeper(launch: Launch, tells_all: bool) -> io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
         let psflip = PidFd::open(std::process::id())?;
         match process::fork()? {
             Fork::Child => {
                 drop(ours);
-                keep(launch, &theirs, &psflip)
+                keep(launch, &theirs, &psflip, tells_all)
             }
             Fork::Parent(keeper_pid) => {
                 // Our own child, not reaped: the pid can't have been reused.
@@ -137,11 +152,14 @@ impl Tree {
                     error,
                 }))
             }
-            [b'T', signal] => Signal::from_number(i32::from(signal)).map(Report::Stopped),
-            [b'C'] => Some(Report::Continued),
-            [b'E', b'x', code] => Some(Report::Ended(End::Exited(code))),
-            [b'E', _, signal] => {
-                Signal::from_number(i32::from(signal)).map(|signal| Report::Ended(End::Killed(signal)))
+            [kind @ (b'x' | b's' | b'T' | b'C'), value] => Some(match change_kind(kind, value)? {
+                ChangeKind::Ended(end) => Report::Ended(end),
+                ChangeKind::Stopped(signal) => Report::Stopped(signal),
+                ChangeKind::Continued => Report::Continued,
+            }),
+            [b'O', a, b, c, d, kind, value] => {
+                let pid = u32::from_ne_bytes([a, b, c, d]);
+                change_kind(kind, value).map(|kind| Report::Other(Change { pid, kind }))
             }
             [b'G'] => Some(Report::Gone),
             _ => None,
@@ -237,7 +255,7 @@ impl AsFd for Tree {
 }
 
 /// The keeper's life. All signals are blocked, as they are in psflip.
-fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
+fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool) -> ! {
     process::set_name(c"psflip: keeper");
     seam::step(Moment::Begins, format_args!("keeper"));
     let own_pid = std::process::id();
@@ -258,8 +276,17 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd) -> ! {
     tell(psflip_socket, &packet, &[child_fd.as_fd()]);
     drop(child_fd);
     process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()]);
-    Keeper { own_pid, child, psflip_socket, psflip, signals: &signals, child_ended: false, killing: false }
-        .run()
+    Keeper {
+        own_pid,
+        child,
+        psflip_socket,
+        psflip,
+        signals: &signals,
+        tells_all,
+        child_ended: false,
+        killing: false,
+    }
+    .run()
 }
 
 /// Starts the child; returns its pid and pidfd, or why its program could not be executed.
@@ -313,12 +340,35 @@ pub fn end_everything(own_pid: u32) {
     }
 }
 
+/// What happened to a process, for a message.
+fn change_bytes(kind: ChangeKind) -> [u8; 2] {
+    match kind {
+        ChangeKind::Ended(End::Exited(code)) => [b'x', code],
+        ChangeKind::Ended(End::Killed(signal)) => [b's', signal.number() as u8],
+        ChangeKind::Stopped(signal) => [b'T', signal.number() as u8],
+        ChangeKind::Continued => [b'C', 0],
+    }
+}
+
+/// Reads [`change_bytes`].
+fn change_kind(kind: u8, value: u8) -> Option<ChangeKind> {
+    let signal = || Signal::from_number(i32::from(value));
+    match kind {
+        b'x' => Some(ChangeKind::Ended(End::Exited(value))),
+        b's' => signal().map(|signal| ChangeKind::Ended(End::Killed(signal))),
+        b'T' => signal().map(ChangeKind::Stopped),
+        b'C' => Some(ChangeKind::Continued),
+        _ => None,
+    }
+}
+
 struct Keeper<'a> {
     own_pid: u32,
     child: u32,
     psflip_socket: &'a Socket,
     psflip: &'a PidFd,
     signals: &'a SignalFd,
+    tells_all: bool,
     child_ended: bool,
     killing: bool,
 }
@@ -356,25 +406,19 @@ impl Keeper<'_> {
     fn reap(&mut self) {
         loop {
             match process::next_change() {
-                Ok(Some(change)) if change.pid == self.child => self.child_changed(change),
+                // Once it has ended, its pid may be another's.
+                Ok(Some(change)) if change.pid == self.child && !self.child_ended => {
+                    self.child_ended = change.end().is_some();
+                    tell(self.psflip_socket, &change_bytes(change.kind), &[]);
+                }
+                Ok(Some(change)) if self.tells_all => {
+                    let [a, b, c, d] = change.pid.to_ne_bytes();
+                    let [kind, value] = change_bytes(change.kind);
+                    tell(self.psflip_socket, &[b'O', a, b, c, d, kind, value], &[]);
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(_) => self.tree_is_gone(),
-            }
-        }
-    }
-
-    fn child_changed(&mut self, change: Change) {
-        match change.kind {
-            ChangeKind::Stopped(signal) => tell(self.psflip_socket, &[b'T', signal.number() as u8], &[]),
-            ChangeKind::Continued => tell(self.psflip_socket, b"C", &[]),
-            ChangeKind::Ended(end) => {
-                self.child_ended = true;
-                let packet = match end {
-                    End::Exited(code) => [b'E', b'x', code],
-                    End::Killed(signal) => [b'E', b's', signal.number() as u8],
-                };
-                tell(self.psflip_socket, &packet, &[]);
             }
         }
     }

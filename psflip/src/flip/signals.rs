@@ -16,8 +16,8 @@ pub enum Sender {
 /// What has to be known to tell what a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// `upgrade.signal`.
-    pub upgrade_signal: Signal,
+    /// `upgrade.signal`. `None`: whoever the signal is forwarded to knows whether it is one.
+    pub upgrade_signal: Option<Signal>,
     /// The child is in psflip's process group, so that a terminal signals both.
     pub child_in_our_group: bool,
     /// psflip leads its session, so that the kernel's SIGHUP is for psflip alone.
@@ -54,7 +54,7 @@ pub fn meaning(signal: Signal, sender: Sender, situation: &Situation) -> Meaning
     match sender {
         // write(2) raises these where it fails; the error is handled where psflip wrote.
         Sender::Own if signal == Signal::PIPE || signal == Signal::XFSZ => return nothing,
-        Sender::Process | Sender::Own if signal == situation.upgrade_signal => {
+        Sender::Process | Sender::Own if Some(signal) == situation.upgrade_signal => {
             return Meaning { forward: false, request: Some(Request::Upgrade) };
         }
         Sender::Process | Sender::Own | Sender::Kernel => {}
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     const USUAL: Situation = Situation {
-        upgrade_signal: Signal::HUP,
+        upgrade_signal: Some(Signal::HUP),
         child_in_our_group: true,
         session_leader: false,
         child_was_continued: false,

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::epoll::EpollFlags;
-use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 use super::poller::Token;
 use super::timers::Key;
@@ -14,6 +13,7 @@ use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
 use crate::flip::{Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
 use crate::health;
+use crate::job;
 use crate::keeper::Report;
 use crate::launch::{Refusal, Stage};
 use crate::signal::Signal;
@@ -96,6 +96,7 @@ impl Runtime {
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
                 Report::Continued => self.asked_to_stop = false,
+                Report::Other(_) => {} // not asked for
                 Report::Ended(end) => self.happened(Event::ChildEnded(end)),
                 Report::Gone => self.happened(Event::TreeGone),
                 Report::Lost => self.keeper_is_lost(),
@@ -133,7 +134,7 @@ impl Runtime {
         if signal == Signal::STOP {
             self.read_signals()?; // what asked the child to stop may still wait here
         }
-        if (asks_to_stop(signal) || self.asked_to_stop) && has_terminal() {
+        if (job::asks_to_stop(signal) || self.asked_to_stop) && job::has_terminal() {
             tracing::debug!(%signal, "the child was stopped; stopping too");
             self.suspended = true;
             stop_self();
@@ -189,21 +190,15 @@ impl Runtime {
 
     fn signalled(&mut self, received: &Received) {
         let child = self.tree.as_ref().and_then(crate::keeper::Tree::child_pid);
-        let sender = if received.is_from_kernel() {
-            Sender::Kernel
-        } else if received.pid == std::process::id() {
-            Sender::Own
-        } else {
-            Sender::Process
-        };
-        self.asked_to_stop |= asks_to_stop(received.signal);
+        self.asked_to_stop |= job::asks_to_stop(received.signal);
         let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
         let situation = Situation {
-            upgrade_signal: self.plan.upgrade.signal,
-            child_in_our_group: child.is_none_or(shares_our_group),
-            session_leader: leads_session(),
+            upgrade_signal: Some(self.plan.upgrade.signal),
+            child_in_our_group: child.is_none_or(job::shares_our_group),
+            session_leader: job::leads_session(),
             child_was_continued: continued && !child.is_some_and(tree::is_stopped),
         };
+        let sender = job::sender(received);
         let Meaning { forward, request } = meaning(received.signal, sender, &situation);
         if sender == Sender::Own && !forward && request.is_none() {
             return; // raised by a write that failed: a line about it would fail, too, and raise the next one
@@ -401,33 +396,10 @@ impl Runtime {
 /// So many messages are heard before everything else is looked at again: whoever talks without end must not be all that is heard.
 const AT_ONCE: usize = 50;
 
-/// Whether a terminal that signals our process group reaches this process too.
-fn shares_our_group(pid: u32) -> bool {
-    getpgid(Some(Pid::from_raw(pid.cast_signed()))).is_ok_and(|group| group == getpgrp())
-}
-
-/// Whether this process is the leader of its session.
-pub(super) fn leads_session() -> bool {
-    getsid(None).is_ok_and(|session| session == getpid())
-}
-
-/// Whether it is one of the signals by which a terminal stops a job.
-fn asks_to_stop(signal: Signal) -> bool {
-    [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal)
-}
-
-/// Whether there is a terminal, and so a shell that does job control.
-pub(super) fn has_terminal() -> bool {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_NONBLOCK;
-    std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open("/dev/tty").is_ok()
-}
-
 /// One line a signal, with its sender (contract S6).
 fn tell_signal(received: &Received, forward: bool, request: Option<Request>) {
-    let Received { signal, pid, uid, .. } = received;
-    let from =
-        if received.is_from_kernel() { "the kernel".to_owned() } else { format!("pid {pid} (uid {uid})") };
+    let Received { signal, .. } = received;
+    let from = job::sender_text(received);
     match request {
         Some(Request::Upgrade) => tracing::info!(%signal, from, "upgrade requested"),
         Some(Request::Stop) => tracing::info!(%signal, from, forward, "stop requested"),

@@ -7,7 +7,6 @@ mod notified;
 mod origin;
 mod perform;
 mod poller;
-mod reaper;
 mod tell;
 mod timers;
 mod traffic;
@@ -28,6 +27,7 @@ use crate::health::Checker;
 use crate::keeper::Tree;
 use crate::launch::child_environment;
 use crate::manager::pidfile::Pidfile;
+use crate::reaper::Reaper;
 use crate::sys::early::SignalSetup;
 use crate::sys::memory;
 use crate::sys::seam::{self, Moment};
@@ -37,7 +37,6 @@ use crate::traffic::listen::{Given, Listeners};
 use crate::traffic::symlink::Turned;
 use notified::Notified;
 use poller::{Poller, Token};
-use reaper::Reaper;
 use timers::{Key, Timers};
 
 /// What is added to the times that a generation needs by its configuration, for what psflip itself and a busy machine need,

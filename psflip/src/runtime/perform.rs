@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 
-use super::collect::{has_terminal, leads_session};
 use super::poller::Token;
 use super::timers::Key;
 use super::{CheckerSlot, MARGIN, Predecessor, Runtime};
@@ -10,6 +9,7 @@ use crate::config::Orphans;
 use crate::flip::{Effect, Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
+use crate::job;
 use crate::keeper::Tree;
 use crate::launch::Launch;
 use crate::manager::pidfile::{From, Pidfile};
@@ -272,8 +272,9 @@ impl Runtime {
                 "psflip is PID 1 here, and a successor could not outlive it; restart the container instead",
             );
         }
-        let hangs_up =
-            leads_session() && has_terminal() && !self.identity.signals.ignored.contains(Signal::HUP);
+        let hangs_up = job::leads_session()
+            && job::has_terminal()
+            && !self.identity.signals.ignored.contains(Signal::HUP);
         hangs_up.then_some(
             "psflip leads the session of its terminal, so its end would hang up on the successor; start it from a shell, \
              with `nohup`, or without a terminal",

@@ -12,7 +12,7 @@ use crate::sys::tree;
 
 /// Knows which children of psflip are none of its business.
 #[derive(Debug)]
-pub(super) struct Reaper {
+pub(crate) struct Reaper {
     /// Children that this process had before it became psflip (`sh -c 'helper & exec psflip'`): not ours to end.
     foreign: Vec<u32>,
     /// What was below the keeper when psflip was to be no subreaper for a moment: if the keeper is killed in that moment, all of it
@@ -27,7 +27,7 @@ impl Reaper {
     ///
     /// # Errors
     /// None that a kernel since 3.4 could give.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         process::set_subreaper(true)?;
         // ECHILD for nearly everybody: then /proc needs no look.
         let foreign =
@@ -36,7 +36,7 @@ impl Reaper {
     }
 
     /// Reaps one child that has ended; `None`: no more at the moment.
-    pub(super) fn next(&mut self) -> Option<Change> {
+    pub(crate) fn next(&mut self) -> Option<Change> {
         // Stops and continuations of psflip's own children mean nothing.
         loop {
             let change = process::next_change().ok()??;
@@ -49,7 +49,7 @@ impl Reaper {
 
     /// Ends and reaps all children that psflip has started, and all that fell to it: at the end there is no use for any of
     /// them (the keeper of a probe that was ended, what a killed keeper left), and nobody else may be left with a zombie.
-    pub(super) fn end_our_own(&mut self) {
+    pub(crate) fn end_our_own(&mut self) {
         let own_pid = std::process::id();
         // ECHILD is the usual case and needs no look at /proc.
         while process::next_change().is_ok() {
@@ -61,13 +61,13 @@ impl Reaper {
     }
 
     /// Notes what is below the keeper, before psflip is no subreaper.
-    pub(super) fn note_wards(&mut self, keeper: u32) {
+    pub(crate) fn note_wards(&mut self, keeper: u32) {
         self.wards = tree::below(keeper);
     }
 
     /// The keeper of the child's tree is gone: ends what it left, except these children of psflip. Returns whether nothing is
     /// left already; else it has to be called again whenever a child was reaped.
-    pub(super) fn sweep(&mut self, except: &[u32]) -> bool {
+    pub(crate) fn sweep(&mut self, except: &[u32]) -> bool {
         let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
         tree::kill_known(&std::mem::take(&mut self.wards));
         let found = tree::signal_descendants_except(std::process::id(), Signal::KILL, &spared);
@@ -77,7 +77,7 @@ impl Reaper {
 
     /// Whether a sweep is under way.
     #[must_use]
-    pub(super) fn is_sweeping(&self) -> bool {
+    pub(crate) fn is_sweeping(&self) -> bool {
         self.sweeping
     }
 }
