@@ -19,6 +19,7 @@ mod psflip;
 mod report;
 mod running;
 mod sandbox;
+pub mod systemd;
 mod wait;
 
 pub use nix::sys::signal::Signal;

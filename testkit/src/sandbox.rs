@@ -47,7 +47,7 @@ const LEFTOVERS: Duration = Duration::from_secs(3);
 /// every psflip has ended and processes that came from one are left (contract C8; see [`Sandbox::expect_leftovers`]).
 #[derive(Debug)]
 pub struct Sandbox {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]

@@ -1,0 +1,410 @@
+//! A real systemd for tests: a [`Machine`] is one that was booted in namespaces of its own, with its own journal and control
+//! group, and that is gone without a trace when it is dropped, also when the test is killed.
+
+pub mod cgroup;
+mod journal;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::binaries;
+use crate::launch::Launch;
+use crate::pidfd::PidFd;
+use crate::process::Process;
+use crate::report;
+use crate::sandbox::{Inner, Sandbox};
+use crate::wait::{Deadline, wait_until};
+
+pub use journal::Entry;
+
+/// Debian's place for it, which is the same on every distribution.
+const SYSTEMD: &str = "/lib/systemd/systemd";
+
+/// `TESTKIT_REQUIRE=systemd`: a machine that can't be booted fails the test instead of skipping it.
+const REQUIRE: &str = "TESTKIT_REQUIRE";
+
+/// How long the end of a machine may take.
+const CLEANUP: Duration = Duration::from_secs(20);
+
+/// How long one command in a machine may take, in seconds, when the test does not say.
+const PATIENCE: u32 = 60;
+
+/// A `systemd --system` as PID 1 of namespaces of its own (mount, uts, ipc, pid, cgroup), with a journal.
+///
+/// It sees the files of the host at the same paths. What is written to `/etc`, `/usr` and `/var` stays in it; the sandbox's
+/// folder is shared. Its units are those that the test has put there, by [`Machine::unit`]. Pids inside are others than outside:
+/// [`Machine::process`].
+///
+/// ```no_run
+/// # use testkit::{Sandbox, systemd::Machine};
+/// let sandbox = Sandbox::new();
+/// let Some(machine) = Machine::boot(&sandbox) else { return };
+/// machine.unit("hello.service", "[Service]\nType=oneshot\nExecStart=echo hello\n");
+/// machine.systemctl(["start", "hello"]).unwrap();
+/// assert!(machine.journal("hello").iter().any(|entry| entry.message == "hello"));
+/// ```
+#[derive(Debug)]
+pub struct Machine {
+    inner: Arc<Inner>,
+    folder: PathBuf,
+    group: PathBuf,
+    init: Process,
+    supervisor: Child,
+    /// The machine ends when this is closed.
+    life: Option<ChildStdin>,
+}
+
+/// How a command in a machine ended.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All of its standard output.
+    pub stdout: String,
+    /// All of its standard error.
+    pub stderr: String,
+}
+
+impl Machine {
+    /// Boots one; takes about a third of a second. Where that is impossible, says so on stderr and gives `None`, or, with
+    /// `TESTKIT_REQUIRE=systemd` in the environment, fails.
+    ///
+    /// # Panics
+    /// When it should be possible, but isn't.
+    #[track_caller]
+    #[must_use]
+    #[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+    pub fn boot(sandbox: &Sandbox) -> Option<Self> {
+        if let Some(why) = why_not() {
+            let required =
+                std::env::var(REQUIRE).is_ok_and(|names| names.split(',').any(|name| name == "systemd"));
+            if required {
+                report::fail(&format!("{REQUIRE} asks for systemd, but no systemd can be booted: {why}"));
+            }
+            eprintln!("SKIPPED, nothing was tested: no systemd can be booted: {why}");
+            return None;
+        }
+        Some(Self::try_boot(&sandbox.inner).unwrap_or_else(|error| report::fail(&error)))
+    }
+
+    fn try_boot(inner: &Arc<Inner>) -> Result<Self, String> {
+        let folder = inner.dir.join("machine");
+        let helper = helper().ok_or("`testkit-systemd` is missing")?;
+        fs::create_dir_all(folder.join("units"))
+            .map_err(|error| format!("`{}` can't be made: {error}", folder.display()))?;
+        let log = fs::File::create(folder.join("supervisor.log"))
+            .map_err(|error| format!("`supervisor.log` can't be made: {error}"))?;
+        // Without the marker, and in a group of its own: whoever ends the sandbox ends the machine, and this cleans up after that.
+        let mut supervisor = Command::new(helper)
+            .arg("--supervise")
+            .arg(&folder)
+            .arg(&inner.id)
+            .env_clear()
+            .env("TESTKIT_SUPERVISES", &inner.id)
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("`testkit-systemd` can't be started: {error}"))?;
+        let life = supervisor.stdin.take();
+        let mut line = String::new();
+        if let Some(stdout) = supervisor.stdout.take() {
+            // At its end without a line, the supervisor has written why.
+            let _ = BufReader::new(stdout).read_line(&mut line);
+        }
+        let booted = line
+            .trim_end()
+            .split_once(' ')
+            .and_then(|(pid, group)| Some((Process::find(pid.parse().ok()?)?, PathBuf::from(group))));
+        let Some((init, group)) = booted else {
+            drop(life);
+            let _ = supervisor.wait();
+            return Err(format!("no systemd came up: {}", logs(&folder)));
+        };
+        inner.note(init);
+        let machine = Self { inner: Arc::clone(inner), folder, group, init, supervisor, life };
+        machine.wait_running();
+        Ok(machine)
+    }
+
+    #[track_caller]
+    fn wait_running(&self) {
+        let socket = PathBuf::from(format!("/proc/{}/root/run/systemd/private", self.init));
+        wait_until(Deadline::default(), "systemd to listen", || {
+            if !self.init.is_alive() {
+                report::fail(&format!("systemd has ended: {}", logs(&self.folder)));
+            }
+            socket.exists().then_some(())
+        });
+        let ran = self.run(["systemctl", "is-system-running", "--wait"]);
+        if ran.stdout.trim() != "running" {
+            let failed = self.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout;
+            report::fail(&format!("systemd is `{}`, not running: {failed}", ran.stdout.trim()));
+        }
+    }
+
+    /// Its PID 1, as seen from outside.
+    #[must_use]
+    pub fn init(&self) -> Process {
+        self.init
+    }
+
+    /// Writes a unit, or a drop-in such as `a.service.d/10.conf`, as the administrator would do in `/etc/systemd/system`, and lets systemd
+    /// read it.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn unit(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.folder.join("units").join(name);
+        let write = || {
+            fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            fs::write(&path, text)
+        };
+        if let Err(error) = write() {
+            report::fail(&format!("`{}` can't be written: {error}", path.display()));
+        }
+        if let Err(error) = self.systemctl(["daemon-reload"]) {
+            report::fail(&format!("systemd can't read its units again: {error}"));
+        }
+    }
+
+    /// A program to be started in the machine, in no unit: with the environment of the sandbox, and looked up in its PATH.
+    #[must_use]
+    pub fn command<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Launch {
+        Launch::new(&self.inner, self.entering(argv)).env("SYSTEMD_PAGER", "").env("SYSTEMD_COLORS", "0")
+    }
+
+    /// Runs a command in the machine, to its end. One that takes more than a minute is killed.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[track_caller]
+    pub fn run<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Ran {
+        let limit = ["timeout".into(), "--signal=KILL".into(), PATIENCE.to_string().into()];
+        let argv = argv.into_iter().map(|arg| arg.as_ref().to_owned());
+        let argv = self.entering(limit.into_iter().chain(argv));
+        // Not by a `Launch`: hundreds of looks at a unit would fill the report.
+        let output = Command::new(&argv[0])
+            .args(&argv[1..])
+            .env_clear()
+            .envs(self.inner.environment())
+            .env("SYSTEMD_PAGER", "")
+            .env("SYSTEMD_COLORS", "0")
+            .current_dir(&self.inner.dir)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .output();
+        match output {
+            Ok(output) => Ran {
+                status: output.status,
+                stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            },
+            Err(error) => report::fail(&format!("`nsenter` can't be started: {error}")),
+        }
+    }
+
+    /// `argv` with the way into the machine before it.
+    fn entering<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Vec<OsString> {
+        let pid = self.init.pid().to_string();
+        let way = ["nsenter", "--target", &pid, "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--"];
+        let units = format!("SYSTEMD_UNIT_PATH={}", self.folder.join("units").display());
+        let way = way.into_iter().chain(["env", &units]).map(OsString::from);
+        way.chain(argv.into_iter().map(|arg| arg.as_ref().to_owned())).collect()
+    }
+
+    /// Runs systemctl; gives what it printed.
+    ///
+    /// # Errors
+    /// When it ends without success: what it printed, errors first.
+    #[track_caller]
+    pub fn systemctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String, String> {
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
+        let ran = self.run(std::iter::once("systemctl".into()).chain(args));
+        if ran.status.success() {
+            Ok(ran.stdout)
+        } else {
+            Err(format!("{}{} ({})", ran.stderr, ran.stdout, ran.status))
+        }
+    }
+
+    /// Properties of a unit by their names.
+    ///
+    /// # Panics
+    /// When systemd doesn't answer.
+    #[track_caller]
+    #[must_use]
+    pub fn properties(&self, unit: &str, names: &[&str]) -> BTreeMap<String, String> {
+        let shown = self.systemctl(["show", unit, "--property", &names.join(",")]);
+        let text = shown.unwrap_or_else(|error| report::fail(&format!("`{unit}` can't be shown: {error}")));
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// One property of a unit; empty if there is none of that name.
+    ///
+    /// # Panics
+    /// As [`Machine::properties`].
+    #[track_caller]
+    #[must_use]
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        self.properties(unit, &[name]).remove(name).unwrap_or_default()
+    }
+
+    /// Waits until a property has a value.
+    ///
+    /// # Panics
+    /// When it hasn't within the default deadline.
+    #[track_caller]
+    pub fn wait_property(&self, unit: &str, name: &str, value: impl Display) {
+        let value = value.to_string();
+        let what = format!("{name} of `{unit}` to be `{value}`");
+        wait_until(Deadline::default(), what, || (self.property(unit, name) == value).then_some(()));
+    }
+
+    /// The main process of a unit, if it has one that lives.
+    #[must_use]
+    pub fn main_process(&self, unit: &str) -> Option<Process> {
+        self.process(self.property(unit, "MainPID").parse().ok()?)
+    }
+
+    /// The process that has this pid inside.
+    #[must_use]
+    pub fn process(&self, inner_pid: u32) -> Option<Process> {
+        let all = cgroup::members(&self.group).into_iter().filter_map(Process::find);
+        all.filter(Process::is_alive).find(|process| inner_pid_of(*process) == Some(inner_pid))
+    }
+
+    /// The living processes of a unit's control group, as seen from outside.
+    ///
+    /// # Panics
+    /// As [`Machine::properties`].
+    #[track_caller]
+    #[must_use]
+    pub fn processes(&self, unit: &str) -> Vec<Process> {
+        let group = self.property(unit, "ControlGroup");
+        if group.is_empty() {
+            return Vec::new();
+        }
+        let group = self.group.join(group.trim_start_matches('/'));
+        cgroup::members(&group).into_iter().filter_map(Process::find).filter(Process::is_alive).collect()
+    }
+
+    /// All that the journal has of a unit: what its processes wrote, and what systemd said of it.
+    ///
+    /// # Panics
+    /// When it can't be read.
+    #[track_caller]
+    #[must_use]
+    pub fn journal(&self, unit: &str) -> Vec<Entry> {
+        let sync = self.run(["journalctl", "--sync"]);
+        let ran = self.run(["journalctl", "--unit", unit, "--output=json", "--all", "--no-pager"]);
+        if !sync.status.success() || !ran.status.success() {
+            report::fail(&format!("the journal can't be read: {}{}", sync.stderr, ran.stderr));
+        }
+        ran.stdout.lines().filter_map(Entry::parse).collect()
+    }
+
+    /// Waits until a message of a unit contains a text, and gives it.
+    ///
+    /// # Panics
+    /// When none does within the default deadline.
+    #[track_caller]
+    pub fn wait_journal(&self, unit: &str, text: &str) -> Entry {
+        wait_until(Deadline::default(), format!("`{text}` in the journal of `{unit}`"), || {
+            self.journal(unit).into_iter().find(|entry| entry.message.contains(text))
+        })
+    }
+
+    /// Its units and the end of its journal, for a reader who has only this.
+    fn describe(&self) -> String {
+        let units =
+            self.run(["systemctl", "status", "--no-pager", "--full", "--lines=0", "--type=service,socket"]);
+        let journal = self.run(["journalctl", "--no-pager", "--lines=150", "--output=short-precise"]);
+        format!(
+            "--- systemd's services\n{}{}--- the end of its journal\n{}{}",
+            units.stdout, units.stderr, journal.stdout, journal.stderr
+        )
+    }
+}
+
+impl Drop for Machine {
+    #[expect(clippy::print_stderr, reason = "a failing test shows what it writes to stderr")]
+    fn drop(&mut self) {
+        let failed_already = std::thread::panicking();
+        if failed_already && self.init.is_alive() {
+            eprintln!("{}", self.describe());
+        }
+        let pidfd = PidFd::open(self.supervisor.id());
+        drop(self.life.take());
+        if !pidfd.is_ok_and(|pidfd| pidfd.ends_within(CLEANUP)) {
+            let _ = self.supervisor.kill();
+        }
+        let status = self.supervisor.wait();
+        if !status.as_ref().is_ok_and(ExitStatus::success) {
+            let text = format!("the machine could not be removed ({status:?}): {}", logs(&self.folder));
+            if failed_already {
+                eprintln!("also: {text}");
+            } else {
+                panic!("{text}");
+            }
+        }
+    }
+}
+
+/// Why no machine can be booted here; `None` if one can.
+#[must_use]
+pub fn why_not() -> Option<String> {
+    let admin =
+        Process::current().status_field("CapEff").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    // CAP_SYS_ADMIN of capabilities(7).
+    if admin.is_none_or(|mask| mask & (1 << 21) == 0) {
+        return Some("this is not root, or a root without CAP_SYS_ADMIN".into());
+    }
+    if !Path::new(SYSTEMD).exists() {
+        return Some(format!("`{SYSTEMD}` is missing: install the package systemd"));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    if let Some(missing) = ["nsenter", "systemctl", "journalctl"].into_iter().find(|name| !installed(name)) {
+        return Some(format!("`{missing}` is missing: install the packages systemd and util-linux"));
+    }
+    if helper().is_none() {
+        return Some("`testkit-systemd` is missing: build it with `cargo build -p testkit --bins`".into());
+    }
+    let hierarchy = match cgroup::hierarchy() {
+        Ok(hierarchy) => hierarchy,
+        Err(error) => return Some(error),
+    };
+    let writable = nix::unistd::access(&hierarchy, nix::unistd::AccessFlags::W_OK);
+    writable.err().map(|error| format!("no control group can be made in `{}`: {error}", hierarchy.display()))
+}
+
+/// The program that boots machines, beside `testkit-launch`.
+fn helper() -> Option<PathBuf> {
+    let path = binaries::find_launcher()?.with_file_name("testkit-systemd");
+    path.is_file().then_some(path)
+}
+
+/// Its pid as it sees it itself.
+#[must_use]
+pub fn inner_pid_of(process: Process) -> Option<u32> {
+    process.status_field("NSpid")?.split_ascii_whitespace().last()?.parse().ok()
+}
+
+/// What the helper and the console say.
+fn logs(folder: &Path) -> String {
+    let read = |name| fs::read_to_string(folder.join(name)).unwrap_or_default();
+    ["supervisor.log", "boot.log", "console"].map(read).concat()
+}
