@@ -1,26 +1,26 @@
 //! `psflip check`: what would be run, or every reason why not.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::time::SystemTime;
 
-use super::{complain, no_configuration};
-use crate::config::{self, Generation, Slot};
+use super::flags::Source;
+use super::{complain, no_configuration, read};
+use crate::config::{Generation, Slot};
 use crate::end::End;
 use crate::exit;
 use crate::runtime::Origin;
 
 /// Prints the effective configuration of a first generation, or all errors.
-pub(super) fn check(path: &Path) -> End {
+pub(super) fn check(source: &Source) -> End {
     let origin = Origin::of_this_process();
     let env = |name: &str| origin.variable(name);
-    match config::load(path, &Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env })
-    {
+    match read(source, &Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env }) {
         Ok(plan) => {
-            let text = format!(
-                "# {}: valid; with all defaults, as generation 1 would run it:\n{plan}",
-                path.display()
-            );
+            let name = match source {
+                Source::File(path) => path.display().to_string(),
+                Source::Flags(_) => "the command line".to_owned(),
+            };
+            let text = format!("# {name}: valid; with all defaults, as generation 1 would run it:\n{plan}");
             match std::io::stdout().write_all(text.as_bytes()) {
                 Ok(()) => End::Exited(exit::OK),
                 Err(_) => End::Exited(exit::FAILURE),
@@ -28,7 +28,7 @@ pub(super) fn check(path: &Path) -> End {
         }
         Err(errors) => {
             complain(
-                &no_configuration(path).unwrap_or_else(|| format!("the configuration is broken\n{errors}")),
+                &no_configuration(source).unwrap_or_else(|| format!("the configuration is broken\n{errors}")),
             );
             End::Exited(exit::CONFIG)
         }

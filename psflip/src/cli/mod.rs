@@ -1,15 +1,18 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod flags;
 mod run;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use crate::config::{self, Errors, Generation, Plan};
 use crate::end::End;
+use flags::Source;
 
 /// psflip replaces a service while it serves.
 ///
@@ -61,9 +64,10 @@ struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the child of a configuration, and upgrade it on request (the default)
-    Run(ConfigArgs),
+    #[command(after_help = flags::EXAMPLES)]
+    Run(Source),
     /// Print the effective configuration, or every error in it; start nothing
-    Check(ConfigArgs),
+    Check(Source),
 }
 
 /// Runs psflip; returns its exit code, unless the process ends by a signal as its child did.
@@ -93,11 +97,13 @@ fn run_command() -> End {
         }
     };
     match cli.command {
-        Some(Command::Check(ConfigArgs { config })) => check::check(&config),
-        Some(Command::Run(ConfigArgs { config })) => run::run(&config),
-        None => run::run(&cli.config.config),
+        Some(Command::Check(source)) => check::check(&source),
+        Some(Command::Run(source)) => run::run(&source),
+        None => run::run(&Source::File(cli.config.config)),
     }
 }
+
+const EITHER: &str = "Either a file says everything, or the command line does: `psflip check ... -- ./server` prints the file for the latter";
 
 /// What clap can't know: that people try to give the configuration, or the command, as an argument.
 fn hint(error: &clap::Error) -> Option<String> {
@@ -111,20 +117,42 @@ fn hint(error: &clap::Error) -> Option<String> {
             if given.ends_with(".toml") {
                 return Some(format!("To use `{given}` as the configuration: `-c {given}`"));
             }
-            let is_command = given.contains('/') && !given.starts_with('-');
-            is_command.then(|| {
-                format!("psflip takes the command from its configuration: `cmd = [\"{given}\", ...]`")
+            let after_dashes = std::env::args().nth(1).is_some_and(|first| first == "--");
+            if after_dashes || given.contains('/') && !given.starts_with('-') {
+                return Some(format!(
+                    "To run a command without a file: `psflip run -- {given} ...`; with a file, it stands there: `cmd = [\"{given}\", ...]`"
+                ));
+            }
+            let flag = flags::is_flag(given);
+            flag.then(|| {
+                format!("It goes after `run`, and a command after it: `psflip run {given} ... -- ./server`")
             })
         }
         ErrorKind::ArgumentConflict => {
-            Some("Options go after the subcommand: `psflip check -c app.toml`".to_owned())
+            let subcommand = text(ContextKind::InvalidSubcommand);
+            let is_one = |name: &str| Cli::command().find_subcommand(name).is_some();
+            if subcommand.is_some_and(is_one) {
+                return Some("Options go after the subcommand: `psflip check -c app.toml`".to_owned());
+            }
+            let file = [ContextKind::InvalidArg, ContextKind::PriorArg, ContextKind::InvalidSubcommand];
+            let file = file.into_iter().filter_map(text).any(|arg| arg.starts_with("--config"));
+            (file || subcommand.is_some()).then(|| EITHER.to_owned())
         }
         _ => None,
     }
 }
 
+/// The plan of a generation, as the command line says where it is.
+fn read(source: &Source, generation: &Generation<'_>) -> Result<Plan, Errors> {
+    match source {
+        Source::File(path) => config::load(path, generation),
+        Source::Flags(flags) => config::parse_flags(flags, generation),
+    }
+}
+
 /// Why nothing can be read, where the answer is more than the reason: a first start without any configuration.
-fn no_configuration(path: &Path) -> Option<String> {
+fn no_configuration(source: &Source) -> Option<String> {
+    let Source::File(path) = source else { return None };
     let missing = path == Path::new(DEFAULT_CONFIG) && matches!(path.try_exists(), Ok(false));
     missing.then(|| {
         format!("there is no `{DEFAULT_CONFIG}` in this directory, nothing was started; name one with `-c FILE`, or see `psflip --help`")
@@ -140,7 +168,6 @@ fn complain(message: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -152,9 +179,9 @@ mod tests {
         let cli = Cli::try_parse_from(["psflip", "-c", "app.toml"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.config.config, PathBuf::from("app.toml"));
-        let Some(Command::Run(args)) = Cli::try_parse_from(["psflip", "run"]).unwrap().command else {
+        let Some(Command::Run(source)) = Cli::try_parse_from(["psflip", "run"]).unwrap().command else {
             panic!()
         };
-        assert_eq!(args.config, PathBuf::from("psflip.toml"));
+        assert_eq!(source, Source::File("psflip.toml".into()));
     }
 }

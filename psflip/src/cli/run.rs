@@ -1,10 +1,10 @@
 //! `psflip run`: one generation, first or successor.
 
-use std::path::Path;
 use std::time::SystemTime;
 
-use super::{complain, no_configuration};
-use crate::config::{self, Generation, Plan, Slot};
+use super::flags::Source;
+use super::{complain, no_configuration, read};
+use crate::config::{Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
 use crate::handover::predecessor::{self, Met};
@@ -30,7 +30,7 @@ impl Refusal {
 }
 
 /// Lives a generation's life.
-pub(super) fn run(path: &Path) -> End {
+pub(super) fn run(source: &Source) -> End {
     let origin = Origin::of_this_process();
     let (link, hello, given) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
         Ok(Some(Met { link, hello, listeners })) => (Some(link), Some(hello), listeners),
@@ -49,7 +49,7 @@ pub(super) fn run(path: &Path) -> End {
         origin,
         activation,
     };
-    let plan = match prepare(path, &identity, hello.as_ref()) {
+    let plan = match prepare(source, &identity, hello.as_ref()) {
         Ok(plan) => plan,
         Err(refusal) => return refuse(&refusal, link.as_ref()),
     };
@@ -66,17 +66,17 @@ pub(super) fn run(path: &Path) -> End {
 }
 
 /// Everything that can be found out before anything is started.
-fn prepare(path: &Path, identity: &Identity, hello: Option<&Hello>) -> Result<Plan, Refusal> {
+fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Result<Plan, Refusal> {
     let env = |name: &str| identity.origin.variable(name);
     let Identity { generation, slot, .. } = *identity;
     let generation = Generation { number: generation, slot, started: SystemTime::now(), env: &env };
-    let plan = config::load(path, &generation).map_err(|errors| Refusal {
+    let plan = read(source, &generation).map_err(|errors| Refusal {
         code: exit::CONFIG,
         reason: format!(
             "the configuration is broken: {}",
             errors.to_string().lines().next().unwrap_or_default()
         ),
-        message: no_configuration(path)
+        message: no_configuration(source)
             .unwrap_or_else(|| format!("the configuration is broken, nothing was started\n{errors}")),
     })?;
     if let Some(pidfile) = &plan.pidfile {

@@ -39,6 +39,8 @@ pub struct Errors {
     text: String,
     list: Vec<Error>,
     left_out: usize,
+    /// For each line of the text the flag that it stands for; empty for the text of a file.
+    flags: Vec<String>,
 }
 
 /// More mistakes than these are only counted: nobody reads them, and a file of garbage must not fill the disk with its log.
@@ -67,7 +69,12 @@ impl Errors {
         }
         let left_out = list.len().saturating_sub(MOST) + dropped;
         list.truncate(MOST);
-        Self { name: name.to_owned(), text: text.to_owned(), list, left_out }
+        Self { name: name.to_owned(), text: text.to_owned(), list, left_out, flags: Vec::new() }
+    }
+
+    /// The text was made of flags: line by line these.
+    pub(super) fn of_flags(self, flags: Vec<String>) -> Self {
+        Self { flags, ..self }
     }
 
     /// The mistakes, in the order of the file.
@@ -110,14 +117,18 @@ impl Errors {
     fn show(&self, f: &mut fmt::Formatter<'_>, error: &Error) -> fmt::Result {
         let name = printable(&self.name);
         let message = printable(&error.message);
-        let Some(span) = &error.span else {
+        let short = |f: &mut fmt::Formatter<'_>, name: &str| {
             write!(f, "{name}: {message}")?;
-            return match &error.help {
+            match &error.help {
                 Some(help) => write!(f, "\n  = help: {}", printable(help)),
                 None => Ok(()),
-            };
+            }
         };
+        let Some(span) = &error.span else { return short(f, &name) };
         let place = Place::of(&self.text, span);
+        if let Some(flag) = self.flags.get(place.line - 1) {
+            return short(f, &printable(flag));
+        }
         let line = place.line.to_string();
         let margin = " ".repeat(line.len());
         let (shown, skip, carets) = place.drawn();

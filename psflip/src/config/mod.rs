@@ -8,6 +8,7 @@ mod address;
 mod build;
 mod error;
 mod file;
+mod flags;
 mod functions;
 mod health;
 mod inspect;
@@ -25,6 +26,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 pub use error::{Error, Errors};
+pub use flags::{Flags, parse_flags};
 pub use listen::{ListenAddress, Listener, Options, Protocol};
 pub use plan::*;
 

@@ -288,11 +288,9 @@ impl<'a> Reader<'a> {
     pub(super) fn whole(&mut self, key: &str, node: Node<'_>, range: RangeInclusive<u32>) -> Option<u32> {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         let DeValue::Integer(number) = node.get_ref() else {
-            self.wrong_type(
-                node,
-                &format!("`{key}` must be {allowed}"),
-                Some("write it without quotes: `2`".to_owned()),
-            );
+            let number = node.get_ref().as_str().is_some_and(|text| text.parse::<u32>().is_ok());
+            let hint = number.then(|| "write it without quotes: `2`".to_owned());
+            self.wrong_type(node, &format!("`{key}` must be {allowed}"), hint);
             return None;
         };
         let value =

@@ -181,7 +181,8 @@ fn path(path: &Path) -> String {
     string(&path.to_string_lossy())
 }
 
-fn key(name: &str) -> String {
+/// A key, in quotes where it needs them.
+pub(super) fn key(name: &str) -> String {
     let bare =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     if bare { name.to_owned() } else { basic(name) }
@@ -203,7 +204,7 @@ fn string(text: &str) -> String {
 }
 
 /// A TOML basic string.
-fn basic(text: &str) -> String {
+pub(super) fn basic(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {

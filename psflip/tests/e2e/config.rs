@@ -203,7 +203,7 @@ fn wrong_usage_is_2_with_a_hint_and_starts_nothing() {
         (&["--confg", "x"], "'--config'"),
         (&["psflip.toml"], "`-c psflip.toml`"),
         (&["check", "psflip.toml"], "`-c psflip.toml`"),
-        (&["./server", "--port", "80"], "cmd = [\"./server\", ...]"),
+        (&["./server", "--port", "80"], "`psflip run -- ./server ...`"),
         (&["-c", "psflip.toml", "check"], "`psflip check -c app.toml`"),
         (&["-c"], "--config <FILE>"),
         (&["-x"], "--help"),

@@ -15,7 +15,7 @@ use crate::traffic::ports::Reserved;
 
 /// Where the server of an example answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum At {
+pub(crate) enum At {
     /// HTTP on `app.sock`, in every generation.
     Http,
     /// FastCGI on `app.sock`, in every generation.
@@ -61,6 +61,8 @@ examples! {
 /// Examples with tests of their own.
 const ELSEWHERE: &[&str] = &[
     "health-docker.toml", // health/docker.rs: it needs an engine
+    "start-server.sh",    // flags.rs: they have no configuration
+    "spawn-fcgi.sh",
 ];
 
 fn folder() -> PathBuf {
@@ -83,15 +85,16 @@ pub(crate) fn copy_to(sandbox: &Sandbox) {
     }
 }
 
-/// PATH with the fixtures before all else.
-fn path() -> OsString {
+/// PATH with the fixtures and psflip before all else.
+pub(crate) fn path() -> OsString {
     let usual = std::env::var_os("PATH").unwrap_or_default();
-    let fixtures = fixture("http-server").parent().map(Path::to_owned);
-    std::env::join_paths(fixtures.into_iter().chain(std::env::split_paths(&usual))).unwrap()
+    let programs = [fixture("http-server"), psflip_bin()];
+    let folders = programs.iter().filter_map(|program| program.parent().map(Path::to_owned));
+    std::env::join_paths(folders.chain(std::env::split_paths(&usual))).unwrap()
 }
 
 /// The pid of the server that answers.
-fn ask(target: &Target, at: At) -> Result<String, ClientError> {
+pub(crate) fn ask(target: &Target, at: At) -> Result<String, ClientError> {
     match at {
         At::FastCgi => FcgiClient::new(target.clone()).get("/")?.tag("pid"),
         At::Http | At::Slots => HttpClient::new(target.clone()).get("/")?.tag("pid"),
@@ -137,7 +140,7 @@ fn every_example_is_run_by_a_test() {
     let there: BTreeSet<_> = fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".toml"))
+        .filter(|name| name.ends_with(".toml") || name.ends_with(".sh"))
         .collect();
     let tested: BTreeSet<_> = FILES.iter().chain(ELSEWHERE).map(|&name| name.to_owned()).collect();
     assert_eq!(there, tested, "add the example to the list in {}", file!());

@@ -6,6 +6,7 @@ mod config;
 mod examples;
 mod exit_codes;
 mod failures;
+mod flags;
 mod health;
 mod hooks;
 mod listen;

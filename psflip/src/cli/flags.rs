@@ -1,0 +1,388 @@
+//! A configuration without a file: `psflip run --listen ADDRESS --pidfile FILE -- COMMAND`. One table says which flags there are and which key
+//! each stands for; what their values may be is known to `config` alone.
+
+use std::path::PathBuf;
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, FromArgMatches};
+
+use super::DEFAULT_CONFIG;
+use crate::config;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A file.
+    File(PathBuf),
+    /// The command line, which has a command then.
+    Flags(config::Flags),
+}
+
+/// What a flag's value is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A string, duration, signal or path.
+    Text,
+    /// Digits.
+    Number,
+    /// No value on the command line; the key gets this one (of `notify` the default, since a table must have a key).
+    Alone(&'static str),
+    /// A line for a shell.
+    Shell,
+    /// `NAME=VALUE`, of which there may be many.
+    Variable,
+    /// A name, of which there may be many.
+    Removed,
+    /// `LINK=TARGET`.
+    Link,
+    /// A listener, of which there may be many.
+    Listener,
+}
+
+/// A flag that stands for a key.
+struct Flag {
+    name: &'static str,
+    value: &'static str,
+    /// The key, dotted; `healthcheck.*` is the table of the kind of check that is given.
+    key: &'static str,
+    kind: Kind,
+    help: &'static str,
+}
+
+const fn flag(
+    name: &'static str,
+    value: &'static str,
+    key: &'static str,
+    kind: Kind,
+    help: &'static str,
+) -> Flag {
+    Flag { name, value, key, kind, help }
+}
+
+/// In the order of the help.
+const FLAGS: &[Flag] = &[
+    flag(
+        "listen",
+        "ADDR[,KEY=VALUE...]",
+        "listen",
+        Kind::Listener,
+        "Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660",
+    ),
+    flag("pidfile", "FILE", "pidfile", Kind::Text, "Write the active generation's pid here"),
+    flag(
+        "control-socket",
+        "FILE",
+        "control.socket",
+        Kind::Text,
+        "Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile",
+    ),
+    flag("workdir", "DIR", "workdir", Kind::Text, "The child's working directory"),
+    flag("env", "NAME=VALUE", "env", Kind::Variable, "Set a variable of the child"),
+    flag("env-remove", "NAME", "env", Kind::Removed, "Remove a variable of the child"),
+    flag(
+        "healthcheck-http",
+        "URL",
+        "healthcheck.http.url",
+        Kind::Text,
+        "Healthy when a GET is answered: http://127.0.0.1:8080/up or unix:///run/app.sock:/up",
+    ),
+    flag(
+        "healthcheck-tcp",
+        "ADDR",
+        "healthcheck.tcp.address",
+        Kind::Text,
+        "Healthy when a connection is accepted",
+    ),
+    flag(
+        "healthcheck-unix",
+        "FILE",
+        "healthcheck.unix.path",
+        Kind::Text,
+        "Healthy when a connection to this socket is accepted",
+    ),
+    flag(
+        "healthcheck-fcgi",
+        "ADDR",
+        "healthcheck.fcgi.address",
+        Kind::Text,
+        "Healthy when a FastCGI request for --healthcheck-script is answered",
+    ),
+    flag(
+        "healthcheck-script",
+        "FILE",
+        "healthcheck.fcgi.script",
+        Kind::Text,
+        "What --healthcheck-fcgi asks for",
+    ),
+    flag(
+        "healthcheck-command",
+        "LINE",
+        "healthcheck.command.cmd",
+        Kind::Shell,
+        "Healthy when this line, run by `sh -c`, exits with 0",
+    ),
+    flag(
+        "healthcheck-docker",
+        "CONTAINER",
+        "healthcheck.docker.container",
+        Kind::Text,
+        "Healthy when the container engine says so",
+    ),
+    flag(
+        "healthcheck-notify",
+        "",
+        "healthcheck.notify.extend",
+        Kind::Alone("\"10m\""),
+        "Healthy when the child says READY=1 (sd_notify(3))",
+    ),
+    flag(
+        "healthcheck-alive",
+        "TIME",
+        "healthcheck.alive.timeout",
+        Kind::Text,
+        "Healthy when it still runs after this time; the default, with 5s",
+    ),
+    flag(
+        "healthcheck-status",
+        "CODES",
+        "healthcheck.*.status",
+        Kind::Text,
+        "The codes that mean healthy, of http and fcgi: 204 or 200-299",
+    ),
+    flag(
+        "healthcheck-after",
+        "TIME",
+        "healthcheck.*.after",
+        Kind::Text,
+        "From the child's start to the first probe",
+    ),
+    flag(
+        "healthcheck-interval",
+        "TIME",
+        "healthcheck.*.interval",
+        Kind::Text,
+        "From the end of a probe to the next",
+    ),
+    flag("healthcheck-timeout", "TIME", "healthcheck.*.timeout", Kind::Text, "For one probe"),
+    flag("healthcheck-successes", "N", "healthcheck.*.successes", Kind::Number, "Successful probes in a row"),
+    flag("upgrade-signal", "SIGNAL", "upgrade.signal", Kind::Text, "Asks for an upgrade; SIGHUP"),
+    flag("upgrade-timeout", "TIME", "upgrade.timeout", Kind::Text, "From spawn to healthy; 1m"),
+    flag(
+        "shutdown-delay",
+        "TIME",
+        "shutdown.delay",
+        Kind::Text,
+        "From promotion to the signal to the old child; 0s",
+    ),
+    flag("shutdown-signal", "SIGNAL", "shutdown.signal", Kind::Text, "Asks the child to end; SIGTERM"),
+    flag("shutdown-timeout", "TIME", "shutdown.timeout", Kind::Text, "From that signal to SIGKILL; 10s"),
+    flag(
+        "shutdown-orphans",
+        "WORD",
+        "shutdown.orphans",
+        Kind::Text,
+        "What happens to the rest of the child's process tree: kill or leave; kill",
+    ),
+    flag(
+        "switch",
+        "LINK=TARGET",
+        "switch.symlink",
+        Kind::Link,
+        "At promotion, point the symbolic link LINK to TARGET",
+    ),
+    flag(
+        "hook-promote",
+        "LINE",
+        "hooks.promote",
+        Kind::Shell,
+        "Run this line by `sh -c` before promotion; its failure fails the upgrade",
+    ),
+    flag("hook-promoted", "LINE", "hooks.promoted", Kind::Shell, "Run this line by `sh -c` after promotion"),
+    flag(
+        "hook-failed",
+        "LINE",
+        "hooks.failed",
+        Kind::Shell,
+        "Run this line by `sh -c` after an upgrade that failed",
+    ),
+    flag("hook-timeout", "TIME", "hooks.timeout", Kind::Text, "How long each hook may take; 30s"),
+    flag("log-format", "WORD", "log.format", Kind::Text, "How a line of psflip's own looks: text or json"),
+    flag("log-level", "WORD", "log.level", Kind::Text, "error, warn, info, debug or trace; info"),
+    flag("quiet", "", "quiet", Kind::Alone("true"), "No line of psflip's own below `error`"),
+];
+
+/// Whether this is a flag of this table.
+pub(super) fn is_flag(given: &str) -> bool {
+    given.strip_prefix("--").is_some_and(|given| FLAGS.iter().any(|flag| flag.name == given))
+}
+
+/// Above the flags in the help.
+const HEADING: &str = "Without a file, before `-- COMMAND`";
+
+/// The flags that choose a kind of health check, of which there is one.
+fn is_choice(flag: &Flag) -> bool {
+    flag.key.starts_with("healthcheck.") && !flag.key.contains('*') && flag.name != "healthcheck-script"
+}
+
+impl Args for Source {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new("config")
+            .short('c')
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(format!("The configuration, TOML [default: {DEFAULT_CONFIG}]"));
+        let child = Arg::new("command")
+            .value_name("COMMAND")
+            .num_args(1..)
+            .last(true)
+            .conflicts_with("config")
+            .help("The child's argv: no file is read then, and flags say what a file would");
+        let choices = FLAGS.iter().filter(|flag| is_choice(flag)).map(|flag| flag.name);
+        let kinds = ArgGroup::new("kind of health check").args(choices.collect::<Vec<_>>());
+        command.arg(file).arg(child).args(FLAGS.iter().map(Flag::arg)).group(kinds)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl Flag {
+    fn arg(&self) -> Arg {
+        let arg = Arg::new(self.name).long(self.name).help(self.help).help_heading(HEADING);
+        let arg = arg.requires("command").conflicts_with("config").value_parser(self.parser());
+        let arg = match self.kind {
+            Kind::Alone(_) => arg.action(ArgAction::SetTrue),
+            Kind::Variable | Kind::Removed | Kind::Listener => {
+                arg.action(ArgAction::Append).value_name(self.value)
+            }
+            Kind::Text | Kind::Number | Kind::Shell | Kind::Link => arg.value_name(self.value),
+        };
+        match self.name {
+            "healthcheck-fcgi" => arg.requires("healthcheck-script"),
+            "healthcheck-script" => arg.requires("healthcheck-fcgi"),
+            _ => arg,
+        }
+    }
+
+    /// What a value must look like to be taken apart; all else is told by the reader of configurations.
+    fn parser(&self) -> ValueParser {
+        match self.kind {
+            Kind::Alone(_) => ValueParser::bool(),
+            Kind::Number => ValueParser::from(clap::value_parser!(u32)),
+            Kind::Variable | Kind::Link => {
+                let example = self.value;
+                ValueParser::from(move |text: &str| match text.contains('=') {
+                    true => Ok(text.to_owned()),
+                    false => Err(format!("there is no `=` in it: write {example}")),
+                })
+            }
+            Kind::Text | Kind::Shell | Kind::Removed | Kind::Listener => ValueParser::string(),
+        }
+    }
+
+    /// Says in `flags` what the command line says.
+    fn tell(&self, matches: &ArgMatches, check: &str, flags: &mut config::Flags) {
+        let flag = format!("--{}", self.name);
+        // Without a kind of check, the reader of configurations says that it is missing.
+        let key = if check.is_empty() { self.key.replace("*.", "") } else { self.key.replace('*', check) };
+        if let Kind::Alone(toml) = self.kind {
+            if matches.get_flag(self.name) {
+                flags.literal(&flag, &key, toml);
+            }
+            return;
+        }
+        if self.kind == Kind::Number {
+            if let Some(number) = matches.get_one::<u32>(self.name) {
+                flags.literal(&flag, &key, &number.to_string());
+            }
+            return;
+        }
+        for value in matches.get_many::<String>(self.name).into_iter().flatten() {
+            let (before, after) = value.split_once('=').unwrap_or((value, ""));
+            match self.kind {
+                Kind::Shell => flags.shell(&flag, &key, value),
+                Kind::Variable => flags.variable(&flag, before, Some(after)),
+                Kind::Removed => flags.variable(&flag, value, None),
+                Kind::Link => flags.link(&flag, before, after),
+                Kind::Listener => flags.listener(&flag, value),
+                Kind::Text | Kind::Number | Kind::Alone(_) => flags.text(&flag, &key, value),
+            }
+        }
+    }
+}
+
+impl FromArgMatches for Source {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let Some(command) = matches.get_many::<String>("command") else {
+            let file = matches.get_one::<PathBuf>("config");
+            return Ok(Self::File(file.cloned().unwrap_or_else(|| DEFAULT_CONFIG.into())));
+        };
+        let given = |flag: &&Flag| match flag.kind {
+            Kind::Alone(_) => matches.get_flag(flag.name),
+            _ => matches.contains_id(flag.name),
+        };
+        let choice = FLAGS.iter().filter(|flag| is_choice(flag)).find(given);
+        let check = choice.and_then(|flag| flag.key.split('.').nth(1)).unwrap_or_default();
+        let mut flags = config::Flags::default();
+        for flag in FLAGS {
+            flag.tell(matches, check, &mut flags);
+        }
+        flags.argv("--", "cmd", &command.cloned().collect::<Vec<_>>());
+        Ok(Self::Flags(flags))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Below the help of `psflip run`.
+pub(super) const EXAMPLES: &str = "\
+Without a file, in place of start_server:
+  start_server --port 8080 --pid-file app.pid --kill-old-delay 10 -- ./server
+  psflip run --listen tcp://0.0.0.0:8080,as=server_starter --pidfile app.pid \\
+    --shutdown-delay 10s -- ./server
+
+In place of spawn-fcgi (psflip stays in the foreground):
+  spawn-fcgi -n -s /run/app.sock -M 0660 -P /run/app.pid -- ./app.fcgi
+  psflip run --listen unix:///run/app.sock,as=stdin,mode=0660 --pidfile /run/app.pid -- ./app.fcgi
+
+A server that opens its port itself, another one in every other generation:
+  psflip run --env 'PORT={{ ab(\"8080\", \"8081\") }}' --pidfile app.pid \\
+    --healthcheck-http 'http://127.0.0.1:{{ ab(\"8080\", \"8081\") }}/up' -- ./server
+
+All values are templates, the command too. `psflip check` takes the same arguments, and prints the
+file that they stand for. A successor is started with the same arguments. docs/configuration.md has
+more, and the key that each flag stands for.";
+
+#[cfg(test)]
+mod tests {
+    use super::FLAGS;
+
+    #[test]
+    fn the_manual_tells_every_flag() {
+        let manual = include_str!("../../../docs/configuration.md");
+        let part = manual
+            .split("## Without a file")
+            .nth(1)
+            .and_then(|rest| rest.split("\n## ").next())
+            .unwrap_or_default();
+        let told: Vec<&str> =
+            part.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let there: Vec<String> = FLAGS
+            .iter()
+            .map(|flag| format!("--{} {}", flag.name, flag.value).trim_end().to_owned())
+            .collect();
+        assert_eq!(told, there);
+        for flag in FLAGS.iter().filter(|flag| !flag.key.contains(['*', '"'])) {
+            let line = part
+                .lines()
+                .find(|line| line.starts_with(&format!("| `--{}", flag.name)))
+                .unwrap_or_default();
+            assert!(line.contains(flag.key.split('.').next().unwrap_or_default()), "{line}: {}", flag.key);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A configuration that is given by flags. It is written as the text of a file, one line a flag, and read by the code that reads
+//! files: the same keys, the same templates, the same mistakes. Only the place of a mistake is told as the flag.
+
+use super::error::Errors;
+use super::render::{basic, key as quoted_key};
+use super::{Generation, Plan};
+
+/// What flags say, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    keys: Vec<Line>,
+    listeners: Vec<Line>,
+}
+
+/// One flag: as it was given, and what it says in TOML. Neither has a newline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    flag: String,
+    toml: String,
+}
+
+/// The longest part of a flag that a message shows, in characters.
+const SHOWN: usize = 80;
+
+/// A flag and its value as a message names them.
+fn shown(flag: &str, value: &str) -> String {
+    let mut text = format!("{flag} {value}").trim_end().to_owned();
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+impl Flags {
+    fn add(&mut self, flag: &str, value: &str, key: &str, toml: &str) {
+        self.keys.push(Line { flag: shown(flag, value), toml: format!("{key} = {toml}") });
+    }
+
+    /// `key` (dotted, as in TOML) is this string.
+    pub fn text(&mut self, flag: &str, key: &str, value: &str) {
+        self.add(flag, value, key, &basic(value));
+    }
+
+    /// `key` is `toml`, which is no string: a number of digits, `true`, or a string in its quotes that nobody gave.
+    pub fn literal(&mut self, flag: &str, key: &str, toml: &str) {
+        let value = if toml.bytes().all(|byte| byte.is_ascii_digit()) { toml } else { "" };
+        self.add(flag, value, key, toml);
+    }
+
+    /// `key` is an argv.
+    pub fn argv(&mut self, flag: &str, key: &str, argv: &[String]) {
+        let items: Vec<String> = argv.iter().map(|argument| basic(argument)).collect();
+        self.add(flag, &argv.join(" "), key, &format!("[{}]", items.join(", ")));
+    }
+
+    /// `key` is an argv that gives this line to a shell.
+    pub fn shell(&mut self, flag: &str, key: &str, line: &str) {
+        self.add(flag, line, key, &format!("[\"sh\", \"-c\", {}]", basic(line)));
+    }
+
+    /// Sets a variable of the child, or removes it.
+    pub fn variable(&mut self, flag: &str, name: &str, value: Option<&str>) {
+        let key = format!("env.{}", quoted_key(name));
+        match value {
+            // The value may be a secret: it is not shown.
+            Some(value) => self.add(flag, name, &key, &basic(value)),
+            None => self.add(flag, name, &key, "false"),
+        }
+    }
+
+    /// `[switch]`: `link` is pointed to `to`.
+    pub fn link(&mut self, flag: &str, link: &str, to: &str) {
+        let toml = format!("{{ path = {}, to = {} }}", basic(link), basic(to));
+        self.add(flag, &format!("{link}={to}"), "switch.symlink", &toml);
+    }
+
+    /// One more `[[listen]]`: `ADDRESS[,KEY=VALUE]...`, a key alone for `KEY=true`; a key that is given twice is a list.
+    pub fn listener(&mut self, flag: &str, value: &str) {
+        let mut pieces = value.split(',');
+        let mut toml = format!("{{ address = {}", basic(pieces.next().unwrap_or_default()));
+        let mut keys: Vec<(&str, Vec<String>)> = Vec::new();
+        for piece in pieces {
+            let (key, written) = piece.split_once('=').unwrap_or((piece, "true"));
+            let bare = matches!(written, "true" | "false")
+                || key == "backlog"
+                    && !written.is_empty()
+                    && written.bytes().all(|byte| byte.is_ascii_digit());
+            let written = if bare { written.to_owned() } else { basic(written) };
+            match keys.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, list)) => list.push(written),
+                None => keys.push((key, vec![written])),
+            }
+        }
+        for (key, list) in keys {
+            let written =
+                if let [only] = list.as_slice() { only.clone() } else { format!("[{}]", list.join(", ")) };
+            toml += &format!(", {} = {written}", quoted_key(key));
+        }
+        self.listeners.push(Line { flag: shown(flag, value), toml: toml + " }," });
+    }
+
+    /// The text, and for each of its lines the flag that it stands for.
+    fn lines(&self) -> (String, Vec<String>) {
+        let bracket = |toml: &str| Line { flag: "--listen".to_owned(), toml: toml.to_owned() };
+        let mut lines = self.keys.clone();
+        if !self.listeners.is_empty() {
+            lines.push(bracket("listen = ["));
+            lines.extend(self.listeners.iter().cloned());
+            lines.push(bracket("]"));
+        }
+        let text = lines.iter().map(|line| line.toml.clone() + "\n").collect();
+        (text, lines.into_iter().map(|line| line.flag).collect())
+    }
+}
+
+/// Reads what flags say, as [`super::parse`] reads a text.
+///
+/// # Errors
+/// All mistakes, in the order of the flags.
+pub fn parse_flags(flags: &Flags, generation: &Generation<'_>) -> Result<Plan, Errors> {
+    let (text, places) = flags.lines();
+    super::parse("the command line", &text, generation).map_err(|errors| errors.of_flags(places))
+}

@@ -1,0 +1,350 @@
+//! A service without a configuration file: flags and a command, through flips.
+
+use testkit::client::Target;
+use testkit::client::http::HttpClient;
+use testkit::pidfile::named_process;
+use testkit::process::Process;
+use testkit::{
+    AvailabilityProbe, Deadline, Running, Sandbox, Signal, Stream, fixture, psflip_bin, wait_until,
+};
+
+use crate::examples::{self, At};
+
+/// A psflip that was started without testkit's configuration file.
+pub(crate) struct Bare {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) running: std::sync::Arc<Running>,
+}
+
+impl Bare {
+    /// Starts `argv`, which writes `app.pid`, and waits for that.
+    #[track_caller]
+    pub(crate) fn start(sandbox: Sandbox, argv: &[&str]) -> Self {
+        let running = sandbox.command(argv).env("PATH", examples::path()).start();
+        let bare = Self { sandbox, running };
+        bare.wait_active(None);
+        bare
+    }
+
+    /// Waits until the pidfile names a living process, another than `old`.
+    #[track_caller]
+    fn wait_active(&self, old: Option<Process>) -> Process {
+        wait_until(Deadline::default(), "the pidfile to name a psflip", || {
+            named_process(&self.sandbox.path("app.pid")).filter(|new| Some(*new) != old)
+        })
+    }
+
+    /// Upgrades, and waits until the old psflip is gone.
+    #[track_caller]
+    pub(crate) fn flip(&self) -> Process {
+        let old = self.wait_active(None);
+        old.signal(Signal::SIGHUP).unwrap();
+        let new = self.wait_active(Some(old));
+        wait_until(Deadline::default(), "the old psflip to be gone", || (!old.is_alive()).then_some(()));
+        new
+    }
+
+    /// Stops it, and checks that nothing is left.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        let last = self.wait_active(None);
+        last.signal(Signal::SIGTERM).unwrap();
+        wait_until(Deadline::default(), "psflip to be gone", || (!last.is_alive()).then_some(()));
+        assert!(!self.sandbox.path("app.pid").exists(), "{}", self.sandbox.report());
+        self.sandbox.assert_no_process_left();
+    }
+}
+
+/// Runs psflip to its end: exit code, standard output, standard error.
+fn run(sandbox: &Sandbox, args: &[&str]) -> (Option<i32>, String, String) {
+    let program = sandbox.command([psflip_bin()]).args(args).start();
+    let status = program.wait_exit();
+    (status.code(), program.stdout(), program.stderr())
+}
+
+#[test]
+fn flags_survive_flips_and_no_request_is_lost() {
+    // Contract: U1, U2
+    let sandbox = Sandbox::new();
+    let psflip = psflip_bin().display().to_string();
+    let (server, socket) = (fixture("http-server").display().to_string(), sandbox.path("app.sock"));
+    let argv = [
+        &psflip,
+        "run",
+        "--listen",
+        "unix://app.sock,mode=0600",
+        "--pidfile",
+        "app.pid",
+        "--healthcheck-notify",
+        "--env",
+    ];
+    let argv = [&argv[..], &["NAME={{ ab('one', 'two') }}", "--log-level", "warn", "--", &server]].concat();
+    let argv =
+        [&argv[..], &["--inherit", "listen_fds", "--name", "{{ generation() }}-{{ ab('a', 'b') }}"]].concat();
+    let service = Bare::start(sandbox, &argv);
+    let probe = AvailabilityProbe::start(2, |_| {
+        let mut client = HttpClient::unix(&socket);
+        move || client.get("/")?.tag("name")
+    });
+    for name in ["1-a", "2-b", "3-a"] {
+        if name != "1-a" {
+            let new = service.flip();
+            assert_eq!(new.cmdline().unwrap()[1..], argv[1..], "a successor has the same arguments");
+        }
+        probe.wait_tag(name);
+    }
+    probe.finish().assert_no_failures();
+    assert_eq!(service.running.stderr(), "", "--log-level has survived too");
+    service.stop();
+}
+
+#[test]
+fn the_line_for_users_of_start_server_runs() {
+    // Contract: U1
+    runs("start-server.sh", At::Http);
+}
+
+#[test]
+fn the_line_for_users_of_spawn_fcgi_runs() {
+    // Contract: U1
+    runs("spawn-fcgi.sh", At::FastCgi);
+}
+
+/// An example without a file is started, flipped under load, and stopped.
+#[track_caller]
+fn runs(script: &str, at: At) {
+    let sandbox = Sandbox::new();
+    examples::copy_to(&sandbox);
+    let service = Bare::start(sandbox, &["sh", script]);
+    let target = Target::Unix(service.sandbox.path("app.sock"));
+    let probe = AvailabilityProbe::start(2, |_| {
+        let target = target.clone();
+        move || examples::ask(&target, at)
+    });
+    probe.wait_requests(10);
+    service.flip();
+    probe.wait_requests(10);
+    let report = probe.finish();
+    report.assert_no_failures();
+    assert_eq!(report.by_tag.len(), 2, "{report}");
+    service.stop();
+}
+
+#[test]
+fn check_prints_the_file_that_flags_stand_for() {
+    // Contract: X1
+    let sandbox = Sandbox::new();
+    let args = [
+        "check",
+        "--workdir",
+        ".",
+        "--env",
+        "A=b=c",
+        "--env-remove",
+        "D",
+        "--healthcheck-fcgi",
+        "@x",
+        "--healthcheck-script",
+        "/s",
+        "--healthcheck-status",
+        "200",
+        "--healthcheck-after",
+        "1s",
+        "--healthcheck-interval",
+        "2s",
+        "--healthcheck-timeout",
+        "3s",
+        "--healthcheck-successes",
+        "4",
+        "--upgrade-signal",
+        "usr1",
+        "--upgrade-timeout",
+        "5s",
+        "--shutdown-delay",
+        "6s",
+        "--shutdown-signal",
+        "quit",
+        "--shutdown-timeout",
+        "7s",
+        "--shutdown-orphans",
+        "leave",
+        "--switch",
+        "l=t",
+        "--hook-promote",
+        "a b",
+        "--hook-promoted",
+        "c",
+        "--hook-failed",
+        "d",
+        "--hook-timeout",
+        "8s",
+        "--log-format",
+        "json",
+        "--log-level",
+        "debug",
+        "--quiet",
+        "--listen",
+        "tcp://[::1]:0,name=n,as=stdin,as=einhorn,backlog=9,reuseport,v6only=true,nodelay,nonblock=false",
+        "--",
+        "x",
+        "-y",
+        "--",
+        "z",
+    ];
+    let (code, text, stderr) = run(&sandbox, &args);
+    assert_eq!(code, Some(0), "{stderr}");
+    let expected = "cmd = [\"x\", \"-y\", \"--\", \"z\"]
+workdir = \".\"
+quiet = true
+
+[env]
+A = \"b=c\"
+D = false
+
+[upgrade]
+signal = \"SIGUSR1\"
+timeout = \"5s\"
+
+[shutdown]
+delay = \"6s\"
+signal = \"SIGQUIT\"
+timeout = \"7s\"
+orphans = \"leave\"
+
+[healthcheck.fcgi]
+address = \"@x\"
+script = \"/s\"
+query = \"\"
+status = \"200\"
+after = \"1s\"
+interval = \"2s\"
+timeout = \"3s\"
+successes = 4
+
+[[listen]]
+address = \"tcp://[::1]:0\"
+name = \"n\"
+as = [\"stdin\", \"einhorn\"]
+backlog = 9
+reuseport = true
+v6only = true
+nodelay = true
+nonblock = false
+
+[switch]
+symlink = { path = \"l\", to = \"t\" }
+
+[hooks]
+promote = [\"sh\", \"-c\", \"a b\"]
+promoted = [\"sh\", \"-c\", \"c\"]
+failed = [\"sh\", \"-c\", \"d\"]
+timeout = \"8s\"
+
+[log]
+format = \"json\"
+level = \"debug\"
+";
+    let (first, effective) = text.split_once('\n').unwrap();
+    assert!(first.starts_with("# the command line: valid"), "{first}");
+    assert_eq!(effective, expected);
+    for check in ["http http://[::1]/", "tcp :1", "unix a", "command true", "docker a", "notify", "alive 1s"]
+    {
+        let (kind, value) = check.split_once(' ').unwrap_or((check, ""));
+        let flag = format!("--healthcheck-{kind}");
+        let mut args = vec!["check", &flag, value, "--", "x"];
+        args.retain(|arg| !arg.is_empty());
+        let (code, text, stderr) = run(&sandbox, &args);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(text.contains(&format!("\n[healthcheck.{kind}]\n")), "{flag}: {text}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_flag_is_told_with_the_flag_and_nothing_starts() {
+    // Contract: X1, X3, C6
+    let sandbox = Sandbox::new();
+    for (flags, words) in [
+        (
+            &["--shutdown-timeout", "5"][..],
+            &["--shutdown-timeout 5: the duration `5` has no unit", "did you mean `5s`?"][..],
+        ),
+        (&["--upgrade-signal", "kill"], &["--upgrade-signal kill: `SIGKILL` can't be"]),
+        (
+            &["--listen", "tcp://:0,nam=x"],
+            &["--listen tcp://:0,nam=x: `:0` does not say", "did you mean `name`?"],
+        ),
+        (&["--listen", "@x,as=stdin", "--listen", "@y,as=stdin"], &["--listen @y,as=stdin: two listeners"]),
+        (&["--env", "=secret"], &["--env: `` is no name"]),
+        (&["--env", "A={{ evn('x') }}"], &["--env A: there is no template function `evn`"]),
+        (&["--healthcheck-timeout", "5s"], &["--healthcheck-timeout 5s: ", "name the kind of check"]),
+        (
+            &["--healthcheck-notify", "--healthcheck-after", "5s"],
+            &["--healthcheck-after 5s: unknown key `after` in `[healthcheck.notify]`"],
+        ),
+        (
+            &["--healthcheck-alive", "1s", "--log-level", "x", "--workdir", ""],
+            &["--log-level x: ", "--workdir: `workdir` is empty"],
+        ),
+    ] {
+        for subcommand in ["run", "check"] {
+            let args = [&[subcommand][..], flags, &["--", "touch", "started"]].concat();
+            let (code, stdout, stderr) = run(&sandbox, &args);
+            assert_eq!((code, stdout.as_str()), (Some(78), ""), "{args:?}\n{stderr}");
+            assert!(stderr.starts_with("psflip: the configuration is broken"), "{stderr}");
+            for word in words {
+                assert!(stderr.contains(word), "`{word}` is missing in\n{stderr}");
+            }
+            assert!(!stderr.contains("secret"), "{stderr}");
+        }
+    }
+    let (code, _, stderr) = run(&sandbox, &["run", "--", "touch", "{{ started"]);
+    assert!(code == Some(78) && stderr.contains("-- touch {{ started: malformed template"), "{stderr}");
+    assert!(!sandbox.path("started").exists());
+}
+
+#[test]
+fn flags_that_do_not_fit_together_are_wrong_usage_with_a_hint() {
+    // Contract: C6, X1
+    let sandbox = Sandbox::new();
+    sandbox.write("psflip.toml", "cmd = [\"touch\", \"started\"]\n");
+    for (args, hint) in [
+        (&["--", "./server"][..], "`psflip run -- ./server ...`"),
+        (&["--", "server", "-v"], "`psflip run -- server ...`"),
+        (&["run", "./server"], "`psflip run -- ./server ...`"),
+        (&["--pidfile", "x", "--", "./server"], "`psflip run --pidfile ... -- ./server`"),
+        (&["-c", "psflip.toml", "--", "./server"], "Either a file says everything"),
+        (&["run", "-c", "psflip.toml", "--", "./server"], "Either a file says everything"),
+        (&["run", "-c", "psflip.toml", "--quiet"], "Either a file says everything"),
+        (&["run", "--pidfile", "x"], "-- <COMMAND>..."),
+        (&["run", "--healthcheck-tcp", ":1", "--healthcheck-notify", "--", "x"], "'--healthcheck-notify'"),
+        (&["run", "--healthcheck-fcgi", ":1", "--", "x"], "--healthcheck-script <FILE>"),
+        (&["run", "--env", "A", "--", "x"], "write NAME=VALUE"),
+        (&["run", "--switch", "A", "--", "x"], "write LINK=TARGET"),
+        (&["run", "--healthcheck-successes", "two", "--", "x"], "'two'"),
+        (&["run", "--quiet", "--quiet", "--", "x"], "--quiet"),
+    ] {
+        let (code, stdout, stderr) = run(&sandbox, args);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}\n{stderr}");
+        assert!(stderr.contains(hint), "{args:?}: `{hint}` is not in\n{stderr}");
+        let clap_only = "Options go after the subcommand";
+        assert!(!stderr.contains(clap_only), "{args:?}\n{stderr}");
+    }
+    assert!(!sandbox.path("started").exists());
+    let (code, help, _) = run(&sandbox, &["run", "--help"]);
+    assert_eq!(code, Some(0));
+    assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    for line in ["  start_server --port", "  spawn-fcgi -n", "      --listen <ADDR[,KEY=VALUE...]>"] {
+        assert!(help.lines().any(|shown| shown.starts_with(line)), "{line}\n{help}");
+    }
+}
+
+#[test]
+fn the_files_of_a_directory_are_not_read_when_there_is_a_command() {
+    // Contract: C5
+    let sandbox = Sandbox::new();
+    sandbox.write("psflip.toml", "this is broken");
+    let program =
+        sandbox.command([psflip_bin()]).args(["run", "--", "sh", "-c", "echo said; exit 7"]).start();
+    assert_eq!(program.wait_exit().code(), Some(7));
+    program.output().wait(Stream::Stdout, "said");
+}
