@@ -24,11 +24,13 @@ const KEPT: usize = 4 * 1024;
 /// How much is read at most in one go, in bytes: as much as a pipe holds by default (pipe(7)), so that a command that
 /// writes without end can't keep psflip from its other work.
 const GULP: usize = 64 * 1024;
-/// How much of the command is shown, in characters.
+/// How much of the program's path is shown, in characters.
 const SHOWN: usize = 100;
 
+/// The program, without its arguments: they may hold passwords, and messages are for logs.
 fn shown(argv: &[String]) -> String {
-    text::head(&argv.join(" "), SHOWN)
+    let program = text::head(&argv[0], SHOWN);
+    if argv.len() > 1 { format!("{program} ...") } else { program }
 }
 
 /// A command that runs. Dropping it ends it and all that it started.

@@ -23,5 +23,6 @@ mod reaper;
 pub mod runtime;
 pub mod signal;
 pub mod sys;
+mod terminal;
 mod text;
 pub mod traffic;

@@ -72,7 +72,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             failed: Vec::new(),
             timeout: Duration::from_secs(30),
         },
-        log: Log { format: LogFormat::Text, level: tracing::Level::INFO },
+        log: Log { format: LogFormat::Auto, level: tracing::Level::INFO },
     };
     let file = Section::new("", root);
     // Locals first, wherever they stand: every other value may use them.
@@ -286,15 +286,13 @@ fn log(reader: &mut Reader<'_>, node: Node<'_>, log: &mut Log) {
     let Some(section) = reader.table("log", node) else { return };
     for (key, span, node) in &section.entries {
         match *key {
-            "format" if node.get_ref().as_str() == Some("journald") => {
-                let error = Error::at(node.span(), "`format` can't be `journald`");
-                reader
-                    .error(error.help(
-                        "this version of psflip doesn't have `journald` yet; it has `text` and `json`",
-                    ));
-            }
             "format" => {
-                let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+                let words = [
+                    ("auto", LogFormat::Auto),
+                    ("text", LogFormat::Text),
+                    ("json", LogFormat::Json),
+                    ("journald", LogFormat::Journald),
+                ];
                 set(&mut log.format, reader.word("format", node, &words));
             }
             "level" => {

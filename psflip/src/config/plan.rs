@@ -226,10 +226,14 @@ pub struct Log {
 /// `log.format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// `Journald` where standard error is the journal, else `Text`.
+    Auto,
     /// For people.
     Text,
     /// One JSON object a line.
     Json,
+    /// To systemd's journal, with fields.
+    Journald,
 }
 
 /// Which of two resources a generation uses: `a` in the first one, then alternating with every promotion.

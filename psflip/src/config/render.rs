@@ -58,8 +58,10 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "\n[log]")?;
         let format = match self.log.format {
+            LogFormat::Auto => "auto",
             LogFormat::Text => "text",
             LogFormat::Json => "json",
+            LogFormat::Journald => "journald",
         };
         writeln!(f, "format = \"{format}\"")?;
         writeln!(f, "level = \"{}\"", self.log.level.as_str().to_ascii_lowercase())

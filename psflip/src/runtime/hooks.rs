@@ -51,7 +51,7 @@ impl Runtime {
         if let (Hook::Failed, Some(reason)) = (hook, &self.upgrade_failure) {
             variables.push(("PSFLIP_REASON", reason));
         }
-        tracing::debug!(hook = name(hook), command = ?argv, "hook started");
+        tracing::debug!(hook = name(hook), command = argv[0], "hook started");
         let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
         let started =
             Errand::start(argv, self.envp.clone(), &variables, workdir, signals).and_then(|errand| {

@@ -84,7 +84,7 @@ impl Runtime {
 
     fn start_probing(&mut self) {
         let Some(pid) = self.tree.as_ref().and_then(Tree::child_pid) else { return };
-        tracing::debug!(child = pid, command = ?self.plan.cmd, "child started");
+        tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
         let child = ChildInfo {
             pid,
             envp: self.envp.clone(),

@@ -39,7 +39,7 @@ impl Runtime {
             }
             News::ChildEnded(end) => tracing::info!(child, %end, "the child has ended"),
             News::PredecessorLost => tracing::warn!("the old psflip was killed; going on alone"),
-            News::PredecessorDrained => tracing::debug!("the old generation is gone"),
+            News::PredecessorDrained => tracing::info!("the old generation is gone"),
             News::Superseded => {
                 let pid = self.successor.as_ref().and_then(|link| link.process()).map(|(pid, _)| pid);
                 let signal = self.plan.shutdown.signal;

@@ -10,6 +10,7 @@ mod flags;
 mod health;
 mod hooks;
 mod listen;
+mod log;
 mod pidfile;
 mod servers;
 mod service;

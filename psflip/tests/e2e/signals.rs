@@ -287,9 +287,11 @@ fn a_log_line_longer_than_the_room_that_is_left_does_not_hang_psflip() {
     // Contract: C7, U9
     let sandbox = Sandbox::new();
     let (reader, nearly_full) = full_pipe(8192, 4096);
-    // At level debug the command is logged: one line of twice the room.
-    let logger =
-        logger(&sandbox).cmd([fixture("signal-logger").to_str().unwrap(), "--name", &"x".repeat(9000)]);
+    // The program is logged, and with a path of nearly PATH_MAX that is one line of more than the room.
+    let program = fixture("signal-logger");
+    let (folder, name) = (program.parent().unwrap().to_str().unwrap(), program.file_name().unwrap());
+    let padding = "/.".repeat((4090 - program.as_os_str().len()) / 2);
+    let logger = logger(&sandbox).cmd([format!("{folder}{padding}/{}", name.to_str().unwrap())]);
     let psflip = logger.stderr(nearly_full).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "ready");
     fence(&psflip, Signal::SIGUSR1);

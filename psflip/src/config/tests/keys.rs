@@ -141,19 +141,6 @@ socket = "x""#), @r#"
 }
 
 #[test]
-fn the_log_format_of_a_later_version_is_told() {
-    // Contract: X1
-    assert_snapshot!(refused(r#"cmd = ["x"]
-log.format = "journald""#), @r#"
-    app.toml:2:14: `format` can't be `journald`
-      |
-    2 | log.format = "journald"
-      |              ^^^^^^^^^^
-      = help: this version of psflip doesn't have `journald` yet; it has `text` and `json`
-    "#);
-}
-
-#[test]
 fn a_value_in_place_of_a_table() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]

@@ -28,7 +28,7 @@ fn the_smallest_configuration_has_the_documented_defaults() {
     timeout = "5s"
 
     [log]
-    format = "text"
+    format = "auto"
     level = "info"
     "#);
 }

@@ -60,9 +60,9 @@ fn a_command_is_healthy_when_it_exits_0_and_only_then() {
     let _psflip = AsPsflip::new();
     assert_eq!(first_probe(&mut shell("echo fine; exit 0")), HEALTHY);
     let failures = [
-        ("echo oops; exit 3", "`sh -c echo oops; exit 3` exited with code 3: oops"),
-        ("exit 7", "`sh -c exit 7` exited with code 7, without output"),
-        ("kill -9 $$", "`sh -c kill -9 $$` was killed by SIGKILL, without output"),
+        ("echo oops; exit 3", "`sh ...` exited with code 3: oops"),
+        ("exit 7", "`sh ...` exited with code 7, without output"),
+        ("kill -9 $$", "`sh ...` was killed by SIGKILL, without output"),
     ];
     for (script, wanted) in failures {
         assert_eq!(first_failure(&mut shell(script)), wanted);
@@ -87,7 +87,7 @@ fn a_command_that_can_not_be_started_says_why() {
     let _psflip = AsPsflip::new();
     let missing = Path::new("/nonexistent/directory");
     let refusals = [
-        (command(&["psflip-no-such", "x"], None), "`psflip-no-such x`: command not found: No such file"),
+        (command(&["psflip-no-such", "x"], None), "`psflip-no-such ...`: command not found: No such file"),
         (command(&["/dev/null"], None), "`/dev/null`: can't be executed: Permission denied"),
         (command(&["true"], Some(missing)), "`true`: its working directory can't be entered: No such file"),
     ];

@@ -1,0 +1,39 @@
+//! What the terminal can show, if there is one: colours, and how many columns.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+
+/// Whether to write colours: on a terminal that knows them, unless the user wants none (<https://no-color.org>).
+pub(crate) fn has_colour(stream: &impl IsTerminal, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    stream.is_terminal() && may_colour(variable)
+}
+
+fn may_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let known = variable("TERM").is_some_and(|value| !value.is_empty() && value != "dumb");
+    known && !refused
+}
+
+/// How many columns a terminal has. `None`: it is none, or doesn't know (a serial line).
+#[expect(dead_code, reason = "for what comes next")]
+#[must_use]
+pub(crate) fn columns(stream: &impl AsFd) -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(stream)?;
+    (width.0 > 0).then_some(usize::from(width.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        let may = |term: Option<&str>, no: Option<&str>| {
+            may_colour(|name| if name == "TERM" { term } else { no }.map(OsString::from))
+        };
+        assert!(may(Some("xterm"), None) && may(Some("xterm"), Some("")));
+        assert!(!may(Some("xterm"), Some("1")));
+        assert!(!may(Some("dumb"), None) && !may(None, None) && !may(Some(""), None));
+    }
+}
