@@ -58,6 +58,8 @@ pub enum ToSuccessor {
     Abort,
     /// An upgrade was requested of me after you were promoted.
     Upgrade,
+    /// The managers know that you are the main process: from now on you are the one that speaks to them.
+    Main,
 }
 
 /// What a successor has to know.
@@ -161,6 +163,7 @@ impl Message for ToSuccessor {
             }
             Self::Abort => Text::new("abort").finish(),
             Self::Upgrade => Text::new("upgrade").finish(),
+            Self::Main => Text::new("main").finish(),
         }
     }
 
@@ -196,6 +199,7 @@ impl Message for ToSuccessor {
             "acknowledge" => Self::Acknowledge { remembered: fields.number::<u8>("remembered")? != 0 },
             "abort" => Self::Abort,
             "upgrade" => Self::Upgrade,
+            "main" => Self::Main,
             _ => return Ok(None),
         }))
     }
@@ -355,6 +359,7 @@ mod tests {
             ToSuccessor::Acknowledge { remembered: true },
             ToSuccessor::Abort,
             ToSuccessor::Upgrade,
+            ToSuccessor::Main,
         ];
         let to_predecessor = [
             ToPredecessor::Spawned { pid: 4712 },

@@ -198,7 +198,10 @@ impl Link {
                 ToSuccessor::Acknowledge { remembered } => acknowledged = Some(remembered),
                 // It came after the acknowledgement, and nobody will read it any more.
                 ToSuccessor::Upgrade => acknowledged = acknowledged.map(|_| true),
-                ToSuccessor::Abort | ToSuccessor::Hello(_) | ToSuccessor::Listener { .. } => {}
+                ToSuccessor::Abort
+                | ToSuccessor::Main
+                | ToSuccessor::Hello(_)
+                | ToSuccessor::Listener { .. } => {}
             }
         }
         Ok(acknowledged)

@@ -1,3 +1,4 @@
 //! Whom psflip tells who is active.
 
 pub mod pidfile;
+pub mod systemd;

@@ -40,6 +40,7 @@ impl Runtime {
                 self.poller.forget(Token::Predecessor);
                 self.predecessor = None;
                 self.listeners.predecessor_is_gone();
+                self.nobody_else_speaks();
                 self.happened(Event::PredecessorGone);
                 Ok(())
             }
@@ -52,6 +53,10 @@ impl Runtime {
             Token::PromoteHook => self.hooked(Hook::Promote),
             Token::PromotedHook => self.hooked(Hook::Promoted),
             Token::FailedHook => self.hooked(Hook::Failed),
+            Token::Managers => {
+                self.managers_have_room();
+                Ok(())
+            }
             Token::Signals => self.read_signals(),
             Token::Timers => {
                 for key in self.timers.take_due() {
@@ -61,6 +66,7 @@ impl Runtime {
                             self.check(health::Checker::on_timer);
                             self.settle();
                         }
+                        Key::SignOfLife => self.sign_of_life(),
                         Key::Hook(hook) => {
                             self.hook_is_late(hook);
                             self.settle();
@@ -111,6 +117,7 @@ impl Runtime {
     fn child_was_refused(&mut self, refusal: &Refusal) {
         let command = &self.plan.cmd[0];
         let Refusal { stage, error } = refusal;
+        self.managers.errno = error.raw_os_error();
         let why = match (stage, error.raw_os_error()) {
             (Stage::Exec, Some(libc::ENOENT | libc::ENOTDIR)) => StartFailure::NotFound,
             (Stage::Exec, _) => StartFailure::NotExecutable,
@@ -344,6 +351,7 @@ impl Runtime {
                 }
                 predecessor::News::Message(ToSuccessor::Abort) => self.happened(Event::Aborted),
                 predecessor::News::Message(ToSuccessor::Upgrade) => self.happened(Event::RequestPassedOn),
+                predecessor::News::Message(ToSuccessor::Main) => self.managers_know(),
                 predecessor::News::Message(ToSuccessor::Hello(_) | ToSuccessor::Listener { .. }) => {}
                 predecessor::News::Closed => {
                     // It is dead, or about to be: its process will tell, for a process closes its files before it counts as

@@ -3,6 +3,7 @@
 
 mod collect;
 mod hooks;
+mod managers;
 mod notified;
 mod origin;
 mod perform;
@@ -106,6 +107,7 @@ struct Runtime {
     /// While an upgrade is under way.
     before_upgrade: Option<traffic::BeforeUpgrade>,
     hooks: hooks::Running,
+    managers: managers::Managers,
     /// Why the last upgrade failed.
     upgrade_failure: Option<String>,
     /// Why this generation fails, in words.
@@ -206,6 +208,7 @@ impl Runtime {
         let role = if predecessor.is_some() { Role::Successor } else { Role::First };
         let number = identity.generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
+        let managers = managers::Managers::new(|name| identity.origin.variable(name), predecessor.is_none());
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
         Self {
             envp,
@@ -229,6 +232,7 @@ impl Runtime {
             turned: None,
             before_upgrade: None,
             hooks: hooks::Running::new(),
+            managers,
             upgrade_failure: None,
             failure: None,
             last_probe_failure: None,
@@ -255,6 +259,7 @@ impl Runtime {
             }
         }
         let role = if self.predecessor.is_some() { Role::Successor } else { Role::First };
+        self.managers_begin();
         self.perform_all(flip::begin(role).1);
         self.settle();
         let mut is_idle = false;
@@ -343,6 +348,7 @@ impl Runtime {
         }
         let Some(outcome) = self.outcome else { return Err(io::Error::other("ended without an outcome")) };
         self.leave_listeners(outcome);
+        self.managers_end(outcome);
         if let (Some(Predecessor { link, .. }), Outcome::Failed(_)) = (&self.predecessor, outcome) {
             let reason = self.failure.take().unwrap_or_else(|| "it failed".to_owned());
             let code = crate::exit::code_for(outcome);
@@ -369,6 +375,7 @@ impl Runtime {
             Timer::Delay => self.plan.shutdown.delay,
             Timer::Grace => self.plan.shutdown.timeout,
         };
+        self.managers_be_patient(time);
         if time.is_zero() {
             self.timers.clear(Key::Flip(timer));
             self.queue.push_back(Event::TimedOut(timer));

@@ -211,14 +211,19 @@ impl Runtime {
             None => Ok(None),
         };
         self.poller.forget(Token::Predecessor);
-        self.queue.push_back(match answer {
-            Ok(Some(remembered)) => Event::Acknowledged { remembered },
+        let event = match answer {
+            Ok(Some(remembered)) => {
+                // `main` can't be heard any more; it comes at once after this.
+                self.managers_know();
+                Event::Acknowledged { remembered }
+            }
             Ok(None) => Event::Withdrawn,
             Err(error) => {
                 tracing::error!(%error, "can't read the predecessor's last words");
                 Event::Withdrawn
             }
-        });
+        };
+        self.queue.push_back(event);
     }
 
     fn start_successor(&mut self) {
@@ -309,6 +314,7 @@ impl Runtime {
             }
         };
         if event == Event::Committed {
+            self.hand_over_managers();
             self.let_go_of_listeners();
         }
         self.queue.push_back(event);

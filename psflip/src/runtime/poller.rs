@@ -31,13 +31,15 @@ pub(super) enum Token {
     PromotedHook,
     /// `hooks.failed`.
     FailedHook,
+    /// Room for what managers are to be told.
+    Managers,
     /// Signals.
     Signals,
     /// The timers.
     Timers,
 }
 
-const TOKENS: [Token; 12] = [
+const TOKENS: [Token; 13] = [
     Token::Tree,
     Token::Successor,
     Token::SuccessorProcess,
@@ -48,6 +50,7 @@ const TOKENS: [Token; 12] = [
     Token::PromoteHook,
     Token::PromotedHook,
     Token::FailedHook,
+    Token::Managers,
     Token::Signals,
     Token::Timers,
 ];

@@ -7,8 +7,14 @@ use crate::flip::{Failure, News, Phase};
 use crate::keeper::Tree;
 
 impl Runtime {
-    /// Writes the news to the log.
+    /// Tells those who want to know.
     pub(super) fn tell(&mut self, news: News) {
+        self.log(news);
+        self.tell_managers(news);
+    }
+
+    /// Writes the news to the log.
+    fn log(&mut self, news: News) {
         let child = self.tree.as_ref().and_then(Tree::child_pid);
         match news {
             News::Promoted => tracing::info!(child, health = kind(&self.plan.health), "healthy, active"),
@@ -23,6 +29,7 @@ impl Runtime {
             News::UpgradeFailedWithoutChild => {
                 let reason = self.why_upgrade_failed();
                 tracing::error!(reason, "upgrade failed, and the old child had ended meanwhile; ending");
+                self.upgrade_failure = Some(reason);
             }
             News::RequestRemembered => {
                 tracing::info!(because = self.why_not_now(), "upgrade request remembered");

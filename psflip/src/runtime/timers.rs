@@ -20,6 +20,8 @@ pub(super) enum Key {
     Check,
     /// A hook's.
     Hook(Hook),
+    /// The next sign of life for the manager's watchdog.
+    SignOfLife,
 }
 
 /// Deadlines by monotonic clock, which goes on while psflip is stopped and stands still while the machine sleeps.

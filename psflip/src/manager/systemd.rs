@@ -1,0 +1,378 @@
+//! What psflip says to systemd, or to whoever else started it with a `NOTIFY_SOCKET` (sd_notify(3)).
+//!
+//! Nothing in here waits. A datagram for which the manager's queue has no room is kept, and sent in its order as soon as there is some.
+
+use std::collections::VecDeque;
+use std::fmt::{Display, Write as _};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::sys::pidfd::PidFd;
+use crate::sys::seam::{self, Call};
+use crate::text;
+
+/// The longest status, in characters: systemd reads datagrams of up to 4096 bytes, and shows the status in one line.
+const LONGEST_STATUS: usize = 800;
+/// So many datagrams are kept for a manager that does not read. The first ones are given up for later ones.
+const MOST_WAITING: usize = 64;
+/// The file system of pidfds, on which each process has an inode of its own (Linux 6.9).
+const PID_FS: FsType = FsType(0x5049_4446);
+
+/// One datagram: assignments, one a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message(String);
+
+impl Message {
+    /// A message that says nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn assign(mut self, name: &str, value: impl Display) -> Self {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        let _ = write!(self.0, "{name}={value}"); // a String takes everything
+        self
+    }
+
+    /// The service is there, or there again. Never together with [`Message::reloading`]: which of the two counts depends on the version.
+    #[must_use]
+    pub fn ready(self) -> Self {
+        self.assign("READY", 1)
+    }
+
+    /// An upgrade begins, now by the monotonic clock: `Type=notify-reload` wants to know that it began after the request.
+    #[must_use]
+    pub fn reloading(self) -> Self {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        self.assign("RELOADING", 1).assign("MONOTONIC_USEC", now.as_micros())
+    }
+
+    /// The service is about to end, and can't be kept from it any more.
+    #[must_use]
+    pub fn stopping(self) -> Self {
+        self.assign("STOPPING", 1)
+    }
+
+    /// From now on this is the service's main process. `process`: where the kernel has a number for it that is never used again, that comes
+    /// along (systemd 257 and later).
+    #[must_use]
+    pub fn main_pid(self, pid: u32, process: Option<&PidFd>) -> Self {
+        let message = self.assign("MAINPID", pid);
+        match process.and_then(|process| inode(process.as_fd())) {
+            Some(inode) => message.assign("MAINPIDFDID", inode),
+            None => message,
+        }
+    }
+
+    /// The service lives.
+    #[must_use]
+    pub fn watchdog(self) -> Self {
+        self.assign("WATCHDOG", 1)
+    }
+
+    /// What is under way may take this long from now.
+    #[must_use]
+    pub fn extend_timeout(self, time: Duration) -> Self {
+        self.assign("EXTEND_TIMEOUT_USEC", time.as_micros())
+    }
+
+    /// What people read in `systemctl status`.
+    #[must_use]
+    pub fn status(self, status: &str) -> Self {
+        self.assign("STATUS", text::head(status, LONGEST_STATUS))
+    }
+
+    /// The error of a system call because of which the service ends.
+    #[must_use]
+    pub fn errno(self, errno: i32) -> Self {
+        self.assign("ERRNO", errno)
+    }
+
+    /// The code that the service ends with.
+    #[must_use]
+    pub fn exit_status(self, code: u8) -> Self {
+        self.assign("EXIT_STATUS", code)
+    }
+}
+
+/// The inode of a pidfd, where that is one process's for ever.
+fn inode(process: BorrowedFd<'_>) -> Option<u64> {
+    let is_unique = fstatfs(process).is_ok_and(|of| of.filesystem_type() == PID_FS);
+    is_unique.then(|| nix::sys::stat::fstat(process).ok().map(|stat| stat.st_ino)).flatten()
+}
+
+/// The time between two signs of life that the manager wants: half of what it waits for one (sd_watchdog_enabled(3)). `None`: it wants
+/// none, or from another process.
+#[must_use]
+pub fn watchdog_interval(variable: impl Fn(&str) -> Option<String>, pid: u32) -> Option<Duration> {
+    let time: u64 = variable("WATCHDOG_USEC")?.parse().ok()?;
+    let is_ours = variable("WATCHDOG_PID").is_none_or(|text| text.parse() == Ok(pid));
+    (is_ours && time > 0).then(|| Duration::from_micros((time / 2).max(1)))
+}
+
+/// A datagram that waits for room in the manager's queue.
+#[derive(Debug)]
+struct Waiting {
+    message: Message,
+    fd: Option<OwnedFd>,
+}
+
+/// The way to the manager.
+#[derive(Debug)]
+pub struct Notifier {
+    socket: OwnedFd,
+    address: UnixAddr,
+    /// As it was given.
+    name: String,
+    waiting: VecDeque<Waiting>,
+    /// It was said that the manager can't be told.
+    complained: bool,
+}
+
+impl Notifier {
+    /// For an address as `NOTIFY_SOCKET` has it: a path, or `@` and an abstract name. The address need not be there yet.
+    ///
+    /// # Errors
+    /// EINVAL: it is no such address. ENAMETOOLONG: it is too long for one. EMFILE, ENFILE, ENOMEM.
+    pub fn new(name: &str) -> io::Result<Self> {
+        let address = match name.strip_prefix('@') {
+            Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
+            None if name.starts_with('/') => UnixAddr::new(name)?,
+            None => return Err(Errno::EINVAL.into()),
+        };
+        let name = name.to_owned();
+        Ok(Self { socket: open()?, address, name, waiting: VecDeque::new(), complained: false })
+    }
+
+    /// Sends it, with a descriptor; or keeps it, if earlier ones wait or there is no room. A manager that can't be told is complained
+    /// about once. Whether it is sent, or waits no longer.
+    pub fn send(&mut self, message: Message, fd: Option<BorrowedFd<'_>>) -> bool {
+        if !self.waits() {
+            match self.try_send(&message, fd) {
+                Ok(()) => return true,
+                Err(Errno::EAGAIN) => self.connect(),
+                Err(errno) => {
+                    self.complain(errno);
+                    return true;
+                }
+            }
+        }
+        if self.waiting.len() == MOST_WAITING {
+            self.waiting.pop_front();
+        }
+        // A descriptor that can't be copied is not worth more than the message's place.
+        let fd = fd.and_then(|fd| crate::sys::fd::duplicate(fd.as_raw_fd()).ok());
+        self.waiting.push_back(Waiting { message, fd });
+        false
+    }
+
+    /// Whether something waits: then [`Notifier::as_fd`] is to be watched for room.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub fn go_on(&mut self) {
+        while let Some(Waiting { message, fd }) = self.waiting.pop_front() {
+            match self.try_send(&message, fd.as_ref().map(AsFd::as_fd)) {
+                Ok(()) => {}
+                Err(Errno::EAGAIN) => {
+                    self.waiting.push_front(Waiting { message, fd });
+                    return;
+                }
+                Err(errno) => self.complain(errno),
+            }
+        }
+    }
+
+    fn try_send(&self, Message(text): &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let raw: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights: &[_] = if raw.is_empty() { &[] } else { &rights };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        loop {
+            let sent = seam::before(Call::Sendmsg).and_then(|()| {
+                let part = [IoSlice::new(text.as_bytes())];
+                sendmsg(self.socket.as_raw_fd(), &part, rights, flags, Some(&self.address))
+            });
+            match sent {
+                Err(Errno::EINTR) => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    /// Only a connected socket becomes writable when the other one has room.
+    fn connect(&self) {
+        if let Err(error) = connect(self.socket.as_raw_fd(), &self.address) {
+            tracing::debug!(%error, "can't wait for the manager");
+        }
+    }
+
+    fn complain(&mut self, errno: Errno) {
+        if std::mem::replace(&mut self.complained, true) {
+            return;
+        }
+        let error = io::Error::from(errno);
+        tracing::warn!(socket = self.name, %error, "can't tell the manager (NOTIFY_SOCKET); the service is not touched by that");
+    }
+}
+
+impl AsFd for Notifier {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn open() -> Result<OwnedFd, Errno> {
+    seam::before(Call::Socket)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(AddressFamily::Unix, SockType::Datagram, flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::datagram::Datagrams;
+
+    fn heard(datagrams: &Datagrams) -> Option<String> {
+        let mut buffer = [0; 4096];
+        let datagram = datagrams.receive(&mut buffer).unwrap()?;
+        Some(String::from_utf8(buffer[..datagram.length].to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_message_is_one_assignment_a_line() {
+        let message = Message::new().main_pid(7, None).ready().watchdog().status("generation 2\nis there");
+        assert_eq!(message.as_str(), "MAINPID=7\nREADY=1\nWATCHDOG=1\nSTATUS=generation 2\\nis there");
+        let message = Message::new().extend_timeout(Duration::from_millis(1500)).errno(2).exit_status(127);
+        assert_eq!(message.as_str(), "EXTEND_TIMEOUT_USEC=1500000\nERRNO=2\nEXIT_STATUS=127");
+        assert!(Message::new().status(&"ü".repeat(5000)).as_str().len() < 4096);
+    }
+
+    #[test]
+    fn a_reload_says_when_it_began() {
+        let now = || Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_micros();
+        let before = now();
+        let message = Message::new().reloading();
+        let time: u128 =
+            message.as_str().strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
+        assert!((before..=now()).contains(&time), "{time}");
+    }
+
+    #[test]
+    fn a_process_is_told_by_its_inode_where_that_is_its_own() {
+        let process = PidFd::open(std::process::id()).unwrap();
+        let message = Message::new().main_pid(7, Some(&process));
+        let text = message.as_str();
+        let of = fstatfs(process.as_fd()).unwrap();
+        assert_eq!(text.contains("\nMAINPIDFDID="), of.filesystem_type() == PID_FS, "{text}");
+        assert_eq!(inode(std::fs::File::open("/proc/self/stat").unwrap().as_fd()), None);
+    }
+
+    #[test]
+    fn signs_of_life_are_wanted_at_half_the_time_and_only_from_the_one_that_is_named() {
+        let interval = |usec: &str, pid: Option<&str>| {
+            let variable = |name: &str| match name {
+                "WATCHDOG_USEC" => Some(usec.to_owned()),
+                "WATCHDOG_PID" => pid.map(str::to_owned),
+                _ => None,
+            };
+            watchdog_interval(variable, 7)
+        };
+        assert_eq!(interval("3000000", Some("7")), Some(Duration::from_millis(1500)));
+        assert_eq!(interval("3000000", None), Some(Duration::from_millis(1500)));
+        assert_eq!(interval("1", None), Some(Duration::from_micros(1)));
+        for (usec, pid) in
+            [("3000000", Some("8")), ("3000000", Some("x")), ("0", None), ("x", None), ("-1", None)]
+        {
+            assert_eq!(interval(usec, pid), None, "{usec} {pid:?}");
+        }
+        assert_eq!(watchdog_interval(|_| None, 7), None);
+    }
+
+    #[test]
+    fn an_address_is_a_path_or_an_abstract_name() {
+        // Contract: X2
+        let long = format!("/{}", "x".repeat(200));
+        for (name, errno) in [
+            ("", libc::EINVAL),
+            ("relative/path", libc::EINVAL),
+            ("vsock:2:1234", libc::EINVAL),
+            (&long, libc::ENAMETOOLONG),
+        ] {
+            assert_eq!(Notifier::new(name).unwrap_err().raw_os_error(), Some(errno), "{name}");
+        }
+        assert!(Notifier::new("/run/systemd/notify").is_ok());
+    }
+
+    #[test]
+    fn what_finds_no_room_is_sent_in_its_order_when_there_is_some() {
+        let datagrams = Datagrams::open().unwrap();
+        let mut notifier = Notifier::new(&format!("@{}", datagrams.name())).unwrap();
+        let message = |number: usize| Message::new().status(&number.to_string());
+        let mut sent = 0;
+        while notifier.send(message(sent), None) {
+            sent += 1;
+        }
+        assert!(notifier.waits());
+        assert!(!notifier.send(message(sent + 1), None), "not before the one that waits");
+        notifier.go_on();
+        assert!(notifier.waits(), "there is no room yet");
+        for number in 0..sent {
+            assert_eq!(heard(&datagrams), Some(format!("STATUS={number}")));
+        }
+        let mut fds = [nix::poll::PollFd::new(notifier.as_fd(), nix::poll::PollFlags::POLLOUT)];
+        assert_eq!(nix::poll::poll(&mut fds, 30_000_u16), Ok(1), "the kernel tells of the room");
+        notifier.go_on();
+        assert!(!notifier.waits());
+        assert_eq!(heard(&datagrams), Some(format!("STATUS={sent}")));
+        assert_eq!(heard(&datagrams), Some(format!("STATUS={}", sent + 1)));
+        assert_eq!(heard(&datagrams), None);
+    }
+
+    #[test]
+    fn a_manager_that_never_reads_costs_a_bounded_amount() {
+        // Contract: X2
+        let datagrams = Datagrams::open().unwrap();
+        let mut notifier = Notifier::new(&format!("@{}", datagrams.name())).unwrap();
+        let mut number = 0;
+        while notifier.send(Message::new().status("fill"), None) {}
+        for _ in 0..2 * MOST_WAITING {
+            number += 1;
+            notifier.send(Message::new().status(&number.to_string()), None);
+        }
+        assert_eq!(notifier.waiting.len(), MOST_WAITING);
+        assert_eq!(notifier.waiting.back().unwrap().message, Message::new().status(&number.to_string()));
+    }
+
+    #[test]
+    fn a_manager_that_is_not_there_is_no_reason_to_wait() {
+        // Contract: F10
+        let mut notifier = Notifier::new("/nowhere/notify").unwrap();
+        assert!(notifier.send(Message::new().ready(), None));
+        assert!(!notifier.waits() && notifier.complained);
+        let (sent, calls) =
+            seam::testing::with(Some((0, Errno::EINTR)), || notifier.send(Message::new().ready(), None));
+        assert!(sent);
+        assert_eq!(calls, [Call::Sendmsg, Call::Sendmsg], "an interruption is no failure");
+    }
+}

@@ -1,0 +1,323 @@
+//! The one place that tells managers how the service is: systemd (`crate::manager::systemd`).
+//!
+//! Only the service's main process speaks to them, since they believe nobody else (`NotifyAccess=main`): the first generation from its
+//! start; a successor from the moment at which its predecessor has told them of it (`main` of the hand-over), or at which that one is gone.
+//! The order of all messages is in `docs/systemd.md`.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::EpollFlags;
+
+use super::poller::Token;
+use super::timers::Key;
+use super::{MARGIN, Runtime};
+use crate::exit;
+use crate::flip::{News, Outcome, Phase};
+use crate::handover::{ToSuccessor, successor};
+use crate::keeper::Tree;
+use crate::manager::systemd::{Message, Notifier, watchdog_interval};
+
+/// How long a generation that has drained stays for a manager that has no room for the news that another one is the main process.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who speaks to the managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    /// The predecessor, still.
+    Predecessor,
+    /// This generation.
+    Own,
+    /// The successor.
+    Successor,
+}
+
+/// The managers, and what they were told.
+#[derive(Debug)]
+pub(super) struct Managers {
+    systemd: Option<Notifier>,
+    /// How often systemd wants a sign of life.
+    watchdog: Option<Duration>,
+    voice: Voice,
+    /// They know that this is the main process.
+    known: bool,
+    /// A stop was requested, and the child has not ignored it so far.
+    stopping: bool,
+    /// When the child was found to be healthy, for people.
+    healthy_since: Option<String>,
+    /// By then they take what is under way for hung.
+    patient_until: Option<Instant>,
+    /// The error of a system call because of which the child could not be started.
+    pub(super) errno: Option<i32>,
+}
+
+impl Managers {
+    /// Finds them in the environment that psflip was started with. `is_first`: nobody speaks to them yet.
+    pub(super) fn new(variable: impl Fn(&str) -> Option<String>, is_first: bool) -> Self {
+        let systemd = variable("NOTIFY_SOCKET").and_then(|name| match Notifier::new(&name) {
+            Ok(notifier) => Some(notifier),
+            Err(error) => {
+                tracing::warn!(socket = name, %error, "can't speak to the manager (NOTIFY_SOCKET)");
+                None
+            }
+        });
+        let watchdog = systemd.as_ref().and_then(|_| watchdog_interval(variable, std::process::id()));
+        Self {
+            systemd,
+            watchdog,
+            voice: if is_first { Voice::Own } else { Voice::Predecessor },
+            known: is_first,
+            stopping: false,
+            healthy_since: None,
+            patient_until: None,
+            errno: None,
+        }
+    }
+
+    /// Whether this generation has somebody to speak to.
+    fn speaks(&self) -> bool {
+        self.voice == Voice::Own && self.systemd.is_some()
+    }
+}
+
+impl Runtime {
+    /// The first generation begins.
+    pub(super) fn managers_begin(&mut self) {
+        if self.managers.speaks() {
+            let time = self.plan.upgrade.timeout + self.promotion() + self.grace();
+            let message = self.patience(Message::new(), time);
+            self.say(message.status(&format!("starting generation {}", self.identity.generation)));
+            self.show_signs_of_life();
+        }
+    }
+
+    /// What operators are told, managers are told too, as far as it concerns them.
+    pub(super) fn tell_managers(&mut self, news: News) {
+        if news == News::Promoted && self.managers.systemd.is_some() {
+            self.managers.healthy_since =
+                Some(jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S %Z").to_string());
+        }
+        match news {
+            News::Stopping => self.managers.stopping = true,
+            News::StopIgnored => self.managers.stopping = false,
+            _ => {}
+        }
+        if !self.managers.speaks() {
+            return;
+        }
+        let status = self.status();
+        match news {
+            News::Promoted => self.introduce(),
+            News::UpgradeStarted => {
+                let time = self.plan.upgrade.timeout + self.promotion() + self.grace() + MARGIN;
+                let message = self.patience(Message::new().reloading(), time);
+                let next = self.identity.generation + 1;
+                self.say(message.status(&format!("{status}; starting generation {next}")));
+            }
+            News::UpgradeFailed => self.say(Message::new().ready().status(&status)),
+            // It may be served on, and nobody takes `STOPPING=1` back: that has to wait for the child's end.
+            News::Stopping => {
+                let time =
+                    self.grace() + self.successor.as_ref().map_or(Duration::ZERO, successor::Link::grace);
+                let message = self.patience(Message::new(), time);
+                self.say(message.status(&format!("{status}; stop requested, waiting for the child to end")));
+            }
+            News::StopIgnored => {
+                self.say(Message::new().status(&format!("{status}; the child ignored a stop request")));
+            }
+            News::ChildEnded(end) => {
+                let message = if self.managers.stopping { Message::new().stopping() } else { Message::new() };
+                let message = self.patience(message, self.grace());
+                self.say(message.status(&format!("the child has ended: {end}")));
+            }
+            News::UpgradeFailedWithoutChild | News::Failed(_) => {
+                let reason = self.failure.as_ref().or(self.upgrade_failure.as_ref());
+                let status = format!("failed: {}", reason.map_or("", String::as_str));
+                let message = self.patience(Message::new(), self.grace());
+                self.say(message.status(&status));
+            }
+            News::PredecessorDrained => self.say(Message::new().status(&status)),
+            News::RequestRemembered
+            | News::RequestRefused
+            | News::ChildEndedDuringUpgrade(_)
+            | News::PredecessorLost
+            | News::Superseded
+            | News::ChildKilled
+            | News::OrphansKilled => {}
+        }
+    }
+
+    /// The successor is acknowledged, so it is the main process. This is the first thing that happens then: until the managers know it,
+    /// they would take this process's end for the service's.
+    pub(super) fn hand_over_managers(&mut self) {
+        if !self.managers.speaks() {
+            return;
+        }
+        if let Some((pid, process)) = self.successor.as_ref().and_then(successor::Link::process) {
+            let next = self.identity.generation + 1;
+            let message = Message::new().main_pid(pid, Some(process)).ready();
+            let message = if self.managers.watchdog.is_some() { message.watchdog() } else { message };
+            // As long as the old child may take to end: whoever asked for the upgrade may wait for that.
+            let message = message.extend_timeout(self.plan.shutdown.delay + self.grace());
+            self.say(message.status(&format!("generation {next} took over")));
+        }
+        self.managers.voice = Voice::Successor;
+        self.timers.clear(Key::SignOfLife);
+        self.pass_voice_on();
+    }
+
+    /// Tells the successor that it is the one that speaks, once the managers have been told so.
+    fn pass_voice_on(&self) {
+        let waits = self.managers.systemd.as_ref().is_some_and(Notifier::waits);
+        if self.managers.voice == Voice::Successor
+            && !waits
+            && let Some(link) = &self.successor
+        {
+            let _ = link.send(&ToSuccessor::Main); // it may be dead
+        }
+    }
+
+    /// The predecessor has told them of this generation.
+    pub(super) fn managers_know(&mut self) {
+        if self.managers.voice == Voice::Predecessor {
+            self.managers.known = true;
+            self.nobody_else_speaks();
+        }
+    }
+
+    /// The predecessor is gone, or speaks no more.
+    pub(super) fn nobody_else_speaks(&mut self) {
+        if self.managers.voice == Voice::Predecessor {
+            self.managers.voice = Voice::Own;
+            if self.is_service() {
+                self.introduce();
+            } else {
+                self.show_signs_of_life();
+            }
+        }
+    }
+
+    /// The first words of a generation that is the service.
+    fn introduce(&mut self) {
+        if !self.managers.speaks() {
+            return;
+        }
+        let mut message = Message::new();
+        if !self.managers.known {
+            // The predecessor was killed. Whoever believes this generation believes it now; and an upgrade may have been under way.
+            message = message.main_pid(std::process::id(), None);
+        }
+        if !self.managers.known || self.identity.generation == 1 {
+            message = message.ready();
+        }
+        self.managers.known = true;
+        if self.managers.watchdog.is_some() {
+            message = message.watchdog();
+        }
+        let status = self.status();
+        self.say(message.status(&status));
+        self.show_signs_of_life();
+    }
+
+    /// What is under way may take this long from now on.
+    pub(super) fn managers_be_patient(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        // The margins of what was told before take care of the rest.
+        let is_told = self.managers.patient_until.is_none_or(|told| until <= told);
+        if self.managers.speaks() && !is_told {
+            let message = self.patience(Message::new(), time + MARGIN);
+            self.say(message);
+        }
+    }
+
+    fn patience(&mut self, message: Message, time: Duration) -> Message {
+        self.managers.patient_until = Some(Instant::now() + time);
+        message.extend_timeout(time)
+    }
+
+    /// From now on, if they want any.
+    fn show_signs_of_life(&mut self) {
+        if let Some(interval) = self.managers.watchdog.filter(|_| self.managers.speaks()) {
+            self.timers.set(Key::SignOfLife, interval);
+        }
+    }
+
+    /// It is time for one.
+    pub(super) fn sign_of_life(&mut self) {
+        // One that waits is one that was shown.
+        if self.managers.speaks() && !self.managers.systemd.as_ref().is_some_and(Notifier::waits) {
+            self.say(Message::new().watchdog());
+        }
+        self.show_signs_of_life();
+    }
+
+    /// Everything is over.
+    pub(super) fn managers_end(&mut self, outcome: Outcome) {
+        if self.managers.speaks() {
+            let mut message = Message::new();
+            if let (Outcome::Failed(_), Some(errno)) = (outcome, self.managers.errno) {
+                message = message.errno(errno);
+            }
+            self.say(message.exit_status(exit::code_for(outcome)));
+        }
+        if outcome == Outcome::Superseded {
+            self.stay_until_told();
+        }
+    }
+
+    /// A manager that has not heard of the successor would end it together with this process.
+    fn stay_until_told(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(notifier) = self.managers.systemd.as_mut().filter(|notifier| notifier.waits()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut room = [PollFd::new(notifier.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut room, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
+                Ok(0) => {
+                    tracing::error!(waited = ?PATIENCE, "the manager does not read that another process is the main process");
+                    return;
+                }
+                Ok(_) | Err(_) => notifier.go_on(),
+            }
+        }
+        self.pass_voice_on();
+    }
+
+    /// How the service is, for people.
+    fn status(&self) -> String {
+        let mut status = format!("generation {}", self.identity.generation);
+        if let Some(since) = &self.managers.healthy_since {
+            status += &format!(", healthy since {since}");
+        }
+        if let Some(child) = self.tree.as_ref().and_then(Tree::child_pid) {
+            status += &format!(", child {child}");
+        }
+        if matches!(self.state.phase, Phase::Serving { predecessor_drains: true, .. }) {
+            status += &format!("; generation {} still drains", self.identity.generation - 1);
+        }
+        if let Some(reason) = &self.upgrade_failure {
+            status += &format!("; last upgrade failed: {reason}");
+        }
+        status
+    }
+
+    fn say(&mut self, message: Message) {
+        let Some(notifier) = &mut self.managers.systemd else { return };
+        if !notifier.send(message, None) {
+            let watched = self.poller.watch_for(Token::Managers, notifier.as_fd(), EpollFlags::EPOLLOUT);
+            if let Err(error) = watched {
+                tracing::error!(%error, "can't wait for the manager");
+            }
+        }
+    }
+
+    /// They have room for what waits.
+    pub(super) fn managers_have_room(&mut self) {
+        let Some(notifier) = &mut self.managers.systemd else { return };
+        notifier.go_on();
+        if !notifier.waits() {
+            self.poller.forget(Token::Managers);
+            self.pass_voice_on();
+        }
+    }
+}
