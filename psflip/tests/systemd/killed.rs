@@ -1,0 +1,176 @@
+//! Somebody dies: what systemd makes of it, and that nothing is left.
+
+use testkit::{Deadline, Process, Signal, wait_until};
+
+use crate::rig::{APP, AT_ONCE, Rig, SIMPLE};
+
+/// Only the main process is systemd's to end: what is gone after a SIGKILL has psflip to thank for it.
+const LEFT_TO_PSFLIP: &str = "KillMode=process\n";
+
+#[test]
+fn a_child_that_crashes_is_started_again_by_restart_on_failure() {
+    // Contract: C5
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&format!("{SIMPLE}Restart=on-failure\n"));
+    rig.start();
+    let old = rig.flip();
+    child_of(old).signal(Signal::SIGUSR1).unwrap();
+    wait_restarted(&rig, old, 1);
+    // Death by a signal is told as such (C5), not as an exit code.
+    assert_eq!(rig.said("status=10/USR1").len(), 1, "{:#?}", rig.journal());
+    rig.flip();
+    rig.assert_state("active/running/success/1");
+    rig.stop_well();
+}
+
+#[test]
+fn a_child_that_ends_well_by_itself_is_not_started_again_by_restart_on_failure() {
+    // Contract: C5
+    let Some(rig) = Rig::new() else { return };
+    rig.configure(&["dies-later", "--on-file", "end", "--code", "0"], AT_ONCE);
+    rig.install(&format!("{SIMPLE}Restart=on-failure\n"));
+    rig.start();
+    rig.flip();
+    rig.sandbox.write("end", "");
+    rig.machine.wait_property(APP, "ActiveState", "inactive");
+    rig.assert_state("inactive/dead/success/0");
+}
+
+#[test]
+fn a_psflip_that_is_killed_is_started_again_with_nothing_left_of_the_old_tree() {
+    // Contract: C7, P3
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&format!("{SIMPLE}{LEFT_TO_PSFLIP}Restart=on-failure\n"));
+    rig.start();
+    let old = rig.flip();
+    let tree = rig.machine.processes(APP);
+    old.signal(Signal::SIGKILL).unwrap();
+    wait_restarted(&rig, old, 1);
+    assert!(tree.iter().all(|process| !process.is_alive()), "{tree:?}");
+    let probe = rig.ask();
+    rig.flip();
+    probe.finish().assert_no_failures();
+    rig.stop_well();
+}
+
+/// Waits until systemd has started the service again, and it is healthy.
+#[track_caller]
+fn wait_restarted(rig: &Rig, old: Process, restarts: u32) {
+    rig.wait_gone(old);
+    rig.machine.wait_property(APP, "NRestarts", restarts);
+    // The killed one has left its pidfile behind.
+    wait_until(Deadline::default(), "a living psflip in the pidfile", || {
+        let text = std::fs::read_to_string(rig.pidfile()).ok()?;
+        rig.machine.process(text.trim_end().parse().ok()?).filter(|new| *new != old)
+    });
+    rig.wait_main();
+}
+
+/// psflip's keeper is its only child, and has the service's as its own.
+fn child_of(psflip: Process) -> Process {
+    keeper_of(psflip).children()[0]
+}
+
+fn keeper_of(psflip: Process) -> Process {
+    psflip.children()[0]
+}
+
+/// A tree that tries to stay: whom to kill is the test's choice. Afterwards the unit's control group must be empty.
+#[track_caller]
+fn nothing_survives(tree: &[&str], kill: impl Fn(Process)) {
+    let Some(rig) = Rig::new() else { return };
+    let argv = [&["forks-workers", "--workers", "3", "--orphans", "2"], tree].concat();
+    rig.configure(&argv, &format!("[shutdown]\ntimeout = \"100ms\"\n{AT_ONCE}"));
+    rig.install(&format!("{SIMPLE}{LEFT_TO_PSFLIP}"));
+    rig.start();
+    for generation in 1..=2 {
+        rig.machine.wait_journal(APP, &format!("name=gen{generation}"));
+        let psflip = rig.wait_main();
+        if generation == 1 {
+            rig.flip();
+            continue;
+        }
+        let all = rig.machine.processes(APP);
+        assert_eq!(all.len(), 2 + 1 + 3 + 2, "psflip, keeper, child, workers, orphans: {all:?}");
+        kill(psflip);
+        wait_until(Deadline::default(), "the unit's control group to be empty", || {
+            rig.machine.processes(APP).is_empty().then_some(())
+        });
+        assert!(all.iter().all(|process| !process.is_alive()), "{all:?}");
+    }
+    rig.machine.wait_property(APP, "ActiveState", "failed");
+    rig.assert_state("failed/failed/signal/0");
+}
+
+fn kill_psflip(psflip: Process) {
+    psflip.signal(Signal::SIGKILL).unwrap();
+}
+
+/// The keeper first, and psflip before it can do anything about that.
+fn kill_keeper_then_psflip(psflip: Process) {
+    psflip.signal(Signal::SIGSTOP).unwrap();
+    keeper_of(psflip).signal(Signal::SIGKILL).unwrap();
+    psflip.signal(Signal::SIGKILL).unwrap();
+}
+
+fn kill_keeper(psflip: Process) {
+    keeper_of(psflip).signal(Signal::SIGKILL).unwrap();
+}
+
+const DAEMONS: &[&str] = &["--setsid", "--ignore-term"];
+const OTHER_USERS: &[&str] = &["--uid", "65534", "--main-uid", "65533"];
+
+#[test]
+fn workers_and_orphans_do_not_survive_psflip() {
+    // Contract: C7
+    nothing_survives(&[], kill_psflip);
+}
+
+#[test]
+fn daemons_do_not_survive_psflip() {
+    // Contract: C7
+    nothing_survives(DAEMONS, kill_psflip);
+}
+
+#[test]
+fn processes_of_other_users_do_not_survive_psflip() {
+    // Contract: C7
+    nothing_survives(OTHER_USERS, kill_psflip);
+}
+
+#[test]
+fn daemons_of_other_users_do_not_survive_the_keeper() {
+    // Contract: C7
+    nothing_survives(&[DAEMONS, OTHER_USERS].concat(), kill_keeper);
+}
+
+#[test]
+fn what_is_killed_by_systemd_itself_is_gone_also_with_the_keeper_first() {
+    // Keeper and psflip at once is more than psflip promises; the unit's control group is for that.
+    let Some(rig) = Rig::new() else { return };
+    let argv = [&["forks-workers"], DAEMONS].concat();
+    rig.configure(&argv, AT_ONCE);
+    rig.install(&format!("{SIMPLE}KillMode=mixed\n"));
+    let psflip = rig.start();
+    rig.machine.wait_journal(APP, "name=gen1");
+    let all = rig.machine.processes(APP);
+    kill_keeper_then_psflip(psflip);
+    rig.machine.wait_property(APP, "ActiveState", "failed");
+    assert!(all.iter().all(|process| !process.is_alive()), "{all:?}");
+}
+
+#[test]
+fn without_psflip_a_worker_survives_there() {
+    // The proof that `KillMode=process` leaves it to psflip.
+    let Some(rig) = Rig::new() else { return };
+    let start = "/bin/sh -c 'sleep 1000 & exec sleep 1000'";
+    rig.machine.unit(APP, format!("[Service]\n{LEFT_TO_PSFLIP}ExecStart={start}\n"));
+    rig.machine.systemctl(["start", APP]).unwrap();
+    wait_until(Deadline::default(), "both processes", || {
+        let names = rig.machine.processes(APP).into_iter().filter_map(|process| process.cmdline().ok());
+        (names.filter(|line| line.first().is_some_and(|name| name == "sleep")).count() == 2).then_some(())
+    });
+    rig.machine.main_process(APP).unwrap().signal(Signal::SIGKILL).unwrap();
+    rig.machine.wait_property(APP, "ActiveState", "failed");
+    assert_eq!(rig.machine.processes(APP).len(), 1);
+}

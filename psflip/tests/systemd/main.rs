@@ -1,0 +1,8 @@
+//! psflip under a real systemd, which every test boots for itself (`testkit::systemd`). Needs root and Debian's systemd;
+//! elsewhere the tests say `SKIPPED`, or fail with `TESTKIT_REQUIRE=systemd`, as CI sets it.
+//!
+//! Every process has two pids: one inside of the machine, which systemd, pidfile, log and journal speak of, and one outside.
+
+mod killed;
+mod pidfile_units;
+mod rig;

@@ -1,0 +1,195 @@
+//! Units that need nothing of psflip but its pidfile: `Type=simple` and `Type=forking`, with `PIDFile=` and a signal as reload.
+
+use testkit::systemd::inner_pid_of;
+use testkit::{Deadline, wait_until};
+
+use crate::rig::{APP, AT_ONCE, Rig, SERVER, SERVING, SIMPLE};
+
+/// Fifty flips under load. Systemd knows the new psflip after each, counts no restart, has the lines of each in its journal,
+/// and stops the last one cleanly.
+#[track_caller]
+fn fifty_flips(service: impl FnOnce(&Rig) -> String) {
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&service(&rig));
+    rig.start();
+    let probe = rig.ask();
+    for _ in 0..50 {
+        rig.flip();
+        probe.wait_requests(5);
+    }
+    rig.assert_state("active/running/success/0");
+    let report = probe.finish();
+    report.assert_no_failures();
+    assert_eq!(report.by_tag.len(), 51, "{report}");
+    rig.assert_journal_has_generations(51);
+    assert_eq!(rig.machine.processes(APP).len(), 3, "psflip, keeper, child");
+    rig.stop_well();
+}
+
+#[test]
+fn fifty_flips_of_a_simple_unit_with_a_pidfile_lose_nothing() {
+    // Contract: U4, U10, P1
+    fifty_flips(|_| SIMPLE.to_owned());
+}
+
+#[test]
+fn fifty_flips_of_a_forking_unit_lose_nothing() {
+    // Contract: U4, U10, P1
+    fifty_flips(|rig| {
+        let start = format!("ExecStart=/bin/sh -c 'exec {} &'\n", rig.psflip("run"));
+        format!("Type=forking\nExecReload=/bin/kill -HUP $MAINPID\nKillMode=mixed\n{start}")
+    });
+}
+
+#[test]
+fn without_a_pidfile_and_without_messages_systemd_takes_the_first_flip_for_the_end() {
+    // The reason why docs/systemd.md asks for one of the two, and the proof that the other tests could fail.
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&format!("{SIMPLE}PIDFile=\n"));
+    rig.start();
+    rig.machine.systemctl(["reload", APP]).unwrap();
+    rig.machine.wait_property(APP, "ActiveState", "inactive");
+    rig.assert_state("inactive/dead/success/0");
+}
+
+#[test]
+fn failed_upgrades_leave_the_unit_as_it_was() {
+    // Contract: F1, F2, F3, F4, U8
+    let Some(rig) = Rig::new() else { return };
+    rig.install(SIMPLE);
+    let (old, probe) = (rig.start(), rig.ask());
+    let before = rig.machine.processes(APP);
+    let fails = |why: &str| {
+        rig.machine.systemctl(["reload", APP]).unwrap();
+        let failed = "upgrade failed; the old child keeps running";
+        let line = wait_until(Deadline::default(), format!("`{failed}` because `{why}`"), || {
+            rig.said(failed).into_iter().find(|entry| entry.message.contains(why))
+        });
+        assert_eq!(line.pid, inner_pid_of(old), "{line:?}");
+        wait_until(Deadline::default(), "the new generation's end", || {
+            (rig.machine.processes(APP) == before).then_some(())
+        });
+        assert_eq!(rig.wait_main(), old);
+        rig.assert_state("active/running/success/0");
+    };
+    rig.sandbox.write("psflip.toml", "cmd = 1\n");
+    fails("the configuration is broken");
+    rig.configure(&["crash-on-init", "--code", "3"], SERVING);
+    fails("exit code 3");
+    rig.configure(&["no-such-program/x"], SERVING);
+    fails("can't execute");
+    rig.configure(
+        &["never-ready"],
+        "[upgrade]\ntimeout = \"300ms\"\n[healthcheck.unix]\npath = \"other.sock\"\n",
+    );
+    fails("was not healthy within");
+    rig.configure_well();
+    let exe = rig.sandbox.path("bin/psflip");
+    std::fs::rename(&exe, rig.sandbox.path("bin/away")).unwrap();
+    fails("can't execute psflip again");
+    std::fs::rename(rig.sandbox.path("bin/away"), &exe).unwrap();
+
+    rig.flip();
+    probe.wait_requests(10);
+    probe.finish().assert_no_failures();
+    rig.stop_well();
+}
+
+#[test]
+fn systemd_may_reload_its_units_and_execute_itself_again_at_any_time() {
+    // Contract: U4, U10
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&format!("{SIMPLE}KillMode=mixed\n"));
+    rig.start();
+    let probe = rig.ask();
+    for verb in ["daemon-reload", "daemon-reexec"] {
+        rig.machine.systemctl([verb]).unwrap();
+        let old = rig.flip();
+        // In the middle of a flip: the new child is healthy when the test says so.
+        rig.configure(
+            SERVER,
+            "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"20ms\"\n",
+        );
+        rig.machine.systemctl(["reload", APP]).unwrap();
+        rig.machine.wait_journal(APP, "upgrade started");
+        rig.machine.systemctl([verb]).unwrap();
+        rig.sandbox.write("go", "");
+        rig.wait_flipped(old);
+        std::fs::remove_file(rig.sandbox.path("go")).unwrap();
+        rig.configure_well();
+        probe.wait_requests(10);
+    }
+    rig.flip();
+    rig.assert_state("active/running/success/0");
+    probe.finish().assert_no_failures();
+    rig.stop_well();
+}
+
+/// A child that takes its time to end gets it, also one that only the new generation's psflip may end.
+#[track_caller]
+fn drains_at_a_stop(kill_mode: &str) {
+    let Some(rig) = Rig::new() else { return };
+    rig.configure(&["never-ready", "--graceful", "300ms"], AT_ONCE);
+    rig.install(&format!("{SIMPLE}KillMode={kill_mode}\n"));
+    rig.start();
+    rig.flip();
+    rig.stop_well();
+    assert_eq!(rig.said("exit 0").len(), 2, "both children have ended by themselves: {:#?}", rig.journal());
+}
+
+#[test]
+fn a_stop_waits_for_the_child_with_kill_mode_mixed() {
+    // Contract: S5, F11
+    drains_at_a_stop("mixed");
+}
+
+#[test]
+fn a_stop_waits_for_the_child_with_kill_mode_control_group() {
+    // Contract: S5, F11
+    drains_at_a_stop("control-group");
+}
+
+#[test]
+fn a_stop_in_the_middle_of_an_upgrade_ends_both_generations() {
+    // Contract: S5, F11
+    for kill_mode in ["mixed", "control-group"] {
+        let Some(rig) = Rig::new() else { return };
+        rig.install(&format!("{SIMPLE}KillMode={kill_mode}\n"));
+        rig.start();
+        rig.configure(&["never-ready"], "[healthcheck.unix]\npath = \"other.sock\"\n");
+        rig.machine.systemctl(["reload", APP]).unwrap();
+        wait_until(Deadline::default(), "the new child", || {
+            (rig.machine.processes(APP).len() == 6).then_some(())
+        });
+        rig.stop_well();
+        assert_eq!(rig.said("SIGKILL").len(), 0, "{:#?}", rig.journal());
+    }
+}
+
+/// A service whose old generation drains for an hour, beside the new one.
+fn draining(service: &str) -> Option<Rig> {
+    let rig = Rig::new()?;
+    rig.configure(SERVER, "[shutdown]\ndelay = \"1h\"\n[healthcheck.unix]\npath = \"app.sock\"\n");
+    rig.install(&format!("{SIMPLE}{service}"));
+    rig.start();
+    let old = rig.active_pid();
+    rig.machine.systemctl(["reload", APP]).unwrap();
+    wait_until(Deadline::default(), "the promotion", || (rig.active_pid() != old).then_some(()));
+    Some(rig)
+}
+
+#[test]
+fn a_stop_while_the_old_generation_drains_ends_both() {
+    // Contract: S5, F11, C8
+    let Some(rig) = draining("KillMode=control-group\n") else { return };
+    rig.stop_well();
+}
+
+#[test]
+fn a_stop_during_a_drain_with_kill_mode_mixed_needs_messages_not_a_pidfile() {
+    // Systemd knows the new main process only when the old one has ended, and doesn't ask it to end then.
+    let Some(rig) = draining("KillMode=mixed\nTimeoutStopSec=1\n") else { return };
+    rig.machine.systemctl(["stop", APP]).unwrap();
+    rig.assert_state("failed/failed/timeout/0");
+    assert_eq!(rig.machine.processes(APP), []);
+}

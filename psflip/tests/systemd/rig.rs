@@ -1,0 +1,211 @@
+//! A service in a machine: an HTTP server on a Unix socket under psflip, in a unit `app.service`, and clients that ask it
+//! without pause.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use testkit::client::http::HttpClient;
+use testkit::pidfile::Content;
+use testkit::systemd::{Entry, Machine, inner_pid_of};
+use testkit::{AvailabilityProbe, Deadline, Process, Sandbox, cmd_line, fixture, psflip_bin, wait_until};
+
+/// The unit's name.
+pub(crate) const APP: &str = "app.service";
+
+/// Asked for by a signal: all that psflip needs of systemd.
+pub(crate) const SIMPLE: &str = "Type=simple\nExecReload=/bin/kill -HUP $MAINPID\n";
+
+/// The server that every generation is, unless the test says otherwise.
+pub(crate) const SERVER: &[&str] = &["http-server", "--unix", "app.sock", "--linger", "50ms"];
+pub(crate) const SERVING: &str = "[healthcheck.unix]\npath = \"app.sock\"\n";
+
+/// Healthy as soon as the program runs.
+pub(crate) const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+
+/// What systemd says of the service.
+const PROPERTIES: &[&str] = &["ActiveState", "SubState", "Result", "MainPID", "NRestarts"];
+
+/// A sandbox, a machine in it, and what the unit runs. Nothing is started yet.
+pub(crate) struct Rig {
+    // The machine first: it is dropped first.
+    pub(crate) machine: Machine,
+    pub(crate) sandbox: Sandbox,
+}
+
+impl Rig {
+    /// `None` where no machine can be booted, which has been said.
+    pub(crate) fn new() -> Option<Self> {
+        let sandbox = Sandbox::new();
+        let machine = Machine::boot(&sandbox)?;
+        std::fs::create_dir(sandbox.path("bin")).unwrap();
+        std::os::unix::fs::symlink(psflip_bin(), sandbox.path("bin/psflip")).unwrap();
+        let rig = Self { machine, sandbox };
+        rig.configure_well();
+        Some(rig)
+    }
+
+    /// The command that runs psflip, or one of its other subcommands.
+    pub(crate) fn psflip(&self, subcommand: &str) -> String {
+        let (exe, file) = (self.sandbox.path("bin/psflip"), self.sandbox.path("psflip.toml"));
+        format!("{} {subcommand} -c {}", exe.display(), file.display())
+    }
+
+    pub(crate) fn pidfile(&self) -> PathBuf {
+        self.sandbox.path("psflip.pid")
+    }
+
+    /// The next generation has this child and this configuration.
+    pub(crate) fn configure(&self, argv: &[&str], rest: &str) {
+        let mut argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();
+        if !argv[0].contains('/') {
+            argv[0] = fixture(&argv[0]).display().to_string();
+        }
+        let (dir, pidfile) = (self.sandbox.dir(), self.pidfile());
+        let mut text = cmd_line(argv);
+        let _ = write!(text, "workdir = \"{}\"\npidfile = \"{}\"\n{rest}", dir.display(), pidfile.display());
+        self.sandbox.write("psflip.toml", text);
+    }
+
+    /// The next generation is the server again.
+    pub(crate) fn configure_well(&self) {
+        self.configure(SERVER, SERVING);
+    }
+
+    /// Writes the unit: this section `[Service]`, and what all have in common.
+    pub(crate) fn install(&self, service: &str) {
+        let mut text = format!("[Service]\nTimeoutStopSec=30\nTimeoutStartSec=30\n{service}");
+        if !service.contains("ExecStart=") {
+            let _ = writeln!(text, "ExecStart={}", self.psflip("run"));
+        }
+        if !service.contains("PIDFile=") && !service.contains("Type=notify") {
+            let _ = writeln!(text, "PIDFile={}", self.pidfile().display());
+        }
+        self.machine.unit(APP, text);
+    }
+
+    /// Starts the unit, and waits until the pidfile says that it is healthy and systemd that it is active. Gives the active psflip.
+    #[track_caller]
+    pub(crate) fn start(&self) -> Process {
+        self.machine.systemctl(["start", APP]).unwrap();
+        wait_until(Deadline::default(), "the first pidfile", || self.pidfile().exists().then_some(()));
+        self.wait_main()
+    }
+
+    /// What the pidfile names, by the pid inside.
+    #[track_caller]
+    pub(crate) fn active_pid(&self) -> u32 {
+        match Content::read(&self.pidfile()) {
+            Content::Pid(pid) => pid,
+            other => panic!("the pidfile is {other:?}"),
+        }
+    }
+
+    /// Waits until the unit is active and its main process is the one that the pidfile names.
+    #[track_caller]
+    pub(crate) fn wait_main(&self) -> Process {
+        wait_until(Deadline::default(), "systemd to know the active psflip", || {
+            let shown = self.show();
+            let pid = self.active_pid();
+            let known = shown["MainPID"] == pid.to_string() && shown["ActiveState"] == "active";
+            self.machine.process(pid).filter(|_| known)
+        })
+    }
+
+    /// What systemd says of the service.
+    #[track_caller]
+    pub(crate) fn show(&self) -> BTreeMap<String, String> {
+        self.machine.properties(APP, PROPERTIES)
+    }
+
+    /// Asserts that systemd says this of the service, as `ActiveState/SubState/Result/NRestarts`.
+    #[track_caller]
+    pub(crate) fn assert_state(&self, wanted: &str) {
+        let shown = self.show();
+        let state = ["ActiveState", "SubState", "Result", "NRestarts"].map(|name| shown[name].as_str());
+        assert_eq!(state.join("/"), wanted);
+    }
+
+    /// The journal of the service.
+    #[track_caller]
+    pub(crate) fn journal(&self) -> Vec<Entry> {
+        self.machine.journal(APP)
+    }
+
+    /// The lines of the journal that contain a text.
+    #[track_caller]
+    pub(crate) fn said(&self, text: &str) -> Vec<Entry> {
+        self.journal().into_iter().filter(|entry| entry.message.contains(text)).collect()
+    }
+
+    /// Waits for the end of a process.
+    #[track_caller]
+    pub(crate) fn wait_gone(&self, process: Process) {
+        wait_until(Deadline::default(), format!("the end of process {process}"), || {
+            (!process.is_alive()).then_some(())
+        });
+    }
+
+    /// Clients that ask without pause from now on; the tag of an answer is the server's pid inside.
+    pub(crate) fn ask(&self) -> AvailabilityProbe {
+        let socket = self.sandbox.path("app.sock");
+        let probe = AvailabilityProbe::start(2, |_| {
+            let mut client = HttpClient::unix(&socket);
+            move || client.get("/")?.tag("pid")
+        });
+        probe.wait_requests(10);
+        probe
+    }
+
+    /// `systemctl reload`, and the flip that it causes: waits until systemd knows the new psflip and the old one is gone.
+    #[track_caller]
+    pub(crate) fn flip(&self) -> Process {
+        let old = self.wait_main();
+        self.machine.systemctl(["reload", APP]).unwrap();
+        self.wait_flipped(old)
+    }
+
+    /// Waits until `old` is gone, and systemd knows who came after it.
+    #[track_caller]
+    pub(crate) fn wait_flipped(&self, old: Process) -> Process {
+        self.wait_gone(old);
+        let new = self.wait_main();
+        assert_ne!(Some(self.active_pid()), inner_pid_of(old));
+        new
+    }
+
+    /// `systemctl stop`; asserts that it was a clean end, of everything.
+    #[track_caller]
+    pub(crate) fn stop_well(&self) {
+        let before = self.machine.processes(APP);
+        self.machine.systemctl(["stop", APP]).unwrap();
+        let shown = self.show();
+        assert_eq!(
+            (shown["ActiveState"].as_str(), shown["Result"].as_str()),
+            ("inactive", "success"),
+            "{shown:?}"
+        );
+        assert!(before.iter().all(|process| !process.is_alive()), "{before:?}");
+        assert!(!self.pidfile().exists());
+    }
+
+    /// Asserts that every generation up to this one has written to the unit's journal, and its child, too.
+    #[track_caller]
+    pub(crate) fn assert_journal_has_generations(&self, last: usize) {
+        let journal = self.journal();
+        for generation in 1..=last {
+            let own = format!("psflip{{generation={generation} pid=");
+            let psflip = journal.iter().find(|entry| entry.message.contains(&own));
+            let entry = psflip.unwrap_or_else(|| panic!("no line of generation {generation}: {journal:#?}"));
+            let pid =
+                entry.message.split_once(&own).and_then(|(_, rest)| rest.split_once('}')).map(|(pid, _)| pid);
+            assert_eq!(entry.pid.map(|pid| pid.to_string()).as_deref(), pid, "{entry:?}");
+            assert_eq!(entry.field("_SYSTEMD_UNIT").as_deref(), Some(APP), "{entry:?}");
+            let child = format!("name=gen{generation}");
+            assert!(
+                journal.iter().any(|entry| entry.message.ends_with(&child)),
+                "no `{child}`: {journal:#?}"
+            );
+        }
+    }
+}
