@@ -12,11 +12,12 @@ use crate::runner::{self, Scope};
 use crate::{Outcome, repo, step};
 
 pub(crate) const USAGE: &str = "\
-cargo xtask e2e [--repeat N] [--jobs J] [--load] [FILTER]
+cargo xtask e2e [--systemd] [--repeat N] [--jobs J] [--load] [FILTER]
 
 Builds psflip and the fixtures, then runs the end-to-end tests (the `tests` folders) whose names contain FILTER.
 A process that a test leaves behind is ended and fails the run.
 
+  --systemd   only those that boot a real systemd (root, Debian's package systemd); they fail where that can't be done
   --repeat N  run the suite N times, stop at the first failure
   --jobs J    so many tests at once (default: one per core)
   --load      keep every core busy meanwhile";
@@ -26,6 +27,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let repeat: u32 = args.value("repeat")?.unwrap_or(1);
     let jobs = args.value("jobs")?;
     let busy = args.flag("load");
+    let scope = if args.flag("systemd") { Scope::Systemd } else { Scope::EndToEnd };
     let filter = args.word();
     args.done()?;
 
@@ -33,7 +35,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     // Not xtask: its file is the running program.
     step::run(repo::cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins"]))?;
     let profile = if repeat > 1 { "repeat" } else { "default" };
-    let tests = runner::tests(nextest, Scope::EndToEnd, profile, jobs, filter.as_deref());
+    let tests = runner::tests(nextest, scope, profile, jobs, filter.as_deref());
 
     // The guard before the load: its threads take over the signal mask.
     let guard = Guard::new()?;

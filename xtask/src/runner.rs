@@ -13,6 +13,8 @@ pub(crate) enum Scope {
     Unit,
     /// Those in the `tests` folders, which start real processes.
     EndToEnd,
+    /// Of these, those that boot a systemd. Where none can be booted they fail.
+    Systemd,
 }
 
 /// Whether `cargo nextest` can be used.
@@ -46,6 +48,7 @@ pub(crate) fn tests(
         Scope::All => command.args(["--tests"]),
         Scope::Unit => command.args(["--lib", "--bin", "xtask"]),
         Scope::EndToEnd => command.args(["--test", "*"]),
+        Scope::Systemd => command.args(["--test", "systemd"]).env("TESTKIT_REQUIRE", "systemd"),
     };
     match (nextest, jobs) {
         (_, None) => {}

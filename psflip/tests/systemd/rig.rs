@@ -194,13 +194,17 @@ impl Rig {
     pub(crate) fn assert_journal_has_generations(&self, last: usize) {
         let journal = self.journal();
         for generation in 1..=last {
-            let own = format!("psflip{{generation={generation} pid=");
-            let psflip = journal.iter().find(|entry| entry.message.contains(&own));
-            let entry = psflip.unwrap_or_else(|| panic!("no line of generation {generation}: {journal:#?}"));
-            let pid =
-                entry.message.split_once(&own).and_then(|(_, rest)| rest.split_once('}')).map(|(pid, _)| pid);
-            assert_eq!(entry.pid.map(|pid| pid.to_string()).as_deref(), pid, "{entry:?}");
-            assert_eq!(entry.field("_SYSTEMD_UNIT").as_deref(), Some(APP), "{entry:?}");
+            let is_its = |entry: &&Entry| {
+                entry.field("PSFLIP_GENERATION").is_some_and(|number| number == generation.to_string())
+            };
+            let own: Vec<_> = journal.iter().filter(is_its).collect();
+            let has = |text: &str| own.iter().any(|entry| entry.message.contains(text));
+            let whole = has("healthy, active") && (generation == last || has("the child has ended"));
+            assert!(whole, "not all lines of generation {generation}: {journal:#?}");
+            for entry in own {
+                assert_eq!(entry.pid.map(|pid| pid.to_string()), entry.field("PSFLIP_PID"), "{entry:?}");
+                assert_eq!(entry.field("_SYSTEMD_UNIT").as_deref(), Some(APP), "{entry:?}");
+            }
             let child = format!("name=gen{generation}");
             assert!(
                 journal.iter().any(|entry| entry.message.ends_with(&child)),
