@@ -119,7 +119,13 @@ impl Errand {
                 Ok(Some(Report::Lost | Report::Gone)) => {
                     return Err(self.with_output("ended, but its keeper was killed and can't tell how"));
                 }
-                Ok(Some(Report::Started | Report::Stopped(_) | Report::Continued | Report::Other(_))) => {}
+                Ok(Some(
+                    Report::Started
+                    | Report::Stopped(_)
+                    | Report::Continued
+                    | Report::Other(_)
+                    | Report::CaughtUp,
+                )) => {}
                 Ok(None) => return Ok(false),
                 Err(error) => return Err(self.with_output(&format!("could not be watched: {error}"))),
             }

@@ -42,6 +42,8 @@ pub enum Report {
     /// Something happened to another process that is the keeper's own child: one whose parent has ended. Only of a tree that was
     /// started by [`Tree::start_telling_all`].
     Other(Change),
+    /// All that had ended when [`Tree::ask_to_catch_up`] was called has been told.
+    CaughtUp,
     /// Nothing is left of the tree.
     Gone,
     /// The keeper died. The kernel killed the child; what else is left has become psflip's own children.
@@ -161,6 +163,7 @@ impl Tree {
                 let pid = u32::from_ne_bytes([a, b, c, d]);
                 change_kind(kind, value).map(|kind| Report::Other(Change { pid, kind }))
             }
+            [b'!'] => Some(Report::CaughtUp),
             [b'G'] => Some(Report::Gone),
             _ => None,
         }
@@ -227,6 +230,14 @@ impl Tree {
     /// EPIPE: the tree is gone.
     pub fn kill_all(&self) -> io::Result<()> {
         self.socket.send(b"K", &[])
+    }
+
+    /// Asks for [`Report::CaughtUp`].
+    ///
+    /// # Errors
+    /// EPIPE: the tree is gone.
+    pub fn ask_to_catch_up(&self) -> io::Result<()> {
+        self.socket.send(b"?", &[])
     }
 
     /// Leaves what is left of the tree to itself; the keeper ends. For a tree whose child has ended.
@@ -444,6 +455,10 @@ impl Keeper<'_> {
                         }
                     }
                     [b'K'] => self.killing = true,
+                    [b'?'] => {
+                        self.reap();
+                        tell(self.psflip_socket, b"!", &[]);
+                    }
                     [b'L'] if self.child_ended => self.tree_is_gone(),
                     _ => {}
                 },

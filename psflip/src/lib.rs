@@ -26,3 +26,4 @@ pub mod sys;
 mod terminal;
 mod text;
 pub mod traffic;
+pub mod watch;

@@ -3,6 +3,7 @@
 mod check;
 mod flags;
 mod run;
+mod watch;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,9 @@ enum Command {
     Run(Source),
     /// Print the effective configuration, or every error in it; start nothing
     Check(Source),
+    /// Keep one steady process above a program that replaces itself and its pidfile
+    #[command(after_help = watch::AFTER_HELP)]
+    Watch(watch::WatchArgs),
 }
 
 /// Runs psflip; returns its exit code, unless the process ends by a signal as its child did.
@@ -99,6 +103,7 @@ fn run_command() -> End {
     match cli.command {
         Some(Command::Check(source)) => check::check(&source),
         Some(Command::Run(source)) => run::run(&source),
+        Some(Command::Watch(args)) => watch::watch(args),
         None => run::run(&Source::File(cli.config.config)),
     }
 }

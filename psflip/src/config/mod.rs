@@ -52,6 +52,17 @@ impl std::fmt::Debug for Generation<'_> {
     }
 }
 
+/// Reads a duration as it stands in a configuration (`1m30s`), for the command line.
+///
+/// # Errors
+/// What is wrong with it, and what is allowed.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    scalar::duration(text).map_err(|refused| match refused.help {
+        Some(help) => format!("{}; {help}", refused.message),
+        None => refused.message,
+    })
+}
+
 /// Reads the configuration at `path`: a regular file, or a pipe that psflip inherited (`/dev/stdin`), of at most 1 MiB.
 ///
 /// # Errors

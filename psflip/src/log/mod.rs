@@ -46,6 +46,14 @@ pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
     tracing::error_span!("psflip", generation, pid).entered()
 }
 
+/// As [`start`], for `psflip watch`, which has no configuration and is no generation.
+pub fn start_watch(quiet: bool) -> EnteredSpan {
+    let level = if quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false);
+    drop(builder.with_writer(|| Careful(io::stderr())).try_init()); // it fails only if there is one already, which then stays
+    tracing::error_span!("watch", pid = std::process::id()).entered()
+}
+
 /// What `auto` means here.
 fn chosen(format: LogFormat) -> LogFormat {
     let stderr = || nix::sys::stat::fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));

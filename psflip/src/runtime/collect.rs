@@ -102,7 +102,7 @@ impl Runtime {
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
                 Report::Continued => self.asked_to_stop = false,
-                Report::Other(_) => {} // not asked for
+                Report::Other(_) | Report::CaughtUp => {} // not asked for
                 Report::Ended(end) => self.happened(Event::ChildEnded(end)),
                 Report::Gone => self.happened(Event::TreeGone),
                 Report::Lost => self.keeper_is_lost(),

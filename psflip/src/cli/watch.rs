@@ -1,0 +1,65 @@
+//! `psflip watch`: one steady process above a program that replaces itself.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::complain;
+use crate::config;
+use crate::end::End;
+use crate::watch::{self, Failure, Options};
+
+/// What `--help` shows below the options.
+pub(super) const AFTER_HELP: &str = "\
+The process that FILE names is the service: signals go to it, and watch ends as it does. Until there is one, COMMAND is meant. A name
+counts if FILE was written after COMMAND was started and names one of COMMAND's processes.
+
+  psflip watch --pidfile /run/nginx.pid -- nginx -g 'daemon off;'
+  psflip watch --pidfile app.pid -- psflip -c app.toml
+
+Exit codes are the service's own (or watch ends by its signal), or
+    2  wrong usage
+  125  watch itself failed
+  126  the command can't be executed
+  127  the command was not found";
+
+/// The command line of `psflip watch`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct WatchArgs {
+    /// Where the service writes its pid
+    #[arg(long, value_name = "FILE")]
+    pidfile: PathBuf,
+    /// How long another process may take to become the service when it has ended and FILE is still there
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = config::duration)]
+    patience: Duration,
+    /// How long what is left of COMMAND at the end may take to end
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = config::duration)]
+    grace: Duration,
+    /// Print nothing below errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Watches until it is over.
+pub(super) fn watch(args: WatchArgs) -> End {
+    let WatchArgs { pidfile, patience, grace, quiet, command } = args;
+    let _span = crate::log::start_watch(quiet);
+    let shown = command[0].to_string_lossy().into_owned();
+    match watch::run(Options { pidfile: pidfile.clone(), argv: command, patience, grace }) {
+        Ok(end) => end,
+        Err(failure) => {
+            complain(&match &failure {
+                Failure::Start(refusal) => format!("can't execute `{shown}`: {}", refusal.error),
+                Failure::Own(what, error) => {
+                    format!("can't {what} (pidfile `{}`): {error}", pidfile.display())
+                }
+            });
+            End::Exited(failure.code())
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! `psflip watch`: one steady process for a manager that wants one, above a program that replaces itself and its pidfile.
+//!
+//! It starts a command under a keeper (`keeper.rs`), which is the subreaper of all that the command becomes, and follows the pidfile: the
+//! process that it names is the *service*. Signals go to the service, and how the service ends is how this process ends (contract C5).
+//! Before there is one, the command itself is meant.
+//!
+//! Nothing is believed that isn't true: a name counts if the pidfile was touched since the command was started and the named process is
+//! one of the command's. It stays the service until the pidfile names another one, whatever else happens to the file.
+//!
+//! When the service has ended and the pidfile is gone, or nothing is left, all is over. Else somebody may be about to take its place (an
+//! older process that takes its pidfile back, a newer one that isn't ready): that is waited for, for a while. What is left at the end
+//! is ended as well (contract C8), and all of it dies with this process (contract C7).
+
+mod ends;
+mod file;
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use self::ends::Ends;
+use self::file::{Content, Pidfile};
+use crate::end::End;
+use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
+use crate::job;
+use crate::keeper::{Report, Tree};
+use crate::launch::{Launch, Refusal, Stage, candidates};
+use crate::reaper::Reaper;
+use crate::signal::Signal;
+use crate::sys::pidfd::PidFd;
+use crate::sys::process::{self, Change, ChangeKind};
+use crate::sys::seam::{self, Call};
+use crate::sys::signal::{Received, SignalFd, SignalSet, stop_self};
+use crate::sys::tree::{self, Place};
+use crate::sys::{early, memory};
+
+/// What is watched, and how long is waited.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whose process is the service.
+    pub pidfile: PathBuf,
+    /// The command and its arguments; not empty.
+    pub argv: Vec<OsString>,
+    /// How long somebody else may take to become the service when it has ended and its pidfile is still there.
+    pub patience: Duration,
+    /// How long what is left at the end may take to end before it is killed.
+    pub grace: Duration,
+}
+
+/// Why there is nothing to watch.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command could not be started.
+    Start(Refusal),
+    /// What this process needs for itself is missing: what, and why.
+    Own(&'static str, io::Error),
+}
+
+/// How long killed processes may take to be gone before their keeper is taken for hung.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// How many signals are kept for a service that isn't there yet.
+const KEPT: usize = 1000;
+
+/// Starts the command and watches it until it is over; returns how this process is to end.
+///
+/// # Errors
+/// Nothing was started, or nothing is left.
+pub fn run(options: Options) -> Result<End, Failure> {
+    let own = |what| move |error| Failure::Own(what, error);
+    early::stop_ignoring_sigchld().map_err(own("take note of processes that end"))?;
+    let signals = SignalFd::open(SignalSet::from_bits(u64::MAX)).map_err(own("read signals"))?;
+    let mut reaper = Reaper::new().map_err(own("become a subreaper"))?;
+    // Before the start: what is there now is stale.
+    let file = Pidfile::watch(&options.pidfile).map_err(own("watch the pidfile"))?;
+    let strings = options.argv.iter().cloned().map(OsString::into_vec);
+    let argv: Vec<CString> = strings.filter_map(|bytes| CString::new(bytes).ok()).collect();
+    let envp = process::raw_environment();
+    let found = candidates(argv.first().map_or(c"", CString::as_c_str), &envp);
+    let launch = Launch::with_candidates(found, argv, envp, None, early::inherited_signals());
+    let tree = Tree::start_telling_all(launch).map_err(own("start a keeper"))?;
+    let ended = Watch::new(options, tree, signals, file).run(&mut reaper);
+    reaper.end_our_own();
+    ended
+}
+
+/// The service.
+#[derive(Debug)]
+struct Service {
+    pid: u32,
+    process: PidFd,
+    /// It has ended, and the keeper was asked whether it knows how.
+    asked: bool,
+}
+
+/// What is going on.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Watching,
+    /// The service has ended in this way; somebody else may become it until then.
+    Waiting(End, Instant),
+    /// All is over, in this way; what is left may end until then.
+    Ending(End, Instant),
+    /// What is left was killed.
+    Killing(End, Instant),
+}
+
+/// To whom signals go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Service(u32),
+    Command(u32),
+    Nobody,
+}
+
+struct Watch {
+    options: Options,
+    tree: Tree,
+    signals: SignalFd,
+    file: Pidfile,
+    phase: Phase,
+    service: Option<Service>,
+    command_ended: Option<End>,
+    /// The command has been the service.
+    command_served: bool,
+    /// There is no service any more; how the last one ended, if that is known.
+    last: Option<Option<End>>,
+    ends: Ends,
+    /// Signals for a service that isn't there yet.
+    waiting: Vec<Received>,
+    /// The last request to stop: who becomes the service right after it gets it too.
+    stop: Option<(Received, Instant)>,
+    suspended: bool,
+    asked_to_stop: bool,
+}
+
+impl Watch {
+    fn new(options: Options, tree: Tree, signals: SignalFd, file: Pidfile) -> Self {
+        Self {
+            options,
+            tree,
+            signals,
+            file,
+            phase: Phase::Watching,
+            service: None,
+            command_ended: None,
+            command_served: false,
+            last: None,
+            ends: Ends::default(),
+            waiting: Vec::new(),
+            stop: None,
+            suspended: false,
+            asked_to_stop: false,
+        }
+    }
+
+    fn run(mut self, reaper: &mut Reaper) -> Result<End, Failure> {
+        let mut was_settled = false;
+        loop {
+            if let Some(over) = self.hear_keeper() {
+                return over;
+            }
+            if let Err(error) = self.file.take_events() {
+                tracing::error!(%error, "can't watch the pidfile's directory");
+            }
+            self.look();
+            self.read_signals(reaper);
+            self.look_at_the_time();
+            let is_settled = self.service.is_some();
+            if is_settled && !std::mem::replace(&mut was_settled, is_settled) {
+                memory::let_go_of_startup_code(); // the start is over: this process stays for as long as the service does
+            }
+            self.wait();
+        }
+    }
+
+    fn wait(&self) {
+        let service = self.service.as_ref().filter(|service| !service.asked);
+        let fds = [Some(self.tree.as_fd()), Some(self.signals.as_fd()), Some(self.file.as_fd())];
+        let fds = fds.into_iter().chain([service.map(|service| service.process.as_fd())]);
+        let mut fds: Vec<_> = fds.flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let until = match self.phase {
+            Phase::Watching => None,
+            Phase::Waiting(_, until) | Phase::Ending(_, until) | Phase::Killing(_, until) => Some(until),
+        };
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout)); // EINTR can't happen: all signals are blocked
+    }
+
+    /// What the keeper has to say; `Some`: nothing is left.
+    fn hear_keeper(&mut self) -> Option<Result<End, Failure>> {
+        loop {
+            match self.tree.next_report() {
+                Ok(Some(Report::Started)) => {}
+                Ok(Some(Report::Refused(refusal))) => return Some(Err(Failure::Start(refusal))),
+                Ok(Some(Report::Stopped(signal))) => {
+                    self.was_stopped(self.tree.child_pid().unwrap_or_default(), signal);
+                }
+                Ok(Some(Report::Continued)) => self.asked_to_stop = false,
+                Ok(Some(Report::Ended(end))) => {
+                    self.command_ended = Some(end);
+                    self.ends.note(self.tree.child_pid().unwrap_or_default(), end);
+                }
+                Ok(Some(Report::Other(Change { pid, kind }))) => match kind {
+                    ChangeKind::Ended(end) => self.ends.note(pid, end),
+                    ChangeKind::Stopped(signal) => self.was_stopped(pid, signal),
+                    ChangeKind::Continued => self.asked_to_stop = false,
+                },
+                Ok(Some(Report::CaughtUp)) => self.service_is_over(),
+                Ok(Some(Report::Gone)) => return Some(Ok(self.end_of_all())),
+                Ok(Some(Report::Lost)) => {
+                    tracing::error!("the keeper was killed; ending all that is left");
+                    return Some(Ok(End::Killed(Signal::KILL)));
+                }
+                Ok(None) => return None,
+                Err(error) => {
+                    tracing::error!(%error, "can't hear the keeper");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Nothing is left: how it ended.
+    fn end_of_all(&mut self) -> End {
+        if let Phase::Waiting(end, _) | Phase::Ending(end, _) | Phase::Killing(end, _) = self.phase {
+            return end;
+        }
+        // The pidfile may have been written just before its process ended.
+        let _ = self.file.take_events();
+        let unheard = match self.file.read() {
+            Content::Pid(pid) => self.ends.of(pid),
+            Content::Missing | Content::Unchanged | Content::Nobody => None,
+        };
+        let service = self.service.as_ref().and_then(|service| self.ends.of(service.pid));
+        let end = unheard.or(service).or(self.last.flatten()).unwrap_or_else(|| self.end_of_command());
+        tracing::info!(%end, "over, nothing is left");
+        end
+    }
+
+    /// How the command ended, which stands for a service that nobody knows about.
+    fn end_of_command(&self) -> End {
+        self.command_ended.unwrap_or(End::Exited(crate::exit::FAILURE))
+    }
+
+    /// Looks who the service is, and what follows if nobody is.
+    fn look(&mut self) {
+        if let Phase::Ending(..) | Phase::Killing(..) = self.phase {
+            return;
+        }
+        let content = self.file.read();
+        if let Content::Pid(pid) = content {
+            self.is_named(pid);
+        }
+        if let Some(service) = &mut self.service {
+            if service.process.has_ended() && !service.asked {
+                service.asked = true;
+                let _ = self.tree.ask_to_catch_up(); // it is gone: that is told, too
+            }
+            return;
+        }
+        let Some(end) = self.command_ended.filter(|_| matches!(self.phase, Phase::Watching)) else { return };
+        match self.last {
+            Some(last) => self.conclude(last.unwrap_or(end)),
+            None if end != End::Exited(0) => self.over(end),
+            None => {} // it has become somebody else, who has not said yet who
+        }
+    }
+
+    /// The pidfile says something new.
+    fn is_named(&mut self, pid: u32) {
+        if self.service.as_ref().is_some_and(|service| service.pid == pid && !service.process.has_ended()) {
+            self.file.judged();
+            return;
+        }
+        let Ok(process) = PidFd::open(pid) else {
+            self.dead_is_named(pid);
+            return;
+        };
+        match tree::place(pid, self.tree.keeper_pid()) {
+            Place::Below if !process.has_ended() => {
+                self.file.judged();
+                self.becomes_service(pid, process);
+            }
+            Place::Below | Place::Gone => self.dead_is_named(pid),
+            Place::Elsewhere => {
+                self.file.judged();
+                tracing::warn!(
+                    named = pid,
+                    pidfile = %self.options.pidfile.display(),
+                    "the pidfile names a process that is none of the command's; it is ignored"
+                );
+            }
+        }
+    }
+
+    /// It named itself and ended at once, or it never was one of ours. The keeper tells which, or has done so.
+    fn dead_is_named(&mut self, pid: u32) {
+        if self.service.as_ref().is_some_and(|service| !service.process.has_ended()) {
+            return; // the one that is there serves on
+        }
+        if let Some(end) = self.ends.of(pid) {
+            self.file.judged();
+            self.service = None;
+            self.has_ended(Some(end));
+        }
+    }
+
+    fn becomes_service(&mut self, pid: u32, process: PidFd) {
+        self.command_served |= self.tree.child_pid() == Some(pid) && self.command_ended.is_none();
+        self.ends.forget(pid);
+        self.phase = Phase::Watching;
+        self.last = None;
+        tracing::info!(service = pid, "follows the pidfile");
+        if let Some(received) = self.recent_stop() {
+            tracing::info!(service = pid, signal = %received.signal, "it was named after the stop request, and gets it too");
+            let _ = process.forward(&received); // it may have ended already
+            self.waiting.retain(|waiting| waiting.signal != received.signal);
+        }
+        for received in std::mem::take(&mut self.waiting) {
+            let _ = process.forward(&received); // it may have ended already
+        }
+        self.service = Some(Service { pid, process, asked: false });
+    }
+
+    /// The keeper has told all that it knows about a service that has ended.
+    fn service_is_over(&mut self) {
+        let _ = self.file.take_events(); // told when it is looked at again
+        if let Content::Pid(pid) = self.file.read() {
+            self.is_named(pid);
+        }
+        let Some(service) = self.service.take_if(|service| service.asked) else { return };
+        let end = self.ends.of(service.pid);
+        self.has_ended(end);
+    }
+
+    /// The service has ended, in this way if that is known, and the pidfile names nobody else.
+    fn has_ended(&mut self, end: Option<End>) {
+        let told = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
+        tracing::info!(end = told, "the service has ended");
+        self.last = Some(end);
+        if self.command_ended.is_none() && !self.command_served {
+            // It lives and never was the service: a program that runs the service, and has the last word.
+            for received in std::mem::take(&mut self.waiting) {
+                let _ = self.tree.forward(&received); // it may have ended already
+            }
+        } else {
+            self.conclude(end.unwrap_or_else(|| self.end_of_command()));
+        }
+    }
+
+    /// There is no service and nobody who runs one: all is over, unless somebody may be about to take its place.
+    fn conclude(&mut self, end: End) {
+        let nobody_comes = self.recent_stop().is_some() || self.file.read() == Content::Missing;
+        if nobody_comes || self.options.patience.is_zero() {
+            self.over(end);
+        } else {
+            self.phase = Phase::Waiting(end, Instant::now() + self.options.patience);
+        }
+    }
+
+    /// The last request to stop, if it is so young that it holds for whoever becomes the service now.
+    fn recent_stop(&self) -> Option<Received> {
+        self.stop.filter(|(_, when)| when.elapsed() < self.options.grace).map(|(received, _)| received)
+    }
+
+    /// All is over: what is left has to end.
+    fn over(&mut self, end: End) {
+        tracing::info!(%end, "over; ending what is left");
+        self.phase = Phase::Ending(end, Instant::now() + self.options.grace);
+        let _ = self.tree.signal_all(Signal::TERM); // nothing may be left
+        let _ = self.tree.signal_all(Signal::CONT); // what is stopped can't end
+    }
+
+    fn look_at_the_time(&mut self) {
+        let now = Instant::now();
+        match self.phase {
+            Phase::Waiting(end, until) if until <= now => self.over(end),
+            Phase::Ending(end, until) if until <= now => {
+                tracing::warn!("killing what did not end within {:?}", self.options.grace);
+                self.phase = Phase::Killing(end, now + KILLED);
+                let _ = self.tree.kill_all(); // nothing may be left
+            }
+            Phase::Killing(end, until) if until <= now => {
+                self.phase = Phase::Killing(end, now + KILLED);
+                self.tree.kill_keeper(); // what it leaves falls to this process
+            }
+            _ => {}
+        }
+    }
+
+    fn target(&self) -> Target {
+        match (&self.service, self.tree.child_pid()) {
+            (Some(service), _) if !service.process.has_ended() => Target::Service(service.pid),
+            (None, None) if self.command_ended.is_none() => Target::Command(0),
+            (None, Some(pid)) if self.command_ended.is_none() => Target::Command(pid),
+            _ => Target::Nobody,
+        }
+    }
+
+    /// Job control (contract S3): whoever waits for this process has to see that its job is stopped.
+    fn was_stopped(&mut self, pid: u32, signal: Signal) {
+        let concerns_us = match self.target() {
+            Target::Service(target) | Target::Command(target) => target == pid,
+            Target::Nobody => false,
+        };
+        if concerns_us && (job::asks_to_stop(signal) || self.asked_to_stop) && job::has_terminal() {
+            self.suspended = true;
+            stop_self();
+        }
+    }
+
+    fn read_signals(&mut self, reaper: &mut Reaper) {
+        loop {
+            match self.signals.next() {
+                Ok(Some(received)) if received.signal == Signal::CHLD => while reaper.next().is_some() {},
+                Ok(Some(received)) => self.signalled(&received),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(%error, "can't read signals");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn signalled(&mut self, received: &Received) {
+        let target = self.target();
+        let pid = match target {
+            Target::Service(pid) | Target::Command(pid) => Some(pid).filter(|pid| *pid != 0),
+            Target::Nobody => None,
+        };
+        self.asked_to_stop |= job::asks_to_stop(received.signal);
+        let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
+        let situation = Situation {
+            upgrade_signal: None,
+            child_in_our_group: pid.is_none_or(job::shares_our_group),
+            session_leader: job::leads_session(),
+            child_was_continued: continued && !pid.is_some_and(tree::is_stopped),
+        };
+        let sender = job::sender(received);
+        let Meaning { forward, request } = meaning(received.signal, sender, &situation);
+        if sender == Sender::Own && !forward {
+            return; // raised by a write that failed
+        }
+        if request == Some(Request::Stop) {
+            let from = job::sender_text(received);
+            tracing::info!(signal = %received.signal, from, "stop requested");
+            self.stop = Some((*received, Instant::now()));
+        }
+        let sent = match (target, self.phase) {
+            (_, Phase::Ending(..) | Phase::Killing(..)) => self.tree.signal_all(received.signal),
+            (Target::Nobody, phase) => {
+                self.nobody_is_signalled(received, request, phase);
+                Ok(())
+            }
+            _ if !forward => Ok(()),
+            (Target::Command(_), _) => self.tree.forward(received),
+            (Target::Service(_), _) => {
+                self.service.as_ref().map_or(Ok(()), |service| service.process.forward(received))
+            }
+        };
+        if let Err(error) = sent
+            && !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPIPE))
+        {
+            tracing::error!(signal = %received.signal, %error, "can't forward a signal");
+        }
+    }
+
+    /// There is no service at the moment. A request to stop is one to stop waiting for one; the rest can wait for it.
+    fn nobody_is_signalled(&mut self, received: &Received, request: Option<Request>, phase: Phase) {
+        match (request, phase) {
+            (Some(Request::Stop), Phase::Waiting(end, _)) => self.over(end),
+            // Else it has ended just now, and the keeper is about to tell how.
+            (Some(Request::Stop), _) if self.service.is_none() => self.over(End::Killed(received.signal)),
+            _ if self.waiting.len() < KEPT => self.waiting.push(*received),
+            _ => {}
+        }
+    }
+}
+
+impl Failure {
+    /// The exit code (contract C6).
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Start(Refusal { stage: Stage::Exec, error }) => match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => crate::exit::NOT_FOUND,
+                _ => crate::exit::NOT_EXECUTABLE,
+            },
+            Self::Start(_) | Self::Own(..) => crate::exit::FAILURE,
+        }
+    }
+}
