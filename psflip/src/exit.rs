@@ -7,6 +7,8 @@ use crate::flip::{Failure, Outcome, StartFailure};
 pub const OK: u8 = 0;
 /// The first child ended with code 0 before it was healthy (C6: 0 becomes 1).
 pub const ENDED_TOO_EARLY: u8 = 1;
+/// `psflip check --strict` has found something that is probably not meant.
+pub const WARNED: u8 = 1;
 /// Wrong usage of the command line (as clap and most Unix tools do).
 pub const USAGE: u8 = 2;
 /// The configuration is broken (`EX_CONFIG` of sysexits.h).

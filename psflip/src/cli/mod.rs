@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::config::{self, Errors, Generation, Plan};
+use crate::config::{Document, Errors};
 use crate::end::End;
 use flags::Source;
 
@@ -68,7 +68,7 @@ enum Command {
     #[command(after_help = flags::EXAMPLES)]
     Run(Source),
     /// Print the effective configuration, or every error in it; start nothing
-    Check(Source),
+    Check(check::CheckArgs),
     /// Keep one steady process above a program that replaces itself and its pidfile
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
@@ -101,7 +101,7 @@ fn run_command() -> End {
         }
     };
     match cli.command {
-        Some(Command::Check(source)) => check::check(&source),
+        Some(Command::Check(args)) => check::check(&args),
         Some(Command::Run(source)) => run::run(&source),
         Some(Command::Watch(args)) => watch::watch(args),
         None => run::run(&Source::File(cli.config.config)),
@@ -147,11 +147,11 @@ fn hint(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// The plan of a generation, as the command line says where it is.
-fn read(source: &Source, generation: &Generation<'_>) -> Result<Plan, Errors> {
+/// The configuration that the command line names, or is.
+fn document(source: &Source) -> Result<Document, Errors> {
     match source {
-        Source::File(path) => config::load(path, generation),
-        Source::Flags(flags) => config::parse_flags(flags, generation),
+        Source::File(path) => Document::read(path),
+        Source::Flags(flags) => Ok(Document::of_flags(flags)),
     }
 }
 

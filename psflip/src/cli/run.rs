@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::flags::Source;
-use super::{complain, no_configuration, read};
+use super::{complain, document, no_configuration};
 use crate::config::{Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
@@ -70,15 +70,16 @@ fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Resul
     let env = |name: &str| identity.origin.variable(name);
     let Identity { generation, slot, .. } = *identity;
     let generation = Generation { number: generation, slot, started: SystemTime::now(), env: &env };
-    let plan = read(source, &generation).map_err(|errors| Refusal {
-        code: exit::CONFIG,
-        reason: format!(
-            "the configuration is broken: {}",
-            errors.to_string().lines().next().unwrap_or_default()
-        ),
-        message: no_configuration(source)
-            .unwrap_or_else(|| format!("the configuration is broken, nothing was started\n{errors}")),
-    })?;
+    let plan =
+        document(source).and_then(|document| document.plan(&generation)).map_err(|errors| Refusal {
+            code: exit::CONFIG,
+            reason: format!(
+                "the configuration is broken: {}",
+                errors.to_string().lines().next().unwrap_or_default()
+            ),
+            message: no_configuration(source)
+                .unwrap_or_else(|| format!("the configuration is broken, nothing was started\n{errors}")),
+        })?;
     if let Some(pidfile) = &plan.pidfile {
         let held = hello.and_then(|hello| hello.pidfile.as_deref()) == pidfile.to_str();
         let from = if held { pidfile::From::Relative } else { pidfile::From::Nobody };

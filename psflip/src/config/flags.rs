@@ -1,9 +1,7 @@
 //! A configuration that is given by flags. It is written as the text of a file, one line a flag, and read by the code that reads
 //! files: the same keys, the same templates, the same mistakes. Only the place of a mistake is told as the flag.
 
-use super::error::Errors;
 use super::render::{basic, key as quoted_key};
-use super::{Generation, Plan};
 
 /// What flags say, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,7 +99,7 @@ impl Flags {
     }
 
     /// The text, and for each of its lines the flag that it stands for.
-    fn lines(&self) -> (String, Vec<String>) {
+    pub(super) fn lines(&self) -> (String, Vec<String>) {
         let bracket = |toml: &str| Line { flag: "--listen".to_owned(), toml: toml.to_owned() };
         let mut lines = self.keys.clone();
         if !self.listeners.is_empty() {
@@ -112,13 +110,4 @@ impl Flags {
         let text = lines.iter().map(|line| line.toml.clone() + "\n").collect();
         (text, lines.into_iter().map(|line| line.flag).collect())
     }
-}
-
-/// Reads what flags say, as [`super::parse`] reads a text.
-///
-/// # Errors
-/// All mistakes, in the order of the flags.
-pub fn parse_flags(flags: &Flags, generation: &Generation<'_>) -> Result<Plan, Errors> {
-    let (text, places) = flags.lines();
-    super::parse("the command line", &text, generation).map_err(|errors| errors.of_flags(places))
 }

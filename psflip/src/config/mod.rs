@@ -6,6 +6,7 @@
 
 mod address;
 mod build;
+mod document;
 mod error;
 mod file;
 mod flags;
@@ -25,10 +26,12 @@ mod tests;
 use std::path::Path;
 use std::time::SystemTime;
 
+pub use document::{Document, Warning};
 pub use error::{Error, Errors};
-pub use flags::{Flags, parse_flags};
+pub use flags::Flags;
 pub use listen::{ListenAddress, Listener, Options, Protocol};
 pub use plan::*;
+pub(crate) use scalar::spell;
 
 /// What templates can see of the generation whose configuration is read.
 pub struct Generation<'a> {
@@ -68,25 +71,7 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
 /// # Errors
 /// All mistakes; one without a place if the file can't be read.
 pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
-    let name = path.to_string_lossy();
-    let bytes = match file::read(path) {
-        Ok(bytes) => bytes,
-        Err(reason) => {
-            let error = Error::whole(format!("can't read the configuration: {reason}"));
-            return Err(Errors::new(&name, "", vec![error], 0));
-        }
-    };
-    match String::from_utf8(bytes) {
-        Ok(text) => parse(&name, &text, generation),
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            let byte = error.as_bytes().get(at).copied().unwrap_or_default();
-            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            let error = Error::at(at..at + 1, format!("byte `0x{byte:02X}` is not UTF-8"))
-                .help("save the file with the encoding UTF-8");
-            Err(Errors::new(&name, &text, vec![error], 0))
-        }
-    }
+    Document::read(path)?.plan(generation)
 }
 
 /// Reads the configuration `text`; `name` stands before every message. Does nothing but compute, except that a template

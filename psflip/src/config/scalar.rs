@@ -119,7 +119,7 @@ fn repaired(text: &str) -> Option<String> {
 }
 
 /// The duration as [`duration`] reads it; parts of a millisecond are dropped.
-pub(super) fn spell(duration: Duration) -> String {
+pub(crate) fn spell(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if left == 0 {
         return "0s".to_owned();

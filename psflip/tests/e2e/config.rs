@@ -142,7 +142,7 @@ fn files_that_are_none_are_refused_by_name_without_waiting_for_them() {
 fn check_prints_what_would_run_which_is_a_configuration_again_and_starts_nothing() {
     // Contract: X1, X2
     let sandbox = Sandbox::new();
-    let text = "cmd = [\"touch\", \"{{ ab('one', 'two') }}\"]\npidfile = \"x.pid\"\n[healthcheck.tcp]\naddress = \":80\"\n";
+    let text = "cmd = [\"touch\", \"{{ ab('one', 'two') }}\"]\npidfile = \"x.pid\"\n[healthcheck.unix]\npath = \"x.sock\"\n";
     sandbox.write("app.toml", text);
     let (status, effective, stderr) = run(&sandbox, &["check", "-c", "app.toml"]);
     assert!(status.success() && stderr.is_empty(), "{status} {stderr}");

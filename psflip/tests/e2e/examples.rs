@@ -27,7 +27,7 @@ pub(crate) enum At {
 /// One test for each example, and the list of them.
 macro_rules! examples {
     ($($name:ident: $file:literal, $at:ident, $signal:ident;)*) => {
-        const FILES: &[&str] = &[$($file),*];
+        pub(crate) const FILES: &[&str] = &[$($file),*];
         $(#[test]
         fn $name() {
             starts_flips_and_stops($file, At::$at, Signal::$signal);

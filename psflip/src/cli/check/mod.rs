@@ -1,0 +1,67 @@
+//! `psflip check`: what would be run, what is probably not meant, or every reason why nothing would be run.
+
+mod paths;
+mod warnings;
+
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use clap::Args;
+
+use super::flags::Source;
+use super::{complain, document, no_configuration};
+use crate::config::{Document, Errors, Generation, Plan, Slot};
+use crate::end::End;
+use crate::exit;
+use crate::runtime::Origin;
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    pub(super) source: Source,
+    /// Exit with 1 if there is a warning
+    #[arg(long)]
+    strict: bool,
+}
+
+/// Prints the effective configuration of a first generation and the warnings, or all errors.
+pub(super) fn check(args: &CheckArgs) -> End {
+    let origin = Origin::of_this_process();
+    match read(&args.source, &origin) {
+        Ok((document, plan, next)) => {
+            let text = format!(
+                "# {}: valid; with all defaults, as generation 1 would run it:\n{plan}",
+                document.name()
+            );
+            if std::io::stdout().write_all(text.as_bytes()).is_err() {
+                return End::Exited(exit::FAILURE);
+            }
+            let warnings = warnings::of(&plan, next.as_ref(), &document, &origin.program.envp);
+            match document.place(warnings) {
+                Some(warnings) => {
+                    let _ = std::io::stderr().write_all(format!("{warnings}\n").as_bytes()); // nobody may be there to read it
+                    End::Exited(if args.strict { exit::WARNED } else { exit::OK })
+                }
+                None => End::Exited(exit::OK),
+            }
+        }
+        Err(errors) => {
+            complain(
+                &no_configuration(&args.source)
+                    .unwrap_or_else(|| format!("the configuration is broken\n{errors}")),
+            );
+            End::Exited(exit::CONFIG)
+        }
+    }
+}
+
+/// What the first generation would run, and what the second one if nothing changes: a template may fail there.
+fn read(source: &Source, origin: &Origin) -> Result<(Document, Plan, Option<Plan>), Errors> {
+    let env = |name: &str| origin.variable(name);
+    let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
+    let second = Generation { number: 2, slot: Slot::B, ..first };
+    let document = document(source)?;
+    let plan = document.plan(&first)?;
+    let next = document.plan(&second).ok();
+    Ok((document, plan, next))
+}

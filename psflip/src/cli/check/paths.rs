@@ -1,0 +1,145 @@
+//! Paths of a configuration that are not there (yet), and directories in which others could put something else in their place.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::config::{Endpoint, Health, ListenAddress, Plan, Warning};
+use crate::launch::{candidates, child_environment};
+
+/// The bits of a directory's mode (stat(2)) that matter here.
+const WRITABLE_BY_ALL: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+/// All warnings about paths. Relative ones are looked up as psflip would: from its own directory, or from `workdir`.
+pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
+    let mut found = Vec::new();
+    let workdir = plan.workdir.clone().unwrap_or_else(|| ".".into());
+    if workdir.is_dir() {
+        let envp = child_environment(envp, &plan.env, &[]);
+        let mut programs = vec![("cmd", &plan.cmd)];
+        if let Health::Command { cmd, .. } = &plan.health {
+            programs.push(("healthcheck.command.cmd", cmd));
+        }
+        let hooks = &plan.hooks;
+        programs.extend([
+            ("hooks.promote", &hooks.promote),
+            ("hooks.promoted", &hooks.promoted),
+            ("hooks.failed", &hooks.failed),
+        ]);
+        found.extend(programs.iter().filter_map(|(key, argv)| program(key, argv, &workdir, &envp)));
+    } else {
+        found.push(missing("workdir", &workdir, "is no directory (yet)", "no child could be started"));
+    }
+    if let Some(pidfile) = &plan.pidfile {
+        found.extend(directory("pidfile", pidfile));
+        found.extend(writable("pidfile", pidfile));
+    }
+    for (index, listener) in plan.listeners.iter().enumerate() {
+        if let ListenAddress::Unix(path) = &listener.address
+            && !is_abstract(path)
+        {
+            found.extend(directory(&format!("listen.{index}.address"), path));
+        }
+    }
+    let socket = match &plan.health {
+        Health::Unix { path, .. } => Some(("healthcheck.unix.path", path)),
+        Health::Docker { socket, .. } => Some(("healthcheck.docker.socket", socket)),
+        Health::Http { request, .. } => unix(&request.target).map(|path| ("healthcheck.http.url", path)),
+        Health::Fcgi { request, .. } => unix(&request.target).map(|path| ("healthcheck.fcgi.address", path)),
+        _ => None,
+    };
+    found.extend(socket.filter(|(_, path)| !is_abstract(path)).and_then(|(key, path)| directory(key, path)));
+    if let Health::Fcgi { request, .. } = &plan.health {
+        let script = Path::new(&request.script);
+        // php-fpm's `ping.path` looks like a path, but has no extension.
+        if script.is_absolute() && script.extension().is_some() && !script.is_file() {
+            found.push(missing(
+                "healthcheck.fcgi.script",
+                script,
+                "is no file (yet)",
+                "the application would answer 404",
+            ));
+        }
+    }
+    if let Some(symlink) = &plan.switch {
+        found.extend(directory("switch.symlink.path", &symlink.path));
+    }
+    found
+}
+
+fn missing(key: &str, path: &Path, what: &str, effect: &str) -> Warning {
+    Warning {
+        key: key.to_owned(),
+        message: format!("`{}` {what}: {effect}", path.display()),
+        help: "fine if it is made before psflip starts; else correct it".to_owned(),
+    }
+}
+
+fn unix(target: &Endpoint) -> Option<&PathBuf> {
+    match target {
+        Endpoint::Unix(path) => Some(path),
+        Endpoint::Tcp(_) => None,
+    }
+}
+
+/// A name of the abstract namespace (unix(7)) has no directory.
+fn is_abstract(path: &Path) -> bool {
+    path.as_os_str().as_bytes().starts_with(b"@")
+}
+
+/// The directory that a file is in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The directory that something will be made in is not there.
+fn directory(key: &str, path: &Path) -> Option<Warning> {
+    let parent = parent(path);
+    let effect = format!("`{}` could not be made there", path.display());
+    (!parent.is_dir()).then(|| missing(key, parent, "is no directory (yet)", &effect))
+}
+
+/// A program that execvp(3) would not find.
+fn program(key: &str, argv: &[String], workdir: &Path, envp: &[CString]) -> Option<Warning> {
+    let name = argv.first()?;
+    let places = candidates(&CString::new(name.as_str()).ok()?, envp);
+    let places: Vec<PathBuf> =
+        places.iter().map(|place| workdir.join(OsStr::from_bytes(place.to_bytes()))).collect();
+    if places.iter().any(|place| place.is_file() && access(place, AccessFlags::X_OK).is_ok()) {
+        return None;
+    }
+    let effect = if key == "cmd" { "no child could be started" } else { "it would fail" };
+    Some(match places.iter().find(|place| place.exists()) {
+        Some(there) => Warning {
+            key: key.to_owned(),
+            message: format!("`{}` can't be executed: {effect}", there.display()),
+            help: "it must be a file, and executable for the user that psflip runs as: `chmod +x`".to_owned(),
+        },
+        None if name.contains('/') => missing(key, &places[0], "is not there (yet)", effect),
+        None => missing(key, Path::new(name), "is in no directory of the child's `PATH`", effect),
+    })
+}
+
+/// A directory in which everybody may put files.
+fn writable(key: &str, path: &Path) -> Option<Warning> {
+    let parent = parent(path);
+    let mode = fs::metadata(parent).ok()?.permissions().mode();
+    if mode & WRITABLE_BY_ALL == 0 {
+        return None;
+    }
+    let effect = if mode & STICKY == 0 {
+        "anybody may replace the pidfile by one that names another process, which then gets the signals meant for psflip"
+    } else {
+        "anybody may make the pidfile before psflip does, which keeps it from starting"
+    };
+    Some(Warning {
+        key: key.to_owned(),
+        message: format!("everybody may write to `{}`: {effect}", parent.display()),
+        help: "use a directory that belongs to the user psflip runs as, such as `/run/NAME` (`RuntimeDirectory=` of systemd)".to_owned(),
+    })
+}

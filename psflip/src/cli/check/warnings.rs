@@ -1,0 +1,188 @@
+//! What a valid configuration probably does not mean: a health check that can't tell, times that don't fit, paths that are
+//! not there (`paths.rs`).
+
+use std::ffi::CString;
+use std::time::Duration;
+
+use crate::config::{Document, Endpoint, EnvChange, Health, Pace, Plan, Warning, spell};
+use crate::signal::Signal;
+
+use super::paths;
+
+/// A delay before draining that is longer is worth a word.
+const LONG_DELAY: Duration = Duration::from_secs(300);
+
+/// All warnings about `plan`; `next` is what the generation after it would run, `envp` psflip's environment.
+pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[CString]) -> Vec<Warning> {
+    let mut found = Vec::new();
+    found.extend(nothing_is_asked(plan, document));
+    found.extend(next.and_then(|next| old_answers(&plan.health, &next.health)));
+    found.extend(times(plan, document));
+    found.extend(paths::of(plan, envp));
+    if next.is_none() {
+        found.push(Warning {
+            key: String::new(),
+            message: "generation 2 could not read it: every upgrade would fail".to_owned(),
+            help: "a template has an error in the other slot: look at `ab(...)` and `generation()`"
+                .to_owned(),
+        });
+    }
+    found
+}
+
+fn warning(key: &str, message: String, help: &str) -> Warning {
+    Warning { key: key.to_owned(), message, help: help.to_owned() }
+}
+
+/// A server whose health nobody asks for.
+fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
+    let Health::Alive { timeout } = plan.health else { return None };
+    let (key, why) = if !plan.listeners.is_empty() {
+        ("listen", "it has a listener".to_owned())
+    } else if let Some(argument) = plan.cmd.iter().skip(1).find(|argument| names_an_address(argument)) {
+        ("cmd", format!("`{argument}` looks like an address"))
+    } else {
+        let name = plan.env.iter().find_map(|change| match change {
+            EnvChange::Set(name, _) if name == "PORT" || name.ends_with("_PORT") => Some(name),
+            _ => None,
+        })?;
+        ("env", format!("`{name}` looks like a port"))
+    };
+    let key = if document.says("healthcheck") { "healthcheck.alive" } else { key };
+    Some(warning(
+        key,
+        format!(
+            "the child is taken for healthy because it runs for {}, and {why}: one that does not serve would be promoted, and the old one ended",
+            spell(timeout)
+        ),
+        "let it be asked (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or say by itself that it is ready (`[healthcheck.notify]`)",
+    ))
+}
+
+/// `--port`, `--listen=x`, `:8080`, `0.0.0.0:80`, `app.sock`.
+fn names_an_address(argument: &str) -> bool {
+    let option = argument.trim_start_matches('-').split('=').next().unwrap_or_default();
+    let is_option = argument.starts_with('-')
+        && ["port", "listen", "bind", "socket", "addr", "address"].contains(&option);
+    let port =
+        argument.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+    is_option || port || argument.ends_with(".sock")
+}
+
+/// A health check that the old child answers as well.
+fn old_answers(health: &Health, next: &Health) -> Option<Warning> {
+    let tcp = |health: &Health| match health {
+        Health::Tcp { addresses, text, .. } => Some((addresses.clone(), text.clone(), "tcp.address")),
+        Health::Http { request, .. } => match &request.target {
+            Endpoint::Tcp(addresses) => Some((addresses.clone(), request.url.clone(), "http.url")),
+            Endpoint::Unix(_) => None,
+        },
+        Health::Fcgi { request, .. } => match &request.target {
+            Endpoint::Tcp(addresses) => Some((addresses.clone(), request.address.clone(), "fcgi.address")),
+            Endpoint::Unix(_) => None,
+        },
+        _ => None,
+    };
+    if let (Health::Docker { container, .. }, Health::Docker { container: other, .. }) = (health, next)
+        && container == other
+    {
+        return Some(warning(
+            "healthcheck.docker.container",
+            format!(
+                "every generation asks for the container `{container}`: while the old one runs, its health is taken for the new one's"
+            ),
+            "give each generation a container of its own: `web-{{ blue_green() }}`",
+        ));
+    }
+    let ((addresses, text, key), (others, ..)) = (tcp(health)?, tcp(next)?);
+    (addresses == others).then(|| {
+        warning(
+            &format!("healthcheck.{key}"),
+            format!("every generation asks `{text}`: while the old child listens there, its answer is taken for the new one's"),
+            "give each generation a port of its own (`{{ ab('8080', '8081') }}`), or let psflip open the port for all (`[[listen]]`) and the child say that it is ready (`[healthcheck.notify]`)",
+        )
+    })
+}
+
+/// Times that leave no room for each other.
+fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
+    let mut found = Vec::new();
+    let patience = plan.upgrade.timeout;
+    let key = |rest: &str| format!("healthcheck.{rest}");
+    match &plan.health {
+        Health::Alive { timeout } if *timeout >= patience => found.push(warning(
+            if document.says("healthcheck.alive.timeout") { "healthcheck.alive.timeout" } else { "upgrade.timeout" },
+            format!("a child is healthy after {timeout}, and `upgrade.timeout` is over after {patience}: no upgrade can succeed", timeout = spell(*timeout), patience = spell(patience)),
+            "make `upgrade.timeout` the longer one",
+        )),
+        Health::Command { pace, .. } => found.extend(pace_fits(pace, patience, &key("command"))),
+        Health::Docker { pace, .. } => found.extend(pace_fits(pace, patience, &key("docker"))),
+        Health::Tcp { pace, .. } => found.extend(pace_fits(pace, patience, &key("tcp"))),
+        Health::Unix { pace, .. } => found.extend(pace_fits(pace, patience, &key("unix"))),
+        Health::Http { pace, .. } => found.extend(pace_fits(pace, patience, &key("http"))),
+        Health::Fcgi { pace, .. } => found.extend(pace_fits(pace, patience, &key("fcgi"))),
+        Health::Alive { .. } | Health::Notify { .. } => {}
+    }
+    let hooks = &plan.hooks;
+    if !hooks.promote.is_empty() && hooks.timeout >= patience {
+        found.push(warning(
+            "hooks.timeout",
+            format!("`hooks.promote` may take {}, longer than the child may take to be healthy ({patience}): an upgrade that hangs there is noticed late", spell(hooks.timeout), patience = spell(patience)),
+            "set `hooks.timeout` to what the hook needs",
+        ));
+    }
+    let no_hook = hooks.promote.is_empty() && hooks.promoted.is_empty() && hooks.failed.is_empty();
+    if no_hook && document.says("hooks.timeout") {
+        found.push(warning(
+            "hooks.timeout",
+            "there is no hook that it could limit".to_owned(),
+            "set `promote`, `promoted` or `failed`, or leave it out",
+        ));
+    }
+    let shutdown = &plan.shutdown;
+    if shutdown.delay >= LONG_DELAY {
+        found.push(warning(
+            "shutdown.delay",
+            format!("for {} after an upgrade both children run, and the next upgrade waits for that", spell(shutdown.delay)),
+            "it is time for clients to find the new child, not for the old one to finish its work: that is `shutdown.timeout`",
+        ));
+    }
+    if shutdown.signal == Signal::KILL {
+        found.push(warning(
+            "shutdown.signal",
+            "a child can't handle SIGKILL: what it is doing is lost at every upgrade".to_owned(),
+            "use the signal that your program takes for a graceful end; SIGKILL follows after `shutdown.timeout` anyway",
+        ));
+    }
+    found
+}
+
+/// Probes that can't succeed before the upgrade is given up.
+fn pace_fits(pace: &Pace, patience: Duration, table: &str) -> Option<Warning> {
+    let earliest = pace.after + pace.interval * (pace.successes - 1);
+    if earliest >= patience {
+        let key = if pace.after >= patience {
+            "after"
+        } else if pace.successes > 1 {
+            "successes"
+        } else {
+            "interval"
+        };
+        return Some(warning(
+            &format!("{table}.{key}"),
+            format!(
+                "a child can be healthy after {earliest} at the earliest, and `upgrade.timeout` is over after {patience}: no upgrade can succeed",
+                earliest = spell(earliest),
+                patience = spell(patience)
+            ),
+            "make `upgrade.timeout` longer, or `after`, `interval` and `successes` smaller",
+        ));
+    }
+    (pace.timeout >= patience).then(|| {
+        warning(
+            &format!("{table}.timeout"),
+            format!("one probe may take {}, and `upgrade.timeout` is over after {patience}: one that hangs is never repeated", spell(pace.timeout), patience = spell(patience)),
+            "make `timeout` short enough for several probes",
+        )
+    })
+}

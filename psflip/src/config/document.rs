@@ -1,0 +1,119 @@
+//! The text of a configuration, a file's or the command line's: what its plan is, and where in it something is said.
+
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Error, Errors};
+use super::flags::Flags;
+use super::{Generation, Plan, file};
+
+/// A configuration that was read, but not understood yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    name: String,
+    text: String,
+    /// For each line the flag that it stands for; empty for a file.
+    flags: Vec<String>,
+}
+
+/// Something that is allowed, and probably not meant. Messages are fragments, as those of mistakes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The key it is about, dotted, with an index for a table of several: `listen.0.address`. Empty: the whole.
+    pub key: String,
+    /// What, and why it matters.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+impl Document {
+    /// Reads the file at `path`: a regular one, or a pipe that psflip inherited (`/dev/stdin`), of at most 1 MiB.
+    ///
+    /// # Errors
+    /// One, without a place if the file can't be read.
+    pub fn read(path: &Path) -> Result<Self, Errors> {
+        let name = path.to_string_lossy().into_owned();
+        let bytes = match file::read(path) {
+            Ok(bytes) => bytes,
+            Err(reason) => {
+                let error = Error::whole(format!("can't read the configuration: {reason}"));
+                return Err(Errors::new(&name, "", vec![error], 0));
+            }
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self { name, text, flags: Vec::new() }),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+                let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+                let error = Error::at(at..at + 1, format!("byte `0x{byte:02X}` is not UTF-8"))
+                    .help("save the file with the encoding UTF-8");
+                Err(Errors::new(&name, &text, vec![error], 0))
+            }
+        }
+    }
+
+    /// What flags say.
+    #[must_use]
+    pub fn of_flags(flags: &Flags) -> Self {
+        let (text, flags) = flags.lines();
+        Self { name: "the command line".to_owned(), text, flags }
+    }
+
+    /// How it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What a generation makes of it.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn plan(&self, generation: &Generation<'_>) -> Result<Plan, Errors> {
+        super::parse(&self.name, &self.text, generation).map_err(|errors| errors.of_flags(self.flags.clone()))
+    }
+
+    /// Whether it has this key, dotted.
+    #[must_use]
+    pub fn says(&self, key: &str) -> bool {
+        let root = DeTable::parse(&self.text);
+        root.is_ok_and(|root| find(root.get_ref(), key).is_some_and(|(_, all)| all))
+    }
+
+    /// The warnings with their places, as they are shown; nothing if there are none.
+    #[must_use]
+    pub fn place(&self, warnings: Vec<Warning>) -> Option<Errors> {
+        let root = DeTable::parse(&self.text).ok()?;
+        let list: Vec<Error> = warnings
+            .into_iter()
+            .map(|Warning { key, message, help }| Error {
+                message: format!("warning: {message}"),
+                span: find(root.get_ref(), &key).map(|(node, _)| node.span()),
+                help: Some(help),
+            })
+            .collect();
+        (!list.is_empty()).then(|| Errors::new(&self.name, &self.text, list, 0).of_flags(self.flags.clone()))
+    }
+}
+
+/// The value of a dotted key, or of the longest part of it that is there, and whether it is all of it.
+fn find<'t>(root: &'t DeTable<'t>, key: &str) -> Option<(&'t Spanned<DeValue<'t>>, bool)> {
+    let mut parts = key.split('.');
+    let mut node = root.get(parts.next()?)?;
+    for part in parts {
+        let next = match node.get_ref() {
+            DeValue::Table(table) => table.get(part),
+            DeValue::Array(items) => part.parse::<usize>().ok().and_then(|index| items.get(index)),
+            _ => None,
+        };
+        match next {
+            Some(next) => node = next,
+            None => return Some((node, false)),
+        }
+    }
+    Some((node, true))
+}

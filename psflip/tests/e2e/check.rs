@@ -1,0 +1,196 @@
+//! `psflip check`: warnings about what is allowed and probably not meant.
+
+use std::os::unix::fs::PermissionsExt;
+
+use testkit::{Sandbox, psflip_bin};
+
+use crate::examples;
+
+/// Checks a configuration: its exit code and its warnings.
+#[track_caller]
+fn check(sandbox: &Sandbox, text: &str, more: &[&str]) -> (i32, String) {
+    sandbox.write("app.toml", text);
+    let program = sandbox.command([psflip_bin()]).args(["check", "-c", "app.toml"]).args(more).start();
+    let code = program.wait_exit().code().unwrap_or_else(|| panic!("{}", sandbox.report()));
+    assert!(
+        code == 78 || program.stdout().contains("[upgrade]"),
+        "the plan is printed:\n{}",
+        sandbox.report()
+    );
+    (code, program.stderr())
+}
+
+/// A configuration with one thing that is probably not meant: where it is, and words of what is said.
+const DOUBTFUL: &[(&str, &str, &[&str])] = &[
+    (
+        "cmd = [\"true\"]\n[[listen]]\naddress = \"unix://x\"",
+        "2:1",
+        &["it has a listener", "[healthcheck.notify]"],
+    ),
+    ("cmd = [\"true\", \"--port=8080\"]", "1:7", &["`--port=8080` looks like an address"]),
+    (
+        "cmd = [\"true\", \"app.sock\"]\n[healthcheck.alive]\ntimeout = \"1s\"",
+        "2:1",
+        &["`app.sock` looks like", "runs for 1s"],
+    ),
+    ("cmd = [\"true\"]\n[env]\nHTTP_PORT = \"1\"", "2:1", &["`HTTP_PORT` looks like a port"]),
+    (
+        "cmd = [\"true\"]\n[healthcheck.http]\nurl = \"http://localhost:1/up\"",
+        "3:7",
+        &["every generation asks `http://localhost:1/up`", "ab("],
+    ),
+    ("cmd = [\"true\"]\n[healthcheck.tcp]\naddress = \":1\"", "3:11", &["every generation asks `:1`"]),
+    (
+        "cmd = [\"true\"]\n[healthcheck.fcgi]\naddress = \":1\"\nscript = \"/ping\"",
+        "3:11",
+        &["every generation asks"],
+    ),
+    (
+        "cmd = [\"true\"]\n[healthcheck.docker]\ncontainer = \"web\"",
+        "3:13",
+        &["container `web`", "blue_green()"],
+    ),
+    (
+        "cmd = [\"true\"]\n[healthcheck.alive]\ntimeout = \"1m\"",
+        "3:11",
+        &["`upgrade.timeout` is over after 1m", "no upgrade can succeed"],
+    ),
+    (
+        "cmd = [\"true\"]\n[upgrade]\ntimeout = \"5s\"",
+        "3:11",
+        &["healthy after 5s", "no upgrade can succeed"],
+    ),
+    (
+        "cmd = [\"true\"]\n[healthcheck.unix]\npath = \"x\"\nafter = \"1m\"",
+        "4:9",
+        &["after 1m at the earliest"],
+    ),
+    (
+        "cmd = [\"true\"]\n[healthcheck.unix]\npath = \"x\"\nsuccesses = 601",
+        "4:13",
+        &["after 1m at the earliest"],
+    ),
+    (
+        "cmd = [\"true\"]\n[healthcheck.unix]\npath = \"x\"\ntimeout = \"60s\"",
+        "4:11",
+        &["one probe may take 1m"],
+    ),
+    (
+        "cmd = [\"true\"]\n[hooks]\npromote = [\"true\"]\ntimeout = \"1m\"",
+        "4:11",
+        &["`hooks.promote` may take 1m"],
+    ),
+    ("cmd = [\"true\"]\n[hooks]\ntimeout = \"1s\"", "3:11", &["no hook"]),
+    ("cmd = [\"true\"]\n[shutdown]\ndelay = \"5m\"", "3:9", &["for 5m after an upgrade both children run"]),
+    ("cmd = [\"true\"]\n[shutdown]\nsignal = \"kill\"", "3:10", &["can't handle SIGKILL"]),
+    (
+        "cmd = [\"true\"]\npidfile = \"open/x.pid\"",
+        "2:11",
+        &["everybody may write to `open`", "names another process"],
+    ),
+    (
+        "cmd = [\"true\"]\npidfile = \"sticky/x.pid\"",
+        "2:11",
+        &["everybody may write to `sticky`", "keeps it from starting"],
+    ),
+    ("cmd = [\"true\"]\npidfile = \"no/x.pid\"", "2:11", &["`no` is no directory (yet)", "`no/x.pid`"]),
+    ("cmd = [\"true\"]\nworkdir = \"no\"", "2:11", &["`no` is no directory (yet)"]),
+    ("cmd = [\"no-such-program\"]", "1:7", &["`no-such-program` is in no directory of the child's `PATH`"]),
+    ("cmd = [\"true\"]\n[env]\nPATH = \"/nowhere\"", "1:7", &["`true` is in no directory"]),
+    ("cmd = [\"./no\"]", "1:7", &["`././no` is not there (yet)"]),
+    ("cmd = [\"./app.toml\"]", "1:7", &["can't be executed", "chmod +x"]),
+    (
+        "cmd = [\"true\"]\n[healthcheck.command]\ncmd = [\"./no\"]",
+        "3:7",
+        &["is not there (yet): it would fail"],
+    ),
+    ("cmd = [\"true\"]\n[hooks]\nfailed = [\"./no\"]", "3:10", &["is not there (yet): it would fail"]),
+    (
+        "cmd = [\"true\"]\n[healthcheck.notify]\n[[listen]]\naddress = \"@x\"\n[[listen]]\naddress = \"unix://no/x\"",
+        "6:11",
+        &["`no` is no directory"],
+    ),
+    ("cmd = [\"true\"]\n[healthcheck.unix]\npath = \"no/x\"", "3:8", &["`no` is no directory"]),
+    (
+        "cmd = [\"true\"]\n[healthcheck.fcgi]\naddress = \"@x\"\nscript = \"/no/ping.php\"",
+        "4:10",
+        &["`/no/ping.php` is no file (yet)"],
+    ),
+    (
+        "cmd = [\"true\"]\n[switch]\nsymlink = { path = \"no/x\", to = \"y\" }",
+        "3:20",
+        &["`no` is no directory"],
+    ),
+    (
+        "cmd = [\"true\"]\nworkdir = \"{{ env('NO') if generation() > 1 else '.' }}\"",
+        "",
+        &["generation 2 could not read it"],
+    ),
+];
+
+/// Nothing here is doubtful.
+const GOOD: &[&str] = &[
+    "cmd = [\"true\", \"--verbose\"]\npidfile = \"x.pid\"\n[hooks]\npromoted = [\"true\"]\ntimeout = \"10m\"",
+    "cmd = [\"true\"]\n[healthcheck.http]\nurl = \"http://localhost:{{ ab('1', '2') }}/\"",
+    "cmd = [\"true\", \"--listen\", \"x.sock\"]\n[healthcheck.unix]\npath = \"x.sock\"",
+    "cmd = [\"true\"]\n[healthcheck.fcgi]\naddress = \"@x\"\nscript = \"/ping\"",
+    "cmd = [\"true\"]\n[healthcheck.notify]\n[[listen]]\naddress = \"tcp://127.0.0.1:0\"",
+];
+
+#[test]
+fn each_doubtful_setting_is_told_with_its_place_and_a_way_out() {
+    let sandbox = Sandbox::new();
+    for (name, mode) in [("open", 0o777), ("sticky", 0o1777)] {
+        std::fs::create_dir(sandbox.path(name)).unwrap();
+        std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    for (text, place, words) in DOUBTFUL {
+        let (code, said) = check(&sandbox, text, &[]);
+        assert_eq!(code, 0, "{text}\n{said}");
+        let place =
+            if place.is_empty() { "app.toml: warning: " } else { &format!("app.toml:{place}: warning: ") };
+        assert!(said.starts_with(place), "{place} for\n{text}\nis said as\n{said}");
+        assert_eq!(said.matches(": warning: ").count(), 1, "one thing is doubtful in\n{text}\n{said}");
+        assert!(said.contains(" = help: "), "{said}");
+        for word in *words {
+            assert!(said.contains(word), "`{word}` is missing for\n{text}\nin\n{said}");
+        }
+        assert_eq!(check(&sandbox, text, &["--strict"]).0, 1, "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_doubtful_is_not_warned_about() {
+    let sandbox = Sandbox::new();
+    for text in GOOD {
+        assert_eq!(check(&sandbox, text, &["--strict"]), (0, String::new()), "{text}");
+    }
+    assert_eq!(check(&sandbox, "cmd = []", &["--strict"]).0, 78, "a mistake is no warning");
+}
+
+#[test]
+fn a_warning_about_a_flag_names_the_flag() {
+    let sandbox = Sandbox::new();
+    let args = ["check", "--strict", "--pidfile", "no/x.pid", "--", "true"];
+    let program = sandbox.command([psflip_bin()]).args(args).start();
+    assert_eq!(program.wait_exit().code(), Some(1));
+    assert!(
+        program.stderr().starts_with("--pidfile no/x.pid: warning: `no` is no directory"),
+        "{}",
+        program.stderr()
+    );
+}
+
+#[test]
+fn the_examples_are_as_they_are_recommended() {
+    let sandbox = Sandbox::new();
+    examples::copy_to(&sandbox);
+    for name in examples::FILES {
+        let program =
+            sandbox.command([psflip_bin()]).args(["check", "-c", name]).env("PATH", examples::path()).start();
+        assert!(program.wait_exit().success(), "{}", sandbox.report());
+        // These two show what there is without a health check.
+        let expected = usize::from(["smallest.toml", "health-alive.toml"].contains(name));
+        assert_eq!(program.stderr().matches(": warning: ").count(), expected, "{name}: {}", program.stderr());
+    }
+}
