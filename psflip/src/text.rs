@@ -20,6 +20,14 @@ pub(crate) fn tail(output: &[u8]) -> Option<String> {
     (!tail.is_empty()).then(|| escaped(tail))
 }
 
+/// The last lines of an output, as lines; other control characters are escaped. `None`: there is only white space.
+pub(crate) fn last_lines(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<String> = text.trim_end().lines().map(escaped).collect();
+    let lines = lines.join("\n");
+    (!lines.trim().is_empty()).then_some(lines)
+}
+
 /// The first `longest` characters, control characters escaped; `…` says that there are more.
 pub(crate) fn head(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {

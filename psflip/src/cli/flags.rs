@@ -206,7 +206,13 @@ const FLAGS: &[Flag] = &[
         "Run this line by `sh -c` after an upgrade that failed",
     ),
     flag("hook-timeout", "TIME", "hooks.timeout", Kind::Text, "How long each hook may take; 30s"),
-    flag("log-format", "WORD", "log.format", Kind::Text, "How a line of psflip's own looks: text, json or journald"),
+    flag(
+        "log-format",
+        "WORD",
+        "log.format",
+        Kind::Text,
+        "How a line of psflip's own looks: text, json or journald",
+    ),
     flag("log-level", "WORD", "log.level", Kind::Text, "error, warn, info, debug or trace; info"),
     flag("quiet", "", "quiet", Kind::Alone("true"), "No line of psflip's own below `error`"),
 ];

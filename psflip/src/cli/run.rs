@@ -7,10 +7,10 @@ use super::{complain, document, no_configuration};
 use crate::config::{Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
-use crate::handover::predecessor::{self, Met};
-use crate::handover::{Hello, ToPredecessor};
+use crate::handover::predecessor::{self, Inheritance, Met};
+use crate::handover::{Begun, Hello, ToPredecessor};
 use crate::manager::pidfile;
-use crate::runtime::{self, Identity, Origin, Predecessor};
+use crate::runtime::{self, Identity, Origin, Predecessor, Seen};
 use crate::sys::{early, fd};
 use crate::traffic::activation::Activation;
 
@@ -32,9 +32,9 @@ impl Refusal {
 /// Lives a generation's life.
 pub(super) fn run(source: &Source) -> End {
     let origin = Origin::of_this_process();
-    let (link, hello, given) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
-        Ok(Some(Met { link, hello, listeners })) => (Some(link), Some(hello), listeners),
-        Ok(None) => (None, None, Vec::new()),
+    let (link, hello, inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
+        Ok(Some(Met { link, hello, inheritance })) => (Some(link), Some(hello), inheritance),
+        Ok(None) => (None, None, Inheritance::default()),
         Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
     };
     let activation = match &hello {
@@ -48,6 +48,11 @@ pub(super) fn run(source: &Source) -> End {
         signals: hello.as_ref().map_or_else(early::inherited_signals, |hello| hello.signals),
         origin,
         activation,
+        begun: hello.as_ref().map_or_else(Begun::first, |hello| hello.upgrade.clone()),
+        config: match source {
+            Source::File(path) => Some(Seen::look(path)),
+            Source::Flags(_) => None,
+        },
     };
     let plan = match prepare(source, &identity, hello.as_ref()) {
         Ok(plan) => plan,
@@ -56,7 +61,7 @@ pub(super) fn run(source: &Source) -> End {
     let _span = crate::log::start(&plan, identity.generation);
     let predecessor =
         link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
-    match runtime::live(plan, identity, predecessor, given) {
+    match runtime::live(plan, identity, predecessor, inheritance) {
         Ok(outcome) => exit::end_for(outcome),
         Err(error) => {
             tracing::error!(%error, "psflip can't go on");

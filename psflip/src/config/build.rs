@@ -5,9 +5,12 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Error, meant, nearest, quoted};
-use super::plan::{EnvChange, Health, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade};
+use super::listen::ListenAddress;
+use super::plan::{
+    Control, EnvChange, Health, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade,
+};
 use super::reader::{Node, Reader, Section, Zero};
-use super::{health, listen, scalar};
+use super::{control, health, listen, scalar};
 use crate::signal::Signal;
 
 /// The keys of the file itself.
@@ -24,6 +27,7 @@ pub(super) const TOP: &[&str] = &[
     "listen",
     "switch",
     "hooks",
+    "control",
     "log",
 ];
 const UPGRADE: &[&str] = &["signal", "timeout"];
@@ -31,11 +35,13 @@ const SHUTDOWN: &[&str] = &["delay", "signal", "timeout", "orphans"];
 const SWITCH: &[&str] = &["symlink"];
 const SYMLINK: &[&str] = &["path", "to"];
 const HOOKS: &[&str] = &["promote", "promoted", "failed", "timeout"];
+pub(super) const CONTROL: &[&str] = &["socket"];
 const LOG: &[&str] = &["format", "level"];
 
 /// The tables with keys of their own, besides those of the health checks.
 const TABLES: &[(&str, &[&str])] = &[("[upgrade]", UPGRADE), ("[shutdown]", SHUTDOWN), ("[log]", LOG)];
-const TRAFFIC: &[(&str, &[&str])] = &[("[hooks]", HOOKS), ("[[listen]]", listen::LISTEN)];
+const TRAFFIC: &[(&str, &[&str])] =
+    &[("[hooks]", HOOKS), ("[[listen]]", listen::LISTEN), ("[control]", CONTROL)];
 
 /// The key that `wrong` was probably meant to be, and the tables it belongs to.
 pub(super) fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
@@ -72,6 +78,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             failed: Vec::new(),
             timeout: Duration::from_secs(30),
         },
+        control: Control::Default,
         log: Log { format: LogFormat::Auto, level: tracing::Level::INFO },
     };
     let file = Section::new("", root);
@@ -96,6 +103,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             "listen" => plan.listeners = listen::listeners(reader, node),
             "switch" => plan.switch = switch(reader, node),
             "hooks" => hooks(reader, node, &mut plan.hooks),
+            "control" => control::control(reader, node, &mut plan.control),
             "log" => log(reader, node, &mut plan.log),
             _ => reader.unknown(&file, key, span, TOP),
         }
@@ -107,6 +115,16 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
         let span = find(&file, "healthcheck").map(toml::Spanned::span);
         reader.error(Error { message, span, help: Some(SHARED.to_owned()) });
     }
+    let mut taken = vec![
+        ("the pidfile", plan.pidfile.as_deref()),
+        ("the link of `[switch]`", plan.switch.as_ref().map(|link| link.path.as_path())),
+        ("where the link of `[switch]` points to", plan.switch.as_ref().map(|link| link.to.as_path())),
+    ];
+    taken.extend(plan.listeners.iter().filter_map(|listener| match &listener.address {
+        ListenAddress::Unix(path) => Some(("the address of a `[[listen]]`", Some(path.as_path()))),
+        _ => None,
+    }));
+    control::conflicts(reader, find(&file, "control"), &plan.control, &taken);
     if find(&file, "cmd").is_none() && !misspelled(&file, "cmd", TOP) {
         reader.error(
             Error::whole("`cmd` is missing: the program to run")

@@ -6,6 +6,7 @@
 
 mod address;
 mod build;
+mod control;
 mod document;
 mod error;
 mod file;

@@ -32,6 +32,8 @@ pub struct Plan {
     pub switch: Option<Symlink>,
     /// `[hooks]`.
     pub hooks: Hooks,
+    /// `[control]`.
+    pub control: Control,
     /// `[log]`.
     pub log: Log,
 }
@@ -212,6 +214,17 @@ pub struct Hooks {
     pub failed: Vec<String>,
     /// For each of them. Never zero.
     pub timeout: Duration,
+}
+
+/// `control.socket`: where operators reach psflip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Next to the pidfile, if there is one; psflip does without where that can't be.
+    Default,
+    /// A path that fits into sun_path (unix(7)).
+    At(PathBuf),
+    /// Nowhere.
+    Off,
 }
 
 /// `[log]`.

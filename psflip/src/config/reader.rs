@@ -31,7 +31,7 @@ impl<'t> Section<'t> {
 }
 
 /// The keys that a later version has; this one says so instead of guessing what was meant.
-const LATER: &[(&str, &[&str])] = &[("", &["proxy", "control"])];
+const LATER: &[(&str, &[&str])] = &[("", &["proxy"])];
 
 /// Collects mistakes while values are read.
 pub(super) struct Reader<'a> {

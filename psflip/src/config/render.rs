@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::listen::{ListenAddress, Listener};
-use super::plan::{EnvChange, Health, Hooks, LogFormat, Orphans, Pace, Plan, Symlink};
+use super::plan::{Control, EnvChange, Health, Hooks, LogFormat, Orphans, Pace, Plan, Symlink};
 use super::scalar::spell;
 
 impl fmt::Display for Plan {
@@ -55,6 +55,15 @@ impl fmt::Display for Plan {
                 writeln!(f, "{name} = {}", array(argv))?;
             }
             writeln!(f, "timeout = \"{}\"", spell(*timeout))?;
+        }
+        match &self.control {
+            Control::At(socket) => writeln!(f, "\n[control]\nsocket = {}", path(socket))?,
+            Control::Off => writeln!(f, "\n[control]\nsocket = false")?,
+            Control::Default => {
+                if let Some(socket) = self.control.path(self.pidfile.as_deref()) {
+                    writeln!(f, "\n[control]\n# socket = {} # the default", path(&socket))?;
+                }
+            }
         }
         writeln!(f, "\n[log]")?;
         let format = match self.log.format {

@@ -2,3 +2,4 @@
 //! (`server.rs`). docs/control.md describes it for those who write clients of their own.
 
 pub mod protocol;
+pub mod server;

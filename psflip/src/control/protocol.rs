@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::end::End;
 use crate::history::{Drain, Record, Step};
 
 /// The version of this protocol. It changes when a client of the old one could misunderstand the new one.
@@ -105,9 +106,6 @@ pub enum Event {
         generation: u64,
         /// Why.
         reason: String,
-        /// What the last failed probe said, where the reason is not about something else.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        probe: Option<String>,
         /// The end of what was written meanwhile to the file that is standard error. Unknown where that is no regular file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<String>,
@@ -164,6 +162,18 @@ pub enum Event {
     /// Something of a later version.
     #[serde(other)]
     Other,
+}
+
+impl Event {
+    /// psflip ends like this.
+    #[must_use]
+    pub fn stopped(end: End) -> Self {
+        let (code, signal) = match end {
+            End::Exited(code) => (Some(code), None),
+            End::Killed(signal) => (None, Some(signal.to_string())),
+        };
+        Self::Stopped { end: end.to_string(), code, signal }
+    }
 }
 
 /// How things are with the active generation.

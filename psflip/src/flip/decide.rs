@@ -99,6 +99,7 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -155,7 +156,14 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                 let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
                 effects.extend(give_back_and(match cause {
                     Failure::EndedEarly(end) => child_ended(state, predecessor, Outcome::Failed(cause), end),
-                    Failure::Aborted => fail(state, predecessor, cause, Signal::HasIt),
+                    Failure::Aborted => {
+                        let mut effects = Vec::new();
+                        if predecessor == Predecessor::Serves {
+                            effects.push(Effect::PassStopBack);
+                        }
+                        effects.extend(fail(state, predecessor, cause, Signal::HasIt));
+                        effects
+                    }
                     Failure::Start(_)
                     | Failure::NotHealthy
                     | Failure::Hook
@@ -242,6 +250,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -293,6 +302,7 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -350,12 +360,15 @@ fn upgrading(
             }
             Vec::new()
         }
-        Event::StopRequested if stopping => Vec::new(),
-        Event::StopRequested => {
+        Event::StopRequested | Event::StopPassedBack if stopping => Vec::new(),
+        Event::StopRequested | Event::StopPassedBack => {
             state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping: true };
             let mut effects = vec![Tell(News::Stopping), Effect::AbortSuccessor, Arm(Timer::Successor)];
             if child == Child::Runs {
                 effects.push(Arm(Timer::Grace));
+                if event == Event::StopPassedBack {
+                    effects.push(Effect::SignalChild);
+                }
             }
             effects
         }
@@ -441,6 +454,7 @@ fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Ve
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }

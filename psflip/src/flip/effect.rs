@@ -43,6 +43,9 @@ pub enum Effect {
     /// Hand an upgrade request back to the predecessor, since this generation won't follow it.
     PassRequestBack,
 
+    /// Tell the predecessor that a stop was requested of this generation while the pidfile named it.
+    PassStopBack,
+
     /// Start a successor. Answered by `SuccessorGone` if that fails.
     StartSuccessor,
     /// Acknowledge the successor. Answered by `Committed` or `NotCommitted`.

@@ -59,6 +59,9 @@ pub enum Event {
     NotCommitted,
     /// The successor failed, and passes back an upgrade request that it got.
     RequestPassedBack,
+    /// The successor gives up since it was asked to stop while the pidfile named it: that was meant for the service. The own
+    /// child has not got the signal.
+    StopPassedBack,
     /// The successor is gone, or was never there, and with it its child.
     SuccessorGone,
 }

@@ -9,7 +9,11 @@
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::config::Slot;
+use crate::history::{Drain, Record, Step};
 use crate::sys::early::SignalSetup;
 use crate::sys::signal::SignalSet;
 use crate::sys::socket::LONGEST;
@@ -49,6 +53,15 @@ pub enum ToSuccessor {
         /// Its file: the numbers of the file system and of the file there.
         file: Option<FileId>,
     },
+    /// The socket that operators connect to comes along (`[control]`), if [`Hello::control`] says so.
+    Control {
+        /// Its address, as that of a listener.
+        address: String,
+        /// Its file, likewise.
+        file: Option<FileId>,
+    },
+    /// What happened at an earlier upgrade; [`Hello::records`] of them, the newest last.
+    Record(Box<Record>),
     /// You are promoted. `remembered`: an upgrade was requested that you have to follow.
     Acknowledge {
         /// See contract U7.
@@ -60,6 +73,13 @@ pub enum ToSuccessor {
     Upgrade,
     /// The managers know that you are the main process: from now on you are the one that speaks to them.
     Main,
+    /// How far my end is, after you were promoted.
+    Draining {
+        /// What happens now.
+        step: Drain,
+        /// How long that may take.
+        left: Duration,
+    },
 }
 
 /// What a successor has to know.
@@ -83,8 +103,27 @@ pub struct Hello {
     pub pidfile: Option<String>,
     /// How many [`ToSuccessor::Listener`] follow.
     pub listeners: u32,
+    /// [`ToSuccessor::Control`] follows.
+    pub control: bool,
+    /// How many [`ToSuccessor::Record`] follow.
+    pub records: u32,
+    /// The upgrade that this is the beginning of.
+    pub upgrade: Begun,
     /// `LISTEN_FDS` in the environment was meant for the first psflip, so the sockets are there (sd_listen_fds(3)).
     pub activated: bool,
+}
+
+/// An upgrade as it begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// Its number.
+    pub number: u64,
+    /// When, in milliseconds since 1970 (UTC).
+    pub at: u64,
+    /// The same moment by CLOCK_MONOTONIC, in milliseconds.
+    pub clock: u64,
+    /// Who asked for it, in words.
+    pub by: String,
 }
 
 /// From the successor to the predecessor.
@@ -110,6 +149,15 @@ pub enum ToPredecessor {
         /// From now, as that of `Starting`.
         deadline: Duration,
     },
+    /// How far I am, for those who wait for it.
+    Progress {
+        /// What happens now.
+        step: Step,
+        /// My child's pid, once there is one.
+        child: Option<u32>,
+        /// What a probe said that failed.
+        probe: Option<String>,
+    },
     /// My child is healthy and the pidfile names me: acknowledge.
     Ready,
     /// I give up, and end after this.
@@ -121,6 +169,8 @@ pub enum ToPredecessor {
     },
     /// An upgrade was requested of me that I won't follow.
     Upgrade,
+    /// I was asked to stop while the pidfile named me, so whoever asked meant the service: stop with your child.
+    Stop,
 }
 
 impl Message for ToSuccessor {
@@ -142,19 +192,32 @@ impl Message for ToSuccessor {
                 if hello.listeners > 0 {
                     text.add("listeners", &hello.listeners);
                 }
+                if hello.control {
+                    text.add("control", &1);
+                }
+                if hello.records > 0 {
+                    text.add("records", &hello.records);
+                }
+                let Begun { number, at, clock, by } = &hello.upgrade;
+                text.add("upgrade", number);
+                text.add("began-at", at);
+                text.add("began-clock", clock);
+                text.add("by", by);
                 if hello.activated {
                     text.add("activated", &1);
                 }
                 text.finish()
             }
-            Self::Listener { address, file } => {
-                let mut text = Text::new("listener");
-                text.add("address", address);
-                if let Some(FileId { device, inode }) = file {
-                    text.add("device", device);
-                    text.add("inode", inode);
+            Self::Listener { address, file } => socket("listener", address, *file),
+            Self::Control { address, file } => socket("control", address, *file),
+            Self::Record(whole) => {
+                let text = record(whole);
+                if text.0.len() <= LONGEST {
+                    return text.finish();
                 }
-                text.finish()
+                // Half a record can't be read. Numbers are short: what is too long is words.
+                let words = Record { probe: None, reason: None, by: String::new(), ..(**whole).clone() };
+                record(&words).finish()
             }
             Self::Acknowledge { remembered } => {
                 let mut text = Text::new("acknowledge");
@@ -164,6 +227,12 @@ impl Message for ToSuccessor {
             Self::Abort => Text::new("abort").finish(),
             Self::Upgrade => Text::new("upgrade").finish(),
             Self::Main => Text::new("main").finish(),
+            Self::Draining { step, left } => {
+                let mut text = Text::new("draining");
+                text.add("step", &word(step));
+                text.add("left-ms", &left.as_millis());
+                text.finish()
+            }
         }
     }
 
@@ -187,19 +256,31 @@ impl Message for ToSuccessor {
                 },
                 pidfile: fields.optional("pidfile"),
                 listeners: fields.optional_number("listeners")?.unwrap_or_default(),
+                control: fields.optional_number::<u8>("control")? == Some(1),
+                records: fields.optional_number("records")?.unwrap_or_default(),
+                upgrade: Begun {
+                    number: fields.optional_number("upgrade")?.unwrap_or_default(),
+                    at: fields.optional_number("began-at")?.unwrap_or_default(),
+                    clock: fields.optional_number("began-clock")?.unwrap_or_default(),
+                    by: fields.optional("by").unwrap_or_default(),
+                },
                 activated: fields.optional_number::<u8>("activated")? == Some(1),
             }),
-            "listener" => Self::Listener {
-                address: fields.text("address")?,
-                file: match (fields.optional_number("device")?, fields.optional_number("inode")?) {
-                    (Some(device), Some(inode)) => Some(FileId { device, inode }),
-                    _ => None,
-                },
-            },
+            "listener" => Self::Listener { address: fields.text("address")?, file: fields.file()? },
+            "control" => Self::Control { address: fields.text("address")?, file: fields.file()? },
+            "record" => {
+                let json = fields.text("json")?;
+                let record = serde_json::from_str(&json);
+                Self::Record(Box::new(record.map_err(|error| Malformed(format!("`json`: {error}")))?))
+            }
             "acknowledge" => Self::Acknowledge { remembered: fields.number::<u8>("remembered")? != 0 },
             "abort" => Self::Abort,
             "upgrade" => Self::Upgrade,
             "main" => Self::Main,
+            "draining" => Self::Draining {
+                step: from_word(&fields.text("step")?)?,
+                left: Duration::from_millis(fields.number("left-ms")?),
+            },
             _ => return Ok(None),
         }))
     }
@@ -225,6 +306,17 @@ impl Message for ToPredecessor {
                 text.add("deadline-ms", &deadline.as_millis());
                 text.finish()
             }
+            Self::Progress { step, child, probe } => {
+                let mut text = Text::new("progress");
+                text.add("step", &word(step));
+                if let Some(child) = child {
+                    text.add("child", child);
+                }
+                if let Some(probe) = probe {
+                    text.add("probe", probe);
+                }
+                text.finish()
+            }
             Self::Ready => Text::new("ready").finish(),
             Self::Failed { code, reason } => {
                 let mut text = Text::new("failed");
@@ -233,6 +325,7 @@ impl Message for ToPredecessor {
                 text.finish()
             }
             Self::Upgrade => Text::new("upgrade").finish(),
+            Self::Stop => Text::new("stop").finish(),
         }
     }
 
@@ -246,12 +339,43 @@ impl Message for ToPredecessor {
                 grace: Duration::from_millis(fields.number("grace-ms")?),
             },
             "extended" => Self::Extended { deadline: Duration::from_millis(fields.number("deadline-ms")?) },
+            "progress" => Self::Progress {
+                step: from_word(&fields.text("step")?)?,
+                child: fields.optional_number("child")?,
+                probe: fields.optional("probe"),
+            },
             "ready" => Self::Ready,
             "failed" => Self::Failed { code: fields.number("code")?, reason: fields.text("reason")? },
             "upgrade" => Self::Upgrade,
+            "stop" => Self::Stop,
             _ => return Ok(None),
         }))
     }
+}
+
+fn socket(verb: &str, address: &str, file: Option<FileId>) -> String {
+    let mut text = Text::new(verb);
+    text.add("address", &address);
+    if let Some(FileId { device, inode }) = file {
+        text.add("device", &device);
+        text.add("inode", &inode);
+    }
+    text.finish()
+}
+
+fn record(record: &Record) -> Text {
+    let mut text = Text::new("record");
+    text.add("json", &serde_json::to_string(record).unwrap_or_default()); // it can't fail: all its keys are strings
+    text
+}
+
+/// The word that an enumeration of `history` has in JSON.
+fn word(step: &impl Serialize) -> String {
+    serde_json::to_value(step).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn from_word<T: DeserializeOwned>(word: &str) -> Result<T, Malformed> {
+    serde_json::from_value(word.into()).map_err(|error| Malformed(error.to_string()))
 }
 
 /// A message that is being written.
@@ -319,6 +443,13 @@ impl<'a> Fields<'a> {
         self.optional(key).map(|_| self.number(key)).transpose()
     }
 
+    fn file(&self) -> Result<Option<FileId>, Malformed> {
+        Ok(match (self.optional_number("device")?, self.optional_number("inode")?) {
+            (Some(device), Some(inode)) => Some(FileId { device, inode }),
+            _ => None,
+        })
+    }
+
     fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T, Malformed> {
         let text = self.text(key)?;
         text.parse().map_err(|_| Malformed(format!("`{key} {text}` is no number in range")))
@@ -328,6 +459,7 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Outcome;
     use proptest::prelude::*;
 
     fn hello() -> Hello {
@@ -341,8 +473,27 @@ mod tests {
             signals: SignalSetup { mask: SignalSet::from_bits(0), ignored: SignalSet::from_bits(1) },
             pidfile: Some("/run/app.pid".to_owned()),
             listeners: 1,
+            control: true,
+            records: 1,
+            upgrade: Begun {
+                number: 8,
+                at: 1_795_000_000_000,
+                clock: 86_400_000,
+                by: "SIGHUP from pid 12 (uid 0)".to_owned(),
+            },
             activated: true,
         }
+    }
+
+    fn record() -> Record {
+        let mut record =
+            Record { upgrade: 7, from: Some(6), to: 7, began_at: 1_795_000_000_000, ..Record::default() };
+        record.step(Step::Started, 0);
+        record.step(Step::Child, 12);
+        record.probe_failed("connection refused");
+        record.end(Outcome::Promoted, None, 500);
+        record.drain(Drain::Asked, 501);
+        record
     }
 
     /// The wire as it is: a change here is a change of protocol.
@@ -356,10 +507,16 @@ mod tests {
                 file: Some(FileId { device: 26, inode: 4711 }),
             },
             ToSuccessor::Listener { address: "tcp://0.0.0.0:80".to_owned(), file: None },
+            ToSuccessor::Control {
+                address: "unix:///run/app.pid.sock".to_owned(),
+                file: Some(FileId { device: 26, inode: 4712 }),
+            },
+            ToSuccessor::Record(Box::new(record())),
             ToSuccessor::Acknowledge { remembered: true },
             ToSuccessor::Abort,
             ToSuccessor::Upgrade,
             ToSuccessor::Main,
+            ToSuccessor::Draining { step: Drain::Asked, left: Duration::from_secs(10) },
         ];
         let to_predecessor = [
             ToPredecessor::Spawned { pid: 4712 },
@@ -369,9 +526,16 @@ mod tests {
                 grace: Duration::from_millis(25_500),
             },
             ToPredecessor::Extended { deadline: Duration::from_secs(120) },
+            ToPredecessor::Progress { step: Step::Child, child: Some(4713), probe: None },
+            ToPredecessor::Progress {
+                step: Step::Probe,
+                child: Some(4713),
+                probe: Some("connection refused".to_owned()),
+            },
             ToPredecessor::Ready,
             ToPredecessor::Failed { code: 78, reason: "two\nlines and a \\".to_owned() },
             ToPredecessor::Upgrade,
+            ToPredecessor::Stop,
         ];
         let mut wire = String::new();
         for message in &to_successor {
@@ -416,6 +580,19 @@ mod tests {
             panic!()
         };
         assert!(reason.starts_with("\\ä\\ä") && reason.ends_with("..."), "{reason}");
+    }
+
+    #[test]
+    fn a_record_that_is_too_long_loses_its_words() {
+        let mut long = record();
+        long.end(Outcome::Failed, Some(&"\"\\".repeat(2000)), 600);
+        long.probe_failed(&"\u{1b}".repeat(2000));
+        let wire = ToSuccessor::Record(Box::new(long.clone())).encode();
+        assert!(wire.len() <= LONGEST, "{}", wire.len());
+        let Ok(Some(ToSuccessor::Record(read))) = ToSuccessor::decode(wire.as_bytes()) else {
+            panic!("{wire}")
+        };
+        assert_eq!(*read, Record { probe: None, reason: None, ..long });
     }
 
     proptest! {

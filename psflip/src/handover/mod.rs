@@ -5,7 +5,7 @@ pub mod message;
 pub mod predecessor;
 pub mod successor;
 
-pub use message::{Hello, Message, ToPredecessor, ToSuccessor};
+pub use message::{Begun, Hello, Message, ToPredecessor, ToSuccessor};
 
 use std::io;
 use std::os::fd::BorrowedFd;

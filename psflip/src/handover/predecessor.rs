@@ -1,10 +1,12 @@
 //! The successor's end of the hand-over.
 
+use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::message::{Hello, Message, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor};
+use crate::history::History;
 use crate::launch::HANDOVER_VARIABLE;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
@@ -30,8 +32,19 @@ pub struct Met {
     pub link: Link,
     /// Its first message.
     pub hello: Hello,
-    /// The sockets that it handed over.
+    /// What came along.
+    pub inheritance: Inheritance,
+}
+
+/// What a predecessor hands over besides its place.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    /// The sockets that clients connect to.
     pub listeners: Vec<Given>,
+    /// The one that operators connect to.
+    pub control: Option<Given>,
+    /// What happened at earlier upgrades.
+    pub history: History,
 }
 
 /// What the link has to tell.
@@ -103,8 +116,8 @@ pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
         Ok(Some(ToSuccessor::Hello(hello)))
             if hello.oldest <= PROTOCOL && hello.protocol >= OLDEST_PROTOCOL =>
         {
-            match link.hear_of_listeners(hello.listeners) {
-                Ok(listeners) => Ok(Met { link, hello, listeners }),
+            match link.hear_of_inheritance(&hello) {
+                Ok(inheritance) => Ok(Met { link, hello, inheritance }),
                 Err(cause) => Err((NoHello::NoPredecessor { value: value.to_owned(), cause }, Some(link))),
             }
         }
@@ -162,27 +175,41 @@ impl Link {
         }
     }
 
-    /// The sockets that follow the hello; they were sent before this process began. What a later version says among them is skipped.
-    fn hear_of_listeners(&self, count: u32) -> Result<Vec<Given>, String> {
-        let mut given = Vec::new();
-        while (given.len() as u64) < u64::from(count) {
-            let lost = |why: String| format!("listener {} of {count} did not come: {why}", given.len() + 1);
-            match receive_patiently(&self.socket).map_err(|error| lost(error.to_string()))? {
+    /// What follows the hello; it was sent before this process began. What a later version says among it is skipped.
+    fn hear_of_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
+        let mut all = Inheritance::default();
+        let promised = [hello.listeners, u32::from(hello.control), hello.records];
+        let mut heard = [0; 3];
+        while heard.iter().zip(promised).any(|(heard, promised)| *heard < promised) {
+            let lost = |why: &dyn Display| {
+                let kinds = ["listener", "control socket", "record"];
+                let missing = (0..3).find(|kind| heard[*kind] < promised[*kind]).unwrap_or_default();
+                let (kind, which, of) = (kinds[missing], heard[missing] + 1, promised[missing]);
+                format!("{kind} {which} of {of} did not come: {why}")
+            };
+            match receive_patiently(&self.socket).map_err(|error| lost(&error))? {
                 Packet::Data(bytes, fds) => match (ToSuccessor::decode(&bytes), fds.into_iter().next()) {
                     (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket)) => {
-                        given.push(Given { address, socket, file });
+                        heard[0] += 1;
+                        all.listeners.push(Given { address, socket, file });
+                    }
+                    (Ok(Some(ToSuccessor::Control { address, file })), Some(socket)) => {
+                        heard[1] += 1;
+                        all.control = Some(Given { address, socket, file });
+                    }
+                    (Ok(Some(ToSuccessor::Record(record))), _) => {
+                        heard[2] += 1;
+                        all.history.add(*record);
                     }
                     (Ok(None), _) => {}
-                    (Err(error), _) => return Err(lost(error.to_string())),
-                    (Ok(Some(_)), _) => {
-                        return Err(lost("there is another message, or no socket".to_owned()));
-                    }
+                    (Err(error), _) => return Err(lost(&error)),
+                    (Ok(Some(_)), _) => return Err(lost(&"there is another message, or no socket")),
                 },
-                Packet::Nothing => return Err(lost("nothing was sent".to_owned())),
-                Packet::Closed => return Err(lost("the connection is closed".to_owned())),
+                Packet::Nothing => return Err(lost(&"nothing was sent")),
+                Packet::Closed => return Err(lost(&"the connection is closed")),
             }
         }
-        Ok(given)
+        Ok(all)
     }
 
     /// Stops listening. Returns the acknowledgement if it was sent before, with its remembered request; without one, the
@@ -201,7 +228,10 @@ impl Link {
                 ToSuccessor::Abort
                 | ToSuccessor::Main
                 | ToSuccessor::Hello(_)
-                | ToSuccessor::Listener { .. } => {}
+                | ToSuccessor::Listener { .. }
+                | ToSuccessor::Control { .. }
+                | ToSuccessor::Record(_)
+                | ToSuccessor::Draining { .. } => {}
             }
         }
         Ok(acknowledged)

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::message::{Hello, Message, ToPredecessor, ToSuccessor};
+use crate::history::Step;
 use crate::launch::{HANDOVER_VARIABLE, Launch, set_variable};
 use crate::sys::early::SignalSetup;
 use crate::sys::fd;
@@ -14,7 +15,6 @@ use crate::sys::process::{self, Fork};
 use crate::sys::seam::{self, Moment};
 use crate::sys::signal::SignalSet;
 use crate::sys::socket::{Packet, Socket};
-use crate::traffic::FileId;
 
 /// How long a successor gets to end that was told to give up before it said how long it needs.
 const GRACE: Duration = Duration::from_secs(5);
@@ -69,12 +69,23 @@ pub enum News {
     },
     /// Its child may take longer, and [`Link::deadline`] has changed.
     Extended,
+    /// It goes on.
+    Progress {
+        /// What happens now.
+        step: Step,
+        /// Its child's pid, once there is one.
+        child: Option<u32>,
+        /// What a probe said that failed.
+        probe: Option<String>,
+    },
     /// It wants to be acknowledged.
     Ready,
     /// It gives up; [`Link::failure`] says why.
     Failed,
     /// It got an upgrade request that it won't follow.
     Upgrade,
+    /// It got a stop request that was meant for the service.
+    Stop,
     /// It closed the connection.
     Closed,
     /// It said what no version says, so it is no psflip or a broken one; [`Link::failure`] says what.
@@ -86,7 +97,7 @@ impl Link {
     /// (contract U10). Returns also the pid of the process in between, which ends at once; the caller isn't a subreaper until
     /// it has reaped that one.
     ///
-    /// `sockets`: what clients connect to, by address, with its file; [`Hello::listeners`] of them. `deadline`: how long the
+    /// `inheritance`: what `hello` says will follow it, each with its socket if it is one. `deadline`: how long the
     /// successor may take to read its configuration. `watch` sees to it that this end of the connection is heard. It may fail,
     /// so it comes before the fork: a successor that exists could not be taken back any more.
     ///
@@ -95,7 +106,7 @@ impl Link {
     pub fn start<'s>(
         program: &Program,
         hello: Hello,
-        sockets: impl Iterator<Item = (String, BorrowedFd<'s>, Option<FileId>)>,
+        inheritance: impl Iterator<Item = (ToSuccessor, Option<BorrowedFd<'s>>)>,
         deadline: Duration,
         watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     ) -> io::Result<(Self, u32)> {
@@ -103,8 +114,8 @@ impl Link {
         watch(ours.as_fd())?;
         let this_process = PidFd::open(std::process::id())?;
         super::send(&ours, &ToSuccessor::Hello(hello), &[this_process.as_fd()])?;
-        for (address, socket, file) in sockets {
-            super::send(&ours, &ToSuccessor::Listener { address, file }, &[socket])?;
+        for (message, socket) in inheritance {
+            super::send(&ours, &message, socket.as_slice())?;
         }
         match process::fork()? {
             Fork::Child => {
@@ -209,6 +220,8 @@ impl Link {
                 News::Failed
             }
             ToPredecessor::Upgrade => News::Upgrade,
+            ToPredecessor::Stop => News::Stop,
+            ToPredecessor::Progress { step, child, probe } => News::Progress { step, child, probe },
         }
     }
 

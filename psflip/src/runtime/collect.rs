@@ -13,6 +13,7 @@ use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
 use crate::flip::{Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
 use crate::health;
+use crate::history::Step;
 use crate::job;
 use crate::keeper::Report;
 use crate::launch::{Refusal, Stage};
@@ -41,6 +42,7 @@ impl Runtime {
                 self.predecessor = None;
                 self.listeners.predecessor_is_gone();
                 self.nobody_else_speaks();
+                self.control.listeners.predecessor_is_gone();
                 self.happened(Event::PredecessorGone);
                 Ok(())
             }
@@ -57,6 +59,10 @@ impl Runtime {
                 self.managers_have_room();
                 Ok(())
             }
+            Token::Control => {
+                self.hear_clients();
+                Ok(())
+            }
             Token::Signals => self.read_signals(),
             Token::Timers => {
                 for key in self.timers.take_due() {
@@ -67,6 +73,7 @@ impl Runtime {
                             self.settle();
                         }
                         Key::SignOfLife => self.sign_of_life(),
+                        Key::Control => self.control_timer(),
                         Key::Hook(hook) => {
                             self.hook_is_late(hook);
                             self.settle();
@@ -219,7 +226,11 @@ impl Runtime {
             tracing::error!(signal = %received.signal, %error, "can't forward a signal to the child");
         }
         match request {
-            Some(Request::Upgrade) => self.happened(Event::UpgradeRequested),
+            Some(Request::Upgrade) => {
+                let Received { signal, pid, uid, .. } = received;
+                self.chronicle.by.get_or_insert(format!("{signal} from pid {pid} (uid {uid})"));
+                self.happened(Event::UpgradeRequested);
+            }
             Some(Request::Stop) => self.happened(Event::StopRequested),
             None => {}
         }
@@ -240,16 +251,18 @@ impl Runtime {
             };
             match news {
                 successor::News::Spawned => {
-                    let Some((_, process)) = link.process() else { continue };
+                    let Some((pid, process)) = link.process() else { continue };
                     if let Err(error) = self.poller.watch(Token::SuccessorProcess, process.as_fd()) {
                         let _ = process.send(Signal::KILL); // it may have ended
                         link.set_failure(format!("can't wait for the new psflip: {error}"));
                         self.successor_is_gone();
                     }
+                    self.note_progress(Step::Spawned, Some(pid), None, None);
                 }
                 successor::News::Starting { version } => {
                     let pid = link.process().map(|(pid, _)| pid);
                     tracing::debug!(pid, version, "the new psflip starts its child");
+                    self.note_progress(Step::Starting, pid, None, None);
                     self.wait_for_successor_anew();
                 }
                 successor::News::Extended => self.wait_for_successor_anew(),
@@ -259,6 +272,10 @@ impl Runtime {
                 successor::News::Ready => self.happened(Event::SuccessorReady),
                 successor::News::Failed => {}
                 successor::News::Upgrade => self.happened(Event::RequestPassedBack),
+                successor::News::Stop => self.happened(Event::StopPassedBack),
+                successor::News::Progress { step, child, probe } => {
+                    self.note_progress(step, None, child, probe);
+                }
                 successor::News::Closed => {
                     self.poller.forget(Token::Successor);
                     self.successor_closed();
@@ -350,9 +367,17 @@ impl Runtime {
                     self.happened(Event::Acknowledged { remembered });
                 }
                 predecessor::News::Message(ToSuccessor::Abort) => self.happened(Event::Aborted),
+                predecessor::News::Message(ToSuccessor::Draining { step, left }) => {
+                    self.note_drain(step, left);
+                }
                 predecessor::News::Message(ToSuccessor::Upgrade) => self.happened(Event::RequestPassedOn),
                 predecessor::News::Message(ToSuccessor::Main) => self.managers_know(),
-                predecessor::News::Message(ToSuccessor::Hello(_) | ToSuccessor::Listener { .. }) => {}
+                predecessor::News::Message(
+                    ToSuccessor::Hello(_)
+                    | ToSuccessor::Listener { .. }
+                    | ToSuccessor::Control { .. }
+                    | ToSuccessor::Record(_),
+                ) => {}
                 predecessor::News::Closed => {
                     // It is dead, or about to be: its process will tell, for a process closes its files before it counts as
                     // ended. One that lives says `Abort` before it lets go.
@@ -389,6 +414,7 @@ impl Runtime {
         if let Err(error) = watched {
             tracing::error!(%error, "can't wait for the health check");
         }
+        self.note_probe();
         match step.verdict {
             health::Verdict::Open => {}
             health::Verdict::Healthy => self.queue.push_back(Event::ChildHealthy),

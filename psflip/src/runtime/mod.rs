@@ -1,7 +1,9 @@
 //! The one loop: it collects what happened (`collect.rs`), lets [`crate::flip`] decide, and performs what it wants
 //! (`perform.rs`). One thread, one place to wait, no decision of its own.
 
+mod chronicle;
 mod collect;
+mod control;
 mod hooks;
 mod managers;
 mod notified;
@@ -18,12 +20,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-pub use origin::Origin;
+pub use origin::{Origin, Seen};
 
 use crate::config::{Orphans, Plan, Slot};
 use crate::flip::{self, Effect, Event, Outcome, Phase, Role, State, Timer};
-use crate::handover::predecessor;
-use crate::handover::{ToPredecessor, is_gone, successor};
+use crate::handover::predecessor::{self, Inheritance};
+use crate::handover::{Begun, ToPredecessor, is_gone, successor};
 use crate::health::Checker;
 use crate::keeper::Tree;
 use crate::launch::child_environment;
@@ -36,6 +38,7 @@ use crate::sys::signal::{SignalFd, SignalSet};
 use crate::traffic::activation::Activation;
 use crate::traffic::listen::{Given, Listeners};
 use crate::traffic::symlink::Turned;
+use chronicle::Chronicle;
 use notified::Notified;
 use poller::{Poller, Token};
 use timers::{Key, Timers};
@@ -63,6 +66,10 @@ pub struct Identity {
     pub origin: Origin,
     /// The sockets that its manager gave it.
     pub activation: Activation,
+    /// The upgrade, or the first start, that it is the outcome of.
+    pub begun: Begun,
+    /// Its configuration file.
+    pub config: Option<Seen>,
 }
 
 /// The predecessor, as a successor knows it.
@@ -108,6 +115,10 @@ struct Runtime {
     before_upgrade: Option<traffic::BeforeUpgrade>,
     hooks: hooks::Running,
     managers: managers::Managers,
+    control: control::Control,
+    chronicle: Chronicle,
+    /// Something of what operators see has changed.
+    changed: bool,
     /// Why the last upgrade failed.
     upgrade_failure: Option<String>,
     /// Why this generation fails, in words.
@@ -132,7 +143,7 @@ impl std::fmt::Debug for CheckerSlot {
     }
 }
 
-/// Lives the life of one generation. Returns what psflip ends with. `given`: the sockets that the predecessor handed over.
+/// Lives the life of one generation. Returns what psflip ends with. `inheritance`: what the predecessor handed over.
 ///
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be made, and nothing was started. Later errors are those of
@@ -141,7 +152,7 @@ pub fn live(
     plan: Plan,
     identity: Identity,
     predecessor: Option<Predecessor>,
-    given: Vec<Given>,
+    inheritance: Inheritance,
 ) -> io::Result<Outcome> {
     let resources = match Resources::open(predecessor.as_ref()) {
         Ok(resources) => resources,
@@ -150,7 +161,7 @@ pub fn live(
             return Err(error);
         }
     };
-    let mut runtime = Runtime::new(plan, identity, predecessor, given, resources);
+    let mut runtime = Runtime::new(plan, identity, predecessor, inheritance, resources);
     match runtime.run() {
         Ok(()) => runtime.finish(),
         Err(error) => {
@@ -201,7 +212,7 @@ impl Runtime {
         plan: Plan,
         identity: Identity,
         predecessor: Option<Predecessor>,
-        given: Vec<Given>,
+        mut inheritance: Inheritance,
         resources: Resources,
     ) -> Self {
         let Resources { poller, timers, signals, reaper } = resources;
@@ -210,6 +221,10 @@ impl Runtime {
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
         let managers = managers::Managers::new(|name| identity.origin.variable(name), predecessor.is_none());
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
+        let control = control::Control::new(&mut inheritance);
+        let Inheritance { listeners: given, history, .. } = inheritance;
+        let from = predecessor.as_ref().map(|_| identity.generation - 1);
+        let chronicle = Chronicle::new(identity.begun.clone(), from, identity.generation, history);
         Self {
             envp,
             state: flip::begin(role).0,
@@ -233,6 +248,9 @@ impl Runtime {
             before_upgrade: None,
             hooks: hooks::Running::new(),
             managers,
+            control,
+            chronicle,
+            changed: false,
             upgrade_failure: None,
             failure: None,
             last_probe_failure: None,
@@ -287,6 +305,7 @@ impl Runtime {
             if !failed {
                 failed_turns = 0;
             }
+            self.tell_changes();
         }
         Ok(())
     }
@@ -325,6 +344,10 @@ impl Runtime {
                 tracing::trace!(?event, state = ?self.state, ?effects, "decided");
             }
             self.perform_all(effects);
+            if before != self.state {
+                self.changed = true;
+                self.tell_of_draining(before.phase);
+            }
         }
     }
 
@@ -349,6 +372,7 @@ impl Runtime {
         let Some(outcome) = self.outcome else { return Err(io::Error::other("ended without an outcome")) };
         self.leave_listeners(outcome);
         self.managers_end(outcome);
+        self.tell_of_end(outcome);
         if let (Some(Predecessor { link, .. }), Outcome::Failed(_)) = (&self.predecessor, outcome) {
             let reason = self.failure.take().unwrap_or_else(|| "it failed".to_owned());
             let code = crate::exit::code_for(outcome);

@@ -2,7 +2,10 @@
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use crate::control::protocol::Source;
 use crate::handover::successor::Program;
 use crate::launch::{HANDOVER_VARIABLE, candidates, set_variable, variable};
 use crate::sys::process;
@@ -30,10 +33,62 @@ impl Origin {
         Self { program: Program { candidates, argv, envp }, handover }
     }
 
+    /// For operators: the executable that the next psflip will be, and whether it is another one than this psflip's.
+    pub(super) fn source(&self) -> Option<Source> {
+        let paths = self.program.candidates.iter().map(|path| Path::new(OsStr::from_bytes(path.to_bytes())));
+        let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let all: Vec<PathBuf> = paths.collect();
+        let path = all.iter().find(|path| path.exists()).or(all.last())?;
+        let changed = Stamp::of(path) != Stamp::of(Path::new("/proc/self/exe"));
+        Some(Source { path: path.to_string_lossy().into_owned(), changed })
+    }
+
     /// A variable of the environment psflip was started with, if it is UTF-8.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
         variable(&self.program.envp, name)?.to_str().map(str::to_owned)
+    }
+}
+
+/// A file as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    path: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+impl Seen {
+    /// Looks at it. It is to be read after this: a change in between then counts as one.
+    #[must_use]
+    pub fn look(path: &Path) -> Self {
+        Self { path: path.to_owned(), stamp: Stamp::of(path) }
+    }
+
+    /// For operators: whether it is another one by now.
+    pub(super) fn source(&self) -> Source {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        Source { changed: Stamp::of(&path) != self.stamp, path: path.to_string_lossy().into_owned() }
     }
 }
 

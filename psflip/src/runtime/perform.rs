@@ -9,6 +9,7 @@ use crate::config::Orphans;
 use crate::flip::{Effect, Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
+use crate::history::Step;
 use crate::job;
 use crate::keeper::Tree;
 use crate::launch::Launch;
@@ -34,13 +35,19 @@ impl Runtime {
                 }
                 Ok(())
             }),
-            Effect::RunHook(hook) => self.run_hook(hook),
+            Effect::RunHook(hook) => {
+                if hook == Hook::Promote {
+                    self.note(Step::Healthy);
+                }
+                self.run_hook(hook);
+            }
             Effect::EndHook => self.end_hook(Hook::Promote),
             Effect::SwitchTraffic => self.switch_traffic(),
             Effect::TakePidfile => self.take_pidfile(),
             Effect::GiveBack => self.give_back(),
             Effect::TakeBack => self.take_back(),
             Effect::TellReady => self.tell_predecessor(&ToPredecessor::Ready),
+            Effect::PassStopBack => self.tell_predecessor(&ToPredecessor::Stop),
             Effect::PassRequestBack => self.tell_predecessor(&ToPredecessor::Upgrade),
             Effect::Withdraw => self.withdraw(),
             Effect::StartSuccessor => self.start_successor(),
@@ -56,7 +63,7 @@ impl Runtime {
     }
 
     fn start_child(&mut self) {
-        if let Err(error) = self.open_listeners() {
+        if let Err(error) = self.open_listeners().and_then(|()| self.open_control()) {
             self.failure = Some(error.to_string());
             self.queue.push_back(Event::ChildNotStarted(StartFailure::Other));
             return;
@@ -85,6 +92,7 @@ impl Runtime {
     fn start_probing(&mut self) {
         let Some(pid) = self.tree.as_ref().and_then(Tree::child_pid) else { return };
         tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
+        self.note(Step::Child);
         let child = ChildInfo {
             pid,
             envp: self.envp.clone(),
@@ -107,7 +115,7 @@ impl Runtime {
         self.checker = None;
     }
 
-    fn signal_child(&mut self, signal: Signal) {
+    pub(super) fn signal_child(&mut self, signal: Signal) {
         let Some(tree) = &mut self.tree else { return };
         if tree.child_pid().is_none() && signal == Signal::KILL {
             // Its exec hangs (a dead network file system): the keeper's end is all that can be had.
@@ -150,6 +158,7 @@ impl Runtime {
             self.queue.push_back(Event::PidfileTaken);
             return;
         };
+        self.note(Step::Pidfile);
         // Taken from the predecessor: by agreement if it is there, and as a stale one if it is not.
         let from = match &self.predecessor {
             Some(Predecessor { pidfile: Some(held), .. }) if *held == path.to_string_lossy() => {
@@ -238,23 +247,35 @@ impl Runtime {
             signals: self.identity.signals,
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_string_lossy().into_owned()),
             listeners: self.listeners.to_hand_over().count() as u32,
+            control: self.control.listeners.to_hand_over().next().is_some(),
+            records: self.chronicle.history.iter().len() as u32,
+            upgrade: self.chronicle.for_successor(),
             activated: self.identity.activation.is_there(),
         };
-        let result = if let Some(reason) = self.why_no_successor_could_live() {
-            Err(std::io::Error::other(reason))
-        } else {
-            if let Some(tree) = &self.tree {
-                self.reaper.note_wards(tree.keeper_pid());
-            }
-            process::set_subreaper(false).and_then(|()| {
-                let program = &self.identity.origin.program;
-                let sockets = self.listeners.to_hand_over();
-                let deadline = self.plan.upgrade.timeout + MARGIN;
-                successor::Link::start(program, hello, sockets, deadline, |end| {
-                    self.poller.watch(Token::Successor, end)
+        let result =
+            if let Some(reason) = self.why_no_successor_could_live() {
+                Err(std::io::Error::other(reason))
+            } else {
+                if let Some(tree) = &self.tree {
+                    self.reaper.note_wards(tree.keeper_pid());
+                }
+                process::set_subreaper(false).and_then(|()| {
+                    let program = &self.identity.origin.program;
+                    let sockets = self.listeners.to_hand_over().map(|(address, socket, file)| {
+                        (ToSuccessor::Listener { address, file }, Some(socket))
+                    });
+                    let control = self.control.listeners.to_hand_over().map(|(address, socket, file)| {
+                        (ToSuccessor::Control { address, file }, Some(socket))
+                    });
+                    let records = self.chronicle.history.iter();
+                    let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
+                    let inheritance = sockets.chain(control).chain(records);
+                    let deadline = self.plan.upgrade.timeout + MARGIN;
+                    successor::Link::start(program, hello, inheritance, deadline, |end| {
+                        self.poller.watch(Token::Successor, end)
+                    })
                 })
-            })
-        };
+            };
         match result {
             Ok((link, intermediate)) => {
                 self.intermediate = Some(intermediate);
@@ -316,6 +337,8 @@ impl Runtime {
         if event == Event::Committed {
             self.hand_over_managers();
             self.let_go_of_listeners();
+            self.note_superseded();
+            self.let_go_of_operators();
         }
         self.queue.push_back(event);
     }

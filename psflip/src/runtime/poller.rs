@@ -33,13 +33,15 @@ pub(super) enum Token {
     FailedHook,
     /// Room for what managers are to be told.
     Managers,
+    /// Operators.
+    Control,
     /// Signals.
     Signals,
     /// The timers.
     Timers,
 }
 
-const TOKENS: [Token; 13] = [
+const TOKENS: [Token; 14] = [
     Token::Tree,
     Token::Successor,
     Token::SuccessorProcess,
@@ -51,6 +53,7 @@ const TOKENS: [Token; 13] = [
     Token::PromotedHook,
     Token::FailedHook,
     Token::Managers,
+    Token::Control,
     Token::Signals,
     Token::Timers,
 ];

@@ -11,6 +11,8 @@ impl Runtime {
     pub(super) fn tell(&mut self, news: News) {
         self.log(news);
         self.tell_managers(news);
+        // Last: systemd waits for an operator's client that waits for this, and is to know by then.
+        self.tell_operators(news);
     }
 
     /// Writes the news to the log.
@@ -132,7 +134,7 @@ impl Runtime {
         reason
     }
 
-    fn why_not_now(&self) -> &'static str {
+    pub(super) fn why_not_now(&self) -> &'static str {
         match self.state.phase {
             Phase::Starting { .. } | Phase::Promoting { .. } => "the child is not healthy yet",
             Phase::Serving { stopping: true, .. } | Phase::Upgrading { stopping: true, .. } => {
@@ -146,7 +148,7 @@ impl Runtime {
 }
 
 /// The name of a health check.
-fn kind(health: &Health) -> &'static str {
+pub(super) fn kind(health: &Health) -> &'static str {
     match health {
         Health::Alive { .. } => "alive",
         Health::Command { .. } => "command",

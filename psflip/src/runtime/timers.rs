@@ -22,6 +22,8 @@ pub(super) enum Key {
     Hook(Hook),
     /// The next sign of life for the manager's watchdog.
     SignOfLife,
+    /// Of clients of the control socket.
+    Control,
 }
 
 /// Deadlines by monotonic clock, which goes on while psflip is stopped and stands still while the machine sleeps.
@@ -54,6 +56,11 @@ impl Timers {
         let Some(deadline) = self.deadlines.get_mut(&key) else { return false };
         *deadline = (Instant::now() + time).max(*deadline);
         true
+    }
+
+    /// How long it is until this deadline; `None`: there is none.
+    pub(super) fn left(&self, key: Key) -> Option<Duration> {
+        self.deadlines.get(&key).map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Removes a deadline.

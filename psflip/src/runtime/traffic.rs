@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use super::Runtime;
 use crate::flip::{Event, Outcome};
+use crate::history::Step;
 use crate::launch::{Sockets, set_variable};
 use crate::traffic::listen::{self, Listeners};
 use crate::traffic::symlink;
@@ -45,6 +46,9 @@ impl Runtime {
     }
 
     pub(super) fn switch_traffic(&mut self) {
+        if self.plan.switch.is_some() || !self.plan.listeners.is_empty() {
+            self.note(Step::Switch);
+        }
         let switched = self.listeners.adjust().map_err(|error| error.to_string()).and_then(|()| match &self
             .plan
             .switch
@@ -105,10 +109,15 @@ impl Runtime {
         let predecessor = self.predecessor.as_ref().filter(|old| !old.link.process().has_ended());
         match (outcome, predecessor) {
             (Outcome::Superseded, _) => {}
-            (Outcome::Failed(_), Some(_)) => self.listeners.remove_new_files(),
-            (Outcome::Failed(_) | Outcome::Relay(_), _) => {
-                self.listeners.predecessor_is_gone();
+            (Outcome::Failed(_), Some(_)) => {
                 self.listeners.remove_new_files();
+                self.control.listeners.remove_new_files();
+            }
+            (Outcome::Failed(_) | Outcome::Relay(_), _) => {
+                for listeners in [&mut self.listeners, &mut self.control.listeners] {
+                    listeners.predecessor_is_gone();
+                    listeners.remove_new_files();
+                }
             }
         }
     }

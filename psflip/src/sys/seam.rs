@@ -117,6 +117,8 @@ calls! {
     Bind,
     /// listen(2).
     Listen,
+    /// accept4(2), of the control socket.
+    Accept,
     /// connect(2), of a probe.
     Connect,
     /// pipe2(2), of a probe.

@@ -123,20 +123,12 @@ log = "x""#), @r#"
 fn the_key_of_a_later_version_is_told() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
-proxy = []
-[control]
-socket = "x""#), @r#"
+proxy = []"#), @r#"
     app.toml:2:1: unknown key `proxy`
       |
     2 | proxy = []
       | ^^^^^
       = help: this version of psflip doesn't have `proxy` yet
-
-    app.toml:3:2: unknown key `control`
-      |
-    3 | [control]
-      |  ^^^^^^^
-      = help: this version of psflip doesn't have `control` yet
     "#);
 }
 

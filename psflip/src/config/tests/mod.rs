@@ -1,6 +1,7 @@
 //! What configurations are refused, with which words, and what the others mean.
 
 mod checks;
+mod control;
 mod files;
 mod keys;
 mod kinds;

@@ -148,6 +148,12 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         (Phase::Starting { .. }, Event::StopRequested) => Vec::new(),
         _ => decide(state, event),
     }),
+    ("a stop of whoever the pidfile names is taken for one of the successor alone", "S5", |state, event| {
+        match event {
+            Event::StopPassedBack => Vec::new(),
+            _ => decide(state, event),
+        }
+    }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);
         if let Event::ChildEnded(end) = event {

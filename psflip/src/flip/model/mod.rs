@@ -42,6 +42,7 @@ enum Message {
     PassedOn,
     Ready,
     PassedBack,
+    StopPassedBack,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,7 +93,7 @@ struct World {
     /// A request was made that was neither followed nor answered yet.
     open_requests: bool,
     /// Whoever serves, or is to be the first to, was asked to stop, and no child has ignored it. A successor that is asked to
-    /// stop only gives up.
+    /// stop only gives up, unless the pidfile names it: then it was meant for the service (F11).
     stopping: bool,
 }
 

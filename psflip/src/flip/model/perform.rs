@@ -8,7 +8,7 @@ impl World {
             Message::Acknowledge { remembered } => Some(Event::Acknowledged { remembered }),
             Message::Abort => Some(Event::Aborted),
             Message::PassedOn => Some(Event::RequestPassedOn),
-            Message::Ready | Message::PassedBack => None,
+            Message::Ready | Message::PassedBack | Message::StopPassedBack => None,
         }
     }
 
@@ -16,6 +16,7 @@ impl World {
         match self.generations[index].from_successor.pop_front()? {
             Message::Ready => Some(Event::SuccessorReady),
             Message::PassedBack => Some(Event::RequestPassedBack),
+            Message::StopPassedBack => Some(Event::StopPassedBack),
             Message::Acknowledge { .. } | Message::Abort | Message::PassedOn => None,
         }
     }
@@ -120,6 +121,9 @@ impl World {
                 if !self.send_back(index, Message::PassedBack) {
                     self.open_requests = false; // refused aloud
                 }
+            }
+            Effect::PassStopBack => {
+                self.stopping |= self.send_back(index, Message::StopPassedBack);
             }
             Effect::PassRequestOn => {
                 if !self.send_on(index, Message::PassedOn) {

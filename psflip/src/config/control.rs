@@ -1,0 +1,90 @@
+//! `[control]`: the socket behind `psflip upgrade`, `status` and `stop`.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
+
+use super::address;
+use super::build::CONTROL;
+use super::error::{Error, quoted};
+use super::listen::{ListenAddress, Listener, Options};
+use super::plan::Control;
+use super::reader::{Node, Reader};
+use super::scalar::{Refused, refuse_help};
+
+/// How many clients may wait to be accepted.
+const BACKLOG: u32 = 64;
+
+/// Reads `[control]`.
+pub(super) fn control(reader: &mut Reader<'_>, node: Node<'_>, control: &mut Control) {
+    let Some(section) = reader.table("control", node) else { return };
+    for (key, span, node) in &section.entries {
+        match *key {
+            "socket" if matches!(node.get_ref(), DeValue::Boolean(false)) => *control = Control::Off,
+            "socket" if matches!(node.get_ref(), DeValue::Boolean(true)) => {
+                let error = Error::at(node.span(), "`socket` can't be `true`");
+                reader.error(error.help("write the path of the socket, or `false` to have none"));
+            }
+            "socket" => {
+                if let Some(path) = reader.parsed("socket", node, parse) {
+                    *control = Control::At(path);
+                }
+            }
+            _ => reader.unknown(&section, key, span, CONTROL),
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<PathBuf, Refused> {
+    if text.starts_with('@') || text.starts_with("unix:@") || text.starts_with("unix://@") {
+        return refuse_help(
+            format!("the control socket can't be the abstract socket {}", quoted(text)),
+            "everybody may connect to those; write a path, for example `/run/app/psflip.sock`",
+        );
+    }
+    address::unix(text)
+}
+
+/// Notes a control socket at a path that is meant for something else.
+pub(super) fn conflicts(
+    reader: &mut Reader<'_>,
+    node: Option<Node<'_>>,
+    control: &Control,
+    others: &[(&str, Option<&Path>)],
+) {
+    let Control::At(path) = control else { return };
+    for (what, other) in others {
+        if *other == Some(path.as_path()) {
+            let message = format!("the control socket {} is also {what}", quoted(&path.to_string_lossy()));
+            let span = node.map(toml::Spanned::span);
+            let help = Some("give each a path of its own".to_owned());
+            reader.error(Error { message, span, help });
+        }
+    }
+}
+
+impl Control {
+    /// Where it is; `pidfile`: of the same configuration, next to which it is by default.
+    #[must_use]
+    pub fn path(&self, pidfile: Option<&Path>) -> Option<PathBuf> {
+        match self {
+            Self::At(path) => Some(path.clone()),
+            Self::Off => None,
+            Self::Default => {
+                // Appended, not replaced: many a child has a socket `app.sock` next to a pidfile `app.pid`.
+                let mut path = pidfile?.as_os_str().to_owned();
+                path.push(".sock");
+                address::unix(path.to_str()?).is_ok().then(|| path.into())
+            }
+        }
+    }
+
+    /// The socket, as one that psflip keeps for all generations.
+    #[must_use]
+    pub fn listener(&self, pidfile: Option<&Path>) -> Option<Listener> {
+        let address = ListenAddress::Unix(self.path(pidfile)?);
+        let options =
+            Options { mode: Some(0o600), backlog: BACKLOG, nonblock: Some(true), ..Options::default() };
+        Some(Listener { address, name: "control".to_owned(), protocols: Vec::new(), options })
+    }
+}

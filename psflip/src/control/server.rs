@@ -1,0 +1,459 @@
+//! psflip's end of the control socket: whom it listens to, and what becomes of clients that write nonsense, write nothing, or
+//! never read. Nothing here ever waits, and every client takes a bounded amount of memory.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Uid;
+
+use super::protocol::{Event, LONGEST_REQUEST, PROTOCOL, Request, Wish};
+use crate::sys::seam::{self, Call};
+use crate::text;
+
+/// So many clients are served at a time.
+const MOST_CLIENTS: usize = 64;
+/// How much is kept for a client that doesn't read, in bytes.
+const MOST_UNREAD: usize = 256 * 1024;
+/// How long a client may take to write its request.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long no client is accepted after the kernel had no room for one.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How many things are looked at in one go.
+const AT_ONCE: usize = 16;
+
+/// The epoll data that stands for the listening socket; clients count from 1.
+const LISTENER: u64 = 0;
+
+/// What a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// It has not written its request yet.
+    Unknown,
+    /// Every change.
+    Changes,
+    /// This upgrade.
+    Upgrade(u64),
+    /// The end.
+    Stop,
+    /// Nothing more: what was written for it is still being read.
+    Nothing,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Whose.
+    pub client: u64,
+    /// What for.
+    pub wish: Wish,
+    /// The pid of whoever connected (SO_PEERCRED of unix(7)).
+    pub pid: i32,
+    /// The user.
+    pub uid: u32,
+}
+
+/// What happens to the connection after a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// More will come.
+    Stay,
+    /// It was the last one.
+    Close,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    pid: i32,
+    uid: u32,
+    since: Instant,
+    interest: Interest,
+    input: Vec<u8>,
+    unread: Vec<u8>,
+    /// Changes were not told, since those before were not read yet.
+    is_behind: bool,
+}
+
+/// All clients.
+#[derive(Debug)]
+pub struct Server {
+    epoll: Epoll,
+    /// The socket on which clients are accepted, while they are.
+    listener: Option<UnixListener>,
+    /// Since when the kernel has had no room for another one.
+    paused: Option<Instant>,
+    clients: BTreeMap<u64, Client>,
+    next: u64,
+}
+
+impl Server {
+    /// Nobody is accepted yet.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn new() -> io::Result<Self> {
+        seam::before(Call::EpollCreate)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { epoll, listener: None, paused: None, clients: BTreeMap::new(), next: LISTENER + 1 })
+    }
+
+    /// Accepts clients from now on. `listener`: nonblocking.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC: see epoll_ctl(2).
+    pub fn accept_on(&mut self, listener: OwnedFd) -> io::Result<()> {
+        self.stop_accepting();
+        seam::before(Call::EpollControl)?;
+        self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        self.listener = Some(listener.into());
+        Ok(())
+    }
+
+    /// Accepts nobody any more: who connects from now on waits for another generation.
+    pub fn stop_accepting(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            // Closing alone would not do: the successor has the same socket open.
+            let _ = self.epoll.delete(&listener); // it is there
+        }
+        self.paused = None;
+    }
+
+    /// Whether there is anybody to be told.
+    #[must_use]
+    pub fn has(&self, interest: Interest) -> bool {
+        self.clients.values().any(|client| client.interest == interest)
+    }
+
+    /// Does what can be done without waiting. Returns what clients want by now; one that watches and was behind wants to know
+    /// again.
+    pub fn on_ready(&mut self) -> Vec<Asked> {
+        let mut events = [EpollEvent::empty(); AT_ONCE];
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0); // EINTR: it is ready still
+        let mut asked = Vec::new();
+        for event in &events[..count] {
+            if event.data() == LISTENER {
+                self.accept();
+            } else {
+                asked.extend(self.client_is_ready(event.data(), event.events()));
+            }
+        }
+        asked
+    }
+
+    /// When [`Server::on_timer`] has something to do; `None`: never.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Duration> {
+        let silent = self.clients.values().filter(|client| client.interest == Interest::Unknown);
+        let first = silent
+            .map(|client| client.since + PATIENCE)
+            .chain(self.paused.map(|since| since + PAUSE))
+            .min()?;
+        Some(first.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))
+    }
+
+    /// Drops clients that said nothing for too long, and tries again to accept some.
+    pub fn on_timer(&mut self) {
+        let now = Instant::now();
+        self.clients
+            .retain(|_, client| client.interest != Interest::Unknown || now < client.since + PATIENCE);
+        if self.paused.is_some_and(|since| now >= since + PAUSE) {
+            self.paused = None;
+            self.watch_listener(EpollFlags::EPOLLIN);
+        }
+    }
+
+    /// This client waits for that from now on.
+    pub fn note(&mut self, client: u64, interest: Interest) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.interest = interest;
+        }
+    }
+
+    /// It hears nothing more.
+    pub fn close(&mut self, client: u64) {
+        self.note(client, Interest::Nothing);
+        self.flush(client);
+    }
+
+    /// Tells one client.
+    pub fn answer(&mut self, client: u64, event: &Event, then: Then) {
+        self.write(client, &line(event), then);
+    }
+
+    /// Tells everybody who waits for this.
+    pub fn tell(&mut self, interest: Interest, event: &Event, then: Then) {
+        let waiting: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.interest == interest)
+            .map(|(id, _)| *id)
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let line = line(event);
+        for client in waiting {
+            self.write(client, &line, then);
+        }
+    }
+
+    /// Tells those who watch, but for those who have not read the last change yet: they will want to know later.
+    pub fn tell_change(&mut self, status: &Event) {
+        let watching: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.interest == Interest::Changes)
+            .map(|(id, _)| *id)
+            .collect();
+        if watching.is_empty() {
+            return;
+        }
+        let line = line(status);
+        for id in watching {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            if client.unread.is_empty() {
+                self.write(id, &line, Then::Stay);
+            } else {
+                client.is_behind = true;
+            }
+        }
+    }
+
+    /// A generation that is not the service any more lets everybody go but those who still hear of its own end: `stays` says
+    /// which.
+    pub fn send_away(&mut self, stays: impl Fn(Interest) -> bool, to: impl Fn(Interest) -> Event) {
+        let going: Vec<(u64, Interest)> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.interest != Interest::Nothing && !stays(client.interest))
+            .map(|(id, client)| (*id, client.interest))
+            .collect();
+        for (id, interest) in going {
+            self.answer(id, &to(interest), Then::Close);
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let accepted = seam::before(Call::Accept).map_err(io::Error::from).and_then(|()| listener.accept());
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            // It has gone again, or another generation was faster.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) =>
+            {
+                return;
+            }
+            // The listener would be ready for ever.
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a client of the control socket for now");
+                self.pause();
+                return;
+            }
+        };
+        let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { return };
+        let (pid, uid) = (peer.pid(), peer.uid());
+        self.make_room();
+        let id = self.next;
+        let watched = stream.set_nonblocking(true).and_then(|()| {
+            seam::before(Call::EpollControl)?;
+            self.epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, id)).map_err(Into::into)
+        });
+        if let Err(error) = watched {
+            tracing::warn!(%error, pid, uid, "can't hear a client of the control socket");
+            return;
+        }
+        self.next += 1;
+        let client = Client {
+            stream,
+            pid,
+            uid,
+            since: Instant::now(),
+            interest: Interest::Unknown,
+            input: Vec::new(),
+            unread: Vec::new(),
+            is_behind: false,
+        };
+        self.clients.insert(id, client);
+        let own = Uid::effective();
+        if !(uid == 0 || uid == own.as_raw()) {
+            let reason = format!("this psflip belongs to uid {own}; uid {uid} may not ask it");
+            self.answer(id, &Event::Error { reason }, Then::Close);
+        } else if self.clients.len() > MOST_CLIENTS {
+            let reason = format!("{MOST_CLIENTS} clients are connected already");
+            self.answer(id, &Event::Error { reason }, Then::Close);
+        }
+    }
+
+    /// Where there are too many clients, the one that has been silent for longest goes.
+    fn make_room(&mut self) {
+        if self.clients.len() >= MOST_CLIENTS {
+            let silent = self.clients.iter().find(|(_, client)| client.interest == Interest::Unknown);
+            if let Some(id) = silent.map(|(id, _)| *id) {
+                self.clients.remove(&id);
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        self.watch_listener(EpollFlags::empty());
+        self.paused = Some(Instant::now());
+    }
+
+    fn watch_listener(&self, flags: EpollFlags) {
+        if let Some(listener) = &self.listener {
+            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, LISTENER)); // it is there
+        }
+    }
+
+    fn client_is_ready(&mut self, id: u64, flags: EpollFlags) -> Option<Asked> {
+        let client = self.clients.get_mut(&id)?;
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            self.flush(id);
+            let client = self.clients.get_mut(&id)?;
+            let caught_up = client.is_behind && client.unread.is_empty();
+            client.is_behind &= !caught_up;
+            return caught_up.then_some(Asked {
+                client: id,
+                wish: Wish::Watch,
+                pid: client.pid,
+                uid: client.uid,
+            });
+        }
+        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
+            && !flags.contains(EpollFlags::EPOLLIN)
+        {
+            self.clients.remove(&id);
+            return None;
+        }
+        if client.interest != Interest::Unknown {
+            // It has closed its end, and there is nobody to be told.
+            self.clients.remove(&id);
+            return None;
+        }
+        match client.read_request() {
+            Ok(None) => None,
+            Ok(Some(text)) => {
+                // From now on only its end is of interest: it may close its own direction and still read the answer.
+                let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(EpollFlags::empty(), id));
+                client.interest = Interest::Nothing;
+                let asked = |wish| Asked { client: id, wish, pid: client.pid, uid: client.uid };
+                match parse(&text) {
+                    Ok(wish) => Some(asked(wish)),
+                    Err(reason) => {
+                        self.answer(id, &Event::Error { reason }, Then::Close);
+                        None
+                    }
+                }
+            }
+            Err(reason) => {
+                client.interest = Interest::Nothing;
+                match reason {
+                    Some(reason) => self.answer(id, &Event::Error { reason }, Then::Close),
+                    None => drop(self.clients.remove(&id)),
+                }
+                None
+            }
+        }
+    }
+
+    /// Writes what there is room for, and keeps the rest.
+    fn write(&mut self, id: u64, line: &[u8], then: Then) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.unread.extend_from_slice(line);
+        if then == Then::Close {
+            client.interest = Interest::Nothing;
+        }
+        self.flush(id);
+    }
+
+    fn flush(&mut self, id: u64) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        while !client.unread.is_empty() {
+            match client.stream.write(&client.unread) {
+                Ok(written) => drop(client.unread.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.clients.remove(&id);
+                    return;
+                }
+            }
+        }
+        let is_done = client.unread.is_empty() && client.interest == Interest::Nothing;
+        if is_done || client.unread.len() > MOST_UNREAD {
+            self.clients.remove(&id);
+            return;
+        }
+        let flags = if client.unread.is_empty() { EpollFlags::empty() } else { EpollFlags::EPOLLOUT };
+        let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(flags, id)); // it is there
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+impl Client {
+    /// The request, once it is there as a whole. `Err(None)`: the client has gone without one.
+    fn read_request(&mut self) -> Result<Option<Vec<u8>>, Option<String>> {
+        let mut buffer = [0; LONGEST_REQUEST];
+        loop {
+            let room = LONGEST_REQUEST - self.input.len();
+            match self.stream.read(&mut buffer[..room]) {
+                // Whoever closes its direction has said all there is to be said.
+                Ok(0) if self.input.is_empty() => return Err(None),
+                Ok(0) => return Ok(Some(std::mem::take(&mut self.input))),
+                Ok(read) => {
+                    self.input.extend_from_slice(&buffer[..read]);
+                    if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+                        self.input.truncate(end);
+                        return Ok(Some(std::mem::take(&mut self.input)));
+                    }
+                    if self.input.len() == LONGEST_REQUEST {
+                        return Err(Some(format!(
+                            "the request has more than {LONGEST_REQUEST} bytes without a line break"
+                        )));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(_) => return Err(None),
+            }
+        }
+    }
+}
+
+/// Reads a request.
+fn parse(text: &[u8]) -> Result<Wish, String> {
+    const EXAMPLE: &str = r#"a request is one line like {"psflip":1,"request":"status"}"#;
+    let shown = || text::head(&String::from_utf8_lossy(text), 100);
+    let value: serde_json::Value = serde_json::from_slice(text)
+        .map_err(|error| format!("`{}` is no request: {error}; {EXAMPLE}", shown()))?;
+    match value.get("psflip").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(PROTOCOL) => {}
+        Some(version) => {
+            return Err(format!(
+                "the request is of protocol {version}, and psflip {} speaks {PROTOCOL}",
+                env!("CARGO_PKG_VERSION")
+            ));
+        }
+        None => return Err(format!("`{}` has no number `psflip`; {EXAMPLE}", shown())),
+    }
+    let request: Request =
+        serde_json::from_value(value).map_err(|error| format!("`{}` is no request: {error}", shown()))?;
+    Ok(request.wish)
+}
+
+fn line(event: &Event) -> Vec<u8> {
+    let mut line = serde_json::to_vec(event).unwrap_or_default(); // all its keys are strings
+    line.push(b'\n');
+    line
+}

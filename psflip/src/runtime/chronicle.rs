@@ -1,0 +1,337 @@
+//! What happened at this generation's own start, at the upgrade that is under way, and before: noted when it happens, told to
+//! the operators who wait for it, and handed on to the next generation.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::{CheckerSlot, Predecessor, Runtime};
+use crate::control::protocol;
+use crate::control::server::{Interest, Then};
+use crate::flip::{Outcome, Phase, Step as Towards};
+use crate::handover::{Begun, ToPredecessor, ToSuccessor};
+use crate::history::{self, Drain, History, Record, Step};
+use crate::keeper::Tree;
+use crate::text;
+
+/// How much of what was written to standard error is looked at, in bytes.
+const OUTPUT: u64 = 4096;
+
+/// So many failed probes are told one by one; of later ones, the power-of-twoth.
+const PROBES: u32 = 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Chronicle {
+    pub(super) history: History,
+    /// The number of the last upgrade that was begun, by this generation or one before.
+    pub(super) begun: u64,
+    /// The start of this generation, until it is promoted.
+    pub(super) own: Option<Record>,
+    /// When that began.
+    own_clock: u64,
+    /// The upgrade that is under way.
+    pub(super) upgrade: Option<UnderWay>,
+    /// Who asked for the next one.
+    pub(super) by: Option<String>,
+    /// When this psflip was started, in milliseconds since 1970.
+    pub(super) started_at: u64,
+    /// When this generation became the service, in milliseconds since 1970.
+    pub(super) active_since: Option<u64>,
+    /// What the predecessor does towards its end, and until when that may take.
+    pub(super) predecessor: Option<(Drain, Instant)>,
+}
+
+/// An upgrade that this generation has begun.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    pub(super) record: Record,
+    clock: u64,
+    /// How long the file that is standard error was when it began, if it is a regular one.
+    output: Option<u64>,
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// Milliseconds by a clock that is the same for all processes and is never set.
+fn clock() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_millis() as u64)
+}
+
+impl Begun {
+    /// The first start, now.
+    #[must_use]
+    pub fn first() -> Self {
+        Self { number: 0, at: now(), clock: clock(), by: String::new() }
+    }
+}
+
+impl Chronicle {
+    /// Of a generation that begins. `from`: the one before it.
+    pub(super) fn new(begun: Begun, from: Option<u64>, to: u64, history: History) -> Self {
+        // A predecessor of a version that knows nothing of this has said nothing.
+        let Begun { number, at, clock, by } =
+            if begun.at == 0 { Begun { number: to - 1, ..Begun::first() } } else { begun };
+        let mut own = Record {
+            upgrade: number,
+            from,
+            to,
+            began_at: at,
+            by,
+            pid: Some(std::process::id()),
+            ..Record::default()
+        };
+        own.step(Step::Started, 0);
+        own.step(Step::Starting, self::clock().saturating_sub(clock));
+        Self {
+            history,
+            begun: number,
+            own: Some(own),
+            own_clock: clock,
+            upgrade: None,
+            by: None,
+            started_at: now(),
+            active_since: None,
+            predecessor: None,
+        }
+    }
+
+    /// The number that the next upgrade gets.
+    pub(super) fn next(&self) -> u64 {
+        self.begun + 1
+    }
+
+    /// What the successor is told of the upgrade that is under way.
+    pub(super) fn for_successor(&self) -> Begun {
+        self.upgrade.as_ref().map_or_else(Begun::first, |UnderWay { record, clock, .. }| Begun {
+            number: record.upgrade,
+            at: record.began_at,
+            clock: *clock,
+            by: record.by.clone(),
+        })
+    }
+
+    /// The record of this generation's own start, wherever it is by now.
+    fn own(&mut self) -> Option<(&mut Record, u64)> {
+        let at_ms = clock().saturating_sub(self.own_clock);
+        let record = match &mut self.own {
+            Some(own) => own,
+            None => self.history.last_mut()?,
+        };
+        Some((record, at_ms))
+    }
+}
+
+fn event(record: &Record, step: Step, at_ms: u64, probe: Option<String>) -> protocol::Event {
+    protocol::Event::Step {
+        upgrade: record.upgrade,
+        step,
+        at_ms,
+        pid: record.pid,
+        child: record.child,
+        probe,
+    }
+}
+
+impl Runtime {
+    /// This generation takes a step towards its promotion.
+    pub(super) fn note(&mut self, step: Step) {
+        let child = self.tree.as_ref().and_then(Tree::child_pid);
+        let Some(own) = &mut self.chronicle.own else { return };
+        own.child = own.child.or(child);
+        let at_ms = clock().saturating_sub(self.chronicle.own_clock);
+        own.step(step, at_ms);
+        let told = event(own, step, at_ms, None);
+        self.make_known(&told, &ToPredecessor::Progress { step, child, probe: None });
+    }
+
+    /// A probe has failed, if the health check says so.
+    pub(super) fn note_probe(&mut self) {
+        let Some(CheckerSlot(checker)) = &self.checker else { return };
+        let (Some(failure), Some(own)) = (checker.last_failure(), &mut self.chronicle.own) else { return };
+        let failure = failure.to_owned();
+        if own.probe.as_ref() == Some(&failure) {
+            return;
+        }
+        own.probe_failed(&failure);
+        if own.failed_probes > PROBES && !own.failed_probes.is_power_of_two() {
+            return;
+        }
+        let told =
+            event(own, Step::Probe, clock().saturating_sub(self.chronicle.own_clock), Some(failure.clone()));
+        let child = own.child;
+        self.make_known(&told, &ToPredecessor::Progress { step: Step::Probe, child, probe: Some(failure) });
+    }
+
+    /// Whoever waits for this generation waits at the predecessor, if there is one.
+    fn make_known(&mut self, event: &protocol::Event, message: &ToPredecessor) {
+        if let Some(Predecessor { link, .. }) = &self.predecessor {
+            let _ = link.send(message); // that it is gone shows by its process, and nothing depends on this
+        } else if let protocol::Event::Step { upgrade, .. } = event {
+            self.tell_clients(Interest::Upgrade(*upgrade), event, Then::Stay);
+        }
+        self.changed = true;
+    }
+
+    /// This generation begins an upgrade.
+    pub(super) fn note_upgrade(&mut self) {
+        let by = self.chronicle.by.take().unwrap_or_default();
+        self.chronicle.begun += 1;
+        let generation = self.identity.generation;
+        let mut record = Record {
+            upgrade: self.chronicle.begun,
+            from: Some(generation),
+            to: generation + 1,
+            began_at: now(),
+            by,
+            ..Record::default()
+        };
+        record.step(Step::Started, 0);
+        let told = event(&record, Step::Started, 0, None);
+        self.tell_clients(Interest::Upgrade(record.upgrade), &told, Then::Stay);
+        self.chronicle.upgrade = Some(UnderWay { record, clock: clock(), output: length_of_stderr() });
+    }
+
+    /// The successor takes a step.
+    pub(super) fn note_progress(
+        &mut self,
+        step: Step,
+        pid: Option<u32>,
+        child: Option<u32>,
+        probe: Option<String>,
+    ) {
+        let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade else { return };
+        let at_ms = clock().saturating_sub(*began);
+        record.pid = record.pid.or(pid);
+        record.child = record.child.or(child);
+        match &probe {
+            Some(probe) => record.probe_failed(probe),
+            None => record.step(step, at_ms),
+        }
+        let upgrade = record.upgrade;
+        let told = event(record, step, at_ms, probe);
+        self.tell_clients(Interest::Upgrade(upgrade), &told, Then::Stay);
+        self.changed = true;
+    }
+
+    /// The upgrade failed, and this generation serves on, or ends without a child.
+    pub(super) fn note_failure(&mut self, reason: &str) {
+        let Some(UnderWay { mut record, clock: began, output }) = self.chronicle.upgrade.take() else {
+            return;
+        };
+        record.end(history::Outcome::Failed, Some(reason), clock().saturating_sub(began));
+        let failed = protocol::Event::Failed {
+            upgrade: record.upgrade,
+            generation: record.to,
+            reason: reason.to_owned(),
+            output: output.and_then(written_since),
+            pid: record.pid,
+            child: self.tree.as_ref().and_then(Tree::child_pid),
+        };
+        self.tell_clients(Interest::Upgrade(record.upgrade), &failed, Then::Close);
+        self.chronicle.history.add(record);
+        self.changed = true;
+    }
+
+    /// The successor is promoted. Its record is its own from now on.
+    pub(super) fn note_superseded(&mut self) {
+        let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade else { return };
+        let took_ms = clock().saturating_sub(*began);
+        record.end(history::Outcome::Promoted, None, took_ms);
+        let promoted = promoted(record);
+        let upgrade = record.upgrade;
+        self.tell_clients(Interest::Upgrade(upgrade), &promoted, Then::Stay);
+    }
+
+    /// This generation is the service.
+    pub(super) fn note_promotion(&mut self) {
+        self.chronicle.active_since = Some(now());
+        let Some(mut own) = self.chronicle.own.take() else { return };
+        own.end(history::Outcome::Promoted, None, clock().saturating_sub(self.chronicle.own_clock));
+        let event = promoted(&own);
+        self.tell_clients(Interest::Upgrade(own.upgrade), &event, Then::Stay);
+        self.chronicle.history.add(own);
+        if self.predecessor.is_none() {
+            self.note_drained();
+        }
+        self.changed = true;
+    }
+
+    /// The predecessor says how far its end is.
+    pub(super) fn note_drain(&mut self, step: Drain, left: Duration) {
+        self.chronicle.predecessor = Some((step, Instant::now() + left));
+        if let Some((own, at_ms)) = self.chronicle.own() {
+            own.drain(step, at_ms);
+        }
+        self.changed = true;
+    }
+
+    /// The predecessor is gone, or there was none.
+    pub(super) fn note_drained(&mut self) {
+        self.chronicle.predecessor = None;
+        if self.chronicle.active_since.is_none() {
+            return; // it was killed, and this generation is not promoted yet
+        }
+        let Some((own, at_ms)) = self.chronicle.own() else { return };
+        if own.from.is_some() {
+            own.drain(Drain::Gone, at_ms);
+        }
+        let drained = protocol::Event::Drained { upgrade: own.upgrade, killed: own.killed() };
+        let upgrade = own.upgrade;
+        self.tell_clients(Interest::Upgrade(upgrade), &drained, Then::Close);
+        self.changed = true;
+    }
+
+    /// This generation drains, and takes a step.
+    pub(super) fn tell_of_draining(&mut self, before: Phase) {
+        let Phase::Draining { step, outcome: Outcome::Superseded } = self.state.phase else { return };
+        if before == self.state.phase {
+            return;
+        }
+        let shutdown = &self.plan.shutdown;
+        let (step, left) = match step {
+            Towards::Delay => (Drain::Delay, shutdown.delay),
+            Towards::Asked => (Drain::Asked, shutdown.timeout),
+            Towards::Killed => (Drain::Killed, Duration::ZERO),
+            Towards::Orphans => (Drain::Orphans, shutdown.timeout),
+            Towards::OrphansKilled => (Drain::OrphansKilled, Duration::ZERO),
+        };
+        if let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade {
+            record.drain(step, clock().saturating_sub(*began));
+        }
+        if let Some(link) = &self.successor {
+            let _ = link.send(&ToSuccessor::Draining { step, left }); // it may be gone by now
+        }
+    }
+}
+
+/// What is told of a promotion.
+pub(super) fn promoted(record: &Record) -> protocol::Event {
+    protocol::Event::Promoted {
+        upgrade: record.upgrade,
+        generation: record.to,
+        pid: record.pid,
+        child: record.child,
+        took_ms: record.took_ms.unwrap_or_default(),
+    }
+}
+
+fn length_of_stderr() -> Option<u64> {
+    let metadata = std::fs::metadata("/proc/self/fd/2").ok()?;
+    metadata.is_file().then(|| metadata.size())
+}
+
+/// The end of what was written to standard error since it had this length: by psflip, by the old child and by the new one.
+fn written_since(length: u64) -> Option<String> {
+    let file = File::open("/proc/self/fd/2").ok()?;
+    let end = file.metadata().ok()?.len();
+    let start = length.max(end.saturating_sub(OUTPUT));
+    let mut bytes = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
+    let read = file.read_at(&mut bytes, start).ok()?;
+    text::last_lines(&bytes[..read])
+}

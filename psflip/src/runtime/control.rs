@@ -1,0 +1,379 @@
+//! The operators' side of the loop: what they ask, and how things are (`crate::control`).
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Instant;
+
+use super::chronicle::promoted;
+use super::poller::Token;
+use super::tell::kind;
+use super::timers::Key;
+use super::{IDLE, Predecessor, Runtime};
+use crate::config;
+use crate::control::protocol::{self, Event as Told, State, Status, Wish};
+use crate::control::server::{Asked, Interest, Server, Then};
+use crate::flip::{Event, News, Outcome, Phase, Timer};
+use crate::handover::predecessor::Inheritance;
+use crate::history;
+use crate::keeper::Tree;
+use crate::traffic::activation::Activation;
+use crate::traffic::listen::{Error, Given, Listeners};
+
+/// Where operators are heard.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    /// The socket that the predecessor handed over, until this generation opens its own.
+    given: Option<Given>,
+    /// The socket, as one of those that are handed on.
+    pub(super) listeners: Listeners,
+    /// Whoever has connected; `None`: nobody can.
+    server: Option<Server>,
+}
+
+impl Control {
+    pub(super) fn new(inheritance: &mut Inheritance) -> Self {
+        Self { given: inheritance.control.take(), ..Self::default() }
+    }
+}
+
+impl Runtime {
+    /// Opens the socket, or takes over that of the predecessor, which accepts on it until this generation is promoted.
+    ///
+    /// # Errors
+    /// A socket that the configuration asks for can't be opened.
+    pub(super) fn open_control(&mut self) -> Result<(), Error> {
+        let wanted = self.plan.control.listener(self.plan.pidfile.as_deref());
+        let given = self.control.given.take().into_iter().collect();
+        match Listeners::open(wanted.as_slice(), given, &Activation::default()) {
+            Ok(listeners) => self.control.listeners = listeners,
+            Err(error) if self.plan.control == config::Control::Default => {
+                tracing::warn!(%error, "going on without a control socket; `[control]` can name another place for it");
+            }
+            Err(error) => return Err(error),
+        }
+        if self.predecessor.is_none() {
+            self.hear_operators();
+        }
+        Ok(())
+    }
+
+    /// Operators are heard by this generation from now on.
+    pub(super) fn hear_operators(&mut self) {
+        if self.control.server.is_some() {
+            return;
+        }
+        let Some((_, socket, _)) = self.control.listeners.to_hand_over().next() else { return };
+        let heard = Server::new().and_then(|mut server| {
+            server.accept_on(socket.try_clone_to_owned()?)?;
+            self.poller.watch(Token::Control, server.as_fd())?;
+            Ok(server)
+        });
+        match heard {
+            Ok(server) => self.control.server = Some(server),
+            Err(error) => tracing::error!(%error, "nobody answers on the control socket"),
+        }
+    }
+
+    /// The successor is promoted: operators are heard there. Those who wait for the end of this upgrade hear of it here.
+    pub(super) fn let_go_of_operators(&mut self) {
+        let current = self.chronicle.begun;
+        if let Some(server) = &mut self.control.server {
+            server.stop_accepting();
+            let to = |interest| Told::Moved {
+                upgrade: match interest {
+                    Interest::Upgrade(upgrade) => Some(upgrade),
+                    Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => None,
+                },
+            };
+            server.send_away(
+                |interest| interest == Interest::Upgrade(current) || interest == Interest::Unknown,
+                to,
+            );
+        }
+        self.control.listeners = Listeners::default();
+    }
+
+    /// Something happened on the control socket.
+    pub(super) fn hear_clients(&mut self) {
+        let Some(server) = &mut self.control.server else { return };
+        for asked in server.on_ready() {
+            self.asked(asked);
+        }
+        self.set_control_timer();
+    }
+
+    /// A client may have been silent for too long.
+    pub(super) fn control_timer(&mut self) {
+        if let Some(server) = &mut self.control.server {
+            server.on_timer();
+        }
+        self.set_control_timer();
+    }
+
+    fn set_control_timer(&mut self) {
+        match self.control.server.as_ref().and_then(Server::next_timer) {
+            Some(time) => self.timers.set(Key::Control, time),
+            None => self.timers.clear(Key::Control),
+        }
+    }
+
+    /// Tells those who wait for it, and notes it for those who will ask.
+    pub(super) fn tell_operators(&mut self, news: News) {
+        match news {
+            News::Promoted => {
+                self.hear_operators();
+                self.note_promotion();
+            }
+            News::UpgradeStarted => self.note_upgrade(),
+            News::UpgradeFailed | News::UpgradeFailedWithoutChild => {
+                self.note_failure(&self.upgrade_failure.clone().unwrap_or_default());
+            }
+            News::RequestRefused => {
+                let refused = Told::Refused { reason: "this generation ends".to_owned() };
+                self.tell_clients(Interest::Upgrade(self.chronicle.next()), &refused, Then::Close);
+            }
+            News::StopIgnored => {
+                let child = self.tree.as_ref().and_then(Tree::child_pid);
+                let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
+                self.tell_clients(Interest::Stop, &Told::Ignored { child, timeout_ms }, Then::Close);
+            }
+            News::PredecessorLost => self.hear_operators(),
+            News::PredecessorDrained => self.note_drained(),
+            News::RequestRemembered
+            | News::Stopping
+            | News::ChildEndedDuringUpgrade(_)
+            | News::ChildEnded(_)
+            | News::Superseded
+            | News::Failed(_)
+            | News::ChildKilled
+            | News::OrphansKilled => {}
+        }
+    }
+
+    pub(super) fn tell_clients(&mut self, interest: Interest, event: &Told, then: Then) {
+        if let Some(server) = &mut self.control.server {
+            server.tell(interest, event, then);
+        }
+    }
+
+    /// Tells those who watch, if anything has changed.
+    pub(super) fn tell_changes(&mut self) {
+        let changed = std::mem::take(&mut self.changed);
+        let watched = self.control.server.as_ref().is_some_and(|server| server.has(Interest::Changes));
+        if changed && watched {
+            let status = Told::Status { status: Box::new(self.report()) };
+            if let Some(server) = &mut self.control.server {
+                server.tell_change(&status);
+            }
+        }
+    }
+
+    /// psflip ends.
+    pub(super) fn tell_of_end(&mut self, outcome: Outcome) {
+        let Some(server) = &mut self.control.server else { return };
+        if outcome == Outcome::Superseded {
+            let killed = self.chronicle.upgrade.as_ref().is_some_and(|under_way| under_way.record.killed());
+            let upgrade = self.chronicle.begun;
+            server.send_away(|_| false, |_| Told::Drained { upgrade, killed });
+            return;
+        }
+        let end = crate::exit::end_for(outcome);
+        let reason = format!("psflip ends: {end}");
+        server.send_away(
+            |_| false,
+            |interest| match interest {
+                Interest::Upgrade(_) => Told::Refused { reason: reason.clone() },
+                Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => {
+                    Told::stopped(end)
+                }
+            },
+        );
+    }
+
+    fn answer(&mut self, client: u64, event: &Told, then: Then) {
+        if let Some(server) = &mut self.control.server {
+            server.answer(client, event, then);
+        }
+    }
+
+    /// It hears of this from now on, and first of all that.
+    fn keep(&mut self, client: u64, interest: Interest, event: &Told) {
+        if let Some(server) = &mut self.control.server {
+            server.note(client, interest);
+            server.answer(client, event, Then::Stay);
+        }
+    }
+
+    fn asked(&mut self, asked: Asked) {
+        let Asked { client, wish, pid, uid } = asked;
+        let superseded = matches!(self.state.phase, Phase::Draining { outcome: Outcome::Superseded, .. });
+        match wish {
+            _ if superseded => {
+                let upgrade = if let Wish::Follow { upgrade } = wish { Some(upgrade) } else { None };
+                self.answer(client, &Told::Moved { upgrade }, Then::Close);
+            }
+            Wish::Status => {
+                let status = Told::Status { status: Box::new(self.report()) };
+                self.answer(client, &status, Then::Close);
+            }
+            Wish::Watch => {
+                let status = Told::Status { status: Box::new(self.report()) };
+                self.keep(client, Interest::Changes, &status);
+            }
+            Wish::Upgrade => self.asked_for_upgrade(client, pid, uid),
+            Wish::Follow { upgrade } => self.follow(client, upgrade),
+            Wish::Stop => self.asked_to_end(client, pid, uid),
+        }
+    }
+
+    fn asked_for_upgrade(&mut self, client: u64, pid: i32, uid: u32) {
+        if matches!(self.state.phase, Phase::Draining { .. } | Phase::Ended) {
+            let reason = "this generation ends".to_owned();
+            self.answer(client, &Told::Refused { reason }, Then::Close);
+            return;
+        }
+        let from = format!("pid {pid} (uid {uid})");
+        tracing::info!(from, "upgrade requested over the control socket");
+        let upgrade = self.chronicle.next();
+        let because = (self.state.phase != IDLE).then(|| self.why_not_now().to_owned());
+        self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
+        self.chronicle.by.get_or_insert(format!("the control socket, {from}"));
+        self.happened(Event::UpgradeRequested);
+    }
+
+    fn follow(&mut self, client: u64, upgrade: u64) {
+        let under_way = self.chronicle.upgrade.as_ref().map(|under_way| &under_way.record);
+        let here = under_way.or(self.chronicle.own.as_ref()).filter(|record| record.upgrade == upgrade);
+        if let Some(record) = here.cloned() {
+            self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because: None });
+            for history::Timed { step, at_ms } in record.steps {
+                let (pid, child) = (record.pid, record.child);
+                let step = Told::Step { upgrade, step, at_ms, pid, child, probe: None };
+                self.answer(client, &step, Then::Stay);
+            }
+            return;
+        }
+        if let Some(record) = self.chronicle.history.get(upgrade) {
+            let event = match &record.reason {
+                None => promoted(record),
+                Some(reason) => Told::Failed {
+                    upgrade,
+                    generation: record.to,
+                    reason: reason.clone(),
+                    output: None,
+                    pid: record.pid,
+                    child: self.tree.as_ref().and_then(Tree::child_pid),
+                },
+            };
+            let drained = record.drained_ms().map(|_| Told::Drained { upgrade, killed: record.killed() });
+            let is_over = record.result != Some(history::Outcome::Promoted) || record.from.is_none();
+            self.keep(client, Interest::Upgrade(upgrade), &event);
+            match drained {
+                Some(drained) => self.answer(client, &drained, Then::Close),
+                None if is_over => self.close(client),
+                None => {}
+            }
+            return;
+        }
+        if upgrade == self.chronicle.next() && self.state.remembered {
+            let because = Some(self.why_not_now().to_owned());
+            self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
+            return;
+        }
+        let reason = format!("there is no upgrade {upgrade}; the last one was {}", self.chronicle.begun);
+        self.answer(client, &Told::Error { reason }, Then::Close);
+    }
+
+    fn close(&mut self, client: u64) {
+        if let Some(server) = &mut self.control.server {
+            server.close(client);
+        }
+    }
+
+    fn asked_to_end(&mut self, client: u64, pid: i32, uid: u32) {
+        let from = format!("pid {pid} (uid {uid})");
+        tracing::info!(from, "stop requested over the control socket");
+        let child = self.tree.as_ref().and_then(Tree::child_pid);
+        let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
+        self.keep(client, Interest::Stop, &Told::Stopping { child, timeout_ms });
+        let is_stopping = !matches!(
+            self.state.phase,
+            Phase::Starting { stopping: false, .. }
+                | Phase::Promoting { .. }
+                | Phase::Serving { stopping: false, .. }
+                | Phase::Upgrading { stopping: false, .. }
+        );
+        if !is_stopping {
+            self.signal_child(self.plan.shutdown.signal);
+        }
+        self.happened(Event::StopRequested);
+    }
+
+    /// How things are.
+    fn report(&self) -> Status {
+        let Self { plan, identity, chronicle, .. } = self;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let absolute = |path: &Path| text(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let control = plan.control.path(plan.pidfile.as_deref());
+        let is_first_start = chronicle.active_since.is_none();
+        let (upgrade, timer) = match (&chronicle.upgrade, &chronicle.own) {
+            (Some(under_way), _) => (Some(&under_way.record), Timer::Successor),
+            (None, own) => (own.as_ref().filter(|_| is_first_start), Timer::Healthy),
+        };
+        Status {
+            psflip: protocol::PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            state: state(self.state.phase),
+            generation: identity.generation,
+            slot: identity.slot.as_str().to_owned(),
+            child: self.tree.as_ref().and_then(Tree::child_pid),
+            command: plan.cmd.clone(),
+            started_at: chronicle.started_at,
+            active_since: chronicle.active_since,
+            health: kind(&plan.health).to_owned(),
+            config: identity.config.as_ref().map(super::origin::Seen::source),
+            program: identity.origin.source(),
+            pidfile: plan.pidfile.as_deref().map(absolute),
+            control: control.as_deref().map(absolute),
+            listeners: plan
+                .listeners
+                .iter()
+                .map(|listener| protocol::Listener {
+                    address: listener.address.to_string(),
+                    name: listener.name.clone(),
+                })
+                .collect(),
+            switch: plan
+                .switch
+                .as_ref()
+                .map(|link| protocol::Switch { path: text(&link.path), to: text(&link.to) }),
+            remembered: self.state.remembered,
+            predecessor: self.predecessor.as_ref().map(|Predecessor { pid, .. }| protocol::Predecessor {
+                pid: *pid,
+                step: chronicle.predecessor.map(|(step, _)| step),
+                left_ms: chronicle
+                    .predecessor
+                    .map(|(_, until)| until.saturating_duration_since(Instant::now()).as_millis() as u64),
+            }),
+            upgrade_left_ms: upgrade
+                .and_then(|_| self.timers.left(Key::Flip(timer)))
+                .map(|left| left.as_millis() as u64),
+            upgrade: upgrade.cloned(),
+            history: chronicle.history.iter().cloned().collect(),
+        }
+    }
+}
+
+fn state(phase: Phase) -> State {
+    match phase {
+        Phase::Starting { stopping: false, .. } | Phase::Promoting { .. } => State::Starting,
+        Phase::Serving { stopping: false, .. } => State::Serving,
+        Phase::Upgrading { stopping: false, .. } => State::Upgrading,
+        Phase::Starting { .. }
+        | Phase::Serving { .. }
+        | Phase::Upgrading { .. }
+        | Phase::Draining { .. }
+        | Phase::Ended => State::Stopping,
+    }
+}
