@@ -1,0 +1,270 @@
+//! Units of `Type=notify`: psflip tells systemd itself who the main process is, and how the service is.
+
+use testkit::systemd::inner_pid_of;
+use testkit::{Deadline, Signal, wait_until};
+
+use crate::rig::{APP, AT_ONCE, Rig, SERVER, SERVING};
+
+/// As docs/systemd.md recommends it, but for the reload.
+const NOTIFY: &str = "Type=notify\nNotifyAccess=main\nKillMode=mixed\nExecReload=/bin/kill -HUP $MAINPID\n";
+
+/// What systemd says when it refuses a message, or doubts that a process is the service's.
+const DOUBTS: &[&str] =
+    &["not our child", "reception only permitted", "refusing", "Can't open PID file", "ignoring"];
+
+#[track_caller]
+fn assert_no_doubts(rig: &Rig) {
+    for doubt in DOUBTS {
+        let said: Vec<_> =
+            rig.said(doubt).into_iter().filter(|entry| entry.identifier == "systemd").collect();
+        assert!(said.is_empty(), "{said:#?}");
+    }
+}
+
+#[test]
+fn fifty_flips_lose_nothing_and_raise_no_doubts() {
+    // Contract: U4, U10, P1
+    let Some(rig) = Rig::new() else { return };
+    rig.install(NOTIFY);
+    rig.machine.systemctl(["start", APP]).unwrap();
+    // The start has waited for the health check.
+    let first = rig.active_pid();
+    assert_eq!(rig.show()["MainPID"], first.to_string());
+    let probe = rig.ask();
+    for _ in 0..50 {
+        rig.flip();
+        probe.wait_requests(5);
+    }
+    rig.assert_state("active/running/success/0");
+    let report = probe.finish();
+    report.assert_no_failures();
+    assert_eq!(report.by_tag.len(), 51, "{report}");
+    rig.assert_journal_has_generations(51);
+    assert_no_doubts(&rig);
+    rig.stop_well();
+}
+
+#[test]
+fn systemd_knows_the_new_main_process_while_the_old_one_drains() {
+    // Contract: U4, U5
+    // With `mixed`, systemd kills what is left when the main process has ended: the old generation with its child.
+    for (kill_mode, graceful) in [("mixed", 1), ("control-group", 2)] {
+        let Some(rig) = Rig::new() else { return };
+        rig.configure(SERVER, &format!("[shutdown]\ndelay = \"1h\"\n{SERVING}"));
+        rig.install(&format!("{NOTIFY}KillMode={kill_mode}\n"));
+        let old = rig.start();
+        rig.machine.systemctl(["reload", APP]).unwrap();
+        wait_until(Deadline::default(), "the promotion", || {
+            (Some(rig.active_pid()) != inner_pid_of(old)).then_some(())
+        });
+        rig.wait_main();
+        assert!(old.is_alive(), "it drains for an hour");
+        rig.assert_state("active/running/success/0");
+        rig.stop_well();
+        assert_eq!(rig.said("exit 0").len(), graceful, "{kill_mode}: {:#?}", rig.journal());
+        assert_no_doubts(&rig);
+    }
+}
+
+#[test]
+fn the_status_says_who_serves_and_why_the_last_upgrade_failed() {
+    // Contract: U8
+    let Some(rig) = Rig::new() else { return };
+    rig.install(NOTIFY);
+    let old = rig.start();
+    let status = || rig.machine.property(APP, "StatusText");
+    assert!(status().starts_with("generation 1, healthy since "), "{}", status());
+    rig.configure(&["crash-on-init", "--code", "3"], SERVING);
+    rig.machine.systemctl(["reload", APP]).unwrap();
+    let text = wait_until(Deadline::default(), "the reason in the status", || {
+        Some(status()).filter(|text| text.contains("last upgrade failed: "))
+    });
+    assert!(text.starts_with("generation 1, ") && text.contains("exit code 3"), "{text}");
+    rig.wait_main();
+    let shown = rig.machine.run(["systemctl", "status", "--no-pager", "--full", APP]).stdout;
+    assert!(shown.contains("last upgrade failed: ") && shown.contains("active (running)"), "{shown}");
+    assert_eq!(rig.wait_main(), old);
+
+    rig.configure_well();
+    rig.flip();
+    wait_until(Deadline::default(), "the status of generation 2", || {
+        status().starts_with("generation 2, healthy since ").then_some(())
+    });
+    assert!(!status().contains("failed"), "{}", status());
+    rig.stop_well();
+}
+
+#[test]
+fn a_service_never_stays_in_reloading() {
+    // Contract: F2, F4, F6, U8
+    let Some(rig) = Rig::new() else { return };
+    rig.install(NOTIFY);
+    let (old, probe) = (rig.start(), rig.ask());
+    // Each upgrade hangs until something ends it.
+    rig.configure(
+        &["never-ready"],
+        "[upgrade]\ntimeout = \"1h\"\n[healthcheck.unix]\npath = \"other.sock\"\n",
+    );
+    let begins = || {
+        rig.machine.systemctl(["reload", "--no-block", APP]).unwrap();
+        rig.machine.wait_property(APP, "ActiveState", "reloading");
+        wait_until(Deadline::default(), "the new psflip and its child", || {
+            let all = rig.machine.processes(APP);
+            let new = all.iter().find(|process| {
+                **process != old
+                    && process
+                        .stat()
+                        .is_some_and(|stat| stat.name == "psflip" && stat.parent == rig.machine.init().pid())
+            });
+            new.copied().filter(|_| all.len() == 6)
+        })
+    };
+    let is_over = || {
+        assert_eq!(rig.wait_main(), old);
+        rig.assert_state("active/running/success/0");
+    };
+    // The new psflip is killed.
+    begins().signal(Signal::SIGKILL).unwrap();
+    is_over();
+    // It is asked to end.
+    begins().signal(Signal::SIGTERM).unwrap();
+    is_over();
+    // Its child is killed.
+    begins().children()[0].children()[0].signal(Signal::SIGKILL).unwrap();
+    is_over();
+
+    // And it is no psflip at all.
+    let exe = rig.sandbox.path("bin/psflip");
+    std::fs::rename(&exe, rig.sandbox.path("bin/away")).unwrap();
+    rig.machine.systemctl(["reload", APP]).unwrap();
+    rig.machine.wait_journal(APP, "can't execute psflip again");
+    is_over();
+    std::fs::rename(rig.sandbox.path("bin/away"), &exe).unwrap();
+    rig.configure_well();
+    rig.flip();
+    probe.finish().assert_no_failures();
+    rig.stop_well();
+}
+
+#[test]
+fn a_stop_in_the_middle_of_an_upgrade_is_a_clean_end() {
+    // Contract: S5, F11
+    for kill_mode in ["mixed", "control-group"] {
+        let Some(rig) = Rig::new() else { return };
+        rig.install(&format!("{NOTIFY}KillMode={kill_mode}\n"));
+        rig.start();
+        rig.configure(&["never-ready"], "[healthcheck.unix]\npath = \"other.sock\"\n");
+        rig.machine.systemctl(["reload", "--no-block", APP]).unwrap();
+        wait_until(Deadline::default(), "the new child", || {
+            (rig.machine.processes(APP).len() == 6).then_some(())
+        });
+        rig.stop_well();
+        assert_eq!(rig.said("SIGKILL").len(), 0, "{:#?}", rig.journal());
+    }
+}
+
+#[test]
+fn an_old_psflip_that_is_killed_during_an_upgrade_is_started_again() {
+    // Contract: F8, C7. Systemd ends the unit with its main process, so the new generation does not get to go on alone.
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&format!("{NOTIFY}Restart=on-failure\n"));
+    let old = rig.start();
+    rig.configure(&["never-ready"], "[healthcheck.unix]\npath = \"other.sock\"\n");
+    rig.machine.systemctl(["reload", "--no-block", APP]).unwrap();
+    let all = wait_until(Deadline::default(), "the new child", || {
+        Some(rig.machine.processes(APP)).filter(|all| all.len() == 6)
+    });
+    rig.configure_well();
+    old.signal(Signal::SIGKILL).unwrap();
+    rig.machine.wait_property(APP, "NRestarts", 1);
+    rig.machine.wait_property(APP, "ActiveState", "active");
+    rig.wait_main();
+    assert!(all.iter().all(|process| !process.is_alive()), "{all:?}");
+    rig.flip();
+    rig.stop_well();
+}
+
+#[test]
+fn a_first_child_that_fails_fails_the_start() {
+    // Contract: C6
+    let Some(rig) = Rig::new() else { return };
+    rig.configure(&["crash-on-init", "--code", "3"], SERVING);
+    rig.install(NOTIFY);
+    let error = rig.machine.systemctl(["start", APP]).unwrap_err();
+    assert!(
+        error.contains("Job for app.service failed because the control process exited with error code")
+            || error.contains("failed"),
+        "{error}"
+    );
+    rig.assert_state("failed/failed/exit-code/0");
+    assert_eq!(rig.machine.property(APP, "ExecMainStatus"), "3");
+    assert_eq!(rig.machine.processes(APP), []);
+}
+
+#[test]
+fn a_start_may_take_longer_than_systemds_limit() {
+    // Contract: U3
+    let Some(rig) = Rig::new() else { return };
+    rig.configure(&["slow-start", "--for", "2500ms", "--listen", "app.sock"], SERVING);
+    rig.install(&format!("{NOTIFY}TimeoutStartSec=1\n"));
+    rig.start();
+    rig.assert_state("active/running/success/0");
+    rig.stop_well();
+}
+
+#[test]
+fn the_watchdog_is_fed_through_fifty_flips() {
+    // Contract: U4
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&format!("{NOTIFY}WatchdogSec=1\nRestart=on-failure\n"));
+    rig.start();
+    let probe = rig.ask();
+    for _ in 0..50 {
+        rig.flip();
+    }
+    // Half of a watchdog's time and more, without any message but its own.
+    let until = Deadline::after(std::time::Duration::from_millis(2500));
+    wait_until(Deadline::default(), "two and a half times of the watchdog", || {
+        until.has_expired().then_some(())
+    });
+    rig.assert_state("active/running/success/0");
+    probe.finish().assert_no_failures();
+    assert_no_doubts(&rig);
+    rig.stop_well();
+}
+
+#[test]
+fn a_psflip_that_hangs_is_ended_by_the_watchdog_and_started_again() {
+    // Contract: C7
+    let Some(rig) = Rig::new() else { return };
+    rig.install(&format!("{NOTIFY}WatchdogSec=1\nRestart=on-failure\n"));
+    rig.start();
+    let old = rig.flip();
+    let all = rig.machine.processes(APP);
+    old.signal(Signal::SIGSTOP).unwrap();
+    rig.machine.wait_property(APP, "NRestarts", 1);
+    rig.wait_gone(old);
+    rig.machine.wait_journal(APP, "Watchdog timeout");
+    rig.machine.wait_property(APP, "ActiveState", "active");
+    rig.wait_main();
+    assert!(all.iter().all(|process| !process.is_alive()), "{all:?}");
+    rig.stop_well();
+}
+
+#[test]
+fn a_child_finds_nothing_of_what_systemd_told_psflip() {
+    // Contract: C3
+    let Some(rig) = Rig::new() else { return };
+    rig.configure(&["introspect", "--hold"], AT_ONCE);
+    rig.install(&format!("{NOTIFY}WatchdogSec=30\n"));
+    rig.start();
+    for generation in 1..=2 {
+        let child = rig.wait_main().children()[0].children()[0];
+        wait_until(Deadline::default(), "the child's environment", || child.env("PSFLIP_GENERATION"));
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"] {
+            assert_eq!(child.env(name), None, "generation {generation}: {name}");
+        }
+        rig.flip();
+    }
+    rig.stop_well();
+}
