@@ -41,7 +41,7 @@ pub(super) struct WatchArgs {
     #[arg(short, long)]
     quiet: bool,
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 

@@ -75,7 +75,7 @@ pub fn run(options: Options) -> Result<End, Failure> {
     let own = |what| move |error| Failure::Own(what, error);
     early::stop_ignoring_sigchld().map_err(own("take note of processes that end"))?;
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX)).map_err(own("read signals"))?;
-    let mut reaper = Reaper::new().map_err(own("become a subreaper"))?;
+    let reaper = Reaper::new().map_err(own("become a subreaper"))?;
     // Before the start: what is there now is stale.
     let file = Pidfile::watch(&options.pidfile).map_err(own("watch the pidfile"))?;
     let strings = options.argv.iter().cloned().map(OsString::into_vec);
@@ -84,8 +84,9 @@ pub fn run(options: Options) -> Result<End, Failure> {
     let found = candidates(argv.first().map_or(c"", CString::as_c_str), &envp);
     let launch = Launch::with_candidates(found, argv, envp, None, early::inherited_signals());
     let tree = Tree::start_telling_all(launch).map_err(own("start a keeper"))?;
-    let ended = Watch::new(options, tree, signals, file).run(&mut reaper);
-    reaper.end_our_own();
+    let mut watch = Watch::new(options, tree, signals, file, reaper);
+    let ended = watch.run();
+    watch.reaper.end_our_own();
     ended
 }
 
@@ -123,6 +124,7 @@ struct Watch {
     tree: Tree,
     signals: SignalFd,
     file: Pidfile,
+    reaper: Reaper,
     phase: Phase,
     service: Option<Service>,
     command_ended: Option<End>,
@@ -140,12 +142,13 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(options: Options, tree: Tree, signals: SignalFd, file: Pidfile) -> Self {
+    fn new(options: Options, tree: Tree, signals: SignalFd, file: Pidfile, reaper: Reaper) -> Self {
         Self {
             options,
             tree,
             signals,
             file,
+            reaper,
             phase: Phase::Watching,
             service: None,
             command_ended: None,
@@ -159,7 +162,7 @@ impl Watch {
         }
     }
 
-    fn run(mut self, reaper: &mut Reaper) -> Result<End, Failure> {
+    fn run(&mut self) -> Result<End, Failure> {
         let mut was_settled = false;
         loop {
             if let Some(over) = self.hear_keeper() {
@@ -169,7 +172,7 @@ impl Watch {
                 tracing::error!(%error, "can't watch the pidfile's directory");
             }
             self.look();
-            self.read_signals(reaper);
+            self.read_signals();
             self.look_at_the_time();
             let is_settled = self.service.is_some();
             if is_settled && !std::mem::replace(&mut was_settled, is_settled) {
@@ -408,6 +411,9 @@ impl Watch {
 
     /// Job control (contract S3): whoever waits for this process has to see that its job is stopped.
     fn was_stopped(&mut self, pid: u32, signal: Signal) {
+        if signal == Signal::STOP {
+            self.read_signals(); // what asked it to stop may still wait here
+        }
         let concerns_us = match self.target() {
             Target::Service(target) | Target::Command(target) => target == pid,
             Target::Nobody => false,
@@ -418,10 +424,12 @@ impl Watch {
         }
     }
 
-    fn read_signals(&mut self, reaper: &mut Reaper) {
+    fn read_signals(&mut self) {
         loop {
             match self.signals.next() {
-                Ok(Some(received)) if received.signal == Signal::CHLD => while reaper.next().is_some() {},
+                Ok(Some(received)) if received.signal == Signal::CHLD => {
+                    while self.reaper.next().is_some() {}
+                }
                 Ok(Some(received)) => self.signalled(&received),
                 Ok(None) => return,
                 Err(error) => {

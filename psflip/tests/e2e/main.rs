@@ -22,3 +22,4 @@ mod terminal;
 mod traffic;
 mod tree;
 mod upgrade;
+mod watch;

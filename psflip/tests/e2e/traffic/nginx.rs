@@ -17,7 +17,7 @@ pub(crate) fn is_installed() -> bool {
 }
 
 /// Debian has it in a folder that only root has in PATH.
-fn find() -> Option<PathBuf> {
+pub(crate) fn find() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     folders.map(|folder| folder.join("nginx")).find(|file| file.is_file())

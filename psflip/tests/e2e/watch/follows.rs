@@ -1,0 +1,353 @@
+//! Whom it follows, what it forwards, and how it ends.
+
+use std::os::unix::process::ExitStatusExt;
+
+use testkit::process::State;
+use testkit::{Deadline, Process, Sandbox, Signal, Stream, fixture, psflip_bin, queue_signal, wait_until};
+
+use super::{wait_follows, wait_named, watch, watch_script, watched_psflip};
+use crate::service::{AT_ONCE, generations, program, script};
+
+/// A shell function that becomes the service `$1` names: a process of its own session whose parent has ended.
+const DAEMON: &str = "daemon() { setsid sh -c \"$1\" </dev/null & }";
+
+#[test]
+fn a_command_that_names_nobody_is_relayed_as_if_watch_were_not_there() {
+    // Contract: C5, C6
+    let sandbox = Sandbox::new();
+    for (script, code, signal) in [
+        ("exit 0", Some(0), None),
+        ("exit 7", Some(7), None),
+        ("kill -TERM $$", None, Some(15)),
+        ("kill -KILL $$", None, Some(9)),
+    ] {
+        let status = watch_script(&sandbox, &[], script).wait_exit();
+        assert_eq!((status.code(), status.signal()), (code, signal), "{script}\n{}", sandbox.report());
+    }
+    sandbox.write("text", "no program");
+    for (command, code, wanted) in [
+        ("/nowhere/x", 127, "can't execute `/nowhere/x`: No such file"),
+        ("./text", 126, "Permission denied"),
+    ] {
+        let watch = watch(&sandbox, &[], &[command]);
+        assert_eq!(watch.wait_exit().code(), Some(code), "{}", sandbox.report());
+        assert!(watch.stderr().contains(wanted), "{}", watch.stderr());
+    }
+    for wrong in [&["--patience", "5"][..], &["--no-such-option"]] {
+        assert_eq!(watch(&sandbox, wrong, &["true"]).wait_exit().code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_daemon_that_its_command_left_is_relayed() {
+    // Contract: C5
+    let sandbox = Sandbox::new();
+    for (end, code, signal) in
+        [("exit 9", Some(9), None), ("exit 0", Some(0), None), ("kill -USR1 $$", None, Some(10))]
+    {
+        let daemon = format!("echo $$ > x.pid; test -e quick || read line < fifo; {end}");
+        // Whether the daemon lives when it is looked at or has ended long before: its name is in the file.
+        for quick in [false, true] {
+            let _ = std::fs::remove_file(sandbox.path("quick"));
+            if quick {
+                sandbox.write("quick", "");
+            }
+            let command = format!("rm -f fifo x.pid; mkfifo fifo; {DAEMON}; daemon '{daemon}'; exit 0");
+            let watch = watch_script(&sandbox, &[], &command);
+            if !quick {
+                wait_follows(&watch, wait_named(&sandbox.path("x.pid")).pid());
+                std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+            }
+            let status = watch.wait_exit();
+            assert_eq!(
+                (status.code(), status.signal()),
+                (code, signal),
+                "{end} {quick}\n{}",
+                sandbox.report()
+            );
+        }
+    }
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_psflip_that_was_flipped_is_followed_and_its_last_generation_relayed() {
+    // Contract: C5, S1, U10
+    let sandbox = Sandbox::new();
+    let child = program(&["dies-later", "--on-file", "end", "--code", "23"]);
+    let argv: Vec<&str> = child.iter().map(String::as_str).collect();
+    let psflip = watched_psflip(&sandbox, &argv, AT_ONCE);
+    let watch = psflip.program();
+    for _ in 0..3 {
+        let old = psflip.active();
+        watch.signal(Signal::SIGHUP);
+        let new = psflip.wait_successor(old);
+        psflip.wait_gone(old);
+        wait_follows(watch, new.pid());
+        let keeper = watch.first().children()[0];
+        assert_eq!(new.parent(), Some(keeper), "{}", sandbox.report());
+    }
+    psflip.wait_for_line(Stream::Stdout, "name=gen4");
+    sandbox.assert_zombie_free();
+    sandbox.write("end", "");
+    assert_eq!(watch.wait_exit().code(), Some(23), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_stop_is_a_stop_at_every_moment_of_a_flip() {
+    // Contract: F11, S5
+    for round in 0..12 {
+        let sandbox = Sandbox::new();
+        let psflip = watched_psflip(&sandbox, &["signal-logger"], AT_ONCE);
+        psflip.wait_for_line(Stream::Stdout, "ready pid");
+        let watch = psflip.program();
+        let marker =
+            ["upgrade requested", "upgrade started", "ready pid", "follows the pidfile", "superseded"]
+                [round % 5];
+        let mark = psflip.output().mark();
+        watch.signal(Signal::SIGHUP);
+        let stream = if marker == "ready pid" { Stream::Stdout } else { Stream::Stderr };
+        psflip.output().wait_after(mark, stream, marker);
+        watch.signal(Signal::SIGTERM);
+        let status = watch.wait_exit();
+        // A child that was only just executed may get the signal before it handles it.
+        assert!(status.success() || status.signal() == Some(15), "{marker}: {status}\n{}", sandbox.report());
+        sandbox.assert_no_process_left();
+        assert!(!sandbox.path("psflip.pid").exists(), "{marker}\n{}", sandbox.report());
+    }
+}
+
+#[test]
+fn signals_reach_whoever_is_named_from_the_first_moment_with_their_payload() {
+    // Contract: S1, S7
+    let sandbox = Sandbox::new();
+    let logger = fixture("signal-logger").display().to_string();
+    let watch = watch(&sandbox, &[], &[&logger, "--exit-on", "USR2"]);
+    let from_the_start = watch.first();
+    // It may not even have executed its program: what comes now waits for it.
+    wait_until(Deadline::default(), "psflip to be executed", || {
+        from_the_start.exe().is_ok_and(|exe| exe == psflip_bin().canonicalize().unwrap()).then_some(())
+    });
+    watch.output().wait(Stream::Stdout, "ready pid");
+    for value in 0..100 {
+        queue_signal(from_the_start, "RTMIN+3", value);
+    }
+    let lines = watch.output().wait_count(100, Stream::Stdout, "got SIGRTMIN+3 ");
+    for (value, line) in lines.iter().enumerate() {
+        assert!(line.text.starts_with(&format!("got SIGRTMIN+3 value={value} from=")), "{line}");
+    }
+    watch.signal(Signal::SIGHUP);
+    watch.output().wait(Stream::Stdout, "got SIGHUP");
+    watch.signal(Signal::SIGCHLD);
+    watch.signal(Signal::SIGUSR2);
+    assert_eq!(watch.wait_exit().code(), Some(0));
+    assert!(!watch.stdout().contains("got SIGCHLD"), "{}", watch.stdout());
+}
+
+#[test]
+fn signals_wait_for_a_daemon_that_has_not_said_where_it_is() {
+    // Contract: S1
+    let sandbox = Sandbox::new();
+    let logger = fixture("signal-logger").display().to_string();
+    let daemon = format!("read line < fifo; echo $$ > x.pid; exec {logger} --exit-on USR2");
+    let watch = watch_script(&sandbox, &[], &format!("mkfifo fifo; {DAEMON}; daemon '{daemon}'; echo left"));
+    watch.output().wait(Stream::Stdout, "left");
+    // Its parent has ended when it is the keeper's.
+    wait_until(Deadline::default(), "the daemon to be the keeper's", || {
+        let keeper = watch.first().children().first().copied()?;
+        let children = keeper.children();
+        (children.len() == 1 && children[0].stat()?.session == children[0].pid()).then_some(())
+    });
+    watch.signal(Signal::SIGWINCH); // harmless before it is handled
+    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    watch.output().wait(Stream::Stdout, "ready pid");
+    wait_follows(&watch, wait_named(&sandbox.path("x.pid")).pid());
+    watch.signal(Signal::SIGUSR2);
+    assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
+}
+
+#[test]
+fn a_stop_while_nobody_is_named_ends_what_there_is() {
+    // Contract: C8, S5
+    let sandbox = Sandbox::new();
+    let watch = watch_script(&sandbox, &[], "setsid sleep 1000 & echo left");
+    watch.output().wait(Stream::Stdout, "left");
+    wait_until(Deadline::default(), "the shell to be reaped", || {
+        let children = watch.first().children().first()?.children();
+        (children.len() == 1 && children[0].cmdline().ok()?.first()? == "sleep").then_some(())
+    });
+    watch.signal(Signal::SIGTERM);
+    assert_eq!(watch.wait_exit().signal(), Some(15), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_stale_name_and_a_strangers_name_count_for_nothing() {
+    // Contract: C5, S1
+    let sandbox = Sandbox::new();
+    sandbox.expect_leftovers();
+    let stranger = sandbox.command(["sleep", "1000"]).start();
+    let logger = fixture("signal-logger").display().to_string();
+    // Of a living process, from before; then the same process again, freshly written.
+    sandbox.write("x.pid", format!("{}\n", stranger.pid()));
+    let watch = watch(&sandbox, &[], &[&logger, "--exit-on", "USR2"]);
+    watch.output().wait(Stream::Stdout, "ready pid");
+    watch.signal(Signal::SIGUSR1);
+    watch.output().wait(Stream::Stdout, "got SIGUSR1");
+    sandbox.write("x.pid", format!("{}\n", stranger.pid()));
+    watch.output().wait(Stream::Stderr, "the pidfile names a process that is none of the command's");
+    for nonsense in ["", "4294967296", "-1", "x", "999999999"] {
+        sandbox.write("x.pid", nonsense);
+    }
+    watch.signal(Signal::SIGHUP);
+    watch.output().wait(Stream::Stdout, "got SIGHUP");
+    watch.signal(Signal::SIGUSR2);
+    assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
+    assert!(stranger.first().is_alive());
+    assert!(!watch.stderr().contains("follows the pidfile"), "{}", watch.stderr());
+}
+
+#[test]
+fn a_name_whose_process_has_ended_is_stale_even_if_the_pid_is_used_again() {
+    // Contract: C5
+    let sandbox = Sandbox::new();
+    // The worker is the command's own process, but its name was written before.
+    let command = "sleep 1000 & echo $! > worker; read line < fifo; exit 5";
+    nix::unistd::mkfifo(&sandbox.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let first = watch_script(&sandbox, &[], &format!("echo $$ > x.pid; {command}"));
+    let named = wait_named(&sandbox.path("x.pid"));
+    wait_follows(&first, named.pid());
+    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    // The file is still there and names nobody who lives; a worker is left. Nobody comes, so that it is over in time.
+    assert_eq!(first.wait_exit().code(), Some(5), "{}", sandbox.report());
+    assert!(first.output().text(Stream::Stderr).contains("over; ending what is left"), "{}", first.stderr());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
+    // Contract: F6, U8
+    let sandbox = Sandbox::new();
+    // As a psflip does whose successor is killed just before it is acknowledged.
+    let new = script(&sandbox, "new", "echo $$ > x.new; mv x.new x.pid; read line < fifo; exit 3");
+    let old = format!(
+        "name() {{ echo $$ > x.old; mv x.old x.pid; }}; mkfifo fifo; name; setsid {} & wait; read line < again; name; read line < again; exit 4",
+        new.display()
+    );
+    nix::unistd::mkfifo(&sandbox.path("again"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let watch = watch_script(&sandbox, &["--patience", "1h"], &old);
+    let old = wait_until(Deadline::default(), "the old process", || {
+        watch.first().children().first()?.children().first().copied()
+    });
+    wait_until(Deadline::default(), "the new process to be named", || {
+        let named = wait_named(&sandbox.path("x.pid"));
+        (named != old).then_some(named)
+    });
+    watch.output().wait_count(1, Stream::Stderr, "follows the pidfile");
+    let new = wait_named(&sandbox.path("x.pid"));
+    wait_follows(&watch, new.pid());
+    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    watch.output().wait(Stream::Stderr, "the service has ended");
+    let mark = watch.output().mark();
+    std::fs::write(sandbox.path("again"), "go\n").unwrap();
+    watch.output().wait_after(mark, Stream::Stderr, &format!("follows the pidfile service={old}"));
+    std::fs::write(sandbox.path("again"), "go\n").unwrap();
+    assert_eq!(watch.wait_exit().code(), Some(4), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_program_that_runs_the_service_has_the_last_word() {
+    // Contract: C5
+    let sandbox = Sandbox::new();
+    let command = "sh -c 'echo $$ > x.pid; read line < fifo; exit 3'; echo the service: $?; exit 44";
+    let watch = watch_script(&sandbox, &[], &format!("mkfifo fifo; {command}"));
+    wait_follows(&watch, wait_named(&sandbox.path("x.pid")).pid());
+    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    assert_eq!(watch.wait_exit().code(), Some(44), "{}", sandbox.report());
+    assert!(watch.stdout().contains("the service: 3"), "{}", watch.stdout());
+}
+
+#[test]
+fn what_is_left_at_the_end_is_ended_and_what_ignores_that_is_killed() {
+    // Contract: C8, C9
+    let sandbox = Sandbox::new();
+    let workers = fixture("forks-workers").display().to_string();
+    let args = ["--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];
+    let command: Vec<&str> = [workers.as_str()].iter().chain(&args).copied().collect();
+    let watch = watch(&sandbox, &["--grace", "300ms"], &command);
+    watch.output().wait(Stream::Stdout, "ready pid");
+    sandbox.write("x.pid", watch.stdout().split("ready pid=").nth(1).unwrap().split(' ').next().unwrap());
+    watch.output().wait(Stream::Stderr, "follows the pidfile");
+    watch.signal(Signal::SIGTERM);
+    assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
+    assert!(watch.stderr().contains("killing what did not end within 300ms"), "{}", watch.stderr());
+    assert_eq!(
+        watch.stdout().matches("got SIGTERM").count(),
+        5,
+        "each got the signal first\n{}",
+        sandbox.report()
+    );
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn ctrl_z_stops_watch_along_with_the_service() {
+    // Contract: S2, S3
+    let sandbox = Sandbox::new();
+    let shell = "\"$@\"; while echo \"shell: last=$?\"; read -r line; do eval \"$line\"; done";
+    let argv = ["bash", "--norc", "--noprofile", "-i", "-c", shell, "bash"];
+    let (psflip, logger) =
+        (psflip_bin().display().to_string(), fixture("signal-logger").display().to_string());
+    let watch = [&psflip, "watch", "--pidfile", "x.pid", "--", &logger, "--stop-on-tstp"];
+    let shell = sandbox.command(argv.iter().chain(&watch)).pty().start();
+    let line = shell.output().wait(Stream::Pty, "ready pid=").text;
+    let pid = line.split("pid=").nth(1).unwrap().split(' ').next().unwrap();
+    sandbox.write("x.pid", pid);
+    shell.output().wait(Stream::Pty, "follows the pidfile");
+    let logger = Process::find(pid.parse().unwrap()).unwrap();
+    shell.write_stdin("\x1a");
+    shell.output().wait(Stream::Pty, "Stopped");
+    assert_eq!(logger.state(), State::Stopped);
+    shell.write_stdin("fg\n");
+    shell.output().wait(Stream::Pty, "got SIGCONT");
+    let mark = shell.output().mark();
+    shell.write_stdin("\x03");
+    shell.output().wait_after(mark, Stream::Pty, "got SIGINT");
+    let mark = shell.output().mark();
+    logger.signal(Signal::SIGUSR1).unwrap();
+    shell.output().wait_after(mark, Stream::Pty, "got SIGUSR1");
+    let got = shell.output().text(Stream::Pty);
+    for (signal, times) in [("SIGTSTP", 1), ("SIGCONT", 1), ("SIGINT", 1)] {
+        assert_eq!(got.matches(&format!("got {signal} ")).count(), times, "{signal}\n{}", sandbox.report());
+    }
+    logger.signal(Signal::SIGTERM).unwrap();
+    shell.output().wait(Stream::Pty, "shell: last=0");
+    shell.write_stdin("exit 7\n");
+    assert_eq!(shell.wait_exit().code(), Some(7));
+}
+
+#[test]
+fn an_idle_watch_never_wakes_up_and_has_one_thread() {
+    // Contract: U9
+    let sandbox = Sandbox::new();
+    let psflip = watched_psflip(&sandbox, &["signal-logger"], AT_ONCE);
+    psflip.wait_for_line(Stream::Stdout, "ready pid");
+    let watch = psflip.program().first();
+    wait_follows(psflip.program(), psflip.active_pid());
+    let processes = [watch, watch.children()[0]];
+    let switches = || processes.map(|process| process.status_field("voluntary_ctxt_switches"));
+    // It sleeps when it has said whom it follows and nothing else happens: something else takes a while.
+    wait_until(Deadline::default(), "watch to sleep", || (watch.state() == State::Sleeping).then_some(()));
+    let before = switches();
+    let pause = sandbox.command(["sleep", "2"]).start();
+    assert!(pause.wait_exit().success());
+    assert_eq!(switches(), before, "{}", sandbox.report());
+    for process in processes {
+        assert_eq!(process.status_field("Threads").as_deref(), Some("1"));
+    }
+    assert_eq!(generations(&sandbox).len(), 2, "watch, and one generation");
+    psflip.program().signal(Signal::SIGTERM);
+    assert!(psflip.program().wait_exit().success(), "{}", sandbox.report());
+}
