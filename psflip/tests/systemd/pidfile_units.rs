@@ -1,6 +1,5 @@
 //! Units that need nothing of psflip but its pidfile: `Type=simple` and `Type=forking`, with `PIDFile=` and a signal as reload.
 
-use testkit::systemd::inner_pid_of;
 use testkit::{Deadline, wait_until};
 
 use crate::rig::{APP, AT_ONCE, Rig, SERVER, SERVING, SIMPLE};
@@ -57,36 +56,23 @@ fn failed_upgrades_leave_the_unit_as_it_was() {
     // Contract: F1, F2, F3, F4, U8
     let Some(rig) = Rig::new() else { return };
     rig.install(SIMPLE);
-    let (old, probe) = (rig.start(), rig.ask());
-    let before = rig.machine.processes(APP);
-    let fails = |why: &str| {
-        rig.machine.systemctl(["reload", APP]).unwrap();
-        let failed = "upgrade failed; the old child keeps running";
-        let line = wait_until(Deadline::default(), format!("`{failed}` because `{why}`"), || {
-            rig.said(failed).into_iter().find(|entry| entry.message.contains(why))
-        });
-        assert_eq!(line.pid, inner_pid_of(old), "{line:?}");
-        wait_until(Deadline::default(), "the new generation's end", || {
-            (rig.machine.processes(APP) == before).then_some(())
-        });
-        assert_eq!(rig.wait_main(), old);
-        rig.assert_state("active/running/success/0");
-    };
-    rig.sandbox.write("psflip.toml", "cmd = 1\n");
-    fails("the configuration is broken");
+    rig.start();
+    let probe = rig.ask();
+    rig.write_config("cmd = 1\n");
+    rig.fails_to_reload("the configuration is broken");
     rig.configure(&["crash-on-init", "--code", "3"], SERVING);
-    fails("exit code 3");
+    rig.fails_to_reload("exit code 3");
     rig.configure(&["no-such-program/x"], SERVING);
-    fails("can't execute");
+    rig.fails_to_reload("can't execute");
     rig.configure(
         &["never-ready"],
         "[upgrade]\ntimeout = \"300ms\"\n[healthcheck.unix]\npath = \"other.sock\"\n",
     );
-    fails("was not healthy within");
+    rig.fails_to_reload("was not healthy within");
     rig.configure_well();
     let exe = rig.sandbox.path("bin/psflip");
     std::fs::rename(&exe, rig.sandbox.path("bin/away")).unwrap();
-    fails("can't execute psflip again");
+    rig.fails_to_reload("can't execute psflip again");
     std::fs::rename(rig.sandbox.path("bin/away"), &exe).unwrap();
 
     rig.flip();

@@ -31,6 +31,14 @@ pub(crate) struct Rig {
     // The machine first: it is dropped first.
     pub(crate) machine: Machine,
     pub(crate) sandbox: Sandbox,
+    /// The unit's name.
+    pub(crate) unit: &'static str,
+    /// Where the service runs, and has its sockets, as it sees it itself.
+    home: PathBuf,
+    /// What leads from here to the paths of the service.
+    root: PathBuf,
+    /// psflip's configuration, from here.
+    config: PathBuf,
 }
 
 impl Rig {
@@ -40,9 +48,33 @@ impl Rig {
         let machine = Machine::boot(&sandbox)?;
         std::fs::create_dir(sandbox.path("bin")).unwrap();
         std::os::unix::fs::symlink(psflip_bin(), sandbox.path("bin/psflip")).unwrap();
-        let rig = Self { machine, sandbox };
+        let (home, config) = (sandbox.dir().to_owned(), sandbox.path("psflip.toml"));
+        let rig = Self { machine, sandbox, unit: APP, home, root: "/".into(), config };
         rig.configure_well();
         Some(rig)
+    }
+
+    /// As after the installation of a package: psflip and the fixtures are in `/usr/bin`, and the service `unit` has the configuration `config` and
+    /// lives in `home`.
+    pub(crate) fn installed(unit: &'static str, home: &str, config: &str) -> Option<Self> {
+        let sandbox = Sandbox::new();
+        let machine = Machine::boot(&sandbox)?;
+        let programs =
+            [psflip_bin(), fixture("http-server"), fixture("never-ready"), fixture("crash-on-init")];
+        let copied = machine.run(["cp", "-t", "/usr/bin"].map(Into::into).into_iter().chain(programs));
+        assert!(copied.status.success(), "{copied:?}");
+        let root = PathBuf::from(format!("/proc/{}/root", machine.init()));
+        let config = root.join(config.trim_start_matches('/'));
+        std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+        let rig = Self { machine, sandbox, unit, home: home.into(), root, config };
+        rig.configure_well();
+        Some(rig)
+    }
+
+    /// A file of the service, from here.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        let path = self.home.join(name);
+        self.root.join(path.strip_prefix("/").unwrap_or(&path))
     }
 
     /// The command that runs psflip, or one of its other subcommands.
@@ -52,19 +84,26 @@ impl Rig {
     }
 
     pub(crate) fn pidfile(&self) -> PathBuf {
-        self.sandbox.path("psflip.pid")
+        self.path("psflip.pid")
     }
 
     /// The next generation has this child and this configuration.
     pub(crate) fn configure(&self, argv: &[&str], rest: &str) {
         let mut argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();
-        if !argv[0].contains('/') {
+        if self.unit == APP && !argv[0].contains('/') {
             argv[0] = fixture(&argv[0]).display().to_string();
         }
-        let (dir, pidfile) = (self.sandbox.dir(), self.pidfile());
+        let (home, pidfile) = (&self.home, self.home.join("psflip.pid"));
         let mut text = cmd_line(argv);
-        let _ = write!(text, "workdir = \"{}\"\npidfile = \"{}\"\n{rest}", dir.display(), pidfile.display());
-        self.sandbox.write("psflip.toml", text);
+        let _ = write!(text, "workdir = \"{}\"\npidfile = \"{}\"\n{rest}", home.display(), pidfile.display());
+        self.write_config(&text);
+    }
+
+    /// The next generation's configuration is this text.
+    pub(crate) fn write_config(&self, text: &str) {
+        let new = self.config.with_extension("new");
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.config));
+        written.unwrap_or_else(|error| panic!("`{}` can't be written: {error}", self.config.display()));
     }
 
     /// The next generation is the server again.
@@ -87,7 +126,7 @@ impl Rig {
     /// Starts the unit, and waits until the pidfile says that it is healthy and systemd that it is active. Gives the active psflip.
     #[track_caller]
     pub(crate) fn start(&self) -> Process {
-        self.machine.systemctl(["start", APP]).unwrap();
+        self.machine.systemctl(["start", self.unit]).unwrap();
         wait_until(Deadline::default(), "the first pidfile", || self.pidfile().exists().then_some(()));
         self.wait_main()
     }
@@ -115,7 +154,7 @@ impl Rig {
     /// What systemd says of the service.
     #[track_caller]
     pub(crate) fn show(&self) -> BTreeMap<String, String> {
-        self.machine.properties(APP, PROPERTIES)
+        self.machine.properties(self.unit, PROPERTIES)
     }
 
     /// Asserts that systemd says this of the service, as `ActiveState/SubState/Result/NRestarts`.
@@ -129,7 +168,7 @@ impl Rig {
     /// The journal of the service.
     #[track_caller]
     pub(crate) fn journal(&self) -> Vec<Entry> {
-        self.machine.journal(APP)
+        self.machine.journal(self.unit)
     }
 
     /// The lines of the journal that contain a text.
@@ -148,7 +187,7 @@ impl Rig {
 
     /// Clients that ask without pause from now on; the tag of an answer is the server's pid inside.
     pub(crate) fn ask(&self) -> AvailabilityProbe {
-        let socket = self.sandbox.path("app.sock");
+        let socket = self.path("app.sock");
         let probe = AvailabilityProbe::start(2, |_| {
             let mut client = HttpClient::unix(&socket);
             move || client.get("/")?.tag("pid")
@@ -161,8 +200,27 @@ impl Rig {
     #[track_caller]
     pub(crate) fn flip(&self) -> Process {
         let old = self.wait_main();
-        self.machine.systemctl(["reload", APP]).unwrap();
+        self.machine.systemctl(["reload", self.unit]).unwrap();
         self.wait_flipped(old)
+    }
+
+    /// `systemctl reload` with an upgrade that fails because of `why`: the unit is as it was before.
+    #[track_caller]
+    pub(crate) fn fails_to_reload(&self, why: &str) {
+        let (old, before) = (self.wait_main(), self.machine.processes(self.unit));
+        let reload = self.machine.systemctl(["reload", self.unit]);
+        let failed = "upgrade failed; the old child keeps running";
+        let line = wait_until(Deadline::default(), format!("`{failed}` because `{why}`"), || {
+            self.said(failed).into_iter().find(|entry| entry.message.contains(why))
+        });
+        assert_eq!(line.pid, inner_pid_of(old), "{line:?}");
+        let is_told = self.machine.property(self.unit, "ExecReload").contains(" upgrade ");
+        assert_eq!(reload.is_err(), is_told, "{reload:?}");
+        wait_until(Deadline::default(), "the new generation's end", || {
+            (self.machine.processes(self.unit) == before).then_some(())
+        });
+        assert_eq!(self.wait_main(), old);
+        self.assert_state("active/running/success/0");
     }
 
     /// Waits until `old` is gone, and systemd knows who came after it.
@@ -177,8 +235,8 @@ impl Rig {
     /// `systemctl stop`; asserts that it was a clean end, of everything.
     #[track_caller]
     pub(crate) fn stop_well(&self) {
-        let before = self.machine.processes(APP);
-        self.machine.systemctl(["stop", APP]).unwrap();
+        let before = self.machine.processes(self.unit);
+        self.machine.systemctl(["stop", self.unit]).unwrap();
         let shown = self.show();
         assert_eq!(
             (shown["ActiveState"].as_str(), shown["Result"].as_str()),
@@ -203,7 +261,7 @@ impl Rig {
             assert!(whole, "not all lines of generation {generation}: {journal:#?}");
             for entry in own {
                 assert_eq!(entry.pid.map(|pid| pid.to_string()), entry.field("PSFLIP_PID"), "{entry:?}");
-                assert_eq!(entry.field("_SYSTEMD_UNIT").as_deref(), Some(APP), "{entry:?}");
+                assert_eq!(entry.field("_SYSTEMD_UNIT").as_deref(), Some(self.unit), "{entry:?}");
             }
             let child = format!("name=gen{generation}");
             assert!(

@@ -1,0 +1,109 @@
+//! The units of `examples/systemd`: systemd finds nothing wrong with them, they are as closed as docs/systemd.md says, and they run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use testkit::Sandbox;
+use testkit::systemd::Machine;
+
+use crate::rig::{Rig, SERVING};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/systemd")
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(folder().join(name)).unwrap()
+}
+
+/// `systemd-analyze security` from 0 (closed) to 10 (open), at most: as docs/systemd.md says.
+const SCORES: &[(&str, f64)] = &[("app.service", 9.2), ("psflip@.service", 1.4)];
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    let sandbox = Sandbox::new();
+    let Some(machine) = Machine::boot(&sandbox) else { return };
+    let psflip = testkit::psflip_bin();
+    assert!(machine.run(["install".into(), psflip, "/usr/bin/psflip".into()]).status.success());
+    for entry in fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        // A template is looked at as one of its instances.
+        let instance = name.replace("@.", "@app.");
+        let path = sandbox.write(&instance, text(&name));
+        let verify =
+            ["env", "SYSTEMD_UNIT_PATH=/lib/systemd/system", "systemd-analyze", "verify", "--man=no"];
+        let ran = machine.run(verify.map(Into::into).into_iter().chain([path]));
+        assert!(ran.status.success() && ran.stderr.is_empty(), "{name}: {ran:?}");
+    }
+    // The proof that this could fail.
+    let path = sandbox.write("bad.service", "[Service]\nExecStart=/usr/bin/psflip\nKilMode=mixed\n");
+    let ran = machine.run(["systemd-analyze".into(), "verify".into(), "--man=no".into(), path]);
+    assert!(ran.stderr.contains("Unknown key 'KilMode'"), "{ran:?}");
+}
+
+#[test]
+fn the_units_are_as_closed_as_the_documentation_says() {
+    let sandbox = Sandbox::new();
+    let Some(machine) = Machine::boot(&sandbox) else { return };
+    let names: Vec<String> = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".service"))
+        .collect();
+    assert_eq!(names.len(), SCORES.len(), "{names:?}");
+    let documentation = fs::read_to_string(folder().join("../../docs/systemd.md")).unwrap();
+    for (name, most) in SCORES {
+        let path = sandbox.write(name, text(name));
+        let args = ["systemd-analyze", "security", "--offline=true", "--no-pager"];
+        let shown = machine.run(args.map(Into::into).into_iter().chain([path])).stdout;
+        let level = shown.rsplit_once("exposure level for ").and_then(|(_, rest)| rest.split(' ').nth(1));
+        let level: f64 = level.unwrap_or_else(|| panic!("{shown}")).parse().unwrap();
+        assert!(level <= *most, "{name}: {level}\n{shown}");
+        assert!(
+            documentation.contains(&format!("`{name}` | {most}")),
+            "{name} | {most} is not in docs/systemd.md"
+        );
+    }
+}
+
+/// Starts, is flipped under load, survives a failed upgrade, is restarted after a crash, and stops.
+#[track_caller]
+fn runs(rig: &Rig) {
+    rig.machine.unit(
+        &format!("{}.d/reload.conf", rig.unit),
+        "[Service]\nExecReload=\nExecReload=/bin/kill -HUP $MAINPID\n",
+    );
+    let probe = {
+        rig.start();
+        rig.ask()
+    };
+    for _ in 0..5 {
+        rig.flip();
+        probe.wait_requests(5);
+    }
+    rig.configure(&["/usr/bin/crash-on-init", "--code", "3"], SERVING);
+    rig.fails_to_reload("exit code 3");
+    rig.configure_well();
+    rig.flip();
+    rig.assert_state("active/running/success/0");
+    probe.finish().assert_no_failures();
+    rig.stop_well();
+}
+
+#[test]
+fn the_template_runs_a_service_with_a_user_of_its_own() {
+    // Contract: U4, U8, U10
+    let Some(rig) = Rig::installed("psflip@app.service", "/run/psflip/app", "/etc/psflip/app.toml") else {
+        return;
+    };
+    rig.machine.unit("psflip@.service", text("psflip@.service"));
+    runs(&rig);
+}
+
+#[test]
+fn the_plain_unit_runs() {
+    // Contract: U4, U8, U10
+    let Some(rig) = Rig::installed("plain.service", "/run/app", "/etc/app/psflip.toml") else { return };
+    rig.machine.unit("plain.service", text("app.service"));
+    runs(&rig);
+}
