@@ -9,7 +9,7 @@ use crate::end::End;
 use crate::exit;
 use crate::handover::predecessor::{self, Inheritance, Met};
 use crate::handover::{Begun, Hello, ToPredecessor};
-use crate::manager::pidfile;
+use crate::manager::{pidfile, systemd};
 use crate::runtime::{self, Identity, Origin, Predecessor, Seen};
 use crate::sys::{early, fd};
 use crate::traffic::activation::Activation;
@@ -56,7 +56,14 @@ pub(super) fn run(source: &Source) -> End {
     };
     let plan = match prepare(source, &identity, hello.as_ref()) {
         Ok(plan) => plan,
-        Err(refusal) => return refuse(&refusal, link.as_ref()),
+        Err(refusal) => {
+            if link.is_none() {
+                let status = format!("failed: {}", refusal.reason);
+                let message = systemd::Message::new().status(&status).exit_status(refusal.code);
+                systemd::tell(identity.origin.variable("NOTIFY_SOCKET"), message);
+            }
+            return refuse(&refusal, link.as_ref());
+        }
     };
     let _span = crate::log::start(&plan, identity.generation);
     let predecessor =

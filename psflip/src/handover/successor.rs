@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::message::{Hello, Message, ToPredecessor, ToSuccessor};
 use crate::history::Step;
-use crate::launch::{HANDOVER_VARIABLE, Launch, set_variable};
+use crate::launch::{HANDOVER_VARIABLE, Launch, set_variable, variable};
 use crate::sys::early::SignalSetup;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
@@ -112,6 +112,7 @@ impl Link {
     ) -> io::Result<(Self, u32)> {
         let (ours, theirs) = Socket::pair()?;
         watch(ours.as_fd())?;
+        let old = hello.pid;
         let this_process = PidFd::open(std::process::id())?;
         super::send(&ours, &ToSuccessor::Hello(hello), &[this_process.as_fd()])?;
         for (message, socket) in inheritance {
@@ -127,7 +128,7 @@ impl Link {
                         seam::step(Moment::Ends, format_args!("intermediate"));
                         process::exit_now(0)
                     }
-                    Ok(Fork::Child) => become_successor(program, &theirs),
+                    Ok(Fork::Child) => become_successor(program, &theirs, old),
                     Err(error) => fail(&theirs, &format!("can't fork: {error}")),
                 }
             }
@@ -289,7 +290,7 @@ impl AsFd for Link {
 }
 
 /// The life of the new process until it is the new psflip.
-fn become_successor(program: &Program, predecessor: &Socket) -> ! {
+fn become_successor(program: &Program, predecessor: &Socket, old: u32) -> ! {
     seam::step(Moment::Begins, format_args!("successor"));
     let pid = std::process::id();
     let introduced = PidFd::open(pid).and_then(|own| {
@@ -305,6 +306,10 @@ fn become_successor(program: &Program, predecessor: &Socket) -> ! {
     }
     let mut envp = program.envp.clone();
     set_variable(&mut envp, HANDOVER_VARIABLE, Some(&predecessor.as_fd().as_raw_fd().to_string()));
+    // The signs of life that a manager wants of old, new is to show (sd_watchdog_enabled(3)).
+    if variable(&envp, "WATCHDOG_PID").is_some_and(|text| *text == *old.to_string()) {
+        set_variable(&mut envp, "WATCHDOG_PID", Some(&pid.to_string()));
+    }
     // Everything stays blocked, so no signal can end it before it is ready for signals (contract S7). What is ignored is
     // as this process has it; the successor learns from the hello what the first psflip was started with.
     let signals =

@@ -236,6 +236,13 @@ impl Notifier {
     }
 }
 
+/// Tells a manager at this address something, if there is one: for a psflip that does not even begin.
+pub fn tell(name: Option<String>, message: Message) {
+    if let Some(mut notifier) = name.and_then(|name| Notifier::new(&name).ok()) {
+        notifier.send(message, None);
+    }
+}
+
 impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

@@ -13,6 +13,7 @@ use nix::sys::epoll::EpollFlags;
 use super::poller::Token;
 use super::timers::Key;
 use super::{MARGIN, Runtime};
+use crate::end::End;
 use crate::exit;
 use crate::flip::{News, Outcome, Phase};
 use crate::handover::{ToSuccessor, successor};
@@ -55,7 +56,8 @@ pub(super) struct Managers {
 impl Managers {
     /// Finds them in the environment that psflip was started with. `is_first`: nobody speaks to them yet.
     pub(super) fn new(variable: impl Fn(&str) -> Option<String>, is_first: bool) -> Self {
-        let systemd = variable("NOTIFY_SOCKET").and_then(|name| match Notifier::new(&name) {
+        let name = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+        let systemd = name.and_then(|name| match Notifier::new(&name) {
             Ok(notifier) => Some(notifier),
             Err(error) => {
                 tracing::warn!(socket = name, %error, "can't speak to the manager (NOTIFY_SOCKET)");
@@ -121,7 +123,7 @@ impl Runtime {
                 let time =
                     self.grace() + self.successor.as_ref().map_or(Duration::ZERO, successor::Link::grace);
                 let message = self.patience(Message::new(), time);
-                self.say(message.status(&format!("{status}; stop requested, waiting for the child to end")));
+                self.say(message.status(&format!("stop requested, waiting for the child to end; {status}")));
             }
             News::StopIgnored => {
                 self.say(Message::new().status(&format!("{status}; the child ignored a stop request")));
@@ -259,7 +261,13 @@ impl Runtime {
             if let (Outcome::Failed(_), Some(errno)) = (outcome, self.managers.errno) {
                 message = message.errno(errno);
             }
-            self.say(message.exit_status(exit::code_for(outcome)));
+            // A death by signal is told by itself.
+            if let End::Exited(code) = exit::end_for(outcome) {
+                message = message.exit_status(code);
+            }
+            if message != Message::new() {
+                self.say(message);
+            }
         }
         if outcome == Outcome::Superseded {
             self.stay_until_told();

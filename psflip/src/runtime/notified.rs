@@ -122,8 +122,9 @@ impl Runtime {
         notified.told = (until + *extend / PARTS).min(timeout + *extend);
         tracing::debug!(until = ?notified.told, "the child asks for more time");
         let left = notified.told.saturating_sub(spent);
+        let deadline = left + self.promotion() + self.grace();
+        self.managers_be_patient(deadline);
         if let Some(Predecessor { link, .. }) = &self.predecessor {
-            let deadline = left + self.promotion() + self.grace();
             let _ = link.send(&ToPredecessor::Extended { deadline }); // it may be gone
         }
     }

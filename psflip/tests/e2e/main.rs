@@ -12,6 +12,7 @@ mod health;
 mod hooks;
 mod listen;
 mod log;
+mod manager;
 mod pidfile;
 mod servers;
 mod service;

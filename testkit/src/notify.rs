@@ -1,0 +1,212 @@
+//! A stand-in for a service manager that is told by datagrams how its service is (sd_notify(3)): it hears every one, in order, with the
+//! pid that the kernel says it came from, and keeps the descriptors that came along.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use crate::report;
+use crate::wait::Deadline;
+
+/// One datagram.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// Who sent it.
+    pub pid: u32,
+    /// Assignments, one a line.
+    pub text: String,
+    /// What came along.
+    pub fds: Vec<Arc<OwnedFd>>,
+}
+
+impl Notice {
+    /// Whether it has this line, for example `READY=1`.
+    #[must_use]
+    pub fn has(&self, line: &str) -> bool {
+        self.text.lines().any(|other| other == line)
+    }
+
+    /// What it assigns to this name.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    notices: Mutex<Vec<Notice>>,
+    changed: Condvar,
+}
+
+impl Heard {
+    fn lock(&self) -> MutexGuard<'_, Vec<Notice>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The manager.
+#[derive(Debug)]
+pub struct NotifyManager {
+    socket: Arc<UnixDatagram>,
+    heard: Arc<Heard>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl NotifyManager {
+    /// Hears what is sent to this path, for `NOTIFY_SOCKET`.
+    ///
+    /// # Panics
+    /// When the path can't be bound.
+    #[must_use]
+    pub fn bind(path: &Path) -> Self {
+        let mut manager = Self::bind_deaf(path);
+        manager.hear();
+        manager
+    }
+
+    /// As [`NotifyManager::bind`], but does not read before [`NotifyManager::hear`]: its queue fills up.
+    ///
+    /// # Panics
+    /// When the path can't be bound.
+    #[must_use]
+    pub fn bind_deaf(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path)
+            .unwrap_or_else(|error| report::fail(&format!("can't bind {}: {error}", path.display())));
+        setsockopt(&socket, sockopt::PassCred, &true)
+            .unwrap_or_else(|error| report::fail(&format!("can't ask for credentials: {error}")));
+        Self { socket: Arc::new(socket), heard: Arc::default(), reader: None }
+    }
+
+    /// Reads what is there and what comes.
+    pub fn hear(&mut self) {
+        let (socket, heard) = (Arc::clone(&self.socket), Arc::clone(&self.heard));
+        self.reader = Some(std::thread::spawn(move || {
+            while let Ok(Some(notice)) = receive(&socket) {
+                heard.lock().push(notice);
+                heard.changed.notify_all();
+            }
+        }));
+    }
+
+    /// Fills the queue of a manager that is deaf until there is no more room. Gives the number of datagrams.
+    ///
+    /// # Panics
+    /// When it can't be filled.
+    #[must_use]
+    pub fn fill(&self, path: &Path) -> usize {
+        let sender = UnixDatagram::unbound().and_then(|sender| {
+            sender.set_nonblocking(true)?;
+            Ok(sender)
+        });
+        let sender = sender.unwrap_or_else(|error| report::fail(&format!("can't fill the queue: {error}")));
+        let mut count = 0;
+        while sender.send_to(b"X_FILL=1", path).is_ok() {
+            count += 1;
+        }
+        count
+    }
+
+    /// Everything so far, in order.
+    #[must_use]
+    pub fn notices(&self) -> Vec<Notice> {
+        self.heard.lock().clone()
+    }
+
+    /// How many there are: a mark for [`NotifyManager::wait_after`].
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.heard.lock().len()
+    }
+
+    /// Waits for a notice with this in its text, those already there included, and gives the first.
+    ///
+    /// # Panics
+    /// When it doesn't come within the default deadline.
+    #[track_caller]
+    pub fn wait(&self, part: &str) -> Notice {
+        self.wait_after(0, part)
+    }
+
+    /// As [`NotifyManager::wait`], but looks only at those that came after `mark`.
+    ///
+    /// # Panics
+    /// As [`NotifyManager::wait`].
+    #[track_caller]
+    pub fn wait_after(&self, mark: usize, part: &str) -> Notice {
+        self.wait_for(&format!("a notice with `{part}`"), |notices| {
+            notices.iter().skip(mark).find(|notice| notice.text.contains(part)).cloned()
+        })
+    }
+
+    /// Waits until the notices so far give something.
+    ///
+    /// # Panics
+    /// When they don't within the default deadline: with all of them.
+    #[track_caller]
+    pub fn wait_for<T>(&self, what: &str, check: impl Fn(&[Notice]) -> Option<T>) -> T {
+        let deadline = Deadline::default();
+        let mut notices = self.heard.lock();
+        loop {
+            if let Some(found) = check(&notices) {
+                return found;
+            }
+            if deadline.has_expired() {
+                let all = describe(&notices);
+                drop(notices); // the report must not wait for it
+                report::expired(&deadline, &format!("{what}; it heard:\n{all}"));
+            }
+            let waited = self.heard.changed.wait_timeout(notices, deadline.remaining());
+            notices = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// All notices as text, one a line.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        describe(&self.heard.lock())
+    }
+}
+
+fn describe(notices: &[Notice]) -> String {
+    let line = |Notice { pid, text, fds }: &Notice| format!("{pid}: {text:?}, {} descriptors\n", fds.len());
+    notices.iter().map(line).collect()
+}
+
+impl Drop for NotifyManager {
+    fn drop(&mut self) {
+        // Wakes the reader, which then finds nothing more.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+/// The next datagram; `None`: the socket was shut down.
+fn receive(socket: &UnixDatagram) -> io::Result<Option<Notice>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64), ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffer = [0; 8192];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(socket.as_fd(), &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
+    let (mut pid, mut fds) = (None, Vec::new());
+    for message in control.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights.map(Arc::new)),
+            RecvAncillaryMessage::ScmCredentials(sender) => pid = Some(sender.pid.as_raw_nonzero().get()),
+            _ => {}
+        }
+    }
+    // Nobody sends an empty one, and the kernel has a word for who sent each of the others.
+    let Some(pid) = pid.filter(|_| received.bytes > 0) else { return Ok(None) };
+    let text = String::from_utf8_lossy(&buffer[..received.bytes]).into_owned();
+    Ok(Some(Notice { pid: pid.cast_unsigned(), text, fds }))
+}
