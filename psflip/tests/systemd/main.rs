@@ -8,3 +8,4 @@ mod killed;
 mod notify_units;
 mod pidfile_units;
 mod rig;
+mod user;

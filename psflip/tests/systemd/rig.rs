@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use testkit::client::http::HttpClient;
 use testkit::pidfile::Content;
@@ -90,7 +90,7 @@ impl Rig {
     /// The next generation has this child and this configuration.
     pub(crate) fn configure(&self, argv: &[&str], rest: &str) {
         let mut argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();
-        if self.unit == APP && !argv[0].contains('/') {
+        if self.root == Path::new("/") && !argv[0].contains('/') {
             argv[0] = fixture(&argv[0]).display().to_string();
         }
         let (home, pidfile) = (&self.home, self.home.join("psflip.pid"));
@@ -261,7 +261,8 @@ impl Rig {
             assert!(whole, "not all lines of generation {generation}: {journal:#?}");
             for entry in own {
                 assert_eq!(entry.pid.map(|pid| pid.to_string()), entry.field("PSFLIP_PID"), "{entry:?}");
-                assert_eq!(entry.field("_SYSTEMD_UNIT").as_deref(), Some(self.unit), "{entry:?}");
+                let units = [entry.field("_SYSTEMD_UNIT"), entry.field("_SYSTEMD_USER_UNIT")];
+                assert!(units.iter().flatten().any(|unit| unit == self.unit), "{entry:?}");
             }
             let child = format!("name=gen{generation}");
             assert!(

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -60,7 +61,12 @@ pub struct Machine {
     supervisor: Child,
     /// The machine ends when this is closed.
     life: Option<ChildStdin>,
+    /// The user whose manager is meant, not the system's.
+    user: Option<u32>,
 }
+
+/// Where a user's manager has its sockets, and its services their `$XDG_RUNTIME_DIR`.
+const USER_RUNTIME: &str = "/run/testkit-user";
 
 /// How a command in a machine ended.
 #[derive(Clone, Debug)]
@@ -132,7 +138,7 @@ impl Machine {
             return Err(format!("no systemd came up: {}", logs(&folder)));
         };
         inner.note(init);
-        let machine = Self { inner: Arc::clone(inner), folder, group, init, supervisor, life };
+        let machine = Self { inner: Arc::clone(inner), folder, group, init, supervisor, life, user: None };
         machine.wait_running();
         Ok(machine)
     }
@@ -153,6 +159,46 @@ impl Machine {
         }
     }
 
+    /// Starts the manager of a user without any rights; from now on units, systemctl and journal are that one's. Gives the folder that is
+    /// `$XDG_RUNTIME_DIR` for its services, as they see it.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    #[track_caller]
+    pub fn start_user_manager(&mut self, uid: u32) -> PathBuf {
+        let units = self.folder.join("user-units");
+        let make = || {
+            fs::create_dir_all(&units)?;
+            // The sandbox's folder is the test's alone; what the user's manager reads is for everybody.
+            fs::set_permissions(&self.inner.dir, fs::Permissions::from_mode(0o755))?;
+            let etc = PathBuf::from(format!("/proc/{}/root/etc", self.init));
+            let add = |name: &str, line: String| {
+                writeln!(fs::OpenOptions::new().append(true).open(etc.join(name))?, "{line}")
+            };
+            add("passwd", format!("testkit-user:x:{uid}:{uid}::{USER_RUNTIME}:/bin/sh"))?;
+            add("group", format!("testkit-user:x:{uid}:"))
+        };
+        if let Err(error) = make() {
+            report::fail(&format!("a user for a manager can't be made: {error}"));
+        }
+        let text = format!(
+            "[Service]\nType=notify\nUser={uid}\nGroup={uid}\nDelegate=yes\nKillMode=mixed\nTasksMax=infinity\n\
+             RuntimeDirectory=testkit-user\nEnvironment=XDG_RUNTIME_DIR={USER_RUNTIME} HOME={USER_RUNTIME}\n\
+             Environment=SYSTEMD_UNIT_PATH={}:/usr/lib/systemd/user\n\
+             Environment=SYSTEMD_GENERATOR_PATH=/nonexistent SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/nonexistent\n\
+             ExecStart=/lib/systemd/systemd --user --unit=basic.target --log-target=journal\n",
+            units.display()
+        );
+        // By this name the journal knows the units below it as a user's.
+        let manager = format!("user@{uid}.service");
+        self.unit(&manager, text);
+        if let Err(error) = self.systemctl(["start", &manager]) {
+            report::fail(&format!("the user's manager can't be started: {error}"));
+        }
+        self.user = Some(uid);
+        USER_RUNTIME.into()
+    }
+
     /// Its PID 1, as seen from outside.
     #[must_use]
     pub fn init(&self) -> Process {
@@ -166,7 +212,7 @@ impl Machine {
     /// When that fails.
     #[track_caller]
     pub fn unit(&self, name: &str, text: impl AsRef<[u8]>) {
-        let path = self.folder.join("units").join(name);
+        let path = self.folder.join(if self.user.is_some() { "user-units" } else { "units" }).join(name);
         let write = || {
             fs::create_dir_all(path.parent().unwrap_or(&path))?;
             fs::write(&path, text)
@@ -230,8 +276,17 @@ impl Machine {
     /// When it ends without success: what it printed, errors first.
     #[track_caller]
     pub fn systemctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String, String> {
-        let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
-        let ran = self.run(std::iter::once("systemctl".into()).chain(args));
+        let mut argv: Vec<OsString> = Vec::new();
+        if let Some(uid) = self.user {
+            let runtime = format!("XDG_RUNTIME_DIR={USER_RUNTIME}");
+            let ids = [format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()];
+            argv.extend(std::iter::once("setpriv".into()).chain(ids.map(Into::into)));
+            argv.extend(["env".into(), runtime.into(), "systemctl".into(), "--user".into()]);
+        } else {
+            argv.push("systemctl".into());
+        }
+        argv.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        let ran = self.run(argv);
         if ran.status.success() {
             Ok(ran.stdout)
         } else {
@@ -309,7 +364,11 @@ impl Machine {
     #[must_use]
     pub fn journal(&self, unit: &str) -> Vec<Entry> {
         let sync = self.run(["journalctl", "--sync"]);
-        let ran = self.run(["journalctl", "--unit", unit, "--output=json", "--all", "--no-pager"]);
+        let of_user = [format!("_SYSTEMD_USER_UNIT={unit}"), "+".into(), format!("USER_UNIT={unit}")];
+        let of_system = [format!("--unit={unit}")];
+        let matches: &[String] = if self.user.is_some() { &of_user } else { &of_system };
+        let args = ["journalctl", "--output=json", "--all", "--no-pager"].into_iter();
+        let ran = self.run(args.chain(matches.iter().map(String::as_str)));
         if !sync.status.success() || !ran.status.success() {
             report::fail(&format!("the journal can't be read: {}{}", sync.stderr, ran.stderr));
         }
