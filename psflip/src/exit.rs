@@ -9,6 +9,8 @@ pub const OK: u8 = 0;
 pub const ENDED_TOO_EARLY: u8 = 1;
 /// `psflip check --strict` has found something that is probably not meant.
 pub const WARNED: u8 = 1;
+/// `migrate` has translated what it can, and something is left to do.
+pub const LEFT_TO_DO: u8 = 1;
 /// Wrong usage of the command line (as clap and most Unix tools do).
 pub const USAGE: u8 = 2;
 /// The configuration is broken (`EX_CONFIG` of sysexits.h).

@@ -19,6 +19,7 @@ pub mod keeper;
 pub mod launch;
 pub mod log;
 pub mod manager;
+pub mod migrate;
 mod reaper;
 pub mod runtime;
 pub mod signal;

@@ -2,6 +2,7 @@
 
 mod check;
 mod flags;
+mod migrate;
 mod run;
 mod watch;
 
@@ -72,6 +73,9 @@ enum Command {
     /// Keep one steady process above a program that replaces itself and its pidfile
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
+    /// Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)
+    #[command(after_help = migrate::EXAMPLES)]
+    Migrate(migrate::MigrateArgs),
 }
 
 /// Runs psflip; returns its exit code, unless the process ends by a signal as its child did.
@@ -102,6 +106,7 @@ fn run_command() -> End {
     };
     match cli.command {
         Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Migrate(arguments)) => migrate::migrate(&arguments),
         Some(Command::Run(source)) => run::run(&source),
         Some(Command::Watch(args)) => watch::watch(args),
         None => run::run(&Source::File(cli.config.config)),

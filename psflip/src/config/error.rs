@@ -251,7 +251,7 @@ fn floor(text: &str, mut index: usize) -> usize {
 }
 
 /// A value for a message, in backticks and not longer than a line.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
     if text.chars().count() <= LONGEST {
         return format!("`{text}`");
@@ -271,7 +271,7 @@ pub(super) fn any_of<T: AsRef<str>>(names: &[T]) -> String {
 }
 
 /// The name that `wrong` was probably meant to be.
-pub(super) fn nearest<T: AsRef<str>>(wrong: &str, names: impl IntoIterator<Item = T>) -> Option<String> {
+pub(crate) fn nearest<T: AsRef<str>>(wrong: &str, names: impl IntoIterator<Item = T>) -> Option<String> {
     // Comparing is quadratic in the length; no name is that long.
     if wrong.len() > 64 {
         return None;

@@ -17,7 +17,7 @@ const LARGEST: u64 = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The configuration's bytes: of a regular file, or of a pipe that psflip inherited (`/dev/stdin`, `/dev/fd/63`).
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut file = open(path)?;
     let metadata = file.metadata().map_err(|error| reason(&error))?;
     let kind = metadata.file_type();
@@ -94,7 +94,7 @@ fn what(kind: std::fs::FileType) -> &'static str {
 }
 
 /// The error as people know it: `no such file or directory`.
-pub(super) fn reason(error: &io::Error) -> String {
+pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();

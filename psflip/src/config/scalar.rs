@@ -7,7 +7,7 @@ use crate::signal::Signal;
 
 /// Why a text is not a valid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     pub(super) message: String,
     pub(super) help: Option<String>,
 }
@@ -32,7 +32,7 @@ const SYNTAX: &str =
     "a duration is whole numbers with units, largest first: `500ms`, `10s`, `1m30s`, `2h`, `1d`";
 
 /// Reads `1m30s`. Zero is `0s`, never a bare `0` (contract X3).
-pub(super) fn duration(text: &str) -> Result<Duration, Refused> {
+pub(crate) fn duration(text: &str) -> Result<Duration, Refused> {
     let bad = |help: String| refuse_help(format!("{} is not a duration", quoted(text)), help);
     if text.is_empty() {
         return refuse_help("the duration is empty", SYNTAX);

@@ -1,0 +1,205 @@
+//! Upstream's health checks, and its proxies.
+
+use super::draft::string;
+use super::source::{Entry, Node, Place, Value};
+use super::work::{Work, raw, shown};
+
+const KINDS: &[&str] = &["alive", "command", "docker"];
+const COMMAND: &str = "[healthcheck.command]";
+const DOCKER: &str = "[healthcheck.docker]";
+
+/// Why there is a line `timeout` that upstream's file doesn't have.
+const NO_LIMIT: &str = "Upstream had no limit for one probe but that of the upgrade; psflip's default is 5s.";
+/// What else differs in the checks that ask more than once.
+const FIRST_PROBE: &str =
+    "Upstream's first probe came one interval later; psflip's comes at once, or after `after`.";
+
+impl Work<'_> {
+    pub(super) fn healthcheck(&mut self, entry: &Entry) {
+        for inner in self.entries("[healthcheck]", entry).unwrap_or_default() {
+            let kind = inner.key.to_lowercase();
+            if !KINDS.contains(&kind.as_str()) {
+                self.unknown("[healthcheck]", inner, KINDS);
+                continue;
+            }
+            let table = format!("[healthcheck.{kind}]");
+            if matches!(inner.node.value, Value::Null) {
+                self.put("[healthcheck]", &kind, inner.at, &inner.node, |work| {
+                    work.note(inner.at, &format!("`{kind}` is empty, so upstream takes it for not set"));
+                    Err(shown(inner))
+                });
+                continue;
+            }
+            let Some(entries) = self.entries(&table, inner) else { continue };
+            match kind.as_str() {
+                "alive" => self.alive(&table, entries),
+                "command" => self.command(&table, entries),
+                _ => self.docker(&table, entries),
+            }
+        }
+        self.tidy();
+    }
+
+    /// The comments of `healthcheck` itself go to its kind, if that is all there is.
+    fn tidy(&mut self) {
+        let index = |work: &Self, header: &str| {
+            work.draft.sections.iter().position(|section| section.header == header)
+        };
+        let Some(own) = index(self, "[healthcheck]") else { return };
+        let kinds = KINDS.iter().find_map(|kind| index(self, &format!("[healthcheck.{kind}]")));
+        if !self.draft.sections[own].lines.is_empty() && kinds.is_none() {
+            return;
+        }
+        let section = self.draft.sections.remove(own);
+        let Some(to) = KINDS.iter().find_map(|kind| index(self, &format!("[healthcheck.{kind}]"))) else {
+            return;
+        };
+        let to = &mut self.draft.sections[to];
+        to.comments.splice(0..0, section.comments);
+        to.lines.extend(section.lines);
+    }
+
+    fn alive(&mut self, table: &str, entries: &[Entry]) {
+        for Entry { key, at, node, .. } in entries {
+            match key.to_lowercase().as_str() {
+                "timeout" => {
+                    self.put(table, "timeout", *at, node, |work| work.duration("timeout", node, "5s"))
+                }
+                _ => self.ignored(table, entries, key, &["timeout"]),
+            }
+        }
+    }
+
+    fn command(&mut self, table: &str, entries: &[Entry]) {
+        for Entry { key, at, node, .. } in entries {
+            match key.to_lowercase().as_str() {
+                "cmd" => self.put(table, "cmd", *at, node, |work| work.argv("cmd", node)),
+                "after" => self.put(table, "after", *at, node, |work| work.duration("after", node, "0s")),
+                "interval" => {
+                    self.put(table, "interval", *at, node, |work| work.duration("interval", node, "1s"))
+                }
+                _ => self.ignored(table, entries, key, &["cmd", "after", "interval"]),
+            }
+        }
+    }
+
+    fn docker(&mut self, table: &str, entries: &[Entry]) {
+        for Entry { key, at, node, .. } in entries {
+            match key.to_lowercase().as_str() {
+                "container" => self.put(table, "container", *at, node, |work| match work.text(node) {
+                    Some(text) => Ok(format!("container = {}", string(&text))),
+                    None => Err(format!("container = {}", raw(node))),
+                }),
+                "socket" => self.put(table, "socket", *at, node, |work| work.socket(node)),
+                "interval" => {
+                    self.put(table, "interval", *at, node, |work| work.duration("interval", node, "1s"))
+                }
+                _ => self.ignored(table, entries, key, &["container", "socket", "interval"]),
+            }
+        }
+    }
+
+    fn ignored(&mut self, table: &str, entries: &[Entry], key: &str, known: &[&str]) {
+        if let Some(entry) = entries.iter().find(|entry| entry.key == key) {
+            self.unknown(table, entry, known);
+        }
+    }
+
+    fn socket(&mut self, node: &Node) -> Result<String, String> {
+        let Some(text) = self.text(node) else { return Err(format!("socket = {}", raw(node))) };
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| !scheme.contains("{{"));
+        if scheme.is_some_and(|scheme| scheme != "unix") {
+            self.left(node.at, "psflip asks container engines on Unix sockets only, so its default is taken");
+            return Err(format!("socket = {}", string(&text)));
+        }
+        Ok(format!("socket = {}", string(&text)))
+    }
+
+    /// What is added to the health check once the whole file is known.
+    pub(super) fn finish_health(&mut self) {
+        let timeout = self.upgrade_timeout();
+        for table in [COMMAND, DOCKER] {
+            if !self.draft.sections.iter().any(|section| section.header == table) {
+                continue;
+            }
+            let section = self.draft.section(table);
+            section.comments.push(FIRST_PROBE.to_owned());
+            if table == COMMAND {
+                let moved = "Upstream ran it in its own environment and directory; psflip runs it in the child's, as `[env]` and `workdir` say.";
+                section.comments.push(moved.to_owned());
+            }
+            self.add(table, NO_LIMIT, format!("timeout = {timeout}"));
+        }
+    }
+
+    /// What `[upgrade]` says, in TOML.
+    fn upgrade_timeout(&self) -> String {
+        let lines = self.draft.sections.iter().filter(|section| section.header == "[upgrade]");
+        let said = lines
+            .flat_map(|section| &section.lines)
+            .filter(|line| !line.left)
+            .find_map(|line| line.text.strip_prefix("timeout = "));
+        said.unwrap_or("\"1m\"").to_owned()
+    }
+
+    /// Each proxy as a comment, in the words that psflip's plans have for it.
+    pub(super) fn proxy(&mut self, entry: &Entry) {
+        let items = match &entry.node.value {
+            Value::List(items) => items.as_slice(),
+            Value::Map(_) => std::slice::from_ref(&entry.node),
+            _ => {
+                return self.put("", &entry.key, entry.at, &entry.node, |work| {
+                    work.left(entry.at, "upstream refuses it: `proxy` is a list of proxies");
+                    Err(shown(entry))
+                });
+            }
+        };
+        for item in items {
+            let mut comments = self.comments(entry.at.line);
+            let mark = self.remarks.len();
+            self.left(
+                item.at,
+                "psflip has no proxy yet. If the program can take a socket that it did not open, `[[listen]]` opens the \
+                 address once for all generations; else a proxy of your own goes before both ports (docs/migrating.md)",
+            );
+            let lines = self.one_proxy(item);
+            comments.extend(self.remarks[mark..].iter().map(super::Remark::comment));
+            comments.extend(self.comments(item.end));
+            self.section_left("# [[proxy]]".to_owned(), comments, lines);
+        }
+    }
+
+    fn one_proxy(&mut self, item: &Node) -> Vec<(Place, String)> {
+        let Value::Map(entries) = &item.value else { return vec![(item.at, raw(item))] };
+        let network = |name: &str| {
+            let found = entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(name));
+            match found.map(|entry| &entry.node.value) {
+                Some(Value::Text(text)) => text.to_lowercase(),
+                _ => "tcp".to_owned(),
+            }
+        };
+        let mut lines = Vec::new();
+        for entry in entries {
+            let name = entry.key.to_lowercase();
+            let (ours, scheme) = match name.as_str() {
+                "listen" | "forward" => (name.as_str(), String::new()),
+                "listen_address" => ("listen", format!("{}://", network("listen_network"))),
+                "forward_address" => ("forward", format!("{}://", network("forward_network"))),
+                "listen_network" | "forward_network" => continue,
+                _ => {
+                    self.left(
+                        entry.at,
+                        &format!("upstream has no key `{}` in a proxy, and ignores it", entry.key),
+                    );
+                    lines.push((entry.at, shown(entry)));
+                    continue;
+                }
+            };
+            lines.push(match self.text(&entry.node) {
+                Some(text) => (entry.at, format!("{ours} = {}", string(&format!("{scheme}{text}")))),
+                None => (entry.at, shown(entry)),
+            });
+        }
+        lines
+    }
+}

@@ -1,0 +1,160 @@
+//! `psflip migrate`: upstream's configuration (YAML, JSON or TOML, with Go templates) becomes a `psflip.toml`. Pure: text -> values with
+//! their places ([`source`]) -> what they mean here ([`work`], [`health`], [`go`]) -> text with comments ([`draft`]), checked by psflip's
+//! own reader.
+//!
+//! Nothing is dropped: what has no counterpart stands in the output as a comment, at its place, and in the list of remarks.
+
+mod draft;
+mod go;
+mod health;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+mod work;
+
+use std::fmt;
+
+use crate::config::{self, Generation};
+use draft::Draft;
+pub use source::{Format, Place, Unreadable};
+
+/// How often the result is read and what is refused is commented out.
+const ROUNDS: usize = 8;
+
+/// What kind of remark it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Translated, and something is to be known about it.
+    Note,
+    /// Not translated.
+    Left,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Note => "note",
+            Self::Left => "left to do",
+        })
+    }
+}
+
+/// Something that a person should know about the translation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Where in upstream's file.
+    pub at: Place,
+    /// Whether there is something to do.
+    pub kind: Kind,
+    /// What; a lowercase fragment.
+    pub text: String,
+}
+
+/// The longest remark, in characters.
+const LONGEST: usize = 400;
+
+impl Remark {
+    fn new(at: Place, kind: Kind, text: &str) -> Self {
+        Self { at, kind, text: crate::text::head(text, LONGEST) }
+    }
+
+    /// As it stands in the output.
+    fn comment(&self) -> String {
+        let kind = match self.kind {
+            Kind::Note => "NOTE",
+            Kind::Left => "LEFT TO DO",
+        };
+        format!("{kind} (line {}): {}", self.at.line, self.text)
+    }
+}
+
+/// A migrated configuration.
+#[derive(Clone, Debug)]
+pub struct Migrated {
+    /// The `psflip.toml`.
+    pub text: String,
+    /// In the order of upstream's file.
+    pub remarks: Vec<Remark>,
+    /// Why psflip would refuse it as it is, if it would.
+    pub refused: Option<String>,
+}
+
+impl Migrated {
+    /// How much is left to do.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.remarks.iter().filter(|remark| remark.kind == Kind::Left).count()
+    }
+}
+
+/// Translates the configuration `text`, called `name` in the output, and checks the result as `generation` would read it.
+///
+/// # Errors
+/// When `text` is no table of keys and values in this format.
+pub fn migrate(
+    name: &str,
+    text: &str,
+    format: Format,
+    generation: &Generation<'_>,
+) -> Result<Migrated, Unreadable> {
+    let source = source::read(text, format)?;
+    let (mut draft, mut remarks) = work::translate(&source);
+    let refused = settle(&mut draft, &mut remarks, generation);
+    remarks.sort_by_key(|remark| remark.at);
+    draft.comments = opening(name, remarks.iter().filter(|remark| remark.kind == Kind::Left).count());
+    let (text, _) = draft.render();
+    Ok(Migrated { text, remarks, refused })
+}
+
+/// What the file begins with.
+fn opening(name: &str, left: usize) -> Vec<String> {
+    let name = crate::text::head(name, 100);
+    let mut opening = vec![
+        format!(
+            "Made from `{name}` of upstream psflip by `psflip migrate`, psflip {}.",
+            env!("CARGO_PKG_VERSION")
+        ),
+        "What differs whatever the file says, and what else there is to do: docs/migrating.md.".to_owned(),
+    ];
+    match left {
+        0 => {}
+        1 => opening.push("1 thing is left to do: look for LEFT TO DO.".to_owned()),
+        left => opening.push(format!("{left} things are left to do: look for LEFT TO DO.")),
+    }
+    opening
+}
+
+/// Reads the draft as psflip does. What psflip refuses is commented out and said, until the rest is accepted. Gives what is still
+/// refused: what is missing, and files that can't be read here.
+fn settle(draft: &mut Draft, remarks: &mut Vec<Remark>, generation: &Generation<'_>) -> Option<String> {
+    for _ in 0..ROUNDS {
+        let (text, owners) = draft.render();
+        let Err(errors) = config::parse("the result", &text, generation) else { return None };
+        let mut changed = false;
+        for error in errors.iter() {
+            let owner = errors.position(error).and_then(|(line, _)| *owners.get(line - 1)?);
+            let Some((section, line)) = owner else { continue };
+            let line = &mut draft.sections[section].lines[line];
+            let Some(at) = line.from.filter(|_| !line.left && !is_of_this_machine(&error.message)) else {
+                continue;
+            };
+            let help = error.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+            let remark = Remark::new(at, Kind::Left, &format!("{}{help}", error.message));
+            line.left = true;
+            line.comments.push(remark.comment());
+            remarks.push(remark);
+            changed = true;
+        }
+        if !changed {
+            return Some(errors.to_string());
+        }
+    }
+    let (text, _) = draft.render();
+    config::parse("the result", &text, generation).err().map(|errors| errors.to_string())
+}
+
+/// Whether a mistake is one only where psflip migrates: a file isn't there, a user is unknown.
+fn is_of_this_machine(message: &str) -> bool {
+    message.starts_with("can't read ")
+}

@@ -1,0 +1,200 @@
+//! Upstream's file as a tree of values, each with its place, whichever of the three formats it was written in.
+
+mod numbers;
+#[cfg(test)]
+mod tests;
+mod toml;
+mod yaml;
+
+use std::fmt;
+
+/// The most values in one file, those counted again that an alias repeats; a long text counts as several.
+const MOST_NODES: usize = 20_000;
+/// The most keys in one map.
+const MOST_KEYS: usize = 1000;
+/// The deepest nesting of lists and maps; upstream's own keys are three deep.
+const DEEPEST: usize = 32;
+
+/// A place in a file: line and column from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// What upstream's file is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// YAML, as yaml.v3 (Go) reads it.
+    Yaml,
+    /// JSON.
+    Json,
+    /// TOML.
+    Toml,
+}
+
+impl Format {
+    /// The format that the end of a file's name says, in any case.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        let (_, end) = name.rsplit_once('.')?;
+        match end.to_ascii_lowercase().as_str() {
+            "yml" | "yaml" => Some(Self::Yaml),
+            "json" => Some(Self::Json),
+            "toml" => Some(Self::Toml),
+            _ => None,
+        }
+    }
+
+    /// The format that a text is probably written in.
+    #[must_use]
+    pub fn of_text(text: &str) -> Self {
+        if text.trim_start_matches('\u{feff}').trim_start().starts_with('{') {
+            Self::Json
+        } else if ::toml::de::DeTable::parse(text).is_ok_and(|table| !table.get_ref().is_empty()) {
+            Self::Toml
+        } else {
+            Self::Yaml
+        }
+    }
+}
+
+/// Why a file is no configuration at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where, if that is known.
+    pub at: Option<Place>,
+    /// What is wrong; a lowercase fragment.
+    pub message: String,
+}
+
+impl Unreadable {
+    fn at(at: Place, message: impl Into<String>) -> Self {
+        Self { at: Some(at), message: message.into() }
+    }
+}
+
+/// A value.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+    /// What upstream reads as something that none of its keys can be: a date, an integer that is too large.
+    Other(&'static str),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) at: Place,
+    /// The last line of it.
+    pub(super) end: usize,
+    /// Where the text begins in the file, in bytes, if it stands there as it is, without escapes and line breaks.
+    pub(super) verbatim: Option<usize>,
+    /// As it was written, if that is something else than a text.
+    pub(super) written: Option<String>,
+    pub(super) value: Value,
+}
+
+/// A key with its value.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) at: Place,
+    /// It holds an anchor for others to repeat (YAML).
+    pub(super) anchored: bool,
+    pub(super) node: Node,
+}
+
+/// A comment, without its `#`.
+#[derive(Clone, Debug)]
+pub(super) struct Comment {
+    pub(super) line: usize,
+    pub(super) text: String,
+}
+
+/// A file.
+#[derive(Debug)]
+pub(super) struct Source<'t> {
+    pub(super) text: &'t str,
+    /// The keys of the file itself.
+    pub(super) root: Vec<Entry>,
+    /// In the order of the file.
+    pub(super) comments: Vec<Comment>,
+    /// What upstream would not have read: the second document of a YAML file.
+    pub(super) ignored: Option<Place>,
+    starts: Starts,
+}
+
+impl Source<'_> {
+    /// The place of a byte.
+    pub(super) fn place(&self, byte: usize) -> Place {
+        self.starts.place(self.text, byte)
+    }
+}
+
+/// Where lines begin and how many characters stand before each block of bytes, so that a place is found without reading a long line.
+#[derive(Debug)]
+struct Starts {
+    lines: Vec<usize>,
+    /// The characters before every [`BLOCK`]th byte.
+    characters: Vec<usize>,
+}
+
+const BLOCK: usize = 1024;
+
+impl Starts {
+    fn of(text: &str) -> Self {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let mut sum = 0;
+        let characters = text.as_bytes().chunks(BLOCK).map(|block| {
+            let before = sum;
+            sum += characters(block);
+            before
+        });
+        let mut characters: Vec<usize> = characters.collect();
+        characters.push(sum);
+        Self { lines, characters }
+    }
+
+    fn place(&self, text: &str, byte: usize) -> Place {
+        let byte = byte.min(text.len());
+        let before = |byte: usize| {
+            let block = byte / BLOCK;
+            self.characters[block] + characters(&text.as_bytes()[block * BLOCK..byte])
+        };
+        let line = self.lines.partition_point(|start| *start <= byte).max(1);
+        let mut column = before(byte) - before(self.lines[line - 1]) + 1;
+        if line == 1 && text.starts_with('\u{feff}') && column > 1 {
+            column -= 1; // a byte order mark is no character of the first line
+        }
+        Place { line, column }
+    }
+}
+
+/// How many characters begin in these bytes of UTF-8.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count()
+}
+
+/// Reads a file.
+pub(super) fn read(text: &str, format: Format) -> Result<Source<'_>, Unreadable> {
+    match format {
+        Format::Yaml => yaml::read(text),
+        Format::Json => yaml::read_json(text),
+        Format::Toml => toml::read(text),
+    }
+}
