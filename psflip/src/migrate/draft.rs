@@ -85,7 +85,7 @@ fn rank(header: &str) -> usize {
     let same = |known: &&str| {
         header == *known || !known.ends_with(']') && !known.is_empty() && header.starts_with(known)
     };
-    order.iter().position(|known| same(&known)).unwrap_or(order.len())
+    order.iter().position(same).unwrap_or(order.len())
 }
 
 #[derive(Default)]
@@ -126,6 +126,11 @@ pub(super) fn string(text: &str) -> String {
     if text.contains(['"', '\\']) && !text.contains('\'') && printable(&['\t']) {
         return format!("'{text}'");
     }
+    basic(text)
+}
+
+/// A TOML basic string.
+fn basic(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {
@@ -148,9 +153,7 @@ pub(super) fn key(name: &str) -> String {
     if !name.is_empty() && name.bytes().all(bare) {
         return name.to_owned();
     }
-    // A key is never written on several lines.
-    let one_line = string(&name.replace('\n', "\u{1}"));
-    one_line.replace("\\u0001", "\\n")
+    basic(name) // a key is never written on several lines
 }
 
 /// An array of strings, each on a line of its own if they are long.

@@ -62,9 +62,7 @@ impl Work<'_> {
     fn alive(&mut self, table: &str, entries: &[Entry]) {
         for Entry { key, at, node, .. } in entries {
             match key.to_lowercase().as_str() {
-                "timeout" => {
-                    self.put(table, "timeout", *at, node, |work| work.duration("timeout", node, "5s"))
-                }
+                "timeout" => self.timing(table, "timeout", *at, node, "5s"),
                 _ => self.ignored(table, entries, key, &["timeout"]),
             }
         }
@@ -74,10 +72,8 @@ impl Work<'_> {
         for Entry { key, at, node, .. } in entries {
             match key.to_lowercase().as_str() {
                 "cmd" => self.put(table, "cmd", *at, node, |work| work.argv("cmd", node)),
-                "after" => self.put(table, "after", *at, node, |work| work.duration("after", node, "0s")),
-                "interval" => {
-                    self.put(table, "interval", *at, node, |work| work.duration("interval", node, "1s"))
-                }
+                "after" => self.timing(table, "after", *at, node, "0s"),
+                "interval" => self.timing(table, "interval", *at, node, "1s"),
                 _ => self.ignored(table, entries, key, &["cmd", "after", "interval"]),
             }
         }
@@ -91,12 +87,14 @@ impl Work<'_> {
                     None => Err(format!("container = {}", raw(node))),
                 }),
                 "socket" => self.put(table, "socket", *at, node, |work| work.socket(node)),
-                "interval" => {
-                    self.put(table, "interval", *at, node, |work| work.duration("interval", node, "1s"))
-                }
+                "interval" => self.timing(table, "interval", *at, node, "1s"),
                 _ => self.ignored(table, entries, key, &["container", "socket", "interval"]),
             }
         }
+    }
+
+    fn timing(&mut self, table: &str, key: &str, at: Place, node: &Node, default: &str) {
+        self.put(table, key, at, node, |work| work.duration(key, node, default));
     }
 
     fn ignored(&mut self, table: &str, entries: &[Entry], key: &str, known: &[&str]) {
@@ -118,15 +116,17 @@ impl Work<'_> {
     /// What is added to the health check once the whole file is known.
     pub(super) fn finish_health(&mut self) {
         let timeout = self.upgrade_timeout();
+        let moved =
+            self.has("", "workdir") || self.draft.sections.iter().any(|section| section.header == "[env]");
         for table in [COMMAND, DOCKER] {
             if !self.draft.sections.iter().any(|section| section.header == table) {
                 continue;
             }
             let section = self.draft.section(table);
             section.comments.push(FIRST_PROBE.to_owned());
-            if table == COMMAND {
-                let moved = "Upstream ran it in its own environment and directory; psflip runs it in the child's, as `[env]` and `workdir` say.";
-                section.comments.push(moved.to_owned());
+            if table == COMMAND && moved {
+                let comment = "Upstream ran it in its own environment and directory; psflip runs it in the child's, as `[env]` and `workdir` say.";
+                section.comments.push(comment.to_owned());
             }
             self.add(table, NO_LIMIT, format!("timeout = {timeout}"));
         }
@@ -182,7 +182,7 @@ impl Work<'_> {
         for entry in entries {
             let name = entry.key.to_lowercase();
             let (ours, scheme) = match name.as_str() {
-                "listen" | "forward" => (name.as_str(), String::new()),
+                "listen" | "forward" => (name.as_str(), "tcp://".to_owned()),
                 "listen_address" => ("listen", format!("{}://", network("listen_network"))),
                 "forward_address" => ("forward", format!("{}://", network("forward_network"))),
                 "listen_network" | "forward_network" => continue,
@@ -196,7 +196,11 @@ impl Work<'_> {
                 }
             };
             lines.push(match self.text(&entry.node) {
-                Some(text) => (entry.at, format!("{ours} = {}", string(&format!("{scheme}{text}")))),
+                Some(text) => {
+                    let scheme =
+                        if text.contains("://") || text.starts_with("{{") { "" } else { scheme.as_str() };
+                    (entry.at, format!("{ours} = {}", string(&format!("{scheme}{text}"))))
+                }
                 None => (entry.at, shown(entry)),
             });
         }

@@ -3,6 +3,8 @@
 mod jinja;
 mod parse;
 #[cfg(test)]
+mod roundtrip;
+#[cfg(test)]
 mod tests;
 mod time;
 mod token;

@@ -54,21 +54,21 @@ pub(super) fn parse(template: &str) -> Result<Vec<Piece>, Fault> {
     let mut parts = parts(template)?.into_iter();
     let (pieces, end) = block(&mut parts, 0)?;
     match end {
-        End::Template => Ok(pieces),
-        End::Else(_, at) => Err(Fault::new(at, "an `else` without an `if`")),
-        End::End(at) => Err(Fault::new(at, "an `end` without an `if`")),
+        Stop::Template => Ok(pieces),
+        Stop::Else(_, at) => Err(Fault::new(at, "an `else` without an `if`")),
+        Stop::End(at) => Err(Fault::new(at, "an `end` without an `if`")),
     }
 }
 
 /// How a block ends.
-enum End {
+enum Stop {
     Template,
     /// With the words that follow it: `if`, `with`.
     Else(Vec<Token>, usize),
     End(usize),
 }
 
-fn block(parts: &mut impl Iterator<Item = Part>, depth: usize) -> Result<(Vec<Piece>, End), Fault> {
+fn block(parts: &mut impl Iterator<Item = Part>, depth: usize) -> Result<(Vec<Piece>, Stop), Fault> {
     let mut pieces = Vec::new();
     while let Some(part) = parts.next() {
         let (tokens, at) = match part {
@@ -84,9 +84,9 @@ fn block(parts: &mut impl Iterator<Item = Part>, depth: usize) -> Result<(Vec<Pi
             None => return Err(Fault::new(at, "an action without anything in it")),
         };
         match keyword {
-            "if" | "with" => pieces.push(control(parts, tokens, at, depth)?),
-            "else" => return Ok((pieces, End::Else(tokens[1..].to_vec(), at))),
-            "end" => return Ok((pieces, End::End(at))),
+            "if" | "with" => pieces.push(control(parts, &tokens, at, depth)?),
+            "else" => return Ok((pieces, Stop::Else(tokens[1..].to_vec(), at))),
+            "end" => return Ok((pieces, Stop::End(at))),
             "range" | "break" | "continue" => {
                 return Err(Fault::new(at, "there are no loops in psflip's templates"));
             }
@@ -105,13 +105,13 @@ fn block(parts: &mut impl Iterator<Item = Part>, depth: usize) -> Result<(Vec<Pi
             }
         }
     }
-    Ok((pieces, End::Template))
+    Ok((pieces, Stop::Template))
 }
 
 /// An `if` or `with` up to its `end`; `tokens` begin with that word.
 fn control(
     parts: &mut impl Iterator<Item = Part>,
-    tokens: Vec<Token>,
+    tokens: &[Token],
     at: usize,
     depth: usize,
 ) -> Result<Piece, Fault> {
@@ -125,20 +125,20 @@ fn control(
     reader.finished()?;
     let (then, end) = block(parts, depth + 1)?;
     let otherwise = match end {
-        End::End(_) => Vec::new(),
-        End::Else(tokens, _) if tokens.is_empty() => match block(parts, depth + 1)? {
-            (pieces, End::End(_)) => pieces,
-            (_, End::Else(_, at)) => return Err(Fault::new(at, "a second `else`")),
-            (_, End::Template) => return Err(Fault::new(at, "it is not closed by `{{ end }}`")),
+        Stop::End(_) => Vec::new(),
+        Stop::Else(tokens, _) if tokens.is_empty() => match block(parts, depth + 1)? {
+            (pieces, Stop::End(_)) => pieces,
+            (_, Stop::Else(_, at)) => return Err(Fault::new(at, "a second `else`")),
+            (_, Stop::Template) => return Err(Fault::new(at, "it is not closed by `{{ end }}`")),
         },
         // `else if` shares the `end` of the `if` before it.
-        End::Else(tokens, at) => match &tokens[0].sign {
+        Stop::Else(tokens, at) => match &tokens[0].sign {
             Sign::Word(word) if word == "if" || word == "with" => {
-                vec![control(parts, tokens, at, depth + 1)?]
+                vec![control(parts, &tokens, at, depth + 1)?]
             }
             _ => return Err(Fault::new(at, "after `else` stands nothing, or `if`")),
         },
-        End::Template => return Err(Fault::new(at, "it is not closed by `{{ end }}`")),
+        Stop::Template => return Err(Fault::new(at, "it is not closed by `{{ end }}`")),
     };
     Ok(Piece::If { with, set, when, then, otherwise })
 }
