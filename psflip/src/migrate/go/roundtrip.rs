@@ -306,7 +306,8 @@ impl Writer {
     }
 }
 
-/// Text with a liking for what templates and TOML treat in special ways; no `{{`, which begins an action in Go.
+/// Text with a liking for what templates and TOML treat in special ways; no `{{`, also not together with what follows: to Go that begins
+/// an action.
 fn plain() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         prop::sample::select(vec![
@@ -315,14 +316,15 @@ fn plain() -> impl Strategy<Value = String> {
         .prop_map(str::to_owned),
         "[a-zé]{0,3}",
     ];
-    prop::collection::vec(part, 0..5).prop_map(|parts| parts.concat().replace("{{", "{ {"))
+    prop::collection::vec(part, 0..5)
+        .prop_map(|parts| parts.concat().replace("{{", "{ {").trim_end_matches('{').to_owned())
 }
 
 fn text() -> impl Strategy<Value = Text> {
     let name = || prop::sample::select(vec!["HOME", "EMPTY", "UNSET"]);
     let leaf = prop_oneof![
         plain().prop_map(Text::Constant),
-        Just(Text::Constant("{{ x".to_owned())),
+        prop::sample::select(vec!["{{ x", "{", "{%"]).prop_map(|text| Text::Constant(text.to_owned())),
         name().prop_map(Text::Env),
         Just(Text::BlueGreen),
         Just(Text::Local),
