@@ -8,4 +8,5 @@ mod killed;
 mod notify_units;
 mod pidfile_units;
 mod rig;
+mod sockets;
 mod user;
