@@ -344,6 +344,18 @@ impl Psflip {
         }
     }
 
+    /// The control socket, where it is by default.
+    ///
+    /// # Panics
+    /// When this psflip has no pidfile.
+    #[track_caller]
+    #[must_use]
+    pub fn control_path(&self) -> PathBuf {
+        let mut path = self.pidfile_path().as_os_str().to_owned();
+        path.push(".sock");
+        path.into()
+    }
+
     /// Every content that the pidfile had since before psflip was started.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,7 @@ struct Client {
 #[derive(Debug)]
 pub struct Server {
     epoll: Epoll,
-    /// The socket on which clients are accepted, while they are.
+    /// The socket on which clients are accepted, until others do that.
     listener: Option<UnixListener>,
     /// Since when the kernel has had no room for another one.
     paused: Option<Instant>,
@@ -92,26 +92,24 @@ pub struct Server {
 }
 
 impl Server {
-    /// Nobody is accepted yet.
+    /// Nobody is accepted yet. `listener`: a socket that listens, nonblocking.
     ///
     /// # Errors
-    /// EMFILE, ENFILE, ENOMEM.
-    pub fn new() -> io::Result<Self> {
+    /// EMFILE, ENFILE, ENOMEM, ENOSPC: see epoll_ctl(2).
+    pub fn new(listener: BorrowedFd<'_>) -> io::Result<Self> {
+        seam::before(Call::Dup)?;
+        let listener = listener.try_clone_to_owned()?;
         seam::before(Call::EpollCreate)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self { epoll, listener: None, paused: None, clients: BTreeMap::new(), next: LISTENER + 1 })
+        seam::before(Call::EpollControl)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::empty(), LISTENER))?;
+        let listener = Some(listener.into());
+        Ok(Self { epoll, listener, paused: None, clients: BTreeMap::new(), next: LISTENER + 1 })
     }
 
-    /// Accepts clients from now on. `listener`: nonblocking.
-    ///
-    /// # Errors
-    /// ENOMEM, ENOSPC: see epoll_ctl(2).
-    pub fn accept_on(&mut self, listener: OwnedFd) -> io::Result<()> {
-        self.stop_accepting();
-        seam::before(Call::EpollControl)?;
-        self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-        self.listener = Some(listener.into());
-        Ok(())
+    /// Accepts clients from now on. All that could fail was done before.
+    pub fn start_accepting(&self) {
+        self.watch_listener(EpollFlags::EPOLLIN);
     }
 
     /// Accepts nobody any more: who connects from now on waits for another generation.

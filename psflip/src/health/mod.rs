@@ -219,7 +219,13 @@ impl Checker {
     #[must_use]
     pub fn last_failure(&self) -> Option<&str> {
         let waiting = self.attempt.as_ref().map(|_| "the first probe had no answer yet");
-        self.last_failure.as_deref().or(waiting.filter(|_| self.pacing.probes() == 1))
+        self.failed().or(waiting.filter(|_| self.pacing.probes() == 1))
+    }
+
+    /// As [`Checker::last_failure`], of a probe that has ended.
+    #[must_use]
+    pub fn failed(&self) -> Option<&str> {
+        self.last_failure.as_deref()
     }
 
     /// Whether it said [`Verdict::Never`].

@@ -153,7 +153,7 @@ impl Runtime {
     /// A probe has failed, if the health check says so.
     pub(super) fn note_probe(&mut self) {
         let Some(CheckerSlot(checker)) = &self.checker else { return };
-        let (Some(failure), Some(own)) = (checker.last_failure(), &mut self.chronicle.own) else { return };
+        let (Some(failure), Some(own)) = (checker.failed(), &mut self.chronicle.own) else { return };
         let failure = failure.to_owned();
         if own.probe.as_ref() == Some(&failure) {
             return;

@@ -17,7 +17,7 @@ use crate::handover::predecessor::Inheritance;
 use crate::history;
 use crate::keeper::Tree;
 use crate::traffic::activation::Activation;
-use crate::traffic::listen::{Error, Given, Listeners};
+use crate::traffic::listen::{Given, Listeners};
 
 /// Where operators are heard.
 #[derive(Debug, Default)]
@@ -40,16 +40,18 @@ impl Runtime {
     /// Opens the socket, or takes over that of the predecessor, which accepts on it until this generation is promoted.
     ///
     /// # Errors
-    /// A socket that the configuration asks for can't be opened.
-    pub(super) fn open_control(&mut self) -> Result<(), Error> {
-        let wanted = self.plan.control.listener(self.plan.pidfile.as_deref());
-        let given = self.control.given.take().into_iter().collect();
-        match Listeners::open(wanted.as_slice(), given, &Activation::default()) {
-            Ok(listeners) => self.control.listeners = listeners,
-            Err(error) if self.plan.control == config::Control::Default => {
-                tracing::warn!(%error, "going on without a control socket; `[control]` can name another place for it");
+    /// In words: it can't be had, though the configuration asks for it or operators have used it until now.
+    pub(super) fn open_control(&mut self) -> Result<(), String> {
+        let is_wanted = self.plan.control != config::Control::Default || self.control.given.is_some();
+        match self.try_to_open_control() {
+            Err(error) if is_wanted => return Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "going on without a control socket; `[control]` can name another place for it"
+                );
             }
-            Err(error) => return Err(error),
+            Ok(()) => {}
         }
         if self.predecessor.is_none() {
             self.hear_operators();
@@ -57,20 +59,32 @@ impl Runtime {
         Ok(())
     }
 
+    fn try_to_open_control(&mut self) -> Result<(), String> {
+        let wanted = self.plan.control.listener(self.plan.pidfile.as_deref());
+        let given = self.control.given.take().into_iter().collect();
+        let listeners = Listeners::open(wanted.as_slice(), given, &Activation::default());
+        let listeners = listeners.map_err(|error| error.to_string())?;
+        if let Some((address, socket, _)) = listeners.to_hand_over().next() {
+            let heard = Server::new(socket).and_then(|server| {
+                self.poller.watch(Token::Control, server.as_fd())?;
+                Ok(server)
+            });
+            match heard {
+                Ok(server) => self.control.server = Some(server),
+                Err(error) => {
+                    listeners.remove_new_files();
+                    return Err(format!("can't answer on `{address}`: {error}"));
+                }
+            }
+        }
+        self.control.listeners = listeners;
+        Ok(())
+    }
+
     /// Operators are heard by this generation from now on.
     pub(super) fn hear_operators(&mut self) {
-        if self.control.server.is_some() {
-            return;
-        }
-        let Some((_, socket, _)) = self.control.listeners.to_hand_over().next() else { return };
-        let heard = Server::new().and_then(|mut server| {
-            server.accept_on(socket.try_clone_to_owned()?)?;
-            self.poller.watch(Token::Control, server.as_fd())?;
-            Ok(server)
-        });
-        match heard {
-            Ok(server) => self.control.server = Some(server),
-            Err(error) => tracing::error!(%error, "nobody answers on the control socket"),
+        if let Some(server) = &self.control.server {
+            server.start_accepting();
         }
     }
 

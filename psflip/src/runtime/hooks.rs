@@ -8,6 +8,7 @@ use super::poller::Token;
 use super::timers::Key;
 use crate::errand::Errand;
 use crate::flip::{Event, Hook};
+use crate::history::Step;
 use crate::keeper::Tree;
 
 /// The hooks that run.
@@ -44,6 +45,10 @@ impl Runtime {
             }
             return;
         }
+        let argv = argv.clone();
+        if hook == Hook::Promote {
+            self.note(Step::Hook);
+        }
         let child = self.tree.as_ref().and_then(Tree::child_pid).unwrap_or_default().to_string();
         let psflip = std::process::id().to_string();
         let mut variables =
@@ -54,7 +59,7 @@ impl Runtime {
         tracing::debug!(hook = name(hook), command = argv[0], "hook started");
         let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
         let started =
-            Errand::start(argv, self.envp.clone(), &variables, workdir, signals).and_then(|errand| {
+            Errand::start(&argv, self.envp.clone(), &variables, workdir, signals).and_then(|errand| {
                 let watched = self.poller.watch(token(hook), errand.as_fd());
                 watched.map(|()| errand).map_err(|error| format!("can't be waited for: {error}"))
             });

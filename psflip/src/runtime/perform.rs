@@ -63,8 +63,9 @@ impl Runtime {
     }
 
     fn start_child(&mut self) {
-        if let Err(error) = self.open_listeners().and_then(|()| self.open_control()) {
-            self.failure = Some(error.to_string());
+        let opened = self.open_listeners().map_err(|error| error.to_string());
+        if let Err(error) = opened.and_then(|()| self.open_control()) {
+            self.failure = Some(error);
             self.queue.push_back(Event::ChildNotStarted(StartFailure::Other));
             return;
         }

@@ -4,6 +4,7 @@
 mod check;
 mod child;
 mod config;
+mod control;
 mod examples;
 mod exit_codes;
 mod failures;

@@ -1,5 +1,6 @@
 //! Small blocking clients, written by hand so that every failure says at which stage it happened and why.
 
+pub mod control;
 pub mod fcgi;
 pub mod http;
 

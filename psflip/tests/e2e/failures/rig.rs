@@ -128,7 +128,7 @@ impl Rig {
         self.sandbox.assert_zombie_free();
         let pidfile = self.psflip.pidfile_path();
         let name = pidfile.file_name().unwrap().to_string_lossy().into_owned();
-        assert_eq!(names_like(pidfile), [name], "{}", report());
+        assert_eq!(names_like(pidfile), [name.clone(), name + ".sock"], "{}", report());
         let seen = self.probe.report();
         assert_eq!(seen.failed, 0, "{seen}\n{}", report());
         let strangers: Vec<_> = seen.by_tag.keys().filter(|pid| !self.children.contains(*pid)).collect();
@@ -171,5 +171,7 @@ pub(super) fn names_like(pidfile: &std::path::Path) -> Vec<String> {
     let part = pidfile.file_name().unwrap().to_string_lossy().into_owned();
     let names = std::fs::read_dir(pidfile.parent().unwrap()).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.contains(&part)).collect()
+    let mut names: Vec<String> = names.filter(|name| name.contains(&part)).collect();
+    names.sort_unstable();
+    names
 }

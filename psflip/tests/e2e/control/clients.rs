@@ -1,0 +1,160 @@
+//! Clients that write nonsense, write nothing, never read, or may not ask at all: none of them is anybody's trouble but their own.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+use testkit::client::control::Asking;
+use testkit::{Psflip, Sandbox, Stream};
+
+use super::{ask, status};
+use crate::service::{AT_ONCE, psflip, stop};
+
+#[track_caller]
+fn start(sandbox: &Sandbox) -> Psflip {
+    let psflip = psflip(sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    psflip
+}
+
+#[test]
+fn nonsense_is_told_to_be_nonsense() {
+    // Contract: X2
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let socket = psflip.control_path();
+    let answer = |request: &str| {
+        let events = Asking::ask(&socket, request).rest();
+        assert_eq!(super::names(&events), ["error"], "{request:?}");
+        events[0]["reason"].as_str().unwrap().to_owned()
+    };
+    insta::assert_snapshot!(
+        [
+            "hello",
+            "",
+            "[]",
+            "{}",
+            r#"{"psflip":2,"request":"status"}"#,
+            r#"{"psflip":1}"#,
+            r#"{"psflip":1,"request":"dance"}"#,
+            r#"{"psflip":1,"request":"follow"}"#,
+            r#"{"psflip":1,"request":"follow","upgrade":-1}"#,
+            "\u{1b}[31m",
+        ]
+        .map(answer)
+        .join("\n")
+    );
+    assert!(answer(&"x".repeat(5000)).contains("more than 4096 bytes"));
+    assert!(answer(&"[".repeat(4000)).contains("is no request"));
+    assert_eq!(status(&psflip)["state"], "serving");
+    stop(&psflip);
+}
+
+#[test]
+fn keys_of_a_later_version_are_no_nonsense() {
+    // Contract: V1
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let request = r#"{"request":"status","colour":"red","psflip":1}"#;
+    assert_eq!(super::names(&Asking::ask(&psflip.control_path(), request).rest()), ["status"]);
+    stop(&psflip);
+}
+
+#[test]
+fn a_request_may_come_in_pieces_and_without_a_line_break() {
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let mut asking = Asking::connect(&psflip.control_path());
+    asking.send(br#"{"psflip":1,"#);
+    // Others are answered meanwhile.
+    assert_eq!(status(&psflip)["state"], "serving");
+    asking.send(br#""request":"status"}"#);
+    // As `socat` does at the end of its input: the answer still comes.
+    asking.finish();
+    asking.wait_event("status");
+    stop(&psflip);
+}
+
+#[test]
+fn clients_that_say_nothing_make_room_for_those_who_do() {
+    // Contract: X2
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let descriptors = psflip.active().open_fds().unwrap().len();
+    let silent: Vec<Asking> = (0..200).map(|_| Asking::connect(&psflip.control_path())).collect();
+    assert_eq!(status(&psflip)["state"], "serving");
+    let open = psflip.active().open_fds().unwrap().len();
+    assert!(open <= descriptors + 64, "{open} descriptors instead of {descriptors}");
+    // The first ones had to go, and were told nothing.
+    assert_eq!(silent.into_iter().next().unwrap().rest(), Vec::<serde_json::Value>::new());
+    stop(&psflip);
+}
+
+#[test]
+fn clients_that_wait_are_not_sent_away_for_others() {
+    // Contract: X2
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let mut watching: Vec<Asking> = (0..64).map(|_| ask(&psflip, "watch")).collect();
+    for one in &mut watching {
+        one.wait_event("status");
+    }
+    let refused = ask(&psflip, "status").rest();
+    assert_eq!(refused[0]["reason"], "64 clients are connected already", "{refused:?}");
+    drop(watching.pop());
+    assert_eq!(status(&psflip)["state"], "serving");
+    stop(&psflip);
+}
+
+#[test]
+fn a_client_that_never_reads_takes_bounded_memory_and_hears_of_the_last_change_later() {
+    // Contract: X2
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let mut lazy = ask(&psflip, "watch");
+    lazy.wait_event("status");
+    crate::service::configure(&sandbox, &["exit-with", "3"], super::WHEN_TOLD);
+    // Each makes several changes, and the statuses of all together are more than a socket holds.
+    for _ in 0..60 {
+        ask(&psflip, "upgrade").wait_event("failed");
+    }
+    let newest = status(&psflip)["history"].as_array().unwrap().last().unwrap()["upgrade"].clone();
+    assert_eq!(newest, json!(60));
+    loop {
+        let status = lazy.wait_event("status");
+        let told = status["status"]["history"].as_array().unwrap().last().unwrap()["upgrade"].clone();
+        if told == newest && status["status"]["state"] == "serving" {
+            break;
+        }
+    }
+    stop(&psflip);
+}
+
+#[test]
+fn only_the_same_user_and_root_may_ask() {
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let socket = psflip.control_path();
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(nix::unistd::geteuid().is_root(), "this test must be able to be somebody else: run it as root");
+    // Even where somebody has opened the file for all, the kernel tells who it is.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let ask = r#"echo '{"psflip":1,"request":"stop"}' | perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new($ARGV[0]) or die $!; print $s $_ while <STDIN>; $s->flush; print while <$s>' "$0""#;
+    let other = sandbox
+        .command([
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            ask,
+            &socket.to_string_lossy(),
+        ])
+        .start();
+    other.wait_exit();
+    assert!(other.stdout().contains("uid 65534 may not ask it"), "{}\n{}", other.stdout(), other.stderr());
+    assert_eq!(status(&psflip)["state"], "serving");
+    stop(&psflip);
+}

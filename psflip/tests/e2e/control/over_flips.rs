@@ -1,0 +1,171 @@
+//! One path, always answered, by whoever serves.
+
+use serde_json::json;
+use testkit::client::control::Asking;
+use testkit::{Deadline, Sandbox, Stream, wait_until};
+
+use super::{WHEN_TOLD, ask, status};
+use crate::service::{AT_ONCE, configure, kill, psflip, stop, wait_coming};
+
+#[test]
+fn somebody_answers_at_every_moment_of_many_flips() {
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let socket = psflip.control_path();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let asked = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut generation = 0;
+            let mut asked = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let now = testkit::client::control::status(&socket)["generation"].as_u64().unwrap();
+                assert!(now >= generation, "generation {now} answered after generation {generation}");
+                generation = now;
+                asked += 1;
+            }
+            asked
+        });
+        for generation in 2..=20 {
+            let promoted = ask(&psflip, "upgrade").wait_event("promoted");
+            assert_eq!(promoted["generation"], generation);
+            psflip.wait_for_line(Stream::Stdout, &format!("name=gen{generation}"));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        asking.join().unwrap()
+    });
+    assert!(asked > 20, "asked only {asked} times");
+    let status = status(&psflip);
+    assert_eq!(status["generation"], 20);
+    // The last sixteen, the newest last.
+    let upgrades: Vec<u64> = status["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|record| record["upgrade"].as_u64())
+        .collect();
+    assert_eq!(upgrades, (4..20).collect::<Vec<u64>>());
+    stop(&psflip);
+}
+
+#[test]
+fn a_request_during_an_upgrade_waits_for_its_own_one() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
+    let mut first = ask(&psflip, "upgrade");
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let mut others = [ask(&psflip, "upgrade"), ask(&psflip, "upgrade")];
+    for other in &mut others {
+        let accepted = other.wait_event("accepted");
+        // Asked twice, followed once.
+        assert_eq!(
+            (&accepted["upgrade"], &accepted["because"]),
+            (&json!(2), &json!("an upgrade is under way"))
+        );
+    }
+    sandbox.write("healthy", "");
+    assert_eq!(first.wait_event("promoted")["upgrade"], 1);
+    for mut other in others {
+        // The generation that was asked ends; the one that serves goes on with it.
+        let moved = other.wait_event("moved");
+        assert_eq!(moved["upgrade"], 2);
+        let mut there = Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"follow","upgrade":2}"#);
+        let promoted = there.wait_event("promoted");
+        assert_eq!((&promoted["upgrade"], &promoted["generation"]), (&json!(2), &json!(3)));
+    }
+    stop(&psflip);
+}
+
+#[test]
+fn an_upgrade_that_is_over_can_still_be_asked_for() {
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    ask(&psflip, "upgrade").wait_event("drained");
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    configure(&sandbox, &["exit-with", "3"], WHEN_TOLD);
+    ask(&psflip, "upgrade").wait_event("failed");
+    let follow = |upgrade: u64| {
+        let request = format!(r#"{{"psflip":1,"request":"follow","upgrade":{upgrade}}}"#);
+        super::names(&Asking::ask(&psflip.control_path(), request).rest())
+    };
+    assert_eq!(follow(0), ["promoted"]);
+    assert_eq!(follow(1), ["promoted", "drained"]);
+    assert_eq!(follow(2), ["failed"]);
+    assert_eq!(follow(3), ["error"]);
+    stop(&psflip);
+}
+
+#[test]
+fn a_draining_predecessor_is_told_with_its_time() {
+    // Contract: U5
+    let sandbox = Sandbox::new();
+    let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
+    let psflip = psflip(&sandbox, &["ignore-sigterm", "--exit-on", "USR2"], &rest).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let (old, child) = (psflip.active(), psflip.child());
+    configure(&sandbox, &["signal-logger"], AT_ONCE);
+    let mut upgrade = ask(&psflip, "upgrade");
+    upgrade.wait_event("promoted");
+    let predecessor =
+        wait_until(Deadline::default(), "the predecessor to say that it waits for its child", || {
+            let predecessor = status(&psflip)["predecessor"].clone();
+            (predecessor["step"] == "asked").then_some(predecessor)
+        });
+    assert_eq!(predecessor["pid"], old.pid());
+    let left = predecessor["left_ms"].as_u64().unwrap();
+    assert!((3_000_000..=3_600_000).contains(&left), "{left}");
+    child.signal(testkit::Signal::SIGUSR2).unwrap();
+    upgrade.wait_event("drained");
+    psflip.wait_gone(old);
+    wait_until(Deadline::default(), "the predecessor to be forgotten", || {
+        status(&psflip)["predecessor"].is_null().then_some(())
+    });
+    stop(&psflip);
+}
+
+#[test]
+fn a_generation_that_lost_its_predecessor_can_be_asked() {
+    // Contract: F8
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let old = psflip.active();
+    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
+    let mut upgrade = ask(&psflip, "upgrade");
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let new = wait_coming(&sandbox, old);
+    kill(old);
+    while upgrade.next_event().is_some() {}
+    // Whoever was told nothing finds out by its number.
+    let mut there = Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"follow","upgrade":1}"#);
+    there.wait_event("accepted");
+    assert_eq!(status(&psflip)["pid"], new.pid());
+    sandbox.write("healthy", "");
+    assert_eq!(there.wait_event("promoted")["pid"], new.pid());
+    psflip.wait_successor(old);
+    stop(&psflip);
+}
+
+#[test]
+fn the_pidfile_goes_with_the_service_when_who_it_names_is_stopped() {
+    // Contract: F11, U8
+    // The new psflip is held where the pidfile names it and the old one has not acknowledged yet.
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let old = psflip.active();
+    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    crate::service::freeze(old);
+    sandbox.write("healthy", "");
+    let new = psflip.wait_successor(old);
+    new.signal(testkit::Signal::SIGTERM).unwrap();
+    psflip.wait_for_line(Stream::Stderr, &format!("pid={new}}}: stop requested"));
+    crate::service::thaw(old);
+    psflip.wait_exit();
+    assert!(!psflip.pidfile_path().exists());
+    sandbox.assert_no_process_left();
+}
