@@ -16,11 +16,17 @@ fn may_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
 }
 
 /// How many columns a terminal has. `None`: it is none, or doesn't know (a serial line).
-#[expect(dead_code, reason = "for what comes next")]
 #[must_use]
 pub(crate) fn columns(stream: &impl AsFd) -> Option<usize> {
     let (width, _) = terminal_size::terminal_size_of(stream)?;
     (width.0 > 0).then_some(usize::from(width.0))
+}
+
+/// How many rows a terminal has, likewise.
+#[must_use]
+pub(crate) fn rows(stream: &impl AsFd) -> Option<usize> {
+    let (_, height) = terminal_size::terminal_size_of(stream)?;
+    (height.0 > 0).then_some(usize::from(height.0))
 }
 
 #[cfg(test)]

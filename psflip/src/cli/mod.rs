@@ -1,9 +1,14 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod contact;
 mod flags;
 mod migrate;
+mod render;
 mod run;
+mod status;
+mod stop;
+mod upgrade;
 mod watch;
 
 use std::io::Write as _;
@@ -33,8 +38,9 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Start:    psflip -c app.toml
-Upgrade:  kill -HUP \"$(cat app.pid)\"
-Stop:     kill \"$(cat app.pid)\"
+Upgrade:  psflip upgrade -c app.toml    (or kill -HUP \"$(cat app.pid)\", which doesn't wait)
+Look:     psflip status -c app.toml
+Stop:     psflip stop -c app.toml       (or kill \"$(cat app.pid)\")
 
 A configuration, `app.toml`: the program, a pidfile to reach psflip by, and a socket for old and new
 program alike, which find it as descriptor 3 (without `[[listen]]`, each needs a socket of its own):
@@ -70,6 +76,15 @@ enum Command {
     Run(Source),
     /// Print the effective configuration, or every error in it; start nothing
     Check(check::CheckArgs),
+    /// Replace the child of a running psflip, and wait until the new one serves
+    #[command(after_help = upgrade::AFTER_HELP)]
+    Upgrade(upgrade::Upgrade),
+    /// Show how a running psflip and its child are, and what happened last
+    #[command(after_help = status::AFTER_HELP)]
+    Status(status::Status),
+    /// End a running psflip and its child
+    #[command(after_help = stop::AFTER_HELP)]
+    Stop(stop::Stop),
     /// Keep one steady process above a program that replaces itself and its pidfile
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
@@ -108,6 +123,9 @@ fn run_command() -> End {
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Migrate(arguments)) => migrate::migrate(&arguments),
         Some(Command::Run(source)) => run::run(&source),
+        Some(Command::Upgrade(upgrade)) => upgrade.run(),
+        Some(Command::Status(status)) => status.run(),
+        Some(Command::Stop(stop)) => stop.run(),
         Some(Command::Watch(args)) => watch::watch(args),
         None => run::run(&Source::File(cli.config.config)),
     }
@@ -171,8 +189,13 @@ fn no_configuration(source: &Source) -> Option<String> {
 
 /// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.
 fn complain(message: &str) {
+    say(&format!("psflip: {message}\n"));
+}
+
+/// Writes to standard error.
+fn say(text: &str) {
     // In one piece: other psflips write to the same place.
-    let _ = std::io::stderr().write_all(format!("psflip: {message}\n").as_bytes());
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

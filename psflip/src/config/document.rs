@@ -77,6 +77,15 @@ impl Document {
         super::parse(&self.name, &self.text, generation).map_err(|errors| errors.of_flags(self.flags.clone()))
     }
 
+    /// As [`Document::plan`], for who only wants to know where the psflip is that has this configuration: what has no mistake in it
+    /// is there, beside the mistakes of the rest.
+    ///
+    /// # Errors
+    /// It is no TOML.
+    pub fn plan_even_if_broken(&self, generation: &Generation<'_>) -> Result<(Plan, Option<Errors>), Errors> {
+        super::parse_even_if_broken(&self.name, &self.text, generation)
+    }
+
     /// Whether it has this key, dotted.
     #[must_use]
     pub fn says(&self, key: &str) -> bool {

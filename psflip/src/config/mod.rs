@@ -81,6 +81,21 @@ pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
 /// # Errors
 /// All mistakes, in the order of the text.
 pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan, Errors> {
+    match parse_even_if_broken(name, text, generation)? {
+        (plan, None) => Ok(plan),
+        (_, Some(errors)) => Err(errors),
+    }
+}
+
+/// As [`parse`], but what has no mistake in it is there, beside the mistakes of the rest.
+///
+/// # Errors
+/// It is no TOML.
+fn parse_even_if_broken(
+    name: &str,
+    text: &str,
+    generation: &Generation<'_>,
+) -> Result<(Plan, Option<Errors>), Errors> {
     let root = match syntax::tree(text) {
         Ok(root) => root,
         Err(list) => return Err(Errors::new(name, text, list, 0)),
@@ -88,5 +103,6 @@ pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan
     let mut reader = reader::Reader::new(text, template::Templates::new(generation));
     let plan = build::plan(&mut reader, root.get_ref());
     let (list, dropped) = reader.mistakes();
-    if list.is_empty() { Ok(plan) } else { Err(Errors::new(name, text, list, dropped)) }
+    let errors = (!list.is_empty()).then(|| Errors::new(name, text, list, dropped));
+    Ok((plan, errors))
 }

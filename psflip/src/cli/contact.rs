@@ -1,0 +1,341 @@
+//! Where the psflip is that a command is about, and what stands between it and the person who asks: lines, signals, time.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use jiff::tz::TimeZone;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::render::{UNLIMITED, View};
+use super::{DEFAULT_CONFIG, complain};
+use crate::config::{self, Generation, Slot};
+use crate::control::client::{Connection, Next, Unreachable};
+use crate::control::protocol::{Event, Wish};
+use crate::end::End;
+use crate::runtime::Origin;
+use crate::signal::Signal;
+use crate::sys::signal::{SignalFd, SignalSet, set_mask};
+use crate::{exit, terminal};
+
+/// Which psflip.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Which {
+    /// The configuration that psflip was started with, which says where its control socket is
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "socket")]
+    config: PathBuf,
+    /// The control socket itself
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Why a command of the client ends early: what it says and its exit code.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) message: String,
+    pub(super) code: u8,
+}
+
+impl Trouble {
+    /// Nobody answers.
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: exit::FAILURE }
+    }
+
+    /// Says it.
+    pub(super) fn end(&self) -> End {
+        complain(&self.message);
+        End::Exited(self.code)
+    }
+}
+
+impl From<Unreachable> for Trouble {
+    fn from(why: Unreachable) -> Self {
+        Self::new(why.to_string())
+    }
+}
+
+/// Where somebody should be listening.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) socket: PathBuf,
+    /// The pidfile of the same configuration.
+    pidfile: Option<PathBuf>,
+}
+
+impl Which {
+    /// Finds the control socket. A configuration may be broken by now: only where psflip is has to be read from it.
+    pub(super) fn place(&self) -> Result<Place, Trouble> {
+        if let Some(socket) = &self.socket {
+            return Ok(Place { socket: socket.clone(), pidfile: None });
+        }
+        let file = self.config.display();
+        let origin = Origin::of_this_process();
+        let env = |name: &str| origin.variable(name);
+        let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
+        let broken = |errors: &config::Errors| Trouble {
+            message: format!(
+                "can't find out where psflip is; name its control socket by `--socket PATH`\n{errors}"
+            ),
+            code: exit::CONFIG,
+        };
+        let missing =
+            self.config == Path::new(DEFAULT_CONFIG) && matches!(self.config.try_exists(), Ok(false));
+        if missing {
+            return Err(Trouble {
+                message: format!(
+                    "there is no `{DEFAULT_CONFIG}` in this directory; say which psflip is meant by `-c FILE` or `--socket PATH`"
+                ),
+                code: exit::CONFIG,
+            });
+        }
+        let (plan, errors) = config::Document::read(&self.config)
+            .and_then(|document| document.plan_even_if_broken(&first))
+            .map_err(|errors| broken(&errors))?;
+        match (plan.control.path(plan.pidfile.as_deref()), errors) {
+            (Some(socket), _) => Ok(Place { socket, pidfile: plan.pidfile }),
+            (None, Some(errors)) => Err(broken(&errors)),
+            (None, None) => Err(Trouble::new(format!(
+                "the psflip of `{file}` has no control socket: give it a `pidfile`, or `socket` in `[control]`, and start it again"
+            ))),
+        }
+    }
+}
+
+impl Place {
+    /// Connects and asks.
+    pub(super) fn ask(&self, wish: Wish) -> Result<Connection, Trouble> {
+        Connection::open(&self.socket, wish).map_err(|why| {
+            // One that is there all the same was started without a socket, or by a version that knows none.
+            match self.running().filter(|_| why.is_absent()) {
+                None => why.into(),
+                Some(pid) => Trouble::new(format!(
+                    "psflip runs (pid {pid}), but not with the control socket `{}`: its version is older, or its configuration \
+                     said otherwise when it was started; `kill -HUP {pid}` upgrades it",
+                    self.socket.display()
+                )),
+            }
+        })
+    }
+
+    /// The psflip that the pidfile names, if that is one.
+    fn running(&self) -> Option<u32> {
+        let pid: u32 = std::fs::read_to_string(self.pidfile.as_ref()?).ok()?.trim().parse().ok()?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        (name.trim_end() == "psflip").then_some(pid)
+    }
+}
+
+/// What happened while psflip was listened to.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// It said something.
+    Line(String, Box<Event>),
+    /// It has closed the connection.
+    Closed,
+    /// The person who asked has had enough (SIGINT, SIGTERM, SIGHUP).
+    Interrupted(Signal),
+    /// The terminal has another size.
+    Resized,
+    /// Some time has passed.
+    Tick,
+    /// The deadline is over.
+    TimedOut,
+}
+
+/// Listens to psflip and to the person who asked.
+#[derive(Debug)]
+pub(super) struct Ear {
+    signals: SignalFd,
+    deadline: Option<Instant>,
+}
+
+impl Ear {
+    /// From now on the signals of a terminal are heard instead of ending the process. psflip's start has blocked all of them (see
+    /// `sys/early.rs`); the others have their usual effect again. `timeout`: how long everything may take.
+    pub(super) fn new(timeout: Option<Duration>) -> Result<Self, Trouble> {
+        let inherited = crate::sys::early::inherited_signals();
+        let mut heard = SignalSet::default();
+        for name in ["SIGINT", "SIGTERM", "SIGHUP", "SIGWINCH"] {
+            // Under nohup(1), or in the background of a script, some are ignored, and stay so.
+            match name.parse() {
+                Ok(signal) if !inherited.ignored.contains(signal) => heard.insert(signal),
+                _ => {}
+            }
+        }
+        SignalFd::open(heard)
+            .and_then(|signals| {
+                set_mask(SignalSet::from_bits(inherited.mask.bits() | heard.bits()))?;
+                Ok(Self { signals, deadline: timeout.map(|timeout| Instant::now() + timeout) })
+            })
+            .map_err(|error| Trouble::new(format!("can't wait: {error}")))
+    }
+
+    /// Waits for what happens next, but for no longer than `tick`.
+    pub(super) fn next(&self, connection: &mut Connection, tick: Option<Duration>) -> Result<Heard, Trouble> {
+        loop {
+            if let Some(received) = self.signals.next().map_err(|error| Trouble::new(error.to_string()))? {
+                let name = received.signal.to_string();
+                return Ok(if name == "SIGWINCH" {
+                    Heard::Resized
+                } else {
+                    Heard::Interrupted(received.signal)
+                });
+            }
+            match connection.hear() {
+                Ok(Next::Line(line, event)) => return Ok(Heard::Line(line, event)),
+                Ok(Next::Closed) => return Ok(Heard::Closed),
+                Ok(Next::Nothing) => {}
+                Err(error) => return Err(Trouble::new(format!("can't understand psflip: {error}"))),
+            }
+            let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(Heard::TimedOut);
+            }
+            let wait = match (left, tick) {
+                (Some(left), Some(tick)) => Some(left.min(tick)),
+                (left, tick) => left.or(tick),
+            };
+            // Rounded up, so that it is over when poll(2) says so; longer waits come in pieces.
+            let wait = wait.map_or(PollTimeout::NONE, |wait| {
+                PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+            });
+            let mut fds = [
+                PollFd::new(connection.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, wait) {
+                Ok(0) if tick.is_some() => return Ok(Heard::Tick),
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(Trouble::new(format!("can't wait: {error}"))),
+            }
+        }
+    }
+}
+
+/// Where answers are shown: standard output.
+#[derive(Debug)]
+pub(super) struct Screen {
+    /// Lines can be written over: it is a terminal that knows how.
+    pub(super) is_live: bool,
+    /// How much stands there that will be written over: characters of one line, or lines of a picture.
+    line: bool,
+    picture: usize,
+}
+
+impl Screen {
+    pub(super) fn new() -> Self {
+        let is_live = io::stdout().is_terminal()
+            && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+        Self { is_live, line: false, picture: 0 }
+    }
+
+    /// How things are shown there, now.
+    #[expect(clippy::unused_self, reason = "it is the screen's view")]
+    pub(super) fn view(&self) -> View {
+        view_of(&io::stdout())
+    }
+
+    /// Writes a line that stays. Nobody to read it is no failure of psflip's.
+    pub(super) fn line(&mut self, text: &str) {
+        self.clear();
+        write(&format!("{text}\n"));
+    }
+
+    /// Writes a line that the next one replaces; only if it is live.
+    pub(super) fn live(&mut self, text: &str) {
+        if self.is_live {
+            write(&format!("\r\x1b[2K{text}"));
+            self.line = true;
+        }
+    }
+
+    /// Writes a text over the one before. What has no room is left out.
+    pub(super) fn picture(&mut self, text: &str) {
+        let rows = terminal::rows(&io::stdout()).unwrap_or(24).saturating_sub(1).max(1);
+        let shown: Vec<&str> = text.lines().take(rows).collect();
+        let up = if self.picture > 0 { format!("\x1b[{}A\r", self.picture) } else { String::new() };
+        let lines: String = shown.iter().map(|line| format!("\x1b[2K{line}\n")).collect();
+        write(&format!("{up}{lines}\x1b[J"));
+        self.picture = shown.len();
+    }
+
+    /// Starts a picture anew, on an empty screen.
+    pub(super) fn wipe(&mut self) {
+        write("\x1b[2J\x1b[H");
+        self.picture = 0;
+    }
+
+    /// Takes the line away that would be replaced.
+    pub(super) fn clear(&mut self) {
+        if std::mem::take(&mut self.line) {
+            write("\r\x1b[2K");
+        }
+    }
+}
+
+/// How things are shown on standard error.
+pub(super) fn stderr_view() -> View {
+    view_of(&io::stderr())
+}
+
+fn view_of(stream: &(impl AsFd + io::IsTerminal)) -> View {
+    View {
+        width: terminal::columns(stream).map_or(UNLIMITED, |columns| columns.max(20)),
+        colour: terminal::has_colour(stream, |name| std::env::var_os(name)),
+        now: now(),
+        zone: TimeZone::system(),
+    }
+}
+
+fn write(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// This moment, in milliseconds since 1970 (UTC).
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where this psflip's log is to be read, as one can find out from outside.
+pub(super) fn where_to_look(pid: u32) -> Option<String> {
+    let target = std::fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
+    let target = target.to_string_lossy();
+    let unit =
+        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok().and_then(|groups| unit_of(&groups));
+    if target.starts_with("/dev/null") {
+        return None;
+    }
+    if target.starts_with("/dev/") {
+        return Some(format!("psflip's log: the terminal {target}"));
+    }
+    if target.starts_with('/') {
+        return Some(format!("psflip's log: {target}"));
+    }
+    unit.map(|unit| format!("psflip's log: journalctl -u {unit} -n 50"))
+}
+
+/// The systemd service in a text as of proc_pid_cgroup(5).
+fn unit_of(groups: &str) -> Option<String> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let unit = path.rsplit('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))?;
+    Some(unit.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_is_found_in_the_control_group() {
+        let unit = |text| unit_of(text).unwrap_or_default();
+        assert_eq!(unit("0::/system.slice/app.service\n"), "app.service");
+        assert_eq!(unit("0::/system.slice/system-psflip.slice/psflip@a.service/x\n"), "psflip@a.service");
+        assert_eq!(unit("0::/user.slice/user-0.slice/user@0.service/init.scope\n"), "");
+        assert_eq!(unit("1:name=systemd:/a.service\n"), "");
+    }
+}

@@ -1,0 +1,138 @@
+//! What happened at an upgrade, in a few words: how long each phase took, and how it ended.
+
+use super::{Paint, View, clean, span, wrap};
+use crate::history::{Drain, Outcome, Record, Step};
+
+/// How long the phases of an upgrade took, in milliseconds, as far as they were reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Phases {
+    /// Until the new psflip had read its configuration.
+    pub(super) start: Option<u64>,
+    /// Until its child ran.
+    pub(super) child: Option<u64>,
+    /// Until that was healthy.
+    pub(super) probing: Option<u64>,
+    /// Until it was the service.
+    pub(super) promotion: Option<u64>,
+    /// Until the old generation was gone.
+    pub(super) drain: Option<u64>,
+}
+
+/// Fewer columns than this, and each is needed.
+const NARROW: usize = 60;
+
+/// When a step was taken first.
+pub(super) fn at(record: &Record, step: Step) -> Option<u64> {
+    record.steps.iter().find(|timed| timed.step == step).map(|timed| timed.at_ms)
+}
+
+pub(super) fn phases(record: &Record) -> Phases {
+    let (starting, child, healthy) =
+        (at(record, Step::Starting), at(record, Step::Child), at(record, Step::Healthy));
+    let promoted = record.took_ms.filter(|_| record.result == Some(Outcome::Promoted));
+    let between = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?));
+    Phases {
+        start: starting,
+        child: between(starting.or(Some(0)), child),
+        probing: between(child, healthy),
+        promotion: between(healthy, promoted),
+        drain: between(promoted, record.drained_ms()),
+    }
+}
+
+impl Phases {
+    /// `start 4 ms, child 2 ms, probing 110 ms`
+    fn in_words(self, failed_probes: u32) -> String {
+        let Self { start, child, probing, promotion, .. } = self;
+        let named = [("start", start), ("child", child), ("probing", probing), ("promotion", promotion)];
+        let words = named.into_iter().filter_map(|(name, ms)| {
+            let failed = match (name, failed_probes) {
+                ("probing", 1) => " (1 failed)".to_owned(),
+                ("probing", 2..) => format!(" ({failed_probes} failed)"),
+                _ => String::new(),
+            };
+            Some(format!("{name} {}{failed}", span(ms?)))
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// One upgrade, as some lines.
+pub(super) fn record(record: &Record, view: &View) -> String {
+    let (result, time, paint) = match record.result {
+        Some(Outcome::Promoted) => ("promoted", "after", Paint::Good),
+        Some(Outcome::Failed) => ("FAILED", "after", Paint::Bad),
+        _ => ("under way", "since", Paint::Busy),
+    };
+    let took = span(record.took_ms.unwrap_or_else(|| view.now.saturating_sub(record.began_at)));
+    let who = match record.from {
+        Some(from) => format!("{from} -> {}", record.to),
+        None => "start".to_owned(),
+    };
+    let (number, moment) = (format!("#{}", record.upgrade), view.moment(record.began_at));
+    let mut out = if view.width < NARROW {
+        wrap(&format!("{number} {moment} {who} {result} {time} {took}"), view.width).join("\n")
+    } else {
+        format!("{number:<4} {moment}  {who:<8}  {result} {time} {took}")
+    };
+    out = out.replacen(result, &view.paint(paint, result), 1) + "\n";
+    let indent = if view.width < NARROW { 2 } else { 5 };
+    let mut line = |text: &str, paint: Option<Paint>| {
+        for part in wrap(text, view.width.saturating_sub(indent)) {
+            let part = paint.map_or_else(|| part.clone(), |paint| view.paint(paint, &part));
+            out += &format!("{}{part}\n", " ".repeat(indent));
+        }
+    };
+    if let Some(reason) = &record.reason {
+        line(&clean(reason), None);
+    }
+    let mut phases = phases(record).in_words(record.failed_probes);
+    if let Some(drain) = drain(record) {
+        phases = if phases.is_empty() { drain } else { format!("{phases}; {drain}") };
+    }
+    if !phases.is_empty() {
+        line(&phases, Some(Paint::Faint));
+    }
+    if !record.by.is_empty() {
+        line(&format!("asked for by {}", clean(&record.by)), Some(Paint::Faint));
+    }
+    out
+}
+
+/// How the old generation ended.
+fn drain(record: &Record) -> Option<String> {
+    let killed = if record.killed() { ", killed" } else { "" };
+    if let Some(took) = phases(record).drain {
+        return Some(format!("old one gone {} later{killed}", span(took)));
+    }
+    record.drain.last().map(|last| format!("old one drains: {}", step_of_drain(last.step)))
+}
+
+/// What the old generation is doing.
+pub(super) fn step_of_drain(step: Drain) -> &'static str {
+    match step {
+        Drain::Delay => "waits before it asks its child to end",
+        Drain::Asked => "its child was asked to end",
+        Drain::Killed => "its child was killed",
+        Drain::Orphans => "what its child left behind was asked to end",
+        Drain::OrphansKilled => "what its child left behind was killed",
+        Drain::Gone => "it is gone",
+        Drain::Other => "it ends",
+    }
+}
+
+/// What a new generation is doing after this step.
+pub(super) fn step_in_words(step: Step) -> &'static str {
+    match step {
+        Step::Started => "new psflip is started",
+        Step::Spawned => "new psflip reads its configuration",
+        Step::Starting => "configuration read; child is started",
+        Step::Child => "child started; waiting until it is healthy",
+        Step::Probe => "not healthy yet",
+        Step::Healthy => "child is healthy",
+        Step::Hook => "hooks.promote runs",
+        Step::Switch => "clients are sent to the new child",
+        Step::Pidfile => "pidfile is replaced",
+        Step::Other => "it goes on",
+    }
+}

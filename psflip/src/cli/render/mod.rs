@@ -1,0 +1,144 @@
+//! Text for operators: pure functions from what psflip says to lines of a given width. ASCII only, so that every terminal shows it.
+
+mod history;
+mod progress;
+mod status;
+#[cfg(test)]
+mod tests;
+pub(super) mod timeline;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+pub(super) use progress::{Progress, failure};
+pub(super) use status::{status, summary};
+
+use crate::text;
+
+/// How to show something.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// Columns; no line is longer.
+    pub(super) width: usize,
+    /// Whether to use colours.
+    pub(super) colour: bool,
+    /// This moment, in milliseconds since 1970 (UTC).
+    pub(super) now: u64,
+    /// Where the reader lives.
+    pub(super) zone: TimeZone,
+}
+
+/// The width of a line where nobody says how wide it may be: nothing is wrapped, for programs read it line by line.
+pub(super) const UNLIMITED: usize = usize::MAX;
+
+/// A colour, by its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Paint {
+    Good,
+    Bad,
+    Busy,
+    Strong,
+    Faint,
+}
+
+impl View {
+    fn paint(&self, paint: Paint, text: &str) -> String {
+        if !self.colour || text.is_empty() {
+            return text.to_owned();
+        }
+        let code = match paint {
+            Paint::Good => "32",
+            Paint::Bad => "1;31",
+            Paint::Busy => "33",
+            Paint::Strong => "1",
+            Paint::Faint => "2",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+
+    /// A moment as the reader's clock shows it; with the date if that is another day than now.
+    fn moment(&self, at: u64) -> String {
+        let zoned = |ms: u64| {
+            let ms = i64::try_from(ms).unwrap_or_default();
+            Timestamp::from_millisecond(ms).unwrap_or_default().to_zoned(self.zone.clone())
+        };
+        let (at, now) = (zoned(at), zoned(self.now));
+        let format = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+        at.strftime(format).to_string()
+    }
+
+    /// This moment.
+    pub(super) fn moment_of_now(&self) -> String {
+        self.moment(self.now)
+    }
+
+    /// How long ago that was.
+    fn ago(&self, at: u64) -> String {
+        format!("{} ago", span(self.now.saturating_sub(at)))
+    }
+
+    /// `label` in a column of its own, and `value` beside it, wrapped.
+    fn row(&self, label: &str, value: &str, paint: Option<Paint>) -> String {
+        let mut out = String::new();
+        for (index, line) in wrap(value, self.width.saturating_sub(LABEL)).iter().enumerate() {
+            let label = if index == 0 { format!("{label:<LABEL$}") } else { " ".repeat(LABEL) };
+            let line = paint.map_or_else(|| line.clone(), |paint| self.paint(paint, line));
+            out += &format!("{}{line}\n", self.paint(Paint::Faint, &label));
+        }
+        out
+    }
+}
+
+/// The width of the column of labels.
+const LABEL: usize = 10;
+
+/// A duration of milliseconds, to three digits or so.
+pub(super) fn span(ms: u64) -> String {
+    let (s, min, h) = (ms / 1000, ms / 60_000, ms / 3_600_000);
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..10_000 => format!("{}.{:02} s", s, ms % 1000 / 10),
+        10_000..60_000 => format!("{}.{} s", s, ms % 1000 / 100),
+        60_000..3_600_000 => format!("{min} min {} s", s % 60),
+        3_600_000..86_400_000 => format!("{h} h {} min", min % 60),
+        _ => format!("{} d {} h", h / 24, h % 24),
+    }
+}
+
+/// A text of somebody else's (a path, output, a reason): fit for one line.
+fn clean(text: &str) -> String {
+    text::head(text, 2000)
+}
+
+/// Breaks a text into lines of at most `width` characters, between words where that can be.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(8);
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        let mut word = word;
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        } else if !line.is_empty() {
+            line.push(' ');
+        }
+        while word.chars().count() > width {
+            let room = width - line.chars().count();
+            let cut = word.char_indices().nth(room).map_or(word.len(), |(at, _)| at);
+            line += &word[..cut];
+            word = &word[cut..];
+            lines.push(std::mem::take(&mut line));
+        }
+        line += word;
+    }
+    lines.push(line);
+    lines
+}
+
+/// At most `width` characters of a line that is written over: `~` says that there would be more.
+pub(super) fn cut(line: &str, width: usize) -> String {
+    match line.char_indices().nth(width) {
+        None => line.to_owned(),
+        Some(_) => line.chars().take(width.saturating_sub(1)).chain(['~']).collect(),
+    }
+}

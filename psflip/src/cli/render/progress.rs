@@ -1,0 +1,158 @@
+//! An upgrade while it happens: what to print for every event, and what the line that stands for now says.
+
+use super::history::step_in_words;
+use super::{Paint, View, clean, cut, span, wrap};
+use crate::control::protocol::Event;
+use crate::history::Step;
+
+/// What is known of the upgrade that is waited for.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Progress {
+    upgrade: Option<u64>,
+    /// What happens now.
+    now: String,
+    /// When it began, in the client's time, in milliseconds.
+    began: Option<u64>,
+    probe: Option<String>,
+    failed_probes: u32,
+}
+
+impl Progress {
+    /// Takes an event in; gives the lines that are to be kept, each without its line break. With `live`, the steps are shown by
+    /// [`Progress::live`] only.
+    pub(in crate::cli) fn on(&mut self, event: &Event, live: bool, view: &View) -> Vec<String> {
+        match event {
+            Event::Accepted { upgrade, because } => {
+                self.upgrade = Some(*upgrade);
+                match because {
+                    Some(because) => {
+                        self.now = format!("waits: {}", clean(because));
+                        vec![format!("upgrade {upgrade} is remembered and starts later: {}", clean(because))]
+                    }
+                    None => vec![],
+                }
+            }
+            Event::Step { upgrade, step, at_ms, pid, child, probe } => {
+                if self.upgrade.is_some_and(|ours| ours != *upgrade) {
+                    return vec![];
+                }
+                self.upgrade = Some(*upgrade);
+                self.began = Some(view.now.saturating_sub(*at_ms));
+                self.step(*step, *at_ms, *pid, *child, probe.as_deref(), live)
+            }
+            Event::Promoted { generation, pid, child, took_ms, .. } => {
+                "the old generation drains".clone_into(&mut self.now);
+                self.began = None;
+                self.probe = None;
+                let who = who(*pid, *child);
+                let head = format!("generation {generation} is active{who}, after {}", span(*took_ms));
+                let probes = match self.failed_probes {
+                    0 => String::new(),
+                    1 => "; 1 probe failed before".to_owned(),
+                    failed => format!("; {failed} probes failed before"),
+                };
+                vec![view.paint(Paint::Good, &head) + &probes]
+            }
+            Event::Drained { killed, .. } => {
+                let how = if *killed { ", and had to be killed" } else { "" };
+                vec![format!("the old generation is gone{how}")]
+            }
+            Event::Stopping { child, timeout_ms } => {
+                self.began = Some(view.now);
+                self.now = format!("waiting for the child to end, {} at most", span(*timeout_ms));
+                let child = child.map_or_else(String::new, |child| format!(" (pid {child})"));
+                vec![format!("the child{child} was asked to end; it has {}", span(*timeout_ms))]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn step(
+        &mut self,
+        step: Step,
+        at_ms: u64,
+        pid: Option<u32>,
+        child: Option<u32>,
+        probe: Option<&str>,
+        live: bool,
+    ) -> Vec<String> {
+        let words = step_in_words(step);
+        words.clone_into(&mut self.now);
+        let mut detail = String::new();
+        match (step, probe) {
+            (Step::Probe, Some(probe)) => {
+                self.failed_probes += 1;
+                let same = self.probe.as_deref() == Some(probe);
+                self.probe = Some(probe.to_owned());
+                if same {
+                    return vec![]; // it is said once
+                }
+                detail = format!(": {}", clean(probe));
+            }
+            (Step::Spawned, _) => detail = who(pid, None),
+            (Step::Child, _) => detail = who(None, child),
+            (Step::Healthy, _) => self.probe = None,
+            _ => {}
+        }
+        if live { vec![] } else { vec![format!("{:>9}  {words}{detail}", seconds(at_ms))] }
+    }
+
+    /// The line for now, at most `view.width` wide.
+    pub(in crate::cli) fn live(&self, view: &View) -> String {
+        let number = self.upgrade.map_or_else(String::new, |upgrade| format!("upgrade {upgrade}: "));
+        let since = self.began.map_or_else(String::new, |began| {
+            format!(" ({})", span(view.now.saturating_sub(began) / 100 * 100))
+        });
+        let probe = self.probe.as_deref().map_or_else(String::new, |probe| format!(": {}", clean(probe)));
+        cut(&format!("{number}{}{since}{probe}", self.now), view.width.saturating_sub(1))
+    }
+}
+
+/// The failure of an upgrade, as lines. `look`: where more is to be read.
+pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> String {
+    let Event::Failed { upgrade, generation, reason, output, child, .. } = event else {
+        return String::new();
+    };
+    let serves = match child {
+        Some(child) => format!("the old child (pid {child}) keeps running"),
+        None => "no child is left".to_owned(),
+    };
+    let head = format!("upgrade {upgrade} to generation {generation} failed; {serves}");
+    let mut out = view.paint(Paint::Bad, &head) + "\n";
+    out += &view.row("reason", &clean(reason), None);
+    let output: Vec<&str> =
+        output.as_deref().unwrap_or_default().lines().filter(|line| !is_our_own(line)).collect();
+    if !output.is_empty() {
+        out += &view.paint(Paint::Faint, "what was written to standard error meanwhile:");
+        out.push('\n');
+        for line in output {
+            for part in wrap(&clean(line), view.width.saturating_sub(2)) {
+                out += &format!("  {part}\n");
+            }
+        }
+    }
+    for place in look {
+        out += &view.row("see", place, None);
+    }
+    out
+}
+
+/// Whether a line is of psflip's own log, which says the same.
+fn is_our_own(line: &str) -> bool {
+    line.contains(" psflip{generation=") || line.contains("\"name\":\"psflip\"")
+}
+
+/// ` (psflip 12, child 13)`
+fn who(pid: Option<u32>, child: Option<u32>) -> String {
+    match (pid, child) {
+        (Some(pid), Some(child)) => format!(" (psflip {pid}, child {child})"),
+        (Some(pid), None) => format!(" (pid {pid})"),
+        (None, Some(child)) => format!(" (pid {child})"),
+        (None, None) => String::new(),
+    }
+}
+
+/// `0.123 s`
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
+}

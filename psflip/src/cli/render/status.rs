@@ -1,0 +1,182 @@
+//! How things are: all of it for a person, or one line.
+
+use super::history::{record, step_in_words, step_of_drain};
+use super::{Paint, View, clean, span};
+use crate::control::protocol::{Source, State, Status};
+use crate::history::{Outcome, Record};
+
+/// Everything, the most important first, and at last the `most` newest upgrades. Every line ends with a line break.
+pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> String {
+    let mut out = String::new();
+    out += &headline(status, view);
+    if let Some(text) = draining(status) {
+        out += &view.row("draining", &text, Some(Paint::Busy));
+    }
+    if let Some(upgrade) = &status.upgrade {
+        out += &view.row("upgrade", &under_way(upgrade, status.upgrade_left_ms, view.now), Some(Paint::Busy));
+    }
+    if status.remembered {
+        let text = "an upgrade was asked for and starts as soon as it can";
+        out += &view.row("waiting", text, Some(Paint::Busy));
+    }
+    if let Some(failed) = status.history.last().filter(|last| last.result == Some(Outcome::Failed)) {
+        let reason = failed.reason.as_deref().map_or_else(|| "it failed".to_owned(), clean);
+        let text = format!("the last upgrade failed ({}): {reason}", view.ago(failed.began_at));
+        out += &view.row("failed", &text, Some(Paint::Bad));
+    }
+    let slot = if status.slot.is_empty() { String::new() } else { format!(", slot {}", clean(&status.slot)) };
+    let started = format!("started {} ({})", view.moment(status.started_at), view.ago(status.started_at));
+    out += &view.row(
+        "psflip",
+        &format!("pid {}, version {}{slot}, {started}", status.pid, clean(&status.version)),
+        None,
+    );
+    let command = clean(&command(&status.command));
+    out += &match status.child {
+        Some(child) => view.row("child", &format!("pid {child}: {command}"), None),
+        None => view.row("child", &format!("not running: {command}"), Some(Paint::Bad)),
+    };
+    out += &view.row("health", &clean(&status.health), None);
+    for (label, source, what) in [
+        ("config", &status.config, "changed since it was read; the next upgrade reads it again"),
+        ("program", &status.program, "replaced since it was started; the next upgrade starts the new one"),
+    ] {
+        if let Some(source) = source {
+            out += &source_row(label, source, what, view);
+        }
+    }
+    for (label, path) in [("pidfile", &status.pidfile), ("control", &status.control)] {
+        if let Some(path) = path {
+            out += &view.row(label, &clean(path), None);
+        }
+    }
+    for listener in &status.listeners {
+        let name = clean(&listener.name);
+        let name = if name.is_empty() || name == "unknown" { String::new() } else { format!(" ({name})") };
+        out += &view.row("listen", &format!("{}{name}", clean(&listener.address)), None);
+    }
+    if let Some(switch) = &status.switch {
+        out += &view.row("switch", &format!("{} -> {}", clean(&switch.path), clean(&switch.to)), None);
+    }
+    if !status.history.is_empty() && most > 0 {
+        out += &format!(
+            "\n{}\n",
+            view.paint(Paint::Strong, &super::cut("last upgrades, the newest first", view.width))
+        );
+    }
+    for upgrade in status.history.iter().rev().take(most) {
+        out += &record(upgrade, view);
+    }
+    let more = status.history.len().saturating_sub(most);
+    if more > 0 && most > 0 {
+        out += &view.paint(
+            Paint::Faint,
+            &super::cut(&format!("and {more} more: --last {}", most + more), view.width),
+        );
+        out.push('\n');
+    }
+    out
+}
+
+/// One line: who serves, and what else happens.
+pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
+    let mut out = format!("{}: generation {}, pid {}", state(status.state), status.generation, status.pid);
+    match status.child {
+        Some(child) => out += &format!(", child {child}"),
+        None => out += ", no child",
+    }
+    if let Some(upgrade) = &status.upgrade {
+        out += &format!("; upgrade {}", under_way_briefly(upgrade, now));
+    }
+    if status.remembered {
+        out += "; one more upgrade waits";
+    }
+    if let Some(predecessor) = &status.predecessor {
+        let step = predecessor.step.map_or("it ends", step_of_drain);
+        out += &format!("; old pid {} drains: {step}", predecessor.pid);
+    }
+    out
+}
+
+fn headline(status: &Status, view: &View) -> String {
+    let (paint, word) = match status.state {
+        State::Serving => (Paint::Good, "serving"),
+        State::Starting => (Paint::Busy, "starting"),
+        State::Upgrading => (Paint::Busy, "upgrading"),
+        State::Stopping => (Paint::Bad, "stopping"),
+        State::Other => (Paint::Strong, "running"),
+    };
+    let mut text = format!("generation {}", status.generation);
+    if let Some(since) = status.active_since {
+        text += &format!(" since {} ({})", view.moment(since), span(view.now.saturating_sub(since)));
+    }
+    // The label is the state, so it has to be painted by itself.
+    let plain = view.row(word, &text, Some(Paint::Strong));
+    let label = format!("{word:<width$}", width = super::LABEL);
+    plain.replacen(&view.paint(Paint::Faint, &label), &view.paint(paint, &label), 1)
+}
+
+fn source_row(label: &str, source: &Source, what: &str, view: &View) -> String {
+    let path = clean(&source.path);
+    if source.changed {
+        view.row(label, &format!("{path} ({what})"), Some(Paint::Busy))
+    } else {
+        view.row(label, &path, None)
+    }
+}
+
+fn draining(status: &Status) -> Option<String> {
+    let predecessor = status.predecessor.as_ref()?;
+    let step = predecessor.step.map_or("it ends", step_of_drain);
+    let left = predecessor.left_ms.map_or_else(String::new, |left| format!(", {} left", span(left)));
+    Some(format!("old psflip, pid {}: {step}{left}", predecessor.pid))
+}
+
+fn under_way(upgrade: &Record, left: Option<u64>, now: u64) -> String {
+    let mut out = under_way_briefly(upgrade, now);
+    if let Some(left) = left {
+        out += &format!(", {} left", span(left));
+    }
+    if let Some(probe) = &upgrade.probe {
+        let times = if upgrade.failed_probes > 1 {
+            format!(" ({} failed)", upgrade.failed_probes)
+        } else {
+            String::new()
+        };
+        out += &format!("; last probe{times}: {}", clean(probe));
+    }
+    if !upgrade.by.is_empty() {
+        out += &format!("; asked for by {}", clean(&upgrade.by));
+    }
+    out
+}
+
+/// `6 to generation 8, since 3.20 s: child started; waiting until it is healthy`
+fn under_way_briefly(upgrade: &Record, now: u64) -> String {
+    let step = upgrade.steps.last().map_or("it begins", |timed| step_in_words(timed.step));
+    let since = span(now.saturating_sub(upgrade.began_at));
+    format!("{} to generation {}, since {since}: {step}", upgrade.upgrade, upgrade.to)
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::Serving => "serving",
+        State::Upgrading => "upgrading",
+        State::Stopping => "stopping",
+        State::Other => "running",
+    }
+}
+
+/// An argv as one would type it, near enough to be read.
+fn command(argv: &[String]) -> String {
+    let quoted = argv.iter().map(|argument| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+        if !argument.is_empty() && argument.chars().all(plain) {
+            argument.clone()
+        } else {
+            format!("'{}'", argument.replace('\'', "'\\''"))
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}

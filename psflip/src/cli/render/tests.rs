@@ -1,0 +1,289 @@
+//! What operators see, as snapshots: wide and narrow, with and without colour, and what must hold for all of it.
+
+use jiff::tz::TimeZone;
+
+use super::*;
+use crate::control::protocol::{Event, Listener, Predecessor, Source, State, Status, Switch};
+use crate::history::{Drain, Outcome, Record, Step, Timed};
+
+/// 2026-11-23 16:20:00 UTC.
+const NOON: u64 = 1_795_450_800_000;
+
+fn view(width: usize) -> View {
+    View { width, colour: false, now: NOON, zone: TimeZone::UTC }
+}
+
+fn steps(list: &[(Step, u64)]) -> Vec<Timed<Step>> {
+    list.iter().map(|&(step, at_ms)| Timed { step, at_ms }).collect()
+}
+
+fn drain(list: &[(Drain, u64)]) -> Vec<Timed<Drain>> {
+    list.iter().map(|&(step, at_ms)| Timed { step, at_ms }).collect()
+}
+
+const ALL: &[(Step, u64)] = &[
+    (Step::Started, 0),
+    (Step::Spawned, 1),
+    (Step::Starting, 4),
+    (Step::Child, 6),
+    (Step::Healthy, 118),
+    (Step::Hook, 118),
+    (Step::Switch, 120),
+    (Step::Pidfile, 120),
+];
+
+/// A start, a flip, a failure, a flip whose old child had to be killed, and one under way.
+fn busy() -> Status {
+    let start = Record {
+        upgrade: 0,
+        to: 1,
+        began_at: NOON - 90_000_000,
+        steps: steps(&ALL[2..6]),
+        result: Some(Outcome::Promoted),
+        took_ms: Some(121),
+        ..Record::default()
+    };
+    let flip = Record {
+        upgrade: 1,
+        from: Some(1),
+        to: 2,
+        began_at: NOON - 600_000,
+        by: "SIGHUP from pid 412 (uid 0)".to_owned(),
+        steps: steps(ALL),
+        failed_probes: 3,
+        probe: Some("can't connect to `127.0.0.1:8081`: Connection refused".to_owned()),
+        result: Some(Outcome::Promoted),
+        took_ms: Some(123),
+        drain: drain(&[(Drain::Delay, 123), (Drain::Asked, 323), (Drain::Gone, 640)]),
+        ..Record::default()
+    };
+    let failed = Record {
+        upgrade: 2,
+        from: Some(2),
+        to: 3,
+        began_at: NOON - 300_000,
+        by: "psflip upgrade, pid 413 (uid 0)".to_owned(),
+        steps: steps(&ALL[..4]),
+        result: Some(Outcome::Failed),
+        took_ms: Some(71),
+        reason: Some(
+            "the child ended before it was healthy: exit code 3; last probe: no <socket> \"a&b\"".to_owned(),
+        ),
+        ..Record::default()
+    };
+    let killed = Record {
+        upgrade: 3,
+        began_at: NOON - 100_000,
+        by: "psflip upgrade, pid 414 (uid 0)".to_owned(),
+        from: Some(2),
+        to: 3,
+        drain: drain(&[(Drain::Asked, 123), (Drain::Killed, 900), (Drain::Gone, 905)]),
+        failed_probes: 1,
+        ..flip.clone()
+    };
+    let coming = Record {
+        upgrade: 4,
+        from: Some(3),
+        to: 4,
+        began_at: NOON - 800,
+        by: "psflip upgrade, pid 415 (uid 0)".to_owned(),
+        steps: steps(&ALL[..4]),
+        failed_probes: 7,
+        probe: Some("can't connect to `127.0.0.1:8080`: Connection refused".to_owned()),
+        ..Record::default()
+    };
+    Status {
+        psflip: 1,
+        version: "0.1.0".to_owned(),
+        pid: 5641,
+        state: State::Upgrading,
+        generation: 3,
+        slot: "a".to_owned(),
+        child: Some(5653),
+        command: ["./server", "--name", "it's mine", "--port=8080"].map(str::to_owned).into(),
+        started_at: NOON - 100_100,
+        active_since: Some(NOON - 99_877),
+        health: "http".to_owned(),
+        config: Some(Source { path: "/etc/psflip/app.toml".to_owned(), changed: true }),
+        program: Some(Source { path: "/usr/bin/psflip".to_owned(), changed: false }),
+        pidfile: Some("/run/app/app.pid".to_owned()),
+        control: Some("/run/app/app.pid.sock".to_owned()),
+        listeners: vec![Listener { address: "tcp://0.0.0.0:8080".to_owned(), name: "web".to_owned() }],
+        switch: Some(Switch { path: "/run/app/app.sock".to_owned(), to: "/run/app/blue.sock".to_owned() }),
+        remembered: true,
+        predecessor: Some(Predecessor { pid: 5600, step: Some(Drain::Asked), left_ms: Some(8_200) }),
+        upgrade: Some(coming),
+        upgrade_left_ms: Some(59_200),
+        history: vec![start, flip, failed, killed],
+    }
+}
+
+/// As it is most of the time.
+fn calm() -> Status {
+    let mut status = busy();
+    status.state = State::Serving;
+    status.remembered = false;
+    status.predecessor = None;
+    status.upgrade = None;
+    status.upgrade_left_ms = None;
+    status.config = Some(Source { path: "app.toml".to_owned(), changed: false });
+    status.switch = None;
+    status.history.truncate(2);
+    status
+}
+
+#[test]
+fn a_status_on_a_wide_terminal() {
+    insta::assert_snapshot!(status(&busy(), 3, &view(160)));
+}
+
+#[test]
+fn a_status_on_a_narrow_terminal() {
+    insta::assert_snapshot!(status(&busy(), 9, &view(40)));
+}
+
+#[test]
+fn a_status_when_nothing_happens() {
+    insta::assert_snapshot!(status(&calm(), 9, &view(100)));
+}
+
+#[test]
+fn no_line_is_too_long_and_colours_change_no_word() {
+    for width in [20, 30, 40, 57, 80, 100, 160] {
+        for shown in [busy(), calm(), Status::default()] {
+            let plain = status(&shown, 9, &view(width));
+            for line in plain.lines() {
+                assert!(line.chars().count() <= width, "{width}: {line:?}");
+            }
+            let coloured = status(&shown, 9, &View { colour: true, ..view(width) });
+            assert_eq!(without_colour(&coloured), plain);
+        }
+    }
+    assert!(status(&busy(), 9, &View { colour: true, ..view(80) }).contains("\x1b[1;31mFAILED\x1b[0m"));
+}
+
+/// Without what SGR sequences (console_codes(4)) say.
+fn without_colour(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        out += before;
+        rest = after.split_once('m').unwrap().1;
+    }
+    out + rest
+}
+
+#[test]
+fn nothing_that_others_wrote_can_steer_the_terminal() {
+    let mut shown = busy();
+    shown.command = vec!["\x1b[2J\r\nx".to_owned()];
+    shown.history[2].reason = Some("\x1b]0;title\x07".to_owned());
+    shown.upgrade.as_mut().unwrap().probe = Some("\x1b[31m".to_owned());
+    for text in [status(&shown, 9, &view(80)), summary(&shown, NOON), timeline::svg(&shown, &view(80))] {
+        assert!(!text.contains('\x1b') && !text.contains('\x07') && !text.contains('\r'), "{text:?}");
+    }
+}
+
+#[test]
+fn one_line_says_who_serves_and_what_else_happens() {
+    insta::assert_snapshot!([summary(&calm(), NOON), summary(&busy(), NOON)].join("\n"));
+}
+
+fn step(step: Step, at_ms: u64, probe: Option<&str>) -> Event {
+    let probe = probe.map(str::to_owned);
+    Event::Step { upgrade: 6, step, at_ms, pid: Some(71), child: Some(72), probe }
+}
+
+/// A whole upgrade, as psflip tells it.
+fn told() -> Vec<Event> {
+    vec![
+        Event::Accepted { upgrade: 6, because: Some("an upgrade is under way".to_owned()) },
+        Event::Step { upgrade: 5, step: Step::Healthy, at_ms: 9, pid: None, child: None, probe: None },
+        step(Step::Started, 0, None),
+        step(Step::Spawned, 1, None),
+        step(Step::Starting, 4, None),
+        step(Step::Child, 6, None),
+        step(Step::Probe, 7, Some("can't connect to `app.sock`: Connection refused")),
+        step(Step::Probe, 108, Some("can't connect to `app.sock`: Connection refused")),
+        step(Step::Healthy, 1118, None),
+        step(Step::Pidfile, 1120, None),
+        Event::Promoted { upgrade: 6, generation: 8, pid: Some(71), child: Some(72), took_ms: 1123 },
+        Event::Drained { upgrade: 6, killed: true },
+    ]
+}
+
+#[test]
+fn an_upgrade_is_told_line_by_line() {
+    let mut progress = Progress::default();
+    let lines: Vec<String> =
+        told().iter().flat_map(|event| progress.on(event, false, &view(UNLIMITED))).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn on_a_terminal_one_line_stands_for_now() {
+    let mut progress = Progress::default();
+    let mut shown = Vec::new();
+    for event in told() {
+        for line in progress.on(&event, true, &view(60)) {
+            shown.push(format!("kept  {line}"));
+        }
+        let live = progress.live(&View { now: NOON + 250, ..view(60) });
+        assert!(live.chars().count() < 60, "{live}");
+        shown.push(format!("live  {live}"));
+    }
+    insta::assert_snapshot!(shown.join("\n"));
+}
+
+#[test]
+fn a_failure_says_why_what_runs_and_where_to_look() {
+    let failed = Event::Failed {
+        upgrade: 6,
+        generation: 8,
+        reason: "the child ended before it was healthy: exit code 3; last probe: can't connect to `app.sock`"
+            .to_owned(),
+        output: Some(
+            "Traceback:\n  no such table `users`, and this line is rather long for a narrow terminal"
+                .to_owned(),
+        ),
+        pid: Some(71),
+        child: Some(12),
+    };
+    let look = ["psflip's log: /var/log/app.log".to_owned()];
+    let wide = failure(&failed, &look, &view(120));
+    insta::assert_snapshot!(format!("{wide}---\n{}", failure(&failed, &look, &view(40))));
+}
+
+#[test]
+fn spans_have_three_digits_or_so() {
+    let spans: Vec<String> =
+        [0, 999, 1000, 9999, 10_000, 59_999, 60_000, 3_599_999, 3_600_000, 86_400_000, 90_000_000_000]
+            .into_iter()
+            .map(span)
+            .collect();
+    insta::assert_snapshot!(spans.join(", "), @"0 ms, 999 ms, 1.00 s, 9.99 s, 10.0 s, 59.9 s, 1 min 0 s, 59 min 59 s, 1 h 0 min, 1 d 0 h, 1041 d 16 h");
+}
+
+#[test]
+fn words_are_wrapped_and_long_ones_cut() {
+    assert_eq!(wrap("one two three", 8), ["one two", "three"]);
+    assert_eq!(wrap("0123456789abcdef x", 8), ["01234567", "89abcdef", "x"]);
+    assert_eq!(wrap("", 8), [""]);
+}
+
+#[test]
+fn the_picture_of_the_last_upgrades() {
+    let picture = timeline::svg(&busy(), &view(80));
+    insta::assert_snapshot!(picture);
+    let without = timeline::svg(&Status::default(), &view(80));
+    assert!(without.ends_with("</svg>\n"), "{without}");
+}
+
+#[test]
+fn a_picture_of_very_different_upgrades_is_logarithmic() {
+    let mut shown = busy();
+    shown.history[3].took_ms = Some(300_000);
+    shown.history[3].drain = drain(&[(Drain::Asked, 300_000), (Drain::Gone, 310_000)]);
+    let picture = timeline::svg(&shown, &view(80));
+    assert!(picture.contains("logarithmic time") && picture.contains(">1 min 0 s</text>"), "{picture}");
+}

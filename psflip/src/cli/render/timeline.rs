@@ -1,0 +1,308 @@
+//! The last upgrades as a picture: a Gantt chart in SVG, one row an upgrade, the new generation above the old one.
+//!
+//! Every row begins when its upgrade began: what matters are the phases of one flip, which are hours apart and take milliseconds.
+
+use std::fmt::Write as _;
+
+use super::history::{at, step_of_drain};
+use super::{View, clean, span};
+use crate::control::protocol::Status;
+use crate::history::{Drain, Outcome, Record, Step};
+
+/// Pixels.
+const WIDTH: f64 = 1120.0;
+const LEFT: f64 = 190.0;
+const RIGHT: f64 = 300.0;
+const TOP: f64 = 92.0;
+const ROW: f64 = 46.0;
+const LANE: f64 = 14.0;
+/// Characters of a reason that have room beside its row.
+const REASON: usize = 44;
+
+const STYLE: &str = "\
+svg{background:#fff;font:13px system-ui,sans-serif}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
+.grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.serves{fill:#34a05f}
+.old{fill:#bfe0cb}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
+@media(prefers-color-scheme:dark){svg{background:#14191f}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}.start{fill:#66758a}
+.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.drain{fill:#c8703a}
+.fail,.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
+
+/// What the colours stand for: class, name, and what it means.
+const LEGEND: &[(&str, &str, &str)] = &[
+    ("start", "start", "the new psflip is started and reads its configuration"),
+    ("child", "child", "the new child is started"),
+    ("probing", "probing", "the new child is not healthy yet"),
+    ("promotion", "promotion", "hooks.promote, switch, pidfile, hand-over"),
+    ("serves", "serves", "the new generation is the service"),
+    ("old", "old serves", "the old generation is the service"),
+    ("drain", "drain", "the old generation ends"),
+];
+
+/// The picture of a status.
+pub(in crate::cli) fn svg(status: &Status, view: &View) -> String {
+    let rows: Vec<&Record> = status.history.iter().chain(&status.upgrade).collect();
+    let axis = Axis::of(&rows, view.now);
+    let height = TOP + ROW * rows.len() as f64 + 34.0;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
+         <style>{STYLE}</style>\n"
+    );
+    let command = status.command.first().map_or_else(String::new, |command| clean(command));
+    let title = format!("The last upgrades of {command}, up to generation {}", status.generation);
+    let _ = writeln!(out, "<title>{}</title>", escape(&title));
+    let _ = writeln!(out, "<text class=\"head\" x=\"16\" y=\"28\">{}</text>", escape(&title));
+    legend(&mut out);
+    grid(&mut out, &axis, height);
+    for (index, record) in rows.iter().enumerate() {
+        row(&mut out, record, TOP + ROW * index as f64, &axis, view);
+    }
+    out += "</svg>\n";
+    out
+}
+
+/// From milliseconds to pixels.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    longest: u64,
+    /// Where some flips are much longer than others, a linear axis would show only those.
+    logarithmic: bool,
+}
+
+impl Axis {
+    fn of(rows: &[&Record], now: u64) -> Self {
+        let ends = || rows.iter().map(|record| end(record, now));
+        let longest = ends().max().unwrap_or(0).max(10);
+        let shortest = ends().min().unwrap_or(0).max(1);
+        Self { longest, logarithmic: longest / shortest > 20 }
+    }
+
+    fn x(&self, ms: u64) -> f64 {
+        let share = |ms: u64| if self.logarithmic { (1.0 + ms as f64).ln() } else { ms as f64 };
+        LEFT + (WIDTH - LEFT - RIGHT) * share(ms.min(self.longest)) / share(self.longest)
+    }
+
+    /// Where the lines of the grid are.
+    fn ticks(&self) -> Vec<u64> {
+        if self.logarithmic {
+            let all = [1, 10, 100, 1000, 10_000, 60_000, 600_000, 3_600_000, 86_400_000];
+            return all.into_iter().filter(|tick| *tick <= self.longest).collect();
+        }
+        let steps = [1, 2, 5].map(|step| (0..9).map(move |power| step * 10_u64.pow(power)));
+        let mut steps: Vec<u64> = steps.into_iter().flatten().collect();
+        steps.sort_unstable();
+        let step = steps.into_iter().find(|step| self.longest / step <= 8).unwrap_or(self.longest);
+        (0..=self.longest / step).map(|number| number * step).collect()
+    }
+}
+
+/// When nothing of an upgrade is left to be shown, in milliseconds since it began.
+fn end(record: &Record, now: u64) -> u64 {
+    let so_far = || now.saturating_sub(record.began_at);
+    match record.result {
+        None => so_far(),
+        Some(Outcome::Promoted) if record.drain.is_empty() => record.took_ms.unwrap_or_default(),
+        Some(Outcome::Promoted) => record.drained_ms().unwrap_or_else(so_far),
+        Some(_) => record.took_ms.unwrap_or_default(),
+    }
+}
+
+fn legend(out: &mut String) {
+    let mut x = 16.0;
+    for (class, name, meaning) in LEGEND {
+        let _ = writeln!(
+            out,
+            "<g><title>{}</title><rect class=\"{class}\" x=\"{x}\" y=\"42\" width=\"14\" height=\"12\" rx=\"2\"/>\
+             <text x=\"{}\" y=\"53\">{name}</text></g>",
+            escape(meaning),
+            x + 19.0
+        );
+        x += 40.0 + 7.2 * name.len() as f64;
+    }
+    for (mark, name) in [("fail", "failed"), ("kill", "killed")] {
+        *out += "<g>";
+        cross(out, x + 7.0, 48.0, mark);
+        let _ = writeln!(out, "<text x=\"{}\" y=\"53\">{name}</text></g>", x + 19.0);
+        x += 40.0 + 7.2 * name.len() as f64;
+    }
+}
+
+fn grid(out: &mut String, axis: &Axis, height: f64) {
+    let bottom = height - 26.0;
+    for tick in axis.ticks() {
+        let x = axis.x(tick);
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{bottom}\"/>\
+             <text class=\"faint\" text-anchor=\"middle\" x=\"{x:.1}\" y=\"{}\">{}</text>",
+            TOP - 14.0,
+            bottom + 15.0,
+            if tick == 0 { "0".to_owned() } else { span(tick) }
+        );
+    }
+    if axis.logarithmic {
+        let (x, y) = (LEFT - 12.0, bottom + 15.0);
+        let _ = writeln!(
+            out,
+            "<text class=\"faint\" text-anchor=\"end\" x=\"{x}\" y=\"{y}\">logarithmic time</text>"
+        );
+    }
+}
+
+fn row(out: &mut String, record: &Record, y: f64, axis: &Axis, view: &View) {
+    let who = record.from.map_or_else(|| "start".to_owned(), |from| format!("generation {from}"));
+    let _ = writeln!(
+        out,
+        "<g><title>{}</title><text x=\"16\" y=\"{}\">#{} {}</text><text class=\"faint\" x=\"16\" y=\"{}\">{}</text></g>",
+        escape(&tooltip(record)),
+        y + 12.0,
+        record.upgrade,
+        escape(&format!("{who} \u{2192} {}", record.to)),
+        y + 28.0,
+        escape(&view.moment(record.began_at))
+    );
+    let over = end(record, view.now);
+    let promoted = record.took_ms.filter(|_| record.result == Some(Outcome::Promoted));
+    new_generation(out, record, y, axis, promoted.or(record.took_ms).unwrap_or(over));
+    if let Some(promoted) = promoted {
+        bar(out, "serves", axis, (promoted, axis.longest), y, &format!("generation {} serves", record.to));
+    }
+    if let Some(from) = record.from {
+        let lower = y + LANE + 3.0;
+        let serves = promoted.unwrap_or(axis.longest);
+        bar(out, "old", axis, (0, serves), lower, &format!("generation {from} serves"));
+        old_generation(out, record, lower, axis, over);
+    }
+    result(out, record, y);
+}
+
+/// The phases up to the promotion, or to the failure.
+fn new_generation(out: &mut String, record: &Record, y: f64, axis: &Axis, until: u64) {
+    let probes = match (record.failed_probes, &record.probe) {
+        (0, _) => String::new(),
+        (1, None) => ", 1 probe failed".to_owned(),
+        (failed, None) => format!(", {failed} probes failed"),
+        (1, Some(probe)) => format!(", 1 probe failed ({})", clean(probe)),
+        (failed, Some(probe)) => format!(", {failed} probes failed, the last one: {}", clean(probe)),
+    };
+    let promotion =
+        if at(record, Step::Hook).is_some() { "promotion, with hooks.promote" } else { "promotion" };
+    let phases = [
+        ("start", Some(0), "the new psflip starts".to_owned()),
+        ("child", at(record, Step::Starting), "its child starts".to_owned()),
+        ("probing", at(record, Step::Child), format!("probing{probes}")),
+        ("promotion", at(record, Step::Healthy), promotion.to_owned()),
+    ];
+    let reached: Vec<(&str, u64, &String)> =
+        phases.iter().filter_map(|(class, at, text)| Some((*class, (*at)?, text))).collect();
+    for (index, (class, from, text)) in reached.iter().enumerate() {
+        let to = reached.get(index + 1).map_or(until, |(_, next, _)| *next);
+        bar(out, class, axis, (*from, to), y, &format!("{text}: {}", span(to.saturating_sub(*from))));
+    }
+    if record.result == Some(Outcome::Failed) {
+        let _ = write!(out, "<g><title>{}</title>", escape(&tooltip(record)));
+        cross(out, axis.x(until), y + LANE / 2.0, "fail");
+        *out += "</g>\n";
+    }
+}
+
+/// How the old generation ends.
+fn old_generation(out: &mut String, record: &Record, y: f64, axis: &Axis, over: u64) {
+    for (index, timed) in record.drain.iter().enumerate().filter(|(_, timed)| timed.step != Drain::Gone) {
+        let to = record.drain.get(index + 1).map_or(over, |next| next.at_ms);
+        let text = format!("{}: {}", step_of_drain(timed.step), span(to.saturating_sub(timed.at_ms)));
+        bar(out, "drain", axis, (timed.at_ms, to), y, &text);
+    }
+    for timed in &record.drain {
+        if matches!(timed.step, Drain::Killed | Drain::OrphansKilled) {
+            let _ = write!(out, "<g><title>{}</title>", step_of_drain(timed.step));
+            cross(out, axis.x(timed.at_ms), y + LANE / 2.0, "kill");
+            *out += "</g>\n";
+        }
+    }
+}
+
+/// What is said beside a row.
+fn result(out: &mut String, record: &Record, y: f64) {
+    let x = WIDTH - RIGHT + 14.0;
+    let took = record.took_ms.map_or_else(String::new, |took| format!(" after {}", span(took)));
+    let (class, head, below) = match record.result {
+        Some(Outcome::Promoted) => {
+            let drained =
+                record.drained_ms().zip(record.took_ms).map(|(gone, took)| gone.saturating_sub(took));
+            let killed = if record.killed() { ", killed" } else { "" };
+            let below =
+                drained.map_or_else(String::new, |ms| format!("old one gone {} later{killed}", span(ms)));
+            ("", format!("promoted{took}"), below)
+        }
+        Some(Outcome::Failed) => {
+            let reason = record.reason.as_deref().map_or_else(String::new, clean);
+            ("bad", format!("failed{took}"), super::cut(&reason, REASON).replace('~', "\u{2026}"))
+        }
+        _ => ("", "under way".to_owned(), String::new()),
+    };
+    let _ = writeln!(
+        out,
+        "<g><title>{}</title><text class=\"{class}\" x=\"{x}\" y=\"{}\">{}</text><text class=\"faint\" x=\"{x}\" y=\"{}\">{}</text></g>",
+        escape(&tooltip(record)),
+        y + 12.0,
+        escape(&head),
+        y + 28.0,
+        escape(&below)
+    );
+}
+
+/// All that is known of an upgrade.
+fn tooltip(record: &Record) -> String {
+    let mut lines = Vec::new();
+    if let Some(reason) = &record.reason {
+        lines.push(clean(reason));
+    }
+    if let Some(probe) = &record.probe {
+        lines.push(format!("last failed probe: {}", clean(probe)));
+    }
+    if !record.by.is_empty() {
+        lines.push(format!("asked for by {}", clean(&record.by)));
+    }
+    for (what, pid) in [("psflip", record.pid), ("child", record.child)] {
+        if let Some(pid) = pid {
+            lines.push(format!("{what} {pid}"));
+        }
+    }
+    lines.join("\n")
+}
+
+/// A bar of one colour. What is there at all can be seen, however short it is.
+fn bar(out: &mut String, class: &str, axis: &Axis, (from, to): (u64, u64), y: f64, title: &str) {
+    let (from, to) = (axis.x(from), axis.x(to));
+    let _ = writeln!(
+        out,
+        "<rect class=\"{class}\" x=\"{from:.1}\" y=\"{y}\" width=\"{:.1}\" height=\"{LANE}\"><title>{}</title></rect>",
+        (to - from).max(1.0),
+        escape(title)
+    );
+}
+
+/// `fail`: a cross; `kill`: one with a bar through it, to tell them apart without colour.
+fn cross(out: &mut String, x: f64, y: f64, kind: &str) {
+    let (left, right, above, below) = (x - 5.0, x + 5.0, y - 5.0, y + 5.0);
+    let bar = if kind == "kill" { format!("M{x:.1} {above:.1}V{below:.1}") } else { String::new() };
+    let _ = write!(
+        out,
+        "<path class=\"cross\" d=\"M{left:.1} {above:.1}L{right:.1} {below:.1}M{right:.1} {above:.1}L{left:.1} {below:.1}{bar}\"/>"
+    );
+}
+
+/// Text as XML.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
+    }
+    out
+}

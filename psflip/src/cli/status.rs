@@ -1,0 +1,177 @@
+//! `psflip status`: how things are, once or whenever they change, or as a picture.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::contact::{Ear, Heard, Screen, Trouble, Which, now};
+use super::render;
+use crate::config;
+use crate::control::protocol::{Event, Status as Answer, Wish};
+use crate::end::End;
+use crate::exit;
+
+/// `psflip status`.
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    which: Which,
+    /// Print the status as one JSON object (see docs/control.md); with --watch, one a line
+    #[arg(long)]
+    json: bool,
+    /// Show every change as it happens, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// How many of the last upgrades to show; psflip remembers 16
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    last: usize,
+    /// Draw the last upgrades into this file (`-`: standard output)
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["json", "watch"])]
+    timeline: Option<PathBuf>,
+    /// How long psflip may take to answer
+    #[arg(long, value_name = "DURATION", value_parser = config::duration, default_value = "10s")]
+    timeout: Duration,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+Exit codes:
+    0  psflip has answered
+  125  no psflip answers";
+
+/// How often times that pass are shown anew. Only while --watch is on a terminal.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Status {
+    /// Does all of it.
+    pub(super) fn run(&self) -> End {
+        let mut screen = Screen::new();
+        let end = if self.watch { self.watch(&mut screen) } else { self.once(&mut screen) };
+        end.unwrap_or_else(|trouble| trouble.end())
+    }
+
+    fn once(&self, screen: &mut Screen) -> Result<End, Trouble> {
+        let place = self.which.place()?;
+        let ear = Ear::new(Some(self.timeout))?;
+        for _ in 0..3 {
+            let mut connection = place.ask(Wish::Status)?;
+            match ear.next(&mut connection, None)? {
+                Heard::Line(line, event) => match *event {
+                    Event::Status { status } => {
+                        self.show(screen, &line, &status)?;
+                        return Ok(End::Exited(exit::OK));
+                    }
+                    Event::Refused { reason } | Event::Error { reason } => {
+                        return Err(Trouble::new(format!("psflip does not tell: {reason}")));
+                    }
+                    _ => {} // this one is not the service any more
+                },
+                Heard::Interrupted(signal) => return Ok(End::Killed(signal)),
+                Heard::TimedOut => {
+                    return Err(Trouble::new(format!(
+                        "psflip has not answered on `{}` within {:?}: it is stopped (`kill -CONT` continues it), or very busy",
+                        place.socket.display(),
+                        self.timeout
+                    )));
+                }
+                Heard::Closed | Heard::Resized | Heard::Tick => {}
+            }
+        }
+        Err(Trouble::new("psflip has closed the connection without an answer"))
+    }
+
+    fn show(&self, screen: &mut Screen, line: &str, status: &Answer) -> Result<(), Trouble> {
+        let view = screen.view();
+        match &self.timeline {
+            Some(path) => {
+                let picture = render::timeline::svg(status, &view);
+                if path == Path::new("-") {
+                    screen.line(picture.trim_end());
+                } else {
+                    std::fs::write(path, picture).map_err(|error| Trouble {
+                        message: format!("can't write `{}`: {error}", path.display()),
+                        code: exit::FAILURE,
+                    })?;
+                    screen.line(&format!(
+                        "{} shows the last {} of generation {}'s history",
+                        path.display(),
+                        match status.history.len() {
+                            1 => "upgrade".to_owned(),
+                            count => format!("{count} upgrades"),
+                        },
+                        status.generation
+                    ));
+                }
+            }
+            None if self.json => screen.line(&object(line)),
+            None => screen.line(render::status(status, self.last, &view).trim_end()),
+        }
+        Ok(())
+    }
+
+    fn watch(&self, screen: &mut Screen) -> Result<End, Trouble> {
+        let place = self.which.place()?;
+        let ear = Ear::new(None)?;
+        let mut connection = place.ask(Wish::Watch)?;
+        let live = screen.is_live && !self.json;
+        let mut last: Option<Box<Answer>> = None;
+        let mut told = String::new();
+        // After the end of one generation the next one answers; a psflip that is gone does not.
+        let mut silent = 0;
+        loop {
+            let heard = ear.next(&mut connection, live.then_some(TICK))?;
+            match heard {
+                Heard::Line(line, event) => {
+                    silent = 0;
+                    match *event {
+                        Event::Status { status } if self.json => {
+                            screen.line(&object(&line));
+                            last = Some(status);
+                        }
+                        Event::Status { status } => {
+                            let text = render::summary(
+                                &status,
+                                status.upgrade.as_ref().map_or(0, |upgrade| upgrade.began_at),
+                            );
+                            if !live && text != told {
+                                let view = screen.view();
+                                screen.line(&format!(
+                                    "{} {}",
+                                    view.moment_of_now(),
+                                    render::summary(&status, now())
+                                ));
+                                told = text;
+                            }
+                            last = Some(status);
+                        }
+                        Event::Moved { .. } => connection = place.ask(Wish::Watch)?,
+                        Event::Refused { reason } | Event::Error { reason } => {
+                            return Err(Trouble::new(format!("psflip does not tell: {reason}")));
+                        }
+                        _ => {}
+                    }
+                }
+                Heard::Resized if live => screen.wipe(),
+                Heard::Resized | Heard::Tick | Heard::TimedOut => {}
+                Heard::Interrupted(signal) => return Ok(End::Killed(signal)),
+                Heard::Closed => {
+                    silent += 1;
+                    let gone = || Trouble::new("psflip has ended");
+                    if silent > 3 {
+                        return Err(gone());
+                    }
+                    connection = place.ask(Wish::Watch).map_err(|_| gone())?;
+                }
+            }
+            if live && let Some(status) = &last {
+                screen.picture(&render::status(status, self.last, &screen.view()));
+            }
+        }
+    }
+}
+
+/// The status itself, with keys that only a later version knows.
+fn object(line: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+    value.get("status").map_or_else(|| line.to_owned(), ToString::to_string)
+}

@@ -1,0 +1,154 @@
+//! `psflip stop`: asks psflip and its child to end, and waits for it.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::contact::{Ear, Heard, Screen, Trouble, Which};
+use super::render::Progress;
+use crate::config;
+use crate::control::protocol::{Event, Wish};
+use crate::end::End;
+use crate::exit;
+use crate::signal::Signal;
+
+/// `psflip stop`.
+#[derive(Debug, Args)]
+pub(super) struct Stop {
+    #[command(flatten)]
+    which: Which,
+    /// Only ask; don't wait
+    #[arg(long)]
+    no_wait: bool,
+    /// Wait no longer than this, as `90s` or `5m`
+    #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+    timeout: Option<Duration>,
+    /// Print what psflip says, one JSON object a line (see docs/control.md)
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+The child gets the same signal as from `kill PSFLIP`, and `shutdown.timeout` to end. An upgrade under way is aborted.
+
+Exit codes:
+    0  the child has ended with code 0, or by the signal
+    1  the child has not ended in time, and keeps running
+  124  --timeout is over
+  125  no psflip answers
+    N  the child has ended with code N (128+N: by signal N)";
+
+/// The child ignores the request.
+const IGNORED: u8 = 1;
+
+/// How often the line that stands for now is written anew, while nothing happens.
+const TICK: Duration = Duration::from_millis(200);
+
+impl Stop {
+    /// Does all of it.
+    pub(super) fn run(&self) -> End {
+        let mut screen = Screen::new();
+        let end = self.wait(&mut screen);
+        screen.clear();
+        end.unwrap_or_else(|trouble| trouble.end())
+    }
+
+    fn wait(&self, screen: &mut Screen) -> Result<End, Trouble> {
+        let place = self.which.place()?;
+        let ear = Ear::new(self.timeout)?;
+        let mut connection = place.ask(Wish::Stop)?;
+        let mut progress = Progress::default();
+        let live = screen.is_live && !self.json;
+        let mut asked = false;
+        loop {
+            if live {
+                screen.live(&progress.live(&screen.view()));
+            }
+            let (line, event) = match ear.next(&mut connection, live.then_some(TICK))? {
+                Heard::Line(line, event) => (line, event),
+                Heard::Tick | Heard::Resized => continue,
+                Heard::Interrupted(signal) => {
+                    screen.clear();
+                    super::complain(&format!(
+                        "waits no longer ({signal}); psflip was asked to stop all the same"
+                    ));
+                    return Ok(End::Killed(signal));
+                }
+                Heard::TimedOut => {
+                    let message = format!(
+                        "waited {:?}; psflip was asked to stop, and has not ended",
+                        self.timeout.unwrap_or_default()
+                    );
+                    return Err(Trouble { message, code: exit::NOT_HEALTHY });
+                }
+                Heard::Closed if asked => {
+                    return Err(Trouble::new("psflip ended without saying how its child did"));
+                }
+                Heard::Closed => {
+                    return Err(Trouble::new("psflip has closed the connection without an answer"));
+                }
+            };
+            if self.json {
+                screen.line(&line);
+            } else {
+                for line in progress.on(&event, live, &screen.view()) {
+                    screen.line(&line);
+                }
+            }
+            match *event {
+                Event::Stopping { .. } => {
+                    asked = true;
+                    if self.no_wait {
+                        return Ok(End::Exited(exit::OK));
+                    }
+                }
+                Event::Ignored { child, .. } => {
+                    let child = child.map_or_else(String::new, |child| format!(" (pid {child})"));
+                    let message = format!(
+                        "the child{child} has not ended in time, so it keeps running; `kill -KILL` of psflip ends both at once"
+                    );
+                    return Err(Trouble { message, code: IGNORED });
+                }
+                Event::Stopped { end, code, signal } => {
+                    if !self.json {
+                        screen.line(&format!("stopped: {end}"));
+                    }
+                    return Ok(End::Exited(exit_code(code, signal.as_deref())));
+                }
+                Event::Refused { reason } => {
+                    return Err(Trouble::new(format!("the stop is refused: {reason}")));
+                }
+                Event::Error { reason } => {
+                    return Err(Trouble::new(format!("psflip does not understand: {reason}")));
+                }
+                Event::Moved { .. } => connection = place.ask(Wish::Stop)?,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What the end of the child means for the command that asked for it: by the signal of a stop is as good as by itself.
+fn exit_code(code: Option<u8>, signal: Option<&str>) -> u8 {
+    match (code, signal) {
+        (Some(code), _) => code,
+        (None, Some("SIGTERM" | "SIGINT")) | (None, None) => exit::OK,
+        (None, Some(signal)) => {
+            let number = signal.parse().map_or(0, |signal: Signal| signal.number());
+            u8::try_from(128 + number).unwrap_or(exit::FAILURE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exit_code;
+
+    #[test]
+    fn an_end_by_the_signal_of_the_stop_is_a_success() {
+        assert_eq!(exit_code(Some(0), None), 0);
+        assert_eq!(exit_code(Some(7), None), 7);
+        assert_eq!(exit_code(None, Some("SIGTERM")), 0);
+        assert_eq!(exit_code(None, Some("SIGKILL")), 137);
+    }
+}

@@ -1,0 +1,238 @@
+//! The asking side of the control socket: connect, send one request, read lines.
+
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout,
+};
+use nix::sys::time::TimeVal;
+
+use super::protocol::{Event, PROTOCOL, Request, Wish};
+
+/// How long psflip may take to have room for one more client. It has always, unless it is stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A line longer than this is no psflip's: a status with its history has some ten thousand bytes.
+const LONGEST_LINE: usize = 4 << 20;
+
+/// Why nobody answers.
+#[derive(Debug)]
+pub struct Unreachable {
+    socket: PathBuf,
+    errno: Errno,
+}
+
+/// A request that was sent, and what is answered.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    /// What was read and not given yet.
+    buffer: Vec<u8>,
+    closed: bool,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub enum Next {
+    /// One line, as it came and as what it means.
+    Line(String, Box<Event>),
+    /// Nothing is there at the moment.
+    Nothing,
+    /// psflip has closed the connection.
+    Closed,
+}
+
+impl Connection {
+    /// Connects and asks.
+    ///
+    /// # Errors
+    /// Nobody is there, or the user may not ask.
+    pub fn open(path: &Path, wish: Wish) -> Result<Self, Unreachable> {
+        let unreachable = |errno| Unreachable { socket: path.to_owned(), errno };
+        let stream = connected(path).map_err(unreachable)?;
+        let mut line = serde_json::to_vec(&Request { psflip: PROTOCOL, wish }).unwrap_or_default();
+        line.push(b'\n');
+        let sent = (&stream).write_all(&line).and_then(|()| stream.set_nonblocking(true));
+        // A psflip that refuses this user closes at once, perhaps before it has read, and says why: that is read then.
+        match sent {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(unreachable(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
+            }
+            _ => Ok(Self { stream, buffer: Vec::new(), closed: false }),
+        }
+    }
+
+    /// The next line, without waiting.
+    ///
+    /// # Errors
+    /// What recv(2) says, and InvalidData: whoever listens there is no psflip.
+    pub fn hear(&mut self) -> io::Result<Next> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line[..end]).into_owned();
+                return match serde_json::from_str(&line) {
+                    Ok(event) => Ok(Next::Line(line, Box::new(event))),
+                    Err(error) => Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!(
+                            "it answers `{}`, which is no psflip's: {error}",
+                            crate::text::head(&line, 80)
+                        ),
+                    )),
+                };
+            }
+            if self.closed {
+                return Ok(Next::Closed);
+            }
+            if self.buffer.len() > LONGEST_LINE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it answers without any line break"));
+            }
+            let mut piece = [0; 16 * 1024];
+            match self.stream.read(&mut piece) {
+                Ok(0) => self.closed = true,
+                Ok(length) => self.buffer.extend_from_slice(&piece[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Nothing),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.closed = true,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn connected(path: &Path) -> Result<UnixStream, Errno> {
+    let address = UnixAddr::new(path)?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // A full queue makes connect(2) wait; this limits it (socket(7)).
+    let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
+    setsockopt(&socket, SendTimeout, &patience)?;
+    connect(socket.as_raw_fd(), &address)?;
+    Ok(UnixStream::from(socket))
+}
+
+impl Unreachable {
+    /// Whether psflip isn't there, as opposed to one that can't be asked.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED)
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.socket.display();
+        let is_socket = std::fs::metadata(&self.socket).map(|metadata| metadata.file_type().is_socket());
+        match self.errno {
+            Errno::ENOENT | Errno::ENOTDIR if self.socket.is_relative() => write!(
+                f,
+                "there is no control socket `{path}` in this directory: psflip isn't running, or was started in another directory"
+            ),
+            Errno::ENOENT | Errno::ENOTDIR => {
+                write!(f, "there is no control socket `{path}`: psflip isn't running")
+            }
+            Errno::ECONNREFUSED if matches!(is_socket, Ok(false)) => {
+                write!(f, "`{path}` is no socket; name psflip's control socket")
+            }
+            Errno::ECONNREFUSED => write!(
+                f,
+                "nobody listens on the control socket `{path}`: psflip was killed and has left it behind"
+            ),
+            Errno::EACCES | Errno::EPERM => match std::fs::metadata(&self.socket) {
+                Ok(metadata) => write!(
+                    f,
+                    "may not use the control socket `{path}`: it belongs to {}; ask as that user or as root",
+                    user(metadata.uid())
+                ),
+                Err(_) => write!(
+                    f,
+                    "may not use the control socket `{path}`: its directory is not for {}; ask as root",
+                    user(nix::unistd::geteuid().as_raw())
+                ),
+            },
+            Errno::ENAMETOOLONG => write!(
+                f,
+                "the path of the control socket `{path}` has more than 107 bytes; go to its directory and name it from there"
+            ),
+            Errno::EAGAIN => write!(
+                f,
+                "psflip has not taken the request on `{path}` within {} s: it is stopped; continue it with `kill -CONT`",
+                PATIENCE.as_secs()
+            ),
+            Errno::EPROTOTYPE => write!(f, "`{path}` is no control socket of psflip's"),
+            errno => write!(f, "can't ask on the control socket `{path}`: {}", errno.desc()),
+        }
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+/// A user, by name where there is one.
+fn user(uid: u32) -> String {
+    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
+    name.map_or_else(|| format!("user {uid}"), |name| format!("`{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn refusal(path: &Path) -> String {
+        Connection::open(path, Wish::Status).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nobody_there_is_told_by_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        assert!(refusal(&path).ends_with("psflip isn't running"), "{}", refusal(&path));
+        assert!(refusal(Path::new("no-such.sock")).contains("started in another directory"));
+        std::fs::write(&path, "text").unwrap();
+        assert!(refusal(&path).contains("is no socket"), "{}", refusal(&path));
+        std::fs::remove_file(&path).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(refusal(&path).contains("was killed and has left it behind"), "{}", refusal(&path));
+        assert!(refusal(&folder.path().join("x".repeat(120))).contains("more than 107 bytes"));
+    }
+
+    #[test]
+    fn lines_are_read_whole_and_unknown_events_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut connection = Connection::open(&path, Wish::Follow { upgrade: 6 }).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let mut request = [0; 100];
+        let length = server.read(&mut request).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&request[..length]),
+            "{\"psflip\":1,\"request\":\"follow\",\"upgrade\":6}\n"
+        );
+        assert!(matches!(connection.hear().unwrap(), Next::Nothing));
+        server.write_all(b"{\"event\":\"of a later version\"}\n{\"event\":\"drained\",").unwrap();
+        let Next::Line(line, event) = connection.hear().unwrap() else { panic!() };
+        assert_eq!((line.as_str(), *event), ("{\"event\":\"of a later version\"}", Event::Other));
+        assert!(matches!(connection.hear().unwrap(), Next::Nothing));
+        server.write_all(b"\"upgrade\":6,\"killed\":true,\"new\":1}\n").unwrap();
+        let Next::Line(_, event) = connection.hear().unwrap() else { panic!() };
+        assert_eq!(*event, Event::Drained { upgrade: 6, killed: true });
+        server.write_all(b"HTTP/1.1 400\n").unwrap();
+        assert!(connection.hear().unwrap_err().to_string().contains("no psflip's"));
+        drop(server);
+        assert!(matches!(connection.hear().unwrap(), Next::Closed));
+    }
+}
