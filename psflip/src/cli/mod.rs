@@ -108,6 +108,12 @@ pub fn main() -> u8 {
     }
 }
 
+/// The command line, of which `cargo xtask docs` makes man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 fn run_command() -> End {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

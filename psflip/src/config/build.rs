@@ -10,33 +10,18 @@ use super::plan::{
     Control, EnvChange, Health, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade,
 };
 use super::reader::{Node, Reader, Section, Zero};
-use super::{control, health, listen, scalar};
+use super::{control, health, keys, listen, scalar};
 use crate::signal::Signal;
 
 /// The keys of the file itself.
-pub(super) const TOP: &[&str] = &[
-    "cmd",
-    "workdir",
-    "pidfile",
-    "quiet",
-    "locals",
-    "env",
-    "upgrade",
-    "shutdown",
-    "healthcheck",
-    "listen",
-    "switch",
-    "hooks",
-    "control",
-    "log",
-];
-const UPGRADE: &[&str] = &["signal", "timeout"];
-const SHUTDOWN: &[&str] = &["delay", "signal", "timeout", "orphans"];
-const SWITCH: &[&str] = &["symlink"];
-const SYMLINK: &[&str] = &["path", "to"];
-const HOOKS: &[&str] = &["promote", "promoted", "failed", "timeout"];
-pub(super) const CONTROL: &[&str] = &["socket"];
-const LOG: &[&str] = &["format", "level"];
+pub(super) const TOP: &[&str] = keys::TOP.names;
+const UPGRADE: &[&str] = keys::UPGRADE.names;
+const SHUTDOWN: &[&str] = keys::SHUTDOWN.names;
+const SWITCH: &[&str] = keys::SWITCH.names;
+const SYMLINK: &[&str] = keys::SYMLINK.names;
+const HOOKS: &[&str] = keys::HOOKS.names;
+pub(super) const CONTROL: &[&str] = keys::CONTROL.names;
+const LOG: &[&str] = keys::LOG.names;
 
 /// The tables with keys of their own, besides those of the health checks.
 const TABLES: &[(&str, &[&str])] = &[("[upgrade]", UPGRADE), ("[shutdown]", SHUTDOWN), ("[log]", LOG)];

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::address;
 use super::build::{find, is_name, misspelled, set};
 use super::error::{Error, all_of, any_of, nearest, quoted};
 use super::plan::{Endpoint, FcgiRequest, Health, Pace};
 use super::reader::{Node, Reader, Section, Zero, a};
 use super::scalar::{Refused, refuse_help};
+use super::{address, keys};
 
 const KINDS: &[&str] = &["alive", "command", "docker", "tcp", "unix", "http", "fcgi", "notify"];
 /// What a kind is called elsewhere.
@@ -23,15 +23,14 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("sd_notify", "notify"),
     ("systemd", "notify"),
 ];
-const ALIVE: &[&str] = &["timeout"];
-const COMMAND: &[&str] = &["cmd", "after", "interval", "timeout", "successes"];
-const DOCKER: &[&str] = &["container", "socket", "after", "interval", "timeout", "successes"];
-const TCP: &[&str] = &["address", "after", "interval", "timeout", "successes"];
-const UNIX: &[&str] = &["path", "after", "interval", "timeout", "successes"];
-const HTTP: &[&str] = &["url", "status", "after", "interval", "timeout", "successes"];
-const FCGI: &[&str] =
-    &["address", "script", "query", "params", "status", "after", "interval", "timeout", "successes"];
-const NOTIFY: &[&str] = &["extend"];
+const ALIVE: &[&str] = keys::ALIVE.names;
+const COMMAND: &[&str] = keys::COMMAND.names;
+const DOCKER: &[&str] = keys::DOCKER.names;
+const TCP: &[&str] = keys::TCP.names;
+const UNIX: &[&str] = keys::UNIX.names;
+const HTTP: &[&str] = keys::HTTP.names;
+const FCGI: &[&str] = keys::FCGI.names;
+const NOTIFY: &[&str] = keys::NOTIFY.names;
 
 /// The tables and their keys.
 pub(super) const TABLES: &[(&str, &[&str])] = &[

@@ -6,27 +6,15 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
-use super::address;
 use super::build::misspelled;
 use super::error::{Error, any_of, quoted};
 use super::plan::{Endpoint, Health};
 use super::reader::{Node, Reader, Section, a};
 use super::scalar::{Refused, refuse, refuse_help};
+use super::{address, keys};
 
 /// The keys of a `[[listen]]`.
-pub(super) const LISTEN: &[&str] = &[
-    "address",
-    "name",
-    "as",
-    "mode",
-    "owner",
-    "group",
-    "backlog",
-    "reuseport",
-    "v6only",
-    "nodelay",
-    "nonblock",
-];
+pub(super) const LISTEN: &[&str] = keys::LISTEN.names;
 
 /// More than anybody needs, and few enough for every hand-over (each is one message that waits in a socket).
 const MOST: usize = 64;

@@ -14,6 +14,7 @@ mod flags;
 mod functions;
 mod health;
 mod inspect;
+pub mod keys;
 mod listen;
 mod plan;
 mod reader;

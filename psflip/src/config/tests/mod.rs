@@ -10,6 +10,7 @@ mod listen;
 mod meaning;
 mod roundtrip;
 mod syntax;
+mod table;
 mod templates;
 mod values;
 

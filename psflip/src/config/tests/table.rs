@@ -1,0 +1,153 @@
+//! The table of keys says what the reader does: every key that it has is read, with the values that it allows, and nothing else is.
+
+use super::{plan, read, refused};
+use crate::config::keys::{Default, Key, Kind, TOP, Table};
+
+/// A valid value of a key, in TOML.
+fn good(key: &Key) -> String {
+    match &key.kind {
+        Kind::Text => "\"x\"".to_owned(),
+        Kind::Special(example) | Kind::OrFalse(example) => format!("\"{example}\""),
+        Kind::Duration(_) => "\"1m30s\"".to_owned(),
+        Kind::Signal => "\"SIGUSR1\"".to_owned(),
+        Kind::Boolean => "true".to_owned(),
+        Kind::Number(_, most) => most.to_string(),
+        Kind::Word(words) => format!("\"{}\"", words[words.len() - 1]),
+        Kind::Words(words) => format!("[\"{}\"]", words.join("\", \"")),
+        Kind::Argv(_) => "[\"x\", \"\"]".to_owned(),
+        Kind::Status => "204".to_owned(),
+        Kind::Mode => "\"0660\"".to_owned(),
+        Kind::Map(_) => "{ X = \"1\" }".to_owned(),
+        Kind::Table(_) | Kind::One(_) | Kind::Many(..) => unreachable!("tables are walked"),
+    }
+}
+
+/// Values that the kind of a key excludes.
+fn bad(key: &Key) -> Vec<String> {
+    let list: &[&str] = match &key.kind {
+        Kind::Text | Kind::Special(_) => &["1", "true", "[]", "{}"],
+        Kind::OrFalse(_) => &["1", "true", "[]", "{}"],
+        Kind::Duration(true) => &["0", "5", "\"5\"", "true"],
+        Kind::Duration(false) => &["0", "5", "\"5\"", "true", "\"0s\""],
+        Kind::Signal => &["1", "\"SIGHOP\"", "\"\"", "[\"SIGHUP\"]"],
+        Kind::Boolean => &["1", "\"true\"", "\"{{ 'true' }}\""],
+        Kind::Number(least, most) => {
+            let (below, above) = (least - 1, most + 1);
+            return vec![below.to_string(), above.to_string(), "\"2\"".to_owned(), "1.5".to_owned()];
+        }
+        Kind::Word(_) => &["\"no-such-word\"", "1", "[]"],
+        Kind::Words(_) => &["\"no-such-word\"", "[\"no-such-word\"]", "[]", "1"],
+        Kind::Argv(true) => &["\"x\"", "[1]", "[\"\"]"],
+        Kind::Argv(false) => &["\"x\"", "[1]", "[\"\"]", "[]"],
+        Kind::Status => &["99", "600", "\"x\"", "[200]"],
+        Kind::Mode => &["660", "\"0999\"", "\"x\""],
+        Kind::Map(true) => &["{ X = true }", "{ X = 1 }", "\"x\""],
+        Kind::Map(false) => &["{ X = false }", "{ X = 1 }", "\"x\""],
+        Kind::Table(_) | Kind::One(_) | Kind::Many(..) => unreachable!("tables are walked"),
+    };
+    list.iter().map(|&value| value.to_owned()).collect()
+}
+
+/// A configuration with this table, which has this key with this value besides those that must be there.
+fn text(table: &Table, name: &str, value: &str) -> String {
+    let is_required = |key: &&Key| matches!(key.default, Default::Required);
+    let required = |key: &&Key| is_required(key) && key.name != name;
+    let mut text = String::new();
+    for key in TOP.keys.iter().filter(is_required).filter(|_| !table.title.is_empty()) {
+        text += &format!("{} = {}\n", key.name, good(key));
+    }
+    text += table.title;
+    text.push('\n');
+    for key in table.keys.iter().filter(required) {
+        // What applies to a key of a listener depends on its address.
+        let address = match name {
+            "mode" | "owner" | "group" => "\"unix://x\"",
+            _ => "\"tcp://[::1]:0\"",
+        };
+        let value = if table.title == "[[listen]]" { address.to_owned() } else { good(key) };
+        text += &format!("{} = {value}\n", key.name);
+    }
+    text + &format!("{name} = {value}\n")
+}
+
+/// Every table, with each of its keys that holds a value.
+fn walk(table: &'static Table, found: &mut Vec<(&'static Table, &'static Key)>) {
+    for key in table.keys {
+        match &key.kind {
+            Kind::Table(inner) | Kind::Many(inner, _) => walk(inner, found),
+            Kind::One(inner) => inner.iter().for_each(|(_, inner)| walk(inner, found)),
+            _ => found.push((table, key)),
+        }
+    }
+}
+
+fn all() -> Vec<(&'static Table, &'static Key)> {
+    let mut found = Vec::new();
+    walk(&TOP, &mut found);
+    found
+}
+
+#[test]
+fn every_key_of_the_table_is_read_and_only_as_it_says() {
+    // Contract: X1
+    for (table, key) in all() {
+        plan(&text(table, key.name, &good(key)));
+        for value in bad(key) {
+            let said = refused(&text(table, key.name, &value));
+            assert!(
+                said.contains(key.name) || said.contains(&value),
+                "{}: {value} is refused by\n{said}",
+                key.name
+            );
+            assert!(!said.contains("unknown key"), "{said}");
+        }
+        if let Default::Is(value) = key.default {
+            let with = plan(&text(table, key.name, value));
+            let mut without = text(table, key.name, value);
+            without.truncate(without.trim_end().rfind('\n').unwrap() + 1);
+            assert_eq!(with, plan(&without), "the default of `{}` in `{}` is {value}", key.name, table.title);
+        }
+    }
+}
+
+#[test]
+fn what_the_table_calls_required_is() {
+    // Contract: X1
+    for (table, key) in all().into_iter().filter(|(_, key)| matches!(key.default, Default::Required)) {
+        let text = text(table, key.name, &good(key));
+        let without: String = text
+            .lines()
+            .filter(|line| !line.starts_with(&format!("{} ", key.name)))
+            .fold(String::new(), |text, line| text + line + "\n");
+        // A table without any key is written by its title alone, which is there.
+        let said = read(&without).expect_err(&without).to_string();
+        assert!(said.contains(&format!("`{}` is missing", key.name)), "{said}");
+    }
+}
+
+#[test]
+fn the_manual_has_every_key_with_its_default() {
+    let manual = include_str!("../../../../docs/configuration.md");
+    let rows: Vec<Vec<&str>> = manual
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    for (table, key) in all() {
+        let kind = table.title.strip_prefix("[healthcheck.").map(|kind| kind.trim_end_matches(']'));
+        let name = format!("`{}`", key.name);
+        let told = rows.iter().find(|row| match kind {
+            // The pace is told once for all kinds.
+            Some(kind) => {
+                (row[1] == format!("`{kind}`") && row[2] == name)
+                    || row[1] == name && row.len() > 5 && key.name != "timeout"
+            }
+            None => row[1].contains(&name),
+        });
+        let told = told.is_some()
+            || ["locals", "env"].contains(&key.name)
+            || table.title == "[switch.symlink]"
+            || key.name == "timeout";
+        assert!(told, "docs/configuration.md does not tell `{}` of `{}`", key.name, table.title);
+    }
+}

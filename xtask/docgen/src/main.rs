@@ -1,0 +1,93 @@
+//! Makes what is made of psflip's own command line and table of keys: man pages, shell completions, the JSON Schema of configurations.
+//!
+//! `docgen DIRECTORY` writes them, `docgen DIRECTORY --check` only compares. `cargo xtask docs` runs it with `dist` of the repository.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
+
+mod man;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap_complete::Shell;
+
+/// A file to be: its path below the directory, and its content.
+type File = (String, Vec<u8>);
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let Some(directory) = args.next() else {
+        eprintln!("usage: docgen DIRECTORY [--check]");
+        return ExitCode::from(2);
+    };
+    let only_check = args.next().is_some_and(|arg| arg == "--check");
+    match files().and_then(|files| bring(Path::new(&directory), &files, only_check)) {
+        Ok(changed) if changed.is_empty() => {
+            println!("all up to date in {directory}");
+            ExitCode::SUCCESS
+        }
+        Ok(changed) if only_check => {
+            eprintln!(
+                "not up to date in {directory}: {}\nrun `cargo xtask docs` and commit what it changes",
+                changed.join(", ")
+            );
+            ExitCode::FAILURE
+        }
+        Ok(changed) => {
+            println!("written in {directory}: {}", changed.join(", "));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("docgen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that is made, in the order of its paths.
+fn files() -> io::Result<Vec<File>> {
+    let mut files = man::pages()?;
+    for (shell, name) in [(Shell::Bash, "psflip.bash"), (Shell::Zsh, "_psflip"), (Shell::Fish, "psflip.fish")]
+    {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut psflip::cli::command(), "psflip", &mut script);
+        files.push((format!("completions/{name}"), script));
+    }
+    files.push(("psflip.schema.json".to_owned(), format!("{:#}\n", schema::schema()).into_bytes()));
+    files.sort();
+    Ok(files)
+}
+
+/// Writes the files that differ, unless they are only to be checked, and removes pages that nobody makes any more; gives the paths.
+fn bring(directory: &Path, files: &[File], only_check: bool) -> io::Result<Vec<String>> {
+    let mut changed = Vec::new();
+    for (name, content) in files {
+        let path = directory.join(name);
+        if fs::read(&path).ok().as_deref() == Some(content) {
+            continue;
+        }
+        if !only_check {
+            fs::create_dir_all(path.parent().unwrap_or(directory))?;
+            fs::write(&path, content)?;
+        }
+        changed.push(name.clone());
+    }
+    for folder in ["man", "completions"] {
+        let Ok(entries) = fs::read_dir(directory.join(folder)) else { continue };
+        for entry in entries {
+            let entry = entry?;
+            let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
+            if !files.iter().any(|(known, _)| *known == name) {
+                if !only_check {
+                    fs::remove_file(entry.path())?;
+                }
+                changed.push(name);
+            }
+        }
+    }
+    Ok(changed)
+}
