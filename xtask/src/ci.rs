@@ -7,12 +7,12 @@ use crate::args::Args;
 use crate::guard::Guard;
 use crate::runner::{self, Scope};
 use crate::step::{self, Steps};
-use crate::{Outcome, contract, lint, repo};
+use crate::{Outcome, contract, dist, docs, lint, repo};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
 
-Formatting, house rules, contract, clippy, build, documentation, a minute of chaos, then all tests.
+Formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
   --fast  only formatting, house rules, clippy and the unit tests";
@@ -36,6 +36,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     steps.step("clippy", || step::run(&mut cargo("clippy --workspace --all-targets --quiet -- -D warnings")));
     if !fast {
         steps.step("build", || step::run(&mut cargo("build --workspace --all-targets --quiet")));
+        steps.step("docs", || docs::make(true));
         steps.step("doc", || {
             step::run(
                 cargo("doc --workspace --no-deps --document-private-items --quiet")
@@ -43,6 +44,10 @@ pub(crate) fn run(mut args: Args) -> Outcome {
             )
         });
         steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
+        match dist::missing() {
+            None => steps.step("dist", || dist::make(true)),
+            Some(program) => steps.skip("dist", &format!("{program} is not installed")),
+        }
         steps.step("chaos, a fixed seed", || chaos(&["--seed", "1"]));
         steps.step("chaos, a random seed", || chaos(&[]));
     }

@@ -9,10 +9,13 @@ mod chaos;
 mod ci;
 mod contract;
 mod demo;
+mod dist;
+mod docs;
 mod e2e;
 mod fuzz;
 mod guard;
 mod lint;
+mod release;
 mod repo;
 mod runner;
 mod step;
@@ -74,6 +77,18 @@ const TASKS: &[Task] = &[
         summary: "every clause of docs/contract.md with the tests that prove it",
         usage: contract::USAGE,
         run: contract::run,
+    },
+    Task {
+        name: "docs",
+        summary: "man pages, shell completions and the JSON Schema, made of the code",
+        usage: docs::USAGE,
+        run: docs::run,
+    },
+    Task {
+        name: "dist",
+        summary: "what is released: a static binary, a Debian package, checksums",
+        usage: dist::USAGE,
+        run: dist::run,
     },
     Task {
         name: "bench",

@@ -76,6 +76,7 @@ const FLAGS: &[Flag] = &[
         Kind::Text,
         "Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile",
     ),
+    flag("no-control-socket", "", "control.socket", Kind::Alone("false"), "Make no control socket"),
     flag("workdir", "DIR", "workdir", Kind::Text, "The child's working directory"),
     flag("env", "NAME=VALUE", "env", Kind::Variable, "Set a variable of the child"),
     flag("env-remove", "NAME", "env", Kind::Removed, "Remove a variable of the child"),

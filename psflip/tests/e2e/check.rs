@@ -23,6 +23,12 @@ fn check(sandbox: &Sandbox, text: &str, more: &[&str]) -> (i32, String) {
 /// A configuration with one thing that is probably not meant: where it is, and words of what is said.
 const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
+        "cmd = [\"true\"]\n[control]\nsocket = \"open/x.sock\"",
+        "3:10",
+        &["everybody may write to `open`", "in psflip's place"],
+    ),
+    ("cmd = [\"true\"]\n[control]\nsocket = \"no/x.sock\"", "3:10", &["`no` is no directory (yet)"]),
+    (
         "cmd = [\"true\"]\n[[listen]]\naddress = \"unix://x\"",
         "2:1",
         &["it has a listener", "[healthcheck.notify]"],

@@ -29,7 +29,7 @@ const BROKEN: &[(&str, &str, &[&str])] = &[
         &["`htpp`", "did you mean `[healthcheck.http]`?"],
     ),
     ("CMD\n[healthcheck.docker]\ncontainer = \"a/b\"", "3:13", &["`a/b` is no name of a container"]),
-    ("CMD\n[control]\nsocket = \"x\"", "2:2", &["`control`", "this version"]),
+    ("CMD\n[[proxy]]\nlisten = \"x\"", "2:3", &["`proxy`", "this version"]),
     ("CMD\n[upgrade]\ntimeout = 5", "3:11", &["`5` has no unit", "did you mean `\"5s\"`?"]),
     ("CMD\n[upgrade]\ntimeout = \"5\"", "3:11", &["`5` has no unit", "did you mean `5s`?"]),
     ("CMD\n[shutdown]\ntimeout = 0", "3:11", &["`0` has no unit", "zero is written `\"0s\"`"]),

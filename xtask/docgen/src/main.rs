@@ -7,6 +7,8 @@ mod man;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod validate;
 
 use std::fs;
 use std::io;

@@ -7,6 +7,9 @@ use psflip::config::keys::{Default, HEALTHCHECKS, Key, Kind, TOP, Table};
 
 use crate::File;
 
+/// The foot of each page.
+const SOURCE: &str = concat!("psflip ", env!("CARGO_PKG_VERSION"));
+
 /// All pages.
 pub(crate) fn pages() -> io::Result<Vec<File>> {
     let mut command = psflip::cli::command();
@@ -28,11 +31,14 @@ pub(crate) fn pages() -> io::Result<Vec<File>> {
 /// The page of a command; what stands below its help is shown as it is.
 fn page(command: &clap::Command, see_also: &[String]) -> io::Result<Vec<u8>> {
     let below = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
-    let man = Man::new(command.clone()).manual("psflip").date("");
+    let man = Man::new(command.clone()).manual("psflip").date("").source(SOURCE);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
+    // Not all options by name: there are more of them than a line has room for.
+    let usage = command.clone().render_usage().to_string();
+    let usage: Vec<&str> = usage.lines().map(|line| line.trim_start_matches("Usage:").trim()).collect();
+    page.extend(format!(".SH SYNOPSIS\n{}", verbatim(&usage.join("\n"))).into_bytes());
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     if command.get_subcommands().next().is_some() {
@@ -83,8 +89,7 @@ fn sentence(text: &str) -> String {
 }
 
 fn configuration() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    let mut page = format!(".TH psflip.toml 5 \"\" \"psflip {version}\" psflip\n");
+    let mut page = format!(".TH psflip.toml 5 \"\" \"{SOURCE}\" psflip\n");
     page += ".SH NAME\npsflip.toml \\- the configuration of psflip\n.SH DESCRIPTION\n";
     for paragraph in [
         "psflip reads one TOML file, given by `-c FILE`. Every new generation reads it again, so a change takes effect at the next upgrade. `psflip check -c FILE` prints the effective configuration, or every mistake in it. Unknown keys are mistakes.",

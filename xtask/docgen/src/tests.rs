@@ -4,22 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use boon::{Compiler, SchemaIndex, Schemas};
 use psflip::config::{Generation, Slot, parse};
 use serde_json::Value;
 
-fn compiled() -> (Schemas, SchemaIndex) {
-    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
-    compiler.add_resource("psflip.json", crate::schema::schema()).unwrap();
-    let index = compiler.compile("psflip.json", &mut schemas).unwrap();
-    (schemas, index)
-}
+use crate::validate::validate;
 
 /// Whether the schema allows this TOML.
 fn is_valid(text: &str) -> Result<(), String> {
     let value: Value = toml::from_str(text).map_err(|error| error.to_string())?;
-    let (schemas, index) = compiled();
-    schemas.validate(&value, index).map_err(|error| format!("{error}"))
+    validate(&value, &crate::schema::schema(), "")
 }
 
 fn is_read(text: &str) -> bool {

@@ -8,7 +8,6 @@ mod overhead;
 mod stats;
 mod supervised;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,7 +15,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::args::Args;
-use crate::{Error, Outcome, guard, repo, step};
+use crate::{Error, Outcome, guard, release, repo, step};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask bench [--runs N] [--quick] [--json FILE]
@@ -84,39 +83,8 @@ fn build_dynamic() -> Result<Build, Error> {
     Ok(Build { name: "psflip", program: repo::target_dir()?.join("release/psflip") })
 }
 
-/// With `--target`, the flags are for psflip alone and not for build scripts and macros, which can't be static.
 fn build_static() -> Result<Build, Error> {
-    println!("==> build psflip (release, static)");
-    let host = host()?;
-    let target = repo::target_dir()?.join("static");
-    let mut cargo = repo::cargo();
-    cargo
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "psflip",
-            "--bin",
-            "psflip",
-            "--target",
-            &host,
-            "--target-dir",
-        ])
-        .arg(&target);
-    step::run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(Build { name: "psflip (static)", program: target.join(host).join("release/psflip") })
-}
-
-/// The triple of this machine, such as `x86_64-unknown-linux-gnu`.
-fn host() -> Result<String, Error> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = std::process::Command::new(rustc)
-        .arg("-vV")
-        .output()
-        .map_err(|error| format!("can't start rustc: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.ok_or_else(|| format!("`rustc -vV` names no host: {text}"))?.to_owned())
+    Ok(Build { name: "psflip (static)", program: release::build_static()? })
 }
 
 /// Writes a configuration that starts `cmd` and calls it healthy at once; returns its path.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::{Endpoint, Health, ListenAddress, Plan, Warning};
+use crate::config::{Control, Endpoint, Health, ListenAddress, Plan, Warning};
 use crate::launch::{candidates, child_environment};
 
 /// The bits of a directory's mode (stat(2)) that matter here.
@@ -38,6 +38,10 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
     if let Some(pidfile) = &plan.pidfile {
         found.extend(directory("pidfile", pidfile));
         found.extend(writable("pidfile", pidfile));
+    }
+    if let Control::At(socket) = &plan.control {
+        found.extend(directory("control.socket", socket));
+        found.extend(writable("control.socket", socket));
     }
     for (index, listener) in plan.listeners.iter().enumerate() {
         if let ListenAddress::Unix(path) = &listener.address
@@ -132,10 +136,14 @@ fn writable(key: &str, path: &Path) -> Option<Warning> {
     if mode & WRITABLE_BY_ALL == 0 {
         return None;
     }
-    let effect = if mode & STICKY == 0 {
-        "anybody may replace the pidfile by one that names another process, which then gets the signals meant for psflip"
-    } else {
-        "anybody may make the pidfile before psflip does, which keeps it from starting"
+    let effect = match (key, mode & STICKY == 0) {
+        ("pidfile", true) => {
+            "anybody may replace the pidfile by one that names another process, which then gets the signals meant for psflip"
+        }
+        (_, true) => {
+            "anybody may replace the socket by one of their own, which then answers in psflip's place"
+        }
+        (_, false) => "anybody may make the file before psflip does, which keeps it from starting",
     };
     Some(Warning {
         key: key.to_owned(),

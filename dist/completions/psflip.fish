@@ -1,0 +1,117 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_psflip_global_optspecs
+    string join \n c/config= h/help V/version
+end
+
+function __fish_psflip_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_psflip_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_psflip_using_subcommand
+    set -l cmd (__fish_psflip_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c psflip -n "__fish_psflip_needs_command" -s c -l config -d 'The configuration, TOML' -r -F
+complete -c psflip -n "__fish_psflip_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c psflip -n "__fish_psflip_needs_command" -s V -l version -d 'Print version'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l pidfile -d 'Write the active generation\'s pid here' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l control-socket -d 'Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l workdir -d 'The child\'s working directory' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l env -d 'Set a variable of the child' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l env-remove -d 'Remove a variable of the child' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-http -d 'Healthy when a GET is answered: http://127.0.0.1:8080/up or unix:///run/app.sock:/up' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-tcp -d 'Healthy when a connection is accepted' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-script -d 'What --healthcheck-fcgi asks for' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-command -d 'Healthy when this line, run by `sh -c`, exits with 0' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-docker -d 'Healthy when the container engine says so' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-alive -d 'Healthy when it still runs after this time; the default, with 5s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-status -d 'The codes that mean healthy, of http and fcgi: 204 or 200-299' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-after -d 'From the child\'s start to the first probe' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-interval -d 'From the end of a probe to the next' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-timeout -d 'For one probe' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-successes -d 'Successful probes in a row' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-signal -d 'Asks for an upgrade; SIGHUP' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-timeout -d 'From spawn to healthy; 1m' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-delay -d 'From promotion to the signal to the old child; 0s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-signal -d 'Asks the child to end; SIGTERM' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-timeout -d 'From that signal to SIGKILL; 10s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-orphans -d 'What happens to the rest of the child\'s process tree: kill or leave; kill' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l switch -d 'At promotion, point the symbolic link LINK to TARGET' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-promote -d 'Run this line by `sh -c` before promotion; its failure fails the upgrade' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-promoted -d 'Run this line by `sh -c` after promotion' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-failed -d 'Run this line by `sh -c` after an upgrade that failed' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-timeout -d 'How long each hook may take; 30s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-format -d 'How a line of psflip\'s own looks: text, json or journald' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-level -d 'error, warn, info, debug or trace; info' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-control-socket -d 'Make no control socket'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'No line of psflip\'s own below `error`'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l pidfile -d 'Write the active generation\'s pid here' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l control-socket -d 'Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l workdir -d 'The child\'s working directory' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l env -d 'Set a variable of the child' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l env-remove -d 'Remove a variable of the child' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-http -d 'Healthy when a GET is answered: http://127.0.0.1:8080/up or unix:///run/app.sock:/up' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-tcp -d 'Healthy when a connection is accepted' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-script -d 'What --healthcheck-fcgi asks for' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-command -d 'Healthy when this line, run by `sh -c`, exits with 0' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-docker -d 'Healthy when the container engine says so' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-alive -d 'Healthy when it still runs after this time; the default, with 5s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-status -d 'The codes that mean healthy, of http and fcgi: 204 or 200-299' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-after -d 'From the child\'s start to the first probe' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-interval -d 'From the end of a probe to the next' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-timeout -d 'For one probe' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-successes -d 'Successful probes in a row' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-signal -d 'Asks for an upgrade; SIGHUP' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-timeout -d 'From spawn to healthy; 1m' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-delay -d 'From promotion to the signal to the old child; 0s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-signal -d 'Asks the child to end; SIGTERM' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-timeout -d 'From that signal to SIGKILL; 10s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-orphans -d 'What happens to the rest of the child\'s process tree: kill or leave; kill' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l switch -d 'At promotion, point the symbolic link LINK to TARGET' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-promote -d 'Run this line by `sh -c` before promotion; its failure fails the upgrade' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-promoted -d 'Run this line by `sh -c` after promotion' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-failed -d 'Run this line by `sh -c` after an upgrade that failed' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-timeout -d 'How long each hook may take; 30s' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-format -d 'How a line of psflip\'s own looks: text, json or journald' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-level -d 'error, warn, info, debug or trace; info' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-control-socket -d 'Make no control socket'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l quiet -d 'No line of psflip\'s own below `error`'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with 1 if there is a warning'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand watch" -l pidfile -d 'Where the service writes its pid' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'How long another process may take to become the service when it has ended and FILE is still there' -r
+complete -c psflip -n "__fish_psflip_using_subcommand watch" -l grace -d 'How long what is left of COMMAND at the end may take to end' -r
+complete -c psflip -n "__fish_psflip_using_subcommand watch" -s q -l quiet -d 'Print nothing below errors'
+complete -c psflip -n "__fish_psflip_using_subcommand watch" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,159 @@
+//! Whether the package is what it should be: reproducible, whole, installed into an empty root, and running there.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use testkit::pidfile::named_process;
+use testkit::process::Process;
+use testkit::{Deadline, Sandbox, Signal, wait_until};
+
+use super::{deb, output};
+use crate::{Error, Outcome, repo};
+
+/// What the package must bring.
+const FILES: &[&str] = &[
+    "usr/bin/psflip",
+    "usr/share/man/man1/psflip.1.gz",
+    "usr/share/man/man1/psflip-check.1.gz",
+    "usr/share/man/man5/psflip.toml.5.gz",
+    "usr/share/bash-completion/completions/psflip",
+    "usr/share/zsh/vendor-completions/_psflip",
+    "usr/share/fish/vendor_completions.d/psflip.fish",
+    "usr/share/psflip/psflip.schema.json",
+    "usr/share/doc/psflip/copyright",
+    "usr/share/doc/psflip/changelog.gz",
+    "usr/share/doc/psflip/examples/smallest.toml",
+    "usr/lib/systemd/system/psflip@.service",
+    "etc/psflip",
+];
+
+/// All of it; `binary` is what the package was made of.
+pub(super) fn check(binary: &Path, package: &Path) -> Outcome {
+    is_static_and_stripped(binary)?;
+    let again = package.with_file_name("again");
+    fs::create_dir_all(&again)?;
+    let second = deb::make(binary, &again)?;
+    if fs::read(package)? != fs::read(&second)? {
+        return Err(format!(
+            "`{}` and `{}` differ, made of the same files",
+            package.display(),
+            second.display()
+        )
+        .into());
+    }
+    fs::remove_dir_all(&again)?;
+    println!("reproducible: made twice, the same bytes");
+    let sandbox = Sandbox::new();
+    let root = install(package, &sandbox)?;
+    if nix::unistd::geteuid().is_root() {
+        runs(&sandbox, &root)?;
+    } else {
+        println!("not run in the root: chroot(2) is for root");
+    }
+    lint(package)
+}
+
+/// A static binary has neither an interpreter nor a symbol table.
+fn is_static_and_stripped(binary: &Path) -> Outcome {
+    let content = fs::read(binary)?;
+    let has = |part: &[u8]| content.windows(part.len()).any(|window| window == part);
+    if has(b"/ld-linux") || has(b".symtab\0") {
+        return Err(format!("`{}` is not static, or not stripped", binary.display()).into());
+    }
+    println!("static and stripped: {} KiB", content.len() / 1024);
+    Ok(())
+}
+
+/// Installs the package into a root in which nothing else is, not even a shell.
+fn install(package: &Path, sandbox: &Sandbox) -> Result<PathBuf, Error> {
+    let root = sandbox.path("root");
+    for folder in ["var/lib/dpkg/updates", "var/lib/dpkg/info", "proc", "run", "dev"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    fs::write(root.join("var/lib/dpkg/status"), "")?;
+    fs::write(root.join("var/lib/dpkg/available"), "")?;
+    let mut dpkg = Command::new("dpkg");
+    dpkg.arg("--root").arg(&root).args(["--force-not-root", "--log=/dev/null", "--install"]).arg(package);
+    output(&mut dpkg)?;
+    for name in FILES {
+        let file = root.join(name);
+        let metadata =
+            fs::metadata(&file).map_err(|error| format!("the package has no `{name}`: {error}"))?;
+        let expected = if metadata.is_dir() || *name == "usr/bin/psflip" { 0o755 } else { 0o644 };
+        if metadata.permissions().mode() & 0o7777 != expected {
+            return Err(format!("`{name}` has the mode {:o}", metadata.permissions().mode()).into());
+        }
+    }
+    let verified = output(Command::new("dpkg").arg("--root").arg(&root).args(["--verify", "psflip"]))?;
+    if !verified.is_empty() {
+        return Err(format!("dpkg --verify: {verified}").into());
+    }
+    println!("installed into an empty root: {} files and folders are where they should be", FILES.len());
+    Ok(root)
+}
+
+/// Starts a service in the root, flips it, and stops it. The only program there besides psflip is its child: `sleep`, with its libraries.
+fn runs(sandbox: &Sandbox, root: &Path) -> Outcome {
+    let version = output(Command::new("chroot").arg(root).args(["/usr/bin/psflip", "--version"]))?;
+    if version.trim() != concat!("psflip ", env!("CARGO_PKG_VERSION")) {
+        return Err(format!("it calls itself `{}`", version.trim()).into());
+    }
+    let sleep = PathBuf::from("/bin/sleep");
+    let libraries = output(Command::new("ldd").arg(&sleep))?;
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    for file in libraries.chain([sleep]) {
+        let place = root.join(file.strip_prefix("/")?);
+        fs::create_dir_all(place.parent().unwrap_or(root))?;
+        fs::copy(&file, place)?;
+    }
+    fs::write(
+        root.join("etc/psflip/app.toml"),
+        "cmd = [\"/bin/sleep\", \"infinity\"]\npidfile = \"/run/app.pid\"\n[healthcheck.alive]\ntimeout = \"0s\"\n",
+    )?;
+    output(Command::new("chroot").arg(root).args([
+        "/usr/bin/psflip",
+        "check",
+        "--strict",
+        "-c",
+        "/etc/psflip/app.toml",
+    ]))?;
+    // In a mount namespace of its own, so that /proc is gone with it.
+    let script =
+        "mount -t proc proc \"$1/proc\" && exec chroot \"$1\" /usr/bin/psflip -c /etc/psflip/app.toml";
+    let root_text = root.to_string_lossy().into_owned();
+    let service = sandbox.command(["unshare", "--mount", "sh", "-c", script, "sh", &root_text]).start();
+    let pidfile = root.join("run/app.pid");
+    let active = |old: Option<Process>| {
+        wait_until(Deadline::default(), "the pidfile to name a psflip", || {
+            named_process(&pidfile).filter(|new| Some(*new) != old)
+        })
+    };
+    let gone = |process: Process| {
+        wait_until(Deadline::default(), "psflip to be gone", || (!process.is_alive()).then_some(()));
+    };
+    let first = active(None);
+    first.signal(Signal::SIGHUP)?;
+    let second = active(Some(first));
+    gone(first);
+    second.signal(Signal::SIGTERM)?;
+    gone(second);
+    if pidfile.exists() || !service.stderr().contains("healthy, active") {
+        return Err(format!("it did not stop as it should:\n{}", service.stderr()).into());
+    }
+    println!("runs there: started, flipped, stopped");
+    Ok(())
+}
+
+/// What Debian's own checker says, where it is installed.
+fn lint(package: &Path) -> Outcome {
+    if !repo::is_installed("lintian") {
+        println!("lintian is not installed");
+        return Ok(());
+    }
+    let said =
+        output(Command::new("lintian").args(["--fail-on", "error", "--no-tag-display-limit"]).arg(package))?;
+    println!("lintian: no errors\n{said}");
+    Ok(())
+}

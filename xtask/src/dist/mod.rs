@@ -1,0 +1,75 @@
+//! `cargo xtask dist`: what is released.
+
+mod check;
+mod deb;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::args::Args;
+use crate::{Error, Outcome, docs, release, repo, step};
+
+pub(crate) const USAGE: &str = "\
+cargo xtask dist [--check]
+
+Makes in target/dist:
+  psflip                         the static binary
+  psflip_VERSION_ARCH.deb        it, man pages, completions, JSON Schema, template unit and examples
+  SHA256SUMS                     of both
+The package is the same, byte for byte, whenever it is made of the same binary (it needs dpkg-deb and gzip). It has no scripts: installing it starts and
+stops nothing, and a running service takes the new psflip at its next upgrade.
+
+  --check  then makes the package once more and compares, installs it into an empty root, and runs and flips it there (as root)";
+
+pub(crate) fn run(mut args: Args) -> Outcome {
+    let and_check = args.flag("check");
+    args.done()?;
+    docs::make(true)?;
+    make(and_check)
+}
+
+/// Builds, packs, and checks if that is wanted.
+pub(crate) fn make(and_check: bool) -> Outcome {
+    let binary = release::build_static()?;
+    let directory = repo::target_dir()?.join("dist");
+    // What an earlier version left must not be taken for this one's.
+    if let Err(error) = fs::remove_dir_all(&directory)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(format!("can't remove `{}`: {error}", directory.display()).into());
+    }
+    fs::create_dir_all(&directory)?;
+    fs::copy(&binary, directory.join("psflip"))?;
+    let package = deb::make(&binary, &directory)?;
+    let sums = sums(&directory)?;
+    print!("{sums}");
+    println!("in {}", directory.display());
+    if and_check { check::check(&binary, &package) } else { Ok(()) }
+}
+
+/// Whether a package can be made here.
+pub(crate) fn missing() -> Option<&'static str> {
+    ["dpkg-deb", "gzip", "sha256sum"].into_iter().find(|program| !repo::is_installed(program))
+}
+
+/// Writes and gives the checksums of everything in the directory.
+fn sums(directory: &Path) -> Result<String, Error> {
+    let mut names: Vec<PathBuf> = fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.file_name().into()))
+        .collect::<std::io::Result<_>>()?;
+    names.sort();
+    let text = output(Command::new("sha256sum").args(&names).current_dir(directory))?;
+    fs::write(directory.join("SHA256SUMS"), &text)?;
+    Ok(text)
+}
+
+/// What a command prints; an error when it fails.
+fn output(command: &mut Command) -> Result<String, Error> {
+    let output = command.output().map_err(|error| step::cannot_start(command, &error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(format!("`{}` ended with {}: {}", step::shown(command), output.status, said.trim()).into())
+}

@@ -1,0 +1,31 @@
+//! The binary as it is released: optimized, stripped, linked statically.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::{Error, repo, step};
+
+/// Builds it; gives its path.
+///
+/// With `--target`, the flags are for psflip alone and not for build scripts and macros, which can't be static.
+pub(crate) fn build_static() -> Result<PathBuf, Error> {
+    println!("==> build psflip (release, static)");
+    let host = host()?;
+    let target = repo::target_dir()?.join("static");
+    let mut cargo = repo::cargo();
+    cargo.args(["build", "--release", "--package", "psflip", "--bin", "psflip"]);
+    cargo.arg("--target").arg(&host).arg("--target-dir").arg(&target);
+    step::run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    Ok(target.join(host).join("release/psflip"))
+}
+
+/// The triple of this machine, such as `x86_64-unknown-linux-gnu`.
+fn host() -> Result<String, Error> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output =
+        Command::new(rustc).arg("-vV").output().map_err(|error| format!("can't start rustc: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.ok_or_else(|| format!("`rustc -vV` names no host: {text}"))?.to_owned())
+}
