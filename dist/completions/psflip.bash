@@ -22,6 +22,9 @@ _psflip() {
             psflip,help)
                 cmd="psflip__subcmd__help"
                 ;;
+            psflip,migrate)
+                cmd="psflip__subcmd__migrate"
+                ;;
             psflip,run)
                 cmd="psflip__subcmd__run"
                 ;;
@@ -33,6 +36,9 @@ _psflip() {
                 ;;
             psflip__subcmd__help,help)
                 cmd="psflip__subcmd__help__subcmd__help"
+                ;;
+            psflip__subcmd__help,migrate)
+                cmd="psflip__subcmd__help__subcmd__migrate"
                 ;;
             psflip__subcmd__help,run)
                 cmd="psflip__subcmd__help__subcmd__run"
@@ -47,7 +53,7 @@ _psflip() {
 
     case "${cmd}" in
         psflip)
-            opts="-c -h -V --config --help --version run check watch help"
+            opts="-c -h -V --config --help --version run check watch migrate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -219,7 +225,7 @@ _psflip() {
             return 0
             ;;
         psflip__subcmd__help)
-            opts="run check watch help"
+            opts="run check watch migrate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -260,6 +266,20 @@ _psflip() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        psflip__subcmd__help__subcmd__migrate)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         psflip__subcmd__help__subcmd__run)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -281,6 +301,32 @@ _psflip() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        psflip__subcmd__migrate)
+            opts="-o -h --output --force --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "yaml json toml" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

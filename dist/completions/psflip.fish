@@ -30,6 +30,7 @@ complete -c psflip -n "__fish_psflip_needs_command" -s V -l version -d 'Print ve
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r
@@ -111,7 +112,14 @@ complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'How
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l grace -d 'How long what is left of COMMAND at the end may take to end' -r
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -s q -l quiet -d 'Print nothing below errors'
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s o -l output -d 'Where to write the result (default: standard output)' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l format -d 'What the file is written in (default: as its name says, or else its text)' -r -f -a "yaml\t''
+json\t''
+toml\t''"
+complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l force -d 'Overwrite the output if it is there already'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "migrate" -d 'Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
