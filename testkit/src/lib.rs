@@ -10,6 +10,7 @@ pub mod client;
 mod fds;
 mod guard;
 mod launch;
+pub mod managers;
 pub mod notify;
 mod output;
 mod pidfd;

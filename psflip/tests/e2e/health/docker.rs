@@ -1,26 +1,15 @@
 //! The health check `docker`: with an engine that answers from a file, and with a real one, Debian's `docker.io`, started in the
 //! sandbox, and an image of this machine's own shell. Nothing is pulled, no network is touched.
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Arc;
 
-use testkit::{Deadline, PsflipBuilder, Running, Sandbox, Signal, Stream, wait_until};
+use testkit::managers::docker::Engine;
+use testkit::{PsflipBuilder, Sandbox, Stream};
 
 use super::notify::is_installed;
 use crate::examples;
 use crate::service::stop;
-
-/// A container engine of the test's own.
-struct Engine {
-    daemon: Arc<Running>,
-    socket: PathBuf,
-    /// The cgroup above those of its containers.
-    cgroup: String,
-}
 
 /// Whether an engine can be started here; says so when it can't.
 #[expect(clippy::print_stderr, reason = "a test that skips something says so")]
@@ -33,79 +22,27 @@ fn can_run() -> bool {
     is_root && ["dockerd", "docker", "unshare"].into_iter().all(is_installed)
 }
 
-impl Engine {
-    /// Starts one and gives it an image `app`. In a mount namespace of its own, so that its mounts end with it.
-    fn start(sandbox: &Sandbox) -> Self {
-        let socket = sandbox.path("d.sock");
-        let dir = sandbox.dir().display();
-        let host = format!("unix://{}", socket.display());
-        let cgroup = format!("psflip-test-{}", sandbox.id());
-        let (data, exec, pid) = (format!("{dir}/data"), format!("{dir}/exec"), format!("{dir}/dockerd.pid"));
-        let daemon = sandbox
-            .command(["unshare", "--mount", "--propagation", "private", "dockerd"])
-            .args(["--host", &host, "--data-root", &data, "--exec-root", &exec, "--pidfile", &pid])
-            .args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"])
-            .args(["--log-level", "warn", "--cgroup-parent", &format!("/{cgroup}")])
-            .start();
-        let engine = Self { daemon, socket, cgroup };
-        wait_until(Deadline::default(), "the engine to answer", || engine.docker(&["version"]).ok());
-        let mut files: BTreeSet<String> = ["/bin/sh", "/bin/sleep", "/bin/cat"].map(str::to_owned).into();
-        let libraries = Command::new("ldd").args(&files).output().unwrap();
-        let libraries = String::from_utf8(libraries.stdout).unwrap();
-        files.extend(
-            libraries
-                .split_whitespace()
-                .filter(|word| word.starts_with('/') && !word.ends_with(':'))
-                .map(str::to_owned),
-        );
-        let image = sandbox.path("image.tar");
-        let tar = Command::new("tar").args(["-chPf", image.to_str().unwrap()]).args(&files).status().unwrap();
-        assert!(tar.success());
-        engine.docker(&["import", image.to_str().unwrap(), "app"]).unwrap();
-        let check = "HEALTHCHECK --interval=200ms CMD test -e /up";
-        let server = format!("CMD [\"sh\", \"-c\", \"{SERVE}\"]");
-        let import = ["import", "--change", check, "--change", &server, image.to_str().unwrap(), "my-server"];
-        engine.docker(&import).unwrap();
-        engine
-    }
-
-    /// Runs the client.
-    fn docker(&self, args: &[&str]) -> Result<String, String> {
-        let host = format!("unix://{}", self.socket.display());
-        let output = Command::new("docker").args(["--host", &host]).args(args).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
-    }
-
-    /// A psflip whose child is the client that runs `script` in a container.
-    fn psflip(&self, sandbox: &Sandbox, run: &[&str], script: &str, config: &str) -> PsflipBuilder {
-        let host = format!("unix://{}", self.socket.display());
-        let name = "web-{{ blue_green() }}";
-        let cmd = ["docker", "--host", &host, "run", "--name", name, "--network", "none"];
-        let inside = ["app", "sh", "-c", script];
-        let cmd = cmd.iter().chain(run).chain(&inside);
-        let check = format!(
-            "[healthcheck.docker]\ncontainer = \"{name}\"\nsocket = \"{host}\"\ninterval = \"50ms\"\n{config}"
-        );
-        sandbox.psflip().cmd(cmd).config(check)
-    }
-
-    /// Ends it. Its containers have ended.
-    fn stop(self) {
-        self.daemon.signal(Signal::SIGTERM);
-        assert!(self.daemon.wait_exit().success(), "{}", self.daemon.stderr());
-    }
+/// Starts an engine and gives it an image `app`, with a shell, and one `my-server` that serves by itself.
+fn start_engine(sandbox: &Sandbox) -> Engine {
+    let engine = Engine::start(sandbox);
+    let files = ["/bin/sh", "/bin/sleep", "/bin/cat"];
+    engine.import("app", &files, &[]);
+    let check = "HEALTHCHECK --interval=200ms CMD test -e /up";
+    engine.import("my-server", &files, &[check, &format!("CMD [\"sh\", \"-c\", \"{SERVE}\"]")]);
+    engine
 }
 
-impl Drop for Engine {
-    /// An engine leaves its cgroups behind, empty, in every hierarchy there is.
-    fn drop(&mut self) {
-        let root = std::path::Path::new("/sys/fs/cgroup");
-        let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-        for folder in hierarchies.chain([root.to_path_buf()]) {
-            let _ = std::fs::remove_dir(folder.join(&self.cgroup)); // not in all of them
-        }
-    }
+/// A psflip whose child is the client that runs `script` in a container.
+fn psflip(engine: &Engine, sandbox: &Sandbox, run: &[&str], script: &str, config: &str) -> PsflipBuilder {
+    let host = format!("unix://{}", engine.socket().display());
+    let name = "web-{{ blue_green() }}";
+    let cmd = ["docker", "--host", &host, "run", "--name", name, "--network", "none"];
+    let inside = ["app", "sh", "-c", script];
+    let cmd = cmd.iter().chain(run).chain(&inside);
+    let check = format!(
+        "[healthcheck.docker]\ncontainer = \"{name}\"\nsocket = \"{host}\"\ninterval = \"50ms\"\n{config}"
+    );
+    sandbox.psflip().cmd(cmd).config(check)
 }
 
 /// An engine that answers every question with what stands in a file of the sandbox.
@@ -169,11 +106,11 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         return;
     }
     let sandbox = Sandbox::new();
-    let engine = Engine::start(&sandbox);
+    let engine = start_engine(&sandbox);
     let healthy = ["--rm", "--health-cmd", "test -e /up", "--health-interval", "200ms"];
 
     // Healthy, and flipped: two containers take turns.
-    let psflip = engine.psflip(&sandbox, &healthy, SERVE, SOON).start().wait_ready();
+    let psflip = psflip(&engine, &sandbox, &healthy, SERVE, SOON).start().wait_ready();
     assert!(engine.docker(&["ps"]).unwrap().contains("(healthy)"));
     psflip.flip();
     let names = engine.docker(&["ps", "--format", "{{.Names}}"]).unwrap();
@@ -181,7 +118,7 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
     stop(&psflip);
 
     let fails = |run: &[&str], script: &str, config: &str, wanted: &[&str]| {
-        let psflip = engine.psflip(&sandbox, run, script, config).start();
+        let psflip = psflip(&engine, &sandbox, run, script, config).start();
         assert_eq!(psflip.wait_exit().code(), Some(124), "{}", sandbox.report());
         let line = psflip.wait_for_line(Stream::Stderr, "failed reason=").text;
         for part in wanted {
@@ -227,7 +164,7 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
     examples::copy_to(&sandbox);
     let psflip = sandbox.psflip().config_file("health-docker.toml").env("NETWORK", "none");
     let psflip =
-        psflip.env("DOCKER_HOST", format!("unix://{}", engine.socket.display())).start().wait_ready();
+        psflip.env("DOCKER_HOST", format!("unix://{}", engine.socket().display())).start().wait_ready();
     psflip.flip();
     assert!(engine.docker(&["ps"]).unwrap().contains("my-server"));
     stop(&psflip);

@@ -1,0 +1,1 @@
+//! `docs/managers.md`.

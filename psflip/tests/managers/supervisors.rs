@@ -1,0 +1,207 @@
+//! runit, s6, daemontools and Supervisor.
+
+use testkit::managers::{Kind, Managed, Seen};
+use testkit::{Deadline, Process, Sandbox, Signal, child_of, psflip_bin, wait_until};
+
+use crate::rig::{
+    AT_ONCE, BROKEN, SERVER, SERVING, STUBBORN, Steady, configure, is_root, path, probe, wait_gone,
+    wait_pidfile,
+};
+
+/// A service under a manager.
+struct Rig {
+    kind: Kind,
+    sandbox: Sandbox,
+    manager: Managed,
+    /// The steady process.
+    steady: Process,
+}
+
+impl Rig {
+    #[track_caller]
+    fn start(kind: Kind, steady: Steady, child: &[&str], rest: &str) -> Self {
+        let sandbox = Sandbox::new();
+        configure(&sandbox, "", child, rest);
+        let file = match kind {
+            Kind::Runit => "runit/run",
+            Kind::S6 => "s6/run",
+            Kind::Daemontools => "daemontools/run",
+            Kind::Supervisord => "supervisord/app.conf",
+        };
+        let text = steady.example(file, &sandbox.dir().display().to_string());
+        let manager = kind.start(&sandbox, &path(), &text);
+        wait_pidfile(&sandbox.path("app.pid"), None);
+        let steady = manager.wait_process(&psflip_bin(), None);
+        Self { kind, sandbox, manager, steady }
+    }
+
+    /// The active psflip.
+    #[track_caller]
+    fn active(&self) -> Process {
+        let pid = wait_pidfile(&self.sandbox.path("app.pid"), None);
+        Process::find(pid.trim().parse().unwrap()).unwrap()
+    }
+
+    /// Flips by the manager's own command.
+    #[track_caller]
+    fn flip(&self) {
+        let old = self.active();
+        self.manager.hang_up();
+        wait_pidfile(&self.sandbox.path("app.pid"), Some(&format!("{old}\n")));
+        wait_gone("the old psflip", &[old]);
+    }
+
+    /// The last end that the manager saw, once it has seen `count`.
+    #[track_caller]
+    fn wait_end(&self, count: usize) -> Option<Seen> {
+        if self.kind == Kind::Daemontools {
+            return None; // it doesn't look
+        }
+        Some(wait_until(Deadline::default(), format!("{} to see an end", self.kind), || {
+            self.manager.ends().get(count - 1).copied()
+        }))
+    }
+
+    /// Waits until the manager has started another steady process that has a healthy child.
+    #[track_caller]
+    fn wait_restarted(&mut self, old_pidfile: &str) {
+        self.steady = self.manager.wait_process(&psflip_bin(), Some(self.steady));
+        wait_pidfile(&self.sandbox.path("app.pid"), Some(old_pidfile));
+    }
+
+    /// The manager ends, and nothing is left.
+    #[track_caller]
+    fn quit(self) {
+        self.manager.quit();
+        self.sandbox.assert_no_process_left();
+    }
+}
+
+fn flips(kind: Kind, steady: Steady) {
+    let rig = Rig::start(kind, steady, SERVER, SERVING);
+    let status = rig.manager.status();
+    assert!(status.contains(&rig.steady.to_string()), "{status} does not name {}", rig.steady);
+    let probe = probe(&rig.sandbox.path("app.sock"));
+    probe.wait_requests(10);
+    for _ in 0..50 {
+        rig.flip();
+        probe.wait_requests(5);
+    }
+    // One that fails changes nothing.
+    let before = (rig.active(), child_of(rig.active()));
+    configure(&rig.sandbox, "", BROKEN, SERVING);
+    rig.manager.hang_up();
+    wait_until(Deadline::default(), "the upgrade to fail", || {
+        rig.sandbox.path("failed").exists().then_some(())
+    });
+    configure(&rig.sandbox, "", SERVER, SERVING);
+    assert_eq!((rig.active(), child_of(rig.active())), before, "{}", rig.sandbox.report());
+    rig.flip();
+    probe.wait_requests(10);
+    probe.finish().assert_no_failures();
+    assert_eq!(rig.manager.process(&psflip_bin()), Some(rig.steady), "{}", rig.sandbox.report());
+    assert_eq!(rig.manager.ends(), [], "{}", rig.sandbox.report());
+    // The stop, by the manager's own means.
+    let family = rig.steady.tree();
+    rig.manager.stop();
+    assert!(family.iter().all(|process| !process.is_alive()), "{}", rig.sandbox.report());
+    assert!(!rig.sandbox.path("app.pid").exists() && !rig.sandbox.path("app.sock").exists());
+    if kind != Kind::Supervisord {
+        assert!(matches!(rig.wait_end(1), None | Some(Seen::Exited(0))), "{:?}", rig.manager.ends());
+    }
+    rig.quit();
+}
+
+fn crash(kind: Kind, steady: Steady) {
+    let child = ["dies-later", "--on-file", "end", "--code", "23"];
+    let mut rig = Rig::start(kind, steady, &child, AT_ONCE);
+    rig.flip();
+    let (old, pidfile) = (rig.steady, format!("{}\n", rig.active()));
+    rig.sandbox.write("end", "");
+    wait_gone("the steady process", &[old]);
+    std::fs::remove_file(rig.sandbox.path("end")).unwrap();
+    assert!(
+        matches!(rig.wait_end(1), None | Some(Seen::Exited(23))),
+        "{:?}\n{}",
+        rig.manager.ends(),
+        rig.sandbox.report()
+    );
+    rig.wait_restarted(&pidfile);
+    rig.flip();
+    rig.quit();
+}
+
+fn killed(kind: Kind, steady: Steady) {
+    if !is_root() {
+        return; // it may not change users
+    }
+    let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the signal before
+    let mut rig = Rig::start(kind, steady, STUBBORN, &soon);
+    for (count, victim) in
+        (1..).zip(["psflip", "its keeper first", "the steady process", "the steady process's keeper"])
+    {
+        if count > 1 {
+            rig.flip(); // a later generation, whose parent the steady process or its keeper is
+        }
+        let psflip = rig.active();
+        let child = wait_until(Deadline::default(), "all workers and orphans", || {
+            let child = child_of(psflip)?;
+            (child.parent()?.tree().len() == 6).then_some(child)
+        });
+        let family = rig.steady.tree();
+        assert!(family.len() >= 8, "{}", rig.sandbox.report());
+        let victims = match victim {
+            "psflip" => vec![psflip],
+            "its keeper first" => vec![child.parent().unwrap(), psflip],
+            "the steady process" => vec![rig.steady],
+            _ => rig.steady.children(),
+        };
+        let pidfile = format!("{psflip}\n");
+        for victim in victims {
+            let _ = victim.signal(Signal::SIGKILL); // it may have followed the other one already
+        }
+        wait_gone(&format!("everything after the kill of {victim}"), &family);
+        assert!(
+            matches!(rig.wait_end(count), None | Some(Seen::Killed(9))),
+            "{victim}: {:?}",
+            rig.manager.ends()
+        );
+        rig.wait_restarted(&pidfile);
+    }
+    // What ignores the manager's stop as long as it may is killed in the end.
+    rig.quit();
+}
+
+/// One test for each manager, steady process and thing that happens.
+macro_rules! matrix {
+    ($($manager:ident: $kind:ident, $mode:ident;)*) => {
+        $(mod $manager {
+            use super::{Kind, Steady};
+
+            #[test]
+            fn load_fifty_flips_a_failed_one_and_a_stop() {
+                // Contract: U8, U10, S1, F3, P2, C8
+                super::flips(Kind::$kind, Steady::$mode);
+            }
+
+            #[test]
+            fn the_manager_sees_the_childs_own_exit_code_and_restarts() {
+                // Contract: C5
+                super::crash(Kind::$kind, Steady::$mode);
+            }
+
+            #[test]
+            fn nothing_survives_a_kill() {
+                // Contract: C7
+                super::killed(Kind::$kind, Steady::$mode);
+            }
+        })*
+    };
+}
+
+matrix! {
+    runit_and_watch: Runit, Watch;
+    s6_and_watch: S6, Watch;
+    daemontools_and_watch: Daemontools, Watch;
+    supervisord_and_watch: Supervisord, Watch;
+}
