@@ -79,8 +79,10 @@ impl Rig {
 
 fn flips(kind: Kind, steady: Steady) {
     let rig = Rig::start(kind, steady, SERVER, SERVING);
-    let status = rig.manager.status();
-    assert!(status.contains(&rig.steady.to_string()), "{status} does not name {}", rig.steady);
+    // Supervisor calls it running when it has run for a second.
+    wait_until(Deadline::default(), format!("{kind} to name {} as what runs", rig.steady), || {
+        rig.manager.status().contains(&rig.steady.to_string()).then_some(())
+    });
     let probe = probe(&rig.sandbox.path("app.sock"));
     probe.wait_requests(10);
     for _ in 0..50 {

@@ -33,7 +33,13 @@ fn start_engine(sandbox: &Sandbox) -> Engine {
 }
 
 /// A psflip whose child is the client that runs `script` in a container.
-fn psflip(engine: &Engine, sandbox: &Sandbox, run: &[&str], script: &str, config: &str) -> PsflipBuilder {
+fn with_container(
+    engine: &Engine,
+    sandbox: &Sandbox,
+    run: &[&str],
+    script: &str,
+    config: &str,
+) -> PsflipBuilder {
     let host = format!("unix://{}", engine.socket().display());
     let name = "web-{{ blue_green() }}";
     let cmd = ["docker", "--host", &host, "run", "--name", name, "--network", "none"];
@@ -110,7 +116,7 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
     let healthy = ["--rm", "--health-cmd", "test -e /up", "--health-interval", "200ms"];
 
     // Healthy, and flipped: two containers take turns.
-    let psflip = psflip(&engine, &sandbox, &healthy, SERVE, SOON).start().wait_ready();
+    let psflip = with_container(&engine, &sandbox, &healthy, SERVE, SOON).start().wait_ready();
     assert!(engine.docker(&["ps"]).unwrap().contains("(healthy)"));
     psflip.flip();
     let names = engine.docker(&["ps", "--format", "{{.Names}}"]).unwrap();
@@ -118,7 +124,7 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
     stop(&psflip);
 
     let fails = |run: &[&str], script: &str, config: &str, wanted: &[&str]| {
-        let psflip = psflip(&engine, &sandbox, run, script, config).start();
+        let psflip = with_container(&engine, &sandbox, run, script, config).start();
         assert_eq!(psflip.wait_exit().code(), Some(124), "{}", sandbox.report());
         let line = psflip.wait_for_line(Stream::Stderr, "failed reason=").text;
         for part in wanted {
