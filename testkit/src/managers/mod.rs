@@ -220,7 +220,7 @@ impl Managed {
                 });
             }
             Kind::Supervisord => {
-                drop(self.control(&["supervisorctl", "-c", "supervisord.conf", "stop", "app"]))
+                drop(self.control(&["supervisorctl", "-c", "supervisord.conf", "stop", "app"]));
             }
         }
     }
