@@ -29,6 +29,9 @@ complete -c psflip -n "__fish_psflip_needs_command" -s h -l help -d 'Print help 
 complete -c psflip -n "__fish_psflip_needs_command" -s V -l version -d 'Print version'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "upgrade" -d 'Replace the child of a running psflip, and wait until the new one serves'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "status" -d 'Show how a running psflip and its child are, and what happened last'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "stop" -d 'End a running psflip and its child'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -107,6 +110,28 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-noti
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l quiet -d 'No line of psflip\'s own below `error`'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with 1 if there is a warning'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that psflip was started with, which says where its control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l socket -d 'The control socket itself' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l wait -d 'What to wait for' -r -f -a "promoted\t'The new generation is the service'
+drained\t'The old generation is gone, too'"
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l timeout -d 'Wait no longer than this, as `90s` or `5m`; the upgrade goes on' -r
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l no-wait -d 'Only ask; don\'t wait'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l json -d 'Print what psflip says, one JSON object a line (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c psflip -n "__fish_psflip_using_subcommand status" -s c -l config -d 'The configuration that psflip was started with, which says where its control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l socket -d 'The control socket itself' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l last -d 'How many of the last upgrades to show; psflip remembers 16' -r
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeline -d 'Draw the last upgrades into this file (`-`: standard output)' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'How long psflip may take to answer' -r
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l json -d 'Print the status as one JSON object (see docs/control.md); with --watch, one a line'
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l watch -d 'Show every change as it happens, until Ctrl-C'
+complete -c psflip -n "__fish_psflip_using_subcommand status" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand stop" -s c -l config -d 'The configuration that psflip was started with, which says where its control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand stop" -l socket -d 'The control socket itself' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand stop" -l timeout -d 'Wait no longer than this, as `90s` or `5m`' -r
+complete -c psflip -n "__fish_psflip_using_subcommand stop" -l no-wait -d 'Only ask; don\'t wait'
+complete -c psflip -n "__fish_psflip_using_subcommand stop" -l json -d 'Print what psflip says, one JSON object a line (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand stop" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l pidfile -d 'Where the service writes its pid' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'How long another process may take to become the service when it has ended and FILE is still there' -r
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l grace -d 'How long what is left of COMMAND at the end may take to end' -r
@@ -118,8 +143,11 @@ json\t''
 toml\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l force -d 'Overwrite the output if it is there already'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "migrate" -d 'Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "check" -d 'Print the effective configuration, or every error in it; start nothing'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "upgrade" -d 'Replace the child of a running psflip, and wait until the new one serves'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "status" -d 'Show how a running psflip and its child are, and what happened last'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "stop" -d 'End a running psflip and its child'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "watch" -d 'Keep one steady process above a program that replaces itself and its pidfile'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "migrate" -d 'Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
