@@ -274,11 +274,19 @@ pub fn child_environment(
 /// The name of the variable by which a successor finds its predecessor; never passed on to a child.
 pub const HANDOVER_VARIABLE: &str = "PSFLIP_HANDOVER";
 
+/// The name of the variable by which a successor finds the anchor; never passed on to a child.
+pub const ANCHOR_VARIABLE: &str = "PSFLIP_ANCHOR";
+
+/// The name of the variable that holds what an anchor has to know that executes psflip again; seen by nobody else.
+pub const ANCHOR_STATE_VARIABLE: &str = "PSFLIP_ANCHOR_STATE";
+
 /// Variables with which a manager, or a predecessor, speaks to psflip itself (sd_notify(3), sd_listen_fds(3),
 /// sd_watchdog_enabled(3)). A child that took them for its own would answer in psflip's place.
 fn is_for_psflip(name: &[u8]) -> bool {
     const NAMES: &[&str] = &[
         HANDOVER_VARIABLE,
+        ANCHOR_VARIABLE,
+        ANCHOR_STATE_VARIABLE,
         "NOTIFY_SOCKET",
         "WATCHDOG_PID",
         "WATCHDOG_USEC",
@@ -349,6 +357,8 @@ mod tests {
             "LISTEN_FDS=1",
             "WATCHDOG_USEC=5",
             "PSFLIP_HANDOVER=7",
+            "PSFLIP_ANCHOR=8",
+            "PSFLIP_ANCHOR_STATE=x",
             "B=3",
         ]);
         let changes = [

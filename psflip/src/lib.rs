@@ -4,6 +4,7 @@
 //! `config` is read by `cli` and carried as a value ([`config::Plan`]); `flip` imports nothing of these.
 //! Where each thing lives and why is told in `docs/architecture.md`.
 
+pub mod anchor;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -35,16 +35,39 @@ impl Reaper {
         Ok(Self { foreign, wards: Vec::new(), sweeping: false })
     }
 
+    /// For a process that has children already, and knows which of them are not its own.
+    ///
+    /// # Errors
+    /// As [`Reaper::new`].
+    pub(crate) fn knowing(foreign: Vec<u32>) -> io::Result<Self> {
+        process::set_subreaper(true)?;
+        Ok(Self { foreign, wards: Vec::new(), sweeping: false })
+    }
+
+    /// Children that were there before anything was started.
+    #[must_use]
+    pub(crate) fn foreign(&self) -> &[u32] {
+        &self.foreign
+    }
+
     /// Reaps one child that has ended; `None`: no more at the moment.
     pub(crate) fn next(&mut self) -> Option<Change> {
         // Stops and continuations of psflip's own children mean nothing.
         loop {
-            let change = process::next_change().ok()??;
+            let change = self.next_change()?;
             if change.end().is_some() {
-                self.foreign.retain(|pid| *pid != change.pid);
                 return Some(change);
             }
         }
+    }
+
+    /// As [`Reaper::next`], but tells of stops and continuations as well.
+    pub(crate) fn next_change(&mut self) -> Option<Change> {
+        let change = process::next_change().ok()??;
+        if change.end().is_some() {
+            self.foreign.retain(|pid| *pid != change.pid);
+        }
+        Some(change)
     }
 
     /// Ends and reaps all children that psflip has started, and all that fell to it: at the end there is no use for any of

@@ -73,7 +73,7 @@ struct ConfigArgs {
 enum Command {
     /// Run the child of a configuration, and upgrade it on request (the default)
     #[command(after_help = flags::EXAMPLES)]
-    Run(Source),
+    Run(run::Args),
     /// Print the effective configuration, or every error in it; start nothing
     Check(check::CheckArgs),
     /// Replace the child of a running psflip, and wait until the new one serves
@@ -96,7 +96,8 @@ enum Command {
 /// Runs psflip; returns its exit code, unless the process ends by a signal as its child did.
 #[must_use]
 pub fn main() -> u8 {
-    let end = run_command();
+    // Before the command line is looked at: that is work, and memory for ever.
+    let end = crate::anchor::resumed().unwrap_or_else(run_command);
     // Rust's runtime, which would do this, isn't there (see `sys/entry.rs`).
     let _ = std::io::stdout().flush();
     match end {
@@ -128,12 +129,12 @@ fn run_command() -> End {
     match cli.command {
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Migrate(arguments)) => migrate::migrate(&arguments),
-        Some(Command::Run(source)) => run::run(&source),
+        Some(Command::Run(run::Args { source, foreground })) => run::run(&source, foreground),
         Some(Command::Upgrade(upgrade)) => upgrade.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Stop(stop)) => stop.run(),
         Some(Command::Watch(args)) => watch::watch(args),
-        None => run::run(&Source::File(cli.config.config)),
+        None => run::run(&Source::File(cli.config.config), false),
     }
 }
 
@@ -221,6 +222,6 @@ mod tests {
         let Some(Command::Run(source)) = Cli::try_parse_from(["psflip", "run"]).unwrap().command else {
             panic!()
         };
-        assert_eq!(source, Source::File("psflip.toml".into()));
+        assert_eq!(source.source, Source::File("psflip.toml".into()));
     }
 }

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::flags::Source;
 use super::{complain, document, no_configuration};
+use crate::anchor::{self, Place};
 use crate::config::{Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
@@ -13,6 +14,17 @@ use crate::manager::{pidfile, systemd};
 use crate::runtime::{self, Identity, Origin, Predecessor, Seen};
 use crate::sys::{early, fd};
 use crate::traffic::activation::Activation;
+
+/// What `psflip run` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) source: Source,
+    /// Keep this process, below which generations come and go: for a terminal, and for managers that want one process for ever. By itself
+    /// where it must be so: as PID 1, and as the leader of a terminal's session
+    #[arg(long)]
+    pub(super) foreground: bool,
+}
 
 /// Why a generation does not even begin.
 struct Refusal {
@@ -29,16 +41,26 @@ impl Refusal {
     }
 }
 
-/// Lives a generation's life.
-pub(super) fn run(source: &Source) -> End {
+/// Lives a generation's life, or an anchor's.
+pub(super) fn run(source: &Source, foreground: bool) -> End {
     let origin = Origin::of_this_process();
     let (link, hello, inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
         Ok(Some(Met { link, hello, inheritance })) => (Some(link), Some(hello), inheritance),
         Ok(None) => (None, None, Inheritance::default()),
         Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
     };
+    let anchor = match anchor::begin(&origin, foreground) {
+        Ok(Place::Generation(anchor)) => anchor,
+        Ok(Place::Anchor(end)) => return end,
+        Err(error) => {
+            let reason = format!("can't run below an anchor: {error}");
+            return refuse(&Refusal::failure(reason), link.as_ref());
+        }
+    };
+    // Whoever gave psflip sockets knows only the process that it started.
+    let started = anchor.as_ref().map_or_else(std::process::id, anchor::Link::anchor);
     let activation = match &hello {
-        None => Activation::of(&origin.program.envp, Some(std::process::id()), fd::is_inherited),
+        None => Activation::of(&origin.program.envp, Some(started), fd::is_inherited),
         Some(hello) if hello.activated => Activation::of(&origin.program.envp, None, fd::is_inherited),
         Some(_) => Activation::default(),
     };
@@ -68,7 +90,7 @@ pub(super) fn run(source: &Source) -> End {
     let _span = crate::log::start(&plan, identity.generation);
     let predecessor =
         link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
-    match runtime::live(plan, identity, predecessor, inheritance) {
+    match runtime::live(plan, identity, predecessor, anchor, inheritance) {
         Ok(outcome) => exit::end_for(outcome),
         Err(error) => {
             tracing::error!(%error, "psflip can't go on");

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::message::{Hello, Message, ToPredecessor, ToSuccessor};
+use crate::anchor;
 use crate::history::Step;
-use crate::launch::{HANDOVER_VARIABLE, Launch, set_variable, variable};
+use crate::launch::{ANCHOR_VARIABLE, HANDOVER_VARIABLE, Launch, set_variable, variable};
 use crate::sys::early::SignalSetup;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
@@ -97,7 +98,8 @@ impl Link {
     /// (contract U10). Returns also the pid of the process in between, which ends at once; the caller isn't a subreaper until
     /// it has reaped that one.
     ///
-    /// `inheritance`: what `hello` says will follow it, each with its socket if it is one. `deadline`: how long the
+    /// `inheritance`: what `hello` says will follow it, each with its socket if it is one. `anchor`: what the successor inherits of
+    /// the anchor, if there is one. `deadline`: how long the
     /// successor may take to read its configuration. `watch` sees to it that this end of the connection is heard. It may fail,
     /// so it comes before the fork: a successor that exists could not be taken back any more.
     ///
@@ -108,6 +110,7 @@ impl Link {
         hello: Hello,
         inheritance: impl Iterator<Item = (ToSuccessor, Option<BorrowedFd<'s>>)>,
         deadline: Duration,
+        anchor: Option<&anchor::Link>,
         watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     ) -> io::Result<(Self, u32)> {
         let (ours, theirs) = Socket::pair()?;
@@ -128,7 +131,7 @@ impl Link {
                         seam::step(Moment::Ends, format_args!("intermediate"));
                         process::exit_now(0)
                     }
-                    Ok(Fork::Child) => become_successor(program, &theirs, old),
+                    Ok(Fork::Child) => become_successor(program, &theirs, old, anchor),
                     Err(error) => fail(&theirs, &format!("can't fork: {error}")),
                 }
             }
@@ -290,10 +293,15 @@ impl AsFd for Link {
 }
 
 /// The life of the new process until it is the new psflip.
-fn become_successor(program: &Program, predecessor: &Socket, old: u32) -> ! {
+fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: Option<&anchor::Link>) -> ! {
     seam::step(Moment::Begins, format_args!("successor"));
     let pid = std::process::id();
+    let mut envp = program.envp.clone();
     let introduced = PidFd::open(pid).and_then(|own| {
+        // First of all: without a predecessor, the anchor has to know whom to wait for.
+        if let Some(anchor) = anchor {
+            set_variable(&mut envp, ANCHOR_VARIABLE, Some(&anchor.introduce()?));
+        }
         match super::send(predecessor, &ToPredecessor::Spawned { pid }, &[own.as_fd()]) {
             // It was killed a moment ago, and this generation goes on alone (contract F8). One that only let go has said `abort`.
             Err(error) if super::is_gone(&error) => {}
@@ -304,7 +312,6 @@ fn become_successor(program: &Program, predecessor: &Socket, old: u32) -> ! {
     if let Err(error) = introduced {
         fail(predecessor, &format!("can't introduce the new process: {error}"));
     }
-    let mut envp = program.envp.clone();
     set_variable(&mut envp, HANDOVER_VARIABLE, Some(&predecessor.as_fd().as_raw_fd().to_string()));
     // The signs of life that a manager wants of old, new is to show (sd_watchdog_enabled(3)).
     if variable(&envp, "WATCHDOG_PID").is_some_and(|text| *text == *old.to_string()) {

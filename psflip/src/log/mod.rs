@@ -54,6 +54,12 @@ pub fn start_watch(quiet: bool) -> EnteredSpan {
     tracing::error_span!("watch", pid = std::process::id()).entered()
 }
 
+/// Writes a line, as it is, for a process that has no configuration.
+pub fn plain(line: &str) {
+    use std::io::Write as _;
+    let _ = Careful(io::stderr()).write_all(line.as_bytes()); // what can't be written is lost
+}
+
 /// What `auto` means here.
 fn chosen(format: LogFormat) -> LogFormat {
     let stderr = || nix::sys::stat::fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));

@@ -25,6 +25,7 @@ impl Runtime {
     /// Something is ready to be looked at.
     pub(super) fn collect(&mut self, token: Token) -> io::Result<()> {
         match token {
+            Token::Anchor => self.anchor_is_gone(),
             Token::Tree => self.hear_keeper(),
             Token::Successor => self.hear_successor(),
             Token::SuccessorProcess => {
@@ -203,12 +204,21 @@ impl Runtime {
     }
 
     fn signalled(&mut self, received: &Received) {
+        let relayed = self.relayed(received);
+        if let Some(original) = &relayed
+            && self.pass_on(received, original)
+        {
+            return;
+        }
+        let anchor_leads = relayed.is_some_and(Received::is_from_kernel);
+        let received = relayed.as_ref().unwrap_or(received);
         let child = self.tree.as_ref().and_then(crate::keeper::Tree::child_pid);
         self.asked_to_stop |= job::asks_to_stop(received.signal);
         let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
         let situation = Situation {
             upgrade_signal: Some(self.plan.upgrade.signal),
-            child_in_our_group: child.is_none_or(job::shares_our_group),
+            // What the kernel told the anchor alone, nobody else has.
+            child_in_our_group: !anchor_leads && child.is_none_or(job::shares_our_group),
             session_leader: job::leads_session(),
             child_was_continued: continued && !child.is_some_and(tree::is_stopped),
         };

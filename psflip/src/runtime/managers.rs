@@ -1,4 +1,4 @@
-//! The one place that tells managers how the service is: systemd (`crate::manager::systemd`).
+//! The one place that tells managers how the service is: systemd (`crate::manager::systemd`), and the anchor (`anchored.rs`).
 //!
 //! Only the service's main process speaks to them, since they believe nobody else (`NotifyAccess=main`): the first generation from its
 //! start; a successor from the moment at which its predecessor has told them of it (`main` of the hand-over), or at which that one is gone.
@@ -13,6 +13,7 @@ use nix::sys::epoll::EpollFlags;
 use super::poller::Token;
 use super::timers::Key;
 use super::{MARGIN, Runtime};
+use crate::anchor;
 use crate::end::End;
 use crate::exit;
 use crate::flip::{News, Outcome, Phase};
@@ -38,6 +39,8 @@ enum Voice {
 #[derive(Debug)]
 pub(super) struct Managers {
     systemd: Option<Notifier>,
+    /// The anchor above this generation (`anchored.rs`).
+    pub(super) anchor: Option<anchor::Link>,
     /// How often systemd wants a sign of life.
     watchdog: Option<Duration>,
     voice: Voice,
@@ -55,7 +58,11 @@ pub(super) struct Managers {
 
 impl Managers {
     /// Finds them in the environment that psflip was started with. `is_first`: nobody speaks to them yet.
-    pub(super) fn new(variable: impl Fn(&str) -> Option<String>, is_first: bool) -> Self {
+    pub(super) fn new(
+        variable: impl Fn(&str) -> Option<String>,
+        anchor: Option<anchor::Link>,
+        is_first: bool,
+    ) -> Self {
         let name = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let systemd = name.and_then(|name| match Notifier::new(&name) {
             Ok(notifier) => Some(notifier),
@@ -64,9 +71,11 @@ impl Managers {
                 None
             }
         });
-        let watchdog = systemd.as_ref().and_then(|_| watchdog_interval(variable, std::process::id()));
+        let main = anchor.as_ref().map_or_else(std::process::id, anchor::Link::anchor);
+        let watchdog = systemd.as_ref().and_then(|_| watchdog_interval(variable, main));
         Self {
             systemd,
+            anchor,
             watchdog,
             voice: if is_first { Voice::Own } else { Voice::Predecessor },
             known: is_first,
@@ -105,6 +114,7 @@ impl Runtime {
             News::StopIgnored => self.managers.stopping = false,
             _ => {}
         }
+        self.tell_anchor_of(news);
         if !self.managers.speaks() {
             return;
         }
@@ -153,12 +163,17 @@ impl Runtime {
     /// The successor is acknowledged, so it is the main process. This is the first thing that happens then: until the managers know it,
     /// they would take this process's end for the service's.
     pub(super) fn hand_over_managers(&mut self) {
+        self.hand_over_anchor();
         if !self.managers.speaks() {
             return;
         }
         if let Some((pid, process)) = self.successor.as_ref().and_then(successor::Link::process) {
             let next = self.identity.generation + 1;
-            let message = Message::new().main_pid(pid, Some(process)).ready();
+            // Below an anchor, that is the main process for ever.
+            let message = Message::new();
+            let message =
+                if self.managers.anchor.is_none() { message.main_pid(pid, Some(process)) } else { message };
+            let message = message.ready();
             let message = if self.managers.watchdog.is_some() { message.watchdog() } else { message };
             // As long as the old child may take to end: whoever asked for the upgrade may wait for that.
             let message = message.extend_timeout(self.plan.shutdown.delay + self.grace());
@@ -206,7 +221,7 @@ impl Runtime {
             return;
         }
         let mut message = Message::new();
-        if !self.managers.known {
+        if !self.managers.known && self.managers.anchor.is_none() {
             // The predecessor was killed. Whoever believes this generation believes it now; and an upgrade may have been under way.
             message = message.main_pid(std::process::id(), None);
         }

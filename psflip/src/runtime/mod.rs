@@ -1,6 +1,7 @@
 //! The one loop: it collects what happened (`collect.rs`), lets [`crate::flip`] decide, and performs what it wants
 //! (`perform.rs`). One thread, one place to wait, no decision of its own.
 
+mod anchored;
 mod chronicle;
 mod collect;
 mod control;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use origin::{Origin, Seen};
 
+use crate::anchor;
 use crate::config::{Orphans, Plan, Slot};
 use crate::flip::{self, Effect, Event, Outcome, Phase, Role, State, Timer};
 use crate::handover::predecessor::{self, Inheritance};
@@ -152,16 +154,17 @@ pub fn live(
     plan: Plan,
     identity: Identity,
     predecessor: Option<Predecessor>,
+    anchor: Option<anchor::Link>,
     inheritance: Inheritance,
 ) -> io::Result<Outcome> {
-    let resources = match Resources::open(predecessor.as_ref()) {
+    let resources = match Resources::open(predecessor.as_ref(), anchor.as_ref()) {
         Ok(resources) => resources,
         Err(error) => {
             tell_of_breakdown(predecessor.as_ref(), &error);
             return Err(error);
         }
     };
-    let mut runtime = Runtime::new(plan, identity, predecessor, inheritance, resources);
+    let mut runtime = Runtime::new(plan, identity, predecessor, anchor, inheritance, resources);
     match runtime.run() {
         Ok(()) => runtime.finish(),
         Err(error) => {
@@ -192,13 +195,16 @@ struct Resources {
 }
 
 impl Resources {
-    fn open(predecessor: Option<&Predecessor>) -> io::Result<Self> {
+    fn open(predecessor: Option<&Predecessor>, anchor: Option<&anchor::Link>) -> io::Result<Self> {
         crate::sys::early::stop_ignoring_sigchld()?;
         let mut poller = Poller::new()?;
         let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
         let timers = Timers::new()?;
         poller.watch(Token::Signals, signals.as_fd())?;
         poller.watch(Token::Timers, timers.as_fd())?;
+        if let Some(anchor) = anchor {
+            poller.watch(Token::Anchor, anchor.as_fd())?;
+        }
         if let Some(Predecessor { link, .. }) = predecessor {
             poller.watch(Token::Predecessor, link.as_fd())?;
             poller.watch(Token::PredecessorProcess, link.process().as_fd())?;
@@ -212,6 +218,7 @@ impl Runtime {
         plan: Plan,
         identity: Identity,
         predecessor: Option<Predecessor>,
+        anchor: Option<anchor::Link>,
         mut inheritance: Inheritance,
         resources: Resources,
     ) -> Self {
@@ -219,7 +226,8 @@ impl Runtime {
         let role = if predecessor.is_some() { Role::Successor } else { Role::First };
         let number = identity.generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
-        let managers = managers::Managers::new(|name| identity.origin.variable(name), predecessor.is_none());
+        let managers =
+            managers::Managers::new(|name| identity.origin.variable(name), anchor, predecessor.is_none());
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
         let control = control::Control::new(&mut inheritance);
         let Inheritance { listeners: given, history, .. } = inheritance;
@@ -277,6 +285,7 @@ impl Runtime {
             }
         }
         let role = if self.predecessor.is_some() { Role::Successor } else { Role::First };
+        self.tell_anchor_of_begin();
         self.managers_begin();
         self.perform_all(flip::begin(role).1);
         self.settle();
@@ -378,6 +387,7 @@ impl Runtime {
             let code = crate::exit::code_for(outcome);
             let _ = link.send(&ToPredecessor::Failed { code, reason }); // it may be gone
         }
+        self.pass_last_signals_on();
         if let Some(tree) = self.tree.take().filter(Tree::is_over) {
             tree.reap_keeper();
         }

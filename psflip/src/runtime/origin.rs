@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::control::protocol::Source;
 use crate::handover::successor::Program;
-use crate::launch::{HANDOVER_VARIABLE, candidates, set_variable, variable};
+use crate::launch::{
+    ANCHOR_STATE_VARIABLE, ANCHOR_VARIABLE, HANDOVER_VARIABLE, candidates, set_variable, variable,
+};
 use crate::sys::process;
 
 /// How this psflip was started. The directory it was started in is where it still is: psflip never leaves it.
@@ -17,6 +19,8 @@ pub struct Origin {
     pub program: Program,
     /// The value of the variable by which a predecessor makes itself known.
     pub handover: Option<String>,
+    /// The value of the variable by which a predecessor passes on the anchor.
+    pub anchor: Option<String>,
 }
 
 impl Origin {
@@ -26,11 +30,15 @@ impl Origin {
         let argv: Vec<CString> =
             std::env::args_os().filter_map(|argument| CString::new(argument.into_vec()).ok()).collect();
         let mut envp = process::raw_environment();
-        let handover =
-            variable(&envp, HANDOVER_VARIABLE).map(OsStr::to_string_lossy).map(std::borrow::Cow::into_owned);
-        set_variable(&mut envp, HANDOVER_VARIABLE, None);
+        let mut take = |name| {
+            let value = variable(&envp, name).map(OsStr::to_string_lossy).map(std::borrow::Cow::into_owned);
+            set_variable(&mut envp, name, None);
+            value
+        };
+        let (handover, anchor) = (take(HANDOVER_VARIABLE), take(ANCHOR_VARIABLE));
+        take(ANCHOR_STATE_VARIABLE);
         let candidates = where_to_find(argv.first(), &envp, process::executable_as_started());
-        Self { program: Program { candidates, argv, envp }, handover }
+        Self { program: Program { candidates, argv, envp }, handover, anchor }
     }
 
     /// For operators: the executable that the next psflip will be, and whether it is another one than this psflip's.

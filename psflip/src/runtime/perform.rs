@@ -10,7 +10,6 @@ use crate::flip::{Effect, Event, Hook, Phase, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
 use crate::history::Step;
-use crate::job;
 use crate::keeper::Tree;
 use crate::launch::Launch;
 use crate::manager::pidfile::{From, Pidfile};
@@ -253,30 +252,29 @@ impl Runtime {
             upgrade: self.chronicle.for_successor(),
             activated: self.identity.activation.is_there(),
         };
-        let result =
-            if let Some(reason) = self.why_no_successor_could_live() {
-                Err(std::io::Error::other(reason))
-            } else {
-                if let Some(tree) = &self.tree {
-                    self.reaper.note_wards(tree.keeper_pid());
-                }
-                process::set_subreaper(false).and_then(|()| {
-                    let program = &self.identity.origin.program;
-                    let sockets = self.listeners.to_hand_over().map(|(address, socket, file)| {
-                        (ToSuccessor::Listener { address, file }, Some(socket))
-                    });
-                    let control = self.control.listeners.to_hand_over().map(|(address, socket, file)| {
-                        (ToSuccessor::Control { address, file }, Some(socket))
-                    });
-                    let records = self.chronicle.history.iter();
-                    let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
-                    let inheritance = sockets.chain(control).chain(records);
-                    let deadline = self.plan.upgrade.timeout + MARGIN;
-                    successor::Link::start(program, hello, inheritance, deadline, |end| {
-                        self.poller.watch(Token::Successor, end)
-                    })
-                })
-            };
+        if let Some(tree) = &self.tree {
+            self.reaper.note_wards(tree.keeper_pid());
+        }
+        let result = process::set_subreaper(false).and_then(|()| {
+            let program = &self.identity.origin.program;
+            let sockets = self
+                .listeners
+                .to_hand_over()
+                .map(|(address, socket, file)| (ToSuccessor::Listener { address, file }, Some(socket)));
+            let control = self
+                .control
+                .listeners
+                .to_hand_over()
+                .map(|(address, socket, file)| (ToSuccessor::Control { address, file }, Some(socket)));
+            let records = self.chronicle.history.iter();
+            let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
+            let inheritance = sockets.chain(control).chain(records);
+            let deadline = self.plan.upgrade.timeout + MARGIN;
+            let anchor = self.managers.anchor.as_ref();
+            successor::Link::start(program, hello, inheritance, deadline, anchor, |end| {
+                self.poller.watch(Token::Successor, end)
+            })
+        });
         match result {
             Ok((link, intermediate)) => {
                 self.intermediate = Some(intermediate);
@@ -290,22 +288,6 @@ impl Runtime {
                 self.queue.push_back(Event::SuccessorGone);
             }
         }
-    }
-
-    /// What the end of this process would do to a successor.
-    fn why_no_successor_could_live(&self) -> Option<&'static str> {
-        if std::process::id() == 1 {
-            return Some(
-                "psflip is PID 1 here, and a successor could not outlive it; restart the container instead",
-            );
-        }
-        let hangs_up = job::leads_session()
-            && job::has_terminal()
-            && !self.identity.signals.ignored.contains(Signal::HUP);
-        hangs_up.then_some(
-            "psflip leads the session of its terminal, so its end would hang up on the successor; start it from a shell, \
-             with `nohup`, or without a terminal",
-        )
     }
 
     /// See `reaper.rs`.

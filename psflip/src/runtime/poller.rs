@@ -11,6 +11,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 /// what time says, so that a psflip that was stopped for a while does not give up on somebody who was in time (F12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
+    /// The anchor, which is dead.
+    Anchor,
     /// The keeper of the child.
     Tree,
     /// The successor's messages.
@@ -41,7 +43,8 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 14] = [
+const TOKENS: [Token; 15] = [
+    Token::Anchor,
     Token::Tree,
     Token::Successor,
     Token::SuccessorProcess,

@@ -73,43 +73,52 @@ impl Datagrams {
     /// # Errors
     /// ENOMEM.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
-        const ROOM: usize = 32; // CMSG_SPACE of a `ucred`, checked below
-        #[repr(align(8))]
-        struct Control([u8; ROOM]);
-        // SAFETY: it only computes with its argument.
-        debug_assert_eq!(unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) }, ROOM as u32);
-        let mut control = Control([0; ROOM]);
-        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // SAFETY: all zeros is a valid msghdr: null pointers and no lengths.
-        let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.0.as_mut_ptr().cast();
-        message.msg_controllen = ROOM as _;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        let length = loop {
-            match seam::before(Call::Recvmsg) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                other => other?,
-            }
-            // SAFETY: the header points to a live buffer, a live control buffer, and their true lengths.
-            let received = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, flags) };
-            match usize::try_from(received) {
-                Ok(length) => break length,
-                Err(_) => match cerr(-1).unwrap_err() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                    error => return Err(error),
-                },
-            }
-        };
-        Ok(Some(Datagram {
-            length,
-            truncated: message.msg_flags & libc::MSG_TRUNC != 0,
-            had_descriptors: message.msg_flags & libc::MSG_CTRUNC != 0,
-            sender: sender(&message),
-        }))
+        receive(self.socket.as_fd(), buffer)
     }
+}
+
+/// The next packet of a socket that tells its senders (SO_PASSCRED of unix(7)), if there is one; see [`Datagrams::receive`]. A
+/// connected socket gives an empty one when its other end is closed.
+///
+/// # Errors
+/// ENOMEM.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+    const ROOM: usize = 32; // CMSG_SPACE of a `ucred`, checked below
+    #[repr(align(8))]
+    struct Control([u8; ROOM]);
+    // SAFETY: it only computes with its argument.
+    debug_assert_eq!(unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) }, ROOM as u32);
+    let mut control = Control([0; ROOM]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros is a valid msghdr: null pointers and no lengths.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = ROOM as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let length = loop {
+        match seam::before(Call::Recvmsg) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other?,
+        }
+        // SAFETY: the header points to a live buffer, a live control buffer, and their true lengths.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        match usize::try_from(received) {
+            Ok(length) => break length,
+            Err(_) => match cerr(-1).unwrap_err() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                error => return Err(error),
+            },
+        }
+    };
+    Ok(Some(Datagram {
+        length,
+        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+        had_descriptors: message.msg_flags & libc::MSG_CTRUNC != 0,
+        sender: sender(&message),
+    }))
 }
 
 /// The credentials in a header that recvmsg(2) has filled in.

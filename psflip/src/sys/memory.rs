@@ -32,6 +32,12 @@ pub fn let_go_of_startup_code() {
     unsafe { libc::dl_iterate_phdr(Some(each_object), std::ptr::null_mut()) };
 }
 
+/// Gives the kernel back what of the heap is free (malloc_trim(3)): for a process that needs nearly none of it any more.
+pub fn let_go_of_startup_heap() {
+    // SAFETY: malloc_trim(3) has no preconditions.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// The smallest page there is: aligning down to it is right wherever segments are aligned to a larger one.
 const PAGE: usize = 4096;
 

@@ -164,6 +164,12 @@ pub fn next_change() -> io::Result<Option<Change>> {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)
 }
 
+/// Whether this process is the parent of the one with this pid, which may have ended but is not reaped yet.
+#[must_use]
+pub fn is_child(pid: u32) -> bool {
+    wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
+}
+
 /// Waits until some child has ended, and reaps it.
 ///
 /// # Errors
@@ -309,6 +315,12 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
     super::fd::close_all_but(&mut keep.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
 }
 
+/// As [`close_all_but`], but the standard streams stay, too.
+pub fn close_above_standard(keep: &[BorrowedFd<'_>]) {
+    let numbers = (0..3).chain(keep.iter().map(AsRawFd::as_raw_fd));
+    super::fd::close_all_but(&mut numbers.collect::<Vec<_>>());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,7 +348,9 @@ mod tests {
         let argv = StringArray::new(vec![c"sh".into(), c"-c".into(), c"exit 7".into()]);
         let (pid, pidfd) = spawn(|| exec(c"/bin/sh", &argv, &nothing)).unwrap().unwrap();
         assert!(crate::sys::fd::is_close_on_exec(pidfd.as_fd()).unwrap());
+        assert!(is_child(pid) && !is_child(std::process::id()));
         let change = wait(libc::P_PID, pid, libc::WEXITED).unwrap().unwrap();
+        assert!(!is_child(pid), "it is reaped");
         assert_eq!(change, Change { pid, kind: ChangeKind::Ended(End::Exited(7)) });
         let error = spawn(|| exec(c"/nonexistent", &argv, &nothing)).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));

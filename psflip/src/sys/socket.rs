@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, shutdown, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, setsockopt, shutdown,
+    socketpair, sockopt,
 };
 
 use super::seam::{self, Call};
@@ -48,6 +49,15 @@ impl Socket {
     #[must_use]
     pub fn from_owned(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    /// From now on the kernel says of each packet that is read here who sent it (see [`super::datagram::receive`]).
+    ///
+    /// # Errors
+    /// None for a Unix socket.
+    pub fn ask_for_senders(&self) -> io::Result<()> {
+        seam::before(Call::Socketpair)?;
+        setsockopt(&self.0, sockopt::PassCred, &true).map_err(Into::into)
     }
 
     /// Sends one packet without ever waiting.

@@ -201,17 +201,3 @@ fn after_a_flip_the_keys_reach_the_new_child_once() {
     psflip.program().write_stdin("exit\n");
     psflip.program().wait_exit();
 }
-
-#[test]
-fn an_upgrade_that_the_end_of_the_terminals_session_would_kill_is_refused() {
-    // Contract: U8, S4
-    let sandbox = Sandbox::new();
-    let psflip = ready(logger(&sandbox)); // leads the session: its end is the terminal's hang-up for all that is left in it
-    let (active, child) = (psflip.active(), psflip.child());
-    psflip.request_flip();
-    let line = psflip.wait_for_line(Stream::Pty, "upgrade failed").text;
-    assert!(line.contains("session"), "{line}");
-    assert_eq!((psflip.active(), psflip.child()), (active, child));
-    assert!(child.is_alive());
-    assert_eq!(psflip.stop().code(), Some(0));
-}

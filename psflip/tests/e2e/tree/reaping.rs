@@ -1,14 +1,12 @@
-//! Zombies, and who is whose parent (C9, U10): through many flips, and as PID 1.
+//! Zombies, and who is whose parent (C9, U10): through many flips (as PID 1: `anchor/namespace.rs`).
 
-use std::sync::Arc;
+use testkit::{Deadline, Process, Sandbox, Signal, Stream, fixture, wait_until};
 
-use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, fixture, psflip_bin, wait_until};
-
-use super::{AT_ONCE, family, forks_workers, is_root};
+use super::{AT_ONCE, family, forks_workers};
 
 /// Waits until a process has ended and its parent has taken note of it.
 #[track_caller]
-fn wait_reaped(process: Process) {
+pub(crate) fn wait_reaped(process: Process) {
     wait_until(Deadline::default(), format!("process {process} to end and be reaped"), || {
         process.stat().is_none().then_some(())
     });
@@ -98,90 +96,4 @@ fn the_new_psflip_is_the_managers_child_before_it_is_promoted() {
         psflip.wait_gone(old);
     }
     sandbox.assert_zombie_free();
-}
-
-/// psflip as PID 1 of a PID namespace, and as it is seen from outside.
-fn as_pid_1(sandbox: &Sandbox, config: &str) -> Arc<Running> {
-    sandbox.write("psflip.toml", config);
-    sandbox.command(["unshare", "--pid", "--fork", "--mount-proc"]).arg(psflip_bin()).start()
-}
-
-/// The only child of `unshare`, once it is psflip and has a healthy child.
-#[track_caller]
-fn pid_1(unshare: &Running) -> Process {
-    unshare.output().wait(Stream::Stderr, "healthy, active");
-    unshare.first().children()[0]
-}
-
-#[test]
-fn as_pid_1_it_relays_a_death_by_a_signal_as_128_and_its_number() {
-    // Contract: C5, C9
-    if !is_root() {
-        return;
-    }
-    let sandbox = Sandbox::new();
-    let exit_with = fixture("exit-with").display().to_string();
-    for (option, value, code) in [
-        ("--code", "0", 0),
-        ("--code", "9", 9),
-        ("--signal", "TERM", 143),
-        ("--signal", "KILL", 137),
-        ("--signal", "SEGV", 139),
-        ("--signal", "RTMIN", 162),
-    ] {
-        let config = format!("cmd = [{exit_with:?}, {option:?}, {value:?}]\n{AT_ONCE}");
-        let status = as_pid_1(&sandbox, &config).wait_exit();
-        assert_eq!(status.code(), Some(code), "{option} {value}\n{}", sandbox.report());
-    }
-}
-
-#[test]
-fn as_pid_1_it_reaps_strangers_that_fall_to_it() {
-    // Contract: C9
-    if !is_root() {
-        return;
-    }
-    let sandbox = Sandbox::new();
-    let unshare = as_pid_1(&sandbox, &format!("cmd = [\"sleep\", \"infinity\"]\n{AT_ONCE}"));
-    let psflip = pid_1(&unshare);
-    // As `docker exec` does it: a process that enters the namespace, and leaves an orphan there.
-    let enter = ["nsenter", "--pid", "--target", &psflip.pid().to_string(), "sh", "-c"].map(str::to_owned);
-    for round in 0..5 {
-        let script = format!("sleep 1000{round} & exit 0");
-        sandbox.command(&enter).arg(script).stdout(null()).stderr(null()).start().wait_exit();
-        let argv = ["sleep".to_owned(), format!("1000{round}")];
-        let orphan = wait_until(Deadline::default(), "the orphan to fall to psflip", || {
-            psflip.children().into_iter().find(|child| child.cmdline().is_ok_and(|found| found == argv))
-        });
-        orphan.signal(Signal::SIGKILL).unwrap();
-        wait_reaped(orphan);
-    }
-    psflip.signal(Signal::SIGTERM).unwrap();
-    assert_eq!(unshare.wait_exit().code(), Some(143), "{}", sandbox.report());
-}
-
-fn null() -> std::fs::File {
-    std::fs::File::options().write(true).open("/dev/null").unwrap()
-}
-
-#[test]
-fn as_pid_1_it_refuses_an_upgrade_and_serves_on() {
-    // Contract: C9, U8
-    if !is_root() {
-        return;
-    }
-    let sandbox = Sandbox::new();
-    let child = fixture("never-ready").display().to_string();
-    let unshare = as_pid_1(&sandbox, &format!("cmd = [{child:?}]\n{AT_ONCE}"));
-    let psflip = pid_1(&unshare);
-    unshare.output().wait(Stream::Stdout, "starting pid=");
-    for request in 1..=3 {
-        psflip.signal(Signal::SIGHUP).unwrap();
-        let lines = unshare.output().wait_count(request, Stream::Stderr, "upgrade failed");
-        let said = &lines[request - 1].text;
-        assert!(said.contains("psflip is PID 1 here") && said.contains("restart the container"), "{said}");
-    }
-    psflip.signal(Signal::SIGTERM).unwrap();
-    assert_eq!(unshare.wait_exit().code(), Some(0), "{}", sandbox.report());
-    assert_eq!(unshare.stdout().matches("starting").count(), 1, "{}", sandbox.report());
 }

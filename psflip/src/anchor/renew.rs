@@ -1,0 +1,164 @@
+//! The anchor's own program is replaced in place: the same process executes psflip again, once a generation of the new program was
+//! promoted. Its children, its pid, its socket, and the signals that wait for it survive that (execve(2)); the rest is in a variable.
+//!
+//! There is no way back from an exec, so it is done only with a program that has just proved to be a psflip: the file must be the one
+//! that the promoted generation runs, and that generation has said that it understands what is in the variable.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::message::PROTOCOL;
+use super::state::{Speaks, State};
+use super::steward::{Steward, say};
+use crate::end::End;
+use crate::exit;
+use crate::launch::{ANCHOR_STATE_VARIABLE, Launch, set_variable};
+use crate::reaper::Reaper;
+use crate::runtime::Origin;
+use crate::sys::early::{self, SignalSetup};
+use crate::sys::fd;
+use crate::sys::process;
+use crate::sys::seam::{self, Moment};
+use crate::sys::signal::{SignalFd, SignalSet};
+use crate::sys::socket::Socket;
+
+/// A file, whatever its name.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let data = path.metadata().ok()?;
+    Some((data.dev(), data.ino()))
+}
+
+/// Executes psflip again if it was replaced. Returns if it was not, or if that can't be done.
+pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
+    let Some((active, leaves, former)) = steward.state.calm() else { return };
+    let running = file(Path::new("/proc/self/exe"));
+    let next = file(Path::new(&format!("/proc/{active}/exe")));
+    if next.is_none() || running == next {
+        return;
+    }
+    match speaks {
+        Some((oldest, newest)) if (oldest..=newest).contains(&PROTOCOL) => {}
+        Some((oldest, newest)) => {
+            return say(&format!(
+                "psflip was replaced; this process stays as it is, for the new program takes over anchors of protocol {oldest} to {newest}, \
+                 and this is {PROTOCOL}; restart the service to renew it"
+            ));
+        }
+        None => {
+            return say(
+                "psflip was replaced; this process stays as it is, for the new program knows nothing of anchors",
+            );
+        }
+    }
+    let Origin { program, .. } = Origin::of_this_process();
+    let Some(path) = program.candidates.iter().find(|path| file(as_path(path)) == next) else {
+        return; // it has been replaced again, and the next promotion is soon
+    };
+    let mut envp = program.envp;
+    let number = steward.socket.as_fd().as_raw_fd();
+    let kept = Kept { socket: number, active, leaves, former, foreign: steward.reaper.foreign().to_vec() };
+    set_variable(&mut envp, ANCHOR_STATE_VARIABLE, Some(&kept.encode()));
+    let setup = SignalSetup { mask: SignalSet::from_bits(u64::MAX), ignored: SignalSet::default() };
+    let launch = Launch::with_candidates(vec![path.clone()], program.argv, envp, None, setup);
+    let error = match fd::set_close_on_exec(steward.socket.as_fd(), false) {
+        Ok(()) => launch.exec().error,
+        Err(error) => error,
+    };
+    let _ = fd::set_close_on_exec(steward.socket.as_fd(), true); // it executes nothing else
+    say(&format!(
+        "psflip was replaced; this process stays as it is, for `{}` can't be executed: {error}",
+        path.to_string_lossy()
+    ));
+}
+
+fn as_path(path: &CString) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
+}
+
+/// What the next program has to know.
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    socket: RawFd,
+    active: u32,
+    leaves: bool,
+    former: Vec<u32>,
+    foreign: Vec<u32>,
+}
+
+impl Kept {
+    fn encode(&self) -> String {
+        let mut text = format!(
+            "protocol={PROTOCOL} socket={} active={} leaves={}",
+            self.socket,
+            self.active,
+            u8::from(self.leaves)
+        );
+        for (key, pids) in [("former", &self.former), ("foreign", &self.foreign)] {
+            for pid in pids {
+                let _ = write!(text, " {key}={pid}"); // a String takes everything
+            }
+        }
+        text
+    }
+
+    /// Reads [`Kept::encode`]; what a later version adds is skipped.
+    fn decode(text: &str) -> Option<Self> {
+        let all = |key: &str| -> Vec<u32> {
+            let values = text.split(' ').filter_map(|part| part.strip_prefix(key)?.strip_prefix('='));
+            values.filter_map(|value| value.parse().ok()).collect()
+        };
+        let one = |key: &str| all(key).first().copied();
+        Some(Self {
+            socket: i32::try_from(one("socket")?).ok()?,
+            active: one("active")?,
+            leaves: one("leaves")? != 0,
+            former: all("former"),
+            foreign: all("foreign"),
+        })
+    }
+}
+
+/// Goes on as the anchor that has executed this program, if this process is one. Returns how it ends.
+#[must_use]
+pub fn resumed() -> Option<End> {
+    let text = std::env::var(ANCHOR_STATE_VARIABLE).ok()?;
+    seam::step(Moment::Begins, format_args!("anchor"));
+    Some(resume(&text).unwrap_or_else(|error| {
+        say(&format!("can't go on from `{ANCHOR_STATE_VARIABLE}={text}`: {error}; unset it to start anew"));
+        End::Exited(exit::FAILURE)
+    }))
+}
+
+fn resume(text: &str) -> std::io::Result<End> {
+    let kept = Kept::decode(text)
+        .filter(|kept| kept.socket > 2 && process::is_child(kept.active))
+        .ok_or_else(|| std::io::Error::other("this process is no anchor"))?;
+    let socket = fd::adopt(kept.socket)?;
+    fd::set_close_on_exec(socket.as_fd(), true)?;
+    early::stop_ignoring_sigchld()?;
+    let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
+    let reaper = Reaper::knowing(kept.foreign)?;
+    let state = State::resumed(kept.active, kept.leaves, kept.former);
+    Ok(Steward::new(Socket::from_owned(socket), signals, reaper, state).stay())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_read_again() {
+        // Contract: V1
+        let kept = Kept { socket: 5, active: 17, leaves: true, former: vec![12, 13], foreign: vec![] };
+        let text = kept.encode();
+        assert_eq!(Kept::decode(&text), Some(kept));
+        assert!(Kept::decode(&format!("{text} later=9 foreign=3")).is_some_and(|kept| kept.foreign == [3]));
+        for wrong in ["", "socket=5", "socket=-1 active=2 leaves=0", "socket=5 active=x leaves=0"] {
+            assert_eq!(Kept::decode(wrong), None, "{wrong}");
+        }
+    }
+}

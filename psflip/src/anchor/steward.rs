@@ -1,0 +1,223 @@
+//! The anchor's life: it waits for signals, for what generations say, and for the end.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::message::Message;
+use super::relay;
+use super::renew;
+use super::state::{Speaks, State};
+use crate::end::End;
+use crate::flip::signals::{Meaning, Situation, meaning};
+use crate::job;
+use crate::reaper::Reaper;
+use crate::signal::Signal;
+use crate::sys::datagram;
+use crate::sys::memory;
+use crate::sys::pidfd::PidFd;
+use crate::sys::process::{self, ChangeKind};
+use crate::sys::seam::{self, Call};
+use crate::sys::signal::{Received, SignalFd, stop_self};
+use crate::sys::socket::Socket;
+use crate::sys::tree;
+
+/// How many signals are kept for a generation that is still to come.
+const MOST_WAITING: usize = 1000;
+
+/// The anchor. All signals are blocked, as they are in psflip.
+#[derive(Debug)]
+pub(super) struct Steward {
+    pub(super) socket: Socket,
+    signals: SignalFd,
+    pub(super) reaper: Reaper,
+    pub(super) state: State,
+    /// No process has the other end of the socket any more.
+    closed: bool,
+    /// Signals for a generation that is still to come.
+    waiting: Vec<Received>,
+    /// One of the signals of job control has come, and the active generation has not been continued since.
+    asked_to_stop: bool,
+    /// The anchor stopped itself together with the active generation and has not seen a SIGCONT since.
+    suspended: bool,
+    /// A successor was promoted: what it speaks.
+    promoted: Option<Option<Speaks>>,
+}
+
+impl Steward {
+    pub(super) fn new(socket: Socket, signals: SignalFd, reaper: Reaper, state: State) -> Self {
+        Self {
+            socket,
+            signals,
+            reaper,
+            state,
+            closed: false,
+            waiting: Vec::new(),
+            asked_to_stop: false,
+            suspended: false,
+            promoted: None,
+        }
+    }
+
+    /// Stays until everything is over. Returns how the last generation ended.
+    pub(super) fn stay(mut self) -> End {
+        process::set_name(c"psflip: anchor");
+        // What it inherited is for its generations: it holds neither sockets nor pipes open, but for the standard streams.
+        process::close_above_standard(&[self.socket.as_fd(), self.signals.as_fd()]);
+        let mut is_new = true;
+        loop {
+            // Who is active is known before signals are forwarded, and what somebody said last before its end.
+            self.hear();
+            self.read_signals();
+            self.reap();
+            self.settle();
+            if let Some(end) = self.state.outcome(self.closed) {
+                return self.finish(end);
+            }
+            if let Some(speaks) = self.promoted.take() {
+                renew::renew(&self, speaks);
+                is_new = true;
+            }
+            if std::mem::take(&mut is_new) {
+                memory::let_go_of_startup_heap();
+                memory::let_go_of_startup_code();
+            }
+            self.wait();
+        }
+    }
+
+    /// Waits until the kernel has something to tell.
+    fn wait(&self) {
+        let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = [watch(self.signals.as_fd()), watch(self.socket.as_fd())];
+        let count = if self.closed { 1 } else { 2 };
+        // In a test it may fail, and is made again. EINTR can't happen but for a debugger: all signals are blocked.
+        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], PollTimeout::NONE));
+    }
+
+    /// Hears what generations say.
+    fn hear(&mut self) {
+        let mut packet = [0; 256];
+        while !self.closed {
+            match datagram::receive(self.socket.as_fd(), &mut packet) {
+                // Nobody sends empty packets.
+                Ok(Some(datagram)) if datagram.length == 0 => self.closed = true,
+                Ok(Some(datagram)) => {
+                    let (Some(sender), Some(message)) =
+                        (datagram.sender, Message::decode(&packet[..datagram.length]))
+                    else {
+                        continue;
+                    };
+                    if let Some(speaks) = self.state.said(sender.pid, message) {
+                        self.promoted = Some(speaks);
+                    }
+                }
+                // ENOMEM: what there is to read is still there, and is read at the next turn.
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn read_signals(&mut self) {
+        // An error is one for lack of memory, and the signal is still there.
+        while let Ok(Some(received)) = self.signals.next() {
+            self.signalled(&received);
+        }
+    }
+
+    fn signalled(&mut self, received: &Received) {
+        if received.signal == Signal::CHLD {
+            return; // children are looked at in every turn
+        }
+        let active = self.state.active();
+        self.asked_to_stop |= job::asks_to_stop(received.signal);
+        let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
+        let situation = Situation {
+            upgrade_signal: None, // the generation knows
+            child_in_our_group: active.is_none_or(job::shares_our_group),
+            session_leader: job::leads_session(),
+            child_was_continued: continued && !active.is_some_and(tree::is_stopped),
+        };
+        let Meaning { forward, .. } = meaning(received.signal, job::sender(received), &situation);
+        if forward {
+            self.forward(received);
+        }
+    }
+
+    /// To the active generation, or to the next one if that has just died.
+    fn forward(&mut self, received: &Received) {
+        let sent = match self.state.active() {
+            Some(active) => send_to_living(active, |process| process.forward(&relay::wrap(received))),
+            None => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        };
+        match sent {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                if self.waiting.len() < MOST_WAITING {
+                    self.waiting.push(*received);
+                }
+            }
+            Err(error) => say(&format!("can't forward {} to the active psflip: {error}", received.signal)),
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(change) = self.reaper.next_change() {
+            match change.kind {
+                ChangeKind::Ended(end) => {
+                    self.hear(); // what it said last may have come a moment ago
+                    self.state.ended(change.pid, end);
+                }
+                ChangeKind::Stopped(_) if self.state.active() == Some(change.pid) => {
+                    self.active_was_stopped()
+                }
+                ChangeKind::Continued if self.state.active() == Some(change.pid) => {
+                    self.asked_to_stop = false
+                }
+                ChangeKind::Stopped(_) | ChangeKind::Continued => {}
+            }
+        }
+    }
+
+    /// Job control (contract S3): a generation stops itself after its child, and the shell has to see that its job is stopped.
+    fn active_was_stopped(&mut self) {
+        self.read_signals(); // what asked it to stop may still wait here
+        if self.asked_to_stop && job::has_terminal() {
+            self.suspended = true;
+            stop_self();
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.state.settle(process::is_child) {
+            for received in std::mem::take(&mut self.waiting) {
+                self.forward(&received);
+            }
+        }
+        for former in self.state.to_hurry() {
+            let _ = send_to_living(former, |process| process.send(Signal::TERM)); // it may have ended
+        }
+    }
+
+    fn finish(mut self, end: End) -> End {
+        // A tree whose psflip and keeper were killed together falls to the anchor. PID 1's end ends everything anyway, and what was left
+        // alone on purpose is not ours to end.
+        if !self.state.leaves() && std::process::id() != 1 {
+            self.reaper.end_our_own();
+        }
+        end
+    }
+}
+
+/// Does something to a process of ours that is not reaped yet.
+fn send_to_living(pid: u32, send: impl FnOnce(&PidFd) -> io::Result<()>) -> io::Result<()> {
+    let process = PidFd::open(pid)?;
+    // A zombie would take it without a word.
+    if process.has_ended() { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { send(&process) }
+}
+
+/// The anchor has read no configuration, and its lines are few: as plain as those of a psflip that does not start.
+pub(super) fn say(what: &str) {
+    crate::log::plain(&format!("psflip: anchor (pid {}): {what}\n", std::process::id()));
+}

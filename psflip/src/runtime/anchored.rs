@@ -1,0 +1,101 @@
+//! A generation below an anchor (`crate::anchor`): what it tells it, and what it gets from it.
+
+use std::io;
+
+use super::Runtime;
+use crate::anchor::{Link, Message};
+use crate::config::Orphans;
+use crate::exit;
+use crate::flip::{News, Outcome, Phase};
+use crate::handover::successor;
+use crate::signal::Signal;
+use crate::sys::process;
+use crate::sys::signal::Received;
+
+impl Runtime {
+    fn tell_anchor(&self, message: Message) {
+        if let Some(anchor) = &self.managers.anchor
+            && let Err(error) = anchor.tell(message)
+            && error.raw_os_error() != Some(libc::EPIPE)
+        {
+            tracing::error!(?message, %error, "can't tell the anchor");
+        }
+    }
+
+    /// This program has read its configuration.
+    pub(super) fn tell_anchor_of_begin(&self) {
+        self.tell_anchor(Message::begins(self.plan.shutdown.orphans == Orphans::Leave));
+    }
+
+    /// What operators are told, the anchor is told too, as far as it concerns it.
+    pub(super) fn tell_anchor_of(&self, news: News) {
+        match news {
+            News::UpgradeStarted => self.tell_anchor(Message::Upgrading),
+            News::UpgradeFailed | News::UpgradeFailedWithoutChild => self.tell_anchor(Message::Failed),
+            // The process that started this one has ended by now.
+            News::Promoted | News::PredecessorLost => self.die_with_anchor(),
+            _ => {}
+        }
+    }
+
+    fn die_with_anchor(&self) {
+        if let Some(anchor) = &self.managers.anchor
+            && let Err(error) = anchor.die_with_anchor()
+        {
+            tracing::debug!(%error, "the anchor is gone"); // which is about to be seen
+        }
+    }
+
+    /// The successor is acknowledged.
+    pub(super) fn hand_over_anchor(&self) {
+        if let Some((pid, _)) = self.successor.as_ref().and_then(successor::Link::process) {
+            self.tell_anchor(Message::Main { pid });
+        }
+    }
+
+    /// Nothing may outlive the anchor. The kernel kills this process for that, but not before it is the anchor's child; its keeper does
+    /// the rest (contract C7).
+    pub(super) fn anchor_is_gone(&mut self) -> io::Result<()> {
+        let pid = self.managers.anchor.as_ref().map(Link::anchor);
+        tracing::error!(anchor = pid, "the anchor was killed; ending with everything at once");
+        process::exit_now(exit::FAILURE)
+    }
+
+    /// The signal as the anchor got it, if it comes from there.
+    pub(super) fn relayed(&self, received: &Received) -> Option<Received> {
+        self.managers.anchor.as_ref().and_then(|_| Link::original(received))
+    }
+
+    /// A signal that the anchor sent to the active generation, and which comes to one that no longer is, goes on to the successor: the
+    /// anchor has not read yet who is active. Returns whether
+    /// that is all there is to do about it.
+    pub(super) fn pass_on(&self, received: &Received, original: &Received) -> bool {
+        let superseded = matches!(self.state.phase, Phase::Draining { outcome: Outcome::Superseded, .. })
+            || self.outcome == Some(Outcome::Superseded);
+        if !superseded {
+            return false;
+        }
+        let Some((pid, process)) = self.successor.as_ref().and_then(successor::Link::process) else {
+            return false;
+        };
+        tracing::debug!(signal = %original.signal, new_psflip = pid, "signal passed on to the new psflip");
+        if let Err(error) = process.forward(received)
+            && error.raw_os_error() != Some(libc::ESRCH)
+        {
+            tracing::error!(signal = %original.signal, %error, "can't pass a signal on to the new psflip");
+        }
+        original.signal != Signal::CONT // which is for whoever is stopped
+    }
+
+    /// The end of a generation that was superseded and had nothing to drain: signals for the active one may have come to it.
+    pub(super) fn pass_last_signals_on(&self) {
+        if self.managers.anchor.is_none() || self.outcome != Some(Outcome::Superseded) {
+            return;
+        }
+        while let Ok(Some(received)) = self.signals.next() {
+            if let Some(original) = self.relayed(&received) {
+                self.pass_on(&received, &original);
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Below an anchor: whoever dies, whenever (C7, F).
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use testkit::{Deadline, Process, Sandbox, Signal, Stream, wait_until};
+
+use super::{anchor_of, anchored, stop};
+use crate::service::{AT_ONCE, configure, freeze, generations, kill, psflip, script};
+
+/// A child that is healthy once the file `healthy` is there.
+const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n[log]\nlevel = \"debug\"\n";
+
+/// The psflip beside the old one.
+#[track_caller]
+fn coming(sandbox: &Sandbox, known: &[Process]) -> Process {
+    wait_until(Deadline::default(), "a new psflip", || {
+        generations(sandbox).into_iter().find(|process| !known.contains(process))
+    })
+}
+
+#[test]
+fn nothing_outlives_an_anchor_that_is_killed() {
+    // Contract: A4, C7
+    for frozen in [false, true] {
+        for upgrading in [false, true] {
+            let sandbox = Sandbox::new();
+            let child = &["forks-workers", "--orphans", "2", "--ignore-term"];
+            let psflip = anchored(psflip(&sandbox, child, AT_ONCE)).start().wait_ready();
+            psflip.wait_for_line(Stream::Stdout, "ready pid=");
+            let (anchor, old) = (anchor_of(&psflip), psflip.active());
+            if upgrading {
+                configure(&sandbox, child, UNTIL_FILE);
+                let mark = psflip.output().mark();
+                psflip.request_flip();
+                let new = coming(&sandbox, &[anchor, old]);
+                psflip.output().wait_after(mark, Stream::Stdout, "ready pid=");
+                if frozen {
+                    freeze(new);
+                }
+            }
+            if frozen {
+                freeze(old);
+            }
+            kill(anchor);
+            assert_eq!(psflip.wait_exit().signal(), Some(9));
+            sandbox.assert_no_process_left();
+        }
+    }
+}
+
+#[test]
+fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below_the_anchor() {
+    // Contract: A3, F8
+    let sandbox = Sandbox::new();
+    let sleep = &["/bin/sleep", "infinity"];
+    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
+    let (anchor, old) = (anchor_of(&psflip), psflip.active());
+    configure(&sandbox, sleep, UNTIL_FILE);
+    psflip.request_flip();
+    let new = coming(&sandbox, &[anchor, old]);
+    psflip.wait_for_line(Stream::Stderr, "generation=2");
+    kill(old);
+    psflip.wait_for_line(Stream::Stderr, "the old psflip was killed; going on alone");
+    assert!(anchor.is_alive());
+    // What comes meanwhile is for the one that is left.
+    anchor.signal(Signal::SIGHUP).unwrap();
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    sandbox.write("healthy", "");
+    let third = wait_until(Deadline::default(), "the third generation", || {
+        let psflips = generations(&sandbox);
+        psflips.into_iter().find(|process| ![anchor, old, new].contains(process))
+    });
+    psflip.wait_gone(new);
+    assert_eq!((psflip.active(), third.parent()), (third, Some(anchor)), "{}", sandbox.report());
+    assert_eq!(stop(&psflip).signal(), Some(15));
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_stop_for_the_anchor_ends_a_generation_that_goes_on_alone() {
+    // Contract: A2, F8, F11
+    let sandbox = Sandbox::new();
+    let sleep = &["/bin/sleep", "infinity"];
+    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
+    let (anchor, old) = (anchor_of(&psflip), psflip.active());
+    configure(&sandbox, sleep, UNTIL_FILE);
+    psflip.request_flip();
+    coming(&sandbox, &[anchor, old]);
+    psflip.wait_for_line(Stream::Stderr, "generation=2");
+    kill(old);
+    psflip.wait_gone(old);
+    assert_eq!(stop(&psflip).signal(), Some(15), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_generation_that_goes_on_alone_and_fails_is_the_end() {
+    // Contract: A3, F8, F4
+    let sandbox = Sandbox::new();
+    let sleep = &["/bin/sleep", "infinity"];
+    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
+    let (anchor, old) = (anchor_of(&psflip), psflip.active());
+    let soon = format!("{UNTIL_FILE}[upgrade]\ntimeout = \"500ms\"\n");
+    configure(&sandbox, sleep, &soon);
+    psflip.request_flip();
+    coming(&sandbox, &[anchor, old]);
+    kill(old);
+    assert_eq!(psflip.wait_exit().code(), Some(124), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_active_generation_is_killed_and_the_anchor_ends_like_it() {
+    // Contract: A3, C7
+    let sandbox = Sandbox::new();
+    let child = &["forks-workers", "--orphans", "2", "--ignore-term"];
+    let psflip = anchored(psflip(&sandbox, child, AT_ONCE)).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "ready pid=");
+    kill(psflip.active());
+    assert_eq!(psflip.wait_exit().signal(), Some(9));
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_with_the_anchor() {
+    // Contract: A3, C7
+    let sandbox = Sandbox::new();
+    let child = &["forks-workers", "--orphans", "2", "--ignore-term"];
+    let psflip = anchored(psflip(&sandbox, child, AT_ONCE)).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "ready pid=");
+    let (active, keeper) = (psflip.active(), psflip.child().parent().unwrap());
+    freeze(active); // it would end what the keeper left
+    kill(keeper);
+    kill(active);
+    assert_eq!(psflip.wait_exit().signal(), Some(9));
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_delayed() {
+    // Contract: A3, U5
+    let sandbox = Sandbox::new();
+    let times = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\ntimeout = \"5s\"\n");
+    let psflip = anchored(psflip(&sandbox, &["/bin/sleep", "infinity"], &times)).start().wait_ready();
+    let old = psflip.active();
+    let child = script(&sandbox, "child", "while [ ! -e go ]; do sleep 0.01; done; exit 3");
+    configure(&sandbox, &[child.to_str().unwrap()], AT_ONCE);
+    psflip.request_flip();
+    psflip.wait_successor(old);
+    psflip.wait_for_line(Stream::Stderr, "superseded");
+    assert!(old.is_alive());
+    sandbox.write("go", "");
+    // A manager is to start the service again: it must not wait an hour for that.
+    assert_eq!(psflip.wait_exit().code(), Some(3), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_failed_upgrade_below_an_anchor_leaves_the_old_generation_as_it_was() {
+    // Contract: U8, F1, F2, F3, F6
+    let sandbox = Sandbox::new();
+    let sleep = &["/bin/sleep", "infinity"];
+    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
+    let (anchor, old, child) = (anchor_of(&psflip), psflip.active(), psflip.child());
+    let ask = || {
+        let mark = psflip.output().mark();
+        anchor.signal(Signal::SIGHUP).unwrap();
+        mark
+    };
+    let failed = |mark| {
+        let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed").text;
+        wait_until(
+            Deadline::default(),
+            "one anchor, one psflip, one keeper and one child to be left",
+            || (sandbox.processes().len() == 4).then_some(()),
+        );
+        assert_eq!((psflip.active(), psflip.child()), (old, child), "{line}");
+        sandbox.assert_zombie_free();
+    };
+    sandbox.write("psflip.toml", "cmd = 3\n");
+    failed(ask());
+    configure(&sandbox, &["exit-with", "--code", "4"], "[healthcheck.alive]\ntimeout = \"1m\"\n");
+    failed(ask());
+    configure(&sandbox, sleep, UNTIL_FILE);
+    let mark = ask();
+    kill(coming(&sandbox, &[anchor, old]));
+    failed(mark);
+    configure(&sandbox, sleep, AT_ONCE);
+    psflip.flip();
+    assert_eq!(stop(&psflip).signal(), Some(15));
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_stopped_anchor_catches_up() {
+    // Contract: A2, F12
+    let sandbox = Sandbox::new();
+    let psflip = anchored(psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE)).start().wait_ready();
+    let anchor = anchor_of(&psflip);
+    freeze(anchor);
+    for _ in 0..3 {
+        psflip.flip();
+    }
+    let (third, mark) = (psflip.active(), psflip.output().mark());
+    anchor.signal(Signal::SIGHUP).unwrap();
+    anchor.signal(Signal::SIGCONT).unwrap();
+    psflip.output().wait_after(mark, Stream::Stderr, "superseded");
+    psflip.wait_successor(third);
+    psflip.wait_gone(third);
+    wait_until(Deadline::default(), "nothing of the former generations to be left", || {
+        (sandbox.processes().len() == 4).then_some(())
+    });
+    assert_eq!(stop(&psflip).signal(), Some(15));
+}

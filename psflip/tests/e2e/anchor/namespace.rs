@@ -1,0 +1,128 @@
+//! As PID 1 of a PID namespace, as in a container: the anchor is there by itself.
+
+use std::sync::Arc;
+
+use testkit::client::http::HttpClient;
+use testkit::{
+    AvailabilityProbe, Deadline, Process, Running, Sandbox, Signal, Stream, fixture, psflip_bin, wait_until,
+};
+
+use super::NAME;
+use crate::service::{AT_ONCE, configure};
+use crate::tree::is_root;
+use crate::tree::reaping::wait_reaped;
+
+/// psflip as PID 1 of a PID namespace, and as it is seen from outside.
+fn as_pid_1(sandbox: &Sandbox, config: &str) -> Arc<Running> {
+    sandbox.write("psflip.toml", config);
+    sandbox.command(["unshare", "--pid", "--fork", "--mount-proc"]).arg(psflip_bin()).start()
+}
+
+/// The only child of `unshare`, once it is the anchor and the first child is healthy.
+#[track_caller]
+fn pid_1(unshare: &Running) -> Process {
+    unshare.output().wait(Stream::Stderr, "healthy, active");
+    let anchor = unshare.first().children()[0];
+    assert_eq!(anchor.stat().unwrap().name, NAME);
+    anchor
+}
+
+/// The generation below the anchor, seen from outside; strangers may be there, too.
+#[track_caller]
+fn generation(anchor: Process) -> Process {
+    let psflips = || {
+        anchor.children().into_iter().filter(|child| child.stat().is_some_and(|stat| stat.name == "psflip"))
+    };
+    wait_until(Deadline::default(), "one generation below the anchor", || {
+        let found: Vec<_> = psflips().collect();
+        if let [one] = found[..] { Some(one) } else { None }
+    })
+}
+
+#[test]
+fn as_pid_1_it_relays_a_death_by_a_signal_as_128_and_its_number() {
+    // Contract: C5, C9
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let exit_with = fixture("exit-with").display().to_string();
+    for (option, value, code) in [
+        ("--code", "0", 0),
+        ("--code", "9", 9),
+        ("--signal", "TERM", 143),
+        ("--signal", "KILL", 137),
+        ("--signal", "SEGV", 139),
+        ("--signal", "RTMIN", 162),
+    ] {
+        let config = format!("cmd = [{exit_with:?}, {option:?}, {value:?}]\n{AT_ONCE}");
+        let status = as_pid_1(&sandbox, &config).wait_exit();
+        assert_eq!(status.code(), Some(code), "{option} {value}\n{}", sandbox.report());
+    }
+}
+
+#[test]
+fn as_pid_1_it_reaps_strangers_that_fall_to_it() {
+    // Contract: C9
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let unshare = as_pid_1(&sandbox, &format!("cmd = [\"sleep\", \"infinity\"]\n{AT_ONCE}"));
+    let psflip = pid_1(&unshare);
+    // As `docker exec` does it: a process that enters the namespace, and leaves an orphan there.
+    let enter = ["nsenter", "--pid", "--target", &psflip.pid().to_string(), "sh", "-c"].map(str::to_owned);
+    for round in 0..5 {
+        let script = format!("sleep 1000{round} & exit 0");
+        sandbox.command(&enter).arg(script).stdout(null()).stderr(null()).start().wait_exit();
+        let argv = ["sleep".to_owned(), format!("1000{round}")];
+        let orphan = wait_until(Deadline::default(), "the orphan to fall to psflip", || {
+            psflip.children().into_iter().find(|child| child.cmdline().is_ok_and(|found| found == argv))
+        });
+        orphan.signal(Signal::SIGKILL).unwrap();
+        wait_reaped(orphan);
+    }
+    psflip.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(unshare.wait_exit().code(), Some(143), "{}", sandbox.report());
+}
+
+fn null() -> std::fs::File {
+    std::fs::File::options().write(true).open("/dev/null").unwrap()
+}
+
+#[test]
+fn as_pid_1_it_is_upgraded_under_load_and_stopped() {
+    // Contract: A1, C9, U10, F11
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let server: &[&str] = &["http-server", "--unix", "app.sock", "--linger", "50ms"];
+    configure(&sandbox, server, "[healthcheck.unix]\npath = \"app.sock\"\n");
+    let config = sandbox.read("psflip.toml");
+    let unshare = as_pid_1(&sandbox, &config);
+    let anchor = pid_1(&unshare);
+    let socket = sandbox.path("app.sock");
+    let probe = AvailabilityProbe::start(2, |_| {
+        let mut client = HttpClient::unix(&socket);
+        move || client.get("/")?.tag("pid")
+    });
+    probe.wait_requests(10);
+    for round in 1..=10 {
+        let old = generation(anchor);
+        anchor.signal(Signal::SIGHUP).unwrap();
+        unshare.output().wait_count(round, Stream::Stderr, "superseded");
+        wait_reaped(old);
+        assert_ne!(generation(anchor), old);
+        probe.wait_requests(10);
+    }
+    probe.finish().assert_no_failures();
+    // As `docker stop` does it, while an upgrade is under way.
+    configure(&sandbox, &["never-ready"], "[healthcheck.unix]\npath = \"never.sock\"\n");
+    anchor.signal(Signal::SIGHUP).unwrap();
+    unshare.output().wait(Stream::Stdout, "starting pid=");
+    anchor.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(unshare.wait_exit().code(), Some(0), "{}", sandbox.report());
+    assert!(!sandbox.path("psflip.pid").exists());
+    sandbox.assert_no_process_left();
+}
