@@ -147,7 +147,7 @@ impl State {
 
     /// Generations that drain although nobody serves any more: they are asked to end soon, once, for the manager shall start the
     /// service again.
-    pub(super) fn to_hurry(&mut self) -> Vec<u32> {
+    pub(super) fn hurry_up(&mut self) -> Vec<u32> {
         if self.active.is_some() || self.coming_lives() {
             return Vec::new();
         }

@@ -113,8 +113,8 @@ fn the_end_of_one_that_was_promoted_is_the_end_also_if_it_comes_before_the_word(
     state.ended(NEW, End::Exited(7));
     assert_eq!(state.said(OLD, Message::Main { pid: NEW }), None);
     assert_eq!((state.active(), state.outcome(false)), (None, None), "the old one drains");
-    assert_eq!(state.to_hurry(), [OLD]);
-    assert!(state.to_hurry().is_empty(), "once");
+    assert_eq!(state.hurry_up(), [OLD]);
+    assert!(state.hurry_up().is_empty(), "once");
     state.ended(OLD, End::Exited(0));
     assert_eq!(state.outcome(false), Some(End::Exited(7)));
 }
@@ -123,10 +123,10 @@ fn the_end_of_one_that_was_promoted_is_the_end_also_if_it_comes_before_the_word(
 fn what_drains_is_asked_to_end_when_nobody_serves() {
     // Contract: A3, C5, U5
     let mut state = promoted();
-    assert!(state.to_hurry().is_empty());
+    assert!(state.hurry_up().is_empty());
     state.ended(NEW, KILLED);
-    assert_eq!(state.to_hurry(), [OLD]);
-    assert!(state.to_hurry().is_empty(), "once");
+    assert_eq!(state.hurry_up(), [OLD]);
+    assert!(state.hurry_up().is_empty(), "once");
     assert_eq!(state.outcome(false), None);
     state.ended(OLD, End::Exited(0));
     assert_eq!(state.outcome(false), Some(KILLED));

@@ -170,10 +170,10 @@ impl Steward {
                     self.state.ended(change.pid, end);
                 }
                 ChangeKind::Stopped(_) if self.state.active() == Some(change.pid) => {
-                    self.active_was_stopped()
+                    self.active_was_stopped();
                 }
                 ChangeKind::Continued if self.state.active() == Some(change.pid) => {
-                    self.asked_to_stop = false
+                    self.asked_to_stop = false;
                 }
                 ChangeKind::Stopped(_) | ChangeKind::Continued => {}
             }
@@ -195,7 +195,7 @@ impl Steward {
                 self.forward(&received);
             }
         }
-        for former in self.state.to_hurry() {
+        for former in self.state.hurry_up() {
             let _ = send_to_living(former, |process| process.send(Signal::TERM)); // it may have ended
         }
     }

@@ -9,7 +9,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
 use testkit::{
-    Deadline, FdSnapshot, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until,
+    Deadline, FdSnapshot, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, psflip_bin,
+    wait_until,
 };
 
 use crate::service::{AT_ONCE, Service, configure, psflip, script};
@@ -178,7 +179,11 @@ fn upgrade_requests_of_the_first_moments_are_followed() {
         // Blocked, since it would end the process until psflip's first instruction has run.
         let psflip = psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE).block_signal(Signal::SIGHUP);
         let psflip = anchored(psflip).start();
-        psflip.program().first().signal(Signal::SIGHUP).unwrap();
+        let first = psflip.program().first();
+        wait_until(Deadline::default(), "psflip to be executed", || {
+            first.exe().is_ok_and(|exe| exe == psflip_bin()).then_some(())
+        });
+        first.signal(Signal::SIGHUP).unwrap();
         psflip.wait_for_line(Stream::Stderr, "superseded");
         wait_until(Deadline::default(), "generation 2 to be alone", || {
             (sandbox.processes().len() == 4).then_some(())

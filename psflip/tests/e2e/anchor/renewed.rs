@@ -1,1 +1,1 @@
-
+//! The anchor executes a new program in place (A5).
