@@ -45,7 +45,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         });
         steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
         match dist::missing() {
-            None => steps.step("dist", || dist::make(true)),
+            None => steps.step("dist", || dist::make(None, true)),
             Some(program) => steps.skip("dist", &format!("{program} is not installed")),
         }
         steps.step("chaos, a fixed seed", || chaos(&["--seed", "1"]));

@@ -11,7 +11,7 @@ use crate::args::Args;
 use crate::{Error, Outcome, docs, release, repo, step};
 
 pub(crate) const USAGE: &str = "\
-cargo xtask dist [--check]
+cargo xtask dist [--check] [--binary FILE]
 
 Makes in target/dist:
   psflip                         the static binary
@@ -20,18 +20,20 @@ Makes in target/dist:
 The package is the same, byte for byte, whenever it is made of the same binary (it needs dpkg-deb and gzip). It has no scripts: installing it starts and
 stops nothing, and a running service takes the new psflip at its next upgrade.
 
-  --check  then makes the package once more and compares, installs it into an empty root, and runs and flips it there (as root)";
+  --check  then makes the package once more and compares, installs it into an empty root, and runs and flips it there (as root)
+  --binary FILE  packs this static psflip instead of building one";
 
 pub(crate) fn run(mut args: Args) -> Outcome {
     let and_check = args.flag("check");
+    let binary: Option<PathBuf> = args.value("binary")?;
     args.done()?;
     docs::make(true)?;
-    make(and_check)
+    make(binary, and_check)
 }
 
-/// Builds, packs, and checks if that is wanted.
-pub(crate) fn make(and_check: bool) -> Outcome {
-    let binary = release::build_static()?;
+/// Builds if there is no binary, packs, and checks if that is wanted.
+pub(crate) fn make(binary: Option<PathBuf>, and_check: bool) -> Outcome {
+    let binary = binary.map_or_else(release::build_static, Ok)?;
     let directory = repo::target_dir()?.join("dist");
     // What an earlier version left must not be taken for this one's.
     if let Err(error) = fs::remove_dir_all(&directory)
