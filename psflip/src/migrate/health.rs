@@ -110,6 +110,13 @@ impl Work<'_> {
             self.left(node.at, "psflip asks container engines on Unix sockets only, so its default is taken");
             return Err(format!("socket = {}", string(&text)));
         }
+        let path = text.strip_prefix("unix://").unwrap_or(&text);
+        if !path.starts_with(['/', '@', '{']) {
+            self.note(
+                node.at,
+                "the path is relative to `workdir`; upstream's was relative to its own directory",
+            );
+        }
         Ok(format!("socket = {}", string(&text)))
     }
 

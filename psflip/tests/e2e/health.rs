@@ -1,6 +1,6 @@
 //! Health checks of real children: when a generation is promoted, and what is said when it isn't (contract H1 to H4, U9).
 
-mod docker;
+pub(crate) mod docker;
 mod fcgi;
 mod notify;
 

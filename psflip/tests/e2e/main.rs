@@ -15,6 +15,7 @@ mod hooks;
 mod listen;
 mod log;
 mod manager;
+mod migrate;
 mod pidfile;
 mod servers;
 mod service;

@@ -52,7 +52,7 @@ fn with_container(
 }
 
 /// An engine that answers every question with what stands in a file of the sandbox.
-fn start_scripted_engine(sandbox: &Sandbox) {
+pub(crate) fn start_scripted_engine(sandbox: &Sandbox) {
     let listener = UnixListener::bind(sandbox.path("d.sock")).unwrap();
     let file = sandbox.path("answer");
     // It ends with the test's process.
