@@ -290,6 +290,7 @@ fn is_for_psflip(name: &[u8]) -> bool {
         "NOTIFY_SOCKET",
         "WATCHDOG_PID",
         "WATCHDOG_USEC",
+        "FDSTORE",
         "LISTEN_PID",
         "LISTEN_FDS",
         "LISTEN_FDNAMES",

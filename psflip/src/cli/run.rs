@@ -44,7 +44,7 @@ impl Refusal {
 /// Lives a generation's life, or an anchor's.
 pub(super) fn run(source: &Source, foreground: bool) -> End {
     let origin = Origin::of_this_process();
-    let (link, hello, inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
+    let (link, hello, mut inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
         Ok(Some(Met { link, hello, inheritance })) => (Some(link), Some(hello), inheritance),
         Ok(None) => (None, None, Inheritance::default()),
         Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
@@ -59,11 +59,14 @@ pub(super) fn run(source: &Source, foreground: bool) -> End {
     };
     // Whoever gave psflip sockets knows only the process that it started.
     let started = anchor.as_ref().map_or_else(std::process::id, anchor::Link::anchor);
-    let activation = match &hello {
+    let mut activation = match &hello {
         None => Activation::of(&origin.program.envp, Some(started), fd::is_inherited),
         Some(hello) if hello.activated => Activation::of(&origin.program.envp, None, fd::is_inherited),
         Some(_) => Activation::default(),
     };
+    if hello.is_none() {
+        inheritance.listeners = activation.take_stored();
+    }
     let identity = Identity {
         generation: hello.as_ref().map_or(1, |hello| hello.generation),
         slot: hello.as_ref().map_or(Slot::A, |hello| hello.slot),

@@ -105,6 +105,18 @@ impl Message {
         self.assign("ERRNO", errno)
     }
 
+    /// Keep the socket that comes along under this name, until it is taken back: also if nobody can be reached behind it any more.
+    #[must_use]
+    pub fn store(self, name: &str) -> Self {
+        self.assign("FDSTORE", 1).assign("FDPOLL", 0).assign("FDNAME", name)
+    }
+
+    /// Keep it no longer.
+    #[must_use]
+    pub fn store_no_more(self, name: &str) -> Self {
+        self.assign("FDSTOREREMOVE", 1).assign("FDNAME", name)
+    }
+
     /// The code that the service ends with.
     #[must_use]
     pub fn exit_status(self, code: u8) -> Self {
@@ -125,6 +137,12 @@ pub fn watchdog_interval(variable: impl Fn(&str) -> Option<String>, pid: u32) ->
     let time: u64 = variable("WATCHDOG_USEC")?.parse().ok()?;
     let is_ours = variable("WATCHDOG_PID").is_none_or(|text| text.parse() == Ok(pid));
     (is_ours && time > 0).then(|| Duration::from_micros((time / 2).max(1)))
+}
+
+/// Whether the manager keeps descriptors: systemd 254 and later say so by `FDSTORE`, for earlier ones the unit does.
+#[must_use]
+pub fn keeps_descriptors(variable: impl Fn(&str) -> Option<String>) -> bool {
+    variable("FDSTORE").and_then(|most| most.parse::<u32>().ok()).is_some_and(|most| most > 0)
 }
 
 /// A datagram that waits for room in the manager's queue.

@@ -19,7 +19,7 @@ use crate::exit;
 use crate::flip::{News, Outcome, Phase};
 use crate::handover::{ToSuccessor, successor};
 use crate::keeper::Tree;
-use crate::manager::systemd::{Message, Notifier, watchdog_interval};
+use crate::manager::systemd::{Message, Notifier, keeps_descriptors, watchdog_interval};
 
 /// How long a generation that has drained stays for a manager that has no room for the news that another one is the main process.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ pub(super) struct Managers {
     systemd: Option<Notifier>,
     /// The anchor above this generation (`anchored.rs`).
     pub(super) anchor: Option<anchor::Link>,
+    /// systemd keeps sockets for psflip.
+    stores: bool,
     /// How often systemd wants a sign of life.
     watchdog: Option<Duration>,
     voice: Voice,
@@ -72,10 +74,12 @@ impl Managers {
             }
         });
         let main = anchor.as_ref().map_or_else(std::process::id, anchor::Link::anchor);
+        let stores = systemd.is_some() && keeps_descriptors(&variable);
         let watchdog = systemd.as_ref().and_then(|_| watchdog_interval(variable, main));
         Self {
             systemd,
             anchor,
+            stores,
             watchdog,
             voice: if is_first { Voice::Own } else { Voice::Predecessor },
             known: is_first,
@@ -89,6 +93,11 @@ impl Managers {
     /// Whether this generation has somebody to speak to.
     fn speaks(&self) -> bool {
         self.voice == Voice::Own && self.systemd.is_some()
+    }
+
+    /// Whether the sockets are there for a psflip that is started after this one: the service was not told to stop.
+    pub(super) fn keep_sockets(&self) -> bool {
+        self.stores && !self.stopping
     }
 }
 
@@ -234,7 +243,20 @@ impl Runtime {
         }
         let status = self.status();
         self.say(message.status(&status));
+        self.store_sockets();
         self.show_signs_of_life();
+    }
+
+    /// Lets systemd keep the sockets of this generation, and no others: after a crash the next psflip finds them, with their clients.
+    fn store_sockets(&mut self) {
+        let Some(notifier) = self.managers.systemd.as_mut().filter(|_| self.managers.stores) else { return };
+        for (name, socket) in self.listeners.to_store() {
+            notifier.send(Message::new().store(&name), Some(socket));
+        }
+        for name in self.listeners.stored() {
+            notifier.send(Message::new().store_no_more(&name), None);
+        }
+        self.wait_for_room();
     }
 
     /// What is under way may take this long from now on.
@@ -325,8 +347,14 @@ impl Runtime {
     }
 
     fn say(&mut self, message: Message) {
-        let Some(notifier) = &mut self.managers.systemd else { return };
-        if !notifier.send(message, None) {
+        if let Some(notifier) = &mut self.managers.systemd {
+            notifier.send(message, None);
+            self.wait_for_room();
+        }
+    }
+
+    fn wait_for_room(&mut self) {
+        if let Some(notifier) = self.managers.systemd.as_ref().filter(|notifier| notifier.waits()) {
             let watched = self.poller.watch_for(Token::Managers, notifier.as_fd(), EpollFlags::EPOLLOUT);
             if let Err(error) = watched {
                 tracing::error!(%error, "can't wait for the manager");

@@ -23,6 +23,10 @@ impl Runtime {
     pub(super) fn open_listeners(&mut self) -> Result<(), listen::Error> {
         let given = std::mem::take(&mut self.given);
         self.listeners = Listeners::open(&self.plan.listeners, given, &self.identity.activation)?;
+        if self.predecessor.is_none() {
+            // What was given was stored by one that is gone.
+            self.listeners.predecessor_is_gone();
+        }
         Ok(())
     }
 
@@ -116,8 +120,13 @@ impl Runtime {
             (Outcome::Failed(_) | Outcome::Relay(_), _) => {
                 for listeners in [&mut self.listeners, &mut self.control.listeners] {
                     listeners.predecessor_is_gone();
-                    listeners.remove_new_files();
                 }
+                if self.managers.keep_sockets() {
+                    self.listeners.remove_files_of_lost();
+                } else {
+                    self.listeners.remove_new_files();
+                }
+                self.control.listeners.remove_new_files();
             }
         }
     }

@@ -5,8 +5,10 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
+use super::listen::Given;
+use super::store;
 use crate::launch::variable;
 use crate::sys::fd;
 
@@ -46,13 +48,30 @@ impl Activation {
     /// Whether psflip was given any.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        !self.names.is_empty()
+        !self.names().is_empty()
     }
 
-    /// Their names, in their order.
+    /// Their names, in their order; without those that psflip itself has stored.
     #[must_use]
-    pub fn names(&self) -> &[String] {
-        &self.names
+    pub fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).filter(|name| store::parse(name).is_none()).collect()
+    }
+
+    /// Takes what an earlier psflip has stored with systemd. Those numbers are psflip's own from now on.
+    pub fn take_stored(&mut self) -> Vec<Given> {
+        let mut stored = Vec::new();
+        for (number, name) in self.numbers().zip(&self.names) {
+            let Some((address, file)) = store::parse(name).filter(|_| !self.missing.contains(&number)) else {
+                continue;
+            };
+            if let Ok(socket) = fd::adopt(number)
+                && fd::set_close_on_exec(socket.as_fd(), true).is_ok()
+            {
+                self.missing.push(number);
+                stored.push(Given { address, socket, file });
+            }
+        }
+        stored
     }
 
     /// The numbers that they have in every psflip.

@@ -17,6 +17,7 @@ use nix::sys::socket::{
 
 use super::activation::Activation;
 use super::pass::{self, Passing};
+use super::store;
 use super::unix_file::{self, FileId};
 use crate::config::{ListenAddress, Listener, Options};
 use crate::sys::seam::{self, Call};
@@ -47,6 +48,8 @@ pub struct Listeners {
     open: Vec<Open>,
     /// Files of sockets that the predecessor listened on and this generation doesn't; gone when the predecessor is.
     abandoned: Vec<(PathBuf, FileId)>,
+    /// Names of sockets that were handed over and are of no use here (`store`).
+    dropped: Vec<String>,
 }
 
 /// What a successor may change of sockets and their files, as it is.
@@ -83,6 +86,8 @@ struct Made {
     file: Option<FileId>,
     /// By this generation; else it was handed over.
     is_new: bool,
+    /// Where systemd keeps sockets, it has this one.
+    is_stored: bool,
 }
 
 impl Listeners {
@@ -100,7 +105,11 @@ impl Listeners {
             let opened = match (&listener.address, old.and_then(Option::take)) {
                 (ListenAddress::Systemd(name), _) => activated(activation, name),
                 (_, Some(old)) if is_still_reachable(&listener.address, old.file) => keep(listener, old),
-                _ => open(listener),
+                (_, Some(old)) => {
+                    all.dropped.extend(store::name(&old.address, old.file));
+                    open(listener)
+                }
+                (_, None) => open(listener),
             };
             match opened {
                 Ok(made) => all.open.push(Open { listener: listener.clone(), made }),
@@ -111,8 +120,10 @@ impl Listeners {
             }
         }
         // Their sockets are closed here, so that only the predecessor's generation has them.
-        let rest = given.into_iter().flatten();
-        all.abandoned = rest.filter_map(|given| Some((path_of(&given.address)?, given.file?))).collect();
+        for Given { address, file, .. } in given.into_iter().flatten() {
+            all.dropped.extend(store::name(&address, file));
+            all.abandoned.extend(path_of(&address).zip(file));
+        }
         Ok(all)
     }
 
@@ -123,6 +134,24 @@ impl Listeners {
             let address = open.listener.address.to_string();
             open.made.sockets.iter().map(move |socket| (address.clone(), socket.as_fd(), open.made.file))
         })
+    }
+
+    /// What systemd does not keep so far, each under its name.
+    pub fn to_store(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        let own = self.open.iter().filter(|open| !matches!(open.listener.address, ListenAddress::Systemd(_)));
+        own.filter(|open| !open.made.is_stored).flat_map(|open| {
+            let name = store::name(&open.listener.address.to_string(), open.made.file);
+            name.into_iter()
+                .flat_map(|name| open.made.sockets.iter().map(move |socket| (name.clone(), socket.as_fd())))
+        })
+    }
+
+    /// It keeps them now. Gives the names of those that it need not keep any more.
+    pub fn stored(&mut self) -> Vec<String> {
+        for open in &mut self.open {
+            open.made.is_stored = true;
+        }
+        std::mem::take(&mut self.dropped)
     }
 
     /// How the child is told, and the sockets in the order that [`Passing::numbers`] speaks of.
@@ -204,7 +233,16 @@ impl Listeners {
 
     /// Removes the files that this generation has created: it fails, and the predecessor lives.
     pub fn remove_new_files(&self) {
-        for open in self.open.iter().filter(|open| open.made.is_new) {
+        self.remove_files(|made| made.is_new);
+    }
+
+    /// As [`Listeners::remove_new_files`], where systemd keeps the sockets: what it keeps needs its file.
+    pub fn remove_files_of_lost(&self) {
+        self.remove_files(|made| made.is_new && !made.is_stored);
+    }
+
+    fn remove_files(&self, concerns: impl Fn(&Made) -> bool) {
+        for open in self.open.iter().filter(|open| concerns(&open.made)) {
             if let (ListenAddress::Unix(path), Some(id)) = (&open.listener.address, open.made.file) {
                 tell_remaining(path, unix_file::remove(path, id));
             }
@@ -252,7 +290,7 @@ fn activated(activation: &Activation, name: &str) -> Result<Made, String> {
             "psflip was given no socket by its manager (`LISTEN_FDS` and `LISTEN_PID`)".to_owned()
         });
     }
-    Ok(Made { sockets, file: None, is_new: false })
+    Ok(Made { sockets, file: None, is_new: false, is_stored: true })
 }
 
 /// Keeps a socket that was handed over. What can't be changed while it is open has to be as it was.
@@ -273,7 +311,7 @@ fn keep(listener: &Listener, given: Given) -> Result<Made, String> {
             return Err(fixed("reuseport", is));
         }
     }
-    Ok(Made { sockets: vec![given.socket], file: given.file, is_new: false })
+    Ok(Made { sockets: vec![given.socket], file: given.file, is_new: false, is_stored: true })
 }
 
 fn open(listener: &Listener) -> Result<Made, String> {
@@ -297,7 +335,7 @@ fn open(listener: &Listener) -> Result<Made, String> {
         }
         return Err(error.to_string());
     }
-    Ok(Made { sockets: vec![socket], file, is_new: true })
+    Ok(Made { sockets: vec![socket], file, is_new: true, is_stored: false })
 }
 
 fn internet(address: SocketAddr, kind: SockType, listener: &Listener) -> Result<OwnedFd, String> {

@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod listen;
 pub mod pass;
+pub mod store;
 pub mod symlink;
 mod unix_file;
 

@@ -7,6 +7,7 @@ mod killed;
 mod protocols;
 mod refused;
 mod sockets;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -1,0 +1,222 @@
+//! systemd keeps the sockets that psflip opened (`FDSTORE=1`): when everything was killed, the next psflip has the same ones, and clients that
+//! waited are served.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use testkit::notify::Notice;
+use testkit::{NotifyManager, wait_until};
+
+use super::*;
+use crate::service::{kill, stop};
+
+/// What systemd keeps, after these notices: names and sockets.
+fn kept(notices: &[Notice]) -> Vec<(String, Arc<OwnedFd>)> {
+    let mut kept: Vec<(String, Arc<OwnedFd>)> = Vec::new();
+    for notice in notices {
+        let name = || notice.value("FDNAME").unwrap().to_owned();
+        if notice.has("FDSTORE=1") {
+            assert!(notice.has("FDPOLL=0") && notice.fds.len() == 1, "{notice:?}");
+            assert!(kept.iter().all(|(known, _)| *known != name()), "{notice:?} is known");
+            kept.push((name(), Arc::clone(&notice.fds[0])));
+        } else if notice.has("FDSTOREREMOVE=1") {
+            let (name, before) = (name(), kept.len());
+            kept.retain(|(known, _)| *known != name);
+            assert_eq!(kept.len() + 1, before, "{name} was not kept");
+        }
+    }
+    kept
+}
+
+/// A psflip whose manager keeps sockets, and has these of an earlier one.
+fn keeping(
+    sandbox: &Sandbox,
+    argv: &[&str],
+    listeners: &str,
+    kept: &[(String, Arc<OwnedFd>)],
+) -> PsflipBuilder {
+    let builder = with_listeners(sandbox, argv, listeners);
+    let mut builder = builder.env("NOTIFY_SOCKET", sandbox.path("notify")).env("FDSTORE", "16");
+    if kept.is_empty() {
+        return builder;
+    }
+    let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+    builder = builder.env("LISTEN_FDS", kept.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    for ((_, socket), number) in kept.iter().zip(3..) {
+        builder = builder.inherit_fd(socket.try_clone().unwrap(), number);
+    }
+    builder.wrapper(["sh", "-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
+}
+
+/// Kills every process of the service at once, as far as that can be done.
+#[track_caller]
+fn kill_all(sandbox: &Sandbox) {
+    sandbox.processes().into_iter().for_each(kill);
+    wait_until(Deadline::default(), "everything to be gone", || {
+        sandbox.processes().iter().all(|process| !process.is_alive()).then_some(())
+    });
+}
+
+/// The names of what is kept, once there are so many.
+#[track_caller]
+fn wait_kept(manager: &NotifyManager, count: usize) -> Vec<(String, Arc<OwnedFd>)> {
+    manager.wait_for(&format!("{count} sockets to be kept"), |notices| {
+        Some(kept(notices)).filter(|kept| kept.len() == count)
+    })
+}
+
+#[test]
+fn after_a_kill_of_everything_the_same_sockets_serve_the_clients_that_wait() {
+    // Contract: C7
+    let sandbox = Sandbox::new();
+    let manager = NotifyManager::bind(&sandbox.path("notify"));
+    let path = sandbox.path("app.sock");
+    let listeners =
+        format!("{}{}", listen(&unix(&sandbox, "app.sock"), ""), listen("tcp://127.0.0.1:0", "name = \"t\""));
+    let psflip = keeping(&sandbox, SERVER, &listeners, &[]).start().wait_ready();
+    let tcp = tcp_address(&psflip, 0);
+    let mut before = wait_kept(&manager, 2);
+    assert!(before[0].0.starts_with("psflip-") && before[0].0.contains("-unix%3A///"), "{before:?}");
+    assert_eq!(before[1].0, "psflip--tcp%3A//127.0.0.1%3A0");
+    let inode = std::fs::metadata(&path).unwrap().ino();
+    for round in 0..3 {
+        kill_all(&sandbox);
+        // They wait for a server that isn't there.
+        let mut client = UnixStream::connect(&path).unwrap();
+        let mut other = std::net::TcpStream::connect(tcp).unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        client.write_all(request).unwrap();
+        other.write_all(request).unwrap();
+        before.reverse(); // in any order
+        let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("name=gen1"), "round {round}: {answer}");
+        answer.clear();
+        other.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("name=gen1"), "round {round}: {answer}");
+        assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode, "round {round}");
+        // It still has them after a flip, and the manager has them but once.
+        psflip.flip();
+        assert_eq!(ask(&*path).unwrap(), "gen2");
+        assert_eq!(ask(tcp).unwrap(), "gen2");
+    }
+    assert_eq!(kept(&manager.notices()).len(), 2, "{}", manager.describe());
+    kill_all(&sandbox);
+    let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
+    // A stop is the end of them.
+    ends(&sandbox, &psflip, &["notify"]);
+    drop(manager);
+    std::fs::remove_file(sandbox.path("notify")).unwrap();
+}
+
+#[test]
+fn what_a_flip_drops_is_kept_no_longer_and_what_it_adds_is() {
+    // Contract: U8, F9
+    let sandbox = Sandbox::new();
+    let manager = NotifyManager::bind(&sandbox.path("notify"));
+    let (one, other) = (listen(&unix(&sandbox, "one.sock"), ""), listen(&unix(&sandbox, "other.sock"), ""));
+    let psflip = keeping(&sandbox, SERVER, &one, &[]).start().wait_ready();
+    let first = wait_kept(&manager, 1);
+    // An upgrade that fails changes nothing of it.
+    configure(
+        &sandbox,
+        &["crash-on-init", "--code", "7"],
+        &format!("{other}[healthcheck.tcp]\naddress = \"127.0.0.1:1\"\n"),
+    );
+    psflip.request_flip();
+    manager.wait("last upgrade failed");
+    assert_eq!(kept(&manager.notices())[0].0, first[0].0);
+    // One that succeeds does.
+    reconfigure(&sandbox, SERVER, &other);
+    psflip.flip();
+    let second = manager.wait_for("another socket to be kept", |notices| {
+        let kept = kept(notices);
+        (kept.len() == 1 && kept[0].0 != first[0].0).then_some(kept)
+    });
+    assert!(second[0].0.ends_with("other.sock"), "{second:?}");
+    // The first generation may have dropped what it is given, too.
+    kill_all(&sandbox);
+    let mark = manager.mark();
+    let psflip = keeping(&sandbox, SERVER, &one, &second).start().wait_ready();
+    wait_answer(sandbox.path("one.sock"), "gen1");
+    let gone = manager.wait_after(mark, "FDSTOREREMOVE=1");
+    assert_eq!(gone.value("FDNAME"), Some(&*second[0].0));
+    assert!(!sandbox.path("other.sock").exists());
+    let has = sockets_of(psflip.child());
+    assert_eq!(has.len(), 1, "what is not wanted does not come to the child: {has:?}");
+    stop(&psflip);
+}
+
+#[test]
+fn a_kept_socket_whose_file_is_gone_is_replaced() {
+    // Contract: F10
+    let sandbox = Sandbox::new();
+    let manager = NotifyManager::bind(&sandbox.path("notify"));
+    let listeners = listen(&unix(&sandbox, "app.sock"), "");
+    let _psflip = keeping(&sandbox, SERVER, &listeners, &[]).start().wait_ready();
+    let before = wait_kept(&manager, 1);
+    kill_all(&sandbox);
+    std::fs::remove_file(sandbox.path("app.sock")).unwrap(); // as a RuntimeDirectory= that is emptied
+    let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
+    wait_answer(sandbox.path("app.sock"), "gen1");
+    let after = manager.wait_for("the new one to be kept instead", |notices| {
+        let kept = kept(notices);
+        (kept.len() == 1 && kept[0].0 != before[0].0).then_some(kept)
+    });
+    drop(after);
+    stop(&psflip);
+}
+
+#[test]
+fn a_child_that_fails_leaves_what_is_kept_to_the_next_start() {
+    // Contract: C5, C6
+    let sandbox = Sandbox::new();
+    let manager = NotifyManager::bind(&sandbox.path("notify"));
+    let listeners = listen(&unix(&sandbox, "app.sock"), "");
+    let dies = ["dies-later", "--on-file", "die", "--code", "3"];
+    let psflip = keeping(&sandbox, &dies, &listeners, &[]).start().wait_ready();
+    let before = wait_kept(&manager, 1);
+    sandbox.write("die", "");
+    assert_eq!(psflip.wait_exit().code(), Some(3));
+    let client = UnixStream::connect(sandbox.path("app.sock")).unwrap();
+    // A first child that fails neither.
+    let psflip = keeping(&sandbox, &["/nowhere/program"], &listeners, &before).start();
+    assert_eq!(psflip.wait_exit().code(), Some(127));
+    let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
+    assert_eq!(ask(sandbox.path("app.sock")).unwrap(), "gen1");
+    drop(client);
+    stop(&psflip);
+}
+
+#[test]
+fn a_manager_that_keeps_nothing_is_given_nothing_and_others_descriptors_pass_as_they_are() {
+    // Contract: C3
+    let sandbox = Sandbox::new();
+    let manager = NotifyManager::bind(&sandbox.path("notify"));
+    let listeners = listen(&unix(&sandbox, "app.sock"), "");
+    for most in ["", "0", "many"] {
+        let psflip = keeping(&sandbox, SERVER, &listeners, &[]).env("FDSTORE", most).start().wait_ready();
+        psflip.flip();
+        ends(&sandbox, &psflip, &["notify"]);
+    }
+    assert!(kept(&manager.notices()).is_empty(), "{}", manager.describe());
+    // Without a `[[listen]]`, what psflip was given and knows nothing of goes to the child.
+    let strange: OwnedFd = std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
+    let own: OwnedFd = std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
+    let given = [
+        ("psflip--tcp%3A//127.0.0.1%3A1".to_owned(), Arc::new(own)),
+        ("psflip".to_owned(), Arc::new(strange)),
+    ];
+    let psflip = keeping(&sandbox, &["introspect", "--hold"], "", &given).start().wait_ready();
+    for generation in 1..=2 {
+        let seen = view(&psflip, generation);
+        assert!(!seen.contains_key("fd[003]"), "{seen:?}");
+        assert!(seen["fd[004]"].starts_with("socket:["), "{seen:?}");
+        assert!(seen.values().all(|value| !value.starts_with("FDSTORE")), "{seen:?}");
+        psflip.flip();
+    }
+    manager.wait("FDSTOREREMOVE=1");
+    stop(&psflip);
+}
