@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::end::End;
 use crate::history::{Drain, Record, Step};
+use crate::text;
 
 /// The version of this protocol. It changes when a client of the old one could misunderstand the new one.
 pub const PROTOCOL: u32 = 1;
@@ -39,6 +40,32 @@ pub enum Wish {
     },
     /// The end of psflip and its child (contract S5). Answered by [`Event::Stopping`] and what follows.
     Stop,
+}
+
+impl Wish {
+    /// Reads a request: a line without its line break.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words for whoever wrote it.
+    pub fn read(line: &[u8]) -> Result<Self, String> {
+        const EXAMPLE: &str = r#"a request is one line like {"psflip":1,"request":"status"}"#;
+        let shown = || text::head(&String::from_utf8_lossy(line), 100);
+        let value: serde_json::Value = serde_json::from_slice(line)
+            .map_err(|error| format!("`{}` is no request: {error}; {EXAMPLE}", shown()))?;
+        match value.get("psflip").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(PROTOCOL) => {}
+            Some(version) => {
+                return Err(format!(
+                    "the request is of protocol {version}, and psflip {} speaks {PROTOCOL}",
+                    env!("CARGO_PKG_VERSION")
+                ));
+            }
+            None => return Err(format!("`{}` has no number `psflip`; {EXAMPLE}", shown())),
+        }
+        let request: Request =
+            serde_json::from_value(value).map_err(|error| format!("`{}` is no request: {error}", shown()))?;
+        Ok(request.wish)
+    }
 }
 
 /// A line that psflip writes.
@@ -165,6 +192,14 @@ pub enum Event {
 }
 
 impl Event {
+    /// As psflip writes it, with the line break.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).unwrap_or_default(); // it can't fail: all its keys are strings
+        line.push(b'\n');
+        line
+    }
+
     /// psflip ends like this.
     #[must_use]
     pub fn stopped(end: End) -> Self {

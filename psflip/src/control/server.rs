@@ -11,9 +11,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Uid;
 
-use super::protocol::{Event, LONGEST_REQUEST, PROTOCOL, Request, Wish};
+use super::protocol::{Event, LONGEST_REQUEST, Wish};
 use crate::sys::seam::{self, Call};
-use crate::text;
 
 /// So many clients are served at a time.
 const MOST_CLIENTS: usize = 64;
@@ -180,7 +179,7 @@ impl Server {
 
     /// Tells one client.
     pub fn answer(&mut self, client: u64, event: &Event, then: Then) {
-        self.write(client, &line(event), then);
+        self.write(client, &event.line(), then);
     }
 
     /// Tells everybody who waits for this.
@@ -194,7 +193,7 @@ impl Server {
         if waiting.is_empty() {
             return;
         }
-        let line = line(event);
+        let line = event.line();
         for client in waiting {
             self.write(client, &line, then);
         }
@@ -211,7 +210,7 @@ impl Server {
         if watching.is_empty() {
             return;
         }
-        let line = line(status);
+        let line = status.line();
         for id in watching {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             if client.unread.is_empty() {
@@ -341,7 +340,7 @@ impl Server {
                 let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(EpollFlags::empty(), id));
                 client.interest = Interest::Nothing;
                 let asked = |wish| Asked { client: id, wish, pid: client.pid, uid: client.uid };
-                match parse(&text) {
+                match Wish::read(&text) {
                     Ok(wish) => Some(asked(wish)),
                     Err(reason) => {
                         self.answer(id, &Event::Error { reason }, Then::Close);
@@ -427,31 +426,4 @@ impl Client {
             }
         }
     }
-}
-
-/// Reads a request.
-fn parse(text: &[u8]) -> Result<Wish, String> {
-    const EXAMPLE: &str = r#"a request is one line like {"psflip":1,"request":"status"}"#;
-    let shown = || text::head(&String::from_utf8_lossy(text), 100);
-    let value: serde_json::Value = serde_json::from_slice(text)
-        .map_err(|error| format!("`{}` is no request: {error}; {EXAMPLE}", shown()))?;
-    match value.get("psflip").and_then(serde_json::Value::as_u64) {
-        Some(version) if version == u64::from(PROTOCOL) => {}
-        Some(version) => {
-            return Err(format!(
-                "the request is of protocol {version}, and psflip {} speaks {PROTOCOL}",
-                env!("CARGO_PKG_VERSION")
-            ));
-        }
-        None => return Err(format!("`{}` has no number `psflip`; {EXAMPLE}", shown())),
-    }
-    let request: Request =
-        serde_json::from_value(value).map_err(|error| format!("`{}` is no request: {error}", shown()))?;
-    Ok(request.wish)
-}
-
-fn line(event: &Event) -> Vec<u8> {
-    let mut line = serde_json::to_vec(event).unwrap_or_default(); // all its keys are strings
-    line.push(b'\n');
-    line
 }

@@ -18,6 +18,14 @@ pub(super) const WORDS: &[&str] = &[
     "starting",
     "ready",
     "failed",
+    "control",
+    "record",
+    "json {\"upgrade\":1}",
+    "draining",
+    "progress",
+    "step child",
+    "stop",
+    "main",
     "sing",
     "protocol",
     "oldest",
@@ -65,7 +73,8 @@ fn reads_back<M: Message + Debug + PartialEq>(bytes: &[u8]) -> Result<(), String
     let packet = message.encode();
     ensure(packet.len() <= LONGEST, || format!("a packet of {} bytes", packet.len()))?;
     // Nobody receives a longer one, and what is made of it may be cut.
-    let cut = bytes.len() > LONGEST;
+    // A record gets keys that it left out.
+    let cut = bytes.len() > LONGEST - 64;
     let again = M::decode(packet.as_bytes());
     ensure(cut || again.as_ref() == Ok(&Some(message)), || format!("it reads back as {again:?}"))
 }

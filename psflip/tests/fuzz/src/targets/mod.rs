@@ -1,6 +1,7 @@
 //! What gets the inputs, one file a reader: each calls psflip as psflip calls it, and checks what is promised of the answer.
 
 mod config;
+mod control;
 mod link;
 mod message;
 mod notify;
@@ -52,6 +53,12 @@ pub(crate) const TARGETS: &[Target] = &[
         summary: "the text of a hand-over message",
         words: message::WORDS,
         start: message::start,
+    },
+    Target {
+        name: "control",
+        summary: "a request and an answer on the control socket",
+        words: control::WORDS,
+        start: control::start,
     },
     Target {
         name: "link",
