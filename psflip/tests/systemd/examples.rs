@@ -69,10 +69,6 @@ fn the_units_are_as_closed_as_the_documentation_says() {
 /// Starts, is flipped under load, survives a failed upgrade, is restarted after a crash, and stops.
 #[track_caller]
 fn runs(rig: &Rig) {
-    rig.machine.unit(
-        &format!("{}.d/reload.conf", rig.unit),
-        "[Service]\nExecReload=\nExecReload=/bin/kill -HUP $MAINPID\n",
-    );
     let probe = {
         rig.start();
         rig.ask()

@@ -7,6 +7,7 @@ mod examples;
 mod killed;
 mod notify_units;
 mod pidfile_units;
+mod reload;
 mod rig;
 mod sockets;
 mod user;

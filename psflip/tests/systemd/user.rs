@@ -8,7 +8,7 @@ fn a_service_of_an_unprivileged_user_follows_every_flip() {
     let Some(mut rig) = Rig::installed(APP, "/run/testkit-user", "/etc/app/psflip.toml") else { return };
     rig.machine.start_user_manager(12345);
     let start = "/usr/bin/psflip run -c /etc/app/psflip.toml";
-    let reload = "/bin/kill -HUP $MAINPID";
+    let reload = "/usr/bin/psflip upgrade --socket /run/testkit-user/psflip.pid.sock";
     let common = "Type=notify\nNotifyAccess=main\nKillMode=mixed\nRestart=on-failure\n";
     rig.install(&format!("{common}ExecStart={start}\nExecReload={reload}\n"));
     rig.start();

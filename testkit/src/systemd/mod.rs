@@ -21,6 +21,7 @@ use crate::launch::Launch;
 use crate::pidfd::PidFd;
 use crate::process::Process;
 use crate::report;
+use crate::running::Running;
 use crate::sandbox::{Inner, Sandbox};
 use crate::wait::{Deadline, wait_until};
 
@@ -292,6 +293,12 @@ impl Machine {
         } else {
             Err(format!("{}{} ({})", ran.stderr, ran.stdout, ran.status))
         }
+    }
+
+    /// Begins `systemctl reload` of a unit.
+    #[must_use]
+    pub fn reload(&self, unit: &str) -> Arc<Running> {
+        self.command(["systemctl", "reload", unit]).start()
     }
 
     /// Properties of a unit by their names.
