@@ -87,7 +87,7 @@ fn wait_coming(rig: &Rig, old: Process) -> Process {
         // The reload itself is a psflip, too, but without a keeper.
         let all = rig.machine.processes(APP).into_iter();
         let mut psflips = all.filter(|process| *process != old && by_systemd(process));
-        psflips.find(|new| child_of(*new).is_some_and(|child| runs_never_ready(child)))
+        psflips.find(|new| child_of(*new).is_some_and(runs_never_ready))
     })
 }
 
