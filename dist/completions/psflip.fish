@@ -71,6 +71,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-level -d 'erro
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-control-socket -d 'Make no control socket'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'No line of psflip\'s own below `error`'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Keep this process, below which generations come and go: for a terminal, and for managers that want one process for ever. By itself where it must be so: as PID 1, and as the leader of a terminal\'s session'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r

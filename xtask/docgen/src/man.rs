@@ -12,10 +12,9 @@ const SOURCE: &str = concat!("psflip ", env!("CARGO_PKG_VERSION"));
 
 /// All pages.
 pub(crate) fn pages() -> io::Result<Vec<File>> {
-    let mut command = psflip::cli::command();
+    let mut command = psflip::cli::command().disable_help_subcommand(true);
     command.build();
-    let subcommands: Vec<&clap::Command> =
-        command.get_subcommands().filter(|command| command.get_name() != "help").collect();
+    let subcommands: Vec<&clap::Command> = command.get_subcommands().collect();
     let mut names: Vec<String> =
         subcommands.iter().map(|command| format!("psflip-{}(1)", command.get_name())).collect();
     names.push("psflip.toml(5)".to_owned());
@@ -34,7 +33,10 @@ fn page(command: &clap::Command, see_also: &[String]) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone()).manual("psflip").date("").source(SOURCE);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
-    man.render_name_section(&mut page)?;
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let about = about.trim_start_matches("psflip ");
+    page.extend(format!(".SH NAME\n{} \\- {}\n", escaped(name), escaped(about)).into_bytes());
     // Not all options by name: there are more of them than a line has room for.
     let usage = command.clone().render_usage().to_string();
     let usage: Vec<&str> = usage.lines().map(|line| line.trim_start_matches("Usage:").trim()).collect();

@@ -153,7 +153,7 @@ fn lint(package: &Path) -> Outcome {
         return Ok(());
     }
     let said =
-        output(Command::new("lintian").args(["--fail-on", "error", "--no-tag-display-limit"]).arg(package))?;
-    println!("lintian: no errors\n{said}");
+        output(Command::new("lintian").args(["--fail-on", "error,warning", "--allow-root"]).arg(package))?;
+    println!("lintian: nothing to say{said}");
     Ok(())
 }

@@ -15,6 +15,7 @@ const FILES: &[(&str, &str, bool)] = &[
     ("dist/completions/psflip.fish", "usr/share/fish/vendor_completions.d/psflip.fish", false),
     ("dist/psflip.schema.json", "usr/share/psflip/psflip.schema.json", false),
     ("dist/debian/changelog", "usr/share/doc/psflip/changelog", true),
+    ("dist/debian/lintian-overrides", "usr/share/lintian/overrides/psflip", false),
     ("README.md", "usr/share/doc/psflip/README.md", false),
     ("docs", "usr/share/doc/psflip/docs", false),
     ("examples", "usr/share/doc/psflip/examples", false),
