@@ -23,6 +23,8 @@ use crate::text;
 const LONGEST_STATUS: usize = 800;
 /// So many datagrams are kept for a manager that does not read. The first ones are given up for later ones.
 const MOST_WAITING: usize = 64;
+/// How often it is tried again when the kernel lacks memory.
+const PATIENCE: u32 = 10;
 /// The file system of pidfds, on which each process has an inode of its own (Linux 6.9).
 const PID_FS: FsType = FsType(0x5049_4446);
 
@@ -160,6 +162,8 @@ pub struct Notifier {
     /// As it was given.
     name: String,
     waiting: VecDeque<Waiting>,
+    /// How often in a row the kernel lacked memory for what waits.
+    failures: u32,
     /// It was said that the manager can't be told.
     complained: bool,
 }
@@ -176,7 +180,7 @@ impl Notifier {
             None => return Err(Errno::EINVAL.into()),
         };
         let name = name.to_owned();
-        Ok(Self { socket: open()?, address, name, waiting: VecDeque::new(), complained: false })
+        Ok(Self { socket: open()?, address, name, waiting: VecDeque::new(), failures: 0, complained: false })
     }
 
     /// Sends it, with a descriptor; or keeps it, if earlier ones wait or there is no room. A manager that can't be told is complained
@@ -185,7 +189,7 @@ impl Notifier {
         if !self.waits() {
             match self.try_send(&message, fd) {
                 Ok(()) => return true,
-                Err(Errno::EAGAIN) => self.connect(),
+                Err(errno) if is_passing(errno) => self.connect(),
                 Err(errno) => {
                     self.complain(errno);
                     return true;
@@ -211,8 +215,10 @@ impl Notifier {
     pub fn go_on(&mut self) {
         while let Some(Waiting { message, fd }) = self.waiting.pop_front() {
             match self.try_send(&message, fd.as_ref().map(AsFd::as_fd)) {
-                Ok(()) => {}
-                Err(Errno::EAGAIN) => {
+                Ok(()) => self.failures = 0,
+                Err(errno) if is_passing(errno) && self.failures < PATIENCE => {
+                    // The kernel tells of room, but not of memory.
+                    self.failures += u32::from(errno != Errno::EAGAIN);
                     self.waiting.push_front(Waiting { message, fd });
                     return;
                 }
@@ -265,6 +271,11 @@ impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Whether it may work later.
+fn is_passing(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
 fn open() -> Result<OwnedFd, Errno> {
@@ -372,6 +383,34 @@ mod tests {
         assert_eq!(heard(&datagrams), Some(format!("STATUS={sent}")));
         assert_eq!(heard(&datagrams), Some(format!("STATUS={}", sent + 1)));
         assert_eq!(heard(&datagrams), None);
+    }
+
+    #[test]
+    fn a_kernel_that_lacks_memory_is_asked_again_and_not_for_ever() {
+        // Contract: F10
+        for errno in [Errno::ENOBUFS, Errno::ENOMEM] {
+            let datagrams = Datagrams::open().unwrap();
+            let mut notifier = Notifier::new(&format!("@{}", datagrams.name())).unwrap();
+            let mut fails = |work: &mut dyn FnMut(&mut Notifier)| {
+                seam::testing::with(Some((0, errno)), || work(&mut notifier)).1.len()
+            };
+            fails(&mut |notifier| assert!(!notifier.send(Message::new().ready(), None)));
+            for _ in 0..PATIENCE {
+                fails(&mut |notifier| {
+                    notifier.go_on();
+                    assert!(notifier.waits());
+                });
+            }
+            assert_eq!(heard(&datagrams), None);
+            notifier.go_on();
+            assert_eq!(heard(&datagrams).as_deref(), Some("READY=1"));
+            seam::testing::with(Some((0, errno)), || notifier.send(Message::new().ready(), None));
+            for _ in 0..=PATIENCE {
+                assert!(notifier.waits());
+                seam::testing::with(Some((0, errno)), || notifier.go_on());
+            }
+            assert!(!notifier.waits() && notifier.complained);
+        }
     }
 
     #[test]
