@@ -1,1 +1,228 @@
-//! Docker.
+//! Docker: psflip below a steady process that is PID 1 of its container, in an image that is built by the `Dockerfile` of the examples.
+
+use std::io::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use testkit::managers::docker::Engine;
+use testkit::managers::require;
+use testkit::{Deadline, Process, Sandbox, Signal, fixture, psflip_bin, wait_until};
+
+use crate::rig::{AT_ONCE, BROKEN, STUBBORN, Steady, configure, is_root, probe, wait_gone, wait_pidfile};
+
+/// The server takes its socket as descriptor 0: the fixture's way to take others (pidfd_getfd(2)) is forbidden to containers.
+const SERVER: &[&str] = &["http-server", "--inherit", "stdin"];
+const SERVING: &str = "[healthcheck.notify]\n[[listen]]\naddress = \"unix://app.sock\"\nas = \"stdin\"\n\
+     [hooks]\nfailed = [\"sh\", \"-c\", \": > failed\"]\n";
+
+/// A service in a container. Its `/srv/app` is the folder `srv` of the sandbox.
+struct Container {
+    engine: Engine,
+    sandbox: Sandbox,
+    /// Seconds since 1970.
+    since: u64,
+}
+
+impl Container {
+    #[track_caller]
+    fn start(steady: Steady, child: &[&str], rest: &str) -> Option<Self> {
+        if !is_root() {
+            return None; // only root can start an engine
+        }
+        require("dockerd", "docker.io");
+        let sandbox = Sandbox::new();
+        let engine = Engine::start(&sandbox);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        // The image that the Dockerfile begins with has what is needed of this machine, since nothing may be fetched.
+        let programs = ["http-server", "crash-on-init", "dies-later", "forks-workers"].map(fixture);
+        let mut files: Vec<String> = programs.iter().map(|program| program.display().to_string()).collect();
+        files.extend(["/bin/sh".to_owned(), psflip_bin().display().to_string()]);
+        engine.import("debian:12-slim", &files.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+        configure(&sandbox, "srv/", child, rest);
+        configure(&sandbox, "context/", child, rest);
+        sandbox.write("context/Dockerfile", steady.example("docker/Dockerfile", "/srv/app"));
+        std::fs::copy(psflip_bin(), sandbox.path("context/psflip")).unwrap();
+        let context = sandbox.path("context").display().to_string();
+        engine.docker(&["build", "--quiet", "--tag", "app", &context]).unwrap();
+        let volume = format!("{}:/srv/app", sandbox.path("srv").display());
+        let path = format!("PATH={}", crate::rig::path());
+        let run = ["run", "--detach", "--name", "app", "--network", "none", "--restart", "always"];
+        let run: Vec<&str> =
+            run.iter().copied().chain(["--volume", &volume, "--env", &path, "app"]).collect();
+        engine.docker(&run).unwrap();
+        let container = Self { engine, sandbox, since };
+        container.wait_pidfile(None);
+        Some(container)
+    }
+
+    #[track_caller]
+    fn wait_pidfile(&self, before: Option<&str>) -> String {
+        wait_pidfile(&self.sandbox.path("srv/app.pid"), before)
+    }
+
+    #[track_caller]
+    fn inspect(&self, what: &str) -> String {
+        self.engine.docker(&["inspect", "--format", what, "app"]).unwrap().trim().to_owned()
+    }
+
+    /// PID 1, as it is seen from outside.
+    #[track_caller]
+    fn steady(&self) -> Process {
+        wait_until(Deadline::default(), "the container to run", || {
+            self.inspect("{{.State.Pid}}").parse().ok().filter(|pid| *pid > 0).and_then(Process::find)
+        })
+    }
+
+    /// The process with this pid in the container.
+    #[track_caller]
+    fn inside(&self, pid: &str) -> Process {
+        wait_until(Deadline::default(), format!("process {} of the container", pid.trim()), || {
+            self.steady().tree().into_iter().find(|process| {
+                process
+                    .status_field("NSpid")
+                    .is_some_and(|pids| pids.split_whitespace().last() == Some(pid.trim()))
+            })
+        })
+    }
+
+    /// The exit codes that the engine saw, once there are `count`.
+    #[track_caller]
+    fn wait_ends(&self, count: usize) -> Vec<String> {
+        wait_until(Deadline::default(), "the engine to see an end", || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64().to_string();
+            let since = self.since.to_string();
+            let events = ["events", "--since", &since, "--until", &now, "--filter", "event=die"];
+            let events: Vec<&str> =
+                events.iter().copied().chain(["--format", "{{.Actor.Attributes.exitCode}}"]).collect();
+            let ends: Vec<String> = self.engine.docker(&events).unwrap().lines().map(str::to_owned).collect();
+            (ends.len() >= count).then_some(ends)
+        })
+    }
+
+    #[track_caller]
+    fn flip(&self) {
+        let before = self.wait_pidfile(None);
+        self.engine.docker(&["kill", "--signal", "HUP", "app"]).unwrap();
+        self.wait_pidfile(Some(&before));
+    }
+
+    /// The stop, by the engine's own means; nothing is left of the container.
+    #[track_caller]
+    fn stop(&self) {
+        let family = self.steady().tree();
+        self.engine.docker(&["stop", "app"]).unwrap();
+        assert!(family.iter().all(|process| !process.is_alive()), "{}", self.sandbox.report());
+        assert_eq!(self.inspect("{{.State.Status}}"), "exited");
+        self.engine.docker(&["rm", "app"]).unwrap();
+        self.engine.stop();
+        self.sandbox.assert_no_process_left();
+    }
+}
+
+impl Drop for Container {
+    /// A test that fails shows what the container said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = self.engine.docker(&["logs", "--tail", "30", "app"]);
+            let _ = writeln!(std::io::stderr(), "--- the container said {logs:?}");
+        }
+    }
+}
+
+fn flips(steady: Steady) {
+    let Some(container) = Container::start(steady, SERVER, SERVING) else { return };
+    let first = container.steady();
+    let probe = probe(&container.sandbox.path("srv/app.sock"));
+    probe.wait_requests(10);
+    for _ in 0..50 {
+        container.flip();
+        probe.wait_requests(5);
+    }
+    // One that fails changes nothing. One that is still draining keeps the request until it is done.
+    let before = container.wait_pidfile(None);
+    configure(&container.sandbox, "srv/", BROKEN, SERVING);
+    container.engine.docker(&["kill", "--signal", "HUP", "app"]).unwrap();
+    wait_until(Deadline::default(), "the upgrade to fail", || {
+        container.sandbox.path("srv/failed").exists().then_some(())
+    });
+    configure(&container.sandbox, "srv/", SERVER, SERVING);
+    assert_eq!(container.wait_pidfile(None), before, "{}", container.sandbox.report());
+    container.flip();
+    probe.wait_requests(10);
+    probe.finish().assert_no_failures();
+    assert_eq!(container.steady(), first);
+    assert_eq!(container.inspect("{{.RestartCount}}"), "0");
+    let pidfile = container.sandbox.path("srv/app.pid");
+    let family = first.tree();
+    container.engine.docker(&["stop", "app"]).unwrap();
+    wait_gone("the container", &family);
+    assert_eq!(container.wait_ends(1), ["0"]);
+    assert!(!pidfile.exists(), "{}", container.sandbox.report());
+    container.engine.docker(&["start", "app"]).unwrap();
+    container.wait_pidfile(None);
+    container.stop();
+}
+
+fn ends(steady: Steady) {
+    let child = ["dies-later", "--on-file", "end", "--code", "23"];
+    let Some(container) = Container::start(steady, &child, AT_ONCE) else { return };
+    // A crash: the engine sees the child's own code, and starts it again.
+    container.flip();
+    let first = container.steady();
+    let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the signal before
+    configure(&container.sandbox, "srv/", STUBBORN, &soon);
+    container.sandbox.write("srv/end", "");
+    wait_gone("the container's first process", &[first]);
+    assert_eq!(container.wait_ends(1), ["23"]);
+    let mut count = 1;
+    for victim in ["psflip", "its keeper first", "PID 1"] {
+        // The container's pids begin anew, so that the pidfile may say the same again.
+        let tree = wait_until(Deadline::default(), "all of the container's processes", || {
+            let tree = container.steady().tree();
+            (tree
+                .iter()
+                .filter(|process| process.status_field("Uid").is_some_and(|uid| uid.starts_with("655")))
+                .count()
+                == 5)
+                .then_some(tree)
+        });
+        let psflip = container.inside(&container.wait_pidfile(None));
+        let keeper = psflip.children()[0];
+        let victims = match victim {
+            "psflip" => vec![psflip],
+            "its keeper first" => vec![keeper, psflip],
+            _ => vec![tree[0]],
+        };
+        for victim in victims {
+            let _ = victim.signal(Signal::SIGKILL); // it may have followed the other one already
+        }
+        wait_gone(&format!("everything after the kill of {victim}"), &tree);
+        count += 1;
+        assert_eq!(container.wait_ends(count)[count - 1], "137", "{victim}\n{}", container.sandbox.report());
+    }
+    container.steady();
+    container.stop();
+}
+
+#[test]
+fn load_a_container_of_watch_flips_fifty_times_fails_once_and_stops() {
+    // Contract: U8, U10, S1, C5, C9
+    flips(Steady::Watch);
+}
+
+#[test]
+fn load_a_container_of_an_anchor_flips_fifty_times_fails_once_and_stops() {
+    // Contract: U8, U10, S1, C5, C9
+    flips(Steady::Foreground);
+}
+
+#[test]
+fn the_engine_sees_how_a_service_below_an_anchor_ended_and_nothing_survives() {
+    // Contract: C5, C7, C9
+    ends(Steady::Foreground);
+}
+
+#[test]
+fn the_engine_sees_how_a_service_below_watch_ended_and_nothing_survives() {
+    // Contract: C5, C7, C9
+    ends(Steady::Watch);
+}

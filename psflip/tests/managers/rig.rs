@@ -11,6 +11,8 @@ use testkit::{AvailabilityProbe, Deadline, Process, Sandbox, cmd_line, fixture, 
 pub(crate) enum Steady {
     /// `psflip watch`.
     Watch,
+    /// `psflip run --foreground`.
+    Foreground,
 }
 
 impl Steady {

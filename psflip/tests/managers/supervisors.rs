@@ -139,9 +139,7 @@ fn killed(kind: Kind, steady: Steady) {
     }
     let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the signal before
     let mut rig = Rig::start(kind, steady, STUBBORN, &soon);
-    for (count, victim) in
-        (1..).zip(["psflip", "its keeper first", "the steady process", "the steady process's keeper"])
-    {
+    for (count, victim) in (1..).zip(victims) {
         if count > 1 {
             rig.flip(); // a later generation, whose parent the steady process or its keeper is
         }
@@ -206,4 +204,8 @@ matrix! {
     s6_and_watch: S6, Watch;
     daemontools_and_watch: Daemontools, Watch;
     supervisord_and_watch: Supervisord, Watch;
+    runit_and_an_anchor: Runit, Foreground;
+    s6_and_an_anchor: S6, Foreground;
+    daemontools_and_an_anchor: Daemontools, Foreground;
+    supervisord_and_an_anchor: Supervisord, Foreground;
 }

@@ -53,7 +53,7 @@ impl Engine {
         &self.socket
     }
 
-    /// Runs the client: what it printed, or what it complained about.
+    /// Runs the client: what it printed (to both streams, as `docker logs` does), or what it complained about.
     ///
     /// # Errors
     /// What the client wrote to standard error, if it failed.
@@ -65,7 +65,7 @@ impl Engine {
         let host = format!("unix://{}", self.socket.display());
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         match Command::new("docker").args(["--host", &host]).args(args).output() {
-            Ok(output) if output.status.success() => Ok(text(output.stdout)),
+            Ok(output) if output.status.success() => Ok(text([output.stdout, output.stderr].concat())),
             Ok(output) => Err(text(output.stderr)),
             Err(error) => report::fail(&format!("`docker` can't be run: {error}")),
         }
@@ -83,7 +83,7 @@ impl Engine {
         let libraries = String::from_utf8_lossy(&libraries).into_owned();
         let paths = libraries.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
         all.extend(paths.map(str::to_owned));
-        let image = self.dir.join(format!("{name}.tar")).display().to_string();
+        let image = self.dir.join(format!("{}.tar", name.replace(':', "-"))).display().to_string();
         let tar = Command::new("tar").args(["-chPf", &image]).args(&all).status();
         if !tar.as_ref().is_ok_and(std::process::ExitStatus::success) {
             report::fail(&format!("`{image}` can't be made: {tar:?}"));
@@ -100,7 +100,7 @@ impl Engine {
     /// # Panics
     /// When it fails.
     #[track_caller]
-    pub fn stop(self) {
+    pub fn stop(&self) {
         self.daemon.signal(Signal::SIGTERM);
         let status = self.daemon.wait_exit();
         if !status.success() {
