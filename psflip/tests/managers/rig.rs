@@ -24,6 +24,7 @@ impl Steady {
         assert!(text.contains(shell) || text.contains(json), "{text}");
         let text = text.replace("/srv/app", folder);
         match self {
+            Self::Foreground => text,
             Self::Watch => {
                 text.replace(shell, "psflip watch --pidfile app.pid -- psflip -c app.toml").replace(
                     json,

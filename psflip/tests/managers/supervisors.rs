@@ -139,6 +139,10 @@ fn killed(kind: Kind, steady: Steady) {
     }
     let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the signal before
     let mut rig = Rig::start(kind, steady, STUBBORN, &soon);
+    let mut victims = vec!["psflip", "its keeper first", "the steady process"];
+    if steady == Steady::Watch {
+        victims.push("the keeper of watch");
+    }
     for (count, victim) in (1..).zip(victims) {
         if count > 1 {
             rig.flip(); // a later generation, whose parent the steady process or its keeper is
