@@ -6,17 +6,14 @@
 //!
 //! What a version can't express in this way gets a new protocol number: see [`Hello::protocol`] and [`PROTOCOL`].
 
-use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
+pub use super::text::Malformed;
+use super::text::{Fields, Text, from_word, word};
 use crate::config::Slot;
 use crate::history::{Drain, Record, Step};
 use crate::sys::early::SignalSetup;
 use crate::sys::signal::SignalSet;
-use crate::sys::socket::LONGEST;
 use crate::traffic::FileId;
 
 /// The protocol that this version speaks.
@@ -35,11 +32,6 @@ pub trait Message: Sized {
     /// The packet is no message of this protocol at all: [`Malformed`].
     fn decode(packet: &[u8]) -> Result<Option<Self>, Malformed>;
 }
-
-/// A packet that is no message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed message: {0}")]
-pub struct Malformed(String);
 
 /// From the predecessor to the successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,7 +204,7 @@ impl Message for ToSuccessor {
             Self::Control { address, file } => socket("control", address, *file),
             Self::Record(whole) => {
                 let text = record(whole);
-                if text.0.len() <= LONGEST {
+                if text.fits() {
                     return text.finish();
                 }
                 // Half a record can't be read. Numbers are short: what is too long is words.
@@ -369,97 +361,11 @@ fn record(record: &Record) -> Text {
     text
 }
 
-/// The word that an enumeration of `history` has in JSON.
-fn word(step: &impl Serialize) -> String {
-    serde_json::to_value(step).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-fn from_word<T: DeserializeOwned>(word: &str) -> Result<T, Malformed> {
-    serde_json::from_value(word.into()).map_err(|error| Malformed(error.to_string()))
-}
-
-/// A message that is being written.
-struct Text(String);
-
-impl Text {
-    fn new(verb: &str) -> Self {
-        Self(verb.to_owned())
-    }
-
-    fn add(&mut self, key: &str, value: &dyn Display) {
-        let value = value.to_string().replace('\\', "\\\\").replace('\n', "\\n");
-        let _ = write!(self.0, "\n{key} {value}"); // a String takes everything
-    }
-
-    /// Only a reason can be too long; its end is what may be missing.
-    fn finish(mut self) -> String {
-        if self.0.len() > LONGEST {
-            let end = (0..=LONGEST - 3).rev().find(|end| self.0.is_char_boundary(*end)).unwrap_or(0);
-            self.0.truncate(end);
-            // Half an escape would spoil the rest.
-            while self.0.ends_with('\\') {
-                self.0.pop();
-            }
-            self.0.push_str("...");
-        }
-        self.0
-    }
-}
-
-/// A message that is being read.
-struct Fields<'a>(Vec<(&'a str, &'a str)>);
-
-impl<'a> Fields<'a> {
-    fn split(packet: &'a [u8]) -> Result<(&'a str, Self), Malformed> {
-        let text = std::str::from_utf8(packet).map_err(|error| Malformed(error.to_string()))?;
-        let mut lines = text.split('\n');
-        let verb = lines.next().unwrap_or_default();
-        let fields = lines.map(|line| line.split_once(' ').unwrap_or((line, ""))).collect();
-        Ok((verb, Self(fields)))
-    }
-
-    fn optional(&self, key: &str) -> Option<String> {
-        let (_, value) = self.0.iter().find(|(known, _)| *known == key)?;
-        let mut plain = String::with_capacity(value.len());
-        let mut characters = value.chars();
-        while let Some(character) = characters.next() {
-            match character {
-                '\\' => match characters.next() {
-                    Some('n') => plain.push('\n'),
-                    Some(other) => plain.push(other),
-                    None => {}
-                },
-                other => plain.push(other),
-            }
-        }
-        Some(plain)
-    }
-
-    fn text(&self, key: &str) -> Result<String, Malformed> {
-        self.optional(key).ok_or_else(|| Malformed(format!("no `{key}`")))
-    }
-
-    fn optional_number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Malformed> {
-        self.optional(key).map(|_| self.number(key)).transpose()
-    }
-
-    fn file(&self) -> Result<Option<FileId>, Malformed> {
-        Ok(match (self.optional_number("device")?, self.optional_number("inode")?) {
-            (Some(device), Some(inode)) => Some(FileId { device, inode }),
-            _ => None,
-        })
-    }
-
-    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T, Malformed> {
-        let text = self.text(key)?;
-        text.parse().map_err(|_| Malformed(format!("`{key} {text}` is no number in range")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::history::Outcome;
+    use crate::sys::socket::LONGEST;
     use proptest::prelude::*;
 
     fn hello() -> Hello {

@@ -4,6 +4,7 @@
 pub mod message;
 pub mod predecessor;
 pub mod successor;
+mod text;
 
 pub use message::{Begun, Hello, Message, ToPredecessor, ToSuccessor};
 
