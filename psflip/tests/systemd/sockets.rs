@@ -1,9 +1,10 @@
 //! Sockets that systemd opens, or keeps: clients wait in their queue, whoever is killed, and are served.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
-use testkit::{Process, Signal};
+use testkit::{Deadline, Process, Signal, wait_until};
 
 use crate::rig::{APP, Rig};
 
@@ -67,6 +68,70 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
     Waiting::new(&rig).is_served();
     rig.wait_main();
     rig.machine.systemctl(["stop", "app.socket", APP]).unwrap();
+}
+
+#[test]
+fn sockets_that_psflip_opened_survive_a_kill_of_everything() {
+    // Contract: C7
+    let Some(rig) = Rig::new() else { return };
+    let address = |name: &str| format!("[[listen]]\naddress = \"unix://{}\"\n", rig.path(name).display());
+    rig.configure(SERVER, &format!("{}{}{READY}", address("app.sock"), address("other.sock")));
+    rig.install(&format!("{NOTIFY}FileDescriptorStoreMax=16\nEnvironment=FDSTORE=16\nRestartSec=1\n"));
+    rig.start();
+    let kept = |what: &str, count: u32| {
+        let number = || rig.machine.property(APP, "NFileDescriptorStore");
+        wait_until(
+            Deadline::default(),
+            format!("systemd to keep {count} sockets {what}; it keeps {}", number()),
+            || (number() == count.to_string()).then_some(()),
+        );
+    };
+    kept("after the start", 2);
+    let inode = || std::fs::metadata(rig.path("app.sock")).unwrap().ino();
+    let (first, probe) = (inode(), rig.ask());
+    for _ in 0..5 {
+        rig.flip();
+        probe.wait_requests(5);
+    }
+    kept("after five flips", 2);
+    probe.finish().assert_no_failures();
+    for restarts in 1..=2 {
+        kill_everything(&rig);
+        let waiting: Vec<_> = (0..3).map(|_| Waiting::new(&rig)).collect();
+        waiting.into_iter().for_each(Waiting::is_served);
+        rig.machine.wait_property(APP, "NRestarts", restarts);
+        rig.wait_main();
+        assert_eq!(inode(), first, "the same socket");
+        kept("after a restart", 2);
+        rig.flip();
+    }
+    // A flip that drops a listener.
+    rig.configure(SERVER, &format!("{}{READY}", address("app.sock")));
+    rig.flip();
+    kept("after a listener was dropped", 1);
+    assert!(!rig.path("other.sock").exists());
+    rig.machine.systemctl(["reset-failed", APP]).unwrap();
+    rig.stop_well();
+    kept("after a stop", 0);
+    assert!(!rig.path("app.sock").exists());
+}
+
+#[test]
+fn without_a_place_at_systemd_sockets_are_opened_anew_after_a_kill_of_everything() {
+    // The proof that the other test could fail: FileDescriptorStoreMax= is 0 unless the unit says otherwise.
+    let Some(rig) = Rig::new() else { return };
+    let address = format!("[[listen]]\naddress = \"unix://{}\"\n", rig.path("app.sock").display());
+    rig.configure(SERVER, &format!("{address}{READY}"));
+    rig.install(&format!("{NOTIFY}RestartSec=1\n"));
+    let old = rig.start();
+    kill_everything(&rig);
+    let refused = UnixStream::connect(rig.path("app.sock")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    rig.machine.wait_property(APP, "NRestarts", 1);
+    rig.machine.wait_property(APP, "ActiveState", "active");
+    assert_ne!(rig.wait_main(), old);
+    Waiting::new(&rig).is_served();
+    rig.stop_well();
 }
 
 /// SIGKILL to every process of the unit; all are gone then.
