@@ -578,15 +578,17 @@ impl Psflip {
         }
     }
 
-    /// Ends the service: SIGTERM to the active psflip; waits for its end and gives its exit status.
+    /// Ends the service: SIGTERM to the active psflip; waits for its end and gives its exit status, or that of the process that stays
+    /// above all generations (`psflip run --foreground`), which is the same.
     ///
     /// # Panics
     /// When it still runs at the default deadline.
     #[track_caller]
     pub fn stop(&self) -> ExitStatus {
         let active = self.active();
+        let anchored = active != self.running.first() && active.parent() == Some(self.running.first());
         self.send(active, Signal::SIGTERM);
-        self.wait_end_of(active)
+        if anchored { self.wait_exit() } else { self.wait_end_of(active) }
     }
 }
 

@@ -39,19 +39,8 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
     if next.is_none() || running == next {
         return;
     }
-    match speaks {
-        Some((oldest, newest)) if (oldest..=newest).contains(&PROTOCOL) => {}
-        Some((oldest, newest)) => {
-            return say(&format!(
-                "psflip was replaced; this process stays as it is, for the new program takes over anchors of protocol {oldest} to {newest}, \
-                 and this is {PROTOCOL}; restart the service to renew it"
-            ));
-        }
-        None => {
-            return say(
-                "psflip was replaced; this process stays as it is, for the new program knows nothing of anchors",
-            );
-        }
+    if let Err(why) = can_go_on(speaks) {
+        return stays(&why);
     }
     let Origin { program, .. } = Origin::of_this_process();
     let Some(path) = program.candidates.iter().find(|path| file(as_path(path)) == next) else {
@@ -63,15 +52,28 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
     set_variable(&mut envp, ANCHOR_STATE_VARIABLE, Some(&kept.encode()));
     let setup = SignalSetup { mask: SignalSet::from_bits(u64::MAX), ignored: SignalSet::default() };
     let launch = Launch::with_candidates(vec![path.clone()], program.argv, envp, None, setup);
+    seam::step(Moment::Before, format_args!("Renew"));
     let error = match fd::set_close_on_exec(steward.socket.as_fd(), false) {
         Ok(()) => launch.exec().error,
         Err(error) => error,
     };
     let _ = fd::set_close_on_exec(steward.socket.as_fd(), true); // it executes nothing else
-    say(&format!(
-        "psflip was replaced; this process stays as it is, for `{}` can't be executed: {error}",
-        path.to_string_lossy()
-    ));
+    stays(&format!("`{}` can't be executed: {error}", path.to_string_lossy()));
+}
+
+/// Whether a program that speaks these protocols can be this anchor; else why not.
+fn can_go_on(speaks: Option<Speaks>) -> Result<(), String> {
+    match speaks {
+        Some((oldest, newest)) if (oldest..=newest).contains(&PROTOCOL) => Ok(()),
+        Some((oldest, newest)) => Err(format!(
+            "the new program takes over anchors of protocol {oldest} to {newest}, and this is {PROTOCOL}; restart the service to renew it"
+        )),
+        None => Err("the new program knows nothing of anchors".to_owned()),
+    }
+}
+
+fn stays(why: &str) {
+    say(&format!("psflip was replaced, but this process stays as it is: {why}"));
 }
 
 fn as_path(path: &CString) -> &Path {
@@ -149,6 +151,16 @@ fn resume(text: &str) -> std::io::Result<End> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_can_not_go_on_is_not_executed() {
+        // Contract: A5, V1
+        assert_eq!(can_go_on(Some((PROTOCOL, PROTOCOL))), Ok(()));
+        assert_eq!(can_go_on(Some((0, PROTOCOL + 5))), Ok(()));
+        for later in [None, Some((PROTOCOL + 1, PROTOCOL + 2)), Some((0, 0))] {
+            assert!(can_go_on(later).is_err(), "{later:?}");
+        }
+    }
 
     #[test]
     fn what_is_kept_is_read_again() {

@@ -26,6 +26,9 @@ use crate::sys::tree;
 /// How many signals are kept for a generation that is still to come.
 const MOST_WAITING: usize = 1000;
 
+/// So many packets are heard before everything else is looked at: more than all generations together ever send in one upgrade.
+const AT_ONCE: usize = 1000;
+
 /// The anchor. All signals are blocked, as they are in psflip.
 #[derive(Debug)]
 pub(super) struct Steward {
@@ -96,10 +99,13 @@ impl Steward {
         let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], PollTimeout::NONE));
     }
 
-    /// Hears what generations say.
+    /// Hears what generations say: all there is, unless somebody talks without end.
     fn hear(&mut self) {
         let mut packet = [0; 256];
-        while !self.closed {
+        for _ in 0..AT_ONCE {
+            if self.closed {
+                return;
+            }
             match datagram::receive(self.socket.as_fd(), &mut packet) {
                 // Nobody sends empty packets.
                 Ok(Some(datagram)) if datagram.length == 0 => self.closed = true,

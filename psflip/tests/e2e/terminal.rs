@@ -3,11 +3,11 @@
 use testkit::process::State;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
-const LOGGER: &str =
+pub(crate) const LOGGER: &str =
     "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
 
 /// An interactive shell with job control, in which psflip is the job in the foreground; afterwards it does what is typed.
-const SHELL: [&str; 7] = [
+pub(crate) const SHELL: [&str; 7] = [
     "bash",
     "--norc",
     "--noprofile",
@@ -21,12 +21,12 @@ const SHELL: [&str; 7] = [
 const SCRIPT: [&str; 4] =
     ["sh", "-c", "trap : INT QUIT; \"$@\"; while :; do read line; [ \"$line\" = exit ] && exit; done", "sh"];
 
-fn logger(sandbox: &Sandbox) -> PsflipBuilder {
+pub(crate) fn logger(sandbox: &Sandbox) -> PsflipBuilder {
     let logger = fixture("signal-logger");
     sandbox.psflip().cmd([logger.to_str().unwrap(), "--stop-on-tstp"]).config(LOGGER).pty()
 }
 
-fn ready(psflip: PsflipBuilder) -> Psflip {
+pub(crate) fn ready(psflip: PsflipBuilder) -> Psflip {
     let psflip = psflip.start().wait_ready();
     psflip.wait_for_line(Stream::Pty, "ready pid");
     psflip
@@ -34,7 +34,7 @@ fn ready(psflip: PsflipBuilder) -> Psflip {
 
 /// Ends psflip, of which the shell then says `code`, and the shell.
 #[track_caller]
-fn end(psflip: &Psflip, code: i32) {
+pub(crate) fn end(psflip: &Psflip, code: i32) {
     psflip.signal(Signal::SIGTERM);
     psflip.wait_for_line(Stream::Pty, &format!("shell: last={code}"));
     psflip.program().write_stdin("exit 7\n");
@@ -43,7 +43,7 @@ fn end(psflip: &Psflip, code: i32) {
 
 /// Waits until the child prints `line` and psflip has looked at the signal, too; then the child got it exactly `times` times.
 #[track_caller]
-fn assert_got(sandbox: &Sandbox, psflip: &Psflip, signal: Signal, times: usize) {
+pub(crate) fn assert_got(sandbox: &Sandbox, psflip: &Psflip, signal: Signal, times: usize) {
     psflip.wait_for_line(Stream::Pty, &format!("got {signal} "));
     // At debug every signal is logged, whether forwarded or not.
     psflip.output().wait_for(Deadline::default(), "psflip's own line about the signal", |lines| {
@@ -58,7 +58,7 @@ fn assert_got(sandbox: &Sandbox, psflip: &Psflip, signal: Signal, times: usize) 
 }
 
 #[track_caller]
-fn wait_state(process: Process, state: State) {
+pub(crate) fn wait_state(process: Process, state: State) {
     let what = format!("process {process} to be {state:?}");
     wait_until(Deadline::default(), what, || (process.state() == state).then_some(()));
 }

@@ -9,8 +9,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
 use testkit::{
-    Deadline, FdSnapshot, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, psflip_bin,
-    wait_until,
+    Deadline, FdSnapshot, NotifyManager, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture,
+    psflip_bin, wait_until,
 };
 
 use crate::service::{AT_ONCE, Service, configure, psflip, script};
@@ -215,4 +215,21 @@ fn an_idle_anchor_does_not_wake_up() {
     idle.wait_exit();
     assert_eq!(switches(), before, "it woke up");
     stop(&psflip);
+}
+
+#[test]
+fn a_manager_that_is_notified_hears_of_no_other_main_process_than_the_anchor() {
+    // Contract: A1
+    let sandbox = Sandbox::new();
+    let socket = sandbox.path("notify");
+    let manager = NotifyManager::bind(&socket);
+    let psflip = psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE).env("NOTIFY_SOCKET", &socket);
+    let psflip = anchored(psflip).start().wait_ready();
+    manager.wait("READY=1");
+    psflip.flip();
+    manager.wait("generation 2 took over");
+    stop(&psflip);
+    for notice in manager.notices() {
+        assert_eq!(notice.value("MAINPID"), None, "{notice:?}");
+    }
 }

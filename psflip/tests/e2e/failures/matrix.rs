@@ -24,6 +24,7 @@ enum Target {
     NewPsflip,
     NewKeeper,
     NewChild,
+    Anchor,
 }
 
 /// What is left in the end.
@@ -41,7 +42,7 @@ enum Left {
 
 /// What the contract wants. `successor`: its process existed when the signal came. `committed`: the acknowledgement was sent.
 fn expected(signal: Signal, target: Target, successor: bool, committed: bool) -> Left {
-    use Target::{NewChild, NewKeeper, NewPsflip, OldChild, OldKeeper, OldPsflip};
+    use Target::{Anchor, NewChild, NewKeeper, NewPsflip, OldChild, OldKeeper, OldPsflip};
     match (signal, target) {
         // F12: nobody is lost, and nothing fails if no time runs down.
         (Signal::SIGSTOP, _) => Left::New,
@@ -62,6 +63,9 @@ fn expected(signal: Signal, target: Target, successor: bool, committed: bool) ->
         (_, OldPsflip) => Left::Nothing,
         // Keepers have everything blocked that can be.
         (_, OldKeeper | NewKeeper) => Left::New,
+        // A4; A2 and F11: whoever is active ends, and nobody takes over.
+        (Signal::SIGKILL, Anchor) => Left::StalePidfile,
+        (_, Anchor) => Left::Nothing,
     }
 }
 
@@ -106,17 +110,20 @@ fn steps(trace: &str) -> Vec<Step> {
 
 /// A service whose psflip can be paused.
 struct Staged {
+    anchored: bool,
     sandbox: Sandbox,
     stage: Stage,
     psflip: Psflip,
 }
 
 impl Staged {
-    fn start() -> Self {
+    fn start(anchored: bool) -> Self {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
-        let psflip = stage.psflip(&sandbox, TIMES).start().wait_ready();
-        Self { sandbox, stage, psflip }
+        let psflip = stage.psflip(&sandbox, TIMES);
+        let psflip = if anchored { crate::anchor::anchored(psflip) } else { psflip };
+        let psflip = psflip.start().wait_ready();
+        Self { anchored, sandbox, stage, psflip }
     }
 
     fn steps(&self) -> Vec<Step> {
@@ -142,6 +149,7 @@ impl Staged {
             Target::NewPsflip => self.noted("coming Begins successor"),
             Target::NewKeeper => self.noted("new-keeper Begins keeper"),
             Target::NewChild => self.noted("new-child Begins child"),
+            Target::Anchor => Some(self.psflip.program().first()),
         };
         found.filter(Process::is_alive)
     }
@@ -160,7 +168,7 @@ impl Staged {
     /// One cell: `target` gets `signal` while the process at `step` waits. Says what was left; `None`: there was no such process.
     #[track_caller]
     fn cell(&self, step: &Step, target: Target, signal: Signal) -> Option<Left> {
-        let Self { sandbox, stage, psflip } = self;
+        let Self { sandbox, stage, psflip, .. } = self;
         let flip = Flip { old: psflip.active(), child: psflip.child(), mark: psflip.output().mark() };
         stage.plan(sandbox, Some(flip.old), &format!("record\npause {step}"));
         psflip.request_flip();
@@ -223,11 +231,12 @@ impl Staged {
     #[track_caller]
     fn assert_left(&self, left: Left, flip: &Flip) {
         let Self { sandbox, psflip, .. } = self;
+        let number = if self.anchored { 4 } else { 3 };
         let wait_three = || {
             wait_until(
                 Deadline::default(),
-                format!("one psflip, one keeper and one child: {left:?}"),
-                || (sandbox.processes().len() == 3).then_some(()),
+                format!("one psflip, one keeper and one child, and the anchor: {left:?}"),
+                || (sandbox.processes().len() == number).then_some(()),
             );
         };
         match left {
@@ -259,6 +268,14 @@ impl Staged {
     fn assert_ends(&self, left: Left, signal: Signal, target: Target, flip: &Flip) {
         if left == Left::Old {
             return;
+        }
+        if self.anchored {
+            if left != Left::New {
+                let number = if signal == Signal::SIGKILL { 9 } else { 15 };
+                let end = self.psflip.wait_exit();
+                assert!(is_end_by(end, number), "{end}"); // A3
+            }
+            return; // who reaps the others is the anchor
         }
         let old = self.psflip.wait_end_of(flip.old);
         match (signal, target) {
@@ -314,7 +331,8 @@ fn strike(process: Process, signal: Signal) {
 /// Sends `signal` to `target` at every step.
 #[track_caller]
 fn at_each_step(signal: Signal, target: Target) {
-    let mut staged = Staged::start();
+    let anchored = target == Target::Anchor;
+    let mut staged = Staged::start(anchored);
     let steps = staged.steps();
     let (mut cells, mut absent) = (0, 0);
     for step in &steps {
@@ -324,7 +342,7 @@ fn at_each_step(signal: Signal, target: Target) {
             None => absent += 1,
         }
         if staged.sandbox.processes().is_empty() {
-            staged = Staged::start();
+            staged = Staged::start(anchored);
         } else {
             staged.stage.no_plan(&staged.sandbox);
             staged.psflip.flip();
@@ -332,7 +350,11 @@ fn at_each_step(signal: Signal, target: Target) {
     }
     println!("{cells} cells at {} steps; {absent} times there was no such process", steps.len());
     assert!(cells * 4 >= steps.len(), "{cells} cells at {} steps", steps.len());
-    crate::service::stop(&staged.psflip);
+    if anchored {
+        crate::anchor::stop(&staged.psflip);
+    } else {
+        crate::service::stop(&staged.psflip);
+    }
     staged.sandbox.assert_no_process_left();
 }
 
@@ -437,4 +459,22 @@ fn the_keepers_get_sigterm_at_each_step_and_heed_it_not() {
     // Contract: C7, U8
     at_each_step(Signal::SIGTERM, Target::OldKeeper);
     at_each_step(Signal::SIGTERM, Target::NewKeeper);
+}
+
+#[test]
+fn the_anchor_gets_sigterm_at_each_step() {
+    // Contract: A2, A3, F11, S5
+    at_each_step(Signal::SIGTERM, Target::Anchor);
+}
+
+#[test]
+fn the_anchor_is_killed_at_each_step() {
+    // Contract: A4, C7
+    at_each_step(Signal::SIGKILL, Target::Anchor);
+}
+
+#[test]
+fn the_anchor_is_stopped_and_continued_at_each_step() {
+    // Contract: A2, F12
+    at_each_step(Signal::SIGSTOP, Target::Anchor);
 }

@@ -16,6 +16,8 @@ pub(super) enum Role {
     Intermediate,
     /// `coming`: the second one, before it executes psflip.
     Coming,
+    /// `anchor`: the process that stays.
+    Anchor,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,7 @@ impl fmt::Display for Role {
             Self::Of { old: false, part: Part::Child } => "new-child",
             Self::Intermediate => "intermediate",
             Self::Coming => "coming",
+            Self::Anchor => "anchor",
         })
     }
 }
@@ -48,6 +51,8 @@ pub(super) struct Roles {
 
 #[derive(Default)]
 struct Known {
+    /// The first generation below an anchor, which executed nothing itself.
+    generation: Option<u32>,
     begun: Vec<(u32, String)>,
     plan: u64,
     counts: BTreeMap<(u32, Call), usize>,
@@ -62,6 +67,9 @@ impl Roles {
     /// This process begins to be something.
     pub(super) fn begin(&self, what: &str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if what == "generation" {
+            known.generation = Some(std::process::id());
+        }
         known.begun.push((std::process::id(), what.to_owned()));
     }
 
@@ -73,11 +81,12 @@ impl Roles {
         let part = match last.map(|(_, what)| what.as_str()) {
             Some("intermediate") => return Role::Intermediate,
             Some("successor") => return Role::Coming,
+            Some("anchor") => return Role::Anchor,
             Some("keeper") => Part::Keeper,
             Some("child") => Part::Child,
             _ => Part::Psflip,
         };
-        Role::Of { old: self.psflip == old, part }
+        Role::Of { old: known.generation.unwrap_or(self.psflip) == old, part }
     }
 
     /// How often this process has made this call under this plan, this time included.
