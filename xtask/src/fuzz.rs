@@ -7,8 +7,8 @@ pub(crate) const USAGE: &str = "\
 cargo xtask fuzz [TARGET] [--seconds N] [--seed S]
 cargo xtask fuzz TARGET --input FILE
 
-Throws mutated input at everything of psflip that reads input: config, template, value, message, link, pidfile,
-http, fcgi, docker, notify.
+Throws mutated input at everything of psflip that reads input: config, template, value, migrate, message, link,
+pidfile, http, fcgi, docker, notify.
 Without TARGET all of them, one after the other. An input that breaks a promise of the contract is kept in `fuzz` in the target
 folder; copy it to psflip/tests/fuzz/corpus/TARGET once it is mended, where the tests begin with it.
 

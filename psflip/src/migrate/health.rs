@@ -52,7 +52,7 @@ impl Work<'_> {
         }
         let section = self.draft.sections.remove(own);
         let Some(to) = KINDS.iter().find_map(|kind| index(self, &format!("[healthcheck.{kind}]"))) else {
-            return;
+            return self.draft.tail.extend(section.comments);
         };
         let to = &mut self.draft.sections[to];
         to.comments.splice(0..0, section.comments);

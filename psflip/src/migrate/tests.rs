@@ -107,6 +107,13 @@ fn values_without_quotes_are_what_upstream_takes_them_for() {
 
 #[test]
 fn what_upstream_ignores_is_named_and_kept() {
+    assert_eq!(
+        remarks("x-a: &a { foo: 1 }\nupgrade: { <<: *a }\n"),
+        [
+            "2:1 note: `x-a` is no key of upstream's; what repeats it has it",
+            "2:11 left to do: upstream has no key `foo` here, and ignores it",
+        ]
+    );
     let text = "cmd: [x]\nupgrad:\n  timout: 5s\nx-common: &common\n  timeout: 3s\nshutdown: *common\nupgrade:\n  <<: *common\n  timout: 1s\n";
     let made = made(text);
     let told: Vec<String> =

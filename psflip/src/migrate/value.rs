@@ -96,6 +96,9 @@ pub(super) fn duration(node: &Node, default: &str) -> Result<Meant<String>, Stri
         Value::Float(number) => *number as i128,
         _ => return Err("upstream refuses it: it is no duration".to_owned()),
     };
+    if nanoseconds > i128::from(i64::MAX) {
+        return Err("it is longer than upstream can count, which is 292 years".to_owned());
+    }
     if nanoseconds < 0 {
         return Err("it is negative".to_owned());
     }
@@ -217,5 +220,6 @@ mod tests {
         let told = duration(&node(Value::Int(5)), "1m").unwrap_err();
         assert!(told.contains("5 ns") && told.contains("\"5s\""), "{told}");
         assert!(duration(&node(Value::Int(-5)), "1m").is_err());
+        assert!(duration(&node(Value::Float(1e41)), "1m").is_err());
     }
 }

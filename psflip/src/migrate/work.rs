@@ -1,5 +1,7 @@
 //! Upstream's keys, one after the other in the order of the file, and what becomes of each.
 
+use std::collections::BTreeSet;
+
 use super::draft::{Draft, Line, Section, array, key, string};
 use super::go;
 use super::source::{Entry, Node, Place, Source, Value};
@@ -35,7 +37,8 @@ pub(super) type Made = Result<String, String>;
 
 /// Translates a file.
 pub(super) fn translate(source: &Source<'_>) -> (Draft, Vec<Remark>) {
-    let mut work = Work { source, draft: Draft::default(), remarks: Vec::new(), said: 0, set: Vec::new() };
+    let mut work =
+        Work { source, draft: Draft::default(), remarks: Vec::new(), said: 0, set: BTreeSet::new() };
     work.file();
     (work.draft, work.remarks)
 }
@@ -48,7 +51,7 @@ pub(super) struct Work<'s> {
     /// How many of the file's comments are written already.
     said: usize,
     /// The tables and keys that are written already.
-    set: Vec<(String, String)>,
+    set: BTreeSet<(String, String)>,
 }
 
 impl Work<'_> {
@@ -80,7 +83,7 @@ impl Work<'_> {
         let end = if matches!(node.value, Value::Map(_)) { at.line } else { node.end.max(at.line) };
         let mut comments = self.comments(end);
         let mark = self.remarks.len();
-        let twice = self.set.iter().any(|(known, name)| known == table && name == key);
+        let twice = self.has(table, key);
         let made = if twice {
             self.left(at, &format!("`{key}` is set already; upstream takes one of them"));
             Err(format!("{key} = {}", raw(node)))
@@ -93,7 +96,7 @@ impl Work<'_> {
             Err(text) => (text, true),
         };
         if !left && !text.is_empty() {
-            self.set.push((table.to_owned(), key.to_owned()));
+            self.set.insert((table.to_owned(), key.to_owned()));
         }
         self.draft.section(table).lines.push(Line { from: Some(at), comments, text, left });
     }
@@ -156,7 +159,7 @@ impl Work<'_> {
 
     /// A key that upstream doesn't know, and ignores.
     pub(super) fn unknown(&mut self, table: &str, entry: &Entry, known: &[&str]) {
-        let Entry { key: name, at, anchored, node } = entry;
+        let Entry { key: name, at, anchored, node, .. } = entry;
         self.put(table, name, *at, node, |work| {
             if *anchored || name.starts_with("x-") || name.starts_with('.') {
                 work.note(*at, &format!("`{name}` is no key of upstream's; what repeats it has it"));
@@ -253,7 +256,7 @@ impl Work<'_> {
     }
 
     pub(super) fn has(&self, table: &str, key: &str) -> bool {
-        self.set.iter().any(|(known, name)| known == table && name == key)
+        self.set.contains(&(table.to_owned(), key.to_owned()))
     }
 
     fn signal(&mut self, node: &Node) -> Made {

@@ -12,6 +12,8 @@ use std::fmt;
 const MOST_NODES: usize = 20_000;
 /// The most keys in one map.
 const MOST_KEYS: usize = 1000;
+/// The most values in one list.
+const MOST_ITEMS: usize = 5000;
 /// The deepest nesting of lists and maps; upstream's own keys are three deep.
 const DEEPEST: usize = 32;
 
@@ -116,6 +118,8 @@ pub(super) struct Entry {
     pub(super) at: Place,
     /// It holds an anchor for others to repeat (YAML).
     pub(super) anchored: bool,
+    /// It comes from another map by `<<`, so one of the map's own replaces it (YAML).
+    pub(super) merged: bool,
     pub(super) node: Node,
 }
 

@@ -3,7 +3,9 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Comment, DEEPEST, Entry, Node, Source, Starts, Unreadable, Value};
+use super::{
+    Comment, DEEPEST, Entry, MOST_ITEMS, MOST_KEYS, MOST_NODES, Node, Source, Starts, Unreadable, Value,
+};
 
 /// Reads a TOML text.
 pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
@@ -12,7 +14,7 @@ pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
         let at = error.span().map(|span| starts.place(text, span.start));
         Unreadable { at, message: format!("not valid TOML: {}", error.message()) }
     })?;
-    let mut reader = Reader { text, starts: &starts, strings: Vec::new() };
+    let mut reader = Reader { text, starts: &starts, strings: Vec::new(), nodes: 0 };
     let root = reader.entries(table.get_ref(), 0)?;
     if root.is_empty() {
         return Err(Unreadable { at: None, message: "the file is empty".to_owned() });
@@ -26,6 +28,7 @@ struct Reader<'a> {
     starts: &'a Starts,
     /// Where strings stand, in bytes: a `#` in there is no comment.
     strings: Vec<(usize, usize)>,
+    nodes: usize,
 }
 
 impl Reader<'_> {
@@ -35,7 +38,7 @@ impl Reader<'_> {
             let at = self.starts.place(self.text, key.span().start);
             self.strings.push((key.span().start, key.span().end));
             let node = self.node(value, depth + 1)?;
-            entries.push(Entry { key: key.get_ref().to_string(), at, anchored: false, node });
+            entries.push(Entry { key: key.get_ref().to_string(), at, anchored: false, merged: false, node });
         }
         entries.sort_by_key(|entry| entry.at);
         Ok(entries)
@@ -46,6 +49,15 @@ impl Reader<'_> {
         let at = self.starts.place(self.text, span.start);
         if depth > DEEPEST {
             return Err(Unreadable::at(at, format!("nested more than {DEEPEST} deep")));
+        }
+        self.nodes += 1;
+        let (items, keys) = match value.get_ref() {
+            DeValue::Array(items) => (items.len(), 0),
+            DeValue::Table(table) => (0, table.len()),
+            _ => (0, 0),
+        };
+        if self.nodes > MOST_NODES || items > MOST_ITEMS || keys > MOST_KEYS {
+            return Err(Unreadable::at(at, "too many values"));
         }
         let source = self.text.get(span.clone()).unwrap_or_default();
         let mut verbatim = None;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::{
-    Comment, DEEPEST, Entry, MOST_KEYS, MOST_NODES, Node, Place, Source, Starts, Unreadable, Value, numbers,
+    Comment, DEEPEST, Entry, MOST_ITEMS, MOST_KEYS, MOST_NODES, Node, Place, Source, Starts, Unreadable,
+    Value, numbers,
 };
 
 /// Reads a JSON text.
@@ -30,7 +31,6 @@ pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
         block_nesting_limit: DEEPEST,
         block_scalar_eof_without_line_feed: true,
         max_buffered_comment_events: 10_000,
-        simple_key_max_lookahead: 64 * 1024,
     };
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
@@ -165,6 +165,9 @@ impl Builder<'_> {
             return Ok(());
         };
         match &mut open.node.value {
+            Value::List(items) if items.len() >= MOST_ITEMS => {
+                return Err(Unreadable::at(node.at, format!("more than {MOST_ITEMS} values in one list")));
+            }
             Value::List(items) => items.push(node),
             Value::Map(entries) => match open.key.take() {
                 None => open.key = Some((key(&node)?, node.at)),
@@ -178,15 +181,15 @@ impl Builder<'_> {
                 Some((key, at)) => {
                     let anchored = anchor != 0;
                     match entries.iter_mut().find(|entry| entry.key == key) {
-                        Some(entry) if entry.at == Place::default() => {
-                            *entry = Entry { key, at, anchored, node };
+                        Some(entry) if entry.merged => {
+                            *entry = Entry { key, at, anchored, merged: false, node };
                         }
                         Some(first) => {
                             let message =
                                 format!("the key `{key}` is there already, in line {}", first.at.line);
                             return Err(Unreadable::at(at, message));
                         }
-                        None => entries.push(Entry { key, at, anchored, node }),
+                        None => entries.push(Entry { key, at, anchored, merged: false, node }),
                     }
                 }
             },
@@ -204,7 +207,7 @@ fn key(node: &Node) -> Result<String, Unreadable> {
     }
 }
 
-/// What `<<: *other` adds: the keys that are not there. Those are marked by having no place, until one of the map's own comes.
+/// What `<<: *other` adds: the keys that are not there. One of the map's own replaces them.
 fn merge(entries: &mut Vec<Entry>, node: Node) -> Result<(), Unreadable> {
     let maps = match node.value {
         Value::List(maps) => maps,
@@ -217,7 +220,7 @@ fn merge(entries: &mut Vec<Entry>, node: Node) -> Result<(), Unreadable> {
         };
         for other in others {
             if !entries.iter().any(|entry| entry.key == other.key) {
-                entries.push(Entry { at: Place::default(), ..other });
+                entries.push(Entry { merged: true, ..other });
             }
         }
     }

@@ -37,6 +37,12 @@ fn values_are_read_or_refused() {
 }
 
 #[test]
+fn upstreams_configurations_are_migrated_or_refused() {
+    // Contract: X2
+    short("migrate", 300);
+}
+
+#[test]
 fn messages_of_a_handover_are_read_or_refused() {
     // Contract: X2, V1
     short("message", 3000);

@@ -4,6 +4,7 @@ mod config;
 mod control;
 mod link;
 mod message;
+mod migrate;
 mod notify;
 mod pidfile;
 mod probe;
@@ -47,6 +48,12 @@ pub(crate) const TARGETS: &[Target] = &[
         summary: "durations, signals, addresses, URLs, codes and paths",
         words: value::WORDS,
         start: value::start,
+    },
+    Target {
+        name: "migrate",
+        summary: "a configuration of upstream psflip",
+        words: migrate::WORDS,
+        start: migrate::start,
     },
     Target {
         name: "message",
