@@ -125,7 +125,8 @@ fn promises(text: &str, migrated: &Migrated, generation: &Generation<'_>) -> Res
         (Ok(_), None) | (Err(_), Some(_)) => {}
         _ => return Err(format!("said to be refused: {refused:?}; {accepted:?}\n{ours}")),
     }
-    let lines = text.split('\n').count();
+    // To YAML a carriage return ends a line, too.
+    let lines = text.split(['\n', '\r']).count();
     for remark in remarks {
         ensure((1..=lines).contains(&remark.at.line), || {
             format!("{} is no place: {}", remark.at, remark.text)
