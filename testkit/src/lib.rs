@@ -22,6 +22,7 @@ mod report;
 mod running;
 mod sandbox;
 pub mod systemd;
+mod text;
 mod wait;
 
 pub use nix::sys::signal::Signal;
@@ -34,9 +35,10 @@ pub use crate::output::{Line, Output, Stream};
 pub use crate::pidfile::PidfileHistory;
 pub use crate::probe::AvailabilityProbe;
 pub use crate::process::Process;
-pub use crate::psflip::{Flip, Psflip, PsflipBuilder, child_of, cmd_line};
+pub use crate::psflip::{Flip, Psflip, PsflipBuilder, child_of};
 pub use crate::running::{Running, queue_signal};
 pub use crate::sandbox::{MARKER, Sandbox};
+pub use crate::text::cmd_line;
 pub use crate::wait::{Deadline, wait_until};
 
 /// The examples of the README, so that they compile.

@@ -17,6 +17,7 @@ use crate::process::Process;
 use crate::report;
 use crate::running::Running;
 use crate::sandbox::Inner;
+use crate::text::{cmd_line, quoted, top_level};
 use crate::wait::{Deadline, wait_on, wait_until};
 
 /// A psflip to be started: made by [`crate::Sandbox::psflip`], started by [`PsflipBuilder::start`].
@@ -218,36 +219,6 @@ impl PsflipBuilder {
         text.push_str(&self.config);
         text
     }
-}
-
-/// A line `cmd = [...]` for a configuration, its strings quoted as TOML wants it.
-#[must_use]
-pub fn cmd_line<A: AsRef<OsStr>>(argv: impl IntoIterator<Item = A>) -> String {
-    let quoted: Vec<_> = argv.into_iter().map(|arg| quoted(&arg.as_ref().to_string_lossy())).collect();
-    format!("cmd = [{}]\n", quoted.join(", "))
-}
-
-/// A TOML basic string.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            control if control.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(control))),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// The value of a line `key = "value"` before the first table.
-fn top_level(text: &str, key: &str) -> Option<String> {
-    let lines = text.lines().map(str::trim_start).take_while(|line| !line.starts_with('['));
-    let values = lines.filter_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix('='));
-    let value = values.map(str::trim_start).next()?;
-    let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
-    Some(value[1..].split(quote).next()?.to_owned())
 }
 
 /// A started psflip and everything that follows it: the handle follows the service from generation to generation.
