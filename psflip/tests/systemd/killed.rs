@@ -2,7 +2,7 @@
 
 use testkit::{Deadline, Process, Signal, wait_until};
 
-use crate::rig::{APP, AT_ONCE, Rig, SIMPLE};
+use crate::rig::{APP, AT_ONCE, KINDS, Rig, SIMPLE};
 
 /// Only the main process is systemd's to end: what is gone after a SIGKILL has psflip to thank for it.
 const LEFT_TO_PSFLIP: &str = "KillMode=process\n";
@@ -10,47 +10,53 @@ const LEFT_TO_PSFLIP: &str = "KillMode=process\n";
 #[test]
 fn a_child_that_crashes_is_started_again_by_restart_on_failure() {
     // Contract: C5
-    let Some(rig) = Rig::new() else { return };
-    rig.install(&format!("{SIMPLE}Restart=on-failure\n"));
-    rig.start();
-    let old = rig.flip();
-    child_of(old).signal(Signal::SIGUSR1).unwrap();
-    wait_restarted(&rig, old, 1);
-    // Death by a signal is told as such (C5), not as an exit code.
-    assert_eq!(rig.said("status=10/USR1").len(), 1, "{:#?}", rig.journal());
-    rig.flip();
-    rig.assert_state("active/running/success/1");
-    rig.stop_well();
+    for kind in KINDS {
+        let Some(rig) = Rig::new() else { return };
+        rig.install(&format!("{kind}Restart=on-failure\n"));
+        rig.start();
+        let old = rig.flip();
+        child_of(old).signal(Signal::SIGUSR1).unwrap();
+        wait_restarted(&rig, old, 1);
+        // Death by a signal is told as such (C5), not as an exit code.
+        assert_eq!(rig.said("status=10/USR1").len(), 1, "{:#?}", rig.journal());
+        rig.flip();
+        rig.assert_state("active/running/success/1");
+        rig.stop_well();
+    }
 }
 
 #[test]
 fn a_child_that_ends_well_by_itself_is_not_started_again_by_restart_on_failure() {
     // Contract: C5
-    let Some(rig) = Rig::new() else { return };
-    rig.configure(&["dies-later", "--on-file", "end", "--code", "0"], AT_ONCE);
-    rig.install(&format!("{SIMPLE}Restart=on-failure\n"));
-    rig.start();
-    rig.flip();
-    rig.sandbox.write("end", "");
-    rig.machine.wait_property(APP, "ActiveState", "inactive");
-    rig.assert_state("inactive/dead/success/0");
+    for kind in KINDS {
+        let Some(rig) = Rig::new() else { return };
+        rig.configure(&["dies-later", "--on-file", "end", "--code", "0"], AT_ONCE);
+        rig.install(&format!("{kind}Restart=on-failure\n"));
+        rig.start();
+        rig.flip();
+        rig.sandbox.write("end", "");
+        rig.machine.wait_property(APP, "ActiveState", "inactive");
+        rig.assert_state("inactive/dead/success/0");
+    }
 }
 
 #[test]
 fn a_psflip_that_is_killed_is_started_again_with_nothing_left_of_the_old_tree() {
     // Contract: C7, P3
-    let Some(rig) = Rig::new() else { return };
-    rig.install(&format!("{SIMPLE}{LEFT_TO_PSFLIP}Restart=on-failure\n"));
-    rig.start();
-    let old = rig.flip();
-    let tree = rig.machine.processes(APP);
-    old.signal(Signal::SIGKILL).unwrap();
-    wait_restarted(&rig, old, 1);
-    assert!(tree.iter().all(|process| !process.is_alive()), "{tree:?}");
-    let probe = rig.ask();
-    rig.flip();
-    probe.finish().assert_no_failures();
-    rig.stop_well();
+    for kind in KINDS {
+        let Some(rig) = Rig::new() else { return };
+        rig.install(&format!("{kind}{LEFT_TO_PSFLIP}Restart=on-failure\n"));
+        rig.start();
+        let old = rig.flip();
+        let tree = rig.machine.processes(APP);
+        old.signal(Signal::SIGKILL).unwrap();
+        wait_restarted(&rig, old, 1);
+        assert!(tree.iter().all(|process| !process.is_alive()), "{tree:?}");
+        let probe = rig.ask();
+        rig.flip();
+        probe.finish().assert_no_failures();
+        rig.stop_well();
+    }
 }
 
 /// Waits until systemd has started the service again, and it is healthy.
@@ -78,28 +84,30 @@ fn keeper_of(psflip: Process) -> Process {
 /// A tree that tries to stay: whom to kill is the test's choice. Afterwards the unit's control group must be empty.
 #[track_caller]
 fn nothing_survives(tree: &[&str], kill: impl Fn(Process)) {
-    let Some(rig) = Rig::new() else { return };
-    let argv = [&["forks-workers", "--workers", "3", "--orphans", "2"], tree].concat();
-    rig.configure(&argv, &format!("[shutdown]\ntimeout = \"100ms\"\n{AT_ONCE}"));
-    rig.install(&format!("{SIMPLE}{LEFT_TO_PSFLIP}"));
-    rig.start();
-    for generation in 1..=2 {
-        rig.machine.wait_journal(APP, &format!("name=gen{generation}"));
-        let psflip = rig.wait_main();
-        if generation == 1 {
-            rig.flip();
-            continue;
+    for kind in KINDS {
+        let Some(rig) = Rig::new() else { return };
+        let argv = [&["forks-workers", "--workers", "3", "--orphans", "2"], tree].concat();
+        rig.configure(&argv, &format!("[shutdown]\ntimeout = \"100ms\"\n{AT_ONCE}"));
+        rig.install(&format!("{kind}{LEFT_TO_PSFLIP}"));
+        rig.start();
+        for generation in 1..=2 {
+            rig.machine.wait_journal(APP, &format!("name=gen{generation}"));
+            let psflip = rig.wait_main();
+            if generation == 1 {
+                rig.flip();
+                continue;
+            }
+            let all = rig.machine.processes(APP);
+            assert_eq!(all.len(), 2 + 1 + 3 + 2, "psflip, keeper, child, workers, orphans: {all:?}");
+            kill(psflip);
+            wait_until(Deadline::default(), "the unit's control group to be empty", || {
+                rig.machine.processes(APP).is_empty().then_some(())
+            });
+            assert!(all.iter().all(|process| !process.is_alive()), "{all:?}");
         }
-        let all = rig.machine.processes(APP);
-        assert_eq!(all.len(), 2 + 1 + 3 + 2, "psflip, keeper, child, workers, orphans: {all:?}");
-        kill(psflip);
-        wait_until(Deadline::default(), "the unit's control group to be empty", || {
-            rig.machine.processes(APP).is_empty().then_some(())
-        });
-        assert!(all.iter().all(|process| !process.is_alive()), "{all:?}");
+        rig.machine.wait_property(APP, "ActiveState", "failed");
+        rig.assert_state("failed/failed/signal/0");
     }
-    rig.machine.wait_property(APP, "ActiveState", "failed");
-    rig.assert_state("failed/failed/signal/0");
 }
 
 fn kill_psflip(psflip: Process) {

@@ -198,6 +198,33 @@ fn a_first_child_that_fails_fails_the_start() {
     );
     rig.assert_state("failed/failed/exit-code/0");
     assert_eq!(rig.machine.property(APP, "ExecMainStatus"), "3");
+    let status = rig.machine.property(APP, "StatusText");
+    assert!(status.starts_with("failed: ") && status.contains("exit code 3"), "{status}");
+    assert_eq!(rig.machine.processes(APP), []);
+
+    rig.configure(&["no-such-program/x"], SERVING);
+    rig.machine.systemctl(["start", APP]).unwrap_err();
+    let errno = rig.machine.property(APP, "StatusErrno");
+    assert_eq!((errno.as_str(), rig.machine.property(APP, "ExecMainStatus").as_str()), ("2", "127"));
+}
+
+#[test]
+fn a_child_that_ignores_a_stop_by_hand_is_served_on() {
+    // Contract: S5
+    let Some(rig) = Rig::new() else { return };
+    rig.configure(&["ignore-sigterm"], &format!("[shutdown]\ntimeout = \"300ms\"\n{AT_ONCE}"));
+    rig.install(&format!("{NOTIFY}TimeoutStopSec=2\n"));
+    let psflip = rig.start();
+    rig.machine.wait_journal(APP, "name=gen1");
+    psflip.signal(Signal::SIGTERM).unwrap();
+    wait_until(Deadline::default(), "the status to say so", || {
+        let text = rig.machine.property(APP, "StatusText");
+        text.ends_with("the child ignored a stop request").then_some(())
+    });
+    assert_eq!(rig.wait_main(), psflip);
+    rig.assert_state("active/running/success/0");
+    // A stop by systemd ends with SIGKILL, after its own patience.
+    rig.machine.systemctl(["stop", APP]).unwrap();
     assert_eq!(rig.machine.processes(APP), []);
 }
 

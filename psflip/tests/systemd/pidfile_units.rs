@@ -2,7 +2,7 @@
 
 use testkit::{Deadline, wait_until};
 
-use crate::rig::{APP, AT_ONCE, Rig, SERVER, SERVING, SIMPLE};
+use crate::rig::{APP, AT_ONCE, KINDS, Rig, SERVER, SERVING, SIMPLE};
 
 /// Fifty flips under load. Systemd knows the new psflip after each, counts no restart, has the lines of each in its journal,
 /// and stops the last one cleanly.
@@ -84,31 +84,33 @@ fn failed_upgrades_leave_the_unit_as_it_was() {
 #[test]
 fn systemd_may_reload_its_units_and_execute_itself_again_at_any_time() {
     // Contract: U4, U10
-    let Some(rig) = Rig::new() else { return };
-    rig.install(&format!("{SIMPLE}KillMode=mixed\n"));
-    rig.start();
-    let probe = rig.ask();
-    for verb in ["daemon-reload", "daemon-reexec"] {
-        rig.machine.systemctl([verb]).unwrap();
-        let old = rig.flip();
-        // In the middle of a flip: the new child is healthy when the test says so.
-        rig.configure(
-            SERVER,
-            "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"20ms\"\n",
-        );
-        rig.machine.systemctl(["reload", APP]).unwrap();
-        rig.machine.wait_journal(APP, "upgrade started");
-        rig.machine.systemctl([verb]).unwrap();
-        rig.sandbox.write("go", "");
-        rig.wait_flipped(old);
-        std::fs::remove_file(rig.sandbox.path("go")).unwrap();
-        rig.configure_well();
-        probe.wait_requests(10);
+    for kind in KINDS {
+        let Some(rig) = Rig::new() else { return };
+        rig.install(&format!("{kind}KillMode=mixed\n"));
+        rig.start();
+        let probe = rig.ask();
+        for (verb, next) in [("daemon-reload", 3), ("daemon-reexec", 5)] {
+            rig.machine.systemctl([verb]).unwrap();
+            let old = rig.flip();
+            // In the middle of a flip: the new child is healthy when the test says so.
+            rig.configure(
+                SERVER,
+                "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"20ms\"\n",
+            );
+            rig.machine.systemctl(["reload", "--no-block", APP]).unwrap();
+            rig.machine.wait_journal(APP, &format!("generation {next}: child started"));
+            rig.machine.systemctl([verb]).unwrap();
+            rig.sandbox.write("go", "");
+            rig.wait_flipped(old);
+            std::fs::remove_file(rig.sandbox.path("go")).unwrap();
+            rig.configure_well();
+            probe.wait_requests(10);
+        }
+        rig.flip();
+        rig.assert_state("active/running/success/0");
+        probe.finish().assert_no_failures();
+        rig.stop_well();
     }
-    rig.flip();
-    rig.assert_state("active/running/success/0");
-    probe.finish().assert_no_failures();
-    rig.stop_well();
 }
 
 /// A child that takes its time to end gets it, also one that only the new generation's psflip may end.

@@ -16,6 +16,12 @@ pub(crate) const APP: &str = "app.service";
 /// Asked for by a signal: all that psflip needs of systemd.
 pub(crate) const SIMPLE: &str = "Type=simple\nExecReload=/bin/kill -HUP $MAINPID\n";
 
+/// Asked for by a signal, but systemd is told what happens: as docs/systemd.md recommends it, but for the reload.
+pub(crate) const NOTIFY: &str = "Type=notify\nNotifyAccess=main\nExecReload=/bin/kill -HUP $MAINPID\n";
+
+/// Both ways in which systemd can follow a flip.
+pub(crate) const KINDS: [&str; 2] = [SIMPLE, NOTIFY];
+
 /// The server that every generation is, unless the test says otherwise.
 pub(crate) const SERVER: &[&str] = &["http-server", "--unix", "app.sock", "--linger", "50ms"];
 pub(crate) const SERVING: &str = "[healthcheck.unix]\npath = \"app.sock\"\n";
