@@ -1,5 +1,7 @@
 //! `cargo xtask docs`: brings what is made of the command line and of the table of keys up to date.
 
+use std::process::Command;
+
 use crate::args::Args;
 use crate::{Outcome, repo, step};
 
@@ -19,7 +21,9 @@ pub(crate) fn run(mut args: Args) -> Outcome {
 
 /// Writes or compares them.
 pub(crate) fn make(check: bool) -> Outcome {
-    let mut cargo = repo::cargo();
-    cargo.args(["run", "--quiet", "--package", "docgen", "--"]).arg(repo::root().join("dist"));
-    step::run(if check { cargo.arg("--check") } else { &mut cargo })
+    // Of the whole workspace, so that it is made of what all other tasks build: `--package` would choose other features of what it depends on.
+    step::run(repo::cargo().args(["build", "--quiet", "--workspace", "--bin", "docgen"]))?;
+    let mut docgen = Command::new(repo::target_dir()?.join("debug/docgen"));
+    docgen.arg(repo::root().join("dist"));
+    step::run(if check { docgen.arg("--check") } else { &mut docgen })
 }

@@ -232,27 +232,33 @@ fn is_choice(flag: &Flag) -> bool {
 }
 
 impl Args for Source {
+    /// What is added to a command that is used; a start by another one (and that of every successor by `psflip -c`) does without.
     fn augment_args(command: Command) -> Command {
-        let file = Arg::new("config")
-            .short('c')
-            .long("config")
-            .value_name("FILE")
-            .value_parser(clap::value_parser!(PathBuf))
-            .help(format!("The configuration, TOML [default: {DEFAULT_CONFIG}]"));
-        let child = Arg::new("command")
-            .value_name("COMMAND")
-            .num_args(1..)
-            .last(true)
-            .conflicts_with("config")
-            .help("The child's argv: no file is read then, and flags say what a file would");
-        let choices = FLAGS.iter().filter(|flag| is_choice(flag)).map(|flag| flag.name);
-        let kinds = ArgGroup::new("kind of health check").args(choices.collect::<Vec<_>>());
-        command.arg(file).arg(child).args(FLAGS.iter().map(Flag::arg)).group(kinds)
+        command.defer(arguments)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
+}
+
+/// `-c`, the command, and every flag.
+fn arguments(command: Command) -> Command {
+    let file = Arg::new("config")
+        .short('c')
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help(format!("The configuration, TOML [default: {DEFAULT_CONFIG}]"));
+    let child = Arg::new("command")
+        .value_name("COMMAND")
+        .num_args(1..)
+        .last(true)
+        .conflicts_with("config")
+        .help("The child's argv: no file is read then, and flags say what a file would");
+    let choices = FLAGS.iter().filter(|flag| is_choice(flag)).map(|flag| flag.name);
+    let kinds = ArgGroup::new("kind of health check").args(choices.collect::<Vec<_>>());
+    command.arg(file).arg(child).args(FLAGS.iter().map(Flag::arg)).group(kinds)
 }
 
 impl Flag {
