@@ -93,7 +93,7 @@ _psflip() {
             return 0
             ;;
         psflip__subcmd__check)
-            opts="-c -h --config --listen --pidfile --control-socket --no-control-socket --workdir --env --env-remove --healthcheck-http --healthcheck-tcp --healthcheck-unix --healthcheck-fcgi --healthcheck-script --healthcheck-command --healthcheck-docker --healthcheck-notify --healthcheck-alive --healthcheck-status --healthcheck-after --healthcheck-interval --healthcheck-timeout --healthcheck-successes --upgrade-signal --upgrade-timeout --shutdown-delay --shutdown-signal --shutdown-timeout --shutdown-orphans --switch --hook-promote --hook-promoted --hook-failed --hook-timeout --log-format --log-level --quiet --strict --help"
+            opts="-c -h --strict --config --listen --pidfile --control-socket --no-control-socket --workdir --env --env-remove --healthcheck-http --healthcheck-tcp --healthcheck-unix --healthcheck-fcgi --healthcheck-script --healthcheck-command --healthcheck-docker --healthcheck-notify --healthcheck-alive --healthcheck-status --healthcheck-after --healthcheck-interval --healthcheck-timeout --healthcheck-successes --upgrade-signal --upgrade-timeout --shutdown-delay --shutdown-signal --shutdown-timeout --shutdown-orphans --switch --hook-promote --hook-promoted --hook-failed --hook-timeout --log-format --log-level --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -395,7 +395,7 @@ _psflip() {
             return 0
             ;;
         psflip__subcmd__run)
-            opts="-c -h --config --listen --pidfile --control-socket --no-control-socket --workdir --env --env-remove --healthcheck-http --healthcheck-tcp --healthcheck-unix --healthcheck-fcgi --healthcheck-script --healthcheck-command --healthcheck-docker --healthcheck-notify --healthcheck-alive --healthcheck-status --healthcheck-after --healthcheck-interval --healthcheck-timeout --healthcheck-successes --upgrade-signal --upgrade-timeout --shutdown-delay --shutdown-signal --shutdown-timeout --shutdown-orphans --switch --hook-promote --hook-promoted --hook-failed --hook-timeout --log-format --log-level --quiet --foreground --help"
+            opts="-c -h --foreground --config --listen --pidfile --control-socket --no-control-socket --workdir --env --env-remove --healthcheck-http --healthcheck-tcp --healthcheck-unix --healthcheck-fcgi --healthcheck-script --healthcheck-command --healthcheck-docker --healthcheck-notify --healthcheck-alive --healthcheck-status --healthcheck-after --healthcheck-interval --healthcheck-timeout --healthcheck-successes --upgrade-signal --upgrade-timeout --shutdown-delay --shutdown-signal --shutdown-timeout --shutdown-orphans --switch --hook-promote --hook-promoted --hook-failed --hook-timeout --log-format --log-level --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

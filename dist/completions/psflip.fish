@@ -68,10 +68,10 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-failed -d 'Ru
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-timeout -d 'How long each hook may take; 30s' -r
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-format -d 'How a line of psflip\'s own looks: text, json or journald' -r
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-level -d 'error, warn, info, debug or trace; info' -r
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Keep this process, below which generations come and go: for a terminal, and for managers that want one process for ever. By itself where it must be so: as PID 1, and as the leader of a terminal\'s session'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-control-socket -d 'Make no control socket'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'No line of psflip\'s own below `error`'
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Keep this process, below which generations come and go: for a terminal, and for managers that want one process for ever. By itself where it must be so: as PID 1, and as the leader of a terminal\'s session'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r
@@ -106,10 +106,10 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-failed -d '
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-timeout -d 'How long each hook may take; 30s' -r
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-format -d 'How a line of psflip\'s own looks: text, json or journald' -r
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-level -d 'error, warn, info, debug or trace; info' -r
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with 1 if there is a warning'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-control-socket -d 'Make no control socket'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l quiet -d 'No line of psflip\'s own below `error`'
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with 1 if there is a warning'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that psflip was started with, which says where its control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l socket -d 'The control socket itself' -r -F
