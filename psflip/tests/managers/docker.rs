@@ -137,6 +137,11 @@ fn flips(steady: Steady) {
         container.flip();
         probe.wait_requests(5);
     }
+    // The way that waits for the outcome.
+    let before = container.wait_pidfile(None);
+    let upgrade = ["exec", "app", "psflip", "upgrade", "-c", "app.toml"];
+    container.engine.docker(&upgrade).unwrap();
+    assert_ne!(container.wait_pidfile(None), before, "{}", container.sandbox.report());
     // One that fails changes nothing. One that is still draining keeps the request until it is done.
     let before = container.wait_pidfile(None);
     configure(&container.sandbox, "srv/", BROKEN, SERVING);

@@ -40,7 +40,7 @@ fn a_command_that_names_nobody_is_relayed_as_if_watch_were_not_there() {
 
 #[test]
 fn the_end_of_a_daemon_that_its_command_left_is_relayed() {
-    // Contract: C5
+    // Contract: C5, W1, W3
     let sandbox = Sandbox::new();
     for (end, code, signal) in
         [("exit 9", Some(9), None), ("exit 0", Some(0), None), ("kill -USR1 $$", None, Some(10))]
@@ -72,7 +72,7 @@ fn the_end_of_a_daemon_that_its_command_left_is_relayed() {
 
 #[test]
 fn a_psflip_that_was_flipped_is_followed_and_its_last_generation_relayed() {
-    // Contract: C5, S1, U10
+    // Contract: C5, S1, U10, W1, W3
     let sandbox = Sandbox::new();
     let child = program(&["dies-later", "--on-file", "end", "--code", "23"]);
     let argv: Vec<&str> = child.iter().map(String::as_str).collect();
@@ -96,7 +96,7 @@ fn a_psflip_that_was_flipped_is_followed_and_its_last_generation_relayed() {
 
 #[test]
 fn a_stop_is_a_stop_at_every_moment_of_a_flip() {
-    // Contract: F11, S5
+    // Contract: F11, S5, W2
     for round in 0..12 {
         let sandbox = Sandbox::new();
         let psflip = watched_psflip(&sandbox, &["signal-logger"], AT_ONCE);
@@ -120,7 +120,7 @@ fn a_stop_is_a_stop_at_every_moment_of_a_flip() {
 
 #[test]
 fn signals_reach_whoever_is_named_from_the_first_moment_with_their_payload() {
-    // Contract: S1, S7
+    // Contract: S1, S7, W2
     let sandbox = Sandbox::new();
     let logger = fixture("signal-logger").display().to_string();
     let watch = watch(&sandbox, &[], &[&logger, "--exit-on", "USR2"]);
@@ -147,7 +147,7 @@ fn signals_reach_whoever_is_named_from_the_first_moment_with_their_payload() {
 
 #[test]
 fn signals_wait_for_a_daemon_that_has_not_said_where_it_is() {
-    // Contract: S1
+    // Contract: S1, W2
     let sandbox = Sandbox::new();
     let logger = fixture("signal-logger").display().to_string();
     let daemon = format!("read line < fifo; echo $$ > x.pid; exec {logger} --exit-on USR2");
@@ -184,7 +184,7 @@ fn a_stop_while_nobody_is_named_ends_what_there_is() {
 
 #[test]
 fn a_stale_name_and_a_strangers_name_count_for_nothing() {
-    // Contract: C5, S1
+    // Contract: C5, S1, W1
     let sandbox = Sandbox::new();
     sandbox.expect_leftovers();
     let stranger = sandbox.command(["sleep", "1000"]).start();
@@ -227,7 +227,7 @@ fn a_name_whose_process_has_ended_is_stale_even_if_the_pid_is_used_again() {
 
 #[test]
 fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
-    // Contract: F6, U8
+    // Contract: F6, U8, W1
     let sandbox = Sandbox::new();
     // As a psflip does whose successor is killed just before it is acknowledged.
     let new = script(&sandbox, "new", "echo $$ > x.new; mv x.new x.pid; read line < fifo; exit 3");
@@ -271,7 +271,7 @@ fn a_program_that_runs_the_service_has_the_last_word() {
 
 #[test]
 fn what_is_left_at_the_end_is_ended_and_what_ignores_that_is_killed() {
-    // Contract: C8, C9
+    // Contract: C8, C9, W3
     let sandbox = Sandbox::new();
     let workers = fixture("forks-workers").display().to_string();
     let args = ["--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];

@@ -30,7 +30,7 @@ fn nothing_survives(sandbox: &Sandbox, watch: &Running, victim: usize) {
 
 #[test]
 fn a_daemons_tree_dies_with_watch_and_with_its_keeper() {
-    // Contract: C7
+    // Contract: C7, W3
     for victim in [0, 1] {
         let sandbox = Sandbox::new();
         let workers = stubborn().join(" ");
