@@ -48,6 +48,10 @@ pub(crate) fn run(mut args: Args) -> Outcome {
             None => steps.step("dist", || dist::make(None, true)),
             Some(program) => steps.skip("dist", &format!("{program} is not installed")),
         }
+        // The tests themselves say it, too, but nobody sees the output of a test that passes.
+        if let Some(why) = testkit::systemd::why_not() {
+            steps.skip("tests under systemd", &why);
+        }
         steps.step("chaos, a fixed seed", || chaos(&["--seed", "1"]));
         steps.step("chaos, a random seed", || chaos(&[]));
     }

@@ -165,7 +165,8 @@ fn a_stop_in_the_middle_of_an_upgrade_is_a_clean_end() {
 
 #[test]
 fn an_old_psflip_that_is_killed_during_an_upgrade_is_started_again() {
-    // Contract: F8, C7. Systemd ends the unit with its main process, so the new generation does not get to go on alone.
+    // Contract: C7
+    // Systemd ends the unit with its main process, so the new generation doesn't get to go on alone (F8).
     let Some(rig) = Rig::new() else { return };
     rig.install(&format!("{NOTIFY}Restart=on-failure\n"));
     let old = rig.start();

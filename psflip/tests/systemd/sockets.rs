@@ -23,7 +23,7 @@ impl Waiting {
     }
 
     #[track_caller]
-    fn is_served(mut self) {
+    fn expect_answer(mut self) {
         let mut answer = String::new();
         self.0.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
         self.0.read_to_string(&mut answer).unwrap();
@@ -43,7 +43,7 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
     rig.machine.systemctl(["start", "app.socket"]).unwrap();
     assert!(!rig.pidfile().exists(), "nobody has asked for it yet");
     // The first client starts the service, and is served.
-    Waiting::new(&rig).is_served();
+    Waiting::new(&rig).expect_answer();
     let probe = rig.ask();
     for _ in 0..20 {
         rig.flip();
@@ -57,7 +57,7 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
     // Nobody is there: whoever comes now waits for the restart.
     let all = kill_everything(&rig);
     let waiting: Vec<_> = (0..3).map(|_| Waiting::new(&rig)).collect();
-    waiting.into_iter().for_each(Waiting::is_served);
+    waiting.into_iter().for_each(Waiting::expect_answer);
     rig.machine.wait_property(APP, "NRestarts", 1);
     assert!(all.iter().all(|process| !process.is_alive()));
     rig.wait_main();
@@ -65,7 +65,7 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
 
     // The service alone is stopped, so the next client starts it again.
     rig.stop_well();
-    Waiting::new(&rig).is_served();
+    Waiting::new(&rig).expect_answer();
     rig.wait_main();
     rig.machine.systemctl(["stop", "app.socket", APP]).unwrap();
 }
@@ -98,7 +98,7 @@ fn sockets_that_psflip_opened_survive_a_kill_of_everything() {
     for restarts in 1..=2 {
         kill_everything(&rig);
         let waiting: Vec<_> = (0..3).map(|_| Waiting::new(&rig)).collect();
-        waiting.into_iter().for_each(Waiting::is_served);
+        waiting.into_iter().for_each(Waiting::expect_answer);
         rig.machine.wait_property(APP, "NRestarts", restarts);
         rig.wait_main();
         assert_eq!(inode(), first, "the same socket");
@@ -130,7 +130,7 @@ fn without_a_place_at_systemd_sockets_are_opened_anew_after_a_kill_of_everything
     rig.machine.wait_property(APP, "NRestarts", 1);
     rig.machine.wait_property(APP, "ActiveState", "active");
     assert_ne!(rig.wait_main(), old);
-    Waiting::new(&rig).is_served();
+    Waiting::new(&rig).expect_answer();
     rig.stop_well();
 }
 
