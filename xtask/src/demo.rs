@@ -1,11 +1,11 @@
-//! A visible flip: a small HTTP server under psflip is replaced again and again, once by a version that crashes, while a client asks it without pause.
+//! A visible flip: a small HTTP server under psflip is replaced again and again, now and then by a version that crashes, while a client asks it without pause.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -20,16 +20,21 @@ use crate::args::Args;
 use crate::{Error, Outcome, guard, repo, step};
 
 pub(crate) const USAGE: &str = "\
-cargo xtask demo [--flips N]
+cargo xtask demo [--flips N] [--plain]
 
-Runs a small HTTP server under psflip, asks it without pause, and replaces it N times (3), once in between by a version that crashes. Shows psflip's own
-log, and in the end how many requests were answered by which generation, and how many failed.";
+Runs a small HTTP server under psflip, asks it without pause, and replaces it N times (10), twice in between by a version that crashes. On a terminal it
+shows `psflip status --watch` meanwhile, elsewhere or with --plain what each `psflip upgrade` says. In the end: how many requests were answered by which
+generation, how many failed, and a picture of the flips.";
 
 /// What an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// For how many answers everybody waits between two flips, so that there is something to see.
+const BETWEEN: u32 = 300;
+
 pub(crate) fn run(mut args: Args) -> Outcome {
-    let flips: u32 = args.value("flips")?.unwrap_or(3);
+    let flips: u32 = args.value("flips")?.unwrap_or(10);
+    let plain = args.flag("plain") || !io::stdout().is_terminal();
     args.done()?;
     let Some(directory) = guard::scratch() else {
         step::run(repo::cargo().args(["build", "--quiet", "--bins", "-p", "psflip", "-p", "fixtures"]))?;
@@ -47,30 +52,109 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let mut psflip = start(&programs, &directory)?;
     wait_for_answer(&directory, &mut psflip)?;
     let client = Client::start(directory.join("app.sock"));
-    let mut active = named(&directory)?;
+    let stage = Stage { programs: &programs, directory: &directory, plain };
+    let mut watcher =
+        if plain { None } else { Some(stage.psflip(&["status", "--watch"], Stdio::inherit()).spawn()?) };
     for flip in 1..=flips {
-        if flip == flips / 2 + 1 {
-            active = failed_upgrade(&directory, active, &config)?;
+        client.wait_for(BETWEEN);
+        if flip == flips / 3 + 1 || flip == flips * 2 / 3 + 1 {
+            stage.failed_upgrade(&config)?;
+            client.wait_for(BETWEEN);
         }
-        println!("\n$ kill -HUP {active}        # flip {flip} of {flips}");
-        kill(active, Signal::SIGHUP)?;
-        client.wait_for_new_generation();
+        stage.say(&format!("$ psflip upgrade -c app.toml        # flip {flip} of {flips}"));
+        let active = named(&directory)?;
+        let status = stage.upgrade()?;
+        if !status.success() {
+            return Err(format!("flip {flip} failed: {status}").into());
+        }
         // The old psflip ends when its child has answered its last request: exit code 0.
         expect_end(active, WaitStatus::Exited(active, 0))?;
-        active = named(&directory)?;
+    }
+    client.wait_for(BETWEEN);
+    if let Some(watcher) = &mut watcher {
+        kill(Pid::from_raw(watcher.id().cast_signed()), Signal::SIGINT)?;
+        watcher.wait()?;
+    }
+    let picture = repo::target_dir()?.join("demo.svg");
+    let status =
+        stage.psflip(&["status", "--timeline", &picture.to_string_lossy()], Stdio::null()).status()?;
+    if !status.success() {
+        return Err(format!("no picture: {status}").into());
     }
     let (answers, failures) = client.stop();
-    println!("\n$ kill {active}");
-    kill(active, Signal::SIGTERM)?;
+    let active = named(&directory)?;
+    println!("\n$ psflip stop -c app.toml");
+    stage.psflip(&["stop"], Stdio::inherit()).status()?;
     waitpid(active, None)?;
     println!("\n{} requests while the server was replaced {flips} times:", answers.values().sum::<u32>());
     for (name, count) in &answers {
         println!("  {count:6}  answered by {name}");
     }
     println!("  {:6}  failed", failures.len());
+    println!("The picture of these flips: {}", picture.display());
     match failures.first() {
         None => Ok(()),
         Some(first) => Err(format!("{} requests failed, the first one: {first}", failures.len()).into()),
+    }
+}
+
+/// Where the service is, and how it is shown.
+struct Stage<'a> {
+    programs: &'a Path,
+    directory: &'a Path,
+    plain: bool,
+}
+
+impl Stage<'_> {
+    /// A client of psflip's.
+    fn psflip(&self, args: &[&str], stdout: Stdio) -> Command {
+        let mut command = Command::new(self.programs.join("psflip"));
+        command.args(args).args(["-c", "app.toml"]).current_dir(self.directory).stdout(stdout);
+        command
+    }
+
+    /// Where `status --watch` draws, nothing else may write.
+    fn say(&self, text: &str) {
+        if self.plain {
+            println!("\n{text}");
+        }
+    }
+
+    /// Asks for an upgrade, and waits until it is over.
+    fn upgrade(&self) -> Result<std::process::ExitStatus, Error> {
+        let shown = || if self.plain { Stdio::inherit() } else { Stdio::null() };
+        let mut command = self.psflip(&["upgrade", "--wait", "drained"], shown());
+        Ok(command.stderr(shown()).status()?)
+    }
+
+    /// A version that crashes changes nothing for anybody.
+    fn failed_upgrade(&self, good: &str) -> Outcome {
+        let active = named(self.directory)?;
+        self.say(
+            "$ # a version that crashes when it starts, and an upgrade to it\n$ psflip upgrade -c app.toml",
+        );
+        let broken = configuration("\"crash-on-init\", \"--code\", \"3\"");
+        fs::write(self.directory.join("app.toml"), broken)?;
+        let status = self.upgrade()?;
+        if status.code() != Some(1) {
+            return Err(format!("an upgrade to a version that crashes ended with {status}").into());
+        }
+        // The failed new psflip is ours to reap, and exits with its child's code. Nobody else may have ended.
+        match waitpid(Pid::from_raw(-1), None)? {
+            WaitStatus::Exited(failed, 3) if failed != active => {}
+            other => {
+                return Err(format!(
+                    "expected the new psflip to exit with its child's code 3, got {other:?}"
+                )
+                .into());
+            }
+        }
+        fs::write(self.directory.join("app.toml"), good)?;
+        if named(self.directory)? == active {
+            Ok(())
+        } else {
+            Err("a failed upgrade changed the pidfile".into())
+        }
     }
 }
 
@@ -86,32 +170,10 @@ fn start(programs: &Path, directory: &Path) -> Result<Child, Error> {
     println!("$ psflip -c app.toml");
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(programs.join("psflip"));
-    command
-        .args(["-c", "app.toml"])
-        .current_dir(directory)
-        .env("PATH", path)
-        .stdin(std::process::Stdio::null());
+    command.args(["-c", "app.toml"]).current_dir(directory).env("PATH", path).stdin(Stdio::null());
     command.stdout(fs::File::create(directory.join("children.log"))?);
+    command.stderr(fs::File::create(directory.join("psflip.log"))?);
     command.spawn().map_err(|error| step::cannot_start(&command, &error))
-}
-
-/// A version that crashes changes nothing for anybody.
-fn failed_upgrade(directory: &Path, active: Pid, good: &str) -> Result<Pid, Error> {
-    println!("\n$ # a version that crashes when it starts, and an upgrade to it");
-    fs::write(directory.join("app.toml"), configuration("\"crash-on-init\", \"--code\", \"3\""))?;
-    println!("$ kill -HUP {active}");
-    kill(active, Signal::SIGHUP)?;
-    // The failed new psflip is the next child of ours that ends.
-    match waitpid(Pid::from_raw(-1), None)? {
-        WaitStatus::Exited(failed, 3) if failed != active => {}
-        other => {
-            return Err(
-                format!("expected the new psflip to exit with its child's code 3, got {other:?}").into()
-            );
-        }
-    }
-    fs::write(directory.join("app.toml"), good)?;
-    if named(directory)? == active { Ok(active) } else { Err("a failed upgrade changed the pidfile".into()) }
 }
 
 fn expect_end(pid: Pid, wanted: WaitStatus) -> Outcome {
@@ -165,12 +227,13 @@ impl Client {
         Self { counts, done, thread }
     }
 
-    /// Returns when somebody has answered who never did before.
-    fn wait_for_new_generation(&self) {
+    /// Returns when so many more requests were answered.
+    fn wait_for(&self, more: u32) {
         let (counts, changed) = &*self.counts;
         let Ok(counts) = counts.lock() else { return };
-        let before = counts.0.len();
-        drop(changed.wait_timeout_while(counts, PATIENCE, |counts| counts.0.len() == before));
+        let answered = |counts: &Counts| counts.0.values().sum::<u32>();
+        let wanted = answered(&counts) + more;
+        drop(changed.wait_timeout_while(counts, PATIENCE, |counts| answered(counts) < wanted));
     }
 
     fn stop(self) -> Counts {

@@ -145,6 +145,10 @@ impl Status {
                             last = Some(status);
                         }
                         Event::Moved { .. } => connection = place.ask(Wish::Watch)?,
+                        Event::Stopped { end, .. } => {
+                            super::complain(&format!("psflip has ended: {end}"));
+                            return Ok(End::Exited(exit::OK));
+                        }
                         Event::Refused { reason } | Event::Error { reason } => {
                             return Err(Trouble::new(format!("psflip does not tell: {reason}")));
                         }

@@ -29,7 +29,7 @@ pub(super) struct Stop {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-The child gets the same signal as from `kill PSFLIP`, and `shutdown.timeout` to end. An upgrade under way is aborted.
+The child gets `shutdown.signal`, and `shutdown.timeout` to end. An upgrade under way is aborted.
 
 Exit codes:
     0  the child has ended with code 0, or by the signal
@@ -59,7 +59,7 @@ impl Stop {
         let mut connection = place.ask(Wish::Stop)?;
         let mut progress = Progress::default();
         let live = screen.is_live && !self.json;
-        let mut asked = false;
+        let (mut asked, mut by) = (false, None);
         loop {
             if live {
                 screen.live(&progress.live(&screen.view()));
@@ -96,8 +96,8 @@ impl Stop {
                 }
             }
             match *event {
-                Event::Stopping { .. } => {
-                    asked = true;
+                Event::Stopping { signal, .. } => {
+                    (asked, by) = (true, signal);
                     if self.no_wait {
                         return Ok(End::Exited(exit::OK));
                     }
@@ -113,7 +113,7 @@ impl Stop {
                     if !self.json {
                         screen.line(&format!("stopped: {end}"));
                     }
-                    return Ok(End::Exited(exit_code(code, signal.as_deref())));
+                    return Ok(End::Exited(exit_code(code, signal.as_deref(), by.as_deref())));
                 }
                 Event::Refused { reason } => {
                     return Err(Trouble::new(format!("the stop is refused: {reason}")));
@@ -129,10 +129,11 @@ impl Stop {
 }
 
 /// What the end of the child means for the command that asked for it: by the signal of a stop is as good as by itself.
-fn exit_code(code: Option<u8>, signal: Option<&str>) -> u8 {
+fn exit_code(code: Option<u8>, signal: Option<&str>, asked_by: Option<&str>) -> u8 {
     match (code, signal) {
         (Some(code), _) => code,
-        (None, Some("SIGTERM" | "SIGINT")) | (None, None) => exit::OK,
+        (None, None) => exit::OK,
+        (None, signal) if signal == asked_by => exit::OK,
         (None, Some(signal)) => {
             let number = signal.parse().map_or(0, |signal: Signal| signal.number());
             u8::try_from(128 + number).unwrap_or(exit::FAILURE)
@@ -146,9 +147,11 @@ mod tests {
 
     #[test]
     fn an_end_by_the_signal_of_the_stop_is_a_success() {
-        assert_eq!(exit_code(Some(0), None), 0);
-        assert_eq!(exit_code(Some(7), None), 7);
-        assert_eq!(exit_code(None, Some("SIGTERM")), 0);
-        assert_eq!(exit_code(None, Some("SIGKILL")), 137);
+        let code = |code, signal| exit_code(code, signal, Some("SIGTERM"));
+        assert_eq!(code(Some(0), None), 0);
+        assert_eq!(code(Some(7), None), 7);
+        assert_eq!(code(None, Some("SIGTERM")), 0);
+        assert_eq!(code(None, Some("SIGKILL")), 137);
+        assert_eq!(code(None, Some("SIGINT")), 130);
     }
 }

@@ -166,6 +166,9 @@ pub enum Event {
         child: Option<u32>,
         /// How long it has, in milliseconds.
         timeout_ms: u64,
+        /// By which signal: an end by this one is as good as any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<String>,
     },
     /// The child did not end in time, so it is served on (contract S5).
     Ignored {

@@ -106,6 +106,23 @@ impl Chronicle {
         self.begun + 1
     }
 
+    /// How long this generation's own upgrade takes by now, from its beginning on.
+    pub(super) fn took(&self) -> Duration {
+        Duration::from_millis(clock().saturating_sub(self.own_clock))
+    }
+
+    /// How long the generation before this one has drained by now.
+    pub(super) fn drained(&self) -> Option<Duration> {
+        let promoted = self.history.iter().next_back()?.took_ms?;
+        Some(self.took().saturating_sub(Duration::from_millis(promoted)))
+    }
+
+    /// How long the upgrade that this generation has begun takes by now.
+    pub(super) fn upgrade_took(&self) -> Option<Duration> {
+        let begun = self.upgrade.as_ref()?.clock;
+        Some(Duration::from_millis(clock().saturating_sub(begun)))
+    }
+
     /// What the successor is told of the upgrade that is under way.
     pub(super) fn for_successor(&self) -> Begun {
         self.upgrade.as_ref().map_or_else(Begun::first, |UnderWay { record, clock, .. }| Begun {

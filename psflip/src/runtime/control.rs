@@ -309,7 +309,8 @@ impl Runtime {
         tracing::info!(from, "stop requested over the control socket");
         let child = self.tree.as_ref().and_then(Tree::child_pid);
         let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
-        self.keep(client, Interest::Stop, &Told::Stopping { child, timeout_ms });
+        let signal = Some(self.plan.shutdown.signal.to_string());
+        self.keep(client, Interest::Stop, &Told::Stopping { child, timeout_ms, signal });
         let is_stopping = !matches!(
             self.state.phase,
             Phase::Starting { stopping: false, .. }

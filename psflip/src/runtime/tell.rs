@@ -19,13 +19,17 @@ impl Runtime {
     fn log(&mut self, news: News) {
         let child = self.tree.as_ref().and_then(Tree::child_pid);
         match news {
-            News::Promoted => tracing::info!(child, health = kind(&self.plan.health), "healthy, active"),
+            News::Promoted => {
+                let took = self.chronicle.took();
+                tracing::info!(child, health = kind(&self.plan.health), ?took, "healthy, active");
+            }
             News::UpgradeStarted => {
                 tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
             }
             News::UpgradeFailed => {
                 let reason = self.why_upgrade_failed();
-                tracing::error!(child, reason, "upgrade failed; the old child keeps running");
+                let took = self.chronicle.upgrade_took().unwrap_or_default();
+                tracing::error!(child, reason, ?took, "upgrade failed; the old child keeps running");
                 self.upgrade_failure = Some(reason);
             }
             News::UpgradeFailedWithoutChild => {
@@ -48,7 +52,9 @@ impl Runtime {
             }
             News::ChildEnded(end) => tracing::info!(child, %end, "the child has ended"),
             News::PredecessorLost => tracing::warn!("the old psflip was killed; going on alone"),
-            News::PredecessorDrained => tracing::info!("the old generation is gone"),
+            News::PredecessorDrained => {
+                tracing::info!(drained = ?self.chronicle.drained().unwrap_or_default(), "the old generation is gone");
+            }
             News::Superseded => {
                 let pid = self.successor.as_ref().and_then(|link| link.process()).map(|(pid, _)| pid);
                 let signal = self.plan.shutdown.signal;

@@ -67,8 +67,8 @@ fn a_flip_is_told_in_seven_lines() {
     INFO psflip{generation=1 pid=_}: superseded; ending the old child child=_ new_psflip=_ signal=SIGTERM
     INFO psflip{generation=1 pid=_}: the child has ended child=_ end=exit code 0
     INFO psflip{generation=2 pid=_}: child started child=_ command=_
-    INFO psflip{generation=2 pid=_}: healthy, active child=_ health="alive"
-    INFO psflip{generation=2 pid=_}: the old generation is gone
+    INFO psflip{generation=2 pid=_}: healthy, active child=_ health="alive" took=_
+    INFO psflip{generation=2 pid=_}: the old generation is gone drained=_
     "#);
     stop(&psflip);
 }

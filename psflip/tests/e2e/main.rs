@@ -16,6 +16,7 @@ mod listen;
 mod log;
 mod manager;
 mod migrate;
+mod operator;
 mod pidfile;
 mod servers;
 mod service;

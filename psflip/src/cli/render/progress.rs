@@ -14,7 +14,6 @@ pub(in crate::cli) struct Progress {
     /// When it began, in the client's time, in milliseconds.
     began: Option<u64>,
     probe: Option<String>,
-    failed_probes: u32,
 }
 
 impl Progress {
@@ -38,7 +37,12 @@ impl Progress {
                 }
                 self.upgrade = Some(*upgrade);
                 self.began = Some(view.now.saturating_sub(*at_ms));
-                self.step(*step, *at_ms, *pid, *child, probe.as_deref(), live)
+                let lines = self.step(*step, (*pid, *child), probe.as_deref(), view);
+                if live {
+                    return vec![];
+                }
+                let time = std::iter::once(seconds(*at_ms)).chain(std::iter::repeat(String::new()));
+                time.zip(lines).map(|(time, line)| format!("{time:>9}  {line}")).collect()
             }
             Event::Promoted { generation, pid, child, took_ms, .. } => {
                 "the old generation drains".clone_into(&mut self.now);
@@ -46,18 +50,13 @@ impl Progress {
                 self.probe = None;
                 let who = who(*pid, *child);
                 let head = format!("generation {generation} is active{who}, after {}", span(*took_ms));
-                let probes = match self.failed_probes {
-                    0 => String::new(),
-                    1 => "; 1 probe failed before".to_owned(),
-                    failed => format!("; {failed} probes failed before"),
-                };
-                vec![view.paint(Paint::Good, &head) + &probes]
+                vec![view.paint(Paint::Good, &head)]
             }
             Event::Drained { killed, .. } => {
                 let how = if *killed { ", and had to be killed" } else { "" };
                 vec![format!("the old generation is gone{how}")]
             }
-            Event::Stopping { child, timeout_ms } => {
+            Event::Stopping { child, timeout_ms, .. } => {
                 self.began = Some(view.now);
                 self.now = format!("waiting for the child to end, {} at most", span(*timeout_ms));
                 let child = child.map_or_else(String::new, |child| format!(" (pid {child})"));
@@ -67,22 +66,21 @@ impl Progress {
         }
     }
 
+    /// What a step is called, wrapped beside its time; nothing where that was said already.
     fn step(
         &mut self,
         step: Step,
-        at_ms: u64,
-        pid: Option<u32>,
-        child: Option<u32>,
+        (pid, child): (Option<u32>, Option<u32>),
         probe: Option<&str>,
-        live: bool,
+        view: &View,
     ) -> Vec<String> {
         let words = step_in_words(step);
         words.clone_into(&mut self.now);
         let mut detail = String::new();
         match (step, probe) {
             (Step::Probe, Some(probe)) => {
-                self.failed_probes += 1;
-                let same = self.probe.as_deref() == Some(probe);
+                let same =
+                    self.probe.as_deref().is_some_and(|last| without_number(last) == without_number(probe));
                 self.probe = Some(probe.to_owned());
                 if same {
                     return vec![]; // it is said once
@@ -94,7 +92,7 @@ impl Progress {
             (Step::Healthy, _) => self.probe = None,
             _ => {}
         }
-        if live { vec![] } else { vec![format!("{:>9}  {words}{detail}", seconds(at_ms))] }
+        wrap(&format!("{words}{detail}"), view.width.saturating_sub(11))
     }
 
     /// The line for now, at most `view.width` wide.
@@ -135,6 +133,12 @@ pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> St
         out += &view.row("see", place, None);
     }
     out
+}
+
+/// `probe 7 failed: refused` without its number.
+fn without_number(probe: &str) -> &str {
+    let rest = probe.strip_prefix("probe ").map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    rest.and_then(|rest| rest.strip_prefix(" failed: ")).unwrap_or(probe)
 }
 
 /// Whether a line is of psflip's own log, which says the same.

@@ -1,0 +1,64 @@
+//! `psflip upgrade`, `status` and `stop`, as who operates a service uses them.
+
+mod status;
+mod stop;
+mod trouble;
+mod upgrade;
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use testkit::{Psflip, Running, Sandbox, Stream, psflip_bin};
+
+use crate::service::{self, AT_ONCE};
+
+/// Healthy once the file `healthy` is there.
+const WHEN_TOLD: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+
+/// A server, and clients that are the only ones to ask for anything.
+#[track_caller]
+fn start(sandbox: &Sandbox, rest: &str) -> Psflip {
+    sandbox.write("healthy", "");
+    service::psflip(sandbox, &["http-server", "--unix", "app.sock"], rest).start().wait_ready()
+}
+
+/// From now on a new child is not healthy, until [`let_go`].
+#[track_caller]
+fn hold(sandbox: &Sandbox) {
+    std::fs::remove_file(sandbox.path("healthy")).unwrap();
+}
+
+#[track_caller]
+fn let_go(sandbox: &Sandbox) {
+    sandbox.write("healthy", "");
+}
+
+/// Starts a client; `-c psflip.toml` is the default.
+fn client(sandbox: &Sandbox, args: &[&str]) -> Arc<Running> {
+    sandbox.command([psflip_bin()]).args(args).start()
+}
+
+/// Runs a client to its end: how it ended, standard output, standard error.
+#[track_caller]
+fn run(sandbox: &Sandbox, args: &[&str]) -> (ExitStatus, String, String) {
+    ended(&client(sandbox, args))
+}
+
+#[track_caller]
+fn ended(client: &Running) -> (ExitStatus, String, String) {
+    let status = client.wait_exit();
+    client.output().wait_closed();
+    (status, client.stdout(), client.stderr())
+}
+
+/// Waits until a client has heard that a new child runs.
+#[track_caller]
+fn wait_child(client: &Running) {
+    client.output().wait(Stream::Stdout, "child started; waiting until it is healthy");
+}
+
+/// A server that is healthy at once.
+#[track_caller]
+fn start_at_once(sandbox: &Sandbox) -> Psflip {
+    start(sandbox, AT_ONCE)
+}

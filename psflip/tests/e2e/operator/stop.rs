@@ -1,0 +1,63 @@
+//! `psflip stop`.
+
+use testkit::{Sandbox, Signal};
+
+use super::{run, start_at_once};
+use crate::service::{AT_ONCE, psflip};
+
+#[test]
+fn it_ends_when_the_service_has() {
+    // Contract: S5
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    let (active, child) = (psflip.active(), psflip.child());
+    let (status, stdout, stderr) = run(&sandbox, &["stop"]);
+    assert!(status.success(), "{status}\n{stderr}");
+    assert!(
+        stdout.contains(&format!("the child (pid {}) was asked to end; it has 10.0 s", child.pid())),
+        "{stdout}"
+    );
+    assert!(stdout.contains("stopped: exit code 0\n"), "{stdout}");
+    assert!(!child.is_alive());
+    psflip.wait_gone(active);
+    psflip.wait_exit();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_end_of_the_child_is_relayed() {
+    // Contract: C5
+    for (script, code) in [("trap 'exit 7' TERM", 7), ("trap 'kill -KILL $$' TERM", 137), (":", 0)] {
+        let sandbox = Sandbox::new();
+        let text = format!("{script}; echo ready; while :; do read line; done < fifo");
+        assert!(sandbox.command(["mkfifo", "fifo"]).start().wait_exit().success());
+        let keep_open =
+            std::fs::OpenOptions::new().read(true).write(true).open(sandbox.path("fifo")).unwrap();
+        let psflip = psflip(&sandbox, &["/bin/sh", "-c", &text], AT_ONCE).start().wait_ready();
+        psflip.wait_for_line(testkit::Stream::Stdout, "ready");
+        let (status, stdout, stderr) = run(&sandbox, &["stop"]);
+        assert_eq!(status.code(), Some(code), "{script}\n{stdout}{stderr}");
+        psflip.wait_exit();
+        drop(keep_open);
+    }
+}
+
+#[test]
+fn a_child_that_ignores_it_keeps_running() {
+    // Contract: S5
+    let sandbox = Sandbox::new();
+    let config = format!("{AT_ONCE}[shutdown]\ntimeout = \"50ms\"\n");
+    let psflip = psflip(&sandbox, &["ignore-sigterm"], &config).start().wait_ready();
+    psflip.wait_for_line(testkit::Stream::Stdout, "ready");
+    let child = psflip.child();
+    let (status, _, stderr) = run(&sandbox, &["stop"]);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr
+            .contains(&format!("the child (pid {}) has not ended in time, so it keeps running", child.pid())),
+        "{stderr}"
+    );
+    assert!(child.is_alive());
+    psflip.signal(Signal::SIGKILL);
+    psflip.wait_exit();
+}

@@ -1,0 +1,110 @@
+//! When nobody answers: why, in words that say what to do.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+
+use testkit::{Sandbox, Stream, psflip_bin};
+
+use super::{ended, run, start_at_once};
+use crate::service::{freeze, kill, stop, thaw};
+
+#[test]
+fn without_psflip_nobody_answers() {
+    let sandbox = Sandbox::new();
+    let refused = |args: &[&str]| {
+        let (status, stdout, stderr) = run(&sandbox, args);
+        assert_eq!(stdout, "", "{args:?}");
+        (status.code().unwrap(), stderr)
+    };
+    let (code, said) = refused(&["status"]);
+    assert_eq!(code, 78);
+    assert!(
+        said.contains("there is no `psflip.toml` in this directory; say which psflip is meant"),
+        "{said}"
+    );
+    sandbox.write("psflip.toml", "cmd = [\"sleep\", \"600\"]\npidfile = \"app.pid\"\n");
+    for command in ["status", "upgrade", "stop"] {
+        let (code, said) = refused(&[command]);
+        assert_eq!(code, 125);
+        assert!(said.contains("there is no control socket `app.pid.sock` in this directory"), "{said}");
+    }
+    drop(UnixListener::bind(sandbox.path("app.pid.sock")).unwrap());
+    let (code, said) = refused(&["upgrade"]);
+    assert_eq!(code, 125);
+    assert!(said.contains("psflip was killed and has left it behind"), "{said}");
+    sandbox.write("without.toml", "cmd = [\"sleep\", \"600\"]\n");
+    let (code, said) = refused(&["upgrade", "-c", "without.toml"]);
+    assert_eq!(code, 125);
+    assert!(
+        said.contains("the psflip of `without.toml` has no control socket: give it a `pidfile`"),
+        "{said}"
+    );
+    let (code, said) = refused(&["stop", "--socket", "psflip.toml"]);
+    assert_eq!(code, 125);
+    assert!(said.contains("`psflip.toml` is no socket"), "{said}");
+}
+
+#[test]
+fn a_broken_configuration_does_not_hide_who_runs() {
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    sandbox.write("psflip.toml", "cmd = 5\npidfile = \"psflip.pid\"\ntypo = 1\n");
+    let (status, stdout, stderr) = run(&sandbox, &["status"]);
+    assert!(status.success() && stdout.contains("serving"), "{stderr}");
+    let (status, _, stderr) = run(&sandbox, &["upgrade"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        stderr.contains("reason    the configuration is broken: ")
+            && stderr.contains("psflip.toml:1:7: `cmd`"),
+        "{stderr}"
+    );
+    sandbox.write("psflip.toml", "pidfile = \"psflip.pid\n");
+    let (status, _, stderr) = run(&sandbox, &["status"]);
+    assert_eq!(status.code(), Some(78));
+    assert!(stderr.contains("name its control socket by `--socket PATH`"), "{stderr}");
+    let (status, ..) = run(&sandbox, &["status", "--socket", "psflip.pid.sock"]);
+    assert!(status.success());
+    stop(&psflip);
+}
+
+#[test]
+fn a_stranger_is_told_whose_it_is() {
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    let name = psflip_bin();
+    let name = name.to_str().unwrap();
+    std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", name];
+    let (status, _, stderr) = ended(&sandbox.command(other).args(["status"]).start());
+    assert_eq!(status.code(), Some(125));
+    assert!(stderr.contains("it belongs to `root`; ask as that user or as root"), "{stderr}");
+    std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    stop(&psflip);
+}
+
+#[test]
+fn one_that_is_stopped_is_told_to_be_stopped() {
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    freeze(psflip.active());
+    let (status, _, stderr) = run(&sandbox, &["status", "--timeout", "50ms"]);
+    assert_eq!(status.code(), Some(125));
+    assert!(stderr.contains("psflip.pid.sock` within 50ms: it is stopped"), "{stderr}");
+    thaw(psflip.active());
+    stop(&psflip);
+}
+
+#[test]
+fn a_psflip_that_is_killed_while_it_is_asked_to_end_is_no_success() {
+    let sandbox = Sandbox::new();
+    let psflip =
+        crate::service::psflip(&sandbox, &["ignore-sigterm"], crate::service::AT_ONCE).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "ready");
+    let client = super::client(&sandbox, &["stop"]);
+    client.output().wait(Stream::Stdout, "was asked to end");
+    kill(psflip.active());
+    let (status, _, stderr) = ended(&client);
+    assert_eq!(status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("psflip ended without saying how its child did"), "{stderr}");
+    assert_eq!(psflip.wait_exit().code(), None);
+}

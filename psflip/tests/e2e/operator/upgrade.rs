@@ -1,0 +1,184 @@
+//! `psflip upgrade`.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
+
+use serde_json::Value;
+use testkit::{Sandbox, Signal, Stream, psflip_bin};
+
+use super::{WHEN_TOLD, client, ended, hold, let_go, run, start, start_at_once, wait_child};
+use crate::service::{AT_ONCE, configure, kill, psflip, stop};
+
+#[test]
+fn it_ends_when_the_new_generation_serves_and_tells_the_way_there() {
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    let old = psflip.active();
+    let (status, stdout, stderr) = run(&sandbox, &["upgrade"]);
+    let new = psflip.active();
+    assert!(status.success(), "{status}\n{stderr}");
+    assert_ne!(old, new);
+    assert_eq!(stderr, "");
+    let (pid, child) = (new.pid(), psflip.child().pid());
+    assert!(
+        stdout.contains(&format!("generation 2 is active (psflip {pid}, child {child}), after ")),
+        "{stdout}"
+    );
+    let steps =
+        ["new psflip is started", "configuration read", "child started", "child is healthy", "pidfile"];
+    let places: Vec<_> = steps.map(|step| stdout.find(step)).into();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{stdout}");
+    stop(&psflip);
+}
+
+#[test]
+fn it_waits_for_the_old_generation_if_told_so() {
+    // Contract: U5
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    let old = psflip.active();
+    let (status, stdout, _) = run(&sandbox, &["upgrade", "--wait", "drained"]);
+    assert!(status.success(), "{status}");
+    assert!(stdout.ends_with("the old generation is gone\n"), "{stdout}");
+    psflip.wait_gone(old);
+    stop(&psflip);
+}
+
+#[test]
+fn a_failure_is_told_with_its_reason_its_output_and_where_more_is() {
+    // Contract: U8, H4
+    let sandbox = Sandbox::new();
+    let log = sandbox.path("psflip.log");
+    let server = psflip(&sandbox, &["http-server", "--unix", "app.sock"], AT_ONCE);
+    let psflip = server.stderr(File::create(&log).unwrap()).start().wait_ready();
+    let child = psflip.child_pid();
+    let crash = ["/bin/sh", "-c", "echo no such table >&2; exit 3"];
+    configure(&sandbox, &crash, "[healthcheck.alive]\ntimeout = \"1m\"\n");
+    let (status, _, stderr) = run(&sandbox, &["upgrade"]);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    for part in [
+        &format!("upgrade 1 to generation 2 failed; the old child (pid {child}) keeps running"),
+        "reason    the child ended before it was healthy: exit code 3",
+        "  no such table\n",
+        &format!("psflip's log: {}", log.display()),
+    ] {
+        assert!(stderr.contains(part), "`{part}` is missing in\n{stderr}");
+    }
+    assert!(!stderr.contains("INFO"), "psflip's own lines are in its log\n{stderr}");
+    stop(&psflip);
+}
+
+#[test]
+fn a_request_during_an_upgrade_waits_for_its_own_over_the_hand_over() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, WHEN_TOLD);
+    hold(&sandbox);
+    let first = client(&sandbox, &["upgrade"]);
+    wait_child(&first);
+    let second = client(&sandbox, &["upgrade"]);
+    second.output().wait(Stream::Stdout, "upgrade 2 is remembered and starts later: an upgrade is under way");
+    let_go(&sandbox);
+    let (status, stdout, _) = ended(&first);
+    assert!(status.success() && stdout.contains("generation 2 is active"), "{status}\n{stdout}");
+    let (status, stdout, stderr) = ended(&second);
+    assert!(status.success() && stdout.contains("generation 3 is active"), "{status}\n{stdout}\n{stderr}");
+    assert!(stdout.contains("child started"), "its own upgrade is told whole\n{stdout}");
+    stop(&psflip);
+}
+
+#[test]
+fn who_waits_no_longer_aborts_nothing() {
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, WHEN_TOLD);
+    let old = psflip.active();
+    hold(&sandbox);
+    let first = client(&sandbox, &["upgrade"]);
+    wait_child(&first);
+    first.signal(Signal::SIGINT);
+    let (status, _, stderr) = ended(&first);
+    assert_eq!(status.signal(), Some(2), "{status}");
+    assert!(stderr.contains("waits no longer (SIGINT); upgrade 1 goes on"), "{stderr}");
+    assert_eq!(psflip.active(), old);
+    let_go(&sandbox);
+    psflip.wait_gone(old);
+    stop(&psflip);
+}
+
+#[test]
+fn waiting_has_an_end_and_the_upgrade_goes_on() {
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, WHEN_TOLD);
+    let old = psflip.active();
+    hold(&sandbox);
+    let (status, _, stderr) = run(&sandbox, &["upgrade", "--timeout", "200ms"]);
+    assert_eq!(status.code(), Some(124));
+    // On a very busy machine it may not even have heard the number of its upgrade.
+    assert!(stderr.starts_with("psflip: waited 200ms; "), "{stderr}");
+    assert_eq!(psflip.active(), old);
+    let_go(&sandbox);
+    psflip.wait_gone(old);
+    stop(&psflip);
+}
+
+#[test]
+fn programs_get_lines_of_json() {
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    let (status, stdout, stderr) = run(&sandbox, &["upgrade", "--json", "--wait", "drained"]);
+    assert!(status.success(), "{stderr}");
+    let events: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |event: &str| events.iter().position(|line| line["event"] == event);
+    assert_eq!(of("accepted"), Some(0), "{stdout}");
+    assert!(of("step") < of("promoted") && of("promoted") < of("drained"), "{stdout}");
+    assert_eq!(events[of("promoted").unwrap()]["generation"], 2);
+    stop(&psflip);
+}
+
+#[test]
+fn it_only_asks_if_told_so() {
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, WHEN_TOLD);
+    let old = psflip.active();
+    hold(&sandbox);
+    let (status, stdout, _) = run(&sandbox, &["upgrade", "--no-wait"]);
+    assert!(status.success());
+    assert_eq!(stdout, "upgrade 1 starts\n");
+    assert_eq!(psflip.active(), old);
+    let_go(&sandbox);
+    psflip.wait_gone(old);
+    stop(&psflip);
+}
+
+#[test]
+fn it_finds_the_generation_that_goes_on_alone() {
+    // Contract: F8
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, WHEN_TOLD);
+    let old = psflip.active();
+    hold(&sandbox);
+    let client = client(&sandbox, &["upgrade"]);
+    wait_child(&client);
+    kill(old);
+    psflip.output().wait(Stream::Stderr, "the old psflip was killed");
+    let_go(&sandbox);
+    let (status, stdout, stderr) = ended(&client);
+    assert!(status.success() && stdout.contains("generation 2 is active"), "{status}\n{stdout}\n{stderr}");
+    stop(&psflip);
+}
+
+#[test]
+fn a_terminal_gets_one_line_that_is_written_over() {
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, WHEN_TOLD);
+    hold(&sandbox);
+    let client = sandbox.command([psflip_bin()]).args(["upgrade"]).pty().env("TERM", "xterm").start();
+    client.output().wait(Stream::Pty, "\x1b[2Kupgrade 1: not healthy yet");
+    let_go(&sandbox);
+    client.output().wait(Stream::Pty, "generation 2 is active");
+    assert!(client.wait_exit().success());
+    let text = client.output().text(Stream::Pty);
+    let last = text.trim_end().rsplit('\r').next().unwrap();
+    assert!(last.contains("\x1b[32mgeneration 2 is active"), "nothing stays below it: {text:?}");
+    stop(&psflip);
+}
