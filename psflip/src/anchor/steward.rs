@@ -68,7 +68,6 @@ impl Steward {
         process::set_name(c"psflip: anchor");
         // What it inherited is for its generations: it holds neither sockets nor pipes open, but for the standard streams.
         process::close_above_standard(&[self.socket.as_fd(), self.signals.as_fd()]);
-        let mut is_new = true;
         loop {
             // Who is active is known before signals are forwarded, and what somebody said last before its end.
             self.hear();
@@ -80,12 +79,10 @@ impl Steward {
             }
             if let Some(speaks) = self.promoted.take() {
                 renew::renew(&self, speaks);
-                is_new = true;
             }
-            if std::mem::take(&mut is_new) {
-                memory::let_go_of_startup_heap();
-                memory::let_go_of_startup_code();
-            }
+            // It has little to do, and may wait for months until the next time.
+            memory::let_go_of_startup_heap();
+            memory::let_go_of_startup_code();
             self.wait();
         }
     }
