@@ -115,8 +115,9 @@ impl Runtime {
     /// What operators are told, managers are told too, as far as it concerns them.
     pub(super) fn tell_managers(&mut self, news: News) {
         if news == News::Promoted && self.managers.systemd.is_some() {
+            // Not in local time: the data base of time zones would stay in memory.
             self.managers.healthy_since =
-                Some(jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S %Z").to_string());
+                Some(jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
         }
         match news {
             News::Stopping => self.managers.stopping = true,
