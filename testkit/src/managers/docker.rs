@@ -110,8 +110,14 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// An engine leaves its cgroups behind, empty, in every hierarchy there is.
+    /// An engine leaves its cgroups behind, empty, in every hierarchy there is; of a test that fails, its containers too.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let left = self.docker(&["ps", "--all", "--quiet"]).unwrap_or_default();
+            for container in left.split_whitespace() {
+                let _ = self.docker(&["rm", "--force", container]); // it may be on its way out
+            }
+        }
         let root = Path::new("/sys/fs/cgroup");
         let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
         for folder in hierarchies.chain([root.to_path_buf()]) {
