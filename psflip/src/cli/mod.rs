@@ -194,6 +194,19 @@ fn no_configuration(source: &Source) -> Option<String> {
     })
 }
 
+/// What errors in a file are followed by that was written for upstream's psflip, as its name says.
+fn upstreams_file(source: &Source) -> String {
+    let Source::File(path) = source else { return String::new() };
+    let is_one =
+        ["yml", "yaml", "json"].map(std::ffi::OsStr::new).contains(&path.extension().unwrap_or_default());
+    let path = path.display();
+    if is_one {
+        format!("\n\nTo translate a configuration of upstream's: `psflip migrate {path} -o {DEFAULT_CONFIG}`")
+    } else {
+        String::new()
+    }
+}
+
 /// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.
 fn complain(message: &str) {
     say(&format!("psflip: {message}\n"));

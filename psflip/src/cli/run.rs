@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::flags::Source;
-use super::{complain, document, no_configuration};
+use super::{complain, document, no_configuration, upstreams_file};
 use crate::anchor::{self, Place};
 use crate::config::{Generation, Plan, Slot};
 use crate::end::End;
@@ -114,8 +114,10 @@ fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Resul
                 "the configuration is broken: {}",
                 errors.to_string().lines().next().unwrap_or_default()
             ),
-            message: no_configuration(source)
-                .unwrap_or_else(|| format!("the configuration is broken, nothing was started\n{errors}")),
+            message: no_configuration(source).unwrap_or_else(|| {
+                let hint = upstreams_file(source);
+                format!("the configuration is broken, nothing was started\n{errors}{hint}")
+            }),
         })?;
     if let Some(pidfile) = &plan.pidfile {
         let held = hello.and_then(|hello| hello.pidfile.as_deref()) == pidfile.to_str();

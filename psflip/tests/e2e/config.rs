@@ -61,6 +61,18 @@ const BROKEN: &[(&str, &str, &[&str])] = &[
 ];
 
 #[test]
+fn a_file_that_upstream_would_read_is_told_to_be_translated() {
+    // Contract: X1
+    let sandbox = Sandbox::new();
+    sandbox.write("app.yml", "cmd: [touch, started]\n");
+    for args in [&["-c", "app.yml"][..], &["check", "-c", "app.yml"]] {
+        let (status, _, stderr) = run(&sandbox, args);
+        assert_eq!(status.code(), Some(78), "{stderr}");
+        assert!(stderr.contains("`psflip migrate app.yml -o psflip.toml`"), "{stderr}");
+    }
+}
+
+#[test]
 fn a_broken_file_is_refused_with_position_and_advice_and_nothing_is_started() {
     // Contract: X1, X3, C6
     let sandbox = Sandbox::new();

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::flags::Source;
-use super::{complain, document, no_configuration};
+use super::{complain, document, no_configuration, upstreams_file};
 use crate::config::{Document, Errors, Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
@@ -46,10 +46,10 @@ pub(super) fn check(args: &CheckArgs) -> End {
             }
         }
         Err(errors) => {
-            complain(
-                &no_configuration(&args.source)
-                    .unwrap_or_else(|| format!("the configuration is broken\n{errors}")),
-            );
+            complain(&no_configuration(&args.source).unwrap_or_else(|| {
+                let hint = upstreams_file(&args.source);
+                format!("the configuration is broken\n{errors}{hint}")
+            }));
             End::Exited(exit::CONFIG)
         }
     }

@@ -229,7 +229,7 @@ impl Writer {
         match condition {
             Condition::Filled(text) => self.text(text),
             Condition::Same(a, b, c) => {
-                let arguments = vec![self.argument(a), self.argument(b), self.argument(c)];
+                let arguments = [self.argument(a), self.argument(b), self.argument(c)];
                 format!("eq {}", arguments.join(" "))
             }
             Condition::Less(a, b) => format!("lt {} {}", self.argument(a), self.argument(b)),
