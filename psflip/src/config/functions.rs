@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::fmt::strtime::{BrokenDownTime, Config, PosixCustom};
 use jiff::tz::TimeZone;
 use minijinja::Environment;
 
@@ -106,7 +107,10 @@ fn time(started: std::time::SystemTime, format: &str, zone: TimeZone) -> Result 
         return Err(bad(&"it is longer than 1024 bytes").into());
     }
     let moment = Timestamp::try_from(started).map_err(|error| bad(&error))?.to_zoned(zone);
-    let text = jiff::fmt::strtime::format(format, &moment).map_err(|error| bad(&error))?;
+    // `%c` and the like as in the POSIX locale; jiff's own default is another one.
+    let posix = Config::new().custom(PosixCustom::new());
+    let text =
+        BrokenDownTime::from(&moment).to_string_with_config(&posix, format).map_err(|error| bad(&error))?;
     Ok(text)
 }
 

@@ -111,8 +111,16 @@ pub(super) fn restore(path: &Path, id: FileId, was: &Settings) -> Result<(), Fai
 }
 
 /// Removes a socket file, if it still is this one.
+///
+/// # Errors
+/// It can't be removed, or it can't be told whether it is there.
 pub(super) fn remove(path: &Path, id: FileId) -> io::Result<()> {
-    if FileId::at(path) == Some(id) { fs::remove_file(path) } else { Ok(()) }
+    match fs::symlink_metadata(path) {
+        Ok(there) if FileId::of(&there) == id => fs::remove_file(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens the file itself, without following links and without connecting.

@@ -135,6 +135,7 @@ fn template_functions_return_what_the_reference_says() {
         ("{% if env('HOME') == '/home/app' %}{{ env('NOPE', 'b') }}{% endif %}", "b"),
         ("{{ local('last') }}", "first and last"),
         ("{{ utc_now('%Y-%m-%dT%H:%M:%S') }}", "2026-01-02T03:04:05"),
+        ("{{ utc_now('%c|%x|%X|%r') }}", "Fri Jan  2 03:04:05 2026|01/02/26|03:04:05|03:04:05 AM"),
         ("{{ escape_re('a.b[c]') }}", "a\\.b\\[c\\]"),
         ("{{ '{{' }} {{ '{%' }}", "{{ {%"),
         ("{# a remark #}text\n", "text\n"),

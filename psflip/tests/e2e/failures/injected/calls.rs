@@ -44,6 +44,7 @@ const CALLS: &[(About, &str, &[&str])] = &[
     (About::Data, "write", &["ENOSPC", "EIO", "EINTR", "EPIPE", "EAGAIN", "EFBIG", "EDQUOT"]),
 
     (About::Waiting, "fcntl", &["ENOMEM"]),
+    (About::Waiting, "ioctl", &["ENOMEM", "EIO", "ENOTTY"]),
     (About::Waiting, "dup2", &["EBUSY", "EINTR", "EMFILE"]),
     (About::Waiting, "pipe2", &["EMFILE", "ENFILE"]),
     (About::Waiting, "epoll_create1", &["EMFILE", "ENFILE", "ENOMEM"]),
