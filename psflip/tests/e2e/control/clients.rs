@@ -142,7 +142,7 @@ fn only_the_same_user_and_root_may_ask() {
     // Even where somebody has opened the file for all, the kernel tells who it is.
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
     std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let ask = r#"echo '{"psflip":1,"request":"stop"}' | perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new($ARGV[0]) or die $!; print $s $_ while <STDIN>; $s->flush; print while <$s>' "$0""#;
+    let ask = r#"echo '{"psflip":1,"request":"stop"}' | perl -MIO::Socket::UNIX -e '$SIG{PIPE} = "IGNORE"; $s = IO::Socket::UNIX->new($ARGV[0]) or die $!; print $s $_ while <STDIN>; $s->flush; print while <$s>' "$0""#;
     let other = sandbox
         .command([
             "setpriv",
