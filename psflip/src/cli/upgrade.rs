@@ -127,7 +127,7 @@ impl Upgrade {
                         let view = super::contact::stderr_view();
                         super::say(&render::failure(event, &look, &view));
                     }
-                    return Ok(End::Exited(FAILED));
+                    return Ok(until_closed(&ear, &mut connection));
                 }
                 Event::Refused { reason } => {
                     return Err(Trouble {
@@ -145,6 +145,17 @@ impl Upgrade {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+/// The upgrade has failed. Usually that is the end; where a stop request was the reason, psflip closes when it has ended.
+fn until_closed(ear: &Ear, connection: &mut Connection) -> End {
+    loop {
+        match ear.next(connection, None) {
+            Ok(Heard::Interrupted(signal)) => return End::Killed(signal),
+            Ok(Heard::Closed | Heard::TimedOut) | Err(_) => return End::Exited(FAILED),
+            Ok(Heard::Line(..) | Heard::Tick | Heard::Resized) => {}
         }
     }
 }

@@ -171,6 +171,13 @@ impl Server {
         }
     }
 
+    /// Clients that waited for this wait for that from now on.
+    pub fn change(&mut self, from: Interest, to: Interest) {
+        for client in self.clients.values_mut().filter(|client| client.interest == from) {
+            client.interest = to;
+        }
+    }
+
     /// It hears nothing more.
     pub fn close(&mut self, client: u64) {
         self.note(client, Interest::Nothing);

@@ -250,7 +250,18 @@ impl Runtime {
             pid: record.pid,
             child: self.tree.as_ref().and_then(Tree::child_pid),
         };
-        self.tell_clients(Interest::Upgrade(record.upgrade), &failed, Then::Close);
+        let waiting = Interest::Upgrade(record.upgrade);
+        if matches!(
+            self.state.phase,
+            Phase::Serving { stopping: true, .. } | Phase::Draining { .. } | Phase::Ended
+        ) {
+            // Whoever waited waits on for the end. So systemd, which ends a reload and the service together, doesn't take
+            // the reload's failure for the service's.
+            self.tell_clients(waiting, &failed, Then::Stay);
+            self.control.await_end(waiting);
+        } else {
+            self.tell_clients(waiting, &failed, Then::Close);
+        }
         self.chronicle.history.add(record);
         self.changed = true;
     }

@@ -34,6 +34,13 @@ impl Control {
     pub(super) fn new(inheritance: &mut Inheritance) -> Self {
         Self { given: inheritance.control.take(), ..Self::default() }
     }
+
+    /// Clients that waited for this wait for the end from now on.
+    pub(super) fn await_end(&mut self, waiting: Interest) {
+        if let Some(server) = &mut self.server {
+            server.change(waiting, Interest::Stop);
+        }
+    }
 }
 
 impl Runtime {

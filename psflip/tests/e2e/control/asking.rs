@@ -176,6 +176,8 @@ fn a_stop_during_an_upgrade_ends_both_generations() {
     assert_eq!(stopped["end"], "exit code 0");
     let failed = upgrade.wait_event("failed");
     assert!(failed["reason"].as_str().unwrap().contains("aborted by a stop request"), "{failed}");
+    // Whoever waited for the upgrade is told of the end as well, and not let go before.
+    assert_eq!(names(&upgrade.rest()), ["stopped"]);
     psflip.wait_exit();
     sandbox.assert_no_process_left();
 }

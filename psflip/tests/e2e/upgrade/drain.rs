@@ -141,6 +141,6 @@ fn twenty_failed_upgrades_leave_nothing_behind() {
     service.sandbox.assert_zombie_free();
     let files: Vec<_> =
         std::fs::read_dir(service.sandbox.dir()).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert_eq!(files.len(), 4, "bin, app.sock, psflip.toml, psflip.pid: {files:?}");
+    assert_eq!(files.len(), 5, "bin, app.sock, psflip.toml, psflip.pid, psflip.pid.sock: {files:?}");
     service.succeeds_and_ends();
 }
