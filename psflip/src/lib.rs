@@ -1,6 +1,7 @@
 //! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
 //!
-//! Imports point one way: `cli` -> `runtime` -> {`flip`, `handover`, `keeper`, `health`, `traffic`, `manager`} -> `sys`.
+//! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`, `keeper`, `health`, `errand`,
+//! `traffic`, `control`, `manager`} -> `sys`.
 //! `config` is read by `cli` and carried as a value ([`config::Plan`]); `flip` imports nothing of these.
 //! Where each thing lives and why is told in `docs/architecture.md`.
 

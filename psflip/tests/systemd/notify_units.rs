@@ -30,16 +30,7 @@ fn fifty_flips_lose_nothing_and_raise_no_doubts() {
     // The start has waited for the health check.
     let first = rig.active_pid();
     assert_eq!(rig.show()["MainPID"], first.to_string());
-    let probe = rig.ask();
-    for _ in 0..50 {
-        rig.flip();
-        probe.wait_requests(5);
-    }
-    rig.assert_state("active/running/success/0");
-    let report = probe.finish();
-    report.assert_no_failures();
-    assert_eq!(report.by_tag.len(), 51, "{report}");
-    rig.assert_journal_has_generations(51);
+    rig.flips_fifty_times();
     assert_no_doubts(&rig);
     rig.stop_well();
 }

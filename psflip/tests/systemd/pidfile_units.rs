@@ -11,16 +11,7 @@ fn fifty_flips(service: impl FnOnce(&Rig) -> String) {
     let Some(rig) = Rig::new() else { return };
     rig.install(&service(&rig));
     rig.start();
-    let probe = rig.ask();
-    for _ in 0..50 {
-        rig.flip();
-        probe.wait_requests(5);
-    }
-    rig.assert_state("active/running/success/0");
-    let report = probe.finish();
-    report.assert_no_failures();
-    assert_eq!(report.by_tag.len(), 51, "{report}");
-    rig.assert_journal_has_generations(51);
+    rig.flips_fifty_times();
     assert_eq!(rig.machine.processes(APP).len(), 3, "psflip, keeper, child");
     rig.stop_well();
 }

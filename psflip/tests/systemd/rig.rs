@@ -253,6 +253,21 @@ impl Rig {
         assert!(!self.pidfile().exists());
     }
 
+    /// Fifty flips under load: no request is lost, no restart is counted, and every generation is in the journal.
+    #[track_caller]
+    pub(crate) fn flips_fifty_times(&self) {
+        let probe = self.ask();
+        for _ in 0..50 {
+            self.flip();
+            probe.wait_requests(5);
+        }
+        self.assert_state("active/running/success/0");
+        let report = probe.finish();
+        report.assert_no_failures();
+        assert_eq!(report.by_tag.len(), 51, "{report}");
+        self.assert_journal_has_generations(51);
+    }
+
     /// Asserts that every generation up to this one has written to the unit's journal, and its child, too.
     #[track_caller]
     pub(crate) fn assert_journal_has_generations(&self, last: usize) {

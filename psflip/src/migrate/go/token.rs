@@ -248,23 +248,7 @@ fn name(text: &str) -> &str {
 
 /// A Go integer; `None` for other numbers and those that do not fit.
 fn integer(word: &str) -> Option<i64> {
-    let (sign, digits) = match word.as_bytes().first()? {
-        b'-' => (-1, &word[1..]),
-        b'+' => (1, &word[1..]),
-        _ => (1, word),
-    };
-    let lower = digits.to_ascii_lowercase().replace('_', "");
-    let (radix, digits) = match lower.get(..2) {
-        Some("0x") => (16, &lower[2..]),
-        Some("0o") => (8, &lower[2..]),
-        Some("0b") => (2, &lower[2..]),
-        _ if lower.len() > 1 && lower.starts_with('0') => (8, &lower[1..]),
-        _ => (10, lower.as_str()),
-    };
-    if !digits.starts_with(|c: char| c.is_digit(radix)) {
-        return None;
-    }
-    i64::from_str_radix(digits, radix).ok().map(|number| sign * number)
+    crate::migrate::source::integer(&word.replace('_', ""))?.ok()
 }
 
 /// What follows a backslash: the character and how many bytes say it.

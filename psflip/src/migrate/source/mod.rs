@@ -6,6 +6,8 @@ mod tests;
 mod toml;
 mod yaml;
 
+pub(super) use numbers::integer;
+
 use std::fmt;
 
 /// The most values in one file, those counted again that an alias repeats; a long text counts as several.

@@ -34,7 +34,7 @@ pub(super) fn resolve(word: &str) -> Value {
 }
 
 /// Reads an integer with the prefixes that Go knows; `Err` if it does not fit.
-fn integer(word: &str) -> Option<Result<i64, ()>> {
+pub(in crate::migrate) fn integer(word: &str) -> Option<Result<i64, ()>> {
     let (negative, digits) = match word.as_bytes().first()? {
         b'-' => (true, &word[1..]),
         b'+' => (false, &word[1..]),

@@ -3,7 +3,7 @@
 use serde_json::json;
 use testkit::{Sandbox, Signal, Stream};
 
-use super::{WHEN_TOLD, ask, names, status};
+use super::{WHEN_TOLD, ask, names, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop};
 
 #[test]
@@ -169,9 +169,7 @@ fn a_stop_during_an_upgrade_ends_both_generations() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
-    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
-    let mut upgrade = ask(&psflip, "upgrade");
-    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let mut upgrade = upgrade_that_waits(&sandbox, &psflip);
     let stopped = ask(&psflip, "stop").wait_event("stopped");
     assert_eq!(stopped["end"], "exit code 0");
     let failed = upgrade.wait_event("failed");
@@ -249,9 +247,7 @@ fn a_successor_that_is_killed_is_a_failed_upgrade() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let old = psflip.active();
-    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
-    let mut upgrade = ask(&psflip, "upgrade");
-    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let mut upgrade = upgrade_that_waits(&sandbox, &psflip);
     kill(crate::service::wait_coming(&sandbox, old));
     let failed = upgrade.wait_event("failed");
     assert!(failed["reason"].as_str().unwrap().contains("ended without saying why"), "{failed}");

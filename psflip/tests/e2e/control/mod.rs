@@ -6,8 +6,10 @@ mod over_flips;
 mod place;
 
 use serde_json::Value;
-use testkit::Psflip;
 use testkit::client::control::Asking;
+use testkit::{Psflip, Sandbox, Stream};
+
+use crate::service::configure;
 
 /// Asks for something that has no further words.
 #[track_caller]
@@ -19,6 +21,15 @@ fn ask(psflip: &Psflip, request: &str) -> Asking {
 #[track_caller]
 fn status(psflip: &Psflip) -> Value {
     testkit::client::control::status(&psflip.control_path())
+}
+
+/// Asks for an upgrade whose child runs, but is healthy only when the test says so ([`WHEN_TOLD`]).
+#[track_caller]
+fn upgrade_that_waits(sandbox: &Sandbox, psflip: &Psflip) -> Asking {
+    configure(sandbox, &["signal-logger"], WHEN_TOLD);
+    let upgrade = ask(psflip, "upgrade");
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    upgrade
 }
 
 /// What each of these is about, in order.

@@ -4,7 +4,7 @@ use serde_json::json;
 use testkit::client::control::Asking;
 use testkit::{Deadline, Sandbox, Stream, wait_until};
 
-use super::{WHEN_TOLD, ask, status};
+use super::{WHEN_TOLD, ask, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop, wait_coming};
 
 #[test]
@@ -53,9 +53,7 @@ fn a_request_during_an_upgrade_waits_for_its_own_one() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
-    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
-    let mut first = ask(&psflip, "upgrade");
-    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let mut first = upgrade_that_waits(&sandbox, &psflip);
     let mut others = [ask(&psflip, "upgrade"), ask(&psflip, "upgrade")];
     for other in &mut others {
         let accepted = other.wait_event("accepted");
@@ -132,9 +130,7 @@ fn a_generation_that_lost_its_predecessor_can_be_asked() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let old = psflip.active();
-    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
-    let mut upgrade = ask(&psflip, "upgrade");
-    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let mut upgrade = upgrade_that_waits(&sandbox, &psflip);
     let new = wait_coming(&sandbox, old);
     kill(old);
     while upgrade.next_event().is_some() {}
