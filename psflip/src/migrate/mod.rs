@@ -1,5 +1,5 @@
 //! `psflip migrate`: upstream's configuration (YAML, JSON or TOML, with Go templates) becomes a `psflip.toml`. Pure: text -> values with
-//! their places ([`source`]) -> what they mean here ([`work`], [`health`], [`go`]) -> text with comments ([`draft`]), checked by psflip's
+//! their places (`source`) -> what they mean here (`work`, `health`, `go`) -> text with comments (`draft`), checked by psflip's
 //! own reader.
 //!
 //! Nothing is dropped: what has no counterpart stands in the output as a comment, at its place, and in the list of remarks.
