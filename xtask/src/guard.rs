@@ -35,6 +35,8 @@ const DEADLY: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Si
 /// The subreaper that outlives what it runs. Make it before any thread is started: a thread takes the signal mask of its maker.
 pub(crate) struct Guard {
     signals: SignalFd,
+    /// What xtask has started for itself before: the testkit's guard, for instance, when it has made a sandbox.
+    own: Vec<Pid>,
 }
 
 impl Guard {
@@ -46,7 +48,7 @@ impl Guard {
         set.thread_block().map_err(|errno| format!("can't block signals: {errno}"))?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(|errno| format!("can't open a signalfd: {errno}"))?;
-        Ok(Self { signals })
+        Ok(Self { signals, own: children()? })
     }
 
     /// Runs a command to its end, then ends what it left behind.
@@ -116,7 +118,7 @@ impl Guard {
         let deadline = Instant::now() + GRACE;
         loop {
             while reap()?.is_some() {}
-            if children()?.is_empty() {
+            if self.left()?.is_empty() {
                 return Ok(Vec::new());
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -129,16 +131,23 @@ impl Guard {
         let mut left = Vec::new();
         loop {
             // Their children become ours when they die, so this goes on until there are none.
-            for child in children()? {
+            for child in self.left()? {
                 left.push(format!("{child} {}", command_line(child)));
                 let _ = kill(child, Signal::SIGKILL);
                 let _ = waitpid(child, None);
             }
             while reap()?.is_some() {}
-            if children()?.is_empty() {
+            if self.left()?.is_empty() {
                 return Ok(left);
             }
         }
+    }
+
+    /// The children that are not xtask's own.
+    fn left(&self) -> Result<Vec<Pid>, Error> {
+        let mut left = children()?;
+        left.retain(|child| !self.own.contains(child));
+        Ok(left)
     }
 
     fn wait_for_signal(&self, timeout: PollTimeout) -> Outcome {
