@@ -195,7 +195,16 @@ impl Runtime {
         if outcome == Outcome::Superseded {
             let killed = self.chronicle.upgrade.as_ref().is_some_and(|under_way| under_way.record.killed());
             let upgrade = self.chronicle.begun;
-            server.send_away(|_| false, |_| Told::Drained { upgrade, killed });
+            server.send_away(
+                |_| false,
+                |interest| match interest {
+                    Interest::Upgrade(_) => Told::Drained { upgrade, killed },
+                    // It has connected before the promotion, and what it wants was not read: it is to ask again there.
+                    Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => {
+                        Told::Moved { upgrade: None }
+                    }
+                },
+            );
             return;
         }
         let end = crate::exit::end_for(outcome);

@@ -77,6 +77,19 @@ fn a_request_during_an_upgrade_waits_for_its_own_one() {
 }
 
 #[test]
+fn a_client_that_has_asked_nothing_yet_is_sent_to_who_serves() {
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let old = psflip.active();
+    let silent = Asking::connect(&psflip.control_path());
+    assert_eq!(status(&psflip)["generation"], 1, "whoever came before is accepted by then");
+    psflip.flip();
+    psflip.wait_gone(old);
+    assert_eq!(super::names(&silent.rest()), ["moved"]);
+    stop(&psflip);
+}
+
+#[test]
 fn an_upgrade_that_is_over_can_still_be_asked_for() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
