@@ -71,6 +71,12 @@ fn existing(path: PathBuf, hint: &str) -> PathBuf {
     path
 }
 
+/// The folder above the profile's: `target`.
+pub(crate) fn target_dir() -> PathBuf {
+    let profile = profile_dir();
+    profile.parent().map_or_else(|| profile.clone(), Path::to_owned)
+}
+
 /// `target/debug` for a test in `target/debug/deps`, an example in `target/debug/examples`, or a program in `target/debug`.
 fn profile_dir() -> PathBuf {
     let own = env::current_exe().expect("the test's own executable has a path");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use testkit::systemd::{Machine, cgroup, inner_pid_of};
+use testkit::systemd::{Machine, Release, cgroup, inner_pid_of};
 use testkit::{Deadline, Process, Sandbox, Signal, wait_until};
 
 const SLEEPER: &str = "[Service]\nExecStart=sleep 1000\nExecStartPre=echo about to sleep\n";
@@ -101,4 +101,21 @@ fn nothing_is_left_when_the_supervisor_or_the_sandbox_goes_first() {
     assert!(complaint.downcast::<String>().unwrap().contains("could not be removed"));
     drop(Machine::boot(&sandbox));
     assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");
+}
+
+#[test]
+fn a_newer_systemd_runs_with_the_hosts_files_beside_it() {
+    let sandbox = Sandbox::new();
+    let Some(machine) = Machine::boot_release(&sandbox, Release::Newer) else { return };
+    let other = Sandbox::new();
+    let Some(installed) = Machine::boot(&other) else { return };
+    let version = |machine: &Machine| -> u32 {
+        let text = machine.systemctl(["show", "--property=Version", "--value"]).unwrap();
+        text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    // What the tests of psflip that ask for it want: `Type=notify-reload` came with 253, and 257 with what they look at.
+    assert!(version(&machine) >= 257 && version(&machine) > version(&installed));
+    machine.unit("hello.service", "[Service]\nType=oneshot\nExecStart=/bin/echo hello\n");
+    machine.systemctl(["start", "hello"]).unwrap();
+    machine.wait_journal("hello.service", "hello");
 }

@@ -17,7 +17,8 @@ cargo xtask e2e [--systemd] [--repeat N] [--jobs J] [--load] [FILTER]
 Builds psflip and the fixtures, then runs the end-to-end tests (the `tests` folders) whose names contain FILTER.
 A process that a test leaves behind is ended and fails the run.
 
-  --systemd   only those that boot a real systemd (root, Debian's package systemd); they fail where that can't be done
+  --systemd   only those that boot a real systemd (root, Debian's package systemd; a newer one by `cargo xtask systemd`); they fail where that
+              can't be done
   --repeat N  run the suite N times, stop at the first failure
   --jobs J    so many tests at once (default: one per core)
   --load      keep every core busy meanwhile";

@@ -19,6 +19,7 @@ mod release;
 mod repo;
 mod runner;
 mod step;
+mod systemd;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,12 @@ const TASKS: &[Task] = &[
         summary: "the end-to-end suites, once or again and again, on a busy machine if you like",
         usage: e2e::USAGE,
         run: e2e::run,
+    },
+    Task {
+        name: "systemd",
+        summary: "fetches a newer systemd than the installed one, for the tests under it",
+        usage: systemd::USAGE,
+        run: systemd::run,
     },
     Task {
         name: "fuzz",

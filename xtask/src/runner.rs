@@ -48,7 +48,9 @@ pub(crate) fn tests(
         Scope::All => command.args(["--tests"]),
         Scope::Unit => command.args(["--lib", "--bin", "xtask"]),
         Scope::EndToEnd => command.args(["--test", "*"]),
-        Scope::Systemd => command.args(["--test", "systemd"]).env("TESTKIT_REQUIRE", "systemd"),
+        Scope::Systemd => {
+            command.args(["--test", "systemd*"]).env("TESTKIT_REQUIRE", "systemd,newer-systemd")
+        }
     };
     match (nextest, jobs) {
         (_, None) => {}

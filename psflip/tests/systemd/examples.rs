@@ -22,7 +22,7 @@ const SCORES: &[(&str, f64)] = &[("app.service", 9.2), ("psflip@.service", 1.4)]
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let sandbox = Sandbox::new();
-    let Some(machine) = Machine::boot(&sandbox) else { return };
+    let Some(machine) = Machine::boot_release(&sandbox, crate::RELEASE) else { return };
     let psflip = testkit::psflip_bin();
     assert!(machine.run(["install".into(), psflip, "/usr/bin/psflip".into()]).status.success());
     for entry in fs::read_dir(folder()).unwrap() {
@@ -44,7 +44,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 #[test]
 fn the_units_are_as_closed_as_the_documentation_says() {
     let sandbox = Sandbox::new();
-    let Some(machine) = Machine::boot(&sandbox) else { return };
+    let Some(machine) = Machine::boot_release(&sandbox, crate::RELEASE) else { return };
     let names: Vec<String> = fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -11,3 +11,6 @@ mod reload;
 mod rig;
 mod sockets;
 mod user;
+
+/// Which systemd the machines of these tests run; `tests/systemd_newer` runs them with another one.
+pub(crate) const RELEASE: testkit::systemd::Release = testkit::systemd::Release::Installed;

@@ -51,7 +51,7 @@ impl Rig {
     /// `None` where no machine can be booted, which has been said.
     pub(crate) fn new() -> Option<Self> {
         let sandbox = Sandbox::new();
-        let machine = Machine::boot(&sandbox)?;
+        let machine = Machine::boot_release(&sandbox, crate::RELEASE)?;
         std::fs::create_dir(sandbox.path("bin")).unwrap();
         std::os::unix::fs::symlink(psflip_bin(), sandbox.path("bin/psflip")).unwrap();
         let (home, config) = (sandbox.dir().to_owned(), sandbox.path("psflip.toml"));
@@ -64,7 +64,7 @@ impl Rig {
     /// lives in `home`.
     pub(crate) fn installed(unit: &'static str, home: &str, config: &str) -> Option<Self> {
         let sandbox = Sandbox::new();
-        let machine = Machine::boot(&sandbox)?;
+        let machine = Machine::boot_release(&sandbox, crate::RELEASE)?;
         let programs =
             [psflip_bin(), fixture("http-server"), fixture("never-ready"), fixture("crash-on-init")];
         let copied = machine.run(["cp", "-t", "/usr/bin"].map(Into::into).into_iter().chain(programs));

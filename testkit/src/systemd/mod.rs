@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 mod journal;
+mod release;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -26,11 +27,12 @@ use crate::sandbox::{Inner, Sandbox};
 use crate::wait::{Deadline, wait_until};
 
 pub use journal::Entry;
+pub use release::{FOLDER, Release, holds_systemd};
 
 /// Debian's place for it, which is the same on every distribution.
 const SYSTEMD: &str = "/lib/systemd/systemd";
 
-/// `TESTKIT_REQUIRE=systemd`: a machine that can't be booted fails the test instead of skipping it.
+/// `TESTKIT_REQUIRE=systemd` (`newer-systemd`, or both with a comma): a machine that can't be booted fails the test instead of skipping it.
 const REQUIRE: &str = "TESTKIT_REQUIRE";
 
 /// How long the end of a machine may take.
@@ -88,21 +90,31 @@ impl Machine {
     /// When it should be possible, but isn't.
     #[track_caller]
     #[must_use]
-    #[expect(clippy::print_stderr, reason = "a test that skips something says so")]
     pub fn boot(sandbox: &Sandbox) -> Option<Self> {
-        if let Some(why) = why_not() {
-            let required =
-                std::env::var(REQUIRE).is_ok_and(|names| names.split(',').any(|name| name == "systemd"));
-            if required {
-                report::fail(&format!("{REQUIRE} asks for systemd, but no systemd can be booted: {why}"));
-            }
-            eprintln!("SKIPPED, nothing was tested: no systemd can be booted: {why}");
-            return None;
-        }
-        Some(Self::try_boot(&sandbox.inner).unwrap_or_else(|error| report::fail(&error)))
+        Self::boot_release(sandbox, Release::Installed)
     }
 
-    fn try_boot(inner: &Arc<Inner>) -> Result<Self, String> {
+    /// As [`Machine::boot`], with this systemd. Another than the installed one is required by `TESTKIT_REQUIRE=newer-systemd`.
+    ///
+    /// # Panics
+    /// When it should be possible, but isn't.
+    #[track_caller]
+    #[must_use]
+    #[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+    pub fn boot_release(sandbox: &Sandbox, release: Release) -> Option<Self> {
+        if let Some(why) = why_not(release) {
+            let name = release.name();
+            if std::env::var(REQUIRE).is_ok_and(|names| names.split(',').any(|asked| asked == name)) {
+                report::fail(&format!("{REQUIRE} asks for {name}, but it can't be booted: {why}"));
+            }
+            eprintln!("SKIPPED, nothing was tested: {name} can't be booted: {why}");
+            return None;
+        }
+        Some(Self::try_boot(&sandbox.inner, release).unwrap_or_else(|error| report::fail(&error)))
+    }
+
+    fn try_boot(inner: &Arc<Inner>, release: Release) -> Result<Self, String> {
+        let layer = release.layer()?;
         let folder = inner.dir.join("machine");
         let helper = helper().ok_or("`testkit-systemd` is missing")?;
         fs::create_dir_all(folder.join("units"))
@@ -114,6 +126,7 @@ impl Machine {
             .arg("--supervise")
             .arg(&folder)
             .arg(&inner.id)
+            .args(layer)
             .env_clear()
             .env("TESTKIT_SUPERVISES", &inner.id)
             .current_dir("/")
@@ -431,7 +444,7 @@ impl Drop for Machine {
 
 /// Why no machine can be booted here; `None` if one can.
 #[must_use]
-pub fn why_not() -> Option<String> {
+pub fn why_not(release: Release) -> Option<String> {
     let admin =
         Process::current().status_field("CapEff").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
     // CAP_SYS_ADMIN of capabilities(7).
@@ -448,6 +461,9 @@ pub fn why_not() -> Option<String> {
     }
     if helper().is_none() {
         return Some("`testkit-systemd` is missing: build it with `cargo build -p testkit --bins`".into());
+    }
+    if let Err(error) = release.layer() {
+        return Some(error);
     }
     let hierarchy = match cgroup::hierarchy() {
         Ok(hierarchy) => hierarchy,

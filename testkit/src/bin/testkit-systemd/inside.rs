@@ -48,10 +48,10 @@ const JOURNALD: &str =
     "[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nForwardToSyslog=no\nReadKMsg=no\n";
 
 /// Never returns without an error.
-pub(crate) fn become_systemd(folder: &Path) -> Result<()> {
+pub(crate) fn become_systemd(folder: &Path, layer: Option<&Path>) -> Result<()> {
     follow_the_supervisor()?;
     let step = |what: &str, result: Result<()>| result.map_err(|error| format!("{what}: {error}"));
-    step("mounts", mount_all(folder))?;
+    step("mounts", mount_all(folder, layer))?;
     step("units", write_units(&folder.join("units")))?;
     let marker = std::env::var_os(MARKER).unwrap_or_default();
     let error = Command::new("/lib/systemd/systemd")
@@ -84,11 +84,11 @@ fn follow_the_supervisor() -> Result<()> {
     Ok(())
 }
 
-fn mount_all(folder: &Path) -> Result<()> {
+fn mount_all(folder: &Path, layer: Option<&Path>) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     fs_mount("proc", "/proc", SEALED, "")?;
     fs_mount("tmpfs", "/run", QUIET, "mode=755")?;
-    hide_writes(folder)?;
+    hide_writes(folder, layer)?;
     make_devices(&folder.join("console"))?;
 
     // Whatever is mounted there, in whatever order.
@@ -106,15 +106,25 @@ fn mount_all(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the machine writes to these folders of the host stays in its memory; the test's own folder is an exception.
-fn hide_writes(folder: &Path) -> Result<()> {
+/// What the machine writes to these folders of the host stays in its memory; the test's own folder is an exception. What `layer` has of
+/// them is seen instead of the host's.
+fn hide_writes(folder: &Path, layer: Option<&Path>) -> Result<()> {
     fs::create_dir_all("/run/testkit/shared")?;
     bind(folder, "/run/testkit/shared")?;
+    if let Some(layer) = layer {
+        // By a path without the characters that separate the options of a mount.
+        fs::create_dir("/run/testkit/layer")?;
+        bind(layer, "/run/testkit/layer")?;
+    }
     for name in ["etc", "usr", "var"] {
         let (upper, work) = (format!("/run/testkit/{name}"), format!("/run/testkit/{name}.work"));
         fs::create_dir(&upper)?;
         fs::create_dir(&work)?;
-        let options = format!("lowerdir=/{name},upperdir={upper},workdir={work}");
+        let above = match layer {
+            Some(_) if name == "usr" => "/run/testkit/layer/usr:",
+            _ => "",
+        };
+        let options = format!("lowerdir={above}/{name},upperdir={upper},workdir={work}");
         fs_mount("overlay", &format!("/{name}"), MsFlags::empty(), &options)?;
     }
     mount(Some("/run/testkit/shared"), folder, None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;

@@ -20,12 +20,12 @@ use testkit::systemd::cgroup::{self, Cgroup};
 use testkit::{MARKER, Process};
 
 const HELP: &str = "\
-testkit-systemd --supervise FOLDER ID
+testkit-systemd --supervise FOLDER ID [LAYER]
   boots `systemd --system` as PID 1 of new mount, uts, ipc, pid and cgroup namespaces, with the units of
   FOLDER/units and nothing else, and with TESTKIT_SANDBOX=ID in its environment; prints its pid as seen
   from outside and its control group; ends it at the end of stdin. The files of the host are visible at their paths; what
-  is written to /etc, /usr and /var stays in the machine, but for FOLDER.
-testkit-systemd --enter FOLDER GROUP, testkit-systemd --init FOLDER
+  is written to /etc, /usr and /var stays in the machine, but for FOLDER. The files of LAYER/usr lie over those of /usr.
+testkit-systemd --enter FOLDER GROUP [LAYER], testkit-systemd --init FOLDER [LAYER]
   the same, further inside
 Needs root, cgroup2, overlayfs, and Debian's package systemd.
 ";
@@ -36,9 +36,11 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.as_slice() {
-        ["--supervise", folder, id] => supervise(Path::new(folder), id),
-        ["--enter", folder, group] => enter(folder, Path::new(group)),
-        ["--init", folder] => inside::become_systemd(Path::new(folder)),
+        ["--supervise", folder, id, layer @ ..] if layer.len() < 2 => supervise(Path::new(folder), id, layer),
+        ["--enter", folder, group, layer @ ..] => enter(folder, Path::new(group), layer),
+        ["--init", folder, layer @ ..] => {
+            inside::become_systemd(Path::new(folder), layer.first().map(Path::new))
+        }
         _ => io::stdout().write_all(HELP.as_bytes()).map_err(Into::into),
     };
     match result {
@@ -52,21 +54,22 @@ fn main() -> ExitCode {
 }
 
 /// Stays until the test closes our stdin or ends, or the machine does by itself; then removes what is left.
-fn supervise(folder: &Path, id: &str) -> Result<()> {
+fn supervise(folder: &Path, id: &str, layer: &[&str]) -> Result<()> {
     let own = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(own))?;
     let group = Cgroup::make()?;
-    let outcome = boot(folder, id, &group);
+    let outcome = boot(folder, id, &group, layer);
     group.remove()?;
     outcome
 }
 
-fn boot(folder: &Path, id: &str, group: &Cgroup) -> Result<()> {
+fn boot(folder: &Path, id: &str, group: &Cgroup, layer: &[&str]) -> Result<()> {
     // The machine's init waits for a byte before it binds its life to ours: until then its parent is another process.
     let (go_reader, mut go) = io::pipe()?;
     let log = File::create(folder.join("boot.log"))?;
     let status = Command::new("/proc/self/exe")
         .args(["--enter".as_ref(), folder.as_os_str(), group.path().as_os_str()])
+        .args(layer)
         .env_clear()
         .env(MARKER, id)
         .stdin(go_reader)
@@ -101,7 +104,7 @@ fn boot(folder: &Path, id: &str, group: &Cgroup) -> Result<()> {
 }
 
 /// Goes where the machine is to be, and starts its init there.
-fn enter(folder: &str, group: &Path) -> Result<()> {
+fn enter(folder: &str, group: &Path, layer: &[&str]) -> Result<()> {
     setsid()?;
     // Before the namespace is made: the group of this moment becomes its root.
     cgroup::join(group)?;
@@ -112,7 +115,11 @@ fn enter(folder: &str, group: &Path) -> Result<()> {
             | CloneFlags::CLONE_NEWPID
             | CloneFlags::CLONE_NEWCGROUP,
     )?;
-    let init = Command::new("/proc/self/exe").args(["--init", folder]).stdin(Stdio::inherit()).spawn()?;
+    let init = Command::new("/proc/self/exe")
+        .args(["--init", folder])
+        .args(layer)
+        .stdin(Stdio::inherit())
+        .spawn()?;
     drop(init); // it falls to the supervisor when this process ends
     Ok(())
 }

@@ -1,0 +1,22 @@
+//! The tests of `tests/systemd` once more, under a newer systemd than the installed one, and those of what only that can do. `cargo xtask systemd`
+//! fetches it; without it the tests say `SKIPPED`, or fail with `TESTKIT_REQUIRE=newer-systemd`, as CI sets it once it has it.
+
+#[path = "../systemd/examples.rs"]
+mod examples;
+#[path = "../systemd/killed.rs"]
+mod killed;
+#[path = "../systemd/notify_units.rs"]
+mod notify_units;
+#[path = "../systemd/pidfile_units.rs"]
+mod pidfile_units;
+#[path = "../systemd/reload.rs"]
+mod reload;
+#[path = "../systemd/rig.rs"]
+mod rig;
+#[path = "../systemd/sockets.rs"]
+mod sockets;
+#[path = "../systemd/user.rs"]
+mod user;
+
+/// As in `tests/systemd`.
+pub(crate) const RELEASE: testkit::systemd::Release = testkit::systemd::Release::Newer;

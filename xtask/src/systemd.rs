@@ -1,0 +1,92 @@
+//! `cargo xtask systemd`: a newer systemd than the installed one, for the tests that boot it (`testkit::systemd::Release::Newer`).
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use testkit::systemd::{FOLDER, holds_systemd};
+
+use crate::args::Args;
+use crate::{Error, Outcome, repo, step};
+
+pub(crate) const USAGE: &str = "\
+cargo xtask systemd
+
+Fetches Debian 13's systemd and the libraries that it needs (14 MB) from Debian's mirror, and unpacks them into target/newer-systemd (47 MB), if
+they aren't there yet. Nothing is installed. The tests of psflip/tests/systemd_newer boot it, in namespaces of their own.";
+
+/// The release, and where it is had. apt checks its signature with the keys that Debian's package debian-archive-keyring has installed.
+const SOURCE: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n";
+
+/// For apt, in seconds, and all its work: the mirror may be out of reach.
+const PATIENCE: &str = "120";
+
+/// Makes the folder, unless it is there.
+pub(crate) fn run(args: Args) -> Outcome {
+    args.done()?;
+    let target = repo::target_dir()?;
+    let folder = target.join(FOLDER);
+    if holds_systemd(&folder) {
+        println!("a newer systemd: is in `{}` already", folder.display());
+        return Ok(());
+    }
+    let start = Instant::now();
+    let work = target.join(format!("{FOLDER}.{}", std::process::id()));
+    let made = make(&work, &folder);
+    let cleared = fs::remove_dir_all(&work);
+    made?;
+    cleared?;
+    println!("a newer systemd: in `{}` after {}", folder.display(), step::seconds(start.elapsed()));
+    Ok(())
+}
+
+/// Fetches and unpacks in `work`; `folder` is there as a whole or not at all.
+fn make(work: &Path, folder: &Path) -> Outcome {
+    for name in ["lists/partial", "cache/archives/partial", "root"] {
+        fs::create_dir_all(work.join(name))?;
+    }
+    fs::write(work.join("sources.list"), SOURCE)?;
+    println!("a newer systemd: asking deb.debian.org for Debian 13's packages");
+    apt(work, &["update"])?;
+    println!("a newer systemd: fetching systemd and what it depends on");
+    apt(work, &["install", "--download-only", "--yes", "systemd"])?;
+    println!("a newer systemd: unpacking");
+    let root = work.join("root");
+    for entry in fs::read_dir(work.join("cache/archives"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            step::run(Command::new("dpkg-deb").arg("--extract").arg(path).arg(&root))?;
+        }
+    }
+    if !holds_systemd(&root) {
+        return Err("the package systemd has no `usr/lib/systemd/systemd`".into());
+    }
+    fs::rename(root, folder).map_err(|error| -> Error {
+        format!("`{}` can't be put into its place: {error}", folder.display()).into()
+    })
+}
+
+/// apt with lists, packages and sources of its own: it sees nothing that is installed, and changes nothing.
+fn apt(work: &Path, verb: &[&str]) -> Outcome {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", PATIENCE, "apt-get", "--quiet=2"]);
+    let mut option = |name: &str, value: OsString| {
+        let mut text = OsString::from(format!("{name}="));
+        text.push(value);
+        command.arg("--option").arg(text);
+    };
+    option("Dir::Etc::sourcelist", work.join("sources.list").into());
+    option("Dir::Etc::sourceparts", "-".into());
+    option("Dir::State::lists", work.join("lists").into());
+    option("Dir::State::status", "/dev/null".into());
+    option("Dir::Cache", work.join("cache").into());
+    option("APT::Install-Recommends", "false".into());
+    option("Acquire::Languages", "none".into());
+    option("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into());
+    option("Acquire::Retries", "2".into());
+    // Not a warning but a failure where the mirror is out of reach.
+    option("APT::Update::Error-Mode", "any".into());
+    step::run(command.args(verb))
+}
