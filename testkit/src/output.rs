@@ -1,13 +1,20 @@
 //! What a program and all its successors write: collected line by line, with times, until the last of them has closed it.
+//!
+//! A thread for each stream waits for output, but whoever looks first takes what is there: what was written before a look is seen by
+//! it, so that a mark lies behind every line that was written before it, and the log of a process that has ended is whole.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::report;
-use crate::wait::Deadline;
+use crate::wait::{Deadline, poll_readable};
+
+/// What is taken of one stream at one look, in pieces of 16 KiB: more than a pipe holds, and an end for one who writes without pause.
+const PIECES: usize = 64;
 
 /// Where a line was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +68,17 @@ pub struct Output {
 #[derive(Debug, Default)]
 struct Collected {
     lines: Vec<Line>,
-    /// Streams that are still open, each with the bytes of a line that has no end yet.
-    open: Vec<(Stream, Vec<u8>)>,
+    open: Vec<Source>,
+}
+
+/// A stream that somebody can still write to.
+#[derive(Debug)]
+struct Source {
+    stream: Stream,
+    /// Read by whoever holds the lock, and only when it is readable: nobody waits with the lock held.
+    file: Arc<File>,
+    /// The bytes of a line that has no end yet.
+    tail: Vec<u8>,
 }
 
 impl Output {
@@ -70,69 +86,59 @@ impl Output {
         Arc::new(Self { started, collected: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Reads `source` in a thread of its own until everyone has closed the other end.
-    pub(crate) fn collect(self: &Arc<Self>, stream: Stream, mut source: File) {
-        self.lock().open.push((stream, Vec::new()));
+    /// Collects what comes from `source`, with a thread of its own, until everyone has closed the other end.
+    pub(crate) fn collect(self: &Arc<Self>, stream: Stream, source: File) {
+        let file = Arc::new(source);
+        self.lock().open.push(Source { stream, file: Arc::clone(&file), tail: Vec::new() });
         let output = Arc::clone(self);
-        let read = move || {
-            let mut buffer = vec![0; 16 * 1024];
-            loop {
-                match source.read(&mut buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // EIO: nobody has the terminal open any more, see pty(7).
-                    Ok(0) | Err(_) => break,
-                    Ok(length) => output.take(stream, &buffer[..length]),
-                }
+        let wait = move || {
+            let is_open = |source: &Source| Arc::ptr_eq(&source.file, &file);
+            while output.look().open.iter().any(is_open) {
+                poll_readable(&[file.as_fd()], Duration::from_secs(3600));
             }
-            output.close(stream);
         };
         std::thread::Builder::new()
             .name("testkit-output".into())
-            .spawn(read)
+            .spawn(wait)
             .expect("a thread can be started");
     }
 
-    fn take(&self, stream: Stream, bytes: &[u8]) {
-        let at = self.started.elapsed();
+    /// All that was written until now.
+    fn look(&self) -> MutexGuard<'_, Collected> {
         let mut collected = self.lock();
-        let Collected { lines, open } = &mut *collected;
-        let Some((_, tail)) = open.iter_mut().find(|(known, _)| *known == stream) else { return };
-        tail.extend_from_slice(bytes);
-        while let Some(end) = tail.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = tail.drain(..=end).collect();
-            lines.push(Line { at, stream, text: text(&line[..end]) });
-        }
-        drop(collected);
-        self.changed.notify_all();
+        self.take(&mut collected);
+        collected
     }
 
-    fn close(&self, stream: Stream) {
-        let at = self.started.elapsed();
-        let mut collected = self.lock();
-        if let Some(index) = collected.open.iter().position(|(known, _)| *known == stream) {
-            let (_, tail) = collected.open.remove(index);
-            if !tail.is_empty() {
-                collected.lines.push(Line { at, stream, text: text(&tail) });
-            }
+    /// Takes what can be read, and tells those who wait.
+    fn take(&self, collected: &mut Collected) {
+        let Collected { lines, open } = collected;
+        let mut any = false;
+        open.retain_mut(|source| {
+            let (is_open, news) = source.take(lines, self.started);
+            any |= news;
+            is_open
+        });
+        if any {
+            self.changed.notify_all();
         }
-        drop(collected);
-        self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Collected> {
         self.collected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything so far, in the order in which it arrived. A last line without its end (a prompt) is included.
+    /// Everything that was written until now, in the order in which it arrived. A last line without its end (a prompt) is included.
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
-        self.snapshot(&self.lock())
+        self.snapshot(&self.look())
     }
 
     fn snapshot(&self, collected: &Collected) -> Vec<Line> {
         let at = self.started.elapsed();
-        let unfinished = collected.open.iter().filter(|(_, tail)| !tail.is_empty());
-        let unfinished = unfinished.map(|(stream, tail)| Line { at, stream: *stream, text: text(tail) });
+        let unfinished = collected.open.iter().filter(|source| !source.tail.is_empty());
+        let unfinished =
+            unfinished.map(|source| Line { at, stream: source.stream, text: text(&source.tail) });
         collected.lines.iter().cloned().chain(unfinished).collect()
     }
 
@@ -143,16 +149,16 @@ impl Output {
         lines.iter().filter(|line| line.stream == stream).map(|line| format!("{}\n", line.text)).collect()
     }
 
-    /// How many whole lines there are: a mark for [`Output::wait_after`].
+    /// How many whole lines were written until now: a mark for [`Output::wait_after`].
     #[must_use]
     pub fn mark(&self) -> usize {
-        self.lock().lines.len()
+        self.look().lines.len()
     }
 
     /// Whether everyone who could write has closed every stream.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.lock().open.is_empty()
+        self.look().open.is_empty()
     }
 
     /// Waits for a line of `stream` that contains `part`, those already there included, and gives the first.
@@ -205,6 +211,7 @@ impl Output {
         let mut collected = self.lock();
         loop {
             let expired = deadline.has_expired();
+            self.take(&mut collected);
             let closed = collected.open.is_empty();
             if let Some(found) = check(&self.snapshot(&collected)) {
                 return found;
@@ -236,7 +243,7 @@ impl Output {
     /// Waits at most `limit` for the end of all output; says whether it has come.
     pub(crate) fn closes_within(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
-        let mut collected = self.lock();
+        let mut collected = self.look();
         while !collected.open.is_empty() && Instant::now() < end {
             let waited = self.changed.wait_timeout(collected, end.saturating_duration_since(Instant::now()));
             collected = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -245,7 +252,65 @@ impl Output {
     }
 }
 
+impl Source {
+    /// Takes what can be read now; says whether it is still open, and whether anything has changed.
+    fn take(&mut self, lines: &mut Vec<Line>, started: Instant) -> (bool, bool) {
+        let mut buffer = [0; 16 * 1024];
+        for piece in 0..PIECES {
+            if !poll_readable(&[self.file.as_fd()], Duration::ZERO)[0] {
+                return (true, piece > 0);
+            }
+            let read = (&*self.file).read(&mut buffer);
+            let at = started.elapsed();
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // EIO: nobody has the terminal open any more, see pty(7).
+                Ok(0) | Err(_) => {
+                    if !self.tail.is_empty() {
+                        lines.push(Line { at, stream: self.stream, text: text(&self.tail) });
+                    }
+                    return (false, true);
+                }
+                Ok(length) => {
+                    self.tail.extend_from_slice(&buffer[..length]);
+                    while let Some(end) = self.tail.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = self.tail.drain(..=end).collect();
+                        lines.push(Line { at, stream: self.stream, text: text(&line[..end]) });
+                    }
+                }
+            }
+        }
+        (true, true)
+    }
+}
+
 fn text(bytes: &[u8]) -> String {
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_before_a_look_is_seen_by_it() {
+        for round in 0..1000 {
+            let output = Output::new(Instant::now());
+            let (reader, mut writer) = io::pipe().unwrap();
+            output.collect(Stream::Stderr, File::from(OwnedFd::from(reader)));
+            for count in 1..=3 {
+                writeln!(writer, "line {count}").unwrap();
+                assert_eq!(output.mark(), count, "round {round}");
+            }
+            write!(writer, "no end").unwrap();
+            assert_eq!((output.mark(), output.lines().len()), (3, 4), "round {round}");
+            drop(writer);
+            assert!(output.is_closed(), "round {round}");
+            assert_eq!(output.text(Stream::Stderr), "line 1\nline 2\nline 3\nno end\n");
+        }
+    }
 }
