@@ -1,7 +1,7 @@
 //! The decision. One function a phase; every one names every event, so that a new event can't be forgotten anywhere.
 
 use super::effect::{Effect, Hook, News};
-use super::event::Event;
+use super::event::{ChildSignal, Event};
 use super::state::{
     Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor, Timer,
 };
@@ -62,21 +62,23 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             effects.extend(child_ended(state, predecessor, outcome, end));
             effects
         }
-        Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, Signal::Send),
+        Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
         Event::TimedOut(Timer::Grace) if stopping => {
             state.phase = Phase::Starting { predecessor, stopping: false };
             vec![Tell(News::StopIgnored), Arm(Timer::Healthy), StartProbing]
         }
         Event::UpgradeRequested => remember(state),
-        Event::StopRequested if stopping => Vec::new(),
-        Event::StopRequested => match predecessor {
-            Predecessor::Serves => fail(state, predecessor, Failure::Aborted, Signal::HasIt),
+        Event::StopRequested(_) if stopping => Vec::new(),
+        Event::StopRequested(signal) => match predecessor {
+            Predecessor::Serves => fail(state, predecessor, Failure::Aborted, signal),
             Predecessor::None => {
                 state.phase = Phase::Starting { predecessor, stopping: true };
-                vec![Tell(News::Stopping), Disarm(Timer::Healthy), StopProbing, Arm(Timer::Grace)]
+                let mut effects = vec![Disarm(Timer::Healthy), StopProbing];
+                effects.extend(begin_stop(signal));
+                effects
             }
         },
-        Event::Aborted => fail(state, predecessor, Failure::Aborted, Signal::Send),
+        Event::Aborted => fail(state, predecessor, Failure::Aborted, ChildSignal::Send),
         Event::PredecessorGone => match predecessor {
             Predecessor::Serves => {
                 state.phase = Phase::Starting { predecessor: Predecessor::None, stopping };
@@ -99,7 +101,6 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
-        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -112,14 +113,14 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             vec![Effect::SwitchTraffic]
         }
         Event::HookFailed if step == Promotion::RunningHook => {
-            fail(state, predecessor, Failure::Hook, Signal::Send)
+            fail(state, predecessor, Failure::Hook, ChildSignal::Send)
         }
         Event::TrafficSwitched if step == Promotion::Switching => {
             go(Promotion::TakingPidfile);
             vec![Effect::TakePidfile]
         }
         Event::TrafficRefused if step == Promotion::Switching => {
-            give_back_and(fail(state, predecessor, Failure::Switch, Signal::Send))
+            give_back_and(fail(state, predecessor, Failure::Switch, ChildSignal::Send))
         }
         Event::PidfileTaken if step == Promotion::TakingPidfile => match predecessor {
             Predecessor::None => promoted(state, false),
@@ -129,7 +130,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             }
         },
         Event::PidfileRefused if step == Promotion::TakingPidfile => {
-            give_back_and(fail(state, predecessor, Failure::Pidfile, Signal::Send))
+            give_back_and(fail(state, predecessor, Failure::Pidfile, ChildSignal::Send))
         }
         Event::Acknowledged { remembered } if is_told(step) => {
             state.remembered |= remembered;
@@ -141,7 +142,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), end));
                 }
                 Promotion::Withdrawing { cause: Failure::Aborted } => {
-                    effects.extend(decide(state, Event::StopRequested));
+                    effects.extend(decide(state, Event::StopRequested(ChildSignal::HasIt)));
                 }
                 Promotion::Withdrawing { .. }
                 | Promotion::RunningHook
@@ -161,7 +162,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                         if predecessor == Predecessor::Serves {
                             effects.push(Effect::PassStopBack);
                         }
-                        effects.extend(fail(state, predecessor, cause, Signal::HasIt));
+                        effects.extend(fail(state, predecessor, cause, ChildSignal::HasIt));
                         effects
                     }
                     Failure::Start(_)
@@ -169,7 +170,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     | Failure::Hook
                     | Failure::Switch
                     | Failure::Pidfile
-                    | Failure::Silence => fail(state, predecessor, cause, Signal::Send),
+                    | Failure::Silence => fail(state, predecessor, cause, ChildSignal::Send),
                 }));
                 effects
             }
@@ -193,18 +194,29 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                 give_back_and(child_ended(state, predecessor, Outcome::Failed(Failure::EndedEarly(end)), end))
             }
         },
-        Event::StopRequested if step == Promotion::RunningHook => {
-            let mut effects = vec![Effect::EndHook];
-            effects.extend(match predecessor {
-                Predecessor::Serves => fail(state, predecessor, Failure::Aborted, Signal::HasIt),
-                Predecessor::None => {
-                    state.phase = Phase::Starting { predecessor, stopping: true };
-                    vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)]
+        Event::StopRequested(signal) => {
+            let mut effects = Vec::new();
+            match (step, predecessor) {
+                (Promotion::RunningHook, Predecessor::Serves) => {
+                    effects.push(Effect::EndHook);
+                    effects.extend(fail(state, predecessor, Failure::Aborted, signal));
                 }
-            });
+                (Promotion::RunningHook, Predecessor::None) => {
+                    state.phase = Phase::Starting { predecessor, stopping: true };
+                    effects.push(Effect::EndHook);
+                    effects.extend(begin_stop(signal));
+                }
+                (Promotion::Told, _) => {
+                    effects.extend(ask_child(signal));
+                    effects.extend(withdraw(state, predecessor, Failure::Aborted));
+                }
+                // These are over before anything else is heard.
+                (Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. }, _) => {
+                    effects.extend(ask_child(signal));
+                }
+            }
             effects
         }
-        Event::StopRequested if step == Promotion::Told => withdraw(state, predecessor, Failure::Aborted),
         Event::TimedOut(Timer::Acknowledgement) if step == Promotion::Told => {
             withdraw(state, predecessor, Failure::Silence)
         }
@@ -213,7 +225,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             if step == Promotion::RunningHook {
                 effects.push(Effect::EndHook);
             }
-            effects.extend(give_back_and(fail(state, predecessor, Failure::Aborted, Signal::Send)));
+            effects.extend(give_back_and(fail(state, predecessor, Failure::Aborted, ChildSignal::Send)));
             effects
         }
         Event::PredecessorGone => {
@@ -238,7 +250,6 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::Acknowledged { .. }
-        | Event::StopRequested
         | Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
@@ -250,7 +261,6 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
-        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -270,10 +280,10 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
             effects.extend(follow_remembered(state));
             effects
         }
-        Event::StopRequested if stopping => Vec::new(),
-        Event::StopRequested => {
+        Event::StopRequested(_) if stopping => Vec::new(),
+        Event::StopRequested(signal) => {
             state.phase = Phase::Serving { predecessor_drains, stopping: true };
-            vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)]
+            begin_stop(signal)
         }
         Event::TimedOut(Timer::Grace) if stopping => {
             state.phase = Phase::Serving { predecessor_drains, stopping: false };
@@ -302,7 +312,6 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
-        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -360,15 +369,13 @@ fn upgrading(
             }
             Vec::new()
         }
-        Event::StopRequested | Event::StopPassedBack if stopping => Vec::new(),
-        Event::StopRequested | Event::StopPassedBack => {
+        Event::StopRequested(_) if stopping => Vec::new(),
+        Event::StopRequested(signal) => {
             state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping: true };
             let mut effects = vec![Tell(News::Stopping), Effect::AbortSuccessor, Arm(Timer::Successor)];
             if child == Child::Runs {
                 effects.push(Arm(Timer::Grace));
-                if event == Event::StopPassedBack {
-                    effects.push(Effect::SignalChild);
-                }
+                effects.extend(ask_child(signal));
             }
             effects
         }
@@ -426,17 +433,19 @@ fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Ve
         }
         // A stop or an abort may come while the child is being started, and that may fail.
         Event::TreeGone | Event::ChildNotStarted(_) => exit(state, outcome),
-        // The child has the same signal. Nobody who asks for an end wants to wait for the delay.
-        Event::StopRequested if step == Step::Delay => {
+        // Nobody who asks for an end wants to wait for the delay.
+        Event::StopRequested(signal) if step == Step::Delay => {
             go(Step::Asked);
-            vec![Disarm(Timer::Delay), Arm(Timer::Grace)]
+            let mut effects = vec![Disarm(Timer::Delay), Arm(Timer::Grace)];
+            effects.extend(ask_child(signal));
+            effects
         }
         Event::UpgradeRequested | Event::RequestPassedOn => match outcome {
             Outcome::Superseded => vec![Effect::PassRequestOn],
             Outcome::Failed(_) => vec![Effect::PassRequestBack],
             Outcome::Relay(_) => vec![Tell(News::RequestRefused)],
         },
-        Event::StopRequested
+        Event::StopRequested(_)
         | Event::ChildStarted
         | Event::ChildHealthy
         | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay)
@@ -454,29 +463,29 @@ fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Ve
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
-        | Event::StopPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
 }
 
-/// Whether the child still has to be asked to end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Signal {
-    /// Yes.
-    Send,
-    /// No: a stop request was forwarded to it.
-    HasIt,
+/// The child is to end, and until the grace time is over nobody knows whether it will.
+fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
+    let mut effects = vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)];
+    effects.extend(ask_child(signal));
+    effects
+}
+
+/// The child is asked to end, unless it was already.
+fn ask_child(signal: ChildSignal) -> Option<Effect> {
+    (signal == ChildSignal::Send).then_some(Effect::SignalChild)
 }
 
 /// Gives up this generation before it was promoted, with its child (contract F4: no delay).
-fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: Signal) -> Vec<Effect> {
+fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: ChildSignal) -> Vec<Effect> {
     state.phase = Phase::Draining { step: Step::Asked, outcome: Outcome::Failed(failure) };
     let mut effects =
         vec![Effect::Tell(News::Failed(failure)), Effect::Disarm(Timer::Healthy), Effect::StopProbing];
     effects.push(Effect::Arm(Timer::Grace));
-    if signal == Signal::Send {
-        effects.push(Effect::SignalChild);
-    }
+    effects.extend(ask_child(signal));
     effects.extend(give_up_request(state, predecessor));
     effects
 }

@@ -3,6 +3,16 @@
 use super::state::{StartFailure, Timer};
 use crate::end::End;
 
+/// Whether a child that is to end has got the signal for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChildSignal {
+    /// Yes: what asked psflip to stop was forwarded to it.
+    HasIt,
+    /// Not yet: psflip was asked in another way, by a client of the control socket, or by a successor that was asked while the
+    /// pidfile named it.
+    Send,
+}
+
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
@@ -19,8 +29,8 @@ pub enum Event {
 
     /// Somebody wants an upgrade.
     UpgradeRequested,
-    /// Somebody wants psflip to stop (contract S5); the child has got the same signal.
-    StopRequested,
+    /// Somebody wants psflip to stop (contract S5).
+    StopRequested(ChildSignal),
     /// A timer has run down.
     TimedOut(Timer),
 
@@ -59,9 +69,6 @@ pub enum Event {
     NotCommitted,
     /// The successor failed, and passes back an upgrade request that it got.
     RequestPassedBack,
-    /// The successor gives up since it was asked to stop while the pidfile named it: that was meant for the service. The own
-    /// child has not got the signal.
-    StopPassedBack,
     /// The successor is gone, or was never there, and with it its child.
     SuccessorGone,
 }

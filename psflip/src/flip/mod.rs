@@ -23,12 +23,14 @@
 mod decide;
 mod effect;
 mod event;
+mod questions;
 pub mod signals;
 mod state;
 
 pub use decide::{begin, decide};
 pub use effect::{Effect, Hook, News};
-pub use event::Event;
+pub use event::{ChildSignal, Event};
+pub use questions::NotNow;
 pub use state::{
     Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step, Successor, Timer,
 };

@@ -18,7 +18,8 @@ fn events() -> Vec<Event> {
         E::ChildEnded(END),
         E::TreeGone,
         E::UpgradeRequested,
-        E::StopRequested,
+        E::StopRequested(ChildSignal::HasIt),
+        E::StopRequested(ChildSignal::Send),
         E::HookSucceeded,
         E::HookFailed,
         E::TrafficSwitched,
@@ -35,7 +36,6 @@ fn events() -> Vec<Event> {
         E::Committed,
         E::NotCommitted,
         E::RequestPassedBack,
-        E::StopPassedBack,
         E::SuccessorGone,
     ];
     let timers = [Timer::Healthy, Timer::Acknowledgement, Timer::Successor, Timer::Delay, Timer::Grace];
@@ -121,8 +121,8 @@ fn the_old_child_is_never_signalled_for_an_upgrade_that_is_not_promoted() {
         let upgrading = matches!(from.phase, Phase::Upgrading { .. } | Phase::Serving { .. });
         let signalled =
             effects.iter().any(|effect| matches!(effect, Effect::SignalChild | Effect::KillChild));
-        // A stop that the successor passes back is no upgrade's doing: somebody asked the service to stop (F11).
-        assert!(!(upgrading && signalled) || event == Event::StopPassedBack, "{from:?} {event:?}");
+        let stop = Event::StopRequested(ChildSignal::Send); // which is no upgrade's doing
+        assert!(!(upgrading && signalled) || event == stop, "{from:?} {event:?}");
         if matches!(to.phase, Phase::Draining { outcome: Outcome::Superseded, .. }) && upgrading {
             assert_eq!(event, Event::Committed, "{from:?}");
             committed += 1;
@@ -191,12 +191,71 @@ fn a_remembered_request_is_never_just_forgotten() {
 }
 
 #[test]
+fn what_operators_are_told_of_a_request_is_what_is_decided() {
+    // Contract: U7
+    for Row { from, event, to, effects } in table() {
+        if event != Event::UpgradeRequested || from.phase == Phase::Ended {
+            continue;
+        }
+        let starts = effects.contains(&Effect::StartSuccessor);
+        let why = from.why_not_now();
+        assert_eq!(why.is_none(), starts, "{from:?}");
+        assert_eq!(from.is_idle(), starts, "{from:?}");
+        let waits = to.remembered;
+        assert_eq!(why == Some(NotNow::Ends), !starts && !waits, "{from:?} {effects:?}");
+    }
+}
+
+#[test]
+fn a_stop_over_the_control_socket_signals_the_child_once() {
+    // Contract: S5
+    for Row { from, event, to, effects } in table() {
+        if event != Event::StopRequested(ChildSignal::Send) {
+            continue;
+        }
+        let runs = match from.phase {
+            Phase::Upgrading { child, .. } => child == Child::Runs,
+            Phase::Draining { step, .. } => step == Step::Delay,
+            Phase::Starting { .. } | Phase::Promoting { .. } | Phase::Serving { .. } => true,
+            Phase::Ended => false,
+        };
+        let was_asked = from.is_stopping() && from.drain() != Some(Step::Delay);
+        let signals = effects.iter().filter(|effect| **effect == Effect::SignalChild).count();
+        assert_eq!(signals, usize::from(runs && !was_asked), "{from:?} {effects:?}");
+        let mut other = from;
+        let without = decide(&mut other, Event::StopRequested(ChildSignal::HasIt));
+        let rest: Vec<_> = effects.into_iter().filter(|effect| *effect != Effect::SignalChild).collect();
+        assert_eq!(
+            (other, without),
+            (to, rest),
+            "{from:?}: a forwarded stop differs in more than the signal"
+        );
+    }
+}
+
+#[test]
+fn whoever_waits_for_an_upgrade_that_a_stop_ends_is_told_that_the_end_comes() {
+    // Contract: S5, U8
+    let mut told = 0;
+    for Row { from, event, to, effects } in table() {
+        let failed = |effect: &Effect| {
+            matches!(effect, Effect::Tell(News::UpgradeFailed | News::UpgradeFailedWithoutChild))
+        };
+        if !effects.iter().any(failed) {
+            continue;
+        }
+        let Phase::Upgrading { child, stopping, .. } = from.phase else { panic!("{from:?} {event:?}") };
+        assert_eq!(to.is_stopping(), stopping || child != Child::Runs, "{from:?} {event:?}");
+        told += 1;
+    }
+    assert!(told > 0);
+}
+
+#[test]
 fn a_stop_ends_every_generation_whose_child_ends() {
     // Contract: S5, F11
     for Row { from, event, to: stopped, .. } in table() {
-        if event != Event::StopRequested {
-            continue;
-        }
+        let Event::StopRequested(_) = event else { continue };
         let mut state = stopped;
         // What the world answers once everybody does what is asked of them.
         let answers = [

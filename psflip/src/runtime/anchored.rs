@@ -6,7 +6,7 @@ use super::Runtime;
 use crate::anchor::{Link, Message};
 use crate::config::Orphans;
 use crate::exit;
-use crate::flip::{News, Outcome, Phase};
+use crate::flip::{News, Outcome};
 use crate::handover::successor;
 use crate::signal::Signal;
 use crate::sys::process;
@@ -70,8 +70,7 @@ impl Runtime {
     /// anchor has not read yet who is active. Returns whether
     /// that is all there is to do about it.
     pub(super) fn pass_on(&self, received: &Received, original: &Received) -> bool {
-        let superseded = matches!(self.state.phase, Phase::Draining { outcome: Outcome::Superseded, .. })
-            || self.outcome == Some(Outcome::Superseded);
+        let superseded = self.state.is_superseded() || self.outcome == Some(Outcome::Superseded);
         if !superseded {
             return false;
         }

@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::control::protocol;
 use crate::control::server::{Interest, Then};
-use crate::flip::{Outcome, Phase, Step as Towards};
+use crate::flip::{self, Step as Towards};
 use crate::handover::{Begun, ToPredecessor, ToSuccessor};
 use crate::history::{self, Drain, History, Record, Step};
 use crate::keeper::Tree;
@@ -251,10 +251,7 @@ impl Runtime {
             child: self.tree.as_ref().and_then(Tree::child_pid),
         };
         let waiting = Interest::Upgrade(record.upgrade);
-        if matches!(
-            self.state.phase,
-            Phase::Serving { stopping: true, .. } | Phase::Draining { .. } | Phase::Ended
-        ) {
+        if self.state.is_stopping() {
             // Whoever waited waits on for the end. So systemd, which ends a reload and the service together, doesn't take
             // the reload's failure for the service's.
             self.tell_clients(waiting, &failed, Then::Stay);
@@ -316,11 +313,8 @@ impl Runtime {
     }
 
     /// This generation drains, and takes a step.
-    pub(super) fn tell_of_draining(&mut self, before: Phase) {
-        let Phase::Draining { step, outcome: Outcome::Superseded } = self.state.phase else { return };
-        if before == self.state.phase {
-            return;
-        }
+    pub(super) fn tell_of_draining(&mut self, before: flip::State) {
+        let Some(step) = self.state.drain().filter(|step| before.drain() != Some(*step)) else { return };
         let shutdown = &self.plan.shutdown;
         let (step, left) = match step {
             Towards::Delay => (Drain::Delay, shutdown.delay),

@@ -10,7 +10,7 @@ use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::end::End;
 use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
-use crate::flip::{Event, Hook, Phase, StartFailure, Timer};
+use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
 use crate::health;
 use crate::history::Step;
@@ -241,7 +241,7 @@ impl Runtime {
                 self.chronicle.by.get_or_insert(format!("{signal} from pid {pid} (uid {uid})"));
                 self.happened(Event::UpgradeRequested);
             }
-            Some(Request::Stop) => self.happened(Event::StopRequested),
+            Some(Request::Stop) => self.happened(Event::StopRequested(ChildSignal::HasIt)),
             None => {}
         }
     }
@@ -282,7 +282,7 @@ impl Runtime {
                 successor::News::Ready => self.happened(Event::SuccessorReady),
                 successor::News::Failed => {}
                 successor::News::Upgrade => self.happened(Event::RequestPassedBack),
-                successor::News::Stop => self.happened(Event::StopPassedBack),
+                successor::News::Stop => self.happened(Event::StopRequested(ChildSignal::Send)),
                 successor::News::Progress { step, child, probe } => {
                     self.note_progress(step, None, child, probe);
                 }
@@ -303,8 +303,7 @@ impl Runtime {
 
     /// It has said how long it may take.
     fn wait_for_successor_anew(&mut self) {
-        let comes = crate::flip::Successor::Comes;
-        if matches!(self.state.phase, Phase::Upgrading { successor, .. } if successor == comes) {
+        if self.state.successor() == Some(Successor::Comes) {
             self.set_timer(Timer::Successor);
             self.settle();
         }
@@ -312,7 +311,7 @@ impl Runtime {
 
     /// A successor that says nothing more is of no use. Usually it is dead already, or about to be.
     fn successor_closed(&mut self) {
-        if !matches!(self.state.phase, Phase::Upgrading { .. }) {
+        if self.state.successor().is_none() {
             return; // it was promoted, and what it does is its own business
         }
         let Some(link) = &mut self.successor else { return };
@@ -329,7 +328,7 @@ impl Runtime {
 
     /// A successor that is no psflip, or a broken one, must not be waited for.
     fn successor_misbehaved(&mut self) {
-        if !matches!(self.state.phase, Phase::Upgrading { .. }) {
+        if self.state.successor().is_none() {
             return; // it was promoted, and what it does is its own business
         }
         match self.successor.as_ref().and_then(successor::Link::process) {
@@ -348,12 +347,11 @@ impl Runtime {
 
     fn successor_is_late(&mut self) {
         let Some(link) = &mut self.successor else { return };
-        let time =
-            if matches!(self.state.phase, Phase::Upgrading { successor: crate::flip::Successor::Ends, .. }) {
-                format!("did not end within {:?} after it was told to give up", link.grace())
-            } else {
-                format!("did not answer within {:?}", link.deadline())
-            };
+        let time = if self.state.successor() == Some(Successor::Ends) {
+            format!("did not end within {:?} after it was told to give up", link.grace())
+        } else {
+            format!("did not answer within {:?}", link.deadline())
+        };
         let who = link.process().map_or_else(String::new, |(pid, _)| format!(" (pid {pid})"));
         link.set_failure(format!("the new psflip{who} {time}, so it is killed"));
     }

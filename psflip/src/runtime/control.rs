@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use super::chronicle::promoted;
 use super::poller::Token;
-use super::tell::kind;
+use super::tell::{in_words, kind};
 use super::timers::Key;
-use super::{IDLE, Predecessor, Runtime};
+use super::{Predecessor, Runtime};
 use crate::config;
 use crate::control::protocol::{self, Event as Told, State, Status, Wish};
 use crate::control::server::{Asked, Interest, Server, Then};
-use crate::flip::{Event, News, Outcome, Phase, Timer};
+use crate::flip::{self, ChildSignal, Event, News, NotNow, Outcome, Timer};
 use crate::handover::predecessor::Inheritance;
 use crate::history;
 use crate::keeper::Tree;
@@ -150,7 +150,7 @@ impl Runtime {
                 self.note_failure(&self.upgrade_failure.clone().unwrap_or_default());
             }
             News::RequestRefused => {
-                let refused = Told::Refused { reason: "this generation ends".to_owned() };
+                let refused = Told::Refused { reason: in_words(NotNow::Ends).to_owned() };
                 self.tell_clients(Interest::Upgrade(self.chronicle.next()), &refused, Then::Close);
             }
             News::StopIgnored => {
@@ -236,9 +236,8 @@ impl Runtime {
 
     fn asked(&mut self, asked: Asked) {
         let Asked { client, wish, pid, uid } = asked;
-        let superseded = matches!(self.state.phase, Phase::Draining { outcome: Outcome::Superseded, .. });
         match wish {
-            _ if superseded => {
+            _ if self.state.is_superseded() => {
                 let upgrade = if let Wish::Follow { upgrade } = wish { Some(upgrade) } else { None };
                 self.answer(client, &Told::Moved { upgrade }, Then::Close);
             }
@@ -257,15 +256,16 @@ impl Runtime {
     }
 
     fn asked_for_upgrade(&mut self, client: u64, pid: i32, uid: u32) {
-        if matches!(self.state.phase, Phase::Draining { .. } | Phase::Ended) {
-            let reason = "this generation ends".to_owned();
+        let not_now = self.state.why_not_now();
+        let because = not_now.map(|why| in_words(why).to_owned());
+        if not_now == Some(NotNow::Ends) {
+            let reason = because.unwrap_or_default();
             self.answer(client, &Told::Refused { reason }, Then::Close);
             return;
         }
         let from = format!("pid {pid} (uid {uid})");
         tracing::info!(from, "upgrade requested over the control socket");
         let upgrade = self.chronicle.next();
-        let because = (self.state.phase != IDLE).then(|| self.why_not_now().to_owned());
         self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
         self.chronicle.by.get_or_insert(format!("the control socket, {from}"));
         self.happened(Event::UpgradeRequested);
@@ -306,7 +306,7 @@ impl Runtime {
             return;
         }
         if upgrade == self.chronicle.next() && self.state.remembered {
-            let because = Some(self.why_not_now().to_owned());
+            let because = self.state.why_not_now().map(|why| in_words(why).to_owned());
             self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
             return;
         }
@@ -327,17 +327,7 @@ impl Runtime {
         let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
         let signal = Some(self.plan.shutdown.signal.to_string());
         self.keep(client, Interest::Stop, &Told::Stopping { child, timeout_ms, signal });
-        let is_stopping = !matches!(
-            self.state.phase,
-            Phase::Starting { stopping: false, .. }
-                | Phase::Promoting { .. }
-                | Phase::Serving { stopping: false, .. }
-                | Phase::Upgrading { stopping: false, .. }
-        );
-        if !is_stopping {
-            self.signal_child(self.plan.shutdown.signal);
-        }
-        self.happened(Event::StopRequested);
+        self.happened(Event::StopRequested(ChildSignal::Send));
     }
 
     /// How things are.
@@ -355,7 +345,7 @@ impl Runtime {
             psflip: protocol::PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            state: state(self.state.phase),
+            state: state(&self.state),
             generation: identity.generation,
             slot: identity.slot.as_str().to_owned(),
             child: self.tree.as_ref().and_then(Tree::child_pid),
@@ -396,15 +386,14 @@ impl Runtime {
     }
 }
 
-fn state(phase: Phase) -> State {
-    match phase {
-        Phase::Starting { stopping: false, .. } | Phase::Promoting { .. } => State::Starting,
-        Phase::Serving { stopping: false, .. } => State::Serving,
-        Phase::Upgrading { stopping: false, .. } => State::Upgrading,
-        Phase::Starting { .. }
-        | Phase::Serving { .. }
-        | Phase::Upgrading { .. }
-        | Phase::Draining { .. }
-        | Phase::Ended => State::Stopping,
+fn state(state: &flip::State) -> State {
+    if state.is_stopping() {
+        State::Stopping
+    } else if state.successor().is_some() {
+        State::Upgrading
+    } else if state.is_service() {
+        State::Serving
+    } else {
+        State::Starting
     }
 }

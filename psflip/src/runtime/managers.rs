@@ -16,7 +16,7 @@ use super::{MARGIN, Runtime};
 use crate::anchor;
 use crate::end::End;
 use crate::exit;
-use crate::flip::{News, Outcome, Phase};
+use crate::flip::{News, Outcome};
 use crate::handover::{ToSuccessor, successor};
 use crate::keeper::Tree;
 use crate::manager::systemd::{Message, Notifier, keeps_descriptors, watchdog_interval};
@@ -217,7 +217,7 @@ impl Runtime {
     pub(super) fn nobody_else_speaks(&mut self) {
         if self.managers.voice == Voice::Predecessor {
             self.managers.voice = Voice::Own;
-            if self.is_service() {
+            if self.state.is_service() {
                 self.introduce();
             } else {
                 self.show_signs_of_life();
@@ -338,7 +338,7 @@ impl Runtime {
         if let Some(child) = self.tree.as_ref().and_then(Tree::child_pid) {
             status += &format!(", child {child}");
         }
-        if matches!(self.state.phase, Phase::Serving { predecessor_drains: true, .. }) {
+        if self.state.predecessor_drains() {
             status += &format!("; generation {} still drains", self.identity.generation - 1);
         }
         if let Some(reason) = &self.upgrade_failure {

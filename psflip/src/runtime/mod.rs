@@ -25,7 +25,7 @@ pub use origin::{Origin, Seen};
 
 use crate::anchor;
 use crate::config::{Orphans, Plan, Slot};
-use crate::flip::{self, Effect, Event, Outcome, Phase, Role, State, Timer};
+use crate::flip::{self, Effect, Event, Outcome, Role, State, Timer};
 use crate::handover::predecessor::{self, Inheritance};
 use crate::handover::{Begun, ToPredecessor, is_gone, successor};
 use crate::health::Checker;
@@ -51,9 +51,6 @@ const MARGIN: Duration = Duration::from_secs(5);
 
 /// How many turns of the loop may fail one after the other before a generation that serves gives up.
 const PATIENCE: u32 = 10;
-
-/// What a generation does for nearly all of its life.
-const IDLE: Phase = Phase::Serving { predecessor_drains: false, stopping: false };
 
 /// Who this generation is.
 #[derive(Clone, Debug)]
@@ -293,7 +290,7 @@ impl Runtime {
         let mut failed_turns = 0;
         while self.outcome.is_none() {
             self.timers.program()?;
-            let was_idle = std::mem::replace(&mut is_idle, self.state.phase == IDLE);
+            let was_idle = std::mem::replace(&mut is_idle, self.state.is_idle());
             if is_idle && !was_idle {
                 memory::let_go_of_startup_code();
             }
@@ -302,7 +299,9 @@ impl Runtime {
             for token in self.poller.wait()? {
                 match self.collect(token) {
                     // It still is ready, and is looked at again at once: a service isn't given up for that (contract F10).
-                    Err(error) if is_passing(&error) || (self.is_service() && failed_turns < PATIENCE) => {
+                    Err(error)
+                        if is_passing(&error) || (self.state.is_service() && failed_turns < PATIENCE) =>
+                    {
                         failed = true;
                     }
                     other => other?,
@@ -317,11 +316,6 @@ impl Runtime {
             self.tell_changes();
         }
         Ok(())
-    }
-
-    /// Whether a child depends on this generation that serves already.
-    fn is_service(&self) -> bool {
-        matches!(self.state.phase, Phase::Serving { .. } | Phase::Upgrading { .. })
     }
 
     /// How long this generation may take from healthy to ready.
@@ -355,7 +349,7 @@ impl Runtime {
             self.perform_all(effects);
             if before != self.state {
                 self.changed = true;
-                self.tell_of_draining(before.phase);
+                self.tell_of_draining(before);
             }
         }
     }
@@ -419,7 +413,7 @@ impl Runtime {
     }
 
     fn successor_deadline(&self) -> Duration {
-        let ends = matches!(self.state.phase, Phase::Upgrading { successor: flip::Successor::Ends, .. });
+        let ends = self.state.successor() == Some(flip::Successor::Ends);
         match &self.successor {
             Some(link) if ends => link.grace(),
             Some(link) => link.deadline(),

@@ -8,7 +8,7 @@ use super::poller::Token;
 use super::timers::Key;
 use super::{Predecessor, Runtime};
 use crate::config::Health;
-use crate::flip::{Event, Phase, Timer};
+use crate::flip::{Event, Timer};
 use crate::handover::ToPredecessor;
 use crate::health::Notifications;
 use crate::keeper::Tree;
@@ -87,7 +87,7 @@ impl Runtime {
         let child = tree.child_pid();
         let heard = notified.notifications.hear(tree.keeper_pid(), child)?;
         // After it was promoted nobody waits.
-        if !matches!(self.state.phase, Phase::Starting { .. }) {
+        if !self.state.is_starting() {
             return Ok(());
         }
         if let Some(time) = heard.extend {

@@ -6,7 +6,7 @@ use super::poller::Token;
 use super::timers::Key;
 use super::{CheckerSlot, MARGIN, Predecessor, Runtime};
 use crate::config::Orphans;
-use crate::flip::{Effect, Event, Hook, Phase, StartFailure, Timer};
+use crate::flip::{Effect, Event, Hook, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
 use crate::history::Step;
@@ -339,7 +339,7 @@ impl Runtime {
     }
 
     fn kill_successor(&mut self) {
-        debug_assert!(matches!(self.state.phase, Phase::Upgrading { .. }));
+        debug_assert!(self.state.successor().is_some());
         match self.successor.as_ref().and_then(successor::Link::process) {
             Some((pid, process)) => {
                 tracing::warn!(pid, "killing the new psflip");

@@ -3,7 +3,7 @@
 use super::poller::Token;
 use super::{CheckerSlot, Runtime};
 use crate::config::Health;
-use crate::flip::{Failure, News, Phase};
+use crate::flip::{Failure, News, NotNow};
 use crate::keeper::Tree;
 
 impl Runtime {
@@ -38,7 +38,10 @@ impl Runtime {
                 self.upgrade_failure = Some(reason);
             }
             News::RequestRemembered => {
-                tracing::info!(because = self.why_not_now(), "upgrade request remembered");
+                tracing::info!(
+                    because = self.state.why_not_now().map(in_words),
+                    "upgrade request remembered"
+                );
             }
             News::RequestRefused => tracing::warn!("upgrade request refused: this generation ends"),
             News::Stopping => tracing::debug!(child, "waiting for the child to end"),
@@ -139,17 +142,16 @@ impl Runtime {
         link.let_go();
         reason
     }
+}
 
-    pub(super) fn why_not_now(&self) -> &'static str {
-        match self.state.phase {
-            Phase::Starting { .. } | Phase::Promoting { .. } => "the child is not healthy yet",
-            Phase::Serving { stopping: true, .. } | Phase::Upgrading { stopping: true, .. } => {
-                "a stop was requested"
-            }
-            Phase::Serving { .. } => "the old generation still drains",
-            Phase::Upgrading { .. } => "an upgrade is under way",
-            Phase::Draining { .. } | Phase::Ended => "this generation ends",
-        }
+/// Why an upgrade can't start at once.
+pub(super) fn in_words(why: NotNow) -> &'static str {
+    match why {
+        NotNow::NotHealthy => "the child is not healthy yet",
+        NotNow::Stopping => "a stop was requested",
+        NotNow::PredecessorDrains => "the old generation still drains",
+        NotNow::UnderWay => "an upgrade is under way",
+        NotNow::Ends => "this generation ends",
     }
 }
 

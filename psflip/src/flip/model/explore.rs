@@ -145,14 +145,21 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         _ => decide(state, event),
     }),
     ("a stop request is overheard while a child starts", "S5", |state, event| match (state.phase, event) {
-        (Phase::Starting { .. }, Event::StopRequested) => Vec::new(),
+        (Phase::Starting { .. }, Event::StopRequested(_)) => Vec::new(),
         _ => decide(state, event),
     }),
     ("a stop of whoever the pidfile names is taken for one of the successor alone", "S5", |state, event| {
-        match event {
-            Event::StopPassedBack => Vec::new(),
+        match (state.phase, event) {
+            (Phase::Upgrading { .. }, Event::StopRequested(ChildSignal::Send)) => Vec::new(),
             _ => decide(state, event),
         }
+    }),
+    ("an operator's stop does not reach the child", "S5", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::StopRequested(ChildSignal::Send) {
+            effects.retain(|effect| *effect != Effect::SignalChild);
+        }
+        effects
     }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);

@@ -116,7 +116,7 @@ enum Step {
     ChildEnds(usize),
     TreeGone(usize),
     Upgrade(usize),
-    Stop(usize),
+    Stop(usize, ChildSignal),
     Kill(usize),
 }
 
@@ -244,7 +244,7 @@ impl World {
             steps.push(Step::Upgrade(index));
         }
         if self.budget.stops > 0 {
-            steps.push(Step::Stop(index));
+            steps.extend([ChildSignal::HasIt, ChildSignal::Send].map(|signal| Step::Stop(index, signal)));
         }
     }
 
@@ -322,16 +322,17 @@ impl World {
                 self.open_requests = true;
                 Some(Event::UpgradeRequested)
             }
-            Step::Stop(index) => {
+            Step::Stop(index, signal) => {
                 self.budget.stops -= 1;
                 self.stopping |= self.generations[index].is_all_there_is();
                 let generation = &mut self.generations[index];
-                if let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
-                    &mut generation.child
+                if signal == ChildSignal::HasIt
+                    && let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
+                        &mut generation.child
                 {
                     *asked = true;
                 }
-                Some(Event::StopRequested)
+                Some(Event::StopRequested(signal))
             }
         };
         let index = step.index();
@@ -399,7 +400,7 @@ impl Step {
             | Self::ChildEnds(index)
             | Self::TreeGone(index)
             | Self::Upgrade(index)
-            | Self::Stop(index)
+            | Self::Stop(index, _)
             | Self::Kill(index) => index,
         }
     }

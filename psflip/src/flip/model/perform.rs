@@ -16,7 +16,7 @@ impl World {
         match self.generations[index].from_successor.pop_front()? {
             Message::Ready => Some(Event::SuccessorReady),
             Message::PassedBack => Some(Event::RequestPassedBack),
-            Message::StopPassedBack => Some(Event::StopPassedBack),
+            Message::StopPassedBack => Some(Event::StopRequested(ChildSignal::Send)),
             Message::Acknowledge { .. } | Message::Abort | Message::PassedOn => None,
         }
     }
