@@ -63,6 +63,11 @@ fn clock() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_millis() as u64)
 }
 
+/// Milliseconds since that moment, by [`clock`].
+fn since(begin: u64) -> u64 {
+    clock().saturating_sub(begin)
+}
+
 impl Begun {
     /// The first start, now.
     #[must_use]
@@ -87,7 +92,7 @@ impl Chronicle {
             ..Record::default()
         };
         own.step(Step::Started, 0);
-        own.step(Step::Starting, self::clock().saturating_sub(clock));
+        own.step(Step::Starting, since(clock));
         Self {
             history,
             begun: number,
@@ -108,7 +113,7 @@ impl Chronicle {
 
     /// How long this generation's own upgrade takes by now, from its beginning on.
     pub(super) fn took(&self) -> Duration {
-        Duration::from_millis(clock().saturating_sub(self.own_clock))
+        Duration::from_millis(since(self.own_clock))
     }
 
     /// How long the generation before this one has drained by now.
@@ -119,8 +124,7 @@ impl Chronicle {
 
     /// How long the upgrade that this generation has begun takes by now.
     pub(super) fn upgrade_took(&self) -> Option<Duration> {
-        let begun = self.upgrade.as_ref()?.clock;
-        Some(Duration::from_millis(clock().saturating_sub(begun)))
+        Some(Duration::from_millis(since(self.upgrade.as_ref()?.clock)))
     }
 
     /// What the successor is told of the upgrade that is under way.
@@ -135,7 +139,7 @@ impl Chronicle {
 
     /// The record of this generation's own start, wherever it is by now.
     fn own(&mut self) -> Option<(&mut Record, u64)> {
-        let at_ms = clock().saturating_sub(self.own_clock);
+        let at_ms = since(self.own_clock);
         let record = match &mut self.own {
             Some(own) => own,
             None => self.history.last_mut()?,
@@ -161,7 +165,7 @@ impl Runtime {
         let child = self.tree.as_ref().and_then(Tree::child_pid);
         let Some(own) = &mut self.chronicle.own else { return };
         own.child = own.child.or(child);
-        let at_ms = clock().saturating_sub(self.chronicle.own_clock);
+        let at_ms = since(self.chronicle.own_clock);
         own.step(step, at_ms);
         let told = event(own, step, at_ms, None);
         self.make_known(&told, &ToPredecessor::Progress { step, child, probe: None });
@@ -179,8 +183,7 @@ impl Runtime {
         if own.failed_probes > PROBES && !own.failed_probes.is_power_of_two() {
             return;
         }
-        let told =
-            event(own, Step::Probe, clock().saturating_sub(self.chronicle.own_clock), Some(failure.clone()));
+        let told = event(own, Step::Probe, since(self.chronicle.own_clock), Some(failure.clone()));
         let child = own.child;
         self.make_known(&told, &ToPredecessor::Progress { step: Step::Probe, child, probe: Some(failure) });
     }
@@ -223,7 +226,7 @@ impl Runtime {
         probe: Option<String>,
     ) {
         let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade else { return };
-        let at_ms = clock().saturating_sub(*began);
+        let at_ms = since(*began);
         record.pid = record.pid.or(pid);
         record.child = record.child.or(child);
         match &probe {
@@ -241,7 +244,7 @@ impl Runtime {
         let Some(UnderWay { mut record, clock: began, output }) = self.chronicle.upgrade.take() else {
             return;
         };
-        record.end(history::Outcome::Failed, Some(reason), clock().saturating_sub(began));
+        record.end(history::Outcome::Failed, Some(reason), since(began));
         let failed = protocol::Event::Failed {
             upgrade: record.upgrade,
             generation: record.to,
@@ -266,7 +269,7 @@ impl Runtime {
     /// The successor is promoted. Its record is its own from now on.
     pub(super) fn note_superseded(&mut self) {
         let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade else { return };
-        let took_ms = clock().saturating_sub(*began);
+        let took_ms = since(*began);
         record.end(history::Outcome::Promoted, None, took_ms);
         let promoted = promoted(record);
         let upgrade = record.upgrade;
@@ -277,7 +280,7 @@ impl Runtime {
     pub(super) fn note_promotion(&mut self) {
         self.chronicle.active_since = Some(now());
         let Some(mut own) = self.chronicle.own.take() else { return };
-        own.end(history::Outcome::Promoted, None, clock().saturating_sub(self.chronicle.own_clock));
+        own.end(history::Outcome::Promoted, None, since(self.chronicle.own_clock));
         let event = promoted(&own);
         self.tell_clients(Interest::Upgrade(own.upgrade), &event, Then::Stay);
         self.chronicle.history.add(own);
@@ -324,7 +327,7 @@ impl Runtime {
             Towards::OrphansKilled => (Drain::OrphansKilled, Duration::ZERO),
         };
         if let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade {
-            record.drain(step, clock().saturating_sub(*began));
+            record.drain(step, since(*began));
         }
         if let Some(link) = &self.successor {
             let _ = link.send(&ToSuccessor::Draining { step, left }); // it may be gone by now
