@@ -1,7 +1,7 @@
 //! Where the socket is: made, moved, replaced and removed.
 
 use testkit::client::control::{Asking, status};
-use testkit::{Sandbox, Signal, Stream};
+use testkit::{Deadline, Sandbox, Signal, Stream, wait_until};
 
 use crate::service::{AT_ONCE, configure, psflip, stop};
 
@@ -44,7 +44,10 @@ fn an_upgrade_can_do_without_a_socket_and_come_back_to_one() {
     configure(&sandbox, &["signal-logger"], &format!("{AT_ONCE}[control]\nsocket = false\n"));
     psflip.flip();
     psflip.wait_gone(old);
-    assert!(!psflip.control_path().exists(), "the socket is left");
+    // By the new generation, once it has seen that end, too.
+    wait_until(Deadline::default(), "the socket to be removed", || {
+        (!psflip.control_path().exists()).then_some(())
+    });
     configure(&sandbox, &["signal-logger"], AT_ONCE);
     psflip.flip();
     assert_eq!(status(&psflip.control_path())["generation"], 3);
