@@ -58,11 +58,16 @@ pub enum ToSuccessor {
     Acknowledge {
         /// See contract U7.
         remembered: bool,
+        /// Who requested it, in words, if that is known.
+        by: Option<String>,
     },
     /// Give up.
     Abort,
     /// An upgrade was requested of me after you were promoted.
-    Upgrade,
+    Upgrade {
+        /// By whom, in words, if that is known.
+        by: Option<String>,
+    },
     /// The managers know that you are the main process: from now on you are the one that speaks to them.
     Main,
     /// How far my end is, after you were promoted.
@@ -160,7 +165,10 @@ pub enum ToPredecessor {
         reason: String,
     },
     /// An upgrade was requested of me that I won't follow.
-    Upgrade,
+    Upgrade {
+        /// By whom, in words, if that is known.
+        by: Option<String>,
+    },
     /// I was asked to stop while the pidfile named me, so whoever asked meant the service: stop with your child.
     Stop,
 }
@@ -211,13 +219,14 @@ impl Message for ToSuccessor {
                 let words = Record { probe: None, reason: None, by: String::new(), ..(**whole).clone() };
                 record(&words).finish()
             }
-            Self::Acknowledge { remembered } => {
+            Self::Acknowledge { remembered, by } => {
                 let mut text = Text::new("acknowledge");
                 text.add("remembered", &u8::from(*remembered));
+                add_by(&mut text, by.as_ref());
                 text.finish()
             }
             Self::Abort => Text::new("abort").finish(),
-            Self::Upgrade => Text::new("upgrade").finish(),
+            Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Main => Text::new("main").finish(),
             Self::Draining { step, left } => {
                 let mut text = Text::new("draining");
@@ -265,9 +274,12 @@ impl Message for ToSuccessor {
                 let record = serde_json::from_str(&json);
                 Self::Record(Box::new(record.map_err(|error| Malformed(format!("`json`: {error}")))?))
             }
-            "acknowledge" => Self::Acknowledge { remembered: fields.number::<u8>("remembered")? != 0 },
+            "acknowledge" => Self::Acknowledge {
+                remembered: fields.number::<u8>("remembered")? != 0,
+                by: fields.optional("by"),
+            },
             "abort" => Self::Abort,
-            "upgrade" => Self::Upgrade,
+            "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "main" => Self::Main,
             "draining" => Self::Draining {
                 step: from_word(&fields.text("step")?)?,
@@ -316,7 +328,7 @@ impl Message for ToPredecessor {
                 text.add("reason", &reason);
                 text.finish()
             }
-            Self::Upgrade => Text::new("upgrade").finish(),
+            Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Stop => Text::new("stop").finish(),
         }
     }
@@ -338,7 +350,7 @@ impl Message for ToPredecessor {
             },
             "ready" => Self::Ready,
             "failed" => Self::Failed { code: fields.number("code")?, reason: fields.text("reason")? },
-            "upgrade" => Self::Upgrade,
+            "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "stop" => Self::Stop,
             _ => return Ok(None),
         }))
@@ -353,6 +365,19 @@ fn socket(verb: &str, address: &str, file: Option<FileId>) -> String {
         text.add("inode", &inode);
     }
     text.finish()
+}
+
+fn upgrade(by: Option<&String>) -> String {
+    let mut text = Text::new("upgrade");
+    add_by(&mut text, by);
+    text.finish()
+}
+
+/// A version without this key leaves it out, so that it is not known who asked.
+fn add_by(text: &mut Text, by: Option<&String>) {
+    if let Some(by) = by {
+        text.add("by", by);
+    }
 }
 
 fn record(record: &Record) -> Text {
@@ -406,6 +431,7 @@ mod tests {
     #[test]
     fn the_wire() {
         // Contract: V1
+        let by = || Some("SIGHUP from pid 12 (uid 0)".to_owned());
         let to_successor = [
             ToSuccessor::Hello(hello()),
             ToSuccessor::Listener {
@@ -418,9 +444,10 @@ mod tests {
                 file: Some(FileId { device: 26, inode: 4712 }),
             },
             ToSuccessor::Record(Box::new(record())),
-            ToSuccessor::Acknowledge { remembered: true },
+            ToSuccessor::Acknowledge { remembered: true, by: by() },
+            ToSuccessor::Acknowledge { remembered: false, by: None },
             ToSuccessor::Abort,
-            ToSuccessor::Upgrade,
+            ToSuccessor::Upgrade { by: by() },
             ToSuccessor::Main,
             ToSuccessor::Draining { step: Drain::Asked, left: Duration::from_secs(10) },
         ];
@@ -440,7 +467,7 @@ mod tests {
             },
             ToPredecessor::Ready,
             ToPredecessor::Failed { code: 78, reason: "two\nlines and a \\".to_owned() },
-            ToPredecessor::Upgrade,
+            ToPredecessor::Upgrade { by: by() },
             ToPredecessor::Stop,
         ];
         let mut wire = String::new();
@@ -462,8 +489,11 @@ mod tests {
         assert_eq!(ToPredecessor::decode(b"dance"), Ok(None));
         assert_eq!(
             ToSuccessor::decode(b"acknowledge\nfuture 7\nremembered 0"),
-            Ok(Some(ToSuccessor::Acknowledge { remembered: false }))
+            Ok(Some(ToSuccessor::Acknowledge { remembered: false, by: None }))
         );
+        // An earlier one says nothing of who asked.
+        assert_eq!(ToSuccessor::decode(b"upgrade"), Ok(Some(ToSuccessor::Upgrade { by: None })));
+        assert_eq!(ToPredecessor::decode(b"upgrade"), Ok(Some(ToPredecessor::Upgrade { by: None })));
     }
 
     #[test]

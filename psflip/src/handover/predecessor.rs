@@ -212,19 +212,21 @@ impl Link {
         Ok(all)
     }
 
-    /// Stops listening. Returns the acknowledgement if it was sent before, with its remembered request; without one, the
-    /// predecessor's attempt to send it will fail, so that it knows.
+    /// Stops listening. Returns the acknowledgement if it was sent before: whether there is a remembered request, and by whom.
+    /// Without one, the predecessor's attempt to send it will fail, so that it knows.
     ///
     /// # Errors
     /// What recvmsg(2) says; then it is not known which of the two it is.
-    pub fn withdraw(&self) -> io::Result<Option<bool>> {
+    pub fn withdraw(&self) -> io::Result<Option<(bool, Option<String>)>> {
         self.socket.refuse_more()?;
         let mut acknowledged = None;
         while let Some(News::Message(message)) = self.next_news()? {
             match message {
-                ToSuccessor::Acknowledge { remembered } => acknowledged = Some(remembered),
+                ToSuccessor::Acknowledge { remembered, by } => acknowledged = Some((remembered, by)),
                 // It came after the acknowledgement, and nobody will read it any more.
-                ToSuccessor::Upgrade => acknowledged = acknowledged.map(|_| true),
+                ToSuccessor::Upgrade { by } => {
+                    acknowledged = acknowledged.map(|(_, first)| (true, first.or(by)));
+                }
                 ToSuccessor::Abort
                 | ToSuccessor::Main
                 | ToSuccessor::Hello(_)

@@ -84,7 +84,10 @@ pub enum News {
     /// It gives up; [`Link::failure`] says why.
     Failed,
     /// It got an upgrade request that it won't follow.
-    Upgrade,
+    Upgrade {
+        /// By whom, in words, if that is known.
+        by: Option<String>,
+    },
     /// It got a stop request that was meant for the service.
     Stop,
     /// It closed the connection.
@@ -223,7 +226,7 @@ impl Link {
                 self.failure.get_or_insert(format!("{reason} (exit code {code})"));
                 News::Failed
             }
-            ToPredecessor::Upgrade => News::Upgrade,
+            ToPredecessor::Upgrade { by } => News::Upgrade { by },
             ToPredecessor::Stop => News::Stop,
             ToPredecessor::Progress { step, child, probe } => News::Progress { step, child, probe },
         }

@@ -35,7 +35,7 @@ pub(super) struct Chronicle {
     /// The upgrade that is under way.
     pub(super) upgrade: Option<UnderWay>,
     /// Who asked for the next one.
-    pub(super) by: Option<String>,
+    by: Option<String>,
     /// When this psflip was started, in milliseconds since 1970.
     pub(super) started_at: u64,
     /// When this generation became the service, in milliseconds since 1970.
@@ -104,6 +104,18 @@ impl Chronicle {
             active_since: None,
             predecessor: None,
         }
+    }
+
+    /// Somebody asked for the next upgrade: the first who did is named, as far as it is known.
+    pub(super) fn asked(&mut self, by: Option<String>) {
+        if self.by.is_none() {
+            self.by = by;
+        }
+    }
+
+    /// Who asked for the next upgrade, for the generation that follows the request.
+    pub(super) fn hand_on(&mut self) -> Option<String> {
+        self.by.take()
     }
 
     /// The number that the next upgrade gets.
@@ -200,7 +212,7 @@ impl Runtime {
 
     /// This generation begins an upgrade.
     pub(super) fn note_upgrade(&mut self) {
-        let by = self.chronicle.by.take().unwrap_or_default();
+        let by = self.chronicle.hand_on().unwrap_or_default();
         self.chronicle.begun += 1;
         let generation = self.identity.generation;
         let mut record = Record {

@@ -238,7 +238,7 @@ impl Runtime {
         match request {
             Some(Request::Upgrade) => {
                 let Received { signal, pid, uid, .. } = received;
-                self.chronicle.by.get_or_insert(format!("{signal} from pid {pid} (uid {uid})"));
+                self.chronicle.asked(Some(format!("{signal} from pid {pid} (uid {uid})")));
                 self.happened(Event::UpgradeRequested);
             }
             Some(Request::Stop) => self.happened(Event::StopRequested(ChildSignal::HasIt)),
@@ -281,7 +281,10 @@ impl Runtime {
                 successor::News::Ready if self.intermediate.is_some() => {}
                 successor::News::Ready => self.happened(Event::SuccessorReady),
                 successor::News::Failed => {}
-                successor::News::Upgrade => self.happened(Event::RequestPassedBack),
+                successor::News::Upgrade { by } => {
+                    self.chronicle.asked(by);
+                    self.happened(Event::RequestPassedBack);
+                }
                 successor::News::Stop => self.happened(Event::StopRequested(ChildSignal::Send)),
                 successor::News::Progress { step, child, probe } => {
                     self.note_progress(step, None, child, probe);
@@ -371,14 +374,18 @@ impl Runtime {
                 }
             };
             match news {
-                predecessor::News::Message(ToSuccessor::Acknowledge { remembered }) => {
+                predecessor::News::Message(ToSuccessor::Acknowledge { remembered, by }) => {
+                    self.chronicle.asked(by);
                     self.happened(Event::Acknowledged { remembered });
                 }
                 predecessor::News::Message(ToSuccessor::Abort) => self.happened(Event::Aborted),
                 predecessor::News::Message(ToSuccessor::Draining { step, left }) => {
                     self.note_drain(step, left);
                 }
-                predecessor::News::Message(ToSuccessor::Upgrade) => self.happened(Event::RequestPassedOn),
+                predecessor::News::Message(ToSuccessor::Upgrade { by }) => {
+                    self.chronicle.asked(by);
+                    self.happened(Event::RequestPassedOn);
+                }
                 predecessor::News::Message(ToSuccessor::Main) => self.managers_know(),
                 predecessor::News::Message(
                     ToSuccessor::Hello(_)

@@ -267,7 +267,7 @@ impl Runtime {
         tracing::info!(from, "upgrade requested over the control socket");
         let upgrade = self.chronicle.next();
         self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
-        self.chronicle.by.get_or_insert(format!("the control socket, {from}"));
+        self.chronicle.asked(Some(format!("the control socket, {from}")));
         self.happened(Event::UpgradeRequested);
     }
 

@@ -47,12 +47,18 @@ impl Runtime {
             Effect::TakeBack => self.take_back(),
             Effect::TellReady => self.tell_predecessor(&ToPredecessor::Ready),
             Effect::PassStopBack => self.tell_predecessor(&ToPredecessor::Stop),
-            Effect::PassRequestBack => self.tell_predecessor(&ToPredecessor::Upgrade),
+            Effect::PassRequestBack => {
+                let by = self.chronicle.hand_on();
+                self.tell_predecessor(&ToPredecessor::Upgrade { by });
+            }
             Effect::Withdraw => self.withdraw(),
             Effect::StartSuccessor => self.start_successor(),
             Effect::Acknowledge { remembered } => self.acknowledge(remembered),
             Effect::AbortSuccessor => self.tell_successor(&ToSuccessor::Abort),
-            Effect::PassRequestOn => self.tell_successor(&ToSuccessor::Upgrade),
+            Effect::PassRequestOn => {
+                let by = self.chronicle.hand_on();
+                self.tell_successor(&ToSuccessor::Upgrade { by });
+            }
             Effect::KillSuccessor => self.kill_successor(),
             Effect::Arm(timer) => self.set_timer(timer),
             Effect::Disarm(timer) => self.timers.clear(Key::Flip(timer)),
@@ -206,7 +212,7 @@ impl Runtime {
         let Err(error) = sent else { return };
         // That it is gone shows by its process; but a request that nobody takes has to be answered, and an acknowledgement
         // of what nobody could be told will not come.
-        if *message == ToPredecessor::Upgrade {
+        if matches!(message, ToPredecessor::Upgrade { .. }) {
             self.tell(crate::flip::News::RequestRefused);
         } else if *message == ToPredecessor::Ready && !is_gone(&error) {
             self.failure = Some(format!("can't tell the old psflip that this generation is ready: {error}"));
@@ -221,7 +227,8 @@ impl Runtime {
         };
         self.poller.forget(Token::Predecessor);
         let event = match answer {
-            Ok(Some(remembered)) => {
+            Ok(Some((remembered, by))) => {
+                self.chronicle.asked(by);
                 // `main` can't be heard any more; it comes at once after this.
                 self.managers_know();
                 Event::Acknowledged { remembered }
@@ -303,7 +310,12 @@ impl Runtime {
         let alive = link.process().is_some_and(|(_, process)| !process.has_ended());
         // One that was told to give up may not have read that yet.
         let committed = if alive && link.failure().is_none() {
-            link.send(&ToSuccessor::Acknowledge { remembered })
+            let by = self.chronicle.hand_on().filter(|_| remembered);
+            let sent = link.send(&ToSuccessor::Acknowledge { remembered, by: by.clone() });
+            if sent.is_err() {
+                self.chronicle.asked(by); // it is this generation's again
+            }
+            sent
         } else {
             Err(std::io::Error::from_raw_os_error(libc::ESRCH))
         };
@@ -328,7 +340,7 @@ impl Runtime {
 
     fn tell_successor(&mut self, message: &ToSuccessor) {
         let sent = self.successor.as_ref().is_some_and(|link| link.send(message).is_ok());
-        if !sent && *message == ToSuccessor::Upgrade {
+        if !sent && matches!(message, ToSuccessor::Upgrade { .. }) {
             self.tell(crate::flip::News::RequestRefused);
         }
         if *message == ToSuccessor::Abort

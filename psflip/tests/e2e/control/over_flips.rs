@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use testkit::client::control::Asking;
-use testkit::{Deadline, Sandbox, Stream, wait_until};
+use testkit::{Deadline, Psflip, Sandbox, Stream, wait_until};
 
 use super::{WHEN_TOLD, ask, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop, wait_coming};
@@ -73,6 +73,73 @@ fn a_request_during_an_upgrade_waits_for_its_own_one() {
         let promoted = there.wait_event("promoted");
         assert_eq!((&promoted["upgrade"], &promoted["generation"]), (&json!(2), &json!(3)));
     }
+    stop(&psflip);
+}
+
+/// Who asked for the last upgrade, once this generation serves.
+#[track_caller]
+fn who_asked_for(psflip: &Psflip, generation: u64) -> String {
+    let status = wait_until(Deadline::default(), format!("generation {generation} to serve"), || {
+        // Between two generations the answer may be `moved`.
+        let answer = ask(psflip, "status").next_event()?;
+        (answer["status"]["generation"] == generation && !answer["status"]["active_since"].is_null())
+            .then(|| answer["status"].clone())
+    });
+    let last = status["history"].as_array().and_then(|history| history.last()).expect("a record");
+    assert_eq!(last["to"], generation, "{status}");
+    last["by"].as_str().unwrap_or("nobody").to_owned()
+}
+
+/// How a SIGHUP of this test is told.
+fn this_test() -> String {
+    format!("SIGHUP from pid {} (uid {})", std::process::id(), nix::unistd::getuid())
+}
+
+#[test]
+fn who_asked_during_an_upgrade_is_known_to_the_generation_that_follows_it() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let _first = upgrade_that_waits(&sandbox, &psflip);
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    sandbox.write("healthy", "");
+    assert_eq!(who_asked_for(&psflip, 3), this_test(), "it came with the acknowledgement");
+    stop(&psflip);
+}
+
+#[test]
+fn who_asked_a_generation_that_drains_is_known_to_its_successor() {
+    // Contract: U7
+    let sandbox = Sandbox::new();
+    let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
+    let psflip = psflip(&sandbox, &["ignore-sigterm", "--exit-on", "USR2"], &rest).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let (old, child) = (psflip.active(), psflip.child());
+    configure(&sandbox, &["signal-logger"], AT_ONCE);
+    ask(&psflip, "upgrade").wait_event("promoted");
+    old.signal(testkit::Signal::SIGHUP).unwrap(); // from somebody who has read the pidfile too early
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    child.signal(testkit::Signal::SIGUSR2).unwrap();
+    assert_eq!(who_asked_for(&psflip, 3), this_test());
+    stop(&psflip);
+}
+
+#[test]
+fn who_asked_a_generation_that_fails_is_known_to_the_old_one() {
+    // Contract: U7, U8
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let old = psflip.active();
+    configure(&sandbox, &["dies-later", "--on-file", "die"], "");
+    let mut first = ask(&psflip, "upgrade");
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    wait_coming(&sandbox, old).signal(testkit::Signal::SIGHUP).unwrap();
+    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    configure(&sandbox, &["signal-logger"], AT_ONCE);
+    sandbox.write("die", "");
+    first.wait_event("failed");
+    assert_eq!(who_asked_for(&psflip, 2), this_test());
     stop(&psflip);
 }
 
