@@ -134,7 +134,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand stop" -l no-wait -d 'Only 
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l json -d 'Print what psflip says, one JSON object a line (see docs/control.md)'
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l pidfile -d 'Where the service writes its pid' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'How long another process may take to become the service when it has ended and FILE is still there' -r
+complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'How long another process may take to become the service when it has ended, if FILE is still there or an older one still lives' -r
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l grace -d 'How long what is left of COMMAND at the end may take to end' -r
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -s q -l quiet -d 'Print nothing below errors'
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -s h -l help -d 'Print help'

@@ -31,7 +31,8 @@ pub(super) struct WatchArgs {
     /// Where the service writes its pid
     #[arg(long, value_name = "FILE")]
     pidfile: PathBuf,
-    /// How long another process may take to become the service when it has ended and FILE is still there
+    /// How long another process may take to become the service when it has ended, if FILE is still there
+    /// or an older one still lives
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = config::duration)]
     patience: Duration,
     /// How long what is left of COMMAND at the end may take to end

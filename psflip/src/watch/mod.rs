@@ -7,9 +7,9 @@
 //! Nothing is believed that isn't true: a name counts if the pidfile was touched since the command was started and the named process is
 //! one of the command's. It stays the service until the pidfile names another one, whatever else happens to the file.
 //!
-//! When the service has ended and the pidfile is gone, or nothing is left, all is over. Else somebody may be about to take its place (an
-//! older process that takes its pidfile back, a newer one that isn't ready): that is waited for, for a while. What is left at the end
-//! is ended as well (contract C8), and all of it dies with this process (contract C7).
+//! When the service has ended and nothing is left, all is over; also when its pidfile is gone and who was the service before it is gone, too.
+//! Else somebody may be about to take its place (an older process that takes its pidfile back, a newer one that isn't ready): that is
+//! waited for, for a while. What is left at the end is ended as well (contract C8), and all of it dies with this process (contract C7).
 
 mod ends;
 mod file;
@@ -46,7 +46,8 @@ pub struct Options {
     pub pidfile: PathBuf,
     /// The command and its arguments; not empty.
     pub argv: Vec<OsString>,
-    /// How long somebody else may take to become the service when it has ended and its pidfile is still there.
+    /// How long somebody else may take to become the service when it has ended, but its pidfile is still there or who was the service
+    /// before it still lives.
     pub patience: Duration,
     /// How long what is left at the end may take to end before it is killed.
     pub grace: Duration,
@@ -90,7 +91,7 @@ pub fn run(options: Options) -> Result<End, Failure> {
     ended
 }
 
-/// The service.
+/// Who is the service, or was.
 #[derive(Debug)]
 struct Service {
     pid: u32,
@@ -103,8 +104,8 @@ struct Service {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Watching,
-    /// The service has ended in this way; somebody else may become it until then.
-    Waiting(End, Instant),
+    /// The service has ended, in this way if that is known; somebody else may become it until then.
+    Waiting(Option<End>, Instant),
     /// All is over, in this way; what is left may end until then.
     Ending(End, Instant),
     /// What is left was killed.
@@ -127,6 +128,8 @@ struct Watch {
     reaper: Reaper,
     phase: Phase,
     service: Option<Service>,
+    /// Who was the service before, and may be so again: nginx's old process takes its place again when the new one has ended.
+    older: Option<Service>,
     command_ended: Option<End>,
     /// The command has been the service.
     command_served: bool,
@@ -151,6 +154,7 @@ impl Watch {
             reaper,
             phase: Phase::Watching,
             service: None,
+            older: None,
             command_ended: None,
             command_served: false,
             last: None,
@@ -183,13 +187,15 @@ impl Watch {
     }
 
     fn wait(&self) {
-        let service = self.service.as_ref().filter(|service| !service.asked);
+        let older = self.older.as_ref().filter(|_| matches!(self.phase, Phase::Waiting(..)));
+        let ending = [self.service.as_ref(), older].map(|one| one.filter(|one| !one.asked));
         let fds = [Some(self.tree.as_fd()), Some(self.signals.as_fd()), Some(self.file.as_fd())];
-        let fds = fds.into_iter().chain([service.map(|service| service.process.as_fd())]);
+        let fds = fds.into_iter().chain(ending.map(|one| one.map(|one| one.process.as_fd())));
         let mut fds: Vec<_> = fds.flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let until = match self.phase {
             Phase::Watching => None,
-            Phase::Waiting(_, until) | Phase::Ending(_, until) | Phase::Killing(_, until) => Some(until),
+            Phase::Waiting(_, until) => Some(until),
+            Phase::Ending(_, until) | Phase::Killing(_, until) => Some(until),
         };
         let timeout = until.map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -202,7 +208,11 @@ impl Watch {
     fn hear_keeper(&mut self) -> Option<Result<End, Failure>> {
         loop {
             match self.tree.next_report() {
-                Ok(Some(Report::Started)) => {}
+                Ok(Some(Report::Started)) => {
+                    // It may have named itself before the keeper told who it is.
+                    let named = [&self.service, &self.older].into_iter().flatten();
+                    self.command_served |= named.map(|one| one.pid).any(|pid| self.is_command(pid));
+                }
                 Ok(Some(Report::Refused(refusal))) => return Some(Err(Failure::Start(refusal))),
                 Ok(Some(Report::Stopped(signal))) => {
                     self.was_stopped(self.tree.child_pid().unwrap_or_default(), signal);
@@ -217,7 +227,7 @@ impl Watch {
                     ChangeKind::Stopped(signal) => self.was_stopped(pid, signal),
                     ChangeKind::Continued => self.asked_to_stop = false,
                 },
-                Ok(Some(Report::CaughtUp)) => self.service_is_over(),
+                Ok(Some(Report::CaughtUp)) => self.keeper_has_told(),
                 Ok(Some(Report::Gone)) => return Some(Ok(self.end_of_all())),
                 Ok(Some(Report::Lost)) => {
                     tracing::error!("the keeper was killed; ending all that is left");
@@ -234,8 +244,10 @@ impl Watch {
 
     /// Nothing is left: how it ended.
     fn end_of_all(&mut self) -> End {
-        if let Phase::Waiting(end, _) | Phase::Ending(end, _) | Phase::Killing(end, _) = self.phase {
-            return end;
+        match self.phase {
+            Phase::Ending(end, _) | Phase::Killing(end, _) => return end,
+            Phase::Waiting(end, _) => return self.known(end),
+            Phase::Watching => {}
         }
         // The pidfile may have been written just before its process ended.
         let _ = self.file.take_events();
@@ -249,9 +261,19 @@ impl Watch {
         end
     }
 
+    fn is_command(&self, pid: u32) -> bool {
+        self.tree.child_pid() == Some(pid)
+    }
+
     /// How the command ended, which stands for a service that nobody knows about.
     fn end_of_command(&self) -> End {
         self.command_ended.unwrap_or(End::Exited(crate::exit::FAILURE))
+    }
+
+    /// How all ends if the last service ended in this way. If nobody knows that, the older one counts, which lived on.
+    fn known(&self, end: Option<End>) -> End {
+        let older = || self.older.as_ref().and_then(|older| self.ends.of(older.pid));
+        end.or_else(older).unwrap_or_else(|| self.end_of_command())
     }
 
     /// Looks who the service is, and what follows if nobody is.
@@ -263,16 +285,22 @@ impl Watch {
         if let Content::Pid(pid) = content {
             self.is_named(pid);
         }
-        if let Some(service) = &mut self.service {
-            if service.process.has_ended() && !service.asked {
-                service.asked = true;
-                let _ = self.tree.ask_to_catch_up(); // it is gone: that is told, too
-            }
+        let who_matters = match self.phase {
+            Phase::Waiting(..) => self.older.as_mut(),
+            _ => self.service.as_mut(),
+        };
+        if let Some(one) = who_matters
+            && one.process.has_ended()
+            && !std::mem::replace(&mut one.asked, true)
+        {
+            let _ = self.tree.ask_to_catch_up(); // it is gone: that is told, too
+        }
+        if self.service.is_some() {
             return;
         }
         let Some(end) = self.command_ended.filter(|_| matches!(self.phase, Phase::Watching)) else { return };
         match self.last {
-            Some(last) => self.conclude(last.unwrap_or(end)),
+            Some(last) => self.conclude(last),
             None if end != End::Exited(0) => self.over(end),
             None => {} // it has become somebody else, who has not said yet who
         }
@@ -318,7 +346,7 @@ impl Watch {
     }
 
     fn becomes_service(&mut self, pid: u32, process: PidFd) {
-        self.command_served |= self.tree.child_pid() == Some(pid) && self.command_ended.is_none();
+        self.command_served |= self.is_command(pid) && self.command_ended.is_none();
         self.ends.forget(pid);
         self.phase = Phase::Watching;
         self.last = None;
@@ -331,18 +359,24 @@ impl Watch {
         for received in std::mem::take(&mut self.waiting) {
             let _ = process.forward(&received); // it may have ended already
         }
-        self.service = Some(Service { pid, process, asked: false });
+        let named = Service { pid, process, asked: false };
+        let older = self.service.replace(named).or(self.older.take());
+        self.older = older.filter(|older| older.pid != pid && !older.process.has_ended());
     }
 
-    /// The keeper has told all that it knows about a service that has ended.
-    fn service_is_over(&mut self) {
+    /// The keeper has told all that it knows about a service that has ended, or about the one before it.
+    fn keeper_has_told(&mut self) {
         let _ = self.file.take_events(); // told when it is looked at again
         if let Content::Pid(pid) = self.file.read() {
             self.is_named(pid);
         }
-        let Some(service) = self.service.take_if(|service| service.asked) else { return };
-        let end = self.ends.of(service.pid);
-        self.has_ended(end);
+        if let Some(service) = self.service.take_if(|service| service.asked) {
+            self.has_ended(self.ends.of(service.pid));
+        } else if let Phase::Waiting(end, _) = self.phase
+            && self.older.as_ref().is_some_and(|older| older.asked)
+        {
+            self.conclude(end);
+        }
     }
 
     /// The service has ended, in this way if that is known, and the pidfile names nobody else.
@@ -356,17 +390,21 @@ impl Watch {
                 let _ = self.tree.forward(&received); // it may have ended already
             }
         } else {
-            self.conclude(end.unwrap_or_else(|| self.end_of_command()));
+            self.conclude(end);
         }
     }
 
     /// There is no service and nobody who runs one: all is over, unless somebody may be about to take its place.
-    fn conclude(&mut self, end: End) {
-        let nobody_comes = self.recent_stop().is_some() || self.file.read() == Content::Missing;
-        if nobody_comes || self.options.patience.is_zero() {
-            self.over(end);
+    fn conclude(&mut self, end: Option<End>) {
+        // The service may have removed its pidfile, and the older one not yet learned that it has ended.
+        let older_lives = self.older.as_ref().is_some_and(|older| !older.process.has_ended());
+        let may_come = older_lives || self.file.read() != Content::Missing;
+        let patience = self.options.patience;
+        if !may_come || self.recent_stop().is_some() || patience.is_zero() {
+            self.over(self.known(end));
         } else {
-            self.phase = Phase::Waiting(end, Instant::now() + self.options.patience);
+            tracing::info!(?patience, "waiting for somebody to take its place");
+            self.phase = Phase::Waiting(end, Instant::now() + patience);
         }
     }
 
@@ -386,7 +424,7 @@ impl Watch {
     fn look_at_the_time(&mut self) {
         let now = Instant::now();
         match self.phase {
-            Phase::Waiting(end, until) if until <= now => self.over(end),
+            Phase::Waiting(end, until) if until <= now => self.over(self.known(end)),
             Phase::Ending(end, until) if until <= now => {
                 tracing::warn!("killing what did not end within {:?}", self.options.grace);
                 self.phase = Phase::Killing(end, now + KILLED);
@@ -486,7 +524,7 @@ impl Watch {
     /// There is no service at the moment. A request to stop is one to stop waiting for one; the rest can wait for it.
     fn nobody_is_signalled(&mut self, received: &Received, request: Option<Request>, phase: Phase) {
         match (request, phase) {
-            (Some(Request::Stop), Phase::Waiting(end, _)) => self.over(end),
+            (Some(Request::Stop), Phase::Waiting(end, _)) => self.over(self.known(end)),
             // Else it has ended just now, and the keeper is about to tell how.
             (Some(Request::Stop), _) if self.service.is_none() => self.over(End::Killed(received.signal)),
             _ if self.waiting.len() < KEPT => self.waiting.push(*received),

@@ -1,9 +1,12 @@
 //! Whom it follows, what it forwards, and how it ends.
 
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
 
 use testkit::process::State;
-use testkit::{Deadline, Process, Sandbox, Signal, Stream, fixture, psflip_bin, queue_signal, wait_until};
+use testkit::{
+    Deadline, Process, Running, Sandbox, Signal, Stream, fixture, psflip_bin, queue_signal, wait_until,
+};
 
 use super::{wait_follows, wait_named, watch, watch_script, watched_psflip};
 use crate::service::{AT_ONCE, generations, program, script};
@@ -56,7 +59,7 @@ fn the_end_of_a_daemon_that_its_command_left_is_relayed() {
             let watch = watch_script(&sandbox, &[], &command);
             if !quick {
                 wait_follows(&watch, wait_named(&sandbox.path("x.pid")).pid());
-                std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+                go(&sandbox, "fifo");
             }
             let status = watch.wait_exit();
             assert_eq!(
@@ -160,7 +163,7 @@ fn signals_wait_for_a_daemon_that_has_not_said_where_it_is() {
         (children.len() == 1 && children[0].stat()?.session == children[0].pid()).then_some(())
     });
     watch.signal(Signal::SIGWINCH); // harmless before it is handled
-    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    go(&sandbox, "fifo");
     watch.output().wait(Stream::Stdout, "ready pid");
     wait_follows(&watch, wait_named(&sandbox.path("x.pid")).pid());
     watch.signal(Signal::SIGUSR2);
@@ -218,41 +221,68 @@ fn a_name_whose_process_has_ended_is_stale_even_if_the_pid_is_used_again() {
     let first = watch_script(&sandbox, &[], &format!("echo $$ > x.pid; {command}"));
     let named = wait_named(&sandbox.path("x.pid"));
     wait_follows(&first, named.pid());
-    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    go(&sandbox, "fifo");
     // The file is still there and names nobody who lives; a worker is left. Nobody comes, so that it is over in time.
     assert_eq!(first.wait_exit().code(), Some(5), "{}", sandbox.report());
     assert!(first.output().text(Stream::Stderr).contains("over; ending what is left"), "{}", first.stderr());
     sandbox.assert_no_process_left();
 }
 
-#[test]
-fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
-    // Contract: F6, U8, W1
-    let sandbox = Sandbox::new();
-    // As a psflip does whose successor is killed just before it is acknowledged.
-    let new = script(&sandbox, "new", "echo $$ > x.new; mv x.new x.pid; read line < fifo; exit 3");
-    let old = format!(
-        "name() {{ echo $$ > x.old; mv x.old x.pid; }}; mkfifo fifo; name; setsid {} & wait; read line < again; name; read line < again; exit 4",
-        new.display()
-    );
-    nix::unistd::mkfifo(&sandbox.path("again"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let watch = watch_script(&sandbox, &["--patience", "1h"], &old);
-    let old = wait_until(Deadline::default(), "the old process", || {
-        watch.first().children().first()?.children().first().copied()
-    });
-    wait_until(Deadline::default(), "the new process to be named", || {
+/// An old process and the new one that it started, which is the service now. [`go`] with `new` makes the new one run `at_its_end` and end
+/// with 3, with `old` the old one go on with `then`, in which `name` writes the pidfile.
+fn watch_old_and_new(sandbox: &Sandbox, at_its_end: &str, then: &str) -> (Arc<Running>, Process) {
+    for fifo in ["start", "new", "old", "end"] {
+        nix::unistd::mkfifo(&sandbox.path(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let new = format!("echo $$ > x.new; mv x.new x.pid; read line < new\n{at_its_end}\nexit 3");
+    let new = script(sandbox, "new.sh", &new).display().to_string();
+    let name = "name() { echo $$ > x.old; mv x.old x.pid; }";
+    let old = format!("{name}; name; read line < start; setsid {new} & wait; read line < old; {then}");
+    let watch = watch_script(sandbox, &["--patience", "1h"], &old);
+    let old = wait_named(&sandbox.path("x.pid"));
+    wait_follows(&watch, old.pid());
+    go(sandbox, "start");
+    let new = wait_until(Deadline::default(), "the new process to be named", || {
         let named = wait_named(&sandbox.path("x.pid"));
         (named != old).then_some(named)
     });
-    watch.output().wait_count(1, Stream::Stderr, "follows the pidfile");
-    let new = wait_named(&sandbox.path("x.pid"));
     wait_follows(&watch, new.pid());
-    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
-    watch.output().wait(Stream::Stderr, "the service has ended");
-    let mark = watch.output().mark();
-    std::fs::write(sandbox.path("again"), "go\n").unwrap();
-    watch.output().wait_after(mark, Stream::Stderr, &format!("follows the pidfile service={old}"));
-    std::fs::write(sandbox.path("again"), "go\n").unwrap();
+    (watch, old)
+}
+
+/// Lets a script go on that reads this fifo. One that is read once only: a second reader could meet the first one's writer, and read its end.
+fn go(sandbox: &Sandbox, fifo: &str) {
+    std::fs::write(sandbox.path(fifo), "go\n").unwrap();
+}
+
+#[test]
+fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
+    // Contract: F6, U8, W1
+    // As a psflip does whose successor is killed just before it is acknowledged; and as nginx does, whose new process removes the pidfile.
+    for at_its_end in [":", "rm x.pid"] {
+        let sandbox = Sandbox::new();
+        let (watch, old) = watch_old_and_new(&sandbox, at_its_end, "name; read line < end; exit 4");
+        go(&sandbox, "new");
+        watch.output().wait(Stream::Stderr, "waiting for somebody to take its place");
+        let mark = watch.output().mark();
+        go(&sandbox, "old");
+        watch.output().wait_after(mark, Stream::Stderr, &format!("follows the pidfile service={old}"));
+        go(&sandbox, "end");
+        assert_eq!(watch.wait_exit().code(), Some(4), "{at_its_end}\n{}", sandbox.report());
+        sandbox.assert_no_process_left();
+    }
+}
+
+#[test]
+fn an_older_process_that_ends_without_taking_its_pidfile_back_is_waited_for_no_longer() {
+    // Contract: C5, W1, W3
+    let sandbox = Sandbox::new();
+    // A worker is left, so that the end of all is not what ends it.
+    let (watch, _) = watch_old_and_new(&sandbox, "rm x.pid; setsid sleep 1000 &", "exit 4");
+    go(&sandbox, "new");
+    watch.output().wait(Stream::Stderr, "waiting for somebody to take its place");
+    go(&sandbox, "old");
+    // How the new one ended only the old one knows, which reaped it.
     assert_eq!(watch.wait_exit().code(), Some(4), "{}", sandbox.report());
     sandbox.assert_no_process_left();
 }
@@ -264,7 +294,7 @@ fn a_program_that_runs_the_service_has_the_last_word() {
     let command = "sh -c 'echo $$ > x.pid; read line < fifo; exit 3'; echo the service: $?; exit 44";
     let watch = watch_script(&sandbox, &[], &format!("mkfifo fifo; {command}"));
     wait_follows(&watch, wait_named(&sandbox.path("x.pid")).pid());
-    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    go(&sandbox, "fifo");
     assert_eq!(watch.wait_exit().code(), Some(44), "{}", sandbox.report());
     assert!(watch.stdout().contains("the service: 3"), "{}", watch.stdout());
 }
