@@ -3,8 +3,11 @@
 //! `docgen DIRECTORY` writes them, `docgen DIRECTORY --check` only compares. `cargo xtask docs` runs it with `dist` of the repository.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
 
+mod completions;
 mod man;
 mod schema;
+#[cfg(test)]
+mod shells;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -14,8 +17,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-
-use clap_complete::Shell;
 
 /// A file to be: its path below the directory, and its content.
 type File = (String, Vec<u8>);
@@ -53,10 +54,7 @@ fn main() -> ExitCode {
 /// Everything that is made, in the order of its paths.
 fn files() -> io::Result<Vec<File>> {
     let mut files = man::pages()?;
-    for (shell, name) in [(Shell::Bash, "psflip.bash"), (Shell::Zsh, "_psflip"), (Shell::Fish, "psflip.fish")]
-    {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut psflip::cli::command(), "psflip", &mut script);
+    for (name, script) in completions::scripts() {
         files.push((format!("completions/{name}"), script));
     }
     files.push(("psflip.schema.json".to_owned(), format!("{:#}\n", schema::schema()).into_bytes()));

@@ -10,6 +10,17 @@ use crate::File;
 /// The foot of each page.
 const SOURCE: &str = concat!("psflip ", env!("CARGO_PKG_VERSION"));
 
+/// The day of this version, YYYY-MM-DD: that of the changelog's newest entry (its dates are those of RFC 5322). groff(1) takes the source for
+/// the date if there is none.
+fn released() -> String {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let changelog = include_str!("../../../dist/debian/changelog");
+    let date = changelog.lines().find_map(|line| line.strip_prefix(" -- ")?.split_once(", "));
+    let words: Vec<&str> = date.map(|(_, date)| date.split(' ').collect()).unwrap_or_default();
+    let [day, month, year, ..] = words[..] else { return String::new() };
+    format!("{year}-{:02}-{day:0>2}", MONTHS.find(month).unwrap_or_default() / 3 + 1)
+}
+
 /// All pages.
 pub(crate) fn pages() -> io::Result<Vec<File>> {
     let mut command = psflip::cli::command().disable_help_subcommand(true);
@@ -30,7 +41,7 @@ pub(crate) fn pages() -> io::Result<Vec<File>> {
 /// The page of a command; what stands below its help is shown as it is.
 fn page(command: &clap::Command, see_also: &[String]) -> io::Result<Vec<u8>> {
     let below = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
-    let man = Man::new(command.clone()).manual("psflip").date("").source(SOURCE);
+    let man = Man::new(command.clone()).manual("psflip").date(released()).source(SOURCE);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     let name = command.get_display_name().unwrap_or(command.get_name());
@@ -91,7 +102,7 @@ fn sentence(text: &str) -> String {
 }
 
 fn configuration() -> String {
-    let mut page = format!(".TH psflip.toml 5 \"\" \"{SOURCE}\" psflip\n");
+    let mut page = format!(".TH psflip.toml 5 {} \"{SOURCE}\" psflip\n", released());
     page += ".SH NAME\npsflip.toml \\- the configuration of psflip\n.SH DESCRIPTION\n";
     for paragraph in [
         "psflip reads one TOML file, given by `-c FILE`. Every new generation reads it again, so a change takes effect at the next upgrade. `psflip check -c FILE` prints the effective configuration, or every mistake in it. Unknown keys are mistakes.",

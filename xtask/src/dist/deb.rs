@@ -138,7 +138,8 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// The version, which Cargo and the changelog agree on.
+/// The version, which Cargo and the changelog agree on. The maintainer in both files of dist/debian has no address: names below `.invalid` are
+/// nobody's (RFC 2606), and the field needs one (Debian policy 3.3).
 fn version() -> Result<String, Error> {
     let cargo = env!("CARGO_PKG_VERSION");
     let changelog = fs::read_to_string(repo::root().join("dist/debian/changelog"))?;
