@@ -1,5 +1,6 @@
 //! Processes as `/proc` shows them, safe against reused pids: proc(5).
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -171,14 +172,15 @@ impl Process {
     pub fn children(&self) -> Vec<Self> {
         let mut found: Vec<_> =
             all().into_iter().filter(|stat| stat.parent == self.pid).map(|stat| stat.process).collect();
-        found.sort_by_key(|process| (process.starttime, process.pid));
+        found.sort_by(by_age);
         found
     }
 
-    /// The process itself and all its descendants, parents before their children.
+    /// The process itself and all its descendants, parents before their children, the children of each oldest first.
     #[must_use]
     pub fn tree(&self) -> Vec<Self> {
-        let everything = all();
+        let mut everything = all();
+        everything.sort_by(|one, other| by_age(&one.process, &other.process));
         let mut found = vec![*self];
         let mut next = 0;
         while next < found.len() {
@@ -309,6 +311,15 @@ impl fmt::Display for Process {
     }
 }
 
+/// Older ones first. Of two that were started in the same 10 ms, the one with the lower pid, unless the pids have begun anew in between:
+/// that many are never started in this time.
+fn by_age(one: &Process, other: &Process) -> Ordering {
+    const TOO_MANY: u32 = 10_000;
+    let by_pid = one.pid.cmp(&other.pid);
+    let anew = one.starttime == other.starttime && one.pid.abs_diff(other.pid) > TOO_MANY;
+    one.starttime.cmp(&other.starttime).then(if anew { by_pid.reverse() } else { by_pid })
+}
+
 /// Every process of this pid namespace at about this moment.
 ///
 /// # Panics
@@ -360,6 +371,15 @@ mod tests {
         let reused = Process { pid: me.pid, starttime: me.starttime + 1 };
         assert_eq!(reused.state(), State::Gone);
         assert!(reused.environ().is_err() && reused.pidfd().is_err());
+    }
+
+    #[test]
+    fn the_oldest_come_first_also_when_the_pids_begin_anew() {
+        let process = |(starttime, pid)| Process { pid, starttime };
+        let mut found = [(7, 301), (8, 300), (7, 32_766), (7, 300), (6, 32_767), (7, 32_767)].map(process);
+        found.sort_by(by_age);
+        let sorted = [(6, 32_767), (7, 32_766), (7, 32_767), (7, 300), (7, 301), (8, 300)].map(process);
+        assert_eq!(found, sorted);
     }
 
     #[test]

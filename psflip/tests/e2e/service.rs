@@ -63,6 +63,26 @@ pub(crate) fn wait_coming(sandbox: &Sandbox, old: Process) -> Process {
     })
 }
 
+/// Waits until no process of the sandbox does anything: each sleeps, and none has run between two looks at all of them, so that there was
+/// a moment at which all slept and nobody was about to wake another. Only a timer or somebody outside can change that. Gives how often
+/// each has run so far.
+#[track_caller]
+pub(crate) fn wait_rest(sandbox: &Sandbox) -> Vec<(Process, u64)> {
+    let look = || -> Option<Vec<_>> {
+        let look_at = |process: Process| {
+            let status = |name| process.status_field(name);
+            let counts = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"].map(status);
+            let runs = counts.into_iter().map(|count| count?.parse::<u64>().ok()).sum::<Option<u64>>()?;
+            (process.state() == State::Sleeping).then_some((process, runs))
+        };
+        sandbox.processes().into_iter().map(look_at).collect()
+    };
+    wait_until(Deadline::default(), "every process of the sandbox to sleep", || {
+        let before = look()?;
+        look().filter(|now| *now == before)
+    })
+}
+
 /// Stops a process and waits until it is stopped.
 #[track_caller]
 pub(crate) fn freeze(process: Process) {

@@ -72,18 +72,6 @@ impl Container {
         })
     }
 
-    /// The process with this pid in the container.
-    #[track_caller]
-    fn inside(&self, pid: &str) -> Process {
-        wait_until(Deadline::default(), format!("process {} of the container", pid.trim()), || {
-            self.steady().tree().into_iter().find(|process| {
-                process
-                    .status_field("NSpid")
-                    .is_some_and(|pids| pids.split_whitespace().last() == Some(pid.trim()))
-            })
-        })
-    }
-
     /// The exit codes that the engine saw, once there are `count`.
     #[track_caller]
     fn wait_ends(&self, count: usize) -> Vec<String> {
@@ -180,18 +168,18 @@ fn ends(steady: Steady) {
     assert_eq!(container.wait_ends(1), ["23"]);
     let mut count = 1;
     for victim in ["psflip", "its keeper first", "PID 1"] {
-        // The container's pids begin anew, so that the pidfile may say the same again.
-        let tree = wait_until(Deadline::default(), "all of the container's processes", || {
+        // The pidfile may still be that of a generation before the restart, whose pid is another process's by now.
+        let (tree, child) = wait_until(Deadline::default(), "all of the container's processes", || {
             let tree = container.steady().tree();
-            (tree
-                .iter()
-                .filter(|process| process.status_field("Uid").is_some_and(|uid| uid.starts_with("655")))
-                .count()
-                == 5)
-                .then_some(tree)
+            let of_user = |process: &&Process, first: &str| {
+                process.status_field("Uid").is_some_and(|uids| uids.starts_with(first))
+            };
+            let all = tree.iter().filter(|process| of_user(process, "655")).count();
+            let child = tree.iter().find(|process| of_user(process, "65533")).copied();
+            child.filter(|_| all == 5).map(|child| (tree, child))
         });
-        let psflip = container.inside(&container.wait_pidfile(None));
-        let keeper = psflip.children()[0];
+        let keeper = child.parent().unwrap();
+        let psflip = keeper.parent().unwrap();
         let victims = match victim {
             "psflip" => vec![psflip],
             "its keeper first" => vec![keeper, psflip],

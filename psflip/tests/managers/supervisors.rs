@@ -119,9 +119,10 @@ fn crash(kind: Kind, steady: Steady) {
     let mut rig = Rig::start(kind, steady, &child, AT_ONCE);
     rig.flip();
     let (old, pidfile) = (rig.steady, format!("{}\n", rig.active()));
+    // The next one waits for another file: it may be there before a test could remove this one.
+    configure(&rig.sandbox, "", &["dies-later", "--on-file", "end-again", "--code", "23"], AT_ONCE);
     rig.sandbox.write("end", "");
     wait_gone("the steady process", &[old]);
-    std::fs::remove_file(rig.sandbox.path("end")).unwrap();
     assert!(
         matches!(rig.wait_end(1), None | Some(Seen::Exited(23))),
         "{:?}\n{}",

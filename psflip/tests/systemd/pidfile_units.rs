@@ -111,7 +111,15 @@ fn drains_at_a_stop(kill_mode: &str) {
     rig.configure(&["never-ready", "--graceful", "300ms"], AT_ONCE);
     rig.install(&format!("{SIMPLE}KillMode={kill_mode}\n"));
     rig.start();
+    // Healthy at once, it may not handle signals yet.
+    let starts = |count: usize| {
+        wait_until(Deadline::default(), format!("the start of {count} children"), || {
+            (rig.said("starting pid=").len() == count).then_some(())
+        });
+    };
+    starts(1);
     rig.flip();
+    starts(2);
     rig.stop_well();
     assert_eq!(rig.said("exit 0").len(), 2, "both children have ended by themselves: {:#?}", rig.journal());
 }

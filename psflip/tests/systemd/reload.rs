@@ -169,7 +169,8 @@ fn a_new_psflip_that_hangs_fails_the_reload_at_its_deadline() {
     let old = rig.start();
     rig.configure(
         &["never-ready"],
-        "[upgrade]\ntimeout = \"500ms\"\n[shutdown]\ntimeout = \"0s\"\n[healthcheck.unix]\npath = \"other.sock\"\n",
+        // Longer than it takes to find it: it must be stopped before it gives up by itself.
+        "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n[healthcheck.unix]\npath = \"other.sock\"\n",
     );
     let reload = rig.machine.reload(APP);
     wait_coming(&rig, old).signal(Signal::SIGSTOP).unwrap();

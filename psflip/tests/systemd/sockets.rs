@@ -122,7 +122,7 @@ fn without_a_place_at_systemd_sockets_are_opened_anew_after_a_kill_of_everything
     let Some(rig) = Rig::new() else { return };
     let address = format!("[[listen]]\naddress = \"unix://{}\"\n", rig.path("app.sock").display());
     rig.configure(SERVER, &format!("{address}{READY}"));
-    rig.install(&format!("{NOTIFY}RestartSec=1\n"));
+    rig.install(&format!("{NOTIFY}RestartSec=3\n"));
     let old = rig.start();
     kill_everything(&rig);
     let refused = UnixStream::connect(rig.path("app.sock")).unwrap_err();

@@ -13,7 +13,7 @@ use testkit::{
     psflip_bin, wait_until,
 };
 
-use crate::service::{AT_ONCE, Service, configure, psflip, script};
+use crate::service::{AT_ONCE, Service, configure, psflip, script, wait_rest};
 
 /// What psflip names the anchor's process.
 pub(crate) const NAME: &str = "psflip: anchor";
@@ -200,20 +200,11 @@ fn an_idle_anchor_does_not_wake_up() {
     let psflip = anchored(psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE)).start().wait_ready();
     let anchor = anchor_of(&psflip);
     psflip.flip();
-    let switches = || {
-        let status = std::fs::read_to_string(format!("/proc/{anchor}/status")).unwrap();
-        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
-        lines.map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum::<u64>()
-    };
-    // It has to come to rest first.
-    let mut before = switches();
-    wait_until(Deadline::default(), "the anchor to wait", || {
-        let now = switches();
-        std::mem::replace(&mut before, now).eq(&now).then_some(())
-    });
+    let before = wait_rest(&sandbox);
+    assert!(before.iter().any(|(process, _)| *process == anchor));
     let idle = sandbox.command(["sleep", "2"]).start();
     idle.wait_exit();
-    assert_eq!(switches(), before, "it woke up");
+    assert_eq!(wait_rest(&sandbox), before, "it woke up");
     stop(&psflip);
 }
 

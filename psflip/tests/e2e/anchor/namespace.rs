@@ -23,7 +23,10 @@ fn as_pid_1(sandbox: &Sandbox, config: &str) -> Arc<Running> {
 fn pid_1(unshare: &Running) -> Process {
     unshare.output().wait(Stream::Stderr, "healthy, active");
     let anchor = unshare.first().children()[0];
-    assert_eq!(anchor.stat().unwrap().name, NAME);
+    // Its child may be healthy before it has a name.
+    wait_until(Deadline::default(), format!("process {anchor} to be the anchor"), || {
+        anchor.stat().is_some_and(|stat| stat.name == NAME).then_some(())
+    });
     anchor
 }
 
