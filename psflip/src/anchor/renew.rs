@@ -44,11 +44,17 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
     }
     let Origin { program, .. } = Origin::of_this_process();
     let Some(path) = program.candidates.iter().find(|path| file(as_path(path)) == next) else {
-        return; // it has been replaced again, and the next promotion is soon
+        // It has been replaced again, or there is a script that executes psflip: that may do whatever it likes to an anchor's children.
+        let path = program.candidates.first().map(|path| path.to_string_lossy().into_owned());
+        return stays(&format!(
+            "what is found at `{}` is not the program that the new generation runs",
+            path.unwrap_or_default()
+        ));
     };
     let mut envp = program.envp;
     let number = steward.socket.as_fd().as_raw_fd();
-    let kept = Kept { socket: number, active, leaves, former, foreign: steward.reaper.foreign().to_vec() };
+    let (left, foreign) = (steward.state.has_left(), steward.reaper.foreign().to_vec());
+    let kept = Kept { socket: number, active, leaves, left, former, foreign };
     set_variable(&mut envp, ANCHOR_STATE_VARIABLE, Some(&kept.encode()));
     let setup = SignalSetup { mask: SignalSet::from_bits(u64::MAX), ignored: SignalSet::default() };
     let launch = Launch::with_candidates(vec![path.clone()], program.argv, envp, None, setup);
@@ -87,6 +93,8 @@ struct Kept {
     socket: RawFd,
     active: u32,
     leaves: bool,
+    /// As `leaves`, of any generation so far.
+    left: bool,
     former: Vec<u32>,
     foreign: Vec<u32>,
 }
@@ -94,10 +102,11 @@ struct Kept {
 impl Kept {
     fn encode(&self) -> String {
         let mut text = format!(
-            "protocol={PROTOCOL} socket={} active={} leaves={}",
+            "protocol={PROTOCOL} socket={} active={} leaves={} left={}",
             self.socket,
             self.active,
-            u8::from(self.leaves)
+            u8::from(self.leaves),
+            u8::from(self.left)
         );
         for (key, pids) in [("former", &self.former), ("foreign", &self.foreign)] {
             for pid in pids {
@@ -118,6 +127,7 @@ impl Kept {
             socket: i32::try_from(one("socket")?).ok()?,
             active: one("active")?,
             leaves: one("leaves")? != 0,
+            left: one("left").is_some_and(|left| left != 0),
             former: all("former"),
             foreign: all("foreign"),
         })
@@ -144,7 +154,7 @@ fn resume(text: &str) -> std::io::Result<End> {
     early::stop_ignoring_sigchld()?;
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
     let reaper = Reaper::knowing(kept.foreign)?;
-    let state = State::resumed(kept.active, kept.leaves, kept.former);
+    let state = State::resumed(kept.active, kept.leaves, kept.left, kept.former);
     Ok(Steward::new(Socket::from_owned(socket), signals, reaper, state).stay())
 }
 
@@ -165,7 +175,8 @@ mod tests {
     #[test]
     fn what_is_kept_is_read_again() {
         // Contract: V1
-        let kept = Kept { socket: 5, active: 17, leaves: true, former: vec![12, 13], foreign: vec![] };
+        let (former, foreign) = (vec![12, 13], vec![]);
+        let kept = Kept { socket: 5, active: 17, leaves: true, left: true, former, foreign };
         let text = kept.encode();
         assert_eq!(Kept::decode(&text), Some(kept));
         assert!(Kept::decode(&format!("{text} later=9 foreign=3")).is_some_and(|kept| kept.foreign == [3]));

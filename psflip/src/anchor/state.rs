@@ -16,6 +16,8 @@ pub(super) struct State {
     active: Option<u32>,
     /// What the active one does not want to be ended.
     leaves: bool,
+    /// Some generation's `shutdown.orphans` was "leave": what has fallen to the anchor may be there on purpose.
+    has_left: bool,
     /// The successor that has introduced itself.
     coming: Option<Coming>,
     /// The active one has said that it starts a successor, and not yet what became of it.
@@ -45,13 +47,13 @@ struct Former {
 impl State {
     /// The first generation was started.
     pub(super) fn new(first: u32) -> Self {
-        Self::resumed(first, false, Vec::new())
+        Self::resumed(first, false, false, Vec::new())
     }
 
     /// As a former program of the anchor left it; see [`State::calm`].
-    pub(super) fn resumed(active: u32, leaves: bool, former: Vec<u32>) -> Self {
+    pub(super) fn resumed(active: u32, leaves: bool, has_left: bool, former: Vec<u32>) -> Self {
         let former = former.into_iter().map(|pid| Former { pid, asked: false }).collect();
-        Self { active: Some(active), leaves, coming: None, upgrading: false, former, end: None }
+        Self { active: Some(active), leaves, has_left, coming: None, upgrading: false, former, end: None }
     }
 
     /// Active generation, `leaves` and former generations, if these are all that there is to know.
@@ -68,6 +70,16 @@ impl State {
     /// Whether what is left in the end is not to be ended.
     pub(super) fn leaves(&self) -> bool {
         self.leaves
+    }
+
+    /// Whether any generation wanted that, so that nobody knows what was left alone on purpose.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left
+    }
+
+    /// Whether this is a generation that is or was active.
+    pub(super) fn has_served(&self, pid: u32) -> bool {
+        self.is_known(pid)
     }
 
     /// Somebody said something. What nobody but the active generation may say is not believed of anybody else.
@@ -90,8 +102,12 @@ impl State {
                 Some(coming) if coming.pid == from => {
                     coming.speaks = Some((oldest, protocol));
                     coming.leaves = leaves;
+                    self.has_left |= leaves;
                 }
-                _ if is_active => self.leaves = leaves,
+                _ if is_active => {
+                    self.leaves = leaves;
+                    self.has_left |= leaves;
+                }
                 _ => {}
             },
             Message::Main { pid } if is_active => {

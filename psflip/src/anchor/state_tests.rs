@@ -162,5 +162,5 @@ fn only_a_calm_anchor_is_renewed() {
     assert_eq!(state.calm(), None);
     assert_eq!(upgrading().calm(), None);
     assert_eq!(promoted().calm(), Some((NEW, false, vec![OLD])));
-    assert_eq!(State::resumed(NEW, false, vec![OLD]), promoted());
+    assert_eq!(State::resumed(NEW, false, false, vec![OLD]), promoted());
 }

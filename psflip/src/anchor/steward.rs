@@ -44,6 +44,9 @@ pub(super) struct Steward {
     asked_to_stop: bool,
     /// The anchor stopped itself together with the active generation and has not seen a SIGCONT since.
     suspended: bool,
+    /// A generation was killed while another one goes on: its keeper may have been killed with it, and then what is left of its tree is
+    /// the anchor's (contract C7).
+    bereaved: bool,
     /// A successor was promoted: what it speaks.
     promoted: Option<Option<Speaks>>,
 }
@@ -59,6 +62,7 @@ impl Steward {
             waiting: Vec::new(),
             asked_to_stop: false,
             suspended: false,
+            bereaved: false,
             promoted: None,
         }
     }
@@ -77,7 +81,8 @@ impl Steward {
             if let Some(end) = self.state.outcome(self.closed) {
                 return self.finish(end);
             }
-            if let Some(speaks) = self.promoted.take() {
+            let is_tidy = !self.bereaved && !self.reaper.is_sweeping();
+            if let Some(speaks) = self.promoted.take_if(|_| is_tidy) {
                 renew::renew(&self, speaks);
             }
             // It has little to do, and may wait for months until the next time.
@@ -170,6 +175,7 @@ impl Steward {
             match change.kind {
                 ChangeKind::Ended(end) => {
                     self.hear(); // what it said last may have come a moment ago
+                    self.bereaved |= matches!(end, End::Killed(_)) && self.state.has_served(change.pid);
                     self.state.ended(change.pid, end);
                 }
                 ChangeKind::Stopped(_) if self.state.active() == Some(change.pid) => {
@@ -200,6 +206,22 @@ impl Steward {
         }
         for former in self.state.hurry_up() {
             let _ = send_to_living(former, |process| process.send(Signal::TERM)); // it may have ended
+        }
+        self.tidy_up();
+    }
+
+    /// Ends what generations that were killed have left to the anchor, once nothing else can be among its children than those that live.
+    /// PID 1 has other people's orphans, too, and can't tell.
+    fn tidy_up(&mut self) {
+        let is_meant = self.bereaved || self.reaper.is_sweeping();
+        if !is_meant || std::process::id() == 1 || self.state.has_left() {
+            self.bereaved = false;
+            return;
+        }
+        if let Some((active, _, mut spared)) = self.state.calm() {
+            self.bereaved = false;
+            spared.push(active);
+            self.reaper.sweep(&spared);
         }
     }
 

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use testkit::{Deadline, Process, Signal};
 
+use super::above::{Above, Deed, Order};
+use super::clients;
 use super::log::News;
 use super::next::{Good, Next};
 use super::plan::{Act, Moment, Part, Role, Side, Step, When};
@@ -29,8 +31,12 @@ pub(super) struct Done {
     pub(super) rewritten: bool,
     /// Somebody was asked for an upgrade.
     pub(super) asked: bool,
+    /// An operator's command was started, and may have asked for one.
+    pub(super) perhaps_asked: bool,
     /// Parts of the old generation that were killed, and whether a new psflip was there.
     pub(super) killed_old: Vec<(Part, bool)>,
+    /// The process above was killed, or its keeper.
+    pub(super) killed_above: bool,
     /// How many acts were not just requests, and met somebody.
     pub(super) hits: usize,
 }
@@ -162,6 +168,7 @@ fn one(
         }
         Act::LimitFiles(room) => {
             done.rough = true;
+            world.operators.allow_silence(); // nor does a psflip
             world.load.allow_loss(); // a server without descriptors accepts nobody
             limit_files(world, old, *room)?;
         }
@@ -181,6 +188,15 @@ fn one(
             world.tally.edits += 1;
         }
         Act::Second => second(world, done)?,
+        Act::Above(deed) => above(world, *deed, done)?,
+        Act::KillPair(side) => pair(world, step, *side, old, done)?,
+        Act::Order(order) => {
+            if matches!(order, Order::Stop(_)) {
+                rough(world, step, psflip(&Side::Old), done);
+                done.hits += 1;
+            }
+            clients::start(world, *order, done)?;
+        }
     }
     Ok(())
 }
@@ -188,9 +204,91 @@ fn one(
 /// Whether clients may lose requests by what is done to this process: not when it never was to serve them.
 fn rough(world: &mut World, step: &Step, target: Role, done: &mut Done) {
     done.rough = true;
+    world.operators.allow_silence();
+    // A signal that is on its way to somebody who is killed is lost.
+    let above = world.above_process();
+    world.sent.retain(|(target, ..)| Some(*target) != above);
     if target.0 == Side::Old || done.rewritten || !matches!(step.next, Next::Bad(_)) {
         world.load.allow_loss();
     }
+}
+
+/// Something is done to the process above the generations.
+fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
+    let Some(target) = world.above_process().filter(Process::is_alive) else {
+        missed(world, "process above");
+        return Ok(());
+    };
+    let keeper = world.above_keeper();
+    let (target, signal) = match deed {
+        Deed::Request => (target, Signal::SIGHUP),
+        Deed::Stop => (target, Signal::SIGTERM),
+        Deed::Kill => (target, Signal::SIGKILL),
+        Deed::KillKeeper => (keeper.unwrap_or(target), Signal::SIGKILL),
+        Deed::Freeze(time) => {
+            world.timeline.note(format!("  SIGSTOP to the process above {target}, for {time:?}"));
+            world.freeze(target, time);
+            world.tally.frozen += 1;
+            return Ok(());
+        }
+    };
+    done.hits += usize::from(deed != Deed::Request);
+    world.timeline.note(format!("  {signal} to {target}: {deed}"));
+    if deed == Deed::Request {
+        world.read_log();
+        let mark = world.service()?.log.mark();
+        if !done.rough {
+            world.sent.push((target, mark, News::Requested));
+        }
+        done.asked |= target.signal(signal).is_ok();
+        world.tally.signals += 1;
+        return Ok(());
+    }
+    done.rough = true;
+    world.load.allow_loss();
+    world.operators.allow_silence();
+    world.sent.clear();
+    if signal == Signal::SIGKILL {
+        done.killed_above = true;
+        let psflips: Vec<Process> = world.psflips().iter().map(|stat| stat.process).collect();
+        world.killed.extend(psflips); // they go with it
+        world.killed.insert(target);
+        world.tally.kill("process above");
+    }
+    let _ = target.signal(signal); // it may have ended
+    Ok(())
+}
+
+/// A psflip that is stopped can't end what its keeper leaves behind, so this is as if both were killed in the same instant.
+fn pair(world: &mut World, step: &Step, side: Side, old: Process, done: &mut Done) -> Result<(), Halt> {
+    if world.above == Above::Nobody {
+        return Ok(()); // docs/architecture.md: the limit of two processes
+    }
+    let role = |part| Role(side, part);
+    let (Some(psflip), Some(keeper)) =
+        (world.find(old, role(Part::Psflip)), world.find(old, role(Part::Keeper)))
+    else {
+        missed(world, "pair of psflip and keeper");
+        return Ok(());
+    };
+    rough(world, step, role(Part::Psflip), done);
+    let new_is_there = world.find(old, Role(Side::New, Part::Psflip)).is_some();
+    world
+        .timeline
+        .note(format!("  SIGKILL to {} {psflip} and its keeper {keeper} at once", role(Part::Psflip)));
+    let _ = psflip.signal(Signal::SIGSTOP); // they may have ended
+    let _ = keeper.signal(Signal::SIGKILL);
+    let _ = psflip.signal(Signal::SIGKILL);
+    for target in [psflip, keeper] {
+        world.killed.insert(target);
+        world.doomed.push((target, Instant::now() + PATIENCE));
+    }
+    done.hits += 1;
+    world.tally.kill("psflip and keeper at once");
+    if side == Side::Old {
+        done.killed_old.push((Part::Psflip, new_is_there));
+    }
+    Ok(())
 }
 
 fn send(world: &mut World, old: Process, role: Role, signal: Signal) -> Result<Option<Process>, Halt> {

@@ -8,10 +8,13 @@ use std::time::Duration;
 use testkit::Process;
 use testkit::pidfile::{Content, Entry};
 
+use super::above::Above;
 use super::acts::Done;
+use super::clients;
 use super::log::News;
 use super::next::{Ends, Expected, Next};
 use super::plan::{Act, Binary, Flavour, Part, Role, Side, Step};
+use super::standing;
 use super::story::Halt;
 use super::world::{Service, World, descriptors, text};
 
@@ -26,6 +29,11 @@ pub(super) struct Before {
 }
 
 impl Before {
+    /// The psflip that was active.
+    pub(super) fn active(&self) -> Process {
+        self.active
+    }
+
     /// How far the log was.
     pub(super) fn mark(&self) -> usize {
         self.mark
@@ -53,8 +61,12 @@ pub(super) fn check(
     pidfile(world, done, before, now)?;
     if let Some(active) = now {
         child(world, before, active)?;
+        world.operators.hush();
         no_leak(world, active)?;
+        standing::check(world, done, before, active)?;
+        world.operators.speak();
     }
+    clients::check(world, step, done, before, now)?;
     no_zombie(world)?;
     no_file(world)?;
     answers(world, done, before)?;
@@ -63,8 +75,11 @@ pub(super) fn check(
     losses(world)
 }
 
-/// The requests that clients lost since the last look.
+/// The requests that clients lost since the last look, and what operators were told that is not so.
 pub(super) fn losses(world: &mut World) -> Result<(), Halt> {
+    if let Some(complaint) = world.operators.judge() {
+        return violation(format!("the control socket (docs/control.md): {complaint}"));
+    }
     let (allowed, forbidden) = world.load.judge();
     world.tally.losses += allowed.len() as u64;
     let Some(first) = forbidden.first() else { return Ok(()) };
@@ -99,6 +114,9 @@ fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Res
             return violation(
                 "U8: the service has ended, and nothing was done that it may end of".to_owned(),
             );
+        }
+        if done.killed_above {
+            return Ok(());
         }
         let good = matches!(step.next, Next::Good(_)) && !done.rewritten && step.binary == Binary::Copy;
         if let [(part, true)] = done.killed_old.as_slice()
@@ -155,6 +173,8 @@ fn pidfile(world: &mut World, done: &Done, before: &Before, now: Option<Process>
         None if said.is_empty() => Ok(()),
         // A psflip that is killed can't remove it.
         None if world.killed.iter().any(|killed| killed.to_string() == said) => Ok(()),
+        // Nor one that `psflip watch` has ended, when it had waited long enough.
+        None if world.above == Above::Watch && done.rough => Ok(()),
         None => violation(format!("P2: nobody is left, and the pidfile says `{said}`")),
     }
 }
@@ -286,11 +306,11 @@ fn ends(
     // Killed at rest, nothing else done: the end of the child is relayed.
     if let [(Part::Child | Part::Keeper, false)] = done.killed_old.as_slice()
         && done.hits == 1
-        && !done.asked
+        && !(done.asked || done.perhaps_asked)
         && now.is_none()
     {
-        let relayed =
-            statuses.iter().find(|(process, _)| *process == before.active).map(|(_, status)| *status);
+        let seen = world.above_process().unwrap_or(before.active);
+        let relayed = statuses.iter().find(|(process, _)| *process == seen).map(|(_, status)| *status);
         if relayed.and_then(|status| status.signal()) != Some(9) {
             return violation(format!(
                 "C5: the child was killed, and psflip {} ended with {relayed:?}",

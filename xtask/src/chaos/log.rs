@@ -110,6 +110,13 @@ impl Log {
         self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == news).map(|entry| entry.line)
     }
 
+    /// The child that this psflip said it has started.
+    pub(super) fn child(&self, pid: u32) -> Option<u32> {
+        let started =
+            self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == News::ChildStarted)?;
+        started.text.split_once(" child=")?.1.split(' ').next()?.parse().ok()
+    }
+
     /// What psflip could not do since a mark, though it should.
     pub(super) fn complaint_since(&self, mark: usize) -> Option<&str> {
         self.complaints.iter().find(|(line, _)| *line >= mark).map(|(_, text)| text.as_str())

@@ -1,18 +1,23 @@
 //! `cargo xtask chaos`: a service goes through flips, crashes, kills and worse, chosen at random, under load, and after every step it is checked from outside that
 //! psflip has kept its contract.
 //!
-//! plan.rs and next.rs decide what is done, from the seed alone; acts.rs does it; rest.rs waits until nothing moves; checks.rs judges, and load.rs has the clients.
+//! plan.rs, above.rs and next.rs decide what is done, from the seed alone; acts.rs does it; rest.rs waits until nothing moves; checks.rs judges; load.rs has the
+//! clients, operators.rs those who ask the control socket, and clients.rs the operators' commands.
 
+mod above;
 mod acts;
 mod checks;
+mod clients;
 mod load;
 mod log;
 mod next;
+mod operators;
 mod pause;
 mod plan;
 mod port;
 mod rest;
 mod round;
+mod standing;
 mod story;
 mod world;
 
@@ -33,9 +38,11 @@ pub(crate) const USAGE: &str = "\
 cargo xtask chaos [--minutes M] [--seed S] [--rounds N] [--list] [--no-build]
 
 Runs a service under psflip, with clients that ask it without pause, and lets happen to it what can happen: upgrades that succeed and upgrades that fail in every
-way, broken and half-written configurations, replaced programs, signals, stopped and killed processes, too few descriptors, all at random moments.
+way, broken and half-written configurations, hooks that fail or hang, replaced programs, signals, stopped and killed processes, too few descriptors, operators'
+commands that are killed in the middle, all at random moments; half of it below `psflip run --foreground` or `psflip watch`, which are killed and stopped as well.
+Operators ask the control socket meanwhile, some of them nonsense.
 After every step it waits until nothing moves and checks from outside what docs/contract.md promises: one living psflip in the pidfile, the old child unchanged
-by a failed upgrade, no request lost by a flip, no leak, no zombie, nobody left behind, the right exit codes, an answer to every request; then a good
+by a failed upgrade, no request lost by a flip, no leak, no zombie, nobody left behind, the right exit codes, an answer to every request, a history that fits; then a good
 flip must succeed. The first thing that is wrong ends the run with everything there is to know of it.
 
   --minutes M  how long, such as 0.5 or 30 (default 1)
@@ -89,7 +96,10 @@ fn print_plan(seed: u64, rounds: u64) {
     let mut text = String::new();
     for seed in (0..rounds).map(|number| seed.wrapping_add(number)) {
         let round = Round::of(seed);
-        text += &format!("seed {seed}: {:?}, ends by {:?}\n", round.flavour, round.finale);
+        text += &format!(
+            "seed {seed}: {:?} below {:?}, ends by {:?}\n",
+            round.flavour, round.above, round.finale
+        );
         for (number, step) in round.steps.iter().enumerate() {
             text += &format!("  {:2}  {step}\n", number + 1);
         }
@@ -158,7 +168,7 @@ fn one_round(
     is_over: &dyn Fn() -> bool,
 ) -> Result<(), Trouble> {
     let round = Round::of(seed);
-    let mut world = World::new(round.flavour, programs, interrupt).map_err(Trouble::Harness)?;
+    let mut world = World::new(&round, seed, programs, interrupt).map_err(Trouble::Harness)?;
     let mut step = "at the start".to_owned();
     let lived = catch_unwind(AssertUnwindSafe(|| {
         round::live(&mut world, &round, |world, number, text| {

@@ -32,6 +32,37 @@ pub(super) struct Good {
     delay: u16,
     /// Whether psflip tells details.
     debug: bool,
+    hook: Hook,
+}
+
+/// The commands on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hook {
+    None,
+    /// All of them, quick.
+    Quick,
+    /// `hooks.promote` takes 40 ms.
+    Slow,
+    /// `hooks.promoted` and `hooks.failed` fail, on which nothing depends.
+    FailsLater,
+    /// They hang, and are ended.
+    HangsLater,
+}
+
+impl Hook {
+    fn text(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Quick => {
+                "hooks.promote = [\"true\"]\nhooks.promoted = [\"true\"]\nhooks.failed = [\"true\"]\n"
+            }
+            Self::Slow => "hooks.promote = [\"sleep\", \"0.04\"]\n",
+            Self::FailsLater => "hooks.promoted = [\"false\"]\nhooks.failed = [\"./no-such-program\"]\n",
+            Self::HangsLater => {
+                "hooks.promoted = [\"sh\", \"-c\", \"sleep 900 & wait\"]\nhooks.failed = [\"sleep\", \"900\"]\nhooks.timeout = \"100ms\"\n"
+            }
+        }
+    }
 }
 
 /// Why a configuration can't be promoted.
@@ -57,6 +88,8 @@ pub(super) enum Bad {
     /// Root only: to the others it is a program that fails.
     NeverHealthyAsAnotherUser,
     ProbeHangs,
+    HookFails,
+    HookHangs,
 }
 
 /// A program that gets healthy and serves nobody.
@@ -128,7 +161,12 @@ pub(super) struct Place<'a> {
     pub(super) port: u16,
     /// The folder of the fixtures.
     pub(super) fixtures: &'a Path,
+    /// Every configuration has a `[switch]`.
+    pub(super) switches: bool,
 }
+
+/// The link of every configuration: its target says in which slot the generation is that has turned it.
+const SWITCH: &str = "switch.symlink = { path = \"current\", to = \"{{ ab('slot-a', 'slot-b') }}\" }\n";
 
 impl Place<'_> {
     /// `cmd` stands last in every file, so that a part of a file is never a configuration of its own.
@@ -143,7 +181,8 @@ impl Place<'_> {
             .map(|arg| format!("{arg:?}"))
             .collect();
         let pidfile = if keys.contains("pidfile =") { "" } else { "pidfile = \"psflip.pid\"\n" };
-        format!("{pidfile}{keys}cmd = [{}]\n", argv.join(", "))
+        let switch = if self.switches { SWITCH } else { "" };
+        format!("{pidfile}{switch}{keys}cmd = [{}]\n", argv.join(", "))
     }
 }
 
@@ -155,14 +194,25 @@ impl Good {
             after: *dice.choice(&[0, 0, 20, 60, 200]).unwrap_or(&0),
             delay: *dice.choice(&[0, 0, 0, 30, 120]).unwrap_or(&0),
             debug: dice.u8(..4) > 0,
+            hook: *dice
+                .choice(&[
+                    Hook::None,
+                    Hook::None,
+                    Hook::Quick,
+                    Hook::Slow,
+                    Hook::FailsLater,
+                    Hook::HangsLater,
+                ])
+                .unwrap_or(&Hook::None),
         }
     }
 
     /// The one that ends every step, and begins a round.
-    pub(super) const PLAIN: Self = Self { by_answer: false, successes: 1, after: 0, delay: 0, debug: true };
+    pub(super) const PLAIN: Self =
+        Self { by_answer: false, successes: 1, after: 0, delay: 0, debug: true, hook: Hook::None };
 
     fn text(self, place: &Place<'_>) -> String {
-        let Self { by_answer, successes, after, delay, debug } = self;
+        let Self { by_answer, successes, after, delay, debug, hook } = self;
         let (level, probe) = (if debug { "debug" } else { "info" }, "probe-{{ generation() }}.sock");
         let port = format!("127.0.0.1:{}", place.port);
         let mut argv = match place.flavour {
@@ -190,7 +240,8 @@ impl Good {
         );
         place.file(
             &format!(
-                "{listen}{check}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n"
+                "{listen}{check}{hook}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n",
+                hook = hook.text()
             ),
             &argv,
         )
@@ -199,7 +250,7 @@ impl Good {
 
 impl Bad {
     pub(super) fn roll(dice: &mut Rng) -> Self {
-        match dice.u8(..19) {
+        match dice.u8(..21) {
             0 => Self::Syntax,
             1 => Self::UnknownKey,
             2 => Self::NoUnit,
@@ -218,6 +269,8 @@ impl Bad {
             15 => Self::NeverHealthyAndStubborn,
             16 => Self::NeverHealthyWithWorkers,
             17 => Self::NeverHealthyAsAnotherUser,
+            18 => Self::HookFails,
+            19 => Self::HookHangs,
             _ => Self::ProbeHangs,
         }
     }
@@ -228,7 +281,7 @@ impl Bad {
             Self::Syntax | Self::UnknownKey | Self::NoUnit | Self::Template | Self::NoFile => 78,
             Self::NoCommand => 127,
             Self::NotExecutable => 126,
-            Self::NoWorkdir | Self::NoPidfileFolder => 125,
+            Self::NoWorkdir | Self::NoPidfileFolder | Self::HookFails | Self::HookHangs => 125,
             Self::Crash(code) | Self::CrashLate(code) => code,
             Self::CrashBySignal => return Ends::Segv,
             Self::ExitsZero => 1,
@@ -244,6 +297,7 @@ impl Bad {
     fn text(self, place: &Place<'_>) -> Option<String> {
         const NEVER: &str = "healthcheck.unix.path = \"never.sock\"\nhealthcheck.unix.interval = \"20ms\"\nupgrade.timeout = \"250ms\"\nshutdown.timeout = \"200ms\"\nlog.level = \"debug\"\n";
         const PATIENT: &str = "healthcheck.unix.path = \"never.sock\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"300ms\"\nlog.level = \"debug\"\n";
+        const AT_ONCE: &str = "healthcheck.alive.timeout = \"0s\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"300ms\"\nlog.level = \"debug\"\n";
         let idle = ["never-ready"];
         Some(match self {
             Self::Syntax => "pidfile = \"psflip.pid\"\ncmd = [\"true\"\n[shutdown\n".to_owned(),
@@ -264,6 +318,14 @@ impl Bad {
             }
             Self::ExitsZero => place.file(PATIENT, &["crash-on-init", "--code", "0"]),
             Self::Daemonizes => place.file(PATIENT, &["sh", "-c", "setsid sleep 900 & exit 7"]),
+            Self::HookFails => {
+                let hook = "hooks.promote = [\"sh\", \"-c\", \"sleep 900 & echo no >&2; exit 3\"]\n";
+                place.file(&format!("{AT_ONCE}{hook}"), &idle)
+            }
+            Self::HookHangs => {
+                let hook = "hooks.promote = [\"sh\", \"-c\", \"trap '' TERM; sleep 900 & wait\"]\nhooks.timeout = \"120ms\"\n";
+                place.file(&format!("{AT_ONCE}{hook}"), &idle)
+            }
             Self::NeverHealthy => place.file(NEVER, &idle),
             Self::NeverHealthyAndStubborn => place.file(NEVER, &["ignore-sigterm"]),
             Self::NeverHealthyWithWorkers => place.file(
@@ -352,9 +414,12 @@ impl fmt::Display for Next {
 
 impl fmt::Display for Good {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { by_answer, successes, after, delay, debug } = self;
+        let Self { by_answer, successes, after, delay, debug, hook } = self;
         let check = if *by_answer { "answer" } else { "connect" };
         let level = if *debug { "debug" } else { "info" };
-        write!(f, "good server ({check} x {successes} after {after} ms, delay {delay} ms, {level})")
+        write!(
+            f,
+            "good server ({check} x {successes} after {after} ms, delay {delay} ms, {level}, hooks {hook:?})"
+        )
     }
 }

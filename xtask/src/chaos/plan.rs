@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::above::{Above, Deed, Order};
 use super::next::{Bad, Good, Next};
 
 /// The steps of one round.
@@ -101,6 +102,12 @@ pub(super) enum Act {
     Rewrite(Next),
     /// A second psflip on the same pidfile.
     Second,
+    /// Something is done to the process above the generations.
+    Above(Deed),
+    /// SIGKILL to a psflip and its keeper at once: only the process above can end what is left.
+    KillPair(Side),
+    /// An operator's command.
+    Order(Order),
 }
 
 /// One step: a configuration and a program for the next generation, and what is done then.
@@ -121,14 +128,21 @@ pub(super) enum Finale {
     Terminate,
     Interrupt,
     Kill,
+    /// `psflip stop`.
+    Order,
 }
 
 /// One life of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Round {
     pub(super) flavour: Flavour,
+    pub(super) above: Above,
+    /// Every configuration has a `[switch]`.
+    pub(super) switches: bool,
     pub(super) steps: Vec<Step>,
     pub(super) finale: Finale,
+    /// The last signal is for the process above.
+    pub(super) ends_above: bool,
 }
 
 impl Round {
@@ -141,13 +155,17 @@ impl Round {
             5 => Flavour::ReusePort,
             _ => Flavour::Inherited,
         };
-        let steps = (0..STEPS).map(|_| Step::roll(&mut dice)).collect();
-        let finale = match dice.u8(..6) {
+        let mut steps: Vec<Step> = (0..STEPS).map(|_| Step::roll(&mut dice)).collect();
+        let finale = match dice.u8(..7) {
             0..=2 => Finale::Terminate,
-            3..=4 => Finale::Interrupt,
+            3 => Finale::Interrupt,
+            4 => Finale::Order,
             _ => Finale::Kill,
         };
-        Self { flavour, steps, finale }
+        let above = Above::roll(&mut dice);
+        above.add_to(&mut steps, &mut dice);
+        let (switches, ends_above) = (dice.bool(), above != Above::Nobody && dice.u8(..3) > 0);
+        Self { flavour, above, switches, steps, finale, ends_above }
     }
 }
 
@@ -244,7 +262,10 @@ impl Step {
 
     /// Whether nothing is done but asking.
     pub(super) fn is_undisturbed(&self) -> bool {
-        self.acts.iter().all(|(_, act)| matches!(act, Act::Request(_)))
+        let asks = |act: &Act| {
+            matches!(act, Act::Request(_) | Act::Above(Deed::Request) | Act::Order(Order::Upgrade(_)))
+        };
+        self.acts.iter().all(|(_, act)| asks(act))
     }
 }
 
@@ -258,19 +279,56 @@ impl Act {
             Self::Kill(Role(side, _)) | Self::Terminate(Role(side, _)) | Self::Freeze(Role(side, _), _) => {
                 *side == wanted
             }
+            Self::KillPair(side) => *side == wanted,
             Self::LimitFiles(_) => wanted == Side::Old,
-            Self::RemovePidfile | Self::Swap(_) | Self::Rewrite(_) | Self::Second => false,
+            Self::RemovePidfile
+            | Self::Swap(_)
+            | Self::Rewrite(_)
+            | Self::Second
+            | Self::Above(_)
+            | Self::Order(_) => false,
+        }
+    }
+
+    /// Whether a service may end of it.
+    pub(super) fn is_rough(&self) -> bool {
+        match self {
+            Self::RealTime(..)
+            | Self::Interrupt(_)
+            | Self::Kill(_)
+            | Self::KillPair(_)
+            | Self::Terminate(_)
+            | Self::LimitFiles(_)
+            | Self::Above(Deed::Stop | Deed::Kill | Deed::KillKeeper)
+            | Self::Order(Order::Stop(_)) => true,
+            Self::Request(_)
+            | Self::Poke(..)
+            | Self::Freeze(..)
+            | Self::RemovePidfile
+            | Self::Swap(_)
+            | Self::Rewrite(_)
+            | Self::Second
+            | Self::Above(Deed::Request | Deed::Freeze(_))
+            | Self::Order(Order::Upgrade(_)) => false,
         }
     }
 
     /// Whether the old generation can't die of it.
     pub(super) fn spares_the_old(&self) -> bool {
         match self {
-            Self::Request(_) | Self::Poke(..) | Self::Freeze(..) | Self::RemovePidfile | Self::Second => true,
-            Self::RealTime(..) | Self::Interrupt(_) | Self::Kill(_) | Self::Terminate(_) => {
-                self.is_about(Side::New)
-            }
-            Self::LimitFiles(_) | Self::Swap(_) | Self::Rewrite(_) => false,
+            Self::Request(_)
+            | Self::Poke(..)
+            | Self::Freeze(..)
+            | Self::RemovePidfile
+            | Self::Second
+            | Self::Above(Deed::Request | Deed::Freeze(_))
+            | Self::Order(Order::Upgrade(_)) => true,
+            Self::RealTime(..)
+            | Self::Interrupt(_)
+            | Self::Kill(_)
+            | Self::KillPair(_)
+            | Self::Terminate(_) => self.is_about(Side::New),
+            Self::LimitFiles(_) | Self::Swap(_) | Self::Rewrite(_) | Self::Above(_) | Self::Order(_) => false,
         }
     }
 }
@@ -342,7 +400,7 @@ fn binary(dice: &mut Rng) -> Binary {
 impl When {
     pub(super) const NOW: Self = Self { moment: None, after: Duration::ZERO };
 
-    fn roll(dice: &mut Rng) -> Self {
+    pub(super) fn roll(dice: &mut Rng) -> Self {
         const MOMENTS: [Moment; 6] = [
             Moment::UpgradeStarted,
             Moment::NewPsflipReads,
@@ -403,6 +461,9 @@ impl fmt::Display for Act {
             Self::Swap(binary) => write!(f, "psflip's file becomes {binary:?}"),
             Self::Rewrite(next) => write!(f, "the configuration becomes {next}"),
             Self::Second => write!(f, "a second psflip on the same pidfile"),
+            Self::Above(deed) => write!(f, "{deed}"),
+            Self::KillPair(side) => write!(f, "SIGKILL to the {} and its keeper at once", psflip(*side)),
+            Self::Order(order) => write!(f, "{order}"),
         }
     }
 }
@@ -465,6 +526,17 @@ mod tests {
             "file is Script",
             "half-written",
             "the configuration becomes",
+            "SIGHUP to the process above",
+            "SIGTERM to the process above",
+            "SIGKILL to the process above",
+            "SIGKILL to the keeper above",
+            "stop the process above",
+            "SIGKILL to the old psflip and its keeper",
+            "`psflip upgrade`",
+            "`psflip upgrade`, killed",
+            "`psflip stop`",
+            "bad configuration HookFails",
+            "bad configuration HookHangs",
         ];
         for part in wanted {
             assert!(text.contains(part), "`{part}` is never done");

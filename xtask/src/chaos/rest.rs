@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use testkit::Process;
 use testkit::process::Stat;
 
+use super::above::Above;
 use super::log::News;
 use super::plan::{Part, Role, Side};
 use super::story::Halt;
@@ -16,6 +17,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_millis(15);
 /// How long anything may outlive its psflip. Contract C7 says milliseconds; machines are noisy.
 const LEFTOVERS: Duration = Duration::from_secs(5);
+/// `psflip watch` waits for somebody else who may become the service, and gives the rest time to end; see round.rs.
+const LEFTOVERS_OF_WATCH: Duration = Duration::from_secs(12);
 
 /// Waits until nothing moves: the one psflip that is left, or `None` when everything has ended.
 pub(super) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
@@ -32,7 +35,9 @@ pub(super) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
         let now = match look(world, &psflips) {
             Ok(now) => now,
             Err(reason) => {
-                if psflips.is_empty() && alone.get_or_insert_with(Instant::now).elapsed() > LEFTOVERS {
+                let limit = if world.above == Above::Watch { LEFTOVERS_OF_WATCH } else { LEFTOVERS };
+                let is_over = psflips.is_empty() || !above_lives(world);
+                if is_over && alone.get_or_insert_with(Instant::now).elapsed() > limit {
                     return Err(Halt::Violation(format!("C7, C8: {reason}")));
                 }
                 (why, calm) = (reason, None);
@@ -66,6 +71,11 @@ fn no_third(world: &World, psflips: &[Stat]) -> Result<(), Halt> {
     Ok(())
 }
 
+/// Whether the process above is there, where there has to be one.
+fn above_lives(world: &World) -> bool {
+    world.above_process().is_none_or(|above| above.is_alive())
+}
+
 fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
     let now = Instant::now();
     let mut doomed = world.doomed.iter().filter(|(process, limit)| now < *limit && process.is_alive());
@@ -88,14 +98,23 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             let psflip = only.process;
             let pid = psflip.pid();
             let count = |news| log.count(pid, news);
-            if !is_idle(psflip) {
-                return Err(format!("psflip {pid} is busy"));
+            if !above_lives(world) {
+                return Err(format!("the process above has ended, but psflip {pid} is left"));
+            }
+            let above: Vec<Process> = world.above_process().into_iter().chain(world.above_keeper()).collect();
+            if let Some(busy) = above.iter().chain([&psflip]).find(|process| !is_idle(**process)) {
+                return Err(format!("process {busy} is busy"));
             }
             // What it has said may not have reached us yet.
             let heard = |mark, news| log.since(mark).any(|entry| entry.pid == pid && entry.news == news);
             let mut sent = world.sent.iter().filter(|(target, ..)| *target == psflip);
             if let Some((_, _, news)) = sent.find(|(_, mark, news)| !heard(*mark, *news)) {
                 return Err(format!("psflip {pid} got a signal, and the log has no {news:?} of it"));
+            }
+            let heard = |mark, news| log.since(mark).any(|entry| entry.news == news);
+            let mut sent = world.sent.iter().filter(|(target, ..)| above.contains(target));
+            if let Some((_, _, news)) = sent.find(|(_, mark, news)| !heard(*mark, *news)) {
+                return Err(format!("the process above got a signal, and the log has no {news:?} of it"));
             }
             if count(News::Active) == 0 {
                 return Err(format!("psflip {pid} is not active yet"));
@@ -109,13 +128,18 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             if log.last(pid, News::StopRequested) > log.last(pid, News::StopIgnored) {
                 return Err(format!("psflip {pid} was asked to stop, and has neither ended nor gone on"));
             }
-            // A killed child with threads takes its time to be gone.
-            if world.find(psflip, Role(Side::Old, Part::Child)).is_none() {
-                return Err(format!("psflip {pid} has no child, and has not ended"));
+            // A killed child with threads takes its time to be gone, and what it leaves has some time to end.
+            let child = world.find(psflip, Role(Side::Old, Part::Child)).map(|child| child.pid());
+            if child.is_none() || log.child(pid) != child {
+                return Err(format!("psflip {pid} has no child any more, and has not ended"));
             }
             let tree = psflip.tree();
-            let strangers: Vec<Process> =
-                world.sandbox.processes().into_iter().filter(|process| !tree.contains(process)).collect();
+            let strangers: Vec<Process> = world
+                .sandbox
+                .processes()
+                .into_iter()
+                .filter(|process| !tree.contains(process) && !above.contains(process))
+                .collect();
             // It may have been started after the tree was looked at.
             let strangers: Vec<Process> = strangers
                 .into_iter()

@@ -5,17 +5,24 @@ use std::time::{Duration, Instant};
 
 use testkit::{Process, Signal};
 
-use super::acts;
+use super::above::{Above, Order};
+use super::acts::{self, Done};
 use super::checks::{self, Before};
+use super::clients;
 use super::log::{Log, News};
 use super::next::{Bad, Good, Next};
 use super::plan::{Act, Binary, Finale, Part, Role, Round, Side, Step, When};
 use super::rest::settle;
+use super::standing;
 use super::story::Halt;
 use super::world::{Service, World, descriptors, text};
 
 /// How long a start, or the first answer after it, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Patience and grace are longer than a start and a stop take here, so that nothing is given up that would come.
+const WATCH: [&str; 9] =
+    ["PSFLIP", "watch", "--pidfile", "psflip.pid", "--patience", "3s", "--grace", "5s", "--"];
 
 /// Lives a round. `step_begins` is told the number and text of every step, and may end the round by returning false.
 pub(super) fn live(
@@ -46,7 +53,7 @@ pub(super) fn live(
     if idles {
         flip_well(world)?;
     }
-    end(world, round.finale)
+    end(world, round)
 }
 
 /// Whatever has happened: an upgrade to a good configuration succeeds, and clients are served.
@@ -87,38 +94,51 @@ fn count(world: &mut World, before: &Before) {
     world.tally.promoted += promoted;
     world.tally.failed += failed;
     world.tally.answered = world.load.answered();
+    world.tally.told = world.operators.answers();
 }
 
 /// A new service, with a good configuration.
 fn start(world: &mut World) -> Result<(), Halt> {
     world.load.allow_loss();
+    world.operators.new_service();
     world.service = None;
     world.install(Binary::Copy)?;
     world.configure(&Next::Good(Good::PLAIN))?;
+    let path = world.psflip_path().to_string_lossy().into_owned();
     let builder = world.sandbox.psflip().exe(world.psflip_path()).config_file("psflip.toml");
     // The children don't know these, and would die of them.
-    let psflip = builder.ignore_signal(Signal::SIGUSR1).ignore_signal(Signal::SIGUSR2).start();
-    let first = psflip.program().first();
-    world.timeline.note(format!("psflip {first} is started"));
+    let builder = builder.ignore_signal(Signal::SIGUSR1).ignore_signal(Signal::SIGUSR2);
+    let psflip = match world.above {
+        Above::Nobody => builder,
+        Above::Anchor => builder.subcommand("run").arg("--foreground"),
+        Above::Watch => builder.wrapper(WATCH.map(|part| part.replace("PSFLIP", &path))),
+    }
+    .start();
+    let started = psflip.program().first();
+    world.timeline.note(format!("process {started} is started, with {:?} above", world.above));
     world.tally.starts += 1;
-    let mut log = Log::default();
-    let child = world.wait(PATIENCE, |world| {
-        log.read(psflip.output());
-        let active = log.count(first.pid(), News::Active) > 0;
-        Ok(world.find(first, Role(Side::Old, Part::Child)).filter(|_| active))
-    })?;
-    let found = child.is_some();
     world.service = Some(Service {
         psflip,
-        active: first,
-        child: child.unwrap_or(first),
+        active: started,
+        child: started,
         descriptors: Default::default(),
-        log,
+        descriptors_above: Default::default(),
+        log: Log::default(),
         pidfile_removed: false,
+        upgrade: 0,
     });
-    if !found {
+    let found = world.wait(PATIENCE, |world| {
+        world.read_log();
+        let Some(first) = world.psflips().first().map(|stat| stat.process) else { return Ok(None) };
+        let active = world.service()?.log.count(first.pid(), News::Active) > 0;
+        let child = world.find(first, Role(Side::Old, Part::Child)).filter(|_| active);
+        Ok(child.map(|child| (first, child)))
+    })?;
+    let Some((first, child)) = found else {
         return Err(Halt::Violation(format!("P3: a fresh start got not healthy within {PATIENCE:?}")));
-    }
+    };
+    let service = world.service()?;
+    (service.active, service.child) = (first, child);
     if settle(world)? != Some(first) {
         return Err(Halt::Violation("a fresh start ended at once".to_owned()));
     }
@@ -126,13 +146,16 @@ fn start(world: &mut World) -> Result<(), Halt> {
     if said != first.to_string() {
         return Err(Halt::Violation(format!("P1: psflip {first} is active, and the pidfile says `{said}`")));
     }
-    let usual = descriptors(first);
-    world.service()?.descriptors = usual;
+    let (usual, usual_above) = (descriptors(first), standing::descriptors_above(world));
+    let service = world.service()?;
+    (service.descriptors, service.descriptors_above) = (usual, usual_above);
+    world.operators.speak();
     is_served(world)
 }
 
 /// A start that fails: the exit code says why (contract C6), and nothing is left of it.
 fn start_badly(world: &mut World, bad: Bad) -> Result<(), Halt> {
+    world.operators.new_service();
     world.timeline.note(format!("  a start with {}", Next::Bad(bad)));
     world.install(Binary::Copy)?;
     world.configure(&Next::Bad(bad))?;
@@ -166,45 +189,59 @@ fn is_served(world: &mut World) -> Result<(), Halt> {
         )));
     }
     world.load.forbid_loss();
+    world.operators.forbid_silence();
     checks::losses(world)
 }
 
 /// The end of the round: a stop, or a kill.
-fn end(world: &mut World, finale: Finale) -> Result<(), Halt> {
+fn end(world: &mut World, round: &Round) -> Result<(), Halt> {
+    let finale = round.finale;
     let active = world.service()?.active;
+    let target = world.above_process().filter(|_| round.ends_above).unwrap_or(active);
     world.load.allow_loss();
+    world.operators.allow_silence();
     let signal = match finale {
-        Finale::Terminate => Signal::SIGTERM,
-        Finale::Interrupt => Signal::SIGINT,
-        Finale::Kill => Signal::SIGKILL,
+        Finale::Terminate => Some(Signal::SIGTERM),
+        Finale::Interrupt => Some(Signal::SIGINT),
+        Finale::Kill => Some(Signal::SIGKILL),
+        Finale::Order => None,
     };
-    world.timeline.note(format!("the end: {signal} to psflip {active}"));
+    world.timeline.note(format!("the end: {finale:?} for process {target}"));
+    world.sent.clear();
+    world.doomed.clear();
     if finale == Finale::Kill {
-        world.killed.insert(active);
-        world.tally.kill("active psflip");
+        world.killed.extend([active, target]);
+        world.tally.kill("active psflip, or the process above it");
     } else {
         world.tally.stops += 1;
     }
-    world.sent.clear();
-    world.doomed.clear();
-    active.signal(signal).map_err(|error| Halt::Violation(format!("psflip {active} is gone: {error}")))?;
+    match signal {
+        Some(signal) => target
+            .signal(signal)
+            .map_err(|error| Halt::Violation(format!("process {target} is gone: {error}")))?,
+        None => clients::start(world, Order::Stop(None), &mut Done::default())?,
+    }
     // It has to end, and settle() has to wait for that.
     world.doomed.push((active, Instant::now() + PATIENCE));
     if let Some(left) = settle(world)? {
-        return Err(Halt::Violation(format!("S5: psflip {left} serves on after {signal}")));
+        return Err(Halt::Violation(format!("S5: psflip {left} serves on after {finale:?}")));
     }
     world.timeline.note("  at rest: everything has ended");
     checks::losses(world)?;
-    let status = checks::statuses(world).into_iter().find(|(process, _)| *process == active);
+    let first = world.service()?.psflip.program().first();
+    // Below another process that one's end is all that a manager sees.
+    let seen = if world.above == Above::Nobody { active } else { first };
+    let status = checks::statuses(world).into_iter().find(|(process, _)| *process == seen);
     let said = text(&world.sandbox.path("psflip.pid"));
+    let told = world.clients.drain(..).all(|client| client.succeeded());
     let as_it_should = |status: std::process::ExitStatus| match finale {
         Finale::Kill => status.signal() == Some(9),
-        Finale::Terminate | Finale::Interrupt => status.success() && said.is_empty(),
+        Finale::Terminate | Finale::Interrupt | Finale::Order => status.success() && said.is_empty() && told,
     };
     match status {
         Some((_, status)) if as_it_should(status) => Ok(()),
         other => Err(Halt::Violation(format!(
-            "C5, P2: after {signal}, psflip {active} ended with {:?}, and the pidfile says `{said}`",
+            "C5, P2, A3, W3: after {finale:?}, process {seen} ended with {:?} (a command succeeded: {told}), and the pidfile says `{said}`",
             other.map(|(process, status): (Process, _)| (process.pid(), status))
         ))),
     }

@@ -62,6 +62,10 @@ pub(super) struct Tally {
     pub(super) kills: BTreeMap<String, u64>,
     pub(super) answered: u64,
     pub(super) losses: u64,
+    /// Answers of the control socket to who asked how things are.
+    pub(super) told: u64,
+    /// Operators' commands.
+    pub(super) orders: u64,
     /// Acts whose target was not there.
     pub(super) missed: u64,
 }
@@ -87,6 +91,8 @@ impl Tally {
             kills,
             answered: self.answered + other.answered,
             losses: self.losses + other.losses,
+            told: self.told + other.told,
+            orders: self.orders + other.orders,
             missed: self.missed + other.missed,
         }
     }
@@ -111,8 +117,10 @@ impl fmt::Display for Tally {
         let Self { frozen, signals, edits, missed, .. } = self;
         writeln!(
             f,
-            "  {frozen} processes stopped for a while, {signals} other signals, {edits} edits; {missed} acts met nobody"
+            "  {frozen} processes stopped for a while, {signals} other signals, {edits} edits, {} operators' commands; {missed} acts met nobody",
+            self.orders
         )?;
+        writeln!(f, "  {} answers of the control socket to who asked how things are", self.told)?;
         write!(
             f,
             "  {} requests answered rightly, {} lost when a serving generation was killed or replaced by one that serves nobody",

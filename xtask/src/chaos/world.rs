@@ -11,11 +11,14 @@ use nix::unistd::Pid;
 use testkit::process::{Stat, State};
 use testkit::{Process, Psflip, Sandbox, Signal};
 
+use super::above::Above;
+use super::clients::Client;
 use super::load::Load;
 use super::log::{Log, News};
 use super::next::{Next, Place};
+use super::operators::Operators;
 use super::pause::{Interrupt, pause};
-use super::plan::{Binary, Flavour, Part, Role, Side};
+use super::plan::{Binary, Flavour, Part, Role, Round, Side};
 use super::port::Port;
 use super::story::{Halt, Tally, Timeline};
 use crate::guard;
@@ -34,10 +37,13 @@ pub(super) struct Programs {
 pub(super) struct World {
     // First, so that the clients end before what they ask does.
     pub(super) load: Load,
+    pub(super) operators: Operators,
     pub(super) service: Option<Service>,
     pub(super) sandbox: Sandbox,
     pub(super) programs: Programs,
     pub(super) flavour: Flavour,
+    pub(super) above: Above,
+    pub(super) switches: bool,
     pub(super) port: Port,
     pub(super) timeline: Timeline,
     pub(super) tally: Tally,
@@ -48,6 +54,8 @@ pub(super) struct World {
     pub(super) doomed: Vec<(Process, Instant)>,
     /// Signals of this step that their receiver tells in the log: who, how far the log was then, and what it will say.
     pub(super) sent: Vec<(Process, usize, News)>,
+    /// Operators' commands of this step.
+    pub(super) clients: Vec<Client>,
     frozen: Vec<(Instant, Process)>,
     copies: u64,
 }
@@ -60,27 +68,38 @@ pub(super) struct Service {
     pub(super) child: Process,
     /// The descriptors of a psflip at rest, counted by kind.
     pub(super) descriptors: BTreeMap<String, usize>,
+    /// Those of the processes above.
+    pub(super) descriptors_above: Vec<BTreeMap<String, usize>>,
     pub(super) log: Log,
+    /// The number of the last upgrade when it was last at rest.
+    pub(super) upgrade: u64,
     /// Somebody removed the pidfile, so that it may be missing until a new one is written.
     pub(super) pidfile_removed: bool,
 }
 
 impl World {
     pub(super) fn new(
-        flavour: Flavour,
+        round: &Round,
+        seed: u64,
         programs: &Programs,
         interrupt: &Interrupt,
     ) -> Result<Self, crate::Error> {
         let sandbox = Sandbox::new();
         let port = Port::reserve()?;
-        let load = Load::start(flavour, &sandbox.path("app.sock"), port.number());
-        fs::create_dir_all(sandbox.path("bin/real"))?;
+        let load = Load::start(round.flavour, &sandbox.path("app.sock"), port.number());
+        let operators = Operators::start(&sandbox.path("psflip.pid.sock"), seed);
+        for folder in ["bin/real", "slot-a", "slot-b"] {
+            fs::create_dir_all(sandbox.path(folder))?;
+        }
         let world = Self {
             load,
+            operators,
             service: None,
             sandbox,
             programs: programs.clone(),
-            flavour,
+            flavour: round.flavour,
+            above: round.above,
+            switches: round.switches,
             port,
             timeline: Timeline::new(),
             tally: Tally::default(),
@@ -88,6 +107,7 @@ impl World {
             killed: HashSet::new(),
             doomed: Vec::new(),
             sent: Vec::new(),
+            clients: Vec::new(),
             frozen: Vec::new(),
             copies: 0,
         };
@@ -158,6 +178,7 @@ impl World {
             flavour: self.flavour,
             port: self.port.number(),
             fixtures: &self.programs.fixtures,
+            switches: self.switches,
         })
     }
 
@@ -180,13 +201,28 @@ impl World {
         Ok(None)
     }
 
-    /// The psflips that are alive, oldest first: the programs of this name that are children of ours. The first one was started by us,
-    /// and a successor's parent is the manager, which is us (contract U10).
+    /// The process that was started and stays above the generations, if there is one. It may have ended.
+    pub(super) fn above_process(&self) -> Option<Process> {
+        let service = self.service.as_ref().filter(|_| self.above != Above::Nobody)?;
+        Some(service.psflip.program().first())
+    }
+
+    /// The keeper of `psflip watch`.
+    pub(super) fn above_keeper(&self) -> Option<Process> {
+        let watch = self.above_process().filter(|_| self.above == Above::Watch)?;
+        children_of(watch).into_iter().find(|stat| stat.name == "psflip: keeper").map(|stat| stat.process)
+    }
+
+    /// The psflips that are alive, oldest first: the programs of this name that are children of ours, or of the process above them. The
+    /// first one was started there, and a successor's parent is the manager (contract U10).
     pub(super) fn psflips(&self) -> Vec<Stat> {
-        let children = guard::children().unwrap_or_default();
-        let stats = children.into_iter().filter_map(|pid| Stat::read(pid.as_raw().cast_unsigned()));
+        let above = self.above_process();
+        let mut parents = vec![Process::current()];
+        parents.extend(above);
+        parents.extend(self.above_keeper());
+        let stats = parents.into_iter().flat_map(children_of);
         let mut found: Vec<Stat> =
-            stats.filter(|stat| stat.name == "psflip" && stat.state.is_alive()).collect();
+            stats.filter(|stat| stat.name == "psflip" && Some(stat.process) != above).collect();
         found.sort_by_key(|stat| (stat.process.starttime(), stat.process.pid()));
         found
     }

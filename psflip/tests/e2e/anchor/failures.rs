@@ -136,6 +136,41 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_with_the_anchor() {
 }
 
 #[test]
+fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_while_the_new_generation_goes_on() {
+    // Contract: C7, F8, F9
+    for draining in [false, true] {
+        let sandbox = Sandbox::new();
+        let workers = &["forks-workers", "--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];
+        let long = "[shutdown]\ndelay = \"1h\"\n";
+        let psflip = anchored(psflip(&sandbox, workers, &format!("{long}{AT_ONCE}"))).start().wait_ready();
+        psflip.wait_for_line(Stream::Stdout, "ready pid=");
+        let (anchor, old, keeper) = (anchor_of(&psflip), psflip.active(), psflip.child().parent().unwrap());
+        configure(&sandbox, &["/bin/sleep", "infinity"], if draining { AT_ONCE } else { UNTIL_FILE });
+        psflip.request_flip();
+        let new = coming(&sandbox, &[anchor, old]);
+        if draining {
+            psflip.wait_for_line(Stream::Stderr, "superseded");
+        } else {
+            psflip.wait_for_line(Stream::Stderr, "generation=2");
+        }
+        freeze(old); // it would end what the keeper left
+        kill(keeper);
+        kill(old);
+        sandbox.write("healthy", "");
+        psflip.wait_gone(old);
+        psflip.wait_for_line(Stream::Stderr, "healthy, active");
+        wait_until(Deadline::default(), "the anchor and the new generation to be all that is left", || {
+            (sandbox.processes().len() == 4).then_some(())
+        });
+        assert!(anchor.is_alive() && new.is_alive(), "{}", sandbox.report());
+        sandbox.assert_zombie_free();
+        assert_eq!(psflip.wait_pidfile(), new);
+        let _ = stop(&psflip);
+        sandbox.assert_no_process_left();
+    }
+}
+
+#[test]
 fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_delayed() {
     // Contract: A3, U5
     let sandbox = Sandbox::new();

@@ -7,7 +7,7 @@ use testkit::{Deadline, Process, Sandbox, Signal, Stream, double, fixture, psfli
 
 use super::{NAME, anchor_of, anchored, stop};
 use crate::failures::stage::Stage;
-use crate::service::{AT_ONCE, Service, psflip};
+use crate::service::{AT_ONCE, Service, psflip, script};
 
 /// Puts a copy of a program there, under a new inode. A process of its own writes it: see [`crate::service::script`].
 #[track_caller]
@@ -123,6 +123,29 @@ fn an_anchor_whose_new_program_can_not_be_executed_stays_as_it_is() {
     wait_until(Deadline::default(), "the anchor's new program", || {
         (program_of(anchor) == inode(sandbox.path("copy"))).then_some(())
     });
+    psflip.wait_gone(old);
+    stop(&psflip);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn an_anchor_below_which_psflip_became_a_script_stays_as_it_is_and_says_so() {
+    // Contract: A5, U1
+    let sandbox = Sandbox::new();
+    let program = sandbox.path("copy");
+    replace(&sandbox, &psflip_bin(), "copy");
+    let psflip = psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE).exe(&program);
+    let psflip = anchored(psflip).start().wait_ready();
+    let anchor = anchor_of(&psflip);
+    let before = program_of(anchor);
+    let wrapper = script(&sandbox, "wrapper", &format!("exec {} \"$@\"", psflip_bin().display()));
+    replace(&sandbox, &wrapper, "copy");
+    let old = psflip.active();
+    anchor.signal(Signal::SIGHUP).unwrap();
+    psflip.wait_successor(old);
+    let line = psflip.wait_for_line(Stream::Stderr, "this process stays as it is").text;
+    assert!(line.contains("is not the program that the new generation runs"), "{line}");
+    assert_eq!(program_of(anchor), before);
     psflip.wait_gone(old);
     stop(&psflip);
     sandbox.assert_no_process_left();

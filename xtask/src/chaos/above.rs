@@ -1,0 +1,121 @@
+//! Who stands above the generations of a round, what is done to that one, and what operators do: pure, as plan.rs is.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::plan::{Act, Side, Step, When};
+
+/// Who was started, and stays while generations come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Above {
+    /// Nobody: the first psflip ends with its generation.
+    Nobody,
+    /// `psflip run --foreground`.
+    Anchor,
+    /// `psflip watch`.
+    Watch,
+}
+
+/// What is done to the process above, or to its keeper (`psflip watch` has one).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// SIGHUP, as the manager sends it.
+    Request,
+    /// SIGTERM, likewise.
+    Stop,
+    Kill,
+    KillKeeper,
+    /// SIGSTOP, and SIGCONT later.
+    Freeze(Duration),
+}
+
+/// An operator's command; one that is killed is killed after this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// `psflip upgrade`.
+    Upgrade(Option<Duration>),
+    /// `psflip stop`.
+    Stop(Option<Duration>),
+}
+
+impl Above {
+    pub(super) fn roll(dice: &mut Rng) -> Self {
+        match dice.u8(..10) {
+            0..=4 => Self::Nobody,
+            5..=7 => Self::Anchor,
+            _ => Self::Watch,
+        }
+    }
+
+    /// Adds to some of the steps what is done to the process above, and what operators do.
+    pub(super) fn add_to(self, steps: &mut [Step], dice: &mut Rng) {
+        for step in steps {
+            let is_gentle = step.acts.iter().all(|(_, act)| !act.is_rough());
+            for act in [self.deed(dice, is_gentle), order(dice, is_gentle)].into_iter().flatten() {
+                let at = dice.usize(..=step.acts.len());
+                // A limit is there before the upgrade.
+                let at =
+                    if matches!(step.acts.first(), Some((_, Act::LimitFiles(_)))) { at.max(1) } else { at };
+                step.acts.insert(at, (When::roll(dice), act));
+            }
+        }
+    }
+
+    /// In one step of three. What ends the service is left to steps in which it may end anyway, but for one of twelve.
+    fn deed(self, dice: &mut Rng, is_gentle: bool) -> Option<Act> {
+        let (is_meant, ends) = (dice.u8(..3) == 0, !is_gentle || dice.u8(..4) == 0);
+        let time = millis(dice, 1..=600);
+        let deed = match dice.u8(..12) {
+            0..=3 => Deed::Request,
+            4 | 5 => Deed::Freeze(time),
+            6 | 7 if ends => Deed::Kill,
+            8 if ends && self == Self::Watch => Deed::KillKeeper,
+            8 | 9 if ends => Deed::Stop,
+            10 | 11 if ends => {
+                let side = if dice.u8(..3) == 0 { Side::New } else { Side::Old };
+                return (is_meant && self != Self::Nobody).then_some(Act::KillPair(side));
+            }
+            _ => Deed::Request,
+        };
+        (is_meant && self != Self::Nobody).then_some(Act::Above(deed))
+    }
+}
+
+/// In one step of three. A stop is left to steps in which the service may end anyway.
+fn order(dice: &mut Rng, is_gentle: bool) -> Option<Act> {
+    let is_meant = dice.u8(..3) == 0;
+    let killed = (dice.u8(..3) == 0).then(|| Duration::from_micros(dice.u64(..40_000)));
+    let stops = dice.u8(..6) == 0 && !is_gentle;
+    let order = if stops { Order::Stop(killed) } else { Order::Upgrade(killed) };
+    is_meant.then_some(Act::Order(order))
+}
+
+fn millis(dice: &mut Rng, range: RangeInclusive<u64>) -> Duration {
+    Duration::from_millis(dice.u64(range))
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request => write!(f, "SIGHUP to the process above"),
+            Self::Stop => write!(f, "SIGTERM to the process above"),
+            Self::Kill => write!(f, "SIGKILL to the process above"),
+            Self::KillKeeper => write!(f, "SIGKILL to the keeper above"),
+            Self::Freeze(time) => write!(f, "stop the process above for {time:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, killed) = match self {
+            Self::Upgrade(killed) => ("upgrade", killed),
+            Self::Stop(killed) => ("stop", killed),
+        };
+        write!(f, "`psflip {name}`")?;
+        killed.map_or(Ok(()), |after| write!(f, ", killed after {after:?}"))
+    }
+}

@@ -1,0 +1,118 @@
+//! `psflip upgrade` and `psflip stop`, as operators run them, and what their ends say.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use testkit::{Process, Running, Signal};
+
+use super::above::Order;
+use super::acts::Done;
+use super::checks::Before;
+use super::log::News;
+use super::next::Expected;
+use super::plan::{Binary, Step};
+use super::story::Halt;
+use super::world::{Service, World};
+
+/// A command that was started in this step.
+pub(super) struct Client {
+    running: Arc<Running>,
+    order: Order,
+    /// How far the log was.
+    mark: usize,
+}
+
+impl Client {
+    /// Whether it has ended, with 0.
+    pub(super) fn succeeded(&self) -> bool {
+        self.running.try_status().is_some_and(|status| status.success())
+    }
+}
+
+/// Starts the command, and kills it if that is meant.
+pub(super) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<(), Halt> {
+    let name = match order {
+        Order::Upgrade(_) => "upgrade",
+        Order::Stop(_) => "stop",
+    };
+    world.read_log();
+    let mark = world.service()?.log.mark();
+    let psflip = world.sandbox.path("bin/copy-0");
+    let argv = [
+        psflip.as_os_str(),
+        name.as_ref(),
+        "--socket".as_ref(),
+        "psflip.pid.sock".as_ref(),
+        "--json".as_ref(),
+    ];
+    let running = world.sandbox.command(argv).start();
+    world.timeline.note(format!("  {order}: process {}", running.first()));
+    done.perhaps_asked = true;
+    if let Order::Upgrade(Some(after)) | Order::Stop(Some(after)) = order {
+        world.let_pass(after)?;
+        let killed = running.first().signal(Signal::SIGKILL).is_ok();
+        world.timeline.note(format!("  it is killed: {killed}"));
+        world.tally.kill("operator's command");
+    }
+    world.tally.orders += 1;
+    world.clients.push(Client { running, order, mark });
+    Ok(())
+}
+
+/// What the commands of this step ended with. All of them have.
+pub(super) fn check(
+    world: &mut World,
+    step: &Step,
+    done: &Done,
+    before: &Before,
+    now: Option<Process>,
+) -> Result<(), Halt> {
+    for client in std::mem::take(&mut world.clients) {
+        let Some(status) = client.running.try_status() else {
+            return Err(Halt::Violation(format!("{} has not ended", client.order)));
+        };
+        let Some(code) = status.code() else { continue }; // it was killed
+        let told = client.running.stdout();
+        let wrong = |why: &str| {
+            let Client { running, order, .. } = &client;
+            let said = format!("{told}{}", running.stderr());
+            Err(Halt::Violation(format!(
+                "{order} (pid {}) ended with {code}, and {why}: {said}",
+                running.pid()
+            )))
+        };
+        match client.order {
+            Order::Upgrade(_) => {
+                let mut promoted = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let promoted = promoted.rfind(|event| event["event"] == "promoted");
+                let pid = promoted.and_then(|event| u32::try_from(event["pid"].as_u64()?).ok());
+                let Service { log, .. } = world.service()?;
+                let active = pid.is_some_and(|pid| log.count(pid, News::Active) > 0);
+                let has_failed = log.since(client.mark).any(|entry| entry.news == News::Failed);
+                let as_planned = !done.rewritten && !done.rough && step.binary == Binary::Copy;
+                match code {
+                    0 if !active => return wrong("the generation that it names never was active"),
+                    0 if now == Some(before.active()) => return wrong("the old generation serves on"),
+                    1 if !has_failed && !done.rough => return wrong("no upgrade has failed"),
+                    0 | 1 => {}
+                    125 if done.rough => {}
+                    _ => return wrong("that is no answer"),
+                }
+                match step.next.expected() {
+                    Expected::Promoted if as_planned && code != 0 => {
+                        return wrong("a good generation was asked for");
+                    }
+                    Expected::Fails(_) if as_planned && code == 0 => return wrong("it can't be promoted"),
+                    _ => {}
+                }
+            }
+            Order::Stop(_) => {
+                // A child may ignore it, which is 1, and whatever else the child ends with is told, too.
+                if code == 0 && now.is_some() {
+                    return wrong("a generation serves on");
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! What holds beside the generations when everything is at rest: what psflip says of itself on the control socket, the link, and the
+//! process above.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use serde_json::Value;
+use testkit::Process;
+
+use super::above::Above;
+use super::acts::Done;
+use super::checks::Before;
+use super::log::News;
+use super::operators;
+use super::story::Halt;
+use super::world::{Service, World, descriptors};
+
+/// To be called while no operator asks.
+pub(super) fn check(world: &mut World, done: &Done, before: &Before, active: Process) -> Result<(), Halt> {
+    let status = world.operators.status().map_err(|why| {
+        Halt::Violation(format!("docs/control.md: psflip {active} serves, and nobody answers: {why}"))
+    })?;
+    told(world, done, before, active, &status)
+        .map_err(|why| Halt::Violation(format!("docs/control.md: {why}: {status}")))?;
+    switched(world, &status)?;
+    no_leak_above(world)?;
+    renewed(world, done, active)
+}
+
+/// What psflip says fits what was seen.
+fn told(
+    world: &mut World,
+    done: &Done,
+    before: &Before,
+    active: Process,
+    status: &Value,
+) -> Result<(), String> {
+    let (generation, newest) = operators::story(status)?;
+    let Some(Service { log, child, upgrade, .. }) = &mut world.service else { return Ok(()) };
+    let is = |key: &str, process: Process| status[key].as_u64() == Some(u64::from(process.pid()));
+    if !is("pid", active) || !is("child", *child) {
+        return Err(format!("psflip {active} with child {child} is the one that serves"));
+    }
+    if status["state"] != "serving" || !status["upgrade"].is_null() || status["remembered"] == true {
+        return Err("nothing is under way any more".to_owned());
+    }
+    let none = Vec::new();
+    let history = status["history"].as_array().unwrap_or(&none);
+    let promoted = history.iter().rev().find(|record| record["result"] == "promoted");
+    let of_this = |record: &&Value| {
+        record["to"].as_u64() == Some(generation) && record["pid"].as_u64() == Some(u64::from(active.pid()))
+    };
+    // Where sixteen upgrades have failed since, there is none.
+    if promoted.is_none_or(|record| !of_this(&record)) && (promoted.is_some() || history.len() < 16) {
+        return Err(format!(
+            "generation {generation}, psflip {active}, is not the last one that was promoted"
+        ));
+    }
+    let failed_since = history
+        .iter()
+        .rev()
+        .take_while(|record| record["result"] == "failed")
+        .all(|record| record["from"].as_u64() == Some(generation));
+    if !failed_since {
+        return Err(format!(
+            "an upgrade has failed after generation {generation} was promoted, and not its own"
+        ));
+    }
+    let started = log.since(before.mark()).filter(|entry| entry.news == News::Started).count() as u64;
+    let before = std::mem::replace(upgrade, newest);
+    if newest != before + started {
+        return Err(format!(
+            "{started} upgrades were started after upgrade {before}, and the last one is {newest}"
+        ));
+    }
+    let last_failed = log
+        .since(0)
+        .filter(|entry| matches!(entry.news, News::Failed | News::Active))
+        .last()
+        .map(|entry| entry.news);
+    let says_failed = history.last().is_some_and(|record| record["result"] == "failed");
+    if !done.rough && last_failed.is_some_and(|news| (news == News::Failed) != says_failed) {
+        return Err(format!("the log's last word is {last_failed:?}"));
+    }
+    Ok(())
+}
+
+/// The link of `[switch]` leads to the active generation's slot.
+fn switched(world: &World, status: &Value) -> Result<(), Halt> {
+    if !world.switches {
+        return Ok(());
+    }
+    let wanted = format!("slot-{}", status["slot"].as_str().unwrap_or_default());
+    match fs::read_link(world.sandbox.path("current")) {
+        Ok(target) if target.as_os_str() == wanted.as_str() => Ok(()),
+        other => {
+            Err(Halt::Violation(format!("U4, U8: the link leads to {other:?}, and should to `{wanted}`")))
+        }
+    }
+}
+
+/// Descriptors of the process above and of its keeper, counted by kind.
+pub(super) fn descriptors_above(world: &World) -> Vec<BTreeMap<String, usize>> {
+    let above = world.above_process().into_iter().chain(world.above_keeper());
+    above.map(descriptors).collect()
+}
+
+fn no_leak_above(world: &mut World) -> Result<(), Halt> {
+    let usual = world.service()?.descriptors_above.clone();
+    let same =
+        world.wait(Duration::from_secs(2), |world| Ok((descriptors_above(world) == usual).then_some(())))?;
+    match same {
+        Some(()) => Ok(()),
+        None => Err(Halt::Violation(format!(
+            "F10: the process above has other descriptors open than at the start: {:?} instead of {usual:?}",
+            descriptors_above(world)
+        ))),
+    }
+}
+
+/// Contract A5: the anchor runs the program of the generation that is active, or has said why not.
+fn renewed(world: &mut World, done: &Done, active: Process) -> Result<(), Halt> {
+    let Some(anchor) = world.above_process().filter(|_| world.above == Above::Anchor && !done.rough) else {
+        return Ok(());
+    };
+    let file =
+        |process: Process| fs::metadata(format!("/proc/{process}/exe")).map(|data| (data.dev(), data.ino()));
+    let same = world.wait(Duration::from_secs(2), |_| {
+        Ok(file(anchor).is_ok_and(|anchors| file(active).is_ok_and(|next| anchors == next)).then_some(()))
+    })?;
+    let said = |world: &World| {
+        world
+            .service
+            .as_ref()
+            .is_some_and(|service| service.psflip.log().contains("this process stays as it is"))
+    };
+    if same.is_some() || said(world) {
+        return Ok(());
+    }
+    Err(Halt::Violation(format!(
+        "A5: the anchor {anchor} does not run the program of psflip {active}, and has not said why"
+    )))
+}
