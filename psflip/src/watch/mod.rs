@@ -301,7 +301,8 @@ impl Watch {
         let Some(end) = self.command_ended.filter(|_| matches!(self.phase, Phase::Watching)) else { return };
         match self.last {
             Some(last) => self.conclude(last),
-            None if end != End::Exited(0) => self.over(end),
+            // A stop may have been sent to it when it had just ended.
+            None if end != End::Exited(0) || self.recent_stop().is_some() => self.over(end),
             None => {} // it has become somebody else, who has not said yet who
         }
     }

@@ -9,7 +9,7 @@ use testkit::{
 };
 
 use super::{wait_follows, wait_named, watch, watch_script, watched_psflip};
-use crate::service::{AT_ONCE, generations, program, script};
+use crate::service::{AT_ONCE, generations, program, script, wait_rest};
 
 /// A shell function that becomes the service `$1` names: a process of its own session whose parent has ended.
 const DAEMON: &str = "daemon() { setsid sh -c \"$1\" </dev/null & }";
@@ -180,6 +180,7 @@ fn a_stop_while_nobody_is_named_ends_what_there_is() {
         let children = watch.first().children().first()?.children();
         (children.len() == 1 && children[0].cmdline().ok()?.first()? == "sleep").then_some(())
     });
+    wait_rest(&sandbox); // watch knows that the shell has ended
     watch.signal(Signal::SIGTERM);
     assert_eq!(watch.wait_exit().signal(), Some(15), "{}", sandbox.report());
     sandbox.assert_no_process_left();
@@ -306,13 +307,14 @@ fn what_is_left_at_the_end_is_ended_and_what_ignores_that_is_killed() {
     let workers = fixture("forks-workers").display().to_string();
     let args = ["--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];
     let command: Vec<&str> = [workers.as_str()].iter().chain(&args).copied().collect();
-    let watch = watch(&sandbox, &["--grace", "300ms"], &command);
+    // Long enough for five processes to say what they got, on a busy machine too.
+    let watch = watch(&sandbox, &["--grace", "3s"], &command);
     watch.output().wait(Stream::Stdout, "ready pid");
     sandbox.write("x.pid", watch.stdout().split("ready pid=").nth(1).unwrap().split(' ').next().unwrap());
     watch.output().wait(Stream::Stderr, "follows the pidfile");
     watch.signal(Signal::SIGTERM);
     assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
-    assert!(watch.stderr().contains("killing what did not end within 300ms"), "{}", watch.stderr());
+    assert!(watch.stderr().contains("killing what did not end within 3s"), "{}", watch.stderr());
     assert_eq!(
         watch.stdout().matches("got SIGTERM").count(),
         5,
@@ -367,13 +369,10 @@ fn an_idle_watch_never_wakes_up_and_has_one_thread() {
     let watch = psflip.program().first();
     wait_follows(psflip.program(), psflip.active_pid());
     let processes = [watch, watch.children()[0]];
-    let switches = || processes.map(|process| process.status_field("voluntary_ctxt_switches"));
-    // It sleeps when it has said whom it follows and nothing else happens: something else takes a while.
-    wait_until(Deadline::default(), "watch to sleep", || (watch.state() == State::Sleeping).then_some(()));
-    let before = switches();
+    let before = wait_rest(&sandbox);
     let pause = sandbox.command(["sleep", "2"]).start();
     assert!(pause.wait_exit().success());
-    assert_eq!(switches(), before, "{}", sandbox.report());
+    assert_eq!(wait_rest(&sandbox), before, "{}", sandbox.report());
     for process in processes {
         assert_eq!(process.status_field("Threads").as_deref(), Some("1"));
     }

@@ -3,6 +3,7 @@
 mod follows;
 mod killed;
 mod nginx;
+mod races;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,10 @@ pub(crate) fn watched_psflip(sandbox: &Sandbox, argv: &[&str], rest: &str) -> Ps
 /// Waits until watch has said that it follows `process`.
 #[track_caller]
 pub(crate) fn wait_follows(watch: &Running, process: u32) {
-    watch.output().wait(Stream::Stderr, &format!("follows the pidfile service={process}"));
+    let line = format!("follows the pidfile service={process}");
+    watch.output().wait_for(Deadline::default(), &format!("`{line}`"), |lines| {
+        lines.iter().any(|said| said.stream == Stream::Stderr && said.text.ends_with(&line)).then_some(())
+    });
 }
 
 /// The process that a file names, as soon as it does.

@@ -1,0 +1,86 @@
+//! Moments that come seldom by themselves: a process is stopped until the other ones are where the test wants them.
+
+use testkit::process::State;
+use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, fixture, wait_until};
+
+use super::watch_script;
+use crate::service::{freeze, thaw, wait_rest};
+
+/// A watch whose keeper is stopped and whose command has ended without anybody having taken note of it. The command has left a daemon
+/// that runs `daemon`. Gives the keeper.
+#[track_caller]
+fn command_ends_unheard(sandbox: &Sandbox, watch: &Running) -> Process {
+    watch.output().wait(Stream::Stdout, "asks");
+    let keeper = watch.first().children()[0];
+    let command = keeper.children()[0];
+    freeze(keeper);
+    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    wait_until(Deadline::default(), "the command to end", || {
+        (command.state() == State::Zombie).then_some(())
+    });
+    keeper
+}
+
+fn fifo(sandbox: &Sandbox) {
+    nix::unistd::mkfifo(&sandbox.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+#[test]
+fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_is_not_lost() {
+    // Contract: C8, S5
+    let sandbox = Sandbox::new();
+    fifo(&sandbox);
+    let watch = watch_script(&sandbox, &[], "setsid sleep 1000 & echo asks; read line < fifo");
+    let keeper = command_ends_unheard(&sandbox, &watch);
+    watch.signal(Signal::SIGTERM);
+    watch.output().wait(Stream::Stderr, "stop requested");
+    thaw(keeper);
+    assert_eq!(watch.wait_exit().code(), Some(0), "as the command ended\n{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_waits_for_its_name() {
+    // Contract: S1, S5, W2
+    let sandbox = Sandbox::new();
+    fifo(&sandbox);
+    let logger = fixture("signal-logger").display().to_string();
+    let script = format!("setsid {logger} & echo asks; read line < fifo");
+    let watch = watch_script(&sandbox, &[], &script);
+    let line = watch.output().wait(Stream::Stdout, "ready pid=").text;
+    let pid = line.split("pid=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let keeper = command_ends_unheard(&sandbox, &watch);
+    sandbox.write("x.pid", format!("{pid}\n"));
+    watch.output().wait(Stream::Stderr, &format!("follows the pidfile service={pid}"));
+    watch.signal(Signal::SIGTERM);
+    watch.output().wait(Stream::Stdout, "got SIGTERM");
+    thaw(keeper);
+    assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn signals_for_a_daemon_without_a_name_are_kept_and_come_when_it_is_named() {
+    // Contract: S1, W2
+    let sandbox = Sandbox::new();
+    fifo(&sandbox);
+    let logger = fixture("signal-logger").display().to_string();
+    let script = format!("setsid {logger} --exit-on USR2 & echo asks; read line < fifo");
+    let watch = watch_script(&sandbox, &[], &script);
+    let line = watch.output().wait(Stream::Stdout, "ready pid=").text;
+    let pid = line.split("pid=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    thaw(command_ends_unheard(&sandbox, &watch));
+    wait_rest(&sandbox); // watch knows that the command has ended
+    let signals = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGWINCH];
+    for signal in signals {
+        watch.signal(signal);
+    }
+    wait_rest(&sandbox);
+    assert!(!watch.stdout().contains("got "), "{}", sandbox.report());
+    sandbox.write("x.pid", format!("{pid}\n"));
+    for signal in signals {
+        watch.output().wait(Stream::Stdout, &format!("got {signal} "));
+    }
+    watch.signal(Signal::SIGUSR2);
+    assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
+}
