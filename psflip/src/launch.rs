@@ -5,7 +5,8 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 
@@ -85,6 +86,29 @@ pub struct Refusal {
     pub stage: Stage,
     /// Why.
     pub error: io::Error,
+}
+
+impl Refusal {
+    /// Why `program` can't be executed in `workdir`, and what a look at its file adds: the kernel's word is the same for several things.
+    #[must_use]
+    pub fn of_exec(&self, program: &str, workdir: Option<&Path>) -> String {
+        let error = &self.error;
+        let is_missing = matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR));
+        if is_missing && !program.contains('/') {
+            return format!("can't execute `{program}`: it is in no directory of PATH");
+        }
+        let file = workdir.unwrap_or(Path::new(".")).join(program);
+        let hint = match file.metadata() {
+            _ if !program.contains('/') => "",
+            Ok(_) if is_missing => "; it is there, but the interpreter or loader that it asks for is not",
+            Ok(file) if file.is_dir() => "; it is a directory",
+            Ok(file) if file.permissions().mode() & 0o111 == 0 => {
+                "; nobody may execute it, `chmod +x` would allow it"
+            }
+            _ => "",
+        };
+        format!("can't execute `{program}`: {error}{hint}")
+    }
 }
 
 impl Launch {

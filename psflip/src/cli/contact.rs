@@ -31,6 +31,9 @@ pub(super) struct Which {
     socket: Option<PathBuf>,
 }
 
+/// Nothing was said on a connection that was accepted, or was about to be.
+pub(super) const CLOSED: &str = "psflip has closed the connection without an answer: it was ending just then, or was killed; ask `psflip status` who serves now";
+
 /// Why a command of the client ends early: what it says and its exit code.
 #[derive(Debug)]
 pub(super) struct Trouble {

@@ -75,6 +75,7 @@ enum Command {
     #[command(after_help = flags::EXAMPLES)]
     Run(run::Args),
     /// Print the effective configuration, or every error in it; start nothing
+    #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
     /// Replace the child of a running psflip, and wait until the new one serves
     #[command(after_help = upgrade::AFTER_HELP)]
@@ -152,8 +153,11 @@ fn hint(error: &clap::Error) -> Option<String> {
             if given.ends_with(".toml") {
                 return Some(format!("To use `{given}` as the configuration: `-c {given}`"));
             }
-            let after_dashes = std::env::args().nth(1).is_some_and(|first| first == "--");
-            if after_dashes || given.contains('/') && !given.starts_with('-') {
+            // `psflip sleep 9`, `psflip run sleep 9`: as with other supervisors. Not what looks like a subcommand, or is too much for one.
+            let first = std::env::args().nth(1).unwrap_or_default();
+            let is_like_one = error.get(ContextKind::SuggestedSubcommand).is_some();
+            let runs = ["--", "run", "check", given].contains(&first.as_str());
+            if !given.starts_with('-') && (runs && !is_like_one || given.contains('/')) {
                 return Some(format!(
                     "To run a command without a file: `psflip run -- {given} ...`; with a file, it stands there: `cmd = [\"{given}\", ...]`"
                 ));

@@ -35,6 +35,12 @@ pub(super) struct Status {
 }
 
 pub(super) const AFTER_HELP: &str = "\
+Examples:
+  psflip status -c app.toml
+  psflip status -c app.toml --watch                        # as it changes
+  psflip status -c app.toml --json | jq -r .state
+  psflip status -c app.toml --timeline upgrades.svg        # for a browser
+
 Exit codes:
     0  psflip has answered
   125  no psflip answers";
@@ -77,7 +83,7 @@ impl Status {
                 Heard::Closed | Heard::Resized | Heard::Tick => {}
             }
         }
-        Err(Trouble::new("psflip has closed the connection without an answer"))
+        Err(Trouble::new(super::contact::CLOSED))
     }
 
     fn show(&self, screen: &mut Screen, line: &str, status: &Answer) -> Result<(), Trouble> {

@@ -29,6 +29,10 @@ pub(super) struct Stop {
 }
 
 pub(super) const AFTER_HELP: &str = "\
+Examples:
+  psflip stop -c app.toml
+  psflip stop -c app.toml --timeout 30s
+
 The child gets `shutdown.signal`, and `shutdown.timeout` to end. An upgrade under way is aborted.
 
 Exit codes:
@@ -85,7 +89,7 @@ impl Stop {
                     return Err(Trouble::new("psflip ended without saying how its child did"));
                 }
                 Heard::Closed => {
-                    return Err(Trouble::new("psflip has closed the connection without an answer"));
+                    return Err(Trouble::new(super::contact::CLOSED));
                 }
             };
             if self.json {

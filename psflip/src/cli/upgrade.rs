@@ -41,8 +41,13 @@ pub(super) struct Upgrade {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-The upgrade that is waited for starts after this request: while another one is under way, it comes after that. Ctrl-C ends
-the waiting, not the upgrade.
+Examples:
+  psflip upgrade -c app.toml                    # shows each step, fails if the upgrade fails
+  psflip upgrade -c app.toml --wait drained     # until the old child is gone, too
+  psflip upgrade -c app.toml --timeout 5m       # in a deployment
+
+The upgrade that is waited for starts after this request: while another one is under
+way, it comes after that. Ctrl-C ends the waiting, not the upgrade.
 
 Exit codes:
     0  the new generation is the service (with --wait drained: and the old one is gone)
@@ -183,7 +188,7 @@ fn again(place: &Place, upgrade: Option<u64>, promoted: bool, lost: u32) -> Resu
         (Some(upgrade), false) => {
             format!("psflip has closed the connection; what became of upgrade {upgrade} is not known")
         }
-        (None, false) => "psflip has closed the connection without an answer".to_owned(),
+        (None, false) => super::contact::CLOSED.to_owned(),
     };
     match upgrade {
         Some(upgrade) if lost <= PATIENCE && !promoted => place

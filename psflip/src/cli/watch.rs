@@ -13,8 +13,9 @@ use crate::watch::{self, Failure, Options};
 
 /// What `--help` shows below the options.
 pub(super) const AFTER_HELP: &str = "\
-The process that FILE names is the service: signals go to it, and watch ends as it does. Until there is one, COMMAND is meant. A name
-counts if FILE was written after COMMAND was started and names one of COMMAND's processes.
+The process that FILE names is the service: signals go to it, and watch ends as it
+does. Until there is one, COMMAND is meant. A name counts if FILE was written after
+COMMAND was started and names one of COMMAND's processes.
 
   psflip watch --pidfile /run/nginx.pid -- nginx -g 'daemon off;'
   psflip watch --pidfile app.pid -- psflip -c app.toml
@@ -51,11 +52,18 @@ pub(super) fn watch(args: WatchArgs) -> End {
     let WatchArgs { pidfile, patience, grace, quiet, command } = args;
     let _span = crate::log::start_watch(quiet);
     let shown = command[0].to_string_lossy().into_owned();
+    if pidfile.is_dir() {
+        complain(&format!(
+            "pidfile `{}` is a directory; name the file in which the service writes its pid",
+            pidfile.display()
+        ));
+        return End::Exited(crate::exit::FAILURE);
+    }
     match watch::run(Options { pidfile: pidfile.clone(), argv: command, patience, grace }) {
         Ok(end) => end,
         Err(failure) => {
             complain(&match &failure {
-                Failure::Start(refusal) => format!("can't execute `{shown}`: {}", refusal.error),
+                Failure::Start(refusal) => refusal.of_exec(&shown, None),
                 Failure::Own(what, error) => {
                     format!("can't {what} (pidfile `{}`): {error}", pidfile.display())
                 }

@@ -223,7 +223,10 @@ impl Link {
             }
             ToPredecessor::Failed { code, reason } => {
                 self.said.failed = true;
-                self.failure.get_or_insert(format!("{reason} (exit code {code})"));
+                // Not twice: psflip's exit code is that of its child, if that ended.
+                let own = format!("exit code {code}");
+                let told = reason.ends_with(&own);
+                self.failure.get_or_insert_with(|| if told { reason } else { format!("{reason} ({own})") });
                 News::Failed
             }
             ToPredecessor::Upgrade { by } => News::Upgrade { by },

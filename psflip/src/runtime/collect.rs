@@ -133,10 +133,7 @@ impl Runtime {
         };
         let workdir = || self.plan.workdir.as_deref().unwrap_or(std::path::Path::new(".")).display();
         self.failure = Some(match stage {
-            Stage::Exec if why == StartFailure::NotFound && !command.contains('/') => {
-                format!("can't execute `{command}`: it is in no directory of PATH")
-            }
-            Stage::Exec => format!("can't execute `{command}`: {error}"),
+            Stage::Exec => refusal.of_exec(command, self.plan.workdir.as_deref()),
             Stage::Workdir => format!("can't start `{command}` in workdir `{}`: {error}", workdir()),
             Stage::Fork | Stage::ParentDeath => format!("can't start `{command}`: {error}"),
         });

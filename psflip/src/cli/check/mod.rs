@@ -15,6 +15,19 @@ use crate::end::End;
 use crate::exit;
 use crate::runtime::Origin;
 
+/// Below the help of `psflip check`.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  psflip check -c app.toml
+  psflip check -c app.toml --strict             # in a deployment
+  psflip check --listen tcp://0.0.0.0:8080 -- ./server > app.toml
+
+Exit codes:
+    0  psflip can be started with it
+    1  --strict, and there is a warning
+    2  wrong usage
+   78  the configuration is broken";
+
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
     #[command(flatten)]

@@ -1,5 +1,7 @@
 //! The new generation does not come to life, or its child does not (F1 to F4).
 
+use std::os::unix::fs::PermissionsExt;
+
 use testkit::Stream;
 
 use crate::service::{Service, script};
@@ -78,9 +80,18 @@ fn a_psflip_that_never_speaks_is_ended_at_the_deadline() {
 fn a_child_that_cannot_be_started_fails_the_upgrade() {
     // Contract: F3, U8
     let service = Service::start();
+    let asks = service.sandbox.write("asks", "#!/no/such\n");
+    std::fs::set_permissions(asks, PermissionsExt::from_mode(0o755)).unwrap();
     let tries: &[(&[&str], &str, &str, &str)] = &[
-        (&["/no/such"], "", "`/no/such`", "exit code 127"),
-        (&["/etc/passwd"], "", "`/etc/passwd`", "exit code 126"),
+        (&["/no/such"], "", "`/no/such`: No such file or directory (os error 2) (", "exit code 127"),
+        (
+            &["./asks"],
+            "",
+            "`./asks`: No such file or directory (os error 2); it is there, but",
+            "exit code 127",
+        ),
+        (&["/etc/passwd"], "", "; nobody may execute it", "exit code 126"),
+        (&["/etc"], "", "; it is a directory", "exit code 126"),
         (&["never-ready"], "workdir = \"/no/such\"\n", "`/no/such`", "exit code 125"),
     ];
     for (argv, rest, reason, code) in tries {
@@ -97,7 +108,7 @@ fn a_child_that_ends_during_initialization_fails_the_upgrade() {
     let service = Service::start();
     let tries: &[(&[&str], &str)] = &[
         (&["crash-on-init", "--code", "0"], "before it was healthy: exit code 0 (exit code 1)"),
-        (&["crash-on-init", "--code", "3"], "before it was healthy: exit code 3 (exit code 3)"),
+        (&["crash-on-init", "--code", "3"], "before it was healthy: exit code 3\""),
         (&["crash-on-init", "--signal", "ABRT"], "before it was healthy: SIGABRT (exit code 134)"),
         (
             &["crash-on-init", "--after", "30ms", "--signal", "KILL"],

@@ -30,12 +30,19 @@ fn a_command_that_names_nobody_is_relayed_as_if_watch_were_not_there() {
     sandbox.write("text", "no program");
     for (command, code, wanted) in [
         ("/nowhere/x", 127, "can't execute `/nowhere/x`: No such file"),
-        ("./text", 126, "Permission denied"),
+        ("no-such", 127, "can't execute `no-such`: it is in no directory of PATH"),
+        ("./text", 126, "Permission denied (os error 13); nobody may execute it"),
     ] {
         let watch = watch(&sandbox, &[], &[command]);
         assert_eq!(watch.wait_exit().code(), Some(code), "{}", sandbox.report());
         assert!(watch.stderr().contains(wanted), "{}", watch.stderr());
     }
+    std::fs::create_dir(sandbox.path("folder")).unwrap();
+    let program =
+        sandbox.command([psflip_bin().to_str().unwrap(), "watch", "--pidfile", "folder", "--", "true"]);
+    let started = program.start();
+    assert_eq!(started.wait_exit().code(), Some(125));
+    assert!(started.stderr().contains("pidfile `folder` is a directory"), "{}", started.stderr());
     for wrong in [&["--patience", "5"][..], &["--no-such-option"]] {
         assert_eq!(watch(&sandbox, wrong, &["true"]).wait_exit().code(), Some(2), "{wrong:?}");
     }
