@@ -28,7 +28,7 @@ pub(crate) const TRAMPOLINE: &str = "__become";
 /// Set for an xtask that runs under a guard already: the directory it may fill, which the guard removes.
 const GUARDED: &str = "XTASK_GUARDED";
 /// How long processes that are just ending may take to be gone.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(5);
 /// The signals that would end xtask before it has cleaned up.
 const DEADLY: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
