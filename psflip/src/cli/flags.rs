@@ -342,7 +342,7 @@ impl FromArgMatches for Source {
         for flag in FLAGS {
             flag.tell(matches, check, &mut flags);
         }
-        flags.argv("--", "cmd", &command.cloned().collect::<Vec<_>>());
+        flags.command(&command.cloned().collect::<Vec<_>>());
         Ok(Self::Flags(flags))
     }
 

@@ -9,6 +9,7 @@ mod run;
 mod status;
 mod stop;
 mod upgrade;
+mod usual;
 mod watch;
 
 use std::io::Write as _;
@@ -117,6 +118,9 @@ pub fn command() -> clap::Command {
 }
 
 fn run_command() -> End {
+    if let Some(run::Args { source, foreground }) = usual::read(std::env::args_os()) {
+        return run::run(&source, foreground);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -16,7 +16,7 @@ use crate::sys::{early, fd};
 use crate::traffic::activation::Activation;
 
 /// What `psflip run` is told.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) source: Source,

@@ -46,10 +46,10 @@ impl Flags {
         self.add(flag, value, key, toml);
     }
 
-    /// `key` is an argv.
-    pub fn argv(&mut self, flag: &str, key: &str, argv: &[String]) {
+    /// What follows `--`: the child's argv.
+    pub fn command(&mut self, argv: &[String]) {
         let items: Vec<String> = argv.iter().map(|argument| basic(argument)).collect();
-        self.add(flag, &argv.join(" "), key, &format!("[{}]", items.join(", ")));
+        self.add("--", &argv.join(" "), "cmd", &format!("[{}]", items.join(", ")));
     }
 
     /// `key` is an argv that gives this line to a shell.

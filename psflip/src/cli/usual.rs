@@ -1,0 +1,109 @@
+//! The lines that services are started by, read without the tree of all commands: `psflip -c FILE`, `psflip run -c FILE`,
+//! `psflip run -- COMMAND`.
+//!
+//! clap makes that tree before it looks at the first argument, which is work, and memory that every successor has for as long as it lives
+//! (docs/architecture.md, Speed and weight). Whatever is not plainly one of these lines, mistakes of every kind included, is left to
+//! it: there is one place where a line is judged and explained.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::flags::Source;
+use super::{DEFAULT_CONFIG, run};
+use crate::config;
+
+/// What clap would make of `line`, the program's name first; `None`: it is to be asked.
+pub(super) fn read(line: impl Iterator<Item = OsString>) -> Option<run::Args> {
+    let mut line = line.skip(1).peekable();
+    let has_command = line.next_if(|word| word == "run").is_some();
+    let (mut file, mut foreground) = (None, false);
+    while let Some(word) = line.next() {
+        match word.to_str()? {
+            "-c" | "--config" if file.is_none() => file = Some(line.next().filter(is_plain)?),
+            "--foreground" if has_command && !foreground => foreground = true,
+            "--" if has_command && file.is_none() => {
+                let command = line.map(|word| word.into_string().ok()).collect::<Option<Vec<_>>>()?;
+                if command.is_empty() {
+                    return None;
+                }
+                let mut flags = config::Flags::default();
+                flags.command(&command);
+                return Some(run::Args { source: Source::Flags(flags), foreground });
+            }
+            _ => return None,
+        }
+    }
+    let file = file.map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from);
+    Some(run::Args { source: Source::File(file), foreground })
+}
+
+/// Whether this can be nothing but a value.
+fn is_plain(word: &OsString) -> bool {
+    !word.is_empty() && !word.as_encoded_bytes().starts_with(b"-")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    /// What clap makes of it, if that is a start.
+    fn by_clap(line: &[OsString]) -> Option<run::Args> {
+        match Cli::try_parse_from(line).ok()? {
+            Cli { command: Some(Command::Run(args)), .. } => Some(args),
+            Cli { command: None, config } => {
+                Some(run::Args { source: Source::File(config.config), foreground: false })
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_lines_of_services_need_no_clap() {
+        for line in [
+            "psflip",
+            "psflip -c app.toml",
+            "psflip --config /etc/app.toml",
+            "psflip run",
+            "psflip run -c app.toml",
+            "psflip run --foreground -c app.toml",
+            "psflip run -c app.toml --foreground",
+            "psflip run -- ./server --port 80 -c x -- --foreground",
+            "psflip run --foreground -- ./server",
+        ] {
+            let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let read = read(line.iter().cloned());
+            assert!(read.is_some(), "{line:?}");
+            assert_eq!(read, by_clap(&line), "{line:?}");
+        }
+    }
+
+    /// How many lines of up to `more` further words are read here; each as clap reads it.
+    fn compare(line: &mut Vec<OsString>, words: &[OsString], more: u32) -> u32 {
+        let args = read(line.iter().cloned());
+        let mut count = u32::from(args.is_some());
+        if args.is_some() {
+            assert_eq!(args, by_clap(line), "{line:?}");
+        }
+        for word in words.iter().filter(|_| more > 0) {
+            line.push(word.clone());
+            count += compare(line, words, more - 1);
+            line.pop();
+        }
+        count
+    }
+
+    #[test]
+    fn clap_is_never_contradicted() {
+        let words =
+            ["run", "check", "-c", "--config", "a.toml", "-", "--", "--foreground", "--quiet", "-h", ""];
+        let mut words: Vec<OsString> = words.map(OsString::from).to_vec();
+        words.push(OsString::from_vec(b"\xff".to_vec()));
+        let count = compare(&mut vec!["psflip".into()], &words, 4);
+        assert!(count > 100, "{count}");
+    }
+}
