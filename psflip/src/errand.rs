@@ -52,12 +52,12 @@ impl Errand {
     /// As text for the log: no descriptor, no process.
     pub fn start(
         argv: &[String],
-        envp: Vec<CString>,
+        envp: &[CString],
         variables: &[(&str, &str)],
         workdir: Option<PathBuf>,
         signals: SignalSetup,
     ) -> Result<Self, String> {
-        let mut launch = Launch::new(argv, envp, workdir, signals);
+        let mut launch = Launch::new(argv, envp.to_vec(), workdir, signals);
         for (name, value) in variables {
             launch = launch.with_variable(name, value);
         }

@@ -323,6 +323,12 @@ fn is_for_psflip(name: &[u8]) -> bool {
     NAMES.iter().any(|known| known.as_bytes() == name)
 }
 
+/// Whether this is the variable `name`, with or without a value.
+fn is_named(entry: &CStr, name: &str) -> bool {
+    let rest = entry.to_bytes().strip_prefix(name.as_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+}
+
 fn name_of(entry: &CStr) -> &[u8] {
     let bytes = entry.to_bytes();
     bytes.iter().position(|byte| *byte == b'=').map_or(bytes, |end| &bytes[..end])
@@ -331,18 +337,18 @@ fn name_of(entry: &CStr) -> &[u8] {
 /// The value of a variable.
 #[must_use]
 pub fn variable<'a>(envp: &'a [CString], name: &str) -> Option<&'a OsStr> {
-    let entry = envp.iter().find(|entry| name_of(entry) == name.as_bytes())?;
+    let entry = envp.iter().find(|entry| is_named(entry, name))?;
     entry.to_bytes().get(name.len() + 1..).map(OsStr::from_bytes)
 }
 
 /// Sets, replaces in place, or removes a variable.
 pub fn set_variable(envp: &mut Vec<CString>, name: &str, value: Option<&str>) {
-    let place = envp.iter().position(|entry| name_of(entry) == name.as_bytes());
+    let place = envp.iter().position(|entry| is_named(entry, name));
     let entry = value.and_then(|value| CString::new(format!("{name}={value}")).ok());
     match (place, entry) {
         (Some(place), Some(entry)) => envp[place] = entry,
         (None, Some(entry)) => envp.push(entry),
-        (_, None) => envp.retain(|entry| name_of(entry) != name.as_bytes()),
+        (_, None) => envp.retain(|entry| !is_named(entry, name)),
     }
 }
 

@@ -20,8 +20,8 @@ impl Probe for Command {
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
         let pid = child.pid.to_string();
         let variables = [("PSFLIP_CHILD_PID", pid.as_str())];
-        let (envp, workdir) = (child.envp.clone(), child.workdir.clone());
-        let run = Errand::start(&self.argv, envp, &variables, workdir, child.signals)?;
+        let workdir = child.workdir.clone();
+        let run = Errand::start(&self.argv, &child.envp, &variables, workdir, child.signals)?;
         Ok(Begun::Pending(Box::new(run)))
     }
 }

@@ -25,6 +25,7 @@ mod tests;
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::{Health, Pace};
@@ -39,7 +40,7 @@ pub struct ChildInfo {
     /// Its pid, for `PSFLIP_CHILD_PID`.
     pub pid: u32,
     /// The environment it was started with.
-    pub envp: Vec<CString>,
+    pub envp: Rc<[CString]>,
     /// The directory it was started in; `None`: psflip's own. May be relative to psflip's own.
     pub workdir: Option<PathBuf>,
     /// The signal set-up it was started with.

@@ -1,42 +1,67 @@
 //! A log line for people: time, level, who, what.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::FormatFields as _;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
 
 /// `2026-11-23T16:16:46.588318Z  INFO psflip{generation=1 pid=20553}: healthy, active child=20555`
-pub(super) struct Text {
+///
+/// It takes events as they come: a registry of spans, which such a line has no use for, is 32 kB at the first line.
+pub(super) struct Text<W> {
+    pub(super) level: LevelFilter,
     pub(super) generation: u64,
     pub(super) pid: u32,
     /// For a terminal. The words of a line are never coloured, so that they are found by whoever searches for them.
     pub(super) colour: bool,
+    pub(super) write: W,
 }
 
-impl<S, N> FormatEvent<S, N> for Text
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+impl<W: Fn(&str) + 'static> Subscriber for Text<W> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = String::new();
+        if self.format(&mut line, event).is_ok() {
+            (self.write)(&line);
+        }
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1) // all are one: nobody asks for them
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl<W> Text<W> {
+    fn format(&self, line: &mut String, event: &Event<'_>) -> fmt::Result {
         let level = *event.metadata().level();
         let (begin, end) = if self.colour { (colour(level), "\x1b[0m") } else { ("", "") };
         if self.colour {
-            writer.write_str("\x1b[2m")?;
+            line.write_str("\x1b[2m")?;
         }
-        SystemTime.format_time(&mut writer)?;
+        SystemTime.format_time(&mut Writer::new(line))?;
         let Self { generation, pid, .. } = self;
-        write!(writer, "{end} {begin}{level:>5}{end} psflip{{generation={generation} pid={pid}}}: ")?;
-        context.field_format().format_fields(writer.by_ref(), event)?;
-        writer.write_char('\n')
+        write!(line, "{end} {begin}{level:>5}{end} psflip{{generation={generation} pid={pid}}}: ")?;
+        DefaultFields::new().format_fields(Writer::new(line), event)?;
+        line.write_char('\n')
     }
 }
 
@@ -53,34 +78,22 @@ fn colour(level: Level) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::mpsc;
 
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
+    /// The line that `tell` writes, without the digits of its time; empty if it writes none.
+    fn line(colour: bool, tell: impl FnOnce()) -> String {
+        let (sender, written) = mpsc::channel();
+        let write = move |line: &str| sender.send(line.to_owned()).unwrap();
+        let text = Text { level: LevelFilter::INFO, generation: 2, pid: 7, colour, write };
+        tracing::subscriber::with_default(text, tell);
+        let text: String = written.try_iter().collect();
+        let Some(time) = text.find("20") else { return text };
+        format!("{}TIME{}", &text[..time], &text[time + 27..])
     }
 
-    /// The line that `tell` writes, without the digits of its time.
-    fn line(colour: bool, tell: impl FnOnce()) -> String {
-        let written = Written::default();
-        let writer = written.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .event_format(Text { generation: 2, pid: 7, colour })
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::with_default(subscriber, tell);
-        let bytes = written.0.lock().unwrap().clone();
-        let text = String::from_utf8(bytes).unwrap();
-        let time = text.find("20").unwrap();
-        format!("{}TIME{}", &text[..time], &text[time + 27..])
+    #[test]
+    fn what_is_below_the_level_is_not_written() {
+        assert_eq!(line(false, || tracing::debug!("decided")), "");
     }
 
     #[test]

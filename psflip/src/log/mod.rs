@@ -23,10 +23,6 @@ use stderr::Careful;
 pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
     let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::from_level(plan.log.level) };
     let pid = std::process::id();
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_writer(|| Careful(io::stderr()));
     // It fails only if there is one already, which then stays.
     drop(match chosen(plan.log.format) {
         LogFormat::Journald => {
@@ -34,13 +30,18 @@ pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
             tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())
         }
         LogFormat::Json => {
-            let json = builder.with_target(false).json().flatten_event(true);
-            json.with_current_span(true).with_span_list(false).try_init().map_err(|error| error.to_string())
+            let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+            let json = builder.with_writer(|| Careful(io::stderr())).with_target(false).json();
+            json.flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false)
+                .try_init()
+                .map_err(|error| error.to_string())
         }
         LogFormat::Auto | LogFormat::Text => {
             let colour = terminal::has_colour(&io::stderr(), |name| std::env::var_os(name));
-            let text = Text { generation, pid, colour };
-            builder.event_format(text).try_init().map_err(|error| error.to_string())
+            let text = Text { level, generation, pid, colour, write: plain };
+            tracing::subscriber::set_global_default(text).map_err(|error| error.to_string())
         }
     });
     tracing::error_span!("psflip", generation, pid).entered()

@@ -58,11 +58,10 @@ impl Runtime {
         }
         tracing::debug!(hook = name(hook), command = argv[0], "hook started");
         let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
-        let started =
-            Errand::start(&argv, self.envp.clone(), &variables, workdir, signals).and_then(|errand| {
-                let watched = self.poller.watch(token(hook), errand.as_fd());
-                watched.map(|()| errand).map_err(|error| format!("can't be waited for: {error}"))
-            });
+        let started = Errand::start(&argv, &self.envp, &variables, workdir, signals).and_then(|errand| {
+            let watched = self.poller.watch(token(hook), errand.as_fd());
+            watched.map(|()| errand).map_err(|error| format!("can't be waited for: {error}"))
+        });
         match started {
             Ok(errand) => {
                 self.timers.set(Key::Hook(hook), self.plan.hooks.timeout);

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub use origin::{Origin, Seen};
@@ -88,7 +89,7 @@ struct Runtime {
     plan: Plan,
     identity: Identity,
     /// The child's environment.
-    envp: Vec<CString>,
+    envp: Rc<[CString]>,
     state: State,
     /// Events that effects have caused.
     queue: VecDeque<Event>,
@@ -231,7 +232,7 @@ impl Runtime {
         let from = predecessor.as_ref().map(|_| identity.generation - 1);
         let chronicle = Chronicle::new(identity.begun.clone(), from, identity.generation, history);
         Self {
-            envp,
+            envp: envp.into(),
             state: flip::begin(role).0,
             plan,
             identity,

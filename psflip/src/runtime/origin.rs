@@ -32,7 +32,9 @@ impl Origin {
         let mut envp = process::raw_environment();
         let mut take = |name| {
             let value = variable(&envp, name).map(OsStr::to_string_lossy).map(std::borrow::Cow::into_owned);
-            set_variable(&mut envp, name, None);
+            if value.is_some() {
+                set_variable(&mut envp, name, None);
+            }
             value
         };
         let (handover, anchor) = (take(HANDOVER_VARIABLE), take(ANCHOR_VARIABLE));

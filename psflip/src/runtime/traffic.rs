@@ -32,7 +32,7 @@ impl Runtime {
 
     /// What the child inherits, and its environment, which says so.
     pub(super) fn sockets_for_child(&self) -> (Sockets, Vec<CString>) {
-        let mut envp = self.envp.clone();
+        let mut envp = self.envp.to_vec();
         let (passing, fds) = self.listeners.passing(self.identity.generation);
         for (name, value) in &passing.variables {
             set_variable(&mut envp, name, Some(value));

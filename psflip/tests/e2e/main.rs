@@ -6,6 +6,7 @@ mod check;
 mod child;
 mod config;
 mod control;
+mod cost;
 mod examples;
 mod exit_codes;
 mod failures;

@@ -1,5 +1,6 @@
 //! A service under psflip that is asked without pause whether it is there, and what tests of upgrades do with it.
 
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
@@ -44,6 +45,15 @@ pub(crate) fn script(sandbox: &Sandbox, name: &str, text: &str) -> PathBuf {
     let status = sandbox.command(["sh", "-c", write, "sh", &path_text, text]).start().wait_exit();
     assert!(status.success(), "{name} can't be written: {status}");
     path
+}
+
+/// Whether strace is there and may trace; says so if not.
+pub(crate) fn can_trace(sandbox: &Sandbox) -> bool {
+    let can = sandbox.command(["sh", "-c", "strace -D -o /dev/null true"]).start().wait_exit().success();
+    if !can {
+        let _ = writeln!(std::io::stdout(), "skipped: strace is not installed, or may not trace");
+    }
+    can
 }
 
 /// The psflips of the sandbox that are alive: no keepers, and nothing that is about to become a program.

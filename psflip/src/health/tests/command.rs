@@ -45,7 +45,7 @@ impl Drop for AsPsflip {
 fn command(argv: &[&str], workdir: Option<&Path>) -> Checker {
     let cmd = argv.iter().map(ToString::to_string).collect();
     let path = CString::new(format!("PATH={}", std::env::var("PATH").unwrap())).unwrap();
-    let envp = vec![path, c"MARK=of the child".to_owned()];
+    let envp = [path, c"MARK=of the child".to_owned()].into();
     let workdir = workdir.map(Path::to_path_buf);
     checker_of(&Health::Command { cmd, pace: PACE }, ChildInfo { envp, workdir, ..child() })
 }

@@ -31,7 +31,7 @@ const AGAIN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(INTERVAL) }
 const BEGUN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(TIMEOUT) };
 
 fn child() -> ChildInfo {
-    ChildInfo { pid: 4711, envp: Vec::new(), workdir: None, signals: inherited_signals(), predecessor: None }
+    ChildInfo { pid: 4711, envp: [].into(), workdir: None, signals: inherited_signals(), predecessor: None }
 }
 
 fn checker(health: &Health) -> Checker {

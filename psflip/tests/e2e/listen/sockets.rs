@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use testkit::Sandbox;
 
+use crate::service::can_trace;
+
 use super::*;
 
 #[test]
@@ -160,8 +162,7 @@ fn a_socket_file_has_its_mode() {
 fn a_socket_file_is_never_wider_than_it_shall_be() {
     // Contract: U2
     let sandbox = Sandbox::new();
-    if sandbox.command(["sh", "-c", "command -v strace"]).start().wait_exit().code() != Some(0) {
-        let _ = writeln!(std::io::stdout(), "skipped: strace is not installed");
+    if !can_trace(&sandbox) {
         return;
     }
     let root = crate::tree::is_root();

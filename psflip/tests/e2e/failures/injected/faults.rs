@@ -111,15 +111,6 @@ pub(super) fn lasting_faults_of(calls: &BTreeMap<String, usize>) -> Vec<Fault> {
     faults
 }
 
-/// Whether strace is there and may trace; says so if not.
-pub(super) fn can_trace(sandbox: &Sandbox) -> bool {
-    let can = sandbox.command(["sh", "-c", "strace -D -o /dev/null true"]).start().wait_exit().success();
-    if !can {
-        let _ = writeln!(std::io::stdout(), "skipped: strace is not installed, or may not trace");
-    }
-    can
-}
-
 /// Lets strace step in at a running process.
 #[track_caller]
 pub(super) fn attach(

@@ -5,10 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use testkit::{Deadline, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use super::calls::About;
-use super::faults::{
-    FIRST_CALL, Fault, LOOK, Tally, attach, calls_in, can_trace, end_strace, faults_of, keeper, trace,
-};
-use crate::service::{AT_ONCE, Service, psflip, stop};
+use super::faults::{FIRST_CALL, Fault, LOOK, Tally, attach, calls_in, end_strace, faults_of, keeper, trace};
+use crate::service::{AT_ONCE, Service, can_trace, psflip, stop};
 
 /// What strace writes.
 const TRACE: &str = "trace";

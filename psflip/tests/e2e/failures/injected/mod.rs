@@ -11,8 +11,9 @@ mod traced;
 
 use std::collections::BTreeMap;
 
+use crate::service::can_trace;
 use calls::About;
-use faults::{Fault, LOOK, Tally, calls_in, can_trace, faults_of, lasting_faults_of};
+use faults::{Fault, LOOK, Tally, calls_in, faults_of, lasting_faults_of};
 use traced::{Role, Traced};
 
 use super::rig::Outcome;
