@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::process::Process;
+use crate::process::{Process, State};
 use crate::report;
 use crate::wait::{Deadline, wait_until};
 
@@ -14,14 +14,25 @@ pub struct FdSnapshot {
 }
 
 impl FdSnapshot {
-    /// Of `process` now.
+    /// Of `process` as soon as it waits for something: what it has open only while it does something is not meant.
     ///
     /// # Panics
-    /// When it has ended, or belongs to another user.
+    /// When it has ended, belongs to another user, or is busy until the default deadline.
     #[track_caller]
     #[must_use]
     pub fn of(process: Process) -> Self {
-        Self { process, open: read(process) }
+        // How often it has slept and was woken; `None` while it runs or is about to.
+        let rests = || {
+            let rests = process.status_field("voluntary_ctxt_switches");
+            rests.filter(|_| process.state() != State::Running)
+        };
+        let what = format!("process {process} to wait for something");
+        let open = wait_until(Deadline::default(), what, || {
+            let before = rests()?;
+            let open = read(process);
+            (rests()? == before).then_some(open)
+        });
+        Self { process, open }
     }
 
     /// The descriptors with what they refer to.

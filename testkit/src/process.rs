@@ -9,10 +9,15 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::pidfd::PidFd;
+use crate::wait::look_for;
+
+/// How long an execve(2) may take on a busy machine.
+const EXECVE: Duration = Duration::from_secs(5);
 
 /// One process: its pid together with its start time, so that a reused pid is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -206,11 +211,21 @@ impl Process {
         Ok(found)
     }
 
-    /// One variable of [`Process::environ`].
+    /// One variable of [`Process::environ`], once the process shows its environment: in the middle of execve(2) it shows neither
+    /// that nor its arguments.
     #[must_use]
     pub fn env(&self, name: impl AsRef<OsStr>) -> Option<OsString> {
         let name = name.as_ref();
-        self.environ().ok()?.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        let shown = || {
+            let environ = self.environ();
+            let is_empty = environ.as_ref().is_ok_and(Vec::is_empty);
+            // A zombie shows no executable, and a thread of the kernel has none.
+            let executes =
+                is_empty && self.exe().is_ok() && self.cmdline().is_ok_and(|arguments| arguments.is_empty());
+            (!executes).then_some(environ)
+        };
+        let environ = look_for(EXECVE, shown)?.ok()?;
+        environ.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     /// Its arguments, the program's name first; empty for a zombie.
@@ -380,6 +395,22 @@ mod tests {
         found.sort_by(by_age);
         let sorted = [(6, 32_767), (7, 32_766), (7, 32_767), (7, 300), (7, 301), (8, 300)].map(process);
         assert_eq!(found, sorted);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_who_has_no_environment() {
+        let begun = std::time::Instant::now();
+        // Threads of the kernel among them, where they are to be seen.
+        for stat in all() {
+            let _ = stat.process.env("PATH"); // it may have ended
+        }
+        let mut zombie = std::process::Command::new("true").spawn().unwrap();
+        crate::wait_until(crate::Deadline::default(), "a zombie", || {
+            Stat::read(zombie.id()).filter(|stat| stat.state == State::Zombie).map(drop)
+        });
+        assert_eq!(Process::find(zombie.id()).unwrap().env("PATH"), None);
+        zombie.wait().unwrap();
+        assert!(begun.elapsed() < EXECVE, "somebody was waited for");
     }
 
     #[test]

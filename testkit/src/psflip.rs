@@ -480,15 +480,21 @@ impl Psflip {
         }
     }
 
-    /// The child of the active psflip. See [`child_of`].
+    /// The child of the active psflip, once it shows its arguments and its environment. See [`child_of`].
     ///
     /// # Panics
     /// When it has none within the default deadline.
     #[track_caller]
     #[must_use]
     pub fn child(&self) -> Process {
-        let active = self.active();
-        wait_until(Deadline::default(), format!("psflip {active} to have a child"), || child_of(active))
+        // In the middle of execve(2) a process shows neither: psflip may be told already that it runs.
+        let shows = |child: &Process| {
+            !child.is_alive() || child.cmdline().map_or(true, |arguments| !arguments.is_empty())
+        };
+        // The active one is looked up anew: it may just have been replaced.
+        wait_until(Deadline::default(), "the active psflip to have a child", || {
+            child_of(self.active()).filter(shows)
+        })
     }
 
     /// The pid of the active psflip's child.

@@ -110,8 +110,15 @@ fn a_probe_over_flips_sees_every_generation_answer() {
     let server = testkit::fixture("http-server");
     let psflip = sandbox
         .psflip()
-        .cmd([server.as_os_str(), "--unix".as_ref(), socket.as_os_str()])
-        .config(format!("[healthcheck.http]\nurl = \"unix://{}:/up\"\n", socket.display()))
+        .cmd([
+            server.as_os_str(),
+            "--unix".as_ref(),
+            socket.as_os_str(),
+            "--probe".as_ref(),
+            "{{ blue_green() }}.up".as_ref(),
+        ])
+        // At `app.sock` the predecessor would answer.
+        .config("[healthcheck.unix]\npath = \"{{ blue_green() }}.up\"\ninterval = \"10ms\"\n")
         .start()
         .wait_ready();
     let probe = AvailabilityProbe::start(4, |_| {

@@ -16,6 +16,19 @@ fn a_program_gets_the_sandbox_folder_and_a_scrubbed_environment() {
 }
 
 #[test]
+fn all_that_a_program_wrote_is_there_when_it_has_ended_while_others_go_on() {
+    let sandbox = Sandbox::new();
+    let other = sandbox.command(["sleep", "1000"]).start();
+    for round in 0..50 {
+        let lines = sandbox.command(["seq", "10000"]).start();
+        assert!(lines.wait_exit().success());
+        assert_eq!(lines.stdout().lines().count(), 10_000, "round {round}");
+    }
+    other.signal(Signal::SIGKILL);
+    other.wait_exit();
+}
+
+#[test]
 fn dropping_it_ends_orphans_in_sessions_of_their_own_and_removes_the_folder() {
     let sandbox = Sandbox::new();
     let dir = sandbox.dir().to_owned();

@@ -8,10 +8,14 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
+use crate::traffic::ports::Reserved;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
 /// Ends the wait soon; what a test waits for is the end itself.
 const SOON: &str = "[upgrade]\ntimeout = \"1s\"\n";
+
+/// Likewise, and time enough for a server to come up before: what it answers counts.
+const SERVED: &str = "[upgrade]\ntimeout = \"4s\"\n";
 
 fn child(sandbox: &Sandbox, argv: &[&str], health: &str) -> PsflipBuilder {
     let program = fixture(argv[0]);
@@ -90,7 +94,8 @@ fn every_kind_that_probes_says_why_the_last_probe_failed_when_the_time_is_up() {
     ] {
         let sandbox = Sandbox::new();
         let dir = sandbox.dir().display().to_string();
-        let health = format!("[healthcheck.{health}\ninterval = \"5ms\"\n{SOON}").replace("/DIR", &dir);
+        let soon = if argv == server { SERVED } else { SOON };
+        let health = format!("[healthcheck.{health}\ninterval = \"5ms\"\n{soon}").replace("/DIR", &dir);
         let psflip = child(&sandbox, argv, &health).start();
         assert_not_healthy(&sandbox, &psflip, last_probe);
         assert!(psflip.log().contains("last probe: probe "), "{}", sandbox.report());
@@ -101,8 +106,8 @@ fn every_kind_that_probes_says_why_the_last_probe_failed_when_the_time_is_up() {
 fn tcp_and_http_find_a_child_on_its_port() {
     // Contract: H1, H4
     let sandbox = Sandbox::new();
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
+    let reserved = Reserved::new();
+    let (port, address) = (reserved.port(), reserved.address().to_string());
     let server = ["http-server", "--tcp", &address];
     for health in [
         format!("[healthcheck.tcp]\naddress = \"{address}\"\n"),
@@ -120,21 +125,12 @@ fn tcp_and_http_find_a_child_on_its_port() {
     }
 }
 
-/// A port that nobody listens on. Below the range from which the kernel takes ports for outgoing connections, and by pid, so
-/// that nothing else takes it meanwhile.
-fn free_port() -> u16 {
-    let first = 10_000 + u16::try_from(std::process::id() % 20_000).unwrap();
-    (first..32_000)
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
-}
-
 #[test]
 fn a_probe_that_hangs_is_ended_with_its_whole_tree_and_counts_as_failed() {
     // Contract: H2, H4
     let sandbox = Sandbox::new();
     let health = format!(
-        "[healthcheck.command]\ncmd = [\"{}\", \"--pids\", \"pids\"]\ntimeout = \"200ms\"\ninterval = \"1h\"\n[upgrade]\ntimeout = \"1h\"\n[log]\nlevel = \"debug\"\n",
+        "[healthcheck.command]\ncmd = [\"{}\", \"--pids\", \"pids\"]\ntimeout = \"2s\"\ninterval = \"1h\"\n[upgrade]\ntimeout = \"1h\"\n[log]\nlevel = \"debug\"\n",
         fixture("probe-hang").display()
     );
     let psflip = child(&sandbox, &["never-ready"], &health).start();
@@ -258,8 +254,7 @@ fn nothing_is_probed_before_its_time_nor_between_two_intervals() {
     let psflip = child(&sandbox, &["never-ready"], &format!("{count}after = \"1h\"\n{SOON}")).start();
     assert_eq!(psflip.wait_exit().code(), Some(124), "{}", sandbox.report());
     assert!(!sandbox.path("probes").exists(), "it was probed before `after`\n{}", sandbox.report());
-    let late = "[upgrade]\ntimeout = \"1s\"\n";
-    let psflip = child(&sandbox, &["never-ready"], &format!("{count}interval = \"1h\"\n{late}")).start();
+    let psflip = child(&sandbox, &["never-ready"], &format!("{count}interval = \"1h\"\n{SERVED}")).start();
     assert_eq!(psflip.wait_exit().code(), Some(124), "{}", sandbox.report());
     assert_eq!(probes(&sandbox.path("probes")), 1, "once, then after an hour\n{}", sandbox.report());
 }

@@ -196,13 +196,14 @@ fn a_promote_hook_that_hangs_is_ended_with_all_its_processes() {
     // Contract: U4, U8, C8
     let service = Service::start();
     let health = "[healthcheck.unix]\npath = \"new.sock\"\n";
-    let hangs = "trap '' TERM; setsid sleep infinity & (trap '' TERM; sleep infinity) & echo it hangs; sleep infinity";
+    let hangs = "echo it hangs; trap '' TERM; setsid sleep infinity & (trap '' TERM; sleep infinity) & sleep infinity";
     let hangs = script(&service.sandbox, "hangs", hangs);
-    let hook = hooks(&[("promote", &hangs)], "timeout = \"200ms\"\n");
+    // Time enough for it to say so.
+    let hook = hooks(&[("promote", &hangs)], "timeout = \"2s\"\n");
     service.configure(&["http-server", "--unix", "new.sock"], &format!("{health}{hook}"));
     // `wait_alone` sees that nothing is left.
     let line = service.fails();
-    assert!(line.text.contains("gave no answer within 200ms: it hangs"), "{line}");
+    assert!(line.text.contains("gave no answer within 2s: it hangs"), "{line}");
     service.succeeds_and_ends();
 }
 

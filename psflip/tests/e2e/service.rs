@@ -121,8 +121,12 @@ pub(crate) struct Service {
     pub(crate) sandbox: Sandbox,
 }
 
-const SERVER: &[&str] = &["http-server", "--unix", "app.sock", "--linger", "50ms"];
-const SERVING: &str = "[healthcheck.unix]\npath = \"app.sock\"\n[log]\nlevel = \"debug\"\n";
+/// At `app.sock` the predecessor answers until the new server is there, so each has a socket of its own for the health check: else it might
+/// be promoted, and the predecessor be gone, before it is there.
+const SERVER: &[&str] =
+    &["http-server", "--unix", "app.sock", "--probe", "{{ blue_green() }}.up", "--linger", "50ms"];
+const SERVING: &str =
+    "[healthcheck.unix]\npath = \"{{ blue_green() }}.up\"\ninterval = \"10ms\"\n[log]\nlevel = \"debug\"\n";
 
 impl Service {
     /// Starts it and waits until it is asked.

@@ -10,7 +10,7 @@ use crate::traffic::nginx::{self, Nginx};
 
 /// Each generation listens on the socket of its slot; `app.sock` leads to the active one's.
 const SERVER: &[&str] =
-    &["http-server", "--unix", "{{ blue_green() }}.sock", "--keep-idle", "200ms", "--linger", "100ms"];
+    &["http-server", "--unix", "{{ blue_green() }}.sock", "--keep-idle", "2s", "--linger", "100ms"];
 const SWITCH: &str = "[healthcheck.unix]\npath = \"{{ blue_green() }}.sock\"\ninterval = \"10ms\"\n[log]\nlevel = \"debug\"\n\
     [switch]\nsymlink = { path = \"app.sock\", to = \"{{ blue_green() }}.sock\" }\n";
 

@@ -88,6 +88,21 @@ impl Asking {
         panic!("{} was not answered by `{name}`, but by:\n{}", self.request, others.join("\n"));
     }
 
+    /// Reads until one of these events has come, and returns all that did; what comes last is none of them if psflip has closed
+    /// the connection before.
+    #[track_caller]
+    pub fn until(&mut self, names: &[&str]) -> Vec<Value> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next_event() {
+            let is_last = names.iter().any(|name| event["event"] == *name);
+            events.push(event);
+            if is_last {
+                break;
+            }
+        }
+        events
+    }
+
     /// Everything until psflip closes the connection.
     #[track_caller]
     pub fn rest(mut self) -> Vec<Value> {

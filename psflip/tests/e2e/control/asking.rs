@@ -48,6 +48,7 @@ fn an_upgrade_is_told_step_by_step() {
     let rest = "[hooks]\npromote = [\"true\"]\n[healthcheck.alive]\ntimeout = \"0s\"\n[switch]\nsymlink = { path = \"link\", to = \"/\" }\n";
     let psflip = psflip(&sandbox, &["signal-logger"], rest).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let old = psflip.active();
     let events = ask(&psflip, "upgrade").rest();
     let steps = [
         "accepted", "started", "spawned", "starting", "child", "healthy", "hook", "switch", "pidfile",
@@ -61,7 +62,8 @@ fn an_upgrade_is_told_step_by_step() {
     assert_eq!(events[10]["killed"], false);
     let times: Vec<u64> = events.iter().filter_map(|event| event["at_ms"].as_u64()).collect();
     assert!(times.is_sorted(), "{times:?}");
-    // The generation that came knows it, too.
+    // The generation that came knows it, too. That the old one is gone shows to it before the next client does.
+    psflip.wait_gone(old);
     let history = status(&psflip)["history"].clone();
     let record = &history[1];
     assert_eq!((&record["upgrade"], &record["from"], &record["to"]), (&json!(1), &json!(1), &json!(2)));

@@ -23,6 +23,20 @@ fn status(psflip: &Psflip) -> Value {
     testkit::client::control::status(&psflip.control_path())
 }
 
+/// Follows an upgrade, at whoever serves, until this event; a generation that has just been superseded sends whoever asks it there.
+#[track_caller]
+fn follow_until(psflip: &Psflip, upgrade: u64, name: &str) -> Value {
+    let request = format!(r#"{{"psflip":1,"request":"follow","upgrade":{upgrade}}}"#);
+    loop {
+        let events = Asking::ask(&psflip.control_path(), &*request).until(&[name, "moved"]);
+        let last = events.last().expect("it was not answered");
+        if last["event"] == name {
+            return last.clone();
+        }
+        assert_eq!(last["event"], "moved", "{events:#?}");
+    }
+}
+
 /// Asks for an upgrade whose child runs, but is healthy only when the test says so ([`WHEN_TOLD`]).
 #[track_caller]
 fn upgrade_that_waits(sandbox: &Sandbox, psflip: &Psflip) -> Asking {

@@ -92,7 +92,11 @@ fn each_process_may_be_stopped_during_an_upgrade_and_continued_later() {
             0 => assert_eq!(psflip.wait_successor(old), new),
             _ => {}
         }
-        assert!(old.is_alive() && new.is_alive(), "{}", service.sandbox.report());
+        // Where one of the psflips is stopped, or the old one's keeper; else the old one may have come to its end by now.
+        if [0, 2, 4].contains(&stopped) {
+            assert!(old.is_alive(), "{}", service.sandbox.report());
+        }
+        assert!(new.is_alive(), "{}", service.sandbox.report());
         thaw(process);
         promoted_once(&service, psflip, old, new, mark);
         service.configure_well();

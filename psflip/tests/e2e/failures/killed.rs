@@ -241,6 +241,7 @@ fn a_predecessor_that_is_killed_while_it_drains_takes_nothing_with_it() {
     configure(&sandbox, &["signal-logger"], AT_ONCE);
     psflip.request_flip();
     let new = psflip.wait_successor(old);
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
     psflip.wait_for_line(Stream::Stdout, "got SIGTERM from=");
     let child = psflip.child();
     kill(old);

@@ -34,7 +34,8 @@ fn limit(sandbox: &Sandbox, process: Process, name: &str, value: &str) {
     let (pid, limit) = (process.pid().to_string(), format!("--{name}={value}:"));
     let running = sandbox.command(["prlimit", "--pid", &pid, &limit]).start();
     let status = running.wait_exit();
-    assert!(status.success(), "prlimit {limit}: {status}: {}", running.stderr());
+    // The one that starts a new psflip lives for a moment.
+    assert!(status.success() || !process.is_alive(), "prlimit {limit}: {status}: {}", running.stderr());
 }
 
 /// The soft limit that everything starts with.

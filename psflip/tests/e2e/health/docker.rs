@@ -150,12 +150,12 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         "--health-retries",
         "1",
     ];
-    let short = "[upgrade]\ntimeout = \"5s\"\n";
+    let short = "[upgrade]\ntimeout = \"10s\"\n";
     fails(
         &sick,
         SERVE,
         short,
-        &["not healthy within 5s", "is `unhealthy`; its check exited with code 7: no database"],
+        &["not healthy within 10s", "is `unhealthy`; its check exited with code 7: no database"],
     );
     // No such container: the client never makes one.
     let elsewhere = ["--rm", "--name", "another"];

@@ -10,7 +10,7 @@ use super::notify::is_installed;
 use crate::service::stop;
 
 /// Ends the wait soon; what a test waits for is the end itself.
-const SOON: &str = "[upgrade]\ntimeout = \"2s\"\n";
+const SOON: &str = "[upgrade]\ntimeout = \"5s\"\n";
 
 fn server(sandbox: &Sandbox, check: &str, rest: &str) -> PsflipBuilder {
     let program = fixture("fcgi-server").display().to_string();

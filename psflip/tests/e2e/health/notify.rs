@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
+use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, child_of, wait_until};
 
 use crate::failures::stage::Stage;
-use crate::service::{configure, stop};
+use crate::service::{configure, stop, wait_coming};
 
 /// `say MESSAGE` for shell scripts, which understands `\n`.
 const SAY: &str = "say() { printf '%b' \"$1\" | socat -u - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; }; ";
@@ -146,7 +146,7 @@ fn what_the_child_said_of_its_trouble_is_part_of_the_reason() {
         return;
     }
     let sandbox = Sandbox::new();
-    let short = "upgrade.timeout = \"1s\"\n[healthcheck.notify]\n";
+    let short = "upgrade.timeout = \"3s\"\n[healthcheck.notify]\n";
     let psflip =
         child(&sandbox, "say 'STATUS=waiting for the database\\nERRNO=111'; exec sleep 1000", short).start();
     let line = reason_of_failure(&sandbox, &psflip);
@@ -173,7 +173,7 @@ fn an_upgrade_to_a_child_that_is_not_ready_in_time_fails_and_the_next_one_works(
     configure_next(
         &sandbox,
         "say STATUS=stuck; exec sleep 1000",
-        "upgrade.timeout = \"1s\"\n[healthcheck.notify]\n",
+        "upgrade.timeout = \"3s\"\n[healthcheck.notify]\n",
     );
     psflip.request_flip();
     let line = psflip.wait_for_line(Stream::Stderr, "upgrade failed").text;
@@ -200,18 +200,15 @@ fn messages_of_others_do_not_count_not_even_those_of_the_old_child() {
     configure_next(&sandbox, slow, NOTIFY);
     psflip.request_flip();
     psflip.wait_for_line(Stream::Stderr, "waiting");
-    let new_child = wait_until(Deadline::default(), "the new child", || {
-        let shells = sandbox.processes().into_iter().filter(|process| *process != old_child);
-        shells
-            .into_iter()
-            .find(|process| process.cmdline().is_ok_and(|line| line.join(" ").contains("test ! -e go")))
-    });
+    let new = wait_coming(&sandbox, old);
+    let new_child = wait_until(Deadline::default(), "the new child", || child_of(new));
     let new_address = address(new_child);
     sandbox.write("to", &new_address);
     let ignored = "ignoring messages on NOTIFY_SOCKET";
     psflip.wait_for_line(Stream::Stderr, ignored);
     // A stranger that waits for its message to be looked at.
-    let stranger = format!("printf READY=1 | socat - ABSTRACT-SENDTO:{}", &new_address[1..]);
+    sandbox.write("one", "READY=1");
+    let stranger = format!("exec socat -t 3600 - ABSTRACT-SENDTO:{} < one", &new_address[1..]);
     let stranger = sandbox.command(["sh", "-c", &stranger]).start();
     assert_eq!((psflip.active(), psflip.child()), (old, old_child), "{}", sandbox.report());
     sandbox.write("go", "");
@@ -250,9 +247,9 @@ fn a_child_may_ask_for_more_time_and_both_generations_give_it() {
     }
     let sandbox = Sandbox::new();
     let psflip = child(&sandbox, "say READY=1; exec sleep 1000", NOTIFY).start().wait_ready();
-    // Without the second, the old psflip would take the new one for hung after 5.5 s.
-    let slow = "say 'EXTEND_TIMEOUT_USEC=20000000'; echo asked >&2; sleep 6; say READY=1; exec sleep 1000";
-    let config = "upgrade.timeout = \"500ms\"\nshutdown.timeout = \"0s\"\n[healthcheck.notify]\n";
+    // Without the second, the old psflip would take the new one for hung after 7 s.
+    let slow = "say 'EXTEND_TIMEOUT_USEC=20000000'; echo asked >&2; sleep 8; say READY=1; exec sleep 1000";
+    let config = "upgrade.timeout = \"2s\"\nshutdown.timeout = \"0s\"\n[healthcheck.notify]\n";
     configure_next(&sandbox, slow, config);
     psflip.flip();
     stop(&psflip);
@@ -265,11 +262,11 @@ fn a_child_gets_no_more_time_than_the_configuration_allows() {
         return;
     }
     for (extend, wanted) in [
-        ("0s", "within 500ms; no READY=1 came"),
-        ("200ms", "within 500ms; EXTEND_TIMEOUT_USEC had put that off to 700ms; no READY=1 came"),
+        ("0s", "within 2s; no READY=1 came"),
+        ("200ms", "within 2s; EXTEND_TIMEOUT_USEC had put that off to 2.2s; no READY=1 came"),
     ] {
         let sandbox = Sandbox::new();
-        let config = format!("upgrade.timeout = \"500ms\"\n[healthcheck.notify]\nextend = \"{extend}\"\n");
+        let config = format!("upgrade.timeout = \"2s\"\n[healthcheck.notify]\nextend = \"{extend}\"\n");
         let greedy = "while :; do say EXTEND_TIMEOUT_USEC=18446744073709551615; sleep 0.01; done";
         let psflip = child(&sandbox, greedy, &config).start();
         let line = reason_of_failure(&sandbox, &psflip);
@@ -293,8 +290,11 @@ fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
     psflip.wait_for_line(Stream::Stderr, "stop requested");
     sandbox.write("go", "");
     psflip.wait_for_line(Stream::Stderr, "status=\"said\"");
-    assert!(!psflip.log().contains("healthy, active"), "{}", sandbox.report());
     psflip.wait_for_line(Stream::Stderr, "healthy, active");
+    let log = psflip.log();
+    let order = ["status=\"said\"", "did not end on the stop request", "healthy, active"];
+    let places = order.map(|part| log.find(part));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{log}");
     sandbox.write("end", "");
     assert!(psflip.wait_exit().success(), "{}", sandbox.report());
 }

@@ -85,6 +85,7 @@ fn nobody_waits_in_the_queue_of_a_removed_socket_that_the_old_child_has_closed()
     // One request is under way, so the old generation stays.
     let mut slow = UnixStream::connect(sandbox.path("goes.sock")).unwrap();
     slow.write_all(b"GET /slow?ms=3000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    assert_eq!(ask(sandbox.path("goes.sock")).unwrap(), "gen1"); // whoever came before is accepted by then
     reconfigure(&sandbox, SERVER, "");
     let mark = psflip.output().mark();
     configure(&sandbox, HOLDER, AT_ONCE);

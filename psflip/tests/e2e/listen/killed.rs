@@ -99,6 +99,10 @@ fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
         psflip.wait_gone(new);
         crate::service::thaw(old);
         psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
+        // The child of the killed one accepts on the same socket until its keeper has ended it.
+        wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+            (sandbox.processes().len() == 3).then_some(())
+        });
         assert_eq!(psflip.active(), old);
         assert_eq!(file(&path).0, 0o640, "round {round}");
         assert_eq!(ask(&*path).unwrap(), "gen1");

@@ -23,7 +23,7 @@ use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream}
 use crate::service::{AT_ONCE, configure, psflip};
 
 /// An HTTP server that finds its sockets as systemd's protocol says.
-const SERVER: &[&str] = &["http-server", "--inherit", "listen_fds", "--keep-idle", "100ms"];
+const SERVER: &[&str] = &["http-server", "--inherit", "listen_fds", "--keep-idle", "2s"];
 
 /// A server that holds its sockets and never looks at them.
 const HOLDER: &[&str] = &["/bin/sleep", "infinity"];

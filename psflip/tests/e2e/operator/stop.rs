@@ -1,6 +1,6 @@
 //! `psflip stop`.
 
-use testkit::{Sandbox, Signal};
+use testkit::{Sandbox, Signal, Stream};
 
 use super::{run, start_at_once};
 use crate::service::{AT_ONCE, psflip};
@@ -10,6 +10,7 @@ fn it_ends_when_the_service_has() {
     // Contract: S5
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
+    psflip.wait_for_line(Stream::Stdout, "name=gen1"); // from now on a SIGTERM ends it well
     let (active, child) = (psflip.active(), psflip.child());
     let (status, stdout, stderr) = run(&sandbox, &["stop"]);
     assert!(status.success(), "{status}\n{stderr}");
@@ -34,7 +35,7 @@ fn the_end_of_the_child_is_relayed() {
         let keep_open =
             std::fs::OpenOptions::new().read(true).write(true).open(sandbox.path("fifo")).unwrap();
         let psflip = psflip(&sandbox, &["/bin/sh", "-c", &text], AT_ONCE).start().wait_ready();
-        psflip.wait_for_line(testkit::Stream::Stdout, "ready");
+        psflip.wait_for_line(Stream::Stdout, "ready");
         let (status, stdout, stderr) = run(&sandbox, &["stop"]);
         assert_eq!(status.code(), Some(code), "{script}\n{stdout}{stderr}");
         psflip.wait_exit();
@@ -48,7 +49,7 @@ fn a_child_that_ignores_it_keeps_running() {
     let sandbox = Sandbox::new();
     let config = format!("{AT_ONCE}[shutdown]\ntimeout = \"50ms\"\n");
     let psflip = psflip(&sandbox, &["ignore-sigterm"], &config).start().wait_ready();
-    psflip.wait_for_line(testkit::Stream::Stdout, "ready");
+    psflip.wait_for_line(Stream::Stdout, "ready");
     let child = psflip.child();
     let (status, _, stderr) = run(&sandbox, &["stop"]);
     assert_eq!(status.code(), Some(1), "{stderr}");

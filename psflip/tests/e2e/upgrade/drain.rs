@@ -1,6 +1,6 @@
 //! The order of a promotion, and the end of the old generation (U4, U5, U6, U8).
 
-use testkit::{Sandbox, Signal, Stream};
+use testkit::{FdSnapshot, Sandbox, Signal, Stream};
 
 use crate::service::{AT_ONCE, Service, configure, psflip, stop};
 
@@ -46,6 +46,7 @@ fn the_delay_comes_before_the_signal() {
     old.signal(Signal::SIGUSR2).unwrap(); // forwarded, as any signal is
     assert!(psflip.wait_end_of(old).success(), "superseded: 0");
     let new = psflip.active();
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
     psflip.signal_child(Signal::SIGUSR2);
     assert!(psflip.wait_end_of(new).success());
 }
@@ -93,7 +94,8 @@ fn the_old_child_sees_nothing_of_ten_failed_upgrades() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "ready");
-    let never = "[upgrade]\ntimeout = \"100ms\"\n[healthcheck.unix]\npath = \"nowhere.sock\"\n";
+    // Time enough for a first probe, which the reason tells.
+    let never = "[upgrade]\ntimeout = \"1s\"\n[healthcheck.unix]\npath = \"nowhere.sock\"\n";
     let tries: &[(&[&str], &str, &str)] = &[
         (&["never-ready"], "timout = 1\n", "unknown key `timout`"),
         (&["/no/such/program"], "", "`/no/such/program`"),
@@ -131,16 +133,15 @@ fn twenty_failed_upgrades_leave_nothing_behind() {
     let service = Service::start();
     service.configure(&["crash-on-init", "--code", "7"], "");
     service.fails();
-    let active = service.psflip.active();
-    let before = active.open_fds().unwrap();
+    let before = FdSnapshot::of(service.psflip.active());
     for _ in 0..20 {
         let line = service.fails();
         assert!(line.text.contains("exit code 7"), "{line}");
     }
-    assert_eq!(active.open_fds().unwrap(), before);
+    before.assert_unchanged();
     service.sandbox.assert_zombie_free();
     let files: Vec<_> =
         std::fs::read_dir(service.sandbox.dir()).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert_eq!(files.len(), 5, "bin, app.sock, psflip.toml, psflip.pid, psflip.pid.sock: {files:?}");
+    assert_eq!(files.len(), 6, "bin, app.sock, blue.up, psflip.toml, psflip.pid, psflip.pid.sock: {files:?}");
     service.succeeds_and_ends();
 }

@@ -1,6 +1,6 @@
 //! Requests at every moment: each is followed once, and there are never three generations (U7).
 
-use testkit::{Deadline, Psflip, Sandbox, Signal, Stream, wait_until};
+use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use crate::service::{AT_ONCE, Service, configure, generations, psflip};
 
@@ -13,12 +13,18 @@ fn settles_at(sandbox: &Sandbox, psflip: &Psflip, generation: &str) {
         (alone && psflip.child().env("PSFLIP_GENERATION").is_some_and(|number| number == *generation))
             .then_some(())
     });
-    // Everything that was sent before this signal has been looked at when it has passed through.
-    let mark = psflip.output().mark();
-    psflip.signal(Signal::SIGUSR1);
-    psflip.output().wait_after(mark, Stream::Stdout, "got SIGUSR1");
+    psflip.wait_for_line(Stream::Stdout, &format!("name=gen{generation}")); // its child hears signals
+    all_heard(psflip, psflip.active());
     assert_eq!(generations(sandbox).len(), 1, "{}", sandbox.report());
     assert_eq!(psflip.child().env("PSFLIP_GENERATION").unwrap(), generation, "{}", sandbox.report());
+}
+
+/// Everything that was sent to this psflip before has been looked at when this signal, of a higher number, has passed through.
+#[track_caller]
+fn all_heard(psflip: &Psflip, process: Process) {
+    let mark = psflip.output().mark();
+    process.signal(Signal::SIGUSR1).unwrap();
+    psflip.output().wait_after(mark, Stream::Stdout, "got SIGUSR1");
 }
 
 #[test]
@@ -32,6 +38,7 @@ fn requests_before_the_first_child_is_healthy_make_one_flip() {
         psflip.program().signal(Signal::SIGHUP);
     }
     psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    all_heard(&psflip, psflip.program().first()); // what is heard later would be one more
     assert_eq!(generations(&sandbox).len(), 1, "{}", sandbox.report());
     sandbox.write("healthy", "");
     settles_at(&sandbox, &psflip.wait_ready(), "2");
@@ -42,6 +49,7 @@ fn requests_during_an_upgrade_make_one_more_flip() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
     let old = psflip.active();
     let rest = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
     configure(&sandbox, &["signal-logger"], rest);
@@ -51,6 +59,7 @@ fn requests_during_an_upgrade_make_one_more_flip() {
         assert_eq!(psflip.request_flip(), old);
     }
     psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    all_heard(&psflip, old);
     assert_eq!(generations(&sandbox).len(), 2, "{}", sandbox.report());
     sandbox.write("healthy", "");
     settles_at(&sandbox, &psflip, "3");
@@ -71,6 +80,7 @@ fn requests_to_the_generation_that_comes_make_one_more_flip() {
         new.signal(Signal::SIGHUP).unwrap();
     }
     psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    all_heard(&psflip, new);
     assert_eq!(generations(&sandbox).len(), 2, "{}", sandbox.report());
     sandbox.write("healthy", "");
     settles_at(&sandbox, &psflip, "3");
@@ -146,9 +156,21 @@ fn a_hundred_requests_at_any_moment_make_no_third_generation() {
         service.probe.wait_requests(number % 7);
     }
     service.configure_well();
-    wait_until(Deadline::default(), "one generation", || {
+    wait_until(Deadline::default(), "one generation that has followed every request", || {
         most = most.max(generations(&service.sandbox).len());
-        (service.sandbox.processes().len() == 3).then_some(())
+        let alone = service.sandbox.processes().len() == 3;
+        // What was sent before this signal, of a higher number, is looked at before it.
+        let mark = service.psflip.output().mark();
+        let active = service.psflip.active();
+        if !alone || active.signal(Signal::SIGWINCH).is_err() {
+            return None;
+        }
+        wait_until(Deadline::default(), "a signal to be heard", || {
+            let lines = service.psflip.output().lines();
+            let heard = lines.iter().skip(mark).any(|line| line.text.contains("signal=SIGWINCH"));
+            (heard || !active.is_alive()).then_some(())
+        });
+        (service.sandbox.processes().len() == 3 && service.psflip.active() == active).then_some(())
     });
     assert_eq!(most, 2, "generations at a time\n{}", service.sandbox.report());
     service.psflip.history().assert_never_missing();
