@@ -19,11 +19,12 @@ const LANE: f64 = 14.0;
 /// Characters of a reason that have room beside its row.
 const REASON: usize = 44;
 
+/// `svg` is the page around the picture in a browser; `paper` is for programs that know no background, and may have a dark one.
 const STYLE: &str = "\
-svg{background:#fff;font:13px system-ui,sans-serif}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
+svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
 .grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.serves{fill:#34a05f}
 .old{fill:#bfe0cb}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
-@media(prefers-color-scheme:dark){svg{background:#14191f}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}.start{fill:#66758a}
+@media(prefers-color-scheme:dark){svg{background:#14191f}.paper{fill:#14191f}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}.start{fill:#66758a}
 .child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.drain{fill:#c8703a}
 .fail,.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
 
@@ -45,7 +46,7 @@ pub(in crate::cli) fn svg(status: &Status, view: &View) -> String {
     let height = TOP + ROW * rows.len() as f64 + 34.0;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
-         <style>{STYLE}</style>\n"
+         <style>{STYLE}</style>\n<rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n"
     );
     let command = status.command.first().map_or_else(String::new, |command| clean(command));
     let title = format!("The last upgrades of {command}, up to generation {}", status.generation);
