@@ -9,24 +9,58 @@ use super::value::{self, Meant};
 use super::{Kind, Remark};
 use crate::config::error::nearest;
 
-/// The keys of upstream's newest version, and those of its first ones.
-const TOP: &[&str] = &[
-    "cmd",
-    "workdir",
-    "env",
-    "pidfile",
-    "quiet",
-    "locals",
-    "proxy",
-    "upgrade",
-    "shutdown",
-    "healthcheck",
-    "upgrade_timeout",
-    "child_timeout",
-    "signals",
+/// A key of upstream's file itself.
+struct Known {
+    name: &'static str,
+    /// Of its first versions, which had others than its later ones.
+    is_old: bool,
+    /// Translates it.
+    translate: fn(&mut Work<'_>, &Entry),
+}
+
+impl Known {
+    const fn new(name: &'static str, translate: fn(&mut Work<'_>, &Entry)) -> Self {
+        Self { name, is_old: false, translate }
+    }
+
+    const fn old(name: &'static str, translate: fn(&mut Work<'_>, &Entry)) -> Self {
+        Self { name, is_old: true, translate }
+    }
+}
+
+/// All of them.
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the path of a method stands for one lifetime of `Work`, a closure for each"
+)]
+const TOP: &[Known] = &[
+    Known::new("cmd", |work, entry| {
+        work.put(FILE, "cmd", entry.at, &entry.node, |work| work.argv("cmd", &entry.node));
+    }),
+    Known::new("workdir", |work, entry| work.path_of_file("workdir", entry)),
+    Known::new("env", |work, entry| work.env(entry)),
+    Known::new("pidfile", |work, entry| work.path_of_file("pidfile", entry)),
+    Known::new("quiet", |work, entry| {
+        work.put(FILE, "quiet", entry.at, &entry.node, |work| {
+            let meant = value::boolean(&entry.node).map(|meant| (meant.value.to_string(), meant.note));
+            work.said_so("quiet", &entry.node, meant)
+        });
+    }),
+    Known::new("locals", |work, entry| work.locals(entry)),
+    Known::new("proxy", |work, entry| work.proxy(entry)),
+    Known::new("upgrade", |work, entry| work.table("[upgrade]", entry, "signal", "timeout", "1m")),
+    Known::new("shutdown", |work, entry| work.table("[shutdown]", entry, "signal", "timeout", "10s")),
+    Known::new("healthcheck", |work, entry| work.healthcheck(entry)),
+    Known::old("upgrade_timeout", |work, entry| work.old_timeout("[upgrade]", "upgrade", entry, "1m")),
+    Known::old("child_timeout", |work, entry| work.old_timeout("[shutdown]", "shutdown", entry, "5s")),
+    Known::old("signals", |work, entry| work.signals(entry)),
 ];
-/// Those of its first versions, which had others than its later ones.
-const OLD: &[&str] = &["upgrade_timeout", "child_timeout", "signals"];
+
+/// The key of this name in the letters of the table, if upstream has it.
+fn known(name: &str) -> Option<&'static Known> {
+    TOP.iter().find(|known| known.name == name)
+}
+
 /// The line of the file's own keys.
 const FILE: &str = "";
 /// Why an old key is told.
@@ -131,30 +165,23 @@ impl Work<'_> {
 
     fn top(&mut self, name: &str, entry: &Entry) {
         let Entry { at, node, .. } = entry;
-        if matches!(node.value, Value::Null) && TOP.contains(&name) && name != "cmd" {
+        let Some(known) = known(name) else { return self.unknown_in_file(entry) };
+        if matches!(node.value, Value::Null) && name != "cmd" {
             return self.put(FILE, name, *at, node, |work| {
                 work.note(*at, &format!("`{name}` is empty, so it is not set"));
                 Ok(String::new())
             });
         }
-        match name {
-            "cmd" => self.put(FILE, "cmd", *at, node, |work| work.argv("cmd", node)),
-            "workdir" | "pidfile" => self.put(FILE, name, *at, node, |work| work.path(name, node)),
-            "quiet" => self.put(FILE, "quiet", *at, node, |work| {
-                let meant = value::boolean(node).map(|meant| (meant.value.to_string(), meant.note));
-                work.said_so("quiet", node, meant)
-            }),
-            "env" => self.env(entry),
-            "locals" => self.locals(entry),
-            "upgrade" => self.table("[upgrade]", entry, "signal", "timeout", "1m"),
-            "shutdown" => self.table("[shutdown]", entry, "signal", "timeout", "10s"),
-            "signals" => self.signals(entry),
-            "upgrade_timeout" => self.old_timeout("[upgrade]", "upgrade", entry, "1m"),
-            "child_timeout" => self.old_timeout("[shutdown]", "shutdown", entry, "5s"),
-            "healthcheck" => self.healthcheck(entry),
-            "proxy" => self.proxy(entry),
-            _ => self.unknown(FILE, entry, TOP),
-        }
+        (known.translate)(self, entry);
+    }
+
+    fn path_of_file(&mut self, name: &str, entry: &Entry) {
+        self.put(FILE, name, entry.at, &entry.node, |work| work.path(name, &entry.node));
+    }
+
+    fn unknown_in_file(&mut self, entry: &Entry) {
+        let names: Vec<&str> = TOP.iter().map(|known| known.name).collect();
+        self.unknown(FILE, entry, &names);
     }
 
     /// A key that upstream doesn't know, and ignores.
@@ -205,7 +232,7 @@ impl Work<'_> {
     /// `signals` of upstream's first versions.
     fn signals(&mut self, entry: &Entry) {
         let Value::Map(entries) = &entry.node.value else {
-            return self.unknown(FILE, entry, TOP);
+            return self.unknown_in_file(entry);
         };
         for inner in entries {
             let Entry { at, node, .. } = inner;
@@ -448,7 +475,8 @@ impl Work<'_> {
 
     /// What is known only when all keys are read.
     fn finish(&mut self) {
-        let is_old = self.source.root.iter().any(|entry| OLD.contains(&entry.key.to_lowercase().as_str()));
+        let is_old = |entry: &Entry| known(&entry.key.to_lowercase()).is_some_and(|known| known.is_old);
+        let is_old = self.source.root.iter().any(is_old);
         if is_old && !self.has("[shutdown]", "timeout") && !self.find("shutdown", "timeout") {
             let comment =
                 "The default of upstream's first versions, whose keys this file has; psflip's is 10s.";
