@@ -85,7 +85,7 @@ const BYTES: &[&[u8]] =
     &[b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc3", b"\x00", b"\x80"];
 
 /// Makes an input from the corpus. `words`: what the target's readers know.
-pub(crate) fn input(rng: &mut Rng, corpus: &[Vec<u8>], words: &[&str]) -> Vec<u8> {
+pub(crate) fn input(rng: &mut Rng, corpus: &[Vec<u8>], words: &[String]) -> Vec<u8> {
     let mut input = rng.pick(corpus).cloned().unwrap_or_default();
     let longest = if rng.one_in(500) { LONGEST } else { USUAL };
     let most = 1 + rng.below(12);
@@ -97,7 +97,7 @@ pub(crate) fn input(rng: &mut Rng, corpus: &[Vec<u8>], words: &[&str]) -> Vec<u8
     input
 }
 
-fn step(rng: &mut Rng, input: &[u8], corpus: &[Vec<u8>], words: &[&str]) -> Vec<u8> {
+fn step(rng: &mut Rng, input: &[u8], corpus: &[Vec<u8>], words: &[String]) -> Vec<u8> {
     let tokens = tokens(input);
     let at = rng.below(tokens.len());
     let range = rng.range(tokens.len());
@@ -178,9 +178,11 @@ fn step(rng: &mut Rng, input: &[u8], corpus: &[Vec<u8>], words: &[&str]) -> Vec<
 }
 
 /// A word of the target, or an evil one.
-fn word(rng: &mut Rng, words: &[&str]) -> Vec<u8> {
-    let words = if rng.one_in(3) { EVIL } else { words };
-    rng.pick(words).copied().unwrap_or_default().into()
+fn word(rng: &mut Rng, words: &[String]) -> Vec<u8> {
+    if rng.one_in(3) {
+        return rng.pick(EVIL).copied().unwrap_or_default().into();
+    }
+    rng.pick(words).map(String::as_str).unwrap_or_default().into()
 }
 
 /// Moves, repeats or removes a line.

@@ -50,6 +50,7 @@ pub(crate) fn work(
 
     let last = File::create(folder.join(INPUT))?;
     let mut rng = Rng::new(limit.seed);
+    let words = (target.words)();
     let given = input.map(std::fs::read).transpose()?;
     let start = Instant::now();
     let (mut count, mut slowest) = (0_u64, Duration::ZERO);
@@ -59,7 +60,7 @@ pub(crate) fn work(
             // What is known comes first, as it is.
             None => match corpus.get(usize::try_from(count)?) {
                 Some(bytes) => bytes.clone(),
-                None => mutate::input(&mut rng, &corpus, target.words),
+                None => mutate::input(&mut rng, &corpus, &words),
             },
         };
         last.write_all_at(&bytes, 8)?;

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use psflip::config::keys::{Kind, TOP, Table};
+
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_psflip-fuzz")).args(args).output().expect("the driver can be started")
 }
@@ -21,7 +23,44 @@ fn short(target: &str, inputs: u32) {
 #[test]
 fn configurations_are_read_or_refused() {
     // Contract: X1, X2
-    short("config", 600);
+    short("config", 700);
+}
+
+/// Nothing guides the mutations but the seeds: what is in none of them is hardly tried.
+#[test]
+fn every_key_of_a_configuration_is_in_a_seed() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/config");
+    let seeds: String = std::fs::read_dir(corpus)
+        .expect("it is there")
+        .flatten()
+        .filter_map(|seed| std::fs::read_to_string(seed.path()).ok())
+        .collect();
+    let missing = missing(&TOP, &seeds);
+    assert!(missing.is_empty(), "no seed has {}", missing.join(", "));
+}
+
+fn missing(table: &Table, seeds: &str) -> Vec<String> {
+    let words: Vec<&str> = seeds.split(|sign: char| !sign.is_alphanumeric() && sign != '_').collect();
+    let mut missing = Vec::new();
+    for key in table.keys {
+        if !words.contains(&key.name) {
+            missing.push(format!("{}.{}", table.title, key.name));
+        }
+        match key.kind {
+            Kind::Table(inner) | Kind::Many(inner, _) => missing.extend(self::missing(inner, seeds)),
+            Kind::One(kinds) => {
+                missing.extend(
+                    kinds
+                        .iter()
+                        .filter(|(name, _)| !words.contains(name))
+                        .map(|(name, _)| (*name).to_owned()),
+                );
+                missing.extend(kinds.iter().flat_map(|(_, kind)| self::missing(kind, seeds)));
+            }
+            _ => {}
+        }
+    }
+    missing
 }
 
 #[test]

@@ -3,59 +3,18 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use psflip::config::keys::{Kind, TOP, Table};
 use psflip::config::{self, Errors, Generation, Plan, Slot};
 
 use super::{Run, ensure};
 use crate::Error;
 
-pub(super) const WORDS: &[&str] = &[
-    "cmd",
-    "workdir",
-    "pidfile",
-    "quiet",
-    "locals",
-    "env",
-    "upgrade",
-    "shutdown",
-    "healthcheck",
-    "log",
-    "signal",
-    "timeout",
-    "delay",
-    "orphans",
-    "alive",
-    "docker",
-    "container",
-    "fcgi",
-    "script",
-    "params",
-    "notify",
-    "extend",
-    "socket",
-    "command",
-    "tcp",
-    "unix",
-    "http",
-    "url",
-    "status",
-    "after",
-    "interval",
-    "successes",
-    "format",
-    "level",
-    "address",
-    "path",
+/// What the keys and the words of `config::keys` don't have.
+const WORDS: &[&str] = &[
     "cmd = [\"x\"]\n",
-    "[upgrade]\n",
-    "[healthcheck.http]\n",
-    "[[listen]]\n",
-    "[switch]\n",
-    "[hooks]\n",
-    "[env]\n",
     "\"5s\"",
     "\"1m30s\"",
     "\"SIGHUP\"",
-    "\"kill\"",
     "5",
     "0",
     "-1",
@@ -68,12 +27,50 @@ pub(super) const WORDS: &[&str] = &[
     "\"{{ 'x' * 60000 }}\"",
     "\"10.0.0.1:80\"",
     "\"http://[::1]/up\"",
+    "\"unix:///run/app.sock\"",
+    "\"systemd:web\"",
+    "\"udp://[::]:53\"",
+    "\"0660\"",
     "\"200-399\"",
     "timout",
     "\n",
     "\\u0000",
     "\\U0001F600",
 ];
+
+/// The dictionary: every table, key and word that a configuration may have, and [`WORDS`].
+pub(super) fn words() -> Vec<String> {
+    let mut words = super::all(WORDS);
+    add(&mut words, &TOP);
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
+fn add(words: &mut Vec<String>, table: &Table) {
+    words.push(format!("\n{}\n", table.title));
+    for key in table.keys {
+        words.push(key.name.to_owned());
+        match key.kind {
+            Kind::Word(choice) | Kind::Words(choice) => {
+                words.extend(choice.iter().map(|word| format!("\"{word}\"")));
+            }
+            Kind::Table(table) | Kind::Many(table, _) => add(words, table),
+            Kind::One(tables) => tables.iter().for_each(|(_, table)| add(words, table)),
+            Kind::Text
+            | Kind::Special(_)
+            | Kind::OrFalse(_)
+            | Kind::Duration(_)
+            | Kind::Signal
+            | Kind::Boolean
+            | Kind::Number(..)
+            | Kind::Argv(_)
+            | Kind::Status
+            | Kind::Mode
+            | Kind::Map(_) => {}
+        }
+    }
+}
 
 /// The longest text of all messages about one file.
 const MESSAGES: usize = 64 * 1024;

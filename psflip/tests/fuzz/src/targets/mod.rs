@@ -24,7 +24,7 @@ pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) summary: &'static str,
     /// What its readers know.
-    pub(crate) words: &'static [&'static str],
+    pub(crate) words: fn() -> Vec<String>,
     /// Makes ready, with a folder of its own.
     pub(crate) start: fn(&Path) -> Result<Run, Error>,
 }
@@ -34,80 +34,84 @@ pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "config",
         summary: "the text of a configuration",
-        words: config::WORDS,
+        words: config::words,
         start: config::start,
     },
     Target {
         name: "template",
         summary: "a template in a configuration",
-        words: template::WORDS,
+        words: || all(template::WORDS),
         start: template::start,
     },
     Target {
         name: "value",
         summary: "durations, signals, addresses, URLs, codes and paths",
-        words: value::WORDS,
+        words: || all(value::WORDS),
         start: value::start,
     },
     Target {
         name: "migrate",
         summary: "a configuration of upstream psflip",
-        words: migrate::WORDS,
+        words: || all(migrate::WORDS),
         start: migrate::start,
     },
     Target {
         name: "message",
         summary: "the text of a hand-over message",
-        words: message::WORDS,
+        words: || all(message::WORDS),
         start: message::start,
     },
     Target {
         name: "control",
         summary: "a request and an answer on the control socket",
-        words: control::WORDS,
+        words: || all(control::WORDS),
         start: control::start,
     },
     Target {
         name: "link",
         summary: "what a successor hears of its predecessor, descriptors included",
-        words: message::WORDS,
+        words: || all(message::WORDS),
         start: link::start,
     },
     Target {
         name: "pidfile",
         summary: "the contents of a pidfile",
-        words: pidfile::WORDS,
+        words: || all(pidfile::WORDS),
         start: pidfile::start,
     },
     Target {
         name: "http",
         summary: "the answer to an HTTP health check",
-        words: probe::HTTP_WORDS,
+        words: || all(probe::HTTP_WORDS),
         start: probe::http,
     },
     Target {
         name: "fcgi",
         summary: "the answer to a FastCGI health check",
-        words: probe::FCGI_WORDS,
+        words: || all(probe::FCGI_WORDS),
         start: probe::fcgi,
     },
     Target {
         name: "docker",
         summary: "a container engine's answer",
-        words: probe::HTTP_WORDS,
+        words: || all(probe::HTTP_WORDS),
         start: probe::docker,
     },
     Target {
         name: "notify",
         summary: "what a child says of itself to NOTIFY_SOCKET",
-        words: notify::WORDS,
+        words: || all(notify::WORDS),
         start: notify::start,
     },
 ];
 
+fn all(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
 /// The test of the driver itself, which finds something of course.
 const SELF_TEST: Target =
-    Target { name: "self-test", summary: "faults of every kind", words: &[], start: self_test::start };
+    Target { name: "self-test", summary: "faults of every kind", words: Vec::new, start: self_test::start };
 
 /// The target of this name.
 pub(crate) fn find(name: &str) -> Result<&'static Target, Error> {
