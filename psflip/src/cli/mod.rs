@@ -8,6 +8,7 @@ mod render;
 mod run;
 mod status;
 mod stop;
+mod talk;
 mod upgrade;
 mod usual;
 mod watch;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::contact::{Ear, Heard, Screen, Trouble, Which};
-use super::render::Progress;
+use super::contact::{Trouble, Which};
+use super::talk::{Talk, Turn};
 use crate::config;
 use crate::control::protocol::{Event, Wish};
 use crate::end::End;
@@ -45,61 +45,27 @@ Exit codes:
 /// The child ignores the request.
 const IGNORED: u8 = 1;
 
-/// How often the line that stands for now is written anew, while nothing happens.
-const TICK: Duration = Duration::from_millis(200);
-
 impl Stop {
     /// Does all of it.
     pub(super) fn run(&self) -> End {
-        let mut screen = Screen::new();
-        let end = self.wait(&mut screen);
-        screen.clear();
-        end.unwrap_or_else(|trouble| trouble.end())
+        self.wait().unwrap_or_else(|trouble| trouble.end())
     }
 
-    fn wait(&self, screen: &mut Screen) -> Result<End, Trouble> {
-        let place = self.which.place()?;
-        let ear = Ear::new(self.timeout)?;
-        let mut connection = place.ask(Wish::Stop)?;
-        let mut progress = Progress::default();
-        let live = screen.is_live && !self.json;
+    fn wait(&self) -> Result<End, Trouble> {
+        let mut talk = Talk::begin(&self.which, Wish::Stop, self.timeout, self.json)?;
         let (mut asked, mut by) = (false, None);
         loop {
-            if live {
-                screen.live(&progress.live(&screen.view()));
-            }
-            let (line, event) = match ear.next(&mut connection, live.then_some(TICK))? {
-                Heard::Line(line, event) => (line, event),
-                Heard::Tick | Heard::Resized => continue,
-                Heard::Interrupted(signal) => {
-                    screen.clear();
-                    super::complain(&format!(
-                        "waits no longer ({signal}); psflip was asked to stop all the same"
-                    ));
-                    return Ok(End::Killed(signal));
-                }
-                Heard::TimedOut => {
-                    let message = format!(
-                        "waited {:?}; psflip was asked to stop, and has not ended",
-                        self.timeout.unwrap_or_default()
-                    );
-                    return Err(Trouble { message, code: exit::NOT_HEALTHY });
-                }
-                Heard::Closed if asked => {
+            let event = match talk.next(|| "psflip was asked to stop, and has not ended".to_owned())? {
+                Turn::Said(event) => event,
+                Turn::Over(end) => return Ok(end),
+                Turn::Closed if asked => {
                     return Err(Trouble::new("psflip ended without saying how its child did"));
                 }
-                Heard::Closed => {
+                Turn::Closed => {
                     return Err(Trouble::new(super::contact::CLOSED));
                 }
             };
-            if self.json {
-                screen.line(&line);
-            } else {
-                for line in progress.on(&event, live, &screen.view()) {
-                    screen.line(&line);
-                }
-            }
-            match *event {
+            match event {
                 Event::Stopping { signal, .. } => {
                     (asked, by) = (true, signal);
                     if self.no_wait {
@@ -114,18 +80,13 @@ impl Stop {
                     return Err(Trouble { message, code: IGNORED });
                 }
                 Event::Stopped { end, code, signal } => {
-                    if !self.json {
-                        screen.line(&format!("stopped: {end}"));
-                    }
+                    talk.say(&format!("stopped: {end}"));
                     return Ok(End::Exited(exit_code(code, signal.as_deref(), by.as_deref())));
                 }
                 Event::Refused { reason } => {
                     return Err(Trouble::new(format!("the stop is refused: {reason}")));
                 }
-                Event::Error { reason } => {
-                    return Err(Trouble::new(format!("psflip does not understand: {reason}")));
-                }
-                Event::Moved { .. } => connection = place.ask(Wish::Stop)?,
+                Event::Moved { .. } => talk.ask(Wish::Stop)?,
                 _ => {}
             }
         }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::contact::{Ear, Heard, Place, Screen, Trouble, Which, where_to_look};
-use super::render::{self, Progress};
+use super::contact::{Ear, Heard, Place, Trouble, Which, where_to_look};
+use super::render;
+use super::talk::{Talk, Turn};
 use crate::config;
 use crate::control::client::Connection;
 use crate::control::protocol::{Event, Wish};
@@ -55,65 +56,35 @@ Exit codes:
   124  --timeout is over; the upgrade goes on
   125  no psflip answers";
 
-/// How often the line that stands for now is written anew, while nothing happens.
-const TICK: Duration = Duration::from_millis(200);
-
 /// So many times a connection may end without having said anything, one after the other.
 const PATIENCE: u32 = 3;
 
 impl Upgrade {
     /// Does all of it.
     pub(super) fn run(&self) -> End {
-        let mut screen = Screen::new();
-        let end = self.follow(&mut screen);
-        screen.clear();
-        end.unwrap_or_else(|trouble| trouble.end())
+        self.follow().unwrap_or_else(|trouble| trouble.end())
     }
 
-    fn follow(&self, screen: &mut Screen) -> Result<End, Trouble> {
-        let place = self.which.place()?;
-        let ear = Ear::new(self.timeout)?;
-        let mut connection = place.ask(Wish::Upgrade)?;
-        let mut progress = Progress::default();
-        let live = screen.is_live && !self.json;
+    fn follow(&self) -> Result<End, Trouble> {
+        let mut talk = Talk::begin(&self.which, Wish::Upgrade, self.timeout, self.json)?;
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
         loop {
-            if live {
-                screen.live(&progress.live(&screen.view()));
-            }
-            let (line, event) = match ear.next(&mut connection, live.then_some(TICK))? {
-                Heard::Line(line, event) => (line, event),
-                Heard::Tick | Heard::Resized => continue,
-                Heard::Interrupted(signal) => {
-                    screen.clear();
-                    super::complain(&format!("waits no longer ({signal}); {}", goes_on(upgrade, promoted)));
-                    return Ok(End::Killed(signal));
-                }
-                Heard::TimedOut => {
-                    let waited = self.timeout.unwrap_or_default();
-                    let message = format!("waited {waited:?}; {}", goes_on(upgrade, promoted));
-                    return Err(Trouble { message, code: exit::NOT_HEALTHY });
-                }
-                Heard::Closed => {
+            let event = match talk.next(|| goes_on(upgrade, promoted))? {
+                Turn::Said(event) => event,
+                Turn::Over(end) => return Ok(end),
+                Turn::Closed => {
                     lost += 1;
-                    connection = again(&place, upgrade, promoted, lost)?;
+                    talk.connection = again(&talk.place, upgrade, promoted, lost)?;
                     continue;
                 }
             };
             lost = 0;
-            if self.json {
-                screen.line(&line);
-            } else {
-                for line in progress.on(&event, live, &screen.view()) {
-                    screen.line(&line);
-                }
-            }
-            match *event {
+            match event {
                 Event::Accepted { upgrade: number, because } => {
                     upgrade = Some(number);
                     if self.no_wait {
-                        if !self.json && because.is_none() {
-                            screen.line(&format!("upgrade {number} starts"));
+                        if because.is_none() {
+                            talk.say(&format!("upgrade {number} starts"));
                         }
                         return Ok(End::Exited(exit::OK));
                     }
@@ -127,26 +98,20 @@ impl Upgrade {
                 Event::Drained { .. } => return Ok(End::Exited(exit::OK)),
                 ref event @ Event::Failed { .. } => {
                     if !self.json {
-                        screen.clear();
-                        let look = places(&place);
+                        talk.screen.clear();
+                        let look = places(&talk.place);
                         let view = super::contact::stderr_view();
                         super::say(&render::failure(event, &look, &view));
                     }
-                    return Ok(until_closed(&ear, &mut connection));
+                    return Ok(until_closed(&mut talk));
                 }
                 Event::Refused { reason } => {
-                    return Err(Trouble {
-                        message: format!("the upgrade is refused: {reason}"),
-                        code: FAILED,
-                    });
-                }
-                Event::Error { reason } => {
-                    return Err(Trouble::new(format!("psflip does not understand: {reason}")));
+                    let message = format!("the upgrade is refused: {reason}");
+                    return Err(Trouble { message, code: FAILED });
                 }
                 Event::Moved { upgrade: number } => {
                     upgrade = number.or(upgrade);
-                    let wish = upgrade.map_or(Wish::Upgrade, |upgrade| Wish::Follow { upgrade });
-                    connection = place.ask(wish)?;
+                    talk.ask(upgrade.map_or(Wish::Upgrade, |upgrade| Wish::Follow { upgrade }))?;
                 }
                 _ => {}
             }
@@ -155,9 +120,9 @@ impl Upgrade {
 }
 
 /// The upgrade has failed. Usually that is the end; where a stop request was the reason, psflip closes when it has ended.
-fn until_closed(ear: &Ear, connection: &mut Connection) -> End {
+fn until_closed(talk: &mut Talk) -> End {
     loop {
-        match ear.next(connection, None) {
+        match talk.ear.next(&mut talk.connection, None) {
             Ok(Heard::Interrupted(signal)) => return End::Killed(signal),
             Ok(Heard::Closed | Heard::TimedOut) | Err(_) => return End::Exited(FAILED),
             Ok(Heard::Line(..) | Heard::Tick | Heard::Resized) => {}
