@@ -1,4 +1,5 @@
 //! Whom psflip tells who is active.
 
+mod lock;
 pub mod pidfile;
 pub mod systemd;

@@ -6,7 +6,7 @@
 //!
 //! It isn't synced to disk: its contents mean nothing after a crash of the machine, and what such a crash leaves is not locked.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::unistd::{AccessFlags, eaccess};
 
+use super::lock::{self, Lock, Locked};
 use crate::sys::seam::{self, Call};
 
 /// A pidfile that names this process.
@@ -79,7 +80,8 @@ pub fn check(path: &Path, from: From) -> Result<(), Error> {
         match open_existing(path)? {
             // Shared: two that only look are not in each other's way.
             Some(file) if from == From::Nobody => {
-                if lock_stale(path, file, Lock::Shared)?.is_some() {
+                let stale = lock_stale(path, file, Lock::Shared)?;
+                if is_at(&stale, path) {
                     return Ok(());
                 }
             }
@@ -170,50 +172,11 @@ fn asking<T>(call: Call, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> 
     make()
 }
 
-/// How a file is locked, without waiting.
-#[derive(Clone, Copy, Debug)]
-enum Lock {
-    /// By one.
-    Exclusive,
-    /// By any number.
-    Shared,
-}
-
-/// A file with its lock, which goes with it. That the lock is dropped may fail (ENOLCK on NFS), and is no reason to panic: the
-/// close that follows drops it as well.
-#[derive(Debug)]
-struct Locked(File);
-
-impl std::ops::Deref for Locked {
-    type Target = File;
-
-    fn deref(&self) -> &File {
-        &self.0
-    }
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // By itself, and not only by the close: a process that is just being forked may have the file open as well.
-        let _ = self.0.unlock();
-    }
-}
-
-/// flock(2). EWOULDBLOCK: somebody else has it.
-fn lock(file: File, how: Lock) -> Result<Locked, (File, Errno)> {
-    let locked = seam::before(Call::Lock).map_err(io::Error::from).and_then(|()| {
-        let locked = match how {
-            Lock::Exclusive => file.try_lock(),
-            Lock::Shared => file.try_lock_shared(),
-        };
-        locked.map_err(|error| match error {
-            TryLockError::WouldBlock => Errno::EWOULDBLOCK.into(),
-            TryLockError::Error(error) => error,
-        })
-    });
-    match locked {
-        Ok(()) => Ok(Locked(file)),
-        Err(error) => Err((file, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))),
+/// Whether this file is still the one of that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(there)) => is_same(&file, &there),
+        _ => false,
     }
 }
 
@@ -247,18 +210,18 @@ fn open_existing(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-/// How often a stale file that somebody else is just looking at or replacing is tried; each is a matter of microseconds.
-const ATTEMPTS: usize = 1000;
+/// How often what is there is looked at again after somebody else has replaced it.
+const ATTEMPTS: usize = 100;
 
 fn contended(path: &Path) -> Error {
     Error::Held { path: path.to_owned(), holder: "another psflip, just starting,".to_owned() }
 }
 
-/// Locks a stale pidfile, or says who holds it. `None`: the lock is that of another psflip that tries the same at this moment,
-/// so the file has to be looked at again.
-fn lock_stale(path: &Path, file: File, how: Lock) -> Result<Option<Locked>, Error> {
-    match lock(file, how) {
-        Ok(lock) => Ok(Some(lock)),
+/// Locks a stale pidfile, or says who holds it. Another psflip that tries the same at this moment is waited for, so the file may
+/// have been replaced meanwhile.
+fn lock_stale(path: &Path, file: File, how: Lock) -> Result<Locked, Error> {
+    match lock::lock(file, how) {
+        Ok(lock) => Ok(lock),
         Err((mut file, Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
             let read = Read::by_ref(&mut file).take(20).read_to_string(&mut pid);
@@ -267,8 +230,11 @@ fn lock_stale(path: &Path, file: File, how: Lock) -> Result<Option<Locked>, Erro
             if let Some(pid) = pid.filter(|pid| has_open(*pid, &file)) {
                 return Err(Error::Held { path: path.to_owned(), holder: format!("psflip (pid {pid})") });
             }
-            std::thread::yield_now();
-            Ok(None)
+            lock::wait(&file, how).map_err(|error| system(path, "wait for its lock", error))?;
+            lock::lock(file, how).map_err(|(_, errno)| match errno {
+                Errno::EWOULDBLOCK => contended(path),
+                errno => system(path, "lock it", errno.into()),
+            })
         }
         Err((_, errno)) => Err(system(path, "lock it", errno.into())),
     }
@@ -293,7 +259,7 @@ impl Temporary {
         let fail = |action: &str, error| system(target, format!("{action} `{}`", path.display()), error);
         let file = Self::create(&path).map_err(|error| fail("create", error))?;
         let new = Self(path.clone());
-        let file = lock(file, Lock::Exclusive).map_err(|(_, errno)| fail("lock", errno.into()))?;
+        let file = lock::lock(file, Lock::Exclusive).map_err(|(_, errno)| fail("lock", errno.into()))?;
         // Readable for all, whatever the umask: that is what it is for.
         asking(Call::Chmod, || file.set_permissions(fs::Permissions::from_mode(0o644)))
             .map_err(|error| fail("set the mode of", error))?;
@@ -347,15 +313,9 @@ impl Temporary {
                     Err(errno) => return Err(system(target, "create it", errno.into())),
                 }
             };
-            let Some(stale) = lock_stale(target, existing, Lock::Exclusive)? else {
-                continue;
-            };
+            let stale = lock_stale(target, existing, Lock::Exclusive)?;
             // What was locked may have been replaced between the open and the lock.
-            let unchanged = match (stale.metadata(), fs::symlink_metadata(target)) {
-                (Ok(locked), Ok(there)) => is_same(&locked, &there),
-                _ => false,
-            };
-            if unchanged {
+            if is_at(&stale, target) {
                 return self.replace(target);
             }
         }
