@@ -9,7 +9,7 @@ use crate::text;
 /// So many upgrades are remembered.
 pub const MOST: usize = 16;
 
-/// The longest reason, probe or requester that is kept, in characters: a record has to fit into a message of the hand-over.
+/// The longest reason or probe that is kept, in characters: a record has to fit into a message of the hand-over.
 const LONGEST: usize = 500;
 
 /// One upgrade, or the first start.

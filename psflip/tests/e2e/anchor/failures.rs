@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use testkit::{Deadline, Process, Sandbox, Signal, Stream, wait_until};
+use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use super::{anchor_of, anchored, stop};
 use crate::service::{AT_ONCE, configure, freeze, generations, kill, psflip, script};
@@ -16,6 +16,19 @@ fn coming(sandbox: &Sandbox, known: &[Process]) -> Process {
     wait_until(Deadline::default(), "a new psflip", || {
         generations(sandbox).into_iter().find(|process| !known.contains(process))
     })
+}
+
+const SLEEP: &[&str] = &["/bin/sleep", "infinity"];
+
+/// A child that sleeps below an anchor, and an upgrade to one that has this configuration: the anchor, the old psflip, the new one.
+#[track_caller]
+fn upgrading(sandbox: &Sandbox, rest: &str) -> (Psflip, [Process; 3]) {
+    let psflip = anchored(psflip(sandbox, SLEEP, AT_ONCE)).start().wait_ready();
+    let (anchor, old) = (anchor_of(&psflip), psflip.active());
+    configure(sandbox, SLEEP, rest);
+    psflip.request_flip();
+    let new = coming(sandbox, &[anchor, old]);
+    (psflip, [anchor, old, new])
 }
 
 #[test]
@@ -52,12 +65,7 @@ fn nothing_outlives_an_anchor_that_is_killed() {
 fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below_the_anchor() {
     // Contract: A3, F8
     let sandbox = Sandbox::new();
-    let sleep = &["/bin/sleep", "infinity"];
-    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
-    let (anchor, old) = (anchor_of(&psflip), psflip.active());
-    configure(&sandbox, sleep, UNTIL_FILE);
-    psflip.request_flip();
-    let new = coming(&sandbox, &[anchor, old]);
+    let (psflip, [anchor, old, new]) = upgrading(&sandbox, UNTIL_FILE);
     psflip.wait_for_line(Stream::Stderr, "psflip{generation=2 ");
     kill(old);
     psflip.wait_for_line(Stream::Stderr, "the old psflip was killed; going on alone");
@@ -79,12 +87,7 @@ fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below
 fn a_stop_for_the_anchor_ends_a_generation_that_goes_on_alone() {
     // Contract: A2, F8, F11
     let sandbox = Sandbox::new();
-    let sleep = &["/bin/sleep", "infinity"];
-    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
-    let (anchor, old) = (anchor_of(&psflip), psflip.active());
-    configure(&sandbox, sleep, UNTIL_FILE);
-    psflip.request_flip();
-    coming(&sandbox, &[anchor, old]);
+    let (psflip, [_, old, _]) = upgrading(&sandbox, UNTIL_FILE);
     psflip.wait_for_line(Stream::Stderr, "psflip{generation=2 ");
     kill(old);
     psflip.wait_gone(old);
@@ -96,14 +99,9 @@ fn a_stop_for_the_anchor_ends_a_generation_that_goes_on_alone() {
 fn a_generation_that_goes_on_alone_and_fails_is_the_end() {
     // Contract: A3, F8, F4
     let sandbox = Sandbox::new();
-    let sleep = &["/bin/sleep", "infinity"];
-    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
-    let (anchor, old) = (anchor_of(&psflip), psflip.active());
     // The old psflip has to be killed in this time.
     let soon = format!("{UNTIL_FILE}[upgrade]\ntimeout = \"4s\"\n");
-    configure(&sandbox, sleep, &soon);
-    psflip.request_flip();
-    coming(&sandbox, &[anchor, old]);
+    let (psflip, [_, old, _]) = upgrading(&sandbox, &soon);
     kill(old);
     assert_eq!(psflip.wait_exit().code(), Some(124), "{}", sandbox.report());
     sandbox.assert_no_process_left();
@@ -146,7 +144,7 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_while_the_new_generat
         let psflip = anchored(psflip(&sandbox, workers, &format!("{long}{AT_ONCE}"))).start().wait_ready();
         psflip.wait_for_line(Stream::Stdout, "ready pid=");
         let (anchor, old, keeper) = (anchor_of(&psflip), psflip.active(), psflip.child().parent().unwrap());
-        configure(&sandbox, &["/bin/sleep", "infinity"], if draining { AT_ONCE } else { UNTIL_FILE });
+        configure(&sandbox, SLEEP, if draining { AT_ONCE } else { UNTIL_FILE });
         psflip.request_flip();
         let new = coming(&sandbox, &[anchor, old]);
         if draining {
@@ -176,7 +174,7 @@ fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_del
     // Contract: A3, U5
     let sandbox = Sandbox::new();
     let times = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\ntimeout = \"5s\"\n");
-    let psflip = anchored(psflip(&sandbox, &["/bin/sleep", "infinity"], &times)).start().wait_ready();
+    let psflip = anchored(psflip(&sandbox, SLEEP, &times)).start().wait_ready();
     let old = psflip.active();
     let child = script(&sandbox, "child", "while [ ! -e go ]; do sleep 0.01; done; exit 3");
     configure(&sandbox, &[child.to_str().unwrap()], AT_ONCE);
@@ -194,8 +192,7 @@ fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_del
 fn a_failed_upgrade_below_an_anchor_leaves_the_old_generation_as_it_was() {
     // Contract: U8, F1, F2, F3, F6
     let sandbox = Sandbox::new();
-    let sleep = &["/bin/sleep", "infinity"];
-    let psflip = anchored(psflip(&sandbox, sleep, AT_ONCE)).start().wait_ready();
+    let psflip = anchored(psflip(&sandbox, SLEEP, AT_ONCE)).start().wait_ready();
     let (anchor, old, child) = (anchor_of(&psflip), psflip.active(), psflip.child());
     let ask = || {
         let mark = psflip.output().mark();
@@ -216,11 +213,11 @@ fn a_failed_upgrade_below_an_anchor_leaves_the_old_generation_as_it_was() {
     failed(ask());
     configure(&sandbox, &["exit-with", "--code", "4"], "[healthcheck.alive]\ntimeout = \"1m\"\n");
     failed(ask());
-    configure(&sandbox, sleep, UNTIL_FILE);
+    configure(&sandbox, SLEEP, UNTIL_FILE);
     let mark = ask();
     kill(coming(&sandbox, &[anchor, old]));
     failed(mark);
-    configure(&sandbox, sleep, AT_ONCE);
+    configure(&sandbox, SLEEP, AT_ONCE);
     psflip.flip();
     assert_eq!(stop(&psflip).signal(), Some(15));
     sandbox.assert_no_process_left();
@@ -230,7 +227,7 @@ fn a_failed_upgrade_below_an_anchor_leaves_the_old_generation_as_it_was() {
 fn a_stopped_anchor_catches_up() {
     // Contract: A2, F12
     let sandbox = Sandbox::new();
-    let psflip = anchored(psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE)).start().wait_ready();
+    let psflip = anchored(psflip(&sandbox, SLEEP, AT_ONCE)).start().wait_ready();
     let anchor = anchor_of(&psflip);
     freeze(anchor);
     for _ in 0..3 {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use testkit::client::control::Asking;
-use testkit::{Deadline, Psflip, Sandbox, Stream, wait_until};
+use testkit::{Deadline, Process, Psflip, Sandbox, Stream, wait_until};
 
 use super::{WHEN_TOLD, ask, follow_until, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop, wait_coming};
@@ -79,6 +79,19 @@ fn a_request_during_an_upgrade_waits_for_its_own_one() {
     stop(&psflip);
 }
 
+/// A generation that drains until its child gets SIGUSR2: the service, both processes of that generation, and who asked for it.
+#[track_caller]
+fn draining(sandbox: &Sandbox) -> (Psflip, [Process; 2], Asking) {
+    let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
+    let psflip = psflip(sandbox, &["ignore-sigterm", "--exit-on", "USR2"], &rest).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let old = [psflip.active(), psflip.child()];
+    configure(sandbox, &["signal-logger"], AT_ONCE);
+    let mut upgrade = ask(&psflip, "upgrade");
+    upgrade.wait_event("promoted");
+    (psflip, old, upgrade)
+}
+
 /// Who asked for the last upgrade, once this generation serves.
 #[track_caller]
 fn who_asked_for(psflip: &Psflip, generation: u64) -> String {
@@ -115,12 +128,7 @@ fn who_asked_during_an_upgrade_is_known_to_the_generation_that_follows_it() {
 fn who_asked_a_generation_that_drains_is_known_to_its_successor() {
     // Contract: U7
     let sandbox = Sandbox::new();
-    let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
-    let psflip = psflip(&sandbox, &["ignore-sigterm", "--exit-on", "USR2"], &rest).start().wait_ready();
-    psflip.wait_for_line(Stream::Stdout, "name=gen1");
-    let (old, child) = (psflip.active(), psflip.child());
-    configure(&sandbox, &["signal-logger"], AT_ONCE);
-    ask(&psflip, "upgrade").wait_event("promoted");
+    let (psflip, [old, child], _) = draining(&sandbox);
     old.signal(testkit::Signal::SIGHUP).unwrap(); // from somebody who has read the pidfile too early
     psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
     child.signal(testkit::Signal::SIGUSR2).unwrap();
@@ -183,13 +191,7 @@ fn an_upgrade_that_is_over_can_still_be_asked_for() {
 fn a_draining_predecessor_is_told_with_its_time() {
     // Contract: U5
     let sandbox = Sandbox::new();
-    let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
-    let psflip = psflip(&sandbox, &["ignore-sigterm", "--exit-on", "USR2"], &rest).start().wait_ready();
-    psflip.wait_for_line(Stream::Stdout, "name=gen1");
-    let (old, child) = (psflip.active(), psflip.child());
-    configure(&sandbox, &["signal-logger"], AT_ONCE);
-    let mut upgrade = ask(&psflip, "upgrade");
-    upgrade.wait_event("promoted");
+    let (psflip, [old, child], mut upgrade) = draining(&sandbox);
     let predecessor =
         wait_until(Deadline::default(), "the predecessor to say that it waits for its child", || {
             let predecessor = status(&psflip)["predecessor"].clone();
