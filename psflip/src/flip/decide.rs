@@ -1,11 +1,11 @@
 //! The decision. One function a phase; every one names every event, so that a new event can't be forgotten anywhere.
 
+use super::drain::{awaiting_predecessor, child_ended, draining, end_orphans, exit};
 use super::effect::{Effect, Hook, News};
 use super::event::{ChildSignal, Event};
 use super::state::{
-    Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor, Timer,
+    Child, Elder, Failure, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor, Timer,
 };
-use crate::end::End;
 
 /// A new generation, and what is to be done first.
 #[must_use]
@@ -30,7 +30,8 @@ pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
         Phase::Upgrading { child, successor, stopping } => {
             upgrading(state, child, successor, stopping, event)
         }
-        Phase::Draining { step, outcome } => draining(state, step, outcome, event),
+        Phase::Draining { step, outcome, elder } => draining(state, step, outcome, elder, event),
+        Phase::AwaitingPredecessor { outcome } => awaiting_predecessor(state, outcome, event),
         Phase::Ended => Vec::new(),
     }
 }
@@ -59,7 +60,7 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             let outcome =
                 if stopping { Outcome::Relay(end) } else { Outcome::Failed(Failure::EndedEarly(end)) };
             let mut effects = vec![Disarm(Timer::Healthy), Disarm(Timer::Grace), StopProbing];
-            effects.extend(child_ended(state, predecessor, outcome, end));
+            effects.extend(child_ended(state, predecessor, outcome, Elder::Gone, end));
             effects
         }
         Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
@@ -87,7 +88,9 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             Predecessor::None => Vec::new(),
         },
         Event::TreeGone
-        | Event::TimedOut(Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace)
+        | Event::TimedOut(
+            Timer::Acknowledgement | Timer::Successor | Timer::Predecessor | Timer::Delay | Timer::Grace,
+        )
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -139,7 +142,13 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             // It was promoted before it could give up: what made it give up happened to the service.
             match step {
                 Promotion::Withdrawing { cause: Failure::EndedEarly(end) } => {
-                    effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), end));
+                    effects.extend(child_ended(
+                        state,
+                        Predecessor::None,
+                        Outcome::Relay(end),
+                        Elder::Drains,
+                        end,
+                    ));
                 }
                 Promotion::Withdrawing { cause: Failure::Aborted } => {
                     effects.extend(decide(state, Event::StopRequested(ChildSignal::HasIt)));
@@ -156,7 +165,9 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             Promotion::Withdrawing { cause } => {
                 let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
                 effects.extend(give_back_and(match cause {
-                    Failure::EndedEarly(end) => child_ended(state, predecessor, Outcome::Failed(cause), end),
+                    Failure::EndedEarly(end) => {
+                        child_ended(state, predecessor, Outcome::Failed(cause), Elder::Gone, end)
+                    }
                     Failure::Aborted => {
                         let mut effects = Vec::new();
                         if predecessor == Predecessor::Serves {
@@ -186,13 +197,14 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     state,
                     predecessor,
                     Outcome::Failed(Failure::EndedEarly(end)),
+                    Elder::Gone,
                     end,
                 ));
                 effects
             }
-            Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
-                give_back_and(child_ended(state, predecessor, Outcome::Failed(Failure::EndedEarly(end)), end))
-            }
+            Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => give_back_and(
+                child_ended(state, predecessor, Outcome::Failed(Failure::EndedEarly(end)), Elder::Gone, end),
+            ),
         },
         Event::StopRequested(signal) => {
             let mut effects = Vec::new();
@@ -255,7 +267,12 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         | Event::ChildHealthy
         | Event::TreeGone
         | Event::TimedOut(
-            Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace,
+            Timer::Healthy
+            | Timer::Acknowledgement
+            | Timer::Successor
+            | Timer::Predecessor
+            | Timer::Delay
+            | Timer::Grace,
         )
         | Event::SuccessorReady
         | Event::Committed
@@ -269,7 +286,12 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
     match event {
         Event::ChildEnded(end) => {
             let mut effects = vec![Effect::Disarm(Timer::Grace)];
-            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), end));
+            let elder = match (predecessor_drains, stopping) {
+                (false, _) => Elder::Gone,
+                (true, false) => Elder::Drains,
+                (true, true) => Elder::Awaited,
+            };
+            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), elder, end));
             effects
         }
         Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || stopping => remember(state),
@@ -283,7 +305,9 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         Event::StopRequested(_) if stopping => Vec::new(),
         Event::StopRequested(signal) => {
             state.phase = Phase::Serving { predecessor_drains, stopping: true };
-            begin_stop(signal)
+            let mut effects = begin_stop(signal);
+            effects.extend(predecessor_drains.then_some(Effect::PassStopBack));
+            effects
         }
         Event::TimedOut(Timer::Grace) if stopping => {
             state.phase = Phase::Serving { predecessor_drains, stopping: false };
@@ -296,7 +320,12 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         | Event::ChildHealthy
         | Event::TreeGone
         | Event::TimedOut(
-            Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace,
+            Timer::Healthy
+            | Timer::Acknowledgement
+            | Timer::Successor
+            | Timer::Predecessor
+            | Timer::Delay
+            | Timer::Grace,
         )
         | Event::HookSucceeded
         | Event::HookFailed
@@ -335,10 +364,10 @@ fn upgrading(
             let mut effects = vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Tell(News::Superseded)];
             match child {
                 Child::Runs => {
-                    state.phase = Phase::Draining { step: Step::Delay, outcome };
+                    state.phase = Phase::Draining { step: Step::Delay, outcome, elder: Elder::Gone };
                     effects.push(Arm(Timer::Delay));
                 }
-                Child::Ended(_) => effects.extend(end_orphans(state, outcome)),
+                Child::Ended(_) => effects.extend(end_orphans(state, outcome, Elder::Gone)),
                 Child::Gone(_) => effects.extend(exit(state, outcome)),
             }
             effects
@@ -388,7 +417,9 @@ fn upgrading(
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
         | Event::ChildEnded(_)
-        | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Delay | Timer::Grace)
+        | Event::TimedOut(
+            Timer::Healthy | Timer::Acknowledgement | Timer::Predecessor | Timer::Delay | Timer::Grace,
+        )
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -406,67 +437,6 @@ fn upgrading(
     }
 }
 
-fn draining(state: &mut State, step: Step, outcome: Outcome, event: Event) -> Vec<Effect> {
-    use Effect::{Arm, Disarm, KillChild, KillOrphans, SignalChild, Tell};
-    let mut go = |step| state.phase = Phase::Draining { step, outcome };
-    match event {
-        Event::TimedOut(Timer::Delay) if step == Step::Delay => {
-            go(Step::Asked);
-            vec![Arm(Timer::Grace), SignalChild]
-        }
-        Event::TimedOut(Timer::Grace) => match step {
-            Step::Asked => {
-                go(Step::Killed);
-                vec![Tell(News::ChildKilled), KillChild]
-            }
-            Step::Orphans => {
-                go(Step::OrphansKilled);
-                vec![Tell(News::OrphansKilled), KillOrphans]
-            }
-            Step::Delay | Step::Killed | Step::OrphansKilled => Vec::new(),
-        },
-        Event::ChildEnded(end) => {
-            let mut effects = vec![Disarm(Timer::Delay), Disarm(Timer::Grace)];
-            effects.push(Tell(News::ChildEnded(end)));
-            effects.extend(end_orphans(state, outcome));
-            effects
-        }
-        // A stop or an abort may come while the child is being started, and that may fail.
-        Event::TreeGone | Event::ChildNotStarted(_) => exit(state, outcome),
-        // Nobody who asks for an end wants to wait for the delay.
-        Event::StopRequested(signal) if step == Step::Delay => {
-            go(Step::Asked);
-            let mut effects = vec![Disarm(Timer::Delay), Arm(Timer::Grace)];
-            effects.extend(ask_child(signal));
-            effects
-        }
-        Event::UpgradeRequested | Event::RequestPassedOn => match outcome {
-            Outcome::Superseded => vec![Effect::PassRequestOn],
-            Outcome::Failed(_) => vec![Effect::PassRequestBack],
-            Outcome::Relay(_) => vec![Tell(News::RequestRefused)],
-        },
-        Event::StopRequested(_)
-        | Event::ChildStarted
-        | Event::ChildHealthy
-        | Event::TimedOut(Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay)
-        | Event::HookSucceeded
-        | Event::HookFailed
-        | Event::TrafficSwitched
-        | Event::TrafficRefused
-        | Event::PidfileTaken
-        | Event::PidfileRefused
-        | Event::Acknowledged { .. }
-        | Event::Withdrawn
-        | Event::Aborted
-        | Event::PredecessorGone
-        | Event::SuccessorReady
-        | Event::Committed
-        | Event::NotCommitted
-        | Event::RequestPassedBack
-        | Event::SuccessorGone => Vec::new(),
-    }
-}
-
 /// The child is to end, and until the grace time is over nobody knows whether it will.
 fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
     let mut effects = vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)];
@@ -475,13 +445,14 @@ fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
 }
 
 /// The child is asked to end, unless it was already.
-fn ask_child(signal: ChildSignal) -> Option<Effect> {
+pub(super) fn ask_child(signal: ChildSignal) -> Option<Effect> {
     (signal == ChildSignal::Send).then_some(Effect::SignalChild)
 }
 
 /// Gives up this generation before it was promoted, with its child (contract F4: no delay).
 fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: ChildSignal) -> Vec<Effect> {
-    state.phase = Phase::Draining { step: Step::Asked, outcome: Outcome::Failed(failure) };
+    state.phase =
+        Phase::Draining { step: Step::Asked, outcome: Outcome::Failed(failure), elder: Elder::Gone };
     let mut effects =
         vec![Effect::Tell(News::Failed(failure)), Effect::Disarm(Timer::Healthy), Effect::StopProbing];
     effects.push(Effect::Arm(Timer::Grace));
@@ -491,7 +462,7 @@ fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: C
 }
 
 /// This generation ends: a request that it remembered is the predecessor's again, or is refused.
-fn give_up_request(state: &mut State, predecessor: Predecessor) -> Option<Effect> {
+pub(super) fn give_up_request(state: &mut State, predecessor: Predecessor) -> Option<Effect> {
     let answer = match predecessor {
         Predecessor::Serves => Effect::PassRequestBack,
         Predecessor::None => Effect::Tell(News::RequestRefused),
@@ -560,7 +531,7 @@ fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect
         Child::Ended(end) => {
             effects.push(Effect::Tell(News::UpgradeFailedWithoutChild));
             effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(end_orphans(state, Outcome::Relay(end)));
+            effects.extend(end_orphans(state, Outcome::Relay(end), Elder::Gone));
         }
         Child::Gone(end) => {
             effects.push(Effect::Tell(News::UpgradeFailedWithoutChild));
@@ -569,26 +540,4 @@ fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect
         }
     }
     effects
-}
-
-/// The child has ended, and with it this generation.
-fn child_ended(state: &mut State, predecessor: Predecessor, outcome: Outcome, end: End) -> Vec<Effect> {
-    let news = match outcome {
-        Outcome::Failed(failure) => News::Failed(failure),
-        Outcome::Relay(_) | Outcome::Superseded => News::ChildEnded(end),
-    };
-    let mut effects = vec![Effect::Tell(news)];
-    effects.extend(give_up_request(state, predecessor));
-    effects.extend(end_orphans(state, outcome));
-    effects
-}
-
-fn end_orphans(state: &mut State, outcome: Outcome) -> Vec<Effect> {
-    state.phase = Phase::Draining { step: Step::Orphans, outcome };
-    vec![Effect::Arm(Timer::Grace), Effect::SignalOrphans]
-}
-
-fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
-    state.phase = Phase::Ended;
-    vec![Effect::Exit(outcome)]
 }

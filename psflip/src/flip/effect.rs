@@ -43,7 +43,8 @@ pub enum Effect {
     /// Hand an upgrade request back to the predecessor, since this generation won't follow it.
     PassRequestBack,
 
-    /// Tell the predecessor that a stop was requested of this generation while the pidfile named it.
+    /// Tell the predecessor that a stop was requested of this generation while the pidfile named it: before its promotion, or while the
+    /// predecessor drains.
     PassStopBack,
 
     /// Start a successor. Answered by `SuccessorGone` if that fails.
@@ -108,6 +109,10 @@ pub enum News {
     PredecessorLost,
     /// The predecessor has drained and is gone.
     PredecessorDrained,
+    /// After a stop request only the predecessor is left, and is waited for.
+    AwaitingPredecessor,
+    /// It takes longer than it said, and is not waited for any more.
+    PredecessorLate,
     /// A successor is the service now; this generation drains.
     Superseded,
     /// This generation failed.

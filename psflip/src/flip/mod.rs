@@ -13,7 +13,9 @@
 //!               │                   │                                            │         │ successor ready,
 //!               └────────────────> Draining <────────────────────────────────────┴─────────┘ acknowledged
 //!                                     │ nothing left of the child's tree
-//!                                     └──> Ended
+//!                                     ├──> Ended <───────────────┐
+//!                                     └──> AwaitingPredecessor ──┘ that has ended, too
+//!                                          (after a stop, while it drains)
 //! ```
 //!
 //! The point of no return is one step: the predecessor's acknowledgement ([`Effect::Acknowledge`]). It succeeds only if the
@@ -21,6 +23,7 @@
 //! and learns by that whether it was too late. So both sides always agree on who is promoted.
 
 mod decide;
+mod drain;
 mod effect;
 mod event;
 mod questions;
@@ -32,7 +35,8 @@ pub use effect::{Effect, Hook, News};
 pub use event::{ChildSignal, Event};
 pub use questions::NotNow;
 pub use state::{
-    Child, Failure, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step, Successor, Timer,
+    Child, Elder, Failure, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step,
+    Successor, Timer,
 };
 
 #[cfg(test)]

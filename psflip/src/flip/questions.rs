@@ -42,6 +42,12 @@ impl State {
         matches!(self.phase, Phase::Serving { predecessor_drains: true, .. })
     }
 
+    /// Whether the predecessor, which drains, is all that is waited for.
+    #[must_use]
+    pub fn awaits_predecessor(&self) -> bool {
+        matches!(self.phase, Phase::AwaitingPredecessor { .. })
+    }
+
     /// The successor, while an upgrade is under way. Afterwards what it does is its own business.
     #[must_use]
     pub fn successor(&self) -> Option<Successor> {
@@ -51,6 +57,7 @@ impl State {
             | Phase::Promoting { .. }
             | Phase::Serving { .. }
             | Phase::Draining { .. }
+            | Phase::AwaitingPredecessor { .. }
             | Phase::Ended => None,
         }
     }
@@ -65,12 +72,13 @@ impl State {
     #[must_use]
     pub fn drain(&self) -> Option<Step> {
         match self.phase {
-            Phase::Draining { step, outcome: Outcome::Superseded } => Some(step),
+            Phase::Draining { step, outcome: Outcome::Superseded, .. } => Some(step),
             Phase::Starting { .. }
             | Phase::Promoting { .. }
             | Phase::Serving { .. }
             | Phase::Upgrading { .. }
             | Phase::Draining { .. }
+            | Phase::AwaitingPredecessor { .. }
             | Phase::Ended => None,
         }
     }
@@ -84,7 +92,7 @@ impl State {
             | Phase::Serving { stopping, .. }
             | Phase::Upgrading { stopping, .. } => stopping,
             Phase::Promoting { .. } => false,
-            Phase::Draining { .. } | Phase::Ended => true,
+            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => true,
         }
     }
 
@@ -100,7 +108,7 @@ impl State {
                 predecessor_drains.then_some(NotNow::PredecessorDrains)
             }
             Phase::Upgrading { .. } => Some(NotNow::UnderWay),
-            Phase::Draining { .. } | Phase::Ended => Some(NotNow::Ends),
+            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => Some(NotNow::Ends),
         }
     }
 }

@@ -59,6 +59,14 @@ pub enum Phase {
         step: Step,
         /// Why, and what psflip then ends with.
         outcome: Outcome,
+        /// How the generation before fares.
+        elder: Elder,
+    },
+    /// Its child and all that belonged to it has ended after a stop request, and the predecessor still drains. psflip stays until that has ended as
+    /// well: a manager such as systemd ends everything that is left when the main process has ended.
+    AwaitingPredecessor {
+        /// What psflip then ends with.
+        outcome: Outcome,
     },
     /// Nothing is left to be done.
     Ended,
@@ -71,6 +79,17 @@ pub enum Predecessor {
     None,
     /// It serves.
     Serves,
+}
+
+/// The generation before one that was promoted, while that one ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Elder {
+    /// There is none, or it is no business of a generation that failed.
+    Gone,
+    /// It drains, and is not waited for: no stop was requested, so the manager is to start the service again as soon as it can.
+    Drains,
+    /// It drains, was asked to end like this one, and is waited for.
+    Awaited,
 }
 
 /// The steps of a promotion (contract U4).
@@ -180,6 +199,8 @@ pub enum Timer {
     Acknowledgement,
     /// For whatever the successor has to do next.
     Successor,
+    /// For whatever the predecessor, which drains, has to do next after a stop request.
+    Predecessor,
     /// `shutdown.delay`.
     Delay,
     /// `shutdown.timeout`, after a stop request, after `shutdown.signal`, and for orphans.

@@ -378,6 +378,9 @@ impl Runtime {
                 predecessor::News::Message(ToSuccessor::Abort) => self.happened(Event::Aborted),
                 predecessor::News::Message(ToSuccessor::Draining { step, left }) => {
                     self.note_drain(step, left);
+                    if self.state.awaits_predecessor() {
+                        self.set_timer(Timer::Predecessor);
+                    }
                 }
                 predecessor::News::Message(ToSuccessor::Upgrade { by }) => {
                     self.chronicle.asked(by);

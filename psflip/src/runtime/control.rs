@@ -165,6 +165,8 @@ impl Runtime {
             | News::ChildEndedDuringUpgrade(_)
             | News::ChildEnded(_)
             | News::Superseded
+            | News::AwaitingPredecessor
+            | News::PredecessorLate
             | News::Failed(_)
             | News::ChildKilled
             | News::OrphansKilled => {}

@@ -159,11 +159,20 @@ impl Runtime {
                 let message = self.patience(Message::new(), self.grace());
                 self.say(message.status(&status));
             }
+            News::AwaitingPredecessor => {
+                let time = self.predecessor_deadline();
+                let message = self.patience(Message::new(), time);
+                let old = self.identity.generation - 1;
+                self.say(
+                    message.status(&format!("stopped, waiting for generation {old}, which still drains")),
+                );
+            }
             News::PredecessorDrained => self.say(Message::new().status(&status)),
             News::RequestRemembered
             | News::RequestRefused
             | News::ChildEndedDuringUpgrade(_)
             | News::PredecessorLost
+            | News::PredecessorLate
             | News::Superseded
             | News::ChildKilled
             | News::OrphansKilled => {}

@@ -20,7 +20,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use origin::{Origin, Seen};
 
@@ -30,6 +30,7 @@ use crate::flip::{self, Effect, Event, Outcome, Role, State, Timer};
 use crate::handover::predecessor::{self, Inheritance};
 use crate::handover::{Begun, ToPredecessor, is_gone, successor};
 use crate::health::Checker;
+use crate::history::Drain;
 use crate::keeper::Tree;
 use crate::launch::child_environment;
 use crate::manager::pidfile::Pidfile;
@@ -401,6 +402,7 @@ impl Runtime {
             Timer::Healthy => self.plan.upgrade.timeout,
             Timer::Acknowledgement => predecessor::ACKNOWLEDGEMENT,
             Timer::Successor => self.successor_deadline(),
+            Timer::Predecessor => self.predecessor_deadline(),
             Timer::Delay => self.plan.shutdown.delay,
             Timer::Grace => self.plan.shutdown.timeout,
         };
@@ -419,6 +421,16 @@ impl Runtime {
             Some(link) if ends => link.grace(),
             Some(link) => link.deadline(),
             None => self.plan.upgrade.timeout,
+        }
+    }
+
+    /// How long the predecessor may take for what it has said it does. What comes before its child's end is over once it has heard of the stop.
+    fn predecessor_deadline(&self) -> Duration {
+        match self.chronicle.predecessor {
+            Some((step, until)) if step != Drain::Delay => {
+                until.saturating_duration_since(Instant::now()) + MARGIN
+            }
+            _ => self.grace(),
         }
     }
 }

@@ -58,6 +58,20 @@ impl Runtime {
             News::PredecessorDrained => {
                 tracing::info!(drained = ?self.chronicle.drained().unwrap_or_default(), "the old generation is gone");
             }
+            News::AwaitingPredecessor => {
+                let old = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
+                tracing::info!(
+                    old_psflip = old,
+                    "stopped; waiting for the old generation, which still drains"
+                );
+            }
+            News::PredecessorLate => {
+                let old = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
+                tracing::warn!(
+                    old_psflip = old,
+                    "the old generation did not end in the time that it said; not waiting for it any longer"
+                );
+            }
             News::Superseded => {
                 let pid = self.successor.as_ref().and_then(|link| link.process()).map(|(pid, _)| pid);
                 let signal = self.plan.shutdown.signal;

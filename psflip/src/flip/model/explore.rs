@@ -161,6 +161,21 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         }
         effects
     }),
+    ("after a stop nobody waits for a predecessor that drains", "F11", |state, event| {
+        let mut effects = decide(state, event);
+        if let Phase::AwaitingPredecessor { outcome } = state.phase {
+            effects.push(Effect::Exit(outcome));
+        }
+        effects
+    }),
+    ("a predecessor that drains is waited for without end", "stuck", |state, event| match event {
+        Event::TimedOut(Timer::Predecessor) | Event::PredecessorGone
+            if matches!(state.phase, Phase::AwaitingPredecessor { .. }) =>
+        {
+            Vec::new()
+        }
+        _ => decide(state, event),
+    }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);
         if let Event::ChildEnded(end) = event {

@@ -67,6 +67,8 @@ struct Generation {
     knows_predecessor: bool,
     knows_successor: bool,
     committed: bool,
+    /// It was asked to stop when it was the service, its child has not ignored that, and it has not waited for its predecessor as long as that may take.
+    has_to_wait: bool,
 }
 
 /// How often what the world may do.
@@ -139,6 +141,7 @@ impl Generation {
             knows_predecessor: role == Role::Successor,
             knows_successor: false,
             committed: false,
+            has_to_wait: false,
         }
     }
 
@@ -281,7 +284,9 @@ impl World {
                 Some(Event::SuccessorGone)
             }
             Step::Timer(index, timer) => {
-                self.generations[index].timers.retain(|armed| *armed != timer);
+                let generation = &mut self.generations[index];
+                generation.timers.retain(|armed| *armed != timer);
+                generation.has_to_wait &= timer != Timer::Predecessor;
                 Some(Event::TimedOut(timer))
             }
             Step::ChildStarts(index) => {
@@ -325,7 +330,9 @@ impl World {
             Step::Stop(index, signal) => {
                 self.budget.stops -= 1;
                 self.stopping |= self.generations[index].is_all_there_is();
+                let serves = self.generations[index].serves();
                 let generation = &mut self.generations[index];
+                generation.has_to_wait |= serves;
                 if signal == ChildSignal::HasIt
                     && let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
                         &mut generation.child

@@ -161,7 +161,10 @@ impl World {
             }
             Effect::Disarm(timer) => generation.timers.retain(|armed| *armed != timer),
             Effect::Tell(News::RequestRefused) => self.open_requests = false,
-            Effect::Tell(News::StopIgnored) => self.stopping = false,
+            Effect::Tell(News::StopIgnored) => {
+                self.stopping = false;
+                generation.has_to_wait = false;
+            }
             Effect::Tell(_) => {}
             Effect::Exit(_) => {
                 // A request that reaches a process at its end reaches nobody; the service is over anyway.

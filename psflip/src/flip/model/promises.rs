@@ -20,6 +20,14 @@ impl World {
                     generation.child
                 ));
             }
+            // F11: whoever manages the service ends what is left of it when the active generation has ended.
+            Effect::Exit(Outcome::Relay(_))
+                if generation.has_to_wait
+                    && generation.knows_predecessor
+                    && self.generations[index - 1].alive =>
+            {
+                return Err(format!("F11: generation {index} ends while the one before drains"));
+            }
             Effect::StartSuccessor => {
                 let others =
                     self.generations.iter().enumerate().filter(|(other, one)| *other != index && one.alive);

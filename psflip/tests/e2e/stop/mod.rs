@@ -1,5 +1,7 @@
 //! Stop requests in every phase of a generation's life (S5, F11): everything ends, the child's end is relayed, the pidfile is gone.
 
+mod draining;
+
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use crate::service::{AT_ONCE, Service, configure, generations, kill, psflip, stop, wait_coming};
@@ -127,28 +129,6 @@ fn a_stop_right_after_the_request_ends_everything() {
         psflip.wait_exit();
         assert_over(&sandbox, &psflip);
     }
-}
-
-#[test]
-fn stops_while_the_old_generation_drains_end_both() {
-    // Contract: S5, F11
-    let sandbox = Sandbox::new();
-    let rest = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\n");
-    let psflip = psflip(&sandbox, &["never-ready"], &rest).start().wait_ready();
-    let old = psflip.active();
-    psflip.request_flip();
-    let new = psflip.wait_successor(old);
-    psflip.wait_for_line(Stream::Stderr, "superseded");
-    new.signal(Signal::SIGTERM).unwrap();
-    let end = psflip.wait_end_of(new);
-    // The signal may come before the child has its handler, and its death is relayed then.
-    let stopped = end.success() || std::os::unix::process::ExitStatusExt::signal(&end) == Some(15);
-    assert!(stopped, "{end}\n{}", sandbox.report());
-    assert!(!psflip.pidfile_path().exists(), "the old one doesn't hold it\n{}", sandbox.report());
-    assert!(old.is_alive());
-    old.signal(Signal::SIGTERM).unwrap(); // nobody who asks for an end wants to wait for the delay
-    assert!(psflip.wait_exit().success(), "superseded: 0");
-    assert_over(&sandbox, &psflip);
 }
 
 #[test]
