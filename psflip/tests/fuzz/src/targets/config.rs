@@ -29,7 +29,7 @@ const WORDS: &[&str] = &[
     "\"http://[::1]/up\"",
     "\"unix:///run/app.sock\"",
     "\"systemd:web\"",
-    "\"udp://[::]:53\"",
+    "\"udp://[::]:0\"",
     "\"0660\"",
     "\"200-399\"",
     "timout",
