@@ -5,6 +5,7 @@
 mod examples;
 #[path = "../systemd/killed.rs"]
 mod killed;
+mod notify_reload;
 #[path = "../systemd/notify_units.rs"]
 mod notify_units;
 #[path = "../systemd/pidfile_units.rs"]
