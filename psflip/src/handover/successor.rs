@@ -223,10 +223,7 @@ impl Link {
             }
             ToPredecessor::Failed { code, reason } => {
                 self.said.failed = true;
-                // Not twice: psflip's exit code is that of its child, if that ended.
-                let own = format!("exit code {code}");
-                let told = reason.ends_with(&own);
-                self.failure.get_or_insert_with(|| if told { reason } else { format!("{reason} ({own})") });
+                self.failure.get_or_insert_with(|| with_code(reason, code));
                 News::Failed
             }
             ToPredecessor::Upgrade { by } => News::Upgrade { by },
@@ -338,4 +335,30 @@ fn fail(predecessor: &Socket, reason: &str) -> ! {
     let message = ToPredecessor::Failed { code: crate::exit::FAILURE, reason: reason.to_owned() };
     let _ = super::send(predecessor, &message, &[]); // without the predecessor nobody is left to tell
     process::exit_now(crate::exit::FAILURE)
+}
+
+/// The reason with the exit code, but not twice: psflip's is that of its child, if that ended.
+fn with_code(reason: String, code: u8) -> String {
+    let own = format!("exit code {code}");
+    if reason.split("; ").any(|part| part.ends_with(&own)) { reason } else { format!("{reason} ({own})") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_code_is_told_once() {
+        for (reason, wanted) in [
+            ("the child ended: exit code 3", "the child ended: exit code 3"),
+            (
+                "the child ended: exit code 3; last probe: refused",
+                "the child ended: exit code 3; last probe: refused",
+            ),
+            ("the child ended: exit code 35", "the child ended: exit code 35 (exit code 3)"),
+            ("broken", "broken (exit code 3)"),
+        ] {
+            assert_eq!(with_code(reason.to_owned(), 3), wanted);
+        }
+    }
 }
