@@ -207,9 +207,10 @@ impl Staged {
         self.sandbox.read("trace").contains(" old Sent acknowledge")
     }
 
-    /// The new psflip was asked to stop while the pidfile named it, and has told the old one.
+    /// The new psflip was asked to stop while the pidfile named it, and has told the old one, which still was the service. One that
+    /// drains is told as well, so that it hurries.
     fn is_stop_passed_back(&self) -> bool {
-        self.sandbox.read("trace").contains(" Sent stop")
+        self.sandbox.read("trace").contains(" Sent stop") && !self.is_committed()
     }
 
     fn upgrade_failed(&self, flip: &Flip) -> bool {
