@@ -81,7 +81,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-promote -d 'R
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-promoted -d 'Run this line by `sh -c` after promotion' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-failed -d 'Run this line by `sh -c` after an upgrade that failed' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-timeout -d 'How long each hook may take; 30s' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-format -d 'How a line of psflip\'s own looks: text, json or journald' -r -f -a "auto\t''
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-format -d 'How a line of psflip\'s own looks: auto, text, json or journald; auto' -r -f -a "auto\t''
 text\t''
 json\t''
 journald\t''"
@@ -141,7 +141,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-promote -d 
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-promoted -d 'Run this line by `sh -c` after promotion' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-failed -d 'Run this line by `sh -c` after an upgrade that failed' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-timeout -d 'How long each hook may take; 30s' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-format -d 'How a line of psflip\'s own looks: text, json or journald' -r -f -a "auto\t''
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-format -d 'How a line of psflip\'s own looks: auto, text, json or journald; auto' -r -f -a "auto\t''
 text\t''
 json\t''
 journald\t''"

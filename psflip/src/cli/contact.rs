@@ -126,9 +126,16 @@ impl Place {
     /// The psflip that the pidfile names, if that is one.
     fn running(&self) -> Option<u32> {
         let pid: u32 = std::fs::read_to_string(self.pidfile.as_ref()?).ok()?.trim().parse().ok()?;
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        (name.trim_end() == "psflip").then_some(pid)
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        is_running_psflip(&stat).then_some(pid)
     }
+}
+
+/// Whether `/proc/PID/stat`, `PID (NAME) STATE ...`, is that of a living psflip; see proc(5). One that was killed keeps its name until
+/// its parent has reaped it.
+fn is_running_psflip(stat: &str) -> bool {
+    let named = stat.split_once(" (").and_then(|(_, rest)| rest.rsplit_once(") "));
+    named.is_some_and(|(name, rest)| name == "psflip" && !rest.starts_with(['Z', 'X']))
 }
 
 /// What happened while psflip was listened to.
@@ -332,6 +339,20 @@ fn unit_of(groups: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_psflip_that_was_killed_runs_no_longer() {
+        for (stat, runs) in [
+            ("12 (psflip) S 1 12 12", true),
+            ("12 (psflip) T 1 12 12", true),
+            ("12 (psflip) Z 1 12 12", false),
+            ("12 (psflip-fuzz) S 1 12 12", false),
+            ("12 (a) psflip) S 1 12 12", false),
+            ("", false),
+        ] {
+            assert_eq!(is_running_psflip(stat), runs, "{stat}");
+        }
+    }
 
     #[test]
     fn the_unit_is_found_in_the_control_group() {

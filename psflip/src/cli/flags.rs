@@ -212,7 +212,7 @@ const FLAGS: &[Flag] = &[
         "WORD",
         "log.format",
         Kind::Text,
-        "How a line of psflip's own looks: text, json or journald",
+        "How a line of psflip's own looks: auto, text, json or journald; auto",
     ),
     flag("log-level", "WORD", "log.level", Kind::Text, "error, warn, info, debug or trace; info"),
     flag("quiet", "", "quiet", Kind::Alone("true"), "No line of psflip's own below `error`"),

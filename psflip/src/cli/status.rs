@@ -43,6 +43,7 @@ Examples:
 
 Exit codes:
     0  psflip has answered
+   78  the configuration does not say where psflip is
   125  no psflip answers";
 
 /// How often times that pass are shown anew. Only while --watch is on a terminal.

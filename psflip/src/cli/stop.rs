@@ -38,6 +38,7 @@ The child gets `shutdown.signal`, and `shutdown.timeout` to end. An upgrade unde
 Exit codes:
     0  the child has ended with code 0, or by the signal
     1  the child has not ended in time, and keeps running
+   78  the configuration does not say where psflip is
   124  --timeout is over
   125  no psflip answers
     N  the child has ended with code N (128+N: by signal N)";

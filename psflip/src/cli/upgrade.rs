@@ -52,9 +52,11 @@ way, it comes after that. Ctrl-C ends the waiting, not the upgrade.
 
 Exit codes:
     0  the new generation is the service (with --wait drained: and the old one is gone)
-    1  the upgrade failed; the old child keeps running
+    1  the upgrade failed, and the old child keeps running; or psflip refuses, since it ends
+   78  the configuration does not say where psflip is
   124  --timeout is over; the upgrade goes on
-  125  no psflip answers";
+  125  no psflip answers
+  130  Ctrl-C; the upgrade goes on";
 
 /// So many times a connection may end without having said anything, one after the other.
 const PATIENCE: u32 = 3;

@@ -154,7 +154,7 @@ impl Runtime {
                 self.tell_clients(Interest::Upgrade(self.chronicle.next()), &refused, Then::Close);
             }
             News::StopIgnored => {
-                let child = self.tree.as_ref().and_then(Tree::child_pid);
+                let child = self.child();
                 let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
                 self.tell_clients(Interest::Stop, &Told::Ignored { child, timeout_ms }, Then::Close);
             }
@@ -294,7 +294,7 @@ impl Runtime {
                     reason: reason.clone(),
                     output: None,
                     pid: record.pid,
-                    child: self.tree.as_ref().and_then(Tree::child_pid),
+                    child: self.child(),
                 },
             };
             let drained = record.drained_ms().map(|_| Told::Drained { upgrade, killed: record.killed() });
@@ -325,11 +325,16 @@ impl Runtime {
     fn asked_to_end(&mut self, client: u64, pid: i32, uid: u32) {
         let from = format!("pid {pid} (uid {uid})");
         tracing::info!(from, "stop requested over the control socket");
-        let child = self.tree.as_ref().and_then(Tree::child_pid);
+        let child = self.child();
         let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
         let signal = Some(self.plan.shutdown.signal.to_string());
         self.keep(client, Interest::Stop, &Told::Stopping { child, timeout_ms, signal });
         self.happened(Event::StopRequested(ChildSignal::Send));
+    }
+
+    /// The child, unless it has ended and only the predecessor is waited for.
+    fn child(&self) -> Option<u32> {
+        self.tree.as_ref().and_then(Tree::child_pid).filter(|_| !self.state.awaits_predecessor())
     }
 
     /// How things are.
@@ -350,7 +355,7 @@ impl Runtime {
             state: state(&self.state),
             generation: identity.generation,
             slot: identity.slot.as_str().to_owned(),
-            child: self.tree.as_ref().and_then(Tree::child_pid),
+            child: self.child(),
             command: plan.cmd.clone(),
             started_at: chronicle.started_at,
             active_since: chronicle.active_since,

@@ -59,8 +59,11 @@ impl Progress {
             Event::Stopping { child, timeout_ms, .. } => {
                 self.began = Some(view.now);
                 self.now = format!("waiting for the child to end, {} at most", span(*timeout_ms));
-                let child = child.map_or_else(String::new, |child| format!(" (pid {child})"));
-                vec![format!("the child{child} was asked to end; it has {}", span(*timeout_ms))]
+                // Without a child the old generation is waited for, or there is none yet.
+                vec![child.map_or_else(
+                    || "psflip was asked to end".to_owned(),
+                    |child| format!("the child (pid {child}) was asked to end; it has {}", span(*timeout_ms)),
+                )]
             }
             _ => vec![],
         }

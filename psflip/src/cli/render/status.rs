@@ -138,12 +138,7 @@ fn under_way(upgrade: &Record, left: Option<u64>, now: u64) -> String {
         out += &format!(", {} left", span(left));
     }
     if let Some(probe) = &upgrade.probe {
-        let times = if upgrade.failed_probes > 1 {
-            format!(" ({} failed)", upgrade.failed_probes)
-        } else {
-            String::new()
-        };
-        out += &format!("; last probe{times}: {}", clean(probe));
+        out += &format!("; last probe: {}", clean(probe)); // it says itself the how-manieth it was
     }
     if !upgrade.by.is_empty() {
         out += &format!("; asked for by {}", clean(&upgrade.by));

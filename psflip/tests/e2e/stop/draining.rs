@@ -35,9 +35,9 @@ fn flipped(patience: &str) -> Draining {
 
 /// A service after a flip, whose old generation waits for an hour before it ends its child; the old and the new psflip.
 #[track_caller]
-fn with_a_long_delay() -> (Psflip, Process, Process, Sandbox) {
+fn with_a_long_delay(timeout: &str) -> (Psflip, Process, Process, Sandbox) {
     let sandbox = Sandbox::new();
-    let rest = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\ntimeout = \"100ms\"\n");
+    let rest = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\ntimeout = \"{timeout}\"\n");
     let psflip = psflip(&sandbox, &["signal-logger"], &rest).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     let old = psflip.active();
@@ -51,7 +51,7 @@ fn with_a_long_delay() -> (Psflip, Process, Process, Sandbox) {
 #[test]
 fn a_stop_ends_the_delay_of_an_old_generation_and_waits_for_its_end() {
     // Contract: S5, F11
-    let (psflip, old, new, sandbox) = with_a_long_delay();
+    let (psflip, old, new, sandbox) = with_a_long_delay("10s");
     new.signal(Signal::SIGTERM).unwrap();
     assert!(psflip.wait_end_of(new).success(), "{}", sandbox.report());
     assert!(!old.is_alive(), "the new one was the last\n{}", sandbox.report());
@@ -80,6 +80,7 @@ fn a_stop_waits_as_long_as_the_old_child_takes() {
         (&"stopping".into(), &"asked".into()),
         "{shown}"
     );
+    assert!(shown["child"].is_null(), "it has ended: {shown}");
     // An upgrade would have nobody to follow it.
     let refused =
         Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"upgrade"}"#).wait_event("refused");
@@ -122,7 +123,7 @@ fn an_old_psflip_that_is_killed_is_not_waited_for() {
 #[test]
 fn an_old_psflip_that_hangs_is_not_waited_for_without_end() {
     // Contract: F11, F12
-    let (psflip, old, new, sandbox) = with_a_long_delay();
+    let (psflip, old, new, sandbox) = with_a_long_delay("100ms");
     freeze(old);
     new.signal(Signal::SIGTERM).unwrap();
     // It has twice `shutdown.timeout` and five seconds.
