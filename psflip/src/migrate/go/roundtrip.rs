@@ -316,8 +316,10 @@ fn plain() -> impl Strategy<Value = String> {
         .prop_map(str::to_owned),
         "[a-zé]{0,3}",
     ];
+    // Twice, since of three in a row the last two are together after the first time.
+    let apart = |text: String| text.replace("{{", "{ {").replace("{{", "{ {");
     prop::collection::vec(part, 0..5)
-        .prop_map(|parts| parts.concat().replace("{{", "{ {").trim_end_matches('{').to_owned())
+        .prop_map(move |parts| apart(parts.concat()).trim_end_matches('{').to_owned())
 }
 
 fn text() -> impl Strategy<Value = Text> {
