@@ -401,8 +401,9 @@ proptest! {
         let generation = Generation { number: 1, slot: world.slot, started: SystemTime::UNIX_EPOCH, env: &env };
         match config::parse("a.toml", &file, &generation) {
             Ok(plan) => {
-                // psflip's `escape_re` escapes more, which is noted where it matters; the tests of constants compare it exactly.
-                let same = |text: &str| text.replace("\\#", "#").replace("\\-", "-").replace("\\/", "/").replace("\\~", "~").replace("\\&", "&");
+                // psflip's `escape_re` escapes more, which is noted where it matters, and what it has escaped may be escaped again. The tests
+                // of constants compare it exactly.
+                let same = |text: &str| text.replace('\\', "");
                 let differs = template.contains("EscapeRE");
                 // What is compared then decides what is written, and nothing can make that the same again.
                 if differs && ["lt ", "eq "].iter().any(|compares| template.contains(compares)) {
