@@ -58,8 +58,9 @@ pub(crate) fn run(mut args: Args) -> Outcome {
                 steps.skip(tests, &why);
             }
         }
-        steps.step("chaos, a fixed seed", || chaos(&["--seed", "1"]));
-        steps.step("chaos, a random seed", || chaos(&[]));
+        // Fixed seeds: what a new one finds is seldom the fault of the change that is checked. `cargo xtask chaos` takes new ones.
+        steps.step("chaos, one seed", || chaos("1"));
+        steps.step("chaos, another seed", || chaos("7000"));
     }
     steps.print();
     steps.result().map_err(|error| format!("{error}; the tests were not run"))?;
@@ -71,8 +72,15 @@ pub(crate) fn run(mut args: Args) -> Outcome {
 }
 
 /// Half a minute of `cargo xtask chaos`, with what was built before.
-fn chaos(seed: &[&str]) -> Outcome {
-    step::run(Command::new("/proc/self/exe").args(["chaos", "--minutes", "0.5", "--no-build"]).args(seed))
+fn chaos(seed: &str) -> Outcome {
+    step::run(Command::new("/proc/self/exe").args([
+        "chaos",
+        "--minutes",
+        "0.5",
+        "--no-build",
+        "--seed",
+        seed,
+    ]))
 }
 
 fn cargo(line: &str) -> Command {

@@ -113,6 +113,11 @@ impl Chronicle {
         }
     }
 
+    /// Whether this generation has taken this step towards its promotion.
+    pub(super) fn has_taken(&self, step: Step) -> bool {
+        self.own.as_ref().is_some_and(|own| own.steps.iter().any(|taken| taken.step == step))
+    }
+
     /// Who asked for the next upgrade, for the generation that follows the request.
     pub(super) fn hand_on(&mut self) -> Option<String> {
         self.by.take()

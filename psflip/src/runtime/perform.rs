@@ -97,8 +97,11 @@ impl Runtime {
 
     fn start_probing(&mut self) {
         let Some(pid) = self.tree.as_ref().and_then(Tree::child_pid) else { return };
-        tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
-        self.note(Step::Child);
+        // Once: probing begins anew when the child ignores a stop.
+        if !self.chronicle.has_taken(Step::Child) {
+            tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
+            self.note(Step::Child);
+        }
         let child = ChildInfo {
             pid,
             envp: self.envp.clone(),

@@ -87,7 +87,14 @@ pub(super) fn check(
                 let promoted = promoted.rfind(|event| event["event"] == "promoted");
                 let pid = promoted.and_then(|event| u32::try_from(event["pid"].as_u64()?).ok());
                 let Service { log, .. } = world.service()?;
-                let active = pid.is_some_and(|pid| log.count(pid, News::Active) > 0);
+                // It may have been killed before it could say so: then the old one has.
+                let active = pid.is_some_and(|pid| {
+                    let successor = format!("new_psflip={pid} ");
+                    log.count(pid, News::Active) > 0
+                        || log
+                            .since(client.mark)
+                            .any(|entry| entry.news == News::Superseded && entry.text.contains(&successor))
+                });
                 let has_failed = log.since(client.mark).any(|entry| entry.news == News::Failed);
                 let as_planned = !done.rewritten && !done.rough && step.binary == Binary::Copy;
                 match code {

@@ -2,6 +2,8 @@
 
 mod draining;
 
+use std::os::unix::process::ExitStatusExt;
+
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use crate::service::{AT_ONCE, Service, configure, generations, kill, psflip, stop, wait_coming};
@@ -27,6 +29,23 @@ fn a_stop_before_the_child_is_healthy_ends_both() {
         assert!(psflip.log().contains(&format!("stop requested signal={signal}")), "{}", psflip.log());
         assert_over(&sandbox, &psflip);
     }
+}
+
+#[test]
+fn a_child_that_ignores_a_stop_before_it_is_healthy_is_probed_on_and_told_of_once() {
+    // Contract: S5
+    let sandbox = Sandbox::new();
+    let rest = format!("{UNTIL_FILE}[shutdown]\ntimeout = \"200ms\"\n");
+    let psflip = psflip(&sandbox, &["ignore-sigterm"], &rest).start();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    psflip.program().signal(Signal::SIGTERM);
+    psflip.wait_for_line(Stream::Stderr, "did not end on the stop request, so it keeps running");
+    sandbox.write("healthy", "");
+    psflip.wait_for_line(Stream::Stderr, "healthy, active");
+    assert_eq!(psflip.log().matches("child started").count(), 1, "{}", psflip.log());
+    kill(psflip.active());
+    assert_eq!(psflip.wait_exit().signal(), Some(9));
+    sandbox.assert_no_process_left();
 }
 
 #[test]
