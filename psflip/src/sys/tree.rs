@@ -76,8 +76,19 @@ fn stat(pid: u32) -> Option<String> {
     String::from_utf8(stat.get(after..)?.to_vec()).ok()
 }
 
+/// `None` if it is gone.
 fn parent_of(pid: u32) -> Option<u32> {
-    stat(pid)?.split_ascii_whitespace().nth(1)?.parse().ok()
+    parent_in(&stat(pid)?)
+}
+
+/// The parent in the fields of [`stat`].
+///
+/// Of a process that is being reaped just now the kernel still tells something, but no parent, group and session any more: 0, -1
+/// and -1 (do_task_stat in Linux' fs/proc/array.c). A parent of 0 alone is one outside of our PID namespace, or none.
+fn parent_in(stat: &str) -> Option<u32> {
+    let mut fields = stat.split_ascii_whitespace().skip(1);
+    let (parent, group) = (fields.next()?, fields.next()?);
+    if group == "-1" { None } else { parent.parse().ok() }
 }
 
 /// A process that is known again later, when its pid may be another's.
@@ -182,6 +193,31 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(place(child.id(), own), Place::Gone);
         assert!(!children(own).contains(&child.id()));
+    }
+
+    #[test]
+    fn a_process_that_is_being_reaped_is_gone_and_not_elsewhere() {
+        // What a reader saw while another thread reaped `true`.
+        assert_eq!(parent_in(" X 0 -1 -1 0 -1 4227084 50 0 0 0 0 0 0 0 20 0"), None);
+        assert_eq!(parent_in(" Z 0 -1 -1 0 -1 4227084 50 0 0 0 0 0 0 0 20 0"), None);
+        // An init, and a zombie that nobody has reaped yet.
+        assert_eq!(parent_in(" S 0 1 1 0 -1 4194560 26310 0 0 0 0 0 0 0 20 0"), Some(0));
+        assert_eq!(parent_in(" Z 77 5 5 0 -1 4227084 50 0 0 0 0 0 0 0 20 0"), Some(77));
+    }
+
+    /// The same with the kernel, which shows it to one look in a few hundred.
+    #[test]
+    fn nobody_who_ends_while_we_look_is_elsewhere() {
+        let own = std::process::id();
+        for _ in 0..200 {
+            let mut child = Command::new("true").spawn().unwrap();
+            let pid = child.id();
+            let reaper = std::thread::spawn(move || child.wait());
+            while !reaper.is_finished() {
+                assert_ne!(place(pid, own), Place::Elsewhere);
+            }
+            reaper.join().unwrap().unwrap();
+        }
     }
 
     #[test]
