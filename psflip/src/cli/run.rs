@@ -131,7 +131,9 @@ fn refuse(refusal: &Refusal, link: Option<&predecessor::Link>) -> End {
     complain(&refusal.message);
     if let Some(link) = link {
         // It may be gone, and then nobody is interested.
-        let _ = link.send(&ToPredecessor::Failed { code: refusal.code, reason: refusal.reason.clone() });
+        let Refusal { code, reason, .. } = refusal;
+        let failed = ToPredecessor::Failed { code: *code, child_code: None, reason: reason.clone() };
+        let _ = link.send(&failed);
     }
     End::Exited(refusal.code)
 }

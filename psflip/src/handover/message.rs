@@ -161,6 +161,8 @@ pub enum ToPredecessor {
     Failed {
         /// What I exit with.
         code: u8,
+        /// The exit code of my child, if it ended with one and the reason says so. A version without this key leaves it out.
+        child_code: Option<u8>,
         /// Why, for people.
         reason: String,
     },
@@ -322,9 +324,12 @@ impl Message for ToPredecessor {
                 text.finish()
             }
             Self::Ready => Text::new("ready").finish(),
-            Self::Failed { code, reason } => {
+            Self::Failed { code, child_code, reason } => {
                 let mut text = Text::new("failed");
                 text.add("code", &code);
+                if let Some(child_code) = child_code {
+                    text.add("child-code", child_code);
+                }
                 text.add("reason", &reason);
                 text.finish()
             }
@@ -349,7 +354,11 @@ impl Message for ToPredecessor {
                 probe: fields.optional("probe"),
             },
             "ready" => Self::Ready,
-            "failed" => Self::Failed { code: fields.number("code")?, reason: fields.text("reason")? },
+            "failed" => Self::Failed {
+                code: fields.number("code")?,
+                child_code: fields.optional_number("child-code")?,
+                reason: fields.text("reason")?,
+            },
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "stop" => Self::Stop,
             _ => return Ok(None),
@@ -466,7 +475,12 @@ mod tests {
                 probe: Some("connection refused".to_owned()),
             },
             ToPredecessor::Ready,
-            ToPredecessor::Failed { code: 78, reason: "two\nlines and a \\".to_owned() },
+            ToPredecessor::Failed { code: 78, child_code: None, reason: "two\nlines and a \\".to_owned() },
+            ToPredecessor::Failed {
+                code: 1,
+                child_code: Some(0),
+                reason: "the child ended: exit code 0".to_owned(),
+            },
             ToPredecessor::Upgrade { by: by() },
             ToPredecessor::Stop,
         ];
@@ -494,6 +508,11 @@ mod tests {
         // An earlier one says nothing of who asked.
         assert_eq!(ToSuccessor::decode(b"upgrade"), Ok(Some(ToSuccessor::Upgrade { by: None })));
         assert_eq!(ToPredecessor::decode(b"upgrade"), Ok(Some(ToPredecessor::Upgrade { by: None })));
+        // Nor what its reason says of the child.
+        assert_eq!(
+            ToPredecessor::decode(b"failed\ncode 3\nreason no"),
+            Ok(Some(ToPredecessor::Failed { code: 3, child_code: None, reason: "no".to_owned() }))
+        );
     }
 
     #[test]
@@ -509,7 +528,7 @@ mod tests {
 
     #[test]
     fn a_reason_that_is_too_long_is_cut() {
-        let message = ToPredecessor::Failed { code: 1, reason: "\\ä".repeat(3000) };
+        let message = ToPredecessor::Failed { code: 1, child_code: None, reason: "\\ä".repeat(3000) };
         let wire = message.encode();
         assert!(wire.len() <= LONGEST, "{}", wire.len());
         let Ok(Some(ToPredecessor::Failed { reason, .. })) = ToPredecessor::decode(wire.as_bytes()) else {
@@ -534,7 +553,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_reason_survives(reason in ".{0,900}") {
-            let message = ToPredecessor::Failed { code: 3, reason };
+            let message = ToPredecessor::Failed { code: 3, child_code: Some(3), reason };
             prop_assert_eq!(ToPredecessor::decode(message.encode().as_bytes()), Ok(Some(message)));
         }
 

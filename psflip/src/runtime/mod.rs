@@ -26,7 +26,8 @@ pub use origin::{Origin, Seen};
 
 use crate::anchor;
 use crate::config::{Orphans, Plan, Slot};
-use crate::flip::{self, Effect, Event, Outcome, Role, State, Timer};
+use crate::end::End;
+use crate::flip::{self, Effect, Event, Failure, Outcome, Role, State, Timer};
 use crate::handover::predecessor::{self, Inheritance};
 use crate::handover::{Begun, ToPredecessor, is_gone, successor};
 use crate::health::Checker;
@@ -176,7 +177,8 @@ pub fn live(
 fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
     if let Some(Predecessor { link, .. }) = predecessor {
         let reason = format!("the new psflip can't go on: {error}");
-        let _ = link.send(&ToPredecessor::Failed { code: crate::exit::FAILURE, reason }); // it may be gone
+        let failed = ToPredecessor::Failed { code: crate::exit::FAILURE, child_code: None, reason };
+        let _ = link.send(&failed); // it may be gone
     }
 }
 
@@ -378,10 +380,13 @@ impl Runtime {
         self.leave_listeners(outcome);
         self.managers_end(outcome);
         self.tell_of_end(outcome);
-        if let (Some(Predecessor { link, .. }), Outcome::Failed(_)) = (&self.predecessor, outcome) {
-            let reason = self.failure.take().unwrap_or_else(|| "it failed".to_owned());
+        if let (Some(Predecessor { link, .. }), Outcome::Failed(failure)) = (&self.predecessor, outcome) {
             let code = crate::exit::code_for(outcome);
-            let _ = link.send(&ToPredecessor::Failed { code, reason }); // it may be gone
+            let (child_code, reason) = match (failure, self.failure.take()) {
+                (Failure::EndedEarly(End::Exited(code)), Some(reason)) => (Some(code), reason),
+                (_, reason) => (None, reason.unwrap_or_else(|| "it failed".to_owned())),
+            };
+            let _ = link.send(&ToPredecessor::Failed { code, child_code, reason }); // it may be gone
         }
         self.pass_last_signals_on();
         if let Some(tree) = self.tree.take().filter(Tree::is_over) {

@@ -40,6 +40,7 @@ pub(super) const WORDS: &[&str] = &[
     "deadline-ms",
     "grace-ms",
     "code",
+    "child-code",
     "reason",
     "future",
     " 1",
