@@ -178,6 +178,11 @@ pub enum Event {
         /// How long it had, in milliseconds.
         timeout_ms: u64,
     },
+    /// The child has ended as asked; the generation before still drains, and psflip ends after it (contract F11).
+    Waiting {
+        /// That one.
+        predecessor: Predecessor,
+    },
     /// psflip ends now.
     Stopped {
         /// How, in words.

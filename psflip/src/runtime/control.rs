@@ -160,12 +160,16 @@ impl Runtime {
             }
             News::PredecessorLost => self.hear_operators(),
             News::PredecessorDrained => self.note_drained(),
+            News::AwaitingPredecessor => {
+                if let Some(predecessor) = self.draining() {
+                    self.tell_clients(Interest::Stop, &Told::Waiting { predecessor }, Then::Stay);
+                }
+            }
             News::RequestRemembered
             | News::Stopping
             | News::ChildEndedDuringUpgrade(_)
             | News::ChildEnded(_)
             | News::Superseded
-            | News::AwaitingPredecessor
             | News::PredecessorLate
             | News::Failed(_)
             | News::ChildKilled
@@ -337,6 +341,18 @@ impl Runtime {
         self.tree.as_ref().and_then(Tree::child_pid).filter(|_| !self.state.awaits_predecessor())
     }
 
+    /// The generation before, as far as it has said how far it is.
+    fn draining(&self) -> Option<protocol::Predecessor> {
+        let Predecessor { pid, .. } = self.predecessor.as_ref()?;
+        let said = self.chronicle.predecessor;
+        let left = |(_, until): (_, Instant)| until.saturating_duration_since(Instant::now());
+        Some(protocol::Predecessor {
+            pid: *pid,
+            step: said.map(|(step, _)| step),
+            left_ms: said.map(left).map(|left| left.as_millis() as u64),
+        })
+    }
+
     /// How things are.
     fn report(&self) -> Status {
         let Self { plan, identity, chronicle, .. } = self;
@@ -377,13 +393,7 @@ impl Runtime {
                 .as_ref()
                 .map(|link| protocol::Switch { path: text(&link.path), to: text(&link.to) }),
             remembered: self.state.remembered,
-            predecessor: self.predecessor.as_ref().map(|Predecessor { pid, .. }| protocol::Predecessor {
-                pid: *pid,
-                step: chronicle.predecessor.map(|(step, _)| step),
-                left_ms: chronicle
-                    .predecessor
-                    .map(|(_, until)| until.saturating_duration_since(Instant::now()).as_millis() as u64),
-            }),
+            predecessor: self.draining(),
             upgrade_left_ms: upgrade
                 .and_then(|_| self.timers.left(Key::Flip(timer)))
                 .map(|left| left.as_millis() as u64),

@@ -227,3 +227,25 @@ pub(crate) fn stop(psflip: &Psflip) {
     let status = psflip.stop();
     assert!(status.success() || status.signal() == Some(15), "ended with {status}:\n{}", psflip.log());
 }
+
+/// A service after a flip, whose old generation drains, and the first and the second psflip.
+pub(crate) struct Draining {
+    pub(crate) psflip: Psflip,
+    pub(crate) old: Process,
+    pub(crate) new: Process,
+    pub(crate) old_child: Process,
+}
+
+/// A flip from this child to a `signal-logger`, both healthy at once; `rest` and `rest_of_new`: what else their configurations say.
+#[track_caller]
+pub(crate) fn flip_to_logger(sandbox: &Sandbox, argv: &[&str], rest: &str, rest_of_new: &str) -> Draining {
+    let psflip = psflip(sandbox, argv, &format!("{AT_ONCE}{rest}")).start().wait_ready();
+    psflip.wait_for_line(Stream::Stdout, "name=gen1");
+    let (old, old_child) = (psflip.active(), psflip.child());
+    configure(sandbox, &["signal-logger"], &format!("{AT_ONCE}{rest_of_new}"));
+    psflip.request_flip();
+    let new = psflip.wait_successor(old);
+    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    psflip.wait_for_line(Stream::Stderr, "superseded");
+    Draining { psflip, old, new, old_child }
+}

@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_millis(6);
 
 /// Everything that an answer may begin with.
-const EVENTS: [&str; 12] = [
+const EVENTS: [&str; 13] = [
     "status", "accepted", "step", "promoted", "drained", "failed", "moved", "refused", "error", "stopping",
-    "ignored", "stopped",
+    "ignored", "waiting", "stopped",
 ];
 
 /// The operators of one round.

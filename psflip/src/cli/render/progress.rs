@@ -65,6 +65,12 @@ impl Progress {
                     |child| format!("the child (pid {child}) was asked to end; it has {}", span(*timeout_ms)),
                 )]
             }
+            Event::Waiting { predecessor } => {
+                self.began = Some(view.now);
+                "waiting for the old generation, which still drains".clone_into(&mut self.now);
+                let who = who(Some(predecessor.pid), None);
+                vec![format!("the child has ended; the old generation{who} still drains and is waited for")]
+            }
             _ => vec![],
         }
     }

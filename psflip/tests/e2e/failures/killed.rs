@@ -4,7 +4,10 @@ use testkit::client::http::HttpClient;
 use testkit::{Deadline, Process, Sandbox, Signal, Stream, process, wait_until};
 
 use super::stage::Stage;
-use crate::service::{AT_ONCE, Service, configure, generations, kill, program, psflip, stop, wait_coming};
+use crate::service::{
+    AT_ONCE, Draining, Service, configure, flip_to_logger, generations, kill, program, psflip, stop,
+    wait_coming,
+};
 
 /// A child that runs and is healthy once the file `healthy` is there.
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
@@ -234,14 +237,8 @@ fn a_predecessor_that_is_killed_when_it_should_acknowledge_is_replaced() {
 fn a_predecessor_that_is_killed_while_it_drains_takes_nothing_with_it() {
     // Contract: F9
     let sandbox = Sandbox::new();
-    let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
-    let psflip = psflip(&sandbox, &["ignore-sigterm"], &rest).start().wait_ready();
-    psflip.wait_for_line(Stream::Stdout, "name=gen1");
-    let (old, old_child) = (psflip.active(), psflip.child());
-    configure(&sandbox, &["signal-logger"], AT_ONCE);
-    psflip.request_flip();
-    let new = psflip.wait_successor(old);
-    psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    let Draining { psflip, old, new, old_child } =
+        flip_to_logger(&sandbox, &["ignore-sigterm"], "[shutdown]\ntimeout = \"1h\"\n", "");
     psflip.wait_for_line(Stream::Stdout, "got SIGTERM from=");
     let child = psflip.child();
     kill(old);

@@ -1,9 +1,9 @@
 //! `psflip stop`.
 
-use testkit::{Sandbox, Signal, Stream};
+use testkit::{Sandbox, Signal, Stream, psflip_bin};
 
-use super::{run, start_at_once};
-use crate::service::{AT_ONCE, psflip};
+use super::{client, ended, run, start_at_once};
+use crate::service::{AT_ONCE, Draining, flip_to_logger, psflip};
 
 #[test]
 fn it_ends_when_the_service_has() {
@@ -61,4 +61,33 @@ fn a_child_that_ignores_it_keeps_running() {
     assert!(child.is_alive());
     psflip.signal(Signal::SIGKILL);
     psflip.wait_exit();
+}
+
+#[test]
+fn it_says_that_it_waits_for_an_old_generation_that_drains() {
+    // Contract: F11
+    for on_a_terminal in [false, true] {
+        let sandbox = Sandbox::new();
+        let stays = ["ignore-sigterm", "--exit-on", "USR2"];
+        let Draining { psflip, old, new, old_child } =
+            flip_to_logger(&sandbox, &stays, "[shutdown]\ntimeout = \"1h\"\n", "");
+        let said =
+            format!("the child has ended; the old generation (pid {old}) still drains and is waited for");
+        if on_a_terminal {
+            let client = sandbox.command([psflip_bin()]).args(["stop"]).pty().env("TERM", "xterm").start();
+            client.output().wait(Stream::Pty, &said);
+            client.output().wait(Stream::Pty, "\x1b[2Kwaiting for the old generation, which still drains (");
+            old_child.signal(Signal::SIGUSR2).unwrap();
+            assert!(client.wait_exit().success());
+        } else {
+            let client = client(&sandbox, &["stop"]);
+            client.output().wait(Stream::Stdout, &said);
+            old_child.signal(Signal::SIGUSR2).unwrap();
+            let (status, stdout, stderr) = ended(&client);
+            assert!(status.success() && stdout.ends_with("stopped: exit code 0\n"), "{stdout}{stderr}");
+        }
+        psflip.wait_gone(new);
+        psflip.wait_exit();
+        sandbox.assert_no_process_left();
+    }
 }
