@@ -564,8 +564,21 @@ impl Psflip {
     pub fn stop(&self) -> ExitStatus {
         let active = self.active();
         let anchored = active != self.running.first() && active.parent() == Some(self.running.first());
+        self.wait_promoted(active);
         self.send(active, Signal::SIGTERM);
         if anchored { self.wait_exit() } else { self.wait_end_of(active) }
+    }
+
+    /// Whom the pidfile names may not be the service yet: it takes the pidfile just before its predecessor acknowledges it (contract
+    /// U4), and a stop at that moment ends it as a generation that failed (F11). Its log, where it has one, says when it is.
+    #[track_caller]
+    fn wait_promoted(&self, process: Process) {
+        let says = |what: &str| self.log().contains(&format!(" pid={}}}: {what}", process.pid()));
+        if says("child started") {
+            wait_until(Deadline::default(), format!("psflip {process} to be promoted"), || {
+                (says("healthy, active") || !process.is_alive()).then_some(())
+            });
+        }
     }
 }
 

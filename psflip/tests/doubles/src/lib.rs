@@ -4,8 +4,10 @@
 //! - `psflip-staged`: every system call can be made to fail, every step can be stopped ([`staged`]).
 //! - `psflip-other`: a version that is older or newer, as far as the other side can tell ([`other`]); `psflip-relay` belongs to it.
 //! - `psflip-rogue`: says anything that a plan says, in any order ([`rogue`]).
+//! - `psflip-shaken`: waits a little at random places ([`shaken`]).
 
 pub mod other;
 pub mod plan;
 pub mod rogue;
+pub mod shaken;
 pub mod staged;

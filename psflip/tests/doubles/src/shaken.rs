@@ -1,0 +1,65 @@
+//! What makes `psflip-shaken` slow at random: before any system call and at any step of psflip's it may be made to wait a little, as if
+//! the machine had given its core to somebody else.
+//!
+//! A race that needs a wait at one certain place once in ten thousand runs shows itself in one of a hundred here. It takes its seed from
+//! the clock and the process, so no two runs are alike: what it finds is to be understood from the failed test's report, and then gets a
+//! test of its own that needs no luck. `cargo xtask e2e --shaken` runs the suites with it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use psflip::sys::seam::{self, Call, Moment, Os};
+
+/// How many of 1,024 calls wait, and for how long at most.
+const WAITS: [(u64, Duration); 2] = [(8, Duration::from_millis(30)), (96, Duration::from_millis(2))];
+
+struct Shaken;
+
+static STATE: AtomicU64 = AtomicU64::new(0);
+
+/// psflip's main, shaken.
+#[must_use]
+pub fn main() -> u8 {
+    seam::install(&Shaken);
+    psflip::cli::main()
+}
+
+impl Os for Shaken {
+    fn before(&self, _: Call) -> Result<(), Errno> {
+        wait();
+        Ok(())
+    }
+
+    fn step(&self, _: Moment, _: fmt::Arguments<'_>) {
+        wait();
+    }
+}
+
+fn wait() {
+    let drawn = draw();
+    let (dice, share) = (drawn % 1024, drawn >> 32);
+    let mut below = 0;
+    for (chance, longest) in WAITS {
+        below += chance;
+        if dice < below {
+            let until = Instant::now() + longest.mul_f64(share as f64 / f64::from(u32::MAX));
+            // It is not asleep, which a test would take for "has nothing to do".
+            while Instant::now() < until {
+                std::thread::yield_now();
+            }
+            return;
+        }
+    }
+}
+
+/// splitmix64. A fork goes on with a copy of the state, so the process and the clock go into every number.
+fn draw() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let step = 0x9e37_79b9_7f4a_7c15;
+    let mut z = STATE.fetch_add(step, Ordering::Relaxed) ^ now ^ (u64::from(std::process::id()) << 40);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
