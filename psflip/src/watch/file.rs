@@ -63,6 +63,8 @@ pub(super) struct Pidfile {
     /// What was read last, and what has been taken into account already.
     read: Option<Version>,
     judged: Option<Version>,
+    /// Somebody has written it since then.
+    touched: bool,
 }
 
 impl Pidfile {
@@ -74,7 +76,8 @@ impl Pidfile {
     pub(super) fn watch(path: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let path = std::path::absolute(path)?;
-        let mut pidfile = Self { path, inotify, watched: Vec::new(), read: None, judged: None };
+        let mut pidfile =
+            Self { path, inotify, watched: Vec::new(), read: None, judged: None, touched: false };
         pidfile.arm()?;
         pidfile.read();
         pidfile.judged();
@@ -101,6 +104,7 @@ impl Pidfile {
                     });
                     if touched {
                         self.judged = None;
+                        self.touched = true;
                     }
                 }
                 Err(Errno::EAGAIN) => break,
@@ -148,6 +152,12 @@ impl Pidfile {
     /// What was read last has been taken into account: until somebody touches the file it says nothing new.
     pub(super) fn judged(&mut self) {
         self.judged = self.read;
+        self.touched = false;
+    }
+
+    /// Whether it named somebody since then, and was gone before it was read.
+    pub(super) fn was_missed(&mut self) -> bool {
+        self.touched && self.read() == Content::Missing
     }
 
     /// Watches the directories that matter now.
@@ -246,8 +256,17 @@ mod tests {
         fs::write(directory.path().join("new"), "12\n").unwrap();
         fs::rename(directory.path().join("new"), &path).unwrap();
         assert_eq!(now(&mut pidfile), Content::Pid(12), "another file");
+        pidfile.judged();
         fs::remove_file(&path).unwrap();
         assert_eq!(now(&mut pidfile), Content::Missing);
+        assert!(!pidfile.was_missed(), "it was read before");
+        fs::write(&path, "13\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(now(&mut pidfile), Content::Missing);
+        assert!(pidfile.was_missed());
+        fs::write(&path, "13\n").unwrap();
+        assert_eq!(now(&mut pidfile), Content::Pid(13));
+        assert!(!pidfile.was_missed());
     }
 
     #[test]

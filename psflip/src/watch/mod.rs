@@ -220,10 +220,10 @@ impl Watch {
                 Ok(Some(Report::Continued)) => self.asked_to_stop = false,
                 Ok(Some(Report::Ended(end))) => {
                     self.command_ended = Some(end);
-                    self.ends.note(self.tree.child_pid().unwrap_or_default(), end);
+                    self.one_has_ended(self.tree.child_pid().unwrap_or_default(), end);
                 }
                 Ok(Some(Report::Other(Change { pid, kind }))) => match kind {
-                    ChangeKind::Ended(end) => self.ends.note(pid, end),
+                    ChangeKind::Ended(end) => self.one_has_ended(pid, end),
                     ChangeKind::Stopped(signal) => self.was_stopped(pid, signal),
                     ChangeKind::Continued => self.asked_to_stop = false,
                 },
@@ -242,6 +242,15 @@ impl Watch {
         }
     }
 
+    /// One of the processes that were started.
+    fn one_has_ended(&mut self, pid: u32, end: End) {
+        self.ends.note(pid, end);
+        if self.service.as_ref().is_some_and(|service| !service.process.has_ended()) {
+            // The service has outlived it, so it takes nobody's place again.
+            self.older.take_if(|older| older.pid == pid && older.process.has_ended());
+        }
+    }
+
     /// Nothing is left: how it ended.
     fn end_of_all(&mut self) -> End {
         match self.phase {
@@ -256,7 +265,8 @@ impl Watch {
             Content::Missing | Content::Unchanged | Content::Nobody => None,
         };
         let service = self.service.as_ref().and_then(|service| self.ends.of(service.pid));
-        let end = unheard.or(service).or(self.last.flatten()).unwrap_or_else(|| self.end_of_command());
+        let end = unheard.or(self.end_of_one_missed()).or(service).or(self.last.flatten());
+        let end = end.unwrap_or_else(|| self.end_of_command());
         tracing::info!(%end, "over, nothing is left");
         end
     }
@@ -271,9 +281,18 @@ impl Watch {
     }
 
     /// How all ends if the last service ended in this way. If nobody knows that, the older one counts, which lived on.
-    fn known(&self, end: Option<End>) -> End {
-        let older = || self.older.as_ref().and_then(|older| self.ends.of(older.pid));
-        end.or_else(older).unwrap_or_else(|| self.end_of_command())
+    fn known(&mut self, end: Option<End>) -> End {
+        let end = self.end_of_one_missed().or(end).or_else(|| self.end_of_older());
+        end.unwrap_or_else(|| self.end_of_command())
+    }
+
+    fn end_of_older(&self) -> Option<End> {
+        self.older.as_ref().and_then(|older| self.ends.of(older.pid))
+    }
+
+    /// How the older one ended, if it took its place again and gave it up before the pidfile was read.
+    fn end_of_one_missed(&mut self) -> Option<End> {
+        self.end_of_older().filter(|_| self.file.was_missed())
     }
 
     /// Looks who the service is, and what follows if nobody is.
@@ -402,7 +421,8 @@ impl Watch {
         let may_come = older_lives || self.file.read() != Content::Missing;
         let patience = self.options.patience;
         if !may_come || self.recent_stop().is_some() || patience.is_zero() {
-            self.over(self.known(end));
+            let end = self.known(end);
+            self.over(end);
         } else {
             tracing::info!(?patience, "waiting for somebody to take its place");
             self.phase = Phase::Waiting(end, Instant::now() + patience);
@@ -425,7 +445,10 @@ impl Watch {
     fn look_at_the_time(&mut self) {
         let now = Instant::now();
         match self.phase {
-            Phase::Waiting(end, until) if until <= now => self.over(self.known(end)),
+            Phase::Waiting(end, until) if until <= now => {
+                let end = self.known(end);
+                self.over(end);
+            }
             Phase::Ending(end, until) if until <= now => {
                 tracing::warn!("killing what did not end within {:?}", self.options.grace);
                 self.phase = Phase::Killing(end, now + KILLED);
@@ -525,7 +548,10 @@ impl Watch {
     /// There is no service at the moment. A request to stop is one to stop waiting for one; the rest can wait for it.
     fn nobody_is_signalled(&mut self, received: &Received, request: Option<Request>, phase: Phase) {
         match (request, phase) {
-            (Some(Request::Stop), Phase::Waiting(end, _)) => self.over(self.known(end)),
+            (Some(Request::Stop), Phase::Waiting(end, _)) => {
+                let end = self.known(end);
+                self.over(end);
+            }
             // Else it has ended just now, and the keeper is about to tell how.
             (Some(Request::Stop), _) if self.service.is_none() => self.over(End::Killed(received.signal)),
             _ if self.waiting.len() < KEPT => self.waiting.push(*received),

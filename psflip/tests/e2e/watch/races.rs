@@ -3,7 +3,7 @@
 use testkit::process::State;
 use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, fixture, wait_until};
 
-use super::watch_script;
+use super::{wait_follows, wait_named, watch_script};
 use crate::service::{freeze, thaw, wait_rest};
 
 /// A watch whose keeper is stopped and whose command has ended without anybody having taken note of it. The command has left a daemon
@@ -83,4 +83,50 @@ fn signals_for_a_daemon_without_a_name_are_kept_and_come_when_it_is_named() {
     }
     watch.signal(Signal::SIGUSR2);
     assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
+}
+
+/// A watch that is stopped while the service (the second process that was named, ends with 23) and the one before it (ends with 5) come to
+/// their ends, the older one doing `at_the_end` when the service is gone. Gives how watch ends.
+#[track_caller]
+fn ends_unseen(at_the_end: &str) -> Option<i32> {
+    let sandbox = Sandbox::new();
+    for name in ["fifo", "start", "end"] {
+        nix::unistd::mkfifo(&sandbox.path(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let older = format!("echo $$ > x.pid; echo older; read line < fifo; {at_the_end}; exit 5");
+    let service = "echo $$ > x.pid; echo service; read line < end; exit 23";
+    let script = format!("setsid sh -c '{older}' & read line < start; setsid sh -c '{service}' & exit 0");
+    let watch = watch_script(&sandbox, &["--patience", "1h"], &script);
+    watch.output().wait(Stream::Stdout, "older");
+    let older = wait_named(&sandbox.path("x.pid"));
+    wait_follows(&watch, older.pid());
+    std::fs::write(sandbox.path("start"), "go\n").unwrap();
+    watch.output().wait(Stream::Stdout, "service");
+    let service = wait_named(&sandbox.path("x.pid"));
+    wait_follows(&watch, service.pid());
+    wait_rest(&sandbox);
+    freeze(watch.first());
+    for (process, fifo) in [(service, "end"), (older, "fifo")] {
+        std::fs::write(sandbox.path(fifo), "go\n").unwrap();
+        wait_until(Deadline::default(), format!("the end of {process}"), || {
+            (!process.is_alive()).then_some(())
+        });
+    }
+    thaw(watch.first());
+    let status = watch.wait_exit();
+    sandbox.assert_no_process_left();
+    status.code()
+}
+
+#[test]
+fn an_older_process_that_takes_its_place_again_unseen_is_the_one_whose_end_counts() {
+    // Contract: W1, W3
+    assert_eq!(ends_unseen("echo $$ > x.pid; rm x.pid"), Some(5));
+}
+
+#[test]
+fn an_older_process_that_only_ends_later_is_not_the_one_whose_end_counts() {
+    // Contract: W1, W3
+    assert_eq!(ends_unseen("rm x.pid"), Some(23));
+    assert_eq!(ends_unseen("true"), Some(23));
 }
