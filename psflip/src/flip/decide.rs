@@ -521,6 +521,7 @@ fn start_upgrade(state: &mut State) -> Vec<Effect> {
 /// The upgrade failed (contract U8).
 fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect> {
     let mut effects = vec![Effect::Disarm(Timer::Successor), Effect::TakeBack];
+    let without_child = if stopping { News::UpgradeAborted } else { News::UpgradeFailedWithoutChild };
     match child {
         Child::Runs => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
@@ -529,12 +530,12 @@ fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect
             effects.extend(follow_remembered(state));
         }
         Child::Ended(end) => {
-            effects.push(Effect::Tell(News::UpgradeFailedWithoutChild));
+            effects.push(Effect::Tell(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
             effects.extend(end_orphans(state, Outcome::Relay(end), Elder::Gone));
         }
         Child::Gone(end) => {
-            effects.push(Effect::Tell(News::UpgradeFailedWithoutChild));
+            effects.push(Effect::Tell(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
             effects.extend(exit(state, Outcome::Relay(end)));
         }

@@ -93,6 +93,8 @@ pub enum News {
     UpgradeFailed,
     /// The upgrade failed, and no child is left.
     UpgradeFailedWithoutChild,
+    /// The upgrade ended by a stop request, and so did the child.
+    UpgradeAborted,
     /// A request is remembered until it can be followed.
     RequestRemembered,
     /// A request is refused, since this generation ends.

@@ -245,13 +245,17 @@ fn whoever_waits_for_an_upgrade_that_a_stop_ends_is_told_that_the_end_comes() {
     // Contract: S5, U8
     let mut told = 0;
     for Row { from, event, to, effects } in table() {
-        let failed = |effect: &Effect| {
-            matches!(effect, Effect::Tell(News::UpgradeFailed | News::UpgradeFailedWithoutChild))
+        let failed = |effect: &Effect| match effect {
+            Effect::Tell(
+                news @ (News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted),
+            ) => Some(*news),
+            _ => None,
         };
-        if !effects.iter().any(failed) {
-            continue;
-        }
+        let Some(news) = effects.iter().find_map(failed) else { continue };
         let Phase::Upgrading { child, stopping, .. } = from.phase else { panic!("{from:?} {event:?}") };
+        // A stop is no failure.
+        assert_eq!(news == News::UpgradeFailed, child == Child::Runs, "{from:?} {event:?}");
+        assert_eq!(news == News::UpgradeAborted, stopping && child != Child::Runs, "{from:?} {event:?}");
         assert_eq!(to.is_stopping(), stopping || child != Child::Runs, "{from:?} {event:?}");
         told += 1;
     }

@@ -26,6 +26,9 @@ const MOST_MESSAGES: usize = 1000;
 /// More extensions than any version asks for, since each begins the deadline anew.
 const MOST_EXTENSIONS: u32 = 20;
 
+/// Why a successor failed that a stop request ended.
+const STOPPED: &str = "it was aborted by a stop request";
+
 /// How psflip itself is started again.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -45,6 +48,8 @@ pub struct Link {
     deadline: Duration,
     grace: Duration,
     failure: Option<String>,
+    /// All that is known of why it failed is that it could not be acknowledged.
+    unacknowledged: bool,
     said: Said,
 }
 
@@ -145,6 +150,7 @@ impl Link {
                     deadline,
                     grace: GRACE,
                     failure: None,
+                    unacknowledged: false,
                     said: Said::default(),
                 },
                 intermediate,
@@ -227,7 +233,12 @@ impl Link {
                 News::Failed
             }
             ToPredecessor::Upgrade { by } => News::Upgrade { by },
-            ToPredecessor::Stop => News::Stop,
+            ToPredecessor::Stop => {
+                if self.unacknowledged {
+                    self.failure = Some(STOPPED.to_owned());
+                }
+                News::Stop
+            }
             ToPredecessor::Progress { step, child, probe } => News::Progress { step, child, probe },
         }
     }
@@ -281,6 +292,17 @@ impl Link {
             self.failure = Some(reason);
             let _ = self.send(&ToSuccessor::Abort); // it may be dead
         }
+    }
+
+    /// Tells it to give up, since it could not be acknowledged. It may still say that a stop request was why.
+    pub fn give_up_unacknowledged(&mut self, reason: String) {
+        self.unacknowledged = self.failure.is_none();
+        self.give_up(reason);
+    }
+
+    /// It was told to give up because of a stop request.
+    pub fn set_stopped(&mut self) {
+        self.set_failure(STOPPED.to_owned());
     }
 
     /// This side knows why it failed; the first reason counts.
@@ -347,19 +369,37 @@ fn with_code(reason: String, code: u8, child_code: Option<u8>) -> String {
 mod tests {
     use super::*;
 
+    fn link() -> Link {
+        let (socket, _) = Socket::pair().unwrap();
+        Link {
+            socket,
+            process: None,
+            deadline: Duration::ZERO,
+            grace: GRACE,
+            failure: None,
+            unacknowledged: false,
+            said: Said::default(),
+        }
+    }
+
+    #[test]
+    fn a_stop_is_why_a_successor_could_not_be_acknowledged() {
+        // Contract: F11
+        for (before, wanted) in [(None, STOPPED), (Some("it was late"), "it was late")] {
+            let mut link = link();
+            link.failure = before.map(str::to_owned);
+            link.give_up_unacknowledged("broken pipe".to_owned());
+            assert_eq!(link.failure(), Some(before.unwrap_or("broken pipe")));
+            assert_eq!(link.hear(ToPredecessor::Stop, vec![]), News::Stop);
+            assert_eq!(link.failure(), Some(wanted));
+        }
+    }
+
     #[test]
     fn an_exit_code_is_told_once() {
         // Contract: V1
         let told = |reason: &str, code, child_code| {
-            let (socket, _) = Socket::pair().unwrap();
-            let mut link = Link {
-                socket,
-                process: None,
-                deadline: Duration::ZERO,
-                grace: GRACE,
-                failure: None,
-                said: Said::default(),
-            };
+            let mut link = link();
             let failed = ToPredecessor::Failed { code, child_code, reason: reason.to_owned() };
             assert_eq!(link.hear(failed, vec![]), News::Failed);
             link.failure().unwrap().to_owned()

@@ -31,7 +31,9 @@ impl Runtime {
     pub(super) fn tell_anchor_of(&self, news: News) {
         match news {
             News::UpgradeStarted => self.tell_anchor(Message::Upgrading),
-            News::UpgradeFailed | News::UpgradeFailedWithoutChild => self.tell_anchor(Message::Failed),
+            News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
+                self.tell_anchor(Message::Failed);
+            }
             // The process that started this one has ended by now.
             News::Promoted | News::PredecessorLost => self.die_with_anchor(),
             _ => {}

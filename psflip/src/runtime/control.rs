@@ -146,7 +146,7 @@ impl Runtime {
                 self.note_promotion();
             }
             News::UpgradeStarted => self.note_upgrade(),
-            News::UpgradeFailed | News::UpgradeFailedWithoutChild => {
+            News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
                 self.note_failure(&self.upgrade_failure.clone().unwrap_or_default());
             }
             News::RequestRefused => {

@@ -153,6 +153,10 @@ impl Runtime {
                 let message = self.patience(message, self.grace());
                 self.say(message.status(&format!("the child has ended: {end}")));
             }
+            News::UpgradeAborted => {
+                let message = self.patience(Message::new(), self.grace());
+                self.say(message.status("stopping; an upgrade was aborted"));
+            }
             News::UpgradeFailedWithoutChild | News::Failed(_) => {
                 let reason = self.failure.as_ref().or(self.upgrade_failure.as_ref());
                 let status = format!("failed: {}", reason.map_or("", String::as_str));

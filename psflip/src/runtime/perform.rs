@@ -328,7 +328,7 @@ impl Runtime {
                 let gave_up =
                     matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ESRCH));
                 let why = if gave_up { "gave up before it could" } else { "can't" };
-                link.give_up(format!("the new psflip {why} be acknowledged: {error}"));
+                link.give_up_unacknowledged(format!("the new psflip {why} be acknowledged: {error}"));
                 Event::NotCommitted
             }
         };
@@ -349,7 +349,7 @@ impl Runtime {
         if *message == ToSuccessor::Abort
             && let Some(link) = &mut self.successor
         {
-            link.set_failure("it was aborted by a stop request".to_owned());
+            link.set_stopped();
         }
     }
 

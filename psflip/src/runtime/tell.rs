@@ -29,7 +29,16 @@ impl Runtime {
             News::UpgradeFailed => {
                 let reason = self.why_upgrade_failed();
                 let took = self.chronicle.upgrade_took().unwrap_or_default();
-                tracing::error!(child, reason, ?took, "upgrade failed; the old child keeps running");
+                if self.state.is_stopping() {
+                    tracing::info!(child, reason, ?took, "upgrade aborted by a stop request");
+                } else {
+                    tracing::error!(child, reason, ?took, "upgrade failed; the old child keeps running");
+                }
+                self.upgrade_failure = Some(reason);
+            }
+            News::UpgradeAborted => {
+                let reason = self.why_upgrade_failed();
+                tracing::info!(reason, "upgrade aborted by a stop request; ending");
                 self.upgrade_failure = Some(reason);
             }
             News::UpgradeFailedWithoutChild => {

@@ -18,7 +18,7 @@ pub(super) enum News {
 }
 
 /// How the lines begin.
-const LINES: [(&str, News); 10] = [
+const LINES: [(&str, News); 11] = [
     ("upgrade requested", News::Requested),
     ("upgrade request refused", News::Refused),
     ("upgrade started", News::Started),
@@ -27,6 +27,7 @@ const LINES: [(&str, News); 10] = [
     ("healthy, active", News::Active),
     ("superseded", News::Superseded),
     ("upgrade failed", News::Failed),
+    ("upgrade aborted by a stop request", News::Failed),
     ("stop requested", News::StopRequested),
     ("the child did not end on the stop request", News::StopIgnored),
 ];

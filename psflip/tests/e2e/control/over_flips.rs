@@ -244,9 +244,12 @@ fn the_pidfile_goes_with_the_service_when_who_it_names_is_stopped() {
     sandbox.write("healthy", "");
     let new = psflip.wait_successor(old);
     new.signal(testkit::Signal::SIGTERM).unwrap();
-    psflip.wait_for_line(Stream::Stderr, &format!("pid={new}}}: stop requested"));
+    psflip.wait_for_line(Stream::Stderr, &format!("pid={new}}}: this generation gives up"));
     crate::service::thaw(old);
     psflip.wait_exit();
+    let line = psflip.wait_for_line(Stream::Stderr, "upgrade aborted by a stop request").text;
+    assert!(line.contains("reason=\"it was aborted by a stop request\""), "{line}");
+    assert!(!psflip.log().contains(" ERROR "), "{}", psflip.log());
     assert!(!psflip.pidfile_path().exists());
     sandbox.assert_no_process_left();
 }

@@ -107,6 +107,8 @@ fn a_stop_while_the_new_generation_comes_ends_both() {
                 old.signal(Signal::SIGTERM).unwrap();
             }
             assert_eq!(psflip.wait_exit().code(), Some(0), "{}", sandbox.report());
+            psflip.wait_for_line(Stream::Stderr, "upgrade aborted by a stop request");
+            assert!(!psflip.log().contains(" ERROR "), "{}", psflip.log());
             assert_over(&sandbox, &psflip);
         }
     }
