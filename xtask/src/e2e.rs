@@ -1,6 +1,8 @@
 //! `cargo xtask e2e`: the suites that start real processes, as often as wanted, on a machine as busy as wanted.
 
+use std::fs;
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -9,10 +11,10 @@ use std::time::Instant;
 use crate::args::Args;
 use crate::guard::Guard;
 use crate::runner::{self, Scope};
-use crate::{Outcome, repo, step};
+use crate::{Error, Outcome, repo, step};
 
 pub(crate) const USAGE: &str = "\
-cargo xtask e2e [--systemd] [--repeat N] [--jobs J] [--load] [FILTER]
+cargo xtask e2e [--systemd] [--repeat N] [--jobs J] [--load] [--shaken] [FILTER]
 
 Builds psflip and the fixtures, then runs the end-to-end tests (the `tests` folders) whose names contain FILTER.
 A process that a test leaves behind is ended and fails the run.
@@ -21,14 +23,21 @@ A process that a test leaves behind is ended and fails the run.
               can't be done
   --repeat N  run the suite N times, stop at the first failure
   --jobs J    so many tests at once (default: one per core)
-  --load      keep every core busy meanwhile";
+  --load      keep every core busy meanwhile
+  --shaken    with a psflip that waits for up to 30 ms at random places, where on a busy machine it might have to: finds races. Without the
+              tests that count its system calls, or are in a hurry";
 
 /// Builds, then runs the suite until one run fails or all have passed.
 pub(crate) fn run(mut args: Args) -> Outcome {
     let repeat: u32 = args.value("repeat")?.unwrap_or(1);
     let jobs = args.value("jobs")?;
     let busy = args.flag("load");
-    let scope = if args.flag("systemd") { Scope::Systemd } else { Scope::EndToEnd };
+    let scope = match (args.flag("systemd"), args.flag("shaken")) {
+        (false, false) => Scope::EndToEnd,
+        (true, false) => Scope::Systemd,
+        (false, true) => Scope::Shaken,
+        (true, true) => return Err("--systemd and --shaken can't be combined".into()),
+    };
     let filter = args.word();
     args.done()?;
 
@@ -36,7 +45,15 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     // Not xtask: its file is the running program.
     step::run(repo::cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins"]))?;
     let profile = if repeat > 1 { "repeat" } else { "default" };
-    let tests = runner::tests(nextest, scope, profile, jobs, filter.as_deref());
+    let mut tests = runner::tests(nextest, scope, profile, jobs, filter.as_deref());
+    if scope == Scope::Shaken {
+        if !nextest {
+            return Err(
+                "--shaken leaves out some tests, which only cargo-nextest can do; install it first".into()
+            );
+        }
+        tests.env("PSFLIP_UNDER_TEST", shaken_psflip()?);
+    }
 
     // The guard before the load: its threads take over the signal mask.
     let guard = Guard::new()?;
@@ -57,6 +74,16 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     drop(load);
     println!("\n{repeat} of {repeat} runs passed in {}", step::seconds(start.elapsed()));
     Ok(())
+}
+
+/// `psflip-shaken` under the name by which tests know psflip's processes.
+fn shaken_psflip() -> Result<PathBuf, Error> {
+    let debug = repo::target_dir()?.join("debug");
+    let psflip = debug.join("shaken/psflip");
+    let copied = fs::create_dir_all(debug.join("shaken"))
+        .and_then(|()| fs::copy(debug.join("psflip-shaken"), &psflip));
+    copied.map_err(|error| format!("can't copy `psflip-shaken` to `{}`: {error}", psflip.display()))?;
+    Ok(psflip)
 }
 
 /// One thread per core that computes and never waits, until it is dropped.

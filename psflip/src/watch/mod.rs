@@ -380,8 +380,12 @@ impl Watch {
             let _ = process.forward(&received); // it may have ended already
         }
         let named = Service { pid, process, asked: false };
-        let older = self.service.replace(named).or(self.older.take());
-        self.older = older.filter(|older| older.pid != pid && !older.process.has_ended());
+        let replaced = self.service.replace(named);
+        // One that took its place again takes it from one that gave it up, which is nobody's predecessor then.
+        self.older = match self.older.take() {
+            Some(before) if before.pid == pid => None,
+            before => replaced.or(before).filter(|older| older.pid != pid && !older.process.has_ended()),
+        };
     }
 
     /// The keeper has told all that it knows about a service that has ended, or about the one before it.

@@ -1,0 +1,26 @@
+//! `psflip-shaken` is psflip, only slower.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Whether this program, which does what psflip does, gave its core away meanwhile.
+fn waits(program: &str, folder: &Path) -> bool {
+    let trace = folder.join("trace");
+    let strace = Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=sched_yield", "-o"])
+        .args([&trace, Path::new(program), Path::new("-c"), &folder.join("psflip.toml")])
+        .output()
+        .unwrap();
+    assert_eq!((strace.status.code(), &*strace.stdout), (Some(7), &b"here\n"[..]), "{program}: {strace:?}");
+    std::fs::read_to_string(&trace).unwrap().contains("sched_yield(")
+}
+
+#[test]
+fn it_does_what_psflip_does_and_takes_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("psflip.toml"), "cmd = [\"sh\", \"-c\", \"echo here; exit 7\"]\n")
+        .unwrap();
+    assert!(!waits(env!("CARGO_BIN_EXE_psflip-staged"), folder.path()));
+    // One start of a few hundred may be lucky and wait nowhere; ten are not.
+    assert!((0..10).any(|_| waits(env!("CARGO_BIN_EXE_psflip-shaken"), folder.path())));
+}
