@@ -70,6 +70,10 @@ pub(super) fn lock(file: File, how: Lock) -> Result<Locked, (File, Errno)> {
 /// that takes a signal, and psflip blocks them all. So a process of its own waits. It has the same open file description, so what
 /// it locks is locked for this process, too.
 pub(super) fn wait(file: &File, how: Lock) -> io::Result<()> {
+    wait_at_most(PATIENCE, file, how)
+}
+
+fn wait_at_most(patience: Duration, file: &File, how: Lock) -> io::Result<()> {
     let this = std::process::id();
     let waiting = match process::fork()? {
         Fork::Parent(pid) => pid,
@@ -84,7 +88,7 @@ pub(super) fn wait(file: &File, how: Lock) -> io::Result<()> {
     // Nobody else reaps it, so its pid is its own until then.
     let process = PidFd::open(waiting);
     if let Ok(process) = &process {
-        let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
         let _ = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], patience); // whoever wakes early gives up early
     }
     let pid = Pid::from_raw(waiting.cast_signed());
@@ -96,15 +100,12 @@ pub(super) fn wait(file: &File, how: Lock) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::gettid;
 
-    /// The processes that wait for a lock on behalf of this one, which has no other children.
-    fn waiting() -> usize {
-        let own = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).ok();
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        tasks
-            .filter_map(own)
-            .flat_map(|children| children.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-            .count()
+    /// The processes that wait for a lock on behalf of this thread, which has no other children. Other threads run other tests.
+    fn waiting(thread: Pid) -> usize {
+        let children = std::fs::read_to_string(format!("/proc/self/task/{thread}/children")).unwrap();
+        children.split_whitespace().count()
     }
 
     #[test]
@@ -117,15 +118,21 @@ mod tests {
             let held = lock(open(), theirs).unwrap();
             let file = open();
             assert_eq!(lock(open(), ours).unwrap_err().1, Errno::EWOULDBLOCK);
+            let (tell, told) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
-                let waits = scope.spawn(|| wait(&file, ours));
+                let waits = scope.spawn(|| {
+                    tell.send(gettid()).unwrap();
+                    // Longer than a busy machine keeps the other thread from looking.
+                    wait_at_most(Duration::from_secs(3600), &file, ours).unwrap();
+                    assert_eq!(waiting(gettid()), 0);
+                });
+                let thread = told.recv().unwrap();
                 testkit::wait_until(testkit::Deadline::default(), "somebody to wait for the lock", || {
-                    (waiting() > 0).then_some(())
+                    (waiting(thread) > 0).then_some(())
                 });
                 drop(held);
-                waits.join().unwrap().unwrap();
+                waits.join().unwrap();
             });
-            assert_eq!(waiting(), 0);
             // It is had already: by who waited, and so by us.
             assert_eq!(lock(open(), Lock::Exclusive).unwrap_err().1, Errno::EWOULDBLOCK);
             drop(lock(file, ours).unwrap());
@@ -140,7 +147,7 @@ mod tests {
         let held = lock(file.reopen().unwrap(), Lock::Shared).unwrap();
         let ours = file.reopen().unwrap();
         wait(&ours, Lock::Exclusive).unwrap();
-        assert_eq!(waiting(), 0);
+        assert_eq!(waiting(gettid()), 0);
         assert_eq!(lock(ours, Lock::Exclusive).unwrap_err().1, Errno::EWOULDBLOCK);
         drop(held);
     }
