@@ -1,5 +1,7 @@
 //! What operators read: one line a thing that matters to them.
 
+use std::time::Duration;
+
 use super::poller::Token;
 use super::{CheckerSlot, Runtime};
 use crate::config::Health;
@@ -20,19 +22,19 @@ impl Runtime {
         let child = self.tree.as_ref().and_then(Tree::child_pid);
         match news {
             News::Promoted => {
-                let took = self.chronicle.took();
-                tracing::info!(child, health = kind(&self.plan.health), ?took, "healthy, active");
+                let took = span(self.chronicle.took());
+                tracing::info!(child, health = kind(&self.plan.health), %took, "healthy, active");
             }
             News::UpgradeStarted => {
                 tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
             }
             News::UpgradeFailed => {
                 let reason = self.why_upgrade_failed();
-                let took = self.chronicle.upgrade_took().unwrap_or_default();
+                let took = span(self.chronicle.upgrade_took().unwrap_or_default());
                 if self.state.is_stopping() {
-                    tracing::info!(child, reason, ?took, "upgrade aborted by a stop request");
+                    tracing::info!(child, reason, %took, "upgrade aborted by a stop request");
                 } else {
-                    tracing::error!(child, reason, ?took, "upgrade failed; the old child keeps running");
+                    tracing::error!(child, reason, %took, "upgrade failed; the old child keeps running");
                 }
                 self.upgrade_failure = Some(reason);
             }
@@ -65,7 +67,8 @@ impl Runtime {
             News::ChildEnded(end) => tracing::info!(child, %end, "the child has ended"),
             News::PredecessorLost => tracing::warn!("the old psflip was killed; going on alone"),
             News::PredecessorDrained => {
-                tracing::info!(drained = ?self.chronicle.drained().unwrap_or_default(), "the old generation is gone");
+                let drained = span(self.chronicle.drained().unwrap_or_default());
+                tracing::info!(%drained, "the old generation is gone");
             }
             News::AwaitingPredecessor => {
                 let old = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
@@ -167,6 +170,11 @@ impl Runtime {
     }
 }
 
+/// A time that is known to the millisecond. Its own words for none are `0ns`.
+fn span(time: Duration) -> String {
+    if time.is_zero() { "0ms".to_owned() } else { format!("{time:?}") }
+}
+
 /// Why an upgrade can't start at once.
 pub(super) fn in_words(why: NotNow) -> &'static str {
     match why {
@@ -189,5 +197,16 @@ pub(super) fn kind(health: &Health) -> &'static str {
         Health::Http { .. } => "http",
         Health::Fcgi { .. } => "fcgi",
         Health::Notify { .. } => "notify",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_in_milliseconds_or_more() {
+        let spans = [0, 1, 346, 1500].map(|time| span(Duration::from_millis(time)));
+        assert_eq!(spans, ["0ms", "1ms", "346ms", "1.5s"]);
     }
 }

@@ -103,8 +103,9 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     ("cmd = [\"true\"]\nworkdir = \"no\"", "2:11", &["`no` is no directory (yet)"]),
     ("cmd = [\"no-such-program\"]", "1:7", &["`no-such-program` is in no directory of the child's `PATH`"]),
     ("cmd = [\"true\"]\n[env]\nPATH = \"/nowhere\"", "1:7", &["`true` is in no directory"]),
-    ("cmd = [\"./no\"]", "1:7", &["`././no` is not there (yet)"]),
-    ("cmd = [\"./app.toml\"]", "1:7", &["can't be executed", "chmod +x"]),
+    ("cmd = [\"./no\"]", "1:7", &["`./no` is not there (yet)"]),
+    ("cmd = [\"./no\"]\nworkdir = \"open\"", "1:7", &["`open/no` is not there (yet)"]),
+    ("cmd = [\"./app.toml\"]", "1:7", &["`./app.toml` can't be executed", "chmod +x"]),
     (
         "cmd = [\"true\"]\n[healthcheck.command]\ncmd = [\"./no\"]",
         "3:7",

@@ -112,8 +112,16 @@ fn directory(key: &str, path: &Path) -> Option<Warning> {
 fn program(key: &str, argv: &[String], workdir: &Path, envp: &[CString]) -> Option<Warning> {
     let name = argv.first()?;
     let places = candidates(&CString::new(name.as_str()).ok()?, envp);
-    let places: Vec<PathBuf> =
-        places.iter().map(|place| workdir.join(OsStr::from_bytes(place.to_bytes()))).collect();
+    let places: Vec<PathBuf> = places
+        .iter()
+        .map(|place| Path::new(OsStr::from_bytes(place.to_bytes())))
+        // As it was written, if it is looked up from psflip's own directory.
+        .map(|place| match place.strip_prefix(".") {
+            _ if workdir == Path::new(".") => place.to_owned(),
+            Ok(inside) => workdir.join(inside),
+            Err(_) => workdir.join(place),
+        })
+        .collect();
     if places.iter().any(|place| place.is_file() && access(place, AccessFlags::X_OK).is_ok()) {
         return None;
     }
