@@ -7,6 +7,7 @@
 
 mod binaries;
 pub mod client;
+mod family;
 mod fds;
 mod guard;
 mod launch;
@@ -28,6 +29,7 @@ mod wait;
 pub use nix::sys::signal::Signal;
 
 pub use crate::binaries::{double, fixture, psflip_bin};
+pub use crate::family::child_of;
 pub use crate::fds::FdSnapshot;
 pub use crate::launch::{Launch, Session, Stdin};
 pub use crate::notify::NotifyManager;
@@ -35,7 +37,7 @@ pub use crate::output::{Line, Output, Stream};
 pub use crate::pidfile::PidfileHistory;
 pub use crate::probe::AvailabilityProbe;
 pub use crate::process::Process;
-pub use crate::psflip::{Flip, Psflip, PsflipBuilder, child_of};
+pub use crate::psflip::{Flip, Psflip, PsflipBuilder};
 pub use crate::running::{Running, queue_signal};
 pub use crate::sandbox::{MARKER, Sandbox};
 pub use crate::text::cmd_line;
