@@ -163,7 +163,10 @@ impl Runtime {
             (None, Some((pid, _))) => {
                 format!("the new psflip (pid {pid}) ended without saying why: killed, crashed, or no psflip")
             }
-            (None, None) => "the new psflip died before it began".to_owned(),
+            (None, None) => {
+                "the new psflip ended without saying why, before it began: killed, crashed, or no psflip"
+                    .to_owned()
+            }
         };
         link.let_go();
         reason
