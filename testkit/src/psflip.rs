@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::binaries::psflip_bin;
-use crate::family::child_of;
-use crate::family::has_other_generation;
+use crate::family::{child_of, has_other_generation};
 use crate::launch::{Launch, Service, Session, Stdin};
 use crate::output::{Line, Output, Stream};
 use crate::pidfile::{NameWatch, PidfileHistory, named_process};

@@ -425,8 +425,7 @@ impl Watch {
         let may_come = older_lives || self.file.read() != Content::Missing;
         let patience = self.options.patience;
         if !may_come || self.recent_stop().is_some() || patience.is_zero() {
-            let end = self.known(end);
-            self.over(end);
+            self.over_after(end);
         } else {
             tracing::info!(?patience, "waiting for somebody to take its place");
             self.phase = Phase::Waiting(end, Instant::now() + patience);
@@ -436,6 +435,12 @@ impl Watch {
     /// The last request to stop, if it is so young that it holds for whoever becomes the service now.
     fn recent_stop(&self) -> Option<Received> {
         self.stop.filter(|(_, when)| when.elapsed() < self.options.grace).map(|(received, _)| received)
+    }
+
+    /// All is over, since the last service has ended in this way if that is known, and nobody took its place.
+    fn over_after(&mut self, end: Option<End>) {
+        let end = self.known(end);
+        self.over(end);
     }
 
     /// All is over: what is left has to end.
@@ -449,10 +454,7 @@ impl Watch {
     fn look_at_the_time(&mut self) {
         let now = Instant::now();
         match self.phase {
-            Phase::Waiting(end, until) if until <= now => {
-                let end = self.known(end);
-                self.over(end);
-            }
+            Phase::Waiting(end, until) if until <= now => self.over_after(end),
             Phase::Ending(end, until) if until <= now => {
                 tracing::warn!("killing what did not end within {:?}", self.options.grace);
                 self.phase = Phase::Killing(end, now + KILLED);
@@ -552,10 +554,7 @@ impl Watch {
     /// There is no service at the moment. A request to stop is one to stop waiting for one; the rest can wait for it.
     fn nobody_is_signalled(&mut self, received: &Received, request: Option<Request>, phase: Phase) {
         match (request, phase) {
-            (Some(Request::Stop), Phase::Waiting(end, _)) => {
-                let end = self.known(end);
-                self.over(end);
-            }
+            (Some(Request::Stop), Phase::Waiting(end, _)) => self.over_after(end),
             // Else it has ended just now, and the keeper is about to tell how.
             (Some(Request::Stop), _) if self.service.is_none() => self.over(End::Killed(received.signal)),
             _ if self.waiting.len() < KEPT => self.waiting.push(*received),
