@@ -6,11 +6,18 @@ use Socket qw(SOCK_DGRAM);
 
 my $name = 'gen' . ($ENV{PSFLIP_GENERATION} // 0);
 
-# Loaded: from here on the workers are forked, and clients wait in the shared queue until they are there. sd_notify(3).
-if (my $path = $ENV{NOTIFY_SOCKET}) {
+# READY=1 for psflip (sd_notify(3)) from each worker that is about to accept; the first one counts. Starlet has no hook for that moment. When
+# this file is loaded, there are no workers yet: the old version would stop although every worker of the new one crashes.
+if (my $path = delete $ENV{NOTIFY_SOCKET}) {
     $path =~ s/^@/\0/;
-    my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $path) or die "$path: $!\n";
-    $socket->send('READY=1');
+    require Starlet::Server;
+    my $accept_loop = \&Starlet::Server::accept_loop;
+    no warnings 'redefine';
+    *Starlet::Server::accept_loop = sub {
+        my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $path) or die "$path: $!\n";
+        $socket->send('READY=1');
+        goto &$accept_loop;
+    };
 }
 
 sub {

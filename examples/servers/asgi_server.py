@@ -30,5 +30,5 @@ class Server(uvicorn.Server):
 
 
 if __name__ == "__main__":
-    # Descriptor 3 is the first socket of [[listen]].
-    Server(uvicorn.Config("asgi_app:application", fd=3, access_log=False)).run()
+    # Descriptor 3 is the first socket of [[listen]]. "on": an application whose startup fails does not serve ("auto" goes on without it).
+    Server(uvicorn.Config("asgi_app:application", fd=3, lifespan="on", access_log=False)).run()

@@ -30,6 +30,7 @@ for (1 .. $workers) {
         close $hold;
         $SIG{PIPE} = $SIG{TERM} = 'IGNORE';
         sigprocmask(SIG_UNBLOCK, $waited_for);
+        notify('READY=1');    # a worker serves: the first one's word counts
         serve();
         exit 0;
     }
@@ -38,7 +39,6 @@ for (1 .. $workers) {
 my $ending = 0;
 $SIG{CHLD} = sub { };
 $SIG{TERM} = sub { $ending = 1; close $hold };
-notify('READY=1');
 while (%worker) {
     sigsuspend(POSIX::SigSet->new);
     while ((my $pid = waitpid -1, WNOHANG) > 0) {

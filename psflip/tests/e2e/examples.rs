@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use testkit::client::fcgi::FcgiClient;
@@ -10,6 +12,7 @@ use testkit::client::http::HttpClient;
 use testkit::client::{ClientError, Target};
 use testkit::{AvailabilityProbe, Sandbox, Signal, fixture, psflip_bin};
 
+use crate::service::script;
 use crate::traffic::nginx::{self, Nginx};
 use crate::traffic::ports::Reserved;
 
@@ -93,6 +96,29 @@ pub(crate) fn path() -> OsString {
     std::env::join_paths(folders.chain(std::env::split_paths(&usual))).unwrap()
 }
 
+/// [`path`], and before that the sandbox's own folder `bin`.
+fn path_of(sandbox: &Sandbox) -> OsString {
+    let rest = path();
+    std::env::join_paths([sandbox.path("bin")].into_iter().chain(std::env::split_paths(&rest))).unwrap()
+}
+
+/// The next version of each server is this shell script.
+fn replace_servers(sandbox: &Sandbox, text: &str) {
+    fs::create_dir_all(sandbox.path("bin")).unwrap();
+    for name in ["http-server", "fcgi-server"] {
+        script(sandbox, &format!("bin/{name}"), text);
+    }
+}
+
+/// `psflip upgrade`: its exit code, and all that it printed.
+#[track_caller]
+fn run_upgrade(sandbox: &Sandbox, file: &str) -> (Option<i32>, String) {
+    let client = sandbox.command([psflip_bin()]).args(["upgrade", "-c", file]).start();
+    let status = client.wait_exit();
+    client.output().wait_closed();
+    (status.code(), client.stdout() + &client.stderr())
+}
+
 /// The pid of the server that answers.
 pub(crate) fn ask(target: &Target, at: At) -> Result<String, ClientError> {
     match at {
@@ -111,7 +137,8 @@ fn starts_flips_and_stops(file: &str, at: At, upgrade: Signal) {
     assert!(check.wait_exit().success(), "{}", sandbox.report());
 
     let psflip = sandbox.psflip().config_file(file).upgrade_signal(upgrade);
-    let psflip = psflip.env("PATH", path()).env("PORT_A", port_a).env("PORT_B", port_b).start().wait_ready();
+    let psflip = psflip.env("PATH", path_of(&sandbox)).env("PORT_A", port_a).env("PORT_B", port_b);
+    let psflip = psflip.start().wait_ready();
     let target = |address: &Reserved| match at {
         At::Slots => Target::Tcp(address.address()),
         At::Http | At::FastCgi => Target::Unix(sandbox.path("app.sock")),
@@ -131,8 +158,55 @@ fn starts_flips_and_stops(file: &str, at: At, upgrade: Signal) {
         probe.finish().assert_no_failures();
     }
     answers(&b);
+    // A new version that crashes at once changes nothing.
+    let before = psflip.active();
+    replace_servers(&sandbox, "exit 7");
+    let (code, said) = run_upgrade(&sandbox, file);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("exit code 7"), "{said}");
+    assert_eq!(psflip.active(), before);
+    answers(&b);
     assert!(psflip.stop().success(), "{}", sandbox.report());
     sandbox.assert_no_process_left();
+}
+
+/// One for each kind of health check.
+const ONE_FOR_EACH_CHECK: &[&str] = &[
+    "health-alive.toml",
+    "health-command.toml",
+    "health-fcgi.toml",
+    "health-http.toml",
+    "health-notify.toml",
+    "health-tcp.toml",
+    "health-unix.toml",
+];
+
+#[test]
+fn a_version_that_crashes_after_it_was_healthy_is_no_failed_upgrade_and_its_end_is_relayed() {
+    // Contract: C5, U3
+    // The limit of every health check: docs/traffic.md says so.
+    for file in ONE_FOR_EACH_CHECK {
+        let sandbox = sandbox_with_examples();
+        let (a, b) = (Reserved::new(), Reserved::new());
+        let psflip = sandbox.psflip().config_file(file).env("PATH", path_of(&sandbox));
+        let psflip = psflip.env("PORT_A", a.port().to_string()).env("PORT_B", b.port().to_string());
+        let psflip = psflip.start().wait_ready();
+        let server = if file.contains("fcgi") { "fcgi-server" } else { "http-server" };
+        assert!(sandbox.command(["mkfifo", "crash"]).start().wait_exit().success());
+        let text =
+            format!("(read -r now < crash; kill -KILL $$) & exec '{}' \"$@\"", fixture(server).display());
+        replace_servers(&sandbox, &text);
+        let (code, said) = run_upgrade(&sandbox, file);
+        assert_eq!(code, Some(0), "{file}: {said}");
+        let active = psflip.active();
+        // Opens the FIFO when the script does.
+        fs::OpenOptions::new().write(true).open(sandbox.path("crash")).unwrap().write_all(b"now\n").unwrap();
+        psflip.wait_gone(active);
+        let ended = sandbox.statuses().into_iter().find(|(process, _)| *process == active);
+        assert_eq!(ended.and_then(|(_, status)| status.signal()), Some(9), "{file}: {}", sandbox.report());
+        assert!(!psflip.pidfile_path().exists(), "{file}");
+        sandbox.assert_no_process_left();
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Real servers under psflip, flipped again and again under load: the examples of `examples/servers/`, one module a stack. Each runs where its
 //! server is installed (`.ci/run` installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
 
+mod bad;
 mod docs;
 mod java;
 mod load;
@@ -19,6 +20,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use testkit::client::fcgi::FcgiClient;
+use testkit::client::http::HttpClient;
 use testkit::{Psflip, PsflipBuilder, Sandbox};
 
 use crate::traffic::ports::Reserved;
@@ -35,7 +38,8 @@ const RUN: &[&str] = &[
     php::FPM_SHARED,
     python::GUNICORN,
     python::UVICORN,
-    ruby::EXAMPLE,
+    ruby::PUMA,
+    ruby::PUMA_CLUSTER,
 ];
 
 /// PATH with the folders that Debian gives to root alone.
@@ -100,6 +104,25 @@ impl Example {
     fn psflip(&self) -> PsflipBuilder {
         let port = self.port.port().to_string();
         self.sandbox.psflip().config_file(self.file).env("PATH", path()).env("PORT", port)
+    }
+
+    /// The service answers one request: FastCGI at its Unix socket, else HTTP at its port.
+    #[track_caller]
+    fn answers(&self) {
+        let socket = self.sandbox.path("php.sock");
+        if socket.exists() {
+            let params =
+                [("REQUEST_METHOD", "GET"), ("SCRIPT_FILENAME", "app.php"), ("REDIRECT_STATUS", "200")];
+            let response = FcgiClient::unix(socket).request(&params, b"");
+            assert!(response.is_ok(), "{response:?}\n{}", self.sandbox.report());
+        } else {
+            let response = HttpClient::tcp(self.address()).get("/?echo=there");
+            assert!(
+                matches!(&response, Ok(answer) if answer.status == 200),
+                "{response:?}\n{}",
+                self.sandbox.report()
+            );
+        }
     }
 
     /// Ends the service; nothing is left of it.

@@ -8,7 +8,7 @@ pub(super) const CGI: &str = "php-cgi.toml";
 pub(super) const FPM: &str = "php-fpm.toml";
 pub(super) const FPM_SHARED: &str = "php-fpm-shared.toml";
 /// As Debian 12 calls it.
-const FPM_PROGRAM: &str = "php-fpm8.2";
+pub(super) const FPM_PROGRAM: &str = "php-fpm8.2";
 const WEB: &str = "php.nginx.conf";
 
 /// Runs the example behind nginx; neither a client nor nginx sees a flip.

@@ -1,20 +1,32 @@
-//! Ruby: Puma by systemd's protocol.
+//! Ruby: Puma by systemd's protocol, in single and in cluster mode.
 
 use super::load::{Application, assert_only_what_was_open_failed, clients, flip_under_load};
 use super::{Example, are_installed, by_sigterm};
 
-pub(super) const EXAMPLE: &str = "puma.toml";
+pub(super) const PUMA: &str = "puma.toml";
+pub(super) const PUMA_CLUSTER: &str = "puma-cluster.toml";
+
+#[track_caller]
+fn loses_nothing_but_on_open_connections(what: &str, file: &'static str) {
+    if !are_installed(&["puma"]) {
+        return;
+    }
+    let example = Example::new(file);
+    let psflip = example.psflip().start().wait_ready();
+    let probe = clients(example.address(), Application::Http);
+    let report = flip_under_load(what, &psflip, probe);
+    example.stop(&psflip, by_sigterm);
+    assert_only_what_was_open_failed(&report);
+}
 
 #[test]
 fn load_puma_on_a_shared_socket_loses_nothing_but_on_open_connections() {
     // Contract: U2, U3, U5, H1
-    if !are_installed(&["puma"]) {
-        return;
-    }
-    let example = Example::new(EXAMPLE);
-    let psflip = example.psflip().start().wait_ready();
-    let probe = clients(example.address(), Application::Http);
-    let report = flip_under_load("Puma, inherited TCP", &psflip, probe);
-    example.stop(&psflip, by_sigterm);
-    assert_only_what_was_open_failed(&report);
+    loses_nothing_but_on_open_connections("Puma, inherited TCP", PUMA);
+}
+
+#[test]
+fn load_puma_in_cluster_mode_on_a_shared_socket_loses_nothing_but_on_open_connections() {
+    // Contract: U2, U3, U5, H1
+    loses_nothing_but_on_open_connections("Puma in cluster mode, inherited TCP", PUMA_CLUSTER);
 }

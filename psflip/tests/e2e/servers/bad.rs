@@ -1,0 +1,162 @@
+//! The bad end of each example: the next version crashes as soon as it is started, or in its workers. The upgrade must fail and say why,
+//! the old version serves on, and the next good version takes over. `docs/traffic.md` lists what no health check finds.
+
+use std::collections::BTreeSet;
+
+use testkit::psflip_bin;
+
+use super::{Example, are_installed, java, nginx, node, perl, php, python, ruby};
+
+/// How the next version is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crash {
+    /// The child itself, before it serves.
+    AtOnce,
+    /// Its workers, again and again; the main process would go on.
+    Workers,
+}
+
+/// One way in which the next version of an example is bad.
+struct Bad {
+    crash: Crash,
+    /// The file that is changed for it, from what, and to what. An empty `from` is the file's beginning.
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// What the upgrade's failure must say.
+    reason: &'static str,
+}
+
+impl Bad {
+    const fn at_once(file: &'static str, from: &'static str, to: &'static str, reason: &'static str) -> Self {
+        Self { crash: Crash::AtOnce, file, from, to, reason }
+    }
+
+    const fn workers(file: &'static str, from: &'static str, to: &'static str, reason: &'static str) -> Self {
+        Self { crash: Crash::Workers, file, from, to, reason }
+    }
+}
+
+/// One test for each example, and the list of them.
+macro_rules! examples {
+    ($($name:ident: $file:expr, $programs:expr, [$($bad:expr),* $(,)?];)*) => {
+        const FILES: &[&str] = &[$($file),*];
+        $(/// Contract: F3, F4, U6, U8
+        #[test]
+        fn $name() {
+            refuses($file, &$programs, &[$($bad),*]);
+        })*
+    };
+}
+
+examples! {
+    a_bad_version_of_the_gunicorn_example_changes_nothing: python::GUNICORN, ["gunicorn"], [
+        Bad::at_once("wsgi_app.py", "", "raise SystemExit(7)\n", "exit code 7"),
+        Bad::workers("gunicorn.conf.py", "def post_worker_init", "def post_fork(server, worker):\n    raise RuntimeError\n\n\ndef post_worker_init", "exit code "),
+    ];
+    a_bad_version_of_the_uvicorn_example_changes_nothing: python::UVICORN, ["uvicorn"], [
+        Bad::at_once("asgi_app.py", "", "raise SystemExit(7)\n", "exit code 7"),
+        Bad::at_once("asgi_app.py", "    notify(", "    raise RuntimeError\n    notify(", "exit code 0"),
+    ];
+    a_bad_version_of_the_puma_example_changes_nothing: ruby::PUMA, ["puma"], [
+        Bad::at_once("config.ru", "run app", "exit 7", "exit code 7"),
+    ];
+    a_bad_version_of_the_puma_cluster_example_changes_nothing: ruby::PUMA_CLUSTER, ["puma"], [
+        Bad::at_once("puma.rb", "plugin 'notify'", "exit 7", "exit code 7"),
+        Bad::workers("config.ru", "run app", "exit 7", "no READY=1"),
+    ];
+    a_bad_version_of_the_server_starter_example_changes_nothing: perl::SCRIPT, ["perl"], [
+        Bad::at_once("server_starter.pl", "use strict;", "exit 7;", "exit code 7"),
+        Bad::workers("server_starter.pl", "        close $hold;", "        exit 7;", "exit code"),
+    ];
+    a_bad_version_of_the_starlet_example_changes_nothing: perl::STARLET, ["plackup", "start_server"], [
+        Bad::at_once("app.psgi", "", "exit 7;\n", "exit code 7"),
+        Bad::workers("app.psgi", "", "BEGIN { *CORE::GLOBAL::srand = sub { exit 7 } }\n", "no READY=1"),
+    ];
+    a_bad_version_of_the_nginx_example_changes_nothing: nginx::EXAMPLE, ["nginx", "pgrep"], [
+        Bad::at_once("nginx.conf", "events {", "bad;\nevents {", "exit code 1"),
+        Bad::workers("nginx.conf", "events {", "working_directory /nonexistent;\nevents {", "last probe: probe "),
+    ];
+    a_bad_version_of_the_node_example_changes_nothing: node::EXAMPLE, ["node"], [
+        Bad::at_once("node_app.js", "const name", "process.exit(7)\nconst name", "exit code 7"),
+        Bad::at_once("node_app.js", "response.end('up\\n')", "process.exit(7)", "exit code 7"),
+    ];
+    a_bad_version_of_the_php_cgi_example_changes_nothing: php::CGI, ["php-cgi"], [
+        Bad::at_once("php-cgi.toml", "cmd = [\"php-cgi\"]", "cmd = [\"sh\", \"-c\", \"exit 7\"]", "exit code 7"),
+        Bad::workers("app.php", "<?php", "<?php exit(7);", "last probe: probe "),
+    ];
+    a_bad_version_of_the_php_fpm_example_changes_nothing: php::FPM, [php::FPM_PROGRAM], [
+        Bad::at_once("php-fpm.conf", "[www]", "[www]\nbad = 1", "exit code 78"),
+        Bad::workers("app.php", "<?php", "<?php http_response_code(500); exit(7);", "last probe: probe "),
+    ];
+    a_bad_version_of_the_shared_php_fpm_example_changes_nothing: php::FPM_SHARED, [php::FPM_PROGRAM], [
+        Bad::at_once("php-fpm.conf", "[www]", "[www]\nbad = 1", "exit code 78"),
+    ];
+    a_bad_version_of_the_java_example_changes_nothing: java::EXAMPLE, ["java", "javac"], [
+        Bad::at_once("java.toml", "\"App\"", "\"NoApp\"", "exit code 1"),
+    ];
+}
+
+/// The example is started; each bad version fails; a good one takes over after each.
+#[track_caller]
+fn refuses(file: &'static str, programs: &[&str], bads: &[Bad]) {
+    if !are_installed(programs) {
+        return;
+    }
+    let example = Example::new(file);
+    if file == java::EXAMPLE {
+        let compiler = example.sandbox.command(["javac", "App.java"]).start();
+        assert!(compiler.wait_exit().success(), "{}", compiler.stderr());
+    }
+    let psflip = example.psflip().start().wait_ready();
+    for bad in bads {
+        let before = (psflip.active(), psflip.child());
+        let good = [bad.file, file].map(|name| (name, example.sandbox.read(name)));
+        spoil(&example, bad);
+        let (code, output) = upgrade(&example);
+        assert_eq!(code, Some(1), "{file}, {:?}: {output}\n{}", bad.crash, example.sandbox.report());
+        assert!(output.contains(bad.reason), "{file}, {:?}: no `{}` in\n{output}", bad.crash, bad.reason);
+        assert_eq!((psflip.active(), psflip.child()), before, "{file}, {:?}", bad.crash);
+        example.answers();
+        for (name, text) in good {
+            example.sandbox.write(name, text);
+        }
+        let (code, output) = upgrade(&example);
+        assert_eq!(code, Some(0), "{file}, good again: {output}\n{}", example.sandbox.report());
+        example.answers();
+    }
+    if file == perl::STARLET {
+        perl::wait_rest(&example.sandbox);
+    }
+    psflip.stop();
+    example.sandbox.assert_no_process_left();
+}
+
+/// The next version is the bad one. One that never gets healthy has three seconds instead of the minute of the example.
+fn spoil(example: &Example, bad: &Bad) {
+    if bad.crash == Crash::Workers {
+        let config = example.sandbox.read(example.file);
+        assert!(!config.contains("[upgrade]"), "{}: the time is set already", example.file);
+        example.sandbox.write(example.file, format!("{config}\n[upgrade]\ntimeout = \"3s\"\n"));
+    }
+    let text = example.sandbox.read(bad.file);
+    assert!(text.contains(bad.from), "{}: no `{}`", bad.file, bad.from);
+    example.sandbox.write(bad.file, text.replacen(bad.from, bad.to, 1));
+}
+
+/// `psflip upgrade`: its exit code and all that it printed.
+#[track_caller]
+fn upgrade(example: &Example) -> (Option<i32>, String) {
+    let client = example.sandbox.command([psflip_bin()]).args(["upgrade", "-c", example.file]);
+    let client = client.env("PORT", example.port.port().to_string()).start();
+    let status = client.wait_exit();
+    client.output().wait_closed();
+    (status.code(), client.stdout() + &client.stderr())
+}
+
+#[test]
+fn every_example_of_a_server_is_run_to_its_bad_end() {
+    let tested: BTreeSet<_> = FILES.iter().copied().collect();
+    let run: BTreeSet<_> = super::RUN.iter().copied().collect();
+    assert_eq!(tested, run, "add the example to the list in {}", file!());
+}
