@@ -7,8 +7,11 @@ mod examples;
 mod killed;
 mod notify_units;
 mod pidfile_units;
+#[path = "../e2e/traffic/ports.rs"]
+mod ports;
 mod reload;
 mod rig;
+mod servers;
 mod sockets;
 mod user;
 

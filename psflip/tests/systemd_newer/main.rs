@@ -10,10 +10,14 @@ mod notify_reload;
 mod notify_units;
 #[path = "../systemd/pidfile_units.rs"]
 mod pidfile_units;
+#[path = "../e2e/traffic/ports.rs"]
+mod ports;
 #[path = "../systemd/reload.rs"]
 mod reload;
 #[path = "../systemd/rig.rs"]
 mod rig;
+#[path = "../systemd/servers.rs"]
+mod servers;
 #[path = "../systemd/sockets.rs"]
 mod sockets;
 #[path = "../systemd/user.rs"]

@@ -1,0 +1,180 @@
+//! The servers of `examples/servers` under the template unit: its restrictions let each of them start, be upgraded, be started again after a
+//! crash, and stop. One machine runs all of them at once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use testkit::client::ClientError;
+use testkit::client::fcgi::FcgiClient;
+use testkit::client::http::HttpClient;
+use testkit::{Deadline, Process, Signal, wait_until};
+
+use crate::ports::Reserved;
+use crate::rig::Rig;
+
+/// The examples, and the program that must be installed.
+const SERVERS: &[(&str, &str)] = &[
+    ("gunicorn", "/usr/bin/gunicorn"),
+    ("nginx", "/usr/sbin/nginx"),
+    ("node", "node"),
+    ("php-cgi", "/usr/bin/php-cgi"),
+    ("php-fpm", "/usr/sbin/php-fpm8.2"),
+    ("php-fpm-shared", "/usr/sbin/php-fpm8.2"),
+    ("puma", "/usr/bin/puma"),
+    ("puma-cluster", "/usr/bin/puma"),
+    ("server-starter", "/usr/bin/perl"),
+    ("starlet", "/usr/bin/plackup"),
+    ("uvicorn", "/usr/bin/uvicorn"),
+];
+
+/// Examples that the template does not run, and why.
+const OTHERS: &[(&str, &str)] = &[("java", "needs a compiler")];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+}
+
+/// One example as `psflip@NAME.service`.
+struct Server {
+    unit: String,
+    /// Its working directory, from here.
+    home: PathBuf,
+    port: Reserved,
+    pidfile: PathBuf,
+}
+
+impl Server {
+    /// Puts the example where the template expects it: the configuration in `/etc/psflip`, the rest in the state directory.
+    fn install(rig: &Rig, name: &str) -> Self {
+        let root = PathBuf::from(format!("/proc/{}/root", rig.machine.init()));
+        let port = Reserved::new();
+        let pidfile = format!("/run/psflip/{name}/psflip.pid");
+        // Owned by the user of the service; systemd sees to that.
+        let home = root.join("var/lib/private/psflip").join(name);
+        fs::create_dir_all(&home).unwrap();
+        for entry in fs::read_dir(folder("servers")).unwrap().map(Result::unwrap) {
+            let text = fs::read_to_string(entry.path()).unwrap();
+            let text = text.replace("127.0.0.1:8080", &port.address().to_string());
+            fs::write(home.join(entry.file_name()), text).unwrap();
+        }
+        let config = fs::read_to_string(home.join(format!("{name}.toml"))).unwrap();
+        let config = config.replace("pidfile = \"psflip.pid\"", &format!("pidfile = \"{pidfile}\""));
+        fs::write(root.join(format!("etc/psflip/{name}.toml")), config).unwrap();
+        let unit = format!("psflip@{name}.service");
+        let variables = format!("[Service]\nEnvironment=PORT={}\n", port.port());
+        rig.machine.unit(&format!("{unit}.d/port.conf"), variables);
+        Self { unit, home, port, pidfile: root.join(&pidfile[1..]) }
+    }
+
+    fn answer(&self) -> Result<(), ClientError> {
+        let socket = self.home.join("php.sock");
+        if socket.exists() {
+            let params =
+                [("REQUEST_METHOD", "GET"), ("SCRIPT_FILENAME", "app.php"), ("REDIRECT_STATUS", "200")];
+            return FcgiClient::unix(socket).request(&params, b"").map(drop);
+        }
+        HttpClient::tcp(self.port.address()).get("/?echo=there").map(drop)
+    }
+
+    /// The active psflip, if systemd says that the unit is active and it is the main process.
+    fn active(&self, rig: &Rig) -> Option<Process> {
+        let shown = rig.machine.properties(&self.unit, &["ActiveState", "MainPID"]);
+        let pid = fs::read_to_string(&self.pidfile).ok()?;
+        let known = shown["ActiveState"] == "active" && shown["MainPID"] == pid.trim_end();
+        rig.machine.process(pid.trim_end().parse().ok()?).filter(|_| known)
+    }
+
+    #[track_caller]
+    fn serves(&self, rig: &Rig, but: Option<Process>) -> Process {
+        let active = wait_until(Deadline::default(), format!("{} to be active", self.unit), || {
+            self.active(rig).filter(|active| Some(*active) != but)
+        });
+        if let Err(error) = self.answer() {
+            panic!("{}: {error:?}\n{:#?}", self.unit, rig.machine.journal(&self.unit));
+        }
+        active
+    }
+}
+
+/// systemctl with all units; fails with the journal of the one that failed.
+#[track_caller]
+fn systemctl(rig: &Rig, command: &str, servers: &[Server]) {
+    let units = servers.iter().map(|server| server.unit.as_str());
+    if let Err(error) = rig.machine.systemctl([command].into_iter().chain(units)) {
+        let failed = servers.iter().filter(|server| error.contains(&server.unit));
+        let said: Vec<_> = failed.map(|server| rig.machine.journal(&server.unit)).collect();
+        panic!("systemctl {command}: {error}\n{said:#?}");
+    }
+}
+
+#[test]
+fn the_template_runs_every_server_of_the_examples() {
+    // Contract: U4, U10, C5, C7
+    let Some(rig) = Rig::installed("psflip@app.service", "/run/psflip/app", "/etc/psflip/app.toml") else {
+        return;
+    };
+    rig.machine.unit("psflip@.service", fs::read_to_string(folder("systemd/psflip@.service")).unwrap());
+    let is_there = |program: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    };
+    let servers = SERVERS.iter().filter(|(_, program)| is_there(program));
+    let servers: Vec<Server> = servers.map(|(name, _)| Server::install(&rig, name)).collect();
+    systemctl(&rig, "start", &servers);
+    let first: Vec<_> = servers.iter().map(|server| server.serves(&rig, None)).collect();
+    // Two upgrades: both slots.
+    systemctl(&rig, "reload", &servers);
+    let second: Vec<_> =
+        servers.iter().zip(first).map(|(server, old)| server.serves(&rig, Some(old))).collect();
+    systemctl(&rig, "reload", &servers);
+    let third: Vec<_> =
+        servers.iter().zip(second).map(|(server, old)| server.serves(&rig, Some(old))).collect();
+    // The child crashes: systemd starts the service again.
+    for psflip in &third {
+        let child = psflip.children()[0].children()[0];
+        child.signal(Signal::SIGKILL).unwrap();
+    }
+    for (server, old) in servers.iter().zip(third) {
+        server.serves(&rig, Some(old));
+    }
+    systemctl(&rig, "stop", &servers);
+    for server in &servers {
+        let shown = rig.machine.properties(&server.unit, &["ActiveState", "Result"]);
+        assert_eq!(
+            (shown["ActiveState"].as_str(), shown["Result"].as_str()),
+            ("inactive", "success"),
+            "{shown:?}"
+        );
+        assert!(rig.machine.processes(&server.unit).is_empty(), "{}", server.unit);
+    }
+}
+
+#[test]
+fn every_example_of_a_server_is_known_here() {
+    let known: Vec<_> = SERVERS.iter().chain(OTHERS).map(|(name, _)| format!("{name}.toml")).collect();
+    for entry in fs::read_dir(folder("servers")).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(!name.ends_with(".toml") || known.contains(&name), "add {name} to the list in {}", file!());
+    }
+}
+
+#[test]
+fn a_service_that_crashes_again_and_again_is_started_until_it_works() {
+    // Contract: C5, C6
+    let Some(rig) = Rig::installed("psflip@app.service", "/run/psflip/app", "/etc/psflip/app.toml") else {
+        return;
+    };
+    rig.machine.unit("psflip@.service", fs::read_to_string(folder("systemd/psflip@.service")).unwrap());
+    // Faster than the template does it, so that systemd's limit, five starts in ten seconds, would be reached.
+    rig.machine.unit("psflip@app.service.d/fast.conf", "[Service]\nRestartSec=1ms\n");
+    rig.configure(&["/usr/bin/crash-on-init", "--code", "3"], crate::rig::SERVING);
+    assert!(rig.machine.systemctl(["start", "psflip@app.service"]).is_err());
+    wait_until(Deadline::default(), "ten restarts", || {
+        let count = rig.machine.property("psflip@app.service", "NRestarts");
+        (count.parse::<u32>().ok()? >= 10).then_some(())
+    });
+    rig.configure_well();
+    wait_until(Deadline::default(), "the pidfile", || rig.pidfile().exists().then_some(()));
+    rig.wait_main();
+    rig.stop_well();
+}
