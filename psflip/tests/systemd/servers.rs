@@ -54,8 +54,7 @@ impl Server {
         fs::create_dir_all(&home).unwrap();
         for entry in fs::read_dir(folder("servers")).unwrap().map(Result::unwrap) {
             let text = fs::read_to_string(entry.path()).unwrap();
-            let text = text.replace("127.0.0.1:8080", &port.address().to_string());
-            fs::write(home.join(entry.file_name()), text).unwrap();
+            fs::write(home.join(entry.file_name()), port.in_text(&text)).unwrap();
         }
         let config = fs::read_to_string(home.join(format!("{name}.toml"))).unwrap();
         let config = config.replace("pidfile = \"psflip.pid\"", &format!("pidfile = \"{pidfile}\""));

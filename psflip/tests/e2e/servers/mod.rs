@@ -65,18 +65,6 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/servers")
 }
 
-/// The text with another port in its addresses. (Where a configuration can have templates, `PORT` does it.)
-fn with_port(text: &str, port: u16) -> String {
-    const HOST: &str = "127.0.0.1:";
-    let mut parts = text.split(HOST);
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| {
-        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
-        let port = if rest.len() < part.len() { port.to_string() } else { String::new() };
-        text + HOST + &port + rest
-    })
-}
-
 /// One of the examples, in a sandbox of its own.
 struct Example {
     sandbox: Sandbox,
@@ -91,7 +79,7 @@ impl Example {
         let port = Reserved::new();
         for entry in fs::read_dir(folder()).unwrap().map(Result::unwrap) {
             let text = fs::read_to_string(entry.path()).unwrap();
-            sandbox.write(entry.file_name(), with_port(&text, port.port()));
+            sandbox.write(entry.file_name(), port.in_text(&text));
         }
         Self { sandbox, file, port }
     }

@@ -33,4 +33,16 @@ impl Reserved {
     pub(crate) fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
+
+    /// The text with this port in its addresses. (Where a configuration can have templates, `PORT` does it.)
+    pub(crate) fn in_text(&self, text: &str) -> String {
+        const HOST: &str = "127.0.0.1:";
+        let mut parts = text.split(HOST);
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |text, part| {
+            let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+            let port = if rest.len() < part.len() { self.port.to_string() } else { String::new() };
+            text + HOST + &port + rest
+        })
+    }
 }
