@@ -20,6 +20,8 @@ pub(super) struct State {
     has_left: bool,
     /// The successor that has introduced itself.
     coming: Option<Coming>,
+    /// Successors whose upgrade has failed and that have not ended yet.
+    failed: Vec<u32>,
     /// The active one has said that it starts a successor, and not yet what became of it.
     upgrading: bool,
     /// Generations that were active once, and drain.
@@ -53,12 +55,22 @@ impl State {
     /// As a former program of the anchor left it; see [`State::calm`].
     pub(super) fn resumed(active: u32, leaves: bool, has_left: bool, former: Vec<u32>) -> Self {
         let former = former.into_iter().map(|pid| Former { pid, asked: false }).collect();
-        Self { active: Some(active), leaves, has_left, coming: None, upgrading: false, former, end: None }
+        Self {
+            active: Some(active),
+            leaves,
+            has_left,
+            coming: None,
+            failed: Vec::new(),
+            upgrading: false,
+            former,
+            end: None,
+        }
     }
 
     /// Active generation, `leaves` and former generations, if these are all that there is to know.
     pub(super) fn calm(&self) -> Option<(u32, bool, Vec<u32>)> {
-        let active = self.active.filter(|_| self.coming.is_none() && !self.upgrading)?;
+        let is_known = self.coming.is_none() && self.failed.is_empty() && !self.upgrading;
+        let active = self.active.filter(|_| is_known)?;
         Some((active, self.leaves, self.former.iter().map(|former| former.pid).collect()))
     }
 
@@ -77,9 +89,10 @@ impl State {
         self.has_left
     }
 
-    /// Whether this is a generation that is or was active.
-    pub(super) fn has_served(&self, pid: u32) -> bool {
-        self.is_known(pid)
+    /// Whether this is a generation: one that is or was active, or a successor, whatever became of its upgrade.
+    pub(super) fn is_generation(&self, pid: u32) -> bool {
+        let is_coming = self.coming.as_ref().is_some_and(|coming| coming.pid == pid);
+        self.is_known(pid) || is_coming || self.failed.contains(&pid)
     }
 
     /// Somebody said something. What nobody but the active generation may say is not believed of anybody else.
@@ -89,11 +102,11 @@ impl State {
         match message {
             Message::Upgrading if is_active => {
                 self.upgrading = true;
-                self.coming = None;
+                self.give_up_coming();
             }
             Message::Failed if is_active => {
                 self.upgrading = false;
-                self.coming = None;
+                self.give_up_coming();
             }
             Message::Coming if self.upgrading && self.coming.is_none() && !self.is_known(from) => {
                 self.coming = Some(Coming { pid: from, end: None, speaks: None, leaves: false });
@@ -128,6 +141,12 @@ impl State {
         None
     }
 
+    /// The upgrade of the successor that has introduced itself is over. It may go on for a while, to end its child.
+    fn give_up_coming(&mut self) {
+        let living = self.coming.take().filter(|coming| coming.end.is_none());
+        self.failed.extend(living.map(|coming| coming.pid));
+    }
+
     fn is_known(&self, pid: u32) -> bool {
         self.active == Some(pid) || self.former.iter().any(|former| former.pid == pid)
     }
@@ -135,6 +154,7 @@ impl State {
     /// A child of the anchor has ended. To be told after everything that was said before its end.
     pub(super) fn ended(&mut self, pid: u32, end: End) {
         self.former.retain(|former| former.pid != pid);
+        self.failed.retain(|failed| *failed != pid);
         if self.active == Some(pid) {
             self.active = None;
             self.end = Some(end);

@@ -44,9 +44,11 @@ pub(super) struct Steward {
     asked_to_stop: bool,
     /// The anchor stopped itself together with the active generation and has not seen a SIGCONT since.
     suspended: bool,
-    /// A generation was killed while another one goes on: its keeper may have been killed with it, and then what is left of its tree is
+    /// A generation, or a successor before its promotion, was killed while another one goes on: its keeper may have been killed with it, and then what is left of its tree is
     /// the anchor's (contract C7).
     bereaved: bool,
+    /// What such a generation left is being ended.
+    sweeping: bool,
     /// A successor was promoted: what it speaks.
     promoted: Option<Option<Speaks>>,
 }
@@ -63,6 +65,7 @@ impl Steward {
             asked_to_stop: false,
             suspended: false,
             bereaved: false,
+            sweeping: false,
             promoted: None,
         }
     }
@@ -81,7 +84,7 @@ impl Steward {
             if let Some(end) = self.state.outcome(self.closed) {
                 return self.finish(end);
             }
-            let is_tidy = !self.bereaved && !self.reaper.is_sweeping();
+            let is_tidy = !self.bereaved && !self.sweeping && self.state.calm().is_some();
             if let Some(speaks) = self.promoted.take_if(|_| is_tidy) {
                 renew::renew(&self, speaks);
             }
@@ -175,7 +178,7 @@ impl Steward {
             match change.kind {
                 ChangeKind::Ended(end) => {
                     self.hear(); // what it said last may have come a moment ago
-                    self.bereaved |= matches!(end, End::Killed(_)) && self.state.has_served(change.pid);
+                    self.bereaved |= matches!(end, End::Killed(_)) && self.state.is_generation(change.pid);
                     self.state.ended(change.pid, end);
                 }
                 ChangeKind::Stopped(_) if self.state.active() == Some(change.pid) => {
@@ -213,16 +216,23 @@ impl Steward {
     /// Ends what generations that were killed have left to the anchor, once nothing else can be among its children than those that live.
     /// PID 1 has other people's orphans, too, and can't tell.
     fn tidy_up(&mut self) {
-        let is_meant = self.bereaved || self.reaper.is_sweeping();
-        if !is_meant || std::process::id() == 1 || self.state.has_left() {
-            self.bereaved = false;
+        if !(self.bereaved || self.sweeping) || std::process::id() == 1 || self.state.has_left() {
+            (self.bereaved, self.sweeping) = (false, false);
             return;
         }
-        if let Some((active, _, mut spared)) = self.state.calm() {
-            self.bereaved = false;
-            spared.push(active);
-            self.reaper.sweep(&spared);
+        // A successor is among the anchor's children as soon as it exists, and was announced before that. So who is below the anchor is
+        // looked at first, and what was announced then.
+        let found = tree::children(std::process::id());
+        self.hear();
+        let Some((active, _, former)) = self.state.calm() else { return };
+        let is_left =
+            |pid: &u32| *pid != active && !former.contains(pid) && !self.reaper.foreign().contains(pid);
+        let left: Vec<u32> = found.into_iter().filter(is_left).collect();
+        for pid in &left {
+            // Nobody else reaps it, so the pid is still its own. What is below it falls to the anchor then, and is found in the next turn.
+            let _ = PidFd::open(*pid).and_then(|process| process.send(Signal::KILL)); // it may have ended
         }
+        (self.bereaved, self.sweeping) = (false, !left.is_empty());
     }
 
     fn finish(mut self, end: End) -> End {

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
+use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, child_of, wait_until};
 
 use super::{anchor_of, anchored, stop};
 use crate::service::{AT_ONCE, configure, freeze, generations, kill, psflip, script};
@@ -243,4 +243,34 @@ fn a_stopped_anchor_catches_up() {
         (sandbox.processes().len() == 4).then_some(())
     });
     assert_eq!(stop(&psflip).signal(), Some(15));
+}
+
+#[test]
+fn a_coming_tree_whose_psflip_and_keeper_are_killed_together_ends_at_once() {
+    // Contract: C7, F6, U8
+    let sandbox = Sandbox::new();
+    let psflip = anchored(psflip(&sandbox, SLEEP, AT_ONCE)).start().wait_ready();
+    let (anchor, old, child) = (anchor_of(&psflip), psflip.active(), psflip.child());
+    let workers = &["forks-workers", "--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];
+    for round in 1..=3 {
+        configure(&sandbox, workers, UNTIL_FILE);
+        let mark = psflip.output().mark();
+        anchor.signal(Signal::SIGHUP).unwrap();
+        psflip.output().wait_after(mark, Stream::Stdout, "ready pid=");
+        let new = coming(&sandbox, &[anchor, old]);
+        let keeper = child_of(new).unwrap().parent().unwrap();
+        freeze(new); // it would end what the keeper left
+        kill(keeper);
+        kill(new);
+        psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
+        wait_until(Deadline::default(), "the anchor and the old generation to be all that is left", || {
+            (sandbox.processes().len() == 4).then_some(())
+        });
+        assert_eq!((psflip.active(), psflip.child()), (old, child), "round {round}: {}", sandbox.report());
+        sandbox.assert_zombie_free();
+    }
+    configure(&sandbox, SLEEP, AT_ONCE);
+    psflip.flip();
+    assert_eq!(stop(&psflip).signal(), Some(15));
+    sandbox.assert_no_process_left();
 }
