@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_psflip_global_optspecs
-    string join \n c/config= h/help V/version
+    string join \n c/config= foreground no-anchor h/help V/version
 end
 
 function __fish_psflip_needs_command
@@ -25,6 +25,8 @@ function __fish_psflip_using_subcommand
 end
 
 complete -c psflip -n "__fish_psflip_needs_command" -s c -l config -d 'The configuration, TOML' -r -F
+complete -c psflip -n "__fish_psflip_needs_command" -l foreground -d 'Always keep this process as the anchor: the stable parent of all generations, whose PID does not change. That is the default unless systemd started psflip and set NOTIFY_SOCKET'
+complete -c psflip -n "__fish_psflip_needs_command" -l no-anchor -d 'Never keep an anchor: every upgrade changes the PID of the service. For supervisors that follow it by the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c psflip -n "__fish_psflip_needs_command" -s V -l version -d 'Print version'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "run" -d 'Run the child of a configuration, and upgrade it on request (the default)'
@@ -90,7 +92,8 @@ warn\t''
 info\t''
 debug\t''
 trace\t''"
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Keep this process, below which generations come and go: for a terminal, and for managers that want one process for ever. By itself where it must be so: as PID 1, and as the leader of a terminal\'s session'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Always keep this process as the anchor: the stable parent of all generations, whose PID does not change. That is the default unless systemd started psflip and set NOTIFY_SOCKET'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-anchor -d 'Never keep an anchor: every upgrade changes the PID of the service. For supervisors that follow it by the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-control-socket -d 'Make no control socket'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'No line of psflip\'s own below `error`'
@@ -150,6 +153,8 @@ warn\t''
 info\t''
 debug\t''
 trace\t''"
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l foreground -d 'Always keep this process as the anchor: the stable parent of all generations, whose PID does not change. That is the default unless systemd started psflip and set NOTIFY_SOCKET'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-anchor -d 'Never keep an anchor: every upgrade changes the PID of the service. For supervisors that follow it by the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with 1 if there is a warning'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-control-socket -d 'Make no control socket'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'

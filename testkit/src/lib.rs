@@ -6,6 +6,7 @@
 //! Every wait is for an event and has a deadline; when it expires, the panic shows everything there is to know.
 
 mod binaries;
+mod builder;
 pub mod client;
 mod family;
 mod fds;
@@ -29,6 +30,7 @@ mod wait;
 pub use nix::sys::signal::Signal;
 
 pub use crate::binaries::{double, fixture, psflip_bin};
+pub use crate::builder::{Anchor, PsflipBuilder};
 pub use crate::family::child_of;
 pub use crate::fds::FdSnapshot;
 pub use crate::launch::{Launch, Session, Stdin};
@@ -37,7 +39,7 @@ pub use crate::output::{Line, Output, Stream};
 pub use crate::pidfile::PidfileHistory;
 pub use crate::probe::AvailabilityProbe;
 pub use crate::process::Process;
-pub use crate::psflip::{Flip, Psflip, PsflipBuilder};
+pub use crate::psflip::{Flip, Psflip};
 pub use crate::running::{Running, queue_signal};
 pub use crate::sandbox::{MARKER, Sandbox};
 pub use crate::text::cmd_line;

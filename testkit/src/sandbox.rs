@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
+use crate::builder::PsflipBuilder;
 use crate::guard;
 use crate::launch::Launch;
 use crate::process::{self, Process, Stat, State};
-use crate::psflip::PsflipBuilder;
 use crate::report;
 use crate::running::Running;
 use crate::wait::look_for;

@@ -1,5 +1,5 @@
-//! The anchor: one process that stays while generations of psflip come and go below it, for managers that want one process for ever,
-//! for a terminal, and for PID 1 of a container (`psflip run --foreground`).
+//! The anchor: one process that stays while generations of psflip come and go below it. It is there unless systemd follows the main PID
+//! (`choice.rs`): everybody else takes the end of the process that was started for the end of the service.
 //!
 //! The first psflip forks its first generation and becomes the anchor. It starts nothing afterwards: generations start each other as
 //! ever, and fall to the anchor as to the nearest subreaper. It forwards signals to the active generation, reaps whatever falls to it,
@@ -9,6 +9,7 @@
 //! is who (`message.rs`; the kernel adds who says it), and by its end they see the anchor's.
 //! What follows from what was said and who died is `state.rs`, pure; the process is `steward.rs`; `renew.rs` replaces its program.
 
+mod choice;
 mod link;
 mod message;
 mod relay;
@@ -16,6 +17,7 @@ mod renew;
 mod state;
 mod steward;
 
+pub use choice::{Choice, Mode, choose};
 pub use link::Link;
 pub use message::Message;
 pub use renew::resumed;
@@ -23,10 +25,8 @@ pub use renew::resumed;
 use std::io;
 
 use crate::end::End;
-use crate::job;
 use crate::reaper::Reaper;
 use crate::runtime::Origin;
-use crate::signal::Signal;
 use crate::sys::early;
 use crate::sys::process::{self, Fork};
 use crate::sys::seam::{self, Moment};
@@ -42,30 +42,16 @@ pub enum Place {
     Anchor(End),
 }
 
-/// Finds the anchor above this process, or becomes one if that is wanted and this is the first psflip. In the anchor it returns when the
-/// last generation has ended.
+/// Finds the anchor above this process, or becomes one if this is the first psflip and `choice` says so. In the anchor it returns when
+/// the last generation has ended.
 ///
 /// # Errors
 /// A successor's: what it inherited is no anchor's socket. A first psflip's: what socketpair(2), signalfd(2) and fork(2) say.
-pub fn begin(origin: &Origin, foreground: bool) -> io::Result<Place> {
+pub fn begin(origin: &Origin, choice: Choice) -> io::Result<Place> {
     if origin.handover.is_some() {
         return origin.anchor.as_deref().map(Link::inherited).transpose().map(Place::Generation);
     }
-    if !foreground && !has_to_stay() {
-        return Ok(Place::Generation(None));
-    }
-    become_anchor()
-}
-
-/// Whether the end of this process would be the end of a successor as well: PID 1's ends its namespace, and that of the leader of a
-/// terminal's session hangs up on all that is left in it.
-fn has_to_stay() -> bool {
-    let hangs_up = || {
-        job::leads_session()
-            && job::has_terminal()
-            && !early::inherited_signals().ignored.contains(Signal::HUP)
-    };
-    std::process::id() == 1 || hangs_up()
+    if choice.has_anchor() { become_anchor() } else { Ok(Place::Generation(None)) }
 }
 
 fn become_anchor() -> io::Result<Place> {

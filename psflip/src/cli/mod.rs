@@ -34,6 +34,8 @@ use flags::Source;
 struct Cli {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    anchor: run::AnchorArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -119,8 +121,8 @@ pub fn command() -> clap::Command {
 }
 
 fn run_command() -> End {
-    if let Some(run::Args { source, foreground }) = usual::read(std::env::args_os()) {
-        return run::run(&source, foreground);
+    if let Some(run::Args { source, anchor }) = usual::read(std::env::args_os()) {
+        return run::run(&source, anchor);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -135,12 +137,12 @@ fn run_command() -> End {
     match cli.command {
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Migrate(arguments)) => migrate::migrate(&arguments),
-        Some(Command::Run(run::Args { source, foreground })) => run::run(&source, foreground),
+        Some(Command::Run(run::Args { source, anchor })) => run::run(&source, anchor),
         Some(Command::Upgrade(upgrade)) => upgrade.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Stop(stop)) => stop.run(),
         Some(Command::Watch(args)) => watch::watch(args),
-        None => run::run(&Source::File(cli.config.config), false),
+        None => run::run(&Source::File(cli.config.config), cli.anchor),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::flags::Source;
 use super::{complain, document, no_configuration, upstreams_file};
-use crate::anchor::{self, Place};
+use crate::anchor::{self, Choice, Place};
 use crate::config::{Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
@@ -20,10 +20,46 @@ use crate::traffic::activation::Activation;
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) source: Source,
-    /// Keep this process, below which generations come and go: for a terminal, and for managers that want one process for ever. By itself
-    /// where it must be so: as PID 1, and as the leader of a terminal's session
-    #[arg(long)]
+    #[command(flatten)]
+    pub(super) anchor: AnchorArgs,
+}
+
+/// Whether the process that is started stays. The default is [`anchor::choose`]'s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(super) struct AnchorArgs {
+    /// Always keep this process as the anchor: the stable parent of all generations, whose PID does not change. That is the default
+    /// unless systemd started psflip and set NOTIFY_SOCKET
+    #[arg(long, conflicts_with = "no_anchor")]
     pub(super) foreground: bool,
+    /// Never keep an anchor: every upgrade changes the PID of the service. For supervisors that follow it by the pidfile or MAINPID=
+    #[arg(long)]
+    pub(super) no_anchor: bool,
+}
+
+impl AnchorArgs {
+    /// What can be known before the start, for `psflip check`: a line of comment.
+    pub(super) fn prediction(self) -> &'static str {
+        match self.mode() {
+            anchor::Mode::Always => {
+                "# With an anchor (--foreground): no upgrade changes the PID of the service.\n"
+            }
+            anchor::Mode::Never => {
+                "# Without an anchor (--no-anchor): every upgrade changes the PID of the service.\n"
+            }
+            anchor::Mode::Default => {
+                "# With an anchor, so that no upgrade changes the PID of the service; without one\n\
+                 # where systemd starts psflip with NOTIFY_SOCKET (Type=notify), since that follows the PID.\n"
+            }
+        }
+    }
+
+    fn mode(self) -> anchor::Mode {
+        match (self.foreground, self.no_anchor) {
+            (true, _) => anchor::Mode::Always,
+            (_, true) => anchor::Mode::Never,
+            _ => anchor::Mode::Default,
+        }
+    }
 }
 
 /// Why a generation does not even begin.
@@ -42,14 +78,15 @@ impl Refusal {
 }
 
 /// Lives a generation's life, or an anchor's.
-pub(super) fn run(source: &Source, foreground: bool) -> End {
+pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
     let origin = Origin::of_this_process();
     let (link, hello, mut inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
         Ok(Some(Met { link, hello, inheritance })) => (Some(link), Some(hello), inheritance),
         Ok(None) => (None, None, Inheritance::default()),
         Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
     };
-    let anchor = match anchor::begin(&origin, foreground) {
+    let choice = anchor::choose(anchor.mode(), &origin.program.envp);
+    let anchor = match anchor::begin(&origin, choice) {
         Ok(Place::Generation(anchor)) => anchor,
         Ok(Place::Anchor(end)) => return end,
         Err(error) => {
@@ -91,6 +128,9 @@ pub(super) fn run(source: &Source, foreground: bool) -> End {
         }
     };
     let _span = crate::log::start(&plan, identity.generation);
+    if hello.is_none() {
+        log_choice(choice, anchor.as_ref());
+    }
     let predecessor =
         link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
     match runtime::live(plan, identity, predecessor, anchor, inheritance) {
@@ -99,6 +139,25 @@ pub(super) fn run(source: &Source, foreground: bool) -> End {
             tracing::error!(%error, "psflip can't go on");
             End::Exited(exit::FAILURE)
         }
+    }
+}
+
+/// Says once whether there is an anchor, and why. What the command line asked for is no news.
+fn log_choice(choice: Choice, anchor: Option<&anchor::Link>) {
+    let reason = choice.reason();
+    match anchor.map(anchor::Link::anchor) {
+        Some(anchor) if choice.is_default() => {
+            tracing::info!(anchor, reason, "running below an anchor, whose PID does not change");
+        }
+        Some(anchor) => tracing::debug!(anchor, reason, "running below an anchor, whose PID does not change"),
+        None if choice == Choice::DeclinedAtRisk => tracing::warn!(
+            reason,
+            "running without an anchor, so the first upgrade ends the service: start psflip without --no-anchor"
+        ),
+        None if choice.is_default() => {
+            tracing::info!(reason, "running without an anchor: every upgrade changes the main PID");
+        }
+        None => tracing::debug!(reason, "running without an anchor: every upgrade changes the main PID"),
     }
 }
 

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::flags::Source;
+use super::run::AnchorArgs;
 use super::{DEFAULT_CONFIG, run};
 use crate::config;
 
@@ -16,11 +17,12 @@ use crate::config;
 pub(super) fn read(line: impl Iterator<Item = OsString>) -> Option<run::Args> {
     let mut line = line.skip(1).peekable();
     let has_command = line.next_if(|word| word == "run").is_some();
-    let (mut file, mut foreground) = (None, false);
+    let (mut file, mut anchor) = (None, AnchorArgs::default());
     while let Some(word) = line.next() {
         match word.to_str()? {
             "-c" | "--config" if file.is_none() => file = Some(line.next().filter(is_plain)?),
-            "--foreground" if has_command && !foreground => foreground = true,
+            "--foreground" if anchor == AnchorArgs::default() => anchor.foreground = true,
+            "--no-anchor" if anchor == AnchorArgs::default() => anchor.no_anchor = true,
             "--" if has_command && file.is_none() => {
                 let command = line.map(|word| word.into_string().ok()).collect::<Option<Vec<_>>>()?;
                 if command.is_empty() {
@@ -28,13 +30,13 @@ pub(super) fn read(line: impl Iterator<Item = OsString>) -> Option<run::Args> {
                 }
                 let mut flags = config::Flags::default();
                 flags.command(&command);
-                return Some(run::Args { source: Source::Flags(flags), foreground });
+                return Some(run::Args { source: Source::Flags(flags), anchor });
             }
             _ => return None,
         }
     }
     let file = file.map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from);
-    Some(run::Args { source: Source::File(file), foreground })
+    Some(run::Args { source: Source::File(file), anchor })
 }
 
 /// Whether this can be nothing but a value.
@@ -55,8 +57,8 @@ mod tests {
     fn by_clap(line: &[OsString]) -> Option<run::Args> {
         match Cli::try_parse_from(line).ok()? {
             Cli { command: Some(Command::Run(args)), .. } => Some(args),
-            Cli { command: None, config } => {
-                Some(run::Args { source: Source::File(config.config), foreground: false })
+            Cli { command: None, config, anchor } => {
+                Some(run::Args { source: Source::File(config.config), anchor })
             }
             _ => None,
         }
@@ -74,6 +76,9 @@ mod tests {
             "psflip run -c app.toml --foreground",
             "psflip run -- ./server --port 80 -c x -- --foreground",
             "psflip run --foreground -- ./server",
+            "psflip --no-anchor -c app.toml",
+            "psflip -c app.toml --foreground",
+            "psflip run --no-anchor -c app.toml",
         ] {
             let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             let read = read(line.iter().cloned());
@@ -99,8 +104,20 @@ mod tests {
 
     #[test]
     fn clap_is_never_contradicted() {
-        let words =
-            ["run", "check", "-c", "--config", "a.toml", "-", "--", "--foreground", "--quiet", "-h", ""];
+        let words = [
+            "run",
+            "check",
+            "-c",
+            "--config",
+            "a.toml",
+            "-",
+            "--",
+            "--foreground",
+            "--no-anchor",
+            "--quiet",
+            "-h",
+            "",
+        ];
         let mut words: Vec<OsString> = words.map(OsString::from).to_vec();
         words.push(OsString::from_vec(b"\xff".to_vec()));
         let count = compare(&mut vec!["psflip".into()], &words, 4);

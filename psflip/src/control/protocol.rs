@@ -229,6 +229,8 @@ pub struct Status {
     pub version: String,
     /// Its pid.
     pub pid: u32,
+    /// The pid of the anchor, the stable parent of all generations, if there is one.
+    pub anchor: Option<u32>,
     /// What it is doing.
     pub state: State,
     /// The generation.

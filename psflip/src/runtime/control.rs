@@ -368,6 +368,7 @@ impl Runtime {
             psflip: protocol::PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            anchor: self.managers.anchor.as_ref().map(crate::anchor::Link::anchor),
             state: state(&self.state),
             generation: identity.generation,
             slot: identity.slot.as_str().to_owned(),

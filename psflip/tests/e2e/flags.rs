@@ -244,8 +244,9 @@ timeout = \"8s\"
 format = \"json\"
 level = \"debug\"
 ";
-    let (first, effective) = text.split_once('\n').unwrap();
-    assert!(first.starts_with("# the command line: valid"), "{first}");
+    assert!(text.starts_with("# the command line: valid"), "{text}");
+    let effective: String =
+        text.lines().skip_while(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     assert_eq!(effective, expected);
     for check in ["http http://[::1]/", "tcp :1", "unix a", "command true", "docker a", "notify", "alive 1s"]
     {

@@ -205,13 +205,13 @@ fn load_a_container_of_watch_flips_fifty_times_fails_once_and_stops() {
 #[test]
 fn load_a_container_of_an_anchor_flips_fifty_times_fails_once_and_stops() {
     // Contract: U8, U10, S1, C5, C9
-    flips(Steady::Foreground);
+    flips(Steady::Anchor);
 }
 
 #[test]
 fn the_engine_sees_how_a_service_below_an_anchor_ended_and_nothing_survives() {
     // Contract: C5, C7, C9
-    ends(Steady::Foreground);
+    ends(Steady::Anchor);
 }
 
 #[test]

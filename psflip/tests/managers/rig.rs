@@ -11,24 +11,23 @@ use testkit::{AvailabilityProbe, Deadline, Process, Sandbox, cmd_line, fixture, 
 pub(crate) enum Steady {
     /// `psflip watch`.
     Watch,
-    /// `psflip run --foreground`.
-    Foreground,
+    /// The anchor, which is there by default.
+    Anchor,
 }
 
 impl Steady {
     /// A file of `examples/managers` with this steady process and this folder.
     pub(crate) fn example(self, file: &str, folder: &str) -> String {
         let text = fs::read_to_string(examples().join(file)).unwrap();
-        let (shell, json) =
-            ("psflip run --foreground -c app.toml", r#""psflip", "run", "--foreground", "-c", "app.toml""#);
+        let (shell, json) = ("psflip run -c app.toml", r#""psflip", "run", "-c", "app.toml""#);
         assert!(text.contains(shell) || text.contains(json), "{text}");
         let text = text.replace("/srv/app", folder);
         match self {
-            Self::Foreground => text,
+            Self::Anchor => text,
             Self::Watch => {
-                text.replace(shell, "psflip watch --pidfile app.pid -- psflip -c app.toml").replace(
+                text.replace(shell, "psflip watch --pidfile app.pid -- psflip run --no-anchor -c app.toml").replace(
                     json,
-                    r#""psflip", "watch", "--pidfile", "app.pid", "--", "psflip", "-c", "app.toml""#,
+                    r#""psflip", "watch", "--pidfile", "app.pid", "--", "psflip", "run", "--no-anchor", "-c", "app.toml""#,
                 )
             }
         }

@@ -209,8 +209,8 @@ matrix! {
     s6_and_watch: S6, Watch;
     daemontools_and_watch: Daemontools, Watch;
     supervisord_and_watch: Supervisord, Watch;
-    runit_and_an_anchor: Runit, Foreground;
-    s6_and_an_anchor: S6, Foreground;
-    daemontools_and_an_anchor: Daemontools, Foreground;
-    supervisord_and_an_anchor: Supervisord, Foreground;
+    runit_and_an_anchor: Runit, Anchor;
+    s6_and_an_anchor: S6, Anchor;
+    daemontools_and_an_anchor: Daemontools, Anchor;
+    supervisord_and_an_anchor: Supervisord, Anchor;
 }

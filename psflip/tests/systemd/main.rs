@@ -3,6 +3,7 @@
 //!
 //! Every process has two pids: one inside of the machine, which systemd, pidfile, log and journal speak of, and one outside.
 
+mod anchors;
 mod examples;
 mod killed;
 mod notify_units;

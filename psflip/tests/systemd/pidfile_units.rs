@@ -26,7 +26,7 @@ fn fifty_flips_of_a_simple_unit_with_a_pidfile_lose_nothing() {
 fn fifty_flips_of_a_forking_unit_lose_nothing() {
     // Contract: U4, U10, P1
     fifty_flips(|rig| {
-        let start = format!("ExecStart=/bin/sh -c 'exec {} &'\n", rig.psflip("run"));
+        let start = format!("ExecStart=/bin/sh -c 'exec {} &'\n", rig.psflip("run --no-anchor"));
         format!("Type=forking\nExecReload=/bin/kill -HUP $MAINPID\nKillMode=mixed\n{start}")
     });
 }

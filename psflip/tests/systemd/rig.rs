@@ -121,7 +121,9 @@ impl Rig {
     pub(crate) fn install(&self, service: &str) {
         let mut text = format!("[Service]\nTimeoutStopSec=30\nTimeoutStartSec=30\n{service}");
         if !service.contains("ExecStart=") {
-            let _ = writeln!(text, "ExecStart={}", self.psflip("run"));
+            // By itself psflip has an anchor in such a unit, and needs no `PIDFile=`.
+            let run = if service.contains("Type=notify") { "run" } else { "run --no-anchor" };
+            let _ = writeln!(text, "ExecStart={}", self.psflip(run));
         }
         if !service.contains("PIDFile=") && !service.contains("Type=notify") {
             let _ = writeln!(text, "PIDFile={}", self.pidfile().display());

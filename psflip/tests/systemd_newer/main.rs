@@ -1,6 +1,8 @@
 //! The tests of `tests/systemd` once more, under a newer systemd than the installed one, and those of what only that can do. `cargo xtask systemd`
 //! fetches it; without it the tests say `SKIPPED`, or fail with `TESTKIT_REQUIRE=newer-systemd`, as CI sets it once it has it.
 
+#[path = "../systemd/anchors.rs"]
+mod anchors;
 #[path = "../systemd/examples.rs"]
 mod examples;
 #[path = "../systemd/killed.rs"]

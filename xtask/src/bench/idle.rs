@@ -1,4 +1,4 @@
-//! What a psflip that has nothing to do holds and does: psflip and its keeper, without the child.
+//! What a psflip that has nothing to do holds and does: the anchor, psflip and its keeper, without the child.
 
 use std::fs;
 use std::path::Path;
@@ -21,6 +21,8 @@ const FLIPS: u32 = 20;
 /// One process at one moment. Sizes are in KiB.
 struct Snapshot {
     pid: Pid,
+    /// What the process is, by its name.
+    role: &'static str,
     pss: u64,
     rss: u64,
     private_dirty: u64,
@@ -59,13 +61,14 @@ pub(super) fn measure(builds: &[Build], window: Duration, directory: &Path) -> R
 /// Lets the window pass and prints what each process is and did in it.
 fn idle(psflip: &Supervised, build: &str, when: &str, window: Duration) -> Result<Value, Error> {
     let_pass(SETTLE)?;
-    let at_start = snapshots(psflip.pid)?;
+    let root = psflip.anchor.unwrap_or(psflip.pid);
+    let at_start = snapshots(root)?;
     let_pass(window)?;
-    let at_end = snapshots(psflip.pid)?;
+    let at_end = snapshots(root)?;
     println!("  {build}, {when}");
     let (mut total, mut processes) = (0, Vec::new());
-    for (index, now) in at_end.iter().enumerate() {
-        let role = if index == 0 { "psflip" } else { "keeper" };
+    for now in &at_end {
+        let role = now.role;
         let Some(before) = at_start.iter().find(|before| before.pid == now.pid) else {
             return Err(format!("process {} of an idle psflip was started meanwhile", now.pid).into());
         };
@@ -85,7 +88,7 @@ fn idle(psflip: &Supervised, build: &str, when: &str, window: Duration) -> Resul
     Ok(json!({ "pss_kib": total, "processes": processes }))
 }
 
-/// psflip first, then what runs the same program below it: the keeper.
+/// The anchor, if there is one, or psflip, and what runs the same program below it.
 fn snapshots(psflip: Pid) -> Result<Vec<Snapshot>, Error> {
     let program = fs::read_link(format!("/proc/{psflip}/exe"))
         .map_err(|error| format!("psflip {psflip} is gone: {error}"))?;
@@ -111,8 +114,14 @@ fn snapshot(pid: Pid) -> Result<Snapshot, Error> {
         switches +=
             field(&status, "voluntary_ctxt_switches")? + field(&status, "nonvoluntary_ctxt_switches")?;
     }
+    let role = match read("comm")?.trim_end() {
+        "psflip: anchor" => "anchor",
+        "psflip: keeper" => "keeper",
+        _ => "psflip",
+    };
     Ok(Snapshot {
         pid,
+        role,
         pss: field(&memory, "Pss")?,
         rss: field(&memory, "Rss")?,
         private_dirty: field(&memory, "Private_Dirty")?,

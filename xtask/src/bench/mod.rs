@@ -20,7 +20,8 @@ use crate::{Error, Outcome, guard, release, repo, step};
 pub(crate) const USAGE: &str = "\
 cargo xtask bench [--runs N] [--quick] [--json FILE]
 
-Builds psflip in release, linked dynamically and statically, and measures
+Builds psflip in release, linked dynamically and statically, and measures it as it is started by default, which is with
+an anchor, and the static one without it as well:
   overhead  `true` alone, under psflip, and under tini, dumb-init and catatonit where installed
   flip      SIGHUP until the pidfile names the new generation, beside fork+exec+exit of /bin/true twice
   idle      memory, threads, descriptors and wake-ups, before a flip and after 20
@@ -33,6 +34,8 @@ Builds psflip in release, linked dynamically and statically, and measures
 pub(crate) struct Build {
     name: &'static str,
     program: PathBuf,
+    /// What it is started with before `-c FILE`.
+    arguments: &'static [&'static str],
 }
 
 /// How much is measured.
@@ -57,7 +60,13 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     };
     let seconds = if quick { 3 } else { 20 };
     let plan = Plan { rounds, flips: (rounds * 2 / 3).max(1), idle: std::time::Duration::from_secs(seconds) };
-    let builds = [build_dynamic()?, build_static()?];
+    let (dynamic, program) = (build_dynamic()?, build_static()?);
+    let without = Build {
+        name: "psflip (static, --no-anchor)",
+        program: program.program.clone(),
+        arguments: &["--no-anchor"],
+    };
+    let builds = [dynamic, program, without];
     let start = Instant::now();
 
     println!("\n==> overhead of a wrapper around `true`, {} rounds", plan.rounds);
@@ -80,11 +89,11 @@ pub(crate) fn run(mut args: Args) -> Outcome {
 fn build_dynamic() -> Result<Build, Error> {
     println!("==> build psflip (release, dynamic)");
     step::run(repo::cargo().args(["build", "--release", "--package", "psflip", "--bin", "psflip"]))?;
-    Ok(Build { name: "psflip", program: repo::target_dir()?.join("release/psflip") })
+    Ok(Build { name: "psflip", program: repo::target_dir()?.join("release/psflip"), arguments: &[] })
 }
 
 fn build_static() -> Result<Build, Error> {
-    Ok(Build { name: "psflip (static)", program: release::build_static()? })
+    Ok(Build { name: "psflip (static)", program: release::build_static()?, arguments: &[] })
 }
 
 /// Writes a configuration that starts `cmd` and calls it healthy at once; returns its path.

@@ -20,7 +20,7 @@ pub(super) fn measure(builds: &[Build], rounds: u32, directory: &Path) -> Result
     let mut all = vec![(Samples::new("true"), Command::new("true"))];
     for build in builds {
         let mut command = Command::new(&build.program);
-        command.arg("-c").arg(&config);
+        command.args(build.arguments).arg("-c").arg(&config);
         all.push((Samples::new(build.name), command));
     }
     for (name, arguments) in PEERS {

@@ -21,10 +21,13 @@ use crate::Error;
 /// What takes longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running psflip. This process is its subreaper, so every generation is a child of it, and a pid can't be another's before it is reaped here.
+/// A running psflip. This process is its subreaper, so without an anchor every generation is a child of it, and a pid can't be another's before
+/// it is reaped here.
 pub(super) struct Supervised {
     /// The active generation.
     pub(super) pid: Pid,
+    /// The process that was started, where it is the anchor.
+    pub(super) anchor: Option<Pid>,
     pidfile: PathBuf,
     log: PathBuf,
     inotify: Inotify,
@@ -42,11 +45,19 @@ impl Supervised {
         inotify.add_watch(&directory, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE)?;
         let stderr = fs::File::create(&log)?;
         let mut command = Command::new(&build.program);
-        command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command
+            .args(build.arguments)
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
         let child =
             command.spawn().map_err(|error| format!("can't start `{}`: {error}", build.program.display()))?;
-        let this = Self { pid: Pid::from_raw(child.id().cast_signed()), pidfile, log, inotify };
-        this.wait_for_pid(|pid| pid == this.pid)?;
+        let started = Pid::from_raw(child.id().cast_signed());
+        let mut this = Self { pid: started, anchor: None, pidfile, log, inotify };
+        this.pid = this.wait_for_pid(|_| true)?;
+        this.anchor = Some(started).filter(|started| *started != this.pid);
         this.reap();
         Ok(this)
     }
@@ -55,13 +66,21 @@ impl Supervised {
     pub(super) fn flip(&mut self) -> Result<(Duration, Pid), Error> {
         let old = self.pid;
         let start = Instant::now();
-        kill(old, Signal::SIGHUP)?;
+        kill(self.anchor.unwrap_or(old), Signal::SIGHUP)?;
         self.pid = self.wait_for_pid(|pid| pid != old)?;
         Ok((start.elapsed(), old))
     }
 
     /// Waits until a generation has ended and its processes are reaped.
     pub(super) fn wait_until_gone(&self, generation: Pid) -> Result<(), Error> {
+        if self.anchor.is_some() {
+            // Reaped by the anchor.
+            let generation = testkit::Process::find(generation.as_raw().cast_unsigned());
+            testkit::wait_until(testkit::Deadline::after(PATIENCE), "the end of the old generation", || {
+                (!generation.is_some_and(|generation| generation.is_alive())).then_some(())
+            });
+            return Ok(());
+        }
         match waitpid(generation, None) {
             Ok(WaitStatus::Exited(_, 0)) => {
                 self.reap();
@@ -78,8 +97,9 @@ impl Supervised {
 
     /// Stops psflip and waits for its end.
     pub(super) fn stop(&self) -> Result<(), Error> {
-        kill(self.pid, Signal::SIGTERM)?;
-        waitpid(self.pid, None)?;
+        let known = self.anchor.unwrap_or(self.pid);
+        kill(known, Signal::SIGTERM)?;
+        waitpid(known, None)?;
         self.reap();
         Ok(())
     }
@@ -121,10 +141,10 @@ impl Supervised {
         }
     }
 
-    /// Reaps what the subreaper inherited, but never the active generation.
+    /// Reaps what the subreaper inherited, but never the active generation or the anchor.
     fn reap(&self) {
         let children = crate::guard::children().unwrap_or_default();
-        for child in children.into_iter().filter(|child| *child != self.pid) {
+        for child in children.into_iter().filter(|child| *child != self.pid && Some(*child) != self.anchor) {
             let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
         }
     }

@@ -11,9 +11,9 @@ use super::plan::{Act, Side, Step, When};
 /// Who was started, and stays while generations come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Above {
-    /// Nobody: the first psflip ends with its generation.
+    /// Nobody: the first psflip ends with its generation (`--no-anchor`).
     Nobody,
-    /// `psflip run --foreground`.
+    /// The anchor, as by default.
     Anchor,
     /// `psflip watch`.
     Watch,

@@ -39,7 +39,7 @@ cargo xtask chaos [--minutes M] [--seed S] [--rounds N] [--list] [--no-build]
 
 Runs a service under psflip, with clients that ask it without pause, and lets happen to it what can happen: upgrades that succeed and upgrades that fail in every
 way, broken and half-written configurations, hooks that fail or hang, replaced programs, signals, stopped and killed processes, too few descriptors, operators'
-commands that are killed in the middle, all at random moments; half of it below `psflip run --foreground` or `psflip watch`, which are killed and stopped as well.
+commands that are killed in the middle, all at random moments; half of it below an anchor or `psflip watch`, which are killed and stopped as well.
 Operators ask the control socket meanwhile, some of them nonsense.
 After every step it waits until nothing moves and checks from outside what docs/contract.md promises: one living psflip in the pidfile, the old child unchanged
 by a failed upgrade, no request lost by a flip, no leak, no zombie, nobody left behind, the right exit codes, an answer to every request, a history that fits; then a good

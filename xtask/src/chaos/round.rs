@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use testkit::{Process, Signal};
+use testkit::{Anchor, Process, Signal};
 
 use super::above::{Above, Order};
 use super::acts::{self, Done};
@@ -110,7 +110,7 @@ fn start(world: &mut World) -> Result<(), Halt> {
     let builder = builder.ignore_signal(Signal::SIGUSR1).ignore_signal(Signal::SIGUSR2);
     let psflip = match world.above {
         Above::Nobody => builder,
-        Above::Anchor => builder.subcommand("run").arg("--foreground"),
+        Above::Anchor => builder.anchor(Anchor::ByDefault),
         Above::Watch => builder.wrapper(WATCH.map(|part| part.replace("PSFLIP", &path))),
     }
     .start();

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::flags::Source;
+use super::run::AnchorArgs;
 use super::{complain, document, no_configuration, upstreams_file};
 use crate::config::{Document, Errors, Generation, Plan, Slot};
 use crate::end::End;
@@ -32,6 +33,8 @@ Exit codes:
 pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) source: Source,
+    #[command(flatten)]
+    anchor: AnchorArgs,
     /// Exit with 1 if there is a warning
     #[arg(long)]
     strict: bool,
@@ -43,8 +46,9 @@ pub(super) fn check(args: &CheckArgs) -> End {
     match read(&args.source, &origin) {
         Ok((document, plan, next)) => {
             let text = format!(
-                "# {}: valid; with all defaults, as generation 1 would run it:\n{plan}",
-                document.name()
+                "# {}: valid; with all defaults, as generation 1 would run it:\n{}{plan}",
+                document.name(),
+                args.anchor.prediction()
             );
             if std::io::stdout().write_all(text.as_bytes()).is_err() {
                 return End::Exited(exit::FAILURE);

@@ -31,6 +31,9 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         &format!("pid {}, version {}{slot}, {started}", status.pid, clean(&status.version)),
         None,
     );
+    if let Some(anchor) = status.anchor {
+        out += &view.row("anchor", &format!("pid {anchor}, which no upgrade changes"), None);
+    }
     let command = clean(&command(&status.command));
     out += &match status.child {
         Some(child) => view.row("child", &format!("pid {child}: {command}"), None),

@@ -96,6 +96,7 @@ fn busy() -> Status {
         psflip: 1,
         version: "0.1.0".to_owned(),
         pid: 5641,
+        anchor: None,
         state: State::Upgrading,
         generation: 3,
         slot: "a".to_owned(),
@@ -130,6 +131,15 @@ fn calm() -> Status {
     status.switch = None;
     status.history.truncate(2);
     status
+}
+
+#[test]
+fn a_status_names_the_anchor() {
+    // Contract: A1
+    let mut status = calm();
+    status.anchor = Some(5500);
+    let text = super::status(&status, 0, &view(80));
+    assert!(text.contains("\nanchor    pid 5500, which no upgrade changes\n"), "{text}");
 }
 
 #[test]

@@ -1,18 +1,11 @@
 //! An anchor on a terminal: a flip keeps the foreground; keys, job control and a new size reach the active child once (S2, S3).
 
 use testkit::process::State;
-use testkit::{Process, Psflip, Sandbox, Signal, Stream};
+use testkit::{Psflip, Sandbox, Signal, Stream};
 
-use super::{NAME, anchor_of, anchored};
+use super::by_default::anchor_above;
+use super::{anchor_of, anchored};
 use crate::terminal::{SHELL, assert_got, end, logger, ready, wait_state};
-
-/// The anchor that a shell has started.
-#[track_caller]
-fn anchor_above(psflip: &Psflip) -> Process {
-    let anchor = psflip.active().parent().unwrap();
-    assert_eq!(anchor.stat().unwrap().name, NAME);
-    anchor
-}
 
 /// What the child got so far is not counted any more: the next generation's child begins anew.
 #[track_caller]
@@ -107,7 +100,7 @@ fn a_stop_and_a_continue_by_signal_go_through_the_anchor() {
 fn the_leader_of_a_terminals_session_is_an_anchor_by_itself_and_flips() {
     // Contract: A1, S2, U8
     let sandbox = Sandbox::new();
-    let psflip = ready(logger(&sandbox));
+    let psflip = ready(anchored(logger(&sandbox)));
     let anchor = anchor_of(&psflip);
     flip(&psflip, 2);
     psflip.program().write_stdin("\x1c");

@@ -1,5 +1,6 @@
-//! `psflip run --foreground`: one process stays, and generations come and go below it.
+//! The anchor: one process stays, and generations come and go below it.
 
+mod by_default;
 mod failures;
 mod jobs;
 mod namespace;
@@ -9,8 +10,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
 use testkit::{
-    Deadline, FdSnapshot, NotifyManager, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture,
-    psflip_bin, wait_until,
+    Anchor, Deadline, FdSnapshot, NotifyManager, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream,
+    fixture, psflip_bin, wait_until,
 };
 
 use crate::service::{AT_ONCE, Service, configure, psflip, script, wait_rest};
@@ -18,9 +19,9 @@ use crate::service::{AT_ONCE, Service, configure, psflip, script, wait_rest};
 /// What psflip names the anchor's process.
 pub(crate) const NAME: &str = "psflip: anchor";
 
-/// Starts it below an anchor.
+/// Starts it as by default, which is below an anchor.
 pub(crate) fn anchored(builder: PsflipBuilder) -> PsflipBuilder {
-    builder.subcommand("run").arg("--foreground")
+    builder.anchor(Anchor::ByDefault)
 }
 
 /// The anchor of a psflip that was started below one.

@@ -23,16 +23,21 @@ fn as_pid_1(sandbox: &Sandbox, config: &str) -> Arc<Running> {
 fn pid_1(unshare: &Running) -> Process {
     unshare.output().wait(Stream::Stderr, "healthy, active");
     let anchor = unshare.first().children()[0];
-    // Its child may be healthy before it has a name.
+    named(anchor);
+    anchor
+}
+
+/// Waits until a process is called an anchor: its child may be healthy before.
+#[track_caller]
+pub(super) fn named(anchor: Process) {
     wait_until(Deadline::default(), format!("process {anchor} to be the anchor"), || {
         anchor.stat().is_some_and(|stat| stat.name == NAME).then_some(())
     });
-    anchor
 }
 
 /// The generation below the anchor, seen from outside; strangers may be there, too.
 #[track_caller]
-fn generation(anchor: Process) -> Process {
+pub(super) fn generation(anchor: Process) -> Process {
     let psflips = || {
         anchor.children().into_iter().filter(|child| child.stat().is_some_and(|stat| stat.name == "psflip"))
     };

@@ -174,8 +174,9 @@ fn nested(sandbox: &Sandbox, wrap: &[&str]) -> Psflip {
     let child = fixture("never-ready").display().to_string();
     let pidfile = sandbox.path("inner-{{ env('PSFLIP_SLOT') }}.pid");
     sandbox.write("inner.toml", format!("cmd = [{child:?}]\npidfile = {pidfile:?}\n{AT_ONCE}"));
-    let inner = [psflip_bin().display().to_string(), "-c".to_owned(), "inner.toml".to_owned()];
-    let cmd = wrap.iter().copied().chain(inner.iter().map(String::as_str));
+    let psflip = psflip_bin().display().to_string();
+    let inner = [&psflip, "--no-anchor", "-c", "inner.toml"];
+    let cmd = wrap.iter().copied().chain(inner);
     let exists = "[healthcheck.command]\ncmd = [\"test\", \"-s\", \"inner-{{ ab('a', 'b') }}.pid\"]\ninterval = \"5ms\"\n";
     sandbox.psflip().cmd(cmd).config(exists).start().wait_ready()
 }

@@ -1,0 +1,244 @@
+//! How a psflip is started in a sandbox.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+
+use crate::binaries::psflip_bin;
+use crate::launch::{Launch, Service, Session, Stdin};
+use crate::psflip::Psflip;
+use crate::report;
+use crate::sandbox::Inner;
+use crate::text::{cmd_line, quoted, top_level};
+
+/// A psflip to be started: made by [`crate::Sandbox::psflip`], started by [`PsflipBuilder::start`].
+///
+/// Without another word it runs `psflip --no-anchor -c psflip.toml` in the sandbox's folder, with a pidfile `psflip.pid` there.
+#[derive(Debug)]
+pub struct PsflipBuilder {
+    inner: Arc<Inner>,
+    launch: Launch,
+    exe: Option<PathBuf>,
+    cmd: Option<String>,
+    config: String,
+    config_file: Option<PathBuf>,
+    pidfile: Pidfile,
+    subcommand: Option<OsString>,
+    anchor: Anchor,
+    upgrade_signal: Signal,
+}
+
+/// Whether a psflip keeps an anchor: a stable parent of all generations, whose PID does not change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Anchor {
+    /// Never (`--no-anchor`): the first generation is the process that was started, and ends when it has drained.
+    #[default]
+    Never,
+    /// As psflip chooses without a flag: an anchor, unless systemd has started psflip and follows the main PID.
+    ByDefault,
+    /// Always (`--foreground`).
+    Always,
+}
+
+#[derive(Debug)]
+enum Pidfile {
+    /// As the configuration says, else `psflip.pid`.
+    Usual,
+    At(PathBuf),
+    Without,
+}
+
+/// The methods of [`Launch`] that a psflip's start has as well.
+macro_rules! as_launch {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $kind:ty),*);)*) => {
+        impl PsflipBuilder {
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, $($arg: $kind),*) -> Self {
+                self.launch = self.launch.$name($($arg),*);
+                self
+            })*
+        }
+    };
+}
+
+as_launch! {
+    /// One more argument, after `-c FILE`.
+    arg(arg: impl AsRef<OsStr>);
+    /// Sets a variable of psflip's environment. See [`Launch::env`].
+    env(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>);
+    /// Removes a variable of psflip's environment.
+    env_remove(name: impl AsRef<OsStr>);
+    /// psflip's working directory; the sandbox's folder otherwise. Relative paths are looked up from there.
+    cwd(dir: impl AsRef<Path>);
+    /// What descriptor 0 is. See [`Launch::stdin`].
+    stdin(stdin: Stdin);
+    /// Descriptor 1 is this, and is not collected.
+    stdout(fd: impl Into<OwnedFd>);
+    /// Descriptor 2 is this, and is not collected.
+    stderr(fd: impl Into<OwnedFd>);
+    /// Its session and process group.
+    session(session: Session);
+    /// On a new pseudo-terminal, in its foreground. See [`Launch::pty`].
+    pty();
+    /// Starts with this signal ignored.
+    ignore_signal(signal: Signal);
+    /// Starts with this signal blocked.
+    block_signal(signal: Signal);
+    /// Starts with this descriptor closed.
+    close_fd(number: i32);
+    /// Starts with `fd` open as descriptor `number`.
+    inherit_fd(fd: impl Into<OwnedFd>, number: i32);
+    /// Sets a soft and hard limit, such as `nofile`.
+    rlimit(name: &str, value: u64);
+    /// psflip's file mode creation mask.
+    umask(mask: u32);
+    /// Adds to psflip's nice level.
+    nice(by: i32);
+}
+
+impl PsflipBuilder {
+    pub(crate) fn new(inner: &Arc<Inner>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            launch: Launch::new(inner, [] as [&str; 0]),
+            exe: None,
+            cmd: None,
+            config: String::new(),
+            config_file: None,
+            pidfile: Pidfile::Usual,
+            subcommand: None,
+            anchor: Anchor::default(),
+            upgrade_signal: Signal::SIGHUP,
+        }
+    }
+
+    /// The child's command: becomes the configuration's `cmd`.
+    #[must_use]
+    pub fn cmd<A: AsRef<OsStr>>(mut self, argv: impl IntoIterator<Item = A>) -> Self {
+        self.cmd = Some(cmd_line(argv));
+        self
+    }
+
+    /// The text of the configuration. `cmd = …` and `pidfile = …` are written before it when it doesn't have them itself,
+    /// so it may begin with a table.
+    #[must_use]
+    pub fn config(mut self, text: impl Into<String>) -> Self {
+        self.config = text.into();
+        self
+    }
+
+    /// Uses this file as it is, a path from the sandbox's folder; its pidfile is told by [`PsflipBuilder::pidfile`], unless it says so
+    /// in a line of its own without template.
+    #[must_use]
+    pub fn config_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.config_file = Some(self.inner.dir.join(path));
+        self
+    }
+
+    /// The pidfile, a path from the sandbox's folder.
+    #[must_use]
+    pub fn pidfile(mut self, path: impl AsRef<Path>) -> Self {
+        self.pidfile = Pidfile::At(self.inner.dir.join(path));
+        self
+    }
+
+    /// No pidfile. `flip`, `active` and what needs them fail then.
+    #[must_use]
+    pub fn no_pidfile(mut self) -> Self {
+        self.pidfile = Pidfile::Without;
+        self
+    }
+
+    /// Another executable than [`psflip_bin`], such as a link that the test moves later.
+    #[must_use]
+    pub fn exe(mut self, path: impl Into<PathBuf>) -> Self {
+        self.exe = Some(path.into());
+        self
+    }
+
+    /// A subcommand before `-c FILE`, such as `run`.
+    #[must_use]
+    pub fn subcommand(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.subcommand = Some(name.as_ref().to_owned());
+        self
+    }
+
+    /// Whether there is an anchor. Without this there is none, unlike at a start by hand, so that [`Psflip::first_pid`] is a generation;
+    /// [`Anchor::ByDefault`] is for tests of what a service manager sees.
+    #[must_use]
+    pub fn anchor(mut self, anchor: Anchor) -> Self {
+        self.anchor = anchor;
+        self
+    }
+
+    /// A program that starts psflip, such as `["nohup"]`.
+    #[must_use]
+    pub fn wrapper<A: AsRef<OsStr>>(mut self, argv: impl IntoIterator<Item = A>) -> Self {
+        self.launch = self.launch.wrapper(argv);
+        self
+    }
+
+    /// What [`Psflip::flip`] sends; must be what the configuration says (SIGHUP without a word).
+    #[must_use]
+    pub fn upgrade_signal(mut self, signal: Signal) -> Self {
+        self.upgrade_signal = signal;
+        self
+    }
+
+    /// Writes the configuration and starts psflip. It may still be starting: see [`Psflip::wait_ready`].
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[track_caller]
+    pub fn start(self) -> Psflip {
+        let written = self.config_file.is_none();
+        let file = self.config_file.clone().unwrap_or_else(|| self.inner.dir.join("psflip.toml"));
+        let text =
+            if written { self.config_text() } else { std::fs::read_to_string(&file).unwrap_or_default() };
+        let pidfile = match &self.pidfile {
+            Pidfile::At(path) => Some(path.clone()),
+            Pidfile::Without => None,
+            Pidfile::Usual => top_level(&text, "pidfile").map(|value| self.launch.dir().join(value)),
+        };
+        if written && let Err(error) = std::fs::write(&file, &text) {
+            report::fail(&format!("`{}` can't be written: {error}", file.display()));
+        }
+        let exe = self.exe.unwrap_or_else(psflip_bin);
+        let service =
+            Service { exe: exe.canonicalize().unwrap_or_else(|_| exe.clone()), pidfile: pidfile.clone() };
+        let mut argv = vec![exe.into_os_string()];
+        let runs = self.subcommand.as_deref().is_none_or(|name| name == "run");
+        argv.extend(self.subcommand);
+        match self.anchor {
+            Anchor::Never if runs => argv.push("--no-anchor".into()),
+            Anchor::Always if runs => argv.push("--foreground".into()),
+            _ => {}
+        }
+        argv.extend(["-c".into(), file.into_os_string()]);
+        let running = self.launch.command_first(argv).start_service(Some(&service));
+        Psflip { inner: self.inner, running, pidfile, upgrade_signal: self.upgrade_signal }
+    }
+
+    fn config_text(&self) -> String {
+        let mut text = String::new();
+        if let Some(cmd) = &self.cmd {
+            text.push_str(cmd);
+        }
+        let pidfile = match &self.pidfile {
+            Pidfile::At(path) => Some(path.clone()),
+            Pidfile::Usual if top_level(&self.config, "pidfile").is_none() => {
+                Some(self.inner.dir.join("psflip.pid"))
+            }
+            Pidfile::Usual | Pidfile::Without => None,
+        };
+        if let Some(pidfile) = pidfile {
+            text.push_str(&format!("pidfile = {}\n", quoted(&pidfile.to_string_lossy())));
+        }
+        text.push_str(&self.config);
+        text
+    }
+}
