@@ -266,3 +266,25 @@ fn bombs_are_refused_and_deep_nesting_too() {
     let block: String = (0..2000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
     assert!(read("a.yml", &block).is_err());
 }
+
+#[test]
+fn every_key_of_upstreams_current_version_is_translated() {
+    // Its `Config` (cmd/psflip/main.go) and health checks as of 2026; `proxy` has remarks of its own.
+    let text = "cmd: [x]\nworkdir: /srv\nenv: [A=b]\npidfile: /run/x.pid\nquiet: true\n\
+                upgrade: {signal: SIGHUP, timeout: 1m}\nshutdown: {delay: 3s, signal: SIGTERM, timeout: 10s}\n";
+    for check in [
+        "alive: {timeout: 5s}",
+        "command: {cmd: [y], after: 1s, interval: 1s}",
+        "docker: {container: web, socket: /run/docker.sock, interval: 1s}",
+    ] {
+        let migrated = made(&format!("{text}healthcheck:\n  {check}\n"));
+        assert_eq!(migrated.refused, None, "{check}");
+        for remark in &migrated.remarks {
+            assert_eq!(remark.kind, Kind::Note, "{check}: {remark:?}");
+        }
+        assert!(migrated.text.contains("delay = \"3s\""), "{}", migrated.text);
+    }
+    assert!(remarks("shutdown: {delay: 5s}\n")[0].contains("only after a promotion"));
+    assert_eq!(remarks("shutdown: {delay: 0s}\n"), [""; 0]);
+    assert!(remarks("shutdown: {dela: 5s}\n")[0].contains("did it mean `delay`?"));
+}

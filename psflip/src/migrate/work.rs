@@ -48,8 +48,10 @@ const TOP: &[Known] = &[
     }),
     Known::new("locals", |work, entry| work.locals(entry)),
     Known::new("proxy", |work, entry| work.proxy(entry)),
-    Known::new("upgrade", |work, entry| work.table("[upgrade]", entry, "signal", "timeout", "1m")),
-    Known::new("shutdown", |work, entry| work.table("[shutdown]", entry, "signal", "timeout", "10s")),
+    Known::new("upgrade", |work, entry| work.table("[upgrade]", entry, &[("timeout", "1m")])),
+    Known::new("shutdown", |work, entry| {
+        work.table("[shutdown]", entry, &[("timeout", "10s"), ("delay", "0s")]);
+    }),
     Known::new("healthcheck", |work, entry| work.healthcheck(entry)),
     Known::old("upgrade_timeout", |work, entry| work.old_timeout("[upgrade]", "upgrade", entry, "1m")),
     Known::old("child_timeout", |work, entry| work.old_timeout("[shutdown]", "shutdown", entry, "5s")),
@@ -65,6 +67,10 @@ fn known(name: &str) -> Option<&'static Known> {
 const FILE: &str = "";
 /// Why an old key is told.
 const FIRST_VERSIONS: &str = "a key of upstream's first versions; later ones ignore it";
+
+/// What is to be known of `shutdown.delay`.
+const SHUTDOWN_DELAY: &str =
+    "upstream waits so long at every stop; psflip only after a promotion, before the old child is stopped";
 
 /// What is made of a value: the text of the line, or the same as it was, to be commented out.
 pub(super) type Made = Result<String, String>;
@@ -215,16 +221,24 @@ impl Work<'_> {
         None
     }
 
-    /// `[upgrade]` and `[shutdown]`: a signal and a duration.
-    fn table(&mut self, table: &str, entry: &Entry, signal: &str, timeout: &str, default: &str) {
+    /// `[upgrade]` and `[shutdown]`: a signal, and durations with upstream's defaults.
+    fn table(&mut self, table: &str, entry: &Entry, durations: &[(&str, &str)]) {
         for inner in self.entries(table, entry).unwrap_or_default() {
             let Entry { at, node, .. } = inner;
-            match inner.key.to_lowercase() {
-                key if key == signal => self.put(table, signal, *at, node, |work| work.signal(node)),
-                key if key == timeout => {
-                    self.put(table, timeout, *at, node, |work| work.duration(timeout, node, default));
-                }
-                _ => self.unknown(table, inner, &[signal, timeout]),
+            let name = inner.key.to_lowercase();
+            if name == "signal" {
+                self.put(table, "signal", *at, node, |work| work.signal(node));
+            } else if let Some((key, default)) = durations.iter().find(|(key, _)| *key == name) {
+                self.put(table, key, *at, node, |work| {
+                    let made = work.duration(key, node, default);
+                    if *key == "delay" && made.as_ref().is_ok_and(|line| !line.contains("\"0s\"")) {
+                        work.note(*at, SHUTDOWN_DELAY);
+                    }
+                    made
+                });
+            } else {
+                let names: Vec<&str> = durations.iter().map(|(key, _)| *key).chain(["signal"]).collect();
+                self.unknown(table, inner, &names);
             }
         }
     }
