@@ -24,6 +24,7 @@ pub mod manager;
 pub mod migrate;
 mod reaper;
 pub mod runtime;
+mod secrets;
 pub mod signal;
 pub mod sys;
 mod terminal;

@@ -36,10 +36,17 @@ pub(crate) fn head(text: &str, longest: usize) -> String {
     }
 }
 
-fn escaped(text: &str) -> String {
+/// With everything escaped that would not be seen as what it is: control characters, marks that change the direction of writing,
+/// and characters without a width.
+pub(crate) fn escaped(text: &str) -> String {
+    escaped_but(text, &[])
+}
+
+/// As [`escaped`], but for these characters.
+pub(crate) fn escaped_but(text: &str, kept: &[char]) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
-        if char.is_control() {
+        if is_hidden(char) && !kept.contains(&char) {
             escaped.extend(char.escape_default());
         } else {
             escaped.push(char);
@@ -48,9 +55,28 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
+/// Characters that do not show on a terminal as what they are: control characters, format characters (general category Cf of
+/// Unicode: marks of direction, joiners, tags), line separators, and fillers that look like a space.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_not_be_seen_is_escaped() {
+        assert_eq!(escaped("a\u{202e}b\u{200b}\u{feff}\u{e0041}c"), r"a\u{202e}b\u{200b}\u{feff}\u{e0041}c");
+        assert_eq!(escaped("\u{1b}[2J\u{9b}x"), r"\u{1b}[2J\u{9b}x");
+        assert_eq!(escaped("Größe, 日本語, עברית"), "Größe, 日本語, עברית");
+        assert_eq!(escaped_but("a\n\tb\u{202e}", &['\n', '\t']), "a\n\tb\\u{202e}");
+    }
 
     #[test]
     fn short_output_is_told_whole_and_on_one_line() {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use jiff::tz::TimeZone;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::render::{UNLIMITED, View};
@@ -15,6 +14,7 @@ use crate::config::{self, Generation, Slot};
 use crate::control::client::{Connection, Next, Unreachable};
 use crate::control::protocol::{Event, Wish};
 use crate::end::End;
+use crate::manager::last_exit::{self, LastExit};
 use crate::runtime::Origin;
 use crate::signal::Signal;
 use crate::sys::signal::{SignalFd, SignalSet, set_mask};
@@ -76,7 +76,7 @@ impl Which {
         }
         let file = self.config.display();
         let origin = Origin::of_this_process();
-        let env = |name: &str| origin.variable(name);
+        let env = |name: &str| origin.raw_variable(name);
         let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
         let broken = |errors: &config::Errors| Trouble {
             message: format!(
@@ -121,6 +121,15 @@ impl Place {
                 )),
             }
         })
+    }
+
+    /// How the service last went down, if no psflip is left to answer.
+    pub(super) fn last_exit(&self) -> Option<LastExit> {
+        // The default socket of a pidfile `PATH` is `PATH.sock`.
+        let socket = || self.socket.to_str()?.strip_suffix(".sock").map(Path::new);
+        let places = [self.pidfile.as_deref().or_else(socket), Some(self.socket.as_path())];
+        let mut paths = places.into_iter().filter_map(|place| last_exit::path(place, None));
+        paths.find_map(|path| last_exit::read(&path)).filter(|_| self.running().is_none())
     }
 
     /// The psflip that the pidfile names, if that is one.
@@ -296,7 +305,6 @@ fn view_of(stream: &(impl AsFd + io::IsTerminal)) -> View {
         width: terminal::columns(stream).map_or(UNLIMITED, |columns| columns.max(20)),
         colour: terminal::has_colour(stream, |name| std::env::var_os(name)),
         now: now(),
-        zone: TimeZone::system(),
     }
 }
 

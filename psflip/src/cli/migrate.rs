@@ -86,7 +86,7 @@ pub(super) fn migrate(arguments: &MigrateArgs) -> End {
         None => Format::of_name(&name).unwrap_or_else(|| Format::of_text(&text)),
     };
     let origin = Origin::of_this_process();
-    let env = |name: &str| origin.variable(name);
+    let env = |name: &str| origin.raw_variable(name);
     let generation = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
     match migrate::migrate(&name, &text, format, &generation) {
         Ok(migrated) => finish(&name, &migrated, output.as_deref(), *force),

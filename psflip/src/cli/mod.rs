@@ -21,6 +21,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Document, Errors};
 use crate::end::End;
+use crate::{secrets, text};
 use flags::Source;
 
 /// psflip replaces a service while it serves.
@@ -220,7 +221,9 @@ fn upstreams_file(source: &Source) -> String {
 
 /// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.
 fn complain(message: &str) {
-    say(&format!("psflip: {message}\n"));
+    // It may quote others: paths, answers, what templates rendered.
+    let message = secrets::hide(message);
+    say(&format!("psflip: {}\n", text::escaped_but(&message, &['\n', '\t'])));
 }
 
 /// Writes to standard error.

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::check::likely_outages;
 use super::flags::Source;
 use super::{complain, document, no_configuration, upstreams_file};
 use crate::anchor::{self, Choice, Place};
@@ -12,6 +13,7 @@ use crate::handover::predecessor::{self, Inheritance, Met};
 use crate::handover::{Begun, Hello, ToPredecessor};
 use crate::manager::{pidfile, systemd};
 use crate::runtime::{self, Identity, Origin, Predecessor, Seen};
+use crate::secrets;
 use crate::sys::{early, fd};
 use crate::traffic::activation::Activation;
 
@@ -104,7 +106,7 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
     if hello.is_none() {
         inheritance.listeners = activation.take_stored();
     }
-    let identity = Identity {
+    let mut identity = Identity {
         generation: hello.as_ref().map_or(1, |hello| hello.generation),
         slot: hello.as_ref().map_or(Slot::A, |hello| hello.slot),
         signals: hello.as_ref().map_or_else(early::inherited_signals, |hello| hello.signals),
@@ -115,9 +117,13 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
             Source::File(path) => Some(Seen::look(path)),
             Source::Flags(_) => None,
         },
+        warnings: Vec::new(),
     };
     let plan = match prepare(source, &identity, hello.as_ref()) {
-        Ok(plan) => plan,
+        Ok((plan, warnings)) => {
+            identity.warnings = warnings;
+            plan
+        }
         Err(refusal) => {
             if link.is_none() {
                 let status = format!("failed: {}", refusal.reason);
@@ -161,21 +167,29 @@ fn log_choice(choice: Choice, anchor: Option<&anchor::Link>) {
     }
 }
 
-/// Everything that can be found out before anything is started.
-fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Result<Plan, Refusal> {
-    let env = |name: &str| identity.origin.variable(name);
+/// Everything that can be found out before anything is started: the plan, and what of it is likely an outage.
+fn prepare(
+    source: &Source,
+    identity: &Identity,
+    hello: Option<&Hello>,
+) -> Result<(Plan, Vec<String>), Refusal> {
+    let env = |name: &str| identity.origin.raw_variable(name);
     let Identity { generation, slot, .. } = *identity;
     let generation = Generation { number: generation, slot, started: SystemTime::now(), env: &env };
-    let plan =
-        document(source).and_then(|document| document.plan(&generation)).map_err(|errors| Refusal {
+    let (document, plan) = document(source)
+        .and_then(|document| document.plan(&generation).map(|plan| (document, plan)))
+        .map_err(|errors| Refusal {
             code: exit::CONFIG,
-            reason: format!(
-                "the configuration is broken: {}",
-                errors.to_string().lines().next().unwrap_or_default()
-            ),
+            reason: secrets::hide(&format!(
+                "the configuration is broken: {}{}",
+                errors.to_string().lines().next().unwrap_or_default(),
+                removed_directory(source).unwrap_or_default()
+            ))
+            .into_owned(),
             message: no_configuration(source).unwrap_or_else(|| {
                 let hint = upstreams_file(source);
-                format!("the configuration is broken, nothing was started\n{errors}{hint}")
+                let removed = removed_directory(source).unwrap_or_default();
+                format!("the configuration is broken, nothing was started{removed}\n{errors}{hint}")
             }),
         })?;
     if let Some(pidfile) = &plan.pidfile {
@@ -183,7 +197,25 @@ fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Resul
         let from = if held { pidfile::From::Relative } else { pidfile::From::Nobody };
         pidfile::check(pidfile, from).map_err(|error| Refusal::failure(error.to_string()))?;
     }
-    Ok(plan)
+    // Once: not at every upgrade of a configuration that its operator knows.
+    let stamp = identity.config.as_ref().and_then(Seen::stamp);
+    let warnings = if hello.is_some_and(|hello| hello.config == stamp) {
+        Vec::new()
+    } else {
+        let next = Generation { number: generation.number + 1, slot: slot.other(), ..generation };
+        likely_outages(&plan, &document, || document.plan(&next).ok())
+    };
+    Ok((plan, warnings))
+}
+
+/// That the directory is gone in which a relative path is looked up: psflip never leaves the one that it was started in.
+fn removed_directory(source: &Source) -> Option<String> {
+    let Source::File(path) = source else { return None };
+    let here = std::fs::read_link("/proc/self/cwd").ok()?;
+    let removed = here.to_str()?.strip_suffix(" (deleted)")?;
+    path.is_relative().then(|| {
+        format!("; the directory `{removed}`, in which psflip was started, was removed: start it again with an absolute path")
+    })
 }
 
 fn refuse(refusal: &Refusal, link: Option<&predecessor::Link>) -> End {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::contact::{Ear, Heard, Screen, Trouble, Which, now};
+use super::contact::{Ear, Heard, Place, Screen, Trouble, Which, now};
 use super::render;
 use crate::config;
 use crate::control::protocol::{Event, Status as Answer, Wish};
@@ -44,7 +44,7 @@ Examples:
 Exit codes:
     0  psflip has answered
    78  the configuration does not say where psflip is
-  125  no psflip answers";
+  125  no psflip answers; if the service went down without a stop request, how is shown";
 
 /// How often times that pass are shown anew. Only while --watch is on a terminal.
 const TICK: Duration = Duration::from_secs(1);
@@ -61,7 +61,8 @@ impl Status {
         let place = self.which.place()?;
         let ear = Ear::new(Some(self.timeout))?;
         for _ in 0..3 {
-            let mut connection = place.ask(Wish::Status)?;
+            let mut connection =
+                place.ask(Wish::Status).map_err(|trouble| self.ended(&place, trouble, screen))?;
             match ear.next(&mut connection, None)? {
                 Heard::Line(line, event) => match *event {
                     Event::Status { status } => {
@@ -85,6 +86,17 @@ impl Status {
             }
         }
         Err(Trouble::new(super::contact::CLOSED))
+    }
+
+    /// Nobody answers. How the service went down is shown, if that is known.
+    fn ended(&self, place: &Place, trouble: Trouble, screen: &mut Screen) -> Trouble {
+        let Some(exit) = place.last_exit() else { return trouble };
+        if self.json {
+            screen.line(&serde_json::json!({ "state": "down", "last_exit": exit }).to_string());
+        } else {
+            screen.line(render::last_exit(&exit, &screen.view()).trim_end());
+        }
+        Trouble { message: format!("psflip is not running: {}", trouble.message), ..trouble }
     }
 
     fn show(&self, screen: &mut Screen, line: &str, status: &Answer) -> Result<(), Trouble> {
@@ -119,7 +131,7 @@ impl Status {
     fn watch(&self, screen: &mut Screen) -> Result<End, Trouble> {
         let place = self.which.place()?;
         let ear = Ear::new(None)?;
-        let mut connection = place.ask(Wish::Watch)?;
+        let mut connection = place.ask(Wish::Watch).map_err(|trouble| self.ended(&place, trouble, screen))?;
         let live = screen.is_live && !self.json;
         let mut last: Option<Box<Answer>> = None;
         let mut told = String::new();
@@ -153,7 +165,7 @@ impl Status {
                         }
                         Event::Moved { .. } => connection = place.ask(Wish::Watch)?,
                         Event::Stopped { end, .. } => {
-                            super::complain(&format!("psflip has ended: {end}"));
+                            super::complain(&format!("psflip has ended: {}", render::clean(&end)));
                             return Ok(End::Exited(exit::OK));
                         }
                         Event::Refused { reason } | Event::Error { reason } => {

@@ -81,7 +81,7 @@ impl Stop {
                     return Err(Trouble { message, code: IGNORED });
                 }
                 Event::Stopped { end, code, signal } => {
-                    talk.say(&format!("stopped: {end}"));
+                    talk.say(&format!("stopped: {}", super::render::clean(&end)));
                     return Ok(End::Exited(exit_code(code, signal.as_deref(), by.as_deref())));
                 }
                 Event::Refused { reason } => {

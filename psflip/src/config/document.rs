@@ -69,6 +69,18 @@ impl Document {
         &self.name
     }
 
+    /// The path of the file; `None`: it was made of flags.
+    #[must_use]
+    pub fn file(&self) -> Option<&str> {
+        self.flags.is_empty().then_some(self.name.as_str())
+    }
+
+    /// Whether another generation may make something else of it.
+    #[must_use]
+    pub fn has_templates(&self) -> bool {
+        super::template::is_template(&self.text)
+    }
+
     /// What a generation makes of it.
     ///
     /// # Errors

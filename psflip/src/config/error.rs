@@ -3,6 +3,8 @@
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
+use crate::text::is_hidden;
+
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -204,7 +206,7 @@ fn draw(shown: &mut String, chars: impl Iterator<Item = char>) -> usize {
     for c in chars {
         match c {
             '\t' => shown.push_str("    "),
-            c if hidden(c) => shown.push('\u{fffd}'),
+            c if is_hidden(c) => shown.push('\u{fffd}'),
             c => shown.push(c),
         }
         columns += match c {
@@ -216,12 +218,6 @@ fn draw(shown: &mut String, chars: impl Iterator<Item = char>) -> usize {
     columns
 }
 
-/// Characters that would not stand still on a terminal: control characters, and marks that change the direction of writing.
-fn hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
 /// Characters that take two columns of a terminal: East Asian ones and pictures (Unicode Standard Annex 11, by blocks).
 fn wide(c: char) -> bool {
     matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}'
@@ -231,7 +227,7 @@ fn wide(c: char) -> bool {
 /// The text on one line, safe to print.
 fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if hidden(c) {
+        if is_hidden(c) {
             // Writing to a String can't fail.
             let _ = write!(out, "{}", c.escape_debug());
         } else {

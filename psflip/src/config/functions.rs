@@ -13,6 +13,7 @@ use super::Slot;
 use super::error::{all_of, nearest, quoted};
 use super::file;
 use super::template::{Fault, LONGEST, Local, Store};
+use crate::secrets;
 
 /// All functions, for messages.
 pub(super) const NAMES: &[&str] =
@@ -55,7 +56,16 @@ pub(super) fn register(environment: &mut Environment<'static>, store: &Arc<Store
 fn env(store: &Store, name: String, default: Option<String>) -> Result {
     let mut changing = store.changing();
     match changing.variables.get(&name) {
-        Some(Some(value)) => Ok(value.clone()),
+        Some(Some(value)) => match value.to_str() {
+            Some(value) => {
+                secrets::remember(value, &format!("env('{name}')"));
+                Ok(value.to_owned())
+            }
+            // Not the default: the variable is set, and psflip would start something else than what was asked for.
+            None => Err(Fault::new(format!("the environment variable {} is not UTF-8", quoted(&name)))
+                .help("a configuration is text: set the variable to UTF-8, or let the program read it from its environment, which it inherits")
+                .into()),
+        },
         Some(None) => default.ok_or_else(|| {
             Fault::new(format!("the environment variable {} is not set", quoted(&name)))
                 .help(format!("set it before psflip starts, or give a default: `env('{name}', 'default')`"))
@@ -144,6 +154,7 @@ fn cat(path: &str) -> Result {
             text.pop();
         }
     }
+    secrets::remember(&text, &format!("cat('{path}')"));
     Ok(text)
 }
 

@@ -25,6 +25,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -43,8 +44,8 @@ pub struct Generation<'a> {
     pub slot: Slot,
     /// When it started: `now()` in every template.
     pub started: SystemTime,
-    /// The environment psflip was started with.
-    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The environment psflip was started with; values need not be UTF-8 (environ(7)).
+    pub env: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
 impl std::fmt::Debug for Generation<'_> {

@@ -116,10 +116,13 @@ impl<'a> Reader<'a> {
         } else {
             format!("`{name}` must be a table, not {}", a(node))
         };
-        self.error(
-            Error::at(node.span(), message)
-                .help(format!("write `[{name}]` on a line of its own and its keys below")),
-        );
+        let help = match name {
+            // Each stands for tables of its own: its own line alone would be the next mistake.
+            "healthcheck" => "write the kind of check on a line of its own and its keys below: `[healthcheck.tcp]`, then `address = \"127.0.0.1:8080\"`".to_owned(),
+            "switch" => "write `[switch]` on a line of its own, and below `symlink = { path = \"/run/app/app.sock\", to = \"/run/app/{{ blue_green() }}.sock\" }`".to_owned(),
+            _ => format!("write `[{name}]` on a line of its own and its keys below"),
+        };
+        self.error(Error::at(node.span(), message).help(help));
         None
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::listen::{ListenAddress, Listener};
 use super::plan::{Control, EnvChange, Health, Hooks, LogFormat, Orphans, Pace, Plan, Symlink};
 use super::scalar::spell;
+use crate::text::is_hidden;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -225,7 +226,8 @@ pub(super) fn basic(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c if is_hidden(c) && u32::from(c) > 0xffff => out.push_str(&format!("\\U{:08X}", u32::from(c))),
+            c if is_hidden(c) => out.push_str(&format!("\\u{:04X}", u32::from(c))),
             c => out.push(c),
         }
     }

@@ -4,6 +4,7 @@
 //! shared store; a variable that is not in it yet ends the rendering, is fetched, and the value is rendered again.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -85,7 +86,7 @@ pub(super) struct Store {
 #[derive(Debug, Default)]
 pub(super) struct Changing {
     pub(super) locals: BTreeMap<String, Local>,
-    pub(super) variables: BTreeMap<String, Option<String>>,
+    pub(super) variables: BTreeMap<String, Option<OsString>>,
     /// A variable that a function missed in `variables`.
     pub(super) wanted: Option<String>,
 }

@@ -103,6 +103,13 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         probe: Option<String>,
     },
+    /// The new configuration probably does not mean what it says. Sent where it is another one than the old generation's.
+    Warning {
+        /// The upgrade's number.
+        upgrade: u64,
+        /// What, and what to do, in one line.
+        text: String,
+    },
     /// The new generation is the service.
     Promoted {
         /// The upgrade's number.

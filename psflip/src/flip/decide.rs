@@ -57,10 +57,14 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         }
         Event::ChildEnded(end) => {
             // After a stop request the child did what it was asked for; else it failed (contract C6).
-            let outcome =
-                if stopping { Outcome::Relay(end) } else { Outcome::Failed(Failure::EndedEarly(end)) };
+            let failure = Failure::EndedEarly(end);
+            let (outcome, news) = if stopping {
+                (Outcome::Relay(end), News::ChildEnded(end))
+            } else {
+                (Outcome::Failed(failure), News::Failed(failure))
+            };
             let mut effects = vec![Disarm(Timer::Healthy), Disarm(Timer::Grace), StopProbing];
-            effects.extend(child_ended(state, predecessor, outcome, Elder::Gone, end));
+            effects.extend(child_ended(state, predecessor, outcome, Elder::Gone, news));
             effects
         }
         Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
@@ -147,7 +151,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                         Predecessor::None,
                         Outcome::Relay(end),
                         Elder::Drains,
-                        end,
+                        News::ServiceDown(end),
                     ));
                 }
                 Promotion::Withdrawing { cause: Failure::Aborted } => {
@@ -165,9 +169,13 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             Promotion::Withdrawing { cause } => {
                 let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
                 effects.extend(give_back_and(match cause {
-                    Failure::EndedEarly(end) => {
-                        child_ended(state, predecessor, Outcome::Failed(cause), Elder::Gone, end)
-                    }
+                    Failure::EndedEarly(_) => child_ended(
+                        state,
+                        predecessor,
+                        Outcome::Failed(cause),
+                        Elder::Gone,
+                        News::Failed(cause),
+                    ),
                     Failure::Aborted => {
                         let mut effects = Vec::new();
                         if predecessor == Predecessor::Serves {
@@ -198,13 +206,15 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     predecessor,
                     Outcome::Failed(Failure::EndedEarly(end)),
                     Elder::Gone,
-                    end,
+                    News::Failed(Failure::EndedEarly(end)),
                 ));
                 effects
             }
-            Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => give_back_and(
-                child_ended(state, predecessor, Outcome::Failed(Failure::EndedEarly(end)), Elder::Gone, end),
-            ),
+            Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
+                let failure = Failure::EndedEarly(end);
+                let outcome = Outcome::Failed(failure);
+                give_back_and(child_ended(state, predecessor, outcome, Elder::Gone, News::Failed(failure)))
+            }
         },
         Event::StopRequested(signal) => {
             let mut effects = Vec::new();
@@ -291,7 +301,8 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
                 (true, false) => Elder::Drains,
                 (true, true) => Elder::Awaited,
             };
-            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), elder, end));
+            let news = if stopping { News::ChildEnded(end) } else { News::ServiceDown(end) };
+            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), elder, news));
             effects
         }
         Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || stopping => remember(state),

@@ -4,7 +4,6 @@ use super::decide::{ask_child, give_up_request};
 use super::effect::{Effect, News};
 use super::event::Event;
 use super::state::{Elder, Outcome, Phase, Predecessor, State, Step, Timer};
-use crate::end::End;
 
 /// Its child, or what that left behind, is being ended.
 pub(super) fn draining(
@@ -135,18 +134,14 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
     }
 }
 
-/// The child has ended, and with it this generation.
+/// The child has ended, and with it this generation. `news` says whether that was asked for.
 pub(super) fn child_ended(
     state: &mut State,
     predecessor: Predecessor,
     outcome: Outcome,
     elder: Elder,
-    end: End,
+    news: News,
 ) -> Vec<Effect> {
-    let news = match outcome {
-        Outcome::Failed(failure) => News::Failed(failure),
-        Outcome::Relay(_) | Outcome::Superseded => News::ChildEnded(end),
-    };
     let mut effects = vec![Effect::Tell(news)];
     effects.extend(give_up_request(state, predecessor));
     effects.extend(end_orphans(state, outcome, elder));

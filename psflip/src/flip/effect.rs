@@ -105,9 +105,12 @@ pub enum News {
     StopIgnored,
     /// The child has ended during an upgrade, which goes on (contract F7).
     ChildEndedDuringUpgrade(End),
-    /// The child has ended.
+    /// The child has ended, as it was asked to.
     ChildEnded(End),
-    /// The predecessor was killed; this generation goes on alone (contract F8).
+    /// The child of the service terminated without a stop request, and nothing takes its place: an outage.
+    ServiceDown(End),
+    /// The predecessor was killed, and its child with it; this generation goes on alone (contract F8). Until it is promoted
+    /// the service is down.
     PredecessorLost,
     /// The predecessor has drained and is gone.
     PredecessorDrained,

@@ -108,6 +108,9 @@ pub struct Hello {
     pub upgrade: Begun,
     /// `LISTEN_FDS` in the environment was meant for the first psflip, so the sockets are there (sd_listen_fds(3)).
     pub activated: bool,
+    /// What tells the predecessor's configuration file from another version of it; see `runtime/origin.rs`. A version without this
+    /// key leaves it out.
+    pub config: Option<String>,
 }
 
 /// An upgrade as it begins.
@@ -145,6 +148,12 @@ pub enum ToPredecessor {
     Extended {
         /// From now, as that of `Starting`.
         deadline: Duration,
+    },
+    /// My configuration is new to this service, and probably does not mean what it says. A predecessor of a version without this
+    /// message skips it.
+    Warning {
+        /// What, and what to do, in one line.
+        text: String,
     },
     /// How far I am, for those who wait for it.
     Progress {
@@ -208,6 +217,9 @@ impl Message for ToSuccessor {
                 if hello.activated {
                     text.add("activated", &1);
                 }
+                if let Some(config) = &hello.config {
+                    text.add("config", config);
+                }
                 text.finish()
             }
             Self::Listener { address, file } => socket("listener", address, *file),
@@ -268,6 +280,7 @@ impl Message for ToSuccessor {
                     by: fields.optional("by").unwrap_or_default(),
                 },
                 activated: fields.optional_number::<u8>("activated")? == Some(1),
+                config: fields.optional("config"),
             }),
             "listener" => Self::Listener { address: fields.text("address")?, file: fields.file()? },
             "control" => Self::Control { address: fields.text("address")?, file: fields.file()? },
@@ -312,6 +325,11 @@ impl Message for ToPredecessor {
                 text.add("deadline-ms", &deadline.as_millis());
                 text.finish()
             }
+            Self::Warning { text: warning } => {
+                let mut text = Text::new("warning");
+                text.add("text", warning);
+                text.finish()
+            }
             Self::Progress { step, child, probe } => {
                 let mut text = Text::new("progress");
                 text.add("step", &word(step));
@@ -348,6 +366,7 @@ impl Message for ToPredecessor {
                 grace: Duration::from_millis(fields.number("grace-ms")?),
             },
             "extended" => Self::Extended { deadline: Duration::from_millis(fields.number("deadline-ms")?) },
+            "warning" => Self::Warning { text: fields.text("text")? },
             "progress" => Self::Progress {
                 step: from_word(&fields.text("step")?)?,
                 child: fields.optional_number("child")?,
@@ -422,6 +441,7 @@ mod tests {
                 by: "SIGHUP from pid 12 (uid 0)".to_owned(),
             },
             activated: true,
+            config: Some("26 4711 80 1795000000 0".to_owned()),
         }
     }
 
@@ -468,6 +488,7 @@ mod tests {
                 grace: Duration::from_millis(25_500),
             },
             ToPredecessor::Extended { deadline: Duration::from_secs(120) },
+            ToPredecessor::Warning { text: "nobody asks the child".to_owned() },
             ToPredecessor::Progress { step: Step::Child, child: Some(4713), probe: None },
             ToPredecessor::Progress {
                 step: Step::Probe,

@@ -75,6 +75,11 @@ pub enum News {
     },
     /// Its child may take longer, and [`Link::deadline`] has changed.
     Extended,
+    /// Its configuration is new, and probably does not mean what it says.
+    Warning {
+        /// What, and what to do.
+        text: String,
+    },
     /// It goes on.
     Progress {
         /// What happens now.
@@ -239,6 +244,7 @@ impl Link {
                 }
                 News::Stop
             }
+            ToPredecessor::Warning { text } => News::Warning { text },
             ToPredecessor::Progress { step, child, probe } => News::Progress { step, child, probe },
         }
     }

@@ -15,6 +15,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::stderr::{self, Careful};
+use crate::secrets;
 use crate::sys::seam::{self, Call};
 
 /// Where the journal listens.
@@ -93,6 +94,7 @@ impl Entry {
     }
 
     fn field(&mut self, field: &Field, value: String, shown: &str) {
+        let (value, shown) = (secrets::hide(&value).into_owned(), secrets::hide(shown));
         if field.name() == "message" {
             self.message = value;
         } else {

@@ -9,6 +9,8 @@ use tracing_subscriber::fmt::FormatFields as _;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
+use crate::text;
+
 /// `2026-11-23T16:16:46.588318Z  INFO psflip{generation=1 pid=20553}: healthy, active child=20555`
 ///
 /// It takes events as they come: a registry of spans, which such a line has no use for, is 32 kB at the first line.
@@ -60,7 +62,10 @@ impl<W> Text<W> {
         SystemTime.format_time(&mut Writer::new(line))?;
         let Self { generation, pid, .. } = self;
         write!(line, "{end} {begin}{level:>5}{end} psflip{{generation={generation} pid={pid}}}: ")?;
-        DefaultFields::new().format_fields(Writer::new(line), event)?;
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), event)?;
+        // A path or an error in it is others' words.
+        line.write_str(&text::escaped(&text))?;
         line.write_char('\n')
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::secrets;
 use crate::sys::seam::{self, Call};
 
 /// How long a line waits for room. A terminal has none for a moment whenever somebody else writes to it.
@@ -36,7 +37,9 @@ pub(super) fn has_room(writer: &impl AsFd, hangs: &AtomicBool) -> bool {
 
 impl Write for Careful {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for piece in bytes.chunks(libc::PIPE_BUF) {
+        let line = String::from_utf8_lossy(bytes);
+        let line = secrets::hide(&line);
+        for piece in line.as_bytes().chunks(libc::PIPE_BUF) {
             // Errors (a closed pipe, a full disk) are nobody's to hear.
             if !self.has_room()
                 || seam::before(Call::WriteLog).is_err()

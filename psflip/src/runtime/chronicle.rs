@@ -14,6 +14,7 @@ use crate::flip::{self, Step as Towards};
 use crate::handover::{Begun, ToPredecessor, ToSuccessor};
 use crate::history::{self, Drain, History, Record, Step};
 use crate::keeper::Tree;
+use crate::secrets;
 use crate::text;
 
 /// How much of what was written to standard error is looked at, in bytes.
@@ -192,7 +193,7 @@ impl Runtime {
     pub(super) fn note_probe(&mut self) {
         let Some(CheckerSlot(checker)) = &self.checker else { return };
         let (Some(failure), Some(own)) = (checker.failed(), &mut self.chronicle.own) else { return };
-        let failure = failure.to_owned();
+        let failure = secrets::hide(failure).into_owned();
         if own.probe.as_ref() == Some(&failure) {
             return;
         }

@@ -73,6 +73,7 @@ impl Runtime {
                             self.check(health::Checker::on_timer);
                             self.settle();
                         }
+                        Key::NotHealthyYet => self.tell_not_healthy_yet(),
                         Key::SignOfLife => self.sign_of_life(),
                         Key::Control => self.control_timer(),
                         Key::Hook(hook) => {
@@ -111,7 +112,10 @@ impl Runtime {
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
                 Report::Continued => self.asked_to_stop = false,
                 Report::Other(_) | Report::CaughtUp => {} // not asked for
-                Report::Ended(end) => self.happened(Event::ChildEnded(end)),
+                Report::Ended(end) => {
+                    self.note_end(end);
+                    self.happened(Event::ChildEnded(end));
+                }
                 Report::Gone => self.happened(Event::TreeGone),
                 Report::Lost => self.keeper_is_lost(),
             }
@@ -239,7 +243,7 @@ impl Runtime {
                 self.happened(Event::UpgradeRequested);
             }
             Some(Request::Stop) => self.happened(Event::StopRequested(ChildSignal::HasIt)),
-            None => {}
+            None => self.note_signal(received.signal),
         }
     }
 
@@ -283,6 +287,7 @@ impl Runtime {
                     self.happened(Event::RequestPassedBack);
                 }
                 successor::News::Stop => self.happened(Event::StopRequested(ChildSignal::Send)),
+                successor::News::Warning { text } => self.pass_warning_on(text),
                 successor::News::Progress { step, child, probe } => {
                     self.note_progress(step, None, child, probe);
                 }

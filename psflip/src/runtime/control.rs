@@ -169,6 +169,7 @@ impl Runtime {
             | News::Stopping
             | News::ChildEndedDuringUpgrade(_)
             | News::ChildEnded(_)
+            | News::ServiceDown(_)
             | News::Superseded
             | News::PredecessorLate
             | News::Failed(_)
@@ -384,10 +385,8 @@ impl Runtime {
             listeners: plan
                 .listeners
                 .iter()
-                .map(|listener| protocol::Listener {
-                    address: listener.address.to_string(),
-                    name: listener.name.clone(),
-                })
+                .zip(self.listeners.addresses())
+                .map(|(listener, address)| protocol::Listener { address, name: listener.name.clone() })
                 .collect(),
             switch: plan
                 .switch

@@ -53,6 +53,10 @@ impl Runtime {
         let psflip = std::process::id().to_string();
         let mut variables =
             vec![("PSFLIP_HOOK", name(hook)), ("PSFLIP_PID", &psflip), ("PSFLIP_CHILD_PID", &child)];
+        let listeners = self.listeners.addresses().join(" ");
+        if !listeners.is_empty() {
+            variables.push(("PSFLIP_LISTEN", &listeners));
+        }
         if let (Hook::Failed, Some(reason)) = (hook, &self.upgrade_failure) {
             variables.push(("PSFLIP_REASON", reason));
         }

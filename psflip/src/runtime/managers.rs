@@ -148,7 +148,7 @@ impl Runtime {
             News::StopIgnored => {
                 self.say(Message::new().status(&format!("{status}; the child ignored a stop request")));
             }
-            News::ChildEnded(end) => {
+            News::ChildEnded(end) | News::ServiceDown(end) => {
                 let message = if self.managers.stopping { Message::new().stopping() } else { Message::new() };
                 let message = self.patience(message, self.grace());
                 self.say(message.status(&format!("the child has ended: {end}")));

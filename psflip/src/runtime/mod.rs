@@ -9,6 +9,7 @@ mod hooks;
 mod managers;
 mod notified;
 mod origin;
+mod outage;
 mod perform;
 mod poller;
 mod tell;
@@ -72,6 +73,8 @@ pub struct Identity {
     pub begun: Begun,
     /// Its configuration file.
     pub config: Option<Seen>,
+    /// What is probably not meant of the configuration and likely an outage, one line each, if it is new to the service.
+    pub warnings: Vec<String>,
 }
 
 /// The predecessor, as a successor knows it.
@@ -133,6 +136,7 @@ struct Runtime {
     suspended: bool,
     /// The child was asked to stop by one of the signals of job control, and has not been continued since.
     asked_to_stop: bool,
+    outage: outage::Outage,
     outcome: Option<Outcome>,
 }
 
@@ -266,6 +270,7 @@ impl Runtime {
             start_error: None,
             suspended: false,
             asked_to_stop: false,
+            outage: outage::Outage::default(),
             outcome: None,
         }
     }
@@ -288,6 +293,7 @@ impl Runtime {
         let role = if self.predecessor.is_some() { Role::Successor } else { Role::First };
         self.tell_anchor_of_begin();
         self.managers_begin();
+        self.tell_warnings();
         self.perform_all(flip::begin(role).1);
         self.settle();
         let mut is_idle = false;
@@ -377,6 +383,7 @@ impl Runtime {
             tracing::warn!(%error, "the pidfile stays behind");
         }
         let Some(outcome) = self.outcome else { return Err(io::Error::other("ended without an outcome")) };
+        self.keep_last_exit(outcome);
         self.leave_listeners(outcome);
         self.managers_end(outcome);
         self.tell_of_end(outcome);

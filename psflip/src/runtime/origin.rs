@@ -1,6 +1,6 @@
 //! How this psflip was started, so that its successor can be started in the same way (contract U1).
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,12 @@ impl Origin {
         Some(Source { path: path.to_string_lossy().into_owned(), changed })
     }
 
+    /// A variable of the environment psflip was started with, as it is.
+    #[must_use]
+    pub fn raw_variable(&self, name: &str) -> Option<OsString> {
+        variable(&self.program.envp, name).map(OsStr::to_os_string)
+    }
+
     /// A variable of the environment psflip was started with, if it is UTF-8.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
@@ -93,6 +99,13 @@ impl Seen {
     #[must_use]
     pub fn look(path: &Path) -> Self {
         Self { path: path.to_owned(), stamp: Stamp::of(path) }
+    }
+
+    /// What tells this version of the file from others, for the successor. `None`: it could not be looked at.
+    #[must_use]
+    pub fn stamp(&self) -> Option<String> {
+        let Stamp { device, inode, size, modified: (seconds, nanoseconds) } = self.stamp?;
+        Some(format!("{device} {inode} {size} {seconds} {nanoseconds}"))
     }
 
     /// For operators: whether it is another one by now.

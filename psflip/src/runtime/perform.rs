@@ -3,9 +3,11 @@
 use std::os::fd::AsFd;
 
 use super::poller::Token;
+use super::tell::NOT_HEALTHY_AFTER;
+use super::tell::kind;
 use super::timers::Key;
 use super::{CheckerSlot, MARGIN, Predecessor, Runtime};
-use crate::config::Orphans;
+use crate::config::{Health, Orphans};
 use crate::flip::{Effect, Event, Hook, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
@@ -13,6 +15,7 @@ use crate::history::Step;
 use crate::keeper::Tree;
 use crate::launch::Launch;
 use crate::manager::pidfile::{From, Pidfile};
+use crate::runtime::Seen;
 use crate::signal::Signal;
 use crate::sys::process;
 
@@ -45,7 +48,12 @@ impl Runtime {
             Effect::TakePidfile => self.take_pidfile(),
             Effect::GiveBack => self.give_back(),
             Effect::TakeBack => self.take_back(),
-            Effect::TellReady => self.tell_predecessor(&ToPredecessor::Ready),
+            Effect::TellReady => {
+                // Before the old one says that it was superseded: so the lines of both read in order.
+                let child = self.tree.as_ref().and_then(Tree::child_pid);
+                tracing::info!(child, health = kind(&self.plan.health), "healthy; taking over");
+                self.tell_predecessor(&ToPredecessor::Ready);
+            }
             Effect::PassStopBack => self.tell_predecessor(&ToPredecessor::Stop),
             Effect::PassRequestBack => {
                 let by = self.chronicle.hand_on();
@@ -109,6 +117,9 @@ impl Runtime {
             signals: self.identity.signals,
             predecessor: self.predecessor.as_ref().map(|predecessor| predecessor.pid),
         };
+        if !matches!(self.plan.health, Health::Alive { .. }) {
+            self.timers.set(Key::NotHealthyYet, NOT_HEALTHY_AFTER);
+        }
         self.checker = Checker::new(&self.plan.health, child).map(CheckerSlot);
         self.check(Checker::start);
         self.await_ready();
@@ -117,6 +128,7 @@ impl Runtime {
     /// The checker itself stays, for its last failure, but its probe is ended.
     fn stop_probing(&mut self) {
         self.timers.clear(Key::Check);
+        self.timers.clear(Key::NotHealthyYet);
         self.poller.forget(Token::Check);
         if let Some(CheckerSlot(checker)) = &self.checker {
             self.last_probe_failure = checker.last_failure().map(str::to_owned);
@@ -261,6 +273,7 @@ impl Runtime {
             records: self.chronicle.history.iter().len() as u32,
             upgrade: self.chronicle.for_successor(),
             activated: self.identity.activation.is_there(),
+            config: self.identity.config.as_ref().and_then(Seen::stamp),
         };
         if let Some(tree) = &self.tree {
             self.reaper.note_wards(tree.keeper_pid());

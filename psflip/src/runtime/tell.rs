@@ -3,10 +3,20 @@
 use std::time::Duration;
 
 use super::poller::Token;
-use super::{CheckerSlot, Runtime};
+use super::timers::Key;
+use super::{CheckerSlot, Predecessor, Runtime};
 use crate::config::Health;
-use crate::flip::{Failure, News, NotNow};
+use crate::control::protocol;
+use crate::control::server::{Interest, Then};
+use crate::flip::{Failure, News, NotNow, Timer};
+use crate::handover::ToPredecessor;
 use crate::keeper::Tree;
+use crate::secrets;
+
+/// So long after its start a child that is not healthy yet is worth a line.
+pub(super) const NOT_HEALTHY_AFTER: Duration = Duration::from_secs(1);
+/// And after so long each time again.
+const NOT_HEALTHY_AGAIN: Duration = Duration::from_secs(10);
 
 impl Runtime {
     /// Tells those who want to know.
@@ -22,6 +32,7 @@ impl Runtime {
         let child = self.tree.as_ref().and_then(Tree::child_pid);
         match news {
             News::Promoted => {
+                self.forget_last_exit();
                 let took = span(self.chronicle.took());
                 tracing::info!(child, health = kind(&self.plan.health), %took, "healthy, active");
             }
@@ -62,10 +73,15 @@ impl Runtime {
                 "the child did not end on the stop request, so it keeps running; SIGKILL ends psflip and child at once"
             ),
             News::ChildEndedDuringUpgrade(end) => {
+                self.service_may_be_down(end);
                 tracing::error!(child, %end, "the child ended during an upgrade; the new generation takes over if it gets healthy");
             }
             News::ChildEnded(end) => tracing::info!(child, %end, "the child has ended"),
-            News::PredecessorLost => tracing::warn!("the old psflip was killed; going on alone"),
+            News::ServiceDown(end) => self.service_is_down(child, end),
+            News::PredecessorLost => tracing::error!(
+                child,
+                "the old psflip was killed; going on alone; the service is down until this child is healthy"
+            ),
             News::PredecessorDrained => {
                 let drained = span(self.chronicle.drained().unwrap_or_default());
                 tracing::info!(%drained, "the old generation is gone");
@@ -102,6 +118,47 @@ impl Runtime {
         }
     }
 
+    /// It takes longer than a moment until the child is healthy: says why, and says it again later.
+    pub(super) fn tell_not_healthy_yet(&mut self) {
+        if !self.state.is_starting() {
+            return;
+        }
+        let child = self.tree.as_ref().and_then(Tree::child_pid);
+        let reason = match (&self.notified, &self.checker) {
+            (Some(notified), _) => notified.why_not_ready(),
+            (None, Some(CheckerSlot(checker))) => {
+                checker.last_failure().unwrap_or("no probe has ended yet").to_owned()
+            }
+            (None, None) => return,
+        };
+        let left = self.timers.left(Key::Flip(Timer::Healthy)).unwrap_or_default().as_secs();
+        tracing::warn!(child, reason, left = format_args!("{left}s"), "not healthy yet");
+        self.timers.set(Key::NotHealthyYet, NOT_HEALTHY_AGAIN);
+    }
+
+    /// What is probably not meant, of a configuration that is new to this service.
+    pub(super) fn tell_warnings(&mut self) {
+        for text in std::mem::take(&mut self.identity.warnings) {
+            tracing::warn!("{text}");
+            if let Some(Predecessor { link, .. }) = &self.predecessor {
+                let text = secrets::hide(&text).into_owned();
+                let _ = link.send(&ToPredecessor::Warning { text }); // it may be gone
+            }
+        }
+    }
+
+    /// The new generation warns of its configuration: whoever waits for the upgrade reads it.
+    pub(super) fn pass_warning_on(&mut self, text: String) {
+        let Some(upgrade) = self.chronicle.upgrade.as_ref().map(|under_way| under_way.record.upgrade) else {
+            return;
+        };
+        self.tell_clients(
+            Interest::Upgrade(upgrade),
+            &protocol::Event::Warning { upgrade, text },
+            Then::Stay,
+        );
+    }
+
     fn tell_failure(&mut self, failure: Failure) {
         let hopeless = self.checker.as_ref().is_some_and(|CheckerSlot(checker)| checker.is_hopeless());
         let last_probe = match &self.checker {
@@ -125,7 +182,9 @@ impl Runtime {
             (Failure::Hook, None) => "`hooks.promote` failed".to_owned(),
             (Failure::Switch, None) => "clients could not be sent to the new child".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
-            (Failure::EndedEarly(end), _) => format!("the child ended before it was healthy: {end}{probe}"),
+            (Failure::EndedEarly(end), _) => {
+                format!("the child ended before it was healthy: {end}{}{probe}", self.background())
+            }
             (Failure::NotHealthy, _) if hopeless => format!("the child was not waited for any longer{probe}"),
             (Failure::NotHealthy, _) => {
                 format!("the child was not healthy within {:?}{probe}", self.plan.upgrade.timeout)
@@ -136,6 +195,7 @@ impl Runtime {
                 crate::handover::predecessor::ACKNOWLEDGEMENT
             ),
         };
+        let reason = secrets::hide(&reason).into_owned();
         if failure == Failure::Aborted {
             // Perhaps since all is to end: what becomes of the old one is its own to tell.
             tracing::warn!(reason, "this generation gives up");

@@ -18,6 +18,8 @@ pub(super) enum Key {
     Flip(Timer),
     /// The health check's.
     Check,
+    /// The next line that says why the child is not healthy yet.
+    NotHealthyYet,
     /// A hook's.
     Hook(Hook),
     /// The next sign of life for the manager's watchdog.

@@ -23,6 +23,19 @@ impl Runtime {
     pub(super) fn open_listeners(&mut self) -> Result<(), listen::Error> {
         let given = std::mem::take(&mut self.given);
         self.listeners = Listeners::open(&self.plan.listeners, given, &self.identity.activation)?;
+        for (listener, address) in self.plan.listeners.iter().zip(self.listeners.addresses()) {
+            if listener.address.to_string() != address {
+                tracing::info!(address, name = listener.name, "listening on a port that the kernel chose");
+            }
+        }
+        let sockets = self.identity.activation.names().join(":");
+        if self.predecessor.is_none() && !sockets.is_empty() && self.plan.listeners.is_empty() {
+            tracing::warn!(
+                sockets,
+                "the service manager passed sockets (LISTEN_FDS), but the configuration has no [[listen]]: the child is not \
+                 told of them; add `[[listen]]` with `address = \"systemd:NAME\"`"
+            );
+        }
         if self.predecessor.is_none() {
             // What was given was stored by one that is gone.
             self.listeners.predecessor_is_gone();
@@ -50,7 +63,8 @@ impl Runtime {
     }
 
     pub(super) fn switch_traffic(&mut self) {
-        if self.plan.switch.is_some() || !self.plan.listeners.is_empty() {
+        // Of shared sockets nothing is switched: old and new child accept side by side.
+        if self.plan.switch.is_some() {
             self.note(Step::Switch);
         }
         let switched = self.listeners.adjust().map_err(|error| error.to_string()).and_then(|()| match &self
@@ -97,7 +111,7 @@ impl Runtime {
             tracing::error!(%error, "can't turn the link back from the failed generation");
         }
         if let Err(error) = self.listeners.restore(&listeners) {
-            tracing::warn!(%error, "can't undo what the failed generation changed");
+            tracing::error!(%error, "can't undo what the failed generation changed");
         }
     }
 

@@ -127,6 +127,23 @@ impl Listeners {
         Ok(all)
     }
 
+    /// Where clients connect to, in the order of the configuration: its address, or with the port that the kernel chose for port 0.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let address = |open: &Open| {
+            let written = open.listener.address.to_string();
+            let chosen = |socket| {
+                let (scheme, _) = written.split_once("://")?;
+                Some(format!("{scheme}://{}", local_address(socket)?))
+            };
+            match open.made.sockets.first().filter(|_| written.ends_with(":0")).and_then(chosen) {
+                Some(real) => real,
+                None => written,
+            }
+        };
+        self.open.iter().map(address).collect()
+    }
+
     /// What the successor is to be given.
     pub fn to_hand_over(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>, Option<FileId>)> {
         let own = self.open.iter().filter(|open| !matches!(open.listener.address, ListenAddress::Systemd(_)));

@@ -427,7 +427,7 @@ impl Watch {
         if !may_come || self.recent_stop().is_some() || patience.is_zero() {
             self.over_after(end);
         } else {
-            tracing::info!(?patience, "waiting for somebody to take its place");
+            tracing::warn!(?patience, "waiting for somebody to take its place");
             self.phase = Phase::Waiting(end, Instant::now() + patience);
         }
     }
@@ -439,6 +439,13 @@ impl Watch {
 
     /// All is over, since the last service has ended in this way if that is known, and nobody took its place.
     fn over_after(&mut self, end: Option<End>) {
+        if self.recent_stop().is_none() {
+            let told = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
+            tracing::error!(
+                end = told,
+                "the service is down: it terminated without a stop request, and nothing took its place"
+            );
+        }
         let end = self.known(end);
         self.over(end);
     }

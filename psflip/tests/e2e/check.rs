@@ -131,7 +131,7 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\"]\nworkdir = \"{{ env('NO') if generation() > 1 else '.' }}\"",
         "",
-        &["generation 2 could not read it"],
+        &["the next generation could not read it"],
     ),
 ];
 

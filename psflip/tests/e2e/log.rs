@@ -50,7 +50,7 @@ fn with_secrets(sandbox: &Sandbox, rest: &str) -> Psflip {
 }
 
 #[test]
-fn a_flip_is_told_in_seven_lines() {
+fn a_flip_is_told_in_eight_lines() {
     // Contract: S6, U8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["http-server", "--unix", "app.sock"], AT_ONCE).start().wait_ready();
@@ -67,6 +67,7 @@ fn a_flip_is_told_in_seven_lines() {
     INFO psflip{generation=1 pid=_}: superseded; ending the old child child=_ new_psflip=_ signal=SIGTERM
     INFO psflip{generation=1 pid=_}: the child has ended child=_ end=exit code 0
     INFO psflip{generation=2 pid=_}: child started child=_ command=_
+    INFO psflip{generation=2 pid=_}: healthy; taking over child=_ health="alive"
     INFO psflip{generation=2 pid=_}: healthy, active child=_ health="alive" took=_
     INFO psflip{generation=2 pid=_}: the old generation is gone drained=_
     "#);

@@ -73,7 +73,7 @@ fn tests(tree: &Tree) -> Vec<&str> {
 }
 
 /// A source whose strings over several lines are joined as the compiler does it, with backticks as documents can't show them.
-fn joined(source: &str) -> String {
+pub(super) fn joined(source: &str) -> String {
     let mut lines = source.lines();
     let mut text = String::with_capacity(source.len());
     while let Some(line) = lines.next() {

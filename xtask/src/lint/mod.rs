@@ -1,6 +1,7 @@
 //! `cargo xtask lint`: the house rules that neither the compiler nor clippy knows.
 
 mod failures;
+mod levels;
 mod paths;
 mod rules;
 mod source;
@@ -42,6 +43,7 @@ const RULES: &[Rule] = &[
     Rule { name: "impure-decision", find: rules::impure_decision },
     Rule { name: "stale-path", find: paths::stale_path },
     Rule { name: "untrue-failure", find: failures::untrue_failure },
+    Rule { name: "untrue-level", find: levels::untrue_level },
     Rule { name: "own-version", find: rules::own_version },
     Rule { name: "unused-fixture", find: rules::unused_fixture },
 ];

@@ -72,9 +72,21 @@ pub(super) fn check(args: &CheckArgs) -> End {
     }
 }
 
+/// What of this plan is likely an outage, one line each: said at the start of a service, and whenever its configuration changes. `next`: what
+/// the generation after it would make of the same file, which is asked for only if it may be something else.
+pub(super) fn likely_outages(
+    plan: &Plan,
+    document: &Document,
+    next: impl FnOnce() -> Option<Plan>,
+) -> Vec<String> {
+    let next = if document.has_templates() { next() } else { Some(plan.clone()) };
+    let warnings = warnings::of_outages(plan, next.as_ref(), document);
+    warnings.into_iter().map(|warning| format!("{}; {}", warning.message, warning.help)).collect()
+}
+
 /// What the first generation would run, and what the second one if nothing changes: a template may fail there.
 fn read(source: &Source, origin: &Origin) -> Result<(Document, Plan, Option<Plan>), Errors> {
-    let env = |name: &str| origin.variable(name);
+    let env = |name: &str| origin.raw_variable(name);
     let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
     let second = Generation { number: 2, slot: Slot::B, ..first };
     let document = document(source)?;

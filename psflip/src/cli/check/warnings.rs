@@ -2,6 +2,8 @@
 //! not there (`paths.rs`).
 
 use std::ffi::CString;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Document, Endpoint, EnvChange, Health, Pace, Plan, Warning, spell};
@@ -14,20 +16,65 @@ const LONG_DELAY: Duration = Duration::from_secs(300);
 
 /// All warnings about `plan`; `next` is what the generation after it would run, `envp` psflip's environment.
 pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[CString]) -> Vec<Warning> {
+    let mut found = of_outages(plan, next, document);
+    found.extend(times(plan, document));
+    found.extend(paths::of(plan, envp));
+    found
+}
+
+/// Those that likely mean an outage: a child that does not serve would be promoted, or no upgrade would work.
+pub(super) fn of_outages(plan: &Plan, next: Option<&Plan>, document: &Document) -> Vec<Warning> {
     let mut found = Vec::new();
     found.extend(nothing_is_asked(plan, document));
     found.extend(next.and_then(|next| old_answers(&plan.health, &next.health)));
-    found.extend(times(plan, document));
-    found.extend(paths::of(plan, envp));
+    found.extend(entered_through_a_link(plan, document));
     if next.is_none() {
         found.push(Warning {
             key: String::new(),
-            message: "generation 2 could not read it: every upgrade would fail".to_owned(),
+            message: "the next generation could not read it: every upgrade would fail".to_owned(),
             help: "a template has an error in the other slot: look at `ab(...)` and `generation()`"
                 .to_owned(),
         });
     }
     found
+}
+
+/// A directory that was entered through a symbolic link, such as `current` of a release: psflip and its child stay where the link led
+/// to then, and a relative path is looked up there for ever.
+fn entered_through_a_link(plan: &Plan, document: &Document) -> Option<Warning> {
+    let logical = PathBuf::from(std::env::var_os("PWD")?);
+    let real = std::env::current_dir().ok()?;
+    // As pwd(1) decides whether `PWD` is to be believed.
+    let is_here = logical.is_absolute()
+        && std::fs::metadata(&logical)
+            .ok()
+            .zip(std::fs::metadata(&real).ok())
+            .is_some_and(|(one, other)| (one.dev(), one.ino()) == (other.dev(), other.ino()));
+    if !is_here || logical == real {
+        return None;
+    }
+    let relative = |path: &str| !path.starts_with('/');
+    let file = document.file().filter(|path| relative(path));
+    let program = plan.cmd.first().filter(|program| program.contains('/') && relative(program));
+    let workdir_is_here = plan.workdir.as_ref().is_none_or(|workdir| workdir.is_relative());
+    let (key, what) = match (file, program) {
+        (Some(file), _) => ("", file.to_owned()),
+        (None, Some(program)) if workdir_is_here => ("cmd", program.clone()),
+        _ => return None,
+    };
+    Some(warning(
+        key,
+        format!(
+            "`{what}` is looked up in `{}`, to which `{}` leads now: upgrades will not follow the link, and fail once that directory is removed",
+            real.display(),
+            logical.display()
+        ),
+        &format!(
+            "name it with an absolute path through the link (`{}`), and set `workdir` to `{}`",
+            logical.join(&what).display(),
+            logical.display()
+        ),
+    ))
 }
 
 fn warning(key: &str, message: String, help: &str) -> Warning {
@@ -55,7 +102,12 @@ fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
             "the child is taken for healthy because it runs for {}, and {why}: one that does not serve would be promoted, and the old one ended",
             spell(timeout)
         ),
-        "let it be asked (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or say by itself that it is ready (`[healthcheck.notify]`)",
+        if plan.listeners.is_empty() {
+            "let it be asked (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or say by itself that it is ready (`[healthcheck.notify]`)"
+        } else {
+            // At the listener the old child would answer.
+            "let it say by itself that it is ready (`[healthcheck.notify]`), or let a command find out (`[healthcheck.command]`)"
+        },
     ))
 }
 

@@ -124,15 +124,15 @@ pub(super) fn step_of_drain(step: Drain) -> &'static str {
 /// What a new generation is doing after this step.
 pub(super) fn step_in_words(step: Step) -> &'static str {
     match step {
-        Step::Started => "new psflip is started",
-        Step::Spawned => "new psflip reads its configuration",
-        Step::Starting => "configuration read; child is started",
+        Step::Started => "starting a new psflip",
+        Step::Spawned => "new psflip started; reading its configuration",
+        Step::Starting => "configuration read; starting the child",
         Step::Child => "child started; waiting until it is healthy",
         Step::Probe => "not healthy yet",
         Step::Healthy => "child is healthy",
-        Step::Hook => "hooks.promote runs",
-        Step::Switch => "clients are sent to the new child",
-        Step::Pidfile => "pidfile is replaced",
+        Step::Hook => "running hooks.promote",
+        Step::Switch => "repointing the symlink of [switch]",
+        Step::Pidfile => "replacing the pidfile",
         Step::Other => "it goes on",
     }
 }

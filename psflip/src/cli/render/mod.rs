@@ -8,10 +8,9 @@ mod tests;
 pub(super) mod timeline;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 pub(super) use progress::{Progress, failure};
-pub(super) use status::{status, summary};
+pub(super) use status::{last_exit, status, summary};
 
 use crate::text;
 
@@ -24,8 +23,6 @@ pub(super) struct View {
     pub(super) colour: bool,
     /// This moment, in milliseconds since 1970 (UTC).
     pub(super) now: u64,
-    /// Where the reader lives.
-    pub(super) zone: TimeZone,
 }
 
 /// The width of a line where nobody says how wide it may be: nothing is wrapped, for programs read it line by line.
@@ -56,14 +53,15 @@ impl View {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// A moment as the reader's clock shows it; with the date if that is another day than now.
+    /// A moment in UTC, as in the log: so lines of both can be compared. With the date if that is another day than now.
     fn moment(&self, at: u64) -> String {
-        let zoned = |ms: u64| {
+        let utc = |ms: u64| {
             let ms = i64::try_from(ms).unwrap_or_default();
-            Timestamp::from_millisecond(ms).unwrap_or_default().to_zoned(self.zone.clone())
+            Timestamp::from_millisecond(ms).unwrap_or_default()
         };
-        let (at, now) = (zoned(at), zoned(self.now));
-        let format = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+        let day = |time: Timestamp| time.strftime("%F").to_string();
+        let (at, now) = (utc(at), utc(self.now));
+        let format = if day(at) == day(now) { "%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
         at.strftime(format).to_string()
     }
 
@@ -106,7 +104,7 @@ pub(super) fn span(ms: u64) -> String {
 }
 
 /// A text of somebody else's (a path, output, a reason): fit for one line.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text::head(text, 2000)
 }
 

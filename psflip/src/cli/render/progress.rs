@@ -44,6 +44,10 @@ impl Progress {
                 let time = std::iter::once(seconds(*at_ms)).chain(std::iter::repeat(String::new()));
                 time.zip(lines).map(|(time, line)| format!("{time:>9}  {line}")).collect()
             }
+            Event::Warning { text, .. } => {
+                let lines = wrap(&format!("warning: {}", clean(text)), view.width);
+                lines.iter().map(|line| view.paint(Paint::Busy, line)).collect()
+            }
             Event::Promoted { generation, pid, child, took_ms, .. } => {
                 "the old generation drains".clone_into(&mut self.now);
                 self.began = None;

@@ -4,6 +4,7 @@ use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
 use crate::control::protocol::{Source, State, Status};
 use crate::history::{Outcome, Record};
+use crate::manager::last_exit::LastExit;
 
 /// Everything, the most important first, and at last the `most` newest upgrades. Every line ends with a line break.
 pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> String {
@@ -79,6 +80,13 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         out.push('\n');
     }
     out
+}
+
+/// How the service went down, if nobody is left to answer.
+pub(in crate::cli) fn last_exit(exit: &LastExit, view: &View) -> String {
+    let text = format!("since {} ({}): {}", view.moment(exit.at), view.ago(exit.at), clean(&exit.reason));
+    let psflip = format!("generation {}, pid {}, exited: {}", exit.generation, exit.pid, clean(&exit.end));
+    view.row("down", &text, Some(Paint::Bad)) + &view.row("psflip", &psflip, None)
 }
 
 /// One line: who serves, and what else happens.

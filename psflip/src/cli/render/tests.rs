@@ -1,7 +1,5 @@
 //! What operators see, as snapshots: wide and narrow, with and without colour, and what must hold for all of it.
 
-use jiff::tz::TimeZone;
-
 use super::*;
 use crate::control::protocol::{Event, Listener, Predecessor, Source, State, Status, Switch};
 use crate::history::{Drain, Outcome, Record, Step, Timed};
@@ -10,7 +8,7 @@ use crate::history::{Drain, Outcome, Record, Step, Timed};
 const NOON: u64 = 1_795_450_800_000;
 
 fn view(width: usize) -> View {
-    View { width, colour: false, now: NOON, zone: TimeZone::UTC }
+    View { width, colour: false, now: NOON }
 }
 
 fn steps(list: &[(Step, u64)]) -> Vec<Timed<Step>> {

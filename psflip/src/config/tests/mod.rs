@@ -9,11 +9,14 @@ mod limits;
 mod listen;
 mod meaning;
 mod roundtrip;
+mod suggestions;
 mod syntax;
 mod table;
 mod templates;
 mod values;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::time::{Duration, SystemTime};
 
 use super::{Errors, Generation, Plan, Slot};
@@ -26,9 +29,10 @@ fn read(text: &str) -> Result<Plan, Errors> {
 /// Reads `text` as another generation.
 fn read_as(text: &str, number: u64, slot: Slot) -> Result<Plan, Errors> {
     let env = |name: &str| match name {
-        "HOME" => Some("/home/app".to_owned()),
-        "EMPTY" => Some(String::new()),
-        "NAME" => Some("HOME".to_owned()),
+        "HOME" => Some("/home/app".into()),
+        "EMPTY" => Some(OsString::new()),
+        "NAME" => Some("HOME".into()),
+        "LATIN1" => Some(OsString::from_vec(b"caf\xe9".to_vec())),
         _ => None,
     };
     let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);

@@ -317,3 +317,12 @@ shutdown.timeout = "{{ env('EMPTY') }}""#), @r#"
       = help: a duration is whole numbers with units, largest first: `500ms`, `10s`, `1m30s`, `2h`, `1d`
     "#);
 }
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_a_mistake_and_not_its_default() {
+    // Contract: X1
+    for template in ["{{ env('LATIN1') }}", "{{ env('LATIN1', '8080') }}"] {
+        let told = refused(&format!("cmd = ['x', \"{template}\"]"));
+        assert!(told.contains("the environment variable `LATIN1` is not UTF-8"), "{told}");
+    }
+}

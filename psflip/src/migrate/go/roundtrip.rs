@@ -397,7 +397,7 @@ proptest! {
 
         let translation = translate(&template).map_err(|fault| TestCaseError::fail(format!("{template}: {fault:?}")))?;
         let file = format!("cmd = ['x', {}]\n[locals]\nl = {}\n", draft::string(&translation.text), draft::string(LOCAL));
-        let env = |name: &str| variable(name);
+        let env = |name: &str| variable(name).map(std::ffi::OsString::from);
         let generation = Generation { number: 1, slot: world.slot, started: SystemTime::UNIX_EPOCH, env: &env };
         match config::parse("a.toml", &file, &generation) {
             Ok(plan) => {

@@ -1,5 +1,6 @@
 //! `psflip upgrade`, `status` and `stop`, as who operates a service uses them.
 
+mod outage;
 mod status;
 mod stop;
 mod trouble;

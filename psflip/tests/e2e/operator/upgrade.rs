@@ -25,7 +25,7 @@ fn it_ends_when_the_new_generation_serves_and_tells_the_way_there() {
         "{stdout}"
     );
     let steps =
-        ["new psflip is started", "configuration read", "child started", "child is healthy", "pidfile"];
+        ["starting a new psflip", "configuration read", "child started", "child is healthy", "pidfile"];
     let places: Vec<_> = steps.map(|step| stdout.find(step)).into();
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{stdout}");
     stop(&psflip);

@@ -107,9 +107,9 @@ pub(super) fn read(text: &str) -> Result<Plan, Errors> {
 
 fn as_generation<T>(read: impl FnOnce(&Generation<'_>) -> T) -> T {
     let env = |name: &str| match name {
-        "HOME" => Some("/home/app".to_owned()),
-        "EMPTY" => Some(String::new()),
-        "BRACES" => Some("{{ generation() }}".to_owned()),
+        "HOME" => Some("/home/app".into()),
+        "EMPTY" => Some(std::ffi::OsString::new()),
+        "BRACES" => Some("{{ generation() }}".into()),
         _ => None,
     };
     let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);

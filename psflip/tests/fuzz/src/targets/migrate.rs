@@ -107,7 +107,7 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
 }
 
 fn check(text: &str, format: Format) -> Result<(), String> {
-    let env = |name: &str| (name == "HOME").then(|| "/home/app".to_owned());
+    let env = |name: &str| (name == "HOME").then(|| "/home/app".into());
     let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
     let generation = Generation { number: 1, slot: Slot::A, started, env: &env };
     match migrate::migrate("old", text, format, &generation) {

@@ -1,0 +1,86 @@
+//! What a message suggests is itself valid: whoever follows the help step by step comes to a configuration that psflip takes.
+
+use super::{read, refused};
+
+/// The texts in backticks of the first help in these messages.
+fn suggested(messages: &str) -> Vec<String> {
+    let (_, help) = messages.split_once("= help: ").unwrap_or_else(|| panic!("no help in\n{messages}"));
+    let help = help.lines().next().unwrap_or_default();
+    help.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// `text` is refused, and what `follow` makes of the suggestions is taken.
+#[track_caller]
+fn leads_to_an_end(text: &str, follow: impl Fn(&[String]) -> String) {
+    let messages = refused(text);
+    let better = follow(&suggested(&messages));
+    if let Err(errors) = read(&better) {
+        panic!("{text}\n{messages}\n\nleads to\n{better}\n{errors}");
+    }
+}
+
+const CMD: &str = "cmd = ['x']\n";
+
+#[test]
+fn the_missing_command_can_be_copied() {
+    // Contract: X1
+    leads_to_an_end("quiet = true\n", |suggested| format!("{}\nquiet = true\n", suggested[1]));
+}
+
+#[test]
+fn a_table_that_is_a_value_can_be_copied() {
+    // Contract: X1
+    for name in ["upgrade", "shutdown", "env", "locals", "log", "hooks", "control"] {
+        leads_to_an_end(&format!("{CMD}{name} = 'x'\n"), |suggested| format!("{CMD}{}\n", suggested[0]));
+    }
+    for name in ["healthcheck", "switch"] {
+        let follow = |suggested: &[String]| format!("{CMD}{}\n{}\n", suggested[0], suggested[1]);
+        leads_to_an_end(&format!("{CMD}{name} = 'x'\n"), follow);
+    }
+}
+
+#[test]
+fn a_health_check_without_a_kind_leads_to_one() {
+    // Contract: X1
+    leads_to_an_end(&format!("{CMD}[healthcheck]\n"), |suggested| {
+        format!("{CMD}{}\n", suggested[0].replace("KIND", &suggested[1]))
+    });
+    leads_to_an_end(&format!("{CMD}[healthcheck.systemd]\n"), |suggested| format!("{CMD}{}\n", suggested[0]));
+}
+
+#[test]
+fn every_kind_of_health_check_says_how_its_required_key_is_written() {
+    // Contract: X1
+    for kind in ["command", "docker", "tcp", "unix", "http", "fcgi"] {
+        let mut text = format!("{CMD}[healthcheck.{kind}]\n");
+        // Some have two required keys: one mistake, and its help, after the other.
+        for _ in 0..3 {
+            let Err(errors) = read(&text) else { break };
+            let suggested = suggested(&errors.to_string());
+            let line = suggested.iter().find(|part| part.contains(" = "));
+            let line = line.unwrap_or_else(|| panic!("`[healthcheck.{kind}]`: nothing to copy in\n{errors}"));
+            text += &format!("{line}\n");
+        }
+        if let Err(errors) = read(&text) {
+            panic!("{text}\n{errors}");
+        }
+    }
+}
+
+#[test]
+fn a_check_of_a_shared_listener_leads_to_another_kind() {
+    // Contract: X1, U3
+    let listen = "[[listen]]\naddress = 'tcp://127.0.0.1:8080'\n";
+    leads_to_an_end(
+        &format!("{CMD}[healthcheck.http]\nurl = 'http://127.0.0.1:8080/'\n{listen}"),
+        |suggested| format!("{CMD}{}\n{listen}", suggested[0]),
+    );
+}
+
+#[test]
+fn a_link_without_its_keys_can_be_copied() {
+    // Contract: X1
+    leads_to_an_end(&format!("{CMD}[switch]\nsymlink = {{ path = '/run/a' }}\n"), |suggested| {
+        format!("{CMD}[switch]\n{}\n", suggested[0])
+    });
+}

@@ -1,0 +1,159 @@
+//! How the service last went down, kept beside the pidfile for `psflip status` when nobody is left to answer.
+//!
+//! The file is `<pidfile>.last`, or `<control socket>.last` without a pidfile. The last generation writes it when the service
+//! went down without a stop request; the next promotion removes it. It is for its owner only (0600), as the control socket is:
+//! a reason may quote what the child or a health check printed. Nothing depends on it, so whatever fails here is not an error.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+
+/// The longest file that is read, in bytes.
+const LONGEST: u64 = 16 * 1024;
+
+/// How the service went down.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// The version of this format: 1. It stands first, so that a file of another kind is not taken for one of these.
+    pub psflip_last_exit: u32,
+    /// When, in milliseconds since 1970 (UTC).
+    pub at: u64,
+    /// The generation that served, or was about to.
+    pub generation: u64,
+    /// The pid of its psflip.
+    pub pid: u32,
+    /// What happened, in one line.
+    pub reason: String,
+    /// How psflip itself ended: `exit code 3`, `SIGKILL`.
+    pub end: String,
+}
+
+/// The path of the file; `None`: there is neither a pidfile nor a control socket.
+#[must_use]
+pub fn path(pidfile: Option<&Path>, control: Option<&Path>) -> Option<PathBuf> {
+    let beside =
+        pidfile.or_else(|| control.filter(|path| !path.as_os_str().to_string_lossy().starts_with('@')))?;
+    let mut path = OsString::from(beside);
+    path.push(".last");
+    Some(path.into())
+}
+
+/// Reads it. `None`: there is none, or what is there was not written by a psflip of that directory's owner, root or this user.
+#[must_use]
+pub fn read(path: &Path) -> Option<LastExit> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).ok()?;
+    let there = file.metadata().ok()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_trusted = |owner: u32| {
+        owner == 0
+            || owner == nix::unistd::geteuid().as_raw()
+            || fs::metadata(parent).is_ok_and(|parent| parent.uid() == owner)
+    };
+    if !there.is_file() || there.len() > LONGEST || !is_trusted(there.uid()) {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok().filter(|exit: &LastExit| exit.psflip_last_exit > 0)
+}
+
+/// Removes it. What was not written by psflip stays.
+pub fn remove(path: &Path) {
+    if read(path).is_some() {
+        let _ = fs::remove_file(path); // a read-only directory: `status` shows the time of what it says
+    }
+}
+
+impl LastExit {
+    /// Writes it, atomically. What was not written by psflip stays.
+    ///
+    /// # Errors
+    /// EEXIST: something else is there. Else what open(2), write(2) and rename(2) say: EACCES, EROFS, ENOSPC, ...
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        if fs::symlink_metadata(path).is_ok() && read(path).is_none() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mut temporary = OsString::from(path);
+        temporary.push(format!(".{}", std::process::id()));
+        let result = Self::create(Path::new(&temporary)).and_then(|mut file| {
+            file.write_all(&serde_json::to_vec(self)?)?;
+            file.write_all(b"\n")?;
+            fs::rename(&temporary, path)
+        });
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary); // it may never have been there
+        }
+        result
+    }
+
+    fn create(path: &Path) -> io::Result<File> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags.bits()).open(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> LastExit {
+        LastExit {
+            psflip_last_exit: 1,
+            at: 5,
+            generation: 2,
+            pid: 7,
+            reason: "it crashed".to_owned(),
+            end: "SIGSEGV".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_again_and_only_the_owner_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(Some(&folder.path().join("a.pid")), None).unwrap();
+        assert_eq!(path, folder.path().join("a.pid.last"));
+        for generation in [2, 3] {
+            let exit = LastExit { generation, ..sample() };
+            exit.write(&path).unwrap();
+            assert_eq!(read(&path), Some(exit));
+        }
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        remove(&path);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_psflip_did_not_write_is_never_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.last");
+        for content in ["", "precious", "{}", "{\"generation\":1}"] {
+            fs::write(&path, content).unwrap();
+            assert!(sample().write(&path).is_err(), "{content}");
+            remove(&path);
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        fs::remove_file(&path).unwrap();
+        let precious = folder.path().join("precious");
+        sample().write(&precious).unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        assert!(sample().write(&path).is_err());
+        remove(&path);
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink() && precious.exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_only_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gone/app.pid.last");
+        assert_eq!(sample().write(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(read(&path), None);
+        remove(&path);
+    }
+}

@@ -1,0 +1,73 @@
+//! Values that may be secret: what a template took from an environment variable (`env`) or a file (`cat`).
+//!
+//! A probe's URL or a mistake's message may quote a rendered value. Before psflip logs, sends or prints such a text, each of these
+//! values in it is replaced by where it came from: `{{ env('TOKEN') }}`. Not replaced are values of fewer than four characters and
+//! numbers, which are ports and counts, and what a filter made of a value (`env('TOKEN') | upper`).
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+/// Shorter values are found in any text.
+const SHORTEST: usize = 4;
+/// More are not remembered: a file has a limited number of variables.
+const MOST: usize = 400;
+
+thread_local! {
+    /// Pairs of a value and its origin, the longest value first. psflip has one thread; tests have one each.
+    static KNOWN: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// From now on this value is hidden. `origin`: the expression that gave it, such as `env('TOKEN')`.
+pub(crate) fn remember(value: &str, origin: &str) {
+    if value.chars().count() < SHORTEST || value.chars().all(|c| c.is_ascii_digit()) {
+        return;
+    }
+    KNOWN.with_borrow_mut(|known| {
+        // As it is, and as messages, log fields and JSON write it.
+        let json = serde_json::to_string(value).unwrap_or_default();
+        let json = json.trim_matches('"').to_owned();
+        for written in [value.to_owned(), value.escape_debug().to_string(), crate::text::escaped(value), json]
+        {
+            if known.len() < MOST && known.iter().all(|(other, _)| *other != written) {
+                known.push((written, format!("{{{{ {origin} }}}}")));
+            }
+        }
+        known.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
+    });
+}
+
+/// The text without the values.
+pub(crate) fn hide(text: &str) -> Cow<'_, str> {
+    KNOWN.with_borrow(|known| {
+        let mut hidden = Cow::Borrowed(text);
+        for (value, origin) in known {
+            if hidden.contains(value.as_str()) {
+                hidden = Cow::Owned(hidden.replace(value.as_str(), origin));
+            }
+        }
+        hidden
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_replaced_by_where_it_came_from() {
+        remember("hunter2\"x", "env('TOKEN')");
+        remember("hunter2\"x and more", "cat('/run/token')");
+        for text in ["GET /?t=hunter2\"x: 403", r#"reason="GET /?t=hunter2\"x: 403""#] {
+            let hidden = hide(text);
+            assert!(hidden.contains("GET /?t={{ env('TOKEN') }}: 403"), "{hidden}");
+        }
+        assert_eq!(hide("hunter2\"x and more"), "{{ cat('/run/token') }}");
+    }
+
+    #[test]
+    fn ports_and_short_values_stay() {
+        remember("8080", "env('PORT')");
+        remember("abc", "env('SHORT')");
+        assert_eq!(hide("connect to 127.0.0.1:8080 abc"), "connect to 127.0.0.1:8080 abc");
+    }
+}
