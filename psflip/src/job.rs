@@ -3,9 +3,12 @@
 
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
+use crate::flip::job_control::Foreground;
 use crate::flip::signals::Sender;
-use crate::signal::Signal;
+use crate::sys::process;
 use crate::sys::signal::Received;
+use crate::sys::tree;
+use crate::sys::tty::Terminal;
 
 /// Who sent it.
 #[must_use]
@@ -26,28 +29,122 @@ pub fn sender_text(received: &Received) -> String {
     if received.is_from_kernel() { "the kernel".to_owned() } else { format!("pid {pid} (uid {uid})") }
 }
 
-/// Whether a terminal that signals our process group reaches this process too.
-#[must_use]
-pub fn shares_our_group(pid: u32) -> bool {
-    getpgid(Some(Pid::from_raw(pid.cast_signed()))).is_ok_and(|group| group == getpgrp())
-}
-
 /// Whether this process is the leader of its session.
 #[must_use]
 pub fn leads_session() -> bool {
     getsid(None).is_ok_and(|session| session == getpid())
 }
 
-/// Whether it is one of the signals by which a terminal stops a job.
-#[must_use]
-pub fn asks_to_stop(signal: Signal) -> bool {
-    [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal)
-}
-
 /// Whether there is a terminal, and so a shell that does job control.
 #[must_use]
 pub fn has_terminal() -> bool {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_NONBLOCK;
-    std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open("/dev/tty").is_ok()
+    Terminal::open().is_some()
+}
+
+fn group_of(pid: u32) -> Option<u32> {
+    getpgid(Some(Pid::from_raw(pid.cast_signed()))).ok().map(|group| group.as_raw().cast_unsigned())
+}
+
+/// The process that the shell knows: the anchor, or psflip itself. Its group is the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job(u32);
+
+impl Job {
+    /// The job of a generation. `anchor`: the pid of the one above it, if there is one.
+    #[must_use]
+    pub fn of(anchor: Option<u32>) -> Self {
+        Self(anchor.unwrap_or_else(std::process::id))
+    }
+
+    /// Its process group.
+    #[must_use]
+    pub fn group(self) -> u32 {
+        group_of(self.0).unwrap_or_else(|| getpgrp().as_raw().cast_unsigned())
+    }
+
+    /// Whether no shell waits for it, so that nobody would continue it: what setpgid(2) calls an orphaned process group. Only the
+    /// processes that this one comes from are looked at.
+    #[must_use]
+    pub fn is_orphaned(self) -> bool {
+        let session = |pid: u32| getsid(Some(Pid::from_raw(pid.cast_signed()))).ok();
+        let (own_group, own_session) = (self.group(), session(self.0));
+        let mut current = self.0;
+        loop {
+            let parent = tree::parent_of(current).filter(|parent| *parent != 0);
+            match parent {
+                None => return true,
+                Some(parent) if session(parent) != own_session => return true,
+                Some(parent) if group_of(parent) != Some(own_group) => return false,
+                Some(parent) => current = parent,
+            }
+        }
+    }
+}
+
+/// The terminal, which is lent to a child that needs it: its process group is the foreground group then.
+#[derive(Debug, Default)]
+pub struct Loan {
+    /// To which group.
+    to: Option<u32>,
+}
+
+impl Loan {
+    /// Who is in the foreground. `child`: the pid of the child, which leads a group.
+    #[must_use]
+    pub fn foreground(&self, job: Job, child: Option<u32>) -> Foreground {
+        let Some(terminal) = Terminal::open() else { return Foreground::NoTerminal };
+        match terminal.foreground() {
+            None => Foreground::NoTerminal,
+            Some(group) if group == job.group() => Foreground::Job,
+            Some(group) if Some(group) == child => Foreground::Child,
+            // One that was lent the terminal lent it to another one of its tree, or has ended and could not return it.
+            Some(group) if self.is_of_borrower(group) => Foreground::Job,
+            Some(_) => Foreground::Other,
+        }
+    }
+
+    /// Makes the child's group the foreground group.
+    ///
+    /// # Errors
+    /// As [`Terminal::set_foreground`].
+    pub fn lend(&mut self, child: u32) -> std::io::Result<()> {
+        if let Some(terminal) = Terminal::open() {
+            terminal.set_foreground(child)?;
+            self.to = Some(child);
+        }
+        Ok(())
+    }
+
+    /// Makes the job's group the foreground group again, if this process had lent the terminal and the shell has not taken it back.
+    pub fn take_back(&mut self, job: Job) {
+        if self.to.is_some() {
+            Self::take(job, |group| self.is_of_borrower(group));
+            self.to = None;
+        }
+    }
+
+    /// The same for a terminal that nobody has: a child to which another process had lent it ended without returning it.
+    pub fn take_from_nobody(job: Job) {
+        Self::take(job, process::is_empty_group);
+    }
+
+    fn take(job: Job, may_be_taken_from: impl FnOnce(u32) -> bool) {
+        if let Some(terminal) = Terminal::open()
+            && let Some(group) = terminal.foreground()
+            && group != job.group()
+            && may_be_taken_from(group)
+        {
+            let _ = terminal.set_foreground(job.group()); // it may be hung up
+        }
+    }
+
+    /// Whether the foreground group is of the tree that has borrowed the terminal, or empty.
+    fn is_of_borrower(&self, group: u32) -> bool {
+        if process::is_empty_group(group) {
+            return true;
+        }
+        let is_below =
+            || tree::below(std::process::id()).iter().any(|one| group_of(one.pid()) == Some(group));
+        self.to.is_some_and(|borrower| borrower == group || is_below())
+    }
 }

@@ -14,8 +14,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Pid, getpgid};
 
 use crate::end::End;
+use crate::flip::signals::Reach;
 use crate::launch::{Launch, Refusal, Stage};
 use crate::signal::Signal;
 use crate::sys::memory;
@@ -58,7 +60,7 @@ pub struct Tree {
     keeper_pid: u32,
     child: Option<(u32, PidFd)>,
     /// Signals that came before the child's pidfd did.
-    waiting: Vec<Received>,
+    waiting: Vec<(Received, Reach)>,
     over: bool,
 }
 
@@ -142,8 +144,8 @@ impl Tree {
                     return Some(Report::Refused(Refusal { stage: Stage::Fork, error }));
                 };
                 self.child = Some((pid, PidFd::from_owned(pidfd)));
-                for received in std::mem::take(&mut self.waiting) {
-                    let _ = self.forward(&received); // it may have ended already
+                for (received, reach) in std::mem::take(&mut self.waiting) {
+                    let _ = self.forward(&received, reach); // it may have ended already
                 }
                 Some(Report::Started)
             }
@@ -196,7 +198,7 @@ impl Tree {
         match &self.child {
             Some((_, child)) => child.send(signal),
             None => {
-                self.waiting.push(Received::of_our_own(signal));
+                self.waiting.push((Received::of_our_own(signal), Reach::Child));
                 Ok(())
             }
         }
@@ -206,13 +208,36 @@ impl Tree {
     ///
     /// # Errors
     /// As [`PidFd::forward`].
-    pub fn forward(&mut self, received: &Received) -> io::Result<()> {
-        match &self.child {
-            Some((_, child)) => child.forward(received),
-            None => {
-                self.waiting.push(*received);
+    pub fn forward(&mut self, received: &Received, reach: Reach) -> io::Result<()> {
+        match (&self.child, reach) {
+            (Some((_, child)), Reach::Child) => child.forward(received),
+            (Some((pid, child)), Reach::Group) => {
+                self.signal_group(*pid, received.signal).or_else(|_| child.forward(received))
+            }
+            (None, _) => {
+                self.waiting.push((*received, reach));
                 Ok(())
             }
+        }
+    }
+
+    /// Sends a signal to the whole process group of one of the keeper's own children, if it leads one, or else to it alone. The keeper
+    /// does it, which has not reaped that child: its pid can't be another process's.
+    ///
+    /// # Errors
+    /// EPIPE: the tree is gone. ENOBUFS, ENOMEM.
+    pub fn signal_group(&self, child: u32, signal: Signal) -> io::Result<()> {
+        self.wake_keeper();
+        let [a, b, c, d] = child.to_ne_bytes();
+        self.socket.send(&[b'P', signal.number() as u8, a, b, c, d], &[])
+    }
+
+    /// Continues the child with all of its process group.
+    pub fn continue_child(&self) {
+        if let Some((pid, child)) = &self.child
+            && self.signal_group(*pid, Signal::CONT).is_err()
+        {
+            let _ = child.send(Signal::CONT); // it may have ended
         }
     }
 
@@ -273,7 +298,9 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool)
     let mut only_children = SignalSet::default();
     only_children.insert(Signal::CHLD);
     // Nothing that may fail comes after the child's start: a child that was told of isn't taken back (contract F10).
-    let ready = process::set_subreaper(true)
+    // In a group of its own it outlives what is sent to psflip's (contract C10). There is no child yet that it could fail.
+    let ready = process::lead_group()
+        .and_then(|()| process::set_subreaper(true))
         .and_then(|()| process::continue_with_parents_end())
         .and_then(|()| SignalFd::open(only_children))
         .and_then(|signals| Ok((signals, start_child(launch, own_pid)?)));
@@ -304,9 +331,13 @@ fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool)
 fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), Refusal>> {
     process::spawn(|| {
         seam::step(Moment::Begins, format_args!("child"));
-        match process::die_with_parent(own_pid) {
+        if let Err(error) = process::die_with_parent(own_pid) {
+            return Refusal { stage: Stage::ParentDeath, error };
+        }
+        // What it sends to its group is for nobody else (contract C10).
+        match process::lead_group() {
             Ok(()) => launch.exec(),
-            Err(error) => Refusal { stage: Stage::ParentDeath, error },
+            Err(error) => Refusal { stage: Stage::Fork, error },
         }
     })
 }
@@ -348,6 +379,20 @@ pub fn end_everything(own_pid: u32) {
         if reaped.is_err() {
             return;
         }
+    }
+}
+
+/// Signals the group of a child of this process, or the child alone where it leads no group.
+fn signal_group_of(child: u32, signal: Signal) {
+    if !process::is_child(child) {
+        return; // it was reaped
+    }
+    if getpgid(Some(Pid::from_raw(child.cast_signed())))
+        .is_ok_and(|group| group.as_raw() == child.cast_signed())
+    {
+        let _ = process::signal_group(child, signal); // all of it may have ended
+    } else if let Ok(process) = PidFd::open(child) {
+        let _ = process.send(signal); // it may have ended
     }
 }
 
@@ -452,6 +497,11 @@ impl Keeper<'_> {
                     [b'S', signal] => {
                         if let Some(signal) = Signal::from_number(i32::from(signal)) {
                             let _ = tree::signal_descendants(self.own_pid, signal);
+                        }
+                    }
+                    [b'P', signal, a, b, c, d] => {
+                        if let Some(signal) = Signal::from_number(i32::from(signal)) {
+                            signal_group_of(u32::from_ne_bytes([a, b, c, d]), signal);
                         }
                     }
                     [b'K'] => self.killing = true,

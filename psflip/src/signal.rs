@@ -74,6 +74,8 @@ impl Signal {
     pub const CHLD: Self = Self::known(libc::SIGCHLD);
     /// SIGPIPE.
     pub const PIPE: Self = Self::known(libc::SIGPIPE);
+    /// SIGWINCH.
+    pub const WINCH: Self = Self::known(libc::SIGWINCH);
     /// SIGXFSZ.
     pub const XFSZ: Self = Self::known(libc::SIGXFSZ);
 

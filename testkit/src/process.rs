@@ -295,6 +295,17 @@ impl Process {
         self.pidfd()?.signal(signal)
     }
 
+    /// Sends a signal to the whole process group that it leads, as its own `kill(0, signal)` does.
+    ///
+    /// # Errors
+    /// ESRCH: it is gone, or leads no group. EPERM: all of the group belongs to another user.
+    pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
+        // Only for a moment between the look and the signal may the pid be another process's, and that would have to lead a group.
+        self.still(Ok(()))?;
+        let group = nix::unistd::Pid::from_raw(self.pid.cast_signed());
+        nix::sys::signal::killpg(group, signal).map_err(io::Error::from)
+    }
+
     /// A descriptor for exactly this process: opened first, its identity checked after.
     pub(crate) fn pidfd(&self) -> io::Result<PidFd> {
         let fd = PidFd::open(self.pid)?;

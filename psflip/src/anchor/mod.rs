@@ -49,7 +49,12 @@ pub enum Place {
 /// A successor's: what it inherited is no anchor's socket. A first psflip's: what socketpair(2), signalfd(2) and fork(2) say.
 pub fn begin(origin: &Origin, choice: Choice) -> io::Result<Place> {
     if origin.handover.is_some() {
-        return origin.anchor.as_deref().map(Link::inherited).transpose().map(Place::Generation);
+        let anchor = origin.anchor.as_deref().map(Link::inherited).transpose()?;
+        // Whoever signals the anchor's group means the anchor (contract C10). Nothing was started yet that could share it.
+        if anchor.is_some() {
+            process::lead_group()?;
+        }
+        return Ok(Place::Generation(anchor));
     }
     if choice.has_anchor() { become_anchor() } else { Ok(Place::Generation(None)) }
 }
@@ -65,6 +70,7 @@ fn become_anchor() -> io::Result<Place> {
         Fork::Child => {
             drop((ours, signals));
             seam::step(Moment::Begins, format_args!("generation"));
+            process::lead_group()?;
             let link = Link::new(theirs, anchor);
             link.die_with_anchor()?;
             Ok(Place::Generation(Some(link)))

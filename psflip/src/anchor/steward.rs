@@ -10,7 +10,8 @@ use super::relay;
 use super::renew;
 use super::state::{Speaks, State};
 use crate::end::End;
-use crate::flip::signals::{Meaning, Situation, meaning};
+use crate::flip::job_control::asks_to_stop;
+use crate::flip::signals::{Situation, meaning};
 use crate::job;
 use crate::reaper::Reaper;
 use crate::signal::Signal;
@@ -42,8 +43,8 @@ pub(super) struct Steward {
     waiting: Vec<Received>,
     /// One of the signals of job control has come, and the active generation has not been continued since.
     asked_to_stop: bool,
-    /// The anchor stopped itself together with the active generation and has not seen a SIGCONT since.
-    suspended: bool,
+    /// A SIGCONT has been passed on.
+    continues: bool,
     /// A generation, or a successor before its promotion, was killed while another one goes on: its keeper may have been killed with it, and then what is left of its tree is
     /// the anchor's (contract C7).
     bereaved: bool,
@@ -63,7 +64,7 @@ impl Steward {
             closed: false,
             waiting: Vec::new(),
             asked_to_stop: false,
-            suspended: false,
+            continues: false,
             bereaved: false,
             sweeping: false,
             promoted: None,
@@ -141,17 +142,17 @@ impl Steward {
         if received.signal == Signal::CHLD {
             return; // children are looked at in every turn
         }
-        let active = self.state.active();
-        self.asked_to_stop |= job::asks_to_stop(received.signal);
-        let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
-        let situation = Situation {
-            upgrade_signal: None, // the generation knows
-            child_in_our_group: active.is_none_or(job::shares_our_group),
-            session_leader: job::leads_session(),
-            child_was_continued: continued && !active.is_some_and(tree::is_stopped),
-        };
-        let Meaning { forward, .. } = meaning(received.signal, job::sender(received), &situation);
-        if forward {
+        self.asked_to_stop |= asks_to_stop(received.signal);
+        if received.signal == Signal::CONT {
+            self.asked_to_stop = false;
+            self.continues = true;
+            if self.state.active() == Some(received.pid) && !received.is_from_kernel() {
+                return; // it runs again, and so is this process to
+            }
+        }
+        // Whether it is an upgrade request, and whether the child's whole group gets it, the generation knows.
+        let situation = Situation { upgrade_signal: None, suspended: false };
+        if meaning(received.signal, job::sender(received), &situation).forward.is_some() {
             self.forward(received);
         }
     }
@@ -178,11 +179,12 @@ impl Steward {
             match change.kind {
                 ChangeKind::Ended(end) => {
                     self.hear(); // what it said last may have come a moment ago
+                    self.read_signals(); // and so may what was sent to the whole service
                     self.bereaved |= matches!(end, End::Killed(_)) && self.state.is_generation(change.pid);
                     self.state.ended(change.pid, end);
                 }
-                ChangeKind::Stopped(_) if self.state.active() == Some(change.pid) => {
-                    self.active_was_stopped();
+                ChangeKind::Stopped(signal) if self.state.active() == Some(change.pid) => {
+                    self.active_was_stopped(signal);
                 }
                 ChangeKind::Continued if self.state.active() == Some(change.pid) => {
                     self.asked_to_stop = false;
@@ -192,11 +194,13 @@ impl Steward {
         }
     }
 
-    /// Job control (contract S3): a generation stops itself after its child, and the shell has to see that its job is stopped.
-    fn active_was_stopped(&mut self) {
-        self.read_signals(); // what asked it to stop may still wait here
-        if self.asked_to_stop && job::has_terminal() {
-            self.suspended = true;
+    /// Job control (contract S3): a generation stops itself after its child, and the shell has to see that its job is stopped. It does so
+    /// by SIGTSTP, of which nobody else can stop it, since it is blocked. Former versions did by SIGSTOP.
+    fn active_was_stopped(&mut self, signal: Signal) {
+        self.continues = false;
+        self.read_signals(); // what asked it to stop, or to go on again, may still wait here
+        let by_itself = signal == Signal::TSTP || self.asked_to_stop && job::has_terminal();
+        if by_itself && !self.continues {
             stop_self();
         }
     }
@@ -241,6 +245,8 @@ impl Steward {
         if !self.state.leaves() && std::process::id() != 1 {
             self.reaper.end_our_own();
         }
+        // A generation that was killed had perhaps lent the terminal to its child.
+        job::Loan::take_from_nobody(job::Job::of(None));
         end
     }
 }

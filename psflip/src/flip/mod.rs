@@ -26,6 +26,7 @@ mod decide;
 mod drain;
 mod effect;
 mod event;
+pub mod job_control;
 mod questions;
 pub mod signals;
 mod state;

@@ -18,21 +18,26 @@ pub enum Sender {
 pub struct Situation {
     /// `upgrade.signal`. `None`: whoever the signal is forwarded to knows whether it is one.
     pub upgrade_signal: Option<Signal>,
-    /// The child is in psflip's process group, so that a terminal signals both.
-    pub child_in_our_group: bool,
-    /// psflip leads its session, so that the kernel's SIGHUP is for psflip alone.
-    pub session_leader: bool,
-    /// psflip was stopped together with its child, and the child runs again: whoever continued psflip continued the group.
-    pub child_was_continued: bool,
+    /// psflip stopped itself after its child, whose whole group was stopped.
+    pub suspended: bool,
 }
 
 /// What is to be done about a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meaning {
-    /// The child gets it too.
-    pub forward: bool,
+    /// Who gets it too.
+    pub forward: Option<Reach>,
     /// It is a request to psflip.
     pub request: Option<Request>,
+}
+
+/// Whom a signal is forwarded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The child.
+    Child,
+    /// The child's whole process group.
+    Group,
 }
 
 /// What a signal asks psflip for.
@@ -47,7 +52,7 @@ pub enum Request {
 /// Tells what a signal means.
 #[must_use]
 pub fn meaning(signal: Signal, sender: Sender, situation: &Situation) -> Meaning {
-    let nothing = Meaning { forward: false, request: None };
+    let nothing = Meaning { forward: None, request: None };
     if signal == Signal::CHLD {
         return nothing;
     }
@@ -55,37 +60,36 @@ pub fn meaning(signal: Signal, sender: Sender, situation: &Situation) -> Meaning
         // write(2) raises these where it fails; the error is handled where psflip wrote.
         Sender::Own if signal == Signal::PIPE || signal == Signal::XFSZ => return nothing,
         Sender::Process | Sender::Own if Some(signal) == situation.upgrade_signal => {
-            return Meaning { forward: false, request: Some(Request::Upgrade) };
+            return Meaning { forward: None, request: Some(Request::Upgrade) };
         }
         Sender::Process | Sender::Own | Sender::Kernel => {}
     }
     let request = (signal == Signal::TERM || signal == Signal::INT).then_some(Request::Stop);
-    Meaning { forward: !child_has_it(signal, sender, situation), request }
+    let whole_group = match sender {
+        Sender::Kernel => is_of_terminal(signal),
+        Sender::Process | Sender::Own => signal == Signal::CONT && situation.suspended,
+    };
+    Meaning { forward: Some(if whole_group { Reach::Group } else { Reach::Child }), request }
 }
 
-/// Whether the child got the signal along with psflip.
-fn child_has_it(signal: Signal, sender: Sender, situation: &Situation) -> bool {
-    match sender {
-        // A terminal signals its whole foreground process group (S2), but a hang-up is told to the session's leader alone.
-        Sender::Kernel => {
-            situation.child_in_our_group && !(signal == Signal::HUP && situation.session_leader)
-        }
-        Sender::Own | Sender::Process => signal == Signal::CONT && situation.child_was_continued,
-    }
+/// Whether it is one of the signals that the kernel sends to whole process groups for a terminal: by its keys, its size, its use
+/// from the background, and its end (termios(3), tty_ioctl(4), and `Orphaned process groups` in POSIX).
+#[must_use]
+pub fn is_of_terminal(signal: Signal) -> bool {
+    let of_keys = [Signal::INT, Signal::QUIT, Signal::TSTP];
+    let others = [Signal::WINCH, Signal::TTIN, Signal::TTOU, Signal::HUP, Signal::CONT];
+    of_keys.contains(&signal) || others.contains(&signal)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const USUAL: Situation = Situation {
-        upgrade_signal: Some(Signal::HUP),
-        child_in_our_group: true,
-        session_leader: false,
-        child_was_continued: false,
-    };
+    const USUAL: Situation = Situation { upgrade_signal: Some(Signal::HUP), suspended: false };
+    const CHILD: Option<Reach> = Some(Reach::Child);
+    const GROUP: Option<Reach> = Some(Reach::Group);
 
-    fn told(signal: &str, sender: Sender, situation: &Situation) -> (bool, Option<Request>) {
+    fn told(signal: &str, sender: Sender, situation: &Situation) -> (Option<Reach>, Option<Request>) {
         let Meaning { forward, request } = meaning(signal.parse().unwrap(), sender, situation);
         (forward, request)
     }
@@ -94,45 +98,43 @@ mod tests {
     fn every_signal_of_a_process_is_forwarded_but_for_three() {
         // Contract: S1
         let kept: Vec<String> = Signal::all()
-            .filter(|signal| !meaning(*signal, Sender::Process, &USUAL).forward)
+            .filter(|signal| meaning(*signal, Sender::Process, &USUAL).forward != CHILD)
             .map(|signal| signal.to_string())
             .collect();
         assert_eq!(kept, ["SIGHUP", "SIGCHLD"]);
-        assert_eq!(told("PIPE", Sender::Own, &USUAL), (false, None));
+        assert_eq!(told("PIPE", Sender::Own, &USUAL), (None, None));
     }
 
     #[test]
-    fn what_a_terminal_gave_to_the_group_is_not_given_twice() {
+    fn what_a_terminal_sends_is_for_the_whole_group() {
         // Contract: S2
-        for signal in ["INT", "QUIT", "TSTP", "WINCH"] {
-            assert!(!told(signal, Sender::Kernel, &USUAL).0, "{signal}");
-            let apart = Situation { child_in_our_group: false, ..USUAL };
-            assert!(told(signal, Sender::Kernel, &apart).0, "{signal} for a child in a group of its own");
+        for signal in ["QUIT", "TSTP", "WINCH", "TTIN", "TTOU", "CONT"] {
+            assert_eq!(told(signal, Sender::Kernel, &USUAL), (GROUP, None), "{signal}");
+        }
+        for signal in ["ALRM", "XCPU", "IO"] {
+            assert_eq!(told(signal, Sender::Kernel, &USUAL), (CHILD, None), "{signal}: not the terminal's");
         }
     }
 
     #[test]
     fn a_hangup_of_the_terminal_is_no_upgrade() {
         // Contract: S4
-        assert_eq!(told("HUP", Sender::Process, &USUAL), (false, Some(Request::Upgrade)));
-        assert_eq!(told("HUP", Sender::Kernel, &USUAL), (false, None), "the group has it");
-        let leader = Situation { session_leader: true, ..USUAL };
-        assert_eq!(told("HUP", Sender::Kernel, &leader), (true, None));
+        assert_eq!(told("HUP", Sender::Process, &USUAL), (None, Some(Request::Upgrade)));
+        assert_eq!(told("HUP", Sender::Kernel, &USUAL), (GROUP, None));
     }
 
     #[test]
     fn term_and_int_are_stop_requests_and_quit_is_none() {
         // Contract: S5
-        assert_eq!(told("TERM", Sender::Process, &USUAL), (true, Some(Request::Stop)));
-        assert_eq!(told("INT", Sender::Kernel, &USUAL), (false, Some(Request::Stop)));
-        assert_eq!(told("QUIT", Sender::Process, &USUAL), (true, None));
+        assert_eq!(told("TERM", Sender::Process, &USUAL), (CHILD, Some(Request::Stop)));
+        assert_eq!(told("INT", Sender::Kernel, &USUAL), (GROUP, Some(Request::Stop)));
+        assert_eq!(told("QUIT", Sender::Process, &USUAL), (CHILD, None));
     }
 
     #[test]
-    fn a_continue_for_the_group_is_not_given_twice() {
-        // Contract: S2, S3
-        assert!(told("CONT", Sender::Process, &USUAL).0);
-        let continued = Situation { child_was_continued: true, ..USUAL };
-        assert!(!told("CONT", Sender::Process, &continued).0);
+    fn a_continue_is_for_all_that_was_stopped() {
+        // Contract: S3
+        assert_eq!(told("CONT", Sender::Process, &USUAL).0, CHILD);
+        assert_eq!(told("CONT", Sender::Process, &Situation { suspended: true, ..USUAL }).0, GROUP);
     }
 }

@@ -9,7 +9,8 @@ use super::poller::Token;
 use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::end::End;
-use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
+use crate::flip::job_control::asks_to_stop;
+use crate::flip::signals::{Meaning, Request, Sender, Situation, is_of_terminal, meaning};
 use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
 use crate::health;
@@ -18,8 +19,7 @@ use crate::job;
 use crate::keeper::Report;
 use crate::launch::{Refusal, Stage};
 use crate::signal::Signal;
-use crate::sys::signal::{Received, stop_self};
-use crate::sys::tree;
+use crate::sys::signal::Received;
 
 impl Runtime {
     /// Something is ready to be looked at.
@@ -110,14 +110,11 @@ impl Runtime {
                 Report::Started => self.happened(Event::ChildStarted),
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
-                Report::Continued => self.asked_to_stop = false,
+                Report::Continued => self.job_control.continued(),
                 Report::Other(_) | Report::CaughtUp => {} // not asked for
-                Report::Ended(end) => {
-                    self.note_end(end);
-                    self.happened(Event::ChildEnded(end));
-                }
+                Report::Ended(end) => self.child_has_ended(end)?,
                 Report::Gone => self.happened(Event::TreeGone),
-                Report::Lost => self.keeper_is_lost(),
+                Report::Lost => self.keeper_is_lost()?,
             }
             if self.outcome.is_some() {
                 return Ok(());
@@ -144,29 +141,26 @@ impl Runtime {
         self.happened(Event::ChildNotStarted(why));
     }
 
-    /// Job control (contract S3): whoever waits for psflip has to see that its job is stopped. A program that first tidies up
-    /// when it is asked to stop (Ctrl-Z in an editor) often ends with a SIGSTOP to itself.
-    fn child_was_stopped(&mut self, signal: Signal) -> io::Result<()> {
-        if signal == Signal::STOP {
-            self.read_signals()?; // what asked the child to stop may still wait here
-        }
-        if (job::asks_to_stop(signal) || self.asked_to_stop) && job::has_terminal() {
-            tracing::debug!(%signal, "the child was stopped; stopping too");
-            self.suspended = true;
-            stop_self();
-        }
-        Ok(())
-    }
-
     /// The keeper was killed (by whom ever, or for lack of memory): the kernel killed the child, and what is left is ours.
-    fn keeper_is_lost(&mut self) {
+    fn keeper_is_lost(&mut self) -> io::Result<()> {
         let pid = self.tree.as_ref().map(crate::keeper::Tree::keeper_pid);
         tracing::error!(
             keeper = pid,
             "the keeper was killed, and the child with it; ending what is left of its process tree"
         );
-        self.happened(Event::ChildEnded(End::Killed(Signal::KILL)));
+        let read = self.child_has_ended(End::Killed(Signal::KILL));
         self.sweep();
+        read
+    }
+
+    fn child_has_ended(&mut self, end: End) -> io::Result<()> {
+        // Whoever signals a whole group or service signals psflip, too: a request that has come is known before the end is believed.
+        let read = self.read_signals();
+        self.job_control.continued();
+        self.take_terminal_back();
+        self.note_end(end);
+        self.happened(Event::ChildEnded(end)); // which is told once, whatever else fails
+        read
     }
 
     fn sweep(&mut self) {
@@ -176,7 +170,7 @@ impl Runtime {
         }
     }
 
-    fn read_signals(&mut self) -> io::Result<()> {
+    pub(super) fn read_signals(&mut self) -> io::Result<()> {
         while let Some(received) = self.signals.next()? {
             if received.signal == Signal::CHLD {
                 self.reap();
@@ -211,30 +205,37 @@ impl Runtime {
         {
             return;
         }
-        let anchor_leads = relayed.is_some_and(Received::is_from_kernel);
+        let is_relayed = relayed.is_some();
         let received = relayed.as_ref().unwrap_or(received);
-        let child = self.tree.as_ref().and_then(crate::keeper::Tree::child_pid);
-        self.asked_to_stop |= job::asks_to_stop(received.signal);
-        let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
-        let situation = Situation {
-            upgrade_signal: Some(self.plan.upgrade.signal),
-            // What the kernel told the anchor alone, nobody else has.
-            child_in_our_group: !anchor_leads && child.is_none_or(job::shares_our_group),
-            session_leader: job::leads_session(),
-            child_was_continued: continued && !child.is_some_and(tree::is_stopped),
-        };
         let sender = job::sender(received);
+        if sender == Sender::Kernel
+            && self.managers.anchor.is_some()
+            && !is_relayed
+            && is_of_terminal(received.signal)
+        {
+            return; // it came before this process had left the anchor's group, and the anchor passes it on
+        }
+        if asks_to_stop(received.signal) {
+            self.job_control.ask(received.signal, sender);
+        }
+        let suspended = self.job_control.suspended;
+        if received.signal == Signal::CONT {
+            self.job_control.suspended = false;
+            if suspended && !is_relayed {
+                self.continue_anchor();
+            }
+        }
+        let situation = Situation { upgrade_signal: Some(self.plan.upgrade.signal), suspended };
         let Meaning { forward, request } = meaning(received.signal, sender, &situation);
-        if sender == Sender::Own && !forward && request.is_none() {
+        if sender == Sender::Own && forward.is_none() && request.is_none() {
             return; // raised by a write that failed: a line about it would fail, too, and raise the next one
         }
-        tell_signal(received, forward, request);
-        if forward
-            && let Some(tree) = &mut self.tree
-            && let Err(error) = tree.forward(received)
-            && error.raw_os_error() != Some(libc::ESRCH)
-        {
-            tracing::error!(signal = %received.signal, %error, "can't forward a signal to the child");
+        tell_signal(received, forward.is_some(), request);
+        if let Some(reach) = forward {
+            self.forward(received, reach);
+        }
+        if request == Some(Request::Stop) {
+            self.continue_child_to_end();
         }
         match request {
             Some(Request::Upgrade) => {

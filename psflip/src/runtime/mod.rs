@@ -6,6 +6,7 @@ mod chronicle;
 mod collect;
 mod control;
 mod hooks;
+mod job_control;
 mod managers;
 mod notified;
 mod origin;
@@ -132,11 +133,8 @@ struct Runtime {
     last_probe_failure: Option<String>,
     /// Why no successor could be started.
     start_error: Option<String>,
-    /// psflip stopped itself together with its child and has not seen a SIGCONT since.
-    suspended: bool,
-    /// The child was asked to stop by one of the signals of job control, and has not been continued since.
-    asked_to_stop: bool,
     outage: outage::Outage,
+    job_control: job_control::JobControl,
     outcome: Option<Outcome>,
 }
 
@@ -268,9 +266,8 @@ impl Runtime {
             failure: None,
             last_probe_failure: None,
             start_error: None,
-            suspended: false,
-            asked_to_stop: false,
             outage: outage::Outage::default(),
+            job_control: job_control::JobControl::default(),
             outcome: None,
         }
     }
@@ -377,6 +374,7 @@ impl Runtime {
         // A health check that is under way has processes of its own.
         drop(self.checker.take());
         self.hooks.clear();
+        self.take_terminal_back();
         if let Some(pidfile) = self.pidfile.take()
             && let Err(error) = pidfile.remove()
         {

@@ -147,7 +147,12 @@ impl Runtime {
             tree.wake_keeper();
         }
         match tree.signal_child(signal) {
-            Ok(()) => tracing::debug!(child = tree.child_pid(), %signal, "signal sent to the child"),
+            Ok(()) => {
+                tracing::debug!(child = tree.child_pid(), %signal, "signal sent to the child");
+                if signal != Signal::KILL {
+                    self.continue_child_to_end();
+                }
+            }
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // its end is on the way
             Err(error) => {
                 tracing::error!(child = tree.child_pid(), %signal, %error, "can't signal the child");
@@ -159,7 +164,8 @@ impl Runtime {
         match self.plan.shutdown.orphans {
             Orphans::Kill => {
                 let signal = self.plan.shutdown.signal;
-                self.on_tree(|tree| tree.signal_all(signal));
+                // What is stopped can't end.
+                self.on_tree(|tree| tree.signal_all(signal).and_then(|()| tree.signal_all(Signal::CONT)));
             }
             Orphans::Leave => self.on_tree(Tree::leave_all),
         }
@@ -258,6 +264,8 @@ impl Runtime {
     }
 
     fn start_successor(&mut self) {
+        // Ctrl-C is a stop request during an upgrade, and the new child may need the terminal.
+        self.take_terminal_back();
         self.look_before_upgrade();
         let hello = Hello {
             protocol: message::PROTOCOL,
@@ -350,6 +358,7 @@ impl Runtime {
             self.let_go_of_listeners();
             self.note_superseded();
             self.let_go_of_operators();
+            self.take_terminal_back();
         }
         self.queue.push_back(event);
     }

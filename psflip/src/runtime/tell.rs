@@ -22,6 +22,7 @@ impl Runtime {
     /// Tells those who want to know.
     pub(super) fn tell(&mut self, news: News) {
         self.log(news);
+        self.terminal_may_be_free(news);
         self.tell_managers(news);
         // Last: systemd waits for an operator's client that waits for this, and is to know by then.
         self.tell_operators(news);

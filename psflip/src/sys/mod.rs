@@ -13,6 +13,7 @@ pub mod seam;
 pub mod signal;
 pub mod socket;
 pub mod tree;
+pub mod tty;
 
 use std::io;
 

@@ -242,6 +242,40 @@ pub fn continue_with_parents_end() -> io::Result<()> {
     cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT) }).map(drop)
 }
 
+/// Makes this process the leader of a new process group in its session (setpgid(2)).
+///
+/// # Errors
+/// EPERM: it leads a session, and so a group already.
+pub fn lead_group() -> io::Result<()> {
+    seam::before(Call::ProcessGroup)?;
+    // SAFETY: setpgid(2) has no preconditions.
+    cerr(unsafe { libc::setpgid(0, 0) }).map(drop)
+}
+
+/// Sends a signal to all of a process group (kill(2)).
+///
+/// # Errors
+/// ESRCH: the group is empty. EPERM: we may signal none of it.
+pub fn signal_group(group: u32, signal: Signal) -> io::Result<()> {
+    seam::before(Call::SignalGroup)?;
+    kill_group(group, signal.number())
+}
+
+/// Whether a process group has no member, not even a zombie.
+#[must_use]
+pub fn is_empty_group(group: u32) -> bool {
+    kill_group(group, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+}
+
+fn kill_group(group: u32, number: libc::c_int) -> io::Result<()> {
+    // kill(2) takes -1 for every process there is, and 0 for the caller's own group.
+    if group < 2 || group > i32::MAX.cast_unsigned() {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: kill(2) has no preconditions.
+    cerr(unsafe { libc::kill(-group.cast_signed(), number) }).map(drop)
+}
+
 /// Makes this process the new parent of its orphaned descendants, or no longer (PR_SET_CHILD_SUBREAPER of prctl(2)).
 ///
 /// # Errors

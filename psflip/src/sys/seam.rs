@@ -83,6 +83,10 @@ calls! {
     ParentDeathSignal,
     /// prctl(2), PR_SET_CHILD_SUBREAPER.
     Subreaper,
+    /// setpgid(2).
+    ProcessGroup,
+    /// kill(2) of a process group.
+    SignalGroup,
     /// rt_sigprocmask(2).
     SignalMask,
     /// sigaction(2).

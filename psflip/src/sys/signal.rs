@@ -227,10 +227,25 @@ impl QueuedInfo {
     }
 }
 
-/// Stops this process as a terminal's Ctrl-Z does; returns when it was continued.
+/// Stops this process by SIGSTOP; returns when it was continued.
 pub fn stop_self() {
     // SAFETY: raise(3) has no preconditions; SIGSTOP can't run any handler.
     unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+/// Stops this process, which has all signals blocked, by SIGTSTP, so that its parent can tell it from one that somebody else stopped;
+/// returns when it was continued. `ignored`: SIGTSTP is to be ignored again afterwards.
+///
+/// # Errors
+/// EINVAL: never for this signal.
+pub fn stop_self_by_tstp(ignored: bool) -> io::Result<()> {
+    set_default(Signal::TSTP)?;
+    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement, then its default action runs.
+    unsafe { libc::raise(libc::SIGTSTP) };
+    let others = SignalSet(!(1 << (libc::SIGTSTP - 1)));
+    set_mask(others)?;
+    block_all()?;
+    if ignored { ignore(Signal::TSTP) } else { Ok(()) }
 }
 
 /// Ends this process by the signal, as the child was ended, without a core dump of its own (contract C5).

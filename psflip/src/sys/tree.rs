@@ -76,8 +76,9 @@ fn stat(pid: u32) -> Option<String> {
     String::from_utf8(stat.get(after..)?.to_vec()).ok()
 }
 
-/// `None` if it is gone.
-fn parent_of(pid: u32) -> Option<u32> {
+/// The parent of a process; `None` if it is gone.
+#[must_use]
+pub fn parent_of(pid: u32) -> Option<u32> {
     parent_in(&stat(pid)?)
 }
 
@@ -97,6 +98,14 @@ pub struct Known {
     pid: u32,
     /// Clock ticks since boot, as /proc tells it.
     started: u64,
+}
+
+impl Known {
+    /// Its pid.
+    #[must_use]
+    pub fn pid(self) -> u32 {
+        self.pid
+    }
 }
 
 /// Everything below a process at about this moment.

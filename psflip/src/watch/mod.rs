@@ -13,6 +13,7 @@
 
 mod ends;
 mod file;
+mod job_control;
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -26,8 +27,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use self::ends::Ends;
 use self::file::{Content, Pidfile};
 use crate::end::End;
-use crate::flip::signals::{Meaning, Request, Sender, Situation, meaning};
-use crate::job;
+use crate::flip::job_control::asks_to_stop;
+use crate::flip::signals::{Meaning, Reach, Request, Sender, Situation, meaning};
+use crate::job::{self, Job};
 use crate::keeper::{Report, Tree};
 use crate::launch::{Launch, Refusal, Stage, candidates};
 use crate::reaper::Reaper;
@@ -35,7 +37,7 @@ use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Change, ChangeKind};
 use crate::sys::seam::{self, Call};
-use crate::sys::signal::{Received, SignalFd, SignalSet, stop_self};
+use crate::sys::signal::{Received, SignalFd, SignalSet};
 use crate::sys::tree::{self, Place};
 use crate::sys::{early, memory};
 
@@ -88,6 +90,7 @@ pub fn run(options: Options) -> Result<End, Failure> {
     let mut watch = Watch::new(options, tree, signals, file, reaper);
     let ended = watch.run();
     watch.reaper.end_our_own();
+    watch.loan.take_back(Job::of(None));
     ended
 }
 
@@ -141,7 +144,9 @@ struct Watch {
     /// The last request to stop: who becomes the service right after it gets it too.
     stop: Option<(Received, Instant)>,
     suspended: bool,
-    asked_to_stop: bool,
+    /// The last of the signals of job control that came to this process, until the service is continued.
+    asked: Option<(Signal, Sender)>,
+    loan: job::Loan,
 }
 
 impl Watch {
@@ -162,7 +167,8 @@ impl Watch {
             waiting: Vec::new(),
             stop: None,
             suspended: false,
-            asked_to_stop: false,
+            asked: None,
+            loan: job::Loan::default(),
         }
     }
 
@@ -217,15 +223,20 @@ impl Watch {
                 Ok(Some(Report::Stopped(signal))) => {
                     self.was_stopped(self.tree.child_pid().unwrap_or_default(), signal);
                 }
-                Ok(Some(Report::Continued)) => self.asked_to_stop = false,
+                Ok(Some(Report::Continued)) => self.asked = None,
                 Ok(Some(Report::Ended(end))) => {
+                    self.read_signals(); // what was sent to the whole service may have come a moment ago
+                    self.loan.take_back(Job::of(None));
                     self.command_ended = Some(end);
                     self.one_has_ended(self.tree.child_pid().unwrap_or_default(), end);
                 }
                 Ok(Some(Report::Other(Change { pid, kind }))) => match kind {
-                    ChangeKind::Ended(end) => self.one_has_ended(pid, end),
+                    ChangeKind::Ended(end) => {
+                        self.read_signals();
+                        self.one_has_ended(pid, end);
+                    }
                     ChangeKind::Stopped(signal) => self.was_stopped(pid, signal),
-                    ChangeKind::Continued => self.asked_to_stop = false,
+                    ChangeKind::Continued => self.asked = None,
                 },
                 Ok(Some(Report::CaughtUp)) => self.keeper_has_told(),
                 Ok(Some(Report::Gone)) => return Some(Ok(self.end_of_all())),
@@ -411,7 +422,7 @@ impl Watch {
         if self.command_ended.is_none() && !self.command_served {
             // It lives and never was the service: a program that runs the service, and has the last word.
             for received in std::mem::take(&mut self.waiting) {
-                let _ = self.tree.forward(&received); // it may have ended already
+                let _ = self.tree.forward(&received, Reach::Child); // it may have ended already
             }
         } else {
             self.conclude(end);
@@ -484,21 +495,6 @@ impl Watch {
         }
     }
 
-    /// Job control (contract S3): whoever waits for this process has to see that its job is stopped.
-    fn was_stopped(&mut self, pid: u32, signal: Signal) {
-        if signal == Signal::STOP {
-            self.read_signals(); // what asked it to stop may still wait here
-        }
-        let concerns_us = match self.target() {
-            Target::Service(target) | Target::Command(target) => target == pid,
-            Target::Nobody => false,
-        };
-        if concerns_us && (job::asks_to_stop(signal) || self.asked_to_stop) && job::has_terminal() {
-            self.suspended = true;
-            stop_self();
-        }
-    }
-
     fn read_signals(&mut self) {
         loop {
             match self.signals.next() {
@@ -517,23 +513,19 @@ impl Watch {
 
     fn signalled(&mut self, received: &Received) {
         let target = self.target();
-        let pid = match target {
-            Target::Service(pid) | Target::Command(pid) => Some(pid).filter(|pid| *pid != 0),
-            Target::Nobody => None,
-        };
-        self.asked_to_stop |= job::asks_to_stop(received.signal);
-        let continued = received.signal == Signal::CONT && std::mem::take(&mut self.suspended);
-        let situation = Situation {
-            upgrade_signal: None,
-            child_in_our_group: pid.is_none_or(job::shares_our_group),
-            session_leader: job::leads_session(),
-            child_was_continued: continued && !pid.is_some_and(tree::is_stopped),
-        };
         let sender = job::sender(received);
-        let Meaning { forward, request } = meaning(received.signal, sender, &situation);
-        if sender == Sender::Own && !forward {
-            return; // raised by a write that failed
+        if asks_to_stop(received.signal) {
+            self.asked = Some((received.signal, sender));
         }
+        let suspended = self.suspended;
+        if received.signal == Signal::CONT {
+            self.suspended = false;
+            self.asked = None;
+        }
+        let situation = Situation { upgrade_signal: None, suspended };
+        let Meaning { forward: Some(reach), request } = meaning(received.signal, sender, &situation) else {
+            return; // raised by a write that failed
+        };
         if request == Some(Request::Stop) {
             let from = job::sender_text(received);
             tracing::info!(signal = %received.signal, from, "stop requested");
@@ -545,8 +537,13 @@ impl Watch {
                 self.nobody_is_signalled(received, request, phase);
                 Ok(())
             }
-            _ if !forward => Ok(()),
-            (Target::Command(_), _) => self.tree.forward(received),
+            (Target::Command(_), _) => self.tree.forward(received, reach),
+            // Of a service that is nobody's but the keeper's child the keeper can signal the group.
+            (Target::Service(pid), _)
+                if reach == Reach::Group && tree::parent_of(pid) == Some(self.tree.keeper_pid()) =>
+            {
+                self.tree.signal_group(pid, received.signal)
+            }
             (Target::Service(_), _) => {
                 self.service.as_ref().map_or(Ok(()), |service| service.process.forward(received))
             }

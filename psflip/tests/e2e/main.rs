@@ -11,6 +11,7 @@ mod examples;
 mod exit_codes;
 mod failures;
 mod flags;
+mod groups;
 mod health;
 mod hooks;
 mod listen;

@@ -1,5 +1,7 @@
 //! On a real terminal: keys, job control, a new size (contract S2, S3).
 
+mod foreground;
+
 use testkit::process::State;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
@@ -68,6 +70,7 @@ fn keys_and_a_new_size_reach_the_child_once() {
     // Contract: S2
     let sandbox = Sandbox::new();
     let psflip = ready(logger(&sandbox).wrapper(SHELL));
+    assert_ne!(psflip.child().stat().unwrap().group, psflip.active().stat().unwrap().group);
     psflip.program().write_stdin("\x03");
     assert_got(&sandbox, &psflip, Signal::SIGINT, 1);
     psflip.program().write_stdin("\x1c");
@@ -89,20 +92,6 @@ fn keys_reach_the_child_once_when_psflip_leads_the_session() {
     psflip.program().resize(30, 100);
     assert_got(&sandbox, &psflip, Signal::SIGWINCH, 1);
     assert_eq!(psflip.stop().code(), Some(0));
-}
-
-#[test]
-fn a_child_in_a_session_of_its_own_gets_the_keys_from_psflip() {
-    // Contract: S2
-    let sandbox = Sandbox::new();
-    let logger = logger(&sandbox).cmd(["setsid", fixture("signal-logger").to_str().unwrap()]);
-    let psflip = ready(logger.wrapper(SHELL));
-    assert_ne!(psflip.child().stat().unwrap().group, psflip.active().stat().unwrap().group);
-    psflip.program().write_stdin("\x03");
-    assert_got(&sandbox, &psflip, Signal::SIGINT, 1);
-    psflip.program().write_stdin("\x1c");
-    assert_got(&sandbox, &psflip, Signal::SIGQUIT, 1);
-    end(&psflip, 0);
 }
 
 #[test]

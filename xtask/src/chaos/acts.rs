@@ -142,7 +142,7 @@ fn one(
             if let Some(target) = send(world, old, *role, Signal::SIGTERM)? {
                 done.hits += 1;
                 // A psflip says itself what comes of it, and a keeper does not listen.
-                if matches!(role.1, Part::Child | Part::Other(_)) {
+                if matches!(role.1, Part::Child | Part::Group | Part::Other(_)) {
                     world.doomed.push((target, Instant::now() + OBEDIENCE));
                 }
             }
@@ -301,7 +301,8 @@ fn send(world: &mut World, old: Process, role: Role, signal: Signal) -> Result<O
     world.tally.signals += u64::from(signal != Signal::SIGKILL);
     world.read_log();
     let mark = world.service()?.log.mark();
-    match target.signal(signal) {
+    let sent = if role.1 == Part::Group { target.signal_group(signal) } else { target.signal(signal) };
+    match sent {
         Ok(()) => {
             let news = match signal {
                 Signal::SIGHUP => Some(News::Requested),

@@ -307,7 +307,7 @@ fn ends(
         }
     }
     // Killed at rest, nothing else done: the end of the child is relayed.
-    if let [(Part::Child | Part::Keeper, false)] = done.killed_old.as_slice()
+    if let [(Part::Child | Part::Group | Part::Keeper, false)] = done.killed_old.as_slice()
         && done.hits == 1
         && !(done.asked || done.perhaps_asked)
         && now.is_none()

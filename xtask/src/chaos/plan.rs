@@ -37,6 +37,8 @@ pub(super) enum Part {
     Psflip,
     Keeper,
     Child,
+    /// The child's whole process group, as when a server signals its own.
+    Group,
     /// Anything else below psflip: a worker, an orphan, a probe; the number chooses.
     Other(u8),
 }
@@ -380,7 +382,8 @@ fn role(dice: &mut Rng) -> Role {
     let part = match dice.u8(..8) {
         0..=2 => Part::Psflip,
         3..=4 => Part::Keeper,
-        5..=6 => Part::Child,
+        5 => Part::Child,
+        6 => Part::Group,
         _ => Part::Other(dice.u8(..)),
     };
     Role(side(dice), part)
@@ -429,6 +432,7 @@ impl fmt::Display for Role {
             Part::Psflip => write!(f, "{side} psflip"),
             Part::Keeper => write!(f, "{side} keeper"),
             Part::Child => write!(f, "{side} child"),
+            Part::Group => write!(f, "{side} child's group"),
             Part::Other(_) => write!(f, "{side} descendant"),
         }
     }

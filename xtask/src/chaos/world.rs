@@ -242,7 +242,7 @@ impl World {
         match role.1 {
             Part::Psflip => Some(psflip),
             Part::Keeper => keeper().map(|stat| stat.process),
-            Part::Child => child().map(|stat| stat.process),
+            Part::Child | Part::Group => child().map(|stat| stat.process),
             Part::Other(number) => {
                 let known =
                     [Some(psflip), keeper().map(|stat| stat.process), child().map(|stat| stat.process)];

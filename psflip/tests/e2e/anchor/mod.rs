@@ -124,8 +124,8 @@ fn nothing_of_the_anchor_is_seen_by_the_child() {
     let said = psflip.program().stdout();
     assert!(!said.contains("PSFLIP_ANCHOR") && !said.contains("PSFLIP_HANDOVER"), "{said}");
     assert!(!said.contains("socket:") && !said.contains("anon_inode"), "{said}");
-    let group = |process: Process| process.stat().map(|stat| (stat.group, stat.session));
-    assert_eq!(group(psflip.child()), group(psflip.program().first()), "{old}\n{}", sandbox.report());
+    let session = |process: Process| process.stat().map(|stat| stat.session);
+    assert_eq!(session(psflip.child()), session(psflip.program().first()), "{old}\n{}", sandbox.report());
     stop(&psflip);
 }
 

@@ -63,7 +63,9 @@ fn descriptors_that_were_closed_are_closed_in_the_child_in_every_generation() {
         let bare =
             open_when_stopped(closed.iter().fold(start, |start, fd| start.close_fd(*fd)).start().first());
         assert!(closed.iter().all(|fd| !bare.contains_key(fd)), "{bare:?}");
-        let start = sandbox.psflip().cmd(STOPPED).config(format!("{KILLED}{AT_ONCE}"));
+        // A stopped child is not healthy by being alive.
+        let health = format!("{KILLED}[healthcheck.command]\ncmd = [\"true\"]\n");
+        let start = sandbox.psflip().cmd(STOPPED).config(health);
         let psflip = closed.iter().fold(start, |start, fd| start.close_fd(*fd)).start().wait_ready();
         for generation in 1..=3 {
             let open = open_when_stopped(psflip.child());
@@ -152,8 +154,8 @@ fn the_workdir_is_the_childs_and_not_psflips() {
 }
 
 #[test]
-fn session_and_process_group_are_psflips_in_every_generation() {
-    // Contract: C1
+fn the_session_is_psflips_and_the_process_group_the_childs_own_in_every_generation() {
+    // Contract: C1, C10
     let sandbox = Sandbox::new();
     for (session, own_session) in [(Session::New, true), (Session::OwnGroup, false)] {
         let psflip = sandbox.psflip().cmd(["sleep", "infinity"]).config(AT_ONCE).session(session);
@@ -161,7 +163,7 @@ fn session_and_process_group_are_psflips_in_every_generation() {
         let first = psflip.first_pid();
         for _ in 1..=3 {
             let child = psflip.child().stat().unwrap();
-            assert_eq!(child.group, first, "{}", sandbox.report());
+            assert_eq!(child.group, child.process.pid(), "{}", sandbox.report());
             assert_eq!(child.session == first, own_session, "{}", sandbox.report());
             psflip.flip();
         }

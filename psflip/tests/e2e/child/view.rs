@@ -42,14 +42,15 @@ fn difference(bare: &View, under_psflip: &View) -> String {
     text
 }
 
-/// What the contract allows to differ: the pid, the parent, the parent-death signal, the documented variables at the end.
+/// What the contract allows to differ: the pid, the parent, the process group, the parent-death signal, the documented variables at the end.
 fn allowed(bare: &View, under_psflip: &View, generation: u64) -> String {
     let slot = if generation % 2 == 1 { "a" } else { "b" };
     let variables = bare.keys().filter(|key| key.starts_with("env[")).count();
     let mut expected = format!("+ env[{variables:03}]=PSFLIP_GENERATION={generation}\n");
     expected.push_str(&format!("+ env[{:03}]=PSFLIP_SLOT={slot}\n", variables + 1));
     expected.push_str("- parent_death_signal=none\n+ parent_death_signal=SIGKILL\n");
-    for key in ["pid", "ppid"] {
+    assert_eq!(under_psflip["pgid"], under_psflip["pid"], "it leads a group of its own");
+    for key in ["pgid", "pid", "ppid"] {
         let value = |view: &View| view.get(key).cloned().unwrap_or_default();
         expected.push_str(&format!("- {key}={}\n+ {key}={}\n", value(bare), value(under_psflip)));
     }
@@ -229,8 +230,8 @@ fn the_child_has_a_terminal_as_its_own() {
     psflip.output().wait(Stream::Pty, "ready pid=");
     let (bare, first) = (bare.output().text(Stream::Pty), psflip.output().text(Stream::Pty));
     let (bare, mut seen) = (view(&bare, 0), view(&first, 0));
-    // The terminal's own number, and the session and group, whose leader psflip is now.
-    for key in ["sid", "pgid", "tpgid"] {
+    // The terminal's own number, and the session and the foreground group, whose leader psflip is now.
+    for key in ["sid", "tpgid"] {
         let leader = seen.insert(key.to_owned(), bare[key].clone());
         assert_eq!(leader, Some(psflip.first_pid().to_string()), "{key}\n{}", sandbox.report());
     }

@@ -26,6 +26,8 @@ const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("PidfdOpen", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
     ("PidfdSendSignal", &[Errno::EPERM, Errno::EAGAIN], false),
     ("ParentDeathSignal", &[Errno::EINVAL], false),
+    ("ProcessGroup", &[Errno::EPERM], false),
+    ("SignalGroup", &[Errno::EPERM], false),
     ("Subreaper", &[Errno::EINVAL], false),
     ("Signalfd", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
     ("ReadSignal", &[Errno::EINTR], false),

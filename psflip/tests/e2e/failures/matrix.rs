@@ -7,7 +7,7 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use testkit::process::State;
+use testkit::process::{Stat, State};
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, wait_until};
 
 use super::stage::Stage;
@@ -176,6 +176,7 @@ impl Staged {
         assert_eq!(paused.at, step.to_string());
         stage.pause_no_more(sandbox, flip.old);
         self.settle();
+        self.assert_apart();
         let found = self.find(target, flip.old, flip.child);
         let successor = sandbox.read("trace").contains(" intermediate Begins ");
         if let Some(process) = found {
@@ -201,6 +202,22 @@ impl Staged {
         self.assert_left(left, &flip);
         self.assert_ends(left, signal, target, &flip);
         found.map(|_| left)
+    }
+
+    /// A group that a child or a keeper leads is its alone (C10): whatever it sends there at this step reaches nobody else.
+    #[track_caller]
+    fn assert_apart(&self) {
+        let stats: Vec<_> = self.sandbox.processes().iter().filter_map(Process::stat).collect();
+        for leader in &stats {
+            let is_psflip = leader.name.starts_with("psflip") && !leader.name.contains("keeper");
+            let its = stats.iter().filter(|one| one.group == leader.process.pid());
+            // One that is about to execute a program has not left its keeper's group yet.
+            let comes = |one: &Stat| one.parent == leader.process.pid() && one.name == leader.name;
+            let strangers: Vec<_> = its.filter(|one| one.process != leader.process && !comes(one)).collect();
+            assert!(is_psflip || strangers.is_empty(), "in the group of {leader:?} are {strangers:?}");
+        }
+        let child = self.psflip.child().stat();
+        assert!(child.is_none_or(|child| child.group == child.process.pid()), "the child leads no group");
     }
 
     fn is_committed(&self) -> bool {

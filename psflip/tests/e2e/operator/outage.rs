@@ -153,7 +153,9 @@ fn a_child_that_is_not_healthy_yet_is_told_while_it_is_waited_for() {
     let psflip = psflip(&sandbox, &["/bin/sleep", "600"], check).start();
     let line = psflip.output().wait(Stream::Stderr, "not healthy yet");
     assert!(
-        line.text.contains(" WARN ") && line.text.contains("exited with code 1: not yet") && line.text.contains("left="),
+        line.text.contains(" WARN ")
+            && line.text.contains("exited with code 1: not yet")
+            && line.text.contains("left="),
         "{line}"
     );
     psflip.signal(Signal::SIGTERM);

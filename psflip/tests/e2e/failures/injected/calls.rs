@@ -69,6 +69,8 @@ const CALLS: &[(About, &str, &[&str])] = &[
     (About::Processes, "vfork", &["EAGAIN", "ENOMEM"]),
     (About::Processes, "execve", &["ENOMEM", "EACCES", "EAGAIN", "EIO", "E2BIG", "ETXTBSY", "EMFILE", "ENOENT"]),
     (About::Processes, "prctl", &["EINVAL", "EPERM"]),
+    (About::Processes, "setpgid", &["EPERM"]),
+    (About::Processes, "kill", &["EPERM"]),
     (About::Processes, "waitid", &["EINTR"]),
     (About::Processes, "pidfd_open", &["EMFILE", "ENFILE", "ENOMEM", "ENODEV", "ENOSYS"]),
     (About::Processes, "pidfd_send_signal", &["EPERM", "EAGAIN", "ENOMEM"]),

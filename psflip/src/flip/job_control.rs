@@ -1,0 +1,194 @@
+//! What a generation does when its child was stopped (contract S3): pure.
+//!
+//! The child's process group is in the background of the terminal until it needs it. psflip does for its child what a shell does for its
+//! jobs: it gives the terminal to a child that was stopped for want of it, and shows a stop by Ctrl-Z to the shell by stopping itself.
+
+use super::signals::Sender;
+use super::state::{Phase, Predecessor, State};
+use crate::signal::Signal;
+
+/// Which process group is in the terminal's foreground.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreground {
+    /// There is no controlling terminal.
+    NoTerminal,
+    /// The job that the shell knows: the anchor's group where there is one, else psflip's.
+    Job,
+    /// The child's.
+    Child,
+    /// Any other: the shell's, or another generation's child's.
+    Other,
+}
+
+/// Which part a generation has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It is all there is of the service.
+    Alone,
+    /// It is the service, and a successor comes or a predecessor drains.
+    Beside,
+    /// It has a predecessor that serves.
+    Coming,
+    /// A successor is the service, or this generation failed.
+    Leaving,
+}
+
+/// A child that was stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildStop {
+    /// By which signal.
+    pub signal: Signal,
+    /// The last signal of job control that psflip itself got since the child ran, and its sender.
+    pub asked: Option<(Signal, Sender)>,
+    /// Who has the terminal.
+    pub foreground: Foreground,
+    /// The part of the child's generation.
+    pub part: Part,
+    /// No shell waits for the job: the kernel would not stop it (`Orphaned process groups` in setpgid(2) and POSIX).
+    pub orphaned: bool,
+}
+
+/// What follows from a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterStop {
+    /// The child stays stopped, and psflip runs on.
+    Nothing,
+    /// The child's group becomes the terminal's foreground group and is continued.
+    Lend,
+    /// The child's group is continued.
+    Continue,
+    /// psflip stops as well.
+    StopToo,
+}
+
+/// Whether the kernel sends it to those in the background that use the terminal.
+#[must_use]
+pub fn needs_terminal(signal: Signal) -> bool {
+    [Signal::TTIN, Signal::TTOU].contains(&signal)
+}
+
+/// Whether it is one of the signals by which a terminal stops a job.
+#[must_use]
+pub fn asks_to_stop(signal: Signal) -> bool {
+    signal == Signal::TSTP || needs_terminal(signal)
+}
+
+/// What follows from a stop.
+#[must_use]
+pub fn after_stop(stop: &ChildStop) -> AfterStop {
+    let ChildStop { signal, foreground, part, orphaned, .. } = *stop;
+    // A child that ignored a Ctrl-Z may need the terminal later.
+    let asked = stop.asked.filter(|(asked, _)| !needs_terminal(signal) || *asked == signal);
+    match asked {
+        Some((_, Sender::Process | Sender::Own)) => return AfterStop::StopToo,
+        Some((_, Sender::Kernel)) | None if foreground == Foreground::NoTerminal => {
+            return AfterStop::Nothing;
+        }
+        None if needs_terminal(signal) => {
+            return match (foreground, part) {
+                (Foreground::NoTerminal, _) | (_, Part::Leaving) => AfterStop::Nothing,
+                (Foreground::Job, _) => AfterStop::Lend,
+                (Foreground::Child, _) => AfterStop::Continue,
+                (Foreground::Other, Part::Alone) if !orphaned => AfterStop::StopToo,
+                (Foreground::Other, _) => AfterStop::Nothing,
+            };
+        }
+        None if signal != Signal::TSTP => return AfterStop::Nothing,
+        Some((_, Sender::Kernel)) | None => {}
+    }
+    match part {
+        Part::Alone | Part::Beside if !orphaned => AfterStop::StopToo,
+        // Nobody could continue it.
+        _ => AfterStop::Continue,
+    }
+}
+
+impl State {
+    /// The part of this generation in job control.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        match self.phase {
+            Phase::Starting { predecessor: Predecessor::None, .. }
+            | Phase::Promoting { predecessor: Predecessor::None, .. }
+            | Phase::Serving { predecessor_drains: false, .. } => Part::Alone,
+            Phase::Serving { predecessor_drains: true, .. } | Phase::Upgrading { .. } => Part::Beside,
+            Phase::Starting { predecessor: Predecessor::Serves, .. }
+            | Phase::Promoting { predecessor: Predecessor::Serves, .. } => Part::Coming,
+            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => Part::Leaving,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTS: [Part; 4] = [Part::Alone, Part::Beside, Part::Coming, Part::Leaving];
+    const USUAL: ChildStop = ChildStop {
+        signal: Signal::TTIN,
+        asked: None,
+        foreground: Foreground::Job,
+        part: Part::Alone,
+        orphaned: false,
+    };
+
+    fn in_every_part(stop: ChildStop) -> [AfterStop; 4] {
+        PARTS.map(|part| after_stop(&ChildStop { part, ..stop }))
+    }
+
+    #[test]
+    fn a_child_that_needs_the_terminal_gets_it_when_the_job_has_it() {
+        // Contract: S3
+        use AfterStop::{Continue, Lend, Nothing, StopToo};
+        for signal in [Signal::TTIN, Signal::TTOU] {
+            let usual = ChildStop { signal, ..USUAL };
+            assert_eq!(in_every_part(usual), [Lend, Lend, Lend, Nothing]);
+            let has_it = ChildStop { foreground: Foreground::Child, ..usual };
+            assert_eq!(in_every_part(has_it), [Continue, Continue, Continue, Nothing]);
+            let background = ChildStop { foreground: Foreground::Other, ..usual };
+            assert_eq!(in_every_part(background), [StopToo, Nothing, Nothing, Nothing]);
+            let nobodys = ChildStop { orphaned: true, ..background };
+            assert_eq!(in_every_part(nobodys), [Nothing; 4], "it would be stopped again and again");
+            // A child that ignores Ctrl-Z, and later reads.
+            let asked = Some((Signal::TSTP, Sender::Kernel));
+            assert_eq!(after_stop(&ChildStop { asked, ..usual }), Lend);
+        }
+    }
+
+    #[test]
+    fn ctrl_z_stops_the_job_if_a_shell_waits_for_it() {
+        // Contract: S3
+        use AfterStop::{Continue, StopToo};
+        let direct = ChildStop { signal: Signal::TSTP, foreground: Foreground::Child, ..USUAL };
+        let asked = Some((Signal::TSTP, Sender::Kernel));
+        let tidies_first = ChildStop { signal: Signal::STOP, asked, ..USUAL };
+        for stop in [direct, ChildStop { asked, ..direct }, tidies_first] {
+            assert_eq!(in_every_part(stop), [StopToo, StopToo, Continue, Continue]);
+            assert_eq!(in_every_part(ChildStop { orphaned: true, ..stop }), [Continue; 4]);
+        }
+    }
+
+    #[test]
+    fn without_a_terminal_psflip_stops_only_when_it_was_asked_itself() {
+        // Contract: S3
+        let none = ChildStop { foreground: Foreground::NoTerminal, orphaned: true, ..USUAL };
+        for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
+            let stop = ChildStop { signal, ..none };
+            assert_eq!(in_every_part(stop), [AfterStop::Nothing; 4]);
+            for stopped_by in [signal, Signal::STOP] {
+                let asked = Some((signal, Sender::Process));
+                let stop = ChildStop { signal: stopped_by, asked, ..none };
+                assert_eq!(in_every_part(stop), [AfterStop::StopToo; 4], "{signal} {stopped_by}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_child_that_somebody_stops_does_not_stop_psflip() {
+        // Contract: S3, F12
+        for foreground in [Foreground::NoTerminal, Foreground::Job, Foreground::Child, Foreground::Other] {
+            let stop = ChildStop { signal: Signal::STOP, foreground, ..USUAL };
+            assert_eq!(in_every_part(stop), [AfterStop::Nothing; 4]);
+        }
+    }
+}

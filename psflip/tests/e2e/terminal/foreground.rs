@@ -1,0 +1,276 @@
+//! A child that needs the terminal gets it, and psflip's job has it at all other times (contract S3).
+
+use testkit::process::State;
+use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
+
+use super::{SCRIPT, SHELL, logger, wait_state};
+use crate::anchor::anchored;
+use crate::service::configure;
+
+/// Repeats what it reads, and says when it is interrupted.
+const READER: [&str; 3] = [
+    "/bin/bash",
+    "-c",
+    "trap 'echo reader: interrupted' INT; echo reader: begins; while read -r line; do echo \"reader: $line\"; done",
+];
+
+fn reader(sandbox: &Sandbox) -> PsflipBuilder {
+    logger(sandbox).cmd(READER)
+}
+
+/// With and without an anchor.
+fn both_ways(test: impl Fn(fn(PsflipBuilder) -> PsflipBuilder)) {
+    test(|builder| builder);
+    test(anchored);
+}
+
+/// Waits until the terminal's foreground group is that of `process`.
+#[track_caller]
+fn wait_foreground(psflip: &Psflip, process: Process) {
+    let what = format!("the group of process {process} to be in the foreground");
+    wait_until(Deadline::default(), what, || {
+        let stat = psflip.program().first().stat()?;
+        let group = process.stat()?.group;
+        (u32::try_from(stat.foreground) == Ok(group)).then_some(())
+    });
+}
+
+/// The process whose group the shell started.
+fn job(psflip: &Psflip) -> Process {
+    let active = psflip.active();
+    active
+        .parent()
+        .filter(|parent| parent.stat().is_some_and(|stat| stat.name == "psflip: anchor"))
+        .unwrap_or(active)
+}
+
+/// Types a line, which the child reads and repeats.
+#[track_caller]
+fn type_and_read(psflip: &Psflip, line: &str) {
+    let mark = psflip.output().mark();
+    psflip.program().write_stdin(format!("{line}\n"));
+    psflip.output().wait_after(mark, Stream::Pty, &format!("reader: {line}"));
+}
+
+/// Ends the child by an end of file, then the shell.
+#[track_caller]
+fn end_of_file(psflip: &Psflip) {
+    wait_foreground(psflip, psflip.child());
+    psflip.program().write_stdin("\x04");
+    psflip.wait_for_line(Stream::Pty, "shell: last=0");
+    psflip.program().write_stdin("exit 7\n");
+    assert_eq!(psflip.wait_exit().code(), Some(7));
+}
+
+#[test]
+fn a_child_that_reads_gets_the_terminal_and_after_a_flip_the_new_one_does() {
+    // Contract: S3
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let psflip = how(reader(&sandbox).wrapper(SHELL)).start().wait_ready();
+        wait_foreground(&psflip, psflip.child());
+        type_and_read(&psflip, "one");
+        if job(&psflip) != psflip.active() {
+            psflip.flip(); // without an anchor the prompt would come back
+            wait_foreground(&psflip, psflip.child());
+            type_and_read(&psflip, "two");
+        }
+        // Its Ctrl-C is the child's alone.
+        psflip.program().write_stdin("\x03");
+        psflip.wait_for_line(Stream::Pty, "reader: interrupted");
+        assert!(!psflip.output().text(Stream::Pty).contains("stop requested"), "{}", sandbox.report());
+        end_of_file(&psflip);
+    });
+}
+
+#[test]
+fn ctrl_z_stops_a_child_that_has_the_terminal_and_fg_gives_it_back() {
+    // Contract: S3
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let psflip = how(reader(&sandbox).wrapper(SHELL)).start().wait_ready();
+        for round in 0..3 {
+            wait_foreground(&psflip, psflip.child());
+            type_and_read(&psflip, &format!("before {round}"));
+            let mark = psflip.output().mark();
+            psflip.program().write_stdin("\x1a");
+            for process in [psflip.child(), psflip.active(), job(&psflip)] {
+                wait_state(process, State::Stopped);
+            }
+            psflip.output().wait_after(mark, Stream::Pty, "shell: last=14");
+            psflip.program().write_stdin("fg\n");
+            wait_foreground(&psflip, psflip.child());
+            type_and_read(&psflip, &format!("after {round}"));
+        }
+        end_of_file(&psflip);
+    });
+}
+
+#[test]
+fn a_child_that_reads_in_the_background_stops_the_job_until_fg() {
+    // Contract: S3
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let background = [
+            "bash",
+            "--norc",
+            "--noprofile",
+            "-i",
+            "-c",
+            "\"$@\" & while echo \"shell: last=$?\"; read -r line; do eval \"$line\"; done",
+            "bash",
+        ];
+        let psflip = how(reader(&sandbox).wrapper(background)).start();
+        psflip.wait_for_line(Stream::Pty, "reader: begins");
+        wait_until(Deadline::default(), "the job to be stopped", || {
+            let stats = psflip.program().first().tree().into_iter().filter_map(|process| process.stat());
+            let mut job = stats.filter(|stat| ["psflip", "psflip: anchor"].contains(&stat.name.as_str()));
+            job.all(|stat| stat.state == State::Stopped).then_some(())
+        });
+        psflip.program().write_stdin("fg\n");
+        let psflip = psflip.wait_ready();
+        wait_foreground(&psflip, psflip.child());
+        type_and_read(&psflip, "now");
+        end_of_file(&psflip);
+    });
+}
+
+#[test]
+fn ctrl_c_during_an_upgrade_is_a_stop_request() {
+    // Contract: S5, S3, F11
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let psflip = how(reader(&sandbox).wrapper(SHELL)).start().wait_ready();
+        wait_foreground(&psflip, psflip.child());
+        let never = "[healthcheck.command]\ncmd = [\"false\"]\n[shutdown]\ntimeout = \"2s\"\n[log]\nlevel = \"debug\"\n";
+        configure(&sandbox, &["/bin/sleep", "infinity"], never);
+        let job = job(&psflip);
+        psflip.request_flip();
+        psflip.output().wait_count(2, Stream::Pty, "child started");
+        wait_foreground(&psflip, job);
+        psflip.program().write_stdin("\x03");
+        psflip.wait_for_line(Stream::Pty, "stop requested");
+        psflip.wait_for_line(Stream::Pty, "upgrade aborted by a stop request");
+        psflip.signal_child(Signal::SIGTERM); // it survives Ctrl-C
+        psflip.wait_for_line(Stream::Pty, "shell: last=143");
+        psflip.program().write_stdin("exit 7\n");
+        assert_eq!(psflip.wait_exit().code(), Some(7));
+    });
+}
+
+#[test]
+fn after_a_failed_upgrade_the_old_child_gets_the_terminal_again() {
+    // Contract: S3, U8
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let psflip = how(reader(&sandbox).wrapper(SHELL)).start().wait_ready();
+        wait_foreground(&psflip, psflip.child());
+        let until = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"fails\"]\ninterval = \"5ms\"\n[shutdown]\ntimeout = \"2s\"\n";
+        // The new child reads, and so has the terminal until it ends.
+        configure(&sandbox, &["/bin/sh", "-c", "read -r line; echo new: $line; exit 3"], until);
+        psflip.request_flip();
+        psflip.output().wait_count(2, Stream::Pty, "child started");
+        let (old, child) = (psflip.active(), psflip.child());
+        let new_child = wait_until(Deadline::default(), "the new child in the foreground", || {
+            let group = u32::try_from(psflip.program().first().stat()?.foreground).ok()?;
+            Process::find(group).filter(|leader| leader.stat().is_some_and(|stat| stat.name == "sh"))
+        });
+        assert_ne!(new_child, child);
+        // The old one is still in the read that it began in the foreground: it may get one line.
+        for _ in 0..2 {
+            psflip.program().write_stdin("x\n");
+        }
+        psflip.wait_for_line(Stream::Pty, "upgrade failed");
+        assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
+        psflip.program().write_stdin("y\n"); // ends a read that it may still be in
+        wait_foreground(&psflip, child);
+        type_and_read(&psflip, "again");
+        end_of_file(&psflip);
+    });
+}
+
+#[test]
+fn a_script_reads_the_terminal_after_psflip_has_ended() {
+    // Contract: S3, C5
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let psflip = how(reader(&sandbox).wrapper(SCRIPT)).start().wait_ready();
+        wait_foreground(&psflip, psflip.child());
+        type_and_read(&psflip, "one");
+        let active = psflip.active();
+        psflip.program().write_stdin("\x04");
+        psflip.wait_gone(active);
+        psflip.program().write_stdin("exit\n");
+        assert_eq!(psflip.wait_exit().code(), Some(0), "{}", sandbox.report());
+    });
+}
+
+#[test]
+fn an_interactive_shell_with_job_control_is_a_child_like_any_other() {
+    // Contract: S3, C5
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let shell = ["bash", "--norc", "--noprofile", "-i"];
+        let psflip = how(logger(&sandbox).cmd(shell).wrapper(SHELL)).start().wait_ready();
+        wait_foreground(&psflip, psflip.child());
+        psflip.program().write_stdin("echo $((6 * 7))\n");
+        psflip.wait_for_line(Stream::Pty, "42");
+        psflip.program().write_stdin("sleep 1000; echo slept=$?\n");
+        let sleep = wait_until(Deadline::default(), "sleep in the foreground", || {
+            let group = u32::try_from(psflip.program().first().stat()?.foreground).ok()?;
+            Process::find(group).filter(|leader| leader.stat().is_some_and(|stat| stat.name == "sleep"))
+        });
+        psflip.program().write_stdin("\x03");
+        psflip.wait_gone(sleep);
+        psflip.program().write_stdin("exit 5\n");
+        psflip.wait_for_line(Stream::Pty, "shell: last=5");
+        psflip.program().write_stdin("exit 7\n");
+        assert_eq!(psflip.wait_exit().code(), Some(7));
+    });
+}
+
+#[test]
+fn psflip_works_in_a_pipeline() {
+    // Contract: S2, S3
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let pipeline = [
+            "bash",
+            "--norc",
+            "--noprofile",
+            "-i",
+            "-c",
+            "\"$@\" | sed -u 's/^/piped /'; while echo \"shell: last=${PIPESTATUS[0]}\"; read -r line; do eval \"$line\"; done",
+            "bash",
+        ];
+        let psflip = how(reader(&sandbox).wrapper(pipeline)).start().wait_ready();
+        wait_foreground(&psflip, psflip.child());
+        type_and_read(&psflip, "one");
+        psflip.wait_for_line(Stream::Pty, "piped reader: one");
+        psflip.program().write_stdin("\x1a");
+        let all = [psflip.child(), psflip.active(), job(&psflip)];
+        all.into_iter().for_each(|process| wait_state(process, State::Stopped));
+        psflip.signal(Signal::SIGCONT); // to the active generation alone
+        all.into_iter().for_each(|process| wait_state(process, State::Sleeping));
+        psflip.signal(Signal::SIGTERM);
+        psflip.wait_for_line(Stream::Pty, "shell: last=");
+        psflip.program().write_stdin("exit 7\n");
+        assert_eq!(psflip.wait_exit().code(), Some(7));
+    });
+}
+
+#[test]
+fn ctrl_z_stops_nothing_where_no_shell_could_continue_it() {
+    // Contract: S3
+    let sandbox = Sandbox::new();
+    // The leader of the terminal's session, as in `docker run -t`.
+    let psflip = anchored(logger(&sandbox)).start().wait_ready();
+    psflip.wait_for_line(Stream::Pty, "ready pid");
+    psflip.program().write_stdin("\x1a");
+    psflip.wait_for_line(Stream::Pty, "got SIGTSTP");
+    psflip.wait_for_line(Stream::Pty, "got SIGCONT");
+    wait_state(psflip.child(), State::Sleeping);
+    psflip.flip();
+    psflip.program().first().signal(Signal::SIGTERM).unwrap();
+    assert_eq!(psflip.wait_exit().code(), Some(0), "{}", sandbox.report());
+}
