@@ -24,6 +24,8 @@ enum Target {
     NewPsflip,
     NewKeeper,
     NewChild,
+    /// The new psflip and its keeper, in the same instant.
+    NewPsflipAndKeeper,
     Anchor,
 }
 
@@ -42,7 +44,9 @@ enum Left {
 
 /// What the contract wants. `successor`: its process existed when the signal came. `committed`: the acknowledgement was sent.
 fn expected(signal: Signal, target: Target, successor: bool, committed: bool) -> Left {
-    use Target::{Anchor, NewChild, NewKeeper, NewPsflip, OldChild, OldKeeper, OldPsflip};
+    use Target::{
+        Anchor, NewChild, NewKeeper, NewPsflip, NewPsflipAndKeeper, OldChild, OldKeeper, OldPsflip,
+    };
     match (signal, target) {
         // F12: nobody is lost, and nothing fails if no time runs down.
         (Signal::SIGSTOP, _) => Left::New,
@@ -53,9 +57,11 @@ fn expected(signal: Signal, target: Target, successor: bool, committed: bool) ->
         // F7; a keeper's end is its child's.
         (_, OldChild) | (Signal::SIGKILL, OldKeeper) => Left::New,
         // F6, F3, U8.
-        (_, NewPsflip | NewChild) | (Signal::SIGKILL, NewKeeper) if !committed => Left::Old,
+        (_, NewPsflip | NewPsflipAndKeeper | NewChild) | (Signal::SIGKILL, NewKeeper) if !committed => {
+            Left::Old
+        }
         // It is the service by now: C7, and what is next is the manager's business.
-        (Signal::SIGKILL, NewPsflip) => Left::StalePidfile,
+        (_, NewPsflipAndKeeper) | (Signal::SIGKILL, NewPsflip) => Left::StalePidfile,
         // C5, S5, P2.
         (_, NewPsflip | NewChild) | (Signal::SIGKILL, NewKeeper) => Left::Nothing,
         // F11; after the promotion it is an old generation that is ending anyway.
@@ -108,22 +114,31 @@ fn steps(trace: &str) -> Vec<Step> {
     (0..all.len()).filter(|number| is_distinct(*number)).map(|number| all[number].clone()).collect()
 }
 
+/// A child whose workers and orphans outlive it and their parents, and how many these are.
+const WORKERS: &[&str] = &["forks-workers", "--workers", "1", "--orphans", "1", "--setsid"];
+const MORE: usize = 2;
+
 /// A service whose psflip can be paused.
 struct Staged {
     anchored: bool,
+    /// How many processes belong to the child.
+    more: usize,
     sandbox: Sandbox,
     stage: Stage,
     psflip: Psflip,
 }
 
 impl Staged {
-    fn start(anchored: bool) -> Self {
+    fn start(target: Target, anchored: bool) -> Self {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
         let psflip = stage.psflip(&sandbox, TIMES);
+        let has_workers = target == Target::NewPsflipAndKeeper;
+        let psflip = if has_workers { psflip.cmd(crate::service::program(WORKERS)) } else { psflip };
+        let more = if has_workers { MORE } else { 0 };
         let psflip = if anchored { crate::anchor::anchored(psflip) } else { psflip };
         let psflip = psflip.start().wait_ready();
-        Self { anchored, sandbox, stage, psflip }
+        Self { anchored, more, sandbox, stage, psflip }
     }
 
     fn steps(&self) -> Vec<Step> {
@@ -146,7 +161,7 @@ impl Staged {
             Target::OldPsflip => Some(old),
             Target::OldChild => Some(old_child),
             Target::OldKeeper => old_child.parent().filter(|keeper| keeper.parent() == Some(old)),
-            Target::NewPsflip => self.noted("coming Begins successor"),
+            Target::NewPsflip | Target::NewPsflipAndKeeper => self.noted("coming Begins successor"),
             Target::NewKeeper => self.noted("new-keeper Begins keeper"),
             Target::NewChild => self.noted("new-child Begins child"),
             Target::Anchor => Some(self.psflip.program().first()),
@@ -180,6 +195,10 @@ impl Staged {
         let found = self.find(target, flip.old, flip.child);
         let successor = sandbox.read("trace").contains(" intermediate Begins ");
         if let Some(process) = found {
+            let keeper = self.find(Target::NewKeeper, flip.old, flip.child);
+            if let Some(keeper) = keeper.filter(|_| target == Target::NewPsflipAndKeeper) {
+                let _ = keeper.signal(signal); // it may end at this moment
+            }
             strike(process, signal);
         }
         let committed_before = self.is_committed();
@@ -191,7 +210,9 @@ impl Staged {
         self.wait_decided(&flip);
         let committed = self.is_committed();
         // Nobody acknowledges the dead.
-        if (signal, target) == (Signal::SIGKILL, Target::NewPsflip) && found.is_some() {
+        let is_killed =
+            signal == Signal::SIGKILL && matches!(target, Target::NewPsflip | Target::NewPsflipAndKeeper);
+        if is_killed && found.is_some() {
             assert_eq!(committed, committed_before);
         }
         let left = match found {
@@ -249,7 +270,7 @@ impl Staged {
     #[track_caller]
     fn assert_left(&self, left: Left, flip: &Flip) {
         let Self { sandbox, psflip, .. } = self;
-        let number = if self.anchored { 4 } else { 3 };
+        let number = self.more + if self.anchored { 4 } else { 3 };
         let wait_three = || {
             wait_until(
                 Deadline::default(),
@@ -346,12 +367,14 @@ fn strike(process: Process, signal: Signal) {
     });
 }
 
-/// Sends `signal` to `target` at every step.
+/// In how many tests the steps of a column are done: each of them has a time limit, and all run beside each other.
+const PARTS: usize = 6;
+
+/// Sends `signal` to `target` at every step of this part, below an anchor or not.
 #[track_caller]
-fn at_each_step(signal: Signal, target: Target) {
-    let anchored = target == Target::Anchor;
-    let mut staged = Staged::start(anchored);
-    let steps = staged.steps();
+fn at_each_step_of_part(part: usize, signal: Signal, target: Target, anchored: bool) {
+    let mut staged = Staged::start(target, anchored);
+    let steps: Vec<Step> = staged.steps().into_iter().skip(part).step_by(PARTS).collect();
     let (mut cells, mut absent) = (0, 0);
     for step in &steps {
         println!("{signal} to {target:?} at {step}");
@@ -360,14 +383,14 @@ fn at_each_step(signal: Signal, target: Target) {
             None => absent += 1,
         }
         if staged.sandbox.processes().is_empty() {
-            staged = Staged::start(anchored);
+            staged = Staged::start(target, anchored);
         } else {
             staged.stage.no_plan(&staged.sandbox);
             staged.psflip.flip();
         }
     }
     println!("{cells} cells at {} steps; {absent} times there was no such process", steps.len());
-    assert!(cells * 4 >= steps.len(), "{cells} cells at {} steps", steps.len());
+    assert!(cells * 6 >= steps.len() && cells > 0, "{cells} cells at {} steps", steps.len());
     if anchored {
         crate::anchor::stop(&staged.psflip);
     } else {
@@ -376,123 +399,164 @@ fn at_each_step(signal: Signal, target: Target) {
     staged.sandbox.assert_no_process_left();
 }
 
-#[test]
-fn the_old_psflip_is_killed_at_each_step() {
-    // Contract: F8, F9, C7
-    at_each_step(Signal::SIGKILL, Target::OldPsflip);
+/// A column: the name is that of a module with a test for each part.
+macro_rules! at_each_step {
+    ($(#[test] fn $name:ident() { $signal:ident to $target:ident $($anchored:ident)* })*) => {
+        $(mod $name {
+            at_each_step!(@parts $signal $target [$($anchored)*] part_1 0, part_2 1, part_3 2, part_4 3, part_5 4, part_6 5);
+        })*
+    };
+    (@parts $signal:ident $target:ident $anchored:tt $($part:ident $number:expr),*) => {
+        $(#[test]
+        fn $part() {
+            let anchored = !stringify!($anchored).eq("[]");
+            super::at_each_step_of_part($number, super::Signal::$signal, super::Target::$target, anchored);
+        })*
+    };
 }
 
-#[test]
-fn the_new_psflip_is_killed_at_each_step() {
-    // Contract: F6, U8, C7
-    at_each_step(Signal::SIGKILL, Target::NewPsflip);
-}
+at_each_step! {
+    #[test]
+    fn the_old_psflip_is_killed_at_each_step() {
+        // Contract: F8, F9, C7
+        SIGKILL to OldPsflip
+    }
 
-#[test]
-fn the_old_child_is_killed_at_each_step() {
-    // Contract: F7
-    at_each_step(Signal::SIGKILL, Target::OldChild);
-}
+    #[test]
+    fn the_new_psflip_is_killed_at_each_step() {
+        // Contract: F6, U8, C7
+        SIGKILL to NewPsflip
+    }
 
-#[test]
-fn the_new_child_is_killed_at_each_step() {
-    // Contract: F3, U8, C5
-    at_each_step(Signal::SIGKILL, Target::NewChild);
-}
+    #[test]
+    fn the_old_child_is_killed_at_each_step() {
+        // Contract: F7
+        SIGKILL to OldChild
+    }
 
-#[test]
-fn the_old_keeper_is_killed_at_each_step() {
-    // Contract: F7, C7
-    at_each_step(Signal::SIGKILL, Target::OldKeeper);
-}
+    #[test]
+    fn the_new_child_is_killed_at_each_step() {
+        // Contract: F3, U8, C5
+        SIGKILL to NewChild
+    }
 
-#[test]
-fn the_new_keeper_is_killed_at_each_step() {
-    // Contract: F3, U8, C7
-    at_each_step(Signal::SIGKILL, Target::NewKeeper);
-}
+    #[test]
+    fn the_old_keeper_is_killed_at_each_step() {
+        // Contract: F7, C7
+        SIGKILL to OldKeeper
+    }
 
-#[test]
-fn the_old_psflip_is_stopped_and_continued_at_each_step() {
-    // Contract: F12
-    at_each_step(Signal::SIGSTOP, Target::OldPsflip);
-}
+    #[test]
+    fn the_new_keeper_is_killed_at_each_step() {
+        // Contract: F3, U8, C7
+        SIGKILL to NewKeeper
+    }
 
-#[test]
-fn the_new_psflip_is_stopped_and_continued_at_each_step() {
-    // Contract: F12
-    at_each_step(Signal::SIGSTOP, Target::NewPsflip);
-}
+    #[test]
+    fn the_old_psflip_is_stopped_and_continued_at_each_step() {
+        // Contract: F12
+        SIGSTOP to OldPsflip
+    }
 
-#[test]
-fn the_old_child_is_stopped_and_continued_at_each_step() {
-    // Contract: F12
-    at_each_step(Signal::SIGSTOP, Target::OldChild);
-}
+    #[test]
+    fn the_new_psflip_is_stopped_and_continued_at_each_step() {
+        // Contract: F12
+        SIGSTOP to NewPsflip
+    }
 
-#[test]
-fn the_new_child_is_stopped_and_continued_at_each_step() {
-    // Contract: F12
-    at_each_step(Signal::SIGSTOP, Target::NewChild);
-}
+    #[test]
+    fn the_old_child_is_stopped_and_continued_at_each_step() {
+        // Contract: F12
+        SIGSTOP to OldChild
+    }
 
-#[test]
-fn the_old_keeper_is_stopped_and_continued_at_each_step() {
-    // Contract: F12
-    at_each_step(Signal::SIGSTOP, Target::OldKeeper);
-}
+    #[test]
+    fn the_new_child_is_stopped_and_continued_at_each_step() {
+        // Contract: F12
+        SIGSTOP to NewChild
+    }
 
-#[test]
-fn the_new_keeper_is_stopped_and_continued_at_each_step() {
-    // Contract: F12
-    at_each_step(Signal::SIGSTOP, Target::NewKeeper);
-}
+    #[test]
+    fn the_old_keeper_is_stopped_and_continued_at_each_step() {
+        // Contract: F12
+        SIGSTOP to OldKeeper
+    }
 
-#[test]
-fn the_old_psflip_gets_sigterm_at_each_step() {
-    // Contract: F11, S5
-    at_each_step(Signal::SIGTERM, Target::OldPsflip);
-}
+    #[test]
+    fn the_new_keeper_is_stopped_and_continued_at_each_step() {
+        // Contract: F12
+        SIGSTOP to NewKeeper
+    }
 
-#[test]
-fn the_new_psflip_gets_sigterm_at_each_step() {
-    // Contract: S5, U8, F11
-    at_each_step(Signal::SIGTERM, Target::NewPsflip);
-}
+    #[test]
+    fn the_old_psflip_gets_sigterm_at_each_step() {
+        // Contract: F11, S5
+        SIGTERM to OldPsflip
+    }
 
-#[test]
-fn the_old_child_gets_sigterm_at_each_step() {
-    // Contract: F7
-    at_each_step(Signal::SIGTERM, Target::OldChild);
-}
+    #[test]
+    fn the_new_psflip_gets_sigterm_at_each_step() {
+        // Contract: S5, U8, F11
+        SIGTERM to NewPsflip
+    }
 
-#[test]
-fn the_new_child_gets_sigterm_at_each_step() {
-    // Contract: F3, U8
-    at_each_step(Signal::SIGTERM, Target::NewChild);
-}
+    #[test]
+    fn the_old_child_gets_sigterm_at_each_step() {
+        // Contract: F7
+        SIGTERM to OldChild
+    }
 
-#[test]
-fn the_keepers_get_sigterm_at_each_step_and_heed_it_not() {
-    // Contract: C7, U8
-    at_each_step(Signal::SIGTERM, Target::OldKeeper);
-    at_each_step(Signal::SIGTERM, Target::NewKeeper);
-}
+    #[test]
+    fn the_new_child_gets_sigterm_at_each_step() {
+        // Contract: F3, U8
+        SIGTERM to NewChild
+    }
 
-#[test]
-fn the_anchor_gets_sigterm_at_each_step() {
-    // Contract: A2, A3, F11, S5
-    at_each_step(Signal::SIGTERM, Target::Anchor);
-}
+    #[test]
+    fn the_old_keeper_gets_sigterm_at_each_step_and_heeds_it_not() {
+        // Contract: C7, U8
+        SIGTERM to OldKeeper
+    }
 
-#[test]
-fn the_anchor_is_killed_at_each_step() {
-    // Contract: A4, C7
-    at_each_step(Signal::SIGKILL, Target::Anchor);
-}
+    #[test]
+    fn the_new_keeper_gets_sigterm_at_each_step_and_heeds_it_not() {
+        // Contract: C7, U8
+        SIGTERM to NewKeeper
+    }
 
-#[test]
-fn the_anchor_is_stopped_and_continued_at_each_step() {
-    // Contract: A2, F12
-    at_each_step(Signal::SIGSTOP, Target::Anchor);
+    #[test]
+    fn the_anchor_gets_sigterm_at_each_step() {
+        // Contract: A2, A3, F11, S5
+        SIGTERM to Anchor below_an_anchor
+    }
+
+    #[test]
+    fn the_anchor_is_killed_at_each_step() {
+        // Contract: A4, C7
+        SIGKILL to Anchor below_an_anchor
+    }
+
+    #[test]
+    fn the_anchor_is_stopped_and_continued_at_each_step() {
+        // Contract: A2, F12
+        SIGSTOP to Anchor below_an_anchor
+    }
+
+    #[test]
+    fn below_an_anchor_the_old_psflip_is_killed_at_each_step() {
+        // Contract: A1, A3, F8, F9, C7
+        SIGKILL to OldPsflip below_an_anchor
+    }
+
+    #[test]
+    fn below_an_anchor_the_new_psflip_is_killed_at_each_step() {
+        // Contract: A1, A3, F6, U8, C7
+        SIGKILL to NewPsflip below_an_anchor
+    }
+
+    #[test]
+    fn below_an_anchor_the_new_psflip_and_its_keeper_are_killed_at_each_step() {
+        // Contract: A3, F6, U8, C7
+        SIGKILL to NewPsflipAndKeeper below_an_anchor
+    }
 }
