@@ -293,6 +293,7 @@ impl AsFd for Tree {
 /// The keeper's life. All signals are blocked, as they are in psflip.
 fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool) -> ! {
     process::set_name(c"psflip: keeper");
+    memory::reserve_stack(); // no child yet that would end with it
     seam::step(Moment::Begins, format_args!("keeper"));
     let own_pid = std::process::id();
     let mut only_children = SignalSet::default();

@@ -28,6 +28,7 @@ use crate::end::End;
 use crate::reaper::Reaper;
 use crate::runtime::Origin;
 use crate::sys::early;
+use crate::sys::memory;
 use crate::sys::process::{self, Fork};
 use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
@@ -60,6 +61,7 @@ pub fn begin(origin: &Origin, choice: Choice) -> io::Result<Place> {
 }
 
 fn become_anchor() -> io::Result<Place> {
+    memory::reserve_stack(); // no generation yet that would end with it
     let reaper = Reaper::new()?;
     early::stop_ignoring_sigchld()?;
     let (ours, theirs) = Socket::pair()?;

@@ -74,6 +74,7 @@ impl Steward {
     /// Stays until everything is over. Returns how the last generation ended.
     pub(super) fn stay(mut self) -> End {
         process::set_name(c"psflip: anchor");
+        memory::reserve_stack();
         // What it inherited is for its generations: it holds neither sockets nor pipes open, but for the standard streams.
         process::close_above_standard(&[self.socket.as_fd(), self.signals.as_fd()]);
         loop {

@@ -159,6 +159,7 @@ pub fn live(
     anchor: Option<anchor::Link>,
     inheritance: Inheritance,
 ) -> io::Result<Outcome> {
+    memory::reserve_stack(); // no child yet that would end with it
     let resources = match Resources::open(predecessor.as_ref(), anchor.as_ref()) {
         Ok(resources) => resources,
         Err(error) => {

@@ -1,4 +1,6 @@
-//! Memory that a process needed for its start only.
+//! Memory that a process needed for its start only, and stack that it will need.
+
+use std::mem::MaybeUninit;
 
 /// Unmaps the pages of code and constants that are mapped at the moment. What is still needed comes back from the page cache
 /// by itself, one fault for 16 pages; what only the start needed (the configuration's parser, the command line's help) does
@@ -38,11 +40,39 @@ pub fn let_go_of_startup_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// How much stack a process may need that stays, in bytes, from where it begins to do what it is there for.
+const STACK: usize = 64 * 1024;
+
+/// Makes room for [`STACK`] more bytes of stack. The kernel extends a stack when it is touched, and ends a process by SIGSEGV for which that
+/// is forbidden (RLIMIT_STACK, getrlimit(2)): one that can't have what it will need ends here, before anybody relies on it. The room is
+/// never taken back; the pages are, and with them those that the start has used.
+#[inline(never)]
+pub fn reserve_stack() {
+    let mut room = MaybeUninit::<[u8; STACK]>::uninit();
+    let start = room.as_mut_ptr().cast::<u8>();
+    for offset in (0..STACK).step_by(PAGE) {
+        let byte = start.wrapping_add(STACK - 1 - offset);
+        // SAFETY: it is one of the array, of which nobody else knows.
+        unsafe { byte.write_volatile(0) };
+    }
+    let first = (start as usize).next_multiple_of(PAGE);
+    let length = ((start as usize + STACK) & !(PAGE - 1)) - first;
+    // SAFETY: these are whole pages of the array, which holds nothing and is never read.
+    unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+}
+
 /// The smallest page there is: aligning down to it is right wherever segments are aligned to a larger one.
 const PAGE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn room_for_the_stack_can_be_made_again_and_again() {
+        for _ in 0..3 {
+            super::reserve_stack();
+        }
+    }
+
     /// A process in which a constant or a function had not come back would not get to its end.
     #[test]
     fn everything_comes_back_when_it_is_used() {

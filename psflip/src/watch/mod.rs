@@ -75,6 +75,7 @@ const KEPT: usize = 1000;
 /// # Errors
 /// Nothing was started, or nothing is left.
 pub fn run(options: Options) -> Result<End, Failure> {
+    memory::reserve_stack(); // no service yet that would end with it
     let own = |what| move |error| Failure::Own(what, error);
     early::stop_ignoring_sigchld().map_err(own("take note of processes that end"))?;
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX)).map_err(own("read signals"))?;
