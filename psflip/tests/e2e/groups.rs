@@ -221,32 +221,6 @@ fn a_stopped_child_ends_on_a_stop_request_and_after_an_upgrade() {
 }
 
 #[test]
-fn a_child_that_is_stopped_is_not_healthy_by_being_alive() {
-    // Contract: U3, H1
-    let sandbox = Sandbox::new();
-    let psflip = psflip(&sandbox, SLEEP, AT_ONCE).start().wait_ready();
-    let (old, old_child) = (psflip.active(), psflip.child());
-    let argv = ["/bin/sh", "-c", "kill -STOP $$; exec sleep infinity"];
-    let soon = "[healthcheck.alive]\ntimeout = \"1ms\"\n[upgrade]\ntimeout = \"500ms\"\n";
-    configure(&sandbox, &argv, soon);
-    psflip.request_flip();
-    let line = psflip.wait_for_line(Stream::Stderr, "upgrade failed");
-    assert!(line.text.contains("is stopped"), "{line}");
-    assert_eq!((psflip.active(), psflip.child()), (old, old_child), "{}", sandbox.report());
-    configure(&sandbox, &argv, "[healthcheck.alive]\ntimeout = \"1ms\"\n");
-    psflip.request_flip();
-    let new = crate::service::wait_coming(&sandbox, old);
-    let child = wait_until(Deadline::default(), "the new child to be stopped", || {
-        testkit::child_of(new).filter(|child| child.state() == State::Stopped)
-    });
-    child.signal(Signal::SIGCONT).unwrap();
-    assert_eq!(psflip.wait_successor(old), new);
-    psflip.wait_gone(old);
-    stop(&psflip);
-    sandbox.assert_no_process_left();
-}
-
-#[test]
 fn job_control_signals_without_a_terminal_stop_all_and_sigcont_continues_all() {
     // Contract: S3, A2
     both_ways(|how| {

@@ -108,3 +108,28 @@ fn alive_after_zero_means_at_once() {
     // Contract: H1, X3
     assert_eq!(checker(&Health::Alive { timeout: Duration::ZERO }).start(), HEALTHY);
 }
+
+#[test]
+fn a_stopped_child_is_not_alive_until_it_is_continued() {
+    // Contract: H1, U3, F12
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    let mut sleep = std::process::Command::new("sleep").arg("infinity").spawn().unwrap();
+    let pid = nix::unistd::Pid::from_raw(sleep.id().cast_signed());
+    let until = |signal, flag| {
+        kill(pid, signal).unwrap();
+        waitpid(pid, Some(flag)).unwrap();
+    };
+    until(Signal::SIGSTOP, WaitPidFlag::WUNTRACED);
+    let child = ChildInfo { pid: sleep.id(), ..child() };
+    let mut checker = checker_of(&Health::Alive { timeout: Duration::ZERO }, child);
+    let Step { verdict, timer } = checker.start();
+    assert_eq!(verdict, Verdict::Open);
+    assert!(matches!(timer, Timer::Set(_)), "it is looked at again");
+    assert!(checker.last_failure().is_some_and(|why| why.contains("is stopped")));
+    assert_eq!(checker.on_timer().verdict, Verdict::Open);
+    until(Signal::SIGCONT, WaitPidFlag::WCONTINUED);
+    assert_eq!(checker.on_timer(), HEALTHY);
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+}
