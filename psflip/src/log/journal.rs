@@ -93,8 +93,8 @@ impl Entry {
         out
     }
 
-    fn field(&mut self, field: &Field, value: String, shown: &str) {
-        let (value, shown) = (secrets::hide(&value).into_owned(), secrets::hide(shown));
+    fn field(&mut self, field: &Field, value: &str, shown: &str) {
+        let (value, shown) = (secrets::hide(value).into_owned(), secrets::hide(shown));
         if field.name() == "message" {
             self.message = value;
         } else {
@@ -106,12 +106,12 @@ impl Entry {
 
 impl Visit for Entry {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.field(field, value.to_owned(), &format!("{value:?}"));
+        self.field(field, value, &format!("{value:?}"));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let value = format!("{value:?}");
-        self.field(field, value.clone(), &value);
+        self.field(field, &value, &value);
     }
 }
 

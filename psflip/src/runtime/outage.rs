@@ -63,7 +63,7 @@ impl Runtime {
         }
         match &self.outage.background {
             None => {
-                tracing::error!(child, %end, "the service is down: the child terminated without a stop request")
+                tracing::error!(child, %end, "the service is down: the child terminated without a stop request");
             }
             Some(background) => {
                 tracing::error!(child, %end, background, "the service is down: the child terminated without a stop request");
