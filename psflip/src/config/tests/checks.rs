@@ -56,7 +56,7 @@ healthcheck = "http""#), @r#"
       |
     2 | healthcheck = "http"
       |               ^^^^^^
-      = help: write `[healthcheck]` on a line of its own and its keys below
+      = help: write the kind of check on a line of its own and its keys below: `[healthcheck.tcp]`, then `address = "127.0.0.1:8080"`
     "#);
 }
 
