@@ -2,6 +2,7 @@
 //! crash, and stop. One machine runs all of them at once.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use testkit::client::ClientError;
@@ -14,7 +15,10 @@ use crate::rig::Rig;
 
 /// The examples, and the program that must be installed.
 const SERVERS: &[(&str, &str)] = &[
+    ("apache", "/usr/sbin/apache2"),
+    ("caddy", "/usr/bin/caddy"),
     ("gunicorn", "/usr/bin/gunicorn"),
+    ("haproxy", "/usr/sbin/haproxy"),
     ("nginx", "/usr/sbin/nginx"),
     ("node", "node"),
     ("php-cgi", "/usr/bin/php-cgi"),
@@ -22,9 +26,12 @@ const SERVERS: &[(&str, &str)] = &[
     ("php-fpm-shared", "/usr/sbin/php-fpm8.2"),
     ("puma", "/usr/bin/puma"),
     ("puma-cluster", "/usr/bin/puma"),
+    ("redis", "/usr/bin/redis-server"),
     ("server-starter", "/usr/bin/perl"),
     ("starlet", "/usr/bin/plackup"),
+    ("unicorn", "/usr/bin/unicorn"),
     ("uvicorn", "/usr/bin/uvicorn"),
+    ("uwsgi", "/usr/bin/uwsgi"),
 ];
 
 /// Examples that the template does not run, and why.
@@ -40,6 +47,8 @@ struct Server {
     /// Its working directory, from here.
     home: PathBuf,
     port: Reserved,
+    /// For health checks, one for each slot.
+    _health: [Reserved; 2],
     pidfile: PathBuf,
 }
 
@@ -60,9 +69,11 @@ impl Server {
         let config = config.replace("pidfile = \"psflip.pid\"", &format!("pidfile = \"{pidfile}\""));
         fs::write(root.join(format!("etc/psflip/{name}.toml")), config).unwrap();
         let unit = format!("psflip@{name}.service");
-        let variables = format!("[Service]\nEnvironment=PORT={}\n", port.port());
+        let health = [Reserved::new(), Reserved::new()];
+        let [a, b] = [&health[0], &health[1]].map(Reserved::port);
+        let variables = format!("[Service]\nEnvironment=PORT={} PORT_A={a} PORT_B={b}\n", port.port());
         rig.machine.unit(&format!("{unit}.d/port.conf"), variables);
-        Self { unit, home, port, pidfile: root.join(&pidfile[1..]) }
+        Self { unit, home, port, _health: health, pidfile: root.join(&pidfile[1..]) }
     }
 
     fn answer(&self) -> Result<(), ClientError> {
@@ -71,6 +82,10 @@ impl Server {
             let params =
                 [("REQUEST_METHOD", "GET"), ("SCRIPT_FILENAME", "app.php"), ("REDIRECT_STATUS", "200")];
             return FcgiClient::unix(socket).request(&params, b"").map(drop);
+        }
+        if self.unit.contains("redis") {
+            let connected = UnixStream::connect(self.home.join("redis.sock"));
+            return connected.map(drop).map_err(|error| ClientError::content(error.to_string()));
         }
         HttpClient::tcp(self.port.address()).get("/?echo=there").map(drop)
     }

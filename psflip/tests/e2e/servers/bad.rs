@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use testkit::psflip_bin;
 
-use super::{Example, are_installed, java, nginx, node, perl, php, python, ruby};
+use super::{Example, are_installed, data, java, nginx, node, perl, php, python, ruby, web};
 
 /// How the next version is bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,26 @@ examples! {
     ];
     a_bad_version_of_the_shared_php_fpm_example_changes_nothing: php::FPM_SHARED, [php::FPM_PROGRAM], [
         Bad::at_once("php-fpm.conf", "[www]", "[www]\nbad = 1", "exit code 78"),
+    ];
+    a_bad_version_of_the_uwsgi_example_changes_nothing: python::UWSGI, ["uwsgi"], [
+        Bad::at_once("wsgi_app.py", "", "raise SystemExit(7)\n", "exit code "),
+        Bad::workers("wsgi_app.py", "import os\n", "import os, uwsgi\nuwsgi.post_fork_hook = lambda: os._exit(7)\n", "last probe: probe "),
+    ];
+    a_bad_version_of_the_unicorn_example_changes_nothing: ruby::UNICORN, ["unicorn"], [
+        Bad::at_once("config.ru", "run app", "exit 7", "exit code 7"),
+        Bad::workers("unicorn.rb", "preload_app true", "after_fork { |_server, _worker| exit!(7) }", "no READY=1"),
+    ];
+    a_bad_version_of_the_apache_example_changes_nothing: web::APACHE, ["apache2"], [
+        Bad::at_once("apache.conf", "", "Bad\n", "exit code 1"),
+    ];
+    a_bad_version_of_the_caddy_example_changes_nothing: web::CADDY, ["caddy"], [
+        Bad::at_once("Caddyfile", "admin off", "bad", "exit code 1"),
+    ];
+    a_bad_version_of_the_haproxy_example_changes_nothing: web::HAPROXY, ["haproxy"], [
+        Bad::at_once("haproxy.cfg", "", "bad\n", "exit code 1"),
+    ];
+    a_bad_version_of_the_redis_example_changes_nothing: data::REDIS, ["redis-server", "redis-cli"], [
+        Bad::at_once("redis.toml", "--appendonly", "--nonsense", "exit code 1"),
     ];
     a_bad_version_of_the_java_example_changes_nothing: java::EXAMPLE, ["java", "javac"], [
         Bad::at_once("java.toml", "\"App\"", "\"NoApp\"", "exit code 1"),

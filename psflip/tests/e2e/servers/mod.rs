@@ -2,6 +2,7 @@
 //! server is installed (`.ci/run` installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
 
 mod bad;
+mod data;
 mod docs;
 mod java;
 mod load;
@@ -11,6 +12,7 @@ mod perl;
 mod php;
 mod python;
 mod ruby;
+mod web;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -28,6 +30,7 @@ use crate::traffic::ports::Reserved;
 
 /// The examples that the modules here run.
 const RUN: &[&str] = &[
+    data::REDIS,
     java::EXAMPLE,
     nginx::EXAMPLE,
     node::EXAMPLE,
@@ -38,8 +41,13 @@ const RUN: &[&str] = &[
     php::FPM_SHARED,
     python::GUNICORN,
     python::UVICORN,
+    python::UWSGI,
     ruby::PUMA,
     ruby::PUMA_CLUSTER,
+    ruby::UNICORN,
+    web::APACHE,
+    web::CADDY,
+    web::HAPROXY,
 ];
 
 /// PATH with the folders that Debian gives to root alone.
@@ -70,6 +78,8 @@ struct Example {
     sandbox: Sandbox,
     file: &'static str,
     port: Reserved,
+    /// For health checks, one for each slot.
+    health: [Reserved; 2],
 }
 
 impl Example {
@@ -81,7 +91,7 @@ impl Example {
             let text = fs::read_to_string(entry.path()).unwrap();
             sandbox.write(entry.file_name(), port.in_text(&text));
         }
-        Self { sandbox, file, port }
+        Self { sandbox, file, port, health: [Reserved::new(), Reserved::new()] }
     }
 
     fn address(&self) -> SocketAddr {
@@ -91,14 +101,19 @@ impl Example {
     /// psflip with it, to be started.
     fn psflip(&self) -> PsflipBuilder {
         let port = self.port.port().to_string();
-        self.sandbox.psflip().config_file(self.file).env("PATH", path()).env("PORT", port)
+        let [a, b] = [0, 1].map(|slot| self.health[slot].port().to_string());
+        let psflip = self.sandbox.psflip().config_file(self.file).env("PATH", path());
+        psflip.env("PORT", port).env("PORT_A", a).env("PORT_B", b)
     }
 
-    /// The service answers one request: FastCGI at its Unix socket, else HTTP at its port.
+    /// The service answers one request: Redis or FastCGI at its Unix socket, else HTTP at its port.
     #[track_caller]
     fn answers(&self) {
         let socket = self.sandbox.path("php.sock");
-        if socket.exists() {
+        if self.file == data::REDIS {
+            let answer = data::ask_redis(&self.sandbox.path("redis.sock"), "PING");
+            assert!(answer.as_ref().is_ok_and(|text| text.starts_with("+PONG")), "{answer:?}");
+        } else if socket.exists() {
             let params =
                 [("REQUEST_METHOD", "GET"), ("SCRIPT_FILENAME", "app.php"), ("REDIRECT_STATUS", "200")];
             let response = FcgiClient::unix(socket).request(&params, b"");

@@ -1,10 +1,11 @@
-//! Python: gunicorn by systemd's protocol, uvicorn on a descriptor's number.
+//! Python: gunicorn and uWSGI by systemd's protocol, uvicorn on a descriptor's number.
 
 use super::load::{Application, clients, flip_under_load};
 use super::{Example, are_installed, with_success};
 
 pub(super) const GUNICORN: &str = "gunicorn.toml";
 pub(super) const UVICORN: &str = "uvicorn.toml";
+pub(super) const UWSGI: &str = "uwsgi.toml";
 
 #[test]
 fn load_gunicorn_on_a_shared_socket_loses_nothing() {
@@ -30,6 +31,20 @@ fn load_uvicorn_on_a_shared_socket_loses_nothing() {
     let psflip = example.psflip().start().wait_ready();
     let probe = clients(example.address(), Application::Http);
     let report = flip_under_load("uvicorn, inherited TCP", &psflip, probe);
+    example.stop(&psflip, with_success);
+    report.assert_no_failures();
+}
+
+#[test]
+fn load_uwsgi_on_a_shared_socket_loses_nothing() {
+    // Contract: U2, U3, U5, H1
+    if !are_installed(&["uwsgi"]) {
+        return;
+    }
+    let example = Example::new(UWSGI);
+    let psflip = example.psflip().start().wait_ready();
+    let probe = clients(example.address(), Application::Http);
+    let report = flip_under_load("uWSGI, inherited TCP", &psflip, probe);
     example.stop(&psflip, with_success);
     report.assert_no_failures();
 }
