@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::end::End;
 use crate::keeper::{Report, Tree};
 use crate::launch::{Launch, Refusal, Stage};
 use crate::sys::early::SignalSetup;
+use crate::sys::fd;
 use crate::sys::seam::{self, Call};
 use crate::text;
 
@@ -40,7 +41,7 @@ pub struct Errand {
     /// `None`: every writer has closed it.
     output: Option<io::PipeReader>,
     kept: Vec<u8>,
-    /// Readable when the tree or the output is.
+    /// Readable when the tree, its first process, or the output is.
     either: Epoll,
     argv: Vec<String>,
 }
@@ -119,14 +120,28 @@ impl Errand {
                 Ok(Some(Report::Lost | Report::Gone)) => {
                     return Err(self.with_output("ended, but its keeper was killed and can't tell how"));
                 }
+                Ok(Some(Report::Started)) => {
+                    if let Some(process) = self.tree.unreported_child() {
+                        // Without it, an end that its keeper does not tell is known by the time that it takes.
+                        let _ = self.either.add(process, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+                    }
+                }
                 Ok(Some(
-                    Report::Started
-                    | Report::Stopped(_)
+                    Report::Stopped(_)
                     | Report::Continued
                     | Report::Other(_)
+                    | Report::About { .. }
                     | Report::CaughtUp,
                 )) => {}
-                Ok(None) => return Ok(false),
+                Ok(None) => {
+                    // Its keeper is about to tell, or was stopped. What hangs has a time limit of its own.
+                    if let Some(process) = self.tree.unreported_child().map(|process| process.as_raw_fd())
+                        && self.tree.press_keeper().is_some()
+                    {
+                        fd::forget_in_epoll(self.either.0.as_fd(), process); // it would be ready for ever
+                    }
+                    return Ok(false);
+                }
                 Err(error) => return Err(self.with_output(&format!("could not be watched: {error}"))),
             }
         }

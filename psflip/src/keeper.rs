@@ -10,23 +10,24 @@
 //!
 //! Messages are packets of one byte and its arguments, between two copies of the same program: no version is needed.
 
+mod life;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Pid, getpgid};
 
+use self::life::keep;
 use crate::end::End;
 use crate::flip::signals::Reach;
 use crate::launch::{Launch, Refusal, Stage};
+use crate::reaper;
 use crate::signal::Signal;
-use crate::sys::memory;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Change, ChangeKind, Fork};
-use crate::sys::seam::{self, Call, Moment};
-use crate::sys::signal::{Received, SignalFd, SignalSet};
+use crate::sys::signal::Received;
 use crate::sys::socket::{Packet, Socket};
-use crate::sys::tree;
 
 /// What a keeper tells.
 #[derive(Debug)]
@@ -44,6 +45,13 @@ pub enum Report {
     /// Something happened to another process that is the keeper's own child: one whose parent has ended. Only of a tree that was
     /// started by [`Tree::start_telling_all`].
     Other(Change),
+    /// Whether a process belongs to the tree, or did so until it ended: the answer to [`Tree::ask_about`].
+    About {
+        /// Which one.
+        pid: u32,
+        /// Whether it does.
+        belongs: bool,
+    },
     /// All that had ended when [`Tree::ask_to_catch_up`] was called has been told.
     CaughtUp,
     /// Nothing is left of the tree.
@@ -61,6 +69,10 @@ pub struct Tree {
     child: Option<(u32, PidFd)>,
     /// Signals that came before the child's pidfd did.
     waiting: Vec<(Received, Reach)>,
+    /// The child's end was told.
+    ended: bool,
+    /// It was not, and is to be until then.
+    late: Option<Instant>,
     over: bool,
 }
 
@@ -92,7 +104,17 @@ impl Tree {
             Fork::Parent(keeper_pid) => {
                 // Our own child, not reaped: the pid can't have been reused.
                 let keeper = PidFd::open(keeper_pid)?;
-                Ok(Self { socket: ours, keeper, keeper_pid, child: None, waiting: Vec::new(), over: false })
+                reaper::has_started(keeper_pid);
+                Ok(Self {
+                    socket: ours,
+                    keeper,
+                    keeper_pid,
+                    child: None,
+                    waiting: Vec::new(),
+                    ended: false,
+                    late: None,
+                    over: false,
+                })
             }
         }
     }
@@ -101,6 +123,54 @@ impl Tree {
     #[must_use]
     pub fn keeper_pid(&self) -> u32 {
         self.keeper_pid
+    }
+
+    /// Readable once the child has ended, whatever the keeper says, until [`Tree::press_keeper`] has seen that.
+    #[must_use]
+    pub fn unreported_child(&self) -> Option<BorrowedFd<'_>> {
+        let child = self.child.as_ref().filter(|_| !self.has_told_end() && self.late.is_none());
+        child.map(|(_, child)| child.as_fd())
+    }
+
+    /// Whether the child's end was told, or nothing will be told any more.
+    #[must_use]
+    pub fn has_told_end(&self) -> bool {
+        self.ended || self.over
+    }
+
+    /// Sees to it that the child's end is told, once all that was told is read: if it has ended, the keeper is continued, which somebody may
+    /// have stopped, and killed if it still has not told after [`PATIENCE`]. Returns when this is to be called again at the latest.
+    pub fn press_keeper(&mut self) -> Option<Instant> {
+        let child = self.child.as_ref().filter(|_| !self.has_told_end());
+        match self.late {
+            _ if !child.is_some_and(|(_, child)| child.has_ended()) => self.late = None,
+            Some(late) if late > Instant::now() => {}
+            late => {
+                if late.is_none() {
+                    self.wake_keeper();
+                } else {
+                    tracing::error!(
+                        child = self.child_pid(),
+                        keeper = self.keeper_pid,
+                        "the child has ended, but its keeper did not report that within {PATIENCE:?}; killing the keeper"
+                    );
+                    self.kill_keeper();
+                }
+                self.late = Some(Instant::now() + PATIENCE);
+            }
+        }
+        self.late
+    }
+
+    /// How the child ended, which was not told since the keeper is [`Report::Lost`]: it is this process's own child now, and reaped. A
+    /// child that did not end before was killed by the kernel, or is about to be.
+    #[must_use]
+    pub fn end_of_lost_child(&self) -> End {
+        // A process closes its sockets before its children get another parent.
+        self.wait_for_keeper();
+        let ended = self.child.as_ref().filter(|(_, child)| child.has_ended());
+        let end = ended.and_then(|(_, child)| child.try_reap().ok().flatten());
+        end.unwrap_or(End::Killed(Signal::KILL))
     }
 
     /// The child's pid, once it is known.
@@ -157,7 +227,10 @@ impl Tree {
                 }))
             }
             [kind @ (b'x' | b's' | b'T' | b'C'), value] => Some(match change_kind(kind, value)? {
-                ChangeKind::Ended(end) => Report::Ended(end),
+                ChangeKind::Ended(end) => {
+                    self.ended = true;
+                    Report::Ended(end)
+                }
                 ChangeKind::Stopped(signal) => Report::Stopped(signal),
                 ChangeKind::Continued => Report::Continued,
             }),
@@ -166,6 +239,9 @@ impl Tree {
                 change_kind(kind, value).map(|kind| Report::Other(Change { pid, kind }))
             }
             [b'!'] => Some(Report::CaughtUp),
+            [b'w', a, b, c, d, belongs] => {
+                Some(Report::About { pid: u32::from_ne_bytes([a, b, c, d]), belongs: belongs == 1 })
+            }
             [b'G'] => Some(Report::Gone),
             _ => None,
         }
@@ -174,14 +250,27 @@ impl Tree {
     /// The keeper has ended or is about to: it is reaped now, or later with whatever else falls to psflip.
     fn close(&mut self) {
         self.over = true;
-        let _ = self.keeper.try_reap(); // ECHILD: reaped along with other children
+        self.try_reap_keeper();
     }
 
-    /// Waits for the end of a keeper that has given its last report: it was about to exit anyway, and is not left the chance
-    /// to be stopped before that.
+    /// Reaps a keeper that has given its last report: it was about to exit anyway, and is not left the chance to be stopped before that.
     pub fn reap_keeper(self) {
         self.kill_keeper();
-        let _ = self.keeper.reap(); // ECHILD: reaped along with other children
+        self.wait_for_keeper();
+        self.try_reap_keeper();
+    }
+
+    fn try_reap_keeper(&self) {
+        // ECHILD: reaped along with other children.
+        if let Ok(Some(_)) = self.keeper.try_reap() {
+            reaper::was_reaped(self.keeper_pid);
+        }
+    }
+
+    /// Waits for the end of a keeper that was killed, but not if that takes too long: somebody may trace it.
+    fn wait_for_keeper(&self) {
+        let mut fds = [PollFd::new(self.keeper.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::from(DEAD_KEEPER)); // EINTR can't happen: all signals are blocked
     }
 
     /// Whether the last report was given.
@@ -265,6 +354,16 @@ impl Tree {
         self.socket.send(b"?", &[])
     }
 
+    /// Asks whether a process that can't be looked up belongs to the tree. [`Report::About`] is the answer.
+    ///
+    /// # Errors
+    /// EPIPE: the tree is gone. EAGAIN: the keeper does not read.
+    pub fn ask_about(&self, pid: u32) -> io::Result<()> {
+        let mut packet = [b'W', 0, 0, 0, 0];
+        packet[1..].copy_from_slice(&pid.to_ne_bytes());
+        self.socket.send(&packet, &[])
+    }
+
     /// Leaves what is left of the tree to itself; the keeper ends. For a tree whose child has ended.
     ///
     /// # Errors
@@ -284,130 +383,26 @@ impl Tree {
     }
 }
 
+/// Nobody hears the keeper any more, which ends everything.
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.wake_keeper(); // somebody may have stopped it
+    }
+}
+
 impl AsFd for Tree {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// The keeper's life. All signals are blocked, as they are in psflip.
-fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool) -> ! {
-    process::set_name(c"psflip: keeper");
-    memory::reserve_stack(); // no child yet that would end with it
-    seam::step(Moment::Begins, format_args!("keeper"));
-    let own_pid = std::process::id();
-    let mut only_children = SignalSet::default();
-    only_children.insert(Signal::CHLD);
-    // Nothing that may fail comes after the child's start: a child that was told of isn't taken back (contract F10).
-    // In a group of its own it outlives what is sent to psflip's (contract C10). There is no child yet that it could fail.
-    let ready = process::lead_group()
-        .and_then(|()| process::set_subreaper(true))
-        .and_then(|()| process::continue_with_parents_end())
-        .and_then(|()| SignalFd::open(only_children))
-        .and_then(|signals| Ok((signals, start_child(launch, own_pid)?)));
-    let (signals, (child, child_fd)) = match ready {
-        Ok((signals, Ok(started))) => (signals, started),
-        Ok((_, Err(refusal))) => refuse(psflip_socket, refusal.stage, &refusal.error),
-        Err(error) => refuse(psflip_socket, Stage::Fork, &error),
-    };
-    let mut packet = [b'X', 0, 0, 0, 0];
-    packet[1..].copy_from_slice(&child.to_ne_bytes());
-    tell(psflip_socket, &packet, &[child_fd.as_fd()]);
-    drop(child_fd);
-    process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()]);
-    Keeper {
-        own_pid,
-        child,
-        psflip_socket,
-        psflip,
-        signals: &signals,
-        tells_all,
-        child_ended: false,
-        killing: false,
-    }
-    .run()
-}
+/// How long a killed keeper is waited for, in milliseconds.
+const DEAD_KEEPER: u16 = 1000;
 
-/// Starts the child; returns its pid and pidfd, or why its program could not be executed.
-fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), Refusal>> {
-    process::spawn(|| {
-        seam::step(Moment::Begins, format_args!("child"));
-        if let Err(error) = process::die_with_parent(own_pid) {
-            return Refusal { stage: Stage::ParentDeath, error };
-        }
-        // What it sends to its group is for nobody else (contract C10).
-        match process::lead_group() {
-            Ok(()) => launch.exec(),
-            Err(error) => Refusal { stage: Stage::Fork, error },
-        }
-    })
-}
+/// How long a keeper may take to tell that its child has ended, once it was continued. Then it is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often it is tried to tell psflip something. A try that fails for lack of memory is followed by a pause of 10 ms.
-const TRIES: u32 = 500;
-
-/// Tells psflip; if psflip is gone, the loop will see that. What is told is told once, so that this waits until there is room, or
-/// memory: psflip would wait for a child's end for ever. A keeper that can't speak for good is of no use, and ends with all it has:
-/// that is seen.
-fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
-    for _ in 0..TRIES {
-        let Err(error) = socket.send(packet, fds) else { return };
-        let (flags, patience) = match error.raw_os_error() {
-            Some(libc::EPIPE | libc::ECONNRESET) => return,
-            Some(libc::EAGAIN) => (PollFlags::POLLOUT, PollTimeout::NONE), // room is told, and so is psflip's end
-            _ => (PollFlags::empty(), PollTimeout::from(10_u8)),           // memory isn't told
-        };
-        let _ = poll(&mut [PollFd::new(socket.as_fd(), flags)], patience); // whatever it says, it is tried again
-    }
-    end_everything(std::process::id());
-    process::exit_now(crate::exit::FAILURE)
-}
-
-/// Ends the keeper, which has not started anything, with a reason.
-fn refuse(socket: &Socket, stage: Stage, error: &io::Error) -> ! {
-    let mut packet = [b'R', stage.as_byte(), 0, 0, 0, 0];
-    packet[2..].copy_from_slice(&error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
-    tell(socket, &packet, &[]);
-    process::exit_now(0)
-}
-
-/// Kills everything below this process and reaps it.
-pub fn end_everything(own_pid: u32) {
-    // A pass that finds nothing may have missed what was being forked, so only having no children at all is the end of it.
-    loop {
-        let found = tree::signal_descendants(own_pid, Signal::KILL);
-        let reaped = if found > 0 { process::reap_next() } else { process::next_change().map(drop) };
-        if reaped.is_err() {
-            return;
-        }
-    }
-}
-
-/// Signals the group of a child of this process, or the child alone where it leads no group.
-fn signal_group_of(child: u32, signal: Signal) {
-    if !process::is_child(child) {
-        return; // it was reaped
-    }
-    if getpgid(Some(Pid::from_raw(child.cast_signed())))
-        .is_ok_and(|group| group.as_raw() == child.cast_signed())
-    {
-        let _ = process::signal_group(child, signal); // all of it may have ended
-    } else if let Ok(process) = PidFd::open(child) {
-        let _ = process.send(signal); // it may have ended
-    }
-}
-
-/// What happened to a process, for a message.
-fn change_bytes(kind: ChangeKind) -> [u8; 2] {
-    match kind {
-        ChangeKind::Ended(End::Exited(code)) => [b'x', code],
-        ChangeKind::Ended(End::Killed(signal)) => [b's', signal.number() as u8],
-        ChangeKind::Stopped(signal) => [b'T', signal.number() as u8],
-        ChangeKind::Continued => [b'C', 0],
-    }
-}
-
-/// Reads [`change_bytes`].
+/// Reads what a keeper tells of a change (`life.rs`).
 fn change_kind(kind: u8, value: u8) -> Option<ChangeKind> {
     let signal = || Signal::from_number(i32::from(value));
     match kind {
@@ -416,108 +411,5 @@ fn change_kind(kind: u8, value: u8) -> Option<ChangeKind> {
         b'T' => signal().map(ChangeKind::Stopped),
         b'C' => Some(ChangeKind::Continued),
         _ => None,
-    }
-}
-
-struct Keeper<'a> {
-    own_pid: u32,
-    child: u32,
-    psflip_socket: &'a Socket,
-    psflip: &'a PidFd,
-    signals: &'a SignalFd,
-    tells_all: bool,
-    child_ended: bool,
-    killing: bool,
-}
-
-impl Keeper<'_> {
-    fn run(mut self) -> ! {
-        let mut is_new = true;
-        loop {
-            while let Ok(Some(_)) = self.signals.next() {}
-            self.reap();
-            if self.psflip.has_ended() {
-                self.psflip_is_gone();
-            }
-            self.obey();
-            if self.killing {
-                // Again at every turn: what was forked meanwhile is found now.
-                let _ = tree::signal_descendants(self.own_pid, Signal::KILL);
-            }
-            if std::mem::take(&mut is_new) {
-                memory::let_go_of_startup_code(); // it stays for as long as the service does
-            }
-            self.wait();
-        }
-    }
-
-    /// Waits until the kernel has something to tell.
-    fn wait(&self) {
-        let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds =
-            [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
-        // In a test it may fail, and is made again.
-        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, PollTimeout::NONE)); // EINTR can't happen: all signals are blocked
-    }
-
-    fn reap(&mut self) {
-        loop {
-            match process::next_change() {
-                // Once it has ended, its pid may be another's.
-                Ok(Some(change)) if change.pid == self.child && !self.child_ended => {
-                    self.child_ended = change.end().is_some();
-                    tell(self.psflip_socket, &change_bytes(change.kind), &[]);
-                }
-                Ok(Some(change)) if self.tells_all => {
-                    let [a, b, c, d] = change.pid.to_ne_bytes();
-                    let [kind, value] = change_bytes(change.kind);
-                    tell(self.psflip_socket, &[b'O', a, b, c, d, kind, value], &[]);
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => return,
-                Err(_) => self.tree_is_gone(),
-            }
-        }
-    }
-
-    /// There is no child left, so there are no orphans either.
-    fn tree_is_gone(&self) -> ! {
-        tell(self.psflip_socket, b"G", &[]);
-        process::exit_now(0)
-    }
-
-    fn psflip_is_gone(&self) -> ! {
-        end_everything(self.own_pid);
-        process::exit_now(0)
-    }
-
-    fn obey(&mut self) {
-        loop {
-            match self.psflip_socket.receive() {
-                Ok(Packet::Data(command, _)) => match *command {
-                    [b'S', signal] => {
-                        if let Some(signal) = Signal::from_number(i32::from(signal)) {
-                            let _ = tree::signal_descendants(self.own_pid, signal);
-                        }
-                    }
-                    [b'P', signal, a, b, c, d] => {
-                        if let Some(signal) = Signal::from_number(i32::from(signal)) {
-                            signal_group_of(u32::from_ne_bytes([a, b, c, d]), signal);
-                        }
-                    }
-                    [b'K'] => self.killing = true,
-                    [b'?'] => {
-                        self.reap();
-                        tell(self.psflip_socket, b"!", &[]);
-                    }
-                    [b'L'] if self.child_ended => self.tree_is_gone(),
-                    _ => {}
-                },
-                // ENOMEM: what there is to read is still there, and is read at the next turn.
-                Ok(Packet::Nothing) | Err(_) => return,
-                // psflip let go of the tree, or is dying: both mean that it has to end.
-                Ok(Packet::Closed) => self.psflip_is_gone(),
-            }
-        }
     }
 }

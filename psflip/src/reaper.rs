@@ -4,11 +4,29 @@
 //! becomes psflip's, which can end it (C7). Only while a successor is being started it is none, so that the successor falls
 //! to the manager (U10).
 
+use std::cell::RefCell;
 use std::io;
+use std::time::Instant;
 
-use crate::signal::Signal;
-use crate::sys::process::{self, Change};
+use crate::sys::children::{self, Ending};
+use crate::sys::process::{self, Change, ChangeKind};
 use crate::sys::tree;
+
+thread_local! {
+    /// The keepers of all trees of this process, but for those that were reaped.
+    static KEEPERS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// To be called when a keeper was started. It is continued whenever it was stopped: one that stands still sees neither its child's end nor
+/// what it is told, and nobody has a reason to stop it.
+pub(crate) fn has_started(keeper: u32) {
+    KEEPERS.with_borrow_mut(|keepers| keepers.push(keeper));
+}
+
+/// To be called when a child of this process was reaped: its pid may be another's from now on.
+pub(crate) fn was_reaped(pid: u32) {
+    KEEPERS.with_borrow_mut(|keepers| keepers.retain(|keeper| *keeper != pid));
+}
 
 /// Knows which children of psflip are none of its business.
 #[derive(Debug)]
@@ -19,7 +37,7 @@ pub(crate) struct Reaper {
     /// falls to the manager, and can't be found by its parent.
     wards: Vec<tree::Known>,
     /// The remains of a tree whose keeper is gone are being ended.
-    sweeping: bool,
+    sweep: Option<Ending>,
 }
 
 impl Reaper {
@@ -28,11 +46,9 @@ impl Reaper {
     /// # Errors
     /// None that a kernel since 3.4 could give.
     pub(crate) fn new() -> io::Result<Self> {
-        process::set_subreaper(true)?;
-        // ECHILD for nearly everybody: then /proc needs no look.
-        let foreign =
-            if process::next_change().is_err() { Vec::new() } else { tree::children(std::process::id()) };
-        Ok(Self { foreign, wards: Vec::new(), sweeping: false })
+        let mut reaper = Self::knowing(Vec::new())?;
+        reaper.foreign = children::own();
+        Ok(reaper)
     }
 
     /// For a process that has children already, and knows which of them are not its own.
@@ -41,7 +57,7 @@ impl Reaper {
     /// As [`Reaper::new`].
     pub(crate) fn knowing(foreign: Vec<u32>) -> io::Result<Self> {
         process::set_subreaper(true)?;
-        Ok(Self { foreign, wards: Vec::new(), sweeping: false })
+        Ok(Self { foreign, wards: Vec::new(), sweep: None })
     }
 
     /// Children that were there before anything was started.
@@ -52,7 +68,7 @@ impl Reaper {
 
     /// Reaps one child that has ended; `None`: no more at the moment.
     pub(crate) fn next(&mut self) -> Option<Change> {
-        // Stops and continuations of psflip's own children mean nothing.
+        // Stops and continuations of psflip's own children mean nothing else.
         loop {
             let change = self.next_change()?;
             if change.end().is_some() {
@@ -66,6 +82,14 @@ impl Reaper {
         let change = process::next_change().ok()??;
         if change.end().is_some() {
             self.foreign.retain(|pid| *pid != change.pid);
+            was_reaped(change.pid);
+            if let Some(sweep) = &mut self.sweep {
+                sweep.was_reaped(change.pid);
+            }
+        } else if matches!(change.kind, ChangeKind::Stopped(_))
+            && KEEPERS.with_borrow(|keepers| keepers.contains(&change.pid))
+        {
+            children::wake(change.pid);
         }
         Some(change)
     }
@@ -73,14 +97,7 @@ impl Reaper {
     /// Ends and reaps all children that psflip has started, and all that fell to it: at the end there is no use for any of
     /// them (the keeper of a probe that was ended, what a killed keeper left), and nobody else may be left with a zombie.
     pub(crate) fn end_our_own(&mut self) {
-        let own_pid = std::process::id();
-        // ECHILD is the usual case and needs no look at /proc.
-        while process::next_change().is_ok() {
-            let found = tree::signal_descendants_except(own_pid, Signal::KILL, &self.foreign);
-            if found == 0 || process::reap_next().is_err() {
-                return;
-            }
-        }
+        children::end_children(std::process::id(), std::mem::take(&mut self.foreign), false);
     }
 
     /// Notes what is below the keeper, before psflip is no subreaper.
@@ -89,18 +106,25 @@ impl Reaper {
     }
 
     /// The keeper of the child's tree is gone: ends what it left, except these children of psflip. Returns whether nothing is
-    /// left already; else it has to be called again whenever a child was reaped.
+    /// left already; else it has to be called again whenever a child was reaped, and at [`Reaper::next_sweep`].
     pub(crate) fn sweep(&mut self, except: &[u32]) -> bool {
         let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
         tree::kill_known(&std::mem::take(&mut self.wards));
-        let found = tree::signal_descendants_except(std::process::id(), Signal::KILL, &spared);
-        self.sweeping = found > 0;
-        !self.sweeping
+        let sweep = self.sweep.get_or_insert_with(|| Ending::new(std::process::id(), Vec::new()));
+        sweep.spare(spared);
+        sweep.go_on();
+        self.sweep.take_if(|sweep| sweep.is_over() && sweep.next_look().is_none()).is_some()
+    }
+
+    /// When the sweep that is under way has to go on, even if nothing was reaped.
+    #[must_use]
+    pub(crate) fn next_sweep(&self) -> Option<Instant> {
+        self.sweep.as_ref().and_then(Ending::next_look)
     }
 
     /// Whether a sweep is under way.
     #[must_use]
     pub(crate) fn is_sweeping(&self) -> bool {
-        self.sweeping
+        self.sweep.is_some()
     }
 }

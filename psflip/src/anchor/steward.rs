@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -102,8 +103,12 @@ impl Steward {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [watch(self.signals.as_fd()), watch(self.socket.as_fd())];
         let count = if self.closed { 1 } else { 2 };
+        let timeout = self.reaper.next_sweep().map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
         // In a test it may fail, and is made again. EINTR can't happen but for a debugger: all signals are blocked.
-        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], PollTimeout::NONE));
+        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout));
     }
 
     /// Hears what generations say: all there is, unless somebody talks without end.

@@ -14,7 +14,7 @@ use crate::handover::{Begun, Hello, ToPredecessor};
 use crate::manager::{pidfile, systemd};
 use crate::runtime::{self, Identity, Origin, Predecessor, Seen};
 use crate::secrets;
-use crate::sys::{early, fd};
+use crate::sys::{early, fd, kernel, tree};
 use crate::traffic::activation::Activation;
 
 /// What `psflip run` is told.
@@ -81,12 +81,16 @@ impl Refusal {
 
 /// Lives a generation's life, or an anchor's.
 pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
+    let sees_processes = tree::look_at_proc(); // before an anchor is made, which has to know it, too
     let origin = Origin::of_this_process();
     let (link, hello, mut inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
         Ok(Some(Met { link, hello, inheritance })) => (Some(link), Some(hello), inheritance),
         Ok(None) => (None, None, Inheritance::default()),
         Err((error, link)) => return refuse(&Refusal::failure(error.to_string()), link.as_ref()),
     };
+    if let Some(shortcoming) = kernel::shortcoming() {
+        return refuse(&Refusal::failure(shortcoming), link.as_ref());
+    }
     let choice = anchor::choose(anchor.mode(), &origin.program.envp);
     let anchor = match anchor::begin(&origin, choice) {
         Ok(Place::Generation(anchor)) => anchor,
@@ -136,6 +140,13 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
     let _span = crate::log::start(&plan, identity.generation);
     if hello.is_none() {
         log_choice(choice, anchor.as_ref());
+    }
+    if !sees_processes {
+        tracing::warn!(
+            "/proc is not mounted, or shows another PID namespace: leftover processes below living ones get no stop signal before \
+             SIGKILL, READY=1 counts from the child and its orphans alone, and an answer of the old child on a Unix socket passes for \
+             the new one's; mount proc on /proc"
+        );
     }
     let predecessor =
         link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });

@@ -9,6 +9,7 @@ use clap::Args;
 use super::complain;
 use crate::config;
 use crate::end::End;
+use crate::sys::{kernel, tree};
 use crate::watch::{self, Failure, Options};
 
 /// What `--help` shows below the options.
@@ -57,6 +58,14 @@ pub(super) fn watch(args: WatchArgs) -> End {
             "pidfile `{}` is a directory; name the file in which the service writes its pid",
             pidfile.display()
         ));
+        return End::Exited(crate::exit::FAILURE);
+    }
+    let needs_proc = "/proc is not mounted, or shows another PID namespace: psflip watch can't tell which process the pidfile names; \
+                      mount proc on /proc";
+    if let Some(why) =
+        kernel::shortcoming().or_else(|| (!tree::look_at_proc()).then(|| needs_proc.to_owned()))
+    {
+        complain(&why);
         return End::Exited(crate::exit::FAILURE);
     }
     match watch::run(Options { pidfile: pidfile.clone(), argv: command, patience, grace }) {

@@ -4,12 +4,11 @@
 //! chooses: that needs no directory, works for a child that changes its user or its root directory, and leaves nothing behind
 //! when psflip is killed. A child in a network namespace of its own can't reach it.
 //!
-//! Whoever knows the name can send, so only what comes from the child's process tree counts. A sender that is gone before its
-//! message is read (`systemd-notify` in a script) can't be placed any more; it counts if its user is psflip's, the child's or root.
+//! Any process that knows the name can send, so only what comes from the child's process tree counts. Of a sender that can't be looked up
+//! in /proc (it has ended and was reaped, or is hidden) only the keeper can know whether it belongs to the tree: its messages wait for that.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::sys::datagram::{Datagrams, Sender};
@@ -20,6 +19,8 @@ use crate::text;
 const LONGEST: usize = 4096;
 /// How many messages are read in one go, so that a flood can't keep psflip from its other work.
 const BATCH: usize = 64;
+/// How many messages wait for the keeper's word about their senders at most. Later ones don't count.
+const WAITING: usize = 32;
 /// How much of a status is kept, in characters.
 const SHOWN: usize = 300;
 
@@ -38,6 +39,17 @@ pub struct Notifications {
     strangers: u64,
     last_stranger: Option<Sender>,
     told_of_descriptors: bool,
+    /// Messages of senders that only the keeper may know.
+    waiting: Vec<Waiting>,
+}
+
+/// A message, until the keeper has said whether its sender belongs to the child's process tree.
+#[derive(Debug)]
+struct Waiting {
+    sender: Sender,
+    message: Message,
+    /// The keeper was asked.
+    asked: bool,
 }
 
 /// What one look at the socket found.
@@ -66,6 +78,7 @@ impl Notifications {
             strangers: 0,
             last_stranger: None,
             told_of_descriptors: false,
+            waiting: Vec::new(),
         })
     }
 
@@ -97,7 +110,8 @@ impl Notifications {
         let mut buffer = [0; LONGEST];
         for _ in 0..BATCH {
             let Some(datagram) = self.socket.receive(&mut buffer)? else { break };
-            if !datagram.sender.is_some_and(|sender| is_the_childs(sender, keeper, child)) {
+            let origin = datagram.sender.map_or(Origin::Elsewhere, |sender| origin(sender, keeper, child));
+            if origin == Origin::Elsewhere || self.waiting.len() >= WAITING && origin == Origin::Unknown {
                 self.refuse(datagram.sender);
                 continue;
             }
@@ -105,8 +119,11 @@ impl Notifications {
                 tracing::debug!(longest = LONGEST, "a message on NOTIFY_SOCKET is too long and ignored");
                 continue;
             }
-            self.heard = self.heard.saturating_add(1);
             let message = Message::parse(&buffer[..datagram.length]);
+            if let (Origin::Unknown, Some(sender)) = (origin, datagram.sender) {
+                self.waiting.push(Waiting { sender, message, asked: false });
+                continue;
+            }
             if datagram.had_descriptors
                 && !message.barrier
                 && !std::mem::replace(&mut self.told_of_descriptors, true)
@@ -115,11 +132,46 @@ impl Notifications {
                     "the child sent descriptors to NOTIFY_SOCKET; psflip stores none and closes them"
                 );
             }
-            heard.ready |= message.ready;
-            heard.extend = heard.extend.max(message.extend);
-            self.remember(message);
+            self.take(message, &mut heard);
         }
         Ok(heard)
+    }
+
+    fn take(&mut self, message: Message, heard: &mut Heard) {
+        self.heard = self.heard.saturating_add(1);
+        heard.ready |= message.ready;
+        heard.extend = heard.extend.max(message.extend);
+        self.remember(message);
+    }
+
+    /// The senders that the keeper has to be asked about, each once. [`Notifications::answer`] is what follows.
+    pub fn take_questions(&mut self) -> Vec<u32> {
+        let new = self.waiting.iter_mut().filter(|waiting| !waiting.asked);
+        let mut pids: Vec<u32> = new
+            .map(|waiting| {
+                waiting.asked = true;
+                waiting.sender.pid
+            })
+            .collect();
+        pids.dedup();
+        pids
+    }
+
+    /// The keeper says whether this sender belongs to the child's process tree.
+    pub fn answer(&mut self, pid: u32, belongs: bool) -> Heard {
+        let mut heard = Heard::default();
+        let (answered, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|waiting| waiting.asked && waiting.sender.pid == pid);
+        self.waiting = waiting;
+        for Waiting { sender, message, .. } in answered {
+            if belongs {
+                self.take(message, &mut heard);
+            } else {
+                self.refuse(Some(sender));
+            }
+        }
+        heard
     }
 
     fn remember(&mut self, message: Message) {
@@ -141,7 +193,8 @@ impl Notifications {
             tracing::warn!(
                 pid,
                 uid,
-                "ignoring messages on NOTIFY_SOCKET from a process that is not below the child"
+                "ignoring messages on NOTIFY_SOCKET from a process that is not below the child, or has ended before it could be looked \
+                 up; a sender has to live until its message is read, as `systemd-notify` and sd_notify_barrier(3) do"
             );
         }
     }
@@ -191,19 +244,29 @@ impl AsFd for Notifications {
     }
 }
 
-/// Whether what this process says is the child's word.
-fn is_the_childs(sender: Sender, keeper: u32, child: Option<u32>) -> bool {
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The child's process tree.
+    Tree,
+    /// Somewhere else.
+    Elsewhere,
+    /// The sender can't be looked up: it was reaped, or is hidden.
+    Unknown,
+}
+
+fn origin(sender: Sender, keeper: u32, child: Option<u32>) -> Origin {
+    // systemd-notify(1) names its parent if it runs as root: the keeper, when that one has ended. No keeper sends anything itself.
+    if sender.pid == keeper || Some(sender.pid) == child {
+        return Origin::Tree;
+    }
     if sender.pid == 0 {
-        return false;
+        return Origin::Elsewhere;
     }
     match tree::place(sender.pid, keeper) {
-        Place::Below => true,
-        Place::Elsewhere => false,
-        Place::Gone => {
-            let childs =
-                child.and_then(|pid| std::fs::metadata(format!("/proc/{pid}")).ok()).map(|meta| meta.uid());
-            sender.uid == 0 || sender.uid == nix::unistd::geteuid().as_raw() || Some(sender.uid) == childs
-        }
+        Place::Below => Origin::Tree,
+        Place::Elsewhere => Origin::Elsewhere,
+        Place::Gone => Origin::Unknown,
     }
 }
 

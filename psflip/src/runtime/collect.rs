@@ -27,6 +27,7 @@ impl Runtime {
         match token {
             Token::Anchor => self.anchor_is_gone(),
             Token::Tree => self.hear_keeper(),
+            Token::Child => self.child_is_gone(),
             Token::Successor => self.hear_successor(),
             Token::SuccessorProcess => {
                 // What it said last counts.
@@ -76,6 +77,8 @@ impl Runtime {
                         Key::NotHealthyYet => self.tell_not_healthy_yet(),
                         Key::SignOfLife => self.sign_of_life(),
                         Key::Control => self.control_timer(),
+                        Key::Keeper => self.child_is_gone()?,
+                        Key::Sweep => self.sweep(),
                         Key::Hook(hook) => {
                             self.hook_is_late(hook);
                             self.settle();
@@ -106,12 +109,20 @@ impl Runtime {
             if tree.is_over() {
                 self.poller.forget(Token::Tree);
             }
+            if tree.has_told_end() {
+                self.poller.forget(Token::Child);
+                self.timers.clear(Key::Keeper);
+            }
             match report {
-                Report::Started => self.happened(Event::ChildStarted),
+                Report::Started => {
+                    self.watch_child();
+                    self.happened(Event::ChildStarted);
+                }
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
                 Report::Continued => self.job_control.continued(),
                 Report::Other(_) | Report::CaughtUp => {} // not asked for
+                Report::About { pid, belongs } => self.sender_is_known(pid, belongs),
                 Report::Ended(end) => self.child_has_ended(end)?,
                 Report::Gone => self.happened(Event::TreeGone),
                 Report::Lost => self.keeper_is_lost()?,
@@ -119,6 +130,25 @@ impl Runtime {
             if self.outcome.is_some() {
                 return Ok(());
             }
+        }
+        Ok(())
+    }
+
+    /// Its keeper tells of its end, unless that was stopped, or hangs.
+    fn watch_child(&mut self) {
+        if let Some(child) = self.tree.as_ref().and_then(crate::keeper::Tree::unreported_child)
+            && let Err(error) = self.poller.watch(Token::Child, child)
+        {
+            tracing::debug!(%error, "can't wait for the child itself, only for what its keeper tells");
+        }
+    }
+
+    /// The child has ended. Nearly always its keeper has told that already, or does so in this moment.
+    fn child_is_gone(&mut self) -> io::Result<()> {
+        self.hear_keeper()?;
+        if let Some(late) = self.tree.as_mut().and_then(crate::keeper::Tree::press_keeper) {
+            self.poller.forget(Token::Child); // it would be ready for ever
+            self.timers.set(Key::Keeper, late.saturating_duration_since(std::time::Instant::now()));
         }
         Ok(())
     }
@@ -148,7 +178,8 @@ impl Runtime {
             keeper = pid,
             "the keeper was killed, and the child with it; ending what is left of its process tree"
         );
-        let read = self.child_has_ended(End::Killed(Signal::KILL));
+        let end = self.tree.as_ref().map(crate::keeper::Tree::end_of_lost_child);
+        let read = self.child_has_ended(end.unwrap_or(End::Killed(Signal::KILL)));
         self.sweep();
         read
     }
@@ -164,9 +195,14 @@ impl Runtime {
     }
 
     fn sweep(&mut self) {
-        let intermediate: Vec<u32> = self.intermediate.into_iter().collect();
-        if self.reaper.sweep(&intermediate) {
+        // The keeper has ended, though a debugger may keep it from being reaped.
+        let keeper = self.tree.as_ref().map(crate::keeper::Tree::keeper_pid);
+        let spared: Vec<u32> = self.intermediate.into_iter().chain(keeper).collect();
+        if self.reaper.sweep(&spared) {
+            self.timers.clear(Key::Sweep);
             self.happened(Event::TreeGone);
+        } else if let Some(next) = self.reaper.next_sweep() {
+            self.timers.set(Key::Sweep, next.saturating_duration_since(std::time::Instant::now()));
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Predecessor, Runtime};
 use crate::config::Health;
 use crate::flip::{Event, Timer};
 use crate::handover::ToPredecessor;
-use crate::health::Notifications;
+use crate::health::{Heard, Notifications};
 use crate::keeper::Tree;
 
 /// Into how many parts the longest extension is divided: the predecessor is told of an extension when it is by at least one of
@@ -84,20 +84,36 @@ impl Runtime {
     /// ENOMEM.
     pub(super) fn hear_notifications(&mut self) -> io::Result<()> {
         let (Some(notified), Some(tree)) = (&mut self.notified, &self.tree) else { return Ok(()) };
-        let child = tree.child_pid();
-        let heard = notified.notifications.hear(tree.keeper_pid(), child)?;
+        let heard = notified.notifications.hear(tree.keeper_pid(), tree.child_pid())?;
+        for pid in notified.notifications.take_questions() {
+            if tree.ask_about(pid).is_err() {
+                let _ = notified.notifications.answer(pid, false); // the tree is gone
+            }
+        }
+        self.heard(heard);
+        Ok(())
+    }
+
+    /// The keeper says whether a sender belongs to its tree.
+    pub(super) fn sender_is_known(&mut self, pid: u32, belongs: bool) {
+        if let Some(notified) = &mut self.notified {
+            let heard = notified.notifications.answer(pid, belongs);
+            self.heard(heard);
+        }
+    }
+
+    fn heard(&mut self, heard: Heard) {
         // After it was promoted nobody waits.
         if !self.state.is_starting() {
-            return Ok(());
+            return;
         }
         if let Some(time) = heard.extend {
             self.extend(time);
         }
         // Before its start was told, that has to wait for `await_ready`.
-        if heard.ready && child.is_some() {
+        if heard.ready && self.tree.as_ref().and_then(Tree::child_pid).is_some() {
             self.happened(Event::ChildHealthy);
         }
-        Ok(())
     }
 
     /// The child asks for this much time from now on. It gets it, but not more than `extend` of the configuration allows, and
@@ -131,8 +147,8 @@ impl Runtime {
 
     /// What the child said last, for the reason of its failure: it may have said it and ended at once.
     pub(super) fn last_words(&mut self) -> Option<String> {
-        let (notified, keeper) = (self.notified.as_mut()?, self.tree.as_ref().map(Tree::keeper_pid)?);
-        let _ = notified.notifications.hear(keeper, None); // what can't be read is not told
+        let (notified, tree) = (self.notified.as_mut()?, self.tree.as_ref()?);
+        let _ = notified.notifications.hear(tree.keeper_pid(), tree.child_pid()); // what can't be read is not told
         notified.notifications.last_words()
     }
 }

@@ -49,7 +49,9 @@ impl Origin {
         let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         let all: Vec<PathBuf> = paths.collect();
         let path = all.iter().find(|path| path.exists()).or(all.last())?;
-        let changed = Stamp::of(path) != Stamp::of(Path::new("/proc/self/exe"));
+        // Nobody knows without /proc, and a change that isn't one would mislead.
+        let changed =
+            Stamp::of(Path::new("/proc/self/exe")).is_some_and(|running| Stamp::of(path) != Some(running));
         Some(Source { path: path.to_string_lossy().into_owned(), changed })
     }
 

@@ -15,6 +15,8 @@ pub(super) enum Token {
     Anchor,
     /// The keeper of the child.
     Tree,
+    /// The child's process, until its keeper has told of its end.
+    Child,
     /// The successor's messages.
     Successor,
     /// The successor's process.
@@ -43,9 +45,10 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 15] = [
+const TOKENS: [Token; 16] = [
     Token::Anchor,
     Token::Tree,
+    Token::Child,
     Token::Successor,
     Token::SuccessorProcess,
     Token::Predecessor,

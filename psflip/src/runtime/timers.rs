@@ -26,6 +26,10 @@ pub(super) enum Key {
     SignOfLife,
     /// Of clients of the control socket.
     Control,
+    /// The keeper's, which has not told that its child has ended.
+    Keeper,
+    /// Of the sweep of what a lost keeper has left.
+    Sweep,
 }
 
 /// Deadlines by monotonic clock, which goes on while psflip is stopped and stands still while the machine sleeps.

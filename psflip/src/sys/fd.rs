@@ -93,9 +93,27 @@ pub(super) fn close_all_but(keep: &mut [RawFd]) {
     close_range(first, u32::MAX);
 }
 
+/// close_range(2), or one by one before Linux 5.9.
 fn close_range(first: u32, last: u32) {
     // SAFETY: three integers. The process that calls this owns nothing in the range any more (see `close_all_but`).
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+        return;
+    }
+    close_one_by_one(first, last);
+}
+
+/// How many numbers are tried where nobody tells which are open: as many as a process may have by default, and more.
+const MOST_NUMBERS: u32 = 65_536;
+
+fn close_one_by_one(first: u32, last: u32) {
+    let open: Option<Vec<u32>> = std::fs::read_dir("/proc/self/fd").ok().map(|entries| {
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    });
+    let numbers = open.unwrap_or_else(|| (first..last.min(MOST_NUMBERS)).chain([last]).collect());
+    for number in numbers.into_iter().filter(|number| (first..=last).contains(number)) {
+        // SAFETY: an integer; see `close_range`. EBADF for what is not open.
+        unsafe { libc::close(number.cast_signed()) };
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //! contract that makes it sound. Nothing in here decides anything.
 #![expect(unsafe_code, reason = "this is the one place for it; every block says why it is sound")]
 
+pub mod children;
 pub mod datagram;
 pub mod early;
 mod entry;
 pub mod fd;
+pub mod kernel;
 pub mod memory;
 pub mod pidfd;
 pub mod process;

@@ -36,10 +36,18 @@ impl PidFd {
         Self(fd)
     }
 
-    /// Whether it is the descriptor of a process at all: a later version, or no psflip, may have sent anything. Asks by the
-    /// signal 0, which only checks (pidfd_send_signal(2)).
+    /// Whether it is the descriptor of a process at all: a later version, or no psflip, may have sent anything.
     #[must_use]
     pub fn is_process(&self) -> bool {
+        !self.check().is_err_and(|error| matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)))
+    }
+
+    /// Sends the signal 0, which only checks (pidfd_send_signal(2)).
+    ///
+    /// # Errors
+    /// As [`PidFd::send`]; EINVAL: no descriptor of a process. ENOSYS before Linux 5.1.
+    pub fn check(&self) -> io::Result<()> {
+        seam::before(Call::PidfdSendSignal)?;
         // SAFETY: the descriptor is open; a null pointer is allowed.
         let result = unsafe {
             libc::syscall(
@@ -50,8 +58,7 @@ impl PidFd {
                 0,
             )
         };
-        let error = io::Error::last_os_error().raw_os_error();
-        result == 0 || !matches!(error, Some(libc::EBADF | libc::EINVAL))
+        cerr(result as i32).map(drop)
     }
 
     /// Sends a signal as kill(2) does.
@@ -95,14 +102,6 @@ impl PidFd {
     pub fn try_reap(&self) -> io::Result<Option<End>> {
         super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED | libc::WNOHANG)
             .map(|change| change.and_then(super::process::Change::end))
-    }
-
-    /// Waits for its end and reaps it: for a process that was killed.
-    ///
-    /// # Errors
-    /// As [`PidFd::try_reap`].
-    pub fn reap(&self) -> io::Result<()> {
-        super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED).map(drop)
     }
 }
 

@@ -167,15 +167,27 @@ pub fn next_change() -> io::Result<Option<Change>> {
 /// Whether this process is the parent of the one with this pid, which may have ended but is not reaped yet.
 #[must_use]
 pub fn is_child(pid: u32) -> bool {
-    wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    loop {
+        // SAFETY: the pointer is to a siginfo_t that lives through the call. Not at the seam: it is made for every pid there is, and
+        // ECHILD is all that it can fail with.
+        let result = cerr(unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) });
+        if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            return result.is_ok();
+        }
+    }
 }
 
-/// Waits until some child has ended, and reaps it.
-///
-/// # Errors
-/// ECHILD: there is no child at all.
-pub fn reap_next() -> io::Result<()> {
-    wait(libc::P_ALL, 0, libc::WEXITED).map(drop)
+/// Whether this process has any child that is not reaped.
+#[must_use]
+pub fn has_children() -> bool {
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
+}
+
+/// Waits until some child has ended, which is not reaped by that, or until there is none.
+pub fn wait_for_end() {
+    let _ = wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT); // ECHILD: there is none
 }
 
 /// waitid(2), restarted when interrupted.

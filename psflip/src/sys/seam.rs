@@ -79,6 +79,8 @@ calls! {
     PidfdOpen,
     /// pidfd_send_signal(2).
     PidfdSendSignal,
+    /// kill(2) of a child.
+    SignalChild,
     /// prctl(2), PR_SET_PDEATHSIG.
     ParentDeathSignal,
     /// prctl(2), PR_SET_CHILD_SUBREAPER.

@@ -2,46 +2,56 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pidfd::PidFd;
 use super::seam::{self, Call};
 use crate::signal::Signal;
 
-/// Sends a signal to everything below `root`, but not to `root`. Returns how many processes were there.
-///
-/// A tree may change while it is read, so a caller that wants all of it gone repeats this until it has no child left.
-/// A process that can't be signalled (it changed its credentials, and we aren't root) is counted and left alone.
+/// /proc tells nothing that can be used.
+static IS_BLIND: AtomicBool = AtomicBool::new(false);
+
+/// Looks whether proc(5) is mounted on /proc and is that of this process's PID namespace. If it is not, this process and its forks look
+/// at nothing there any more: other processes than those with these pids would be meant.
 #[must_use]
-pub fn signal_descendants(root: u32, signal: Signal) -> usize {
-    signal_descendants_except(root, signal, &[])
+pub fn look_at_proc() -> bool {
+    let own = std::process::id().to_string();
+    let is_ours = fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == own.as_str());
+    IS_BLIND.store(!is_ours, Ordering::Relaxed);
+    is_ours
 }
 
-/// As [`signal_descendants`], without these processes and what is below them.
-#[must_use]
-pub fn signal_descendants_except(root: u32, signal: Signal, spared: &[u32]) -> usize {
-    let mut found = 0;
+/// What [`look_at_proc`] found last.
+pub(super) fn is_blind() -> bool {
+    IS_BLIND.load(Ordering::Relaxed)
+}
+
+/// Does something to each process below `root`, but not to `root`, as far as proc(5) shows them. Parents come before their children.
+///
+/// A tree may change while it is read, so a caller that wants all of it gone repeats this until nothing is left.
+pub fn each_below(root: u32, mut act: impl FnMut(u32, &PidFd)) {
+    let own = std::process::id();
     let mut queue = VecDeque::from([root]);
     while let Some(parent) = queue.pop_front() {
-        for child in children(parent).into_iter().filter(|child| !spared.contains(child)) {
+        for child in children(parent) {
             // The pid may have been reused since it was listed: only a process that still is below us is meant.
             let Ok(process) = PidFd::open(child) else { continue };
+            // Its parent may have ended meanwhile, and this process be the subreaper.
             match parent_of(child) {
-                Some(now) if now == parent || now == root => {}
+                Some(now) if now == parent || now == own => {}
                 _ => continue,
             }
-            found += 1;
             // Before its own children are looked at: a dead parent makes no more of them.
-            let _ = process.send(signal);
+            act(child, &process);
             queue.push_back(child);
         }
     }
-    found
 }
 
 /// The children of a process, of all its threads. Empty if it is gone.
 #[must_use]
 pub fn children(pid: u32) -> Vec<u32> {
-    if seam::before(Call::OpenProc).is_err() {
+    if is_blind() || seam::before(Call::OpenProc).is_err() {
         return Vec::new();
     }
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
@@ -71,6 +81,9 @@ fn children_by_search(pid: u32) -> Vec<u32> {
 
 /// The fields of /proc/PID/stat after the name, which is in parentheses and may contain anything.
 fn stat(pid: u32) -> Option<String> {
+    if is_blind() {
+        return None;
+    }
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
     String::from_utf8(stat.get(after..)?.to_vec()).ok()
@@ -130,7 +143,9 @@ pub fn kill_known(known: &[Known]) {
         // Opened before it is looked at: the descriptor can't become another process's.
         let Ok(process) = PidFd::open(*pid) else { continue };
         if start_of(*pid) == Some(*started) {
-            let _ = signal_descendants(*pid, Signal::KILL);
+            each_below(*pid, |_, below| {
+                let _ = below.send(Signal::KILL); // as its parent
+            });
             let _ = process.send(Signal::KILL); // it may have ended
         }
     }

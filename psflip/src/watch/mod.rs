@@ -179,6 +179,7 @@ impl Watch {
             if let Some(over) = self.hear_keeper() {
                 return over;
             }
+            let late = self.tree.press_keeper();
             if let Err(error) = self.file.take_events() {
                 tracing::error!(%error, "can't watch the pidfile's directory");
             }
@@ -189,21 +190,23 @@ impl Watch {
             if is_settled && !std::mem::replace(&mut was_settled, is_settled) {
                 memory::let_go_of_startup_code(); // the start is over: this process stays for as long as the service does
             }
-            self.wait();
+            self.wait(late);
         }
     }
 
-    fn wait(&self) {
+    fn wait(&self, late: Option<Instant>) {
         let older = self.older.as_ref().filter(|_| matches!(self.phase, Phase::Waiting(..)));
         let ending = [self.service.as_ref(), older].map(|one| one.filter(|one| !one.asked));
         let fds = [Some(self.tree.as_fd()), Some(self.signals.as_fd()), Some(self.file.as_fd())];
         let fds = fds.into_iter().chain(ending.map(|one| one.map(|one| one.process.as_fd())));
+        let fds = fds.chain([self.tree.unreported_child()]);
         let mut fds: Vec<_> = fds.flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let until = match self.phase {
             Phase::Watching => None,
             Phase::Waiting(_, until) => Some(until),
             Phase::Ending(_, until) | Phase::Killing(_, until) => Some(until),
         };
+        let until = [until, late].into_iter().flatten().min();
         let timeout = until.map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
@@ -240,10 +243,11 @@ impl Watch {
                     ChangeKind::Continued => self.asked = None,
                 },
                 Ok(Some(Report::CaughtUp)) => self.keeper_has_told(),
+                Ok(Some(Report::About { .. })) => {} // not asked for
                 Ok(Some(Report::Gone)) => return Some(Ok(self.end_of_all())),
                 Ok(Some(Report::Lost)) => {
                     tracing::error!("the keeper was killed; ending all that is left");
-                    return Some(Ok(End::Killed(Signal::KILL)));
+                    return Some(Ok(self.tree.end_of_lost_child()));
                 }
                 Ok(None) => return None,
                 Err(error) => {

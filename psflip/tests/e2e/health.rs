@@ -2,7 +2,7 @@
 
 pub(crate) mod docker;
 mod fcgi;
-mod notify;
+pub(crate) mod notify;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;

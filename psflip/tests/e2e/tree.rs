@@ -1,6 +1,10 @@
 //! The child's process tree: nothing of it survives its generation (C7, C8), and no zombie stays (C9, U10).
 
+mod hidden;
+mod kernel;
+mod large;
 pub(crate) mod reaping;
+pub(crate) mod stopped;
 mod survivors;
 
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Stream, fixture, wait_until};

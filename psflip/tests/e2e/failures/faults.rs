@@ -25,6 +25,7 @@ const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("Waitid", &[Errno::EINTR], false),
     ("PidfdOpen", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
     ("PidfdSendSignal", &[Errno::EPERM, Errno::EAGAIN], false),
+    ("SignalChild", &[Errno::EPERM], false),
     ("ParentDeathSignal", &[Errno::EINVAL], false),
     ("ProcessGroup", &[Errno::EPERM], false),
     ("SignalGroup", &[Errno::EPERM], false),

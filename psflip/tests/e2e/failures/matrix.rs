@@ -199,7 +199,12 @@ impl Staged {
             if let Some(keeper) = keeper.filter(|_| target == Target::NewPsflipAndKeeper) {
                 let _ = keeper.signal(signal); // it may end at this moment
             }
-            strike(process, signal);
+            if signal == Signal::SIGSTOP && matches!(target, Target::OldKeeper | Target::NewKeeper) {
+                // Its psflip continues it at once, unless that is what waits at the step.
+                let _ = process.signal(signal); // it may end at this moment
+            } else {
+                strike(process, signal);
+            }
         }
         let committed_before = self.is_committed();
         paused.go_on();

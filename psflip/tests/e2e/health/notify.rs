@@ -5,10 +5,18 @@ use std::fs;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, child_of, wait_until};
 
 use crate::failures::stage::Stage;
-use crate::service::{configure, stop, wait_coming};
+use crate::service::{configure, freeze, stop, thaw, wait_coming};
 
-/// `say MESSAGE` for shell scripts, which understands `\n`.
-const SAY: &str = "say() { printf '%b' \"$1\" | socat -u - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; }; ";
+/// `say MESSAGE` for shell scripts, which understands `\n`. The sender lives until its message was read, as `systemd-notify` does: of one
+/// that was reaped by its shell before that nobody knows whose it was.
+pub(crate) const SAY: &str = "export SAY='import os, socket, sys\n\
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+    s.connect(\"\\0\" + os.environ[\"NOTIFY_SOCKET\"][1:])\n\
+    s.send(sys.argv[1].replace(\"\\\\n\", \"\\n\").encode())\n\
+    r, w = os.pipe()\n\
+    socket.send_fds(s, [b\"BARRIER=1\"], [w])\n\
+    os.close(w)\n\
+    os.read(r, 1)'; say() { python3 -c \"$SAY\" \"$1\"; }; ";
 
 const NOTIFY: &str = "[healthcheck.notify]\n";
 
@@ -57,9 +65,9 @@ fn promotes(script: &str) {
 }
 
 #[test]
-fn a_child_that_says_ready_by_socat_is_promoted() {
+fn a_child_whose_script_says_ready_is_promoted() {
     // Contract: H1, C3
-    if is_installed("socat") {
+    if is_installed("python3") {
         promotes("say 'STATUS=nearly'; say 'READY=1\\nSTATUS=up'; exec sleep 1000");
     }
 }
@@ -71,6 +79,74 @@ fn a_child_that_says_ready_by_systemd_notify_is_promoted() {
         // Without `--no-block` it waits until its descriptor (BARRIER=1) is closed.
         promotes("systemd-notify --ready --status=up && exec sleep 1000");
     }
+}
+
+/// As root systemd-notify(1) names its parent as the sender, which is the keeper when the shell that started it has ended.
+#[test]
+fn a_systemd_notify_in_the_background_may_say_ready() {
+    // Contract: H1, H5
+    if is_installed("systemd-notify") {
+        let orphan =
+            "while test $(ps -o ppid= -p $$) -ne $KEEPER; do sleep 0.01; done; exec systemd-notify --ready";
+        promotes(&format!("export KEEPER=$PPID; (sh -c '{orphan}' &); exec sleep 1000"));
+        promotes("(systemd-notify --ready &) ; exec sleep 1000");
+    }
+}
+
+/// Whose message is read when it has ended and was reaped: psflip is stopped until then.
+#[track_caller]
+fn is_ready_by_one_who_is_gone(sandbox: &Sandbox, psflip: &Psflip, sends: impl FnOnce()) -> bool {
+    psflip.wait_for_line(Stream::Stderr, "started");
+    let first = psflip.program().first();
+    freeze(first);
+    sends();
+    thaw(first);
+    let told = || {
+        let log = psflip.log();
+        let ready = log.contains("healthy, active");
+        (ready || log.contains("ignoring messages on NOTIFY_SOCKET")).then_some(ready)
+    };
+    let ready = wait_until(Deadline::default(), "the message to count, or to be ignored", told);
+    psflip.program().signal(Signal::SIGTERM);
+    psflip.wait_exit();
+    sandbox.assert_no_process_left();
+    ready
+}
+
+#[test]
+fn of_those_who_are_gone_an_orphan_of_the_child_counts_and_a_stranger_does_not() {
+    // Contract: H5
+    if !is_installed("socat") {
+        return;
+    }
+    let send = "printf READY=1 | socat -u - ABSTRACT-SENDTO:";
+    // The orphan's parent is the keeper, which reaps it.
+    let orphan = format!(
+        "while test $(ps -o ppid= -p $$) -ne $KEEPER -o ! -e go; do sleep 0.01; done; printf READY=1 > one; \
+         exec socat -u FILE:one ABSTRACT-SENDTO:${{NOTIFY_SOCKET#@}}"
+    );
+    let sandbox = Sandbox::new();
+    sandbox.write("orphan.sh", orphan);
+    let script = "export KEEPER=$PPID; (sh orphan.sh &); echo started >&2; exec sleep 1000";
+    let psflip = child(&sandbox, script, NOTIFY).start();
+    let sends = || {
+        let child = child_of(psflip.program().first()).unwrap();
+        let keeper = child.parent().unwrap();
+        let orphans = || keeper.children().into_iter().filter(|process| *process != child).count();
+        wait_until(Deadline::default(), "the orphan to be the keeper's", || (orphans() == 1).then_some(()));
+        sandbox.write("go", "");
+        wait_until(Deadline::default(), "the orphan to be reaped", || (orphans() == 0).then_some(()));
+    };
+    assert!(is_ready_by_one_who_is_gone(&sandbox, &psflip, sends));
+
+    let sandbox = Sandbox::new();
+    let psflip = child(&sandbox, "echo started >&2; exec sleep 1000", NOTIFY).start();
+    let sends = || {
+        let address = address(child_of(psflip.program().first()).unwrap());
+        let stranger = sandbox.command(["sh", "-c", &format!("{send}{}", &address[1..])]).start();
+        assert!(stranger.wait_exit().success());
+    };
+    assert!(!is_ready_by_one_who_is_gone(&sandbox, &psflip, sends), "{}", sandbox.report());
 }
 
 #[test]
@@ -88,7 +164,7 @@ fn a_child_that_says_ready_by_python_is_promoted() {
 #[test]
 fn an_orphan_of_the_child_in_a_session_of_its_own_may_say_ready() {
     // Contract: H1
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     // The orphan speaks only when its parent is the keeper, which is the child's parent.
@@ -104,11 +180,11 @@ fn an_orphan_of_the_child_in_a_session_of_its_own_may_say_ready() {
 #[test]
 fn a_child_that_became_another_user_may_say_ready() {
     // Contract: H1
-    if !nix_is_root() || !is_installed("socat") || !is_installed("setpriv") {
+    if !nix_is_root() || !is_installed("python3") || !is_installed("setpriv") {
         return;
     }
     promotes(
-        "exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c \"printf READY=1 | socat -u - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; exec sleep 1000\"",
+        "exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c 'python3 -c \"$SAY\" READY=1; exec sleep 1000'",
     );
 }
 
@@ -142,7 +218,7 @@ fn a_child_that_says_nothing_fails_with_a_reason_that_teaches() {
 #[test]
 fn what_the_child_said_of_its_trouble_is_part_of_the_reason() {
     // Contract: H4, C6
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -163,7 +239,7 @@ fn what_the_child_said_of_its_trouble_is_part_of_the_reason() {
 #[test]
 fn an_upgrade_to_a_child_that_is_not_ready_in_time_fails_and_the_next_one_works() {
     // Contract: U8, H4, F4
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -186,8 +262,8 @@ fn an_upgrade_to_a_child_that_is_not_ready_in_time_fails_and_the_next_one_works(
 
 #[test]
 fn messages_of_others_do_not_count_not_even_those_of_the_old_child() {
-    // Contract: H1, H4, U3
-    if !is_installed("socat") {
+    // Contract: H1, H4, H5, U3
+    if !is_installed("python3") || !is_installed("socat") {
         return;
     }
     // It says READY=1 to whatever address it finds in the file.
@@ -221,7 +297,7 @@ fn messages_of_others_do_not_count_not_even_those_of_the_old_child() {
 #[test]
 fn the_socket_is_read_as_long_as_the_child_serves() {
     // Contract: H1, X2
-    if !is_installed("socat") {
+    if !is_installed("python3") || !is_installed("socat") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -242,7 +318,7 @@ fn the_socket_is_read_as_long_as_the_child_serves() {
 #[test]
 fn a_child_may_ask_for_more_time_and_both_generations_give_it() {
     // Contract: H1, U2, F5
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -258,7 +334,7 @@ fn a_child_may_ask_for_more_time_and_both_generations_give_it() {
 #[test]
 fn a_child_gets_no_more_time_than_the_configuration_allows() {
     // Contract: H1, H4, F4
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     for (extend, wanted) in [
@@ -277,13 +353,13 @@ fn a_child_gets_no_more_time_than_the_configuration_allows() {
 #[test]
 fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
     // Contract: H1, S5
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     let sandbox = Sandbox::new();
     let script = "trap '' TERM; echo started; while test ! -e go; do sleep 0.01; done; \
         say 'READY=1\\nSTATUS=said'; while test ! -e end; do sleep 0.01; done";
-    let config = "shutdown.timeout = \"2s\"\n[healthcheck.notify]\n[log]\nlevel = \"debug\"\n";
+    let config = "shutdown.timeout = \"8s\"\n[healthcheck.notify]\n[log]\nlevel = \"debug\"\n";
     let psflip = child(&sandbox, script, config).start();
     psflip.wait_for_line(Stream::Stdout, "started");
     psflip.program().signal(Signal::SIGTERM);
@@ -302,7 +378,7 @@ fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
 #[test]
 fn a_socket_that_can_not_be_made_fails_the_upgrade_and_the_next_one_works() {
     // Contract: F10, U8
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -327,7 +403,7 @@ fn a_socket_that_can_not_be_made_fails_the_upgrade_and_the_next_one_works() {
 #[test]
 fn the_child_has_the_address_and_no_descriptor_of_the_socket() {
     // Contract: C3
-    if !is_installed("socat") {
+    if !is_installed("python3") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -336,7 +412,7 @@ fn the_child_has_the_address_and_no_descriptor_of_the_socket() {
     assert!(!sandbox.read("fds").contains("socket:"), "{}", sandbox.read("fds"));
     let env = sandbox.read("env");
     let added: Vec<&str> =
-        env.lines().filter(|line| line.contains("PSFLIP") || line.contains("NOTIFY")).collect();
+        env.lines().filter(|line| line.starts_with("PSFLIP") || line.starts_with("NOTIFY")).collect();
     assert_eq!(added.len(), 3, "{added:?}");
     stop(&psflip);
 }

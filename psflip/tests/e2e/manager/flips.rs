@@ -2,6 +2,8 @@
 
 use testkit::Stream;
 
+use crate::health::notify::SAY;
+
 use super::*;
 
 #[test]
@@ -111,7 +113,7 @@ fn a_child_that_asks_for_more_time_gets_it_from_the_manager_too() {
     // Contract: U3
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
-    let script = "printf 'EXTEND_TIMEOUT_USEC=3000000000' | socat -u - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; exec sleep infinity";
+    let script = &format!("{SAY}say EXTEND_TIMEOUT_USEC=3000000000; exec sleep infinity");
     let rest = "[healthcheck.notify]\nextend = \"1h\"\n[upgrade]\ntimeout = \"10s\"\n";
     let psflip = told(&sandbox, &["/bin/sh", "-c", script], rest).start();
     manager.wait_for("more than 3000 s", |notices| {

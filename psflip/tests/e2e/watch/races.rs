@@ -1,24 +1,27 @@
 //! Moments that come seldom by themselves: a process is stopped until the other ones are where the test wants them.
 
+use std::sync::Arc;
+
 use testkit::process::State;
-use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, fixture, wait_until};
+use testkit::{Deadline, Running, Sandbox, Signal, Stream, fixture, wait_until};
 
 use super::{wait_follows, wait_named, watch_script};
 use crate::service::{freeze, thaw, wait_rest};
+use crate::tree::stopped::hold;
 
-/// A watch whose keeper is stopped and whose command has ended without anybody having taken note of it. The command has left a daemon
-/// that runs `daemon`. Gives the keeper.
+/// A watch whose keeper is kept from running and whose command has ended without anybody having taken note of it. The command has left a
+/// daemon that runs `daemon`. Gives who holds the keeper, until its standard input is closed; `None`: that can't be done here.
 #[track_caller]
-fn command_ends_unheard(sandbox: &Sandbox, watch: &Running) -> Process {
+fn command_ends_unheard(sandbox: &Sandbox, watch: &Running) -> Option<Arc<Running>> {
     watch.output().wait(Stream::Stdout, "asks");
     let keeper = watch.first().children()[0];
     let command = keeper.children()[0];
-    freeze(keeper);
+    let holder = hold(sandbox, keeper)?; // a stop would be undone
     std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
     wait_until(Deadline::default(), "the command to end", || {
         (command.state() == State::Zombie).then_some(())
     });
-    keeper
+    Some(holder)
 }
 
 fn fifo(sandbox: &Sandbox) {
@@ -31,10 +34,10 @@ fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_is_not_lost() {
     let sandbox = Sandbox::new();
     fifo(&sandbox);
     let watch = watch_script(&sandbox, &[], "setsid sleep 1000 & echo asks; read line < fifo");
-    let keeper = command_ends_unheard(&sandbox, &watch);
+    let Some(holder) = command_ends_unheard(&sandbox, &watch) else { return };
     watch.signal(Signal::SIGTERM);
     watch.output().wait(Stream::Stderr, "stop requested");
-    thaw(keeper);
+    holder.close_stdin();
     assert_eq!(watch.wait_exit().code(), Some(0), "as the command ended\n{}", sandbox.report());
     sandbox.assert_no_process_left();
 }
@@ -49,12 +52,12 @@ fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_waits_for_its_name
     let watch = watch_script(&sandbox, &[], &script);
     let line = watch.output().wait(Stream::Stdout, "ready pid=").text;
     let pid = line.split("pid=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-    let keeper = command_ends_unheard(&sandbox, &watch);
+    let Some(holder) = command_ends_unheard(&sandbox, &watch) else { return };
     sandbox.write("x.pid", format!("{pid}\n"));
     watch.output().wait(Stream::Stderr, &format!("follows the pidfile service={pid}"));
     watch.signal(Signal::SIGTERM);
     watch.output().wait(Stream::Stdout, "got SIGTERM");
-    thaw(keeper);
+    holder.close_stdin();
     assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
     sandbox.assert_no_process_left();
 }
@@ -69,7 +72,9 @@ fn signals_for_a_daemon_without_a_name_are_kept_and_come_when_it_is_named() {
     let watch = watch_script(&sandbox, &[], &script);
     let line = watch.output().wait(Stream::Stdout, "ready pid=").text;
     let pid = line.split("pid=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-    thaw(command_ends_unheard(&sandbox, &watch));
+    let Some(holder) = command_ends_unheard(&sandbox, &watch) else { return };
+    holder.close_stdin();
+    holder.wait_exit();
     wait_rest(&sandbox); // watch knows that the command has ended
     let signals = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGWINCH];
     for signal in signals {

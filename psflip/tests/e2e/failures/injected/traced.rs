@@ -89,8 +89,10 @@ fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
             go_on_with(rig, options);
         }
         Role::NewKeeper => {
-            // A new psflip calls prctl(2) once, its keeper three times before it starts anything.
-            request_traced(rig, &["-f", "-e", "trace=prctl", "-e", "inject=prctl:signal=SIGSTOP:when=3"]);
+            // A new psflip calls prctl(2) once, its keeper three times before it starts anything. The psflip is stopped when it has made
+            // the keeper: it would continue it.
+            let stops = ["inject=prctl:signal=SIGSTOP:when=3", "inject=clone:signal=SIGSTOP:when=1"];
+            request_traced(rig, &["-f", "-e", "trace=prctl,clone", "-e", stops[0], "-e", stops[1]]);
             go_on_with(rig, options);
         }
     }
@@ -109,19 +111,29 @@ fn request_traced(rig: &Rig, options: &[&str]) {
 /// Waits until the one process that strace stops is stopped, and lets it and its children go on with these options.
 #[track_caller]
 fn go_on_with(rig: &Rig, options: &[&str]) {
-    let pid = wait_until(Deadline::default(), "a process to be stopped by strace", || {
+    let process = wait_until(Deadline::default(), "a process to be stopped by strace", || {
         let text = trace(&rig.sandbox.path(TRACE));
-        let line = text.lines().find(|line| line.contains("stopped by SIGSTOP"))?;
-        line.split_ascii_whitespace().next()?.parse().ok()
+        let lines = text.lines().filter(|line| line.contains("stopped by SIGSTOP"));
+        let pids = lines.filter_map(|line| line.split_ascii_whitespace().next()?.parse().ok());
+        // Not the psflip that was stopped so that it does not continue its keeper.
+        pids.filter_map(Process::find).find(|process| process.children().is_empty())
     });
+    let parent = process.parent().filter(|parent| keepers_of(*parent).contains(&process));
     end_strace(&rig.sandbox);
-    let process = Process::find(pid).unwrap_or_else(|| panic!("process {pid} has ended"));
     wait_until(Deadline::default(), "a process to be stopped without strace", || {
         (process.state() == State::Stopped).then_some(())
     });
     let options: Vec<&str> = ["-f", "-b", "execve"].iter().chain(options).copied().collect();
     attach_to(rig, process, &options);
     process.signal(Signal::SIGCONT).unwrap();
+    if let Some(psflip) = parent {
+        psflip.signal(Signal::SIGCONT).unwrap();
+    }
+}
+
+fn keepers_of(psflip: Process) -> Vec<Process> {
+    let is_keeper = |process: &Process| process.stat().is_some_and(|stat| stat.name.contains("keeper"));
+    psflip.children().into_iter().filter(is_keeper).collect()
 }
 
 #[track_caller]

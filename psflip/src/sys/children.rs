@@ -1,0 +1,382 @@
+//! The children of this process, and their end. They are known by waitid(2), which answers for one's own children only, and signalled by
+//! pid: nobody else can reap them, so their pids can't become another process's. What proc(5) tells of other processes may be hidden
+//! (`hidepid=`, `ProtectProc=`, programs that may not be read) or missing, and is used only to reach further than that.
+//!
+//! A subreaper need not look below its children to end a tree: the orphans of each process that ends become its children.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::cerr;
+use super::process;
+use super::seam::{self, Call};
+use super::tree;
+use crate::signal::Signal;
+
+/// The largest number of processes that Linux can have, and so the largest pid (proc_sys_kernel(5), `pid_max`).
+const MOST_PIDS: u32 = 4 * 1024 * 1024;
+
+/// How many pids are tried at first where there is no list of children.
+const FIRST_SEARCH: u32 = 1024;
+
+/// With up to this many killed processes that have not ended yet, each one that ends is followed by a look for its orphans. With more of
+/// them, half of them have to end first: all looks together cost as much as the processes are many.
+const FEW: usize = 64;
+
+/// How long killed processes that do not end hold up the look for the orphans of those that did.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// How many times a process is tried again that could not be signalled; the pause doubles each time, to 10 s altogether.
+const TRIES: u32 = 10;
+
+/// How long [`end_children`] waits for the next killed process to end before it leaves them to whoever is next: a process that hangs in
+/// the kernel (a dead network file system) ends when it can, and nobody has to wait for that.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// All children of this process, zombies included.
+#[must_use]
+pub fn own() -> Vec<u32> {
+    if !process::has_children() {
+        return Vec::new();
+    }
+    listed().unwrap_or_else(|| (1..MOST_PIDS).filter(|pid| process::is_child(*pid)).collect())
+}
+
+/// As proc(5) lists them; `None`: it does not, or it is that of another PID namespace. There is at least one child.
+fn listed() -> Option<Vec<u32>> {
+    if tree::is_blind() {
+        return None;
+    }
+    seam::before(Call::OpenProc).ok()?;
+    let mut pids = Vec::new();
+    for thread in fs::read_dir("/proc/self/task").ok()? {
+        // Missing in a kernel without CONFIG_PROC_CHILDREN.
+        let text = fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
+        for pid in text.split_ascii_whitespace() {
+            pids.push(pid.parse().ok().filter(|pid| process::is_child(*pid))?);
+        }
+    }
+    (!pids.is_empty()).then_some(pids)
+}
+
+/// kill(2) of a child that is not reaped yet.
+///
+/// # Errors
+/// EPERM: it changed its credentials, and we may not.
+fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+    seam::before(Call::SignalChild)?;
+    if !process::is_child(pid) {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: kill(2) has no preconditions. A child's pid is larger than 0, and so no group.
+    cerr(unsafe { libc::kill(pid.cast_signed(), signal.number()) }).map(drop)
+}
+
+/// Sends SIGCONT to a child of this process, if it is one.
+pub fn wake(pid: u32) {
+    let _ = signal(pid, Signal::CONT); // it may be reaped
+}
+
+/// The process group of a child if nobody but descendants of this process can be in it: the one that `leader` leads, or one of a session
+/// that began below this process; never the one that this process is in. A group belongs to one session, which is left by nobody and entered by being forked alone (setsid(2)).
+fn own_group(child: u32, leader: u32) -> Option<u32> {
+    // SAFETY: getpgid(2) has no preconditions.
+    let group = unsafe { libc::getpgid(child.cast_signed()) };
+    // SAFETY: getsid(2) has no preconditions.
+    let session = unsafe { libc::getsid(child.cast_signed()) };
+    // SAFETY: as above.
+    let ours = unsafe { libc::getsid(0) };
+    // SAFETY: getpgrp(2) has no preconditions.
+    let our_group = unsafe { libc::getpgrp() };
+    // 0: one outside of our PID namespace. 1: kill(2) takes -1 for everybody.
+    let is_possible = group > 1 && group != our_group;
+    let is_own = is_possible && (group.cast_unsigned() == leader || session > 1 && session != ours);
+    is_own.then_some(group.cast_unsigned())
+}
+
+/// kill(2) of a process group whose number can't be another one's, since a child that is not reaped is in it.
+fn signal_group(group: u32, signal: Signal) {
+    // SAFETY: kill(2) has no preconditions. `own_group` gave the group, so it is none of those that kill(2) knows by other meanings.
+    unsafe { libc::kill(-group.cast_signed(), signal.number()) }; // all of it may have ended
+}
+
+/// Whether a process is below this one, as far as that is known without a look at proc(5): a child, or one of a group or session that
+/// nobody but descendants of this process can be in and that a child is in. `leader`: as for [`signal_all_below`].
+#[must_use]
+pub fn is_below(pid: u32, leader: u32) -> bool {
+    let place = |pid: u32| {
+        // SAFETY: getpgid(2) has no preconditions.
+        let group = unsafe { libc::getpgid(pid.cast_signed()) };
+        // SAFETY: getsid(2) has no preconditions.
+        (group, unsafe { libc::getsid(pid.cast_signed()) })
+    };
+    let (group, session) = place(pid);
+    let ours = place(std::process::id()).1;
+    let is_together = |child: u32| {
+        let (its_group, its_session) = place(child);
+        own_group(child, leader).is_some_and(|own| own.cast_signed() == group && its_group == group)
+            || its_session > 1 && its_session != ours && its_session == session
+    };
+    process::is_child(pid) || group > 0 && own().into_iter().any(is_together)
+}
+
+/// Sends a signal once to each process below this one, as far as they can be found: groups as a whole, and the others one by one.
+/// `leader`: the first process of the tree, which may be reaped.
+pub fn signal_all_below(leader: u32, number: Signal) {
+    let children = own();
+    let groups: BTreeSet<u32> = children.iter().filter_map(|child| own_group(*child, leader)).collect();
+    for group in &groups {
+        signal_group(*group, number);
+    }
+    let has_it = |pid: u32| {
+        // SAFETY: getpgid(2) has no preconditions.
+        let group = unsafe { libc::getpgid(pid.cast_signed()) };
+        groups.contains(&group.cast_unsigned())
+    };
+    for child in children {
+        if !has_it(child) {
+            let _ = signal(child, number); // it changed its credentials: the others count
+        }
+        tree::each_below(child, |pid, process| {
+            if !has_it(pid) {
+                let _ = process.send(number); // as above
+            }
+        });
+    }
+}
+
+/// The children of this process are being killed, and what falls to it meanwhile. It is told of those that are reaped.
+#[derive(Debug)]
+pub struct Ending {
+    /// The first process of the tree. Its pid is where a search begins.
+    leader: u32,
+    spared: Vec<u32>,
+    /// Killed, and not reaped yet.
+    killed: BTreeSet<u32>,
+    /// Those that could not be killed, and are not reaped.
+    refused: BTreeSet<u32>,
+    /// How many were reaped since the last look.
+    reaped: usize,
+    /// How many times those that could not be killed were tried again.
+    tries: u32,
+    /// When the next look is due at the latest.
+    due: Option<Instant>,
+    /// There is no list of children.
+    searches: bool,
+}
+
+impl Ending {
+    /// To be continued by [`Ending::go_on`]. These are spared, and what is below them, as long as it is not orphaned.
+    #[must_use]
+    pub fn new(leader: u32, spared: Vec<u32>) -> Self {
+        Self {
+            leader,
+            spared,
+            killed: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            reaped: 0,
+            tries: 0,
+            due: Some(Instant::now()),
+            searches: false,
+        }
+    }
+
+    /// From now on these are spared.
+    pub fn spare(&mut self, spared: Vec<u32>) {
+        self.spared = spared;
+    }
+
+    /// A child was reaped.
+    pub fn was_reaped(&mut self, pid: u32) {
+        self.killed.remove(&pid);
+        self.refused.remove(&pid);
+        self.reaped += 1;
+        self.tries = 0;
+        // A search is dear: only when there is nothing else to wait for, or for too long.
+        let few = if self.searches { 0 } else { FEW };
+        let waits = self.killed.len() > few && self.killed.len() > self.reaped;
+        let patience = if self.searches { 100 * PATIENCE } else { PATIENCE };
+        let due = Instant::now() + if waits { patience } else { Duration::ZERO };
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
+    }
+
+    /// Looks for children to be killed, if it is time for that.
+    pub fn go_on(&mut self) {
+        if self.due.is_some_and(|due| due <= Instant::now()) {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        self.reaped = 0;
+        let mut groups = BTreeSet::new();
+        for pid in self.fresh() {
+            // What is spared may share a group with what is not.
+            if self.spared.is_empty()
+                && let Some(group) = own_group(pid, self.leader).filter(|group| groups.insert(*group))
+            {
+                signal_group(group, Signal::KILL);
+            }
+            match signal(pid, Signal::KILL) {
+                Ok(()) => {
+                    self.refused.remove(&pid);
+                    self.killed.insert(pid);
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(_) => {
+                    self.refused.insert(pid);
+                    // Its descendants stay below it, and we may be allowed to kill them.
+                    tree::each_below(pid, |_, process| {
+                        let _ = process.send(Signal::KILL); // as above
+                    });
+                }
+            }
+        }
+        let again = !self.refused.is_empty() && self.tries < TRIES;
+        self.due = again.then(|| Instant::now() + PATIENCE * (1 << self.tries));
+        self.tries += u32::from(again);
+    }
+
+    /// Children that are not killed yet.
+    fn fresh(&mut self) -> Vec<u32> {
+        if !process::has_children() {
+            return Vec::new();
+        }
+        let is_fresh = |pid: &u32| !self.spared.contains(pid) && !self.killed.contains(pid);
+        match listed() {
+            Some(pids) => pids.into_iter().filter(is_fresh).collect(),
+            None => {
+                self.searches = true;
+                search(self.leader, |pid| is_fresh(&pid) && process::is_child(pid))
+            }
+        }
+    }
+
+    /// When [`Ending::go_on`] has something to do without anything having been reaped.
+    #[must_use]
+    pub fn next_look(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Whether nothing is left that was found.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.killed.is_empty() && self.refused.is_empty()
+    }
+
+    /// Whether all that is left can't be killed by this process.
+    fn is_powerless(&self) -> bool {
+        self.killed.is_empty() && self.tries >= TRIES
+    }
+}
+
+/// Tries pids, upwards from `start` and then from the smallest one, in steps that double until one of them holds something.
+fn search(start: u32, is_wanted: impl Fn(u32) -> bool) -> Vec<u32> {
+    let start = start.clamp(1, MOST_PIDS - 1);
+    let (mut done, mut step) = (0, FIRST_SEARCH);
+    while done < MOST_PIDS {
+        let pids = (done..(done + step).min(MOST_PIDS)).map(|number| (start + number) % MOST_PIDS);
+        let found: Vec<u32> = pids.filter(|pid| *pid > 0 && is_wanted(*pid)).collect();
+        if !found.is_empty() {
+            return found;
+        }
+        (done, step) = (done + step, step * 2);
+    }
+    Vec::new()
+}
+
+/// Kills and reaps all children of this process but `spared`, and all that falls to it meanwhile. What does not end although it was
+/// killed, and what can't be killed, is not waited for without end, unless `stays`. All signals are blocked.
+pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
+    let mut ending = Ending::new(leader, spared);
+    let mut progress = Instant::now();
+    loop {
+        loop {
+            match process::next_change() {
+                Ok(Some(change)) => {
+                    if change.end().is_some() {
+                        ending.was_reaped(change.pid);
+                        progress = Instant::now();
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => return, // ECHILD
+            }
+        }
+        ending.go_on();
+        if ending.is_over() && ending.next_look().is_none() && !stays {
+            return; // only those are left that are spared
+        }
+        if !stays && (ending.is_powerless() || progress.elapsed() >= STUCK) {
+            return;
+        }
+        let stuck = (!stays).then(|| progress + STUCK);
+        let until = [ending.next_look(), stuck].into_iter().flatten().min();
+        wait_for_change(until);
+    }
+}
+
+/// Waits until something happened to a child, or until then. All signals are blocked.
+fn wait_for_change(until: Option<Instant>) {
+    let Some(until) = until else {
+        process::wait_for_end();
+        return;
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is to a sigset_t, which the call initializes.
+    unsafe { libc::sigemptyset(signals.as_mut_ptr()) };
+    // SAFETY: as above; the signal exists.
+    unsafe { libc::sigaddset(signals.as_mut_ptr(), libc::SIGCHLD) };
+    let time = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
+    // SAFETY: set and time live through the call; nothing is to be told of the signal. EAGAIN: the time is up. EINTR: looked at again.
+    unsafe { libc::sigtimedwait(signals.as_ptr(), std::ptr::null_mut(), &raw const time) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_child_is_found_with_and_without_a_list() {
+        // Contract: C7
+        let mut child = Command::new("sleep").arg("infinity").spawn().unwrap();
+        let pid = child.id();
+        assert!(own().contains(&pid) && listed().unwrap().contains(&pid));
+        let is_it = |candidate: u32| candidate == pid && process::is_child(candidate);
+        for start in [pid, pid - 1, pid + 1, 0, u32::MAX] {
+            assert_eq!(search(start, is_it), [pid], "from {start}");
+        }
+        assert!(is_below(pid, pid) && !is_below(std::process::id(), pid) && !is_below(1, pid));
+        for leader in [pid, std::process::id(), nix::unistd::getpgrp().as_raw().cast_unsigned()] {
+            assert_eq!(own_group(pid, leader), None, "it is in the group of this process");
+        }
+        signal(pid, Signal::KILL).unwrap();
+        child.wait().unwrap();
+        assert!(search(pid, is_it).is_empty() && !own().contains(&pid));
+        assert_eq!(signal(pid, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn many_that_are_killed_are_followed_by_few_looks() {
+        // Contract: C7
+        let mut ending = Ending::new(1, Vec::new());
+        ending.due = None;
+        ending.killed.extend(1..=1000);
+        let mut looks = 0;
+        for pid in 1..=1000 {
+            ending.was_reaped(pid);
+            if ending.due.is_some_and(|due| due <= Instant::now() && ending.killed.len() > FEW) {
+                (ending.reaped, ending.due) = (0, None);
+                looks += 1;
+            } else if ending.killed.len() > FEW {
+                ending.due = None; // time does not pass in this test
+            }
+        }
+        assert!((1..=4).contains(&looks), "{looks}");
+        assert!(ending.is_over());
+    }
+}

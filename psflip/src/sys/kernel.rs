@@ -1,0 +1,80 @@
+//! Whether this kernel has what psflip is built on.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::pidfd::PidFd;
+use super::process;
+
+/// The oldest kernel with all of it: waitid(2) with P_PIDFD is the youngest part.
+const OLDEST: &str = "5.4";
+
+/// Why psflip can't run here, for a person to read; `None`: it can. What fails for another reason (no descriptor left) is not the kernel's
+/// fault, and is told by whoever needs it.
+#[must_use]
+pub fn shortcoming() -> Option<String> {
+    match PidFd::open(std::process::id()) {
+        Err(error) => is_missing(&error).then(|| sentence("pidfd_open", &error)),
+        Ok(own) => {
+            own.check().err().filter(is_missing).map(|error| sentence("pidfd_send_signal", &error)).or_else(
+                || match process::wait(libc::P_PIDFD, own.as_fd().as_raw_fd() as libc::id_t, libc::WEXITED) {
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                        Some(sentence("waitid with P_PIDFD", &error))
+                    }
+                    _ => None, // ECHILD: this process is no child of its own
+                },
+            )
+        }
+    }
+}
+
+/// EPERM: a filter (seccomp(2)) that knows nothing of the call answers so in many containers.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+fn sentence(call: &str, error: &io::Error) -> String {
+    format!(
+        "the kernel ({}) does not provide {call}: {error}; psflip needs Linux {OLDEST} or later, and in a container a seccomp \
+         profile that allows this call",
+        release()
+    )
+}
+
+/// uname(2).
+fn release() -> String {
+    let mut name = MaybeUninit::<libc::utsname>::zeroed();
+    // SAFETY: the pointer is to a utsname that lives through the call, which fails for no other.
+    unsafe { libc::uname(name.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid utsname, and the kernel writes C strings.
+    let name = unsafe { name.assume_init() };
+    let bytes: Vec<u8> =
+        name.release.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::seam::testing;
+    use nix::errno::Errno;
+
+    #[test]
+    fn a_call_that_the_kernel_lacks_is_named() {
+        // Contract: C6
+        assert_eq!(shortcoming(), None);
+        for (number, call) in [(0, "pidfd_open"), (1, "pidfd_send_signal")] {
+            let (found, _) = testing::with(Some((number, Errno::ENOSYS)), shortcoming);
+            let found = found.unwrap();
+            assert!(
+                found.contains(&format!("does not provide {call}: ")) && found.contains("Linux 5.4"),
+                "{found}"
+            );
+        }
+        let (found, _) = testing::with(Some((2, Errno::EINVAL)), shortcoming);
+        assert!(found.unwrap().contains("waitid with P_PIDFD"));
+        let (found, _) = testing::with(Some((0, Errno::EMFILE)), shortcoming);
+        assert_eq!(found, None, "a full table of descriptors is no old kernel");
+    }
+}

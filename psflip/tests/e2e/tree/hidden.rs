@@ -1,0 +1,119 @@
+//! Trees of which proc(5) tells psflip nothing: no entry may be read (`hidepid=`, programs that may not be read), or there is no /proc (C7, C8).
+
+use testkit::{Deadline, Process, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
+
+use super::{AT_ONCE, is_root, wait_all_gone};
+
+const NOBODY: u32 = 65534;
+
+/// Who must not survive: what was below the keeper.
+#[track_caller]
+fn family(psflip: &testkit::Psflip, generation: usize) -> Vec<Process> {
+    let all = super::family(psflip, generation);
+    assert_eq!(all.len(), 6, "child, workers, orphans: {all:?}");
+    all
+}
+
+/// An unprivileged psflip that sees nothing in /proc of its child, which runs a program that it may execute, but not read. The child's
+/// workers and orphans ignore SIGTERM, and each has a session of its own.
+fn hidden(sandbox: &Sandbox) -> PsflipBuilder {
+    nix::unistd::chown(sandbox.dir(), Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
+    let program = sandbox.path("unreadable").display().to_string();
+    // Written by another process: see `service::script`.
+    let copy =
+        ["install", "-m", "0711", "-o", "root", &fixture("forks-workers").display().to_string(), &program];
+    assert!(sandbox.command(copy).start().wait_exit().success());
+    let mount = "mount -t proc -o hidepid=2 proc /proc";
+    let script = format!("{mount} && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$@\"");
+    let cmd = [program.as_str(), "--workers", "3", "--orphans", "2", "--setsid", "--ignore-term"];
+    let psflip = sandbox.psflip().cmd(cmd).config(format!("shutdown.timeout = \"100ms\"\n{AT_ONCE}"));
+    psflip.wrapper(["unshare", "--mount", "sh", "-c", &script, "sh"])
+}
+
+#[test]
+fn a_tree_that_can_not_be_seen_ends_with_its_generation() {
+    // Contract: C8, U7
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let psflip = hidden(&sandbox).start().wait_ready();
+    let mut old = family(&psflip, 1);
+    for generation in 2..=3 {
+        psflip.flip();
+        wait_all_gone("the old generation", &old);
+        old = family(&psflip, generation);
+    }
+    assert_eq!(psflip.stop().code(), Some(0), "{}", sandbox.report());
+    wait_all_gone("the last generation", &old);
+}
+
+#[test]
+fn a_tree_that_can_not_be_seen_dies_with_psflip_and_with_its_keeper() {
+    // Contract: C7
+    if !is_root() {
+        return;
+    }
+    for keeper in [false, true] {
+        let sandbox = Sandbox::new();
+        let psflip = hidden(&sandbox).start().wait_ready();
+        let all = family(&psflip, 1);
+        let victim = if keeper { all[0].parent().unwrap() } else { psflip.active() };
+        victim.signal(Signal::SIGKILL).unwrap();
+        wait_all_gone("everything after the kill", &all);
+        sandbox.assert_no_process_left();
+    }
+}
+
+#[test]
+fn leftovers_that_can_not_be_seen_get_the_signal_once() {
+    // Contract: C8
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let psflip = hidden(&sandbox).start().wait_ready();
+    family(&psflip, 1);
+    psflip.flip();
+    let got = psflip.program().stdout();
+    assert_eq!(got.matches("got SIGTERM").count(), 6, "{}", sandbox.report());
+    psflip.stop();
+}
+
+/// Whether anything of a generation's tree is left.
+fn is_left(sandbox: &Sandbox, generation: &str) -> bool {
+    let of = |process: &Process| process.env("PSFLIP_GENERATION").is_some_and(|number| number == generation);
+    sandbox.processes().iter().any(of)
+}
+
+#[test]
+fn without_proc_everything_ends_all_the_same() {
+    // Contract: C7, C8, U7
+    if !is_root() {
+        return;
+    }
+    let worker = "setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' & ";
+    let child = format!("{worker}{worker}(sleep 1000 & setsid sleep 1000 &); echo up; wait");
+    let prepare = "mount -t tmpfs none /proc && exec \"$@\"";
+    for killed in [false, true] {
+        let sandbox = Sandbox::new();
+        let psflip = sandbox.psflip().cmd(["sh", "-c", &child]);
+        let psflip = psflip.config(format!("shutdown.timeout = \"100ms\"\n{AT_ONCE}"));
+        let psflip = psflip.wrapper(["unshare", "--mount", "sh", "-c", prepare, "sh"]).start().wait_ready();
+        for generation in 1..=2 {
+            psflip.output().wait_count(generation, Stream::Stdout, "up");
+            psflip.flip();
+            let number = generation.to_string();
+            wait_until(Deadline::default(), format!("the end of generation {number}'s tree"), || {
+                (!is_left(&sandbox, &number)).then_some(())
+            });
+        }
+        psflip.output().wait_count(3, Stream::Stdout, "up");
+        if killed {
+            psflip.active().signal(Signal::SIGKILL).unwrap();
+        } else {
+            psflip.signal(Signal::SIGTERM);
+        }
+        sandbox.assert_no_process_left();
+    }
+}
