@@ -45,6 +45,9 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l workdir -d 'The ch
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l env -d 'Set a variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l env-remove -d 'Remove a variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-http -d 'Healthy when a GET is answered: http://127.0.0.1:8080/up or unix:///run/app.sock:/up' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-method -d 'The method of --healthcheck-http: GET, HEAD or OPTIONS; GET' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-host -d 'The header Host of --healthcheck-http; the URL\'s host' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-header -d 'One more header of --healthcheck-http' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-tcp -d 'Healthy when a connection is accepted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r -f
@@ -106,6 +109,9 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l workdir -d 'The 
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l env -d 'Set a variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l env-remove -d 'Remove a variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-http -d 'Healthy when a GET is answered: http://127.0.0.1:8080/up or unix:///run/app.sock:/up' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-method -d 'The method of --healthcheck-http: GET, HEAD or OPTIONS; GET' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-host -d 'The header Host of --healthcheck-http; the URL\'s host' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-header -d 'One more header of --healthcheck-http' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-tcp -d 'Healthy when a connection is accepted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r -f

@@ -31,6 +31,8 @@ enum Kind {
     Shell,
     /// `NAME=VALUE`, of which there may be many.
     Variable,
+    /// `NAME=VALUE` of a table of strings, of which there may be many.
+    Entry,
     /// A name, of which there may be many.
     Removed,
     /// `LINK=TARGET`.
@@ -86,6 +88,27 @@ const FLAGS: &[Flag] = &[
         "healthcheck.http.url",
         Kind::Text,
         "Healthy when a GET is answered: http://127.0.0.1:8080/up or unix:///run/app.sock:/up",
+    ),
+    flag(
+        "healthcheck-method",
+        "METHOD",
+        "healthcheck.http.method",
+        Kind::Text,
+        "The method of --healthcheck-http: GET, HEAD or OPTIONS; GET",
+    ),
+    flag(
+        "healthcheck-host",
+        "HOST",
+        "healthcheck.http.host",
+        Kind::Text,
+        "The header Host of --healthcheck-http; the URL's host",
+    ),
+    flag(
+        "healthcheck-header",
+        "NAME=VALUE",
+        "healthcheck.http.headers",
+        Kind::Entry,
+        "One more header of --healthcheck-http",
     ),
     flag(
         "healthcheck-tcp",
@@ -226,9 +249,13 @@ pub(super) fn is_flag(given: &str) -> bool {
 /// Above the flags in the help.
 const HEADING: &str = "Without a file, before `-- COMMAND`";
 
+/// Flags that say more about one kind of health check.
+const DETAILS: &[&str] =
+    &["healthcheck-script", "healthcheck-method", "healthcheck-host", "healthcheck-header"];
+
 /// The flags that choose a kind of health check, of which there is one.
 fn is_choice(flag: &Flag) -> bool {
-    flag.key.starts_with("healthcheck.") && !flag.key.contains('*') && flag.name != "healthcheck-script"
+    flag.key.starts_with("healthcheck.") && !flag.key.contains('*') && !DETAILS.contains(&flag.name)
 }
 
 impl Args for Source {
@@ -267,7 +294,7 @@ impl Flag {
         let arg = arg.requires("command").conflicts_with("config").value_parser(self.parser());
         let arg = match self.kind {
             Kind::Alone(_) => arg.action(ArgAction::SetTrue),
-            Kind::Variable | Kind::Removed | Kind::Listener => {
+            Kind::Variable | Kind::Entry | Kind::Removed | Kind::Listener => {
                 arg.action(ArgAction::Append).value_name(self.value)
             }
             Kind::Text | Kind::Number | Kind::Shell | Kind::Link => arg.value_name(self.value),
@@ -275,6 +302,7 @@ impl Flag {
         match self.name {
             "healthcheck-fcgi" => arg.requires("healthcheck-script"),
             "healthcheck-script" => arg.requires("healthcheck-fcgi"),
+            name if DETAILS.contains(&name) => arg.requires("healthcheck-http"),
             _ => arg,
         }
     }
@@ -284,7 +312,7 @@ impl Flag {
         match self.kind {
             Kind::Alone(_) => ValueParser::bool(),
             Kind::Number => ValueParser::from(clap::value_parser!(u32)),
-            Kind::Variable | Kind::Link => {
+            Kind::Variable | Kind::Entry | Kind::Link => {
                 let example = self.value;
                 ValueParser::from(move |text: &str| match text.contains('=') {
                     true => Ok(text.to_owned()),
@@ -317,6 +345,7 @@ impl Flag {
             match self.kind {
                 Kind::Shell => flags.shell(&flag, &key, value),
                 Kind::Variable => flags.variable(&flag, before, Some(after)),
+                Kind::Entry => flags.entry(&flag, &key, before, after),
                 Kind::Removed => flags.variable(&flag, value, None),
                 Kind::Link => flags.link(&flag, before, after),
                 Kind::Listener => flags.listener(&flag, value),

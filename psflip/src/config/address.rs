@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::error::quoted;
-use super::plan::{Endpoint, HttpRequest};
+use super::plan::{Endpoint, HttpMethod, HttpRequest};
 use super::scalar::{Refused, refuse, refuse_help};
 
 /// Reads `127.0.0.1:80`, `[::1]:80`, `localhost:80` and `:80` (the same); with or without `tcp://`.
@@ -162,7 +162,9 @@ pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
                 "psflip sends no credentials; let curl do it: `[healthcheck.command]`",
             );
         }
-        (Endpoint::Tcp(authority(host, Some(80))?), host.to_owned(), path)
+        // `:8080` is this machine, whose name servers expect.
+        let name = if host.starts_with(':') { format!("localhost{host}") } else { host.to_owned() };
+        (Endpoint::Tcp(authority(host, Some(80))?), name, path)
     } else if let Some(rest) = text.strip_prefix("unix:") {
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (socket, path) = rest.find(":/").map_or((rest, ""), |at| (&rest[..at], &rest[at + 1..]));
@@ -183,7 +185,8 @@ pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
         );
     }
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Ok(HttpRequest { url: text.to_owned(), target, host, path })
+    let (url, method, headers) = (text.to_owned(), HttpMethod::Get, Vec::new());
+    Ok(HttpRequest { url, target, method, host, headers, path })
 }
 
 /// The character in percent-encoding (RFC 3986, 2.1).

@@ -57,6 +57,12 @@ impl Flags {
         self.add(flag, line, key, &format!("[\"sh\", \"-c\", {}]", basic(line)));
     }
 
+    /// Sets one name of a table of strings, whose dotted key is `table`.
+    pub fn entry(&mut self, flag: &str, table: &str, name: &str, value: &str) {
+        // The value may be a secret: it is not shown.
+        self.add(flag, name, &format!("{table}.{}", quoted_key(name)), &basic(value));
+    }
+
     /// Sets a variable of the child, or removes it.
     pub fn variable(&mut self, flag: &str, name: &str, value: Option<&str>) {
         let key = format!("env.{}", quoted_key(name));

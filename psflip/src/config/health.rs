@@ -11,7 +11,7 @@ use super::error::{Error, all_of, any_of, nearest, quoted};
 use super::plan::{Endpoint, FcgiRequest, Health, Pace};
 use super::reader::{Node, Reader, Section, Zero, a};
 use super::scalar::{Refused, refuse_help};
-use super::{address, keys};
+use super::{address, http, keys};
 
 const KINDS: &[&str] = &["alive", "command", "docker", "tcp", "unix", "http", "fcgi", "notify"];
 /// What a kind is called elsewhere.
@@ -140,6 +140,7 @@ fn check(reader: &mut Reader<'_>, kind: &str, section: &Section<'_>, node: Node<
             let read =
                 |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.parsed(key, node, address::url);
             let (request, pace) = probe(reader, section, node, "url", HTTP, quick, read);
+            let request = http::request(reader, section, request);
             Some(Health::Http { request: request?, status: statuses(reader, section), pace })
         }
         "fcgi" => {

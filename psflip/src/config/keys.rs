@@ -153,8 +153,11 @@ tables! {
         "timeout": Duration(false), Is("\"5s\""), "For one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
-    HTTP "[healthcheck.http]" "Healthy when a GET is answered with one of some codes." {
-        "url": Special("http://127.0.0.1:8080/up"), Required, "`http://host:port/path?query` or `unix:///run/app.sock:/path`.";
+    HTTP "[healthcheck.http]" "Healthy when an HTTP request is answered with one of some codes." {
+        "url": Special("http://127.0.0.1:8080/up"), Required, "`http://host:port/path?query` or `unix:///run/app.sock:/path`. No HTTPS: for TLS use `command` with curl.";
+        "method": Word(&["GET", "HEAD", "OPTIONS"]), Is("\"GET\""), "The method of the request.";
+        "host": Special("app.example"), Told("host and port of the URL; `localhost` for a Unix socket"), "The header `Host`.";
+        "headers": Map(false), Nothing, "More headers of the request, by their names.";
         "status": Status, Is("\"200-399\""), "The codes: `204`, `\"200,204,300-399\"`.";
         "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
         "interval": Duration(false), Is("\"100ms\""), "From the end of a probe to the next.";

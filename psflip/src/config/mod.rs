@@ -13,6 +13,7 @@ pub(crate) mod file;
 mod flags;
 mod functions;
 mod health;
+mod http;
 mod inspect;
 pub mod keys;
 mod listen;

@@ -118,7 +118,7 @@ pub enum Health {
         /// When to probe.
         pace: Pace,
     },
-    /// Healthy when a GET answers with one of `status`.
+    /// Healthy when a request is answered with one of `status`.
     Http {
         /// The request.
         request: HttpRequest,
@@ -166,10 +166,38 @@ pub struct HttpRequest {
     pub url: String,
     /// Where to connect.
     pub target: Endpoint,
-    /// The `Host` header.
+    /// What is asked for.
+    pub method: HttpMethod,
+    /// The `Host` header: a host and maybe a port, without spaces and control characters.
     pub host: String,
+    /// More header fields: names are tokens, values have no control characters but tabs (RFC 9110, 5.5 and 5.6.2). No name is there
+    /// twice, or is one of those that say how the request is framed. Values may be secrets.
+    pub headers: Vec<(String, String)>,
     /// Path and query, begins with `/`, contains neither spaces nor control characters.
     pub path: String,
+}
+
+/// The method of an `http` health check: safe, and without a body (RFC 9110, 9.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpMethod {
+    /// The usual one.
+    Get,
+    /// As `GET`, without the body of the answer.
+    Head,
+    /// What the server allows.
+    Options,
+}
+
+impl HttpMethod {
+    /// As it stands in a request and in a configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+        }
+    }
 }
 
 /// Where a health check connects to.

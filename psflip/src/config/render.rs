@@ -102,8 +102,15 @@ fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {
         Health::Http { request, status, pace: when } => {
             writeln!(f, "\n[healthcheck.http]")?;
             writeln!(f, "url = {}", string(&request.url))?;
+            writeln!(f, "method = \"{}\"", request.method.as_str())?;
+            writeln!(f, "host = {}", string(&request.host))?;
             writeln!(f, "status = \"{}\"", codes(status))?;
-            pace(f, when)
+            pace(f, when)?;
+            if !request.headers.is_empty() {
+                writeln!(f, "\n[healthcheck.http.headers]")?;
+            }
+            let mut headers = request.headers.iter();
+            headers.try_for_each(|(name, value)| writeln!(f, "{} = {}", key(name), string(value)))
         }
         Health::Fcgi { request, status, pace: when } => {
             writeln!(f, "\n[healthcheck.fcgi]")?;

@@ -1,4 +1,4 @@
-//! `http`: the child is healthy when a GET answers with a wanted status. Only the status line is read.
+//! `http`: the child is healthy when a request is answered with a wanted status. Only the status line is read.
 
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::exchange::{Exchange, Question, Received, Statuses, judge};
 use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
-use crate::config::HttpRequest;
+use crate::config::{HttpMethod, HttpRequest};
 
 /// The most that is read of an answer.
 const LONGEST: usize = 8 * 1024;
@@ -18,18 +18,32 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(request: &HttpRequest, wanted: &Statuses) -> Self {
-        let HttpRequest { url, target, host, path } = request;
-        Self { question: Question::new(target, get(host, path), url), wanted: wanted.into() }
+        let HttpRequest { url, target, .. } = request;
+        Self { question: Question::new(target, text(request), url), wanted: wanted.into() }
     }
 }
 
 /// A GET after which the server closes the connection.
 pub(super) fn get(host: &str, path: &str) -> Vec<u8> {
-    let version = env!("CARGO_PKG_VERSION");
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: psflip/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    );
-    request.into_bytes()
+    written(HttpMethod::Get, host, path, &[])
+}
+
+/// The request of a check. What the configuration says stands in place of psflip's own fields.
+fn text(request: &HttpRequest) -> Vec<u8> {
+    written(request.method, &request.host, &request.path, &request.headers)
+}
+
+fn written(method: HttpMethod, host: &str, path: &str, headers: &[(String, String)]) -> Vec<u8> {
+    let method = method.as_str();
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
+    let usual = [("User-Agent", concat!("psflip/", env!("CARGO_PKG_VERSION"))), ("Accept", "*/*")];
+    let given = |name: &str| headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+    let usual = usual.into_iter().filter(|(name, _)| !given(name));
+    for (name, value) in usual.chain(headers.iter().map(|(name, value)| (&**name, &**value))) {
+        text.extend([name, ": ", value, "\r\n"]);
+    }
+    text.push_str("Connection: close\r\n\r\n");
+    text.into_bytes()
 }
 
 impl Probe for Http {

@@ -277,6 +277,10 @@ fn a_mistake_in_a_flag_is_told_with_the_flag_and_nothing_starts() {
         (&["--listen", "@x,as=stdin", "--listen", "@y,as=stdin"], &["--listen @y,as=stdin: two listeners"]),
         (&["--env", "=secret"], &["--env: `` is no name"]),
         (&["--env", "A={{ evn('x') }}"], &["--env A: there is no template function `evn`"]),
+        (
+            &["--healthcheck-http", "http://:1/", "--healthcheck-header", "X Y=secret"],
+            &["--healthcheck-header X Y: `X Y` is no name of a header"],
+        ),
         (&["--healthcheck-timeout", "5s"], &["--healthcheck-timeout 5s: ", "name the kind of check"]),
         (
             &["--healthcheck-notify", "--healthcheck-after", "5s"],
@@ -323,6 +327,7 @@ fn flags_that_do_not_fit_together_are_wrong_usage_with_a_hint() {
         (&["run", "--healthcheck-tcp", ":1", "--healthcheck-notify", "--", "x"], "'--healthcheck-notify'"),
         (&["run", "--healthcheck-fcgi", ":1", "--", "x"], "--healthcheck-script <FILE>"),
         (&["run", "--env", "A", "--", "x"], "write NAME=VALUE"),
+        (&["run", "--healthcheck-header", "A=b", "--", "x"], "--healthcheck-http <URL>"),
         (&["run", "--switch", "A", "--", "x"], "write LINK=TARGET"),
         (&["run", "--healthcheck-successes", "two", "--", "x"], "'two'"),
         (&["run", "--quiet", "--quiet", "--", "x"], "--quiet"),

@@ -103,6 +103,28 @@ fn every_kind_that_probes_says_why_the_last_probe_failed_when_the_time_is_up() {
 }
 
 #[test]
+fn an_http_check_sends_the_headers_that_a_server_wants_and_no_log_has_them() {
+    // Contract: H1, H4, U3
+    let sandbox = Sandbox::new();
+    let dir = sandbox.dir().display().to_string();
+    let server = ["http-server", "--unix", "s", "--up-token", "s3cret"];
+    let check = |headers: &str, rest: &str| {
+        format!(
+            "[healthcheck.http]\nurl = \"unix://{dir}/s:/up\"\nmethod = \"HEAD\"\nhost = \"app.example\"\n\
+             interval = \"5ms\"\n{headers}{rest}[log]\nlevel = \"trace\"\n"
+        )
+    };
+    let psflip = child(&sandbox, &server, &check("", SERVED)).start();
+    assert_not_healthy(&sandbox, &psflip, "HTTP status 401, wanted 200-399");
+
+    let token = "headers = { Authorization = \"Bearer {{ env('TOKEN') }}\" }\n";
+    let psflip = child(&sandbox, &server, &check(token, "")).env("TOKEN", "s3cret").start().wait_ready();
+    psflip.flip();
+    stop(&psflip);
+    assert!(!psflip.log().contains("s3cret"), "{}", psflip.log());
+}
+
+#[test]
 fn tcp_and_http_find_a_child_on_its_port() {
     // Contract: H1, H4
     let sandbox = Sandbox::new();

@@ -3,6 +3,7 @@
 mod checks;
 mod control;
 mod files;
+mod http;
 mod keys;
 mod kinds;
 mod limits;

@@ -59,8 +59,20 @@ fn check() -> impl Strategy<Value = String> {
                 "unix:@b"
             ]),
             prop::sample::select(vec!["'200'", "204", "'200-399'", "'200, 204,300-399'"]),
+            prop::sample::select(vec!["", "method = 'HEAD'\n", "host = 'a.example:1'\n"]),
+            prop::collection::btree_map("[A-Z]{1,4}[!#$%&'*+.^_`|~-]{0,2}", "[!-~é]{0,5}", 0..3),
         )
-            .prop_map(|(url, status)| format!("[healthcheck.http]\nurl = '{url}'\nstatus = {status}\n")),
+            .prop_map(|(url, status, more, headers)| {
+                let headers: Vec<String> = headers
+                    .iter()
+                    .filter(|(name, _)| !matches!(name.as_str(), "HOST" | "TE"))
+                    .map(|(name, value)| format!("\"{name}\" = {}", literal(value)))
+                    .collect();
+                let headers = headers.join(", ");
+                format!(
+                    "[healthcheck.http]\nurl = '{url}'\nstatus = {status}\n{more}headers = {{ {headers} }}\n"
+                )
+            }),
         (
             prop::sample::select(vec!["unix:///run/a", "/run/a", "@b", "127.0.0.1:9000", "tcp://[::1]:9000"]),
             text(),

@@ -7,11 +7,24 @@ use std::path::Path;
 
 use super::super::Checker;
 use super::*;
-use crate::config::{Endpoint, HttpRequest};
+use crate::config::{Endpoint, HttpMethod, HttpRequest};
 
 fn http(target: Endpoint) -> Checker {
-    let request =
-        HttpRequest { url: "http://app/up".into(), target, host: "app".into(), path: "/up?deep=1".into() };
+    with(request(target))
+}
+
+fn request(target: Endpoint) -> HttpRequest {
+    HttpRequest {
+        url: "http://app/up".into(),
+        target,
+        method: HttpMethod::Get,
+        host: "app".into(),
+        headers: Vec::new(),
+        path: "/up?deep=1".into(),
+    }
+}
+
+fn with(request: HttpRequest) -> Checker {
     checker(&Health::Http { request, status: vec![200..=399, 401..=401], pace: PACE })
 }
 
@@ -23,8 +36,14 @@ struct Asked {
 }
 
 fn asked() -> Asked {
+    asked_with(|_| {})
+}
+
+fn asked_with(change: impl FnOnce(&mut HttpRequest)) -> Asked {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let mut checker = http(Endpoint::Tcp(vec![listener.local_addr().unwrap()]));
+    let mut request = request(Endpoint::Tcp(vec![listener.local_addr().unwrap()]));
+    change(&mut request);
+    let mut checker = with(request);
     assert_eq!(checker.start(), BEGUN);
     while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
         assert_eq!(turn(&mut checker), Step::NOTHING);
@@ -76,6 +95,33 @@ fn the_request_is_a_plain_get() {
         "\r\n",
     ];
     assert_eq!(asked().request, wanted.join("\r\n"));
+}
+
+#[test]
+fn the_request_has_the_method_the_host_and_the_headers_of_the_configuration() {
+    // Contract: H1
+    let asked = asked_with(|request| {
+        request.method = HttpMethod::Head;
+        request.host = "app.example:8080".into();
+        request.headers = vec![
+            ("Authorization".into(), "Bearer t0ken".into()),
+            ("user-agent".into(), "probe".into()),
+            ("X-Empty".into(), String::new()),
+        ];
+    });
+    let wanted = [
+        "HEAD /up?deep=1 HTTP/1.1",
+        "Host: app.example:8080",
+        "Accept: */*",
+        "Authorization: Bearer t0ken",
+        "user-agent: probe",
+        "X-Empty: ",
+        "Connection: close",
+        "\r\n",
+    ];
+    assert_eq!(asked.request, wanted.join("\r\n"));
+    let failure = asked.failure_after(b"HTTP/1.1 401x\r\n\r\n");
+    assert!(!failure.contains("t0ken"), "{failure}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use psflip::config::{Endpoint, FcgiRequest, Health, HttpRequest, Pace};
+use psflip::config::{Endpoint, FcgiRequest, Health, HttpMethod, HttpRequest, Pace};
 use psflip::health::{Checker, ChildInfo, Step, Verdict};
 use psflip::sys::early::inherited_signals;
 
@@ -76,7 +76,9 @@ pub(super) fn http(folder: &Path) -> Result<Run, Error> {
         request: HttpRequest {
             url: "unix:app.sock:/up".to_owned(),
             target,
+            method: HttpMethod::Get,
             host: "localhost".to_owned(),
+            headers: Vec::new(),
             path: "/up".to_owned(),
         },
         status: vec![200..=399],

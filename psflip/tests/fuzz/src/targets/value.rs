@@ -63,6 +63,11 @@ pub(super) const WORDS: &[&str] = &[
     "::ffff:1.2.3.4",
     "..",
     "~",
+    "GET",
+    "HEAD",
+    "POST",
+    "\r\n",
+    "app.example",
 ];
 
 /// The keys, as the beginning of a file.
@@ -78,6 +83,9 @@ const KEYS: &[&str] = &[
     "healthcheck.unix.path",
     "healthcheck.http.url",
     "healthcheck.http = { url = 'http://127.0.0.1:1/', status",
+    "healthcheck.http = { url = 'http://127.0.0.1:1/', method",
+    "healthcheck.http = { url = 'http://127.0.0.1:1/', host",
+    "healthcheck.http = { url = 'http://127.0.0.1:1/', headers.X-A",
     "healthcheck.tcp = { address = ':1', after",
     "healthcheck.tcp = { address = ':1', interval",
     "healthcheck.tcp = { address = ':1', successes",
@@ -125,7 +133,12 @@ fn in_range(plan: &Plan) -> Result<(), String> {
         Health::Http { request, status, .. } => {
             let graphic =
                 request.path.starts_with('/') && request.path.bytes().all(|byte| byte.is_ascii_graphic());
-            ensure(graphic && !request.host.contains(['\r', '\n', ' ']), || {
+            let one_line = |text: &str| !text.contains(['\r', '\n', '\0']);
+            let headers = request
+                .headers
+                .iter()
+                .all(|(name, value)| !name.contains([':', ' ']) && one_line(name) && one_line(value));
+            ensure(graphic && headers && one_line(&request.host) && !request.host.contains(' '), || {
                 format!("a request by {request:?}")
             })?;
             ensure(!status.is_empty() && status.iter().all(|range| range.start() <= range.end()), || {

@@ -1,0 +1,174 @@
+//! What the request of an `http` health check may say besides its URL: method, `Host`, header fields (RFC 9110). Pure.
+//!
+//! The value of a field may be a secret, so no message has it.
+
+use toml::de::DeValue;
+
+use super::build::{find, set};
+use super::error::{Error, any_of, quoted};
+use super::plan::{HttpMethod, HttpRequest};
+use super::reader::{Node, Reader, Section};
+use super::scalar::{Refused, refuse, refuse_help};
+
+/// The most that all fields have together, in bytes: what usual servers accept of a request's header (nginx: 8 KiB a line).
+const LONGEST_HEADERS: usize = 8 * 1024;
+
+/// The methods, all safe (RFC 9110, 9.2.1): a probe is repeated every moment and must change nothing.
+const METHODS: &[(&str, HttpMethod)] =
+    &[("GET", HttpMethod::Get), ("HEAD", HttpMethod::Head), ("OPTIONS", HttpMethod::Options)];
+
+/// Methods that a server may take for a wish to change something, or that need more than a request without a body.
+const UNSAFE: &[&str] = &["POST", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"];
+
+/// Fields that say how the request is framed and the connection used (RFC 9110, 7.6.1 and 10.1; RFC 9112, 6).
+const OWN: &[&str] = &[
+    "Connection",
+    "Content-Length",
+    "Expect",
+    "Keep-Alive",
+    "Proxy-Connection",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+];
+
+/// Adds `method`, `host` and `headers` to the request.
+pub(super) fn request(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    request: Option<HttpRequest>,
+) -> Option<HttpRequest> {
+    let method = find(section, "method").map(|node| reader.parsed("method", node, method));
+    let host = find(section, "host").map(|node| reader.parsed("host", node, host));
+    let headers = find(section, "headers").map(|node| headers(reader, node)).unwrap_or_default();
+    let mut request = request?;
+    set(&mut request.method, method.flatten());
+    set(&mut request.host, host.flatten());
+    request.headers = headers;
+    Some(request)
+}
+
+fn method(text: &str) -> Result<HttpMethod, Refused> {
+    if let Some((_, method)) = METHODS.iter().find(|(name, _)| *name == text) {
+        return Ok(*method);
+    }
+    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
+    let upper = text.to_ascii_uppercase();
+    if names.contains(&upper.as_str()) {
+        return refuse_help(
+            format!("`method` can't be {}: methods are written in capitals", quoted(text)),
+            format!("did you mean `{upper}`?"),
+        );
+    }
+    if UNSAFE.contains(&upper.as_str()) {
+        return refuse_help(
+            format!("`method` can't be {}: a probe is repeated and must change nothing", quoted(text)),
+            format!("use {}, or let curl do it: `[healthcheck.command]`", any_of(&names)),
+        );
+    }
+    refuse_help(format!("`method` can't be {}", quoted(text)), format!("it can be {}", any_of(&names)))
+}
+
+/// The value of the `Host` field: a host and maybe a port (RFC 9110, 7.2).
+fn host(text: &str) -> Result<String, Refused> {
+    let example = "write what a client would send, for example `app.example` or `app.example:8080`";
+    if text.is_empty() {
+        return refuse_help("`host` is empty", example);
+    }
+    if text.len() > 255 {
+        return refuse(format!("`host` has {} bytes; at most 255 are allowed", text.len()));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:[]%".contains(c);
+    match text.chars().find(|c| !allowed(*c)) {
+        None => Ok(text.to_owned()),
+        Some('/') => refuse_help(
+            format!("{} is not a host: it has a `/` in it", quoted(text)),
+            "write only the host, without `http://` and without a path",
+        ),
+        Some(bad) => refuse_help(
+            format!("{} is not a host: it has the character {} in it", quoted(text), shown(bad)),
+            example,
+        ),
+    }
+}
+
+fn headers(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(String, String)> {
+    let mut headers: Vec<(String, String)> = Vec::new();
+    let Some(table) = reader.table("healthcheck.http.headers", node) else { return headers };
+    let mut total = 0;
+    for (name, span, node) in &table.entries {
+        let other = headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        if let Err(Refused { message, help }) = field_name(name, other.map(|(other, _)| other.as_str())) {
+            reader.error(Error { message, span: Some(span.clone()), help });
+            continue;
+        }
+        // Before the template is rendered, so that no message about the type has the value.
+        let value = match node.get_ref() {
+            DeValue::String(_) => reader.parsed(&format!("headers.{name}"), node, |text| value(name, text)),
+            _ => reader.string(&format!("headers.{name}"), node),
+        };
+        if let Some(value) = value {
+            total += name.len() + value.len();
+            headers.push(((*name).to_owned(), value));
+        }
+    }
+    if total > LONGEST_HEADERS {
+        reader.error(
+            Error::at(node.span(), format!("the headers have {total} bytes together"))
+                .help(format!("at most {LONGEST_HEADERS} are allowed")),
+        );
+    }
+    headers
+}
+
+/// Whether a field may have this name; `other` is the same one that is there already.
+fn field_name(name: &str, other: Option<&str>) -> Result<(), Refused> {
+    if name.is_empty() {
+        return refuse("the name of a header is empty");
+    }
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if let Some(bad) = name.chars().find(|c| !token(*c)) {
+        return refuse_help(
+            format!("{} is no name of a header: it has the character {} in it", quoted(name), shown(bad)),
+            "letters, digits, `-`, `_` and a few other signs are allowed (RFC 9110, 5.6.2)",
+        );
+    }
+    if name.eq_ignore_ascii_case("Host") {
+        return refuse_help(
+            "`Host` can't be set in `[healthcheck.http.headers]`",
+            "use `host = \"app.example\"`",
+        );
+    }
+    if let Some(own) = OWN.iter().find(|own| own.eq_ignore_ascii_case(name)) {
+        return refuse_help(
+            format!("`{own}` can't be set in `[healthcheck.http.headers]`"),
+            "psflip sends a request without a body and closes the connection after the answer",
+        );
+    }
+    match other {
+        Some(other) => refuse_help(
+            format!("the header {} is given twice, as {} too", quoted(name), quoted(other)),
+            "names of headers are the same in capitals and in small letters: keep one",
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The value of a field (RFC 9110, 5.5).
+fn value(name: &str, text: &str) -> Result<String, Refused> {
+    if let Some(bad) = text.chars().find(|c| c.is_ascii_control() && *c != '\t') {
+        return refuse_help(
+            format!("the value of the header {} has the character {} in it", quoted(name), shown(bad)),
+            "a header is one line of text without control characters",
+        );
+    }
+    if text.trim_matches([' ', '\t']).len() != text.len() {
+        return refuse(format!("the value of the header {} begins or ends with a space", quoted(name)));
+    }
+    Ok(text.to_owned())
+}
+
+fn shown(c: char) -> String {
+    quoted(&c.escape_debug().to_string())
+}
