@@ -68,7 +68,7 @@ const FLAGS: &[Flag] = &[
         "ADDR[,KEY=VALUE...]",
         "listen",
         Kind::Listener,
-        "Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660",
+        "Open this socket for every generation, once: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys as of [[listen]], such as as=stdin or mode=0660",
     ),
     flag("pidfile", "FILE", "pidfile", Kind::Text, "Write the active generation's pid here"),
     flag(

@@ -96,19 +96,22 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
     health::conflicts(reader, &file, &plan.health);
     if let Some(listener) = listen::shared_with(&plan.listeners, &plan.health) {
         let address = quoted(&listener.address.to_string());
-        let message = format!("the health check asks the shared listener {address}");
         let span = find(&file, "healthcheck").map(toml::Spanned::span);
-        reader.error(Error { message, span, help: Some(SHARED.to_owned()) });
+        let (message, help) = match listener.address {
+            ListenAddress::Unixgram(_) | ListenAddress::Unixpacket(_) => {
+                (format!("the health check can't connect to {address}: it is no stream socket"), NO_STREAM)
+            }
+            _ => (format!("the health check asks the shared listener {address}"), SHARED),
+        };
+        reader.error(Error { message, span, help: Some(help.to_owned()) });
     }
     let mut taken = vec![
         ("the pidfile", plan.pidfile.as_deref()),
         ("the link of `[switch]`", plan.switch.as_ref().map(|link| link.path.as_path())),
         ("where the link of `[switch]` points to", plan.switch.as_ref().map(|link| link.to.as_path())),
     ];
-    taken.extend(plan.listeners.iter().filter_map(|listener| match &listener.address {
-        ListenAddress::Unix(path) => Some(("the address of a `[[listen]]`", Some(path.as_path()))),
-        _ => None,
-    }));
+    let paths = plan.listeners.iter().filter_map(|listener| listener.address.unix_path());
+    taken.extend(paths.map(|path| ("the address of a `[[listen]]`", Some(path))));
     control::conflicts(reader, find(&file, "control"), &plan.control, &taken);
     if find(&file, "cmd").is_none() && !misspelled(&file, "cmd", TOP) {
         reader.error(
@@ -123,6 +126,9 @@ const SHARED: &str = "the old child accepts on it too, so its answer would be ta
      `[healthcheck.command]` or an address of the new child's own";
 
 /// The value of a key.
+const NO_STREAM: &str = "use `[healthcheck.notify]` or `[healthcheck.command]`; the old child reads from it too, so an answer would say \
+     nothing anyway";
+
 pub(super) fn find<'t>(section: &Section<'t>, key: &str) -> Option<Node<'t>> {
     section.entries.iter().find(|(name, ..)| *name == key).map(|(.., node)| *node)
 }

@@ -179,7 +179,7 @@ tables! {
         "extend": Duration(true), Is("\"10m\""), "How long after `upgrade.timeout` the child may put off the end of the wait.";
     }
     LISTEN "[[listen]]" "A socket that psflip opens once, and that every generation's child inherits." {
-        "address": Special("tcp://0.0.0.0:8080"), Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, or `systemd:NAME`.";
+        "address": Special("tcp://0.0.0.0:8080"), Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, `unixgram://PATH`, `unixpacket://PATH`, or `systemd:NAME`.";
         "name": Special("web"), Told("`unknown`; of `systemd:NAME` that name"), "What `LISTEN_FDNAMES` says.";
         "as": Words(&["listen_fds", "stdin", "server_starter", "einhorn"]), Is("\"listen_fds\""), "How the child is told.";
         "mode": Mode, Told("what the umask leaves of 0777"), "The permissions of a Unix socket's file.";

@@ -41,6 +41,10 @@ pub enum ListenAddress {
     Udp(SocketAddr),
     /// `unix://PATH`, a stream socket; a leading `@` is the abstract namespace (unix(7)). Fits into sun_path.
     Unix(PathBuf),
+    /// `unixgram://PATH`, a datagram socket; the path as of [`ListenAddress::Unix`].
+    Unixgram(PathBuf),
+    /// `unixpacket://PATH`, a sequential-packet socket; likewise.
+    Unixpacket(PathBuf),
     /// `systemd:NAME`: what psflip itself was given under this name (sd_listen_fds(3)).
     Systemd(String),
 }
@@ -109,6 +113,29 @@ impl Protocol {
     }
 }
 
+impl ListenAddress {
+    /// The path of a Unix socket of any type; a leading `@` is the abstract namespace.
+    #[must_use]
+    pub fn unix_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) | Self::Unixgram(path) | Self::Unixpacket(path) => Some(path),
+            Self::Tcp(_) | Self::Udp(_) | Self::Systemd(_) => None,
+        }
+    }
+
+    /// Whether psflip calls listen(2) on it: it has a queue of connections, not of datagrams.
+    #[must_use]
+    pub fn is_connected_to(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Unix(_) | Self::Unixpacket(_))
+    }
+
+    /// Whether it has an IP address.
+    #[must_use]
+    pub fn is_internet(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Udp(_))
+    }
+}
+
 /// As it could be written in the configuration. Equal addresses have equal texts: generations know a socket by it.
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,6 +143,8 @@ impl fmt::Display for ListenAddress {
             Self::Tcp(address) => write!(f, "tcp://{address}"),
             Self::Udp(address) => write!(f, "udp://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Unixgram(path) => write!(f, "unixgram://{}", path.display()),
+            Self::Unixpacket(path) => write!(f, "unixpacket://{}", path.display()),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
@@ -156,6 +185,17 @@ pub(super) fn listeners(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<Listener
             reader.error(
                 Error::at(item.span(), format!("two listeners for {}", quoted(&address.to_string())))
                     .help("keep one; `as` takes several protocols: `as = [\"listen_fds\", \"stdin\"]`"),
+            );
+            continue;
+        }
+        let path = address.unix_path();
+        if let Some(other) =
+            listeners.iter().find(|other| path.is_some() && other.address.unix_path() == path)
+        {
+            let (one, other) = (quoted(&other.address.to_string()), quoted(&address.to_string()));
+            reader.error(
+                Error::at(item.span(), format!("two sockets at one path: {one} and {other}"))
+                    .help("a path can have one socket, of one type: give each a path of its own"),
             );
             continue;
         }
@@ -211,7 +251,7 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>, node: Node<'_>) -> O
     let name = name.unwrap_or_else(|| match &address {
         ListenAddress::Systemd(name) => name.clone(),
         // What sd_listen_fds_with_names(3) says for descriptors without a name.
-        ListenAddress::Tcp(_) | ListenAddress::Udp(_) | ListenAddress::Unix(_) => "unknown".to_owned(),
+        _ => "unknown".to_owned(),
     });
     Some(Listener { address, name, protocols, options })
 }
@@ -223,8 +263,7 @@ fn refuse_what_does_not_apply(
     address: &ListenAddress,
     protocols: &[Protocol],
 ) {
-    let abstract_name =
-        matches!(address, ListenAddress::Unix(path) if path.to_string_lossy().starts_with('@'));
+    let abstract_name = address.unix_path().is_some_and(|path| path.to_string_lossy().starts_with('@'));
     let (allowed, kind): (&[&str], _) = match address {
         ListenAddress::Tcp(SocketAddr::V6(_)) => {
             (&["backlog", "reuseport", "nodelay", "nonblock", "v6only"], "an IPv6 TCP socket")
@@ -238,6 +277,18 @@ fn refuse_what_does_not_apply(
             (&["backlog", "nonblock"], "an abstract Unix socket, which has no file")
         }
         ListenAddress::Unix(_) => (&["backlog", "nonblock", "mode", "owner", "group"], "a Unix socket"),
+        ListenAddress::Unixgram(_) if abstract_name => {
+            (&["nonblock"], "an abstract Unix datagram socket, which has no file and no connections")
+        }
+        ListenAddress::Unixgram(_) => {
+            (&["nonblock", "mode", "owner", "group"], "a Unix datagram socket, which has no connections")
+        }
+        ListenAddress::Unixpacket(_) if abstract_name => {
+            (&["backlog", "nonblock"], "an abstract Unix socket, which has no file")
+        }
+        ListenAddress::Unixpacket(_) => {
+            (&["backlog", "nonblock", "mode", "owner", "group"], "a Unix packet socket")
+        }
         ListenAddress::Systemd(_) => (&[], "a socket that is set up by whoever started psflip"),
     };
     for (key, span, _) in &section.entries {
@@ -245,20 +296,35 @@ fn refuse_what_does_not_apply(
             reader.error(Error::at(span.clone(), format!("`{key}` does not apply to {kind}")));
         }
     }
-    if matches!(address, ListenAddress::Udp(_)) && protocols.contains(&Protocol::ServerStarter) {
+    let unknown = match address {
+        ListenAddress::Udp(_) => Some("UDP sockets"),
+        ListenAddress::Unixgram(_) => Some("Unix datagram sockets"),
+        ListenAddress::Unixpacket(_) => Some("Unix packet sockets"),
+        ListenAddress::Tcp(_) | ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
+    };
+    if let Some(unknown) = unknown
+        && protocols.contains(&Protocol::ServerStarter)
+    {
         let span = section.entries.iter().find(|(key, ..)| *key == "as").map(|(_, span, _)| span.clone());
         reader.error(Error {
-            message: "`server_starter` knows no UDP sockets".to_owned(),
+            message: format!("`server_starter` knows no {unknown}"),
             span,
             help: Some("use `as = \"listen_fds\"`".to_owned()),
         });
     }
 }
 
-/// Reads `tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, a path, or `systemd:NAME`.
+/// Reads `tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH` and its kin, a path, or `systemd:NAME`.
 fn parse_address(text: &str) -> Result<ListenAddress, Refused> {
     if let Some(name) = text.strip_prefix("systemd:") {
         return parse_name(name).map(ListenAddress::Systemd);
+    }
+    let unix = |rest: &str| address::unix(&format!("unix://{}", rest.strip_prefix("//").unwrap_or(rest)));
+    if let Some(rest) = text.strip_prefix("unixgram:") {
+        return unix(rest).map(ListenAddress::Unixgram);
+    }
+    if let Some(rest) = text.strip_prefix("unixpacket:") {
+        return unix(rest).map(ListenAddress::Unixpacket);
     }
     if text.starts_with("unix:") || text.starts_with(['/', '@', '.']) {
         return address::unix(text).map(ListenAddress::Unix);
@@ -269,7 +335,7 @@ fn parse_address(text: &str) -> Result<ListenAddress, Refused> {
         "udp" => socket_address(rest).map(ListenAddress::Udp),
         _ => refuse_help(
             format!("{} is no address to listen on", quoted(text)),
-            "write `tcp://0.0.0.0:8080`, `udp://[::]:53`, `unix:///run/app/app.sock` or `systemd:NAME`",
+            "write `tcp://0.0.0.0:8080`, `udp://[::]:53`, `unix:///run/app/app.sock`, `unixgram://PATH`, `unixpacket://PATH` or `systemd:NAME`",
         ),
     }
 }
@@ -381,7 +447,7 @@ fn reader_protocols(reader: &mut Reader<'_>, node: Node<'_>) -> Option<Vec<Proto
 }
 
 /// The listener that a connection of this health check would reach, if it is one of these. While a new child starts, the old
-/// one accepts on it as well, so an answer would say nothing.
+/// one accepts on it as well, so an answer would say nothing. A socket that takes no stream connections answers nobody.
 #[must_use]
 pub(super) fn shared_with<'l>(listeners: &'l [Listener], health: &Health) -> Option<&'l Listener> {
     let (tcp, unix): (&[SocketAddr], Option<&Path>) = match health {
@@ -395,8 +461,8 @@ pub(super) fn shared_with<'l>(listeners: &'l [Listener], health: &Health) -> Opt
     };
     listeners.iter().find(|listener| match &listener.address {
         ListenAddress::Tcp(bound) => tcp.iter().any(|address| reaches(*address, *bound)),
-        ListenAddress::Unix(path) => unix == Some(path),
         ListenAddress::Udp(_) | ListenAddress::Systemd(_) => false,
+        address => unix.is_some() && address.unix_path() == unix,
     })
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::listen::{ListenAddress, Listener};
+use super::listen::Listener;
 use super::plan::{Control, EnvChange, Health, Hooks, LogFormat, Orphans, Pace, Plan, Symlink};
 use super::scalar::spell;
 use crate::text::is_hidden;
@@ -167,10 +167,10 @@ fn listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
             writeln!(f, "{key} = {}", string(account))?;
         }
     }
-    if matches!(address, ListenAddress::Tcp(_) | ListenAddress::Unix(_)) {
+    if address.is_connected_to() {
         writeln!(f, "backlog = {}", options.backlog)?;
     }
-    if matches!(address, ListenAddress::Tcp(_) | ListenAddress::Udp(_)) {
+    if address.is_internet() {
         writeln!(f, "reuseport = {}", options.reuseport)?;
     }
     if let Some(v6only) = options.v6only {

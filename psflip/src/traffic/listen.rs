@@ -194,7 +194,7 @@ impl Listeners {
     pub fn adjust(&self) -> Result<(), Error> {
         for Open { listener, made: Made { sockets, file, .. } } in &self.open {
             let cause = |cause| Error { address: listener.address.to_string(), cause };
-            if let (ListenAddress::Unix(path), Some(id)) = (&listener.address, file) {
+            if let (Some(path), Some(id)) = (listener.address.unix_path(), file) {
                 unix_file::adjust(path, *id, &listener.options).map_err(|failed| cause(told(&failed)))?;
             }
             for socket in sockets {
@@ -208,8 +208,8 @@ impl Listeners {
     #[must_use]
     pub fn settings(&self) -> Settings {
         let setting = |open: &Open| Setting {
-            file: match (&open.listener.address, open.made.file) {
-                (ListenAddress::Unix(path), Some(id)) => unix_file::settings(path, id),
+            file: match (open.listener.address.unix_path(), open.made.file) {
+                (Some(path), Some(id)) => unix_file::settings(path, id),
                 _ => None,
             },
             sockets: open.made.sockets.iter().map(SocketSetting::of).collect(),
@@ -225,7 +225,7 @@ impl Listeners {
     pub fn restore(&self, Settings(settings): &Settings) -> Result<(), Error> {
         for (Open { listener, made: Made { sockets, file, .. } }, was) in self.open.iter().zip(settings) {
             let cause = |cause| Error { address: listener.address.to_string(), cause };
-            if let (ListenAddress::Unix(path), Some(id), Some(was)) = (&listener.address, file, &was.file) {
+            if let (Some(path), Some(id), Some(was)) = (listener.address.unix_path(), file, &was.file) {
                 unix_file::restore(path, *id, was).map_err(|failed| cause(told(&failed)))?;
             }
             for (socket, was) in sockets.iter().zip(&was.sockets) {
@@ -260,7 +260,7 @@ impl Listeners {
 
     fn remove_files(&self, concerns: impl Fn(&Made) -> bool) {
         for open in self.open.iter().filter(|open| concerns(&open.made)) {
-            if let (ListenAddress::Unix(path), Some(id)) = (&open.listener.address, open.made.file) {
+            if let (Some(path), Some(id)) = (open.listener.address.unix_path(), open.made.file) {
                 tell_remaining(path, unix_file::remove(path, id));
             }
         }
@@ -283,13 +283,14 @@ fn words(errno: Errno) -> String {
 }
 
 fn path_of(address: &str) -> Option<PathBuf> {
-    address.strip_prefix("unix://").map(PathBuf::from)
+    let prefixes = ["unix://", "unixgram://", "unixpacket://"];
+    prefixes.iter().find_map(|prefix| address.strip_prefix(prefix)).map(PathBuf::from)
 }
 
 /// Whether clients that use the address come to the socket that was handed over. Somebody may have removed its file.
 fn is_still_reachable(address: &ListenAddress, file: Option<FileId>) -> bool {
-    match (address, file) {
-        (ListenAddress::Unix(path), Some(id)) => FileId::at(path) == Some(id),
+    match (address.unix_path(), file) {
+        (Some(path), Some(id)) => FileId::at(path) == Some(id),
         _ => true,
     }
 }
@@ -322,7 +323,7 @@ fn keep(listener: &Listener, given: Given) -> Result<Made, String> {
             return Err(fixed("v6only", is));
         }
     }
-    if !matches!(listener.address, ListenAddress::Unix(_)) {
+    if listener.address.is_internet() {
         let is = getsockopt(&given.socket, sockopt::ReusePort).map_err(words)?;
         if is != reuseport {
             return Err(fixed("reuseport", is));
@@ -335,19 +336,21 @@ fn open(listener: &Listener) -> Result<Made, String> {
     let (socket, file) = match &listener.address {
         ListenAddress::Tcp(address) => (internet(*address, SockType::Stream, listener)?, None),
         ListenAddress::Udp(address) => (internet(*address, SockType::Datagram, listener)?, None),
-        ListenAddress::Unix(path) => unix(path, &listener.options)?,
+        ListenAddress::Unix(path) => unix(path, SockType::Stream, &listener.options)?,
+        ListenAddress::Unixgram(path) => unix(path, SockType::Datagram, &listener.options)?,
+        ListenAddress::Unixpacket(path) => unix(path, SockType::SeqPacket, &listener.options)?,
         ListenAddress::Systemd(_) => return Err("it is not psflip's to open".to_owned()),
     };
     let wait_for_clients = || {
         adjust_options(&socket, listener)?;
-        if matches!(listener.address, ListenAddress::Udp(_)) {
-            Ok(())
-        } else {
+        if listener.address.is_connected_to() {
             listen(socket.as_fd(), listener.options.backlog)
+        } else {
+            Ok(())
         }
     };
     if let Err(error) = wait_for_clients() {
-        if let (ListenAddress::Unix(path), Some(id)) = (&listener.address, file) {
+        if let (Some(path), Some(id)) = (listener.address.unix_path(), file) {
             let _ = unix_file::remove(path, id); // the failure that is told is the first one
         }
         return Err(error.to_string());
@@ -383,10 +386,10 @@ fn internet(address: SocketAddr, kind: SockType, listener: &Listener) -> Result<
     })
 }
 
-fn unix(path: &Path, options: &Options) -> Result<(OwnedFd, Option<FileId>), String> {
+fn unix(path: &Path, kind: SockType, options: &Options) -> Result<(OwnedFd, Option<FileId>), String> {
     let made = || {
         seam::before(Call::Socket)?;
-        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
     };
     let socket = made().map_err(words)?;
     if let Some(name) = path.to_string_lossy().strip_prefix('@') {
@@ -407,7 +410,7 @@ fn unix(path: &Path, options: &Options) -> Result<(OwnedFd, Option<FileId>), Str
 /// What can be changed at any time.
 fn adjust(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
     adjust_options(socket, listener)?;
-    if matches!(listener.address, ListenAddress::Tcp(_) | ListenAddress::Unix(_)) {
+    if listener.address.is_connected_to() {
         // On a socket that listens already, this changes the length of its queue.
         listen(socket.as_fd(), listener.options.backlog)
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL)))?;

@@ -229,13 +229,14 @@ fn make_room(path: &Path) -> Result<(), Failed> {
     Err(in_the_way("another process is creating it at the same time".to_owned()))
 }
 
-/// Whether somebody listens there: a connection that is not refused says so, even one that has to wait.
+/// Whether a socket of any process is there: a connection that is not refused says so, even one that has to wait, and so does the
+/// wrong type (EPROTOTYPE: datagrams or packets), which the kernel knows of a living socket alone (connect(2)).
 fn listens(path: &Path) -> Result<bool, Errno> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(probe.as_raw_fd(), &address) {
-        Ok(()) | Err(Errno::EAGAIN | Errno::EINPROGRESS) => Ok(true),
+        Ok(()) | Err(Errno::EAGAIN | Errno::EINPROGRESS | Errno::EPROTOTYPE) => Ok(true),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
         Err(errno) => Err(errno),
     }

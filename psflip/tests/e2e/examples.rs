@@ -66,6 +66,7 @@ const ELSEWHERE: &[&str] = &[
     "health-docker.toml", // health/docker.rs: it needs an engine
     "start-server.sh",    // flags.rs: they have no configuration
     "spawn-fcgi.sh",
+    "listen-datagrams.toml", // here: it answers nobody
 ];
 
 fn folder() -> PathBuf {
@@ -207,6 +208,23 @@ fn a_version_that_crashes_after_it_was_healthy_is_no_failed_upgrade_and_its_end_
         assert!(!psflip.pidfile_path().exists(), "{file}");
         sandbox.assert_no_process_left();
     }
+}
+
+#[test]
+fn the_example_of_datagrams_runs() {
+    // Contract: U2
+    let sandbox = sandbox_with_examples();
+    let psflip =
+        sandbox.psflip().config_file("listen-datagrams.toml").env("PATH", path()).start().wait_ready();
+    let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    for generation in 1..=2 {
+        client.send_to(b"hello", sandbox.path("log.sock")).unwrap();
+        let line = format!("datagram name=gen{generation} hello");
+        psflip.output().wait(testkit::Stream::Stdout, &line);
+        psflip.flip();
+    }
+    assert!(psflip.stop().success(), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
 }
 
 #[test]

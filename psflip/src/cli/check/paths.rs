@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::{Control, Endpoint, Health, ListenAddress, Plan, Warning};
+use crate::config::{Control, Endpoint, Health, Plan, Warning};
 use crate::launch::{candidates, child_environment};
 
 /// The bits of a directory's mode (stat(2)) that matter here.
@@ -44,7 +44,7 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
         found.extend(writable("control.socket", socket));
     }
     for (index, listener) in plan.listeners.iter().enumerate() {
-        if let ListenAddress::Unix(path) = &listener.address
+        if let Some(path) = listener.address.unix_path()
             && !is_abstract(path)
         {
             found.extend(directory(&format!("listen.{index}.address"), path));

@@ -3,6 +3,7 @@
 
 mod activation;
 mod change;
+mod datagrams;
 mod killed;
 mod protocols;
 mod refused;

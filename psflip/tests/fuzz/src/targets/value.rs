@@ -35,6 +35,8 @@ pub(super) const WORDS: &[&str] = &[
     "unix:",
     "unix://",
     "tcp://",
+    "unixgram://",
+    "unixpacket:",
     "127.0.0.1",
     "[::1]",
     "[fe80::1%eth0]",
@@ -86,6 +88,7 @@ const KEYS: &[&str] = &[
     "healthcheck.http = { url = 'http://127.0.0.1:1/', method",
     "healthcheck.http = { url = 'http://127.0.0.1:1/', host",
     "healthcheck.http = { url = 'http://127.0.0.1:1/', headers.X-A",
+    "listen = [{ address = 'unixgram:///a', as = 'stdin' }, { address",
     "healthcheck.tcp = { address = ':1', after",
     "healthcheck.tcp = { address = ':1', interval",
     "healthcheck.tcp = { address = ':1', successes",
@@ -104,7 +107,11 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
         let text = String::from_utf8_lossy(bytes);
         let literal = template::literal(&text);
         for key in KEYS {
-            let close = if key.contains('{') { " }" } else { "" };
+            let close = match (key.contains('['), key.contains('{')) {
+                (true, _) => " }]",
+                (false, true) => " }",
+                (false, false) => "",
+            };
             // As a string, and bare: a number, a date, or garbage.
             for value in [&literal, &*text] {
                 let file = format!("cmd = ['x']\n{key} = {value}{close}\n");
