@@ -118,8 +118,14 @@ impl Launch {
     /// # Panics
     /// Never for a validated argv: it isn't empty and contains no NUL byte.
     #[must_use]
-    pub fn new(argv: &[String], envp: Vec<CString>, workdir: Option<PathBuf>, signals: SignalSetup) -> Self {
-        let argv: Vec<CString> = argv.iter().filter_map(|part| CString::new(part.as_str()).ok()).collect();
+    pub fn new(
+        argv: impl IntoIterator<Item: AsRef<OsStr>>,
+        envp: Vec<CString>,
+        workdir: Option<PathBuf>,
+        signals: SignalSetup,
+    ) -> Self {
+        let argv: Vec<CString> =
+            argv.into_iter().filter_map(|part| CString::new(part.as_ref().as_bytes()).ok()).collect();
         let candidates = candidates(argv.first().map_or(c"", CString::as_c_str), &envp);
         Self::with_candidates(candidates, argv, envp, workdir, signals)
     }

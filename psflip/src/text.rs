@@ -1,5 +1,8 @@
 //! What others sent, made fit for one line of a log.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
 /// The longest piece of output in a message, in characters.
 const TAIL: usize = 300;
 
@@ -34,6 +37,19 @@ pub(crate) fn head(text: &str, longest: usize) -> String {
         None => escaped(text),
         Some((end, _)) => escaped(&text[..end]) + "…",
     }
+}
+
+/// A path or an argument as text: bytes that are not UTF-8 as `\xE9`, all else as it is. Equal texts mean equal values, but for those
+/// who write such an escape themselves.
+pub(crate) fn lossy(value: impl AsRef<OsStr>) -> String {
+    let mut text = String::new();
+    for chunk in value.as_ref().as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            text += &format!("\\x{byte:02X}");
+        }
+    }
+    text
 }
 
 /// With everything escaped that would not be seen as what it is: control characters, marks that change the direction of writing,
@@ -89,6 +105,11 @@ mod tests {
         let long = format!("{}\n{}\nlast\n", "x".repeat(250), "y".repeat(250));
         assert_eq!(tail(long.as_bytes()), Some(format!("{}\\nlast", "y".repeat(250))));
         assert_eq!(tail("ü".repeat(1000).as_bytes()), Some("ü".repeat(300)));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_escaped() {
+        assert_eq!(lossy(OsStr::from_bytes(b"caf\xe9 \xc3\xa9\xff")), r"caf\xE9 é\xFF");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A configuration without a file: `psflip run --listen ADDRESS --pidfile FILE -- COMMAND`. One table says which flags there are and which key
 //! each stands for; what their values may be is known to `config` alone.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::ValueParser;
@@ -23,6 +24,8 @@ pub(super) enum Source {
 enum Kind {
     /// A string, duration, signal or path.
     Text,
+    /// A path that need not be UTF-8.
+    Path,
     /// Digits.
     Number,
     /// No value on the command line; the key gets this one (of `notify` the default, since a table must have a key).
@@ -70,7 +73,7 @@ const FLAGS: &[Flag] = &[
         Kind::Listener,
         "Open this socket for every generation, once: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys as of [[listen]], such as as=stdin or mode=0660",
     ),
-    flag("pidfile", "FILE", "pidfile", Kind::Text, "Write the active generation's pid here"),
+    flag("pidfile", "FILE", "pidfile", Kind::Path, "Write the active generation's pid here"),
     flag(
         "control-socket",
         "FILE",
@@ -79,7 +82,7 @@ const FLAGS: &[Flag] = &[
         "Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile",
     ),
     flag("no-control-socket", "", "control.socket", Kind::Alone("false"), "Make no control socket"),
-    flag("workdir", "DIR", "workdir", Kind::Text, "The child's working directory"),
+    flag("workdir", "DIR", "workdir", Kind::Path, "The child's working directory"),
     flag("env", "NAME=VALUE", "env", Kind::Variable, "Set a variable of the child"),
     flag("env-remove", "NAME", "env", Kind::Removed, "Remove a variable of the child"),
     flag(
@@ -279,6 +282,7 @@ fn arguments(command: Command) -> Command {
         .help(format!("The configuration, TOML [default: {DEFAULT_CONFIG}]"));
     let child = Arg::new("command")
         .value_name("COMMAND")
+        .value_parser(ValueParser::os_string())
         .num_args(1..)
         .last(true)
         .conflicts_with("config")
@@ -297,7 +301,7 @@ impl Flag {
             Kind::Variable | Kind::Entry | Kind::Removed | Kind::Listener => {
                 arg.action(ArgAction::Append).value_name(self.value)
             }
-            Kind::Text | Kind::Number | Kind::Shell | Kind::Link => arg.value_name(self.value),
+            Kind::Text | Kind::Path | Kind::Number | Kind::Shell | Kind::Link => arg.value_name(self.value),
         };
         match self.name {
             "healthcheck-fcgi" => arg.requires("healthcheck-script"),
@@ -311,6 +315,7 @@ impl Flag {
     fn parser(&self) -> ValueParser {
         match self.kind {
             Kind::Alone(_) => ValueParser::bool(),
+            Kind::Path => ValueParser::os_string(),
             Kind::Number => ValueParser::from(clap::value_parser!(u32)),
             Kind::Variable | Kind::Entry | Kind::Link => {
                 let example = self.value;
@@ -340,6 +345,12 @@ impl Flag {
             }
             return;
         }
+        if self.kind == Kind::Path {
+            if let Some(path) = matches.get_one::<OsString>(self.name) {
+                flags.path(&flag, &key, path);
+            }
+            return;
+        }
         for value in matches.get_many::<String>(self.name).into_iter().flatten() {
             let (before, after) = value.split_once('=').unwrap_or((value, ""));
             match self.kind {
@@ -349,7 +360,7 @@ impl Flag {
                 Kind::Removed => flags.variable(&flag, value, None),
                 Kind::Link => flags.link(&flag, before, after),
                 Kind::Listener => flags.listener(&flag, value),
-                Kind::Text | Kind::Number | Kind::Alone(_) => flags.text(&flag, &key, value),
+                Kind::Text | Kind::Path | Kind::Number | Kind::Alone(_) => flags.text(&flag, &key, value),
             }
         }
     }
@@ -357,7 +368,7 @@ impl Flag {
 
 impl FromArgMatches for Source {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let Some(command) = matches.get_many::<String>("command") else {
+        let Some(command) = matches.get_many::<OsString>("command") else {
             let file = matches.get_one::<PathBuf>("config");
             return Ok(Self::File(file.cloned().unwrap_or_else(|| DEFAULT_CONFIG.into())));
         };

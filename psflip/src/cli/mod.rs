@@ -185,9 +185,13 @@ fn hint(error: &clap::Error) -> Option<String> {
             let file = file.into_iter().filter_map(text).any(|arg| arg.starts_with("--config"));
             (file || subcommand.is_some()).then(|| EITHER.to_owned())
         }
+        ErrorKind::InvalidUtf8 => Some(RAW.to_owned()),
         _ => None,
     }
 }
+
+/// What may be anything that the kernel takes.
+const RAW: &str = "Bytes that are not UTF-8 can stand in COMMAND and its arguments, and in the values of -c, --pidfile and --workdir";
 
 /// The configuration that the command line names, or is.
 fn document(source: &Source) -> Result<Document, Errors> {

@@ -15,6 +15,7 @@ use crate::manager::{pidfile, systemd};
 use crate::runtime::{self, Identity, Origin, Predecessor, Seen};
 use crate::secrets;
 use crate::sys::{early, fd, kernel, tree};
+use crate::text;
 use crate::traffic::activation::Activation;
 
 /// What `psflip run` is told.
@@ -204,7 +205,7 @@ fn prepare(
             }),
         })?;
     if let Some(pidfile) = &plan.pidfile {
-        let held = hello.and_then(|hello| hello.pidfile.as_deref()) == pidfile.to_str();
+        let held = hello.and_then(|hello| hello.pidfile.clone()) == Some(text::lossy(pidfile));
         let from = if held { pidfile::From::Relative } else { pidfile::From::Nobody };
         pidfile::check(pidfile, from).map_err(|error| Refusal::failure(error.to_string()))?;
     }

@@ -24,7 +24,7 @@ pub(super) fn read(line: impl Iterator<Item = OsString>) -> Option<run::Args> {
             "--foreground" if anchor == AnchorArgs::default() => anchor.foreground = true,
             "--no-anchor" if anchor == AnchorArgs::default() => anchor.no_anchor = true,
             "--" if has_command && file.is_none() => {
-                let command = line.map(|word| word.into_string().ok()).collect::<Option<Vec<_>>>()?;
+                let command: Vec<OsString> = line.collect();
                 if command.is_empty() {
                     return None;
                 }

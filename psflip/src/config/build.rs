@@ -43,6 +43,7 @@ const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
 pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
     let mut plan = Plan {
         cmd: Vec::new(),
+        raw_cmd: None,
         workdir: None,
         pidfile: None,
         quiet: false,
@@ -125,10 +126,10 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
 const SHARED: &str = "the old child accepts on it too, so its answer would be taken for the new one's; use `[healthcheck.notify]`, \
      `[healthcheck.command]` or an address of the new child's own";
 
-/// The value of a key.
 const NO_STREAM: &str = "use `[healthcheck.notify]` or `[healthcheck.command]`; the old child reads from it too, so an answer would say \
      nothing anyway";
 
+/// The value of a key.
 pub(super) fn find<'t>(section: &Section<'t>, key: &str) -> Option<Node<'t>> {
     section.entries.iter().find(|(name, ..)| *name == key).map(|(.., node)| *node)
 }

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Error, Errors};
 use super::flags::Flags;
-use super::{Generation, Plan, file};
+use super::{Generation, Plan, file, raw};
 
 /// A configuration that was read, but not understood yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Document {
     text: String,
     /// For each line the flag that it stands for; empty for a file.
     flags: Vec<String>,
+    /// Bytes that are not UTF-8 stand in the text as `raw` writes them.
+    is_raw: bool,
 }
 
 /// Something that is allowed, and probably not meant. Messages are fragments, as those of mistakes.
@@ -35,7 +37,7 @@ impl Document {
     /// # Errors
     /// One, without a place if the file can't be read.
     pub fn read(path: &Path) -> Result<Self, Errors> {
-        let name = path.to_string_lossy().into_owned();
+        let name = crate::text::lossy(path);
         let bytes = match file::read(path) {
             Ok(bytes) => bytes,
             Err(reason) => {
@@ -44,7 +46,7 @@ impl Document {
             }
         };
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Self { name, text, flags: Vec::new() }),
+            Ok(text) => Ok(Self { name, text, flags: Vec::new(), is_raw: false }),
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let byte = error.as_bytes().get(at).copied().unwrap_or_default();
@@ -59,8 +61,9 @@ impl Document {
     /// What flags say.
     #[must_use]
     pub fn of_flags(flags: &Flags) -> Self {
+        let is_raw = flags.is_raw();
         let (text, flags) = flags.lines();
-        Self { name: "the command line".to_owned(), text, flags }
+        Self { name: "the command line".to_owned(), text, flags, is_raw }
     }
 
     /// How it is called in messages.
@@ -86,7 +89,25 @@ impl Document {
     /// # Errors
     /// All mistakes.
     pub fn plan(&self, generation: &Generation<'_>) -> Result<Plan, Errors> {
-        super::parse(&self.name, &self.text, generation).map_err(|errors| errors.of_flags(self.flags.clone()))
+        let plan = super::parse(&self.name, &self.text, generation).map(|plan| self.as_given(plan));
+        plan.map_err(|errors| {
+            let errors = errors.of_flags(self.flags.clone());
+            if self.is_raw { errors.map_text(raw::unmarked) } else { errors }
+        })
+    }
+
+    /// The plan with the bytes that the command line has.
+    fn as_given(&self, mut plan: Plan) -> Plan {
+        if self.is_raw {
+            plan.raw_cmd = Some(plan.cmd.iter().map(|argument| raw::decode(argument)).collect());
+            for argument in &mut plan.cmd {
+                *argument = raw::unmarked(argument);
+            }
+            for path in plan.pidfile.iter_mut().chain(&mut plan.workdir) {
+                *path = raw::path(path);
+            }
+        }
+        plan
     }
 
     /// As [`Document::plan`], for who only wants to know where the psflip is that has this configuration: what has no mistake in it
@@ -95,7 +116,8 @@ impl Document {
     /// # Errors
     /// It is no TOML.
     pub fn plan_even_if_broken(&self, generation: &Generation<'_>) -> Result<(Plan, Option<Errors>), Errors> {
-        super::parse_even_if_broken(&self.name, &self.text, generation)
+        let (plan, errors) = super::parse_even_if_broken(&self.name, &self.text, generation)?;
+        Ok((self.as_given(plan), errors))
     }
 
     /// Whether it has this key, dotted.

@@ -79,6 +79,15 @@ impl Errors {
         Self { flags, ..self }
     }
 
+    /// Every message and help, changed by `change`.
+    pub(super) fn map_text(mut self, change: impl Fn(&str) -> String) -> Self {
+        for error in &mut self.list {
+            error.message = change(&error.message);
+            error.help = error.help.as_deref().map(&change);
+        }
+        self
+    }
+
     /// The mistakes, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Error> {
         self.list.iter()

@@ -1,13 +1,19 @@
 //! A configuration that is given by flags. It is written as the text of a file, one line a flag, and read by the code that reads
 //! files: the same keys, the same templates, the same mistakes. Only the place of a mistake is told as the flag.
 
+use std::ffi::{OsStr, OsString};
+
+use super::raw;
 use super::render::{basic, key as quoted_key};
+use crate::text;
 
 /// What flags say, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     keys: Vec<Line>,
     listeners: Vec<Line>,
+    /// Some of them are not UTF-8.
+    is_raw: bool,
 }
 
 /// One flag: as it was given, and what it says in TOML. Neither has a newline.
@@ -46,10 +52,28 @@ impl Flags {
         self.add(flag, value, key, toml);
     }
 
-    /// What follows `--`: the child's argv.
-    pub fn command(&mut self, argv: &[String]) {
-        let items: Vec<String> = argv.iter().map(|argument| basic(argument)).collect();
-        self.add("--", &argv.join(" "), "cmd", &format!("[{}]", items.join(", ")));
+    /// `key` is this path, which need not be UTF-8.
+    pub fn path(&mut self, flag: &str, key: &str, value: &OsStr) {
+        let toml = basic(&self.encode(value));
+        self.add(flag, &text::lossy(value), key, &toml);
+    }
+
+    /// What follows `--`: the child's argv, which need not be UTF-8.
+    pub fn command(&mut self, argv: &[OsString]) {
+        let items: Vec<String> = argv.iter().map(|argument| basic(&self.encode(argument))).collect();
+        let shown: Vec<String> = argv.iter().map(text::lossy).collect();
+        self.add("--", &shown.join(" "), "cmd", &format!("[{}]", items.join(", ")));
+    }
+
+    fn encode(&mut self, value: &OsStr) -> String {
+        let (text, marked) = raw::encode(value);
+        self.is_raw |= marked;
+        text
+    }
+
+    /// Whether the text of [`Flags::lines`] has bytes in it that are not UTF-8, as `raw` writes them.
+    pub(super) fn is_raw(&self) -> bool {
+        self.is_raw
     }
 
     /// `key` is an argv that gives this line to a shell.

@@ -18,6 +18,7 @@ mod inspect;
 pub mod keys;
 mod listen;
 mod plan;
+mod raw;
 mod reader;
 mod render;
 pub(crate) mod scalar;

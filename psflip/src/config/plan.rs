@@ -1,5 +1,6 @@
 //! What a valid configuration says, as values that need no further checking.
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::signal::Signal;
 pub struct Plan {
     /// argv of the child; never empty, no element contains a NUL byte. The first is looked up as execvp(3) does, relative to `workdir`.
     pub cmd: Vec<String>,
+    /// The same where arguments on the command line are not UTF-8, which `cmd` shows as `\xE9`; else `None`.
+    pub raw_cmd: Option<Vec<OsString>>,
     /// The child's working directory; `None`: psflip's own.
     pub workdir: Option<PathBuf>,
     /// Where the active generation's pid is written.
@@ -36,6 +39,15 @@ pub struct Plan {
     pub control: Control,
     /// `[log]`.
     pub log: Log,
+}
+
+impl Plan {
+    /// argv of the child as it is executed.
+    pub fn argv(&self) -> impl Iterator<Item = &OsStr> {
+        let raw = self.raw_cmd.iter().flatten().map(OsString::as_os_str);
+        let text = self.cmd.iter().filter(|_| self.raw_cmd.is_none()).map(OsStr::new);
+        raw.chain(text)
+    }
 }
 
 /// One line of `[env]`. Name and value contain no NUL byte, the name no `=` and it is not empty.

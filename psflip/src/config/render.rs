@@ -11,6 +11,9 @@ use crate::text::is_hidden;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.raw_cmd.is_some() {
+            writeln!(f, "# not UTF-8, which no file can hold: each \\xNN below is one byte")?;
+        }
         writeln!(f, "cmd = {}", array(&self.cmd))?;
         if let Some(workdir) = &self.workdir {
             writeln!(f, "workdir = {}", path(workdir))?;
@@ -197,7 +200,7 @@ fn array(items: &[String]) -> String {
 }
 
 fn path(path: &Path) -> String {
-    string(&path.to_string_lossy())
+    string(&crate::text::lossy(path))
 }
 
 /// A key, in quotes where it needs them.

@@ -357,7 +357,7 @@ impl Runtime {
     /// How things are.
     fn report(&self) -> Status {
         let Self { plan, identity, chronicle, .. } = self;
-        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let text = |path: &Path| crate::text::lossy(path);
         let absolute = |path: &Path| text(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         let control = plan.control.path(plan.pidfile.as_deref());
         let is_first_start = chronicle.active_since.is_none();

@@ -52,7 +52,7 @@ impl Origin {
         // Nobody knows without /proc, and a change that isn't one would mislead.
         let changed =
             Stamp::of(Path::new("/proc/self/exe")).is_some_and(|running| Stamp::of(path) != Some(running));
-        Some(Source { path: path.to_string_lossy().into_owned(), changed })
+        Some(Source { path: crate::text::lossy(path), changed })
     }
 
     /// A variable of the environment psflip was started with, as it is.
@@ -113,7 +113,7 @@ impl Seen {
     /// For operators: whether it is another one by now.
     pub(super) fn source(&self) -> Source {
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
-        Source { changed: Stamp::of(&path) != self.stamp, path: path.to_string_lossy().into_owned() }
+        Source { changed: Stamp::of(&path) != self.stamp, path: crate::text::lossy(&path) }
     }
 }
 

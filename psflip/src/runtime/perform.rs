@@ -18,6 +18,7 @@ use crate::manager::pidfile::{From, Pidfile};
 use crate::runtime::Seen;
 use crate::signal::Signal;
 use crate::sys::process;
+use crate::text;
 
 impl Runtime {
     /// Does what was decided. What follows from it is queued as an event.
@@ -83,8 +84,9 @@ impl Runtime {
             return;
         }
         let (sockets, envp) = self.sockets_for_child();
-        let mut launch = Launch::new(&self.plan.cmd, envp, self.plan.workdir.clone(), self.identity.signals)
-            .with_sockets(sockets);
+        let mut launch =
+            Launch::new(self.plan.argv(), envp, self.plan.workdir.clone(), self.identity.signals)
+                .with_sockets(sockets);
         // The address is there before the child is.
         let started = self.open_notifications().and_then(|notify| {
             if let Some(address) = notify {
@@ -188,9 +190,7 @@ impl Runtime {
         self.note(Step::Pidfile);
         // Taken from the predecessor: by agreement if it is there, and as a stale one if it is not.
         let from = match &self.predecessor {
-            Some(Predecessor { pidfile: Some(held), .. }) if *held == path.to_string_lossy() => {
-                From::Relative
-            }
+            Some(Predecessor { pidfile: Some(held), .. }) if *held == text::lossy(&path) => From::Relative,
             _ => From::Nobody,
         };
         match Pidfile::take(&path, from) {
@@ -207,7 +207,7 @@ impl Runtime {
 
     pub(super) fn return_pidfile(&mut self) {
         let Some(pidfile) = self.pidfile.take() else { return };
-        let path = pidfile.path().to_string_lossy().into_owned();
+        let path = text::lossy(pidfile.path());
         let returned = match &self.predecessor {
             Some(Predecessor { pid, pidfile: Some(held), .. }) if *held == path => pidfile.give_back(*pid),
             _ => pidfile.remove(),
@@ -275,7 +275,7 @@ impl Runtime {
             generation: self.identity.generation + 1,
             slot: self.identity.slot.other(),
             signals: self.identity.signals,
-            pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_string_lossy().into_owned()),
+            pidfile: self.pidfile.as_ref().map(|pidfile| text::lossy(pidfile.path())),
             listeners: self.listeners.to_hand_over().count() as u32,
             control: self.control.listeners.to_hand_over().next().is_some(),
             records: self.chronicle.history.iter().len() as u32,

@@ -20,6 +20,7 @@ mod manager;
 mod migrate;
 mod operator;
 mod pidfile;
+mod raw;
 mod servers;
 mod service;
 mod signals;

@@ -21,7 +21,8 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
     let workdir = plan.workdir.clone().unwrap_or_else(|| ".".into());
     if workdir.is_dir() {
         let envp = child_environment(envp, &plan.env, &[]);
-        let mut programs = vec![("cmd", &plan.cmd)];
+        found.extend(plan.argv().next().and_then(|name| program("cmd", name, &workdir, &envp)));
+        let mut programs = Vec::new();
         if let Health::Command { cmd, .. } = &plan.health {
             programs.push(("healthcheck.command.cmd", cmd));
         }
@@ -31,7 +32,9 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
             ("hooks.promoted", &hooks.promoted),
             ("hooks.failed", &hooks.failed),
         ]);
-        found.extend(programs.iter().filter_map(|(key, argv)| program(key, argv, &workdir, &envp)));
+        found.extend(
+            programs.iter().filter_map(|(key, argv)| program(key, argv.first()?.as_ref(), &workdir, &envp)),
+        );
     } else {
         found.push(missing("workdir", &workdir, "is no directory (yet)", "no child could be started"));
     }
@@ -109,9 +112,8 @@ fn directory(key: &str, path: &Path) -> Option<Warning> {
 }
 
 /// A program that execvp(3) would not find.
-fn program(key: &str, argv: &[String], workdir: &Path, envp: &[CString]) -> Option<Warning> {
-    let name = argv.first()?;
-    let places = candidates(&CString::new(name.as_str()).ok()?, envp);
+fn program(key: &str, name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<Warning> {
+    let places = candidates(&CString::new(name.as_bytes()).ok()?, envp);
     let places: Vec<PathBuf> = places
         .iter()
         .map(|place| Path::new(OsStr::from_bytes(place.to_bytes())))
@@ -132,7 +134,7 @@ fn program(key: &str, argv: &[String], workdir: &Path, envp: &[CString]) -> Opti
             message: format!("`{}` can't be executed: {effect}", there.display()),
             help: "it must be a file, and executable for the user that psflip runs as: `chmod +x`".to_owned(),
         },
-        None if name.contains('/') => missing(key, &places[0], "is not there (yet)", effect),
+        None if name.as_bytes().contains(&b'/') => missing(key, &places[0], "is not there (yet)", effect),
         None => missing(key, Path::new(name), "is in no directory of the child's `PATH`", effect),
     })
 }
