@@ -38,6 +38,8 @@ enum Kind {
     Entry,
     /// A name, of which there may be many.
     Removed,
+    /// `SIGNAL=SIGNAL` or `SIGNAL=false`, of which there may be many.
+    Signals,
     /// `LINK=TARGET`.
     Link,
     /// A listener, of which there may be many.
@@ -192,6 +194,13 @@ const FLAGS: &[Flag] = &[
     ),
     flag("healthcheck-timeout", "TIME", "healthcheck.*.timeout", Kind::Text, "For one probe"),
     flag("healthcheck-successes", "N", "healthcheck.*.successes", Kind::Number, "Successful probes in a row"),
+    flag(
+        "signal",
+        "SIGNAL=SIGNAL",
+        "signals",
+        Kind::Signals,
+        "What the child gets in place of a signal: SIGTERM=SIGQUIT, SIGWINCH=false for none",
+    ),
     flag("upgrade-signal", "SIGNAL", "upgrade.signal", Kind::Text, "Asks for an upgrade; SIGHUP"),
     flag("upgrade-timeout", "TIME", "upgrade.timeout", Kind::Text, "From spawn to healthy; 1m"),
     flag(
@@ -298,7 +307,7 @@ impl Flag {
         let arg = arg.requires("command").conflicts_with("config").value_parser(self.parser());
         let arg = match self.kind {
             Kind::Alone(_) => arg.action(ArgAction::SetTrue),
-            Kind::Variable | Kind::Entry | Kind::Removed | Kind::Listener => {
+            Kind::Variable | Kind::Entry | Kind::Signals | Kind::Removed | Kind::Listener => {
                 arg.action(ArgAction::Append).value_name(self.value)
             }
             Kind::Text | Kind::Path | Kind::Number | Kind::Shell | Kind::Link => arg.value_name(self.value),
@@ -317,7 +326,7 @@ impl Flag {
             Kind::Alone(_) => ValueParser::bool(),
             Kind::Path => ValueParser::os_string(),
             Kind::Number => ValueParser::from(clap::value_parser!(u32)),
-            Kind::Variable | Kind::Entry | Kind::Link => {
+            Kind::Variable | Kind::Entry | Kind::Signals | Kind::Link => {
                 let example = self.value;
                 ValueParser::from(move |text: &str| match text.contains('=') {
                     true => Ok(text.to_owned()),
@@ -357,6 +366,7 @@ impl Flag {
                 Kind::Shell => flags.shell(&flag, &key, value),
                 Kind::Variable => flags.variable(&flag, before, Some(after)),
                 Kind::Entry => flags.entry(&flag, &key, before, after),
+                Kind::Signals => flags.signal(&flag, before, after),
                 Kind::Removed => flags.variable(&flag, value, None),
                 Kind::Link => flags.link(&flag, before, after),
                 Kind::Listener => flags.listener(&flag, value),

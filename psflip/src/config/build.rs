@@ -10,7 +10,7 @@ use super::plan::{
     Control, EnvChange, Health, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade,
 };
 use super::reader::{Node, Reader, Section, Zero};
-use super::{control, health, keys, listen, scalar};
+use super::{control, health, keys, listen, scalar, signals};
 use crate::signal::Signal;
 
 /// The keys of the file itself.
@@ -48,6 +48,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
         pidfile: None,
         quiet: false,
         env: Vec::new(),
+        signals: Vec::new(),
         upgrade: Upgrade { signal: Signal::HUP, timeout: Duration::from_secs(60) },
         shutdown: Shutdown {
             delay: Duration::ZERO,
@@ -83,6 +84,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
             "quiet" => plan.quiet = reader.boolean("quiet", node).unwrap_or_default(),
             "locals" => {}
             "env" => env(reader, node, &mut plan.env),
+            "signals" => plan.signals = signals::signals(reader, node),
             "upgrade" => upgrade(reader, node, &mut plan.upgrade),
             "shutdown" => shutdown(reader, node, &mut plan.shutdown),
             "healthcheck" => health::healthcheck(reader, node, &mut plan.health),
@@ -95,6 +97,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
         }
     }
     health::conflicts(reader, &file, &plan.health);
+    signals::conflicts(reader, find(&file, "signals"), plan.upgrade.signal, &plan.signals);
     if let Some(listener) = listen::shared_with(&plan.listeners, &plan.health) {
         let address = quoted(&listener.address.to_string());
         let span = find(&file, "healthcheck").map(toml::Spanned::span);

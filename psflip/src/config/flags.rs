@@ -97,6 +97,13 @@ impl Flags {
         }
     }
 
+    /// `[signals]`: what the child gets in place of `received`.
+    pub fn signal(&mut self, flag: &str, received: &str, sent: &str) {
+        let toml = if sent == "false" { sent.to_owned() } else { basic(sent) };
+        let key = format!("signals.{}", quoted_key(received));
+        self.add(flag, &format!("{received}={sent}"), &key, &toml);
+    }
+
     /// `[switch]`: `link` is pointed to `to`.
     pub fn link(&mut self, flag: &str, link: &str, to: &str) {
         let toml = format!("{{ path = {}, to = {} }}", basic(link), basic(to));

@@ -56,6 +56,8 @@ pub enum Kind {
     Mode,
     /// Any names with strings; whether `false` is allowed as well.
     Map(bool),
+    /// Names of signals with names of signals, or `false`.
+    Signals,
     /// A table.
     Table(&'static Table),
     /// A table of tables, of which one may be there.
@@ -79,7 +81,8 @@ pub enum Default {
 
 use self::Default::{Is, Nothing, Required, Told};
 use self::Kind::{
-    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Signal, Special, Status, Text, Word, Words,
+    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Signal, Signals, Special, Status, Text, Word,
+    Words,
 };
 
 macro_rules! tables {
@@ -102,6 +105,7 @@ tables! {
         "quiet": Boolean, Is("false"), "No log lines of psflip's own below `error`.";
         "locals": Map(false), Nothing, "Strings for reuse by `local('name')`, rendered first, in the order of the file.";
         "env": Map(true), Nothing, "Changes to the child's environment: a string sets a variable, `false` removes it.";
+        "signals": Signals, Nothing, "What the child gets in place of a signal that psflip gets: another signal, or `false` for none.";
         "upgrade": Kind::Table(&UPGRADE), Nothing, "How the service is upgraded.";
         "shutdown": Kind::Table(&SHUTDOWN), Nothing, "How a child is ended.";
         "healthcheck": One(HEALTHCHECKS), Told("`alive`, 5s"), "How psflip learns that a child is healthy: at most one kind.";

@@ -22,6 +22,7 @@ mod raw;
 mod reader;
 mod render;
 pub(crate) mod scalar;
+mod signals;
 mod syntax;
 mod template;
 #[cfg(test)]

@@ -23,6 +23,10 @@ pub struct Plan {
     pub quiet: bool,
     /// What is changed in the child's environment, in the order of the file.
     pub env: Vec<EnvChange>,
+    /// `[signals]`, in the order of the file: what the child gets in place of a signal, `None`: nothing. The upgrade signal, SIGCHLD,
+    /// SIGCONT and what can't be caught are not on the left, nothing is there twice, and what asks psflip to stop becomes a signal that
+    /// can end a process.
+    pub signals: Vec<(Signal, Option<Signal>)>,
     /// `[upgrade]`.
     pub upgrade: Upgrade,
     /// `[shutdown]`.

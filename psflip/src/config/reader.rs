@@ -200,6 +200,12 @@ impl<'a> Reader<'a> {
         self.wrong_type(node, &message, hint);
     }
 
+    /// Notes a value of `[signals]` that is neither a string nor `false`.
+    pub(super) fn signal_type(&mut self, name: &str, node: Node<'_>) {
+        let message = format!("{} must become a signal, or `false` for none", quoted(name));
+        self.wrong_type(node, &message, Some("for example `\"SIGQUIT\"`".to_owned()));
+    }
+
     /// A string that `parse` understands.
     pub(super) fn parsed<T>(
         &mut self,
@@ -254,7 +260,7 @@ impl<'a> Reader<'a> {
         &mut self,
         key: &str,
         node: Node<'_>,
-        parse: fn(&str) -> Result<crate::signal::Signal, Refused>,
+        parse: impl FnOnce(&str) -> Result<crate::signal::Signal, Refused>,
     ) -> Option<crate::signal::Signal> {
         if let DeValue::Integer(number) = node.get_ref() {
             let number = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);

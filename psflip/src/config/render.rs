@@ -31,6 +31,15 @@ impl fmt::Display for Plan {
                 EnvChange::Remove(name) => writeln!(f, "{} = false", key(name))?,
             }
         }
+        if !self.signals.is_empty() {
+            writeln!(f, "\n[signals]")?;
+        }
+        for (received, sent) in &self.signals {
+            match sent {
+                Some(sent) => writeln!(f, "{} = \"{sent}\"", key(&received.to_string()))?,
+                None => writeln!(f, "{} = false", key(&received.to_string()))?,
+            }
+        }
         writeln!(f, "\n[upgrade]")?;
         writeln!(f, "signal = \"{}\"", self.upgrade.signal)?;
         writeln!(f, "timeout = \"{}\"", spell(self.upgrade.timeout))?;

@@ -200,15 +200,57 @@ pub(super) fn upgrade_signal(text: &str) -> Result<Signal, Refused> {
 /// Reads `shutdown.signal`: what can end a process.
 pub(super) fn shutdown_signal(text: &str) -> Result<Signal, Refused> {
     let signal = signal(text)?;
+    let Some(reason) = why_it_ends_nothing(signal) else { return Ok(signal) };
+    refuse_help(
+        format!("{} can't be the shutdown signal: {reason}", quoted(&signal.to_string())),
+        "use the signal that your program takes for a graceful end, for example `SIGTERM` (the default), `SIGQUIT` or `SIGINT`",
+    )
+}
+
+/// Why a signal can't ask a child to end; `None`: it can.
+fn why_it_ends_nothing(signal: Signal) -> Option<&'static str> {
+    match signal.to_string().as_str() {
+        "SIGSTOP" | "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => Some("it suspends the child instead of ending it"),
+        "SIGCONT" => Some("it continues the child instead of ending it"),
+        "SIGCHLD" => Some("it tells of the end of a process and asks none to end"),
+        _ => None,
+    }
+}
+
+/// Reads a key of `[signals]`: what psflip gets and forwards.
+pub(super) fn received_signal(text: &str) -> Result<Signal, Refused> {
+    let signal = signal(text)?;
     let name = signal.to_string();
     let reason = match name.as_str() {
-        "SIGSTOP" | "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => "it suspends the child instead of ending it",
-        "SIGCONT" => "it continues the child instead of ending it",
-        "SIGCHLD" => "it tells of the end of a process and asks none to end",
+        "SIGKILL" | "SIGSTOP" => "no process can catch it, so psflip never gets it",
+        "SIGCHLD" => "the kernel sends it whenever a child process ends, and it is never forwarded",
+        "SIGCONT" => "shells send it to continue what was suspended, and the child must continue",
         _ => return Ok(signal),
     };
+    let message = format!("{} can't stand in `[signals]`: {reason}", quoted(&name));
     refuse_help(
-        format!("{} can't be the shutdown signal: {reason}", quoted(&name)),
-        "use the signal that your program takes for a graceful end, for example `SIGTERM` (the default), `SIGQUIT` or `SIGINT`",
+        message,
+        "on the left is what is sent to psflip, on the right what the child gets: `SIGTERM = \"SIGQUIT\"`",
+    )
+}
+
+/// Reads a value of `[signals]`: what the child gets.
+pub(super) fn sent_signal(text: &str) -> Result<Signal, Refused> {
+    match signal(text)? {
+        signal if signal == Signal::CHLD => refuse_help(
+            "`SIGCHLD` can't be sent to the child: it means that a process of the child's own has ended",
+            "to send nothing, write `false`",
+        ),
+        signal => Ok(signal),
+    }
+}
+
+/// As [`sent_signal`], in place of one that asks psflip to stop.
+pub(super) fn stopping_signal(text: &str) -> Result<Signal, Refused> {
+    let signal = signal(text)?;
+    let Some(reason) = why_it_ends_nothing(signal) else { return Ok(signal) };
+    refuse_help(
+        format!("{} can't stand in place of a stop request: {reason}", quoted(&signal.to_string())),
+        "write the signal that your program takes for a graceful end, for example `\"SIGQUIT\"`",
     )
 }

@@ -81,6 +81,13 @@ pub fn is_of_terminal(signal: Signal) -> bool {
     of_keys.contains(&signal) || others.contains(&signal)
 }
 
+/// What the child gets in place of a signal that is forwarded to it, as `[signals]` says; `None`: nothing. Only what the child gets is
+/// changed: the meaning for psflip is that of the signal that came (contract S8).
+#[must_use]
+pub fn forwarded_as(signal: Signal, rules: &[(Signal, Option<Signal>)]) -> Option<Signal> {
+    rules.iter().find(|(received, _)| *received == signal).map_or(Some(signal), |(_, sent)| *sent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +95,18 @@ mod tests {
     const USUAL: Situation = Situation { upgrade_signal: Some(Signal::HUP), suspended: false };
     const CHILD: Option<Reach> = Some(Reach::Child);
     const GROUP: Option<Reach> = Some(Reach::Group);
+
+    #[test]
+    fn a_signal_is_forwarded_as_the_table_says_and_else_as_it_is() {
+        // Contract: S8
+        let winch: Signal = "SIGWINCH".parse().unwrap();
+        let rules = [(Signal::TERM, Some(Signal::QUIT)), (winch, None), (Signal::QUIT, Some(Signal::TERM))];
+        assert_eq!(forwarded_as(Signal::TERM, &rules), Some(Signal::QUIT), "once, not again");
+        assert_eq!(forwarded_as(Signal::QUIT, &rules), Some(Signal::TERM));
+        assert_eq!(forwarded_as(winch, &rules), None);
+        assert_eq!(forwarded_as(Signal::INT, &rules), Some(Signal::INT));
+        assert_eq!(forwarded_as(Signal::INT, &[]), Some(Signal::INT));
+    }
 
     fn told(signal: &str, sender: Sender, situation: &Situation) -> (Option<Reach>, Option<Request>) {
         let Meaning { forward, request } = meaning(signal.parse().unwrap(), sender, situation);

@@ -10,7 +10,7 @@ use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::end::End;
 use crate::flip::job_control::asks_to_stop;
-use crate::flip::signals::{Meaning, Request, Sender, Situation, is_of_terminal, meaning};
+use crate::flip::signals::{Meaning, Request, Sender, Situation, forwarded_as, is_of_terminal, meaning};
 use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
 use crate::health;
@@ -266,9 +266,10 @@ impl Runtime {
         if sender == Sender::Own && forward.is_none() && request.is_none() {
             return; // raised by a write that failed: a line about it would fail, too, and raise the next one
         }
-        tell_signal(received, forward.is_some(), request);
-        if let Some(reach) = forward {
-            self.forward(received, reach);
+        let sent = forwarded_as(received.signal, &self.plan.signals).filter(|_| forward.is_some());
+        tell_signal(received, sent, request);
+        if let (Some(reach), Some(signal)) = (forward, sent) {
+            self.forward(&Received { signal, ..*received }, reach);
         }
         if request == Some(Request::Stop) {
             self.continue_child_to_end();
@@ -487,10 +488,17 @@ impl Runtime {
 /// So many messages are heard before everything else is looked at again: whoever talks without end must not be all that is heard.
 const AT_ONCE: usize = 50;
 
-/// One line a signal, with its sender (contract S6).
-fn tell_signal(received: &Received, forward: bool, request: Option<Request>) {
+/// One line a signal, with its sender (contract S6), and with what the child gets where that is another one (contract S8).
+fn tell_signal(received: &Received, sent: Option<Signal>, request: Option<Request>) {
     let Received { signal, .. } = received;
     let from = job::sender_text(received);
+    let forward = sent.is_some();
+    if let Some(sent) = sent.filter(|sent| sent != signal) {
+        return match request {
+            Some(Request::Stop) => tracing::info!(%signal, from, forward_as = %sent, "stop requested"),
+            _ => tracing::debug!(%signal, from, forward_as = %sent, "signal received"),
+        };
+    }
     match request {
         Some(Request::Upgrade) => tracing::info!(%signal, from, "upgrade requested"),
         Some(Request::Stop) => tracing::info!(%signal, from, forward, "stop requested"),

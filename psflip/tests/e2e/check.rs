@@ -90,6 +90,16 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     ("cmd = [\"true\"]\n[shutdown]\ndelay = \"5m\"", "3:9", &["for 5m after an upgrade both children run"]),
     ("cmd = [\"true\"]\n[shutdown]\nsignal = \"kill\"", "3:10", &["can't handle SIGKILL"]),
     (
+        "cmd = [\"true\"]\n[signals]\nSIGINT = \"kill\"",
+        "3:10",
+        &["SIGINT becomes SIGKILL, which a child can't handle"],
+    ),
+    (
+        "cmd = [\"true\"]\n[signals]\nSIGTERM = \"SIGQUIT\"",
+        "3:11",
+        &["an old child gets SIGTERM at every upgrade", "set `shutdown.signal = \"SIGQUIT\"` too"],
+    ),
+    (
         "cmd = [\"true\"]\npidfile = \"open/x.pid\"",
         "2:11",
         &["everybody may write to `open`", "names another process"],

@@ -59,6 +59,7 @@ examples! {
     the_example_of_fastcgi_on_descriptor_0_runs: "listen-fastcgi.toml", FastCgi, SIGHUP;
     the_example_of_the_switched_link_runs: "switch.toml", Http, SIGHUP;
     the_example_of_hooks_runs: "hooks.toml", Http, SIGHUP;
+    the_example_of_changed_signals_runs: "signals.toml", Http, SIGHUP;
 }
 
 /// Examples with tests of their own.

@@ -1,5 +1,7 @@
 //! Signals: what is forwarded, with what, and what is a request (contract S1, S4, S6, S7, U7).
 
+mod changed;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};

@@ -184,7 +184,7 @@ fn entry(key: &Key) -> String {
         Kind::Argv(_) => "array of strings",
         Kind::Status => "string or integer",
         Kind::Mode => "octal digits in a string",
-        Kind::Map(_) | Kind::Table(_) | Kind::One(_) => "table",
+        Kind::Map(_) | Kind::Signals | Kind::Table(_) | Kind::One(_) => "table",
         Kind::Many(..) => "tables",
     };
     let words = match &key.kind {

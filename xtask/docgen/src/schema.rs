@@ -108,6 +108,11 @@ fn value(kind: &Kind) -> Value {
             };
             json!({ "type": "object", "additionalProperties": any })
         }
+        Kind::Signals => json!({
+            "type": "object",
+            "propertyNames": value(&Kind::Signal),
+            "additionalProperties": { "anyOf": [value(&Kind::Signal), { "const": false }] },
+        }),
         Kind::Table(inner) => table(inner),
         Kind::One(kinds) => {
             let properties: Map<String, Value> =

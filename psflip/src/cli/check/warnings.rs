@@ -18,6 +18,7 @@ const LONG_DELAY: Duration = Duration::from_secs(300);
 pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[CString]) -> Vec<Warning> {
     let mut found = of_outages(plan, next, document);
     found.extend(times(plan, document));
+    found.extend(signals(plan));
     found.extend(paths::of(plan, envp));
     found
 }
@@ -205,6 +206,28 @@ fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
             "a child can't handle SIGKILL: what it is doing is lost at every upgrade".to_owned(),
             "use the signal that your program takes for a graceful end; SIGKILL follows after `shutdown.timeout` anyway",
         ));
+    }
+    found
+}
+
+/// Stop requests that end the child in another way than an upgrade does.
+fn signals(plan: &Plan) -> Vec<Warning> {
+    let mut found = Vec::new();
+    let stops = plan.signals.iter().filter(|(received, _)| [Signal::TERM, Signal::INT].contains(received));
+    for (received, sent) in stops.filter_map(|(received, sent)| Some((*received, (*sent)?))) {
+        if sent == Signal::KILL {
+            found.push(warning(
+                &format!("signals.{received}"),
+                format!("{received} becomes SIGKILL, which a child can't handle: what it is doing is lost at every stop"),
+                "use the signal that your program takes for a graceful end",
+            ));
+        } else if received == Signal::TERM && plan.shutdown.signal == Signal::TERM && sent != Signal::TERM {
+            found.push(warning(
+                &format!("signals.{received}"),
+                format!("SIGTERM becomes {sent}, but an old child gets SIGTERM at every upgrade (`shutdown.signal`)"),
+                &format!("set `shutdown.signal = \"{sent}\"` too, if that is how your program ends gracefully"),
+            ));
+        }
     }
     found
 }

@@ -10,6 +10,7 @@ mod limits;
 mod listen;
 mod meaning;
 mod roundtrip;
+mod signals;
 mod suggestions;
 mod syntax;
 mod table;

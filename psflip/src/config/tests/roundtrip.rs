@@ -130,6 +130,8 @@ proptest! {
         shutdown in (duration(0), "TERM|KILL|sigquit|RTMIN", duration(0), "kill|leave"),
         log in ("text|json", "error|warn|info|debug|trace"),
         health in check(),
+        signals in prop::sample::subsequence(
+            vec!["TERM = 'QUIT'", "SIGWINCH = false", "'rtmin+2' = 'SIGRTMAX'", "SIGINT = 'KILL'", "TSTP = 'STOP'"], 0..=5),
         quiet in any::<bool>(),
     ) {
         // Contract: X1
@@ -138,9 +140,9 @@ proptest! {
             "cmd = ['x', {}]\nworkdir = {}\nquiet = {quiet}\n[env]\n\"{key}\" = {}\nGONE = false\n\
              [upgrade]\nsignal = '{}'\ntimeout = '{}'\n\
              [shutdown]\ndelay = '{}'\nsignal = '{}'\ntimeout = '{}'\norphans = '{}'\n\
-             [log]\nformat = '{}'\nlevel = '{}'\n{health}",
+             [log]\nformat = '{}'\nlevel = '{}'\n[signals]\n{}\n{health}",
             literal(&argument), literal(&format!("/{path}")), literal(&variable), upgrade.0, upgrade.1,
-            shutdown.0, shutdown.1, shutdown.2, shutdown.3, log.0, log.1,
+            shutdown.0, shutdown.1, shutdown.2, shutdown.3, log.0, log.1, signals.join("\n"),
         );
         let first = read(&text).map_err(|errors| TestCaseError::fail(format!("{text}\n{errors}")))?;
         prop_assert_eq!(&first.cmd[1], &argument);

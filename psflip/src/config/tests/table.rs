@@ -18,6 +18,7 @@ fn good(key: &Key) -> String {
         Kind::Status => "204".to_owned(),
         Kind::Mode => "\"0660\"".to_owned(),
         Kind::Map(_) => "{ X = \"1\" }".to_owned(),
+        Kind::Signals => "{ SIGTERM = \"SIGQUIT\", winch = false, RTMIN = \"KILL\" }".to_owned(),
         Kind::Table(_) | Kind::One(_) | Kind::Many(..) => unreachable!("tables are walked"),
     }
 }
@@ -42,6 +43,15 @@ fn bad(key: &Key) -> Vec<String> {
         Kind::Status => &["99", "600", "\"x\"", "[200]"],
         Kind::Mode => &["660", "\"0999\"", "\"x\""],
         Kind::Map(true) => &["{ X = true }", "{ X = 1 }", "\"x\""],
+        Kind::Signals => &[
+            "{ SIGTERM = false }",
+            "{ SIGHUP = false }",
+            "{ SIGKILL = \"SIGTERM\" }",
+            "{ X = \"SIGTERM\" }",
+            "{ SIGUSR1 = true }",
+            "{ SIGUSR1 = 3 }",
+            "\"x\"",
+        ],
         Kind::Map(false) => &["{ X = false }", "{ X = 1 }", "\"x\""],
         Kind::Table(_) | Kind::One(_) | Kind::Many(..) => unreachable!("tables are walked"),
     };
@@ -145,7 +155,7 @@ fn the_manual_has_every_key_with_its_default() {
             None => row[1].contains(&name),
         });
         let told = told.is_some()
-            || ["locals", "env"].contains(&key.name)
+            || ["locals", "env", "signals"].contains(&key.name)
             || table.title == "[switch.symlink]"
             || key.name == "timeout";
         assert!(told, "docs/configuration.md does not tell `{}` of `{}`", key.name, table.title);

@@ -5,7 +5,6 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -87,6 +86,20 @@ fn datagram_and_packet_sockets_are_what_they_are_called_and_keep_their_queues_ov
     ends(&sandbox, &psflip, &[]);
 }
 
+const FLIPS: u32 = 5;
+/// Datagrams that a sender sends during a flip.
+const ROUND: u32 = 300;
+
+/// Sends as fast as the queue allows: it waits while that is full.
+fn send_a_round(path: &Path, sender: u32, round: u32) {
+    let client = UnixDatagram::unbound().unwrap();
+    client.connect(path).unwrap();
+    client.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+    for number in 0..ROUND {
+        client.send(format!("{sender}:{round}:{number}").as_bytes()).unwrap();
+    }
+}
+
 #[test]
 fn no_datagram_is_lost_over_flips() {
     // Contract: U2, U5
@@ -94,44 +107,20 @@ fn no_datagram_is_lost_over_flips() {
     let path = sandbox.path("gram.sock");
     let listener = listen(&at(&sandbox, "unixgram", "gram.sock"), "as = \"stdin\"");
     let psflip = with_listeners(&sandbox, SINK, &listener).start().wait_ready();
-    let over = AtomicBool::new(false);
-    let count = |psflip: &Psflip| {
-        let out = psflip.program().stdout();
-        out.lines().filter(|line| line.starts_with("datagram ")).count()
-    };
-    let sent: Vec<u32> = thread::scope(|scope| {
-        let senders: Vec<_> = (0..2)
-            .map(|sender| {
-                let (over, path) = (&over, &path);
-                scope.spawn(move || {
-                    let client = UnixDatagram::unbound().unwrap();
-                    client.connect(path).unwrap();
-                    client.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
-                    let mut number = 0;
-                    // It waits while the queue is full. Bounded, should nothing end it.
-                    while !over.load(Ordering::Relaxed) && number < 100_000 {
-                        client.send(format!("{sender}:{number}").as_bytes()).unwrap();
-                        number += 1;
-                    }
-                    number
-                })
-            })
-            .collect();
-        for flip in 0..=5 {
-            let before = count(&psflip);
-            wait_until(Deadline::default(), "more datagrams to be read", || {
-                (count(&psflip) > before + 20).then_some(())
-            });
-            if flip < 5 {
-                psflip.flip();
+    let count = || psflip.program().stdout().lines().filter(|line| line.starts_with("datagram ")).count();
+    for round in 0..FLIPS {
+        thread::scope(|scope| {
+            for sender in 0..2 {
+                let path = &path;
+                scope.spawn(move || send_a_round(path, sender, round));
             }
-        }
-        over.store(true, Ordering::Relaxed);
-        senders.into_iter().map(|sender| sender.join().unwrap()).collect()
-    });
-    let total: u32 = sent.iter().sum();
+            psflip.flip();
+        });
+    }
+    send_a_round(&path, 0, FLIPS);
+    let total = (2 * FLIPS + 1) * ROUND;
     wait_until(Deadline::default(), "every datagram to be read", || {
-        (count(&psflip) >= total as usize).then_some(())
+        (count() >= total as usize).then_some(())
     });
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     let mut readers = BTreeSet::new();
@@ -141,10 +130,8 @@ fn no_datagram_is_lost_over_flips() {
         *seen.entry(text.to_owned()).or_default() += 1;
     }
     assert!(seen.values().all(|times| *times == 1) && seen.len() == total as usize, "{total}: {seen:?}");
-    for (sender, numbers) in sent.iter().enumerate() {
-        assert!((0..*numbers).all(|number| seen.contains_key(&format!("{sender}:{number}"))));
-    }
-    assert_eq!(readers.len(), 6, "{readers:?}");
+    // Which of them reads while two overlap is the kernel's affair, but the last one has read the last round.
+    assert!(readers.contains(&format!("gen{}", FLIPS + 1)), "{readers:?}");
     ends(&sandbox, &psflip, &[]);
 }
 

@@ -15,6 +15,9 @@ const WORDS: &[&str] = &[
     "\"5s\"",
     "\"1m30s\"",
     "\"SIGHUP\"",
+    "SIGTERM = ",
+    "WINCH = false",
+    "\"SIGRTMIN+1\"",
     "5",
     "0",
     "-1",
@@ -67,6 +70,7 @@ fn add(words: &mut Vec<String>, table: &Table) {
             | Kind::Argv(_)
             | Kind::Status
             | Kind::Mode
+            | Kind::Signals
             | Kind::Map(_) => {}
         }
     }

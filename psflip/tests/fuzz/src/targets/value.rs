@@ -76,6 +76,8 @@ pub(super) const WORDS: &[&str] = &[
 const KEYS: &[&str] = &[
     "upgrade.timeout",
     "upgrade.signal",
+    "signals.SIGTERM",
+    "signals.SIGWINCH",
     "shutdown.delay",
     "shutdown.signal",
     "shutdown.timeout",

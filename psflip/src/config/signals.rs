@@ -1,0 +1,84 @@
+//! `[signals]`: what a signal that psflip gets becomes for the child (contract S8).
+
+use toml::de::DeValue;
+
+use super::error::{Error, quoted};
+use super::reader::{Node, Reader};
+use super::scalar::{self, Refused};
+use crate::signal::Signal;
+
+/// Reads the table: each signal with what the child gets in its place, `None` for nothing. No signal is there twice.
+pub(super) fn signals(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(Signal, Option<Signal>)> {
+    let mut rules: Vec<(Signal, Option<Signal>)> = Vec::new();
+    let Some(table) = reader.table("signals", node) else { return rules };
+    for (name, span, node) in &table.entries {
+        let received = match scalar::received_signal(name) {
+            Ok(signal) => signal,
+            Err(Refused { message, help }) => {
+                reader.error(Error { message, span: Some(span.clone()), help });
+                continue;
+            }
+        };
+        if rules.iter().any(|(other, _)| *other == received) {
+            reader.error(
+                Error::at(span.clone(), format!("{} is there twice", quoted(&received.to_string())))
+                    .help("names with and without `SIG` mean the same: keep one"),
+            );
+            continue;
+        }
+        let stops = received == Signal::TERM || received == Signal::INT;
+        let sent = match node.get_ref() {
+            DeValue::Boolean(false) if stops => {
+                let message = format!(
+                    "{} can't be `false`: it asks psflip to stop, and the child would never end",
+                    quoted(name)
+                );
+                reader.error(Error::at(node.span(), message).help(
+                    "write the signal that your program takes for a graceful end, for example `\"SIGQUIT\"`",
+                ));
+                continue;
+            }
+            DeValue::Boolean(false) => Some(None),
+            DeValue::String(_) | DeValue::Integer(_) => {
+                let read = |text: &str| match text {
+                    "false" => {
+                        scalar::refuse_help("`false` in quotes is no signal", "write `false` without quotes")
+                    }
+                    text if stops => scalar::stopping_signal(text),
+                    text => scalar::sent_signal(text),
+                };
+                reader.signal(&format!("signals.{name}"), node, read).map(Some)
+            }
+            _ => {
+                reader.signal_type(name, node);
+                None
+            }
+        };
+        // One that could not be read is still there, so that a second one is told.
+        rules.push((received, sent.unwrap_or_default()));
+    }
+    rules
+}
+
+/// The upgrade signal is psflip's own, wherever the file says which one it is.
+pub(super) fn conflicts(
+    reader: &mut Reader<'_>,
+    node: Option<Node<'_>>,
+    upgrade: Signal,
+    rules: &[(Signal, Option<Signal>)],
+) {
+    if !rules.iter().any(|(received, _)| *received == upgrade) {
+        return;
+    }
+    let Some(DeValue::Table(table)) = node.map(toml::Spanned::get_ref) else { return };
+    let key = table.keys().find(|key| key.get_ref().parse() == Ok(upgrade));
+    let message = format!(
+        "{} can't stand in `[signals]`: it is the upgrade signal, which no child gets",
+        quoted(&upgrade.to_string())
+    );
+    reader.error(Error {
+        message,
+        span: key.map(toml::Spanned::span),
+        help: Some("choose another `upgrade.signal`, or another signal to be passed on, for example `SIGUSR1 = \"SIGHUP\"`".to_owned()),
+    });
+}
