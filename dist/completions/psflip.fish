@@ -38,7 +38,7 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Keep one s
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l pidfile -d 'Write the active generation\'s pid here' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l control-socket -d 'Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l workdir -d 'The child\'s working directory' -r -f -a "(__fish_complete_directories)"
@@ -60,6 +60,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-after 
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-interval -d 'From the end of a probe to the next' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-timeout -d 'For one probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-successes -d 'Successful probes in a row' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l signal -d 'What the child gets in place of a signal: SIGTERM=SIGQUIT, SIGWINCH=false for none' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-signal -d 'Asks for an upgrade; SIGHUP' -r -f -a "SIGHUP\t''
 SIGINT\t''
 SIGQUIT\t''
@@ -102,7 +103,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'No line of psflip\'s own below `error`'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080 or unix:///run/app.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l listen -d 'Open this socket for every generation, once: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys as of [[listen]], such as as=stdin or mode=0660' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l pidfile -d 'Write the active generation\'s pid here' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l control-socket -d 'Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l workdir -d 'The child\'s working directory' -r -f -a "(__fish_complete_directories)"
@@ -124,6 +125,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-afte
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-interval -d 'From the end of a probe to the next' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-timeout -d 'For one probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-successes -d 'Successful probes in a row' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l signal -d 'What the child gets in place of a signal: SIGTERM=SIGQUIT, SIGWINCH=false for none' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-signal -d 'Asks for an upgrade; SIGHUP' -r -f -a "SIGHUP\t''
 SIGINT\t''
 SIGQUIT\t''
