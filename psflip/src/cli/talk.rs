@@ -77,7 +77,7 @@ impl Talk {
                     }
                     return match *event {
                         Event::Error { reason } => {
-                            Err(Trouble::new(format!("psflip does not understand: {reason}")))
+                            Err(Trouble::new(format!("psflip refused the request: {reason}")))
                         }
                         event => Ok(Turn::Said(event)),
                     };

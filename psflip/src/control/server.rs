@@ -111,6 +111,22 @@ impl Server {
         self.watch_listener(EpollFlags::EPOLLIN);
     }
 
+    /// Accepts clients on this socket instead, nonblocking as the first one. Who is connected stays so.
+    ///
+    /// # Errors
+    /// As [`Server::new`]; the socket stays the one that it was.
+    pub fn replace_listener(&mut self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        seam::before(Call::Dup)?;
+        let listener = listener.try_clone_to_owned()?;
+        seam::before(Call::EpollControl)?;
+        self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        if let Some(old) = self.listener.replace(listener.into()) {
+            let _ = self.epoll.delete(&old); // it is there
+        }
+        self.paused = None;
+        Ok(())
+    }
+
     /// Accepts nobody any more: who connects from now on waits for another generation.
     pub fn stop_accepting(&mut self) {
         if let Some(listener) = self.listener.take() {
@@ -262,6 +278,13 @@ impl Server {
         };
         let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { return };
         let (pid, uid) = (peer.pid(), peer.uid());
+        let own = Uid::effective();
+        if !(uid == 0 || uid == own.as_raw()) {
+            let reason = format!("this psflip belongs to uid {own}; uid {uid} may not ask it");
+            let line = Event::Error { reason }.line();
+            let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write(&line)); // it has room for one line
+            return;
+        }
         self.make_room();
         let id = self.next;
         let watched = stream.set_nonblocking(true).and_then(|()| {
@@ -284,23 +307,37 @@ impl Server {
             is_behind: false,
         };
         self.clients.insert(id, client);
-        let own = Uid::effective();
-        if !(uid == 0 || uid == own.as_raw()) {
-            let reason = format!("this psflip belongs to uid {own}; uid {uid} may not ask it");
-            self.answer(id, &Event::Error { reason }, Then::Close);
-        } else if self.clients.len() > MOST_CLIENTS {
-            let reason = format!("{MOST_CLIENTS} clients are connected already");
+        if self.clients.len() > MOST_CLIENTS {
+            let reason = format!(
+                "{MOST_CLIENTS} clients wait for an upgrade or a stop already; a signal to psflip asks for one without a client"
+            );
             self.answer(id, &Event::Error { reason }, Then::Close);
         }
     }
 
-    /// Where there are too many clients, the one that has been silent for longest goes.
+    /// Where there are too many clients, one that nobody misses goes: the one that has been silent for longest, one that doesn't read,
+    /// or the one that has watched for longest. Those that wait for an upgrade or a stop stay.
     fn make_room(&mut self) {
-        if self.clients.len() >= MOST_CLIENTS {
-            let silent = self.clients.iter().find(|(_, client)| client.interest == Interest::Unknown);
-            if let Some(id) = silent.map(|(id, _)| *id) {
-                self.clients.remove(&id);
-            }
+        if self.clients.len() < MOST_CLIENTS {
+            return;
+        }
+        let first = |goes: fn(&Client) -> bool| {
+            self.clients.iter().find(|(_, client)| goes(client)).map(|(id, _)| *id)
+        };
+        let silent = first(|client| client.interest == Interest::Unknown);
+        let hung = || first(|client| !client.unread.is_empty());
+        if let Some(id) = silent.or_else(hung) {
+            self.clients.remove(&id);
+        } else if let Some(id) = first(|client| client.interest == Interest::Changes) {
+            tracing::debug!(
+                most = MOST_CLIENTS,
+                "closing the connection of the client that has watched for longest"
+            );
+            let reason = format!(
+                "{MOST_CLIENTS} clients are connected, and another one needs the place of the oldest that watches"
+            );
+            self.answer(id, &Event::Error { reason }, Then::Close);
+            self.clients.remove(&id);
         }
     }
 

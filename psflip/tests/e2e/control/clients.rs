@@ -90,17 +90,39 @@ fn clients_that_say_nothing_make_room_for_those_who_do() {
 }
 
 #[test]
-fn clients_that_wait_are_not_sent_away_for_others() {
+fn clients_that_watch_make_room_for_those_who_ask() {
     // Contract: X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
+    // As if all were stopped: none ever reads.
     let mut watching: Vec<Asking> = (0..64).map(|_| ask(&psflip, "watch")).collect();
     for one in &mut watching {
         one.wait_event("status");
     }
+    assert_eq!(status(&psflip)["state"], "serving");
+    ask(&psflip, "upgrade").wait_event("drained");
+    let mut first = watching.into_iter().next().unwrap();
+    let told = first.wait_event("error");
+    assert!(told["reason"].as_str().unwrap().contains("another one needs the place of the oldest"), "{told}");
+    stop(&psflip);
+}
+
+#[test]
+fn clients_that_wait_for_an_upgrade_are_not_sent_away_for_others() {
+    // Contract: X2
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox);
+    let config = sandbox.read("psflip.toml");
+    let never = "[healthcheck.command]\ncmd = [\"false\"]\ninterval = \"1h\"\n";
+    sandbox.write("psflip.toml", config.replace(crate::service::AT_ONCE, never));
+    let mut waiting: Vec<Asking> = (0..64).map(|_| ask(&psflip, "upgrade")).collect();
+    for one in &mut waiting {
+        one.wait_event("accepted");
+    }
     let refused = ask(&psflip, "status").rest();
-    assert_eq!(refused[0]["reason"], "64 clients are connected already", "{refused:?}");
-    drop(watching.pop());
+    let reason = refused[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("64 clients wait for an upgrade or a stop already"), "{refused:?}");
+    drop(waiting.pop());
     wait_until(Deadline::default(), "psflip to see that one has gone", || {
         ask(&psflip, "status").rest().iter().any(|event| event["event"] == "status").then_some(())
     });
