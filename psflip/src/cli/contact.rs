@@ -66,13 +66,23 @@ pub(super) struct Place {
     pub(super) socket: PathBuf,
     /// The pidfile of the same configuration.
     pidfile: Option<PathBuf>,
+    /// The configuration that says so.
+    config: Option<PathBuf>,
 }
 
 impl Which {
-    /// Finds the control socket. A configuration may be broken by now: only where psflip is has to be read from it.
+    /// Finds the control socket. A configuration may be broken by now: only where psflip is has to be read from it. In a unit whose
+    /// directory is known, it is looked for there if the configuration can't tell.
     pub(super) fn place(&self) -> Result<Place, Trouble> {
+        self.by_configuration().or_else(|trouble| {
+            let socket = in_runtime_directory().filter(|_| trouble.code == exit::CONFIG).ok_or(trouble)?;
+            Ok(Place { socket, pidfile: None, config: None })
+        })
+    }
+
+    fn by_configuration(&self) -> Result<Place, Trouble> {
         if let Some(socket) = &self.socket {
-            return Ok(Place { socket: socket.clone(), pidfile: None });
+            return Ok(Place { socket: socket.clone(), pidfile: None, config: None });
         }
         let file = self.config.display();
         let origin = Origin::of_this_process();
@@ -94,17 +104,51 @@ impl Which {
                 code: exit::CONFIG,
             });
         }
-        let (plan, errors) = config::Document::read(&self.config)
-            .and_then(|document| document.plan_even_if_broken(&first))
-            .map_err(|errors| broken(&errors))?;
-        match (plan.control.path(plan.pidfile.as_deref()), errors) {
-            (Some(socket), _) => Ok(Place { socket, pidfile: plan.pidfile }),
+        let document = config::Document::read(&self.config).map_err(|errors| broken(&errors))?;
+        let (plan, errors) = match document.plan_even_if_broken(&first) {
+            Ok(found) => found,
+            Err(errors) => {
+                let places = document.places_even_if_no_toml(&first);
+                let is_there = |plan: &&config::Plan| socket_of(plan).is_some_and(|socket| socket.exists());
+                let Some(plan) = places.iter().find(is_there).or(places.first()) else {
+                    return Err(broken(&errors));
+                };
+                (plan.clone(), Some(errors))
+            }
+        };
+        match (socket_of(&plan), errors) {
+            (Some(socket), errors) => {
+                if let Some(errors) = errors {
+                    let errors = errors.to_string();
+                    complain(&format!(
+                        "warning: the configuration is invalid, so an upgrade would fail: {}",
+                        errors.lines().next().unwrap_or_default()
+                    ));
+                }
+                Ok(Place { socket, pidfile: plan.pidfile, config: Some(self.config.clone()) })
+            }
             (None, Some(errors)) => Err(broken(&errors)),
             (None, None) => Err(Trouble::new(format!(
-                "the psflip of `{file}` has no control socket: give it a `pidfile`, or `socket` in `[control]`, and start it again"
+                "the psflip of `{file}` has no control socket: give it a `pidfile`, or `socket` in `[control]`, and start it again; \
+                 in a systemd unit with `RuntimeDirectory=` it has `psflip.sock` there, to be named by `--socket`"
             ))),
         }
     }
+}
+
+/// A control socket in the directory that systemd has made for this service (systemd.exec(5)).
+fn in_runtime_directory() -> Option<PathBuf> {
+    let directories = std::env::var("RUNTIME_DIRECTORY").ok()?;
+    let directory = Path::new(directories.split(':').next()?);
+    ["psflip.sock", "psflip.pid.sock"]
+        .map(|name| directory.join(name))
+        .into_iter()
+        .find(|socket| socket.exists())
+}
+
+/// Where operators reach the psflip that has this configuration.
+fn socket_of(plan: &config::Plan) -> Option<PathBuf> {
+    plan.control.path(plan.pidfile.as_deref())
 }
 
 impl Place {
@@ -113,6 +157,7 @@ impl Place {
         Connection::open(&self.socket, wish).map_err(|why| {
             // One that is there all the same was started without a socket, or by a version that knows none.
             match self.running().filter(|_| why.is_absent()) {
+                None if why.is_absent() => Trouble::new(format!("{why}{}", self.looked_for())),
                 None => why.into(),
                 Some(pid) => Trouble::new(format!(
                     "psflip runs (pid {pid}), but not with the control socket `{}`: its version is older, or its configuration \
@@ -130,6 +175,31 @@ impl Place {
         let places = [self.pidfile.as_deref().or_else(socket), Some(self.socket.as_path())];
         let mut paths = places.into_iter().filter_map(|place| last_exit::path(place, None));
         paths.find_map(|path| last_exit::read(&path)).filter(|_| self.running().is_none())
+    }
+
+    /// What else was looked at, and what to do: for who knows that psflip runs.
+    fn looked_for(&self) -> String {
+        let config =
+            self.config.as_deref().map_or_else(String::new, |path| format!(" of `{}`", path.display()));
+        let Some(pidfile) = &self.pidfile else {
+            return "; if psflip runs, it has another socket: that of its configuration is found by `-c FILE`, and is the \
+                    pidfile's path with `.sock` appended unless `[control]` names another"
+                .to_owned();
+        };
+        let there = match std::fs::read_to_string(pidfile) {
+            Ok(pid) => {
+                let pid = crate::text::head(pid.trim(), 20);
+                format!("the pidfile `{}` names `{pid}`, which is no running psflip", pidfile.display())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                format!("there is no pidfile `{}`", pidfile.display())
+            }
+            Err(error) => format!("the pidfile `{}` can't be read: {error}", pidfile.display()),
+        };
+        format!(
+            ", and {there}: the psflip{config} isn't running, or was started with another `pidfile`{}; `--socket PATH` names its socket",
+            if pidfile.is_relative() { " or in another directory" } else { "" }
+        )
     }
 
     /// The psflip that the pidfile names, if that is one.

@@ -207,7 +207,8 @@ fn prepare(
     if let Some(pidfile) = &plan.pidfile {
         let held = hello.and_then(|hello| hello.pidfile.clone()) == Some(text::lossy(pidfile));
         let from = if held { pidfile::From::Relative } else { pidfile::From::Nobody };
-        pidfile::check(pidfile, from).map_err(|error| Refusal::failure(error.to_string()))?;
+        pidfile::check(pidfile, from, plan.control.path(Some(pidfile)).as_deref())
+            .map_err(|error| Refusal::failure(error.to_string()))?;
     }
     // Once: not at every upgrade of a configuration that its operator knows.
     let stamp = identity.config.as_ref().and_then(Seen::stamp);

@@ -10,7 +10,7 @@ use super::plan::{
     Control, EnvChange, Health, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade,
 };
 use super::reader::{Node, Reader, Section, Zero};
-use super::{control, health, keys, listen, scalar, signals};
+use super::{clashes, control, health, keys, listen, scalar, signals};
 use crate::signal::Signal;
 
 /// The keys of the file itself.
@@ -39,8 +39,8 @@ pub(super) fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
 /// Variables that psflip sets itself (contract C3).
 const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
 
-/// Builds the plan. It is meaningful only if `reader` has no errors afterwards.
-pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
+/// Builds the plan. It is meaningful only if `reader` has no errors afterwards. `name`: the path of the configuration.
+pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
     let mut plan = Plan {
         cmd: Vec::new(),
         raw_cmd: None,
@@ -109,14 +109,13 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Plan {
         };
         reader.error(Error { message, span, help: Some(help.to_owned()) });
     }
-    let mut taken = vec![
-        ("the pidfile", plan.pidfile.as_deref()),
-        ("the link of `[switch]`", plan.switch.as_ref().map(|link| link.path.as_path())),
-        ("where the link of `[switch]` points to", plan.switch.as_ref().map(|link| link.to.as_path())),
-    ];
-    let paths = plan.listeners.iter().filter_map(|listener| listener.address.unix_path());
-    taken.extend(paths.map(|path| ("the address of a `[[listen]]`", Some(path))));
-    control::conflicts(reader, find(&file, "control"), &plan.control, &taken);
+    if plan.control == Control::Default
+        && plan.pidfile.is_none()
+        && let Some(directories) = reader.variable("RUNTIME_DIRECTORY")
+    {
+        plan.control = control::in_runtime_directory(&directories);
+    }
+    clashes::refuse(reader, &file, &plan, name);
     if find(&file, "cmd").is_none() && !misspelled(&file, "cmd", TOP) {
         reader.error(
             Error::whole("`cmd` is missing: the program to run")
@@ -147,9 +146,20 @@ pub(super) fn misspelled(section: &Section<'_>, key: &str, allowed: &[&str]) -> 
         .any(|(name, ..)| !allowed.contains(name) && meant(name, allowed).as_deref() == Some(key))
 }
 
+/// In bytes. Written with escapes it may take twice as much of a message of the hand-over, which has 4096 bytes.
+const LONGEST_PIDFILE: usize = 1024;
+
 fn pidfile(reader: &mut Reader<'_>, node: Node<'_>) -> Option<std::path::PathBuf> {
     let path = reader.path("pidfile", node)?;
     let text = path.to_string_lossy();
+    if text.len() > LONGEST_PIDFILE {
+        reader.error(Error::at(node.span(), format!("the path in `pidfile` has {} bytes", text.len())).help(
+            format!(
+                "at most {LONGEST_PIDFILE} bytes are allowed: it is part of the first message to a new psflip"
+            ),
+        ));
+        return None;
+    }
     if text.ends_with('/') || path.file_name().is_none() {
         reader.error(
             Error::at(node.span(), format!("the pidfile {} is a directory", quoted(&text)))

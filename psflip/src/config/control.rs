@@ -45,21 +45,12 @@ fn parse(text: &str) -> Result<PathBuf, Refused> {
     address::unix(text)
 }
 
-/// Notes a control socket at a path that is meant for something else.
-pub(super) fn conflicts(
-    reader: &mut Reader<'_>,
-    node: Option<Node<'_>>,
-    control: &Control,
-    others: &[(&str, Option<&Path>)],
-) {
-    let Control::At(path) = control else { return };
-    for (what, other) in others {
-        if *other == Some(path.as_path()) {
-            let message = format!("the control socket {} is also {what}", quoted(&path.to_string_lossy()));
-            let span = node.map(toml::Spanned::span);
-            let help = Some("give each a path of its own".to_owned());
-            reader.error(Error { message, span, help });
-        }
+/// The default for a service without a pidfile: in the directory that systemd has made for it.
+pub(super) fn in_runtime_directory(directories: &str) -> Control {
+    // Several are separated by colons (systemd.exec(5)).
+    match directories.split(':').next().filter(|directory| directory.starts_with('/')) {
+        Some(directory) => Control::Runtime(Path::new(directory).join("psflip.sock")),
+        None => Control::Default,
     }
 }
 
@@ -68,13 +59,16 @@ impl Control {
     #[must_use]
     pub fn path(&self, pidfile: Option<&Path>) -> Option<PathBuf> {
         match self {
-            Self::At(path) => Some(path.clone()),
+            Self::At(path) | Self::Runtime(path) => Some(path.clone()),
             Self::Off => None,
             Self::Default => {
                 // Appended, not replaced: many a child has a socket `app.sock` next to a pidfile `app.pid`.
                 let mut path = pidfile?.as_os_str().to_owned();
                 path.push(".sock");
-                address::unix(path.to_str()?).is_ok().then(|| path.into())
+                // A leading `@` would make it an abstract socket.
+                let path = PathBuf::from(path);
+                let is_abstract = path.as_os_str().as_encoded_bytes().starts_with(b"@");
+                Some(if is_abstract { Path::new(".").join(path) } else { path })
             }
         }
     }

@@ -120,6 +120,14 @@ impl Document {
         Ok((self.as_given(plan), errors))
     }
 
+    /// As [`Document::plan_even_if_broken`], for a text that is no TOML: plans that say only where psflip may be, the likeliest first.
+    /// They hold what stands in the lines of `pidfile`, `[control]` and `[locals]`.
+    #[must_use]
+    pub fn places_even_if_no_toml(&self, generation: &Generation<'_>) -> Vec<Plan> {
+        let plans = super::lenient::places(&self.text).into_iter();
+        plans.filter_map(|text| super::parse(&self.name, &text, generation).ok()).collect()
+    }
+
     /// Whether it has this key, dotted.
     #[must_use]
     pub fn says(&self, key: &str) -> bool {

@@ -209,7 +209,7 @@ tables! {
         "timeout": Duration(false), Is("\"30s\""), "How long each may take.";
     }
     CONTROL "[control]" "Where operators reach psflip: `psflip upgrade`, `status` and `stop`." {
-        "socket": OrFalse("/run/app/psflip.sock"), Told("the pidfile's path with `.sock` appended; without a pidfile none"), "The socket; `false`: none.";
+        "socket": OrFalse("/run/app/psflip.sock"), Told("the pidfile's path with `.sock` appended; without a pidfile `psflip.sock` in `$RUNTIME_DIRECTORY`"), "The socket; `false`: none.";
     }
     LOG "[log]" "psflip's own log, on standard error." {
         "format": Word(&["auto", "text", "json", "journald"]), Is("\"auto\""), "How a line looks. `auto`: `journald` where standard error is the journal, else `text`.";

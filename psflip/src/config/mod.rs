@@ -6,6 +6,7 @@
 
 mod address;
 mod build;
+mod clashes;
 mod control;
 mod document;
 pub(crate) mod error;
@@ -16,6 +17,7 @@ mod health;
 mod http;
 mod inspect;
 pub mod keys;
+mod lenient;
 mod listen;
 mod plan;
 mod raw;
@@ -106,7 +108,7 @@ fn parse_even_if_broken(
         Err(list) => return Err(Errors::new(name, text, list, 0)),
     };
     let mut reader = reader::Reader::new(text, template::Templates::new(generation));
-    let plan = build::plan(&mut reader, root.get_ref());
+    let plan = build::plan(&mut reader, root.get_ref(), name);
     let (list, dropped) = reader.mistakes();
     let errors = (!list.is_empty()).then(|| Errors::new(name, text, list, dropped));
     Ok((plan, errors))

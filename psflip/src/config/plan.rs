@@ -265,6 +265,9 @@ pub struct Hooks {
 pub enum Control {
     /// Next to the pidfile, if there is one; psflip does without where that can't be.
     Default,
+    /// There is no pidfile, and the service manager has made a directory for this service: `$RUNTIME_DIRECTORY` of systemd.exec(5).
+    /// Otherwise as [`Control::Default`].
+    Runtime(PathBuf),
     /// A path that fits into sun_path (unix(7)).
     At(PathBuf),
     /// Nowhere.

@@ -58,6 +58,11 @@ impl<'a> Reader<'a> {
         Self { text, templates, errors: Vec::new(), dropped: 0 }
     }
 
+    /// A variable of psflip's environment.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        self.templates.variable(name)
+    }
+
     /// Notes a mistake.
     pub(super) fn error(&mut self, error: Error) {
         if self.errors.len() < MOST_KEPT {

@@ -72,6 +72,9 @@ impl fmt::Display for Plan {
         match &self.control {
             Control::At(socket) => writeln!(f, "\n[control]\nsocket = {}", path(socket))?,
             Control::Off => writeln!(f, "\n[control]\nsocket = false")?,
+            Control::Runtime(socket) => {
+                writeln!(f, "\n[control]\n# socket = {} # the default, in $RUNTIME_DIRECTORY", path(socket))?;
+            }
             Control::Default => {
                 if let Some(socket) = self.control.path(self.pidfile.as_deref()) {
                     writeln!(f, "\n[control]\n# socket = {} # the default", path(&socket))?;

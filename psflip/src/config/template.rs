@@ -117,6 +117,11 @@ impl<'a> Templates<'a> {
         Self { generation, store: Arc::new(store), environment: None, fuel: FUEL_OF_FILE }
     }
 
+    /// A variable of psflip's environment.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        (self.generation.env)(name)?.into_string().ok()
+    }
+
     /// Names the locals, so that a use of a later one can be told from a use of an unknown one.
     pub(super) fn announce(&self, names: impl Iterator<Item = String>) {
         self.store.changing().locals.extend(names.map(|name| (name, Local::Later)));

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout,
+    AddressFamily, SockFlag, SockType, connect, getsockopt, setsockopt, socket,
+    sockopt::{PeerCredentials, SendTimeout},
 };
 use nix::sys::time::TimeVal;
 
 use super::protocol::{Event, PROTOCOL, Request, Wish};
+use crate::sys::unix_path::UnixPath;
 
 /// How long psflip may take to have room for one more client. It has always, unless it is stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,7 +28,14 @@ const LONGEST_LINE: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Unreachable {
     socket: PathBuf,
-    errno: Errno,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Errno(Errno),
+    /// Whoever listens there is this user, who could be anybody.
+    Stranger(u32),
 }
 
 /// A request that was sent, and what is answered.
@@ -50,13 +59,18 @@ pub enum Next {
 }
 
 impl Connection {
-    /// Connects and asks.
+    /// Connects and asks. A server is believed only if it runs as root, as this user, or as the owner of the socket's directory: in a
+    /// directory where everybody may write, anybody may have made the socket.
     ///
     /// # Errors
-    /// Nobody is there, or the user may not ask.
+    /// Nobody is there, the user may not ask, or the server is a stranger's.
     pub fn open(path: &Path, wish: Wish) -> Result<Self, Unreachable> {
-        let unreachable = |errno| Unreachable { socket: path.to_owned(), errno };
+        let unreachable = |errno| Unreachable { socket: path.to_owned(), why: Why::Errno(errno) };
         let stream = connected(path).map_err(unreachable)?;
+        let server = getsockopt(&stream, PeerCredentials).map_err(unreachable)?.uid();
+        if !is_trusted(server, path) {
+            return Err(Unreachable { socket: path.to_owned(), why: Why::Stranger(server) });
+        }
         let mut line = serde_json::to_vec(&Request { psflip: PROTOCOL, wish }).unwrap_or_default();
         line.push(b'\n');
         let sent = (&stream).write_all(&line).and_then(|()| stream.set_nonblocking(true));
@@ -115,20 +129,32 @@ impl AsFd for Connection {
 }
 
 fn connected(path: &Path) -> Result<UnixStream, Errno> {
-    let address = UnixAddr::new(path)?;
+    let address = UnixPath::new(path)?;
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // A full queue makes connect(2) wait; this limits it (socket(7)).
     let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
     setsockopt(&socket, SendTimeout, &patience)?;
-    connect(socket.as_raw_fd(), &address)?;
+    connect(socket.as_raw_fd(), address.address())?;
     Ok(UnixStream::from(socket))
+}
+
+/// The directory that a file is in.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn is_trusted(server: u32, path: &Path) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    server == 0
+        || server == own
+        || std::fs::metadata(directory(path)).is_ok_and(|directory| directory.uid() == server)
 }
 
 impl Unreachable {
     /// Whether psflip isn't there, as opposed to one that can't be asked.
     #[must_use]
     pub fn is_absent(&self) -> bool {
-        matches!(self.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED)
+        matches!(self.why, Why::Errno(Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED))
     }
 }
 
@@ -136,14 +162,22 @@ impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.socket.display();
         let is_socket = std::fs::metadata(&self.socket).map(|metadata| metadata.file_type().is_socket());
-        match self.errno {
-            Errno::ENOENT | Errno::ENOTDIR if self.socket.is_relative() => write!(
-                f,
-                "there is no control socket `{path}` in this directory: psflip isn't running, or was started in another directory"
-            ),
-            Errno::ENOENT | Errno::ENOTDIR => {
-                write!(f, "there is no control socket `{path}`: psflip isn't running")
+        let errno = match self.why {
+            Why::Errno(errno) => errno,
+            Why::Stranger(uid) => {
+                let user = user(uid);
+                return write!(
+                    f,
+                    "the process that listens on `{path}` runs as {user}, not as root, as you or as the owner of its directory. \
+                     Nothing was sent to it, since anybody could have made that socket; if it is psflip, ask as {user}"
+                );
             }
+        };
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR if self.socket.is_relative() => {
+                write!(f, "there is no control socket `{path}` in this directory")
+            }
+            Errno::ENOENT | Errno::ENOTDIR => write!(f, "there is no control socket `{path}`"),
             Errno::ECONNREFUSED if matches!(is_socket, Ok(false)) => {
                 write!(f, "`{path}` is no socket; name psflip's control socket")
             }
@@ -165,7 +199,8 @@ impl fmt::Display for Unreachable {
             },
             Errno::ENAMETOOLONG => write!(
                 f,
-                "the path of the control socket `{path}` has more than 107 bytes; go to its directory and name it from there"
+                "the path of the control socket `{path}` is too long for a Unix socket, which may have 107 bytes: psflip has none there. \
+                 Set a shorter `socket` in `[control]`"
             ),
             Errno::EAGAIN => write!(
                 f,
@@ -199,14 +234,14 @@ mod tests {
     fn nobody_there_is_told_by_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
-        assert!(refusal(&path).ends_with("psflip isn't running"), "{}", refusal(&path));
-        assert!(refusal(Path::new("no-such.sock")).contains("started in another directory"));
+        assert!(refusal(&path).contains("there is no control socket"), "{}", refusal(&path));
+        assert!(refusal(Path::new("no-such.sock")).ends_with("in this directory"));
         std::fs::write(&path, "text").unwrap();
         assert!(refusal(&path).contains("is no socket"), "{}", refusal(&path));
         std::fs::remove_file(&path).unwrap();
         drop(UnixListener::bind(&path).unwrap());
         assert!(refusal(&path).contains("was killed and has left it behind"), "{}", refusal(&path));
-        assert!(refusal(&folder.path().join("x".repeat(120))).contains("more than 107 bytes"));
+        assert!(refusal(&folder.path().join("x".repeat(120))).contains("too long for a Unix socket"));
     }
 
     #[test]

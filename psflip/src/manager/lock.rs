@@ -1,35 +1,40 @@
-//! Locks of files that are held as long as their process lives (flock(2)).
+//! Who holds a pidfile, found out in a way that nobody else can disturb.
+//!
+//! A pidfile is readable for everybody, and whoever may read a file may flock(2) it, or take a read lock of fcntl(2). So what says
+//! that a pidfile is held is a *write* lock of its open file description (F_OFD_SETLK of fcntl(2)): it takes a descriptor that may
+//! write, and whether there is one is asked without taking a lock (F_OFD_GETLK). Older versions of psflip know flock(2) only, so a new
+//! pidfile has both: they are taken while the file is new, with mode 0600, and nobody else can have opened it.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Fork};
 use crate::sys::seam::{self, Call};
 
-/// How long the lock of a file is waited for in which nobody alive is named. Whoever has it looks at the file, replaces it, or
-/// is about to end: that takes microseconds, unless it is stopped.
+/// How long another psflip's turn is waited for. It looks at the pidfile and replaces it: that takes microseconds, unless it is
+/// stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How a file is locked.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Lock {
-    /// By one.
-    Exclusive,
-    /// By any number.
-    Shared,
-}
+/// Of another psflip, so many descriptors are looked at.
+const MOST_DESCRIPTORS: usize = 1000;
 
-/// A file with its lock, which goes with it. That the lock is dropped may fail (ENOLCK on NFS), and is no reason to panic: the
-/// close that follows drops it as well.
+/// How often the file of the turn is looked at again after another process has removed it.
+const ATTEMPTS: usize = 100;
+
+/// A file with its locks, which go with it. That a lock is dropped may fail (ENOLCK on NFS), and is no reason to panic: the close
+/// that follows drops it as well.
 #[derive(Debug)]
 pub(super) struct Locked(File);
 
@@ -45,43 +50,199 @@ impl Drop for Locked {
     fn drop(&mut self) {
         // By itself, and not only by the close: a process that is just being forked may have the file open as well.
         let _ = self.0.unlock();
+        let _ = fcntl(&self.0, FcntlArg::F_OFD_SETLK(&whole(libc::F_UNLCK)));
     }
 }
 
-/// flock(2), without waiting. EWOULDBLOCK: somebody else has it.
-pub(super) fn lock(file: File, how: Lock) -> Result<Locked, (File, Errno)> {
-    let locked = seam::before(Call::Lock).map_err(io::Error::from).and_then(|()| {
-        let locked = match how {
-            Lock::Exclusive => file.try_lock(),
-            Lock::Shared => file.try_lock_shared(),
-        };
-        locked.map_err(|error| match error {
-            TryLockError::WouldBlock => Errno::EWOULDBLOCK.into(),
-            TryLockError::Error(error) => error,
-        })
+/// A lock of all of a file, for fcntl(2).
+fn whole(kind: i32) -> libc::flock {
+    libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 }
+}
+
+/// Locks a new file that nobody else has open, for as long as it lives.
+///
+/// # Errors
+/// Those of flock(2): ENOLCK.
+pub(super) fn lock_new(file: File) -> io::Result<Locked> {
+    let file = lock(file)?.ok_or(Errno::EWOULDBLOCK)?;
+    // NFS takes flock(2) for a lock of fcntl(2), so there the second one is refused. What an older version finds is found there, too.
+    let _ = fcntl(&*file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
+    Ok(file)
+}
+
+/// flock(2), exclusive and without waiting. `None`: another process has a lock.
+fn lock(file: File) -> io::Result<Option<Locked>> {
+    seam::before(Call::Lock)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Locked(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether a psflip that lives holds this pidfile; `pid`: the one that is named in it.
+///
+/// # Errors
+/// Those of flock(2): ENOLCK.
+pub(super) fn is_held(file: &File, pid: Option<u32>) -> io::Result<bool> {
+    seam::before(Call::Lock)?;
+    // Would a read lock be refused? Only a write lock does that, and nobody who may only read has one.
+    let mut there = whole(libc::F_RDLCK);
+    if fcntl(file, FcntlArg::F_OFD_GETLK(&mut there)).is_ok() && i32::from(there.l_type) != libc::F_UNLCK {
+        return Ok(true);
+    }
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map(|()| false),
+        // An older psflip, or anybody who may read the file. The first is named in it, and has it open to write.
+        Err(TryLockError::WouldBlock) => Ok(pid.is_some_and(|pid| is_of_older_version(pid, file))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether this process may be a psflip that has this pidfile, as far as we may know.
+fn is_of_older_version(pid: u32, file: &File) -> bool {
+    let Ok(ours) = file.metadata() else { return true };
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return !Path::new("/proc/self/status").exists(); // without proc(5) nothing is known
+    };
+    let uid =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
+    if !uid.is_some_and(|uid: u32| [0, Uid::effective().as_raw(), ours.uid()].contains(&uid)) {
+        return false; // a stranger that uses this pid by now
+    }
+    let has_it = |fd: &fs::DirEntry| {
+        fs::metadata(fd.path()).is_ok_and(|there| is_same(&ours, &there))
+            && may_write(pid, &fd.file_name().to_string_lossy())
+    };
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(fds) => fds.flatten().any(|fd| has_it(&fd)),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// The psflip that holds a pidfile of this path which was removed, as far as proc(5) tells: its file is found by the lock of flock(2).
+pub(super) fn holder_of_removed(directory: &Path, path: &Path) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let mut removed = fs::canonicalize(directory).ok()?.join(path.file_name()?).into_os_string();
+    removed.push(" (deleted)");
+    let own = std::process::id();
+    let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let holds = |pid: &u32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.take(MOST_DESCRIPTORS).any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == *removed))
+    };
+    // `1: FLOCK  ADVISORY  WRITE 4711 00:1b:1234 0 EOF`, see proc_locks(5).
+    let writers = locks.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let is_lock = words.next() == Some("FLOCK") && words.nth(1) == Some("WRITE");
+        words.next().filter(|_| is_lock)?.parse().ok()
     });
-    match locked {
-        Ok(()) => Ok(Locked(file)),
-        Err(error) => Err((file, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))),
+    let mut others = writers.filter(|pid| *pid != own).peekable();
+    let name_of_own = others.peek().and_then(|_| name(own))?;
+    others.filter(|pid| name(*pid).is_some_and(|name| name == name_of_own)).find(holds)
+}
+
+/// Whether this descriptor of a process was opened to write (proc_pid_fdinfo(5)).
+fn may_write(pid: u32, fd: &str) -> bool {
+    let Ok(info) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")) else { return true };
+    let flags =
+        info.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+/// Whether both are the same file.
+pub(super) fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Whether this file is still the one of that name.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(there)) => is_same(&file, &there),
+        _ => false,
+    }
+}
+
+/// The right to replace a pidfile that a crash has left. Of several processes that find it, one at a time has the turn: it holds the
+/// lock of an empty file, `.NAME.lock`, that only its owner can open, and that is gone when the turn is over.
+#[derive(Debug)]
+pub(super) struct Turn {
+    path: PathBuf,
+    file: Locked,
+}
+
+impl Turn {
+    /// Waits for the turn, for [`PATIENCE`] at most. `None`: another process has it for longer.
+    ///
+    /// # Errors
+    /// The file can't be made or locked, or a file of that name is not one of psflip's.
+    pub(super) fn take(path: PathBuf) -> io::Result<Option<Self>> {
+        for _ in 0..ATTEMPTS {
+            let file = Self::open(&path)?;
+            let copy = file.try_clone()?;
+            let locked = match lock(file)? {
+                Some(locked) => Some(locked),
+                None => {
+                    wait(&copy)?;
+                    lock(copy)?
+                }
+            };
+            let Some(locked) = locked else { return Ok(None) };
+            // Whoever had the turn before has removed its file.
+            if is_at(&locked, &path) {
+                return Ok(Some(Self { path, file: locked }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let open = || {
+            seam::before(Call::CreatePidfile)?;
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits()).open(path)
+        };
+        // One that a crash has left, made by psflip when it ran as another user, is replaced.
+        let is_ours =
+            |there: &fs::Metadata| there.uid() == Uid::effective().as_raw() && there.mode() & 0o077 == 0;
+        if let Ok(there) = fs::symlink_metadata(path)
+            && there.is_file()
+            && there.len() == 0
+            && !is_ours(&there)
+        {
+            fs::remove_file(path)?;
+        }
+        let file = open()?;
+        let there = file.metadata()?;
+        if !there.is_file() || there.len() > 0 || !is_ours(&there) {
+            return Err(io::Error::other("it is not the empty file of mode 0600 that psflip makes"));
+        }
+        Ok(file)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path); // an empty file that stays is taken the next time
+        }
     }
 }
 
 /// Waits until the file can be locked, for [`PATIENCE`] at most; [`lock`] then tells. Neither flock(2) nor F_OFD_SETLKW of fcntl(2) can be told when to give up:
 /// that takes a signal, and psflip blocks them all. So a process of its own waits. It has the same open file description, so what
 /// it locks is locked for this process, too.
-pub(super) fn wait(file: &File, how: Lock) -> io::Result<()> {
-    wait_at_most(PATIENCE, file, how)
+fn wait(file: &File) -> io::Result<()> {
+    wait_at_most(PATIENCE, file)
 }
 
-fn wait_at_most(patience: Duration, file: &File, how: Lock) -> io::Result<()> {
+fn wait_at_most(patience: Duration, file: &File) -> io::Result<()> {
     let this = std::process::id();
     let waiting = match process::fork()? {
         Fork::Parent(pid) => pid,
         Fork::Child => {
-            let waited = process::die_with_parent(this).and_then(|()| match how {
-                Lock::Exclusive => file.lock(),
-                Lock::Shared => file.lock_shared(),
-            });
+            let waited = process::die_with_parent(this).and_then(|()| file.lock());
             process::exit_now(u8::from(waited.is_err()))
         }
     };
@@ -108,47 +269,93 @@ mod tests {
         children.split_whitespace().count()
     }
 
-    #[test]
-    fn a_lock_that_is_let_go_of_is_waited_for() {
-        // Contract: P3
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x");
-        for (theirs, ours) in [(Lock::Shared, Lock::Exclusive), (Lock::Exclusive, Lock::Shared)] {
-            let open = || File::options().create(true).append(true).open(&path).unwrap();
-            let held = lock(open(), theirs).unwrap();
-            let file = open();
-            assert_eq!(lock(open(), ours).unwrap_err().1, Errno::EWOULDBLOCK);
-            let (tell, told) = std::sync::mpsc::channel();
-            std::thread::scope(|scope| {
-                let waits = scope.spawn(|| {
-                    tell.send(gettid()).unwrap();
-                    // Longer than a busy machine keeps the other thread from looking.
-                    wait_at_most(Duration::from_secs(3600), &file, ours).unwrap();
-                    assert_eq!(waiting(gettid()), 0);
-                });
-                let thread = told.recv().unwrap();
-                testkit::wait_until(testkit::Deadline::default(), "somebody to wait for the lock", || {
-                    (waiting(thread) > 0).then_some(())
-                });
-                drop(held);
-                waits.join().unwrap();
-            });
-            // It is had already: by who waited, and so by us.
-            assert_eq!(lock(open(), Lock::Exclusive).unwrap_err().1, Errno::EWOULDBLOCK);
-            drop(lock(file, ours).unwrap());
-            lock(open(), Lock::Exclusive).unwrap();
-        }
+    fn turn(directory: &Path) -> PathBuf {
+        directory.join(".x.pid.lock")
     }
 
     #[test]
-    fn a_lock_that_is_kept_is_not_waited_for_without_end() {
+    fn a_turn_is_waited_for_and_leaves_nothing() {
+        // Contract: P3
+        let directory = tempfile::tempdir().unwrap();
+        let path = turn(directory.path());
+        let first = Turn::take(path.clone()).unwrap().unwrap();
+        let file = Turn::open(&path).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                tell.send(gettid()).unwrap();
+                // Longer than a busy machine keeps the other thread from looking.
+                wait_at_most(Duration::from_secs(3600), &file).unwrap();
+                assert_eq!(waiting(gettid()), 0);
+            });
+            let thread = told.recv().unwrap();
+            testkit::wait_until(testkit::Deadline::default(), "somebody to wait for the turn", || {
+                (waiting(thread) > 0).then_some(())
+            });
+            drop(first);
+            waits.join().unwrap();
+        });
+        // Its file is gone, so the next one has the turn at once, whoever holds the old file.
+        let next = Turn::take(path.clone()).unwrap().unwrap();
+        assert!(path.exists());
+        drop((next, file));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_turn_that_is_kept_is_not_waited_for_without_end() {
         // Contract: P3, F12
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let held = lock(file.reopen().unwrap(), Lock::Shared).unwrap();
-        let ours = file.reopen().unwrap();
-        wait(&ours, Lock::Exclusive).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = turn(directory.path());
+        let kept = Turn::take(path.clone()).unwrap().unwrap();
+        assert!(Turn::take(path.clone()).unwrap().is_none());
         assert_eq!(waiting(gettid()), 0);
-        assert_eq!(lock(ours, Lock::Exclusive).unwrap_err().1, Errno::EWOULDBLOCK);
+        drop(kept);
+        // One that a crash has left is taken.
+        drop(Turn::open(&path).unwrap());
+        drop(Turn::take(path.clone()).unwrap().unwrap());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_of_that_name_that_is_not_psflips_stays() {
+        // Contract: P3, P4
+        let directory = tempfile::tempdir().unwrap();
+        let path = turn(directory.path());
+        fs::write(&path, "data").unwrap();
+        let error = Turn::take(path.clone()).unwrap_err().to_string();
+        assert!(error.contains("is not the empty file"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "data");
+        fs::remove_file(&path).unwrap();
+        fs::write(directory.path().join("victim"), "").unwrap();
+        std::os::unix::fs::symlink("victim", &path).unwrap();
+        assert_eq!(Turn::take(path).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn whoever_may_only_read_a_file_does_not_hold_it_and_whoever_made_it_does() {
+        // Contract: P3
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pid");
+        let own = std::process::id();
+        let create =
+            || File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        let look = |pid| is_held(&File::open(&path).unwrap(), pid).unwrap();
+        let held = lock_new(create()).unwrap();
+        assert!(look(None) && look(Some(own)));
         drop(held);
+        assert!(!look(None) && !look(Some(own)));
+        // Any local user can do this, and be the process that is named there by now.
+        let reader = File::open(&path).unwrap();
+        reader.lock().unwrap();
+        fcntl(&reader, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
+        assert!(!look(None) && !look(Some(own)) && !look(Some(1)));
+        drop(reader);
+        // As versions before this one hold it.
+        let older = create();
+        older.lock().unwrap();
+        assert!(look(Some(own)) && !look(None));
+        let copy = File::open(&path).unwrap();
+        assert!(copy.try_lock().is_err(), "and they see a new one as held, too");
     }
 }

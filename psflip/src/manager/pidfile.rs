@@ -1,21 +1,23 @@
 //! The pidfile (contract P): which psflip is active, for people, scripts and managers.
 //!
-//! A generation that is named keeps its file open and locked (flock(2)). So a file is stale exactly when nobody holds its
+//! A generation that is named keeps its file open and locked (`lock.rs`). So a file is stale exactly when nobody holds its
 //! lock, whatever pid is in it and whoever uses that pid by now: the kernel drops the lock with the process (P3). A new file is
 //! written and locked under a temporary name and renamed into place, so nobody ever sees a part of it (P1, P4).
+//!
+//! Only what can be a pidfile is ever replaced or removed: a regular file that is empty or holds one decimal number (P4).
 //!
 //! It isn't synced to disk: its contents mean nothing after a crash of the machine, and what such a crash leaves is not locked.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::lock::{self, Lock, Locked};
+use super::lock::{self, Locked, Turn, is_at, is_same};
 use crate::sys::seam::{self, Call};
 
 /// A pidfile that names this process.
@@ -23,6 +25,17 @@ use crate::sys::seam::{self, Call};
 pub struct Pidfile {
     path: PathBuf,
     file: Locked,
+    /// The pid that was in the file before it was replaced.
+    replaced: Option<u32>,
+}
+
+/// What was found in the place of a pidfile, which is written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// Nothing: another process had removed it.
+    Gone,
+    /// Another pid, or none: another process had written to it or replaced it.
+    Names(Option<u32>),
 }
 
 /// Why a pidfile can't be used. Every message begins with its path.
@@ -36,6 +49,17 @@ pub enum Error {
         /// `psflip (pid 12)`.
         holder: String,
     },
+    /// P3: a cleaner of temporary files, or a person, has removed it.
+    #[error(
+        "pidfile `{path}`: psflip (pid {pid}) is running with this pidfile, though the file was removed; \
+         stop it first (`kill {pid}`), or let it write the file again (`kill -HUP {pid}` upgrades it)"
+    )]
+    Removed {
+        /// Where.
+        path: PathBuf,
+        /// Who runs.
+        pid: u32,
+    },
     /// P4: a symbolic link may lead anywhere, a directory can't be replaced.
     #[error(
         "pidfile `{path}` is {kind}, and only a regular file is replaced; remove it, or use another path"
@@ -45,6 +69,17 @@ pub enum Error {
         path: PathBuf,
         /// What it is.
         kind: &'static str,
+    },
+    /// P4: the configuration, a program, somebody's data.
+    #[error(
+        "pidfile `{path}`: the file there has {size} bytes that are no process ID, so it is no pidfile and stays as it is; \
+         set `pidfile` to another path, or remove the file"
+    )]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+        /// How long it is.
+        size: u64,
     },
     /// The operating system said no.
     #[error("pidfile `{path}`: can't {action}: {error}")]
@@ -67,28 +102,35 @@ pub enum From {
     Relative,
 }
 
-/// Finds out early whether [`Pidfile::take`] would be refused, before anything is started.
+/// Finds out early whether [`Pidfile::take`] would be refused, before anything is started. `socket`: where the control socket of a
+/// psflip with this pidfile is. If the pidfile is gone but the socket is not, or if everybody may write there, a psflip that still
+/// holds the removed file is looked for; a look at all locks of the host is not for every start.
 ///
 /// # Errors
 /// [`Error`], the first that applies.
-pub fn check(path: &Path, from: From) -> Result<(), Error> {
+pub fn check(path: &Path, from: From, socket: Option<&Path>) -> Result<(), Error> {
     let directory = directory(path);
     seam::before(Call::AccessDirectory)
         .and_then(|()| eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK))
         .map_err(|errno| system(path, format!("create a file in `{}`", directory.display()), errno.into()))?;
-    for _ in 0..ATTEMPTS {
-        match open_existing(path)? {
-            // Shared: two that only look are not in each other's way.
-            Some(file) if from == From::Nobody => {
-                let stale = lock_stale(path, file, Lock::Shared)?;
-                if is_at(&stale, path) {
-                    return Ok(());
-                }
+    match open_existing(path)? {
+        Some(existing) if from == From::Nobody => existing.refuse_held(path),
+        None if from == From::Nobody
+            && (socket.is_some_and(|socket| socket.symlink_metadata().is_ok()) || is_open_to_all(path)) =>
+        {
+            match lock::holder_of_removed(directory, path) {
+                Some(pid) => Err(Error::Removed { path: path.to_owned(), pid }),
+                None => Ok(()),
             }
-            Some(_) | None => return Ok(()),
         }
+        Some(_) | None => Ok(()),
     }
-    Err(contended(path))
+}
+
+/// Whether everybody may put files into the directory of this file, as in `/tmp`.
+#[must_use]
+pub fn is_open_to_all(path: &Path) -> bool {
+    fs::metadata(directory(path)).is_ok_and(|directory| directory.permissions().mode() & 0o002 != 0)
 }
 
 impl Pidfile {
@@ -98,11 +140,35 @@ impl Pidfile {
     /// [`Error`]; nothing is changed then and nothing is left behind.
     pub fn take(path: &Path, from: From) -> Result<Self, Error> {
         let (new, file) = Temporary::write(path, std::process::id())?;
-        match from {
+        let replaced = match from {
             From::Relative => new.replace(path)?,
             From::Nobody => new.place(path)?,
+        };
+        Ok(Self { path: path.to_owned(), file, replaced })
+    }
+
+    /// The pid that was in the file before it was replaced.
+    #[must_use]
+    pub fn replaced(&self) -> Option<u32> {
+        self.replaced
+    }
+
+    /// Writes the pidfile again if it is gone or names another process, unless another psflip holds it. `None`: all is well.
+    ///
+    /// # Errors
+    /// As [`Pidfile::take`], and what lstat(2) says. What is there stays as it is.
+    pub fn mend(&mut self) -> Result<Option<Mended>, Error> {
+        if self.look().map_err(|error| system(&self.path, "look at it", error))? {
+            return Ok(None);
         }
-        Ok(Self { path: path.to_owned(), file })
+        // Whoever has written to the file has written to what this process holds: its own lock must not be in the way.
+        let own = lock::is_at(&self.file, &self.path);
+        let found = match open_existing(&self.path)? {
+            None => Mended::Gone,
+            Some(existing) => Mended::Names(existing.pid),
+        };
+        *self = Self::take(&self.path, if own { From::Relative } else { From::Nobody })?;
+        Ok(Some(found))
     }
 
     /// Whether the pidfile still is the one of this process.
@@ -114,7 +180,13 @@ impl Pidfile {
     /// As [`Pidfile::names_us`], if that can be found out.
     fn look(&self) -> io::Result<bool> {
         match fs::symlink_metadata(&self.path) {
-            Ok(there) => Ok(is_same(&self.file.metadata()?, &there)),
+            Ok(there) if is_same(&self.file.metadata()?, &there) => {
+                // Another program may have written to it.
+                let mut content = [0; LONGEST + 1];
+                let length = self.file.read_at(&mut content, 0)?;
+                Ok(Content::of(&content[..length]) == Content::Pid(Some(std::process::id())))
+            }
+            Ok(_) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
@@ -136,7 +208,10 @@ impl Pidfile {
     /// # Errors
     /// As [`Pidfile::take`].
     pub fn give_back(self, pid: u32) -> Result<(), Error> {
-        if self.names_us() { Temporary::write(&self.path, pid)?.0.replace(&self.path) } else { Ok(()) }
+        if self.names_us() {
+            Temporary::write(&self.path, pid)?.0.replace(&self.path)?;
+        }
+        Ok(())
     }
 
     /// Removes it, if it still names this process (contract P2).
@@ -172,20 +247,58 @@ fn asking<T>(call: Call, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> 
     make()
 }
 
-/// Whether this file is still the one of that name.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(file), Ok(there)) => is_same(&file, &there),
-        _ => false,
+/// The longest content of a file that is taken for a pidfile, in bytes.
+const LONGEST: usize = 64;
+
+/// What a file holds, as a pidfile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Nothing: a crash of the machine may leave an empty file, or one of NULs.
+    Nothing,
+    /// One decimal number, white space around it; `None`: no process has such a large one.
+    Pid(Option<u32>),
+    /// Something else.
+    Foreign,
+}
+
+impl Content {
+    fn of(bytes: &[u8]) -> Self {
+        let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
+        let Some(start) = bytes.iter().position(|byte| !is_blank(byte)) else {
+            return if bytes.len() > LONGEST { Self::Foreign } else { Self::Nothing };
+        };
+        let end = bytes.iter().rposition(|byte| !is_blank(byte)).unwrap_or(start);
+        let number = &bytes[start..=end];
+        if bytes.len() > LONGEST || !number.iter().all(u8::is_ascii_digit) {
+            return Self::Foreign;
+        }
+        Self::Pid(std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()))
     }
 }
 
-fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
+/// A file that can be a pidfile.
+struct Existing {
+    file: File,
+    /// The pid in it.
+    pid: Option<u32>,
 }
 
-/// Opens what is there, if it is a regular file, without following links and without waiting for anything.
-fn open_existing(path: &Path) -> Result<Option<File>, Error> {
+impl Existing {
+    fn refuse_held(&self, path: &Path) -> Result<(), Error> {
+        let Self { file, pid } = self;
+        match lock::is_held(file, *pid) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let pid = pid.map_or_else(|| "of unknown pid".to_owned(), |pid| format!("pid {pid}"));
+                Err(Error::Held { path: path.to_owned(), holder: format!("psflip ({pid})") })
+            }
+            Err(error) => Err(system(path, "look at its lock", error)),
+        }
+    }
+}
+
+/// Opens what is there, if it can be a pidfile, without following links and without waiting for anything.
+fn open_existing(path: &Path) -> Result<Option<Existing>, Error> {
     let kind = match asking(Call::StatPidfile, || fs::symlink_metadata(path)) {
         Ok(there) => there.file_type(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -203,11 +316,22 @@ fn open_existing(path: &Path) -> Result<Option<File>, Error> {
     }
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let open = || OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
-    match asking(Call::OpenPidfile, open) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(system(path, "open it", error)),
-    }
+    let file = match asking(Call::OpenPidfile, open) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(system(path, "open it", error)),
+    };
+    let mut content = [0; LONGEST + 1];
+    let length = file.read_at(&mut content, 0).map_err(|error| system(path, "read it", error))?;
+    let pid = match Content::of(&content[..length]) {
+        Content::Nothing => None,
+        Content::Pid(pid) => pid,
+        Content::Foreign => {
+            let size = file.metadata().map_or(length as u64, |metadata| metadata.len());
+            return Err(Error::Foreign { path: path.to_owned(), size });
+        }
+    };
+    Ok(Some(Existing { file, pid }))
 }
 
 /// How often what is there is looked at again after somebody else has replaced it.
@@ -215,38 +339,6 @@ const ATTEMPTS: usize = 100;
 
 fn contended(path: &Path) -> Error {
     Error::Held { path: path.to_owned(), holder: "another psflip, just starting,".to_owned() }
-}
-
-/// Locks a stale pidfile, or says who holds it. Another psflip that tries the same at this moment is waited for, so the file may
-/// have been replaced meanwhile.
-fn lock_stale(path: &Path, file: File, how: Lock) -> Result<Locked, Error> {
-    match lock::lock(file, how) {
-        Ok(lock) => Ok(lock),
-        Err((mut file, Errno::EWOULDBLOCK)) => {
-            let mut pid = String::new();
-            let read = Read::by_ref(&mut file).take(20).read_to_string(&mut pid);
-            let pid = read.ok().and_then(|_| pid.trim().parse::<u32>().ok());
-            // Who holds a pidfile is named in it, and has it open.
-            if let Some(pid) = pid.filter(|pid| has_open(*pid, &file)) {
-                return Err(Error::Held { path: path.to_owned(), holder: format!("psflip (pid {pid})") });
-            }
-            lock::wait(&file, how).map_err(|error| system(path, "wait for its lock", error))?;
-            lock::lock(file, how).map_err(|(_, errno)| match errno {
-                Errno::EWOULDBLOCK => contended(path),
-                errno => system(path, "lock it", errno.into()),
-            })
-        }
-        Err((_, errno)) => Err(system(path, "lock it", errno.into())),
-    }
-}
-
-/// Whether this process has the file open, as far as we may know.
-fn has_open(pid: u32, file: &File) -> bool {
-    let Ok(ours) = file.metadata() else { return true };
-    match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(fds) => fds.flatten().any(|fd| fs::metadata(fd.path()).is_ok_and(|there| is_same(&ours, &there))),
-        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
-    }
 }
 
 /// The other name of a complete, locked pidfile. Dropping it removes that name, if it is still there.
@@ -257,9 +349,16 @@ impl Temporary {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let path = directory(target).join(format!(".{name}.{}", std::process::id()));
         let fail = |action: &str, error| system(target, format!("{action} `{}`", path.display()), error);
-        let file = Self::create(&path).map_err(|error| fail("create", error))?;
+        let file = match Self::create(&path) {
+            // One of the same name is left from a dead process that had our pid.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && open_existing(&path)?.is_some() => {
+                fs::remove_file(&path).and_then(|()| Self::create(&path))
+            }
+            created => created,
+        };
+        let file = file.map_err(|error| fail("create", error))?;
         let new = Self(path.clone());
-        let file = lock::lock(file, Lock::Exclusive).map_err(|(_, errno)| fail("lock", errno.into()))?;
+        let file = lock::lock_new(file).map_err(|error| fail("lock", error))?;
         // Readable for all, whatever the umask: that is what it is for.
         asking(Call::Chmod, || file.set_permissions(fs::Permissions::from_mode(0o644)))
             .map_err(|error| fail("set the mode of", error))?;
@@ -269,57 +368,72 @@ impl Temporary {
         Ok((new, file))
     }
 
-    /// Creates the file; one of the same name is left from a dead process that had our pid.
     fn create(path: &Path) -> io::Result<File> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create_new(true).mode(0o600).custom_flags(flags.bits());
-            asking(Call::CreatePidfile, || options.open(path))
-        };
-        match open() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                fs::remove_file(path)?;
-                open()
-            }
-            other => other,
-        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags.bits());
+        asking(Call::CreatePidfile, || options.open(path))
     }
 
-    /// Puts it in the target's place, whatever is there.
-    fn replace(&self, target: &Path) -> Result<(), Error> {
-        if let Ok(there) = fs::symlink_metadata(target)
-            && there.is_dir()
-        {
-            return Err(Error::NotRegular { path: target.to_owned(), kind: "a directory" });
-        }
+    /// Puts it in the target's place, whoever is named there. Gives the pid that was.
+    fn replace(&self, target: &Path) -> Result<Option<u32>, Error> {
+        let existing = match open_existing(target) {
+            // It was psflip's a moment ago: what can't be opened for lack of descriptors is replaced all the same.
+            Err(Error::System { .. }) => None,
+            looked => looked?,
+        };
+        self.rename(target)?;
+        Ok(existing.and_then(|existing| existing.pid))
+    }
+
+    fn rename(&self, target: &Path) -> Result<(), Error> {
         asking(Call::Rename, || fs::rename(&self.0, target))
             .map_err(|error| system(target, "replace it", error))
     }
 
-    /// Puts it in the target's place if nobody alive holds what is there. Of several processes that try this at the same time
-    /// one succeeds: only one can create the name, or lock the stale file.
-    fn place(&self, target: &Path) -> Result<(), Error> {
+    /// Puts it in the target's place if nobody alive holds what is there. Gives the pid that was in it. Of several processes that try this at the same time
+    /// one succeeds: only one can create the name, or has the turn to replace a stale file.
+    fn place(&self, target: &Path) -> Result<Option<u32>, Error> {
+        let mut turn = None;
         for _ in 0..ATTEMPTS {
-            let Some(existing) = open_existing(target)? else {
+            let existing = open_existing(target)?;
+            if existing.is_none() {
                 let renamed = seam::before(Call::Rename).and_then(|()| {
                     renameat2(AT_FDCWD, &self.0, AT_FDCWD, target, RenameFlags::RENAME_NOREPLACE)
                 });
                 match renamed {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => return Ok(None),
                     Err(Errno::EEXIST) => continue, // somebody was faster: look again
-                    // A file system without this flag (NFS): the race between two first starts stays open there.
-                    Err(Errno::EINVAL) => return self.replace(target),
+                    // A file system without this flag (NFS), where the turn decides between two first starts as well.
+                    Err(Errno::EINVAL) if turn.is_some() => return self.rename(target).map(|()| None),
+                    Err(Errno::EINVAL) => {}
                     Err(errno) => return Err(system(target, "create it", errno.into())),
                 }
-            };
-            let stale = lock_stale(target, existing, Lock::Exclusive)?;
-            // What was locked may have been replaced between the open and the lock.
-            if is_at(&stale, target) {
-                return self.replace(target);
+            }
+            if turn.is_none() {
+                turn = Some(take_turn(target)?);
+                continue; // what is there may have been replaced until it was our turn
+            }
+            if let Some(existing) = existing {
+                existing.refuse_held(target)?;
+                // What was looked at may have been replaced between the open and the look.
+                if is_at(&existing.file, target) {
+                    return self.rename(target).map(|()| existing.pid);
+                }
             }
         }
         Err(contended(target))
+    }
+}
+
+/// See [`Turn`].
+fn take_turn(target: &Path) -> Result<Turn, Error> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let path = directory(target).join(format!(".{name}.lock"));
+    match Turn::take(path.clone()) {
+        Ok(Some(turn)) => Ok(turn),
+        Ok(None) => Err(contended(target)),
+        Err(error) => Err(system(target, format!("use `{}`", path.display()), error)),
     }
 }
 
@@ -330,187 +444,5 @@ impl Drop for Temporary {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn content(path: &Path) -> String {
-        fs::read_to_string(path).unwrap()
-    }
-
-    fn names(directory: &Path) -> Vec<String> {
-        fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn it_holds_the_pid_and_a_newline_and_goes_with_its_owner() {
-        // Contract: P1, P2
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.pid");
-        let pidfile = Pidfile::take(&path, From::Nobody).unwrap();
-        assert_eq!(content(&path), format!("{}\n", std::process::id()));
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
-        assert!(pidfile.names_us());
-        pidfile.remove().unwrap();
-        assert!(names(directory.path()).is_empty());
-    }
-
-    #[test]
-    fn one_that_is_held_is_refused_and_one_that_is_stale_is_not() {
-        // Contract: P3
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.pid");
-        let first = Pidfile::take(&path, From::Nobody).unwrap();
-        let wanted = format!("psflip (pid {}) is running", std::process::id());
-        for error in
-            [check(&path, From::Nobody).unwrap_err(), Pidfile::take(&path, From::Nobody).unwrap_err()]
-        {
-            assert!(error.to_string().contains(&wanted), "{error}");
-        }
-        drop(first); // as if it had crashed: the file stays, the lock doesn't
-        // Even a pid that is alive (init's) does not make it less stale.
-        fs::write(&path, "1\n").unwrap();
-        check(&path, From::Nobody).unwrap();
-        let second = Pidfile::take(&path, From::Nobody).unwrap();
-        assert_eq!(content(&path), format!("{}\n", std::process::id()));
-        drop(second);
-        assert_eq!(names(directory.path()), ["x.pid"]);
-    }
-
-    #[test]
-    fn a_successor_replaces_it_and_the_old_one_no_longer_removes_it() {
-        // Contract: P1, P2
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.pid");
-        let old = Pidfile::take(&path, From::Nobody).unwrap();
-        let new = Pidfile::take(&path, From::Relative).unwrap();
-        assert!(!old.names_us() && new.names_us());
-        old.remove().unwrap();
-        assert!(new.names_us());
-    }
-
-    #[test]
-    fn it_is_given_back_and_reclaimed() {
-        // Contract: F6, U8
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.pid");
-        let mut old = Pidfile::take(&path, From::Nobody).unwrap();
-        let new = Pidfile::take(&path, From::Relative).unwrap();
-        new.give_back(4711).unwrap();
-        assert_eq!(content(&path), "4711\n");
-        old.reclaim().unwrap();
-        assert_eq!(content(&path), format!("{}\n", std::process::id()));
-        assert!(check(&path, From::Nobody).is_err(), "it is locked again");
-    }
-
-    #[test]
-    fn what_is_no_file_is_refused_and_left_alone() {
-        // Contract: P4
-        let directory = tempfile::tempdir().unwrap();
-        let victim = directory.path().join("victim");
-        fs::write(&victim, "precious").unwrap();
-        let link = directory.path().join("link.pid");
-        symlink(&victim, &link).unwrap();
-        let inner = directory.path().join("dir.pid");
-        fs::create_dir(&inner).unwrap();
-        let fifo = directory.path().join("fifo.pid");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        for (path, kind) in [(&link, "a symbolic link"), (&inner, "a directory"), (&fifo, "a special file")] {
-            for error in
-                [check(path, From::Nobody).unwrap_err(), Pidfile::take(path, From::Nobody).unwrap_err()]
-            {
-                assert!(error.to_string().contains(kind), "{error}");
-            }
-        }
-        assert_eq!(content(&victim), "precious");
-        assert_eq!(names(directory.path()).len(), 4, "nothing was left behind");
-    }
-
-    #[test]
-    fn a_directory_that_is_missing_is_named() {
-        // Contract: P4
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("no/x.pid");
-        let error = check(&path, From::Nobody).unwrap_err().to_string();
-        assert!(error.contains("/no`: ") && error.contains("No such file"), "{error}");
-    }
-
-    /// Lets each call of `work` fail once with each of these errors, every time after `prepare`; `judge` sees what came of it.
-    /// Returns how often.
-    fn each_fault<T>(prepare: impl Fn(), work: impl Fn() -> T, mut judge: impl FnMut(Call, T)) -> usize {
-        prepare();
-        let (_, calls) = seam::testing::with(None, &work);
-        let errors = [Errno::EACCES, Errno::EMFILE, Errno::ENOSPC, Errno::ENOMEM, Errno::EROFS, Errno::EIO];
-        for (number, call) in calls.iter().enumerate() {
-            for errno in errors {
-                prepare();
-                let (result, _) = seam::testing::with(Some((number, errno)), &work);
-                judge(*call, result);
-            }
-        }
-        calls.len() * errors.len()
-    }
-
-    #[test]
-    fn whatever_fails_a_new_pidfile_is_whole_or_not_there() {
-        // Contract: F10, P4
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.pid");
-        let remove = || drop(fs::remove_file(&path)); // the first time it isn't there
-        let take = || Pidfile::take(&path, From::Nobody);
-        let mut refused = 0;
-        let tried = each_fault(remove, take, |call, taken| match taken {
-            Ok(pidfile) => assert!(pidfile.names_us() && names(directory.path()).len() == 1, "{call:?}"),
-            Err(error) => {
-                refused += 1;
-                assert!(error.to_string().contains("x.pid`: can't "), "{call:?}: {error}");
-                assert!(names(directory.path()).is_empty(), "{call:?} left {:?}", names(directory.path()));
-            }
-        });
-        assert!(refused > 0 && tried >= 36, "{refused} of {tried}");
-    }
-
-    #[test]
-    fn whatever_fails_a_pidfile_that_is_replaced_names_the_old_or_the_new_owner() {
-        // Contract: F10, P1, P4
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.pid");
-        let old = std::cell::RefCell::new(Pidfile::take(&path, From::Nobody).unwrap());
-        let hand_over = || Pidfile::take(&path, From::Relative);
-        let reclaim = || old.borrow_mut().reclaim().unwrap();
-        each_fault(reclaim, hand_over, |call, taken| {
-            let named = taken.as_ref().map_or(old.borrow().names_us(), Pidfile::names_us);
-            assert!(named && names(directory.path()) == ["x.pid"], "{call:?}: {:?}", names(directory.path()));
-        });
-        let give_back = || {
-            let new = Pidfile::take(&path, From::Relative)?;
-            new.give_back(4711)
-        };
-        each_fault(reclaim, give_back, |call, returned| {
-            let there = content(&path);
-            let whole = there == "4711\n" || there == format!("{}\n", std::process::id());
-            assert!(whole && (returned.is_err() || there == "4711\n"), "{call:?}: {there}");
-            assert_eq!(names(directory.path()), ["x.pid"], "{call:?}");
-        });
-    }
-
-    #[test]
-    fn of_many_that_want_it_at_once_one_gets_it() {
-        // Contract: P3
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.pid");
-        for stale in [false, true] {
-            if stale {
-                fs::write(&path, "1\n").unwrap();
-            }
-            // One process: temporary names are by pid, so the attempts must not overlap; the winners' locks must.
-            let taken: Vec<_> = (0..5).filter_map(|_| Pidfile::take(&path, From::Nobody).ok()).collect();
-            assert_eq!(taken.len(), 1);
-            drop(taken);
-            fs::remove_file(&path).unwrap();
-        }
-    }
-}
+#[path = "pidfile_tests.rs"]
+mod tests;

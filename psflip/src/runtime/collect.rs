@@ -65,6 +65,10 @@ impl Runtime {
                 self.hear_clients();
                 Ok(())
             }
+            Token::Files => {
+                self.files_changed();
+                Ok(())
+            }
             Token::Signals => self.read_signals(),
             Token::Timers => {
                 for key in self.timers.take_due() {

@@ -49,7 +49,8 @@ impl Runtime {
     /// # Errors
     /// In words: it can't be had, though the configuration asks for it or operators have used it until now.
     pub(super) fn open_control(&mut self) -> Result<(), String> {
-        let is_wanted = self.plan.control != config::Control::Default || self.control.given.is_some();
+        let is_default = matches!(self.plan.control, config::Control::Default | config::Control::Runtime(_));
+        let is_wanted = !is_default || self.control.given.is_some();
         match self.try_to_open_control() {
             Err(error) if is_wanted => return Err(error),
             Err(error) => {
@@ -86,6 +87,33 @@ impl Runtime {
         }
         self.control.listeners = listeners;
         Ok(())
+    }
+
+    /// Whether operators can reach this psflip.
+    pub(super) fn has_control(&self) -> bool {
+        self.control.server.is_some()
+    }
+
+    /// Makes the socket again if its file is gone. Gives whether it was.
+    ///
+    /// # Errors
+    /// In words: it can't be made; operators can't reach this psflip.
+    pub(super) fn mend_control_socket(&mut self) -> Result<bool, String> {
+        let Some(server) = self.control.server.as_mut().filter(|_| self.control.listeners.has_lost_files())
+        else {
+            return Ok(false);
+        };
+        let wanted = self.plan.control.listener(self.plan.pidfile.as_deref());
+        let listeners = Listeners::open(wanted.as_slice(), Vec::new(), &Activation::default());
+        let listeners = listeners.map_err(|error| error.to_string())?;
+        if let Some((address, socket, _)) = listeners.to_hand_over().next()
+            && let Err(error) = server.replace_listener(socket)
+        {
+            listeners.remove_new_files();
+            return Err(format!("can't answer on `{address}`: {error}"));
+        }
+        self.control.listeners = listeners;
+        Ok(true)
     }
 
     /// Operators are heard by this generation from now on.
@@ -144,6 +172,7 @@ impl Runtime {
             News::Promoted => {
                 self.hear_operators();
                 self.note_promotion();
+                self.look_after_files();
             }
             News::UpgradeStarted => self.note_upgrade(),
             News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
@@ -159,7 +188,10 @@ impl Runtime {
                 self.tell_clients(Interest::Stop, &Told::Ignored { child, timeout_ms }, Then::Close);
             }
             News::PredecessorLost => self.hear_operators(),
-            News::PredecessorDrained => self.note_drained(),
+            News::PredecessorDrained => {
+                self.note_drained();
+                self.look_after_files(); // the old child may have removed what it took for its own pidfile
+            }
             News::AwaitingPredecessor => {
                 if let Some(predecessor) = self.draining() {
                     self.tell_clients(Interest::Stop, &Told::Waiting { predecessor }, Then::Stay);
@@ -243,6 +275,7 @@ impl Runtime {
 
     fn asked(&mut self, asked: Asked) {
         let Asked { client, wish, pid, uid } = asked;
+        self.look_after_files();
         match wish {
             _ if self.state.is_superseded() => {
                 let upgrade = if let Wish::Follow { upgrade } = wish { Some(upgrade) } else { None };

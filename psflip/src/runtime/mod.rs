@@ -5,6 +5,7 @@ mod anchored;
 mod chronicle;
 mod collect;
 mod control;
+mod files;
 mod hooks;
 mod job_control;
 mod managers;
@@ -122,6 +123,7 @@ struct Runtime {
     hooks: hooks::Running,
     managers: managers::Managers,
     control: control::Control,
+    files: files::Files,
     chronicle: Chronicle,
     /// Something of what operators see has changed.
     changed: bool,
@@ -261,6 +263,7 @@ impl Runtime {
             hooks: hooks::Running::new(),
             managers,
             control,
+            files: files::Files::default(),
             chronicle,
             changed: false,
             upgrade_failure: None,

@@ -195,6 +195,14 @@ impl Runtime {
         };
         match Pidfile::take(&path, from) {
             Ok(pidfile) => {
+                let child = self.tree.as_ref().and_then(Tree::child_pid);
+                if child.is_some() && pidfile.replaced() == child {
+                    tracing::warn!(
+                        pidfile = %path.display(),
+                        child,
+                        "the child writes its own process ID to psflip's pidfile, and may remove the file; set another path for one of them"
+                    );
+                }
                 self.pidfile = Some(pidfile);
                 self.queue.push_back(Event::PidfileTaken);
             }
@@ -266,6 +274,7 @@ impl Runtime {
     fn start_successor(&mut self) {
         // Ctrl-C is a stop request during an upgrade, and the new child may need the terminal.
         self.take_terminal_back();
+        self.mend_files();
         self.look_before_upgrade();
         let hello = Hello {
             protocol: message::PROTOCOL,

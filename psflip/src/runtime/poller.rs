@@ -39,13 +39,15 @@ pub(super) enum Token {
     Managers,
     /// Operators.
     Control,
+    /// Pidfile and control socket.
+    Files,
     /// Signals.
     Signals,
     /// The timers.
     Timers,
 }
 
-const TOKENS: [Token; 16] = [
+const TOKENS: [Token; 17] = [
     Token::Anchor,
     Token::Tree,
     Token::Child,
@@ -60,6 +62,7 @@ const TOKENS: [Token; 16] = [
     Token::FailedHook,
     Token::Managers,
     Token::Control,
+    Token::Files,
     Token::Signals,
     Token::Timers,
 ];

@@ -16,6 +16,7 @@ pub mod signal;
 pub mod socket;
 pub mod tree;
 pub mod tty;
+pub mod unix_path;
 
 use std::io;
 

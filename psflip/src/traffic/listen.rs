@@ -153,6 +153,11 @@ impl Listeners {
         })
     }
 
+    /// Whether there is a socket whose file another process has removed or replaced: no client can come to it any more.
+    pub fn has_lost_files(&self) -> bool {
+        self.open.iter().any(|open| !is_still_reachable(&open.listener.address, open.made.file))
+    }
+
     /// What systemd does not keep so far, each under its name.
     pub fn to_store(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let own = self.open.iter().filter(|open| !matches!(open.listener.address, ListenAddress::Systemd(_)));

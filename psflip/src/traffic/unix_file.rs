@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, renameat2};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, bind, connect, socket};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Group, Uid, User, fchownat};
 
 use crate::config::Options;
 use crate::sys::seam::{self, Call};
+use crate::sys::unix_path::UnixPath;
 
 /// Which file it is, whatever its name is by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,16 @@ fn failed(action: impl Into<String>) -> impl FnOnce(Errno) -> Failed {
     |errno| Failed { action: action.into(), error: errno.into() }
 }
 
+fn unusable(errno: Errno) -> Failed {
+    let error = match errno {
+        Errno::ENAMETOOLONG => {
+            io::Error::other("it is longer than the 107 bytes that a Unix socket's path may have")
+        }
+        errno => errno.into(),
+    };
+    Failed { action: "use this path".to_owned(), error }
+}
+
 /// Binds a socket to a path. Nothing is left behind when it fails.
 pub(super) fn create(socket: BorrowedFd<'_>, path: &Path, options: &Options) -> Result<FileId, Failed> {
     let account = Account::of(options)?;
@@ -56,9 +67,9 @@ pub(super) fn create(socket: BorrowedFd<'_>, path: &Path, options: &Options) -> 
     seam::before(Call::Chmod)
         .and_then(|()| fchmod(socket, Mode::from_bits_truncate(first)))
         .map_err(failed("set its permissions"))?;
-    let address = UnixAddr::new(path).map_err(failed("use this path"))?;
+    let address = UnixPath::new(path).map_err(unusable)?;
     seam::before(Call::Bind)
-        .and_then(|()| bind(socket.as_raw_fd(), &address))
+        .and_then(|()| bind(socket.as_raw_fd(), address.address()))
         .map_err(failed("create it"))?;
     let set_up = || {
         let (file, id) = open(path)?;
@@ -232,10 +243,10 @@ fn make_room(path: &Path) -> Result<(), Failed> {
 /// Whether a socket of any process is there: a connection that is not refused says so, even one that has to wait, and so does the
 /// wrong type (EPROTOTYPE: datagrams or packets), which the kernel knows of a living socket alone (connect(2)).
 fn listens(path: &Path) -> Result<bool, Errno> {
-    let address = UnixAddr::new(path)?;
+    let address = UnixPath::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    match connect(probe.as_raw_fd(), &address) {
+    match connect(probe.as_raw_fd(), address.address()) {
         Ok(()) | Err(Errno::EAGAIN | Errno::EINPROGRESS | Errno::EPROTOTYPE) => Ok(true),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
         Err(errno) => Err(errno),

@@ -20,6 +20,7 @@ mod manager;
 mod migrate;
 mod operator;
 mod pidfile;
+mod pidfile_of_others;
 mod raw;
 mod servers;
 mod service;

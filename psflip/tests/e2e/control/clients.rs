@@ -91,7 +91,7 @@ fn clients_that_say_nothing_make_room_for_those_who_do() {
 
 #[test]
 fn clients_that_watch_make_room_for_those_who_ask() {
-    // Contract: X2
+    // Contract: O2, X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
     // As if all were stopped: none ever reads.

@@ -90,6 +90,68 @@ fn a_socket_that_nobody_asked_for_and_can_not_be_is_a_warning() {
 }
 
 #[test]
+fn a_pidfile_at_a_long_path_has_a_socket_all_the_same() {
+    // Contract: O4
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("long".repeat(40));
+    std::fs::create_dir(&folder).unwrap();
+    let pidfile = folder.join("app.pid");
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).pidfile(&pidfile).start().wait_ready();
+    for generation in 1..4 {
+        let asked = sandbox.command([testkit::psflip_bin()]).args(["status", "--json"]).start();
+        assert!(asked.wait_exit().success(), "{}", asked.stderr());
+        assert!(asked.stdout().contains(&format!("\"generation\":{generation}")), "{}", asked.stdout());
+        let asked = sandbox.command([testkit::psflip_bin()]).args(["upgrade"]).start();
+        assert!(asked.wait_exit().success(), "{}", asked.stderr());
+    }
+    stop(&psflip);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn a_pidfile_with_a_name_that_is_too_long_for_a_socket_is_a_warning_and_the_client_says_the_same() {
+    // Contract: O4
+    let sandbox = Sandbox::new();
+    let pidfile = sandbox.path("n".repeat(110));
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).pidfile(&pidfile).start().wait_ready();
+    let line = psflip.wait_for_line(Stream::Stderr, "going on without a control socket").text;
+    assert!(line.contains("WARN") && line.contains("107 bytes") && line.contains("[control]"), "{line}");
+    let asked = sandbox.command([testkit::psflip_bin()]).args(["status"]).start();
+    assert_eq!(asked.wait_exit().code(), Some(125));
+    let said = asked.stderr();
+    assert!(said.contains("107 bytes") && said.contains("[control]"), "{said}");
+    psflip.flip();
+    stop(&psflip);
+}
+
+#[test]
+fn without_a_pidfile_the_socket_is_in_the_runtime_directory_of_the_service() {
+    // Contract: O4
+    let sandbox = Sandbox::new();
+    let run = sandbox.path("run");
+    std::fs::create_dir(&run).unwrap();
+    let cmd = testkit::cmd_line(crate::service::program(&["signal-logger"]));
+    sandbox.write("app.toml", format!("{cmd}{AT_ONCE}"));
+    let directories = format!("{}:/nowhere", run.display());
+    let psflip =
+        sandbox.psflip().config_file("app.toml").no_pidfile().env("RUNTIME_DIRECTORY", &directories).start();
+    let socket = run.join("psflip.sock");
+    wait_until(Deadline::default(), "the socket", || socket.exists().then_some(()));
+    // Also by a configuration that is not there any more.
+    for args in [["upgrade", "-c", "app.toml"], ["status", "-c", "no.toml"], ["stop", "-c", "app.toml"]] {
+        let asked = sandbox
+            .command([testkit::psflip_bin()])
+            .args(args)
+            .env("RUNTIME_DIRECTORY", &directories)
+            .start();
+        assert!(asked.wait_exit().success(), "{args:?}: {}", asked.stderr());
+    }
+    psflip.wait_exit();
+    wait_until(Deadline::default(), "everything to end", || sandbox.processes().is_empty().then_some(()));
+    assert!(!socket.exists());
+}
+
+#[test]
 fn the_child_does_not_get_the_socket() {
     // Contract: C3
     let sandbox = Sandbox::new();

@@ -27,7 +27,14 @@ fn without_psflip_nobody_answers() {
         let (code, said) = refused(&[command]);
         assert_eq!(code, 125);
         assert!(said.contains("there is no control socket `app.pid.sock` in this directory"), "{said}");
+        assert!(
+            said.contains("there is no pidfile `app.pid`: the psflip of `psflip.toml` isn't running"),
+            "{said}"
+        );
     }
+    let (code, said) = refused(&["upgrade", "--socket", "/run/psflip/no-such/psflip.pid.sock"]);
+    assert_eq!(code, 125);
+    assert!(said.contains("if psflip runs, it has another socket") && said.contains("`-c FILE`"), "{said}");
     drop(UnixListener::bind(sandbox.path("app.pid.sock")).unwrap());
     let (code, said) = refused(&["upgrade"]);
     assert_eq!(code, 125);
@@ -46,6 +53,7 @@ fn without_psflip_nobody_answers() {
 
 #[test]
 fn a_broken_configuration_does_not_hide_who_runs() {
+    // Contract: O3
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     sandbox.write("psflip.toml", "cmd = 5\npidfile = \"psflip.pid\"\ntypo = 1\n");
@@ -58,7 +66,25 @@ fn a_broken_configuration_does_not_hide_who_runs() {
             && stderr.contains("psflip.toml:1:7: `cmd`"),
         "{stderr}"
     );
-    sandbox.write("psflip.toml", "pidfile = \"psflip.pid\n");
+    // What is no TOML at all does not hide it either, as long as one line says where it is.
+    for broken in [
+        "pidfile = \"psflip.pid\n",
+        "cmd = [\"a\"\npidfile = \"psflip.pid\"\n",
+        "pidfile = \"psflip.pid\"\npidfile = \"other.pid\"\n",
+        "pidfile = \"other.pid\"\npidfile = \"psflip.pid\"\n[env\nA = 1\n",
+        "cmd = [\"a\"]\n[locals]\nname = \"psflip\"\n[control]\nsocket = \"{{ local('name') }}.pid.sock\"\n[env]\nA = = 1\n",
+    ] {
+        sandbox.write("psflip.toml", broken);
+        let (status, stdout, stderr) = run(&sandbox, &["status"]);
+        assert!(status.success() && stdout.contains("serving"), "{broken}\n{stderr}");
+        assert!(
+            stderr.contains("warning: the configuration is invalid, so an upgrade would fail"),
+            "{stderr}"
+        );
+    }
+    let (status, _, stderr) = run(&sandbox, &["upgrade"]);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    sandbox.write("psflip.toml", "cmd = [\n");
     let (status, _, stderr) = run(&sandbox, &["status"]);
     assert_eq!(status.code(), Some(78));
     assert!(stderr.contains("name its control socket by `--socket PATH`"), "{stderr}");
@@ -80,6 +106,44 @@ fn a_stranger_is_told_whose_it_is() {
     assert!(stderr.contains("it belongs to `root`; ask as that user or as root"), "{stderr}");
     std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o700)).unwrap();
     stop(&psflip);
+}
+
+#[test]
+fn a_server_that_runs_as_a_stranger_is_not_believed() {
+    // Contract: O1
+    let sandbox = Sandbox::new();
+    if !nix::unistd::geteuid().is_root() {
+        return; // only root can start a process of another user
+    }
+    let open = sandbox.path("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    // It says to whoever connects that the upgrade has succeeded.
+    let server = "use IO::Socket::UNIX; $| = 1; $SIG{PIPE} = q(IGNORE); my $s = IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 5) or die; print qq(listening\\n); \
+         while (my $c = $s->accept) { my $l = <$c>; print qq(asked\\n) if defined $l; print $c qq({\"event\":\"accepted\",\"upgrade\":1}\\n{\"event\":\"drained\",\"upgrade\":1,\"killed\":false}\\n) }";
+    let stranger = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "perl",
+        "-e",
+        server,
+        "open/app.pid.sock",
+    ];
+    let stranger = sandbox.command(stranger).start();
+    stranger.output().wait(Stream::Stdout, "listening");
+    for command in ["upgrade", "status", "stop"] {
+        let (status, stdout, stderr) = run(&sandbox, &[command, "--socket", "open/app.pid.sock"]);
+        assert_eq!(status.code(), Some(125), "{stdout}{stderr}");
+        assert!(stderr.contains("runs as `nobody`") && stderr.contains("Nothing was sent to it"), "{stderr}");
+    }
+    assert!(!stranger.stdout().contains("asked"), "{}", sandbox.report());
+    // In a directory of its own it is the owner's.
+    std::os::unix::fs::chown(&open, Some(65534), None).unwrap();
+    let (status, _, stderr) = run(&sandbox, &["upgrade", "--socket", "open/app.pid.sock"]);
+    assert!(status.success(), "{stderr}");
 }
 
 #[test]

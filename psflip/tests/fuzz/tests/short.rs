@@ -94,8 +94,8 @@ fn a_successor_hears_anything() {
 }
 
 #[test]
-fn pidfiles_with_any_contents_are_held_or_stale() {
-    // Contract: X2, P3
+fn files_in_the_pidfiles_place_are_taken_or_refused() {
+    // Contract: X2, P3, P4
     short("pidfile", 200);
 }
 

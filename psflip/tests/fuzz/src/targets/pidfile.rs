@@ -1,4 +1,4 @@
-//! `pidfile`: any contents of a pidfile that is there already, held by somebody or stale.
+//! `pidfile`: any contents of a file in the pidfile's place, locked by a reader or not: taken if it can be a pidfile, else refused.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,39 +17,43 @@ pub(super) fn start(folder: &Path) -> Result<Run, Error> {
     Ok(Box::new(move |bytes| run(&path, bytes)))
 }
 
+/// Whether the contents are those of a pidfile: nothing, or one decimal number, white space and NULs around it.
+fn is_pidfile(bytes: &[u8]) -> bool {
+    let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
+    let words: Vec<&[u8]> = bytes.split(is_blank).filter(|word| !word.is_empty()).collect();
+    bytes.len() <= 64 && words.len() <= 1 && words.iter().all(|word| word.iter().all(u8::is_ascii_digit))
+}
+
 fn run(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| format!("the test itself failed: {error}");
     let read = || std::fs::read(path).map_err(|error| text(&error));
     std::fs::write(path, bytes).map_err(|error| text(&error))?;
-    // Somebody holds it, whatever is in it. Where that isn't who it names, psflip looks a thousand times.
-    if hash(bytes).is_multiple_of(64) {
-        held(path, bytes)?;
+    // Any user who may read it can lock it, whatever is in it.
+    let locked = if hash(bytes).is_multiple_of(2) {
+        let file = File::open(path).map_err(|error| text(&error))?;
+        Some(Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| text(&errno))?)
+    } else {
+        None
+    };
+    if !is_pidfile(bytes) {
+        for refused in [check(path, From::Nobody, None).err(), Pidfile::take(path, From::Nobody).err()] {
+            let Some(error) = refused else { return Err("what is no pidfile is taken for one".to_owned()) };
+            let error = error.to_string();
+            ensure(error.contains("no process ID"), || error.clone())?;
+            ensure(error.len() < 500 && !error.contains(char::is_control), || format!("{error:?}"))?;
+        }
+        return ensure(read()? == bytes, || "what is no pidfile was changed".to_owned());
     }
-    // Nobody does.
-    check(path, From::Nobody).map_err(|error| format!("a stale pidfile blocks: {error}"))?;
+    check(path, From::Nobody, None).map_err(|error| format!("a stale pidfile blocks: {error}"))?;
     let taken =
         Pidfile::take(path, From::Nobody).map_err(|error| format!("a stale pidfile blocks: {error}"))?;
+    drop(locked);
     let own = format!("{}\n", std::process::id());
     ensure(taken.names_us() && read()? == own.as_bytes(), || "it does not name its owner".to_owned())?;
+    let Some(error) = check(path, From::Nobody, None).err() else { return Err("it is not held".to_owned()) };
+    ensure(error.to_string().contains("is running with this pidfile"), || error.to_string())?;
     taken.remove().map_err(|error| text(&error))?;
     let folder = path.parent().unwrap_or(path);
     let left = std::fs::read_dir(folder).map_err(|error| text(&error))?.count();
     ensure(left == 1, || format!("{left} files are left in the folder, only the driver's one may be"))
-}
-
-fn held(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let text = |error: &dyn std::fmt::Display| format!("the test itself failed: {error}");
-    let file = File::open(path).map_err(|error| text(&error))?;
-    let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| text(&errno))?;
-    for refused in [check(path, From::Nobody).err(), Pidfile::take(path, From::Nobody).err()] {
-        let Some(error) = refused else { return Err("a pidfile that is held is taken".to_owned()) };
-        let error = error.to_string();
-        ensure(error.contains("is running with this pidfile"), || error.clone())?;
-        ensure(error.len() < 500 && !error.contains(char::is_control), || format!("{error:?}"))?;
-    }
-    ensure(std::fs::read(path).map_err(|error| text(&error))? == bytes, || {
-        "a pidfile that is held was changed".to_owned()
-    })?;
-    drop(held);
-    Ok(())
 }

@@ -1,0 +1,157 @@
+//! Paths that psflip writes, against those that the same configuration uses for something else: nothing is overwritten, and
+//! nothing is in another one's way. What is at a path that the configuration does not mention is looked at when it is used.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::build::find;
+use super::error::{Error, quoted};
+use super::plan::{Endpoint, Health, Plan};
+use super::reader::{Reader, Section};
+
+/// A path, and what it is for.
+struct Use {
+    /// The key that sets it.
+    key: &'static str,
+    what: &'static str,
+    path: PathBuf,
+}
+
+/// Refuses every path of psflip's own that is also something else. `name`: the path of the configuration.
+pub(super) fn refuse(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan, name: &str) {
+    let own = own(plan);
+    if own.is_empty() {
+        return;
+    }
+    let used = used(plan, name);
+    for (index, Use { key, what, path }) in own.iter().enumerate() {
+        let others = own[..index].iter().chain(&used);
+        let Some(other) = others.into_iter().find(|other| other.key != *key && is_same(&other.path, path))
+        else {
+            continue;
+        };
+        let message = format!("{what} {} is also {}", quoted(&path.to_string_lossy()), other.what);
+        // The default of `control.socket` comes from the pidfile.
+        let span = find(file, key).or_else(|| find(file, "pidfile")).map(toml::Spanned::span);
+        reader.error(Error { message, span, help: Some("give each a path of its own".to_owned()) });
+    }
+}
+
+/// What psflip makes, replaces and removes.
+fn own(plan: &Plan) -> Vec<Use> {
+    let pidfile = plan.pidfile.clone().map(|path| Use { key: "pidfile", what: "the pidfile", path });
+    let link = plan.switch.as_ref().map(|link| Use {
+        key: "switch",
+        what: "the link of `[switch]`",
+        path: link.path.clone(),
+    });
+    let listeners = plan.listeners.iter().filter_map(|listener| listener.address.unix_path());
+    let listeners = listeners.map(|path| Use {
+        key: "listen",
+        what: "the address of a `[[listen]]`",
+        path: path.to_owned(),
+    });
+    let control = plan.control.path(plan.pidfile.as_deref());
+    // Beside the pidfile, without one beside the control socket (`manager::last_exit::path`).
+    let record = match (&plan.pidfile, &control) {
+        (Some(pidfile), _) => Some(("pidfile", pidfile)),
+        (None, Some(control)) => Some(("control", control)),
+        (None, None) => None,
+    };
+    let record = record.map(|(key, beside)| {
+        let mut path = beside.as_os_str().to_owned();
+        path.push(".last");
+        Use { key, what: "the record of the last exit", path: path.into() }
+    });
+    let control = control.map(|path| Use { key: "control", what: "the control socket", path });
+    let own = pidfile.into_iter().chain(record).chain(link).chain(listeners).chain(control);
+    own.collect()
+}
+
+/// What is there for something else.
+fn used(plan: &Plan, name: &str) -> Vec<Use> {
+    let mut used = vec![Use { key: "", what: "the configuration", path: name.into() }];
+    let workdir = plan.workdir.as_deref().unwrap_or(Path::new(""));
+    let programs = [
+        ("the program of `cmd`", &plan.cmd),
+        ("the program of `hooks.promote`", &plan.hooks.promote),
+        ("the program of `hooks.promoted`", &plan.hooks.promoted),
+        ("the program of `hooks.failed`", &plan.hooks.failed),
+    ];
+    let probe = match &plan.health {
+        Health::Command { cmd, .. } => Some(("the program of the health check", cmd)),
+        _ => None,
+    };
+    // A name without a slash is looked up in PATH (execvp(3)).
+    used.extend(programs.into_iter().chain(probe).filter_map(|(what, argv)| {
+        let program = argv.first().filter(|program| program.contains('/'))?;
+        Some(Use { key: "", what, path: workdir.join(program) })
+    }));
+    if let Some(workdir) = &plan.workdir {
+        used.push(Use { key: "", what: "`workdir`", path: workdir.clone() });
+    }
+    if let Some(link) = &plan.switch {
+        // A target is relative to where its link is (symlink(7)).
+        let to = link.path.parent().unwrap_or(Path::new("")).join(&link.to);
+        for path in [to, link.to.clone()] {
+            used.push(Use { key: "switch", what: "where the link of `[switch]` points to", path });
+        }
+    }
+    // A shared listener that is asked has an error of its own, and a link that is asked is one by intention.
+    let socket = match &plan.health {
+        Health::Unix { path, .. } => Some(path),
+        Health::Docker { socket, .. } => Some(socket),
+        Health::Http { request, .. } => unix(&request.target),
+        Health::Fcgi { request, .. } => unix(&request.target),
+        _ => None,
+    };
+    let is_other = |path: &&PathBuf| {
+        let link = plan.switch.as_ref().map(|link| &link.path);
+        let mut addresses = plan.listeners.iter().map(|listener| listener.address.unix_path());
+        let shared = addresses.any(|address| address == Some(path));
+        !shared && link.is_none_or(|link| !is_same(link, path))
+    };
+    used.extend(socket.filter(is_other).map(|path| Use {
+        key: "healthcheck",
+        what: "the socket that the health check asks",
+        path: path.clone(),
+    }));
+    used
+}
+
+fn unix(target: &Endpoint) -> Option<&PathBuf> {
+    match target {
+        Endpoint::Unix(path) => Some(path),
+        Endpoint::Tcp(_) => None,
+    }
+}
+
+/// Whether two paths are written for the same file; links are not followed.
+fn is_same(one: &Path, other: &Path) -> bool {
+    if one.file_name() != other.file_name() && !ends_in_dots(one) && !ends_in_dots(other) {
+        return false; // most of them
+    }
+    if one.is_absolute() == other.is_absolute() {
+        return plain(one) == plain(other);
+    }
+    match (std::path::absolute(one), std::path::absolute(other)) {
+        (Ok(one), Ok(other)) => plain(&one) == plain(&other),
+        _ => false,
+    }
+}
+
+fn ends_in_dots(path: &Path) -> bool {
+    path.file_name().is_none()
+}
+
+/// Without `.` and `..`, as far as that is possible.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if plain.file_name().is_some() => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
+}

@@ -1,0 +1,85 @@
+//! Where the psflip of a configuration is that is no TOML any more. Its lines are read one by one, and only those that say it.
+
+use toml::de::DeTable;
+
+/// So many pidfiles are looked for: a key that is set twice is a mistake in TOML, and either may be the one.
+const MOST: usize = 4;
+/// Longer texts are no configurations that somebody writes by hand.
+const LONGEST: usize = 64 * 1024;
+
+/// Configurations that say nothing else than where psflip is, the likeliest first. Empty if the text does not tell.
+pub(super) fn places(text: &str) -> Vec<String> {
+    let mut table = "";
+    let (mut pidfiles, mut locals, mut control) = (Vec::new(), String::new(), String::new());
+    for line in text.get(..LONGEST).unwrap_or(text).lines().map(str::trim) {
+        if line.starts_with('[') {
+            table = match line.split_once(']').map_or(line, |(name, _)| name).trim_matches(['[', ' ', ']']) {
+                "locals" => "locals",
+                "control" => "control",
+                _ => "another one",
+            };
+            continue;
+        }
+        let Some((key, _)) = line.split_once('=') else { continue };
+        match (table, key.trim()) {
+            ("", "pidfile") => pidfiles.extend(repaired(line)),
+            ("", "control.socket") => control = repaired(line).unwrap_or(control),
+            ("control", "socket") => {
+                control = repaired(line).map_or(control, |line| format!("control.{line}"));
+            }
+            ("locals", _) => {
+                if let Some(line) = repaired(line) {
+                    locals.push_str(&format!("locals.{line}\n"));
+                }
+            }
+            _ => {}
+        }
+    }
+    if pidfiles.is_empty() && !control.is_empty() {
+        pidfiles.push(String::new());
+    }
+    pidfiles.truncate(MOST);
+    pidfiles.into_iter().map(|pidfile| format!("cmd = [\"?\"]\n{locals}{pidfile}\n{control}\n")).collect()
+}
+
+/// The line, if it can be read as TOML, with the quote that it may lack.
+fn repaired(line: &str) -> Option<String> {
+    let candidates = ["", "\"", "'"].map(|end| format!("{line}{end}"));
+    // `pidfile = /run/app.pid`
+    let quoted = line
+        .split_once('=')
+        .map(|(key, value)| format!("{key}= \"{}\"", value.trim().trim_matches(['"', '\''])));
+    let is_string = |line: &String| {
+        DeTable::parse(line).is_ok_and(|root| root.get_ref().iter().count() == 1 && !line.contains('\n'))
+    };
+    candidates.into_iter().chain(quoted).find(is_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::places;
+
+    #[test]
+    fn where_psflip_is_is_found_in_what_is_no_toml() {
+        for (text, expected) in [
+            ("cmd = [\"a\"\npidfile = \"/run/a.pid\"\n[locals\n", "pidfile = \"/run/a.pid\""),
+            ("pidfile = \"/run/a.pid\ncmd = 5", "pidfile = \"/run/a.pid\""),
+            ("pidfile = '/run/a.pid # x\n", "pidfile = '/run/a.pid # x'"),
+            ("pidfile = /run/a.pid\n", "pidfile = \"/run/a.pid\""),
+            (
+                "[env]\npidfile = \"no\"\n[control]\nsocket = \"/run/a.sock\"\nx",
+                "control.socket = \"/run/a.sock\"",
+            ),
+            ("[locals]\nname = 'a'\n[env]\nx\n[control]\nsocket = '{{ name }}.sock'", "locals.name = 'a'"),
+        ] {
+            assert!(
+                places(text).first().is_some_and(|place| place.contains(expected)),
+                "{text}: {:?}",
+                places(text)
+            );
+        }
+        assert_eq!(places("pidfile = 'a'\npidfile = 'b'\n").len(), 2);
+        assert!(places("[env]\npidfile = 'a'\nnonsense").is_empty());
+        assert!(places("").is_empty());
+    }
+}

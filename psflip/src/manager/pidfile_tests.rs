@@ -1,0 +1,286 @@
+//! Tests of the pidfile.
+
+use super::*;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+
+fn content(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn it_holds_the_pid_and_a_newline_and_goes_with_its_owner() {
+    // Contract: P1, P2
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+    assert_eq!(content(&path), format!("{}\n", std::process::id()));
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+    assert!(pidfile.names_us());
+    pidfile.remove().unwrap();
+    assert!(names(directory.path()).is_empty());
+}
+
+#[test]
+fn one_that_is_held_is_refused_and_one_that_is_stale_is_not() {
+    // Contract: P3
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let first = Pidfile::take(&path, From::Nobody).unwrap();
+    let wanted = format!("psflip (pid {}) is running", std::process::id());
+    for error in
+        [check(&path, From::Nobody, None).unwrap_err(), Pidfile::take(&path, From::Nobody).unwrap_err()]
+    {
+        assert!(error.to_string().contains(&wanted), "{error}");
+    }
+    drop(first); // as if it had crashed: the file stays, the lock doesn't
+    // Even a pid that is alive (init's) does not make it less stale.
+    fs::write(&path, "1\n").unwrap();
+    check(&path, From::Nobody, None).unwrap();
+    let second = Pidfile::take(&path, From::Nobody).unwrap();
+    assert_eq!(content(&path), format!("{}\n", std::process::id()));
+    drop(second);
+    assert_eq!(names(directory.path()), ["x.pid"]);
+}
+
+#[test]
+fn a_successor_replaces_it_and_the_old_one_no_longer_removes_it() {
+    // Contract: P1, P2
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let old = Pidfile::take(&path, From::Nobody).unwrap();
+    let new = Pidfile::take(&path, From::Relative).unwrap();
+    assert!(!old.names_us() && new.names_us());
+    old.remove().unwrap();
+    assert!(new.names_us());
+}
+
+#[test]
+fn it_is_given_back_and_reclaimed() {
+    // Contract: F6, U8
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let mut old = Pidfile::take(&path, From::Nobody).unwrap();
+    let new = Pidfile::take(&path, From::Relative).unwrap();
+    new.give_back(4711).unwrap();
+    assert_eq!(content(&path), "4711\n");
+    old.reclaim().unwrap();
+    assert_eq!(content(&path), format!("{}\n", std::process::id()));
+    assert!(check(&path, From::Nobody, None).is_err(), "it is locked again");
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_left_alone() {
+    // Contract: P4
+    let directory = tempfile::tempdir().unwrap();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    let link = directory.path().join("link.pid");
+    symlink(&victim, &link).unwrap();
+    let inner = directory.path().join("dir.pid");
+    fs::create_dir(&inner).unwrap();
+    let fifo = directory.path().join("fifo.pid");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    for (path, kind) in [(&link, "a symbolic link"), (&inner, "a directory"), (&fifo, "a special file")] {
+        for error in
+            [check(path, From::Nobody, None).unwrap_err(), Pidfile::take(path, From::Nobody).unwrap_err()]
+        {
+            assert!(error.to_string().contains(kind), "{error}");
+        }
+    }
+    assert_eq!(content(&victim), "precious");
+    assert_eq!(names(directory.path()).len(), 4, "nothing was left behind");
+}
+
+#[test]
+fn what_is_no_pid_is_refused_and_left_alone() {
+    // Contract: P4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let many = "1".repeat(65);
+    let foreign =
+        ["pidfile = \"x.pid\"\n", "rubbish", "-1\n", "12\n13\n", "0x10\n", "#!/bin/sh\n", "1.5", &many];
+    for foreign in foreign {
+        fs::write(&path, foreign).unwrap();
+        for error in [
+            check(&path, From::Nobody, None).unwrap_err(),
+            check(&path, From::Relative, None).unwrap_err(),
+            Pidfile::take(&path, From::Nobody).unwrap_err(),
+            Pidfile::take(&path, From::Relative).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("no process ID"), "{error}");
+        }
+        assert_eq!(content(&path), foreign);
+        assert_eq!(names(directory.path()), ["x.pid"]);
+    }
+    for stale in ["", "1", "1\n", " 4711 \n", "4294967296\n", "\0\0\0\0"] {
+        fs::write(&path, stale).unwrap();
+        check(&path, From::Nobody, None).unwrap();
+        Pidfile::take(&path, From::Nobody).unwrap().remove().unwrap();
+        assert!(names(directory.path()).is_empty(), "{stale:?}");
+    }
+}
+
+#[test]
+fn what_became_something_else_is_neither_removed_nor_replaced() {
+    // Contract: P2, P4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    for (is_same_file, by_now) in [(true, "data"), (true, "1\n"), (false, "data"), (false, "1\n")] {
+        let mut pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+        if !is_same_file {
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&path, by_now).unwrap();
+        assert!(!pidfile.names_us());
+        if by_now == "data" {
+            assert!(pidfile.reclaim().unwrap_err().to_string().contains("no process ID"));
+        }
+        pidfile.remove().unwrap();
+        assert_eq!(content(&path), by_now);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_temporary_name_that_is_somebodys_file_is_refused_and_left_alone() {
+    // Contract: P4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let other = directory.path().join(format!(".x.pid.{}", std::process::id()));
+    fs::write(&other, "data").unwrap();
+    assert!(Pidfile::take(&path, From::Nobody).unwrap_err().to_string().contains("no process ID"));
+    assert_eq!(content(&other), "data");
+    fs::write(&other, "1\n").unwrap();
+    Pidfile::take(&path, From::Nobody).unwrap();
+    assert_eq!(names(directory.path()), ["x.pid"]);
+}
+
+#[test]
+fn one_that_is_gone_or_names_another_process_is_written_again() {
+    // Contract: P1
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let own = format!("{}\n", std::process::id());
+    let mut pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+    assert_eq!(pidfile.mend().unwrap(), None);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(pidfile.mend().unwrap(), Some(Mended::Gone));
+    fs::write(&path, "1\n").unwrap(); // into the same file
+    assert_eq!(pidfile.mend().unwrap(), Some(Mended::Names(Some(1))));
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    assert_eq!(pidfile.mend().unwrap(), Some(Mended::Names(None)));
+    assert_eq!((content(&path), pidfile.mend().unwrap()), (own, None));
+    // But not if it is another psflip's by now, or no pidfile at all.
+    fs::remove_file(&path).unwrap();
+    let other = Pidfile::take(&path, From::Nobody).unwrap();
+    fs::write(&path, "1\n").unwrap();
+    assert!(pidfile.mend().unwrap_err().to_string().contains("is running with this pidfile"));
+    drop(other);
+    fs::write(&path, "data").unwrap();
+    assert!(pidfile.mend().unwrap_err().to_string().contains("no process ID"));
+    assert_eq!(content(&path), "data");
+}
+
+#[test]
+fn a_lock_that_any_reader_can_take_keeps_nobody_from_the_start() {
+    // Contract: P3
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    fs::write(&path, "1\n").unwrap();
+    let reader = fs::File::open(&path).unwrap();
+    reader.lock_shared().unwrap();
+    check(&path, From::Nobody, None).unwrap();
+    let pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+    assert!(pidfile.names_us());
+    assert_eq!(names(directory.path()), ["x.pid"]);
+}
+
+#[test]
+fn a_directory_that_is_missing_is_named() {
+    // Contract: P4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("no/x.pid");
+    let error = check(&path, From::Nobody, None).unwrap_err().to_string();
+    assert!(error.contains("/no`: ") && error.contains("No such file"), "{error}");
+}
+
+/// Lets each call of `work` fail once with each of these errors, every time after `prepare`; `judge` sees what came of it.
+/// Returns how often.
+fn each_fault<T>(prepare: impl Fn(), work: impl Fn() -> T, mut judge: impl FnMut(Call, T)) -> usize {
+    prepare();
+    let (_, calls) = seam::testing::with(None, &work);
+    let errors = [Errno::EACCES, Errno::EMFILE, Errno::ENOSPC, Errno::ENOMEM, Errno::EROFS, Errno::EIO];
+    for (number, call) in calls.iter().enumerate() {
+        for errno in errors {
+            prepare();
+            let (result, _) = seam::testing::with(Some((number, errno)), &work);
+            judge(*call, result);
+        }
+    }
+    calls.len() * errors.len()
+}
+
+#[test]
+fn whatever_fails_a_new_pidfile_is_whole_or_not_there() {
+    // Contract: F10, P4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let remove = || drop(fs::remove_file(&path)); // the first time it isn't there
+    let take = || Pidfile::take(&path, From::Nobody);
+    let mut refused = 0;
+    let tried = each_fault(remove, take, |call, taken| match taken {
+        Ok(pidfile) => assert!(pidfile.names_us() && names(directory.path()).len() == 1, "{call:?}"),
+        Err(error) => {
+            refused += 1;
+            assert!(error.to_string().contains("x.pid`: can't "), "{call:?}: {error}");
+            assert!(names(directory.path()).is_empty(), "{call:?} left {:?}", names(directory.path()));
+        }
+    });
+    assert!(refused > 0 && tried >= 36, "{refused} of {tried}");
+}
+
+#[test]
+fn whatever_fails_a_pidfile_that_is_replaced_names_the_old_or_the_new_owner() {
+    // Contract: F10, P1, P4
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    let old = std::cell::RefCell::new(Pidfile::take(&path, From::Nobody).unwrap());
+    let hand_over = || Pidfile::take(&path, From::Relative);
+    let reclaim = || old.borrow_mut().reclaim().unwrap();
+    each_fault(reclaim, hand_over, |call, taken| {
+        let named = taken.as_ref().map_or(old.borrow().names_us(), Pidfile::names_us);
+        assert!(named && names(directory.path()) == ["x.pid"], "{call:?}: {:?}", names(directory.path()));
+    });
+    let give_back = || {
+        let new = Pidfile::take(&path, From::Relative)?;
+        new.give_back(4711)
+    };
+    each_fault(reclaim, give_back, |call, returned| {
+        let there = content(&path);
+        let whole = there == "4711\n" || there == format!("{}\n", std::process::id());
+        assert!(whole && (returned.is_err() || there == "4711\n"), "{call:?}: {there}");
+        assert_eq!(names(directory.path()), ["x.pid"], "{call:?}");
+    });
+}
+
+#[test]
+fn of_many_that_want_it_at_once_one_gets_it() {
+    // Contract: P3
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pid");
+    for stale in [false, true] {
+        if stale {
+            fs::write(&path, "1\n").unwrap();
+        }
+        // One process: temporary names are by pid, so the attempts must not overlap; the winners' locks must.
+        let taken: Vec<_> = (0..5).filter_map(|_| Pidfile::take(&path, From::Nobody).ok()).collect();
+        assert_eq!(taken.len(), 1);
+        drop(taken);
+        fs::remove_file(&path).unwrap();
+    }
+}
