@@ -55,7 +55,7 @@ pub(super) fn decode(text: &str) -> OsString {
 
 /// The same for people: `caf\xE9`.
 pub(super) fn unmarked(text: &str) -> String {
-    crate::text::lossy(&decode(text))
+    crate::text::lossy(decode(text))
 }
 
 /// A path whose text came that way.

@@ -171,7 +171,9 @@ pub(super) fn names_like(pidfile: &std::path::Path) -> Vec<String> {
     let part = pidfile.file_name().unwrap().to_string_lossy().into_owned();
     let names = std::fs::read_dir(pidfile.parent().unwrap()).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| name.contains(&part)).collect();
+    // `psflip.pid.last` says for `psflip status` why it went down.
+    let last = format!("{part}.last");
+    let mut names: Vec<String> = names.filter(|name| name.contains(&part) && *name != last).collect();
     names.sort_unstable();
     names
 }

@@ -121,10 +121,8 @@ fn of_those_who_are_gone_an_orphan_of_the_child_counts_and_a_stranger_does_not()
     }
     let send = "printf READY=1 | socat -u - ABSTRACT-SENDTO:";
     // The orphan's parent is the keeper, which reaps it.
-    let orphan = format!(
-        "while test $(ps -o ppid= -p $$) -ne $KEEPER -o ! -e go; do sleep 0.01; done; printf READY=1 > one; \
-         exec socat -u FILE:one ABSTRACT-SENDTO:${{NOTIFY_SOCKET#@}}"
-    );
+    let orphan = "while test $(ps -o ppid= -p $$) -ne $KEEPER -o ! -e go; do sleep 0.01; done; \
+                  printf READY=1 > one; exec socat -u FILE:one ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}";
     let sandbox = Sandbox::new();
     sandbox.write("orphan.sh", orphan);
     let script = "export KEEPER=$PPID; (sh orphan.sh &); echo started >&2; exec sleep 1000";

@@ -158,7 +158,7 @@ fn a_child_that_is_not_healthy_yet_is_told_while_it_is_waited_for() {
             && line.text.contains("left="),
         "{line}"
     );
-    psflip.signal(Signal::SIGTERM);
+    psflip.program().signal(Signal::SIGTERM);
     psflip.wait_exit();
 }
 
