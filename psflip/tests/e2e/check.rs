@@ -114,7 +114,30 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     ("cmd = [\"no-such-program\"]", "1:7", &["`no-such-program` is in no directory of the child's `PATH`"]),
     ("cmd = [\"true\"]\n[env]\nPATH = \"/nowhere\"", "1:7", &["`true` is in no directory"]),
     ("cmd = [\"./no\"]", "1:7", &["`./no` is not there (yet)"]),
-    ("cmd = [\"./no\"]\nworkdir = \"open\"", "1:7", &["`open/no` is not there (yet)"]),
+    ("cmd = [\"./no\"]\nworkdir = \"plain\"", "1:7", &["`plain/no` is not there (yet)"]),
+    (
+        "cmd = [\"true\", \"--pid=x.pid\"]\npidfile = \"x.pid\"",
+        "1:7",
+        &["`--pid=x.pid` gives psflip's pidfile to the child"],
+    ),
+    (
+        "cmd = [\"open/server\"]",
+        "1:7",
+        &["everybody can change `", "/open`, and so decides what psflip runs"],
+    ),
+    ("cmd = [\"true\"]\nworkdir = \"open\"", "2:11", &["everybody can change `"]),
+    ("cmd = [\"server\"]\n[env]\nPATH = \"open:/bin\"", "1:7", &["everybody can change `"]),
+    (
+        "cmd = [\"server\"]\nworkdir = \"plain\"\n[env]\nPATH = \"../open:.\"",
+        "1:7",
+        &["everybody can change `"],
+    ),
+    ("cmd = [\"./link\"]", "1:7", &["everybody can change `", "/open`"]),
+    (
+        "cmd = [\"true\"]\n[hooks]\npromoted = [\"plain/loose\"]",
+        "3:12",
+        &["everybody can change `", "/plain/loose`"],
+    ),
     ("cmd = [\"./app.toml\"]", "1:7", &["`./app.toml` can't be executed", "chmod +x"]),
     (
         "cmd = [\"true\"]\n[healthcheck.command]\ncmd = [\"./no\"]",
@@ -157,10 +180,15 @@ const GOOD: &[&str] = &[
 #[test]
 fn each_doubtful_setting_is_told_with_its_place_and_a_way_out() {
     let sandbox = Sandbox::new();
-    for (name, mode) in [("open", 0o777), ("sticky", 0o1777)] {
+    for (name, mode) in [("open", 0o777), ("sticky", 0o1777), ("plain", 0o755)] {
         std::fs::create_dir(sandbox.path(name)).unwrap();
         std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode)).unwrap();
     }
+    for (name, mode) in [("open/server", 0o755), ("plain/server", 0o755), ("plain/loose", 0o777)] {
+        sandbox.write(name, "#!/bin/sh\n");
+        std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::symlink("open/server", sandbox.path("link")).unwrap();
     for (text, place, words) in DOUBTFUL {
         let (code, said) = check(&sandbox, text, &[]);
         assert_eq!(code, 0, "{text}\n{said}");
@@ -183,6 +211,25 @@ fn what_is_not_doubtful_is_not_warned_about() {
         assert_eq!(check(&sandbox, text, &["--strict"]), (0, String::new()), "{text}");
     }
     assert_eq!(check(&sandbox, "cmd = []", &["--strict"]).0, 78, "a mistake is no warning");
+}
+
+#[test]
+fn a_file_that_another_user_owns_is_warned_about_and_what_debian_comes_with_is_not() {
+    let sandbox = Sandbox::new();
+    let said = |cmd: &str| check(&sandbox, &format!("cmd = [\"{cmd}\"]"), &[]).1;
+    assert_eq!(said("/usr/bin/true"), "");
+    sandbox.write("server", "#!/bin/sh\n");
+    std::fs::set_permissions(sandbox.path("server"), PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(said("./server"), "");
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(sandbox.path("server"), Some(65534), None).unwrap();
+        let said = said("./server");
+        assert!(
+            said.contains("app.toml:1:7: warning: the user `nobody` can change `")
+                && said.contains("/server`"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `psflip check`: what would be run, what is probably not meant, or every reason why nothing would be run.
 
 mod paths;
+mod trust;
 mod warnings;
 
 use std::io::Write as _;

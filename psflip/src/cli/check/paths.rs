@@ -39,6 +39,7 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
         found.push(missing("workdir", &workdir, "is no directory (yet)", "no child could be started"));
     }
     if let Some(pidfile) = &plan.pidfile {
+        found.extend(shared_pidfile(plan, pidfile));
         found.extend(directory("pidfile", pidfile));
         found.extend(writable("pidfile", pidfile));
     }
@@ -79,6 +80,24 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
     found
 }
 
+/// A child that is told to write psflip's pidfile.
+fn shared_pidfile(plan: &Plan, pidfile: &Path) -> Option<Warning> {
+    let names_it = |argument: &&OsStr| {
+        let argument = argument.as_bytes();
+        let value = argument.iter().position(|byte| *byte == b'=').map_or(argument, |at| &argument[at + 1..]);
+        Path::new(OsStr::from_bytes(value)) == pidfile
+    };
+    let argument = plan.argv().skip(1).find(names_it)?;
+    Some(Warning {
+        key: "cmd".to_owned(),
+        message: format!(
+            "`{}` gives psflip's pidfile to the child: it would write its own process ID there, and remove the file when it stops",
+            argument.display()
+        ),
+        help: "give the child a pidfile of its own, or none".to_owned(),
+    })
+}
+
 fn missing(key: &str, path: &Path, what: &str, effect: &str) -> Warning {
     Warning {
         key: key.to_owned(),
@@ -111,19 +130,22 @@ fn directory(key: &str, path: &Path) -> Option<Warning> {
     (!parent.is_dir()).then(|| missing(key, parent, "is no directory (yet)", &effect))
 }
 
+/// Where a program is looked for, in this order (execvp(3)). `None`: no program can have this name.
+pub(super) fn places_of(name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<Vec<PathBuf>> {
+    let places = candidates(&CString::new(name.as_bytes()).ok()?, envp);
+    let places = places.iter().map(|place| Path::new(OsStr::from_bytes(place.to_bytes())));
+    // As it was written, if it is looked up from psflip's own directory.
+    let from_workdir = places.map(|place| match place.strip_prefix(".") {
+        _ if workdir == Path::new(".") => place.to_owned(),
+        Ok(inside) => workdir.join(inside),
+        Err(_) => workdir.join(place),
+    });
+    Some(from_workdir.collect())
+}
+
 /// A program that execvp(3) would not find.
 fn program(key: &str, name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<Warning> {
-    let places = candidates(&CString::new(name.as_bytes()).ok()?, envp);
-    let places: Vec<PathBuf> = places
-        .iter()
-        .map(|place| Path::new(OsStr::from_bytes(place.to_bytes())))
-        // As it was written, if it is looked up from psflip's own directory.
-        .map(|place| match place.strip_prefix(".") {
-            _ if workdir == Path::new(".") => place.to_owned(),
-            Ok(inside) => workdir.join(inside),
-            Err(_) => workdir.join(place),
-        })
-        .collect();
+    let places = places_of(name, workdir, envp)?;
     if places.iter().any(|place| place.is_file() && access(place, AccessFlags::X_OK).is_ok()) {
         return None;
     }

@@ -3,13 +3,13 @@
 
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Document, Endpoint, EnvChange, Health, Pace, Plan, Warning, spell};
 use crate::signal::Signal;
 
-use super::paths;
+use super::{paths, trust};
 
 /// A delay before draining that is longer is worth a word.
 const LONG_DELAY: Duration = Duration::from_secs(300);
@@ -20,6 +20,7 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[
     found.extend(times(plan, document));
     found.extend(signals(plan));
     found.extend(paths::of(plan, envp));
+    found.extend(trust::of(plan, Path::new(document.name()), envp));
     found
 }
 

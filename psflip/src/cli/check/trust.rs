@@ -1,0 +1,109 @@
+//! Files that psflip runs or reads, and that another user than root and psflip's own can change: that user decides what psflip runs.
+//! `psflip check` takes the user that it runs as for psflip's.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Group, User, geteuid};
+
+use super::paths::places_of;
+use crate::config::{Health, Plan, Warning};
+use crate::launch::child_environment;
+
+/// The bits of a mode (stat(2)) that matter here.
+const WRITABLE_BY_ALL: u32 = 0o002;
+const WRITABLE_BY_GROUP: u32 = 0o020;
+const STICKY: u32 = 0o1000;
+
+/// A warning for each place that another user can change, the file's own or that of a directory above it. `config`: the path of the
+/// configuration, if it is a file.
+pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
+    let mut files: Vec<(&str, PathBuf)> = vec![("", config.to_owned())];
+    files.extend(plan.workdir.iter().map(|workdir| ("workdir", workdir.clone())));
+    let workdir = plan.workdir.as_deref().unwrap_or(Path::new("."));
+    let envp = child_environment(envp, &plan.env, &[]);
+    let hooks = &plan.hooks;
+    let mut programs = vec![
+        ("cmd", plan.argv().next()),
+        ("hooks.promote", first(&hooks.promote)),
+        ("hooks.promoted", first(&hooks.promoted)),
+        ("hooks.failed", first(&hooks.failed)),
+    ];
+    if let Health::Command { cmd, .. } = &plan.health {
+        programs.push(("healthcheck.command.cmd", first(cmd)));
+    }
+    for (key, name) in programs {
+        for place in name.and_then(|name| places_of(name, workdir, &envp)).into_iter().flatten() {
+            if place.is_file() {
+                files.push((key, place));
+                break; // the first one is the one that is run
+            }
+            // In a directory that is searched before, another program may come to be.
+            files.extend(
+                place
+                    .parent()
+                    .filter(|directory| directory.is_dir())
+                    .map(|directory| (key, directory.to_owned())),
+            );
+        }
+    }
+    let mut told: Vec<PathBuf> = Vec::new();
+    let mut found = Vec::new();
+    for (key, file) in files {
+        let Some((place, who)) = changeable(&file).filter(|(place, _)| !told.contains(place)) else {
+            continue;
+        };
+        found.push(Warning {
+            key: key.to_owned(),
+            message: format!("{who} can change `{}`, and so decides what psflip runs", place.display()),
+            help: "let only root, or the user that psflip runs as, write there; `psflip check` takes the user that it runs as for psflip's"
+                .to_owned(),
+        });
+        told.push(place);
+    }
+    found
+}
+
+/// The program of a command.
+fn first(argv: &[String]) -> Option<&OsStr> {
+    argv.first().map(OsStr::new)
+}
+
+/// The first place from which this file can be changed or replaced by another user, and who that is.
+fn changeable(file: &Path) -> Option<(PathBuf, String)> {
+    if !file.is_file() && !file.is_dir() {
+        return None; // there is none yet, or it is a pipe
+    }
+    // As it is written, where links on the way may be replaced, and what it leads to.
+    let paths = [std::path::absolute(file).ok(), fs::canonicalize(file).ok()];
+    paths.iter().flatten().find_map(|path| {
+        path.ancestors().find_map(|place| {
+            let there = fs::metadata(place).ok()?;
+            // In a sticky directory only the owner of a file can replace it.
+            let who = if there.is_dir() && there.mode() & STICKY != 0 { None } else { writers(&there) };
+            who.or_else(|| owner(&there)).map(|who| (place.to_owned(), who))
+        })
+    })
+}
+
+fn owner(there: &Metadata) -> Option<String> {
+    let uid = there.uid();
+    (uid != 0 && uid != geteuid().as_raw()).then(|| match User::from_uid(uid.into()) {
+        Ok(Some(user)) => format!("the user `{}`", user.name),
+        Ok(None) | Err(_) => format!("the user {uid}"),
+    })
+}
+
+fn writers(there: &Metadata) -> Option<String> {
+    if there.mode() & WRITABLE_BY_ALL != 0 {
+        return Some("everybody".to_owned());
+    }
+    // Debian's `/usr/local` is for the group `staff`, which has no members; so is the private group of a user.
+    let group = Group::from_gid(there.gid().into()).ok().flatten().filter(|group| group.gid.as_raw() != 0)?;
+    let own = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+    let is_other = |member: &String| member != "root" && Some(member) != own.as_ref();
+    let may = there.mode() & WRITABLE_BY_GROUP != 0 && group.mem.iter().any(is_other);
+    may.then(|| format!("the group `{}`", group.name))
+}
