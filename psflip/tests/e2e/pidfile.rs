@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
+use testkit::client::control::status;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, cmd_line, wait_until};
 
 const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
@@ -312,6 +313,8 @@ fn one_that_names_somebody_else_by_now_is_not_removed() {
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
     let active = psflip.active();
+    // Answered after the look that belongs to the promotion, which writes the pidfile again.
+    assert_eq!(status(&psflip.control_path())["pid"], active.pid());
     sandbox.write("psflip.pid", "1\n");
     active.signal(Signal::SIGTERM).unwrap();
     psflip.wait_exit();

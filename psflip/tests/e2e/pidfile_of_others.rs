@@ -112,6 +112,8 @@ fn after_it_was_removed_a_second_psflip_is_refused_and_the_next_look_writes_it_a
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let pid = psflip.first_pid();
+    // Answered after the look that belongs to the promotion.
+    assert_eq!(status(&psflip.control_path())["pid"], pid);
     fs::remove_file(psflip.pidfile_path()).unwrap();
     assert_second_is_refused(&sandbox, pid);
     assert!(!psflip.pidfile_path().exists(), "nobody has looked");
@@ -141,6 +143,8 @@ fn where_everybody_may_write_both_files_are_back_at_once() {
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).pidfile("tmp/psflip.pid").start().wait_ready();
     for generation in 1..3 {
         let pid = psflip.active_pid();
+        // Answered after the look that belongs to the promotion.
+        assert_eq!(status(&psflip.control_path())["pid"], pid);
         fs::remove_file(psflip.pidfile_path()).unwrap();
         fs::remove_file(folder.join("psflip.pid.sock")).unwrap();
         wait_until(Deadline::default(), "pidfile and socket to be back", || {
