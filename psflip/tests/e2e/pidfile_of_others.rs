@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 
 use testkit::client::control::{Asking, status};
 use testkit::{Deadline, Psflip, Sandbox, Signal, Stream, cmd_line, psflip_bin, wait_until};
@@ -148,8 +148,9 @@ fn where_everybody_may_write_both_files_are_back_at_once() {
         fs::remove_file(psflip.pidfile_path()).unwrap();
         fs::remove_file(folder.join("psflip.pid.sock")).unwrap();
         wait_until(Deadline::default(), "pidfile and socket to be back", || {
-            let there = |path: &Path| path.exists().then_some(());
-            there(&folder.join("psflip.pid.sock")).and(there(psflip.pidfile_path()))
+            // The socket has its name a moment before it listens.
+            let connected = UnixStream::connect(folder.join("psflip.pid.sock")).ok();
+            connected.and(psflip.pidfile_path().exists().then_some(()))
         });
         assert_eq!(sandbox.read("tmp/psflip.pid"), format!("{pid}\n"));
         assert_eq!(status(&psflip.control_path())["generation"], generation);
