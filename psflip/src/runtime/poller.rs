@@ -104,14 +104,17 @@ impl Poller {
         fd: BorrowedFd<'_>,
         flags: EpollFlags,
     ) -> io::Result<()> {
-        if self.registered[token as usize] != Some(fd.as_raw_fd()) {
+        let is_known = self.registered[token as usize] == Some(fd.as_raw_fd());
+        if !is_known {
             self.forget(token);
         }
         seam::before(Call::EpollControl)?;
         let mut event = EpollEvent::new(flags, token as u64);
-        // The number may stand for another file by now, which epoll then doesn't know yet.
-        match self.epoll.modify(fd, &mut event) {
+        // Either may be wrong: a known number may stand for another file by now, and a new one for a file that is watched already.
+        let changed = if is_known { self.epoll.modify(fd, &mut event) } else { self.epoll.add(fd, event) };
+        match changed {
             Err(Errno::ENOENT) => self.epoll.add(fd, event)?,
+            Err(Errno::EEXIST) => self.epoll.modify(fd, &mut event)?,
             other => other?,
         }
         self.registered[token as usize] = Some(fd.as_raw_fd());

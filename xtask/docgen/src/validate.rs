@@ -79,6 +79,12 @@ fn holds(
             }
             true
         }
+        "propertyNames" => {
+            for name in fields.into_iter().flat_map(Map::keys) {
+                validate(&Value::String(name.clone()), wanted, &format!("{place}: key `{name}`"))?;
+            }
+            true
+        }
         "prefixItems" => {
             let pairs = value.as_array().into_iter().flatten().zip(wanted.as_array().into_iter().flatten());
             for (value, schema) in pairs {
