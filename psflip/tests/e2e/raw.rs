@@ -136,7 +136,8 @@ fn what_a_file_can_not_hold_is_shown_by_escapes_and_refused_where_it_must_be_tex
     assert_eq!(code, Some(0), "{stderr}");
     assert!(text.contains("\n# not UTF-8") && text.contains(r#""caf\\xE9""#), "{text}");
     let (code, _, stderr) = run(&sandbox, &[raw(b"run"), raw(b"--"), raw(b"/no/caf\xe9")]);
-    assert!(code == Some(127) && stderr.contains(r"can't execute `/no/caf\xE9`"), "{code:?} {stderr}");
+    // The log escapes the backslash of what it quotes.
+    assert!(code == Some(127) && stderr.contains(r"can't execute `/no/caf\\xE9`"), "{code:?} {stderr}");
     let (code, _, stderr) = run(&sandbox, &[raw(b"run"), raw(b"--"), raw(b"echo"), raw(b"{{ \xe9 }}")]);
     assert!(code == Some(78) && stderr.contains(r"-- echo {{ \xE9 }}: "), "{code:?} {stderr}");
     assert!(!stderr.contains('\u{FDD0}'), "{stderr}");

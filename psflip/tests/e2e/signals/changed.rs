@@ -115,9 +115,8 @@ fn the_keys_of_a_terminal_become_what_the_table_says() {
     let sandbox = Sandbox::new();
     let rules = "[signals]\nSIGINT = \"SIGUSR1\"\nSIGQUIT = false\nSIGWINCH = \"SIGALRM\"\n";
     let config = format!("{}{rules}", crate::terminal::LOGGER);
-    // In a session of its own it has nothing of the terminal but by psflip.
-    let argv = ["setsid", fixture("signal-logger").to_str().unwrap()].map(str::to_owned);
-    let logger = crate::terminal::logger(&sandbox).cmd(argv).config(config);
+    // In a process group of its own it has nothing of the terminal but by psflip.
+    let logger = crate::terminal::logger(&sandbox).config(config);
     let psflip = crate::terminal::ready(logger.wrapper(crate::terminal::SHELL));
     psflip.program().write_stdin("\x03");
     psflip.wait_for_line(Stream::Pty, "got SIGUSR1 ");
