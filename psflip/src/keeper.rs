@@ -139,7 +139,7 @@ impl Tree {
     }
 
     /// Sees to it that the child's end is told, once all that was told is read: if it has ended, the keeper is continued, which somebody may
-    /// have stopped, and killed if it still has not told after [`PATIENCE`]. Returns when this is to be called again at the latest.
+    /// have stopped, and killed if it still has not told after `PATIENCE`. Returns when this is to be called again at the latest.
     pub fn press_keeper(&mut self) -> Option<Instant> {
         let child = self.child.as_ref().filter(|_| !self.has_told_end());
         match self.late {

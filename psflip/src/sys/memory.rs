@@ -43,7 +43,7 @@ pub fn let_go_of_startup_heap() {
 /// How much stack a process may need that stays, in bytes, from where it begins to do what it is there for.
 const STACK: usize = 64 * 1024;
 
-/// Makes room for [`STACK`] more bytes of stack. The kernel extends a stack when it is touched, and ends a process by SIGSEGV for which that
+/// Makes room for `STACK` more bytes of stack. The kernel extends a stack when it is touched, and ends a process by SIGSEGV for which that
 /// is forbidden (RLIMIT_STACK, getrlimit(2)): one that can't have what it will need ends here, before anybody relies on it. The room is
 /// never taken back; the pages are, and with them those that the start has used.
 #[inline(never)]
