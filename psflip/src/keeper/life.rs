@@ -25,14 +25,15 @@ pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells
     memory::reserve_stack(); // no child yet that would end with it
     seam::step(Moment::Begins, format_args!("keeper"));
     let own_pid = std::process::id();
-    let mut only_children = SignalSet::default();
-    only_children.insert(Signal::CHLD);
+    let mut read = SignalSet::default();
+    read.insert(Signal::CHLD);
+    read.insert(Signal::CONT); // psflip continues its keeper by it; it would stay pending for ever
     // Nothing that may fail comes after the child's start: a child that was told of isn't taken back (contract F10).
     // In a group of its own it outlives what is sent to psflip's (contract C10). There is no child yet that it could fail.
     let ready = process::lead_group()
         .and_then(|()| process::set_subreaper(true))
         .and_then(|()| process::continue_with_parents_end())
-        .and_then(|()| SignalFd::open(only_children))
+        .and_then(|()| SignalFd::open(read))
         .and_then(|signals| Ok((signals, start_child(launch, own_pid)?)));
     let (signals, (child, child_fd)) = match ready {
         Ok((signals, Ok(started))) => (signals, started),

@@ -17,7 +17,7 @@ fn is_valid(text: &str) -> Result<(), String> {
 
 fn is_read(text: &str) -> bool {
     let env = |_: &str| None;
-    parse("x", text, &Generation { number: 1, slot: Slot::A, started: SystemTime::UNIX_EPOCH, env: &env })
+    parse("psflip.toml", text, &Generation { number: 1, slot: Slot::A, started: SystemTime::UNIX_EPOCH, env: &env })
         .is_ok()
 }
 
