@@ -17,8 +17,12 @@ fn is_valid(text: &str) -> Result<(), String> {
 
 fn is_read(text: &str) -> bool {
     let env = |_: &str| None;
-    parse("psflip.toml", text, &Generation { number: 1, slot: Slot::A, started: SystemTime::UNIX_EPOCH, env: &env })
-        .is_ok()
+    parse(
+        "psflip.toml",
+        text,
+        &Generation { number: 1, slot: Slot::A, started: SystemTime::UNIX_EPOCH, env: &env },
+    )
+    .is_ok()
 }
 
 #[test]
