@@ -50,12 +50,14 @@ fn keeps_its_main_process(service: &str) {
     probe.finish().assert_no_failures();
     rig.assert_state("active/running/success/0");
     rig.configure_well();
-    let active = rig.machine.process(rig.active_pid()).unwrap();
-    active.signal(Signal::SIGKILL).unwrap();
+    let killed = rig.active_pid();
+    rig.machine.process(killed).unwrap().signal(Signal::SIGKILL).unwrap();
     rig.machine.wait_property(APP, "NRestarts", "1");
-    wait_until(Deadline::default(), "the restarted service", || {
+    wait_until(Deadline::default(), "the restarted service, of which the pidfile is", || {
         let main = rig.machine.main_process(APP)?;
-        (main != anchor && rig.machine.processes(APP).len() == 4 && rig.pidfile().exists()).then_some(())
+        // The one that was killed has left its pidfile.
+        let is_up = rig.machine.processes(APP).len() == 4 && rig.active_pid() != killed;
+        (main != anchor && is_up).then_some(())
     });
     rig.stop_well();
 }
