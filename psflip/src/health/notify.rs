@@ -19,6 +19,9 @@ use crate::text;
 const LONGEST: usize = 4096;
 /// How many messages are read in one go, so that a flood can't keep psflip from its other work.
 const BATCH: usize = 64;
+/// How many messages of strangers are looked up without a message of the child's tree between them, before the reader is to
+/// pause: any local user may send to an abstract name, and each look-up reads /proc.
+const STRANGERS: u32 = 64;
 /// How many messages wait for the keeper's word about their senders at most. Later ones don't count.
 const WAITING: usize = 32;
 /// How much of a status is kept, in characters.
@@ -38,6 +41,8 @@ pub struct Notifications {
     /// How many messages were not the child's, and from whom the last one was.
     strangers: u64,
     last_stranger: Option<Sender>,
+    /// How many were strangers' since the last message of the tree, or the last pause.
+    strangers_in_a_row: u32,
     told_of_descriptors: bool,
     /// Messages of senders that only the keeper may know.
     waiting: Vec<Waiting>,
@@ -59,6 +64,8 @@ pub struct Heard {
     pub ready: bool,
     /// The longest time that the child asked for by `EXTEND_TIMEOUT_USEC=`, from now.
     pub extend: Option<Duration>,
+    /// Strangers flood the socket: it is to be read again only after a pause.
+    pub flooded: bool,
 }
 
 impl Notifications {
@@ -77,6 +84,7 @@ impl Notifications {
             heard: 0,
             strangers: 0,
             last_stranger: None,
+            strangers_in_a_row: 0,
             told_of_descriptors: false,
             waiting: Vec::new(),
         })
@@ -134,11 +142,22 @@ impl Notifications {
             }
             self.take(message, &mut heard);
         }
+        if self.strangers_in_a_row >= STRANGERS {
+            self.strangers_in_a_row = 0;
+            heard.flooded = true;
+        }
         Ok(heard)
+    }
+
+    /// The last process whose messages were refused.
+    #[must_use]
+    pub fn last_stranger(&self) -> Option<Sender> {
+        self.last_stranger
     }
 
     fn take(&mut self, message: Message, heard: &mut Heard) {
         self.heard = self.heard.saturating_add(1);
+        self.strangers_in_a_row = 0;
         heard.ready |= message.ready;
         heard.extend = heard.extend.max(message.extend);
         self.remember(message);
@@ -187,6 +206,7 @@ impl Notifications {
 
     fn refuse(&mut self, sender: Option<Sender>) {
         self.strangers = self.strangers.saturating_add(1);
+        self.strangers_in_a_row += 1;
         self.last_stranger = sender.or(self.last_stranger);
         if self.strangers == 1 {
             let (pid, uid) = sender.map_or((0, 0), |sender| (sender.pid, sender.uid));
@@ -358,6 +378,33 @@ mod tests {
         let message = Message::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551615");
         assert_eq!(message.extend, Some(Duration::from_micros(u64::MAX)));
         assert_eq!(Message::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551616").extend, None);
+    }
+
+    #[test]
+    fn a_flood_of_strangers_asks_for_a_pause_and_the_childs_own_messages_do_not() {
+        // Contract: H5
+        let mut notifications = Notifications::open().unwrap();
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        let name =
+            <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(
+                notifications.socket.name(),
+            )
+            .unwrap();
+        // This process is below no keeper of pid 1's, so it is a stranger; as the child itself it is not.
+        let mut hear_after_messages = |count: u32, child: Option<u32>| {
+            let mut floods = 0;
+            for _ in 0..count {
+                sender.send_to_addr(b"STATUS=x", &name).unwrap();
+                floods += u32::from(notifications.hear(u32::MAX, child).unwrap().flooded);
+            }
+            floods
+        };
+        assert_eq!(hear_after_messages(2 * STRANGERS, None), 2);
+        assert_eq!(hear_after_messages(STRANGERS - 1, None), 0);
+        assert_eq!(hear_after_messages(2 * STRANGERS, Some(std::process::id())), 0);
+        assert_eq!(hear_after_messages(STRANGERS - 1, None), 0);
+        assert_eq!(hear_after_messages(1, None), 1);
     }
 
     #[test]

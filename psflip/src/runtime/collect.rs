@@ -79,6 +79,7 @@ impl Runtime {
                             self.settle();
                         }
                         Key::NotHealthyYet => self.tell_not_healthy_yet(),
+                        Key::Notifications => self.resume_notifications()?,
                         Key::SignOfLife => self.sign_of_life(),
                         Key::Control => self.control_timer(),
                         Key::Keeper => self.child_is_gone()?,

@@ -55,7 +55,7 @@ use timers::{Key, Timers};
 /// before the other side takes it for hung.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How many turns of the loop may fail one after the other before a generation that serves gives up.
+/// How many turns of the loop may fail one after the other before a generation gives up.
 const PATIENCE: u32 = 10;
 
 /// Who this generation is.
@@ -309,12 +309,9 @@ impl Runtime {
             let mut failed = false;
             for token in self.poller.wait()? {
                 match self.collect(token) {
-                    // It still is ready, and is looked at again at once: a service isn't given up for that (contract F10).
-                    Err(error)
-                        if is_passing(&error) || (self.state.is_service() && failed_turns < PATIENCE) =>
-                    {
-                        failed = true;
-                    }
+                    // The descriptor is still ready and is read again at once: neither a service nor the exit status of one
+                    // that stops is lost to a single failed call (contract F10).
+                    Err(error) if is_passing(&error) || failed_turns < PATIENCE => failed = true,
                     other => other?,
                 }
                 if self.outcome.is_some() {

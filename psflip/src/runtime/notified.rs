@@ -17,6 +17,11 @@ use crate::keeper::Tree;
 /// them longer than what it was told before, however many the child asks for. Its socket's queue would be full at some time.
 const PARTS: u32 = 16;
 
+/// How long the socket is not read when strangers flood it: while the child is waited for, its READY=1 may be delayed by no
+/// more than that; later nothing is urgent.
+const PAUSE_WHILE_STARTING: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The socket, and the time that it is about.
 #[derive(Debug)]
 pub(super) struct Notified {
@@ -27,6 +32,8 @@ pub(super) struct Notified {
     extended: Option<Duration>,
     /// How long the predecessor thinks that it may take.
     told: Duration,
+    /// The flood was logged.
+    flood_logged: bool,
 }
 
 impl Notified {
@@ -60,7 +67,13 @@ impl Runtime {
         self.poller.watch(Token::Notifications, notifications.as_fd())?;
         let address = notifications.address();
         let told = self.plan.upgrade.timeout;
-        self.notified = Some(Notified { notifications, since: Instant::now(), extended: None, told });
+        self.notified = Some(Notified {
+            notifications,
+            since: Instant::now(),
+            extended: None,
+            told,
+            flood_logged: false,
+        });
         Ok(Some(address))
     }
 
@@ -90,7 +103,40 @@ impl Runtime {
                 let _ = notified.notifications.answer(pid, false); // the tree is gone
             }
         }
+        if heard.flooded {
+            self.pause_notifications();
+        }
         self.heard(heard);
+        Ok(())
+    }
+
+    /// Stops reading for a while. The kernel keeps a few messages (net.unix.max_dgram_qlen) and lets further senders wait.
+    fn pause_notifications(&mut self) {
+        let Some(notified) = &mut self.notified else { return };
+        if !std::mem::replace(&mut notified.flood_logged, true)
+            && let Some(sender) = notified.notifications.last_stranger()
+        {
+            tracing::warn!(
+                pid = sender.pid,
+                uid = sender.uid,
+                "a process that is not below the child floods NOTIFY_SOCKET; reading it at intervals"
+            );
+        }
+        self.poller.forget(Token::Notifications);
+        let pause = if self.state.is_starting() { PAUSE_WHILE_STARTING } else { PAUSE };
+        self.timers.set(Key::Notifications, pause);
+    }
+
+    /// The pause is over.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC.
+    pub(super) fn resume_notifications(&mut self) -> io::Result<()> {
+        let Some(notified) = &self.notified else { return Ok(()) };
+        if let Err(error) = self.poller.watch(Token::Notifications, notified.notifications.as_fd()) {
+            self.timers.set(Key::Notifications, PAUSE);
+            return Err(error);
+        }
         Ok(())
     }
 

@@ -20,6 +20,8 @@ pub(super) enum Key {
     Check,
     /// The next line that says why the child is not healthy yet.
     NotHealthyYet,
+    /// The end of a pause in reading `NOTIFY_SOCKET`.
+    Notifications,
     /// A hook's.
     Hook(Hook),
     /// The next sign of life for the manager's watchdog.

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 use super::super::{Heard, Notifications};
 use super::*;
 
-const READY: Heard = Heard { ready: true, extend: None };
+const READY: Heard = Heard { ready: true, extend: None, flooded: false };
 
 /// Sends as sd_notify(3) does, with descriptors.
 fn send_with(notifications: &Notifications, message: &[u8], fds: &[i32]) {
@@ -86,7 +86,7 @@ fn a_flood_is_read_in_parts_and_harms_nothing() {
         }
         // As many as the kernel's queue holds on any system (net.unix.max_dgram_qlen is at least 10).
         let heard = notifications.hear(parent, None).unwrap();
-        assert_eq!(heard, Heard { ready: false, extend: Some(Duration::from_secs(5)) });
+        assert_eq!(heard, Heard { extend: Some(Duration::from_secs(5)), ..Heard::default() });
     }
     assert_eq!(sent, 250);
     assert_eq!(notifications.hear(parent, None).unwrap(), Heard::default());

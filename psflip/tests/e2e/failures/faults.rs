@@ -317,6 +317,36 @@ fn each_call_of_a_new_psflip_that_has_everything_may_fail() {
 }
 
 #[test]
+fn each_read_of_the_signals_may_fail_during_a_stop() {
+    // Contract: F10, F11
+    let mut failed = 0;
+    for number in 1..=20 {
+        let sandbox = Sandbox::new();
+        let stage = Stage::new(&sandbox);
+        let child = ["/bin/sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 9 & wait; done"];
+        let psflip = stage.psflip(&sandbox, TIMES).cmd(child).start().wait_ready();
+        psflip.wait_for_line(Stream::Stdout, "up");
+        let active = psflip.active();
+        let order = Case {
+            role: "old".to_owned(),
+            call: "ReadSignal".to_owned(),
+            nth: number.to_string(),
+            errno: Errno::EIO,
+        };
+        stage.plan(&sandbox, Some(active), &order.to_string());
+        active.signal(Signal::SIGTERM).unwrap();
+        assert_eq!(psflip.wait_exit().code(), Some(7), "{order}: {}", sandbox.report());
+        sandbox.assert_no_process_left();
+        let trace = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default(); // none: nothing was noted
+        if !trace.contains("fault ") {
+            break;
+        }
+        failed += 1;
+    }
+    assert!(failed >= 3, "only {failed} reads failed"); // the request, no more of it, and again at the end of the child
+}
+
+#[test]
 fn the_real_psflip_heeds_no_plan() {
     // Contract: C3, F10
     let sandbox = Sandbox::new();

@@ -314,6 +314,44 @@ fn the_socket_is_read_as_long_as_the_child_serves() {
 }
 
 #[test]
+fn a_flood_of_strangers_costs_little_and_keeps_no_child_from_being_ready() {
+    // Contract: H5
+    if !is_installed("python3") {
+        return;
+    }
+    // Sends for three seconds, waits where the queue is full, and says how many the queue took.
+    const FLOOD: &str = "import socket, sys, time\n\
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+        s.connect('\\0' + sys.argv[1][1:])\n\
+        begin, sent = time.monotonic(), 0\n\
+        while time.monotonic() < begin + 3:\n    s.send(b'STATUS=x'); sent += 1\n\
+        print('sent', sent, 'in', int(time.monotonic() - begin), 's', flush=True)";
+    let sandbox = Sandbox::new();
+    let wait_and_say = "echo up; while test ! -e go; do sleep 0.01; done; say READY=1; exec sleep 1000";
+    let psflip = child(&sandbox, wait_and_say, NOTIFY).start();
+    psflip.wait_for_line(Stream::Stdout, "up");
+    let address = address(child_of(psflip.program().first()).unwrap());
+    let flooder = || sandbox.command(["python3", "-c", FLOOD, &address]).start();
+    let first = flooder();
+    psflip.wait_for_line(Stream::Stderr, "floods NOTIFY_SOCKET");
+    sandbox.write("go", "");
+    psflip.wait_for_line(Stream::Stderr, "healthy, active");
+    first.signal(Signal::SIGKILL);
+    first.wait_exit();
+    let second = flooder();
+    let line = second.output().wait(Stream::Stdout, "sent ").text;
+    assert!(second.wait_exit().success());
+    let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [sent, seconds] = *numbers else { panic!("{line}") };
+    // A look at the socket takes up to 64, and two looks may come before a pause; the queue holds some more.
+    assert!(sent <= (seconds + 2) * 150, "{line}");
+    psflip.flip();
+    stop(&psflip);
+    assert_eq!(psflip.log().matches("floods NOTIFY_SOCKET").count(), 1, "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
 fn a_child_may_ask_for_more_time_and_both_generations_give_it() {
     // Contract: H1, U2, F5
     if !is_installed("python3") {
