@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use testkit::client::ClientError;
 use testkit::client::fcgi::FcgiClient;
 use testkit::client::http::HttpClient;
-use testkit::{Deadline, Process, Signal, wait_until};
+use testkit::{Deadline, Process, Signal, psflip_bin, wait_until};
 
 use crate::ports::Reserved;
 use crate::rig::Rig;
@@ -16,6 +16,7 @@ use crate::rig::Rig;
 /// The examples, and the program that must be installed.
 const SERVERS: &[(&str, &str)] = &[
     ("apache", "/usr/sbin/apache2"),
+    ("axum", "/bin/sh"), // its program is built with the tests
     ("caddy", "/usr/bin/caddy"),
     ("gunicorn", "/usr/bin/gunicorn"),
     ("haproxy", "/usr/sbin/haproxy"),
@@ -62,8 +63,13 @@ impl Server {
         let home = root.join("var/lib/private/psflip").join(name);
         fs::create_dir_all(&home).unwrap();
         for entry in fs::read_dir(folder("servers")).unwrap().map(Result::unwrap) {
-            let text = fs::read_to_string(entry.path()).unwrap();
-            fs::write(home.join(entry.file_name()), port.in_text(&text)).unwrap();
+            if entry.file_type().unwrap().is_file() {
+                let text = fs::read_to_string(entry.path()).unwrap();
+                fs::write(home.join(entry.file_name()), port.in_text(&text)).unwrap();
+            }
+        }
+        if name == "axum" {
+            fs::copy(psflip_bin().with_file_name("axum-server"), home.join("axum-server")).unwrap();
         }
         let config = fs::read_to_string(home.join(format!("{name}.toml"))).unwrap();
         let config = config.replace("pidfile = \"psflip.pid\"", &format!("pidfile = \"{pidfile}\""));

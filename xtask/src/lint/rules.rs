@@ -41,7 +41,12 @@ fn no_comments(source: &Source) -> &str {
 
 /// Time that passes proves nothing: wait for the event.
 pub(super) fn sleeps(tree: &Tree) -> Vec<Finding> {
-    let may = |path: &str| path == "testkit/src/wait.rs" || path.starts_with("fixtures/src/");
+    // An example's time in which idle connections stay open is what it is for.
+    let may = |path: &str| {
+        path == "testkit/src/wait.rs"
+            || path.starts_with("fixtures/src/")
+            || path.starts_with("examples/servers/")
+    };
     let bad = |line: &str| {
         has_word(line, "sleep(").then(|| {
             "wait for the event (testkit::wait, a pidfd, a timerfd), not for time to pass".to_owned()
@@ -269,6 +274,7 @@ mod tests {
         assert_eq!(count(sleeps, "psflip/tests/e2e/child.rs", text), 1);
         assert_eq!(count(sleeps, "testkit/src/wait.rs", text), 0);
         assert_eq!(count(sleeps, "fixtures/src/bin/slow_start.rs", text), 0);
+        assert_eq!(count(sleeps, "examples/servers/axum/src/main.rs", text), 0);
     }
 
     #[test]

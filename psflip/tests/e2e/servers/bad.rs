@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use testkit::psflip_bin;
 
-use super::{Example, are_installed, data, java, nginx, node, perl, php, python, ruby, web};
+use super::{Example, are_installed, data, java, nginx, node, perl, php, python, ruby, rust, web};
 
 /// How the next version is bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,10 @@ examples! {
     ];
     a_bad_version_of_the_redis_example_changes_nothing: data::REDIS, ["redis-server", "redis-cli"], [
         Bad::at_once("redis.toml", "--appendonly", "--nonsense", "exit code 1"),
+    ];
+    a_bad_version_of_the_axum_example_changes_nothing: rust::EXAMPLE, [], [
+        Bad::at_once("axum.toml", "[\"./axum-server\"]", "[\"env\", \"-u\", \"LISTEN_FDS\", \"./axum-server\"]", "exit code 1"),
+        Bad::workers("axum.toml", "[\"./axum-server\"]", "[\"env\", \"-u\", \"NOTIFY_SOCKET\", \"./axum-server\"]", "no READY=1"),
     ];
     a_bad_version_of_the_java_example_changes_nothing: java::EXAMPLE, ["java", "javac"], [
         Bad::at_once("java.toml", "\"App\"", "\"NoApp\"", "exit code 1"),

@@ -12,6 +12,7 @@ mod perl;
 mod php;
 mod python;
 mod ruby;
+mod rust;
 mod web;
 
 use std::collections::BTreeSet;
@@ -45,6 +46,7 @@ const RUN: &[&str] = &[
     ruby::PUMA,
     ruby::PUMA_CLUSTER,
     ruby::UNICORN,
+    rust::EXAMPLE,
     web::APACHE,
     web::CADDY,
     web::HAPROXY,
@@ -88,8 +90,13 @@ impl Example {
         let sandbox = Sandbox::new();
         let port = Reserved::new();
         for entry in fs::read_dir(folder()).unwrap().map(Result::unwrap) {
-            let text = fs::read_to_string(entry.path()).unwrap();
-            sandbox.write(entry.file_name(), port.in_text(&text));
+            if entry.file_type().unwrap().is_file() {
+                let text = fs::read_to_string(entry.path()).unwrap();
+                sandbox.write(entry.file_name(), port.in_text(&text));
+            }
+        }
+        if file == rust::EXAMPLE {
+            rust::install(&sandbox);
         }
         Self { sandbox, file, port, health: [Reserved::new(), Reserved::new()] }
     }
