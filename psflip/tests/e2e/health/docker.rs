@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 
 use testkit::managers::docker::Engine;
-use testkit::{PsflipBuilder, Sandbox, Stream};
+use testkit::{PsflipBuilder, Sandbox, Stream, psflip_bin};
 
 use super::notify::is_installed;
 use crate::examples;
@@ -173,6 +173,23 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         psflip.env("DOCKER_HOST", format!("unix://{}", engine.socket().display())).start().wait_ready();
     psflip.flip();
     assert!(engine.docker(&["ps"]).unwrap().contains("my-server"));
+    // And its bad ends: the next image crashes at once, or never gets healthy.
+    let before = (psflip.active(), psflip.child());
+    let config = sandbox.read("health-docker.toml");
+    sandbox.write("health-docker.toml", config + "\n[upgrade]\ntimeout = \"5s\"\n");
+    let files = ["/bin/sh", "/bin/sleep", "/bin/cat"];
+    for (script, wanted) in [("exit 7", "exit code 7"), (SERVE, "is `unhealthy`")] {
+        let check = "HEALTHCHECK --interval=200ms --retries=1 CMD test -e /never";
+        engine.import("my-server", &files, &[check, &format!("CMD [\"sh\", \"-c\", \"{script}\"]")]);
+        let client = sandbox.command([psflip_bin()]).args(["upgrade", "-c", "health-docker.toml"]);
+        let client = client.env("DOCKER_HOST", format!("unix://{}", engine.socket().display())).start();
+        assert_eq!(client.wait_exit().code(), Some(1), "{}", sandbox.report());
+        client.output().wait_closed();
+        let said = client.stdout() + &client.stderr();
+        assert!(said.contains(wanted), "{said}");
+        assert_eq!((psflip.active(), psflip.child()), before);
+        assert!(engine.docker(&["ps"]).unwrap().contains("(healthy)"));
+    }
     stop(&psflip);
     engine.stop();
     sandbox.assert_no_process_left();

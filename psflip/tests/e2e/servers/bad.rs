@@ -90,7 +90,9 @@ examples! {
         Bad::workers("app.php", "<?php", "<?php http_response_code(500); exit(7);", "last probe: probe "),
     ];
     a_bad_version_of_the_shared_php_fpm_example_changes_nothing: php::FPM_SHARED, [php::FPM_PROGRAM], [
-        Bad::at_once("php-fpm.conf", "[www]", "[www]\nbad = 1", "exit code 78"),
+        Bad::at_once("php-fpm-shared.conf", "[www]", "[www]\nbad = 1", "exit code 78"),
+        Bad::workers("app.php", "<?php", "<?php http_response_code(500); exit(7);", "last probe: probe "),
+        Bad::workers("app.php", "<?php", "<?php posix_kill(getmypid(), SIGKILL);", "last probe: probe "),
     ];
     a_bad_version_of_the_uwsgi_example_changes_nothing: python::UWSGI, ["uwsgi"], [
         Bad::at_once("wsgi_app.py", "", "raise SystemExit(7)\n", "exit code "),
@@ -102,6 +104,8 @@ examples! {
     ];
     a_bad_version_of_the_apache_example_changes_nothing: web::APACHE, ["apache2"], [
         Bad::at_once("apache.conf", "", "Bad\n", "exit code 1"),
+        // No worker can make its threads.
+        Bad::workers("apache.conf", "User ", "ThreadStackSize 99999999999999\nUser ", "last probe: probe "),
     ];
     a_bad_version_of_the_caddy_example_changes_nothing: web::CADDY, ["caddy"], [
         Bad::at_once("Caddyfile", "admin off", "bad", "exit code 1"),
