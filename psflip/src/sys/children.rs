@@ -18,6 +18,13 @@ use crate::signal::Signal;
 /// The largest number of processes that Linux can have, and so the largest pid (proc_sys_kernel(5), `pid_max`).
 const MOST_PIDS: u32 = 4 * 1024 * 1024;
 
+/// The number that all pids of this host are smaller than. The `/proc` of another PID namespace knows it as well.
+fn pid_limit() -> u32 {
+    let text =
+        seam::before(Call::OpenProc).ok().and_then(|()| fs::read_to_string("/proc/sys/kernel/pid_max").ok());
+    text.and_then(|text| text.trim().parse().ok()).map_or(MOST_PIDS, |limit: u32| limit.clamp(2, MOST_PIDS))
+}
+
 /// How many pids are tried at first where there is no list of children.
 const FIRST_SEARCH: u32 = 1024;
 
@@ -41,7 +48,7 @@ pub fn own() -> Vec<u32> {
     if !process::has_children() {
         return Vec::new();
     }
-    listed().unwrap_or_else(|| (1..MOST_PIDS).filter(|pid| process::is_child(*pid)).collect())
+    listed().unwrap_or_else(|| (1..pid_limit()).filter(|pid| process::is_child(*pid)).collect())
 }
 
 /// As proc(5) lists them; `None`: it does not, or it is that of another PID namespace. There is at least one child.
@@ -274,10 +281,11 @@ impl Ending {
 
 /// Tries pids, upwards from `start` and then from the smallest one, in steps that double until one of them holds something.
 fn search(start: u32, is_wanted: impl Fn(u32) -> bool) -> Vec<u32> {
-    let start = start.clamp(1, MOST_PIDS - 1);
+    let limit = pid_limit();
+    let start = start.clamp(1, limit - 1);
     let (mut done, mut step) = (0, FIRST_SEARCH);
-    while done < MOST_PIDS {
-        let pids = (done..(done + step).min(MOST_PIDS)).map(|number| (start + number) % MOST_PIDS);
+    while done < limit {
+        let pids = (done..(done + step).min(limit)).map(|number| (start + number) % limit);
         let found: Vec<u32> = pids.filter(|pid| *pid > 0 && is_wanted(*pid)).collect();
         if !found.is_empty() {
             return found;

@@ -117,3 +117,47 @@ fn without_proc_everything_ends_all_the_same() {
         sandbox.assert_no_process_left();
     }
 }
+
+/// As below `bwrap --unshare-pid` without `--proc`: every pid that /proc names is another process's.
+#[test]
+fn with_the_proc_of_another_pid_namespace_everything_ends_all_the_same() {
+    // Contract: C7, C8, U7
+    if !is_root() {
+        return;
+    }
+    let worker = "setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' & ";
+    let child = format!("{worker}{worker}(sleep 1000 & setsid sleep 1000 &); echo up; wait");
+    let stop = "\"$0\" stop -c psflip.toml; wait";
+    let kill = "kill -KILL $(cat psflip.pid); wait";
+    for (mode, end) in [("--no-anchor", stop), ("--foreground", kill)] {
+        let sandbox = Sandbox::new();
+        sandbox.write(
+                "psflip.toml",
+                format!(
+                    "cmd = ['sh', '-c', '''{child}''']\npidfile = 'psflip.pid'\nshutdown.timeout = '100ms'\n{AT_ONCE}"
+                ),
+            );
+        let script = format!(
+            "\"$0\" {mode} -c psflip.toml & while test ! -e psflip.pid; do sleep 0.01; done; \
+                 \"$0\" upgrade -c psflip.toml; echo upgraded $?; while test ! -e end; do sleep 0.01; done; {end}; \
+                 echo over; while test ! -e last; do sleep 0.01; done"
+        );
+        let psflip = testkit::psflip_bin().display().to_string();
+        let command = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", &script, &psflip];
+        let namespace = sandbox.command(command).cwd(sandbox.dir()).start();
+        namespace.output().wait(Stream::Stdout, "upgraded 0");
+        wait_until(Deadline::default(), "the end of generation 1's tree", || {
+            (!is_left(&sandbox, "1")).then_some(())
+        });
+        assert!(is_left(&sandbox, "2"), "{}", sandbox.report());
+        sandbox.write("end", "");
+        namespace.output().wait(Stream::Stdout, "over");
+        // While PID 1 of the namespace, the shell, still lives: its end would kill all that is left there.
+        wait_until(Deadline::default(), "the end of generation 2's tree", || {
+            (!is_left(&sandbox, "2")).then_some(())
+        });
+        sandbox.write("last", "");
+        assert!(namespace.wait_exit().success());
+        sandbox.assert_no_process_left();
+    }
+}
