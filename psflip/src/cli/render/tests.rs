@@ -288,10 +288,28 @@ fn the_picture_of_the_last_upgrades() {
 }
 
 #[test]
-fn a_picture_of_very_different_upgrades_is_logarithmic() {
+fn in_a_picture_of_very_different_upgrades_the_short_ones_can_be_seen() {
     let mut shown = busy();
     shown.history[3].took_ms = Some(300_000);
     shown.history[3].drain = drain(&[(Drain::Asked, 300_000), (Drain::Gone, 310_000)]);
     let picture = timeline::svg(&shown, &view(80));
-    assert!(picture.contains("logarithmic time") && picture.contains(">1 min 0 s</text>"), "{picture}");
+    assert!(picture.contains(">5 min 0 s</text>"), "{picture}");
+    for class in ["start", "child", "probing", "promotion", "drain"] {
+        let bars = picture.split("<rect class=\"").filter(|rest| rest.starts_with(&format!("{class}\"")));
+        for bar in bars.filter(|bar| bar.contains("<title>") && !bar.contains(": 0 ms")) {
+            let width = bar.split_once(" width=\"").unwrap().1.split_once('"').unwrap().0;
+            assert!(width.parse::<f64>().unwrap() >= 2.9, "{bar}");
+        }
+    }
+}
+
+#[test]
+fn the_picture_shows_the_newest_upgrade_first_and_why_one_failed() {
+    let picture = timeline::svg(&busy(), &view(80));
+    let numbers: Vec<u64> = picture
+        .lines()
+        .filter_map(|line| line.split_once("\">#")?.1.split_once(' ')?.0.parse().ok())
+        .collect();
+    assert!(numbers.len() > 2 && numbers.is_sorted_by(|newer, older| newer > older), "{numbers:?}");
+    assert!(picture.contains("exit code 3"), "{picture}");
 }

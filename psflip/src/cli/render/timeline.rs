@@ -1,6 +1,8 @@
-//! The last upgrades as a picture: a Gantt chart in SVG, one row an upgrade, the new generation above the old one.
+//! The recent upgrades as a picture: a Gantt chart in SVG, the newest upgrade first. Each row is one upgrade, with the new
+//! generation above the old one.
 //!
-//! Every row begins when its upgrade began: what matters are the phases of one flip, which are hours apart and take milliseconds.
+//! Every row begins when its upgrade began: upgrades are hours apart, and their phases take milliseconds. Time is linear, and a
+//! phase that would be too narrow to see is drawn [`NARROWEST`] wide, which moves the rest of its row to the right.
 
 use std::fmt::Write as _;
 
@@ -16,16 +18,18 @@ const RIGHT: f64 = 300.0;
 const TOP: f64 = 92.0;
 const ROW: f64 = 46.0;
 const LANE: f64 = 14.0;
-/// Characters of a reason that have room beside its row.
-const REASON: usize = 44;
+/// The least width of a phase.
+const NARROWEST: f64 = 3.0;
+/// Characters of a reason that have room in a line beside its row.
+const REASON: usize = 46;
 
 /// `svg` is the page around the picture in a browser; `paper` is for programs that know no background, and may have a dark one.
 const STYLE: &str = "\
 svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
 .grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.serves{fill:#34a05f}
-.old{fill:#bfe0cb}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
+.old{fill:#bfe0cb}.delay{fill:#f3cfae}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
 @media(prefers-color-scheme:dark){svg{background:#14191f}.paper{fill:#14191f}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}.start{fill:#66758a}
-.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.drain{fill:#c8703a}
+.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.delay{fill:#6d4a33}.drain{fill:#c8703a}
 .fail,.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
 
 /// What the colours stand for: class, name, and what it means.
@@ -36,12 +40,13 @@ const LEGEND: &[(&str, &str, &str)] = &[
     ("promotion", "promotion", "hooks.promote, switch, pidfile, hand-over"),
     ("serves", "serves", "the new generation is the service"),
     ("old", "old serves", "the old generation is the service"),
-    ("drain", "drain", "the old generation ends"),
+    ("delay", "delay", "shutdown.delay: the old generation serves its queue before it is stopped"),
+    ("drain", "drain", "the old generation shuts down"),
 ];
 
 /// The picture of a status.
 pub(in crate::cli) fn svg(status: &Status, view: &View) -> String {
-    let rows: Vec<&Record> = status.history.iter().chain(&status.upgrade).collect();
+    let rows: Vec<&Record> = status.history.iter().chain(&status.upgrade).rev().collect();
     let axis = Axis::of(&rows, view.now);
     let height = TOP + ROW * rows.len() as f64 + 34.0;
     let mut out = format!(
@@ -65,34 +70,52 @@ pub(in crate::cli) fn svg(status: &Status, view: &View) -> String {
 #[derive(Clone, Copy, Debug)]
 struct Axis {
     longest: u64,
-    /// Where some flips are much longer than others, a linear axis would show only those.
-    logarithmic: bool,
 }
 
 impl Axis {
     fn of(rows: &[&Record], now: u64) -> Self {
-        let ends = || rows.iter().map(|record| end(record, now));
-        let longest = ends().max().unwrap_or(0).max(10);
-        let shortest = ends().min().unwrap_or(0).max(1);
-        Self { longest, logarithmic: longest / shortest > 20 }
+        Self { longest: rows.iter().map(|record| end(record, now)).max().unwrap_or(0).max(10) }
     }
 
     fn x(&self, ms: u64) -> f64 {
-        let share = |ms: u64| if self.logarithmic { (1.0 + ms as f64).ln() } else { ms as f64 };
-        LEFT + (WIDTH - LEFT - RIGHT) * share(ms.min(self.longest)) / share(self.longest)
+        LEFT + (WIDTH - LEFT - RIGHT) * ms.min(self.longest) as f64 / self.longest as f64
     }
 
     /// Where the lines of the grid are.
     fn ticks(&self) -> Vec<u64> {
-        if self.logarithmic {
-            let all = [1, 10, 100, 1000, 10_000, 60_000, 600_000, 3_600_000, 86_400_000];
-            return all.into_iter().filter(|tick| *tick <= self.longest).collect();
-        }
         let steps = [1, 2, 5].map(|step| (0..9).map(move |power| step * 10_u64.pow(power)));
         let mut steps: Vec<u64> = steps.into_iter().flatten().collect();
         steps.sort_unstable();
         let step = steps.into_iter().find(|step| self.longest / step <= 8).unwrap_or(self.longest);
         (0..=self.longest / step).map(|number| number * step).collect()
+    }
+}
+
+/// Where the moments of one row are drawn: as the axis has them, but [`NARROWEST`] apart at least.
+struct Scale {
+    axis: Axis,
+    moments: Vec<(u64, f64)>,
+}
+
+impl Scale {
+    fn of(record: &Record, axis: Axis, over: u64) -> Self {
+        let steps = record.steps.iter().filter(|timed| timed.step != Step::Probe).map(|timed| timed.at_ms);
+        let drain = record.drain.iter().map(|timed| timed.at_ms);
+        let mut times: Vec<u64> = steps.chain(drain).chain(record.took_ms).chain([0, over]).collect();
+        times.sort_unstable();
+        times.dedup();
+        let right = WIDTH - RIGHT;
+        let mut moments: Vec<(u64, f64)> = Vec::new();
+        for at in times {
+            let least = moments.last().map_or(LEFT, |(_, x)| x + NARROWEST);
+            moments.push((at, axis.x(at).max(least).min(right)));
+        }
+        Self { axis, moments }
+    }
+
+    fn x(&self, ms: u64) -> f64 {
+        let known = self.moments.iter().find(|(at, _)| *at == ms);
+        known.map_or_else(|| self.axis.x(ms), |(_, x)| *x)
     }
 }
 
@@ -140,13 +163,6 @@ fn grid(out: &mut String, axis: &Axis, height: f64) {
             if tick == 0 { "0".to_owned() } else { span(tick) }
         );
     }
-    if axis.logarithmic {
-        let (x, y) = (LEFT - 12.0, bottom + 15.0);
-        let _ = writeln!(
-            out,
-            "<text class=\"faint\" text-anchor=\"end\" x=\"{x}\" y=\"{y}\">logarithmic time</text>"
-        );
-    }
 }
 
 fn row(out: &mut String, record: &Record, y: f64, axis: &Axis, view: &View) {
@@ -162,22 +178,23 @@ fn row(out: &mut String, record: &Record, y: f64, axis: &Axis, view: &View) {
         escape(&view.moment(record.began_at))
     );
     let over = end(record, view.now);
+    let scale = Scale::of(record, *axis, over);
     let promoted = record.took_ms.filter(|_| record.result == Some(Outcome::Promoted));
-    new_generation(out, record, y, axis, promoted.or(record.took_ms).unwrap_or(over));
+    new_generation(out, record, y, &scale, promoted.or(record.took_ms).unwrap_or(over));
     if let Some(promoted) = promoted {
-        bar(out, "serves", axis, (promoted, axis.longest), y, &format!("generation {} serves", record.to));
+        bar(out, "serves", &scale, (promoted, axis.longest), y, &format!("generation {} serves", record.to));
     }
     if let Some(from) = record.from {
         let lower = y + LANE + 3.0;
         let serves = promoted.unwrap_or(axis.longest);
-        bar(out, "old", axis, (0, serves), lower, &format!("generation {from} serves"));
-        old_generation(out, record, lower, axis, over);
+        bar(out, "old", &scale, (0, serves), lower, &format!("generation {from} serves"));
+        old_generation(out, record, lower, &scale, over);
     }
     result(out, record, y);
 }
 
 /// The phases up to the promotion, or to the failure.
-fn new_generation(out: &mut String, record: &Record, y: f64, axis: &Axis, until: u64) {
+fn new_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, until: u64) {
     let probes = match (record.failed_probes, &record.probe) {
         (0, _) => String::new(),
         (1, None) => ", 1 probe failed".to_owned(),
@@ -197,32 +214,33 @@ fn new_generation(out: &mut String, record: &Record, y: f64, axis: &Axis, until:
         phases.iter().filter_map(|(class, at, text)| Some((*class, (*at)?, text))).collect();
     for (index, (class, from, text)) in reached.iter().enumerate() {
         let to = reached.get(index + 1).map_or(until, |(_, next, _)| *next);
-        bar(out, class, axis, (*from, to), y, &format!("{text}: {}", span(to.saturating_sub(*from))));
+        bar(out, class, scale, (*from, to), y, &format!("{text}: {}", span(to.saturating_sub(*from))));
     }
     if record.result == Some(Outcome::Failed) {
         let _ = write!(out, "<g><title>{}</title>", escape(&tooltip(record)));
-        cross(out, axis.x(until), y + LANE / 2.0, "fail");
+        cross(out, scale.x(until), y + LANE / 2.0, "fail");
         *out += "</g>\n";
     }
 }
 
-/// How the old generation ends.
-fn old_generation(out: &mut String, record: &Record, y: f64, axis: &Axis, over: u64) {
+/// How the old generation shuts down.
+fn old_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, over: u64) {
     for (index, timed) in record.drain.iter().enumerate().filter(|(_, timed)| timed.step != Drain::Gone) {
         let to = record.drain.get(index + 1).map_or(over, |next| next.at_ms);
         let text = format!("{}: {}", step_of_drain(timed.step), span(to.saturating_sub(timed.at_ms)));
-        bar(out, "drain", axis, (timed.at_ms, to), y, &text);
+        let class = if timed.step == Drain::Delay { "delay" } else { "drain" };
+        bar(out, class, scale, (timed.at_ms, to), y, &text);
     }
     for timed in &record.drain {
         if matches!(timed.step, Drain::Killed | Drain::OrphansKilled) {
             let _ = write!(out, "<g><title>{}</title>", step_of_drain(timed.step));
-            cross(out, axis.x(timed.at_ms), y + LANE / 2.0, "kill");
+            cross(out, scale.x(timed.at_ms), y + LANE / 2.0, "kill");
             *out += "</g>\n";
         }
     }
 }
 
-/// What is said beside a row.
+/// The result, beside the row. A reason has room for two lines: what failed, and the exit code or signal.
 fn result(out: &mut String, record: &Record, y: f64) {
     let x = WIDTH - RIGHT + 14.0;
     let took = record.took_ms.map_or_else(String::new, |took| format!(" after {}", span(took)));
@@ -233,23 +251,31 @@ fn result(out: &mut String, record: &Record, y: f64) {
             let killed = if record.killed() { ", killed" } else { "" };
             let below =
                 drained.map_or_else(String::new, |ms| format!("old one gone {} later{killed}", span(ms)));
-            ("", format!("promoted{took}"), below)
+            ("", format!("promoted{took}"), vec![below])
         }
         Some(Outcome::Failed) => {
             let reason = record.reason.as_deref().map_or_else(String::new, clean);
-            ("bad", format!("failed{took}"), super::cut(&reason, REASON).replace('~', "\u{2026}"))
+            let mut lines = super::wrap(&reason, REASON);
+            if lines.len() > 2 {
+                lines[1] = super::cut(&format!("{} {}", lines[1], lines[2]), REASON).replace('~', "\u{2026}");
+                lines.truncate(2);
+            }
+            ("bad", format!("failed{took}"), lines)
         }
-        _ => ("", "under way".to_owned(), String::new()),
+        _ => ("", "under way".to_owned(), Vec::new()),
     };
     let _ = writeln!(
         out,
-        "<g><title>{}</title><text class=\"{class}\" x=\"{x}\" y=\"{}\">{}</text><text class=\"faint\" x=\"{x}\" y=\"{}\">{}</text></g>",
+        "<g><title>{}</title><text class=\"{class}\" x=\"{x}\" y=\"{}\">{}</text>",
         escape(&tooltip(record)),
-        y + 12.0,
-        escape(&head),
-        y + 28.0,
-        escape(&below)
+        y + 8.0,
+        escape(&head)
     );
+    for (number, line) in below.iter().enumerate() {
+        let y = y + 21.0 + 12.0 * number as f64;
+        let _ = writeln!(out, "<text class=\"faint\" x=\"{x}\" y=\"{y}\">{}</text>", escape(line));
+    }
+    *out += "</g>\n";
 }
 
 /// All that is known of an upgrade.
@@ -272,9 +298,9 @@ fn tooltip(record: &Record) -> String {
     lines.join("\n")
 }
 
-/// A bar of one colour. What is there at all can be seen, however short it is.
-fn bar(out: &mut String, class: &str, axis: &Axis, (from, to): (u64, u64), y: f64, title: &str) {
-    let (from, to) = (axis.x(from), axis.x(to));
+/// A bar of one colour.
+fn bar(out: &mut String, class: &str, scale: &Scale, (from, to): (u64, u64), y: f64, title: &str) {
+    let (from, to) = (scale.x(from), scale.x(to));
     let _ = writeln!(
         out,
         "<rect class=\"{class}\" x=\"{from:.1}\" y=\"{y}\" width=\"{:.1}\" height=\"{LANE}\"><title>{}</title></rect>",
