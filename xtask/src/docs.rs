@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::args::Args;
-use crate::{Outcome, repo, step};
+use crate::{Outcome, demo, repo, step};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask docs [--check]
@@ -25,5 +25,6 @@ pub(crate) fn make(check: bool) -> Outcome {
     step::run(repo::cargo().args(["build", "--quiet", "--workspace", "--bin", "docgen"]))?;
     let mut docgen = Command::new(repo::target_dir()?.join("debug/docgen"));
     docgen.arg(repo::root().join("dist"));
-    step::run(if check { docgen.arg("--check") } else { &mut docgen })
+    step::run(if check { docgen.arg("--check") } else { &mut docgen })?;
+    demo::check_recorded()
 }

@@ -1,38 +1,43 @@
-//! A visible flip: a small HTTP server under psflip is replaced again and again, now and then by a version that crashes, while a client asks it without pause.
+//! `cargo xtask demo`: a small HTTP server under psflip is upgraded again and again, now and then to a version that crashes,
+//! while a client sends requests without a pause.
 
-use std::collections::BTreeMap;
+mod client;
+mod picture;
+
 use std::fs;
-use std::io::{self, IsTerminal as _, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::args::Args;
 use crate::{Error, Outcome, guard, repo, step};
+use client::{Answers, Client};
+
+pub(crate) use picture::check_recorded;
 
 pub(crate) const USAGE: &str = "\
-cargo xtask demo [--flips N] [--plain]
+cargo xtask demo [--flips N] [--plain] [--record]
 
-Runs a small HTTP server under psflip, asks it without pause, and replaces it N times (10), twice in between by a version that crashes. On a terminal it
-shows `psflip status --watch` meanwhile, elsewhere or with --plain what each `psflip upgrade` says. In the end: how many requests were answered by which
-generation, how many failed, and a picture of the flips.";
+Runs a small HTTP server under psflip, sends it requests without a pause, and upgrades it N times (10). Twice in between it tries
+an upgrade to a version that crashes. On a terminal it shows `psflip status --watch` meanwhile, elsewhere the output of each
+`psflip upgrade`. At the end it prints how many requests each generation answered and how many failed, and draws pictures.
 
-/// What an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+  --flips N  how many upgrades succeed (10)
+  --plain    print the output of each `psflip upgrade` on a terminal, too
+  --record   make the picture of the README anew (docs/images), of two upgrades and a failed one";
 
-/// For how many answers everybody waits between two flips, so that there is something to see.
+/// For how many answers the demo waits between two upgrades, so that there is something to see.
 const BETWEEN: u32 = 300;
 
 pub(crate) fn run(mut args: Args) -> Outcome {
-    let flips: u32 = args.value("flips")?.unwrap_or(10);
+    let record = args.flag("record");
+    let flips: u32 = args.value("flips")?.unwrap_or(if record { 2 } else { 10 });
     let plain = args.flag("plain") || !io::stdout().is_terminal();
     args.done()?;
     let Some(directory) = guard::scratch() else {
@@ -42,22 +47,29 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     // A successor is nobody's child but its manager's, which is us.
     prctl::set_child_subreaper(true)?;
     let programs = repo::target_dir()?.join("debug");
-    let config = configuration(
-        "\"http-server\", \"--unix\", \"app.sock\", \"--name\", \"generation {{ generation() }}\"",
-    );
+    let mut good =
+        r#""http-server", "--unix", "app.sock", "--name", "generation {{ generation() }}""#.to_owned();
+    let mut broken = r#""crash-on-init", "--code", "3""#.to_owned();
+    if record {
+        // In the picture of the README an application takes its time to start and to stop, as real ones do.
+        good = format!(r#""sh", "-c", 'sleep 0.3; exec "$0" "$@"', {good}, "--linger", "250ms""#);
+        broken = format!(r#""sh", "-c", 'sleep 0.2; exec "$0" "$@"', {broken}"#);
+    }
+    let (config, broken) = (configuration(&good), configuration(&broken));
     fs::write(directory.join("app.toml"), &config)?;
     println!("app.toml:\n{}", indented(&config));
 
     let mut psflip = start(&programs, &directory)?;
     wait_for_answer(&directory, &mut psflip)?;
-    let client = Client::start(directory.join("app.sock"));
+    let pause = if record { Duration::from_millis(1) } else { Duration::ZERO };
+    let client = Client::start(directory.join("app.sock"), pause);
     let stage = Stage { programs: &programs, directory: &directory, plain };
     let mut watcher =
         if plain { None } else { Some(stage.psflip(&["status", "--watch"], Stdio::inherit()).spawn()?) };
     for flip in 1..=flips {
         client.wait_for(BETWEEN);
-        if flip == flips / 3 + 1 || flip == flips * 2 / 3 + 1 {
-            stage.failed_upgrade(&config)?;
+        if is_after_broken_version(flip, flips) {
+            stage.failed_upgrade(&config, &broken)?;
             expect_anchor(&mut psflip)?;
             client.wait_for(BETWEEN);
         }
@@ -83,22 +95,46 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     if !status.success() {
         return Err(format!("no picture: {status}").into());
     }
-    let (answers, failures) = client.stop();
+    let history = history(&stage)?;
+    let answers = client.stop();
     println!("\n$ psflip stop -c app.toml");
     stage.psflip(&["stop"], Stdio::inherit()).status()?;
     let status = psflip.wait()?;
     if !status.success() {
         return Err(format!("the stopped psflip ended with {status}").into());
     }
-    println!("\n{} requests while the server was replaced {flips} times:", answers.values().sum::<u32>());
-    for (name, count) in &answers {
+    report(&answers, flips);
+    let story = repo::target_dir()?.join("demo-requests.svg");
+    picture::write(&history, &answers, &story, record)?;
+    println!("The requests: {}\nThe upgrades: {}", story.display(), picture.display());
+    match answers.failed.first() {
+        None => Ok(()),
+        Some((_, why)) => {
+            Err(format!("{} requests failed, the first one: {why}", answers.failed.len()).into())
+        }
+    }
+}
+
+/// Whether an upgrade to a version that crashes is tried before this flip: twice, or once where there are few flips.
+fn is_after_broken_version(flip: u32, flips: u32) -> bool {
+    flip == flips * 2 / 3 + 1 || flips >= 3 && flip == flips / 3 + 1
+}
+
+fn report(answers: &Answers, flips: u32) {
+    println!("\n{} requests while the server was upgraded {flips} times:", answers.count());
+    for (name, count) in answers.by_name() {
         println!("  {count:6}  answered by {name}");
     }
-    println!("  {:6}  failed", failures.len());
-    println!("The picture of these flips: {}", picture.display());
-    match failures.first() {
-        None => Ok(()),
-        Some(first) => Err(format!("{} requests failed, the first one: {first}", failures.len()).into()),
+    println!("  {:6}  failed", answers.failed.len());
+}
+
+/// The upgrades, as `psflip status --json` has them.
+fn history(stage: &Stage<'_>) -> Result<Vec<Value>, Error> {
+    let output = stage.psflip(&["status", "--json"], Stdio::piped()).output()?;
+    let status: Value = serde_json::from_slice(&output.stdout)?;
+    match &status["history"] {
+        Value::Array(history) => Ok(history.clone()),
+        _ => Err(format!("`psflip status --json` has no history: {status}").into()),
     }
 }
 
@@ -132,12 +168,11 @@ impl Stage<'_> {
     }
 
     /// A version that crashes changes nothing for anybody.
-    fn failed_upgrade(&self, good: &str) -> Outcome {
+    fn failed_upgrade(&self, good: &str, broken: &str) -> Outcome {
         let active = named(self.directory)?;
         self.say(
             "$ # a version that crashes when it starts, and an upgrade to it\n$ psflip upgrade -c app.toml",
         );
-        let broken = configuration("\"crash-on-init\", \"--code\", \"3\"");
         fs::write(self.directory.join("app.toml"), broken)?;
         let status = self.upgrade()?;
         if status.code() != Some(1) {
@@ -193,64 +228,4 @@ fn wait_for_answer(directory: &Path, psflip: &mut Child) -> Outcome {
         inotify.read_events()?;
     }
     Ok(())
-}
-
-type Counts = (BTreeMap<String, u32>, Vec<String>);
-
-/// Asks without pause, with a new connection each time.
-struct Client {
-    counts: Arc<(Mutex<Counts>, std::sync::Condvar)>,
-    done: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Client {
-    fn start(socket: PathBuf) -> Self {
-        let counts = Arc::new((Mutex::new(Counts::default()), std::sync::Condvar::new()));
-        let done = Arc::new(AtomicBool::new(false));
-        let (shared, stop) = (Arc::clone(&counts), Arc::clone(&done));
-        let thread = thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let answer = ask(&socket);
-                let (counts, changed) = &*shared;
-                let Ok(mut counts) = counts.lock() else { return };
-                match answer {
-                    Ok(name) => *counts.0.entry(name).or_default() += 1,
-                    Err(error) => counts.1.push(error.to_string()),
-                }
-                changed.notify_all();
-            }
-        });
-        Self { counts, done, thread }
-    }
-
-    /// Returns when so many more requests were answered.
-    fn wait_for(&self, more: u32) {
-        let (counts, changed) = &*self.counts;
-        let Ok(counts) = counts.lock() else { return };
-        let answered = |counts: &Counts| counts.0.values().sum::<u32>();
-        let wanted = answered(&counts) + more;
-        drop(changed.wait_timeout_while(counts, PATIENCE, |counts| answered(counts) < wanted));
-    }
-
-    fn stop(self) -> Counts {
-        self.done.store(true, Ordering::Relaxed);
-        let _ = self.thread.join(); // a panic there has printed itself
-        let (counts, _) = &*self.counts;
-        counts.lock().map(|counts| counts.clone()).unwrap_or_default()
-    }
-}
-
-/// One request; returns the name in the answer (`name=generation 1 pid=...`).
-fn ask(socket: &Path) -> io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let name = answer.split_once("name=").and_then(|(_, rest)| rest.split_once(" pid="));
-    match name {
-        Some((name, _)) if answer.starts_with("HTTP/1.1 200") => Ok(name.to_owned()),
-        _ => Err(io::Error::other(format!("odd answer: {answer:?}"))),
-    }
 }
