@@ -22,6 +22,7 @@ mod operator;
 mod pidfile;
 mod pidfile_of_others;
 mod raw;
+mod readme;
 mod servers;
 mod service;
 mod signals;

@@ -22,7 +22,7 @@ const NOTIFY: &str = "[healthcheck.notify]\n";
 
 /// Whether a program is installed; says so when it isn't.
 #[expect(clippy::print_stderr, reason = "a test that skips something says so")]
-pub(super) fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let installed = folders.map(|folder| folder.join(program)).any(|file| file.is_file());
