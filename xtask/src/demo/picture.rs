@@ -131,7 +131,7 @@ fn svg(recording: &Value) -> String {
         history.iter().filter(|record| record["upgrade"].as_u64() > Some(0) && is_promoted(record)).count();
     let refused = history.iter().filter(|record| record["result"] == "failed").count();
     let bottom = TOP + ROW * history.len() as f64;
-    let height = bottom + REQUESTS + 44.0;
+    let height = bottom + REQUESTS + 54.0;
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     let title = format!(
         "{} and {}, under load: {} requests, {} failed",
