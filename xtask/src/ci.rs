@@ -9,21 +9,30 @@ use crate::args::Args;
 use crate::guard::Guard;
 use crate::runner::{self, Scope};
 use crate::step::{self, Steps};
-use crate::{Outcome, contract, dist, docs, lint, repo};
+use crate::{Outcome, contract, dist, docs, lint, packages, repo, systemd};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
 
-Formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
+As root it first installs the Debian packages that the tests use; as another user it prints which are missing. Then
+formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
-  --fast  only formatting, house rules, clippy and the unit tests";
+  --fast  only formatting, house rules, clippy and the unit tests; installs nothing";
 
 /// Runs the checks, prints how long each took, and runs the tests.
 pub(crate) fn run(mut args: Args) -> Outcome {
     let fast = args.flag("fast");
     args.done()?;
     let mut steps = Steps::default();
+    let mut has_newer_systemd = false;
+    if !fast {
+        steps.step("packages", packages::install);
+        if nix::unistd::geteuid().is_root() {
+            // Without it the tests under it are skipped, and say so.
+            has_newer_systemd = systemd::fetch().inspect_err(|error| println!("    {error}")).is_ok();
+        }
+    }
     steps.step("fmt", || step::run(&mut cargo("fmt --all --check")));
     steps.step("lint", lint::check);
     if !fast {
@@ -68,7 +77,11 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let scope = if fast { Scope::Unit } else { Scope::All };
     println!("\n==> tests");
     // The guard fails the run when a test leaves a process behind. It says nothing when the runner failed: that has said why.
-    Guard::new()?.run(&runner::tests(runner::has_nextest(), scope, "ci", None, None))
+    let mut tests = runner::tests(runner::has_nextest(), scope, "ci", None, None);
+    if let Some(required) = packages::required(has_newer_systemd) {
+        tests.env("TESTKIT_REQUIRE", required);
+    }
+    Guard::new()?.run(&tests)
 }
 
 /// Half a minute of `cargo xtask chaos`, with what was built before.

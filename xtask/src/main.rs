@@ -15,6 +15,7 @@ mod e2e;
 mod fuzz;
 mod guard;
 mod lint;
+mod packages;
 mod release;
 mod repo;
 mod runner;

@@ -23,9 +23,13 @@ const SOURCE: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.
 /// For apt, in seconds, and all its work: the mirror may be out of reach.
 const PATIENCE: &str = "120";
 
-/// Makes the folder, unless it is there.
 pub(crate) fn run(args: Args) -> Outcome {
     args.done()?;
+    fetch()
+}
+
+/// Makes the folder, unless it is there.
+pub(crate) fn fetch() -> Outcome {
     let target = repo::target_dir()?;
     let folder = target.join(FOLDER);
     if holds_systemd(&folder) {

@@ -1,5 +1,5 @@
 //! Real servers under psflip, flipped again and again under load: the examples of `examples/servers/`, one module a stack. Each runs where its
-//! server is installed (`.ci/run` installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
+//! server is installed (`cargo xtask ci`, as root, installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
 
 mod bad;
 mod data;

@@ -1,0 +1,122 @@
+//! The Debian packages that the tests use: named, and installed where this is root.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::{Outcome, step};
+
+/// The packages, by what they are for.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("web server in front of the FastCGI and HTTP fixtures", &["nginx-light"]),
+    (
+        "servers of examples/servers, and FastCGI applications to probe",
+        &["php-cgi", "php-fpm", "gunicorn", "uvicorn", "nodejs", "puma", "starlet", "libserver-starter-perl"],
+    ),
+    (
+        "more of them",
+        &[
+            "apache2",
+            "haproxy",
+            "caddy",
+            "uwsgi",
+            "uwsgi-plugin-python3",
+            "unicorn",
+            "redis-server",
+            "dovecot-core",
+        ],
+    ),
+    ("another FastCGI client than ours", &["libfcgi-bin"]),
+    ("ps and pgrep; curl in health checks of examples", &["procps", "curl"]),
+    ("setsid, script, prlimit, nsenter", &["util-linux"]),
+    ("makes system calls fail", &["strace"]),
+    ("ptys and sockets", &["socat"]),
+    ("a container engine that the tests start for themselves", &["docker.io"]),
+    ("supervisors that psflip runs under", &["runit", "s6", "daemontools", "supervisor"]),
+    ("init of a container", &["tini", "dumb-init"]),
+    ("shells whose completions are tested, beside bash", &["zsh", "fish"]),
+    ("checks the Debian package", &["lintian"]),
+    ("booted by the tests in namespaces of their own", &["systemd"]),
+];
+
+/// Forbids packages to start services while they are installed: 101 is `action forbidden by policy`
+/// (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs what is missing where this process is root; elsewhere it prints the names.
+///
+/// # Errors
+/// apt-get failed, twice.
+pub(crate) fn install() -> Outcome {
+    let missing: Vec<&str> =
+        PACKAGES.iter().flat_map(|(_, names)| *names).copied().filter(|name| !is_installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        println!(
+            "    not installed, since this is not root: {}\n    Tests that need one of these are skipped, or fail.",
+            missing.join(" ")
+        );
+        return Ok(());
+    }
+    println!("    installing {}", missing.join(" "));
+    let policy = Policy::forbid_starts()?;
+    let installed = apt(&missing).or_else(|error| {
+        println!("    {error}; once more");
+        apt(&missing)
+    });
+    drop(policy);
+    installed
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut command = Command::new("dpkg-query");
+    command.args(["--show", "--showformat=${Status}", package]).stderr(Stdio::null());
+    command.output().is_ok_and(|output| output.stdout.starts_with(b"install ok installed"))
+}
+
+fn apt(packages: &[&str]) -> Outcome {
+    step::run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    let mut command = Command::new("apt-get");
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
+    step::run(command.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// While it lives no package starts a service: the tests start their own. A policy that was there before stays.
+struct Policy {
+    is_ours: bool,
+}
+
+impl Policy {
+    fn forbid_starts() -> Result<Self, crate::Error> {
+        let is_ours = !Path::new(POLICY).exists();
+        if is_ours {
+            fs::write(POLICY, "#!/bin/sh\nexit 101\n")?;
+            fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { is_ours })
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = fs::remove_file(POLICY); // what can't be removed now is a root's to see
+        }
+    }
+}
+
+/// What the tests may count on, as `TESTKIT_REQUIRE` has it: where this is root a systemd can be booted, and so can a newer one
+/// if it is there. A test that finds it missing fails then, instead of being skipped.
+pub(crate) fn required(has_newer_systemd: bool) -> Option<String> {
+    let given = env::var("TESTKIT_REQUIRE").ok();
+    let ours = match (nix::unistd::geteuid().is_root(), has_newer_systemd) {
+        (false, _) => None,
+        (true, false) => Some("systemd".to_owned()),
+        (true, true) => Some("systemd,newer-systemd".to_owned()),
+    };
+    given.or(ours)
+}
