@@ -1,6 +1,10 @@
 //! `cargo xtask ci`: exactly what CI runs. The checks come first, cheap ones before dear ones; the tests come last, so that the last thing to read is
 //! the test runner's own summary.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 
 use testkit::systemd::Release;
@@ -9,7 +13,7 @@ use crate::args::Args;
 use crate::guard::Guard;
 use crate::runner::{self, Scope};
 use crate::step::{self, Steps};
-use crate::{Outcome, contract, dist, docs, lint, packages, repo, systemd};
+use crate::{Error, Outcome, contract, dist, docs, lint, packages, repo, systemd};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
@@ -78,10 +82,47 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     println!("\n==> tests");
     // The guard fails the run when a test leaves a process behind. It says nothing when the runner failed: that has said why.
     let mut tests = runner::tests(runner::has_nextest(), scope, "ci", None, None);
-    if let Some(required) = packages::required(has_newer_systemd) {
-        tests.env("TESTKIT_REQUIRE", required);
+    if !fast && let Some(required) = packages::required(has_newer_systemd) {
+        tests.env(testkit::REQUIRE, required);
     }
-    Guard::new()?.run(&tests)
+    let skipped = Skipped::new()?;
+    tests.env(testkit::SKIPPED, &skipped.file);
+    let outcome = Guard::new()?.run(&tests);
+    skipped.print();
+    outcome
+}
+
+/// The tests that were skipped, because something that they need is missing here. The runner counts them as passed.
+struct Skipped {
+    file: PathBuf,
+}
+
+impl Skipped {
+    fn new() -> Result<Self, Error> {
+        let file = repo::target_dir()?.join("skipped-tests");
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(Self { file }),
+        }
+    }
+
+    /// How many there were, by what they lack. Nothing, where none was skipped.
+    fn print(&self) {
+        let lines = fs::read_to_string(&self.file).unwrap_or_default(); // no file: none was skipped
+        if let Some(summary) = summary(&lines) {
+            println!("{summary}");
+        }
+    }
+}
+
+fn summary(lines: &str) -> Option<String> {
+    let mut tests: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (test, why) in lines.lines().filter_map(|line| line.split_once('\t')) {
+        tests.entry(why).or_default().insert(test);
+    }
+    let count: usize = tests.values().map(BTreeSet::len).sum();
+    let reasons: Vec<String> = tests.iter().map(|(why, tests)| format!("{why} ({})", tests.len())).collect();
+    (count > 0).then(|| format!("{count} of these tests were skipped: {}", reasons.join(", ")))
 }
 
 /// Half a minute of `cargo xtask chaos`, with what was built before.
@@ -100,4 +141,18 @@ fn cargo(line: &str) -> Command {
     let mut command = repo::cargo();
     command.args(line.split_whitespace());
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_tests_are_counted_by_what_they_lack() {
+        let lines =
+            "a\tnginx is not installed\nb\tnginx is not installed\nb\tnginx is not installed\nc\tnot root\n";
+        let wanted = "3 of these tests were skipped: nginx is not installed (2), not root (1)";
+        assert_eq!(summary(lines).as_deref(), Some(wanted));
+        assert_eq!(summary(""), None);
+    }
 }

@@ -109,14 +109,11 @@ impl Drop for Policy {
     }
 }
 
-/// What the tests may count on, as `TESTKIT_REQUIRE` has it: where this is root a systemd can be booted, and so can a newer one
-/// if it is there. A test that finds it missing fails then, instead of being skipped.
+/// What the tests may count on, as `TESTKIT_REQUIRE` has it: everything where this is root, who has installed it, but for a newer
+/// systemd that could not be fetched. A test that finds something missing fails then, instead of being skipped.
 pub(crate) fn required(has_newer_systemd: bool) -> Option<String> {
-    let given = env::var("TESTKIT_REQUIRE").ok();
-    let ours = match (nix::unistd::geteuid().is_root(), has_newer_systemd) {
-        (false, _) => None,
-        (true, false) => Some("systemd".to_owned()),
-        (true, true) => Some("systemd,newer-systemd".to_owned()),
-    };
-    given.or(ours)
+    let given = env::var(testkit::REQUIRE).ok();
+    let is_root = nix::unistd::geteuid().is_root();
+    let ours = if has_newer_systemd { "all" } else { "all,!newer-systemd" };
+    given.or_else(|| is_root.then(|| ours.to_owned()))
 }

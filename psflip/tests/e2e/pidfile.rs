@@ -246,8 +246,8 @@ fn in_mounts(psflip: PsflipBuilder, set_up: &str) -> PsflipBuilder {
 #[test]
 fn a_full_disk_is_told_and_nothing_half_written_is_left() {
     // Contract: P4
-    if !nix::unistd::geteuid().is_root() {
-        return skipped("only root may mount a small file system");
+    if !testkit::need_root() {
+        return;
     }
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("run")).unwrap();
@@ -257,11 +257,6 @@ fn a_full_disk_is_told_and_nothing_half_written_is_left() {
     let line = psflip.wait_for_line(Stream::Stdout, "left:").text;
     assert_eq!(line, "left: full full.err", "{}", sandbox.report());
     sandbox.assert_no_process_left();
-}
-
-#[expect(clippy::print_stdout, reason = "what is left out has to be told")]
-fn skipped(why: &str) {
-    println!("skipped: {why}");
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! A service under psflip that is asked without pause whether it is there, and what tests of upgrades do with it.
 
-use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
@@ -47,11 +46,12 @@ pub(crate) fn script(sandbox: &Sandbox, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Whether strace is there and may trace; says so if not.
+/// Whether strace is there and may trace. If not, the test is to be skipped.
+#[track_caller]
 pub(crate) fn can_trace(sandbox: &Sandbox) -> bool {
     let can = sandbox.command(["sh", "-c", "strace -D -o /dev/null true"]).start().wait_exit().success();
     if !can {
-        let _ = writeln!(std::io::stdout(), "skipped: strace is not installed, or may not trace");
+        testkit::skip("strace", "strace is not installed, or may not trace");
     }
     can
 }

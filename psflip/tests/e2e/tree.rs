@@ -41,13 +41,8 @@ fn wait_all_gone(what: &str, family: &[Process]) {
     });
 }
 
-/// Root may change credentials and make namespaces; says so where a test can't.
+/// Root may change credentials and make namespaces. If this is not root, the test is to be skipped.
+#[track_caller]
 pub(crate) fn is_root() -> bool {
-    use std::io::Write as _;
-    use std::os::unix::fs::MetadataExt;
-    let root = std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
-    if !root {
-        let _ = writeln!(std::io::stdout(), "skipped: not root");
-    }
-    root
+    testkit::need_root()
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::binaries;
 use crate::launch::Launch;
+use crate::need;
 use crate::pidfd::PidFd;
 use crate::process::Process;
 use crate::report;
@@ -31,9 +32,6 @@ pub use release::{FOLDER, Release, holds_systemd};
 
 /// Debian's place for it, which is the same on every distribution.
 const SYSTEMD: &str = "/lib/systemd/systemd";
-
-/// `TESTKIT_REQUIRE=systemd` (`newer-systemd`, or both with a comma): a machine that can't be booted fails the test instead of skipping it.
-const REQUIRE: &str = "TESTKIT_REQUIRE";
 
 /// How long the end of a machine may take.
 const CLEANUP: Duration = Duration::from_secs(20);
@@ -100,14 +98,10 @@ impl Machine {
     /// When it should be possible, but isn't.
     #[track_caller]
     #[must_use]
-    #[expect(clippy::print_stderr, reason = "a test that skips something says so")]
     pub fn boot_release(sandbox: &Sandbox, release: Release) -> Option<Self> {
         if let Some(why) = why_not(release) {
             let name = release.name();
-            if std::env::var(REQUIRE).is_ok_and(|names| names.split(',').any(|asked| asked == name)) {
-                report::fail(&format!("{REQUIRE} asks for {name}, but it can't be booted: {why}"));
-            }
-            eprintln!("SKIPPED, nothing was tested: {name} can't be booted: {why}");
+            need::skip(name, &format!("{name} can't be booted: {why}"));
             return None;
         }
         Some(Self::try_boot(&sandbox.inner, release).unwrap_or_else(|error| report::fail(&error)))

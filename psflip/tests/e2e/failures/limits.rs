@@ -172,9 +172,8 @@ fn an_upgrade_with_no_room_for_files_or_signals_succeeds_or_changes_nothing() {
 #[test]
 fn a_first_start_with_few_processes_works_or_says_why_not() {
     // Contract: F10, C6
-    if !nix::unistd::geteuid().is_root() {
-        let _ = writeln!(std::io::stdout(), "skipped: a user without other processes is needed, and so root");
-        return;
+    if !testkit::need_root() {
+        return; // who has a user without other processes
     }
     let mut worked = Vec::new();
     // psflip, keeper and child, and in between what they are made by.
@@ -213,8 +212,7 @@ impl Small {
             mounted.or_else(|| holder.try_status().map(|_| false))
         });
         if !mounted {
-            let _ =
-                writeln!(std::io::stdout(), "skipped: no file system may be mounted: {}", holder.stderr());
+            testkit::skip("mount", &format!("no file system may be mounted: {}", holder.stderr()));
             return None;
         }
         let path = format!("/proc/{}/root{}/small", holder.pid(), sandbox.dir().display());

@@ -57,12 +57,10 @@ fn an_upgrade_that_gets_no_descriptors_fails_and_leaves_the_old_generation_as_it
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says what it can't test")]
 fn an_upgrade_that_gets_no_processes_fails_and_leaves_the_old_generation_as_it_was() {
     // Contract: F10, U8
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: a user without other processes is needed, and so root");
-        return;
+    if !testkit::need_root() {
+        return; // who has a user without other processes
     }
     let sandbox = Sandbox::new();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
@@ -118,12 +116,10 @@ fn inject(service: &Service, follow: bool, fault: &str) -> String {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says what it can't test")]
 fn system_calls_that_fail_during_an_upgrade_fail_the_upgrade_only() {
     // Contract: F10, U8
     let service = Service::start();
-    if service.sandbox.command(["sh", "-c", "command -v strace"]).start().wait_exit().code() != Some(0) {
-        eprintln!("skipped: strace is not installed");
+    if testkit::need("strace").is_none() {
         return;
     }
     let (old, child) = (service.psflip.active(), service.psflip.child());
@@ -164,12 +160,10 @@ fn system_calls_that_fail_during_an_upgrade_fail_the_upgrade_only() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says what it can't test")]
 fn a_keeper_that_can_not_be_heard_for_lack_of_memory_is_heard_later() {
     // Contract: F10
     let service = Service::start();
-    if service.sandbox.command(["sh", "-c", "command -v strace"]).start().wait_exit().code() != Some(0) {
-        eprintln!("skipped: strace is not installed");
+    if testkit::need("strace").is_none() {
         return;
     }
     let (psflip, child) = (service.psflip.active(), service.psflip.child());

@@ -11,15 +11,9 @@ use super::notify::is_installed;
 use crate::examples;
 use crate::service::stop;
 
-/// Whether an engine can be started here; says so when it can't.
-#[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+/// Whether an engine can be started here, which only root can.
 fn can_run() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
-    if !is_root {
-        eprintln!("skipped: only root can start a container engine");
-    }
-    is_root && ["dockerd", "docker", "unshare"].into_iter().all(is_installed)
+    testkit::need_root() && ["dockerd", "docker", "unshare"].into_iter().all(is_installed)
 }
 
 /// Starts an engine and gives it an image `app`, with a shell, and one `my-server` that serves by itself.

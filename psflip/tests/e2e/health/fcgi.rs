@@ -101,11 +101,10 @@ fn php_fpm() -> Option<PathBuf> {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a test that skips something says so")]
 fn php_fpm_is_healthy_when_it_answers_its_ping_and_is_flipped() {
     // Contract: H1, H4
     let Some(php_fpm) = php_fpm() else {
-        eprintln!("skipped: php-fpm is not installed");
+        testkit::skip("php-fpm", "php-fpm is not installed");
         return;
     };
     let sandbox = Sandbox::new();

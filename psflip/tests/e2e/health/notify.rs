@@ -20,16 +20,10 @@ pub(crate) const SAY: &str = "export SAY='import os, socket, sys\n\
 
 const NOTIFY: &str = "[healthcheck.notify]\n";
 
-/// Whether a program is installed; says so when it isn't.
-#[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+/// Whether a program is installed. If not, the test is to be skipped.
+#[track_caller]
 pub(crate) fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    let installed = folders.map(|folder| folder.join(program)).any(|file| file.is_file());
-    if !installed {
-        eprintln!("skipped: {program} is not installed");
-    }
-    installed
+    testkit::need(program).is_some()
 }
 
 fn shell(script: &str) -> [String; 3] {

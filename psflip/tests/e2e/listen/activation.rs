@@ -136,10 +136,7 @@ fn descriptors_that_the_manager_promised_and_did_not_pass_are_told() {
 #[test]
 fn systemd_itself_may_be_the_one_that_passes_them() {
     // Contract: C3
-    use std::io::Write as _;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if !std::env::split_paths(&path).any(|folder| folder.join("systemd-socket-activate").is_file()) {
-        let _ = writeln!(std::io::stdout(), "skipped: systemd-socket-activate is not installed");
+    if testkit::need("systemd-socket-activate").is_none() {
         return;
     }
     let sandbox = Sandbox::new();

@@ -135,15 +135,10 @@ fn backlog(sandbox: &Sandbox, place: &str) -> u32 {
     found[0]
 }
 
-/// Whether ss(8) is installed; says so when it isn't.
+/// Whether ss(8) is installed. If not, the test is to be skipped.
+#[track_caller]
 fn has_ss() -> bool {
-    use std::io::Write as _;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|folder| folder.join("ss").is_file());
-    if !found {
-        let _ = writeln!(std::io::stdout(), "skipped: ss is not installed");
-    }
-    found
+    testkit::need("ss").is_some()
 }
 
 /// Permissions, owner and group of a socket's file.

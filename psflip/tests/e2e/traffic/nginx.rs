@@ -6,21 +6,16 @@ use std::sync::Arc;
 
 use testkit::{Running, Sandbox, Signal, Stream};
 
-/// Whether nginx is installed; says so when it isn't.
-#[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+/// Whether nginx is installed. If not, the test is to be skipped.
+#[track_caller]
 pub(crate) fn is_installed() -> bool {
-    let installed = find().is_some();
-    if !installed {
-        eprintln!("skipped: nginx is not installed");
-    }
-    installed
+    find().is_some()
 }
 
-/// Debian has it in a folder that only root has in PATH.
+/// Where nginx is.
+#[track_caller]
 pub(crate) fn find() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    folders.map(|folder| folder.join("nginx")).find(|file| file.is_file())
+    testkit::need("nginx")
 }
 
 /// A running nginx.

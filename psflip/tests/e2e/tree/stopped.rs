@@ -12,7 +12,6 @@ use crate::service::{kill, program, psflip};
 /// on when what is returned has ended.
 #[track_caller]
 pub(crate) fn hold(sandbox: &Sandbox, process: Process) -> Option<Arc<Running>> {
-    use std::io::Write as _;
     const SEIZE_AND_INTERRUPT: &str = "import ctypes, sys\n\
         ptrace = ctypes.CDLL(None).ptrace\n\
         ptrace.argtypes = [ctypes.c_long] * 4\n\
@@ -27,7 +26,7 @@ pub(crate) fn hold(sandbox: &Sandbox, process: Process) -> Option<Arc<Running>> 
         if holder.stdout().contains("holds") { Some(true) } else { holder.try_status().map(|_| false) }
     });
     if !started {
-        let _ = writeln!(std::io::stdout(), "skipped: python3 is not installed, or may not trace");
+        testkit::skip("ptrace", "python3 is not installed, or may not trace");
         return None;
     }
     wait_until(Deadline::default(), format!("process {process} to be held"), || {

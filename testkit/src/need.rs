@@ -1,0 +1,99 @@
+//! What a test needs of its host, and what becomes of the test where that is missing.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::thread;
+
+use crate::report;
+
+/// What must be there: programs, `root`, `systemd` and other names of [`skip`], with commas between them. `all` stands for
+/// everything, and `!NAME` takes one out again. A test that does not find what must be there fails.
+pub const REQUIRE: &str = "TESTKIT_REQUIRE";
+
+/// A file to which each skipped test appends a line: its name, a tabulator, and the reason.
+pub const SKIPPED: &str = "TESTKIT_SKIPPED";
+
+/// Folders that Debian has in PATH for root alone.
+const FOLDERS_OF_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// Where a program is: in PATH, or in one of the folders that only root has there. `None`: the test is to be skipped, and
+/// this was reported.
+///
+/// ```no_run
+/// if testkit::need("nginx").is_none() {
+///     return;
+/// }
+/// ```
+///
+/// # Panics
+/// When it is missing, although `TESTKIT_REQUIRE` names it.
+#[track_caller]
+#[must_use]
+pub fn need(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(FOLDERS_OF_ROOT.map(PathBuf::from));
+    let found = folders.map(|folder| folder.join(program)).find(|file| file.is_file());
+    if found.is_none() {
+        skip(program, &format!("{program} is not installed"));
+    }
+    found
+}
+
+/// Whether this is root, who may change credentials, mount, and make namespaces. If not, the test is to be skipped, and this
+/// was reported.
+///
+/// # Panics
+/// As [`need`], for `root`.
+#[track_caller]
+#[must_use]
+pub fn need_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        skip("root", "not root");
+    }
+    is_root
+}
+
+/// Reports that the calling test is skipped, because `name` is missing: on standard error, and in the file that
+/// `TESTKIT_SKIPPED` names.
+///
+/// # Panics
+/// When `TESTKIT_REQUIRE` names it.
+#[track_caller]
+pub fn skip(name: &str, why: &str) {
+    if env::var(REQUIRE).is_ok_and(|names| is_required(&names, name)) {
+        report::fail(&format!("{REQUIRE} asks for {name}, but: {why}"));
+    }
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "SKIPPED, nothing was tested: {why}");
+    if let Some(file) = env::var_os(SKIPPED) {
+        // One write, so that lines of several tests don't mix. What can't be written was reported above.
+        let appended = OpenOptions::new().append(true).create(true).open(file);
+        let _ = appended.and_then(|mut file| file.write_all(format!("{test}\t{why}\n").as_bytes()));
+    }
+}
+
+fn is_required(names: &str, name: &str) -> bool {
+    let has = |wanted: &str| names.split(',').any(|part| part.trim() == wanted);
+    has(name) || has("all") && !has(&format!("!{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_all_but_some_can_be_required() {
+        assert!(is_required("nginx,systemd", "systemd") && !is_required("nginx,systemd", "root"));
+        assert!(is_required("all", "root") && !is_required("all,!root", "root"));
+        assert!(!is_required("", "root"));
+    }
+
+    #[test]
+    fn a_program_is_found_by_its_name() {
+        assert!(need("sh").is_some_and(|file| file.ends_with("sh")));
+    }
+}
