@@ -1,6 +1,6 @@
 //! The child's process tree: nothing of it survives its generation (C7, C8), and no zombie stays (C9, U10).
 
-mod hidden;
+pub(crate) mod hidden;
 mod kernel;
 mod large;
 pub(crate) mod reaping;

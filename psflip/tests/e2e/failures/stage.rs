@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,6 +38,11 @@ impl Stage {
     pub(crate) fn new(sandbox: &Sandbox) -> Self {
         let socket = UnixListener::bind(sandbox.path("stage")).unwrap();
         Self { socket, plans: 0.into() }
+    }
+
+    /// A psflip that is not root may pause as well.
+    pub(crate) fn is_for_all(&self, sandbox: &Sandbox) {
+        std::fs::set_permissions(sandbox.path("stage"), std::fs::Permissions::from_mode(0o777)).unwrap();
     }
 
     /// A staged psflip whose child is healthy at once, with such times.

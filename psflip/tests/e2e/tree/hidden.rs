@@ -17,16 +17,27 @@ fn family(psflip: &testkit::Psflip, generation: usize) -> Vec<Process> {
 /// An unprivileged psflip that sees nothing in /proc of its child, which runs a program that it may execute, but not read. The child's
 /// workers and orphans ignore SIGTERM, and each has a session of its own.
 fn hidden(sandbox: &Sandbox) -> PsflipBuilder {
+    let program = unreadable(sandbox, "forks-workers");
+    let cmd = [program.as_str(), "--workers", "3", "--orphans", "2", "--setsid", "--ignore-term"];
+    let psflip = sandbox.psflip().cmd(cmd).config(format!("shutdown.timeout = \"100ms\"\n{AT_ONCE}"));
+    where_all_is_hidden(psflip)
+}
+
+/// A copy of a fixture in the sandbox that others than root may execute, but not read.
+#[track_caller]
+pub(crate) fn unreadable(sandbox: &Sandbox, name: &str) -> String {
     nix::unistd::chown(sandbox.dir(), Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
     let program = sandbox.path("unreadable").display().to_string();
     // Written by another process: see `service::script`.
-    let copy =
-        ["install", "-m", "0711", "-o", "root", &fixture("forks-workers").display().to_string(), &program];
+    let copy = ["install", "-m", "0711", "-o", "root", &fixture(name).display().to_string(), &program];
     assert!(sandbox.command(copy).start().wait_exit().success());
+    program
+}
+
+/// Without privileges, and where /proc shows nothing of the processes of others and of programs that may not be read.
+pub(crate) fn where_all_is_hidden(psflip: PsflipBuilder) -> PsflipBuilder {
     let mount = "mount -t proc -o hidepid=2 proc /proc";
     let script = format!("{mount} && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$@\"");
-    let cmd = [program.as_str(), "--workers", "3", "--orphans", "2", "--setsid", "--ignore-term"];
-    let psflip = sandbox.psflip().cmd(cmd).config(format!("shutdown.timeout = \"100ms\"\n{AT_ONCE}"));
     psflip.wrapper(["unshare", "--mount", "sh", "-c", &script, "sh"])
 }
 

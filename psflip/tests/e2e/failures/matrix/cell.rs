@@ -1,0 +1,335 @@
+//! One cell: a service of its own is flipped, waits at the step, and its target gets the signal.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use testkit::process::{Stat, State};
+use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
+
+use super::expected::{Left, Target, expected};
+use super::{Child, Setting};
+use crate::failures::stage::Stage;
+use crate::tree::hidden;
+
+/// Long enough for every stop: nobody's time is to run down.
+const TIMES: &str = "[upgrade]\ntimeout = \"20s\"\n[shutdown]\ntimeout = \"10s\"\n";
+
+/// A child whose workers and orphans outlive it and their parents.
+const WORKERS: [&str; 5] = ["--workers", "1", "--orphans", "1", "--setsid"];
+
+/// A child that signals its whole process group when it gets SIGTERM, and ends by that.
+const SIGNALS_GROUP: &str = "trap 'trap - TERM; kill -TERM 0' TERM; echo trapped; sleep infinity & wait";
+
+/// A service whose psflip can be paused.
+pub(super) struct Staged {
+    setting: Setting,
+    sandbox: Sandbox,
+    stage: Stage,
+    psflip: Psflip,
+}
+
+/// One upgrade.
+struct Flip {
+    old: Process,
+    child: Process,
+    mark: usize,
+}
+
+/// `target` gets `signal` while the process at `step` waits, and what comes of it is what the contract says.
+#[track_caller]
+pub(super) fn happens(step: &str, signal: Signal, target: Target, setting: Setting) {
+    if setting.child == Child::Hidden && !crate::tree::is_root() {
+        return;
+    }
+    let staged = Staged::start(setting);
+    let left = staged.cell(step, target, signal);
+    if matches!(left, Left::Old | Left::New) {
+        staged.stage.no_plan(&staged.sandbox);
+        staged.psflip.flip(); // U8: it is ready for the next one
+        staged.stop();
+    }
+}
+
+impl Staged {
+    pub(super) fn start(setting: Setting) -> Self {
+        let sandbox = Sandbox::new();
+        let stage = Stage::new(&sandbox);
+        let psflip = stage.psflip(&sandbox, TIMES);
+        let psflip = match setting.child {
+            Child::Plain => psflip,
+            Child::Workers => {
+                let program = [testkit::fixture("forks-workers").display().to_string()];
+                psflip.cmd(program.into_iter().chain(WORKERS.map(str::to_owned)))
+            }
+            Child::Hidden => {
+                let program = [hidden::unreadable(&sandbox, "forks-workers")];
+                stage.is_for_all(&sandbox);
+                hidden::where_all_is_hidden(psflip.cmd(program.into_iter().chain(WORKERS.map(str::to_owned))))
+            }
+            Child::SignalsGroup => psflip.cmd(["/bin/sh", "-c", SIGNALS_GROUP]),
+        };
+        let psflip = if setting.anchored { crate::anchor::anchored(psflip) } else { psflip };
+        let psflip = psflip.start().wait_ready();
+        let staged = Self { setting, sandbox, stage, psflip };
+        staged.wait_trapped(1);
+        staged
+    }
+
+    /// Waits until so many children that signal their group are ready to do so.
+    #[track_caller]
+    fn wait_trapped(&self, count: usize) {
+        if self.setting.child == Child::SignalsGroup {
+            self.psflip.output().wait_count(count, Stream::Stdout, "trapped");
+        }
+    }
+
+    /// The trace of a flip.
+    pub(super) fn record(&self) -> String {
+        self.settle(); // it has more to do than to write the pidfile
+        self.stage.plan(&self.sandbox, Some(self.psflip.active()), "record");
+        self.psflip.flip();
+        self.settle(); // the new one hears of the end of the old one
+        self.stage.no_plan(&self.sandbox);
+        self.sandbox.read("trace")
+    }
+
+    /// Ends the service.
+    #[track_caller]
+    pub(super) fn stop(self) {
+        if self.setting.anchored {
+            crate::anchor::stop(&self.psflip);
+        } else {
+            crate::service::stop(&self.psflip);
+        }
+        self.sandbox.assert_no_process_left();
+    }
+
+    /// The process that has noted this.
+    fn noted(&self, step: &str) -> Option<Process> {
+        let trace = self.sandbox.read("trace");
+        let line = trace.lines().find(|line| line.ends_with(step))?;
+        line.split(' ').nth(1)?.parse().ok().and_then(Process::find)
+    }
+
+    /// The target, as soon as it is there.
+    #[track_caller]
+    fn wait_for(&self, target: Target, flip: &Flip) -> Process {
+        let find = || {
+            let found = match target {
+                Target::OldPsflip => Some(flip.old),
+                Target::OldChild => Some(flip.child),
+                Target::OldKeeper => flip.child.parent().filter(|keeper| keeper.parent() == Some(flip.old)),
+                Target::NewPsflip | Target::NewPsflipAndKeeper => self.noted("coming Begins successor"),
+                Target::NewKeeper => self.noted("new-keeper Begins keeper"),
+                Target::NewChild => self.noted("new-child Begins child"),
+                Target::Anchor => Some(self.psflip.program().first()),
+            };
+            found.filter(Process::is_alive)
+        };
+        wait_until(Deadline::default(), format!("{target:?} to be there"), find)
+    }
+
+    /// Waits until nobody does anything: all that can happen has happened. That nobody is seen to do anything
+    /// does not prove it, so nothing depends on it but how much is tried.
+    fn settle(&self) {
+        let mut quiet = 0;
+        wait_until(Deadline::default(), "all processes to wait for something", || {
+            let waits = |process: &Process| !matches!(process.state(), State::Running);
+            quiet = if self.sandbox.processes().iter().all(waits) { quiet + 1 } else { 0 };
+            (quiet == 2).then_some(())
+        });
+    }
+
+    #[track_caller]
+    fn cell(&self, step: &str, target: Target, signal: Signal) -> Left {
+        let Self { sandbox, stage, psflip, .. } = self;
+        let flip = Flip { old: psflip.active(), child: psflip.child(), mark: psflip.output().mark() };
+        stage.plan(sandbox, Some(flip.old), &format!("record\npause {step}"));
+        psflip.request_flip();
+        let paused = stage.wait_pause(sandbox);
+        assert_eq!(paused.at, step);
+        stage.pause_no_more(sandbox, flip.old);
+        self.settle();
+        self.assert_apart();
+        let process = self.wait_for(target, &flip);
+        if target == Target::NewChild && step != "new-child Begins child" {
+            self.wait_trapped(2);
+        }
+        let successor = sandbox.read("trace").contains(" intermediate Begins ");
+        if target == Target::NewPsflipAndKeeper {
+            let _ = self.wait_for(Target::NewKeeper, &flip).signal(signal); // it may end at this moment
+        }
+        if signal == Signal::SIGSTOP && target.is_keeper() {
+            // Its psflip continues it at once, unless that is what waits at the step.
+            let _ = process.signal(signal); // it may end at this moment
+        } else {
+            strike(process, signal);
+        }
+        let committed_before = self.is_committed();
+        paused.go_on();
+        // Nobody but psflip continues a keeper (F12).
+        if signal == Signal::SIGSTOP && !target.is_keeper() {
+            self.settle();
+            let _ = process.signal(Signal::SIGCONT); // it may have been ended
+        }
+        self.wait_decided(&flip);
+        let committed = self.is_committed();
+        // Nobody acknowledges the dead.
+        if signal == Signal::SIGKILL && matches!(target, Target::NewPsflip | Target::NewPsflipAndKeeper) {
+            assert_eq!(committed, committed_before);
+        }
+        let left = if self.is_stop_passed_back() {
+            Left::Nothing
+        } else {
+            expected(signal, target, successor, committed)
+        };
+        self.assert_left(left, &flip);
+        self.assert_ends(left, signal, target, &flip);
+        if target == Target::OldChild || target == Target::NewChild {
+            // Not even one that signals its whole group (C10).
+            assert!(!psflip.log().contains("stop requested"), "{}", psflip.log());
+        }
+        left
+    }
+
+    /// A group that a child or a keeper leads is its alone (C10): whatever it sends there at this step
+    /// reaches nobody else.
+    #[track_caller]
+    fn assert_apart(&self) {
+        let stats: Vec<_> = self.sandbox.processes().iter().filter_map(Process::stat).collect();
+        for leader in &stats {
+            let is_psflip = leader.name.starts_with("psflip") && !leader.name.contains("keeper");
+            let is_keeper = leader.name.contains("keeper");
+            let its = stats.iter().filter(|one| one.group == leader.process.pid());
+            // One that is about to execute a program has not left its keeper's group yet, and a child's own
+            // children are in its group.
+            let belongs = |one: &Stat| {
+                one.parent == leader.process.pid() && (one.name == leader.name || !is_keeper)
+                    || one.process == leader.process
+            };
+            let strangers: Vec<_> = its.filter(|one| !belongs(one)).collect();
+            assert!(is_psflip || strangers.is_empty(), "in the group of {leader:?} are {strangers:?}");
+        }
+        let child = self.psflip.child().stat();
+        assert!(child.is_none_or(|child| child.group == child.process.pid()), "the child leads no group");
+    }
+
+    fn is_committed(&self) -> bool {
+        self.sandbox.read("trace").contains(" old Sent acknowledge")
+    }
+
+    /// The new psflip was asked to stop while the pidfile named it, and has told the old one, which still was
+    /// the service. One that drains is told as well, so that it hurries.
+    fn is_stop_passed_back(&self) -> bool {
+        self.sandbox.read("trace").contains(" Sent stop") && !self.is_committed()
+    }
+
+    fn upgrade_failed(&self, flip: &Flip) -> bool {
+        let its_own = format!("pid={}}}", flip.old);
+        let lines = self.psflip.output().lines();
+        lines[flip.mark..]
+            .iter()
+            .any(|line| line.text.contains(&its_own) && line.text.contains("upgrade failed"))
+    }
+
+    /// Waits until it is decided which generation the service is: the old one ends, or says that the upgrade
+    /// failed.
+    #[track_caller]
+    fn wait_decided(&self, flip: &Flip) {
+        wait_until(Deadline::default(), "the end of the old psflip, or of the upgrade", || {
+            (!flip.old.is_alive() || self.upgrade_failed(flip)).then_some(())
+        });
+    }
+
+    #[track_caller]
+    fn assert_left(&self, left: Left, flip: &Flip) {
+        let Self { sandbox, psflip, setting, .. } = self;
+        let number = setting.child.more() + if setting.anchored { 4 } else { 3 };
+        let wait_three = || {
+            wait_until(
+                Deadline::default(),
+                format!("one psflip, one keeper and one child, and the anchor: {left:?}"),
+                || (sandbox.processes().len() == number).then_some(()),
+            );
+        };
+        match left {
+            Left::Old => {
+                wait_three();
+                assert!(self.upgrade_failed(flip), "nobody says that the upgrade failed");
+                assert_eq!((psflip.active(), psflip.child()), (flip.old, flip.child), "{left:?}");
+            }
+            Left::New => {
+                psflip.wait_gone(flip.old);
+                let new = psflip.wait_successor(flip.old);
+                wait_three();
+                assert_eq!((psflip.active(), self.noted("coming Begins successor")), (new, Some(new)));
+                assert!(psflip.child().is_alive());
+            }
+            Left::Nothing => {
+                sandbox.assert_no_process_left();
+                assert!(!psflip.pidfile_path().exists(), "the pidfile is left");
+            }
+            Left::StalePidfile => {
+                sandbox.assert_no_process_left();
+                assert!(psflip.pidfile_path().exists(), "who removed the pidfile?");
+            }
+        }
+    }
+
+    /// How the psflips ended that did (C5, U5).
+    #[track_caller]
+    fn assert_ends(&self, left: Left, signal: Signal, target: Target, flip: &Flip) {
+        if left == Left::Old {
+            return;
+        }
+        if self.setting.anchored {
+            if left != Left::New {
+                let number = if signal == Signal::SIGKILL { 9 } else { 15 };
+                let end = self.psflip.wait_exit();
+                assert!(is_end_by(end, number), "{end}"); // A3
+            }
+            return; // who reaps the others is the anchor
+        }
+        let old = self.psflip.wait_end_of(flip.old);
+        match (signal, target) {
+            // One that drains may have come to its end a moment before.
+            (Signal::SIGKILL, Target::OldPsflip) => {
+                assert!(old.signal() == Some(9) || self.is_committed() && old.success(), "{old}");
+            }
+            (_, Target::OldPsflip) if left == Left::Nothing => assert!(is_end_by(old, 15), "{old}"),
+            _ if self.is_stop_passed_back() => {
+                assert_eq!((signal, target), (Signal::SIGTERM, Target::NewPsflip));
+                assert!(is_end_by(old, 15), "{old}");
+                let new = self.noted("coming Begins successor").map(|new| self.psflip.wait_end_of(new));
+                assert!(new.is_none_or(|new| new.code() == Some(125)), "it gave up: {new:?}");
+                return;
+            }
+            _ => assert!(old.success(), "superseded, but ended with {old}"),
+        }
+        if left == Left::Nothing && target.is_of_new_generation() {
+            let new = self.noted("coming Begins successor").map(|new| self.psflip.wait_end_of(new));
+            let number = if signal == Signal::SIGKILL { 9 } else { 15 };
+            // A keeper's death is told as the child's: SIGKILL.
+            assert!(new.is_none_or(|new| is_end_by(new, number)), "{new:?}");
+        }
+    }
+}
+
+fn is_end_by(status: ExitStatus, signal: i32) -> bool {
+    status.signal() == Some(signal) || status.code() == Some(128 + signal)
+}
+
+/// Sends the signal and waits until it has done what the kernel does.
+#[track_caller]
+fn strike(process: Process, signal: Signal) {
+    let _ = process.signal(signal); // it may end at this moment
+    let is_done = |state: State| match signal {
+        Signal::SIGKILL => !state.is_alive(),
+        // A vfork's parent can't be stopped until the exec, and is as soon as that is done.
+        Signal::SIGSTOP => !state.is_alive() || matches!(state, State::Stopped | State::DiskSleep),
+        _ => true,
+    };
+    wait_until(Deadline::default(), format!("{signal} to reach process {process}"), || {
+        is_done(process.state()).then_some(())
+    });
+}

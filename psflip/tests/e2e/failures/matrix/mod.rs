@@ -1,0 +1,231 @@
+//! Each process of a flip gets each signal at each step of it (F3, F6 to F12, C7, S5), one test a cell.
+//! `psflip-staged` waits at the step until the signal is there.
+
+#[macro_use]
+mod steps;
+mod cell;
+mod expected;
+
+use expected::Target;
+use testkit::Signal;
+
+/// What kind of service is flipped.
+#[derive(Clone, Copy)]
+struct Setting {
+    anchored: bool,
+    child: Child,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Child {
+    /// One process.
+    Plain,
+    /// Has workers and orphans, which outlive it and their parents.
+    Workers,
+    /// The same, and psflip sees nothing of them in proc(5), and is not root.
+    Hidden,
+    /// Signals its whole process group as it ends.
+    SignalsGroup,
+}
+
+impl Child {
+    /// How many processes belong to the child.
+    fn more(self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::SignalsGroup => 1,
+            Self::Workers | Self::Hidden => 2,
+        }
+    }
+}
+
+const PLAIN: Setting = Setting { anchored: false, child: Child::Plain };
+const ANCHORED: Setting = Setting { anchored: true, child: Child::Plain };
+const WORKERS: Setting = Setting { anchored: true, child: Child::Workers };
+const HIDDEN: Setting = Setting { anchored: false, child: Child::Hidden };
+const GROUP: Setting = Setting { anchored: false, child: Child::SignalsGroup };
+
+/// Each column is a module, with one test for each step at which its target is there.
+macro_rules! columns {
+    ($(#[test] fn $column:ident() { $signal:ident to $target:ident in $setting:ident })*) => {
+        $(mod $column {
+            steps! { cells! [$target $signal $setting] }
+        })*
+    };
+}
+
+columns! {
+    #[test]
+    fn the_old_psflip_is_killed() {
+        // Contract: F8, F9, C7
+        SIGKILL to OldPsflip in PLAIN
+    }
+
+    #[test]
+    fn the_new_psflip_is_killed() {
+        // Contract: F6, U8, C7
+        SIGKILL to NewPsflip in PLAIN
+    }
+
+    #[test]
+    fn the_old_child_is_killed() {
+        // Contract: F7
+        SIGKILL to OldChild in PLAIN
+    }
+
+    #[test]
+    fn the_new_child_is_killed() {
+        // Contract: F3, U8, C5
+        SIGKILL to NewChild in PLAIN
+    }
+
+    #[test]
+    fn the_old_keeper_is_killed() {
+        // Contract: F7, C7
+        SIGKILL to OldKeeper in PLAIN
+    }
+
+    #[test]
+    fn the_new_keeper_is_killed() {
+        // Contract: F3, U8, C7
+        SIGKILL to NewKeeper in PLAIN
+    }
+
+    #[test]
+    fn the_old_psflip_is_stopped_and_continued() {
+        // Contract: F12
+        SIGSTOP to OldPsflip in PLAIN
+    }
+
+    #[test]
+    fn the_new_psflip_is_stopped_and_continued() {
+        // Contract: F12
+        SIGSTOP to NewPsflip in PLAIN
+    }
+
+    #[test]
+    fn the_old_child_is_stopped_and_continued() {
+        // Contract: F12
+        SIGSTOP to OldChild in PLAIN
+    }
+
+    #[test]
+    fn the_new_child_is_stopped_and_continued() {
+        // Contract: F12
+        SIGSTOP to NewChild in PLAIN
+    }
+
+    #[test]
+    fn the_old_keeper_is_stopped_and_its_psflip_continues_it() {
+        // Contract: F12
+        SIGSTOP to OldKeeper in PLAIN
+    }
+
+    #[test]
+    fn the_new_keeper_is_stopped_and_its_psflip_continues_it() {
+        // Contract: F12
+        SIGSTOP to NewKeeper in PLAIN
+    }
+
+    #[test]
+    fn the_old_psflip_gets_sigterm() {
+        // Contract: F11, S5
+        SIGTERM to OldPsflip in PLAIN
+    }
+
+    #[test]
+    fn the_new_psflip_gets_sigterm() {
+        // Contract: S5, U8, F11
+        SIGTERM to NewPsflip in PLAIN
+    }
+
+    #[test]
+    fn the_old_child_gets_sigterm() {
+        // Contract: F7
+        SIGTERM to OldChild in PLAIN
+    }
+
+    #[test]
+    fn the_new_child_gets_sigterm() {
+        // Contract: F3, U8
+        SIGTERM to NewChild in PLAIN
+    }
+
+    #[test]
+    fn the_old_keeper_gets_sigterm_and_ignores_it() {
+        // Contract: C7, U8
+        SIGTERM to OldKeeper in PLAIN
+    }
+
+    #[test]
+    fn the_new_keeper_gets_sigterm_and_ignores_it() {
+        // Contract: C7, U8
+        SIGTERM to NewKeeper in PLAIN
+    }
+
+    #[test]
+    fn the_old_child_signals_its_group() {
+        // Contract: C10, F7
+        SIGTERM to OldChild in GROUP
+    }
+
+    #[test]
+    fn the_new_child_signals_its_group() {
+        // Contract: C10, F3, U8
+        SIGTERM to NewChild in GROUP
+    }
+
+    #[test]
+    fn with_hidden_processes_the_old_psflip_is_killed() {
+        // Contract: F8, F9, C7
+        SIGKILL to OldPsflip in HIDDEN
+    }
+
+    #[test]
+    fn with_hidden_processes_the_new_psflip_is_killed() {
+        // Contract: F6, U8, C7
+        SIGKILL to NewPsflip in HIDDEN
+    }
+
+    #[test]
+    fn with_hidden_processes_the_new_keeper_is_killed() {
+        // Contract: F3, U8, C7
+        SIGKILL to NewKeeper in HIDDEN
+    }
+
+    #[test]
+    fn the_anchor_gets_sigterm() {
+        // Contract: A2, A3, F11, S5
+        SIGTERM to Anchor in ANCHORED
+    }
+
+    #[test]
+    fn the_anchor_is_killed() {
+        // Contract: A4, C7
+        SIGKILL to Anchor in ANCHORED
+    }
+
+    #[test]
+    fn the_anchor_is_stopped_and_continued() {
+        // Contract: A2, F12
+        SIGSTOP to Anchor in ANCHORED
+    }
+
+    #[test]
+    fn below_an_anchor_the_old_psflip_is_killed() {
+        // Contract: A1, A3, F8, F9, C7
+        SIGKILL to OldPsflip in ANCHORED
+    }
+
+    #[test]
+    fn below_an_anchor_the_new_psflip_is_killed() {
+        // Contract: A1, A3, F6, U8, C7
+        SIGKILL to NewPsflip in ANCHORED
+    }
+
+    #[test]
+    fn below_an_anchor_the_new_psflip_and_its_keeper_are_killed() {
+        // Contract: A3, F6, U8, C7
+        SIGKILL to NewPsflipAndKeeper in WORKERS
+    }
+}

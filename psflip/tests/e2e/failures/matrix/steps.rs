@@ -1,0 +1,186 @@
+//! The steps of a flip, as `psflip-staged` tells them, in the order of the flip. A test compares the list
+//! with real flips, so it is as long as the flip is.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::cell::Staged;
+use super::{ANCHORED, GROUP, HIDDEN, PLAIN, Setting, WORKERS};
+
+/// Gives the whole list to the macro `$then`, after `$arguments`. Each step has a word that says who is there
+/// (`cell!`), the name of its tests, and the role, moment and name that the trace has for it.
+macro_rules! steps {
+    ($then:ident! $arguments:tt) => {
+        $then! { $arguments
+            alone at_old_sending_hello "old Sending hello",
+            alone at_old_sent_hello "old Sent hello",
+            alone at_old_sending_control "old Sending control",
+            alone at_old_sent_control "old Sent control",
+            alone at_old_sending_record "old Sending record",
+            alone at_old_sent_record "old Sent record",
+            alone at_intermediate_begins "intermediate Begins intermediate",
+            // The new psflip gets as far as it can meanwhile.
+            all at_intermediate_ends "intermediate Ends intermediate",
+            psflip at_coming_begins_successor "coming Begins successor",
+            psflip at_coming_sending_spawned "coming Sending spawned",
+            psflip at_coming_sent_spawned "coming Sent spawned",
+            psflip at_new_begins_psflip "new Begins psflip",
+            psflip at_new_received_hello "new Received hello",
+            psflip at_new_sending_starting "new Sending starting",
+            psflip at_new_sent_starting "new Sent starting",
+            psflip at_new_before_start_child "new Before StartChild",
+            keeper at_new_keeper_begins "new-keeper Begins keeper",
+            all at_new_child_begins "new-child Begins child",
+            all at_new_before_start_probing "new Before StartProbing",
+            all at_new_before_stop_probing "new Before StopProbing",
+            all at_new_before_run_hook_promote "new Before RunHook(Promote)",
+            all at_new_before_switch_traffic "new Before SwitchTraffic",
+            all at_new_before_take_pidfile "new Before TakePidfile",
+            all at_new_sending_ready "new Sending ready",
+            // The old generation goes on to its end meanwhile.
+            gone at_new_sent_ready "new Sent ready",
+            all at_old_sending_acknowledge "old Sending acknowledge",
+            all at_old_sent_acknowledge "old Sent acknowledge",
+            gone at_new_received_acknowledge "new Received acknowledge",
+            gone at_new_before_run_hook_promoted "new Before RunHook(Promoted)",
+            gone at_new_after_run_hook_promoted "new After RunHook(Promoted)",
+            all at_old_sending_draining "old Sending draining",
+            all at_old_sent_draining "old Sent draining",
+            gone at_new_received_draining "new Received draining",
+            all at_old_before_signal_child "old Before SignalChild",
+            ended at_old_after_signal_child "old After SignalChild",
+            ended at_old_before_signal_orphans "old Before SignalOrphans",
+            ended at_old_after_signal_orphans "old After SignalOrphans",
+            ended at_old_before_exit "old Before Exit(Superseded)",
+            ended at_old_after_exit "old After Exit(Superseded)",
+        }
+    };
+}
+
+/// One test, if the target is there at this step.
+macro_rules! cell {
+    // Only the old generation.
+    (alone NewPsflip $($rest:tt)*) => {};
+    (alone NewKeeper $($rest:tt)*) => {};
+    (alone NewChild $($rest:tt)*) => {};
+    (alone NewPsflipAndKeeper $($rest:tt)*) => {};
+    // The new psflip as well.
+    (psflip NewKeeper $($rest:tt)*) => {};
+    (psflip NewChild $($rest:tt)*) => {};
+    (psflip NewPsflipAndKeeper $($rest:tt)*) => {};
+    // The new keeper as well.
+    (keeper NewChild $($rest:tt)*) => {};
+    // All of the new generation, and the old psflip.
+    (ended OldKeeper $($rest:tt)*) => {};
+    (ended OldChild $($rest:tt)*) => {};
+    // Only the new generation.
+    (gone OldPsflip $($rest:tt)*) => {};
+    (gone OldKeeper $($rest:tt)*) => {};
+    (gone OldChild $($rest:tt)*) => {};
+    ($who:ident $target:ident $signal:ident $setting:ident $name:ident $step:literal) => {
+        #[test]
+        fn $name() {
+            use super::{Signal, Target, cell, $setting};
+            cell::happens($step, Signal::$signal, Target::$target, $setting);
+        }
+    };
+}
+
+/// A column: the tests of all steps.
+macro_rules! cells {
+    ([$target:ident $signal:ident $setting:ident] $($who:ident $name:ident $step:literal,)*) => {
+        $(cell! { $who $target $signal $setting $name $step })*
+    };
+}
+
+/// The names alone.
+macro_rules! names {
+    ([] $($who:ident $name:ident $step:literal,)*) => { &[$($step),*] };
+}
+
+const ALL: &[&str] = steps!(names![]);
+
+/// Where a process waits: role, moment and name, as `psflip/tests/doubles` tells them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Step<'a> {
+    role: &'a str,
+    moment: &'a str,
+    name: &'a str,
+}
+
+impl fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.role, self.moment, self.name)
+    }
+}
+
+/// The steps of a trace by role, each once, without those between which nothing happens that another process
+/// could see.
+fn by_role(trace: &str) -> BTreeMap<&str, Vec<String>> {
+    let all: Vec<Step<'_>> = trace
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.strip_prefix("step ")?.split(' ').collect();
+            let [_, role, moment, name] = *words else { return None };
+            Some(Step { role, moment, name })
+        })
+        // Nothing depends on what operators are told.
+        .filter(|step| !["Arm", "Disarm", "Tell(", "progress"].iter().any(|dull| step.name.starts_with(dull)))
+        .collect();
+    let neighbour = |number: usize, later: bool| {
+        let same = |step: &&Step<'_>| step.role == all[number].role;
+        let found =
+            if later { all[number + 1..].iter().find(same) } else { all[..number].iter().rev().find(same) };
+        found.map_or("", |step| step.moment)
+    };
+    let is_distinct = |number: usize| match all[number].moment {
+        "Before" => neighbour(number, true) != "Sending",
+        "After" => neighbour(number, true) != "Before" && neighbour(number, false) != "Sent",
+        _ => true,
+    };
+    let mut roles = BTreeMap::<&str, Vec<String>>::new();
+    for step in (0..all.len()).filter(|number| is_distinct(*number)).map(|number| &all[number]) {
+        let steps = roles.entry(step.role).or_default();
+        if !steps.contains(&step.to_string()) {
+            steps.push(step.to_string()); // a process waits at the first of those that have one name
+        }
+    }
+    roles
+}
+
+#[track_caller]
+fn assert_all_steps(setting: Setting) {
+    let staged = Staged::start(setting);
+    let trace = staged.record();
+    let mut expected = BTreeMap::<&str, Vec<String>>::new();
+    for step in ALL {
+        expected.entry(step.split(' ').next().unwrap_or_default()).or_default().push((*step).to_owned());
+    }
+    assert_eq!(by_role(&trace), expected, "the steps of a flip are others than those of `steps!`\n{trace}");
+    staged.stop();
+}
+
+#[test]
+fn the_list_has_every_step_of_a_flip() {
+    assert_all_steps(PLAIN);
+}
+
+#[test]
+fn the_list_has_every_step_of_a_flip_below_an_anchor() {
+    assert_all_steps(ANCHORED);
+}
+
+#[test]
+fn the_list_has_every_step_of_a_flip_with_workers() {
+    for setting in [WORKERS, HIDDEN, GROUP] {
+        assert_all_steps(setting);
+    }
+}
+
+#[test]
+fn a_step_that_is_not_in_the_list_is_found() {
+    let trace = "step 1 old Before Acknowledge\ncall old Sendmsg 1\nstep 1 old Sending acknowledge\nstep 1 old Sent acknowledge\n\
+                 step 1 old After Acknowledge\nstep 2 new Before RunHook(Promoted)\nstep 1 old Before Tell(Superseded)\n";
+    let found: Vec<String> = by_role(trace).into_values().flatten().collect();
+    assert_eq!(found, ["new Before RunHook(Promoted)", "old Sending acknowledge", "old Sent acknowledge"]);
+}
