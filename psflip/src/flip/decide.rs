@@ -93,7 +93,12 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         },
         Event::TreeGone
         | Event::TimedOut(
-            Timer::Acknowledgement | Timer::Successor | Timer::Predecessor | Timer::Delay | Timer::Grace,
+            Timer::Acknowledgement
+            | Timer::Successor
+            | Timer::Predecessor
+            | Timer::Delay
+            | Timer::Grace
+            | Timer::Kill,
         )
         | Event::HookSucceeded
         | Event::HookFailed
@@ -282,7 +287,8 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             | Timer::Successor
             | Timer::Predecessor
             | Timer::Delay
-            | Timer::Grace,
+            | Timer::Grace
+            | Timer::Kill,
         )
         | Event::SuccessorReady
         | Event::Committed
@@ -336,7 +342,8 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
             | Timer::Successor
             | Timer::Predecessor
             | Timer::Delay
-            | Timer::Grace,
+            | Timer::Grace
+            | Timer::Kill,
         )
         | Event::HookSucceeded
         | Event::HookFailed
@@ -429,7 +436,12 @@ fn upgrading(
         | Event::ChildHealthy
         | Event::ChildEnded(_)
         | Event::TimedOut(
-            Timer::Healthy | Timer::Acknowledgement | Timer::Predecessor | Timer::Delay | Timer::Grace,
+            Timer::Healthy
+            | Timer::Acknowledgement
+            | Timer::Predecessor
+            | Timer::Delay
+            | Timer::Grace
+            | Timer::Kill,
         )
         | Event::HookSucceeded
         | Event::HookFailed

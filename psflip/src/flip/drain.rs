@@ -23,26 +23,28 @@ pub(super) fn draining(
         Event::TimedOut(Timer::Grace) => match step {
             Step::Asked => {
                 go(Step::Killed);
-                vec![Tell(News::ChildKilled), KillChild]
+                vec![Tell(News::ChildKilled), Arm(Timer::Kill), KillChild]
             }
             Step::Orphans => {
                 go(Step::OrphansKilled);
-                vec![Tell(News::OrphansKilled), KillOrphans]
+                vec![Tell(News::OrphansKilled), Arm(Timer::Kill), KillOrphans]
             }
             Step::Delay | Step::Killed | Step::OrphansKilled => Vec::new(),
         },
         Event::ChildEnded(end) => {
-            let mut effects = vec![Disarm(Timer::Delay), Disarm(Timer::Grace)];
+            let mut effects = vec![Disarm(Timer::Delay), Disarm(Timer::Grace), Disarm(Timer::Kill)];
             effects.push(Tell(News::ChildEnded(end)));
             effects.extend(end_orphans(state, outcome, elder));
             effects
         }
         // A stop or an abort may come while the child is being started, and that may fail.
-        Event::TreeGone | Event::ChildNotStarted(_) if elder == Elder::Awaited => {
-            state.phase = Phase::AwaitingPredecessor { outcome };
-            vec![Tell(News::AwaitingPredecessor), Arm(Timer::Predecessor)]
+        Event::TreeGone | Event::ChildNotStarted(_) => tree_is_over(state, outcome, elder),
+        // Nobody can do more, and the next upgrade does not wait for it (contract U5).
+        Event::TimedOut(Timer::Kill) if matches!(step, Step::Killed | Step::OrphansKilled) => {
+            let mut effects = vec![Tell(News::LeftBehind)];
+            effects.extend(tree_is_over(state, outcome, elder));
+            effects
         }
-        Event::TreeGone | Event::ChildNotStarted(_) => exit(state, outcome),
         // Nobody who asks for an end wants to wait for the delay.
         Event::StopRequested(signal) if step == Step::Delay => {
             go(Step::Asked);
@@ -68,7 +70,12 @@ pub(super) fn draining(
         | Event::ChildStarted
         | Event::ChildHealthy
         | Event::TimedOut(
-            Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Predecessor | Timer::Delay,
+            Timer::Healthy
+            | Timer::Acknowledgement
+            | Timer::Successor
+            | Timer::Predecessor
+            | Timer::Delay
+            | Timer::Kill,
         )
         | Event::HookSucceeded
         | Event::HookFailed
@@ -86,6 +93,15 @@ pub(super) fn draining(
         | Event::RequestPassedBack
         | Event::SuccessorGone => Vec::new(),
     }
+}
+
+/// Nothing is left of the child's tree, or nothing that can be ended.
+fn tree_is_over(state: &mut State, outcome: Outcome, elder: Elder) -> Vec<Effect> {
+    if elder != Elder::Awaited {
+        return exit(state, outcome);
+    }
+    state.phase = Phase::AwaitingPredecessor { outcome };
+    vec![Effect::Tell(News::AwaitingPredecessor), Effect::Arm(Timer::Predecessor)]
 }
 
 /// Only the predecessor is left, which was asked to end, too (contract F11).
@@ -115,7 +131,12 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::ChildEnded(_)
         | Event::TreeGone
         | Event::TimedOut(
-            Timer::Healthy | Timer::Acknowledgement | Timer::Successor | Timer::Delay | Timer::Grace,
+            Timer::Healthy
+            | Timer::Acknowledgement
+            | Timer::Successor
+            | Timer::Delay
+            | Timer::Grace
+            | Timer::Kill,
         )
         | Event::HookSucceeded
         | Event::HookFailed

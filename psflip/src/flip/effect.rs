@@ -126,4 +126,6 @@ pub enum News {
     ChildKilled,
     /// What the child left behind did not end in time and is killed.
     OrphansKilled,
+    /// SIGKILL did not end all of it: it hangs in the kernel, or may not be killed. It is left behind.
+    LeftBehind,
 }

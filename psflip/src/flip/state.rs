@@ -205,4 +205,6 @@ pub enum Timer {
     Delay,
     /// `shutdown.timeout`, after a stop request, after `shutdown.signal`, and for orphans.
     Grace,
+    /// For the end of what got SIGKILL.
+    Kill,
 }

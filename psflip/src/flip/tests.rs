@@ -45,6 +45,7 @@ fn events() -> Vec<Event> {
         Timer::Predecessor,
         Timer::Delay,
         Timer::Grace,
+        Timer::Kill,
     ];
     events.extend(timers.map(E::TimedOut));
     events

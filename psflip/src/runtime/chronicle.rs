@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{CheckerSlot, Predecessor, Runtime};
+use super::{CheckerSlot, KILL, Predecessor, Runtime};
 use crate::control::protocol;
 use crate::control::server::{Interest, Then};
 use crate::flip::{self, Step as Towards};
@@ -340,9 +340,9 @@ impl Runtime {
         let (step, left) = match step {
             Towards::Delay => (Drain::Delay, shutdown.delay),
             Towards::Asked => (Drain::Asked, shutdown.timeout),
-            Towards::Killed => (Drain::Killed, Duration::ZERO),
+            Towards::Killed => (Drain::Killed, KILL),
             Towards::Orphans => (Drain::Orphans, shutdown.timeout),
-            Towards::OrphansKilled => (Drain::OrphansKilled, Duration::ZERO),
+            Towards::OrphansKilled => (Drain::OrphansKilled, KILL),
         };
         if let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade {
             record.drain(step, since(*began));

@@ -206,7 +206,8 @@ impl Runtime {
             | News::PredecessorLate
             | News::Failed(_)
             | News::ChildKilled
-            | News::OrphansKilled => {}
+            | News::OrphansKilled
+            | News::LeftBehind => {}
         }
     }
 

@@ -179,7 +179,8 @@ impl Runtime {
             | News::PredecessorLate
             | News::Superseded
             | News::ChildKilled
-            | News::OrphansKilled => {}
+            | News::OrphansKilled
+            | News::LeftBehind => {}
         }
     }
 

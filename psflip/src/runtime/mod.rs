@@ -55,6 +55,10 @@ use timers::{Key, Timers};
 /// before the other side takes it for hung.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How long SIGKILL may take to end processes, before they are left behind: one that hangs in the kernel, or that psflip may not kill, would
+/// be waited for without end.
+const KILL: Duration = Duration::from_secs(10);
+
 /// How many turns of the loop may fail one after the other before a generation gives up.
 const PATIENCE: u32 = 10;
 
@@ -416,6 +420,7 @@ impl Runtime {
             Timer::Predecessor => self.predecessor_deadline(),
             Timer::Delay => self.plan.shutdown.delay,
             Timer::Grace => self.plan.shutdown.timeout,
+            Timer::Kill => KILL,
         };
         self.managers_be_patient(time);
         if time.is_zero() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::poller::Token;
 use super::timers::Key;
-use super::{CheckerSlot, Predecessor, Runtime};
+use super::{CheckerSlot, KILL, Predecessor, Runtime};
 use crate::config::Health;
 use crate::control::protocol;
 use crate::control::server::{Interest, Then};
@@ -12,11 +12,14 @@ use crate::flip::{Failure, News, NotNow, Timer};
 use crate::handover::ToPredecessor;
 use crate::keeper::Tree;
 use crate::secrets;
+use crate::sys::tree;
 
 /// So long after its start a child that is not healthy yet is worth a line.
 pub(super) const NOT_HEALTHY_AFTER: Duration = Duration::from_secs(1);
 /// And after so long each time again.
 const NOT_HEALTHY_AGAIN: Duration = Duration::from_secs(10);
+/// How many processes that SIGKILL did not end are listed.
+const MOST_SURVIVORS: usize = 10;
 
 impl Runtime {
     /// Tells those who want to know.
@@ -116,7 +119,24 @@ impl Runtime {
                 waited = ?self.plan.shutdown.timeout,
                 "processes that the child left behind did not end in time; killing them"
             ),
+            News::LeftBehind => tracing::error!(
+                child,
+                processes = self.survivors(),
+                "SIGKILL did not end all processes within {KILL:?}: they hang in the kernel, or psflip may not kill them; leaving them behind"
+            ),
         }
+    }
+
+    /// What SIGKILL did not end, as far as it can be seen.
+    fn survivors(&self) -> String {
+        let Some(tree) = &self.tree else { return String::new() };
+        // What a lost keeper had is below psflip itself.
+        let root = if tree.is_over() { std::process::id() } else { tree.keeper_pid() };
+        let mut found = tree::described_below(root, self.reaper.foreign());
+        let more = found.len().saturating_sub(MOST_SURVIVORS);
+        found.truncate(MOST_SURVIVORS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{more}", found.join(", "))
     }
 
     /// It takes longer than a moment until the child is healthy: says why, and says it again later.

@@ -137,6 +137,33 @@ pub fn below(root: u32) -> Vec<Known> {
     found
 }
 
+/// The processes below `root` that have not ended, for people: each with its pid, and its name unless proc(5) hides it. What is in
+/// `except` is left out, with what is below it.
+#[must_use]
+pub fn described_below(root: u32, except: &[u32]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut queue = VecDeque::from([root]);
+    while let Some(parent) = queue.pop_front() {
+        for pid in children(parent).into_iter().filter(|pid| !except.contains(pid)) {
+            queue.push_back(pid);
+            match (is_zombie(pid), name_of(pid)) {
+                (true, _) => {}
+                (false, Some(name)) => found.push(format!("{name} (pid {pid})")),
+                (false, None) => found.push(format!("pid {pid}")),
+            }
+        }
+    }
+    found
+}
+
+fn is_zombie(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| stat.trim_start().starts_with(['Z', 'X']))
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
 /// Kills what is still there of these processes, and what is below them, whoever their parent is by now.
 pub fn kill_known(known: &[Known]) {
     for Known { pid, started } in known {
@@ -212,6 +239,8 @@ mod tests {
         assert_eq!(parent_of(child.id()), Some(own));
         assert!(is_below(child.id(), own) && is_below(child.id(), std::os::unix::process::parent_id()));
         assert!(!is_below(own, child.id()) && !is_below(own, own));
+        assert!(described_below(own, &[]).contains(&format!("sleep (pid {})", child.id())));
+        assert!(!described_below(own, &[child.id()]).iter().any(|text| text.contains("sleep")));
         assert_eq!((place(child.id(), own), place(own, child.id())), (Place::Below, Place::Elsewhere));
         child.kill().unwrap();
         child.wait().unwrap();

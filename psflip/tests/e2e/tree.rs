@@ -6,6 +6,7 @@ mod large;
 pub(crate) mod reaping;
 pub(crate) mod stopped;
 mod survivors;
+mod unkillable;
 
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Stream, fixture, wait_until};
 

@@ -1,10 +1,28 @@
 //! Visits every state of the world, with the decision as it is and with decisions that are broken on purpose.
 
 use super::*;
+use crate::flip::Step as Towards;
 
-const FULL: Budget = Budget { upgrades: 2, stops: 1, kills: 1, crashes: 1, faults: 1 };
+const NOTHING: Budget = Budget {
+    upgrades: 0,
+    stops: 0,
+    kills: 0,
+    crashes: 0,
+    faults: 0,
+    keepers: 0,
+    unkillable: 0,
+    group_signals: 0,
+};
 
-const SMALL: Budget = Budget { upgrades: 2, stops: 0, kills: 1, crashes: 0, faults: 1 };
+const FULL: Budget = Budget { upgrades: 2, stops: 1, kills: 1, crashes: 1, faults: 1, ..NOTHING };
+
+const SMALL: Budget = Budget { upgrades: 2, kills: 1, faults: 1, ..NOTHING };
+
+/// With processes that can't be killed.
+const UNKILLABLE: Budget = Budget { upgrades: 1, stops: 1, kills: 1, unkillable: 1, ..NOTHING };
+
+/// With signals that psflip and its child get together, and keepers that are killed.
+const GROUPS: Budget = Budget { upgrades: 1, stops: 1, keepers: 1, group_signals: 1, ..NOTHING };
 
 /// Visits everything; returns the number of states, or the first broken promise with the shortest way to it.
 fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
@@ -82,17 +100,34 @@ fn comes_to(before: &[Vec<usize>], is_there: impl Fn(usize) -> bool) -> Vec<bool
     comes
 }
 
-#[test]
+#[track_caller]
 #[expect(clippy::print_stdout, reason = "`--no-capture` shows how large the world is")]
-fn nothing_that_may_happen_breaks_a_promise() {
-    // Contract: S5, U4, U6, U7, U8, F6, F7, F8, F9, F11
-    match explore(FULL, decide) {
+fn breaks_no_promise(budget: Budget, least: usize) {
+    match explore(budget, decide) {
         Ok(states) => {
             println!("{states} states");
-            assert!(states > 100_000, "only {states} states: the world has become too small");
+            assert!(states > least, "only {states} states: the world has become too small");
         }
         Err(broken) => panic!("{broken}"),
     }
+}
+
+#[test]
+fn nothing_that_may_happen_breaks_a_promise() {
+    // Contract: S5, U4, U6, U7, U8, F6, F7, F8, F9, F11
+    breaks_no_promise(FULL, 100_000);
+}
+
+#[test]
+fn no_unkillable_process_breaks_a_promise() {
+    // Contract: S5, U5, U7, C8, F8, F11
+    breaks_no_promise(UNKILLABLE, 10_000);
+}
+
+#[test]
+fn no_signal_to_a_group_and_no_end_of_a_keeper_breaks_a_promise() {
+    // Contract: S4, S5, U7, U8, F3, F7, F11
+    breaks_no_promise(GROUPS, 10_000);
 }
 
 /// Broken on purpose: each has a fault that somebody may make, and the promise that then breaks.
@@ -140,7 +175,7 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         effects.retain(|effect| *effect != Effect::EndHook);
         effects
     }),
-    ("a child that could not be started is waited for", "stuck", |state, event| match (state.phase, event) {
+    ("a child that could not be started is waited for", "U5", |state, event| match (state.phase, event) {
         (Phase::Draining { .. }, Event::ChildNotStarted(_)) => Vec::new(),
         _ => decide(state, event),
     }),
@@ -185,6 +220,39 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
     }),
 ];
 
+/// The same, of what happens only with unkillable processes and signals to groups.
+const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
+    ("what SIGKILL does not end is waited for without end", "stuck", |state, event| match event {
+        Event::TimedOut(Timer::Kill) => Vec::new(),
+        _ => decide(state, event),
+    }),
+    ("what SIGKILL does not end is left behind without a word", "C8", |state, event| {
+        let mut effects = decide(state, event);
+        effects.retain(|effect| *effect != Effect::Tell(News::LeftBehind));
+        effects
+    }),
+    ("what was only asked to end is left behind", "U5", |state, event| {
+        if let (Phase::Draining { step, .. }, Event::TimedOut(Timer::Grace)) = (&mut state.phase, event) {
+            *step = Towards::OrphansKilled;
+            return decide(state, Event::TimedOut(Timer::Kill));
+        }
+        decide(state, event)
+    }),
+    ("the end of the child ends an upgrade that is under way", "F7", |state, event| {
+        if let (Phase::Upgrading { stopping: false, .. }, Event::ChildEnded(end)) = (state.phase, event) {
+            state.phase = Phase::Serving { predecessor_drains: false, stopping: false };
+            return decide(state, Event::ChildEnded(end));
+        }
+        decide(state, event)
+    }),
+    ("the end of a child that has not started yet is overlooked", "U5", |state, event| {
+        match (state.phase, event) {
+            (Phase::Starting { .. } | Phase::Draining { .. }, Event::ChildEnded(_)) => Vec::new(),
+            _ => decide(state, event),
+        }
+    }),
+];
+
 /// The faults whose number leaves this remainder: they are spread over several tests, since each visits a world or two.
 #[track_caller]
 fn are_found(remainder: usize) {
@@ -219,4 +287,15 @@ fn faults_made_on_purpose_are_found_3() {
 fn faults_made_on_purpose_are_found_4() {
     // Contract: F8, F11, C8
     are_found(3);
+}
+
+#[test]
+fn faults_made_on_purpose_with_unkillable_processes_and_groups_are_found() {
+    // Contract: U5, F7, S4
+    for (fault, promise, mutant) in MUTANTS_OF_GROUPS {
+        match explore(UNKILLABLE, *mutant).and_then(|_| explore(GROUPS, *mutant)) {
+            Ok(states) => panic!("nobody noticed in {states} states that {fault}"),
+            Err(broken) => assert!(broken.starts_with(promise), "{fault}: {broken}"),
+        }
+    }
 }

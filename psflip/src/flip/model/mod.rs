@@ -31,6 +31,8 @@ enum ChildState {
     Left {
         killed: bool,
     },
+    /// It, or something of its tree, got SIGKILL and will never end.
+    Unkillable,
     Gone,
 }
 
@@ -69,6 +71,10 @@ struct Generation {
     committed: bool,
     /// It was asked to stop when it was the service, its child has not ignored that, and it has not waited for its predecessor as long as that may take.
     has_to_wait: bool,
+    /// What can't be killed was told.
+    told_left: bool,
+    /// It started an upgrade on a signal that its child got as well, and what becomes of that is not known yet.
+    owes_upgrade: bool,
 }
 
 /// How often what the world may do.
@@ -81,6 +87,12 @@ struct Budget {
     crashes: u8,
     /// Effects that fail.
     faults: u8,
+    /// Keepers that are killed.
+    keepers: u8,
+    /// Processes that SIGKILL does not end.
+    unkillable: u8,
+    /// Upgrade signals that psflip and its child get together, of which the child ends.
+    group_signals: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -117,7 +129,12 @@ enum Step {
     HookFails(usize),
     ChildEnds(usize),
     TreeGone(usize),
+    /// What was killed turns out to be unkillable.
+    Survives(usize),
+    /// Somebody kills the keeper before the child has executed its program. Afterwards it looks like the end of the child.
+    KeeperKilled(usize),
     Upgrade(usize),
+    UpgradeByGroupSignal(usize),
     Stop(usize, ChildSignal),
     Kill(usize),
 }
@@ -142,6 +159,8 @@ impl Generation {
             knows_successor: false,
             committed: false,
             has_to_wait: false,
+            told_left: false,
+            owes_upgrade: false,
         }
     }
 
@@ -159,6 +178,15 @@ impl Generation {
                 | Phase::Promoting { predecessor: Predecessor::None, .. }
         );
         self.serves() || first
+    }
+
+    /// Whether what there is of the child's tree got SIGKILL.
+    fn is_killed(&self) -> bool {
+        match self.child {
+            ChildState::Runs { killed, .. } | ChildState::Left { killed } => killed,
+            ChildState::Unkillable => true,
+            ChildState::None | ChildState::Launching { .. } | ChildState::Gone => false,
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -241,7 +269,21 @@ impl World {
                 }
             }
             ChildState::Left { .. } => steps.push(Step::TreeGone(index)),
-            ChildState::None | ChildState::Gone => {}
+            ChildState::None | ChildState::Unkillable | ChildState::Gone => {}
+        }
+        if self.budget.unkillable > 0
+            && let ChildState::Runs { killed: true, .. } | ChildState::Left { killed: true } =
+                generation.child
+        {
+            steps.push(Step::Survives(index));
+        }
+        if self.budget.keepers > 0
+            && let ChildState::Launching { .. } = generation.child
+        {
+            steps.push(Step::KeeperKilled(index));
+        }
+        if self.budget.group_signals > 0 && matches!(generation.child, ChildState::Runs { .. }) {
+            steps.push(Step::UpgradeByGroupSignal(index));
         }
         if self.budget.upgrades > 0 {
             steps.push(Step::Upgrade(index));
@@ -322,9 +364,29 @@ impl World {
                 self.generations[index].child = ChildState::Gone;
                 Some(Event::TreeGone)
             }
+            Step::Survives(index) => {
+                self.budget.unkillable -= 1;
+                self.generations[index].child = ChildState::Unkillable;
+                None
+            }
+            Step::KeeperKilled(index) => {
+                self.budget.keepers -= 1;
+                self.generations[index].child = ChildState::Left { killed: true };
+                Some(Event::ChildEnded(END))
+            }
             Step::Upgrade(_) => {
                 self.budget.upgrades -= 1;
                 self.open_requests = true;
+                Some(Event::UpgradeRequested)
+            }
+            Step::UpgradeByGroupSignal(index) => {
+                self.budget.group_signals -= 1;
+                self.open_requests = true;
+                let generation = &mut self.generations[index];
+                generation.owes_upgrade = generation.state.is_idle();
+                if let ChildState::Runs { asked, .. } = &mut generation.child {
+                    *asked = true;
+                }
                 Some(Event::UpgradeRequested)
             }
             Step::Stop(index, signal) => {
@@ -345,6 +407,8 @@ impl World {
         let index = step.index();
         if let Some(event) = event {
             let generation = &mut self.generations[index];
+            // From here on it is known what becomes of the upgrade, or all is to end.
+            generation.owes_upgrade &= !matches!(event, Event::SuccessorGone | Event::StopRequested(_));
             generation.effects = decide(&mut generation.state, event).into();
             if event == Event::Committed {
                 generation.committed = true;
@@ -406,7 +470,10 @@ impl Step {
             | Self::HookFails(index)
             | Self::ChildEnds(index)
             | Self::TreeGone(index)
+            | Self::Survives(index)
+            | Self::KeeperKilled(index)
             | Self::Upgrade(index)
+            | Self::UpgradeByGroupSignal(index)
             | Self::Stop(index, _)
             | Self::Kill(index) => index,
         }

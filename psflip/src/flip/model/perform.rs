@@ -63,7 +63,7 @@ impl World {
                 ChildState::Launching { .. } => {
                     generation.child = ChildState::Runs { asked: true, killed: true }
                 }
-                ChildState::None | ChildState::Left { .. } | ChildState::Gone => {}
+                ChildState::None | ChildState::Left { .. } | ChildState::Unkillable | ChildState::Gone => {}
             },
             Effect::SignalOrphans => {}
             Effect::KillOrphans => {
@@ -165,6 +165,7 @@ impl World {
                 self.stopping = false;
                 generation.has_to_wait = false;
             }
+            Effect::Tell(News::LeftBehind) => generation.told_left = true,
             Effect::Tell(_) => {}
             Effect::Exit(_) => {
                 // A request that reaches a process at its end reaches nobody; the service is over anyway.

@@ -14,7 +14,20 @@ impl World {
                     return Err(format!("U6: generation {index} ends its child, but nobody was promoted"));
                 }
             }
-            Effect::Exit(_) if !matches!(generation.child, ChildState::Gone | ChildState::None) => {
+            Effect::Tell(News::LeftBehind) if !generation.is_killed() => {
+                return Err(format!("U5: generation {index} gives up on what it has not killed"));
+            }
+            // S4, F7: who signals psflip and its child together asks for an upgrade.
+            Effect::Exit(Outcome::Relay(_)) if generation.owes_upgrade => {
+                return Err(format!(
+                    "F7: generation {index} ends with its child, though an upgrade is under way"
+                ));
+            }
+            // U5: what can't be killed is left behind, and that is told.
+            Effect::Exit(_)
+                if !(matches!(generation.child, ChildState::Gone | ChildState::None)
+                    || generation.told_left && generation.is_killed()) =>
+            {
                 return Err(format!(
                     "C8: generation {index} exits with a child that is {:?}",
                     generation.child
