@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "uwsgi-plugin-python3",
             "unicorn",
             "redis-server",
+            "memcached",
             "dovecot-core",
         ],
     ),

@@ -20,6 +20,8 @@ const SERVERS: &[(&str, &str)] = &[
     ("caddy", "/usr/bin/caddy"),
     ("gunicorn", "/usr/bin/gunicorn"),
     ("haproxy", "/usr/sbin/haproxy"),
+    ("jetty", "/usr/share/jetty9/start.jar"),
+    ("memcached", "/usr/bin/memcached"),
     ("nginx", "/usr/sbin/nginx"),
     ("node", "node"),
     ("php-cgi", "/usr/bin/php-cgi"),
@@ -30,13 +32,18 @@ const SERVERS: &[(&str, &str)] = &[
     ("redis", "/usr/bin/redis-server"),
     ("server-starter", "/usr/bin/perl"),
     ("starlet", "/usr/bin/plackup"),
+    ("tomcat", "/usr/share/tomcat10/bin/catalina.sh"),
     ("unicorn", "/usr/bin/unicorn"),
     ("uvicorn", "/usr/bin/uvicorn"),
     ("uwsgi", "/usr/bin/uwsgi"),
 ];
 
 /// Examples that the template does not run, and why.
-const OTHERS: &[(&str, &str)] = &[("java", "needs a compiler")];
+const OTHERS: &[(&str, &str)] = &[
+    ("java", "needs a compiler"),
+    ("postfix", "starts as root, and allows no upgrade"),
+    ("rabbitmq", "allows no upgrade"),
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
@@ -78,7 +85,9 @@ impl Server {
         let health = [Reserved::new(), Reserved::new()];
         let [a, b] = [&health[0], &health[1]].map(Reserved::port);
         let variables = format!("[Service]\nEnvironment=PORT={} PORT_A={a} PORT_B={b}\n", port.port());
-        rig.machine.unit(&format!("{unit}.d/port.conf"), variables);
+        // As docs/systemd.md says it of Java.
+        let success = if ["jetty", "tomcat"].contains(&name) { "SuccessExitStatus=143\n" } else { "" };
+        rig.machine.unit(&format!("{unit}.d/port.conf"), variables + success);
         Self { unit, home, port, _health: health, pidfile: root.join(&pidfile[1..]) }
     }
 
@@ -89,8 +98,8 @@ impl Server {
                 [("REQUEST_METHOD", "GET"), ("SCRIPT_FILENAME", "app.php"), ("REDIRECT_STATUS", "200")];
             return FcgiClient::unix(socket).request(&params, b"").map(drop);
         }
-        if self.unit.contains("redis") {
-            let connected = UnixStream::connect(self.home.join("redis.sock"));
+        if let Some(name) = ["redis", "memcached"].into_iter().find(|name| self.unit.contains(name)) {
+            let connected = UnixStream::connect(self.home.join(name).with_extension("sock"));
             return connected.map(drop).map_err(|error| ClientError::content(error.to_string()));
         }
         HttpClient::tcp(self.port.address()).get("/?echo=there").map(drop)

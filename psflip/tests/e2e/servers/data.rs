@@ -2,21 +2,23 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use testkit::client::ClientError;
-use testkit::{AvailabilityProbe, Stream, psflip_bin};
+use testkit::{AvailabilityProbe, Signal, Stream, psflip_bin};
 
 use super::load::flip_under_load;
 use super::{Example, are_installed, with_success};
 
+pub(super) const MEMCACHED: &str = "memcached.toml";
 pub(super) const REDIS: &str = "redis.toml";
 
-/// Sends one command to Redis on a connection of its own; gives the answer.
-pub(super) fn ask_redis(socket: &Path, command: &str) -> Result<String, ClientError> {
+/// Sends one command to Redis or memcached on a connection of its own; gives the answer.
+pub(super) fn ask(socket: &Path, command: &str) -> Result<String, ClientError> {
     let ask = || -> std::io::Result<String> {
         let mut connection = UnixStream::connect(socket)?;
-        write!(connection, "{command}\r\nQUIT\r\n")?;
+        write!(connection, "{command}\r\nquit\r\n")?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer)?;
         Ok(answer)
@@ -33,20 +35,63 @@ fn load_redis_behind_a_link_loses_no_request_and_starts_empty() {
     let example = Example::new(REDIS);
     let psflip = example.psflip().start().wait_ready();
     let socket = example.sandbox.path("redis.sock");
-    assert!(ask_redis(&socket, "SET key value").unwrap().starts_with("+OK"));
+    assert!(ask(&socket, "SET key value").unwrap().starts_with("+OK"));
     let probe = AvailabilityProbe::start(4, |_| {
         let socket = socket.clone();
         move || {
-            let answer = ask_redis(&socket, "INFO server")?;
+            let answer = ask(&socket, "INFO server")?;
             let pid = answer.lines().find_map(|line| line.strip_prefix("process_id:")).map(str::to_owned);
             pid.ok_or_else(|| ClientError::content(answer))
         }
     });
     let report = flip_under_load("Redis, a link", &psflip, probe);
-    let answer = ask_redis(&socket, "GET key").unwrap();
+    let answer = ask(&socket, "GET key").unwrap();
     assert!(answer.starts_with("$-1"), "every generation has a cache of its own: {answer}");
     example.stop(&psflip, with_success);
     report.assert_no_failures();
+}
+
+#[test]
+fn load_memcached_behind_a_link_loses_no_request_on_a_connection_of_its_own() {
+    // Contract: U2, U3, U4, U5
+    if !are_installed(&["memcached"]) {
+        return;
+    }
+    let example = Example::new(MEMCACHED);
+    let psflip = example.psflip().start().wait_ready();
+    let socket = example.sandbox.path("memcached.sock");
+    let probe = AvailabilityProbe::start(4, |_| {
+        let socket = socket.clone();
+        move || {
+            let answer = ask(&socket, "stats")?;
+            let pid = answer.lines().find_map(|line| line.strip_prefix("STAT pid ")).map(str::to_owned);
+            pid.filter(|_| answer.ends_with("END\r\n")).ok_or_else(|| ClientError::content(answer))
+        }
+    });
+    let report = flip_under_load("memcached, a link", &psflip, probe);
+    example.stop(&psflip, with_success);
+    report.assert_no_failures();
+}
+
+#[test]
+fn a_kill_of_the_server_ends_psflip_as_an_error() {
+    // Contract: C5, C8, L1
+    for (file, programs) in [
+        (MEMCACHED, &["memcached"][..]),
+        (super::java::JETTY, &["java", super::java::JETTY_PROGRAM]),
+        (super::java::TOMCAT, &["java", super::java::TOMCAT_PROGRAM]),
+    ] {
+        if !are_installed(programs) {
+            continue;
+        }
+        let example = Example::new(file);
+        let psflip = example.psflip().start().wait_ready();
+        psflip.child().signal(Signal::SIGKILL).unwrap();
+        assert_eq!(psflip.wait_exit().signal(), Some(9), "{file}");
+        let line = psflip.wait_for_line(Stream::Stderr, "ERROR psflip{generation=1").text;
+        assert!(line.contains("SIGKILL"), "{file}: {line}");
+        example.sandbox.assert_no_process_left();
+    }
 }
 
 /// Dovecot stands for all that lock their data: Postfix, RabbitMQ, databases.

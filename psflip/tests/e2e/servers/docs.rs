@@ -15,7 +15,7 @@ use crate::traffic::ports::Reserved;
 
 /// The program of every configuration: a fixture that listens where the real server would.
 const GOOD: &str = r#"case ${0##*/} in
-catalina.sh) exec http-server --inherit stdin --probe "${CATALINA_OPTS#*=}" ;;
+catalina.sh) exec http-server --inherit stdin --tcp "127.0.0.1:${CATALINA_OPTS#*=}" ;;
 java) eval "port=\$PORT_$PSFLIP_SLOT"; exec http-server --inherit stdin --tcp "127.0.0.1:$port" ;;
 nginx) trap 'kill $!; wait; exit' TERM
     bash -c 'LISTEN_PID=$$ exec -a "nginx: worker process" http-server --inherit listen_fds' & wait ;;

@@ -1,6 +1,7 @@
 //! Real servers under psflip, flipped again and again under load: the examples of `examples/servers/`, one module a stack. Each runs where its
 //! server is installed (`cargo xtask ci`, as root, installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
 
+mod alone;
 mod bad;
 mod data;
 mod docs;
@@ -31,8 +32,11 @@ use crate::traffic::ports::Reserved;
 
 /// The examples that the modules here run.
 const RUN: &[&str] = &[
+    data::MEMCACHED,
     data::REDIS,
     java::EXAMPLE,
+    java::JETTY,
+    java::TOMCAT,
     nginx::EXAMPLE,
     node::EXAMPLE,
     perl::SCRIPT,
@@ -51,6 +55,9 @@ const RUN: &[&str] = &[
     web::CADDY,
     web::HAPROXY,
 ];
+
+/// Those of which there can be only one.
+const ALONE: &[&str] = &[alone::POSTFIX, alone::RABBITMQ];
 
 /// PATH with the folders that Debian gives to root alone.
 fn path() -> OsString {
@@ -117,8 +124,11 @@ impl Example {
     #[track_caller]
     fn answers(&self) {
         let socket = self.sandbox.path("php.sock");
-        if self.file == data::REDIS {
-            let answer = data::ask_redis(&self.sandbox.path("redis.sock"), "PING");
+        if self.file == data::MEMCACHED {
+            let answer = data::ask(&self.sandbox.path("memcached.sock"), "version");
+            assert!(answer.as_ref().is_ok_and(|text| text.starts_with("VERSION")), "{answer:?}");
+        } else if self.file == data::REDIS {
+            let answer = data::ask(&self.sandbox.path("redis.sock"), "PING");
             assert!(answer.as_ref().is_ok_and(|text| text.starts_with("+PONG")), "{answer:?}");
         } else if socket.exists() {
             let params =
@@ -161,6 +171,6 @@ fn every_example_of_a_server_is_run_by_a_test() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.ends_with(".toml"))
         .collect();
-    let run = RUN.iter().map(|&name| name.to_owned()).collect();
+    let run = RUN.iter().chain(ALONE).map(|&name| name.to_owned()).collect();
     assert_eq!(there, run, "add the example to the list in {}", file!());
 }

@@ -1,0 +1,2 @@
+<%@ page contentType="text/plain" session="false" trimDirectiveWhitespaces="true" %>
+pid=<%= ProcessHandle.current().pid() %>

@@ -1,0 +1,71 @@
+//! Servers that allow no second one beside them: the upgrade is refused, by their own lock and by a check that only the new one could pass,
+//! and the old one serves on.
+
+use std::fs::{self, Permissions};
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use testkit::psflip_bin;
+
+use super::{Example, are_installed, path};
+
+pub(super) const POSTFIX: &str = "postfix.toml";
+pub(super) const RABBITMQ: &str = "rabbitmq.toml";
+
+/// A connection gets this greeting; nothing is expected of a server in whose protocol the client begins.
+#[track_caller]
+fn greets(example: &Example, greeting: &str) {
+    let mut connection = TcpStream::connect(example.address()).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut said = vec![0; greeting.len()];
+    connection.read_exact(&mut said).unwrap();
+    assert_eq!(String::from_utf8_lossy(&said), greeting);
+}
+
+/// Two upgrades are refused, since the second server gives up.
+#[track_caller]
+fn refuses_a_second_one(example: &Example, greeting: &str, reason: &str) {
+    let psflip = example.psflip().start().wait_ready();
+    greets(example, greeting);
+    let before = (psflip.active(), psflip.child());
+    for _ in 0..2 {
+        let client = example.sandbox.command([psflip_bin()]).args(["upgrade", "-c", example.file]);
+        let client = client.env("PATH", path()).start();
+        let status = client.wait_exit();
+        client.output().wait_closed();
+        let said = client.stdout() + &client.stderr();
+        assert_eq!(status.code(), Some(1), "{said}\n{}", example.sandbox.report());
+        assert!(said.contains(reason), "{said}\n{}", example.sandbox.report());
+        assert_eq!((psflip.active(), psflip.child()), before);
+        greets(example, greeting);
+    }
+    psflip.stop();
+    example.sandbox.assert_no_process_left();
+}
+
+#[test]
+fn postfix_refuses_a_second_master_and_serves_on() {
+    // Contract: F3, U6, U8
+    if !are_installed(&["postfix", "ps"]) || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let example = Example::new(POSTFIX);
+    // Its processes are of another user.
+    fs::set_permissions(example.sandbox.dir(), Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(example.sandbox.path("postfix-spool")).unwrap();
+    let install = example.sandbox.command(["install", "-d", "-o", "postfix", "postfix-data"]).start();
+    assert!(install.wait_exit().success(), "{}", install.stderr());
+    refuses_a_second_one(&example, "220 ", "exit code 1");
+}
+
+#[test]
+fn rabbitmq_refuses_a_second_node_and_serves_on() {
+    // Contract: F3, U6, U8
+    if !are_installed(&["rabbitmq-server", "ps"]) {
+        return;
+    }
+    let example = Example::new(RABBITMQ);
+    refuses_a_second_one(&example, "", "the child ended before it was healthy");
+}
