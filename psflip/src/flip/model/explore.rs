@@ -256,7 +256,7 @@ const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
 /// The faults whose number leaves this remainder: they are spread over several tests, since each visits a world or two.
 #[track_caller]
 fn are_found(remainder: usize) {
-    for (fault, promise, mutant) in MUTANTS.iter().skip(remainder).step_by(4) {
+    for (fault, promise, mutant) in MUTANTS.iter().skip(remainder).step_by(8) {
         // Most are found in a small world, which is visited sooner.
         match explore(SMALL, *mutant).and_then(|_| explore(FULL, *mutant)) {
             Ok(states) => panic!("nobody noticed in {states} states that {fault}"),
@@ -287,6 +287,30 @@ fn faults_made_on_purpose_are_found_3() {
 fn faults_made_on_purpose_are_found_4() {
     // Contract: F8, F11, C8
     are_found(3);
+}
+
+#[test]
+fn faults_made_on_purpose_are_found_5() {
+    // Contract: U6, U7, U8, P1
+    are_found(4);
+}
+
+#[test]
+fn faults_made_on_purpose_are_found_6() {
+    // Contract: U4, U7, U8
+    are_found(5);
+}
+
+#[test]
+fn faults_made_on_purpose_are_found_7() {
+    // Contract: S5, U8
+    are_found(6);
+}
+
+#[test]
+fn faults_made_on_purpose_are_found_8() {
+    // Contract: F8, F11, C8
+    are_found(7);
 }
 
 #[test]
