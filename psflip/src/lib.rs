@@ -1,7 +1,7 @@
 //! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
 //!
-//! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`, `keeper`, `health`, `errand`,
-//! `traffic`, `control`, `manager`} -> `sys`.
+//! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`, `health`, `traffic`, `control`,
+//! `manager`} -> `process` -> `sys`.
 //! `config` is read by `cli` and carried as a value ([`config::Plan`]); `flip` imports nothing of these.
 //! Where each thing lives and why is told in `docs/architecture.md`.
 
@@ -10,19 +10,15 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod end;
-pub mod errand;
 pub mod exit;
 pub mod flip;
 pub mod handover;
 pub mod health;
 pub mod history;
-pub mod job;
-pub mod keeper;
-pub mod launch;
 pub mod log;
 pub mod manager;
 pub mod migrate;
-mod reaper;
+pub mod process;
 pub mod runtime;
 mod secrets;
 pub mod signal;

@@ -9,8 +9,8 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::job;
-use crate::launch::variable;
+use crate::process::environment::variable;
+use crate::process::job_control as job;
 use crate::signal::Signal;
 use crate::sys::early;
 

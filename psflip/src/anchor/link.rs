@@ -7,7 +7,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::message::Message;
 use super::relay;
-use crate::launch::ANCHOR_VARIABLE;
+use crate::process::environment::ANCHOR_VARIABLE;
 use crate::sys::fd;
 use crate::sys::process;
 use crate::sys::signal::Received;

@@ -25,8 +25,8 @@ pub use renew::resumed;
 use std::io;
 
 use crate::end::End;
-use crate::reaper::Reaper;
-use crate::runtime::Origin;
+use crate::process::invocation::Invocation;
+use crate::process::reaper::Reaper;
 use crate::sys::early;
 use crate::sys::memory;
 use crate::sys::process::{self, Fork};
@@ -48,7 +48,7 @@ pub enum Place {
 ///
 /// # Errors
 /// A successor's: what it inherited is no anchor's socket. A first psflip's: what socketpair(2), signalfd(2) and fork(2) say.
-pub fn begin(origin: &Origin, choice: Choice) -> io::Result<Place> {
+pub fn begin(origin: &Invocation, choice: Choice) -> io::Result<Place> {
     if origin.handover.is_some() {
         let anchor = origin.anchor.as_deref().map(Link::inherited).transpose()?;
         // Whoever signals the anchor's group means the anchor (contract C10). Nothing was started yet that could share it.

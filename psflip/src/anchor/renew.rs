@@ -15,9 +15,10 @@ use super::state::{Speaks, State};
 use super::steward::{Steward, say};
 use crate::end::End;
 use crate::exit;
-use crate::launch::{ANCHOR_STATE_VARIABLE, Launch, set_variable};
-use crate::reaper::Reaper;
-use crate::runtime::Origin;
+use crate::process::environment::{ANCHOR_STATE_VARIABLE, set_variable};
+use crate::process::invocation::Invocation;
+use crate::process::launch::Launch;
+use crate::process::reaper::Reaper;
 use crate::sys::early::{self, SignalSetup};
 use crate::sys::fd;
 use crate::sys::process;
@@ -42,7 +43,7 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
     if let Err(why) = can_go_on(speaks) {
         return stays(&why);
     }
-    let Origin { program, .. } = Origin::of_this_process();
+    let Invocation { program, .. } = Invocation::of_this_process();
     let Some(path) = program.candidates.iter().find(|path| file(as_path(path)) == next) else {
         // It has been replaced again, or there is a script that executes psflip: that may do whatever it likes to an anchor's children.
         let path = program.candidates.first().map(|path| path.to_string_lossy().into_owned());

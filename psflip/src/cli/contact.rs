@@ -15,7 +15,7 @@ use crate::control::client::{Connection, Next, Unreachable};
 use crate::control::protocol::{Event, Wish};
 use crate::end::End;
 use crate::manager::last_exit::{self, LastExit};
-use crate::runtime::Origin;
+use crate::process::invocation::Invocation;
 use crate::signal::Signal;
 use crate::sys::signal::{SignalFd, SignalSet, set_mask};
 use crate::{exit, terminal};
@@ -85,7 +85,7 @@ impl Which {
             return Ok(Place { socket: socket.clone(), pidfile: None, config: None });
         }
         let file = self.config.display();
-        let origin = Origin::of_this_process();
+        let origin = Invocation::of_this_process();
         let env = |name: &str| origin.raw_variable(name);
         let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
         let broken = |errors: &config::Errors| Trouble {

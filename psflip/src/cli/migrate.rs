@@ -12,7 +12,7 @@ use crate::config::{Generation, Slot, file};
 use crate::end::End;
 use crate::exit;
 use crate::migrate::{self, Format, Migrated, Unreadable};
-use crate::runtime::Origin;
+use crate::process::invocation::Invocation;
 
 /// What `--help` says at its end.
 pub(super) const EXAMPLES: &str = "\
@@ -85,7 +85,7 @@ pub(super) fn migrate(arguments: &MigrateArgs) -> End {
         Some(Written::Toml) => Format::Toml,
         None => Format::of_name(&name).unwrap_or_else(|| Format::of_text(&text)),
     };
-    let origin = Origin::of_this_process();
+    let origin = Invocation::of_this_process();
     let env = |name: &str| origin.raw_variable(name);
     let generation = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
     match migrate::migrate(&name, &text, format, &generation) {

@@ -12,7 +12,8 @@ use crate::exit;
 use crate::handover::predecessor::{self, Inheritance, Met};
 use crate::handover::{Begun, Hello, ToPredecessor};
 use crate::manager::{pidfile, systemd};
-use crate::runtime::{self, Identity, Origin, Predecessor, Seen};
+use crate::process::invocation::{FileStamp, Invocation};
+use crate::runtime::{self, Identity, Predecessor};
 use crate::secrets;
 use crate::sys::{early, fd, kernel, tree};
 use crate::text;
@@ -83,7 +84,7 @@ impl Refusal {
 /// Lives a generation's life, or an anchor's.
 pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
     let sees_processes = tree::look_at_proc(); // before an anchor is made, which has to know it, too
-    let origin = Origin::of_this_process();
+    let origin = Invocation::of_this_process();
     let (link, hello, mut inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
         Ok(Some(Met { link, hello, inheritance })) => (Some(link), Some(hello), inheritance),
         Ok(None) => (None, None, Inheritance::default()),
@@ -119,7 +120,7 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
         activation,
         begun: hello.as_ref().map_or_else(Begun::first, |hello| hello.upgrade.clone()),
         config: match source {
-            Source::File(path) => Some(Seen::look(path)),
+            Source::File(path) => Some(FileStamp::look(path)),
             Source::Flags(_) => None,
         },
         warnings: Vec::new(),
@@ -211,7 +212,7 @@ fn prepare(
             .map_err(|error| Refusal::failure(error.to_string()))?;
     }
     // Once: not at every upgrade of a configuration that its operator knows.
-    let stamp = identity.config.as_ref().and_then(Seen::stamp);
+    let stamp = identity.config.as_ref().and_then(FileStamp::stamp);
     let warnings = if hello.is_some_and(|hello| hello.config == stamp) {
         Vec::new()
     } else {

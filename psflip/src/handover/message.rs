@@ -108,7 +108,7 @@ pub struct Hello {
     pub upgrade: Begun,
     /// `LISTEN_FDS` in the environment was meant for the first psflip, so the sockets are there (sd_listen_fds(3)).
     pub activated: bool,
-    /// What tells the predecessor's configuration file from another version of it; see `runtime/origin.rs`. A version without this
+    /// What tells the predecessor's configuration file from another version of it; see `process/invocation.rs`. A version without this
     /// key leaves it out.
     pub config: Option<String>,
 }

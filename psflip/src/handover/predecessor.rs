@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::message::{Hello, Message, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor};
 use crate::history::History;
-use crate::launch::HANDOVER_VARIABLE;
+use crate::process::environment::HANDOVER_VARIABLE;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
 use crate::sys::seam::Moment;

@@ -1,6 +1,5 @@
 //! The predecessor's end of the hand-over: it starts the successor, and stays in touch with it.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -8,7 +7,9 @@ use std::time::Duration;
 use super::message::{Hello, Message, ToPredecessor, ToSuccessor};
 use crate::anchor;
 use crate::history::Step;
-use crate::launch::{ANCHOR_VARIABLE, HANDOVER_VARIABLE, Launch, set_variable, variable};
+use crate::process::environment::{ANCHOR_VARIABLE, HANDOVER_VARIABLE, set_variable, variable};
+use crate::process::invocation::Program;
+use crate::process::launch::Launch;
 use crate::sys::early::SignalSetup;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
@@ -28,17 +29,6 @@ const MOST_EXTENSIONS: u32 = 20;
 
 /// Why a successor failed that a stop request ended.
 const STOPPED: &str = "it was aborted by a stop request";
-
-/// How psflip itself is started again.
-#[derive(Clone, Debug)]
-pub struct Program {
-    /// Where its executable may be, in the order of trying.
-    pub candidates: Vec<CString>,
-    /// Its arguments.
-    pub argv: Vec<CString>,
-    /// Its environment.
-    pub envp: Vec<CString>,
-}
 
 /// The connection to the successor.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
-use crate::errand::Errand;
+use crate::process::command::SupervisedCommand;
 
 pub(super) struct Command {
     argv: Vec<String>,
@@ -21,12 +21,12 @@ impl Probe for Command {
         let pid = child.pid.to_string();
         let variables = [("PSFLIP_CHILD_PID", pid.as_str())];
         let workdir = child.workdir.clone();
-        let run = Errand::start(&self.argv, &child.envp, &variables, workdir, child.signals)?;
+        let run = SupervisedCommand::start(&self.argv, &child.envp, &variables, workdir, child.signals)?;
         Ok(Begun::Pending(Box::new(run)))
     }
 }
 
-impl Attempt for Errand {
+impl Attempt for SupervisedCommand {
     fn watch(&self) -> (BorrowedFd<'_>, Interest) {
         (self.as_fd(), Interest::Read)
     }

@@ -13,7 +13,7 @@ use crate::control::server::{Interest, Then};
 use crate::flip::{self, Step as Towards};
 use crate::handover::{Begun, ToPredecessor, ToSuccessor};
 use crate::history::{self, Drain, History, Record, Step};
-use crate::keeper::Tree;
+use crate::process::keeper::Tree;
 use crate::secrets;
 use crate::text;
 

@@ -15,9 +15,9 @@ use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
 use crate::health;
 use crate::history::Step;
-use crate::job;
-use crate::keeper::Report;
-use crate::launch::{Refusal, Stage};
+use crate::process::job_control as job;
+use crate::process::keeper::Report;
+use crate::process::launch::{Refusal, Stage};
 use crate::signal::Signal;
 use crate::sys::signal::Received;
 
@@ -141,7 +141,7 @@ impl Runtime {
 
     /// Its keeper tells of its end, unless that was stopped, or hangs.
     fn watch_child(&mut self) {
-        if let Some(child) = self.tree.as_ref().and_then(crate::keeper::Tree::unreported_child)
+        if let Some(child) = self.tree.as_ref().and_then(crate::process::keeper::Tree::unreported_child)
             && let Err(error) = self.poller.watch(Token::Child, child)
         {
             tracing::debug!(%error, "can't wait for the child itself, only for what its keeper tells");
@@ -151,7 +151,7 @@ impl Runtime {
     /// The child has ended. Nearly always its keeper has told that already, or does so in this moment.
     fn child_is_gone(&mut self) -> io::Result<()> {
         self.hear_keeper()?;
-        if let Some(late) = self.tree.as_mut().and_then(crate::keeper::Tree::press_keeper) {
+        if let Some(late) = self.tree.as_mut().and_then(crate::process::keeper::Tree::press_keeper) {
             self.poller.forget(Token::Child); // it would be ready for ever
             self.timers.set(Key::Keeper, late.saturating_duration_since(std::time::Instant::now()));
         }
@@ -178,12 +178,12 @@ impl Runtime {
 
     /// The keeper was killed (by whom ever, or for lack of memory): the kernel killed the child, and what is left is ours.
     fn keeper_is_lost(&mut self) -> io::Result<()> {
-        let pid = self.tree.as_ref().map(crate::keeper::Tree::keeper_pid);
+        let pid = self.tree.as_ref().map(crate::process::keeper::Tree::keeper_pid);
         tracing::error!(
             keeper = pid,
             "the keeper was killed, and the child with it; ending what is left of its process tree"
         );
-        let end = self.tree.as_ref().map(crate::keeper::Tree::end_of_lost_child);
+        let end = self.tree.as_ref().map(crate::process::keeper::Tree::end_of_lost_child);
         let read = self.child_has_ended(end.unwrap_or(End::Killed(Signal::KILL)));
         self.sweep();
         read
@@ -201,7 +201,7 @@ impl Runtime {
 
     fn sweep(&mut self) {
         // The keeper has ended, though a debugger may keep it from being reaped.
-        let keeper = self.tree.as_ref().map(crate::keeper::Tree::keeper_pid);
+        let keeper = self.tree.as_ref().map(crate::process::keeper::Tree::keeper_pid);
         let spared: Vec<u32> = self.intermediate.into_iter().chain(keeper).collect();
         if self.reaper.sweep(&spared) {
             self.timers.clear(Key::Sweep);

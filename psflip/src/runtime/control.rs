@@ -15,7 +15,8 @@ use crate::control::server::{Asked, Interest, Server, Then};
 use crate::flip::{self, ChildSignal, Event, News, NotNow, Outcome, Timer};
 use crate::handover::predecessor::Inheritance;
 use crate::history;
-use crate::keeper::Tree;
+use crate::process::invocation::FileStamp;
+use crate::process::keeper::Tree;
 use crate::traffic::activation::Activation;
 use crate::traffic::listen::{Given, Listeners};
 
@@ -412,7 +413,7 @@ impl Runtime {
             started_at: chronicle.started_at,
             active_since: chronicle.active_since,
             health: kind(&plan.health).to_owned(),
-            config: identity.config.as_ref().map(super::origin::Seen::source),
+            config: identity.config.as_ref().map(FileStamp::source),
             program: identity.origin.source(),
             pidfile: plan.pidfile.as_deref().map(absolute),
             control: control.as_deref().map(absolute),

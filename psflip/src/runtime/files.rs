@@ -11,8 +11,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::Runtime;
 use super::poller::Token;
-use crate::keeper::Tree;
 use crate::manager::pidfile::{Mended, is_open_to_all};
+use crate::process::keeper::Tree;
 
 /// What is told of a file: it lost its name, or got another content.
 const EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB

@@ -6,13 +6,13 @@ use std::os::fd::AsFd;
 use super::Runtime;
 use super::poller::Token;
 use super::timers::Key;
-use crate::errand::Errand;
 use crate::flip::{Event, Hook};
 use crate::history::Step;
-use crate::keeper::Tree;
+use crate::process::command::SupervisedCommand;
+use crate::process::keeper::Tree;
 
 /// The hooks that run.
-pub(super) type Running = BTreeMap<Hook, Errand>;
+pub(super) type Running = BTreeMap<Hook, SupervisedCommand>;
 
 fn token(hook: Hook) -> Token {
     match hook {
@@ -62,10 +62,11 @@ impl Runtime {
         }
         tracing::debug!(hook = name(hook), command = argv[0], "hook started");
         let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
-        let started = Errand::start(&argv, &self.envp, &variables, workdir, signals).and_then(|errand| {
-            let watched = self.poller.watch(token(hook), errand.as_fd());
-            watched.map(|()| errand).map_err(|error| format!("can't be waited for: {error}"))
-        });
+        let started =
+            SupervisedCommand::start(&argv, &self.envp, &variables, workdir, signals).and_then(|errand| {
+                let watched = self.poller.watch(token(hook), errand.as_fd());
+                watched.map(|()| errand).map_err(|error| format!("can't be waited for: {error}"))
+            });
         match started {
             Ok(errand) => {
                 self.timers.set(Key::Hook(hook), self.plan.hooks.timeout);

@@ -7,7 +7,7 @@ use crate::anchor;
 use crate::flip::News;
 use crate::flip::job_control::{AfterStop, ChildStop, Foreground, after_stop, needs_terminal};
 use crate::flip::signals::{Reach, Sender};
-use crate::job::{self, Job};
+use crate::process::job_control::{self as job, Job};
 use crate::signal::Signal;
 use crate::sys::early;
 use crate::sys::pidfd::PidFd;

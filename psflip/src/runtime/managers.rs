@@ -18,8 +18,8 @@ use crate::end::End;
 use crate::exit;
 use crate::flip::{News, Outcome};
 use crate::handover::{ToSuccessor, successor};
-use crate::keeper::Tree;
 use crate::manager::systemd::{Message, Notifier, keeps_descriptors, watchdog_interval};
+use crate::process::keeper::Tree;
 
 /// How long a generation that has drained stays for a manager that has no room for the news that another one is the main process.
 const PATIENCE: Duration = Duration::from_secs(10);

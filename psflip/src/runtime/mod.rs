@@ -10,7 +10,6 @@ mod hooks;
 mod job_control;
 mod managers;
 mod notified;
-mod origin;
 mod outage;
 mod perform;
 mod poller;
@@ -25,8 +24,6 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-pub use origin::{Origin, Seen};
-
 use crate::anchor;
 use crate::config::{Orphans, Plan, Slot};
 use crate::end::End;
@@ -35,10 +32,11 @@ use crate::handover::predecessor::{self, Inheritance};
 use crate::handover::{Begun, ToPredecessor, is_gone, successor};
 use crate::health::Checker;
 use crate::history::Drain;
-use crate::keeper::Tree;
-use crate::launch::child_environment;
 use crate::manager::pidfile::Pidfile;
-use crate::reaper::Reaper;
+use crate::process::environment::child_environment;
+use crate::process::invocation::{FileStamp, Invocation};
+use crate::process::keeper::Tree;
+use crate::process::reaper::Reaper;
 use crate::sys::early::SignalSetup;
 use crate::sys::memory;
 use crate::sys::seam::{self, Moment};
@@ -72,13 +70,13 @@ pub struct Identity {
     /// The signal set-up of its child.
     pub signals: SignalSetup,
     /// How psflip was started.
-    pub origin: Origin,
+    pub origin: Invocation,
     /// The sockets that its manager gave it.
     pub activation: Activation,
     /// The upgrade, or the first start, that it is the outcome of.
     pub begun: Begun,
     /// Its configuration file.
-    pub config: Option<Seen>,
+    pub config: Option<FileStamp>,
     /// What is probably not meant of the configuration and likely an outage, one line each, if it is new to the service.
     pub warnings: Vec<String>,
 }

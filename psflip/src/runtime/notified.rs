@@ -11,7 +11,7 @@ use crate::config::Health;
 use crate::flip::{Event, Timer};
 use crate::handover::ToPredecessor;
 use crate::health::{Heard, Notifications};
-use crate::keeper::Tree;
+use crate::process::keeper::Tree;
 
 /// Into how many parts the longest extension is divided: the predecessor is told of an extension when it is by at least one of
 /// them longer than what it was told before, however many the child asks for. Its socket's queue would be full at some time.

@@ -8,8 +8,8 @@ use crate::config::Orphans;
 use crate::end::End;
 use crate::exit;
 use crate::flip::{Failure, Outcome};
-use crate::keeper::Tree;
 use crate::manager::last_exit::{self, LastExit};
+use crate::process::keeper::Tree;
 use crate::signal::Signal;
 use crate::sys::tree;
 

@@ -12,10 +12,10 @@ use crate::flip::{Effect, Event, Hook, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
 use crate::history::Step;
-use crate::keeper::Tree;
-use crate::launch::Launch;
 use crate::manager::pidfile::{From, Pidfile};
-use crate::runtime::Seen;
+use crate::process::invocation::FileStamp;
+use crate::process::keeper::Tree;
+use crate::process::launch::Launch;
 use crate::signal::Signal;
 use crate::sys::process;
 use crate::text;
@@ -290,7 +290,7 @@ impl Runtime {
             records: self.chronicle.history.iter().len() as u32,
             upgrade: self.chronicle.for_successor(),
             activated: self.identity.activation.is_there(),
-            config: self.identity.config.as_ref().and_then(Seen::stamp),
+            config: self.identity.config.as_ref().and_then(FileStamp::stamp),
         };
         if let Some(tree) = &self.tree {
             self.reaper.note_wards(tree.keeper_pid());
@@ -330,7 +330,7 @@ impl Runtime {
         }
     }
 
-    /// See `reaper.rs`.
+    /// See `process/reaper.rs`.
     pub(super) fn become_subreaper_again(&mut self) {
         if let Err(error) = process::set_subreaper(true) {
             tracing::error!(%error, "can't become a subreaper again");

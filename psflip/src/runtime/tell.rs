@@ -10,7 +10,7 @@ use crate::control::protocol;
 use crate::control::server::{Interest, Then};
 use crate::flip::{Failure, News, NotNow, Timer};
 use crate::handover::ToPredecessor;
-use crate::keeper::Tree;
+use crate::process::keeper::Tree;
 use crate::secrets;
 use crate::sys::tree;
 

@@ -5,7 +5,8 @@ use std::ffi::CString;
 use super::Runtime;
 use crate::flip::{Event, Outcome};
 use crate::history::Step;
-use crate::launch::{Sockets, set_variable};
+use crate::process::environment::set_variable;
+use crate::process::launch::Sockets;
 use crate::traffic::listen::{self, Listeners};
 use crate::traffic::symlink;
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::listen::Given;
 use super::store;
-use crate::launch::variable;
+use crate::process::environment::variable;
 use crate::sys::fd;
 
 /// The first of them (SD_LISTEN_FDS_START).

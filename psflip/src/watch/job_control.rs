@@ -3,7 +3,7 @@
 
 use super::{Target, Watch};
 use crate::flip::job_control::{AfterStop, ChildStop, Part, after_stop};
-use crate::job::Job;
+use crate::process::job_control::Job;
 use crate::signal::Signal;
 use crate::sys::signal::stop_self;
 use crate::sys::tree;

@@ -1,6 +1,6 @@
 //! `psflip watch`: one steady process for a manager that wants one, above a program that replaces itself and its pidfile.
 //!
-//! It starts a command under a keeper (`keeper.rs`), which is the subreaper of all that the command becomes, and follows the pidfile: the
+//! It starts a command under a keeper (`process/keeper`), which is the subreaper of all that the command becomes, and follows the pidfile: the
 //! process that it names is the *service*. Signals go to the service, and how the service ends is how this process ends (contract C5).
 //! Before there is one, the command itself is meant.
 //!
@@ -29,10 +29,10 @@ use self::file::{Content, Pidfile};
 use crate::end::End;
 use crate::flip::job_control::asks_to_stop;
 use crate::flip::signals::{Meaning, Reach, Request, Sender, Situation, meaning};
-use crate::job::{self, Job};
-use crate::keeper::{Report, Tree};
-use crate::launch::{Launch, Refusal, Stage, candidates};
-use crate::reaper::Reaper;
+use crate::process::job_control::{self as job, Job};
+use crate::process::keeper::{Report, Tree};
+use crate::process::launch::{Launch, Refusal, Stage, candidates};
+use crate::process::reaper::Reaper;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Change, ChangeKind};

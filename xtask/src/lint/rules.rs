@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn unsafe_code_is_found_outside_of_sys() {
-        assert_eq!(count(unsafe_code, "psflip/src/keeper.rs", "//! unsafe\nunsafe { x() }"), 1);
+        assert_eq!(count(unsafe_code, "psflip/src/process/keeper/mod.rs", "//! unsafe\nunsafe { x() }"), 1);
         assert_eq!(count(unsafe_code, "psflip/src/sys/fd.rs", "unsafe { x() }"), 0);
         assert_eq!(count(unsafe_code, "psflip/src/lib.rs", "#![deny(unsafe_code)]"), 0);
         assert_eq!(

@@ -15,7 +15,7 @@ use super::{complain, document, no_configuration, upstreams_file};
 use crate::config::{Document, Errors, Generation, Plan, Slot};
 use crate::end::End;
 use crate::exit;
-use crate::runtime::Origin;
+use crate::process::invocation::Invocation;
 
 /// Below the help of `psflip check`.
 pub(super) const EXAMPLES: &str = "\
@@ -43,7 +43,7 @@ pub(super) struct CheckArgs {
 
 /// Prints the effective configuration of a first generation and the warnings, or all errors.
 pub(super) fn check(args: &CheckArgs) -> End {
-    let origin = Origin::of_this_process();
+    let origin = Invocation::of_this_process();
     match read(&args.source, &origin) {
         Ok((document, plan, next)) => {
             let text = format!(
@@ -86,7 +86,7 @@ pub(super) fn likely_outages(
 }
 
 /// What the first generation would run, and what the second one if nothing changes: a template may fail there.
-fn read(source: &Source, origin: &Origin) -> Result<(Document, Plan, Option<Plan>), Errors> {
+fn read(source: &Source, origin: &Invocation) -> Result<(Document, Plan, Option<Plan>), Errors> {
     let env = |name: &str| origin.raw_variable(name);
     let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
     let second = Generation { number: 2, slot: Slot::B, ..first };

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::{Control, Endpoint, Health, Plan, Warning};
-use crate::launch::{candidates, child_environment};
+use crate::process::environment::child_environment;
+use crate::process::launch::candidates;
 
 /// The bits of a directory's mode (stat(2)) that matter here.
 const WRITABLE_BY_ALL: u32 = 0o002;

@@ -10,7 +10,7 @@ use nix::unistd::{Group, User, geteuid};
 
 use super::paths::places_of;
 use crate::config::{Health, Plan, Warning};
-use crate::launch::child_environment;
+use crate::process::environment::child_environment;
 
 /// The bits of a mode (stat(2)) that matter here.
 const WRITABLE_BY_ALL: u32 = 0o002;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use psflip::launch::HANDOVER_VARIABLE;
+use psflip::process::environment::HANDOVER_VARIABLE;
 use psflip::sys::fd;
 use psflip::sys::socket::{Packet, Socket};
 

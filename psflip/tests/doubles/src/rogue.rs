@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use psflip::launch::HANDOVER_VARIABLE;
+use psflip::process::environment::HANDOVER_VARIABLE;
 use psflip::sys::fd;
 use psflip::sys::pidfd::PidFd;
 use psflip::sys::socket::{Packet, Socket};

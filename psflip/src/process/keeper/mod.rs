@@ -4,7 +4,7 @@
 //! child; it reaps all of them (contract C9), tells psflip how the tree's first process, the *child*, fares, and ends the whole
 //! tree when psflip dies for whatever reason, also where the child changed its credentials, which clears the kernel's
 //! parent-death signal (contract C7). That signal is armed too and points at the keeper: it covers the keeper's own death.
-//! What then is left of the tree falls to psflip, which is a subreaper itself (see `reaper.rs`).
+//! What then is left of the tree falls to psflip, which is a subreaper itself (see `process/reaper.rs`).
 //!
 //! psflip keeps one for its child, and one for every command that it runs as a health check, for the same reasons.
 //!
@@ -21,8 +21,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use self::life::keep;
 use crate::end::End;
 use crate::flip::signals::Reach;
-use crate::launch::{Launch, Refusal, Stage};
-use crate::reaper;
+use crate::process::launch::{Launch, Refusal, Stage};
+use crate::process::reaper;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Change, ChangeKind, Fork};

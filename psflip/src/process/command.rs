@@ -13,8 +13,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::end::End;
-use crate::keeper::{Report, Tree};
-use crate::launch::{Launch, Refusal, Stage};
+use crate::process::keeper::{Report, Tree};
+use crate::process::launch::{Launch, Refusal, Stage};
 use crate::sys::early::SignalSetup;
 use crate::sys::fd;
 use crate::sys::seam::{self, Call};
@@ -36,7 +36,7 @@ fn shown(argv: &[String]) -> String {
 
 /// A command that runs. Dropping it ends it and all that it started.
 #[derive(Debug)]
-pub struct Errand {
+pub struct SupervisedCommand {
     tree: Tree,
     /// `None`: every writer has closed it.
     output: Option<io::PipeReader>,
@@ -46,7 +46,7 @@ pub struct Errand {
     argv: Vec<String>,
 }
 
-impl Errand {
+impl SupervisedCommand {
     /// Starts it. `variables` are added to the environment `envp`.
     ///
     /// # Errors
@@ -187,8 +187,8 @@ impl Errand {
     }
 }
 
-/// Readable when [`Errand::advance`] has something to do.
-impl AsFd for Errand {
+/// Readable when [`SupervisedCommand::advance`] has something to do.
+impl AsFd for SupervisedCommand {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.either.0.as_fd()
     }

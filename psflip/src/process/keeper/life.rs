@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, getpgid};
 
 use crate::end::End;
-use crate::launch::{Launch, Refusal, Stage};
+use crate::process::launch::{Launch, Refusal, Stage};
 use crate::signal::Signal;
 use crate::sys::children::{self, Ending};
 use crate::sys::memory;

@@ -6,15 +6,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::control::protocol::Source;
-use crate::handover::successor::Program;
-use crate::launch::{
-    ANCHOR_STATE_VARIABLE, ANCHOR_VARIABLE, HANDOVER_VARIABLE, candidates, set_variable, variable,
+use crate::process::environment::{
+    ANCHOR_STATE_VARIABLE, ANCHOR_VARIABLE, HANDOVER_VARIABLE, set_variable, variable,
 };
+use crate::process::launch::candidates;
 use crate::sys::process;
+
+/// How psflip itself is started again.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where its executable may be, in the order of trying.
+    pub candidates: Vec<CString>,
+    /// Its arguments.
+    pub argv: Vec<CString>,
+    /// Its environment.
+    pub envp: Vec<CString>,
+}
 
 /// How this psflip was started. The directory it was started in is where it still is: psflip never leaves it.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct Invocation {
     /// Its executable by path, arguments and environment, without what a predecessor added.
     pub program: Program,
     /// The value of the variable by which a predecessor makes itself known.
@@ -23,7 +34,7 @@ pub struct Origin {
     pub anchor: Option<String>,
 }
 
-impl Origin {
+impl Invocation {
     /// Looks at this process.
     #[must_use]
     pub fn of_this_process() -> Self {
@@ -44,7 +55,7 @@ impl Origin {
     }
 
     /// For operators: the executable that the next psflip will be, and whether it is another one than this psflip's.
-    pub(super) fn source(&self) -> Option<Source> {
+    pub(crate) fn source(&self) -> Option<Source> {
         let paths = self.program.candidates.iter().map(|path| Path::new(OsStr::from_bytes(path.to_bytes())));
         let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         let all: Vec<PathBuf> = paths.collect();
@@ -70,7 +81,7 @@ impl Origin {
 
 /// A file as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct FileStamp {
     path: PathBuf,
     stamp: Option<Stamp>,
 }
@@ -96,7 +107,7 @@ impl Stamp {
     }
 }
 
-impl Seen {
+impl FileStamp {
     /// Looks at it. It is to be read after this: a change in between then counts as one.
     #[must_use]
     pub fn look(path: &Path) -> Self {
@@ -111,7 +122,7 @@ impl Seen {
     }
 
     /// For operators: whether it is another one by now.
-    pub(super) fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
         Source { changed: Stamp::of(&path) != self.stamp, path: crate::text::lossy(&path) }
     }
