@@ -13,7 +13,7 @@ pub const WARNED: u8 = 1;
 pub const LEFT_TO_DO: u8 = 1;
 /// Wrong usage of the command line (as clap and most Unix tools do).
 pub const USAGE: u8 = 2;
-/// The configuration is broken (`EX_CONFIG` of sysexits.h).
+/// The configuration is invalid (`EX_CONFIG` of sysexits.h).
 pub const CONFIG: u8 = 78;
 /// The child was not healthy within `upgrade.timeout` (as timeout(1) does).
 pub const NOT_HEALTHY: u8 = 124;

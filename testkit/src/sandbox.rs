@@ -44,7 +44,7 @@ const LEFTOVERS: Duration = Duration::from_secs(3);
 ///
 /// At the end the sandbox fails a test that has not failed already when
 /// a line of output says `panicked at`, or
-/// every psflip has ended and processes that came from one are left (contract C8; see [`Sandbox::expect_leftovers`]).
+/// every psflip has exited and processes that came from one are left (contract C8; see [`Sandbox::expect_leftovers`]).
 #[derive(Debug)]
 pub struct Sandbox {
     pub(crate) inner: Arc<Inner>,
@@ -176,7 +176,7 @@ impl Sandbox {
         self.inner.members().iter().map(|stat| stat.process).collect()
     }
 
-    /// Processes that are left when every psflip has ended are part of this test; they are ended silently.
+    /// Processes that are left when every psflip has exited are part of this test; they are ended silently.
     pub fn expect_leftovers(&self) {
         self.inner.lock().leftovers_expected = true;
     }
@@ -412,7 +412,7 @@ impl Inner {
                     let names: Vec<_> =
                         left.iter().map(|stat| format!("{} ({})", stat.process, stat.name)).collect();
                     found.push(format!(
-                        "every psflip has ended, but these processes are left: {}",
+                        "every psflip has exited, but these processes are left: {}",
                         names.join(", ")
                     ));
                     break;

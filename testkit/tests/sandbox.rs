@@ -76,7 +76,7 @@ fn what_outlives_every_psflip_fails_the_test_unless_it_is_expected() {
     assert_eq!(leave(true), None);
     let text = leave(false).expect("the drop fails");
     assert!(
-        text.starts_with("every psflip has ended, but these processes are left: ")
+        text.starts_with("every psflip has exited, but these processes are left: ")
             && text.contains("(sleep)"),
         "{text}"
     );

@@ -32,7 +32,7 @@ pub(super) struct Which {
 }
 
 /// Nothing was said on a connection that was accepted, or was about to be.
-pub(super) const CLOSED: &str = "psflip has closed the connection without an answer: it was ending just then, or was killed; ask `psflip status` who serves now";
+pub(super) const CLOSED: &str = "psflip closed the connection without an answer: it was just stopping, or was killed; `psflip status` shows what serves now";
 
 /// Why a command of the client ends early: what it says and its exit code.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Which {
         if missing {
             return Err(Trouble {
                 message: format!(
-                    "there is no `{DEFAULT_CONFIG}` in this directory; say which psflip is meant by `-c FILE` or `--socket PATH`"
+                    "there is no `{DEFAULT_CONFIG}` in this directory; name a psflip by `-c FILE` or `--socket PATH`"
                 ),
                 code: exit::CONFIG,
             });

@@ -141,7 +141,7 @@ const FLAGS: &[Flag] = &[
         "FILE",
         "healthcheck.fcgi.script",
         Kind::Text,
-        "What --healthcheck-fcgi asks for",
+        "What --healthcheck-fcgi requests",
     ),
     flag(
         "healthcheck-command",
@@ -155,14 +155,14 @@ const FLAGS: &[Flag] = &[
         "CONTAINER",
         "healthcheck.docker.container",
         Kind::Text,
-        "Healthy when the container engine says so",
+        "Healthy when the container engine reports it",
     ),
     flag(
         "healthcheck-notify",
         "",
         "healthcheck.notify.extend",
         Kind::Alone("\"10m\""),
-        "Healthy when the child says READY=1 (sd_notify(3))",
+        "Healthy when the child reports READY=1 (sd_notify(3))",
     ),
     flag(
         "healthcheck-alive",
@@ -210,7 +210,7 @@ const FLAGS: &[Flag] = &[
         Kind::Text,
         "From promotion to the signal to the old child; 0s",
     ),
-    flag("shutdown-signal", "SIGNAL", "shutdown.signal", Kind::Text, "Asks the child to end; SIGTERM"),
+    flag("shutdown-signal", "SIGNAL", "shutdown.signal", Kind::Text, "Stops the child gracefully; SIGTERM"),
     flag("shutdown-timeout", "TIME", "shutdown.timeout", Kind::Text, "From that signal to SIGKILL; 10s"),
     flag(
         "shutdown-orphans",

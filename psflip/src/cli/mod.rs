@@ -58,7 +58,7 @@ program alike, which find it as descriptor 3 (without `[[listen]]`, each needs a
 Exit codes are the child's own (or psflip ends by the child's signal), or
     0  a new generation took over
     2  wrong usage
-   78  the configuration is broken
+   78  the configuration is invalid
   124  the child was not healthy in time
   125  psflip itself failed
   126  the command can't be executed
@@ -147,7 +147,7 @@ fn run_command() -> End {
     }
 }
 
-const EITHER: &str = "Either a file says everything, or the command line does: `psflip check ... -- ./server` prints the file for the latter";
+const EITHER: &str = "Configure by a file or by the command line, not by both: `psflip check ... -- ./server` prints the file for the latter";
 
 /// What clap can't know: that people try to give the configuration, or the command, as an argument.
 fn hint(error: &clap::Error) -> Option<String> {

@@ -194,7 +194,7 @@ fn prepare(
         .map_err(|errors| Refusal {
             code: exit::CONFIG,
             reason: secrets::hide(&format!(
-                "the configuration is broken: {}{}",
+                "the configuration is invalid: {}{}",
                 errors.to_string().lines().next().unwrap_or_default(),
                 removed_directory(source).unwrap_or_default()
             ))
@@ -202,7 +202,7 @@ fn prepare(
             message: no_configuration(source).unwrap_or_else(|| {
                 let hint = upstreams_file(source);
                 let removed = removed_directory(source).unwrap_or_default();
-                format!("the configuration is broken, nothing was started{removed}\n{errors}{hint}")
+                format!("the configuration is invalid; nothing was started{removed}\n{errors}{hint}")
             }),
         })?;
     if let Some(pidfile) = &plan.pidfile {

@@ -165,7 +165,7 @@ impl Status {
                         }
                         Event::Moved { .. } => connection = place.ask(Wish::Watch)?,
                         Event::Stopped { end, .. } => {
-                            super::complain(&format!("psflip has ended: {}", render::clean(&end)));
+                            super::complain(&format!("psflip has exited: {}", render::clean(&end)));
                             return Ok(End::Exited(exit::OK));
                         }
                         Event::Refused { reason } | Event::Error { reason } => {
@@ -179,7 +179,7 @@ impl Status {
                 Heard::Interrupted(signal) => return Ok(End::Killed(signal)),
                 Heard::Closed => {
                     silent += 1;
-                    let gone = || Trouble::new("psflip has ended");
+                    let gone = || Trouble::new("psflip has exited");
                     if silent > 3 {
                         return Err(gone());
                     }

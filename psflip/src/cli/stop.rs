@@ -33,15 +33,15 @@ Examples:
   psflip stop -c app.toml
   psflip stop -c app.toml --timeout 30s
 
-The child gets `shutdown.signal`, and `shutdown.timeout` to end. An upgrade under way is aborted.
+The child gets `shutdown.signal`, and `shutdown.timeout` to exit. An upgrade under way is aborted.
 
 Exit codes:
-    0  the child has ended with code 0, or by the signal
-    1  the child has not ended in time, and keeps running
+    0  the child has exited with code 0, or by the signal
+    1  the child has not exited in time, and keeps running
    78  the configuration does not say where psflip is
   124  --timeout is over
   125  no psflip answers
-    N  the child has ended with code N (128+N: by signal N)";
+    N  the child has exited with code N (128+N: by signal N)";
 
 /// The child ignores the request.
 const IGNORED: u8 = 1;
@@ -56,11 +56,11 @@ impl Stop {
         let mut talk = Talk::begin(&self.which, Wish::Stop, self.timeout, self.json)?;
         let (mut asked, mut by) = (false, None);
         loop {
-            let event = match talk.next(|| "psflip was asked to stop, and has not ended".to_owned())? {
+            let event = match talk.next(|| "psflip was requested to stop, and has not exited".to_owned())? {
                 Turn::Said(event) => event,
                 Turn::Over(end) => return Ok(end),
                 Turn::Closed if asked => {
-                    return Err(Trouble::new("psflip ended without saying how its child did"));
+                    return Err(Trouble::new("psflip exited without reporting its child's exit status"));
                 }
                 Turn::Closed => {
                     return Err(Trouble::new(super::contact::CLOSED));
@@ -76,7 +76,7 @@ impl Stop {
                 Event::Ignored { child, .. } => {
                     let child = child.map_or_else(String::new, |child| format!(" (pid {child})"));
                     let message = format!(
-                        "the child{child} has not ended in time, so it keeps running; `kill -KILL` of psflip ends both at once"
+                        "the child{child} has not exited in time and keeps running; `kill -KILL` of psflip stops both at once"
                     );
                     return Err(Trouble { message, code: IGNORED });
                 }

@@ -85,7 +85,7 @@ impl Talk {
                 Heard::Tick | Heard::Resized => {}
                 Heard::Interrupted(signal) => {
                     self.screen.clear();
-                    super::complain(&format!("waits no longer ({signal}); {}", otherwise()));
+                    super::complain(&format!("no longer waiting ({signal}); {}", otherwise()));
                     return Ok(Turn::Over(End::Killed(signal)));
                 }
                 Heard::TimedOut => {

@@ -47,12 +47,12 @@ Examples:
   psflip upgrade -c app.toml --wait drained     # until the old child is gone, too
   psflip upgrade -c app.toml --timeout 5m       # in a deployment
 
-The upgrade that is waited for starts after this request: while another one is under
-way, it comes after that. Ctrl-C ends the waiting, not the upgrade.
+If an upgrade is already running, yours is queued and starts when it is over.
+Ctrl-C stops the waiting, not the upgrade.
 
 Exit codes:
     0  the new generation is the service (with --wait drained: and the old one is gone)
-    1  the upgrade failed, and the old child keeps running; or psflip refuses, since it ends
+    1  the upgrade failed, and the old child keeps running; or psflip refuses, since it is stopping
    78  the configuration does not say where psflip is
   124  --timeout is over; the upgrade goes on
   125  no psflip answers
@@ -142,7 +142,7 @@ fn goes_on(upgrade: Option<u64>, promoted: bool) -> String {
         (Some(upgrade), false) => {
             format!("upgrade {upgrade} goes on, and `psflip status --watch` shows how")
         }
-        (None, false) => "whether psflip has heard of it is not known: it hasn't answered".to_owned(),
+        (None, false) => "it is not known whether psflip received it: there was no answer".to_owned(),
     }
 }
 
@@ -178,5 +178,5 @@ fn places(place: &Place) -> Vec<String> {
             _ => None,
         }
     })();
-    pid.and_then(where_to_look).into_iter().chain(["psflip status: the last upgrades".to_owned()]).collect()
+    pid.and_then(where_to_look).into_iter().chain(["psflip status: the recent upgrades".to_owned()]).collect()
 }

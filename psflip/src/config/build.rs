@@ -105,7 +105,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> P
             ListenAddress::Unixgram(_) | ListenAddress::Unixpacket(_) => {
                 (format!("the health check can't connect to {address}: it is no stream socket"), NO_STREAM)
             }
-            _ => (format!("the health check asks the shared listener {address}"), SHARED),
+            _ => (format!("the health check probes the shared listener {address}"), SHARED),
         };
         reader.error(Error { message, span, help: Some(help.to_owned()) });
     }
@@ -288,7 +288,7 @@ fn hooks(reader: &mut Reader<'_>, node: Node<'_>, hooks: &mut Hooks) {
             "promoted" => &mut hooks.promoted,
             "failed" => &mut hooks.failed,
             "timeout" => {
-                let zero = Zero::Refused("no hook could ever end in time");
+                let zero = Zero::Refused("no hook could ever exit in time");
                 set(&mut hooks.timeout, reader.duration("timeout", node, zero));
                 continue;
             }

@@ -112,7 +112,7 @@ fn used(plan: &Plan, name: &str) -> Vec<Use> {
     };
     used.extend(socket.filter(is_other).map(|path| Use {
         key: "healthcheck",
-        what: "the socket that the health check asks",
+        what: "the socket that the health check probes",
         path: path.clone(),
     }));
     used

@@ -116,7 +116,7 @@ impl fmt::Display for Errors {
             self.show(f, error)?;
         }
         if self.left_out > 0 {
-            write!(f, "\n\n{}: {} more mistakes are not shown", printable(&self.name), self.left_out)?;
+            write!(f, "\n\n{}: {} more errors are not shown", printable(&self.name), self.left_out)?;
         }
         Ok(())
     }

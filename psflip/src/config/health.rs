@@ -78,7 +78,7 @@ pub(super) fn healthcheck(reader: &mut Reader<'_>, node: Node<'_>, health: &mut 
         set(health, check(reader, kind, &table, node));
     }
     if section.entries.is_empty() {
-        reader.error(Error::at(node.span(), "`[healthcheck]` says no kind of check").help(format!(
+        reader.error(Error::at(node.span(), "`[healthcheck]` has no kind of check").help(format!(
             "write `[healthcheck.KIND]` with one of {}, or leave it out for the default: healthy when still running after 5s",
             any_of(KINDS)
         )));
@@ -314,7 +314,7 @@ fn probe<T>(
         match *key {
             "after" => set(&mut pace.after, reader.duration("after", node, Zero::Allowed)),
             "interval" => {
-                let zero = Zero::Refused("probes without a pause would load the machine");
+                let zero = Zero::Refused("probes without a pause would load the host");
                 set(&mut pace.interval, reader.duration("interval", node, zero));
             }
             "timeout" => {

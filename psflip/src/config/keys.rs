@@ -107,10 +107,10 @@ tables! {
         "env": Map(true), Nothing, "Changes to the child's environment: a string sets a variable, `false` removes it.";
         "signals": Signals, Nothing, "What the child gets in place of a signal that psflip gets: another signal, or `false` for none.";
         "upgrade": Kind::Table(&UPGRADE), Nothing, "How the service is upgraded.";
-        "shutdown": Kind::Table(&SHUTDOWN), Nothing, "How a child is ended.";
+        "shutdown": Kind::Table(&SHUTDOWN), Nothing, "How a child is stopped.";
         "healthcheck": One(HEALTHCHECKS), Told("`alive`, 5s"), "How psflip learns that a child is healthy: at most one kind.";
         "listen": Kind::Many(&LISTEN, 64), Nothing, "Sockets that psflip opens once, and that every generation's child inherits.";
-        "switch": Kind::Table(&SWITCH), Nothing, "What is turned to the new child at promotion.";
+        "switch": Kind::Table(&SWITCH), Nothing, "What is switched to the new child at promotion.";
         "hooks": Kind::Table(&HOOKS), Nothing, "Programs that are run on the way.";
         "control": Kind::Table(&CONTROL), Nothing, "Where operators reach psflip.";
         "log": Kind::Table(&LOG), Nothing, "psflip's own log, on standard error.";
@@ -119,9 +119,9 @@ tables! {
         "signal": Signal, Is("\"SIGHUP\""), "Asks for an upgrade.";
         "timeout": Duration(false), Is("\"1m\""), "From spawn to healthy. A child that takes longer is given up, and the old one keeps running.";
     }
-    SHUTDOWN "[shutdown]" "How a child is ended." {
+    SHUTDOWN "[shutdown]" "How a child is stopped." {
         "delay": Duration(true), Is("\"0s\""), "From promotion to the signal to the old child.";
-        "signal": Signal, Is("\"SIGTERM\""), "Asks the child to end.";
+        "signal": Signal, Is("\"SIGTERM\""), "Stops the child gracefully.";
         "timeout": Duration(true), Is("\"10s\""), "From the signal to SIGKILL. `0s`: SIGKILL at once.";
         "orphans": Word(&["kill", "leave"]), Is("\"kill\""), "What happens to the rest of the child's process tree.";
     }
@@ -135,7 +135,7 @@ tables! {
         "timeout": Duration(false), Is("\"5s\""), "For one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
-    DOCKER "[healthcheck.docker]" "Healthy when the container engine says that a container is." {
+    DOCKER "[healthcheck.docker]" "Healthy when the container engine reports that a container is." {
         "container": Special("web-{{ blue_green() }}"), Required, "Its name or id.";
         "socket": Special("/var/run/docker.sock"), Is("\"/var/run/docker.sock\""), "Where the engine listens.";
         "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
@@ -179,8 +179,8 @@ tables! {
         "timeout": Duration(false), Is("\"5s\""), "For one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
-    NOTIFY "[healthcheck.notify]" "Healthy when the child says `READY=1` (sd_notify(3))." {
-        "extend": Duration(true), Is("\"10m\""), "How long after `upgrade.timeout` the child may put off the end of the wait.";
+    NOTIFY "[healthcheck.notify]" "Healthy when the child reports `READY=1` (sd_notify(3))." {
+        "extend": Duration(true), Is("\"10m\""), "How much longer than `upgrade.timeout` the child may ask psflip to wait.";
     }
     LISTEN "[[listen]]" "A socket that psflip opens once, and that every generation's child inherits." {
         "address": Special("tcp://0.0.0.0:8080"), Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, `unixgram://PATH`, `unixpacket://PATH`, or `systemd:NAME`.";
@@ -195,7 +195,7 @@ tables! {
         "nodelay": Boolean, Told("as the child leaves it"), "`TCP_NODELAY`, which accepted connections inherit.";
         "nonblock": Boolean, Told("as the child leaves it"), "`O_NONBLOCK` of the socket itself.";
     }
-    SWITCH "[switch]" "What is turned to the new child at promotion." {
+    SWITCH "[switch]" "What is switched to the new child at promotion." {
         "symlink": Kind::Table(&SYMLINK), Nothing, "A symbolic link.";
     }
     SYMLINK "[switch.symlink]" "A symbolic link that is pointed to the new child, atomically." {

@@ -289,7 +289,7 @@ fn refuse_what_does_not_apply(
         ListenAddress::Unixpacket(_) => {
             (&["backlog", "nonblock", "mode", "owner", "group"], "a Unix packet socket")
         }
-        ListenAddress::Systemd(_) => (&[], "a socket that is set up by whoever started psflip"),
+        ListenAddress::Systemd(_) => (&[], "a socket that the process that started psflip has set up"),
     };
     for (key, span, _) in &section.entries {
         if LISTEN.contains(key) && !["address", "name", "as"].contains(key) && !allowed.contains(key) {
@@ -345,7 +345,7 @@ fn socket_address(text: &str) -> Result<SocketAddr, Refused> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
     }
-    let example = "write an IP address and a port: `0.0.0.0:8080` for all IPv4 addresses, `[::]:8080` for all, `127.0.0.1:8080` for this machine";
+    let example = "write an IP address and a port: `0.0.0.0:8080` for all IPv4 addresses, `[::]:8080` for all, `127.0.0.1:8080` for this host";
     let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
     let Ok(port) = port.parse::<u16>() else {
         return refuse_help(format!("{} is no address to listen on", quoted(text)), example);

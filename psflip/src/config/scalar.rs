@@ -168,7 +168,7 @@ pub(super) fn signal_number(number: i64) -> Refused {
         message: format!("signals are given by name, not by number (`{number}`)"),
         help: Some(match name {
             Some(name) => {
-                format!("number {number} is `{name}` on this machine; numbers differ between architectures")
+                format!("number {number} is `{name}` on this host; numbers differ between architectures")
             }
             None => "write a name such as `SIGTERM`; `kill -l` lists them".to_owned(),
         }),
@@ -181,9 +181,9 @@ pub(super) fn upgrade_signal(text: &str) -> Result<Signal, Refused> {
     let name = signal.to_string();
     let reason = match name.as_str() {
         "SIGKILL" | "SIGSTOP" => "no process can catch it",
-        "SIGCHLD" => "the kernel sends it whenever a child process ends",
+        "SIGCHLD" => "the kernel sends it whenever a child process exits",
         "SIGPIPE" => "the kernel sends it when psflip writes to a closed pipe",
-        "SIGTERM" | "SIGINT" => "it asks psflip to stop",
+        "SIGTERM" | "SIGINT" => "it requests a stop of psflip",
         "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => "the terminal sends it to suspend psflip",
         "SIGCONT" => "shells send it to continue what was suspended",
         "SIGSEGV" | "SIGBUS" | "SIGFPE" | "SIGILL" | "SIGSYS" | "SIGTRAP" | "SIGABRT" => {
@@ -203,16 +203,18 @@ pub(super) fn shutdown_signal(text: &str) -> Result<Signal, Refused> {
     let Some(reason) = why_it_ends_nothing(signal) else { return Ok(signal) };
     refuse_help(
         format!("{} can't be the shutdown signal: {reason}", quoted(&signal.to_string())),
-        "use the signal that your program takes for a graceful end, for example `SIGTERM` (the default), `SIGQUIT` or `SIGINT`",
+        "use the signal on which your program shuts down gracefully, for example `SIGTERM` (the default), `SIGQUIT` or `SIGINT`",
     )
 }
 
 /// Why a signal can't ask a child to end; `None`: it can.
 fn why_it_ends_nothing(signal: Signal) -> Option<&'static str> {
     match signal.to_string().as_str() {
-        "SIGSTOP" | "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => Some("it suspends the child instead of ending it"),
-        "SIGCONT" => Some("it continues the child instead of ending it"),
-        "SIGCHLD" => Some("it tells of the end of a process and asks none to end"),
+        "SIGSTOP" | "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => {
+            Some("it suspends the child instead of terminating it")
+        }
+        "SIGCONT" => Some("it continues the child instead of terminating it"),
+        "SIGCHLD" => Some("it reports that a process exited, and stops none"),
         _ => None,
     }
 }
@@ -223,7 +225,7 @@ pub(super) fn received_signal(text: &str) -> Result<Signal, Refused> {
     let name = signal.to_string();
     let reason = match name.as_str() {
         "SIGKILL" | "SIGSTOP" => "no process can catch it, so psflip never gets it",
-        "SIGCHLD" => "the kernel sends it whenever a child process ends, and it is never forwarded",
+        "SIGCHLD" => "the kernel sends it whenever a child process exits, and it is never forwarded",
         "SIGCONT" => "shells send it to continue what was suspended, and the child must continue",
         _ => return Ok(signal),
     };
@@ -251,6 +253,6 @@ pub(super) fn stopping_signal(text: &str) -> Result<Signal, Refused> {
     let Some(reason) = why_it_ends_nothing(signal) else { return Ok(signal) };
     refuse_help(
         format!("{} can't stand in place of a stop request: {reason}", quoted(&signal.to_string())),
-        "write the signal that your program takes for a graceful end, for example `\"SIGQUIT\"`",
+        "write the signal on which your program shuts down gracefully, for example `\"SIGQUIT\"`",
     )
 }

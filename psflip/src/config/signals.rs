@@ -30,11 +30,11 @@ pub(super) fn signals(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(Signal, O
         let sent = match node.get_ref() {
             DeValue::Boolean(false) if stops => {
                 let message = format!(
-                    "{} can't be `false`: it asks psflip to stop, and the child would never end",
+                    "{} can't be `false`: it requests a stop of psflip, and the child would never exit",
                     quoted(name)
                 );
                 reader.error(Error::at(node.span(), message).help(
-                    "write the signal that your program takes for a graceful end, for example `\"SIGQUIT\"`",
+                    "write the signal on which your program shuts down gracefully, for example `\"SIGQUIT\"`",
                 ));
                 continue;
             }

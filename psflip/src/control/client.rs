@@ -169,7 +169,7 @@ impl fmt::Display for Unreachable {
                 return write!(
                     f,
                     "the process that listens on `{path}` runs as {user}, not as root, as you or as the owner of its directory. \
-                     Nothing was sent to it, since anybody could have made that socket; if it is psflip, ask as {user}"
+                     Nothing was sent to it, since anybody could have made that socket; if it is psflip, run this as {user}"
                 );
             }
         };
@@ -183,17 +183,17 @@ impl fmt::Display for Unreachable {
             }
             Errno::ECONNREFUSED => write!(
                 f,
-                "nobody listens on the control socket `{path}`: psflip was killed and has left it behind"
+                "nothing listens on the control socket `{path}`: psflip was killed and left it behind"
             ),
             Errno::EACCES | Errno::EPERM => match std::fs::metadata(&self.socket) {
                 Ok(metadata) => write!(
                     f,
-                    "may not use the control socket `{path}`: it belongs to {}; ask as that user or as root",
+                    "permission denied: the control socket `{path}` is owned by {}; run this as that user or as root",
                     user(metadata.uid())
                 ),
                 Err(_) => write!(
                     f,
-                    "may not use the control socket `{path}`: its directory is not for {}; ask as root",
+                    "permission denied: the directory of the control socket `{path}` is closed for {}; run this as root",
                     user(nix::unistd::geteuid().as_raw())
                 ),
             },

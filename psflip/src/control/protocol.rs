@@ -56,7 +56,7 @@ impl Wish {
             Some(version) if version == u64::from(PROTOCOL) => {}
             Some(version) => {
                 return Err(format!(
-                    "the request is of protocol {version}, and psflip {} speaks {PROTOCOL}",
+                    "the request has protocol version {version}, and psflip {} has {PROTOCOL}",
                     env!("CARGO_PKG_VERSION")
                 ));
             }
@@ -185,7 +185,7 @@ pub enum Event {
         /// How long it had, in milliseconds.
         timeout_ms: u64,
     },
-    /// The child has ended as asked; the generation before still drains, and psflip ends after it (contract F11).
+    /// The child has exited as asked; the generation before still drains, and psflip ends after it (contract F11).
     Waiting {
         /// That one.
         predecessor: Predecessor,

@@ -280,7 +280,7 @@ impl Server {
         let (pid, uid) = (peer.pid(), peer.uid());
         let own = Uid::effective();
         if !(uid == 0 || uid == own.as_raw()) {
-            let reason = format!("this psflip belongs to uid {own}; uid {uid} may not ask it");
+            let reason = format!("this psflip belongs to uid {own}; uid {uid} may not send requests to it");
             let line = Event::Error { reason }.line();
             let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write(&line)); // it has room for one line
             return;
@@ -292,7 +292,7 @@ impl Server {
             self.epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, id)).map_err(Into::into)
         });
         if let Err(error) = watched {
-            tracing::warn!(%error, pid, uid, "can't hear a client of the control socket");
+            tracing::warn!(%error, pid, uid, "can't receive from a client of the control socket");
             return;
         }
         self.next += 1;
@@ -309,7 +309,7 @@ impl Server {
         self.clients.insert(id, client);
         if self.clients.len() > MOST_CLIENTS {
             let reason = format!(
-                "{MOST_CLIENTS} clients wait for an upgrade or a stop already; a signal to psflip asks for one without a client"
+                "{MOST_CLIENTS} clients already wait for an upgrade or a stop; a signal to psflip requests one without a client"
             );
             self.answer(id, &Event::Error { reason }, Then::Close);
         }

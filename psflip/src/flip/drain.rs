@@ -155,7 +155,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
     }
 }
 
-/// The child has ended, and with it this generation. `news` says whether that was asked for.
+/// The child has exited, and with it this generation. `news` says whether that was asked for.
 pub(super) fn child_ended(
     state: &mut State,
     predecessor: Predecessor,
@@ -169,7 +169,7 @@ pub(super) fn child_ended(
     effects
 }
 
-/// The child has ended: what it left behind is next (contract C8).
+/// The child has exited: what it left behind is next (contract C8).
 pub(super) fn end_orphans(state: &mut State, outcome: Outcome, elder: Elder) -> Vec<Effect> {
     state.phase = Phase::Draining { step: Step::Orphans, outcome, elder };
     vec![Effect::Arm(Timer::Grace), Effect::SignalOrphans]

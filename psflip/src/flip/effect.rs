@@ -103,9 +103,9 @@ pub enum News {
     Stopping,
     /// The child did not end after a stop request, so it meant to ignore it; it is served on.
     StopIgnored,
-    /// The child has ended during an upgrade, which goes on (contract F7).
+    /// The child has exited during an upgrade, which goes on (contract F7).
     ChildEndedDuringUpgrade(End),
-    /// The child has ended, as it was asked to.
+    /// The child has exited, as it was asked to.
     ChildEnded(End),
     /// The child of the service terminated without a stop request, and nothing takes its place: an outage.
     ServiceDown(End),

@@ -22,7 +22,7 @@ pub enum Event {
     ChildNotStarted(StartFailure),
     /// The health check says that the child is healthy.
     ChildHealthy,
-    /// The child has ended.
+    /// The child has exited.
     ChildEnded(End),
     /// Nothing is left of the child's process tree.
     TreeGone,

@@ -141,7 +141,7 @@ pub enum Step {
     Asked,
     /// The child has SIGKILL.
     Killed,
-    /// The child has ended; what it left behind has the signal.
+    /// The child has exited; what it left behind has the signal.
     Orphans,
     /// What it left behind has SIGKILL.
     OrphansKilled,
@@ -163,7 +163,7 @@ pub enum Outcome {
 pub enum Failure {
     /// The child could not be started.
     Start(StartFailure),
-    /// The child ended before it was healthy, or before its generation was promoted.
+    /// The child exited before it was healthy, or before its generation was promoted.
     EndedEarly(End),
     /// The child was not healthy within `upgrade.timeout`.
     NotHealthy,

@@ -67,7 +67,7 @@ impl Connection {
                         failures: String::new(),
                     }),
                     Some(pid) => Err(format!(
-                        "connect to {target}: it still is the old generation (pid {pid}) that listens there"
+                        "connect to {target}: the old generation (pid {pid}) still listens there"
                     )),
                 }
             }

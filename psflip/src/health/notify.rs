@@ -62,7 +62,7 @@ struct Waiting {
 pub struct Heard {
     /// `READY=1`.
     pub ready: bool,
-    /// The longest time that the child asked for by `EXTEND_TIMEOUT_USEC=`, from now.
+    /// The longest time that the child requested by `EXTEND_TIMEOUT_USEC=`, from now.
     pub extend: Option<Duration>,
     /// Strangers flood the socket: it is to be read again only after a pause.
     pub flooded: bool,
@@ -199,7 +199,7 @@ impl Notifications {
         self.errno = message.errno.or(self.errno);
         self.exit_status = message.exit_status.or(self.exit_status);
         if message.status.is_some() && message.status != self.status {
-            tracing::debug!(status = message.status, "the child tells its status");
+            tracing::debug!(status = message.status, "child reports its status");
             self.status = message.status;
         }
     }
@@ -246,13 +246,13 @@ impl Notifications {
             words.push(format!("its status is `{status}`"));
         }
         if let Some(errno) = self.errno {
-            words.push(format!("it told ERRNO={errno} ({})", io::Error::from_raw_os_error(errno)));
+            words.push(format!("it reported ERRNO={errno} ({})", io::Error::from_raw_os_error(errno)));
         }
         if let Some(code) = self.exit_status {
-            words.push(format!("it told EXIT_STATUS={code}"));
+            words.push(format!("it reported EXIT_STATUS={code}"));
         }
         if self.stopping {
-            words.push("it told STOPPING=1".to_owned());
+            words.push("it reported STOPPING=1".to_owned());
         }
         (!words.is_empty()).then(|| words.join("; "))
     }
@@ -422,7 +422,7 @@ mod tests {
         assert_eq!(
             notifications.why_not_ready(),
             "no READY=1 came to $NOTIFY_SOCKET; a message of other processes, the last of pid 77, did not count; its status is \
-             `loading`; it told ERRNO=111 (Connection refused (os error 111)); it told EXIT_STATUS=9; it told STOPPING=1"
+             `loading`; it reported ERRNO=111 (Connection refused (os error 111)); it reported EXIT_STATUS=9; it reported STOPPING=1"
         );
     }
 }

@@ -184,7 +184,7 @@ impl Notifier {
     }
 
     /// Sends it, with a descriptor; or keeps it, if earlier ones wait or there is no room. A manager that can't be told is complained
-    /// about once. Whether it is sent, or waits no longer.
+    /// about once. Whether it is sent, or no longer waiting.
     pub fn send(&mut self, message: Message, fd: Option<BorrowedFd<'_>>) -> bool {
         if !self.waits() {
             match self.try_send(&message, fd) {
@@ -247,7 +247,7 @@ impl Notifier {
     /// Only a connected socket becomes writable when the other one has room.
     fn connect(&self) {
         if let Err(error) = connect(self.socket.as_raw_fd(), &self.address) {
-            tracing::debug!(%error, "can't wait for the manager");
+            tracing::debug!(%error, "can't wait for the service manager");
         }
     }
 
@@ -256,7 +256,7 @@ impl Notifier {
             return;
         }
         let error = io::Error::from(errno);
-        tracing::warn!(socket = self.name, %error, "can't tell the manager (NOTIFY_SOCKET); the service is not touched by that");
+        tracing::warn!(socket = self.name, %error, "can't notify the service manager (NOTIFY_SOCKET); the service is not affected");
     }
 }
 

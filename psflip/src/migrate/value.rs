@@ -80,8 +80,7 @@ pub(super) fn signal(node: &Node) -> Result<Meant<String>, String> {
         Value::Int(number) => {
             let signal = i32::try_from(*number).ok().and_then(Signal::from_number);
             let signal = signal.ok_or("there is no signal of this number")?.to_string();
-            let note =
-                format!("signal {number} is {signal} on this machine; on others it may be another one");
+            let note = format!("signal {number} is {signal} on this host; on others it may be another one");
             Ok(Meant::with(signal, note))
         }
         _ => Err("upstream refuses it: it is no signal".to_owned()),

@@ -118,7 +118,9 @@ impl SupervisedCommand {
                 }
                 Ok(Some(Report::Refused(refusal))) => return Err(self.refused(&refusal)),
                 Ok(Some(Report::Lost | Report::Gone)) => {
-                    return Err(self.with_output("ended, but its keeper was killed and can't tell how"));
+                    return Err(
+                        self.with_output("exited, but its keeper was killed, so its exit status is unknown")
+                    );
                 }
                 Ok(Some(Report::Started)) => {
                     if let Some(process) = self.tree.unreported_child() {

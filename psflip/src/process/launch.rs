@@ -95,7 +95,7 @@ impl Refusal {
         let error = &self.error;
         let is_missing = matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR));
         if is_missing && !program.contains('/') {
-            return format!("can't execute `{program}`: it is in no directory of PATH");
+            return format!("can't execute `{program}`: not found in PATH");
         }
         let file = workdir.unwrap_or(Path::new(".")).join(program);
         let hint = match file.metadata() {
@@ -103,7 +103,7 @@ impl Refusal {
             Ok(_) if is_missing => "; it is there, but the interpreter or loader that it asks for is not",
             Ok(file) if file.is_dir() => "; it is a directory",
             Ok(file) if file.permissions().mode() & 0o111 == 0 => {
-                "; nobody may execute it, `chmod +x` would allow it"
+                "; it is not executable: `chmod +x` would allow it"
             }
             _ => "",
         };

@@ -18,7 +18,7 @@ impl Runtime {
             && let Err(error) = anchor.tell(message)
             && error.raw_os_error() != Some(libc::EPIPE)
         {
-            tracing::error!(?message, %error, "can't tell the anchor");
+            tracing::error!(?message, %error, "can't notify the anchor");
         }
     }
 
@@ -59,7 +59,7 @@ impl Runtime {
     /// the rest (contract C7).
     pub(super) fn anchor_is_gone(&mut self) -> io::Result<()> {
         let pid = self.managers.anchor.as_ref().map(Link::anchor);
-        tracing::error!(anchor = pid, "the anchor was killed; ending with everything at once");
+        tracing::error!(anchor = pid, "the anchor was killed; stopping everything at once");
         process::exit_now(exit::FAILURE)
     }
 

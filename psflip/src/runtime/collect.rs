@@ -144,11 +144,11 @@ impl Runtime {
         if let Some(child) = self.tree.as_ref().and_then(crate::process::keeper::Tree::unreported_child)
             && let Err(error) = self.poller.watch(Token::Child, child)
         {
-            tracing::debug!(%error, "can't wait for the child itself, only for what its keeper tells");
+            tracing::debug!(%error, "can't wait for the child itself, only for its keeper's report");
         }
     }
 
-    /// The child has ended. Nearly always its keeper has told that already, or does so in this moment.
+    /// The child has exited. Nearly always its keeper has told that already, or does so in this moment.
     fn child_is_gone(&mut self) -> io::Result<()> {
         self.hear_keeper()?;
         if let Some(late) = self.tree.as_mut().and_then(crate::process::keeper::Tree::press_keeper) {
@@ -181,7 +181,7 @@ impl Runtime {
         let pid = self.tree.as_ref().map(crate::process::keeper::Tree::keeper_pid);
         tracing::error!(
             keeper = pid,
-            "the keeper was killed, and the child with it; ending what is left of its process tree"
+            "the keeper was killed, and the child with it; killing the rest of its process tree"
         );
         let end = self.tree.as_ref().map(crate::process::keeper::Tree::end_of_lost_child);
         let read = self.child_has_ended(end.unwrap_or(End::Killed(Signal::KILL)));
@@ -299,7 +299,7 @@ impl Runtime {
                 // EMFILE: what it said is lost, and so it is as good as none (contract F10). It lives, though, and its end is
                 // awaited: until then it may take and return the pidfile.
                 Err(error) => {
-                    link.give_up(format!("can't hear the new psflip: {error}"));
+                    link.give_up(format!("can't receive from the new psflip: {error}"));
                     return Ok(());
                 }
             };
@@ -396,7 +396,7 @@ impl Runtime {
     fn successor_is_late(&mut self) {
         let Some(link) = &mut self.successor else { return };
         let time = if self.state.successor() == Some(Successor::Ends) {
-            format!("did not end within {:?} after it was told to give up", link.grace())
+            format!("did not exit within {:?} after the upgrade was aborted", link.grace())
         } else {
             format!("did not answer within {:?}", link.deadline())
         };
@@ -413,7 +413,7 @@ impl Runtime {
                 Ok(None) => return Ok(()),
                 // Its process can still be seen; an acknowledgement that can't be heard is given up in time.
                 Err(error) => {
-                    tracing::error!(%error, "can't hear the old psflip");
+                    tracing::error!(%error, "can't receive from the old psflip");
                     self.poller.forget(Token::Predecessor);
                     return Ok(());
                 }

@@ -109,7 +109,7 @@ impl Runtime {
         self.end_hook(hook);
         match (hook, result) {
             (_, Ok(output)) => {
-                tracing::debug!(hook = name(hook), output, "hook ended with 0");
+                tracing::debug!(hook = name(hook), output, "hook exited with 0");
                 if hook == Hook::Promote {
                     self.queue.push_back(Event::HookSucceeded);
                 }

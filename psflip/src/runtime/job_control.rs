@@ -141,7 +141,10 @@ impl Runtime {
         let Some(tree) = &self.tree else { return };
         let is_stopped = |child| self.job_control.stopped_by.is_some() || tree::is_stopped(child);
         if let Some(child) = tree.child_pid().filter(|child| is_stopped(*child)) {
-            tracing::info!(child, "the child is stopped; continuing it, since it was asked to end");
+            tracing::info!(
+                child,
+                "the child is stopped (SIGSTOP); continuing it, so that it can act on the stop request"
+            );
             tree.continue_child();
             self.job_control.continued();
         }

@@ -69,7 +69,7 @@ impl Managers {
         let systemd = name.and_then(|name| match Notifier::new(&name) {
             Ok(notifier) => Some(notifier),
             Err(error) => {
-                tracing::warn!(socket = name, %error, "can't speak to the manager (NOTIFY_SOCKET)");
+                tracing::warn!(socket = name, %error, "can't notify the service manager (NOTIFY_SOCKET)");
                 None
             }
         });
@@ -143,7 +143,7 @@ impl Runtime {
                 let time =
                     self.grace() + self.successor.as_ref().map_or(Duration::ZERO, successor::Link::grace);
                 let message = self.patience(Message::new(), time);
-                self.say(message.status(&format!("stop requested, waiting for the child to end; {status}")));
+                self.say(message.status(&format!("stop requested, waiting for the child to exit; {status}")));
             }
             News::StopIgnored => {
                 self.say(Message::new().status(&format!("{status}; the child ignored a stop request")));
@@ -151,7 +151,7 @@ impl Runtime {
             News::ChildEnded(end) | News::ServiceDown(end) => {
                 let message = if self.managers.stopping { Message::new().stopping() } else { Message::new() };
                 let message = self.patience(message, self.grace());
-                self.say(message.status(&format!("the child has ended: {end}")));
+                self.say(message.status(&format!("the child has exited: {end}")));
             }
             News::UpgradeAborted => {
                 let message = self.patience(Message::new(), self.grace());
@@ -334,7 +334,7 @@ impl Runtime {
             let mut room = [PollFd::new(notifier.as_fd(), PollFlags::POLLOUT)];
             match poll(&mut room, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
                 Ok(0) => {
-                    tracing::error!(waited = ?PATIENCE, "the manager does not read that another process is the main process");
+                    tracing::error!(waited = ?PATIENCE, "the service manager does not read which process is the main process now");
                     return;
                 }
                 Ok(_) | Err(_) => notifier.go_on(),
@@ -372,7 +372,7 @@ impl Runtime {
         if let Some(notifier) = self.managers.systemd.as_ref().filter(|notifier| notifier.waits()) {
             let watched = self.poller.watch_for(Token::Managers, notifier.as_fd(), EpollFlags::EPOLLOUT);
             if let Err(error) = watched {
-                tracing::error!(%error, "can't wait for the manager");
+                tracing::error!(%error, "can't wait for the service manager");
             }
         }
     }

@@ -287,7 +287,7 @@ impl Runtime {
             match link.send(&ToPredecessor::Starting { version, deadline, grace }) {
                 Err(error) if !is_gone(&error) => {
                     return Err(io::Error::other(format!(
-                        "the old psflip can't be told of the start: {error}"
+                        "can't report the start to the old psflip: {error}"
                     )));
                 }
                 Ok(()) | Err(_) => {}
@@ -381,7 +381,7 @@ impl Runtime {
         if let Some(pidfile) = self.pidfile.take()
             && let Err(error) = pidfile.remove()
         {
-            tracing::warn!(%error, "the pidfile stays behind");
+            tracing::warn!(%error, "can't remove the pidfile");
         }
         let Some(outcome) = self.outcome else { return Err(io::Error::other("ended without an outcome")) };
         self.keep_last_exit(outcome);

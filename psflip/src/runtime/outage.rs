@@ -30,7 +30,7 @@ impl Runtime {
         self.outage.signal = Some((signal, Instant::now()));
     }
 
-    /// The child has ended. What is left of its tree is looked at now, before it is ended, too.
+    /// The child has exited. What is left of its tree is looked at now, before it is ended, too.
     pub(super) fn note_end(&mut self, end: End) {
         if end != End::Exited(0) || self.state.is_stopping() {
             return;
@@ -58,7 +58,7 @@ impl Runtime {
     /// The child of the service terminated without a stop request.
     pub(super) fn service_is_down(&mut self, child: Option<u32>, end: End) {
         if let Some(signal) = self.signal_that_ended(end) {
-            tracing::info!(child, %end, %signal, "the child has ended by a signal that psflip forwarded to it");
+            tracing::info!(child, %end, %signal, "the child was terminated by a signal that psflip forwarded to it");
             return;
         }
         match &self.outage.background {

@@ -244,7 +244,8 @@ impl Runtime {
         if matches!(message, ToPredecessor::Upgrade { .. }) {
             self.tell(crate::flip::News::RequestRefused);
         } else if *message == ToPredecessor::Ready && !is_gone(&error) {
-            self.failure = Some(format!("can't tell the old psflip that this generation is ready: {error}"));
+            self.failure =
+                Some(format!("can't report to the old psflip that this generation is ready: {error}"));
             self.queue.push_back(Event::TimedOut(Timer::Acknowledgement));
         }
     }

@@ -55,32 +55,29 @@ impl Runtime {
             }
             News::UpgradeAborted => {
                 let reason = self.why_upgrade_failed();
-                tracing::info!(reason, "upgrade aborted by a stop request; ending");
+                tracing::info!(reason, "upgrade aborted by a stop request; stopping");
                 self.upgrade_failure = Some(reason);
             }
             News::UpgradeFailedWithoutChild => {
                 let reason = self.why_upgrade_failed();
-                tracing::error!(reason, "upgrade failed, and the old child had ended meanwhile; ending");
+                tracing::error!(reason, "upgrade failed, and the old child had exited meanwhile; stopping");
                 self.upgrade_failure = Some(reason);
             }
             News::RequestRemembered => {
-                tracing::info!(
-                    because = self.state.why_not_now().map(in_words),
-                    "upgrade request remembered"
-                );
+                tracing::info!(because = self.state.why_not_now().map(in_words), "upgrade queued");
             }
-            News::RequestRefused => tracing::warn!("upgrade request refused: this generation ends"),
-            News::Stopping => tracing::debug!(child, "waiting for the child to end"),
+            News::RequestRefused => tracing::warn!("upgrade request refused: this generation is stopping"),
+            News::Stopping => tracing::debug!(child, "waiting for the child to exit"),
             News::StopIgnored => tracing::warn!(
                 child,
                 waited = ?self.plan.shutdown.timeout,
-                "the child did not end on the stop request, so it keeps running; SIGKILL ends psflip and child at once"
+                "the child did not exit on the stop request and keeps running; SIGKILL to psflip stops both at once"
             ),
             News::ChildEndedDuringUpgrade(end) => {
                 self.service_may_be_down(end);
-                tracing::error!(child, %end, "the child ended during an upgrade; the new generation takes over if it gets healthy");
+                tracing::error!(child, %end, "the child exited during an upgrade; the new generation takes over when it is healthy");
             }
-            News::ChildEnded(end) => tracing::info!(child, %end, "the child has ended"),
+            News::ChildEnded(end) => tracing::info!(child, %end, "the child has exited"),
             News::ServiceDown(end) => self.service_is_down(child, end),
             News::PredecessorLost => tracing::error!(
                 child,
@@ -101,23 +98,23 @@ impl Runtime {
                 let old = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
                 tracing::warn!(
                     old_psflip = old,
-                    "the old generation did not end in the time that it said; not waiting for it any longer"
+                    "the old generation did not exit within the time that it announced; no longer waiting for it"
                 );
             }
             News::Superseded => {
                 let pid = self.successor.as_ref().and_then(|link| link.process()).map(|(pid, _)| pid);
                 let signal = self.plan.shutdown.signal;
-                tracing::info!(child, new_psflip = pid, %signal, "superseded; ending the old child");
+                tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child");
             }
             News::Failed(failure) => self.tell_failure(failure),
             News::ChildKilled => tracing::warn!(
                 child,
                 waited = ?self.plan.shutdown.timeout,
-                "the child did not end in time; killing it"
+                "the child did not exit in time; killing it"
             ),
             News::OrphansKilled => tracing::warn!(
                 waited = ?self.plan.shutdown.timeout,
-                "processes that the child left behind did not end in time; killing them"
+                "leftover processes of the child did not exit in time; killing them"
             ),
             News::LeftBehind => tracing::error!(
                 child,
@@ -204,13 +201,13 @@ impl Runtime {
             (Failure::Switch, None) => "clients could not be sent to the new child".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
             (Failure::EndedEarly(end), _) => {
-                format!("the child ended before it was healthy: {end}{}{probe}", self.background())
+                format!("the child exited before it was healthy: {end}{}{probe}", self.background())
             }
             (Failure::NotHealthy, _) if hopeless => format!("the child was not waited for any longer{probe}"),
             (Failure::NotHealthy, _) => {
                 format!("the child was not healthy within {:?}{probe}", self.plan.upgrade.timeout)
             }
-            (Failure::Aborted, _) => "it was told to give up".to_owned(),
+            (Failure::Aborted, _) => "the upgrade was aborted".to_owned(),
             (Failure::Silence, _) => format!(
                 "the old psflip did not acknowledge within {:?}",
                 crate::handover::predecessor::ACKNOWLEDGEMENT
@@ -242,10 +239,12 @@ impl Runtime {
         let reason = match (link.failure(), link.process()) {
             (Some(reason), _) => reason.to_owned(),
             (None, Some((pid, _))) => {
-                format!("the new psflip (pid {pid}) ended without saying why: killed, crashed, or no psflip")
+                format!(
+                    "the new psflip (pid {pid}) exited without a reason: killed, crashed, or not a psflip"
+                )
             }
             (None, None) => {
-                "the new psflip ended without saying why, before it began: killed, crashed, or no psflip"
+                "the new psflip exited without a reason, before it began: killed, crashed, or not a psflip"
                     .to_owned()
             }
         };

@@ -92,7 +92,7 @@ impl Runtime {
         if let Some(turned) = self.turned.take()
             && let Err(error) = turned.turn_back()
         {
-            tracing::error!(%error, "the link stays turned");
+            tracing::error!(%error, "the symlink still points to the failed generation");
         }
     }
 
@@ -109,7 +109,7 @@ impl Runtime {
         if let Some(link) = link
             && let Err(error) = link.restore()
         {
-            tracing::error!(%error, "can't turn the link back from the failed generation");
+            tracing::error!(%error, "can't point the symlink back from the failed generation");
         }
         if let Err(error) = self.listeners.restore(&listeners) {
             tracing::error!(%error, "can't undo what the failed generation changed");

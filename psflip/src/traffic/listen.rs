@@ -274,7 +274,7 @@ impl Listeners {
 
 fn tell_remaining(path: &Path, removed: io::Result<()>) {
     if let Err(error) = removed {
-        tracing::warn!(path = %path.display(), %error, "the file of a socket stays behind");
+        tracing::warn!(path = %path.display(), %error, "can't remove the file of a socket");
     }
 }
 
@@ -306,11 +306,11 @@ fn activated(activation: &Activation, name: &str) -> Result<Made, String> {
     if sockets.is_empty() {
         return Err(if activation.is_there() {
             format!(
-                "psflip was given no socket of that name; it was given `{}` (FileDescriptorName= in the manager's socket unit)",
+                "psflip was given no socket of that name; it was given `{}` (FileDescriptorName= in the socket unit)",
                 activation.names().join("`, `")
             )
         } else {
-            "psflip was given no socket by its manager (`LISTEN_FDS` and `LISTEN_PID`)".to_owned()
+            "psflip was given no socket by its service manager (`LISTEN_FDS` and `LISTEN_PID`)".to_owned()
         });
     }
     Ok(Made { sockets, file: None, is_new: false, is_stored: true })
@@ -386,7 +386,7 @@ fn internet(address: SocketAddr, kind: SockType, listener: &Listener) -> Result<
     bound().map_err(|errno| match errno {
         Errno::EADDRINUSE => format!("{}; another process listens there", words(errno)),
         Errno::EACCES => format!("{}; ports below 1024 need root or CAP_NET_BIND_SERVICE", words(errno)),
-        Errno::EADDRNOTAVAIL => format!("{}; this machine does not have that address", words(errno)),
+        Errno::EADDRNOTAVAIL => format!("{}; this host does not have that address", words(errno)),
         _ => words(errno),
     })
 }

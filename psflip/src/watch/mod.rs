@@ -7,7 +7,7 @@
 //! Nothing is believed that isn't true: a name counts if the pidfile was touched since the command was started and the named process is
 //! one of the command's. It stays the service until the pidfile names another one, whatever else happens to the file.
 //!
-//! When the service has ended and nothing is left, all is over; also when its pidfile is gone and who was the service before it is gone, too.
+//! When the service has exited and nothing is left, all is over; also when its pidfile is gone and who was the service before it is gone, too.
 //! Else somebody may be about to take its place (an older process that takes its pidfile back, a newer one that isn't ready): that is
 //! waited for, for a while. What is left at the end is ended as well (contract C8), and all of it dies with this process (contract C7).
 
@@ -246,12 +246,12 @@ impl Watch {
                 Ok(Some(Report::About { .. })) => {} // not asked for
                 Ok(Some(Report::Gone)) => return Some(Ok(self.end_of_all())),
                 Ok(Some(Report::Lost)) => {
-                    tracing::error!("the keeper was killed; ending all that is left");
+                    tracing::error!("the keeper was killed; killing all that is left");
                     return Some(Ok(self.tree.end_of_lost_child()));
                 }
                 Ok(None) => return None,
                 Err(error) => {
-                    tracing::error!(%error, "can't hear the keeper");
+                    tracing::error!(%error, "can't receive from the keeper");
                     return None;
                 }
             }
@@ -283,7 +283,7 @@ impl Watch {
         let service = self.service.as_ref().and_then(|service| self.ends.of(service.pid));
         let end = unheard.or(self.end_of_one_missed()).or(service).or(self.last.flatten());
         let end = end.unwrap_or_else(|| self.end_of_command());
-        tracing::info!(%end, "over, nothing is left");
+        tracing::info!(%end, "stopped; nothing is left");
         end
     }
 
@@ -422,7 +422,7 @@ impl Watch {
     /// The service has ended, in this way if that is known, and the pidfile names nobody else.
     fn has_ended(&mut self, end: Option<End>) {
         let told = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
-        tracing::info!(end = told, "the service has ended");
+        tracing::info!(end = told, "the service has exited");
         self.last = Some(end);
         if self.command_ended.is_none() && !self.command_served {
             // It lives and never was the service: a program that runs the service, and has the last word.
@@ -443,7 +443,7 @@ impl Watch {
         if !may_come || self.recent_stop().is_some() || patience.is_zero() {
             self.over_after(end);
         } else {
-            tracing::warn!(?patience, "waiting for somebody to take its place");
+            tracing::warn!(?patience, "waiting for another process to take its place");
             self.phase = Phase::Waiting(end, Instant::now() + patience);
         }
     }
@@ -468,7 +468,7 @@ impl Watch {
 
     /// All is over: what is left has to end.
     fn over(&mut self, end: End) {
-        tracing::info!(%end, "over; ending what is left");
+        tracing::info!(%end, "stopped; stopping what is left");
         self.phase = Phase::Ending(end, Instant::now() + self.options.grace);
         let _ = self.tree.signal_all(Signal::TERM); // nothing may be left
         let _ = self.tree.signal_all(Signal::CONT); // what is stopped can't end
@@ -479,7 +479,7 @@ impl Watch {
         match self.phase {
             Phase::Waiting(end, until) if until <= now => self.over_after(end),
             Phase::Ending(end, until) if until <= now => {
-                tracing::warn!("killing what did not end within {:?}", self.options.grace);
+                tracing::warn!("killing what did not exit within {:?}", self.options.grace);
                 self.phase = Phase::Killing(end, now + KILLED);
                 let _ = self.tree.kill_all(); // nothing may be left
             }

@@ -43,13 +43,13 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\"]\n[healthcheck.http]\nurl = \"http://localhost:1/up\"",
         "3:7",
-        &["every generation asks `http://localhost:1/up`", "ab("],
+        &["every generation probes `http://localhost:1/up`", "ab("],
     ),
-    ("cmd = [\"true\"]\n[healthcheck.tcp]\naddress = \":1\"", "3:11", &["every generation asks `:1`"]),
+    ("cmd = [\"true\"]\n[healthcheck.tcp]\naddress = \":1\"", "3:11", &["every generation probes `:1`"]),
     (
         "cmd = [\"true\"]\n[healthcheck.fcgi]\naddress = \":1\"\nscript = \"/ping\"",
         "3:11",
-        &["every generation asks"],
+        &["every generation probes"],
     ),
     (
         "cmd = [\"true\"]\n[healthcheck.docker]\ncontainer = \"web\"",

@@ -93,7 +93,7 @@ fn a_broken_file_is_refused_with_position_and_advice_and_nothing_is_started() {
             for word in *words {
                 assert!(stderr.contains(word), "`{word}` is missing for\n{text}\nin\n{stderr}");
             }
-            assert!(stderr.starts_with("psflip: the configuration is broken"), "{stderr}");
+            assert!(stderr.starts_with("psflip: the configuration is invalid"), "{stderr}");
         }
     }
     assert!(!sandbox.path("started").exists());

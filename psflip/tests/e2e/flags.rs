@@ -295,7 +295,7 @@ fn a_mistake_in_a_flag_is_told_with_the_flag_and_nothing_starts() {
             let args = [&[subcommand][..], flags, &["--", "touch", "started"]].concat();
             let (code, stdout, stderr) = run(&sandbox, &args);
             assert_eq!((code, stdout.as_str()), (Some(78), ""), "{args:?}\n{stderr}");
-            assert!(stderr.starts_with("psflip: the configuration is broken"), "{stderr}");
+            assert!(stderr.starts_with("psflip: the configuration is invalid"), "{stderr}");
             for word in words {
                 assert!(stderr.contains(word), "`{word}` is missing in\n{stderr}");
             }
@@ -317,9 +317,9 @@ fn flags_that_do_not_fit_together_are_wrong_usage_with_a_hint() {
         (&["--", "server", "-v"], "`psflip run -- server ...`"),
         (&["run", "./server"], "`psflip run -- ./server ...`"),
         (&["--pidfile", "x", "--", "./server"], "`psflip run --pidfile ... -- ./server`"),
-        (&["-c", "psflip.toml", "--", "./server"], "Either a file says everything"),
-        (&["run", "-c", "psflip.toml", "--", "./server"], "Either a file says everything"),
-        (&["run", "-c", "psflip.toml", "--quiet"], "Either a file says everything"),
+        (&["-c", "psflip.toml", "--", "./server"], "Configure by a file or by the command line"),
+        (&["run", "-c", "psflip.toml", "--", "./server"], "Configure by a file or by the command line"),
+        (&["run", "-c", "psflip.toml", "--quiet"], "Configure by a file or by the command line"),
         (&["sleep", "9"], "`psflip run -- sleep ...`"),
         (&["run", "sleep", "9"], "`psflip run -- sleep ...`"),
         (&["upgrde"], "a similar subcommand exists: 'upgrade'"),

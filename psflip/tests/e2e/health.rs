@@ -234,7 +234,7 @@ fn the_end_of_the_child_ends_the_wait_at_once() {
         psflip.wait_for_line(Stream::Stdout, "ready");
         sandbox.write("die", "");
         assert_eq!(psflip.wait_exit().code(), Some(7), "{}", sandbox.report());
-        psflip.wait_for_line(Stream::Stderr, "the child ended before it was healthy: exit code 7");
+        psflip.wait_for_line(Stream::Stderr, "the child exited before it was healthy: exit code 7");
         assert!(psflip.history().pids().is_empty());
         sandbox.assert_no_process_left();
     }

@@ -97,7 +97,7 @@ fn hooks_see_the_childs_environment_and_whom_they_are_about() {
     let seen = environment(&sandbox, "failed");
     assert_eq!((&*seen["PSFLIP_HOOK"], &seen["PSFLIP_PID"]), ("failed", &pid));
     assert_eq!((&seen["PSFLIP_CHILD_PID"], &*seen["PSFLIP_GENERATION"]), (&child, "3"));
-    assert!(seen["PSFLIP_REASON"].contains("the configuration is broken"), "{seen:?}");
+    assert!(seen["PSFLIP_REASON"].contains("the configuration is invalid"), "{seen:?}");
     reconfigure(&sandbox, &all);
     psflip.flip();
     stop(&psflip);

@@ -64,8 +64,8 @@ fn a_flip_is_told_in_eight_lines() {
     insta::assert_snapshot!(lines.join("\n"), @r#"
     INFO psflip{generation=1 pid=_}: upgrade requested signal=SIGHUP from="pid _ (uid 0)"
     INFO psflip{generation=1 pid=_}: upgrade started next_generation=2
-    INFO psflip{generation=1 pid=_}: superseded; ending the old child child=_ new_psflip=_ signal=SIGTERM
-    INFO psflip{generation=1 pid=_}: the child has ended child=_ end=exit code 0
+    INFO psflip{generation=1 pid=_}: new generation took over; stopping the old child child=_ new_psflip=_ signal=SIGTERM
+    INFO psflip{generation=1 pid=_}: the child has exited child=_ end=exit code 0
     INFO psflip{generation=2 pid=_}: child started child=_ command=_
     INFO psflip{generation=2 pid=_}: healthy; taking over child=_ health="alive"
     INFO psflip{generation=2 pid=_}: healthy, active child=_ health="alive" took=_

@@ -246,6 +246,6 @@ pub(crate) fn flip_to_logger(sandbox: &Sandbox, argv: &[&str], rest: &str, rest_
     psflip.request_flip();
     let new = psflip.wait_successor(old);
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
-    psflip.wait_for_line(Stream::Stderr, "superseded");
+    psflip.wait_for_line(Stream::Stderr, "new generation took over");
     Draining { psflip, old, new, old_child }
 }

@@ -50,7 +50,7 @@ fn failed_upgrades_leave_the_unit_as_it_was() {
     rig.start();
     let probe = rig.ask();
     rig.write_config("cmd = 1\n");
-    rig.fails_to_reload("the configuration is broken");
+    rig.fails_to_reload("the configuration is invalid");
     rig.configure(&["crash-on-init", "--code", "3"], SERVING);
     rig.fails_to_reload("exit code 3");
     rig.configure(&["no-such-program/x"], SERVING);

@@ -114,7 +114,7 @@ fn every_way_to_fail_fails_the_reload_with_its_reason_and_the_service_goes_on() 
         assert!(status.contains(why), "{status}");
     };
     rig.write_config("cmd = 1\n");
-    fails("the configuration is broken");
+    fails("the configuration is invalid");
     for (argv, why) in [
         (&["crash-on-init", "--code", "3"][..], "exit code 3"),
         (&["crash-on-init", "--code", "0"], "exit code 0"),
@@ -143,7 +143,7 @@ fn every_way_to_fail_fails_the_reload_with_its_reason_and_the_service_goes_on() 
     fails("can't execute psflip again");
     for other in ["/bin/true", "/bin/sleep"] {
         std::os::unix::fs::symlink(other, &exe).unwrap();
-        fails("ended without saying why");
+        fails("exited without a reason");
         fs::remove_file(&exe).unwrap();
     }
     fs::rename(&away, &exe).unwrap();
@@ -190,7 +190,7 @@ fn an_old_child_that_dies_during_a_reload_is_replaced_by_the_new_one() {
     let reload = rig.machine.reload(APP);
     rig.machine.wait_journal(APP, "generation 2: child started");
     child_of(old).unwrap().signal(Signal::SIGKILL).unwrap();
-    rig.machine.wait_journal(APP, "the child ended during an upgrade");
+    rig.machine.wait_journal(APP, "the child exited during an upgrade");
     rig.sandbox.write("go", "");
     assert!(reload.wait_exit().success(), "{}", reload.stderr());
     assert_ne!(Some(assert_serves(&rig, None)), inner_pid_of(old));

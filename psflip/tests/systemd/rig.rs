@@ -280,7 +280,7 @@ impl Rig {
             };
             let own: Vec<_> = journal.iter().filter(is_its).collect();
             let has = |text: &str| own.iter().any(|entry| entry.message.contains(text));
-            let whole = has("healthy, active") && (generation == last || has("the child has ended"));
+            let whole = has("healthy, active") && (generation == last || has("the child has exited"));
             assert!(whole, "not all lines of generation {generation}: {journal:#?}");
             for entry in own {
                 assert_eq!(entry.pid.map(|pid| pid.to_string()), entry.field("PSFLIP_PID"), "{entry:?}");

@@ -112,7 +112,7 @@ fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Res
     let Some(active) = now else {
         if !done.rough || only_limited {
             return violation(
-                "U8: the service has ended, and nothing was done that it may end of".to_owned(),
+                "U8: the service has exited, and nothing was done that it may end of".to_owned(),
             );
         }
         if done.killed_above {

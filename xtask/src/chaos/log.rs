@@ -25,11 +25,11 @@ const LINES: [(&str, News); 11] = [
     ("the new psflip starts its child", News::NewReads),
     ("child started", News::ChildStarted),
     ("healthy, active", News::Active),
-    ("superseded", News::Superseded),
+    ("new generation took over", News::Superseded),
     ("upgrade failed", News::Failed),
     ("upgrade aborted by a stop request", News::Failed),
     ("stop requested", News::StopRequested),
-    ("the child did not end on the stop request", News::StopIgnored),
+    ("the child did not exit on the stop request", News::StopIgnored),
 ];
 
 /// One line that matters.
@@ -57,11 +57,11 @@ pub(super) struct Log {
 const COMPLAINTS: [&str; 10] = [
     "can't reclaim",
     "can't return",
-    "stays behind",
+    "can't remove",
     "can't become",
     "can't signal",
     "can't forward",
-    "can't hear",
+    "can't receive",
     "can't wait",
     "can't go on",
     "last words",
@@ -143,9 +143,9 @@ mod tests {
 
     #[test]
     fn a_line_tells_who_says_what() {
-        let line = "2026-11-23T13:11:57.2Z  INFO psflip{generation=1 pid=4062}: superseded; ending the old child child=4065";
+        let line = "2026-11-23T13:11:57.2Z  INFO psflip{generation=1 pid=4062}: new generation took over; stopping the old child child=4065";
         assert_eq!(parse(line), Some((4062, News::Superseded)));
         assert_eq!(parse("got SIGTERM from=4062"), None);
-        assert_eq!(parse("psflip: the configuration is broken, nothing was started"), None);
+        assert_eq!(parse("psflip: the configuration is invalid; nothing was started"), None);
     }
 }

@@ -88,7 +88,7 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             if left.is_empty() {
                 Ok(None)
             } else {
-                Err(format!("every psflip has ended, but {} are left", names(&left)))
+                Err(format!("every psflip has exited, but {} are left", names(&left)))
             }
         }
         [only] => {

@@ -87,7 +87,7 @@ mod tests {
 
     fn findings(document: &str) -> Vec<String> {
         let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
-        let source = "fn a() { tracing::info!(%end, \"the child has ended\"); }\nfn b() { tracing::error!(\"it is \\\n    down\"); }\nlet c = \"no line\";";
+        let source = "fn a() { tracing::info!(%end, \"the child has exited\"); }\nfn b() { tracing::error!(\"it is \\\n    down\"); }\nlet c = \"no line\";";
         let tree = Tree::new(vec![file("psflip/src/a.rs", source), file("docs/a.md", document)]);
         untrue_level(&tree).into_iter().map(|finding| finding.text).collect()
     }
@@ -95,10 +95,10 @@ mod tests {
     #[test]
     fn a_line_with_its_own_level_is_fine() {
         for document in [
-            "| `the child has ended` (level info) |",
+            "| `the child has exited` (level info) |",
             "`it is down`, at level error; `no line`",
             "    ERROR psflip{generation=1 pid=2}: it is down child=3 end=exit code 0",
-            "2026-11-23T13:11:57.2Z  INFO psflip{generation=1 pid=4}: the child has ended",
+            "2026-11-23T13:11:57.2Z  INFO psflip{generation=1 pid=4}: the child has exited",
         ] {
             assert_eq!(findings(document), [""; 0], "{document}");
         }
@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn another_level_and_another_line_are_found() {
-        let is = "`the child has ended` is logged at level info, not debug";
-        assert_eq!(findings("`the child has ended` (level debug)"), [is]);
-        assert_eq!(findings(" DEBUG psflip{generation=1 pid=2}: the child has ended end=x"), [is]);
+        let is = "`the child has exited` is logged at level info, not debug";
+        assert_eq!(findings("`the child has exited` (level debug)"), [is]);
+        assert_eq!(findings(" DEBUG psflip{generation=1 pid=2}: the child has exited end=x"), [is]);
         assert_eq!(findings("`no line` (level warn)"), ["psflip logs no `no line`"]);
     }
 }

@@ -28,7 +28,7 @@ Exit codes:
     0  psflip can be started with it
     1  --strict, and there is a warning
     2  wrong usage
-   78  the configuration is broken";
+   78  the configuration is invalid";
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -66,7 +66,7 @@ pub(super) fn check(args: &CheckArgs) -> End {
         Err(errors) => {
             complain(&no_configuration(&args.source).unwrap_or_else(|| {
                 let hint = upstreams_file(&args.source);
-                format!("the configuration is broken\n{errors}{hint}")
+                format!("the configuration is invalid\n{errors}{hint}")
             }));
             End::Exited(exit::CONFIG)
         }

@@ -101,14 +101,14 @@ fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
     Some(warning(
         key,
         format!(
-            "the child is taken for healthy because it runs for {}, and {why}: one that does not serve would be promoted, and the old one ended",
+            "the child counts as healthy because it runs for {}, and {why}: a version that does not serve would be promoted, and the old one stopped",
             spell(timeout)
         ),
         if plan.listeners.is_empty() {
-            "let it be asked (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or say by itself that it is ready (`[healthcheck.notify]`)"
+            "add a health check that probes it (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or let it report that it is ready (`[healthcheck.notify]`)"
         } else {
             // At the listener the old child would answer.
-            "let it say by itself that it is ready (`[healthcheck.notify]`), or let a command find out (`[healthcheck.command]`)"
+            "let it report that it is ready (`[healthcheck.notify]`), or let a command check it (`[healthcheck.command]`)"
         },
     ))
 }
@@ -143,7 +143,7 @@ fn old_answers(health: &Health, next: &Health) -> Option<Warning> {
         return Some(warning(
             "healthcheck.docker.container",
             format!(
-                "every generation asks for the container `{container}`: while the old one runs, its health is taken for the new one's"
+                "every generation checks the container `{container}`: while the old one runs, its health is taken for the new one's"
             ),
             "give each generation a container of its own: `web-{{ blue_green() }}`",
         ));
@@ -152,8 +152,8 @@ fn old_answers(health: &Health, next: &Health) -> Option<Warning> {
     (addresses == others).then(|| {
         warning(
             &format!("healthcheck.{key}"),
-            format!("every generation asks `{text}`: while the old child listens there, its answer is taken for the new one's"),
-            "give each generation a port of its own (`{{ ab('8080', '8081') }}`), or let psflip open the port for all (`[[listen]]`) and the child say that it is ready (`[healthcheck.notify]`)",
+            format!("every generation probes `{text}`: while the old child listens there, its answer is taken for the new one's"),
+            "give each generation a port of its own (`{{ ab('8080', '8081') }}`), or let psflip open the port for all (`[[listen]]`) and let the child report that it is ready (`[healthcheck.notify]`)",
         )
     })
 }
@@ -205,7 +205,7 @@ fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
         found.push(warning(
             "shutdown.signal",
             "a child can't handle SIGKILL: what it is doing is lost at every upgrade".to_owned(),
-            "use the signal that your program takes for a graceful end; SIGKILL follows after `shutdown.timeout` anyway",
+            "use the signal on which your program shuts down gracefully; SIGKILL follows after `shutdown.timeout` anyway",
         ));
     }
     found
@@ -220,13 +220,13 @@ fn signals(plan: &Plan) -> Vec<Warning> {
             found.push(warning(
                 &format!("signals.{received}"),
                 format!("{received} becomes SIGKILL, which a child can't handle: what it is doing is lost at every stop"),
-                "use the signal that your program takes for a graceful end",
+                "use the signal on which your program shuts down gracefully",
             ));
         } else if received == Signal::TERM && plan.shutdown.signal == Signal::TERM && sent != Signal::TERM {
             found.push(warning(
                 &format!("signals.{received}"),
                 format!("SIGTERM becomes {sent}, but an old child gets SIGTERM at every upgrade (`shutdown.signal`)"),
-                &format!("set `shutdown.signal = \"{sent}\"` too, if that is how your program ends gracefully"),
+                &format!("set `shutdown.signal = \"{sent}\"` too, if your program shuts down gracefully on it"),
             ));
         }
     }

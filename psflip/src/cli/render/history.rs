@@ -94,7 +94,7 @@ pub(super) fn record(record: &Record, view: &View) -> String {
         line(&phases, Some(Paint::Faint));
     }
     if !record.by.is_empty() {
-        line(&format!("asked for by {}", clean(&record.by)), Some(Paint::Faint));
+        line(&format!("requested by {}", clean(&record.by)), Some(Paint::Faint));
     }
     out
 }
@@ -111,11 +111,11 @@ fn drain(record: &Record) -> Option<String> {
 /// What the old generation is doing.
 pub(super) fn step_of_drain(step: Drain) -> &'static str {
     match step {
-        Drain::Delay => "waits before it asks its child to end",
-        Drain::Asked => "its child was asked to end",
+        Drain::Delay => "waits for shutdown.delay before it stops its child",
+        Drain::Asked => "its child was sent the stop signal",
         Drain::Killed => "its child was killed",
-        Drain::Orphans => "what its child left behind was asked to end",
-        Drain::OrphansKilled => "what its child left behind was killed",
+        Drain::Orphans => "leftover processes were sent the stop signal",
+        Drain::OrphansKilled => "leftover processes were killed",
         Drain::Gone => "it is gone",
         Drain::Other => "it ends",
     }

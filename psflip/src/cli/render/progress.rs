@@ -26,7 +26,7 @@ impl Progress {
                 match because {
                     Some(because) => {
                         self.now = format!("waits: {}", clean(because));
-                        vec![format!("upgrade {upgrade} is remembered and starts later: {}", clean(because))]
+                        vec![format!("upgrade {upgrade} is queued: {}", clean(because))]
                     }
                     None => vec![],
                 }
@@ -62,18 +62,23 @@ impl Progress {
             }
             Event::Stopping { child, timeout_ms, .. } => {
                 self.began = Some(view.now);
-                self.now = format!("waiting for the child to end, {} at most", span(*timeout_ms));
+                self.now = format!("waiting for the child to exit, {} at most", span(*timeout_ms));
                 // Without a child the old generation is waited for, or there is none yet.
                 vec![child.map_or_else(
-                    || "psflip was asked to end".to_owned(),
-                    |child| format!("the child (pid {child}) was asked to end; it has {}", span(*timeout_ms)),
+                    || "psflip is stopping".to_owned(),
+                    |child| {
+                        format!(
+                            "the child (pid {child}) was sent the stop signal; it has {}",
+                            span(*timeout_ms)
+                        )
+                    },
                 )]
             }
             Event::Waiting { predecessor } => {
                 self.began = Some(view.now);
                 "waiting for the old generation, which still drains".clone_into(&mut self.now);
                 let who = who(Some(predecessor.pid), None);
-                vec![format!("the child has ended; the old generation{who} still drains and is waited for")]
+                vec![format!("the child has exited; waiting for the old generation{who}, which still drains")]
             }
             _ => vec![],
         }
@@ -134,7 +139,7 @@ pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> St
     let output: Vec<&str> =
         output.as_deref().unwrap_or_default().lines().filter(|line| !is_our_own(line)).collect();
     if !output.is_empty() {
-        out += &view.paint(Paint::Faint, "what was written to standard error meanwhile:");
+        out += &view.paint(Paint::Faint, "written to standard error meanwhile:");
         out.push('\n');
         for line in output {
             for part in wrap(&clean(line), view.width.saturating_sub(2)) {

@@ -17,7 +17,7 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         out += &view.row("upgrade", &under_way(upgrade, status.upgrade_left_ms, view.now), Some(Paint::Busy));
     }
     if status.remembered {
-        let text = "an upgrade was asked for and starts as soon as it can";
+        let text = "an upgrade is queued and starts as soon as possible";
         out += &view.row("waiting", text, Some(Paint::Busy));
     }
     if let Some(failed) = status.history.last().filter(|last| last.result == Some(Outcome::Failed)) {
@@ -65,7 +65,7 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     if !status.history.is_empty() && most > 0 {
         out += &format!(
             "\n{}\n",
-            view.paint(Paint::Strong, &super::cut("last upgrades, the newest first", view.width))
+            view.paint(Paint::Strong, &super::cut("recent upgrades (newest first)", view.width))
         );
     }
     for upgrade in status.history.iter().rev().take(most) {
@@ -152,7 +152,7 @@ fn under_way(upgrade: &Record, left: Option<u64>, now: u64) -> String {
         out += &format!("; last probe: {}", clean(probe)); // it says itself the how-manieth it was
     }
     if !upgrade.by.is_empty() {
-        out += &format!("; asked for by {}", clean(&upgrade.by));
+        out += &format!("; requested by {}", clean(&upgrade.by));
     }
     out
 }

@@ -65,7 +65,7 @@ fn busy() -> Status {
         result: Some(Outcome::Failed),
         took_ms: Some(71),
         reason: Some(
-            "the child ended before it was healthy: exit code 3; last probe: no <socket> \"a&b\"".to_owned(),
+            "the child exited before it was healthy: exit code 3; last probe: no <socket> \"a&b\"".to_owned(),
         ),
         ..Record::default()
     };
@@ -248,8 +248,9 @@ fn a_failure_says_why_what_runs_and_where_to_look() {
     let failed = Event::Failed {
         upgrade: 6,
         generation: 8,
-        reason: "the child ended before it was healthy: exit code 3; last probe: can't connect to `app.sock`"
-            .to_owned(),
+        reason:
+            "the child exited before it was healthy: exit code 3; last probe: can't connect to `app.sock`"
+                .to_owned(),
         output: Some(
             "Traceback:\n  no such table `users`, and this line is rather long for a narrow terminal"
                 .to_owned(),

@@ -54,7 +54,7 @@ pub(in crate::cli) fn svg(status: &Status, view: &View) -> String {
          <style>{STYLE}</style>\n<rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n"
     );
     let command = status.command.first().map_or_else(String::new, |command| clean(command));
-    let title = format!("The last upgrades of {command}, up to generation {}", status.generation);
+    let title = format!("The recent upgrades of {command}, up to generation {}", status.generation);
     let _ = writeln!(out, "<title>{}</title>", escape(&title));
     let _ = writeln!(out, "<text class=\"head\" x=\"16\" y=\"28\">{}</text>", escape(&title));
     legend(&mut out);
@@ -288,7 +288,7 @@ fn tooltip(record: &Record) -> String {
         lines.push(format!("last failed probe: {}", clean(probe)));
     }
     if !record.by.is_empty() {
-        lines.push(format!("asked for by {}", clean(&record.by)));
+        lines.push(format!("requested by {}", clean(&record.by)));
     }
     for (what, pid) in [("psflip", record.pid), ("child", record.child)] {
         if let Some(pid) = pid {

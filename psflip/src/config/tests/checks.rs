@@ -25,7 +25,7 @@ fn no_kind_of_check() {
     // Contract: X1, H1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [healthcheck]"#), @r#"
-    app.toml:2:1: `[healthcheck]` says no kind of check
+    app.toml:2:1: `[healthcheck]` has no kind of check
       |
     2 | [healthcheck]
       | ^^^^^^^^^^^^^
@@ -138,7 +138,7 @@ address = ":80"
 interval = "0s"
 timeout = "0s"
 successes = 0"#), @r#"
-    app.toml:4:12: `interval` can't be zero: probes without a pause would load the machine
+    app.toml:4:12: `interval` can't be zero: probes without a pause would load the host
       |
     4 | interval = "0s"
       |            ^^^^

@@ -185,7 +185,7 @@ PORT = 8080"#), @r#"
       |
     4 | signal = 9
       |          ^
-      = help: number 9 is `SIGKILL` on this machine; numbers differ between architectures
+      = help: number 9 is `SIGKILL` on this host; numbers differ between architectures
 
     app.toml:5:11: the duration `10` has no unit
       |

@@ -140,7 +140,7 @@ fn a_file_of_mistakes_is_told_in_a_bounded_way() {
     let text: String = (0..3000).map(|i| format!("key{i} = 1\n")).collect();
     let errors = read(&text).unwrap_err();
     assert_eq!((errors.iter().count(), errors.count()), (50, 3001), "listed, and all with the missing `cmd`");
-    assert!(errors.to_string().ends_with("app.toml: 2951 more mistakes are not shown"));
+    assert!(errors.to_string().ends_with("app.toml: 2951 more errors are not shown"));
 }
 
 #[test]

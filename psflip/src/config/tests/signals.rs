@@ -85,9 +85,14 @@ fn the_upgrade_signal_can_not_be_changed_wherever_it_stands() {
 #[test]
 fn a_psflip_that_could_not_be_stopped_is_refused() {
     // Contract: X1, S8
-    let help = "write the signal that your program takes for a graceful end, for example `\"SIGQUIT\"`";
+    let help = "write the signal on which your program shuts down gracefully, for example `\"SIGQUIT\"`";
     all_refused(&[
-        ("[signals]\nSIGTERM = false", "3:11", "`SIGTERM` can't be `false`: it asks psflip to stop", help),
+        (
+            "[signals]\nSIGTERM = false",
+            "3:11",
+            "`SIGTERM` can't be `false`: it requests a stop of psflip",
+            help,
+        ),
         (
             "[signals]\nSIGINT = 'SIGSTOP'",
             "3:10",

@@ -311,7 +311,7 @@ fn an_upgrade_signal_that_psflip_needs_for_stops() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 upgrade.signal = "term""#), @r#"
-    app.toml:2:18: `SIGTERM` can't be the upgrade signal: it asks psflip to stop
+    app.toml:2:18: `SIGTERM` can't be the upgrade signal: it requests a stop of psflip
       |
     2 | upgrade.signal = "term"
       |                  ^^^^^^
@@ -324,11 +324,11 @@ fn a_shutdown_signal_that_only_suspends() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 shutdown.signal = "STOP""#), @r#"
-    app.toml:2:19: `SIGSTOP` can't be the shutdown signal: it suspends the child instead of ending it
+    app.toml:2:19: `SIGSTOP` can't be the shutdown signal: it suspends the child instead of terminating it
       |
     2 | shutdown.signal = "STOP"
       |                   ^^^^^^
-      = help: use the signal that your program takes for a graceful end, for example `SIGTERM` (the default), `SIGQUIT` or `SIGINT`
+      = help: use the signal on which your program shuts down gracefully, for example `SIGTERM` (the default), `SIGQUIT` or `SIGINT`
     "#);
 }
 
@@ -342,13 +342,13 @@ shutdown.signal = "15""#), @r#"
       |
     2 | upgrade.signal = 1
       |                  ^
-      = help: number 1 is `SIGHUP` on this machine; numbers differ between architectures
+      = help: number 1 is `SIGHUP` on this host; numbers differ between architectures
 
     app.toml:3:19: signals are given by name, not by number (`15`)
       |
     3 | shutdown.signal = "15"
       |                   ^^^^
-      = help: number 15 is `SIGTERM` on this machine; numbers differ between architectures
+      = help: number 15 is `SIGTERM` on this host; numbers differ between architectures
     "#);
 }
 

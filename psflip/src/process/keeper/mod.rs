@@ -40,7 +40,7 @@ pub enum Report {
     Stopped(Signal),
     /// The child was continued.
     Continued,
-    /// The child has ended; processes that it left behind may still be there.
+    /// The child has exited; processes that it left behind may still be there.
     Ended(End),
     /// Something happened to another process that is the keeper's own child: one whose parent has ended. Only of a tree that was
     /// started by [`Tree::start_telling_all`].
@@ -125,7 +125,7 @@ impl Tree {
         self.keeper_pid
     }
 
-    /// Readable once the child has ended, whatever the keeper says, until [`Tree::press_keeper`] has seen that.
+    /// Readable once the child has exited, whatever the keeper says, until [`Tree::press_keeper`] has seen that.
     #[must_use]
     pub fn unreported_child(&self) -> Option<BorrowedFd<'_>> {
         let child = self.child.as_ref().filter(|_| !self.has_told_end() && self.late.is_none());
@@ -152,7 +152,7 @@ impl Tree {
                     tracing::error!(
                         child = self.child_pid(),
                         keeper = self.keeper_pid,
-                        "the child has ended, but its keeper did not report that within {PATIENCE:?}; killing the keeper"
+                        "the child has exited, but its keeper did not report that within {PATIENCE:?}; killing the keeper"
                     );
                     self.kill_keeper();
                 }

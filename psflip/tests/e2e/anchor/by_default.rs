@@ -134,7 +134,7 @@ fn below_the_init_of_a_container_an_upgrade_does_not_end_the_container() {
     for round in 1..=3 {
         let old = generation(anchor);
         anchor.signal(Signal::SIGHUP).unwrap();
-        init.output().wait_count(round, Stream::Stderr, "superseded");
+        init.output().wait_count(round, Stream::Stderr, "new generation took over");
         wait_until(Deadline::default(), "the old generation's end", || (!old.is_alive()).then_some(()));
         assert!(tini.is_alive() && anchor.is_alive(), "{}", sandbox.report());
     }

@@ -72,7 +72,7 @@ fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below
     assert!(anchor.is_alive());
     // What comes meanwhile is for the one that is left.
     anchor.signal(Signal::SIGHUP).unwrap();
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     sandbox.write("healthy", "");
     // It may be the service for a few milliseconds only: the log tells, whoever the pidfile names by now.
     psflip.wait_for_line(Stream::Stderr, &format!("pid={new}}}: healthy, active"));
@@ -148,7 +148,7 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_while_the_new_generat
         psflip.request_flip();
         let new = coming(&sandbox, &[anchor, old]);
         if draining {
-            psflip.wait_for_line(Stream::Stderr, "superseded");
+            psflip.wait_for_line(Stream::Stderr, "new generation took over");
         } else {
             psflip.wait_for_line(Stream::Stderr, "generation=2");
         }
@@ -180,7 +180,7 @@ fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_del
     configure(&sandbox, &[child.to_str().unwrap()], AT_ONCE);
     psflip.request_flip();
     psflip.wait_successor(old);
-    psflip.wait_for_line(Stream::Stderr, "superseded");
+    psflip.wait_for_line(Stream::Stderr, "new generation took over");
     assert!(old.is_alive());
     sandbox.write("go", "");
     // A manager is to start the service again: it must not wait an hour for that.
@@ -236,7 +236,7 @@ fn a_stopped_anchor_catches_up() {
     let (third, mark) = (psflip.active(), psflip.output().mark());
     anchor.signal(Signal::SIGHUP).unwrap();
     anchor.signal(Signal::SIGCONT).unwrap();
-    psflip.output().wait_after(mark, Stream::Stderr, "superseded");
+    psflip.output().wait_after(mark, Stream::Stderr, "new generation took over");
     psflip.wait_successor(third);
     psflip.wait_gone(third);
     wait_until(Deadline::default(), "nothing of the former generations to be left", || {

@@ -185,7 +185,7 @@ fn upgrade_requests_of_the_first_moments_are_followed() {
             first.exe().is_ok_and(|exe| exe == psflip_bin()).then_some(())
         });
         first.signal(Signal::SIGHUP).unwrap();
-        psflip.wait_for_line(Stream::Stderr, "superseded");
+        psflip.wait_for_line(Stream::Stderr, "new generation took over");
         wait_until(Deadline::default(), "generation 2 to be alone", || {
             (sandbox.processes().len() == 4).then_some(())
         });

@@ -119,7 +119,7 @@ fn as_pid_1_it_is_upgraded_under_load_and_stopped() {
     for round in 1..=10 {
         let old = generation(anchor);
         anchor.signal(Signal::SIGHUP).unwrap();
-        unshare.output().wait_count(round, Stream::Stderr, "superseded");
+        unshare.output().wait_count(round, Stream::Stderr, "new generation took over");
         wait_reaped(old);
         assert_ne!(generation(anchor), old);
         probe.wait_requests(10);

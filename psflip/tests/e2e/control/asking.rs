@@ -86,7 +86,7 @@ fn a_failed_upgrade_tells_why_and_who_keeps_running() {
     let failed = events.last().unwrap();
     assert_eq!(failed["event"], "failed", "{events:#?}");
     let reason = failed["reason"].as_str().unwrap();
-    assert!(reason.contains("the child ended before it was healthy: exit code 3"), "{reason}");
+    assert!(reason.contains("the child exited before it was healthy: exit code 3"), "{reason}");
     assert_eq!(
         (&failed["child"], &failed["upgrade"], &failed["generation"]),
         (&json!(child), &json!(1), &json!(2))
@@ -252,6 +252,6 @@ fn a_successor_that_is_killed_is_a_failed_upgrade() {
     let mut upgrade = upgrade_that_waits(&sandbox, &psflip);
     kill(crate::service::wait_coming(&sandbox, old));
     let failed = upgrade.wait_event("failed");
-    assert!(failed["reason"].as_str().unwrap().contains("ended without saying why"), "{failed}");
+    assert!(failed["reason"].as_str().unwrap().contains("exited without a reason"), "{failed}");
     stop(&psflip);
 }

@@ -118,7 +118,7 @@ fn who_asked_during_an_upgrade_is_known_to_the_generation_that_follows_it() {
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let _first = upgrade_that_waits(&sandbox, &psflip);
     psflip.request_flip();
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     sandbox.write("healthy", "");
     assert_eq!(who_asked_for(&psflip, 3), this_test(), "it came with the acknowledgement");
     stop(&psflip);
@@ -130,7 +130,7 @@ fn who_asked_a_generation_that_drains_is_known_to_its_successor() {
     let sandbox = Sandbox::new();
     let (psflip, [old, child], _) = draining(&sandbox);
     old.signal(testkit::Signal::SIGHUP).unwrap(); // from somebody who has read the pidfile too early
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     child.signal(testkit::Signal::SIGUSR2).unwrap();
     assert_eq!(who_asked_for(&psflip, 3), this_test());
     stop(&psflip);
@@ -146,7 +146,7 @@ fn who_asked_a_generation_that_fails_is_known_to_the_old_one() {
     let mut first = ask(&psflip, "upgrade");
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     wait_coming(&sandbox, old).signal(testkit::Signal::SIGHUP).unwrap();
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     configure(&sandbox, &["signal-logger"], AT_ONCE);
     sandbox.write("die", "");
     first.wait_event("failed");

@@ -202,9 +202,9 @@ impl Staged {
             let told = |part: &str| {
                 lines[mark..].iter().find(|line| its_own(&line.text) && line.text.contains(part)).cloned()
             };
-            told("upgrade failed").or_else(|| told("superseded"))
+            told("upgrade failed").or_else(|| told("new generation took over"))
         });
-        let succeeded = line.text.contains("superseded");
+        let succeeded = line.text.contains("new generation took over");
         if succeeded {
             let status = psflip.wait_end_of(old);
             assert!(status.success(), "{case}: {status}");
@@ -481,7 +481,7 @@ fn whatever_fails_a_stop_it_comes_to_its_end() {
         assert!(relays, "{case}: {status}");
         tally.count(&sandbox, true);
         if case.call == "Unlink" {
-            psflip.wait_for_line(Stream::Stderr, "the pidfile stays behind");
+            psflip.wait_for_line(Stream::Stderr, "can't remove the pidfile");
         } else {
             assert!(!psflip.pidfile_path().exists(), "{case}");
         }

@@ -24,13 +24,13 @@ fn a_new_psflip_that_is_killed_leaves_the_old_generation_as_it_was() {
         (Stream::Stdout, "ready pid="),
     ];
     let line = service.fails_by(|old, _| kill(wait_coming(&service.sandbox, old)));
-    assert!(line.text.contains("killed, crashed, or no psflip"), "{line}");
+    assert!(line.text.contains("killed, crashed, or not a psflip"), "{line}");
     for (stream, moment) in moments {
         let line = service.fails_by(|old, mark| {
             service.psflip.output().wait_after(mark, *stream, moment);
             kill(wait_coming(&service.sandbox, old));
         });
-        assert!(line.text.contains("killed, crashed, or no psflip"), "{line}");
+        assert!(line.text.contains("killed, crashed, or not a psflip"), "{line}");
     }
     service.succeeds_and_ends();
 }
@@ -54,7 +54,7 @@ fn a_successor_that_is_ready_before_its_parent_is_the_manager_waits_and_lives() 
     let mark = psflip.output().mark();
     old.signal(Signal::SIGWINCH).unwrap();
     psflip.output().wait_after(mark, Stream::Stderr, "signal=SIGWINCH");
-    assert!(!psflip.log().contains("superseded") && child.is_alive(), "{}", sandbox.report());
+    assert!(!psflip.log().contains("new generation took over") && child.is_alive(), "{}", sandbox.report());
     paused.go_on();
     assert!(psflip.wait_end_of(old).success());
     stage.no_plan(&sandbox);
@@ -92,7 +92,7 @@ fn killed_with_the_pidfile(sandbox: &Sandbox) -> bool {
     kill(new);
     let line = psflip.output().wait_for(Deadline::default(), "the old psflip's decision", |lines| {
         let told = |part: &str| lines.iter().find(|line| line.text.contains(part)).cloned();
-        told("upgrade failed").or_else(|| told("superseded"))
+        told("upgrade failed").or_else(|| told("new generation took over"))
     });
     psflip.wait_gone(new);
     let in_time = line.text.contains("upgrade failed");
@@ -152,7 +152,7 @@ fn an_old_child_that_dies_during_an_upgrade_is_replaced_by_the_new_one() {
     psflip.request_flip();
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     sandbox.write("die", "");
-    psflip.wait_for_line(Stream::Stderr, "the child ended during an upgrade");
+    psflip.wait_for_line(Stream::Stderr, "the child exited during an upgrade");
     assert_eq!(psflip.active(), old, "nobody is promoted yet");
     sandbox.write("healthy", "");
     psflip.wait_successor(old);
@@ -175,7 +175,7 @@ fn an_old_child_that_dies_during_an_upgrade_that_fails_is_relayed() {
         psflip.request_flip();
         psflip.wait_for_line(Stream::Stdout, "name=gen2");
         sandbox.write("die", "");
-        psflip.wait_for_line(Stream::Stderr, "the child ended during an upgrade");
+        psflip.wait_for_line(Stream::Stderr, "the child exited during an upgrade");
         sandbox.write("fail", "");
         let status = psflip.wait_exit();
         let told = format!("{status}");

@@ -35,10 +35,12 @@ fn an_upgrade_that_gets_no_descriptors_fails_and_leaves_the_old_generation_as_it
         let line = psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
             let new = lines.iter().skip(mark);
             new.into_iter()
-                .find(|line| line.text.contains("upgrade failed") || line.text.contains("superseded"))
+                .find(|line| {
+                    line.text.contains("upgrade failed") || line.text.contains("new generation took over")
+                })
                 .cloned()
         });
-        if line.text.contains("superseded") {
+        if line.text.contains("new generation took over") {
             break;
         }
         failed += 1;
@@ -104,12 +106,14 @@ fn inject(service: &Service, follow: bool, fault: &str) -> String {
     let line = service.psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
         let new = lines.iter().skip(mark);
         new.into_iter()
-            .find(|line| line.text.contains("upgrade failed") || line.text.contains("superseded"))
+            .find(|line| {
+                line.text.contains("upgrade failed") || line.text.contains("new generation took over")
+            })
             .cloned()
     });
     strace.signal(testkit::Signal::SIGINT); // it lets go of everybody
     strace.wait_exit();
-    if line.text.contains("superseded") {
+    if line.text.contains("new generation took over") {
         service.psflip.wait_gone(old);
     }
     line.text

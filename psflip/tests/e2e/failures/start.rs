@@ -50,14 +50,14 @@ fn a_psflip_that_ends_at_once_fails_the_upgrade() {
     let service = Service::start();
     let link =
         |target: &'static str| move |exe: &std::path::Path| std::os::unix::fs::symlink(target, exe).unwrap();
-    replaced_by(&service, link("/bin/true"), "ended without saying why");
-    replaced_by(&service, link("/bin/false"), "ended without saying why");
+    replaced_by(&service, link("/bin/true"), "exited without a reason");
+    replaced_by(&service, link("/bin/false"), "exited without a reason");
     for (name, text) in [("exits", "exit 1"), ("dies", "kill -SEGV $$"), ("garbles", "echo x >&3; exit 0")] {
         let path = script(&service.sandbox, name, text);
         replaced_by(
             &service,
             |exe| std::os::unix::fs::symlink(path, exe).unwrap(),
-            "ended without saying why",
+            "exited without a reason",
         );
     }
     service.succeeds_and_ends();
@@ -90,7 +90,7 @@ fn a_child_that_cannot_be_started_fails_the_upgrade() {
             "`./asks`: No such file or directory (os error 2); it is there, but",
             "exit code 127",
         ),
-        (&["/etc/passwd"], "", "; nobody may execute it", "exit code 126"),
+        (&["/etc/passwd"], "", "; it is not executable", "exit code 126"),
         (&["/etc"], "", "; it is a directory", "exit code 126"),
         (&["never-ready"], "workdir = \"/no/such\"\n", "`/no/such`", "exit code 125"),
     ];
@@ -140,6 +140,6 @@ fn a_child_that_is_never_healthy_is_ended_without_delay() {
     service.configure(&["ignore-sigterm"], rest);
     let line = service.fails();
     assert!(line.text.contains("exit code 124"), "{line}");
-    service.psflip.output().wait_after(mark, Stream::Stderr, "the child did not end in time; killing it");
+    service.psflip.output().wait_after(mark, Stream::Stderr, "the child did not exit in time; killing it");
     service.succeeds_and_ends();
 }

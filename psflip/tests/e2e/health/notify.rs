@@ -218,14 +218,14 @@ fn what_the_child_said_of_its_trouble_is_part_of_the_reason() {
     let psflip =
         child(&sandbox, "say 'STATUS=waiting for the database\\nERRNO=111'; exec sleep 1000", short).start();
     let line = reason_of_failure(&sandbox, &psflip);
-    let wanted = "came to $NOTIFY_SOCKET; its status is `waiting for the database`; it told ERRNO=111 (Connection refused";
+    let wanted = "came to $NOTIFY_SOCKET; its status is `waiting for the database`; it reported ERRNO=111 (Connection refused";
     assert!(line.contains(wanted), "{line}");
 
     let sandbox = Sandbox::new();
     let psflip = child(&sandbox, "say 'STATUS=no licence\\nSTOPPING=1'; exit 9", NOTIFY).start();
     assert_eq!(psflip.wait_exit().code(), Some(9), "{}", sandbox.report());
     let line = psflip.wait_for_line(Stream::Stderr, "before it was healthy").text;
-    assert!(line.contains("exit code 9; its status is `no licence`; it told STOPPING=1"), "{line}");
+    assert!(line.contains("exit code 9; its status is `no licence`; it reported STOPPING=1"), "{line}");
 }
 
 #[test]
@@ -398,7 +398,7 @@ fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
     psflip.wait_for_line(Stream::Stderr, "status=\"said\"");
     psflip.wait_for_line(Stream::Stderr, "healthy, active");
     let log = psflip.log();
-    let order = ["status=\"said\"", "did not end on the stop request", "healthy, active"];
+    let order = ["status=\"said\"", "did not exit on the stop request", "healthy, active"];
     let places = order.map(|part| log.find(part));
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{log}");
     sandbox.write("end", "");

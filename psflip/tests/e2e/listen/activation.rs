@@ -93,7 +93,7 @@ fn a_name_that_the_manager_did_not_give_is_told() {
     let sandbox = Sandbox::new();
     let psflip = with_listeners(&sandbox, SERVER, &passed_on("web", "")).start();
     assert_eq!(psflip.wait_exit().code(), Some(125), "{}", sandbox.report());
-    psflip.wait_for_line(Stream::Stderr, "psflip was given no socket by its manager");
+    psflip.wait_for_line(Stream::Stderr, "psflip was given no socket by its service manager");
     let psflip = activated(&sandbox, SERVER, &passed_on("wep", "")).start();
     assert_eq!(psflip.wait_exit().code(), Some(125), "{}", sandbox.report());
     psflip.wait_for_line(Stream::Stderr, "it was given `web`, `admin`, `admin`");
@@ -116,7 +116,7 @@ fn what_is_addressed_to_another_process_is_not_psflips() {
     let builder = with_listeners(&sandbox, SERVER, &passed_on("web", "")).inherit_fd(web, 3);
     let psflip = builder.env("LISTEN_FDS", "1").env("LISTEN_PID", "1").env("LISTEN_FDNAMES", "web").start();
     assert_eq!(psflip.wait_exit().code(), Some(125), "{}", sandbox.report());
-    psflip.wait_for_line(Stream::Stderr, "psflip was given no socket by its manager");
+    psflip.wait_for_line(Stream::Stderr, "psflip was given no socket by its service manager");
     std::fs::remove_file(sandbox.path("web.sock")).unwrap();
 }
 

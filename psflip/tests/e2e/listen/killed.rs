@@ -169,7 +169,7 @@ fn a_generation_that_is_superseded_removes_nothing_even_if_its_successor_is_kill
     psflip.request_flip();
     let new = psflip.wait_successor(old);
     psflip.output().wait(Stream::Stdout, "name=gen2");
-    psflip.wait_for_line(Stream::Stderr, "superseded");
+    psflip.wait_for_line(Stream::Stderr, "new generation took over");
     kill(new);
     psflip.wait_gone(new);
     // The old child accepts still, for the clients that know it; nobody puts the pidfile right any more.

@@ -148,7 +148,7 @@ fn an_address_in_use_is_told() {
     let other = UnixListener::bind_addr(&address.unwrap()).unwrap();
     refuses(&sandbox, &listen(&format!("unix://{name}"), ""), "another process listens there", &[]);
     drop(other);
-    refuses(&sandbox, &listen("tcp://192.0.2.1:0", ""), "this machine does not have that address", &[]);
+    refuses(&sandbox, &listen("tcp://192.0.2.1:0", ""), "this host does not have that address", &[]);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_health_check_of_a_shared_listener_is_an_error_of_the_configuration() {
         let config = format!("[healthcheck.{health}\n{}", listen(&address, ""));
         let psflip = psflip(&sandbox, SERVER, &config).start();
         assert_eq!(psflip.wait_exit().code(), Some(78), "{}", sandbox.report());
-        psflip.wait_for_line(Stream::Stderr, "the health check asks the shared listener");
+        psflip.wait_for_line(Stream::Stderr, "the health check probes the shared listener");
         psflip.wait_for_line(Stream::Stderr, "healthcheck.notify");
     }
 }

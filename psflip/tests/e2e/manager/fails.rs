@@ -40,10 +40,10 @@ fn every_failed_upgrade_ends_with_ready_and_the_reason() {
     let managed = Managed { manager, psflip: started, sandbox };
 
     managed.sandbox.write("psflip.toml", "cmd = 7\n");
-    fails_by(&managed, "last upgrade failed: the configuration is broken", |_| {});
+    fails_by(&managed, "last upgrade failed: the configuration is invalid", |_| {});
 
     managed.configure(&["crash-on-init", "--code", "7"], UNTIL_FILE);
-    fails_by(&managed, "last upgrade failed: the child ended before it was healthy: exit code 7", |_| {});
+    fails_by(&managed, "last upgrade failed: the child exited before it was healthy: exit code 7", |_| {});
 
     managed.configure(&["/nowhere/program"], AT_ONCE);
     fails_by(&managed, "can't execute `/nowhere/program`", |_| {});
@@ -52,7 +52,7 @@ fn every_failed_upgrade_ends_with_ready_and_the_reason() {
     fails_by(&managed, "the child was not healthy within 50ms", |_| {});
 
     managed.configure(&["never-ready"], UNTIL_FILE);
-    fails_by(&managed, "killed, crashed, or no psflip", |old| kill(wait_coming(&managed.sandbox, old)));
+    fails_by(&managed, "killed, crashed, or not a psflip", |old| kill(wait_coming(&managed.sandbox, old)));
 
     managed.configure(&["signal-logger"], &format!("{AT_ONCE}[hooks]\npromote = [\"false\"]\n"));
     fails_by(&managed, "`hooks.promote` failed", |_| {});
@@ -106,7 +106,7 @@ fn a_configuration_that_is_broken_at_the_start_is_told() {
     let manager = NotifyManager::bind(&sandbox.path("notify"));
     let psflip = told(&sandbox, &["signal-logger"], "[healthcheck\n").start();
     assert_eq!(psflip.wait_exit().code(), Some(78));
-    let notice = manager.wait("STATUS=failed: the configuration is broken");
+    let notice = manager.wait("STATUS=failed: the configuration is invalid");
     assert!(notice.has("EXIT_STATUS=78"), "{notice:?}");
 }
 
@@ -118,7 +118,7 @@ fn a_child_that_ends_by_itself_is_told() {
     assert_eq!(managed.psflip.wait_exit().code(), Some(3));
     managed.manager.wait("EXIT_STATUS=3");
     let seen = managed.believed();
-    assert!(!seen.stopping && seen.status == "the child has ended: exit code 3", "{seen:?}");
+    assert!(!seen.stopping && seen.status == "the child has exited: exit code 3", "{seen:?}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_request_that_has_to_wait_is_an_upgrade_of_its_own() {
     managed.wait_believed("the old one to drain", |seen| seen.status.contains("generation 1 still drains"));
     managed.configure(&["signal-logger"], AT_ONCE);
     managed.psflip.request_flip();
-    managed.psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    managed.psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     assert!(!managed.believed().reloading);
     let end_delay = |process: Process| process.signal(testkit::Signal::SIGTERM).unwrap();
     end_delay(old);

@@ -157,7 +157,7 @@ impl Managed {
         stop(&self.psflip);
         self.sandbox.assert_no_process_left();
         let seen = self.wait_believed("the end", |seen| seen.stopping);
-        assert!(seen.status.contains("the child has ended"), "{seen:?}");
+        assert!(seen.status.contains("the child has exited"), "{seen:?}");
         seen
     }
 }

@@ -14,14 +14,14 @@ fn a_stop_while_serving_is_told_when_the_child_has_ended() {
     managed.psflip.wait_for_line(Stream::Stdout, "starting");
     let child = managed.psflip.child();
     managed.psflip.signal(Signal::SIGTERM);
-    let notice = managed.manager.wait("STATUS=stop requested, waiting for the child to end; generation 1");
+    let notice = managed.manager.wait("STATUS=stop requested, waiting for the child to exit; generation 1");
     let patience: u64 = notice.value("EXTEND_TIMEOUT_USEC").unwrap().parse().unwrap();
     assert!(patience > 20_000_000, "as long as its end and its orphans' may take: {patience}");
     assert!(!managed.believed().stopping);
     crate::service::kill(child);
     managed.psflip.wait_exit();
     let seen = managed.wait_believed("the end", |seen| seen.stopping);
-    assert_eq!(seen.status, "the child has ended: SIGKILL");
+    assert_eq!(seen.status, "the child has exited: SIGKILL");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn what_finds_no_room_is_told_in_its_order_when_there_is_some() {
     managed.psflip.request_flip();
     let new = managed.psflip.wait_successor(old);
     managed.psflip.output().wait_count(2, Stream::Stderr, "healthy, active");
-    managed.psflip.wait_for_line(Stream::Stderr, "the child has ended");
+    managed.psflip.wait_for_line(Stream::Stderr, "the child has exited");
     // It has drained, and stays: its end would be taken for the service's.
     assert!(old.is_alive(), "{}", managed.sandbox.report());
     managed.manager.hear();

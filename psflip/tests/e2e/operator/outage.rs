@@ -72,7 +72,7 @@ fn a_start_that_fails_is_known_until_the_next_one_succeeds_and_a_stop_is_no_outa
             .start();
     assert_eq!(first.wait_exit().code(), Some(4));
     let (_, stdout, _) = run(&sandbox, &["status"]);
-    assert!(stdout.contains("the child ended before it was healthy: exit code 4"), "{stdout}");
+    assert!(stdout.contains("the child exited before it was healthy: exit code 4"), "{stdout}");
     let second = start_at_once(&sandbox);
     let (status, stdout, _) = run(&sandbox, &["status"]);
     assert!(status.success() && stdout.contains("serving"), "{stdout}");
@@ -109,7 +109,7 @@ fn an_end_by_a_signal_that_psflip_forwarded_is_no_outage() {
     psflip.output().wait_closed();
     let log = psflip.log();
     assert_eq!(lines(&log, "ERROR"), [""; 0], "{log}");
-    assert!(log.contains("the child has ended by a signal that psflip forwarded to it"), "{log}");
+    assert!(log.contains("the child was terminated by a signal that psflip forwarded to it"), "{log}");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_child_that_puts_itself_into_the_background_is_told_what_to_do() {
     assert_eq!(early.wait_exit().code(), Some(1));
     early.output().wait_closed();
     let log = early.log();
-    let part = "the child ended before it was healthy: exit code 0; `sh` put itself into the background, where psflip can't follow it; what it started there (";
+    let part = "the child exited before it was healthy: exit code 0; `sh` put itself into the background, where psflip can't follow it; what it started there (";
     assert!(log.contains(part), "{log}");
     assert!(log.contains("run it in the foreground (its option for that, such as `--foreground` or `--no-daemon`), or under `psflip watch` if it can't"), "{log}");
     sandbox.assert_no_process_left();
@@ -167,7 +167,7 @@ fn the_warnings_that_mean_an_outage_are_told_at_the_start_and_when_the_configura
     // Contract: L4
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["http-server", "--unix", "app.sock"], AT_ONCE).start().wait_ready();
-    let nobody = "one that does not serve would be promoted";
+    let nobody = "a version that does not serve would be promoted";
     let line = psflip.output().wait(Stream::Stderr, nobody);
     assert!(line.text.contains(" WARN ") && line.text.contains("[healthcheck.http]"), "{line}");
     let mark = psflip.output().mark();

@@ -19,14 +19,14 @@ fn it_says_who_serves_and_what_happened_last() {
     for part in [
         "serving   generation 2 since ",
         "failed    the last upgrade failed (",
-        "ago): the child ended before it was healthy: exit code 3",
+        "ago): the child exited before it was healthy: exit code 3",
         &format!("psflip    pid {pid}, version {}, slot b", env!("CARGO_PKG_VERSION")),
         &format!("child     pid {child}: "),
         "health    alive\n",
         "psflip.toml (changed since it was read; the next upgrade reads it again)",
         "1 -> 2    promoted after ",
         "2 -> 3    FAILED after ",
-        "asked for by SIGHUP from pid ",
+        "requested by SIGHUP from pid ",
     ] {
         assert!(stdout.contains(part), "`{part}` is missing in\n{stdout}");
     }
@@ -70,7 +70,7 @@ fn every_change_is_told_over_flips() {
     stop(&psflip);
     let (status, _, stderr) = ended(&objects);
     assert_eq!(status.code(), Some(0), "{stderr}");
-    assert_eq!(stderr, "psflip: psflip has ended: exit code 0\n");
+    assert_eq!(stderr, "psflip: psflip has exited: exit code 0\n");
 }
 
 #[test]

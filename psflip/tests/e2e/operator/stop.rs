@@ -15,7 +15,7 @@ fn it_ends_when_the_service_has() {
     let (status, stdout, stderr) = run(&sandbox, &["stop"]);
     assert!(status.success(), "{status}\n{stderr}");
     assert!(
-        stdout.contains(&format!("the child (pid {}) was asked to end; it has 10.0 s", child.pid())),
+        stdout.contains(&format!("the child (pid {}) was sent the stop signal; it has 10.0 s", child.pid())),
         "{stdout}"
     );
     assert!(stdout.contains("stopped: exit code 0\n"), "{stdout}");
@@ -72,7 +72,7 @@ fn it_says_that_it_waits_for_an_old_generation_that_drains() {
         let Draining { psflip, old, new, old_child } =
             flip_to_logger(&sandbox, &stays, "[shutdown]\ntimeout = \"1h\"\n", "");
         let said =
-            format!("the child has ended; the old generation (pid {old}) still drains and is waited for");
+            format!("the child has exited; the old generation (pid {old}) still drains and is waited for");
         if on_a_terminal {
             let client = sandbox.command([psflip_bin()]).args(["stop"]).pty().env("TERM", "xterm").start();
             client.output().wait(Stream::Pty, &said);

@@ -38,7 +38,7 @@ fn without_psflip_nobody_answers() {
     drop(UnixListener::bind(sandbox.path("app.pid.sock")).unwrap());
     let (code, said) = refused(&["upgrade"]);
     assert_eq!(code, 125);
-    assert!(said.contains("psflip was killed and has left it behind"), "{said}");
+    assert!(said.contains("psflip was killed and left it behind"), "{said}");
     sandbox.write("without.toml", "cmd = [\"sleep\", \"600\"]\n");
     let (code, said) = refused(&["upgrade", "-c", "without.toml"]);
     assert_eq!(code, 125);
@@ -62,7 +62,7 @@ fn a_broken_configuration_does_not_hide_who_runs() {
     let (status, _, stderr) = run(&sandbox, &["upgrade"]);
     assert_eq!(status.code(), Some(1));
     assert!(
-        stderr.contains("reason    the configuration is broken: ")
+        stderr.contains("reason    the configuration is invalid: ")
             && stderr.contains("psflip.toml:1:7: `cmd`"),
         "{stderr}"
     );
@@ -165,10 +165,10 @@ fn a_psflip_that_is_killed_while_it_is_asked_to_end_is_no_success() {
         crate::service::psflip(&sandbox, &["ignore-sigterm"], crate::service::AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "ready");
     let client = super::client(&sandbox, &["stop"]);
-    client.output().wait(Stream::Stdout, "was asked to end");
+    client.output().wait(Stream::Stdout, "was sent the stop signal");
     kill(psflip.active());
     let (status, _, stderr) = ended(&client);
     assert_eq!(status.code(), Some(125), "{stderr}");
-    assert!(stderr.contains("psflip ended without saying how its child did"), "{stderr}");
+    assert!(stderr.contains("psflip exited without reporting its child's exit status"), "{stderr}");
     assert_eq!(psflip.wait_exit().code(), None);
 }

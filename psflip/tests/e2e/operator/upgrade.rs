@@ -58,7 +58,7 @@ fn a_failure_is_told_with_its_reason_its_output_and_where_more_is() {
     assert_eq!(status.code(), Some(1), "{stderr}");
     for part in [
         &format!("upgrade 1 to generation 2 failed; the old child (pid {child}) keeps running"),
-        "reason    the child ended before it was healthy: exit code 3",
+        "reason    the child exited before it was healthy: exit code 3",
         "  no such table\n",
         &format!("psflip's log: {}", log.display()),
     ] {
@@ -77,7 +77,7 @@ fn a_request_during_an_upgrade_waits_for_its_own_over_the_hand_over() {
     let first = client(&sandbox, &["upgrade"]);
     wait_child(&first);
     let second = client(&sandbox, &["upgrade"]);
-    second.output().wait(Stream::Stdout, "upgrade 2 is remembered and starts later: an upgrade is under way");
+    second.output().wait(Stream::Stdout, "upgrade 2 is queued: an upgrade is under way");
     let_go(&sandbox);
     let (status, stdout, _) = ended(&first);
     assert!(status.success() && stdout.contains("generation 2 is active"), "{status}\n{stdout}");
@@ -98,7 +98,7 @@ fn who_waits_no_longer_aborts_nothing() {
     first.signal(Signal::SIGINT);
     let (status, _, stderr) = ended(&first);
     assert_eq!(status.signal(), Some(2), "{status}");
-    assert!(stderr.contains("waits no longer (SIGINT); upgrade 1 goes on"), "{stderr}");
+    assert!(stderr.contains("no longer waiting (SIGINT); upgrade 1 goes on"), "{stderr}");
     assert_eq!(psflip.active(), old);
     let_go(&sandbox);
     psflip.wait_gone(old);

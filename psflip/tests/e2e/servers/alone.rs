@@ -67,5 +67,5 @@ fn rabbitmq_refuses_a_second_node_and_serves_on() {
         return;
     }
     let example = Example::new(RABBITMQ);
-    refuses_a_second_one(&example, "", "the child ended before it was healthy");
+    refuses_a_second_one(&example, "", "the child exited before it was healthy");
 }

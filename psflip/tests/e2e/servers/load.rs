@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(8);
 /// But so many there are.
 const FEWEST: u64 = 3;
 
-/// What is asked for by `SERVERS_FLIPS`; `None`: what the suite has time for, at most 20.
+/// What is requested by `SERVERS_FLIPS`; `None`: what the suite has time for, at most 20.
 fn wanted() -> Option<u64> {
     std::env::var("SERVERS_FLIPS").ok().and_then(|text| text.parse().ok())
 }

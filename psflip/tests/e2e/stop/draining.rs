@@ -111,8 +111,10 @@ fn an_old_psflip_that_hangs_is_not_waited_for_without_end() {
     freeze(old);
     new.signal(Signal::SIGTERM).unwrap();
     // It has twice `shutdown.timeout` and five seconds.
-    psflip
-        .wait_for_line(Stream::Stderr, "did not end in the time that it said; not waiting for it any longer");
+    psflip.wait_for_line(
+        Stream::Stderr,
+        "did not exit within the time that it announced; no longer waiting for it",
+    );
     assert!(psflip.wait_end_of(new).success(), "{}", sandbox.report());
     thaw(old); // it hears of the stop now
     assert!(psflip.wait_exit().success());

@@ -39,7 +39,7 @@ fn a_child_that_ignores_a_stop_before_it_is_healthy_is_probed_on_and_told_of_onc
     let psflip = psflip(&sandbox, &["ignore-sigterm"], &rest).start();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     psflip.program().signal(Signal::SIGTERM);
-    psflip.wait_for_line(Stream::Stderr, "did not end on the stop request, so it keeps running");
+    psflip.wait_for_line(Stream::Stderr, "did not exit on the stop request, so it keeps running");
     sandbox.write("healthy", "");
     psflip.wait_for_line(Stream::Stderr, "healthy, active");
     assert_eq!(psflip.log().matches("child started").count(), 1, "{}", psflip.log());
@@ -122,7 +122,7 @@ fn a_stop_ends_a_new_child_that_ignores_it_within_the_grace_time() {
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     old.signal(Signal::SIGTERM).unwrap();
     assert_eq!(psflip.wait_exit().code(), Some(0), "{}", sandbox.report());
-    psflip.wait_for_line(Stream::Stderr, "the child did not end in time; killing it");
+    psflip.wait_for_line(Stream::Stderr, "the child did not exit in time; killing it");
     assert_over(&sandbox, &psflip);
 }
 
@@ -166,7 +166,7 @@ fn a_child_that_ignores_the_stop_is_served_on_and_can_be_upgraded() {
         psflip.output().wait_after(
             mark,
             Stream::Stderr,
-            "did not end on the stop request, so it keeps running",
+            "did not exit on the stop request, so it keeps running",
         );
         assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
     }
@@ -178,7 +178,7 @@ fn a_child_that_ignores_the_stop_is_served_on_and_can_be_upgraded() {
     configure(&sandbox, &["never-ready"], AT_ONCE);
     psflip.flip();
     assert!(!child.is_alive());
-    psflip.wait_for_line(Stream::Stderr, "the child did not end in time; killing it");
+    psflip.wait_for_line(Stream::Stderr, "the child did not exit in time; killing it");
     assert!(psflip.wait_exit().success());
     stop(&psflip);
     assert_over(&sandbox, &psflip);
@@ -192,7 +192,7 @@ fn a_first_child_that_ignores_the_stop_becomes_healthy_all_the_same() {
     let psflip = psflip(&sandbox, &["ignore-sigterm"], &rest).start();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     psflip.program().signal(Signal::SIGTERM);
-    psflip.wait_for_line(Stream::Stderr, "did not end on the stop request");
+    psflip.wait_for_line(Stream::Stderr, "did not exit on the stop request");
     sandbox.write("healthy", "");
     let psflip = psflip.wait_ready();
     let child = psflip.child();

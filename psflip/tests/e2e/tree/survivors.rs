@@ -151,7 +151,7 @@ fn workers_that_ignore_the_signal_are_killed_after_the_timeout() {
     let old = family(&psflip, 1);
     psflip.flip();
     assert!(old.iter().all(|process| !process.is_alive()), "{}", sandbox.report());
-    psflip.wait_for_line(Stream::Stderr, "processes that the child left behind did not end in time");
+    psflip.wait_for_line(Stream::Stderr, "leftover processes of the child did not exit in time");
     let new = family(&psflip, 2);
     assert_eq!(psflip.stop().code(), Some(0), "{}", sandbox.report());
     assert!(new.iter().all(|process| !process.is_alive()), "{}", sandbox.report());

@@ -35,7 +35,7 @@ fn the_delay_comes_before_the_signal() {
     let (old, child) = (psflip.active(), psflip.child());
     psflip.request_flip();
     psflip.wait_successor(old);
-    psflip.wait_for_line(Stream::Stderr, "superseded");
+    psflip.wait_for_line(Stream::Stderr, "new generation took over");
     // What is sent through the old psflip now is the first that the old child gets.
     old.signal(Signal::SIGUSR1).unwrap();
     psflip.wait_for_line(Stream::Stdout, "got SIGUSR1");
@@ -82,7 +82,7 @@ fn a_child_that_ignores_the_signal_is_killed_at_the_timeout() {
     configure(&sandbox, &["never-ready"], AT_ONCE);
     let flip = psflip.flip();
     psflip.wait_for_line(Stream::Stdout, &format!("got SIGTERM from={}", flip.old));
-    psflip.wait_for_line(Stream::Stderr, "the child did not end in time; killing it");
+    psflip.wait_for_line(Stream::Stderr, "the child did not exit in time; killing it");
     assert!(!child.is_alive());
     assert!(psflip.wait_exit().success(), "superseded: 0, whatever the old child ended with");
     stop(&psflip);

@@ -37,7 +37,7 @@ fn requests_before_the_first_child_is_healthy_make_one_flip() {
     for _ in 0..5 {
         psflip.program().signal(Signal::SIGHUP);
     }
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     all_heard(&psflip, psflip.program().first()); // what is heard later would be one more
     assert_eq!(generations(&sandbox).len(), 1, "{}", sandbox.report());
     sandbox.write("healthy", "");
@@ -58,7 +58,7 @@ fn requests_during_an_upgrade_make_one_more_flip() {
     for _ in 0..5 {
         assert_eq!(psflip.request_flip(), old);
     }
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     all_heard(&psflip, old);
     assert_eq!(generations(&sandbox).len(), 2, "{}", sandbox.report());
     sandbox.write("healthy", "");
@@ -79,7 +79,7 @@ fn requests_to_the_generation_that_comes_make_one_more_flip() {
     for _ in 0..5 {
         new.signal(Signal::SIGHUP).unwrap();
     }
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     all_heard(&psflip, new);
     assert_eq!(generations(&sandbox).len(), 2, "{}", sandbox.report());
     sandbox.write("healthy", "");
@@ -97,7 +97,7 @@ fn a_request_that_a_failed_generation_got_is_followed_by_the_old_one() {
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     let new = generations(&sandbox).into_iter().find(|process| *process != old).unwrap();
     new.signal(Signal::SIGHUP).unwrap();
-    psflip.wait_for_line(Stream::Stderr, "upgrade request remembered");
+    psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     configure(&sandbox, &["signal-logger"], AT_ONCE);
     sandbox.write("die", "");
     psflip.wait_for_line(Stream::Stderr, "upgrade failed");

@@ -30,7 +30,7 @@ fn a_command_that_names_nobody_is_relayed_as_if_watch_were_not_there() {
     sandbox.write("text", "no program");
     for (command, code, wanted) in [
         ("/nowhere/x", 127, "can't execute `/nowhere/x`: No such file"),
-        ("no-such", 127, "can't execute `no-such`: it is in no directory of PATH"),
+        ("no-such", 127, "can't execute `no-such`: not found in PATH"),
         ("./text", 126, "Permission denied (os error 13); nobody may execute it"),
     ] {
         let watch = watch(&sandbox, &[], &[command]);
@@ -112,9 +112,13 @@ fn a_stop_is_a_stop_at_every_moment_of_a_flip() {
         let psflip = watched_psflip(&sandbox, &["signal-logger"], AT_ONCE);
         psflip.wait_for_line(Stream::Stdout, "ready pid");
         let watch = psflip.program();
-        let marker =
-            ["upgrade requested", "upgrade started", "ready pid", "follows the pidfile", "superseded"]
-                [round % 5];
+        let marker = [
+            "upgrade requested",
+            "upgrade started",
+            "ready pid",
+            "follows the pidfile",
+            "new generation took over",
+        ][round % 5];
         let mark = psflip.output().mark();
         watch.signal(Signal::SIGHUP);
         let stream = if marker == "ready pid" { Stream::Stdout } else { Stream::Stderr };
@@ -232,7 +236,11 @@ fn a_name_whose_process_has_ended_is_stale_even_if_the_pid_is_used_again() {
     go(&sandbox, "fifo");
     // The file is still there and names nobody who lives; a worker is left. Nobody comes, so that it is over in time.
     assert_eq!(first.wait_exit().code(), Some(5), "{}", sandbox.report());
-    assert!(first.output().text(Stream::Stderr).contains("over; ending what is left"), "{}", first.stderr());
+    assert!(
+        first.output().text(Stream::Stderr).contains("stopped; stopping what is left"),
+        "{}",
+        first.stderr()
+    );
     sandbox.assert_no_process_left();
 }
 
@@ -271,7 +279,7 @@ fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
         let sandbox = Sandbox::new();
         let (watch, old) = watch_old_and_new(&sandbox, at_its_end, "name; read line < end; exit 4");
         go(&sandbox, "new");
-        watch.output().wait(Stream::Stderr, "waiting for somebody to take its place");
+        watch.output().wait(Stream::Stderr, "waiting for another process to take its place");
         let mark = watch.output().mark();
         go(&sandbox, "old");
         watch.output().wait_after(mark, Stream::Stderr, &format!("follows the pidfile service={old}"));
@@ -288,7 +296,7 @@ fn an_older_process_that_ends_without_taking_its_pidfile_back_is_waited_for_no_l
     // A worker is left, so that the end of all is not what ends it.
     let (watch, _) = watch_old_and_new(&sandbox, "rm x.pid; setsid sleep 1000 &", "exit 4");
     go(&sandbox, "new");
-    watch.output().wait(Stream::Stderr, "waiting for somebody to take its place");
+    watch.output().wait(Stream::Stderr, "waiting for another process to take its place");
     go(&sandbox, "old");
     // How the new one ended only the old one knows, which reaped it.
     assert_eq!(watch.wait_exit().code(), Some(4), "{}", sandbox.report());
@@ -321,7 +329,7 @@ fn what_is_left_at_the_end_is_ended_and_what_ignores_that_is_killed() {
     watch.output().wait(Stream::Stderr, "follows the pidfile");
     watch.signal(Signal::SIGTERM);
     assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
-    assert!(watch.stderr().contains("killing what did not end within 3s"), "{}", watch.stderr());
+    assert!(watch.stderr().contains("killing what did not exit within 3s"), "{}", watch.stderr());
     assert_eq!(
         watch.stdout().matches("got SIGTERM").count(),
         5,

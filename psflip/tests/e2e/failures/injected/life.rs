@@ -52,7 +52,7 @@ fn first_start(sandbox: &Sandbox, options: &[impl AsRef<str>], fault: Option<&Fa
     "refused"
 }
 
-/// Whether psflip has ended although its pidfile was there.
+/// Whether psflip has exited although its pidfile was there.
 fn ended_meanwhile(psflip: &Psflip) -> Option<std::process::ExitStatus> {
     psflip.program().try_status()
 }
@@ -119,7 +119,7 @@ fn stopped(
     active.signal(Signal::SIGTERM).unwrap();
     let again = wait_until(Deadline::default(), "psflip to end, or not to", || {
         let ended = psflip.program().try_status().map(|_| false);
-        ended.or_else(|| psflip.log().contains("did not end on the stop request").then_some(true))
+        ended.or_else(|| psflip.log().contains("did not exit on the stop request").then_some(true))
     });
     if again {
         assert!(psflip.log().contains("can't forward a signal to the child"), "{}", sandbox.report());
@@ -131,7 +131,7 @@ fn stopped(
     sandbox.assert_no_process_left();
     let left = pidfiles(sandbox);
     let may_stay = fault.is_some_and(|fault| fault.is_in(&["unlink", "statx", "pread64"]));
-    assert!(left.is_empty() || may_stay && psflip.log().contains("stays behind"), "{}", sandbox.report());
+    assert!(left.is_empty() || may_stay && psflip.log().contains("can't remove"), "{}", sandbox.report());
     if left.is_empty() { "ended" } else { "left its pidfile, and said so" }
 }
 

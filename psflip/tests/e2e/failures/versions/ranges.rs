@@ -60,7 +60,7 @@ fn what_an_older_version_does_not_say_is_not_needed() {
     let output = psflip.output();
     output.wait(Stream::Stderr, "healthy, active");
     psflip.program().signal(testkit::Signal::SIGHUP);
-    output.wait(Stream::Stderr, "superseded");
+    output.wait(Stream::Stderr, "new generation took over");
     assert!(psflip.wait_exit().success(), "{}", sandbox.report());
     let new = wait_until(Deadline::default(), "the new generation to be alone", || {
         match &crate::service::generations(&sandbox)[..] {

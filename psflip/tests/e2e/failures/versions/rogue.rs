@@ -50,12 +50,12 @@ fn messages_in_the_wrong_order_promote_nobody() {
                 format!("{STARTING}\n{}say ready", "say extended\\ndeadline-ms 60000\n".repeat(21)),
                 "it sent `extended` more than 20 times",
             ),
-            ("say upgrade-now\nexit 0".to_owned(), "ended without saying why"),
+            ("say upgrade-now\nexit 0".to_owned(), "exited without a reason"),
             // What only an old psflip says.
             (
                 "say hello\\nprotocol 1\\noldest 1\nsay acknowledge\\nremembered 1\nsay abort\nexit 0"
                     .to_owned(),
-                "ended without saying why",
+                "exited without a reason",
             ),
         ],
     );
@@ -77,12 +77,12 @@ fn packets_that_are_no_messages_end_the_successor() {
                 "say starting\\nversion 1\\ndeadline-ms 18446744073709551616\\ngrace-ms 1".to_owned(),
                 "is no number in range",
             ),
-            ("empty".to_owned(), "ended without saying why"),
-            ("close".to_owned(), "ended without saying why"),
-            (format!("{STARTING}\nclose"), "ended without saying why"),
+            ("empty".to_owned(), "exited without a reason"),
+            ("close".to_owned(), "exited without a reason"),
+            (format!("{STARTING}\nclose"), "exited without a reason"),
             // Cut off, and so without its last keys.
             ("pad 20000 failed\\ncode 3".to_owned(), "it sent a malformed message: no `reason`"),
-            ("pad 50000 sing\npad 4096 dance\nbytes 00\nexit 0".to_owned(), "ended without saying why"),
+            ("pad 50000 sing\npad 4096 dance\nbytes 00\nexit 0".to_owned(), "exited without a reason"),
         ],
     );
     ends(service);
@@ -170,7 +170,7 @@ fn another_program_in_psflips_place_changes_nothing() {
     for program in ["/bin/true", "/bin/sleep", "/bin/cat", "/usr/bin/env", "/bin/sh"] {
         install(&service, program.as_ref());
         let line = service.fails();
-        assert!(line.text.contains("ended without saying why"), "{program}: {line}");
+        assert!(line.text.contains("exited without a reason"), "{program}: {line}");
     }
     ends(service);
 }
