@@ -42,6 +42,17 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("booted by the tests in namespaces of their own", &["systemd"]),
 ];
 
+/// Programs that no package of the list brings: a Java runtime, and servers of hundreds of megabytes. Where somebody has
+/// installed them, they are tested as well.
+const OPTIONAL: [&str; 6] = [
+    "java",
+    "javac",
+    "postfix",
+    "rabbitmq-server",
+    "/usr/share/tomcat10/bin/catalina.sh",
+    "/usr/share/jetty9/start.jar",
+];
+
 /// Forbids packages to start services while they are installed: 101 is `action forbidden by policy`
 /// (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -110,11 +121,12 @@ impl Drop for Policy {
     }
 }
 
-/// What the tests may count on, as `TESTKIT_REQUIRE` has it: everything where this is root, who has installed it, but for a newer
-/// systemd that could not be fetched. A test that finds something missing fails then, instead of being skipped.
+/// What the tests may count on, as `TESTKIT_REQUIRE` has it: everything that [`install`] has installed, where this is root, and a
+/// newer systemd if it could be fetched. A test that finds something missing fails then, instead of being skipped.
 pub(crate) fn required(has_newer_systemd: bool) -> Option<String> {
     let given = env::var(testkit::REQUIRE).ok();
     let is_root = nix::unistd::geteuid().is_root();
-    let ours = if has_newer_systemd { "all" } else { "all,!newer-systemd" };
-    given.or_else(|| is_root.then(|| ours.to_owned()))
+    let missing = if has_newer_systemd { &[][..] } else { &["newer-systemd"] };
+    let excepted = OPTIONAL.iter().chain(missing).map(|name| format!(",!{name}"));
+    given.or_else(|| is_root.then(|| "all".to_owned() + &excepted.collect::<String>()))
 }

@@ -66,16 +66,10 @@ fn path() -> OsString {
     std::env::join_paths(folders).unwrap()
 }
 
-/// Whether these programs are installed; says which isn't.
-#[expect(clippy::print_stderr, reason = "a test that skips something says so")]
+/// Whether these programs are installed. If not, the test is to be skipped.
+#[track_caller]
 fn are_installed(programs: &[&str]) -> bool {
-    let is_there =
-        |program: &str| std::env::split_paths(&path()).any(|folder| folder.join(program).is_file());
-    let missing = programs.iter().find(|program| !is_there(program));
-    if let Some(missing) = missing {
-        eprintln!("skipped: {missing} is not installed");
-    }
-    missing.is_none()
+    programs.iter().all(|program| testkit::need(program).is_some())
 }
 
 fn folder() -> PathBuf {
