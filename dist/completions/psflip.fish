@@ -51,9 +51,9 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-header
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-tcp -d 'Healthy when a connection is accepted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-script -d 'What --healthcheck-fcgi asks for' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-script -d 'What --healthcheck-fcgi requests' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-command -d 'Healthy when this line, run by `sh -c`, exits with 0' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-docker -d 'Healthy when the container engine says so' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-docker -d 'Healthy when the container engine reports it' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-alive -d 'Healthy when it still runs after this time; the default, with 5s' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-status -d 'The codes that mean healthy, of http and fcgi: 204 or 200-299' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-after -d 'From the child\'s start to the first probe' -r -f
@@ -71,7 +71,7 @@ SIGWINCH\t''
 SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-timeout -d 'From spawn to healthy; 1m' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-delay -d 'From promotion to the signal to the old child; 0s' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-signal -d 'Asks the child to end; SIGTERM' -r -f -a "SIGHUP\t''
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-signal -d 'Stops the child gracefully; SIGTERM' -r -f -a "SIGHUP\t''
 SIGINT\t''
 SIGQUIT\t''
 SIGTERM\t''
@@ -99,7 +99,7 @@ trace\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Always keep this process as the anchor: the stable parent of all generations, whose PID does not change. That is the default unless systemd started psflip and set NOTIFY_SOCKET'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-anchor -d 'Never keep an anchor: every upgrade changes the PID of the service. For supervisors that follow it by the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-control-socket -d 'Make no control socket'
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify -d 'Healthy when the child reports READY=1 (sd_notify(3))'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'No line of psflip\'s own below `error`'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s c -l config -d 'The configuration, TOML [default: psflip.toml]' -r -F
@@ -116,9 +116,9 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-head
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-tcp -d 'Healthy when a connection is accepted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-script -d 'What --healthcheck-fcgi asks for' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-script -d 'What --healthcheck-fcgi requests' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-command -d 'Healthy when this line, run by `sh -c`, exits with 0' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-docker -d 'Healthy when the container engine says so' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-docker -d 'Healthy when the container engine reports it' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-alive -d 'Healthy when it still runs after this time; the default, with 5s' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-status -d 'The codes that mean healthy, of http and fcgi: 204 or 200-299' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-after -d 'From the child\'s start to the first probe' -r -f
@@ -136,7 +136,7 @@ SIGWINCH\t''
 SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-timeout -d 'From spawn to healthy; 1m' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-delay -d 'From promotion to the signal to the old child; 0s' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-signal -d 'Asks the child to end; SIGTERM' -r -f -a "SIGHUP\t''
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-signal -d 'Stops the child gracefully; SIGTERM' -r -f -a "SIGHUP\t''
 SIGINT\t''
 SIGQUIT\t''
 SIGTERM\t''
@@ -165,7 +165,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l foreground -d 'A
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-anchor -d 'Never keep an anchor: every upgrade changes the PID of the service. For supervisors that follow it by the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with 1 if there is a warning'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-control-socket -d 'Make no control socket'
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-notify -d 'Healthy when the child says READY=1 (sd_notify(3))'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-notify -d 'Healthy when the child reports READY=1 (sd_notify(3))'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l quiet -d 'No line of psflip\'s own below `error`'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that psflip was started with, which says where its control socket is' -r -F

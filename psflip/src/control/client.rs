@@ -240,7 +240,7 @@ mod tests {
         assert!(refusal(&path).contains("is no socket"), "{}", refusal(&path));
         std::fs::remove_file(&path).unwrap();
         drop(UnixListener::bind(&path).unwrap());
-        assert!(refusal(&path).contains("was killed and has left it behind"), "{}", refusal(&path));
+        assert!(refusal(&path).contains("was killed and left it behind"), "{}", refusal(&path));
         assert!(refusal(&folder.path().join("x".repeat(120))).contains("too long for a Unix socket"));
     }
 

@@ -221,7 +221,7 @@ fn an_answer_of_the_old_generations_child_is_none_for_fastcgi() {
     let predecessor = Some(std::os::unix::process::parent_id());
     let mut checker = fcgi(Endpoint::Unix(path), ChildInfo { predecessor, ..child() });
     assert_eq!(checker.start(), AGAIN);
-    assert!(checker.last_failure().unwrap().contains("it still is the old generation"));
+    assert!(checker.last_failure().unwrap().contains("still listens there"));
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn an_answer_of_the_old_generations_child_is_none() {
     assert_eq!(checker.start(), AGAIN);
     let failure = checker.last_failure().unwrap();
     assert!(
-        failure.contains(&format!("it still is the old generation (pid {})", std::process::id())),
+        failure.contains(&format!("the old generation (pid {}) still listens there", std::process::id())),
         "{failure}"
     );
     assert_eq!(of_psflip(i32::MAX.cast_unsigned()).start(), HEALTHY, "another psflip's");
