@@ -54,7 +54,7 @@ const OPTIONAL: [&str; 6] = [
 ];
 
 /// Forbids packages to start services while they are installed: 101 is `action forbidden by policy`
-/// (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
+/// (<https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt>).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs what is missing where this process is root; elsewhere it prints the names.
