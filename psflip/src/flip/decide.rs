@@ -1,4 +1,5 @@
-//! The decision. One function a phase; every one names every event, so that a new event can't be forgotten anywhere.
+//! The decision: one function for each phase. Every function names every event, so that the compiler reports
+//! a new event that is not handled.
 
 use super::drain::{awaiting_predecessor, child_ended, draining, end_orphans, exit};
 use super::effect::{Effect, Hook, News};
@@ -7,7 +8,7 @@ use super::state::{
     Child, Elder, Failure, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor, Timer,
 };
 
-/// A new generation, and what is to be done first.
+/// A new generation, and its first effects.
 #[must_use]
 pub fn begin(role: Role) -> (State, Vec<Effect>) {
     let predecessor = match role {
@@ -18,7 +19,7 @@ pub fn begin(role: Role) -> (State, Vec<Effect>) {
     (state, vec![Effect::Arm(Timer::Healthy), Effect::StartChild])
 }
 
-/// What a generation does about an event.
+/// Handles an event: changes the state and returns the effects to perform.
 #[must_use]
 pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
     match state.phase {
@@ -49,14 +50,15 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             effects.push(Effect::Exit(Outcome::Failed(failure)));
             effects
         }
-        // The signal is on its way to the child: whether it serves on is decided by its end or by the grace time.
+        // The child has the signal, or gets it next. Its exit or the grace time decides whether it keeps
+        // serving.
         Event::ChildHealthy if stopping => Vec::new(),
         Event::ChildHealthy => {
             state.phase = Phase::Promoting { predecessor, step: Promotion::RunningHook };
             vec![Disarm(Timer::Healthy), StopProbing, Effect::RunHook(Hook::Promote)]
         }
         Event::ChildEnded(end) => {
-            // After a stop request the child did what it was asked for; else it failed (contract C6).
+            // After a stop request the exit was requested; without one, the generation failed (contract C6).
             let failure = Failure::EndedEarly(end);
             let (outcome, news) = if stopping {
                 (Outcome::Relay(end), News::ChildEnded(end))
@@ -148,7 +150,8 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             state.remembered |= remembered;
             let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
             effects.extend(promoted(state, true));
-            // It was promoted before it could give up: what made it give up happened to the service.
+            // The acknowledgement was sent before the withdrawal, so the reason for giving up now concerns
+            // the service.
             match step {
                 Promotion::Withdrawing { cause: Failure::EndedEarly(end) } => {
                     effects.extend(child_ended(
@@ -237,7 +240,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     effects.extend(ask_child(signal));
                     effects.extend(withdraw(state, predecessor, Failure::Aborted));
                 }
-                // These are over before anything else is heard.
+                // The runtime completes these steps before it reads another event.
                 (Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. }, _) => {
                     effects.extend(ask_child(signal));
                 }
@@ -402,7 +405,8 @@ fn upgrading(
         Event::ChildEnded(end) if child == Child::Runs => {
             state.phase = Phase::Upgrading { child: Child::Ended(end), successor, stopping };
             let mut effects = vec![Disarm(Timer::Grace)];
-            // After a stop request this is what was wanted. Without one the upgrade is the cure (contract F7).
+            // After a stop request the exit was requested. Without one, the upgrade is the recovery (contract
+            // F7).
             effects.push(Tell(if stopping {
                 News::ChildEnded(end)
             } else {
@@ -460,19 +464,19 @@ fn upgrading(
     }
 }
 
-/// The child is to end, and until the grace time is over nobody knows whether it will.
+/// Stops the child. Whether it obeys is known when it exits or when the grace time is over.
 fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
     let mut effects = vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)];
     effects.extend(ask_child(signal));
     effects
 }
 
-/// The child is asked to end, unless it was already.
+/// Signals the child, unless it already has the signal.
 pub(super) fn ask_child(signal: ChildSignal) -> Option<Effect> {
     (signal == ChildSignal::Send).then_some(Effect::SignalChild)
 }
 
-/// Gives up this generation before it was promoted, with its child (contract F4: no delay).
+/// Gives up this generation and its child before the promotion, without `shutdown.delay` (contract F4).
 fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: ChildSignal) -> Vec<Effect> {
     state.phase =
         Phase::Draining { step: Step::Asked, outcome: Outcome::Failed(failure), elder: Elder::Gone };
@@ -484,7 +488,7 @@ fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: C
     effects
 }
 
-/// This generation ends: a request that it remembered is the predecessor's again, or is refused.
+/// Disposes of a queued request when this generation stops: returns it to the predecessor, or refuses it.
 pub(super) fn give_up_request(state: &mut State, predecessor: Predecessor) -> Option<Effect> {
     let answer = match predecessor {
         Predecessor::Serves => Effect::PassRequestBack,
@@ -493,14 +497,14 @@ pub(super) fn give_up_request(state: &mut State, predecessor: Predecessor) -> Op
     std::mem::take(&mut state.remembered).then_some(answer)
 }
 
-/// Undoes what was done of a promotion, and then the rest.
+/// Undoes the promotion so far, then does the rest.
 fn give_back_and(rest: Vec<Effect>) -> Vec<Effect> {
     let mut effects = vec![Effect::GiveBack];
     effects.extend(rest);
     effects
 }
 
-/// Whether the predecessor was told that this generation is ready, so that an acknowledgement may come.
+/// Whether this generation has reported that it is ready, so that an acknowledgement may come.
 fn is_told(step: Promotion) -> bool {
     matches!(step, Promotion::Told | Promotion::Withdrawing { .. })
 }
@@ -521,7 +525,7 @@ fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
 }
 
 fn remember(state: &mut State) -> Vec<Effect> {
-    // Once, however often it is made; and once is also what those who read the log want to hear of it.
+    // Several requests are one upgrade, and one log line.
     if std::mem::replace(&mut state.remembered, true) {
         Vec::new()
     } else {
@@ -529,7 +533,7 @@ fn remember(state: &mut State) -> Vec<Effect> {
     }
 }
 
-/// Starts the upgrade that was requested when it could not be started, if it can be now.
+/// Starts the queued upgrade, if it can start now.
 fn follow_remembered(state: &mut State) -> Vec<Effect> {
     let can = state.phase == Phase::Serving { predecessor_drains: false, stopping: false };
     if can && state.remembered { start_upgrade(state) } else { Vec::new() }

@@ -1,11 +1,12 @@
-//! The decision, of a generation that ends: its child, what that left behind, and after a stop the generation before.
+//! The decision of a generation that stops: its child, leftover processes, and after a stop request the old
+//! generation.
 
 use super::decide::{ask_child, give_up_request};
 use super::effect::{Effect, News};
 use super::event::Event;
 use super::state::{Elder, Outcome, Phase, Predecessor, State, Step, Timer};
 
-/// Its child, or what that left behind, is being ended.
+/// The child or leftover processes are being stopped.
 pub(super) fn draining(
     state: &mut State,
     step: Step,
@@ -37,22 +38,22 @@ pub(super) fn draining(
             effects.extend(end_orphans(state, outcome, elder));
             effects
         }
-        // A stop or an abort may come while the child is being started, and that may fail.
+        // A stop or an abort may come while the child is being started, and the start may fail.
         Event::TreeGone | Event::ChildNotStarted(_) => tree_is_over(state, outcome, elder),
-        // Nobody can do more, and the next upgrade does not wait for it (contract U5).
+        // psflip can do no more, and the next upgrade does not wait for these processes (contract U5).
         Event::TimedOut(Timer::Kill) if matches!(step, Step::Killed | Step::OrphansKilled) => {
             let mut effects = vec![Tell(News::LeftBehind)];
             effects.extend(tree_is_over(state, outcome, elder));
             effects
         }
-        // Nobody who asks for an end wants to wait for the delay.
+        // A stop request skips the delay.
         Event::StopRequested(signal) if step == Step::Delay => {
             go(Step::Asked);
             let mut effects = vec![Disarm(Timer::Delay), Arm(Timer::Grace)];
             effects.extend(ask_child(signal));
             effects
         }
-        // The child was quicker than the signal that asked both of them.
+        // The child exited before psflip read the signal that was sent to both.
         Event::StopRequested(_) if elder == Elder::Drains => {
             state.phase = Phase::Draining { step, outcome, elder: Elder::Awaited };
             vec![Effect::PassStopBack]
@@ -95,7 +96,7 @@ pub(super) fn draining(
     }
 }
 
-/// Nothing is left of the child's tree, or nothing that can be ended.
+/// The child's process tree is gone, or the rest of it can't be killed.
 fn tree_is_over(state: &mut State, outcome: Outcome, elder: Elder) -> Vec<Effect> {
     if elder != Elder::Awaited {
         return exit(state, outcome);
@@ -104,7 +105,7 @@ fn tree_is_over(state: &mut State, outcome: Outcome, elder: Elder) -> Vec<Effect
     vec![Effect::Tell(News::AwaitingPredecessor), Effect::Arm(Timer::Predecessor)]
 }
 
-/// Only the predecessor is left, which was asked to end, too (contract F11).
+/// psflip waits for the predecessor only, which received the stop request as well (contract F11).
 pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: Event) -> Vec<Effect> {
     use Effect::{Disarm, Tell};
     match event {
@@ -118,7 +119,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
             effects.extend(exit(state, outcome));
             effects
         }
-        // Asked for again: whoever asks does not want to wait. The predecessor ends in its own time.
+        // A second stop request: exit without waiting. The predecessor exits in its own time.
         Event::StopRequested(_) => {
             let mut effects = vec![Disarm(Timer::Predecessor)];
             effects.extend(exit(state, outcome));
@@ -155,7 +156,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
     }
 }
 
-/// The child has exited, and with it this generation. `news` says whether that was asked for.
+/// The child has exited, so this generation stops. `news` says whether the exit was requested.
 pub(super) fn child_ended(
     state: &mut State,
     predecessor: Predecessor,
@@ -169,13 +170,13 @@ pub(super) fn child_ended(
     effects
 }
 
-/// The child has exited: what it left behind is next (contract C8).
+/// The child has exited: stop leftover processes next (contract C8).
 pub(super) fn end_orphans(state: &mut State, outcome: Outcome, elder: Elder) -> Vec<Effect> {
     state.phase = Phase::Draining { step: Step::Orphans, outcome, elder };
     vec![Effect::Arm(Timer::Grace), Effect::SignalOrphans]
 }
 
-/// Nothing is left to be done.
+/// Nothing is left to do: psflip exits.
 pub(super) fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
     state.phase = Phase::Ended;
     vec![Effect::Exit(outcome)]

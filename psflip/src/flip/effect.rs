@@ -1,131 +1,135 @@
-//! All that a generation can want to be done.
+//! Every action that a generation can request from the runtime.
 
 use super::state::{Failure, Outcome, Timer};
 use crate::end::End;
 
-/// Something to be done by the runtime.
+/// An action for the runtime.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Start the child. Answered by `ChildStarted` or `ChildNotStarted`.
+    /// Start the child. The runtime answers with `ChildStarted` or `ChildNotStarted`.
     StartChild,
-    /// Begin with the health check. Answered by `ChildHealthy`, if ever.
+    /// Start the health check. The runtime answers with `ChildHealthy` when the child is healthy.
     StartProbing,
-    /// End the health check.
+    /// Stop the health check.
     StopProbing,
     /// Send `shutdown.signal` to the child.
     SignalChild,
     /// Send SIGKILL to the child.
     KillChild,
-    /// Send `shutdown.signal` to what the child left behind, or leave it alone if `shutdown.orphans` says so.
+    /// Send `shutdown.signal` to leftover processes, or leave them alone if `shutdown.orphans` says so.
     SignalOrphans,
-    /// Kill what the child left behind.
+    /// Kill leftover processes.
     KillOrphans,
 
-    /// Run a hook. Only `Hook::Promote` is answered: by `HookSucceeded` or `HookFailed`.
+    /// Run a hook. The runtime answers for `Hook::Promote` only: with `HookSucceeded` or `HookFailed`.
     RunHook(Hook),
-    /// End `hooks.promote`, with all its processes.
+    /// Kill `hooks.promote` and all its processes.
     EndHook,
-    /// Send clients to this generation's child: turn the symbolic link, adjust the listeners. Answered by `TrafficSwitched` or
-    /// `TrafficRefused`.
+    /// Switch traffic to this generation's child: repoint the symlink, adjust the listeners. The runtime
+    /// answers with `TrafficSwitched` or `TrafficRefused`.
     SwitchTraffic,
-    /// Let the pidfile name this generation. Answered by `PidfileTaken` or `PidfileRefused`.
+    /// Write this generation into the pidfile. The runtime answers with `PidfileTaken` or `PidfileRefused`.
     TakePidfile,
-    /// Let pidfile and traffic be the predecessor's again, as far as this generation took them.
+    /// Undo `TakePidfile` and `SwitchTraffic`: give pidfile and traffic back to the predecessor, as far as
+    /// this generation took them.
     GiveBack,
-    /// Let pidfile and traffic be this generation's again, if a failed successor took them.
+    /// Take pidfile and traffic back from a failed successor, if it took them.
     TakeBack,
 
-    /// Tell the predecessor that this generation is ready to be the service. Answered by `Acknowledged`, if ever.
+    /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
+    /// agrees.
     TellReady,
-    /// Stop listening to the predecessor. Answered by `Acknowledged` or `Withdrawn`.
+    /// Stop reading from the predecessor. The runtime answers with `Acknowledged` or `Withdrawn`.
     Withdraw,
-    /// Hand an upgrade request back to the predecessor, since this generation won't follow it.
+    /// Return an upgrade request to the predecessor, since this generation can't serve it.
     PassRequestBack,
 
-    /// Tell the predecessor that a stop was requested of this generation while the pidfile named it: before its promotion, or while the
-    /// predecessor drains.
+    /// Pass a stop request to the predecessor: this generation got it while the pidfile named it, either
+    /// before its promotion or while the predecessor drains.
     PassStopBack,
 
-    /// Start a successor. Answered by `SuccessorGone` if that fails.
+    /// Start a successor. The runtime answers with `SuccessorGone` if that fails.
     StartSuccessor,
-    /// Acknowledge the successor. Answered by `Committed` or `NotCommitted`.
+    /// Acknowledge the successor. The runtime answers with `Committed` or `NotCommitted`.
     Acknowledge {
-        /// An upgrade request that the successor has to follow.
+        /// There is a queued upgrade request, which the successor takes over.
         remembered: bool,
     },
-    /// Ask the successor to give up.
+    /// Request the successor to give up.
     AbortSuccessor,
-    /// End the successor by SIGKILL.
+    /// Kill the successor by SIGKILL.
     KillSuccessor,
-    /// Hand an upgrade request on to the successor.
+    /// Pass an upgrade request on to the successor.
     PassRequestOn,
 
-    /// Measure this time from now on.
+    /// Start this timer.
     Arm(Timer),
-    /// It is no longer of interest.
+    /// Cancel this timer.
     Disarm(Timer),
-    /// Tell those who want to know.
+    /// Report this to operators and to waiting clients.
     Tell(News),
-    /// End psflip with this.
+    /// Exit psflip; the outcome determines the exit status.
     Exit(Outcome),
 }
 
-/// A program that the configuration wants to be run on the way (`[hooks]`).
+/// A command of the configuration that runs at a promotion or after a failed upgrade (`[hooks]`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
     /// Before promotion; its failure fails the upgrade (contract U4).
     Promote,
     /// After promotion.
     Promoted,
-    /// After an upgrade that failed, in the generation that serves on.
+    /// After a failed upgrade, in the generation that keeps serving.
     Failed,
 }
 
-/// What operators want to know of a decision.
+/// What is reported to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum News {
     /// This generation is the service now.
     Promoted,
-    /// An upgrade begins.
+    /// An upgrade starts.
     UpgradeStarted,
-    /// The upgrade failed, and the old child serves on.
+    /// The upgrade failed, and the old child keeps serving.
     UpgradeFailed,
     /// The upgrade failed, and no child is left.
     UpgradeFailedWithoutChild,
-    /// The upgrade ended by a stop request, and so did the child.
+    /// A stop request aborted the upgrade, and the child has exited.
     UpgradeAborted,
-    /// A request is remembered until it can be followed.
+    /// An upgrade request is queued.
     RequestRemembered,
-    /// A request is refused, since this generation ends.
+    /// An upgrade request is refused, since this generation is stopping.
     RequestRefused,
     /// A stop was requested.
     Stopping,
-    /// The child did not end after a stop request, so it meant to ignore it; it is served on.
+    /// The child did not exit within the grace time after a stop request, so psflip takes it that the child
+    /// ignores the request. The service goes on.
     StopIgnored,
-    /// The child has exited during an upgrade, which goes on (contract F7).
+    /// The child exited during an upgrade; the upgrade goes on (contract F7).
     ChildEndedDuringUpgrade(End),
-    /// The child has exited, as it was asked to.
+    /// The child exited, as requested.
     ChildEnded(End),
     /// The child of the service terminated without a stop request, and nothing takes its place: an outage.
     ServiceDown(End),
-    /// The predecessor was killed, and its child with it; this generation goes on alone (contract F8). Until it is promoted
-    /// the service is down.
+    /// The predecessor was killed, and its child with it; this generation goes on alone (contract F8). The
+    /// service is down until this generation is promoted.
     PredecessorLost,
-    /// The predecessor has drained and is gone.
+    /// The predecessor has drained and exited.
     PredecessorDrained,
-    /// After a stop request only the predecessor is left, and is waited for.
+    /// After a stop request, psflip waits for the predecessor only.
     AwaitingPredecessor,
-    /// It takes longer than it said, and is not waited for any more.
+    /// The predecessor takes longer than it announced; psflip no longer waits for it.
     PredecessorLate,
     /// A successor is the service now; this generation drains.
     Superseded,
     /// This generation failed.
     Failed(Failure),
-    /// The child did not end in time and is killed.
+    /// The child did not exit in time and is killed.
     ChildKilled,
-    /// What the child left behind did not end in time and is killed.
+    /// Leftover processes did not exit in time and are killed.
     OrphansKilled,
-    /// SIGKILL did not end all of it: it hangs in the kernel, or may not be killed. It is left behind.
+    /// Some processes survived SIGKILL: they hang in the kernel, or psflip may not kill them. psflip leaves
+    /// them behind.
     LeftBehind,
 }

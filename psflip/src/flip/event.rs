@@ -1,46 +1,46 @@
-//! All that can happen to a generation.
+//! Every event that a generation can get.
 
 use super::state::{StartFailure, Timer};
 use crate::end::End;
 
-/// Whether a child that is to end has got the signal for it.
+/// Whether the child already has the signal that stops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChildSignal {
-    /// Yes: what asked psflip to stop was forwarded to it.
+    /// Yes: the signal that requested the stop was forwarded to it.
     HasIt,
-    /// Not yet: psflip was asked in another way, by a client of the control socket, or by a successor that was asked while the
-    /// pidfile named it.
+    /// No. The stop was requested by a client of the control socket, or a successor passed it back: it got
+    /// the request while the pidfile named it.
     Send,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The child's program runs.
     ChildStarted,
     /// The child could not be started; nothing is left of it.
     ChildNotStarted(StartFailure),
-    /// The health check says that the child is healthy.
+    /// The health check found the child healthy.
     ChildHealthy,
     /// The child has exited.
     ChildEnded(End),
     /// Nothing is left of the child's process tree.
     TreeGone,
 
-    /// Somebody wants an upgrade.
+    /// An upgrade was requested.
     UpgradeRequested,
-    /// Somebody wants psflip to stop (contract S5).
+    /// A stop was requested (contract S5).
     StopRequested(ChildSignal),
-    /// A timer has run down.
+    /// A timer has expired.
     TimedOut(Timer),
 
     /// `hooks.promote` exited 0, or there is none.
     HookSucceeded,
-    /// `hooks.promote` failed or took too long; nothing is left of it.
+    /// `hooks.promote` failed or timed out; none of its processes is left.
     HookFailed,
-    /// Clients come to this generation's child now, as far as that is psflip's business.
+    /// Traffic goes to this generation's child now, as far as psflip controls it.
     TrafficSwitched,
-    /// Clients could not be sent to this generation's child; what was done of it is undone by `GiveBack`.
+    /// Traffic could not be switched to this generation's child. `GiveBack` undoes what was already switched.
     TrafficRefused,
     /// The pidfile names this generation now.
     PidfileTaken,
@@ -49,12 +49,12 @@ pub enum Event {
 
     /// The predecessor acknowledged: this generation is the service now.
     Acknowledged {
-        /// An upgrade request that the predecessor could not follow (contract U7).
+        /// The predecessor had a queued upgrade request; this generation takes it over (contract U7).
         remembered: bool,
     },
-    /// This generation stopped listening to its predecessor before an acknowledgement came: it will never come.
+    /// This generation stopped reading from its predecessor before an acknowledgement came; none will come.
     Withdrawn,
-    /// The predecessor wants this generation to give up.
+    /// The predecessor aborts the upgrade.
     Aborted,
     /// The predecessor got an upgrade request while it drained, and passes it on.
     RequestPassedOn,
@@ -63,12 +63,12 @@ pub enum Event {
 
     /// The successor's child is healthy, and the pidfile names the successor.
     SuccessorReady,
-    /// The successor is acknowledged and knows it: it is the service now.
+    /// The successor is acknowledged and has received it: it is the service now.
     Committed,
-    /// The successor no longer listens: it has given up or is dead, and will not be the service.
+    /// The successor no longer reads: it gave up or is dead, and will not become the service.
     NotCommitted,
-    /// The successor failed, and passes back an upgrade request that it got.
+    /// The successor failed, and passes back an upgrade request that it had received.
     RequestPassedBack,
-    /// The successor is gone, or was never there, and with it its child.
+    /// The successor and its child are gone, or were never started.
     SuccessorGone,
 }

@@ -1,7 +1,8 @@
-//! What a generation does when its child was stopped (contract S3): pure.
+//! What a generation does when its child was stopped by a signal (contract S3): pure.
 //!
-//! The child's process group is in the background of the terminal until it needs it. psflip does for its child what a shell does for its
-//! jobs: it gives the terminal to a child that was stopped for want of it, and shows a stop by Ctrl-Z to the shell by stopping itself.
+//! The child's process group stays in the terminal's background until the child needs the terminal. psflip
+//! acts for its child as a shell acts for its jobs. It gives the terminal to a child that was stopped because
+//! it used the terminal, and stops itself after a Ctrl-Z, so that the shell sees a stopped job.
 
 use super::signals::Sender;
 use super::state::{Phase, Predecessor, State};
@@ -12,46 +13,47 @@ use crate::signal::Signal;
 pub enum Foreground {
     /// There is no controlling terminal.
     NoTerminal,
-    /// The job that the shell knows: the anchor's group where there is one, else psflip's.
+    /// The job that the shell knows: the anchor's group if there is an anchor, else psflip's.
     Job,
     /// The child's.
     Child,
-    /// Any other: the shell's, or another generation's child's.
+    /// Any other group: the shell's, or that of another generation's child.
     Other,
 }
 
-/// Which part a generation has.
+/// The role of a generation in the service, as far as job control needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// It is all there is of the service.
+    /// It is the only generation.
     Alone,
-    /// It is the service, and a successor comes or a predecessor drains.
+    /// It is the service, and a successor starts or a predecessor drains.
     Beside,
-    /// It has a predecessor that serves.
+    /// It starts, and its predecessor serves.
     Coming,
     /// A successor is the service, or this generation failed.
     Leaving,
 }
 
-/// A child that was stopped.
+/// A child that was stopped by a signal.
 #[derive(Clone, Copy, Debug)]
 pub struct ChildStop {
-    /// By which signal.
+    /// The signal that stopped it.
     pub signal: Signal,
-    /// The last signal of job control that psflip itself got since the child ran, and its sender.
+    /// The last job-control signal that psflip itself got since the child started, and its sender.
     pub asked: Option<(Signal, Sender)>,
-    /// Who has the terminal.
+    /// Which group has the terminal.
     pub foreground: Foreground,
-    /// The part of the child's generation.
+    /// The role of the child's generation.
     pub part: Part,
-    /// No shell waits for the job: the kernel would not stop it (`Orphaned process groups` in setpgid(2) and POSIX).
+    /// No shell waits for the job, so the kernel would not stop it (`Orphaned process groups` in setpgid(2)
+    /// and POSIX).
     pub orphaned: bool,
 }
 
-/// What follows from a stop.
+/// What psflip does after a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterStop {
-    /// The child stays stopped, and psflip runs on.
+    /// The child stays stopped, and psflip keeps running.
     Nothing,
     /// The child's group becomes the terminal's foreground group and is continued.
     Lend,
@@ -61,23 +63,23 @@ pub enum AfterStop {
     StopToo,
 }
 
-/// Whether the kernel sends it to those in the background that use the terminal.
+/// Whether the kernel sends this signal to background processes that use the terminal.
 #[must_use]
 pub fn needs_terminal(signal: Signal) -> bool {
     [Signal::TTIN, Signal::TTOU].contains(&signal)
 }
 
-/// Whether it is one of the signals by which a terminal stops a job.
+/// Whether a terminal stops a job by this signal.
 #[must_use]
 pub fn asks_to_stop(signal: Signal) -> bool {
     signal == Signal::TSTP || needs_terminal(signal)
 }
 
-/// What follows from a stop.
+/// What psflip does after a stop.
 #[must_use]
 pub fn after_stop(stop: &ChildStop) -> AfterStop {
     let ChildStop { signal, foreground, part, orphaned, .. } = *stop;
-    // A child that ignored a Ctrl-Z may need the terminal later.
+    // A child that ignored Ctrl-Z may need the terminal later.
     let asked = stop.asked.filter(|(asked, _)| !needs_terminal(signal) || *asked == signal);
     match asked {
         Some((_, Sender::Process | Sender::Own)) => return AfterStop::StopToo,
@@ -98,13 +100,13 @@ pub fn after_stop(stop: &ChildStop) -> AfterStop {
     }
     match part {
         Part::Alone | Part::Beside if !orphaned => AfterStop::StopToo,
-        // Nobody could continue it.
+        // Nothing could continue the job.
         _ => AfterStop::Continue,
     }
 }
 
 impl State {
-    /// The part of this generation in job control.
+    /// The role of this generation in job control.
     #[must_use]
     pub fn part(&self) -> Part {
         match self.phase {
@@ -149,7 +151,7 @@ mod tests {
             assert_eq!(in_every_part(background), [StopToo, Nothing, Nothing, Nothing]);
             let nobodys = ChildStop { orphaned: true, ..background };
             assert_eq!(in_every_part(nobodys), [Nothing; 4], "it would be stopped again and again");
-            // A child that ignores Ctrl-Z, and later reads.
+            // A child that ignores Ctrl-Z, and reads from the terminal later.
             let asked = Some((Signal::TSTP, Sender::Kernel));
             assert_eq!(after_stop(&ChildStop { asked, ..usual }), Lend);
         }

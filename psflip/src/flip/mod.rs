@@ -1,26 +1,28 @@
-//! What a generation decides, and nothing else: no clock, no descriptor, no process.
+//! All decisions of a generation, as a pure state machine: no clock, no descriptor, no process.
 //!
-//! [`decide()`] takes the [`State`] of one generation and an [`Event`], changes the state, and returns the [`Effect`]s that the
-//! runtime has to perform, in this order. All that can happen is in `snapshots/*table.snap`: every state that can be reached,
-//! with every event.
+//! [`decide()`] takes the [`State`] of one generation and an [`Event`], changes the state, and returns the
+//! [`Effect`]s that the runtime has to perform, in this order. `snapshots/*table.snap` lists everything that
+//! can happen: every reachable state, with every event.
 //!
 //! ```text
-//!                      healthy            hook run, traffic switched, pidfile taken (first generation)
-//!  begin ──> Starting ─────────> Promoting ──────────────────────────────────> Serving <──────────────┐
-//!               │                   │    likewise, then predecessor told,        │ │   upgrade failed │
-//!               │                   │    acknowledged (successor)                │ │                  │
-//!               │ failed, stopped   │ failed, stopped            child ended     │ └──> Upgrading ─────┘
-//!               │                   │                                            │         │ successor ready,
-//!               └────────────────> Draining <────────────────────────────────────┴─────────┘ acknowledged
-//!                                     │ nothing left of the child's tree
-//!                                     ├──> Ended <───────────────┐
-//!                                     └──> AwaitingPredecessor ──┘ that has ended, too
-//!                                          (after a stop, while it drains)
+//!                 healthy            hook run, traffic switched, pidfile taken (first generation)
+//!  begin ──> Starting ──> Promoting ──────────────────────────────────> Serving <────────────────┐
+//!               │             │   the same, then ready reported and         │ │   upgrade failed │
+//!               │             │   acknowledged (successor)                  │ │                  │
+//!               │ failed,     │ failed,                        child exited │ └──> Upgrading ────┘
+//!               │ stopped     │ stopped                                     │         │ successor ready,
+//!               │             │                                             │         │ acknowledged
+//!               └─────────> Draining <──────────────────────────────────────┴─────────┘
+//!                             │ nothing left of the child's process tree
+//!                             ├──> Ended <───────────────┐
+//!                             └──> AwaitingPredecessor ──┘ predecessor exited, too
+//!                                  (after a stop, while the predecessor drains)
 //! ```
 //!
-//! The point of no return is one step: the predecessor's acknowledgement ([`Effect::Acknowledge`]). It succeeds only if the
-//! successor still listens ([`Event::Committed`]); a successor that gives up stops listening first ([`Effect::Withdraw`]),
-//! and learns by that whether it was too late. So both sides always agree on who is promoted.
+//! The point of no return is a single step: the predecessor's acknowledgement ([`Effect::Acknowledge`]). It
+//! succeeds only if the successor still reads ([`Event::Committed`]). A successor that gives up stops reading
+//! first ([`Effect::Withdraw`]), and so finds out whether it was too late. So both sides always agree on
+//! which generation is promoted.
 
 mod decide;
 mod drain;

@@ -1,36 +1,37 @@
-//! What the runtime may ask of a state, so that it has nothing to tell from a phase itself.
+//! Queries about a state, so that the runtime need not look into phases.
 
 use super::state::{Outcome, Phase, State, Step, Successor};
 
 /// Why an upgrade can't start at once (contract U7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotNow {
-    /// The child is not healthy yet, or its generation not promoted.
+    /// The child is not healthy yet, or its generation is not promoted yet.
     NotHealthy,
-    /// A stop was requested, and what the child makes of it is not known yet.
+    /// A stop was requested, and the child has neither exited nor ignored it yet.
     Stopping,
     /// The predecessor still drains.
     PredecessorDrains,
-    /// An upgrade is under way.
+    /// An upgrade is already running.
     UnderWay,
-    /// This generation ends, and starts none any more.
+    /// This generation is stopping, and starts no more upgrades.
     Ends,
 }
 
 impl State {
-    /// Whether a child depends on this generation that serves already.
+    /// Whether this generation is the service.
     #[must_use]
     pub fn is_service(&self) -> bool {
         matches!(self.phase, Phase::Serving { .. } | Phase::Upgrading { .. })
     }
 
-    /// Whether it does what a generation does for nearly all of its life: serve, with nothing under way.
+    /// Whether the generation serves and nothing else is under way: the state in which it spends nearly all
+    /// of its life.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.why_not_now().is_none()
     }
 
-    /// Whether the child is being waited for.
+    /// Whether the child is starting, or not healthy yet.
     #[must_use]
     pub fn is_starting(&self) -> bool {
         matches!(self.phase, Phase::Starting { .. })
@@ -42,13 +43,13 @@ impl State {
         matches!(self.phase, Phase::Serving { predecessor_drains: true, .. })
     }
 
-    /// Whether the predecessor, which drains, is all that is waited for.
+    /// Whether the draining predecessor is all that psflip still waits for.
     #[must_use]
     pub fn awaits_predecessor(&self) -> bool {
         matches!(self.phase, Phase::AwaitingPredecessor { .. })
     }
 
-    /// The successor, while an upgrade is under way. Afterwards what it does is its own business.
+    /// The successor, while an upgrade is running. After the promotion, the successor is independent.
     #[must_use]
     pub fn successor(&self) -> Option<Successor> {
         match self.phase {
@@ -68,7 +69,7 @@ impl State {
         self.drain().is_some()
     }
 
-    /// How far this generation's end is, if a successor is the service.
+    /// The step of this generation's shutdown, if a successor is the service.
     #[must_use]
     pub fn drain(&self) -> Option<Step> {
         match self.phase {
@@ -83,8 +84,8 @@ impl State {
         }
     }
 
-    /// Whether the end has begun: the child was asked to stop, or this generation ends. A child that ignores the stop is served
-    /// on (contract S5).
+    /// Whether this generation is stopping, or its child has been sent a stop signal. A child that ignores
+    /// the stop keeps serving (contract S5), and this is false again.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         match self.phase {
@@ -96,7 +97,7 @@ impl State {
         }
     }
 
-    /// Why an upgrade that is requested now can't start now; `None`: it starts.
+    /// Why an upgrade that is requested now can't start now; `None` if it can start.
     #[must_use]
     pub fn why_not_now(&self) -> Option<NotNow> {
         match self.phase {

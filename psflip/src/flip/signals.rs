@@ -5,33 +5,34 @@ use crate::signal::Signal;
 /// Who sent a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// The kernel: a terminal, the end of a session.
+    /// The kernel: for a terminal, or at the end of a session.
     Kernel,
-    /// psflip itself, by what it wrote.
+    /// psflip itself, such as by a failed write(2).
     Own,
-    /// Some process.
+    /// A process.
     Process,
 }
 
-/// What has to be known to tell what a signal means.
+/// What the meaning of a signal depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// `upgrade.signal`. `None`: whoever the signal is forwarded to knows whether it is one.
+    /// `upgrade.signal`. `None`: psflip forwards every signal, and the receiver decides whether it is an
+    /// upgrade request.
     pub upgrade_signal: Option<Signal>,
-    /// psflip stopped itself after its child, whose whole group was stopped.
+    /// psflip stopped itself after its child's whole process group was stopped.
     pub suspended: bool,
 }
 
-/// What is to be done about a signal.
+/// What psflip does about a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meaning {
-    /// Who gets it too.
+    /// What the signal is forwarded to.
     pub forward: Option<Reach>,
-    /// It is a request to psflip.
+    /// What the signal requests from psflip.
     pub request: Option<Request>,
 }
 
-/// Whom a signal is forwarded to.
+/// The target of a forwarded signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The child.
@@ -40,16 +41,16 @@ pub enum Reach {
     Group,
 }
 
-/// What a signal asks psflip for.
+/// What a signal requests from psflip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// An upgrade.
     Upgrade,
-    /// The end.
+    /// A stop.
     Stop,
 }
 
-/// Tells what a signal means.
+/// Returns the meaning of a signal.
 #[must_use]
 pub fn meaning(signal: Signal, sender: Sender, situation: &Situation) -> Meaning {
     let nothing = Meaning { forward: None, request: None };
@@ -57,7 +58,7 @@ pub fn meaning(signal: Signal, sender: Sender, situation: &Situation) -> Meaning
         return nothing;
     }
     match sender {
-        // write(2) raises these where it fails; the error is handled where psflip wrote.
+        // A failed write(2) raises these; psflip handles the error where it wrote.
         Sender::Own if signal == Signal::PIPE || signal == Signal::XFSZ => return nothing,
         Sender::Process | Sender::Own if Some(signal) == situation.upgrade_signal => {
             return Meaning { forward: None, request: Some(Request::Upgrade) };
@@ -72,8 +73,9 @@ pub fn meaning(signal: Signal, sender: Sender, situation: &Situation) -> Meaning
     Meaning { forward: Some(if whole_group { Reach::Group } else { Reach::Child }), request }
 }
 
-/// Whether it is one of the signals that the kernel sends to whole process groups for a terminal: by its keys, its size, its use
-/// from the background, and its end (termios(3), tty_ioctl(4), and `Orphaned process groups` in POSIX).
+/// Whether the kernel sends this signal to whole process groups for a terminal: for its keys, its size, its
+/// use from the background, and its hangup (termios(3), tty_ioctl(4), and `Orphaned process groups` in
+/// POSIX).
 #[must_use]
 pub fn is_of_terminal(signal: Signal) -> bool {
     let of_keys = [Signal::INT, Signal::QUIT, Signal::TSTP];
@@ -81,8 +83,8 @@ pub fn is_of_terminal(signal: Signal) -> bool {
     of_keys.contains(&signal) || others.contains(&signal)
 }
 
-/// What the child gets in place of a signal that is forwarded to it, as `[signals]` says; `None`: nothing. Only what the child gets is
-/// changed: the meaning for psflip is that of the signal that came (contract S8).
+/// The signal that the child gets instead of `signal`, according to `[signals]`; `None`: it gets none. This
+/// does not change what the signal means for psflip (contract S8).
 #[must_use]
 pub fn forwarded_as(signal: Signal, rules: &[(Signal, Option<Signal>)]) -> Option<Signal> {
     rules.iter().find(|(received, _)| *received == signal).map_or(Some(signal), |(_, sent)| *sent)

@@ -1,20 +1,21 @@
-//! What a generation knows of itself. Small and without data that only messages need, so that every state can be visited.
+//! The state of a generation. It is small, and holds no data that only messages need, so that the tests can
+//! visit every state.
 
 use crate::end::End;
 
 /// A generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    /// What it is doing.
+    /// What the generation is doing.
     pub phase: Phase,
-    /// An upgrade was requested that could not be started yet (contract U7).
+    /// An upgrade is queued: it was requested when it could not start (contract U7).
     pub remembered: bool,
 }
 
 /// How a generation begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Started by the manager.
+    /// Started by the supervisor.
     First,
     /// Started by a predecessor, for an upgrade.
     Successor,
@@ -23,52 +24,53 @@ pub enum Role {
 /// What a generation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Its child is started and not healthy yet.
+    /// The child starts, or runs and is not healthy yet.
     Starting {
-        /// Who serves meanwhile.
+        /// What serves meanwhile.
         predecessor: Predecessor,
-        /// It was asked to stop, and the child has the signal.
+        /// A stop was requested, and the child has the signal.
         stopping: bool,
     },
-    /// Its child is healthy, and it takes over.
+    /// The child is healthy, and the generation takes over.
     Promoting {
-        /// Who serves meanwhile.
+        /// What serves meanwhile.
         predecessor: Predecessor,
-        /// How far it is.
+        /// The step of the promotion.
         step: Promotion,
     },
-    /// It is the service, and nothing else happens.
+    /// This generation is the service, and no upgrade is running.
     Serving {
         /// The predecessor still drains, so no upgrade can start.
         predecessor_drains: bool,
-        /// It was asked to stop, and the child has the signal.
+        /// A stop was requested, and the child has the signal.
         stopping: bool,
     },
-    /// It is the service, and a successor is on its way.
+    /// This generation is the service, and a successor is starting or exiting.
     Upgrading {
-        /// How the own child fares.
+        /// State of this generation's child.
         child: Child,
-        /// How the successor fares.
+        /// State of the successor.
         successor: Successor,
-        /// It was asked to stop, and the child has the signal.
+        /// A stop was requested, and the child has the signal.
         stopping: bool,
     },
-    /// Its child and all that belongs to it is ended.
+    /// The child and its descendants are being stopped.
     Draining {
-        /// How far that is.
+        /// The step of the shutdown.
         step: Step,
-        /// Why, and what psflip then ends with.
+        /// The reason, and the exit status of psflip that follows from it.
         outcome: Outcome,
-        /// How the generation before fares.
+        /// State of the old generation.
         elder: Elder,
     },
-    /// Its child and all that belonged to it has ended after a stop request, and the predecessor still drains. psflip stays until that has ended as
-    /// well: a manager such as systemd ends everything that is left when the main process has ended.
+    /// After a stop request, the child and its descendants have exited, and the predecessor still drains.
+    /// psflip waits for it, because a service manager such as systemd kills all remaining processes when the
+    /// main process exits.
     AwaitingPredecessor {
-        /// What psflip then ends with.
+        /// The exit status of psflip.
         outcome: Outcome,
     },
-    /// Nothing is left to be done.
+    /// psflip exits.
     Ended,
 }
 
@@ -77,18 +79,19 @@ pub enum Phase {
 pub enum Predecessor {
     /// There is none: this is the first generation, or the predecessor was killed (contract F8).
     None,
-    /// It serves.
+    /// It is the service.
     Serves,
 }
 
-/// The generation before one that was promoted, while that one ends.
+/// The generation before this one, after the promotion of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Elder {
-    /// There is none, or it is no business of a generation that failed.
+    /// There is none; also set if this generation failed, since its predecessor still is the service.
     Gone,
-    /// It drains, and is not waited for: no stop was requested, so the manager is to start the service again as soon as it can.
+    /// It drains, and psflip does not wait for it: no stop was requested, so the service manager is to
+    /// restart the service as soon as possible.
     Drains,
-    /// It drains, was asked to end like this one, and is waited for.
+    /// It drains, has received the stop request as well, and psflip waits for it.
     Awaited,
 }
 
@@ -97,64 +100,64 @@ pub enum Elder {
 pub enum Promotion {
     /// `hooks.promote` runs.
     RunningHook,
-    /// Clients are being sent to this generation's child.
+    /// Traffic is being switched to this generation's child.
     Switching,
     /// The pidfile is being replaced.
     TakingPidfile,
-    /// The predecessor was told, and has not answered yet.
+    /// This generation has reported that it is ready, and the predecessor has not answered yet.
     Told,
-    /// It gave up before the answer, and finds out whether it was in time.
+    /// This generation gave up before the answer, and finds out whether an acknowledgement had been sent.
     Withdrawing {
-        /// Why.
+        /// The reason for giving up.
         cause: Failure,
     },
 }
 
-/// The own child during an upgrade.
+/// This generation's child during an upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Child {
     /// It runs.
     Runs,
-    /// It has ended by itself (contract F7); what it left behind may still serve.
+    /// It exited without a stop request (contract F7). Leftover processes may still serve.
     Ended(End),
-    /// It has ended, and nothing is left of its tree.
+    /// It exited, and nothing is left of its process tree.
     Gone(End),
 }
 
 /// The successor during an upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Successor {
-    /// It starts, or becomes healthy.
+    /// It starts, or its child is not healthy yet.
     Comes,
-    /// It says that it is healthy, and is being acknowledged.
+    /// It has reported that its child is healthy, and is being acknowledged.
     Ready,
-    /// It will not be promoted any more; its end is awaited.
+    /// It will not be promoted any more; psflip waits for its exit.
     Ends,
 }
 
-/// The steps towards the end of a generation (contract U5, C8).
+/// The steps of the shutdown of a generation (contract U5, C8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// `shutdown.delay`.
+    /// `shutdown.delay` runs.
     Delay,
-    /// The child has the signal.
+    /// The child has been sent `shutdown.signal`.
     Asked,
-    /// The child has SIGKILL.
+    /// The child has been sent SIGKILL.
     Killed,
-    /// The child has exited; what it left behind has the signal.
+    /// The child has exited; leftover processes have been sent `shutdown.signal`.
     Orphans,
-    /// What it left behind has SIGKILL.
+    /// Leftover processes have been sent SIGKILL.
     OrphansKilled,
 }
 
-/// What a generation ends with.
+/// Why psflip exits; determines its exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// A successor took over.
+    /// A successor is the service now.
     Superseded,
-    /// The child ended by itself, or after a stop request: psflip ends the same way (contract C5).
+    /// The child exited by itself or after a stop request. psflip exits with the same status (contract C5).
     Relay(End),
-    /// It failed (contract C6).
+    /// The generation failed (contract C6).
     Failed(Failure),
 }
 
@@ -169,7 +172,7 @@ pub enum Failure {
     NotHealthy,
     /// `hooks.promote` failed.
     Hook,
-    /// Clients could not be sent to this generation's child.
+    /// Traffic could not be switched to this generation's child.
     Switch,
     /// The pidfile could not be taken.
     Pidfile,
@@ -179,32 +182,32 @@ pub enum Failure {
     Silence,
 }
 
-/// Why a child could not be started, as far as the exit code tells (contract C6).
+/// Why a child could not be started, as far as the exit code distinguishes it (contract C6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StartFailure {
     /// No such command.
     NotFound,
     /// It can't be executed.
     NotExecutable,
-    /// Anything else: no process, no working directory.
+    /// Anything else, such as a failed fork or a missing working directory.
     Other,
 }
 
-/// What the runtime measures time for. How long each takes is the runtime's business.
+/// What the runtime measures time for. The runtime knows the durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Timer {
     /// `upgrade.timeout`: from the child's start to healthy.
     Healthy,
-    /// For the predecessor's acknowledgement.
+    /// How long to wait for the predecessor's acknowledgement.
     Acknowledgement,
-    /// For whatever the successor has to do next.
+    /// How long to wait for the next step of the successor.
     Successor,
-    /// For whatever the predecessor, which drains, has to do next after a stop request.
+    /// After a stop request: how long to wait for the next step of the predecessor, which drains.
     Predecessor,
     /// `shutdown.delay`.
     Delay,
-    /// `shutdown.timeout`, after a stop request, after `shutdown.signal`, and for orphans.
+    /// `shutdown.timeout`: after a stop request, after `shutdown.signal`, and for leftover processes.
     Grace,
-    /// For the end of what got SIGKILL.
+    /// How long to wait for the exit of processes that got SIGKILL.
     Kill,
 }

@@ -1,4 +1,4 @@
-//! Every state that can be reached, with every event.
+//! Visits every reachable state, with every event.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use crate::end::End;
 
 const END: End = End::Exited(3);
 
-/// One of each, with one value where the decision does not look at it.
+/// Every event, with one value for each field that the decision does not look at.
 fn events() -> Vec<Event> {
     use Event as E;
     let mut events = vec![
@@ -58,7 +58,7 @@ struct Row {
     effects: Vec<Effect>,
 }
 
-/// Walks from both beginnings until nothing new is found. Keys are the order of discovery.
+/// Explores from both initial states until no new state is found. Rows are in the order of discovery.
 fn table() -> Vec<Row> {
     let mut seen: Vec<State> = Vec::new();
     let mut queue = VecDeque::new();
@@ -129,7 +129,7 @@ fn the_old_child_is_never_signalled_for_an_upgrade_that_is_not_promoted() {
         let upgrading = matches!(from.phase, Phase::Upgrading { .. } | Phase::Serving { .. });
         let signalled =
             effects.iter().any(|effect| matches!(effect, Effect::SignalChild | Effect::KillChild));
-        let stop = Event::StopRequested(ChildSignal::Send); // which is no upgrade's doing
+        let stop = Event::StopRequested(ChildSignal::Send); // signals the child, but not for an upgrade
         assert!(!(upgrading && signalled) || event == stop, "{from:?} {event:?}");
         if matches!(to.phase, Phase::Draining { outcome: Outcome::Superseded, .. }) && upgrading {
             assert_eq!(event, Event::Committed, "{from:?}");
@@ -254,7 +254,7 @@ fn whoever_waits_for_an_upgrade_that_a_stop_ends_is_told_that_the_end_comes() {
         };
         let Some(news) = effects.iter().find_map(failed) else { continue };
         let Phase::Upgrading { child, stopping, .. } = from.phase else { panic!("{from:?} {event:?}") };
-        // A stop is no failure.
+        // A stop is not a failed upgrade.
         assert_eq!(news == News::UpgradeFailed, child == Child::Runs, "{from:?} {event:?}");
         assert_eq!(news == News::UpgradeAborted, stopping && child != Child::Runs, "{from:?} {event:?}");
         assert_eq!(to.is_stopping(), stopping || child != Child::Runs, "{from:?} {event:?}");
@@ -270,7 +270,7 @@ fn a_stop_ends_every_generation_whose_child_ends() {
         let Event::StopRequested(_) = event else { continue };
         let mut state = stopped;
         let at_once = effects.iter().filter(|effect| matches!(effect, Effect::Exit(_))).count();
-        // What the world answers once everybody does what is asked of them.
+        // The answers of a world in which every process obeys.
         let answers = [
             Event::Withdrawn,
             Event::SuccessorGone,

@@ -1,4 +1,4 @@
-//! Visits every state of the world, with the decision as it is and with decisions that are broken on purpose.
+//! Visits every state of the world, with the real decision and with decisions that are faulty on purpose.
 
 use super::*;
 use crate::flip::Step as Towards;
@@ -21,10 +21,11 @@ const SMALL: Budget = Budget { upgrades: 2, kills: 1, faults: 1, ..NOTHING };
 /// With processes that can't be killed.
 const UNKILLABLE: Budget = Budget { upgrades: 1, stops: 1, kills: 1, unkillable: 1, ..NOTHING };
 
-/// With signals that psflip and its child get together, and keepers that are killed.
+/// With signals that psflip and its child get together, and with keepers that are killed.
 const GROUPS: Budget = Budget { upgrades: 1, stops: 1, keepers: 1, group_signals: 1, ..NOTHING };
 
-/// Visits everything; returns the number of states, or the first broken promise with the shortest way to it.
+/// Visits every reachable state. Returns the number of states, or the first broken promise with the shortest
+/// path to it.
 fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
     let first = World::new(budget);
     let mut numbers = HashMap::from([(first.clone(), 0_usize)]);
@@ -71,12 +72,12 @@ fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
             before[*after].push(number);
         }
     }
-    // No dead end and no endless circle: from everywhere there is a way to where all is well, or over.
+    // No deadlock and no livelock: from every state, a settled one can be reached.
     let settles = comes_to(&before, |number| worlds[number].is_settled());
     if let Some(stuck) = settles.iter().position(|settles| !settles) {
         return Err(format!("stuck for ever after\n{}\nin\n{:#?}", way(&came_from, stuck), worlds[stuck]));
     }
-    // S5, F11: a stop that no child ignores ends everything, whatever else happens.
+    // S5, F11: a stop that no child ignores stops every generation, whatever else happens.
     let ends = comes_to(&before, |number| worlds[number].generations.iter().all(|one| !one.alive));
     match (0..worlds.len()).find(|number| worlds[*number].stopping && !ends[*number]) {
         Some(lives) => Err(format!(
@@ -88,7 +89,7 @@ fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
     }
 }
 
-/// From which states there is a way to one of these.
+/// For each state, whether it can reach a state for which `is_there` holds.
 fn comes_to(before: &[Vec<usize>], is_there: impl Fn(usize) -> bool) -> Vec<bool> {
     let mut comes = vec![false; before.len()];
     let mut queue: VecDeque<usize> = (0..before.len()).filter(|number| is_there(*number)).collect();
@@ -130,7 +131,7 @@ fn no_signal_to_a_group_and_no_end_of_a_keeper_breaks_a_promise() {
     breaks_no_promise(GROUPS, 10_000);
 }
 
-/// Broken on purpose: each has a fault that somebody may make, and the promise that then breaks.
+/// Faulty decisions: each has a fault that a developer might make, and the promise that it breaks.
 const MUTANTS: &[(&str, &str, Decide)] = &[
     ("a failed acknowledgement counts", "U6", |state, event| {
         let event = if event == Event::NotCommitted { Event::Committed } else { event };
@@ -220,7 +221,7 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
     }),
 ];
 
-/// The same, of what happens only with unkillable processes and signals to groups.
+/// The same, for faults that show only with unkillable processes and signals to process groups.
 const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
     ("what SIGKILL does not end is waited for without end", "stuck", |state, event| match event {
         Event::TimedOut(Timer::Kill) => Vec::new(),
@@ -253,11 +254,12 @@ const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
     }),
 ];
 
-/// The faults whose number leaves this remainder: they are spread over several tests, since each visits a world or two.
+/// Checks every eighth fault, beginning at `remainder`. Several tests share the faults, since each fault
+/// takes a world or two.
 #[track_caller]
 fn are_found(remainder: usize) {
     for (fault, promise, mutant) in MUTANTS.iter().skip(remainder).step_by(8) {
-        // Most are found in a small world, which is visited sooner.
+        // Most faults are found in the small world, which takes less time.
         match explore(SMALL, *mutant).and_then(|_| explore(FULL, *mutant)) {
             Ok(states) => panic!("nobody noticed in {states} states that {fault}"),
             Err(broken) => assert!(broken.starts_with(promise), "{fault}: {broken}"),

@@ -1,11 +1,15 @@
-//! A model checker for the decision: up to three generations, each driven by the real [`decide`], in a world where everything
-//! that the contract speaks of happens at the worst moment.
+//! A model checker for the decision.
 //!
-//! A step is one effect performed, one message or death noticed, one timer, one thing that a child or an operator does. A process
-//! may be killed between any two steps, so also between two effects of one decision. Messages of one sender arrive in order.
-//! All reachable states are visited (breadth first), and every state and every step is checked; a violation is printed with the
-//! shortest way to it. What a performed effect does to the world is written here once more, in the simplest possible way: if
-//! `runtime/` did it in another way, its tests would have to tell.
+//! It runs up to three generations, each driven by the real [`decide`], in a model of the world in which
+//! everything that the contract covers happens at the worst moment.
+//!
+//! A step is one performed effect, one message or death noticed, one expired timer, or one action of a child
+//! or an operator. A process may be killed between any two steps, so also between two effects of one
+//! decision. Messages from one sender arrive in order. The checker visits all reachable states (breadth
+//! first), and checks every state and every step. It prints a violation with the shortest path to it.
+//!
+//! The model implements each effect once more, as simply as possible. The tests of `runtime/` have to show
+//! that the runtime does the same.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,7 +18,7 @@ use crate::end::End;
 
 const END: End = End::Exited(3);
 
-/// The decision that is checked; broken ones are passed in to see that the checker finds out.
+/// The decision under test. Tests pass in faulty ones, to show that the checker finds the faults.
 type Decide = fn(&mut State, Event) -> Vec<Effect>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,16 +31,16 @@ enum ChildState {
         asked: bool,
         killed: bool,
     },
-    /// It has ended, and something is left of its tree.
+    /// It has exited, and leftover processes remain.
     Left {
         killed: bool,
     },
-    /// It, or something of its tree, got SIGKILL and will never end.
+    /// It, or one of its descendants, got SIGKILL and will never exit.
     Unkillable,
     Gone,
 }
 
-/// From the predecessor, or from the successor.
+/// A message from the predecessor or from the successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Message {
     Acknowledge { remembered: bool },
@@ -51,67 +55,70 @@ enum Message {
 struct Generation {
     alive: bool,
     state: State,
-    /// Decided, and not performed yet.
+    /// Decided, but not performed yet.
     effects: VecDeque<Effect>,
-    /// Caused by effects, and not decided on yet.
+    /// Caused by effects, but not passed to the decision yet.
     feedback: VecDeque<Event>,
     child: ChildState,
     probing: bool,
     /// `hooks.promote` runs.
     hook: bool,
     timers: Vec<Timer>,
-    /// Reads what the predecessor sends.
+    /// Whether it reads messages from the predecessor.
     listens: bool,
     holds_pidfile: bool,
     from_predecessor: VecDeque<Message>,
     from_successor: VecDeque<Message>,
-    /// The process before it, and the one after it, are there as far as it knows.
+    /// Whether it believes that the process before it, or after it, is there.
     knows_predecessor: bool,
     knows_successor: bool,
     committed: bool,
-    /// It was asked to stop when it was the service, its child has not ignored that, and it has not waited for its predecessor as long as that may take.
+    /// It got a stop request as the service, its child has not ignored the stop, and its wait for the
+    /// predecessor has not timed out.
     has_to_wait: bool,
-    /// What can't be killed was told.
+    /// It has reported leftover processes that it can't kill.
     told_left: bool,
-    /// It started an upgrade on a signal that its child got as well, and what becomes of that is not known yet.
+    /// It started an upgrade on a signal that its child got as well, and the result of the upgrade is not
+    /// known yet.
     owes_upgrade: bool,
 }
 
-/// How often what the world may do.
+/// How often each kind of action may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Budget {
     upgrades: u8,
     stops: u8,
     kills: u8,
-    /// Children that end by themselves.
+    /// Children that exit by themselves.
     crashes: u8,
     /// Effects that fail.
     faults: u8,
     /// Keepers that are killed.
     keepers: u8,
-    /// Processes that SIGKILL does not end.
+    /// Processes that SIGKILL does not terminate.
     unkillable: u8,
-    /// Upgrade signals that psflip and its child get together, of which the child ends.
+    /// Upgrade signals that reach psflip and its child together and terminate the child.
     group_signals: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
-    /// In the order of their start; only neighbours know each other.
+    /// In the order of their start. Only neighbours know each other.
     generations: Vec<Generation>,
     /// Index of the generation that the pidfile names.
     pidfile: Option<usize>,
-    /// Index of the generation to which clients are sent.
+    /// Index of the generation that gets the traffic.
     traffic: Option<usize>,
     budget: Budget,
-    /// A request was made that was neither followed nor answered yet.
+    /// An upgrade request was made that has neither started an upgrade nor been answered yet.
     open_requests: bool,
-    /// Whoever serves, or is to be the first to, was asked to stop, and no child has ignored it. A successor that is asked to
-    /// stop only gives up, unless the pidfile names it: then it was meant for the service (F11).
+    /// The service, or the first generation before it serves, got a stop request, and no child has ignored
+    /// it. A successor that gets one only gives up, unless the pidfile names it: then the request was meant
+    /// for the service (F11).
     stopping: bool,
 }
 
-/// One thing that happens.
+/// One action or event in the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Perform(usize),
@@ -129,9 +136,10 @@ enum Step {
     HookFails(usize),
     ChildEnds(usize),
     TreeGone(usize),
-    /// What was killed turns out to be unkillable.
+    /// A killed process turns out to be unkillable.
     Survives(usize),
-    /// Somebody kills the keeper before the child has executed its program. Afterwards it looks like the end of the child.
+    /// The keeper is killed before the child has executed its program. To psflip this looks like an exit of
+    /// the child.
     KeeperKilled(usize),
     Upgrade(usize),
     UpgradeByGroupSignal(usize),
@@ -164,13 +172,13 @@ impl Generation {
         }
     }
 
-    /// Whether it is the service. From the moment in which the acknowledgement is sent it is not.
+    /// Whether it is the service. Once the acknowledgement is sent, it no longer is.
     fn serves(&self) -> bool {
         let phase = matches!(self.state.phase, Phase::Serving { .. } | Phase::Upgrading { .. });
         self.alive && phase && !self.feedback.contains(&Event::Committed)
     }
 
-    /// Whether it serves, or nobody else does.
+    /// Whether it serves, or is a first generation that starts and has no predecessor.
     fn is_all_there_is(&self) -> bool {
         let first = matches!(
             self.state.phase,
@@ -180,7 +188,7 @@ impl Generation {
         self.serves() || first
     }
 
-    /// Whether what there is of the child's tree got SIGKILL.
+    /// Whether all that is left of the child's process tree got SIGKILL.
     fn is_killed(&self) -> bool {
         match self.child {
             ChildState::Runs { killed, .. } | ChildState::Left { killed } => killed,
@@ -193,8 +201,8 @@ impl Generation {
         self.effects.is_empty() && self.feedback.is_empty()
     }
 
-    /// The end of a process, by kill or by exit: its child goes along (contract C7), and so does what it had not read. The
-    /// rest is set to one value, so that equal worlds are equal.
+    /// The process is killed or exits. Its child goes with it (contract C7), and so do unread messages. All
+    /// other fields get fixed values, so that equal worlds compare equal.
     fn die(&mut self) {
         let dead = Self::new(Role::First);
         *self = Self { alive: false, effects: VecDeque::new(), child: ChildState::Gone, ..dead };
@@ -237,7 +245,7 @@ impl World {
         steps
     }
 
-    /// What a process hears when it waits.
+    /// The events that a waiting process can get.
     fn outer_steps(&self, index: usize, generation: &Generation, steps: &mut Vec<Step>) {
         if !generation.from_predecessor.is_empty() {
             steps.push(Step::HearPredecessor(index));
@@ -293,7 +301,7 @@ impl World {
         }
     }
 
-    /// What the world is after a step. `Err`: a promise is broken.
+    /// Returns the world after a step. `Err`: a promise is broken.
     fn after(&self, step: Step, decide: Decide) -> Result<Self, String> {
         let mut world = self.clone();
         world.go(step, decide)?;
@@ -407,7 +415,7 @@ impl World {
         let index = step.index();
         if let Some(event) = event {
             let generation = &mut self.generations[index];
-            // From here on it is known what becomes of the upgrade, or all is to end.
+            // From here on the result of the upgrade is known, or everything is to stop.
             generation.owes_upgrade &= !matches!(event, Event::SuccessorGone | Event::StopRequested(_));
             generation.effects = decide(&mut generation.state, event).into();
             if event == Event::Committed {
@@ -425,7 +433,7 @@ impl World {
         Ok(())
     }
 
-    /// Equal worlds get equal numbers: the dead at both ends, of whom nobody has still to hear, are dropped.
+    /// Drops dead generations at both ends whose death has been noticed, so that equal worlds compare equal.
     fn forget_the_dead(&mut self) {
         while self.generations.len() > 1 {
             let last = self.generations.len() - 1;

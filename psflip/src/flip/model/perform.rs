@@ -21,7 +21,7 @@ impl World {
         }
     }
 
-    /// Sends to the successor; false if nobody reads that.
+    /// Sends to the successor; returns false if it does not read.
     fn send_on(&mut self, index: usize, message: Message) -> bool {
         let knows = self.generations[index].knows_successor;
         match self.generations.get_mut(index + 1) {
@@ -50,7 +50,7 @@ impl World {
             Effect::StartProbing => generation.probing = true,
             Effect::StopProbing => generation.probing = false,
             Effect::SignalChild => {
-                // A signal for a child that isn't there yet waits for it.
+                // A child that has not started yet gets the signal when it starts.
                 if let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
                     &mut generation.child
                 {
@@ -59,7 +59,7 @@ impl World {
             }
             Effect::KillChild => match &mut generation.child {
                 ChildState::Runs { killed, .. } => *killed = true,
-                // Its keeper is killed, which looks like the end of a child.
+                // This kills its keeper, which looks like an exit of the child.
                 ChildState::Launching { .. } => {
                     generation.child = ChildState::Runs { asked: true, killed: true }
                 }
@@ -119,7 +119,7 @@ impl World {
             }
             Effect::PassRequestBack => {
                 if !self.send_back(index, Message::PassedBack) {
-                    self.open_requests = false; // refused aloud
+                    self.open_requests = false; // refused, with a log line
                 }
             }
             Effect::PassStopBack => {
@@ -168,7 +168,7 @@ impl World {
             Effect::Tell(News::LeftBehind) => generation.told_left = true,
             Effect::Tell(_) => {}
             Effect::Exit(_) => {
-                // A request that reaches a process at its end reaches nobody; the service is over anyway.
+                // A request that arrives while the process exits is lost, but the service stops anyway.
                 if !generation.from_predecessor.is_empty() || !generation.from_successor.is_empty() {
                     self.open_requests = false;
                 }
@@ -181,15 +181,15 @@ impl World {
         Ok(())
     }
 
-    /// By SIGKILL. What a process remembered dies with it, and what it had not read, or not done yet.
+    /// Kills by SIGKILL. Queued requests, unread messages and unperformed effects are lost.
     pub(super) fn kill(&mut self, index: usize) {
         self.open_requests = false;
-        self.stopping = false; // it may have been the only one that knew
+        self.stopping = false; // perhaps no other process knew of it
         self.generations[index].die();
     }
 
     fn take_pidfile(&mut self, index: usize, fails: bool) {
-        // By agreement from the predecessor, else only from somebody dead.
+        // With a predecessor, by agreement; without one, only from a dead process.
         let by_agreement = self.generations[index].knows_predecessor;
         let free = self.pidfile.is_none_or(|named| !self.generations[named].alive);
         let taken = !fails && (by_agreement || free);

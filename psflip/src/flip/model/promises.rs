@@ -6,7 +6,8 @@ impl World {
     pub(super) fn check_effect(&self, index: usize, effect: Effect) -> Result<(), String> {
         let generation = &self.generations[index];
         match effect {
-            // U6: a child that serves gets no signal but for a promoted successor, or its own generation's stop.
+            // U6: a child that serves gets a signal only after a promotion, or for a stop of its own
+            // generation.
             Effect::SignalChild | Effect::KillChild => {
                 if let Phase::Draining { outcome: Outcome::Superseded, .. } = generation.state.phase
                     && !generation.committed
@@ -17,13 +18,13 @@ impl World {
             Effect::Tell(News::LeftBehind) if !generation.is_killed() => {
                 return Err(format!("U5: generation {index} gives up on what it has not killed"));
             }
-            // S4, F7: who signals psflip and its child together asks for an upgrade.
+            // S4, F7: a signal that reaches psflip and its child together is an upgrade request.
             Effect::Exit(Outcome::Relay(_)) if generation.owes_upgrade => {
                 return Err(format!(
                     "F7: generation {index} ends with its child, though an upgrade is under way"
                 ));
             }
-            // U5: what can't be killed is left behind, and that is told.
+            // U5: processes that can't be killed are left behind, and psflip reports that.
             Effect::Exit(_)
                 if !(matches!(generation.child, ChildState::Gone | ChildState::None)
                     || generation.told_left && generation.is_killed()) =>
@@ -33,7 +34,7 @@ impl World {
                     generation.child
                 ));
             }
-            // F11: whoever manages the service ends what is left of it when the active generation has ended.
+            // F11: a service manager kills the rest of the service when the active generation exits.
             Effect::Exit(Outcome::Relay(_))
                 if generation.has_to_wait
                     && generation.knows_predecessor
@@ -53,7 +54,7 @@ impl World {
         Ok(())
     }
 
-    /// What holds in every state.
+    /// Checks what holds in every state.
     pub(super) fn check(&self) -> Result<(), String> {
         let serving = self.generations.iter().filter(|generation| generation.serves()).count();
         if serving > 1 {
@@ -62,7 +63,7 @@ impl World {
         if self.generations.iter().filter(|generation| generation.alive).count() > 2 {
             return Err("U7: three generations are alive".to_owned());
         }
-        // U8: a generation that fails gives back at once what it took, not when its child has ended.
+        // U8: a generation that fails gives back at once what it took, not only when its child has exited.
         for (index, generation) in self.generations.iter().enumerate() {
             let fails = matches!(generation.state.phase, Phase::Draining { outcome: Outcome::Failed(_), .. });
             let keeps = self.traffic == Some(index) || self.pidfile == Some(index);
@@ -82,7 +83,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing is on its way: no effect, no message, no death that was not noticed.
+    /// Nothing is pending: no effect, no message, no unnoticed death.
     fn is_quiet(&self) -> bool {
         self.generations.iter().enumerate().all(|(index, generation)| {
             let unheard =
@@ -99,7 +100,7 @@ impl World {
         })
     }
 
-    /// What holds whenever nothing is on its way.
+    /// Checks what holds whenever nothing is pending.
     fn check_quiet(&self) -> Result<(), String> {
         for index in (0..self.generations.len()).filter(|index| self.generations[*index].serves()) {
             match self.pidfile {
@@ -109,7 +110,8 @@ impl World {
                 }
             }
         }
-        // U8: once a successor is gone, clients are sent to who serves. A link that leads to a dead one is the next one's to turn.
+        // U8: once a successor is gone, traffic goes to the active generation. A symlink that points to a
+        // dead generation is repointed by the next one.
         for index in (0..self.generations.len()).filter(|index| {
             let generation = &self.generations[*index];
             generation.serves() && !generation.knows_successor && !generation.knows_predecessor
@@ -130,7 +132,7 @@ impl World {
         Ok(())
     }
 
-    /// Everything is over, or one generation serves and could be upgraded at once.
+    /// Everything has exited, or one generation serves and can start an upgrade at once.
     pub(super) fn is_settled(&self) -> bool {
         let mut alive = self.generations.iter().filter(|generation| generation.alive);
         match (alive.next(), alive.next()) {
