@@ -1,7 +1,8 @@
-//! A command that psflip runs on the way: a health check's, or a hook.
+//! A command that psflip runs during its work: the command of a health check, or a hook.
 //!
-//! It runs under a keeper of its own, so that its end, or the end of psflip, is the end of all it started (contract H2, C7, C8).
-//! Standard output and error go into one pipe, of which the end is kept for messages.
+//! It runs under a keeper of its own: when the command or psflip exits, everything that it started is killed
+//! (contract H2, C7, C8). Standard output and standard error go into one pipe. The last part of the output is
+//! kept for messages.
 
 use std::ffi::CString;
 use std::io::{self, Read};
@@ -22,23 +23,23 @@ use crate::text;
 
 /// How much of the output is kept, in bytes.
 const KEPT: usize = 4 * 1024;
-/// How much is read at most in one go, in bytes: as much as a pipe holds by default (pipe(7)), so that a command that
-/// writes without end can't keep psflip from its other work.
+/// The most that is read at once, in bytes: as much as a pipe holds by default (pipe(7)). A command that
+/// writes endlessly can't keep psflip from its other work.
 const GULP: usize = 64 * 1024;
 /// How much of the program's path is shown, in characters.
 const SHOWN: usize = 100;
 
-/// The program, without its arguments: they may hold passwords, and messages are for logs.
+/// The program without its arguments: those may hold passwords, and messages go to logs.
 fn shown(argv: &[String]) -> String {
     let program = text::head(&argv[0], SHOWN);
     if argv.len() > 1 { format!("{program} ...") } else { program }
 }
 
-/// A command that runs. Dropping it ends it and all that it started.
+/// A running command. Dropping it kills the command and everything that it started.
 #[derive(Debug)]
 pub struct SupervisedCommand {
     tree: Tree,
-    /// `None`: every writer has closed it.
+    /// `None`: every writer has closed the pipe.
     output: Option<io::PipeReader>,
     kept: Vec<u8>,
     /// Readable when the tree, its first process, or the output is.
@@ -47,10 +48,10 @@ pub struct SupervisedCommand {
 }
 
 impl SupervisedCommand {
-    /// Starts it. `variables` are added to the environment `envp`.
+    /// Starts the command. `variables` are added to the environment `envp`.
     ///
     /// # Errors
-    /// As text for the log: no descriptor, no process.
+    /// As text for the log: no file descriptor left, or fork failed.
     pub fn start(
         argv: &[String],
         envp: &[CString],
@@ -69,7 +70,7 @@ impl SupervisedCommand {
         seam::before(Call::Pipe)?;
         let (output, writer) = io::pipe()?;
         seam::before(Call::DescriptorFlags)?;
-        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?; // this end only: the command's own may block
+        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?; // this end only: the command's end may block
         let tree = Tree::start(launch.with_output(writer.into()))?;
         seam::before(Call::EpollCreate)?;
         let either = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -80,7 +81,7 @@ impl SupervisedCommand {
         Ok(Self { tree, output: Some(output), kept: Vec::new(), either, argv: argv.to_vec() })
     }
 
-    /// Reads what is there, for the command not to wait for a reader.
+    /// Reads what is in the pipe, so that the command never waits for a reader.
     fn drain(&mut self) {
         let Some(output) = &mut self.output else { return };
         let mut buffer = [0; 4096];
@@ -94,7 +95,7 @@ impl SupervisedCommand {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => {
-                    // It would be readable for ever.
+                    // A closed pipe stays readable for ever.
                     let _ = self.either.delete(&*output);
                     self.output = None;
                     return;
@@ -103,16 +104,17 @@ impl SupervisedCommand {
         }
     }
 
-    /// Goes as far as is possible without waiting: whether the command has ended with 0.
+    /// Proceeds as far as possible without waiting. Returns whether the command has exited with 0.
     ///
     /// # Errors
-    /// It ended in another way, or could not be executed: as text for the log, with the end of its output.
+    /// The command failed, or could not be executed: as text for the log, with the last part of its output.
     pub fn advance(&mut self) -> Result<bool, String> {
         self.drain();
         loop {
             match self.tree.next_report() {
                 Ok(Some(Report::Ended(end))) => {
-                    // What it wrote is in the pipe by now. Whoever else holds the pipe is not waited for.
+                    // All output of the command is in the pipe by now. psflip does not wait for other
+                    // processes that hold the pipe open.
                     self.drain();
                     return self.judge(end);
                 }
@@ -124,7 +126,8 @@ impl SupervisedCommand {
                 }
                 Ok(Some(Report::Started)) => {
                     if let Some(process) = self.tree.unreported_child() {
-                        // Without it, an end that its keeper does not tell is known by the time that it takes.
+                        // If this fails, an exit that the keeper does not report is noticed by the command's
+                        // time limit.
                         let _ = self.either.add(process, EpollEvent::new(EpollFlags::EPOLLIN, 0));
                     }
                 }
@@ -136,7 +139,8 @@ impl SupervisedCommand {
                     | Report::CaughtUp,
                 )) => {}
                 Ok(None) => {
-                    // Its keeper is about to tell, or was stopped. What hangs has a time limit of its own.
+                    // The keeper is about to report, or was stopped. A command that hangs has a time limit of
+                    // its own.
                     if let Some(process) = self.tree.unreported_child().map(|process| process.as_raw_fd())
                         && self.tree.press_keeper().is_some()
                     {
@@ -176,13 +180,13 @@ impl SupervisedCommand {
         }
     }
 
-    /// What it wrote last, if anything.
+    /// The last lines of the output, if there are any.
     #[must_use]
     pub fn output(&self) -> Option<String> {
         text::tail(&self.kept)
     }
 
-    /// That it did not end within `limit`, for the log.
+    /// The message for the log that the command did not exit within `limit`.
     #[must_use]
     pub fn overdue(&self, limit: Duration) -> String {
         self.with_output(&format!("gave no answer within {limit:?}"))

@@ -1,4 +1,4 @@
-//! Environments: of a child, and the variables by which generations and the anchor find each other.
+//! The environment of a child, and the variables by which generations and the anchor find each other.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::config::EnvChange;
 
-/// The environment for a child: what psflip was started with, less what was addressed to psflip, plus `[env]`, plus what
-/// psflip adds (contract C1, C3).
+/// The environment for a child: what psflip was started with, without the variables that are meant for
+/// psflip, plus `[env]`, plus what psflip adds (contract C1, C3).
 #[must_use]
 pub fn child_environment(
     inherited: &[CString],
@@ -24,12 +24,13 @@ pub fn child_environment(
     set_variables(inherited, changes.chain(added))
 }
 
-/// As [`set_variable`] for each of these, one after the other, in a time that is linear in their number.
+/// Applies [`set_variable`] to each of these in turn, in time linear in their number.
 fn set_variables<'a>(
     envp: Vec<CString>,
     changes: impl Iterator<Item = (&'a str, Option<&'a str>)>,
 ) -> Vec<CString> {
-    // A name may be there more than once (environ(7) does not forbid it): the first one is replaced, and all are removed.
+    // A name may occur more than once (environ(7) does not forbid it). Setting replaces its first entry,
+    // removing removes all.
     let mut places: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
     let mut entries: Vec<Option<CString>> = envp.into_iter().map(Some).collect();
     for (place, entry) in entries.iter().enumerate() {
@@ -53,17 +54,17 @@ fn set_variables<'a>(
     entries.into_iter().flatten().collect()
 }
 
-/// The name of the variable by which a successor finds its predecessor; never passed on to a child.
+/// The variable by which a successor finds its predecessor. It is never passed on to a child.
 pub const HANDOVER_VARIABLE: &str = "PSFLIP_HANDOVER";
 
-/// The name of the variable by which a successor finds the anchor; never passed on to a child.
+/// The variable by which a successor finds the anchor. It is never passed on to a child.
 pub const ANCHOR_VARIABLE: &str = "PSFLIP_ANCHOR";
 
-/// The name of the variable that holds what an anchor has to know that executes psflip again; seen by nobody else.
+/// The variable that holds the state of an anchor that executes psflip again. No other process gets it.
 pub const ANCHOR_STATE_VARIABLE: &str = "PSFLIP_ANCHOR_STATE";
 
-/// Variables with which a manager, or a predecessor, speaks to psflip itself (sd_notify(3), sd_listen_fds(3),
-/// sd_watchdog_enabled(3)). A child that took them for its own would answer in psflip's place.
+/// Variables by which a service manager, or a predecessor, communicates with psflip itself (sd_notify(3),
+/// sd_listen_fds(3), sd_watchdog_enabled(3)). A child that used them would answer in psflip's place.
 fn is_for_psflip(name: &[u8]) -> bool {
     const NAMES: &[&str] = &[
         HANDOVER_VARIABLE,
@@ -170,7 +171,7 @@ mod tests {
         let begin = cpu();
         assert_eq!(child_environment(&[], &changes, &[]).len(), 80_000);
         let took = cpu() - begin;
-        // Of the order of 0.1 s without optimization; compared one by one it is minutes.
+        // It takes about 0.1 s without optimization. Comparing the variables one by one would take minutes.
         assert!(took < std::time::Duration::from_secs(10), "{took:?}");
     }
 }

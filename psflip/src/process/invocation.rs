@@ -1,4 +1,4 @@
-//! How this psflip was started, so that its successor can be started in the same way (contract U1).
+//! How this psflip was started, so that its successor is started in the same way (contract U1).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,10 +12,10 @@ use crate::process::environment::{
 use crate::process::launch::candidates;
 use crate::sys::process;
 
-/// How psflip itself is started again.
+/// What is needed to start psflip again.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Where its executable may be, in the order of trying.
+    /// The possible paths of its executable, in the order in which they are tried.
     pub candidates: Vec<CString>,
     /// Its arguments.
     pub argv: Vec<CString>,
@@ -23,19 +23,19 @@ pub struct Program {
     pub envp: Vec<CString>,
 }
 
-/// How this psflip was started. The directory it was started in is where it still is: psflip never leaves it.
+/// How this psflip was started. The working directory is not part of it: psflip never changes its own.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// Its executable by path, arguments and environment, without what a predecessor added.
+    /// The executable by its path, arguments and environment, without what a predecessor added.
     pub program: Program,
-    /// The value of the variable by which a predecessor makes itself known.
+    /// The value of [`HANDOVER_VARIABLE`], which a predecessor sets.
     pub handover: Option<String>,
-    /// The value of the variable by which a predecessor passes on the anchor.
+    /// The value of [`ANCHOR_VARIABLE`], by which a predecessor passes on the anchor.
     pub anchor: Option<String>,
 }
 
 impl Invocation {
-    /// Looks at this process.
+    /// Reads it from this process.
     #[must_use]
     pub fn of_this_process() -> Self {
         let argv: Vec<CString> =
@@ -54,39 +54,39 @@ impl Invocation {
         Self { program: Program { candidates, argv, envp }, handover, anchor }
     }
 
-    /// For operators: the executable that the next psflip will be, and whether it is another one than this psflip's.
+    /// For operators: the executable of the next psflip, and whether it differs from the running one.
     pub(crate) fn source(&self) -> Option<Source> {
         let paths = self.program.candidates.iter().map(|path| Path::new(OsStr::from_bytes(path.to_bytes())));
         let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         let all: Vec<PathBuf> = paths.collect();
         let path = all.iter().find(|path| path.exists()).or(all.last())?;
-        // Nobody knows without /proc, and a change that isn't one would mislead.
+        // Without /proc that is not known, and reporting a change that did not happen would mislead.
         let changed =
             Stamp::of(Path::new("/proc/self/exe")).is_some_and(|running| Stamp::of(path) != Some(running));
         Some(Source { path: crate::text::lossy(path), changed })
     }
 
-    /// A variable of the environment psflip was started with, as it is.
+    /// A variable of the environment that psflip was started with, as bytes.
     #[must_use]
     pub fn raw_variable(&self, name: &str) -> Option<OsString> {
         variable(&self.program.envp, name).map(OsStr::to_os_string)
     }
 
-    /// A variable of the environment psflip was started with, if it is UTF-8.
+    /// A variable of the environment that psflip was started with, if it is UTF-8.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
         variable(&self.program.envp, name)?.to_str().map(str::to_owned)
     }
 }
 
-/// A file as it was when it was read.
+/// The identity of a file at the time when it was read, to detect later changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     path: PathBuf,
     stamp: Option<Stamp>,
 }
 
-/// What changes when a file is written or replaced.
+/// These fields change when a file is written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -108,36 +108,38 @@ impl Stamp {
 }
 
 impl FileStamp {
-    /// Looks at it. It is to be read after this: a change in between then counts as one.
+    /// Records the state of the file. Call this before reading the file, so that a change in between counts
+    /// as one.
     #[must_use]
     pub fn look(path: &Path) -> Self {
         Self { path: path.to_owned(), stamp: Stamp::of(path) }
     }
 
-    /// What tells this version of the file from others, for the successor. `None`: it could not be looked at.
+    /// This version of the file as text, for the successor. `None`: stat(2) failed.
     #[must_use]
     pub fn stamp(&self) -> Option<String> {
         let Stamp { device, inode, size, modified: (seconds, nanoseconds) } = self.stamp?;
         Some(format!("{device} {inode} {size} {seconds} {nanoseconds}"))
     }
 
-    /// For operators: whether it is another one by now.
+    /// For operators: whether the file has changed since.
     pub(crate) fn source(&self) -> Source {
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
         Source { changed: Stamp::of(&path) != self.stamp, path: crate::text::lossy(&path) }
     }
 }
 
-/// Where the executable is to be looked for again.
+/// Where to look for the executable again.
 ///
-/// What was executed is known for sure only from the kernel; `argv[0]` is what the caller claims. If the caller found it by
-/// its name in PATH, it is searched there again, so that one installed earlier in PATH takes effect.
+/// Only the kernel knows for certain which file was executed; `argv[0]` is a claim of the caller. If the
+/// caller found the executable by its name in PATH, PATH is searched again: a psflip that was installed
+/// earlier in PATH takes effect.
 fn where_to_find(argv0: Option<&CString>, envp: &[CString], executed: Option<CString>) -> Vec<CString> {
     let by_name = argv0.filter(|name| !name.is_empty() && !name.to_bytes().contains(&b'/'));
     let in_path = by_name.map(|name| candidates(name, envp)).unwrap_or_default();
     match executed {
         Some(executed) if in_path.contains(&executed) => in_path,
-        // Executed by descriptor (fexecve(3)): there is no path, but the kernel knows a name for it.
+        // Executed by descriptor (fexecve(3)): there is no path, but the kernel knows a name for the file.
         Some(executed) if executed.to_bytes().starts_with(b"/dev/fd/") => {
             own_executable().into_iter().collect()
         }

@@ -1,5 +1,5 @@
-//! Who sent a signal, and what a terminal and the shell's job control have to do with it (contract S2, S3, S6). For every process of
-//! psflip's that forwards signals.
+//! The sender of a signal, the terminal, and the shell's job control (contract S2, S3, S6), for every psflip
+//! process that forwards signals.
 
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
@@ -10,7 +10,7 @@ use crate::sys::signal::Received;
 use crate::sys::tree;
 use crate::sys::tty::Terminal;
 
-/// Who sent it.
+/// The sender of a signal.
 #[must_use]
 pub fn sender(received: &Received) -> Sender {
     if received.is_from_kernel() {
@@ -22,7 +22,7 @@ pub fn sender(received: &Received) -> Sender {
     }
 }
 
-/// Who sent it, for the log (contract S6).
+/// The sender of a signal, for the log (contract S6).
 #[must_use]
 pub fn sender_text(received: &Received) -> String {
     let Received { pid, uid, .. } = received;
@@ -35,7 +35,7 @@ pub fn leads_session() -> bool {
     getsid(None).is_ok_and(|session| session == getpid())
 }
 
-/// Whether there is a terminal, and so a shell that does job control.
+/// Whether there is a controlling terminal, and so a shell that does job control.
 #[must_use]
 pub fn has_terminal() -> bool {
     Terminal::open().is_some()
@@ -45,12 +45,12 @@ fn group_of(pid: u32) -> Option<u32> {
     getpgid(Some(Pid::from_raw(pid.cast_signed()))).ok().map(|group| group.as_raw().cast_unsigned())
 }
 
-/// The process that the shell knows: the anchor, or psflip itself. Its group is the job.
+/// The process that the shell started: the anchor, or psflip itself. Its process group is the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job(u32);
 
 impl Job {
-    /// The job of a generation. `anchor`: the pid of the one above it, if there is one.
+    /// The job of a generation. `anchor`: the pid of its anchor, if there is one.
     #[must_use]
     pub fn of(anchor: Option<u32>) -> Self {
         Self(anchor.unwrap_or_else(std::process::id))
@@ -62,8 +62,8 @@ impl Job {
         group_of(self.0).unwrap_or_else(|| getpgrp().as_raw().cast_unsigned())
     }
 
-    /// Whether no shell waits for it, so that nobody would continue it: what setpgid(2) calls an orphaned process group. Only the
-    /// processes that this one comes from are looked at.
+    /// Whether this is an orphaned process group (setpgid(2)): no shell waits for it, so nothing would
+    /// continue it. Only this process and its ancestors are examined.
     #[must_use]
     pub fn is_orphaned(self) -> bool {
         let session = |pid: u32| getsid(Some(Pid::from_raw(pid.cast_signed()))).ok();
@@ -81,15 +81,16 @@ impl Job {
     }
 }
 
-/// The terminal, which is lent to a child that needs it: its process group is the foreground group then.
+/// The terminal while it is lent to a child that needs it: the child's process group is the foreground group
+/// then.
 #[derive(Debug, Default)]
 pub struct Loan {
-    /// To which group.
+    /// The process group that it is lent to.
     to: Option<u32>,
 }
 
 impl Loan {
-    /// Who is in the foreground. `child`: the pid of the child, which leads a group.
+    /// Which process group is in the foreground. `child`: the pid of the child, which leads a group.
     #[must_use]
     pub fn foreground(&self, job: Job, child: Option<u32>) -> Foreground {
         let Some(terminal) = Terminal::open() else { return Foreground::NoTerminal };
@@ -97,7 +98,8 @@ impl Loan {
             None => Foreground::NoTerminal,
             Some(group) if group == job.group() => Foreground::Job,
             Some(group) if Some(group) == child => Foreground::Child,
-            // One that was lent the terminal lent it to another one of its tree, or has ended and could not return it.
+            // The child passed the terminal on to another group of its tree, or it exited without returning
+            // the terminal.
             Some(group) if self.is_of_borrower(group) => Foreground::Job,
             Some(_) => Foreground::Other,
         }
@@ -115,7 +117,8 @@ impl Loan {
         Ok(())
     }
 
-    /// Makes the job's group the foreground group again, if this process had lent the terminal and the shell has not taken it back.
+    /// Makes the job's group the foreground group again, if this process had lent the terminal and the shell
+    /// has not taken it back.
     pub fn take_back(&mut self, job: Job) {
         if self.to.is_some() {
             Self::take(job, |group| self.is_of_borrower(group));
@@ -123,7 +126,8 @@ impl Loan {
         }
     }
 
-    /// The same for a terminal that nobody has: a child to which another process had lent it ended without returning it.
+    /// Takes the terminal back from an empty group: another process had lent it to a child that exited
+    /// without returning it.
     pub fn take_from_nobody(job: Job) {
         Self::take(job, process::is_empty_group);
     }
@@ -134,11 +138,11 @@ impl Loan {
             && group != job.group()
             && may_be_taken_from(group)
         {
-            let _ = terminal.set_foreground(job.group()); // it may be hung up
+            let _ = terminal.set_foreground(job.group()); // the terminal may have hung up
         }
     }
 
-    /// Whether the foreground group is of the tree that has borrowed the terminal, or empty.
+    /// Whether the foreground group belongs to the tree that borrowed the terminal, or is empty.
     fn is_of_borrower(&self, group: u32) -> bool {
         if process::is_empty_group(group) {
             return true;

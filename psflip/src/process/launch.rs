@@ -1,5 +1,5 @@
-//! How a program is found and started: the lookup of execvp(3), against a given environment, and the state of the process
-//! that psflip itself was started with.
+//! How a program is found and started: the lookup of execvp(3) in a given environment, with the signal mask
+//! and dispositions that psflip itself was started with.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -22,10 +22,10 @@ use crate::traffic::activation::Activation;
 /// A program with everything that it is started with. All memory is allocated before the fork.
 #[derive(Debug)]
 pub struct Launch {
-    /// Where it may be, in the order of trying.
+    /// Its possible paths, in the order in which they are tried.
     candidates: Vec<CString>,
     argv: StringArray,
-    /// What is executed when the file is no binary and has no `#!` line: a shell, as execvp(3) does.
+    /// Executed if the file is neither a binary nor starts with `#!`: a shell, as execvp(3) does.
     shell_argv: StringArray,
     envp: StringArray,
     workdir: Option<PathBuf>,
@@ -37,18 +37,19 @@ pub struct Launch {
 /// The sockets that a program inherits on purpose (`[[listen]]`).
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// Which descriptor goes to which number. The new process has them by its fork; they stay open until then.
+    /// Pairs of a descriptor and the number it gets. The new process inherits them by fork; they must stay
+    /// open until then.
     pub numbers: Vec<(RawFd, i32)>,
-    /// Whether the program finds its own pid in `LISTEN_PID` (sd_listen_fds(3)).
+    /// Whether the program gets its own pid in `LISTEN_PID` (sd_listen_fds(3)).
     pub listen_pid: bool,
-    /// What psflip itself was given is not for the program under its old numbers.
+    /// The sockets that psflip itself was given. The program must not inherit them under their old numbers.
     pub hides: Activation,
 }
 
-/// What failed in the new process before the program ran.
+/// The step that failed in the new process before the program ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The process could not be made.
+    /// fork(2) failed.
     Fork,
     /// The parent-death signal could not be armed.
     ParentDeath,
@@ -59,7 +60,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// For a message between processes.
+    /// The stage as a byte of a message between processes.
     #[must_use]
     pub fn as_byte(self) -> u8 {
         match self {
@@ -70,7 +71,7 @@ impl Stage {
         }
     }
 
-    /// Reads [`Stage::as_byte`].
+    /// Decodes [`Stage::as_byte`].
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
         [Self::Fork, Self::ParentDeath, Self::Workdir, Self::Exec]
@@ -82,14 +83,15 @@ impl Stage {
 /// Why a program did not start.
 #[derive(Debug)]
 pub struct Refusal {
-    /// What failed.
+    /// The step that failed.
     pub stage: Stage,
-    /// Why.
+    /// Its error.
     pub error: io::Error,
 }
 
 impl Refusal {
-    /// Why `program` can't be executed in `workdir`, and what a look at its file adds: the kernel's word is the same for several things.
+    /// Why `program` can't be executed in `workdir`, with what a look at its file adds: one error number of
+    /// execve(2) has several causes.
     #[must_use]
     pub fn of_exec(&self, program: &str, workdir: Option<&Path>) -> String {
         let error = &self.error;
@@ -129,7 +131,7 @@ impl Launch {
         Self::with_candidates(candidates, argv, envp, workdir, signals)
     }
 
-    /// A program whose possible places are known.
+    /// A program whose possible paths are known.
     #[must_use]
     pub fn with_candidates(
         candidates: Vec<CString>,
@@ -152,14 +154,14 @@ impl Launch {
         }
     }
 
-    /// Sends standard output and standard error there, and gives it an empty standard input.
+    /// Sends standard output and standard error to `output`, and connects standard input to /dev/null.
     #[must_use]
     pub fn with_output(mut self, output: OwnedFd) -> Self {
         self.output = Some(output);
         self
     }
 
-    /// Lets it inherit these sockets.
+    /// Lets the program inherit these sockets.
     #[must_use]
     pub fn with_sockets(mut self, sockets: Sockets) -> Self {
         self.sockets = sockets;
@@ -183,7 +185,8 @@ impl Launch {
         }
         let mut error = io::Error::from_raw_os_error(libc::ENOENT);
         for candidate in &self.candidates {
-            // An exec that fails is much dearer than a look, and most of PATH is misses.
+            // A failed exec costs much more than access(2), and most directories of PATH don't have the
+            // program.
             if self.candidates.len() > 1
                 && nix::unistd::access(candidate.as_c_str(), AccessFlags::F_OK).is_err()
             {
@@ -191,9 +194,9 @@ impl Launch {
             }
             let failed = self.try_candidate(candidate);
             match failed.raw_os_error() {
-                // The file isn't there: look on, as execvp(3) does.
+                // Not found: try the next path, as execvp(3) does.
                 Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ESTALE | libc::ETIMEDOUT) => {}
-                // It is there and may not be executed: look on, but if nothing else is found, this is the reason.
+                // Found, but not executable: try the next path, and report this error if no other is found.
                 Some(libc::EACCES) => error = failed,
                 _ => return Refusal { stage: Stage::Exec, error: failed },
             }
@@ -218,14 +221,15 @@ impl Launch {
         restore_signals(&self.signals).map_err(|error| Refusal { stage: Stage::Fork, error })
     }
 
-    /// Puts the sockets where the program looks for them. What psflip inherited under these numbers is replaced.
+    /// Moves the sockets to the numbers where the program looks for them. Descriptors that psflip inherited
+    /// under these numbers are replaced.
     fn place_sockets(&mut self) -> io::Result<()> {
         let Sockets { numbers, listen_pid, hides } = &self.sockets;
         if numbers.is_empty() {
             return Ok(());
         }
         hides.hide();
-        // Out of the way first: one may stand where another one has to go.
+        // Copy them above all numbers first: a socket may have a number that another socket needs.
         let above = numbers.iter().map(|(_, number)| number + 1).max().unwrap_or_default();
         let copies = numbers
             .iter()
@@ -264,10 +268,11 @@ fn duplicate(fd: BorrowedFd<'_>, onto: i32) -> io::Result<()> {
     process::duplicate_onto(fd, onto)
 }
 
-/// Gives this process the mask and dispositions that psflip was started with (contract C2). The last thing before the exec:
-/// a signal that waits for the child is delivered here.
+/// Gives this process the signal mask and dispositions that psflip was started with (contract C2). This is
+/// the last step before the exec, because a signal that is pending for the child is delivered here.
 fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
-    // All that psflip or Rust's runtime changed: SIGPIPE is ignored by the runtime, SIGCHLD put to its default by psflip.
+    // The only dispositions that changed: Rust's runtime ignores SIGPIPE, and psflip resets SIGCHLD to its
+    // default.
     for changed in [Signal::PIPE, Signal::CHLD] {
         if signals.ignored.contains(changed) {
             signal::ignore(changed)?;
@@ -275,18 +280,20 @@ fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
             signal::set_default(changed)?;
         }
     }
-    // A successor may find other things ignored than the first psflip did, if somebody changed them in between.
+    // Other dispositions are inherited as they are. They may differ between the first psflip and a successor,
+    // if another program changed them in between.
     signal::set_mask(signals.mask).map(drop)
 }
 
-/// Where execvp(3) would look for a program: at its path, if it has a slash, or else in every directory of `PATH`.
+/// Where execvp(3) would look for a program: at its path if it contains a slash, else in every directory of
+/// `PATH`.
 #[must_use]
 pub fn candidates(program: &CStr, envp: &[CString]) -> Vec<CString> {
     let program = program.to_bytes();
     if program.contains(&b'/') {
         return CString::new(program).into_iter().collect();
     }
-    // What confstr(3) gives for a missing PATH.
+    // The default of confstr(3) for a missing PATH.
     let path = variable(envp, "PATH").map_or(b"/bin:/usr/bin".as_slice(), OsStrExt::as_bytes);
     path.split(|byte| *byte == b':')
         .filter_map(|directory| {

@@ -1,8 +1,9 @@
-//! psflip's own children, all of them: keepers, the intermediate of a double fork, and whatever else falls to it (contract C9).
+//! All children of psflip itself: keepers, the intermediate process of a double fork, and adopted orphans
+//! (contract C9).
 //!
-//! psflip is a subreaper like its keeper. It needs that for one case: when a keeper is killed, what is left of its tree
-//! becomes psflip's, which can end it (C7). Only while a successor is being started it is none, so that the successor falls
-//! to the manager (U10).
+//! psflip is a subreaper like its keeper, for one case: when a keeper is killed, the rest of its tree becomes
+//! children of psflip, which kills them (C7). Only while it starts a successor, psflip is not a subreaper, so
+//! that the successor becomes a child of the service manager (U10).
 
 use std::cell::RefCell;
 use std::io;
@@ -13,45 +14,47 @@ use crate::sys::process::{self, Change, ChangeKind};
 use crate::sys::tree;
 
 thread_local! {
-    /// The keepers of all trees of this process, but for those that were reaped.
+    /// The keepers of all trees of this process that have not been reaped.
     static KEEPERS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// To be called when a keeper was started. It is continued whenever it was stopped: one that stands still sees neither its child's end nor
-/// what it is told, and nobody has a reason to stop it.
+/// Call this when a keeper was started. The keeper is continued whenever it was stopped: there is no reason
+/// to stop it, and a stopped keeper neither notices its child's exit nor reads messages.
 pub(crate) fn has_started(keeper: u32) {
     KEEPERS.with_borrow_mut(|keepers| keepers.push(keeper));
 }
 
-/// To be called when a child of this process was reaped: its pid may be another's from now on.
+/// Call this when a child of this process was reaped: from now on its pid may belong to another process.
 pub(crate) fn was_reaped(pid: u32) {
     KEEPERS.with_borrow_mut(|keepers| keepers.retain(|keeper| *keeper != pid));
 }
 
-/// Knows which children of psflip are none of its business.
+/// Reaps the children of psflip, and knows which of them psflip did not start.
 #[derive(Debug)]
 pub(crate) struct Reaper {
-    /// Children that this process had before it became psflip (`sh -c 'helper & exec psflip'`): not ours to end.
+    /// Children that this process had before it became psflip (`sh -c 'helper & exec psflip'`). psflip must
+    /// not kill them.
     foreign: Vec<u32>,
-    /// What was below the keeper when psflip was to be no subreaper for a moment: if the keeper is killed in that moment, all of it
-    /// falls to the manager, and can't be found by its parent.
+    /// The processes below the keeper, recorded before psflip gives up being a subreaper for a moment. If the
+    /// keeper is killed in that moment, they all become children of the service manager, and can't be found
+    /// by their parent.
     wards: Vec<tree::Known>,
-    /// The remains of a tree whose keeper is gone are being ended.
+    /// Set while the leftover processes of a tree whose keeper is gone are being killed.
     sweep: Option<Ending>,
 }
 
 impl Reaper {
-    /// To be made before anything is started.
+    /// Create it before anything is started.
     ///
     /// # Errors
-    /// None that a kernel since 3.4 could give.
+    /// None on Linux 3.4 or later.
     pub(crate) fn new() -> io::Result<Self> {
         let mut reaper = Self::knowing(Vec::new())?;
         reaper.foreign = children::own();
         Ok(reaper)
     }
 
-    /// For a process that has children already, and knows which of them are not its own.
+    /// For a process that already has children, and knows which of them it did not start.
     ///
     /// # Errors
     /// As [`Reaper::new`].
@@ -66,9 +69,9 @@ impl Reaper {
         &self.foreign
     }
 
-    /// Reaps one child that has ended; `None`: no more at the moment.
+    /// Reaps one child that has exited. `None`: there is none at the moment.
     pub(crate) fn next(&mut self) -> Option<Change> {
-        // Stops and continuations of psflip's own children mean nothing else.
+        // Nothing depends on stops and continuations of psflip's own children.
         loop {
             let change = self.next_change()?;
             if change.end().is_some() {
@@ -77,7 +80,7 @@ impl Reaper {
         }
     }
 
-    /// As [`Reaper::next`], but tells of stops and continuations as well.
+    /// As [`Reaper::next`], but also returns stops and continuations.
     pub(crate) fn next_change(&mut self) -> Option<Change> {
         let change = process::next_change().ok()??;
         if change.end().is_some() {
@@ -94,19 +97,21 @@ impl Reaper {
         Some(change)
     }
 
-    /// Ends and reaps all children that psflip has started, and all that fell to it: at the end there is no use for any of
-    /// them (the keeper of a probe that was ended, what a killed keeper left), and nobody else may be left with a zombie.
+    /// Kills and reaps all children that psflip has started or adopted, when psflip exits. None of them is of
+    /// use then (the keeper of an aborted probe, the rest of a killed keeper's tree), and no other process
+    /// should inherit a zombie.
     pub(crate) fn end_our_own(&mut self) {
         children::end_children(std::process::id(), std::mem::take(&mut self.foreign), false);
     }
 
-    /// Notes what is below the keeper, before psflip is no subreaper.
+    /// Records the processes below the keeper, before psflip gives up being a subreaper.
     pub(crate) fn note_wards(&mut self, keeper: u32) {
         self.wards = tree::below(keeper);
     }
 
-    /// The keeper of the child's tree is gone: ends what it left, except these children of psflip. Returns whether nothing is
-    /// left already; else it has to be called again whenever a child was reaped, and at [`Reaper::next_sweep`].
+    /// Kills what the lost keeper of the child's tree left, except these children of psflip. Returns whether
+    /// nothing is left already. Otherwise call it again whenever a child was reaped, and at
+    /// [`Reaper::next_sweep`].
     pub(crate) fn sweep(&mut self, except: &[u32]) -> bool {
         let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
         tree::kill_known(&std::mem::take(&mut self.wards));
@@ -116,13 +121,13 @@ impl Reaper {
         self.sweep.take_if(|sweep| sweep.is_over() && sweep.next_look().is_none()).is_some()
     }
 
-    /// When the sweep that is under way has to go on, even if nothing was reaped.
+    /// When the current sweep must go on, even if no child was reaped.
     #[must_use]
     pub(crate) fn next_sweep(&self) -> Option<Instant> {
         self.sweep.as_ref().and_then(Ending::next_look)
     }
 
-    /// Whether a sweep is under way.
+    /// Whether a sweep is in progress.
     #[must_use]
     pub(crate) fn is_sweeping(&self) -> bool {
         self.sweep.is_some()

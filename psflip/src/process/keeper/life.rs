@@ -1,4 +1,4 @@
-//! The process that is the keeper: what it does from its fork to its end.
+//! The keeper process itself, from its fork to its exit.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,17 +19,19 @@ use crate::sys::seam::{self, Call, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
 use crate::sys::socket::{Packet, Socket};
 
-/// The keeper's life. All signals are blocked, as they are in psflip.
+/// Runs the keeper. All signals are blocked, as they are in psflip.
 pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool) -> ! {
     process::set_name(c"psflip: keeper");
-    memory::reserve_stack(); // no child yet that would end with it
+    memory::reserve_stack(); // before there is a child that a failure would kill
     seam::step(Moment::Begins, format_args!("keeper"));
     let own_pid = std::process::id();
     let mut read = SignalSet::default();
     read.insert(Signal::CHLD);
-    read.insert(Signal::CONT); // psflip continues its keeper by it; it would stay pending for ever
-    // Nothing that may fail comes after the child's start: a child that was told of isn't taken back (contract F10).
-    // In a group of its own it outlives what is sent to psflip's (contract C10). There is no child yet that it could fail.
+    // psflip sends it to continue its keeper; unread, it would stay pending for ever
+    read.insert(Signal::CONT);
+    // All steps that may fail come before the child's start, since a reported start can't be taken back
+    // (contract F10). In a group of its own, the keeper survives signals that are sent to psflip's group
+    // (contract C10).
     let ready = process::lead_group()
         .and_then(|()| process::set_subreaper(true))
         .and_then(|()| process::continue_with_parents_end())
@@ -58,14 +60,14 @@ pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells
     .run()
 }
 
-/// Starts the child; returns its pid and pidfd, or why its program could not be executed.
+/// Starts the child. Returns its pid and pidfd, or why its program could not be executed.
 fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), Refusal>> {
     process::spawn(|| {
         seam::step(Moment::Begins, format_args!("child"));
         if let Err(error) = process::die_with_parent(own_pid) {
             return Refusal { stage: Stage::ParentDeath, error };
         }
-        // What it sends to its group is for nobody else (contract C10).
+        // Signals that the child sends to its own group must not reach other processes (contract C10).
         match process::lead_group() {
             Ok(()) => launch.exec(),
             Err(error) => Refusal { stage: Stage::Fork, error },
@@ -73,27 +75,32 @@ fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), 
     })
 }
 
-/// How often it is tried to tell psflip something. A try that fails for lack of memory is followed by a pause of 10 ms.
+/// How often a report to psflip is tried. After a try that fails for lack of memory, the keeper pauses for 10
+/// ms.
 const TRIES: u32 = 500;
 
-/// Tells psflip; if psflip is gone, the loop will see that. What is told is told once, so that this waits until there is room, or
-/// memory: psflip would wait for a child's end for ever. A keeper that can't speak for good is of no use, and ends with all it has:
-/// that is seen.
+/// Sends a report to psflip. If psflip is gone, the main loop notices that.
+///
+/// Each report is sent once only, so this waits until there is room in the socket, or memory: without the
+/// report psflip would wait for the child's exit for ever. A keeper that still can't send kills its tree and
+/// exits, which psflip sees.
 fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
     for _ in 0..TRIES {
         let Err(error) = socket.send(packet, fds) else { return };
         let (flags, patience) = match error.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET) => return,
-            Some(libc::EAGAIN) => (PollFlags::POLLOUT, PollTimeout::NONE), // room is told, and so is psflip's end
-            _ => (PollFlags::empty(), PollTimeout::from(10_u8)),           // memory isn't told
+            // poll reports room, and psflip's exit
+            Some(libc::EAGAIN) => (PollFlags::POLLOUT, PollTimeout::NONE),
+            _ => (PollFlags::empty(), PollTimeout::from(10_u8)), // poll does not report memory
         };
-        let _ = poll(&mut [PollFd::new(socket.as_fd(), flags)], patience); // whatever it says, it is tried again
+        // the send is tried again in any case
+        let _ = poll(&mut [PollFd::new(socket.as_fd(), flags)], patience);
     }
     children::end_children(std::process::id(), Vec::new(), true);
     process::exit_now(crate::exit::FAILURE)
 }
 
-/// Ends the keeper, which has not started anything, with a reason.
+/// Reports the reason and exits. The keeper has not started anything yet.
 fn refuse(socket: &Socket, stage: Stage, error: &io::Error) -> ! {
     let mut packet = [b'R', stage.as_byte(), 0, 0, 0, 0];
     packet[2..].copy_from_slice(&error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
@@ -101,7 +108,7 @@ fn refuse(socket: &Socket, stage: Stage, error: &io::Error) -> ! {
     process::exit_now(0)
 }
 
-/// Signals the group of a child of this process, or the child alone where it leads no group.
+/// Signals the process group of a child of this process, or the child alone if it leads no group.
 fn signal_group_of(child: u32, signal: Signal) {
     if !process::is_child(child) {
         return; // it was reaped
@@ -109,13 +116,13 @@ fn signal_group_of(child: u32, signal: Signal) {
     if getpgid(Some(Pid::from_raw(child.cast_signed())))
         .is_ok_and(|group| group.as_raw() == child.cast_signed())
     {
-        let _ = process::signal_group(child, signal); // all of it may have ended
+        let _ = process::signal_group(child, signal); // all of the group may have exited
     } else if let Ok(process) = PidFd::open(child) {
-        let _ = process.send(signal); // it may have ended
+        let _ = process.send(signal); // it may have exited
     }
 }
 
-/// What happened to a process, for a message.
+/// A change of a process, as bytes of a report.
 fn change_bytes(kind: ChangeKind) -> [u8; 2] {
     match kind {
         ChangeKind::Ended(End::Exited(code)) => [b'x', code],
@@ -132,13 +139,14 @@ struct Keeper<'a> {
     signals: &'a SignalFd,
     tells_all: bool,
     child_ended: bool,
-    /// Everything is being killed.
+    /// Set while everything is being killed.
     ending: Option<Ending>,
-    /// Those that were reaped last.
+    /// The pids that were reaped last.
     reaped: VecDeque<u32>,
 }
 
-/// How many pids of reaped processes a keeper remembers: its word about one is asked for within moments of its end.
+/// How many pids of reaped processes a keeper remembers. psflip asks about a process within moments of its
+/// exit.
 const REMEMBERED: usize = 64;
 
 impl Keeper<'_> {
@@ -155,13 +163,13 @@ impl Keeper<'_> {
                 ending.go_on();
             }
             if std::mem::take(&mut is_new) {
-                memory::let_go_of_startup_code(); // it stays for as long as the service does
+                memory::let_go_of_startup_code(); // it runs for as long as the service does
             }
             self.wait();
         }
     }
 
-    /// Waits until the kernel has something to tell.
+    /// Waits for an event.
     fn wait(&self) {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds =
@@ -170,8 +178,8 @@ impl Keeper<'_> {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        // In a test it may fail, and is made again.
-        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout)); // EINTR can't happen: all signals are blocked
+        // A test can make poll fail; then it is called again.
+        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout));
     }
 
     fn reap(&mut self) {
@@ -187,7 +195,7 @@ impl Keeper<'_> {
                 }
             }
             match change {
-                // Once it has ended, its pid may be another's.
+                // Once the child has exited, its pid may belong to another process.
                 Ok(Some(change)) if change.pid == self.child && !self.child_ended => {
                     self.child_ended = change.end().is_some();
                     tell(self.psflip_socket, &change_bytes(change.kind), &[]);
@@ -204,7 +212,7 @@ impl Keeper<'_> {
         }
     }
 
-    /// There is no child left, so there are no orphans either.
+    /// No child is left, and so no orphan either.
     fn tree_is_gone(&self) -> ! {
         tell(self.psflip_socket, b"G", &[]);
         process::exit_now(0)
@@ -243,9 +251,9 @@ impl Keeper<'_> {
                     [b'L'] if self.child_ended => self.tree_is_gone(),
                     _ => {}
                 },
-                // ENOMEM: what there is to read is still there, and is read at the next turn.
+                // ENOMEM: the packet is still in the socket, and is read at the next turn.
                 Ok(Packet::Nothing) | Err(_) => return,
-                // psflip let go of the tree, or is dying: both mean that it has to end.
+                // psflip has dropped the tree, or is dying. In both cases the tree is killed.
                 Ok(Packet::Closed) => self.psflip_is_gone(),
             }
         }

@@ -1,14 +1,17 @@
-//! The keeper: a small process between psflip and a process tree, so that nothing of the tree outlives psflip.
+//! The keeper: a small process between psflip and a process tree. It makes sure that no process of the tree
+//! outlives psflip.
 //!
-//! A keeper is a fork of psflip without an exec. It is the subreaper of its tree, so every orphan in it becomes the keeper's
-//! child; it reaps all of them (contract C9), tells psflip how the tree's first process, the *child*, fares, and ends the whole
-//! tree when psflip dies for whatever reason, also where the child changed its credentials, which clears the kernel's
-//! parent-death signal (contract C7). That signal is armed too and points at the keeper: it covers the keeper's own death.
-//! What then is left of the tree falls to psflip, which is a subreaper itself (see `process/reaper.rs`).
+//! A keeper is a fork of psflip without an exec. It is the subreaper of its tree, so every orphan in the tree
+//! becomes the keeper's child, and the keeper reaps it (contract C9). It reports to psflip what happens to
+//! the tree's first process, the *child*. When psflip dies, for whatever reason, it kills the whole tree
+//! (contract C7). This covers a child that changed its credentials, which clears the kernel's parent-death
+//! signal. That signal is armed as well, for the keeper's own death. The rest of the tree then becomes
+//! children of psflip, which is a subreaper too (see `process/reaper.rs`).
 //!
-//! psflip keeps one for its child, and one for every command that it runs as a health check, for the same reasons.
+//! psflip has one keeper for its child, and one for every command of a health check and every hook.
 //!
-//! Messages are packets of one byte and its arguments, between two copies of the same program: no version is needed.
+//! A message is a packet of one byte and its arguments. Both ends are copies of the same program, so the
+//! messages need no version.
 
 mod life;
 
@@ -29,7 +32,7 @@ use crate::sys::process::{self, Change, ChangeKind, Fork};
 use crate::sys::signal::Received;
 use crate::sys::socket::{Packet, Socket};
 
-/// What a keeper tells.
+/// A keeper's report.
 #[derive(Debug)]
 pub enum Report {
     /// The program runs.
@@ -40,52 +43,54 @@ pub enum Report {
     Stopped(Signal),
     /// The child was continued.
     Continued,
-    /// The child has exited; processes that it left behind may still be there.
+    /// The child has exited. Leftover processes may still be there.
     Ended(End),
-    /// Something happened to another process that is the keeper's own child: one whose parent has ended. Only of a tree that was
-    /// started by [`Tree::start_telling_all`].
+    /// A change of another process that is the keeper's own child, since its parent exited. Only for a tree
+    /// that was started by [`Tree::start_telling_all`].
     Other(Change),
-    /// Whether a process belongs to the tree, or did so until it ended: the answer to [`Tree::ask_about`].
+    /// Whether a process belongs to the tree, or belonged to it when it exited: the answer to
+    /// [`Tree::ask_about`].
     About {
-        /// Which one.
+        /// The process.
         pid: u32,
-        /// Whether it does.
+        /// Whether it belongs to the tree.
         belongs: bool,
     },
-    /// All that had ended when [`Tree::ask_to_catch_up`] was called has been told.
+    /// Everything that had exited when [`Tree::ask_to_catch_up`] was called has been reported.
     CaughtUp,
     /// Nothing is left of the tree.
     Gone,
-    /// The keeper died. The kernel killed the child; what else is left has become psflip's own children.
+    /// The keeper died. The kernel killed the child; the rest of the tree has become psflip's own children.
     Lost,
 }
 
-/// A process tree under a keeper, as psflip sees it. Dropping it lets the keeper end everything.
+/// A process tree under a keeper, as psflip sees it. Dropping it makes the keeper kill everything.
 #[derive(Debug)]
 pub struct Tree {
     socket: Socket,
     keeper: PidFd,
     keeper_pid: u32,
     child: Option<(u32, PidFd)>,
-    /// Signals that came before the child's pidfd did.
+    /// Signals that arrived before the child's pidfd.
     waiting: Vec<(Received, Reach)>,
-    /// The child's end was told.
+    /// The child's exit was reported.
     ended: bool,
-    /// It was not, and is to be until then.
+    /// The child has exited, and its keeper must report that before this time.
     late: Option<Instant>,
     over: bool,
 }
 
 impl Tree {
-    /// Starts a program under a new keeper. Whether it runs is told by [`Report::Started`] or [`Report::Refused`].
+    /// Starts a program under a new keeper. [`Report::Started`] or [`Report::Refused`] reports the outcome.
     ///
     /// # Errors
-    /// What socketpair(2), pidfd_open(2) and fork(2) say: EMFILE, EAGAIN, ENOMEM, ...
+    /// The errors of socketpair(2), pidfd_open(2) and fork(2): EMFILE, EAGAIN, ENOMEM, ...
     pub fn start(launch: Launch) -> io::Result<Self> {
         Self::start_keeper(launch, false)
     }
 
-    /// As [`Tree::start`], with a keeper that tells of every process that falls to it ([`Report::Other`]).
+    /// As [`Tree::start`], with a keeper that reports changes of every process that it adopts
+    /// ([`Report::Other`]).
     ///
     /// # Errors
     /// As [`Tree::start`].
@@ -102,7 +107,7 @@ impl Tree {
                 keep(launch, &theirs, &psflip, tells_all)
             }
             Fork::Parent(keeper_pid) => {
-                // Our own child, not reaped: the pid can't have been reused.
+                // The keeper is a child of this process and not reaped: the pid can't have been reused.
                 let keeper = PidFd::open(keeper_pid)?;
                 reaper::has_started(keeper_pid);
                 Ok(Self {
@@ -125,21 +130,24 @@ impl Tree {
         self.keeper_pid
     }
 
-    /// Readable once the child has exited, whatever the keeper says, until [`Tree::press_keeper`] has seen that.
+    /// Readable once the child has exited and its keeper has not reported that, until [`Tree::press_keeper`]
+    /// has noticed.
     #[must_use]
     pub fn unreported_child(&self) -> Option<BorrowedFd<'_>> {
         let child = self.child.as_ref().filter(|_| !self.has_told_end() && self.late.is_none());
         child.map(|(_, child)| child.as_fd())
     }
 
-    /// Whether the child's end was told, or nothing will be told any more.
+    /// Whether the child's exit was reported, or no report can follow.
     #[must_use]
     pub fn has_told_end(&self) -> bool {
         self.ended || self.over
     }
 
-    /// Sees to it that the child's end is told, once all that was told is read: if it has ended, the keeper is continued, which somebody may
-    /// have stopped, and killed if it still has not told after `PATIENCE`. Returns when this is to be called again at the latest.
+    /// Makes sure that the child's exit is reported. Call it when all reports have been read.
+    ///
+    /// If the child has exited, the keeper is continued, since it may have been stopped. If it still has not
+    /// reported after `PATIENCE`, it is killed. Returns when this must be called again at the latest.
     pub fn press_keeper(&mut self) -> Option<Instant> {
         let child = self.child.as_ref().filter(|_| !self.has_told_end());
         match self.late {
@@ -162,8 +170,9 @@ impl Tree {
         self.late
     }
 
-    /// How the child ended, which was not told since the keeper is [`Report::Lost`]: it is this process's own child now, and reaped. A
-    /// child that did not end before was killed by the kernel, or is about to be.
+    /// The exit status of a child whose keeper is [`Report::Lost`] and could not report it. The child is this
+    /// process's own child now, and is reaped here. If it had not exited before, the kernel killed it or is
+    /// about to.
     #[must_use]
     pub fn end_of_lost_child(&self) -> End {
         // A process closes its sockets before its children get another parent.
@@ -179,10 +188,12 @@ impl Tree {
         self.child.as_ref().map(|(pid, _)| *pid)
     }
 
-    /// The next report, if one is there. [`Report::Gone`], [`Report::Refused`] and [`Report::Lost`] are the last ones.
+    /// The next report, if there is one. [`Report::Gone`], [`Report::Refused`] and [`Report::Lost`] are the
+    /// last ones.
     ///
     /// # Errors
-    /// What recvmsg(2) says: EMFILE, ENOMEM. The report is not lost then, but its descriptor may be.
+    /// The errors of recvmsg(2): EMFILE, ENOMEM. The report itself is not lost then, but its descriptor may
+    /// be.
     pub fn next_report(&mut self) -> io::Result<Option<Report>> {
         while !self.over {
             let (bytes, fds) = match self.socket.receive()? {
@@ -208,14 +219,15 @@ impl Tree {
             [b'X', a, b, c, d] => {
                 let pid = u32::from_ne_bytes([a, b, c, d]);
                 let Some(pidfd) = fds.into_iter().next() else {
-                    // This process could not take one more descriptor, and could not signal the child.
+                    // This process has no file descriptor left for the pidfd, so it could not signal the
+                    // child.
                     self.kill_keeper();
                     let error = io::Error::from_raw_os_error(libc::EMFILE);
                     return Some(Report::Refused(Refusal { stage: Stage::Fork, error }));
                 };
                 self.child = Some((pid, PidFd::from_owned(pidfd)));
                 for (received, reach) in std::mem::take(&mut self.waiting) {
-                    let _ = self.forward(&received, reach); // it may have ended already
+                    let _ = self.forward(&received, reach); // it may have exited
                 }
                 Some(Report::Started)
             }
@@ -247,13 +259,14 @@ impl Tree {
         }
     }
 
-    /// The keeper has ended or is about to: it is reaped now, or later with whatever else falls to psflip.
+    /// The keeper has exited or is about to. It is reaped now, or later with the other children of psflip.
     fn close(&mut self) {
         self.over = true;
         self.try_reap_keeper();
     }
 
-    /// Reaps a keeper that has given its last report: it was about to exit anyway, and is not left the chance to be stopped before that.
+    /// Reaps a keeper after its last report. It is killed first: it was about to exit, and could be stopped
+    /// (SIGSTOP) before.
     pub fn reap_keeper(self) {
         self.kill_keeper();
         self.wait_for_keeper();
@@ -267,22 +280,22 @@ impl Tree {
         }
     }
 
-    /// Waits for the end of a keeper that was killed, but not if that takes too long: somebody may trace it.
+    /// Waits until a killed keeper has exited, for a limited time: a tracer (ptrace(2)) may delay its exit.
     fn wait_for_keeper(&self) {
         let mut fds = [PollFd::new(self.keeper.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::from(DEAD_KEEPER)); // EINTR can't happen: all signals are blocked
     }
 
-    /// Whether the last report was given.
+    /// Whether the last report has been read.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Sends a signal to the child, or keeps it until there is one.
+    /// Sends a signal to the child, or queues it until the child has started.
     ///
     /// # Errors
-    /// ESRCH: it has ended. EPERM: see [`PidFd::send`].
+    /// ESRCH: the child has exited. EPERM: see [`PidFd::send`].
     pub fn signal_child(&mut self, signal: Signal) -> io::Result<()> {
         match &self.child {
             Some((_, child)) => child.send(signal),
@@ -293,7 +306,7 @@ impl Tree {
         }
     }
 
-    /// Forwards a signal to the child, or keeps it until there is one.
+    /// Forwards a signal to the child, or queues it until the child has started.
     ///
     /// # Errors
     /// As [`PidFd::forward`].
@@ -310,8 +323,9 @@ impl Tree {
         }
     }
 
-    /// Sends a signal to the whole process group of one of the keeper's own children, if it leads one, or else to it alone. The keeper
-    /// does it, which has not reaped that child: its pid can't be another process's.
+    /// Sends a signal to the process group of one of the keeper's own children, or to that child alone if it
+    /// leads no group. The keeper sends it: it has not reaped that child, so the pid can't belong to another
+    /// process.
     ///
     /// # Errors
     /// EPIPE: the tree is gone. ENOBUFS, ENOMEM.
@@ -321,16 +335,16 @@ impl Tree {
         self.socket.send(&[b'P', signal.number() as u8, a, b, c, d], &[])
     }
 
-    /// Continues the child with all of its process group.
+    /// Continues the child and its whole process group.
     pub fn continue_child(&self) {
         if let Some((pid, child)) = &self.child
             && self.signal_group(*pid, Signal::CONT).is_err()
         {
-            let _ = child.send(Signal::CONT); // it may have ended
+            let _ = child.send(Signal::CONT); // it may have exited
         }
     }
 
-    /// Sends a signal to everything that is left of the tree.
+    /// Sends a signal to all processes of the tree.
     ///
     /// # Errors
     /// EPIPE: the tree is gone.
@@ -346,7 +360,7 @@ impl Tree {
         self.socket.send(b"K", &[])
     }
 
-    /// Asks for [`Report::CaughtUp`].
+    /// Requests [`Report::CaughtUp`].
     ///
     /// # Errors
     /// EPIPE: the tree is gone.
@@ -354,7 +368,7 @@ impl Tree {
         self.socket.send(b"?", &[])
     }
 
-    /// Asks whether a process that can't be looked up belongs to the tree. [`Report::About`] is the answer.
+    /// Asks whether a process that can't be looked up belongs to the tree. The answer is [`Report::About`].
     ///
     /// # Errors
     /// EPIPE: the tree is gone. EAGAIN: the keeper does not read.
@@ -364,7 +378,7 @@ impl Tree {
         self.socket.send(&packet, &[])
     }
 
-    /// Leaves what is left of the tree to itself; the keeper ends. For a tree whose child has ended.
+    /// Lets the leftover processes run on; the keeper exits. For a tree whose child has exited.
     ///
     /// # Errors
     /// EPIPE: the tree is gone.
@@ -372,21 +386,21 @@ impl Tree {
         self.socket.send(b"L", &[])
     }
 
-    /// Continues a keeper that somebody stopped: it has to see what is about to happen.
+    /// Continues a keeper that was stopped (SIGSTOP), so that it acts on the next message or event.
     pub fn wake_keeper(&self) {
-        let _ = self.keeper.send(Signal::CONT); // it may have ended already
+        let _ = self.keeper.send(Signal::CONT); // it may have exited
     }
 
-    /// Sends SIGKILL to the keeper, and so to the child: for a keeper that does not answer.
+    /// Sends SIGKILL to a keeper that does not answer. The kernel then kills the child as well.
     pub fn kill_keeper(&self) {
-        let _ = self.keeper.send(Signal::KILL); // it may have ended already
+        let _ = self.keeper.send(Signal::KILL); // it may have exited
     }
 }
 
-/// Nobody hears the keeper any more, which ends everything.
+/// Closes the socket to the keeper, which then kills the whole tree.
 impl Drop for Tree {
     fn drop(&mut self) {
-        self.wake_keeper(); // somebody may have stopped it
+        self.wake_keeper(); // it may have been stopped
     }
 }
 
@@ -396,13 +410,13 @@ impl AsFd for Tree {
     }
 }
 
-/// How long a killed keeper is waited for, in milliseconds.
+/// How long to wait for the exit of a killed keeper, in milliseconds.
 const DEAD_KEEPER: u16 = 1000;
 
-/// How long a keeper may take to tell that its child has ended, once it was continued. Then it is killed.
+/// How long a continued keeper may take to report that its child has exited. Then it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads what a keeper tells of a change (`life.rs`).
+/// Decodes a change that a keeper reports (encoded in `life.rs`).
 fn change_kind(kind: u8, value: u8) -> Option<ChangeKind> {
     let signal = || Signal::from_number(i32::from(value));
     match kind {
