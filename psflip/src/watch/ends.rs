@@ -1,18 +1,19 @@
-//! How processes ended that the keeper reaped: the pidfile may name one of them only afterwards.
+//! The exit statuses of processes that the keeper reaped. The pidfile may name such a process only
+//! afterwards.
 
 use std::collections::VecDeque;
 
 use crate::end::End;
 
-/// How many are remembered.
+/// How many are kept.
 const KEPT: usize = 64;
 
-/// The last ends, oldest first.
+/// The last exit statuses, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Ends(VecDeque<(u32, End)>);
 
 impl Ends {
-    /// This process has ended.
+    /// Records that this process has exited.
     pub(super) fn note(&mut self, pid: u32, end: End) {
         if self.0.len() == KEPT {
             self.0.pop_front();
@@ -20,12 +21,12 @@ impl Ends {
         self.0.push_back((pid, end));
     }
 
-    /// How the last process with this pid ended, if that is known.
+    /// The exit status of the last process with this pid, if it is known.
     pub(super) fn of(&self, pid: u32) -> Option<End> {
         self.0.iter().rev().find(|(known, _)| *known == pid).map(|(_, end)| *end)
     }
 
-    /// The pid is that of a living process now.
+    /// The pid now belongs to a running process.
     pub(super) fn forget(&mut self, pid: u32) {
         self.0.retain(|(known, _)| *known != pid);
     }

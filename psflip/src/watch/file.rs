@@ -1,7 +1,9 @@
-//! The pidfile of somebody else: which process it names, told anew whenever it changes (inotify(7)).
+//! A pidfile that another program writes: which process it names, reported whenever the file changes
+//! (inotify(7)).
 //!
-//! A pidfile that nobody has touched since it was looked at says nothing new, so a name in it counts once: one that was there before the
-//! command was started, or whose process has ended, is stale for good, also when its pid is another process's by now.
+//! A pidfile that has not changed since it was read contains nothing new, so each name counts once. A name
+//! that was there before the command was started, or whose process has exited, is stale for good, even if
+//! another process has that pid by now.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +18,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use crate::sys::seam::{self, Call};
 
-/// What is looked at in a directory. A write into the file is IN_MODIFY; that somebody closes it says nothing.
+/// The watched events of a directory. A write into the file is IN_MODIFY; closing it means nothing.
 const EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_MODIFY)
@@ -26,24 +28,24 @@ const EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_ONLYDIR);
 
-/// What a file's content may have come with.
+/// The events that may change the content of a file.
 const TOUCHES: AddWatchFlags =
     AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO).union(AddWatchFlags::IN_MODIFY);
 
-/// What the pidfile says.
+/// The content of the pidfile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// There is none.
+    /// There is no pidfile.
     Missing,
-    /// What it said when [`Pidfile::judged`] was called.
+    /// The same content as when [`Pidfile::judged`] was called.
     Unchanged,
-    /// Nothing that is a pid (yet: somebody may be writing it).
+    /// Not a pid, or not yet: a program may be writing it.
     Nobody,
-    /// This process.
+    /// The pid of this process.
     Pid(u32),
 }
 
-/// One state of one file: it changes with every rename over it and every write into it.
+/// A version of the file. It changes with every rename over the file and every write into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
     device: u64,
@@ -53,26 +55,27 @@ struct Version {
     modified: (i64, i64),
 }
 
-/// A pidfile that is watched.
+/// A watched pidfile.
 #[derive(Debug)]
 pub(super) struct Pidfile {
     path: PathBuf,
     inotify: Inotify,
-    /// Its directory, and that of the file which it is a link to, or what exists above them.
+    /// The directory of the pidfile, and that of the file if the pidfile is a symlink; or the nearest
+    /// existing directories above.
     watched: Vec<WatchDescriptor>,
-    /// What was read last, and what has been taken into account already.
+    /// The version that was read last, and the version that has been processed.
     read: Option<Version>,
     judged: Option<Version>,
-    /// Somebody has written it since then.
+    /// The file was written since then.
     touched: bool,
 }
 
 impl Pidfile {
-    /// Watches this path. What is there already is taken for stale.
+    /// Watches this path. Content that is already there counts as stale.
     ///
     /// # Errors
-    /// EMFILE: the user's inotify instances (`fs.inotify.max_user_instances`) are used up. ENOSPC: its watches
-    /// (`fs.inotify.max_user_watches`) are. EACCES: a directory can't be read.
+    /// EMFILE: the user's inotify instances (`fs.inotify.max_user_instances`) are used up. ENOSPC: the user's
+    /// watches (`fs.inotify.max_user_watches`) are. EACCES: a directory can't be read.
     pub(super) fn watch(path: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let path = std::path::absolute(path)?;
@@ -84,7 +87,7 @@ impl Pidfile {
         Ok(pidfile)
     }
 
-    /// Takes note of what has happened to it.
+    /// Reads the events of the file.
     ///
     /// # Errors
     /// As [`Pidfile::watch`].
@@ -115,7 +118,7 @@ impl Pidfile {
         if any { self.arm() } else { Ok(()) }
     }
 
-    /// What it says. To be called after [`Pidfile::take_events`].
+    /// The content of the file. Call it after [`Pidfile::take_events`].
     pub(super) fn read(&mut self) -> Content {
         match self.look() {
             Ok(content) => content,
@@ -131,7 +134,7 @@ impl Pidfile {
         seam::before(Call::OpenPidfile)?;
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&self.path)?;
-        // What changes after this look is told by an event.
+        // A change after this fstat(2) sends an event.
         let there = file.metadata()?;
         if !there.is_file() {
             return Ok(Content::Nobody);
@@ -149,13 +152,14 @@ impl Pidfile {
         Ok(first_pid(&file)?.map_or(Content::Nobody, Content::Pid))
     }
 
-    /// What was read last has been taken into account: until somebody touches the file it says nothing new.
+    /// Marks the content that was read last as processed: it counts as unchanged until the file is written
+    /// again.
     pub(super) fn judged(&mut self) {
         self.judged = self.read;
         self.touched = false;
     }
 
-    /// Whether it named somebody since then, and was gone before it was read.
+    /// Whether the file was written since then, and removed before it was read.
     pub(super) fn was_missed(&mut self) -> bool {
         self.touched && self.read() == Content::Missing
     }
@@ -177,13 +181,13 @@ impl Pidfile {
         }
         for old in std::mem::replace(&mut self.watched, watched) {
             if !self.watched.contains(&old) {
-                let _ = self.inotify.rm_watch(old); // a directory that is gone took its watch along
+                let _ = self.inotify.rm_watch(old); // a removed directory took its watch along
             }
         }
         Ok(())
     }
 
-    /// Watches a directory or, as long as it doesn't exist, the nearest one above it that does.
+    /// Watches a directory or, as long as it doesn't exist, the nearest existing one above it.
     fn arm_nearest(&self, directory: &Path) -> io::Result<WatchDescriptor> {
         let mut before = None;
         loop {
@@ -199,7 +203,7 @@ impl Pidfile {
                 }
             }
             let Some((place, descriptor)) = found else { return Err(Errno::ENOENT.into()) };
-            // The next one may have been made just before this one was watched.
+            // The next directory may have been created just before this one was watched.
             if place == directory || before == Some(place) {
                 return Ok(descriptor);
             }
@@ -218,7 +222,7 @@ impl AsFd for Pidfile {
     }
 }
 
-/// The pid at the beginning. Some programs write more below it.
+/// The pid at the beginning of the file. Some programs write more lines below it.
 fn first_pid(file: &File) -> io::Result<Option<u32>> {
     let mut text = String::new();
     match file.take(64).read_to_string(&mut text) {
@@ -246,7 +250,7 @@ mod tests {
         fs::write(&path, "12\n").unwrap();
         let mut pidfile = Pidfile::watch(&path).unwrap();
         assert_eq!(now(&mut pidfile), Content::Unchanged);
-        drop(OpenOptions::new().write(true).open(&path).unwrap()); // opened, locked perhaps, and closed
+        drop(OpenOptions::new().write(true).open(&path).unwrap()); // opened, perhaps locked, and closed
         assert_eq!(now(&mut pidfile), Content::Unchanged);
         fs::write(&path, "12\n").unwrap();
         assert_eq!(now(&mut pidfile), Content::Pid(12));

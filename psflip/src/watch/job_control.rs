@@ -1,5 +1,5 @@
-//! The stops of the service, and the terminal that it may need (contract S3). What follows from a stop is decided by
-//! `flip/job_control.rs`.
+//! Stops of the service, and the terminal that it may need (contract S3). `flip/job_control.rs` decides what
+//! to do about a stop.
 
 use super::{Target, Watch};
 use crate::flip::job_control::{AfterStop, ChildStop, Part, after_stop};
@@ -9,9 +9,9 @@ use crate::sys::signal::stop_self;
 use crate::sys::tree;
 
 impl Watch {
-    /// Job control (contract S3): whoever waits for this process has to see that its job is stopped.
+    /// Job control (contract S3): the parent of this process must see that its job is stopped.
     pub(super) fn was_stopped(&mut self, pid: u32, signal: Signal) {
-        self.read_signals(); // what asked it to stop may still wait here
+        self.read_signals(); // the signal that stopped it may still be unread
         let concerns_us = match self.target() {
             Target::Service(target) | Target::Command(target) => target == pid,
             Target::Nobody => false,
@@ -43,6 +43,6 @@ impl Watch {
     }
 
     fn continue_group(&self, pid: u32) {
-        let _ = self.tree.signal_group(pid, Signal::CONT); // all may be over
+        let _ = self.tree.signal_group(pid, Signal::CONT); // all of the group may have exited
     }
 }

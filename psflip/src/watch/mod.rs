@@ -1,15 +1,20 @@
-//! `psflip watch`: one steady process for a manager that wants one, above a program that replaces itself and its pidfile.
+//! `psflip watch`: one stable process for a supervisor that needs one, as the parent of a program that
+//! replaces itself and its pidfile.
 //!
-//! It starts a command under a keeper (`process/keeper`), which is the subreaper of all that the command becomes, and follows the pidfile: the
-//! process that it names is the *service*. Signals go to the service, and how the service ends is how this process ends (contract C5).
-//! Before there is one, the command itself is meant.
+//! It starts a command under a keeper (`process/keeper`), which is the subreaper of the command's whole tree,
+//! and follows the pidfile. The process that the pidfile names is the *service*. Signals go to the service,
+//! and `psflip watch` exits with the service's exit status (contract C5). Before there is a service, the
+//! command itself takes its place.
 //!
-//! Nothing is believed that isn't true: a name counts if the pidfile was touched since the command was started and the named process is
-//! one of the command's. It stays the service until the pidfile names another one, whatever else happens to the file.
+//! A name is checked before it counts: the pidfile must have been written since the command was started, and
+//! the named process must be a descendant of the command. It stays the service until the pidfile names
+//! another process, even if the file is removed.
 //!
-//! When the service has exited and nothing is left, all is over; also when its pidfile is gone and who was the service before it is gone, too.
-//! Else somebody may be about to take its place (an older process that takes its pidfile back, a newer one that isn't ready): that is
-//! waited for, for a while. What is left at the end is ended as well (contract C8), and all of it dies with this process (contract C7).
+//! `psflip watch` exits when the service has exited and either no process is left, or the pidfile and the
+//! previous service are gone. Otherwise another process may be about to take over (the previous service,
+//! which takes its pidfile back, or a new one that isn't ready), and `psflip watch` waits for it for a
+//! limited time. At the end leftover processes are stopped (contract C8). If this process dies, all of them
+//! die with it (contract C7).
 
 mod ends;
 mod file;
@@ -41,17 +46,17 @@ use crate::sys::signal::{Received, SignalFd, SignalSet};
 use crate::sys::tree::{self, Place};
 use crate::sys::{early, memory};
 
-/// What is watched, and how long is waited.
+/// What to watch, and how long to wait.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whose process is the service.
+    /// The pidfile that names the service.
     pub pidfile: PathBuf,
     /// The command and its arguments; not empty.
     pub argv: Vec<OsString>,
-    /// How long somebody else may take to become the service when it has ended, but its pidfile is still there or who was the service
-    /// before it still lives.
+    /// How long another process may take to become the service after the service has exited. It applies if
+    /// the pidfile is still there, or if the previous service still runs.
     pub patience: Duration,
-    /// How long what is left at the end may take to end before it is killed.
+    /// How long leftover processes may take to exit before they are killed.
     pub grace: Duration,
 }
 
@@ -60,27 +65,27 @@ pub struct Options {
 pub enum Failure {
     /// The command could not be started.
     Start(Refusal),
-    /// What this process needs for itself is missing: what, and why.
+    /// This process lacks something that it needs: what it could not do, and the error.
     Own(&'static str, io::Error),
 }
 
-/// How long killed processes may take to be gone before their keeper is taken for hung.
+/// How long killed processes may take to disappear. After that, their keeper counts as hung.
 const KILLED: Duration = Duration::from_secs(5);
 
-/// How many signals are kept for a service that isn't there yet.
+/// How many signals are queued for a service that isn't there yet.
 const KEPT: usize = 1000;
 
-/// Starts the command and watches it until it is over; returns how this process is to end.
+/// Starts the command and watches it until the service has exited. Returns the exit status for this process.
 ///
 /// # Errors
 /// Nothing was started, or nothing is left.
 pub fn run(options: Options) -> Result<End, Failure> {
-    memory::reserve_stack(); // no service yet that would end with it
+    memory::reserve_stack(); // before there is a service that a failure would kill
     let own = |what| move |error| Failure::Own(what, error);
     early::stop_ignoring_sigchld().map_err(own("take note of processes that end"))?;
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX)).map_err(own("read signals"))?;
     let reaper = Reaper::new().map_err(own("become a subreaper"))?;
-    // Before the start: what is there now is stale.
+    // Before the start, because the present content is stale.
     let file = Pidfile::watch(&options.pidfile).map_err(own("watch the pidfile"))?;
     let strings = options.argv.iter().cloned().map(OsString::into_vec);
     let argv: Vec<CString> = strings.filter_map(|bytes| CString::new(bytes).ok()).collect();
@@ -95,28 +100,25 @@ pub fn run(options: Options) -> Result<End, Failure> {
     ended
 }
 
-/// Who is the service, or was.
+/// A process that is or was the service.
 #[derive(Debug)]
 struct Service {
     pid: u32,
     process: PidFd,
-    /// It has ended, and the keeper was asked whether it knows how.
+    /// It has exited, and the keeper was asked for its exit status.
     asked: bool,
 }
 
-/// What is going on.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Watching,
-    /// The service has ended, in this way if that is known; somebody else may become it until then.
+    /// The service has exited, with this status if known. Another process may take over until this time.
     Waiting(Option<End>, Instant),
-    /// All is over, in this way; what is left may end until then.
+    /// The service has exited for good, with this status. Leftover processes are killed at this time.
     Ending(End, Instant),
-    /// What is left was killed.
     Killing(End, Instant),
 }
 
-/// To whom signals go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Service(u32),
@@ -132,20 +134,20 @@ struct Watch {
     reaper: Reaper,
     phase: Phase,
     service: Option<Service>,
-    /// Who was the service before, and may be so again: nginx's old process takes its place again when the new one has ended.
+    /// The previous service, which may take over again: nginx's old process does when the new one has exited.
     older: Option<Service>,
     command_ended: Option<End>,
-    /// The command has been the service.
+    /// The command itself was the service at some time.
     command_served: bool,
-    /// There is no service any more; how the last one ended, if that is known.
+    /// There is no service any more; the exit status of the last one, if it is known.
     last: Option<Option<End>>,
     ends: Ends,
-    /// Signals for a service that isn't there yet.
+    /// Signals queued for a service that isn't there yet.
     waiting: Vec<Received>,
-    /// The last request to stop: who becomes the service right after it gets it too.
+    /// The last stop request. A process that becomes the service right after it gets it too.
     stop: Option<(Received, Instant)>,
     suspended: bool,
-    /// The last of the signals of job control that came to this process, until the service is continued.
+    /// The last stop signal of job control that came to this process, until the service is continued.
     asked: Option<(Signal, Sender)>,
     loan: job::Loan,
 }
@@ -188,7 +190,7 @@ impl Watch {
             self.look_at_the_time();
             let is_settled = self.service.is_some();
             if is_settled && !std::mem::replace(&mut was_settled, is_settled) {
-                memory::let_go_of_startup_code(); // the start is over: this process stays for as long as the service does
+                memory::let_go_of_startup_code(); // this process runs as long as the service
             }
             self.wait(late);
         }
@@ -211,15 +213,16 @@ impl Watch {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout)); // EINTR can't happen: all signals are blocked
+        // EINTR can't happen: all signals are blocked
+        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout));
     }
 
-    /// What the keeper has to say; `Some`: nothing is left.
+    /// Reads the keeper's reports. `Some`: nothing is left.
     fn hear_keeper(&mut self) -> Option<Result<End, Failure>> {
         loop {
             match self.tree.next_report() {
                 Ok(Some(Report::Started)) => {
-                    // It may have named itself before the keeper told who it is.
+                    // The pidfile may have named the command before the keeper reported its pid.
                     let named = [&self.service, &self.older].into_iter().flatten();
                     self.command_served |= named.map(|one| one.pid).any(|pid| self.is_command(pid));
                 }
@@ -229,7 +232,7 @@ impl Watch {
                 }
                 Ok(Some(Report::Continued)) => self.asked = None,
                 Ok(Some(Report::Ended(end))) => {
-                    self.read_signals(); // what was sent to the whole service may have come a moment ago
+                    self.read_signals(); // a signal to the whole service may have come a moment ago
                     self.loan.take_back(Job::of(None));
                     self.command_ended = Some(end);
                     self.one_has_ended(self.tree.child_pid().unwrap_or_default(), end);
@@ -243,7 +246,7 @@ impl Watch {
                     ChangeKind::Continued => self.asked = None,
                 },
                 Ok(Some(Report::CaughtUp)) => self.keeper_has_told(),
-                Ok(Some(Report::About { .. })) => {} // not asked for
+                Ok(Some(Report::About { .. })) => {} // never requested
                 Ok(Some(Report::Gone)) => return Some(Ok(self.end_of_all())),
                 Ok(Some(Report::Lost)) => {
                     tracing::error!("the keeper was killed; killing all that is left");
@@ -258,23 +261,23 @@ impl Watch {
         }
     }
 
-    /// One of the processes that were started.
+    /// A process of the tree has exited.
     fn one_has_ended(&mut self, pid: u32, end: End) {
         self.ends.note(pid, end);
         if self.service.as_ref().is_some_and(|service| !service.process.has_ended()) {
-            // The service has outlived it, so it takes nobody's place again.
+            // It exited while the service runs, so it can't become the service again.
             self.older.take_if(|older| older.pid == pid && older.process.has_ended());
         }
     }
 
-    /// Nothing is left: how it ended.
+    /// Nothing is left. Returns the exit status.
     fn end_of_all(&mut self) -> End {
         match self.phase {
             Phase::Ending(end, _) | Phase::Killing(end, _) => return end,
             Phase::Waiting(end, _) => return self.known(end),
             Phase::Watching => {}
         }
-        // The pidfile may have been written just before its process ended.
+        // A process may have written the pidfile just before it exited.
         let _ = self.file.take_events();
         let unheard = match self.file.read() {
             Content::Pid(pid) => self.ends.of(pid),
@@ -291,12 +294,13 @@ impl Watch {
         self.tree.child_pid() == Some(pid)
     }
 
-    /// How the command ended, which stands for a service that nobody knows about.
+    /// The exit status of the command, used if no service is known.
     fn end_of_command(&self) -> End {
         self.command_ended.unwrap_or(End::Exited(crate::exit::FAILURE))
     }
 
-    /// How all ends if the last service ended in this way. If nobody knows that, the older one counts, which lived on.
+    /// The final exit status, if the last service exited with this one. If that is unknown, the status of the
+    /// previous service counts, which ran on.
     fn known(&mut self, end: Option<End>) -> End {
         let end = self.end_of_one_missed().or(end).or_else(|| self.end_of_older());
         end.unwrap_or_else(|| self.end_of_command())
@@ -306,12 +310,12 @@ impl Watch {
         self.older.as_ref().and_then(|older| self.ends.of(older.pid))
     }
 
-    /// How the older one ended, if it took its place again and gave it up before the pidfile was read.
+    /// The exit status of the previous service, if it took over and gave up before the pidfile was read.
     fn end_of_one_missed(&mut self) -> Option<End> {
         self.end_of_older().filter(|_| self.file.was_missed())
     }
 
-    /// Looks who the service is, and what follows if nobody is.
+    /// Finds out which process is the service, and what follows if there is none.
     fn look(&mut self) {
         if let Phase::Ending(..) | Phase::Killing(..) = self.phase {
             return;
@@ -328,7 +332,7 @@ impl Watch {
             && one.process.has_ended()
             && !std::mem::replace(&mut one.asked, true)
         {
-            let _ = self.tree.ask_to_catch_up(); // it is gone: that is told, too
+            let _ = self.tree.ask_to_catch_up(); // if the keeper is gone, a report says so
         }
         if self.service.is_some() {
             return;
@@ -336,13 +340,13 @@ impl Watch {
         let Some(end) = self.command_ended.filter(|_| matches!(self.phase, Phase::Watching)) else { return };
         match self.last {
             Some(last) => self.conclude(last),
-            // A stop may have been sent to it when it had just ended.
+            // A stop may have been sent just after the command had exited.
             None if end != End::Exited(0) || self.recent_stop().is_some() => self.over(end),
-            None => {} // it has become somebody else, who has not said yet who
+            None => {} // the command became a daemon that has not written its pid yet
         }
     }
 
-    /// The pidfile says something new.
+    /// The pidfile names this process anew.
     fn is_named(&mut self, pid: u32) {
         if self.service.as_ref().is_some_and(|service| service.pid == pid && !service.process.has_ended()) {
             self.file.judged();
@@ -369,10 +373,10 @@ impl Watch {
         }
     }
 
-    /// It named itself and ended at once, or it never was one of ours. The keeper tells which, or has done so.
+    /// It wrote its pid and exited at once, or never belonged to the tree. The keeper's reports tell which.
     fn dead_is_named(&mut self, pid: u32) {
         if self.service.as_ref().is_some_and(|service| !service.process.has_ended()) {
-            return; // the one that is there serves on
+            return; // the current service runs on
         }
         if let Some(end) = self.ends.of(pid) {
             self.file.judged();
@@ -389,24 +393,25 @@ impl Watch {
         tracing::info!(service = pid, "follows the pidfile");
         if let Some(received) = self.recent_stop() {
             tracing::info!(service = pid, signal = %received.signal, "it was named after the stop request, and gets it too");
-            let _ = process.forward(&received); // it may have ended already
+            let _ = process.forward(&received); // it may have exited
             self.waiting.retain(|waiting| waiting.signal != received.signal);
         }
         for received in std::mem::take(&mut self.waiting) {
-            let _ = process.forward(&received); // it may have ended already
+            let _ = process.forward(&received); // it may have exited
         }
         let named = Service { pid, process, asked: false };
         let replaced = self.service.replace(named);
-        // One that took its place again takes it from one that gave it up, which is nobody's predecessor then.
+        // A previous service that took over again replaces one that gave up, which is then no longer kept as
+        // the previous one.
         self.older = match self.older.take() {
             Some(before) if before.pid == pid => None,
             before => replaced.or(before).filter(|older| older.pid != pid && !older.process.has_ended()),
         };
     }
 
-    /// The keeper has told all that it knows about a service that has ended, or about the one before it.
+    /// The keeper has reported all that it knows about an exited service, or about the previous one.
     fn keeper_has_told(&mut self) {
-        let _ = self.file.take_events(); // told when it is looked at again
+        let _ = self.file.take_events(); // an error is reported at the next look
         if let Content::Pid(pid) = self.file.read() {
             self.is_named(pid);
         }
@@ -419,24 +424,24 @@ impl Watch {
         }
     }
 
-    /// The service has ended, in this way if that is known, and the pidfile names nobody else.
+    /// The service has exited, with this status if it is known, and the pidfile names no other process.
     fn has_ended(&mut self, end: Option<End>) {
         let told = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
         tracing::info!(end = told, "the service has exited");
         self.last = Some(end);
         if self.command_ended.is_none() && !self.command_served {
-            // It lives and never was the service: a program that runs the service, and has the last word.
+            // The command still runs and never was the service: it is a wrapper. Wait for its exit.
             for received in std::mem::take(&mut self.waiting) {
-                let _ = self.tree.forward(&received, Reach::Child); // it may have ended already
+                let _ = self.tree.forward(&received, Reach::Child); // it may have exited
             }
         } else {
             self.conclude(end);
         }
     }
 
-    /// There is no service and nobody who runs one: all is over, unless somebody may be about to take its place.
+    /// There is neither a service nor a wrapper. Stop, unless another process may be about to take over.
     fn conclude(&mut self, end: Option<End>) {
-        // The service may have removed its pidfile, and the older one not yet learned that it has ended.
+        // The service may have removed its pidfile before the previous service has noticed its exit.
         let older_lives = self.older.as_ref().is_some_and(|older| !older.process.has_ended());
         let may_come = older_lives || self.file.read() != Content::Missing;
         let patience = self.options.patience;
@@ -448,12 +453,12 @@ impl Watch {
         }
     }
 
-    /// The last request to stop, if it is so young that it holds for whoever becomes the service now.
+    /// The last stop request, if it is recent enough to apply to a process that becomes the service now.
     fn recent_stop(&self) -> Option<Received> {
         self.stop.filter(|(_, when)| when.elapsed() < self.options.grace).map(|(received, _)| received)
     }
 
-    /// All is over, since the last service has ended in this way if that is known, and nobody took its place.
+    /// The last service has exited, with this status if it is known, and no process took over.
     fn over_after(&mut self, end: Option<End>) {
         if self.recent_stop().is_none() {
             let told = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
@@ -466,12 +471,12 @@ impl Watch {
         self.over(end);
     }
 
-    /// All is over: what is left has to end.
+    /// The service has exited for good: leftover processes are stopped.
     fn over(&mut self, end: End) {
         tracing::info!(%end, "stopped; stopping what is left");
         self.phase = Phase::Ending(end, Instant::now() + self.options.grace);
-        let _ = self.tree.signal_all(Signal::TERM); // nothing may be left
-        let _ = self.tree.signal_all(Signal::CONT); // what is stopped can't end
+        let _ = self.tree.signal_all(Signal::TERM); // an error means that nothing is left
+        let _ = self.tree.signal_all(Signal::CONT); // a stopped process can't act on SIGTERM
     }
 
     fn look_at_the_time(&mut self) {
@@ -481,11 +486,11 @@ impl Watch {
             Phase::Ending(end, until) if until <= now => {
                 tracing::warn!("killing what did not exit within {:?}", self.options.grace);
                 self.phase = Phase::Killing(end, now + KILLED);
-                let _ = self.tree.kill_all(); // nothing may be left
+                let _ = self.tree.kill_all(); // an error means that nothing is left
             }
             Phase::Killing(end, until) if until <= now => {
                 self.phase = Phase::Killing(end, now + KILLED);
-                self.tree.kill_keeper(); // what it leaves falls to this process
+                self.tree.kill_keeper(); // its orphans become children of this process
             }
             _ => {}
         }
@@ -529,7 +534,7 @@ impl Watch {
         }
         let situation = Situation { upgrade_signal: None, suspended };
         let Meaning { forward: Some(reach), request } = meaning(received.signal, sender, &situation) else {
-            return; // raised by a write that failed
+            return; // raised by a failed write
         };
         if request == Some(Request::Stop) {
             let from = job::sender_text(received);
@@ -543,7 +548,7 @@ impl Watch {
                 Ok(())
             }
             (Target::Command(_), _) => self.tree.forward(received, reach),
-            // Of a service that is nobody's but the keeper's child the keeper can signal the group.
+            // If the service is a direct child of the keeper, the keeper can signal its whole group.
             (Target::Service(pid), _)
                 if reach == Reach::Group && tree::parent_of(pid) == Some(self.tree.keeper_pid()) =>
             {
@@ -560,11 +565,11 @@ impl Watch {
         }
     }
 
-    /// There is no service at the moment. A request to stop is one to stop waiting for one; the rest can wait for it.
+    /// There is no service. A stop request ends the wait for one; other signals are queued for it.
     fn nobody_is_signalled(&mut self, received: &Received, request: Option<Request>, phase: Phase) {
         match (request, phase) {
             (Some(Request::Stop), Phase::Waiting(end, _)) => self.over_after(end),
-            // Else it has ended just now, and the keeper is about to tell how.
+            // Otherwise the service has exited just now, and the keeper is about to report its exit status.
             (Some(Request::Stop), _) if self.service.is_none() => self.over(End::Killed(received.signal)),
             _ if self.waiting.len() < KEPT => self.waiting.push(*received),
             _ => {}
