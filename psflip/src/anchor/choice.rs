@@ -1,10 +1,11 @@
-//! Whether the first psflip stays as the anchor (contract A1): by default wherever the end of the process that was started would be taken
-//! for the end of the service.
+//! Whether the first psflip stays as the anchor (contract A1). It does by default wherever the exit of the
+//! process that was started would be taken for the exit of the service.
 //!
-//! Only one supervisor follows the main PID of a service without being configured for it: systemd, if it set `NOTIFY_SOCKET`
-//! (`Type=notify`, or `NotifyAccess=` in a unit of another type) and psflip is the process that it started. It then accepts `MAINPID=` from
-//! that process (systemd.service(5), sd_notify(3)). `NOTIFY_SOCKET` alone proves nothing: container runtimes set it, test harnesses do, and
-//! a wrapper or a shell of some other service passes it on.
+//! Only one supervisor follows the main PID of a service without being configured for it: systemd, if it set
+//! `NOTIFY_SOCKET` (`Type=notify`, or `NotifyAccess=` in a unit of another type) and psflip is the process
+//! that it started. It then accepts `MAINPID=` from that process (systemd.service(5), sd_notify(3)).
+//! `NOTIFY_SOCKET` alone proves nothing: container runtimes and test harnesses set it too, and a wrapper or a
+//! shell of another service passes it on.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -14,10 +15,10 @@ use crate::process::job_control as job;
 use crate::signal::Signal;
 use crate::sys::early;
 
-/// What the command line says about the anchor.
+/// What the command line requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing: an anchor, unless systemd follows the main PID.
+    /// Neither option: an anchor, unless systemd follows the main PID.
     #[default]
     Default,
     /// `--foreground`.
@@ -29,15 +30,15 @@ pub enum Mode {
 /// Whether there is an anchor, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// `--foreground`.
+    /// Anchor: `--foreground`.
     Requested,
-    /// The end of PID 1 ends its PID namespace.
+    /// Anchor: this process is PID 1, whose exit kills everything in its PID namespace.
     Pid1,
-    /// The end of a session's leader hangs up the session's terminal.
+    /// Anchor: this process leads its session, so its exit would hang up the session's terminal.
     LeadsTerminal,
-    /// No supervisor has said that it follows the main PID.
+    /// Anchor: no supervisor has announced that it follows the main PID.
     NoSupervisor,
-    /// `NOTIFY_SOCKET` is there, but systemd started another process.
+    /// Anchor: `NOTIFY_SOCKET` is set, but systemd started another process.
     NotStartedBySystemd,
     /// No anchor: systemd follows the main PID.
     FollowedBySystemd,
@@ -61,13 +62,13 @@ impl Choice {
         }
     }
 
-    /// Whether nobody asked for this on the command line.
+    /// Whether this is the default, requested by no option.
     #[must_use]
     pub fn is_default(self) -> bool {
         !matches!(self, Self::Requested | Self::Declined | Self::DeclinedAtRisk)
     }
 
-    /// Why, for people.
+    /// The reason, for people.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -84,7 +85,8 @@ impl Choice {
     }
 }
 
-/// What is known about this process. The functions cost system calls and are asked only if they matter.
+/// What is known about this process. The functions cost system calls, so they are called only if their result
+/// matters.
 struct Facts<'a> {
     pid: u32,
     parent: u32,
@@ -94,7 +96,7 @@ struct Facts<'a> {
     name_of: &'a dyn Fn(u32) -> Option<String>,
 }
 
-/// Looks at this process, the first psflip of a service. `environment`: what it was started with.
+/// Examines this process, the first psflip of a service. `environment`: the one that it was started with.
 #[must_use]
 pub fn choose(mode: Mode, environment: &[CString]) -> Choice {
     decide(
@@ -134,21 +136,24 @@ fn is_set(facts: &Facts<'_>, name: &str) -> bool {
     variable(facts.environment, name).is_some_and(|value| !value.is_empty())
 }
 
-/// Whether this process is the one that systemd, of the system or of a user, started for a unit.
+/// Whether this process is the one that systemd started for a unit. It may be the system's or a user's
+/// systemd.
 fn started_by_systemd(facts: &Facts<'_>) -> bool {
-    // Since version 248 systemd names the process that it executes (systemd.exec(5)). Others inherit the variable with another PID.
+    // Since version 248 systemd sets the PID of the process that it executes (systemd.exec(5)). A descendant
+    // inherits the variable with a PID that is not its own.
     if let Some(named) = variable(facts.environment, "SYSTEMD_EXEC_PID") {
         return named.to_str().and_then(|pid| pid.parse().ok()) == Some(facts.pid);
     }
     match (facts.name_of)(facts.parent) {
         Some(name) => name == "systemd",
-        // `ProtectProc=invisible` (since 247) hides PID 1 from a unit. Containers have other sockets and other programs as PID 1.
+        // `ProtectProc=invisible` (since 247) hides PID 1 from a unit. Containers have other sockets and
+        // other programs as PID 1.
         None => facts.parent == 1 && socket_is_systemds(facts),
     }
 }
 
-/// Whether `NOTIFY_SOCKET` is that of the systemd of this host (unit_setup_notify in systemd's src/core/manager.c): a path since 229, or a
-/// name of the abstract namespace before.
+/// Whether `NOTIFY_SOCKET` is that of the systemd of this host (unit_setup_notify in systemd's
+/// src/core/manager.c): a path since 229, or a name of the abstract namespace before.
 fn socket_is_systemds(facts: &Facts<'_>) -> bool {
     let socket = variable(facts.environment, "NOTIFY_SOCKET").map(OsStrExt::as_bytes).unwrap_or_default();
     socket == b"/run/systemd/notify" || socket.starts_with(b"@/org/freedesktop/systemd1/notify")
@@ -158,7 +163,7 @@ fn socket_is_systemds(facts: &Facts<'_>) -> bool {
 mod tests {
     use super::*;
 
-    /// The choice for a process 70 of a parent.
+    /// The choice for the process 70, which has this parent.
     fn choice(environment: &[&str], parent: u32, name: Option<&str>) -> Choice {
         let environment: Vec<CString> =
             environment.iter().map(|entry| CString::new(*entry).unwrap()).collect();
@@ -187,7 +192,7 @@ mod tests {
             (&[], 1, Some("tini"), Choice::NoSupervisor),
             (&["SYSTEMD_EXEC_PID=70"], 1, Some("systemd"), Choice::NoSupervisor),
             (&["NOTIFY_SOCKET=", "SYSTEMD_EXEC_PID=70"], 1, Some("systemd"), Choice::NoSupervisor),
-            // `Type=notify`, also of a user's systemd, whatever it is called by now.
+            // `Type=notify`, also of a user's systemd, under any process name.
             (&[SOCKET, "SYSTEMD_EXEC_PID=70"], 1, Some("systemd"), Choice::FollowedBySystemd),
             (&[SOCKET, "SYSTEMD_EXEC_PID=70"], 1, None, Choice::FollowedBySystemd),
             (
@@ -196,7 +201,7 @@ mod tests {
                 Some("systemd"),
                 Choice::FollowedBySystemd,
             ),
-            // Below a wrapper of such a unit; a process that was orphaned there.
+            // Below a wrapper of such a unit, or orphaned there.
             (&[SOCKET, "SYSTEMD_EXEC_PID=69"], 69, Some("sh"), Choice::NotStartedBySystemd),
             (&[SOCKET, "SYSTEMD_EXEC_PID=69"], 1, Some("systemd"), Choice::NotStartedBySystemd),
             (&[SOCKET, "SYSTEMD_EXEC_PID=x"], 1, Some("systemd"), Choice::NotStartedBySystemd),

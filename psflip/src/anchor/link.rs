@@ -1,4 +1,4 @@
-//! A generation's side of the anchor's socket.
+//! A generation's end of the anchor's socket.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -13,7 +13,8 @@ use crate::sys::process;
 use crate::sys::signal::Received;
 use crate::sys::socket::Socket;
 
-/// The connection to the anchor. Its descriptor becomes readable when the anchor is dead; nothing is ever read from it.
+/// The connection to the anchor. Its descriptor becomes readable when the anchor is dead; nothing is ever
+/// read from it.
 #[derive(Debug)]
 pub struct Link {
     socket: Socket,
@@ -41,7 +42,7 @@ impl Link {
         }
         let owned = fd::adopt(number).map_err(|error| wrong(error.to_string()))?;
         fd::set_close_on_exec(owned.as_fd(), true)?;
-        // The pair was made by the anchor, and the kernel remembers that.
+        // The anchor made the socket pair, and the kernel has recorded its credentials.
         let anchor =
             getsockopt(&owned, sockopt::PeerCredentials).map_err(|error| wrong(error.to_string()))?.pid();
         let link = Self { socket: Socket::from_owned(owned), anchor: anchor.cast_unsigned() };
@@ -55,39 +56,40 @@ impl Link {
         self.anchor
     }
 
-    /// Asks the kernel to end this process when the anchor dies, if the anchor is its parent by now. Until then the end of the socket
-    /// has to do, which a process that is stopped does not see.
+    /// Makes the kernel kill this process when the anchor dies, if the anchor is its parent by now. Until
+    /// then this process notices only that the socket is closed, and a stopped process does not notice that.
     ///
     /// # Errors
     /// ESRCH: the anchor has just died.
     pub fn die_with_anchor(&self) -> io::Result<()> {
-        // Armed under another parent, it would be that one's end that counts.
+        // Under another parent, the signal would come when that parent exits.
         if std::os::unix::process::parent_id() == self.anchor {
             process::die_with_parent(self.anchor)?;
         }
         Ok(())
     }
 
-    /// Tells the anchor something.
+    /// Sends a message to the anchor.
     ///
     /// # Errors
-    /// EPIPE: it is dead, and so is this process in a moment. EAGAIN: it is stopped, and hundreds of messages wait.
+    /// EPIPE: the anchor is dead, and this process will be killed in a moment. EAGAIN: the anchor is stopped,
+    /// and hundreds of messages are queued.
     pub fn tell(&self, message: Message) -> io::Result<()> {
         self.socket.send(message.encode().as_bytes(), &[])
     }
 
-    /// For a process that is about to become a successor: introduces itself, and lets the socket pass the exec. Returns the value of
-    /// [`ANCHOR_VARIABLE`].
+    /// For a process that is about to execute a successor: announces it to the anchor, and keeps the socket
+    /// open across the exec. Returns the value of [`ANCHOR_VARIABLE`].
     ///
     /// # Errors
-    /// As [`Link::tell`], and what fcntl(2) says.
+    /// As [`Link::tell`], and the errors of fcntl(2).
     pub fn introduce(&self) -> io::Result<String> {
         self.tell(Message::Coming)?;
         fd::set_close_on_exec(self.socket.as_fd(), false)?;
         Ok(self.socket.as_fd().as_raw_fd().to_string())
     }
 
-    /// The signal as the anchor got it; `None`: this signal was not forwarded by the anchor.
+    /// The signal as the anchor received it. `None`: the anchor did not forward this signal.
     #[must_use]
     pub fn original(received: &Received) -> Option<Received> {
         relay::unwrap(received)

@@ -1,30 +1,33 @@
-//! What generations tell the anchor: one packet, one line of words. Unknown verbs and further words are skipped, so a later version may
-//! add both (contract V1).
+//! The messages from generations to the anchor. A message is one packet: a verb and its arguments, separated
+//! by spaces. Unknown verbs and further arguments are skipped, so that a later version may add both (contract
+//! V1).
 
-/// The protocol of these messages and of what an anchor hands to its next program, as this version speaks it.
+/// The newest protocol of this version: of these messages, and of the state that an anchor passes to its next
+/// program.
 pub(super) const PROTOCOL: u32 = 1;
-/// The oldest one that this version still speaks.
+/// The oldest protocol that this version still supports.
 pub(super) const OLDEST_PROTOCOL: u32 = 1;
 
-/// A message. Who sent it is the kernel's word.
+/// A message. The kernel adds the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// A psflip's program has begun. `oldest` to `protocol`: the anchors that it could itself be. `leaves`: `shutdown.orphans` is "leave".
+    /// A psflip program has started. It could itself be an anchor of the protocols `oldest` to `protocol`.
+    /// `leaves`: `shutdown.orphans` is "leave".
     Begins {
         /// The newest protocol.
         protocol: u32,
-        /// The oldest one.
+        /// The oldest protocol.
         oldest: u32,
-        /// What its child leaves behind is not to be ended.
+        /// Leftover processes of its child must not be killed.
         leaves: bool,
     },
-    /// The active generation is about to start a successor, which will introduce itself.
+    /// The active generation is about to start a successor, which will announce itself.
     Upgrading,
     /// A successor exists, and is about to execute psflip.
     Coming,
     /// The active generation's upgrade failed.
     Failed,
-    /// The active generation has acknowledged its successor, which is the active one now.
+    /// The active generation has acknowledged its successor, which is the active generation now.
     Main {
         /// The successor.
         pid: u32,
@@ -38,7 +41,7 @@ impl Message {
         Self::Begins { protocol: PROTOCOL, oldest: OLDEST_PROTOCOL, leaves }
     }
 
-    /// As the text of a packet.
+    /// The text of the packet.
     #[must_use]
     pub fn encode(self) -> String {
         match self {
@@ -52,7 +55,7 @@ impl Message {
         }
     }
 
-    /// Reads a packet. `None`: it is none of this version's.
+    /// Decodes a packet. `None`: this version has no such message.
     #[must_use]
     pub fn decode(packet: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(packet).ok()?.split(' ');

@@ -1,13 +1,18 @@
-//! The anchor: one process that stays while generations of psflip come and go below it. It is there unless systemd follows the main PID
-//! (`choice.rs`): everybody else takes the end of the process that was started for the end of the service.
+//! The anchor: the stable parent of all generations of psflip. There is one unless systemd follows the main
+//! PID (`choice.rs`): every other supervisor takes the exit of the process that it started for the exit of
+//! the service.
 //!
-//! The first psflip forks its first generation and becomes the anchor. It starts nothing afterwards: generations start each other as
-//! ever, and fall to the anchor as to the nearest subreaper. It forwards signals to the active generation, reaps whatever falls to it,
-//! and ends as the last generation ended. It neither reads a configuration nor decides anything about an upgrade.
+//! The first psflip forks its first generation and becomes the anchor. After that the anchor starts nothing.
+//! Generations start each other as they do without an anchor, and become its children because it is the
+//! nearest subreaper. The anchor forwards signals to the active generation, reaps its children, and exits
+//! with the exit status of the last generation. It reads no configuration and takes no part in upgrades.
 //!
-//! All generations have the other end of one socket, which is handed from one to the next by inheritance. On it they tell the anchor who
-//! is who (`message.rs`; the kernel adds who says it), and by its end they see the anchor's.
-//! What follows from what was said and who died is `state.rs`, pure; the process is `steward.rs`; `renew.rs` replaces its program.
+//! All generations share the other end of one socket, which each inherits from its predecessor. They send
+//! messages on it (`message.rs`), and the kernel adds the sender. When the anchor's end is closed, they know
+//! that the anchor is dead.
+//!
+//! `state.rs` computes what follows from the messages and exits, without system calls. `steward.rs` is the
+//! process, and `renew.rs` replaces its program.
 
 mod choice;
 mod link;
@@ -34,24 +39,26 @@ use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
 use crate::sys::socket::Socket;
 
-/// What a process is after [`begin`].
+/// The role of a process after [`begin`].
 #[derive(Debug)]
 pub enum Place {
-    /// A generation, below an anchor or not.
+    /// A generation, with its anchor if there is one.
     Generation(Option<Link>),
-    /// The anchor, and everything is over: this is how it ends.
+    /// The anchor, after the service has exited: its own exit status.
     Anchor(End),
 }
 
-/// Finds the anchor above this process, or becomes one if this is the first psflip and `choice` says so. In the anchor it returns when
-/// the last generation has ended.
+/// Connects to the anchor of this process, or becomes the anchor if this is the first psflip and `choice`
+/// says so. In the anchor it returns when the last generation has exited.
 ///
 /// # Errors
-/// A successor's: what it inherited is no anchor's socket. A first psflip's: what socketpair(2), signalfd(2) and fork(2) say.
+/// In a successor: the inherited descriptor is no anchor's socket. In a first psflip: those of socketpair(2),
+/// signalfd(2) and fork(2).
 pub fn begin(origin: &Invocation, choice: Choice) -> io::Result<Place> {
     if origin.handover.is_some() {
         let anchor = origin.anchor.as_deref().map(Link::inherited).transpose()?;
-        // Whoever signals the anchor's group means the anchor (contract C10). Nothing was started yet that could share it.
+        // A signal to the anchor's group is meant for the anchor only (contract C10). No process that could
+        // share the group has been started yet.
         if anchor.is_some() {
             process::lead_group()?;
         }
@@ -61,7 +68,7 @@ pub fn begin(origin: &Invocation, choice: Choice) -> io::Result<Place> {
 }
 
 fn become_anchor() -> io::Result<Place> {
-    memory::reserve_stack(); // no generation yet that would end with it
+    memory::reserve_stack(); // before there is a generation that a failure would kill
     let reaper = Reaper::new()?;
     early::stop_ignoring_sigchld()?;
     let (ours, theirs) = Socket::pair()?;

@@ -1,12 +1,15 @@
-//! How a generation tells a signal that the anchor forwards from one that was sent to it: by a code of its own (`si_code` of
-//! sigaction(2)), from which the original one can be had back. The kernel lets a process pass on only negative codes, so without this
-//! a hang-up of the terminal, which it tells to the leader of the session alone, would look like an upgrade request (contract S4).
+//! How a generation distinguishes a signal that the anchor forwards from a signal that was sent to the
+//! generation itself.
+//!
+//! The anchor marks it by a `si_code` (sigaction(2)) of its own, from which the original one can be restored.
+//! The kernel lets a process pass on only negative codes. Without the mark, a hang-up of the terminal, which
+//! the kernel reports to the session leader alone, would look like an upgrade request (contract S4).
 
 use crate::sys::signal::Received;
 
-/// What is added to a code on the way. No code of the kernel's is anywhere near.
+/// Added to the code of a forwarded signal. No code of the kernel is near the result.
 const OFFSET: i32 = -0x2000;
-/// The codes there are lie between these: SI_ASYNCNL (-60) and SI_KERNEL (0x80).
+/// All existing codes are between these: from SI_ASYNCNL (-60) to SI_KERNEL (0x80).
 const CODES: std::ops::RangeInclusive<i32> = -0xff..=0xff;
 
 /// The signal as the anchor forwards it.
@@ -16,7 +19,7 @@ pub(super) fn wrap(received: &Received) -> Received {
     Received { code: code + OFFSET, ..*received }
 }
 
-/// The signal as the anchor got it; `None`: the anchor did not forward it.
+/// The signal as the anchor received it. `None`: the anchor did not forward it.
 #[must_use]
 pub(super) fn unwrap(received: &Received) -> Option<Received> {
     let code = received.code.checked_sub(OFFSET).filter(|code| CODES.contains(code))?;

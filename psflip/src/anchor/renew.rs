@@ -1,8 +1,9 @@
-//! The anchor's own program is replaced in place: the same process executes psflip again, once a generation of the new program was
-//! promoted. Its children, its pid, its socket, and the signals that wait for it survive that (execve(2)); the rest is in a variable.
+//! Replaces the anchor's own program: after a generation of a new program was promoted, the anchor process
+//! executes psflip again. Its children, its pid, its socket and its pending signals survive that (execve(2)).
+//! A variable passes on the rest.
 //!
-//! There is no way back from an exec, so it is done only with a program that has just proved to be a psflip: the file must be the one
-//! that the promoted generation runs, and that generation has said that it understands what is in the variable.
+//! An exec can't be undone, so it needs proof that the new program is a psflip. The file must be the one that
+//! the promoted generation runs, and that generation must have reported that it understands the variable.
 
 use std::ffi::CString;
 use std::fmt::Write as _;
@@ -26,13 +27,13 @@ use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
 use crate::sys::socket::Socket;
 
-/// A file, whatever its name.
+/// The identity of a file, whatever its name.
 fn file(path: &Path) -> Option<(u64, u64)> {
     let data = path.metadata().ok()?;
     Some((data.dev(), data.ino()))
 }
 
-/// Executes psflip again if it was replaced. Returns if it was not, or if that can't be done.
+/// Executes psflip again if its file was replaced. Returns if it was not, or if the exec failed.
 pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
     let Some((active, leaves, former)) = steward.state.calm() else { return };
     let running = file(Path::new("/proc/self/exe"));
@@ -45,7 +46,8 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
     }
     let Invocation { program, .. } = Invocation::of_this_process();
     let Some(path) = program.candidates.iter().find(|path| file(as_path(path)) == next) else {
-        // It has been replaced again, or there is a script that executes psflip: that may do whatever it likes to an anchor's children.
+        // The file has been replaced again, or a script executes psflip. A script could do anything to an
+        // anchor's children.
         let path = program.candidates.first().map(|path| path.to_string_lossy().into_owned());
         return stays(&format!(
             "what is found at `{}` is not the program that the new generation runs",
@@ -64,11 +66,11 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
         Ok(()) => launch.exec().error,
         Err(error) => error,
     };
-    let _ = fd::set_close_on_exec(steward.socket.as_fd(), true); // it executes nothing else
+    let _ = fd::set_close_on_exec(steward.socket.as_fd(), true); // nothing else may inherit it
     stays(&format!("`{}` can't be executed: {error}", path.to_string_lossy()));
 }
 
-/// Whether a program that speaks these protocols can be this anchor; else why not.
+/// Whether a program with these protocols can be this anchor. The error says why not.
 fn can_go_on(speaks: Option<Speaks>) -> Result<(), String> {
     match speaks {
         Some((oldest, newest)) if (oldest..=newest).contains(&PROTOCOL) => Ok(()),
@@ -88,13 +90,13 @@ fn as_path(path: &CString) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
 }
 
-/// What the next program has to know.
+/// The state that is passed to the next program.
 #[derive(Debug, PartialEq, Eq)]
 struct Kept {
     socket: RawFd,
     active: u32,
     leaves: bool,
-    /// As `leaves`, of any generation so far.
+    /// Whether `leaves` was true for any generation so far.
     left: bool,
     former: Vec<u32>,
     foreign: Vec<u32>,
@@ -111,13 +113,13 @@ impl Kept {
         );
         for (key, pids) in [("former", &self.former), ("foreign", &self.foreign)] {
             for pid in pids {
-                let _ = write!(text, " {key}={pid}"); // a String takes everything
+                let _ = write!(text, " {key}={pid}"); // writing to a String can't fail
             }
         }
         text
     }
 
-    /// Reads [`Kept::encode`]; what a later version adds is skipped.
+    /// Decodes [`Kept::encode`], and skips what a later version adds.
     fn decode(text: &str) -> Option<Self> {
         let all = |key: &str| -> Vec<u32> {
             let values = text.split(' ').filter_map(|part| part.strip_prefix(key)?.strip_prefix('='));
@@ -135,7 +137,8 @@ impl Kept {
     }
 }
 
-/// Goes on as the anchor that has executed this program, if this process is one. Returns how it ends.
+/// Continues as the anchor if this process is an anchor that has executed this program. Returns its exit
+/// status.
 #[must_use]
 pub fn resumed() -> Option<End> {
     let text = std::env::var(ANCHOR_STATE_VARIABLE).ok()?;

@@ -1,39 +1,40 @@
-//! Who is active below an anchor, and when everything is over: pure, from what generations said and who has ended.
+//! Which generation is active below an anchor, and when the service has exited. It follows from the messages
+//! of generations and from exits, without system calls.
 //!
-//! Generations are known by their pids. That is safe since all of them are the anchor's own children: a pid is not used again before
-//! the anchor has reaped its process.
+//! Generations are identified by their pids. That is safe because all of them are the anchor's own children:
+//! a pid is not used again before the anchor has reaped its process.
 
 use super::message::Message;
 use crate::end::End;
 
-/// Which protocols of an anchor a psflip's program speaks: oldest and newest.
+/// The anchor protocols that a psflip program supports: oldest and newest.
 pub(super) type Speaks = (u32, u32);
 
 /// What the anchor knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
-    /// The active generation: signals are for it, and its end is the service's.
+    /// The active generation. It gets the signals, and its exit is the service's.
     active: Option<u32>,
-    /// What the active one does not want to be ended.
+    /// Whether the leftover processes of the active generation must not be killed.
     leaves: bool,
-    /// Some generation's `shutdown.orphans` was "leave": what has fallen to the anchor may be there on purpose.
+    /// Some generation's `shutdown.orphans` was "leave", so an orphan of the anchor may be there on purpose.
     has_left: bool,
-    /// The successor that has introduced itself.
+    /// The successor that has announced itself.
     coming: Option<Coming>,
-    /// Successors whose upgrade has failed and that have not ended yet.
+    /// Successors whose upgrade has failed, and that have not exited yet.
     failed: Vec<u32>,
-    /// The active one has said that it starts a successor, and not yet what became of it.
+    /// The active generation has announced a successor, and has not reported the outcome yet.
     upgrading: bool,
-    /// Generations that were active once, and drain.
+    /// Old generations that drain.
     former: Vec<Former>,
-    /// How the last active generation ended.
+    /// The exit status of the last active generation.
     end: Option<End>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Coming {
     pid: u32,
-    /// It has ended, and may have been promoted before that.
+    /// Its exit status if it has exited. It may have been promoted before that.
     end: Option<End>,
     speaks: Option<Speaks>,
     leaves: bool,
@@ -42,17 +43,17 @@ struct Coming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Former {
     pid: u32,
-    /// It was asked to come to an end, since nobody serves any more.
+    /// It was requested to exit soon, since no generation is active any more.
     asked: bool,
 }
 
 impl State {
-    /// The first generation was started.
+    /// The state after the first generation was started.
     pub(super) fn new(first: u32) -> Self {
         Self::resumed(first, false, false, Vec::new())
     }
 
-    /// As a former program of the anchor left it; see [`State::calm`].
+    /// The state that a former program of the anchor passed on; see [`State::calm`].
     pub(super) fn resumed(active: u32, leaves: bool, has_left: bool, former: Vec<u32>) -> Self {
         let former = former.into_iter().map(|pid| Former { pid, asked: false }).collect();
         Self {
@@ -67,36 +68,37 @@ impl State {
         }
     }
 
-    /// Active generation, `leaves` and former generations, if these are all that there is to know.
+    /// The active generation, `leaves` and the draining generations. `None` while there is more to know, as
+    /// during an upgrade.
     pub(super) fn calm(&self) -> Option<(u32, bool, Vec<u32>)> {
         let is_known = self.coming.is_none() && self.failed.is_empty() && !self.upgrading;
         let active = self.active.filter(|_| is_known)?;
         Some((active, self.leaves, self.former.iter().map(|former| former.pid).collect()))
     }
 
-    /// Who gets signals.
+    /// The generation that gets signals.
     pub(super) fn active(&self) -> Option<u32> {
         self.active
     }
 
-    /// Whether what is left in the end is not to be ended.
+    /// Whether leftover processes must not be killed when the service exits.
     pub(super) fn leaves(&self) -> bool {
         self.leaves
     }
 
-    /// Whether any generation wanted that, so that nobody knows what was left alone on purpose.
+    /// Whether this was so for any generation. Then it is unknown which orphans are there on purpose.
     pub(super) fn has_left(&self) -> bool {
         self.has_left
     }
 
-    /// Whether this is a generation: one that is or was active, or a successor, whatever became of its upgrade.
+    /// Whether this is a generation: active, draining, or a successor, even one whose upgrade failed.
     pub(super) fn is_generation(&self, pid: u32) -> bool {
         let is_coming = self.coming.as_ref().is_some_and(|coming| coming.pid == pid);
         self.is_known(pid) || is_coming || self.failed.contains(&pid)
     }
 
-    /// Somebody said something. What nobody but the active generation may say is not believed of anybody else.
-    /// Returns what the new active generation speaks, if there is one.
+    /// A generation has sent a message. Messages that only the active generation may send are ignored from
+    /// any other process. Returns the protocols of the new active generation, if there is one.
     pub(super) fn said(&mut self, from: u32, message: Message) -> Option<Option<Speaks>> {
         let is_active = self.active == Some(from);
         match message {
@@ -141,7 +143,8 @@ impl State {
         None
     }
 
-    /// The upgrade of the successor that has introduced itself is over. It may go on for a while, to end its child.
+    /// The upgrade of the announced successor is over. The successor may run a little longer, to stop its
+    /// child.
     fn give_up_coming(&mut self) {
         let living = self.coming.take().filter(|coming| coming.end.is_none());
         self.failed.extend(living.map(|coming| coming.pid));
@@ -151,7 +154,7 @@ impl State {
         self.active == Some(pid) || self.former.iter().any(|former| former.pid == pid)
     }
 
-    /// A child of the anchor has ended. To be told after everything that was said before its end.
+    /// A child of the anchor has exited. Call it after all messages that were sent before the exit.
     pub(super) fn ended(&mut self, pid: u32, end: End) {
         self.former.retain(|former| former.pid != pid);
         self.failed.retain(|failed| *failed != pid);
@@ -166,8 +169,9 @@ impl State {
         }
     }
 
-    /// After everything that was said and everybody that has ended: a successor whose predecessor is dead goes on alone (contract F8).
-    /// Returns whether there is a new active generation. `is_child`: whether it has fallen to the anchor yet.
+    /// Call it after all messages and exits. A successor whose predecessor is dead becomes the active
+    /// generation (contract F8). Returns whether there is a new active generation. `is_child`: whether the
+    /// anchor has become its parent yet.
     pub(super) fn settle(&mut self, is_child: impl FnOnce(u32) -> bool) -> bool {
         if self.active.is_some() {
             return false;
@@ -181,8 +185,8 @@ impl State {
         true
     }
 
-    /// Generations that drain although nobody serves any more: they are asked to end soon, once, for the manager shall start the
-    /// service again.
+    /// The generations that drain although no generation is active. Each is returned once, to be requested to
+    /// exit soon: the service manager shall be able to start the service again.
     pub(super) fn hurry_up(&mut self) -> Vec<u32> {
         if self.active.is_some() || self.coming_lives() {
             return Vec::new();
@@ -199,9 +203,10 @@ impl State {
         self.coming.as_ref().is_some_and(|coming| coming.end.is_none())
     }
 
-    /// How the anchor ends, if everything is over. `closed`: no process has the other end of its socket any more.
+    /// The exit status of the anchor, once the service has exited. `closed`: no process has the other end of
+    /// the socket any more.
     pub(super) fn outcome(&self, closed: bool) -> Option<End> {
-        // A predecessor may have been killed after it had forked and before its successor could introduce itself.
+        // A predecessor may have been killed after its fork, before its successor could announce itself.
         let somebody_may_come = self.upgrading && self.coming.is_none() && !closed;
         let somebody_is_left = self.active.is_some() || self.coming_lives() || !self.former.is_empty();
         self.end.filter(|_| !somebody_is_left && !somebody_may_come)

@@ -1,4 +1,5 @@
-//! Tests of `state.rs`: who is active after what, whom a lie helps, and when everything is over.
+//! Tests of `state.rs`: which generation is active, that false messages have no effect, and when the service
+//! has exited.
 
 use super::*;
 use crate::signal::Signal;
@@ -8,7 +9,7 @@ const NEW: u32 = 200;
 const STRANGER: u32 = 300;
 const KILLED: End = End::Killed(Signal::KILL);
 
-/// Nobody but the anchor's children is asked for.
+/// Every process is a child of the anchor.
 fn ours(_: u32) -> bool {
     true
 }

@@ -1,4 +1,4 @@
-//! The anchor's life: it waits for signals, for what generations say, and for the end.
+//! The anchor process: it waits for signals, for messages of generations, and for their exits.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -25,10 +25,11 @@ use crate::sys::signal::{Received, SignalFd, stop_self};
 use crate::sys::socket::Socket;
 use crate::sys::tree;
 
-/// How many signals are kept for a generation that is still to come.
+/// How many signals are queued for a generation that is not active yet.
 const MOST_WAITING: usize = 1000;
 
-/// So many packets are heard before everything else is looked at: more than all generations together ever send in one upgrade.
+/// How many packets are read before everything else is looked at: more than all generations send in one
+/// upgrade.
 const AT_ONCE: usize = 1000;
 
 /// The anchor. All signals are blocked, as they are in psflip.
@@ -40,18 +41,19 @@ pub(super) struct Steward {
     pub(super) state: State,
     /// No process has the other end of the socket any more.
     closed: bool,
-    /// Signals for a generation that is still to come.
+    /// Signals queued for a generation that is not active yet.
     waiting: Vec<Received>,
-    /// One of the signals of job control has come, and the active generation has not been continued since.
+    /// A stop signal of job control has arrived, and the active generation has not been continued since.
     asked_to_stop: bool,
-    /// A SIGCONT has been passed on.
+    /// A SIGCONT has arrived since the active generation last stopped.
     continues: bool,
-    /// A generation, or a successor before its promotion, was killed while another one goes on: its keeper may have been killed with it, and then what is left of its tree is
-    /// the anchor's (contract C7).
+    /// A generation, or a successor before its promotion, was killed while another generation runs on. Its
+    /// keeper may have been killed with it, and then the rest of its tree has become children of the anchor
+    /// (contract C7).
     bereaved: bool,
-    /// What such a generation left is being ended.
+    /// The leftover processes of such a generation are being killed.
     sweeping: bool,
-    /// A successor was promoted: what it speaks.
+    /// A successor was promoted: the protocols that it supports.
     promoted: Option<Option<Speaks>>,
 }
 
@@ -72,14 +74,16 @@ impl Steward {
         }
     }
 
-    /// Stays until everything is over. Returns how the last generation ended.
+    /// Runs until the service has exited. Returns the exit status of the last generation.
     pub(super) fn stay(mut self) -> End {
         process::set_name(c"psflip: anchor");
         memory::reserve_stack();
-        // What it inherited is for its generations: it holds neither sockets nor pipes open, but for the standard streams.
+        // Inherited descriptors are for the generations. The anchor keeps no sockets or pipes open, except
+        // the standard streams.
         process::close_above_standard(&[self.socket.as_fd(), self.signals.as_fd()]);
         loop {
-            // Who is active is known before signals are forwarded, and what somebody said last before its end.
+            // Messages come first: they say which generation gets the signals, and what a process sent before
+            // it exited.
             self.hear();
             self.read_signals();
             self.reap();
@@ -91,14 +95,14 @@ impl Steward {
             if let Some(speaks) = self.promoted.take_if(|_| is_tidy) {
                 renew::renew(&self, speaks);
             }
-            // It has little to do, and may wait for months until the next time.
+            // The anchor has little to do, and may wait for months until the next event.
             memory::let_go_of_startup_heap();
             memory::let_go_of_startup_code();
             self.wait();
         }
     }
 
-    /// Waits until the kernel has something to tell.
+    /// Waits for an event.
     fn wait(&self) {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [watch(self.signals.as_fd()), watch(self.socket.as_fd())];
@@ -107,11 +111,12 @@ impl Steward {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        // In a test it may fail, and is made again. EINTR can't happen but for a debugger: all signals are blocked.
+        // A test can make poll fail; then it is called again. EINTR happens only under a debugger: all
+        // signals are blocked.
         let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout));
     }
 
-    /// Hears what generations say: all there is, unless somebody talks without end.
+    /// Reads the messages of generations: all that are there, but no more than [`AT_ONCE`].
     fn hear(&mut self) {
         let mut packet = [0; 256];
         for _ in 0..AT_ONCE {
@@ -119,7 +124,7 @@ impl Steward {
                 return;
             }
             match datagram::receive(self.socket.as_fd(), &mut packet) {
-                // Nobody sends empty packets.
+                // Generations never send empty packets.
                 Ok(Some(datagram)) if datagram.length == 0 => self.closed = true,
                 Ok(Some(datagram)) => {
                     let (Some(sender), Some(message)) =
@@ -131,14 +136,14 @@ impl Steward {
                         self.promoted = Some(speaks);
                     }
                 }
-                // ENOMEM: what there is to read is still there, and is read at the next turn.
+                // ENOMEM: the packet is still in the socket, and is read at the next turn.
                 Ok(None) | Err(_) => return,
             }
         }
     }
 
     fn read_signals(&mut self) {
-        // An error is one for lack of memory, and the signal is still there.
+        // The only error is lack of memory, and the signal is still pending then.
         while let Ok(Some(received)) = self.signals.next() {
             self.signalled(&received);
         }
@@ -146,24 +151,25 @@ impl Steward {
 
     fn signalled(&mut self, received: &Received) {
         if received.signal == Signal::CHLD {
-            return; // children are looked at in every turn
+            return; // children are examined in every turn
         }
         self.asked_to_stop |= asks_to_stop(received.signal);
         if received.signal == Signal::CONT {
             self.asked_to_stop = false;
             self.continues = true;
             if self.state.active() == Some(received.pid) && !received.is_from_kernel() {
-                return; // it runs again, and so is this process to
+                return; // it runs again, and so must this process
             }
         }
-        // Whether it is an upgrade request, and whether the child's whole group gets it, the generation knows.
+        // The generation decides whether the signal is an upgrade request, and whether the child's whole
+        // group gets it.
         let situation = Situation { upgrade_signal: None, suspended: false };
         if meaning(received.signal, job::sender(received), &situation).forward.is_some() {
             self.forward(received);
         }
     }
 
-    /// To the active generation, or to the next one if that has just died.
+    /// Forwards a signal to the active generation, or to the next one if that has just died.
     fn forward(&mut self, received: &Received) {
         let sent = match self.state.active() {
             Some(active) => send_to_living(active, |process| process.forward(&relay::wrap(received))),
@@ -184,8 +190,8 @@ impl Steward {
         while let Some(change) = self.reaper.next_change() {
             match change.kind {
                 ChangeKind::Ended(end) => {
-                    self.hear(); // what it said last may have come a moment ago
-                    self.read_signals(); // and so may what was sent to the whole service
+                    self.hear(); // its last message may have come a moment ago
+                    self.read_signals(); // and so may a signal to the whole service
                     self.bereaved |= matches!(end, End::Killed(_)) && self.state.is_generation(change.pid);
                     self.state.ended(change.pid, end);
                 }
@@ -200,11 +206,12 @@ impl Steward {
         }
     }
 
-    /// Job control (contract S3): a generation stops itself after its child, and the shell has to see that its job is stopped. It does so
-    /// by SIGTSTP, of which nobody else can stop it, since it is blocked. Former versions did by SIGSTOP.
+    /// Job control (contract S3): a generation stops itself after its child, and the shell must see that its
+    /// job is stopped. The generation uses SIGTSTP, by which no other process can stop it, since it blocks
+    /// that signal. Older versions of psflip used SIGSTOP.
     fn active_was_stopped(&mut self, signal: Signal) {
         self.continues = false;
-        self.read_signals(); // what asked it to stop, or to go on again, may still wait here
+        self.read_signals(); // the signal that stopped it, or a SIGCONT, may still be unread
         let by_itself = signal == Signal::TSTP || self.asked_to_stop && job::has_terminal();
         if by_itself && !self.continues {
             stop_self();
@@ -218,20 +225,20 @@ impl Steward {
             }
         }
         for former in self.state.hurry_up() {
-            let _ = send_to_living(former, |process| process.send(Signal::TERM)); // it may have ended
+            let _ = send_to_living(former, |process| process.send(Signal::TERM)); // it may have exited
         }
         self.tidy_up();
     }
 
-    /// Ends what generations that were killed have left to the anchor, once nothing else can be among its children than those that live.
-    /// PID 1 has other people's orphans, too, and can't tell.
+    /// Kills what killed generations have left to the anchor, once all its other children are known to be
+    /// generations. PID 1 also adopts orphans of other programs, and can't tell them apart.
     fn tidy_up(&mut self) {
         if !(self.bereaved || self.sweeping) || std::process::id() == 1 || self.state.has_left() {
             (self.bereaved, self.sweeping) = (false, false);
             return;
         }
-        // A successor is among the anchor's children as soon as it exists, and was announced before that. So who is below the anchor is
-        // looked at first, and what was announced then.
+        // A successor announces itself before it can become a child of the anchor. So the children are read
+        // first, and the announcements after that.
         let found = tree::children(std::process::id());
         self.hear();
         let Some((active, _, former)) = self.state.calm() else { return };
@@ -239,32 +246,34 @@ impl Steward {
             |pid: &u32| *pid != active && !former.contains(pid) && !self.reaper.foreign().contains(pid);
         let left: Vec<u32> = found.into_iter().filter(is_left).collect();
         for pid in &left {
-            // Nobody else reaps it, so the pid is still its own. What is below it falls to the anchor then, and is found in the next turn.
-            let _ = PidFd::open(*pid).and_then(|process| process.send(Signal::KILL)); // it may have ended
+            // Only the anchor reaps this process, so the pid is still its own. The processes below it become
+            // children of the anchor, and are found in the next turn.
+            let _ = PidFd::open(*pid).and_then(|process| process.send(Signal::KILL)); // it may have exited
         }
         (self.bereaved, self.sweeping) = (false, !left.is_empty());
     }
 
     fn finish(mut self, end: End) -> End {
-        // A tree whose psflip and keeper were killed together falls to the anchor. PID 1's end ends everything anyway, and what was left
-        // alone on purpose is not ours to end.
+        // If a psflip and its keeper were killed together, their tree has become children of the anchor. The
+        // exit of PID 1 kills everything anyway. Processes that were left alone on purpose are not killed.
         if !self.state.leaves() && std::process::id() != 1 {
             self.reaper.end_our_own();
         }
-        // A generation that was killed had perhaps lent the terminal to its child.
+        // A generation that was killed may have lent the terminal to its child.
         job::Loan::take_from_nobody(job::Job::of(None));
         end
     }
 }
 
-/// Does something to a process of ours that is not reaped yet.
+/// Sends a signal to a child that has not exited yet.
 fn send_to_living(pid: u32, send: impl FnOnce(&PidFd) -> io::Result<()>) -> io::Result<()> {
     let process = PidFd::open(pid)?;
-    // A zombie would take it without a word.
+    // A zombie would accept the signal without an error.
     if process.has_ended() { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { send(&process) }
 }
 
-/// The anchor has read no configuration, and its lines are few: as plain as those of a psflip that does not start.
+/// Writes a line to standard error. The anchor has read no configuration, so the line is plain, as those of a
+/// psflip that fails to start.
 pub(super) fn say(what: &str) {
     crate::log::plain(&format!("psflip: anchor (pid {}): {what}\n", std::process::id()));
 }
