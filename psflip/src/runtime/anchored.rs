@@ -1,4 +1,4 @@
-//! A generation below an anchor (`crate::anchor`): what it tells it, and what it gets from it.
+//! What a generation below an anchor (`crate::anchor`) sends to it and receives from it.
 
 use std::io;
 
@@ -22,19 +22,19 @@ impl Runtime {
         }
     }
 
-    /// This program has read its configuration.
+    /// Notifies the anchor that this program has read its configuration.
     pub(super) fn tell_anchor_of_begin(&self) {
         self.tell_anchor(Message::begins(self.plan.shutdown.orphans == Orphans::Leave));
     }
 
-    /// What operators are told, the anchor is told too, as far as it concerns it.
+    /// Notifies the anchor of the news that concern it.
     pub(super) fn tell_anchor_of(&self, news: News) {
         match news {
             News::UpgradeStarted => self.tell_anchor(Message::Upgrading),
             News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
                 self.tell_anchor(Message::Failed);
             }
-            // The process that started this one has ended by now.
+            // The process that started this one has exited, so the anchor is the parent now.
             News::Promoted | News::PredecessorLost => self.die_with_anchor(),
             _ => {}
         }
@@ -44,33 +44,32 @@ impl Runtime {
         if let Some(anchor) = &self.managers.anchor
             && let Err(error) = anchor.die_with_anchor()
         {
-            tracing::debug!(%error, "the anchor is gone"); // which is about to be seen
+            tracing::debug!(%error, "the anchor is gone"); // the loop is about to see that, too
         }
     }
 
-    /// The successor is acknowledged.
+    /// The successor is acknowledged: the anchor learns its pid.
     pub(super) fn hand_over_anchor(&self) {
         if let Some((pid, _)) = self.successor.as_ref().and_then(successor::Link::process) {
             self.tell_anchor(Message::Main { pid });
         }
     }
 
-    /// Nothing may outlive the anchor. The kernel kills this process for that, but not before it is the anchor's child; its keeper does
-    /// the rest (contract C7).
+    /// Nothing may outlive the anchor. The kernel kills this process when the anchor dies, but only once it
+    /// is the anchor's child; before that, this function exits. The keeper kills the rest (contract C7).
     pub(super) fn anchor_is_gone(&mut self) -> io::Result<()> {
         let pid = self.managers.anchor.as_ref().map(Link::anchor);
         tracing::error!(anchor = pid, "the anchor was killed; stopping everything at once");
         process::exit_now(exit::FAILURE)
     }
 
-    /// The signal as the anchor got it, if it comes from there.
+    /// The original signal, if the anchor relayed it.
     pub(super) fn relayed(&self, received: &Received) -> Option<Received> {
         self.managers.anchor.as_ref().and_then(|_| Link::original(received))
     }
 
-    /// A signal that the anchor sent to the active generation, and which comes to one that no longer is, goes on to the successor: the
-    /// anchor has not read yet who is active. Returns whether
-    /// that is all there is to do about it.
+    /// Passes a signal from the anchor on to the successor, if this generation is no longer the active one:
+    /// the anchor has not read yet which generation is. Returns whether the signal needs no other handling.
     pub(super) fn pass_on(&self, received: &Received, original: &Received) -> bool {
         let superseded = self.state.is_superseded() || self.outcome == Some(Outcome::Superseded);
         if !superseded {
@@ -85,10 +84,11 @@ impl Runtime {
         {
             tracing::error!(signal = %original.signal, %error, "can't pass a signal on to the new psflip");
         }
-        original.signal != Signal::CONT // which is for whoever is stopped
+        original.signal != Signal::CONT // psflip itself may be stopped, too
     }
 
-    /// The end of a generation that was superseded and had nothing to drain: signals for the active one may have come to it.
+    /// Before a superseded generation exits: passes pending signals on, which were meant for the active
+    /// generation.
     pub(super) fn pass_last_signals_on(&self) {
         if self.managers.anchor.is_none() || self.outcome != Some(Outcome::Superseded) {
             return;

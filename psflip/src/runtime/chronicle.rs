@@ -1,5 +1,5 @@
-//! What happened at this generation's own start, at the upgrade that is under way, and before: noted when it happens, told to
-//! the operators who wait for it, and handed on to the next generation.
+//! The log of upgrades: this generation's own start, the upgrade that is running, and earlier ones. Steps are
+//! recorded as they happen, reported to waiting clients, and handed over to the next generation.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -17,40 +17,41 @@ use crate::process::keeper::Tree;
 use crate::secrets;
 use crate::text;
 
-/// How much of what was written to standard error is looked at, in bytes.
+/// How many of the last bytes written to standard error are searched for lines to quote.
 const OUTPUT: u64 = 4096;
 
-/// So many failed probes are told one by one; of later ones, the power-of-twoth.
+/// Report the first 10 failed probes each, later only numbers 16, 32, 64, ...
 const PROBES: u32 = 10;
 
-/// See the module.
+/// The log of upgrades; see the module.
 #[derive(Debug)]
 pub(super) struct Chronicle {
     pub(super) history: History,
-    /// The number of the last upgrade that was begun, by this generation or one before.
+    /// The number of the latest upgrade that this generation or an earlier one started.
     pub(super) begun: u64,
     /// The start of this generation, until it is promoted.
     pub(super) own: Option<Record>,
-    /// When that began.
+    /// When that start began, by [`clock`].
     own_clock: u64,
-    /// The upgrade that is under way.
+    /// The running upgrade.
     pub(super) upgrade: Option<UnderWay>,
-    /// Who asked for the next one.
+    /// Who requested the next upgrade.
     by: Option<String>,
     /// When this psflip was started, in milliseconds since 1970.
     pub(super) started_at: u64,
     /// When this generation became the service, in milliseconds since 1970.
     pub(super) active_since: Option<u64>,
-    /// What the predecessor does towards its end, and until when that may take.
+    /// The predecessor's current step of draining, and the deadline for it.
     pub(super) predecessor: Option<(Drain, Instant)>,
 }
 
-/// An upgrade that this generation has begun.
+/// An upgrade that this generation started.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     pub(super) record: Record,
     clock: u64,
-    /// How long the file that is standard error was when it began, if it is a regular one.
+    /// The length of the file that standard error is, at the start of the upgrade; `None` if it is not a
+    /// regular file.
     output: Option<u64>,
 }
 
@@ -59,18 +60,18 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// Milliseconds by a clock that is the same for all processes and is never set.
+/// Milliseconds of a clock that is the same for all processes and is never set.
 fn clock() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_millis() as u64)
 }
 
-/// Milliseconds since that moment, by [`clock`].
+/// Milliseconds since `begin`, by [`clock`].
 fn since(begin: u64) -> u64 {
     clock().saturating_sub(begin)
 }
 
 impl Begun {
-    /// The first start, now.
+    /// The first start of a service, now.
     #[must_use]
     pub fn first() -> Self {
         Self { number: 0, at: now(), clock: clock(), by: String::new() }
@@ -78,9 +79,9 @@ impl Begun {
 }
 
 impl Chronicle {
-    /// Of a generation that begins. `from`: the one before it.
+    /// The log of a new generation `to`. `from`: its predecessor.
     pub(super) fn new(begun: Begun, from: Option<u64>, to: u64, history: History) -> Self {
-        // A predecessor of a version that knows nothing of this has said nothing.
+        // A predecessor of an older version does not send this.
         let Begun { number, at, clock, by } =
             if begun.at == 0 { Begun { number: to - 1, ..Begun::first() } } else { begun };
         let mut own = Record {
@@ -107,45 +108,46 @@ impl Chronicle {
         }
     }
 
-    /// Somebody asked for the next upgrade: the first who did is named, as far as it is known.
+    /// Records who requested the next upgrade. If there are several requests, the first one that is known
+    /// counts.
     pub(super) fn asked(&mut self, by: Option<String>) {
         if self.by.is_none() {
             self.by = by;
         }
     }
 
-    /// Whether this generation has taken this step towards its promotion.
+    /// Whether this generation has recorded this step of its start.
     pub(super) fn has_taken(&self, step: Step) -> bool {
         self.own.as_ref().is_some_and(|own| own.steps.iter().any(|taken| taken.step == step))
     }
 
-    /// Who asked for the next upgrade, for the generation that follows the request.
+    /// Takes out who requested the next upgrade, for the generation that runs it.
     pub(super) fn hand_on(&mut self) -> Option<String> {
         self.by.take()
     }
 
-    /// The number that the next upgrade gets.
+    /// The number of the next upgrade.
     pub(super) fn next(&self) -> u64 {
         self.begun + 1
     }
 
-    /// How long this generation's own upgrade takes by now, from its beginning on.
+    /// How long ago the upgrade to this generation began.
     pub(super) fn took(&self) -> Duration {
         Duration::from_millis(since(self.own_clock))
     }
 
-    /// How long the generation before this one has drained by now.
+    /// How long the predecessor has been draining.
     pub(super) fn drained(&self) -> Option<Duration> {
         let promoted = self.history.iter().next_back()?.took_ms?;
         Some(self.took().saturating_sub(Duration::from_millis(promoted)))
     }
 
-    /// How long the upgrade that this generation has begun takes by now.
+    /// How long ago the running upgrade began.
     pub(super) fn upgrade_took(&self) -> Option<Duration> {
         Some(Duration::from_millis(since(self.upgrade.as_ref()?.clock)))
     }
 
-    /// What the successor is told of the upgrade that is under way.
+    /// What the successor gets to know about the running upgrade.
     pub(super) fn for_successor(&self) -> Begun {
         self.upgrade.as_ref().map_or_else(Begun::first, |UnderWay { record, clock, .. }| Begun {
             number: record.upgrade,
@@ -155,7 +157,8 @@ impl Chronicle {
         })
     }
 
-    /// The record of this generation's own start, wherever it is by now.
+    /// The record of this generation's own start, which moves to the history at the promotion, and its age in
+    /// milliseconds.
     fn own(&mut self) -> Option<(&mut Record, u64)> {
         let at_ms = since(self.own_clock);
         let record = match &mut self.own {
@@ -178,7 +181,7 @@ fn event(record: &Record, step: Step, at_ms: u64, probe: Option<String>) -> prot
 }
 
 impl Runtime {
-    /// This generation takes a step towards its promotion.
+    /// Records a step of this generation's start.
     pub(super) fn note(&mut self, step: Step) {
         let child = self.tree.as_ref().and_then(Tree::child_pid);
         let Some(own) = &mut self.chronicle.own else { return };
@@ -189,7 +192,7 @@ impl Runtime {
         self.make_known(&told, &ToPredecessor::Progress { step, child, probe: None });
     }
 
-    /// A probe has failed, if the health check says so.
+    /// Records a failed probe, if the health check has one.
     pub(super) fn note_probe(&mut self) {
         let Some(CheckerSlot(checker)) = &self.checker else { return };
         let (Some(failure), Some(own)) = (checker.failed(), &mut self.chronicle.own) else { return };
@@ -206,17 +209,18 @@ impl Runtime {
         self.make_known(&told, &ToPredecessor::Progress { step: Step::Probe, child, probe: Some(failure) });
     }
 
-    /// Whoever waits for this generation waits at the predecessor, if there is one.
+    /// Reports a step of this generation's start. With a predecessor, clients wait there; without one, they
+    /// wait here.
     fn make_known(&mut self, event: &protocol::Event, message: &ToPredecessor) {
         if let Some(Predecessor { link, .. }) = &self.predecessor {
-            let _ = link.send(message); // that it is gone shows by its process, and nothing depends on this
+            let _ = link.send(message); // if it is gone, its pidfd shows that
         } else if let protocol::Event::Step { upgrade, .. } = event {
             self.tell_clients(Interest::Upgrade(*upgrade), event, Then::Stay);
         }
         self.changed = true;
     }
 
-    /// This generation begins an upgrade.
+    /// Records the start of an upgrade.
     pub(super) fn note_upgrade(&mut self) {
         let by = self.chronicle.hand_on().unwrap_or_default();
         self.chronicle.begun += 1;
@@ -235,7 +239,7 @@ impl Runtime {
         self.chronicle.upgrade = Some(UnderWay { record, clock: clock(), output: length_of_stderr() });
     }
 
-    /// The successor takes a step.
+    /// Records a step of the successor.
     pub(super) fn note_progress(
         &mut self,
         step: Step,
@@ -257,7 +261,7 @@ impl Runtime {
         self.changed = true;
     }
 
-    /// The upgrade failed, and this generation serves on, or ends without a child.
+    /// Records that the upgrade failed. This generation keeps serving, or exits without a child.
     pub(super) fn note_failure(&mut self, reason: &str) {
         let Some(UnderWay { mut record, clock: began, output }) = self.chronicle.upgrade.take() else {
             return;
@@ -273,8 +277,8 @@ impl Runtime {
         };
         let waiting = Interest::Upgrade(record.upgrade);
         if self.state.is_stopping() {
-            // Whoever waited waits on for the end. So systemd, which ends a reload and the service together, doesn't take
-            // the reload's failure for the service's.
+            // The clients go on waiting until psflip exits. systemd stops a reload together with the service,
+            // and must not take the failed reload for a failure of the service.
             self.tell_clients(waiting, &failed, Then::Stay);
             self.control.await_end(waiting);
         } else {
@@ -284,7 +288,7 @@ impl Runtime {
         self.changed = true;
     }
 
-    /// The successor is promoted. Its record is its own from now on.
+    /// Records that the successor is promoted. From now on the successor keeps its own record.
     pub(super) fn note_superseded(&mut self) {
         let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade else { return };
         let took_ms = since(*began);
@@ -294,7 +298,7 @@ impl Runtime {
         self.tell_clients(Interest::Upgrade(upgrade), &promoted, Then::Stay);
     }
 
-    /// This generation is the service.
+    /// Records that this generation is the service.
     pub(super) fn note_promotion(&mut self) {
         self.chronicle.active_since = Some(now());
         let Some(mut own) = self.chronicle.own.take() else { return };
@@ -308,7 +312,7 @@ impl Runtime {
         self.changed = true;
     }
 
-    /// The predecessor says how far its end is.
+    /// Records the predecessor's step of draining.
     pub(super) fn note_drain(&mut self, step: Drain, left: Duration) {
         self.chronicle.predecessor = Some((step, Instant::now() + left));
         if let Some((own, at_ms)) = self.chronicle.own() {
@@ -317,11 +321,11 @@ impl Runtime {
         self.changed = true;
     }
 
-    /// The predecessor is gone, or there was none.
+    /// Records that the predecessor is gone, or that there was none.
     pub(super) fn note_drained(&mut self) {
         self.chronicle.predecessor = None;
         if self.chronicle.active_since.is_none() {
-            return; // it was killed, and this generation is not promoted yet
+            return; // the predecessor was killed, and this generation is not promoted yet
         }
         let Some((own, at_ms)) = self.chronicle.own() else { return };
         if own.from.is_some() {
@@ -333,7 +337,7 @@ impl Runtime {
         self.changed = true;
     }
 
-    /// This generation drains, and takes a step.
+    /// Reports this generation's step of draining to the successor.
     pub(super) fn tell_of_draining(&mut self, before: flip::State) {
         let Some(step) = self.state.drain().filter(|step| before.drain() != Some(*step)) else { return };
         let shutdown = &self.plan.shutdown;
@@ -353,7 +357,7 @@ impl Runtime {
     }
 }
 
-/// What is told of a promotion.
+/// The event that reports a promotion.
 pub(super) fn promoted(record: &Record) -> protocol::Event {
     protocol::Event::Promoted {
         upgrade: record.upgrade,
@@ -369,7 +373,8 @@ fn length_of_stderr() -> Option<u64> {
     metadata.is_file().then(|| metadata.size())
 }
 
-/// The end of what was written to standard error since it had this length: by psflip, by the old child and by the new one.
+/// The last lines that psflip, the old child and the new child wrote to standard error since it had this
+/// length.
 fn written_since(length: u64) -> Option<String> {
     let file = File::open("/proc/self/fd/2").ok()?;
     let end = file.metadata().ok()?.len();

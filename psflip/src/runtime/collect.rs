@@ -1,4 +1,4 @@
-//! From descriptors that became ready to events.
+//! Turns ready descriptors into events.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,7 +22,7 @@ use crate::signal::Signal;
 use crate::sys::signal::Received;
 
 impl Runtime {
-    /// Something is ready to be looked at.
+    /// Handles a descriptor that is ready.
     pub(super) fn collect(&mut self, token: Token) -> io::Result<()> {
         match token {
             Token::Anchor => self.anchor_is_gone(),
@@ -30,14 +30,14 @@ impl Runtime {
             Token::Child => self.child_is_gone(),
             Token::Successor => self.hear_successor(),
             Token::SuccessorProcess => {
-                // What it said last counts.
+                // Read its last messages first.
                 self.hear_successor()?;
                 self.successor_is_gone();
                 Ok(())
             }
             Token::Predecessor => self.hear_predecessor(AT_ONCE),
             Token::PredecessorProcess => {
-                // What it said last counts.
+                // Read its last messages first.
                 self.hear_predecessor(usize::MAX)?;
                 self.poller.forget(Token::PredecessorProcess);
                 self.poller.forget(Token::Predecessor);
@@ -126,7 +126,7 @@ impl Runtime {
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
                 Report::Continued => self.job_control.continued(),
-                Report::Other(_) | Report::CaughtUp => {} // not asked for
+                Report::Other(_) | Report::CaughtUp => {} // not requested
                 Report::About { pid, belongs } => self.sender_is_known(pid, belongs),
                 Report::Ended(end) => self.child_has_ended(end)?,
                 Report::Gone => self.happened(Event::TreeGone),
@@ -139,7 +139,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Its keeper tells of its end, unless that was stopped, or hangs.
+    /// Watches the child itself, since a keeper that is stopped or hangs does not report the exit.
     fn watch_child(&mut self) {
         if let Some(child) = self.tree.as_ref().and_then(crate::process::keeper::Tree::unreported_child)
             && let Err(error) = self.poller.watch(Token::Child, child)
@@ -148,11 +148,11 @@ impl Runtime {
         }
     }
 
-    /// The child has exited. Nearly always its keeper has told that already, or does so in this moment.
+    /// The child has exited. Nearly always the keeper has reported that already, or does so at this moment.
     fn child_is_gone(&mut self) -> io::Result<()> {
         self.hear_keeper()?;
         if let Some(late) = self.tree.as_mut().and_then(crate::process::keeper::Tree::press_keeper) {
-            self.poller.forget(Token::Child); // it would be ready for ever
+            self.poller.forget(Token::Child); // it would stay ready forever
             self.timers.set(Key::Keeper, late.saturating_duration_since(std::time::Instant::now()));
         }
         Ok(())
@@ -176,7 +176,8 @@ impl Runtime {
         self.happened(Event::ChildNotStarted(why));
     }
 
-    /// The keeper was killed (by whom ever, or for lack of memory): the kernel killed the child, and what is left is ours.
+    /// The keeper was killed, by the OOM killer for example. The kernel killed the child with it; psflip has
+    /// to kill the rest of the process tree.
     fn keeper_is_lost(&mut self) -> io::Result<()> {
         let pid = self.tree.as_ref().map(crate::process::keeper::Tree::keeper_pid);
         tracing::error!(
@@ -190,17 +191,18 @@ impl Runtime {
     }
 
     fn child_has_ended(&mut self, end: End) -> io::Result<()> {
-        // Whoever signals a whole group or service signals psflip, too: a request that has come is known before the end is believed.
+        // A signal to the whole process group or service reaches psflip, too. Read pending signals first, so
+        // that a stop or upgrade request is known before the exit is judged.
         let read = self.read_signals();
         self.job_control.continued();
         self.take_terminal_back();
         self.note_end(end);
-        self.happened(Event::ChildEnded(end)); // which is told once, whatever else fails
+        self.happened(Event::ChildEnded(end)); // reported exactly once, whatever else fails
         read
     }
 
     fn sweep(&mut self) {
-        // The keeper has ended, though a debugger may keep it from being reaped.
+        // The keeper has exited, but a debugger may prevent that it is reaped.
         let keeper = self.tree.as_ref().map(crate::process::keeper::Tree::keeper_pid);
         let spared: Vec<u32> = self.intermediate.into_iter().chain(keeper).collect();
         if self.reaper.sweep(&spared) {
@@ -254,7 +256,7 @@ impl Runtime {
             && !is_relayed
             && is_of_terminal(received.signal)
         {
-            return; // it came before this process had left the anchor's group, and the anchor passes it on
+            return; // it came before this process left the anchor's group, and the anchor relays it
         }
         if asks_to_stop(received.signal) {
             self.job_control.ask(received.signal, sender);
@@ -269,7 +271,7 @@ impl Runtime {
         let situation = Situation { upgrade_signal: Some(self.plan.upgrade.signal), suspended };
         let Meaning { forward, request } = meaning(received.signal, sender, &situation);
         if sender == Sender::Own && forward.is_none() && request.is_none() {
-            return; // raised by a write that failed: a line about it would fail, too, and raise the next one
+            return; // raised by a failed write(2), as a log line about it would raise the next
         }
         let sent = forwarded_as(received.signal, &self.plan.signals).filter(|_| forward.is_some());
         tell_signal(received, sent, request);
@@ -295,9 +297,9 @@ impl Runtime {
             let news = match link.next_news() {
                 Ok(Some(news)) => news,
                 Ok(None) => return Ok(()),
-                Err(error) if super::is_passing(&error) => return Err(error), // read again at the next turn
-                // EMFILE: what it said is lost, and so it is as good as none (contract F10). It lives, though, and its end is
-                // awaited: until then it may take and return the pidfile.
+                Err(error) if super::is_passing(&error) => return Err(error), // retried
+                // EMFILE: its message is lost, so the upgrade is given up (contract F10). But it is still
+                // alive, and may take and return the pidfile until it exits, so its exit is awaited.
                 Err(error) => {
                     link.give_up(format!("can't receive from the new psflip: {error}"));
                     return Ok(());
@@ -307,7 +309,7 @@ impl Runtime {
                 successor::News::Spawned => {
                     let Some((pid, process)) = link.process() else { continue };
                     if let Err(error) = self.poller.watch(Token::SuccessorProcess, process.as_fd()) {
-                        let _ = process.send(Signal::KILL); // it may have ended
+                        let _ = process.send(Signal::KILL); // it may have exited
                         link.set_failure(format!("can't wait for the new psflip: {error}"));
                         self.successor_is_gone();
                     }
@@ -320,8 +322,9 @@ impl Runtime {
                     self.wait_for_successor_anew();
                 }
                 successor::News::Extended => self.wait_for_successor_anew(),
-                // Its parent is the intermediate, and so this psflip, which ends what is below it when it ends: it can't be
-                // the service before its parent is the manager (contract U10). It is asked again when that one is reaped.
+                // Its parent is still the intermediate process, so this psflip would kill it on exit. It must
+                // not become the service before the service manager is its parent (contract U10). The check
+                // is repeated when the intermediate process is reaped.
                 successor::News::Ready if self.intermediate.is_some() => {}
                 successor::News::Ready => self.happened(Event::SuccessorReady),
                 successor::News::Failed => {}
@@ -349,7 +352,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// It has said how long it may take.
+    /// The successor has announced how long it may take.
     fn wait_for_successor_anew(&mut self) {
         if self.state.successor() == Some(Successor::Comes) {
             self.set_timer(Timer::Successor);
@@ -357,31 +360,32 @@ impl Runtime {
         }
     }
 
-    /// A successor that says nothing more is of no use. Usually it is dead already, or about to be.
+    /// The successor closed the connection, so it is of no use. Usually it is dead, or about to be.
     fn successor_closed(&mut self) {
         if self.state.successor().is_none() {
-            return; // it was promoted, and what it does is its own business
+            return; // it was promoted, so it is independent
         }
         let Some(link) = &mut self.successor else { return };
         match link.process() {
-            // It has said that it gives up, and is about to exit with a code that says why; the timer sees to it that it does.
+            // It has reported that it gives up, and is about to exit with a code that says why. The timer
+            // makes sure that it does.
             Some(_) if link.failure().is_some() => {}
             Some((_, process)) => {
-                let _ = process.send(Signal::KILL); // it may have ended
+                let _ = process.send(Signal::KILL); // it may have exited
             }
-            // It died before it could introduce itself.
+            // It died before it sent its first message.
             None => self.successor_is_gone(),
         }
     }
 
-    /// A successor that is no psflip, or a broken one, must not be waited for.
+    /// Does not wait for a successor that is faulty, or is not a psflip.
     fn successor_misbehaved(&mut self) {
         if self.state.successor().is_none() {
-            return; // it was promoted, and what it does is its own business
+            return; // it was promoted, so it is independent
         }
         match self.successor.as_ref().and_then(successor::Link::process) {
             Some((_, process)) => {
-                let _ = process.send(Signal::KILL); // it may have ended
+                let _ = process.send(Signal::KILL); // it may have exited
             }
             None => self.successor_is_gone(),
         }
@@ -404,14 +408,16 @@ impl Runtime {
         link.set_failure(format!("the new psflip{who} {time}, so it is killed"));
     }
 
-    /// Hears up to `most` messages. What is left is still ready afterwards, and signals and timers get their turn before it.
+    /// Reads up to `most` messages. The rest stays in the socket, so that signals and timers get their turn
+    /// first.
     fn hear_predecessor(&mut self, most: usize) -> io::Result<()> {
         for _ in 0..most {
             let Some(Predecessor { link, .. }) = &self.predecessor else { return Ok(()) };
             let news = match link.next_news() {
                 Ok(Some(news)) => news,
                 Ok(None) => return Ok(()),
-                // Its process can still be seen; an acknowledgement that can't be heard is given up in time.
+                // Its process is still watched. If an acknowledgement was lost, the timer ends the wait for
+                // it.
                 Err(error) => {
                     tracing::error!(%error, "can't receive from the old psflip");
                     self.poller.forget(Token::Predecessor);
@@ -442,8 +448,9 @@ impl Runtime {
                     | ToSuccessor::Record(_),
                 ) => {}
                 predecessor::News::Closed => {
-                    // It is dead, or about to be: its process will tell, for a process closes its files before it counts as
-                    // ended. One that lives says `Abort` before it lets go.
+                    // It is dead, or about to be. Its pidfd shows that: a process closes its files before it
+                    // counts as exited. A predecessor that stays alive sends `Abort` before it closes the
+                    // connection.
                     self.poller.forget(Token::Predecessor);
                     return Ok(());
                 }
@@ -452,7 +459,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Lets the health check go on, and follows what it says.
+    /// Continues the health check, and acts on its result.
     pub(super) fn check(&mut self, go_on: impl FnOnce(&mut health::Checker) -> health::Step) {
         let Some(CheckerSlot(checker)) = &mut self.checker else { return };
         let step = go_on(checker);
@@ -482,7 +489,7 @@ impl Runtime {
             health::Verdict::Open => {}
             health::Verdict::Healthy => self.queue.push_back(Event::ChildHealthy),
             health::Verdict::Never => {
-                // There is nothing to wait for any more.
+                // Waiting any longer is useless.
                 self.timers.clear(Key::Flip(Timer::Healthy));
                 self.queue.push_back(Event::TimedOut(Timer::Healthy));
             }
@@ -490,10 +497,12 @@ impl Runtime {
     }
 }
 
-/// So many messages are heard before everything else is looked at again: whoever talks without end must not be all that is heard.
+/// How many messages are read before other descriptors get their turn, so that one sender can't block the
+/// loop.
 const AT_ONCE: usize = 50;
 
-/// One line a signal, with its sender (contract S6), and with what the child gets where that is another one (contract S8).
+/// Logs a signal: its sender (contract S6), and the signal that the child gets if that is another one
+/// (contract S8).
 fn tell_signal(received: &Received, sent: Option<Signal>, request: Option<Request>) {
     let Received { signal, .. } = received;
     let from = job::sender_text(received);

@@ -1,4 +1,5 @@
-//! The operators' side of the loop: what they ask, and how things are (`crate::control`).
+//! The server side of the control socket in the loop: requests from clients, and the status report
+//! (`crate::control`).
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -20,14 +21,14 @@ use crate::process::keeper::Tree;
 use crate::traffic::activation::Activation;
 use crate::traffic::listen::{Given, Listeners};
 
-/// Where operators are heard.
+/// The control socket of this generation.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     /// The socket that the predecessor handed over, until this generation opens its own.
     given: Option<Given>,
-    /// The socket, as one of those that are handed on.
+    /// The socket, in the form in which it is handed over.
     pub(super) listeners: Listeners,
-    /// Whoever has connected; `None`: nobody can.
+    /// The server of the socket; `None`: there is no control socket.
     server: Option<Server>,
 }
 
@@ -36,7 +37,7 @@ impl Control {
         Self { given: inheritance.control.take(), ..Self::default() }
     }
 
-    /// Clients that waited for this wait for the end from now on.
+    /// Clients that waited for `waiting` now wait until psflip exits.
     pub(super) fn await_end(&mut self, waiting: Interest) {
         if let Some(server) = &mut self.server {
             server.change(waiting, Interest::Stop);
@@ -45,10 +46,11 @@ impl Control {
 }
 
 impl Runtime {
-    /// Opens the socket, or takes over that of the predecessor, which accepts on it until this generation is promoted.
+    /// Opens the control socket, or takes over that of the predecessor, which accepts on it until this
+    /// generation is promoted.
     ///
     /// # Errors
-    /// In words: it can't be had, though the configuration asks for it or operators have used it until now.
+    /// A text: the socket can't be had, though it is configured or was in use until now.
     pub(super) fn open_control(&mut self) -> Result<(), String> {
         let is_default = matches!(self.plan.control, config::Control::Default | config::Control::Runtime(_));
         let is_wanted = !is_default || self.control.given.is_some();
@@ -90,15 +92,15 @@ impl Runtime {
         Ok(())
     }
 
-    /// Whether operators can reach this psflip.
+    /// Whether there is a control socket.
     pub(super) fn has_control(&self) -> bool {
         self.control.server.is_some()
     }
 
-    /// Makes the socket again if its file is gone. Gives whether it was.
+    /// Creates the socket again if its file is gone. Returns whether it was gone.
     ///
     /// # Errors
-    /// In words: it can't be made; operators can't reach this psflip.
+    /// A text: the socket can't be created, so clients can't reach this psflip.
     pub(super) fn mend_control_socket(&mut self) -> Result<bool, String> {
         let Some(server) = self.control.server.as_mut().filter(|_| self.control.listeners.has_lost_files())
         else {
@@ -117,14 +119,15 @@ impl Runtime {
         Ok(true)
     }
 
-    /// Operators are heard by this generation from now on.
+    /// From now on, this generation accepts clients.
     pub(super) fn hear_operators(&mut self) {
         if let Some(server) = &self.control.server {
             server.start_accepting();
         }
     }
 
-    /// The successor is promoted: operators are heard there. Those who wait for the end of this upgrade hear of it here.
+    /// The successor is promoted and accepts clients from now on. Clients that wait for this upgrade stay
+    /// connected here.
     pub(super) fn let_go_of_operators(&mut self) {
         let current = self.chronicle.begun;
         if let Some(server) = &mut self.control.server {
@@ -143,7 +146,7 @@ impl Runtime {
         self.control.listeners = Listeners::default();
     }
 
-    /// Something happened on the control socket.
+    /// The control socket or a client is ready.
     pub(super) fn hear_clients(&mut self) {
         let Some(server) = &mut self.control.server else { return };
         for asked in server.on_ready() {
@@ -152,7 +155,7 @@ impl Runtime {
         self.set_control_timer();
     }
 
-    /// A client may have been silent for too long.
+    /// Closes clients that have been silent for too long.
     pub(super) fn control_timer(&mut self) {
         if let Some(server) = &mut self.control.server {
             server.on_timer();
@@ -167,7 +170,7 @@ impl Runtime {
         }
     }
 
-    /// Tells those who wait for it, and notes it for those who will ask.
+    /// Reports the news to waiting clients, and records them for later status requests.
     pub(super) fn tell_operators(&mut self, news: News) {
         match news {
             News::Promoted => {
@@ -191,7 +194,7 @@ impl Runtime {
             News::PredecessorLost => self.hear_operators(),
             News::PredecessorDrained => {
                 self.note_drained();
-                self.look_after_files(); // the old child may have removed what it took for its own pidfile
+                self.look_after_files(); // the old child may have removed the pidfile as its own
             }
             News::AwaitingPredecessor => {
                 if let Some(predecessor) = self.draining() {
@@ -218,7 +221,7 @@ impl Runtime {
         }
     }
 
-    /// Tells those who watch, if anything has changed.
+    /// Sends the status to clients that watch it, if it has changed.
     pub(super) fn tell_changes(&mut self) {
         let changed = std::mem::take(&mut self.changed);
         let watched = self.control.server.as_ref().is_some_and(|server| server.has(Interest::Changes));
@@ -230,7 +233,7 @@ impl Runtime {
         }
     }
 
-    /// psflip ends.
+    /// psflip exits: all clients get a last event.
     pub(super) fn tell_of_end(&mut self, outcome: Outcome) {
         let Some(server) = &mut self.control.server else { return };
         if outcome == Outcome::Superseded {
@@ -240,7 +243,8 @@ impl Runtime {
                 |_| false,
                 |interest| match interest {
                     Interest::Upgrade(_) => Told::Drained { upgrade, killed },
-                    // It has connected before the promotion, and what it wants was not read: it is to ask again there.
+                    // It connected before the promotion, and its request was not read. It has to repeat it at
+                    // the successor.
                     Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => {
                         Told::Moved { upgrade: None }
                     }
@@ -267,7 +271,7 @@ impl Runtime {
         }
     }
 
-    /// It hears of this from now on, and first of all that.
+    /// From now on the client gets events about `interest`; the first one is `event`.
     fn keep(&mut self, client: u64, interest: Interest, event: &Told) {
         if let Some(server) = &mut self.control.server {
             server.note(client, interest);
@@ -372,12 +376,12 @@ impl Runtime {
         self.happened(Event::StopRequested(ChildSignal::Send));
     }
 
-    /// The child, unless it has ended and only the predecessor is waited for.
+    /// The child's pid, unless the child has exited and psflip only waits for the predecessor.
     fn child(&self) -> Option<u32> {
         self.tree.as_ref().and_then(Tree::child_pid).filter(|_| !self.state.awaits_predecessor())
     }
 
-    /// The generation before, as far as it has said how far it is.
+    /// The draining predecessor, as far as it has reported its step.
     fn draining(&self) -> Option<protocol::Predecessor> {
         let Predecessor { pid, .. } = self.predecessor.as_ref()?;
         let said = self.chronicle.predecessor;
@@ -389,7 +393,7 @@ impl Runtime {
         })
     }
 
-    /// How things are.
+    /// The status report.
     fn report(&self) -> Status {
         let Self { plan, identity, chronicle, .. } = self;
         let text = |path: &Path| crate::text::lossy(path);

@@ -1,7 +1,8 @@
-//! The files by which others find this psflip, pidfile and control socket. Another process may remove or replace them: a cleaner of
-//! temporary files, a child that uses the same path, a person. psflip looks at them when something happens anyway (an upgrade, a
-//! request, the exit of an old generation), and is told of changes only where everybody may write (`/tmp`): an inotify instance is a
-//! scarce resource of a user (inotify(7)).
+//! The files by which other processes find this psflip: pidfile and control socket. Another process may
+//! remove or replace them: a cleaner of temporary files, a child that uses the same path, a person. psflip
+//! checks them whenever something else happens (an upgrade, a request, the exit of an old generation). It
+//! watches them by inotify(7) only in directories that every user may write to (`/tmp`), since inotify
+//! instances are scarce: their number is limited for each user.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -14,23 +15,24 @@ use super::poller::Token;
 use crate::manager::pidfile::{Mended, is_open_to_all};
 use crate::process::keeper::Tree;
 
-/// What is told of a file: it lost its name, or got another content.
+/// The events of a file that lost its name, or whose content changed.
 const EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_MODIFY)
     .union(AddWatchFlags::IN_DONT_FOLLOW);
 
-/// What is known of them.
+/// What psflip knows of the two files.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     watch: Option<Inotify>,
-    /// What was logged about the pidfile, and about the socket, and is still so.
+    /// The last logged error about the pidfile and about the socket, if it still persists.
     told: [Option<String>; 2],
 }
 
 impl Runtime {
-    /// Writes the pidfile and makes the control socket again if they are gone, as far as they are this generation's to look after.
+    /// Writes the pidfile and creates the control socket again if they are gone and belong to this
+    /// generation.
     pub(super) fn look_after_files(&mut self) {
         if self.state.is_service() && self.state.successor().is_none() {
             self.mend_files();
@@ -38,7 +40,7 @@ impl Runtime {
         }
     }
 
-    /// As [`Runtime::look_after_files`], whatever else goes on.
+    /// As [`Runtime::look_after_files`], but in every state.
     pub(super) fn mend_files(&mut self) {
         self.mend_pidfile();
         self.mend_control();
@@ -90,7 +92,8 @@ impl Runtime {
         self.files.told[1] = told;
     }
 
-    /// To be told of changes where everybody may write. Without it they are seen when something else happens.
+    /// Watches files in directories that every user may write to. If that fails, changes are found when
+    /// something else happens.
     fn watch_files(&mut self) {
         let control = self.plan.control.path(self.plan.pidfile.as_deref());
         let control = control.filter(|_| self.has_control());
@@ -116,9 +119,9 @@ impl Runtime {
         self.files.watch.as_ref().ok_or_else(|| Errno::ENOENT.into())
     }
 
-    /// Something happened to one of them.
+    /// Something changed one of the files.
     pub(super) fn files_changed(&mut self) {
-        // What changes after this is told by the next event.
+        // Drains the queue first, so that later changes are a new event.
         if let Some(inotify) = &self.files.watch {
             while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
         }

@@ -1,4 +1,5 @@
-//! `[hooks]`: programs that the configuration wants to be run on the way, each under a keeper and with a time limit.
+//! `[hooks]`: commands that the configuration runs at a promotion or after a failed upgrade. Each has a
+//! keeper and a time limit.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -11,7 +12,7 @@ use crate::history::Step;
 use crate::process::command::SupervisedCommand;
 use crate::process::keeper::Tree;
 
-/// The hooks that run.
+/// The running hooks.
 pub(super) type Running = BTreeMap<Hook, SupervisedCommand>;
 
 fn token(hook: Hook) -> Token {
@@ -22,7 +23,7 @@ fn token(hook: Hook) -> Token {
     }
 }
 
-/// As it is called in the configuration.
+/// Its name in the configuration.
 fn name(hook: Hook) -> &'static str {
     match hook {
         Hook::Promote => "promote",
@@ -32,7 +33,7 @@ fn name(hook: Hook) -> &'static str {
 }
 
 impl Runtime {
-    /// Starts a hook, instead of an earlier run of it that has not ended yet.
+    /// Starts a hook. An earlier run that is still going is killed.
     pub(super) fn run_hook(&mut self, hook: Hook) {
         let argv = match hook {
             Hook::Promote => &self.plan.hooks.promote,
@@ -76,14 +77,14 @@ impl Runtime {
         }
     }
 
-    /// Ends a hook with all its processes. Harmless if it doesn't run.
+    /// Kills a hook with all its processes, if it runs.
     pub(super) fn end_hook(&mut self, hook: Hook) {
         self.timers.clear(Key::Hook(hook));
         self.poller.forget(token(hook));
         self.hooks.remove(&hook);
     }
 
-    /// A hook has ended or written something.
+    /// A hook has exited, or has written output.
     pub(super) fn hear_hook(&mut self, hook: Hook) {
         let Some(errand) = self.hooks.get_mut(&hook) else { return };
         match errand.advance() {
@@ -96,7 +97,8 @@ impl Runtime {
         }
     }
 
-    /// A hook's time is up. It may have ended all the same, if psflip was stopped meanwhile.
+    /// A hook has reached its time limit. It may have exited in time all the same, if psflip was stopped
+    /// meanwhile.
     pub(super) fn hook_is_late(&mut self, hook: Hook) {
         self.hear_hook(hook);
         if let Some(errand) = self.hooks.get(&hook) {

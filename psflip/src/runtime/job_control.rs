@@ -1,4 +1,5 @@
-//! The child's stops, and the terminal that it may need (contract S3). What follows from a stop is decided by `flip/job_control.rs`.
+//! Stops of the child by signals, and lending the terminal to it (contract S3). `flip/job_control.rs` decides
+//! what follows from a stop.
 
 use std::io;
 
@@ -14,25 +15,25 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{Received, stop_self, stop_self_by_tstp};
 use crate::sys::tree;
 
-/// What a generation knows of the stops of its child.
+/// The state of job control for this generation's child.
 #[derive(Debug, Default)]
 pub(super) struct JobControl {
     /// psflip stopped itself after its child and has not seen a SIGCONT since.
     pub(super) suspended: bool,
-    /// The last of the signals of job control that came to psflip, until the child is continued.
+    /// The last job-control signal that psflip got, until the child is continued.
     asked: Option<(Signal, Sender)>,
-    /// By which signal the child was stopped.
+    /// The signal that stopped the child.
     stopped_by: Option<Signal>,
     loan: job::Loan,
 }
 
 impl JobControl {
-    /// psflip got one of the signals of job control.
+    /// Records that psflip got a job-control signal.
     pub(super) fn ask(&mut self, signal: Signal, sender: Sender) {
         self.asked = Some((signal, sender));
     }
 
-    /// The child runs again.
+    /// Records that the child runs again.
     pub(super) fn continued(&mut self) {
         self.asked = None;
         self.stopped_by = None;
@@ -46,12 +47,12 @@ impl Runtime {
 
     pub(super) fn child_was_stopped(&mut self, signal: Signal) -> io::Result<()> {
         self.job_control.stopped_by = Some(signal);
-        let read = self.read_signals(); // what asked the child to stop, or to go on again, may still wait here
+        let read = self.read_signals(); // a pending signal may be the cause of the stop, or undo it
         self.follow_stopped_child();
         read
     }
 
-    /// Does what follows from the child's being stopped.
+    /// Acts on a stop of the child.
     fn follow_stopped_child(&mut self) {
         let Some(tree) = &self.tree else { return };
         let (Some(signal), Some(child)) = (self.job_control.stopped_by, tree.child_pid()) else { return };
@@ -82,7 +83,7 @@ impl Runtime {
         }
     }
 
-    /// For whoever waits for this process, usually a shell: its job is stopped.
+    /// Stops psflip as well, so that the process that waits for it, usually a shell, sees its job stopped.
     fn stop_too(&mut self) {
         self.take_terminal_back();
         self.job_control.suspended = true;
@@ -95,20 +96,22 @@ impl Runtime {
         }
     }
 
-    /// The anchor stopped after this process, and somebody has continued this process alone.
+    /// The anchor stopped after this process, but the SIGCONT came to this process alone: passes it on.
     pub(super) fn continue_anchor(&self) {
         if let Some(anchor) = &self.managers.anchor {
-            let _ = PidFd::open(anchor.anchor()).and_then(|anchor| anchor.send(Signal::CONT)); // it may be gone
+            // An error means that it is gone.
+            let _ = PidFd::open(anchor.anchor()).and_then(|anchor| anchor.send(Signal::CONT));
         }
     }
 
-    /// The foreground group is the job's again, if it was the child's.
+    /// Makes the job the foreground group again, if the child was.
     pub(super) fn take_terminal_back(&mut self) {
         let job = self.job();
         self.job_control.loan.take_back(job);
     }
 
-    /// Another generation has ended, or is no longer in the way: a child that waits for the terminal may have it now.
+    /// Another generation has exited, or no longer needs the terminal: a child that waits for the terminal
+    /// may get it now.
     pub(super) fn terminal_may_be_free(&mut self, news: News) {
         let is_free = matches!(
             news,
@@ -123,7 +126,7 @@ impl Runtime {
         }
     }
 
-    /// Passes a signal on.
+    /// Forwards a signal to the child.
     pub(super) fn forward(&mut self, received: &Received, reach: Reach) {
         if received.signal == Signal::CONT {
             self.job_control.continued();
@@ -136,7 +139,8 @@ impl Runtime {
         }
     }
 
-    /// A stopped process ends of nothing but SIGKILL, so one that was asked to end is continued, as systemd does.
+    /// A stopped process exits only on SIGKILL. So psflip continues a child that has been sent a stop signal,
+    /// as systemd does.
     pub(super) fn continue_child_to_end(&mut self) {
         let Some(tree) = &self.tree else { return };
         let is_stopped = |child| self.job_control.stopped_by.is_some() || tree::is_stopped(child);

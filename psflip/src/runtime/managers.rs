@@ -1,8 +1,10 @@
-//! The one place that tells managers how the service is: systemd (`crate::manager::systemd`), and the anchor (`anchored.rs`).
+//! The only module that notifies service managers of the state of the service: systemd
+//! (`crate::manager::systemd`) and the anchor (`anchored.rs`).
 //!
-//! Only the service's main process speaks to them, since they believe nobody else (`NotifyAccess=main`): the first generation from its
-//! start; a successor from the moment at which its predecessor has told them of it (`main` of the hand-over), or at which that one is gone.
-//! The order of all messages is in `docs/systemd.md`.
+//! Only the service's main process notifies them, since they accept messages from no other process
+//! (`NotifyAccess=main`). The first generation does from its start. A successor does once its predecessor has
+//! announced it (`main` of the hand-over), or once the predecessor is gone. `docs/systemd.md` has the order
+//! of all messages.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -21,13 +23,14 @@ use crate::handover::{ToSuccessor, successor};
 use crate::manager::systemd::{Message, Notifier, keeps_descriptors, watchdog_interval};
 use crate::process::keeper::Tree;
 
-/// How long a generation that has drained stays for a manager that has no room for the news that another one is the main process.
+/// How long a generation that has drained stays alive when the service manager does not read the message that
+/// another process is the main process.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who speaks to the managers.
+/// Which generation notifies the service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Voice {
-    /// The predecessor, still.
+    /// Still the predecessor.
     Predecessor,
     /// This generation.
     Own,
@@ -35,31 +38,32 @@ enum Voice {
     Successor,
 }
 
-/// The managers, and what they were told.
+/// The service managers, and what they have been notified of.
 #[derive(Debug)]
 pub(super) struct Managers {
     systemd: Option<Notifier>,
     /// The anchor above this generation (`anchored.rs`).
     pub(super) anchor: Option<anchor::Link>,
-    /// systemd keeps sockets for psflip.
+    /// systemd's file descriptor store keeps sockets for psflip.
     stores: bool,
-    /// How often systemd wants a sign of life.
+    /// The interval of messages to systemd's watchdog.
     watchdog: Option<Duration>,
     voice: Voice,
     /// They know that this is the main process.
     known: bool,
     /// A stop was requested, and the child has not ignored it so far.
     stopping: bool,
-    /// When the child was found to be healthy, for people.
+    /// When the child became healthy, as text for the status line.
     healthy_since: Option<String>,
-    /// By then they take what is under way for hung.
+    /// The time announced to them for the current operation; later they take it for hung.
     patient_until: Option<Instant>,
-    /// The error of a system call because of which the child could not be started.
+    /// The errno of the failed start of the child.
     pub(super) errno: Option<i32>,
 }
 
 impl Managers {
-    /// Finds them in the environment that psflip was started with. `is_first`: nobody speaks to them yet.
+    /// Finds them in the environment with which psflip was started. `is_first`: no other generation notifies
+    /// them.
     pub(super) fn new(
         variable: impl Fn(&str) -> Option<String>,
         anchor: Option<anchor::Link>,
@@ -90,19 +94,19 @@ impl Managers {
         }
     }
 
-    /// Whether this generation has somebody to speak to.
+    /// Whether this generation notifies systemd.
     fn speaks(&self) -> bool {
         self.voice == Voice::Own && self.systemd.is_some()
     }
 
-    /// Whether the sockets are there for a psflip that is started after this one: the service was not told to stop.
+    /// Whether systemd keeps the sockets for a psflip that starts after this one: no stop was requested.
     pub(super) fn keep_sockets(&self) -> bool {
         self.stores && !self.stopping
     }
 }
 
 impl Runtime {
-    /// The first generation begins.
+    /// The first generation starts.
     pub(super) fn managers_begin(&mut self) {
         if self.managers.speaks() {
             let time = self.plan.upgrade.timeout + self.promotion() + self.grace();
@@ -112,10 +116,10 @@ impl Runtime {
         }
     }
 
-    /// What operators are told, managers are told too, as far as it concerns them.
+    /// Notifies service managers of the news that concern them.
     pub(super) fn tell_managers(&mut self, news: News) {
         if news == News::Promoted && self.managers.systemd.is_some() {
-            // Not in local time: the data base of time zones would stay in memory.
+            // In UTC: the time zone database would stay in memory.
             self.managers.healthy_since =
                 Some(jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
         }
@@ -138,7 +142,8 @@ impl Runtime {
                 self.say(message.status(&format!("{status}; starting generation {next}")));
             }
             News::UpgradeFailed => self.say(Message::new().ready().status(&status)),
-            // It may be served on, and nobody takes `STOPPING=1` back: that has to wait for the child's end.
+            // The child may ignore the stop, and `STOPPING=1` can't be undone, so it is sent only when the
+            // child exits.
             News::Stopping => {
                 let time =
                     self.grace() + self.successor.as_ref().map_or(Duration::ZERO, successor::Link::grace);
@@ -184,8 +189,8 @@ impl Runtime {
         }
     }
 
-    /// The successor is acknowledged, so it is the main process. This is the first thing that happens then: until the managers know it,
-    /// they would take this process's end for the service's.
+    /// The successor is acknowledged, so it is the main process. This comes first: until the service managers
+    /// know the successor, they would take the exit of this process for the exit of the service.
     pub(super) fn hand_over_managers(&mut self) {
         self.hand_over_anchor();
         if !self.managers.speaks() {
@@ -193,13 +198,14 @@ impl Runtime {
         }
         if let Some((pid, process)) = self.successor.as_ref().and_then(successor::Link::process) {
             let next = self.identity.generation + 1;
-            // Below an anchor, that is the main process for ever.
+            // Below an anchor, the anchor stays the main process.
             let message = Message::new();
             let message =
                 if self.managers.anchor.is_none() { message.main_pid(pid, Some(process)) } else { message };
             let message = message.ready();
             let message = if self.managers.watchdog.is_some() { message.watchdog() } else { message };
-            // As long as the old child may take to end: whoever asked for the upgrade may wait for that.
+            // As long as stopping the old child may take: the client that requested the upgrade may wait for
+            // that.
             let message = message.extend_timeout(self.plan.shutdown.delay + self.grace());
             self.say(message.status(&format!("generation {next} took over")));
         }
@@ -208,7 +214,8 @@ impl Runtime {
         self.pass_voice_on();
     }
 
-    /// Tells the successor that it is the one that speaks, once the managers have been told so.
+    /// Notifies the successor that it is its turn to notify them, once all messages of this generation are
+    /// sent.
     fn pass_voice_on(&self) {
         let waits = self.managers.systemd.as_ref().is_some_and(Notifier::waits);
         if self.managers.voice == Voice::Successor
@@ -219,7 +226,7 @@ impl Runtime {
         }
     }
 
-    /// The predecessor has told them of this generation.
+    /// The predecessor has announced this generation to them.
     pub(super) fn managers_know(&mut self) {
         if self.managers.voice == Voice::Predecessor {
             self.managers.known = true;
@@ -227,7 +234,7 @@ impl Runtime {
         }
     }
 
-    /// The predecessor is gone, or speaks no more.
+    /// The predecessor is gone, or has sent its last message to them.
     pub(super) fn nobody_else_speaks(&mut self) {
         if self.managers.voice == Voice::Predecessor {
             self.managers.voice = Voice::Own;
@@ -239,14 +246,15 @@ impl Runtime {
         }
     }
 
-    /// The first words of a generation that is the service.
+    /// Sends the first messages of a generation that is the service.
     fn introduce(&mut self) {
         if !self.managers.speaks() {
             return;
         }
         let mut message = Message::new();
         if !self.managers.known && self.managers.anchor.is_none() {
-            // The predecessor was killed. Whoever believes this generation believes it now; and an upgrade may have been under way.
+            // The predecessor was killed, so systemd accepts messages of this generation from now on. An
+            // upgrade may have been announced as a reload.
             message = message.main_pid(std::process::id(), None);
         }
         if !self.managers.known || self.identity.generation == 1 {
@@ -262,7 +270,8 @@ impl Runtime {
         self.show_signs_of_life();
     }
 
-    /// Lets systemd keep the sockets of this generation, and no others: after a crash the next psflip finds them, with their clients.
+    /// Stores the sockets of this generation with systemd, and no others. After a crash the next psflip finds
+    /// them there, with the connections that wait in them.
     fn store_sockets(&mut self) {
         let Some(notifier) = self.managers.systemd.as_mut().filter(|_| self.managers.stores) else { return };
         for (name, socket) in self.listeners.to_store() {
@@ -274,10 +283,10 @@ impl Runtime {
         self.wait_for_room();
     }
 
-    /// What is under way may take this long from now on.
+    /// Announces that the current operation may take this long from now on.
     pub(super) fn managers_be_patient(&mut self, time: Duration) {
         let until = Instant::now() + time;
-        // The margins of what was told before take care of the rest.
+        // Nothing to send if the time announced before is long enough; its margin covers small differences.
         let is_told = self.managers.patient_until.is_none_or(|told| until <= told);
         if self.managers.speaks() && !is_told {
             let message = self.patience(Message::new(), time + MARGIN);
@@ -290,30 +299,30 @@ impl Runtime {
         message.extend_timeout(time)
     }
 
-    /// From now on, if they want any.
+    /// Starts the watchdog messages, if systemd wants them.
     fn show_signs_of_life(&mut self) {
         if let Some(interval) = self.managers.watchdog.filter(|_| self.managers.speaks()) {
             self.timers.set(Key::SignOfLife, interval);
         }
     }
 
-    /// It is time for one.
+    /// Sends a watchdog message.
     pub(super) fn sign_of_life(&mut self) {
-        // One that waits is one that was shown.
+        // A message that still waits to be sent will do.
         if self.managers.speaks() && !self.managers.systemd.as_ref().is_some_and(Notifier::waits) {
             self.say(Message::new().watchdog());
         }
         self.show_signs_of_life();
     }
 
-    /// Everything is over.
+    /// Sends the last messages before psflip exits.
     pub(super) fn managers_end(&mut self, outcome: Outcome) {
         if self.managers.speaks() {
             let mut message = Message::new();
             if let (Outcome::Failed(_), Some(errno)) = (outcome, self.managers.errno) {
                 message = message.errno(errno);
             }
-            // A death by signal is told by itself.
+            // systemd sees a death by signal itself.
             if let End::Exited(code) = exit::end_for(outcome) {
                 message = message.exit_status(code);
             }
@@ -326,7 +335,7 @@ impl Runtime {
         }
     }
 
-    /// A manager that has not heard of the successor would end it together with this process.
+    /// A service manager that does not know the successor would stop it when this process exits.
     fn stay_until_told(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while let Some(notifier) = self.managers.systemd.as_mut().filter(|notifier| notifier.waits()) {
@@ -343,7 +352,7 @@ impl Runtime {
         self.pass_voice_on();
     }
 
-    /// How the service is, for people.
+    /// The status line.
     fn status(&self) -> String {
         let mut status = format!("generation {}", self.identity.generation);
         if let Some(since) = &self.managers.healthy_since {
@@ -377,7 +386,7 @@ impl Runtime {
         }
     }
 
-    /// They have room for what waits.
+    /// They have read messages, so waiting ones can be sent.
     pub(super) fn managers_have_room(&mut self) {
         let Some(notifier) = &mut self.managers.systemd else { return };
         notifier.go_on();

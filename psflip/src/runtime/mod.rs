@@ -1,5 +1,5 @@
-//! The one loop: it collects what happened (`collect.rs`), lets [`crate::flip`] decide, and performs what it wants
-//! (`perform.rs`). One thread, one place to wait, no decision of its own.
+//! The event loop. It collects events (`collect.rs`), lets [`crate::flip`] decide, and performs the effects
+//! (`perform.rs`). One thread, one place to wait, no decisions here.
 
 mod anchored;
 mod chronicle;
@@ -49,39 +49,40 @@ use notified::Notified;
 use poller::{Poller, Token};
 use timers::{Key, Timers};
 
-/// What is added to the times that a generation needs by its configuration, for what psflip itself and a busy machine need,
-/// before the other side takes it for hung.
+/// Added to the times that follow from the configuration, for psflip's own work and a busy host, before the
+/// other side counts as hung.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How long SIGKILL may take to end processes, before they are left behind: one that hangs in the kernel, or that psflip may not kill, would
-/// be waited for without end.
+/// How long to wait for processes after SIGKILL before leaving them behind. One that hangs in the kernel, or
+/// that psflip may not kill, would otherwise be waited for forever.
 const KILL: Duration = Duration::from_secs(10);
 
-/// How many turns of the loop may fail one after the other before a generation gives up.
+/// How many iterations of the loop may fail in a row before a generation gives up.
 const PATIENCE: u32 = 10;
 
-/// Who this generation is.
+/// Identity of this generation.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Its number; 1 for the first.
+    /// Its number; 1 for the first generation.
     pub generation: u64,
     /// Its slot.
     pub slot: Slot,
-    /// The signal set-up of its child.
+    /// The signal mask and ignored signals of its child.
     pub signals: SignalSetup,
     /// How psflip was started.
     pub origin: Invocation,
-    /// The sockets that its manager gave it.
+    /// The sockets from the service manager's socket activation.
     pub activation: Activation,
-    /// The upgrade, or the first start, that it is the outcome of.
+    /// The upgrade, or the first start, that created this generation.
     pub begun: Begun,
     /// Its configuration file.
     pub config: Option<FileStamp>,
-    /// What is probably not meant of the configuration and likely an outage, one line each, if it is new to the service.
+    /// Probable mistakes in the configuration that would likely cause an outage, one line each. Empty if the
+    /// service already ran with this configuration.
     pub warnings: Vec<String>,
 }
 
-/// The predecessor, as a successor knows it.
+/// The predecessor, as its successor knows it.
 #[derive(Debug)]
 pub struct Predecessor {
     /// The connection.
@@ -92,7 +93,7 @@ pub struct Predecessor {
     pub pidfile: Option<String>,
 }
 
-/// One generation, running.
+/// A running generation.
 #[derive(Debug)]
 struct Runtime {
     plan: Plan,
@@ -100,7 +101,7 @@ struct Runtime {
     /// The child's environment.
     envp: Rc<[CString]>,
     state: State,
-    /// Events that effects have caused.
+    /// Events caused by effects.
     queue: VecDeque<Event>,
     poller: Poller,
     timers: Timers,
@@ -108,32 +109,32 @@ struct Runtime {
     reaper: Reaper,
     tree: Option<Tree>,
     checker: Option<CheckerSlot>,
-    /// Where the child says that it is ready, if it is to say so.
+    /// The child's `NOTIFY_SOCKET`, if it gets one.
     notified: Option<Notified>,
     predecessor: Option<Predecessor>,
     successor: Option<successor::Link>,
-    /// The process that starts the successor and ends at once, until it is reaped.
+    /// The process that starts the successor and exits at once, until it is reaped.
     intermediate: Option<u32>,
     pidfile: Option<Pidfile>,
-    /// The sockets that the predecessor handed over, until the child is started.
+    /// The sockets that the predecessor handed over, until the child starts.
     given: Vec<Given>,
     listeners: Listeners,
-    /// The link that was turned, until this generation is promoted.
+    /// The symlink that this generation repointed, until it is promoted.
     turned: Option<Turned>,
-    /// While an upgrade is under way.
+    /// Set while an upgrade is running.
     before_upgrade: Option<traffic::BeforeUpgrade>,
     hooks: hooks::Running,
     managers: managers::Managers,
     control: control::Control,
     files: files::Files,
     chronicle: Chronicle,
-    /// Something of what operators see has changed.
+    /// Whether the status that operators see has changed.
     changed: bool,
     /// Why the last upgrade failed.
     upgrade_failure: Option<String>,
-    /// Why this generation fails, in words.
+    /// Why this generation fails, for the log.
     failure: Option<String>,
-    /// What the last probe said, when there are no more.
+    /// The result of the last failed probe, once probing is over.
     last_probe_failure: Option<String>,
     /// Why no successor could be started.
     start_error: Option<String>,
@@ -142,7 +143,7 @@ struct Runtime {
     outcome: Option<Outcome>,
 }
 
-/// A health check that is under way. Its type has no Debug of its own.
+/// A running health check. `Checker` does not implement Debug.
 struct CheckerSlot(Checker);
 
 impl std::fmt::Debug for CheckerSlot {
@@ -151,11 +152,13 @@ impl std::fmt::Debug for CheckerSlot {
     }
 }
 
-/// Lives the life of one generation. Returns what psflip ends with. `inheritance`: what the predecessor handed over.
+/// Runs one generation until it exits, and returns the outcome. `inheritance`: what the predecessor handed
+/// over.
 ///
 /// # Errors
-/// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be made, and nothing was started. Later errors are those of
-/// a psflip that is broken; the child does not survive them. A predecessor is told either way.
+/// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be created, and nothing was started. A later
+/// error means that the loop can't go on; the child does not survive it. The predecessor, if any, is notified
+/// of either.
 pub fn live(
     plan: Plan,
     identity: Identity,
@@ -163,7 +166,7 @@ pub fn live(
     anchor: Option<anchor::Link>,
     inheritance: Inheritance,
 ) -> io::Result<Outcome> {
-    memory::reserve_stack(); // no child yet that would end with it
+    memory::reserve_stack(); // there is no child yet that a failure here would take down
     let resources = match Resources::open(predecessor.as_ref(), anchor.as_ref()) {
         Ok(resources) => resources,
         Err(error) => {
@@ -189,12 +192,12 @@ fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
     }
 }
 
-/// Whether the kernel only lacks memory at the moment.
+/// Whether the error is temporary: the kernel lacks memory at the moment, or the call was interrupted.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR))
 }
 
-/// What the loop itself needs.
+/// The descriptors of the loop itself.
 struct Resources {
     poller: Poller,
     timers: Timers,
@@ -283,7 +286,8 @@ impl Runtime {
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let deadline = self.plan.upgrade.timeout + self.promotion() + self.grace();
             let grace = self.grace();
-            // A predecessor that is gone shows by its process; one that can't be told would not believe what follows.
+            // If the predecessor is gone, its pidfd shows that. If only the message can't be sent, the
+            // predecessor would reject the messages that follow.
             match link.send(&ToPredecessor::Starting { version, deadline, grace }) {
                 Err(error) if !is_gone(&error) => {
                     return Err(io::Error::other(format!(
@@ -311,8 +315,8 @@ impl Runtime {
             let mut failed = false;
             for token in self.poller.wait()? {
                 match self.collect(token) {
-                    // The descriptor is still ready and is read again at once: neither a service nor the exit status of one
-                    // that stops is lost to a single failed call (contract F10).
+                    // The descriptor is still ready and is read again at once. So a single failed call costs
+                    // neither the service nor the exit status of one that is stopping (contract F10).
                     Err(error) if is_passing(&error) || failed_turns < PATIENCE => failed = true,
                     other => other?,
                 }
@@ -333,18 +337,18 @@ impl Runtime {
         if self.plan.hooks.promote.is_empty() { Duration::ZERO } else { self.plan.hooks.timeout }
     }
 
-    /// How long this generation may take to end its child and what the child left behind.
+    /// How long this generation may take to stop its child and leftover processes.
     fn grace(&self) -> Duration {
         2 * self.plan.shutdown.timeout + MARGIN
     }
 
-    /// Something happened.
+    /// Queues an event and handles it.
     fn happened(&mut self, event: Event) {
         self.queue.push_back(event);
         self.settle();
     }
 
-    /// Decides and performs until nothing more follows from what happened.
+    /// Decides and performs until the queue is empty.
     fn settle(&mut self) {
         while let Some(event) = self.queue.pop_front() {
             if self.outcome.is_some() {
@@ -372,9 +376,9 @@ impl Runtime {
         }
     }
 
-    /// Everything is over: leaves no trace.
+    /// Cleans up before psflip exits.
     fn finish(mut self) -> io::Result<Outcome> {
-        // A health check that is under way has processes of its own.
+        // A running health check may have processes of its own.
         drop(self.checker.take());
         self.hooks.clear();
         self.take_terminal_back();
@@ -400,7 +404,8 @@ impl Runtime {
         if let Some(tree) = self.tree.take().filter(Tree::is_over) {
             tree.reap_keeper();
         }
-        // What was left alone on purpose, and a container's strangers, are not ours to end.
+        // psflip doesn't kill processes that it was configured to leave alone, nor, as PID 1 of a container,
+        // processes that it did not start.
         if self.plan.shutdown.orphans == Orphans::Kill && std::process::id() != 1 {
             self.reaper.end_our_own();
         }
@@ -438,7 +443,8 @@ impl Runtime {
         }
     }
 
-    /// How long the predecessor may take for what it has said it does. What comes before its child's end is over once it has heard of the stop.
+    /// How long to wait for the predecessor's current step. The steps before its child's exit are skipped
+    /// once it gets the stop request.
     fn predecessor_deadline(&self) -> Duration {
         match self.chronicle.predecessor {
             Some((step, until)) if step != Drain::Delay => {

@@ -1,4 +1,5 @@
-//! What the child says on `NOTIFY_SOCKET` (see [`crate::health::Notifications`]), and how long it may put off being ready.
+//! Messages of the child on `NOTIFY_SOCKET` (see [`crate::health::Notifications`]), and the extra time that
+//! it may ask for.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,31 +14,32 @@ use crate::handover::ToPredecessor;
 use crate::health::{Heard, Notifications};
 use crate::process::keeper::Tree;
 
-/// Into how many parts the longest extension is divided: the predecessor is told of an extension when it is by at least one of
-/// them longer than what it was told before, however many the child asks for. Its socket's queue would be full at some time.
+/// The longest extension is divided into this many parts. An extension is passed to the predecessor only when
+/// it exceeds the last one passed by at least a part. Otherwise a child that asks very often would fill the
+/// queue of the predecessor's socket.
 const PARTS: u32 = 16;
 
-/// How long the socket is not read when strangers flood it: while the child is waited for, its READY=1 may be delayed by no
-/// more than that; later nothing is urgent.
+/// How long the socket is not read when processes outside the child's tree flood it. While the child starts,
+/// its READY=1 may be delayed by no more than that; later nothing is urgent.
 const PAUSE_WHILE_STARTING: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The socket, and the time that it is about.
+/// The socket, and the time that the child gets.
 #[derive(Debug)]
 pub(super) struct Notified {
     pub(super) notifications: Notifications,
     /// When the time to become healthy began.
     since: Instant,
-    /// What it has been given, if it has asked for more than `upgrade.timeout`.
+    /// The extended time, if the child asked for more than `upgrade.timeout`.
     extended: Option<Duration>,
-    /// How long the predecessor thinks that it may take.
+    /// The time that the predecessor was notified of.
     told: Duration,
-    /// The flood was logged.
+    /// Whether the flood was logged.
     flood_logged: bool,
 }
 
 impl Notified {
-    /// Why the child is not ready, after the time that it was given.
+    /// Why the child is not ready at the end of its time.
     pub(super) fn why_not_ready(&self) -> String {
         match self.extended {
             Some(time) => format!(
@@ -49,13 +51,13 @@ impl Notified {
     }
 }
 
-/// Without the parts of a millisecond, which nobody wants to read.
+/// Rounds down to whole milliseconds, for messages.
 fn whole_ms(time: Duration) -> Duration {
     time - Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000))
 }
 
 impl Runtime {
-    /// Makes the socket, if the child is to have one, and waits for what comes. Gives its address.
+    /// Opens the socket, if the configuration wants one, and watches it. Returns its address.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM, ENOSPC.
@@ -77,21 +79,21 @@ impl Runtime {
         Ok(Some(address))
     }
 
-    /// Begins to wait for `READY=1`, which may have come already.
+    /// Starts to wait for `READY=1`, which may have come already.
     pub(super) fn await_ready(&mut self) {
         if self.notified.as_ref().is_some_and(|notified| notified.notifications.is_ready()) {
             self.queue.push_back(Event::ChildHealthy);
         }
     }
 
-    /// The time to become healthy begins anew.
+    /// Restarts the time to become healthy.
     pub(super) fn begin_patience(&mut self) {
         if let Some(notified) = &mut self.notified {
             (notified.since, notified.extended) = (Instant::now(), None);
         }
     }
 
-    /// Something came on the socket.
+    /// Reads the socket.
     ///
     /// # Errors
     /// ENOMEM.
@@ -110,7 +112,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// Stops reading for a while. The kernel keeps a few messages (net.unix.max_dgram_qlen) and lets further senders wait.
+    /// Stops reading for a while. Meanwhile the kernel queues a few messages (net.unix.max_dgram_qlen) and
+    /// blocks further senders.
     fn pause_notifications(&mut self) {
         let Some(notified) = &mut self.notified else { return };
         if !std::mem::replace(&mut notified.flood_logged, true)
@@ -127,7 +130,7 @@ impl Runtime {
         self.timers.set(Key::Notifications, pause);
     }
 
-    /// The pause is over.
+    /// Reads the socket again after a pause.
     ///
     /// # Errors
     /// ENOMEM, ENOSPC.
@@ -140,7 +143,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// The keeper says whether a sender belongs to its tree.
+    /// The keeper has reported whether a sender belongs to its tree.
     pub(super) fn sender_is_known(&mut self, pid: u32, belongs: bool) {
         if let Some(notified) = &mut self.notified {
             let heard = notified.notifications.answer(pid, belongs);
@@ -149,21 +152,21 @@ impl Runtime {
     }
 
     fn heard(&mut self, heard: Heard) {
-        // After it was promoted nobody waits.
+        // After the promotion nothing depends on these messages.
         if !self.state.is_starting() {
             return;
         }
         if let Some(time) = heard.extend {
             self.extend(time);
         }
-        // Before its start was told, that has to wait for `await_ready`.
+        // Before the start of the child was reported, this has to wait for `await_ready`.
         if heard.ready && self.tree.as_ref().and_then(Tree::child_pid).is_some() {
             self.happened(Event::ChildHealthy);
         }
     }
 
-    /// The child asks for this much time from now on. It gets it, but not more than `extend` of the configuration allows, and
-    /// never less than it had anyway.
+    /// The child asks for this much time from now on. It gets it, up to the configured `extend`, and never
+    /// less than it had anyway.
     fn extend(&mut self, time: Duration) {
         let (Some(notified), Health::Notify { extend }) = (&mut self.notified, &self.plan.health) else {
             return;
@@ -175,7 +178,7 @@ impl Runtime {
             return;
         }
         if !self.timers.postpone(Key::Flip(Timer::Healthy), until.saturating_sub(spent)) {
-            return; // a stop request: the wait is over
+            return; // a stop request ended the wait
         }
         notified.extended = Some(until);
         if until <= notified.told {
@@ -191,10 +194,12 @@ impl Runtime {
         }
     }
 
-    /// What the child said last, for the reason of its failure: it may have said it and ended at once.
+    /// The child's last message, for the reason of its failure. The child may have sent it and exited at
+    /// once, so the socket is read once more.
     pub(super) fn last_words(&mut self) -> Option<String> {
         let (notified, tree) = (self.notified.as_mut()?, self.tree.as_ref()?);
-        let _ = notified.notifications.hear(tree.keeper_pid(), tree.child_pid()); // what can't be read is not told
+        // Messages that can\'t be read are left out.
+        let _ = notified.notifications.hear(tree.keeper_pid(), tree.child_pid());
         notified.notifications.last_words()
     }
 }

@@ -1,4 +1,4 @@
-//! An exit of the child that nobody asked for: how it is logged, and what is kept of it for `psflip status`.
+//! Exits of the child without a stop request: their log lines, and what `psflip status` shows of them later.
 
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -13,24 +13,25 @@ use crate::process::keeper::Tree;
 use crate::signal::Signal;
 use crate::sys::tree;
 
-/// What a generation knows of the outage that it ends with.
+/// What a generation knows of the outage with which it exits.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// The last signal that the child got through psflip, or together with it from the terminal, and that is no request to psflip.
+    /// The last signal without a meaning for psflip that the child got, forwarded by psflip or from the
+    /// terminal.
     signal: Option<(Signal, Instant)>,
-    /// What goes on in the background after the child exited with 0, and what to do about it.
+    /// Which process stays in the background after the child exited with 0, and what to do about it.
     background: Option<String>,
     /// Why the service is down.
     reason: Option<String>,
 }
 
 impl Runtime {
-    /// The child got a signal that is no request to psflip.
+    /// The child got a signal that has no meaning for psflip.
     pub(super) fn note_signal(&mut self, signal: Signal) {
         self.outage.signal = Some((signal, Instant::now()));
     }
 
-    /// The child has exited. What is left of its tree is looked at now, before it is ended, too.
+    /// The child has exited. This looks at leftover processes now, before they are stopped, too.
     pub(super) fn note_end(&mut self, end: End) {
         if end != End::Exited(0) || self.state.is_stopping() {
             return;
@@ -55,7 +56,7 @@ impl Runtime {
         self.outage.background.as_ref().map_or_else(String::new, |text| format!("; {text}"))
     }
 
-    /// The child of the service terminated without a stop request.
+    /// The child of the service exited without a stop request.
     pub(super) fn service_is_down(&mut self, child: Option<u32>, end: End) {
         if let Some(signal) = self.signal_that_ended(end) {
             tracing::info!(child, %end, %signal, "the child was terminated by a signal that psflip forwarded to it");
@@ -73,13 +74,14 @@ impl Runtime {
         self.outage.reason = Some(reason);
     }
 
-    /// The child of the service terminated during an upgrade, which is its last chance (contract F7).
+    /// The child of the service exited during an upgrade. Only the upgrade can restore the service (contract
+    /// F7).
     pub(super) fn service_may_be_down(&mut self, end: End) {
         self.outage.reason = Some(format!("the child terminated without a stop request: {end}"));
     }
 
-    /// The signal that the child got a short time ago, if it explains its end. SIGQUIT is the graceful stop of many servers, and
-    /// others dump their state on it and go on: only an end without an error counts there.
+    /// The recent signal that explains the child's exit. For SIGQUIT only exit code 0 counts: it is the
+    /// graceful stop of many servers, while others dump their state on it and keep running.
     fn signal_that_ended(&self, end: End) -> Option<Signal> {
         let (signal, at) = self.outage.signal?;
         let explains = match end {
@@ -89,24 +91,25 @@ impl Runtime {
         (explains && at.elapsed() <= self.plan.shutdown.timeout).then_some(signal)
     }
 
-    /// Where the last exit is kept.
+    /// Path of the file with the last exit.
     fn last_exit_path(&self) -> Option<PathBuf> {
         let pidfile = self.plan.pidfile.as_deref();
         last_exit::path(pidfile, self.plan.control.path(pidfile).as_deref())
     }
 
-    /// A generation serves: how the service went down before is of no interest any more.
+    /// A generation serves, so an earlier outage is of no interest.
     pub(super) fn forget_last_exit(&self) {
         if let Some(path) = self.last_exit_path() {
             last_exit::remove(&path);
         }
     }
 
-    /// psflip ends like this: keeps it if that is an outage.
+    /// Keeps psflip's exit for `psflip status`, if it is an outage.
     pub(super) fn keep_last_exit(&self, outcome: Outcome) {
         let reason = match outcome {
             Outcome::Relay(_) => self.outage.reason.as_ref(),
-            // Another psflip has that pidfile, and serves; a stop is no outage; the old generation serves on.
+            // No outage: another psflip serves with this pidfile, a stop was requested, or a successor
+            // serves.
             Outcome::Failed(Failure::Pidfile | Failure::Aborted) | Outcome::Superseded => None,
             Outcome::Failed(_) if self.predecessor.is_some() => None,
             Outcome::Failed(_) => self.failure.as_ref(),
@@ -126,7 +129,7 @@ impl Runtime {
     }
 }
 
-/// How a program is kept from putting itself into the background.
+/// How to keep a program in the foreground.
 fn in_the_foreground(program: &str) -> String {
     let option = match program {
         "nginx" => "`-g 'daemon off;'`",

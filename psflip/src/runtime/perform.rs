@@ -1,4 +1,4 @@
-//! From effects to the operating system.
+//! Performs effects by means of the operating system.
 
 use std::os::fd::AsFd;
 
@@ -21,7 +21,7 @@ use crate::sys::process;
 use crate::text;
 
 impl Runtime {
-    /// Does what was decided. What follows from it is queued as an event.
+    /// Performs an effect. Events that follow from it are queued.
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::StartChild => self.start_child(),
@@ -32,7 +32,7 @@ impl Runtime {
             Effect::SignalOrphans => self.signal_orphans(),
             Effect::KillOrphans => self.on_tree(|tree| {
                 tree.wake_keeper();
-                // A keeper that can't be told is ended itself, and what it leaves is ended here.
+                // If the keeper can't be reached, it is killed, and psflip kills the rest of the tree itself.
                 if tree.kill_all().is_err() {
                     tree.kill_keeper();
                 }
@@ -50,7 +50,7 @@ impl Runtime {
             Effect::GiveBack => self.give_back(),
             Effect::TakeBack => self.take_back(),
             Effect::TellReady => {
-                // Before the old one says that it was superseded: so the lines of both read in order.
+                // Logged before the old psflip logs the takeover, so that the lines of both are in order.
                 let child = self.tree.as_ref().and_then(Tree::child_pid);
                 tracing::info!(child, health = kind(&self.plan.health), "healthy; taking over");
                 self.tell_predecessor(&ToPredecessor::Ready);
@@ -87,7 +87,7 @@ impl Runtime {
         let mut launch =
             Launch::new(self.plan.argv(), envp, self.plan.workdir.clone(), self.identity.signals)
                 .with_sockets(sockets);
-        // The address is there before the child is.
+        // The socket must exist before the child does.
         let started = self.open_notifications().and_then(|notify| {
             if let Some(address) = notify {
                 launch = launch.with_variable("NOTIFY_SOCKET", &address);
@@ -107,7 +107,7 @@ impl Runtime {
 
     fn start_probing(&mut self) {
         let Some(pid) = self.tree.as_ref().and_then(Tree::child_pid) else { return };
-        // Once: probing begins anew when the child ignores a stop.
+        // Only once: probing starts again when the child ignores a stop.
         if !self.chronicle.has_taken(Step::Child) {
             tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
             self.note(Step::Child);
@@ -127,7 +127,7 @@ impl Runtime {
         self.await_ready();
     }
 
-    /// The checker itself stays, for its last failure, but its probe is ended.
+    /// Drops the health check with its running probe, and keeps its last failure.
     fn stop_probing(&mut self) {
         self.timers.clear(Key::Check);
         self.timers.clear(Key::NotHealthyYet);
@@ -141,7 +141,7 @@ impl Runtime {
     pub(super) fn signal_child(&mut self, signal: Signal) {
         let Some(tree) = &mut self.tree else { return };
         if tree.child_pid().is_none() && signal == Signal::KILL {
-            // Its exec hangs (a dead network file system): the keeper's end is all that can be had.
+            // Its exec hangs (on a dead network file system), so only the keeper can be killed.
             tree.kill_keeper();
             return;
         }
@@ -155,7 +155,7 @@ impl Runtime {
                     self.continue_child_to_end();
                 }
             }
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // its end is on the way
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // its exit is about to be reported
             Err(error) => {
                 tracing::error!(child = tree.child_pid(), %signal, %error, "can't signal the child");
             }
@@ -166,19 +166,19 @@ impl Runtime {
         match self.plan.shutdown.orphans {
             Orphans::Kill => {
                 let signal = self.plan.shutdown.signal;
-                // What is stopped can't end.
+                // A stopped process can't act on the signal.
                 self.on_tree(|tree| tree.signal_all(signal).and_then(|()| tree.signal_all(Signal::CONT)));
             }
             Orphans::Leave => self.on_tree(Tree::leave_all),
         }
     }
 
-    /// Tells the keeper something, unless it has told already that its tree is gone.
+    /// Sends a command to the keeper, unless it has reported that its tree is gone.
     fn on_tree(&self, command: impl FnOnce(&Tree) -> std::io::Result<()>) {
         if let Some(tree) = &self.tree
             && !tree.is_over()
         {
-            let _ = command(tree); // EPIPE: it has just ended, and will be heard of
+            let _ = command(tree); // EPIPE: it has just exited, which is reported
         }
     }
 
@@ -188,7 +188,7 @@ impl Runtime {
             return;
         };
         self.note(Step::Pidfile);
-        // Taken from the predecessor: by agreement if it is there, and as a stale one if it is not.
+        // From the predecessor: by agreement if it is alive, and as a stale pidfile if it is not.
         let from = match &self.predecessor {
             Some(Predecessor { pidfile: Some(held), .. }) if *held == text::lossy(&path) => From::Relative,
             _ => From::Nobody,
@@ -239,8 +239,8 @@ impl Runtime {
             None => Err(std::io::Error::from_raw_os_error(libc::EPIPE)),
         };
         let Err(error) = sent else { return };
-        // That it is gone shows by its process; but a request that nobody takes has to be answered, and an acknowledgement
-        // of what nobody could be told will not come.
+        // If the predecessor is gone, its pidfd shows that. But an upgrade request that can't be passed back
+        // must be answered, and an acknowledgement can't come if `ready` could not be sent.
         if matches!(message, ToPredecessor::Upgrade { .. }) {
             self.tell(crate::flip::News::RequestRefused);
         } else if *message == ToPredecessor::Ready && !is_gone(&error) {
@@ -259,7 +259,7 @@ impl Runtime {
         let event = match answer {
             Ok(Some((remembered, by))) => {
                 self.chronicle.asked(by);
-                // `main` can't be heard any more; it comes at once after this.
+                // `main` can't be received any more; it would follow at once.
                 self.managers_know();
                 Event::Acknowledged { remembered }
             }
@@ -273,7 +273,8 @@ impl Runtime {
     }
 
     fn start_successor(&mut self) {
-        // Ctrl-C is a stop request during an upgrade, and the new child may need the terminal.
+        // Ctrl-C is to be a stop request to psflip during an upgrade, and the new child may need the
+        // terminal.
         self.take_terminal_back();
         self.mend_files();
         self.look_before_upgrade();
@@ -331,23 +332,24 @@ impl Runtime {
         }
     }
 
-    /// See `process/reaper.rs`.
+    /// Undoes `set_subreaper(false)` of [`Self::start_successor`]; see `process/reaper.rs`.
     pub(super) fn become_subreaper_again(&mut self) {
         if let Err(error) = process::set_subreaper(true) {
             tracing::error!(%error, "can't become a subreaper again");
         }
     }
 
-    /// The point of no return (see `flip`): the acknowledgement is sent, or it fails and nothing has happened.
+    /// The point of no return (see `flip`): either the acknowledgement is sent, or it fails and nothing has
+    /// changed.
     fn acknowledge(&mut self, remembered: bool) {
         let Some(link) = &mut self.successor else { return };
         let alive = link.process().is_some_and(|(_, process)| !process.has_ended());
-        // One that was told to give up may not have read that yet.
+        // A successor that was sent an abort may not have read it yet.
         let committed = if alive && link.failure().is_none() {
             let by = self.chronicle.hand_on().filter(|_| remembered);
             let sent = link.send(&ToSuccessor::Acknowledge { remembered, by: by.clone() });
             if sent.is_err() {
-                self.chronicle.asked(by); // it is this generation's again
+                self.chronicle.asked(by); // the request stays with this generation
             }
             sent
         } else {
@@ -390,9 +392,9 @@ impl Runtime {
         match self.successor.as_ref().and_then(successor::Link::process) {
             Some((pid, process)) => {
                 tracing::warn!(pid, "killing the new psflip");
-                let _ = process.send(Signal::KILL); // it may have ended
+                let _ = process.send(Signal::KILL); // it may have exited
             }
-            // It never came to life: what there is of it dies of the closed connection.
+            // It has not reported its pid. If it still starts, it exits on the `abort` that `let_go` sends.
             None => self.queue.push_back(Event::SuccessorGone),
         }
     }

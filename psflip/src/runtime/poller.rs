@@ -1,4 +1,4 @@
-//! Waiting for everything at once (epoll(7)).
+//! Waits for all descriptors at once (epoll(7)).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -7,15 +7,15 @@ use crate::sys::seam::{self, Call};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// What can become ready. The order is the order in which ready ones are looked at: what processes have said comes before
-/// what time says, so that a psflip that was stopped for a while does not give up on somebody who was in time (F12).
+/// What can become ready, in the order in which it is handled. Messages of processes come before timers. So a
+/// psflip that was stopped for a while does not give up on a process that was in time (F12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
-    /// The anchor, which is dead.
+    /// The anchor's death.
     Anchor,
     /// The keeper of the child.
     Tree,
-    /// The child's process, until its keeper has told of its end.
+    /// The child's process, until its keeper has reported the exit.
     Child,
     /// The successor's messages.
     Successor,
@@ -27,7 +27,7 @@ pub(super) enum Token {
     PredecessorProcess,
     /// The health check.
     Check,
-    /// What the child says of itself.
+    /// `NOTIFY_SOCKET` of the child.
     Notifications,
     /// `hooks.promote`.
     PromoteHook,
@@ -35,9 +35,9 @@ pub(super) enum Token {
     PromotedHook,
     /// `hooks.failed`.
     FailedHook,
-    /// Room for what managers are to be told.
+    /// Room for messages to the service manager.
     Managers,
-    /// Operators.
+    /// The control socket and its clients.
     Control,
     /// Pidfile and control socket.
     Files,
@@ -71,12 +71,12 @@ const TOKENS: [Token; 17] = [
 #[derive(Debug)]
 pub(super) struct Poller {
     epoll: Epoll,
-    /// The number that is registered for a token, to be forgotten even when its owner has closed it.
+    /// The descriptor number of each token, needed to unregister it even if its owner has closed it.
     registered: [Option<RawFd>; TOKENS.len()],
 }
 
 impl Poller {
-    /// An empty set.
+    /// Creates an empty set.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -86,7 +86,7 @@ impl Poller {
         Ok(Self { epoll, registered: [None; TOKENS.len()] })
     }
 
-    /// Waits for this descriptor to be readable under this token, instead of what the token stood for before.
+    /// Waits for this descriptor to be readable. Replaces the descriptor that the token had before.
     ///
     /// # Errors
     /// ENOMEM, ENOSPC: see epoll_ctl(2).
@@ -110,7 +110,8 @@ impl Poller {
         }
         seam::before(Call::EpollControl)?;
         let mut event = EpollEvent::new(flags, token as u64);
-        // Either may be wrong: a known number may stand for another file by now, and a new one for a file that is watched already.
+        // `is_known` may be wrong: a known number may be another file by now, and a new number may be a file
+        // that is already watched.
         let changed = if is_known { self.epoll.modify(fd, &mut event) } else { self.epoll.add(fd, event) };
         match changed {
             Err(Errno::ENOENT) => self.epoll.add(fd, event)?,
@@ -121,24 +122,24 @@ impl Poller {
         Ok(())
     }
 
-    /// No longer waits for what this token stands for.
+    /// Unregisters the descriptor of this token.
     pub(super) fn forget(&mut self, token: Token) {
         if let Some(number) = self.registered[token as usize].take() {
             crate::sys::fd::forget_in_epoll(self.epoll.0.as_fd(), number);
         }
     }
 
-    /// Waits until something is ready; returns what, in the order of [`Token`].
+    /// Waits until descriptors are ready, and returns their tokens, in the order of [`Token`].
     ///
     /// # Errors
-    /// None that a valid set could give.
+    /// None, if the set is valid.
     pub(super) fn wait(&self) -> io::Result<Vec<Token>> {
         let mut events = [EpollEvent::empty(); TOKENS.len()];
         let waited =
             seam::before(Call::EpollWait).and_then(|()| self.epoll.wait(&mut events, EpollTimeout::NONE));
         let count = match waited {
             Ok(count) => count,
-            Err(Errno::EINTR) => 0, // a debugger, or a stop and continue
+            Err(Errno::EINTR) => 0, // from a debugger, or a stop and continue
             Err(errno) => return Err(errno.into()),
         };
         let mut tokens: Vec<Token> =

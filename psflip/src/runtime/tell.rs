@@ -1,4 +1,4 @@
-//! What operators read: one line a thing that matters to them.
+//! Log lines for operators: one line for each event that matters to them.
 
 use std::time::Duration;
 
@@ -14,20 +14,21 @@ use crate::process::keeper::Tree;
 use crate::secrets;
 use crate::sys::tree;
 
-/// So long after its start a child that is not healthy yet is worth a line.
+/// After this time, a child that is not healthy yet gets a log line.
 pub(super) const NOT_HEALTHY_AFTER: Duration = Duration::from_secs(1);
-/// And after so long each time again.
+/// After this time, it gets the next one.
 const NOT_HEALTHY_AGAIN: Duration = Duration::from_secs(10);
-/// How many processes that SIGKILL did not end are listed.
+/// How many processes are listed that survived SIGKILL.
 const MOST_SURVIVORS: usize = 10;
 
 impl Runtime {
-    /// Tells those who want to know.
+    /// Reports the news: in the log, to service managers and to clients of the control socket.
     pub(super) fn tell(&mut self, news: News) {
         self.log(news);
         self.terminal_may_be_free(news);
         self.tell_managers(news);
-        // Last: systemd waits for an operator's client that waits for this, and is to know by then.
+        // Last: `psflip upgrade` in ExecReload= waits for this, and systemd must have its messages before
+        // that client exits.
         self.tell_operators(news);
     }
 
@@ -124,10 +125,10 @@ impl Runtime {
         }
     }
 
-    /// What SIGKILL did not end, as far as it can be seen.
+    /// The processes that survived SIGKILL, as far as psflip can see them.
     fn survivors(&self) -> String {
         let Some(tree) = &self.tree else { return String::new() };
-        // What a lost keeper had is below psflip itself.
+        // The processes of a lost keeper are below psflip itself.
         let root = if tree.is_over() { std::process::id() } else { tree.keeper_pid() };
         let mut found = tree::described_below(root, self.reaper.foreign());
         let more = found.len().saturating_sub(MOST_SURVIVORS);
@@ -136,7 +137,7 @@ impl Runtime {
         format!("{}{more}", found.join(", "))
     }
 
-    /// It takes longer than a moment until the child is healthy: says why, and says it again later.
+    /// The child is still not healthy: logs why, and schedules the next line.
     pub(super) fn tell_not_healthy_yet(&mut self) {
         if !self.state.is_starting() {
             return;
@@ -154,7 +155,7 @@ impl Runtime {
         self.timers.set(Key::NotHealthyYet, NOT_HEALTHY_AGAIN);
     }
 
-    /// What is probably not meant, of a configuration that is new to this service.
+    /// Logs warnings about a configuration that is new to this service.
     pub(super) fn tell_warnings(&mut self) {
         for text in std::mem::take(&mut self.identity.warnings) {
             tracing::warn!("{text}");
@@ -165,7 +166,7 @@ impl Runtime {
         }
     }
 
-    /// The new generation warns of its configuration: whoever waits for the upgrade reads it.
+    /// Passes a warning of the new generation on to clients that wait for the upgrade.
     pub(super) fn pass_warning_on(&mut self, text: String) {
         let Some(upgrade) = self.chronicle.upgrade.as_ref().map(|under_way| under_way.record.upgrade) else {
             return;
@@ -191,7 +192,7 @@ impl Runtime {
         };
         let probe = probe.map_or_else(String::new, |probe| format!("; {probe}"));
         let reason = match (failure, self.failure.take()) {
-            // Said with more detail where it happened.
+            // The place of the failure has set a more detailed reason.
             (
                 Failure::Start(_) | Failure::Hook | Failure::Switch | Failure::Pidfile | Failure::Silence,
                 Some(reason),
@@ -215,7 +216,7 @@ impl Runtime {
         };
         let reason = secrets::hide(&reason).into_owned();
         if failure == Failure::Aborted {
-            // Perhaps since all is to end: what becomes of the old one is its own to tell.
+            // A stop request may be the cause, so nothing is said about the old generation here.
             tracing::warn!(reason, "this generation gives up");
         } else if self.predecessor.is_some() {
             tracing::error!(reason, "this generation failed; the old one keeps running");
@@ -225,12 +226,12 @@ impl Runtime {
         self.failure = Some(reason);
     }
 
-    /// Why the successor failed, from whoever knows.
+    /// The reason why the successor failed.
     fn why_upgrade_failed(&mut self) -> String {
         if let Some(error) = self.start_error.take() {
             return error;
         }
-        // It is of no more use; what is left of a successor dies of the closed connection.
+        // The link is of no more use. A successor that still lives exits on the `abort` that `let_go` sends.
         self.poller.forget(Token::SuccessorProcess);
         self.poller.forget(Token::Successor);
         let Some(link) = self.successor.take() else {
@@ -253,7 +254,7 @@ impl Runtime {
     }
 }
 
-/// A time that is known to the millisecond. Its own words for none are `0ns`.
+/// A time in whole milliseconds. Debug of zero would print `0ns`.
 fn span(time: Duration) -> String {
     if time.is_zero() { "0ms".to_owned() } else { format!("{time:?}") }
 }

@@ -14,37 +14,38 @@ use crate::sys::seam::{self, Call};
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
-    /// The state machine's.
+    /// A timer of the state machine.
     Flip(Timer),
-    /// The health check's.
+    /// The health check.
     Check,
-    /// The next line that says why the child is not healthy yet.
+    /// The next log line that says why the child is not healthy yet.
     NotHealthyYet,
     /// The end of a pause in reading `NOTIFY_SOCKET`.
     Notifications,
-    /// A hook's.
+    /// The time limit of a hook.
     Hook(Hook),
-    /// The next sign of life for the manager's watchdog.
+    /// The next message to systemd's watchdog.
     SignOfLife,
-    /// Of clients of the control socket.
+    /// Timeouts of clients of the control socket.
     Control,
-    /// The keeper's, which has not told that its child has ended.
+    /// The keeper is late to report the exit of its child.
     Keeper,
-    /// Of the sweep of what a lost keeper has left.
+    /// The next step of killing what a lost keeper left.
     Sweep,
 }
 
-/// Deadlines by monotonic clock, which goes on while psflip is stopped and stands still while the machine sleeps.
+/// Deadlines by CLOCK_MONOTONIC, which runs on while psflip is stopped and stands still while the host is
+/// suspended.
 #[derive(Debug)]
 pub(super) struct Timers {
     fd: TimerFd,
     deadlines: BTreeMap<Key, Instant>,
-    /// What the kernel was last told.
+    /// The deadline that the kernel was last given.
     programmed: Option<Instant>,
 }
 
 impl Timers {
-    /// No deadlines.
+    /// Creates a timer without deadlines.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -54,19 +55,19 @@ impl Timers {
         Ok(Self { fd, deadlines: BTreeMap::new(), programmed: None })
     }
 
-    /// Sets a deadline, from now.
+    /// Sets a deadline to `time` from now.
     pub(super) fn set(&mut self, key: Key, time: Duration) {
         self.deadlines.insert(key, Instant::now() + time);
     }
 
-    /// Puts a deadline off, to this long from now. Whether there is one.
+    /// Postpones a deadline to `time` from now, but never makes it earlier. Returns false if it is not set.
     pub(super) fn postpone(&mut self, key: Key, time: Duration) -> bool {
         let Some(deadline) = self.deadlines.get_mut(&key) else { return false };
         *deadline = (Instant::now() + time).max(*deadline);
         true
     }
 
-    /// How long it is until this deadline; `None`: there is none.
+    /// The time until this deadline; `None` if it is not set.
     pub(super) fn left(&self, key: Key) -> Option<Duration> {
         self.deadlines.get(&key).map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -76,7 +77,7 @@ impl Timers {
         self.deadlines.remove(&key);
     }
 
-    /// The deadlines that have passed; they are removed.
+    /// Removes the expired deadlines, and returns them.
     pub(super) fn take_due(&mut self) -> Vec<Key> {
         if self.deadlines.is_empty() {
             return Vec::new();
@@ -90,10 +91,10 @@ impl Timers {
         due
     }
 
-    /// Tells the kernel when to wake us: at the earliest deadline, or not at all. Does nothing if that has not changed.
+    /// Sets the timerfd to the earliest deadline, or disarms it. Does nothing if that has not changed.
     ///
     /// # Errors
-    /// None that a valid timer could give.
+    /// None, if the timer is valid.
     pub(super) fn program(&mut self) -> io::Result<()> {
         let earliest = self.deadlines.values().min().copied();
         if earliest == self.programmed {
@@ -102,12 +103,12 @@ impl Timers {
         seam::before(Call::TimerSet)?;
         match earliest {
             Some(deadline) => {
-                // Zero would switch the timer off.
+                // Zero would disarm the timer.
                 let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
                 self.fd
                     .set(Expiration::OneShot(TimeSpec::from_duration(left)), TimerSetTimeFlags::empty())?;
             }
-            // Also takes back an expiration that nobody has read.
+            // Also discards an expiration that was not read.
             None => self.fd.unset()?,
         }
         self.programmed = earliest;

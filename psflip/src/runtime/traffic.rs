@@ -1,4 +1,5 @@
-//! The sockets and the link by which clients reach the child (`crate::traffic`), as the effects want them.
+//! The sockets and the symlink by which clients reach the child (`crate::traffic`): performs the effects on
+//! them.
 
 use std::ffi::CString;
 
@@ -12,7 +13,7 @@ use crate::traffic::symlink;
 
 use std::os::fd::AsRawFd;
 
-/// How things were before an upgrade that is under way.
+/// The settings before an upgrade, to restore them if it fails.
 #[derive(Debug)]
 pub(super) struct BeforeUpgrade {
     link: Option<symlink::Was>,
@@ -38,13 +39,13 @@ impl Runtime {
             );
         }
         if self.predecessor.is_none() {
-            // What was given was stored by one that is gone.
+            // Sockets from systemd's store belonged to a psflip that is gone.
             self.listeners.predecessor_is_gone();
         }
         Ok(())
     }
 
-    /// What the child inherits, and its environment, which says so.
+    /// The sockets that the child inherits, and its environment with the variables that describe them.
     pub(super) fn sockets_for_child(&self) -> (Sockets, Vec<CString>) {
         let mut envp = self.envp.to_vec();
         let (passing, fds) = self.listeners.passing(self.identity.generation);
@@ -64,7 +65,7 @@ impl Runtime {
     }
 
     pub(super) fn switch_traffic(&mut self) {
-        // Of shared sockets nothing is switched: old and new child accept side by side.
+        // Shared sockets need no switch: old and new child accept side by side.
         if self.plan.switch.is_some() {
             self.note(Step::Switch);
         }
@@ -96,13 +97,13 @@ impl Runtime {
         }
     }
 
-    /// How things are, before a successor may change them.
+    /// Records the settings before a successor may change them.
     pub(super) fn look_before_upgrade(&mut self) {
         let link = self.plan.switch.as_ref().map(symlink::Was::look);
         self.before_upgrade = Some(BeforeUpgrade { link, listeners: self.listeners.settings() });
     }
 
-    /// A successor that failed may have come as far as changing these, and may have been killed then.
+    /// A failed successor may have changed these, and may have been killed before it could undo that.
     pub(super) fn take_back(&mut self) {
         self.reclaim_pidfile();
         let Some(BeforeUpgrade { link, listeners }) = self.before_upgrade.take() else { return };
@@ -116,15 +117,15 @@ impl Runtime {
         }
     }
 
-    /// The successor is promoted. A socket that it doesn't want is the old child's alone: when that one closes it, clients are
-    /// refused, and none is left waiting for somebody to accept.
+    /// The successor is promoted. A socket that it does not use belongs to the old child alone. When the old
+    /// child closes it, clients are refused instead of waiting forever in its queue.
     pub(super) fn let_go_of_listeners(&mut self) {
         self.listeners = Listeners::default();
     }
 
-    /// Removes the files of sockets that nobody will use any more.
+    /// Removes the files of sockets that will not be used any more.
     pub(super) fn leave_listeners(&mut self, outcome: Outcome) {
-        // Its end may not have been heard of yet.
+        // Its exit may not have been handled yet.
         let predecessor = self.predecessor.as_ref().filter(|old| !old.link.process().has_ended());
         match (outcome, predecessor) {
             (Outcome::Superseded, _) => {}
