@@ -1,10 +1,12 @@
-//! The messages between two generations: pure text, versioned, and readable in a trace.
+//! The messages between two generations: plain text, versioned, and readable in a trace.
 //!
-//! A message is one packet of a `SOCK_SEQPACKET` socket pair, at most 4096 bytes of UTF-8: a verb on the first line, then one
-//! `key value` pair a line. In a value `\n` stands for a line break and `\\` for a backslash. Unknown verbs and unknown keys are
-//! skipped, so a later version may add both (contract V1); a verb is never removed, and a key never changes its meaning.
+//! A message is one packet of a `SOCK_SEQPACKET` socket pair, at most 4096 bytes of UTF-8: a verb on the
+//! first line, then one `key value` pair a line. In a value `\n` stands for a line break and `\\` for a
+//! backslash. Receivers skip unknown verbs and unknown keys, so a later version may add both (contract V1). A
+//! verb is never removed, and a key never changes its meaning.
 //!
-//! What a version can't express in this way gets a new protocol number: see [`Hello::protocol`] and [`PROTOCOL`].
+//! A change that can't be expressed in this way needs a new protocol number: see [`Hello::protocol`] and
+//! [`PROTOCOL`].
 
 use std::time::Duration;
 
@@ -21,70 +23,72 @@ pub const PROTOCOL: u32 = 1;
 /// The oldest protocol that this version still speaks.
 pub const OLDEST_PROTOCOL: u32 = 1;
 
-/// A message that can be written and read.
+/// A message that can be encoded and decoded.
 pub trait Message: Sized {
-    /// As the text of a packet.
+    /// Encodes it as the text of a packet.
     fn encode(&self) -> String;
 
-    /// Reads a packet. `Ok(None)`: a verb of a later version, to be skipped.
+    /// Decodes a packet. `Ok(None)`: a verb of a later version, to be skipped.
     ///
     /// # Errors
-    /// The packet is no message of this protocol at all: [`Malformed`].
+    /// [`Malformed`]: the packet is not a message of this protocol.
     fn decode(packet: &[u8]) -> Result<Option<Self>, Malformed>;
 }
 
 /// From the predecessor to the successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToSuccessor {
-    /// The first message; it waits in the socket when the successor starts.
+    /// The first message; it is in the socket before the successor starts.
     Hello(Hello),
-    /// A socket that clients connect to comes along (`[[listen]]`). These follow the hello, [`Hello::listeners`] of them.
+    /// A socket that clients connect to is attached (`[[listen]]`). [`Hello::listeners`] of these follow the
+    /// hello.
     Listener {
         /// Its address, as the configuration writes it.
         address: String,
-        /// Its file: the numbers of the file system and of the file there.
+        /// Its file, as device and inode numbers.
         file: Option<FileId>,
     },
-    /// The socket that operators connect to comes along (`[control]`), if [`Hello::control`] says so.
+    /// The control socket is attached (`[control]`), if [`Hello::control`] says so.
     Control {
         /// Its address, as that of a listener.
         address: String,
-        /// Its file, likewise.
+        /// Its file, as that of a listener.
         file: Option<FileId>,
     },
-    /// What happened at an earlier upgrade; [`Hello::records`] of them, the newest last.
+    /// An earlier upgrade; [`Hello::records`] of these follow, the newest last.
     Record(Box<Record>),
-    /// You are promoted. `remembered`: an upgrade was requested that you have to follow.
+    /// The successor is promoted.
     Acknowledge {
-        /// See contract U7.
+        /// An upgrade is queued, and the successor takes it over (contract U7).
         remembered: bool,
-        /// Who requested it, in words, if that is known.
+        /// Who requested it, as text, if known.
         by: Option<String>,
     },
-    /// Give up.
+    /// The successor has to give up.
     Abort,
-    /// An upgrade was requested of me after you were promoted.
+    /// The predecessor got an upgrade request after the promotion.
     Upgrade {
-        /// By whom, in words, if that is known.
+        /// Who requested it, as text, if known.
         by: Option<String>,
     },
-    /// The managers know that you are the main process: from now on you are the one that speaks to them.
+    /// The service managers know that the successor is the main process; from now on the successor notifies
+    /// them.
     Main,
-    /// How far my end is, after you were promoted.
+    /// The predecessor's progress of draining, after the promotion.
     Draining {
-        /// What happens now.
+        /// The current step.
         step: Drain,
-        /// How long that may take.
+        /// How long it may take.
         left: Duration,
     },
 }
 
-/// What a successor has to know.
+/// The first message to a successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The newest protocol that the predecessor speaks.
     pub protocol: u32,
-    /// The oldest one that it speaks.
+    /// The oldest protocol that the predecessor speaks.
     pub oldest: u32,
     /// The predecessor's version, for messages to people.
     pub version: String,
@@ -94,9 +98,11 @@ pub struct Hello {
     pub generation: u64,
     /// Its slot.
     pub slot: Slot,
-    /// What psflip's first process was started with; a successor is started with everything blocked.
+    /// The signal mask and ignored signals with which psflip's first process was started. A successor itself
+    /// starts with all signals blocked.
     pub signals: SignalSetup,
-    /// The pidfile that the predecessor holds, if it holds one: nobody else may be on it.
+    /// The pidfile that the predecessor holds, if any. The successor may take it over; for other processes it
+    /// is in use.
     pub pidfile: Option<String>,
     /// How many [`ToSuccessor::Listener`] follow.
     pub listeners: u32,
@@ -104,83 +110,86 @@ pub struct Hello {
     pub control: bool,
     /// How many [`ToSuccessor::Record`] follow.
     pub records: u32,
-    /// The upgrade that this is the beginning of.
+    /// The upgrade that starts this successor.
     pub upgrade: Begun,
-    /// `LISTEN_FDS` in the environment was meant for the first psflip, so the sockets are there (sd_listen_fds(3)).
+    /// `LISTEN_FDS` in the environment was meant for the first psflip, so its sockets are there
+    /// (sd_listen_fds(3)).
     pub activated: bool,
-    /// What tells the predecessor's configuration file from another version of it; see `process/invocation.rs`. A version without this
-    /// key leaves it out.
+    /// A stamp of the predecessor's configuration file, to detect a changed file; see
+    /// `process/invocation.rs`. Missing from versions that don't know this key.
     pub config: Option<String>,
 }
 
-/// An upgrade as it begins.
+/// The start of an upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Begun {
     /// Its number.
     pub number: u64,
-    /// When, in milliseconds since 1970 (UTC).
+    /// When it started, in milliseconds since 1970 (UTC).
     pub at: u64,
-    /// The same moment by CLOCK_MONOTONIC, in milliseconds.
+    /// The same time by CLOCK_MONOTONIC, in milliseconds.
     pub clock: u64,
-    /// Who asked for it, in words.
+    /// Who requested it, as text.
     pub by: String,
 }
 
 /// From the successor to the predecessor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToPredecessor {
-    /// I exist (a pidfd of mine comes along) and will now become the new psflip.
+    /// The successor exists (its pidfd is attached), and will now execute psflip.
     Spawned {
-        /// My pid.
+        /// The successor's pid.
         pid: u32,
     },
-    /// I have read the configuration and start my child.
+    /// The successor has read the configuration and starts its child.
     Starting {
-        /// My version, for messages to people.
+        /// The successor's version, for messages to people.
         version: String,
-        /// From now: by then I will have said `Ready` or `Failed`, or I hang.
+        /// The time from now within which the successor sends `Ready` or `Failed`; later it counts as hung.
         deadline: Duration,
-        /// After an `Abort`: by then I will be gone, or I hang.
+        /// The time after an `Abort` within which the successor exits; later it counts as hung.
         grace: Duration,
     },
-    /// My child may take longer than I said (`EXTEND_TIMEOUT_USEC=` of sd_notify(3)). A predecessor of a version without this message
-    /// takes me for hung at the deadline that it knows.
+    /// The child may take longer than announced (`EXTEND_TIMEOUT_USEC=` of sd_notify(3)). A predecessor that
+    /// does not know this message takes the successor for hung at the earlier deadline.
     Extended {
-        /// From now, as that of `Starting`.
+        /// The new deadline from now, as in `Starting`.
         deadline: Duration,
     },
-    /// My configuration is new to this service, and probably does not mean what it says. A predecessor of a version without this
-    /// message skips it.
+    /// The successor's configuration is new to this service, and probably has a mistake. A predecessor that
+    /// does not know this message skips it.
     Warning {
-        /// What, and what to do, in one line.
+        /// The mistake and its remedy, in one line.
         text: String,
     },
-    /// How far I am, for those who wait for it.
+    /// The successor's progress, for waiting clients.
     Progress {
-        /// What happens now.
+        /// The current step.
         step: Step,
-        /// My child's pid, once there is one.
+        /// The pid of the child, once there is one.
         child: Option<u32>,
-        /// What a probe said that failed.
+        /// The result of a failed probe.
         probe: Option<String>,
     },
-    /// My child is healthy and the pidfile names me: acknowledge.
+    /// The child is healthy and the pidfile names the successor: requests the acknowledgement.
     Ready,
-    /// I give up, and end after this.
+    /// The successor gives up, and exits after this message.
     Failed {
-        /// What I exit with.
+        /// Its exit code.
         code: u8,
-        /// The exit code of my child, if it ended with one and the reason says so. A version without this key leaves it out.
+        /// The exit code of its child, if the child exited and the reason names the code. Missing from
+        /// versions that don't know this key.
         child_code: Option<u8>,
         /// Why, for people.
         reason: String,
     },
-    /// An upgrade was requested of me that I won't follow.
+    /// The successor got an upgrade request that it can't serve.
     Upgrade {
-        /// By whom, in words, if that is known.
+        /// Who requested it, as text, if known.
         by: Option<String>,
     },
-    /// I was asked to stop while the pidfile named me, so whoever asked meant the service: stop with your child.
+    /// The successor got a stop request while the pidfile named it, so the request was meant for the service:
+    /// the predecessor has to stop with its child.
     Stop,
 }
 
@@ -229,7 +238,7 @@ impl Message for ToSuccessor {
                 if text.fits() {
                     return text.finish();
                 }
-                // Half a record can't be read. Numbers are short: what is too long is words.
+                // A truncated record can't be parsed. Numbers are short, so leave out the texts.
                 let words = Record { probe: None, reason: None, by: String::new(), ..(**whole).clone() };
                 record(&words).finish()
             }
@@ -401,7 +410,7 @@ fn upgrade(by: Option<&String>) -> String {
     text.finish()
 }
 
-/// A version without this key leaves it out, so that it is not known who asked.
+/// Versions that don't know this key leave it out; then the requester is unknown.
 fn add_by(text: &mut Text, by: Option<&String>) {
     if let Some(by) = by {
         text.add("by", by);
@@ -410,7 +419,8 @@ fn add_by(text: &mut Text, by: Option<&String>) {
 
 fn record(record: &Record) -> Text {
     let mut text = Text::new("record");
-    text.add("json", &serde_json::to_string(record).unwrap_or_default()); // it can't fail: all its keys are strings
+    // It can't fail: all keys are strings.
+    text.add("json", &serde_json::to_string(record).unwrap_or_default());
     text
 }
 
@@ -456,7 +466,7 @@ mod tests {
         record
     }
 
-    /// The wire as it is: a change here is a change of protocol.
+    /// The wire format: a change here changes the protocol.
     #[test]
     fn the_wire() {
         // Contract: V1
@@ -526,10 +536,10 @@ mod tests {
             ToSuccessor::decode(b"acknowledge\nfuture 7\nremembered 0"),
             Ok(Some(ToSuccessor::Acknowledge { remembered: false, by: None }))
         );
-        // An earlier one says nothing of who asked.
+        // An earlier version does not say who requested it.
         assert_eq!(ToSuccessor::decode(b"upgrade"), Ok(Some(ToSuccessor::Upgrade { by: None })));
         assert_eq!(ToPredecessor::decode(b"upgrade"), Ok(Some(ToPredecessor::Upgrade { by: None })));
-        // Nor what its reason says of the child.
+        // Nor which exit code of the child its reason names.
         assert_eq!(
             ToPredecessor::decode(b"failed\ncode 3\nreason no"),
             Ok(Some(ToPredecessor::Failed { code: 3, child_code: None, reason: "no".to_owned() }))

@@ -1,5 +1,5 @@
-//! The hand-over between two generations: what they tell each other, and the two ends of the conversation.
-//! `docs/handover.md` tells it step by step, with what happens if either side dies there.
+//! The hand-over between two generations: the messages, and both ends of the conversation. `docs/handover.md`
+//! describes it step by step, including what happens if either side dies at a step.
 
 pub mod message;
 pub mod predecessor;
@@ -22,12 +22,12 @@ fn send(socket: &Socket, message: &impl Message, fds: &[BorrowedFd<'_>]) -> io::
     Ok(())
 }
 
-/// Whether a message could not be sent because the other side is gone, which shows by its process as well.
+/// Whether sending failed because the other side is gone. The other side's pidfd shows that as well.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
 }
 
-/// Tells of a message by its verb.
+/// Test hook: reports a message by its verb.
 fn step(moment: Moment, packet: &[u8]) {
     let verb = packet.split(|byte| *byte == b'\n').next().unwrap_or_default();
     seam::step(moment, format_args!("{}", verb.escape_ascii()));

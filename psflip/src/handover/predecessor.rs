@@ -1,4 +1,4 @@
-//! The successor's end of the hand-over.
+//! The successor's end of the hand-over: its connection to the predecessor.
 
 use std::fmt::Display;
 use std::io;
@@ -14,8 +14,8 @@ use crate::sys::seam::Moment;
 use crate::sys::socket::{Packet, Socket};
 use crate::traffic::listen::Given;
 
-/// How long a successor waits for the predecessor's acknowledgement, which takes a healthy one microseconds. Then it gives
-/// up in a way that can't collide with a late acknowledgement (see [`Link::withdraw`]).
+/// How long a successor waits for the predecessor's acknowledgement, which normally takes microseconds. Then
+/// it gives up in a way that can't collide with a late acknowledgement (see [`Link::withdraw`]).
 pub const ACKNOWLEDGEMENT: Duration = Duration::from_secs(10);
 
 /// The connection to the predecessor.
@@ -25,29 +25,29 @@ pub struct Link {
     process: PidFd,
 }
 
-/// A predecessor that was met.
+/// A predecessor that has sent its first message.
 #[derive(Debug)]
 pub struct Met {
     /// The connection.
     pub link: Link,
     /// Its first message.
     pub hello: Hello,
-    /// What came along.
+    /// What the predecessor handed over.
     pub inheritance: Inheritance,
 }
 
-/// What a predecessor hands over besides its place.
+/// What a predecessor hands over besides its role.
 #[derive(Debug, Default)]
 pub struct Inheritance {
     /// The sockets that clients connect to.
     pub listeners: Vec<Given>,
-    /// The one that operators connect to.
+    /// The control socket.
     pub control: Option<Given>,
-    /// What happened at earlier upgrades.
+    /// The earlier upgrades.
     pub history: History,
 }
 
-/// What the link has to tell.
+/// What was received from the predecessor.
 #[derive(Debug)]
 pub enum News {
     /// A message.
@@ -56,10 +56,10 @@ pub enum News {
     Closed,
 }
 
-/// Why a process that was started as a successor can't be one.
+/// Why a process that was started as a successor can't run as one.
 #[derive(Debug, thiserror::Error)]
 pub enum NoHello {
-    /// The variable does not name a descriptor on which a predecessor speaks.
+    /// The variable does not name a descriptor with a predecessor behind it.
     #[error(
         "`{HANDOVER_VARIABLE}={value}` is set but there is no predecessor behind it ({cause}); unset it to start anew"
     )]
@@ -69,7 +69,7 @@ pub enum NoHello {
         /// What was found instead.
         cause: String,
     },
-    /// Both are too far apart.
+    /// The two versions have no protocol in common.
     #[error(
         "the predecessor is psflip {version} and speaks hand-over protocol {theirs_oldest} to {theirs}, this is psflip {} \
          and speaks {OLDEST_PROTOCOL} to {PROTOCOL}: restart the service instead of upgrading it",
@@ -78,17 +78,18 @@ pub enum NoHello {
     Versions {
         /// The predecessor's version.
         version: String,
-        /// The oldest protocol it speaks.
+        /// The oldest protocol that it speaks.
         theirs_oldest: u32,
-        /// The newest one.
+        /// The newest protocol that it speaks.
         theirs: u32,
     },
 }
 
-/// Finds the predecessor of this process by the value of the environment variable that it set, and hears its first message.
+/// Finds the predecessor of this process by the environment variable that it set, and reads its first
+/// message.
 ///
 /// # Errors
-/// [`NoHello`]. The link comes along where there is one, to tell the predecessor.
+/// [`NoHello`], with the link if there is one, so that the predecessor can be notified.
 pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
     let none = |cause: String| (NoHello::NoPredecessor { value: value.to_owned(), cause }, None);
     let number: i32 = value.parse().map_err(|_| none("not a descriptor number".to_owned()))?;
@@ -130,7 +131,7 @@ pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
     }
 }
 
-/// Reads a packet that must be there by now; a kernel that lacks memory for a moment is asked again.
+/// Reads a packet that must be there already. Tries again if the kernel is short of memory for a moment.
 fn receive_patiently(socket: &Socket) -> io::Result<Packet> {
     for _ in 0..100 {
         match socket.receive() {
@@ -152,10 +153,10 @@ impl Link {
         super::send(&self.socket, message, &[])
     }
 
-    /// What there is to tell; `None`: nothing at the moment. Messages of later versions are skipped.
+    /// Receives a message; `None` if there is none at the moment. Skips messages of later versions.
     ///
     /// # Errors
-    /// What recvmsg(2) says.
+    /// Those of recvmsg(2).
     pub fn next_news(&self) -> io::Result<Option<News>> {
         loop {
             match self.socket.receive()? {
@@ -175,7 +176,8 @@ impl Link {
         }
     }
 
-    /// What follows the hello; it was sent before this process began. What a later version says among it is skipped.
+    /// Reads the messages that follow the hello; they were sent before this process was started. Skips
+    /// messages of later versions among them.
     fn hear_of_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
         let mut all = Inheritance::default();
         let promised = [hello.listeners, u32::from(hello.control), hello.records];
@@ -212,18 +214,19 @@ impl Link {
         Ok(all)
     }
 
-    /// Stops listening. Returns the acknowledgement if it was sent before: whether there is a remembered request, and by whom.
-    /// Without one, the predecessor's attempt to send it will fail, so that it knows.
+    /// Stops reading. Returns the acknowledgement if it was sent before: whether a request is queued, and who
+    /// requested it. If there is none, the predecessor's later attempt to send it fails, so the predecessor
+    /// knows.
     ///
     /// # Errors
-    /// What recvmsg(2) says; then it is not known which of the two it is.
+    /// Those of recvmsg(2); then it is unknown whether there was an acknowledgement.
     pub fn withdraw(&self) -> io::Result<Option<(bool, Option<String>)>> {
         self.socket.refuse_more()?;
         let mut acknowledged = None;
         while let Some(News::Message(message)) = self.next_news()? {
             match message {
                 ToSuccessor::Acknowledge { remembered, by } => acknowledged = Some((remembered, by)),
-                // It came after the acknowledgement, and nobody will read it any more.
+                // It was sent after the acknowledgement, and is read here or not at all.
                 ToSuccessor::Upgrade { by } => {
                     acknowledged = acknowledged.map(|(_, first)| (true, first.or(by)));
                 }
@@ -239,7 +242,7 @@ impl Link {
         Ok(acknowledged)
     }
 
-    /// The predecessor's process: readable once it has ended.
+    /// The predecessor's process: its descriptor is readable once the process has exited.
     #[must_use]
     pub fn process(&self) -> &PidFd {
         &self.process
@@ -256,7 +259,7 @@ impl AsFd for Link {
 mod tests {
     use super::*;
 
-    /// What operators read when two versions can't work together, or when there is nobody to work with.
+    /// What operators read if two versions can't work together, or if there is no predecessor.
     #[test]
     fn the_refusals() {
         // Contract: V1

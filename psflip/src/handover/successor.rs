@@ -1,4 +1,4 @@
-//! The predecessor's end of the hand-over: it starts the successor, and stays in touch with it.
+//! The predecessor's end of the hand-over: it starts the successor, and keeps the connection to it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,16 +18,16 @@ use crate::sys::seam::{self, Moment};
 use crate::sys::signal::SignalSet;
 use crate::sys::socket::{Packet, Socket};
 
-/// How long a successor gets to end that was told to give up before it said how long it needs.
+/// How long a successor may take to exit after an abort, if it has not announced a time.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// More messages than any version has to send.
+/// More messages than any version sends.
 const MOST_MESSAGES: usize = 1000;
 
-/// More extensions than any version asks for, since each begins the deadline anew.
+/// More extensions than any version sends. Each one restarts the deadline, so their number must be limited.
 const MOST_EXTENSIONS: u32 = 20;
 
-/// Why a successor failed that a stop request ended.
+/// The reason of the failure if a stop request aborted the successor.
 const STOPPED: &str = "it was aborted by a stop request";
 
 /// The connection to the successor.
@@ -38,12 +38,12 @@ pub struct Link {
     deadline: Duration,
     grace: Duration,
     failure: Option<String>,
-    /// All that is known of why it failed is that it could not be acknowledged.
+    /// The only known reason of the failure is that it could not be acknowledged.
     unacknowledged: bool,
     said: Said,
 }
 
-/// What the successor has said, which decides what it may say next.
+/// What the successor has sent so far, which restricts what it may send next.
 #[derive(Debug, Default)]
 struct Said {
     messages: usize,
@@ -53,7 +53,7 @@ struct Said {
     failed: bool,
 }
 
-/// What the link has to tell.
+/// What was received from the successor.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
     /// The successor's process exists; [`Link::process`] knows it.
@@ -65,49 +65,49 @@ pub enum News {
     },
     /// Its child may take longer, and [`Link::deadline`] has changed.
     Extended,
-    /// Its configuration is new, and probably does not mean what it says.
+    /// Its configuration is new, and probably has a mistake.
     Warning {
-        /// What, and what to do.
+        /// The mistake and its remedy.
         text: String,
     },
-    /// It goes on.
+    /// It has made progress.
     Progress {
-        /// What happens now.
+        /// The current step.
         step: Step,
         /// Its child's pid, once there is one.
         child: Option<u32>,
-        /// What a probe said that failed.
+        /// The result of a failed probe.
         probe: Option<String>,
     },
-    /// It wants to be acknowledged.
+    /// It requests the acknowledgement.
     Ready,
-    /// It gives up; [`Link::failure`] says why.
+    /// It gives up; [`Link::failure`] has the reason.
     Failed,
-    /// It got an upgrade request that it won't follow.
+    /// It got an upgrade request that it can't serve.
     Upgrade {
-        /// By whom, in words, if that is known.
+        /// Who requested it, as text, if known.
         by: Option<String>,
     },
     /// It got a stop request that was meant for the service.
     Stop,
     /// It closed the connection.
     Closed,
-    /// It said what no version says, so it is no psflip or a broken one; [`Link::failure`] says what.
+    /// It sent what no version sends, so it is faulty or not a psflip; [`Link::failure`] has the details.
     Misbehaved,
 }
 
 impl Link {
-    /// Starts a successor: by a double fork, so that its parent is the manager, or the nearest subreaper, from the beginning
-    /// (contract U10). Returns also the pid of the process in between, which ends at once; the caller isn't a subreaper until
-    /// it has reaped that one.
+    /// Starts a successor by a double fork, so that its parent is the service manager, or the nearest
+    /// subreaper, from the beginning (contract U10). Also returns the pid of the intermediate process, which
+    /// exits at once. The caller must not be a subreaper until it has reaped that process.
     ///
-    /// `inheritance`: what `hello` says will follow it, each with its socket if it is one. `anchor`: what the successor inherits of
-    /// the anchor, if there is one. `deadline`: how long the
-    /// successor may take to read its configuration. `watch` sees to it that this end of the connection is heard. It may fail,
-    /// so it comes before the fork: a successor that exists could not be taken back any more.
+    /// `inheritance`: the messages that follow `hello`, with their sockets. `anchor`: what the successor
+    /// inherits of the anchor, if there is one. `deadline`: how long the successor may take to read its
+    /// configuration. `watch` registers this end of the connection with the event loop. It may fail, so it is
+    /// called before the fork: a successor that exists could not be undone.
     ///
     /// # Errors
-    /// What socketpair(2), sendmsg(2), pidfd_open(2), fork(2) and `watch` say: EMFILE, EAGAIN, ENOMEM, ...
+    /// Those of socketpair(2), sendmsg(2), pidfd_open(2), fork(2) and `watch`: EMFILE, EAGAIN, ENOMEM, ...
     pub fn start<'s>(
         program: &Program,
         hello: Hello,
@@ -156,15 +156,15 @@ impl Link {
     /// Sends a message.
     ///
     /// # Errors
-    /// EPIPE: the successor no longer listens.
+    /// EPIPE: the successor no longer reads.
     pub fn send(&self, message: &ToSuccessor) -> io::Result<()> {
         super::send(&self.socket, message, &[])
     }
 
-    /// What there is to tell; `None`: nothing at the moment. Messages of later versions are skipped.
+    /// Receives a message; `None` if there is none at the moment. Skips messages of later versions.
     ///
     /// # Errors
-    /// What recvmsg(2) says.
+    /// Those of recvmsg(2).
     pub fn next_news(&mut self) -> io::Result<Option<News>> {
         loop {
             let (bytes, fds) = match self.socket.receive()? {
@@ -188,7 +188,8 @@ impl Link {
 
     fn hear(&mut self, message: ToPredecessor, fds: Vec<OwnedFd>) -> News {
         match message {
-            // The first one comes from `become_successor`. Whoever could change it later could have somebody else killed.
+            // The first one comes from `become_successor`. A later one could name another process, which
+            // psflip would kill.
             ToPredecessor::Spawned { .. } if self.process.is_some() => self.misbehaved("`spawned` twice"),
             ToPredecessor::Spawned { pid } => match fds.into_iter().next() {
                 Some(fd) => {
@@ -197,7 +198,7 @@ impl Link {
                 }
                 None => self.misbehaved("`spawned` without a process"),
             },
-            // Each would begin the deadline anew.
+            // Each one would restart the deadline.
             ToPredecessor::Starting { .. } if self.said.starting => self.misbehaved("`starting` twice"),
             ToPredecessor::Starting { version, deadline, grace } => {
                 self.said.starting = true;
@@ -246,8 +247,8 @@ impl Link {
         News::Misbehaved
     }
 
-    /// Lets go of a successor that failed. One that is not dead after all must not take the closed connection for the
-    /// predecessor's end, and go on alone: it is told to give up.
+    /// Closes the connection to a successor that failed. If it is still alive, it must not take the closed
+    /// connection for the predecessor's death and go on alone, so it gets an abort first.
     pub fn let_go(self) {
         let _ = self.send(&ToSuccessor::Abort); // usually it is dead
     }
@@ -258,31 +259,31 @@ impl Link {
         self.process.as_ref().map(|(pid, process)| (*pid, process))
     }
 
-    /// How long it has for its next step.
+    /// How long it may take for its next step.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.deadline
     }
 
-    /// How long it has to end when it is told to give up.
+    /// How long it may take to exit after an abort.
     #[must_use]
     pub fn grace(&self) -> Duration {
         self.grace
     }
 
-    /// Whether it has said that it is ready.
+    /// Whether it has reported that it is ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.said.ready
     }
 
-    /// Why it failed, as far as it or this side has said so.
+    /// The reason of its failure, if it or this side has given one.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
 
-    /// Tells it to give up, for this reason, if it was not told before: it must not be acknowledged after that.
+    /// Aborts it for this reason, unless there is a reason already. It must not be acknowledged after that.
     pub fn give_up(&mut self, reason: String) {
         if self.failure.is_none() {
             self.failure = Some(reason);
@@ -290,18 +291,18 @@ impl Link {
         }
     }
 
-    /// Tells it to give up, since it could not be acknowledged. It may still say that a stop request was why.
+    /// Aborts it because it could not be acknowledged. It may still report that a stop request was the cause.
     pub fn give_up_unacknowledged(&mut self, reason: String) {
         self.unacknowledged = self.failure.is_none();
         self.give_up(reason);
     }
 
-    /// It was told to give up because of a stop request.
+    /// A stop request is the reason of the abort.
     pub fn set_stopped(&mut self) {
         self.set_failure(STOPPED.to_owned());
     }
 
-    /// This side knows why it failed; the first reason counts.
+    /// Sets the reason of the failure, unless there is one already.
     pub fn set_failure(&mut self, reason: String) {
         self.failure.get_or_insert(reason);
     }
@@ -313,18 +314,19 @@ impl AsFd for Link {
     }
 }
 
-/// The life of the new process until it is the new psflip.
+/// Runs in the new process until it executes psflip.
 fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: Option<&anchor::Link>) -> ! {
     seam::step(Moment::Begins, format_args!("successor"));
     let pid = std::process::id();
     let mut envp = program.envp.clone();
     let introduced = PidFd::open(pid).and_then(|own| {
-        // First of all: without a predecessor, the anchor has to know whom to wait for.
+        // This comes first: if the predecessor dies, the anchor must know which process to wait for.
         if let Some(anchor) = anchor {
             set_variable(&mut envp, ANCHOR_VARIABLE, Some(&anchor.introduce()?));
         }
         match super::send(predecessor, &ToPredecessor::Spawned { pid }, &[own.as_fd()]) {
-            // It was killed a moment ago, and this generation goes on alone (contract F8). One that only let go has said `abort`.
+            // The predecessor was killed a moment ago, and this generation goes on alone (contract F8). A
+            // predecessor that is alive sends `abort` before it closes the connection.
             Err(error) if super::is_gone(&error) => {}
             told => told?,
         }
@@ -334,12 +336,14 @@ fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: O
         fail(predecessor, &format!("can't introduce the new process: {error}"));
     }
     set_variable(&mut envp, HANDOVER_VARIABLE, Some(&predecessor.as_fd().as_raw_fd().to_string()));
-    // The signs of life that a manager wants of old, new is to show (sd_watchdog_enabled(3)).
+    // The service manager expects watchdog messages from the old psflip; now the successor has to send them
+    // (sd_watchdog_enabled(3)).
     if variable(&envp, "WATCHDOG_PID").is_some_and(|text| *text == *old.to_string()) {
         set_variable(&mut envp, "WATCHDOG_PID", Some(&pid.to_string()));
     }
-    // Everything stays blocked, so no signal can end it before it is ready for signals (contract S7). What is ignored is
-    // as this process has it; the successor learns from the hello what the first psflip was started with.
+    // All signals stay blocked, so none can terminate the process before it handles them (contract S7).
+    // Ignored signals stay as in this process. The hello tells the successor what the first psflip was
+    // started with.
     let signals =
         SignalSetup { mask: SignalSet::from_bits(u64::MAX), ..crate::sys::early::inherited_signals() };
     let launch =
@@ -352,11 +356,11 @@ fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: O
 fn fail(predecessor: &Socket, reason: &str) -> ! {
     let message =
         ToPredecessor::Failed { code: crate::exit::FAILURE, child_code: None, reason: reason.to_owned() };
-    let _ = super::send(predecessor, &message, &[]); // without the predecessor nobody is left to tell
+    let _ = super::send(predecessor, &message, &[]); // without the predecessor there is no receiver
     process::exit_now(crate::exit::FAILURE)
 }
 
-/// The reason with psflip's exit code, unless that is the one that the reason says of the child.
+/// The reason with psflip's exit code, unless the reason already names this code as that of the child.
 fn with_code(reason: String, code: u8, child_code: Option<u8>) -> String {
     if child_code == Some(code) { reason } else { format!("{reason} (exit code {code})") }
 }
@@ -404,7 +408,7 @@ mod tests {
         assert_eq!(told(three, 3, Some(3)), three);
         assert_eq!(told(zero, 1, Some(0)), format!("{zero} (exit code 1)"));
         assert_eq!(told("broken", 78, None), "broken (exit code 78)");
-        // The words are not looked at: this is a version that does not say what they tell.
+        // Only the key counts, not the text: this version does not send the key.
         assert_eq!(told(three, 3, None), format!("{three} (exit code 3)"));
     }
 }

@@ -1,4 +1,4 @@
-//! How a message is written and read: a verb, then `key value` lines (see [`super::message`]).
+//! The text format of a message: a verb, then `key value` lines (see [`super::message`]).
 
 use std::fmt::{Display, Write as _};
 
@@ -8,12 +8,12 @@ use serde::de::DeserializeOwned;
 use crate::sys::socket::LONGEST;
 use crate::traffic::FileId;
 
-/// A packet that is no message.
+/// A packet that is not a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message: {0}")]
 pub struct Malformed(pub(super) String);
 
-/// The word that an enumeration of `history` has in JSON.
+/// The name of an enum value of `history` in JSON.
 pub(super) fn word(step: &impl Serialize) -> String {
     serde_json::to_value(step).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
@@ -22,7 +22,7 @@ pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T, Malformed>
     serde_json::from_value(word.into()).map_err(|error| Malformed(error.to_string()))
 }
 
-/// A message that is being written.
+/// A message under construction.
 pub(super) struct Text(String);
 
 impl Text {
@@ -32,20 +32,20 @@ impl Text {
 
     pub(super) fn add(&mut self, key: &str, value: &dyn Display) {
         let value = value.to_string().replace('\\', "\\\\").replace('\n', "\\n");
-        let _ = write!(self.0, "\n{key} {value}"); // a String takes everything
+        let _ = write!(self.0, "\n{key} {value}"); // writing to a String can't fail
     }
 
-    /// Whether it can be sent as it is.
+    /// Whether it fits into a packet.
     pub(super) fn fits(&self) -> bool {
         self.0.len() <= LONGEST
     }
 
-    /// Only a reason can be too long; its end is what may be missing.
+    /// Truncates a message that is too long. Only free text at its end can be too long.
     pub(super) fn finish(mut self) -> String {
         if self.0.len() > LONGEST {
             let end = (0..=LONGEST - 3).rev().find(|end| self.0.is_char_boundary(*end)).unwrap_or(0);
             self.0.truncate(end);
-            // Half an escape would spoil the rest.
+            // Half an escape sequence would spoil the rest.
             while self.0.ends_with('\\') {
                 self.0.pop();
             }
@@ -55,7 +55,7 @@ impl Text {
     }
 }
 
-/// A message that is being read.
+/// The fields of a received message.
 pub(super) struct Fields<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Fields<'a> {
