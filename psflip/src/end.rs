@@ -1,10 +1,10 @@
-//! How a process ended.
+//! The exit status of a process.
 
 use std::fmt;
 
 use crate::signal::Signal;
 
-/// How a process ended, as wait(2) tells it.
+/// How a process terminated, as wait(2) reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// By exit(3), with this code.

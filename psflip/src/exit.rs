@@ -1,15 +1,15 @@
-//! psflip's own exit codes (contract C6). What the child ends with is relayed and is not listed here.
+//! psflip's own exit codes (contract C6). The child's exit status is relayed and not listed here.
 
 use crate::end::End;
 use crate::flip::{Failure, Outcome, StartFailure};
 
-/// A successful end that is not a relay: a generation that was superseded, `check` without findings.
+/// Success, without a child's status to relay: a generation that was superseded, `check` without findings.
 pub const OK: u8 = 0;
-/// The first child ended with code 0 before it was healthy (C6: 0 becomes 1).
+/// The child exited with code 0 before it was healthy (C6: 0 becomes 1).
 pub const ENDED_TOO_EARLY: u8 = 1;
-/// `psflip check --strict` has found something that is probably not meant.
+/// `psflip check --strict` has found a probable mistake.
 pub const WARNED: u8 = 1;
-/// `migrate` has translated what it can, and something is left to do.
+/// `migrate` has translated what it can, and the rest is left to the user.
 pub const LEFT_TO_DO: u8 = 1;
 /// Wrong usage of the command line (as clap and most Unix tools do).
 pub const USAGE: u8 = 2;
@@ -24,7 +24,7 @@ pub const NOT_EXECUTABLE: u8 = 126;
 /// The command was not found (POSIX, shells).
 pub const NOT_FOUND: u8 = 127;
 
-/// How psflip itself ends: by a code, or by the child's signal (contract C5).
+/// How psflip itself exits: by a code, or by the child's signal (contract C5).
 #[must_use]
 pub fn end_for(outcome: Outcome) -> End {
     match outcome {

@@ -1,9 +1,9 @@
 //! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
 //!
-//! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`, `health`, `traffic`, `control`,
-//! `manager`} -> `process` -> `sys`.
-//! `config` is read by `cli` and carried as a value ([`config::Plan`]); `flip` imports nothing of these.
-//! Where each thing lives and why is told in `docs/architecture.md`.
+//! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`,
+//! `health`, `traffic`, `control`, `manager`} -> `process` -> `sys`. `cli` reads `config`, and passes it on
+//! as a value ([`config::Plan`]); `flip` imports nothing of these. `docs/architecture.md` describes the
+//! modules and the reasons for this structure.
 
 pub mod anchor;
 pub mod cli;

@@ -1,5 +1,5 @@
-//! The `psflip` binary. What happens before `main`, and why it has none of Rust's own, is told in `sys/early.rs` and
-//! `sys/entry.rs`.
+//! The `psflip` binary. `sys/early.rs` and `sys/entry.rs` explain what runs before `main`, and why psflip has
+//! no `main` of Rust's own.
 #![no_main]
 
 psflip::entry!(psflip::cli::main);

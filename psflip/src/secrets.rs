@@ -1,29 +1,31 @@
-//! Values that may be secret: what a template took from an environment variable (`env`) or a file (`cat`).
+//! Values that may be secret: those that a template took from an environment variable (`env`) or a file
+//! (`cat`).
 //!
-//! A probe's URL or a mistake's message may quote a rendered value. Before psflip logs, sends or prints such a text, each of these
-//! values in it is replaced by where it came from: `{{ env('TOKEN') }}`. Not replaced are values of fewer than four characters and
-//! numbers, which are ports and counts, and what a filter made of a value (`env('TOKEN') | upper`).
+//! A probe's URL or an error message may quote a rendered value. Before psflip logs, sends or prints such a
+//! text, it replaces each of these values by its origin: `{{ env('TOKEN') }}`. It does not replace values of
+//! fewer than four characters, numbers (ports and counts), or results of filters (`env('TOKEN') | upper`).
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-/// Shorter values are found in any text.
+/// Shorter values occur in any text.
 const SHORTEST: usize = 4;
-/// More are not remembered: a file has a limited number of variables.
+/// How many texts are kept at most, up to four forms of each value; a configuration has few variables.
 const MOST: usize = 400;
 
 thread_local! {
-    /// Pairs of a value and its origin, the longest value first. psflip has one thread; tests have one each.
+    /// Pairs of a value and its origin, the longest value first. psflip has one thread; each test has its
+    /// own.
     static KNOWN: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// From now on this value is hidden. `origin`: the expression that gave it, such as `env('TOKEN')`.
+/// Hides this value from now on. `origin`: the expression that gave it, such as `env('TOKEN')`.
 pub(crate) fn remember(value: &str, origin: &str) {
     if value.chars().count() < SHORTEST || value.chars().all(|c| c.is_ascii_digit()) {
         return;
     }
     KNOWN.with_borrow_mut(|known| {
-        // As it is, and as messages, log fields and JSON write it.
+        // In plain form, and as messages, log fields and JSON escape it.
         let json = serde_json::to_string(value).unwrap_or_default();
         let json = json.trim_matches('"').to_owned();
         for written in [value.to_owned(), value.escape_debug().to_string(), crate::text::escaped(value), json]
@@ -36,7 +38,7 @@ pub(crate) fn remember(value: &str, origin: &str) {
     });
 }
 
-/// The text without the values.
+/// Returns the text with these values replaced.
 pub(crate) fn hide(text: &str) -> Cow<'_, str> {
     KNOWN.with_borrow(|known| {
         let mut hidden = Cow::Borrowed(text);

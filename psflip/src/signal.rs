@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Signal(u8);
 
-/// The standard signals with their numbers on this machine's architecture.
+/// The standard signals with their numbers on this host's architecture.
 const NAMES: &[(&str, i32)] = &[
     ("HUP", libc::SIGHUP),
     ("INT", libc::SIGINT),
@@ -42,7 +42,7 @@ const NAMES: &[(&str, i32)] = &[
     ("SYS", libc::SIGSYS),
 ];
 
-/// Other names of standard signals that kill(1) and signal(7) know.
+/// Aliases of standard signals that kill(1) and signal(7) know.
 const ALIASES: &[(&str, i32)] = &[("IOT", libc::SIGABRT), ("CLD", libc::SIGCHLD), ("POLL", libc::SIGIO)];
 
 /// The first and last real-time signal that programs may use; glibc keeps 32 and 33 for itself.
@@ -89,7 +89,7 @@ impl Signal {
         (1..=RTMAX).contains(&number).then_some(Self(number as u8))
     }
 
-    /// Its number, for system calls.
+    /// The signal's number, for system calls.
     #[must_use]
     pub fn number(self) -> i32 {
         i32::from(self.0)
@@ -100,7 +100,7 @@ impl Signal {
         (1..=RTMAX).filter_map(Self::from_number)
     }
 
-    /// The names that [`FromStr`] knows, for suggestions: the standard ones with `SIG` before them.
+    /// The standard names with `SIG`, for suggestions; [`FromStr`] knows more.
     pub fn names() -> impl Iterator<Item = String> {
         NAMES.iter().map(|(name, _)| format!("SIG{name}"))
     }
@@ -129,7 +129,8 @@ pub struct UnknownSignal;
 impl FromStr for Signal {
     type Err = UnknownSignal;
 
-    /// Reads `SIGTERM`, `TERM`, `term`, `RTMIN+3`, `SIGRTMAX-1`; numbers are refused, since they differ by architecture.
+    /// Parses `SIGTERM`, `TERM`, `term`, `RTMIN+3`, `SIGRTMAX-1`. Numbers are refused, since they differ
+    /// between architectures.
     fn from_str(text: &str) -> Result<Self, UnknownSignal> {
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -147,7 +148,7 @@ impl FromStr for Signal {
     }
 }
 
-/// The `3` of `+3`; 0 for nothing.
+/// The `3` of `+3`; 0 for an empty text.
 fn offset(text: &str, sign: char) -> Result<i32, UnknownSignal> {
     let Some(digits) = text.strip_prefix(sign) else {
         return if text.is_empty() { Ok(0) } else { Err(UnknownSignal) };

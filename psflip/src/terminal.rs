@@ -1,10 +1,11 @@
-//! What the terminal can show, if there is one: colours, and how many columns.
+//! Capabilities of the terminal, if there is one: colours and size.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
-/// Whether to write colours: on a terminal that knows them, unless the user wants none (<https://no-color.org>).
+/// Whether to write colours: on a terminal that supports them, unless the user wants none
+/// (<https://no-color.org>).
 pub(crate) fn has_colour(stream: &impl IsTerminal, variable: impl Fn(&str) -> Option<OsString>) -> bool {
     stream.is_terminal() && may_colour(variable)
 }
@@ -15,14 +16,14 @@ fn may_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     known && !refused
 }
 
-/// How many columns a terminal has. `None`: it is none, or doesn't know (a serial line).
+/// The number of columns. `None`: it is not a terminal, or its size is unknown (a serial line).
 #[must_use]
 pub(crate) fn columns(stream: &impl AsFd) -> Option<usize> {
     let (width, _) = terminal_size::terminal_size_of(stream)?;
     (width.0 > 0).then_some(usize::from(width.0))
 }
 
-/// How many rows a terminal has, likewise.
+/// The number of rows, as [`columns`].
 #[must_use]
 pub(crate) fn rows(stream: &impl AsFd) -> Option<usize> {
     let (_, height) = terminal_size::terminal_size_of(stream)?;

@@ -1,13 +1,13 @@
-//! What others sent, made fit for one line of a log.
+//! Makes text from other programs fit for one line of a log.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-/// The longest piece of output in a message, in characters.
+/// The longest quotation of an output in a message, in characters.
 const TAIL: usize = 300;
 
-/// The end of an output, at most [`TAIL`] characters of it: whole lines if there is one in it, control characters escaped.
-/// `None`: there is only white space.
+/// The last [`TAIL`] characters of an output: whole lines if there is at least one, control characters
+/// escaped. `None`: there is only white space.
 pub(crate) fn tail(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let text = text.trim();
@@ -23,7 +23,8 @@ pub(crate) fn tail(output: &[u8]) -> Option<String> {
     (!tail.is_empty()).then(|| escaped(tail))
 }
 
-/// The last lines of an output, as lines; other control characters are escaped. `None`: there is only white space.
+/// The last lines of an output, as lines. Other control characters are escaped. `None`: there is only white
+/// space.
 pub(crate) fn last_lines(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<String> = text.trim_end().lines().map(escaped).collect();
@@ -31,7 +32,7 @@ pub(crate) fn last_lines(output: &[u8]) -> Option<String> {
     (!lines.trim().is_empty()).then_some(lines)
 }
 
-/// The first `longest` characters, control characters escaped; `…` says that there are more.
+/// The first `longest` characters, control characters escaped. `…` shows that the text was longer.
 pub(crate) fn head(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         None => escaped(text),
@@ -39,8 +40,8 @@ pub(crate) fn head(text: &str, longest: usize) -> String {
     }
 }
 
-/// A path or an argument as text: bytes that are not UTF-8 as `\xE9`, all else as it is. Equal texts mean equal values, but for those
-/// who write such an escape themselves.
+/// A path or an argument as text: bytes that are not UTF-8 as `\xE9`, all else unchanged. Different values
+/// give different texts, unless a value contains such an escape itself.
 pub(crate) fn lossy(value: impl AsRef<OsStr>) -> String {
     let mut text = String::new();
     for chunk in value.as_ref().as_bytes().utf8_chunks() {
@@ -52,13 +53,13 @@ pub(crate) fn lossy(value: impl AsRef<OsStr>) -> String {
     text
 }
 
-/// With everything escaped that would not be seen as what it is: control characters, marks that change the direction of writing,
-/// and characters without a width.
+/// Escapes all characters that would not be visible as themselves: control characters, marks of writing
+/// direction, and characters without a width.
 pub(crate) fn escaped(text: &str) -> String {
     escaped_but(text, &[])
 }
 
-/// As [`escaped`], but for these characters.
+/// As [`escaped`], but keeps these characters.
 pub(crate) fn escaped_but(text: &str, kept: &[char]) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
@@ -71,8 +72,9 @@ pub(crate) fn escaped_but(text: &str, kept: &[char]) -> String {
     escaped
 }
 
-/// Characters that do not show on a terminal as what they are: control characters, format characters (general category Cf of
-/// Unicode: marks of direction, joiners, tags), line separators, and fillers that look like a space.
+/// Whether a terminal does not show a character as itself: control characters, format characters (general
+/// category Cf of Unicode: marks of writing direction, joiners, tags), line separators, and fillers that look
+/// like a space.
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
