@@ -1,8 +1,12 @@
-//! The children of this process, and their end. They are known by waitid(2), which answers for one's own children only, and signalled by
-//! pid: nobody else can reap them, so their pids can't become another process's. What proc(5) tells of other processes may be hidden
-//! (`hidepid=`, `ProtectProc=`, programs that may not be read) or missing, and is used only to reach further than that.
+//! The children of this process, and how to kill them all.
 //!
-//! A subreaper need not look below its children to end a tree: the orphans of each process that ends become its children.
+//! Children are found by waitid(2), which answers only for the caller's own children, and signalled by pid.
+//! Only this process can reap them, so their pids can't belong to another process. What proc(5) shows of
+//! other processes may be hidden (`hidepid=`, `ProtectProc=`, unreadable programs) or missing. It is used
+//! only to find more than the children.
+//!
+//! To kill a tree, a subreaper need not look below its children: the orphans of each process that exits
+//! become its own children.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,31 +19,34 @@ use super::seam::{self, Call};
 use super::tree;
 use crate::signal::Signal;
 
-/// The largest number of processes that Linux can have, and so the largest pid (proc_sys_kernel(5), `pid_max`).
+/// The largest number of processes that Linux can have, and so the largest pid (proc_sys_kernel(5),
+/// `pid_max`).
 const MOST_PIDS: u32 = 4 * 1024 * 1024;
 
-/// The number that all pids of this host are smaller than. The `/proc` of another PID namespace knows it as well.
+/// All pids of this host are smaller than this. The `/proc` of another PID namespace shows the same limit.
 fn pid_limit() -> u32 {
     let text =
         seam::before(Call::OpenProc).ok().and_then(|()| fs::read_to_string("/proc/sys/kernel/pid_max").ok());
     text.and_then(|text| text.trim().parse().ok()).map_or(MOST_PIDS, |limit: u32| limit.clamp(2, MOST_PIDS))
 }
 
-/// How many pids are tried at first where there is no list of children.
+/// How many pids are tried first if there is no list of children.
 const FIRST_SEARCH: u32 = 1024;
 
-/// With up to this many killed processes that have not ended yet, each one that ends is followed by a look for its orphans. With more of
-/// them, half of them have to end first: all looks together cost as much as the processes are many.
+/// With up to this many killed processes that have not exited yet, each exit is followed by a look for
+/// orphans. With more of them, half must exit first. So the cost of all looks together is proportional to the
+/// number of processes.
 const FEW: usize = 64;
 
-/// How long killed processes that do not end hold up the look for the orphans of those that did.
+/// How long to wait for killed processes before looking for the orphans of those that have exited.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// How many times a process is tried again that could not be signalled; the pause doubles each time, to 10 s altogether.
+/// How often to retry a process that could not be signalled. The pause doubles each time, to 10 s altogether.
 const TRIES: u32 = 10;
 
-/// How long [`end_children`] waits for the next killed process to end before it leaves them to whoever is next: a process that hangs in
-/// the kernel (a dead network file system) ends when it can, and nobody has to wait for that.
+/// How long [`end_children`] waits for the next killed process to exit before it leaves the rest to their
+/// next parent. A process that hangs in the kernel (a dead network file system) exits when it can, and
+/// nothing has to wait for that.
 const STUCK: Duration = Duration::from_secs(5);
 
 /// All children of this process, zombies included.
@@ -51,7 +58,8 @@ pub fn own() -> Vec<u32> {
     listed().unwrap_or_else(|| (1..pid_limit()).filter(|pid| process::is_child(*pid)).collect())
 }
 
-/// As proc(5) lists them; `None`: it does not, or it is that of another PID namespace. There is at least one child.
+/// The children as proc(5) lists them. There must be at least one. `None`: there is no such list, or it
+/// belongs to another PID namespace.
 fn listed() -> Option<Vec<u32>> {
     if tree::is_blind() {
         return None;
@@ -71,7 +79,7 @@ fn listed() -> Option<Vec<u32>> {
 /// kill(2) of a child that is not reaped yet.
 ///
 /// # Errors
-/// EPERM: it changed its credentials, and we may not.
+/// EPERM: the child changed its credentials, and this process may not signal it.
 fn signal(pid: u32, signal: Signal) -> io::Result<()> {
     seam::before(Call::SignalChild)?;
     if !process::is_child(pid) {
@@ -81,13 +89,16 @@ fn signal(pid: u32, signal: Signal) -> io::Result<()> {
     cerr(unsafe { libc::kill(pid.cast_signed(), signal.number()) }).map(drop)
 }
 
-/// Sends SIGCONT to a child of this process, if it is one.
+/// Sends SIGCONT to a process, if it is a child of this process.
 pub fn wake(pid: u32) {
-    let _ = signal(pid, Signal::CONT); // it may be reaped
+    let _ = signal(pid, Signal::CONT); // it may have been reaped
 }
 
-/// The process group of a child if nobody but descendants of this process can be in it: the one that `leader` leads, or one of a session
-/// that began below this process; never the one that this process is in. A group belongs to one session, which is left by nobody and entered by being forked alone (setsid(2)).
+/// The process group of a child, if only descendants of this process can be in it: the group that `leader`
+/// leads, or one of a session that began below this process. It is never the group of this process itself.
+///
+/// A group belongs to one session. A process gets into a session only by fork, and leaves it only for a new
+/// one (setsid(2)).
 fn own_group(child: u32, leader: u32) -> Option<u32> {
     // SAFETY: getpgid(2) has no preconditions.
     let group = unsafe { libc::getpgid(child.cast_signed()) };
@@ -97,20 +108,23 @@ fn own_group(child: u32, leader: u32) -> Option<u32> {
     let ours = unsafe { libc::getsid(0) };
     // SAFETY: getpgrp(2) has no preconditions.
     let our_group = unsafe { libc::getpgrp() };
-    // 0: one outside of our PID namespace. 1: kill(2) takes -1 for everybody.
+    // 0: a group outside of this PID namespace. 1: kill(2) takes -1 for every process.
     let is_possible = group > 1 && group != our_group;
     let is_own = is_possible && (group.cast_unsigned() == leader || session > 1 && session != ours);
     is_own.then_some(group.cast_unsigned())
 }
 
-/// kill(2) of a process group whose number can't be another one's, since a child that is not reaped is in it.
+/// kill(2) of a process group. An unreaped child is in the group, so its number can't belong to another
+/// group.
 fn signal_group(group: u32, signal: Signal) {
-    // SAFETY: kill(2) has no preconditions. `own_group` gave the group, so it is none of those that kill(2) knows by other meanings.
-    unsafe { libc::kill(-group.cast_signed(), signal.number()) }; // all of it may have ended
+    // SAFETY: kill(2) has no preconditions. `own_group` gave the group, so it is none of those that kill(2)
+    // knows by other meanings.
+    unsafe { libc::kill(-group.cast_signed(), signal.number()) }; // all of it may have exited
 }
 
-/// Whether a process is below this one, as far as that is known without a look at proc(5): a child, or one of a group or session that
-/// nobody but descendants of this process can be in and that a child is in. `leader`: as for [`signal_all_below`].
+/// Whether a process is below this one, as far as that is known without proc(5). It is if it is a child, or
+/// if it shares a group or session with a child, and only descendants of this process can be in that group or
+/// session. `leader`: as for [`signal_all_below`].
 #[must_use]
 pub fn is_below(pid: u32, leader: u32) -> bool {
     let place = |pid: u32| {
@@ -129,8 +143,8 @@ pub fn is_below(pid: u32, leader: u32) -> bool {
     process::is_child(pid) || group > 0 && own().into_iter().any(is_together)
 }
 
-/// Sends a signal once to each process below this one, as far as they can be found: groups as a whole, and the others one by one.
-/// `leader`: the first process of the tree, which may be reaped.
+/// Sends a signal once to each process below this one that can be found: to whole groups, and to the others
+/// one by one. `leader`: the first process of the tree, which may have been reaped.
 pub fn signal_all_below(leader: u32, number: Signal) {
     let children = own();
     let groups: BTreeSet<u32> = children.iter().filter_map(|child| own_group(*child, leader)).collect();
@@ -144,7 +158,7 @@ pub fn signal_all_below(leader: u32, number: Signal) {
     };
     for child in children {
         if !has_it(child) {
-            let _ = signal(child, number); // it changed its credentials: the others count
+            let _ = signal(child, number); // it changed its credentials; go on with the others
         }
         tree::each_below(child, |pid, process| {
             if !has_it(pid) {
@@ -154,28 +168,30 @@ pub fn signal_all_below(leader: u32, number: Signal) {
     }
 }
 
-/// The children of this process are being killed, and what falls to it meanwhile. It is told of those that are reaped.
+/// The state while all children of this process are being killed, and the orphans that it adopts meanwhile.
+/// The caller reaps, and reports each exit to [`Ending::was_reaped`].
 #[derive(Debug)]
 pub struct Ending {
-    /// The first process of the tree. Its pid is where a search begins.
+    /// The first process of the tree. A search begins at its pid.
     leader: u32,
     spared: Vec<u32>,
     /// Killed, and not reaped yet.
     killed: BTreeSet<u32>,
-    /// Those that could not be killed, and are not reaped.
+    /// Could not be killed, and are not reaped yet.
     refused: BTreeSet<u32>,
     /// How many were reaped since the last look.
     reaped: usize,
-    /// How many times those that could not be killed were tried again.
+    /// How often those that could not be killed were tried again.
     tries: u32,
     /// When the next look is due at the latest.
     due: Option<Instant>,
-    /// There is no list of children.
+    /// Whether there is no list of children, so that pids must be tried.
     searches: bool,
 }
 
 impl Ending {
-    /// To be continued by [`Ending::go_on`]. These are spared, and what is below them, as long as it is not orphaned.
+    /// Begins; [`Ending::go_on`] continues. The `spared` processes are not killed, nor is what is below them
+    /// as long as it is not orphaned.
     #[must_use]
     pub fn new(leader: u32, spared: Vec<u32>) -> Self {
         Self {
@@ -190,18 +206,18 @@ impl Ending {
         }
     }
 
-    /// From now on these are spared.
+    /// From now on, spares these processes.
     pub fn spare(&mut self, spared: Vec<u32>) {
         self.spared = spared;
     }
 
-    /// A child was reaped.
+    /// Records that a child was reaped.
     pub fn was_reaped(&mut self, pid: u32) {
         self.killed.remove(&pid);
         self.refused.remove(&pid);
         self.reaped += 1;
         self.tries = 0;
-        // A search is dear: only when there is nothing else to wait for, or for too long.
+        // A search is expensive: only if there is nothing else to wait for, or if the wait takes too long.
         let few = if self.searches { 0 } else { FEW };
         let waits = self.killed.len() > few && self.killed.len() > self.reaped;
         let patience = if self.searches { 100 * PATIENCE } else { PATIENCE };
@@ -209,7 +225,7 @@ impl Ending {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    /// Looks for children to be killed, if it is time for that.
+    /// Looks for children and kills them, if that is due.
     pub fn go_on(&mut self) {
         if self.due.is_some_and(|due| due <= Instant::now()) {
             self.look();
@@ -220,7 +236,7 @@ impl Ending {
         self.reaped = 0;
         let mut groups = BTreeSet::new();
         for pid in self.fresh() {
-            // What is spared may share a group with what is not.
+            // A spared process may be in the same group as others.
             if self.spared.is_empty()
                 && let Some(group) = own_group(pid, self.leader).filter(|group| groups.insert(*group))
             {
@@ -234,7 +250,7 @@ impl Ending {
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                 Err(_) => {
                     self.refused.insert(pid);
-                    // Its descendants stay below it, and we may be allowed to kill them.
+                    // Its descendants stay below it, and this process may be allowed to kill them.
                     tree::each_below(pid, |_, process| {
                         let _ = process.send(Signal::KILL); // as above
                     });
@@ -261,25 +277,26 @@ impl Ending {
         }
     }
 
-    /// When [`Ending::go_on`] has something to do without anything having been reaped.
+    /// When [`Ending::go_on`] must be called again, even if nothing is reaped.
     #[must_use]
     pub fn next_look(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Whether nothing is left that was found.
+    /// Whether everything that was found has exited.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.killed.is_empty() && self.refused.is_empty()
     }
 
-    /// Whether all that is left can't be killed by this process.
+    /// Whether this process is not permitted to kill any of the rest.
     fn is_powerless(&self) -> bool {
         self.killed.is_empty() && self.tries >= TRIES
     }
 }
 
-/// Tries pids, upwards from `start` and then from the smallest one, in steps that double until one of them holds something.
+/// Tries pids upwards from `start`, then from the smallest one, in steps that double until a step contains a
+/// match.
 fn search(start: u32, is_wanted: impl Fn(u32) -> bool) -> Vec<u32> {
     let limit = pid_limit();
     let start = start.clamp(1, limit - 1);
@@ -295,8 +312,9 @@ fn search(start: u32, is_wanted: impl Fn(u32) -> bool) -> Vec<u32> {
     Vec::new()
 }
 
-/// Kills and reaps all children of this process but `spared`, and all that falls to it meanwhile. What does not end although it was
-/// killed, and what can't be killed, is not waited for without end, unless `stays`. All signals are blocked.
+/// Kills and reaps all children of this process except `spared`, and all orphans that it adopts meanwhile.
+/// All signals are blocked. Unless `stays`, the wait for processes that can't be killed, or don't exit after
+/// SIGKILL, is limited.
 pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
     let mut ending = Ending::new(leader, spared);
     let mut progress = Instant::now();
@@ -315,7 +333,7 @@ pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
         }
         ending.go_on();
         if ending.is_over() && ending.next_look().is_none() && !stays {
-            return; // only those are left that are spared
+            return; // only spared processes are left
         }
         if !stays && (ending.is_powerless() || progress.elapsed() >= STUCK) {
             return;
@@ -326,7 +344,7 @@ pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
     }
 }
 
-/// Waits until something happened to a child, or until then. All signals are blocked.
+/// Waits until a child changes its state, or until this time. All signals are blocked.
 fn wait_for_change(until: Option<Instant>) {
     let Some(until) = until else {
         process::wait_for_end();
@@ -339,7 +357,8 @@ fn wait_for_change(until: Option<Instant>) {
     // SAFETY: as above; the signal exists.
     unsafe { libc::sigaddset(signals.as_mut_ptr(), libc::SIGCHLD) };
     let time = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
-    // SAFETY: set and time live through the call; nothing is to be told of the signal. EAGAIN: the time is up. EINTR: looked at again.
+    // SAFETY: set and time live through the call; the null pointer means that no information is stored.
+    // EAGAIN: the time is up. EINTR: the caller looks again.
     unsafe { libc::sigtimedwait(signals.as_ptr(), std::ptr::null_mut(), &raw const time) };
 }
 

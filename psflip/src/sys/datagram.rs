@@ -1,4 +1,5 @@
-//! A socket for datagrams from processes that are told its address, with the kernel's word for who sent each (unix(7)).
+//! A datagram socket for processes that know its address. The kernel adds the sender of each datagram
+//! (unix(7)).
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -11,25 +12,25 @@ use nix::sys::socket::{
 use super::cerr;
 use super::seam::{self, Call};
 
-/// Who sent a datagram, in this process's namespaces.
+/// The sender of a datagram, in this process's namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
-    /// 0: a process that can't be seen from here (another pid namespace).
+    /// The pid. 0: a process that can't be seen from here (another PID namespace).
     pub pid: u32,
-    /// Its user.
+    /// The user ID.
     pub uid: u32,
 }
 
-/// A datagram.
+/// A received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {
-    /// How much of the buffer it fills.
+    /// The number of bytes in the buffer.
     pub length: usize,
     /// It was longer than the buffer.
     pub truncated: bool,
-    /// Descriptors came along, and were closed.
+    /// It carried descriptors, which were closed.
     pub had_descriptors: bool,
-    /// `None`: the kernel had no word for it.
+    /// `None`: the kernel added no sender.
     pub sender: Option<Sender>,
 }
 
@@ -41,7 +42,8 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// A socket with an abstract name that the kernel chooses and nobody else has. Close-on-exec, and never waits.
+    /// A socket with an abstract name that the kernel chooses and that is unique. Close-on-exec and
+    /// non-blocking.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM; ENOSPC: a million such names are in use.
@@ -49,7 +51,7 @@ impl Datagrams {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         seam::before(Call::Socket)?;
         let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-        // Before it has a name, so that no datagram can come without it.
+        // Before the socket has a name, so that no datagram can arrive without a sender.
         setsockopt(&socket, sockopt::PassCred, &true)?;
         seam::before(Call::Bind)?;
         bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?; // autobind
@@ -68,7 +70,7 @@ impl Datagrams {
 
     /// The next datagram, if there is one.
     ///
-    /// There is no room for descriptors that come along, so the kernel closes them, all of them and at once.
+    /// There is no room for descriptors, so the kernel closes all that arrive, at once.
     ///
     /// # Errors
     /// ENOMEM.
@@ -77,8 +79,8 @@ impl Datagrams {
     }
 }
 
-/// The next packet of a socket that tells its senders (SO_PASSCRED of unix(7)), if there is one; see [`Datagrams::receive`]. A
-/// connected socket gives an empty one when its other end is closed.
+/// The next packet of a socket with SO_PASSCRED (unix(7)), if there is one; see [`Datagrams::receive`]. A
+/// connected socket returns an empty packet when its other end is closed.
 ///
 /// # Errors
 /// ENOMEM.

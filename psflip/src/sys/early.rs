@@ -1,30 +1,30 @@
-//! What happens before `main`: psflip's view of how it was started is saved, and every signal is blocked.
+//! What happens before `main`: the state in which psflip was started is saved, and every signal is blocked.
 //!
-//! Contract S7 wants that no signal kills psflip by default action once its first instruction ran, and C2 that the child
-//! gets the mask and dispositions that psflip was started with. Rust's runtime sets SIGPIPE to ignored and opens closed
-//! standard descriptors before `main`, so both must be looked at earlier: from `.init_array`, which the C library runs
-//! before it calls `main`.
+//! Contract S7: no signal may kill psflip by default action once its first instruction has run. C2: the child
+//! gets the mask and dispositions that psflip was started with. Rust's runtime ignores SIGPIPE and opens
+//! closed standard descriptors before `main`, so both must be examined earlier. `.init_array` is early
+//! enough: the C library runs it before `main`.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::signal::SignalSet;
 
-/// The mask psflip was started with.
+/// The signal mask that psflip was started with.
 static MASK: AtomicU64 = AtomicU64::new(0);
 /// The signals that were ignored when psflip was started.
 static IGNORED: AtomicU64 = AtomicU64::new(0);
 
-/// The signal set-up that psflip was started with, and that its child gets (contract C2).
+/// The signal state that psflip was started with, and that its child gets (contract C2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalSetup {
-    /// What was blocked.
+    /// The blocked signals.
     pub mask: SignalSet,
-    /// What was ignored. Nothing can be caught at an exec, so all else was at its default.
+    /// The ignored signals. An exec resets handlers, so all other signals had their default action.
     pub ignored: SignalSet,
 }
 
-/// What was found before `main`.
+/// The signal state that was found before `main`.
 #[must_use]
 pub fn inherited_signals() -> SignalSetup {
     SignalSetup {
@@ -33,7 +33,7 @@ pub fn inherited_signals() -> SignalSetup {
     }
 }
 
-/// Runs before `main`. It must neither allocate nor use anything of Rust's runtime, which isn't set up yet.
+/// Runs before `main`. It must neither allocate nor use Rust's runtime, which isn't set up yet.
 #[cfg(not(test))] // a test binary must keep its signals
 extern "C" fn before_main() {
     if let Ok(mask) = super::signal::block_all() {
@@ -43,15 +43,16 @@ extern "C" fn before_main() {
     occupy_closed_standard_descriptors();
 }
 
-/// Puts `/dev/null` on descriptors 0 to 2 that are closed, so that nothing of psflip's own lands there and gets written to
-/// as if it were a terminal. Close-on-exec: the child finds them closed, as psflip did (contract C1, C3).
+/// Opens `/dev/null` on closed descriptors 0 to 2. Otherwise a file of psflip's could get such a number, and
+/// be written to as a standard stream. Close-on-exec: the child finds them closed, as psflip did (contract
+/// C1, C3).
 #[cfg(not(test))]
 fn occupy_closed_standard_descriptors() {
     for fd in 0..3 {
         // SAFETY: F_GETFD on any number is harmless; it fails with EBADF on a closed one.
         let closed = unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1;
         if closed {
-            // open(2) gives the lowest free number, and the ones below are occupied by now.
+            // open(2) returns the lowest free number, and the numbers below are occupied by now.
             // SAFETY: the path is a NUL-terminated literal.
             unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
         }
@@ -60,15 +61,16 @@ fn occupy_closed_standard_descriptors() {
 
 #[cfg(not(test))]
 #[used]
-// SAFETY: the section holds pointers to functions that the C library calls before main; the function fits this use.
+// SAFETY: the section holds pointers to functions that the C library calls before main; the function fits
+// this use.
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
-/// Makes sure that this process can wait for its children: an inherited `SIG_IGN` for SIGCHLD would reap them unseen
-/// (see waitpid(2), NOTES). The child gets the inherited disposition back.
+/// Makes sure that this process can wait for its children: an inherited `SIG_IGN` for SIGCHLD would reap them
+/// unseen (waitpid(2), NOTES). The child gets the inherited disposition back.
 ///
 /// # Errors
-/// What sigaction(2) says; it can't fail for this signal.
+/// Those of sigaction(2), which can't fail for this signal.
 pub fn stop_ignoring_sigchld() -> io::Result<()> {
     super::signal::set_default(crate::signal::Signal::CHLD)
 }

@@ -1,8 +1,9 @@
 //! The entry point of the binary: C's `main`, without Rust's runtime around it.
 //!
-//! Rust's runtime would ignore SIGPIPE, open closed standard descriptors, install handlers for SIGSEGV and SIGBUS, and read
-//! `/proc/self/maps` to find the stack: things that a supervisor must undo for its child (contract C1, C2), and a sixth of the
-//! time that a start takes. `std::env::args` works without it: the C library hands the arguments to `.init_array`.
+//! Rust's runtime would ignore SIGPIPE, open closed standard descriptors, install handlers for SIGSEGV and
+//! SIGBUS, and read `/proc/self/maps` to find the stack. A supervisor must undo these things for its child
+//! (contract C1, C2), and they take a sixth of the time of a start. `std::env::args` works without it: the C
+//! library passes the arguments to `.init_array`.
 
 /// Defines `main` as a call of this function, which returns the exit code.
 #[macro_export]

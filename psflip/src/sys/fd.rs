@@ -1,4 +1,4 @@
-//! File descriptors: where they may be, and who may inherit them.
+//! File descriptors: their numbers, and who inherits them.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -17,7 +17,7 @@ pub fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> io::Result<()> {
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) }).map(drop)
 }
 
-/// Whether the descriptor will be closed by an exec.
+/// Whether an exec closes the descriptor.
 ///
 /// # Errors
 /// EBADF.
@@ -26,14 +26,17 @@ pub fn is_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<bool> {
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }).map(|flags| flags & libc::FD_CLOEXEC != 0)
 }
 
-/// Takes a descriptor number out of an epoll set. Whoever owned the descriptor may have closed it already, which took it out,
-/// or the number may stand for another file by now, which isn't in the set: both are fine.
+/// Removes a descriptor number from an epoll set.
+///
+/// Both of these are harmless: the descriptor was closed already, which removed it, or the number belongs to
+/// another file by now, which isn't in the set.
 pub fn forget_in_epoll(epoll: BorrowedFd<'_>, number: RawFd) {
-    // SAFETY: EPOLL_CTL_DEL ignores the event pointer (since Linux 2.6.9) and fails on a number that isn't in the set.
+    // SAFETY: EPOLL_CTL_DEL ignores the event pointer (since Linux 2.6.9) and fails on a number that isn't in
+    // the set.
     unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, number, std::ptr::null_mut()) };
 }
 
-/// Another descriptor for what is open under this number, close-on-exec (F_DUPFD_CLOEXEC of fcntl(2)).
+/// Duplicates the descriptor with this number, close-on-exec (F_DUPFD_CLOEXEC of fcntl(2)).
 ///
 /// # Errors
 /// EBADF: nothing is open there. EMFILE.
@@ -41,7 +44,7 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     duplicate_above(number, 3)
 }
 
-/// As [`duplicate`], under a number of at least `least`.
+/// As [`duplicate`], with a new number of at least `least`.
 ///
 /// # Errors
 /// As [`duplicate`]; EINVAL: `least` is beyond RLIMIT_NOFILE.
@@ -53,8 +56,8 @@ pub fn duplicate_above(number: RawFd, least: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Whether something is open under this number that an exec leaves open: what this process was started with, for all that psflip
-/// opens itself is close-on-exec.
+/// Whether a descriptor with this number is open and survives an exec. Such a descriptor was inherited,
+/// because psflip opens all of its own with close-on-exec.
 #[must_use]
 pub fn is_inherited(number: RawFd) -> bool {
     // SAFETY: F_GETFD takes no argument, and fails with EBADF on a closed number.
@@ -62,13 +65,14 @@ pub fn is_inherited(number: RawFd) -> bool {
     flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
-/// Sets close-on-exec on whatever is open under this number.
+/// Sets close-on-exec on the descriptor with this number, if one is open.
 pub fn close_on_exec_if_open(number: RawFd) {
     // SAFETY: F_SETFD takes an integer; it fails with EBADF on a closed number.
     unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-/// Takes over a descriptor that an exec left open under a number that was agreed on.
+/// Takes ownership of a descriptor that was kept open across an exec, under a number that the caller was
+/// told.
 ///
 /// # Errors
 /// EBADF: nothing is open there.
@@ -76,11 +80,13 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     seam::before(Call::DescriptorFlags)?;
     // SAFETY: F_GETFD on any number is harmless.
     cerr(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
-    // SAFETY: it is open, and the caller's protocol says that it is ours: no Rust value owns what an exec left behind.
+    // SAFETY: it is open, and the caller's protocol says that it is ours: no Rust value owns what an exec
+    // left behind.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Closes every descriptor but these. Only for a forked process that shares no Rust values with anything it closes.
+/// Closes every descriptor except these. Only for a forked process that uses no Rust value that owns one of
+/// the others.
 pub(super) fn close_all_but(keep: &mut [RawFd]) {
     keep.sort_unstable();
     let mut first: u32 = 0;
@@ -93,16 +99,17 @@ pub(super) fn close_all_but(keep: &mut [RawFd]) {
     close_range(first, u32::MAX);
 }
 
-/// close_range(2), or one by one before Linux 5.9.
+/// close_range(2), or close(2) one by one before Linux 5.9.
 fn close_range(first: u32, last: u32) {
-    // SAFETY: three integers. The process that calls this owns nothing in the range any more (see `close_all_but`).
+    // SAFETY: three integers. The process that calls this owns nothing in the range any more (see
+    // `close_all_but`).
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return;
     }
     close_one_by_one(first, last);
 }
 
-/// How many numbers are tried where nobody tells which are open: as many as a process may have by default, and more.
+/// How many numbers are tried if there is no list of the open ones: more than a process may have by default.
 const MOST_NUMBERS: u32 = 65_536;
 
 fn close_one_by_one(first: u32, last: u32) {

@@ -1,4 +1,4 @@
-//! Whether this kernel has what psflip is built on.
+//! Whether this kernel has the system calls that psflip needs.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::pidfd::PidFd;
 use super::process;
 
-/// The oldest kernel with all of it: waitid(2) with P_PIDFD is the youngest part.
+/// The oldest kernel with all of them: waitid(2) with P_PIDFD is the newest.
 const OLDEST: &str = "5.4";
 
-/// Why psflip can't run here, for a person to read; `None`: it can. What fails for another reason (no descriptor left) is not the kernel's
-/// fault, and is told by whoever needs it.
+/// Why psflip can't run here, for people. `None`: it can. Other failures (no descriptor left) are not the
+/// kernel's fault, and are reported where they occur.
 #[must_use]
 pub fn shortcoming() -> Option<String> {
     match PidFd::open(std::process::id()) {
@@ -29,7 +29,7 @@ pub fn shortcoming() -> Option<String> {
     }
 }
 
-/// EPERM: a filter (seccomp(2)) that knows nothing of the call answers so in many containers.
+/// EPERM: in many containers a filter (seccomp(2)) that does not know the call returns this.
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }

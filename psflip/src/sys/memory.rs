@@ -1,10 +1,12 @@
-//! Memory that a process needed for its start only, and stack that it will need.
+//! Memory that a process needs only for its start, and stack that it will need later.
 
 use std::mem::MaybeUninit;
 
-/// Unmaps the pages of code and constants that are mapped at the moment. What is still needed comes back from the page cache
-/// by itself, one fault for 16 pages; what only the start needed (the configuration's parser, the command line's help) does
-/// not, and no longer counts as this process's memory. madvise(2), MADV_DONTNEED.
+/// Drops the pages of code and constants that are mapped now (madvise(2), MADV_DONTNEED).
+///
+/// Pages that are still needed come back from the page cache, one fault for 16 pages. Pages that only the
+/// start needed (the configuration's parser, the command line's help) no longer count as memory of this
+/// process.
 pub fn let_go_of_startup_code() {
     extern "C" fn each_object(
         info: *mut libc::dl_phdr_info,
@@ -18,14 +20,14 @@ pub fn let_go_of_startup_code() {
             let segment = unsafe { info.dlpi_phdr.add(usize::from(index)) };
             // SAFETY: as above, and nobody writes to them.
             let segment = unsafe { &*segment };
-            // Segments that can be written to hold what the dynamic linker has filled in: dropping them would undo that.
+            // Writable segments hold what the dynamic linker has filled in; dropping them would undo that.
             if segment.p_type != libc::PT_LOAD || segment.p_flags & libc::PF_W != 0 {
                 continue;
             }
             let start = (info.dlpi_addr as usize + segment.p_vaddr as usize) & !(PAGE - 1);
             let end = info.dlpi_addr as usize + segment.p_vaddr as usize + segment.p_memsz as usize;
-            // SAFETY: the range is a read-only file mapping that nobody has written to, so its pages are read again from the
-            // file whenever they are touched, this function's own included.
+            // SAFETY: the range is a read-only file mapping that nobody has written to, so its pages are read
+            // again from the file whenever they are touched, this function's own included.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
         }
         0
@@ -34,18 +36,21 @@ pub fn let_go_of_startup_code() {
     unsafe { libc::dl_iterate_phdr(Some(each_object), std::ptr::null_mut()) };
 }
 
-/// Gives the kernel back what of the heap is free (malloc_trim(3)): for a process that needs nearly none of it any more.
+/// Returns the free part of the heap to the kernel (malloc_trim(3)), for a process that needs little of it
+/// from now on.
 pub fn let_go_of_startup_heap() {
     // SAFETY: malloc_trim(3) has no preconditions.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// How much stack a process may need that stays, in bytes, from where it begins to do what it is there for.
+/// How much stack a long-running process may need after its start, in bytes.
 const STACK: usize = 64 * 1024;
 
-/// Makes room for `STACK` more bytes of stack. The kernel extends a stack when it is touched, and ends a process by SIGSEGV for which that
-/// is forbidden (RLIMIT_STACK, getrlimit(2)): one that can't have what it will need ends here, before anybody relies on it. The room is
-/// never taken back; the pages are, and with them those that the start has used.
+/// Makes room for `STACK` more bytes of stack.
+///
+/// The kernel extends a stack when it is touched. If that is forbidden (RLIMIT_STACK, getrlimit(2)), it kills
+/// the process by SIGSEGV. Here that happens early, before another process depends on this one. The room
+/// stays reserved, but the pages are returned, including those that the start has used.
 #[inline(never)]
 pub fn reserve_stack() {
     let mut room = MaybeUninit::<[u8; STACK]>::uninit();
@@ -61,7 +66,8 @@ pub fn reserve_stack() {
     unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 
-/// The smallest page there is: aligning down to it is right wherever segments are aligned to a larger one.
+/// The smallest page size. Segments are aligned to the real page size, so aligning down to this one is
+/// correct.
 const PAGE: usize = 4096;
 
 #[cfg(test)]
@@ -73,7 +79,7 @@ mod tests {
         }
     }
 
-    /// A process in which a constant or a function had not come back would not get to its end.
+    /// If a constant or function did not come back, this process would crash.
     #[test]
     fn everything_comes_back_when_it_is_used() {
         let before = format!("{:?}", std::env::args().collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! The operating system, as safe functions: the only place with `unsafe`. One wrapper per system call, each with the
-//! contract that makes it sound. Nothing in here decides anything.
+//! The operating system, as safe functions. This is the only place with `unsafe`: one wrapper per system
+//! call, each with the contract that makes it sound. It contains no decisions.
 #![expect(unsafe_code, reason = "this is the one place for it; every block says why it is sound")]
 
 pub mod children;
@@ -20,7 +20,7 @@ pub mod unix_path;
 
 use std::io;
 
-/// The convention of libc: -1 means that `errno` says why.
+/// The convention of libc: -1 means that `errno` has the error.
 fn cerr(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

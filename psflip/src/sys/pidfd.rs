@@ -9,13 +9,13 @@ use super::signal::{QueuedInfo, Received};
 use crate::end::End;
 use crate::signal::Signal;
 
-/// A descriptor that stands for one process; readable once it has ended.
+/// A descriptor of one process. It becomes readable when the process exits.
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Opens the process with this pid. The caller knows that the pid is not reused yet: it is its own unreaped child, or
-    /// itself, or the identity is checked afterwards.
+    /// Opens the process with this pid. The caller makes sure that the pid is not reused: it is the caller
+    /// itself or its unreaped child, or the caller checks the identity afterwards.
     ///
     /// # Errors
     /// ESRCH: no such process. EMFILE, ENFILE, ENOMEM. ENOSYS before Linux 5.3.
@@ -30,13 +30,14 @@ impl PidFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(result as i32) }))
     }
 
-    /// Takes a pidfd that came over a socket.
+    /// Takes a pidfd that was received over a socket.
     #[must_use]
     pub fn from_owned(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
-    /// Whether it is the descriptor of a process at all: a later version, or no psflip, may have sent anything.
+    /// Whether this is the descriptor of a process: a newer version, or a program other than psflip, may have
+    /// sent any file.
     #[must_use]
     pub fn is_process(&self) -> bool {
         !self.check().is_err_and(|error| matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)))
@@ -45,7 +46,7 @@ impl PidFd {
     /// Sends the signal 0, which only checks (pidfd_send_signal(2)).
     ///
     /// # Errors
-    /// As [`PidFd::send`]; EINVAL: no descriptor of a process. ENOSYS before Linux 5.1.
+    /// As [`PidFd::send`]; EINVAL: not the descriptor of a process. ENOSYS before Linux 5.1.
     pub fn check(&self) -> io::Result<()> {
         seam::before(Call::PidfdSendSignal)?;
         // SAFETY: the descriptor is open; a null pointer is allowed.
@@ -64,12 +65,12 @@ impl PidFd {
     /// Sends a signal as kill(2) does.
     ///
     /// # Errors
-    /// ESRCH: it has ended. EPERM: it changed its credentials and we may not.
+    /// ESRCH: the process has exited. EPERM: it changed its credentials, and this process may not signal it.
     pub fn send(&self, signal: Signal) -> io::Result<()> {
         self.send_raw(signal, std::ptr::null())
     }
 
-    /// Sends a signal on, with its payload and its original sender (contract S1).
+    /// Forwards a signal with its payload and its original sender (contract S1).
     ///
     /// # Errors
     /// As [`PidFd::send`], and EAGAIN: the receiver's queue is full.
@@ -80,14 +81,15 @@ impl PidFd {
 
     fn send_raw(&self, signal: Signal, info: *const QueuedInfo) -> io::Result<()> {
         seam::before(Call::PidfdSendSignal)?;
-        // SAFETY: the descriptor is open; `info` is null or points to a whole siginfo_t (128 bytes) that outlives the call.
+        // SAFETY: the descriptor is open; `info` is null or points to a whole siginfo_t (128 bytes) that
+        // outlives the call.
         let result = unsafe {
             libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), info, 0)
         };
         cerr(result as i32).map(drop)
     }
 
-    /// Whether the process has ended (it may be a zombie).
+    /// Whether the process has exited. It may be a zombie.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -95,10 +97,10 @@ impl PidFd {
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
     }
 
-    /// Reaps it, if it is our child and has ended. `None`: it runs.
+    /// Reaps the process if it is a child of this process and has exited. `None`: it still runs.
     ///
     /// # Errors
-    /// ECHILD: it isn't our child, or is reaped already.
+    /// ECHILD: it isn't a child of this process, or is reaped already.
     pub fn try_reap(&self) -> io::Result<Option<End>> {
         super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED | libc::WNOHANG)
             .map(|change| change.and_then(super::process::Change::end))

@@ -1,4 +1,4 @@
-//! Processes: fork, exec, wait, and what prctl(2) says of them.
+//! Processes: fork, exec, wait, and the attributes of prctl(2).
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -11,46 +11,49 @@ use super::seam::{self, Call};
 use crate::end::End;
 use crate::signal::Signal;
 
-/// On which side of a fork this is.
+/// The side of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
-    /// The calling process, with the new one's pid.
+    /// The calling process, with the new process's pid.
     Parent(u32),
-    /// The new one.
+    /// The new process.
     Child,
 }
 
-/// fork(2). The new process shares nothing but open files with the old one, and may do whatever it likes, since psflip has
-/// one thread: no lock can be held by a thread that the new process does not have.
+/// fork(2). The processes share only open files. The new one is not restricted in what it may call: psflip
+/// has one thread, so no other thread can hold a lock that the new process would need.
 ///
 /// # Errors
 /// EAGAIN: RLIMIT_NPROC, the pids cgroup, or threads-max is reached. ENOMEM.
 pub fn fork() -> io::Result<Fork> {
     seam::before(Call::Fork)?;
-    // SAFETY: the process is single-threaded (see above), so the child is not restricted to async-signal-safe functions.
+    // SAFETY: the process is single-threaded (see above), so the child is not restricted to async-signal-safe
+    // functions.
     match cerr(unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid.cast_unsigned())),
     }
 }
 
-/// Starts a process that runs `become_program` and nothing else: it executes a program, or tells why it could not.
+/// Starts a process that only runs `become_program`, which executes a program or returns why it could not.
 ///
-/// Like vfork(2): the new process borrows this one's memory, and this one stands still until the exec. That saves copying
-/// what is thrown away at once (a third of the time that a fork and exec take), and lets the new process return its failure.
-/// The pidfd comes from the same call (CLONE_PIDFD, Linux 5.2), so that there is no process without one.
+/// Like vfork(2), the new process uses the memory of this one, which is suspended until the exec. That saves
+/// copying memory that is dropped at once (a third of the time of a fork and exec), and lets the new process
+/// return its error. The pidfd comes from the same call (CLONE_PIDFD, Linux 5.2), so there is no process
+/// without one.
 ///
 /// # Errors
-/// The inner one is what `become_program` returned; the new process is reaped then. The outer one is clone(2)'s: EAGAIN,
-/// EMFILE, ENFILE, ENOMEM.
+/// The inner one is what `become_program` returned; the new process is reaped then. The outer one is
+/// clone(2)'s: EAGAIN, EMFILE, ENFILE, ENOMEM.
 pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, PidFd), E>> {
-    const STACK: usize = 256 * 1024; // what isn't touched costs nothing
+    const STACK: usize = 256 * 1024; // untouched pages cost nothing
     struct Shared<F, E> {
         become_program: Option<F>,
         failure: Option<E>,
     }
     extern "C" fn start<F: FnOnce() -> E, E>(shared: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: `spawn` passes a pointer to a Shared of this very type, which nobody else uses while this runs.
+        // SAFETY: `spawn` passes a pointer to a Shared of this very type, which nobody else uses while this
+        // runs.
         let shared = unsafe { &mut *shared.cast::<Shared<F, E>>() };
         shared.failure = shared.become_program.take().map(|become_program| become_program());
         exit_now(crate::exit::NOT_FOUND)
@@ -65,10 +68,11 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
     let start = start_of(&shared);
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let mut pidfd: libc::c_int = -1;
-    // SAFETY: CLONE_VFORK: this thread, the only one, stands still until the new process has executed a program or ended, so
-    // what both can reach (the memory, thread-local storage included) is used by one of them at a time. The new one has a
-    // stack of its own, aligned and large enough, and leaves `start` by exec or exit only. Dispositions, mask, descriptors
-    // and the working directory are its own copies. CLONE_PIDFD: the kernel writes one integer through the last argument.
+    // SAFETY: CLONE_VFORK: this thread, the only one, stands still until the new process has executed a
+    // program or ended, so what both can reach (the memory, thread-local storage included) is used by one of
+    // them at a time. The new one has a stack of its own, aligned and large enough, and leaves `start` by
+    // exec or exit only. Dispositions, mask, descriptors and the working directory are its own copies.
+    // CLONE_PIDFD: the kernel writes one integer through the last argument.
     let result = unsafe { libc::clone(start, top.cast(), flags, (&raw mut shared).cast(), &raw mut pidfd) };
     let pid = cerr(result)?.cast_unsigned();
     // SAFETY: the kernel has just given us this descriptor, which is close-on-exec; nobody else owns it.
@@ -82,20 +86,20 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
     }
 }
 
-/// Ends the process at once, without running what the process it was forked from has registered for its own end.
+/// Exits at once, without the exit handlers of the process that this one was forked from.
 pub fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(i32::from(code)) }
 }
 
-/// A NULL-terminated array of strings, as execve(2) wants it.
+/// A NULL-terminated array of strings, as execve(2) needs it.
 #[derive(Debug)]
 pub struct StringArray {
     strings: Vec<CString>,
 }
 
 impl StringArray {
-    /// Holds these strings.
+    /// An array of these strings.
     #[must_use]
     pub fn new(strings: Vec<CString>) -> Self {
         Self { strings }
@@ -112,7 +116,7 @@ impl StringArray {
     }
 }
 
-/// execve(2). Returns only if it failed, then with the reason.
+/// execve(2). Returns only if it failed, with the error.
 #[must_use]
 pub fn exec(path: &CStr, argv: &StringArray, envp: &StringArray) -> io::Error {
     if let Err(errno) = seam::before(Call::Execve) {
@@ -124,19 +128,19 @@ pub fn exec(path: &CStr, argv: &StringArray, envp: &StringArray) -> io::Error {
     io::Error::last_os_error()
 }
 
-/// What happened to a child.
+/// A change of a child's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Which one.
+    /// The child.
     pub pid: u32,
-    /// What.
+    /// The change.
     pub kind: ChangeKind,
 }
 
 /// See [`Change`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// It has ended and is reaped now.
+    /// It has exited and is reaped now.
     Ended(End),
     /// It was stopped by this signal.
     Stopped(Signal),
@@ -145,7 +149,7 @@ pub enum ChangeKind {
 }
 
 impl Change {
-    /// How it ended, if that is what happened.
+    /// Its exit status, if it has exited.
     #[must_use]
     pub fn end(self) -> Option<End> {
         match self.kind {
@@ -155,23 +159,23 @@ impl Change {
     }
 }
 
-/// What happened next to any child of this process, without waiting: ended ones are reaped (contract C9), stops and
-/// continuations are told. `None`: nothing new.
+/// The next change of any child of this process, without waiting. Children that have exited are reaped
+/// (contract C9); stops and continuations are reported. `None`: nothing new.
 ///
 /// # Errors
-/// ECHILD: there is no child at all.
+/// ECHILD: there is no child.
 pub fn next_change() -> io::Result<Option<Change>> {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)
 }
 
-/// Whether this process is the parent of the one with this pid, which may have ended but is not reaped yet.
+/// Whether the process with this pid is a child of this process. It may have exited, but is not reaped yet.
 #[must_use]
 pub fn is_child(pid: u32) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {
-        // SAFETY: the pointer is to a siginfo_t that lives through the call. Not at the seam: it is made for every pid there is, and
-        // ECHILD is all that it can fail with.
+        // SAFETY: the pointer is to a siginfo_t that lives through the call. There is no `seam::before`: this
+        // is called for every possible pid, and can fail with ECHILD only.
         let result = cerr(unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) });
         if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
             return result.is_ok();
@@ -179,18 +183,18 @@ pub fn is_child(pid: u32) -> bool {
     }
 }
 
-/// Whether this process has any child that is not reaped.
+/// Whether this process has any unreaped child.
 #[must_use]
 pub fn has_children() -> bool {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
 }
 
-/// Waits until some child has ended, which is not reaped by that, or until there is none.
+/// Waits until a child has exited, without reaping it, or until there is no child.
 pub fn wait_for_end() {
     let _ = wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT); // ECHILD: there is none
 }
 
-/// waitid(2), restarted when interrupted.
+/// waitid(2), restarted after EINTR.
 pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> io::Result<Option<Change>> {
     loop {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
@@ -207,7 +211,7 @@ pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -
     }
 }
 
-/// Reads what waitid(2) wrote; all zero means that nothing happened.
+/// Decodes the result of waitid(2); all zeros mean that nothing happened.
 fn change(info: &libc::siginfo_t) -> Option<Change> {
     // SAFETY: these fields are set by waitid for every kind of change, and zero without one.
     let pid = unsafe { info.si_pid() };
@@ -226,11 +230,11 @@ fn change(info: &libc::siginfo_t) -> Option<Change> {
     Some(Change { pid: pid.cast_unsigned(), kind })
 }
 
-/// Asks the kernel to kill this process when the thread that forked it is gone (PR_SET_PDEATHSIG of prctl(2)), and checks
-/// that it isn't gone already: the caller then exits.
+/// Makes the kernel kill this process when the thread that forked it exits (PR_SET_PDEATHSIG of prctl(2)).
+/// Checks that it has not exited already; on an error the caller exits.
 ///
 /// # Errors
-/// ESRCH: the parent is another one than expected, so the signal would never come.
+/// ESRCH: the parent is not the expected one, so the signal would never come.
 pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
     seam::before(Call::ParentDeathSignal)?;
     // SAFETY: PR_SET_PDEATHSIG takes a signal number.
@@ -243,11 +247,11 @@ pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
     }
 }
 
-/// Asks the kernel to send SIGCONT to this process when the thread that forked it is gone, so that it notices even if it was
-/// stopped (contract F12).
+/// Makes the kernel send SIGCONT to this process when the thread that forked it exits, so that this process
+/// notices even if it was stopped (contract F12).
 ///
 /// # Errors
-/// None that a valid signal could give.
+/// None for a valid signal.
 pub fn continue_with_parents_end() -> io::Result<()> {
     seam::before(Call::ParentDeathSignal)?;
     // SAFETY: PR_SET_PDEATHSIG takes a signal number.
@@ -264,10 +268,10 @@ pub fn lead_group() -> io::Result<()> {
     cerr(unsafe { libc::setpgid(0, 0) }).map(drop)
 }
 
-/// Sends a signal to all of a process group (kill(2)).
+/// Sends a signal to a whole process group (kill(2)).
 ///
 /// # Errors
-/// ESRCH: the group is empty. EPERM: we may signal none of it.
+/// ESRCH: the group is empty. EPERM: this process may signal none of it.
 pub fn signal_group(group: u32, signal: Signal) -> io::Result<()> {
     seam::before(Call::SignalGroup)?;
     kill_group(group, signal.number())
@@ -280,7 +284,7 @@ pub fn is_empty_group(group: u32) -> bool {
 }
 
 fn kill_group(group: u32, number: libc::c_int) -> io::Result<()> {
-    // kill(2) takes -1 for every process there is, and 0 for the caller's own group.
+    // kill(2) takes -1 for every process, and 0 for the caller's own group.
     if group < 2 || group > i32::MAX.cast_unsigned() {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
@@ -288,30 +292,31 @@ fn kill_group(group: u32, number: libc::c_int) -> io::Result<()> {
     cerr(unsafe { libc::kill(-group.cast_signed(), number) }).map(drop)
 }
 
-/// Makes this process the new parent of its orphaned descendants, or no longer (PR_SET_CHILD_SUBREAPER of prctl(2)).
+/// Makes this process the new parent of its orphaned descendants, or ends that (PR_SET_CHILD_SUBREAPER of
+/// prctl(2)).
 ///
 /// # Errors
-/// None that a kernel since 3.4 could give.
+/// None on Linux 3.4 or later.
 pub fn set_subreaper(on: bool) -> io::Result<()> {
     seam::before(Call::Subreaper)?;
     // SAFETY: PR_SET_CHILD_SUBREAPER takes an integer.
     cerr(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(on)) }).map(drop)
 }
 
-/// No core dump of this process (PR_SET_DUMPABLE of prctl(2)).
+/// Prevents a core dump of this process (PR_SET_DUMPABLE of prctl(2)).
 pub fn set_undumpable() {
     // SAFETY: PR_SET_DUMPABLE takes an integer.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0 as libc::c_ulong) };
 }
 
-/// The name that ps(1) and top(1) show for this thread; at most 15 bytes count (PR_SET_NAME of prctl(2)).
+/// Sets the name that ps(1) and top(1) show for this thread, at most 15 bytes (PR_SET_NAME of prctl(2)).
 pub fn set_name(name: &CStr) {
     // SAFETY: the pointer is to a C string; the kernel copies up to 16 bytes of it and stops at its NUL.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// The environment of this process as it was handed over: order, duplicates and malformed entries included, which
-/// `std::env` would lose (contract C1).
+/// The environment of this process as it was passed by execve(2): with its order, duplicates and malformed
+/// entries, which `std::env` would lose (contract C1).
 #[must_use]
 pub fn raw_environment() -> Vec<CString> {
     unsafe extern "C" {
@@ -346,7 +351,7 @@ pub fn executable_as_started() -> Option<CString> {
     Some(unsafe { CStr::from_ptr(address as *const libc::c_char) }.to_owned())
 }
 
-/// Makes `from` also available under the number `to` (dup2(2)); it stays open in an exec.
+/// Duplicates `from` to the number `to` (dup2(2)). The new descriptor stays open in an exec.
 ///
 /// # Errors
 /// EBADF, EMFILE.
@@ -356,12 +361,12 @@ pub fn duplicate_onto(from: BorrowedFd<'_>, to: i32) -> io::Result<()> {
     cerr(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
 }
 
-/// Closes what a just forked process doesn't need: everything but `keep`.
+/// Closes what a forked process doesn't need: every descriptor except `keep`.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
     super::fd::close_all_but(&mut keep.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
 }
 
-/// As [`close_all_but`], but the standard streams stay, too.
+/// As [`close_all_but`], but the standard streams stay open as well.
 pub fn close_above_standard(keep: &[BorrowedFd<'_>]) {
     let numbers = (0..3).chain(keep.iter().map(AsRawFd::as_raw_fd));
     super::fd::close_all_but(&mut numbers.collect::<Vec<_>>());

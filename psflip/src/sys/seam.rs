@@ -1,12 +1,13 @@
-//! The seam between psflip and the operating system: where a test can let any system call fail, and stop any step.
+//! The seam between psflip and the operating system: a test can make any system call fail, and halt at any
+//! step.
 //!
-//! Every system call that may fail asks here first ([`before`]), and every step of a generation's life is told here
-//! ([`step`]). In the production binary nobody is ever installed to be asked: what is left is one relaxed load that the
-//! optimizer sees to be constant. No environment variable and no option installs anybody; only a program of its own that is
-//! built from this library does (`psflip/tests/doubles`).
+//! [`before`] is called before every system call that may fail, and [`step`] at every step of a generation's
+//! life. The production binary never installs a test hook, so only one relaxed load remains, which the
+//! optimizer takes to be constant. No environment variable and no option installs a hook. Only a separate
+//! program that is built from this library does (`psflip/tests/doubles`).
 //!
-//! [`install`] is for a process and all its forks, once. Unit tests share a process under `cargo test`, so theirs is for one
-//! thread and ends by itself (`testing::with`).
+//! [`install`] applies to a process and all its forks, for good. Unit tests share a process under `cargo
+//! test`, so their hook applies to one thread and is removed after the test (`testing::with`).
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -14,53 +15,54 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
-/// Who is asked and told.
+/// Test hook: called before each system call, and at each step.
 pub trait Os: Sync {
-    /// A call is about to be made; an error is what it fails with instead of being made.
+    /// Called before a system call. If it returns an error, the call fails with that error instead of being
+    /// made.
     ///
     /// # Errors
-    /// Whatever the call is to fail with.
+    /// The error of the failed call.
     fn before(&self, call: Call) -> Result<(), Errno> {
         let _ = call;
         Ok(())
     }
 
-    /// A step is taken. The step waits until this returns.
+    /// Called at a step, which waits until this returns.
     fn step(&self, moment: Moment, what: fmt::Arguments<'_>) {
         let _ = (moment, what);
     }
 }
 
-/// At which moment of a step.
+/// The kind of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// A process of psflip's begins; what it is: `intermediate`, `successor`, `keeper`, `child`.
+    /// A process of psflip starts: `intermediate`, `successor`, `generation`, `anchor`, `keeper` or `child`.
     Begins,
-    /// The `intermediate` has made the successor, and is about to end.
+    /// The `intermediate` has forked the successor, and is about to exit.
     Ends,
     /// An effect is about to be performed.
     Before,
     /// An effect has been performed.
     After,
-    /// A hand-over message, told by its verb, is about to be sent.
+    /// A hand-over message, named by its verb, is about to be sent.
     Sending,
-    /// It was sent.
+    /// The message was sent.
     Sent,
     /// A hand-over message was received.
     Received,
 }
 
-/// Defines [`Call`] and the list of all of them.
+/// Defines [`Call`] and the list of all calls.
 macro_rules! calls {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A system call, or one of its uses where these differ in what they fail with.
+        /// A system call. One system call has several names if its uses fail with different errors.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Call {
             $($(#[$doc])* $name,)*
         }
 
         impl Call {
-            /// All of them.
+            /// All calls.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
         }
     };
@@ -127,7 +129,7 @@ calls! {
     Accept,
     /// connect(2), of a probe.
     Connect,
-    /// pipe2(2), of a probe.
+    /// pipe2(2), of a health check's command or a hook.
     Pipe,
     /// fcntl(2), of a descriptor's flags.
     DescriptorFlags,
@@ -145,7 +147,7 @@ calls! {
     AccessDirectory,
     /// lstat(2) of the pidfile.
     StatPidfile,
-    /// open(2) of the pidfile that is there.
+    /// open(2) of an existing pidfile.
     OpenPidfile,
     /// open(2) of a new pidfile.
     CreatePidfile,
@@ -167,27 +169,27 @@ calls! {
     WriteLog,
 }
 
-/// Whether somebody is to be asked.
+/// Whether a hook is installed.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static OS: OnceLock<&'static dyn Os> = OnceLock::new();
 
-/// From now on this process and its forks ask and tell `os`. The first one that is installed stays.
+/// Installs `os` for this process and its forks. The first installed hook stays.
 pub fn install(os: &'static dyn Os) {
     if OS.set(os).is_ok() {
         INSTALLED.store(true, Ordering::Relaxed);
     }
 }
 
-/// To be called before a system call that may fail.
+/// Call it before a system call that may fail.
 ///
 /// # Errors
-/// What the call is to fail with, in a test.
+/// In a test, the error that the call must fail with.
 #[inline]
 pub fn before(call: Call) -> Result<(), Errno> {
     if is_installed() { ask(call) } else { Ok(()) }
 }
 
-/// To be called at every step.
+/// Call it at every step.
 #[inline]
 pub fn step(moment: Moment, what: fmt::Arguments<'_>) {
     if is_installed() {
@@ -216,13 +218,13 @@ fn tell(moment: Moment, what: fmt::Arguments<'_>) {
     }
 }
 
-/// A seam for one unit test.
+/// A hook for one unit test.
 #[cfg(test)]
 pub(crate) mod testing {
     use super::{Call, Errno};
     use std::cell::RefCell;
 
-    /// Counts down to the call that fails.
+    /// Counts the calls up to the one that fails.
     struct Plan {
         calls: Vec<Call>,
         fails: Option<(usize, Errno)>,
@@ -244,7 +246,8 @@ pub(crate) mod testing {
         })
     }
 
-    /// Runs `work` in this thread; its `number`th call (from 0) fails with this error. Returns the calls that it made.
+    /// Runs `work` in this thread. Its `number`th call (from 0) fails with this error. Returns the calls that
+    /// it made.
     pub(crate) fn with<T>(fails: Option<(usize, Errno)>, work: impl FnOnce() -> T) -> (T, Vec<Call>) {
         PLAN.set(Some(Plan { calls: Vec::new(), fails }));
         let result = work();

@@ -1,4 +1,4 @@
-//! Signals: sets, masks, dispositions, and sending with everything that a receiver may look at.
+//! Signals: sets, masks, dispositions, and sending with all data that a receiver may look at.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -8,7 +8,8 @@ use super::cerr;
 use super::seam::{self, Call};
 use crate::signal::Signal;
 
-/// A set of the signals 1 to 64, as a number whose bit N-1 stands for signal N (like `SigBlk` in proc_pid_status(5)).
+/// A set of the signals 1 to 64, as a number whose bit N-1 stands for signal N (like `SigBlk` in
+/// proc_pid_status(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SignalSet(u64);
 
@@ -37,11 +38,12 @@ impl SignalSet {
     }
 }
 
-/// Sets this thread's mask and returns the one it had. By system call, since glibc's sigprocmask(3) leaves out the two
-/// signals that it keeps for itself (32 and 33), which a child may have been started with all the same.
+/// Sets this thread's signal mask and returns the previous one. It makes the system call itself: glibc's
+/// sigprocmask(3) leaves out two signals for internal use (32 and 33), which may be in the mask that a child
+/// was started with.
 ///
 /// # Errors
-/// None: a valid set is all that rt_sigprocmask(2) asks for.
+/// None: rt_sigprocmask(2) fails only for an invalid set.
 pub fn set_mask(set: SignalSet) -> io::Result<SignalSet> {
     seam::before(Call::SignalMask)?;
     let mut old: u64 = 0;
@@ -58,7 +60,7 @@ pub fn set_mask(set: SignalSet) -> io::Result<SignalSet> {
     cerr(result as i32).map(|_| SignalSet(old))
 }
 
-/// Blocks every signal that can be blocked; returns the mask there was.
+/// Blocks every signal that can be blocked. Returns the previous mask.
 ///
 /// # Errors
 /// As [`set_mask`].
@@ -66,13 +68,14 @@ pub fn block_all() -> io::Result<SignalSet> {
     set_mask(SignalSet(u64::MAX))
 }
 
-/// Which signals are ignored at this moment.
+/// The signals that are ignored now.
 #[cfg_attr(test, expect(dead_code, reason = "test binaries keep their signals"))]
 pub(super) fn ignored_now() -> SignalSet {
     let mut ignored = SignalSet::default();
     for signal in Signal::all() {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: asks only; the pointer is to a sigaction that lives through the call. Zeroed is a valid value of it.
+        // SAFETY: asks only; the pointer is to a sigaction that lives through the call. Zeroed is a valid
+        // value of it.
         let result = unsafe { libc::sigaction(signal.number(), std::ptr::null(), action.as_mut_ptr()) };
         // SAFETY: zeroed is a valid sigaction, whether the call wrote it or not.
         let action = unsafe { action.assume_init() };
@@ -95,7 +98,7 @@ fn set_disposition(signal: Signal, disposition: libc::sighandler_t) -> io::Resul
 /// Gives the signal its default action.
 ///
 /// # Errors
-/// EINVAL for SIGKILL, SIGSTOP and the two signals of glibc's own.
+/// EINVAL for SIGKILL, SIGSTOP and the two internal signals of glibc.
 pub fn set_default(signal: Signal) -> io::Result<()> {
     set_disposition(signal, libc::SIG_DFL)
 }
@@ -111,15 +114,15 @@ pub fn ignore(signal: Signal) -> io::Result<()> {
 /// A signal as signalfd(2) delivers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Which one.
+    /// The signal.
     pub signal: Signal,
-    /// Where it comes from, see `si_code` in sigaction(2).
+    /// Its origin, see `si_code` in sigaction(2).
     pub code: i32,
-    /// The sending process, where a process sent it.
+    /// The pid of the sender, if a process sent it.
     pub pid: u32,
-    /// Its real user.
+    /// The sender's real user ID.
     pub uid: u32,
-    /// The payload of sigqueue(3), as the integer that it is carried as.
+    /// The payload of sigqueue(3), as the integer that signalfd(2) delivers.
     pub value: u64,
 }
 
@@ -131,19 +134,19 @@ impl Received {
         Self { signal, code: libc::SI_QUEUE, pid: std::process::id(), uid, value: 0 }
     }
 
-    /// Whether the kernel sent it (a terminal, a dying session leader), not a process.
+    /// Whether the kernel sent it (for a terminal, a dying session leader) and not a process.
     #[must_use]
     pub fn is_from_kernel(self) -> bool {
         self.code > 0
     }
 }
 
-/// Where blocked signals are read from (signalfd(2)).
+/// A descriptor from which blocked signals are read (signalfd(2)).
 #[derive(Debug)]
 pub struct SignalFd(OwnedFd);
 
 impl SignalFd {
-    /// Reads these signals, which the caller has blocked.
+    /// Opens it for these signals, which the caller has blocked.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM; ENODEV: the kernel's anonymous inodes aren't there.
@@ -158,10 +161,10 @@ impl SignalFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// The next signal; `None`: no more at the moment.
+    /// The next signal. `None`: there is none at the moment.
     ///
     /// # Errors
-    /// None that a valid descriptor could give.
+    /// None for a valid descriptor.
     pub fn next(&self) -> io::Result<Option<Received>> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
@@ -190,8 +193,8 @@ impl AsFd for SignalFd {
     }
 }
 
-/// The `siginfo_t` of a signal that some process queued, as the kernel reads it in rt_sigqueueinfo(2): three integers,
-/// padding to 8, then `si_pid`, `si_uid` and `si_value`; 128 bytes in all.
+/// The `siginfo_t` of a signal that a process queued, as the kernel reads it in rt_sigqueueinfo(2): three
+/// integers, padding to 8, then `si_pid`, `si_uid` and `si_value`; 128 bytes in all.
 #[repr(C)]
 pub(super) struct QueuedInfo {
     signo: i32,
@@ -206,8 +209,8 @@ pub(super) struct QueuedInfo {
 }
 
 impl QueuedInfo {
-    /// The signal as it came, with its sender and payload. The kernel lets only negative codes pass from one process to
-    /// another, so a plain kill(2) (code 0) is told as sigqueue(3).
+    /// The signal with its original sender and payload. The kernel lets only negative codes pass from one
+    /// process to another, so a plain kill(2) (code 0) is forwarded as sigqueue(3).
     pub(super) fn forwarding(received: &Received) -> Self {
         Self {
             signo: received.signal.number(),
@@ -227,20 +230,22 @@ impl QueuedInfo {
     }
 }
 
-/// Stops this process by SIGSTOP; returns when it was continued.
+/// Stops this process by SIGSTOP. Returns when it was continued.
 pub fn stop_self() {
     // SAFETY: raise(3) has no preconditions; SIGSTOP can't run any handler.
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// Stops this process, which has all signals blocked, by SIGTSTP, so that its parent can tell it from one that somebody else stopped;
-/// returns when it was continued. `ignored`: SIGTSTP is to be ignored again afterwards.
+/// Stops this process by SIGTSTP and returns when it was continued. All its signals are blocked, so its
+/// parent can distinguish this from a stop that another process caused. `ignored`: SIGTSTP is to be ignored
+/// again afterwards.
 ///
 /// # Errors
 /// EINVAL: never for this signal.
 pub fn stop_self_by_tstp(ignored: bool) -> io::Result<()> {
     set_default(Signal::TSTP)?;
-    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement, then its default action runs.
+    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement, then its default
+    // action runs.
     unsafe { libc::raise(libc::SIGTSTP) };
     let others = SignalSet(!(1 << (libc::SIGTSTP - 1)));
     set_mask(others)?;
@@ -248,15 +253,16 @@ pub fn stop_self_by_tstp(ignored: bool) -> io::Result<()> {
     if ignored { ignore(Signal::TSTP) } else { Ok(()) }
 }
 
-/// Ends this process by the signal, as the child was ended, without a core dump of its own (contract C5).
-/// Returns only if the signal did not end it (PID 1 of a namespace is immune; a stop signal is not an end).
+/// Kills this process by the signal that killed the child, without a core dump of its own (contract C5).
+/// Returns only if the process survives (PID 1 of a namespace is immune; a stop signal does not kill).
 pub fn die_by(signal: Signal) {
-    // core(5): a limit of zero does not keep a piped core handler away, an undumpable process does.
+    // core(5): a limit of zero does not suppress a piped core handler; an undumpable process does.
     super::process::set_undumpable();
     let _ = set_default(signal);
     let mut only = SignalSet(u64::MAX);
     only.0 &= !(1 << (signal.number() - 1));
-    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement, then its default action runs.
+    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement, then its default
+    // action runs.
     unsafe { libc::raise(signal.number()) };
     let _ = set_mask(only);
 }
@@ -283,7 +289,8 @@ mod tests {
         let before = set_mask(set).unwrap();
         let signals = SignalFd::open(set).unwrap();
         assert_eq!(signals.next().unwrap(), None);
-        // SAFETY: raise(3) has no preconditions; the signal is blocked in this thread, which raise sends it to.
+        // SAFETY: raise(3) has no preconditions; the signal is blocked in this thread, which raise sends it
+        // to.
         unsafe { libc::raise(libc::SIGUSR1) };
         let received = signals.next().unwrap().unwrap();
         assert_eq!((received.signal.to_string().as_str(), received.pid), ("SIGUSR1", std::process::id()));

@@ -1,4 +1,4 @@
-//! Message sockets: one packet in, the same packet out, descriptors along with it (unix(7), SOCK_SEQPACKET).
+//! Message sockets: each packet arrives as it was sent, with its descriptors (unix(7), SOCK_SEQPACKET).
 
 use std::io;
 use std::io::IoSlice;
@@ -12,20 +12,21 @@ use nix::sys::socket::{
 
 use super::seam::{self, Call};
 
-/// The longest packet that is read. Longer ones arrive cut off, which their reader notices by the missing end.
+/// The longest packet that is read, in bytes. Longer ones are truncated, which the reader notices because the
+/// end is missing.
 pub const LONGEST: usize = 4096;
-/// Room for as many descriptors as the kernel lets a packet have: `SCM_MAX_FD`, 253 (unix(7)). In words of 8 bytes, for a header
-/// must be aligned.
+/// Room for as many descriptors as the kernel lets a packet have: `SCM_MAX_FD`, 253 (unix(7)). In words of 8
+/// bytes, because a header must be aligned.
 const CONTROL: usize = (16 + 253 * 4) / 8 + 1;
 
-/// What was read from a [`Socket`].
+/// The result of reading from a [`Socket`].
 #[derive(Debug)]
 pub enum Packet {
-    /// A packet, and the descriptors that came along.
+    /// A packet with its descriptors.
     Data(Vec<u8>, Vec<OwnedFd>),
-    /// Nothing is there at the moment.
+    /// There is no packet at the moment.
     Nothing,
-    /// The other side is closed, and everything it sent has been read.
+    /// The other end is closed, and everything that it sent has been read.
     Closed,
 }
 
@@ -45,13 +46,14 @@ impl Socket {
         Ok((Self(one), Self(other)))
     }
 
-    /// Takes over an end that came by exec.
+    /// Takes over an end that was inherited across an exec.
     #[must_use]
     pub fn from_owned(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
-    /// From now on the kernel says of each packet that is read here who sent it (see [`super::datagram::receive`]).
+    /// From now on the kernel adds the sender to each packet that is read here (see
+    /// [`super::datagram::receive`]).
     ///
     /// # Errors
     /// None for a Unix socket.
@@ -60,10 +62,11 @@ impl Socket {
         setsockopt(&self.0, sockopt::PassCred, &true).map_err(Into::into)
     }
 
-    /// Sends one packet without ever waiting.
+    /// Sends one packet without waiting.
     ///
     /// # Errors
-    /// EPIPE, ECONNRESET: the other side is closed or reads no more. EAGAIN: it doesn't read, and the queue is full.
+    /// EPIPE, ECONNRESET: the other end is closed or shut down for reading. EAGAIN: it doesn't read, and the
+    /// queue is full.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
@@ -83,26 +86,28 @@ impl Socket {
     /// Reads one packet without waiting.
     ///
     /// # Errors
-    /// EMFILE: there was no room for a descriptor that came along, so the packet is lost. ENOMEM, as recvmsg(2) says.
+    /// EMFILE: there was no room for a descriptor, so the packet is lost. ENOMEM, as for recvmsg(2).
     pub fn receive(&self) -> io::Result<Packet> {
-        let mut buffer = [0; LONGEST]; // on the stack: the heap of a process that idles for months stays small
+        let mut buffer = [0; LONGEST]; // on the stack, to keep the heap of an idle process small
         let (length, fds) = loop {
             match seam::before(Call::Recvmsg).and_then(|()| receive(self.0.as_fd(), &mut buffer)) {
                 Ok(received) => break received,
-                // The other side closed without having read everything. That is told once, and before what it sent last: read on.
+                // The other end was closed with unread packets. The kernel reports that once, before its last
+                // packets: read on.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(Errno::EAGAIN) => return Ok(Packet::Nothing),
                 Err(error) => return Err(error.into()),
             }
         };
         if length == 0 {
-            return Ok(Packet::Closed); // nobody sends empty packets
+            return Ok(Packet::Closed); // psflip never sends empty packets
         }
         Ok(Packet::Data(buffer[..length].to_vec(), fds))
     }
 
-    /// Reads no more from now on: every later [`Socket::send`] of the other side fails, and every earlier one can still be
-    /// read here. The kernel decides under one lock which of the two a packet is, so both sides agree on it.
+    /// Shuts this end down for reading. Every later [`Socket::send`] of the other end fails, and every
+    /// earlier packet can still be read here. The kernel decides each case under one lock, so both ends agree
+    /// on it.
     ///
     /// # Errors
     /// None for a connected socket.
@@ -112,11 +117,11 @@ impl Socket {
     }
 }
 
-/// listen(2), also on a socket that listens already, whose queue then gets this length. The kernel lowers it to
+/// listen(2). If the socket listens already, its queue gets this new length. The kernel lowers it to
 /// net.core.somaxconn.
 ///
 /// # Errors
-/// EADDRINUSE: another one listens on the same port. EINVAL, EOPNOTSUPP: it is no socket that can listen.
+/// EADDRINUSE: another socket listens on the same port. EINVAL, EOPNOTSUPP: the socket can't listen.
 pub fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     seam::before(Call::Listen)?;
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
@@ -124,7 +129,8 @@ pub fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     super::cerr(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// One recvmsg(2). Every descriptor that arrived is owned or closed, also where the kernel had to leave some out.
+/// One recvmsg(2). Every descriptor that arrived is owned or closed, even if the kernel had to leave some
+/// out.
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
     let mut control = [0_u64; CONTROL];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -139,12 +145,12 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<Owne
     let length = Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
     let fds = take_fds(&message);
     if message.msg_flags & libc::MSG_CTRUNC != 0 {
-        return Err(Errno::EMFILE); // there was room for all that a packet may have, so the process has no more numbers
+        return Err(Errno::EMFILE); // the buffer has room for all, so the process has no descriptor left
     }
     Ok((length.cast_unsigned(), fds))
 }
 
-/// The descriptors that came with a message that recvmsg(2) has just filled in. To be called once for each.
+/// The descriptors of a message that recvmsg(2) has just filled in. Call it once for each message.
 fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
     // SAFETY: the kernel has filled in the message, and its buffer for control messages still lives.
@@ -159,7 +165,8 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
             let length: usize = header.cmsg_len as _;
             let count = length.saturating_sub(head) / size_of::<RawFd>();
             for index in 0..count {
-                // SAFETY: the header says that so many numbers follow it, so this is the address of one of them.
+                // SAFETY: the header says that so many numbers follow it, so this is the address of one of
+                // them.
                 let place = unsafe { data.add(index) };
                 // SAFETY: as above.
                 let number = unsafe { place.read_unaligned() };
@@ -224,7 +231,7 @@ mod tests {
             let Packet::Data(_, fds) = other.receive().unwrap() else { panic!("no packet") };
             assert_eq!(fds.len(), count);
             drop((writer, fds));
-            // Nobody can write any more: none of them was left open.
+            // No writer exists any more: none of the descriptors was left open.
             assert_eq!(std::io::read_to_string(reader).unwrap(), "");
         }
     }

@@ -8,11 +8,11 @@ use super::pidfd::PidFd;
 use super::seam::{self, Call};
 use crate::signal::Signal;
 
-/// /proc tells nothing that can be used.
+/// Set if /proc has nothing that can be used.
 static IS_BLIND: AtomicBool = AtomicBool::new(false);
 
-/// Looks whether proc(5) is mounted on /proc and is that of this process's PID namespace. If it is not, this process and its forks look
-/// at nothing there any more: other processes than those with these pids would be meant.
+/// Checks whether proc(5) is mounted on /proc and shows this process's PID namespace. If not, this process
+/// and its forks don't read it any more: its pids would belong to other processes.
 #[must_use]
 pub fn look_at_proc() -> bool {
     let own = std::process::id().to_string();
@@ -21,34 +21,36 @@ pub fn look_at_proc() -> bool {
     is_ours
 }
 
-/// What [`look_at_proc`] found last.
+/// The last result of [`look_at_proc`].
 pub(super) fn is_blind() -> bool {
     IS_BLIND.load(Ordering::Relaxed)
 }
 
-/// Does something to each process below `root`, but not to `root`, as far as proc(5) shows them. Parents come before their children.
+/// Calls `act` for each process below `root`, without `root`, as far as proc(5) shows them. Parents come
+/// before their children.
 ///
-/// A tree may change while it is read, so a caller that wants all of it gone repeats this until nothing is left.
+/// A tree may change while it is read. A caller that must get all of it repeats this until nothing is left.
 pub fn each_below(root: u32, mut act: impl FnMut(u32, &PidFd)) {
     let own = std::process::id();
     let mut queue = VecDeque::from([root]);
     while let Some(parent) = queue.pop_front() {
         for child in children(parent) {
-            // The pid may have been reused since it was listed: only a process that still is below us is meant.
+            // The pid may have been reused since it was listed, so check that the process is still below
+            // `root`.
             let Ok(process) = PidFd::open(child) else { continue };
-            // Its parent may have ended meanwhile, and this process be the subreaper.
+            // Its parent may have exited meanwhile, and this process may be the subreaper.
             match parent_of(child) {
                 Some(now) if now == parent || now == own => {}
                 _ => continue,
             }
-            // Before its own children are looked at: a dead parent makes no more of them.
+            // Before its own children are read: a dead parent forks no more.
             act(child, &process);
             queue.push_back(child);
         }
     }
 }
 
-/// The children of a process, of all its threads. Empty if it is gone.
+/// The children of a process, of all its threads. Empty if the process is gone.
 #[must_use]
 pub fn children(pid: u32) -> Vec<u32> {
     if is_blind() || seam::before(Call::OpenProc).is_err() {
@@ -61,7 +63,7 @@ pub fn children(pid: u32) -> Vec<u32> {
             Ok(text) => {
                 children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
             }
-            // A kernel without CONFIG_PROC_CHILDREN, or a thread that has just ended.
+            // A kernel without CONFIG_PROC_CHILDREN, or a thread that has just exited.
             Err(_) if thread.path().exists() => return children_by_search(pid),
             Err(_) => {}
         }
@@ -69,7 +71,7 @@ pub fn children(pid: u32) -> Vec<u32> {
     children
 }
 
-/// As [`children`], by looking at every process there is.
+/// As [`children`], by reading every process of /proc.
 fn children_by_search(pid: u32) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
@@ -79,7 +81,7 @@ fn children_by_search(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The fields of /proc/PID/stat after the name, which is in parentheses and may contain anything.
+/// The fields of /proc/PID/stat after the name, which is in parentheses and may contain any character.
 fn stat(pid: u32) -> Option<String> {
     if is_blind() {
         return None;
@@ -89,7 +91,7 @@ fn stat(pid: u32) -> Option<String> {
     String::from_utf8(stat.get(after..)?.to_vec()).ok()
 }
 
-/// The parent of a process; `None` if it is gone.
+/// The parent of a process; `None` if the process is gone.
 #[must_use]
 pub fn parent_of(pid: u32) -> Option<u32> {
     parent_in(&stat(pid)?)
@@ -97,19 +99,20 @@ pub fn parent_of(pid: u32) -> Option<u32> {
 
 /// The parent in the fields of [`stat`].
 ///
-/// Of a process that is being reaped just now the kernel still tells something, but no parent, group and session any more: 0, -1
-/// and -1 (do_task_stat in Linux' fs/proc/array.c). A parent of 0 alone is one outside of our PID namespace, or none.
+/// For a process that is just being reaped, the kernel shows 0, -1 and -1 as parent, group and session
+/// (do_task_stat in Linux' fs/proc/array.c). A parent of 0 alone means a parent outside of this PID
+/// namespace, or none.
 fn parent_in(stat: &str) -> Option<u32> {
     let mut fields = stat.split_ascii_whitespace().skip(1);
     let (parent, group) = (fields.next()?, fields.next()?);
     if group == "-1" { None } else { parent.parse().ok() }
 }
 
-/// A process that is known again later, when its pid may be another's.
+/// A process that can be recognized later, when its pid may belong to another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     pid: u32,
-    /// Clock ticks since boot, as /proc tells it.
+    /// Clock ticks since boot, from /proc.
     started: u64,
 }
 
@@ -121,7 +124,7 @@ impl Known {
     }
 }
 
-/// Everything below a process at about this moment.
+/// All processes below a process at about this moment.
 #[must_use]
 pub fn below(root: u32) -> Vec<Known> {
     let mut found: Vec<Known> = Vec::new();
@@ -137,8 +140,8 @@ pub fn below(root: u32) -> Vec<Known> {
     found
 }
 
-/// The processes below `root` that have not ended, for people: each with its pid, and its name unless proc(5) hides it. What is in
-/// `except` is left out, with what is below it.
+/// The running processes below `root`, for people: each with its pid, and its name unless proc(5) hides it.
+/// The processes in `except` are left out, with everything below them.
 #[must_use]
 pub fn described_below(root: u32, except: &[u32]) -> Vec<String> {
     let mut found = Vec::new();
@@ -164,16 +167,17 @@ fn name_of(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
-/// Kills what is still there of these processes, and what is below them, whoever their parent is by now.
+/// Kills those of these processes that still exist, and everything below them, whatever their parent is by
+/// now.
 pub fn kill_known(known: &[Known]) {
     for Known { pid, started } in known {
-        // Opened before it is looked at: the descriptor can't become another process's.
+        // Open first, check afterwards: the descriptor can't become another process's.
         let Ok(process) = PidFd::open(*pid) else { continue };
         if start_of(*pid) == Some(*started) {
             each_below(*pid, |_, below| {
-                let _ = below.send(Signal::KILL); // as its parent
+                let _ = below.send(Signal::KILL); // it may have exited
             });
-            let _ = process.send(Signal::KILL); // it may have ended
+            let _ = process.send(Signal::KILL); // it may have exited
         }
     }
 }
@@ -190,18 +194,18 @@ pub fn is_below(pid: u32, ancestor: u32) -> bool {
         .any(|pid| pid == ancestor)
 }
 
-/// Where a process is.
+/// The position of a process relative to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Somewhere below the other one.
+    /// Somewhere below the other process.
     Below,
     /// Not below it.
     Elsewhere,
-    /// It has ended and was reaped.
+    /// The process has exited and was reaped.
     Gone,
 }
 
-/// Where a process is, seen from another one.
+/// The position of a process relative to `ancestor`.
 #[must_use]
 pub fn place(pid: u32, ancestor: u32) -> Place {
     let mut current = pid;
@@ -211,7 +215,8 @@ pub fn place(pid: u32, ancestor: u32) -> Place {
             Some(0) => return Place::Elsewhere,
             Some(parent) => current = parent,
             None if current == pid => return Place::Gone,
-            // It ended just now, so somebody below it has a new parent. That can't go on for ever: each time one has ended.
+            // This ancestor has just exited, so a process below it has a new parent: start again. This can't
+            // go on for ever, because each time a process has exited.
             None => current = pid,
         }
     }
@@ -250,15 +255,15 @@ mod tests {
 
     #[test]
     fn a_process_that_is_being_reaped_is_gone_and_not_elsewhere() {
-        // What a reader saw while another thread reaped `true`.
+        // Read while another thread reaped `true`.
         assert_eq!(parent_in(" X 0 -1 -1 0 -1 4227084 50 0 0 0 0 0 0 0 20 0"), None);
         assert_eq!(parent_in(" Z 0 -1 -1 0 -1 4227084 50 0 0 0 0 0 0 0 20 0"), None);
-        // An init, and a zombie that nobody has reaped yet.
+        // An init, and an unreaped zombie.
         assert_eq!(parent_in(" S 0 1 1 0 -1 4194560 26310 0 0 0 0 0 0 0 20 0"), Some(0));
         assert_eq!(parent_in(" Z 77 5 5 0 -1 4227084 50 0 0 0 0 0 0 0 20 0"), Some(77));
     }
 
-    /// The same with the kernel, which shows it to one look in a few hundred.
+    /// The same with the real kernel, where one read in a few hundred sees it.
     #[test]
     fn nobody_who_ends_while_we_look_is_elsewhere() {
         let own = std::process::id();

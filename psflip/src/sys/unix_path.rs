@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::UnixAddr;
 
-/// An address for bind(2) and connect(2), as long as this lives.
+/// An address for bind(2) and connect(2). It is valid as long as this value lives.
 #[derive(Debug)]
 pub struct UnixPath {
     address: UnixAddr,
@@ -19,11 +19,12 @@ pub struct UnixPath {
 }
 
 impl UnixPath {
-    /// The address of a socket at a path of any length. If it has more than 107 bytes, it is named from its directory, which is opened
-    /// and reached by `/proc/self/fd`.
+    /// The address of a socket at a path of any length. A path of more than 107 bytes is replaced by its file
+    /// name in its directory, which is opened and reached by `/proc/self/fd`.
     ///
     /// # Errors
-    /// ENAMETOOLONG: the file's own name is too long, or there is no /proc; those of open(2) for the directory.
+    /// ENAMETOOLONG: the file name itself is too long, or there is no /proc. The errors of open(2) for the
+    /// directory.
     pub fn new(path: &Path) -> Result<Self, Errno> {
         match UnixAddr::new(path) {
             Ok(address) => Ok(Self { address, _directory: None }),
@@ -49,7 +50,7 @@ impl UnixPath {
         Ok(Self { address: UnixAddr::new(Path::new(&short))?, _directory: Some(opened) })
     }
 
-    /// What bind(2) and connect(2) take.
+    /// The argument for bind(2) and connect(2).
     #[must_use]
     pub fn address(&self) -> &UnixAddr {
         &self.address
