@@ -380,7 +380,7 @@ fn upgrading(
             vec![Effect::Acknowledge { remembered: state.remembered }]
         }
         Event::Committed if successor == Successor::Ready => {
-            state.remembered = false; // it travels with the acknowledgement
+            state.remembered = false; // passed on with the acknowledgement
             let outcome = Outcome::Superseded;
             let mut effects = vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Tell(News::Superseded)];
             match child {

@@ -63,7 +63,7 @@ pub enum Event {
 
     /// The successor's child is healthy, and the pidfile names the successor.
     SuccessorReady,
-    /// The successor is acknowledged and has received it: it is the service now.
+    /// The acknowledgement was sent while the successor still read: the successor is the service now.
     Committed,
     /// The successor no longer reads: it gave up or is dead, and will not become the service.
     NotCommitted,

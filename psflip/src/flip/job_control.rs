@@ -39,7 +39,8 @@ pub enum Part {
 pub struct ChildStop {
     /// The signal that stopped it.
     pub signal: Signal,
-    /// The last job-control signal that psflip itself got since the child started, and its sender.
+    /// The last job-control signal that psflip got since the child was last started or continued, and its
+    /// sender.
     pub asked: Option<(Signal, Sender)>,
     /// Which group has the terminal.
     pub foreground: Foreground,

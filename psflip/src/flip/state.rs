@@ -3,7 +3,7 @@
 
 use crate::end::End;
 
-/// A generation.
+/// The state of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// What the generation is doing.
@@ -86,7 +86,8 @@ pub enum Predecessor {
 /// The generation before this one, after the promotion of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Elder {
-    /// There is none; also set if this generation failed, since its predecessor still is the service.
+    /// There is none, or it has exited. Also set if this generation failed: then its predecessor is the
+    /// service.
     Gone,
     /// It drains, and psflip does not wait for it: no stop was requested, so the service manager is to
     /// restart the service as soon as possible.
@@ -118,7 +119,7 @@ pub enum Promotion {
 pub enum Child {
     /// It runs.
     Runs,
-    /// It exited without a stop request (contract F7). Leftover processes may still serve.
+    /// It exited, by itself (contract F7) or after a stop request. Leftover processes may still serve.
     Ended(End),
     /// It exited, and nothing is left of its process tree.
     Gone(End),

@@ -101,8 +101,7 @@ pub struct Hello {
     /// The signal mask and ignored signals with which psflip's first process was started. A successor itself
     /// starts with all signals blocked.
     pub signals: SignalSetup,
-    /// The pidfile that the predecessor holds, if any. The successor may take it over; for other processes it
-    /// is in use.
+    /// The pidfile that the predecessor holds, if any; the successor takes it over by agreement.
     pub pidfile: Option<String>,
     /// How many [`ToSuccessor::Listener`] follow.
     pub listeners: u32,

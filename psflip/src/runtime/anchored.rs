@@ -27,7 +27,7 @@ impl Runtime {
         self.tell_anchor(Message::begins(self.plan.shutdown.orphans == Orphans::Leave));
     }
 
-    /// Notifies the anchor of the news that concern it.
+    /// Notifies the anchor of the news that concerns it.
     pub(super) fn tell_anchor_of(&self, news: News) {
         match news {
             News::UpgradeStarted => self.tell_anchor(Message::Upgrading),

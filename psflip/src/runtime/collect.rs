@@ -202,7 +202,7 @@ impl Runtime {
     }
 
     fn sweep(&mut self) {
-        // The keeper has exited, but a debugger may prevent that it is reaped.
+        // The keeper has exited, but a debugger may keep it from being reaped.
         let keeper = self.tree.as_ref().map(crate::process::keeper::Tree::keeper_pid);
         let spared: Vec<u32> = self.intermediate.into_iter().chain(keeper).collect();
         if self.reaper.sweep(&spared) {
@@ -360,7 +360,7 @@ impl Runtime {
         }
     }
 
-    /// The successor closed the connection, so it is of no use. Usually it is dead, or about to be.
+    /// The successor closed the connection, so it is of no use and is killed. Usually it is dead already.
     fn successor_closed(&mut self) {
         if self.state.successor().is_none() {
             return; // it was promoted, so it is independent
@@ -378,7 +378,7 @@ impl Runtime {
         }
     }
 
-    /// Does not wait for a successor that is faulty, or is not a psflip.
+    /// Kills a successor that is faulty or not a psflip, instead of waiting for it.
     fn successor_misbehaved(&mut self) {
         if self.state.successor().is_none() {
             return; // it was promoted, so it is independent

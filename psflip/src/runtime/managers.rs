@@ -116,7 +116,7 @@ impl Runtime {
         }
     }
 
-    /// Notifies service managers of the news that concern them.
+    /// Notifies service managers of the news that concerns them.
     pub(super) fn tell_managers(&mut self, news: News) {
         if news == News::Promoted && self.managers.systemd.is_some() {
             // In UTC: the time zone database would stay in memory.
@@ -253,8 +253,8 @@ impl Runtime {
         }
         let mut message = Message::new();
         if !self.managers.known && self.managers.anchor.is_none() {
-            // The predecessor was killed, so systemd accepts messages of this generation from now on. An
-            // upgrade may have been announced as a reload.
+            // The predecessor was killed. If systemd accepts messages of this generation at all, it does now.
+            // An upgrade may have been announced as a reload.
             message = message.main_pid(std::process::id(), None);
         }
         if !self.managers.known || self.identity.generation == 1 {

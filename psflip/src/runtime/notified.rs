@@ -14,9 +14,9 @@ use crate::handover::ToPredecessor;
 use crate::health::{Heard, Notifications};
 use crate::process::keeper::Tree;
 
-/// The longest extension is divided into this many parts. An extension is passed to the predecessor only when
-/// it exceeds the last one passed by at least a part. Otherwise a child that asks very often would fill the
-/// queue of the predecessor's socket.
+/// The longest extension is divided into this many parts. Each deadline that is passed to the predecessor
+/// exceeds the one before by at least a part. Otherwise a child that asks very often would fill the queue of
+/// the predecessor's socket.
 const PARTS: u32 = 16;
 
 /// How long the socket is not read when processes outside the child's tree flood it. While the child starts,

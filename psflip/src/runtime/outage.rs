@@ -108,7 +108,7 @@ impl Runtime {
     pub(super) fn keep_last_exit(&self, outcome: Outcome) {
         let reason = match outcome {
             Outcome::Relay(_) => self.outage.reason.as_ref(),
-            // No outage: another psflip serves with this pidfile, a stop was requested, or a successor
+            // No outage: another psflip serves with this pidfile, a stop was requested, or another generation
             // serves.
             Outcome::Failed(Failure::Pidfile | Failure::Aborted) | Outcome::Superseded => None,
             Outcome::Failed(_) if self.predecessor.is_some() => None,
