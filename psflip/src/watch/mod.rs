@@ -274,7 +274,10 @@ impl Watch {
     fn end_of_all(&mut self) -> End {
         match self.phase {
             Phase::Ending(end, _) | Phase::Killing(end, _) => return end,
-            Phase::Waiting(end, _) => return self.known(end),
+            Phase::Waiting(end, _) => {
+                self.report_outage(end);
+                return self.known(end);
+            }
             Phase::Watching => {}
         }
         // A process may have written the pidfile just before it exited.
@@ -286,8 +289,22 @@ impl Watch {
         let service = self.service.as_ref().and_then(|service| self.ends.of(service.pid));
         let end = unheard.or(self.end_of_one_missed()).or(service).or(self.last.flatten());
         let end = end.unwrap_or_else(|| self.end_of_command());
+        if self.service.is_some() {
+            self.report_outage(Some(end));
+        }
         tracing::info!(%end, "stopped; nothing is left");
         end
+    }
+
+    /// The end of a service that nobody requested is an outage (contract L1). A service may take any time for its shutdown.
+    fn report_outage(&self, end: Option<End>) {
+        if self.stop.is_none() {
+            let end = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
+            tracing::error!(
+                end,
+                "the service is down: it terminated without a stop request, and nothing took its place"
+            );
+        }
     }
 
     fn is_command(&self, pid: u32) -> bool {
@@ -460,13 +477,7 @@ impl Watch {
 
     /// The last service has exited, with this status if it is known, and no process took over.
     fn over_after(&mut self, end: Option<End>) {
-        if self.recent_stop().is_none() {
-            let told = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
-            tracing::error!(
-                end = told,
-                "the service is down: it terminated without a stop request, and nothing took its place"
-            );
-        }
+        self.report_outage(end);
         let end = self.known(end);
         self.over(end);
     }

@@ -1,5 +1,6 @@
 //! Moments that come seldom by themselves: a process is stopped until the other ones are where the test wants them.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 
 use testkit::process::State;
@@ -144,4 +145,37 @@ fn an_older_process_that_only_ends_later_is_not_the_one_whose_end_counts() {
     // Contract: W1, W3
     assert_eq!(ends_unseen(false, "rm x.pid"), Some(23));
     assert_eq!(ends_unseen(false, "true"), Some(23));
+}
+
+/// A watch that is stopped while it gets `request`, if there is one, and while the service ends by SIGTERM. Gives what watch logs.
+#[track_caller]
+fn log_of_an_end(request: Option<Signal>) -> String {
+    let sandbox = Sandbox::new();
+    // The time that what is left gets at the end has nothing to do with how long the service may take.
+    let watch = watch_script(&sandbox, &["--grace", "1ms"], "echo $$ > x.pid; exec sleep 1000");
+    let service = wait_named(&sandbox.path("x.pid"));
+    wait_follows(&watch, service.pid());
+    wait_rest(&sandbox);
+    freeze(watch.first());
+    if let Some(request) = request {
+        watch.first().signal(request).unwrap();
+    }
+    service.signal(Signal::SIGTERM).unwrap();
+    wait_until(Deadline::default(), "the end of the service and of its keeper", || {
+        sandbox.processes().iter().all(|process| *process == watch.first()).then_some(())
+    });
+    thaw(watch.first());
+    assert_eq!(watch.wait_exit().signal(), Some(15), "{}", sandbox.report());
+    watch.output().wait_closed();
+    sandbox.assert_no_process_left();
+    watch.stderr()
+}
+
+#[test]
+fn a_stop_request_that_came_before_the_end_of_the_service_is_read_before_it() {
+    // Contract: L1, S4, W3
+    let log = log_of_an_end(Some(Signal::SIGTERM));
+    assert!(log.contains("stop requested") && !log.contains("ERROR"), "{log}");
+    let log = log_of_an_end(None);
+    assert!(log.contains("ERROR") && log.contains("the service is down"), "{log}");
 }
