@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod book;
 mod chaos;
 mod ci;
 mod contract;
@@ -91,6 +92,12 @@ const TASKS: &[Task] = &[
         summary: "man pages, shell completions and the JSON Schema, made of the code",
         usage: docs::USAGE,
         run: docs::run,
+    },
+    Task {
+        name: "book",
+        summary: "the pages as a static site, with every link checked",
+        usage: book::USAGE,
+        run: book::run,
     },
     Task {
         name: "dist",

@@ -39,6 +39,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("init of a container", &["tini", "dumb-init"]),
     ("shells whose completions are tested, beside bash", &["zsh", "fish"]),
     ("checks the Debian package", &["lintian"]),
+    ("an environment for the generator of `cargo xtask book`", &["python3-venv"]),
     ("booted by the tests in namespaces of their own", &["systemd"]),
 ];
 
