@@ -32,6 +32,7 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
             ("systemd", "docs/systemd.md"),
             ("Other supervisors, containers", "docs/managers.md"),
             ("Configuration", "docs/configuration.md"),
+            ("Coming from another way to restart", "docs/coming-from.md"),
             ("Migrating from the Go version", "docs/migrating.md"),
             ("Differences from the Go version", "docs/differences-from-upstream.md"),
         ],
