@@ -270,68 +270,6 @@ impl Watch {
         }
     }
 
-    /// Nothing is left. Returns the exit status.
-    fn end_of_all(&mut self) -> End {
-        match self.phase {
-            Phase::Ending(end, _) | Phase::Killing(end, _) => return end,
-            Phase::Waiting(end, _) => {
-                self.report_outage(end);
-                return self.known(end);
-            }
-            Phase::Watching => {}
-        }
-        // A process may have written the pidfile just before it exited.
-        let _ = self.file.take_events();
-        let unheard = match self.file.read() {
-            Content::Pid(pid) => self.ends.of(pid),
-            Content::Missing | Content::Unchanged | Content::Nobody => None,
-        };
-        let service = self.service.as_ref().and_then(|service| self.ends.of(service.pid));
-        let end = unheard.or(self.end_of_one_missed()).or(service).or(self.last.flatten());
-        let end = end.unwrap_or_else(|| self.end_of_command());
-        if self.service.is_some() {
-            self.report_outage(Some(end));
-        }
-        tracing::info!(%end, "stopped; nothing is left");
-        end
-    }
-
-    /// The end of a service that nobody requested is an outage (contract L1). A service may take any time for its shutdown.
-    fn report_outage(&self, end: Option<End>) {
-        if self.stop.is_none() {
-            let end = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());
-            tracing::error!(
-                end,
-                "the service is down: it terminated without a stop request, and nothing took its place"
-            );
-        }
-    }
-
-    fn is_command(&self, pid: u32) -> bool {
-        self.tree.child_pid() == Some(pid)
-    }
-
-    /// The exit status of the command, used if no service is known.
-    fn end_of_command(&self) -> End {
-        self.command_ended.unwrap_or(End::Exited(crate::exit::FAILURE))
-    }
-
-    /// The final exit status, if the last service exited with this one. If that is unknown, the status of the
-    /// previous service counts, which ran on.
-    fn known(&mut self, end: Option<End>) -> End {
-        let end = self.end_of_one_missed().or(end).or_else(|| self.end_of_older());
-        end.unwrap_or_else(|| self.end_of_command())
-    }
-
-    fn end_of_older(&self) -> Option<End> {
-        self.older.as_ref().and_then(|older| self.ends.of(older.pid))
-    }
-
-    /// The exit status of the previous service, if it took over and gave up before the pidfile was read.
-    fn end_of_one_missed(&mut self) -> Option<End> {
-        self.end_of_older().filter(|_| self.file.was_missed())
-    }
-
     /// Finds out which process is the service, and what follows if there is none.
     fn look(&mut self) {
         if let Phase::Ending(..) | Phase::Killing(..) = self.phase {
