@@ -1,8 +1,9 @@
-//! How the service last went down, kept beside the pidfile for `psflip status` when nobody is left to answer.
+//! How the service last went down, saved beside the pidfile for `psflip status` when no psflip is running.
 //!
-//! The file is `<pidfile>.last`, or `<control socket>.last` without a pidfile. The last generation writes it when the service
-//! went down without a stop request; the next promotion removes it. It is for its owner only (0600), as the control socket is:
-//! a reason may quote what the child or a health check printed. Nothing depends on it, so whatever fails here is not an error.
+//! The file is `<pidfile>.last`, or `<control socket>.last` without a pidfile. The last generation writes it
+//! when the service went down without a stop request; the next promotion removes it. Only its owner can read
+//! it (0600), as with the control socket: a reason may quote output of the child or of a health check.
+//! Nothing depends on this file, so a failure to write it is not an error.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -19,9 +20,10 @@ const LONGEST: u64 = 16 * 1024;
 /// How the service went down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
-    /// The version of this format: 1. It stands first, so that a file of another kind is not taken for one of these.
+    /// The version of this format: 1. It is the first key, so that a file of another kind is not mistaken for
+    /// one of these.
     pub psflip_last_exit: u32,
-    /// When, in milliseconds since 1970 (UTC).
+    /// The time, in milliseconds since 1970 (UTC).
     pub at: u64,
     /// The generation that served, or was about to.
     pub generation: u64,
@@ -29,11 +31,11 @@ pub struct LastExit {
     pub pid: u32,
     /// What happened, in one line.
     pub reason: String,
-    /// How psflip itself ended: `exit code 3`, `SIGKILL`.
+    /// The exit status of psflip itself: `exit code 3`, `SIGKILL`.
     pub end: String,
 }
 
-/// The path of the file; `None`: there is neither a pidfile nor a control socket.
+/// The path of the file. `None`: there is neither a pidfile nor a control socket.
 #[must_use]
 pub fn path(pidfile: Option<&Path>, control: Option<&Path>) -> Option<PathBuf> {
     let beside =
@@ -43,7 +45,8 @@ pub fn path(pidfile: Option<&Path>, control: Option<&Path>) -> Option<PathBuf> {
     Some(path.into())
 }
 
-/// Reads it. `None`: there is none, or what is there was not written by a psflip of that directory's owner, root or this user.
+/// Reads the file. `None`: it does not exist, or it was not written by a psflip of root, this user, or the
+/// directory's owner.
 #[must_use]
 pub fn read(path: &Path) -> Option<LastExit> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -63,18 +66,19 @@ pub fn read(path: &Path) -> Option<LastExit> {
     serde_json::from_str(&text).ok().filter(|exit: &LastExit| exit.psflip_last_exit > 0)
 }
 
-/// Removes it. What was not written by psflip stays.
+/// Removes the file, unless it was not written by psflip.
 pub fn remove(path: &Path) {
     if read(path).is_some() {
-        let _ = fs::remove_file(path); // a read-only directory: `status` shows the time of what it says
+        let _ = fs::remove_file(path); // in a read-only directory it stays; `status` shows its time
     }
 }
 
 impl LastExit {
-    /// Writes it, atomically. What was not written by psflip stays.
+    /// Writes the file, atomically. A file that was not written by psflip is kept.
     ///
     /// # Errors
-    /// EEXIST: something else is there. Else what open(2), write(2) and rename(2) say: EACCES, EROFS, ENOSPC, ...
+    /// EEXIST: there is another file. Otherwise those of open(2), write(2) and rename(2): EACCES, EROFS,
+    /// ENOSPC, ...
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if fs::symlink_metadata(path).is_ok() && read(path).is_none() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -87,7 +91,7 @@ impl LastExit {
             fs::rename(&temporary, path)
         });
         if result.is_err() {
-            let _ = fs::remove_file(&temporary); // it may never have been there
+            let _ = fs::remove_file(&temporary); // it may never have existed
         }
         result
     }

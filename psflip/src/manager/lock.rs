@@ -1,9 +1,10 @@
-//! Who holds a pidfile, found out in a way that nobody else can disturb.
+//! The lock of a pidfile, which no other user can interfere with.
 //!
-//! A pidfile is readable for everybody, and whoever may read a file may flock(2) it, or take a read lock of fcntl(2). So what says
-//! that a pidfile is held is a *write* lock of its open file description (F_OFD_SETLK of fcntl(2)): it takes a descriptor that may
-//! write, and whether there is one is asked without taking a lock (F_OFD_GETLK). Older versions of psflip know flock(2) only, so a new
-//! pidfile has both: they are taken while the file is new, with mode 0600, and nobody else can have opened it.
+//! Everyone can read a pidfile, and a process that can read a file can flock(2) it, or take a read lock of
+//! fcntl(2). So the mark of a held pidfile is a *write* lock of its open file description (F_OFD_SETLK of
+//! fcntl(2)). It needs a descriptor that is open for writing, and can be tested without taking a lock
+//! (F_OFD_GETLK). Older versions of psflip use only flock(2), so a new pidfile gets both locks. They are
+//! taken while the file is new and has mode 0600, so that no other user can have opened it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -23,18 +24,20 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Fork};
 use crate::sys::seam::{self, Call};
 
-/// How long another psflip's turn is waited for. It looks at the pidfile and replaces it: that takes microseconds, unless it is
-/// stopped.
+/// How long to wait for another psflip's turn. It examines the pidfile and replaces it, which takes
+/// microseconds unless that psflip is stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Of another psflip, so many descriptors are looked at.
+/// The most descriptors of another psflip that are examined.
 const MOST_DESCRIPTORS: usize = 1000;
 
-/// How often the file of the turn is looked at again after another process has removed it.
+/// How often to look at the file of the turn again after another process has removed it.
 const ATTEMPTS: usize = 100;
 
-/// A file with its locks, which go with it. That a lock is dropped may fail (ENOLCK on NFS), and is no reason to panic: the close
-/// that follows drops it as well.
+/// A file with its locks, which are released with it.
+///
+/// Releasing a lock may fail (ENOLCK on NFS). That is no reason to panic: the close that follows releases it
+/// as well.
 #[derive(Debug)]
 pub(super) struct Locked(File);
 
@@ -48,24 +51,25 @@ impl std::ops::Deref for Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // By itself, and not only by the close: a process that is just being forked may have the file open as well.
+        // Not only by the close: a process that is just being forked may have the file open as well.
         let _ = self.0.unlock();
         let _ = fcntl(&self.0, FcntlArg::F_OFD_SETLK(&whole(libc::F_UNLCK)));
     }
 }
 
-/// A lock of all of a file, for fcntl(2).
+/// A lock of a whole file, for fcntl(2).
 fn whole(kind: i32) -> libc::flock {
     libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
-/// Locks a new file that nobody else has open, for as long as it lives.
+/// Locks a new file that no other process has open, for the lifetime of the value.
 ///
 /// # Errors
 /// Those of flock(2): ENOLCK.
 pub(super) fn lock_new(file: File) -> io::Result<Locked> {
     let file = lock(file)?.ok_or(Errno::EWOULDBLOCK)?;
-    // NFS takes flock(2) for a lock of fcntl(2), so there the second one is refused. What an older version finds is found there, too.
+    // NFS implements flock(2) as a lock of fcntl(2), so this second lock is refused there. The first lock is
+    // enough: an older version finds it there as well.
     let _ = fcntl(&*file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
     Ok(file)
 }
@@ -80,26 +84,28 @@ fn lock(file: File) -> io::Result<Option<Locked>> {
     }
 }
 
-/// Whether a psflip that lives holds this pidfile; `pid`: the one that is named in it.
+/// Whether a running psflip holds this pidfile. `pid`: the pid in the file.
 ///
 /// # Errors
 /// Those of flock(2): ENOLCK.
 pub(super) fn is_held(file: &File, pid: Option<u32>) -> io::Result<bool> {
     seam::before(Call::Lock)?;
-    // Would a read lock be refused? Only a write lock does that, and nobody who may only read has one.
+    // Only a write lock conflicts with a read lock, and a process that can only read the file can't have one.
     let mut there = whole(libc::F_RDLCK);
     if fcntl(file, FcntlArg::F_OFD_GETLK(&mut there)).is_ok() && i32::from(there.l_type) != libc::F_UNLCK {
         return Ok(true);
     }
     match file.try_lock_shared() {
         Ok(()) => file.unlock().map(|()| false),
-        // An older psflip, or anybody who may read the file. The first is named in it, and has it open to write.
+        // The lock of an older psflip, or of any process that can read the file. Only psflip is named in the
+        // file and has it open for writing.
         Err(TryLockError::WouldBlock) => Ok(pid.is_some_and(|pid| is_of_older_version(pid, file))),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
-/// Whether this process may be a psflip that has this pidfile, as far as we may know.
+/// Whether this process may be an older psflip that holds this pidfile. If that can't be found out, the
+/// answer is yes.
 fn is_of_older_version(pid: u32, file: &File) -> bool {
     let Ok(ours) = file.metadata() else { return true };
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
@@ -108,7 +114,7 @@ fn is_of_older_version(pid: u32, file: &File) -> bool {
     let uid =
         status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
     if !uid.is_some_and(|uid: u32| [0, Uid::effective().as_raw(), ours.uid()].contains(&uid)) {
-        return false; // a stranger that uses this pid by now
+        return false; // another user's process has this pid by now
     }
     let has_it = |fd: &fs::DirEntry| {
         fs::metadata(fd.path()).is_ok_and(|there| is_same(&ours, &there))
@@ -120,7 +126,8 @@ fn is_of_older_version(pid: u32, file: &File) -> bool {
     }
 }
 
-/// The psflip that holds a pidfile of this path which was removed, as far as proc(5) tells: its file is found by the lock of flock(2).
+/// Finds the psflip that holds a removed pidfile of this path, by its flock(2) lock in proc(5). `None`: none
+/// is found.
 pub(super) fn holder_of_removed(directory: &Path, path: &Path) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let mut removed = fs::canonicalize(directory).ok()?.join(path.file_name()?).into_os_string();
@@ -142,7 +149,7 @@ pub(super) fn holder_of_removed(directory: &Path, path: &Path) -> Option<u32> {
     others.filter(|pid| name(*pid).is_some_and(|name| name == name_of_own)).find(holds)
 }
 
-/// Whether this descriptor of a process was opened to write (proc_pid_fdinfo(5)).
+/// Whether this descriptor of a process is open for writing (proc_pid_fdinfo(5)).
 fn may_write(pid: u32, fd: &str) -> bool {
     let Ok(info) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")) else { return true };
     let flags =
@@ -155,7 +162,7 @@ pub(super) fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Whether this file is still the one of that name.
+/// Whether the path still leads to this file.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(file), Ok(there)) => is_same(&file, &there),
@@ -163,8 +170,10 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The right to replace a pidfile that a crash has left. Of several processes that find it, one at a time has the turn: it holds the
-/// lock of an empty file, `.NAME.lock`, that only its owner can open, and that is gone when the turn is over.
+/// The turn: the right to replace a pidfile that a crash has left.
+///
+/// Of several processes that find such a file, one at a time has the turn. It locks an empty file,
+/// `.NAME.lock`, that only its owner can open, and removes that file afterwards.
 #[derive(Debug)]
 pub(super) struct Turn {
     path: PathBuf,
@@ -175,7 +184,7 @@ impl Turn {
     /// Waits for the turn, for [`PATIENCE`] at most. `None`: another process has it for longer.
     ///
     /// # Errors
-    /// The file can't be made or locked, or a file of that name is not one of psflip's.
+    /// The file can't be created or locked, or a file of that name was not made by psflip.
     pub(super) fn take(path: PathBuf) -> io::Result<Option<Self>> {
         for _ in 0..ATTEMPTS {
             let file = Self::open(&path)?;
@@ -188,7 +197,7 @@ impl Turn {
                 }
             };
             let Some(locked) = locked else { return Ok(None) };
-            // Whoever had the turn before has removed its file.
+            // The previous holder of the turn has removed its file.
             if is_at(&locked, &path) {
                 return Ok(Some(Self { path, file: locked }));
             }
@@ -203,7 +212,7 @@ impl Turn {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits()).open(path)
         };
-        // One that a crash has left, made by psflip when it ran as another user, is replaced.
+        // Replace a file that a crash has left when psflip ran as another user.
         let is_ours =
             |there: &fs::Metadata| there.uid() == Uid::effective().as_raw() && there.mode() & 0o077 == 0;
         if let Ok(there) = fs::symlink_metadata(path)
@@ -225,14 +234,16 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if is_at(&self.file, &self.path) {
-            let _ = fs::remove_file(&self.path); // an empty file that stays is taken the next time
+            let _ = fs::remove_file(&self.path); // the next turn uses an empty file that stays
         }
     }
 }
 
-/// Waits until the file can be locked, for [`PATIENCE`] at most; [`lock`] then tells. Neither flock(2) nor F_OFD_SETLKW of fcntl(2) can be told when to give up:
-/// that takes a signal, and psflip blocks them all. So a process of its own waits. It has the same open file description, so what
-/// it locks is locked for this process, too.
+/// Waits until the file can be locked, for [`PATIENCE`] at most. [`lock`] then takes the lock.
+///
+/// flock(2) and F_OFD_SETLKW of fcntl(2) have no time limit: only a signal could interrupt them, and psflip
+/// blocks all signals. So a forked process waits. It has the same open file description, so its lock is also
+/// this process's lock.
 fn wait(file: &File) -> io::Result<()> {
     wait_at_most(PATIENCE, file)
 }
@@ -246,14 +257,15 @@ fn wait_at_most(patience: Duration, file: &File) -> io::Result<()> {
             process::exit_now(u8::from(waited.is_err()))
         }
     };
-    // Nobody else reaps it, so its pid is its own until then.
+    // Only this process reaps it, so its pid can't be reused until then.
     let process = PidFd::open(waiting);
     if let Ok(process) = &process {
         let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], patience); // whoever wakes early gives up early
+        // an early return only shortens the wait
+        let _ = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], patience);
     }
     let pid = Pid::from_raw(waiting.cast_signed());
-    let _ = kill(pid, Signal::SIGKILL); // it may have ended
+    let _ = kill(pid, Signal::SIGKILL); // it may have exited
     waitpid(pid, None)?;
     process.map(drop)
 }
@@ -263,7 +275,8 @@ mod tests {
     use super::*;
     use nix::unistd::gettid;
 
-    /// The processes that wait for a lock on behalf of this thread, which has no other children. Other threads run other tests.
+    /// The number of processes that wait for a lock on behalf of this thread, which has no other children.
+    /// Other threads run other tests.
     fn waiting(thread: Pid) -> usize {
         let children = std::fs::read_to_string(format!("/proc/self/task/{thread}/children")).unwrap();
         children.split_whitespace().count()
@@ -284,7 +297,7 @@ mod tests {
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| {
                 tell.send(gettid()).unwrap();
-                // Longer than a busy machine keeps the other thread from looking.
+                // Long enough for a busy host to run the other thread.
                 wait_at_most(Duration::from_secs(3600), &file).unwrap();
                 assert_eq!(waiting(gettid()), 0);
             });
@@ -295,7 +308,8 @@ mod tests {
             drop(first);
             waits.join().unwrap();
         });
-        // Its file is gone, so the next one has the turn at once, whoever holds the old file.
+        // The file is removed, so the next process gets the turn at once, even while the old file is still
+        // open.
         let next = Turn::take(path.clone()).unwrap().unwrap();
         assert!(path.exists());
         drop((next, file));
@@ -311,7 +325,7 @@ mod tests {
         assert!(Turn::take(path.clone()).unwrap().is_none());
         assert_eq!(waiting(gettid()), 0);
         drop(kept);
-        // One that a crash has left is taken.
+        // A file that a crash has left is reused.
         drop(Turn::open(&path).unwrap());
         drop(Turn::take(path.clone()).unwrap().unwrap());
         assert!(!path.exists());
@@ -345,13 +359,13 @@ mod tests {
         assert!(look(None) && look(Some(own)));
         drop(held);
         assert!(!look(None) && !look(Some(own)));
-        // Any local user can do this, and be the process that is named there by now.
+        // Any local user can lock the file like this, and may have the pid in it by now.
         let reader = File::open(&path).unwrap();
         reader.lock().unwrap();
         fcntl(&reader, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
         assert!(!look(None) && !look(Some(own)) && !look(Some(1)));
         drop(reader);
-        // As versions before this one hold it.
+        // Locked as by older versions.
         let older = create();
         older.lock().unwrap();
         assert!(look(Some(own)) && !look(None));

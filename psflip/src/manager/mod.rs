@@ -1,4 +1,5 @@
-//! Whom psflip tells who is active.
+//! How psflip announces which generation is active: the pidfile, systemd's protocol, and a record of the last
+//! exit.
 
 pub mod last_exit;
 mod lock;

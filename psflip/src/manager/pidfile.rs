@@ -1,12 +1,15 @@
-//! The pidfile (contract P): which psflip is active, for people, scripts and managers.
+//! The pidfile (contract P): which psflip is active, for people, scripts and service managers.
 //!
-//! A generation that is named keeps its file open and locked (`lock.rs`). So a file is stale exactly when nobody holds its
-//! lock, whatever pid is in it and whoever uses that pid by now: the kernel drops the lock with the process (P3). A new file is
-//! written and locked under a temporary name and renamed into place, so nobody ever sees a part of it (P1, P4).
+//! The active generation keeps its file open and locked (`lock.rs`). A file is stale exactly if no process
+//! holds its lock, whatever pid is in it and whichever process has that pid by now. The kernel releases the
+//! lock when the process exits (P3). A new file is written and locked under a temporary name and then
+//! renamed, so it is never visible in part (P1, P4).
 //!
-//! Only what can be a pidfile is ever replaced or removed: a regular file that is empty or holds one decimal number (P4).
+//! psflip replaces or removes only what can be a pidfile: a regular file that is empty or holds one decimal
+//! number (P4).
 //!
-//! It isn't synced to disk: its contents mean nothing after a crash of the machine, and what such a crash leaves is not locked.
+//! The file isn't synced to disk. After a crash of the host its contents mean nothing, and no process holds
+//! its lock.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -29,7 +32,7 @@ pub struct Pidfile {
     replaced: Option<u32>,
 }
 
-/// What was found in the place of a pidfile, which is written again.
+/// What was found in the place of a pidfile that had to be written again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mended {
     /// Nothing: another process had removed it.
@@ -41,70 +44,73 @@ pub enum Mended {
 /// Why a pidfile can't be used. Every message begins with its path.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// P3.
+    /// Another psflip holds it (P3).
     #[error("pidfile `{path}`: {holder} is running with this pidfile; stop it first, or use another pidfile")]
     Held {
-        /// Where.
+        /// The path of the pidfile.
         path: PathBuf,
-        /// `psflip (pid 12)`.
+        /// The holder, such as `psflip (pid 12)`.
         holder: String,
     },
-    /// P3: a cleaner of temporary files, or a person, has removed it.
+    /// A psflip holds it, but a cleaner of temporary files, or a person, has removed the file (P3).
     #[error(
         "pidfile `{path}`: psflip (pid {pid}) is running with this pidfile, though the file was removed; \
          stop it first (`kill {pid}`), or let it write the file again (`kill -HUP {pid}` upgrades it)"
     )]
     Removed {
-        /// Where.
+        /// The path of the pidfile.
         path: PathBuf,
-        /// Who runs.
+        /// The pid of that psflip.
         pid: u32,
     },
-    /// P4: a symbolic link may lead anywhere, a directory can't be replaced.
+    /// There is something other than a regular file (P4). A symbolic link may lead anywhere, and a directory
+    /// can't be replaced.
     #[error(
         "pidfile `{path}` is {kind}, and only a regular file is replaced; remove it, or use another path"
     )]
     NotRegular {
-        /// Where.
+        /// The path of the pidfile.
         path: PathBuf,
-        /// What it is.
+        /// What is there.
         kind: &'static str,
     },
-    /// P4: the configuration, a program, somebody's data.
+    /// There is a file with other content, such as a configuration, a program, or data (P4).
     #[error(
         "pidfile `{path}`: the file there has {size} bytes that are no process ID, so it is no pidfile and stays as it is; \
          set `pidfile` to another path, or remove the file"
     )]
     Foreign {
-        /// Where.
+        /// The path of the pidfile.
         path: PathBuf,
-        /// How long it is.
+        /// Its size in bytes.
         size: u64,
     },
-    /// The operating system said no.
+    /// A system call failed.
     #[error("pidfile `{path}`: can't {action}: {error}")]
     System {
-        /// Where.
+        /// The path of the pidfile.
         path: PathBuf,
         /// What was tried.
         action: String,
-        /// Why it failed.
+        /// The error.
         error: io::Error,
     },
 }
 
-/// From whom a pidfile is taken.
+/// From which process a pidfile is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// From nobody: whoever is named must be dead.
+    /// From no process: a psflip that is named must be dead.
     Nobody,
     /// From the predecessor, which knows of it, or from a successor that is dead.
     Relative,
 }
 
-/// Finds out early whether [`Pidfile::take`] would be refused, before anything is started. `socket`: where the control socket of a
-/// psflip with this pidfile is. If the pidfile is gone but the socket is not, or if everybody may write there, a psflip that still
-/// holds the removed file is looked for; a look at all locks of the host is not for every start.
+/// Checks early, before anything is started, whether [`Pidfile::take`] would be refused.
+///
+/// `socket`: the control socket of a psflip with this pidfile. If the pidfile is gone but the socket is not,
+/// or if everyone may write to the directory, this looks for a psflip that still holds the removed file. It
+/// does not at every start, because that means reading all locks of the host.
 ///
 /// # Errors
 /// [`Error`], the first that applies.
@@ -127,17 +133,17 @@ pub fn check(path: &Path, from: From, socket: Option<&Path>) -> Result<(), Error
     }
 }
 
-/// Whether everybody may put files into the directory of this file, as in `/tmp`.
+/// Whether every user may create files in the directory of this file, as in `/tmp`.
 #[must_use]
 pub fn is_open_to_all(path: &Path) -> bool {
     fs::metadata(directory(path)).is_ok_and(|directory| directory.permissions().mode() & 0o002 != 0)
 }
 
 impl Pidfile {
-    /// Lets the pidfile name this process.
+    /// Makes the pidfile name this process.
     ///
     /// # Errors
-    /// [`Error`]; nothing is changed then and nothing is left behind.
+    /// [`Error`]; nothing is changed then, and no file is left behind.
     pub fn take(path: &Path, from: From) -> Result<Self, Error> {
         let (new, file) = Temporary::write(path, std::process::id())?;
         let replaced = match from {
@@ -153,15 +159,17 @@ impl Pidfile {
         self.replaced
     }
 
-    /// Writes the pidfile again if it is gone or names another process, unless another psflip holds it. `None`: all is well.
+    /// Writes the pidfile again if it is gone or names another process, unless another psflip holds it.
+    /// `None`: it was in order.
     ///
     /// # Errors
-    /// As [`Pidfile::take`], and what lstat(2) says. What is there stays as it is.
+    /// As [`Pidfile::take`], and those of lstat(2). The pidfile is not changed then.
     pub fn mend(&mut self) -> Result<Option<Mended>, Error> {
         if self.look().map_err(|error| system(&self.path, "look at it", error))? {
             return Ok(None);
         }
-        // Whoever has written to the file has written to what this process holds: its own lock must not be in the way.
+        // If another program wrote into the file that this process holds, the own lock must not count as
+        // another psflip's.
         let own = lock::is_at(&self.file, &self.path);
         let found = match open_existing(&self.path)? {
             None => Mended::Gone,
@@ -171,13 +179,13 @@ impl Pidfile {
         Ok(Some(found))
     }
 
-    /// Whether the pidfile still is the one of this process.
+    /// Whether the pidfile is still that of this process.
     #[must_use]
     pub fn names_us(&self) -> bool {
         self.look().unwrap_or(false)
     }
 
-    /// As [`Pidfile::names_us`], if that can be found out.
+    /// As [`Pidfile::names_us`], with the error if that can't be found out.
     fn look(&self) -> io::Result<bool> {
         match fs::symlink_metadata(&self.path) {
             Ok(there) if is_same(&self.file.metadata()?, &there) => {
@@ -192,7 +200,7 @@ impl Pidfile {
         }
     }
 
-    /// Lets the pidfile name this process again, if it doesn't.
+    /// Makes the pidfile name this process again, if it doesn't.
     ///
     /// # Errors
     /// As [`Pidfile::take`].
@@ -203,7 +211,7 @@ impl Pidfile {
         Ok(())
     }
 
-    /// Lets the pidfile name another process again, which does not look at the moment, and lets go of it.
+    /// Makes the pidfile name another process again, without that process's help, and releases it.
     ///
     /// # Errors
     /// As [`Pidfile::take`].
@@ -214,10 +222,10 @@ impl Pidfile {
         Ok(())
     }
 
-    /// Removes it, if it still names this process (contract P2).
+    /// Removes the pidfile, if it still names this process (contract P2).
     ///
     /// # Errors
-    /// What lstat(2) and unlink(2) say.
+    /// Those of lstat(2) and unlink(2).
     pub fn remove(self) -> Result<(), Error> {
         if self.look().map_err(|error| system(&self.path, "look at it", error))? {
             asking(Call::Unlink, || fs::remove_file(&self.path))
@@ -226,7 +234,7 @@ impl Pidfile {
         Ok(())
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -241,23 +249,23 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes a call that a test may let fail.
+/// Makes a call that a test can make fail.
 fn asking<T>(call: Call, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     seam::before(call)?;
     make()
 }
 
-/// The longest content of a file that is taken for a pidfile, in bytes.
+/// The longest content that is accepted as a pidfile, in bytes.
 const LONGEST: usize = 64;
 
-/// What a file holds, as a pidfile.
+/// The content of a file, as a pidfile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
-    /// Nothing: a crash of the machine may leave an empty file, or one of NULs.
+    /// Nothing: a crash of the host may leave an empty file, or one of NULs.
     Nothing,
-    /// One decimal number, white space around it; `None`: no process has such a large one.
+    /// One decimal number, possibly with white space around it. `None`: it is too large for a pid.
     Pid(Option<u32>),
-    /// Something else.
+    /// Any other content.
     Foreign,
 }
 
@@ -297,7 +305,7 @@ impl Existing {
     }
 }
 
-/// Opens what is there, if it can be a pidfile, without following links and without waiting for anything.
+/// Opens an existing file if it can be a pidfile, without following symlinks and without blocking.
 fn open_existing(path: &Path) -> Result<Option<Existing>, Error> {
     let kind = match asking(Call::StatPidfile, || fs::symlink_metadata(path)) {
         Ok(there) => there.file_type(),
@@ -334,14 +342,14 @@ fn open_existing(path: &Path) -> Result<Option<Existing>, Error> {
     Ok(Some(Existing { file, pid }))
 }
 
-/// How often what is there is looked at again after somebody else has replaced it.
+/// How often to look again after another process has replaced the file.
 const ATTEMPTS: usize = 100;
 
 fn contended(path: &Path) -> Error {
     Error::Held { path: path.to_owned(), holder: "another psflip, just starting,".to_owned() }
 }
 
-/// The other name of a complete, locked pidfile. Dropping it removes that name, if it is still there.
+/// The temporary name of a complete, locked pidfile. Dropping it removes that name, if it is still there.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -350,7 +358,7 @@ impl Temporary {
         let path = directory(target).join(format!(".{name}.{}", std::process::id()));
         let fail = |action: &str, error| system(target, format!("{action} `{}`", path.display()), error);
         let file = match Self::create(&path) {
-            // One of the same name is left from a dead process that had our pid.
+            // A dead process that had the same pid has left such a file.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && open_existing(&path)?.is_some() => {
                 fs::remove_file(&path).and_then(|()| Self::create(&path))
             }
@@ -359,7 +367,7 @@ impl Temporary {
         let file = file.map_err(|error| fail("create", error))?;
         let new = Self(path.clone());
         let file = lock::lock_new(file).map_err(|error| fail("lock", error))?;
-        // Readable for all, whatever the umask: that is what it is for.
+        // Readable for all, whatever the umask: other programs must be able to read it.
         asking(Call::Chmod, || file.set_permissions(fs::Permissions::from_mode(0o644)))
             .map_err(|error| fail("set the mode of", error))?;
         let mut contents: &File = &file;
@@ -375,10 +383,11 @@ impl Temporary {
         asking(Call::CreatePidfile, || options.open(path))
     }
 
-    /// Puts it in the target's place, whoever is named there. Gives the pid that was.
+    /// Replaces the target, whatever pid is in it. Returns that pid.
     fn replace(&self, target: &Path) -> Result<Option<u32>, Error> {
         let existing = match open_existing(target) {
-            // It was psflip's a moment ago: what can't be opened for lack of descriptors is replaced all the same.
+            // It was psflip's a moment ago, so it is replaced even if it can't be opened for lack of
+            // descriptors.
             Err(Error::System { .. }) => None,
             looked => looked?,
         };
@@ -391,8 +400,9 @@ impl Temporary {
             .map_err(|error| system(target, "replace it", error))
     }
 
-    /// Puts it in the target's place if nobody alive holds what is there. Gives the pid that was in it. Of several processes that try this at the same time
-    /// one succeeds: only one can create the name, or has the turn to replace a stale file.
+    /// Replaces the target if no running psflip holds it. Returns the pid that was in it. Of several
+    /// processes that try this at the same time one succeeds: only one can create the name, or have the turn
+    /// to replace a stale file.
     fn place(&self, target: &Path) -> Result<Option<u32>, Error> {
         let mut turn = None;
         for _ in 0..ATTEMPTS {
@@ -403,8 +413,9 @@ impl Temporary {
                 });
                 match renamed {
                     Ok(()) => return Ok(None),
-                    Err(Errno::EEXIST) => continue, // somebody was faster: look again
-                    // A file system without this flag (NFS), where the turn decides between two first starts as well.
+                    Err(Errno::EEXIST) => continue, // another process was faster: look again
+                    // This file system (NFS) lacks the flag, so the turn also decides between two first
+                    // starts.
                     Err(Errno::EINVAL) if turn.is_some() => return self.rename(target).map(|()| None),
                     Err(Errno::EINVAL) => {}
                     Err(errno) => return Err(system(target, "create it", errno.into())),
@@ -412,11 +423,11 @@ impl Temporary {
             }
             if turn.is_none() {
                 turn = Some(take_turn(target)?);
-                continue; // what is there may have been replaced until it was our turn
+                continue; // the file may have been replaced until this process got the turn
             }
             if let Some(existing) = existing {
                 existing.refuse_held(target)?;
-                // What was looked at may have been replaced between the open and the look.
+                // The file may have been replaced after it was opened.
                 if is_at(&existing.file, target) {
                     return self.rename(target).map(|()| existing.pid);
                 }

@@ -36,8 +36,8 @@ fn one_that_is_held_is_refused_and_one_that_is_stale_is_not() {
     {
         assert!(error.to_string().contains(&wanted), "{error}");
     }
-    drop(first); // as if it had crashed: the file stays, the lock doesn't
-    // Even a pid that is alive (init's) does not make it less stale.
+    drop(first); // as after a crash: the file stays, its lock doesn't
+    // It is stale even if the pid in it belongs to a running process (init).
     fs::write(&path, "1\n").unwrap();
     check(&path, From::Nobody, None).unwrap();
     let second = Pidfile::take(&path, From::Nobody).unwrap();
@@ -175,7 +175,7 @@ fn one_that_is_gone_or_names_another_process_is_written_again() {
     fs::write(&path, "").unwrap();
     assert_eq!(pidfile.mend().unwrap(), Some(Mended::Names(None)));
     assert_eq!((content(&path), pidfile.mend().unwrap()), (own, None));
-    // But not if it is another psflip's by now, or no pidfile at all.
+    // But not if it belongs to another psflip by now, or is not a pidfile.
     fs::remove_file(&path).unwrap();
     let other = Pidfile::take(&path, From::Nobody).unwrap();
     fs::write(&path, "1\n").unwrap();
@@ -209,8 +209,8 @@ fn a_directory_that_is_missing_is_named() {
     assert!(error.contains("/no`: ") && error.contains("No such file"), "{error}");
 }
 
-/// Lets each call of `work` fail once with each of these errors, every time after `prepare`; `judge` sees what came of it.
-/// Returns how often.
+/// Makes each call of `work` fail once with each of these errors, each time after `prepare`. `judge` checks
+/// the result. Returns the number of failures.
 fn each_fault<T>(prepare: impl Fn(), work: impl Fn() -> T, mut judge: impl FnMut(Call, T)) -> usize {
     prepare();
     let (_, calls) = seam::testing::with(None, &work);
@@ -230,7 +230,7 @@ fn whatever_fails_a_new_pidfile_is_whole_or_not_there() {
     // Contract: F10, P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
-    let remove = || drop(fs::remove_file(&path)); // the first time it isn't there
+    let remove = || drop(fs::remove_file(&path)); // the first time it doesn't exist
     let take = || Pidfile::take(&path, From::Nobody);
     let mut refused = 0;
     let tried = each_fault(remove, take, |call, taken| match taken {
@@ -277,7 +277,8 @@ fn of_many_that_want_it_at_once_one_gets_it() {
         if stale {
             fs::write(&path, "1\n").unwrap();
         }
-        // One process: temporary names are by pid, so the attempts must not overlap; the winners' locks must.
+        // This is one process and temporary names contain its pid, so the attempts must not overlap. The
+        // locks must.
         let taken: Vec<_> = (0..5).filter_map(|_| Pidfile::take(&path, From::Nobody).ok()).collect();
         assert_eq!(taken.len(), 1);
         drop(taken);

@@ -1,6 +1,7 @@
-//! What psflip says to systemd, or to whoever else started it with a `NOTIFY_SOCKET` (sd_notify(3)).
+//! The messages to systemd, or to any other service manager that sets `NOTIFY_SOCKET` (sd_notify(3)).
 //!
-//! Nothing in here waits. A datagram for which the manager's queue has no room is kept, and sent in its order as soon as there is some.
+//! Nothing here waits. If the service manager's queue is full, a datagram is queued and sent in its order as
+//! soon as there is room.
 
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
@@ -19,21 +20,23 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::seam::{self, Call};
 use crate::text;
 
-/// The longest status, in characters: systemd reads datagrams of up to 4096 bytes, and shows the status in one line.
+/// The longest status, in characters: systemd reads datagrams of up to 4096 bytes, and shows the status in
+/// one line.
 const LONGEST_STATUS: usize = 800;
-/// So many datagrams are kept for a manager that does not read. The first ones are given up for later ones.
+/// How many datagrams are queued for a service manager that does not read. The oldest ones are dropped for
+/// newer ones.
 const MOST_WAITING: usize = 64;
-/// How often it is tried again when the kernel lacks memory.
+/// How often to retry when the kernel lacks memory.
 const PATIENCE: u32 = 10;
 /// The file system of pidfds, on which each process has an inode of its own (Linux 6.9).
 const PID_FS: FsType = FsType(0x5049_4446);
 
-/// One datagram: assignments, one a line.
+/// One datagram: assignments, one on each line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message(String);
 
 impl Message {
-    /// A message that says nothing yet.
+    /// An empty message.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -49,31 +52,33 @@ impl Message {
         if !self.0.is_empty() {
             self.0.push('\n');
         }
-        let _ = write!(self.0, "{name}={value}"); // a String takes everything
+        let _ = write!(self.0, "{name}={value}"); // writing to a String can't fail
         self
     }
 
-    /// The service is there, or there again. Never together with [`Message::reloading`]: which of the two counts depends on the version.
+    /// The service is ready, or ready again. Never together with [`Message::reloading`]: which of the two
+    /// counts depends on the version of systemd.
     #[must_use]
     pub fn ready(self) -> Self {
         self.assign("READY", 1)
     }
 
-    /// An upgrade begins, now by the monotonic clock: `Type=notify-reload` wants to know that it began after the request.
+    /// An upgrade begins, now by the monotonic clock. `Type=notify-reload` needs that time, to know that it
+    /// is later than the request.
     #[must_use]
     pub fn reloading(self) -> Self {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         self.assign("RELOADING", 1).assign("MONOTONIC_USEC", now.as_micros())
     }
 
-    /// The service is about to end, and can't be kept from it any more.
+    /// The service is about to exit, which can't be stopped any more.
     #[must_use]
     pub fn stopping(self) -> Self {
         self.assign("STOPPING", 1)
     }
 
-    /// From now on this is the service's main process. `process`: where the kernel has a number for it that is never used again, that comes
-    /// along (systemd 257 and later).
+    /// The service's main process from now on. `process`: adds a number that the kernel never uses again, if
+    /// there is one (systemd 257 and later).
     #[must_use]
     pub fn main_pid(self, pid: u32, process: Option<&PidFd>) -> Self {
         let message = self.assign("MAINPID", pid);
@@ -83,57 +88,57 @@ impl Message {
         }
     }
 
-    /// The service lives.
+    /// The service is alive.
     #[must_use]
     pub fn watchdog(self) -> Self {
         self.assign("WATCHDOG", 1)
     }
 
-    /// What is under way may take this long from now.
+    /// The current operation may take this long from now.
     #[must_use]
     pub fn extend_timeout(self, time: Duration) -> Self {
         self.assign("EXTEND_TIMEOUT_USEC", time.as_micros())
     }
 
-    /// What people read in `systemctl status`.
+    /// The status text of `systemctl status`.
     #[must_use]
     pub fn status(self, status: &str) -> Self {
         self.assign("STATUS", text::head(status, LONGEST_STATUS))
     }
 
-    /// The error of a system call because of which the service ends.
+    /// The system call error because of which the service exits.
     #[must_use]
     pub fn errno(self, errno: i32) -> Self {
         self.assign("ERRNO", errno)
     }
 
-    /// Keep the socket that comes along under this name, until it is taken back: also if nobody can be reached behind it any more.
+    /// Store the attached socket under this name until it is removed, even if its other end is closed.
     #[must_use]
     pub fn store(self, name: &str) -> Self {
         self.assign("FDSTORE", 1).assign("FDPOLL", 0).assign("FDNAME", name)
     }
 
-    /// Keep it no longer.
+    /// Remove the stored socket.
     #[must_use]
     pub fn store_no_more(self, name: &str) -> Self {
         self.assign("FDSTOREREMOVE", 1).assign("FDNAME", name)
     }
 
-    /// The code that the service ends with.
+    /// The service's exit code.
     #[must_use]
     pub fn exit_status(self, code: u8) -> Self {
         self.assign("EXIT_STATUS", code)
     }
 }
 
-/// The inode of a pidfd, where that is one process's for ever.
+/// The inode of a pidfd, if it identifies one process for ever.
 fn inode(process: BorrowedFd<'_>) -> Option<u64> {
     let is_unique = fstatfs(process).is_ok_and(|of| of.filesystem_type() == PID_FS);
     is_unique.then(|| nix::sys::stat::fstat(process).ok().map(|stat| stat.st_ino)).flatten()
 }
 
-/// The time between two signs of life that the manager wants: half of what it waits for one (sd_watchdog_enabled(3)). `None`: it wants
-/// none, or from another process.
+/// The interval of keep-alive messages that the service manager expects: half of its timeout
+/// (sd_watchdog_enabled(3)). `None`: it expects none, or from another process.
 #[must_use]
 pub fn watchdog_interval(variable: impl Fn(&str) -> Option<String>, pid: u32) -> Option<Duration> {
     let time: u64 = variable("WATCHDOG_USEC")?.parse().ok()?;
@@ -141,38 +146,40 @@ pub fn watchdog_interval(variable: impl Fn(&str) -> Option<String>, pid: u32) ->
     (is_ours && time > 0).then(|| Duration::from_micros((time / 2).max(1)))
 }
 
-/// Whether the manager keeps descriptors: systemd 254 and later say so by `FDSTORE`, for earlier ones the unit does.
+/// Whether the service manager stores descriptors. systemd 254 and later announce it by `FDSTORE`; earlier
+/// versions do not.
 #[must_use]
 pub fn keeps_descriptors(variable: impl Fn(&str) -> Option<String>) -> bool {
     variable("FDSTORE").and_then(|most| most.parse::<u32>().ok()).is_some_and(|most| most > 0)
 }
 
-/// A datagram that waits for room in the manager's queue.
+/// A datagram that waits for room in the service manager's queue.
 #[derive(Debug)]
 struct Waiting {
     message: Message,
     fd: Option<OwnedFd>,
 }
 
-/// The way to the manager.
+/// The connection to the service manager.
 #[derive(Debug)]
 pub struct Notifier {
     socket: OwnedFd,
     address: UnixAddr,
-    /// As it was given.
+    /// The address as it was given.
     name: String,
     waiting: VecDeque<Waiting>,
-    /// How often in a row the kernel lacked memory for what waits.
+    /// How often in a row the kernel lacked memory for the first queued datagram.
     failures: u32,
-    /// It was said that the manager can't be told.
+    /// The failure to notify has been logged.
     complained: bool,
 }
 
 impl Notifier {
-    /// For an address as `NOTIFY_SOCKET` has it: a path, or `@` and an abstract name. The address need not be there yet.
+    /// For an address as in `NOTIFY_SOCKET`: a path, or `@` and an abstract name. The socket need not exist
+    /// yet.
     ///
     /// # Errors
-    /// EINVAL: it is no such address. ENAMETOOLONG: it is too long for one. EMFILE, ENFILE, ENOMEM.
+    /// EINVAL: not such an address. ENAMETOOLONG: too long for an address. EMFILE, ENFILE, ENOMEM.
     pub fn new(name: &str) -> io::Result<Self> {
         let address = match name.strip_prefix('@') {
             Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
@@ -183,8 +190,8 @@ impl Notifier {
         Ok(Self { socket: open()?, address, name, waiting: VecDeque::new(), failures: 0, complained: false })
     }
 
-    /// Sends it, with a descriptor; or keeps it, if earlier ones wait or there is no room. A manager that can't be told is complained
-    /// about once. Whether it is sent, or no longer waiting.
+    /// Sends a message, with a descriptor, or queues it if others are queued or there is no room. A failure
+    /// to notify the service manager is logged once. Returns false if the message was queued.
     pub fn send(&mut self, message: Message, fd: Option<BorrowedFd<'_>>) -> bool {
         if !self.waits() {
             match self.try_send(&message, fd) {
@@ -199,25 +206,25 @@ impl Notifier {
         if self.waiting.len() == MOST_WAITING {
             self.waiting.pop_front();
         }
-        // A descriptor that can't be copied is not worth more than the message's place.
+        // If the descriptor can't be copied, the message is queued without it.
         let fd = fd.and_then(|fd| crate::sys::fd::duplicate(fd.as_raw_fd()).ok());
         self.waiting.push_back(Waiting { message, fd });
         false
     }
 
-    /// Whether something waits: then [`Notifier::as_fd`] is to be watched for room.
+    /// Whether messages are queued. Then [`Notifier::as_fd`] must be watched for room.
     #[must_use]
     pub fn waits(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends queued messages, as far as there is room.
     pub fn go_on(&mut self) {
         while let Some(Waiting { message, fd }) = self.waiting.pop_front() {
             match self.try_send(&message, fd.as_ref().map(AsFd::as_fd)) {
                 Ok(()) => self.failures = 0,
                 Err(errno) if is_passing(errno) && self.failures < PATIENCE => {
-                    // The kernel tells of room, but not of memory.
+                    // The kernel reports room in the queue, but not free memory.
                     self.failures += u32::from(errno != Errno::EAGAIN);
                     self.waiting.push_front(Waiting { message, fd });
                     return;
@@ -244,7 +251,7 @@ impl Notifier {
         }
     }
 
-    /// Only a connected socket becomes writable when the other one has room.
+    /// Only a connected socket becomes writable when the receiver has room.
     fn connect(&self) {
         if let Err(error) = connect(self.socket.as_raw_fd(), &self.address) {
             tracing::debug!(%error, "can't wait for the service manager");
@@ -260,7 +267,7 @@ impl Notifier {
     }
 }
 
-/// Tells a manager at this address something, if there is one: for a psflip that does not even begin.
+/// Sends a message to the service manager at this address, if there is one: for a psflip that fails to start.
 pub fn tell(name: Option<String>, message: Message) {
     if let Some(mut notifier) = name.and_then(|name| Notifier::new(&name).ok()) {
         notifier.send(message, None);
@@ -273,7 +280,7 @@ impl AsFd for Notifier {
     }
 }
 
-/// Whether it may work later.
+/// Whether a retry may succeed.
 fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM)
 }
