@@ -1,4 +1,4 @@
-//! The asking side of the control socket: connect, send one request, read lines.
+//! The client of the control socket: connects, sends one request, and reads lines.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -18,13 +18,13 @@ use nix::sys::time::TimeVal;
 use super::protocol::{Event, PROTOCOL, Request, Wish};
 use crate::sys::unix_path::UnixPath;
 
-/// How long psflip may take to have room for one more client. It has always, unless it is stopped.
+/// How long to wait until psflip has room for one more client. It always has, unless it is stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A line longer than this is no psflip's: a status with its history has some ten thousand bytes.
+/// The longest line that psflip may send, in bytes. A status with its history has some ten thousand bytes.
 const LONGEST_LINE: usize = 4 << 20;
 
-/// Why nobody answers.
+/// Why psflip can't be reached.
 #[derive(Debug)]
 pub struct Unreachable {
     socket: PathBuf,
@@ -34,36 +34,37 @@ pub struct Unreachable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
     Errno(Errno),
-    /// Whoever listens there is this user, who could be anybody.
+    /// The socket belongs to a process of this user, who may have nothing to do with psflip.
     Stranger(u32),
 }
 
-/// A request that was sent, and what is answered.
+/// A connection on which a request was sent.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    /// What was read and not given yet.
+    /// What was read but not returned yet.
     buffer: Vec<u8>,
     closed: bool,
 }
 
-/// What was read.
+/// The result of a read.
 #[derive(Debug)]
 pub enum Next {
-    /// One line, as it came and as what it means.
+    /// One line, as text and decoded.
     Line(String, Box<Event>),
-    /// Nothing is there at the moment.
+    /// There is no line at the moment.
     Nothing,
     /// psflip has closed the connection.
     Closed,
 }
 
 impl Connection {
-    /// Connects and asks. A server is believed only if it runs as root, as this user, or as the owner of the socket's directory: in a
-    /// directory where everybody may write, anybody may have made the socket.
+    /// Connects and sends the request. A server is trusted only if it runs as root, as this user, or as the
+    /// owner of the socket's directory: in a directory where every user may write, every user can create such
+    /// a socket.
     ///
     /// # Errors
-    /// Nobody is there, the user may not ask, or the server is a stranger's.
+    /// There is no server, this user may not send requests, or the server is not trusted.
     pub fn open(path: &Path, wish: Wish) -> Result<Self, Unreachable> {
         let unreachable = |errno| Unreachable { socket: path.to_owned(), why: Why::Errno(errno) };
         let stream = connected(path).map_err(unreachable)?;
@@ -74,7 +75,8 @@ impl Connection {
         let mut line = serde_json::to_vec(&Request { psflip: PROTOCOL, wish }).unwrap_or_default();
         line.push(b'\n');
         let sent = (&stream).write_all(&line).and_then(|()| stream.set_nonblocking(true));
-        // A psflip that refuses this user closes at once, perhaps before it has read, and says why: that is read then.
+        // A psflip that refuses this user closes the connection at once, perhaps before it has read. It sends
+        // the reason, so read on.
         match sent {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(unreachable(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
@@ -86,7 +88,7 @@ impl Connection {
     /// The next line, without waiting.
     ///
     /// # Errors
-    /// What recv(2) says, and InvalidData: whoever listens there is no psflip.
+    /// Those of recv(2), and InvalidData: the server is not psflip.
     pub fn hear(&mut self) -> io::Result<Next> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
@@ -131,14 +133,14 @@ impl AsFd for Connection {
 fn connected(path: &Path) -> Result<UnixStream, Errno> {
     let address = UnixPath::new(path)?;
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // A full queue makes connect(2) wait; this limits it (socket(7)).
+    // A full queue makes connect(2) wait; this limits the wait (socket(7)).
     let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
     setsockopt(&socket, SendTimeout, &patience)?;
     connect(socket.as_raw_fd(), address.address())?;
     Ok(UnixStream::from(socket))
 }
 
-/// The directory that a file is in.
+/// The directory of a file.
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -151,7 +153,7 @@ fn is_trusted(server: u32, path: &Path) -> bool {
 }
 
 impl Unreachable {
-    /// Whether psflip isn't there, as opposed to one that can't be asked.
+    /// Whether there is no psflip, as opposed to a psflip that can't be reached.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         matches!(self.why, Why::Errno(Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED))
@@ -215,7 +217,7 @@ impl fmt::Display for Unreachable {
 
 impl std::error::Error for Unreachable {}
 
-/// A user, by name where there is one.
+/// The name of a user, or else the user ID.
 fn user(uid: u32) -> String {
     let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
     name.map_or_else(|| format!("user {uid}"), |name| format!("`{name}`"))

@@ -1,5 +1,6 @@
-//! The socket by which operators ask a running psflip: what they say to each other (`protocol.rs`), and psflip's end of it
-//! (`server.rs`). docs/control.md describes it for those who write clients of their own.
+//! The control socket, by which operators control a running psflip: the messages (`protocol.rs`), the server
+//! in psflip (`server.rs`) and the client (`client.rs`). docs/control.md describes the protocol for authors
+//! of other clients.
 
 pub mod client;
 pub mod protocol;

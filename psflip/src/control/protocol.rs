@@ -1,5 +1,6 @@
-//! What client and psflip tell each other: a request, one line of JSON; then one or more lines of JSON, until psflip closes the
-//! connection. Both sides skip keys that they don't know, and clients skip events that they don't know.
+//! The protocol of the control socket: the client sends a request, one line of JSON. psflip sends one or more
+//! lines of JSON and then closes the connection. Both sides skip unknown keys, and clients skip unknown
+//! events.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,46 +8,48 @@ use crate::end::End;
 use crate::history::{Drain, Record, Step};
 use crate::text;
 
-/// The version of this protocol. It changes when a client of the old one could misunderstand the new one.
+/// The version of this protocol. It changes when an old client could misunderstand the new protocol.
 pub const PROTOCOL: u32 = 1;
 
 /// The longest request, in bytes, with its line break.
 pub const LONGEST_REQUEST: usize = 4096;
 
-/// What a client writes, once a connection.
+/// What a client sends, once for each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// [`PROTOCOL`].
     pub psflip: u32,
-    /// What it wants.
+    /// The requested action.
     #[serde(flatten)]
     pub wish: Wish,
 }
 
-/// What a client wants.
+/// The action that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Wish {
-    /// How things are. Answered by one [`Event::Status`].
+    /// The current status, answered by one [`Event::Status`].
     Status,
-    /// How things are, now and after every change. Answered by [`Event::Status`]s, at last perhaps [`Event::Moved`].
+    /// The status now and after every change. Answered by [`Event::Status`] each time, and possibly by a
+    /// final [`Event::Moved`].
     Watch,
-    /// An upgrade (contract U1 to U8). Answered by [`Event::Accepted`] and what follows.
+    /// An upgrade (contract U1 to U8). Answered by [`Event::Accepted`] and the events of the upgrade.
     Upgrade,
-    /// To hear of an upgrade that somebody else asked for, or that was asked for earlier.
+    /// The events of an upgrade that was requested earlier, or by another client.
     Follow {
-        /// Its number.
+        /// The number of the upgrade.
         upgrade: u64,
     },
-    /// The end of psflip and its child (contract S5). Answered by [`Event::Stopping`] and what follows.
+    /// The stop of psflip and its child (contract S5). Answered by [`Event::Stopping`] and the events of the
+    /// stop.
     Stop,
 }
 
 impl Wish {
-    /// Reads a request: a line without its line break.
+    /// Decodes a request: a line without its line break.
     ///
     /// # Errors
-    /// What is wrong with it, in words for whoever wrote it.
+    /// What is wrong with it, as text for the client.
     pub fn read(line: &[u8]) -> Result<Self, String> {
         const EXAMPLE: &str = r#"a request is one line like {"psflip":1,"request":"status"}"#;
         let shown = || text::head(&String::from_utf8_lossy(line), 100);
@@ -68,30 +71,30 @@ impl Wish {
     }
 }
 
-/// A line that psflip writes.
+/// A line that psflip sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// How things are.
+    /// The current status.
     Status {
         /// All of it.
         status: Box<Status>,
     },
-    /// The request will be followed by this upgrade.
+    /// The request was accepted; the events of this upgrade follow.
     Accepted {
-        /// Its number.
+        /// The number of the upgrade.
         upgrade: u64,
         /// Why it can't start now (contract U7).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         because: Option<String>,
     },
-    /// The upgrade goes on.
+    /// The upgrade has reached a step.
     Step {
-        /// Its number.
+        /// The number of the upgrade.
         upgrade: u64,
-        /// What happens now.
+        /// The step that begins.
         step: Step,
-        /// Milliseconds since it began.
+        /// Milliseconds since the upgrade began.
         at_ms: u64,
         /// The pid of the new psflip, once it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,123 +102,127 @@ pub enum Event {
         /// The pid of the new child, once it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
-        /// For [`Step::Probe`]: what the probe said.
+        /// For [`Step::Probe`]: the result of the probe.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         probe: Option<String>,
     },
-    /// The new configuration probably does not mean what it says. Sent where it is another one than the old generation's.
+    /// A likely mistake in the new configuration. Sent if the configuration differs from the old
+    /// generation's.
     Warning {
-        /// The upgrade's number.
+        /// The number of the upgrade.
         upgrade: u64,
-        /// What, and what to do, in one line.
+        /// What is wrong and what to do, in one line.
         text: String,
     },
-    /// The new generation is the service.
+    /// The new generation is active.
     Promoted {
-        /// The upgrade's number.
+        /// The number of the upgrade.
         upgrade: u64,
         /// The new generation.
         generation: u64,
-        /// Its psflip.
+        /// The pid of its psflip.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
-        /// Its child.
+        /// The pid of its child.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
         /// Milliseconds since the upgrade began.
         took_ms: u64,
     },
-    /// The old generation is over. The last line of an upgrade.
+    /// The old generation has exited. The last line of an upgrade.
     Drained {
-        /// The upgrade's number.
+        /// The number of the upgrade.
         upgrade: u64,
-        /// Something of it had to be killed.
+        /// Whether some of its processes had to be killed.
         killed: bool,
     },
     /// The upgrade failed, and the old child keeps running (contract U8). The last line of an upgrade.
     Failed {
-        /// Its number.
+        /// The number of the upgrade.
         upgrade: u64,
         /// The generation that failed.
         generation: u64,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// The end of what was written meanwhile to the file that is standard error. Unknown where that is no regular file.
+        /// The last lines written to standard error during the upgrade. Only if standard error is a regular
+        /// file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<String>,
-        /// The failed psflip.
+        /// The pid of the failed psflip.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
-        /// The child that keeps running.
+        /// The pid of the child that keeps running.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
     },
-    /// This generation is not the service any more: connect again and go on there.
+    /// This generation is not active any more: connect again to reach the new one.
     Moved {
-        /// What to follow there; without it, ask again.
+        /// The upgrade to follow there. Without it, send the request again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         upgrade: Option<u64>,
     },
-    /// The request will not be followed.
+    /// The request is refused.
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The request could not be understood.
+    /// The request is invalid.
     Error {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The child was asked to end.
+    /// The child was sent the stop signal.
     Stopping {
-        /// Its pid.
+        /// The child's pid.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
-        /// How long it has, in milliseconds.
+        /// How long the child may take to exit, in milliseconds.
         timeout_ms: u64,
-        /// By which signal: an end by this one is as good as any.
+        /// The stop signal. A child that is terminated by it counts as stopped without an error.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<String>,
     },
-    /// The child did not end in time, so it is served on (contract S5).
+    /// The child did not exit in time and keeps running (contract S5).
     Ignored {
-        /// Its pid.
+        /// The child's pid.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
         /// How long it had, in milliseconds.
         timeout_ms: u64,
     },
-    /// The child has exited as asked; the generation before still drains, and psflip ends after it (contract F11).
+    /// The child has exited as requested. The old generation still drains, and psflip exits after it
+    /// (contract F11).
     Waiting {
-        /// That one.
+        /// The old generation.
         predecessor: Predecessor,
     },
-    /// psflip ends now.
+    /// psflip exits now.
     Stopped {
-        /// How, in words.
+        /// Its exit status, in words.
         end: String,
-        /// Its exit code, where it ends by one.
+        /// Its exit code, if it exits with one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<u8>,
-        /// The signal that it ends by, as its child did.
+        /// The signal that terminates it, as it did the child.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<String>,
     },
-    /// Something of a later version.
+    /// An event of a later version.
     #[serde(other)]
     Other,
 }
 
 impl Event {
-    /// As psflip writes it, with the line break.
+    /// The JSON of the event, with a line break.
     #[must_use]
     pub fn line(&self) -> Vec<u8> {
-        let mut line = serde_json::to_vec(self).unwrap_or_default(); // it can't fail: all its keys are strings
+        // it can't fail: all its keys are strings
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');
         line
     }
 
-    /// psflip ends like this.
+    /// The event of psflip's exit with this status.
     #[must_use]
     pub fn stopped(end: End) -> Self {
         let (code, signal) = match end {
@@ -226,7 +233,7 @@ impl Event {
     }
 }
 
-/// How things are with the active generation.
+/// The status of the active generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -234,11 +241,11 @@ pub struct Status {
     pub psflip: u32,
     /// The version of psflip.
     pub version: String,
-    /// Its pid.
+    /// The pid of psflip.
     pub pid: u32,
     /// The pid of the anchor, the stable parent of all generations, if there is one.
     pub anchor: Option<u32>,
-    /// What it is doing.
+    /// What psflip is doing.
     pub state: State,
     /// The generation.
     pub generation: u64,
@@ -248,9 +255,9 @@ pub struct Status {
     pub child: Option<u32>,
     /// The child's command.
     pub command: Vec<String>,
-    /// When this psflip was started, in milliseconds since 1970 (UTC).
+    /// The time when this psflip was started, in milliseconds since 1970 (UTC).
     pub started_at: u64,
-    /// When it became the service, likewise.
+    /// The time when it became active, in milliseconds since 1970 (UTC).
     pub active_since: Option<u64>,
     /// The kind of health check.
     pub health: String,
@@ -260,21 +267,21 @@ pub struct Status {
     pub program: Option<Source>,
     /// The pidfile.
     pub pidfile: Option<String>,
-    /// The socket that answers.
+    /// The control socket.
     pub control: Option<String>,
     /// `[[listen]]`.
     pub listeners: Vec<Listener>,
     /// `[switch]`.
     pub switch: Option<Switch>,
-    /// An upgrade was requested and starts as soon as it can.
+    /// Whether an upgrade is queued.
     pub remembered: bool,
-    /// The generation before, while it drains.
+    /// The old generation, while it drains.
     pub predecessor: Option<Predecessor>,
-    /// The upgrade that is under way.
+    /// The upgrade in progress.
     pub upgrade: Option<Record>,
-    /// How long that may still take, in milliseconds.
+    /// How long that upgrade may still take, in milliseconds.
     pub upgrade_left_ms: Option<u64>,
-    /// The upgrades before, the newest last.
+    /// The recent upgrades, newest last.
     pub history: Vec<Record>,
 }
 
@@ -286,11 +293,11 @@ pub enum State {
     Starting,
     /// It serves.
     Serving,
-    /// It serves, and an upgrade is under way.
+    /// It serves, and an upgrade is in progress.
     Upgrading,
-    /// It was asked to stop.
+    /// It is stopping.
     Stopping,
-    /// Something of a later version.
+    /// A state of a later version.
     #[default]
     #[serde(other)]
     Other,
@@ -302,11 +309,11 @@ pub enum State {
 pub struct Source {
     /// Its path.
     pub path: String,
-    /// There is another one at that path by now, or none.
+    /// Whether the file at that path is another one by now, or gone.
     pub changed: bool,
 }
 
-/// A socket that psflip keeps.
+/// A listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Listener {
@@ -316,7 +323,7 @@ pub struct Listener {
     pub name: String,
 }
 
-/// The link that is turned at promotion.
+/// The symlink that is repointed at promotion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Switch {
@@ -331,7 +338,7 @@ pub struct Switch {
 pub struct Predecessor {
     /// The pid of its psflip.
     pub pid: u32,
-    /// How far it is.
+    /// The current step of the drain.
     #[serde(default)]
     pub step: Option<Drain>,
     /// How long this step may still take, in milliseconds.

@@ -1,5 +1,6 @@
-//! psflip's end of the control socket: whom it listens to, and what becomes of clients that write nonsense, write nothing, or
-//! never read. Nothing here ever waits, and every client takes a bounded amount of memory.
+//! psflip's end of the control socket: which users it serves, and what happens to clients that send an
+//! invalid request, send nothing, or never read. Nothing here waits, and every client takes a limited amount
+//! of memory.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -14,54 +15,54 @@ use nix::unistd::Uid;
 use super::protocol::{Event, LONGEST_REQUEST, Wish};
 use crate::sys::seam::{self, Call};
 
-/// So many clients are served at a time.
+/// How many clients are served at a time.
 const MOST_CLIENTS: usize = 64;
-/// How much is kept for a client that doesn't read, in bytes.
+/// How much unread output is kept for a client, in bytes.
 const MOST_UNREAD: usize = 256 * 1024;
-/// How long a client may take to write its request.
+/// How long a client may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long no client is accepted after the kernel had no room for one.
+/// How long to pause accepting after the kernel lacked resources for a client.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How many things are looked at in one go.
+/// How many events are processed at once.
 const AT_ONCE: usize = 16;
 
-/// The epoll data that stands for the listening socket; clients count from 1.
+/// The epoll data of the listening socket; clients count from 1.
 const LISTENER: u64 = 0;
 
 /// What a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// It has not written its request yet.
+    /// Unknown: it has not sent its request yet.
     Unknown,
-    /// Every change.
+    /// Every change of the status.
     Changes,
-    /// This upgrade.
+    /// The events of this upgrade.
     Upgrade(u64),
-    /// The end.
+    /// The events of the stop.
     Stop,
-    /// Nothing more: what was written for it is still being read.
+    /// Nothing more: the rest of its output is being sent.
     Nothing,
 }
 
 /// A request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Whose.
+    /// The client.
     pub client: u64,
-    /// What for.
+    /// The requested action.
     pub wish: Wish,
-    /// The pid of whoever connected (SO_PEERCRED of unix(7)).
+    /// The pid of the process that connected (SO_PEERCRED of unix(7)).
     pub pid: i32,
-    /// The user.
+    /// The user ID of that process.
     pub uid: u32,
 }
 
 /// What happens to the connection after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// More will come.
+    /// More lines follow.
     Stay,
-    /// It was the last one.
+    /// It was the last line.
     Close,
 }
 
@@ -74,7 +75,7 @@ struct Client {
     interest: Interest,
     input: Vec<u8>,
     unread: Vec<u8>,
-    /// Changes were not told, since those before were not read yet.
+    /// A change was not sent because the previous ones were not read yet.
     is_behind: bool,
 }
 
@@ -82,16 +83,16 @@ struct Client {
 #[derive(Debug)]
 pub struct Server {
     epoll: Epoll,
-    /// The socket on which clients are accepted, until others do that.
+    /// The socket on which clients are accepted, until another generation accepts them.
     listener: Option<UnixListener>,
-    /// Since when the kernel has had no room for another one.
+    /// When the kernel lacked resources for a client. Accepting pauses since then.
     paused: Option<Instant>,
     clients: BTreeMap<u64, Client>,
     next: u64,
 }
 
 impl Server {
-    /// Nobody is accepted yet. `listener`: a socket that listens, nonblocking.
+    /// Does not accept clients yet. `listener`: a nonblocking socket that listens.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM, ENOSPC: see epoll_ctl(2).
@@ -106,47 +107,48 @@ impl Server {
         Ok(Self { epoll, listener, paused: None, clients: BTreeMap::new(), next: LISTENER + 1 })
     }
 
-    /// Accepts clients from now on. All that could fail was done before.
+    /// Accepts clients from now on. It can't fail; [`Server::new`] has done everything that could.
     pub fn start_accepting(&self) {
         self.watch_listener(EpollFlags::EPOLLIN);
     }
 
-    /// Accepts clients on this socket instead, nonblocking as the first one. Who is connected stays so.
+    /// Accepts clients on this nonblocking socket instead. Existing connections stay open.
     ///
     /// # Errors
-    /// As [`Server::new`]; the socket stays the one that it was.
+    /// As [`Server::new`]; the previous socket stays in use then.
     pub fn replace_listener(&mut self, listener: BorrowedFd<'_>) -> io::Result<()> {
         seam::before(Call::Dup)?;
         let listener = listener.try_clone_to_owned()?;
         seam::before(Call::EpollControl)?;
         self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         if let Some(old) = self.listener.replace(listener.into()) {
-            let _ = self.epoll.delete(&old); // it is there
+            let _ = self.epoll.delete(&old); // it is in the set
         }
         self.paused = None;
         Ok(())
     }
 
-    /// Accepts nobody any more: who connects from now on waits for another generation.
+    /// Stops accepting clients. New clients are accepted by another generation.
     pub fn stop_accepting(&mut self) {
         if let Some(listener) = self.listener.take() {
-            // Closing alone would not do: the successor has the same socket open.
-            let _ = self.epoll.delete(&listener); // it is there
+            // Closing it would not remove it from the set: the successor has the same socket open.
+            let _ = self.epoll.delete(&listener); // it is in the set
         }
         self.paused = None;
     }
 
-    /// Whether there is anybody to be told.
+    /// Whether any client waits for this.
     #[must_use]
     pub fn has(&self, interest: Interest) -> bool {
         self.clients.values().any(|client| client.interest == interest)
     }
 
-    /// Does what can be done without waiting. Returns what clients want by now; one that watches and was behind wants to know
-    /// again.
+    /// Does what is possible without waiting. Returns new requests. A watching client that was behind and has
+    /// caught up counts as a new request.
     pub fn on_ready(&mut self) -> Vec<Asked> {
         let mut events = [EpollEvent::empty(); AT_ONCE];
-        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0); // EINTR: it is ready still
+        // after EINTR it is still ready
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         let mut asked = Vec::new();
         for event in &events[..count] {
             if event.data() == LISTENER {
@@ -158,7 +160,7 @@ impl Server {
         asked
     }
 
-    /// When [`Server::on_timer`] has something to do; `None`: never.
+    /// When to call [`Server::on_timer`]. `None`: never.
     #[must_use]
     pub fn next_timer(&self) -> Option<Duration> {
         let silent = self.clients.values().filter(|client| client.interest == Interest::Unknown);
@@ -169,7 +171,7 @@ impl Server {
         Some(first.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))
     }
 
-    /// Drops clients that said nothing for too long, and tries again to accept some.
+    /// Drops clients that have sent no request for too long, and resumes accepting after a pause.
     pub fn on_timer(&mut self) {
         let now = Instant::now();
         self.clients
@@ -180,32 +182,32 @@ impl Server {
         }
     }
 
-    /// This client waits for that from now on.
+    /// Sets what this client waits for.
     pub fn note(&mut self, client: u64, interest: Interest) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.interest = interest;
         }
     }
 
-    /// Clients that waited for this wait for that from now on.
+    /// Changes what all clients with the interest `from` wait for.
     pub fn change(&mut self, from: Interest, to: Interest) {
         for client in self.clients.values_mut().filter(|client| client.interest == from) {
             client.interest = to;
         }
     }
 
-    /// It hears nothing more.
+    /// Closes the connection to the client once its output is sent.
     pub fn close(&mut self, client: u64) {
         self.note(client, Interest::Nothing);
         self.flush(client);
     }
 
-    /// Tells one client.
+    /// Sends an event to one client.
     pub fn answer(&mut self, client: u64, event: &Event, then: Then) {
         self.write(client, &event.line(), then);
     }
 
-    /// Tells everybody who waits for this.
+    /// Sends an event to all clients that wait for this.
     pub fn tell(&mut self, interest: Interest, event: &Event, then: Then) {
         let waiting: Vec<u64> = self
             .clients
@@ -222,7 +224,8 @@ impl Server {
         }
     }
 
-    /// Tells those who watch, but for those who have not read the last change yet: they will want to know later.
+    /// Sends the status to all watching clients. A client that has not read the last one gets the status when
+    /// it has.
     pub fn tell_change(&mut self, status: &Event) {
         let watching: Vec<u64> = self
             .clients
@@ -244,8 +247,8 @@ impl Server {
         }
     }
 
-    /// A generation that is not the service any more lets everybody go but those who still hear of its own end: `stays` says
-    /// which.
+    /// For a generation that is not active any more: sends a final event to all clients and closes their
+    /// connections, except those for which `stays` is true because they wait for its own exit.
     pub fn send_away(&mut self, stays: impl Fn(Interest) -> bool, to: impl Fn(Interest) -> Event) {
         let going: Vec<(u64, Interest)> = self
             .clients
@@ -263,13 +266,13 @@ impl Server {
         let accepted = seam::before(Call::Accept).map_err(io::Error::from).and_then(|()| listener.accept());
         let stream = match accepted {
             Ok((stream, _)) => stream,
-            // It has gone again, or another generation was faster.
+            // The client has gone again, or another generation was faster.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) =>
             {
                 return;
             }
-            // The listener would be ready for ever.
+            // The listener would stay ready for ever.
             Err(error) => {
                 tracing::warn!(%error, "can't accept a client of the control socket for now");
                 self.pause();
@@ -282,7 +285,8 @@ impl Server {
         if !(uid == 0 || uid == own.as_raw()) {
             let reason = format!("this psflip belongs to uid {own}; uid {uid} may not send requests to it");
             let line = Event::Error { reason }.line();
-            let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write(&line)); // it has room for one line
+            // a new connection has room for one line
+            let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write(&line));
             return;
         }
         self.make_room();
@@ -315,8 +319,8 @@ impl Server {
         }
     }
 
-    /// Where there are too many clients, one that nobody misses goes: the one that has been silent for longest, one that doesn't read,
-    /// or the one that has watched for longest. Those that wait for an upgrade or a stop stay.
+    /// If there are too many clients, drops one: the oldest without a request, else one that doesn't read,
+    /// else the oldest that watches. Clients that wait for an upgrade or a stop stay.
     fn make_room(&mut self) {
         if self.clients.len() < MOST_CLIENTS {
             return;
@@ -348,7 +352,7 @@ impl Server {
 
     fn watch_listener(&self, flags: EpollFlags) {
         if let Some(listener) = &self.listener {
-            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, LISTENER)); // it is there
+            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, LISTENER)); // it is in the set
         }
     }
 
@@ -373,14 +377,15 @@ impl Server {
             return None;
         }
         if client.interest != Interest::Unknown {
-            // It has closed its end, and there is nobody to be told.
+            // It has closed its end, so nothing can be sent to it.
             self.clients.remove(&id);
             return None;
         }
         match client.read_request() {
             Ok(None) => None,
             Ok(Some(text)) => {
-                // From now on only its end is of interest: it may close its own direction and still read the answer.
+                // From now on only its exit is of interest: a client may shut down its sending side and still
+                // read the answer.
                 let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(EpollFlags::empty(), id));
                 client.interest = Interest::Nothing;
                 let asked = |wish| Asked { client: id, wish, pid: client.pid, uid: client.uid };
@@ -403,7 +408,7 @@ impl Server {
         }
     }
 
-    /// Writes what there is room for, and keeps the rest.
+    /// Sends as much as there is room for, and queues the rest.
     fn write(&mut self, id: u64, line: &[u8], then: Then) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.unread.extend_from_slice(line);
@@ -432,7 +437,7 @@ impl Server {
             return;
         }
         let flags = if client.unread.is_empty() { EpollFlags::empty() } else { EpollFlags::EPOLLOUT };
-        let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(flags, id)); // it is there
+        let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(flags, id)); // it is in the set
     }
 }
 
@@ -443,13 +448,13 @@ impl AsFd for Server {
 }
 
 impl Client {
-    /// The request, once it is there as a whole. `Err(None)`: the client has gone without one.
+    /// The request, once it is complete. `Err(None)`: the client has gone without a request.
     fn read_request(&mut self) -> Result<Option<Vec<u8>>, Option<String>> {
         let mut buffer = [0; LONGEST_REQUEST];
         loop {
             let room = LONGEST_REQUEST - self.input.len();
             match self.stream.read(&mut buffer[..room]) {
-                // Whoever closes its direction has said all there is to be said.
+                // The client has shut down its sending side, so the request is complete.
                 Ok(0) if self.input.is_empty() => return Err(None),
                 Ok(0) => return Ok(Some(std::mem::take(&mut self.input))),
                 Ok(read) => {
