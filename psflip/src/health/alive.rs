@@ -1,5 +1,5 @@
-//! `alive`: the child is healthy when it still runs after a while. Its end would have ended the wait (contract H3), so all that a probe
-//! of this kind, at the end of that while, has to ask is whether it is stopped.
+//! `alive`: the child is healthy if it still runs after a while. Its exit would have ended the wait (contract
+//! H3), so the one probe at the end of that while only checks that the child is not stopped.
 
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use crate::sys::tree;
 
 pub(super) struct Alive;
 
-/// How soon a child that was stopped is looked at again.
+/// How soon to check a stopped child again.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// One probe, `timeout` after the child's exec, and more only if it is stopped. The limit does not come to bear.
+/// One probe, `timeout` after the child's exec; more only if the child is stopped. The probe itself needs no
+/// time limit.
 pub(super) fn pace(timeout: Duration) -> Pace {
     Pace { after: timeout, interval: timeout.max(AGAIN), timeout: Duration::MAX, successes: 1 }
 }

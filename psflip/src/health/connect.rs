@@ -1,4 +1,4 @@
-//! Connections of probes, without ever waiting for them.
+//! Nonblocking connections of probes.
 
 use std::fmt;
 use std::io;
@@ -20,15 +20,15 @@ use super::ChildInfo;
 use crate::sys::seam::{self, Call};
 use crate::sys::tree::is_below;
 
-/// A connection, which may still be on its way.
+/// A connection that is established or in progress.
 pub(super) struct Connection {
     socket: OwnedFd,
-    /// Where to, as told in messages.
+    /// The destination, for messages.
     target: String,
     established: bool,
-    /// Where else to try, in reverse order.
+    /// The addresses that were not tried yet, in reverse order.
     others: Vec<SocketAddr>,
-    /// What was tried in vain, each ended by `; `.
+    /// The failures so far, each followed by `; `.
     failures: String,
 }
 
@@ -36,17 +36,19 @@ impl Connection {
     /// Begins to connect to the first of these addresses that does not refuse at once.
     ///
     /// # Errors
-    /// What failed at each of them.
+    /// The failure at each address.
     pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Self, String> {
         Self::first(addresses.iter().rev().copied().collect(), String::new())
     }
 
-    /// Connects to a Unix stream socket. A leading `@` means the abstract namespace (unix(7)); another path is relative to
-    /// the child's directory, which itself may be relative to psflip's. Refuses a socket on which the old generation's child
-    /// listens: where both bind the same path one after the other, the new one has not done so yet.
+    /// Connects to a Unix stream socket. A leading `@` means the abstract namespace (unix(7)). Any other path
+    /// is relative to the child's directory, which may be relative to psflip's.
+    ///
+    /// Refuses a socket on which the old generation's child listens. If both children bind the same path one
+    /// after the other, the new one has not done so yet.
     ///
     /// # Errors
-    /// What failed.
+    /// The failure.
     pub(super) fn unix(path: &Path, child: &ChildInfo) -> Result<Self, String> {
         let workdir = child.workdir.as_deref();
         let connected = match path.as_os_str().as_bytes().strip_prefix(b"@") {
@@ -71,7 +73,8 @@ impl Connection {
                     )),
                 }
             }
-            // unix(7): a stream socket does not say EINPROGRESS, it says EAGAIN, and nothing is under way then.
+            // unix(7): a stream socket returns EAGAIN instead of EINPROGRESS, and no connection is in
+            // progress then.
             Err(Errno::EAGAIN) => Err(format!(
                 "connect to {target}: it listens, but its backlog is full ({})",
                 io::Error::from(Errno::EAGAIN)
@@ -92,10 +95,10 @@ impl Connection {
         Err(failures.trim_end_matches("; ").to_owned())
     }
 
-    /// Whether the connection is established. Goes on to the next address where one refused.
+    /// Whether the connection is established. If an address refused, it tries the next one.
     ///
     /// # Errors
-    /// What failed at each address.
+    /// The failure at each address.
     pub(super) fn advance(&mut self) -> Result<bool, String> {
         while !self.established {
             match self.outcome() {
@@ -114,20 +117,21 @@ impl Connection {
         Ok(true)
     }
 
-    /// Fails if the kernel connected the socket to itself. It does where nobody listens on a port of the ephemeral range,
-    /// and it happens to choose that very port for the connecting side.
+    /// Fails if the kernel connected the socket to itself. That happens if nothing listens on a port of the
+    /// ephemeral range and the kernel chooses the same port for the connecting side.
     fn refuse_itself(&self) -> Result<(), String> {
         if !is_to_itself(&self.socket) {
             return Ok(());
         }
-        // Reset, not closed, so that the port is free at once for the child, which may be about to bind it.
+        // Reset it instead of closing it, so that the port is free at once: the child may be about to bind
+        // it.
         let _ = setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
         Err(format!("{self}: nobody listens (the probe was connected to itself)"))
     }
 
-    /// How the connect(2) under way came out; `None`: it didn't yet.
+    /// The result of the connect(2) in progress. `None`: there is none yet.
     fn outcome(&self) -> Option<Result<(), Errno>> {
-        // SO_ERROR alone is 0 as well while nothing is decided.
+        // SO_ERROR alone does not tell: it is also 0 while the connection is in progress.
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
         match poll(&mut fds, PollTimeout::ZERO) {
             Ok(0) | Err(Errno::EINTR) => None,
@@ -140,7 +144,7 @@ impl Connection {
         }
     }
 
-    /// Whether [`Connection::advance`] said so.
+    /// Whether [`Connection::advance`] has returned true.
     pub(super) fn is_established(&self) -> bool {
         self.established
     }
@@ -152,7 +156,7 @@ impl AsFd for Connection {
     }
 }
 
-/// What is being done, with what failed before it: `connect to 127.0.0.1:80`.
+/// The attempt and the failures before it: `connect to 127.0.0.1:80`.
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}connect to {}", self.failures, self.target)
@@ -163,7 +167,7 @@ fn note(failures: &mut String, target: &str, errno: Errno) {
     failures.push_str(&format!("connect to {target}: {}; ", io::Error::from(errno)));
 }
 
-/// A new socket, which is connected or about to be.
+/// A new socket that is connected or connecting.
 fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = seam::before(Call::Socket).and_then(|()| socket(family, SockType::Stream, flags, None))?;
@@ -176,7 +180,7 @@ fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<OwnedF
 fn dial_path(path: &Path) -> nix::Result<OwnedFd> {
     match UnixAddr::new(path) {
         Ok(address) => dial(AddressFamily::Unix, &address),
-        // The directory makes it too long for sun_path: name it by a descriptor.
+        // The directory makes the path too long for sun_path, so a descriptor replaces the directory.
         Err(Errno::ENAMETOOLONG) => {
             let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
                 return Err(Errno::ENAMETOOLONG);
@@ -191,7 +195,7 @@ fn dial_path(path: &Path) -> nix::Result<OwnedFd> {
     }
 }
 
-/// The process that called listen(2) on the other side (SO_PEERCRED of unix(7)), if it belongs to that psflip.
+/// The process that called listen(2) on the other side (SO_PEERCRED of unix(7)), if it is below that psflip.
 fn listener_below(socket: &OwnedFd, psflip: u32) -> Option<u32> {
     let listener = getsockopt(socket, sockopt::PeerCredentials).ok()?.pid().cast_unsigned();
     is_below(listener, psflip).then_some(listener)

@@ -1,8 +1,9 @@
-//! `docker`: the child is healthy when a container engine says that its container is.
+//! `docker`: the child is healthy when a container engine reports that its container is healthy.
 //!
-//! One `GET /containers/NAME/json` (Docker Engine API, ContainerInspect; Podman has the same) on the engine's Unix socket a probe.
-//! The engine knows the result of the health check that the image or `docker run --health-cmd` defines. A container that has
-//! ended, or has no such check, will never be healthy: that ends the wait.
+//! A probe is one `GET /containers/NAME/json` (Docker Engine API, ContainerInspect; Podman has the same) on
+//! the engine's Unix socket. The engine knows the result of the health check that the image or `docker run
+//! --health-cmd` defines. A container that has exited, or has no such check, can't become healthy, so the
+//! wait ends.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -16,11 +17,12 @@ use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, http, response
 use crate::config::Endpoint;
 use crate::text;
 
-/// The longest answer, in bytes: usual ones have ten thousand, and the log of a health check may add twenty thousand.
+/// The longest answer, in bytes. Usual ones have ten thousand, and the log of a health check may add twenty
+/// thousand.
 const LONGEST: usize = 1024 * 1024;
-/// How much is read at most in one go, in bytes.
+/// The most that is read at once, in bytes.
 const GULP: usize = 64 * 1024;
-/// How much of an engine's message is shown, in characters.
+/// How much of an engine's error message is shown, in characters.
 const SHOWN: usize = 200;
 
 pub(super) struct Docker {
@@ -45,7 +47,7 @@ impl Probe for Docker {
     }
 }
 
-/// A question and what is known of its answer.
+/// A request and the answer so far.
 struct Asked {
     exchange: Exchange,
     answer: Vec<u8>,
@@ -94,7 +96,7 @@ impl Attempt for Asked {
     }
 }
 
-/// What is read of a container. Everything may be missing: engines differ, and say what they like.
+/// The relevant fields of a container. Any of them may be missing, since engines differ.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct Container {
@@ -125,13 +127,13 @@ struct Run {
     output: Option<String>,
 }
 
-/// An engine's own error.
+/// An error of the engine.
 #[derive(Debug, Deserialize)]
 struct Message {
     message: String,
 }
 
-/// What the answer says of the container.
+/// The result of an answer.
 fn judge(status: u16, body: &[u8], name: &str) -> Progress {
     if status != 200 {
         let message = serde_json::from_slice(body).map_or_else(
@@ -145,7 +147,7 @@ fn judge(status: u16, body: &[u8], name: &str) -> Progress {
     }
     match serde_json::from_slice::<Container>(body) {
         Ok(container) => container.state.judge(name),
-        // The library quotes what it did not want, however long that is.
+        // The library quotes the unexpected value at any length.
         Err(error) => Progress::Failed(format!(
             "the engine's answer can't be read: {}",
             text::head(&error.to_string(), SHOWN)
@@ -195,7 +197,7 @@ impl State {
 }
 
 impl Health {
-    /// How the last run of the check ended.
+    /// The result of the last run of the check.
     fn last_run(&self) -> Option<String> {
         let run = self.log.as_ref()?.last()?;
         let code = run.exit_code.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! One request on one connection: what `http`, `fcgi` and `docker` have in common.
+//! One request on one connection: the common part of `http`, `fcgi` and `docker`.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -15,15 +15,15 @@ use super::{ChildInfo, Interest};
 use crate::config::Endpoint;
 use crate::text;
 
-/// How much of an answer that is none is shown, in bytes.
+/// How much of an invalid answer is shown, in bytes.
 const SHOWN: usize = 60;
 /// How much of a target is shown, in characters.
 const LONGEST_TARGET: usize = 200;
 
-/// Codes that mean healthy.
+/// The status codes that mean healthy.
 pub(super) type Statuses = [RangeInclusive<u16>];
 
-/// What is asked, again with every probe.
+/// The request, which is sent again with every probe.
 pub(super) struct Question {
     target: Endpoint,
     request: Rc<[u8]>,
@@ -31,7 +31,7 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// `what`: the target as the user knows it, for messages.
+    /// `what`: the target as the user configured it, for messages.
     pub(super) fn new(target: &Endpoint, request: Vec<u8>, what: &str) -> Self {
         Self {
             target: target.clone(),
@@ -43,7 +43,7 @@ impl Question {
     /// Begins to connect.
     ///
     /// # Errors
-    /// What failed.
+    /// The failure.
     pub(super) fn ask(&self, child: &ChildInfo) -> Result<Exchange, String> {
         let connection = match &self.target {
             Endpoint::Tcp(addresses) => Connection::tcp(addresses as &[SocketAddr])?,
@@ -53,7 +53,7 @@ impl Question {
     }
 }
 
-/// One request, on its way.
+/// One request in progress.
 pub(super) struct Exchange {
     connection: Connection,
     request: Rc<[u8]>,
@@ -61,14 +61,14 @@ pub(super) struct Exchange {
     what: Rc<str>,
 }
 
-/// What was there to read.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// This many bytes, at least one.
     Bytes(usize),
-    /// The other side will send nothing more.
+    /// The other side sends nothing more.
     End,
-    /// Nothing yet.
+    /// There is nothing to read yet.
     Nothing,
 }
 
@@ -76,7 +76,7 @@ impl Exchange {
     /// Connects and sends. Whether the whole request is sent.
     ///
     /// # Errors
-    /// What failed.
+    /// The failure.
     pub(super) fn send(&mut self) -> Result<bool, String> {
         if !self.connection.advance()? {
             return Ok(false);
@@ -93,10 +93,10 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Reads what is there.
+    /// Reads what has arrived.
     ///
     /// # Errors
-    /// What failed.
+    /// The failure.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Result<Received, String> {
         loop {
             match recv(self.connection.as_fd().as_raw_fd(), buffer, MsgFlags::empty()) {
@@ -115,7 +115,7 @@ impl Exchange {
         (self.connection.as_fd(), if writes { Interest::Write } else { Interest::Read })
     }
 
-    /// What was asked, and what is the matter with it.
+    /// The error message: the target, and what is wrong.
     pub(super) fn failed(&self, why: &str) -> String {
         format!("`{}`: {why}", self.what)
     }
@@ -124,7 +124,7 @@ impl Exchange {
         self.failed(&format!("{what}: {}", std::io::Error::from(errno)))
     }
 
-    /// As [`Exchange::failed`], with the beginning of an answer that is none.
+    /// As [`Exchange::failed`], with the beginning of an invalid answer.
     pub(super) fn unfit(&self, why: &str, answer: &[u8]) -> String {
         if answer.is_empty() {
             return self.failed(why);
@@ -134,7 +134,7 @@ impl Exchange {
         self.failed(&format!("{why}: it began with `{}{more}`", shown.escape_ascii()))
     }
 
-    /// What did not happen in time; `answer` is what has come of one.
+    /// The error message for an exceeded time limit. `answer`: the part of it that has arrived.
     pub(super) fn overdue(&self, limit: Duration, answer: &[u8]) -> String {
         if self.connection.is_established() {
             self.unfit(&format!("no answer within {limit:?}"), answer)
@@ -144,7 +144,7 @@ impl Exchange {
     }
 }
 
-/// Whether the status means healthy; if not, the words for it.
+/// Whether the status means healthy; if not, the error message.
 pub(super) fn judge(status: u16, wanted: &Statuses, of: &str) -> Result<(), String> {
     if wanted.iter().any(|range| range.contains(&status)) {
         return Ok(());

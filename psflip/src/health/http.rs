@@ -1,4 +1,5 @@
-//! `http`: the child is healthy when a request is answered with a wanted status. Only the status line is read.
+//! `http`: the child is healthy when it answers a request with an expected status. Only the status line is
+//! read.
 
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use super::exchange::{Exchange, Question, Received, Statuses, judge};
 use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
 use crate::config::{HttpMethod, HttpRequest};
 
-/// The most that is read of an answer.
+/// The most that is read of an answer, in bytes.
 const LONGEST: usize = 8 * 1024;
 
 pub(super) struct Http {
@@ -28,7 +29,7 @@ pub(super) fn get(host: &str, path: &str) -> Vec<u8> {
     written(HttpMethod::Get, host, path, &[])
 }
 
-/// The request of a check. What the configuration says stands in place of psflip's own fields.
+/// The request of a check. Configured headers replace psflip's own.
 fn text(request: &HttpRequest) -> Vec<u8> {
     written(request.method, &request.host, &request.path, &request.headers)
 }
@@ -54,7 +55,7 @@ impl Probe for Http {
     }
 }
 
-/// A request and what is known of its answer.
+/// A request and the answer so far.
 struct Asked {
     exchange: Exchange,
     answer: Vec<u8>,
@@ -66,7 +67,7 @@ impl Asked {
         Ok(self.exchange.send()? && self.receive()?)
     }
 
-    /// Whether the answer is one that is wanted.
+    /// Whether the answer has an expected status.
     fn receive(&mut self) -> Result<bool, String> {
         let mut buffer = [0; 1024];
         loop {
@@ -110,18 +111,18 @@ impl Attempt for Asked {
     }
 }
 
-/// What is known of an answer.
+/// The state of reading an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reading<'a> {
     /// Its status, and what follows the status line.
     Status(u16, &'a [u8]),
-    /// Too little to tell.
+    /// Incomplete.
     More,
-    /// It is no answer of HTTP/1.
+    /// Not an HTTP/1 answer.
     Unfit,
 }
 
-/// The status of an answer (RFC 9112, 4); interim ones (RFC 9110, 15.2) are passed over.
+/// The status of an answer (RFC 9112, 4). Interim answers (RFC 9110, 15.2) are skipped.
 pub(super) fn status(mut answer: &[u8]) -> Reading<'_> {
     const START: &[u8] = b"HTTP/1.";
     loop {
@@ -138,7 +139,7 @@ pub(super) fn status(mut answer: &[u8]) -> Reading<'_> {
         }
         match [a, b, c].into_iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0')) {
             0..100 => return Reading::Unfit,
-            // An answer to a GET without `Expect` and `Upgrade` may be preceded by these.
+            // These may precede the answer to a GET without `Expect` and `Upgrade`.
             100 | 102..200 => {
                 let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
                     return Reading::More;

@@ -1,10 +1,12 @@
-//! Health checks: how psflip learns that its child is healthy (contract H1 to H4).
+//! Health checks: how psflip finds out whether its child is healthy (contract H1 to H4).
 //!
-//! A [`Checker`] is one health check of one child. It is driven by psflip's loop: it never blocks, has no thread, and says
-//! after every call which descriptor and which timer it waits for. `pace` decides when a probe is due; one file per kind
-//! says what a probe is (`Probe`) and carries a probe through that can't be answered at once (`Attempt`).
+//! A [`Checker`] is one health check of one child, driven by psflip's main loop. It never blocks and has no
+//! thread. After every call it says which descriptor and which timer it waits for. `pace` decides when a
+//! probe is due. One file for each kind of check defines its probe (`Probe`), and how to finish a probe that
+//! has no result at once (`Attempt`).
 //!
-//! The end of the child ends the wait (H3): the runtime drops the checker then, which ends a probe that is under way.
+//! The exit of the child ends the wait (H3): the runtime then drops the checker, which aborts a probe in
+//! progress.
 
 mod alive;
 mod command;
@@ -34,53 +36,54 @@ use crate::sys::early::SignalSetup;
 pub use notify::{Heard, Notifications};
 use pace::{Due, Next, Pacing};
 
-/// What a probe may know of the child.
+/// What a probe may know about the child.
 #[derive(Clone, Debug)]
 pub struct ChildInfo {
     /// Its pid, for `PSFLIP_CHILD_PID`.
     pub pid: u32,
-    /// The environment it was started with.
+    /// The environment that it was started with.
     pub envp: Rc<[CString]>,
-    /// The directory it was started in; `None`: psflip's own. May be relative to psflip's own.
+    /// The directory that it was started in; `None`: psflip's own. May be relative to psflip's own.
     pub workdir: Option<PathBuf>,
-    /// The signal set-up it was started with.
+    /// The signal state that it was started with.
     pub signals: SignalSetup,
-    /// The psflip whose child still serves meanwhile, if there is one. An answer of that child says nothing of this one.
+    /// The old psflip, whose child still serves, if there is one. An answer of that child proves nothing
+    /// about this child.
     pub predecessor: Option<u32>,
 }
 
-/// What a descriptor is waited for.
+/// What to wait for on a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// That it can be read from.
+    /// Until it is readable.
     Read,
-    /// That it can be written to.
+    /// Until it is writable.
     Write,
 }
 
-/// What to do with a checker's one timer.
+/// What to do with the checker's timer. A checker has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// It stays as it is.
+    /// Leave it as it is.
     Keep,
-    /// It runs down after this long from now, once. Never zero for a valid configuration.
+    /// Let it expire once, this long from now. Never zero for a valid configuration.
     Set(Duration),
-    /// It is switched off.
+    /// Switch it off.
     Off,
 }
 
-/// What a check says of the child.
+/// The state of the check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing new.
+    /// Undecided.
     Open,
-    /// It became healthy by this call.
+    /// The child became healthy by this call.
     Healthy,
-    /// It can't become healthy any more; [`Checker::last_failure`] says why.
+    /// The child can't become healthy any more; [`Checker::last_failure`] has the reason.
     Never,
 }
 
-/// What a call of a [`Checker`] led to.
+/// The result of a call of a [`Checker`].
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -94,7 +97,7 @@ impl Step {
     const NOTHING: Self = Self { verdict: Verdict::Open, timer: Timer::Keep };
 }
 
-/// One health check of one child. Dropping it ends the probe that is under way, with all its processes.
+/// One health check of one child. Dropping it aborts the probe in progress and kills all its processes.
 pub struct Checker {
     child: ChildInfo,
     pacing: Pacing,
@@ -109,38 +112,38 @@ trait Probe {
     /// Begins one probe.
     ///
     /// # Errors
-    /// The probe failed at once; why, as text for the log.
+    /// The probe failed at once: the reason, as text for the log.
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String>;
 }
 
 /// How a probe began, if it did not fail.
 enum Begun {
-    /// It is over: the child is healthy.
+    /// It is complete: the child is healthy.
     Healthy,
-    /// It takes until the kernel says more.
+    /// It has no result yet.
     Pending(Box<dyn Attempt>),
 }
 
-/// One probe that is under way. Dropping it releases all it holds, processes included.
+/// One probe in progress. Dropping it releases everything that it holds, including processes.
 trait Attempt {
-    /// What to wait for; may change with every [`Attempt::advance`].
+    /// What to wait for. It may change with every [`Attempt::advance`].
     fn watch(&self) -> (BorrowedFd<'_>, Interest);
-    /// Goes as far as is possible without waiting. May be called at any time, also when nothing is ready.
+    /// Proceeds as far as possible without waiting. May be called at any time, even if nothing is ready.
     fn advance(&mut self) -> Progress;
-    /// What did not happen within `limit`, for the log.
+    /// The error message for the log if it takes longer than `limit`.
     fn overdue(&self, limit: Duration) -> String;
 }
 
-/// How far a probe came.
+/// The progress of a probe.
 #[derive(Debug, PartialEq, Eq)]
 enum Progress {
-    /// It waits.
+    /// It has no result yet.
     Pending,
     /// The child is healthy.
     Healthy,
-    /// The probe failed; why, as text for the log.
+    /// The probe failed: the reason, as text for the log.
     Failed(String),
-    /// The probe failed, and so would every other one.
+    /// The probe failed, and all further ones would fail too.
     Hopeless(String),
 }
 
@@ -155,8 +158,8 @@ impl From<Result<bool, String>> for Progress {
 }
 
 impl Checker {
-    /// A check that has not begun. Starts nothing and opens nothing. `None`: a kind without probes, where the child itself says
-    /// that it is healthy (see [`Notifications`]).
+    /// A check that has not begun. Starts and opens nothing. `None`: this kind has no probes, because the
+    /// child itself reports that it is healthy (see [`Notifications`]).
     #[must_use]
     pub fn new(health: &Health, child: ChildInfo) -> Option<Self> {
         let (probe, pace): (Box<dyn Probe>, Pace) = match health {
@@ -179,13 +182,14 @@ impl Checker {
         Some(Self { child, pacing, probe, attempt: None, last_failure: None, hopeless: false })
     }
 
-    /// The child has just been executed. To be called once, before anything else.
+    /// Begins the check. Call it once, right after the child's exec and before anything else.
     pub fn start(&mut self) -> Step {
         let next = self.pacing.start();
         self.follow(next)
     }
 
-    /// The descriptor of [`Checker::watch`] is ready. Harmless when it isn't, or when there is none any more.
+    /// Call it when the descriptor of [`Checker::watch`] is ready. Harmless if it isn't, or if there is none
+    /// any more.
     pub fn on_ready(&mut self) -> Step {
         match self.attempt.as_mut().map(|attempt| attempt.advance()) {
             None | Some(Progress::Pending) => Step::NOTHING,
@@ -195,7 +199,7 @@ impl Checker {
         }
     }
 
-    /// The timer of the last [`Step`] ran down.
+    /// Call it when the timer of the last [`Step`] expires.
     pub fn on_timer(&mut self) -> Step {
         match self.pacing.timer() {
             Due::Probe => self.begin_probe(),
@@ -204,32 +208,32 @@ impl Checker {
         }
     }
 
-    /// What to wait for now, level-triggered; `None`: for the timer only.
+    /// What to wait for now, level-triggered. `None`: only for the timer.
     ///
-    /// May change with every call of the methods above. A descriptor that is no longer given is closed by then (epoll(7)
-    /// has forgotten it), and its number may already be that of another one, so a registration has to be renewed after
-    /// every such call, even for the same number.
+    /// This may change with every call of the methods above. A descriptor that is no longer returned is
+    /// closed by then (epoll(7) has removed it), and another descriptor may already have its number. So the
+    /// registration must be renewed after every such call, even for the same number.
     #[must_use]
     pub fn watch(&self) -> Option<(BorrowedFd<'_>, Interest)> {
         self.attempt.as_ref().map(|attempt| attempt.watch())
     }
 
-    /// Why the last probe that failed did (contract H4), for example
-    /// `probe 3 failed: connect to 127.0.0.1:80: Connection refused (os error 111)`.
-    /// If none has ended yet, that the first one has not.
+    /// Why the last failed probe failed (contract H4), for example `probe 3 failed: connect to 127.0.0.1:80:
+    /// Connection refused (os error 111)`. While the first probe is in progress, this says that there is no
+    /// answer yet.
     #[must_use]
     pub fn last_failure(&self) -> Option<&str> {
         let waiting = self.attempt.as_ref().map(|_| "the first probe had no answer yet");
         self.failed().or(waiting.filter(|_| self.pacing.probes() == 1))
     }
 
-    /// As [`Checker::last_failure`], of a probe that has ended.
+    /// As [`Checker::last_failure`], but only for a probe that has ended.
     #[must_use]
     pub fn failed(&self) -> Option<&str> {
         self.last_failure.as_deref()
     }
 
-    /// Whether it said [`Verdict::Never`].
+    /// Whether it has returned [`Verdict::Never`].
     #[must_use]
     pub fn is_hopeless(&self) -> bool {
         self.hopeless
@@ -260,10 +264,11 @@ impl Checker {
         }
     }
 
-    /// The probe's time is up (contract H2).
+    /// The probe has reached its time limit (contract H2).
     fn end_probe(&mut self, limit: Duration) -> Step {
         let Some(attempt) = &mut self.attempt else { return Step::NOTHING };
-        // The answer may be there: a psflip that was stopped for a while finds both at once (contract F12).
+        // The answer may be there already: a psflip that was stopped for a while finds both at once (contract
+        // F12).
         let outcome = match attempt.advance() {
             Progress::Healthy => Ok(()),
             Progress::Failed(why) => Err(why),

@@ -1,11 +1,14 @@
-//! `notify`: the child itself says that it is healthy, by `READY=1` on the socket that `NOTIFY_SOCKET` names (sd_notify(3)).
+//! `notify`: the child itself reports that it is healthy, by `READY=1` on the socket in `NOTIFY_SOCKET`
+//! (sd_notify(3)).
 //!
-//! The socket is there before the child is, and is read as long as psflip runs. It has an abstract name (unix(7)) that the kernel
-//! chooses: that needs no directory, works for a child that changes its user or its root directory, and leaves nothing behind
-//! when psflip is killed. A child in a network namespace of its own can't reach it.
+//! The socket exists before the child does, and is read as long as psflip runs. It has an abstract name
+//! (unix(7)) that the kernel chooses. That needs no directory, works for a child that changes its user or its
+//! root directory, and leaves nothing behind when psflip is killed. A child in a network namespace of its own
+//! can't reach it.
 //!
-//! Any process that knows the name can send, so only what comes from the child's process tree counts. Of a sender that can't be looked up
-//! in /proc (it has ended and was reaped, or is hidden) only the keeper can know whether it belongs to the tree: its messages wait for that.
+//! Any process that knows the name can send, so only messages from the child's process tree count. A sender
+//! that can't be looked up in /proc was reaped, or is hidden. Only the keeper can know whether it belongs to
+//! the tree, so its messages are queued until the keeper has answered.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,19 +18,19 @@ use crate::sys::datagram::{Datagrams, Sender};
 use crate::sys::tree::{self, Place};
 use crate::text;
 
-/// The longest message, in bytes: what systemd takes (PIPE_BUF).
+/// The longest message, in bytes: the limit of systemd (PIPE_BUF).
 const LONGEST: usize = 4096;
-/// How many messages are read in one go, so that a flood can't keep psflip from its other work.
+/// How many messages are read at once, so that a flood can't keep psflip from its other work.
 const BATCH: usize = 64;
-/// How many messages of strangers are looked up without a message of the child's tree between them, before the reader is to
-/// pause: any local user may send to an abstract name, and each look-up reads /proc.
+/// How many messages from outside the tree are looked up in a row before the reader must pause. Any local
+/// user may send to an abstract name, and each look-up reads /proc.
 const STRANGERS: u32 = 64;
-/// How many messages wait for the keeper's word about their senders at most. Later ones don't count.
+/// How many messages are queued until the keeper has answered. Further ones are refused.
 const WAITING: usize = 32;
 /// How much of a status is kept, in characters.
 const SHOWN: usize = 300;
 
-/// Where a child's messages arrive, and what they have said so far.
+/// The socket for a child's messages, and their content so far.
 #[derive(Debug)]
 pub struct Notifications {
     socket: Datagrams,
@@ -36,19 +39,19 @@ pub struct Notifications {
     status: Option<String>,
     errno: Option<i32>,
     exit_status: Option<u8>,
-    /// How many messages counted.
+    /// How many messages were accepted.
     heard: u64,
-    /// How many messages were not the child's, and from whom the last one was.
+    /// How many messages were refused, and the sender of the last one.
     strangers: u64,
     last_stranger: Option<Sender>,
-    /// How many were strangers' since the last message of the tree, or the last pause.
+    /// How many were refused since the last accepted message, or the last pause.
     strangers_in_a_row: u32,
     told_of_descriptors: bool,
     /// Messages of senders that only the keeper may know.
     waiting: Vec<Waiting>,
 }
 
-/// A message, until the keeper has said whether its sender belongs to the child's process tree.
+/// A message that is queued until the keeper has said whether its sender belongs to the child's process tree.
 #[derive(Debug)]
 struct Waiting {
     sender: Sender,
@@ -57,19 +60,19 @@ struct Waiting {
     asked: bool,
 }
 
-/// What one look at the socket found.
+/// The result of one look at the socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// `READY=1`.
     pub ready: bool,
     /// The longest time that the child requested by `EXTEND_TIMEOUT_USEC=`, from now.
     pub extend: Option<Duration>,
-    /// Strangers flood the socket: it is to be read again only after a pause.
+    /// Messages from outside the tree flood the socket: pause before reading it again.
     pub flooded: bool,
 }
 
 impl Notifications {
-    /// A socket on which nothing was said yet.
+    /// Opens the socket.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -96,20 +99,20 @@ impl Notifications {
         format!("@{}", self.socket.name())
     }
 
-    /// Whether the child has ever said `READY=1`.
+    /// Whether the child has ever sent `READY=1`.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// What the child last said of itself by `STATUS=`, on one line.
+    /// The last status that the child sent by `STATUS=`, on one line.
     #[must_use]
     pub fn status(&self) -> Option<&str> {
         self.status.as_deref()
     }
 
-    /// Reads what is there, but not without end: what is left is told by the descriptor again. `keeper`: whose tree is the
-    /// child's; `child`: its pid, once it is known.
+    /// Reads a limited number of messages; the descriptor stays readable for the rest. `keeper`: the keeper
+    /// of the child's tree. `child`: the child's pid, once it is known.
     ///
     /// # Errors
     /// ENOMEM.
@@ -163,7 +166,8 @@ impl Notifications {
         self.remember(message);
     }
 
-    /// The senders that the keeper has to be asked about, each once. [`Notifications::answer`] is what follows.
+    /// The senders that the keeper must be asked about, each once. Pass the answers to
+    /// [`Notifications::answer`].
     pub fn take_questions(&mut self) -> Vec<u32> {
         let new = self.waiting.iter_mut().filter(|waiting| !waiting.asked);
         let mut pids: Vec<u32> = new
@@ -176,7 +180,7 @@ impl Notifications {
         pids
     }
 
-    /// The keeper says whether this sender belongs to the child's process tree.
+    /// Records the keeper's answer: whether this sender belongs to the child's process tree.
     pub fn answer(&mut self, pid: u32, belongs: bool) -> Heard {
         let mut heard = Heard::default();
         let (answered, waiting) = std::mem::take(&mut self.waiting)
@@ -238,7 +242,7 @@ impl Notifications {
         why
     }
 
-    /// What the child said of itself and of its troubles, if anything.
+    /// The status and errors that the child reported, if any.
     #[must_use]
     pub fn last_words(&self) -> Option<String> {
         let mut words = Vec::new();
@@ -269,14 +273,15 @@ impl AsFd for Notifications {
 enum Origin {
     /// The child's process tree.
     Tree,
-    /// Somewhere else.
+    /// Another process.
     Elsewhere,
     /// The sender can't be looked up: it was reaped, or is hidden.
     Unknown,
 }
 
 fn origin(sender: Sender, keeper: u32, child: Option<u32>) -> Origin {
-    // systemd-notify(1) names its parent if it runs as root: the keeper, when that one has ended. No keeper sends anything itself.
+    // systemd-notify(1) as root sends with the pid of its parent, which is the keeper if the real parent has
+    // exited. A keeper itself sends nothing.
     if sender.pid == keeper || Some(sender.pid) == child {
         return Origin::Tree;
     }
@@ -290,8 +295,8 @@ fn origin(sender: Sender, keeper: u32, child: Option<u32>) -> Origin {
     }
 }
 
-/// What one message says, as far as psflip listens. The rest is for a service manager (`MAINPID=`, `RELOADING=1`, `WATCHDOG=1`,
-/// `FDSTORE=1`, ...), or asks for nothing but that its descriptor is closed (`BARRIER=1`).
+/// The fields of a message that psflip uses. Other fields are for a service manager (`MAINPID=`,
+/// `RELOADING=1`, `WATCHDOG=1`, `FDSTORE=1`, ...), or only need their descriptor to be closed (`BARRIER=1`).
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Message {
     ready: bool,
@@ -300,7 +305,7 @@ struct Message {
     extend: Option<Duration>,
     errno: Option<i32>,
     exit_status: Option<u8>,
-    /// The descriptor that came along only waits for its being closed.
+    /// The attached descriptor must only be closed.
     barrier: bool,
 }
 
@@ -391,7 +396,8 @@ mod tests {
                 notifications.socket.name(),
             )
             .unwrap();
-        // This process is below no keeper of pid 1's, so it is a stranger; as the child itself it is not.
+        // This process is not below a keeper with pid 1, so its messages are refused. They are accepted if it
+        // is the child itself.
         let mut hear_after_messages = |count: u32, child: Option<u32>| {
             let mut floods = 0;
             for _ in 0..count {

@@ -1,4 +1,5 @@
-//! When a probe is due, and how many of them make a child healthy. Pure: no clock, no descriptor.
+//! When a probe is due, and how many successful ones make a child healthy. It uses no clock and no
+//! descriptor.
 
 use std::time::Duration;
 
@@ -15,14 +16,14 @@ pub(super) enum Next {
     Healthy,
 }
 
-/// What the timer's running down means.
+/// What the expired timer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// A probe has to begin.
+    /// Begin a probe.
     Probe,
-    /// The probe under way has to end: this was its limit.
+    /// Abort the probe in progress: it has reached this limit.
     End(Duration),
-    /// It came too late to mean anything.
+    /// Nothing: it expired too late.
     Nothing,
 }
 
@@ -33,7 +34,7 @@ enum Phase {
     Over,
 }
 
-/// The course of one health check.
+/// The schedule of one health check.
 #[derive(Debug)]
 pub(super) struct Pacing {
     pace: Pace,
@@ -47,12 +48,13 @@ impl Pacing {
         Self { pace, phase: Phase::Waiting, probes: 0, in_a_row: 0 }
     }
 
-    /// The child runs. With an `after` of zero the first probe is due at once, not one interval later (contract U9).
+    /// The child was started. With an `after` of zero the first probe is due at once, not one interval later
+    /// (contract U9).
     pub(super) fn start(&mut self) -> Next {
         if self.pace.after.is_zero() { self.probe() } else { Next::Wait(self.pace.after) }
     }
 
-    /// The timer ran down.
+    /// The timer has expired.
     pub(super) fn timer(&mut self) -> Due {
         match self.phase {
             Phase::Waiting => {
@@ -64,7 +66,7 @@ impl Pacing {
         }
     }
 
-    /// The probe under way is over.
+    /// The probe in progress has ended.
     pub(super) fn probe_ended(&mut self, succeeded: bool) -> Next {
         self.in_a_row = if succeeded { self.in_a_row + 1 } else { 0 };
         if self.in_a_row >= self.pace.successes {
@@ -75,7 +77,7 @@ impl Pacing {
         Next::Wait(self.pace.interval)
     }
 
-    /// No more probes.
+    /// Ends the check; no more probes follow.
     pub(super) fn give_up(&mut self) {
         self.phase = Phase::Over;
     }

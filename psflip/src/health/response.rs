@@ -1,4 +1,4 @@
-//! A whole answer of HTTP/1: its status and its body (RFC 9112, 6 and 7.1). Pure.
+//! Reads a whole HTTP/1 answer: its status and its body (RFC 9112, 6 and 7.1), without I/O.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ pub(super) struct Response<'a> {
     pub(super) body: Cow<'a, [u8]>,
 }
 
-/// Reads an answer; `None`: it is not all there yet. `closed`: nothing more will come.
+/// Decodes an answer. `None`: it is incomplete. `closed`: the other side has closed the connection.
 ///
 /// # Errors
-/// Why it is none.
+/// Why it is not a valid answer.
 pub(super) fn read(answer: &[u8], closed: bool) -> Result<Option<Response<'_>>, &'static str> {
     let (status, rest) = match status(answer) {
         Reading::Status(status, rest) => (status, rest),
@@ -42,7 +42,7 @@ enum Framing {
     UntilTheEnd,
 }
 
-/// The framing that the header tells, and what follows the header; `None`: it has no end yet.
+/// The framing from the header, and what follows the header. `None`: the header is incomplete.
 fn header(mut rest: &[u8]) -> Result<Option<(Framing, &[u8])>, &'static str> {
     let mut framing = Framing::UntilTheEnd;
     loop {
@@ -75,7 +75,7 @@ fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]), &bytes[end + 1..]))
 }
 
-/// The body out of its chunks; `None`: the last one has not come yet. Trailers are not waited for.
+/// The body without its chunk framing. `None`: the last chunk is missing. Trailers are not waited for.
 fn dechunked(mut rest: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
     const BAD: &str = "the answer has a chunk that is none";
     let mut body = Vec::new();

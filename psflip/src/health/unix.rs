@@ -1,5 +1,6 @@
-//! `unix`: the child is healthy when a connection to a Unix stream socket is accepted (by the kernel, into the listener's
-//! backlog), and not by the old generation's child. Such a connect(2) is answered at once, so there is nothing to wait for.
+//! `unix`: the child is healthy when a connection to a Unix stream socket is accepted (by the kernel, into
+//! the listener's backlog), and the listener is not the old generation's child. Such a connect(2) has its
+//! result at once, so a probe never waits.
 
 use std::path::{Path, PathBuf};
 

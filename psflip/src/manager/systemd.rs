@@ -146,8 +146,8 @@ pub fn watchdog_interval(variable: impl Fn(&str) -> Option<String>, pid: u32) ->
     (is_ours && time > 0).then(|| Duration::from_micros((time / 2).max(1)))
 }
 
-/// Whether the service manager stores descriptors. systemd 254 and later announce it by `FDSTORE`; earlier
-/// versions do not.
+/// Whether the service manager stores descriptors. systemd 254 and later set `FDSTORE`; for earlier versions
+/// the unit must set it.
 #[must_use]
 pub fn keeps_descriptors(variable: impl Fn(&str) -> Option<String>) -> bool {
     variable("FDSTORE").and_then(|most| most.parse::<u32>().ok()).is_some_and(|most| most > 0)

@@ -1,4 +1,5 @@
-//! The answer to an `fcgi` check, read record by record as it comes (FastCGI 1.0, 3.3 and 5). Pure.
+//! The answer to an `fcgi` check, decoded record by record as it arrives (FastCGI 1.0, 3.3 and 5), without
+//! I/O.
 
 use super::request::{REQUEST_ID, VERSION};
 use crate::text;
@@ -14,12 +15,12 @@ const KEPT: usize = 4 * 1024;
 /// How much of a line is shown, in characters.
 const SHOWN: usize = 60;
 
-/// What is known of an answer.
+/// The state of decoding an answer.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    /// The header of the record that is being read, as far as it has come.
+    /// The header of the current record, as far as it has arrived.
     record: Vec<u8>,
-    /// What is still to come of the record's content, and of its padding.
+    /// How much of the record's content and of its padding has not arrived yet.
     content: usize,
     padding: usize,
     /// The body of END_REQUEST.
@@ -31,10 +32,10 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// What came next. The status, once all of the answer is there; what follows it is of no interest.
+    /// Decodes the next bytes. Returns the status once the answer is complete, and ignores what follows.
     ///
     /// # Errors
-    /// Why it is no answer, or none that can be healthy.
+    /// Why the answer is invalid, or can't be healthy.
     pub(super) fn take(&mut self, mut bytes: &[u8]) -> Result<Option<u16>, String> {
         while !bytes.is_empty() {
             if self.record.len() < 8 {
@@ -50,7 +51,7 @@ impl Answer {
             } else {
                 self.padding -= split(&mut bytes, self.padding).len();
             }
-            // A record without content is over as soon as its header is there.
+            // A record without content is complete when its header is.
             if self.record.len() == 8 && self.content == 0 {
                 if self.record[1] == END_REQUEST {
                     return self.judge_end().map(Some);
@@ -63,7 +64,7 @@ impl Answer {
         Ok(None)
     }
 
-    /// What was there when the connection was closed.
+    /// The error message for a connection that was closed too early.
     pub(super) fn cut(&self) -> String {
         let place = match (self.record.is_empty() && self.stderr.is_empty(), self.header.is_empty()) {
             (true, true) => "the connection was closed without an answer",
@@ -74,7 +75,7 @@ impl Answer {
         place.to_owned()
     }
 
-    /// The end of what came on STDERR.
+    /// The last part of STDERR.
     pub(super) fn stderr(&self) -> &[u8] {
         &self.stderr
     }
@@ -90,7 +91,7 @@ impl Answer {
         self.content = usize::from(u16::from_be_bytes([high, low]));
         self.padding = usize::from(padding);
         match (id, kind) {
-            (0, _) => Ok(()), // a management record that nobody asked for
+            (0, _) => Ok(()), // a management record that was not requested
             (REQUEST_ID, END_REQUEST) if self.content != 8 => {
                 Err(format!("malformed: FCGI_END_REQUEST has {} bytes instead of 8", self.content))
             }
@@ -109,7 +110,7 @@ impl Answer {
                 self.stderr.drain(..surplus);
             }
             (STDOUT, false) if !self.header_is_whole => {
-                // Where the last line that is not whole began.
+                // The start of the last line, which is incomplete.
                 let line = self.header.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
                 self.header.extend_from_slice(part);
                 self.look_for_the_end_of_the_header(line)?;
@@ -139,7 +140,7 @@ impl Answer {
         Ok(())
     }
 
-    /// All is said.
+    /// Evaluates the complete answer.
     fn judge_end(&self) -> Result<u16, String> {
         let [app @ .., protocol, _, _, _] = self.end.as_slice() else {
             return Err("malformed: FCGI_END_REQUEST is for no request".to_owned());
@@ -165,7 +166,7 @@ impl Answer {
         self.status()
     }
 
-    /// The status that the header tells (RFC 3875, 6.2): a redirection needs none, and 200 is the default.
+    /// The status in the header (RFC 3875, 6.2): a redirection needs none, and 200 is the default.
     fn status(&self) -> Result<u16, String> {
         let mut status = 200;
         for (name, value) in self.header.split(|byte| *byte == b'\n').filter_map(field) {
@@ -199,7 +200,7 @@ fn split<'a>(bytes: &mut &'a [u8], most: usize) -> &'a [u8] {
     part
 }
 
-/// Name and value of a line of a header.
+/// Name and value of a header line.
 fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let name = &line[..colon];
@@ -212,7 +213,7 @@ mod tests {
     use super::super::request::record;
     use super::*;
 
-    /// An answer of these records, ended as asked for.
+    /// An answer of these records, with this END_REQUEST if there is one.
     fn answer(records: &[(u8, &[u8])], end: Option<[u8; 8]>) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (kind, content) in records {
@@ -226,7 +227,7 @@ mod tests {
 
     const COMPLETE: Option<[u8; 8]> = Some([0; 8]);
 
-    /// What is made of it, whether it comes at once or byte by byte.
+    /// The result, which must be the same if the bytes arrive at once or one by one.
     fn read(bytes: &[u8]) -> Result<Option<u16>, String> {
         let at_once = Answer::default().take(bytes);
         let mut slow = Answer::default();

@@ -1,7 +1,8 @@
-//! `fcgi`: the child is healthy when a FastCGI request is answered with a wanted status.
+//! `fcgi`: the child is healthy when it answers a FastCGI request with an expected status.
 //!
-//! One request of a responder (FastCGI 1.0, 6.2) on a connection of its own, without a body. The status is that of the header
-//! `Status:` (RFC 3875, 6.3.3). The answer is read to its end, for what the application says there and on STDERR.
+//! A probe is one request to a responder (FastCGI 1.0, 6.2) on a connection of its own, without a body. The
+//! status is that of the `Status:` header (RFC 3875, 6.3.3). The answer is read to its end, because the
+//! application status and STDERR may report an error.
 
 mod answer;
 mod request;
@@ -16,9 +17,9 @@ use crate::config::FcgiRequest;
 use crate::text;
 use answer::Answer;
 
-/// The most that is read of an answer, in bytes: a probe is no download.
+/// The most that is read of an answer, in bytes: a probe should not download a large page.
 const LONGEST: usize = 1024 * 1024;
-/// How much is read at most in one go, in bytes, so that an endless answer can't keep psflip from its other work.
+/// The most that is read at once, in bytes, so that an endless answer can't keep psflip from its other work.
 const GULP: usize = 64 * 1024;
 
 pub(super) struct Fcgi {
@@ -43,7 +44,7 @@ impl Probe for Fcgi {
     }
 }
 
-/// A request and what is known of its answer.
+/// A request and the answer so far.
 struct Asked {
     exchange: Exchange,
     answer: Answer,

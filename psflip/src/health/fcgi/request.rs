@@ -3,7 +3,7 @@
 use crate::config::FcgiRequest;
 
 pub(super) const VERSION: u8 = 1;
-/// The one request on its connection.
+/// The ID of the only request on its connection.
 pub(super) const REQUEST_ID: u16 = 1;
 
 const BEGIN_REQUEST: u8 = 1;
@@ -31,7 +31,7 @@ pub(super) fn encode(request: &FcgiRequest) -> Vec<u8> {
     bytes
 }
 
-/// What a web server would send (RFC 3875, 4.1), changed and completed by the user.
+/// What a web server would send (RFC 3875, 4.1), with the changes and additions of the configuration.
 fn params(request: &FcgiRequest) -> Vec<(String, String)> {
     let FcgiRequest { script, query, .. } = request;
     let uri = if query.is_empty() { script.clone() } else { format!("{script}?{query}") };
@@ -70,7 +70,7 @@ fn params(request: &FcgiRequest) -> Vec<(String, String)> {
     params
 }
 
-/// The length of a name or a value: one byte if it is short, else four with the highest bit set (3.4).
+/// The length of a name or value: one byte if it is short, else four with the highest bit set (3.4).
 fn length(bytes: &mut Vec<u8>, length: usize) {
     match u8::try_from(length) {
         Ok(short @ ..0x80) => bytes.push(short),

@@ -1,7 +1,7 @@
 //! `command`, with real commands under real keepers.
 //!
-//! A keeper is a fork without an exec, and other tests may run in threads beside this one: glibc keeps its allocator usable
-//! in such a fork, and a keeper uses nothing else that has locks.
+//! A keeper is a fork without an exec, and other tests may run in threads of this process. glibc keeps its
+//! allocator usable in such a fork, and a keeper uses nothing else that has locks.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -17,8 +17,8 @@ use super::*;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{SignalSet, block_all, set_mask};
 
-/// This thread as psflip's: all signals are blocked, and so they are in its keepers, which read theirs from a descriptor.
-/// At the end its keepers are reaped. To be made before any checker, so that it is dropped after it.
+/// Makes this thread behave as psflip's: all signals are blocked, also in its keepers, which read theirs from
+/// a descriptor. Reaps its keepers when dropped. Create it before any checker, so that it is dropped last.
 struct AsPsflip(SignalSet);
 
 impl AsPsflip {
@@ -29,10 +29,11 @@ impl AsPsflip {
 
 impl Drop for AsPsflip {
     fn drop(&mut self) {
-        // The children that this very thread forked.
+        // The children that this thread has forked.
         let keepers = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
         for keeper in keepers.split_ascii_whitespace() {
-            let keeper = PidFd::open(keeper.parse().unwrap()).unwrap(); // not reaped: its pid is still its own
+            // not reaped: its pid is still its own
+            let keeper = PidFd::open(keeper.parse().unwrap()).unwrap();
             if !std::thread::panicking() {
                 wait_for_input(&keeper);
             }
@@ -105,7 +106,7 @@ fn a_command_may_write_more_than_a_pipe_holds() {
     assert!(failure.ends_with(r"exited with code 5: end"), "{failure}");
 }
 
-/// A pipe with a name, whose writers are the processes whose end a test wants to see.
+/// A named pipe that a test's processes hold open for writing, so that the test notices their exit.
 struct Alive {
     directory: tempfile::TempDir,
     reader: File,
@@ -121,12 +122,12 @@ impl Alive {
         Self { directory, reader }
     }
 
-    /// A check by a shell that holds the pipe open, and so does all that it starts.
+    /// A check by a shell that holds the pipe open, as does everything that it starts.
     fn check(&self, script: &str) -> Checker {
         command(&["sh", "-c", &format!("exec 3>alive; {script}")], Some(self.directory.path()))
     }
 
-    /// Waits for a process to write something.
+    /// Waits until a process has written to the pipe.
     #[track_caller]
     fn wait_for_life(&mut self) {
         wait_for_input(&self.reader);
@@ -136,12 +137,12 @@ impl Alive {
     /// Waits until no process holds the pipe.
     #[track_caller]
     fn wait_for_death(&mut self) {
-        wait_for(self.reader.as_fd(), PollFlags::empty()); // a hang-up is told unasked
+        wait_for(self.reader.as_fd(), PollFlags::empty()); // poll always reports a hang-up
         assert_eq!(self.reader.read(&mut [0; 64]).unwrap(), 0, "somebody is alive");
     }
 }
 
-/// Two processes, one of them an orphan, which both hang.
+/// Two processes that hang, one of them an orphan.
 const HANG: &str = "(sleep 1000 & echo orphan >&3); echo hanging; sleep 1000";
 
 #[test]

@@ -1,4 +1,4 @@
-//! `docker`, against an engine that answers what a test wants.
+//! `docker`, with an engine that sends the answers of the test.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -8,7 +8,7 @@ use std::path::Path;
 use super::super::Checker;
 use super::*;
 
-/// What a step says when the wait is over for good.
+/// The step that ends the wait for good.
 const NEVER: Step = Step { verdict: Verdict::Never, timer: Timer::Off };
 
 fn docker(socket: &Path) -> Checker {
@@ -31,7 +31,7 @@ impl Engine {
         docker(&self.directory.path().join("d.sock"))
     }
 
-    /// Takes the request of a probe that has begun.
+    /// Receives the request of a probe.
     fn request(&self, checker: &mut Checker) -> (UnixStream, String) {
         while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
             assert_eq!(turn(checker), Step::NOTHING);
@@ -48,7 +48,7 @@ impl Engine {
         (peer, String::from_utf8(request).unwrap())
     }
 
-    /// How a first probe ends that gets this answer; the connection stays open.
+    /// The result of a first probe with this answer; the connection stays open.
     fn answer(&self, answer: &[u8]) -> (Step, String) {
         let mut checker = self.check();
         assert_eq!(checker.start(), BEGUN);

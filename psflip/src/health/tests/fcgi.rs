@@ -1,4 +1,4 @@
-//! `fcgi`, against peers that answer what a test wants, record by record.
+//! `fcgi`, with servers that send the answers of the test, record by record.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -29,7 +29,7 @@ fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     [&[1, kind, 0, 1, high, low, 3, 0], content, b"pad"].concat()
 }
 
-/// A peer that has got the request of a check, and has answered nothing yet.
+/// A server that has received the request of a check, and has not answered yet.
 struct Asked {
     checker: Checker,
     peer: UnixStream,
@@ -50,7 +50,7 @@ fn read_request(peer: &mut (impl Read + AsFd)) -> Vec<u8> {
     request
 }
 
-/// Lets the checker send what it has.
+/// Lets the checker send everything.
 fn send_all(checker: &mut Checker) {
     while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
         assert_eq!(turn(checker), Step::NOTHING);
@@ -70,7 +70,7 @@ fn asked() -> Asked {
 }
 
 impl Asked {
-    /// How the probe ends once this was answered.
+    /// The result of the probe after this answer.
     #[track_caller]
     fn after(&mut self, records: &[(u8, &[u8])]) -> Step {
         for (kind, content) in records {
@@ -79,7 +79,7 @@ impl Asked {
         settle(&mut self.checker, Step::NOTHING)
     }
 
-    /// How it fails.
+    /// The error message of the probe after this answer.
     #[track_caller]
     fn failure_after(mut self, records: &[(u8, &[u8])]) -> String {
         assert_eq!(self.after(records), AGAIN);

@@ -1,4 +1,4 @@
-//! `http`, against listeners that answer what a test wants, byte by byte.
+//! `http`, with servers that send the answers of the test, byte by byte.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -28,7 +28,7 @@ fn with(request: HttpRequest) -> Checker {
     checker(&Health::Http { request, status: vec![200..=399, 401..=401], pace: PACE })
 }
 
-/// A server that has got the request of a check, and has answered nothing yet.
+/// A server that has received the request of a check, and has not answered yet.
 struct Asked {
     checker: Checker,
     connection: TcpStream,
@@ -67,14 +67,14 @@ fn read_request(connection: &mut (impl Read + AsFd)) -> String {
 }
 
 impl Asked {
-    /// How the probe ends once this was answered.
+    /// The result of the probe after this answer.
     #[track_caller]
     fn after(&mut self, answer: &[u8]) -> Step {
         self.connection.write_all(answer).unwrap();
         settle(&mut self.checker, Step::NOTHING)
     }
 
-    /// How it fails.
+    /// The error message of the probe after this answer.
     #[track_caller]
     fn failure_after(mut self, answer: &[u8]) -> String {
         assert_eq!(self.after(answer), AGAIN);

@@ -1,5 +1,5 @@
-//! The checks against real listeners and commands, driven as the runtime drives them, but for the clock: no test waits for
-//! a timer, it says that one ran down.
+//! The checks with real servers and commands, driven as the runtime drives them, except for the clock: no
+//! test waits for a timer, it only calls `on_timer`.
 
 mod command;
 mod docker;
@@ -23,11 +23,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// The first probe at once, and one success is enough.
 const PACE: Pace = Pace { after: Duration::ZERO, interval: INTERVAL, timeout: TIMEOUT, successes: 1 };
 
-/// What a step says when the child became healthy.
+/// The step when the child has become healthy.
 const HEALTHY: Step = Step { verdict: Verdict::Healthy, timer: Timer::Off };
-/// What a step says when a probe is over and another has to come.
+/// The step when a probe has ended and another one must follow.
 const AGAIN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(INTERVAL) };
-/// What a step says when a probe was begun.
+/// The step when a probe has begun.
 const BEGUN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(TIMEOUT) };
 
 fn child() -> ChildInfo {
@@ -42,7 +42,7 @@ fn checker_of(health: &Health, child: ChildInfo) -> Checker {
     Checker::new(health, child).expect("a kind with probes")
 }
 
-/// Waits for the descriptor; fails the test when nothing happens for far longer than anything here takes.
+/// Waits for the descriptor. Fails the test after far longer than any step here takes.
 #[track_caller]
 fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) {
     let mut fds = [PollFd::new(fd, flags)];
@@ -67,7 +67,7 @@ fn turn(checker: &mut Checker) -> Step {
     checker.on_ready()
 }
 
-/// Goes on until the probe that this step began is over.
+/// Continues until the probe that this step began has ended.
 #[track_caller]
 fn settle(checker: &mut Checker, mut step: Step) -> Step {
     while checker.watch().is_some() {
@@ -77,14 +77,14 @@ fn settle(checker: &mut Checker, mut step: Step) -> Step {
     step
 }
 
-/// The first probe, to its end.
+/// Runs the first probe to its end.
 #[track_caller]
 fn first_probe(checker: &mut Checker) -> Step {
     let step = checker.start();
     settle(checker, step)
 }
 
-/// How the first probe fails.
+/// The error message of the first probe.
 #[track_caller]
 fn first_failure(checker: &mut Checker) -> String {
     assert_eq!(first_probe(checker), AGAIN);

@@ -16,7 +16,7 @@ fn tcp(addresses: &[SocketAddr]) -> Checker {
     checker(&Health::Tcp { addresses: addresses.to_vec(), text: String::new(), pace: PACE })
 }
 
-/// A port on which nobody listens, and nobody else will for as long as the socket is there.
+/// A port on which nothing listens, and nothing else can while the socket exists.
 fn bound() -> (OwnedFd, SocketAddr) {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     let any = SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
@@ -74,7 +74,7 @@ fn a_tcp_connection_that_is_not_answered_fails_at_the_probes_timeout() {
     let (socket, address) = bound();
     listen(&socket, Backlog::new(0).unwrap()).unwrap();
     let _fills_the_backlog = TcpStream::connect(address).unwrap();
-    wait_for_input(&socket); // the connection is in the backlog: from now on the kernel answers nobody
+    wait_for_input(&socket); // the connection is in the backlog: from now on the kernel accepts no other one
     let mut checker = tcp(&[address]);
     assert_eq!(checker.start(), BEGUN);
     assert_eq!(checker.on_ready(), Step::NOTHING, "nothing is decided");
@@ -119,7 +119,7 @@ fn an_answer_of_the_old_generations_child_is_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
     let _listener = UnixListener::bind(&path).unwrap();
-    // This test listens; if its parent were the old psflip, it would be the old child.
+    // This process listens. With its parent as the old psflip, it counts as the old child.
     let of_psflip = |pid| {
         let child = ChildInfo { predecessor: Some(pid), ..child() };
         checker_of(&Health::Unix { path: path.clone(), pace: PACE }, child)
@@ -179,7 +179,7 @@ fn a_unix_socket_with_a_full_backlog_is_not_healthy_yet() {
 #[test]
 fn an_abstract_unix_socket_is_found() {
     // Contract: H1
-    let directory = tempfile::tempdir().unwrap(); // its name is nobody else's
+    let directory = tempfile::tempdir().unwrap(); // its name is unique
     let name = directory.path().to_str().unwrap();
     let mut checker = unix(format!("@{name}"), None);
     let failure = first_failure(&mut checker);
