@@ -10,7 +10,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 
-/** A small HTTP server for java.toml, on the socket that it inherits at descriptor 0; it ends without losing a request. */
+/** A small HTTP server for java.toml, on the socket that it inherits at descriptor 0; it stops without losing a request. */
 public class App {
     private static final ExecutorService CONNECTIONS = Executors.newCachedThreadPool();
     private static volatile boolean ending;
@@ -29,17 +29,17 @@ public class App {
         }
     }
 
-    /** On SIGTERM: accepts no more, and waits for the connections that there are. An idle one may stay for some seconds. */
+    /** On SIGTERM: stops accepting, and waits for open connections. An idle one may stay open for up to 5 seconds. */
     private static void end(ServerSocketChannel listener) {
         ending = true;
         try {
             listener.close();
-            // The thread that accepts may have one connection more in its hands.
+            // The accepting thread may have just accepted one more connection.
             Thread.sleep(100);
             CONNECTIONS.shutdown();
             CONNECTIONS.awaitTermination(5, TimeUnit.SECONDS);
         } catch (IOException | InterruptedException stopped) {
-            // ends anyway
+            // the process exits anyway
         }
     }
 
@@ -57,7 +57,7 @@ public class App {
                     last |= lower.equals("connection: close");
                 }
                 for (int left = length; left > 0 && in.read() >= 0; left--) { }
-                // Once the end was asked for, every answer is the last one on its connection, and says so.
+                // After SIGTERM, every answer is the last one on its connection, and says so (Connection: close).
                 last |= ending;
                 String text = "name=gen" + System.getenv().getOrDefault("PSFLIP_GENERATION", "0") + " pid="
                     + ProcessHandle.current().pid() + " body=" + length + " echo=" + echo(request) + "\n";

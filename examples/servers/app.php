@@ -1,5 +1,5 @@
 <?php
-// For php-cgi.toml and php-fpm.toml: says who answers and what it got.
+// For php-cgi.toml and php-fpm.toml: reports which process answers and what it received.
 $body = file_get_contents('php://input');
 parse_str($_SERVER['QUERY_STRING'] ?? '', $query);
 header('Content-Type: text/plain');

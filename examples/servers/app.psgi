@@ -1,4 +1,4 @@
-# A PSGI application for starlet.toml: says who answers and what it got.
+# A PSGI application for starlet.toml: reports which process answers and what it received.
 use strict;
 use warnings;
 use IO::Socket::UNIX;
@@ -6,8 +6,8 @@ use Socket qw(SOCK_DGRAM);
 
 my $name = 'gen' . ($ENV{PSFLIP_GENERATION} // 0);
 
-# READY=1 for psflip (sd_notify(3)) from each worker that is about to accept; the first one counts. Starlet has no hook for that moment. When
-# this file is loaded, there are no workers yet: the old version would stop although every worker of the new one crashes.
+# Each worker sends READY=1 to psflip (sd_notify(3)) when it is about to accept; the first one counts. Starlet has no hook for
+# that moment. When this file is loaded, no worker runs yet: the old version would stop even if every new worker crashed.
 if (my $path = delete $ENV{NOTIFY_SOCKET}) {
     $path =~ s/^@/\0/;
     require Starlet::Server;

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# A Rack application for puma.toml, puma-cluster.toml and unicorn.toml: says who answers and what it got.
+# A Rack application for puma.toml, puma-cluster.toml and unicorn.toml: reports which process answers and what it received.
 NAME = "gen#{ENV.fetch('PSFLIP_GENERATION', '0')}"
 
 app = lambda do |env|

@@ -8,8 +8,8 @@ workers = 2
 # The application is imported once, before the workers are forked.
 preload_app = True
 
-# gunicorn itself sends READY=1 before it starts the first worker: the old version would stop although every
-# worker of the new one crashes. Without this variable gunicorn sends nothing.
+# gunicorn itself sends READY=1 before it starts the first worker: the old version would stop even if every worker
+# of the new one crashed. Without this variable gunicorn sends nothing.
 NOTIFY_SOCKET = os.environ.pop("NOTIFY_SOCKET", None)
 # One byte for each worker, in memory that all workers share.
 READY = mmap.mmap(-1, workers)

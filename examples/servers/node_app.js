@@ -1,4 +1,4 @@
-// An HTTP server of Node for node.toml, on an inherited socket; it ends without losing a request.
+// An HTTP server in Node for node.toml, on an inherited socket; it stops without losing a request.
 'use strict'
 const http = require('node:http')
 const fs = require('node:fs')
@@ -13,7 +13,7 @@ function answer(request, response) {
   request.on('end', () => {
     const echo = new URL(request.url, 'http://app').searchParams.get('echo') ?? ''
     const text = `name=${name} pid=${process.pid} body=${length} echo=${echo}\n`
-    // Once the end was asked for, every answer is the last one on its connection, and says so.
+    // After SIGTERM, every answer is the last one on its connection, and says so (Connection: close).
     if (ending) response.setHeader('Connection', 'close')
     response.setHeader('Content-Length', Buffer.byteLength(text))
     response.end(text)
@@ -21,11 +21,11 @@ function answer(request, response) {
 }
 
 const server = http.createServer(answer)
-// Idle connections stay for this long, so that clients who know of a keep-alive time don't use one that is about to be closed.
+// Idle connections stay open for this long, so that clients that know a keep-alive time don't use one that is about to be closed.
 server.keepAliveTimeout = 5000
 server.listen({ fd: 3 })
 
-// The health check of psflip: a socket of this process alone. At the shared one the old server would answer.
+// For psflip's health check: a socket of this process only. On the shared one the old server might answer.
 const health = http.createServer((request, response) => response.end('up\n'))
 fs.rmSync(process.env.HEALTH, { force: true })
 health.listen(process.env.HEALTH)
@@ -33,8 +33,8 @@ health.listen(process.env.HEALTH)
 process.on('SIGTERM', () => {
   ending = true
   health.close()
-  // Accepts no more, and leaves the connections that there are. `server.close()` of Node 19 and later would also close those that
-  // are idle, and so lose a request that is just on its way.
+  // Stops accepting, but keeps open connections. `server.close()` of Node 19 and later would also close idle ones, and so lose a
+  // request that a client is just sending.
   net.Server.prototype.close.call(server, () => process.exit(0))
   setTimeout(() => server.closeIdleConnections(), Number(process.env.KEEP_IDLE_MS ?? 5000)).unref()
 })

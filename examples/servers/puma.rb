@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
-# Puma's own settings for puma.toml and puma-cluster.toml: psflip gets READY=1 when Puma serves, in cluster mode when every worker does.
-# With Puma 6, or with the gem sd_notify, Puma does this by itself and needs none of it.
+# Puma's settings for puma.toml and puma-cluster.toml: Puma sends READY=1 to psflip when it serves, in cluster mode when every
+# worker does. Puma 6, or Puma with the gem sd_notify, does this by itself; remove this code then.
 require 'socket'
 
-# Puma 5 would look for the gem sd_notify, and complain that it isn't there.
+# Puma 5 would look for the gem sd_notify, and complain that it is missing.
 notify_socket = ENV.delete('NOTIFY_SOCKET')
 
 Puma::Plugins.register('notify', Class.new(Puma::Plugin) do

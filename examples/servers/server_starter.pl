@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
-# An HTTP server in the tradition of Server::Starter for server-starter.toml, with nothing but what Perl has: it finds its sockets in
-# SERVER_STARTER_PORT, forks workers that accept, and ends on SIGTERM when they have answered.
+# A Server::Starter application for server-starter.toml: an HTTP server that uses Perl's core modules only. It finds its sockets
+# in SERVER_STARTER_PORT and forks workers that accept. On SIGTERM it exits when they have answered.
 use strict;
 use warnings;
 use IO::Select;
@@ -15,10 +15,11 @@ my $workers = 4;
 # `HOST:PORT=FD;...`
 my ($fd) = ($ENV{SERVER_STARTER_PORT} // '') =~ /=(\d+)/ or die "SERVER_STARTER_PORT has no socket in it\n";
 my $listener = IO::Socket::INET->new_from_fd($fd, '+<') or die "descriptor $fd: $!\n";
-# Several workers, of two generations in a flip, see the same client come, and one of them gets it; the others must not wait in accept.
+# Several workers (of two generations during an upgrade) wake up for the same client, and one of them accepts it; the others
+# must not block in accept.
 $listener->blocking(0);
 
-# The workers end when this pipe is closed: a signal that comes just before a wait would not end it.
+# The workers exit when this pipe is closed: a signal that arrives just before a wait would not interrupt the wait.
 pipe my $end, my $hold or die "pipe: $!\n";
 my $waited_for = POSIX::SigSet->new(SIGTERM, SIGCHLD);
 sigprocmask(SIG_BLOCK, $waited_for);
@@ -30,7 +31,7 @@ for (1 .. $workers) {
         close $hold;
         $SIG{PIPE} = $SIG{TERM} = 'IGNORE';
         sigprocmask(SIG_UNBLOCK, $waited_for);
-        notify('READY=1');    # a worker serves: the first one's word counts
+        notify('READY=1');    # a worker serves; the first message counts
         serve();
         exit 0;
     }
@@ -50,9 +51,9 @@ while (%worker) {
 sub serve {
     my $ready = IO::Select->new($listener, $end);
     while (!grep { $_ == $end } $ready->can_read) {
-        my $client = $listener->accept or next;    # another worker was faster
+        my $client = $listener->accept or next;    # another worker has accepted it
         $client->blocking(1);
-        # One request a connection: then a client never finds that the connection it has kept is being closed.
+        # One request per connection, so no client reuses a connection that is about to be closed.
         answer($client);
         close $client;
     }

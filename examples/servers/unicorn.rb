@@ -1,13 +1,13 @@
 # frozen_string_literal: true
 
-# unicorn's own settings for unicorn.toml.
+# unicorn's settings for unicorn.toml.
 require 'socket'
 
 listen "127.0.0.1:#{ENV.fetch('PORT', '8080')}"
 worker_processes 2
 preload_app true
 
-# READY=1 for psflip, from a worker that has loaded the application.
+# A worker that has loaded the application sends READY=1 to psflip.
 notify_socket = ENV.delete('NOTIFY_SOCKET')
 after_worker_ready do |_server, _worker|
   if notify_socket

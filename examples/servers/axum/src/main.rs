@@ -1,8 +1,9 @@
-//! The program of axum.toml: an axum application that loses no request in an upgrade (docs/traffic.md).
+//! The program of axum.toml: an axum application that loses no request during an upgrade (docs/traffic.md).
 //!
-//! `axum::serve` with a graceful shutdown closes idle connections at once, and so loses the requests that are just
-//! on their way. Here the same shutdown starts a second after SIGTERM. Until then no connection is accepted, and
-//! each answer is the last one on its connection and says so. `--careless` is axum's own way, for comparison.
+//! `axum::serve` with a graceful shutdown closes idle connections at once, and so loses requests that
+//! clients are just sending. Here the same shutdown starts a second after SIGTERM. Until then the program accepts
+//! no connection, and each answer is the last one on its connection and says so (`Connection: close`).
+//! `--careless` uses axum's shutdown as it is, for comparison.
 
 use std::io;
 use std::net::SocketAddr;
@@ -66,7 +67,7 @@ async fn last_answer(State(stopping): State<watch::Receiver<bool>>, mut response
     response
 }
 
-/// Closes the socket at SIGTERM. Connections that wait in its queue are for the next generation, which shares it.
+/// Closes the socket at SIGTERM. The next generation shares its queue, and accepts the connections that wait there.
 struct UntilStop {
     listener: Option<TcpListener>,
     stopping: watch::Receiver<bool>,
@@ -91,7 +92,7 @@ impl Listener for UntilStop {
     }
 }
 
-/// The socket that psflip has opened: descriptor 3, by `LISTEN_FDS`.
+/// The socket that psflip opened: descriptor 3, from `LISTEN_FDS`.
 fn inherited() -> io::Result<TcpListener> {
     let listener = listenfd::ListenFd::from_env().take_tcp_listener(0)?;
     let listener =
@@ -100,7 +101,8 @@ fn inherited() -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Says `READY=1` to `NOTIFY_SOCKET` (sd_notify(3)): the health check of axum.toml. Call it when the application can serve.
+/// Sends `READY=1` to `NOTIFY_SOCKET` (sd_notify(3)), for the health check of axum.toml. Call it when the
+/// application can serve.
 fn ready() -> io::Result<()> {
     let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.strip_prefix('@') {
