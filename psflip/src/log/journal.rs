@@ -1,7 +1,8 @@
 //! Log lines for systemd's journal, with fields that can be searched for (`journalctl PSFLIP_GENERATION=7`).
 //!
-//! The protocol is one datagram an entry, `NAME=value` lines ("Native Journal Protocol" of systemd's documentation). A socket is
-//! opened for each: lines are rare, an idle psflip holds nothing, and a journal that was restarted is found again.
+//! The protocol is one datagram for each entry, with `NAME=value` lines ("Native Journal Protocol" of
+//! systemd's documentation). A socket is opened for each entry: entries are rare, an idle psflip then needs
+//! no descriptor, and a restarted journal is found again.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -18,13 +19,13 @@ use super::stderr::{self, Careful};
 use crate::secrets;
 use crate::sys::seam::{self, Call};
 
-/// Where the journal listens.
+/// The journal's socket.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Whether the journal did not take the last entry in time.
+/// Whether the journal did not accept the last entry in time.
 static JOURNAL_HANGS: AtomicBool = AtomicBool::new(false);
 
-/// Writes every event to the journal, or to standard error where that can't be.
+/// Writes every event to the journal, or to standard error if that fails.
 pub(super) struct Journal {
     generation: u64,
     pid: u32,
@@ -50,7 +51,8 @@ impl<S: Subscriber> Layer<S> for Journal {
     }
 }
 
-/// Sends one entry. The journal's queue may be full for a moment; one that hangs doesn't hang psflip.
+/// Sends one entry. It waits a moment if the journal's queue is full, but a journal that hangs must not delay
+/// psflip.
 fn send(socket: &Path, datagram: &[u8]) -> io::Result<()> {
     seam::before(Call::WriteLog)?;
     let sender = UnixDatagram::unbound()?;
@@ -62,7 +64,7 @@ fn send(socket: &Path, datagram: &[u8]) -> io::Result<()> {
     sender.send(datagram).map(drop)
 }
 
-/// What an event says.
+/// The content of an event.
 #[derive(Debug, Default)]
 struct Entry {
     message: String,
@@ -79,7 +81,7 @@ impl Entry {
 
     fn datagram(&self, level: Level, generation: u64, pid: u32) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
-        // Both generations of an upgrade write, so each line says whose it is.
+        // Both generations of an upgrade write to the log, so each message names its generation.
         put(&mut out, "MESSAGE", &format!("generation {generation}: {}", self.text()));
         put(&mut out, "PRIORITY", priority(level));
         put(&mut out, "SYSLOG_IDENTIFIER", "psflip");
@@ -98,7 +100,7 @@ impl Entry {
         if field.name() == "message" {
             self.message = value;
         } else {
-            let _ = write!(self.rest, " {}={shown}", field.name()); // a String takes everything
+            let _ = write!(self.rest, " {}={shown}", field.name()); // writing to a String can't fail
             self.fields.push((field.name(), value));
         }
     }
@@ -115,7 +117,7 @@ impl Visit for Entry {
     }
 }
 
-/// As syslog(3) numbers them.
+/// The priority numbers of syslog(3).
 fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -125,7 +127,7 @@ fn priority(level: Level) -> &'static str {
     }
 }
 
-/// One field. A value with a line break in it is preceded by its length.
+/// One field. If the value has a line break, its length precedes it.
 fn put(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(name.as_bytes());
     if value.contains('\n') {
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
     use tracing_subscriber::layer::SubscriberExt as _;
 
-    /// What the journal would get of `tell`.
+    /// The entry that the journal would get for the events of `tell`.
     fn entry(tell: impl FnOnce()) -> String {
         struct Taken(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
         impl<S: Subscriber> Layer<S> for Taken {
@@ -196,7 +198,8 @@ mod tests {
         let mut buffer = [0; 100];
         let length = journal.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"MESSAGE=m\n");
-        // It reads no more: its queue fills up (net.unix.max_dgram_qlen), and then every line is refused at once.
+        // Nothing reads the socket. Its queue fills up (net.unix.max_dgram_qlen), and then every entry is
+        // refused at once.
         let full = (0..100_000).find_map(|_| send(&path, b"x").err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     }

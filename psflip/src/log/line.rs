@@ -1,4 +1,4 @@
-//! A log line for people: time, level, who, what.
+//! A log line for people: time, level, process, event.
 
 use std::fmt::{self, Write as _};
 
@@ -13,12 +13,13 @@ use crate::text;
 
 /// `2026-11-23T16:16:46.588318Z  INFO psflip{generation=1 pid=20553}: healthy, active child=20555`
 ///
-/// It takes events as they come: a registry of spans, which such a line has no use for, is 32 kB at the first line.
+/// It formats events directly. A registry of spans would take 32 kB at the first line, and such a line
+/// doesn't need one.
 pub(super) struct Text<W> {
     pub(super) level: LevelFilter,
     pub(super) generation: u64,
     pub(super) pid: u32,
-    /// For a terminal. The words of a line are never coloured, so that they are found by whoever searches for them.
+    /// For a terminal. The text of a line is never coloured, so that it can be searched for.
     pub(super) colour: bool,
     pub(super) write: W,
 }
@@ -40,7 +41,7 @@ impl<W: Fn(&str) + 'static> Subscriber for Text<W> {
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1) // all are one: nobody asks for them
+        Id::from_u64(1) // all spans have the same ID, which nothing reads
     }
 
     fn record(&self, _: &Id, _: &Record<'_>) {}
@@ -64,13 +65,13 @@ impl<W> Text<W> {
         write!(line, "{end} {begin}{level:>5}{end} psflip{{generation={generation} pid={pid}}}: ")?;
         let mut text = String::new();
         DefaultFields::new().format_fields(Writer::new(&mut text), event)?;
-        // A path or an error in it is others' words.
+        // A path or an error in it may contain any characters.
         line.write_str(&text::escaped(&text))?;
         line.write_char('\n')
     }
 }
 
-/// How a level begins on a terminal.
+/// The level, as shown on a terminal.
 fn colour(level: Level) -> &'static str {
     match level {
         Level::ERROR => "\x1b[1;31m",

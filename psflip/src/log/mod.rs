@@ -1,6 +1,7 @@
-//! psflip's own log lines: one a thing that matters, with generation and pid; to standard error, or as fields to the journal.
+//! psflip's own log: one line for each event, with generation and pid, to standard error or as fields to the
+//! journal.
 //!
-//! What an environment variable holds, and arguments of programs, are never in them: both are where secrets are kept.
+//! Values of environment variables and arguments of programs are never logged: both may contain secrets.
 
 mod journal;
 mod line;
@@ -19,11 +20,11 @@ use journal::Journal;
 use line::Text;
 use stderr::Careful;
 
-/// Every line from now on is written as the plan says, until the returned value is dropped.
+/// Sets up the log as the plan says, until the returned value is dropped.
 pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
     let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::from_level(plan.log.level) };
     let pid = std::process::id();
-    // It fails only if there is one already, which then stays.
+    // It fails only if a subscriber is set already, which then stays.
     drop(match chosen(plan.log.format) {
         LogFormat::Journald => {
             let subscriber = tracing_subscriber::registry().with(level).with(Journal::new(generation, pid));
@@ -47,21 +48,22 @@ pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
     tracing::error_span!("psflip", generation, pid).entered()
 }
 
-/// As [`start`], for `psflip watch`, which has no configuration and is no generation.
+/// As [`start`], for `psflip watch`, which has no configuration and is not a generation.
 pub fn start_watch(quiet: bool) -> EnteredSpan {
     let level = if quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
     let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false);
-    drop(builder.with_writer(|| Careful(io::stderr())).try_init()); // it fails only if there is one already, which then stays
+    // it fails only if a subscriber is set already, which then stays
+    drop(builder.with_writer(|| Careful(io::stderr())).try_init());
     tracing::error_span!("watch", pid = std::process::id()).entered()
 }
 
-/// Writes a line, as it is, for a process that has no configuration.
+/// Writes a line as it is, for a process that has no configuration.
 pub fn plain(line: &str) {
     use std::io::Write as _;
-    let _ = Careful(io::stderr()).write_all(line.as_bytes()); // what can't be written is lost
+    let _ = Careful(io::stderr()).write_all(line.as_bytes()); // a line that can't be written is lost
 }
 
-/// What `auto` means here.
+/// The format that `auto` means here.
 fn chosen(format: LogFormat) -> LogFormat {
     let stderr = || nix::sys::stat::fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
     match format {
@@ -73,8 +75,8 @@ fn chosen(format: LogFormat) -> LogFormat {
     }
 }
 
-/// Whether standard error, of this device and inode, leads to the journal: `JOURNAL_STREAM` in systemd.exec(5). Somebody may have
-/// sent it elsewhere since that was set.
+/// Whether standard error, with this device and inode, leads to the journal: `JOURNAL_STREAM` in
+/// systemd.exec(5). It may have been redirected since that was set.
 fn is_the_journal(stream: Option<&OsStr>, stderr: impl FnOnce() -> Option<(u64, u64)>) -> bool {
     let Some(stream) = stream.and_then(OsStr::to_str) else { return false };
     let Some((device, inode)) = stream.split_once(':') else { return false };

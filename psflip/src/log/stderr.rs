@@ -1,4 +1,4 @@
-//! Standard error as a place for log lines: whoever reads it can't hold psflip up.
+//! Standard error for log lines, so that a slow reader can't delay psflip.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -9,14 +9,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::secrets;
 use crate::sys::seam::{self, Call};
 
-/// How long a line waits for room. A terminal has none for a moment whenever somebody else writes to it.
+/// How long a line waits for room. A terminal has none for a moment whenever another process writes to it.
 const PATIENCE: u8 = 20; // milliseconds
 
-/// Whether the last line found no room in time: then nothing waits again until there is some.
+/// Whether the last line found no room in time. Then no line waits again until there is room.
 static READER_HANGS: AtomicBool = AtomicBool::new(false);
 
-/// Standard error, without waiting for whoever reads it, but for a moment once: a reader that hangs must not hang the
-/// supervisor. A pipe that is writable takes at least 4096 bytes (PIPE_BUF of pipe(7)), so a longer line is written piece by
+/// Standard error, with a short wait at most: a reader that hangs must not hang the supervisor.
+///
+/// A writable pipe takes at least 4096 bytes (PIPE_BUF of pipe(7)), so a longer line is written piece by
 /// piece. What can't be written is lost.
 pub(super) struct Careful(pub(super) io::Stderr);
 
@@ -26,7 +27,7 @@ impl Careful {
     }
 }
 
-/// Whether `writer` takes something now, or within a moment unless it `hangs` already.
+/// Whether `writer` accepts data now, or within a moment unless it `hangs` already.
 pub(super) fn has_room(writer: &impl AsFd, hangs: &AtomicBool) -> bool {
     let wait = if hangs.load(Ordering::Relaxed) { PollTimeout::ZERO } else { PATIENCE.into() };
     let mut fds = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
@@ -40,7 +41,7 @@ impl Write for Careful {
         let line = String::from_utf8_lossy(bytes);
         let line = secrets::hide(&line);
         for piece in line.as_bytes().chunks(libc::PIPE_BUF) {
-            // Errors (a closed pipe, a full disk) are nobody's to hear.
+            // Errors (a closed pipe, a full disk) can't be reported anywhere.
             if !self.has_room()
                 || seam::before(Call::WriteLog).is_err()
                 || self.0.lock().write_all(piece).is_err()
