@@ -1,7 +1,8 @@
-//! The sockets that psflip itself was given by its manager (socket activation, sd_listen_fds(3)).
+//! Socket activation (sd_listen_fds(3)): the sockets that the service manager passed to psflip itself.
 //!
-//! They stay where they are, at descriptor 3 and on, and open in every exec: so every generation has them by inheritance, and a
-//! child whose configuration has no `[[listen]]` finds them as if psflip were not there (contract C3).
+//! They keep their numbers, from descriptor 3 on, and stay open in every exec, so every generation inherits
+//! them. A child whose configuration has no `[[listen]]` finds them as if psflip were not there (contract
+//! C3).
 
 use std::ffi::CString;
 use std::io;
@@ -12,24 +13,26 @@ use super::store;
 use crate::process::environment::variable;
 use crate::sys::fd;
 
-/// The first of them (SD_LISTEN_FDS_START).
+/// The number of the first one (SD_LISTEN_FDS_START).
 const START: i32 = 3;
-/// More than any manager passes; a false `LISTEN_FDS` must not become a long loop.
+/// More than any service manager passes. A wrong `LISTEN_FDS` must not cause a long loop.
 const MOST: i32 = 1024;
 
-/// What psflip was given.
+/// The sockets that psflip was given.
 #[derive(Clone, Debug, Default)]
 pub struct Activation {
     /// A name for each descriptor, from [`START`] on.
     names: Vec<String>,
-    /// Numbers that were announced, but are not open. psflip may use them for something of its own by now.
+    /// Numbers that were announced, but are not open. psflip may use them for its own files by now.
     missing: Vec<i32>,
 }
 
 impl Activation {
-    /// Reads it from the environment that psflip was started with. `addressee`: the process that it must be addressed to;
-    /// `None`: it was found to be for the first psflip, whose environment this is. `is_inherited`: whether this process was
-    /// started with a descriptor of this number.
+    /// Reads them from the environment that psflip was started with.
+    ///
+    /// `addressee`: the pid that `LISTEN_PID` must name. `None`: it is known that they are for the first
+    /// psflip, whose environment this is. `is_inherited`: whether this process was started with a descriptor
+    /// of this number.
     #[must_use]
     pub fn of(envp: &[CString], addressee: Option<u32>, is_inherited: impl Fn(i32) -> bool) -> Self {
         let text = |name| variable(envp, name).and_then(std::ffi::OsStr::to_str);
@@ -51,13 +54,14 @@ impl Activation {
         !self.names().is_empty()
     }
 
-    /// Their names, in their order; without those that psflip itself has stored.
+    /// Their names in their order, without the sockets that psflip itself has stored.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).filter(|name| store::parse(name).is_none()).collect()
     }
 
-    /// Takes what an earlier psflip has stored with systemd. Those numbers are psflip's own from now on.
+    /// Takes the sockets that an earlier psflip has stored with systemd. psflip may use their numbers from
+    /// now on.
     pub fn take_stored(&mut self) -> Vec<Given> {
         let mut stored = Vec::new();
         for (number, name) in self.numbers().zip(&self.names) {
@@ -80,10 +84,10 @@ impl Activation {
         START..START + self.names.len() as i32
     }
 
-    /// Copies of those with this name, close-on-exec; none if there is none.
+    /// Copies of the sockets with this name, close-on-exec. Empty if there is none.
     ///
     /// # Errors
-    /// EBADF: the manager did not pass what it said. EMFILE.
+    /// EBADF: the service manager did not pass what it announced. EMFILE.
     pub fn sockets(&self, name: &str) -> io::Result<Vec<OwnedFd>> {
         let numbers = self.numbers().zip(&self.names).filter(|(_, given)| *given == name);
         let copy = |number| {
@@ -95,7 +99,8 @@ impl Activation {
         numbers.map(|(number, _)| copy(number)).collect()
     }
 
-    /// Keeps them from the program that this process is about to become: it gets its own copies of what is meant for it.
+    /// Keeps them from the program that this process is about to execute, which gets its own copies of those
+    /// it should have.
     pub fn hide(&self) {
         for number in self.numbers() {
             fd::close_on_exec_if_open(number);

@@ -1,7 +1,8 @@
-//! The sockets of `[[listen]]`: opened once, handed from generation to generation, and inherited by every child.
+//! The sockets of `[[listen]]`: opened once, handed over from generation to generation, and inherited by
+//! every child.
 //!
-//! All generations share one socket, so the kernel's queue of connections knows no flip: what one child has not accepted, the
-//! next one does. psflip itself never accepts.
+//! All generations share one socket, so its queue of connections survives an upgrade: the next child accepts
+//! what the previous one has not. psflip itself never accepts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,32 +43,32 @@ pub struct Error {
     cause: String,
 }
 
-/// All the sockets of one generation.
+/// All sockets of one generation.
 #[derive(Debug, Default)]
 pub struct Listeners {
     open: Vec<Open>,
-    /// Files of sockets that the predecessor listened on and this generation doesn't; gone when the predecessor is.
+    /// Files of sockets that only the predecessor listens on. They are removed when it has exited.
     abandoned: Vec<(PathBuf, FileId)>,
-    /// Names of sockets that were handed over and are of no use here (`store`).
+    /// Names in systemd's store of sockets that were handed over and are not used here (`store`).
     dropped: Vec<String>,
 }
 
-/// What a successor may change of sockets and their files, as it is.
+/// The present settings of the sockets and their files that a successor may change.
 #[derive(Debug)]
 pub struct Settings(Vec<Setting>);
 
-/// Of one listener.
+/// The settings of one listener.
 #[derive(Debug)]
 struct Setting {
     file: Option<unix_file::Settings>,
-    /// Of each of its sockets.
+    /// The settings of each of its sockets.
     sockets: Vec<SocketSetting>,
 }
 
-/// What a child may set on a socket that all generations share.
+/// The options that a child may set on a socket that all generations share.
 #[derive(Clone, Copy, Debug)]
 struct SocketSetting {
-    /// `None`: it has none.
+    /// `None`: this socket has no such option.
     nodelay: Option<bool>,
     nonblock: Option<bool>,
 }
@@ -78,23 +79,23 @@ struct Open {
     made: Made,
 }
 
-/// What a listener consists of.
+/// The sockets of a listener.
 #[derive(Debug)]
 struct Made {
-    /// One, or all of the same name with socket activation.
+    /// One, or several with the same name for socket activation.
     sockets: Vec<OwnedFd>,
     file: Option<FileId>,
-    /// By this generation; else it was handed over.
+    /// Whether this generation opened it. Otherwise it was handed over.
     is_new: bool,
-    /// Where systemd keeps sockets, it has this one.
+    /// Whether systemd has stored it, if systemd stores sockets.
     is_stored: bool,
 }
 
 impl Listeners {
-    /// Opens what the configuration wants, and takes what is given where it fits.
+    /// Opens the configured listeners, and uses sockets that were handed over where they fit.
     ///
     /// # Errors
-    /// [`Error`] of the first that can't be opened. What was created until then is gone again.
+    /// [`Error`] of the first that can't be opened. Everything that was created before is removed again.
     pub fn open(wanted: &[Listener], given: Vec<Given>, activation: &Activation) -> Result<Self, Error> {
         let mut given: Vec<Option<Given>> = given.into_iter().map(Some).collect();
         let mut all = Self::default();
@@ -119,7 +120,7 @@ impl Listeners {
                 }
             }
         }
-        // Their sockets are closed here, so that only the predecessor's generation has them.
+        // Sockets that are not used are closed here, so that only the old generation has them.
         for Given { address, file, .. } in given.into_iter().flatten() {
             all.dropped.extend(store::name(&address, file));
             all.abandoned.extend(path_of(&address).zip(file));
@@ -127,7 +128,8 @@ impl Listeners {
         Ok(all)
     }
 
-    /// Where clients connect to, in the order of the configuration: its address, or with the port that the kernel chose for port 0.
+    /// The addresses that clients connect to, in the order of the configuration. For port 0 it is the port
+    /// that the kernel chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         let address = |open: &Open| {
@@ -144,7 +146,7 @@ impl Listeners {
         self.open.iter().map(address).collect()
     }
 
-    /// What the successor is to be given.
+    /// The sockets for the successor.
     pub fn to_hand_over(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>, Option<FileId>)> {
         let own = self.open.iter().filter(|open| !matches!(open.listener.address, ListenAddress::Systemd(_)));
         own.flat_map(|open| {
@@ -153,12 +155,13 @@ impl Listeners {
         })
     }
 
-    /// Whether there is a socket whose file another process has removed or replaced: no client can come to it any more.
+    /// Whether another process has removed or replaced the file of a socket, so that no client can reach the
+    /// socket any more.
     pub fn has_lost_files(&self) -> bool {
         self.open.iter().any(|open| !is_still_reachable(&open.listener.address, open.made.file))
     }
 
-    /// What systemd does not keep so far, each under its name.
+    /// The sockets that systemd has not stored yet, each with its name.
     pub fn to_store(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let own = self.open.iter().filter(|open| !matches!(open.listener.address, ListenAddress::Systemd(_)));
         own.filter(|open| !open.made.is_stored).flat_map(|open| {
@@ -168,7 +171,7 @@ impl Listeners {
         })
     }
 
-    /// It keeps them now. Gives the names of those that it need not keep any more.
+    /// Records that systemd has stored them. Returns the names that systemd must no longer store.
     pub fn stored(&mut self) -> Vec<String> {
         for open in &mut self.open {
             open.made.is_stored = true;
@@ -176,7 +179,8 @@ impl Listeners {
         std::mem::take(&mut self.dropped)
     }
 
-    /// How the child is told, and the sockets in the order that [`Passing::numbers`] speaks of.
+    /// How to pass the sockets to the child, and the sockets in the order to which [`Passing::numbers`]
+    /// refers.
     #[must_use]
     pub fn passing(&self, generation: u64) -> (Passing, Vec<BorrowedFd<'_>>) {
         let mut sockets = Vec::new();
@@ -192,7 +196,7 @@ impl Listeners {
         (pass::pass(&sockets, generation), fds)
     }
 
-    /// Brings sockets that were handed over to what the configuration says.
+    /// Applies the configuration to sockets that were handed over.
     ///
     /// # Errors
     /// [`Error`] of the first that can't be adjusted.
@@ -222,8 +226,10 @@ impl Listeners {
         Settings(self.open.iter().map(setting).collect())
     }
 
-    /// Undoes what a failed successor has adjusted. They get what they had, which need not be what the configuration says:
-    /// it may say nothing, and somebody may have changed them by hand.
+    /// Undoes the adjustments of a failed successor.
+    ///
+    /// It restores the previous settings. These may differ from the configuration: it may leave an option
+    /// open, and an administrator may have changed one.
     ///
     /// # Errors
     /// [`Error`] of the first that can't be restored.
@@ -234,7 +240,7 @@ impl Listeners {
                 unix_file::restore(path, *id, was).map_err(|failed| cause(told(&failed)))?;
             }
             for (socket, was) in sockets.iter().zip(&was.sockets) {
-                // What the configuration says counts, and what it leaves open is as it was.
+                // The previous value first, then what the configuration sets.
                 was.set(socket)
                     .and_then(|()| adjust(socket, listener))
                     .map_err(|errno| cause(words(errno)))?;
@@ -243,22 +249,23 @@ impl Listeners {
         Ok(())
     }
 
-    /// The predecessor is gone: so are the sockets that only it had, and their files have no use.
+    /// The predecessor has exited, and its sockets with it. Removes the files of those that this generation
+    /// does not have.
     pub fn predecessor_is_gone(&mut self) {
         for (path, id) in std::mem::take(&mut self.abandoned) {
             tell_remaining(&path, unix_file::remove(&path, id));
         }
         for open in &mut self.open {
-            open.made.is_new = true; // from now on they are this generation's to remove
+            open.made.is_new = true; // from now on this generation must remove them
         }
     }
 
-    /// Removes the files that this generation has created: it fails, and the predecessor lives.
+    /// Removes the files that this generation has created: it has failed, and the predecessor serves on.
     pub fn remove_new_files(&self) {
         self.remove_files(|made| made.is_new);
     }
 
-    /// As [`Listeners::remove_new_files`], where systemd keeps the sockets: what it keeps needs its file.
+    /// As [`Listeners::remove_new_files`], but keeps the files of sockets that systemd has stored.
     pub fn remove_files_of_lost(&self) {
         self.remove_files(|made| made.is_new && !made.is_stored);
     }
@@ -282,7 +289,7 @@ fn told(failed: &unix_file::Failed) -> String {
     format!("can't {}: {}", failed.action, failed.error)
 }
 
-/// As the system says it.
+/// The error text of the system.
 fn words(errno: Errno) -> String {
     io::Error::from(errno).to_string()
 }
@@ -292,7 +299,8 @@ fn path_of(address: &str) -> Option<PathBuf> {
     prefixes.iter().find_map(|prefix| address.strip_prefix(prefix)).map(PathBuf::from)
 }
 
-/// Whether clients that use the address come to the socket that was handed over. Somebody may have removed its file.
+/// Whether clients of this address reach the socket that was handed over. Another process may have removed
+/// its file.
 fn is_still_reachable(address: &ListenAddress, file: Option<FileId>) -> bool {
     match (address.unix_path(), file) {
         (Some(path), Some(id)) => FileId::at(path) == Some(id),
@@ -316,7 +324,8 @@ fn activated(activation: &Activation, name: &str) -> Result<Made, String> {
     Ok(Made { sockets, file: None, is_new: false, is_stored: true })
 }
 
-/// Keeps a socket that was handed over. What can't be changed while it is open has to be as it was.
+/// Reuses a socket that was handed over. Options that can't be changed on an open socket must be as
+/// configured.
 fn keep(listener: &Listener, given: Given) -> Result<Made, String> {
     let Options { v6only, reuseport, .. } = listener.options;
     let fixed = |key: &str, is: bool| {
@@ -356,7 +365,7 @@ fn open(listener: &Listener) -> Result<Made, String> {
     };
     if let Err(error) = wait_for_clients() {
         if let (Some(path), Some(id)) = (listener.address.unix_path(), file) {
-            let _ = unix_file::remove(path, id); // the failure that is told is the first one
+            let _ = unix_file::remove(path, id); // the first error is the one reported
         }
         return Err(error.to_string());
     }
@@ -370,7 +379,7 @@ fn internet(address: SocketAddr, kind: SockType, listener: &Listener) -> Result<
         seam::before(Call::Socket)?;
         let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
         if kind == SockType::Stream {
-            // What an earlier process left in TIME_WAIT does not keep the port (socket(7)).
+            // Connections of an earlier process in TIME_WAIT must not block the port (socket(7)).
             setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         }
         if reuseport {
@@ -412,7 +421,7 @@ fn unix(path: &Path, kind: SockType, options: &Options) -> Result<(OwnedFd, Opti
     Ok((socket, Some(file)))
 }
 
-/// What can be changed at any time.
+/// Sets the options that can be changed at any time.
 fn adjust(socket: &OwnedFd, listener: &Listener) -> Result<(), Errno> {
     adjust_options(socket, listener)?;
     if listener.address.is_connected_to() {
@@ -437,7 +446,7 @@ impl SocketSetting {
         }
     }
 
-    /// Sets what it says; what it doesn't say may be the child's to set.
+    /// Sets the options that have a value. The child may have set the others.
     fn set(self, socket: &OwnedFd) -> Result<(), Errno> {
         if let Some(nodelay) = self.nodelay {
             setsockopt(socket, sockopt::TcpNoDelay, &nodelay)?;
@@ -451,7 +460,7 @@ impl SocketSetting {
     }
 }
 
-/// Where a socket is bound, as Server::Starter writes it.
+/// The address that the socket is bound to, in the format of Server::Starter.
 fn local_address(socket: &OwnedFd) -> Option<String> {
     let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
     if let Some(v4) = address.as_sockaddr_in() {

@@ -1,5 +1,5 @@
-//! How clients reach the active child: the sockets that psflip keeps for all generations (`[[listen]]`), and the symbolic link
-//! that is turned at promotion (`[switch]`).
+//! How clients reach the active child: the listeners that all generations share (`[[listen]]`), and the
+//! symlink that is repointed at promotion (`[switch]`).
 
 pub mod activation;
 pub mod listen;

@@ -1,44 +1,45 @@
-//! How a child is told of the sockets it inherits: descriptor numbers and variables. Pure.
+//! How sockets are passed to a child: descriptor numbers and variables, computed without system calls.
 //!
-//! Several protocols can be used at once; a socket then has one number for all of them, but for descriptor 0.
+//! Several protocols can be used at once. A socket then has the same number for all of them, except for
+//! descriptor 0.
 
 use crate::config::Protocol;
 
-/// The first number of sd_listen_fds(3), below which are the standard descriptors.
+/// The first number of sd_listen_fds(3), after the standard streams.
 const START: i32 = 3;
 
-/// A socket to be passed on.
+/// A socket to pass on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// Its name for `LISTEN_FDNAMES`.
     pub name: String,
-    /// Its address as Server::Starter writes it: `0.0.0.0:80`, `[::]:80`, `/run/app.sock`.
+    /// Its address in the format of Server::Starter: `0.0.0.0:80`, `[::]:80`, `/run/app.sock`.
     pub address: String,
-    /// How the child is told of it.
+    /// The protocols by which the child gets it.
     pub protocols: Vec<Protocol>,
 }
 
-/// Which socket, by its place in the list, goes to which number, and what the child's environment says of them.
+/// The number of each socket, which is identified by its index in the list, and the variables for the child.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Passing {
-    /// Place and number.
+    /// Pairs of index and number.
     pub numbers: Vec<(usize, i32)>,
     /// Variables. `LISTEN_PID` is not among them: only the child knows its pid.
     pub variables: Vec<(&'static str, String)>,
-    /// Whether `LISTEN_PID` belongs to them.
+    /// Whether `LISTEN_PID` must be set.
     pub listen_pid: bool,
-    /// Variables whose names have numbers in them.
+    /// Variables whose names contain numbers.
     pub numbered: Vec<(String, String)>,
 }
 
-/// Decides it for all sockets.
+/// Assigns numbers and variables for all sockets.
 #[must_use]
 pub fn pass(sockets: &[Socket], generation: u64) -> Passing {
     let with = |protocol: Protocol| {
         sockets.iter().enumerate().filter(move |(_, socket)| socket.protocols.contains(&protocol))
     };
     let mut passing = Passing::default();
-    // systemd's have to be the first ones.
+    // systemd's protocol needs the first numbers.
     let mut order: Vec<usize> = with(Protocol::ListenFds).map(|(place, _)| place).collect();
     let systemd = order.len();
     let others = sockets.iter().enumerate().filter(|(place, socket)| {

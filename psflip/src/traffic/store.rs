@@ -1,16 +1,19 @@
-//! The names under which systemd keeps the sockets of `[[listen]]` (`FDSTORE=1` of sd_notify(3)), so that they survive psflip itself. Pure.
+//! The names under which systemd stores the sockets of `[[listen]]` (`FDSTORE=1` of sd_notify(3)), so that
+//! they survive psflip itself.
 //!
-//! A name is all that comes back with a socket after a crash: it holds the address as the configuration writes it, and the socket's file.
+//! After a crash, a socket comes back with its name only. So the name contains the address as in the
+//! configuration, and the identity of the socket's file.
 
 use super::FileId;
 
-/// What tells psflip's from others.
+/// The prefix of the names that psflip gives.
 const PREFIX: &str = "psflip-";
-/// The longest name that systemd takes.
+/// The longest name that systemd accepts.
 const LONGEST: usize = 255;
 
-/// The name of a socket: `psflip-` with `DEVICE.INODE-` of its file, if it has one, and its address. What may not stand in a name (all
-/// but printable ASCII, and the colon) is written as `%` and two hexadecimal digits. `None`: it would be too long.
+/// The name of a socket: `psflip-` with `DEVICE.INODE-` of its file, if it has one, and its address.
+/// Characters that a name can't have (all but printable ASCII, and the colon) are written as `%` and two
+/// hexadecimal digits. `None`: the name would be too long.
 #[must_use]
 pub fn name(address: &str, file: Option<FileId>) -> Option<String> {
     let file = file.map_or_else(String::new, |FileId { device, inode }| format!("{device}.{inode}"));
@@ -25,7 +28,7 @@ pub fn name(address: &str, file: Option<FileId>) -> Option<String> {
     (name.len() <= LONGEST).then_some(name)
 }
 
-/// Reads [`name`]. `None`: it is none of psflip's.
+/// Decodes [`name`]. `None`: psflip did not give this name.
 #[must_use]
 pub fn parse(name: &str) -> Option<(String, Option<FileId>)> {
     let (file, escaped) = name.strip_prefix(PREFIX)?.split_once('-')?;

@@ -1,5 +1,5 @@
-//! `[switch] symlink`: a symbolic link that is turned at promotion, in one step (rename(2)), and turned back if the promotion
-//! then fails (contract U4, U8).
+//! `[switch] symlink`: a symlink that is repointed at promotion, in one step (rename(2)), and repointed back
+//! if the promotion then fails (contract U4, U8).
 
 use std::fs;
 use std::io;
@@ -10,14 +10,14 @@ use super::unix_file::aside;
 use crate::config::Symlink;
 use crate::sys::seam::{self, Call};
 
-/// A link that was turned, and what it pointed to before.
+/// A symlink that was repointed, and its previous target.
 #[derive(Debug)]
 pub struct Turned {
     link: Symlink,
     before: Option<PathBuf>,
 }
 
-/// Why a link can't be turned.
+/// Why a symlink can't be repointed.
 #[derive(Debug, thiserror::Error)]
 #[error("can't point the link `{path}` to `{to}`: {cause}")]
 pub struct Error {
@@ -26,13 +26,15 @@ pub struct Error {
     cause: String,
 }
 
-/// Points the link to its new target.
+/// Points the symlink to its new target.
 ///
 /// # Errors
-/// The target isn't there, something that is no link is in the way, or what symlink(2) and rename(2) say. The link is as it was.
+/// The target doesn't exist, there is a file other than a symlink, or the errors of symlink(2) and rename(2).
+/// The symlink is unchanged then.
 pub fn turn(link: &Symlink) -> Result<Turned, Error> {
     let error = |cause: String| Error { path: link.path.clone(), to: link.to.clone(), cause };
-    // Where the link leads is relative to where it is (symlink(7)). Clients must not be sent to nothing.
+    // The target is relative to the symlink's directory (symlink(7)). Check that it exists, so that clients
+    // always reach one.
     let target = link.path.parent().unwrap_or(Path::new("")).join(&link.to);
     if let Err(missing) = fs::symlink_metadata(&target) {
         return Err(error(format!("the target can't be seen: {missing}")));
@@ -52,7 +54,7 @@ pub fn turn(link: &Symlink) -> Result<Turned, Error> {
 }
 
 impl Turned {
-    /// Lets the link point to where it pointed before, unless somebody else has turned it since.
+    /// Points the symlink to its previous target, unless another process has repointed it since.
     ///
     /// # Errors
     /// As [`turn`].
@@ -74,31 +76,31 @@ impl Turned {
     }
 }
 
-/// Where a link led at some moment.
+/// The target of a symlink at some moment.
 #[derive(Debug)]
 pub struct Was {
     path: PathBuf,
-    /// `None`: there was none.
+    /// `None`: there was no symlink.
     to: Option<PathBuf>,
 }
 
 impl Was {
-    /// Looks now.
+    /// Records the present target.
     #[must_use]
     pub fn look(link: &Symlink) -> Self {
         Self { path: link.path.clone(), to: fs::read_link(&link.path).ok() }
     }
 
-    /// Lets it lead there again: a successor that was killed could not turn it back itself.
+    /// Restores the recorded target: a successor that was killed could not do so itself.
     ///
     /// # Errors
-    /// What symlink(2), rename(2) and unlink(2) say.
+    /// Those of symlink(2), rename(2) and unlink(2).
     pub fn restore(&self) -> Result<(), Error> {
         let now = fs::read_link(&self.path).ok();
         let restored = match &self.to {
             to if *to == now => Ok(()),
             Some(to) => point(&self.path, to),
-            None => fs::remove_file(&self.path), // a link, for it could be read
+            None => fs::remove_file(&self.path), // a symlink, because it could be read
         };
         restored.map_err(|cause| Error {
             path: self.path.clone(),
@@ -108,20 +110,20 @@ impl Was {
     }
 }
 
-/// Whether the link points to its target.
+/// Whether the symlink points to its configured target.
 fn leads(link: &Symlink) -> bool {
     fs::read_link(&link.path).is_ok_and(|to| to == link.to)
 }
 
-/// Puts a link under another name and renames it into place, so that there always is one.
+/// Creates a symlink under another name and renames it into place, so that there always is one.
 fn point(path: &Path, to: &Path) -> io::Result<()> {
     let new = aside(path);
-    let _ = fs::remove_file(&new); // of a dead process with our pid
+    let _ = fs::remove_file(&new); // left by a dead process with the same pid
     seam::before(Call::Symlink)?;
     symlink(to, &new)?;
     seam::before(Call::Rename).map_err(io::Error::from).and_then(|()| fs::rename(&new, path)).inspect_err(
         |_| {
-            let _ = fs::remove_file(&new); // the failure that is told is the first one
+            let _ = fs::remove_file(&new); // the first error is the one reported
         },
     )
 }

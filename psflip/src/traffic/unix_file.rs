@@ -1,5 +1,5 @@
-//! The file of a Unix socket: made with the right mode and owner before anybody can connect, put over a stale one only when
-//! nobody listens there, and removed only while it still is ours.
+//! The file of a Unix socket. It gets the right mode and owner before clients can connect. It replaces a
+//! stale file only if nothing listens there, and is removed only while it is still psflip's.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,12 +17,12 @@ use crate::config::Options;
 use crate::sys::seam::{self, Call};
 use crate::sys::unix_path::UnixPath;
 
-/// Which file it is, whatever its name is by now.
+/// The identity of a file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     /// The number of its file system.
     pub device: u64,
-    /// Its number there.
+    /// Its inode number.
     pub inode: u64,
 }
 
@@ -31,13 +31,13 @@ impl FileId {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// The file that is at this path, links not followed; `None`: there is none, or it can't be seen.
+    /// The file at this path, without following symlinks. `None`: it doesn't exist, or can't be examined.
     pub(super) fn at(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().as_ref().map(Self::of)
     }
 }
 
-/// What failed.
+/// A failed action.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) action: String,
@@ -58,11 +58,12 @@ fn unusable(errno: Errno) -> Failed {
     Failed { action: "use this path".to_owned(), error }
 }
 
-/// Binds a socket to a path. Nothing is left behind when it fails.
+/// Binds a socket to a path. If that fails, no file is left behind.
 pub(super) fn create(socket: BorrowedFd<'_>, path: &Path, options: &Options) -> Result<FileId, Failed> {
     let account = Account::of(options)?;
     make_room(path)?;
-    // Until the owner is right, the file is for this user alone, as the kernel makes it with the mode of the socket (unix(7)).
+    // Until the owner is set, only this user may connect. The kernel gives the file the mode of the socket
+    // (unix(7)).
     let first = options.mode.map_or(0o777, |mode| mode & 0o700);
     seam::before(Call::Chmod)
         .and_then(|()| fchmod(socket, Mode::from_bits_truncate(first)))
@@ -78,11 +79,11 @@ pub(super) fn create(socket: BorrowedFd<'_>, path: &Path, options: &Options) -> 
         Ok(id)
     };
     set_up().inspect_err(|_| {
-        let _ = fs::remove_file(path); // the failure that is told is the first one
+        let _ = fs::remove_file(path); // the first error is the one reported
     })
 }
 
-/// Gives a socket file of ours the mode and owner that the configuration wants by now.
+/// Gives psflip's own socket file the mode and owner of the present configuration.
 pub(super) fn adjust(path: &Path, id: FileId, options: &Options) -> Result<(), Failed> {
     let account = Account::of(options)?;
     let (file, found) = open(path)?;
@@ -93,7 +94,7 @@ pub(super) fn adjust(path: &Path, id: FileId, options: &Options) -> Result<(), F
     set_mode(&file, options)
 }
 
-/// Permissions and owner of a socket file of ours, to be restored.
+/// Permissions and owner of psflip's own socket file, to be restored later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     mode: u32,
@@ -101,13 +102,13 @@ pub(super) struct Settings {
     group: u32,
 }
 
-/// What they are; `None`: it is not there any more.
+/// The present settings. `None`: the file is gone.
 pub(super) fn settings(path: &Path, id: FileId) -> Option<Settings> {
     let metadata = fs::symlink_metadata(path).ok().filter(|metadata| FileId::of(metadata) == id)?;
     Some(Settings { mode: metadata.mode() & 0o7777, owner: metadata.uid(), group: metadata.gid() })
 }
 
-/// Lets them be what they were.
+/// Restores the settings.
 pub(super) fn restore(path: &Path, id: FileId, was: &Settings) -> Result<(), Failed> {
     let Some(is) = settings(path, id).filter(|is| is != was) else { return Ok(()) };
     let Settings { mode, owner, group } = *was;
@@ -124,7 +125,7 @@ pub(super) fn restore(path: &Path, id: FileId, was: &Settings) -> Result<(), Fai
 /// Removes a socket file, if it still is this one.
 ///
 /// # Errors
-/// It can't be removed, or it can't be told whether it is there.
+/// It can't be removed or examined.
 pub(super) fn remove(path: &Path, id: FileId) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(there) if FileId::of(&there) == id => fs::remove_file(path),
@@ -134,7 +135,7 @@ pub(super) fn remove(path: &Path, id: FileId) -> io::Result<()> {
     }
 }
 
-/// Opens the file itself, without following links and without connecting.
+/// Opens the file itself, without following symlinks and without connecting.
 fn open(path: &Path) -> Result<(File, FileId), Failed> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
     let look = || -> io::Result<(File, FileId)> {
@@ -149,7 +150,7 @@ fn open(path: &Path) -> Result<(File, FileId), Failed> {
     look().map_err(|error| Failed { action: "look at it".to_owned(), error })
 }
 
-/// chmod(2) by descriptor, which fchmod(2) refuses for O_PATH.
+/// chmod(2) of an O_PATH descriptor, which fchmod(2) refuses.
 fn set_mode(file: &File, options: &Options) -> Result<(), Failed> {
     let Some(mode) = options.mode else { return Ok(()) };
     let by_number = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -159,7 +160,7 @@ fn set_mode(file: &File, options: &Options) -> Result<(), Failed> {
         .map_err(|error| Failed { action: format!("set its permissions to `{mode:04o}`"), error })
 }
 
-/// The owner and group that the configuration wants.
+/// The configured owner and group.
 struct Account {
     owner: Option<Uid>,
     group: Option<Gid>,
@@ -204,7 +205,7 @@ impl Account {
     }
 }
 
-/// Clears the path: a socket at which nobody listens any more is removed, anything else is in the way.
+/// Removes a socket file on which nothing listens any more. Any other file is an error.
 fn make_room(path: &Path) -> Result<(), Failed> {
     let in_the_way = |what: String| Failed { action: "create it".to_owned(), error: io::Error::other(what) };
     let there = match fs::symlink_metadata(path) {
@@ -224,7 +225,7 @@ fn make_room(path: &Path) -> Result<(), Failed> {
             )));
         }
     }
-    // Renamed first: if another process has just put its own socket there, it gets it back.
+    // Rename first, so that another process that has just put its own socket there can get it back.
     let aside = aside(path);
     let moved = seam::before(Call::Rename).map_err(io::Error::from).and_then(|()| fs::rename(path, &aside));
     match moved {
@@ -240,8 +241,9 @@ fn make_room(path: &Path) -> Result<(), Failed> {
     Err(in_the_way("another process is creating it at the same time".to_owned()))
 }
 
-/// Whether a socket of any process is there: a connection that is not refused says so, even one that has to wait, and so does the
-/// wrong type (EPROTOTYPE: datagrams or packets), which the kernel knows of a living socket alone (connect(2)).
+/// Whether any process listens on this socket. It does if the connection is not refused, even if it has to
+/// wait. It also does for the wrong type (EPROTOTYPE: datagrams or packets), which the kernel reports only
+/// for an open socket (connect(2)).
 fn listens(path: &Path) -> Result<bool, Errno> {
     let address = UnixPath::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -253,7 +255,7 @@ fn listens(path: &Path) -> Result<bool, Errno> {
     }
 }
 
-/// A name in the same directory that nobody else uses.
+/// A name in the same directory that no other process uses.
 pub(super) fn aside(path: &Path) -> PathBuf {
     let name = path.file_name().map(std::ffi::OsStr::to_string_lossy).unwrap_or_default();
     path.with_file_name(format!(".{name}.psflip-{}", std::process::id()))
