@@ -85,8 +85,8 @@ impl Choice {
     }
 }
 
-/// What is known about this process. The functions cost system calls, so they are called only if their result
-/// matters.
+/// What is known about this process. The functions cost system calls, so they are called
+/// only if their result matters.
 struct Facts<'a> {
     pid: u32,
     parent: u32,
@@ -136,8 +136,8 @@ fn is_set(facts: &Facts<'_>, name: &str) -> bool {
     variable(facts.environment, name).is_some_and(|value| !value.is_empty())
 }
 
-/// Whether this process is the one that systemd started for a unit. It may be the system's or a user's
-/// systemd.
+/// Whether this process is the one that systemd started for a unit. It may be the
+/// system's or a user's systemd.
 fn started_by_systemd(facts: &Facts<'_>) -> bool {
     // Since version 248 systemd sets the PID of the process that it executes (systemd.exec(5)). A descendant
     // inherits the variable with a PID that is not its own.
@@ -146,8 +146,8 @@ fn started_by_systemd(facts: &Facts<'_>) -> bool {
     }
     match (facts.name_of)(facts.parent) {
         Some(name) => name == "systemd",
-        // `ProtectProc=invisible` (since 247) hides PID 1 from a unit. Containers have other sockets and
-        // other programs as PID 1.
+        // `ProtectProc=invisible` (since 247) hides PID 1 from a unit. Containers have other
+        // sockets and other programs as PID 1.
         None => facts.parent == 1 && socket_is_systemds(facts),
     }
 }

@@ -13,8 +13,8 @@ use crate::sys::process;
 use crate::sys::signal::Received;
 use crate::sys::socket::Socket;
 
-/// The connection to the anchor. Its descriptor becomes readable when the anchor is dead; nothing is ever
-/// read from it.
+/// The connection to the anchor. Its descriptor becomes readable when the anchor is dead;
+/// nothing is ever read from it.
 #[derive(Debug)]
 pub struct Link {
     socket: Socket,

@@ -1,9 +1,9 @@
-//! The messages from generations to the anchor. A message is one packet: a verb and its arguments, separated
-//! by spaces. Unknown verbs and further arguments are skipped, so that a later version may add both (contract
-//! V1).
+//! The messages from generations to the anchor. A message is one packet: a verb and its
+//! arguments, separated by spaces. Unknown verbs and further arguments are skipped, so that a
+//! later version may add both (contract V1).
 
-/// The newest protocol of this version: of these messages, and of the state that an anchor passes to its next
-/// program.
+/// The newest protocol of this version: of these messages, and of the state that an
+/// anchor passes to its next program.
 pub(super) const PROTOCOL: u32 = 1;
 /// The oldest protocol that this version still supports.
 pub(super) const OLDEST_PROTOCOL: u32 = 1;

@@ -1,15 +1,15 @@
-//! The anchor: the stable parent of all generations of psflip. There is one unless systemd follows the main
-//! PID (`choice.rs`): every other supervisor takes the exit of the process that it started for the exit of
-//! the service.
+//! The anchor: the stable parent of all generations of psflip. There is one unless systemd follows
+//! the main PID (`choice.rs`): every other supervisor takes the exit of the process that it
+//! started for the exit of the service.
 //!
 //! The first psflip forks its first generation and becomes the anchor. After that the anchor starts nothing.
 //! Generations start each other as they do without an anchor, and become its children because it is the
 //! nearest subreaper. The anchor forwards signals to the active generation, reaps its children, and exits
 //! with the exit status of the last generation. It reads no configuration and takes no part in upgrades.
 //!
-//! All generations share the other end of one socket, which each inherits from its predecessor. They send
-//! messages on it (`message.rs`), and the kernel adds the sender. When the anchor's end is closed, they know
-//! that the anchor is dead.
+//! All generations share the other end of one socket, which each inherits from its predecessor. They
+//! send messages on it (`message.rs`), and the kernel adds the sender. When the anchor's end is
+//! closed, they know that the anchor is dead.
 //!
 //! `state.rs` computes what follows from the messages and exits, without system calls. `steward.rs` is the
 //! process, and `renew.rs` replaces its program.
@@ -52,8 +52,8 @@ pub enum Place {
 /// says so. In the anchor it returns when the last generation has exited.
 ///
 /// # Errors
-/// In a successor: the inherited descriptor is no anchor's socket. In a first psflip: those of socketpair(2),
-/// signalfd(2) and fork(2).
+/// In a successor: the inherited descriptor is no anchor's socket. In a first psflip: those of
+/// socketpair(2), signalfd(2) and fork(2).
 pub fn begin(origin: &Invocation, choice: Choice) -> io::Result<Place> {
     if origin.handover.is_some() {
         let anchor = origin.anchor.as_deref().map(Link::inherited).transpose()?;

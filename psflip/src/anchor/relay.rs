@@ -1,5 +1,5 @@
-//! How a generation distinguishes a signal that the anchor forwards from a signal that was sent to the
-//! generation itself.
+//! How a generation distinguishes a signal that the anchor forwards from a signal that was
+//! sent to the generation itself.
 //!
 //! The anchor marks it by a `si_code` (sigaction(2)) of its own, from which the original one can be restored.
 //! The kernel lets a process pass on only negative codes. Without the mark, a hang-up of the terminal, which

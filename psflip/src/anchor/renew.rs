@@ -46,8 +46,8 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
     }
     let Invocation { program, .. } = Invocation::of_this_process();
     let Some(path) = program.candidates.iter().find(|path| file(as_path(path)) == next) else {
-        // The file has been replaced again, or a script executes psflip. A script could do anything to an
-        // anchor's children.
+        // The file has been replaced again, or a script executes psflip. A script could do
+        // anything to an anchor's children.
         let path = program.candidates.first().map(|path| path.to_string_lossy().into_owned());
         return stays(&format!(
             "what is found at `{}` is not the program that the new generation runs",
@@ -137,8 +137,8 @@ impl Kept {
     }
 }
 
-/// Continues as the anchor if this process is an anchor that has executed this program. Returns its exit
-/// status.
+/// Continues as the anchor if this process is an anchor that has executed this program.
+/// Returns its exit status.
 #[must_use]
 pub fn resumed() -> Option<End> {
     let text = std::env::var(ANCHOR_STATE_VARIABLE).ok()?;

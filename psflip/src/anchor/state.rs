@@ -68,8 +68,8 @@ impl State {
         }
     }
 
-    /// The active generation, `leaves` and the draining generations. `None` while there is more to know, as
-    /// during an upgrade.
+    /// The active generation, `leaves` and the draining generations. `None` while there is more
+    /// to know, as during an upgrade.
     pub(super) fn calm(&self) -> Option<(u32, bool, Vec<u32>)> {
         let is_known = self.coming.is_none() && self.failed.is_empty() && !self.upgrading;
         let active = self.active.filter(|_| is_known)?;
@@ -143,8 +143,8 @@ impl State {
         None
     }
 
-    /// The upgrade of the announced successor is over. The successor may run a little longer, to stop its
-    /// child.
+    /// The upgrade of the announced successor is over. The successor may run a little
+    /// longer, to stop its child.
     fn give_up_coming(&mut self) {
         let living = self.coming.take().filter(|coming| coming.end.is_none());
         self.failed.extend(living.map(|coming| coming.pid));
@@ -203,8 +203,8 @@ impl State {
         self.coming.as_ref().is_some_and(|coming| coming.end.is_none())
     }
 
-    /// The exit status of the anchor, once the service has exited. `closed`: no process has the other end of
-    /// the socket any more.
+    /// The exit status of the anchor, once the service has exited. `closed`: no process has the
+    /// other end of the socket any more.
     pub(super) fn outcome(&self, closed: bool) -> Option<End> {
         // A predecessor may have been killed after its fork, before its successor could announce itself.
         let somebody_may_come = self.upgrading && self.coming.is_none() && !closed;

@@ -1,5 +1,5 @@
-//! Tests of `state.rs`: which generation is active, that false messages have no effect, and when the service
-//! has exited.
+//! Tests of `state.rs`: which generation is active, that false messages have no effect,
+//! and when the service has exited.
 
 use super::*;
 use crate::signal::Signal;

@@ -28,8 +28,8 @@ use crate::sys::tree;
 /// How many signals are queued for a generation that is not active yet.
 const MOST_WAITING: usize = 1000;
 
-/// How many packets are read before everything else is looked at: more than all generations send in one
-/// upgrade.
+/// How many packets are read before everything else is looked at: more than all
+/// generations send in one upgrade.
 const AT_ONCE: usize = 1000;
 
 /// The anchor. All signals are blocked, as they are in psflip.
@@ -47,9 +47,9 @@ pub(super) struct Steward {
     asked_to_stop: bool,
     /// A SIGCONT has arrived since the active generation last stopped.
     continues: bool,
-    /// A generation, or a successor before its promotion, was killed while another generation runs on. Its
-    /// keeper may have been killed with it, and then the rest of its tree has become children of the anchor
-    /// (contract C7).
+    /// A generation, or a successor before its promotion, was killed while another generation runs
+    /// on. Its keeper may have been killed with it, and then the rest of its tree has become
+    /// children of the anchor (contract C7).
     bereaved: bool,
     /// The leftover processes of such a generation are being killed.
     sweeping: bool,
@@ -78,12 +78,12 @@ impl Steward {
     pub(super) fn stay(mut self) -> End {
         process::set_name(c"psflip: anchor");
         memory::reserve_stack();
-        // Inherited descriptors are for the generations. The anchor keeps no sockets or pipes open, except
-        // the standard streams.
+        // Inherited descriptors are for the generations. The anchor keeps no sockets or pipes
+        // open, except the standard streams.
         process::close_above_standard(&[self.socket.as_fd(), self.signals.as_fd()]);
         loop {
-            // Messages come first: they say which generation gets the signals, and what a process sent before
-            // it exited.
+            // Messages come first: they say which generation gets the signals, and what a
+            // process sent before it exited.
             self.hear();
             self.read_signals();
             self.reap();
@@ -111,8 +111,8 @@ impl Steward {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        // A test can make poll fail; then it is called again. EINTR happens only under a debugger: all
-        // signals are blocked.
+        // A test can make poll fail; then it is called again. EINTR happens only under a
+        // debugger: all signals are blocked.
         let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout));
     }
 
@@ -161,8 +161,8 @@ impl Steward {
                 return; // it runs again, and so must this process
             }
         }
-        // The generation decides whether the signal is an upgrade request, and whether the child's whole
-        // group gets it.
+        // The generation decides whether the signal is an upgrade request, and whether the
+        // child's whole group gets it.
         let situation = Situation { upgrade_signal: None, suspended: false };
         if meaning(received.signal, job::sender(received), &situation).forward.is_some() {
             self.forward(received);

@@ -59,9 +59,9 @@ pub enum Next {
 }
 
 impl Connection {
-    /// Connects and sends the request. A server is trusted only if it runs as root, as this user, or as the
-    /// owner of the socket's directory: in a directory where every user may write, every user can create such
-    /// a socket.
+    /// Connects and sends the request. A server is trusted only if it runs as root, as this user,
+    /// or as the owner of the socket's directory: in a directory where every user may write,
+    /// every user can create such a socket.
     ///
     /// # Errors
     /// There is no server, this user may not send requests, or the server is not trusted.
@@ -75,8 +75,8 @@ impl Connection {
         let mut line = serde_json::to_vec(&Request { psflip: PROTOCOL, wish }).unwrap_or_default();
         line.push(b'\n');
         let sent = (&stream).write_all(&line).and_then(|()| stream.set_nonblocking(true));
-        // A psflip that refuses this user closes the connection at once, perhaps before it has read. It sends
-        // the reason, so read on.
+        // A psflip that refuses this user closes the connection at once, perhaps before it has read.
+        // It sends the reason, so read on.
         match sent {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(unreachable(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))

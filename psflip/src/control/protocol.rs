@@ -1,6 +1,6 @@
-//! The protocol of the control socket: the client sends a request, one line of JSON. psflip sends one or more
-//! lines of JSON and then closes the connection. Both sides skip unknown keys, and clients skip unknown
-//! events.
+//! The protocol of the control socket: the client sends a request, one line of JSON. psflip
+//! sends one or more lines of JSON and then closes the connection. Both sides skip unknown
+//! keys, and clients skip unknown events.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,8 @@ pub struct Request {
 pub enum Wish {
     /// The current status, answered by one [`Event::Status`].
     Status,
-    /// The status now and after every change. Answered by [`Event::Status`] each time, and possibly by a
-    /// final [`Event::Moved`].
+    /// The status now and after every change. Answered by [`Event::Status`] each time, and
+    /// possibly by a final [`Event::Moved`].
     Watch,
     /// An upgrade (contract U1 to U8). Answered by [`Event::Accepted`] and the events of the upgrade.
     Upgrade,
@@ -40,8 +40,8 @@ pub enum Wish {
         /// The number of the upgrade.
         upgrade: u64,
     },
-    /// The stop of psflip and its child (contract S5). Answered by [`Event::Stopping`] and the events of the
-    /// stop.
+    /// The stop of psflip and its child (contract S5). Answered by [`Event::Stopping`]
+    /// and the events of the stop.
     Stop,
 }
 
@@ -106,8 +106,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         probe: Option<String>,
     },
-    /// A likely mistake in the new configuration. Sent if the configuration differs from the old
-    /// generation's.
+    /// A likely mistake in the new configuration. Sent if the configuration differs from
+    /// the old generation's.
     Warning {
         /// The number of the upgrade.
         upgrade: u64,
@@ -144,8 +144,8 @@ pub enum Event {
         generation: u64,
         /// The reason.
         reason: String,
-        /// The last lines written to standard error during the upgrade. Only if standard error is a regular
-        /// file.
+        /// The last lines written to standard error during the upgrade. Only if standard
+        /// error is a regular file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<String>,
         /// The pid of the failed psflip.
@@ -190,8 +190,8 @@ pub enum Event {
         /// How long it had, in milliseconds.
         timeout_ms: u64,
     },
-    /// The child has exited as requested. The old generation still drains, and psflip exits after it
-    /// (contract F11).
+    /// The child has exited as requested. The old generation still drains, and psflip
+    /// exits after it (contract F11).
     Waiting {
         /// The old generation.
         predecessor: Predecessor,

@@ -1,6 +1,6 @@
-//! psflip's end of the control socket: which users it serves, and what happens to clients that send an
-//! invalid request, send nothing, or never read. Nothing here waits, and every client takes a limited amount
-//! of memory.
+//! psflip's end of the control socket: which users it serves, and what happens to clients
+//! that send an invalid request, send nothing, or never read. Nothing here waits, and every
+//! client takes a limited amount of memory.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -224,8 +224,8 @@ impl Server {
         }
     }
 
-    /// Sends the status to all watching clients. A client that has not read the last one gets the status when
-    /// it has.
+    /// Sends the status to all watching clients. A client that has not read the last one
+    /// gets the status when it has.
     pub fn tell_change(&mut self, status: &Event) {
         let watching: Vec<u64> = self
             .clients
@@ -384,8 +384,8 @@ impl Server {
         match client.read_request() {
             Ok(None) => None,
             Ok(Some(text)) => {
-                // From now on only its exit is of interest: a client may shut down its sending side and still
-                // read the answer.
+                // From now on only its exit is of interest: a client may shut down its sending
+                // side and still read the answer.
                 let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(EpollFlags::empty(), id));
                 client.interest = Interest::Nothing;
                 let asked = |wish| Asked { client: id, wish, pid: client.pid, uid: client.uid };

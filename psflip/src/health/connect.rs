@@ -73,8 +73,8 @@ impl Connection {
                     )),
                 }
             }
-            // unix(7): a stream socket returns EAGAIN instead of EINPROGRESS, and no connection is in
-            // progress then.
+            // unix(7): a stream socket returns EAGAIN instead of EINPROGRESS, and no
+            // connection is in progress then.
             Err(Errno::EAGAIN) => Err(format!(
                 "connect to {target}: it listens, but its backlog is full ({})",
                 io::Error::from(Errno::EAGAIN)
@@ -123,8 +123,8 @@ impl Connection {
         if !is_to_itself(&self.socket) {
             return Ok(());
         }
-        // Reset it instead of closing it, so that the port is free at once: the child may be about to bind
-        // it.
+        // Reset it instead of closing it, so that the port is free at once: the child
+        // may be about to bind it.
         let _ = setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
         Err(format!("{self}: nobody listens (the probe was connected to itself)"))
     }

@@ -1,9 +1,9 @@
 //! `docker`: the child is healthy when a container engine reports that its container is healthy.
 //!
-//! A probe is one `GET /containers/NAME/json` (Docker Engine API, ContainerInspect; Podman has the same) on
-//! the engine's Unix socket. The engine knows the result of the health check that the image or `docker run
-//! --health-cmd` defines. A container that has exited, or has no such check, can't become healthy, so the
-//! wait ends.
+//! A probe is one `GET /containers/NAME/json` (Docker Engine API, ContainerInspect; Podman has
+//! the same) on the engine's Unix socket. The engine knows the result of the health check that
+//! the image or `docker run --health-cmd` defines. A container that has exited, or has no such
+//! check, can't become healthy, so the wait ends.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -17,8 +17,8 @@ use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, http, response
 use crate::config::Endpoint;
 use crate::text;
 
-/// The longest answer, in bytes. Usual ones have ten thousand, and the log of a health check may add twenty
-/// thousand.
+/// The longest answer, in bytes. Usual ones have ten thousand, and the log of a health
+/// check may add twenty thousand.
 const LONGEST: usize = 1024 * 1024;
 /// The most that is read at once, in bytes.
 const GULP: usize = 64 * 1024;

@@ -1,5 +1,5 @@
-//! `http`: the child is healthy when it answers a request with an expected status. Only the status line is
-//! read.
+//! `http`: the child is healthy when it answers a request with an expected status. Only
+//! the status line is read.
 
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;

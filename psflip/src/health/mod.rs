@@ -5,8 +5,8 @@
 //! probe is due. One file for each kind of check defines its probe (`Probe`), and how to finish a probe that
 //! has no result at once (`Attempt`).
 //!
-//! The exit of the child ends the wait (H3): the runtime then drops the checker, which aborts a probe in
-//! progress.
+//! The exit of the child ends the wait (H3): the runtime then drops the checker, which
+//! aborts a probe in progress.
 
 mod alive;
 mod command;
@@ -47,8 +47,8 @@ pub struct ChildInfo {
     pub workdir: Option<PathBuf>,
     /// The signal state that it was started with.
     pub signals: SignalSetup,
-    /// The old psflip, whose child still serves, if there is one. An answer of that child proves nothing
-    /// about this child.
+    /// The old psflip, whose child still serves, if there is one. An answer of that child
+    /// proves nothing about this child.
     pub predecessor: Option<u32>,
 }
 
@@ -188,8 +188,8 @@ impl Checker {
         self.follow(next)
     }
 
-    /// Call it when the descriptor of [`Checker::watch`] is ready. Harmless if it isn't, or if there is none
-    /// any more.
+    /// Call it when the descriptor of [`Checker::watch`] is ready. Harmless if it isn't,
+    /// or if there is none any more.
     pub fn on_ready(&mut self) -> Step {
         match self.attempt.as_mut().map(|attempt| attempt.advance()) {
             None | Some(Progress::Pending) => Step::NOTHING,
@@ -218,9 +218,9 @@ impl Checker {
         self.attempt.as_ref().map(|attempt| attempt.watch())
     }
 
-    /// Why the last failed probe failed (contract H4), for example `probe 3 failed: connect to 127.0.0.1:80:
-    /// Connection refused (os error 111)`. While the first probe is in progress, this says that there is no
-    /// answer yet.
+    /// Why the last failed probe failed (contract H4), for example
+    /// `probe 3 failed: connect to 127.0.0.1:80: Connection refused (os error 111)`. While the first probe is
+    /// in progress, this says that there is no answer yet.
     #[must_use]
     pub fn last_failure(&self) -> Option<&str> {
         let waiting = self.attempt.as_ref().map(|_| "the first probe had no answer yet");
@@ -267,8 +267,8 @@ impl Checker {
     /// The probe has reached its time limit (contract H2).
     fn end_probe(&mut self, limit: Duration) -> Step {
         let Some(attempt) = &mut self.attempt else { return Step::NOTHING };
-        // The answer may be there already: a psflip that was stopped for a while finds both at once (contract
-        // F12).
+        // The answer may be there already: a psflip that was stopped for a while finds
+        // both at once (contract F12).
         let outcome = match attempt.advance() {
             Progress::Healthy => Ok(()),
             Progress::Failed(why) => Err(why),

@@ -1,10 +1,10 @@
-//! `notify`: the child itself reports that it is healthy, by `READY=1` on the socket in `NOTIFY_SOCKET`
-//! (sd_notify(3)).
+//! `notify`: the child itself reports that it is healthy, by `READY=1` on the socket in
+//! `NOTIFY_SOCKET` (sd_notify(3)).
 //!
-//! The socket exists before the child does, and is read as long as psflip runs. It has an abstract name
-//! (unix(7)) that the kernel chooses. That needs no directory, works for a child that changes its user or its
-//! root directory, and leaves nothing behind when psflip is killed. A child in a network namespace of its own
-//! can't reach it.
+//! The socket exists before the child does, and is read as long as psflip runs. It has an abstract
+//! name (unix(7)) that the kernel chooses. That needs no directory, works for a child that changes
+//! its user or its root directory, and leaves nothing behind when psflip is killed. A child in a
+//! network namespace of its own can't reach it.
 //!
 //! Any process that knows the name can send, so only messages from the child's process tree count. A sender
 //! that can't be looked up in /proc was reaped, or is hidden. Only the keeper can know whether it belongs to
@@ -396,8 +396,8 @@ mod tests {
                 notifications.socket.name(),
             )
             .unwrap();
-        // This process is not below a keeper with pid 1, so its messages are refused. They are accepted if it
-        // is the child itself.
+        // This process is not below a keeper with pid 1, so its messages are refused. They are
+        // accepted if it is the child itself.
         let mut hear_after_messages = |count: u32, child: Option<u32>| {
             let mut floods = 0;
             for _ in 0..count {

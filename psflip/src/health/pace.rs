@@ -1,5 +1,5 @@
-//! When a probe is due, and how many successful ones make a child healthy. It uses no clock and no
-//! descriptor.
+//! When a probe is due, and how many successful ones make a child healthy. It uses no
+//! clock and no descriptor.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ impl Pacing {
         Self { pace, phase: Phase::Waiting, probes: 0, in_a_row: 0 }
     }
 
-    /// The child was started. With an `after` of zero the first probe is due at once, not one interval later
-    /// (contract U9).
+    /// The child was started. With an `after` of zero the first probe is due at once, not one
+    /// interval later (contract U9).
     pub(super) fn start(&mut self) -> Next {
         if self.pace.after.is_zero() { self.probe() } else { Next::Wait(self.pace.after) }
     }

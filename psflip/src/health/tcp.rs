@@ -1,4 +1,5 @@
-//! `tcp`: the child is healthy when a TCP connection is accepted (by the kernel, into the listener's backlog).
+//! `tcp`: the child is healthy when a TCP connection is accepted (by the kernel, into
+//! the listener's backlog).
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -51,8 +51,8 @@ impl<S: Subscriber> Layer<S> for Journal {
     }
 }
 
-/// Sends one entry. It waits a moment if the journal's queue is full, but a journal that hangs must not delay
-/// psflip.
+/// Sends one entry. It waits a moment if the journal's queue is full, but a journal that
+/// hangs must not delay psflip.
 fn send(socket: &Path, datagram: &[u8]) -> io::Result<()> {
     seam::before(Call::WriteLog)?;
     let sender = UnixDatagram::unbound()?;
@@ -198,8 +198,8 @@ mod tests {
         let mut buffer = [0; 100];
         let length = journal.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"MESSAGE=m\n");
-        // Nothing reads the socket. Its queue fills up (net.unix.max_dgram_qlen), and then every entry is
-        // refused at once.
+        // Nothing reads the socket. Its queue fills up (net.unix.max_dgram_qlen), and then
+        // every entry is refused at once.
         let full = (0..100_000).find_map(|_| send(&path, b"x").err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     }

@@ -13,8 +13,8 @@ use crate::text;
 
 /// `2026-11-23T16:16:46.588318Z  INFO psflip{generation=1 pid=20553}: healthy, active child=20555`
 ///
-/// It formats events directly. A registry of spans would take 32 kB at the first line, and such a line
-/// doesn't need one.
+/// It formats events directly. A registry of spans would take 32 kB at the first line, and
+/// such a line doesn't need one.
 pub(super) struct Text<W> {
     pub(super) level: LevelFilter,
     pub(super) generation: u64,

@@ -1,5 +1,5 @@
-//! psflip's own log: one line for each event, with generation and pid, to standard error or as fields to the
-//! journal.
+//! psflip's own log: one line for each event, with generation and pid, to standard error
+//! or as fields to the journal.
 //!
 //! Values of environment variables and arguments of programs are never logged: both may contain secrets.
 

@@ -20,8 +20,8 @@ const LONGEST: u64 = 16 * 1024;
 /// How the service went down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
-    /// The version of this format: 1. It is the first key, so that a file of another kind is not mistaken for
-    /// one of these.
+    /// The version of this format: 1. It is the first key, so that a file of another kind is
+    /// not mistaken for one of these.
     pub psflip_last_exit: u32,
     /// The time, in milliseconds since 1970 (UTC).
     pub at: u64,
@@ -45,8 +45,8 @@ pub fn path(pidfile: Option<&Path>, control: Option<&Path>) -> Option<PathBuf> {
     Some(path.into())
 }
 
-/// Reads the file. `None`: it does not exist, or it was not written by a psflip of root, this user, or the
-/// directory's owner.
+/// Reads the file. `None`: it does not exist, or it was not written by a psflip of root, this
+/// user, or the directory's owner.
 #[must_use]
 pub fn read(path: &Path) -> Option<LastExit> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -77,8 +77,8 @@ impl LastExit {
     /// Writes the file, atomically. A file that was not written by psflip is kept.
     ///
     /// # Errors
-    /// EEXIST: there is another file. Otherwise those of open(2), write(2) and rename(2): EACCES, EROFS,
-    /// ENOSPC, ...
+    /// EEXIST: there is another file. Otherwise those of open(2), write(2) and
+    /// rename(2): EACCES, EROFS, ENOSPC, ...
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if fs::symlink_metadata(path).is_ok() && read(path).is_none() {
             return Err(io::ErrorKind::AlreadyExists.into());

@@ -36,8 +36,8 @@ const ATTEMPTS: usize = 100;
 
 /// A file with its locks, which are released with it.
 ///
-/// Releasing a lock may fail (ENOLCK on NFS). That is no reason to panic: the close that follows releases it
-/// as well.
+/// Releasing a lock may fail (ENOLCK on NFS). That is no reason to panic: the close that
+/// follows releases it as well.
 #[derive(Debug)]
 pub(super) struct Locked(File);
 
@@ -104,8 +104,8 @@ pub(super) fn is_held(file: &File, pid: Option<u32>) -> io::Result<bool> {
     }
 }
 
-/// Whether this process may be an older psflip that holds this pidfile. If that can't be found out, the
-/// answer is yes.
+/// Whether this process may be an older psflip that holds this pidfile. If that can't be
+/// found out, the answer is yes.
 fn is_of_older_version(pid: u32, file: &File) -> bool {
     let Ok(ours) = file.metadata() else { return true };
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
@@ -126,8 +126,8 @@ fn is_of_older_version(pid: u32, file: &File) -> bool {
     }
 }
 
-/// Finds the psflip that holds a removed pidfile of this path, by its flock(2) lock in proc(5). `None`: none
-/// is found.
+/// Finds the psflip that holds a removed pidfile of this path, by its flock(2) lock in
+/// proc(5). `None`: none is found.
 pub(super) fn holder_of_removed(directory: &Path, path: &Path) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let mut removed = fs::canonicalize(directory).ok()?.join(path.file_name()?).into_os_string();
@@ -241,9 +241,9 @@ impl Drop for Turn {
 
 /// Waits until the file can be locked, for [`PATIENCE`] at most. [`lock`] then takes the lock.
 ///
-/// flock(2) and F_OFD_SETLKW of fcntl(2) have no time limit: only a signal could interrupt them, and psflip
-/// blocks all signals. So a forked process waits. It has the same open file description, so its lock is also
-/// this process's lock.
+/// flock(2) and F_OFD_SETLKW of fcntl(2) have no time limit: only a signal could interrupt them,
+/// and psflip blocks all signals. So a forked process waits. It has the same open file description,
+/// so its lock is also this process's lock.
 fn wait(file: &File) -> io::Result<()> {
     wait_at_most(PATIENCE, file)
 }
@@ -308,8 +308,8 @@ mod tests {
             drop(first);
             waits.join().unwrap();
         });
-        // The file is removed, so the next process gets the turn at once, even while the old file is still
-        // open.
+        // The file is removed, so the next process gets the turn at once, even while the
+        // old file is still open.
         let next = Turn::take(path.clone()).unwrap().unwrap();
         assert!(path.exists());
         drop((next, file));

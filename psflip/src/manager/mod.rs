@@ -1,5 +1,5 @@
-//! How psflip announces which generation is active: the pidfile, systemd's protocol, and a record of the last
-//! exit.
+//! How psflip announces which generation is active: the pidfile, systemd's protocol, and
+//! a record of the last exit.
 
 pub mod last_exit;
 mod lock;

@@ -5,11 +5,11 @@
 //! lock when the process exits (P3). A new file is written and locked under a temporary name and then
 //! renamed, so it is never visible in part (P1, P4).
 //!
-//! psflip replaces or removes only what can be a pidfile: a regular file that is empty or holds one decimal
-//! number (P4).
+//! psflip replaces or removes only what can be a pidfile: a regular file that is empty or
+//! holds one decimal number (P4).
 //!
-//! The file isn't synced to disk. After a crash of the host its contents mean nothing, and no process holds
-//! its lock.
+//! The file isn't synced to disk. After a crash of the host its contents mean nothing,
+//! and no process holds its lock.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -63,8 +63,8 @@ pub enum Error {
         /// The pid of that psflip.
         pid: u32,
     },
-    /// There is something other than a regular file (P4). A symbolic link may lead anywhere, and a directory
-    /// can't be replaced.
+    /// There is something other than a regular file (P4). A symbolic link may lead anywhere, and
+    /// a directory can't be replaced.
     #[error(
         "pidfile `{path}` is {kind}, and only a regular file is replaced; remove it, or use another path"
     )]
@@ -159,8 +159,8 @@ impl Pidfile {
         self.replaced
     }
 
-    /// Writes the pidfile again if it is gone or names another process, unless another psflip holds it.
-    /// `None`: it was in order.
+    /// Writes the pidfile again if it is gone or names another process, unless another psflip
+    /// holds it. `None`: it was in order.
     ///
     /// # Errors
     /// As [`Pidfile::take`], and those of lstat(2). The pidfile is not changed then.
@@ -168,8 +168,8 @@ impl Pidfile {
         if self.look().map_err(|error| system(&self.path, "look at it", error))? {
             return Ok(None);
         }
-        // If another program wrote into the file that this process holds, the own lock must not count as
-        // another psflip's.
+        // If another program wrote into the file that this process holds, the own lock must
+        // not count as another psflip's.
         let own = lock::is_at(&self.file, &self.path);
         let found = match open_existing(&self.path)? {
             None => Mended::Gone,
@@ -386,8 +386,8 @@ impl Temporary {
     /// Replaces the target, whatever pid is in it. Returns that pid.
     fn replace(&self, target: &Path) -> Result<Option<u32>, Error> {
         let existing = match open_existing(target) {
-            // It was psflip's a moment ago, so it is replaced even if it can't be opened for lack of
-            // descriptors.
+            // It was psflip's a moment ago, so it is replaced even if it can't be opened
+            // for lack of descriptors.
             Err(Error::System { .. }) => None,
             looked => looked?,
         };
@@ -400,9 +400,9 @@ impl Temporary {
             .map_err(|error| system(target, "replace it", error))
     }
 
-    /// Replaces the target if no running psflip holds it. Returns the pid that was in it. Of several
-    /// processes that try this at the same time one succeeds: only one can create the name, or have the turn
-    /// to replace a stale file.
+    /// Replaces the target if no running psflip holds it. Returns the pid that was in it. Of
+    /// several processes that try this at the same time one succeeds: only one can create the name,
+    /// or have the turn to replace a stale file.
     fn place(&self, target: &Path) -> Result<Option<u32>, Error> {
         let mut turn = None;
         for _ in 0..ATTEMPTS {
@@ -414,8 +414,8 @@ impl Temporary {
                 match renamed {
                     Ok(()) => return Ok(None),
                     Err(Errno::EEXIST) => continue, // another process was faster: look again
-                    // This file system (NFS) lacks the flag, so the turn also decides between two first
-                    // starts.
+                    // This file system (NFS) lacks the flag, so the turn also decides
+                    // between two first starts.
                     Err(Errno::EINVAL) if turn.is_some() => return self.rename(target).map(|()| None),
                     Err(Errno::EINVAL) => {}
                     Err(errno) => return Err(system(target, "create it", errno.into())),

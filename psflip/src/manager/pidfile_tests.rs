@@ -277,8 +277,8 @@ fn of_many_that_want_it_at_once_one_gets_it() {
         if stale {
             fs::write(&path, "1\n").unwrap();
         }
-        // This is one process and temporary names contain its pid, so the attempts must not overlap. The
-        // locks must.
+        // This is one process and temporary names contain its pid, so the attempts must
+        // not overlap. The locks must.
         let taken: Vec<_> = (0..5).filter_map(|_| Pidfile::take(&path, From::Nobody).ok()).collect();
         assert_eq!(taken.len(), 1);
         drop(taken);

@@ -1,7 +1,7 @@
 //! The messages to systemd, or to any other service manager that sets `NOTIFY_SOCKET` (sd_notify(3)).
 //!
-//! Nothing here waits. If the service manager's queue is full, a datagram is queued and sent in its order as
-//! soon as there is room.
+//! Nothing here waits. If the service manager's queue is full, a datagram is queued and sent in
+//! its order as soon as there is room.
 
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
@@ -20,11 +20,11 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::seam::{self, Call};
 use crate::text;
 
-/// The longest status, in characters: systemd reads datagrams of up to 4096 bytes, and shows the status in
-/// one line.
+/// The longest status, in characters: systemd reads datagrams of up to 4096 bytes, and
+/// shows the status in one line.
 const LONGEST_STATUS: usize = 800;
-/// How many datagrams are queued for a service manager that does not read. The oldest ones are dropped for
-/// newer ones.
+/// How many datagrams are queued for a service manager that does not read. The oldest
+/// ones are dropped for newer ones.
 const MOST_WAITING: usize = 64;
 /// How often to retry when the kernel lacks memory.
 const PATIENCE: u32 = 10;
@@ -146,8 +146,8 @@ pub fn watchdog_interval(variable: impl Fn(&str) -> Option<String>, pid: u32) ->
     (is_ours && time > 0).then(|| Duration::from_micros((time / 2).max(1)))
 }
 
-/// Whether the service manager stores descriptors. systemd 254 and later set `FDSTORE`; for earlier versions
-/// the unit must set it.
+/// Whether the service manager stores descriptors. systemd 254 and later set `FDSTORE`; for
+/// earlier versions the unit must set it.
 #[must_use]
 pub fn keeps_descriptors(variable: impl Fn(&str) -> Option<String>) -> bool {
     variable("FDSTORE").and_then(|most| most.parse::<u32>().ok()).is_some_and(|most| most > 0)
@@ -175,8 +175,8 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// For an address as in `NOTIFY_SOCKET`: a path, or `@` and an abstract name. The socket need not exist
-    /// yet.
+    /// For an address as in `NOTIFY_SOCKET`: a path, or `@` and an abstract name. The
+    /// socket need not exist yet.
     ///
     /// # Errors
     /// EINVAL: not such an address. ENAMETOOLONG: too long for an address. EMFILE, ENFILE, ENOMEM.

@@ -1,8 +1,8 @@
 //! A command that psflip runs during its work: the command of a health check, or a hook.
 //!
-//! It runs under a keeper of its own: when the command or psflip exits, everything that it started is killed
-//! (contract H2, C7, C8). Standard output and standard error go into one pipe. The last part of the output is
-//! kept for messages.
+//! It runs under a keeper of its own: when the command or psflip exits, everything that it started
+//! is killed (contract H2, C7, C8). Standard output and standard error go into one pipe. The last
+//! part of the output is kept for messages.
 
 use std::ffi::CString;
 use std::io::{self, Read};
@@ -126,8 +126,8 @@ impl SupervisedCommand {
                 }
                 Ok(Some(Report::Started)) => {
                     if let Some(process) = self.tree.unreported_child() {
-                        // If this fails, an exit that the keeper does not report is noticed by the command's
-                        // time limit.
+                        // If this fails, an exit that the keeper does not report is noticed by
+                        // the command's time limit.
                         let _ = self.either.add(process, EpollEvent::new(EpollFlags::EPOLLIN, 0));
                     }
                 }
@@ -139,8 +139,8 @@ impl SupervisedCommand {
                     | Report::CaughtUp,
                 )) => {}
                 Ok(None) => {
-                    // The keeper is about to report, or was stopped. A command that hangs has a time limit of
-                    // its own.
+                    // The keeper is about to report, or was stopped. A command that hangs has
+                    // a time limit of its own.
                     if let Some(process) = self.tree.unreported_child().map(|process| process.as_raw_fd())
                         && self.tree.press_keeper().is_some()
                     {

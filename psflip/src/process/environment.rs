@@ -29,8 +29,8 @@ fn set_variables<'a>(
     envp: Vec<CString>,
     changes: impl Iterator<Item = (&'a str, Option<&'a str>)>,
 ) -> Vec<CString> {
-    // A name may occur more than once (environ(7) does not forbid it). Setting replaces its first entry,
-    // removing removes all.
+    // A name may occur more than once (environ(7) does not forbid it). Setting replaces its
+    // first entry, removing removes all.
     let mut places: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
     let mut entries: Vec<Option<CString>> = envp.into_iter().map(Some).collect();
     for (place, entry) in entries.iter().enumerate() {

@@ -108,8 +108,8 @@ impl Stamp {
 }
 
 impl FileStamp {
-    /// Records the state of the file. Call this before reading the file, so that a change in between counts
-    /// as one.
+    /// Records the state of the file. Call this before reading the file, so that a
+    /// change in between counts as one.
     #[must_use]
     pub fn look(path: &Path) -> Self {
         Self { path: path.to_owned(), stamp: Stamp::of(path) }

@@ -81,8 +81,8 @@ impl Job {
     }
 }
 
-/// The terminal while it is lent to a child that needs it: the child's process group is the foreground group
-/// then.
+/// The terminal while it is lent to a child that needs it: the child's process group is
+/// the foreground group then.
 #[derive(Debug, Default)]
 pub struct Loan {
     /// The process group that it is lent to.
@@ -98,8 +98,8 @@ impl Loan {
             None => Foreground::NoTerminal,
             Some(group) if group == job.group() => Foreground::Job,
             Some(group) if Some(group) == child => Foreground::Child,
-            // The child passed the terminal on to another group of its tree, or it exited without returning
-            // the terminal.
+            // The child passed the terminal on to another group of its tree, or it exited
+            // without returning the terminal.
             Some(group) if self.is_of_borrower(group) => Foreground::Job,
             Some(_) => Foreground::Other,
         }
@@ -117,8 +117,8 @@ impl Loan {
         Ok(())
     }
 
-    /// Makes the job's group the foreground group again, if this process had lent the terminal and the shell
-    /// has not taken it back.
+    /// Makes the job's group the foreground group again, if this process had lent the terminal and
+    /// the shell has not taken it back.
     pub fn take_back(&mut self, job: Job) {
         if self.to.is_some() {
             Self::take(job, |group| self.is_of_borrower(group));
@@ -126,8 +126,8 @@ impl Loan {
         }
     }
 
-    /// Takes the terminal back from an empty group: another process had lent it to a child that exited
-    /// without returning it.
+    /// Takes the terminal back from an empty group: another process had lent it to a child
+    /// that exited without returning it.
     pub fn take_from_nobody(job: Job) {
         Self::take(job, process::is_empty_group);
     }

@@ -37,8 +37,8 @@ pub struct Launch {
 /// The sockets that a program inherits on purpose (`[[listen]]`).
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// Pairs of a descriptor and the number it gets. The new process inherits them by fork; they must stay
-    /// open until then.
+    /// Pairs of a descriptor and the number it gets. The new process inherits them by fork;
+    /// they must stay open until then.
     pub numbers: Vec<(RawFd, i32)>,
     /// Whether the program gets its own pid in `LISTEN_PID` (sd_listen_fds(3)).
     pub listen_pid: bool,
@@ -185,8 +185,8 @@ impl Launch {
         }
         let mut error = io::Error::from_raw_os_error(libc::ENOENT);
         for candidate in &self.candidates {
-            // A failed exec costs much more than access(2), and most directories of PATH don't have the
-            // program.
+            // A failed exec costs much more than access(2), and most directories of PATH
+            // don't have the program.
             if self.candidates.len() > 1
                 && nix::unistd::access(candidate.as_c_str(), AccessFlags::F_OK).is_err()
             {
@@ -271,8 +271,8 @@ fn duplicate(fd: BorrowedFd<'_>, onto: i32) -> io::Result<()> {
 /// Gives this process the signal mask and dispositions that psflip was started with (contract C2). This is
 /// the last step before the exec, because a signal that is pending for the child is delivered here.
 fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
-    // The only dispositions that changed: Rust's runtime ignores SIGPIPE, and psflip resets SIGCHLD to its
-    // default.
+    // The only dispositions that changed: Rust's runtime ignores SIGPIPE, and psflip
+    // resets SIGCHLD to its default.
     for changed in [Signal::PIPE, Signal::CHLD] {
         if signals.ignored.contains(changed) {
             signal::ignore(changed)?;
@@ -285,8 +285,8 @@ fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
     signal::set_mask(signals.mask).map(drop)
 }
 
-/// Where execvp(3) would look for a program: at its path if it contains a slash, else in every directory of
-/// `PATH`.
+/// Where execvp(3) would look for a program: at its path if it contains a slash, else in
+/// every directory of `PATH`.
 #[must_use]
 pub fn candidates(program: &CStr, envp: &[CString]) -> Vec<CString> {
     let program = program.to_bytes();

@@ -1,5 +1,5 @@
-//! Processes: how a program is started, the keeper that owns a child's process tree, how psflip itself was
-//! started, and job control.
+//! Processes: how a program is started, the keeper that owns a child's process tree, how psflip
+//! itself was started, and job control.
 
 pub mod command;
 pub mod environment;

@@ -1,5 +1,5 @@
-//! All children of psflip itself: keepers, the intermediate process of a double fork, and adopted orphans
-//! (contract C9).
+//! All children of psflip itself: keepers, the intermediate process of a double fork, and
+//! adopted orphans (contract C9).
 //!
 //! psflip is a subreaper like its keeper, for one case: when a keeper is killed, the rest of its tree becomes
 //! children of psflip, which kills them (C7). Only while it starts a successor, psflip is not a subreaper, so
@@ -32,12 +32,12 @@ pub(crate) fn was_reaped(pid: u32) {
 /// Reaps the children of psflip, and knows which of them psflip did not start.
 #[derive(Debug)]
 pub(crate) struct Reaper {
-    /// Children that this process had before it became psflip (`sh -c 'helper & exec psflip'`). psflip must
-    /// not kill them.
+    /// Children that this process had before it became psflip
+    /// (`sh -c 'helper & exec psflip'`). psflip must not kill them.
     foreign: Vec<u32>,
-    /// The processes below the keeper, recorded before psflip gives up being a subreaper for a moment. If the
-    /// keeper is killed in that moment, they all become children of the service manager, and can't be found
-    /// by their parent.
+    /// The processes below the keeper, recorded before psflip gives up being a subreaper for a
+    /// moment. If the keeper is killed in that moment, they all become children of the service
+    /// manager, and can't be found by their parent.
     wards: Vec<tree::Known>,
     /// Set while the leftover processes of a tree whose keeper is gone are being killed.
     sweep: Option<Ending>,
@@ -97,9 +97,9 @@ impl Reaper {
         Some(change)
     }
 
-    /// Kills and reaps all children that psflip has started or adopted, when psflip exits. None of them is of
-    /// use then (the keeper of an aborted probe, the rest of a killed keeper's tree), and no other process
-    /// should inherit a zombie.
+    /// Kills and reaps all children that psflip has started or adopted, when psflip exits. None of them
+    /// is of use then (the keeper of an aborted probe, the rest of a killed keeper's tree), and no
+    /// other process should inherit a zombie.
     pub(crate) fn end_our_own(&mut self) {
         children::end_children(std::process::id(), std::mem::take(&mut self.foreign), false);
     }
@@ -109,9 +109,9 @@ impl Reaper {
         self.wards = tree::below(keeper);
     }
 
-    /// Kills what the lost keeper of the child's tree left, except these children of psflip. Returns whether
-    /// nothing is left already. Otherwise call it again whenever a child was reaped, and at
-    /// [`Reaper::next_sweep`].
+    /// Kills what the lost keeper of the child's tree left, except these children of psflip.
+    /// Returns whether nothing is left already. Otherwise call it again whenever a child was
+    /// reaped, and at [`Reaper::next_sweep`].
     pub(crate) fn sweep(&mut self, except: &[u32]) -> bool {
         let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
         tree::kill_known(&std::mem::take(&mut self.wards));

@@ -5,8 +5,8 @@
 //! other processes may be hidden (`hidepid=`, `ProtectProc=`, unreadable programs) or missing. It is used
 //! only to find more than the children.
 //!
-//! To kill a tree, a subreaper need not look below its children: the orphans of each process that exits
-//! become its own children.
+//! To kill a tree, a subreaper need not look below its children: the orphans of each process
+//! that exits become its own children.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,8 +19,8 @@ use super::seam::{self, Call};
 use super::tree;
 use crate::signal::Signal;
 
-/// The largest number of processes that Linux can have, and so the largest pid (proc_sys_kernel(5),
-/// `pid_max`).
+/// The largest number of processes that Linux can have, and so the largest pid
+/// (proc_sys_kernel(5), `pid_max`).
 const MOST_PIDS: u32 = 4 * 1024 * 1024;
 
 /// All pids of this host are smaller than this. The `/proc` of another PID namespace shows the same limit.
@@ -33,9 +33,9 @@ fn pid_limit() -> u32 {
 /// How many pids are tried first if there is no list of children.
 const FIRST_SEARCH: u32 = 1024;
 
-/// With up to this many killed processes that have not exited yet, each exit is followed by a look for
-/// orphans. With more of them, half must exit first. So the cost of all looks together is proportional to the
-/// number of processes.
+/// With up to this many killed processes that have not exited yet, each exit is followed by a look
+/// for orphans. With more of them, half must exit first. So the cost of all looks together is
+/// proportional to the number of processes.
 const FEW: usize = 64;
 
 /// How long to wait for killed processes before looking for the orphans of those that have exited.
@@ -97,8 +97,8 @@ pub fn wake(pid: u32) {
 /// The process group of a child, if only descendants of this process can be in it: the group that `leader`
 /// leads, or one of a session that began below this process. It is never the group of this process itself.
 ///
-/// A group belongs to one session. A process gets into a session only by fork, and leaves it only for a new
-/// one (setsid(2)).
+/// A group belongs to one session. A process gets into a session only by fork, and leaves it
+/// only for a new one (setsid(2)).
 fn own_group(child: u32, leader: u32) -> Option<u32> {
     // SAFETY: getpgid(2) has no preconditions.
     let group = unsafe { libc::getpgid(child.cast_signed()) };
@@ -114,11 +114,11 @@ fn own_group(child: u32, leader: u32) -> Option<u32> {
     is_own.then_some(group.cast_unsigned())
 }
 
-/// kill(2) of a process group. An unreaped child is in the group, so its number can't belong to another
-/// group.
+/// kill(2) of a process group. An unreaped child is in the group, so its number can't
+/// belong to another group.
 fn signal_group(group: u32, signal: Signal) {
-    // SAFETY: kill(2) has no preconditions. `own_group` gave the group, so it is none of those that kill(2)
-    // knows by other meanings.
+    // SAFETY: kill(2) has no preconditions. `own_group` gave the group, so it is none of those that
+    // kill(2) knows by other meanings.
     unsafe { libc::kill(-group.cast_signed(), signal.number()) }; // all of it may have exited
 }
 
@@ -295,8 +295,8 @@ impl Ending {
     }
 }
 
-/// Tries pids upwards from `start`, then from the smallest one, in steps that double until a step contains a
-/// match.
+/// Tries pids upwards from `start`, then from the smallest one, in steps that double
+/// until a step contains a match.
 fn search(start: u32, is_wanted: impl Fn(u32) -> bool) -> Vec<u32> {
     let limit = pid_limit();
     let start = start.clamp(1, limit - 1);
@@ -312,9 +312,9 @@ fn search(start: u32, is_wanted: impl Fn(u32) -> bool) -> Vec<u32> {
     Vec::new()
 }
 
-/// Kills and reaps all children of this process except `spared`, and all orphans that it adopts meanwhile.
-/// All signals are blocked. Unless `stays`, the wait for processes that can't be killed, or don't exit after
-/// SIGKILL, is limited.
+/// Kills and reaps all children of this process except `spared`, and all orphans that it adopts
+/// meanwhile. All signals are blocked. Unless `stays`, the wait for processes that can't be killed,
+/// or don't exit after SIGKILL, is limited.
 pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
     let mut ending = Ending::new(leader, spared);
     let mut progress = Instant::now();

@@ -1,5 +1,5 @@
-//! A datagram socket for processes that know its address. The kernel adds the sender of each datagram
-//! (unix(7)).
+//! A datagram socket for processes that know its address. The kernel adds the sender of
+//! each datagram (unix(7)).
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -42,8 +42,8 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// A socket with an abstract name that the kernel chooses and that is unique. Close-on-exec and
-    /// non-blocking.
+    /// A socket with an abstract name that the kernel chooses and that is unique.
+    /// Close-on-exec and non-blocking.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM; ENOSPC: a million such names are in use.

@@ -43,9 +43,9 @@ extern "C" fn before_main() {
     occupy_closed_standard_descriptors();
 }
 
-/// Opens `/dev/null` on closed descriptors 0 to 2. Otherwise a file of psflip's could get such a number, and
-/// be written to as a standard stream. Close-on-exec: the child finds them closed, as psflip did (contract
-/// C1, C3).
+/// Opens `/dev/null` on closed descriptors 0 to 2. Otherwise a file of psflip's could get such
+/// a number, and be written to as a standard stream. Close-on-exec: the child finds them
+/// closed, as psflip did (contract C1, C3).
 #[cfg(not(test))]
 fn occupy_closed_standard_descriptors() {
     for fd in 0..3 {
@@ -61,8 +61,8 @@ fn occupy_closed_standard_descriptors() {
 
 #[cfg(not(test))]
 #[used]
-// SAFETY: the section holds pointers to functions that the C library calls before main; the function fits
-// this use.
+// SAFETY: the section holds pointers to functions that the C library calls before main;
+// the function fits this use.
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;
 

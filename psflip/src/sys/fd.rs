@@ -31,8 +31,8 @@ pub fn is_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// Both of these are harmless: the descriptor was closed already, which removed it, or the number belongs to
 /// another file by now, which isn't in the set.
 pub fn forget_in_epoll(epoll: BorrowedFd<'_>, number: RawFd) {
-    // SAFETY: EPOLL_CTL_DEL ignores the event pointer (since Linux 2.6.9) and fails on a number that isn't in
-    // the set.
+    // SAFETY: EPOLL_CTL_DEL ignores the event pointer (since Linux 2.6.9) and fails on a
+    // number that isn't in the set.
     unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, number, std::ptr::null_mut()) };
 }
 
@@ -71,8 +71,8 @@ pub fn close_on_exec_if_open(number: RawFd) {
     unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-/// Takes ownership of a descriptor that was kept open across an exec, under a number that the caller was
-/// told.
+/// Takes ownership of a descriptor that was kept open across an exec, under a number
+/// that the caller was told.
 ///
 /// # Errors
 /// EBADF: nothing is open there.
@@ -80,13 +80,13 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     seam::before(Call::DescriptorFlags)?;
     // SAFETY: F_GETFD on any number is harmless.
     cerr(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
-    // SAFETY: it is open, and the caller's protocol says that it is ours: no Rust value owns what an exec
-    // left behind.
+    // SAFETY: it is open, and the caller's protocol says that it is ours: no Rust value
+    // owns what an exec left behind.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Closes every descriptor except these. Only for a forked process that uses no Rust value that owns one of
-/// the others.
+/// Closes every descriptor except these. Only for a forked process that uses no Rust
+/// value that owns one of the others.
 pub(super) fn close_all_but(keep: &mut [RawFd]) {
     keep.sort_unstable();
     let mut first: u32 = 0;
@@ -101,8 +101,8 @@ pub(super) fn close_all_but(keep: &mut [RawFd]) {
 
 /// close_range(2), or close(2) one by one before Linux 5.9.
 fn close_range(first: u32, last: u32) {
-    // SAFETY: three integers. The process that calls this owns nothing in the range any more (see
-    // `close_all_but`).
+    // SAFETY: three integers. The process that calls this owns nothing in the range any
+    // more (see `close_all_but`).
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return;
     }

@@ -4,9 +4,9 @@ use std::mem::MaybeUninit;
 
 /// Drops the pages of code and constants that are mapped now (madvise(2), MADV_DONTNEED).
 ///
-/// Pages that are still needed come back from the page cache, one fault for 16 pages. Pages that only the
-/// start needed (the configuration's parser, the command line's help) no longer count as memory of this
-/// process.
+/// Pages that are still needed come back from the page cache, one fault for 16 pages. Pages
+/// that only the start needed (the configuration's parser, the command line's help) no
+/// longer count as memory of this process.
 pub fn let_go_of_startup_code() {
     extern "C" fn each_object(
         info: *mut libc::dl_phdr_info,
@@ -36,8 +36,8 @@ pub fn let_go_of_startup_code() {
     unsafe { libc::dl_iterate_phdr(Some(each_object), std::ptr::null_mut()) };
 }
 
-/// Returns the free part of the heap to the kernel (malloc_trim(3)), for a process that needs little of it
-/// from now on.
+/// Returns the free part of the heap to the kernel (malloc_trim(3)), for a process that
+/// needs little of it from now on.
 pub fn let_go_of_startup_heap() {
     // SAFETY: malloc_trim(3) has no preconditions.
     unsafe { libc::malloc_trim(0) };
@@ -66,8 +66,8 @@ pub fn reserve_stack() {
     unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 
-/// The smallest page size. Segments are aligned to the real page size, so aligning down to this one is
-/// correct.
+/// The smallest page size. Segments are aligned to the real page size, so aligning down
+/// to this one is correct.
 const PAGE: usize = 4096;
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ impl PidFd {
         Self(fd)
     }
 
-    /// Whether this is the descriptor of a process: a newer version, or a program other than psflip, may have
-    /// sent any file.
+    /// Whether this is the descriptor of a process: a newer version, or a program other than
+    /// psflip, may have sent any file.
     #[must_use]
     pub fn is_process(&self) -> bool {
         !self.check().is_err_and(|error| matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)))
@@ -81,8 +81,8 @@ impl PidFd {
 
     fn send_raw(&self, signal: Signal, info: *const QueuedInfo) -> io::Result<()> {
         seam::before(Call::PidfdSendSignal)?;
-        // SAFETY: the descriptor is open; `info` is null or points to a whole siginfo_t (128 bytes) that
-        // outlives the call.
+        // SAFETY: the descriptor is open; `info` is null or points to a whole siginfo_t (128
+        // bytes) that outlives the call.
         let result = unsafe {
             libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), info, 0)
         };

@@ -27,8 +27,8 @@ pub enum Fork {
 /// EAGAIN: RLIMIT_NPROC, the pids cgroup, or threads-max is reached. ENOMEM.
 pub fn fork() -> io::Result<Fork> {
     seam::before(Call::Fork)?;
-    // SAFETY: the process is single-threaded (see above), so the child is not restricted to async-signal-safe
-    // functions.
+    // SAFETY: the process is single-threaded (see above), so the child is not restricted to
+    // async-signal-safe functions.
     match cerr(unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid.cast_unsigned())),
@@ -37,10 +37,10 @@ pub fn fork() -> io::Result<Fork> {
 
 /// Starts a process that only runs `become_program`, which executes a program or returns why it could not.
 ///
-/// Like vfork(2), the new process uses the memory of this one, which is suspended until the exec. That saves
-/// copying memory that is dropped at once (a third of the time of a fork and exec), and lets the new process
-/// return its error. The pidfd comes from the same call (CLONE_PIDFD, Linux 5.2), so there is no process
-/// without one.
+/// Like vfork(2), the new process uses the memory of this one, which is suspended until the exec.
+/// That saves copying memory that is dropped at once (a third of the time of a fork and exec), and
+/// lets the new process return its error. The pidfd comes from the same call (CLONE_PIDFD, Linux
+/// 5.2), so there is no process without one.
 ///
 /// # Errors
 /// The inner one is what `become_program` returned; the new process is reaped then. The outer one is
@@ -52,8 +52,8 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
         failure: Option<E>,
     }
     extern "C" fn start<F: FnOnce() -> E, E>(shared: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: `spawn` passes a pointer to a Shared of this very type, which nobody else uses while this
-        // runs.
+        // SAFETY: `spawn` passes a pointer to a Shared of this very type, which nobody
+        // else uses while this runs.
         let shared = unsafe { &mut *shared.cast::<Shared<F, E>>() };
         shared.failure = shared.become_program.take().map(|become_program| become_program());
         exit_now(crate::exit::NOT_FOUND)
@@ -292,8 +292,8 @@ fn kill_group(group: u32, number: libc::c_int) -> io::Result<()> {
     cerr(unsafe { libc::kill(-group.cast_signed(), number) }).map(drop)
 }
 
-/// Makes this process the new parent of its orphaned descendants, or ends that (PR_SET_CHILD_SUBREAPER of
-/// prctl(2)).
+/// Makes this process the new parent of its orphaned descendants, or ends that
+/// (PR_SET_CHILD_SUBREAPER of prctl(2)).
 ///
 /// # Errors
 /// None on Linux 3.4 or later.

@@ -1,5 +1,5 @@
-//! The seam between psflip and the operating system: a test can make any system call fail, and halt at any
-//! step.
+//! The seam between psflip and the operating system: a test can make any system call
+//! fail, and halt at any step.
 //!
 //! [`before`] is called before every system call that may fail, and [`step`] at every step of a generation's
 //! life. The production binary never installs a test hook, so only one relaxed load remains, which the
@@ -17,8 +17,8 @@ use nix::errno::Errno;
 
 /// Test hook: called before each system call, and at each step.
 pub trait Os: Sync {
-    /// Called before a system call. If it returns an error, the call fails with that error instead of being
-    /// made.
+    /// Called before a system call. If it returns an error, the call fails with that
+    /// error instead of being made.
     ///
     /// # Errors
     /// The error of the failed call.
@@ -246,8 +246,8 @@ pub(crate) mod testing {
         })
     }
 
-    /// Runs `work` in this thread. Its `number`th call (from 0) fails with this error. Returns the calls that
-    /// it made.
+    /// Runs `work` in this thread. Its `number`th call (from 0) fails with this error.
+    /// Returns the calls that it made.
     pub(crate) fn with<T>(fails: Option<(usize, Errno)>, work: impl FnOnce() -> T) -> (T, Vec<Call>) {
         PLAN.set(Some(Plan { calls: Vec::new(), fails }));
         let result = work();

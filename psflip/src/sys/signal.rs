@@ -8,8 +8,8 @@ use super::cerr;
 use super::seam::{self, Call};
 use crate::signal::Signal;
 
-/// A set of the signals 1 to 64, as a number whose bit N-1 stands for signal N (like `SigBlk` in
-/// proc_pid_status(5)).
+/// A set of the signals 1 to 64, as a number whose bit N-1 stands for signal N (like
+/// `SigBlk` in proc_pid_status(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SignalSet(u64);
 
@@ -38,9 +38,9 @@ impl SignalSet {
     }
 }
 
-/// Sets this thread's signal mask and returns the previous one. It makes the system call itself: glibc's
-/// sigprocmask(3) leaves out two signals for internal use (32 and 33), which may be in the mask that a child
-/// was started with.
+/// Sets this thread's signal mask and returns the previous one. It makes the system call itself:
+/// glibc's sigprocmask(3) leaves out two signals for internal use (32 and 33), which may be in
+/// the mask that a child was started with.
 ///
 /// # Errors
 /// None: rt_sigprocmask(2) fails only for an invalid set.
@@ -74,8 +74,8 @@ pub(super) fn ignored_now() -> SignalSet {
     let mut ignored = SignalSet::default();
     for signal in Signal::all() {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: asks only; the pointer is to a sigaction that lives through the call. Zeroed is a valid
-        // value of it.
+        // SAFETY: asks only; the pointer is to a sigaction that lives through the call.
+        // Zeroed is a valid value of it.
         let result = unsafe { libc::sigaction(signal.number(), std::ptr::null(), action.as_mut_ptr()) };
         // SAFETY: zeroed is a valid sigaction, whether the call wrote it or not.
         let action = unsafe { action.assume_init() };
@@ -236,16 +236,16 @@ pub fn stop_self() {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// Stops this process by SIGTSTP and returns when it was continued. All its signals are blocked, so its
-/// parent can distinguish this from a stop that another process caused. `ignored`: SIGTSTP is to be ignored
-/// again afterwards.
+/// Stops this process by SIGTSTP and returns when it was continued. All its signals are blocked,
+/// so its parent can distinguish this from a stop that another process caused. `ignored`:
+/// SIGTSTP is to be ignored again afterwards.
 ///
 /// # Errors
 /// EINVAL: never for this signal.
 pub fn stop_self_by_tstp(ignored: bool) -> io::Result<()> {
     set_default(Signal::TSTP)?;
-    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement, then its default
-    // action runs.
+    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement,
+    // then its default action runs.
     unsafe { libc::raise(libc::SIGTSTP) };
     let others = SignalSet(!(1 << (libc::SIGTSTP - 1)));
     set_mask(others)?;
@@ -261,8 +261,8 @@ pub fn die_by(signal: Signal) {
     let _ = set_default(signal);
     let mut only = SignalSet(u64::MAX);
     only.0 &= !(1 << (signal.number() - 1));
-    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement, then its default
-    // action runs.
+    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement,
+    // then its default action runs.
     unsafe { libc::raise(signal.number()) };
     let _ = set_mask(only);
 }
@@ -289,8 +289,8 @@ mod tests {
         let before = set_mask(set).unwrap();
         let signals = SignalFd::open(set).unwrap();
         assert_eq!(signals.next().unwrap(), None);
-        // SAFETY: raise(3) has no preconditions; the signal is blocked in this thread, which raise sends it
-        // to.
+        // SAFETY: raise(3) has no preconditions; the signal is blocked in this thread,
+        // which raise sends it to.
         unsafe { libc::raise(libc::SIGUSR1) };
         let received = signals.next().unwrap().unwrap();
         assert_eq!((received.signal.to_string().as_str(), received.pid), ("SIGUSR1", std::process::id()));

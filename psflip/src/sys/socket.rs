@@ -12,8 +12,8 @@ use nix::sys::socket::{
 
 use super::seam::{self, Call};
 
-/// The longest packet that is read, in bytes. Longer ones are truncated, which the reader notices because the
-/// end is missing.
+/// The longest packet that is read, in bytes. Longer ones are truncated, which the reader
+/// notices because the end is missing.
 pub const LONGEST: usize = 4096;
 /// Room for as many descriptors as the kernel lets a packet have: `SCM_MAX_FD`, 253 (unix(7)). In words of 8
 /// bytes, because a header must be aligned.
@@ -65,8 +65,8 @@ impl Socket {
     /// Sends one packet without waiting.
     ///
     /// # Errors
-    /// EPIPE, ECONNRESET: the other end is closed or shut down for reading. EAGAIN: it doesn't read, and the
-    /// queue is full.
+    /// EPIPE, ECONNRESET: the other end is closed or shut down for reading. EAGAIN: it
+    /// doesn't read, and the queue is full.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
@@ -92,8 +92,8 @@ impl Socket {
         let (length, fds) = loop {
             match seam::before(Call::Recvmsg).and_then(|()| receive(self.0.as_fd(), &mut buffer)) {
                 Ok(received) => break received,
-                // The other end was closed with unread packets. The kernel reports that once, before its last
-                // packets: read on.
+                // The other end was closed with unread packets. The kernel reports that once,
+                // before its last packets: read on.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(Errno::EAGAIN) => return Ok(Packet::Nothing),
                 Err(error) => return Err(error.into()),
@@ -105,9 +105,9 @@ impl Socket {
         Ok(Packet::Data(buffer[..length].to_vec(), fds))
     }
 
-    /// Shuts this end down for reading. Every later [`Socket::send`] of the other end fails, and every
-    /// earlier packet can still be read here. The kernel decides each case under one lock, so both ends agree
-    /// on it.
+    /// Shuts this end down for reading. Every later [`Socket::send`] of the other end fails,
+    /// and every earlier packet can still be read here. The kernel decides each case under
+    /// one lock, so both ends agree on it.
     ///
     /// # Errors
     /// None for a connected socket.
@@ -117,8 +117,8 @@ impl Socket {
     }
 }
 
-/// listen(2). If the socket listens already, its queue gets this new length. The kernel lowers it to
-/// net.core.somaxconn.
+/// listen(2). If the socket listens already, its queue gets this new length. The kernel
+/// lowers it to net.core.somaxconn.
 ///
 /// # Errors
 /// EADDRINUSE: another socket listens on the same port. EINVAL, EOPNOTSUPP: the socket can't listen.
@@ -129,8 +129,8 @@ pub fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     super::cerr(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// One recvmsg(2). Every descriptor that arrived is owned or closed, even if the kernel had to leave some
-/// out.
+/// One recvmsg(2). Every descriptor that arrived is owned or closed, even if the kernel
+/// had to leave some out.
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
     let mut control = [0_u64; CONTROL];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -165,8 +165,8 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
             let length: usize = header.cmsg_len as _;
             let count = length.saturating_sub(head) / size_of::<RawFd>();
             for index in 0..count {
-                // SAFETY: the header says that so many numbers follow it, so this is the address of one of
-                // them.
+                // SAFETY: the header says that so many numbers follow it, so this is the
+                // address of one of them.
                 let place = unsafe { data.add(index) };
                 // SAFETY: as above.
                 let number = unsafe { place.read_unaligned() };

@@ -26,8 +26,8 @@ pub(super) fn is_blind() -> bool {
     IS_BLIND.load(Ordering::Relaxed)
 }
 
-/// Calls `act` for each process below `root`, without `root`, as far as proc(5) shows them. Parents come
-/// before their children.
+/// Calls `act` for each process below `root`, without `root`, as far as proc(5) shows them.
+/// Parents come before their children.
 ///
 /// A tree may change while it is read. A caller that must get all of it repeats this until nothing is left.
 pub fn each_below(root: u32, mut act: impl FnMut(u32, &PidFd)) {
@@ -35,8 +35,8 @@ pub fn each_below(root: u32, mut act: impl FnMut(u32, &PidFd)) {
     let mut queue = VecDeque::from([root]);
     while let Some(parent) = queue.pop_front() {
         for child in children(parent) {
-            // The pid may have been reused since it was listed, so check that the process is still below
-            // `root`.
+            // The pid may have been reused since it was listed, so check that the
+            // process is still below `root`.
             let Ok(process) = PidFd::open(child) else { continue };
             // Its parent may have exited meanwhile, and this process may be the subreaper.
             match parent_of(child) {
@@ -99,9 +99,9 @@ pub fn parent_of(pid: u32) -> Option<u32> {
 
 /// The parent in the fields of [`stat`].
 ///
-/// For a process that is just being reaped, the kernel shows 0, -1 and -1 as parent, group and session
-/// (do_task_stat in Linux' fs/proc/array.c). A parent of 0 alone means a parent outside of this PID
-/// namespace, or none.
+/// For a process that is just being reaped, the kernel shows 0, -1 and -1 as parent, group and
+/// session (do_task_stat in Linux' fs/proc/array.c). A parent of 0 alone means a parent
+/// outside of this PID namespace, or none.
 fn parent_in(stat: &str) -> Option<u32> {
     let mut fields = stat.split_ascii_whitespace().skip(1);
     let (parent, group) = (fields.next()?, fields.next()?);
@@ -167,8 +167,8 @@ fn name_of(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
-/// Kills those of these processes that still exist, and everything below them, whatever their parent is by
-/// now.
+/// Kills those of these processes that still exist, and everything below them, whatever
+/// their parent is by now.
 pub fn kill_known(known: &[Known]) {
     for Known { pid, started } in known {
         // Open first, check afterwards: the descriptor can't become another process's.

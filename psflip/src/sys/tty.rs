@@ -19,8 +19,8 @@ impl Terminal {
         OpenOptions::new().read(true).custom_flags(flags.bits()).open("/dev/tty").ok().map(Self)
     }
 
-    /// The foreground process group. `None`: the terminal was hung up, or the group is in another PID
-    /// namespace.
+    /// The foreground process group. `None`: the terminal was hung up, or the group is
+    /// in another PID namespace.
     #[must_use]
     pub fn foreground(&self) -> Option<u32> {
         let group = tcgetpgrp(&self.0).ok()?.as_raw().cast_unsigned();

@@ -23,8 +23,8 @@ impl UnixPath {
     /// name in its directory, which is opened and reached by `/proc/self/fd`.
     ///
     /// # Errors
-    /// ENAMETOOLONG: the file name itself is too long, or there is no /proc. The errors of open(2) for the
-    /// directory.
+    /// ENAMETOOLONG: the file name itself is too long, or there is no /proc. The errors
+    /// of open(2) for the directory.
     pub fn new(path: &Path) -> Result<Self, Errno> {
         match UnixAddr::new(path) {
             Ok(address) => Ok(Self { address, _directory: None }),

@@ -1,8 +1,8 @@
 //! Socket activation (sd_listen_fds(3)): the sockets that the service manager passed to psflip itself.
 //!
-//! They keep their numbers, from descriptor 3 on, and stay open in every exec, so every generation inherits
-//! them. A child whose configuration has no `[[listen]]` finds them as if psflip were not there (contract
-//! C3).
+//! They keep their numbers, from descriptor 3 on, and stay open in every exec, so every
+//! generation inherits them. A child whose configuration has no `[[listen]]` finds them as if
+//! psflip were not there (contract C3).
 
 use std::ffi::CString;
 use std::io;
@@ -30,9 +30,9 @@ pub struct Activation {
 impl Activation {
     /// Reads them from the environment that psflip was started with.
     ///
-    /// `addressee`: the pid that `LISTEN_PID` must name. `None`: it is known that they are for the first
-    /// psflip, whose environment this is. `is_inherited`: whether this process was started with a descriptor
-    /// of this number.
+    /// `addressee`: the pid that `LISTEN_PID` must name. `None`: it is known that they are for
+    /// the first psflip, whose environment this is. `is_inherited`: whether this process was
+    /// started with a descriptor of this number.
     #[must_use]
     pub fn of(envp: &[CString], addressee: Option<u32>, is_inherited: impl Fn(i32) -> bool) -> Self {
         let text = |name| variable(envp, name).and_then(std::ffi::OsStr::to_str);
@@ -60,8 +60,8 @@ impl Activation {
         self.names.iter().map(String::as_str).filter(|name| store::parse(name).is_none()).collect()
     }
 
-    /// Takes the sockets that an earlier psflip has stored with systemd. psflip may use their numbers from
-    /// now on.
+    /// Takes the sockets that an earlier psflip has stored with systemd. psflip may use
+    /// their numbers from now on.
     pub fn take_stored(&mut self) -> Vec<Given> {
         let mut stored = Vec::new();
         for (number, name) in self.numbers().zip(&self.names) {
@@ -99,8 +99,8 @@ impl Activation {
         numbers.map(|(number, _)| copy(number)).collect()
     }
 
-    /// Keeps them from the program that this process is about to execute, which gets its own copies of those
-    /// it should have.
+    /// Keeps them from the program that this process is about to execute, which gets its own
+    /// copies of those it should have.
     pub fn hide(&self) {
         for number in self.numbers() {
             fd::close_on_exec_if_open(number);

@@ -1,5 +1,5 @@
-//! The sockets of `[[listen]]`: opened once, handed over from generation to generation, and inherited by
-//! every child.
+//! The sockets of `[[listen]]`: opened once, handed over from generation to generation,
+//! and inherited by every child.
 //!
 //! All generations share one socket, so its queue of connections survives an upgrade: the next child accepts
 //! what the previous one has not. psflip itself never accepts.
@@ -128,8 +128,8 @@ impl Listeners {
         Ok(all)
     }
 
-    /// The addresses that clients connect to, in the order of the configuration. For port 0 it is the port
-    /// that the kernel chose.
+    /// The addresses that clients connect to, in the order of the configuration. For port 0 it is
+    /// the port that the kernel chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         let address = |open: &Open| {
@@ -155,8 +155,8 @@ impl Listeners {
         })
     }
 
-    /// Whether another process has removed or replaced the file of a socket, so that no client can reach the
-    /// socket any more.
+    /// Whether another process has removed or replaced the file of a socket, so that no client
+    /// can reach the socket any more.
     pub fn has_lost_files(&self) -> bool {
         self.open.iter().any(|open| !is_still_reachable(&open.listener.address, open.made.file))
     }
@@ -179,8 +179,8 @@ impl Listeners {
         std::mem::take(&mut self.dropped)
     }
 
-    /// How to pass the sockets to the child, and the sockets in the order to which [`Passing::numbers`]
-    /// refers.
+    /// How to pass the sockets to the child, and the sockets in the order to which
+    /// [`Passing::numbers`] refers.
     #[must_use]
     pub fn passing(&self, generation: u64) -> (Passing, Vec<BorrowedFd<'_>>) {
         let mut sockets = Vec::new();
@@ -249,8 +249,8 @@ impl Listeners {
         Ok(())
     }
 
-    /// The predecessor has exited, and its sockets with it. Removes the files of those that this generation
-    /// does not have.
+    /// The predecessor has exited, and its sockets with it. Removes the files of those that
+    /// this generation does not have.
     pub fn predecessor_is_gone(&mut self) {
         for (path, id) in std::mem::take(&mut self.abandoned) {
             tell_remaining(&path, unix_file::remove(&path, id));
@@ -299,8 +299,8 @@ fn path_of(address: &str) -> Option<PathBuf> {
     prefixes.iter().find_map(|prefix| address.strip_prefix(prefix)).map(PathBuf::from)
 }
 
-/// Whether clients of this address reach the socket that was handed over. Another process may have removed
-/// its file.
+/// Whether clients of this address reach the socket that was handed over. Another
+/// process may have removed its file.
 fn is_still_reachable(address: &ListenAddress, file: Option<FileId>) -> bool {
     match (address.unix_path(), file) {
         (Some(path), Some(id)) => FileId::at(path) == Some(id),
@@ -324,8 +324,8 @@ fn activated(activation: &Activation, name: &str) -> Result<Made, String> {
     Ok(Made { sockets, file: None, is_new: false, is_stored: true })
 }
 
-/// Reuses a socket that was handed over. Options that can't be changed on an open socket must be as
-/// configured.
+/// Reuses a socket that was handed over. Options that can't be changed on an open socket
+/// must be as configured.
 fn keep(listener: &Listener, given: Given) -> Result<Made, String> {
     let Options { v6only, reuseport, .. } = listener.options;
     let fixed = |key: &str, is: bool| {

@@ -1,7 +1,7 @@
 //! How sockets are passed to a child: descriptor numbers and variables, computed without system calls.
 //!
-//! Several protocols can be used at once. A socket then has the same number for all of them, except for
-//! descriptor 0.
+//! Several protocols can be used at once. A socket then has the same number for all of
+//! them, except for descriptor 0.
 
 use crate::config::Protocol;
 

@@ -33,8 +33,8 @@ pub struct Error {
 /// The symlink is unchanged then.
 pub fn turn(link: &Symlink) -> Result<Turned, Error> {
     let error = |cause: String| Error { path: link.path.clone(), to: link.to.clone(), cause };
-    // The target is relative to the symlink's directory (symlink(7)). Check that it exists, so that clients
-    // always reach one.
+    // The target is relative to the symlink's directory (symlink(7)). Check that it exists, so
+    // that clients always reach one.
     let target = link.path.parent().unwrap_or(Path::new("")).join(&link.to);
     if let Err(missing) = fs::symlink_metadata(&target) {
         return Err(error(format!("the target can't be seen: {missing}")));

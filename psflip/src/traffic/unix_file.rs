@@ -62,8 +62,8 @@ fn unusable(errno: Errno) -> Failed {
 pub(super) fn create(socket: BorrowedFd<'_>, path: &Path, options: &Options) -> Result<FileId, Failed> {
     let account = Account::of(options)?;
     make_room(path)?;
-    // Until the owner is set, only this user may connect. The kernel gives the file the mode of the socket
-    // (unix(7)).
+    // Until the owner is set, only this user may connect. The kernel gives the file the
+    // mode of the socket (unix(7)).
     let first = options.mode.map_or(0o777, |mode| mode & 0o700);
     seam::before(Call::Chmod)
         .and_then(|()| fchmod(socket, Mode::from_bits_truncate(first)))

@@ -1,5 +1,5 @@
-//! How processes exited that the keeper reaped, and what follows for the whole: its exit status, and whether it is an outage. The
-//! pidfile may name a process only after it has exited.
+//! The exit statuses of processes that the keeper reaped. They decide the exit status of `psflip watch`, and
+//! whether to report an outage. The pidfile may name a process only after it has exited.
 
 use std::collections::VecDeque;
 
@@ -83,7 +83,8 @@ impl Watch {
         end
     }
 
-    /// The end of a service that nobody requested is an outage (contract L1). A service may take any time for its shutdown.
+    /// Logs an outage if the service has exited without a stop request (contract L1). A stop request has no
+    /// time limit: a service may take any time for its shutdown.
     pub(super) fn report_outage(&self, end: Option<End>) {
         if self.stop.is_none() {
             let end = end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string());

@@ -1,5 +1,5 @@
-//! A pidfile that another program writes: which process it names, reported whenever the file changes
-//! (inotify(7)).
+//! A pidfile that another program writes: which process it names, reported whenever the
+//! file changes (inotify(7)).
 //!
 //! A pidfile that has not changed since it was read contains nothing new, so each name counts once. A name
 //! that was there before the command was started, or whose process has exited, is stale for good, even if
@@ -152,8 +152,8 @@ impl Pidfile {
         Ok(first_pid(&file)?.map_or(Content::Nobody, Content::Pid))
     }
 
-    /// Marks the content that was read last as processed: it counts as unchanged until the file is written
-    /// again.
+    /// Marks the content that was read last as processed: it counts as unchanged until
+    /// the file is written again.
     pub(super) fn judged(&mut self) {
         self.judged = self.read;
         self.touched = false;

@@ -1,5 +1,5 @@
-//! Stops of the service, and the terminal that it may need (contract S3). `flip/job_control.rs` decides what
-//! to do about a stop.
+//! Stops of the service, and the terminal that it may need (contract S3). `flip/job_control.rs`
+//! decides what to do about a stop.
 
 use super::{Target, Watch};
 use crate::flip::job_control::{AfterStop, ChildStop, Part, after_stop};

@@ -356,8 +356,8 @@ impl Watch {
         }
         let named = Service { pid, process, asked: false };
         let replaced = self.service.replace(named);
-        // A previous service that took over again replaces one that gave up, which is then no longer kept as
-        // the previous one.
+        // A previous service that took over again replaces one that gave up, which is then no
+        // longer kept as the previous one.
         self.older = match self.older.take() {
             Some(before) if before.pid == pid => None,
             before => replaced.or(before).filter(|older| older.pid != pid && !older.process.has_ended()),

@@ -1,5 +1,5 @@
-//! The answer to an `fcgi` check, decoded record by record as it arrives (FastCGI 1.0, 3.3 and 5), without
-//! I/O.
+//! The answer to an `fcgi` check, decoded record by record as it arrives (FastCGI 1.0,
+//! 3.3 and 5), without I/O.
 
 use super::request::{REQUEST_ID, VERSION};
 use crate::text;

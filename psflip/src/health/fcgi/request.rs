@@ -75,7 +75,8 @@ fn length(bytes: &mut Vec<u8>, length: usize) {
     match u8::try_from(length) {
         Ok(short @ ..0x80) => bytes.push(short),
         _ => {
-            let length = u32::try_from(length).unwrap_or(0x7fff_ffff) | 0x8000_0000; // the configuration allows 64 KiB
+            // The configuration allows 64 KiB.
+            let length = u32::try_from(length).unwrap_or(0x7fff_ffff) | 0x8000_0000;
             bytes.extend_from_slice(&length.to_be_bytes());
         }
     }

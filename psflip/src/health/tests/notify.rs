@@ -1,5 +1,5 @@
-//! `notify`: which messages count. The test itself is the sender: it is below its parent, and not below its
-//! child.
+//! `notify`: which messages count. The test itself is the sender: it is below its
+//! parent, and not below its child.
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
@@ -85,8 +85,8 @@ fn a_flood_is_read_in_parts_and_harms_nothing() {
             send(&notifications, message);
             sent += 1;
         }
-        // The number of messages that the kernel's queue holds on any system (net.unix.max_dgram_qlen is at
-        // least 10).
+        // The number of messages that the kernel's queue holds on any system
+        // (net.unix.max_dgram_qlen is at least 10).
         let heard = notifications.hear(parent, None).unwrap();
         assert_eq!(heard, Heard { extend: Some(Duration::from_secs(5)), ..Heard::default() });
     }

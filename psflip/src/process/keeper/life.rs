@@ -29,9 +29,9 @@ pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells
     read.insert(Signal::CHLD);
     // psflip sends it to continue its keeper; unread, it would stay pending for ever
     read.insert(Signal::CONT);
-    // All steps that may fail come before the child's start, since a reported start can't be taken back
-    // (contract F10). In a group of its own, the keeper survives signals that are sent to psflip's group
-    // (contract C10).
+    // All steps that may fail come before the child's start, since a reported start can't be
+    // taken back (contract F10). In a group of its own, the keeper survives signals that are
+    // sent to psflip's group (contract C10).
     let ready = process::lead_group()
         .and_then(|()| process::set_subreaper(true))
         .and_then(|()| process::continue_with_parents_end())
@@ -75,15 +75,15 @@ fn start_child(launch: Launch, own_pid: u32) -> io::Result<Result<(u32, PidFd), 
     })
 }
 
-/// How often a report to psflip is tried. After a try that fails for lack of memory, the keeper pauses for 10
-/// ms.
+/// How often a report to psflip is tried. After a try that fails for lack of memory, the
+/// keeper pauses for 10 ms.
 const TRIES: u32 = 500;
 
 /// Sends a report to psflip. If psflip is gone, the main loop notices that.
 ///
-/// Each report is sent once only, so this waits until there is room in the socket, or memory: without the
-/// report psflip would wait for the child's exit for ever. A keeper that still can't send kills its tree and
-/// exits, which psflip sees.
+/// Each report is sent once only, so this waits until there is room in the socket, or memory:
+/// without the report psflip would wait for the child's exit for ever. A keeper that still can't
+/// send kills its tree and exits, which psflip sees.
 fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
     for _ in 0..TRIES {
         let Err(error) = socket.send(packet, fds) else { return };
@@ -145,8 +145,8 @@ struct Keeper<'a> {
     reaped: VecDeque<u32>,
 }
 
-/// How many pids of reaped processes a keeper remembers. psflip asks about a process within moments of its
-/// exit.
+/// How many pids of reaped processes a keeper remembers. psflip asks about a process
+/// within moments of its exit.
 const REMEMBERED: usize = 64;
 
 impl Keeper<'_> {

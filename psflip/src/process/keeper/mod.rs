@@ -1,5 +1,5 @@
-//! The keeper: a small process between psflip and a process tree. It makes sure that no process of the tree
-//! outlives psflip.
+//! The keeper: a small process between psflip and a process tree. It makes sure that no
+//! process of the tree outlives psflip.
 //!
 //! A keeper is a fork of psflip without an exec. It is the subreaper of its tree, so every orphan in the tree
 //! becomes the keeper's child, and the keeper reaps it (contract C9). It reports to psflip what happens to
@@ -10,8 +10,8 @@
 //!
 //! psflip has one keeper for its child, and one for every command of a health check and every hook.
 //!
-//! A message is a packet of one byte and its arguments. Both ends are copies of the same program, so the
-//! messages need no version.
+//! A message is a packet of one byte and its arguments. Both ends are copies of the same program,
+//! so the messages need no version.
 
 mod life;
 
@@ -48,8 +48,8 @@ pub enum Report {
     /// A change of another process that is the keeper's own child, since its parent exited. Only for a tree
     /// that was started by [`Tree::start_telling_all`].
     Other(Change),
-    /// Whether a process belongs to the tree, or belonged to it when it exited: the answer to
-    /// [`Tree::ask_about`].
+    /// Whether a process belongs to the tree, or belonged to it when it exited: the
+    /// answer to [`Tree::ask_about`].
     About {
         /// The process.
         pid: u32,
@@ -89,8 +89,8 @@ impl Tree {
         Self::start_keeper(launch, false)
     }
 
-    /// As [`Tree::start`], with a keeper that reports changes of every process that it adopts
-    /// ([`Report::Other`]).
+    /// As [`Tree::start`], with a keeper that reports changes of every process that it
+    /// adopts ([`Report::Other`]).
     ///
     /// # Errors
     /// As [`Tree::start`].
@@ -130,8 +130,8 @@ impl Tree {
         self.keeper_pid
     }
 
-    /// Readable once the child has exited and its keeper has not reported that, until [`Tree::press_keeper`]
-    /// has noticed.
+    /// Readable once the child has exited and its keeper has not reported that, until
+    /// [`Tree::press_keeper`] has noticed.
     #[must_use]
     pub fn unreported_child(&self) -> Option<BorrowedFd<'_>> {
         let child = self.child.as_ref().filter(|_| !self.has_told_end() && self.late.is_none());
@@ -170,9 +170,9 @@ impl Tree {
         self.late
     }
 
-    /// The exit status of a child whose keeper is [`Report::Lost`] and could not report it. The child is this
-    /// process's own child now, and is reaped here. If it had not exited before, the kernel killed it or is
-    /// about to.
+    /// The exit status of a child whose keeper is [`Report::Lost`] and could not report it. The
+    /// child is this process's own child now, and is reaped here. If it had not exited before,
+    /// the kernel killed it or is about to.
     #[must_use]
     pub fn end_of_lost_child(&self) -> End {
         // A process closes its sockets before its children get another parent.
@@ -188,12 +188,12 @@ impl Tree {
         self.child.as_ref().map(|(pid, _)| *pid)
     }
 
-    /// The next report, if there is one. [`Report::Gone`], [`Report::Refused`] and [`Report::Lost`] are the
-    /// last ones.
+    /// The next report, if there is one. [`Report::Gone`], [`Report::Refused`] and
+    /// [`Report::Lost`] are the last ones.
     ///
     /// # Errors
-    /// The errors of recvmsg(2): EMFILE, ENOMEM. The report itself is not lost then, but its descriptor may
-    /// be.
+    /// The errors of recvmsg(2): EMFILE, ENOMEM. The report itself is not lost then, but
+    /// its descriptor may be.
     pub fn next_report(&mut self) -> io::Result<Option<Report>> {
         while !self.over {
             let (bytes, fds) = match self.socket.receive()? {
@@ -219,8 +219,8 @@ impl Tree {
             [b'X', a, b, c, d] => {
                 let pid = u32::from_ne_bytes([a, b, c, d]);
                 let Some(pidfd) = fds.into_iter().next() else {
-                    // This process has no file descriptor left for the pidfd, so it could not signal the
-                    // child.
+                    // This process has no file descriptor left for the pidfd, so it
+                    // could not signal the child.
                     self.kill_keeper();
                     let error = io::Error::from_raw_os_error(libc::EMFILE);
                     return Some(Report::Refused(Refusal { stage: Stage::Fork, error }));
@@ -265,8 +265,8 @@ impl Tree {
         self.try_reap_keeper();
     }
 
-    /// Reaps a keeper after its last report. It is killed first: it was about to exit, and could be stopped
-    /// (SIGSTOP) before.
+    /// Reaps a keeper after its last report. It is killed first: it was about to exit, and
+    /// could be stopped (SIGSTOP) before.
     pub fn reap_keeper(self) {
         self.kill_keeper();
         self.wait_for_keeper();
@@ -323,9 +323,9 @@ impl Tree {
         }
     }
 
-    /// Sends a signal to the process group of one of the keeper's own children, or to that child alone if it
-    /// leads no group. The keeper sends it: it has not reaped that child, so the pid can't belong to another
-    /// process.
+    /// Sends a signal to the process group of one of the keeper's own children, or to that
+    /// child alone if it leads no group. The keeper sends it: it has not reaped that child, so
+    /// the pid can't belong to another process.
     ///
     /// # Errors
     /// EPIPE: the tree is gone. ENOBUFS, ENOMEM.
