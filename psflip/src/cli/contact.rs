@@ -23,10 +23,10 @@ use crate::{exit, terminal};
 /// Which psflip.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Which {
-    /// The configuration that psflip was started with, which says where its control socket is
+    /// The configuration that the service was started with: it tells where the control socket is
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "socket")]
     config: PathBuf,
-    /// The control socket itself
+    /// The path of the control socket, instead of a configuration
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }

@@ -73,54 +73,54 @@ const FLAGS: &[Flag] = &[
         "ADDR[,KEY=VALUE...]",
         "listen",
         Kind::Listener,
-        "Open this socket for every generation, once: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys as of [[listen]], such as as=stdin or mode=0660",
+        "Open this socket once, for every generation to inherit: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys are those of [[listen]], such as as=stdin or mode=0660",
     ),
-    flag("pidfile", "FILE", "pidfile", Kind::Path, "Write the active generation's pid here"),
+    flag("pidfile", "FILE", "pidfile", Kind::Path, "Write the pid of the active generation to this file"),
     flag(
         "control-socket",
         "FILE",
         "control.socket",
         Kind::Text,
-        "Answer `psflip upgrade`, `status` and `stop` here, instead of beside the pidfile",
+        "Path of the control socket, for `psflip upgrade`, `status` and `stop` [default: the pidfile's path with .sock appended]",
     ),
-    flag("no-control-socket", "", "control.socket", Kind::Alone("false"), "Make no control socket"),
+    flag("no-control-socket", "", "control.socket", Kind::Alone("false"), "Create no control socket"),
     flag("workdir", "DIR", "workdir", Kind::Path, "The child's working directory"),
-    flag("env", "NAME=VALUE", "env", Kind::Variable, "Set a variable of the child"),
-    flag("env-remove", "NAME", "env", Kind::Removed, "Remove a variable of the child"),
+    flag("env", "NAME=VALUE", "env", Kind::Variable, "Set an environment variable of the child"),
+    flag("env-remove", "NAME", "env", Kind::Removed, "Remove an environment variable of the child"),
     flag(
         "healthcheck-http",
         "URL",
         "healthcheck.http.url",
         Kind::Text,
-        "Healthy when a GET is answered: http://127.0.0.1:8080/up or unix:///run/app.sock:/up",
+        "Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up",
     ),
     flag(
         "healthcheck-method",
         "METHOD",
         "healthcheck.http.method",
         Kind::Text,
-        "The method of --healthcheck-http: GET, HEAD or OPTIONS; GET",
+        "The method of --healthcheck-http: GET, HEAD or OPTIONS [default: GET]",
     ),
     flag(
         "healthcheck-host",
         "HOST",
         "healthcheck.http.host",
         Kind::Text,
-        "The header Host of --healthcheck-http; the URL's host",
+        "The Host header of --healthcheck-http [default: host and port of the URL]",
     ),
     flag(
         "healthcheck-header",
         "NAME=VALUE",
         "healthcheck.http.headers",
         Kind::Entry,
-        "One more header of --healthcheck-http",
+        "Add a header to the request of --healthcheck-http",
     ),
     flag(
         "healthcheck-tcp",
         "ADDR",
         "healthcheck.tcp.address",
         Kind::Text,
-        "Healthy when a connection is accepted",
+        "Healthy when a TCP connection is accepted",
     ),
     flag(
         "healthcheck-unix",
@@ -141,7 +141,7 @@ const FLAGS: &[Flag] = &[
         "FILE",
         "healthcheck.fcgi.script",
         Kind::Text,
-        "What --healthcheck-fcgi requests",
+        "The script that --healthcheck-fcgi requests",
     ),
     flag(
         "healthcheck-command",
@@ -155,7 +155,7 @@ const FLAGS: &[Flag] = &[
         "CONTAINER",
         "healthcheck.docker.container",
         Kind::Text,
-        "Healthy when the container engine reports it",
+        "Healthy when the container engine reports that this container is healthy",
     ),
     flag(
         "healthcheck-notify",
@@ -169,88 +169,130 @@ const FLAGS: &[Flag] = &[
         "TIME",
         "healthcheck.alive.timeout",
         Kind::Text,
-        "Healthy when it still runs after this time; the default, with 5s",
+        "Healthy when the child still runs after this time; the default check, with 5s",
     ),
     flag(
         "healthcheck-status",
         "CODES",
         "healthcheck.*.status",
         Kind::Text,
-        "The codes that mean healthy, of http and fcgi: 204 or 200-299",
+        "Status codes that mean healthy, for http and fcgi: 204 or 200-299 [default: 200-399]",
     ),
     flag(
         "healthcheck-after",
         "TIME",
         "healthcheck.*.after",
         Kind::Text,
-        "From the child's start to the first probe",
+        "Time from the start of the child to the first probe",
     ),
     flag(
         "healthcheck-interval",
         "TIME",
         "healthcheck.*.interval",
         Kind::Text,
-        "From the end of a probe to the next",
+        "Time from the end of a probe to the next",
     ),
-    flag("healthcheck-timeout", "TIME", "healthcheck.*.timeout", Kind::Text, "For one probe"),
-    flag("healthcheck-successes", "N", "healthcheck.*.successes", Kind::Number, "Successful probes in a row"),
+    flag("healthcheck-timeout", "TIME", "healthcheck.*.timeout", Kind::Text, "Time limit for one probe"),
+    flag(
+        "healthcheck-successes",
+        "N",
+        "healthcheck.*.successes",
+        Kind::Number,
+        "Successful probes in a row that make a child healthy [default: 1]",
+    ),
     flag(
         "signal",
         "SIGNAL=SIGNAL",
         "signals",
         Kind::Signals,
-        "What the child gets in place of a signal: SIGTERM=SIGQUIT, SIGWINCH=false for none",
+        "Send the child another signal in place of this one: SIGTERM=SIGQUIT; SIGWINCH=false sends none",
     ),
-    flag("upgrade-signal", "SIGNAL", "upgrade.signal", Kind::Text, "Asks for an upgrade; SIGHUP"),
-    flag("upgrade-timeout", "TIME", "upgrade.timeout", Kind::Text, "From spawn to healthy; 1m"),
+    flag(
+        "upgrade-signal",
+        "SIGNAL",
+        "upgrade.signal",
+        Kind::Text,
+        "The signal that requests an upgrade [default: SIGHUP]",
+    ),
+    flag(
+        "upgrade-timeout",
+        "TIME",
+        "upgrade.timeout",
+        Kind::Text,
+        "Time limit from the start of the new child until it is healthy [default: 1m]",
+    ),
     flag(
         "shutdown-delay",
         "TIME",
         "shutdown.delay",
         Kind::Text,
-        "From promotion to the signal to the old child; 0s",
+        "Time from the promotion to the stop signal for the old child [default: 0s]",
     ),
-    flag("shutdown-signal", "SIGNAL", "shutdown.signal", Kind::Text, "Stops the child gracefully; SIGTERM"),
-    flag("shutdown-timeout", "TIME", "shutdown.timeout", Kind::Text, "From that signal to SIGKILL; 10s"),
+    flag(
+        "shutdown-signal",
+        "SIGNAL",
+        "shutdown.signal",
+        Kind::Text,
+        "The signal that stops the child gracefully [default: SIGTERM]",
+    ),
+    flag(
+        "shutdown-timeout",
+        "TIME",
+        "shutdown.timeout",
+        Kind::Text,
+        "Time from the stop signal to SIGKILL [default: 10s]",
+    ),
     flag(
         "shutdown-orphans",
         "WORD",
         "shutdown.orphans",
         Kind::Text,
-        "What happens to the rest of the child's process tree: kill or leave; kill",
+        "What happens to leftover processes of the child: kill or leave [default: kill]",
     ),
     flag(
         "switch",
         "LINK=TARGET",
         "switch.symlink",
         Kind::Link,
-        "At promotion, point the symbolic link LINK to TARGET",
+        "At promotion, repoint the symlink LINK to TARGET",
     ),
     flag(
         "hook-promote",
         "LINE",
         "hooks.promote",
         Kind::Shell,
-        "Run this line by `sh -c` before promotion; its failure fails the upgrade",
+        "Run this line with `sh -c` before the promotion; if it fails, the upgrade fails",
     ),
-    flag("hook-promoted", "LINE", "hooks.promoted", Kind::Shell, "Run this line by `sh -c` after promotion"),
+    flag(
+        "hook-promoted",
+        "LINE",
+        "hooks.promoted",
+        Kind::Shell,
+        "Run this line with `sh -c` after the promotion",
+    ),
     flag(
         "hook-failed",
         "LINE",
         "hooks.failed",
         Kind::Shell,
-        "Run this line by `sh -c` after an upgrade that failed",
+        "Run this line with `sh -c` after a failed upgrade",
     ),
-    flag("hook-timeout", "TIME", "hooks.timeout", Kind::Text, "How long each hook may take; 30s"),
+    flag("hook-timeout", "TIME", "hooks.timeout", Kind::Text, "Time limit for each hook [default: 30s]"),
     flag(
         "log-format",
         "WORD",
         "log.format",
         Kind::Text,
-        "How a line of psflip's own looks: auto, text, json or journald; auto",
+        "Format of psflip's log: auto, text, json or journald [default: auto]",
     ),
-    flag("log-level", "WORD", "log.level", Kind::Text, "error, warn, info, debug or trace; info"),
-    flag("quiet", "", "quiet", Kind::Alone("true"), "No line of psflip's own below `error`"),
+    flag(
+        "log-level",
+        "WORD",
+        "log.level",
+        Kind::Text,
+        "Log messages of this level and above: error, warn, info, debug or trace [default: info]",
+    ),
+    flag("quiet", "", "quiet", Kind::Alone("true"), "Log errors only"),
 ];
 
 /// Whether this is a flag of this table.
@@ -288,14 +330,14 @@ fn arguments(command: Command) -> Command {
         .long("config")
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
-        .help(format!("The configuration, TOML [default: {DEFAULT_CONFIG}]"));
+        .help(format!("The configuration file (TOML) [default: {DEFAULT_CONFIG}]"));
     let child = Arg::new("command")
         .value_name("COMMAND")
         .value_parser(ValueParser::os_string())
         .num_args(1..)
         .last(true)
         .conflicts_with("config")
-        .help("The child's argv: no file is read then, and flags say what a file would");
+        .help("The program and its arguments; psflip then reads no file, and takes its settings from flags");
     let choices = FLAGS.iter().filter(|flag| is_choice(flag)).map(|flag| flag.name);
     let kinds = ArgGroup::new("kind of health check").args(choices.collect::<Vec<_>>());
     command.arg(file).arg(child).args(FLAGS.iter().map(Flag::arg)).group(kinds)
@@ -413,13 +455,13 @@ In place of spawn-fcgi (psflip stays in the foreground):
   spawn-fcgi -n -s /run/app.sock -M 0660 -P /run/app.pid -- ./app.fcgi
   psflip run --listen unix:///run/app.sock,as=stdin,mode=0660 --pidfile /run/app.pid -- ./app.fcgi
 
-A server that opens its port itself, another one in every other generation:
+A server that opens its port itself, with two ports that alternate between generations:
   psflip run --env 'PORT={{ ab(\"8080\", \"8081\") }}' --pidfile app.pid \\
     --healthcheck-http 'http://127.0.0.1:{{ ab(\"8080\", \"8081\") }}/up' -- ./server
 
-All values are templates, the command too. `psflip check` takes the same arguments, and prints the
-file that they stand for. A successor is started with the same arguments. docs/configuration.md has
-more, and the key that each flag stands for.";
+All values may be templates, the command too. `psflip check` takes the same arguments and prints the
+equivalent configuration file. An upgrade starts the new generation with the same arguments.
+See docs/configuration.md for the key that each flag sets.";
 
 #[cfg(test)]
 mod tests {

@@ -21,29 +21,29 @@ Examples:
   psflip migrate config.yml -o psflip.toml
   ssh host cat config.json | psflip migrate -
 
-What can't be translated is named with its line, and stands as a comment in the output at its place.
-docs/migrating.md tells what becomes of each key and function.
+psflip reports what it can't translate with its line, and keeps it as a comment in the output.
+docs/migrating.md lists what becomes of each key and function.
 
 Exit codes:
     0  everything is translated, and `psflip check` accepts it
-    1  something is left to do; the output is written
+    1  the output is written, but parts of it are left for you to complete
     2  wrong usage
-   78  the file is no configuration at all
-  125  it can't be read, or the output can't be written";
+   78  the file is not a configuration
+  125  the file can't be read, or the output can't be written";
 
 /// What `psflip migrate` is given.
 #[derive(Debug, Args)]
 pub(super) struct MigrateArgs {
-    /// Upstream's configuration; `-` is standard input
+    /// The configuration of the Go version; `-` is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Where to write the result (default: standard output)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Overwrite the output if it is there already
+    /// Overwrite the output if it exists
     #[arg(long, requires = "output")]
     force: bool,
-    /// What the file is written in (default: as its name says, or else its text)
+    /// The format of FILE (default: detected from its name, or else from its text)
     #[arg(long, value_name = "FORMAT")]
     format: Option<Written>,
 }

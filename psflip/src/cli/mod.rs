@@ -24,12 +24,12 @@ use crate::end::End;
 use crate::{secrets, text};
 use flags::Source;
 
-/// psflip replaces a service while it serves.
+/// Zero-downtime restarts for any Linux service, in any language.
 ///
-/// It runs one child, as transparently as if it were not there: same environment, standard streams and signals, and the
-/// child's exit code. On the upgrade signal (SIGHUP) it starts a new psflip, which reads the configuration again, starts a
-/// new child, and takes over once that is healthy. Only then is the old child ended. If anything fails before that, the old
-/// child keeps serving, untouched.
+/// psflip runs one child process as if psflip were not there: same environment, standard streams, signals and
+/// exit status. On SIGHUP or `psflip upgrade` it starts a new psflip, which reads the configuration again and
+/// starts a new child. Only when the new child is healthy does it take over, and the old child shuts down
+/// gracefully. If anything fails before that, the old child keeps serving.
 #[derive(Debug, Parser)]
 #[command(name = "psflip", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
@@ -44,23 +44,23 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Start:    psflip -c app.toml
 Upgrade:  psflip upgrade -c app.toml    (or kill -HUP \"$(cat app.pid)\", which doesn't wait)
-Look:     psflip status -c app.toml
+Status:   psflip status -c app.toml
 Stop:     psflip stop -c app.toml       (or kill \"$(cat app.pid)\")
 
-A configuration, `app.toml`: the program, a pidfile to reach psflip by, and a socket for old and new
-program alike, which find it as descriptor 3 (without `[[listen]]`, each needs a socket of its own):
+A configuration, `app.toml`: the program, a pidfile, and a listening socket that every version of
+the program inherits as descriptor 3 (without `[[listen]]`, each version opens its own socket):
   cmd     = [\"./server\"]
   pidfile = \"app.pid\"
 
   [[listen]]
   address = \"tcp://0.0.0.0:8080\"
 
-Exit codes are the child's own (or psflip ends by the child's signal), or
+psflip exits as the child did (same exit code, or killed by the same signal), or with
     0  a new generation took over
     2  wrong usage
    78  the configuration is invalid
   124  the child was not healthy in time
-  125  psflip itself failed
+  125  psflip failed
   126  the command can't be executed
   127  the command was not found";
 
@@ -69,32 +69,32 @@ const DEFAULT_CONFIG: &str = "psflip.toml";
 
 #[derive(Clone, Debug, Args)]
 struct ConfigArgs {
-    /// The configuration, TOML
+    /// The configuration file (TOML)
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the child of a configuration, and upgrade it on request (the default)
+    /// Start a service and upgrade it on request (the default)
     #[command(after_help = flags::EXAMPLES)]
     Run(run::Args),
-    /// Print the effective configuration, or every error in it; start nothing
+    /// Check a configuration: print it with all defaults, or every error in it
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
-    /// Replace the child of a running psflip, and wait until the new one serves
+    /// Upgrade a running service, and wait for the result
     #[command(after_help = upgrade::AFTER_HELP)]
     Upgrade(upgrade::Upgrade),
-    /// Show how a running psflip and its child are, and what happened last
+    /// Show the state of a running service and its recent upgrades
     #[command(after_help = status::AFTER_HELP)]
     Status(status::Status),
-    /// End a running psflip and its child
+    /// Stop a running service, and wait until it has exited
     #[command(after_help = stop::AFTER_HELP)]
     Stop(stop::Stop),
-    /// Keep one steady process above a program that replaces itself and its pidfile
+    /// Give a program that replaces its own main process a stable parent, whose PID does not change
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
-    /// Translate a configuration of upstream psflip (YAML, JSON or TOML with Go templates)
+    /// Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)
     #[command(after_help = migrate::EXAMPLES)]
     Migrate(migrate::MigrateArgs),
 }

@@ -31,11 +31,12 @@ pub(super) struct Args {
 /// Whether the process that is started stays. The default is [`anchor::choose`]'s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct AnchorArgs {
-    /// Always keep this process as the anchor: the stable parent of all generations, whose PID does not change. That is the default
-    /// unless systemd started psflip and set NOTIFY_SOCKET
+    /// Keep this process as the stable parent (the anchor) of all generations: its PID never changes. This is the
+    /// default unless systemd started psflip and set NOTIFY_SOCKET
     #[arg(long, conflicts_with = "no_anchor")]
     pub(super) foreground: bool,
-    /// Never keep an anchor: every upgrade changes the PID of the service. For supervisors that follow it by the pidfile or MAINPID=
+    /// Run without an anchor: every upgrade changes the PID of the service. For supervisors that follow the PID
+    /// in the pidfile or MAINPID=
     #[arg(long)]
     pub(super) no_anchor: bool,
 }

@@ -17,19 +17,19 @@ use crate::exit;
 pub(super) struct Status {
     #[command(flatten)]
     which: Which,
-    /// Print the status as one JSON object (see docs/control.md); with --watch, one a line
+    /// Print the status as one JSON object (see docs/control.md); with --watch, one object per line
     #[arg(long)]
     json: bool,
-    /// Show every change as it happens, until Ctrl-C
+    /// Keep running and show every change, until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// How many of the last upgrades to show; psflip remembers 16
+    /// How many recent upgrades to show; psflip keeps the last 16
     #[arg(long, value_name = "N", default_value_t = 5)]
     last: usize,
-    /// Draw the last upgrades into this file (`-`: standard output)
+    /// Draw the recent upgrades as an SVG picture into this file (`-`: standard output)
     #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["json", "watch"])]
     timeline: Option<PathBuf>,
-    /// How long psflip may take to answer
+    /// Stop waiting for an answer after this time
     #[arg(long, value_name = "DURATION", value_parser = config::duration, default_value = "10s")]
     timeout: Duration,
 }
@@ -42,9 +42,9 @@ Examples:
   psflip status -c app.toml --timeline upgrades.svg        # for a browser
 
 Exit codes:
-    0  psflip has answered
-   78  the configuration does not say where psflip is
-  125  no psflip answers; if the service went down without a stop request, how is shown";
+    0  psflip answered
+   78  the configuration does not tell where the control socket is
+  125  psflip did not answer; if the service went down without a stop request, the output shows how";
 
 /// How often times that pass are shown anew. Only while --watch is on a terminal.
 const TICK: Duration = Duration::from_secs(1);

@@ -17,13 +17,13 @@ use crate::signal::Signal;
 pub(super) struct Stop {
     #[command(flatten)]
     which: Which,
-    /// Only ask; don't wait
+    /// Request the stop and return at once
     #[arg(long)]
     no_wait: bool,
-    /// Wait no longer than this, as `90s` or `5m`
+    /// Stop waiting after this time, such as `90s` or `5m`
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     timeout: Option<Duration>,
-    /// Print what psflip says, one JSON object a line (see docs/control.md)
+    /// Print events as JSON, one object per line (see docs/control.md)
     #[arg(long)]
     json: bool,
 }
@@ -33,15 +33,16 @@ Examples:
   psflip stop -c app.toml
   psflip stop -c app.toml --timeout 30s
 
-The child gets `shutdown.signal`, and `shutdown.timeout` to exit. An upgrade under way is aborted.
+psflip sends the child `shutdown.signal` and waits up to `shutdown.timeout`. A running upgrade is
+aborted.
 
 Exit codes:
-    0  the child has exited with code 0, or by the signal
-    1  the child has not exited in time, and keeps running
-   78  the configuration does not say where psflip is
-  124  --timeout is over
-  125  no psflip answers
-    N  the child has exited with code N (128+N: by signal N)";
+    0  the child exited with code 0, or was terminated by the stop signal
+    1  the child did not exit in time and keeps running
+   78  the configuration does not tell where the control socket is
+  124  --timeout expired
+  125  psflip did not answer
+    N  the child exited with code N (128+N: was terminated by signal N)";
 
 /// The child ignores the request.
 const IGNORED: u8 = 1;

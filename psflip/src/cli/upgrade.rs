@@ -16,9 +16,9 @@ use crate::exit;
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Until {
-    /// The new generation is the service
+    /// The new generation is active
     Promoted,
-    /// The old generation is gone, too
+    /// The old generation has exited, too
     Drained,
 }
 
@@ -30,13 +30,13 @@ pub(super) struct Upgrade {
     /// What to wait for
     #[arg(long, value_name = "WHAT", value_enum, default_value = "promoted", conflicts_with = "no_wait")]
     wait: Until,
-    /// Only ask; don't wait
+    /// Request the upgrade and return at once
     #[arg(long)]
     no_wait: bool,
-    /// Wait no longer than this, as `90s` or `5m`; the upgrade goes on
+    /// Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     timeout: Option<Duration>,
-    /// Print what psflip says, one JSON object a line (see docs/control.md)
+    /// Print events as JSON, one object per line (see docs/control.md)
     #[arg(long)]
     json: bool,
 }
@@ -44,18 +44,18 @@ pub(super) struct Upgrade {
 pub(super) const AFTER_HELP: &str = "\
 Examples:
   psflip upgrade -c app.toml                    # shows each step, fails if the upgrade fails
-  psflip upgrade -c app.toml --wait drained     # until the old child is gone, too
+  psflip upgrade -c app.toml --wait drained     # until the old child has exited, too
   psflip upgrade -c app.toml --timeout 5m       # in a deployment
 
-If an upgrade is already running, yours is queued and starts when it is over.
+If an upgrade is already running, yours is queued and starts when it finishes.
 Ctrl-C stops the waiting, not the upgrade.
 
 Exit codes:
-    0  the new generation is the service (with --wait drained: and the old one is gone)
-    1  the upgrade failed, and the old child keeps running; or psflip refuses, since it is stopping
-   78  the configuration does not say where psflip is
-  124  --timeout is over; the upgrade goes on
-  125  no psflip answers
+    0  the new generation is active (with --wait drained: and the old one has exited)
+    1  the upgrade failed, and the old child keeps running; or psflip is stopping and refused it
+   78  the configuration does not tell where the control socket is
+  124  --timeout expired; the upgrade goes on
+  125  psflip did not answer
   130  Ctrl-C; the upgrade goes on";
 
 /// So many times a connection may end without having said anything, one after the other.

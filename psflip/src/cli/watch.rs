@@ -14,33 +14,33 @@ use crate::watch::{self, Failure, Options};
 
 /// What `--help` shows below the options.
 pub(super) const AFTER_HELP: &str = "\
-The process that FILE names is the service: signals go to it, and watch ends as it
-does. Until there is one, COMMAND is meant. A name counts if FILE was written after
-COMMAND was started and names one of COMMAND's processes.
+The process whose pid is in FILE is the service: watch forwards signals to it and exits
+with its exit status. Until FILE names a process, COMMAND is the service. A pid counts
+if FILE was written after COMMAND was started and names one of COMMAND's processes.
 
   psflip watch --pidfile /run/nginx.pid -- nginx -g 'daemon off;'
   psflip watch --pidfile app.pid -- psflip -c app.toml
 
-Exit codes are the service's own (or watch ends by its signal), or
+watch exits as the service did (same exit code, or killed by the same signal), or with
     2  wrong usage
-  125  watch itself failed
+  125  watch failed
   126  the command can't be executed
   127  the command was not found";
 
 /// The command line of `psflip watch`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct WatchArgs {
-    /// Where the service writes its pid
+    /// The file to which the service writes its pid
     #[arg(long, value_name = "FILE")]
     pidfile: PathBuf,
-    /// How long another process may take to become the service when it has ended, if FILE is still there
-    /// or an older one still lives
+    /// When the service exits: wait this long for another process to become the service, if FILE still exists
+    /// or an earlier service process still runs
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = config::duration)]
     patience: Duration,
-    /// How long what is left of COMMAND at the end may take to end
+    /// When the service has stopped: wait this long for leftover processes of COMMAND to exit, then kill them
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = config::duration)]
     grace: Duration,
-    /// Print nothing below errors
+    /// Log errors only
     #[arg(short, long)]
     quiet: bool,
     /// The program and its arguments

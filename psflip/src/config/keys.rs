@@ -98,122 +98,122 @@ macro_rules! tables {
 }
 
 tables! {
-    TOP "" "The keys of the file itself stand above the first table." {
+    TOP "" "Keys outside of any table must stand above the first table." {
         "cmd": Argv(false), Required, "The child's argv, one string per argument, without a shell. The first is looked up as by execvp(3), relative to `workdir`.";
         "workdir": Special("/srv/app/current"), Told("where psflip was started"), "The child's working directory.";
-        "pidfile": Special("/run/app/psflip.pid"), Nothing, "Where the active generation's pid is written.";
-        "quiet": Boolean, Is("false"), "No log lines of psflip's own below `error`.";
-        "locals": Map(false), Nothing, "Strings for reuse by `local('name')`, rendered first, in the order of the file.";
+        "pidfile": Special("/run/app/psflip.pid"), Nothing, "The file to which psflip writes the pid of the active generation.";
+        "quiet": Boolean, Is("false"), "psflip logs errors only.";
+        "locals": Map(false), Nothing, "Strings for reuse in templates by `local('name')`. They are rendered before all other values, in the order of the file.";
         "env": Map(true), Nothing, "Changes to the child's environment: a string sets a variable, `false` removes it.";
-        "signals": Signals, Nothing, "What the child gets in place of a signal that psflip gets: another signal, or `false` for none.";
+        "signals": Signals, Nothing, "Translation of signals: when psflip receives the signal that a key names, it sends the child the signal in the value instead, or none if the value is `false`.";
         "upgrade": Kind::Table(&UPGRADE), Nothing, "How the service is upgraded.";
         "shutdown": Kind::Table(&SHUTDOWN), Nothing, "How a child is stopped.";
-        "healthcheck": One(HEALTHCHECKS), Told("`alive`, 5s"), "How psflip learns that a child is healthy: at most one kind.";
-        "listen": Kind::Many(&LISTEN, 64), Nothing, "Sockets that psflip opens once, and that every generation's child inherits.";
-        "switch": Kind::Table(&SWITCH), Nothing, "What is switched to the new child at promotion.";
-        "hooks": Kind::Table(&HOOKS), Nothing, "Programs that are run on the way.";
-        "control": Kind::Table(&CONTROL), Nothing, "Where operators reach psflip.";
+        "healthcheck": One(HEALTHCHECKS), Told("`alive`, 5s"), "The health check that a new child must pass before it is promoted: at most one kind.";
+        "listen": Kind::Many(&LISTEN, 64), Nothing, "Sockets that psflip opens once and that the child of every generation inherits.";
+        "switch": Kind::Table(&SWITCH), Nothing, "What psflip switches to the new child at promotion.";
+        "hooks": Kind::Table(&HOOKS), Nothing, "Commands that psflip runs at a promotion or after a failed upgrade.";
+        "control": Kind::Table(&CONTROL), Nothing, "The control socket for `psflip upgrade`, `status` and `stop`.";
         "log": Kind::Table(&LOG), Nothing, "psflip's own log, on standard error.";
     }
     UPGRADE "[upgrade]" "How the service is upgraded." {
-        "signal": Signal, Is("\"SIGHUP\""), "Asks for an upgrade.";
-        "timeout": Duration(false), Is("\"1m\""), "From spawn to healthy. A child that takes longer is given up, and the old one keeps running.";
+        "signal": Signal, Is("\"SIGHUP\""), "The signal that requests an upgrade.";
+        "timeout": Duration(false), Is("\"1m\""), "How long a new child may take from its start until it is healthy. If it takes longer, the upgrade fails and the old child keeps running.";
     }
     SHUTDOWN "[shutdown]" "How a child is stopped." {
-        "delay": Duration(true), Is("\"0s\""), "From promotion to the signal to the old child.";
-        "signal": Signal, Is("\"SIGTERM\""), "Stops the child gracefully.";
-        "timeout": Duration(true), Is("\"10s\""), "From the signal to SIGKILL. `0s`: SIGKILL at once.";
-        "orphans": Word(&["kill", "leave"]), Is("\"kill\""), "What happens to the rest of the child's process tree.";
+        "delay": Duration(true), Is("\"0s\""), "Time from the promotion to the stop signal for the old child.";
+        "signal": Signal, Is("\"SIGTERM\""), "The signal that stops the child gracefully.";
+        "timeout": Duration(true), Is("\"10s\""), "Time from the stop signal to SIGKILL. `0s`: SIGKILL at once.";
+        "orphans": Word(&["kill", "leave"]), Is("\"kill\""), "What happens to leftover processes: descendants of the child that still run after it exited.";
     }
-    ALIVE "[healthcheck.alive]" "Healthy when the child still runs after a while." {
-        "timeout": Duration(true), Is("\"5s\""), "How long; `0s`: as soon as it was executed.";
+    ALIVE "[healthcheck.alive]" "Healthy when the child still runs after some time." {
+        "timeout": Duration(true), Is("\"5s\""), "How long the child must run; `0s`: healthy as soon as it was executed.";
     }
     COMMAND "[healthcheck.command]" "Healthy when a command exits with 0." {
-        "cmd": Argv(false), Required, "Its argv. It has the child's environment and directory, and `PSFLIP_CHILD_PID`.";
-        "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
-        "interval": Duration(false), Is("\"1s\""), "From the end of a probe to the next.";
-        "timeout": Duration(false), Is("\"5s\""), "For one probe.";
+        "cmd": Argv(false), Required, "The command's argv. It runs in the child's environment and working directory, with `PSFLIP_CHILD_PID` set.";
+        "after": Duration(true), Is("\"0s\""), "Time from the start of the child to the first probe.";
+        "interval": Duration(false), Is("\"1s\""), "Time from the end of a probe to the next.";
+        "timeout": Duration(false), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
-    DOCKER "[healthcheck.docker]" "Healthy when the container engine reports that a container is." {
-        "container": Special("web-{{ blue_green() }}"), Required, "Its name or id.";
-        "socket": Special("/var/run/docker.sock"), Is("\"/var/run/docker.sock\""), "Where the engine listens.";
-        "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
-        "interval": Duration(false), Is("\"1s\""), "From the end of a probe to the next.";
-        "timeout": Duration(false), Is("\"5s\""), "For one probe.";
+    DOCKER "[healthcheck.docker]" "Healthy when the container engine reports that a container is healthy." {
+        "container": Special("web-{{ blue_green() }}"), Required, "The container's name or id.";
+        "socket": Special("/var/run/docker.sock"), Is("\"/var/run/docker.sock\""), "The Unix socket of the engine.";
+        "after": Duration(true), Is("\"0s\""), "Time from the start of the child to the first probe.";
+        "interval": Duration(false), Is("\"1s\""), "Time from the end of a probe to the next.";
+        "timeout": Duration(false), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     TCP "[healthcheck.tcp]" "Healthy when a TCP connection is accepted." {
-        "address": Special("127.0.0.1:8080"), Required, "Where to connect: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` or `:8080`.";
-        "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
-        "interval": Duration(false), Is("\"100ms\""), "From the end of a probe to the next.";
-        "timeout": Duration(false), Is("\"5s\""), "For one probe.";
+        "address": Special("127.0.0.1:8080"), Required, "The address to connect to: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` or `:8080`.";
+        "after": Duration(true), Is("\"0s\""), "Time from the start of the child to the first probe.";
+        "interval": Duration(false), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "timeout": Duration(false), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     UNIX "[healthcheck.unix]" "Healthy when a connection to a Unix socket is accepted." {
-        "path": Special("/run/app/app.sock"), Required, "The socket; `@name` is the abstract namespace (unix(7)).";
-        "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
-        "interval": Duration(false), Is("\"100ms\""), "From the end of a probe to the next.";
-        "timeout": Duration(false), Is("\"5s\""), "For one probe.";
+        "path": Special("/run/app/app.sock"), Required, "The path of the socket; `@name` is a name in the abstract namespace (unix(7)).";
+        "after": Duration(true), Is("\"0s\""), "Time from the start of the child to the first probe.";
+        "interval": Duration(false), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "timeout": Duration(false), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
-    HTTP "[healthcheck.http]" "Healthy when an HTTP request is answered with one of some codes." {
+    HTTP "[healthcheck.http]" "Healthy when an HTTP request is answered with an accepted status code." {
         "url": Special("http://127.0.0.1:8080/up"), Required, "`http://host:port/path?query` or `unix:///run/app.sock:/path`. No HTTPS: for TLS use `command` with curl.";
         "method": Word(&["GET", "HEAD", "OPTIONS"]), Is("\"GET\""), "The method of the request.";
-        "host": Special("app.example"), Told("host and port of the URL; `localhost` for a Unix socket"), "The header `Host`.";
-        "headers": Map(false), Nothing, "More headers of the request, by their names.";
-        "status": Status, Is("\"200-399\""), "The codes: `204`, `\"200,204,300-399\"`.";
-        "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
-        "interval": Duration(false), Is("\"100ms\""), "From the end of a probe to the next.";
-        "timeout": Duration(false), Is("\"5s\""), "For one probe.";
+        "host": Special("app.example"), Told("host and port of the URL; `localhost` for a Unix socket"), "The `Host` header.";
+        "headers": Map(false), Nothing, "Additional headers of the request.";
+        "status": Status, Is("\"200-399\""), "The accepted status codes: `204`, `\"200,204,300-399\"`.";
+        "after": Duration(true), Is("\"0s\""), "Time from the start of the child to the first probe.";
+        "interval": Duration(false), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "timeout": Duration(false), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
-    FCGI "[healthcheck.fcgi]" "Healthy when a FastCGI request is answered with one of some codes." {
-        "address": Special("unix:///run/app/app.sock"), Required, "Where to connect: a socket's path or `127.0.0.1:9000`.";
+    FCGI "[healthcheck.fcgi]" "Healthy when a FastCGI request is answered with an accepted status code." {
+        "address": Special("unix:///run/app/app.sock"), Required, "The address to connect to: the path of a Unix socket, or `127.0.0.1:9000`.";
         "script": Special("/srv/app/ping.php"), Required, "`SCRIPT_FILENAME` and `SCRIPT_NAME`: a file, or php-fpm's `ping.path`.";
         "query": Text, Is("\"\""), "`QUERY_STRING`, without the `?`.";
-        "params": Map(false), Nothing, "Parameters that are added to the usual ones of a GET, or replace them.";
-        "status": Status, Is("\"200-399\""), "The codes: `204`, `\"200,204,300-399\"`.";
-        "after": Duration(true), Is("\"0s\""), "From the child's start to the first probe.";
-        "interval": Duration(false), Is("\"100ms\""), "From the end of a probe to the next.";
-        "timeout": Duration(false), Is("\"5s\""), "For one probe.";
+        "params": Map(false), Nothing, "FastCGI parameters, added to those of a usual GET request or replacing them.";
+        "status": Status, Is("\"200-399\""), "The accepted status codes: `204`, `\"200,204,300-399\"`.";
+        "after": Duration(true), Is("\"0s\""), "Time from the start of the child to the first probe.";
+        "interval": Duration(false), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "timeout": Duration(false), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     NOTIFY "[healthcheck.notify]" "Healthy when the child reports `READY=1` (sd_notify(3))." {
-        "extend": Duration(true), Is("\"10m\""), "How much longer than `upgrade.timeout` the child may ask psflip to wait.";
+        "extend": Duration(true), Is("\"10m\""), "The most time beyond `upgrade.timeout` that the child may request by `EXTEND_TIMEOUT_USEC=`.";
     }
-    LISTEN "[[listen]]" "A socket that psflip opens once, and that every generation's child inherits." {
+    LISTEN "[[listen]]" "A socket that psflip opens once and that the child of every generation inherits." {
         "address": Special("tcp://0.0.0.0:8080"), Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, `unixgram://PATH`, `unixpacket://PATH`, or `systemd:NAME`.";
-        "name": Special("web"), Told("`unknown`; of `systemd:NAME` that name"), "What `LISTEN_FDNAMES` says.";
-        "as": Words(&["listen_fds", "stdin", "server_starter", "einhorn"]), Is("\"listen_fds\""), "How the child is told.";
-        "mode": Mode, Told("what the umask leaves of 0777"), "The permissions of a Unix socket's file.";
+        "name": Special("web"), Told("`unknown`; of `systemd:NAME` that name"), "The name of the socket in `LISTEN_FDNAMES`.";
+        "as": Words(&["listen_fds", "stdin", "server_starter", "einhorn"]), Is("\"listen_fds\""), "How psflip passes the socket to the child.";
+        "mode": Mode, Told("what the umask leaves of 0777"), "The permissions of the Unix socket's file.";
         "owner": Special("www-data"), Told("psflip's user"), "The file's owner: a name or a number.";
         "group": Special("www-data"), Told("psflip's group"), "The file's group: a name or a number.";
-        "backlog": Number(1, 65535), Is("4096"), "How many connections may wait to be accepted.";
+        "backlog": Number(1, 65535), Is("4096"), "How many connections may wait to be accepted (listen(2)).";
         "reuseport": Boolean, Is("false"), "`SO_REUSEPORT`: other processes may listen on the same port.";
         "v6only": Boolean, Told("as the kernel does"), "`IPV6_V6ONLY`.";
         "nodelay": Boolean, Told("as the child leaves it"), "`TCP_NODELAY`, which accepted connections inherit.";
         "nonblock": Boolean, Told("as the child leaves it"), "`O_NONBLOCK` of the socket itself.";
     }
-    SWITCH "[switch]" "What is switched to the new child at promotion." {
-        "symlink": Kind::Table(&SYMLINK), Nothing, "A symbolic link.";
+    SWITCH "[switch]" "What psflip switches to the new child at promotion." {
+        "symlink": Kind::Table(&SYMLINK), Nothing, "A symlink to repoint.";
     }
-    SYMLINK "[switch.symlink]" "A symbolic link that is pointed to the new child, atomically." {
-        "path": Special("/run/app/app.sock"), Required, "The link.";
-        "to": Special("/run/app/{{ blue_green() }}.sock"), Required, "What it points to.";
+    SYMLINK "[switch.symlink]" "A symlink that psflip repoints to the new child, atomically." {
+        "path": Special("/run/app/app.sock"), Required, "The path of the symlink.";
+        "to": Special("/run/app/{{ blue_green() }}.sock"), Required, "The target of the symlink.";
     }
-    HOOKS "[hooks]" "Programs that are run on the way, each an argv without a shell." {
-        "promote": Argv(true), Is("[]"), "Runs when the child is healthy, before promotion. If it fails, the upgrade fails.";
-        "promoted": Argv(true), Is("[]"), "Runs when the generation is the service.";
-        "failed": Argv(true), Is("[]"), "Runs in the generation that serves on, after an upgrade that failed.";
-        "timeout": Duration(false), Is("\"30s\""), "How long each may take.";
+    HOOKS "[hooks]" "Commands that psflip runs at a promotion or after a failed upgrade, each an argv without a shell." {
+        "promote": Argv(true), Is("[]"), "Runs when the new child is healthy, before the promotion. If it fails, the upgrade fails.";
+        "promoted": Argv(true), Is("[]"), "Runs after the promotion.";
+        "failed": Argv(true), Is("[]"), "Runs after a failed upgrade, in the generation that keeps serving.";
+        "timeout": Duration(false), Is("\"30s\""), "Time limit for each hook.";
     }
-    CONTROL "[control]" "Where operators reach psflip: `psflip upgrade`, `status` and `stop`." {
-        "socket": OrFalse("/run/app/psflip.sock"), Told("the pidfile's path with `.sock` appended; without a pidfile `psflip.sock` in `$RUNTIME_DIRECTORY`"), "The socket; `false`: none.";
+    CONTROL "[control]" "The control socket for `psflip upgrade`, `status` and `stop`." {
+        "socket": OrFalse("/run/app/psflip.sock"), Told("the pidfile's path with `.sock` appended; without a pidfile `psflip.sock` in `$RUNTIME_DIRECTORY`"), "The path of the control socket; `false`: no control socket.";
     }
     LOG "[log]" "psflip's own log, on standard error." {
-        "format": Word(&["auto", "text", "json", "journald"]), Is("\"auto\""), "How a line looks. `auto`: `journald` where standard error is the journal, else `text`.";
-        "level": Word(&["error", "warn", "info", "debug", "trace"]), Is("\"info\""), "The least important lines that are written.";
+        "format": Word(&["auto", "text", "json", "journald"]), Is("\"auto\""), "The format of log lines. `auto`: `journald` if standard error is connected to the journal, else `text`.";
+        "level": Word(&["error", "warn", "info", "debug", "trace"]), Is("\"info\""), "The lowest level that is logged.";
     }
 }
 

@@ -126,7 +126,7 @@ impl Connection {
         // Reset it instead of closing it, so that the port is free at once: the child
         // may be about to bind it.
         let _ = setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
-        Err(format!("{self}: nobody listens (the probe was connected to itself)"))
+        Err(format!("{self}: no server listens (the probe was connected to itself)"))
     }
 
     /// The result of the connect(2) in progress. `None`: there is none yet.
@@ -233,7 +233,7 @@ mod tests {
             failures: String::new(),
         };
         let refused = itself.refuse_itself().unwrap_err();
-        assert_eq!(refused, "connect to itself: nobody listens (the probe was connected to itself)");
+        assert_eq!(refused, "connect to itself: no server listens (the probe was connected to itself)");
         assert_eq!(getsockopt(&itself.socket, sockopt::Linger).unwrap().l_onoff, 1, "the port stays taken");
 
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

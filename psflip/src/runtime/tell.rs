@@ -120,7 +120,7 @@ impl Runtime {
             News::LeftBehind => tracing::error!(
                 child,
                 processes = self.survivors(),
-                "SIGKILL did not end all processes within {KILL:?}: they hang in the kernel, or psflip may not kill them; leaving them behind"
+                "SIGKILL did not terminate all processes within {KILL:?}: they hang in the kernel, or psflip may not kill them; leaving them behind"
             ),
         }
     }
@@ -266,7 +266,7 @@ pub(super) fn in_words(why: NotNow) -> &'static str {
         NotNow::Stopping => "a stop was requested",
         NotNow::PredecessorDrains => "the old generation still drains",
         NotNow::UnderWay => "an upgrade is under way",
-        NotNow::Ends => "this generation ends",
+        NotNow::Ends => "this generation is stopping",
     }
 }
 

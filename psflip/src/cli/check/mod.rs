@@ -25,8 +25,8 @@ Examples:
   psflip check --listen tcp://0.0.0.0:8080 -- ./server > app.toml
 
 Exit codes:
-    0  psflip can be started with it
-    1  --strict, and there is a warning
+    0  the configuration is valid
+    1  there is a warning (with --strict only)
     2  wrong usage
    78  the configuration is invalid";
 
@@ -36,7 +36,7 @@ pub(super) struct CheckArgs {
     pub(super) source: Source,
     #[command(flatten)]
     anchor: AnchorArgs,
-    /// Exit with 1 if there is a warning
+    /// Exit with status 1 if there is a warning
     #[arg(long)]
     strict: bool,
 }
