@@ -329,9 +329,14 @@ impl Server {
             self.clients.iter().find(|(_, client)| goes(client)).map(|(id, _)| *id)
         };
         let silent = first(|client| client.interest == Interest::Unknown);
-        let hung = || first(|client| !client.unread.is_empty());
-        if let Some(id) = silent.or_else(hung) {
+        if let Some(id) = silent {
+            let reason = format!(
+                "{MOST_CLIENTS} clients are connected, and another one needs the place of the oldest that has sent no request"
+            );
+            self.answer(id, &Event::Error { reason }, Then::Close);
             self.clients.remove(&id);
+        } else if let Some(id) = first(|client| !client.unread.is_empty()) {
+            self.clients.remove(&id); // it would not read a reason either
         } else if let Some(id) = first(|client| client.interest == Interest::Changes) {
             tracing::debug!(
                 most = MOST_CLIENTS,

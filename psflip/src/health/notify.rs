@@ -217,8 +217,8 @@ impl Notifications {
             tracing::warn!(
                 pid,
                 uid,
-                "ignoring messages on NOTIFY_SOCKET from a process that is not below the child, or has ended before it could be looked \
-                 up; a sender has to live until its message is read, as `systemd-notify` and sd_notify_barrier(3) do"
+                "ignoring messages on NOTIFY_SOCKET from a process that is not below the child, or exited before it could be looked \
+                 up; a sender must live until its message is read, as `systemd-notify` and sd_notify_barrier(3) do"
             );
         }
     }

@@ -34,27 +34,6 @@ impl Ends {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_ones_are_known_and_no_pid_stands_for_two() {
-        let mut ends = Ends::default();
-        for pid in 1..=100_u8 {
-            ends.note(u32::from(pid), End::Exited(pid));
-        }
-        assert_eq!(
-            (ends.of(36), ends.of(37), ends.of(100)),
-            (None, Some(End::Exited(37)), Some(End::Exited(100)))
-        );
-        ends.note(100, End::Exited(7));
-        assert_eq!(ends.of(100), Some(End::Exited(7)));
-        ends.forget(100);
-        assert_eq!(ends.of(100), None);
-    }
-}
-
 impl Watch {
     /// Nothing is left. Returns the exit status.
     pub(super) fn end_of_all(&mut self) -> End {
@@ -118,5 +97,26 @@ impl Watch {
     /// The exit status of the previous service, if it took over and gave up before the pidfile was read.
     pub(super) fn end_of_one_missed(&mut self) -> Option<End> {
         self.end_of_older().filter(|_| self.file.was_missed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ones_are_known_and_no_pid_stands_for_two() {
+        let mut ends = Ends::default();
+        for pid in 1..=100_u8 {
+            ends.note(u32::from(pid), End::Exited(pid));
+        }
+        assert_eq!(
+            (ends.of(36), ends.of(37), ends.of(100)),
+            (None, Some(End::Exited(37)), Some(End::Exited(100)))
+        );
+        ends.note(100, End::Exited(7));
+        assert_eq!(ends.of(100), Some(End::Exited(7)));
+        ends.forget(100);
+        assert_eq!(ends.of(100), None);
     }
 }
