@@ -1,4 +1,4 @@
-//! Where the programs under test are: next to the test itself, or where an environment variable says.
+//! Finds the programs under test: beside the test program, or where an environment variable says.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The psflip under test: `$PSFLIP_UNDER_TEST`, or `psflip` in the profile's folder (`target/debug`).
 ///
 /// # Panics
-/// When it isn't there: with how to build it.
+/// If the file doesn't exist; the message says how to build it.
 #[must_use]
 pub fn psflip_bin() -> PathBuf {
     if let Some(path) = env::var_os("PSFLIP_UNDER_TEST") {
@@ -18,11 +18,11 @@ pub fn psflip_bin() -> PathBuf {
     )
 }
 
-/// A test double of psflip from the crate `psflip-doubles`, for [`crate::PsflipBuilder::exe`]: in `$TESTKIT_DOUBLES` (a
-/// folder), or in the profile's folder (`target/debug`).
+/// A test double of psflip from the crate `psflip-doubles`, for [`crate::PsflipBuilder::exe`]: in the folder
+/// `$TESTKIT_DOUBLES`, or in the profile's folder (`target/debug`).
 ///
 /// # Panics
-/// When it isn't there: with how to build it.
+/// If the file doesn't exist; the message says how to build it.
 #[must_use]
 pub fn double(name: &str) -> PathBuf {
     if let Some(dir) = env::var_os("TESTKIT_DOUBLES") {
@@ -34,10 +34,11 @@ pub fn double(name: &str) -> PathBuf {
     )
 }
 
-/// A program of the crate `fixtures`: in `$TESTKIT_FIXTURES` (a folder), or in the profile's folder (`target/debug`).
+/// A program of the crate `fixtures`: in the folder `$TESTKIT_FIXTURES`, or in the profile's folder
+/// (`target/debug`).
 ///
 /// # Panics
-/// When it isn't there: with how to build it.
+/// If the file doesn't exist; the message says how to build it.
 #[must_use]
 pub fn fixture(name: &str) -> PathBuf {
     if let Some(dir) = env::var_os("TESTKIT_FIXTURES") {
@@ -49,7 +50,7 @@ pub fn fixture(name: &str) -> PathBuf {
     )
 }
 
-/// The testkit's own helper; see `testkit-launch --help`. `None` when it isn't built.
+/// The helper program `testkit-launch` (see its `--help`); `None` if it isn't built.
 pub(crate) fn find_launcher() -> Option<PathBuf> {
     let path =
         env::var_os("TESTKIT_LAUNCH").map_or_else(|| profile_dir().join("testkit-launch"), PathBuf::from);
@@ -71,17 +72,18 @@ fn existing(path: PathBuf, hint: &str) -> PathBuf {
     path
 }
 
-/// The folder above the profile's: `target`.
+/// The parent of the profile's folder: `target`.
 pub(crate) fn target_dir() -> PathBuf {
     let profile = profile_dir();
     profile.parent().map_or_else(|| profile.clone(), Path::to_owned)
 }
 
-/// `target/debug` for a test in `target/debug/deps`, an example in `target/debug/examples`, or a program in `target/debug`.
+/// The profile's folder: `target/debug`, for a test in `target/debug/deps`, an example in
+/// `target/debug/examples`, or a program in `target/debug`.
 fn profile_dir() -> PathBuf {
     let own = env::current_exe().expect("the test's own executable has a path");
     let dir = own.parent().expect("an executable is in a folder");
-    // A doctest is built in a temporary folder; CARGO_TARGET_DIR and the working folder are all it has.
+    // A doctest runs in a temporary folder, so only CARGO_TARGET_DIR and the working directory are known.
     if dir.starts_with(env::temp_dir())
         && dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rustdoctest"))
     {

@@ -1,4 +1,4 @@
-//! How a psflip is started in a sandbox.
+//! Configures and starts a psflip in a sandbox.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -16,7 +16,8 @@ use crate::text::{cmd_line, quoted, top_level};
 
 /// A psflip to be started: made by [`crate::Sandbox::psflip`], started by [`PsflipBuilder::start`].
 ///
-/// Without another word it runs `psflip --no-anchor -c psflip.toml` in the sandbox's folder, with a pidfile `psflip.pid` there.
+/// By default it runs `psflip --no-anchor -c psflip.toml` in the sandbox's folder, with the pidfile
+/// `psflip.pid` there.
 #[derive(Debug)]
 pub struct PsflipBuilder {
     inner: Arc<Inner>,
@@ -34,24 +35,25 @@ pub struct PsflipBuilder {
 /// Whether a psflip keeps an anchor: a stable parent of all generations, whose PID does not change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Anchor {
-    /// Never (`--no-anchor`): the first generation is the process that was started, and ends when it has drained.
+    /// No anchor (`--no-anchor`): the first generation is the process that was started, and exits when it has
+    /// drained.
     #[default]
     Never,
-    /// As psflip chooses without a flag: an anchor, unless systemd has started psflip and follows the main PID.
+    /// psflip's default: an anchor, unless systemd started psflip and follows the main PID.
     ByDefault,
-    /// Always (`--foreground`).
+    /// Always an anchor (`--foreground`).
     Always,
 }
 
 #[derive(Debug)]
 enum Pidfile {
-    /// As the configuration says, else `psflip.pid`.
+    /// The pidfile of the configuration, else `psflip.pid`.
     Usual,
     At(PathBuf),
     Without,
 }
 
-/// The methods of [`Launch`] that a psflip's start has as well.
+/// Methods of [`Launch`] that [`PsflipBuilder`] offers too.
 macro_rules! as_launch {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $kind:ty),*);)*) => {
         impl PsflipBuilder {
@@ -66,37 +68,37 @@ macro_rules! as_launch {
 }
 
 as_launch! {
-    /// One more argument, after `-c FILE`.
+    /// Adds an argument after `-c FILE`.
     arg(arg: impl AsRef<OsStr>);
     /// Sets a variable of psflip's environment. See [`Launch::env`].
     env(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>);
     /// Removes a variable of psflip's environment.
     env_remove(name: impl AsRef<OsStr>);
-    /// psflip's working directory; the sandbox's folder otherwise. Relative paths are looked up from there.
+    /// psflip's working directory, from which it resolves relative paths. Default: the sandbox's folder.
     cwd(dir: impl AsRef<Path>);
-    /// What descriptor 0 is. See [`Launch::stdin`].
+    /// Sets descriptor 0. See [`Launch::stdin`].
     stdin(stdin: Stdin);
-    /// Descriptor 1 is this, and is not collected.
+    /// Uses `fd` as descriptor 1; the testkit doesn't collect that output.
     stdout(fd: impl Into<OwnedFd>);
-    /// Descriptor 2 is this, and is not collected.
+    /// Uses `fd` as descriptor 2; the testkit doesn't collect that output.
     stderr(fd: impl Into<OwnedFd>);
-    /// Its session and process group.
+    /// Sets the session and process group.
     session(session: Session);
-    /// On a new pseudo-terminal, in its foreground. See [`Launch::pty`].
+    /// Starts psflip on a new pseudo-terminal, as its foreground process group. See [`Launch::pty`].
     pty();
-    /// Starts with this signal ignored.
+    /// Starts psflip with this signal ignored.
     ignore_signal(signal: Signal);
-    /// Starts with this signal blocked.
+    /// Starts psflip with this signal blocked.
     block_signal(signal: Signal);
-    /// Starts with this descriptor closed.
+    /// Starts psflip with this descriptor closed.
     close_fd(number: i32);
-    /// Starts with `fd` open as descriptor `number`.
+    /// Starts psflip with `fd` open as descriptor `number`.
     inherit_fd(fd: impl Into<OwnedFd>, number: i32);
-    /// Sets a soft and hard limit, such as `nofile`.
+    /// Sets a soft and hard resource limit, such as `nofile`.
     rlimit(name: &str, value: u64);
-    /// psflip's file mode creation mask.
+    /// Sets psflip's file mode creation mask.
     umask(mask: u32);
-    /// Adds to psflip's nice level.
+    /// Adds `by` to psflip's nice value.
     nice(by: i32);
 }
 
@@ -116,44 +118,45 @@ impl PsflipBuilder {
         }
     }
 
-    /// The child's command: becomes the configuration's `cmd`.
+    /// The child's command: the configuration's `cmd`.
     #[must_use]
     pub fn cmd<A: AsRef<OsStr>>(mut self, argv: impl IntoIterator<Item = A>) -> Self {
         self.cmd = Some(cmd_line(argv));
         self
     }
 
-    /// The text of the configuration. `cmd = …` and `pidfile = …` are written before it when it doesn't have them itself,
-    /// so it may begin with a table.
+    /// The text of the configuration. `cmd = …` and `pidfile = …` are put before it if it lacks them, so it
+    /// may begin with a table.
     #[must_use]
     pub fn config(mut self, text: impl Into<String>) -> Self {
         self.config = text.into();
         self
     }
 
-    /// Uses this file as it is, a path from the sandbox's folder; its pidfile is told by [`PsflipBuilder::pidfile`], unless it says so
-    /// in a line of its own without template.
+    /// Uses this configuration file as it is; a relative path starts at the sandbox's folder. The testkit
+    /// reads the pidfile's path from a line of its own without a template; otherwise set it with
+    /// [`PsflipBuilder::pidfile`].
     #[must_use]
     pub fn config_file(mut self, path: impl AsRef<Path>) -> Self {
         self.config_file = Some(self.inner.dir.join(path));
         self
     }
 
-    /// The pidfile, a path from the sandbox's folder.
+    /// The pidfile; a relative path starts at the sandbox's folder.
     #[must_use]
     pub fn pidfile(mut self, path: impl AsRef<Path>) -> Self {
         self.pidfile = Pidfile::At(self.inner.dir.join(path));
         self
     }
 
-    /// No pidfile. `flip`, `active` and what needs them fail then.
+    /// No pidfile. Then `flip`, `active` and everything that needs them panic.
     #[must_use]
     pub fn no_pidfile(mut self) -> Self {
         self.pidfile = Pidfile::Without;
         self
     }
 
-    /// Another executable than [`psflip_bin`], such as a link that the test moves later.
+    /// The executable, such as a symlink that the test repoints later. Default: [`psflip_bin`].
     #[must_use]
     pub fn exe(mut self, path: impl Into<PathBuf>) -> Self {
         self.exe = Some(path.into());
@@ -167,8 +170,9 @@ impl PsflipBuilder {
         self
     }
 
-    /// Whether there is an anchor. Without this there is none, unlike at a start by hand, so that [`Psflip::first_pid`] is a generation;
-    /// [`Anchor::ByDefault`] is for tests of what a service manager sees.
+    /// Whether psflip keeps an anchor. Default: [`Anchor::Never`], unlike a start by hand, so that
+    /// [`Psflip::first_pid`] is a generation. [`Anchor::ByDefault`] is for tests of what a service manager
+    /// sees.
     #[must_use]
     pub fn anchor(mut self, anchor: Anchor) -> Self {
         self.anchor = anchor;
@@ -182,17 +186,17 @@ impl PsflipBuilder {
         self
     }
 
-    /// What [`Psflip::flip`] sends; must be what the configuration says (SIGHUP without a word).
+    /// The signal that [`Psflip::flip`] sends; it must be the one in the configuration. Default: SIGHUP.
     #[must_use]
     pub fn upgrade_signal(mut self, signal: Signal) -> Self {
         self.upgrade_signal = signal;
         self
     }
 
-    /// Writes the configuration and starts psflip. It may still be starting: see [`Psflip::wait_ready`].
+    /// Writes the configuration and starts psflip, without waiting for it: see [`Psflip::wait_ready`].
     ///
     /// # Panics
-    /// When it can't be started.
+    /// If psflip can't be started.
     #[track_caller]
     pub fn start(self) -> Psflip {
         let written = self.config_file.is_none();

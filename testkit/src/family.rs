@@ -1,24 +1,26 @@
-//! Which process is what to which, told by their executables and parents.
+//! Tells a psflip, its keeper and its child apart, by executables and parents.
 
 use std::iter;
 
 use crate::process::{Process, Stat};
 
-/// The child of this psflip: its keeper's first child (the keeper runs the same executable as psflip), or, without a keeper, its
-/// own first child that runs something else. `None` before it is started and after it was reaped.
+/// The child of this psflip: its keeper's oldest child (the keeper runs the same executable as psflip), or,
+/// without a keeper, psflip's own oldest child that runs another executable. `None` before it is started and
+/// after it was reaped.
 #[must_use]
 pub fn child_of(psflip: Process) -> Option<Process> {
     let exe = psflip.exe().ok()?;
     let is_psflip = |process: &Process| process.exe().is_ok_and(|other| other == exe);
     let children = psflip.children();
     match children.iter().find(|child| is_psflip(child)) {
-        // Orphans that the keeper adopted are younger than the child.
+        // Orphans that the keeper adopted come after the child.
         Some(keeper) => keeper.children().into_iter().find(|child| !is_psflip(child)),
         None => children.into_iter().find(Process::is_alive),
     }
 }
 
-/// Whether these processes, all of one service, include a psflip that is neither above nor below this one: its predecessor or successor.
+/// Whether these processes of one service include a psflip that is neither an ancestor nor a descendant of
+/// this one: its predecessor or successor.
 pub(crate) fn has_other_generation(members: &[Stat], psflip: Process) -> bool {
     let Ok(exe) = psflip.exe() else { return false };
     let parent_of = |pid: u32| members.iter().find(|stat| stat.process.pid() == pid).map(|stat| stat.parent);

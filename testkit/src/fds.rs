@@ -1,4 +1,4 @@
-//! Open descriptors of a process at one moment, to be compared with a later one.
+//! Compares the open descriptors of a process at two moments.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ pub struct FdSnapshot {
 }
 
 impl FdSnapshot {
-    /// Of `process` as soon as it waits for something: what it has open only while it does something is not meant.
+    /// Takes the snapshot as soon as `process` sleeps, so that descriptors of work in progress are not in it.
     ///
     /// # Panics
-    /// When it has ended, belongs to another user, or is busy until the default deadline.
+    /// If the process has exited, belongs to another user, or is busy until the default deadline.
     #[track_caller]
     #[must_use]
     pub fn of(process: Process) -> Self {
-        // How often it has slept and was woken; `None` while it runs or is about to.
+        // How often the process has slept and woken up; `None` while it runs or is runnable.
         let rests = || {
             let rests = process.status_field("voluntary_ctxt_switches");
             rests.filter(|_| process.state() != State::Running)
@@ -35,38 +35,38 @@ impl FdSnapshot {
         Self { process, open }
     }
 
-    /// The descriptors with what they refer to.
+    /// Each descriptor, and what it refers to.
     #[must_use]
     pub fn open(&self) -> &BTreeMap<i32, String> {
         &self.open
     }
 
-    /// Fails when the same process doesn't have as many descriptors of each kind open again. Numbers of sockets and pipes may
-    /// differ: a closed and reopened one is no leak.
+    /// Asserts that the process again has as many descriptors of each kind. Numbers may differ, since a
+    /// socket that was closed and opened again is no leak.
     ///
     /// # Panics
-    /// When the difference stays until the default deadline.
+    /// If there still is a difference at the default deadline.
     #[track_caller]
     pub fn assert_unchanged(&self) {
         self.assert_unchanged_by(Deadline::default());
     }
 
-    /// As [`FdSnapshot::assert_unchanged`], with a deadline of your own.
+    /// [`FdSnapshot::assert_unchanged`] with a deadline of your own.
     ///
     /// # Panics
-    /// When the difference stays until then.
+    /// If there still is a difference at the deadline.
     #[track_caller]
     pub fn assert_unchanged_by(&self, deadline: Deadline) {
         let same = || kinds(&read(self.process)) == kinds(&self.open);
-        // The last look is made when nothing is left to wait for, so that the failure can show what is different.
+        // Wait only for the comparison to hold; the failure then shows the difference at that moment.
         wait_until(deadline, Difference(self), || same().then_some(()));
     }
 
-    /// As [`FdSnapshot::assert_unchanged`] across generations: `other` (a successor) has as many descriptors of each kind as this
-    /// process had.
+    /// [`FdSnapshot::assert_unchanged`] across generations: `other` (a successor) has as many descriptors of
+    /// each kind as this process had.
     ///
     /// # Panics
-    /// When the difference stays until the default deadline.
+    /// If there still is a difference at the default deadline.
     #[track_caller]
     pub fn assert_same_in(&self, other: Process) {
         let expected = Self { process: other, open: self.open.clone() };
@@ -74,7 +74,7 @@ impl FdSnapshot {
     }
 }
 
-/// Shows, when it is shown, what is different at that moment.
+/// Its `Display` shows the difference at the time of printing.
 struct Difference<'a>(&'a FdSnapshot);
 
 impl std::fmt::Display for Difference<'_> {
@@ -96,7 +96,7 @@ impl std::fmt::Display for Difference<'_> {
     }
 }
 
-/// How many of each kind: `socket:[17]` counts as `socket`.
+/// Counts descriptors by kind: `socket:[17]` counts as `socket`.
 fn kinds(open: &BTreeMap<i32, String>) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     for target in open.values() {

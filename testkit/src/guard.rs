@@ -1,5 +1,6 @@
-//! When the test's process itself is killed (a time limit, Ctrl-C), nobody drops its sandboxes: a small process of the
-//! testkit's own sees the end of a pipe then, ends what is left and removes the folders.
+//! Cleans up after a test process that is killed (a time limit, Ctrl-C) and so can't drop its sandboxes. A
+//! small guard process reads from a pipe; at the end of file it kills the remaining processes and removes the
+//! folders.
 
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::binaries;
 use crate::process::Process;
 
-/// What the ids of all sandboxes of this test process begin with.
+/// The common prefix of the IDs of all sandboxes of this test process.
 pub(crate) fn prefix() -> &'static str {
     static PREFIX: OnceLock<String> = OnceLock::new();
     PREFIX.get_or_init(|| {
@@ -20,12 +21,12 @@ pub(crate) fn prefix() -> &'static str {
     })
 }
 
-/// Starts the guard, once, and tells it of a folder. Without the helper's executable there is no guard: then only a test
-/// process that is killed leaves something behind.
+/// Starts the guard, once, and sends it a folder. If the helper program isn't built, there is no guard, and a
+/// killed test process leaves processes and folders behind.
 pub(crate) fn start(dir: &Path) {
     static GUARD: OnceLock<Option<Mutex<ChildStdin>>> = OnceLock::new();
     let guard = GUARD.get_or_init(|| {
-        // Not an empty environment: that is what a process in the middle of execve(2) shows.
+        // Not an empty environment: a process in the middle of execve(2) shows one.
         let mut command = Command::new(binaries::find_launcher()?);
         command
             .args(["--guard", prefix()])
@@ -39,7 +40,7 @@ pub(crate) fn start(dir: &Path) {
     if let Some(pipe) = guard {
         let mut line = dir.as_os_str().as_bytes().to_vec();
         line.push(b'\n');
-        // The guard was killed: the test works without it.
+        // If the guard was killed, the test goes on without it.
         let _ = pipe.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
     }
 }

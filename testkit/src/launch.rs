@@ -1,4 +1,4 @@
-//! Starting a program in a sandbox, with everything about its start that a test may want to be different.
+//! Starts a program in a sandbox, and lets a test change everything about its start.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -28,22 +28,22 @@ use crate::sandbox::Inner;
 /// The session and process group of a started program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
-    /// The test's session, a process group of its own (the default).
+    /// The test's session, a new process group (the default).
     OwnGroup,
-    /// A session of its own, without a terminal.
+    /// A new session, without a terminal.
     New,
-    /// Session and process group of the test.
+    /// The test's session and process group.
     Inherit,
 }
 
-/// What a started program reads from descriptor 0.
+/// Descriptor 0 of a started program.
 #[derive(Debug)]
 pub enum Stdin {
     /// `/dev/null` (the default).
     Null,
-    /// A pipe, written by [`Running::write_stdin`].
+    /// A pipe; write to it with [`Running::write_stdin`].
     Pipe,
-    /// This descriptor.
+    /// The given descriptor.
     Fd(OwnedFd),
 }
 
@@ -60,7 +60,7 @@ pub struct Launch {
     stderr: Option<OwnedFd>,
     session: Session,
     pty: bool,
-    /// Options of `env` of coreutils, which can ignore and block signals without unsafe code of ours.
+    /// Options of `env` of coreutils, which ignores and blocks signals; doing so here would take unsafe code.
     signals: Vec<OsString>,
     /// Options of `testkit-launch`.
     helper: Vec<OsString>,
@@ -86,21 +86,22 @@ impl Launch {
         }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.argv.push(arg.as_ref().to_owned());
         self
     }
 
-    /// More arguments.
+    /// Adds arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.argv.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
-    /// Sets a variable. Otherwise the environment is PATH, HOME and TMPDIR (the sandbox), LANG=C and the sandbox's marker.
+    /// Sets a variable. Without it the environment has PATH, HOME and TMPDIR (the sandbox), LANG=C and the
+    /// sandbox's marker.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.insert(name.as_ref().to_owned(), Some(value.as_ref().to_owned()));
@@ -114,115 +115,115 @@ impl Launch {
         self
     }
 
-    /// Its working directory; the sandbox's folder otherwise.
+    /// Sets the working directory. Default: the sandbox's folder.
     #[must_use]
     pub fn cwd(mut self, dir: impl AsRef<Path>) -> Self {
         self.cwd = Some(self.inner.dir.join(dir));
         self
     }
 
-    /// A program that starts it: `["nohup"]`, `["strace", "-f", "-o", "trace"]`, `["taskset", "1"]`.
+    /// A program that starts this one: `["nohup"]`, `["strace", "-f", "-o", "trace"]`, `["taskset", "1"]`.
     #[must_use]
     pub fn wrapper<A: AsRef<OsStr>>(mut self, argv: impl IntoIterator<Item = A>) -> Self {
         self.wrapper.extend(argv.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
-    /// What descriptor 0 is.
+    /// Sets descriptor 0.
     #[must_use]
     pub fn stdin(mut self, stdin: Stdin) -> Self {
         self.stdin = stdin;
         self
     }
 
-    /// Descriptor 1 is this, and is not collected.
+    /// Uses `fd` as descriptor 1; the testkit doesn't collect that output.
     #[must_use]
     pub fn stdout(mut self, fd: impl Into<OwnedFd>) -> Self {
         self.stdout = Some(fd.into());
         self
     }
 
-    /// Descriptor 2 is this, and is not collected.
+    /// Uses `fd` as descriptor 2; the testkit doesn't collect that output.
     #[must_use]
     pub fn stderr(mut self, fd: impl Into<OwnedFd>) -> Self {
         self.stderr = Some(fd.into());
         self
     }
 
-    /// Its session and process group.
+    /// Sets the session and process group.
     #[must_use]
     pub fn session(mut self, session: Session) -> Self {
         self.session = session;
         self
     }
 
-    /// A new pseudo-terminal (24 x 80) is its stdin, stdout, stderr and controlling terminal, in a session of its own whose
-    /// foreground process group it is.
+    /// Makes a new pseudo-terminal (24 x 80) the program's stdin, stdout, stderr and controlling terminal.
+    /// The program leads a new session, in the terminal's foreground process group.
     #[must_use]
     pub fn pty(mut self) -> Self {
         self.pty = true;
         self
     }
 
-    /// Starts with this signal ignored, as `nohup` does with SIGHUP.
+    /// Starts the program with this signal ignored, as `nohup` does with SIGHUP.
     #[must_use]
     pub fn ignore_signal(mut self, signal: Signal) -> Self {
         self.signals.push(format!("--ignore-signal={}", short_name(signal)).into());
         self
     }
 
-    /// Starts with this signal blocked.
+    /// Starts the program with this signal blocked.
     #[must_use]
     pub fn block_signal(mut self, signal: Signal) -> Self {
         self.signals.push(format!("--block-signal={}", short_name(signal)).into());
         self
     }
 
-    /// Starts with this descriptor closed.
+    /// Starts the program with this descriptor closed.
     #[must_use]
     pub fn close_fd(mut self, number: i32) -> Self {
         self.helper.extend(["--close".into(), number.to_string().into()]);
         self
     }
 
-    /// Starts with `fd` open as descriptor `number`.
+    /// Starts the program with `fd` open as descriptor `number`.
     #[must_use]
     pub fn inherit_fd(mut self, fd: impl Into<OwnedFd>, number: i32) -> Self {
         self.inherited.push((fd.into(), number));
         self
     }
 
-    /// Sets a soft and hard limit by its name in setrlimit(2), such as `nofile` or `core`.
+    /// Sets a soft and hard resource limit by its name in setrlimit(2), such as `nofile` or `core`.
     #[must_use]
     pub fn rlimit(mut self, name: &str, value: u64) -> Self {
         self.helper.extend(["--rlimit".into(), format!("{name}={value}").into()]);
         self
     }
 
-    /// Its file mode creation mask.
+    /// Sets the file mode creation mask.
     #[must_use]
     pub fn umask(mut self, mask: u32) -> Self {
         self.helper.extend(["--umask".into(), format!("{mask:03o}").into()]);
         self
     }
 
-    /// Adds to its nice level.
+    /// Adds `by` to the nice value.
     #[must_use]
     pub fn nice(mut self, by: i32) -> Self {
         self.helper.extend(["--nice".into(), by.to_string().into()]);
         self
     }
 
-    /// Starts it.
+    /// Starts the program.
     ///
     /// # Panics
-    /// When it can't be started.
+    /// If the program can't be started.
     #[track_caller]
     pub fn start(self) -> Arc<Running> {
         self.start_service(None)
     }
 
-    /// Puts `argv` before the arguments so far.
+    /// Puts `argv` before the arguments given so far.
     pub(crate) fn command_first(mut self, argv: Vec<OsString>) -> Self {
         self.argv.splice(0..0, argv);
         self
@@ -232,7 +233,7 @@ impl Launch {
         self.cwd.clone().unwrap_or_else(|| self.inner.dir.clone())
     }
 
-    /// Starts it; `service` says that it is a psflip.
+    /// Starts the program; `service` is set if it is a psflip.
     #[track_caller]
     pub(crate) fn start_service(self, service: Option<&Service>) -> Arc<Running> {
         let inner = Arc::clone(&self.inner);
@@ -265,7 +266,7 @@ impl Launch {
         let history = service.and_then(|service| service.pidfile.as_ref()).map(PidfileHistory::watch);
         let line = shown(&argv);
         let mut child = command.spawn().map_err(|error| format!("`{line}` can't be started: {error}"))?;
-        drop(command); // it holds our copies of the terminal and of the inherited ends
+        drop(command); // closes our copies of the terminal and of the program's ends of the pipes
         if let Some(stdout) = child.stdout.take() {
             output.collect(Stream::Stdout, OwnedFd::from(stdout).into());
         }
@@ -301,7 +302,7 @@ impl Launch {
         })
     }
 
-    /// The program with everything that starts it, the outermost first.
+    /// The full command line: the wrappers, outermost first, then the program.
     fn full_argv(&self) -> Vec<OsString> {
         let mut argv = Vec::new();
         let new_session = self.pty || self.session == Session::New;
@@ -330,7 +331,7 @@ impl Launch {
         argv
     }
 
-    /// Sets the environment; gives what is different from every sandbox's, for the report.
+    /// Sets the environment; returns what differs from the default, for the report.
     fn set_env(&self, command: &mut Command) -> Vec<String> {
         let mut env = self.inner.environment();
         let mut changes = Vec::new();
@@ -348,20 +349,21 @@ impl Launch {
     }
 }
 
-/// That the program is a psflip.
+/// Marks a program as a psflip.
 #[derive(Debug)]
 pub(crate) struct Service {
-    /// Its executable, links resolved.
+    /// Its executable, symlinks resolved.
     pub(crate) exe: PathBuf,
     pub(crate) pidfile: Option<PathBuf>,
 }
 
-/// Our ends of a program's descriptors.
+/// The test's ends of a program's descriptors.
 #[derive(Debug, Default)]
 struct Streams {
     terminal: Option<File>,
     pipe: Option<PipeWriter>,
-    /// With inherited descriptors: where they are sent to the helper, and what shall be descriptor 0 in the end.
+    /// If descriptors are inherited: the socket that carries them to the helper, and the program's real
+    /// descriptor 0.
     to_helper: Option<UnixStream>,
     real_stdin: Option<OwnedFd>,
 }
@@ -388,7 +390,7 @@ impl Streams {
 
     fn open_pty(&mut self, launch: &mut Launch, command: &mut Command) -> Result<(), String> {
         let failed = |error: rustix::io::Errno| format!("no pseudo-terminal can be opened: {error}");
-        // Close-on-exec from the start: other threads start programs at the same time.
+        // Close-on-exec atomically: other threads start programs at the same time.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let own = openpt(flags).map_err(failed)?;
         grantpt(&own).and_then(|()| unlockpt(&own)).map_err(failed)?;
@@ -403,8 +405,9 @@ impl Streams {
         Ok(())
     }
 
-    /// Descriptors beyond 2 travel over a socket that is the helper's descriptor 0, with the real one: nothing that isn't
-    /// close-on-exec ever exists in the test's process, where other threads start programs.
+    /// Sends inherited descriptors and the real stdin over a socket that is the helper's descriptor 0. So no
+    /// descriptor without close-on-exec ever exists in the test's process, where other threads start
+    /// programs.
     fn set_stdin(&mut self, launch: &Launch, command: &mut Command, stdin: OwnedFd) -> Result<(), String> {
         if launch.inherited.is_empty() {
             command.stdin(stdin);
@@ -438,7 +441,7 @@ fn short_name(signal: Signal) -> &'static str {
     signal.as_str().trim_start_matches("SIG")
 }
 
-/// A command line as a shell would take it.
+/// A command line, quoted for a shell.
 fn shown(argv: &[OsString]) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(byte);
     let quoted = argv.iter().map(|arg| {

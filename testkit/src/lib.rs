@@ -1,9 +1,11 @@
-//! Harness for tests of psflip and of programs that run under it.
+//! Test harness for psflip and for programs that run under it.
 //!
-//! A [`Sandbox`] is one test's folder, environment and set of processes. It starts a real psflip ([`Sandbox::psflip`]) or any
-//! program ([`Sandbox::command`]). A [`Psflip`] follows the service through all its flips. Nothing survives a test.
+//! A [`Sandbox`] is one test's folder, environment and set of processes. It starts a real psflip
+//! ([`Sandbox::psflip`]) or any program ([`Sandbox::command`]). A [`Psflip`] follows a service across its
+//! upgrades. Dropping the sandbox stops all processes and removes the folder.
 //!
-//! Every wait is for an event and has a deadline; when it expires, the panic shows everything there is to know.
+//! Every wait is for an event and has a deadline. When it expires, the panic message contains output,
+//! processes and files of the sandbox.
 
 mod binaries;
 mod builder;
@@ -47,7 +49,7 @@ pub use crate::sandbox::{MARKER, Sandbox};
 pub use crate::text::cmd_line;
 pub use crate::wait::{Deadline, wait_until};
 
-/// The examples of the README, so that they compile.
+/// Compiles the README's examples.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

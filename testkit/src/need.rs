@@ -1,4 +1,4 @@
-//! What a test needs of its host, and what becomes of the test where that is missing.
+//! Requirements of a test on its host: skips the test, or fails it, if one is missing.
 
 use std::env;
 use std::fs::OpenOptions;
@@ -8,18 +8,20 @@ use std::thread;
 
 use crate::report;
 
-/// What must be there: programs, `root`, `systemd` and other names of [`skip`], with commas between them. `all` stands for
-/// everything, and `!NAME` takes one out again. A test that does not find what must be there fails.
+/// Environment variable with the requirements that must be met: programs, `root`, `systemd` and other names
+/// of [`skip`], separated by commas. `all` means everything, and `!NAME` exempts a name. A test that misses
+/// one of them fails instead of being skipped.
 pub const REQUIRE: &str = "TESTKIT_REQUIRE";
 
-/// A file to which each skipped test appends a line: its name, a tabulator, and the reason.
+/// Environment variable with the path of a file to which each skipped test appends a line: its name, a tab,
+/// and the reason.
 pub const SKIPPED: &str = "TESTKIT_SKIPPED";
 
-/// Folders that Debian has in PATH for root alone.
+/// Folders that Debian has only in root's PATH.
 const FOLDERS_OF_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// Where a program is: in PATH, or in one of the folders that only root has there. `None`: the test is to be skipped, and
-/// this was reported.
+/// The path of a program, from PATH or from the folders that only root has in PATH. `None`: it is missing,
+/// this was reported, and the test should return.
 ///
 /// ```no_run
 /// if testkit::need("nginx").is_none() {
@@ -28,7 +30,7 @@ const FOLDERS_OF_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// ```
 ///
 /// # Panics
-/// When it is missing, although `TESTKIT_REQUIRE` names it.
+/// If it is missing and `TESTKIT_REQUIRE` names it.
 #[track_caller]
 #[must_use]
 pub fn need(program: &str) -> Option<PathBuf> {
@@ -41,11 +43,11 @@ pub fn need(program: &str) -> Option<PathBuf> {
     found
 }
 
-/// Whether this is root, who may change credentials, mount, and make namespaces. If not, the test is to be skipped, and this
-/// was reported.
+/// Whether this process is root, which may change credentials, mount, and create namespaces. `false`: this
+/// was reported, and the test should return.
 ///
 /// # Panics
-/// As [`need`], for `root`.
+/// See [`need`], for `root`.
 #[track_caller]
 #[must_use]
 pub fn need_root() -> bool {
@@ -56,11 +58,11 @@ pub fn need_root() -> bool {
     is_root
 }
 
-/// Reports that the calling test is skipped, because `name` is missing: on standard error, and in the file that
-/// `TESTKIT_SKIPPED` names.
+/// Reports that the calling test is skipped because `name` is missing: on standard error, and in the file
+/// `$TESTKIT_SKIPPED`.
 ///
 /// # Panics
-/// When `TESTKIT_REQUIRE` names it.
+/// If `TESTKIT_REQUIRE` names it.
 #[track_caller]
 pub fn skip(name: &str, why: &str) {
     if env::var(REQUIRE).is_ok_and(|names| is_required(&names, name)) {
@@ -70,7 +72,8 @@ pub fn skip(name: &str, why: &str) {
     let test = thread.name().unwrap_or("a test");
     let _ = writeln!(std::io::stderr(), "SKIPPED, nothing was tested: {why}");
     if let Some(file) = env::var_os(SKIPPED) {
-        // One write, so that lines of several tests don't mix. What can't be written was reported above.
+        // One write, so that lines of parallel tests don't mix. An error is ignored: the skip was reported on
+        // standard error.
         let appended = OpenOptions::new().append(true).create(true).open(file);
         let _ = appended.and_then(|mut file| file.write_all(format!("{test}\t{why}\n").as_bytes()));
     }

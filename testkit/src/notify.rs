@@ -1,5 +1,5 @@
-//! A stand-in for a service manager that is told by datagrams how its service is (sd_notify(3)): it hears every one, in order, with the
-//! pid that the kernel says it came from, and keeps the descriptors that came along.
+//! A stand-in for a service manager's notification socket (sd_notify(3)). It records every datagram in order,
+//! with the sender's pid from the kernel and the descriptors that came with it.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,25 +15,25 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use crate::report;
 use crate::wait::Deadline;
 
-/// One datagram.
+/// One notification datagram.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    /// Who sent it.
+    /// The sender's pid.
     pub pid: u32,
-    /// Assignments, one a line.
+    /// Assignments, one per line.
     pub text: String,
-    /// What came along.
+    /// The descriptors that came with it.
     pub fds: Vec<Arc<OwnedFd>>,
 }
 
 impl Notice {
-    /// Whether it has this line, for example `READY=1`.
+    /// Whether it contains this line, for example `READY=1`.
     #[must_use]
     pub fn has(&self, line: &str) -> bool {
         self.text.lines().any(|other| other == line)
     }
 
-    /// What it assigns to this name.
+    /// The value assigned to this name.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&str> {
         self.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
@@ -52,7 +52,7 @@ impl Heard {
     }
 }
 
-/// The manager.
+/// The receiving end of a notification socket.
 #[derive(Debug)]
 pub struct NotifyManager {
     socket: Arc<UnixDatagram>,
@@ -61,10 +61,10 @@ pub struct NotifyManager {
 }
 
 impl NotifyManager {
-    /// Hears what is sent to this path, for `NOTIFY_SOCKET`.
+    /// Binds a socket to `path`, for `NOTIFY_SOCKET`, and starts to read it.
     ///
     /// # Panics
-    /// When the path can't be bound.
+    /// If the path can't be bound.
     #[must_use]
     pub fn bind(path: &Path) -> Self {
         let mut manager = Self::bind_deaf(path);
@@ -72,10 +72,11 @@ impl NotifyManager {
         manager
     }
 
-    /// As [`NotifyManager::bind`], but does not read before [`NotifyManager::hear`]: its queue fills up.
+    /// [`NotifyManager::bind`], but nothing is read until [`NotifyManager::hear`] is called, so the queue
+    /// fills up.
     ///
     /// # Panics
-    /// When the path can't be bound.
+    /// If the path can't be bound.
     #[must_use]
     pub fn bind_deaf(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path)
@@ -85,7 +86,7 @@ impl NotifyManager {
         Self { socket: Arc::new(socket), heard: Arc::default(), reader: None }
     }
 
-    /// Reads what is there and what comes.
+    /// Starts to read: what is queued, and what arrives later.
     pub fn hear(&mut self) {
         let (socket, heard) = (Arc::clone(&self.socket), Arc::clone(&self.heard));
         self.reader = Some(std::thread::spawn(move || {
@@ -96,10 +97,10 @@ impl NotifyManager {
         }));
     }
 
-    /// Fills the queue of a manager that is deaf until there is no more room. Gives the number of datagrams.
+    /// Fills the queue of a socket that nothing reads yet, and returns the number of datagrams.
     ///
     /// # Panics
-    /// When it can't be filled.
+    /// If no socket can be created.
     #[must_use]
     pub fn fill(&self, path: &Path) -> usize {
         let sender = UnixDatagram::unbound().and_then(|sender| {
@@ -114,31 +115,32 @@ impl NotifyManager {
         count
     }
 
-    /// Everything so far, in order.
+    /// All notifications so far, in order.
     #[must_use]
     pub fn notices(&self) -> Vec<Notice> {
         self.heard.lock().clone()
     }
 
-    /// How many there are: a mark for [`NotifyManager::wait_after`].
+    /// The number of notifications so far: a mark for [`NotifyManager::wait_after`].
     #[must_use]
     pub fn mark(&self) -> usize {
         self.heard.lock().len()
     }
 
-    /// Waits for a notice with this in its text, those already there included, and gives the first.
+    /// Waits for a notification whose text contains `part`, and returns the first, which may already be
+    /// there.
     ///
     /// # Panics
-    /// When it doesn't come within the default deadline.
+    /// If none arrives within the default deadline.
     #[track_caller]
     pub fn wait(&self, part: &str) -> Notice {
         self.wait_after(0, part)
     }
 
-    /// As [`NotifyManager::wait`], but looks only at those that came after `mark`.
+    /// [`NotifyManager::wait`], but only for notifications after `mark`.
     ///
     /// # Panics
-    /// As [`NotifyManager::wait`].
+    /// See [`NotifyManager::wait`].
     #[track_caller]
     pub fn wait_after(&self, mark: usize, part: &str) -> Notice {
         self.wait_for(&format!("a notice with `{part}`"), |notices| {
@@ -146,10 +148,10 @@ impl NotifyManager {
         })
     }
 
-    /// Waits until the notices so far give something.
+    /// Waits until `check` returns something for the notifications so far.
     ///
     /// # Panics
-    /// When they don't within the default deadline: with all of them.
+    /// If it doesn't within the default deadline; the message lists all notifications.
     #[track_caller]
     pub fn wait_for<T>(&self, what: &str, check: impl Fn(&[Notice]) -> Option<T>) -> T {
         let deadline = Deadline::default();
@@ -160,7 +162,7 @@ impl NotifyManager {
             }
             if deadline.has_expired() {
                 let all = describe(&notices);
-                drop(notices); // the report must not wait for it
+                drop(notices); // the failure report locks it again
                 report::expired(&deadline, &format!("{what}; it heard:\n{all}"));
             }
             let waited = self.heard.changed.wait_timeout(notices, deadline.remaining());
@@ -168,7 +170,7 @@ impl NotifyManager {
         }
     }
 
-    /// All notices as text, one a line.
+    /// All notifications as text, one per line.
     #[must_use]
     pub fn describe(&self) -> String {
         describe(&self.heard.lock())
@@ -182,7 +184,7 @@ fn describe(notices: &[Notice]) -> String {
 
 impl Drop for NotifyManager {
     fn drop(&mut self) {
-        // Wakes the reader, which then finds nothing more.
+        // Wakes up the reading thread, which then finds the end.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -190,7 +192,7 @@ impl Drop for NotifyManager {
     }
 }
 
-/// The next datagram; `None`: the socket was shut down.
+/// The next datagram; `None` once the socket is shut down.
 fn receive(socket: &UnixDatagram) -> io::Result<Option<Notice>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -205,7 +207,7 @@ fn receive(socket: &UnixDatagram) -> io::Result<Option<Notice>> {
             _ => {}
         }
     }
-    // Nobody sends an empty one, and the kernel has a word for who sent each of the others.
+    // No sender sends an empty datagram, and the kernel adds credentials to all others.
     let Some(pid) = pid.filter(|_| received.bytes > 0) else { return Ok(None) };
     let text = String::from_utf8_lossy(&buffer[..received.bytes]).into_owned();
     Ok(Some(Notice { pid: pid.cast_unsigned(), text, fds }))

@@ -1,7 +1,9 @@
-//! What a program and all its successors write: collected line by line, with times, until the last of them has closed it.
+//! Collects the output of a program and all its successors, line by line with times, until all of them have
+//! closed it.
 //!
-//! A thread for each stream waits for output, but whoever looks first takes what is there: what was written before a look is seen by
-//! it, so that a mark lies behind every line that was written before it, and the log of a process that has ended is whole.
+//! A thread per stream waits for output, but a reader also takes what is there before it looks. So a mark
+//! comes after every line that was written before the mark, and the log of a process that has exited is
+//! complete.
 
 use std::fmt;
 use std::fs::File;
@@ -13,33 +15,34 @@ use std::time::{Duration, Instant};
 use crate::report;
 use crate::wait::{Deadline, poll_readable};
 
-/// What is taken of one stream at one look, in pieces of 16 KiB: more than a pipe holds, and an end for one who writes without pause.
+/// The most that one look takes from a stream, in pieces of 16 KiB: more than a pipe holds, and a limit
+/// against a writer that never pauses.
 const PIECES: usize = 64;
 
-/// Where a line was written.
+/// The stream of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Descriptor 1.
     Stdout,
     /// Descriptor 2.
     Stderr,
-    /// The pseudo-terminal, where both arrive.
+    /// The pseudo-terminal, which carries both.
     Pty,
 }
 
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// When it was complete, since the start of the program.
+    /// When the line was complete, since the program's start.
     pub at: Duration,
-    /// Where it was written.
+    /// The stream that it was written to.
     pub stream: Stream,
-    /// Without the line end; bytes that are no UTF-8 are replaced.
+    /// The text without its line end; invalid UTF-8 is replaced.
     pub text: String,
 }
 
 impl Line {
-    /// The line as JSON, when it is an object: psflip's log with `format = "json"`.
+    /// The line as JSON, if it is an object: psflip's log with `format = "json"`.
     #[must_use]
     pub fn json(&self) -> Option<serde_json::Value> {
         serde_json::from_str(&self.text).ok().filter(serde_json::Value::is_object)
@@ -71,13 +74,13 @@ struct Collected {
     open: Vec<Source>,
 }
 
-/// A stream that somebody can still write to.
+/// A stream that a process still has open for writing.
 #[derive(Debug)]
 struct Source {
     stream: Stream,
-    /// Read by whoever holds the lock, and only when it is readable: nobody waits with the lock held.
+    /// Read only with the lock held and when readable, so that no thread blocks while it holds the lock.
     file: Arc<File>,
-    /// The bytes of a line that has no end yet.
+    /// The bytes of an incomplete line.
     tail: Vec<u8>,
 }
 
@@ -86,7 +89,7 @@ impl Output {
         Arc::new(Self { started, collected: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Collects what comes from `source`, with a thread of its own, until everyone has closed the other end.
+    /// Starts a thread that collects from `source` until every process has closed the other end.
     pub(crate) fn collect(self: &Arc<Self>, stream: Stream, source: File) {
         let file = Arc::new(source);
         self.lock().open.push(Source { stream, file: Arc::clone(&file), tail: Vec::new() });
@@ -103,14 +106,14 @@ impl Output {
             .expect("a thread can be started");
     }
 
-    /// All that was written until now.
+    /// Takes everything that was written until now.
     fn look(&self) -> MutexGuard<'_, Collected> {
         let mut collected = self.lock();
         self.take(&mut collected);
         collected
     }
 
-    /// Takes what can be read, and tells those who wait.
+    /// Takes what can be read, and wakes up the waiting threads.
     fn take(&self, collected: &mut Collected) {
         let Collected { lines, open } = collected;
         let mut any = false;
@@ -128,7 +131,8 @@ impl Output {
         self.collected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything that was written until now, in the order in which it arrived. A last line without its end (a prompt) is included.
+    /// Everything that was written until now, in order of arrival, including an incomplete last line (a
+    /// prompt).
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
         self.snapshot(&self.look())
@@ -149,31 +153,31 @@ impl Output {
         lines.iter().filter(|line| line.stream == stream).map(|line| format!("{}\n", line.text)).collect()
     }
 
-    /// How many whole lines were written until now: a mark for [`Output::wait_after`].
+    /// The number of complete lines until now: a mark for [`Output::wait_after`].
     #[must_use]
     pub fn mark(&self) -> usize {
         self.look().lines.len()
     }
 
-    /// Whether everyone who could write has closed every stream.
+    /// Whether every process has closed every stream.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.look().open.is_empty()
     }
 
-    /// Waits for a line of `stream` that contains `part`, those already there included, and gives the first.
+    /// Waits for a line of `stream` that contains `part`, and returns the first, which may already be there.
     ///
     /// # Panics
-    /// When it doesn't come within the default deadline, or everyone has closed the stream without it.
+    /// If none is written within the default deadline, or every process closes the stream first.
     #[track_caller]
     pub fn wait(&self, stream: Stream, part: &str) -> Line {
         self.wait_after(0, stream, part)
     }
 
-    /// As [`Output::wait`], but looks only at lines that came after `mark` (see [`Output::mark`]).
+    /// [`Output::wait`], but only for lines after `mark` (see [`Output::mark`]).
     ///
     /// # Panics
-    /// As [`Output::wait`].
+    /// See [`Output::wait`].
     #[track_caller]
     pub fn wait_after(&self, mark: usize, stream: Stream, part: &str) -> Line {
         let what = format!("a line with `{part}` on {stream:?}");
@@ -183,10 +187,10 @@ impl Output {
         })
     }
 
-    /// Waits for as many as `count` lines of `stream` that contain `part`, and gives them all.
+    /// Waits for `count` lines of `stream` that contain `part`, and returns them all.
     ///
     /// # Panics
-    /// As [`Output::wait`].
+    /// See [`Output::wait`].
     #[track_caller]
     pub fn wait_count(&self, count: usize, stream: Stream, part: &str) -> Vec<Line> {
         let what = format!("{count} lines with `{part}` on {stream:?}");
@@ -197,10 +201,10 @@ impl Output {
         })
     }
 
-    /// Waits until `check` finds something in all the lines so far.
+    /// Waits until `check` returns something for all the lines so far.
     ///
     /// # Panics
-    /// When the deadline has passed, or everything is closed and `check` still finds nothing.
+    /// If it returns nothing until the deadline, or until all streams are closed.
     #[track_caller]
     pub fn wait_for<T>(
         &self,
@@ -217,7 +221,7 @@ impl Output {
                 return found;
             }
             if closed || expired {
-                drop(collected); // the report reads the lines as well
+                drop(collected); // the failure report locks it again
                 if closed {
                     report::fail(&format!("waited for {what}, but the output has ended without it"));
                 }
@@ -228,10 +232,10 @@ impl Output {
         }
     }
 
-    /// Waits until everyone who could write has ended or closed its output.
+    /// Waits until every process has exited or closed its output.
     ///
     /// # Panics
-    /// When the deadline has passed.
+    /// If that takes longer than the default deadline.
     #[track_caller]
     pub fn wait_closed(&self) {
         let deadline = Deadline::default();
@@ -240,7 +244,7 @@ impl Output {
         }
     }
 
-    /// Waits at most `limit` for the end of all output; says whether it has come.
+    /// Waits at most `limit` until all streams are closed; returns whether they are.
     pub(crate) fn closes_within(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         let mut collected = self.look();
@@ -253,7 +257,7 @@ impl Output {
 }
 
 impl Source {
-    /// Takes what can be read now; says whether it is still open, and whether anything has changed.
+    /// Takes what can be read now; returns whether the stream is still open, and whether anything changed.
     fn take(&mut self, lines: &mut Vec<Line>, started: Instant) -> (bool, bool) {
         let mut buffer = [0; 16 * 1024];
         for piece in 0..PIECES {
@@ -264,7 +268,7 @@ impl Source {
             let at = started.elapsed();
             match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // EIO: nobody has the terminal open any more, see pty(7).
+                // EIO: no process has the terminal open any more, see pty(7).
                 Ok(0) | Err(_) => {
                     if !self.tail.is_empty() {
                         lines.push(Line { at, stream: self.stream, text: text(&self.tail) });

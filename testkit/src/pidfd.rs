@@ -1,4 +1,4 @@
-//! Processes by descriptor (pidfd_open(2)), without unsafe.
+//! Process descriptors (pidfd_open(2)), without unsafe code.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,18 +9,18 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::wait::poll_readable;
 
-/// A descriptor that stands for one process; readable once it has ended (also while it is a zombie).
+/// A descriptor for one process; readable once the process has exited, reaped or not.
 #[derive(Debug)]
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// ESRCH: there is no such process (any more).
+    /// ESRCH: there is no such process.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
     }
 
-    /// ESRCH: it has ended and is reaped.
+    /// ESRCH: the process has exited and was reaped.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let number = signal as i32;
         let signal = rustix::process::Signal::from_named_raw(number).ok_or(io::ErrorKind::InvalidInput)?;

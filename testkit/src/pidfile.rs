@@ -1,4 +1,4 @@
-//! The pidfile: read, awaited (inotify(7)), and its whole history watched (contract P1).
+//! Reads a pidfile, waits for changes (inotify(7)), and records its history (contract P1).
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -16,19 +16,19 @@ use crate::process::Process;
 use crate::report;
 use crate::wait::{Deadline, poll_readable};
 
-/// What a pidfile said.
+/// The content of a pidfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// There was no file.
+    /// The file doesn't exist.
     Missing,
     /// A decimal pid and a newline.
     Pid(u32),
-    /// Anything else: the text, or why it couldn't be read.
+    /// Anything else: the text, or why it could not be read.
     Malformed(String),
 }
 
 impl Content {
-    /// Of the file at this moment. Strict: exactly what contract P1 says.
+    /// Reads the file now; strict, as contract P1 specifies.
     #[must_use]
     pub fn read(path: &Path) -> Self {
         match std::fs::read(path) {
@@ -57,7 +57,7 @@ pub fn named_process(path: &Path) -> Option<Process> {
         if let Some(process) = Process::find(pid).filter(Process::is_alive) {
             return Some(process);
         }
-        // A flip may have come between the read and the look: then the file names somebody else by now.
+        // An upgrade may have replaced the file between the two steps: then it now names another process.
         let now = Content::read(path);
         if now == content {
             return None;
@@ -66,7 +66,7 @@ pub fn named_process(path: &Path) -> Option<Process> {
     }
 }
 
-/// Tells when something happens to one name in a folder.
+/// Reports changes of one name in a folder.
 #[derive(Debug)]
 pub(crate) struct NameWatch {
     inotify: Inotify,
@@ -89,7 +89,7 @@ impl NameWatch {
         Ok(Self { inotify, name: name.to_owned() })
     }
 
-    /// Takes all that has happened; the kinds of it that concern the name.
+    /// Takes all pending events; returns their kinds for the watched name.
     pub(crate) fn take(&self) -> AddWatchFlags {
         let mut kinds = AddWatchFlags::empty();
         while let Ok(events) = self.inotify.read_events() {
@@ -107,24 +107,26 @@ impl AsFd for NameWatch {
     }
 }
 
-/// One content that the pidfile had.
+/// One content of the pidfile, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Since when, counted from the start of the watch.
+    /// When the content was first seen, since the start of the watch.
     pub at: Duration,
-    /// What it said.
+    /// The content.
     pub content: Content,
 }
 
-/// Watches a pidfile from another thread, from before it exists, and checks at every moment that it names a living process.
+/// Watches a pidfile from another thread, even before it exists, and checks that it names a living process at
+/// every moment.
 ///
-/// Every change wakes it (inotify), and so does the end of the named process (its pidfd): nothing is sampled. Two changes
-/// within some 100 µs may be seen as one. [`crate::Psflip`] has one by itself: [`crate::Psflip::history`].
+/// It doesn't poll: it wakes up at every change (inotify) and when the named process exits (its pidfd). Two
+/// changes within about 100 µs may be seen as one. Every [`crate::Psflip`] has one:
+/// [`crate::Psflip::history`].
 #[derive(Debug)]
 pub struct PidfileHistory {
     path: PathBuf,
     shared: Arc<Shared>,
-    /// A byte asks for one more look; its end ends the watch.
+    /// A byte requests another look; closing it stops the thread.
     bell: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
@@ -139,19 +141,19 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Seen {
     entries: Vec<Entry>,
-    /// Moments at which it named a process that had ended, or was not replaced by rename.
+    /// Moments at which it named an exited process, or was not replaced by rename.
     dead: Vec<(Duration, String)>,
     in_place: Vec<(Duration, String)>,
-    /// How many looks were asked for and done.
+    /// The numbers of looks requested and done.
     asked: u64,
     done: u64,
 }
 
 impl PidfileHistory {
-    /// Starts to watch `path`. Its folder must exist, the file need not.
+    /// Starts to watch `path`. Its folder must exist; the file need not.
     ///
     /// # Panics
-    /// When the folder can't be watched.
+    /// If the folder can't be watched.
     #[track_caller]
     #[must_use]
     pub fn watch(path: impl AsRef<Path>) -> Self {
@@ -167,23 +169,23 @@ impl PidfileHistory {
         let (copy, watched) = (Arc::clone(&shared), path.clone());
         let thread = thread.spawn(move || copy.run(&watched, &watch, ear)).expect("a thread can be started");
         let history = Self { path, shared, bell: Some(bell), thread: Some(thread) };
-        drop(history.look()); // from here on nothing escapes it
+        drop(history.look()); // from here on every change is seen
         history
     }
 
-    /// The file it watches.
+    /// The watched file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Every content so far, this moment's included.
+    /// Every content so far, including the current one.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
         self.look().entries.clone()
     }
 
-    /// The pids it named so far, in order.
+    /// The pids that it has named so far, in order.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         let entries = self.entries();
@@ -193,11 +195,11 @@ impl PidfileHistory {
             .collect()
     }
 
-    /// Fails when the file was missing, empty or malformed at any moment since it first existed. Its removal by a process that
-    /// has ended since, at the very end, is no failure (contract P2).
+    /// Asserts that the file was never missing, empty or malformed since it first existed. Its final removal
+    /// by a process that has exited since is allowed (contract P2).
     ///
     /// # Panics
-    /// With the history.
+    /// Otherwise, with the history.
     #[track_caller]
     pub fn assert_never_missing(&self) {
         let entries = self.entries();
@@ -207,7 +209,7 @@ impl PidfileHistory {
             match &entry.content {
                 Content::Pid(pid) => last_pid = Some(*pid),
                 Content::Missing => {
-                    let Some(pid) = last_pid else { continue }; // not written yet
+                    let Some(pid) = last_pid else { continue }; // not yet written
                     let at_the_end = index + 1 == entries.len();
                     if !(at_the_end && Process::find(pid).is_none_or(|process| !process.is_alive())) {
                         bad.push(entry.clone());
@@ -227,10 +229,10 @@ impl PidfileHistory {
         }
     }
 
-    /// Fails when the file named a process that had ended, at any moment so far.
+    /// Asserts that the file never named a process that had exited.
     ///
     /// # Panics
-    /// With the history.
+    /// Otherwise, with the history.
     #[track_caller]
     pub fn assert_always_alive(&self) {
         let dead = self.look().dead.clone();
@@ -242,10 +244,11 @@ impl PidfileHistory {
         }
     }
 
-    /// Fails when the file was ever written in place, not replaced by rename. (Creating it in place counts.)
+    /// Asserts that the file was always replaced by rename, never written in place. Creating it in place is
+    /// an error too.
     ///
     /// # Panics
-    /// With the history.
+    /// Otherwise, with the history.
     #[track_caller]
     pub fn assert_atomic(&self) {
         let in_place = self.look().in_place.clone();
@@ -257,7 +260,7 @@ impl PidfileHistory {
         }
     }
 
-    /// Lets the thread look once more, so that what has happened by now is in the history.
+    /// Requests one more look of the thread, so that the history is complete up to now.
     fn look(&self) -> MutexGuard<'_, Seen> {
         let mut seen = self.shared.lock();
         seen.asked += 1;
@@ -290,7 +293,7 @@ impl Drop for PidfileHistory {
     fn drop(&mut self) {
         self.bell = None;
         if let Some(thread) = self.thread.take() {
-            // A panic of it has been shown already, and `look` fails with it.
+            // A panic of the thread was printed already, and makes `look` fail.
             let _ = thread.join();
         }
     }
@@ -313,7 +316,8 @@ impl Shared {
                         named = PidFd::open(pid).ok().map(|fd| (pid, fd));
                     }
                     let ended = named.as_ref().is_none_or(|(_, fd)| fd.has_ended());
-                    // It may have been replaced since it was read: only if it still says the same, it named a dead process.
+                    // The file may have been replaced since it was read: only an unchanged content named an
+                    // exited process.
                     if ended && Content::read(path) == Content::Pid(pid) {
                         if reported != Some(pid) {
                             self.lock()

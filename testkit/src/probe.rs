@@ -1,4 +1,5 @@
-//! Requests without pause over a whole test: was the service there at every moment, and who answered?
+//! Sends requests without pause during a whole test: was the service available at every moment, and which
+//! process answered?
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,9 +12,9 @@ use crate::client::ClientError;
 use crate::report;
 use crate::wait::Deadline;
 
-/// Failures kept with all details; more are only counted.
+/// The number of failures kept with all details; further ones are only counted.
 const MOST_FAILURES: usize = 1000;
-/// Failures shown by [`Report`]'s text.
+/// The number of failures that [`Report`]'s text shows.
 const SHOWN: usize = 40;
 
 /// Clients in threads of their own that send one request after the other until [`AvailabilityProbe::finish`].
@@ -48,55 +49,55 @@ struct Shared {
     changed: Condvar,
 }
 
-/// One request that failed.
+/// A failed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// When it failed, since the start of the probe.
+    /// When the request failed, since the start of the probe.
     pub at: Duration,
-    /// How long the request had taken until then.
+    /// How long the request took to fail.
     pub took: Duration,
-    /// Which client.
+    /// The index of the client.
     pub client: usize,
-    /// At which stage, and why.
+    /// The stage and the cause.
     pub error: ClientError,
 }
 
-/// The answers with one tag.
+/// All answers with one tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answers {
-    /// How many.
+    /// Their number.
     pub count: u64,
-    /// When the first came, since the start of the probe.
+    /// When the first arrived, since the start of the probe.
     pub first: Duration,
-    /// When the last came.
+    /// When the last arrived, since the start of the probe.
     pub last: Duration,
 }
 
-/// What a probe saw.
+/// The result of a probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Requests that ended, failed ones included.
+    /// The number of completed requests, including failed ones.
     pub requests: u64,
-    /// Requests that failed.
+    /// The number of failed requests.
     pub failed: u64,
-    /// The first 1000 of them, with all details.
+    /// The first 1000 failures, with all details.
     pub failures: Vec<Failure>,
     /// Answers by the tag that the client's closure returned.
     pub by_tag: BTreeMap<String, Answers>,
-    /// The slowest request, failed ones included, and when it ended.
+    /// The duration of the slowest request, including failed ones.
     pub slowest: Duration,
-    /// When the slowest ended, since the start of the probe.
+    /// When the slowest request completed, since the start of the probe.
     pub slowest_at: Duration,
     /// How long the probe ran.
     pub duration: Duration,
 }
 
 impl AvailabilityProbe {
-    /// Starts `clients` threads. `make` gives each its client: a closure that does one request and returns a tag of the answer,
-    /// such as the pid or the name of the generation in it.
+    /// Starts `clients` threads. `make` returns the client for each: a closure that sends one request and
+    /// returns a tag of the answer, such as the pid or the name of the generation in it.
     ///
     /// # Panics
-    /// When a thread can't be started.
+    /// If a thread can't be started.
     pub fn start<C>(clients: usize, mut make: impl FnMut(usize) -> C) -> Self
     where
         C: FnMut() -> Result<String, ClientError> + Send + 'static,
@@ -116,10 +117,10 @@ impl AvailabilityProbe {
         Self { shared, threads }
     }
 
-    /// Waits until `count` more requests have ended from now on.
+    /// Waits until `count` more requests have completed.
     ///
     /// # Panics
-    /// When they don't within the default deadline.
+    /// If they haven't within the default deadline.
     #[track_caller]
     pub fn wait_requests(&self, count: u64) {
         let wanted = self.shared.lock().requests + count;
@@ -128,10 +129,10 @@ impl AvailabilityProbe {
         });
     }
 
-    /// Waits until an answer with this tag has come.
+    /// Waits until an answer with this tag arrives, or has arrived already.
     ///
     /// # Panics
-    /// When none comes within the default deadline.
+    /// If none arrives within the default deadline.
     #[track_caller]
     pub fn wait_tag(&self, tag: &str) {
         self.wait(&format!("an answer tagged `{tag}`"), |seen| seen.by_tag.contains_key(tag));
@@ -152,7 +153,7 @@ impl AvailabilityProbe {
         }
     }
 
-    /// What was seen so far.
+    /// The result so far.
     #[must_use]
     pub fn report(&self) -> Report {
         let mut report = self.shared.lock().clone();
@@ -160,7 +161,7 @@ impl AvailabilityProbe {
         report
     }
 
-    /// Lets every client end its request and gives the whole report.
+    /// Lets every client complete its request, stops the probe, and returns the result.
     #[must_use]
     pub fn finish(mut self) -> Report {
         let duration = self.shared.started.elapsed();
@@ -216,7 +217,8 @@ impl Shared {
             drop(seen);
             self.changed.notify_all();
             if failed {
-                // A refused connection takes no time: a whole processor spent on refusals would slow down what is tested.
+                // A refused connection fails at once: without a pause, retries would take a whole processor
+                // from the program under test.
                 crate::wait::pause_after_failure();
             }
         }
@@ -224,10 +226,10 @@ impl Shared {
 }
 
 impl Report {
-    /// Fails when a request failed, or none was sent at all.
+    /// Asserts that no request failed and at least one was sent.
     ///
     /// # Panics
-    /// With the timeline of failures and of who answered when.
+    /// Otherwise; the message has a timeline of the failures and of which process answered when.
     #[track_caller]
     pub fn assert_no_failures(&self) {
         if self.failed > 0 || self.requests == 0 {
@@ -235,7 +237,7 @@ impl Report {
         }
     }
 
-    /// The failures, counted by stage and cause.
+    /// The number of failures by stage and cause.
     #[must_use]
     pub fn causes(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Processes as `/proc` shows them, safe against reused pids: proc(5).
+//! Processes as proc(5) shows them, safe against reused pids.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -16,46 +16,46 @@ use nix::sys::signal::Signal;
 use crate::pidfd::PidFd;
 use crate::wait::look_for;
 
-/// How long an execve(2) may take on a busy machine.
+/// How long an execve(2) may take on a busy host.
 const EXECVE: Duration = Duration::from_secs(5);
 
-/// One process: its pid together with its start time, so that a reused pid is another process.
+/// One process, identified by its pid and start time, so that a reused pid is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Process {
     pid: u32,
-    /// Clock ticks since boot.
+    /// The start time in clock ticks since boot.
     starttime: u64,
 }
 
-/// What a process does, from the third field of `/proc/PID/stat`.
+/// The state of a process: the third field of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Runs or is about to.
+    /// Running or runnable.
     Running,
-    /// Waits for something: the normal state of a service.
+    /// Sleeping: the normal state of an idle service.
     Sleeping,
-    /// Waits in the kernel and can't be interrupted.
+    /// In an uninterruptible wait in the kernel.
     DiskSleep,
     /// Stopped by SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU.
     Stopped,
     /// Stopped by a debugger.
     Traced,
-    /// Has ended; its parent hasn't taken note of it.
+    /// Exited, and not yet reaped by its parent.
     Zombie,
-    /// Has ended and is gone, or its pid is another process's now.
+    /// Exited and reaped, or the pid is another process's now.
     Gone,
-    /// Anything else that proc(5) lists.
+    /// Any other state that proc(5) lists.
     Other(char),
 }
 
-/// The fields of `/proc/PID/stat` that matter here, read at one moment.
+/// The relevant fields of `/proc/PID/stat`, read at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Which process it was.
+    /// The process.
     pub process: Process,
-    /// Its name: the executable's, at most 15 bytes.
+    /// The name of its executable, at most 15 bytes.
     pub name: String,
-    /// What it did.
+    /// Its state.
     pub state: State,
     /// Its parent's pid; 0 for none.
     pub parent: u32,
@@ -72,7 +72,7 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Of the process that has this pid now; zombies count.
+    /// Of the process that has this pid now, including a zombie.
     #[must_use]
     pub fn read(pid: u32) -> Option<Self> {
         let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
@@ -80,7 +80,7 @@ impl Stat {
     }
 
     fn parse(pid: u32, text: &str) -> Option<Self> {
-        // The name may contain blanks and parentheses: proc(5) says to look for the last one.
+        // The name may contain blanks and parentheses, so search for the last one.
         let (front, rest) = text.rsplit_once(") ")?;
         let name = front.split_once('(')?.1.to_owned();
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -113,7 +113,7 @@ impl State {
         }
     }
 
-    /// Neither gone nor a zombie.
+    /// Whether the process had not exited: neither gone nor a zombie.
     #[must_use]
     pub fn is_alive(self) -> bool {
         !matches!(self, Self::Zombie | Self::Gone)
@@ -121,58 +121,58 @@ impl State {
 }
 
 impl Process {
-    /// The process that has this pid now, a zombie included.
+    /// The process that has this pid now, including a zombie.
     #[must_use]
     pub fn find(pid: u32) -> Option<Self> {
         Stat::read(pid).map(|stat| stat.process)
     }
 
-    /// The process of the test itself.
+    /// The test's own process.
     ///
     /// # Panics
-    /// Without a `/proc`.
+    /// If `/proc` isn't mounted.
     #[must_use]
     pub fn current() -> Self {
         Self::find(std::process::id()).expect("/proc shows the test's own process")
     }
 
-    /// Its pid.
+    /// The pid.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// When it started, in clock ticks since boot: equal for processes started in the same 10 ms.
+    /// The start time in clock ticks since boot; equal for processes that started within the same 10 ms.
     #[must_use]
     pub fn starttime(&self) -> u64 {
         self.starttime
     }
 
-    /// What `/proc/PID/stat` says of it now; `None` when it is gone.
+    /// Its entry in `/proc/PID/stat`; `None` if it is gone.
     #[must_use]
     pub fn stat(&self) -> Option<Stat> {
         Stat::read(self.pid).filter(|stat| stat.process == *self)
     }
 
-    /// What it does now.
+    /// Its state.
     #[must_use]
     pub fn state(&self) -> State {
         self.stat().map_or(State::Gone, |stat| stat.state)
     }
 
-    /// Whether it is there and no zombie.
+    /// Whether it has not exited: neither gone nor a zombie.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.state().is_alive()
     }
 
-    /// Its parent; `None` when either is gone or outside of this pid namespace.
+    /// Its parent; `None` if either is gone, or the parent is outside of this PID namespace.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         self.stat().and_then(|stat| Self::find(stat.parent))
     }
 
-    /// Its children, oldest first, zombies included.
+    /// Its children, oldest first, including zombies.
     #[must_use]
     pub fn children(&self) -> Vec<Self> {
         let mut found: Vec<_> =
@@ -181,7 +181,7 @@ impl Process {
         found
     }
 
-    /// The process itself and all its descendants, parents before their children, the children of each oldest first.
+    /// The process and all its descendants: parents before their children, siblings oldest first.
     #[must_use]
     pub fn tree(&self) -> Vec<Self> {
         let mut everything = all();
@@ -196,7 +196,7 @@ impl Process {
         found
     }
 
-    /// Its environment at the start of its program. Empty for a zombie.
+    /// Its environment at the last execve(2). Empty for a zombie.
     ///
     /// # Errors
     /// It is gone, or belongs to another user.
@@ -211,15 +211,15 @@ impl Process {
         Ok(found)
     }
 
-    /// One variable of [`Process::environ`], once the process shows its environment: in the middle of execve(2) it shows neither
-    /// that nor its arguments.
+    /// A variable of [`Process::environ`]. Waits while the process is in the middle of execve(2), since it
+    /// shows neither environment nor arguments then.
     #[must_use]
     pub fn env(&self, name: impl AsRef<OsStr>) -> Option<OsString> {
         let name = name.as_ref();
         let shown = || {
             let environ = self.environ();
             let is_empty = environ.as_ref().is_ok_and(Vec::is_empty);
-            // A zombie shows no executable, and a thread of the kernel has none.
+            // A zombie shows no executable, and a kernel thread has none.
             let executes =
                 is_empty && self.exe().is_ok() && self.cmdline().is_ok_and(|arguments| arguments.is_empty());
             (!executes).then_some(environ)
@@ -228,7 +228,7 @@ impl Process {
         environ.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    /// Its arguments, the program's name first; empty for a zombie.
+    /// Its arguments, starting with the program's name; empty for a zombie.
     ///
     /// # Errors
     /// It is gone.
@@ -241,7 +241,7 @@ impl Process {
         Ok(text.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect())
     }
 
-    /// The executable it runs.
+    /// Its executable.
     ///
     /// # Errors
     /// It is gone, a zombie, or belongs to another user.
@@ -257,7 +257,7 @@ impl Process {
         self.still(fs::read_link(self.path("cwd")))
     }
 
-    /// Its open descriptors with what they refer to (`/dev/null`, `socket:[17]`, `anon_inode:[pidfd]`).
+    /// Its open descriptors, and what each refers to (`/dev/null`, `socket:[17]`, `anon_inode:[pidfd]`).
     ///
     /// # Errors
     /// It is gone, a zombie, or belongs to another user.
@@ -268,7 +268,7 @@ impl Process {
             let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // One that was closed between the two calls is not open.
+            // A descriptor that was closed since readdir(3) is not open.
             if let Ok(target) = fs::read_link(entry.path()) {
                 found.insert(number, target.display().to_string());
             }
@@ -276,7 +276,7 @@ impl Process {
         self.still(Ok(found))
     }
 
-    /// The value of one line of `/proc/PID/status`, such as `SigIgn` or `VmRSS`, without the blanks around it.
+    /// The value of a line of `/proc/PID/status`, such as `SigIgn` or `VmRSS`, without surrounding blanks.
     #[must_use]
     pub fn status_field(&self, name: &str) -> Option<String> {
         let text = self.read("status").ok()?;
@@ -287,7 +287,7 @@ impl Process {
             .map(|(_, value)| value.trim().to_owned())
     }
 
-    /// Sends it a signal; never to another process that got its pid.
+    /// Sends a signal to this process, never to another one that has got its pid.
     ///
     /// # Errors
     /// ESRCH: it is gone. EPERM: it belongs to another user.
@@ -295,18 +295,19 @@ impl Process {
         self.pidfd()?.signal(signal)
     }
 
-    /// Sends a signal to the whole process group that it leads, as its own `kill(0, signal)` does.
+    /// Sends a signal to the process group that it leads, as its own `kill(0, signal)` would.
     ///
     /// # Errors
-    /// ESRCH: it is gone, or leads no group. EPERM: all of the group belongs to another user.
+    /// ESRCH: it is gone, or leads no group. EPERM: the whole group belongs to another user.
     pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
-        // Only for a moment between the look and the signal may the pid be another process's, and that would have to lead a group.
+        // A group can't be signalled through a pidfd. The remaining race is short, and takes a process with
+        // the same pid that leads a group.
         self.still(Ok(()))?;
         let group = nix::unistd::Pid::from_raw(self.pid.cast_signed());
         nix::sys::signal::killpg(group, signal).map_err(io::Error::from)
     }
 
-    /// A descriptor for exactly this process: opened first, its identity checked after.
+    /// A pidfd of exactly this process: opens it, then checks that the pid still is this process.
     pub(crate) fn pidfd(&self) -> io::Result<PidFd> {
         let fd = PidFd::open(self.pid)?;
         self.still(Ok(fd))
@@ -320,7 +321,7 @@ impl Process {
         self.still(fs::read(self.path(file)))
     }
 
-    /// `result`, unless the pid is another process's by now.
+    /// Returns `result`, or ESRCH if the pid is another process's by now.
     fn still<T>(&self, result: io::Result<T>) -> io::Result<T> {
         let value = result?;
         match Self::find(self.pid) {
@@ -331,14 +332,14 @@ impl Process {
 }
 
 impl fmt::Display for Process {
-    /// The pid.
+    /// Shows the pid.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.pid.fmt(f)
     }
 }
 
-/// Older ones first. Of two that were started in the same 10 ms, the one with the lower pid, unless the pids have begun anew in between:
-/// that many are never started in this time.
+/// Orders by age, oldest first; processes that started within the same 10 ms by pid. A larger difference of
+/// pids means that the numbers wrapped around, since so many processes never start within 10 ms.
 fn by_age(one: &Process, other: &Process) -> Ordering {
     const TOO_MANY: u32 = 10_000;
     let by_pid = one.pid.cmp(&other.pid);
@@ -346,10 +347,10 @@ fn by_age(one: &Process, other: &Process) -> Ordering {
     one.starttime.cmp(&other.starttime).then(if anew { by_pid.reverse() } else { by_pid })
 }
 
-/// Every process of this pid namespace at about this moment.
+/// Every process of this PID namespace, at about this moment.
 ///
 /// # Panics
-/// Without a `/proc`.
+/// If `/proc` isn't mounted.
 #[must_use]
 pub fn all() -> Vec<Stat> {
     let entries = fs::read_dir("/proc").expect("/proc can be listed");
@@ -359,13 +360,13 @@ pub fn all() -> Vec<Stat> {
         .collect()
 }
 
-/// The process `pid` and all its descendants; empty when there is none.
+/// The process `pid` and all its descendants; empty if there is no such process.
 #[must_use]
 pub fn tree(pid: u32) -> Vec<Process> {
     Process::find(pid).map(|process| process.tree()).unwrap_or_default()
 }
 
-/// The end of a process as wait(2) encodes it.
+/// Converts a status of waitid(2) into the encoding of wait(2).
 pub(crate) fn exit_status(end: &rustix::process::WaitIdStatus) -> std::process::ExitStatus {
     let core = if end.dumped() { 0x80 } else { 0 };
     let raw = end
@@ -411,9 +412,9 @@ mod tests {
     #[test]
     fn nobody_is_waited_for_who_has_no_environment() {
         let begun = std::time::Instant::now();
-        // Threads of the kernel among them, where they are to be seen.
+        // Includes kernel threads, where they are visible.
         for stat in all() {
-            let _ = stat.process.env("PATH"); // it may have ended
+            let _ = stat.process.env("PATH"); // an error means that it has exited
         }
         let mut zombie = std::process::Command::new("true").spawn().unwrap();
         crate::wait_until(crate::Deadline::default(), "a zombie", || {

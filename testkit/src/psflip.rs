@@ -1,4 +1,4 @@
-//! A psflip in a sandbox: the service it keeps up, through however many generations.
+//! A psflip in a sandbox: a service through all its generations.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::running::Running;
 use crate::sandbox::Inner;
 use crate::wait::{Deadline, wait_on, wait_until};
 
-/// A started psflip and everything that follows it: the handle follows the service from generation to generation.
+/// A service under psflip. The handle follows it from generation to generation.
 #[derive(Debug)]
 pub struct Psflip {
     pub(crate) inner: Arc<Inner>,
@@ -26,48 +26,49 @@ pub struct Psflip {
     pub(crate) upgrade_signal: Signal,
 }
 
-/// A flip that has succeeded.
+/// A successful upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flip {
-    /// The psflip that was asked.
+    /// The psflip that received the request.
     pub old: Process,
     /// The psflip that took over.
     pub new: Process,
-    /// From the request to the pidfile naming the new one: the flip itself.
+    /// From the request until the pidfile named the new psflip.
     pub duration: Duration,
-    /// From the request to the end of the old one.
+    /// From the request until the old psflip exited.
     pub drained: Duration,
 }
 
 impl Psflip {
-    /// The started program: its output, stdin, terminal, and the first process.
+    /// The started program: its output, stdin, terminal, and first process.
     #[must_use]
     pub fn program(&self) -> &Running {
         &self.running
     }
 
-    /// Everything that was written by psflip and its children, all generations.
+    /// The output of psflip and its children, of all generations.
     #[must_use]
     pub fn output(&self) -> &Output {
         self.running.output()
     }
 
-    /// psflip's log so far: its standard error.
+    /// psflip's log so far: standard error.
     #[must_use]
     pub fn log(&self) -> String {
         self.running.stderr()
     }
 
-    /// Waits for the first line on `stream` that contains `part`. See [`Output::wait_after`] for a second one.
+    /// Waits for the first line on `stream` that contains `part`. To wait for a later one, see
+    /// [`Output::wait_after`].
     ///
     /// # Panics
-    /// When it doesn't come.
+    /// If it isn't written within the default deadline.
     #[track_caller]
     pub fn wait_for_line(&self, stream: Stream, part: &str) -> Line {
         self.output().wait(stream, part)
     }
 
-    /// The pid of the psflip that was started first.
+    /// The pid of the process that was started: the first psflip, or the anchor.
     #[must_use]
     pub fn first_pid(&self) -> u32 {
         self.running.pid()
@@ -76,7 +77,7 @@ impl Psflip {
     /// The psflip that the pidfile names.
     ///
     /// # Panics
-    /// When the pidfile is missing or names no living process.
+    /// If the pidfile is missing or names no living process.
     #[track_caller]
     #[must_use]
     pub fn active(&self) -> Process {
@@ -89,17 +90,17 @@ impl Psflip {
     /// The pid in the pidfile.
     ///
     /// # Panics
-    /// As [`Psflip::active`].
+    /// See [`Psflip::active`].
     #[track_caller]
     #[must_use]
     pub fn active_pid(&self) -> u32 {
         self.active().pid()
     }
 
-    /// The pidfile.
+    /// The path of the pidfile.
     ///
     /// # Panics
-    /// When this psflip has none.
+    /// If this psflip has no pidfile.
     #[track_caller]
     #[must_use]
     pub fn pidfile_path(&self) -> &Path {
@@ -111,10 +112,10 @@ impl Psflip {
         }
     }
 
-    /// The control socket, where it is by default.
+    /// The default path of the control socket.
     ///
     /// # Panics
-    /// When this psflip has no pidfile.
+    /// If this psflip has no pidfile.
     #[track_caller]
     #[must_use]
     pub fn control_path(&self) -> PathBuf {
@@ -123,10 +124,10 @@ impl Psflip {
         path.into()
     }
 
-    /// Every content that the pidfile had since before psflip was started.
+    /// The history of the pidfile since before psflip was started.
     ///
     /// # Panics
-    /// When this psflip has no pidfile.
+    /// If this psflip has no pidfile.
     #[track_caller]
     #[must_use]
     pub fn history(&self) -> &PidfileHistory {
@@ -136,10 +137,10 @@ impl Psflip {
         }
     }
 
-    /// Waits until the pidfile names a living psflip; gives it.
+    /// Waits until the pidfile names a living psflip, and returns it.
     ///
     /// # Panics
-    /// When it doesn't, or psflip ends before it does.
+    /// If it doesn't within the default deadline, or psflip exits first.
     #[track_caller]
     pub fn wait_pidfile(&self) -> Process {
         let path = self.pidfile_path();
@@ -164,11 +165,11 @@ impl Psflip {
         })
     }
 
-    /// Waits until the first child is healthy: that is when psflip writes its pidfile (contract P1). Gives the handle, for
-    /// `let psflip = sandbox.psflip()….start().wait_ready();`.
+    /// Waits until the first child is healthy, which is when psflip writes its pidfile (contract P1). Returns
+    /// the handle: `let psflip = sandbox.psflip()….start().wait_ready();`.
     ///
     /// # Panics
-    /// As [`Psflip::wait_pidfile`].
+    /// See [`Psflip::wait_pidfile`].
     #[track_caller]
     #[must_use]
     pub fn wait_ready(self) -> Self {
@@ -176,10 +177,10 @@ impl Psflip {
         self
     }
 
-    /// Asks the active psflip for an upgrade, by signal, and does not wait for it.
+    /// Requests an upgrade from the active psflip by a signal, and does not wait for it.
     ///
     /// # Panics
-    /// As [`Psflip::active`].
+    /// See [`Psflip::active`].
     #[track_caller]
     pub fn request_flip(&self) -> Process {
         let active = self.active();
@@ -187,19 +188,19 @@ impl Psflip {
         active
     }
 
-    /// Asks for an upgrade and waits until the pidfile names a new psflip and the old one is gone.
+    /// Requests an upgrade, and waits until the pidfile names a new psflip and the old one has exited.
     ///
     /// # Panics
-    /// When it doesn't happen within the default deadline.
+    /// If that doesn't happen within the default deadline.
     #[track_caller]
     pub fn flip(&self) -> Flip {
         self.flip_by(Deadline::default())
     }
 
-    /// As [`Psflip::flip`], with a deadline of your own.
+    /// [`Psflip::flip`] with a deadline of your own.
     ///
     /// # Panics
-    /// When it doesn't happen in time.
+    /// If the upgrade isn't over at the deadline.
     #[track_caller]
     pub fn flip_by(&self, deadline: Deadline) -> Flip {
         let asked = Instant::now();
@@ -210,10 +211,10 @@ impl Psflip {
         Flip { old, new, duration, drained: asked.elapsed() }
     }
 
-    /// Waits until the pidfile names another living psflip than `old`; gives it.
+    /// Waits until the pidfile names another living psflip than `old`, and returns it.
     ///
     /// # Panics
-    /// When it doesn't, or nothing of the service lives any more.
+    /// If it doesn't within the default deadline, or all processes of the service have exited.
     #[track_caller]
     pub fn wait_successor(&self, old: Process) -> Process {
         self.wait_successor_by(Deadline::default(), old)
@@ -223,7 +224,7 @@ impl Psflip {
     fn wait_successor_by(&self, deadline: Deadline, old: Process) -> Process {
         let path = self.pidfile_path();
         let watch = self.watch();
-        let pidfd = old.pidfd().ok(); // its end is worth a look too
+        let pidfd = old.pidfd().ok(); // also check when it exits
         let mut fds = vec![watch.as_fd()];
         fds.extend(pidfd.as_ref().map(AsFd::as_fd));
         let what = format!("the pidfile `{}` to name a successor of {old}", path.display());
@@ -254,7 +255,7 @@ impl Psflip {
     /// Sends a signal to the active psflip.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
         self.send(self.active(), signal);
@@ -263,7 +264,7 @@ impl Psflip {
     /// Sends a signal to the active psflip's child.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     #[track_caller]
     pub fn signal_child(&self, signal: Signal) {
         self.send(self.child(), signal);
@@ -276,18 +277,18 @@ impl Psflip {
         }
     }
 
-    /// The child of the active psflip, once it shows its arguments and its environment. See [`child_of`].
+    /// The child of the active psflip, once its arguments and environment can be read. See [`child_of`].
     ///
     /// # Panics
-    /// When it has none within the default deadline.
+    /// If there is none within the default deadline.
     #[track_caller]
     #[must_use]
     pub fn child(&self) -> Process {
-        // In the middle of execve(2) a process shows neither: psflip may be told already that it runs.
+        // A process in the middle of execve(2) shows neither, even when psflip already reports it as running.
         let shows = |child: &Process| {
             !child.is_alive() || child.cmdline().map_or(true, |arguments| !arguments.is_empty())
         };
-        // The active one is looked up anew: it may just have been replaced.
+        // Look up the active psflip each time: an upgrade may just have replaced it.
         wait_until(Deadline::default(), "the active psflip to have a child", || {
             child_of(self.active()).filter(shows)
         })
@@ -296,17 +297,17 @@ impl Psflip {
     /// The pid of the active psflip's child.
     ///
     /// # Panics
-    /// As [`Psflip::child`].
+    /// See [`Psflip::child`].
     #[track_caller]
     #[must_use]
     pub fn child_pid(&self) -> u32 {
         self.child().pid()
     }
 
-    /// Waits until `process` has ended, and reaps it when it fell to the test.
+    /// Waits until `process` has exited; reaps it if it was reparented to the test.
     ///
     /// # Panics
-    /// When it still lives at the default deadline.
+    /// If it still runs at the default deadline.
     #[track_caller]
     pub fn wait_gone(&self, process: Process) {
         self.wait_gone_by(Deadline::default(), process);
@@ -323,20 +324,21 @@ impl Psflip {
         self.inner.reap();
     }
 
-    /// Waits for the end of the first psflip; after a flip that is not the end of the service.
+    /// Waits until the first process has exited. Without an anchor, that happens after the first upgrade and
+    /// is not the end of the service.
     ///
     /// # Panics
-    /// When it still runs at the default deadline.
+    /// If it still runs at the default deadline.
     #[track_caller]
     pub fn wait_exit(&self) -> ExitStatus {
         self.running.wait_exit()
     }
 
-    /// Waits for the end of any psflip of this service; its exit status is known when it was started by the test or fell to
-    /// it, as every successor does.
+    /// Waits until a psflip of this service has exited, and returns its exit status. The status is known if
+    /// the test started the process or it was reparented to the test, as every successor is.
     ///
     /// # Panics
-    /// When it still runs at the default deadline, or somebody else reaped it.
+    /// If it still runs at the default deadline, or another process reaped it.
     #[track_caller]
     pub fn wait_end_of(&self, process: Process) -> ExitStatus {
         if process == self.running.first() {
@@ -351,11 +353,11 @@ impl Psflip {
         }
     }
 
-    /// Ends the service: SIGTERM to the active psflip; waits for its end and gives its exit status, or that of the process that stays
-    /// above all generations (the anchor), which is the same.
+    /// Stops the service by SIGTERM to the active psflip, and returns its exit status, or that of the anchor,
+    /// which is the same.
     ///
     /// # Panics
-    /// When it still runs at the default deadline.
+    /// If it still runs at the default deadline.
     #[track_caller]
     pub fn stop(&self) -> ExitStatus {
         let active = self.active();
@@ -365,8 +367,9 @@ impl Psflip {
         if anchored { self.wait_exit() } else { self.wait_end_of(active) }
     }
 
-    /// Whom the pidfile names may not be the service yet: it takes the pidfile just before its predecessor acknowledges it (contract
-    /// U4), and a stop at that moment ends it as a generation that failed (F11). Its log, where it has one, says when it is.
+    /// Waits until the generation is promoted. A new generation writes the pidfile just before its
+    /// predecessor acknowledges it (contract U4). A stop in between would be a failed upgrade (F11). The log,
+    /// if there is one, shows the promotion.
     #[track_caller]
     fn wait_promoted(&self, process: Process) {
         let says = |what: &str| self.log().contains(&format!(" pid={}}}: {what}", process.pid()));
@@ -374,7 +377,8 @@ impl Psflip {
             return;
         }
         wait_until(Deadline::default(), format!("psflip {process} to be promoted"), || {
-            // In a test where writing fails the line may be lost; then the predecessor's end says it.
+            // In tests where writes fail the line may be lost; then the predecessor's exit shows the
+            // promotion.
             let is_over = says("healthy, active")
                 || !process.is_alive()
                 || !has_other_generation(&self.inner.members(), process);

@@ -1,4 +1,4 @@
-//! Failures as one readable text: what, then all there is to know of the sandboxes it happened in.
+//! Test failures as one readable text: the failed condition, then the state of the sandboxes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::sandbox::Inner;
 use crate::wait::Deadline;
 
-/// Sandboxes that exist now. A thread's failure reports the ones that it made, or all when it made none (a helper thread).
+/// The existing sandboxes. The failure of a thread reports its own sandboxes, or all if it has none (a helper
+/// thread).
 static LIVE: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 
 pub(crate) fn register(sandbox: &Arc<Inner>) {
@@ -15,7 +16,7 @@ pub(crate) fn register(sandbox: &Arc<Inner>) {
     live.push(Arc::downgrade(sandbox));
 }
 
-/// Panics with `what` and the reports of the sandboxes of this thread.
+/// Panics with `what` and the reports of this thread's sandboxes.
 #[track_caller]
 pub(crate) fn fail(what: &str) -> ! {
     let mut text = what.to_owned();

@@ -1,4 +1,4 @@
-//! A started program: its first process, its output, its end.
+//! A started program: its first process, output and exit status.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -19,10 +19,10 @@ use crate::report;
 use crate::sandbox::Inner;
 use crate::wait::{Deadline, wait_on};
 
-/// How many of the last lines a report shows.
+/// The number of final output lines in a report.
 const TAIL: usize = 100;
 
-/// A program that was started in a sandbox. It may have ended; its handle still knows its output and its exit status.
+/// A program that was started in a sandbox. Output and exit status stay available after it has exited.
 #[derive(Debug)]
 pub struct Running {
     sandbox: Weak<Inner>,
@@ -35,12 +35,12 @@ pub struct Running {
     env_changes: Vec<String>,
     terminal: Option<File>,
     stdin: Mutex<Option<PipeWriter>>,
-    /// The executable, when it is a psflip.
+    /// The executable, if it is a psflip.
     pub(crate) service: Option<PathBuf>,
     pub(crate) history: Option<PidfileHistory>,
 }
 
-/// What [`Running::new`] is made of.
+/// The arguments of [`Running::new`].
 pub(crate) struct Start<'a> {
     pub(crate) inner: &'a Arc<Inner>,
     pub(crate) child: Child,
@@ -56,7 +56,7 @@ pub(crate) struct Start<'a> {
 
 impl Running {
     pub(crate) fn new(start: Start<'_>) -> Result<Arc<Self>, String> {
-        // Nobody else reaps it before we do, so its pid is still its own.
+        // Only this handle reaps the process, so the pid can't have been reused.
         let pid = start.child.id();
         let first = Process::find(pid).ok_or_else(|| format!("/proc doesn't show our own child {pid}"))?;
         let pidfd = PidFd::open(pid).map_err(|error| format!("pidfd_open(2) of `{pid}` failed: {error}"))?;
@@ -76,13 +76,13 @@ impl Running {
         }))
     }
 
-    /// The process that was started.
+    /// The started process.
     #[must_use]
     pub fn first(&self) -> Process {
         self.first
     }
 
-    /// The pid of the process that was started.
+    /// The pid of the started process.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.first.pid()
@@ -94,7 +94,7 @@ impl Running {
         &self.line
     }
 
-    /// Everything that it, its children and its successors have written.
+    /// The output of the program, its children and its successors.
     #[must_use]
     pub fn output(&self) -> &Output {
         &self.output
@@ -112,10 +112,10 @@ impl Running {
         self.output.text(Stream::Stderr)
     }
 
-    /// Sends a signal to the first process; fails when it has ended.
+    /// Sends a signal to the first process.
     ///
     /// # Panics
-    /// When the signal can't be sent.
+    /// If the signal can't be sent, for example because the process has exited.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
         if let Err(error) = self.pidfd.signal(signal) {
@@ -123,7 +123,7 @@ impl Running {
         }
     }
 
-    /// The exit status of the first process, if it has ended.
+    /// The exit status of the first process, if it has exited.
     pub fn try_status(&self) -> Option<ExitStatus> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let (child, status) = &mut *end;
@@ -133,34 +133,35 @@ impl Running {
         *status
     }
 
-    /// A wait for any child (`waitpid(-1)`) somewhere in the test takes what is not its own.
+    /// True if a wait for any child (`waitpid(-1)`) elsewhere in the test has reaped the process.
     fn was_reaped_by_another(&self) -> bool {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         end.1.is_none() && end.0.try_wait().is_err()
     }
 
-    /// Sends a signal with a payload to the first process; see [`queue_signal`].
+    /// Sends a signal with a value to the first process; see [`queue_signal`].
     ///
     /// # Panics
-    /// As [`queue_signal`].
+    /// See [`queue_signal`].
     #[track_caller]
     pub fn queue_signal(&self, name: &str, value: i32) {
         queue_signal(self.first, name, value);
     }
 
-    /// Waits for the end of the first process, and then for all output of everyone when nobody else can write any more.
+    /// Waits until the first process has exited and, if no other process of the sandbox is left, until all
+    /// output has been read.
     ///
     /// # Panics
-    /// When it runs longer than the default deadline.
+    /// If it still runs at the default deadline.
     #[track_caller]
     pub fn wait_exit(&self) -> ExitStatus {
         self.wait_exit_by(Deadline::default())
     }
 
-    /// As [`Running::wait_exit`], with a deadline of your own.
+    /// [`Running::wait_exit`] with a deadline of your own.
     ///
     /// # Panics
-    /// When it runs longer.
+    /// If it still runs at the deadline.
     #[track_caller]
     pub fn wait_exit_by(&self, deadline: Deadline) -> ExitStatus {
         let what = format!("the end of process {} (`{}`)", self.first, self.line);
@@ -175,7 +176,8 @@ impl Running {
                 None
             })
         });
-        // What it wrote before its end is in the pipe; when nobody else has the pipe open, its end is there at once.
+        // Its last output is in the pipe already. If no other process has the pipe open, the end of file
+        // follows at once.
         let others = self.sandbox.upgrade().is_some_and(|sandbox| !sandbox.members().is_empty());
         if !others {
             self.output.wait_closed();
@@ -183,10 +185,10 @@ impl Running {
         status
     }
 
-    /// Writes to its stdin, which must be [`crate::Stdin::Pipe`], or types on its terminal (`"\x03"` is Ctrl-C).
+    /// Writes to stdin, which must be [`crate::Stdin::Pipe`], or types on the terminal (`"\x03"` is Ctrl-C).
     ///
     /// # Panics
-    /// When it has neither, or nobody reads any more.
+    /// If the program has neither, or has closed it.
     #[track_caller]
     pub fn write_stdin(&self, text: impl AsRef<[u8]>) {
         let mut pipe = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,15 +206,15 @@ impl Running {
         }
     }
 
-    /// Closes the pipe that is its stdin.
+    /// Closes the pipe to stdin.
     pub fn close_stdin(&self) {
         self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Gives its terminal another size; the foreground process group gets SIGWINCH.
+    /// Resizes the terminal; its foreground process group gets SIGWINCH.
     ///
     /// # Panics
-    /// When it has no terminal.
+    /// If the program has no terminal.
     #[track_caller]
     pub fn resize(&self, rows: u16, columns: u16) {
         let Some(terminal) = &self.terminal else {
@@ -224,7 +226,7 @@ impl Running {
         }
     }
 
-    /// Readable once the first process has ended.
+    /// A pidfd: readable once the first process has exited.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -263,11 +265,11 @@ impl Running {
     }
 }
 
-/// Sends a signal with a payload (sigqueue(3)), also a real-time one: `RTMIN+3`. It is sent by the program `kill` of procps or
-/// util-linux, whose pid the receiver sees as the sender.
+/// Sends a signal with a value (sigqueue(3)), including real-time signals such as `RTMIN+3`. The receiver
+/// sees the pid of `kill` (procps or util-linux) as the sender's.
 ///
 /// # Panics
-/// When it can't be sent.
+/// If it can't be sent.
 #[track_caller]
 pub fn queue_signal(process: Process, name: &str, value: i32) {
     let name = name.trim_start_matches("SIG");

@@ -1,4 +1,4 @@
-//! One test's world: a folder, an environment, and every process that came from it, all gone when it is dropped.
+//! A test's folder, environment and processes; dropping the sandbox removes them all.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -22,16 +22,17 @@ use crate::report;
 use crate::running::Running;
 use crate::wait::look_for;
 
-/// The variable by which a sandbox knows its processes again: its value is the sandbox's id.
+/// The environment variable that marks the processes of a sandbox; its value is the sandbox's ID.
 pub const MARKER: &str = "TESTKIT_SANDBOX";
 
-/// How long killed processes may take to die.
+/// The time limit for the exit of killed processes.
 const CLEANUP: Duration = Duration::from_secs(10);
 
-/// How long what a psflip leaves may live after it: contract C7 says milliseconds; machines are noisy.
+/// How long processes that psflip leaves may live on. Contract C7 says milliseconds; a busy host needs more.
 const LEFTOVERS: Duration = Duration::from_secs(3);
 
-/// A folder, an environment and a set of processes for one test. Dropping it ends and removes them all.
+/// A folder, an environment and a set of processes for one test. Dropping it kills the processes and removes
+/// the folder.
 ///
 /// ```
 /// # use testkit::Sandbox;
@@ -42,9 +43,10 @@ const LEFTOVERS: Duration = Duration::from_secs(3);
 /// assert_eq!(cat.stdout(), "hello\n");
 /// ```
 ///
-/// At the end the sandbox fails a test that has not failed already when
-/// a line of output says `panicked at`, or
-/// every psflip has exited and processes that came from one are left (contract C8; see [`Sandbox::expect_leftovers`]).
+/// When dropped, the sandbox fails a test that has not failed already if
+/// - a line of output contains `panicked at`, or
+/// - every psflip has exited and descendants of one are left (contract C8; see
+///   [`Sandbox::expect_leftovers`]).
 #[derive(Debug)]
 pub struct Sandbox {
     pub(crate) inner: Arc<Inner>,
@@ -60,16 +62,17 @@ pub(crate) struct Inner {
     state: Mutex<Known>,
 }
 
-/// What the sandbox remembers of its processes.
+/// What the sandbox knows of its processes.
 #[derive(Debug, Default)]
 struct Known {
     running: Vec<Arc<Running>>,
-    /// Every process ever seen in it.
+    /// Every process that was ever seen in it.
     seen: HashSet<Process>,
-    /// Their process groups and sessions: by these a zombie that fell to us is known, since a zombie has no environment.
+    /// Their process groups and sessions. They identify a zombie that was reparented to us, since a zombie
+    /// has no environment.
     groups: HashSet<u32>,
     leftovers_expected: bool,
-    /// How those ended that fell to us.
+    /// The exit statuses of processes that were reparented to us.
     statuses: HashMap<Process, ExitStatus>,
 }
 
@@ -80,12 +83,13 @@ impl Default for Sandbox {
 }
 
 impl Sandbox {
-    /// A new folder with a short path (a Unix socket's may have 107 bytes) and a new id.
+    /// Creates a folder with a short path (the path of a Unix socket is limited to 107 bytes) and a new ID.
     ///
-    /// Makes the test's process a child subreaper, so that double-forked successors fall to it and not to init.
+    /// Makes the test's process a child subreaper, so that double-forked successors are reparented to it and
+    /// not to init.
     ///
     /// # Panics
-    /// When the folder can't be made.
+    /// If the folder can't be created.
     #[must_use]
     pub fn new() -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -108,28 +112,28 @@ impl Sandbox {
         Self { inner }
     }
 
-    /// The folder.
+    /// The path of the folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.inner.dir
     }
 
-    /// What every process of it has in its environment as `TESTKIT_SANDBOX`.
+    /// The ID: the value of `TESTKIT_SANDBOX` in the environment of all its processes.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.inner.id
     }
 
-    /// A path in the folder.
+    /// The path of `name` in the folder.
     #[must_use]
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.inner.dir.join(name)
     }
 
-    /// Writes a file in the folder, by rename, so that nobody sees half of it; gives its path.
+    /// Writes a file in the folder, atomically by rename, and returns its path.
     ///
     /// # Panics
-    /// When it can't be written.
+    /// If it can't be written.
     #[track_caller]
     pub fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
@@ -147,7 +151,7 @@ impl Sandbox {
     /// The text of a file in the folder.
     ///
     /// # Panics
-    /// When it can't be read.
+    /// If it can't be read.
     #[track_caller]
     #[must_use]
     pub fn read(&self, name: impl AsRef<Path>) -> String {
@@ -158,50 +162,50 @@ impl Sandbox {
         }
     }
 
-    /// A psflip to be started in this sandbox.
+    /// A psflip, to be configured and started in this sandbox.
     #[must_use]
     pub fn psflip(&self) -> PsflipBuilder {
         PsflipBuilder::new(&self.inner)
     }
 
-    /// Any other program to be started in this sandbox: `argv`, looked up in PATH.
+    /// Any other program, to be configured and started in this sandbox: `argv`, looked up in PATH.
     #[must_use]
     pub fn command<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Launch {
         Launch::new(&self.inner, argv)
     }
 
-    /// The living processes that came from this sandbox, whoever their parent is now.
+    /// The living processes of this sandbox, whatever their parent is now.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
         self.inner.members().iter().map(|stat| stat.process).collect()
     }
 
-    /// Processes that are left when every psflip has exited are part of this test; they are ended silently.
+    /// Allows processes to be left when every psflip has exited; they are killed silently.
     pub fn expect_leftovers(&self) {
         self.inner.lock().leftovers_expected = true;
     }
 
-    /// All that is known of the sandbox, as it is shown when a test fails.
+    /// The state of the sandbox, as the report of a failed test shows it.
     #[must_use]
     pub fn report(&self) -> String {
         self.inner.report()
     }
 
-    /// Fails when a living process that came from this sandbox is left.
+    /// Asserts that no living process of this sandbox is left.
     ///
     /// # Panics
-    /// When one is left and doesn't end within the default deadline.
+    /// If one is left at the default deadline.
     #[track_caller]
     pub fn assert_no_process_left(&self) {
         let left = || Some(()).filter(|()| self.inner.members().is_empty());
         crate::wait_until(crate::Deadline::default(), "the end of all processes of the sandbox", left);
     }
 
-    /// Fails when a process of the sandbox has a child that has ended and was not reaped, now and at every look within the
-    /// default deadline. (What fell to the test itself is reaped by the testkit and doesn't count.)
+    /// Asserts that no process of the sandbox has a zombie child; waits until the default deadline for it to
+    /// be reaped. Zombies of the test itself don't count: the testkit reaps them.
     ///
     /// # Panics
-    /// When there is one and it stays.
+    /// If a zombie is left at the default deadline.
     #[track_caller]
     pub fn assert_zombie_free(&self) {
         let free = || Some(()).filter(|()| self.zombies().is_empty());
@@ -212,15 +216,15 @@ impl Sandbox {
         );
     }
 
-    /// How those of its processes ended that fell to the test, as every successor of a psflip does. Programs that the test started
-    /// itself are not among them: see [`Running::try_status`].
+    /// The exit statuses of the processes that were reparented to the test, as every successor of a psflip
+    /// is. For programs that the test started itself, see [`Running::try_status`].
     #[must_use]
     pub fn statuses(&self) -> Vec<(Process, ExitStatus)> {
         self.inner.reap();
         self.inner.lock().statuses.iter().map(|(process, status)| (*process, *status)).collect()
     }
 
-    /// Ended processes whose parent, a process of this sandbox, has not reaped them.
+    /// Zombies whose parent is a process of this sandbox.
     #[must_use]
     pub fn zombies(&self) -> Vec<Process> {
         let parents: HashSet<u32> = self.inner.members().iter().map(|stat| stat.process.pid()).collect();
@@ -235,7 +239,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The environment that every program of the sandbox starts from.
+    /// The environment from which every program of the sandbox starts.
     pub(crate) fn environment(&self) -> BTreeMap<OsString, OsString> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
         BTreeMap::from([
@@ -256,15 +260,17 @@ impl Inner {
         }
     }
 
-    /// Remembers a process as one of the sandbox's. The group that it was started into isn't enough to know it by: a helper may
-    /// have been about to give it another one.
+    /// Adds a process to the sandbox's. Its process group alone would not identify it: a helper may be about
+    /// to change that.
     pub(crate) fn note(&self, process: Process) {
         self.lock().seen.insert(process);
     }
 
-    /// Every living process of the sandbox: those with the marker and their descendants. Remembers what it sees.
+    /// Every living process of the sandbox: those with the marker, and their descendants. Adds them to the
+    /// known ones.
     pub(crate) fn members(&self) -> Vec<Stat> {
-        // A look misses what is forked meanwhile by a process that ends meanwhile: that nobody is left takes three of them.
+        // A single look misses a process that is forked, by a process that then exits, during the look. So
+        // only three empty looks prove that none is left.
         (0..3).map(|_| self.look()).find(|found| !found.is_empty()).unwrap_or_default()
     }
 
@@ -294,7 +300,8 @@ impl Inner {
         found
     }
 
-    /// Whether a living process has the marker, or was seen with it, or fell to us out of one of our groups.
+    /// Whether a living process has the marker, or was seen with it, or was reparented to us and is in one of
+    /// our groups.
     fn is_own(&self, stat: &Stat) -> bool {
         let fell_to_us = stat.parent == std::process::id();
         let known = self.lock();
@@ -306,7 +313,7 @@ impl Inner {
         drop(known);
         let mut environ = stat.process.environ().unwrap_or_default();
         if environ.is_empty() && fell_to_us {
-            // In the middle of execve(2) a process shows no environment; one that we are to know again must not be missed.
+            // A process in the middle of execve(2) shows no environment; do not miss one that belongs to us.
             let shows =
                 || Some(stat.process.environ().unwrap_or_default()).filter(|environ| !environ.is_empty());
             environ = look_for(Duration::from_millis(100), shows).unwrap_or_default();
@@ -314,8 +321,8 @@ impl Inner {
         environ.iter().any(|(name, value)| name == MARKER && *value == *self.id)
     }
 
-    /// Reaps what ended, came from this sandbox and fell to the test's process, as init would. Never the children of others
-    /// in the same test process: other tests' programs have other groups.
+    /// Reaps zombies of this sandbox that were reparented to the test's process, as init would. Zombies of
+    /// other tests in the same process are in other groups and stay.
     pub(crate) fn reap(&self) {
         let own = std::process::id();
         let fallen =
@@ -323,7 +330,7 @@ impl Inner {
         let mut known = self.lock();
         for stat in fallen {
             let pid = stat.process.pid();
-            // A program that we started ourselves is reaped by its handle, which keeps its exit status.
+            // The handle of a program that we started reaps it, and keeps its exit status.
             if known.running.iter().any(|running| running.first() == stat.process) {
                 continue;
             }
@@ -333,7 +340,7 @@ impl Inner {
             let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| ours) else {
                 continue;
             };
-            // ECHILD: it was not ours to reap after all.
+            // ECHILD: it was not reparented to us after all.
             if let Ok(Some(end)) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
                 known.statuses.insert(stat.process, process::exit_status(&end));
             }
@@ -345,15 +352,15 @@ impl Inner {
         }
     }
 
-    /// How a process ended that fell to us.
+    /// The exit status of a process that was reparented to us.
     pub(crate) fn status_of(&self, process: Process) -> Option<ExitStatus> {
         self.reap();
         self.lock().statuses.get(&process).copied()
     }
 
-    /// Ends every process of the sandbox; what can't be ended within [`CLEANUP`] is returned.
+    /// Kills every process of the sandbox; returns those that are still there after [`CLEANUP`].
     fn end_all(&self) -> Vec<Stat> {
-        // The time begins with the first kill: on a busy machine the first look alone may take longer.
+        // The time starts with the first kill: on a busy host, the first look alone may take longer.
         let mut start = None;
         loop {
             let members = self.members();
@@ -363,7 +370,7 @@ impl Inner {
             start.get_or_insert_with(Instant::now);
             let fds: Vec<_> = members.iter().filter_map(|stat| stat.process.pidfd().ok()).collect();
             for fd in &fds {
-                // ESRCH: it has ended since.
+                // ESRCH: it has exited since.
                 let _ = fd.signal(Signal::SIGKILL);
             }
             for fd in &fds {
@@ -372,7 +379,7 @@ impl Inner {
         }
     }
 
-    /// What fails a test that seemed to pass.
+    /// The reasons to fail a test that seemed to pass.
     fn verdict(&self) -> Vec<String> {
         let known = self.lock();
         let running = known.running.clone();
@@ -382,7 +389,7 @@ impl Inner {
         let services: Vec<_> = running.iter().filter(|running| running.service.is_some()).collect();
         let psflip_left = |members: &[Stat]| {
             let exes: HashSet<_> = services.iter().filter_map(|running| running.service.clone()).collect();
-            // A keeper runs psflip's executable too, but is the child of one.
+            // A keeper runs psflip's executable too, but as the child of a psflip.
             let is_psflip = |stat: &&Stat| stat.process.exe().is_ok_and(|exe| exes.contains(&exe));
             let pids: HashSet<u32> =
                 members.iter().filter(is_psflip).map(|stat| stat.process.pid()).collect();
@@ -399,7 +406,7 @@ impl Inner {
             loop {
                 let members = self.members();
                 if psflip_left(&members) {
-                    break; // the test ended with a running service, and so do we
+                    break; // the test ended with a running service, which is allowed
                 }
                 let own = own_trees();
                 let left: Vec<_> = members.iter().filter(|stat| !own.contains(&stat.process)).collect();
@@ -434,7 +441,7 @@ impl Inner {
             .collect()
     }
 
-    /// All that is known, for a reader who has only this.
+    /// The complete state of the sandbox, for a reader who sees nothing else.
     pub(crate) fn report(&self) -> String {
         let running = self.lock().running.clone();
         let mut text = String::new();
@@ -475,12 +482,12 @@ impl Inner {
     }
 }
 
-/// The process group and session of the test itself: what is in them may be anybody's.
+/// The process group and session of the test itself, which other processes share.
 fn foreign_groups() -> [u32; 2] {
     Process::current().stat().map_or([0, 0], |stat| [stat.group, stat.session])
 }
 
-/// Whether a psflip is not another psflip's child: a keeper is a fork of psflip, and runs the same executable.
+/// Whether a psflip is not the child of a psflip: a keeper is a fork of psflip, and runs the same executable.
 fn is_main(stat: &Stat, psflips: &HashSet<u32>) -> bool {
     !psflips.contains(&stat.parent)
 }
@@ -584,7 +591,7 @@ fn become_subreaper() {
     });
 }
 
-/// In the usual place for temporary files, or `/tmp` where that is too long for the name of a socket.
+/// A folder in the usual place for temporary files, or in `/tmp` if that path is too long for a Unix socket.
 fn short_folder() -> tempfile::TempDir {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     let place = PLACE.get_or_init(|| {

@@ -1,8 +1,8 @@
-//! Configurations as text: what a test's builder writes and looks for in them.
+//! Reads and writes configurations as text, for the builder.
 
 use std::ffi::OsStr;
 
-/// A line `cmd = [...]` for a configuration, its strings quoted as TOML wants it.
+/// A line `cmd = [...]` of a configuration, with its strings quoted for TOML.
 #[must_use]
 pub fn cmd_line<A: AsRef<OsStr>>(argv: impl IntoIterator<Item = A>) -> String {
     let quoted: Vec<_> = argv.into_iter().map(|arg| quoted(&arg.as_ref().to_string_lossy())).collect();

@@ -1,7 +1,7 @@
-//! Waiting, with a deadline, in one place: the only file of the testkit that may sleep.
+//! Waiting with a deadline, in one place: the only file of the testkit that may sleep.
 //!
-//! Where the kernel or another thread can tell (the end of a process, a changed pidfile, a line of output), the testkit
-//! waits for that; [`wait_until`] is for the rest.
+//! Where the kernel or another thread can notify (a process exits, a pidfile changes, a line is written), the
+//! testkit waits for that. [`wait_until`] polls for everything else.
 
 #![expect(
     clippy::disallowed_methods,
@@ -18,14 +18,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::report;
 
-/// How long anything may take when the test doesn't say: machines are noisy, and a passing test doesn't wait for it.
+/// The default time limit: long, since hosts are busy, and a test that passes doesn't wait for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The pause between two looks of [`wait_until`]: short at first, since most things happen at once.
+/// The first pause of [`wait_until`]: short, since most conditions come true at once.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// A moment by which something must have happened, and when the wait for it began.
+/// The moment at which a wait fails, and the moment at which it began.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     started: Instant,
@@ -40,35 +40,36 @@ impl Default for Deadline {
 }
 
 impl Deadline {
-    /// `limit` from now, times the environment variable `TESTKIT_SLOW` (for slow machines and tools such as valgrind).
+    /// `limit` from now, times the environment variable `TESTKIT_SLOW` (for slow hosts, and tools such as
+    /// valgrind).
     ///
     /// # Panics
-    /// When `TESTKIT_SLOW` is set to something else than a number from 0.1 to 1000.
+    /// If `TESTKIT_SLOW` is set to anything but a number from 0.1 to 1000.
     #[must_use]
     pub fn after(limit: Duration) -> Self {
         Self { started: Instant::now(), limit: limit.mul_f64(slowness()) }
     }
 
-    /// The time that is left; zero when it has expired.
+    /// The remaining time; zero after the deadline.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.limit.saturating_sub(self.started.elapsed())
     }
 
-    /// Whether no time is left.
+    /// Whether the deadline has passed.
     #[must_use]
     pub fn has_expired(&self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// Since when the wait goes on.
+    /// The time since the wait began.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 }
 
-/// The factor in `TESTKIT_SLOW`; 1 without it.
+/// The factor in `TESTKIT_SLOW`; 1 if it is not set.
 fn slowness() -> f64 {
     static FACTOR: OnceLock<f64> = OnceLock::new();
     *FACTOR.get_or_init(|| {
@@ -81,12 +82,12 @@ fn slowness() -> f64 {
     })
 }
 
-/// Looks again and again until `check` gives something, and gives that.
+/// Calls `check` repeatedly until it returns something, and returns that.
 ///
-/// For things that nobody announces. Everything else in the testkit has a `wait_…` of its own.
+/// It is for conditions that nothing notifies of; everything else in the testkit has a `wait_…` of its own.
 ///
 /// # Panics
-/// When the deadline has passed: with `what`, the time waited, and the report of the thread's sandboxes.
+/// If the deadline passes; the message has `what`, the time waited, and the report of the thread's sandboxes.
 ///
 /// ```
 /// # use testkit::{Deadline, wait_until};
@@ -113,7 +114,8 @@ pub fn wait_until<T>(deadline: Deadline, what: impl fmt::Display, mut check: imp
     }
 }
 
-/// Looks again and again until `check` gives something, at most for `limit`: for what may never come.
+/// Calls `check` repeatedly until it returns something, at most for `limit`; for conditions that may never
+/// come true.
 pub(crate) fn look_for<T>(limit: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
     let begun = Instant::now();
     loop {
@@ -126,7 +128,8 @@ pub(crate) fn look_for<T>(limit: Duration, mut check: impl FnMut() -> Option<T>)
     }
 }
 
-/// Calls `check` now and whenever one of `fds` becomes readable, until it gives something. `check` takes what made them readable.
+/// Calls `check` now, and whenever one of `fds` becomes readable, until it returns something. `check` must
+/// consume what made them readable.
 #[track_caller]
 pub(crate) fn wait_on<T>(
     deadline: Deadline,
@@ -146,22 +149,23 @@ pub(crate) fn wait_on<T>(
         let asked = Instant::now();
         poll_readable(fds, deadline.remaining());
         if asked.elapsed() < FIRST_PAUSE {
-            // A descriptor that stays readable (a process that has ended) must not make this a busy loop.
+            // Prevents a busy loop on a descriptor that stays readable, such as the pidfd of a process that
+            // has exited.
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
 
-/// A client's pause after a failed request.
+/// The pause of a client after a failed request.
 pub(crate) fn pause_after_failure() {
     std::thread::sleep(Duration::from_millis(1));
 }
 
-/// Waits until one of `fds` is readable, or for `limit`; says which are.
+/// Waits until one of `fds` is readable, or for `limit`; returns for each whether it is.
 pub(crate) fn poll_readable(fds: &[BorrowedFd<'_>], limit: Duration) -> Vec<bool> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    // Rounded up: a rest of less than a millisecond must not become a busy loop.
+    // Round up: a rest of less than a millisecond must not become a busy loop.
     let millis = u32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(u32::MAX).min(i32::MAX as u32);
     let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
     match poll(&mut polled, timeout) {

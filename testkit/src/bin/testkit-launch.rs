@@ -1,6 +1,8 @@
-//! Changes what a program starts with, then becomes that program; or guards a test process. See HELP.
+//! Changes the conditions under which a program starts (terminal, signals, descriptors, limits), then
+//! executes it; or guards a test process. See HELP.
 //!
-//! A program of its own, since all this between fork and exec in the test's process would need unsafe code.
+//! It is a separate program because the test's process could do this between fork and exec only with unsafe
+//! code.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     match args.first().and_then(|arg| arg.to_str()) {
         None | Some("--help") => {
-            // Nobody reads it: nothing to do about that.
+            // A failed write means that stdout is closed; there is no other place to report it.
             let _ = io::stdout().write_all(HELP.as_bytes());
             return ExitCode::SUCCESS;
         }
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {
-    // With descriptor 2 closed, the code has to do.
+    // If descriptor 2 is closed, the exit code is the only report.
     let _ = writeln!(io::stderr(), "testkit-launch: {message}");
     ExitCode::from(code)
 }
@@ -159,7 +161,7 @@ fn apply(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Receives descriptors from the socket that is descriptor 0 and opens them as `numbers`.
+/// Receives descriptors over the socket at descriptor 0 and opens them as `numbers`.
 fn take_fds(numbers: &[i32]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -174,13 +176,13 @@ fn take_fds(numbers: &[i32]) -> Result<()> {
     if received.len() != numbers.len() {
         return Err(format!("{} descriptors came for {} numbers", received.len(), numbers.len()).into());
     }
-    // First out of the way of every number that is wanted, then each to its place. What dup2(2) would do at once takes
-    // unsafe code.
+    // First copy every descriptor above the wanted numbers, then move each to its number. dup2(2) would do
+    // this in one step, but is unsafe.
     let above = numbers.iter().max().map_or(3, |most| (most + 1).max(3));
     let mut parked = Vec::new();
     for fd in received {
         let mut high = Vec::new();
-        // Copies from the lowest free number on, until one is high enough; the lower ones are closed again.
+        // Copy to the lowest free number until one is high enough; the lower copies are closed again.
         while high.last().is_none_or(|copy: &OwnedFd| copy.as_raw_fd() < above) {
             high.push(fd.try_clone()?);
         }
@@ -194,11 +196,11 @@ fn take_fds(numbers: &[i32]) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the end of the test process, then removes what it left.
+/// Waits until the test process has exited, then kills its processes and removes its folders.
 fn guard(prefix: &str) {
     let folders: Vec<String> = io::stdin().lock().lines().map_while(std::result::Result::ok).collect();
-    // Again until nothing is found several times: a supervisor that is killed may just have started something, and a
-    // process in the middle of execve(2) shows no environment.
+    // Look until several looks in a row find nothing: a killed supervisor may just have started a process,
+    // and a process in the middle of execve(2) shows no environment.
     let mut quiet = 0;
     for _ in 0..2000 {
         let marked = |stat: &process::Stat| {
@@ -211,7 +213,8 @@ fn guard(prefix: &str) {
             break;
         }
         for stat in left {
-            // It has ended since, or is another user's: there is nobody to tell.
+            // ESRCH: it has exited since. EPERM: it belongs to another user. Neither can be reported to the
+            // test, which is gone.
             let _ = stat.process.signal(Signal::SIGKILL);
         }
         std::thread::yield_now();
@@ -219,7 +222,7 @@ fn guard(prefix: &str) {
     for folder in folders {
         let path = Path::new(&folder);
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tk")) {
-            // Usually the test has removed it.
+            // Usually the test has removed it already.
             let _ = fs::remove_dir_all(path);
         }
     }

@@ -1,4 +1,4 @@
-//! A client of psflip's control socket, which knows no more of it than docs/control.md says.
+//! A client of psflip's control socket, written from docs/control.md alone.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::TIMEOUT;
 
-/// One connection, and so one request.
+/// One connection to the control socket, for one request.
 #[derive(Debug)]
 pub struct Asking {
     reader: BufReader<UnixStream>,
@@ -20,7 +20,7 @@ impl Asking {
     /// Connects and sends a request: one line, without its line break.
     ///
     /// # Panics
-    /// If nobody listens there.
+    /// If nothing listens on `socket`.
     #[must_use]
     #[track_caller]
     pub fn ask(socket: &Path, request: impl Into<String>) -> Self {
@@ -30,10 +30,10 @@ impl Asking {
         Self { request, ..asking }
     }
 
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     ///
     /// # Panics
-    /// If nobody listens there.
+    /// If nothing listens on `socket`.
     #[must_use]
     #[track_caller]
     pub fn connect(socket: &Path) -> Self {
@@ -43,20 +43,20 @@ impl Asking {
         Self { reader: BufReader::new(stream), request: "nothing".to_owned() }
     }
 
-    /// Sends bytes as they are. That the other side doesn't want them any more is no failure.
+    /// Sends bytes as they are. An error is ignored, since psflip may have closed the connection.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.reader.get_mut().write_all(bytes);
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending direction.
     pub fn finish(&mut self) {
         let _ = self.reader.get_mut().shutdown(Shutdown::Write);
     }
 
-    /// The next line of the answer; `None`: psflip has closed the connection.
+    /// The next line of the answer; `None` once psflip has closed the connection.
     ///
     /// # Panics
-    /// If nothing comes for half a minute, or no JSON.
+    /// If nothing arrives for 30 seconds, or the line is not JSON.
     #[track_caller]
     pub fn next_event(&mut self) -> Option<Value> {
         let mut line = String::new();
@@ -66,16 +66,16 @@ impl Asking {
                 Ok(event) => Some(event),
                 Err(error) => panic!("the answer to {} is no JSON: {error}: {line:?}", self.request),
             },
-            // It was closed with something of ours unread.
+            // psflip closed the connection before it had read everything that we sent.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("no answer to {}: {error}", self.request),
         }
     }
 
-    /// Reads until this event has come, and returns it.
+    /// Reads until the event `name` arrives, and returns it.
     ///
     /// # Panics
-    /// If the connection is closed before.
+    /// If psflip closes the connection first.
     #[track_caller]
     pub fn wait_event(&mut self, name: &str) -> Value {
         let mut others = Vec::new();
@@ -88,8 +88,8 @@ impl Asking {
         panic!("{} was not answered by `{name}`, but by:\n{}", self.request, others.join("\n"));
     }
 
-    /// Reads until one of these events has come, and returns all that did; what comes last is none of them if psflip has closed
-    /// the connection before.
+    /// Reads until one of these events arrives, and returns all events so far. If psflip closes the
+    /// connection first, the last event is none of `names`.
     #[track_caller]
     pub fn until(&mut self, names: &[&str]) -> Vec<Value> {
         let mut events = Vec::new();
@@ -103,17 +103,17 @@ impl Asking {
         events
     }
 
-    /// Everything until psflip closes the connection.
+    /// Reads all events until psflip closes the connection.
     #[track_caller]
     pub fn rest(mut self) -> Vec<Value> {
         std::iter::from_fn(|| self.next_event()).collect()
     }
 }
 
-/// How things are, as the active generation says it.
+/// The status, as the active generation reports it.
 ///
 /// # Panics
-/// If nobody answers.
+/// If there is no answer.
 #[must_use]
 #[track_caller]
 pub fn status(socket: &Path) -> Value {
@@ -122,7 +122,7 @@ pub fn status(socket: &Path) -> Value {
         let event = asking.next_event().unwrap_or_else(|| panic!("no status from {}", socket.display()));
         match event["event"].as_str() {
             Some("status") => return event["status"].clone(),
-            Some("moved") => {} // it was asked in the moment of a promotion
+            Some("moved") => {} // the request arrived during a promotion
             _ => panic!("no status but {event}"),
         }
     }

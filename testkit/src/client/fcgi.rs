@@ -1,4 +1,5 @@
-//! A FastCGI 1.0 client, as a web server is one: one request at a time per connection, role responder.
+//! A FastCGI 1.0 client that behaves as a web server does: role responder, one request at a time per
+//! connection.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,12 +15,12 @@ const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
 const ROLE_RESPONDER: u16 = 1;
 const KEEP_CONN: u8 = 1;
-/// The longest content of a record that a multiple of eight allows.
+/// The longest content of a record that is a multiple of eight.
 const MOST_CONTENT: usize = 65_528;
-/// The id of our requests: one at a time needs only one.
+/// The request ID: one is enough for one request at a time.
 const REQUEST_ID: u16 = 1;
 
-/// Sends requests to one FastCGI server. By default each has a connection of its own.
+/// Sends requests to one FastCGI server. By default it opens a connection for each request.
 #[derive(Debug)]
 pub struct FcgiClient {
     target: Target,
@@ -43,7 +44,7 @@ pub struct FcgiResponse {
     pub stderr: Vec<u8>,
     /// The application's exit status.
     pub app_status: u32,
-    /// Whether it came on a connection that had served another request before.
+    /// Whether the answer came on a connection that had served another request before.
     pub reused: bool,
 }
 
@@ -54,10 +55,11 @@ impl FcgiResponse {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The value of `key=value` in the body when the status is 200: what an availability probe wants of a fixture.
+    /// The value of `key=value` in the body if the status is 200: the tag for an availability probe, as the
+    /// fixtures answer.
     ///
     /// # Errors
-    /// Another status, or no such word in the body.
+    /// [`crate::client::Stage::Content`]: another status, or no such word in the body.
     pub fn tag(&self, key: &str) -> Result<String, ClientError> {
         let text = self.text();
         match super::field(&text, key) {
@@ -87,28 +89,29 @@ impl FcgiClient {
         Self::new(path.as_ref())
     }
 
-    /// Sets FCGI_KEEP_CONN and keeps the connection for the next request as long as the server does.
+    /// Sets FCGI_KEEP_CONN, and keeps the connection for the next request until the server closes it.
     #[must_use]
     pub fn keep_alive(mut self) -> Self {
         self.keep_alive = true;
         self
     }
 
-    /// Repeats a request once when a kept connection turns out to be closed, as nginx does. Without it, that is a failure.
+    /// Repeats a request once, as nginx does, if an idle keep-alive connection turns out to be closed.
+    /// Without this, such a request fails.
     #[must_use]
     pub fn retry_stale(mut self) -> Self {
         self.retry_stale = true;
         self
     }
 
-    /// How long a request may take, the connection included.
+    /// The time limit of a request, connecting included.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many requests were repeated because of [`FcgiClient::retry_stale`].
+    /// How many requests [`FcgiClient::retry_stale`] has repeated.
     #[must_use]
     pub fn retries(&self) -> u64 {
         self.retries
@@ -117,7 +120,7 @@ impl FcgiClient {
     /// `GET uri`, with the parameters that a web server sends.
     ///
     /// # Errors
-    /// No whole answer came; any status is an answer.
+    /// No complete answer came. An answer with any status is a success.
     pub fn get(&mut self, uri: &str) -> Result<FcgiResponse, ClientError> {
         let params = standard_params("GET", uri, 0);
         self.request(&borrowed(&params), b"")
@@ -126,16 +129,16 @@ impl FcgiClient {
     /// `POST uri` with a body on STDIN.
     ///
     /// # Errors
-    /// As [`FcgiClient::get`].
+    /// See [`FcgiClient::get`].
     pub fn post(&mut self, uri: &str, body: &[u8]) -> Result<FcgiResponse, ClientError> {
         let params = standard_params("POST", uri, body.len());
         self.request(&borrowed(&params), body)
     }
 
-    /// Any request.
+    /// A request with any parameters.
     ///
     /// # Errors
-    /// As [`FcgiClient::get`].
+    /// See [`FcgiClient::get`].
     pub fn request(&mut self, params: &[(&str, &str)], stdin: &[u8]) -> Result<FcgiResponse, ClientError> {
         match self.once(params, stdin) {
             Err(error) if self.retry_stale && error.is_stale_connection() => {
@@ -208,7 +211,7 @@ fn encode_length(bytes: &mut Vec<u8>, length: usize) {
     }
 }
 
-/// One record, padded to a multiple of eight as the specification recommends.
+/// Appends one record, padded to a multiple of eight as the specification recommends.
 fn record(bytes: &mut Vec<u8>, kind: u8, content: &[u8]) {
     let padding = content.len().next_multiple_of(8) - content.len();
     let length = u16::try_from(content.len()).expect("a record's content is cut to less than 64 KiB");
@@ -251,7 +254,8 @@ fn read_answer(connection: &mut Connection) -> Result<FcgiResponse, ClientError>
 /// Status, headers and body.
 type Cgi = (u16, Vec<(String, String)>, Vec<u8>);
 
-/// The answer of a CGI program (RFC 3875, 6): headers, an empty line, the body; lines may end without CR.
+/// Parses the answer of a CGI program (RFC 3875, 6): headers, an empty line, the body; lines may end without
+/// CR.
 fn parse_cgi(stdout: &[u8]) -> Result<Cgi, String> {
     let mut status = 200;
     let mut headers = Vec::new();

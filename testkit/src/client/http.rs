@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ClientError, Connection, TIMEOUT, Target};
 
-/// The longest head of an answer, and the longest line of a chunked body.
+/// The longest head of an answer, and the longest line of a chunked body, in bytes.
 const MOST_HEAD: usize = 64 * 1024;
 
 /// Sends requests to one server. By default each has a connection of its own.
@@ -25,16 +25,16 @@ pub struct HttpClient {
     retries: u64,
 }
 
-/// An answer.
+/// An HTTP response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Names in lower case, in the order in which they came.
+    /// Names in lower case, in the order of arrival.
     pub headers: Vec<(String, String)>,
-    /// The body, chunks put together.
+    /// The body, with its chunks put together.
     pub body: Vec<u8>,
-    /// Whether it came on a connection that had served another request before.
+    /// Whether the answer came on a connection that had served another request before.
     pub reused: bool,
 }
 
@@ -45,7 +45,7 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The first header of this name, in any case.
+    /// The first header of this name; case doesn't matter.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
@@ -54,10 +54,11 @@ impl Response {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The value of `key=value` in the body when the status is 200: what an availability probe wants of a fixture.
+    /// The value of `key=value` in the body if the status is 200: the tag for an availability probe, as the
+    /// fixtures answer.
     ///
     /// # Errors
-    /// Another status, or no such word in the body.
+    /// [`crate::client::Stage::Content`]: another status, or no such word in the body.
     pub fn tag(&self, key: &str) -> Result<String, ClientError> {
         let text = self.text();
         match super::field(&text, key) {
@@ -93,29 +94,30 @@ impl HttpClient {
         Self::new(path.as_ref())
     }
 
-    /// Keeps the connection for the next request as long as the server does.
+    /// Keeps the connection for the next request until the server closes it.
     #[must_use]
     pub fn keep_alive(mut self) -> Self {
         self.keep_alive = true;
         self
     }
 
-    /// Repeats a request once, on a new connection, when a kept connection turns out to be closed (see
-    /// [`ClientError::is_stale_connection`]), as browsers and proxies do. Without it, that is a failure.
+    /// Repeats a request once, on a new connection, if an idle keep-alive connection turns out to be closed
+    /// (see [`ClientError::is_stale_connection`]), as browsers and proxies do. Without this, such a request
+    /// fails.
     #[must_use]
     pub fn retry_stale(mut self) -> Self {
         self.retry_stale = true;
         self
     }
 
-    /// How long a request may take, the connection included.
+    /// The time limit of a request, connecting included.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many requests were repeated because of [`HttpClient::retry_stale`].
+    /// How many requests [`HttpClient::retry_stale`] has repeated.
     #[must_use]
     pub fn retries(&self) -> u64 {
         self.retries
@@ -124,7 +126,7 @@ impl HttpClient {
     /// `GET path`.
     ///
     /// # Errors
-    /// No whole answer came; any status is an answer.
+    /// No complete answer came. An answer with any status is a success.
     pub fn get(&mut self, path: &str) -> Result<Response, ClientError> {
         self.request("GET", path, &[], b"")
     }
@@ -132,15 +134,15 @@ impl HttpClient {
     /// `POST path` with a body.
     ///
     /// # Errors
-    /// As [`HttpClient::get`].
+    /// See [`HttpClient::get`].
     pub fn post(&mut self, path: &str, body: &[u8]) -> Result<Response, ClientError> {
         self.request("POST", path, &[], body)
     }
 
-    /// Any request.
+    /// A request with any method, headers and body.
     ///
     /// # Errors
-    /// As [`HttpClient::get`].
+    /// See [`HttpClient::get`].
     pub fn request(
         &mut self,
         method: &str,
@@ -189,12 +191,12 @@ impl HttpClient {
     }
 }
 
-/// Reads one answer; also says whether the connection may be used again.
+/// Reads one answer; the flag is whether the connection may be used again.
 fn read_response(connection: &mut Connection, method: &str) -> Result<(Response, bool), ClientError> {
     let reused = connection.requests > 1;
     let (version, status, headers) = loop {
         let head = read_head(connection)?;
-        // 1xx is not the answer yet.
+        // A 1xx response precedes the answer.
         if !(100..200).contains(&head.1) {
             break head;
         }
@@ -252,7 +254,7 @@ fn read_chunks(connection: &mut Connection) -> Result<Vec<u8>, ClientError> {
         let size = usize::from_str_radix(size, 16)
             .map_err(|_| connection.explain(ClientError::protocol(format!("`{size}` is no chunk size"))))?;
         if size == 0 {
-            // Trailers, if any, up to the empty line.
+            // Skips trailers, up to the empty line.
             while connection.read_until(b"\r\n", MOST_HEAD)?.len() > 2 {}
             return Ok(body);
         }

@@ -1,4 +1,4 @@
-//! Small blocking clients, written by hand so that every failure says at which stage it happened and why.
+//! Small blocking clients, written by hand so that every failure reports its stage and cause.
 
 pub mod control;
 pub mod fcgi;
@@ -17,7 +17,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// How long a whole request may take, when the test doesn't say.
+/// The default time limit of a request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a server listens.
@@ -47,38 +47,38 @@ impl From<&Path> for Target {
     }
 }
 
-/// How far a request came.
+/// How far a request got before it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// No connection was made.
+    /// No connection could be made.
     Connect,
-    /// The connection broke while the request was sent.
+    /// The connection failed while the request was sent.
     Write,
-    /// The connection broke, or nothing came in time, before the whole answer was there.
+    /// The connection failed, or the time was up, before the complete answer arrived.
     Read,
-    /// What came is no correct answer.
+    /// The answer violates the protocol.
     Protocol,
-    /// The answer is correct, but not what the test wants (another status, a wrong body).
+    /// The answer is correct, but not what the test expects (another status, a wrong body).
     Content,
 }
 
-/// A request that failed.
+/// The failure of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientError {
-    /// How far it came.
+    /// The stage at which it failed.
     pub stage: Stage,
-    /// Why, as a text.
+    /// The cause, as text.
     pub cause: String,
-    /// The kind of the system's error, where there was one.
+    /// The kind of the system's error, if there was one.
     pub kind: Option<io::ErrorKind>,
-    /// Whether it was sent on a connection that had served another request before.
+    /// Whether the request was sent on a connection that had served another request before.
     pub reused: bool,
-    /// How many bytes of the answer had come.
+    /// How many bytes of the answer had arrived.
     pub received: usize,
 }
 
 impl ClientError {
-    /// An error that is not one of the connection's, such as a wrong body: [`Stage::Content`].
+    /// A failure that is not one of the connection, such as a wrong body: [`Stage::Content`].
     #[must_use]
     pub fn content(cause: impl Into<String>) -> Self {
         Self { stage: Stage::Content, cause: cause.into(), kind: None, reused: false, received: 0 }
@@ -90,15 +90,16 @@ impl ClientError {
 
     pub(crate) fn io(stage: Stage, error: &io::Error) -> Self {
         let cause = match error.kind() {
-            // What a socket says when SO_RCVTIMEO or SO_SNDTIMEO has passed.
+            // The error of a socket whose SO_RCVTIMEO or SO_SNDTIMEO has passed.
             io::ErrorKind::WouldBlock => "time-out".to_owned(),
             _ => error.to_string(),
         };
         Self { stage, cause, kind: Some(error.kind()), reused: false, received: 0 }
     }
 
-    /// Whether the server closed an idle connection just when the request came: nothing of an answer arrived on a connection that
-    /// had been used before. RFC 9112, 9.3.1 lets a client repeat an idempotent request then.
+    /// Whether the server closed an idle connection just when the request was sent: no byte of an answer
+    /// arrived on a connection that had been used before. RFC 9112, 9.3.1 allows a client to repeat an
+    /// idempotent request then.
     #[must_use]
     pub fn is_stale_connection(&self) -> bool {
         self.reused
@@ -120,19 +121,20 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
-/// The value of `key=value` in a line of words, as the fixtures answer: `field("name=a pid=7", "pid")` is `7`.
+/// The value of `key=value` in a line of words, as the fixtures answer: `field("name=a pid=7", "pid")` is
+/// `7`.
 #[must_use]
 pub fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
-/// A connected stream socket whose every operation ends at a deadline.
+/// A connected stream socket whose operations all share one deadline.
 #[derive(Debug)]
 pub struct Connection {
     stream: Socket,
     timeout: Duration,
     end: Instant,
-    /// Read from the socket, but not asked for yet.
+    /// Bytes that were received but not yet returned.
     buffer: Vec<u8>,
     received: usize,
     requests: u64,
@@ -145,7 +147,8 @@ enum Socket {
 }
 
 impl Connection {
-    /// Connects; `timeout` is for this and all that follows, until [`Connection::begin`] starts it anew.
+    /// Connects. `timeout` covers connecting and everything after it, until [`Connection::begin`] restarts
+    /// it.
     ///
     /// # Errors
     /// [`Stage::Connect`].
@@ -168,14 +171,14 @@ impl Connection {
         })
     }
 
-    /// The next request begins: a new deadline, a new count of received bytes.
+    /// Begins the next request: restarts the deadline and the count of received bytes.
     pub fn begin(&mut self) {
         self.end = Instant::now() + self.timeout;
         self.received = 0;
         self.requests += 1;
     }
 
-    /// Adds what is known of the request to its error.
+    /// Adds the connection's state to an error.
     fn explain(&self, error: ClientError) -> ClientError {
         ClientError { reused: self.requests > 1, received: self.received, ..error }
     }
@@ -193,7 +196,7 @@ impl Connection {
         result.map_err(|error| self.explain(ClientError::io(Stage::Write, &error)))
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending direction.
     ///
     /// # Errors
     /// [`Stage::Write`].
@@ -205,10 +208,10 @@ impl Connection {
         result.map_err(|error| ClientError::io(Stage::Write, &error))
     }
 
-    /// Exactly `count` bytes.
+    /// Reads exactly `count` bytes.
     ///
     /// # Errors
-    /// [`Stage::Read`]: the other side closed too early, or too slow.
+    /// [`Stage::Read`]: the peer closed the connection too early, or was too slow.
     pub fn read_exact(&mut self, count: usize) -> Result<Vec<u8>, ClientError> {
         while self.buffer.len() < count {
             if !self.fill()? {
@@ -220,10 +223,10 @@ impl Connection {
         Ok(self.buffer.drain(..count).collect())
     }
 
-    /// Up to and with `end`, at most `most` bytes.
+    /// Reads up to and including `end`, at most `most` bytes.
     ///
     /// # Errors
-    /// [`Stage::Read`]: the other side closed before; [`Stage::Protocol`]: too long.
+    /// [`Stage::Read`]: the peer closed the connection first; [`Stage::Protocol`]: too long.
     pub fn read_until(&mut self, end: &[u8], most: usize) -> Result<Vec<u8>, ClientError> {
         loop {
             if let Some(at) = self.buffer.windows(end.len()).position(|window| window == end) {
@@ -238,7 +241,7 @@ impl Connection {
         }
     }
 
-    /// Everything until the other side closes.
+    /// Reads until the peer closes the connection.
     ///
     /// # Errors
     /// [`Stage::Read`].
@@ -252,7 +255,7 @@ impl Connection {
         ClientError { cause: cause.to_owned(), ..self.explain(ClientError::io(Stage::Read, &error)) }
     }
 
-    /// Reads once; false at the end.
+    /// Reads once; `false` at the end of the stream.
     fn fill(&mut self) -> Result<bool, ClientError> {
         let mut chunk = [0; 16 * 1024];
         let count = loop {
@@ -272,7 +275,7 @@ impl Connection {
         Ok(count > 0)
     }
 
-    /// The time that is left, never zero, which would mean "for ever" to a socket.
+    /// The remaining time, never zero: for a socket option, zero means no limit.
     fn left(&self, stage: Stage) -> Result<Option<Duration>, ClientError> {
         let left = self.end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -282,7 +285,8 @@ impl Connection {
     }
 }
 
-/// connect(2) to a Unix socket blocks while the listener's queue is full; SO_SNDTIMEO bounds that, and std can't set it before.
+/// Connects to a Unix socket. connect(2) blocks while the listener's queue is full; SO_SNDTIMEO limits that,
+/// and std offers no way to set it first.
 fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let micros = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX).max(1);

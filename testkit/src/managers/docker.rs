@@ -1,5 +1,5 @@
-//! A container engine of the test's own, Debian's `docker.io`, with images of this machine's own files: nothing is pulled, no network
-//! is touched.
+//! A private Docker engine (Debian's `docker.io`), with images made of this host's files: it pulls nothing
+//! and uses no network.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,21 @@ use crate::running::Running;
 use crate::sandbox::Sandbox;
 use crate::wait::{Deadline, wait_until};
 
-/// An engine that runs. Only root can start one.
+/// A running engine. Only root can start it.
 #[derive(Debug)]
 pub struct Engine {
     daemon: Arc<Running>,
     socket: PathBuf,
-    /// The cgroup above those of its containers.
+    /// The parent cgroup of its containers.
     cgroup: String,
     dir: PathBuf,
 }
 
 impl Engine {
-    /// Starts one, in a mount namespace of its own, so that its mounts end with it.
+    /// Starts an engine in a mount namespace of its own, so that its mounts vanish with it.
     ///
     /// # Panics
-    /// When it does not answer within the default deadline.
+    /// If it does not answer within the default deadline.
     #[track_caller]
     #[must_use]
     pub fn start(sandbox: &Sandbox) -> Self {
@@ -47,19 +47,19 @@ impl Engine {
         engine
     }
 
-    /// Where it listens.
+    /// The path of its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Runs the client: what it printed (to both streams, as `docker logs` does), or what it complained about.
+    /// Runs the client; returns its standard output and standard error (`docker logs` uses both).
     ///
     /// # Errors
-    /// What the client wrote to standard error, if it failed.
+    /// The client failed: its standard error.
     ///
     /// # Panics
-    /// When there is no client.
+    /// If the client can't be executed.
     #[track_caller]
     pub fn docker(&self, args: &[&str]) -> Result<String, String> {
         let host = format!("unix://{}", self.socket.display());
@@ -71,10 +71,11 @@ impl Engine {
         }
     }
 
-    /// Makes an image of these files and the libraries that they need, each at its own path; `changes` are lines of a Dockerfile.
+    /// Makes an image of these files and the libraries that they need, each at its own path; `changes` are
+    /// lines of a Dockerfile.
     ///
     /// # Panics
-    /// When that fails.
+    /// If that fails.
     #[track_caller]
     pub fn import(&self, name: &str, files: &[&str], changes: &[&str]) {
         let mut all: BTreeSet<String> = files.iter().map(|&file| file.to_owned()).collect();
@@ -95,10 +96,10 @@ impl Engine {
         }
     }
 
-    /// Ends it. Its containers have ended.
+    /// Stops the engine. Its containers must have exited.
     ///
     /// # Panics
-    /// When it fails.
+    /// If the engine doesn't stop cleanly.
     #[track_caller]
     pub fn stop(&self) {
         self.daemon.signal(Signal::SIGTERM);
@@ -110,18 +111,18 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// An engine leaves its cgroups behind, empty, in every hierarchy there is; of a test that fails, its containers too.
+    /// Docker leaves empty cgroups behind in every hierarchy; a failed test leaves containers, too.
     fn drop(&mut self) {
         if std::thread::panicking() {
             let left = self.docker(&["ps", "--all", "--quiet"]).unwrap_or_default();
             for container in left.split_whitespace() {
-                let _ = self.docker(&["rm", "--force", container]); // it may be on its way out
+                let _ = self.docker(&["rm", "--force", container]); // may already be exiting
             }
         }
         let root = Path::new("/sys/fs/cgroup");
         let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
         for folder in hierarchies.chain([root.to_path_buf()]) {
-            let _ = std::fs::remove_dir(folder.join(&self.cgroup)); // not in all of them
+            let _ = std::fs::remove_dir(folder.join(&self.cgroup)); // not every hierarchy has it
         }
     }
 }

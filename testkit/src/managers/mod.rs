@@ -1,7 +1,8 @@
-//! Real process managers in a sandbox, from their Debian packages: each supervises one service, and is gone with the sandbox.
+//! Real service managers in a sandbox, from their Debian packages. Each supervises one service, and stops
+//! with the sandbox.
 //!
-//! They all expect one steady process, restart it when it ends, and have a control program of their own. What they have seen of an end
-//! is told in one way for all ([`Seen`]).
+//! All of them expect one process with a constant PID, restart it when it exits, and have a control program.
+//! [`Seen`] is how each reported the exit of that process.
 
 pub mod docker;
 
@@ -19,7 +20,7 @@ use crate::running::Running;
 use crate::sandbox::Sandbox;
 use crate::wait::{Deadline, wait_until};
 
-/// Which manager.
+/// A service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// runit's `runsv`.
@@ -32,17 +33,17 @@ pub enum Kind {
     Supervisord,
 }
 
-/// How a manager saw its process end.
+/// How a service manager saw its process exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// By this exit code.
+    /// With this exit code.
     Exited(i32),
-    /// By this signal.
+    /// Terminated by this signal.
     Killed(i32),
 }
 
 impl Kind {
-    /// The Debian package that it comes from.
+    /// The Debian package that contains it.
     #[must_use]
     pub fn package(self) -> &'static str {
         match self {
@@ -62,10 +63,11 @@ impl Kind {
         }
     }
 
-    /// Starts it with one service `app`: `text` is the service's `run` script, or the configuration's part about the program.
+    /// Starts it with one service `app`: `text` is the service's `run` script, or supervisord's
+    /// `[program:app]` section.
     ///
     /// # Panics
-    /// When its package isn't installed.
+    /// If its package isn't installed.
     #[track_caller]
     #[must_use]
     pub fn start(self, sandbox: &Sandbox, path: &str, text: &str) -> Managed {
@@ -76,7 +78,7 @@ impl Kind {
             "supervisord.conf".to_owned()
         } else {
             executable(sandbox, "service/run", text);
-            // The exit code, or something else for a signal, and the signal.
+            // `finish` gets the exit code (or -1 or 256 after a signal) and the signal number.
             let finish = format!("#!/bin/sh\necho \"$1 $2\" >> {}\n", sandbox.path("ends").display());
             executable(sandbox, "service/finish", &finish);
             folder.display().to_string()
@@ -94,10 +96,10 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Fails the test when a program isn't installed, with the package that has it.
+/// Fails the test if a program isn't installed, and names its package.
 ///
 /// # Panics
-/// When it isn't.
+/// If the program isn't installed.
 #[track_caller]
 pub fn require(program: &str, package: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -108,7 +110,8 @@ pub fn require(program: &str, package: &str) {
 }
 
 fn executable(sandbox: &Sandbox, name: &str, text: &str) {
-    // By a process of its own: a file that any process of this test has open for writing can't be executed.
+    // Another process writes the script: a file that a process of this test has open for writing can't be
+    // executed (ETXTBSY).
     let path = sandbox.write(format!("{name}.text"), text);
     let copy = "cp \"$1\" \"$2\" && chmod 755 \"$2\"";
     let target = sandbox.path(name).display().to_string();
@@ -131,7 +134,7 @@ fn write_supervisord(sandbox: &Sandbox, program: &str) {
     sandbox.write("supervisord.conf", text);
 }
 
-/// A manager that runs.
+/// A running service manager.
 #[derive(Debug)]
 pub struct Managed {
     kind: Kind,
@@ -141,13 +144,13 @@ pub struct Managed {
 }
 
 impl Managed {
-    /// The manager's own process, with what it and the service print.
+    /// The service manager's own process, with its output and the service's.
     #[must_use]
     pub fn running(&self) -> &Running {
         &self.running
     }
 
-    /// The process that it supervises, once that runs `exe`.
+    /// The supervised process, once it runs `exe`.
     #[must_use]
     pub fn process(&self, exe: &Path) -> Option<Process> {
         let exe = exe.canonicalize().ok()?;
@@ -158,10 +161,10 @@ impl Managed {
             .find(|child| child.is_alive() && child.exe().is_ok_and(|it| it == exe))
     }
 
-    /// As [`Managed::process`], when there is one that isn't `before`.
+    /// [`Managed::process`], once it exists and isn't `before`.
     ///
     /// # Panics
-    /// When there is none within the default deadline.
+    /// If there is none within the default deadline.
     #[track_caller]
     #[must_use]
     pub fn wait_process(&self, exe: &Path, before: Option<Process>) -> Process {
@@ -170,10 +173,10 @@ impl Managed {
         })
     }
 
-    /// What its own control program says of the service.
+    /// The service's status, as the manager's control program prints it.
     ///
     /// # Panics
-    /// When that fails.
+    /// If the control program fails.
     #[track_caller]
     #[must_use]
     pub fn status(&self) -> String {
@@ -186,10 +189,10 @@ impl Managed {
         }
     }
 
-    /// Lets it send SIGHUP to the service, as its users do.
+    /// Sends SIGHUP to the service through the control program, as an operator does.
     ///
     /// # Panics
-    /// When its control program fails.
+    /// If the control program fails.
     #[track_caller]
     pub fn hang_up(&self) {
         let folder = self.folder.display().to_string();
@@ -203,10 +206,11 @@ impl Managed {
         };
     }
 
-    /// Lets it stop the service, as its users do, and waits until it says that it is down.
+    /// Stops the service through the control program, as an operator does, and waits until the manager
+    /// reports it as down.
     ///
     /// # Panics
-    /// When it doesn't within the default deadline.
+    /// If it isn't down within the default deadline.
     #[track_caller]
     pub fn stop(&self) {
         let folder = self.folder.display().to_string();
@@ -225,7 +229,7 @@ impl Managed {
         }
     }
 
-    /// How it saw its process end, every time; daemontools does not look at it and tells nothing.
+    /// Every exit that the manager has recorded. daemontools records none.
     #[must_use]
     pub fn ends(&self) -> Vec<Seen> {
         let read = |name| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
@@ -236,10 +240,10 @@ impl Managed {
         }
     }
 
-    /// Ends it, and the service with it.
+    /// Stops the service manager and its service.
     ///
     /// # Panics
-    /// When it does not end within the default deadline.
+    /// If it does not exit within the default deadline.
     #[track_caller]
     pub fn quit(&self) {
         let folder = self.folder.display().to_string();
@@ -254,7 +258,7 @@ impl Managed {
         }
     }
 
-    /// Runs a control program to its end.
+    /// Runs a control program until it exits.
     #[track_caller]
     fn control(&self, argv: &[&str]) -> String {
         let output = std::process::Command::new(argv[0]).args(&argv[1..]).current_dir(&self.dir).output();
@@ -265,14 +269,16 @@ impl Managed {
     }
 }
 
-/// What `finish` gets from runit (-1 for a signal) and s6 (256 for a signal), and then the signal.
+/// Parses the arguments of `finish`: the exit code (-1 from runit and 256 from s6 after a signal), then the
+/// signal.
 fn finish_arguments(line: &str) -> Option<Seen> {
     let (code, signal) = line.split_once(' ')?;
     let code: i32 = code.parse().ok()?;
     if (0..256).contains(&code) { Some(Seen::Exited(code)) } else { signal.parse().ok().map(Seen::Killed) }
 }
 
-/// `... exited: app (exit status 23; not expected)`, `... exited: app (terminated by SIGKILL; not expected)`, and `stopped: app (...)`.
+/// Parses `... exited: app (exit status 23; not expected)`, `... exited: app (terminated by SIGKILL; not
+/// expected)`, and `stopped: app (...)`.
 fn supervisord_end(line: &str) -> Option<Seen> {
     let (_, what) = line.split_once(": app (")?;
     if let Some(rest) = what.strip_prefix("exit status ") {

@@ -1,6 +1,7 @@
-//! The control group of a machine: it is the root of all groups that its systemd sees (cgroups(7), cgroup_namespaces(7)).
+//! The control group of a machine: the root of all groups that its systemd sees (cgroups(7),
+//! cgroup_namespaces(7)).
 //!
-//! A systemd whose root group were the host's would move every process of the host into a group of its own.
+//! If the host's root group were its root, systemd would move every process of the host.
 
 use std::fs;
 use std::io;
@@ -10,22 +11,22 @@ use std::time::Duration;
 use crate::process::Process;
 use crate::wait::look_for;
 
-/// What the name of every machine's group begins with; then come pid and start time of the process that supervises it.
+/// The prefix of every machine's group; the supervisor's pid and start time follow.
 const PREFIX: &str = "testkit-systemd-";
 
-/// How long the processes of a group may take to be gone after SIGKILL.
+/// How long the processes of a group may take to exit after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A control group (version 2) that was made for one machine.
+/// A control group (version 2) of one machine.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
 }
 
-/// Where version 2 of the control groups is mounted: alone, or beside version 1.
+/// The mount point of cgroup version 2, whether version 1 is mounted too or not.
 ///
 /// # Errors
-/// It isn't.
+/// Version 2 isn't mounted.
 pub fn hierarchy() -> Result<PathBuf, String> {
     let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
     let found = places.into_iter().find(|place| place.join("cgroup.procs").exists());
@@ -33,10 +34,10 @@ pub fn hierarchy() -> Result<PathBuf, String> {
 }
 
 impl Cgroup {
-    /// Makes one for the calling process, and removes those that supervisors left that were killed.
+    /// Creates a group for the calling process, and removes those of killed supervisors.
     ///
     /// # Errors
-    /// It can't be made: no root, or a file system that is mounted read-only.
+    /// It can't be created: not root, or the file system is mounted read-only.
     pub fn make() -> Result<Self, String> {
         let hierarchy = hierarchy()?;
         sweep(&hierarchy);
@@ -47,16 +48,16 @@ impl Cgroup {
         Ok(Self { path })
     }
 
-    /// Its folder.
+    /// The path of its folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Kills everything in it and below it, and removes it.
+    /// Kills all processes in it and below it, and removes it.
     ///
     /// # Errors
-    /// Something in it doesn't end, even by SIGKILL.
+    /// A process doesn't exit, even on SIGKILL.
     pub fn remove(&self) -> Result<(), String> {
         let gone = || {
             kill(&self.path);
@@ -70,7 +71,7 @@ impl Cgroup {
     }
 }
 
-/// The pids, as the host sees them, of a group and all groups below it. None when there is no such group.
+/// The pids, as the host sees them, of a group and all groups below it. `None` if there is no such group.
 #[must_use]
 pub fn members(group: &Path) -> Vec<u32> {
     let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
@@ -87,13 +88,14 @@ fn below(group: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// By one write where the kernel can (since Linux 5.14), else one by one; whoever was missed is there at the next look.
+/// Kills by one write to `cgroup.kill` where the kernel has it (since Linux 5.14), else one by one. The next
+/// look finds processes that were missed.
 fn kill(group: &Path) {
     if fs::write(group.join("cgroup.kill"), "1").is_ok() {
         return;
     }
     for process in members(group).into_iter().filter_map(Process::find) {
-        // It has ended since.
+        // An error means that it has exited since.
         let _ = process.signal(nix::sys::signal::Signal::SIGKILL);
     }
 }
@@ -102,11 +104,11 @@ fn remove_below(group: &Path) {
     for path in below(group) {
         remove_below(&path);
     }
-    // EBUSY: something in it has not ended yet.
+    // EBUSY: a process in it has not exited yet.
     let _ = fs::remove_dir(group);
 }
 
-/// Removes the groups whose supervisor has ended: it was killed, or it would have done so itself.
+/// Removes the groups whose supervisor was killed and so could not remove them.
 fn sweep(hierarchy: &Path) {
     for path in below(hierarchy) {
         let Some(owner) = path.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)) else {
@@ -122,10 +124,10 @@ fn sweep(hierarchy: &Path) {
     }
 }
 
-/// Makes the calling process a member.
+/// Moves the calling process into the group.
 ///
 /// # Errors
-/// As write(2) to its `cgroup.procs`.
+/// Those of write(2) to its `cgroup.procs`.
 pub fn join(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.procs"), "0")
 }

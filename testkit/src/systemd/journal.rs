@@ -1,15 +1,15 @@
-//! Entries of the journal, as `journalctl --output=json` prints them.
+//! Journal entries, as `journalctl --output=json` prints them.
 
 use serde_json::Value;
 
-/// One line that was written by a process of a unit, or by systemd about it.
+/// One journal entry, written by a process of a unit, or by systemd about the unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The text.
+    /// The message.
     pub message: String,
-    /// Who wrote it, by the pid inside of the machine.
+    /// The pid of the writer, as seen inside of the machine.
     pub pid: Option<u32>,
-    /// What the writer calls itself: `systemd`, or the unit's first program.
+    /// The writer's name for itself: `systemd`, or the unit's first program.
     pub identifier: String,
     /// From 0 (emergency) to 7 (debug), as in syslog(3).
     pub priority: Option<u8>,
@@ -28,14 +28,14 @@ impl Entry {
         })
     }
 
-    /// Any other field by its name, as systemd.journal-fields(7) lists them, or one of the writer's own.
+    /// Any other field by name: one of systemd.journal-fields(7), or the writer's own.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<String> {
         self.fields.get(name).map(text)
     }
 }
 
-/// A field is a string, or, if it holds unprintable characters, a list of bytes.
+/// journalctl prints a field as a string or, if it has unprintable characters, as a list of bytes.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

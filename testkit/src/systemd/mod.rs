@@ -1,5 +1,5 @@
-//! A real systemd for tests: a [`Machine`] is one that was booted in namespaces of its own, with its own journal and control
-//! group, and that is gone without a trace when it is dropped, also when the test is killed.
+//! A real systemd for tests. A [`Machine`] is a systemd in namespaces of its own, with its own journal and
+//! control group. Dropping it, or killing the test, removes all of it.
 
 pub mod cgroup;
 mod journal;
@@ -30,20 +30,20 @@ use crate::wait::{Deadline, wait_until};
 pub use journal::Entry;
 pub use release::{FOLDER, Release, holds_systemd};
 
-/// Debian's place for it, which is the same on every distribution.
+/// Debian's path, which exists on other distributions as well.
 const SYSTEMD: &str = "/lib/systemd/systemd";
 
-/// How long the end of a machine may take.
+/// How long a machine may take to stop.
 const CLEANUP: Duration = Duration::from_secs(20);
 
-/// How long one command in a machine may take, in seconds, when the test does not say.
+/// The default time limit of a command in a machine, in seconds.
 const PATIENCE: u32 = 60;
 
 /// A `systemd --system` as PID 1 of namespaces of its own (mount, uts, ipc, pid, cgroup), with a journal.
 ///
-/// It sees the files of the host at the same paths. What is written to `/etc`, `/usr` and `/var` stays in it; the sandbox's
-/// folder is shared. Its units are those that the test has put there, by [`Machine::unit`]. Pids inside are others than outside:
-/// [`Machine::process`].
+/// It sees the host's files at the same paths. Writes to `/etc`, `/usr` and `/var` stay inside; the sandbox's
+/// folder is shared. It runs only the units that the test adds with [`Machine::unit`]. Pids inside differ
+/// from those outside: see [`Machine::process`].
 ///
 /// ```no_run
 /// # use testkit::{Sandbox, systemd::Machine};
@@ -60,19 +60,19 @@ pub struct Machine {
     group: PathBuf,
     init: Process,
     supervisor: Child,
-    /// The machine ends when this is closed.
+    /// Closing it stops the machine.
     life: Option<ChildStdin>,
-    /// The user whose manager is meant, not the system's.
+    /// The user whose service manager is used; `None` for the system's.
     user: Option<u32>,
 }
 
-/// Where a user's manager has its sockets, and its services their `$XDG_RUNTIME_DIR`.
+/// The folder with the sockets of a user's service manager: `$XDG_RUNTIME_DIR` of its services.
 const USER_RUNTIME: &str = "/run/testkit-user";
 
-/// How a command in a machine ended.
+/// The result of a command in a machine.
 #[derive(Clone, Debug)]
 pub struct Ran {
-    /// Its exit status.
+    /// The exit status.
     pub status: ExitStatus,
     /// All of its standard output.
     pub stdout: String,
@@ -81,21 +81,22 @@ pub struct Ran {
 }
 
 impl Machine {
-    /// Boots one; takes about a third of a second. Where that is impossible, says so on stderr and gives `None`, or, with
-    /// `TESTKIT_REQUIRE=systemd` in the environment, fails.
+    /// Boots a machine, which takes about a third of a second. If that is impossible on this host, it reports
+    /// why on stderr and returns `None`; with `TESTKIT_REQUIRE=systemd` in the environment, it fails the
+    /// test.
     ///
     /// # Panics
-    /// When it should be possible, but isn't.
+    /// If booting is possible or required, and fails.
     #[track_caller]
     #[must_use]
     pub fn boot(sandbox: &Sandbox) -> Option<Self> {
         Self::boot_release(sandbox, Release::Installed)
     }
 
-    /// As [`Machine::boot`], with this systemd. Another than the installed one is required by `TESTKIT_REQUIRE=newer-systemd`.
+    /// [`Machine::boot`] with a choice of systemd. `TESTKIT_REQUIRE=newer-systemd` requires the newer one.
     ///
     /// # Panics
-    /// When it should be possible, but isn't.
+    /// See [`Machine::boot`].
     #[track_caller]
     #[must_use]
     pub fn boot_release(sandbox: &Sandbox, release: Release) -> Option<Self> {
@@ -115,7 +116,8 @@ impl Machine {
             .map_err(|error| format!("`{}` can't be made: {error}", folder.display()))?;
         let log = fs::File::create(folder.join("supervisor.log"))
             .map_err(|error| format!("`supervisor.log` can't be made: {error}"))?;
-        // Without the marker, and in a group of its own: whoever ends the sandbox ends the machine, and this cleans up after that.
+        // The supervisor has no marker, and a process group of its own. So stopping the sandbox's processes
+        // stops the machine, and the supervisor survives to clean up.
         let mut supervisor = Command::new(helper)
             .arg("--supervise")
             .arg(&folder)
@@ -133,7 +135,7 @@ impl Machine {
         let life = supervisor.stdin.take();
         let mut line = String::new();
         if let Some(stdout) = supervisor.stdout.take() {
-            // At its end without a line, the supervisor has written why.
+            // At the end of file without a line: the supervisor has written the reason to its log.
             let _ = BufReader::new(stdout).read_line(&mut line);
         }
         let booted = line
@@ -167,17 +169,17 @@ impl Machine {
         }
     }
 
-    /// Starts the manager of a user without any rights; from now on units, systemctl and journal are that one's. Gives the folder that is
-    /// `$XDG_RUNTIME_DIR` for its services, as they see it.
+    /// Starts the service manager of an unprivileged user; from now on [`Machine::unit`], systemctl and
+    /// journal use that one. Returns the `$XDG_RUNTIME_DIR` of its services, as they see it.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it doesn't start.
     #[track_caller]
     pub fn start_user_manager(&mut self, uid: u32) -> PathBuf {
         let units = self.folder.join("user-units");
         let make = || {
             fs::create_dir_all(&units)?;
-            // The sandbox's folder is the test's alone; what the user's manager reads is for everybody.
+            // The sandbox's folder is private to the test, but the user's service manager must read from it.
             fs::set_permissions(&self.inner.dir, fs::Permissions::from_mode(0o755))?;
             let etc = PathBuf::from(format!("/proc/{}/root/etc", self.init));
             let add = |name: &str, line: String| {
@@ -197,7 +199,7 @@ impl Machine {
              ExecStart=/lib/systemd/systemd --user --unit=basic.target --log-target=journal\n",
             units.display()
         );
-        // By this name the journal knows the units below it as a user's.
+        // A unit of this name makes the journal attribute the units below it to the user.
         let manager = format!("user@{uid}.service");
         self.unit(&manager, text);
         if let Err(error) = self.systemctl(["start", &manager]) {
@@ -207,16 +209,17 @@ impl Machine {
         USER_RUNTIME.into()
     }
 
-    /// Its PID 1, as seen from outside.
+    /// The machine's PID 1, as seen from outside.
     #[must_use]
     pub fn init(&self) -> Process {
         self.init
     }
 
-    /// Writes a unit, or a drop-in such as `a.service.d/10.conf`, as the administrator would do in `/etc/systemd/system`, and lets systemd
-    /// read it.
+    /// Writes a unit, or a drop-in such as `a.service.d/10.conf`, into `/etc/systemd/system`, and runs
+    /// `systemctl daemon-reload`.
     ///
     /// # Panics
+    /// If that fails.
     /// When that fails.
     #[track_caller]
     pub fn unit(&self, name: &str, text: impl AsRef<[u8]>) {
@@ -233,22 +236,23 @@ impl Machine {
         }
     }
 
-    /// A program to be started in the machine, in no unit: with the environment of the sandbox, and looked up in its PATH.
+    /// A program to be started in the machine, outside of all units: with the environment of the sandbox,
+    /// looked up in its PATH.
     #[must_use]
     pub fn command<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Launch {
         Launch::new(&self.inner, self.entering(argv)).env("SYSTEMD_PAGER", "").env("SYSTEMD_COLORS", "0")
     }
 
-    /// Runs a command in the machine, to its end. One that takes more than a minute is killed.
+    /// Runs a command in the machine until it exits. It is killed after one minute.
     ///
     /// # Panics
-    /// When it can't be started.
+    /// If it can't be started.
     #[track_caller]
     pub fn run<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Ran {
         let limit = ["timeout".into(), "--signal=KILL".into(), PATIENCE.to_string().into()];
         let argv = argv.into_iter().map(|arg| arg.as_ref().to_owned());
         let argv = self.entering(limit.into_iter().chain(argv));
-        // Not by a `Launch`: hundreds of looks at a unit would fill the report.
+        // Not a `Launch`: hundreds of queries would fill the report.
         let output = Command::new(&argv[0])
             .args(&argv[1..])
             .env_clear()
@@ -269,7 +273,7 @@ impl Machine {
         }
     }
 
-    /// `argv` with the way into the machine before it.
+    /// `argv`, preceded by the command that enters the machine.
     fn entering<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Vec<OsString> {
         let pid = self.init.pid().to_string();
         let way = ["nsenter", "--target", &pid, "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--"];
@@ -278,10 +282,10 @@ impl Machine {
         way.chain(argv.into_iter().map(|arg| arg.as_ref().to_owned())).collect()
     }
 
-    /// Runs systemctl; gives what it printed.
+    /// Runs systemctl; returns what it printed.
     ///
     /// # Errors
-    /// When it ends without success: what it printed, errors first.
+    /// It failed: what it printed, standard error first.
     #[track_caller]
     pub fn systemctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String, String> {
         let mut argv: Vec<OsString> = Vec::new();
@@ -302,16 +306,16 @@ impl Machine {
         }
     }
 
-    /// Begins `systemctl reload` of a unit.
+    /// Starts `systemctl reload` of a unit, without waiting for it.
     #[must_use]
     pub fn reload(&self, unit: &str) -> Arc<Running> {
         self.command(["systemctl", "reload", unit]).start()
     }
 
-    /// Properties of a unit by their names.
+    /// Properties of a unit, by name.
     ///
     /// # Panics
-    /// When systemd doesn't answer.
+    /// If systemctl fails.
     #[track_caller]
     #[must_use]
     pub fn properties(&self, unit: &str, names: &[&str]) -> BTreeMap<String, String> {
@@ -321,10 +325,10 @@ impl Machine {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    /// One property of a unit; empty if there is none of that name.
+    /// A property of a unit; empty if it doesn't exist.
     ///
     /// # Panics
-    /// As [`Machine::properties`].
+    /// See [`Machine::properties`].
     #[track_caller]
     #[must_use]
     pub fn property(&self, unit: &str, name: &str) -> String {
@@ -334,7 +338,7 @@ impl Machine {
     /// Waits until a property has a value.
     ///
     /// # Panics
-    /// When it hasn't within the default deadline.
+    /// If it doesn't within the default deadline.
     #[track_caller]
     pub fn wait_property(&self, unit: &str, name: &str, value: impl Display) {
         let value = value.to_string();
@@ -342,13 +346,13 @@ impl Machine {
         wait_until(Deadline::default(), what, || (self.property(unit, name) == value).then_some(()));
     }
 
-    /// The main process of a unit, if it has one that lives.
+    /// The main process of a unit, if it is alive.
     #[must_use]
     pub fn main_process(&self, unit: &str) -> Option<Process> {
         self.process(self.property(unit, "MainPID").parse().ok()?)
     }
 
-    /// The process that has this pid inside.
+    /// The process with this pid inside of the machine.
     #[must_use]
     pub fn process(&self, inner_pid: u32) -> Option<Process> {
         let all = cgroup::members(&self.group).into_iter().filter_map(Process::find);
@@ -358,7 +362,7 @@ impl Machine {
     /// The living processes of a unit's control group, as seen from outside.
     ///
     /// # Panics
-    /// As [`Machine::properties`].
+    /// See [`Machine::properties`].
     #[track_caller]
     #[must_use]
     pub fn processes(&self, unit: &str) -> Vec<Process> {
@@ -370,10 +374,10 @@ impl Machine {
         cgroup::members(&group).into_iter().filter_map(Process::find).filter(Process::is_alive).collect()
     }
 
-    /// All that the journal has of a unit: what its processes wrote, and what systemd said of it.
+    /// The journal of a unit: messages of its processes, and of systemd about it.
     ///
     /// # Panics
-    /// When it can't be read.
+    /// If the journal can't be read.
     #[track_caller]
     #[must_use]
     pub fn journal(&self, unit: &str) -> Vec<Entry> {
@@ -389,10 +393,10 @@ impl Machine {
         ran.stdout.lines().filter_map(Entry::parse).collect()
     }
 
-    /// Waits until a message of a unit contains a text, and gives it.
+    /// Waits until a message of a unit contains `text`, and returns it.
     ///
     /// # Panics
-    /// When none does within the default deadline.
+    /// If there is none within the default deadline.
     #[track_caller]
     pub fn wait_journal(&self, unit: &str, text: &str) -> Entry {
         wait_until(Deadline::default(), format!("`{text}` in the journal of `{unit}`"), || {
@@ -400,7 +404,7 @@ impl Machine {
         })
     }
 
-    /// Its units and the end of its journal, for a reader who has only this.
+    /// Its units and the end of its journal, for a reader who sees nothing else.
     fn describe(&self) -> String {
         let units =
             self.run(["systemctl", "status", "--no-pager", "--full", "--lines=0", "--type=service,socket"]);
@@ -436,12 +440,12 @@ impl Drop for Machine {
     }
 }
 
-/// Why no machine can be booted here; `None` if one can.
+/// Why no machine can be booted on this host; `None` if it can.
 #[must_use]
 pub fn why_not(release: Release) -> Option<String> {
     let admin =
         Process::current().status_field("CapEff").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
-    // CAP_SYS_ADMIN of capabilities(7).
+    // Bit 21 is CAP_SYS_ADMIN: capabilities(7).
     if admin.is_none_or(|mask| mask & (1 << 21) == 0) {
         return Some("this is not root, or a root without CAP_SYS_ADMIN".into());
     }
@@ -467,19 +471,19 @@ pub fn why_not(release: Release) -> Option<String> {
     writable.err().map(|error| format!("no control group can be made in `{}`: {error}", hierarchy.display()))
 }
 
-/// The program that boots machines, beside `testkit-launch`.
+/// The path of the program that boots machines, beside `testkit-launch`.
 fn helper() -> Option<PathBuf> {
     let path = binaries::find_launcher()?.with_file_name("testkit-systemd");
     path.is_file().then_some(path)
 }
 
-/// Its pid as it sees it itself.
+/// The pid of a process in its own PID namespace.
 #[must_use]
 pub fn inner_pid_of(process: Process) -> Option<u32> {
     process.status_field("NSpid")?.split_ascii_whitespace().last()?.parse().ok()
 }
 
-/// What the helper and the console say.
+/// The helper's output and the console's.
 fn logs(folder: &Path) -> String {
     let read = |name| fs::read_to_string(folder.join(name)).unwrap_or_default();
     ["supervisor.log", "boot.log", "console"].map(read).concat()

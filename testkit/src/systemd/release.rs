@@ -1,14 +1,15 @@
-//! Which systemd a machine runs: the one that is installed, or a newer one that lies in a folder.
+//! Which systemd a machine runs: the installed one, or a newer one from a folder.
 //!
-//! The folder holds Debian packages, unpacked: systemd and the libraries that it needs, the C library included. A machine lays its `usr` over
-//! the host's, so everything else in it is the host's, which runs with the newer libraries as well.
+//! The folder holds unpacked Debian packages: systemd and the libraries that it needs, including the C
+//! library. A machine lays the folder's `usr` over the host's. Everything else comes from the host, and runs
+//! with the newer libraries.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::binaries;
 
-/// Where the folder is, if not in the target directory.
+/// Environment variable with the folder's path, if it is not in the target directory.
 const VARIABLE: &str = "TESTKIT_NEWER_SYSTEMD";
 
 /// The folder's name in the target directory.
@@ -17,14 +18,15 @@ pub const FOLDER: &str = "newer-systemd";
 /// Which systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// The one that is installed.
+    /// The installed one.
     Installed,
-    /// The one in the folder `$TESTKIT_NEWER_SYSTEMD`, or in `target/newer-systemd`, where `cargo xtask systemd` puts it.
+    /// The one in the folder `$TESTKIT_NEWER_SYSTEMD`, or in `target/newer-systemd`, into which `cargo xtask
+    /// systemd` unpacks it.
     Newer,
 }
 
 impl Release {
-    /// The name by which `TESTKIT_REQUIRE` asks for it.
+    /// Its name in `TESTKIT_REQUIRE`.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Installed => "systemd",
@@ -32,10 +34,10 @@ impl Release {
         }
     }
 
-    /// What is laid over the host's files.
+    /// The folder that is laid over the host's files.
     ///
     /// # Errors
-    /// The folder isn't there, or holds no systemd.
+    /// The folder doesn't exist, or holds no systemd.
     pub(super) fn layer(self) -> Result<Option<PathBuf>, String> {
         if self == Self::Installed {
             return Ok(None);
@@ -52,7 +54,7 @@ impl Release {
     }
 }
 
-/// Whether a folder is what [`Release::Newer`] wants.
+/// Whether a folder can be used for [`Release::Newer`].
 #[must_use]
 pub fn holds_systemd(folder: &Path) -> bool {
     folder.join("usr/lib/systemd/systemd").is_file()

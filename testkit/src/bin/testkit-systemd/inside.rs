@@ -1,5 +1,5 @@
-//! PID 1 of the new namespaces, before it becomes systemd: its own `/proc`, `/run`, `/dev`, control groups and journal, and
-//! nothing of the host that it could change.
+//! PID 1 of the new namespaces, before it becomes systemd. It mounts a `/proc`, `/run`, `/dev`, control
+//! groups and a journal of its own, and makes the host's files read-only or private.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -18,11 +18,11 @@ use testkit::MARKER;
 
 use crate::Result;
 
-/// No devices, no set-user-id programs.
+/// Mount flags: no devices, no set-user-ID programs.
 const QUIET: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const SEALED: MsFlags = QUIET.union(MsFlags::MS_NOEXEC);
 
-/// The units that every machine has, from Debian's folder.
+/// The units of every machine, taken from Debian's folder.
 const UNITS: &[&str] = &[
     "systemd-journald.service",
     "systemd-journald.socket",
@@ -38,16 +38,16 @@ const UNITS: &[&str] = &[
 ];
 const DEBIAN_UNITS: &str = "/lib/systemd/system";
 
-/// Instead of Debian's: no file systems, no devices, no random seed.
+/// Replaces Debian's sysinit.target, which would mount file systems, wait for devices and load a random seed.
 const SYSINIT: &str =
     "[Unit]\nDescription=As much of sysinit.target as a test needs\nDefaultDependencies=no\n";
 const START: &str = "[Unit]\nDescription=The journal, and nothing else\nDefaultDependencies=no\n\
                      Wants=systemd-journald.service\nAfter=systemd-journald.service\n";
-/// A test that says much must see all of it.
+/// No rate limit: a test that logs a lot must see every line.
 const JOURNALD: &str =
     "[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nForwardToSyslog=no\nReadKMsg=no\n";
 
-/// Never returns without an error.
+/// Sets up the namespaces and executes systemd. Returns only on failure.
 pub(crate) fn become_systemd(folder: &Path, layer: Option<&Path>) -> Result<()> {
     follow_the_supervisor()?;
     let step = |what: &str, result: Result<()>| result.map_err(|error| format!("{what}: {error}"));
@@ -71,7 +71,7 @@ pub(crate) fn become_systemd(folder: &Path, layer: Option<&Path>) -> Result<()> 
     Err(format!("`/lib/systemd/systemd` can't be executed: {error}").into())
 }
 
-/// Ends with the supervisor, also if that is killed, and also if it was before this.
+/// Dies with the supervisor: when it is killed, or if it has already exited.
 fn follow_the_supervisor() -> Result<()> {
     io::stdin().read_exact(&mut [0])?;
     set_pdeathsig(Signal::SIGKILL)?;
@@ -91,28 +91,28 @@ fn mount_all(folder: &Path, layer: Option<&Path>) -> Result<()> {
     hide_writes(folder, layer)?;
     make_devices(&folder.join("console"))?;
 
-    // Whatever is mounted there, in whatever order.
+    // Removes every mount there, in whatever order they were made.
     while umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH).is_ok() {}
     bind("/sys", "/sys")?;
-    read_only("/sys")?; // no udev, no .device units
+    read_only("/sys")?; // without udev there are no .device units
     fs_mount("cgroup2", "/sys/fs/cgroup", SEALED, "")?;
     bind("/proc/sys", "/proc/sys")?;
-    read_only("/proc/sys")?; // PID 1 would raise limits of the host
+    read_only("/proc/sys")?; // otherwise PID 1 would raise limits of the host
     if Path::new("/proc/sysrq-trigger").exists() {
         bind("/dev/null", "/proc/sysrq-trigger")?;
     }
-    fs::write("/etc/hostname", "testkit\n")?; // systemd sets it, too
+    fs::write("/etc/hostname", "testkit\n")?; // systemd sets the host name from it
     sethostname("testkit")?;
     Ok(())
 }
 
-/// What the machine writes to these folders of the host stays in its memory; the test's own folder is an exception. What `layer` has of
-/// them is seen instead of the host's.
+/// Redirects writes to these folders of the host into memory; the test's own folder stays writable. The
+/// folders of `layer` are laid over those of the host.
 fn hide_writes(folder: &Path, layer: Option<&Path>) -> Result<()> {
     fs::create_dir_all("/run/testkit/shared")?;
     bind(folder, "/run/testkit/shared")?;
     if let Some(layer) = layer {
-        // By a path without the characters that separate the options of a mount.
+        // A path without the characters that separate mount options.
         fs::create_dir("/run/testkit/layer")?;
         bind(layer, "/run/testkit/layer")?;
     }
@@ -129,7 +129,7 @@ fn hide_writes(folder: &Path, layer: Option<&Path>) -> Result<()> {
     }
     mount(Some("/run/testkit/shared"), folder, None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     if Path::new("/var/log/journal").exists() {
-        fs_mount("tmpfs", "/var/log/journal", QUIET, "")?; // another machine's lines
+        fs_mount("tmpfs", "/var/log/journal", QUIET, "")?; // hides lines of other machines
     }
     fs::create_dir_all("/etc/systemd/journald.conf.d")?;
     fs::write("/etc/systemd/journald.conf.d/testkit.conf", JOURNALD)?;
@@ -161,7 +161,7 @@ fn make_devices(console: &Path) -> Result<()> {
     File::create("/run/dev/console")?;
     bind(console, "/run/dev/console")?;
     File::create("/run/dev/kmsg")?;
-    bind("/dev/null", "/run/dev/kmsg")?; // the kernel's log is the host's
+    bind("/dev/null", "/run/dev/kmsg")?; // the kernel log belongs to the host
     mount(Some("/run/dev"), "/dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     fs::remove_dir("/run/dev")?;
     Ok(())

@@ -1,7 +1,9 @@
-//! Boots a real systemd in namespaces of its own, and removes it without a trace. See HELP; `testkit::systemd` starts it.
+//! Boots a real systemd in namespaces of its own, and removes it without a trace. See HELP;
+//! `testkit::systemd` starts it.
 //!
-//! Three processes, one after the other: the supervisor stays outside; the second one enters control group and
-//! namespaces, starts the third one as PID 1 of the new pid namespace, and ends; the third one makes mounts and becomes systemd.
+//! Three processes, one after the other: the supervisor stays outside. The second one enters the control
+//! group and the namespaces, starts the third one as PID 1 of the new PID namespace, and exits. The third one
+//! mounts the file systems and executes systemd.
 
 mod inside;
 
@@ -46,14 +48,14 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // With descriptor 2 closed, the code has to do.
+            // If descriptor 2 is closed, the exit code is the only report.
             let _ = writeln!(io::stderr(), "testkit-systemd: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Stays until the test closes our stdin or ends, or the machine does by itself; then removes what is left.
+/// Runs until the test closes our stdin or exits, or the machine shuts down; then removes what is left.
 fn supervise(folder: &Path, id: &str, layer: &[&str]) -> Result<()> {
     let own = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(own))?;
@@ -64,7 +66,8 @@ fn supervise(folder: &Path, id: &str, layer: &[&str]) -> Result<()> {
 }
 
 fn boot(folder: &Path, id: &str, group: &Cgroup, layer: &[&str]) -> Result<()> {
-    // The machine's init waits for a byte before it binds its life to ours: until then its parent is another process.
+    // The machine's init waits for a byte before it sets its parent-death signal to follow us: until then
+    // another process is its parent.
     let (go_reader, mut go) = io::pipe()?;
     let log = File::create(folder.join("boot.log"))?;
     let status = Command::new("/proc/self/exe")
@@ -84,7 +87,7 @@ fn boot(folder: &Path, id: &str, group: &Cgroup, layer: &[&str]) -> Result<()> {
     go.write_all(b"!")?;
     let pid = i32::try_from(init.pid()).ok().and_then(Pid::from_raw).ok_or("a pid is positive")?;
     let end = pidfd_open(pid, PidfdFlags::empty())?;
-    // The test may be gone already: then the end of stdin is next.
+    // If the test is gone already, stdin is at its end too.
     let _ = writeln!(io::stdout(), "{} {}", init.pid(), group.path().display());
 
     let stdin = io::stdin();
@@ -103,10 +106,10 @@ fn boot(folder: &Path, id: &str, group: &Cgroup, layer: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Goes where the machine is to be, and starts its init there.
+/// Enters the machine's control group and namespaces, and starts its init there.
 fn enter(folder: &str, group: &Path, layer: &[&str]) -> Result<()> {
     setsid()?;
-    // Before the namespace is made: the group of this moment becomes its root.
+    // The control group of this process becomes the namespace's root, so join it before unshare(2).
     cgroup::join(group)?;
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -120,6 +123,6 @@ fn enter(folder: &str, group: &Path, layer: &[&str]) -> Result<()> {
         .args(layer)
         .stdin(Stdio::inherit())
         .spawn()?;
-    drop(init); // it falls to the supervisor when this process ends
+    drop(init); // this process exits next, which reparents init to the supervisor
     Ok(())
 }
