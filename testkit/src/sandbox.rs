@@ -31,8 +31,7 @@ const CLEANUP: Duration = Duration::from_secs(10);
 /// How long processes that psflip leaves may live on. Contract C7 says milliseconds; a busy host needs more.
 const LEFTOVERS: Duration = Duration::from_secs(3);
 
-/// A folder, an environment and a set of processes for one test. Dropping it kills the processes and removes
-/// the folder.
+/// A folder, an environment and a set of processes for one test. Dropping it removes them all.
 ///
 /// ```
 /// # use testkit::Sandbox;
@@ -45,8 +44,7 @@ const LEFTOVERS: Duration = Duration::from_secs(3);
 ///
 /// When dropped, the sandbox fails a test that has not failed already if
 /// - a line of output contains `panicked at`, or
-/// - every psflip has exited and descendants of one are left (contract C8; see
-///   [`Sandbox::expect_leftovers`]).
+/// - every psflip has exited and leaves descendants (contract C8; see [`Sandbox::expect_leftovers`]).
 #[derive(Debug)]
 pub struct Sandbox {
     pub(crate) inner: Arc<Inner>,
@@ -68,8 +66,7 @@ struct Known {
     running: Vec<Arc<Running>>,
     /// Every process that was ever seen in it.
     seen: HashSet<Process>,
-    /// Their process groups and sessions. They identify a zombie that was reparented to us, since a zombie
-    /// has no environment.
+    /// Their process groups and sessions. They identify a reparented zombie, which has no environment.
     groups: HashSet<u32>,
     leftovers_expected: bool,
     /// The exit statuses of processes that were reparented to us.
@@ -85,8 +82,7 @@ impl Default for Sandbox {
 impl Sandbox {
     /// Creates a folder with a short path (the path of a Unix socket is limited to 107 bytes) and a new ID.
     ///
-    /// Makes the test's process a child subreaper, so that double-forked successors are reparented to it and
-    /// not to init.
+    /// Makes the test's process a child subreaper, so that it adopts double-forked successors.
     ///
     /// # Panics
     /// If the folder can't be created.
@@ -260,14 +256,12 @@ impl Inner {
         }
     }
 
-    /// Adds a process to the sandbox's. Its process group alone would not identify it: a helper may be about
-    /// to change that.
+    /// Adds a process to the known ones. Its process group is not enough: a helper may be about to change it.
     pub(crate) fn note(&self, process: Process) {
         self.lock().seen.insert(process);
     }
 
-    /// Every living process of the sandbox: those with the marker, and their descendants. Adds them to the
-    /// known ones.
+    /// The living processes with the marker, and their descendants. Adds them to the known ones.
     pub(crate) fn members(&self) -> Vec<Stat> {
         // A single look misses a process that is forked, by a process that then exits, during the look. So
         // only three empty looks prove that none is left.
@@ -300,8 +294,7 @@ impl Inner {
         found
     }
 
-    /// Whether a living process has the marker, or was seen with it, or was reparented to us and is in one of
-    /// our groups.
+    /// Whether a process has the marker, or was seen with it, or was reparented to us and is in our groups.
     fn is_own(&self, stat: &Stat) -> bool {
         let fell_to_us = stat.parent == std::process::id();
         let known = self.lock();
