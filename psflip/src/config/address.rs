@@ -1,4 +1,4 @@
-//! Addresses of health checks from their text: TCP, Unix sockets, URLs, status codes. No name is ever resolved.
+//! Parses the addresses of health checks: TCP, Unix sockets, URLs, status codes. No name is ever resolved.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -8,7 +8,8 @@ use super::error::quoted;
 use super::plan::{Endpoint, HttpMethod, HttpRequest};
 use super::scalar::{Refused, refuse, refuse_help};
 
-/// Reads `127.0.0.1:80`, `[::1]:80`, `localhost:80` and `:80` (the same); with or without `tcp://`.
+/// Reads `127.0.0.1:80`, `[::1]:80`, `localhost:80` and `:80` (the same as `localhost:80`), with or without
+/// `tcp://`.
 pub(super) fn tcp(text: &str) -> Result<Vec<SocketAddr>, Refused> {
     let rest = text.strip_prefix("tcp://").unwrap_or(text);
     if rest.is_empty() {
@@ -23,7 +24,7 @@ pub(super) fn tcp(text: &str) -> Result<Vec<SocketAddr>, Refused> {
     authority(rest, None)
 }
 
-/// Reads `host:port`; without a port it is `default`.
+/// Reads `host:port`; `default` is the port if there is none.
 fn authority(text: &str, default: Option<u16>) -> Result<Vec<SocketAddr>, Refused> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -72,7 +73,7 @@ fn authority(text: &str, default: Option<u16>) -> Result<Vec<SocketAddr>, Refuse
     Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
-/// The length of `sun_path` (unix(7)), its closing NUL included.
+/// The length of `sun_path` (unix(7)), including its closing NUL.
 const SUN_PATH: usize = 108;
 
 /// Reads a path, `@name` for the abstract namespace, or either after `unix:` or `unix://`.
@@ -90,7 +91,7 @@ pub(super) fn unix(text: &str) -> Result<PathBuf, Refused> {
     if path.is_empty() {
         return refuse_help("the path of the socket is empty", "write for example `/run/app/app.sock`");
     }
-    // The `@` stands for the leading NUL of an abstract name, which needs no closing one.
+    // The `@` stands for the leading NUL of an abstract name, which needs no closing NUL.
     let (longest, empty) = if path.starts_with('@') { (SUN_PATH, "@") } else { (SUN_PATH - 1, "") };
     if path == empty {
         return refuse_help("the abstract socket `@` has no name", "write for example `@app`");
@@ -109,7 +110,8 @@ pub(super) fn unix(text: &str) -> Result<PathBuf, Refused> {
     Ok(PathBuf::from(path))
 }
 
-/// Reads the address of a FastCGI server: `unix:///path`, `/path`, `@name`, or `host:port` with or without `tcp://`.
+/// Reads the address of a FastCGI server: `unix:///path`, `/path`, `@name`, or `host:port` with or without
+/// `tcp://`.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, Refused> {
     if text.starts_with("unix:") || text.starts_with(['/', '@']) {
         return unix(text).map(Endpoint::Unix);
@@ -162,7 +164,7 @@ pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
                 "psflip sends no credentials; let curl do it: `[healthcheck.command]`",
             );
         }
-        // `:8080` is this machine, whose name servers expect.
+        // `:8080` means this host. Servers expect a name in `Host`.
         let name = if host.starts_with(':') { format!("localhost{host}") } else { host.to_owned() };
         (Endpoint::Tcp(authority(host, Some(80))?), name, path)
     } else if let Some(rest) = text.strip_prefix("unix:") {
@@ -189,7 +191,7 @@ pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
     Ok(HttpRequest { url, target, method, host, headers, path })
 }
 
-/// The character in percent-encoding (RFC 3986, 2.1).
+/// A character in percent-encoding (RFC 3986, 2.1).
 fn percent(c: char) -> String {
     let mut bytes = [0; 4];
     c.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect()

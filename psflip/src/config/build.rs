@@ -1,4 +1,4 @@
-//! Which keys there are, their defaults, and how they become a [`Plan`].
+//! The keys of a configuration, their defaults, and how they become a [`Plan`].
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ const HOOKS: &[&str] = keys::HOOKS.names;
 pub(super) const CONTROL: &[&str] = keys::CONTROL.names;
 const LOG: &[&str] = keys::LOG.names;
 
-/// The tables with keys of their own, besides those of the health checks.
+/// The tables with fixed keys, except those of the health checks.
 const TABLES: &[(&str, &[&str])] = &[("[upgrade]", UPGRADE), ("[shutdown]", SHUTDOWN), ("[log]", LOG)];
 const TRAFFIC: &[(&str, &[&str])] =
     &[("[hooks]", HOOKS), ("[[listen]]", listen::LISTEN), ("[control]", CONTROL)];
 
-/// The key that `wrong` was probably meant to be, and the tables it belongs to.
+/// The key that the user probably meant by `wrong`, and the tables it belongs to.
 pub(super) fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
     let tables = || TABLES.iter().chain(health::TABLES).chain(TRAFFIC);
     let key = nearest(wrong, tables().flat_map(|(_, keys)| *keys).filter(|key| **key != "cmd"))?;
@@ -39,7 +39,8 @@ pub(super) fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
 /// Variables that psflip sets itself (contract C3).
 const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
 
-/// Builds the plan. It is meaningful only if `reader` has no errors afterwards. `name`: the path of the configuration.
+/// Builds the plan. It is valid only if `reader` has no errors afterwards. `name` is the path of the
+/// configuration.
 pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
     let mut plan = Plan {
         cmd: Vec::new(),
@@ -69,7 +70,7 @@ pub(super) fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> P
         log: Log { format: LogFormat::Auto, level: tracing::Level::INFO },
     };
     let file = Section::new("", root);
-    // Locals first, wherever they stand: every other value may use them.
+    // Locals come first, wherever they are in the file: every other value may use them.
     if let Some(locals) = find(&file, "locals").and_then(|node| reader.table("locals", node)) {
         reader.announce(&locals);
         for (name, _, node) in &locals.entries {
@@ -136,9 +137,10 @@ pub(super) fn find<'t>(section: &Section<'t>, key: &str) -> Option<Node<'t>> {
     section.entries.iter().find(|(name, ..)| *name == key).map(|(.., node)| *node)
 }
 
-/// Whether a key of the section will get the hint to be `key`, so that its absence needs no message of its own.
+/// Whether the message about a misspelled key of this section will suggest `key`. Then a message that `key`
+/// is missing is superfluous.
 pub(super) fn misspelled(section: &Section<'_>, key: &str, allowed: &[&str]) -> bool {
-    // Comparing names costs time, and a table of so many keys has other troubles.
+    // Comparing names takes time, and a table with so many keys has worse problems.
     section
         .entries
         .iter()
@@ -146,7 +148,7 @@ pub(super) fn misspelled(section: &Section<'_>, key: &str, allowed: &[&str]) -> 
         .any(|(name, ..)| !allowed.contains(name) && meant(name, allowed).as_deref() == Some(key))
 }
 
-/// In bytes. Written with escapes it may take twice as much of a message of the hand-over, which has 4096 bytes.
+/// In bytes. With escapes it can take twice that in a message of the hand-over, which has at most 4096 bytes.
 const LONGEST_PIDFILE: usize = 1024;
 
 fn pidfile(reader: &mut Reader<'_>, node: Node<'_>) -> Option<std::path::PathBuf> {
@@ -195,7 +197,7 @@ fn env(reader: &mut Reader<'_>, node: Node<'_>, changes: &mut Vec<EnvChange>) {
     }
 }
 
-/// Whether `name` can stand before the `=` of an environment; notes it if not.
+/// Whether `name` is valid before the `=` of an environment variable; reports an error if not.
 pub(super) fn is_name(reader: &mut Reader<'_>, name: &str, span: &std::ops::Range<usize>, of: &str) -> bool {
     if !name.is_empty() && !name.contains(['=', '\0']) {
         return true;
@@ -297,7 +299,7 @@ fn hooks(reader: &mut Reader<'_>, node: Node<'_>, hooks: &mut Hooks) {
                 continue;
             }
         };
-        // `promoted = []` says on purpose that there is none.
+        // `promoted = []` explicitly disables the hook.
         if !matches!(node.get_ref(), DeValue::Array(items) if items.is_empty()) {
             set(place, reader.argv(key, node));
         }
@@ -333,7 +335,7 @@ fn log(reader: &mut Reader<'_>, node: Node<'_>, log: &mut Log) {
     }
 }
 
-/// Keeps the default where the value could not be read.
+/// Keeps the default if the value could not be read.
 pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;

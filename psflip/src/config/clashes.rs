@@ -1,5 +1,6 @@
-//! Paths that psflip writes, against those that the same configuration uses for something else: nothing is overwritten, and
-//! nothing is in another one's way. What is at a path that the configuration does not mention is looked at when it is used.
+//! Compares the paths that psflip writes with all other paths of the same configuration, so that psflip never
+//! overwrites or blocks one of them. Files that the configuration does not mention are checked when the path
+//! is used.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,7 +9,7 @@ use super::error::{Error, quoted};
 use super::plan::{Endpoint, Health, Plan};
 use super::reader::{Reader, Section};
 
-/// A path, and what it is for.
+/// A path and its purpose.
 struct Use {
     /// The key that sets it.
     key: &'static str,
@@ -16,7 +17,8 @@ struct Use {
     path: PathBuf,
 }
 
-/// Refuses every path of psflip's own that is also something else. `name`: the path of the configuration.
+/// Reports every path that psflip writes and that the configuration also uses for something else. `name` is
+/// the path of the configuration.
 pub(super) fn refuse(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan, name: &str) {
     let own = own(plan);
     if own.is_empty() {
@@ -30,13 +32,13 @@ pub(super) fn refuse(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan, n
             continue;
         };
         let message = format!("{what} {} is also {}", quoted(&path.to_string_lossy()), other.what);
-        // The default of `control.socket` comes from the pidfile.
+        // The default of `control.socket` is derived from the pidfile.
         let span = find(file, key).or_else(|| find(file, "pidfile")).map(toml::Spanned::span);
         reader.error(Error { message, span, help: Some("give each a path of its own".to_owned()) });
     }
 }
 
-/// What psflip makes, replaces and removes.
+/// Paths that psflip creates, replaces and removes.
 fn own(plan: &Plan) -> Vec<Use> {
     let pidfile = plan.pidfile.clone().map(|path| Use { key: "pidfile", what: "the pidfile", path });
     let link = plan.switch.as_ref().map(|link| Use {
@@ -51,7 +53,7 @@ fn own(plan: &Plan) -> Vec<Use> {
         path: path.to_owned(),
     });
     let control = plan.control.path(plan.pidfile.as_deref());
-    // Beside the pidfile, without one beside the control socket (`manager::last_exit::path`).
+    // It is beside the pidfile, or without one beside the control socket (`manager::last_exit::path`).
     let record = match (&plan.pidfile, &control) {
         (Some(pidfile), _) => Some(("pidfile", pidfile)),
         (None, Some(control)) => Some(("control", control)),
@@ -67,7 +69,7 @@ fn own(plan: &Plan) -> Vec<Use> {
     own.collect()
 }
 
-/// What is there for something else.
+/// Paths that the configuration uses for something else.
 fn used(plan: &Plan, name: &str) -> Vec<Use> {
     let mut used = vec![Use { key: "", what: "the configuration", path: name.into() }];
     let workdir = plan.workdir.as_deref().unwrap_or(Path::new(""));
@@ -90,13 +92,14 @@ fn used(plan: &Plan, name: &str) -> Vec<Use> {
         used.push(Use { key: "", what: "`workdir`", path: workdir.clone() });
     }
     if let Some(link) = &plan.switch {
-        // A target is relative to where its link is (symlink(7)).
+        // The target of a symlink is relative to the directory of the symlink (symlink(7)).
         let to = link.path.parent().unwrap_or(Path::new("")).join(&link.to);
         for path in [to, link.to.clone()] {
             used.push(Use { key: "switch", what: "where the link of `[switch]` points to", path });
         }
     }
-    // A shared listener that is asked has an error of its own, and a link that is asked is one by intention.
+    // A health check of a shared listener has an error of its own. A health check may connect through the
+    // symlink on purpose.
     let socket = match &plan.health {
         Health::Unix { path, .. } => Some(path),
         Health::Docker { socket, .. } => Some(socket),
@@ -125,10 +128,10 @@ fn unix(target: &Endpoint) -> Option<&PathBuf> {
     }
 }
 
-/// Whether two paths are written for the same file; links are not followed.
+/// Whether two paths name the same file as they are written; symlinks are not followed.
 fn is_same(one: &Path, other: &Path) -> bool {
     if one.file_name() != other.file_name() && !ends_in_dots(one) && !ends_in_dots(other) {
-        return false; // most of them
+        return false; // the usual case
     }
     if one.is_absolute() == other.is_absolute() {
         return plain(one) == plain(other);
@@ -143,7 +146,7 @@ fn ends_in_dots(path: &Path) -> bool {
     path.file_name().is_none()
 }
 
-/// Without `.` and `..`, as far as that is possible.
+/// The path without `.` and `..`, as far as that is possible.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {

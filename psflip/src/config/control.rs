@@ -45,9 +45,9 @@ fn parse(text: &str) -> Result<PathBuf, Refused> {
     address::unix(text)
 }
 
-/// The default for a service without a pidfile: in the directory that systemd has made for it.
+/// The default for a service without a pidfile: a socket in the directory that systemd created for it.
 pub(super) fn in_runtime_directory(directories: &str) -> Control {
-    // Several are separated by colons (systemd.exec(5)).
+    // Several directories are separated by colons (systemd.exec(5)).
     match directories.split(':').next().filter(|directory| directory.starts_with('/')) {
         Some(directory) => Control::Runtime(Path::new(directory).join("psflip.sock")),
         None => Control::Default,
@@ -55,17 +55,19 @@ pub(super) fn in_runtime_directory(directories: &str) -> Control {
 }
 
 impl Control {
-    /// Where it is; `pidfile`: of the same configuration, next to which it is by default.
+    /// The path of the control socket. By default it is derived from `pidfile`, that of the same
+    /// configuration.
     #[must_use]
     pub fn path(&self, pidfile: Option<&Path>) -> Option<PathBuf> {
         match self {
             Self::At(path) | Self::Runtime(path) => Some(path.clone()),
             Self::Off => None,
             Self::Default => {
-                // Appended, not replaced: many a child has a socket `app.sock` next to a pidfile `app.pid`.
+                // The suffix is appended, not replaced: many programs have a socket `app.sock` next to a
+                // pidfile `app.pid`.
                 let mut path = pidfile?.as_os_str().to_owned();
                 path.push(".sock");
-                // A leading `@` would make it an abstract socket.
+                // A leading `@` would name an abstract socket.
                 let path = PathBuf::from(path);
                 let is_abstract = path.as_os_str().as_encoded_bytes().starts_with(b"@");
                 Some(if is_abstract { Path::new(".").join(path) } else { path })
@@ -73,7 +75,7 @@ impl Control {
         }
     }
 
-    /// The socket, as one that psflip keeps for all generations.
+    /// The control socket as a listener that psflip keeps for all generations.
     #[must_use]
     pub fn listener(&self, pidfile: Option<&Path>) -> Option<Listener> {
         let address = ListenAddress::Unix(self.path(pidfile)?);

@@ -1,4 +1,4 @@
-//! The text of a configuration, a file's or the command line's: what its plan is, and where in it something is said.
+//! The text of a configuration, from a file or the command line: its plan, and the places of its keys.
 
 use std::path::Path;
 
@@ -9,33 +9,35 @@ use super::error::{Error, Errors};
 use super::flags::Flags;
 use super::{Generation, Plan, file, raw};
 
-/// A configuration that was read, but not understood yet.
+/// A configuration that was read but not parsed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
     name: String,
     text: String,
-    /// For each line the flag that it stands for; empty for a file.
+    /// For each line the flag that it was made of; empty for a file.
     flags: Vec<String>,
-    /// Bytes that are not UTF-8 stand in the text as `raw` writes them.
+    /// Whether the text contains bytes that are not UTF-8, in the encoding of `raw`.
     is_raw: bool,
 }
 
-/// Something that is allowed, and probably not meant. Messages are fragments, as those of mistakes.
+/// Something that is valid but probably unintended. Messages are fragments, like those of errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// The key it is about, dotted, with an index for a table of several: `listen.0.address`. Empty: the whole.
+    /// The key it is about, dotted, with an index for an array of tables: `listen.0.address`. Empty: the
+    /// whole file.
     pub key: String,
-    /// What, and why it matters.
+    /// What is unusual, and why it matters.
     pub message: String,
     /// What to do.
     pub help: String,
 }
 
 impl Document {
-    /// Reads the file at `path`: a regular one, or a pipe that psflip inherited (`/dev/stdin`), of at most 1 MiB.
+    /// Reads the file at `path`: a regular file, or a pipe that psflip inherited (`/dev/stdin`), of at most 1
+    /// MiB.
     ///
     /// # Errors
-    /// One, without a place if the file can't be read.
+    /// One, without a place, if the file can't be read.
     pub fn read(path: &Path) -> Result<Self, Errors> {
         let name = crate::text::lossy(path);
         let bytes = match file::read(path) {
@@ -58,7 +60,7 @@ impl Document {
         }
     }
 
-    /// What flags say.
+    /// The configuration that consists of flags.
     #[must_use]
     pub fn of_flags(flags: &Flags) -> Self {
         let is_raw = flags.is_raw();
@@ -66,28 +68,28 @@ impl Document {
         Self { name: "the command line".to_owned(), text, flags, is_raw }
     }
 
-    /// How it is called in messages.
+    /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The path of the file; `None`: it was made of flags.
+    /// The path of the file; `None` if the configuration consists of flags.
     #[must_use]
     pub fn file(&self) -> Option<&str> {
         self.flags.is_empty().then_some(self.name.as_str())
     }
 
-    /// Whether another generation may make something else of it.
+    /// Whether it contains templates, so that another generation may get other values.
     #[must_use]
     pub fn has_templates(&self) -> bool {
         super::template::is_template(&self.text)
     }
 
-    /// What a generation makes of it.
+    /// The plan of a generation.
     ///
     /// # Errors
-    /// All mistakes.
+    /// All errors of the configuration.
     pub fn plan(&self, generation: &Generation<'_>) -> Result<Plan, Errors> {
         let plan = super::parse(&self.name, &self.text, generation).map(|plan| self.as_given(plan));
         plan.map_err(|errors| {
@@ -96,7 +98,7 @@ impl Document {
         })
     }
 
-    /// The plan with the bytes that the command line has.
+    /// The plan with the original bytes of the command line.
     fn as_given(&self, mut plan: Plan) -> Plan {
         if self.is_raw {
             plan.raw_cmd = Some(plan.cmd.iter().map(|argument| raw::decode(argument)).collect());
@@ -110,32 +112,33 @@ impl Document {
         plan
     }
 
-    /// As [`Document::plan`], for who only wants to know where the psflip is that has this configuration: what has no mistake in it
-    /// is there, beside the mistakes of the rest.
+    /// As [`Document::plan`], for a client that only needs to find the control socket: returns the valid
+    /// parts, and the errors of the rest.
     ///
     /// # Errors
-    /// It is no TOML.
+    /// The text is not TOML.
     pub fn plan_even_if_broken(&self, generation: &Generation<'_>) -> Result<(Plan, Option<Errors>), Errors> {
         let (plan, errors) = super::parse_even_if_broken(&self.name, &self.text, generation)?;
         Ok((self.as_given(plan), errors))
     }
 
-    /// As [`Document::plan_even_if_broken`], for a text that is no TOML: plans that say only where psflip may be, the likeliest first.
-    /// They hold what stands in the lines of `pidfile`, `[control]` and `[locals]`.
+    /// As [`Document::plan_even_if_broken`], for a text that is not TOML: plans that say only where the
+    /// control socket may be, the likeliest first. They hold what can be read from the lines of `pidfile`,
+    /// `[control]` and `[locals]`.
     #[must_use]
     pub fn places_even_if_no_toml(&self, generation: &Generation<'_>) -> Vec<Plan> {
         let plans = super::lenient::places(&self.text).into_iter();
         plans.filter_map(|text| super::parse(&self.name, &text, generation).ok()).collect()
     }
 
-    /// Whether it has this key, dotted.
+    /// Whether it has this key (dotted).
     #[must_use]
     pub fn says(&self, key: &str) -> bool {
         let root = DeTable::parse(&self.text);
         root.is_ok_and(|root| find(root.get_ref(), key).is_some_and(|(_, all)| all))
     }
 
-    /// The warnings with their places, as they are shown; nothing if there are none.
+    /// The warnings with their places, ready to be shown; `None` if there are none.
     #[must_use]
     pub fn place(&self, warnings: Vec<Warning>) -> Option<Errors> {
         let root = DeTable::parse(&self.text).ok()?;
@@ -151,7 +154,7 @@ impl Document {
     }
 }
 
-/// The value of a dotted key, or of the longest part of it that is there, and whether it is all of it.
+/// The value of a dotted key, or of its longest prefix that exists, and whether it is the whole key.
 fn find<'t>(root: &'t DeTable<'t>, key: &str) -> Option<(&'t Spanned<DeValue<'t>>, bool)> {
     let mut parts = key.split('.');
     let mut node = root.get(parts.next()?)?;

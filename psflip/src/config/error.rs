@@ -1,54 +1,56 @@
-//! What is wrong with a configuration, and how it is shown: message, place, source line, help. Every mistake at once.
+//! Errors of a configuration and how they are shown: message, place, source line, help. All errors are
+//! reported at once.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
 use crate::text::is_hidden;
 
-/// One mistake.
+/// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// What is wrong, with the offending text in backticks; a lowercase fragment.
     pub message: String,
-    /// Where, in bytes of the file; `None` when it is about the file as a whole.
+    /// Where, in bytes of the file; `None` if the error is about the file as a whole.
     pub span: Option<Range<usize>>,
-    /// What would be allowed, or what to do; a lowercase fragment.
+    /// What is allowed, or what to do; a lowercase fragment.
     pub help: Option<String>,
 }
 
 impl Error {
-    /// A mistake at `span`.
+    /// An error at `span`.
     pub(super) fn at(span: Range<usize>, message: impl Into<String>) -> Self {
         Self { message: message.into(), span: Some(span), help: None }
     }
 
-    /// A mistake of the file as a whole.
+    /// An error about the file as a whole.
     pub(super) fn whole(message: impl Into<String>) -> Self {
         Self { message: message.into(), span: None, help: None }
     }
 
-    /// With a line of help.
+    /// Adds a line of help.
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 }
 
-/// All the mistakes of one file, in the order of the file; never empty.
+/// All errors of one file, in the order of the file; never empty.
 #[derive(Clone, Debug)]
 pub struct Errors {
     name: String,
     text: String,
     list: Vec<Error>,
     left_out: usize,
-    /// For each line of the text the flag that it stands for; empty for the text of a file.
+    /// For each line of the text the flag that it was made of; empty for the text of a file.
     flags: Vec<String>,
 }
 
-/// More mistakes than these are only counted: nobody reads them, and a file of garbage must not fill the disk with its log.
+/// Further errors are only counted: a file of garbage must not fill the disk with its log.
 const MOST: usize = 50;
 
-/// The longest message and the longest help, in characters: a library's own may quote a whole value.
+/// The longest message and the longest help, in characters: a message of the TOML library may quote a whole
+/// value.
 const LONGEST: usize = 400;
 
 fn shorten(text: &mut String) {
@@ -59,7 +61,8 @@ fn shorten(text: &mut String) {
 }
 
 impl Errors {
-    /// Sorts `list` (not empty) into the order of `text`; `dropped` more are not in it.
+    /// Sorts `list` (not empty) into the order of `text`; `dropped` is the number of errors that are not in
+    /// it.
     pub(super) fn new(name: &str, text: &str, mut list: Vec<Error>, dropped: usize) -> Self {
         debug_assert!(!list.is_empty(), "an error without a mistake");
         list.sort_by_key(|error| error.span.as_ref().map_or(0, |span| span.start));
@@ -74,12 +77,12 @@ impl Errors {
         Self { name: name.to_owned(), text: text.to_owned(), list, left_out, flags: Vec::new() }
     }
 
-    /// The text was made of flags: line by line these.
+    /// Marks the text as made of flags: `flags` has the flag of each line.
     pub(super) fn of_flags(self, flags: Vec<String>) -> Self {
         Self { flags, ..self }
     }
 
-    /// Every message and help, changed by `change`.
+    /// Applies `change` to every message and help.
     pub(super) fn map_text(mut self, change: impl Fn(&str) -> String) -> Self {
         for error in &mut self.list {
             error.message = change(&error.message);
@@ -88,18 +91,18 @@ impl Errors {
         self
     }
 
-    /// The mistakes, in the order of the file.
+    /// The errors, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Error> {
         self.list.iter()
     }
 
-    /// How many mistakes there are, those included that are not listed.
+    /// The number of errors, including those that are not listed.
     #[must_use]
     pub fn count(&self) -> usize {
         self.list.len() + self.left_out
     }
 
-    /// Line and column, from 1, of the start of `error`; columns count characters.
+    /// Line and column of the start of `error`, both from 1; columns count characters.
     #[must_use]
     pub fn position(&self, error: &Error) -> Option<(usize, usize)> {
         let place = Place::of(&self.text, error.span.as_ref()?);
@@ -154,7 +157,7 @@ impl Errors {
     }
 }
 
-/// A span's first line, cut into what stands before, inside and behind the span.
+/// The first line of a span, divided into the parts before, inside and after the span.
 struct Place<'t> {
     line: usize,
     before: &'t str,
@@ -162,12 +165,12 @@ struct Place<'t> {
     behind: &'t str,
 }
 
-/// How many columns of the source are shown before, inside and behind a span.
+/// How many columns of the source are shown before, inside and after a span.
 const SHOWN: (usize, usize, usize) = (50, 60, 30);
 
 impl<'t> Place<'t> {
     fn of(text: &'t str, span: &Range<usize>) -> Self {
-        // A byte order mark is no character of the first line.
+        // A byte order mark is not a character of the first line.
         let bom = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         let mut start = floor(text, span.start).max(bom);
         // The end of a file that ends with a newline is shown at the end of its last line.
@@ -186,7 +189,7 @@ impl<'t> Place<'t> {
         }
     }
 
-    /// The line as it is shown, the columns before the carets, and the number of carets.
+    /// The line as shown, the columns before the carets, and the number of carets.
     fn drawn(&self) -> (String, usize, usize) {
         let mut shown = String::new();
         let before = self.before.chars().count();
@@ -209,7 +212,8 @@ impl<'t> Place<'t> {
     }
 }
 
-/// Appends characters as they can be shown on one line and returns the terminal columns they take.
+/// Appends characters, escaped so that they fit on one line, and returns the number of terminal columns they
+/// take.
 fn draw(shown: &mut String, chars: impl Iterator<Item = char>) -> usize {
     let mut columns = 0;
     for c in chars {
@@ -227,13 +231,14 @@ fn draw(shown: &mut String, chars: impl Iterator<Item = char>) -> usize {
     columns
 }
 
-/// Characters that take two columns of a terminal: East Asian ones and pictures (Unicode Standard Annex 11, by blocks).
+/// Whether a character takes two columns of a terminal: East Asian characters and emoji (Unicode Standard
+/// Annex 11, by blocks).
 fn wide(c: char) -> bool {
     matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}'
         | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}' | '\u{1f300}'..='\u{1faff}' | '\u{20000}'..='\u{3fffd}')
 }
 
-/// The text on one line, safe to print.
+/// The text on one line, without control characters.
 fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         if is_hidden(c) {
@@ -246,7 +251,7 @@ fn printable(text: &str) -> String {
     })
 }
 
-/// The next smaller character boundary.
+/// The character boundary at or before `index`.
 fn floor(text: &str, mut index: usize) -> usize {
     index = index.min(text.len());
     while !text.is_char_boundary(index) {
@@ -255,7 +260,7 @@ fn floor(text: &str, mut index: usize) -> usize {
     index
 }
 
-/// A value for a message, in backticks and not longer than a line.
+/// A value for a message, in backticks and shortened to one line.
 pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
     if text.chars().count() <= LONGEST {
@@ -275,9 +280,9 @@ pub(super) fn any_of<T: AsRef<str>>(names: &[T]) -> String {
     }
 }
 
-/// The name that `wrong` was probably meant to be.
+/// The name that the user probably meant by `wrong`.
 pub(crate) fn nearest<T: AsRef<str>>(wrong: &str, names: impl IntoIterator<Item = T>) -> Option<String> {
-    // Comparing is quadratic in the length; no name is that long.
+    // The comparison is quadratic in the length, and no name is that long.
     if wrong.len() > 64 {
         return None;
     }
@@ -285,7 +290,7 @@ pub(crate) fn nearest<T: AsRef<str>>(wrong: &str, names: impl IntoIterator<Item 
     let mut best: Option<(usize, String)> = None;
     for name in names {
         let name = name.as_ref();
-        // `err` for `error`, `warning` for `warn`.
+        // Finds `err` for `error`, and `warning` for `warn`.
         let shorter = wrong.len().min(name.len());
         let begins = shorter >= 3 && (wrong.starts_with(name) || name.starts_with(&wrong));
         let distance = if begins { 1 } else { strsim::damerau_levenshtein(&wrong, &name.to_lowercase()) };
@@ -302,7 +307,7 @@ pub(super) fn all_of<T: AsRef<str>>(names: &[T]) -> String {
     any_of(names).replace("` or `", "` and `")
 }
 
-/// Other words for keys, as other tools call them.
+/// Names that other tools use for a key.
 const SYNONYMS: &[(&str, &str)] = &[
     ("command", "cmd"),
     ("args", "cmd"),
@@ -322,7 +327,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("grace", "timeout"),
 ];
 
-/// The key of `allowed` that `wrong` was probably meant to be, by its spelling or by its sense.
+/// The key of `allowed` that the user probably meant by `wrong`, by spelling or by meaning.
 pub(super) fn meant(wrong: &str, allowed: &[&str]) -> Option<String> {
     let synonym = SYNONYMS.iter().find(|(other, key)| *other == wrong && allowed.contains(key));
     synonym.map(|(_, key)| (*key).to_owned()).or_else(|| nearest(wrong, allowed))

@@ -1,4 +1,4 @@
-//! Reading files within bounds: never blocks on a FIFO without a writer, never reads without end.
+//! Reads files within limits: never blocks on a FIFO without a writer, never reads without an end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -16,7 +16,8 @@ const LARGEST: u64 = 1024 * 1024;
 /// How long a pipe may take to deliver a configuration.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The configuration's bytes: of a regular file, or of a pipe that psflip inherited (`/dev/stdin`, `/dev/fd/63`).
+/// Reads a configuration from a regular file, or from a pipe that psflip inherited (`/dev/stdin`,
+/// `/dev/fd/63`).
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut file = open(path)?;
     let metadata = file.metadata().map_err(|error| reason(&error))?;
@@ -43,7 +44,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     if bytes.len() as u64 > LARGEST { Err(too_large()) } else { Ok(bytes) }
 }
 
-/// Waits until there is something to read.
+/// Waits until the file is readable.
 fn wait(file: &File, deadline: Instant) -> Result<(), String> {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -54,7 +55,7 @@ fn wait(file: &File, deadline: Instant) -> Result<(), String> {
     }
 }
 
-/// A regular file and its size.
+/// Opens a regular file; returns it with its size.
 pub(super) fn open_regular(path: &Path) -> Result<(File, u64), String> {
     let file = open(path)?;
     let metadata = file.metadata().map_err(|error| reason(&error))?;
@@ -65,7 +66,7 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, u64), String> {
     }
 }
 
-/// Opens for reading without waiting for a FIFO's writer and without making a terminal ours.
+/// Opens for reading. Does not wait for the writer of a FIFO, and does not acquire a controlling terminal.
 fn open(path: &Path) -> Result<File, String> {
     let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     seam::before(Call::OpenConfig).map_err(io::Error::from).and_then(|()| open()).map_err(|error| match error
@@ -76,7 +77,7 @@ fn open(path: &Path) -> Result<File, String> {
     })
 }
 
-/// A path that names an open descriptor rather than a file.
+/// Whether the path names an open descriptor rather than a file.
 fn is_inherited(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
@@ -93,7 +94,7 @@ fn what(kind: std::fs::FileType) -> &'static str {
     }
 }
 
-/// The error as people know it: `no such file or directory`.
+/// The error without Rust's additions: `no such file or directory`.
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

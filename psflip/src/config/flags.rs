@@ -1,5 +1,5 @@
-//! A configuration that is given by flags. It is written as the text of a file, one line a flag, and read by the code that reads
-//! files: the same keys, the same templates, the same mistakes. Only the place of a mistake is told as the flag.
+//! A configuration that consists of flags. psflip writes it as TOML, one line per flag, and parses that like
+//! a file, so keys, templates and errors are the same. Only the place of an error is shown as the flag.
 
 use std::ffi::{OsStr, OsString};
 
@@ -7,26 +7,26 @@ use super::raw;
 use super::render::{basic, key as quoted_key};
 use crate::text;
 
-/// What flags say, in their order.
+/// The settings of flags, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     keys: Vec<Line>,
     listeners: Vec<Line>,
-    /// Some of them are not UTF-8.
+    /// Whether some values are not UTF-8.
     is_raw: bool,
 }
 
-/// One flag: as it was given, and what it says in TOML. Neither has a newline.
+/// One flag: how it was given, and its TOML. Neither contains a newline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
     flag: String,
     toml: String,
 }
 
-/// The longest part of a flag that a message shows, in characters.
+/// The longest part of a flag in a message, in characters.
 const SHOWN: usize = 80;
 
-/// A flag and its value as a message names them.
+/// A flag and its value as shown in messages.
 fn shown(flag: &str, value: &str) -> String {
     let mut text = format!("{flag} {value}").trim_end().to_owned();
     if let Some((end, _)) = text.char_indices().nth(SHOWN) {
@@ -41,24 +41,25 @@ impl Flags {
         self.keys.push(Line { flag: shown(flag, value), toml: format!("{key} = {toml}") });
     }
 
-    /// `key` (dotted, as in TOML) is this string.
+    /// Sets `key` (dotted, as in TOML) to this string.
     pub fn text(&mut self, flag: &str, key: &str, value: &str) {
         self.add(flag, value, key, &basic(value));
     }
 
-    /// `key` is `toml`, which is no string: a number of digits, `true`, or a string in its quotes that nobody gave.
+    /// Sets `key` to `toml`, which is not a quoted user value: a number, `true`, or a constant string in
+    /// quotes.
     pub fn literal(&mut self, flag: &str, key: &str, toml: &str) {
         let value = if toml.bytes().all(|byte| byte.is_ascii_digit()) { toml } else { "" };
         self.add(flag, value, key, toml);
     }
 
-    /// `key` is this path, which need not be UTF-8.
+    /// Sets `key` to this path, which need not be UTF-8.
     pub fn path(&mut self, flag: &str, key: &str, value: &OsStr) {
         let toml = basic(&self.encode(value));
         self.add(flag, &text::lossy(value), key, &toml);
     }
 
-    /// What follows `--`: the child's argv, which need not be UTF-8.
+    /// Sets the child's argv, the words after `--`, which need not be UTF-8.
     pub fn command(&mut self, argv: &[OsString]) {
         let items: Vec<String> = argv.iter().map(|argument| basic(&self.encode(argument))).collect();
         let shown: Vec<String> = argv.iter().map(text::lossy).collect();
@@ -71,46 +72,47 @@ impl Flags {
         text
     }
 
-    /// Whether the text of [`Flags::lines`] has bytes in it that are not UTF-8, as `raw` writes them.
+    /// Whether the text of [`Flags::lines`] contains bytes that are not UTF-8, in the encoding of `raw`.
     pub(super) fn is_raw(&self) -> bool {
         self.is_raw
     }
 
-    /// `key` is an argv that gives this line to a shell.
+    /// Sets `key` to an argv that runs this line with a shell.
     pub fn shell(&mut self, flag: &str, key: &str, line: &str) {
         self.add(flag, line, key, &format!("[\"sh\", \"-c\", {}]", basic(line)));
     }
 
     /// Sets one name of a table of strings, whose dotted key is `table`.
     pub fn entry(&mut self, flag: &str, table: &str, name: &str, value: &str) {
-        // The value may be a secret: it is not shown.
+        // The value may be a secret, so messages don't show it.
         self.add(flag, name, &format!("{table}.{}", quoted_key(name)), &basic(value));
     }
 
-    /// Sets a variable of the child, or removes it.
+    /// Sets or removes an environment variable of the child.
     pub fn variable(&mut self, flag: &str, name: &str, value: Option<&str>) {
         let key = format!("env.{}", quoted_key(name));
         match value {
-            // The value may be a secret: it is not shown.
+            // The value may be a secret, so messages don't show it.
             Some(value) => self.add(flag, name, &key, &basic(value)),
             None => self.add(flag, name, &key, "false"),
         }
     }
 
-    /// `[signals]`: what the child gets in place of `received`.
+    /// Adds a line to `[signals]`: the child gets `sent` in place of `received`.
     pub fn signal(&mut self, flag: &str, received: &str, sent: &str) {
         let toml = if sent == "false" { sent.to_owned() } else { basic(sent) };
         let key = format!("signals.{}", quoted_key(received));
         self.add(flag, &format!("{received}={sent}"), &key, &toml);
     }
 
-    /// `[switch]`: `link` is pointed to `to`.
+    /// Sets `[switch]`: the symlink `link` is repointed to `to`.
     pub fn link(&mut self, flag: &str, link: &str, to: &str) {
         let toml = format!("{{ path = {}, to = {} }}", basic(link), basic(to));
         self.add(flag, &format!("{link}={to}"), "switch.symlink", &toml);
     }
 
-    /// One more `[[listen]]`: `ADDRESS[,KEY=VALUE]...`, a key alone for `KEY=true`; a key that is given twice is a list.
+    /// Adds a `[[listen]]` from `ADDRESS[,KEY=VALUE]...`. A key alone means `KEY=true`; a key that is given
+    /// twice becomes an array.
     pub fn listener(&mut self, flag: &str, value: &str) {
         let mut pieces = value.split(',');
         let mut toml = format!("{{ address = {}", basic(pieces.next().unwrap_or_default()));
@@ -135,7 +137,7 @@ impl Flags {
         self.listeners.push(Line { flag: shown(flag, value), toml: toml + " }," });
     }
 
-    /// The text, and for each of its lines the flag that it stands for.
+    /// The text, and the flag of each of its lines.
     pub(super) fn lines(&self) -> (String, Vec<String>) {
         let bracket = |toml: &str| Line { flag: "--listen".to_owned(), toml: toml.to_owned() };
         let mut lines = self.keys.clone();

@@ -15,11 +15,11 @@ use super::file;
 use super::template::{Fault, LONGEST, Local, Store};
 use crate::secrets;
 
-/// All functions, for messages.
+/// The names of all functions, for messages.
 pub(super) const NAMES: &[&str] =
     &["env", "ab", "blue_green", "local", "now", "utc_now", "cat", "escape_re", "generation"];
 
-/// How a function is called.
+/// The usage of a function.
 pub(super) fn usage(name: &str) -> Option<&'static str> {
     Some(match name {
         "env" => "env('NAME')",
@@ -61,7 +61,8 @@ fn env(store: &Store, name: String, default: Option<String>) -> Result {
                 secrets::remember(value, &format!("env('{name}')"));
                 Ok(value.to_owned())
             }
-            // Not the default: the variable is set, and psflip would start something else than what was asked for.
+            // The default does not apply: the variable is set, and psflip would start a command that the user
+            // did not request.
             None => Err(Fault::new(format!("the environment variable {} is not UTF-8", quoted(&name)))
                 .help("a configuration is text: set the variable to UTF-8, or let the program read it from its environment, which it inherits")
                 .into()),
@@ -117,7 +118,7 @@ fn time(started: std::time::SystemTime, format: &str, zone: TimeZone) -> Result 
         return Err(bad(&"it is longer than 1024 bytes").into());
     }
     let moment = Timestamp::try_from(started).map_err(|error| bad(&error))?.to_zoned(zone);
-    // `%c` and the like as in the POSIX locale; jiff's own default is another one.
+    // `%c` and similar formats as in the POSIX locale; jiff's default differs.
     let posix = Config::new().custom(PosixCustom::new());
     let text =
         BrokenDownTime::from(&moment).to_string_with_config(&posix, format).map_err(|error| bad(&error))?;
@@ -138,7 +139,7 @@ fn cat(path: &str) -> Result {
         return Err(too_long().into());
     }
     let mut bytes = Vec::new();
-    // A file of /proc has the size 0, so the size alone does not bound what is read.
+    // Files in /proc have size 0, so the size alone does not limit what is read.
     if let Err(error) = file.by_ref().take(LONGEST as u64 + 1).read_to_end(&mut bytes) {
         return Err(failed(file::reason(&error)).into());
     }
@@ -158,7 +159,7 @@ fn cat(path: &str) -> Result {
     Ok(text)
 }
 
-/// The text as a regular expression that matches just it.
+/// The text as a regular expression that matches exactly this text.
 fn escape_re(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

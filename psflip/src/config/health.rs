@@ -14,7 +14,7 @@ use super::scalar::{Refused, refuse_help};
 use super::{address, http, keys};
 
 const KINDS: &[&str] = &["alive", "command", "docker", "tcp", "unix", "http", "fcgi", "notify"];
-/// What a kind is called elsewhere.
+/// Other tools' names for the kinds of health check.
 const SYNONYMS: &[(&str, &str)] = &[
     ("container", "docker"),
     ("podman", "docker"),
@@ -52,8 +52,8 @@ const LONGEST_PARAMS: usize = 64 * 1024;
 
 const SCRIPT_HELP: &str = "what is asked for (SCRIPT_FILENAME and SCRIPT_NAME): `script = \"/srv/app/ping.php\"`, or php-fpm's `ping.path`";
 
-/// The default pace of probes: a command costs a process, and an Engine asks itself no more often, so they are tried less often
-/// than a connection.
+/// The default pace of probes. A command costs a process, and the Engine itself probes no more often, so both
+/// have a longer interval than a connection.
 fn pace(interval: Duration) -> Pace {
     Pace { after: Duration::ZERO, interval, timeout: Duration::from_secs(5), successes: 1 }
 }
@@ -85,7 +85,7 @@ pub(super) fn healthcheck(reader: &mut Reader<'_>, node: Node<'_>, health: &mut 
     }
 }
 
-/// A kind that does not exist, or a key of a kind that stands in `[healthcheck]` itself.
+/// Reports a kind that does not exist, or a key of a kind that is in `[healthcheck]` itself.
 fn unknown_kind(reader: &mut Reader<'_>, kind: &str, span: &Range<usize>, node: Node<'_>) {
     let key = TABLES.iter().any(|(_, keys)| keys.contains(&kind));
     if key && !node.get_ref().is_table() {
@@ -176,7 +176,7 @@ fn check(reader: &mut Reader<'_>, kind: &str, section: &Section<'_>, node: Node<
     }
 }
 
-/// The codes that mean healthy.
+/// The status codes that mean healthy.
 fn statuses(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<RangeInclusive<u16>> {
     let mut codes = vec![200..=399];
     if let Some(node) = find(section, "status") {
@@ -185,7 +185,7 @@ fn statuses(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<RangeInclusiv
     codes
 }
 
-/// The name or id of a container, as the Engine allows it in a path.
+/// A container's name or id, limited to the characters that the Engine allows in a path.
 fn container(text: &str) -> Result<String, Refused> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if text.is_empty() {
@@ -210,7 +210,7 @@ fn container(text: &str) -> Result<String, Refused> {
     Ok(text.to_owned())
 }
 
-/// What an `fcgi` check asks; `address` is read already.
+/// The request of an `fcgi` check; `address` is already read.
 fn fcgi_request(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -269,7 +269,7 @@ fn fcgi_request(
     Some(FcgiRequest { address, target, script: script?, query: query?, params })
 }
 
-/// What can't stand beside a health check.
+/// Reports settings that conflict with the health check.
 pub(super) fn conflicts(reader: &mut Reader<'_>, file: &Section<'_>, health: &Health) {
     if !matches!(health, Health::Notify { .. }) {
         return;
@@ -283,7 +283,7 @@ pub(super) fn conflicts(reader: &mut Reader<'_>, file: &Section<'_>, health: &He
     }
 }
 
-/// Reads the keys that all probes have, and the one that says what to probe.
+/// Reads the keys that all probes have, and the key that says what to probe.
 fn probe<T>(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -329,7 +329,7 @@ fn probe<T>(
     (value, pace)
 }
 
-/// `status`: a string, or one code as an integer.
+/// Reads `status`: a string, or a single code as an integer.
 fn status(reader: &mut Reader<'_>, node: Node<'_>) -> Option<Vec<RangeInclusive<u16>>> {
     match node.get_ref() {
         DeValue::Integer(number) => match address::status(&number.to_string()) {

@@ -1,6 +1,6 @@
-//! What the request of an `http` health check may say besides its URL: method, `Host`, header fields (RFC 9110). Pure.
+//! The request of an `http` health check, except its URL: method, `Host`, header fields (RFC 9110). Pure.
 //!
-//! The value of a field may be a secret, so no message has it.
+//! The value of a field may be a secret, so no message contains it.
 
 use toml::de::DeValue;
 
@@ -10,17 +10,17 @@ use super::plan::{HttpMethod, HttpRequest};
 use super::reader::{Node, Reader, Section};
 use super::scalar::{Refused, refuse, refuse_help};
 
-/// The most that all fields have together, in bytes: what usual servers accept of a request's header (nginx: 8 KiB a line).
+/// The limit for all fields together, in bytes: common servers accept that much (nginx: 8 KiB per line).
 const LONGEST_HEADERS: usize = 8 * 1024;
 
-/// The methods, all safe (RFC 9110, 9.2.1): a probe is repeated every moment and must change nothing.
+/// The methods, all safe (RFC 9110, 9.2.1): a probe is repeated and must change nothing.
 const METHODS: &[(&str, HttpMethod)] =
     &[("GET", HttpMethod::Get), ("HEAD", HttpMethod::Head), ("OPTIONS", HttpMethod::Options)];
 
-/// Methods that a server may take for a wish to change something, or that need more than a request without a body.
+/// Methods that may change something on the server, or that need more than a request without a body.
 const UNSAFE: &[&str] = &["POST", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"];
 
-/// Fields that say how the request is framed and the connection used (RFC 9110, 7.6.1 and 10.1; RFC 9112, 6).
+/// Fields that control the framing of the request and the connection (RFC 9110, 7.6.1 and 10.1; RFC 9112, 6).
 const OWN: &[&str] = &[
     "Connection",
     "Content-Length",
@@ -70,7 +70,7 @@ fn method(text: &str) -> Result<HttpMethod, Refused> {
     refuse_help(format!("`method` can't be {}", quoted(text)), format!("it can be {}", any_of(&names)))
 }
 
-/// The value of the `Host` field: a host and maybe a port (RFC 9110, 7.2).
+/// The value of the `Host` field: a host with an optional port (RFC 9110, 7.2).
 fn host(text: &str) -> Result<String, Refused> {
     let example = "write what a client would send, for example `app.example` or `app.example:8080`";
     if text.is_empty() {
@@ -103,7 +103,7 @@ fn headers(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(String, String)> {
             reader.error(Error { message, span: Some(span.clone()), help });
             continue;
         }
-        // Before the template is rendered, so that no message about the type has the value.
+        // This precedes rendering, so that no message about the type contains the value.
         let value = match node.get_ref() {
             DeValue::String(_) => reader.parsed(&format!("headers.{name}"), node, |text| value(name, text)),
             _ => reader.string(&format!("headers.{name}"), node),
@@ -122,7 +122,7 @@ fn headers(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(String, String)> {
     headers
 }
 
-/// Whether a field may have this name; `other` is the same one that is there already.
+/// Whether a field may have this name; `other` is an earlier field of the same name.
 fn field_name(name: &str, other: Option<&str>) -> Result<(), Refused> {
     if name.is_empty() {
         return refuse("the name of a header is empty");

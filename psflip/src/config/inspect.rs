@@ -1,15 +1,16 @@
-//! What a template may be made of, decided on its tokens before MiniJinja parses it.
+//! Limits what a template may contain. It is decided on the tokens, before MiniJinja parses them.
 //!
-//! MiniJinja's fuel bounds instructions and text, but two things escape it (3.1, both found by `tests/limits.rs`):
-//! its compiler recurses once for each link of `a.b.c…` until the stack overflows, and printing or comparing a list of
-//! lists, `[[1] * 10000] * 10000`, works for minutes on one instruction. A value of a configuration needs neither long
-//! expressions nor lists.
+//! MiniJinja's fuel limits instructions and text, but not two other costs (3.1, both found by
+//! `tests/limits.rs`). Its compiler recurses once for each link of `a.b.c…` until the stack overflows.
+//! Printing or comparing a list of lists, `[[1] * 10000] * 10000`, takes minutes in one instruction. Values
+//! of a configuration need neither long expressions nor lists.
 
 use minijinja::machinery::{Token, tokenize};
 
 use super::template::Fault;
 
-/// The most tokens outside of plain text; a nesting of that depth takes less than 1 MB of stack even in a debug build.
+/// The most tokens outside of plain text; nesting to that depth takes less than 1 MB of stack even in a debug
+/// build.
 const MOST_TOKENS: usize = 500;
 
 /// Words before a parenthesis that do not make it a call.
@@ -31,14 +32,14 @@ const KEYWORDS: &[&str] = &[
     "call",
 ];
 
-/// Refuses templates that are too long or have lists, tuples or maps.
+/// Rejects templates that are too long or contain lists, tuples or maps.
 pub(super) fn inspect(template: &str) -> Result<(), Fault> {
     let mut count = 0;
-    // For each open parenthesis: does it hold a call's arguments?
+    // For each open parenthesis, whether it holds the arguments of a call.
     let mut calls = Vec::new();
     let mut callable = false;
     for token in tokenize(template, false, super::template::syntax()) {
-        // What can't be read is left to the parser to tell; it gets no further than this point either.
+        // The parser reports this error: it gets no further than this point either.
         let Ok((token, span)) = token else { return Ok(()) };
         let range = span.start_offset as usize..span.end_offset as usize;
         let list = match token {

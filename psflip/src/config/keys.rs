@@ -1,33 +1,34 @@
-//! Every table and key of a configuration, once: what the reader allows, what the JSON Schema and psflip.toml(5) say. The texts are for
-//! those two alone and don't come into the binary. `docs/configuration.md` explains more.
+//! The table of every table and key of a configuration: for the reader, the JSON Schema and psflip.toml(5).
+//! The texts are only for the schema and the manual, and are not in the binary. `docs/configuration.md`
+//! explains more.
 
 /// A table of a configuration.
 #[derive(Debug)]
 pub struct Table {
-    /// As it is written: `[upgrade]`; empty for the file itself.
+    /// As written: `[upgrade]`; empty for the file itself.
     pub title: &'static str,
-    /// What it is for: a sentence.
+    /// Its purpose: a sentence.
     pub about: &'static str,
     /// Its keys, in the order of the manual.
     pub keys: &'static [Key],
-    /// Their names alone.
+    /// The names of its keys.
     pub names: &'static [&'static str],
 }
 
 /// A key.
 #[derive(Debug)]
 pub struct Key {
-    /// As it is written.
+    /// As written.
     pub name: &'static str,
-    /// What its value may be.
+    /// The values it accepts.
     pub kind: Kind,
-    /// What holds without it.
+    /// The value that applies without it.
     pub default: Default,
-    /// What it means: a sentence, Markdown.
+    /// Its meaning: a sentence in Markdown.
     pub about: &'static str,
 }
 
-/// What the value of a key may be. Every string may be a template.
+/// The values that a key accepts. Every string may be a template.
 #[derive(Debug)]
 pub enum Kind {
     /// Any string.
@@ -36,13 +37,13 @@ pub enum Kind {
     Special(&'static str),
     /// As [`Kind::Special`], or `false`.
     OrFalse(&'static str),
-    /// `"1m30s"`; whether it may be zero.
+    /// A duration such as `"1m30s"`; whether it may be zero.
     Duration(bool),
     /// The name of a signal.
     Signal,
     /// `true` or `false`.
     Boolean,
-    /// A whole number from and to.
+    /// A whole number in this range, limits included.
     Number(u32, u32),
     /// One of these words.
     Word(&'static [&'static str]),
@@ -54,28 +55,28 @@ pub enum Kind {
     Status,
     /// Octal permissions.
     Mode,
-    /// Any names with strings; whether `false` is allowed as well.
+    /// A table of strings with any keys; whether a value may be `false` as well.
     Map(bool),
-    /// Names of signals with names of signals, or `false`.
+    /// A table of signal names; the values are signal names or `false`.
     Signals,
     /// A table.
     Table(&'static Table),
-    /// A table of tables, of which one may be there.
+    /// A table of tables, at most one of which may be present.
     One(&'static [(&'static str, &'static Table)]),
-    /// Any number of tables, up to this one.
+    /// An array of tables, with this limit.
     Many(&'static Table, u32),
 }
 
-/// What holds when a key is not written.
+/// What applies if a key is absent.
 #[derive(Debug)]
 pub enum Default {
-    /// It must be written.
+    /// The key is required.
     Required,
     /// Nothing.
     Nothing,
     /// This value, in TOML that is JSON as well.
     Is(&'static str),
-    /// What these words say.
+    /// These words describe it.
     Told(&'static str),
 }
 

@@ -1,13 +1,16 @@
-//! Where the psflip of a configuration is that is no TOML any more. Its lines are read one by one, and only those that say it.
+//! Finds the control socket of a configuration that is no longer valid TOML. It reads the file line by line,
+//! and only the lines that matter for that.
 
 use toml::de::DeTable;
 
-/// So many pidfiles are looked for: a key that is set twice is a mistake in TOML, and either may be the one.
+/// The most pidfiles to look for. TOML forbids a key that is set twice, and either value may be the one in
+/// use.
 const MOST: usize = 4;
-/// Longer texts are no configurations that somebody writes by hand.
+/// Longer texts are not configurations written by hand.
 const LONGEST: usize = 64 * 1024;
 
-/// Configurations that say nothing else than where psflip is, the likeliest first. Empty if the text does not tell.
+/// Configurations that only say where the control socket is, the likeliest first. Empty if the text does not
+/// say it.
 pub(super) fn places(text: &str) -> Vec<String> {
     let mut table = "";
     let (mut pidfiles, mut locals, mut control) = (Vec::new(), String::new(), String::new());
@@ -42,7 +45,7 @@ pub(super) fn places(text: &str) -> Vec<String> {
     pidfiles.into_iter().map(|pidfile| format!("cmd = [\"?\"]\n{locals}{pidfile}\n{control}\n")).collect()
 }
 
-/// The line, if it can be read as TOML, with the quote that it may lack.
+/// The line, if it can be read as TOML, with a missing quote added.
 fn repaired(line: &str) -> Option<String> {
     let candidates = ["", "\"", "'"].map(|end| format!("{line}{end}"));
     // `pidfile = /run/app.pid`

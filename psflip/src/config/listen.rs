@@ -1,4 +1,4 @@
-//! `[[listen]]`: the sockets that psflip opens once, and that every generation's child inherits.
+//! `[[listen]]`: the sockets that psflip opens once and that the child of every generation inherits.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,45 +16,48 @@ use super::{address, keys};
 /// The keys of a `[[listen]]`.
 pub(super) const LISTEN: &[&str] = keys::LISTEN.names;
 
-/// More than anybody needs, and few enough for every hand-over (each is one message that waits in a socket).
+/// A limit that is far above usual configurations, and low enough for every hand-over: each socket is one
+/// message in a queue.
 const MOST: usize = 64;
 
 /// One `[[listen]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where it listens. No two listeners of a configuration have the same.
+    /// The address it listens on. No two listeners of a configuration have the same.
     pub address: ListenAddress,
-    /// What the child finds in `LISTEN_FDNAMES`. Not empty, at most 255 characters, no `:` and no control characters.
+    /// Its name in `LISTEN_FDNAMES`. Not empty, at most 255 characters, no `:` and no control characters.
     pub name: String,
-    /// How the child is told of it; never empty, nothing twice.
+    /// How psflip passes the socket to the child; never empty, no duplicates.
     pub protocols: Vec<Protocol>,
-    /// How the socket is set up; all defaults for [`ListenAddress::Systemd`].
+    /// How the socket is configured; all defaults for [`ListenAddress::Systemd`].
     pub options: Options,
 }
 
 /// `listen.address`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListenAddress {
-    /// `tcp://IP:PORT`. Port 0: one that the kernel chooses, and that all generations share.
+    /// `tcp://IP:PORT`. Port 0: the kernel chooses a port, and all generations share it.
     Tcp(SocketAddr),
     /// `udp://IP:PORT`.
     Udp(SocketAddr),
-    /// `unix://PATH`, a stream socket; a leading `@` is the abstract namespace (unix(7)). Fits into sun_path.
+    /// `unix://PATH`, a stream socket; a leading `@` means the abstract namespace (unix(7)). Fits into
+    /// sun_path.
     Unix(PathBuf),
-    /// `unixgram://PATH`, a datagram socket; the path as of [`ListenAddress::Unix`].
+    /// `unixgram://PATH`, a datagram socket; the path is as in [`ListenAddress::Unix`].
     Unixgram(PathBuf),
-    /// `unixpacket://PATH`, a sequential-packet socket; likewise.
+    /// `unixpacket://PATH`, a sequential-packet socket; the path is as in [`ListenAddress::Unix`].
     Unixpacket(PathBuf),
-    /// `systemd:NAME`: what psflip itself was given under this name (sd_listen_fds(3)).
+    /// `systemd:NAME`: the socket that the service manager passed to psflip under this name
+    /// (sd_listen_fds(3)).
     Systemd(String),
 }
 
-/// `listen.as`: how the child is told which descriptor is which.
+/// `listen.as`: how psflip passes sockets to the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, descriptors from 3 on (sd_listen_fds(3)).
     ListenFds,
-    /// Descriptor 0, as FastCGI's specification (2.2) and inetd's `wait` want it.
+    /// Descriptor 0, as required by FastCGI's specification (2.2) and inetd's `wait`.
     Stdin,
     /// `SERVER_STARTER_PORT`, of Perl's Server::Starter.
     ServerStarter,
@@ -62,7 +65,7 @@ pub enum Protocol {
     Einhorn,
 }
 
-/// How a socket is set up.
+/// How a socket is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The permissions of a Unix socket's file; `None`: what the umask leaves of 0777.
@@ -71,15 +74,16 @@ pub struct Options {
     pub owner: Option<String>,
     /// Its group, a name or a number; `None`: psflip's group.
     pub group: Option<String>,
-    /// How many connections may wait to be accepted (listen(2)); the kernel lowers it to net.core.somaxconn.
+    /// How many connections may wait to be accepted (listen(2)); the kernel limits it to net.core.somaxconn.
     pub backlog: u32,
-    /// SO_REUSEPORT: sockets of others may listen on the same port.
+    /// SO_REUSEPORT: sockets of other processes may listen on the same port.
     pub reuseport: bool,
-    /// IPV6_V6ONLY; `None`: as the kernel does by itself.
+    /// IPV6_V6ONLY; `None`: the kernel's default.
     pub v6only: Option<bool>,
-    /// TCP_NODELAY, which accepted connections inherit; `None`: as the child leaves it.
+    /// TCP_NODELAY, which accepted connections inherit; `None`: left to the child.
     pub nodelay: Option<bool>,
-    /// O_NONBLOCK; `None`: a new socket is blocking, and the child may change that. Never set for an activated socket.
+    /// O_NONBLOCK; `None`: a new socket is blocking, and the child may change that. Never set for an
+    /// activated socket.
     pub nonblock: Option<bool>,
 }
 
@@ -106,7 +110,7 @@ const PROTOCOLS: &[(&str, Protocol)] = &[
 ];
 
 impl Protocol {
-    /// As it is written in the configuration.
+    /// The value in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         PROTOCOLS.iter().find(|(_, protocol)| *protocol == self).map_or("", |(name, _)| name)
@@ -114,7 +118,7 @@ impl Protocol {
 }
 
 impl ListenAddress {
-    /// The path of a Unix socket of any type; a leading `@` is the abstract namespace.
+    /// The path of a Unix socket of any type; a leading `@` means the abstract namespace.
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
         match self {
@@ -136,7 +140,8 @@ impl ListenAddress {
     }
 }
 
-/// As it could be written in the configuration. Equal addresses have equal texts: generations know a socket by it.
+/// The address as written in a configuration. Equal addresses have equal texts: generations identify a socket
+/// by this text.
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -250,13 +255,13 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>, node: Node<'_>) -> O
     refuse_what_does_not_apply(reader, section, &address, &protocols);
     let name = name.unwrap_or_else(|| match &address {
         ListenAddress::Systemd(name) => name.clone(),
-        // What sd_listen_fds_with_names(3) says for descriptors without a name.
+        // The name that sd_listen_fds_with_names(3) gives descriptors without a name.
         _ => "unknown".to_owned(),
     });
     Some(Listener { address, name, protocols, options })
 }
 
-/// Options that the address has no use for are mistakes: who writes them expects something to happen.
+/// An option that has no effect for the address is an error: whoever sets it expects an effect.
 fn refuse_what_does_not_apply(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -314,7 +319,7 @@ fn refuse_what_does_not_apply(
     }
 }
 
-/// Reads `tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH` and its kin, a path, or `systemd:NAME`.
+/// Reads `tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH` and similar, a path, or `systemd:NAME`.
 fn parse_address(text: &str) -> Result<ListenAddress, Refused> {
     if let Some(name) = text.strip_prefix("systemd:") {
         return parse_name(name).map(ListenAddress::Systemd);
@@ -340,7 +345,8 @@ fn parse_address(text: &str) -> Result<ListenAddress, Refused> {
     }
 }
 
-/// An IP address and a port. No name: psflip asks no name server, and a name may stand for several addresses.
+/// An IP address and a port. Names are rejected: psflip queries no name server, and a name may have several
+/// addresses.
 fn socket_address(text: &str) -> Result<SocketAddr, Refused> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
@@ -393,7 +399,7 @@ fn parse_name(text: &str) -> Result<String, Refused> {
     Ok(text.to_owned())
 }
 
-/// The name or number of a user or group; whether it exists is seen when the socket is made.
+/// The name or number of a user or group. Whether it exists is checked when the socket is created.
 fn parse_account(text: &str) -> Result<String, Refused> {
     if text.is_empty() || text.contains(['\0', ':', '\n']) {
         return refuse_help(format!("{} is no user or group", quoted(text)), "write a name or a number");
@@ -401,7 +407,7 @@ fn parse_account(text: &str) -> Result<String, Refused> {
     Ok(text.to_owned())
 }
 
-/// Permissions in octal, as a string: a bare `0660` is no TOML, and `660` would be another number.
+/// Permissions in octal, as a string: a bare `0660` is not valid TOML, and `660` would be another number.
 fn mode(reader: &mut Reader<'_>, node: Node<'_>) -> Option<u32> {
     if let DeValue::Integer(number) = node.get_ref() {
         let written = number.as_str().to_owned();
@@ -446,8 +452,9 @@ fn reader_protocols(reader: &mut Reader<'_>, node: Node<'_>) -> Option<Vec<Proto
     }
 }
 
-/// The listener that a connection of this health check would reach, if it is one of these. While a new child starts, the old
-/// one accepts on it as well, so an answer would say nothing. A socket that takes no stream connections answers nobody.
+/// The listener that a connection of this health check would reach, if any. While a new child starts, the old
+/// child accepts on it as well, so a success would prove nothing about the new one. A Unix socket of another
+/// type counts as well: a connection to it never succeeds.
 #[must_use]
 pub(super) fn shared_with<'l>(listeners: &'l [Listener], health: &Health) -> Option<&'l Listener> {
     let (tcp, unix): (&[SocketAddr], Option<&Path>) = match health {
@@ -473,7 +480,7 @@ fn parts(target: &Endpoint) -> (&[SocketAddr], Option<&Path>) {
     }
 }
 
-/// Whether a connection to `address` is accepted by a socket that is bound to `bound`.
+/// Whether a socket bound to `bound` accepts connections to `address`.
 fn reaches(address: SocketAddr, bound: SocketAddr) -> bool {
     let everywhere = bound.ip().is_unspecified() && (bound.is_ipv6() || address.is_ipv4());
     address.port() == bound.port() && (everywhere || address.ip() == bound.ip())

@@ -1,8 +1,9 @@
-//! The configuration: text -> templates -> typed values -> [`Plan`]. Pure but for what templates read on purpose.
+//! The configuration: text -> templates -> typed values -> [`Plan`]. Pure, except for files and variables
+//! that templates read.
 //!
-//! [`load`] reads a file, [`parse`] a text. Both collect every mistake ([`Errors`]) instead of stopping at the first,
-//! and a configuration with one mistake starts nothing (contract X1). What the keys mean stands in
-//! `docs/configuration.md`.
+//! [`load`] reads a file, [`parse`] a text. Both collect all errors ([`Errors`]) instead of stopping at the
+//! first, and psflip starts nothing from a configuration with an error (contract X1). `docs/configuration.md`
+//! explains the keys.
 
 mod address;
 mod build;
@@ -41,15 +42,15 @@ pub use listen::{ListenAddress, Listener, Options, Protocol};
 pub use plan::*;
 pub(crate) use scalar::spell;
 
-/// What templates can see of the generation whose configuration is read.
+/// What templates can see of their generation.
 pub struct Generation<'a> {
     /// 1 for the first generation.
     pub number: u64,
-    /// Which of two resources it uses.
+    /// The slot that it uses.
     pub slot: Slot,
-    /// When it started: `now()` in every template.
+    /// When it started: the value of `now()` in every template.
     pub started: SystemTime,
-    /// The environment psflip was started with; values need not be UTF-8 (environ(7)).
+    /// psflip's environment at its start; values need not be UTF-8 (environ(7)).
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
@@ -63,7 +64,7 @@ impl std::fmt::Debug for Generation<'_> {
     }
 }
 
-/// Reads a duration as it stands in a configuration (`1m30s`), for the command line.
+/// Reads a duration in the syntax of the configuration (`1m30s`), for the command line.
 ///
 /// # Errors
 /// What is wrong with it, and what is allowed.
@@ -74,19 +75,20 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     })
 }
 
-/// Reads the configuration at `path`: a regular file, or a pipe that psflip inherited (`/dev/stdin`), of at most 1 MiB.
+/// Reads the configuration at `path`: a regular file, or a pipe that psflip inherited (`/dev/stdin`), of at
+/// most 1 MiB.
 ///
 /// # Errors
-/// All mistakes; one without a place if the file can't be read.
+/// All errors; one without a place if the file can't be read.
 pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
     Document::read(path)?.plan(generation)
 }
 
-/// Reads the configuration `text`; `name` stands before every message. Does nothing but compute, except that a template
-/// may read a file by `cat(path)`.
+/// Reads the configuration `text`; `name` precedes every message. It has no effects, except that a template
+/// may read a file with `cat(path)`.
 ///
 /// # Errors
-/// All mistakes, in the order of the text.
+/// All errors, in the order of the text.
 pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan, Errors> {
     match parse_even_if_broken(name, text, generation)? {
         (plan, None) => Ok(plan),
@@ -94,10 +96,10 @@ pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan
     }
 }
 
-/// As [`parse`], but what has no mistake in it is there, beside the mistakes of the rest.
+/// As [`parse`], but returns the valid parts as well, beside the errors of the rest.
 ///
 /// # Errors
-/// It is no TOML.
+/// The text is not TOML.
 fn parse_even_if_broken(
     name: &str,
     text: &str,

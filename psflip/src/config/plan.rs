@@ -1,4 +1,4 @@
-//! What a valid configuration says, as values that need no further checking.
+//! A valid configuration, as values that need no further checks.
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -8,24 +8,26 @@ use std::time::Duration;
 use super::listen::Listener;
 use crate::signal::Signal;
 
-/// One generation's configuration: every template is rendered, every value is valid.
+/// The configuration of one generation: every template is rendered, every value is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// argv of the child; never empty, no element contains a NUL byte. The first is looked up as execvp(3) does, relative to `workdir`.
+    /// argv of the child; never empty, no element contains a NUL byte. execvp(3) looks up the first element,
+    /// relative to `workdir`.
     pub cmd: Vec<String>,
-    /// The same where arguments on the command line are not UTF-8, which `cmd` shows as `\xE9`; else `None`.
+    /// The same, if some arguments on the command line are not UTF-8 (`cmd` shows them as `\xE9`); else
+    /// `None`.
     pub raw_cmd: Option<Vec<OsString>>,
     /// The child's working directory; `None`: psflip's own.
     pub workdir: Option<PathBuf>,
-    /// Where the active generation's pid is written.
+    /// The file to which psflip writes the pid of the active generation.
     pub pidfile: Option<PathBuf>,
-    /// No log lines of psflip's own below `error`.
+    /// psflip logs errors only.
     pub quiet: bool,
-    /// What is changed in the child's environment, in the order of the file.
+    /// Changes to the child's environment, in the order of the file.
     pub env: Vec<EnvChange>,
-    /// `[signals]`, in the order of the file: what the child gets in place of a signal, `None`: nothing. The upgrade signal, SIGCHLD,
-    /// SIGCONT and what can't be caught are not on the left, nothing is there twice, and what asks psflip to stop becomes a signal that
-    /// can end a process.
+    /// `[signals]`, in the order of the file: the signal that the child gets in place of another one; `None`:
+    /// no signal. The left side contains no upgrade signal, SIGCHLD, SIGCONT or uncatchable signal, and no
+    /// duplicates. A stop request becomes a signal that can terminate a process.
     pub signals: Vec<(Signal, Option<Signal>)>,
     /// `[upgrade]`.
     pub upgrade: Upgrade,
@@ -46,7 +48,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// argv of the child as it is executed.
+    /// argv of the child, as it is executed.
     pub fn argv(&self) -> impl Iterator<Item = &OsStr> {
         let raw = self.raw_cmd.iter().flatten().map(OsString::as_os_str);
         let text = self.cmd.iter().filter(|_| self.raw_cmd.is_none()).map(OsStr::new);
@@ -54,7 +56,7 @@ impl Plan {
     }
 }
 
-/// One line of `[env]`. Name and value contain no NUL byte, the name no `=` and it is not empty.
+/// One line of `[env]`. Name and value contain no NUL byte; the name is not empty and contains no `=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvChange {
     /// `NAME = "value"`.
@@ -66,40 +68,40 @@ pub enum EnvChange {
 /// `[upgrade]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// The signal that asks for an upgrade. Can be caught, is not SIGCHLD.
+    /// The signal that requests an upgrade. It can be caught, and is not SIGCHLD.
     pub signal: Signal,
-    /// From spawn to healthy.
+    /// From the spawn of the child until it is healthy.
     pub timeout: Duration,
 }
 
 /// `[shutdown]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
-    /// After promotion, before the signal.
+    /// From the promotion to the stop signal.
     pub delay: Duration,
-    /// What asks the child to end.
+    /// The signal that stops the child.
     pub signal: Signal,
-    /// From the signal to SIGKILL.
+    /// From the stop signal to SIGKILL.
     pub timeout: Duration,
-    /// What happens to the rest of the child's process tree.
+    /// What happens to leftover processes.
     pub orphans: Orphans,
 }
 
 /// `shutdown.orphans`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Orphans {
-    /// They are ended as the child is (contract C8).
+    /// They are stopped like the child (contract C8).
     Kill,
-    /// They are left alone.
+    /// They keep running.
     Leave,
 }
 
-/// How psflip learns that a child is healthy; exactly one kind (contract H1).
+/// The health check; exactly one kind (contract H1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Healthy when the child still runs after this long.
     Alive {
-        /// From the child's exec; zero: as soon as it was executed.
+        /// Measured from the child's exec; zero: healthy as soon as it was executed.
         timeout: Duration,
     },
     /// Healthy when the command exits 0.
@@ -109,18 +111,18 @@ pub enum Health {
         /// When to probe.
         pace: Pace,
     },
-    /// Healthy when a container engine says that the container is.
+    /// Healthy when a container engine reports the container as healthy.
     Docker {
         /// Name or id of the container: letters, digits, `_`, `.` and `-`.
         container: String,
-        /// The engine's socket; as [`Health::Unix`]'s path.
+        /// The engine's socket; the same form as the path of [`Health::Unix`].
         socket: PathBuf,
-        /// When to ask.
+        /// When to probe.
         pace: Pace,
     },
     /// Healthy when a TCP connection is accepted.
     Tcp {
-        /// Where to; for `localhost` both families, in this order of trying. Never empty.
+        /// The addresses to connect to, in this order; both families for `localhost`. Never empty.
         addresses: Vec<SocketAddr>,
         /// As the user wrote it, for messages.
         text: String,
@@ -129,7 +131,7 @@ pub enum Health {
     },
     /// Healthy when a connection to a Unix stream socket is accepted.
     Unix {
-        /// The socket; a leading `@` is the abstract namespace (unix(7)). Fits into sun_path.
+        /// The socket; a leading `@` means the abstract namespace (unix(7)). Fits into sun_path.
         path: PathBuf,
         /// When to probe.
         pace: Pace,
@@ -138,7 +140,7 @@ pub enum Health {
     Http {
         /// The request.
         request: HttpRequest,
-        /// Status codes that count as healthy, inclusive ranges. Never empty.
+        /// Status codes that count as healthy, as inclusive ranges. Never empty.
         status: Vec<std::ops::RangeInclusive<u16>>,
         /// When to probe.
         pace: Pace,
@@ -147,15 +149,15 @@ pub enum Health {
     Fcgi {
         /// The request.
         request: FcgiRequest,
-        /// As [`Health::Http`]'s.
+        /// The same form as the `status` of [`Health::Http`].
         status: Vec<std::ops::RangeInclusive<u16>>,
         /// When to probe.
         pace: Pace,
     },
     /// Healthy when the child sends `READY=1` to `NOTIFY_SOCKET` (sd_notify(3)).
     Notify {
-        /// How long after `upgrade.timeout` the child may put off the end of psflip's patience by `EXTEND_TIMEOUT_USEC=`; zero: not
-        /// at all.
+        /// How long after `upgrade.timeout` the child may extend its deadline by `EXTEND_TIMEOUT_USEC=`;
+        /// zero: not at all.
         extend: Duration,
     },
 }
@@ -171,7 +173,8 @@ pub struct FcgiRequest {
     pub script: String,
     /// `QUERY_STRING`, without `?`; may be empty.
     pub query: String,
-    /// What is added to the usual parameters, or replaces them. At most 64 KiB; no name is empty or has a `=` in it.
+    /// Parameters that are added to the usual ones, or replace them. At most 64 KiB; names are not empty and
+    /// contain no `=`.
     pub params: Vec<(String, String)>,
 }
 
@@ -182,30 +185,31 @@ pub struct HttpRequest {
     pub url: String,
     /// Where to connect.
     pub target: Endpoint,
-    /// What is asked for.
+    /// The method.
     pub method: HttpMethod,
-    /// The `Host` header: a host and maybe a port, without spaces and control characters.
+    /// The `Host` header: a host with an optional port, without spaces and control characters.
     pub host: String,
-    /// More header fields: names are tokens, values have no control characters but tabs (RFC 9110, 5.5 and 5.6.2). No name is there
-    /// twice, or is one of those that say how the request is framed. Values may be secrets.
+    /// Additional header fields. Names are tokens; values contain no control characters but tabs (RFC 9110,
+    /// 5.5 and 5.6.2). There are no duplicates, and no fields that control the framing of the request. Values
+    /// may be secrets.
     pub headers: Vec<(String, String)>,
-    /// Path and query, begins with `/`, contains neither spaces nor control characters.
+    /// Path and query; begins with `/`, contains neither spaces nor control characters.
     pub path: String,
 }
 
 /// The method of an `http` health check: safe, and without a body (RFC 9110, 9.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpMethod {
-    /// The usual one.
+    /// The default.
     Get,
-    /// As `GET`, without the body of the answer.
+    /// As `GET`, but the answer has no body.
     Head,
-    /// What the server allows.
+    /// Asks for the methods that the server allows.
     Options,
 }
 
 impl HttpMethod {
-    /// As it stands in a request and in a configuration.
+    /// As written in a request and in a configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -219,9 +223,9 @@ impl HttpMethod {
 /// Where a health check connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// In this order of trying; never empty.
+    /// The addresses in the order of trying; never empty.
     Tcp(Vec<SocketAddr>),
-    /// As [`Health::Unix`]'s path.
+    /// The same form as the path of [`Health::Unix`].
     Unix(PathBuf),
 }
 
@@ -230,78 +234,78 @@ pub enum Endpoint {
 pub struct Pace {
     /// From the child's exec to the first probe.
     pub after: Duration,
-    /// From one probe's end to the next one's start. Never zero.
+    /// From the end of a probe to the start of the next. Never zero.
     pub interval: Duration,
-    /// For one probe. Never zero.
+    /// Time limit for one probe. Never zero.
     pub timeout: Duration,
     /// Successful probes in a row that make a child healthy. At least 1.
     pub successes: u32,
 }
 
-/// `switch.symlink`: a symbolic link that is turned at promotion.
+/// `switch.symlink`: a symlink that psflip repoints at the promotion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Symlink {
-    /// The link.
+    /// The path of the symlink.
     pub path: PathBuf,
-    /// What it points to from then on, as it is written into the link.
+    /// Its new target, as written into the symlink.
     pub to: PathBuf,
 }
 
-/// `[hooks]`: programs that are run on the way.
+/// `[hooks]`: commands that psflip runs at a promotion or after a failed upgrade.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {
-    /// Before promotion; its failure fails the upgrade. Empty: none.
+    /// Runs before the promotion; if it fails, the upgrade fails. Empty: none.
     pub promote: Vec<String>,
-    /// After promotion. Empty: none.
+    /// Runs after the promotion. Empty: none.
     pub promoted: Vec<String>,
-    /// After an upgrade that failed, by the generation that serves on. Empty: none.
+    /// Runs after a failed upgrade, in the generation that keeps serving. Empty: none.
     pub failed: Vec<String>,
-    /// For each of them. Never zero.
+    /// Time limit for each hook. Never zero.
     pub timeout: Duration,
 }
 
-/// `control.socket`: where operators reach psflip.
+/// `control.socket`: the path of the control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Next to the pidfile, if there is one; psflip does without where that can't be.
+    /// Next to the pidfile, if there is one. If the socket can't be created, psflip runs without it.
     Default,
-    /// There is no pidfile, and the service manager has made a directory for this service: `$RUNTIME_DIRECTORY` of systemd.exec(5).
-    /// Otherwise as [`Control::Default`].
+    /// There is no pidfile, and the service manager has created a directory for this service:
+    /// `$RUNTIME_DIRECTORY` of systemd.exec(5). Otherwise as [`Control::Default`].
     Runtime(PathBuf),
     /// A path that fits into sun_path (unix(7)).
     At(PathBuf),
-    /// Nowhere.
+    /// No control socket.
     Off,
 }
 
 /// `[log]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// How a line looks.
+    /// The format of log lines.
     pub format: LogFormat,
-    /// The least important lines that are written.
+    /// The lowest level that is logged.
     pub level: tracing::Level,
 }
 
 /// `log.format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// `Journald` where standard error is the journal, else `Text`.
+    /// `Journald` if standard error is connected to the journal, else `Text`.
     Auto,
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// To systemd's journal, with fields.
     Journald,
 }
 
-/// Which of two resources a generation uses: `a` in the first one, then alternating with every promotion.
+/// The slot of a generation: `a` in the first one, then alternating with every promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
-    /// The first generation's.
+    /// The first generation's slot.
     A,
-    /// The second one's.
+    /// The second generation's slot.
     B,
 }
 
@@ -315,7 +319,7 @@ impl Slot {
         }
     }
 
-    /// The slot of the generation after this one.
+    /// The slot of the next generation.
     #[must_use]
     pub fn other(self) -> Self {
         match self {

@@ -1,7 +1,8 @@
-//! Bytes that are not UTF-8, on their way through the text that flags are written as (TOML is UTF-8). Pure.
+//! Carries bytes that are not UTF-8 through the TOML text that flags are converted to (TOML is UTF-8). Pure.
 //!
-//! Such a byte becomes [`MARK`] and two hexadecimal digits. The mark itself is a noncharacter, which no text has (Unicode, 23.7); where a
-//! flag has it all the same, its own bytes are written likewise. So what a template makes of it is still read back.
+//! Such a byte becomes [`MARK`] and two hexadecimal digits. The mark is a noncharacter, which no text
+//! contains (Unicode, 23.7). If a flag contains it all the same, the bytes of the mark are encoded likewise.
+//! So the output of a template can still be decoded.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 const MARK: char = '\u{FDD0}';
 
-/// The text, and whether there is a mark in it.
+/// The encoded text, and whether it contains a mark.
 pub(super) fn encode(value: &OsStr) -> (String, bool) {
     let mut text = String::with_capacity(value.len());
     let mark = |text: &mut String, bytes: &[u8]| {
@@ -32,7 +33,7 @@ pub(super) fn encode(value: &OsStr) -> (String, bool) {
     (text, marked)
 }
 
-/// What [`encode`] has made the text of.
+/// The reverse of [`encode`].
 pub(super) fn decode(text: &str) -> OsString {
     let mut bytes = Vec::with_capacity(text.len());
     let mut parts = text.split(MARK);
@@ -43,7 +44,7 @@ pub(super) fn decode(text: &str) -> OsString {
                 bytes.push(byte);
                 bytes.extend_from_slice(&part.as_bytes()[2..]);
             }
-            // A template made it: it stands for itself.
+            // A template produced this mark: it is kept as it is.
             None => {
                 bytes.extend_from_slice(MARK.encode_utf8(&mut [0; 4]).as_bytes());
                 bytes.extend_from_slice(part.as_bytes());
@@ -53,12 +54,12 @@ pub(super) fn decode(text: &str) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// The same for people: `caf\xE9`.
+/// As [`decode`], but for people: `caf\xE9`.
 pub(super) fn unmarked(text: &str) -> String {
     crate::text::lossy(decode(text))
 }
 
-/// A path whose text came that way.
+/// As [`decode`], for a path.
 pub(super) fn path(path: &Path) -> PathBuf {
     path.to_str().map_or_else(|| path.to_owned(), |text| decode(text).into())
 }

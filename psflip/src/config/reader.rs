@@ -1,4 +1,5 @@
-//! Reads typed values out of the TOML tree. Every mistake is collected with its place; reading goes on behind it.
+//! Reads typed values out of the TOML tree. Every error is collected with its place, and reading continues
+//! after it.
 
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
@@ -14,9 +15,9 @@ use super::template::{LONGEST, Local, Templates, is_template};
 /// A value in the tree.
 pub(super) type Node<'t> = &'t Spanned<DeValue<'t>>;
 
-/// A table's keys and values in the order of the file.
+/// The keys and values of a table, in the order of the file.
 pub(super) struct Section<'t> {
-    /// As it is called in messages: `[upgrade]`; empty for the file itself.
+    /// Its name in messages: `[upgrade]`; empty for the file itself.
     pub(super) name: String,
     pub(super) entries: Vec<(&'t str, Range<usize>, Node<'t>)>,
 }
@@ -30,22 +31,23 @@ impl<'t> Section<'t> {
     }
 }
 
-/// The keys that a later version has; this one says so instead of guessing what was meant.
+/// Keys that a later version has. The message says so instead of suggesting another key.
 const LATER: &[(&str, &[&str])] = &[("", &["proxy"])];
 
-/// Collects mistakes while values are read.
+/// Collects errors while values are read.
 pub(super) struct Reader<'a> {
     text: &'a str,
     templates: Templates<'a>,
     errors: Vec<Error>,
-    /// Mistakes beyond [`MOST_KEPT`].
+    /// Errors beyond [`MOST_KEPT`].
     dropped: usize,
 }
 
-/// How many mistakes are kept; they are shown in the order of the file, which is not the order of their discovery.
+/// How many errors are kept. They are shown in the order of the file, which is not the order in which they
+/// are found.
 const MOST_KEPT: usize = 1000;
 
-/// What may be a zero.
+/// Whether a duration may be zero.
 #[derive(Clone, Copy)]
 pub(super) enum Zero {
     Allowed,
@@ -63,7 +65,7 @@ impl<'a> Reader<'a> {
         self.templates.variable(name)
     }
 
-    /// Notes a mistake.
+    /// Adds an error.
     pub(super) fn error(&mut self, error: Error) {
         if self.errors.len() < MOST_KEPT {
             self.errors.push(error);
@@ -72,7 +74,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The mistakes, and how many more there were.
+    /// The errors, and the number of further ones.
     pub(super) fn mistakes(self) -> (Vec<Error>, usize) {
         (self.errors, self.dropped)
     }
@@ -81,7 +83,7 @@ impl<'a> Reader<'a> {
         self.error(Error { message: refused.message, span: Some(node.span()), help: refused.help });
     }
 
-    /// Notes a key that does not exist.
+    /// Adds an error about a key that does not exist.
     pub(super) fn unknown(
         &mut self,
         section: &Section<'_>,
@@ -122,7 +124,7 @@ impl<'a> Reader<'a> {
             format!("`{name}` must be a table, not {}", a(node))
         };
         let help = match name {
-            // Each stands for tables of its own: its own line alone would be the next mistake.
+            // These two contain only tables, so a line `[NAME]` alone would be the next error.
             "healthcheck" => "write the kind of check on a line of its own and its keys below: `[healthcheck.tcp]`, then `address = \"127.0.0.1:8080\"`".to_owned(),
             "switch" => "write `[switch]` on a line of its own, and below `symlink = { path = \"/run/app/app.sock\", to = \"/run/app/{{ blue_green() }}.sock\" }`".to_owned(),
             _ => format!("write `[{name}]` on a line of its own and its keys below"),
@@ -131,7 +133,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A local: rendered, and known to the templates that follow.
+    /// Reads a local: renders it, and makes it known to the templates that follow.
     pub(super) fn local(&mut self, name: &str, node: Node<'_>) {
         let value = match node.get_ref() {
             DeValue::String(_) => self.string(&format!("locals.{name}"), node),
@@ -143,7 +145,7 @@ impl<'a> Reader<'a> {
         self.templates.set_local(name, value.map_or(Local::Broken, Local::Rendered));
     }
 
-    /// Names all locals before the first is rendered.
+    /// Declares the names of all locals before the first is rendered.
     pub(super) fn announce(&mut self, section: &Section<'_>) {
         self.templates.announce(section.entries.iter().map(|(name, ..)| (*name).to_owned()));
     }
@@ -166,7 +168,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The place of a part of a string in the file, where the string stands there as it is.
+    /// The place of a part of a string in the file, if the string is written there without escapes.
     fn narrow(&self, span: Range<usize>, value: &str, part: Option<Range<usize>>) -> Range<usize> {
         let Some(part) = part else { return span };
         let literal = self.text.get(span.clone()).unwrap_or_default();
@@ -183,7 +185,7 @@ impl<'a> Reader<'a> {
         span
     }
 
-    /// A wrong type where a string is wanted; `hint` is told instead of the quoted value.
+    /// Adds an error about a wrong type where a string is required; `hint` replaces the quoted value.
     fn wrong_type(&mut self, node: Node<'_>, message: &str, hint: Option<String>) {
         let written = self.text.get(node.span()).unwrap_or_default();
         let scalar = !matches!(node.get_ref(), DeValue::Array(_) | DeValue::Table(_) | DeValue::String(_));
@@ -196,7 +198,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Notes a variable whose value is neither a string nor `false`.
+    /// Adds an error about a variable whose value is neither a string nor `false`.
     pub(super) fn variable_type(&mut self, name: &str, node: Node<'_>) {
         let hint = super::build::TOP
             .contains(&name)
@@ -205,13 +207,13 @@ impl<'a> Reader<'a> {
         self.wrong_type(node, &message, hint);
     }
 
-    /// Notes a value of `[signals]` that is neither a string nor `false`.
+    /// Adds an error about a value of `[signals]` that is neither a string nor `false`.
     pub(super) fn signal_type(&mut self, name: &str, node: Node<'_>) {
         let message = format!("{} must become a signal, or `false` for none", quoted(name));
         self.wrong_type(node, &message, Some("for example `\"SIGQUIT\"`".to_owned()));
     }
 
-    /// A string that `parse` understands.
+    /// A string that `parse` accepts.
     pub(super) fn parsed<T>(
         &mut self,
         key: &str,

@@ -1,4 +1,5 @@
-//! A [`Plan`] as the TOML that it could have been read from, every default filled in: `psflip check`.
+//! Writes a [`Plan`] as TOML that would be read as the same plan, with every default filled in: `psflip
+//! check`.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -155,7 +156,7 @@ fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {
     }
 }
 
-/// Codes and ranges of them, as `status` is written.
+/// Status codes and ranges in the syntax of `status`.
 fn codes(status: &[RangeInclusive<u16>]) -> String {
     let codes: Vec<String> = status
         .iter()
@@ -215,20 +216,21 @@ fn path(path: &Path) -> String {
     string(&crate::text::lossy(path))
 }
 
-/// A key, in quotes where it needs them.
+/// A key, quoted if necessary.
 pub(super) fn key(name: &str) -> String {
     let bare =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     if bare { name.to_owned() } else { basic(name) }
 }
 
-/// A socket's path, with a scheme where it could be taken for another one.
+/// A socket's path, with a scheme if it could be mistaken for another one.
 fn socket_path(path: &str) -> String {
     let odd = path.contains("://") || path.starts_with("unix:") || path.starts_with("tcp:");
     if odd { format!("unix://{path}") } else { path.to_owned() }
 }
 
-/// A TOML string that is read as `text`: what would look like a template is made one that renders to it.
+/// A TOML string that is read as `text`. Text that looks like a template becomes a template that renders to
+/// it.
 fn string(text: &str) -> String {
     let signs = |at: &usize| matches!(text.as_bytes().get(*at..at + 2), Some(b"{{" | b"{%" | b"{#"));
     let Some(first) = (0..text.len()).find(signs) else { return basic(text) };

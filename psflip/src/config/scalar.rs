@@ -1,4 +1,4 @@
-//! Durations and signals from their text. Pure; an error is a message and a help line, the place is added by the reader.
+//! Parses durations and signals. Pure: an error is a message and a help line, and the reader adds the place.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) fn refuse_help<T>(message: impl Into<String>, help: impl Into<String>
 /// The units, largest first, in milliseconds.
 const UNITS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// The longest duration: nobody waits longer, and every clock arithmetic stays far from overflow.
+/// The longest duration: high enough for every use, and low enough that no clock arithmetic overflows.
 const LONGEST_MS: u64 = 365 * 86_400_000;
 
 const SYNTAX: &str =
@@ -74,7 +74,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Refused> {
     Ok(Duration::from_millis(total))
 }
 
-/// The hint for a number without a unit, each suggestion in `quote`s: small numbers are seconds, others may be either.
+/// The hint for a number without a unit, with each suggestion in `quote`s. Small numbers are probably
+/// seconds, others may be milliseconds as well.
 pub(super) fn unit_hint(number: &str, quote: &str) -> String {
     let meant = match number.parse::<u64>() {
         Ok(0) => return format!("zero is written `{quote}0s{quote}`"),
@@ -88,7 +89,7 @@ pub(super) fn unit_hint(number: &str, quote: &str) -> String {
     format!("did you mean {meant}?")
 }
 
-/// What a person who wrote `10 sec`, `5S` or `1.5s` meant.
+/// The correct form of `10 sec`, `5S` or `1.5s`.
 fn repaired(text: &str) -> Option<String> {
     let compact: String = text.to_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
     if compact.len() > 30 {
@@ -118,7 +119,7 @@ fn repaired(text: &str) -> Option<String> {
     (better != text && duration(&better).is_ok()).then_some(better)
 }
 
-/// The duration as [`duration`] reads it; parts of a millisecond are dropped.
+/// The duration in the syntax of [`duration`]; parts of a millisecond are dropped.
 pub(crate) fn spell(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if left == 0 {
@@ -157,7 +158,7 @@ fn signal(text: &str) -> Result<Signal, Refused> {
     }
 }
 
-/// Refuses a signal by number, with the name it has here.
+/// The error about a signal by number, with its name on this system.
 pub(super) fn signal_number(number: i64) -> Refused {
     let name = i32::try_from(number)
         .ok()
@@ -175,7 +176,7 @@ pub(super) fn signal_number(number: i64) -> Refused {
     }
 }
 
-/// Reads `upgrade.signal`: what psflip can catch and does not need for anything else.
+/// Reads `upgrade.signal`: a signal that psflip can catch and does not need for anything else.
 pub(super) fn upgrade_signal(text: &str) -> Result<Signal, Refused> {
     let signal = signal(text)?;
     let name = signal.to_string();
@@ -197,7 +198,7 @@ pub(super) fn upgrade_signal(text: &str) -> Result<Signal, Refused> {
     )
 }
 
-/// Reads `shutdown.signal`: what can end a process.
+/// Reads `shutdown.signal`: a signal that can terminate a process.
 pub(super) fn shutdown_signal(text: &str) -> Result<Signal, Refused> {
     let signal = signal(text)?;
     let Some(reason) = why_it_ends_nothing(signal) else { return Ok(signal) };
@@ -207,7 +208,7 @@ pub(super) fn shutdown_signal(text: &str) -> Result<Signal, Refused> {
     )
 }
 
-/// Why a signal can't ask a child to end; `None`: it can.
+/// Why a signal can't request a child to terminate; `None`: it can.
 fn why_it_ends_nothing(signal: Signal) -> Option<&'static str> {
     match signal.to_string().as_str() {
         "SIGSTOP" | "SIGTSTP" | "SIGTTIN" | "SIGTTOU" => {
@@ -219,7 +220,7 @@ fn why_it_ends_nothing(signal: Signal) -> Option<&'static str> {
     }
 }
 
-/// Reads a key of `[signals]`: what psflip gets and forwards.
+/// Reads a key of `[signals]`: a signal that psflip receives and forwards.
 pub(super) fn received_signal(text: &str) -> Result<Signal, Refused> {
     let signal = signal(text)?;
     let name = signal.to_string();
@@ -236,7 +237,7 @@ pub(super) fn received_signal(text: &str) -> Result<Signal, Refused> {
     )
 }
 
-/// Reads a value of `[signals]`: what the child gets.
+/// Reads a value of `[signals]`: a signal for the child.
 pub(super) fn sent_signal(text: &str) -> Result<Signal, Refused> {
     match signal(text)? {
         signal if signal == Signal::CHLD => refuse_help(
@@ -247,7 +248,7 @@ pub(super) fn sent_signal(text: &str) -> Result<Signal, Refused> {
     }
 }
 
-/// As [`sent_signal`], in place of one that asks psflip to stop.
+/// As [`sent_signal`], in place of a signal that stops psflip.
 pub(super) fn stopping_signal(text: &str) -> Result<Signal, Refused> {
     let signal = signal(text)?;
     let Some(reason) = why_it_ends_nothing(signal) else { return Ok(signal) };

@@ -1,4 +1,4 @@
-//! `[signals]`: what a signal that psflip gets becomes for the child (contract S8).
+//! `[signals]`: translates the signals that psflip forwards to the child (contract S8).
 
 use toml::de::DeValue;
 
@@ -7,7 +7,8 @@ use super::reader::{Node, Reader};
 use super::scalar::{self, Refused};
 use crate::signal::Signal;
 
-/// Reads the table: each signal with what the child gets in its place, `None` for nothing. No signal is there twice.
+/// Reads the table: each received signal with the signal for the child, `None` for no signal. There are no
+/// duplicates.
 pub(super) fn signals(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(Signal, Option<Signal>)> {
     let mut rules: Vec<(Signal, Option<Signal>)> = Vec::new();
     let Some(table) = reader.table("signals", node) else { return rules };
@@ -54,13 +55,13 @@ pub(super) fn signals(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(Signal, O
                 None
             }
         };
-        // One that could not be read is still there, so that a second one is told.
+        // An invalid line is kept as well, so that a duplicate is reported.
         rules.push((received, sent.unwrap_or_default()));
     }
     rules
 }
 
-/// The upgrade signal is psflip's own, wherever the file says which one it is.
+/// Reports a line about the upgrade signal, which psflip does not forward, wherever the file sets it.
 pub(super) fn conflicts(
     reader: &mut Reader<'_>,
     node: Option<Node<'_>>,

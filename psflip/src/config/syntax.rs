@@ -1,14 +1,16 @@
-//! Mistakes in the TOML itself, in words that say what to do.
+//! Errors of the TOML syntax, explained with what to do.
 
 use toml::Spanned;
 use toml::de::DeTable;
 
 use super::error::{Error, quoted};
 
-/// Above this size only the first mistake is told: each costs memory, and a large file of garbage has a million.
+/// Above this size only the first error is reported: each error takes memory, and a large file of garbage has
+/// a million.
 const LARGE: usize = 64 * 1024;
 
-/// The tree of the file, or its mistakes, at most one per line: what follows on the same line mostly comes of the first.
+/// The tree of the file, or its errors, at most one per line: further errors on the same line mostly follow
+/// from the first.
 pub(super) fn tree(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<Error>> {
     if text.len() > LARGE {
         return DeTable::parse(text).map_err(|error| vec![explain(&error, text)]);
@@ -18,12 +20,13 @@ pub(super) fn tree(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<Error>> {
         return Ok(root);
     }
     let mut list: Vec<Error> = mistakes.iter().map(|error| explain(error, text)).collect();
-    // An open string swallows what follows, so it comes before what is then missing at the same place.
+    // An unterminated string swallows the text that follows it, so it comes before other errors at the same
+    // place.
     list.sort_by_key(|error| (start(error), error.message != OPEN_STRING));
     if let Some(open) =
         list.iter().position(|error| error.message == OPEN_STRING || error.message == OPEN_ARRAY)
     {
-        list.truncate(open + 1); // the rest was read as what it is not
+        list.truncate(open + 1); // the parser misread the rest
     }
     let mut seen = None;
     list.retain(|error| {
@@ -36,7 +39,7 @@ pub(super) fn tree(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<Error>> {
 }
 
 const OPEN_STRING: &str = "the string is not closed";
-/// Of dotted keys; the library tells it without a place.
+/// The message about dotted keys, which the library reports without a place.
 const TOO_DEEP: &str = "recursion limit";
 const OPEN_ARRAY: &str = "the array is not closed, or a comma is missing";
 
@@ -82,8 +85,8 @@ fn explain(error: &toml::de::Error, text: &str) -> Error {
     Error { message, span, help }
 }
 
-/// The first line that is nested too deeply, which the library does not tell: the last line of the shortest part of the file that
-/// has this mistake.
+/// The first line that is nested too deeply, which the library does not report. It is the last line of the
+/// shortest beginning of the file that has this error.
 fn deepest(text: &str) -> std::ops::Range<usize> {
     let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).chain([text.len()]).collect();
     let too_deep =

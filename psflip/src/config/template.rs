@@ -1,7 +1,9 @@
-//! Templates in string values: MiniJinja behind limits of work, memory and output, built only when a value needs it.
+//! Templates in string values: MiniJinja with limits on work, memory and output. The environment is built
+//! only when a value needs it.
 //!
-//! MiniJinja wants functions that outlive the environment, while `Generation::env` is borrowed. So the functions see a
-//! shared store; a variable that is not in it yet ends the rendering, is fetched, and the value is rendered again.
+//! MiniJinja requires functions that outlive the environment, while `Generation::env` is borrowed. So the
+//! functions use a shared store. A variable that is not in the store yet aborts the rendering; it is then
+//! fetched, and the value is rendered again.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,13 +20,14 @@ use super::functions;
 use super::inspect::inspect;
 use super::{Generation, Slot};
 
-/// The longest value, rendered or not; the kernel takes arguments of at most 128 KiB.
+/// The longest value, rendered or not; the kernel accepts arguments of at most 128 KiB.
 pub(super) const LONGEST: usize = 64 * 1024;
-/// MiniJinja's fuel for one value: an instruction or 64 bytes cost one, so a value can make about 3 MB of text in all.
+/// MiniJinja's fuel for one value: one unit per instruction or per 64 bytes, so a value can produce about 3
+/// MB of text in total.
 const FUEL_OF_VALUE: u64 = 50_000;
 /// The fuel for one file.
 const FUEL_OF_FILE: u64 = 1_000_000;
-/// How many different variables the templates of one file may ask for.
+/// How many different variables the templates of one file may read.
 const MOST_VARIABLES: usize = 200;
 
 /// Why a value can't be rendered.
@@ -34,7 +37,7 @@ pub(super) struct Fault {
     pub(super) help: Option<String>,
     /// Where in the template.
     pub(super) range: Option<Range<usize>>,
-    /// It follows from a mistake that is told already.
+    /// The error follows from another one that is already reported.
     pub(super) silent: bool,
 }
 
@@ -67,13 +70,13 @@ impl From<Fault> for minijinja::Error {
 #[derive(Clone, Debug)]
 pub(super) enum Local {
     Rendered(String),
-    /// Comes later in the file.
+    /// It is defined later in the file.
     Later,
-    /// Its own mistake is told already.
+    /// Its own error is already reported.
     Broken,
 }
 
-/// What the functions see.
+/// The data that the functions use.
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) number: u64,
@@ -82,12 +85,12 @@ pub(super) struct Store {
     changing: Mutex<Changing>,
 }
 
-/// What changes between two renderings.
+/// The part that changes between two renderings.
 #[derive(Debug, Default)]
 pub(super) struct Changing {
     pub(super) locals: BTreeMap<String, Local>,
     pub(super) variables: BTreeMap<String, Option<OsString>>,
-    /// A variable that a function missed in `variables`.
+    /// A variable that a function did not find in `variables`.
     pub(super) wanted: Option<String>,
 }
 
@@ -122,7 +125,7 @@ impl<'a> Templates<'a> {
         (self.generation.env)(name)?.into_string().ok()
     }
 
-    /// Names the locals, so that a use of a later one can be told from a use of an unknown one.
+    /// Declares the names of locals, to distinguish the use of a later local from that of an unknown one.
     pub(super) fn announce(&self, names: impl Iterator<Item = String>) {
         self.store.changing().locals.extend(names.map(|name| (name, Local::Later)));
     }
@@ -132,7 +135,7 @@ impl<'a> Templates<'a> {
         self.store.changing().locals.insert(name.to_owned(), local);
     }
 
-    /// Renders `text`; most values are no templates and are returned as they are.
+    /// Renders `text`. Most values are not templates and are returned unchanged.
     pub(super) fn render(&mut self, text: &str) -> Result<String, Fault> {
         let rendered = if is_template(text) { self.render_template(text)? } else { text.to_owned() };
         if rendered.contains('\0') {
@@ -171,12 +174,12 @@ impl<'a> Templates<'a> {
         let fuel = FUEL_OF_VALUE.min(self.fuel);
         environment.set_fuel(Some(fuel));
         let result = environment.template_from_str(text).and_then(|template| template.render_captured(()));
-        // A template that failed may have used all it had; one that did not parse used nothing.
+        // A template that failed may have used all its fuel; one that did not parse used none.
         let used = match &result {
             Ok(captured) => captured.state().fuel_levels().map_or(fuel, |(used, _)| used),
             Err(error) if error.kind() == ErrorKind::SyntaxError => 0,
             Err(error) if error.kind() == ErrorKind::OutOfFuel => fuel,
-            // It failed on a variable that is fetched now; their number is limited.
+            // It failed on a variable that is now fetched; the number of variables is limited.
             Err(_) if store.changing().wanted.is_some() => 0,
             Err(_) => fuel / 10,
         };
@@ -185,14 +188,14 @@ impl<'a> Templates<'a> {
     }
 }
 
-/// Whether MiniJinja would see anything in it.
+/// Whether MiniJinja would find anything to evaluate.
 pub(super) fn is_template(text: &str) -> bool {
     text.as_bytes().windows(2).any(|pair| matches!(pair, b"{{" | b"{%" | b"{#"))
 }
 
 fn environment(store: &Arc<Store>) -> Environment<'static> {
     let mut environment = Environment::empty();
-    environment.set_debug(true); // errors then know their place
+    environment.set_debug(true); // errors then have a place
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_recursion_limit(50);
     environment.set_syntax(syntax());
@@ -200,7 +203,7 @@ fn environment(store: &Arc<Store>) -> Environment<'static> {
     environment
 }
 
-/// MiniJinja's usual signs; unlike its default, a newline at the end of a value stays.
+/// MiniJinja's usual delimiters. Unlike its default, a newline at the end of a value is kept.
 pub(super) fn syntax() -> SyntaxConfig {
     SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
 }
@@ -210,7 +213,7 @@ fn too_long(value: &str) -> Fault {
         .help(format!("at most {LONGEST} bytes are allowed"))
 }
 
-/// MiniJinja's error in psflip's words.
+/// Translates MiniJinja's error into psflip's terms.
 fn explain(error: &minijinja::Error, template: &str, store: &Store) -> Fault {
     let range = error.range().filter(|range| template.get(range.clone()).is_some());
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Fault>());
@@ -274,7 +277,7 @@ fn translate(error: &minijinja::Error, at: &str, template: &str, store: &Store) 
     }
 }
 
-/// MiniJinja's commonest syntax errors in the words of its users.
+/// Rephrases MiniJinja's most frequent syntax errors for users.
 fn syntax_error(detail: &str) -> &str {
     match detail {
         "unexpected end of string" => "a string in it is not closed",
@@ -286,7 +289,7 @@ fn syntax_error(detail: &str) -> &str {
     }
 }
 
-/// Whether it looks like a template of upstream psflip: `{{ AB "a" "b" }}`, `{{ .Env }}`.
+/// Whether it looks like a template of the Go version: `{{ AB "a" "b" }}`, `{{ .Env }}`.
 fn is_go(template: &str) -> bool {
     template.split("{{").skip(1).any(|inner| {
         let inner = inner.trim_start_matches('-').trim_start();
