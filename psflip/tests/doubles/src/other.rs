@@ -1,9 +1,10 @@
-//! `psflip-other`: psflip, but for what it and its predecessor say to each other, which a relay changes on the way.
+//! `psflip-other`: psflip as a successor of another version. A relay changes the messages between it and its
+//! predecessor.
 //!
-//! So both are the real psflip, and each meets another version. The plan ([`crate::plan`]):
-//! - `hello KEY VALUE`: the predecessor's first message has this value, or has it not at all (`hello KEY`);
-//! - `noise`: every message in both directions has unknown keys, a lot of them, and descriptors that nobody asked for, and comes
-//!   between messages with unknown verbs.
+//! Both sides run the real psflip, and each meets another version. The plan ([`crate::plan`]):
+//! - `hello KEY VALUE`: sets a key of the predecessor's first message; `hello KEY` removes it.
+//! - `noise`: every message in both directions gets many unknown keys and unexpected descriptors, and
+//!   messages with unknown verbs come in between.
 
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
@@ -16,12 +17,12 @@ use psflip::sys::socket::{Packet, Socket};
 
 use crate::plan::{lines, plain};
 
-/// Tells the relay to make noise.
+/// Environment variable that makes the relay add noise.
 const NOISE: &str = "PSFLIP_RELAY_NOISE";
 
 type Error = Box<dyn std::error::Error>;
 
-/// psflip's main, behind a relay if it is a successor.
+/// psflip's main function; a successor gets a relay.
 #[must_use]
 pub fn main() -> u8 {
     let plan = lines();
@@ -35,14 +36,15 @@ pub fn main() -> u8 {
         }
     }
     let code = psflip::cli::main();
-    // The predecessor must hear the last words before it sees the end of this process.
+    // The relay must forward the last messages before this process exits, since its exit is visible to the
+    // predecessor.
     if let Some(mut relay) = relay {
-        let _ = relay.wait(); // psflip may have reaped it
+        let _ = relay.wait(); // ECHILD: psflip may have reaped it
     }
     code
 }
 
-/// The main of `psflip-relay`: descriptor 0 leads to the predecessor, 1 to the successor.
+/// The main function of `psflip-relay`: descriptor 0 leads to the predecessor, 1 to the successor.
 #[must_use]
 pub fn relay() -> u8 {
     match fd::adopt(0).and_then(|old| Ok((old, fd::adopt(1)?))) {
@@ -60,16 +62,16 @@ fn fail(who: &str, error: &dyn std::error::Error) -> u8 {
     99
 }
 
-/// Puts a relay behind the descriptor that leads to the predecessor.
+/// Puts a relay between this process and its predecessor.
 fn go_between(value: &str, plan: &[String]) -> Result<Child, Error> {
     let mut number = fd::adopt(value.parse()?)?;
     let outer = number.try_clone()?;
     let (ours, inner) = Socket::pair()?;
     nix::unistd::dup2(&inner, &mut number)?;
     fd::set_close_on_exec(number.as_fd(), true)?; // the relay must not have both ends
-    let _ = number.into_raw_fd(); // stays open, for psflip to find
+    let _ = number.into_raw_fd(); // psflip adopts this number
 
-    // psflip wants the first messages to be there when it looks.
+    // psflip expects the first messages to be queued already.
     let outer = Socket::from_owned(outer);
     let Packet::Data(bytes, fds) = outer.receive()? else { return Err("no hello".into()) };
     let hello = rewrite(&String::from_utf8(bytes)?, plan);
@@ -87,7 +89,7 @@ fn go_between(value: &str, plan: &[String]) -> Result<Child, Error> {
     Ok(relay.spawn()?)
 }
 
-/// The first message as another version would say it.
+/// Changes the first message as the plan says.
 fn rewrite(hello: &str, plan: &[String]) -> String {
     let mut lines: Vec<String> = hello.lines().map(str::to_owned).collect();
     for step in plan.iter().filter_map(|line| line.strip_prefix("hello ")) {
@@ -100,7 +102,7 @@ fn rewrite(hello: &str, plan: &[String]) -> String {
     lines.join("\n")
 }
 
-/// Carries messages in both directions until one side is closed.
+/// Forwards messages in both directions until one side closes its connection.
 fn carry(old: &Socket, new: &Socket) -> Result<(), Error> {
     let noise = std::env::var_os(NOISE).is_some();
     loop {
@@ -114,7 +116,7 @@ fn carry(old: &Socket, new: &Socket) -> Result<(), Error> {
             loop {
                 match from.receive()? {
                     Packet::Data(bytes, fds) => {
-                        // Whoever is gone hears nothing more; the other side has to learn that by itself.
+                        // The receiver is gone. The sender notices it when this process exits.
                         if send(to, &String::from_utf8_lossy(&bytes), &fds, noise).is_err() {
                             return Ok(());
                         }
@@ -127,7 +129,7 @@ fn carry(old: &Socket, new: &Socket) -> Result<(), Error> {
     }
 }
 
-/// Sends a message as it is, or among all that a later version might add.
+/// Sends a message as it is or, with noise, with additions that a later version might make.
 fn send(to: &Socket, message: &str, fds: &[OwnedFd], noise: bool) -> Result<(), Error> {
     let mut all: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     if !noise {

@@ -1,8 +1,11 @@
-//! `psflip-rogue`: no psflip at all, and says to its predecessor what the plan ([`crate::plan`]) says, line by line:
-//! - `say TEXT`, `fds N TEXT`, `pidfd PID TEXT`: a message, with N descriptors, or with a pidfd of this process;
-//! - `pad N TEXT`: a message with a key of N bytes; `bytes HEX`: a packet of these bytes; `empty`: one of none;
-//! - `flood N TEXT`: the message N times, as fast as it is read; without end for `flood 0 TEXT`;
-//! - `hear VERB`: waits for this message; `close`: closes the connection; `exit CODE`: ends.
+//! `psflip-rogue`: not a psflip. It follows the plan ([`crate::plan`]) as a successor, line by line:
+//! - `say TEXT`, `fds N TEXT`, `pidfd PID TEXT`: sends a message, with N descriptors, or with a pidfd of this
+//!   process.
+//! - `pad N TEXT`: sends a message with a key of N bytes; `bytes HEX`: a packet of these bytes; `empty`: an
+//!   empty packet.
+//! - `flood N TEXT`: sends the message N times, as fast as the predecessor reads; `flood 0 TEXT`: without
+//!   end.
+//! - `hear VERB`: waits for this message; `close`: closes the connection; `exit CODE`: exits.
 //!
 //! After the last line it waits to be killed.
 
@@ -18,7 +21,7 @@ use crate::plan::{lines, plain};
 
 type Error = Box<dyn std::error::Error>;
 
-/// Follows the plan.
+/// Runs the plan.
 #[must_use]
 #[expect(clippy::print_stderr, reason = "a double has no log")]
 pub fn main() -> u8 {
@@ -78,7 +81,7 @@ fn follow() -> Result<u8, Error> {
     }
 }
 
-/// Sends a packet, however long it takes to be read.
+/// Sends a packet, and waits until there is room for it.
 fn say(socket: &Socket, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
     loop {
         match socket.send(bytes, fds) {

@@ -1,9 +1,10 @@
-//! What makes `psflip-shaken` slow at random: before any system call and at any step of psflip's it may be made to wait a little, as if
-//! the machine had given its core to somebody else.
+//! Slows `psflip-shaken` down at random: it may wait briefly before any system call and at any step, as if
+//! the scheduler had given its core to another process.
 //!
-//! A race that needs a wait at one certain place once in ten thousand runs shows itself in one of a hundred here. It takes its seed from
-//! the clock and the process, so no two runs are alike: what it finds is to be understood from the failed test's report, and then gets a
-//! test of its own that needs no luck. `cargo xtask e2e --shaken` runs the suites with it.
+//! A race that needs a delay at one place, and so shows once in ten thousand runs, shows about once in a
+//! hundred here. The seed comes from the clock and the pid, so no two runs are alike: a finding must be
+//! understood from the failed test's report, and then gets a deterministic test. `cargo xtask e2e --shaken`
+//! runs the suites with it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +13,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use psflip::sys::seam::{self, Call, Moment, Os};
 
-/// How many of 1,024 calls wait, and for how long at most.
+/// How many of 1,024 calls wait, and the longest wait.
 const WAITS: [(u64, Duration); 2] = [(8, Duration::from_millis(30)), (96, Duration::from_millis(2))];
 
 struct Shaken;
 
 static STATE: AtomicU64 = AtomicU64::new(0);
 
-/// psflip's main, shaken.
+/// psflip's main function, with random delays.
 #[must_use]
 pub fn main() -> u8 {
     seam::install(&Shaken);
@@ -45,7 +46,7 @@ fn wait() {
         below += chance;
         if dice < below {
             let until = Instant::now() + longest.mul_f64(share as f64 / f64::from(u32::MAX));
-            // It is not asleep, which a test would take for "has nothing to do".
+            // Yield instead of sleeping: tests take a sleeping psflip for an idle one.
             while Instant::now() < until {
                 std::thread::yield_now();
             }
@@ -54,7 +55,7 @@ fn wait() {
     }
 }
 
-/// splitmix64. A fork goes on with a copy of the state, so the process and the clock go into every number.
+/// splitmix64. A fork has a copy of the state, so each number also depends on the pid and the clock.
 fn draw() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let step = 0x9e37_79b9_7f4a_7c15;

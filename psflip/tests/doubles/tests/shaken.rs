@@ -1,9 +1,9 @@
-//! `psflip-shaken` is psflip, only slower.
+//! `psflip-shaken` behaves as psflip, with delays.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Whether this program, which does what psflip does, gave its core away meanwhile.
+/// Checks that the program does what psflip does; returns whether it yielded its core meanwhile.
 fn waits(program: &str, folder: &Path) -> bool {
     let trace = folder.join("trace");
     let strace = Command::new("strace")
@@ -21,6 +21,6 @@ fn it_does_what_psflip_does_and_takes_longer() {
     std::fs::write(folder.path().join("psflip.toml"), "cmd = [\"sh\", \"-c\", \"echo here; exit 7\"]\n")
         .unwrap();
     assert!(!waits(env!("CARGO_BIN_EXE_psflip-staged"), folder.path()));
-    // One start of a few hundred may be lucky and wait nowhere; ten are not.
+    // One start makes a few hundred calls and may by chance not wait at all; ten starts will.
     assert!((0..10).any(|_| waits(env!("CARGO_BIN_EXE_psflip-shaken"), folder.path())));
 }

@@ -1,4 +1,4 @@
-//! `psflip-staged` is psflip where the test says nothing else, and obeys where it does.
+//! `psflip-staged` behaves as psflip without a plan, and follows a plan.
 
 use std::process::{Command, Output};
 

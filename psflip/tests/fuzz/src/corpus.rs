@@ -1,10 +1,10 @@
-//! The inputs that all others are made from: files in `corpus/TARGET`, and for configurations the examples as well.
+//! The seed inputs: files in `corpus/TARGET` and, for configurations, the examples.
 
 use std::path::Path;
 
 use crate::Error;
 
-/// The inputs of a target, in the order of their names; never empty.
+/// The seeds of a target, sorted by name; never empty.
 pub(crate) fn of(target: &str) -> Result<Vec<Vec<u8>>, Error> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut inputs = read(&own.join("corpus").join(target), |_| true)?;

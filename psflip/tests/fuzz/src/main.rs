@@ -1,8 +1,9 @@
-//! Fuzzing on stable Rust: every reader of psflip gets mutated input, in a process with little memory and little time.
+//! Fuzzing on stable Rust: each parser of psflip gets mutated input, in a process with limited memory and
+//! time.
 //!
-//! `cargo xtask fuzz` builds and runs it; `README.md` beside this crate tells what is promised and how a finding is kept.
-//! A target runs in a worker process of its own. Before each input the worker writes it to a file, so that whatever
-//! becomes of the worker (a panic, SIGALRM, no memory, a stack that is full), the input is known.
+//! `cargo xtask fuzz` builds and runs it; `README.md` beside this crate describes the promises and how
+//! findings are kept. Each target runs in a worker process. The worker writes each input to a file before it
+//! uses it, so the input is known even after a panic, SIGALRM, exhausted memory or a stack overflow.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who started it")]
 
 mod corpus;
@@ -35,7 +36,7 @@ An input that breaks a promise is written to DIR (the system's folder for tempor
   --keep DIR    where the input of a finding is written
   --input FILE  only this input, for example one that was found";
 
-/// What was asked for.
+/// The command-line options.
 #[derive(Default)]
 struct Options {
     targets: Vec<String>,
@@ -44,7 +45,7 @@ struct Options {
     seed: Option<u64>,
     keep: Option<PathBuf>,
     input: Option<PathBuf>,
-    /// Be the worker, with this folder for everything that it writes.
+    /// Run as the worker, with this folder for its files.
     worker: Option<PathBuf>,
 }
 
@@ -96,7 +97,7 @@ fn options() -> Result<Options, Error> {
     Ok(options)
 }
 
-/// How long a worker works.
+/// How long a worker runs.
 fn limit(options: &Options) -> worker::Limit {
     worker::Limit {
         seconds: options.seconds.unwrap_or(if options.inputs.is_some() { u64::MAX } else { 10 }),
@@ -105,7 +106,7 @@ fn limit(options: &Options) -> worker::Limit {
     }
 }
 
-/// Runs a worker for each target, and keeps what it finds.
+/// Runs a worker for each target, and keeps its findings.
 fn drive(options: &Options) -> Result<ExitCode, Error> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
     let seed = options.seed.unwrap_or(clock);
@@ -132,7 +133,7 @@ fn drive(options: &Options) -> Result<ExitCode, Error> {
     Ok(code)
 }
 
-/// Tells what happened to a worker, and keeps its last input.
+/// Reports how a worker failed, and keeps its last input.
 fn keep(options: &Options, name: &str, folder: &Path, status: ExitStatus, seed: u64) -> Result<(), Error> {
     let what = match (status.code(), status.signal()) {
         (Some(worker::BROKEN), _) => "a promise is broken".to_owned(),

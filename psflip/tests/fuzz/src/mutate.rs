@@ -1,13 +1,14 @@
-//! New inputs from known ones: whole words and signs are moved, repeated, nested and replaced, and now and then single bytes.
+//! Makes new inputs from seeds: moves, repeats, nests and replaces words and punctuation, and sometimes
+//! single bytes.
 
 use crate::rng::Rng;
 
-/// The longest input, but for a rare one.
+/// The usual maximum length of an input, in bytes.
 const USUAL: usize = 32 * 1024;
-/// The longest input of all: a little more than a configuration may have.
+/// The maximum length of an input, in bytes: slightly more than a configuration may have.
 const LONGEST: usize = 1024 * 1024 + 10;
 
-/// What goes wrong in many readers.
+/// Values that break many parsers.
 const EVIL: &[&str] = &[
     "0",
     "-1",
@@ -80,11 +81,11 @@ const EVIL: &[&str] = &[
     "false",
 ];
 
-/// Bytes that are no UTF-8, or nearly none.
+/// Invalid UTF-8, and rare valid UTF-8.
 const BYTES: &[&[u8]] =
     &[b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc3", b"\x00", b"\x80"];
 
-/// Makes an input from the corpus. `words`: what the target's readers know.
+/// Makes an input from the corpus. `words`: the target's dictionary.
 pub(crate) fn input(rng: &mut Rng, corpus: &[Vec<u8>], words: &[String]) -> Vec<u8> {
     let mut input = rng.pick(corpus).cloned().unwrap_or_default();
     let longest = if rng.one_in(500) { LONGEST } else { USUAL };
@@ -123,7 +124,7 @@ fn step(rng: &mut Rng, input: &[u8], corpus: &[Vec<u8>], words: &[String]) -> Ve
         }
         7 => {
             let (before, middle, after) = split(&tokens, range);
-            // Where it came from, or somewhere else.
+            // The new place may be the old one.
             let rest = [before, after].concat();
             let cut = rng.below(rest.len() + 1);
             [&rest[..cut], &middle, &rest[cut..]].concat()
@@ -177,7 +178,7 @@ fn step(rng: &mut Rng, input: &[u8], corpus: &[Vec<u8>], words: &[String]) -> Ve
     }
 }
 
-/// A word of the target, or an evil one.
+/// A word from the dictionary, or one of [`EVIL`].
 fn word(rng: &mut Rng, words: &[String]) -> Vec<u8> {
     if rng.one_in(3) {
         return rng.pick(EVIL).copied().unwrap_or_default().into();
@@ -203,11 +204,11 @@ fn lines(rng: &mut Rng, input: &[u8]) -> Vec<u8> {
     lines.concat()
 }
 
-/// Cut into words, runs of spaces, and single signs.
+/// Splits into words, runs of spaces, and single characters.
 fn tokens(input: &[u8]) -> Vec<&[u8]> {
     let kind = |byte: &u8| match byte {
         b' ' | b'\t' => 1,
-        // The bytes of one character stay together mostly.
+        // Usually keeps the bytes of a multi-byte character together.
         b'_' | 0x80.. => 2,
         byte if byte.is_ascii_alphanumeric() => 2,
         _ => 0,

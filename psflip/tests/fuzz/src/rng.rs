@@ -1,15 +1,15 @@
-//! Pseudo-random numbers: the same seed gives the same inputs on every machine (SplitMix64).
+//! Pseudo-random numbers (SplitMix64): the same seed gives the same inputs on every host.
 
-/// A generator; its whole state is one number.
+/// A generator, whose state is one number.
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    /// The one of this seed.
+    /// Starts from a seed.
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number.
+    /// The next number.
     pub(crate) fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -18,23 +18,23 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`; 0 if that is 0.
+    /// A number below `end`; 0 if `end` is 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         if end == 0 { 0 } else { (self.any() % end as u64) as usize }
     }
 
-    /// True once in `times`.
+    /// True with a probability of 1 in `times`.
     pub(crate) fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    /// Below `rare` once in `times`, and below `usual` else.
+    /// A number below `rare` with a probability of 1 in `times`, otherwise below `usual`.
     pub(crate) fn rarely_below(&mut self, times: usize, rare: usize, usual: usize) -> usize {
         let end = if self.one_in(times) { rare } else { usual };
         self.below(end)
     }
 
-    /// One of them.
+    /// A random item.
     pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         items.get(self.below(items.len()))
     }
@@ -47,7 +47,7 @@ impl Rng {
     }
 }
 
-/// A number that stands for these bytes (FNV-1a): for names of files, and for choices that an input makes by itself.
+/// A hash of the bytes (FNV-1a), for file names and for choices that depend on an input.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,4 +1,4 @@
-//! One target in a process of its own, with little memory and little time for each input.
+//! Runs one target in a process of its own, with limited memory, and limited time per input.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,28 +17,28 @@ use crate::{Error, corpus, mutate, targets};
 
 /// The exit code of a worker that found a broken promise.
 pub(crate) const BROKEN: i32 = 3;
-/// After so many seconds an input is taken for one that hangs.
+/// The time limit of an input, in seconds, after which it counts as a hang.
 pub(crate) const LONGEST: u32 = 60;
-/// The processor time that one input may take.
+/// The CPU time limit of an input.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// The address space that all inputs of a worker may take beyond what the worker has at its start: its stack included.
+/// The limit of the worker's additional address space, in bytes, including the stack.
 const MEMORY: u64 = 96 * 1024 * 1024;
 
-/// How long a worker works, and from which seed.
+/// How long a worker runs, and its seed.
 pub(crate) struct Limit {
     pub(crate) seconds: u64,
     pub(crate) inputs: u64,
     pub(crate) seed: u64,
 }
 
-/// Works on the one target, from the corpus or on this input alone.
+/// Runs one target, with the corpus or with this input alone.
 pub(crate) fn work(
     names: &[String],
     folder: &Path,
     limit: &Limit,
     input: Option<&Path>,
 ) -> Result<ExitCode, Error> {
-    // psflip's library blocks all signals before `main`, and this worker needs SIGALRM. It ends with its driver.
+    // psflip's library blocks all signals before `main`, but this worker needs SIGALRM.
     SigSet::all().thread_unblock()?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     let [name] = names else { return Err("a worker has one target".into()) };
@@ -57,7 +57,7 @@ pub(crate) fn work(
     while count < limit.inputs && start.elapsed().as_secs() < limit.seconds {
         let bytes = match &given {
             Some(bytes) => bytes.clone(),
-            // What is known comes first, as it is.
+            // First the seeds themselves, then mutations.
             None => match corpus.get(usize::try_from(count)?) {
                 Some(bytes) => bytes.clone(),
                 None => mutate::input(&mut rng, &corpus, &words),
@@ -93,10 +93,10 @@ pub(crate) fn work(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file in a worker's folder that holds the input it works on, after its length.
+/// The file in a worker's folder with the length of the current input, then the input.
 const INPUT: &str = "input";
 
-/// What the worker of this folder worked on when it ended.
+/// The last input of the worker with this folder.
 pub(crate) fn last_input(folder: &Path) -> Result<Option<Vec<u8>>, Error> {
     let Ok(bytes) = std::fs::read(folder.join(INPUT)) else { return Ok(None) };
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
@@ -104,12 +104,12 @@ pub(crate) fn last_input(folder: &Path) -> Result<Option<Vec<u8>>, Error> {
     Ok(rest.get(..length).map(<[u8]>::to_vec))
 }
 
-/// What this process has used of the processor.
+/// The CPU time of this process so far.
 fn processor_time() -> Result<Duration, Error> {
     Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
 }
 
-/// A figure of this process in bytes (proc_pid_status(5)).
+/// A value of this process in bytes (proc_pid_status(5)).
 fn figure(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;

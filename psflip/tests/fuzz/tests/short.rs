@@ -1,4 +1,4 @@
-//! Every fuzz target for a moment, with inputs that are the same each time: the whole corpus, and some mutations of it.
+//! Runs every fuzz target briefly with fixed inputs: the whole corpus, and some mutations of it.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -26,7 +26,7 @@ fn configurations_are_read_or_refused() {
     short("config", 700);
 }
 
-/// Nothing guides the mutations but the seeds: what is in none of them is hardly tried.
+/// Mutation is not guided by coverage, so it hardly ever tries what no seed contains.
 #[test]
 fn every_key_of_a_configuration_is_in_a_seed() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/config");

@@ -1,4 +1,4 @@
-//! psflip that waits a little at random places. See `psflip/tests/doubles/src/shaken.rs`.
+//! psflip with short delays at random places. See `psflip/tests/doubles/src/shaken.rs`.
 #![no_main]
 
 psflip::entry!(psflip_doubles::shaken::main);

@@ -1,11 +1,14 @@
-//! What makes `psflip-staged` obey a test: a seam ([`psflip::sys::seam`]) that follows a plan.
+//! The seam ([`psflip::sys::seam`]) of `psflip-staged`, which follows a test's plan.
 //!
-//! `PSFLIP_STAGED` names a folder of the test's. In it are
-//! - `plan`: what is to happen, see `plan.rs`. It is read again before every call, so that a test can change it at any time;
-//! - `trace`: every call and step (with its process) so far, if the plan says `record`, and every fault that came to pass;
-//! - `stage`: a Unix socket on which a process that pauses tells where it is, and waits until the test lets go of the connection.
+//! `PSFLIP_STAGED` names a folder of the test, with
+//! - `plan`: the faults and pauses, see `plan.rs`. It is read before every call, so a test can change it at
+//!   any time.
+//! - `trace`: every call and step (with its process) so far if the plan says `record`, and every injected
+//!   fault.
+//! - `stage`: a Unix socket. A process that pauses reports its step there, and waits until the test closes
+//!   the connection.
 //!
-//! Without the variable it is psflip as it is.
+//! Without the variable it behaves as psflip.
 
 mod plan;
 mod role;
@@ -23,7 +26,7 @@ use psflip::sys::seam::{self, Call, Moment, Os};
 use plan::Plan;
 use role::Roles;
 
-/// The variable that names the folder.
+/// Environment variable with the folder's path.
 pub const VARIABLE: &str = "PSFLIP_STAGED";
 
 struct Stage {
@@ -33,7 +36,7 @@ struct Stage {
 
 static STAGE: OnceLock<Stage> = OnceLock::new();
 
-/// psflip's main, on the stage.
+/// psflip's main function, with the seam installed.
 #[must_use]
 pub fn main() -> u8 {
     if let Some(folder) = std::env::var_os(VARIABLE) {
@@ -66,7 +69,7 @@ impl Os for Stage {
         if moment == Moment::Begins {
             self.roles.begin(&what);
         }
-        // `Acknowledge { remembered: false }` is known by its first word.
+        // A step has a `Debug` text such as `Acknowledge { remembered: false }`; its name is the first word.
         let name = what.split([' ', '{']).next().unwrap_or_default();
         let Some(plan) = Plan::read(&self.folder) else { return };
         let role = self.roles.now(plan.old);
@@ -80,14 +83,14 @@ impl Os for Stage {
 }
 
 impl Stage {
-    /// Appends a line to the trace: in one write, so that lines of several processes don't mix.
+    /// Appends a line to the trace, in one write, so that lines of several processes don't mix.
     fn note(&self, line: &str) {
         let file = OpenOptions::new().append(true).create(true).open(self.folder.join("trace"));
-        // A folder that is gone belongs to a test that is over.
+        // The folder is gone if the test is over.
         let _ = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
     }
 
-    /// Tells the test, and waits until it lets go. A test that is over has let go.
+    /// Reports the step to the test, and waits until the test closes the connection or is over.
     fn pause(&self, line: &str) {
         let Ok(mut test) = UnixStream::connect(self.folder.join("stage")) else { return };
         if test.write_all(line.as_bytes()).is_ok() {

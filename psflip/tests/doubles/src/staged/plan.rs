@@ -1,4 +1,5 @@
-//! The plan: what is to fail, and where to pause. Text, one order a line, fields separated by blanks:
+//! The plan: which calls fail, and where to pause. Text, one instruction per line, fields separated by
+//! blanks:
 //!
 //! ```text
 //! id 7                            counts of calls begin anew with every new number
@@ -8,8 +9,8 @@
 //! pause ROLE MOMENT NAME          wait at this step
 //! ```
 //!
-//! Roles are listed in [`super::role`], calls are those of [`psflip::sys::seam::Call`], moments those of
-//! [`psflip::sys::seam::Moment`], by their names there; `ERRNO` is a number.
+//! [`super::role`] lists the roles, [`psflip::sys::seam::Call`] the calls, and [`psflip::sys::seam::Moment`]
+//! the moments, by their names there; `ERRNO` is a number.
 
 use std::path::Path;
 
@@ -31,7 +32,7 @@ enum Order {
 }
 
 impl Plan {
-    /// The plan as it is at the moment; `None` without one.
+    /// The current plan; `None` if there is none.
     pub(super) fn read(folder: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(folder.join("plan")).ok()?;
         let mut plan = Self { id: 0, old: 0, records: false, orders: Vec::new() };
@@ -65,7 +66,7 @@ impl Plan {
         Some(())
     }
 
-    /// What this call is to fail with.
+    /// The error with which this call is to fail.
     pub(super) fn fault(&self, role: Role, call: Call, count: usize) -> Option<Errno> {
         self.orders.iter().find_map(|order| match order {
             Order::Fail { role: of, call: named, nth, ever, errno }
@@ -79,7 +80,7 @@ impl Plan {
         })
     }
 
-    /// Whether to wait at this step.
+    /// Whether to pause at this step.
     pub(super) fn pauses(&self, role: Role, at: Moment, step: &str) -> bool {
         self.orders.iter().any(|order| match order {
             Order::Pause { role: of, moment, name } => {

@@ -1,5 +1,5 @@
-//! Which of psflip's processes this is. Forks share the memory of whoever forked at that moment (a vfork's even later), so a
-//! process is known by its pid, not by what was written down.
+//! The role of the current process. Forks share memory with their parent as of the fork (after vfork(2) even
+//! later), so a process is identified by its pid and not by what the memory says.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,16 +7,17 @@ use std::sync::{Mutex, PoisonError};
 
 use psflip::sys::seam::Call;
 
-/// A process's part.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// `old` and `new`: psflip itself; `old-keeper`, `old-child` and so on: its keeper, and its child before the exec.
+    /// `old` and `new`: psflip itself; `old-keeper`, `old-child` and so on: its keeper, and its child before
+    /// execve(2).
     Of { old: bool, part: Part },
-    /// `intermediate`: the first fork of the double fork.
+    /// `intermediate`: the first process of the double fork.
     Intermediate,
     /// `coming`: the second one, before it executes psflip.
     Coming,
-    /// `anchor`: the process that stays.
+    /// `anchor`: the stable parent.
     Anchor,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// What this process and those that it was forked from have begun, and how often they have called what.
+/// The roles that this process and its ancestors have taken, and how often they made each call.
 pub(super) struct Roles {
     psflip: u32,
     known: Mutex<Known>,
@@ -51,7 +52,7 @@ pub(super) struct Roles {
 
 #[derive(Default)]
 struct Known {
-    /// The first generation below an anchor, which executed nothing itself.
+    /// The first generation below an anchor: a fork that did not execute psflip again.
     generation: Option<u32>,
     begun: Vec<(u32, String)>,
     plan: u64,
@@ -59,12 +60,12 @@ struct Known {
 }
 
 impl Roles {
-    /// For the process that has just executed psflip.
+    /// For a process that has just executed psflip.
     pub(super) fn of_this_process() -> Self {
         Self { psflip: std::process::id(), known: Mutex::default() }
     }
 
-    /// This process begins to be something.
+    /// Records that this process has taken a role.
     pub(super) fn begin(&self, what: &str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if what == "generation" {
@@ -73,7 +74,7 @@ impl Roles {
         known.begun.push((std::process::id(), what.to_owned()));
     }
 
-    /// What this process is, if `old` is the old psflip.
+    /// The role of this process, if `old` is the pid of the old psflip.
     pub(super) fn now(&self, old: u32) -> Role {
         let pid = std::process::id();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +90,7 @@ impl Roles {
         Role::Of { old: known.generation.unwrap_or(self.psflip) == old, part }
     }
 
-    /// How often this process has made this call under this plan, this time included.
+    /// How often this process has made this call since the plan's `id` changed, including this time.
     pub(super) fn count(&self, plan: u64, call: Call) -> usize {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.plan != plan {

@@ -9,7 +9,7 @@ use psflip::config::{self, Errors, Generation, Plan, Slot};
 use super::{Run, ensure};
 use crate::Error;
 
-/// What the keys and the words of `config::keys` don't have.
+/// Words that neither the keys nor `config::keys` contain.
 const WORDS: &[&str] = &[
     "cmd = [\"x\"]\n",
     "\"5s\"",
@@ -41,7 +41,7 @@ const WORDS: &[&str] = &[
     "\\U0001F600",
 ];
 
-/// The dictionary: every table, key and word that a configuration may have, and [`WORDS`].
+/// The dictionary: every table, key and keyword of a configuration, and [`WORDS`].
 pub(super) fn words() -> Vec<String> {
     let mut words = super::all(WORDS);
     add(&mut words, &TOP);
@@ -76,7 +76,7 @@ fn add(words: &mut Vec<String>, table: &Table) {
     }
 }
 
-/// The longest text of all messages about one file.
+/// The maximum length of all error messages for one file, in bytes.
 const MESSAGES: usize = 64 * 1024;
 
 pub(super) fn start(folder: &Path) -> Result<Run, Error> {
@@ -96,7 +96,7 @@ pub(super) fn start(folder: &Path) -> Result<Run, Error> {
     }))
 }
 
-/// Reads a text as a generation would, and checks what is promised of the plan or of the mistakes (X1, X2).
+/// Parses a text as a generation would, and checks the promises for the plan or the errors (X1, X2).
 pub(super) fn check(text: &str) -> Result<(), String> {
     match read(text) {
         Ok(plan) => reads_back(&plan),
@@ -104,7 +104,7 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     }
 }
 
-/// Reads a text as the fourth generation does.
+/// Parses a text as generation 4.
 pub(super) fn read(text: &str) -> Result<Plan, Errors> {
     as_generation(|generation| config::parse("app.toml", text, generation))
 }
@@ -120,18 +120,19 @@ fn as_generation<T>(read: impl FnOnce(&Generation<'_>) -> T) -> T {
     read(&Generation { number: 4, slot: Slot::B, started, env: &env })
 }
 
-/// What `psflip check` prints means the same.
+/// The output of `psflip check` must parse to the same plan.
 fn reads_back(plan: &Plan) -> Result<(), String> {
     let printed = plan.to_string();
     match read(&printed) {
         Ok(again) => ensure(again == *plan, || format!("it reads back as another plan:\n{printed}")),
-        // A value of the greatest length that looks like a template is longer when it is written as one that isn't.
+        // A value of the maximum length may become too long when printing escapes it, so that it is not read
+        // as a template.
         Err(errors) if errors.iter().all(|error| error.message.contains("bytes long")) => Ok(()),
         Err(errors) => Err(format!("it can't be read back: {errors}")),
     }
 }
 
-/// Every mistake has a place in the file and can be shown on a terminal, and all of them together are not too long.
+/// Each error must have a place in the file and be printable; together they must not be too long.
 fn mistakes(text: &str, errors: &Errors) -> Result<(), String> {
     let shown = errors.to_string();
     ensure(errors.count() > 0 && !shown.is_empty(), || "refused without a mistake".to_owned())?;

@@ -1,4 +1,4 @@
-//! `control`: any line as a request to psflip, and as an answer of it.
+//! `control`: any line as a request to psflip, and as one of its replies.
 
 use std::path::Path;
 

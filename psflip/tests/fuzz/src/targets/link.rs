@@ -1,6 +1,8 @@
-//! `link`: a successor hears any packets, with any descriptors, from whatever its variable leads to.
+//! `link`: a successor receives any packets, with any descriptors, from whatever descriptor its variable
+//! names.
 //!
-//! An input is a row of packets with a line `---` between them. `+N` at the beginning of a packet: N descriptors come along.
+//! An input is a list of packets, separated by lines `---`. A packet that begins with `+N` carries N
+//! descriptors.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
@@ -41,7 +43,8 @@ fn hear(bytes: &[u8], files: &[OwnedFd]) -> Result<(), Error> {
         };
         let fds: Vec<BorrowedFd<'_>> =
             std::iter::once(own.as_fd()).chain(files.iter().cycle().map(AsFd::as_fd)).take(count).collect();
-        // Too long for the kernel, or the queue is full: the others are enough.
+        // An error means that the packet is too long for the kernel, or the queue is full: the other packets
+        // are enough.
         let _ = ours.send(packet, &fds);
         match behind {
             Some(behind) => rest = behind,
@@ -60,14 +63,14 @@ fn hear(bytes: &[u8], files: &[OwnedFd]) -> Result<(), Error> {
             }
         }
     }
-    // The descriptor is adopted whatever is found behind it, and so is closed by now.
+    // `meet` adopts the descriptor whatever it is, so by now it must be closed.
     if meet(&number.to_string()).is_ok() || ours.as_fd().as_raw_fd() == number {
         return Err("the descriptor is still there".into());
     }
     Ok(())
 }
 
-/// Hears everything that waits, and what is left when nobody listens any more.
+/// Receives all queued messages, before and after this side withdraws.
 fn listen(link: &Link) {
     let _ = link.next_news();
     let _ = link.withdraw();

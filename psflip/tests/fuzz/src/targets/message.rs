@@ -1,4 +1,4 @@
-//! `message`: any packet as a message of either side of a hand-over.
+//! `message`: any packet as a hand-over message of either side.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -64,7 +64,8 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
     }))
 }
 
-/// A message that was read can be written, fits into a packet, and is read as the same again unless it had to be cut.
+/// A parsed message can be encoded, fits into a packet, and parses to the same message unless it had to be
+/// cut.
 fn reads_back<M: Message + Debug + PartialEq>(bytes: &[u8]) -> Result<(), String> {
     let message = match M::decode(bytes) {
         Ok(Some(message)) => message,
@@ -73,8 +74,8 @@ fn reads_back<M: Message + Debug + PartialEq>(bytes: &[u8]) -> Result<(), String
     };
     let packet = message.encode();
     ensure(packet.len() <= LONGEST, || format!("a packet of {} bytes", packet.len()))?;
-    // Nobody receives a longer one, and what is made of it may be cut.
-    // A record gets keys that it left out.
+    // No receiver accepts a longer packet, so its message may be cut. Encoding a record adds the keys that
+    // were left out, which makes it longer.
     let cut = bytes.len() > LONGEST - 64;
     let again = M::decode(packet.as_bytes());
     ensure(cut || again.as_ref() == Ok(&Some(message)), || format!("it reads back as {again:?}"))

@@ -1,4 +1,4 @@
-//! `migrate`: any text as a configuration of upstream psflip, in each of the three formats.
+//! `migrate`: any text as a configuration of the Go version (upstream psflip), in each of its three formats.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -93,7 +93,8 @@ pub(super) const WORDS: &[&str] = &[
     "\u{85}",
 ];
 
-/// How much longer than its origin a result may be: what is left to do stands there with its reason, once for each key.
+/// How many times as long as its source a result may be: it repeats the reason for each key that is left to
+/// do.
 const GROWTH: usize = 200;
 
 pub(super) fn start(_: &Path) -> Result<Run, Error> {
@@ -125,7 +126,7 @@ fn promises(text: &str, migrated: &Migrated, generation: &Generation<'_>) -> Res
         (Ok(_), None) | (Err(_), Some(_)) => {}
         _ => return Err(format!("said to be refused: {refused:?}; {accepted:?}\n{ours}")),
     }
-    // To YAML a carriage return ends a line, too.
+    // In YAML a carriage return is a line break, too.
     let lines = text.split(['\n', '\r']).count();
     for remark in remarks {
         ensure((1..=lines).contains(&remark.at.line), || {
@@ -135,7 +136,7 @@ fn promises(text: &str, migrated: &Migrated, generation: &Generation<'_>) -> Res
             format!("a remark has control characters: {:?}", remark.text)
         })?;
     }
-    // Each thing that is left to do stands in the result.
+    // The result must list everything that is left to do.
     let left = remarks.iter().filter(|remark| remark.kind == Kind::Left).count();
     let said = ours.lines().filter(|line| line.starts_with("# LEFT TO DO (line ")).count();
     ensure(said >= left, || format!("{left} left to do, {said} said:\n{ours}"))

@@ -1,4 +1,5 @@
-//! What gets the inputs, one file a reader: each calls psflip as psflip calls it, and checks what is promised of the answer.
+//! The fuzz targets, one file per parser. Each calls psflip as psflip calls itself, and checks the promises
+//! for the result.
 
 mod config;
 mod control;
@@ -16,20 +17,20 @@ use std::path::Path;
 
 use crate::Error;
 
-/// Gives an input to a reader. An error says which promise is broken.
+/// Runs one input. An error says which promise is broken.
 pub(crate) type Run = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
 
-/// Something that reads input.
+/// A parser to fuzz.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) summary: &'static str,
-    /// What its readers know.
+    /// Its dictionary.
     pub(crate) words: fn() -> Vec<String>,
-    /// Makes ready, with a folder of its own.
+    /// Prepares it, with a folder of its own.
     pub(crate) start: fn(&Path) -> Result<Run, Error>,
 }
 
-/// All of them.
+/// All targets.
 pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "config",
@@ -109,11 +110,11 @@ fn all(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// The test of the driver itself, which finds something of course.
+/// The test of the driver itself; it always finds something.
 const SELF_TEST: Target =
     Target { name: "self-test", summary: "faults of every kind", words: Vec::new, start: self_test::start };
 
-/// The target of this name.
+/// The target with this name.
 pub(crate) fn find(name: &str) -> Result<&'static Target, Error> {
     let mut all = TARGETS.iter().chain(std::iter::once(&SELF_TEST));
     all.find(|target| target.name == name).ok_or_else(|| {
@@ -122,7 +123,7 @@ pub(crate) fn find(name: &str) -> Result<&'static Target, Error> {
     })
 }
 
-/// Fails with a broken promise.
+/// Returns an error if a promise doesn't hold.
 fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(broken()) }
 }

@@ -1,6 +1,7 @@
-//! `notify`: anything on the socket where the child says that it is ready.
+//! `notify`: any datagrams on the socket for the child's readiness notifications.
 //!
-//! An input is a row of datagrams with a line `---` between them. `+N` at the beginning of one: N descriptors come along.
+//! An input is a list of datagrams, separated by lines `---`. A datagram that begins with `+N` carries N
+//! descriptors.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -36,7 +37,7 @@ pub(super) const WORDS: &[&str] = &[
     "=1",
 ];
 
-/// The longest datagram that counts.
+/// The longest datagram that psflip accepts.
 const LONGEST: usize = 4096;
 
 pub(super) fn start(_: &Path) -> Result<Run, Error> {
@@ -56,7 +57,7 @@ fn hear(sender: &OwnedFd, null: &OwnedFd, bytes: &[u8]) -> Result<(), String> {
     let name = notifications.address();
     let address =
         UnixAddr::new_abstract(name.trim_start_matches('@').as_bytes()).map_err(|error| text(&error))?;
-    // Whoever is below the parent of this process is the child, and so this process is.
+    // Pass the parent of this process as the keeper, so that this process counts as the child.
     let (keeper, own) = (nix::unistd::getppid().as_raw().cast_unsigned(), std::process::id());
     let mut ready = false;
     let mut rest = Some(bytes);
@@ -79,7 +80,7 @@ fn hear(sender: &OwnedFd, null: &OwnedFd, bytes: &[u8]) -> Result<(), String> {
             Some(&address),
         );
         let lines = datagram.split(|byte| *byte == b'\n');
-        // Longer ones than the kernel takes are not sent.
+        // Longer ones exceed the kernel's limit and are not sent.
         ready |=
             sent.is_ok() && datagram.len() <= LONGEST && lines.into_iter().any(|line| line == b"READY=1");
         notifications.hear(keeper, Some(own)).map_err(|error| text(&error))?;

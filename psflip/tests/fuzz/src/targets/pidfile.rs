@@ -1,4 +1,5 @@
-//! `pidfile`: any contents of a file in the pidfile's place, locked by a reader or not: taken if it can be a pidfile, else refused.
+//! `pidfile`: any content of the pidfile, locked by a reader or not: psflip takes it over if it can be a
+//! pidfile, and refuses otherwise.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,7 +18,8 @@ pub(super) fn start(folder: &Path) -> Result<Run, Error> {
     Ok(Box::new(move |bytes| run(&path, bytes)))
 }
 
-/// Whether the contents are those of a pidfile: nothing, or one decimal number, white space and NULs around it.
+/// Whether the content is that of a pidfile: empty, or one decimal number, surrounded by white space and
+/// NULs.
 fn is_pidfile(bytes: &[u8]) -> bool {
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
     let words: Vec<&[u8]> = bytes.split(is_blank).filter(|word| !word.is_empty()).collect();
@@ -28,7 +30,7 @@ fn run(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| format!("the test itself failed: {error}");
     let read = || std::fs::read(path).map_err(|error| text(&error));
     std::fs::write(path, bytes).map_err(|error| text(&error))?;
-    // Any user who may read it can lock it, whatever is in it.
+    // Any user who can read the file can lock it, so a lock must not matter.
     let locked = if hash(bytes).is_multiple_of(2) {
         let file = File::open(path).map_err(|error| text(&error))?;
         Some(Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| text(&errno))?)

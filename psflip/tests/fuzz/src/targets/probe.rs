@@ -1,4 +1,4 @@
-//! `http`, `fcgi` and `docker`: any answer to a health check, in any pieces.
+//! `http`, `fcgi` and `docker`: any reply to a health check, split into any pieces.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -66,7 +66,7 @@ pub(super) const FCGI_WORDS: &[&str] = &[
     "\x01\x03\0\x01\0\x08\0\0\0\0\0\0\x03\0\0\0",
 ];
 
-/// The longest text of a probe's failure.
+/// The maximum length of a probe's failure message, in bytes.
 const FAILURE: usize = 2000;
 const SECOND: Duration = Duration::from_secs(1);
 const PACE: Pace = Pace { after: Duration::ZERO, interval: SECOND, timeout: SECOND, successes: 1 };
@@ -107,7 +107,7 @@ pub(super) fn docker(folder: &Path) -> Result<Run, Error> {
 
 const SOCKET: &str = "app.sock";
 
-/// `beginning`: of every answer that can be a healthy one.
+/// `beginning` is the prefix of every reply that can be healthy.
 fn start(
     folder: &Path,
     beginning: &'static [u8],
@@ -137,7 +137,7 @@ fn answer(listener: &UnixListener, health: &Health, beginning: &[u8], bytes: &[u
         healthy |= is_healthy(checker.on_ready());
     }
     drop(server);
-    // What was sent last may be more than it reads in one go.
+    // The probe may need several reads for what is still queued.
     for _ in 0..bytes.len() / 1000 + 2 {
         healthy |= is_healthy(checker.on_ready());
     }

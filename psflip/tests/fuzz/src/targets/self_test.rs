@@ -1,4 +1,4 @@
-//! `self-test`: a reader with every fault that the driver has to find.
+//! `self-test`: a parser with every fault that the driver must detect.
 
 use std::hint::black_box;
 use std::path::Path;

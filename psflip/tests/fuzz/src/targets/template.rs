@@ -1,4 +1,4 @@
-//! `template`: any text as a template, in an argument, in a local and in the environment.
+//! `template`: any text as a template: in an argument, a local and the environment.
 
 use std::path::Path;
 
@@ -90,7 +90,7 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
     Ok(Box::new(|bytes| {
         let text = String::from_utf8_lossy(bytes);
         let literal = literal(&text);
-        // A local that others use, so that its text takes part in further templates.
+        // Other values use this local, so its text becomes part of their templates.
         let file = format!(
             "cmd = [\"x\", \"{{{{ local('a') ~ local('a') }}}}\"]\n[locals]\na = {literal}\n[env]\nA = {literal}\n"
         );
@@ -105,7 +105,7 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
     }))
 }
 
-/// The text as a string of TOML.
+/// The text as a TOML string.
 pub(super) fn literal(text: &str) -> String {
     let mut literal = String::with_capacity(text.len() + 2);
     literal.push('"');

@@ -1,4 +1,4 @@
-//! `value`: any text as the value of every key that has a syntax of its own.
+//! `value`: any text as the value of every key with a syntax of its own.
 
 use std::path::Path;
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub(super) const WORDS: &[&str] = &[
     "app.example",
 ];
 
-/// The keys, as the beginning of a file.
+/// The keys, each as the beginning of a file.
 const KEYS: &[&str] = &[
     "upgrade.timeout",
     "upgrade.signal",
@@ -101,7 +101,7 @@ const KEYS: &[&str] = &[
     "quiet",
 ];
 
-/// The longest duration that a configuration may have.
+/// The longest duration that a configuration accepts.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 pub(super) fn start(_: &Path) -> Result<Run, Error> {
@@ -114,7 +114,7 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
                 (false, true) => " }",
                 (false, false) => "",
             };
-            // As a string, and bare: a number, a date, or garbage.
+            // Quoted, and bare: a number, a date, or garbage.
             for value in [&literal, &*text] {
                 let file = format!("cmd = ['x']\n{key} = {value}{close}\n");
                 config::check(&file).map_err(|error| format!("{error}\nin `{key} = {value}`"))?;
