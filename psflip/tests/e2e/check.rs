@@ -1,4 +1,4 @@
-//! `psflip check`: warnings about what is allowed and probably not meant.
+//! `psflip check`: warnings about valid configurations that are probably mistakes.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,7 +6,7 @@ use testkit::{Sandbox, psflip_bin};
 
 use crate::examples;
 
-/// Checks a configuration: its exit code and its warnings.
+/// Checks a configuration. Returns the exit code and the warnings.
 #[track_caller]
 fn check(sandbox: &Sandbox, text: &str, more: &[&str]) -> (i32, String) {
     sandbox.write("app.toml", text);
@@ -20,7 +20,7 @@ fn check(sandbox: &Sandbox, text: &str, more: &[&str]) -> (i32, String) {
     (code, program.stderr())
 }
 
-/// A configuration with one thing that is probably not meant: where it is, and words of what is said.
+/// Valid configurations with one probable mistake each: its position, and words of the warning.
 const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\"]\n[control]\nsocket = \"open/x.sock\"",
@@ -168,7 +168,7 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
-/// Nothing here is doubtful.
+/// Configurations without a warning.
 const GOOD: &[&str] = &[
     "cmd = [\"true\", \"--verbose\"]\npidfile = \"x.pid\"\n[hooks]\npromoted = [\"true\"]\ntimeout = \"10m\"",
     "cmd = [\"true\"]\n[healthcheck.http]\nurl = \"http://localhost:{{ ab('1', '2') }}/\"",
@@ -253,7 +253,7 @@ fn the_examples_are_as_they_are_recommended() {
         let program =
             sandbox.command([psflip_bin()]).args(["check", "-c", name]).env("PATH", examples::path()).start();
         assert!(program.wait_exit().success(), "{}", sandbox.report());
-        // These two show what there is without a health check.
+        // These two examples show the default, which is no health check.
         let expected = usize::from(["smallest.toml", "health-alive.toml"].contains(name));
         assert_eq!(program.stderr().matches(": warning: ").count(), expected, "{name}: {}", program.stderr());
     }

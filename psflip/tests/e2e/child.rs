@@ -1,4 +1,4 @@
-//! What a child sees: as if psflip were not there (C1 to C4).
+//! The child's view of its process: the same as without psflip (C1 to C4).
 
 mod inherited;
 mod view;

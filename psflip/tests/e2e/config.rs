@@ -1,17 +1,17 @@
-//! The configuration by the command line, as who meets psflip for the first time sees it (contract X1 to X3, C6, F1).
+//! Configuration errors and first steps on the command line (contract X1 to X3, C6, F1).
 
 use std::process::ExitStatus;
 
 use testkit::{Deadline, Sandbox, Stream, fixture, psflip_bin, wait_until};
 
-/// Runs psflip with these arguments; gives its end, standard output and standard error.
+/// Runs psflip with these arguments. Returns its exit status, standard output and standard error.
 fn run(sandbox: &Sandbox, args: &[&str]) -> (ExitStatus, String, String) {
     let program = sandbox.command([psflip_bin()]).args(args).start();
     let status = program.wait_exit();
     (status, program.stdout(), program.stderr())
 }
 
-/// Broken configurations, each with the position of the first error and words of its message and help.
+/// Invalid configurations, each with the position of the first error and words of its message and its help.
 const BROKEN: &[(&str, &str, &[&str])] = &[
     ("", "", &["`cmd` is missing", "cmd = [\"./server\""]),
     ("cmd = \"touch started\"", "1:7", &["array of strings", "[\"touch\", \"started\"]"]),

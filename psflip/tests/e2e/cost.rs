@@ -1,5 +1,5 @@
-//! What a start and a flip cost (contract U9), by counts: they are the same on a busy machine, as times are not. A bound has room for what
-//! is added on purpose; who exceeds it has added more than a feature's own share, and finds out by `cargo xtask bench` what that takes.
+//! The cost of a start and of an upgrade (contract U9), as counts, which are the same on a busy host. Each
+//! bound leaves some room. If a change exceeds it, `cargo xtask bench` shows what that costs in time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,14 +8,16 @@ use testkit::{Process, Sandbox, psflip_bin};
 
 use crate::service::{AT_ONCE, can_trace, psflip, stop};
 
-/// System calls of a first psflip and its keeper until the pidfile is there: 265 when this was last counted, in a debug build, where the
-/// standard library asks fcntl(2) before each close. The dynamic linker's are among them, and 62 that look at how each signal was
-/// inherited. Of late came what the kernel can do (C6), two process groups (C10), what would mean an outage (L4), and the stack.
+/// System calls of a first psflip and its keeper until the pidfile exists: 265 when last counted, in a debug
+/// build, where the standard library calls fcntl(2) before each close. They include the dynamic linker's, and
+/// 62 calls that look at how each signal was inherited. The latest additions are the check of kernel features
+/// (C6), two process groups (C10), the warnings of a likely outage (L4), and the stack.
 const START: usize = 285;
-/// System calls of both psflips and both keepers from there until the pidfile names the new one: 374.
+/// System calls of both psflips and both keepers, from that point until the pidfile names the new psflip:
+/// 374.
 const FLIP: usize = 420;
-/// What psflip, and its keeper, have of the heap when they are idle, in kB: 20 when this was written. It was 88 when each start made the
-/// tree of all commands (36) and a registry of spans for the log (32).
+/// Heap of an idle psflip and of its keeper, in kB: 20 when last measured. It was 88 while each start built
+/// the tree of all commands (36) and a registry of spans for the log (32).
 const HEAP_KB: u64 = 48;
 
 #[test]
@@ -36,12 +38,13 @@ fn a_start_and_a_flip_make_few_system_calls() {
     assert!((100..=FLIP).contains(&flip), "{flip} system calls from one pidfile to the next, not {FLIP}");
 }
 
-/// How many calls psflip's own processes made until each rename of a file, the one before excluded.
+/// The number of calls that psflip's own processes made before each rename of a file, counted from the rename
+/// before.
 fn calls_until_renames(trace: &str) -> Vec<usize> {
     let own = format!("execve(\"{}\"", psflip_bin().display());
     let (mut others, mut counts, mut count) = (BTreeSet::new(), Vec::new(), 0);
     for line in trace.lines() {
-        // `17 close(3) = 0`, but also `17 <... close resumed>` and `17 +++ exited with 0 +++`.
+        // Counts `17 close(3) = 0`, but neither `17 <... close resumed>` nor `17 +++ exited with 0 +++`.
         let Some((pid, call)) = line.split_once(' ').map(|(pid, call)| (pid, call.trim_start())) else {
             continue;
         };
@@ -75,7 +78,7 @@ fn an_idle_psflip_has_little_memory_of_its_own() {
     stop(&psflip);
 }
 
-/// How much of its heap a process uses: proc_pid_smaps(5).
+/// The heap of a process in kB: proc_pid_smaps(5).
 fn heap_kb(process: Process) -> u64 {
     let maps = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
     let heap = maps.split_once("[heap]\n").map_or("", |(_, rest)| rest);

@@ -1,4 +1,5 @@
-//! Every configuration of `examples/` does what it shows: it is valid, starts, gets healthy, is flipped, and stops.
+//! Every configuration in `examples/` works as it stands: it is valid, starts, becomes healthy, is upgraded,
+//! and stops.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,18 +17,18 @@ use crate::service::script;
 use crate::traffic::nginx::{self, Nginx};
 use crate::traffic::ports::Reserved;
 
-/// Where the server of an example answers.
+/// The address at which the server of an example answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
     /// HTTP on `app.sock`, in every generation.
     Http,
     /// FastCGI on `app.sock`, in every generation.
     FastCgi,
-    /// HTTP on the TCP ports `PORT_A` and `PORT_B` in turn.
+    /// HTTP on the TCP ports `PORT_A` and `PORT_B`, in turn.
     Slots,
 }
 
-/// One test for each example, and the list of them.
+/// One test for each example, and the list of examples.
 macro_rules! examples {
     ($($name:ident: $file:literal, $at:ident, $signal:ident;)*) => {
         pub(crate) const FILES: &[&str] = &[$($file),*];
@@ -64,24 +65,24 @@ examples! {
 
 /// Examples with tests of their own.
 const ELSEWHERE: &[&str] = &[
-    "health-docker.toml", // health/docker.rs: it needs an engine
-    "start-server.sh",    // flags.rs: they have no configuration
+    "health-docker.toml", // health/docker.rs: needs a container engine
+    "start-server.sh",    // flags.rs: they have no configuration file
     "spawn-fcgi.sh",
-    "listen-datagrams.toml", // here: it answers nobody
+    "listen-datagrams.toml", // in this file: it sends no answers
 ];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
 }
 
-/// A sandbox with a copy of the folder `examples`, as somebody who tries them has it.
+/// A sandbox with a copy of `examples`, as a user who tries them has it.
 fn sandbox_with_examples() -> Sandbox {
     let sandbox = Sandbox::new();
     copy_to(&sandbox);
     sandbox
 }
 
-/// Copies the folder into a sandbox.
+/// Copies `examples` into a sandbox.
 pub(crate) fn copy_to(sandbox: &Sandbox) {
     for entry in fs::read_dir(folder()).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_file() {
@@ -90,7 +91,7 @@ pub(crate) fn copy_to(sandbox: &Sandbox) {
     }
 }
 
-/// PATH with the fixtures and psflip before all else.
+/// PATH with the fixtures and psflip first.
 pub(crate) fn path() -> OsString {
     let usual = std::env::var_os("PATH").unwrap_or_default();
     let programs = [fixture("http-server"), psflip_bin()];
@@ -98,13 +99,13 @@ pub(crate) fn path() -> OsString {
     std::env::join_paths(folders.chain(std::env::split_paths(&usual))).unwrap()
 }
 
-/// [`path`], and before that the sandbox's own folder `bin`.
+/// [`path`], with the sandbox's own `bin` before it.
 fn path_of(sandbox: &Sandbox) -> OsString {
     let rest = path();
     std::env::join_paths([sandbox.path("bin")].into_iter().chain(std::env::split_paths(&rest))).unwrap()
 }
 
-/// The next version of each server is this shell script.
+/// Makes this shell script the next version of every server.
 fn replace_servers(sandbox: &Sandbox, text: &str) {
     fs::create_dir_all(sandbox.path("bin")).unwrap();
     for name in ["http-server", "fcgi-server"] {
@@ -112,7 +113,7 @@ fn replace_servers(sandbox: &Sandbox, text: &str) {
     }
 }
 
-/// `psflip upgrade`: its exit code, and all that it printed.
+/// Runs `psflip upgrade`. Returns its exit code and its output.
 #[track_caller]
 fn run_upgrade(sandbox: &Sandbox, file: &str) -> (Option<i32>, String) {
     let client = sandbox.command([psflip_bin()]).args(["upgrade", "-c", file]).start();
@@ -186,7 +187,7 @@ const ONE_FOR_EACH_CHECK: &[&str] = &[
 #[test]
 fn a_version_that_crashes_after_it_was_healthy_is_no_failed_upgrade_and_its_end_is_relayed() {
     // Contract: C5, U3
-    // The limit of every health check: docs/traffic.md says so.
+    // No health check detects this: docs/traffic.md says so.
     for file in ONE_FOR_EACH_CHECK {
         let sandbox = sandbox_with_examples();
         let (a, b) = (Reserved::new(), Reserved::new());
@@ -201,7 +202,7 @@ fn a_version_that_crashes_after_it_was_healthy_is_no_failed_upgrade_and_its_end_
         let (code, said) = run_upgrade(&sandbox, file);
         assert_eq!(code, Some(0), "{file}: {said}");
         let active = psflip.active();
-        // Opens the FIFO when the script does.
+        // The open waits until the script opens the FIFO.
         fs::OpenOptions::new().write(true).open(sandbox.path("crash")).unwrap().write_all(b"now\n").unwrap();
         psflip.wait_gone(active);
         let ended = sandbox.statuses().into_iter().find(|(process, _)| *process == active);

@@ -1,4 +1,4 @@
-//! What psflip itself ends with (C5, C6): the child's own end, or a code that says what went wrong.
+//! psflip's exit status (C5, C6): the child's own, or a code for what went wrong.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,13 +7,14 @@ use std::process::ExitStatus;
 
 use testkit::{Sandbox, Session, Signal, Stream, fixture, psflip_bin};
 
-/// Healthy as soon as it was executed.
+/// Healthy as soon as the child is executed.
 const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
-/// Not healthy before the test is over.
+/// Not healthy within the time of the test.
 const NEVER: &str = "[healthcheck.command]\ncmd = [\"false\"]\n";
 
-/// Runs `exit-with` under psflip to the end. Without a pidfile: watching one takes of a resource that is scarce (inotify(7)).
+/// Runs `exit-with` under psflip until it exits. No pidfile, since each watch on one uses up a limited
+/// resource (inotify(7)).
 #[track_caller]
 fn end_of(sandbox: &Sandbox, config: &str, args: &[&str]) -> ExitStatus {
     let cmd = [fixture("exit-with").display().to_string()];
@@ -21,7 +22,7 @@ fn end_of(sandbox: &Sandbox, config: &str, args: &[&str]) -> ExitStatus {
     sandbox.psflip().cmd(cmd).config(config).no_pidfile().start().wait_exit()
 }
 
-/// Runs psflip to its own failure; gives the code and what it said.
+/// Runs psflip until it fails. Returns the exit code and its log.
 #[track_caller]
 fn failure_of(sandbox: &Sandbox, config: &str) -> (Option<i32>, String) {
     let psflip = sandbox.psflip().config(config).no_pidfile().start();
@@ -33,7 +34,7 @@ fn failure_of(sandbox: &Sandbox, config: &str) -> (Option<i32>, String) {
 fn every_exit_code_of_the_child_is_relayed() {
     // Contract: C5
     for sixteen in 0..16 {
-        // A sandbox remembers all that was started in it, and gets slow by that.
+        // A sandbox keeps a record of every process that it started, and slows down with many.
         let sandbox = Sandbox::new();
         for code in sixteen * 16..(sixteen + 1) * 16 {
             let status = end_of(&sandbox, AT_ONCE, &["--code", &code.to_string()]);
@@ -64,7 +65,7 @@ fn a_core_dump_of_the_child_is_not_followed_by_one_of_psflip() {
     for name in ["SEGV", "ABRT", "QUIT"] {
         let argv = [fixture("exit-with").display().to_string()];
         let argv = argv.iter().map(String::as_str).chain(["--core", "--signal", name]);
-        // Each in a folder of its own, since a core file is named alike.
+        // Each in its own directory, since core files have the same name.
         fs::create_dir_all(sandbox.path(name)).unwrap();
         let bare = sandbox.command(argv.clone()).cwd(name).rlimit("core", 1 << 30).start().wait_exit();
         let psflip = sandbox.psflip().cmd(argv).config(AT_ONCE).cwd(name).rlimit("core", 1 << 30).start();
@@ -142,7 +143,7 @@ fn psflips_own_failures_have_codes_of_their_own() {
     fs::set_permissions(sandbox.path("no-program"), fs::Permissions::from_mode(0o644)).unwrap();
     let never_ready = fixture("never-ready").display().to_string();
     let not_healthy = format!("cmd = [{never_ready:?}]\nupgrade.timeout = \"300ms\"\n{NEVER}");
-    // Not even root can write there, which shows only when the child is healthy already.
+    // Not even root can write there. That fails only after the child has become healthy.
     let unwritable = format!("cmd = [\"sleep\", \"infinity\"]\npidfile = \"/proc/psflip.pid\"\n{AT_ONCE}");
     for (config, code, said) in [
         ("cmd = [\"true\"]\ntimout = 3\n", 78, "timout"),
@@ -178,7 +179,8 @@ fn a_first_child_that_ends_before_it_was_healthy_is_a_failure() {
     }
 }
 
-/// 200 runs of the same command all end alike: what happens at the same time is told apart by its order.
+/// Runs the same command 200 times. All runs must exit alike: events at the same time must be handled in a
+/// fixed order.
 #[track_caller]
 fn always_ends_with(code: i32, config: &str) {
     let sandbox = Sandbox::new();

@@ -1,4 +1,4 @@
-//! A service without a configuration file: flags and a command, through flips.
+//! A service without a configuration file: flags and a command, across upgrades.
 
 use testkit::client::Target;
 use testkit::client::http::HttpClient;
@@ -17,7 +17,7 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Starts `argv`, which writes `app.pid`, and waits for that.
+    /// Starts `argv`, which writes `app.pid`, and waits for that file.
     #[track_caller]
     pub(crate) fn start(sandbox: Sandbox, argv: &[&str]) -> Self {
         let running = sandbox.command(argv).env("PATH", examples::path()).start();
@@ -26,7 +26,7 @@ impl Bare {
         bare
     }
 
-    /// Waits until the pidfile names a living process, another than `old`.
+    /// Waits until the pidfile names a living process other than `old`.
     #[track_caller]
     fn wait_active(&self, old: Option<Process>) -> Process {
         wait_until(Deadline::default(), "the pidfile to name a psflip", || {
@@ -55,7 +55,7 @@ impl Bare {
     }
 }
 
-/// Runs psflip to its end: exit code, standard output, standard error.
+/// Runs psflip until it exits. Returns exit code, standard output and standard error.
 fn run(sandbox: &Sandbox, args: &[&str]) -> (Option<i32>, String, String) {
     let program = sandbox.command([psflip_bin()]).args(args).start();
     let status = program.wait_exit();
@@ -110,7 +110,7 @@ fn the_line_for_users_of_spawn_fcgi_runs() {
     runs("spawn-fcgi.sh", At::FastCgi);
 }
 
-/// An example without a file is started, flipped under load, and stopped.
+/// Starts an example without a configuration file, upgrades it under load, and stops it.
 #[track_caller]
 fn runs(script: &str, at: At) {
     let sandbox = Sandbox::new();

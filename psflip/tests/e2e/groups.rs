@@ -1,5 +1,5 @@
-//! Process groups: no signal that a child, a health check or a hook sends to its group reaches anybody else, and none that is sent to
-//! psflip's group leaves anything behind (C10, C7, S4).
+//! Process groups. A signal that a child, a health check or a hook sends to its group reaches no other
+//! process. A signal to psflip's group leaves no process behind (C10, C7, S4).
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -11,7 +11,7 @@ use crate::service::{AT_ONCE, configure, freeze, kill, psflip, stop, thaw};
 
 const SLEEP: &[&str] = &["/bin/sleep", "infinity"];
 
-/// All signals with which a program may mean its group.
+/// The signals that programs send to their own group.
 const SIGNALS: [&str; 6] = ["TERM", "HUP", "INT", "USR1", "KILL", "STOP"];
 
 fn group(process: Process) -> u32 {
@@ -29,7 +29,7 @@ fn both_ways(test: impl Fn(fn(PsflipBuilder) -> PsflipBuilder)) {
     test(anchored);
 }
 
-/// Ends the service by a request to the process that its manager knows.
+/// Stops the service by a request to the process that its supervisor knows.
 #[track_caller]
 fn stop_all(psflip: &Psflip, sandbox: &Sandbox) {
     let active = psflip.active();
@@ -39,7 +39,7 @@ fn stop_all(psflip: &Psflip, sandbox: &Sandbox) {
     sandbox.assert_no_process_left();
 }
 
-/// Ends the service, whatever its child makes of a request.
+/// Kills the service, however its child handles a stop request.
 #[track_caller]
 fn kill_all(psflip: &Psflip, sandbox: &Sandbox) {
     let active = psflip.active();
@@ -129,7 +129,7 @@ fn a_health_check_and_hooks_that_signal_their_group_reach_themselves_alone() {
             let sandbox = Sandbox::new();
             let psflip = how(psflip(&sandbox, SLEEP, AT_ONCE)).start().wait_ready();
             let times = "[upgrade]\ntimeout = \"20s\"\n[hooks]\ntimeout = \"300ms\"\n";
-            // The first probe fails by its own signal, the second one finds the file.
+            // The first probe is killed by its own signal. The second one finds the file.
             let probe = format!("test -e seen && exit 0; echo > seen; trap 'kill -{signal} 0' EXIT; true");
             let check = format!(
                 "[healthcheck.command]\ncmd = [\"sh\", \"-c\", \"{probe}\"]\ninterval = \"5ms\"\ntimeout = \"300ms\"\n"
@@ -189,7 +189,7 @@ fn an_upgrade_signal_that_ends_the_child_as_well_is_an_upgrade() {
         let sandbox = Sandbox::new();
         let psflip = psflip(&sandbox, SLEEP, AT_ONCE).start().wait_ready();
         let (old, child) = (psflip.active(), psflip.child());
-        // psflip finds both at once, as it may when `systemctl kill` signals every process of the service.
+        // psflip finds both at once, as when `systemctl kill` signals every process of the service.
         freeze(old);
         let parent = child.parent().unwrap();
         child.signal(Signal::SIGHUP).unwrap();
@@ -214,7 +214,7 @@ fn a_stopped_child_ends_on_a_stop_request_and_after_an_upgrade() {
         let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
         let psflip = how(psflip(&sandbox, SLEEP, &rest)).start().wait_ready();
         freeze(psflip.child());
-        psflip.flip(); // waits for the end of the old generation
+        psflip.flip(); // waits until the old generation is gone
         freeze(psflip.child());
         stop_all(&psflip, &sandbox);
     });

@@ -1,4 +1,5 @@
-//! Health checks of real children: when a generation is promoted, and what is said when it isn't (contract H1 to H4, U9).
+//! Health checks of real children: when a generation is promoted, and what the log says if it isn't (contract
+//! H1 to H4, U9).
 
 pub(crate) mod docker;
 mod fcgi;
@@ -11,10 +12,10 @@ use std::path::Path;
 use crate::traffic::ports::Reserved;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
-/// Ends the wait soon; what a test waits for is the end itself.
+/// A short timeout, for tests in which it must expire.
 const SOON: &str = "[upgrade]\ntimeout = \"1s\"\n";
 
-/// Likewise, and time enough for a server to come up before: what it answers counts.
+/// A short timeout, but long enough for a server to start, so that its answer decides.
 const SERVED: &str = "[upgrade]\ntimeout = \"4s\"\n";
 
 fn child(sandbox: &Sandbox, argv: &[&str], health: &str) -> PsflipBuilder {
@@ -23,14 +24,15 @@ fn child(sandbox: &Sandbox, argv: &[&str], health: &str) -> PsflipBuilder {
     sandbox.psflip().cmd(argv).config(health)
 }
 
-/// Ends the service: its child, healthy perhaps before it listens to signals, ends by 0 or by the signal.
+/// Stops the service. A child may be healthy before it handles signals, so it exits with 0 or is terminated
+/// by the signal.
 #[track_caller]
 fn stop(psflip: &Psflip) {
     let status = psflip.stop();
     assert!(status.success() || status.signal() == Some(15), "{status}\n{}", psflip.log());
 }
 
-/// psflip ends with 124, says why the last probe failed, and has never written a pidfile.
+/// psflip exits with 124, logs why the last probe failed, and never wrote a pidfile.
 #[track_caller]
 fn assert_not_healthy(sandbox: &Sandbox, psflip: &Psflip, last_probe: &str) {
     let status = psflip.wait_exit();
@@ -68,7 +70,8 @@ fn every_kind_is_healthy_when_the_child_is() {
         let dir = sandbox.dir().display().to_string();
         let health = health.replace("/DIR", &dir);
         let psflip = child(&sandbox, &argv, &health).start().wait_ready();
-        // What the check looks for is there when psflip believes it, if not yet the child's own word for it.
+        // The file that the check waits for must exist at the promotion. The child's own message may come
+        // later.
         let opened = ["s", "up"].iter().any(|name| sandbox.path(name).exists());
         assert!(opened || argv[0] == "never-ready", "promoted too early\n{}", sandbox.report());
         stop(&psflip);
@@ -179,7 +182,7 @@ fn a_hung_probe_is_named_when_the_time_is_up_and_ends_with_psflip() {
     let health = format!("[healthcheck.command]\ncmd = [\"{}\"]\ntimeout = \"50ms\"\n", hang.display());
     let psflip = child(&sandbox, &["never-ready"], &format!("{health}interval = \"1ms\"\n{SOON}")).start();
     assert_not_healthy(&sandbox, &psflip, "no answer within 50ms");
-    // Its own time is not up yet when psflip's is.
+    // The health check's own timeout is longer than psflip's.
     let health = health.replace("50ms", "1h");
     let psflip = child(&sandbox, &["never-ready"], &format!("{health}{SOON}")).start();
     assert_not_healthy(&sandbox, &psflip, "the first probe had no answer yet");
@@ -249,7 +252,7 @@ fn the_first_probe_is_made_at_once() {
     ] {
         let sandbox = Sandbox::new();
         let psflip = child(&sandbox, &["never-ready"], health).start().wait_ready();
-        psflip.flip(); // and so is that of a successor
+        psflip.flip(); // also for a successor
         stop(&psflip);
     }
 }
@@ -258,7 +261,7 @@ fn the_first_probe_is_made_at_once() {
 fn as_many_successes_in_a_row_as_wanted_make_a_child_healthy() {
     // Contract: H1
     let sandbox = Sandbox::new();
-    // Succeeds but for the third time: 1, 2, failure, 4, 5, 6.
+    // Every probe succeeds but the third: 1, 2, failure, 4, 5, 6.
     let probe = "echo x >> probes; n=$(wc -l < probes); test $n -ne 3";
     let health = format!(
         "[healthcheck.command]\ncmd = [\"sh\", \"-c\", \"{probe}\"]\nsuccesses = 3\ninterval = \"1ms\"\n"

@@ -10,14 +10,14 @@ use crate::service::{AT_ONCE, Service, configure, freeze, kill, psflip, script, 
 /// A child that does nothing.
 const CHILD: &[&str] = &["/bin/sleep", "infinity"];
 
-/// `[hooks]` with these hooks, each a program with one argument: the hook's name.
+/// `[hooks]` with these hooks. Each is a program with one argument: the hook's name.
 fn hooks(hooks: &[(&str, &PathBuf)], rest: &str) -> String {
     let lines: String =
         hooks.iter().map(|(name, path)| format!("{name} = [\"{}\", \"{name}\"]\n", path.display())).collect();
     format!("[hooks]\n{rest}{lines}")
 }
 
-/// A script that writes its environment to a file with the name of its hook.
+/// A script that writes its environment to a file named after its hook.
 fn writes_environment(sandbox: &Sandbox) -> PathBuf {
     script(sandbox, "environment", "env > \"$1.new\"; pwd >> \"$1.new\"; mv \"$1.new\" \"$1.env\"")
 }
@@ -27,12 +27,12 @@ fn start(sandbox: &Sandbox, config: &str) -> PsflipBuilder {
     psflip(sandbox, CHILD, &format!("{AT_ONCE}[log]\nlevel = \"debug\"\n{config}"))
 }
 
-/// What the next generation reads.
+/// Sets the next generation's configuration.
 fn reconfigure(sandbox: &Sandbox, config: &str) {
     configure(sandbox, CHILD, &format!("{AT_ONCE}[log]\nlevel = \"debug\"\n{config}"));
 }
 
-/// The environment that a hook has written, once it has.
+/// The environment that a hook has written, once the file exists.
 #[track_caller]
 fn environment(sandbox: &Sandbox, hook: &str) -> BTreeMap<String, String> {
     let path = sandbox.path(format!("{hook}.env"));
@@ -44,7 +44,8 @@ fn environment(sandbox: &Sandbox, hook: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Asks for an upgrade that fails; gives the line that says why. One psflip, one keeper and one child are left, the same.
+/// Requests an upgrade that fails. Returns the log line with the reason. The same psflip, keeper and child
+/// are left, and no others.
 #[track_caller]
 fn fails(sandbox: &Sandbox, psflip: &Psflip, cause: impl FnOnce(Process, usize)) -> Line {
     let (old, child) = (psflip.active(), psflip.child());
@@ -90,7 +91,7 @@ fn hooks_see_the_childs_environment_and_whom_they_are_about() {
             psflip.flip();
         }
     }
-    // The upgrade that fails is told to the hook of the generation that serves on.
+    // A failed upgrade runs the hook of the generation that keeps serving.
     let (pid, child) = (psflip.active_pid().to_string(), psflip.child_pid().to_string());
     sandbox.write("psflip.toml", "cmd = 7\n");
     fails(&sandbox, &psflip, |_, _| {});
@@ -108,7 +109,7 @@ fn hooks_see_the_childs_environment_and_whom_they_are_about() {
 fn a_promotion_is_hook_link_pidfile_and_word_to_the_old_one_in_this_order() {
     // Contract: U4, P1
     let sandbox = Sandbox::new();
-    // Each step waits for the test, and says what it finds.
+    // At each step the hook waits for the test, and records what it finds.
     let look = "readlink link > seen.link; cat psflip.pid > seen.pid; echo $PSFLIP_PID > at; read -r _ < go";
     let promote = script(&sandbox, "promote", look);
     let promoted =
@@ -127,7 +128,7 @@ fn a_promotion_is_hook_link_pidfile_and_word_to_the_old_one_in_this_order() {
         wait_until(Deadline::default(), format!("`{name}`"), || path.exists().then_some(()));
     };
     let psflip = start(&sandbox, &config).start();
-    // The first generation: no link and no pidfile while its hook runs.
+    // The first generation: neither symlink nor pidfile exist while its hook runs.
     wait("at");
     assert!(!sandbox.path("link").exists() && !psflip.pidfile_path().exists());
     std::fs::remove_file(sandbox.path("at")).unwrap();
@@ -136,7 +137,7 @@ fn a_promotion_is_hook_link_pidfile_and_word_to_the_old_one_in_this_order() {
     wait("after");
     assert_eq!(sandbox.read("after.link"), "target-1\n");
     std::fs::remove_file(sandbox.path("after")).unwrap();
-    // The second one: the link and the pidfile are the old one's while its hook runs.
+    // The second generation: symlink and pidfile are still the old one's while its hook runs.
     psflip.request_flip();
     wait("at");
     assert_eq!(
@@ -144,7 +145,7 @@ fn a_promotion_is_hook_link_pidfile_and_word_to_the_old_one_in_this_order() {
         ("target-1\n".into(), format!("{old}\n"))
     );
     assert_eq!(psflip.active(), old);
-    // The old one can't acknowledge: hook, link and pidfile come all the same, `promoted` doesn't.
+    // The old psflip can't acknowledge. Hook, symlink and pidfile follow all the same, `promoted` doesn't.
     freeze(old);
     go();
     let new = psflip.wait_successor(old);
@@ -198,10 +199,10 @@ fn a_promote_hook_that_hangs_is_ended_with_all_its_processes() {
     let health = "[healthcheck.unix]\npath = \"new.sock\"\n";
     let hangs = "echo it hangs; trap '' TERM; setsid sleep infinity & (trap '' TERM; sleep infinity) & sleep infinity";
     let hangs = script(&service.sandbox, "hangs", hangs);
-    // Time enough for it to say so.
+    // Time enough for its output.
     let hook = hooks(&[("promote", &hangs)], "timeout = \"2s\"\n");
     service.configure(&["http-server", "--unix", "new.sock"], &format!("{health}{hook}"));
-    // `wait_alone` sees that nothing is left.
+    // `wait_alone` checks that nothing is left.
     let line = service.fails();
     assert!(line.text.contains("gave no answer within 2s: it hangs"), "{line}");
     service.succeeds_and_ends();

@@ -1,4 +1,4 @@
-//! What psflip's log tells of a flip, how, and what it never tells.
+//! What psflip logs of an upgrade, in which form, and what it never logs.
 
 use testkit::{Line, Psflip, Sandbox, Stream};
 
@@ -6,7 +6,7 @@ use crate::service::{AT_ONCE, psflip, stop};
 
 const MARKER: &str = "hunter2-the-secret";
 
-/// psflip's own lines among these, without what differs from run to run: time, pids, durations.
+/// psflip's own lines among these, without the parts that differ from run to run: time, pids, durations.
 fn own_lines(lines: &[Line]) -> Vec<String> {
     lines
         .iter()
@@ -15,7 +15,7 @@ fn own_lines(lines: &[Line]) -> Vec<String> {
         .collect()
 }
 
-/// Without time, pids and durations.
+/// The line without time, pids and durations.
 fn plain(line: &str) -> String {
     let text = line.split_once('Z').map_or(line, |(_, rest)| rest).trim();
     let mut out = String::new();
@@ -37,7 +37,7 @@ fn plain(line: &str) -> String {
     }
 }
 
-/// A psflip with everything in its environment and configuration that could be a secret.
+/// A psflip whose environment and configuration contain every possible kind of secret.
 fn with_secrets(sandbox: &Sandbox, rest: &str) -> Psflip {
     let config = format!(
         "{AT_ONCE}{rest}[env]\nTOKEN = \"{MARKER}\"\nOTHER = \"{{{{ env('PASSWORD') }}}}\"\n\
@@ -59,7 +59,7 @@ fn a_flip_is_told_in_eight_lines() {
     psflip.flip();
     psflip.output().wait_after(mark, Stream::Stderr, "the old generation is gone");
     let mut lines = own_lines(&psflip.output().lines()[mark..]);
-    lines.sort_by_key(|line| line.contains("{generation=2")); // each psflip writes its own in order
+    lines.sort_by_key(|line| line.contains("{generation=2")); // each psflip writes its own lines in order
     assert!((5..=8).contains(&lines.len()), "{lines:#?}");
     insta::assert_snapshot!(lines.join("\n"), @r#"
     INFO psflip{generation=1 pid=_}: upgrade requested signal=SIGHUP from="pid _ (uid 0)"

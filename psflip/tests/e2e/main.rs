@@ -1,5 +1,6 @@
-//! psflip, end to end: the real binary with real children. One module a topic; every test cites the clauses that it proves
-//! (`docs/contract.md`), waits for events only, and leaves nothing behind (`testkit`).
+//! psflip, end to end: the real binary with real children. There is one module for each topic. Every test
+//! cites the clauses that it proves (`docs/contract.md`), waits for events only, and leaves nothing behind
+//! (`testkit`).
 
 mod anchor;
 mod check;

@@ -1,4 +1,5 @@
-//! `psflip migrate`: what it says and writes, and that what comes of upstream's examples runs, flips and stops.
+//! `psflip migrate`: its messages and its output. The configurations that it makes of upstream's examples
+//! run, upgrade and stop.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use crate::health::docker::start_scripted_engine;
 use crate::service::{script, stop};
 use crate::traffic::ports::Reserved;
 
-/// Runs `psflip migrate` to its end.
+/// Runs `psflip migrate` until it exits.
 fn migrate(sandbox: &Sandbox, arguments: &[&str]) -> (i32, std::sync::Arc<Running>) {
     let psflip = psflip_bin().display().to_string();
     let argv = [psflip.as_str(), "migrate"].into_iter().chain(arguments.iter().copied());
@@ -18,13 +19,14 @@ fn migrate(sandbox: &Sandbox, arguments: &[&str]) -> (i32, std::sync::Arc<Runnin
     (code, running)
 }
 
-/// An example of upstream's, in the words of this project.
+/// One of upstream's examples, rewritten for these tests.
 fn example(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrate");
     std::fs::read_to_string(folder.join(name)).unwrap()
 }
 
-/// Migrates an example in the sandbox to `psflip.toml`, with these changes of the original, and gives a psflip for it.
+/// Migrates an example to `psflip.toml` in the sandbox, after these changes to the original. Returns a psflip
+/// with it.
 #[track_caller]
 fn migrated(sandbox: &Sandbox, name: &str, changes: &[(&str, &str)], left: bool) -> PsflipBuilder {
     let mut text = example(name);
@@ -39,7 +41,7 @@ fn migrated(sandbox: &Sandbox, name: &str, changes: &[(&str, &str)], left: bool)
     sandbox.psflip().config_file("psflip.toml")
 }
 
-/// Starts it, flips it once, stops it.
+/// Starts it, upgrades it once, and stops it.
 #[track_caller]
 fn flips(sandbox: &Sandbox, builder: PsflipBuilder, upgrade: Signal) {
     let psflip = builder.upgrade_signal(upgrade).start().wait_ready();
@@ -50,7 +52,7 @@ fn flips(sandbox: &Sandbox, builder: PsflipBuilder, upgrade: Signal) {
     sandbox.assert_no_process_left();
 }
 
-/// A health check that doesn't wait for five seconds, for examples that have none.
+/// A health check that doesn't wait five seconds, for examples that have none.
 const QUICK: (&str, &str) = ("cmd:", "healthcheck: { alive: { timeout: 50ms } }\ncmd:");
 /// The pidfile that the tests look for.
 const PIDFILE: (&str, &str) = ("cmd:", "pidfile: psflip.pid\ncmd:");
@@ -97,7 +99,8 @@ fn the_example_of_the_check_command_runs() {
     flips(&sandbox, migrated(&sandbox, "healthcheck_command.yml", &[PIDFILE], false), Signal::SIGHUP);
 }
 
-/// A program `start.sh` in this folder that says how it is called and what its container is, and an engine that says that all is well.
+/// A script `start.sh` in this directory that prints its container's name and its arguments, and an engine
+/// that reports every container as healthy.
 fn containers(sandbox: &Sandbox, folder: &str) {
     std::fs::create_dir_all(sandbox.path(folder)).unwrap();
     script(sandbox, &format!("{folder}/start.sh"), "echo \"container $CONTAINER_NAME $*\"; exec sleep 1000");
@@ -105,7 +108,7 @@ fn containers(sandbox: &Sandbox, folder: &str) {
     sandbox.write("answer", r#"{"State":{"Status":"running","Health":{"Status":"healthy"}}}"#);
 }
 
-/// Flips an example with containers, whose two names are these.
+/// Upgrades an example with containers, which have these two names in turn.
 #[track_caller]
 fn containers_take_turns(sandbox: &Sandbox, builder: PsflipBuilder, names: [&str; 2]) {
     let psflip = builder.start().wait_ready();
@@ -244,6 +247,6 @@ fn what_is_left_and_what_is_unreadable_have_exit_codes_of_their_own() {
         (code, running.stderr().as_str()),
         (125, "psflip: can't read `missing.yml`: no such file or directory\n")
     );
-    // As TOML it is none.
+    // As TOML it is invalid.
     assert_eq!(migrate(&sandbox, &["left.yml", "--format", "toml"]).0, 78);
 }

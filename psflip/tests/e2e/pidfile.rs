@@ -1,4 +1,4 @@
-//! The pidfile: when it is there, whom it names, who may have it (contract P1 to P4).
+//! The pidfile: when it exists, which process it names, and which psflip may take it (contract P1 to P4).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -10,21 +10,22 @@ use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream,
 
 const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
-/// A child that says `starting`, and that a SIGTERM ends by its default action, however early it comes.
+/// A child that prints `starting`, and that SIGTERM terminates by its default action, however early it comes.
 const CHILD: [&str; 3] = ["sh", "-c", "echo starting; exec sleep 1000"];
 
 fn service(sandbox: &Sandbox) -> PsflipBuilder {
     sandbox.psflip().cmd(CHILD).config(AT_ONCE)
 }
 
-/// Ends the service; psflip ends as its child does.
+/// Stops the service. psflip exits like its child.
 #[track_caller]
 fn stop(psflip: &Psflip) {
     let status = psflip.stop();
     assert_eq!(status.signal(), Some(15), "{status}\n{}", psflip.log());
 }
 
-/// A psflip that can't have the pidfile: it ends with 125, leaves nothing, and says why in these words.
+/// A psflip that can't take the pidfile: it exits with 125, leaves nothing behind, and logs the reason in
+/// these words.
 #[track_caller]
 fn assert_refused(sandbox: &Sandbox, psflip: &Psflip, words: &[&str]) {
     let status = psflip.wait_exit();
@@ -34,7 +35,7 @@ fn assert_refused(sandbox: &Sandbox, psflip: &Psflip, words: &[&str]) {
     }
 }
 
-/// What a folder holds, hidden files included.
+/// The names in a directory, hidden files included.
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -58,7 +59,7 @@ fn through_thirty_flips_it_is_always_there_and_names_a_living_psflip() {
     history.assert_never_missing();
     history.assert_always_alive();
     history.assert_atomic();
-    // On a busy machine the watcher may miss one between two others; it never sees anything else, nor another order.
+    // On a busy host the watcher may miss one between two others. It never sees other pids, or another order.
     let seen = history.pids();
     let positions = seen.iter().map(|pid| expected.iter().position(|one| one == pid));
     let positions: Option<Vec<_>> = positions.collect();
@@ -91,7 +92,7 @@ fn a_second_psflip_is_refused_and_names_the_running_one() {
         assert_refused(&sandbox, &second, &[&format!("(pid {})", first.active_pid())]);
         assert!(!second.program().stdout().contains("starting"), "no child was started");
         assert_eq!(first.wait_pidfile(), first.active());
-        first.flip(); // the successor holds it as well
+        first.flip(); // the successor holds it, too
     }
     first.history().assert_never_missing();
     stop(&first);
@@ -138,7 +139,7 @@ fn of_two_first_starts_at_the_same_time_exactly_one_survives() {
         if round % 2 == 1 {
             sandbox.write("psflip.pid", "1\n"); // stale
         }
-        // Written once: neither reads what the other's start is just writing.
+        // Written once, so that neither reads a file that the other's start is still writing.
         sandbox.write("two.toml", format!("{}pidfile = \"psflip.pid\"\n{AT_ONCE}", cmd_line(CHILD)));
         let two = [0, 1].map(|_| sandbox.psflip().config_file("two.toml").start());
         let loser = wait_until(Deadline::default(), "one of the two to give up", || {
@@ -181,7 +182,7 @@ fn a_new_path_that_another_psflip_holds_fails_the_upgrade() {
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
     let other = service(&sandbox).pidfile("other.pid").start().wait_ready();
-    // The last configuration written is the other's: both read the same file.
+    // Both read the same file, and the other one wrote it last.
     let active = psflip.request_flip();
     let line = psflip.wait_for_line(Stream::Stderr, "upgrade failed").text;
     assert!(line.contains(&format!("(pid {})", other.active_pid())), "{line}");
@@ -226,7 +227,7 @@ fn a_folder_that_cant_be_written_is_refused_by_name() {
     fs::create_dir(&folder).unwrap();
     let psflip = service(&sandbox).pidfile("run/x.pid");
     let psflip = if nix::unistd::geteuid().is_root() {
-        // Permissions don't bind root; a read-only mount does.
+        // Permissions don't restrict root, but a read-only mount does.
         in_mounts(psflip, "mount --bind run run && mount -o remount,bind,ro run").start()
     } else {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
@@ -237,7 +238,8 @@ fn a_folder_that_cant_be_written_is_refused_by_name() {
     assert!(names(&folder).is_empty());
 }
 
-/// psflip in a mount namespace of its own, after `set_up`. What `run` holds then and afterwards is printed.
+/// psflip in a mount namespace of its own, after `set_up`. The content of `run` is printed then and
+/// afterwards.
 fn in_mounts(psflip: PsflipBuilder, set_up: &str) -> PsflipBuilder {
     let script = format!("{set_up}; \"$@\"; code=$?; echo left: $(ls -A run); exit $code");
     psflip.wrapper(["unshare", "-m", "sh", "-c", &script, "sh"])
@@ -308,7 +310,8 @@ fn one_that_names_somebody_else_by_now_is_not_removed() {
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
     let active = psflip.active();
-    // Answered after the look that belongs to the promotion, which writes the pidfile again.
+    // After the promotion psflip checks the pidfile, and would write it again. It answers a status request
+    // only after that check.
     assert_eq!(status(&psflip.control_path())["pid"], active.pid());
     sandbox.write("psflip.pid", "1\n");
     active.signal(Signal::SIGTERM).unwrap();

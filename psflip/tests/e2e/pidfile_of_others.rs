@@ -1,4 +1,5 @@
-//! The pidfile among others: files that are none, locks that anybody can take, and programs that remove, replace or write it.
+//! The pidfile among other programs: files that are no pidfile, locks that any process can take, and programs
+//! that remove, replace or write the pidfile.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -35,7 +36,7 @@ fn what_is_no_pidfile_is_refused_and_never_touched() {
         [("one.toml", "data"), ("two.toml", "linked"), ("three.toml", "config.d/../three.toml.real")]
     {
         if name == "three.toml" {
-            // The configuration itself, by another name of it, which only the file tells.
+            // The configuration file itself, under a second name. Only the file's identity reveals it.
             std::os::unix::fs::symlink("three.toml.real", sandbox.path("three.toml")).unwrap();
             sandbox.write("three.toml.real", format!("{cmd}pidfile = \"{target}\"\n{AT_ONCE}"));
         } else {
@@ -112,7 +113,7 @@ fn after_it_was_removed_a_second_psflip_is_refused_and_the_next_look_writes_it_a
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let pid = psflip.first_pid();
-    // Answered after the look that belongs to the promotion.
+    // Answered after the check of the pidfile at the promotion.
     assert_eq!(status(&psflip.control_path())["pid"], pid);
     fs::remove_file(psflip.pidfile_path()).unwrap();
     assert_second_is_refused(&sandbox, pid);
@@ -120,7 +121,7 @@ fn after_it_was_removed_a_second_psflip_is_refused_and_the_next_look_writes_it_a
     assert_eq!(status(&psflip.control_path())["pid"], pid);
     assert_named(&sandbox, &psflip, pid);
     psflip.wait_for_line(Stream::Stderr, "another process removed the pidfile");
-    // An upgrade is a look as well, also for the socket.
+    // An upgrade checks the pidfile, too, and also the socket.
     let old = psflip.active();
     fs::remove_file(psflip.pidfile_path()).unwrap();
     fs::remove_file(psflip.control_path()).unwrap();
@@ -143,12 +144,12 @@ fn where_everybody_may_write_both_files_are_back_at_once() {
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).pidfile("tmp/psflip.pid").start().wait_ready();
     for generation in 1..3 {
         let pid = psflip.active_pid();
-        // Answered after the look that belongs to the promotion.
+        // Answered after the check of the pidfile at the promotion.
         assert_eq!(status(&psflip.control_path())["pid"], pid);
         fs::remove_file(psflip.pidfile_path()).unwrap();
         fs::remove_file(folder.join("psflip.pid.sock")).unwrap();
         wait_until(Deadline::default(), "pidfile and socket to be back", || {
-            // The socket has its name a moment before it listens.
+            // The socket's file exists a moment before the socket listens.
             let connected = UnixStream::connect(folder.join("psflip.pid.sock")).ok();
             connected.and(psflip.pidfile_path().exists().then_some(()))
         });
@@ -210,7 +211,7 @@ fn a_child_with_the_same_pidfile_is_told_and_its_removal_is_mended() {
     });
     Asking::ask(&sandbox.path("psflip.pid.sock"), r#"{"psflip":1,"request":"upgrade"}"#)
         .wait_event("drained");
-    // The old child has removed what by then was the new generation's.
+    // The old child has removed the pidfile, which was the new generation's by then.
     let active = wait_until(Deadline::default(), "the pidfile to name the new psflip", || {
         let pid: u32 = fs::read_to_string(psflip.pidfile_path()).ok()?.trim().parse().ok()?;
         (status(&sandbox.path("psflip.pid.sock"))["pid"] == pid).then_some(pid)

@@ -1,4 +1,5 @@
-//! A first psflip without a flag: it stays as the anchor wherever nobody follows the main PID, so that no upgrade ends a service.
+//! A first psflip without a flag. It keeps an anchor wherever the supervisor does not follow the main PID, so
+//! no upgrade ends the service.
 
 use testkit::process::Process;
 use testkit::{
@@ -10,10 +11,10 @@ use super::namespace::{generation, named};
 use crate::service::{AT_ONCE, Service, configure, psflip, stop};
 use crate::tree::is_root;
 
-/// What psflip says about itself below a supervisor that doesn't follow the main PID.
+/// The log line of a psflip whose supervisor does not follow the main PID.
 const SAYS: &str = "INFO psflip{generation=1 ";
 
-/// The anchor that was started by a wrapper.
+/// The anchor of a psflip that a wrapper started.
 #[track_caller]
 pub(super) fn anchor_above(psflip: &Psflip) -> Process {
     let anchor = psflip.active().parent().unwrap();
@@ -21,13 +22,13 @@ pub(super) fn anchor_above(psflip: &Psflip) -> Process {
     anchor
 }
 
-/// The line of the first generation that says whether there is an anchor, and why.
+/// The first generation's log line that says whether there is an anchor, and why.
 #[track_caller]
 fn line(psflip: &Psflip) -> String {
     psflip.wait_for_line(Stream::Stderr, "an anchor").text
 }
 
-/// Runs a client to its end, in the folder of the sandbox. Gives what it printed.
+/// Runs a client in the sandbox's directory until it exits. Returns its output.
 #[track_caller]
 fn client(sandbox: &Sandbox, subcommand: &str) -> String {
     let client = sandbox.command([psflip_bin()]).arg(subcommand).start();
@@ -35,7 +36,8 @@ fn client(sandbox: &Sandbox, subcommand: &str) -> String {
     client.stdout()
 }
 
-/// Upgrades by every way there is, a failed one, and a stop, below a supervisor that ends with the process that it started.
+/// Upgrades in every way, a failed upgrade and a stop, under a supervisor that exits with the process that it
+/// started.
 #[track_caller]
 fn is_upgraded_and_stopped_below(supervisor: &[&str], passes_sigterm_on: bool) {
     let service =
@@ -74,7 +76,7 @@ fn is_upgraded_and_stopped_below(supervisor: &[&str], passes_sigterm_on: bool) {
     sandbox.assert_no_process_left();
 }
 
-/// The child's own end after an upgrade, which is the supervisor's to answer.
+/// A child that crashes after an upgrade: the supervisor must see its exit code.
 #[track_caller]
 fn relays_a_crash_to(supervisor: &[&str], code: i32) {
     let sandbox = Sandbox::new();
@@ -86,7 +88,7 @@ fn relays_a_crash_to(supervisor: &[&str], code: i32) {
     sandbox.assert_no_process_left();
 }
 
-/// An entrypoint that passes SIGTERM on, as many images have one.
+/// An entrypoint script that forwards SIGTERM, as in many images.
 const ENTRYPOINT: &str = "\"$@\" & pid=$!; trap 'kill $pid' TERM; wait $pid; code=$?; \
     while kill -0 $pid 2>/dev/null; do wait $pid; code=$?; done; exit $code";
 
@@ -112,7 +114,7 @@ below! {
     tini: &["tini", "-s", "--"], true;
     dumb_init: &["dumb-init", "--"], true;
     dumb_init_for_one_child: &["dumb-init", "--single-child", "--"], true;
-    // An entrypoint that doesn't exec.
+    // An entrypoint without `exec`.
     a_shell_that_waits: &["sh", "-c", "\"$@\"; exit $?", "sh"], false;
     an_entrypoint_with_a_trap: &["sh", "-c", super::ENTRYPOINT, "sh"], true;
 }
@@ -138,13 +140,13 @@ fn below_the_init_of_a_container_an_upgrade_does_not_end_the_container() {
         wait_until(Deadline::default(), "the old generation's end", || (!old.is_alive()).then_some(()));
         assert!(tini.is_alive() && anchor.is_alive(), "{}", sandbox.report());
     }
-    // As `docker stop` does it.
+    // `docker stop` does the same.
     tini.signal(Signal::SIGTERM).unwrap();
     assert_eq!(init.wait_exit().code(), Some(143), "{}", sandbox.report());
     sandbox.assert_no_process_left();
 }
 
-/// A psflip that was started as systemd starts it, or not quite.
+/// A psflip with the environment that systemd sets, or with a part of it.
 fn told(sandbox: &Sandbox, script: &str, anchor: Anchor) -> PsflipBuilder {
     let builder = psflip(sandbox, &["/bin/sleep", "infinity"], AT_ONCE).anchor(anchor);
     builder.env("NOTIFY_SOCKET", sandbox.path("notify")).wrapper(["sh", "-c", script, "sh"])

@@ -1,4 +1,4 @@
-//! Below an anchor: whoever dies, whenever (C7, F).
+//! Each process below an anchor is killed, at each stage of an upgrade (C7, F).
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -7,10 +7,10 @@ use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, child_of, wait
 use super::{anchor_of, anchored, stop};
 use crate::service::{AT_ONCE, configure, freeze, generations, kill, psflip, script};
 
-/// A child that is healthy once the file `healthy` is there.
+/// Healthy once the file `healthy` exists.
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n[log]\nlevel = \"debug\"\n";
 
-/// The psflip beside the old one.
+/// The new psflip beside the old one.
 #[track_caller]
 fn coming(sandbox: &Sandbox, known: &[Process]) -> Process {
     wait_until(Deadline::default(), "a new psflip", || {
@@ -20,7 +20,8 @@ fn coming(sandbox: &Sandbox, known: &[Process]) -> Process {
 
 const SLEEP: &[&str] = &["/bin/sleep", "infinity"];
 
-/// A child that sleeps below an anchor, and an upgrade to one that has this configuration: the anchor, the old psflip, the new one.
+/// Starts a child that sleeps below an anchor, and an upgrade to one with this configuration. Returns the
+/// anchor, the old psflip and the new one.
 #[track_caller]
 fn upgrading(sandbox: &Sandbox, rest: &str) -> (Psflip, [Process; 3]) {
     let psflip = anchored(psflip(sandbox, SLEEP, AT_ONCE)).start().wait_ready();
@@ -70,11 +71,11 @@ fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below
     kill(old);
     psflip.wait_for_line(Stream::Stderr, "the old psflip was killed; going on alone");
     assert!(anchor.is_alive());
-    // What comes meanwhile is for the one that is left.
+    // A request during the upgrade goes to the psflip that is left.
     anchor.signal(Signal::SIGHUP).unwrap();
     psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     sandbox.write("healthy", "");
-    // It may be the service for a few milliseconds only: the log tells, whoever the pidfile names by now.
+    // It may be the service for a few milliseconds only, so the test reads the log, not the pidfile.
     psflip.wait_for_line(Stream::Stderr, &format!("pid={new}}}: healthy, active"));
     let third = psflip.wait_successor(new);
     psflip.wait_gone(new);
@@ -99,7 +100,7 @@ fn a_stop_for_the_anchor_ends_a_generation_that_goes_on_alone() {
 fn a_generation_that_goes_on_alone_and_fails_is_the_end() {
     // Contract: A3, F8, F4
     let sandbox = Sandbox::new();
-    // The old psflip has to be killed in this time.
+    // Time for the test to kill the old psflip.
     let soon = format!("{UNTIL_FILE}[upgrade]\ntimeout = \"4s\"\n");
     let (psflip, [_, old, _]) = upgrading(&sandbox, &soon);
     kill(old);
@@ -127,7 +128,7 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_with_the_anchor() {
     let psflip = anchored(psflip(&sandbox, child, AT_ONCE)).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "ready pid=");
     let (active, keeper) = (psflip.active(), psflip.child().parent().unwrap());
-    freeze(active); // it would end what the keeper left
+    freeze(active); // otherwise it stops what the keeper left
     kill(keeper);
     kill(active);
     assert_eq!(psflip.wait_exit().signal(), Some(9));
@@ -152,7 +153,7 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_while_the_new_generat
         } else {
             psflip.wait_for_line(Stream::Stderr, "generation=2");
         }
-        freeze(old); // it would end what the keeper left
+        freeze(old); // otherwise it stops what the keeper left
         kill(keeper);
         kill(old);
         sandbox.write("healthy", "");
@@ -183,7 +184,7 @@ fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_del
     psflip.wait_for_line(Stream::Stderr, "new generation took over");
     assert!(old.is_alive());
     sandbox.write("go", "");
-    // A manager is to start the service again: it must not wait an hour for that.
+    // The supervisor must be able to restart the service without waiting for the hour of the old one's drain.
     assert_eq!(psflip.wait_exit().code(), Some(3), "{}", sandbox.report());
     sandbox.assert_no_process_left();
 }
@@ -259,7 +260,7 @@ fn a_coming_tree_whose_psflip_and_keeper_are_killed_together_ends_at_once() {
         psflip.output().wait_after(mark, Stream::Stdout, "ready pid=");
         let new = coming(&sandbox, &[anchor, old]);
         let keeper = child_of(new).unwrap().parent().unwrap();
-        freeze(new); // it would end what the keeper left
+        freeze(new); // otherwise it stops what the keeper left
         kill(keeper);
         kill(new);
         psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");

@@ -1,4 +1,5 @@
-//! An anchor on a terminal: a flip keeps the foreground; keys, job control and a new size reach the active child once (S2, S3).
+//! An anchor on a terminal. An upgrade keeps the foreground. Keys, job control and window size changes reach
+//! the active child once (S2, S3).
 
 use testkit::process::State;
 use testkit::{Psflip, Sandbox, Signal, Stream};
@@ -7,7 +8,7 @@ use super::by_default::anchor_above;
 use super::{anchor_of, anchored};
 use crate::terminal::{SHELL, assert_got, end, logger, ready, wait_state};
 
-/// What the child got so far is not counted any more: the next generation's child begins anew.
+/// Starts a new count: the next generation's child has received no signal yet.
 #[track_caller]
 fn flip(psflip: &Psflip, generation: u32) {
     psflip.flip();

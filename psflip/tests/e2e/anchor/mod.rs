@@ -16,15 +16,15 @@ use testkit::{
 
 use crate::service::{AT_ONCE, Service, configure, psflip, script, wait_rest};
 
-/// What psflip names the anchor's process.
+/// The process name that psflip gives to the anchor.
 pub(crate) const NAME: &str = "psflip: anchor";
 
-/// Starts it as by default, which is below an anchor.
+/// Starts psflip in the default way, which is below an anchor.
 pub(crate) fn anchored(builder: PsflipBuilder) -> PsflipBuilder {
     builder.anchor(Anchor::ByDefault)
 }
 
-/// The anchor of a psflip that was started below one.
+/// The anchor above the active psflip.
 #[track_caller]
 pub(crate) fn anchor_of(psflip: &Psflip) -> Process {
     let anchor = psflip.program().first();
@@ -34,7 +34,7 @@ pub(crate) fn anchor_of(psflip: &Psflip) -> Process {
     anchor
 }
 
-/// Ends the service as its manager does: SIGTERM for the one process that it knows.
+/// Stops the service as its supervisor does, by a SIGTERM to the one process that the supervisor knows.
 #[track_caller]
 pub(crate) fn stop(psflip: &Psflip) -> ExitStatus {
     psflip.program().first().signal(Signal::SIGTERM).unwrap();
@@ -50,7 +50,8 @@ fn the_anchor_stays_while_generations_come_and_go_and_no_request_is_lost() {
     for round in 0..10 {
         let old = service.psflip.active();
         assert_eq!(old.parent(), Some(anchor), "{}", service.sandbox.report());
-        // The pidfile names the active psflip, the manager knows the anchor: either can be asked.
+        // The pidfile names the active psflip, and the supervisor knows the anchor. Both must accept
+        // requests.
         let asked = if round % 2 == 0 { anchor } else { old };
         asked.signal(Signal::SIGHUP).unwrap();
         let new = service.psflip.wait_successor(old);
@@ -151,7 +152,7 @@ fn signals_for_the_anchor_reach_the_child_of_the_active_generation_from_their_se
             assert!(line.contains(&from), "signal {number} in generation {generation}: {line}");
         }
         let got = |what: &str| psflip.program().stdout().matches(what).count();
-        // The old child has also said that it got SIGTERM at the flip.
+        // The old child, too, has logged the SIGTERM that it received at the upgrade.
         assert_eq!(
             got("got ") - got("got SIGTERM"),
             generation * (64 - 9),
@@ -177,7 +178,7 @@ fn upgrade_requests_of_the_first_moments_are_followed() {
     // Contract: A2, S7, U7
     for _ in 0..10 {
         let sandbox = Sandbox::new();
-        // Blocked, since it would end the process until psflip's first instruction has run.
+        // SIGHUP is blocked, since it would terminate the process before psflip's first instruction has run.
         let psflip = psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE).block_signal(Signal::SIGHUP);
         let psflip = anchored(psflip).start();
         let first = psflip.program().first();

@@ -1,4 +1,4 @@
-//! As PID 1 of a PID namespace, as in a container: the anchor is there by itself.
+//! As PID 1 of a PID namespace, as in a container, psflip keeps an anchor by default.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::service::{AT_ONCE, configure};
 use crate::tree::is_root;
 use crate::tree::reaping::wait_reaped;
 
-/// psflip as PID 1 of a PID namespace, and as it is seen from outside.
+/// psflip as PID 1 of a PID namespace. The pids here are those outside of it.
 fn as_pid_1(sandbox: &Sandbox, config: &str) -> Arc<Running> {
     sandbox.write("psflip.toml", config);
     sandbox.command(["unshare", "--pid", "--fork", "--mount-proc"]).arg(psflip_bin()).start()
 }
 
-/// The only child of `unshare`, once it is the anchor and the first child is healthy.
+/// The only child of `unshare`, once it is an anchor with a healthy first child.
 #[track_caller]
 fn pid_1(unshare: &Running) -> Process {
     unshare.output().wait(Stream::Stderr, "healthy, active");
@@ -27,7 +27,7 @@ fn pid_1(unshare: &Running) -> Process {
     anchor
 }
 
-/// Waits until a process is called an anchor: its child may be healthy before.
+/// Waits until a process has the anchor's name. Its child may be healthy earlier.
 #[track_caller]
 pub(super) fn named(anchor: Process) {
     wait_until(Deadline::default(), format!("process {anchor} to be the anchor"), || {
@@ -35,7 +35,8 @@ pub(super) fn named(anchor: Process) {
     });
 }
 
-/// The generation below the anchor, seen from outside; strangers may be there, too.
+/// The generation below the anchor, by its pid outside of the namespace. The anchor may have other children,
+/// too.
 #[track_caller]
 pub(super) fn generation(anchor: Process) -> Process {
     let psflips = || {
@@ -78,7 +79,7 @@ fn as_pid_1_it_reaps_strangers_that_fall_to_it() {
     let sandbox = Sandbox::new();
     let unshare = as_pid_1(&sandbox, &format!("cmd = [\"sleep\", \"infinity\"]\n{AT_ONCE}"));
     let psflip = pid_1(&unshare);
-    // As `docker exec` does it: a process that enters the namespace, and leaves an orphan there.
+    // `docker exec` does the same: a process enters the namespace and leaves an orphan there.
     let enter = ["nsenter", "--pid", "--target", &psflip.pid().to_string(), "sh", "-c"].map(str::to_owned);
     for round in 0..5 {
         let script = format!("sleep 1000{round} & exit 0");
@@ -125,7 +126,7 @@ fn as_pid_1_it_is_upgraded_under_load_and_stopped() {
         probe.wait_requests(10);
     }
     probe.finish().assert_no_failures();
-    // As `docker stop` does it, while an upgrade is under way.
+    // `docker stop` does the same, while an upgrade is running.
     configure(&sandbox, &["never-ready"], "[healthcheck.unix]\npath = \"never.sock\"\n");
     anchor.signal(Signal::SIGHUP).unwrap();
     unshare.output().wait(Stream::Stdout, "starting pid=");

@@ -9,7 +9,8 @@ use super::{NAME, anchor_of, anchored, stop};
 use crate::failures::stage::Stage;
 use crate::service::{AT_ONCE, Service, psflip, script};
 
-/// Puts a copy of a program there, under a new inode. A process of its own writes it: see [`crate::service::script`].
+/// Replaces the file at `path` by a copy of a program, with a new inode. A separate process writes it: see
+/// [`crate::service::script`].
 #[track_caller]
 fn replace(sandbox: &Sandbox, program: &Path, path: &str) {
     let copy = "cp \"$1\" \"$2.new\" && mv -f \"$2.new\" \"$2\"";
@@ -50,7 +51,7 @@ fn a_new_program_replaces_that_of_the_anchor_too_under_load() {
             (program_of(service.psflip.active()), service.psflip.active().parent()),
             (new, Some(anchor))
         );
-        anchor_of(&service.psflip); // it has its name again
+        anchor_of(&service.psflip); // waits until it has its name again
         service.probe.wait_requests(10);
     }
     let status = {
@@ -64,7 +65,7 @@ fn a_new_program_replaces_that_of_the_anchor_too_under_load() {
     assert!(status.success(), "{status}");
 }
 
-/// A staged psflip below an anchor, whose program is a copy that can be replaced.
+/// A staged psflip below an anchor. Its program is a copy that the test can replace.
 fn staged(sandbox: &Sandbox, argv: &[&str]) -> (Stage, testkit::Psflip) {
     let stage = Stage::new(sandbox);
     replace(sandbox, &double("psflip-staged"), "copy");
@@ -116,7 +117,7 @@ fn an_anchor_whose_new_program_can_not_be_executed_stays_as_it_is() {
     assert!(line.contains("can't be executed") && line.contains(&anchor.to_string()), "{line}");
     assert_eq!(program_of(anchor), before);
     stage.no_plan(&sandbox);
-    // It goes on, and the next promotion is the next try.
+    // The anchor runs on, and tries again at the next promotion.
     let old = psflip.active();
     anchor.signal(Signal::SIGHUP).unwrap();
     psflip.wait_successor(old);

@@ -1,4 +1,4 @@
-//! What a child is given on purpose, and what is kept from it (C1 to C3); psflip under psflip.
+//! What the child inherits on purpose, and what psflip keeps from it (C1 to C3). Also psflip under psflip.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use testkit::{
 
 const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
-/// The environment of a process, raw order, without the sandbox's own.
+/// The environment of a process in its original order, without the sandbox's own variables.
 fn variables(process: Process) -> Vec<String> {
     let environ = process.environ().unwrap();
     let own = ["HOME", "LANG", "PATH", "TMPDIR", testkit::MARKER];
@@ -22,10 +22,11 @@ fn variables(process: Process) -> Vec<String> {
         .collect()
 }
 
-/// A child that stops itself: by then the loader of its program has closed what it opened, and nothing changes any more.
+/// A child that stops itself. By then its dynamic linker has closed the files that it opened, and the
+/// descriptors no longer change.
 const STOPPED: [&str; 3] = ["sh", "-c", "kill -STOP $$"];
 
-/// Nothing else ends a child that is stopped.
+/// Only SIGKILL terminates a stopped child.
 const KILLED: &str = "shutdown.timeout = \"0s\"\n";
 
 /// The open descriptors of [`STOPPED`].
@@ -63,7 +64,7 @@ fn descriptors_that_were_closed_are_closed_in_the_child_in_every_generation() {
         let bare =
             open_when_stopped(closed.iter().fold(start, |start, fd| start.close_fd(*fd)).start().first());
         assert!(closed.iter().all(|fd| !bare.contains_key(fd)), "{bare:?}");
-        // A stopped child is not healthy by being alive.
+        // The check `alive` fails for a stopped child.
         let health = format!("{KILLED}[healthcheck.command]\ncmd = [\"true\"]\n");
         let start = sandbox.psflip().cmd(STOPPED).config(health);
         let psflip = closed.iter().fold(start, |start, fd| start.close_fd(*fd)).start().wait_ready();
@@ -79,9 +80,9 @@ fn descriptors_that_were_closed_are_closed_in_the_child_in_every_generation() {
 fn no_descriptor_of_psflips_own_reaches_the_child_in_any_generation() {
     // Contract: C3
     let sandbox = Sandbox::new();
-    // A health check by command makes the most descriptors.
+    // A health check by command opens the most descriptors.
     let health = format!("{KILLED}[healthcheck.command]\ncmd = [\"true\"]\n");
-    // Whoever runs the tests may have left descriptors open for them.
+    // The process that runs the tests may have passed descriptors on.
     let bare = open_when_stopped(sandbox.command(STOPPED).start().first());
     let psflip = sandbox.psflip().cmd(STOPPED).config(health).start().wait_ready();
     for generation in 1..=3 {
@@ -126,7 +127,7 @@ fn what_managers_tell_psflip_is_kept_from_the_child() {
     for name in addressed_to_psflip {
         start = start.env(name, "1");
     }
-    // An outer psflip's, which are not this one's.
+    // Variables of an outer psflip, which this one must replace.
     let psflip = start.env("PSFLIP_GENERATION", "70").env("PSFLIP_SLOT", "z").start().wait_ready();
     for (generation, slot) in [(1, "a"), (2, "b"), (3, "a")] {
         let expected =
@@ -171,7 +172,7 @@ fn the_session_is_psflips_and_the_process_group_the_childs_own_in_every_generati
     }
 }
 
-/// Starts a psflip whose child is a psflip; `wrap` makes the outer one's command of the inner one's.
+/// Starts a psflip whose child is a psflip. `wrap` is put before the inner psflip's command.
 fn nested(sandbox: &Sandbox, wrap: &[&str]) -> Psflip {
     let child = fixture("never-ready").display().to_string();
     let pidfile = sandbox.path("inner-{{ env('PSFLIP_SLOT') }}.pid");
@@ -207,7 +208,7 @@ fn a_psflip_is_a_good_child_of_a_psflip_that_flips() {
         outer.flip();
         assert!(!inside.is_alive() && !sandbox.path(format!("inner-{slot}.pid")).exists());
     }
-    // Before that it would die of the signal instead of handling it.
+    // Before that, psflip has no handler yet, and the signal would terminate it.
     outer.output().wait_count(4, Stream::Stdout, "starting pid=");
     let status = outer.stop();
     assert_eq!(status.code(), Some(0), "{}", sandbox.report());
@@ -218,7 +219,8 @@ fn a_psflip_is_a_good_child_of_a_psflip_that_flips() {
 fn an_inner_psflip_flips_on_its_own_and_survives_the_outer_ones_flips() {
     // Contract: C3, U10
     let sandbox = Sandbox::new();
-    // The first inner psflip ends when its successor takes over, so something else has to be the outer one's child.
+    // The first inner psflip exits when its successor takes over, so the outer psflip needs a child that
+    // stays.
     let outer = nested(&sandbox, &["sh", "-c", "\"$@\" & exec sleep infinity", "sh"]);
     for slot in ["a", "b"] {
         let pidfile = format!("inner-{slot}.pid");
@@ -231,7 +233,7 @@ fn an_inner_psflip_flips_on_its_own_and_survives_the_outer_ones_flips() {
             inside = next;
             let child = wait_until(Deadline::default(), "the inner child", || child_of(inside));
             assert_eq!(child.env("PSFLIP_GENERATION").unwrap(), generation.to_string().as_str());
-            // Its parent is the nearest subreaper: the outer psflip's keeper.
+            // The inner psflip's parent is the nearest subreaper: the outer psflip's keeper.
             let keeper = inside.parent().unwrap();
             assert_eq!(keeper.parent(), Some(outer_psflip), "{}", sandbox.report());
         }

@@ -1,4 +1,5 @@
-//! The introspector's view, bare and under psflip, in generation 1 and after a flip (C4, and with it C1 to C3).
+//! The view of the fixture `introspector`, without psflip and under it, in generation 1 and after an upgrade
+//! (C4, and so C1 to C3).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,10 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 
 use testkit::{Sandbox, Session, Signal, Stream, fixture};
 
-/// What the introspector saw, by its keys. What differs from run to run by its nature is made alike: pids and pipe numbers.
+/// What the introspector saw, by key. Values that differ from run to run, pids and pipe numbers, are
+/// normalized.
 type View = BTreeMap<String, String>;
 
-/// The first view in the output of a psflip, or the one after `views` flips.
+/// The view in the output of a psflip after `number` upgrades.
 fn view(text: &str, number: usize) -> View {
     let mut views = text.split_inclusive("\nready pid=").take_while(|part| part.contains("argv[00]="));
     let text = views.nth(number).unwrap_or_else(|| panic!("there is no view {number} in\n{text}"));
@@ -17,7 +19,8 @@ fn view(text: &str, number: usize) -> View {
     let facts: View = text[from..]
         .lines()
         .filter_map(|line| line.split_once('='))
-        // Of this one's readiness and of the generation before it, which ends meanwhile.
+        // Lines of other origin: this introspector's readiness, and signals that the old generation received
+        // as it stopped.
         .filter(|(key, _)| *key != "ready pid" && !key.starts_with("got "))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
@@ -28,7 +31,7 @@ fn view(text: &str, number: usize) -> View {
     facts.into_iter().map(|(key, value)| (key, pipes(&value))).collect()
 }
 
-/// The lines in which the view under psflip differs from the bare one, as diff(1) would show them.
+/// The lines in which the view under psflip differs from the one without, in the format of diff(1).
 fn difference(bare: &View, under_psflip: &View) -> String {
     let keys: std::collections::BTreeSet<_> = bare.keys().chain(under_psflip.keys()).collect();
     let mut text = String::new();
@@ -42,7 +45,8 @@ fn difference(bare: &View, under_psflip: &View) -> String {
     text
 }
 
-/// What the contract allows to differ: the pid, the parent, the process group, the parent-death signal, the documented variables at the end.
+/// The differences that the contract allows: pid, parent, process group, parent-death signal, and the
+/// documented variables at the end.
 fn allowed(bare: &View, under_psflip: &View, generation: u64) -> String {
     let slot = if generation % 2 == 1 { "a" } else { "b" };
     let variables = bare.keys().filter(|key| key.starts_with("env[")).count();
@@ -57,7 +61,8 @@ fn allowed(bare: &View, under_psflip: &View, generation: u64) -> String {
     expected
 }
 
-/// Starts the introspector bare and under psflip, both made odd by the same methods, and compares what they see.
+/// Starts the introspector without psflip and under it, changes both environments in the same way, and
+/// compares the views.
 macro_rules! assert_same_view {
     ($sandbox:ident, $start:ident => $odd:expr) => {{
         let introspect = [fixture("introspect").display().to_string(), "--hold".to_owned()];
@@ -133,7 +138,8 @@ fn a_nohup_stays_a_nohup() {
 fn ignored_signals_stay_ignored() {
     // Contract: C2
     let sandbox = Sandbox::new();
-    // SIGPIPE is ignored by Rust's runtime and SIGCHLD put to its default by psflip: both have to be given back.
+    // Rust's runtime ignores SIGPIPE, and psflip resets SIGCHLD to its default. The child must get both as
+    // psflip inherited them.
     assert_same_view!(sandbox, start => start
         .ignore_signal(Signal::SIGPIPE)
         .ignore_signal(Signal::SIGCHLD)
@@ -208,7 +214,8 @@ fn the_raw_order_of_the_environment_is_kept() {
     // Contract: C1
     let sandbox = Sandbox::new();
     let marker = format!("{}={}", testkit::MARKER, sandbox.id());
-    // Not in alphabetical order, an empty value, a value with `=`, what is no UTF-8, two that only differ in case.
+    // Not in alphabetical order; an empty value; a value with `=`; bytes that are not UTF-8; two names that
+    // differ only in case.
     let odd =
         ["env", "-i", "ZED=1", "A=", &marker, "EQ==x=y", "a=lower", "PATH=/usr/bin:/bin", "\u{e9}=\u{1}"];
     assert_same_view!(sandbox, start => start.wrapper(odd));
@@ -230,7 +237,7 @@ fn the_child_has_a_terminal_as_its_own() {
     psflip.output().wait(Stream::Pty, "ready pid=");
     let (bare, first) = (bare.output().text(Stream::Pty), psflip.output().text(Stream::Pty));
     let (bare, mut seen) = (view(&bare, 0), view(&first, 0));
-    // The terminal's own number, and the session and the foreground group, whose leader psflip is now.
+    // The terminal's own number, its session and its foreground group. psflip leads both now.
     for key in ["sid", "tpgid"] {
         let leader = seen.insert(key.to_owned(), bare[key].clone());
         assert_eq!(leader, Some(psflip.first_pid().to_string()), "{key}\n{}", sandbox.report());

@@ -1,4 +1,4 @@
-//! What is asked, and what is answered: status, upgrade, stop.
+//! Requests and their answers: status, upgrade, stop.
 
 use serde_json::json;
 use testkit::{Sandbox, Signal, Stream};
@@ -35,7 +35,7 @@ fn the_status_tells_who_serves_and_since_when() {
         (&record["upgrade"], &record["to"], &record["result"]),
         (&json!(0), &json!(1), &json!("promoted"))
     );
-    // What was read is not what is there any more.
+    // The file has changed since this generation read it.
     configure(&sandbox, &["signal-logger"], AT_ONCE);
     assert_eq!(super::status(&psflip)["config"]["changed"], true);
     stop(&psflip);
@@ -62,7 +62,8 @@ fn an_upgrade_is_told_step_by_step() {
     assert_eq!(events[10]["killed"], false);
     let times: Vec<u64> = events.iter().filter_map(|event| event["at_ms"].as_u64()).collect();
     assert!(times.is_sorted(), "{times:?}");
-    // The generation that came knows it, too. That the old one is gone shows to it before the next client does.
+    // The new generation has the history, too. It learns that the old one is gone before it answers the next
+    // client.
     psflip.wait_gone(old);
     let history = status(&psflip)["history"].clone();
     let record = &history[1];
@@ -97,7 +98,7 @@ fn a_failed_upgrade_tells_why_and_who_keeps_running() {
         (&status["history"][1]["result"], &status["history"][1]["reason"]),
         (&json!("failed"), &json!(reason))
     );
-    // Standard error is a pipe here, which nobody can look into.
+    // Standard error is a pipe here, and psflip can't read back what was written to it.
     assert!(failed["output"].is_null(), "{failed}");
     stop(&psflip);
 }
@@ -176,7 +177,7 @@ fn a_stop_during_an_upgrade_ends_both_generations() {
     assert_eq!(stopped["end"], "exit code 0");
     let failed = upgrade.wait_event("failed");
     assert!(failed["reason"].as_str().unwrap().contains("aborted by a stop request"), "{failed}");
-    // Whoever waited for the upgrade is told of the end as well, and not let go before.
+    // The client that waits for the upgrade also gets `stopped`, and its connection stays open until then.
     assert_eq!(names(&upgrade.rest()), ["stopped"]);
     psflip.wait_exit();
     sandbox.assert_no_process_left();

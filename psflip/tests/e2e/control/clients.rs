@@ -1,4 +1,5 @@
-//! Clients that write nonsense, write nothing, never read, or may not ask at all: none of them is anybody's trouble but their own.
+//! Clients that send nonsense, send nothing, never read, or have no permission. None of them disturbs the
+//! service or another client.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -65,10 +66,10 @@ fn a_request_may_come_in_pieces_and_without_a_line_break() {
     let psflip = start(&sandbox);
     let mut asking = Asking::connect(&psflip.control_path());
     asking.send(br#"{"psflip":1,"#);
-    // Others are answered meanwhile.
+    // Other clients get their answers meanwhile.
     assert_eq!(status(&psflip)["state"], "serving");
     asking.send(br#""request":"status"}"#);
-    // As `socat` does at the end of its input: the answer still comes.
+    // `socat` shuts down its side at the end of its input. The answer must still arrive.
     asking.finish();
     asking.wait_event("status");
     stop(&psflip);
@@ -95,7 +96,7 @@ fn clients_that_watch_make_room_for_those_who_ask() {
     // Contract: O2, X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
-    // As if all were stopped: none ever reads.
+    // None of these clients ever reads, as if all were stopped.
     let mut watching: Vec<Asking> = (0..64).map(|_| ask(&psflip, "watch")).collect();
     for one in &mut watching {
         one.wait_event("status");
@@ -138,7 +139,7 @@ fn a_client_that_never_reads_takes_bounded_memory_and_hears_of_the_last_change_l
     let mut lazy = ask(&psflip, "watch");
     lazy.wait_event("status");
     crate::service::configure(&sandbox, &["exit-with", "3"], super::WHEN_TOLD);
-    // Each makes several changes, and the statuses of all together are more than a socket holds.
+    // Each request causes several changes. All statuses together exceed the socket's buffer.
     for _ in 0..60 {
         ask(&psflip, "upgrade").wait_event("failed");
     }
@@ -162,7 +163,7 @@ fn only_the_same_user_and_root_may_ask() {
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(nix::unistd::geteuid().is_root(), "this test must be able to be somebody else: run it as root");
-    // Even where somebody has opened the file for all, the kernel tells who it is.
+    // Even if the socket's file is open to everyone, the kernel names the peer's user (SO_PEERCRED).
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
     std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let ask = r#"echo '{"psflip":1,"request":"stop"}' | perl -MIO::Socket::UNIX -e '$SIG{PIPE} = "IGNORE"; $s = IO::Socket::UNIX->new($ARGV[0]) or die $!; print $s $_ while <STDIN>; $s->flush; print while <$s>' "$0""#;

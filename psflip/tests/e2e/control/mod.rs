@@ -1,4 +1,4 @@
-//! The control socket: what psflip answers, over flips, and to clients that mean it no good. docs/control.md describes it.
+//! The control socket: its answers, across upgrades, and to hostile clients. docs/control.md describes it.
 
 mod asking;
 mod clients;
@@ -11,19 +11,20 @@ use testkit::{Psflip, Sandbox, Stream};
 
 use crate::service::configure;
 
-/// Asks for something that has no further words.
+/// Sends a request that takes no parameters.
 #[track_caller]
 fn ask(psflip: &Psflip, request: &str) -> Asking {
     Asking::ask(&psflip.control_path(), format!(r#"{{"psflip":1,"request":"{request}"}}"#))
 }
 
-/// How things are.
+/// The current status.
 #[track_caller]
 fn status(psflip: &Psflip) -> Value {
     testkit::client::control::status(&psflip.control_path())
 }
 
-/// Follows an upgrade, at whoever serves, until this event; a generation that has just been superseded sends whoever asks it there.
+/// Follows an upgrade until this event, at the generation that serves. A generation that was just superseded
+/// answers `moved`.
 #[track_caller]
 fn follow_until(psflip: &Psflip, upgrade: u64, name: &str) -> Value {
     let request = format!(r#"{{"psflip":1,"request":"follow","upgrade":{upgrade}}}"#);
@@ -37,7 +38,7 @@ fn follow_until(psflip: &Psflip, upgrade: u64, name: &str) -> Value {
     }
 }
 
-/// Asks for an upgrade whose child runs, but is healthy only when the test says so ([`WHEN_TOLD`]).
+/// Requests an upgrade whose child becomes healthy only when the test allows it ([`WHEN_TOLD`]).
 #[track_caller]
 fn upgrade_that_waits(sandbox: &Sandbox, psflip: &Psflip) -> Asking {
     configure(sandbox, &["signal-logger"], WHEN_TOLD);
@@ -46,7 +47,7 @@ fn upgrade_that_waits(sandbox: &Sandbox, psflip: &Psflip) -> Asking {
     upgrade
 }
 
-/// What each of these is about, in order.
+/// The names of these events, in order.
 fn names(events: &[Value]) -> Vec<String> {
     let name = |event: &Value| match event["event"].as_str() {
         Some("step") => event["step"].as_str().unwrap_or("?").to_owned(),
@@ -55,5 +56,5 @@ fn names(events: &[Value]) -> Vec<String> {
     events.iter().map(name).collect()
 }
 
-/// Healthy once the file `healthy` is there.
+/// Healthy once the file `healthy` exists.
 const WHEN_TOLD: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";

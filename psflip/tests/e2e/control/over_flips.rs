@@ -1,4 +1,4 @@
-//! One path, always answered, by whoever serves.
+//! One socket path across upgrades. The active generation always answers.
 
 use serde_json::json;
 use testkit::client::control::Asking;
@@ -29,7 +29,7 @@ fn somebody_answers_at_every_moment_of_many_flips() {
             let promoted = ask(&psflip, "upgrade").wait_event("promoted");
             assert_eq!(promoted["generation"], generation);
             psflip.wait_for_line(Stream::Stdout, &format!("name=gen{generation}"));
-            // However busy the machine is: somebody was answered since.
+            // On a busy host, too, at least one client got an answer in between.
             let before = asked.load(std::sync::atomic::Ordering::Relaxed);
             wait_until(Deadline::default(), "an answer", || {
                 (asking.is_finished() || asked.load(std::sync::atomic::Ordering::Relaxed) > before + 1)
@@ -41,7 +41,7 @@ fn somebody_answers_at_every_moment_of_many_flips() {
     });
     let status = status(&psflip);
     assert_eq!(status["generation"], 20);
-    // The last sixteen, the newest last.
+    // The last 16 upgrades, the newest last.
     let upgrades: Vec<u64> = status["history"]
         .as_array()
         .unwrap()
@@ -61,7 +61,7 @@ fn a_request_during_an_upgrade_waits_for_its_own_one() {
     let mut others = [ask(&psflip, "upgrade"), ask(&psflip, "upgrade")];
     for other in &mut others {
         let accepted = other.wait_event("accepted");
-        // Asked twice, followed once.
+        // Two requests, one upgrade.
         assert_eq!(
             (&accepted["upgrade"], &accepted["because"]),
             (&json!(2), &json!("an upgrade is under way"))
@@ -70,7 +70,7 @@ fn a_request_during_an_upgrade_waits_for_its_own_one() {
     sandbox.write("healthy", "");
     assert_eq!(first.wait_event("promoted")["upgrade"], 1);
     for mut other in others {
-        // The generation that was asked ends; the one that serves goes on with it.
+        // The generation that took the request exits, and the active one continues to report.
         let moved = other.wait_event("moved");
         assert_eq!(moved["upgrade"], 2);
         let promoted = follow_until(&psflip, 2, "promoted");
@@ -79,7 +79,8 @@ fn a_request_during_an_upgrade_waits_for_its_own_one() {
     stop(&psflip);
 }
 
-/// A generation that drains until its child gets SIGUSR2: the service, both processes of that generation, and who asked for it.
+/// A generation that drains until its child gets SIGUSR2. Returns the service, both processes of that
+/// generation, and the client that requested the upgrade.
 #[track_caller]
 fn draining(sandbox: &Sandbox) -> (Psflip, [Process; 2], Asking) {
     let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
@@ -92,11 +93,11 @@ fn draining(sandbox: &Sandbox) -> (Psflip, [Process; 2], Asking) {
     (psflip, old, upgrade)
 }
 
-/// Who asked for the last upgrade, once this generation serves.
+/// The requester of the last upgrade, once this generation serves.
 #[track_caller]
 fn who_asked_for(psflip: &Psflip, generation: u64) -> String {
     let status = wait_until(Deadline::default(), format!("generation {generation} to serve"), || {
-        // Between two generations the answer may be `moved`.
+        // During the hand-over the answer may be `moved`.
         let answer = ask(psflip, "status").next_event()?;
         (answer["status"]["generation"] == generation && !answer["status"]["active_since"].is_null())
             .then(|| answer["status"].clone())
@@ -106,7 +107,7 @@ fn who_asked_for(psflip: &Psflip, generation: u64) -> String {
     last["by"].as_str().unwrap_or("nobody").to_owned()
 }
 
-/// How a SIGHUP of this test is told.
+/// The status text for a SIGHUP that this test sent.
 fn this_test() -> String {
     format!("SIGHUP from pid {} (uid {})", std::process::id(), nix::unistd::getuid())
 }
@@ -129,7 +130,8 @@ fn who_asked_a_generation_that_drains_is_known_to_its_successor() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let (psflip, [old, child], _) = draining(&sandbox);
-    old.signal(testkit::Signal::SIGHUP).unwrap(); // from somebody who has read the pidfile too early
+    // a late signal, from a sender that read the pidfile before the upgrade
+    old.signal(testkit::Signal::SIGHUP).unwrap();
     psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     child.signal(testkit::Signal::SIGUSR2).unwrap();
     assert_eq!(who_asked_for(&psflip, 3), this_test());
@@ -219,7 +221,7 @@ fn a_generation_that_lost_its_predecessor_can_be_asked() {
     let new = wait_coming(&sandbox, old);
     kill(old);
     while upgrade.next_event().is_some() {}
-    // Whoever was told nothing finds out by its number.
+    // A client that got no event asks for the upgrade by its number.
     let mut there = Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"follow","upgrade":1}"#);
     there.wait_event("accepted");
     assert_eq!(status(&psflip)["pid"], new.pid());
@@ -232,7 +234,7 @@ fn a_generation_that_lost_its_predecessor_can_be_asked() {
 #[test]
 fn the_pidfile_goes_with_the_service_when_who_it_names_is_stopped() {
     // Contract: F11, U8
-    // The new psflip is held where the pidfile names it and the old one has not acknowledged yet.
+    // The new psflip is paused: the pidfile names it, but the old one has not acknowledged yet.
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");

@@ -1,4 +1,4 @@
-//! Where the socket is: made, moved, replaced and removed.
+//! The path of the socket: created, moved, replaced and removed.
 
 use testkit::client::control::{Asking, status};
 use testkit::{Deadline, Sandbox, Signal, Stream, wait_until};
@@ -44,7 +44,7 @@ fn an_upgrade_can_do_without_a_socket_and_come_back_to_one() {
     configure(&sandbox, &["signal-logger"], &format!("{AT_ONCE}[control]\nsocket = false\n"));
     psflip.flip();
     psflip.wait_gone(old);
-    // By the new generation, once it has seen that end, too.
+    // The new generation removes the socket once it has seen the old one exit.
     wait_until(Deadline::default(), "the socket to be removed", || {
         (!psflip.control_path().exists()).then_some(())
     });
@@ -137,7 +137,7 @@ fn without_a_pidfile_the_socket_is_in_the_runtime_directory_of_the_service() {
         sandbox.psflip().config_file("app.toml").no_pidfile().env("RUNTIME_DIRECTORY", &directories).start();
     let socket = run.join("psflip.sock");
     wait_until(Deadline::default(), "the socket", || socket.exists().then_some(()));
-    // Also by a configuration that is not there any more.
+    // Clients must find it without the configuration file, too.
     for args in [["upgrade", "-c", "app.toml"], ["status", "-c", "no.toml"], ["stop", "-c", "app.toml"]] {
         let asked = sandbox
             .command([testkit::psflip_bin()])

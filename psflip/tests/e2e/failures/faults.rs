@@ -1,5 +1,6 @@
-//! Every system call of a flip fails, one by one, with everything that its manual page says, in every process that has a part in
-//! it (F10): either the upgrade succeeds all the same, or the old generation serves on as it was. Then the next upgrade works.
+//! Every system call of an upgrade fails, one by one, with every error of its manual page, in every process
+//! that takes part (F10). Either the upgrade succeeds, or the old generation keeps serving unchanged. Then
+//! the next upgrade works.
 
 #![expect(clippy::print_stdout, reason = "which fault it was that failed the test, and how many there were")]
 
@@ -13,11 +14,11 @@ use testkit::{Deadline, FdSnapshot, Psflip, Sandbox, Signal, Stream, wait_until}
 use super::stage::Stage;
 use crate::service::stop;
 
-/// Short enough for hundreds of failures.
+/// Short, since there are hundreds of failures.
 const TIMES: &str = "[upgrade]\ntimeout = \"10s\"\n[shutdown]\ntimeout = \"1s\"\n";
 
-/// What each call may fail with, from the ERRORS of its page in section 2 of the manual; and whether what it fails for may last
-/// (a limit, a full disk), so that every later call fails, too.
+/// The errors of each call, from ERRORS of its page in section 2 of the manual. The flag says whether the
+/// cause may last (a limit, a full disk), so that all later calls fail, too.
 const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("Fork", &[Errno::EAGAIN, Errno::ENOMEM], true),
     ("Clone", &[Errno::EAGAIN, Errno::ENOMEM], true),
@@ -33,7 +34,7 @@ const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("Signalfd", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
     ("ReadSignal", &[Errno::EINTR], false),
     ("TimerCreate", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
-    ("TimerSet", &[], false), // only for what is no timer
+    ("TimerSet", &[], false), // only if it is no timer
     ("EpollCreate", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
     ("EpollControl", &[Errno::ENOMEM, Errno::ENOSPC], true),
     ("EpollWait", &[Errno::EINTR], false),
@@ -63,14 +64,14 @@ const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("OpenProc", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], false),
     ("SignalMask", &[Errno::EINVAL], false),
     ("SignalAction", &[Errno::EINVAL], false),
-    ("DescriptorFlags", &[], false), // only for what is no descriptor
+    ("DescriptorFlags", &[], false), // only if it is no descriptor
 ];
 
 /// One fault.
 struct Case {
     role: String,
     call: String,
-    /// The how manieth call of its kind; with a `+`, all later ones, too.
+    /// The number of the call among those of its kind. With a `+`, all later ones fail, too.
     nth: String,
     errno: Errno,
 }
@@ -81,7 +82,7 @@ impl fmt::Display for Case {
     }
 }
 
-/// Every fault that can be made of the calls of this trace.
+/// All faults for the calls in this trace.
 fn cases(trace: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Case> {
     let calls: BTreeSet<(&str, &str, &str)> = trace
         .lines()
@@ -107,7 +108,7 @@ fn cases(trace: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Case> {
     cases
 }
 
-/// What became of the faults of a test.
+/// Outcomes of the faults of a test.
 #[derive(Default)]
 struct Tally {
     tried: usize,
@@ -117,13 +118,14 @@ struct Tally {
 
 impl Tally {
     fn count(&mut self, sandbox: &Sandbox, succeeded: bool) {
-        let noted = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default(); // none: it did not come to pass
+        // empty: the fault did not occur
+        let noted = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default();
         self.tried += 1;
         self.came_to_pass += usize::from(noted.contains("fault "));
         self.in_vain += usize::from(succeeded);
     }
 
-    /// How often a call is made (how often something is ready) differs a little from time to time.
+    /// The number of calls varies a little, since it depends on how often descriptors become ready.
     #[track_caller]
     fn print(&self) {
         let Self { tried, came_to_pass, in_vain } = self;
@@ -134,7 +136,7 @@ impl Tally {
     }
 }
 
-/// Waits for a line of the log that tells the error, with or without its number.
+/// Waits for a log line with the error, by its text or with its number.
 #[track_caller]
 fn wait_reason(psflip: &Psflip, mark: usize, case: &Case) {
     let text = std::io::Error::from(case.errno).to_string();
@@ -148,7 +150,7 @@ struct Staged {
     sandbox: Sandbox,
     stage: Stage,
     psflip: Psflip,
-    /// What a psflip has open that only serves.
+    /// Descriptors of a psflip that serves and does nothing else.
     open: FdSnapshot,
 }
 
@@ -157,7 +159,7 @@ impl Staged {
         Self::start_with(|_| String::new())
     }
 
-    /// With more in its configuration, which may depend on where it is.
+    /// Starts it with more configuration, which may depend on the sandbox's path.
     fn start_with(config: impl Fn(&Sandbox) -> String) -> Self {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
@@ -172,7 +174,7 @@ impl Staged {
         Self { sandbox, stage, psflip, open }
     }
 
-    /// The trace of a flip in which nothing fails.
+    /// The trace of an upgrade in which nothing fails.
     fn trace(&self) -> String {
         self.stage.plan(&self.sandbox, Some(self.psflip.active()), "record");
         self.psflip.flip();
@@ -187,17 +189,17 @@ impl Staged {
         });
     }
 
-    /// An upgrade with this fault, and one without; says whether the first one succeeded.
+    /// Runs an upgrade with this fault, and one without. Returns whether the first succeeded.
     #[track_caller]
     fn survives(&self, case: &Case) -> bool {
         let Self { sandbox, stage, psflip, open } = self;
         let (old, child) = (psflip.active(), psflip.child());
-        open.assert_same_in(old); // it has seen the end of its predecessor
+        open.assert_same_in(old); // it has closed what belonged to its predecessor
         let mark = psflip.output().mark();
         stage.plan(sandbox, Some(old), &case.to_string());
         psflip.request_flip();
         let line = psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
-            // What earlier ones have said may be collected only now.
+            // Lines of earlier generations may arrive only now.
             let its_own = |text: &str| text.contains(&format!("pid={old}}}"));
             let told = |part: &str| {
                 lines[mark..].iter().find(|line| its_own(&line.text) && line.text.contains(part)).cloned()
@@ -224,7 +226,7 @@ impl Staged {
     }
 }
 
-/// Lets every call of the processes that are meant fail during an upgrade.
+/// For each selected process, makes every call fail during an upgrade, one by one.
 #[track_caller]
 fn each_fault(is_meant: impl Fn(&str, usize) -> bool) {
     let staged = Staged::start();
@@ -272,7 +274,8 @@ fn each_call_of_the_keepers_and_of_the_child_to_be_may_fail_during_an_upgrade() 
     each_fault(|role, _| ["old-keeper", "new-keeper", "new-child"].contains(&role));
 }
 
-/// Everything that a generation can have: a socket, a link, a hook, a directory, a command that says whether it is healthy.
+/// A configuration that uses every feature: a socket, a symlink, a hook, a directory, a health check by
+/// command.
 fn everything(sandbox: &Sandbox) -> String {
     sandbox.write("one", "");
     sandbox.write("two", "");
@@ -292,7 +295,7 @@ fn each_call_of_a_new_psflip_that_has_everything_may_fail() {
     let mut tally = Tally::default();
     let mut last = String::new();
     for case in cases(&trace, |role| role == "new") {
-        // One error of each: what differs by error is in the tests above.
+        // One error for each call. The tests above cover the differences between errors.
         let call = format!("{} {}", case.call, case.nth.trim_end_matches('+'));
         if std::mem::replace(&mut last, call.clone()) == call {
             continue;
@@ -337,13 +340,15 @@ fn each_read_of_the_signals_may_fail_during_a_stop() {
         active.signal(Signal::SIGTERM).unwrap();
         assert_eq!(psflip.wait_exit().code(), Some(7), "{order}: {}", sandbox.report());
         sandbox.assert_no_process_left();
-        let trace = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default(); // none: nothing was noted
+        // empty: nothing was recorded
+        let trace = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default();
         if !trace.contains("fault ") {
             break;
         }
         failed += 1;
     }
-    assert!(failed >= 3, "only {failed} reads failed"); // the request, no more of it, and again at the end of the child
+    // the request, no more data, and again when the child exits
+    assert!(failed >= 3, "only {failed} reads failed");
 }
 
 #[test]
@@ -392,7 +397,7 @@ fn whatever_fails_a_first_start_ends_with_a_reason_and_leaves_nothing() {
         sandbox.assert_no_process_left();
         let left: Vec<_> =
             std::fs::read_dir(sandbox.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        // `psflip.pid.last` says for `psflip status` why it went down.
+        // `psflip.pid.last` tells `psflip status` why the service went down.
         let is_left = |name: &str| name.contains("psflip.pid") && name != "psflip.pid.last";
         let pidfiles = left.iter().filter(|name| is_left(&name.to_string_lossy())).count();
         assert_eq!(pidfiles, 0, "{case}: {left:?}");
@@ -410,7 +415,7 @@ fn whatever_fails_a_first_start_with_a_socket_and_a_link_leaves_neither_or_serve
         let owner = if crate::tree::is_root() { "owner = \"65534\"\n" } else { "" };
         let config =
             everything(&sandbox).replace("app.sock\"\n", &format!("app.sock\"\nmode = \"0600\"\n{owner}"));
-        // What an earlier one has left: it is replaced.
+        // A socket file from an earlier run, which psflip replaces.
         drop(std::os::unix::net::UnixListener::bind(sandbox.path("app.sock")).unwrap());
         let psflip = stage.psflip(&sandbox, "").config(format!("{config}{TIMES}")).start();
         (sandbox, stage, psflip)
@@ -430,10 +435,10 @@ fn whatever_fails_a_first_start_with_a_socket_and_a_link_leaves_neither_or_serve
         });
         tally.count(&sandbox, ended.is_none());
         if let Some(status) = ended {
-            // A check that can never be started leaves nobody healthy.
+            // If the health check can't be started, no child becomes healthy.
             assert!([124, 125].map(Some).contains(&status.code()), "{case}: {status}");
             wait_reason(&psflip, 0, &case);
-            // A link that was turned is turned back: there was none.
+            // A symlink that was repointed is restored. There was none before.
             assert!(std::fs::symlink_metadata(sandbox.path("current")).is_err(), "{case}");
         } else {
             psflip.wait_for_line(Stream::Stderr, "healthy, active");
@@ -445,7 +450,7 @@ fn whatever_fails_a_first_start_with_a_socket_and_a_link_leaves_neither_or_serve
         let names = std::fs::read_dir(sandbox.dir()).unwrap().map(|entry| entry.unwrap().file_name());
         let left: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
         assert!(left.is_empty(), "{case}: {left:?}");
-        // Only what could not be put out of the way is there still, and it is stale.
+        // A file is left only if psflip could not remove it, and then it is stale.
         let stale = ["Socket", "Chmod", "Rename"].contains(&&*case.call) && ended.is_some();
         assert!(stale || !sandbox.path("app.sock").exists(), "{case}");
     }
@@ -472,7 +477,7 @@ fn whatever_fails_a_stop_it_comes_to_its_end() {
         println!("{case}");
         let (sandbox, stage, psflip) = stopped(&case.to_string());
         if case.role == "old" && case.call == "PidfdSendSignal" && case.nth == "1" {
-            // Nothing has reached the child, and the log says so.
+            // The signal did not reach the child, and the log says so.
             psflip.wait_for_line(Stream::Stderr, "can't forward a signal to the child");
             psflip.active().signal(Signal::SIGTERM).unwrap();
         }

@@ -1,4 +1,5 @@
-//! SIGSTOP and SIGCONT at any moment, to any of the four processes: old and new psflip, old and new child (F5, F12).
+//! SIGSTOP and SIGCONT at any moment, to each of the four processes: old and new psflip, old and new child
+//! (F5, F12).
 
 use testkit::{Deadline, Process, Psflip, Stream, child_of, wait_until};
 
@@ -6,7 +7,7 @@ use crate::service::{Service, freeze, generations, stop, thaw, wait_coming};
 
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
-/// An upgrade that waits for the file `healthy`: old psflip, old child, new psflip, new child.
+/// An upgrade that waits for the file `healthy`. Returns old psflip, old child, new psflip, new child.
 fn upgrading(service: &Service, rest: &str) -> [Process; 4] {
     let (old, old_child) = (service.psflip.active(), service.psflip.child());
     service.configure(&["never-ready"], &format!("{UNTIL_FILE}{rest}"));
@@ -28,7 +29,8 @@ fn keeper(psflip: Process) -> Process {
 fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
     // Contract: F5, U8
     let service = Service::start();
-    let times = "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n"; // time enough to freeze it
+    // time for the test to freeze it
+    let times = "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n";
     let [old, old_child, new, new_child] = upgrading(&service, times);
     freeze(new);
     let line = service.psflip.wait_for_line(Stream::Stderr, "upgrade failed");
@@ -42,11 +44,12 @@ fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
 fn a_new_generation_that_is_frozen_altogether_is_ended_at_the_deadline() {
     // Contract: F5, F12, C7
     let service = Service::start();
-    let times = "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n"; // time enough to freeze it
+    // time for the test to freeze it
+    let times = "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n";
     let [old, old_child, new, new_child] = upgrading(&service, times);
     let keeper = keeper(new);
     for process in [new, keeper, new_child] {
-        freeze(process); // psflip first: it would continue its keeper
+        freeze(process); // psflip first, since it would continue its keeper
     }
     service.psflip.wait_for_line(Stream::Stderr, "upgrade failed");
     service.psflip.wait_gone(keeper);
@@ -54,7 +57,7 @@ fn a_new_generation_that_is_frozen_altogether_is_ended_at_the_deadline() {
     service.succeeds_and_ends();
 }
 
-/// Waits until the new generation is the only one, exactly one promotion after `mark`.
+/// Waits until only the new generation is left, after exactly one promotion since `mark`.
 fn promoted_once(service: &Service, psflip: &Psflip, old: Process, new: Process, mark: usize) {
     assert_eq!(psflip.wait_successor(old), new);
     psflip.wait_gone(old);
@@ -86,17 +89,17 @@ fn each_process_may_be_stopped_during_an_upgrade_and_continued_later() {
             process.signal(testkit::Signal::SIGSTOP).unwrap(); // its psflip continues it at once
         }
         if stopped == 1 {
-            thaw(process); // the old child can't answer while it is stopped: that is no fault of psflip's
+            thaw(process); // a stopped child can't answer requests, which is not psflip's fault
         }
         service.sandbox.write("healthy", "");
         match stopped {
-            // Neither can go on: nobody may be promoted.
+            // Both are stopped, so neither generation may be promoted.
             2 => assert_eq!(psflip.active(), old),
             // Ready, but not acknowledged.
             0 => assert_eq!(psflip.wait_successor(old), new),
             _ => {}
         }
-        // Where one of the psflips is stopped; else the old one may have come to its end by now.
+        // If a psflip is stopped. Otherwise the old one may have exited by now.
         if [0, 2].contains(&stopped) {
             assert!(old.is_alive(), "{}", service.sandbox.report());
         }
@@ -109,7 +112,7 @@ fn each_process_may_be_stopped_during_an_upgrade_and_continued_later() {
         psflip.flip();
     }
     let Service { probe, psflip, sandbox } = service;
-    drop(probe); // the children in between did not serve
+    drop(probe); // no server answered for a time
     stop(&psflip);
     sandbox.assert_no_process_left();
 }
@@ -122,7 +125,7 @@ fn an_old_psflip_that_is_stopped_too_long_keeps_its_service() {
     freeze(old);
     service.sandbox.write("healthy", "");
     assert_eq!(service.psflip.wait_successor(old), new);
-    // The new psflip gives up after some seconds, and returns what it has taken.
+    // The new psflip gives up after some seconds, and undoes its promotion.
     service.psflip.wait_for_line(Stream::Stderr, "did not acknowledge within");
     service.psflip.wait_gone(new);
     assert_eq!(service.psflip.active(), old);
@@ -152,7 +155,7 @@ fn random_stops_of_everything_make_no_false_promotion() {
         stopped.retain(|process| *process != old_child);
         stopped.rotate_left(number as usize % 3);
         for process in &stopped {
-            let _ = process.signal(testkit::Signal::SIGSTOP); // it may just have ended
+            let _ = process.signal(testkit::Signal::SIGSTOP); // it may just have exited
         }
         service.probe.wait_requests(3);
         for process in &stopped {

@@ -1,4 +1,4 @@
-//! One of the processes of an upgrade is killed, or dies (F6 to F9).
+//! One of the processes of an upgrade is killed, or exits (F6 to F9).
 
 use testkit::client::http::HttpClient;
 use testkit::{Deadline, Process, Sandbox, Signal, Stream, process, wait_until};
@@ -9,7 +9,7 @@ use crate::service::{
     wait_coming,
 };
 
-/// A child that runs and is healthy once the file `healthy` is there.
+/// The child runs at once, and is healthy once the file `healthy` exists.
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
 #[test]
@@ -35,8 +35,8 @@ fn a_new_psflip_that_is_killed_leaves_the_old_generation_as_it_was() {
     service.succeeds_and_ends();
 }
 
-/// On a busy machine the process between the two psflips may end later than the new one is ready. Then the old one, which ends all that is
-/// below it when it ends, would end the new one.
+/// On a busy host the process between the two psflips may exit after the new psflip is ready. The old psflip
+/// kills all its descendants when it exits, so it would kill the new one.
 #[test]
 fn a_successor_that_is_ready_before_its_parent_is_the_manager_waits_and_lives() {
     // Contract: U10, U4
@@ -50,7 +50,7 @@ fn a_successor_that_is_ready_before_its_parent_is_the_manager_waits_and_lives() 
     wait_until(Deadline::default(), "the new psflip to say that it is ready", || {
         sandbox.read("trace").contains(" new Sent ready\n").then_some(())
     });
-    // What the new one has said is looked at before signals are.
+    // The new psflip's messages are handled before signals.
     let mark = psflip.output().mark();
     old.signal(Signal::SIGWINCH).unwrap();
     psflip.output().wait_after(mark, Stream::Stderr, "signal=SIGWINCH");
@@ -72,7 +72,7 @@ fn fifty_new_psflips_killed_at_any_moment_lose_nothing() {
     for number in 0..50u64 {
         service.fails_by(|old, _| {
             let new = wait_coming(&service.sandbox, old);
-            // So many answers of the old child later: some hundred microseconds each.
+            // After that many answers of the old child, each some hundred microseconds.
             if number % 10 > 0 {
                 service.probe.wait_requests(number % 10);
             }
@@ -82,8 +82,8 @@ fn fifty_new_psflips_killed_at_any_moment_lose_nothing() {
     service.succeeds_and_ends();
 }
 
-/// One try to kill the new psflip between its taking the pidfile and its promotion; either side may win. Says whether it was
-/// in time.
+/// Tries to kill the new psflip after it has taken the pidfile and before its promotion. Either may come
+/// first. Returns whether the kill did.
 fn killed_with_the_pidfile(sandbox: &Sandbox) -> bool {
     let psflip = psflip(sandbox, &["never-ready"], AT_ONCE).start().wait_ready();
     let (old, child) = (psflip.active(), psflip.child());
@@ -104,7 +104,8 @@ fn killed_with_the_pidfile(sandbox: &Sandbox) -> bool {
         psflip.flip();
         stop(&psflip);
     } else {
-        // It was promoted: the service is dead, by SIGKILL, and the old generation ends as it was told.
+        // It was promoted, so SIGKILL ended the service. The old generation has stopped as an old generation
+        // does.
         assert!(psflip.wait_exit().success(), "{}", sandbox.report());
     }
     sandbox.assert_no_process_left();
@@ -129,7 +130,7 @@ fn a_pidfile_that_a_killed_generation_took_is_reclaimed() {
     service.psflip.request_flip();
     service.psflip.wait_for_line(Stream::Stderr, "generation=2 pid=");
     let new = wait_coming(&service.sandbox, old);
-    crate::service::freeze(old); // it can't acknowledge
+    crate::service::freeze(old); // so it can't acknowledge
     service.sandbox.write("healthy", "");
     assert_eq!(service.psflip.wait_successor(old), new);
     kill(new);
@@ -185,7 +186,7 @@ fn an_old_child_that_dies_during_an_upgrade_that_fails_is_relayed() {
     }
 }
 
-/// Kills the old psflip at this moment of an upgrade; the new generation must go on alone and take over.
+/// Kills the old psflip at this moment of an upgrade. The new generation must go on alone and take over.
 fn goes_on_alone(moment: impl FnOnce(&testkit::Psflip, &Sandbox, Process)) {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["forks-workers"], AT_ONCE).start().wait_ready();
@@ -265,7 +266,7 @@ fn a_keeper_that_is_killed_while_psflip_is_no_subreaper_leaves_nobody_behind() {
     let old = psflip.active();
     let tree = process::tree(old.pid());
     assert_eq!(tree.len(), 6, "psflip, keeper, child, two workers, an orphan\n{}", sandbox.report());
-    // Here psflip is no subreaper, so that the successor falls to the manager.
+    // In this test psflip is not a subreaper, so the service manager becomes the successor's parent.
     stage.plan(&sandbox, Some(old), "pause intermediate Begins intermediate");
     psflip.request_flip();
     let paused = stage.wait_pause(&sandbox);

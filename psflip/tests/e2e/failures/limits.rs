@@ -1,6 +1,6 @@
-//! Limits so low that something fails, at a first start and at an upgrade: rlimits (setrlimit(2)), and file systems that are
-//! full, read-only or without inodes, under the pidfile and under the log (F10, P4). Where exactly something fails is up to the
-//! machine; what counts is that it works, or fails as a whole with a reason.
+//! Limits so low that something fails, at a first start and at an upgrade: rlimits (setrlimit(2)), and full
+//! or read-only file systems or those without free inodes, under the pidfile and under the log (F10, P4).
+//! Where exactly it fails depends on the host. It must work, or fail as a whole with a reason.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use crate::service::{AT_ONCE, psflip, stop};
 const KB: u64 = 1024;
 const MB: u64 = 1024 * KB;
 
-/// Limits by their names for prlimit(1), from where nothing works to where everything does.
+/// Limits by their names for prlimit(1), from values at which nothing works to values at which all works.
 fn limits() -> Vec<(&'static str, Vec<u64>)> {
     vec![
         ("nofile", (3..=24).collect()),
@@ -30,16 +30,16 @@ fn limits() -> Vec<(&'static str, Vec<u64>)> {
     ]
 }
 
-/// prlimit(1) for a process that runs: soft limits only, so that they can be raised again.
+/// Runs prlimit(1) on a running process. It sets soft limits only, so that they can be raised again.
 fn limit(sandbox: &Sandbox, process: Process, name: &str, value: &str) {
     let (pid, limit) = (process.pid().to_string(), format!("--{name}={value}:"));
     let running = sandbox.command(["prlimit", "--pid", &pid, &limit]).start();
     let status = running.wait_exit();
-    // The one that starts a new psflip lives for a moment.
+    // The process that starts a new psflip lives only briefly.
     assert!(status.success() || !process.is_alive(), "prlimit {limit}: {status}: {}", running.stderr());
 }
 
-/// The soft limit that everything starts with.
+/// The soft limit that every process starts with.
 fn usual(name: &str) -> String {
     let sandbox = Sandbox::new();
     let limit = format!("--{name}");
@@ -48,7 +48,8 @@ fn usual(name: &str) -> String {
     running.stdout().trim().to_owned()
 }
 
-/// A first psflip that becomes a service, flips and stops, or says why it doesn't and leaves nothing.
+/// A first psflip either becomes a service, upgrades and stops, or logs why not and leaves nothing behind.
+/// Returns whether it became a service.
 #[track_caller]
 fn works_or_is_refused(sandbox: &Sandbox, psflip: PsflipBuilder) -> bool {
     let psflip = psflip.start();
@@ -60,7 +61,7 @@ fn works_or_is_refused(sandbox: &Sandbox, psflip: PsflipBuilder) -> bool {
     if let Some(status) = status {
         assert!(!status.success(), "{status}, but nothing runs:\n{}", sandbox.report());
         sandbox.assert_no_process_left();
-        // Where not even the program could be loaded, the kernel ends it.
+        // If not even the program can be loaded, the kernel kills the process.
         if status.signal().is_none() {
             psflip
                 .output()
@@ -69,7 +70,7 @@ fn works_or_is_refused(sandbox: &Sandbox, psflip: PsflipBuilder) -> bool {
         assert_eq!(names_like(&path), [""; 0], "{}", sandbox.report());
         return false;
     }
-    // It is a service from here on: whatever it lacks for an upgrade, it does not fall.
+    // From here on psflip is a service, and must survive an upgrade that the limit makes fail.
     let old = named_process(&path).unwrap_or_else(|| panic!("it fell: {}", sandbox.report()));
     old.signal(Signal::SIGHUP).unwrap_or_else(|error| panic!("it fell: {error}\n{}", sandbox.report()));
     let promoted = wait_until(Deadline::default(), "the end of the upgrade", || {
@@ -120,12 +121,13 @@ fn a_first_start_with_no_room_for_files_or_signals_works_or_says_why_not() {
     first_starts(&["fsize", "sigpending"]);
 }
 
-/// Upgrades with each limit of this kind, while a client asks the service.
+/// Upgrades with each limit of this kind, while a client sends requests.
 #[track_caller]
 fn upgrades(names: &[&str]) {
     for (name, values) in limits().into_iter().filter(|(name, _)| names.contains(name)) {
         let usual = usual(name);
-        // The child takes back what it may: how it copes with a limit is not the question.
+        // The child restores its own limit where it may, since its behavior with a low limit is not under
+        // test.
         let mut cmd = vec!["prlimit".to_owned(), format!("--{name}={usual}:")];
         cmd.extend(server());
         let mut rig = Rig::start(|_, psflip| psflip.cmd(cmd));
@@ -137,7 +139,7 @@ fn upgrades(names: &[&str]) {
                     rig.psflip.request_flip();
                 },
                 |rig| {
-                    // Whichever is active: limits are inherited.
+                    // The active generation, old or new, since limits are inherited.
                     for process in rig.psflip.active().tree() {
                         limit(&rig.sandbox, process, name, &usual);
                     }
@@ -173,15 +175,15 @@ fn an_upgrade_with_no_room_for_files_or_signals_succeeds_or_changes_nothing() {
 fn a_first_start_with_few_processes_works_or_says_why_not() {
     // Contract: F10, C6
     if !testkit::need_root() {
-        return; // who has a user without other processes
+        return; // no test user without other processes
     }
     let mut worked = Vec::new();
-    // psflip, keeper and child, and in between what they are made by.
+    // psflip, keeper and child, and the short-lived processes that start them.
     for processes in 0..=8_u32 {
         let sandbox = Sandbox::new();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         fs::set_permissions(sandbox.dir(), open).unwrap();
-        // A user of whom there are no other processes.
+        // A user that has no other processes.
         let user = 1_100_000 + std::process::id();
         let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
         let limit = format!("--nproc={processes}");
@@ -192,14 +194,15 @@ fn a_first_start_with_few_processes_works_or_says_why_not() {
     assert!(!worked[0] && worked[8], "{worked:?}");
 }
 
-/// A small file system of its own, in a mount namespace that one process holds, and that everybody reaches through `/proc`.
+/// A small file system of its own, in a mount namespace that one process holds. All others reach it through
+/// `/proc`.
 struct Small {
     holder: Arc<Running>,
     path: PathBuf,
 }
 
 impl Small {
-    /// As root, or in a user namespace; `None`, after a word about it, where neither is allowed.
+    /// Mounts it, as root or in a user namespace. Returns `None`, after a message, where neither is allowed.
     fn mount(sandbox: &Sandbox) -> Option<Self> {
         fs::create_dir(sandbox.path("small")).unwrap();
         let root = nix::unistd::geteuid().is_root();
@@ -219,7 +222,7 @@ impl Small {
         Some(Self { holder, path: PathBuf::from(path) })
     }
 
-    /// Runs a command where it is mounted.
+    /// Runs a command in the mount namespace.
     #[track_caller]
     fn run(&self, command: &str) {
         let mark = self.holder.output().mark();
@@ -227,14 +230,14 @@ impl Small {
         self.holder.output().wait_after(mark, Stream::Stdout, "done");
     }
 
-    /// Takes all space.
+    /// Uses up all space.
     fn fill(&self) {
         let mut file = File::create(self.path.join("full")).unwrap();
         let page = [0; 4096];
         while file.write_all(&page).is_ok() {}
     }
 
-    /// Gives it back.
+    /// Frees the space.
     fn empty(&self) {
         fs::remove_file(self.path.join("full")).unwrap();
     }
@@ -267,7 +270,7 @@ fn an_upgrade_without_room_for_the_pidfile_changes_nothing() {
         ),
         (
             "Read-only file system",
-            // On top of it: what is open for writing keeps a file system from becoming read-only itself.
+            // A bind mount on top: a file system with files open for writing can't become read-only itself.
             |small| small.run("mount --bind small small && mount -o remount,bind,ro small"),
             |small| small.run("umount small"),
         ),
@@ -290,7 +293,7 @@ fn an_upgrade_without_room_for_the_pidfile_changes_nothing() {
     small.end();
 }
 
-/// psflip with its log in this file, which upgrades and stops whatever becomes of the lines.
+/// psflip with its log in this file. It upgrades and stops whether or not the lines can be written.
 #[track_caller]
 fn lives_with_log(sandbox: &Sandbox, log: File, fsize: Option<&str>, full: impl FnOnce()) {
     let rest = format!("{AT_ONCE}[log]\nlevel = \"debug\"\n");
@@ -301,7 +304,7 @@ fn lives_with_log(sandbox: &Sandbox, log: File, fsize: Option<&str>, full: impl 
     let psflip = builder.start().wait_ready();
     full();
     let child = psflip.child();
-    psflip.signal(Signal::SIGWINCH); // a line about it, and nothing for a child that has no handler yet
+    psflip.signal(Signal::SIGWINCH); // makes a log line, and is harmless for a child without a handler
     psflip.flip();
     assert!(!child.is_alive());
     psflip.flip();
@@ -322,7 +325,7 @@ fn a_log_on_a_full_disk_loses_lines_and_nothing_else() {
 fn a_log_beyond_the_file_size_limit_loses_lines_and_nothing_else() {
     // Contract: F10, S1, U6
     let sandbox = Sandbox::new();
-    // Room for a pidfile, and for nothing that is logged: each line raises a SIGXFSZ, which the child must not get.
+    // Room for a pidfile, but not for log lines. Each line raises SIGXFSZ, which the child must not get.
     let log = OpenOptions::new().append(true).create(true).open(sandbox.path("log")).unwrap();
     lives_with_log(&sandbox, log, Some("--fsize=10"), || {});
     assert!(fs::metadata(sandbox.path("log")).unwrap().len() <= 10);

@@ -1,4 +1,5 @@
-//! What may die or fail during an upgrade, and what then holds (contract F). In every test clients ask the service without pause.
+//! Processes die and calls fail during an upgrade, and what holds then (contract F). In every test, clients
+//! send requests without pause.
 
 mod faults;
 mod frozen;

@@ -1,5 +1,5 @@
-//! System calls fail on the way: no descriptors, no processes, no memory, no space (F10). The old child serves on, nothing
-//! leaks, and the next upgrade works.
+//! System calls fail during an upgrade: no descriptors, no processes, no memory, no space (F10). The old
+//! child keeps serving, nothing leaks, and the next upgrade works.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use testkit::{Deadline, Process, Sandbox, Stream, wait_until};
 
 use crate::service::{AT_ONCE, Service, psflip, stop};
 
-/// Sets a soft limit of a running process, with prlimit(1), as the user that it runs as.
+/// Sets a soft limit of a running process with prlimit(1), as the user of that process.
 fn limit(sandbox: &Sandbox, process: Process, user: &str, limit: &str) {
     let (pid, reuid, regid) =
         (process.pid().to_string(), format!("--reuid={user}"), format!("--regid={user}"));
@@ -62,12 +62,12 @@ fn an_upgrade_that_gets_no_descriptors_fails_and_leaves_the_old_generation_as_it
 fn an_upgrade_that_gets_no_processes_fails_and_leaves_the_old_generation_as_it_was() {
     // Contract: F10, U8
     if !testkit::need_root() {
-        return; // who has a user without other processes
+        return; // no test user without other processes
     }
     let sandbox = Sandbox::new();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(sandbox.dir(), open).unwrap();
-    // A user of whom there are no other processes.
+    // A user that has no other processes.
     let user = (1_000_000 + std::process::id()).to_string();
     let ids = [format!("--reuid={user}"), format!("--regid={user}")];
     let wrapper = ["setpriv", &ids[0], &ids[1], "--clear-groups", "--"];
@@ -90,8 +90,8 @@ fn an_upgrade_that_gets_no_processes_fails_and_leaves_the_old_generation_as_it_w
     stop(&psflip);
 }
 
-/// Lets system calls of the running psflip fail during one upgrade, with strace(1). `option`: `-f` also those of all that it
-/// starts. Gives the line that says how the upgrade ended.
+/// Makes system calls of the running psflip fail during one upgrade, with strace(1). `follow`: also those of
+/// all processes that it starts. Returns the log line with the outcome of the upgrade.
 fn inject(service: &Service, follow: bool, fault: &str) -> String {
     let old = service.psflip.active();
     let (pid, expression) = (old.pid().to_string(), format!("inject={fault}"));
@@ -111,7 +111,7 @@ fn inject(service: &Service, follow: bool, fault: &str) -> String {
             })
             .cloned()
     });
-    strace.signal(testkit::Signal::SIGINT); // it lets go of everybody
+    strace.signal(testkit::Signal::SIGINT); // strace detaches from all processes
     strace.wait_exit();
     if line.text.contains("new generation took over") {
         service.psflip.wait_gone(old);
@@ -175,7 +175,7 @@ fn a_keeper_that_can_not_be_heard_for_lack_of_memory_is_heard_later() {
     let fault = "inject=recvmsg:error=ENOMEM:when=1..3";
     let strace = service.sandbox.command(["strace", "-p", &pid, "-e", "trace=recvmsg", "-e", fault]).start();
     strace.output().wait(Stream::Stderr, "attached");
-    child.signal(testkit::Signal::SIGSTOP).unwrap(); // the keeper tells of it
+    child.signal(testkit::Signal::SIGSTOP).unwrap(); // the keeper reports it
     strace.output().wait_count(3, Stream::Stderr, "(INJECTED)");
     child.signal(testkit::Signal::SIGCONT).unwrap();
     strace.signal(testkit::Signal::SIGINT);

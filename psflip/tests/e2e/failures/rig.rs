@@ -1,5 +1,5 @@
-//! A service on two sockets that take turns, so that a generation that fails takes nothing from the one that serves, and a
-//! client that asks both without pause.
+//! A service on two sockets that take turns, so that a failing generation can't disturb the one that serves.
+//! A client sends requests to both without pause.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use testkit::{AvailabilityProbe, Deadline, FdSnapshot, Process, Psflip, PsflipBu
 
 use crate::service::program;
 
-/// How an upgrade ended, and both are fine.
+/// The outcome of an upgrade. Both are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Contract U8.
@@ -41,12 +41,13 @@ pub(super) struct Rig {
     probe: AvailabilityProbe,
     /// Pids of all children that may have answered.
     children: BTreeSet<String>,
-    /// Processes of the test's own.
+    /// Number of processes that belong to the test.
     companions: usize,
 }
 
 impl Rig {
-    /// Starts it and waits until it is asked. `change` may add to the sandbox, and to how psflip is started.
+    /// Starts the service and waits for the first answered requests. `change` may add to the sandbox, and to
+    /// the way psflip is started.
     #[track_caller]
     pub(super) fn start(change: impl FnOnce(&Sandbox, PsflipBuilder) -> PsflipBuilder) -> Self {
         let sandbox = Sandbox::new();
@@ -56,7 +57,7 @@ impl Rig {
         let sockets = ["a.sock", "b.sock"].map(|name| sandbox.path(name));
         let probe = AvailabilityProbe::start(1, |_| {
             let mut clients = sockets.each_ref().map(HttpClient::unix);
-            // As a client of two addresses does: it stays where it was answered.
+            // A client of two addresses stays with the one that answered.
             let mut current = 0;
             move || {
                 let answer = clients[current].get("/").and_then(|answer| answer.tag("pid"));
@@ -77,8 +78,8 @@ impl Rig {
         self.children.insert(self.psflip.child().pid().to_string());
     }
 
-    /// Lets one upgrade happen, which `cause` asks for, and checks that it ended in one of the two ways. `clean_up` ends what
-    /// `cause` has brought about.
+    /// Runs one upgrade, which `cause` requests, and checks that it has one of the two outcomes. `clean_up`
+    /// undoes what `cause` has set up.
     #[track_caller]
     pub(super) fn upgrade(
         &mut self,
@@ -135,7 +136,7 @@ impl Rig {
         assert!(strangers.is_empty(), "a child that was never promoted has answered: {strangers:?}\n{seen}");
     }
 
-    /// An upgrade that nothing goes wrong in.
+    /// An upgrade in which nothing fails.
     #[track_caller]
     pub(super) fn upgrade_well(&mut self) {
         let (old, child, mark) = (self.psflip.active(), self.psflip.child(), self.psflip.output().mark());
@@ -143,7 +144,7 @@ impl Rig {
         self.check(Outcome::Promoted, old, child, mark);
     }
 
-    /// The end: nothing is left, no request was lost.
+    /// Stops the service: nothing is left, and no request was lost.
     #[track_caller]
     pub(super) fn ends(self) {
         let Self { sandbox, psflip, probe, companions, .. } = self;
@@ -157,7 +158,7 @@ impl Rig {
         });
     }
 
-    /// After a test of it has failed: nothing of it is looked at any more.
+    /// Abandons the service after a test has failed, without further checks.
     pub(super) fn give_up(self) {
         let Self { sandbox, psflip, probe, .. } = self;
         sandbox.expect_leftovers();
@@ -166,12 +167,12 @@ impl Rig {
     }
 }
 
-/// The pidfile, and temporary ones beside it.
+/// The pidfile, and temporary files for it.
 pub(super) fn names_like(pidfile: &std::path::Path) -> Vec<String> {
     let part = pidfile.file_name().unwrap().to_string_lossy().into_owned();
     let names = std::fs::read_dir(pidfile.parent().unwrap()).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    // `psflip.pid.last` says for `psflip status` why it went down.
+    // `psflip.pid.last` tells `psflip status` why the service went down.
     let last = format!("{part}.last");
     let mut names: Vec<String> = names.filter(|name| name.contains(&part) && *name != last).collect();
     names.sort_unstable();

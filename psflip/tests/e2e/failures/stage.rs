@@ -1,5 +1,5 @@
-//! A psflip whose system calls fail and whose steps pause as the test says (`psflip/tests/doubles`), and what tests of failures
-//! ask of it.
+//! A psflip whose system calls fail and whose steps pause as the test plans it (`psflip/tests/doubles`), and
+//! helpers for tests of failures.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
@@ -12,22 +12,22 @@ use testkit::{Deadline, Process, PsflipBuilder, Sandbox, double};
 
 use crate::service::{AT_ONCE, psflip};
 
-/// Who says what happens.
+/// The plan and the trace of a staged psflip.
 pub(crate) struct Stage {
     socket: UnixListener,
     plans: std::cell::Cell<u64>,
 }
 
-/// A process that waits for the test to let go.
+/// A process that is paused until the test continues it.
 #[derive(Debug)]
 pub(crate) struct Paused {
-    /// Where: role, moment and name.
+    /// The step: role, moment and name.
     pub(crate) at: String,
     connection: UnixStream,
 }
 
 impl Paused {
-    /// Lets it go on.
+    /// Continues the process.
     pub(crate) fn go_on(self) {
         drop(self.connection);
     }
@@ -40,34 +40,34 @@ impl Stage {
         Self { socket, plans: 0.into() }
     }
 
-    /// A psflip that is not root may pause as well.
+    /// Lets a psflip that is not root pause as well.
     pub(crate) fn is_for_all(&self, sandbox: &Sandbox) {
         std::fs::set_permissions(sandbox.path("stage"), std::fs::Permissions::from_mode(0o777)).unwrap();
     }
 
-    /// A staged psflip whose child is healthy at once, with such times.
+    /// A staged psflip whose child is healthy at once, with these timeouts.
     pub(crate) fn psflip(&self, sandbox: &Sandbox, times: &str) -> PsflipBuilder {
         let builder = psflip(sandbox, &["/bin/sleep", "infinity"], &format!("{times}{AT_ONCE}"));
         builder.exe(double("psflip-staged")).env("PSFLIP_STAGED", sandbox.dir())
     }
 
-    /// From now on this happens; `old` is the psflip whose processes are the old ones.
+    /// Sets the plan. `old` is the psflip whose processes have the role "old".
     pub(crate) fn plan(&self, sandbox: &Sandbox, old: Option<Process>, orders: &str) {
         self.plans.set(self.plans.get() + 1);
         let mut plan = format!("id {}\n{orders}\n", self.plans.get());
         if let Some(old) = old {
-            let _ = writeln!(plan, "old {old}"); // a String takes everything
+            let _ = writeln!(plan, "old {old}"); // writing to a String can't fail
         }
-        let _ = std::fs::remove_file(sandbox.path("trace")); // there is none yet at the first time
+        let _ = std::fs::remove_file(sandbox.path("trace")); // missing the first time
         sandbox.write("plan", plan);
     }
 
-    /// No process pauses any more; what happens is noted on.
+    /// Stops pausing processes. Steps are still recorded.
     pub(crate) fn pause_no_more(&self, sandbox: &Sandbox, old: Process) {
         sandbox.write("plan", format!("id {}\nrecord\nold {old}\n", self.plans.get()));
     }
 
-    /// Nothing more happens. What was noted stays.
+    /// Removes the plan. The trace stays.
     pub(crate) fn no_plan(&self, sandbox: &Sandbox) {
         std::fs::remove_file(sandbox.path("plan")).unwrap();
     }

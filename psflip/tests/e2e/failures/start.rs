@@ -1,4 +1,4 @@
-//! The new generation does not come to life, or its child does not (F1 to F4).
+//! The new psflip does not start, or its child does not (F1 to F4).
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -19,7 +19,7 @@ fn a_broken_configuration_fails_the_upgrade() {
     service.succeeds_and_ends();
 }
 
-/// Replaces psflip by something else; the upgrade must fail for this reason.
+/// Replaces psflip's executable by something else. The upgrade must fail for this reason.
 fn replaced_by(service: &Service, replace: impl FnOnce(&std::path::Path), reason: &str) {
     let exe = service.sandbox.path("bin/psflip");
     std::fs::remove_file(&exe).unwrap();
@@ -29,7 +29,7 @@ fn replaced_by(service: &Service, replace: impl FnOnce(&std::path::Path), reason
     if exe.is_dir() {
         std::fs::remove_dir(&exe).unwrap();
     } else {
-        let _ = std::fs::remove_file(&exe); // where it was only removed
+        let _ = std::fs::remove_file(&exe); // missing where it was only removed
     }
     std::os::unix::fs::symlink(testkit::psflip_bin(), &exe).unwrap();
 }
@@ -67,7 +67,7 @@ fn a_psflip_that_ends_at_once_fails_the_upgrade() {
 fn a_psflip_that_never_speaks_is_ended_at_the_deadline() {
     // Contract: F2, F5, U8
     let service = Service::start();
-    // How long a new psflip may be silent is the old one's `upgrade.timeout`, and 5 s for a busy machine.
+    // A new psflip may be silent for the old one's `upgrade.timeout`, and 5 s more for a busy host.
     let text = service.sandbox.read("psflip.toml");
     service.sandbox.write("psflip.toml", format!("{text}[upgrade]\ntimeout = \"2s\"\n"));
     service.psflip.flip();

@@ -1,5 +1,6 @@
-//! The health check `docker`: with an engine that answers from a file, and with a real one, Debian's `docker.io`, started in the
-//! sandbox, and an image of this machine's own shell. Nothing is pulled, no network is touched.
+//! The health check `docker`, with an engine whose answers come from a file, and with a real one: Debian's
+//! `docker.io`, started in the sandbox, with an image that contains this host's shell. It pulls nothing and
+//! uses no network.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -11,12 +12,12 @@ use super::notify::is_installed;
 use crate::examples;
 use crate::service::stop;
 
-/// Whether an engine can be started here, which only root can.
+/// Whether the test can start an engine, which requires root.
 fn can_run() -> bool {
     testkit::need_root() && ["dockerd", "docker", "unshare"].into_iter().all(is_installed)
 }
 
-/// Starts an engine and gives it an image `app`, with a shell, and one `my-server` that serves by itself.
+/// Starts an engine and gives it two images: `app`, with a shell, and `my-server`, which serves by itself.
 fn start_engine(sandbox: &Sandbox) -> Engine {
     let engine = Engine::start(sandbox);
     let files = ["/bin/sh", "/bin/sleep", "/bin/cat"];
@@ -26,7 +27,7 @@ fn start_engine(sandbox: &Sandbox) -> Engine {
     engine
 }
 
-/// A psflip whose child is the client that runs `script` in a container.
+/// A psflip whose child is the docker client that runs `script` in a container.
 fn with_container(
     engine: &Engine,
     sandbox: &Sandbox,
@@ -45,11 +46,11 @@ fn with_container(
     sandbox.psflip().cmd(cmd).config(check)
 }
 
-/// An engine that answers every question with what stands in a file of the sandbox.
+/// An engine that answers every request with the content of a file in the sandbox.
 pub(crate) fn start_scripted_engine(sandbox: &Sandbox) {
     let listener = UnixListener::bind(sandbox.path("d.sock")).unwrap();
     let file = sandbox.path("answer");
-    // It ends with the test's process.
+    // The thread lives until the test's process exits.
     std::thread::spawn(move || {
         for mut connection in listener.incoming().flatten() {
             let _ = connection.read(&mut [0; 1024]); // psflip sends its request at once
@@ -84,18 +85,18 @@ fn an_upgrade_to_a_container_that_can_never_be_healthy_fails_at_once() {
         assert!(line.contains(&whole) && line.contains("(exit code 124)"), "{line}");
         assert_eq!((psflip.active(), psflip.child()), before);
     }
-    // What is not there yet is waited for.
+    // psflip waits for a container that does not run yet.
     sandbox.write("answer", r#"{"State":{"Status":"created"}}"#);
     let old = psflip.request_flip();
     psflip.wait_for_line(Stream::Stderr, "upgrade started next_generation=2");
     sandbox.write("answer", healthy);
     psflip.wait_successor(old);
-    psflip.wait_gone(old); // until it is acknowledged, a stop of the new one would only abort the upgrade
+    psflip.wait_gone(old); // before the acknowledgement, a stop of the new one would only abort the upgrade
     stop(&psflip);
     sandbox.assert_no_process_left();
 }
 
-/// A server that ends as it should.
+/// A server that exits cleanly on SIGTERM.
 const SERVE: &str = "trap 'exit 0' TERM; echo serving; : > /up; while :; do sleep 0.05; done";
 const SOON: &str = "[upgrade]\ntimeout = \"20s\"\n";
 
@@ -109,7 +110,7 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
     let engine = start_engine(&sandbox);
     let healthy = ["--rm", "--health-cmd", "test -e /up", "--health-interval", "200ms"];
 
-    // Healthy, and flipped: two containers take turns.
+    // Healthy, then upgraded: two containers take turns.
     let psflip = with_container(&engine, &sandbox, &healthy, SERVE, SOON).start().wait_ready();
     assert!(engine.docker(&["ps"]).unwrap().contains("(healthy)"));
     psflip.flip();
@@ -124,9 +125,9 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         for part in wanted {
             assert!(line.contains(part), "`{part}` is not in: {line}");
         }
-        let _ = engine.docker(&["rm", "--force", "web-blue"]); // `--rm` may have been quicker
+        let _ = engine.docker(&["rm", "--force", "web-blue"]); // `--rm` may have removed it already
     };
-    // No health check: that ends the wait, however long it could be.
+    // Without a health check in the container, the wait stops at once, however long the timeout.
     let hour = "[upgrade]\ntimeout = \"1h\"\n";
     fails(
         &["--rm"],
@@ -134,7 +135,7 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         hour,
         &["not waited for any longer", "the container `web-blue` has no health check"],
     );
-    // Unhealthy until the time is up, with what the check said.
+    // Unhealthy until the timeout, with the output of the check.
     let sick = [
         "--rm",
         "--health-cmd",
@@ -151,23 +152,23 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         short,
         &["not healthy within 10s", "is `unhealthy`; its check exited with code 7: no database"],
     );
-    // No such container: the client never makes one.
+    // No such container: the client never creates it.
     let elsewhere = ["--rm", "--name", "another"];
     let soon = "[upgrade]\ntimeout = \"1s\"\n";
     fails(&elsewhere, SERVE, soon, &["there is no container `web-blue` (yet): No such container: web-blue"]);
-    // Exited: the client goes on when its container has ended.
+    // Exited: the container stops while the client runs on.
     engine
         .docker(&["run", "--name", "web-blue", "--network", "none", "app", "sh", "-c", "exit 3"])
         .unwrap_err();
     fails(&["--rm", "--name", "other"], SERVE, hour, &["the container `web-blue` has exited with code 3"]);
-    // The example does what it shows.
+    // The example works as it stands.
     examples::copy_to(&sandbox);
     let psflip = sandbox.psflip().config_file("health-docker.toml").env("NETWORK", "none");
     let psflip =
         psflip.env("DOCKER_HOST", format!("unix://{}", engine.socket().display())).start().wait_ready();
     psflip.flip();
     assert!(engine.docker(&["ps"]).unwrap().contains("my-server"));
-    // And its bad ends: the next image crashes at once, or never gets healthy.
+    // Failures of the example: the next image crashes at once, or never becomes healthy.
     let before = (psflip.active(), psflip.child());
     let config = sandbox.read("health-docker.toml");
     sandbox.write("health-docker.toml", config + "\n[upgrade]\ntimeout = \"5s\"\n");

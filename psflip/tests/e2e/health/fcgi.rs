@@ -9,7 +9,7 @@ use testkit::{PsflipBuilder, Sandbox, Stream, fixture};
 use super::notify::is_installed;
 use crate::service::stop;
 
-/// Ends the wait soon; what a test waits for is the end itself.
+/// A short timeout, for tests in which it must expire.
 const SOON: &str = "[upgrade]\ntimeout = \"5s\"\n";
 
 fn server(sandbox: &Sandbox, check: &str, rest: &str) -> PsflipBuilder {
@@ -26,7 +26,7 @@ fn a_fastcgi_server_is_promoted_when_it_answers_and_not_by_its_predecessors_answ
     for _ in 0..3 {
         let old = psflip.child_pid();
         psflip.flip();
-        // It is the new server's answer that counted, so that is the one at the socket.
+        // The new server's answer decided, so the new server is the one at the socket.
         let answer = FcgiClient::unix(sandbox.path("app.sock")).get("/").unwrap();
         assert_eq!(answer.tag("pid"), Ok(psflip.child_pid().to_string()));
         assert_ne!(old, psflip.child_pid());
@@ -91,7 +91,7 @@ fn php_cgi_is_healthy_when_its_script_is() {
     sandbox.assert_no_process_left();
 }
 
-/// php-fpm as Debian calls it: with its version.
+/// php-fpm under Debian's name, which contains its version.
 fn php_fpm() -> Option<PathBuf> {
     let mut found: Vec<PathBuf> =
         fs::read_dir("/usr/sbin").ok()?.flatten().map(|entry| entry.path()).collect();
@@ -120,7 +120,7 @@ fn php_fpm_is_healthy_when_it_answers_its_ping_and_is_flipped() {
     let check = "[healthcheck.fcgi]\naddress = \"{{ blue_green() }}.sock\"\nscript = \"/ping\"\n";
     let check = check.replace("address = \"", &format!("address = \"{}/", sandbox.dir().display()));
     let program = php_fpm.display().to_string();
-    // -R: as root its workers stay root, who may enter the sandbox.
+    // -R: as root, its workers stay root and so may enter the sandbox.
     let cmd = [program.as_str(), "-F", "-R", "-y", "{{ blue_green() }}.conf"];
     let psflip = sandbox.psflip().cmd(cmd).config(format!("{check}{SOON}")).start().wait_ready();
     for slot in ["green", "blue"] {

@@ -1,4 +1,5 @@
-//! The health check `notify`, with the senders that people use: `systemd-notify`, Python, socat, grandchildren, strangers.
+//! The health check `notify`, with the senders that users have: `systemd-notify`, Python, socat,
+//! grandchildren, and processes that are not the child's.
 
 use std::fs;
 
@@ -7,8 +8,9 @@ use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream,
 use crate::failures::stage::Stage;
 use crate::service::{configure, freeze, stop, thaw, wait_coming};
 
-/// `say MESSAGE` for shell scripts, which understands `\n`. The sender lives until its message was read, as `systemd-notify` does: of one
-/// that was reaped by its shell before that nobody knows whose it was.
+/// Defines `say MESSAGE` for shell scripts. It understands `
+/// `. The sender lives until its message was read, as `systemd-notify` does. If its shell reaps it earlier,
+/// psflip can't find out which process sent the message.
 pub(crate) const SAY: &str = "export SAY='import os, socket, sys\n\
     s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
     s.connect(\"\\0\" + os.environ[\"NOTIFY_SOCKET\"][1:])\n\
@@ -20,7 +22,7 @@ pub(crate) const SAY: &str = "export SAY='import os, socket, sys\n\
 
 const NOTIFY: &str = "[healthcheck.notify]\n";
 
-/// Whether a program is installed. If not, the test is to be skipped.
+/// Whether a program is installed. If not, the caller skips the test.
 #[track_caller]
 pub(crate) fn is_installed(program: &str) -> bool {
     testkit::need(program).is_some()
@@ -34,13 +36,13 @@ fn child(sandbox: &Sandbox, script: &str, config: &str) -> PsflipBuilder {
     sandbox.psflip().cmd(shell(script)).config(config)
 }
 
-/// The next generation has this child.
+/// Sets the next generation's child.
 fn configure_next(sandbox: &Sandbox, script: &str, config: &str) {
     let argv = shell(script);
     configure(sandbox, &argv.each_ref().map(String::as_str), config);
 }
 
-/// The address that a child was given.
+/// The address in a child's `NOTIFY_SOCKET`.
 fn address(child: Process) -> String {
     child.env("NOTIFY_SOCKET").expect("no NOTIFY_SOCKET").into_string().unwrap()
 }
@@ -70,12 +72,13 @@ fn a_child_whose_script_says_ready_is_promoted() {
 fn a_child_that_says_ready_by_systemd_notify_is_promoted() {
     // Contract: H1
     if is_installed("systemd-notify") {
-        // Without `--no-block` it waits until its descriptor (BARRIER=1) is closed.
+        // Without `--no-block` it waits until psflip closes its descriptor (BARRIER=1).
         promotes("systemd-notify --ready --status=up && exec sleep 1000");
     }
 }
 
-/// As root systemd-notify(1) names its parent as the sender, which is the keeper when the shell that started it has ended.
+/// Run as root, systemd-notify(1) gives its parent as the sender. If the shell that started it has exited,
+/// its parent is the keeper.
 #[test]
 fn a_systemd_notify_in_the_background_may_say_ready() {
     // Contract: H1, H5
@@ -87,7 +90,8 @@ fn a_systemd_notify_in_the_background_may_say_ready() {
     }
 }
 
-/// Whose message is read when it has ended and was reaped: psflip is stopped until then.
+/// Whether a READY=1 counts if its sender has exited and was reaped before psflip reads it. psflip is stopped
+/// until then.
 #[track_caller]
 fn is_ready_by_one_who_is_gone(sandbox: &Sandbox, psflip: &Psflip, sends: impl FnOnce()) -> bool {
     psflip.wait_for_line(Stream::Stderr, "started");
@@ -114,7 +118,7 @@ fn of_those_who_are_gone_an_orphan_of_the_child_counts_and_a_stranger_does_not()
         return;
     }
     let send = "printf READY=1 | socat -u - ABSTRACT-SENDTO:";
-    // The orphan's parent is the keeper, which reaps it.
+    // The keeper becomes the orphan's parent, and reaps it.
     let orphan = "while test $(ps -o ppid= -p $$) -ne $KEEPER -o ! -e go; do sleep 0.01; done; \
                   printf READY=1 > one; exec socat -u FILE:one ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}";
     let sandbox = Sandbox::new();
@@ -159,7 +163,7 @@ fn an_orphan_of_the_child_in_a_session_of_its_own_may_say_ready() {
     if !is_installed("python3") {
         return;
     }
-    // The orphan speaks only when its parent is the keeper, which is the child's parent.
+    // The orphan sends only after the keeper, the child's parent, has become its parent.
     let orphan = "while test $(ps -o ppid= -p $$) -ne $KEEPER; do sleep 0.01; done; say READY=1";
     let sandbox = Sandbox::new();
     sandbox.write("orphan.sh", format!("{SAY}{orphan}"));
@@ -185,7 +189,7 @@ fn nix_is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
-/// psflip ends with 124 and says why.
+/// psflip exits with 124. Returns the reason from its log.
 #[track_caller]
 fn reason_of_failure(sandbox: &Sandbox, psflip: &Psflip) -> String {
     let status = psflip.wait_exit();
@@ -258,7 +262,7 @@ fn messages_of_others_do_not_count_not_even_those_of_the_old_child() {
     if !is_installed("python3") || !is_installed("socat") {
         return;
     }
-    // It says READY=1 to whatever address it finds in the file.
+    // Sends READY=1 to the address that it finds in the file.
     let forward = "while test ! -s to; do sleep 0.01; done; NOTIFY_SOCKET=$(cat to); \
         printf READY=1 | socat - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@} & exec sleep 1000";
     let sandbox = Sandbox::new();
@@ -274,7 +278,7 @@ fn messages_of_others_do_not_count_not_even_those_of_the_old_child() {
     sandbox.write("to", &new_address);
     let ignored = "ignoring messages on NOTIFY_SOCKET";
     psflip.wait_for_line(Stream::Stderr, ignored);
-    // A stranger that waits for its message to be looked at.
+    // A process that is not the child's, and that waits until its message was read.
     sandbox.write("one", "READY=1");
     let stranger = format!("exec socat -t 3600 - ABSTRACT-SENDTO:{} < one", &new_address[1..]);
     let stranger = sandbox.command(["sh", "-c", &stranger]).start();
@@ -293,7 +297,8 @@ fn the_socket_is_read_as_long_as_the_child_serves() {
         return;
     }
     let sandbox = Sandbox::new();
-    // More than any queue holds (net.unix.max_dgram_qlen): a sender would wait for a psflip that doesn't read.
+    // More messages than any queue holds (net.unix.max_dgram_qlen). A sender would block if psflip didn't
+    // read.
     let flood = "while test ! -e go; do sleep 0.01; done; \
         yes 'STATUS=serving' | head -n 20000 | socat -u -b 15 - ABSTRACT-SENDTO:${NOTIFY_SOCKET#@}; \
         say 'STATUS=all said'; echo done; exec sleep 1000";
@@ -302,7 +307,7 @@ fn the_socket_is_read_as_long_as_the_child_serves() {
     sandbox.write("go", "");
     psflip.wait_for_line(Stream::Stdout, "done");
     psflip.wait_for_line(Stream::Stderr, "status=\"all said\"");
-    psflip.flip(); // a line of the log per message would be one too many
+    psflip.flip(); // one log line for each message would be too many
     assert!(psflip.log().matches("status=\"serving\"").count() <= 2, "{}", sandbox.report());
     stop(&psflip);
 }
@@ -313,7 +318,7 @@ fn a_flood_of_strangers_costs_little_and_keeps_no_child_from_being_ready() {
     if !is_installed("python3") {
         return;
     }
-    // Sends for three seconds, waits where the queue is full, and says how many the queue took.
+    // Sends for three seconds, blocks while the queue is full, and prints how many messages the queue took.
     const FLOOD: &str = "import socket, sys, time\n\
         s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
         s.connect('\\0' + sys.argv[1][1:])\n\
@@ -337,7 +342,7 @@ fn a_flood_of_strangers_costs_little_and_keeps_no_child_from_being_ready() {
     assert!(second.wait_exit().success());
     let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [sent, seconds] = *numbers else { panic!("{line}") };
-    // A look at the socket takes up to 64, and two looks may come before a pause; the queue holds some more.
+    // psflip reads up to 64 at a time, perhaps twice before it pauses, and the queue holds some more.
     assert!(sent <= (seconds + 2) * 150, "{line}");
     psflip.flip();
     stop(&psflip);
@@ -353,7 +358,7 @@ fn a_child_may_ask_for_more_time_and_both_generations_give_it() {
     }
     let sandbox = Sandbox::new();
     let psflip = child(&sandbox, "say READY=1; exec sleep 1000", NOTIFY).start().wait_ready();
-    // Without the second, the old psflip would take the new one for hung after 7 s.
+    // If only the new psflip gave more time, the old one would take it for hung after 7 s.
     let slow = "say 'EXTEND_TIMEOUT_USEC=20000000'; echo asked >&2; sleep 8; say READY=1; exec sleep 1000";
     let config = "upgrade.timeout = \"2s\"\nshutdown.timeout = \"0s\"\n[healthcheck.notify]\n";
     configure_next(&sandbox, slow, config);

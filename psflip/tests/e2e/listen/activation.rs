@@ -1,4 +1,5 @@
-//! psflip got sockets from its manager: they are passed on by name, or as they are where the configuration has no `[[listen]]`.
+//! psflip inherits sockets from its supervisor. It passes them on by name, or unchanged if the configuration
+//! has no `[[listen]]`.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -7,12 +8,13 @@ use testkit::Sandbox;
 
 use super::*;
 
-/// A psflip that was given the Unix socket `web.sock` (`web`), a TCP socket (`admin`) and another one of that name.
+/// A psflip that inherits the Unix socket `web.sock` (`web`), a TCP socket (`admin`) and another one of that
+/// name.
 fn activated(sandbox: &Sandbox, argv: &[&str], config: &str) -> PsflipBuilder {
     let web = UnixListener::bind(sandbox.path("web.sock")).unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
-    // Its pid is only known in psflip's own process: a shell says it and becomes psflip.
+    // LISTEN_PID must be psflip's own pid, so a shell sets it and then executes psflip.
     let told = ["sh", "-c", "LISTEN_FDS=3 LISTEN_PID=$$ LISTEN_FDNAMES=web:admin:admin exec \"$@\"", "sh"];
     let builder = psflip(sandbox, argv, &format!("{AT_ONCE}{config}")).wrapper(told);
     builder.inherit_fd(web, 3).inherit_fd(admin, 4).inherit_fd(other, 5)
@@ -33,7 +35,7 @@ fn sockets_of_the_manager_are_passed_on_by_name_in_every_generation() {
         assert_eq!(has.intersection(&given).count(), 1, "none of the others\n{}", sandbox.report());
         psflip.flip();
     }
-    // The manager's file is the manager's.
+    // The socket's file belongs to the supervisor, so psflip leaves it.
     ends(&sandbox, &psflip, &["web.sock"]);
     std::fs::remove_file(sandbox.path("web.sock")).unwrap();
 }
@@ -77,7 +79,7 @@ fn sockets_of_the_manager_pass_through_untouched_without_a_listener() {
         assert_eq!(*first.get_or_insert(sockets.clone()), sockets);
         psflip.flip();
     }
-    // From the next one on a configuration wants one of them: the others are hidden then.
+    // The next configuration wants one of them. From then on the others are hidden.
     configure(&sandbox, SERVER, &format!("{AT_ONCE}{}", passed_on("web", "")));
     psflip.flip();
     wait_answer(sandbox.path("web.sock"), "gen5");
@@ -144,7 +146,7 @@ fn systemd_itself_may_be_the_one_that_passes_them() {
     let listens = format!("--listen={}", socket.display());
     let activate = ["systemd-socket-activate", &listens, "--fdname=web"];
     let psflip = with_listeners(&sandbox, SERVER, &passed_on("web", "")).wrapper(activate).start();
-    // It starts psflip when the first client comes; that one is served.
+    // The first client starts psflip, and gets its answer.
     psflip.wait_for_line(Stream::Stderr, "Listening on");
     assert_eq!(ask(&*socket).unwrap(), "gen1");
     psflip.wait_pidfile();

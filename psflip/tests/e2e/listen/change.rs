@@ -1,4 +1,4 @@
-//! What an upgrade changes of the sockets, and what it leaves as it is when it fails.
+//! Which changes of the sockets an upgrade makes, and what stays the same when it fails.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use testkit::{Deadline, Sandbox, wait_until};
 use super::*;
 use crate::traffic::ports::Reserved;
 
-/// A child that gets healthy when it is told, and one that never does.
+/// A child whose upgrade fails.
 const FAILS: &[&str] = &["exit-with", "--code", "3"];
 
 #[test]
@@ -22,7 +22,7 @@ fn a_listener_that_is_added_serves_with_the_new_generation() {
     let one = listen(&unix(&sandbox, "one.sock"), "");
     let two = listen(&unix(&sandbox, "two.sock"), "");
     let psflip = with_listeners(&sandbox, SERVER, &one).start().wait_ready();
-    // It fails first: the new file is gone again.
+    // A first upgrade fails: the file that it created is gone again.
     configure(&sandbox, FAILS, &format!("[healthcheck.alive]\ntimeout = \"1m\"\n{one}{two}"));
     fails(&sandbox, &psflip);
     assert_left(&sandbox, &["one.sock"]);
@@ -53,12 +53,12 @@ fn a_listener_that_is_removed_stays_with_the_old_generation_until_it_is_gone() {
     psflip.request_flip();
     psflip.wait_successor(old);
     psflip.output().wait(Stream::Stdout, "name=gen2");
-    // The old child serves on while it drains.
+    // The old child keeps serving while it drains.
     assert_eq!(ask(sandbox.path("goes.sock")).unwrap(), "gen1");
     assert_eq!(ask(port.address()).unwrap(), "gen1");
     let second = psflip.child();
     assert_eq!(sockets_of(second).intersection(&sockets_of(old_child)).count(), 1);
-    // The old child is asked to end, and ends.
+    // The old child gets the stop signal, and exits.
     end(old_child);
     psflip.wait_gone(old);
     wait_until(Deadline::default(), "the file of the removed socket to be gone", || {
@@ -82,10 +82,11 @@ fn nobody_waits_in_the_queue_of_a_removed_socket_that_the_old_child_has_closed()
     );
     let psflip = with_listeners(&sandbox, SERVER, &removed).start().wait_ready();
     let old = psflip.active();
-    // One request is under way, so the old generation stays.
+    // One request is open, so the old generation stays.
     let mut slow = UnixStream::connect(sandbox.path("goes.sock")).unwrap();
     slow.write_all(b"GET /slow?ms=3000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    assert_eq!(ask(sandbox.path("goes.sock")).unwrap(), "gen1"); // whoever came before is accepted by then
+    // by then, all earlier connections are accepted
+    assert_eq!(ask(sandbox.path("goes.sock")).unwrap(), "gen1");
     reconfigure(&sandbox, SERVER, "");
     let mark = psflip.output().mark();
     configure(&sandbox, HOLDER, AT_ONCE);
@@ -168,7 +169,8 @@ fn mode_owner_queue_and_nodelay_change_without_a_gap() {
     ends(&sandbox, &psflip, &[]);
 }
 
-/// A server that sets it on the socket that it inherits (gunicorn does) would wait 40 ms in many an answer without it.
+/// A server such as gunicorn sets TCP_NODELAY on the socket that it inherits. If an upgrade reset the option,
+/// many answers would take 40 ms longer.
 #[test]
 fn what_the_child_sets_by_itself_stays_where_the_configuration_says_nothing() {
     // Contract: C3, U8
@@ -181,7 +183,7 @@ fn what_the_child_sets_by_itself_stays_where_the_configuration_says_nothing() {
         OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK)
     };
     assert!(nonblock(), "this server sets it");
-    // It acts on the socket that all have in common, as if the child had done it.
+    // The option belongs to the socket, which all processes share, so this equals a call of the child.
     setsockopt(&bound_to(psflip.child(), tcp), sockopt::TcpNoDelay, &true).unwrap();
     psflip.flip();
     assert!(nodelay() && nonblock(), "a promotion has taken it away");
@@ -201,7 +203,8 @@ fn what_the_child_sets_by_itself_stays_where_the_configuration_says_nothing() {
     ends(&sandbox, &psflip, &[]);
 }
 
-/// nginx takes an inherited socket as it is, and a worker that comes too late to an accept would hang in it.
+/// nginx uses an inherited socket as it is. A worker that loses the race for a connection would block in
+/// accept(2).
 #[test]
 fn a_socket_is_non_blocking_for_a_child_that_does_not_set_it() {
     // Contract: C3
@@ -233,7 +236,7 @@ fn a_failed_upgrade_leaves_mode_owner_queue_and_nodelay_as_they_were() {
         let psflip = with_listeners(&sandbox, SERVER, &listeners).umask(0o022).start().wait_ready();
         let address = tcp_address(&psflip, 0);
         if first.is_empty() {
-            // What somebody has set by hand is as good.
+            // A mode that an administrator has set by hand is kept.
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o710)).unwrap();
         }
         let before = file(&path);
@@ -242,7 +245,7 @@ fn a_failed_upgrade_leaves_mode_owner_queue_and_nodelay_as_they_were() {
             listen(&at, &format!("mode = \"0606\"\n{owner}backlog = 9")),
             listen(tcp, "nodelay = true\nbacklog = 9"),
         ];
-        // The last step fails: the pidfile can't be written, for a folder is in its place.
+        // The last step fails: the pidfile can't be written, since a directory has its name.
         sandbox.write("elsewhere/file", "");
         let config = format!(
             "{AT_ONCE}[switch.symlink]\npath = \"elsewhere\"\nto = \"psflip.toml\"\n{}",
@@ -353,7 +356,7 @@ fn a_socket_file_that_somebody_else_put_there_is_theirs() {
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let reason = fails(&sandbox, &psflip);
     assert!(reason.contains("another process listens there"), "{reason}");
-    // At the end it is not removed either.
+    // At the stop it is not removed either.
     ends(&sandbox, &psflip, &["app.sock"]);
     drop(other);
     std::fs::remove_file(&path).unwrap();
@@ -365,7 +368,7 @@ fn the_queue_is_the_same_through_flips() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
     let listeners = format!("{}{}", listen(&unix(&sandbox, "app.sock"), ""), listen("tcp://127.0.0.1:0", ""));
-    // Nobody accepts: what is sent waits.
+    // No server accepts, so the data of clients waits.
     let psflip = with_listeners(&sandbox, HOLDER, &listeners).start().wait_ready();
     let tcp = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(std::os::fd::AsRawFd::as_raw_fd(
         &descriptor(psflip.child(), 4),
@@ -392,7 +395,7 @@ fn the_end_removes_the_files_whatever_kind_of_end_it_is() {
     // Contract: C5, F11
     let sandbox = Sandbox::new();
     let listeners = listen(&unix(&sandbox, "app.sock"), "");
-    // A stop before and after a flip, and a child that ends by itself.
+    // A stop before and after an upgrade, and a child that exits by itself.
     for flips in 0..2 {
         let psflip = with_listeners(&sandbox, SERVER, &listeners).start().wait_ready();
         for _ in 0..flips {

@@ -19,22 +19,22 @@ use super::*;
 /// A server that reads datagrams from descriptor 0.
 const SINK: &[&str] = &["datagram-sink"];
 
-/// `unixgram://` or another type, and this file of the sandbox.
+/// An address such as `unixgram://`, with this file of the sandbox.
 fn at(sandbox: &Sandbox, kind: &str, name: &str) -> String {
     format!("{kind}://{}", sandbox.path(name).display())
 }
 
-/// A connection to a packet socket; it waits to be accepted.
+/// A connection to a packet socket, which waits to be accepted.
 fn packet_client(address: &UnixAddr) -> OwnedFd {
     let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
     connect(client.as_raw_fd(), address).unwrap();
     client
 }
 
-/// Accepts the connection that waits, and reads one packet of it.
+/// Accepts the waiting connection, and reads one packet from it.
 #[track_caller]
 fn accepted_packet(server: &OwnedFd) -> Vec<u8> {
-    // The standard library's type serves any connection, and its accept(2) too.
+    // The standard library's type works with any connection, and its accept(2), too.
     let (mut connection, _) = UnixListener::from(server.try_clone().unwrap()).accept().unwrap();
     let mut buffer = [0; 64];
     let length = connection.read(&mut buffer).unwrap();
@@ -87,10 +87,10 @@ fn datagram_and_packet_sockets_are_what_they_are_called_and_keep_their_queues_ov
 }
 
 const FLIPS: u32 = 5;
-/// Datagrams that a sender sends during a flip.
+/// Datagrams that a sender sends during an upgrade.
 const ROUND: u32 = 300;
 
-/// Sends as fast as the queue allows: it waits while that is full.
+/// Sends as fast as the queue allows. It blocks while the queue is full.
 fn send_a_round(path: &Path, sender: u32, round: u32) {
     let client = UnixDatagram::unbound().unwrap();
     client.connect(path).unwrap();
@@ -130,7 +130,8 @@ fn no_datagram_is_lost_over_flips() {
         *seen.entry(text.to_owned()).or_default() += 1;
     }
     assert!(seen.values().all(|times| *times == 1) && seen.len() == total as usize, "{total}: {seen:?}");
-    // Which of them reads while two overlap is the kernel's affair, but the last one has read the last round.
+    // While two readers overlap, the kernel chooses the reader. But the last generation has read the last
+    // round.
     assert!(readers.contains(&format!("gen{}", FLIPS + 1)), "{readers:?}");
     ends(&sandbox, &psflip, &[]);
 }
@@ -144,12 +145,12 @@ fn what_an_upgrade_may_change_of_datagram_and_packet_sockets() {
     let psflip = with_listeners(&sandbox, HOLDER, &gram("mode = \"0600\"")).start().wait_ready();
     let inode = || std::fs::symlink_metadata(sandbox.path("gram.sock")).unwrap().ino();
     let first = inode();
-    // Another type at the same path would need another socket, and the old child has this one.
+    // Another type at the same path needs another socket, and the old child has this one.
     reconfigure(&sandbox, HOLDER, &listen(&at(&sandbox, "unixpacket", "gram.sock"), ""));
     let line = fails(&sandbox, &psflip);
     assert!(line.contains("can't listen on `unixpacket://") && line.contains("another process"), "{line}");
     assert_eq!((inode(), file(&sandbox.path("gram.sock")).0), (first, 0o600));
-    // One is added, and the other one changed.
+    // One socket is added, and the other one changed.
     reconfigure(&sandbox, HOLDER, &format!("{packet}{}", gram("mode = \"0666\"")));
     psflip.flip();
     assert_eq!((inode(), file(&sandbox.path("gram.sock")).0), (first, 0o666));

@@ -1,4 +1,5 @@
-//! Old or new psflip dies during an upgrade: clients and their queue survive, and no file blocks the next start.
+//! The old or new psflip is killed during an upgrade. Clients and the accept queue survive, and no file
+//! blocks the next start.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,10 +9,10 @@ use testkit::{Deadline, Sandbox, wait_until};
 use super::*;
 use crate::service::{freeze, kill, wait_coming};
 
-/// Healthy once the file `healthy` is there.
+/// Healthy once the file `healthy` exists.
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
-/// The next generation gets healthy once the file `healthy` is there.
+/// The next generation becomes healthy once the file `healthy` exists.
 fn waits(sandbox: &Sandbox, argv: &[&str], listeners: &str) {
     configure(sandbox, argv, &format!("{UNTIL_FILE}[log]\nlevel = \"debug\"\n{listeners}"));
 }
@@ -24,7 +25,7 @@ fn the_queue_survives_an_old_psflip_that_is_killed_before_the_promotion() {
     let listeners = listen(&unix(&sandbox, "app.sock"), "");
     let removed = listen(&unix(&sandbox, "removed.sock"), "");
     let psflip = with_listeners(&sandbox, HOLDER, &format!("{listeners}{removed}")).start().wait_ready();
-    // It waits from before the upgrade on, and nobody of the old generation accepts it.
+    // The client connects before the upgrade, and the old generation never accepts it.
     let mut early = UnixStream::connect(&path).unwrap();
     early.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let old = psflip.active();
@@ -82,7 +83,7 @@ fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
     let listeners = listen(&unix(&sandbox, "app.sock"), "mode = \"0640\"");
     let psflip = with_listeners(&sandbox, SERVER, &listeners).start().wait_ready();
     let old = psflip.active();
-    // It holds the pidfile and has changed the mode, but isn't acknowledged.
+    // It has taken the pidfile and changed the mode, but isn't acknowledged.
     let changed = listen(&unix(&sandbox, "app.sock"), "mode = \"0606\"");
     let added = listen(&unix(&sandbox, "added.sock"), "");
     for round in 0..3 {
@@ -99,7 +100,7 @@ fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
         psflip.wait_gone(new);
         crate::service::thaw(old);
         psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
-        // The child of the killed one accepts on the same socket until its keeper has ended it.
+        // The killed psflip's child accepts on the same socket until its keeper has stopped it.
         wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
             (sandbox.processes().len() == 3).then_some(())
         });
@@ -108,7 +109,7 @@ fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
         assert_eq!(ask(&*path).unwrap(), "gen1");
         std::fs::remove_file(sandbox.path("healthy")).unwrap();
     }
-    // The file that the killed one has made is stale, and in nobody's way.
+    // The killed psflip leaves a stale file, which blocks nothing.
     assert_left(&sandbox, &["added.sock", "app.sock"]);
     reconfigure(&sandbox, SERVER, &format!("{changed}{added}"));
     psflip.flip();
@@ -172,7 +173,7 @@ fn a_generation_that_is_superseded_removes_nothing_even_if_its_successor_is_kill
     psflip.wait_for_line(Stream::Stderr, "new generation took over");
     kill(new);
     psflip.wait_gone(new);
-    // The old child accepts still, for the clients that know it; nobody puts the pidfile right any more.
+    // The old child still accepts, so clients are served. The pidfile stays stale.
     wait_answer(sandbox.path("app.sock"), "gen1");
     end(old_child);
     psflip.wait_gone(old);

@@ -1,5 +1,6 @@
-//! `[[listen]]`: sockets that psflip opens once and that every generation's child inherits. What the child finds, how the sockets are
-//! set up, what an upgrade may change, and what is left when something dies.
+//! `[[listen]]`: sockets that psflip opens once and that every generation's child inherits. The tests cover
+//! what the child finds, how the sockets are set up, what an upgrade may change, and what is left when a
+//! process is killed.
 
 mod activation;
 mod change;
@@ -23,21 +24,21 @@ use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream}
 
 use crate::service::{AT_ONCE, configure, psflip};
 
-/// An HTTP server that finds its sockets as systemd's protocol says.
+/// An HTTP server that takes its sockets by systemd's protocol.
 const SERVER: &[&str] = &["http-server", "--inherit", "listen_fds", "--keep-idle", "2s"];
 
-/// A server that holds its sockets and never looks at them.
+/// A server that holds its sockets and never uses them.
 const HOLDER: &[&str] = &["/bin/sleep", "infinity"];
 
-/// A `[[listen]]` with these keys besides its address.
+/// A `[[listen]]` with this address and these other keys.
 fn listen(address: &str, rest: &str) -> String {
     format!("[[listen]]\naddress = \"{address}\"\n{rest}\n")
 }
 
-/// All that psflip says.
+/// All log lines.
 const DEBUG: &str = "[log]\nlevel = \"debug\"\n";
 
-/// `unix://` and this file of the sandbox.
+/// An address `unix://` with this file of the sandbox.
 fn unix(sandbox: &Sandbox, name: &str) -> String {
     format!("unix://{}", sandbox.path(name).display())
 }
@@ -47,17 +48,17 @@ fn with_listeners(sandbox: &Sandbox, argv: &[&str], listeners: &str) -> PsflipBu
     psflip(sandbox, argv, &format!("{AT_ONCE}{DEBUG}{listeners}"))
 }
 
-/// What the next generation reads.
+/// Sets the next generation's configuration.
 fn reconfigure(sandbox: &Sandbox, argv: &[&str], listeners: &str) {
     configure(sandbox, argv, &format!("{AT_ONCE}{DEBUG}{listeners}"));
 }
 
-/// Which generation answers there.
+/// The generation that answers at this address.
 fn ask(target: impl Into<Target>) -> Result<String, ClientError> {
     HttpClient::new(target).get("/")?.tag("name")
 }
 
-/// The TCP address that a server says it accepts on: the `nth` of all that were said, from 0 on.
+/// The TCP address that a server logged, the `nth` of all, counted from 0.
 #[track_caller]
 fn tcp_address(psflip: &Psflip, nth: usize) -> SocketAddr {
     psflip.output().wait_for(Deadline::default(), "the address that the server listens on", |lines| {
@@ -66,7 +67,7 @@ fn tcp_address(psflip: &Psflip, nth: usize) -> SocketAddr {
     })
 }
 
-/// What generation `number` of the introspector saw of itself, by its keys.
+/// The view of generation `number` of the introspector, by key.
 #[track_caller]
 fn view(psflip: &Psflip, number: usize) -> BTreeMap<String, String> {
     let lines = psflip.output().wait_for(Deadline::default(), "a view of the introspector", |lines| {
@@ -81,7 +82,7 @@ fn view(psflip: &Psflip, number: usize) -> BTreeMap<String, String> {
     facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// The variables in a view that speak of sockets.
+/// The variables in a view that announce sockets.
 fn announced(view: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let variables = view.iter().filter(|(key, _)| key.starts_with("env["));
     variables
@@ -115,13 +116,13 @@ fn bound_to(process: Process, address: SocketAddr) -> OwnedFd {
     copies.find(is_it).unwrap_or_else(|| panic!("{process} doesn't listen on {address}"))
 }
 
-/// The sockets that a process holds, as `/proc` writes them.
+/// The sockets that a process holds, as `/proc` shows them.
 fn sockets_of(process: Process) -> BTreeSet<String> {
-    let fds = process.open_fds().unwrap_or_default(); // it may have ended
+    let fds = process.open_fds().unwrap_or_default(); // it may have exited
     fds.into_values().filter(|target| target.starts_with("socket:")).collect()
 }
 
-/// The length of the queue of the listening socket at this place (`unix path`, `address:port`), as ss(8) shows it.
+/// The backlog of the listening socket at this place (`unix path`, `address:port`), as ss(8) shows it.
 #[track_caller]
 fn backlog(sandbox: &Sandbox, place: &str) -> u32 {
     let ss = sandbox.command(["ss", "-Hlnxt"]).start();
@@ -135,7 +136,7 @@ fn backlog(sandbox: &Sandbox, place: &str) -> u32 {
     found[0]
 }
 
-/// Whether ss(8) is installed. If not, the test is to be skipped.
+/// Whether ss(8) is installed. If not, the caller skips the test.
 #[track_caller]
 fn has_ss() -> bool {
     testkit::need("ss").is_some()
@@ -150,7 +151,8 @@ fn file(path: &Path) -> (u32, u32, u32) {
     (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
 }
 
-/// The line with which the upgrade that is asked for here fails; the old generation is as it was (contract U8).
+/// Requests an upgrade that fails, and checks that the old generation is unchanged (contract U8). Returns the
+/// log line with the reason.
 #[track_caller]
 fn fails(sandbox: &Sandbox, psflip: &Psflip) -> String {
     let (old, child) = (psflip.active(), psflip.child());
@@ -164,7 +166,7 @@ fn fails(sandbox: &Sandbox, psflip: &Psflip) -> String {
     line.text
 }
 
-/// Ends the service of [`HOLDER`] or a server, and asserts that nothing is left but these files of ours.
+/// Stops the service of [`HOLDER`] or a server. Only these socket files may be left.
 #[track_caller]
 fn ends(sandbox: &Sandbox, psflip: &Psflip, left: &[&str]) {
     crate::service::stop(psflip);
@@ -172,7 +174,8 @@ fn ends(sandbox: &Sandbox, psflip: &Psflip, left: &[&str]) {
     sandbox.assert_no_process_left();
 }
 
-/// Only these sockets, links and hidden files are in the sandbox, and the control socket as long as there is a pidfile.
+/// The sandbox contains only these sockets, symlinks and hidden files. While there is a pidfile, the control
+/// socket exists, too.
 #[track_caller]
 fn assert_left(sandbox: &Sandbox, left: &[&str]) {
     let entries = std::fs::read_dir(sandbox.dir()).unwrap().map(Result::unwrap);
@@ -189,7 +192,7 @@ fn assert_left(sandbox: &Sandbox, left: &[&str]) {
     assert_eq!(found, left, "{}", sandbox.report());
 }
 
-/// Waits until a client of [`ask`] is answered by this generation.
+/// Waits until this generation answers [`ask`].
 #[track_caller]
 fn wait_answer(target: impl Into<Target>, name: &str) {
     let target = target.into();
@@ -198,7 +201,7 @@ fn wait_answer(target: impl Into<Target>, name: &str) {
     });
 }
 
-/// Asks a process to end.
+/// Sends the stop signal to a process.
 #[track_caller]
 fn end(process: Process) {
     process.signal(Signal::SIGTERM).unwrap();

@@ -1,4 +1,4 @@
-//! How the child is told of its sockets, and who else has them.
+//! How the child learns of its sockets, and which other processes have them.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ fn every_protocol_finds_its_socket_in_every_generation() {
         if protocol != "stdin" {
             listeners += &listen("tcp://127.0.0.1:0", &as_is);
         }
-        // The fixture reads each protocol strictly: LISTEN_PID has to be its own pid.
+        // The fixture checks each protocol strictly: LISTEN_PID must be its own pid.
         let server = ["http-server", "--inherit", protocol];
         let psflip = with_listeners(&sandbox, &server, &listeners).start().wait_ready();
         let tcp = (protocol != "stdin").then(|| tcp_address(&psflip, 0));
@@ -40,15 +40,16 @@ fn descriptor_0_is_the_socket_also_where_psflip_has_none() {
     for closed in [&[0][..], &[0, 1], &[0, 1, 2]] {
         let sandbox = Sandbox::new();
         let listeners = listen(&unix(&sandbox, "app.sock"), "as = [\"stdin\", \"listen_fds\"]");
-        // It answers from both numbers, whatever psflip has opened under the numbers that were free.
+        // It answers on both descriptors, although psflip itself may have opened files under the free
+        // numbers.
         let builder = with_listeners(&sandbox, HOLDER, &listeners);
         let psflip = closed.iter().fold(builder, |start, fd| start.close_fd(*fd)).start().wait_ready();
         for _ in 0..3 {
             let expected: Vec<i32> = (0..4).filter(|fd| *fd == 0 || !closed.contains(fd)).collect();
-            // Its dynamic linker has others open for a moment.
+            // Its dynamic linker briefly opens others.
             let open = wait_until(Deadline::default(), format!("{expected:?} to be all it has open"), || {
                 let open = psflip.child().open_fds().unwrap();
-                // Whoever runs the tests may have left others open for them.
+                // The process that runs the tests may have passed descriptors on.
                 let numbers: Vec<i32> = open.keys().copied().filter(|number| *number < 10).collect();
                 (numbers == expected).then_some(open)
             });
@@ -146,7 +147,7 @@ fn a_child_without_listeners_sees_no_variable_of_them() {
 fn probes_hooks_and_keepers_have_none_of_the_sockets() {
     // Contract: C3
     let sandbox = Sandbox::new();
-    // What the program itself opens: the folder it lists.
+    // `ls` itself opens one descriptor: the directory that it lists.
     let look = "ls -l /proc/self/fd > \"$1.new\"; env >> \"$1.new\"; mv \"$1.new\" \"$1\"";
     let looker = script(&sandbox, "look", look).display().to_string();
     let holds = script(&sandbox, "hold", "exec sleep infinity").display().to_string();
@@ -169,7 +170,7 @@ fn probes_hooks_and_keepers_have_none_of_the_sockets() {
             }
         }
         let active = psflip.active();
-        // The keepers of the child and of the hook that runs, and the hook.
+        // The keepers of the child and of the running hook, and the hook.
         let tree = wait_until(Deadline::default(), "psflip, two keepers, child and hook", || {
             Some(active.tree()).filter(|tree| tree.len() == 5)
         });

@@ -1,4 +1,4 @@
-//! A first start whose sockets can't be opened: 125, a reason, and nothing is left behind.
+//! A first start whose sockets can't be opened: exit code 125, a reason, and nothing is left behind.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -7,7 +7,8 @@ use testkit::Sandbox;
 
 use super::*;
 
-/// psflip ends with 125 and this reason, its child was never started, and what was there before is all there is. Gives the log.
+/// psflip exits with 125 and this reason, never started its child, and leaves only what existed before.
+/// Returns the log.
 #[track_caller]
 fn refuses(sandbox: &Sandbox, listeners: &str, reason: &str, left: &[&str]) -> String {
     let psflip = with_listeners(sandbox, &["http-server", "--inherit", "listen_fds"], listeners).start();
@@ -40,7 +41,7 @@ fn a_socket_at_which_somebody_listens_is_left_alone() {
     let sandbox = Sandbox::new();
     let other = UnixListener::bind(sandbox.path("app.sock")).unwrap();
     let before = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(sandbox.path("app.sock")).unwrap());
-    // What was opened before it is gone again.
+    // A socket that was opened earlier is removed again.
     let listeners = [listen(&unix(&sandbox, "first.sock"), ""), listen(&unix(&sandbox, "app.sock"), "")];
     refuses(&sandbox, &listeners.concat(), "another process listens there", &["app.sock"]);
     let after = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(sandbox.path("app.sock")).unwrap());
@@ -192,7 +193,7 @@ fn a_health_check_of_a_shared_listener_is_an_error_of_the_configuration() {
     // Contract: X1, U3
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock").display().to_string();
-    let port = 4711; // nothing gets as far as to listen there
+    let port = 4711; // no test gets far enough to listen there
     for (health, address) in [
         (format!("unix]\npath = \"{path}\""), format!("unix://{path}")),
         (format!("http]\nurl = \"unix://{path}:/up\""), format!("unix://{path}")),

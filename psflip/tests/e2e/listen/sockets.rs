@@ -40,7 +40,7 @@ fn tcp_udp_unix_abstract_and_ipv6_sockets_are_what_they_are_called() {
     assert_eq!(at[2].as_unix_addr().unwrap().path(), Some(&*sandbox.path("app.sock")));
     assert_eq!(at[3].as_unix_addr().unwrap().as_abstract(), Some(&name.as_bytes()[1..]));
 
-    // Clients come to the same sockets after a flip; a datagram that nobody has read yet waits for the next child.
+    // Clients reach the same sockets after an upgrade. An unread datagram waits for the next child.
     let udp = std::net::SocketAddr::from(std::net::SocketAddrV4::from(*at[1].as_sockaddr_in().unwrap()));
     UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"hello", udp).unwrap();
     let abstract_address = std::os::unix::net::SocketAddr::from_abstract_name(&name[1..]).unwrap();
@@ -126,7 +126,7 @@ fn the_queue_is_as_long_as_it_is_said_to_be() {
         assert_eq!((backlog(&sandbox, &tcp), backlog(&sandbox, &path)), (17, 23));
         psflip.flip();
     }
-    // Without a word: as long as the kernel allows, up to 4096.
+    // The default backlog is the kernel's maximum, up to 4096.
     let without = [listen("tcp://127.0.0.1:0", ""), listen(&unix(&sandbox, "app.sock"), "")];
     reconfigure(&sandbox, SERVER, &without.concat());
     psflip.flip();
@@ -157,7 +157,8 @@ fn a_socket_file_has_its_mode() {
     }
 }
 
-/// The file is seen by inotify the moment it is there, but the mode of a moment is gone when one looks: so the calls are traced.
+/// inotify reports the file as soon as it exists, but a mode that lasts only briefly is gone by the time the
+/// test looks. So the test traces the calls.
 #[test]
 fn a_socket_file_is_never_wider_than_it_shall_be() {
     // Contract: U2

@@ -1,5 +1,5 @@
-//! systemd keeps the sockets that psflip opened (`FDSTORE=1`): when everything was killed, the next psflip has the same ones, and clients that
-//! waited are served.
+//! systemd keeps the sockets that psflip opened (`FDSTORE=1`). When every process was killed, the next psflip
+//! inherits the same sockets, and waiting clients are served.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use testkit::{NotifyManager, wait_until};
 use super::*;
 use crate::service::{generations, kill, stop};
 
-/// What systemd keeps, after these notices: names and sockets.
+/// The sockets that systemd keeps after these notifications, with their names.
 fn kept(notices: &[Notice]) -> Vec<(String, Arc<OwnedFd>)> {
     let mut kept: Vec<(String, Arc<OwnedFd>)> = Vec::new();
     for notice in notices {
@@ -29,7 +29,7 @@ fn kept(notices: &[Notice]) -> Vec<(String, Arc<OwnedFd>)> {
     kept
 }
 
-/// A psflip whose manager keeps sockets, and has these of an earlier one.
+/// A psflip whose service manager keeps sockets, and passes on these from an earlier run.
 fn keeping(
     sandbox: &Sandbox,
     argv: &[&str],
@@ -49,17 +49,17 @@ fn keeping(
     builder.wrapper(["sh", "-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
 }
 
-/// Kills every process of the service at once, as far as that can be done.
+/// Kills every process of the service, as nearly at once as possible.
 #[track_caller]
 fn kill_all(sandbox: &Sandbox) {
-    // A psflip that saw the end of its child would remove what is to stay.
+    // psflip first: if it saw its child die, it would remove the sockets that must stay.
     generations(sandbox).into_iter().chain(sandbox.processes()).for_each(kill);
     wait_until(Deadline::default(), "everything to be gone", || {
         sandbox.processes().iter().all(|process| !process.is_alive()).then_some(())
     });
 }
 
-/// The names of what is kept, once there are so many.
+/// The names of the kept sockets, once there are `count` of them.
 #[track_caller]
 fn wait_kept(manager: &NotifyManager, count: usize) -> Vec<(String, Arc<OwnedFd>)> {
     manager.wait_for(&format!("{count} sockets to be kept"), |notices| {
@@ -83,7 +83,7 @@ fn after_a_kill_of_everything_the_same_sockets_serve_the_clients_that_wait() {
     let inode = std::fs::metadata(&path).unwrap().ino();
     for round in 0..3 {
         kill_all(&sandbox);
-        // They wait for a server that isn't there.
+        // They wait for a server that isn't running.
         let mut client = UnixStream::connect(&path).unwrap();
         let mut other = std::net::TcpStream::connect(tcp).unwrap();
         let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -98,7 +98,7 @@ fn after_a_kill_of_everything_the_same_sockets_serve_the_clients_that_wait() {
         other.read_to_string(&mut answer).unwrap();
         assert!(answer.contains("name=gen1"), "round {round}: {answer}");
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode, "round {round}");
-        // It still has them after a flip, and the manager has them but once.
+        // After an upgrade psflip still has them, and the service manager has each only once.
         psflip.flip();
         assert_eq!(ask(&*path).unwrap(), "gen2");
         assert_eq!(ask(tcp).unwrap(), "gen2");
@@ -106,7 +106,7 @@ fn after_a_kill_of_everything_the_same_sockets_serve_the_clients_that_wait() {
     assert_eq!(kept(&manager.notices()).len(), 2, "{}", manager.describe());
     kill_all(&sandbox);
     let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
-    // A stop is the end of them.
+    // A stop removes them.
     ends(&sandbox, &psflip, &["notify"]);
     drop(manager);
     std::fs::remove_file(sandbox.path("notify")).unwrap();
@@ -120,7 +120,7 @@ fn what_a_flip_drops_is_kept_no_longer_and_what_it_adds_is() {
     let (one, other) = (listen(&unix(&sandbox, "one.sock"), ""), listen(&unix(&sandbox, "other.sock"), ""));
     let psflip = keeping(&sandbox, SERVER, &one, &[]).start().wait_ready();
     let first = wait_kept(&manager, 1);
-    // An upgrade that fails changes nothing of it.
+    // A failed upgrade leaves the stored sockets as they are.
     configure(
         &sandbox,
         &["crash-on-init", "--code", "7"],
@@ -129,7 +129,7 @@ fn what_a_flip_drops_is_kept_no_longer_and_what_it_adds_is() {
     psflip.request_flip();
     manager.wait("last upgrade failed");
     assert_eq!(kept(&manager.notices())[0].0, first[0].0);
-    // One that succeeds does.
+    // A successful one changes them.
     reconfigure(&sandbox, SERVER, &other);
     psflip.flip();
     let second = manager.wait_for("another socket to be kept", |notices| {
@@ -137,7 +137,7 @@ fn what_a_flip_drops_is_kept_no_longer_and_what_it_adds_is() {
         (kept.len() == 1 && kept[0].0 != first[0].0).then_some(kept)
     });
     assert!(second[0].0.ends_with("other.sock"), "{second:?}");
-    // The first generation may have dropped what it is given, too.
+    // The first generation, too, may drop sockets that it inherits.
     kill_all(&sandbox);
     let mark = manager.mark();
     let psflip = keeping(&sandbox, SERVER, &one, &second).start().wait_ready();
@@ -145,7 +145,7 @@ fn what_a_flip_drops_is_kept_no_longer_and_what_it_adds_is() {
     let gone = manager.wait_after(mark, "FDSTOREREMOVE=1");
     assert_eq!(gone.value("FDNAME"), Some(&*second[0].0));
     assert!(!sandbox.path("other.sock").exists());
-    // What is not wanted does not come to the child; the connection of the client goes.
+    // The child does not get an unwanted socket, and the client's connection is closed.
     wait_until(Deadline::default(), "the child to have one socket", || {
         (sockets_of(psflip.child()).len() == 1).then_some(())
     });
@@ -161,7 +161,7 @@ fn a_kept_socket_whose_file_is_gone_is_replaced() {
     let _psflip = keeping(&sandbox, SERVER, &listeners, &[]).start().wait_ready();
     let before = wait_kept(&manager, 1);
     kill_all(&sandbox);
-    std::fs::remove_file(sandbox.path("app.sock")).unwrap(); // as a RuntimeDirectory= that is emptied
+    std::fs::remove_file(sandbox.path("app.sock")).unwrap(); // as in a RuntimeDirectory= that was emptied
     let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
     wait_answer(sandbox.path("app.sock"), "gen1");
     let after = manager.wait_for("the new one to be kept instead", |notices| {
@@ -184,7 +184,7 @@ fn a_child_that_fails_leaves_what_is_kept_to_the_next_start() {
     sandbox.write("die", "");
     assert_eq!(psflip.wait_exit().code(), Some(3));
     let client = UnixStream::connect(sandbox.path("app.sock")).unwrap();
-    // A first child that fails neither.
+    // Nor does a first child that fails.
     let psflip = keeping(&sandbox, &["/nowhere/program"], &listeners, &before).start();
     assert_eq!(psflip.wait_exit().code(), Some(127));
     let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
@@ -205,7 +205,7 @@ fn a_manager_that_keeps_nothing_is_given_nothing_and_others_descriptors_pass_as_
         ends(&sandbox, &psflip, &["notify"]);
     }
     assert!(kept(&manager.notices()).is_empty(), "{}", manager.describe());
-    // Without a `[[listen]]`, what psflip was given and knows nothing of goes to the child.
+    // Without a `[[listen]]`, inherited sockets that psflip doesn't know go to the child.
     let strange: OwnedFd = std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
     let own: OwnedFd = std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
     let given = [

@@ -1,4 +1,4 @@
-//! Starts and upgrades that fail: the manager hears why, and the service is `ready` again.
+//! Starts and upgrades that fail: the service manager gets the reason, and the service is `ready` again.
 
 use testkit::{Stream, wait_until};
 
@@ -7,7 +7,7 @@ use crate::service::{freeze, kill, wait_coming};
 
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
-/// An upgrade that fails; `cause` gets the old and the new psflip.
+/// An upgrade that fails. `cause` gets the old and the new psflip.
 #[track_caller]
 fn fails_by(managed: &Managed, reason: &str, cause: impl FnOnce(Process)) {
     let old = managed.psflip.active();

@@ -1,4 +1,4 @@
-//! A start and flips that succeed.
+//! A start and upgrades that succeed.
 
 use testkit::Stream;
 
@@ -43,8 +43,8 @@ fn every_flip_moves_the_main_process_in_one_datagram_of_the_old_one() {
         assert!(moved.text.contains(&format!("STATUS=generation {next} took over")), "{moved:?}");
         expected.push(format!("{number} RELOADING"));
         expected.push(format!("{number} MAINPID+READY"));
-        expected.push(format!("{next} -")); // it drains
-        expected.push(format!("{next} -")); // it is gone
+        expected.push(format!("{next} -")); // the old one drains
+        expected.push(format!("{next} -")); // the old one is gone
     }
     assert_eq!(kinds(&managed.manager.notices()), expected, "{}", managed.manager.describe());
     let seen = managed.believed();

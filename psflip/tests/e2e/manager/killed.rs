@@ -1,4 +1,4 @@
-//! One of two psflips is killed around the moment at which the main process changes.
+//! One of two psflips is killed just before or after the main process changes.
 
 use testkit::{Deadline, Stream, wait_until};
 
@@ -47,7 +47,7 @@ fn nobody_but_the_old_one_speaks_until_it_has_said_who_is_next() {
     let paused = stage.wait_pause(&managed.sandbox);
     assert!(paused.at.ends_with("old Sent acknowledge"), "{paused:?}");
     let new = managed.psflip.wait_successor(old);
-    // It is promoted, and has nothing to say yet.
+    // The new psflip is promoted, and has sent no notification yet.
     managed.psflip.output().wait_count(2, Stream::Stderr, "healthy, active");
     assert_eq!(kinds(&managed.manager.notices()), ["1 -", "1 READY", "1 RELOADING"]);
     paused.go_on();

@@ -1,4 +1,5 @@
-//! What a manager hears by `NOTIFY_SOCKET`, and that it never loses sight of the service: [`Systemd`] believes what systemd believes.
+//! The messages that psflip sends to `NOTIFY_SOCKET`. The service manager must always know the service's main
+//! process: [`Systemd`] tracks it by systemd's rules.
 
 mod fails;
 mod flips;
@@ -12,7 +13,7 @@ use testkit::{NotifyManager, Process, Psflip, PsflipBuilder, Sandbox};
 
 use crate::service::{AT_ONCE, configure, psflip, stop};
 
-/// What systemd makes of the datagrams, with `NotifyAccess=main`.
+/// The state that systemd derives from the datagrams, with `NotifyAccess=main`.
 #[derive(Debug)]
 struct Systemd {
     main: u32,
@@ -23,7 +24,7 @@ struct Systemd {
 }
 
 impl Systemd {
-    /// Follows all of them, from the first process on.
+    /// Applies all notifications, beginning with the first process.
     #[track_caller]
     fn follow(first: u32, notices: &[Notice]) -> Self {
         let all = || {
@@ -62,7 +63,7 @@ impl Systemd {
     }
 }
 
-/// The kinds of all notices, each with its sender's place in the order of appearance: `1 READY`.
+/// The kinds of all notifications, each with its sender's number in the order of appearance: `1 READY`.
 fn kinds(notices: &[Notice]) -> Vec<String> {
     let mut pids: Vec<u32> = Vec::new();
     let mut kinds = Vec::new();
@@ -90,20 +91,20 @@ fn kinds(notices: &[Notice]) -> Vec<String> {
     kinds
 }
 
-/// A manager in the sandbox, and a psflip that it has started.
+/// A service manager in the sandbox, and a psflip that it has started.
 struct Managed {
     manager: NotifyManager,
     psflip: Psflip,
     sandbox: Sandbox,
 }
 
-/// The builder of a psflip that was told of a manager at `notify`.
+/// The builder of a psflip with a service manager at `notify`.
 fn told(sandbox: &Sandbox, argv: &[&str], rest: &str) -> PsflipBuilder {
     psflip(sandbox, argv, rest).env("NOTIFY_SOCKET", sandbox.path("notify"))
 }
 
 impl Managed {
-    /// A service that is ready, as the manager has heard.
+    /// A service that has notified the manager that it is ready.
     #[track_caller]
     fn start(argv: &[&str], rest: &str) -> Self {
         Self::start_as(argv, rest, |builder| builder)
@@ -118,13 +119,13 @@ impl Managed {
         Self { manager, psflip, sandbox }
     }
 
-    /// What systemd believes now.
+    /// The state that systemd would have now.
     #[track_caller]
     fn believed(&self) -> Systemd {
         Systemd::follow(self.psflip.first_pid(), &self.manager.notices())
     }
 
-    /// Waits until the notices so far make systemd believe that.
+    /// Waits until the notifications so far have led systemd to that state.
     #[track_caller]
     fn wait_believed(&self, what: &str, check: impl Fn(&Systemd) -> bool) -> Systemd {
         self.manager.wait_for(what, |notices| {
@@ -132,7 +133,7 @@ impl Managed {
         })
     }
 
-    /// An upgrade that succeeds; the new generation has spoken, and the old one is gone.
+    /// An upgrade that succeeds. The new generation has sent its notification, and the old one is gone.
     #[track_caller]
     fn flip(&self) -> Process {
         self.psflip.flip();
@@ -146,12 +147,12 @@ impl Managed {
         new
     }
 
-    /// The next generation has this child.
+    /// Sets the next generation's child.
     fn configure(&self, argv: &[&str], rest: &str) {
         configure(&self.sandbox, argv, rest);
     }
 
-    /// The end, by a stop request.
+    /// Stops the service by a stop request.
     #[track_caller]
     fn ends(&self) -> Systemd {
         stop(&self.psflip);

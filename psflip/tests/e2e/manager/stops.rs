@@ -1,4 +1,4 @@
-//! Stop requests in every phase: `STOPPING=1` once the end is certain, and not before.
+//! Stop requests in every phase. `STOPPING=1` is sent once the stop is certain, and not before.
 
 use testkit::{Signal, Stream};
 

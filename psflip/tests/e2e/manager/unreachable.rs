@@ -1,4 +1,5 @@
-//! A manager that can't be told, or does not read: the service is not touched by that, and what counts is told in the end.
+//! A service manager that is unreachable, or does not read. The service is not affected, and the essential
+//! notifications arrive in the end.
 
 use testkit::{Deadline, Stream, wait_until};
 
@@ -16,7 +17,7 @@ fn an_address_where_nobody_is_costs_one_line_of_the_log() {
         stop(&psflip);
         let log = psflip.log();
         let lines = log.lines().filter(|line| line.contains("NOTIFY_SOCKET")).count();
-        let most = usize::from(!address.is_empty()) * 3; // one a generation
+        let most = usize::from(!address.is_empty()) * 3; // one for each generation
         assert!((most.min(1)..=most).contains(&lines), "`{address}`: {lines} lines\n{log}");
         sandbox.assert_no_process_left();
     }
@@ -36,7 +37,7 @@ fn a_manager_that_comes_back_is_told_again() {
     stop(&psflip);
 }
 
-/// A service whose manager does not read any more, and its queue is full.
+/// A service whose manager no longer reads, with a full queue.
 fn deaf() -> (Managed, usize) {
     let sandbox = Sandbox::new();
     let path = sandbox.path("notify");
@@ -49,7 +50,7 @@ fn deaf() -> (Managed, usize) {
     (Managed { manager, psflip, sandbox }, filled)
 }
 
-/// All notices but those that filled the queue.
+/// All notifications but those that filled the queue.
 fn own(notices: &[Notice]) -> Vec<Notice> {
     notices.iter().filter(|notice| !notice.has("X_FILL=1")).cloned().collect()
 }
@@ -63,7 +64,7 @@ fn what_finds_no_room_is_told_in_its_order_when_there_is_some() {
     let new = managed.psflip.wait_successor(old);
     managed.psflip.output().wait_count(2, Stream::Stderr, "healthy, active");
     managed.psflip.wait_for_line(Stream::Stderr, "the child has exited");
-    // It has drained, and stays: its end would be taken for the service's.
+    // It has drained, but stays: systemd would take its exit for the service's.
     assert!(old.is_alive(), "{}", managed.sandbox.report());
     managed.manager.hear();
     managed.psflip.wait_gone(old);

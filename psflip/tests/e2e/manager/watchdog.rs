@@ -1,17 +1,18 @@
-//! Signs of life: from the main process, at half the time, as long as its loop runs; and none that nobody asked for.
+//! Watchdog messages: from the main process, at half the interval, as long as its loop runs; and none unless
+//! requested.
 
 use testkit::wait_until;
 
 use super::*;
 use crate::service::{freeze, thaw};
 
-/// The manager's watchdog, meant for psflip's own pid, which only it knows: a shell says it and becomes psflip.
+/// The manager's watchdog, addressed to psflip's own pid: a shell sets WATCHDOG_PID and then executes psflip.
 fn watched(usec: u64, argv: &[&str], rest: &str) -> Managed {
     let sh = ["sh", "-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"];
     Managed::start_as(argv, rest, |builder| builder.env("WATCHDOG_USEC", usec.to_string()).wrapper(sh))
 }
 
-/// Waits until so many signs of life came from this process.
+/// Waits until this process has sent that many watchdog messages.
 #[track_caller]
 fn wait_signs(managed: &Managed, process: Process, count: usize) {
     managed.manager.wait_for(&format!("{count} signs of life of {process}"), |notices| {
@@ -29,13 +30,13 @@ fn every_main_process_shows_that_it_lives_and_nobody_else() {
     for _ in 0..3 {
         let old = managed.psflip.active();
         let new = managed.flip();
-        // The time of the old one's last sign was not to run out before the new one's first.
+        // The time since the old process's last watchdog message must not run out before the new one's first.
         assert!(managed.manager.wait(&format!("MAINPID={}\n", new.pid())).has("WATCHDOG=1"));
         assert!(managed.manager.wait("generation 1 still drains").has("WATCHDOG=1"));
         wait_signs(&managed, new, 3);
         assert!(!old.is_alive());
     }
-    managed.believed(); // each came from who was the main process then
+    managed.believed(); // each came from the main process at that time
     managed.ends();
 }
 

@@ -1,4 +1,4 @@
-//! `psflip upgrade`, `status` and `stop`, as who operates a service uses them.
+//! `psflip upgrade`, `status` and `stop`, as an operator uses them.
 
 mod outage;
 mod status;
@@ -13,10 +13,10 @@ use testkit::{Psflip, Running, Sandbox, Stream, psflip_bin};
 
 use crate::service::{self, AT_ONCE};
 
-/// Healthy once the file `healthy` is there.
+/// Healthy once the file `healthy` exists.
 const WHEN_TOLD: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
-/// A server, and clients that are the only ones to ask for anything.
+/// A service whose only requests come from the clients under test.
 #[track_caller]
 fn start(sandbox: &Sandbox, rest: &str) -> Psflip {
     sandbox.write("healthy", "");
@@ -39,7 +39,7 @@ fn client(sandbox: &Sandbox, args: &[&str]) -> Arc<Running> {
     sandbox.command([psflip_bin()]).args(args).start()
 }
 
-/// Runs a client to its end: how it ended, standard output, standard error.
+/// Runs a client until it exits. Returns its exit status, standard output and standard error.
 #[track_caller]
 fn run(sandbox: &Sandbox, args: &[&str]) -> (ExitStatus, String, String) {
     ended(&client(sandbox, args))
@@ -52,7 +52,7 @@ fn ended(client: &Running) -> (ExitStatus, String, String) {
     (status, client.stdout(), client.stderr())
 }
 
-/// Waits until a client has heard that a new child runs.
+/// Waits until a client has reported that a new child runs.
 #[track_caller]
 fn wait_child(client: &Running) {
     client.output().wait(Stream::Stdout, "child started; waiting until it is healthy");

@@ -1,4 +1,4 @@
-//! An end of the service that nobody asked for: what the log and `psflip status` say of it.
+//! The service stops although nobody requested it: what the log and `psflip status` report.
 
 use serde_json::Value;
 use testkit::{Sandbox, Signal, Stream};
@@ -17,7 +17,7 @@ fn gate(sandbox: &Sandbox) {
     assert!(sandbox.command(["mkfifo", "gate"]).start().wait_exit().success());
 }
 
-/// Lets the child go on: it waits until the child reads.
+/// Lets the child go on. Blocks until the child reads.
 fn open_gate(sandbox: &Sandbox) {
     std::fs::write(sandbox.path("gate"), "\n").unwrap();
 }

@@ -10,7 +10,7 @@ fn it_ends_when_the_service_has() {
     // Contract: S5
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
-    psflip.wait_for_line(Stream::Stdout, "name=gen1"); // from now on a SIGTERM ends it well
+    psflip.wait_for_line(Stream::Stdout, "name=gen1"); // from now on it exits cleanly on SIGTERM
     let (active, child) = (psflip.active(), psflip.child());
     let (status, stdout, stderr) = run(&sandbox, &["stop"]);
     assert!(status.success(), "{status}\n{stderr}");

@@ -1,4 +1,4 @@
-//! When nobody answers: why, in words that say what to do.
+//! Clients when no psflip answers: the reason, and what to do.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -66,7 +66,7 @@ fn a_broken_configuration_does_not_hide_who_runs() {
             && stderr.contains("psflip.toml:1:7: `cmd`"),
         "{stderr}"
     );
-    // What is no TOML at all does not hide it either, as long as one line says where it is.
+    // Even if the file is invalid TOML, the client finds the path as long as one line sets it.
     for broken in [
         "pidfile = \"psflip.pid\n",
         "cmd = [\"a\"\npidfile = \"psflip.pid\"\n",
@@ -119,7 +119,7 @@ fn a_server_that_runs_as_a_stranger_is_not_believed() {
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
-    // It says to whoever connects that the upgrade has succeeded.
+    // A process of another user that reports a successful upgrade to every client.
     let server = "use IO::Socket::UNIX; $| = 1; $SIG{PIPE} = q(IGNORE); my $s = IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 5) or die; print qq(listening\\n); \
          while (my $c = $s->accept) { my $l = <$c>; print qq(asked\\n) if defined $l; print $c qq({\"event\":\"accepted\",\"upgrade\":1}\\n{\"event\":\"drained\",\"upgrade\":1,\"killed\":false}\\n) }";
     let stranger = [
@@ -140,7 +140,7 @@ fn a_server_that_runs_as_a_stranger_is_not_believed() {
         assert!(stderr.contains("runs as `nobody`") && stderr.contains("Nothing was sent to it"), "{stderr}");
     }
     assert!(!stranger.stdout().contains("asked"), "{}", sandbox.report());
-    // In a directory of its own it is the owner's.
+    // In a directory of that user's own, the client trusts the socket's owner.
     std::os::unix::fs::chown(&open, Some(65534), None).unwrap();
     let (status, _, stderr) = run(&sandbox, &["upgrade", "--socket", "open/app.pid.sock"]);
     assert!(status.success(), "{stderr}");

@@ -113,7 +113,7 @@ fn waiting_has_an_end_and_the_upgrade_goes_on() {
     hold(&sandbox);
     let (status, _, stderr) = run(&sandbox, &["upgrade", "--timeout", "200ms"]);
     assert_eq!(status.code(), Some(124));
-    // On a very busy machine it may not even have heard the number of its upgrade.
+    // On a very busy host the client may not even know the number of its upgrade yet.
     assert!(stderr.starts_with("psflip: waited 200ms; "), "{stderr}");
     assert_eq!(psflip.active(), old);
     let_go(&sandbox);

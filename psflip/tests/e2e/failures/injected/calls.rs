@@ -1,13 +1,14 @@
-//! Which system calls can fail, and how: every call that psflip makes during an upgrade is listed here, or the tests fail.
+//! Which system calls can fail, and how. A call that psflip makes during an upgrade and that is not listed
+//! here fails the tests.
 
-/// What a call is about: one test each, so that they run side by side.
+/// The subject of a call. Each has a test of its own, so that they run in parallel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
     /// The address space.
     Memory,
     /// Files and directories.
     Files,
-    /// Reading and writing what is open.
+    /// Reading and writing of open files.
     Data,
     /// Descriptors, and waiting for them.
     Waiting,
@@ -15,7 +16,8 @@ pub(super) enum About {
     Processes,
 }
 
-/// The errors that a call may give for a caller that does everything right, and the least likely ones besides.
+/// The errors that a correct caller can get from each call, the most likely one first and unlikely ones
+/// included.
 #[rustfmt::skip] // a table
 const CALLS: &[(About, &str, &[&str])] = &[
     (About::Memory, "mmap", &["ENOMEM", "EAGAIN", "ENFILE"]),
@@ -80,9 +82,9 @@ const CALLS: &[(About, &str, &[&str])] = &[
     (About::Processes, "recvmsg", &["ENOMEM", "ENOBUFS", "EINTR"]),
 ];
 
-/// Calls that can't fail in the hands of a caller that does everything right, and two that can't be made to fail from outside:
-/// `close` does its work even when it fails, and a fault that is put in its place would leave open what the kernel would have
-/// closed; `brk` gives no error, but the old break.
+/// Calls that don't fail for a correct caller, and two whose failure can't be injected. `close` does its work
+/// even when it fails, and an injected fault would leave open what the kernel would have closed. `brk`
+/// reports no error, but the old break.
 const INFALLIBLE: &[&str] = &[
     "arch_prctl",
     "brk",
@@ -114,10 +116,10 @@ const INFALLIBLE: &[&str] = &[
     "uname",
 ];
 
-/// What a call is about, and how it can fail; `None`: it can't.
+/// The subject of a call and its possible errors, or `None` if it can't fail.
 ///
 /// # Panics
-/// For a call that nobody has thought about yet.
+/// For a call that is in no list yet.
 pub(super) fn failures(call: &str) -> Option<(About, &'static [&'static str])> {
     if INFALLIBLE.contains(&call) {
         return None;

@@ -1,4 +1,4 @@
-//! Faults for strace(1): which there are, one at a time, and what came of them.
+//! Faults for strace(1): the list of them, their injection one at a time, and their outcomes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, wait_until};
 
 use super::calls::{About, failures};
 
-/// Options of strace for a look at what is called.
+/// Options with which strace only records the calls.
 pub(super) const LOOK: &[&str] = &["-e", "signal=none"];
 
-/// The first call of psflip's own: what was called before is the dynamic linker's.
+/// psflip's own first call. Those before it are the dynamic linker's.
 pub(super) const FIRST_CALL: &str = "rt_sigprocmask";
 
-/// One call that fails, once or from then on.
+/// A call that fails, once or from then on.
 #[derive(Debug)]
 pub(super) struct Fault {
     call: String,
@@ -28,7 +28,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// For strace.
+    /// The options for strace.
     pub(super) fn options(&self) -> Vec<String> {
         let Self { call, number, lasting, error } = self;
         let onwards = if *lasting { "+" } else { "" };
@@ -37,7 +37,7 @@ impl Fault {
         ["-e", "signal=none", "-e", &trace, "-e", &inject].map(str::to_owned).to_vec()
     }
 
-    /// Whether it is one of these calls.
+    /// Whether the fault is in one of these calls.
     pub(super) fn is_in(&self, calls: &[&str]) -> bool {
         calls.contains(&self.call.as_str())
     }
@@ -50,12 +50,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What strace has written, or nothing.
+/// The output of strace, or an empty string.
 pub(super) fn trace(path: &Path) -> String {
     std::fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
 }
 
-/// How often a process made each call; of several processes the one that made most counts.
+/// How often a process made each call. For several processes, the highest count.
 pub(super) fn calls_in(trace: &str) -> BTreeMap<String, usize> {
     let mut calls: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for line in trace.lines() {
@@ -76,7 +76,7 @@ pub(super) fn calls_in(trace: &str) -> BTreeMap<String, usize> {
     most
 }
 
-/// All faults of this kind that a process which made these calls can have; each place with one error, or with all of them.
+/// All faults of this kind for a process that made these calls. Each place gets one error, or all of them.
 pub(super) fn faults_of(calls: &BTreeMap<String, usize>, about: Option<About>) -> Vec<Fault> {
     let full = std::env::var_os("PSFLIP_MATRIX").is_some_and(|value| value == "full");
     let mut faults = Vec::new();
@@ -95,8 +95,8 @@ pub(super) fn faults_of(calls: &BTreeMap<String, usize>, about: Option<About>) -
     faults
 }
 
-/// The faults that last: of each call from its first on, with its most likely error; with `PSFLIP_MATRIX=full` from every one on,
-/// with all of them. Interruptions don't last.
+/// The faults that last, for each call: from its first occurrence, with its most likely error. With
+/// `PSFLIP_MATRIX=full`, from every occurrence and with every error. EINTR doesn't last.
 pub(super) fn lasting_faults_of(calls: &BTreeMap<String, usize>) -> Vec<Fault> {
     let full = std::env::var_os("PSFLIP_MATRIX").is_some_and(|value| value == "full");
     let mut faults = Vec::new();
@@ -111,7 +111,7 @@ pub(super) fn lasting_faults_of(calls: &BTreeMap<String, usize>) -> Vec<Fault> {
     faults
 }
 
-/// Lets strace step in at a running process.
+/// Attaches strace to a running process.
 #[track_caller]
 pub(super) fn attach(
     sandbox: &Sandbox,
@@ -126,13 +126,14 @@ pub(super) fn attach(
     strace
 }
 
-/// strace lets go of everybody.
+/// Detaches strace from all processes.
 #[track_caller]
 pub(super) fn end_strace(sandbox: &Sandbox) {
     let is_strace = |process: &Process| process.stat().is_some_and(|stat| stat.name == "strace");
     for process in sandbox.processes().into_iter().filter(is_strace) {
-        // One that psflip started has all signals blocked, as psflip has. What it traces goes on without it.
-        let _ = process.signal(Signal::SIGKILL); // it may just have ended
+        // SIGKILL, since a strace that psflip started has inherited a full signal mask. The traced processes
+        // run on.
+        let _ = process.signal(Signal::SIGKILL); // it may just have exited
         wait_until(Deadline::default(), "the end of strace", || (!process.is_alive()).then_some(()));
     }
 }
@@ -144,7 +145,7 @@ pub(super) fn keeper(psflip: Process) -> Process {
     psflip.children().into_iter().find(of).unwrap_or_else(|| panic!("{psflip} has no keeper"))
 }
 
-/// What came of many faults.
+/// Outcomes of many faults.
 #[derive(Debug)]
 pub(super) struct Tally {
     name: String,
@@ -158,7 +159,7 @@ impl Tally {
         Self { name: name.to_string(), outcomes: BTreeMap::new(), unreached: 0, wrong: Vec::new() }
     }
 
-    /// Tries one; `test` gives the outcome and what strace wrote. False: it panicked.
+    /// Tries one fault. `test` returns the outcome and the output of strace. False: it panicked.
     pub(super) fn try_one(&mut self, fault: &Fault, test: impl FnOnce() -> (&'static str, String)) -> bool {
         let started = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(test));
@@ -172,10 +173,10 @@ impl Tally {
         result.is_ok()
     }
 
-    /// Says what came of them.
+    /// Prints the outcomes.
     ///
     /// # Panics
-    /// When something was wrong, or hardly anything happened.
+    /// When a test failed, or when hardly any fault occurred.
     #[track_caller]
     pub(super) fn finish(self) {
         let Self { name, outcomes, unreached, wrong } = self;

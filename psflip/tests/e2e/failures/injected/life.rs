@@ -1,4 +1,4 @@
-//! System calls fail at a first start, while nothing happens, and at the end: without a hand-over.
+//! System calls fail at a first start, while psflip is idle, and when it stops: without a hand-over.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -8,18 +8,19 @@ use super::calls::About;
 use super::faults::{FIRST_CALL, Fault, LOOK, Tally, attach, calls_in, end_strace, faults_of, keeper, trace};
 use crate::service::{AT_ONCE, Service, can_trace, psflip, stop};
 
-/// What strace writes.
+/// The file with strace's output.
 const TRACE: &str = "trace";
 
-/// The names in the sandbox that begin with the pidfile's, with or without the dot of a temporary one.
+/// The names in the sandbox that contain the pidfile's name. Temporary files have a dot before it.
 fn pidfiles(sandbox: &Sandbox) -> Vec<String> {
     let names = std::fs::read_dir(sandbox.dir()).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    // `psflip.pid.last` says for `psflip status` why it went down.
+    // `psflip.pid.last` tells `psflip status` why the service went down.
     names.filter(|name| name.contains("psflip.pid") && name != "psflip.pid.last").collect()
 }
 
-/// Starts a first psflip under strace; it becomes a service that can be stopped, or it says why not and leaves nothing.
+/// Starts a first psflip under strace. It becomes a service that can be stopped, or it logs why not and
+/// leaves nothing behind.
 #[track_caller]
 fn first_start(sandbox: &Sandbox, options: &[impl AsRef<str>], fault: Option<&Fault>) -> &'static str {
     let trace = sandbox.path(TRACE);
@@ -41,7 +42,7 @@ fn first_start(sandbox: &Sandbox, options: &[impl AsRef<str>], fault: Option<&Fa
     };
     assert!(!status.success(), "{status}, but nothing runs:\n{}", sandbox.report());
     sandbox.assert_no_process_left();
-    // What could not be written can't be read; and the dynamic linker may crash before psflip begins.
+    // There is no message if writing it failed, or if the dynamic linker crashed before psflip's first call.
     let began = self::trace(&trace).contains(FIRST_CALL);
     let silent = !began || fault.is_some_and(|fault| fault.is_in(&["write", "poll"]));
     if !silent {
@@ -52,12 +53,12 @@ fn first_start(sandbox: &Sandbox, options: &[impl AsRef<str>], fault: Option<&Fa
     "refused"
 }
 
-/// Whether psflip has exited although its pidfile was there.
+/// psflip's exit status, if it has exited although its pidfile existed.
 fn ended_meanwhile(psflip: &Psflip) -> Option<std::process::ExitStatus> {
     psflip.program().try_status()
 }
 
-/// Lets every call of this kind fail at a first start.
+/// Makes every call of this kind fail at a first start, one by one.
 #[track_caller]
 fn every_at_start(about: About) {
     let sandbox = Sandbox::new();
@@ -68,7 +69,7 @@ fn every_at_start(about: About) {
     let calls = calls_in(&trace(&sandbox.path(TRACE)));
     let mut tally = Tally::new(format!("first start, {about:?}"));
     for fault in faults_of(&calls, Some(about)) {
-        // A sandbox remembers all that was started in it, and gets slow by that.
+        // A sandbox keeps a record of every process that it started, and slows down with many.
         tally.try_one(&fault, || {
             let sandbox = Sandbox::new();
             (first_start(&sandbox, &fault.options(), Some(&fault)), trace(&sandbox.path(TRACE)))
@@ -102,7 +103,7 @@ fn a_first_start_that_cannot_wait_or_make_processes_works_or_says_why_not() {
     every_at_start(About::Processes);
 }
 
-/// Stops a service under strace, attached to psflip or to its keeper: it ends, with all that belongs to it.
+/// Stops a service with strace attached to psflip or its keeper. It stops, with all that belongs to it.
 #[track_caller]
 fn stopped(
     sandbox: &Sandbox,
@@ -112,7 +113,7 @@ fn stopped(
 ) -> &'static str {
     let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1s\"\n");
     let psflip = psflip(sandbox, &["never-ready"], &rest).start().wait_ready();
-    psflip.wait_for_line(Stream::Stdout, "starting pid="); // it has its handler soon; `stop` allows for that
+    psflip.wait_for_line(Stream::Stdout, "starting pid="); // it has no handler yet; `stop` allows for that
     let active = psflip.active();
     let process = if of_keeper { keeper(active) } else { active };
     attach(sandbox, process, &sandbox.path(TRACE), options);
@@ -177,7 +178,8 @@ fn a_keeper_without_memory_does_not_give_up_its_child() {
     let strace = attach(&service.sandbox, keeper(psflip), &service.sandbox.path(TRACE), &options);
     let three = || (trace(&service.sandbox.path(TRACE)).matches("(INJECTED)").count() == 3).then_some(());
     wait_until(Deadline::default(), "three faults", || {
-        let _ = keeper(psflip).signal(Signal::SIGCHLD); // it looks around, and listens to psflip
+        // wakes the keeper, which then also reads psflip's messages
+        let _ = keeper(psflip).signal(Signal::SIGCHLD);
         three()
     });
     strace.signal(Signal::SIGINT);

@@ -1,8 +1,10 @@
-//! Every system call of an upgrade fails once, on the real binary and from outside: nth call by nth call, in every process of
-//! the old and the new generation (F10). Each time the upgrade fails and nothing has changed (U8), or it succeeds.
+//! Every system call of an upgrade fails once, on the real binary and injected from outside: call by call, in
+//! every process of the old and the new generation (F10). Each time the upgrade fails and nothing has changed
+//! (U8), or it succeeds.
 //!
-//! What psflip calls is looked up by a run without a fault, so a new call is tested, or asked about, by itself. Each place gets
-//! one error that the call may give; with `PSFLIP_MATRIX=full` in the environment all of them, one by one.
+//! A run without a fault finds out which calls psflip makes. A new call is tested, or must be added to the
+//! list. Each place gets one error that the call may return. With `PSFLIP_MATRIX=full` in the environment it
+//! gets all of them, one by one.
 
 mod calls;
 mod faults;
@@ -18,14 +20,14 @@ use traced::{Role, Traced};
 
 use super::rig::Outcome;
 
-/// Lets every call of this kind fail, one by one.
+/// Makes every call of this kind fail, one by one.
 #[track_caller]
 fn every(role: Role, about: Option<About>) {
     let name = about.map_or(format!("{role:?}"), |about| format!("{role:?}, {about:?}"));
     try_all(role, &name, |calls| faults_of(calls, about));
 }
 
-/// Lets every call fail for as long as the upgrade takes, but for these.
+/// Makes every call but these fail for the rest of the upgrade, one by one.
 #[track_caller]
 fn every_lasting(role: Role, but: &[&str]) {
     try_all(role, &format!("{role:?}, lasting"), |calls| {
@@ -115,8 +117,8 @@ fn the_new_psflip_that_cannot_make_or_hear_processes_fails_the_upgrade_only() {
     every(Role::New, Some(About::Processes));
 }
 
-/// What a psflip that serves can't do without for good: a signalfd, which no kernel refuses to read; and the right to end its
-/// child, without which it waits until the child ends by itself.
+/// Calls without which a serving psflip can't go on: reads of its signalfd, which no kernel refuses, and
+/// signals to its child. Without those it waits until the child exits by itself.
 const VITAL: &[&str] = &["read", "pidfd_send_signal"];
 
 #[test]

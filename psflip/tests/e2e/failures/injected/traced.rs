@@ -1,4 +1,4 @@
-//! A service whose upgrades run under strace(1), which steps in where a system call is to fail.
+//! A service whose upgrades run under strace(1), which injects the failures of system calls.
 
 use testkit::process::State;
 use testkit::{Deadline, Process, Signal, psflip_bin, wait_until};
@@ -7,10 +7,10 @@ use super::super::rig::{Outcome, Rig};
 use super::faults::{attach, end_strace, keeper, trace};
 use crate::service::script;
 
-/// Whose system calls fail.
+/// The process whose system calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The psflip that is asked for the upgrade.
+    /// The psflip that gets the upgrade request.
     Old,
     /// Its keeper.
     OldKeeper,
@@ -18,15 +18,15 @@ pub(super) enum Role {
     Between,
     /// The new psflip, from its exec on.
     New,
-    /// The new psflip's keeper, from the moment when it is set up, and the child until its exec.
+    /// The new psflip's keeper once it is set up, and the child until its exec.
     NewKeeper,
 }
 
-/// Where a successor is found; strace steps in there when it is told to.
+/// The path at which psflip finds its successor. The test puts a script there that starts strace.
 const EXE: &str = "bin/psflip";
-/// What strace writes.
+/// The file with strace's output.
 const TRACE: &str = "trace";
-/// Its options for the next psflip.
+/// The file with strace's options for the next psflip.
 const OPTIONS: &str = "options";
 
 /// The service.
@@ -40,7 +40,8 @@ impl Traced {
         let rig = Rig::start(|sandbox, psflip| {
             std::fs::create_dir(sandbox.path("bin")).unwrap();
             std::os::unix::fs::symlink(psflip_bin(), sandbox.path(EXE)).unwrap();
-            // Puts the real one back, and traces it: the pid and the path stay what the old psflip knows.
+            // Restores the real one, and traces it. The pid and the path remain those that the old psflip
+            // knows.
             let dir = sandbox.dir().display();
             let text = format!(
                 "ln -s '{real}' {dir}/bin/next && mv -fT {dir}/bin/next {dir}/{EXE} &&\n\
@@ -53,21 +54,21 @@ impl Traced {
         Self { rig }
     }
 
-    /// Lets one upgrade run under strace with these options, and checks that it ended in one of the two ways.
+    /// Runs one upgrade under strace with these options, and checks that it has one of the two outcomes.
     #[track_caller]
     pub(super) fn upgrade(&mut self, role: Role, options: &[impl AsRef<str>]) -> Outcome {
         let options: Vec<&str> = options.iter().map(AsRef::as_ref).collect();
-        let _ = std::fs::remove_file(self.rig.sandbox.path(TRACE)); // the first time it isn't there
+        let _ = std::fs::remove_file(self.rig.sandbox.path(TRACE)); // missing the first time
         self.rig.upgrade(|rig, old| trace_upgrade(rig, role, &options, old), |rig| end_strace(&rig.sandbox))
     }
 
-    /// What strace wrote of the last upgrade that was traced.
+    /// The output of strace for the last traced upgrade.
     pub(super) fn trace_text(&self) -> String {
         trace(&self.rig.sandbox.path(TRACE))
     }
 }
 
-/// Asks for an upgrade, with strace where it is wanted.
+/// Requests an upgrade, with strace attached where the role requires it.
 #[track_caller]
 fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
     match role {
@@ -81,7 +82,7 @@ fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
         }
         Role::New => request_traced(rig, options),
         Role::Between => {
-            // The first call of a forked process stops it, so that there is time to change what fails.
+            // The first call of a forked process stops it. That gives time to change which calls fail.
             let stop =
                 ["-f", "-e", "trace=set_robust_list", "-e", "inject=set_robust_list:signal=SIGSTOP:when=1"];
             attach_to(rig, old, &stop);
@@ -89,8 +90,8 @@ fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
             go_on_with(rig, options);
         }
         Role::NewKeeper => {
-            // A new psflip calls prctl(2) once, its keeper three times before it starts anything. The psflip is stopped when it has made
-            // the keeper: it would continue it.
+            // A new psflip calls prctl(2) once, its keeper three times before it starts anything. The psflip
+            // is stopped once it has forked the keeper, since it would continue the keeper.
             let stops = ["inject=prctl:signal=SIGSTOP:when=3", "inject=clone:signal=SIGSTOP:when=1"];
             request_traced(rig, &["-f", "-e", "trace=prctl,clone", "-e", stops[0], "-e", stops[1]]);
             go_on_with(rig, options);
@@ -98,7 +99,7 @@ fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
     }
 }
 
-/// The new psflip runs under strace from its first moment.
+/// Runs the new psflip under strace from its exec on.
 #[track_caller]
 fn request_traced(rig: &Rig, options: &[&str]) {
     rig.sandbox.write(OPTIONS, options.join(" "));
@@ -108,7 +109,8 @@ fn request_traced(rig: &Rig, options: &[&str]) {
     rig.psflip.request_flip();
 }
 
-/// Waits until the one process that strace stops is stopped, and lets it and its children go on with these options.
+/// Waits until strace has stopped a process, then lets that process and its children continue with these
+/// options.
 #[track_caller]
 fn go_on_with(rig: &Rig, options: &[&str]) {
     let process = wait_until(Deadline::default(), "a process to be stopped by strace", || {

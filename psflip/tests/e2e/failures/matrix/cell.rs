@@ -1,4 +1,4 @@
-//! One cell: a service of its own is flipped, waits at the step, and its target gets the signal.
+//! One cell: a service is upgraded, pauses at the step, and the target gets the signal.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -11,13 +11,13 @@ use super::{Child, Setting};
 use crate::failures::stage::Stage;
 use crate::tree::hidden;
 
-/// Long enough for every stop: nobody's time is to run down.
+/// Long enough for every stop: no timeout may expire.
 const TIMES: &str = "[upgrade]\ntimeout = \"20s\"\n[shutdown]\ntimeout = \"10s\"\n";
 
 /// A child whose workers and orphans outlive it and their parents.
 const WORKERS: [&str; 5] = ["--workers", "1", "--orphans", "1", "--setsid"];
 
-/// A child that signals its whole process group when it gets SIGTERM, and ends by that.
+/// A child that signals its whole process group when it gets SIGTERM, and terminates by that signal.
 const SIGNALS_GROUP: &str = "trap 'trap - TERM; kill -TERM 0' TERM; echo trapped; sleep infinity & wait";
 
 /// A service whose psflip can be paused.
@@ -35,7 +35,8 @@ struct Flip {
     mark: usize,
 }
 
-/// `target` gets `signal` while the process at `step` waits, and what comes of it is what the contract says.
+/// Sends `signal` to `target` while the process at `step` is paused, and checks that the outcome is what the
+/// contract says.
 #[track_caller]
 pub(super) fn happens(step: &str, signal: Signal, target: Target, setting: Setting) {
     if setting.child == Child::Hidden && !crate::tree::is_root() {
@@ -45,7 +46,7 @@ pub(super) fn happens(step: &str, signal: Signal, target: Target, setting: Setti
     let left = staged.cell(step, target, signal);
     if matches!(left, Left::Old | Left::New) {
         staged.stage.no_plan(&staged.sandbox);
-        staged.psflip.flip(); // U8: it is ready for the next one
+        staged.psflip.flip(); // U8: the next upgrade works
         staged.stop();
     }
 }
@@ -75,7 +76,7 @@ impl Staged {
         staged
     }
 
-    /// Waits until so many children that signal their group are ready to do so.
+    /// Waits until that many children that signal their group have set their traps.
     #[track_caller]
     fn wait_trapped(&self, count: usize) {
         if self.setting.child == Child::SignalsGroup {
@@ -83,17 +84,17 @@ impl Staged {
         }
     }
 
-    /// The trace of a flip.
+    /// The trace of an upgrade.
     pub(super) fn record(&self) -> String {
-        self.settle(); // it has more to do than to write the pidfile
+        self.settle(); // the start goes on after the pidfile is written
         self.stage.plan(&self.sandbox, Some(self.psflip.active()), "record");
         self.psflip.flip();
-        self.settle(); // the new one hears of the end of the old one
+        self.settle(); // the new psflip must see the old one exit
         self.stage.no_plan(&self.sandbox);
         self.sandbox.read("trace")
     }
 
-    /// Ends the service.
+    /// Stops the service.
     #[track_caller]
     pub(super) fn stop(self) {
         if self.setting.anchored {
@@ -104,14 +105,14 @@ impl Staged {
         self.sandbox.assert_no_process_left();
     }
 
-    /// The process that has noted this.
+    /// The process that recorded this step.
     fn noted(&self, step: &str) -> Option<Process> {
         let trace = self.sandbox.read("trace");
         let line = trace.lines().find(|line| line.ends_with(step))?;
         line.split(' ').nth(1)?.parse().ok().and_then(Process::find)
     }
 
-    /// The target, as soon as it is there.
+    /// The target, as soon as it exists.
     #[track_caller]
     fn wait_for(&self, target: Target, flip: &Flip) -> Process {
         let find = || {
@@ -129,8 +130,8 @@ impl Staged {
         wait_until(Deadline::default(), format!("{target:?} to be there"), find)
     }
 
-    /// Waits until nobody does anything: all that can happen has happened. That nobody is seen to do anything
-    /// does not prove it, so nothing depends on it but how much is tried.
+    /// Waits until no process does anything, so that all that can happen has happened. This is a heuristic:
+    /// no assertion depends on it, only how much is tried.
     fn settle(&self) {
         let mut quiet = 0;
         wait_until(Deadline::default(), "all processes to wait for something", || {
@@ -157,24 +158,24 @@ impl Staged {
         }
         let successor = sandbox.read("trace").contains(" intermediate Begins ");
         if target == Target::NewPsflipAndKeeper {
-            let _ = self.wait_for(Target::NewKeeper, &flip).signal(signal); // it may end at this moment
+            let _ = self.wait_for(Target::NewKeeper, &flip).signal(signal); // it may just have exited
         }
         if signal == Signal::SIGSTOP && target.is_keeper() {
-            // Its psflip continues it at once, unless that is what waits at the step.
-            let _ = process.signal(signal); // it may end at this moment
+            // Its psflip continues it at once, unless that psflip is the one paused at the step.
+            let _ = process.signal(signal); // it may just have exited
         } else {
             strike(process, signal);
         }
         let committed_before = self.is_committed();
         paused.go_on();
-        // Nobody but psflip continues a keeper (F12).
+        // Only psflip continues a keeper (F12).
         if signal == Signal::SIGSTOP && !target.is_keeper() {
             self.settle();
-            let _ = process.signal(Signal::SIGCONT); // it may have been ended
+            let _ = process.signal(Signal::SIGCONT); // it may have been killed
         }
         self.wait_decided(&flip);
         let committed = self.is_committed();
-        // Nobody acknowledges the dead.
+        // A killed psflip gets no acknowledgement.
         if signal == Signal::SIGKILL && matches!(target, Target::NewPsflip | Target::NewPsflipAndKeeper) {
             assert_eq!(committed, committed_before);
         }
@@ -186,14 +187,14 @@ impl Staged {
         self.assert_left(left, &flip);
         self.assert_ends(left, signal, target, &flip);
         if target == Target::OldChild || target == Target::NewChild {
-            // Not even one that signals its whole group (C10).
+            // Not even a child that signals its whole group stops psflip (C10).
             assert!(!psflip.log().contains("stop requested"), "{}", psflip.log());
         }
         left
     }
 
-    /// A group that a child or a keeper leads is its alone (C10): whatever it sends there at this step
-    /// reaches nobody else.
+    /// A child and a keeper each lead a group of their own (C10). A signal to that group at this step reaches
+    /// no other process.
     #[track_caller]
     fn assert_apart(&self) {
         let stats: Vec<_> = self.sandbox.processes().iter().filter_map(Process::stat).collect();
@@ -201,8 +202,8 @@ impl Staged {
             let is_psflip = leader.name.starts_with("psflip") && !leader.name.contains("keeper");
             let is_keeper = leader.name.contains("keeper");
             let its = stats.iter().filter(|one| one.group == leader.process.pid());
-            // One that is about to execute a program has not left its keeper's group yet, and a child's own
-            // children are in its group.
+            // A process that is about to execute a program is still in its keeper's group. The child's own
+            // children are in the child's group.
             let belongs = |one: &Stat| {
                 one.parent == leader.process.pid() && (one.name == leader.name || !is_keeper)
                     || one.process == leader.process
@@ -218,8 +219,8 @@ impl Staged {
         self.sandbox.read("trace").contains(" old Sent acknowledge")
     }
 
-    /// The new psflip was asked to stop while the pidfile named it, and has told the old one, which still was
-    /// the service. One that drains is told as well, so that it hurries.
+    /// The new psflip got a stop request while the pidfile named it, and passed it to the old one, which
+    /// still was the service. A draining psflip gets the message, too, to shorten its drain.
     fn is_stop_passed_back(&self) -> bool {
         self.sandbox.read("trace").contains(" Sent stop") && !self.is_committed()
     }
@@ -232,7 +233,7 @@ impl Staged {
             .any(|line| line.text.contains(&its_own) && line.text.contains("upgrade failed"))
     }
 
-    /// Waits until it is decided which generation the service is: the old one ends, or says that the upgrade
+    /// Waits until it is decided which generation serves: the old psflip exits, or logs that the upgrade
     /// failed.
     #[track_caller]
     fn wait_decided(&self, flip: &Flip) {
@@ -276,7 +277,7 @@ impl Staged {
         }
     }
 
-    /// How the psflips ended that did (C5, U5).
+    /// Checks the exit statuses of the psflips that exited (C5, U5).
     #[track_caller]
     fn assert_ends(&self, left: Left, signal: Signal, target: Target, flip: &Flip) {
         if left == Left::Old {
@@ -288,11 +289,11 @@ impl Staged {
                 let end = self.psflip.wait_exit();
                 assert!(is_end_by(end, number), "{end}"); // A3
             }
-            return; // who reaps the others is the anchor
+            return; // the anchor reaps the others
         }
         let old = self.psflip.wait_end_of(flip.old);
         match (signal, target) {
-            // One that drains may have come to its end a moment before.
+            // A draining psflip may have exited just before.
             (Signal::SIGKILL, Target::OldPsflip) => {
                 assert!(old.signal() == Some(9) || self.is_committed() && old.success(), "{old}");
             }
@@ -309,7 +310,7 @@ impl Staged {
         if left == Left::Nothing && target.is_of_new_generation() {
             let new = self.noted("coming Begins successor").map(|new| self.psflip.wait_end_of(new));
             let number = if signal == Signal::SIGKILL { 9 } else { 15 };
-            // A keeper's death is told as the child's: SIGKILL.
+            // The death of a keeper is reported as the child's: SIGKILL.
             assert!(new.is_none_or(|new| is_end_by(new, number)), "{new:?}");
         }
     }
@@ -319,13 +320,13 @@ fn is_end_by(status: ExitStatus, signal: i32) -> bool {
     status.signal() == Some(signal) || status.code() == Some(128 + signal)
 }
 
-/// Sends the signal and waits until it has done what the kernel does.
+/// Sends the signal and waits until the kernel has acted on it.
 #[track_caller]
 fn strike(process: Process, signal: Signal) {
-    let _ = process.signal(signal); // it may end at this moment
+    let _ = process.signal(signal); // it may just have exited
     let is_done = |state: State| match signal {
         Signal::SIGKILL => !state.is_alive(),
-        // A vfork's parent can't be stopped until the exec, and is as soon as that is done.
+        // A process in vfork(2) can't be stopped until its child's exec. It stops right after that.
         Signal::SIGSTOP => !state.is_alive() || matches!(state, State::Stopped | State::DiskSleep),
         _ => true,
     };

@@ -1,9 +1,10 @@
-//! What the contract wants of a cell. It is no table of what was seen: it follows from the clauses and from
-//! one fact, whether the acknowledgement was sent, which is the point of no return (`docs/handover.md`).
+//! The outcome that the contract requires for a cell. The table does not record what was observed: it follows
+//! from the clauses and from one fact, whether the acknowledgement was sent. That is the point of no return
+//! (`docs/handover.md`).
 
 use testkit::Signal;
 
-/// Who gets the signal.
+/// The process that gets the signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     OldPsflip,
@@ -12,7 +13,7 @@ pub(super) enum Target {
     NewPsflip,
     NewKeeper,
     NewChild,
-    /// The new psflip and its keeper, in the same instant.
+    /// The new psflip and its keeper, at the same instant.
     NewPsflipAndKeeper,
     Anchor,
 }
@@ -30,48 +31,48 @@ impl Target {
     }
 }
 
-/// What is left in the end.
+/// What is left at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// The old generation serves on, untouched.
+    /// The old generation keeps serving, unchanged.
     Old,
     /// The new generation is the service.
     New,
-    /// Nothing, since the service was stopped or its child died: no process, no pidfile.
+    /// No process and no pidfile: the service was stopped, or its child died.
     Nothing,
-    /// Nothing, since the psflip that was the service was killed: the pidfile is stale.
+    /// A stale pidfile and no process: the psflip that was the service was killed.
     StalePidfile,
 }
 
-/// What the contract wants. `successor`: its process existed when the signal came. `committed`: the
-/// acknowledgement was sent.
+/// The outcome that the contract requires. `successor`: the new psflip existed when the signal came.
+/// `committed`: the acknowledgement was sent.
 pub(super) fn expected(signal: Signal, target: Target, successor: bool, committed: bool) -> Left {
     use Target::{
         Anchor, NewChild, NewKeeper, NewPsflip, NewPsflipAndKeeper, OldChild, OldKeeper, OldPsflip,
     };
     match (signal, target) {
-        // F12: nobody is lost, and nothing fails if no time runs down.
+        // F12: no process is lost, and nothing fails unless a timeout expires.
         (Signal::SIGSTOP, _) => Left::New,
         // F8 before the promotion, F9 after it.
         (Signal::SIGKILL, OldPsflip) if successor => Left::New,
         // C7.
         (Signal::SIGKILL, OldPsflip) => Left::StalePidfile,
-        // F7; a keeper's end is its child's.
+        // F7. The death of a keeper counts as its child's.
         (_, OldChild) | (Signal::SIGKILL, OldKeeper) => Left::New,
         // F6, F3, U8.
         (_, NewPsflip | NewPsflipAndKeeper | NewChild) | (Signal::SIGKILL, NewKeeper) if !committed => {
             Left::Old
         }
-        // It is the service by now: C7, and what is next is the manager's business.
+        // It is the service by now: C7. The restart is up to the service manager.
         (_, NewPsflipAndKeeper) | (Signal::SIGKILL, NewPsflip) => Left::StalePidfile,
         // C5, S5, P2.
         (_, NewPsflip | NewChild) | (Signal::SIGKILL, NewKeeper) => Left::Nothing,
-        // F11; after the promotion it is an old generation that is ending anyway.
+        // F11. After the promotion the old generation is stopping anyway.
         (_, OldPsflip) if committed => Left::New,
         (_, OldPsflip) => Left::Nothing,
-        // Keepers have everything blocked that can be.
+        // Keepers block every signal that can be blocked.
         (_, OldKeeper | NewKeeper) => Left::New,
-        // A4; A2 and F11: whoever is active ends, and nobody takes over.
+        // A4; A2 and F11: the active generation stops, and none takes over.
         (Signal::SIGKILL, Anchor) => Left::StalePidfile,
         (_, Anchor) => Left::Nothing,
     }

@@ -1,5 +1,5 @@
-//! Each process of a flip gets each signal at each step of it (F3, F6 to F12, C7, S5), one test a cell.
-//! `psflip-staged` waits at the step until the signal is there.
+//! Each process of an upgrade gets each signal at each step (F3, F6 to F12, C7, S5), one test for each cell.
+//! `psflip-staged` pauses at the step until the signal has arrived.
 
 #[macro_use]
 mod steps;
@@ -9,7 +9,7 @@ mod expected;
 use expected::Target;
 use testkit::Signal;
 
-/// What kind of service is flipped.
+/// The kind of service that is upgraded.
 #[derive(Clone, Copy)]
 struct Setting {
     anchored: bool,
@@ -22,14 +22,14 @@ enum Child {
     Plain,
     /// Has workers and orphans, which outlive it and their parents.
     Workers,
-    /// The same, and psflip sees nothing of them in proc(5), and is not root.
+    /// The same, but psflip is not root and finds none of them in proc(5).
     Hidden,
-    /// Signals its whole process group as it ends.
+    /// Signals its whole process group as it exits.
     SignalsGroup,
 }
 
 impl Child {
-    /// How many processes belong to the child.
+    /// The number of processes that belong to the child, besides itself.
     fn more(self) -> usize {
         match self {
             Self::Plain => 0,
@@ -45,7 +45,7 @@ const WORKERS: Setting = Setting { anchored: true, child: Child::Workers };
 const HIDDEN: Setting = Setting { anchored: false, child: Child::Hidden };
 const GROUP: Setting = Setting { anchored: false, child: Child::SignalsGroup };
 
-/// Each column is a module, with one test for each step at which its target is there.
+/// Each column is a module, with one test for each step at which its target exists.
 macro_rules! columns {
     ($(#[test] fn $column:ident() { $signal:ident to $target:ident in $setting:ident })*) => {
         $(mod $column {

@@ -1,5 +1,5 @@
-//! The steps of a flip, as `psflip-staged` tells them, in the order of the flip. A test compares the list
-//! with real flips, so it is as long as the flip is.
+//! The steps of an upgrade, as `psflip-staged` records them, in their order. A test compares the list with
+//! real upgrades, so it stays complete.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,8 +7,8 @@ use std::fmt;
 use super::cell::Staged;
 use super::{ANCHORED, GROUP, HIDDEN, PLAIN, Setting, WORKERS};
 
-/// Gives the whole list to the macro `$then`, after `$arguments`. Each step has a word that says who is there
-/// (`cell!`), the name of its tests, and the role, moment and name that the trace has for it.
+/// Passes the whole list to the macro `$then`, after `$arguments`. Each step has a word for the processes
+/// that exist (`cell!`), the name of its tests, and its role, moment and name in the trace.
 macro_rules! steps {
     ($then:ident! $arguments:tt) => {
         $then! { $arguments
@@ -37,7 +37,7 @@ macro_rules! steps {
             all at_new_before_switch_traffic "new Before SwitchTraffic",
             all at_new_before_take_pidfile "new Before TakePidfile",
             all at_new_sending_ready "new Sending ready",
-            // The old generation goes on to its end meanwhile.
+            // The old generation stops completely meanwhile.
             gone at_new_sent_ready "new Sent ready",
             all at_old_sending_acknowledge "old Sending acknowledge",
             all at_old_sent_acknowledge "old Sent acknowledge",
@@ -57,7 +57,7 @@ macro_rules! steps {
     };
 }
 
-/// One test, if the target is there at this step.
+/// One test, if the target exists at this step.
 macro_rules! cell {
     // Only the old generation.
     (alone NewPsflip $($rest:tt)*) => {};
@@ -100,7 +100,7 @@ macro_rules! names {
 
 const ALL: &[&str] = steps!(names![]);
 
-/// Where a process waits: role, moment and name, as `psflip/tests/doubles` tells them.
+/// The place at which a process pauses: role, moment and name, as `psflip/tests/doubles` records them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Step<'a> {
     role: &'a str,
@@ -114,8 +114,8 @@ impl fmt::Display for Step<'_> {
     }
 }
 
-/// The steps of a trace by role, each once, without those between which nothing happens that another process
-/// could see.
+/// The steps of a trace by role, each once. Steps between which no other process could see a difference are
+/// left out.
 fn by_role(trace: &str) -> BTreeMap<&str, Vec<String>> {
     let all: Vec<Step<'_>> = trace
         .lines()
@@ -124,7 +124,7 @@ fn by_role(trace: &str) -> BTreeMap<&str, Vec<String>> {
             let [_, role, moment, name] = *words else { return None };
             Some(Step { role, moment, name })
         })
-        // Nothing depends on what operators are told.
+        // Progress reports to operators have no effect on the outcome.
         .filter(|step| !["Arm", "Disarm", "Tell(", "progress"].iter().any(|dull| step.name.starts_with(dull)))
         .collect();
     let neighbour = |number: usize, later: bool| {
@@ -142,7 +142,7 @@ fn by_role(trace: &str) -> BTreeMap<&str, Vec<String>> {
     for step in (0..all.len()).filter(|number| is_distinct(*number)).map(|number| &all[number]) {
         let steps = roles.entry(step.role).or_default();
         if !steps.contains(&step.to_string()) {
-            steps.push(step.to_string()); // a process waits at the first of those that have one name
+            steps.push(step.to_string()); // a process pauses at the first step of that name
         }
     }
     roles

@@ -1,5 +1,6 @@
-//! Another version on the other side, or something that is no psflip (V1). What is said is in
-//! `psflip/src/handover/message.rs`, with a snapshot of the wire; the doubles are in `psflip/tests/doubles`.
+//! The other side has another version, or is not psflip at all (V1). The messages are in
+//! `psflip/src/handover/message.rs`, with a snapshot of the wire format; the doubles are in
+//! `psflip/tests/doubles`.
 
 mod predecessor;
 mod ranges;
@@ -12,17 +13,17 @@ use testkit::Sandbox;
 
 use crate::service::Service;
 
-/// A service whose psflip may be replaced by a double; the doubles follow the plan of [`plan`].
+/// A service whose psflip may be replaced by a double. The doubles follow the plan of [`plan`].
 fn start() -> Service {
     Service::start_as(|builder, sandbox| builder.env("PSFLIP_DOUBLE_PLAN", sandbox.path("plan")))
 }
 
-/// What the next double does: see `psflip/tests/doubles/src`.
+/// The actions of the next double: see `psflip/tests/doubles/src`.
 fn plan(service: &Service, lines: &str) {
     service.sandbox.write("plan", lines);
 }
 
-/// Replaces psflip as an operator does it: by a rename.
+/// Replaces psflip as an operator does: by a rename.
 fn install(service: &Service, program: &Path) {
     let next = service.sandbox.path("bin/next");
     symlink(program, &next).unwrap();

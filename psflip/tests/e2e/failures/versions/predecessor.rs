@@ -1,4 +1,5 @@
-//! A predecessor that is none, or a broken one: the test itself is the old side, and says what it likes.
+//! A broken predecessor, or something that is no psflip. The test itself plays the old side, and sends what
+//! it likes.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -17,15 +18,15 @@ use testkit::{Deadline, FdSnapshot, Psflip, Running, Sandbox, Signal, Stream, wa
 
 use crate::service::{AT_ONCE, psflip};
 
-/// The descriptor of the successor's end, as a predecessor names it in the environment.
+/// The descriptor of the successor's end, as the predecessor names it in the environment.
 const NUMBER: i32 = 9;
 const HELLO: &str =
     "hello\nprotocol 1\noldest 1\nversion 0.1.0\npid 1\ngeneration 2\nslot b\nmask 0\nignored 0";
 
-/// What the test does as the old psflip.
+/// The test in the role of the old psflip.
 struct Old {
     socket: OwnedFd,
-    /// Stands for its process.
+    /// A process that stands for the old psflip.
     process: Arc<Running>,
     sandbox: Sandbox,
 }
@@ -53,7 +54,7 @@ impl Old {
         sendmsg(&self.socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).map(drop)
     }
 
-    /// A psflip that finds this end behind its variable.
+    /// Starts a psflip that finds this end by its environment variable.
     fn start(&self, theirs: OwnedFd) -> Psflip {
         self.start_with(theirs, AT_ONCE)
     }
@@ -79,7 +80,7 @@ impl Old {
         }
     }
 
-    /// The end of all: the old psflip's stand-in, too.
+    /// Checks that nothing is left, and stops the stand-in of the old psflip.
     fn ends(self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait_exit();
@@ -182,7 +183,8 @@ fn an_acknowledgement_counts_once() {
     psflip.wait_for_line(Stream::Stderr, "skipping a message of the predecessor");
     before.assert_unchanged();
     assert!(!psflip.log().contains("upgrade"), "{}", old.sandbox.report());
-    // What it remembers is not that of the second one, so the end of the old psflip makes no upgrade.
+    // The second acknowledgement's `remembered 1` does not count, so no upgrade starts when the old psflip
+    // exits.
     crate::service::stop(&psflip);
     old.ends();
 }
@@ -196,7 +198,7 @@ fn a_predecessor_that_talks_without_end_does_not_keep_signals_away() {
     old.hear("ready");
     let said = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        // Until nobody listens any more. It waits while the queue is full.
+        // Sends until the other side has closed. Sends block while the queue is full.
         let flood = scope.spawn(|| {
             while old.say(b"sing\nsong loud", &[]).is_ok() {
                 said.fetch_add(1, Ordering::Relaxed);
@@ -206,7 +208,7 @@ fn a_predecessor_that_talks_without_end_does_not_keep_signals_away() {
             (said.load(Ordering::Relaxed) > 5000).then_some(())
         });
         psflip.program().signal(Signal::SIGTERM);
-        // Told to stop before it was acknowledged, it gives up.
+        // A stop request before the acknowledgement makes it give up.
         assert_eq!(psflip.wait_exit().code(), Some(125), "{}", old.sandbox.report());
         flood.join().unwrap();
     });

@@ -1,11 +1,12 @@
-//! Versions that speak each other's protocol hand over, in both directions; those that don't say so before anything is touched.
+//! Versions with a common protocol version hand over, in both directions. Those without one report that
+//! before they change anything.
 
 use testkit::{Deadline, FdSnapshot, Stream, double, psflip_bin, wait_until};
 
 use super::{install, plan, start};
 use crate::service::{AT_ONCE, Service, psflip};
 
-/// One flip of which nothing stays but the new generation.
+/// One upgrade that leaves nothing behind but the new generation.
 #[track_caller]
 fn flips(service: &Service) {
     service.psflip.flip();
@@ -17,7 +18,7 @@ fn a_later_version_that_speaks_ours_takes_over_and_hands_over() {
     // Contract: V1, U8
     let service = start();
     let before = FdSnapshot::of(service.psflip.active());
-    // Everything that is said has more in it, and comes among what nobody knows here.
+    // Every message has additional keys, and unknown messages come in between.
     plan(&service, "hello protocol 9\nhello version 9.9.9\nnoise\n");
     for program in [double("psflip-other"), double("psflip-other"), psflip_bin()] {
         install(&service, &program);
@@ -25,7 +26,8 @@ fn a_later_version_that_speaks_ours_takes_over_and_hands_over() {
         before.assert_same_in(service.psflip.active());
     }
     let log = service.psflip.log();
-    // `sing` and `dance` around each of three messages to the old one and two to the new one, in two flips.
+    // `sing` and `dance` around each of three messages to the old one and two to the new one, in two
+    // upgrades.
     for verb in ["sing", "dance"] {
         let skipped =
             log.lines().filter(|line| line.contains("skipping a message") && line.contains(verb)).count();
@@ -51,7 +53,7 @@ fn what_an_older_version_does_not_say_is_not_needed() {
     // Contract: V1
     let sandbox = testkit::Sandbox::new();
     let plan = sandbox.path("plan");
-    // Neither a pidfile nor anything else that may be missing, and nothing in the order of today.
+    // No pidfile and no other optional key, and the keys are not in today's order.
     sandbox.write("plan", "hello pidfile\nhello version 0.0.9\nhello protocol 1\nhello mask 0\n");
     let exe = sandbox.path("psflip");
     std::os::unix::fs::symlink(double("psflip-other"), &exe).unwrap();
@@ -90,7 +92,7 @@ fn a_predecessor_whose_protocol_is_unknown_is_refused_before_anything_is_touched
     // Contract: V1, U8
     let service = start();
     install(&service, &double("psflip-other"));
-    // Its child would say that it is there.
+    // Its child would print that it started.
     service.configure(&["never-ready"], AT_ONCE);
     for (newest, oldest, version) in [(3, 2, "9.9.9"), (0, 0, "0.0.1"), (u32::MAX, u32::MAX, "12.0.0-rc.1")] {
         plan(&service, &format!("hello protocol {newest}\nhello oldest {oldest}\nhello version {version}\n"));

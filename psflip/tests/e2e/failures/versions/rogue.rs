@@ -1,4 +1,5 @@
-//! A new psflip that is none, or a broken one: whatever it says, the old generation is as it was.
+//! A broken new psflip, or something that is no psflip. Whatever it sends, the old generation stays as it
+//! was.
 
 use testkit::{Deadline, FdSnapshot, Process, Signal, double, psflip_bin, wait_until};
 
@@ -14,7 +15,7 @@ fn with_rogue() -> Service {
     service
 }
 
-/// Every plan fails the upgrade for its reason, and no descriptor of the old psflip is left over.
+/// Every plan fails the upgrade for its reason, and leaks no descriptor of the old psflip.
 #[track_caller]
 fn all_fail(service: &Service, tries: &[(String, &str)]) {
     let before = FdSnapshot::of(service.psflip.active());
@@ -51,7 +52,7 @@ fn messages_in_the_wrong_order_promote_nobody() {
                 "it sent `extended` more than 20 times",
             ),
             ("say upgrade-now\nexit 0".to_owned(), "exited without a reason"),
-            // What only an old psflip says.
+            // A message that only an old psflip sends.
             (
                 "say hello\\nprotocol 1\\noldest 1\nsay acknowledge\\nremembered 1\nsay abort\nexit 0"
                     .to_owned(),
@@ -80,7 +81,7 @@ fn packets_that_are_no_messages_end_the_successor() {
             ("empty".to_owned(), "exited without a reason"),
             ("close".to_owned(), "exited without a reason"),
             (format!("{STARTING}\nclose"), "exited without a reason"),
-            // Cut off, and so without its last keys.
+            // Truncated, and so without its last keys.
             ("pad 20000 failed\\ncode 3".to_owned(), "it sent a malformed message: no `reason`"),
             ("pad 50000 sing\npad 4096 dance\nbytes 00\nexit 0".to_owned(), "exited without a reason"),
         ],
@@ -119,7 +120,7 @@ fn descriptors_that_nobody_asked_for_are_closed() {
 fn a_successor_can_not_point_at_another_process() {
     // Contract: V1, U6, U8
     let service = with_rogue();
-    // Not one of the sandbox's three, so the end of this one is the test's own business.
+    // The test's own process is not in the sandbox. If psflip killed it, the test would die with it.
     let own = Process::current();
     let child = service.psflip.child().pid();
     let psflip = service.psflip.active().pid();
