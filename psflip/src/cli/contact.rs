@@ -1,4 +1,5 @@
-//! Where the psflip is that a command is about, and what stands between it and the person who asks: lines, signals, time.
+//! The connection of a client command to a running service: finds the control socket, waits for answers,
+//! signals and timeouts, and writes to the terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd;
@@ -20,7 +21,7 @@ use crate::signal::Signal;
 use crate::sys::signal::{SignalFd, SignalSet, set_mask};
 use crate::{exit, terminal};
 
-/// Which psflip.
+/// Selects the service.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Which {
     /// The configuration that the service was started with: it tells where the control socket is
@@ -31,10 +32,10 @@ pub(super) struct Which {
     socket: Option<PathBuf>,
 }
 
-/// Nothing was said on a connection that was accepted, or was about to be.
+/// The connection ended before any answer.
 pub(super) const CLOSED: &str = "psflip closed the connection without an answer: it was just stopping, or was killed; `psflip status` shows what serves now";
 
-/// Why a command of the client ends early: what it says and its exit code.
+/// Why a client command fails: its message and its exit code.
 #[derive(Debug)]
 pub(super) struct Trouble {
     pub(super) message: String,
@@ -42,12 +43,12 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// Nobody answers.
+    /// psflip did not answer.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: exit::FAILURE }
     }
 
-    /// Says it.
+    /// Prints the message.
     pub(super) fn end(&self) -> End {
         complain(&self.message);
         End::Exited(self.code)
@@ -60,19 +61,19 @@ impl From<Unreachable> for Trouble {
     }
 }
 
-/// Where somebody should be listening.
+/// A control socket and the pidfile it belongs to.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) socket: PathBuf,
     /// The pidfile of the same configuration.
     pidfile: Option<PathBuf>,
-    /// The configuration that says so.
+    /// The configuration that names them.
     config: Option<PathBuf>,
 }
 
 impl Which {
-    /// Finds the control socket. A configuration may be broken by now: only where psflip is has to be read from it. In a unit whose
-    /// directory is known, it is looked for there if the configuration can't tell.
+    /// Finds the control socket. The configuration may be invalid by now: only its pidfile and `[control]`
+    /// are needed. If they can't be read and `$RUNTIME_DIRECTORY` is set, the socket is looked for there.
     pub(super) fn place(&self) -> Result<Place, Trouble> {
         self.by_configuration().or_else(|trouble| {
             let socket = in_runtime_directory().filter(|_| trouble.code == exit::CONFIG).ok_or(trouble)?;
@@ -136,7 +137,7 @@ impl Which {
     }
 }
 
-/// A control socket in the directory that systemd has made for this service (systemd.exec(5)).
+/// A control socket in the directory that systemd created for this service (systemd.exec(5)).
 fn in_runtime_directory() -> Option<PathBuf> {
     let directories = std::env::var("RUNTIME_DIRECTORY").ok()?;
     let directory = Path::new(directories.split(':').next()?);
@@ -146,16 +147,16 @@ fn in_runtime_directory() -> Option<PathBuf> {
         .find(|socket| socket.exists())
 }
 
-/// Where operators reach the psflip that has this configuration.
+/// The path of the control socket of a service with this configuration.
 fn socket_of(plan: &config::Plan) -> Option<PathBuf> {
     plan.control.path(plan.pidfile.as_deref())
 }
 
 impl Place {
-    /// Connects and asks.
+    /// Connects and sends a request.
     pub(super) fn ask(&self, wish: Wish) -> Result<Connection, Trouble> {
         Connection::open(&self.socket, wish).map_err(|why| {
-            // One that is there all the same was started without a socket, or by a version that knows none.
+            // A psflip that runs all the same was started without a socket, or its version has none.
             match self.running().filter(|_| why.is_absent()) {
                 None if why.is_absent() => Trouble::new(format!("{why}{}", self.looked_for())),
                 None => why.into(),
@@ -168,7 +169,7 @@ impl Place {
         })
     }
 
-    /// How the service last went down, if no psflip is left to answer.
+    /// How the service last went down, if no psflip runs.
     pub(super) fn last_exit(&self) -> Option<LastExit> {
         // The default socket of a pidfile `PATH` is `PATH.sock`.
         let socket = || self.socket.to_str()?.strip_suffix(".sock").map(Path::new);
@@ -177,7 +178,7 @@ impl Place {
         paths.find_map(|path| last_exit::read(&path)).filter(|_| self.running().is_none())
     }
 
-    /// What else was looked at, and what to do: for who knows that psflip runs.
+    /// What else the client looked at, and what to do, for an operator who knows that psflip runs.
     fn looked_for(&self) -> String {
         let config =
             self.config.as_deref().map_or_else(String::new, |path| format!(" of `{}`", path.display()));
@@ -202,7 +203,7 @@ impl Place {
         )
     }
 
-    /// The psflip that the pidfile names, if that is one.
+    /// The psflip that the pidfile names, if it is running.
     fn running(&self) -> Option<u32> {
         let pid: u32 = std::fs::read_to_string(self.pidfile.as_ref()?).ok()?.trim().parse().ok()?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -210,31 +211,31 @@ impl Place {
     }
 }
 
-/// Whether `/proc/PID/stat`, `PID (NAME) STATE ...`, is that of a living psflip; see proc(5). One that was killed keeps its name until
-/// its parent has reaped it.
+/// Whether `/proc/PID/stat`, `PID (NAME) STATE ...`, is that of a running psflip; see proc(5). A killed
+/// process keeps its name until its parent has reaped it.
 fn is_running_psflip(stat: &str) -> bool {
     let named = stat.split_once(" (").and_then(|(_, rest)| rest.rsplit_once(") "));
     named.is_some_and(|(name, rest)| name == "psflip" && !rest.starts_with(['Z', 'X']))
 }
 
-/// What happened while psflip was listened to.
+/// What the client waited for.
 #[derive(Debug)]
 pub(super) enum Heard {
-    /// It said something.
+    /// psflip sent a line.
     Line(String, Box<Event>),
-    /// It has closed the connection.
+    /// psflip closed the connection.
     Closed,
-    /// The person who asked has had enough (SIGINT, SIGTERM, SIGHUP).
+    /// The user interrupted the command (SIGINT, SIGTERM, SIGHUP).
     Interrupted(Signal),
-    /// The terminal has another size.
+    /// The terminal was resized.
     Resized,
-    /// Some time has passed.
+    /// The time of `tick` has passed.
     Tick,
-    /// The deadline is over.
+    /// The deadline has passed.
     TimedOut,
 }
 
-/// Listens to psflip and to the person who asked.
+/// Waits for lines of psflip and for signals.
 #[derive(Debug)]
 pub(super) struct Ear {
     signals: SignalFd,
@@ -242,13 +243,14 @@ pub(super) struct Ear {
 }
 
 impl Ear {
-    /// From now on the signals of a terminal are heard instead of ending the process. psflip's start has blocked all of them (see
-    /// `sys/early.rs`); the others have their usual effect again. `timeout`: how long everything may take.
+    /// From now on the signals of a terminal are read instead of terminating the process. psflip's start
+    /// blocked all signals (see `sys/early.rs`); the others get their usual effect again. `timeout` is for
+    /// the whole command.
     pub(super) fn new(timeout: Option<Duration>) -> Result<Self, Trouble> {
         let inherited = crate::sys::early::inherited_signals();
         let mut heard = SignalSet::default();
         for name in ["SIGINT", "SIGTERM", "SIGHUP", "SIGWINCH"] {
-            // Under nohup(1), or in the background of a script, some are ignored, and stay so.
+            // Under nohup(1), or in the background of a script, some are ignored, and must stay ignored.
             match name.parse() {
                 Ok(signal) if !inherited.ignored.contains(signal) => heard.insert(signal),
                 _ => {}
@@ -262,7 +264,7 @@ impl Ear {
             .map_err(|error| Trouble::new(format!("can't wait: {error}")))
     }
 
-    /// Waits for what happens next, but for no longer than `tick`.
+    /// Waits for the next event, up to `tick`.
     pub(super) fn next(&self, connection: &mut Connection, tick: Option<Duration>) -> Result<Heard, Trouble> {
         loop {
             if let Some(received) = self.signals.next().map_err(|error| Trouble::new(error.to_string()))? {
@@ -287,7 +289,8 @@ impl Ear {
                 (Some(left), Some(tick)) => Some(left.min(tick)),
                 (left, tick) => left.or(tick),
             };
-            // Rounded up, so that it is over when poll(2) says so; longer waits come in pieces.
+            // Rounded up, so that the deadline has passed when poll(2) times out. Longer waits take several
+            // calls.
             let wait = wait.map_or(PollTimeout::NONE, |wait| {
                 PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX)
             });
@@ -304,12 +307,12 @@ impl Ear {
     }
 }
 
-/// Where answers are shown: standard output.
+/// The output of the command on standard output.
 #[derive(Debug)]
 pub(super) struct Screen {
-    /// Lines can be written over: it is a terminal that knows how.
+    /// Lines can be overwritten: it is a terminal that supports that.
     pub(super) is_live: bool,
-    /// How much stands there that will be written over: characters of one line, or lines of a picture.
+    /// The text that will be overwritten: a line, or the number of lines of a picture.
     line: bool,
     picture: usize,
 }
@@ -321,19 +324,19 @@ impl Screen {
         Self { is_live, line: false, picture: 0 }
     }
 
-    /// How things are shown there, now.
+    /// How to format the output for standard output.
     #[expect(clippy::unused_self, reason = "it is the screen's view")]
     pub(super) fn view(&self) -> View {
         view_of(&io::stdout())
     }
 
-    /// Writes a line that stays. Nobody to read it is no failure of psflip's.
+    /// Writes a permanent line. A closed standard output is not an error.
     pub(super) fn line(&mut self, text: &str) {
         self.clear();
         write(&format!("{text}\n"));
     }
 
-    /// Writes a line that the next one replaces; only if it is live.
+    /// Writes a line that the next line replaces; only if lines can be overwritten.
     pub(super) fn live(&mut self, text: &str) {
         if self.is_live {
             write(&format!("\r\x1b[2K{text}"));
@@ -341,7 +344,7 @@ impl Screen {
         }
     }
 
-    /// Writes a text over the one before. What has no room is left out.
+    /// Writes a text over the previous one. Lines beyond the height of the terminal are left out.
     pub(super) fn picture(&mut self, text: &str) {
         let rows = terminal::rows(&io::stdout()).unwrap_or(24).saturating_sub(1).max(1);
         let shown: Vec<&str> = text.lines().take(rows).collect();
@@ -351,13 +354,13 @@ impl Screen {
         self.picture = shown.len();
     }
 
-    /// Starts a picture anew, on an empty screen.
+    /// Clears the screen for a new picture.
     pub(super) fn wipe(&mut self) {
         write("\x1b[2J\x1b[H");
         self.picture = 0;
     }
 
-    /// Takes the line away that would be replaced.
+    /// Removes the line that would be replaced.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.line) {
             write("\r\x1b[2K");
@@ -365,7 +368,7 @@ impl Screen {
     }
 }
 
-/// How things are shown on standard error.
+/// How to format the output for standard error.
 pub(super) fn stderr_view() -> View {
     view_of(&io::stderr())
 }
@@ -383,13 +386,13 @@ fn write(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// This moment, in milliseconds since 1970 (UTC).
+/// The current time in milliseconds since 1970 (UTC).
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where this psflip's log is to be read, as one can find out from outside.
+/// Where to read the log of this psflip, as far as /proc shows it.
 pub(super) fn where_to_look(pid: u32) -> Option<String> {
     let target = std::fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
     let target = target.to_string_lossy();
@@ -407,7 +410,7 @@ pub(super) fn where_to_look(pid: u32) -> Option<String> {
     unit.map(|unit| format!("psflip's log: journalctl -u {unit} -n 50"))
 }
 
-/// The systemd service in a text as of proc_pid_cgroup(5).
+/// The systemd service in a text of proc_pid_cgroup(5).
 fn unit_of(groups: &str) -> Option<String> {
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let unit = path.rsplit('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))?;

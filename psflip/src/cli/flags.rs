@@ -1,5 +1,5 @@
-//! A configuration without a file: `psflip run --listen ADDRESS --pidfile FILE -- COMMAND`. One table says which flags there are and which key
-//! each stands for; what their values may be is known to `config` alone.
+//! A configuration without a file: `psflip run --listen ADDRESS --pidfile FILE -- COMMAND`. One table has all
+//! flags and the key that each sets. `config` alone decides which values are valid.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,11 +15,11 @@ use crate::config;
 pub(super) enum Source {
     /// A file.
     File(PathBuf),
-    /// The command line, which has a command then.
+    /// The command line; it then has a command.
     Flags(config::Flags),
 }
 
-/// What a flag's value is.
+/// The kind of a flag's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A string, duration, signal or path.
@@ -28,29 +28,30 @@ enum Kind {
     Path,
     /// Digits.
     Number,
-    /// No value on the command line; the key gets this one (of `notify` the default, since a table must have a key).
+    /// No value on the command line; this one is set. For `notify` it is the default, since a table needs a
+    /// key.
     Alone(&'static str),
-    /// A line for a shell.
+    /// A command line for a shell.
     Shell,
-    /// `NAME=VALUE`, of which there may be many.
+    /// `NAME=VALUE`; repeatable.
     Variable,
-    /// `NAME=VALUE` of a table of strings, of which there may be many.
+    /// `NAME=VALUE` for a table of strings; repeatable.
     Entry,
-    /// A name, of which there may be many.
+    /// A name; repeatable.
     Removed,
-    /// `SIGNAL=SIGNAL` or `SIGNAL=false`, of which there may be many.
+    /// `SIGNAL=SIGNAL` or `SIGNAL=false`; repeatable.
     Signals,
     /// `LINK=TARGET`.
     Link,
-    /// A listener, of which there may be many.
+    /// A listener; repeatable.
     Listener,
 }
 
-/// A flag that stands for a key.
+/// A flag that sets a key.
 struct Flag {
     name: &'static str,
     value: &'static str,
-    /// The key, dotted; `healthcheck.*` is the table of the kind of check that is given.
+    /// The key, dotted; `healthcheck.*` means the table of the chosen kind of check.
     key: &'static str,
     kind: Kind,
     help: &'static str,
@@ -300,20 +301,21 @@ pub(super) fn is_flag(given: &str) -> bool {
     given.strip_prefix("--").is_some_and(|given| FLAGS.iter().any(|flag| flag.name == given))
 }
 
-/// Above the flags in the help.
+/// The heading of the flags in the help.
 const HEADING: &str = "Without a file, before `-- COMMAND`";
 
-/// Flags that say more about one kind of health check.
+/// Flags with details of one kind of health check.
 const DETAILS: &[&str] =
     &["healthcheck-script", "healthcheck-method", "healthcheck-host", "healthcheck-header"];
 
-/// The flags that choose a kind of health check, of which there is one.
+/// The flags that choose the kind of health check; they exclude each other.
 fn is_choice(flag: &Flag) -> bool {
     flag.key.starts_with("healthcheck.") && !flag.key.contains('*') && !DETAILS.contains(&flag.name)
 }
 
 impl Args for Source {
-    /// What is added to a command that is used; a start by another one (and that of every successor by `psflip -c`) does without.
+    /// Adds the arguments only if the command is used: other commands, and every successor of `psflip -c`,
+    /// save the work.
     fn augment_args(command: Command) -> Command {
         command.defer(arguments)
     }
@@ -362,7 +364,7 @@ impl Flag {
         }
     }
 
-    /// What a value must look like to be taken apart; all else is told by the reader of configurations.
+    /// Checks only what is needed to split the value; `config` reports all other errors.
     fn parser(&self) -> ValueParser {
         match self.kind {
             Kind::Alone(_) => ValueParser::bool(),
@@ -379,10 +381,10 @@ impl Flag {
         }
     }
 
-    /// Says in `flags` what the command line says.
+    /// Adds this flag's setting to `flags`.
     fn tell(&self, matches: &ArgMatches, check: &str, flags: &mut config::Flags) {
         let flag = format!("--{}", self.name);
-        // Without a kind of check, the reader of configurations says that it is missing.
+        // Without a kind of check, `config` reports that it is missing.
         let key = if check.is_empty() { self.key.replace("*.", "") } else { self.key.replace('*', check) };
         if let Kind::Alone(toml) = self.kind {
             if matches.get_flag(self.name) {
@@ -444,7 +446,7 @@ impl FromArgMatches for Source {
     }
 }
 
-/// Below the help of `psflip run`.
+/// The end of the help of `psflip run`.
 pub(super) const EXAMPLES: &str = "\
 Without a file, in place of start_server:
   start_server --port 8080 --pid-file app.pid --kill-old-delay 10 -- ./server

@@ -1,4 +1,4 @@
-//! `psflip migrate`: a configuration of upstream psflip becomes one of this psflip.
+//! `psflip migrate`: translates a configuration of the Go version.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::exit;
 use crate::migrate::{self, Format, Migrated, Unreadable};
 use crate::process::invocation::Invocation;
 
-/// What `--help` says at its end.
+/// The end of the help of `psflip migrate`.
 pub(super) const EXAMPLES: &str = "\
 Examples:
   psflip migrate config.yml                    # to standard output
@@ -31,7 +31,7 @@ Exit codes:
    78  the file is not a configuration
   125  the file can't be read, or the output can't be written";
 
-/// What `psflip migrate` is given.
+/// The arguments of `psflip migrate`.
 #[derive(Debug, Args)]
 pub(super) struct MigrateArgs {
     /// The configuration of the Go version; `-` is standard input
@@ -56,10 +56,10 @@ enum Written {
     Toml,
 }
 
-/// Translates the file, writes the result and says what is left to do.
+/// Translates the file, writes the result and reports what is left to do.
 pub(super) fn migrate(arguments: &MigrateArgs) -> End {
     let MigrateArgs { file, output, force, format } = arguments;
-    // Before anything is read: nobody wants to look through a list of remarks for nothing.
+    // Checked first, before the user reads a list of remarks for nothing.
     if let Some(output) = output.as_ref().filter(|output| !force && output.symlink_metadata().is_ok()) {
         complain(&format!("`{}` is there already; overwrite it by `--force`", output.display()));
         return End::Exited(exit::FAILURE);
@@ -98,7 +98,7 @@ pub(super) fn migrate(arguments: &MigrateArgs) -> End {
     }
 }
 
-/// Writes the result, then says what is to be known about it.
+/// Writes the result, then the remarks.
 fn finish(name: &str, migrated: &Migrated, output: Option<&Path>, force: bool) -> End {
     let written = match output {
         None => std::io::stdout().write_all(migrated.text.as_bytes()),
@@ -127,6 +127,6 @@ fn finish(name: &str, migrated: &Migrated, output: Option<&Path>, force: bool) -
             format!("psflip: {left}`psflip check` refuses {result} as it is:\n{errors}\n")
         }
     };
-    let _ = std::io::stderr().write_all(summary.as_bytes()); // closed: nobody is there to hear it
+    let _ = std::io::stderr().write_all(summary.as_bytes()); // standard error may be closed
     End::Exited(if left == 0 && migrated.refused.is_none() { exit::OK } else { exit::LEFT_TO_DO })
 }

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line: one file per subcommand.
 
 mod check;
 mod contact;
@@ -64,7 +64,7 @@ psflip exits as the child did (same exit code, or killed by the same signal), or
   126  the command can't be executed
   127  the command was not found";
 
-/// What is read when no configuration is named.
+/// The configuration that is read if none is given.
 const DEFAULT_CONFIG: &str = "psflip.toml";
 
 #[derive(Clone, Debug, Args)]
@@ -99,10 +99,11 @@ enum Command {
     Migrate(migrate::MigrateArgs),
 }
 
-/// Runs psflip; returns its exit code, unless the process ends by a signal as its child did.
+/// Runs psflip. Returns its exit code, unless the process dies by the same signal as its child.
 #[must_use]
 pub fn main() -> u8 {
-    // Before the command line is looked at: that is work, and memory for ever.
+    // Before the command line is parsed: an anchor does not need it, and would keep the memory for its
+    // lifetime.
     let end = crate::anchor::resumed().unwrap_or_else(run_command);
     // Rust's runtime, which would do this, isn't there (see `sys/entry.rs`).
     let _ = std::io::stdout().flush();
@@ -115,7 +116,7 @@ pub fn main() -> u8 {
     }
 }
 
-/// The command line, of which `cargo xtask docs` makes man pages and completions.
+/// The command line, from which `cargo xtask docs` generates man pages and completions.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
@@ -128,7 +129,7 @@ fn run_command() -> End {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print(); // a closed pipe is nobody's to hear
+            let _ = error.print(); // standard error may be closed
             if let Some(hint) = hint(&error) {
                 let _ = writeln!(std::io::stderr(), "\n{hint}");
             }
@@ -149,7 +150,7 @@ fn run_command() -> End {
 
 const EITHER: &str = "Configure by a file or by the command line, not by both: `psflip check ... -- ./server` prints the file for the latter";
 
-/// What clap can't know: that people try to give the configuration, or the command, as an argument.
+/// Adds a hint that clap can't know, for users who give the configuration, or the command, as an argument.
 fn hint(error: &clap::Error) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -161,7 +162,8 @@ fn hint(error: &clap::Error) -> Option<String> {
             if given.ends_with(".toml") {
                 return Some(format!("To use `{given}` as the configuration: `-c {given}`"));
             }
-            // `psflip sleep 9`, `psflip run sleep 9`: as with other supervisors. Not what looks like a subcommand, or is too much for one.
+            // As with other supervisors: `psflip sleep 9`, `psflip run sleep 9`. Not for a misspelled
+            // subcommand, or an excess argument of one.
             let first = std::env::args().nth(1).unwrap_or_default();
             let is_like_one = error.get(ContextKind::SuggestedSubcommand).is_some();
             let runs = ["--", "run", "check", given].contains(&first.as_str());
@@ -190,10 +192,10 @@ fn hint(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// What may be anything that the kernel takes.
+/// Where bytes that are not UTF-8 are allowed.
 const RAW: &str = "Bytes that are not UTF-8 can stand in COMMAND and its arguments, and in the values of -c, --pidfile and --workdir";
 
-/// The configuration that the command line names, or is.
+/// The configuration that the command line names or contains.
 fn document(source: &Source) -> Result<Document, Errors> {
     match source {
         Source::File(path) => Document::read(path),
@@ -201,7 +203,7 @@ fn document(source: &Source) -> Result<Document, Errors> {
     }
 }
 
-/// Why nothing can be read, where the answer is more than the reason: a first start without any configuration.
+/// The message for a first start without any configuration, which needs more than the error.
 fn no_configuration(source: &Source) -> Option<String> {
     let Source::File(path) = source else { return None };
     let missing = path == Path::new(DEFAULT_CONFIG) && matches!(path.try_exists(), Ok(false));
@@ -210,7 +212,7 @@ fn no_configuration(source: &Source) -> Option<String> {
     })
 }
 
-/// What errors in a file are followed by that was written for upstream's psflip, as its name says.
+/// A hint after the errors of a file that was written for the Go version, judging by its name.
 fn upstreams_file(source: &Source) -> String {
     let Source::File(path) = source else { return String::new() };
     let is_one =
@@ -223,16 +225,16 @@ fn upstreams_file(source: &Source) -> String {
     }
 }
 
-/// Says why psflip does not go on. Standard error may be closed: nobody is there to hear that either.
+/// Prints an error. Standard error may be closed.
 fn complain(message: &str) {
-    // It may quote others: paths, answers, what templates rendered.
+    // The message may quote external text: paths, answers, output of templates.
     let message = secrets::hide(message);
     say(&format!("psflip: {}\n", text::escaped_but(&message, &['\n', '\t'])));
 }
 
 /// Writes to standard error.
 fn say(text: &str) {
-    // In one piece: other psflips write to the same place.
+    // In one write(2), since other psflips write to the same stream.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 

@@ -19,7 +19,7 @@ use crate::sys::{early, fd, kernel, tree};
 use crate::text;
 use crate::traffic::activation::Activation;
 
-/// What `psflip run` is told.
+/// The arguments of `psflip run`.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -28,21 +28,21 @@ pub(super) struct Args {
     pub(super) anchor: AnchorArgs,
 }
 
-/// Whether the process that is started stays. The default is [`anchor::choose`]'s.
+/// Whether the started process becomes an anchor. The default is in [`anchor::choose`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct AnchorArgs {
-    /// Keep this process as the stable parent (the anchor) of all generations: its PID never changes. This is the
-    /// default unless systemd started psflip and set NOTIFY_SOCKET
+    /// Keep this process as the stable parent (the anchor) of all generations: its PID never changes. This is
+    /// the default unless systemd started psflip and set NOTIFY_SOCKET
     #[arg(long, conflicts_with = "no_anchor")]
     pub(super) foreground: bool,
-    /// Run without an anchor: every upgrade changes the PID of the service. For supervisors that follow the PID
-    /// in the pidfile or MAINPID=
+    /// Run without an anchor: every upgrade changes the PID of the service. For supervisors that follow the
+    /// PID in the pidfile or MAINPID=
     #[arg(long)]
     pub(super) no_anchor: bool,
 }
 
 impl AnchorArgs {
-    /// What can be known before the start, for `psflip check`: a line of comment.
+    /// The choice as far as it is known before the start, as a comment for `psflip check`.
     pub(super) fn prediction(self) -> &'static str {
         match self.mode() {
             anchor::Mode::Always => {
@@ -67,12 +67,12 @@ impl AnchorArgs {
     }
 }
 
-/// Why a generation does not even begin.
+/// Why a generation can't start.
 struct Refusal {
     code: u8,
-    /// What the predecessor is told: one line.
+    /// One line for the predecessor.
     reason: String,
-    /// What is printed.
+    /// The text that is printed.
     message: String,
 }
 
@@ -82,9 +82,9 @@ impl Refusal {
     }
 }
 
-/// Lives a generation's life, or an anchor's.
+/// Runs a generation, or an anchor, until its exit.
 pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
-    let sees_processes = tree::look_at_proc(); // before an anchor is made, which has to know it, too
+    let sees_processes = tree::look_at_proc(); // before the anchor is created, which needs it, too
     let origin = Invocation::of_this_process();
     let (link, hello, mut inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
         Ok(Some(Met { link, hello, inheritance })) => (Some(link), Some(hello), inheritance),
@@ -103,7 +103,7 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
             return refuse(&Refusal::failure(reason), link.as_ref());
         }
     };
-    // Whoever gave psflip sockets knows only the process that it started.
+    // The process that passed sockets to psflip knows only the process that it started.
     let started = anchor.as_ref().map_or_else(std::process::id, anchor::Link::anchor);
     let mut activation = match &hello {
         None => Activation::of(&origin.program.envp, Some(started), fd::is_inherited),
@@ -162,7 +162,7 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
     }
 }
 
-/// Says once whether there is an anchor, and why. What the command line asked for is no news.
+/// Logs whether there is an anchor, and why. A choice of the command line is logged as debug only.
 fn log_choice(choice: Choice, anchor: Option<&anchor::Link>) {
     let reason = choice.reason();
     match anchor.map(anchor::Link::anchor) {
@@ -181,7 +181,7 @@ fn log_choice(choice: Choice, anchor: Option<&anchor::Link>) {
     }
 }
 
-/// Everything that can be found out before anything is started: the plan, and what of it is likely an outage.
+/// Finds everything that can be found before anything is started: the plan, and warnings of likely outages.
 fn prepare(
     source: &Source,
     identity: &Identity,
@@ -212,7 +212,7 @@ fn prepare(
         pidfile::check(pidfile, from, plan.control.path(Some(pidfile)).as_deref())
             .map_err(|error| Refusal::failure(error.to_string()))?;
     }
-    // Once: not at every upgrade of a configuration that its operator knows.
+    // Warn once for each version of the configuration, not at every upgrade.
     let stamp = identity.config.as_ref().and_then(FileStamp::stamp);
     let warnings = if hello.is_some_and(|hello| hello.config == stamp) {
         Vec::new()
@@ -223,7 +223,8 @@ fn prepare(
     Ok((plan, warnings))
 }
 
-/// That the directory is gone in which a relative path is looked up: psflip never leaves the one that it was started in.
+/// A hint that the directory was removed in which psflip looks up relative paths: psflip never leaves its
+/// start directory.
 fn removed_directory(source: &Source) -> Option<String> {
     let Source::File(path) = source else { return None };
     let here = std::fs::read_link("/proc/self/cwd").ok()?;
@@ -236,7 +237,7 @@ fn removed_directory(source: &Source) -> Option<String> {
 fn refuse(refusal: &Refusal, link: Option<&predecessor::Link>) -> End {
     complain(&refusal.message);
     if let Some(link) = link {
-        // It may be gone, and then nobody is interested.
+        // The predecessor may be gone; then the message has no receiver.
         let Refusal { code, reason, .. } = refusal;
         let failed = ToPredecessor::Failed { code: *code, child_code: None, reason: reason.clone() };
         let _ = link.send(&failed);

@@ -1,4 +1,4 @@
-//! `psflip status`: how things are, once or whenever they change, or as a picture.
+//! `psflip status`: the state of a service, once or at every change, or as a picture.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,11 +46,11 @@ Exit codes:
    78  the configuration does not tell where the control socket is
   125  psflip did not answer; if the service went down without a stop request, the output shows how";
 
-/// How often times that pass are shown anew. Only while --watch is on a terminal.
+/// How often elapsed times are updated, for --watch on a terminal only.
 const TICK: Duration = Duration::from_secs(1);
 
 impl Status {
-    /// Does all of it.
+    /// Runs the command.
     pub(super) fn run(&self) -> End {
         let mut screen = Screen::new();
         let end = if self.watch { self.watch(&mut screen) } else { self.once(&mut screen) };
@@ -72,7 +72,7 @@ impl Status {
                     Event::Refused { reason } | Event::Error { reason } => {
                         return Err(Trouble::new(format!("psflip does not tell: {reason}")));
                     }
-                    _ => {} // this one is not the service any more
+                    _ => {} // this generation is no longer the service
                 },
                 Heard::Interrupted(signal) => return Ok(End::Killed(signal)),
                 Heard::TimedOut => {
@@ -88,7 +88,7 @@ impl Status {
         Err(Trouble::new(super::contact::CLOSED))
     }
 
-    /// Nobody answers. How the service went down is shown, if that is known.
+    /// psflip did not answer. Prints how the service went down, if that is known.
     fn ended(&self, place: &Place, trouble: Trouble, screen: &mut Screen) -> Trouble {
         let Some(exit) = place.last_exit() else { return trouble };
         if self.json {
@@ -135,7 +135,7 @@ impl Status {
         let live = screen.is_live && !self.json;
         let mut last: Option<Box<Answer>> = None;
         let mut told = String::new();
-        // After the end of one generation the next one answers; a psflip that is gone does not.
+        // After a generation exits, the next one answers. If psflip has exited, none does.
         let mut silent = 0;
         loop {
             let heard = ear.next(&mut connection, live.then_some(TICK))?;
@@ -193,7 +193,7 @@ impl Status {
     }
 }
 
-/// The status itself, with keys that only a later version knows.
+/// The status object as received, so that keys of later versions are kept.
 fn object(line: &str) -> String {
     let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
     value.get("status").map_or_else(|| line.to_owned(), ToString::to_string)

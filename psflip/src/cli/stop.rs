@@ -1,4 +1,4 @@
-//! `psflip stop`: asks psflip and its child to end, and waits for it.
+//! `psflip stop`: requests psflip to stop, and waits until it has exited.
 
 use std::time::Duration;
 
@@ -44,11 +44,11 @@ Exit codes:
   125  psflip did not answer
     N  the child exited with code N (128+N: was terminated by signal N)";
 
-/// The child ignores the request.
+/// The child did not exit in time.
 const IGNORED: u8 = 1;
 
 impl Stop {
-    /// Does all of it.
+    /// Runs the command.
     pub(super) fn run(&self) -> End {
         self.wait().unwrap_or_else(|trouble| trouble.end())
     }
@@ -95,7 +95,7 @@ impl Stop {
     }
 }
 
-/// What the end of the child means for the command that asked for it: by the signal of a stop is as good as by itself.
+/// The exit code for the child's exit status. Termination by the stop signal counts as success.
 fn exit_code(code: Option<u8>, signal: Option<&str>, asked_by: Option<&str>) -> u8 {
     match (code, signal) {
         (Some(code), _) => code,

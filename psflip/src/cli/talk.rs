@@ -1,4 +1,5 @@
-//! What `psflip upgrade` and `psflip stop` have in common: they ask, show what psflip says, and wait for what ends the waiting.
+//! The common part of `psflip upgrade` and `psflip stop`: send a request, show what psflip reports, and wait
+//! for the result.
 
 use std::time::Duration;
 
@@ -9,33 +10,33 @@ use crate::control::protocol::{Event, Wish};
 use crate::end::End;
 use crate::exit;
 
-/// How often the line that stands for now is written anew, while nothing happens.
+/// How often the status line is updated while no event arrives.
 const TICK: Duration = Duration::from_millis(200);
 
-/// A request, and what is heard of it.
+/// A request and its answers.
 pub(super) struct Talk {
     pub(super) place: Place,
     pub(super) screen: Screen,
     pub(super) ear: Ear,
     pub(super) connection: Connection,
     progress: Progress,
-    /// The words of psflip itself, instead of lines for people.
+    /// Print psflip's JSON lines instead of text.
     json: bool,
     timeout: Option<Duration>,
 }
 
-/// What is to be thought about.
+/// What the command must react to.
 pub(super) enum Turn {
-    /// psflip has said this, and it is shown.
+    /// psflip sent this event, and it was shown.
     Said(Event),
-    /// psflip has closed the connection.
+    /// psflip closed the connection.
     Closed,
-    /// The person who asked has had enough.
+    /// The user interrupted the command.
     Over(End),
 }
 
 impl Talk {
-    /// Asks. `timeout`: how long all of it may take.
+    /// Sends the request. `timeout` is for the whole command.
     pub(super) fn begin(
         which: &Which,
         wish: Wish,
@@ -56,10 +57,11 @@ impl Talk {
         })
     }
 
-    /// Waits for what happens next, and shows it. `otherwise`: what becomes of the request when nobody waits any more.
+    /// Waits for the next event and shows it. `otherwise` describes the state of the request if the command
+    /// stops waiting.
     ///
     /// # Errors
-    /// The time is up; psflip does not understand the request; what it says can't be understood.
+    /// The timeout has passed; psflip does not understand the request; its answer can't be parsed.
     pub(super) fn next(&mut self, otherwise: impl Fn() -> String) -> Result<Turn, Trouble> {
         let live = self.screen.is_live && !self.json;
         loop {
@@ -98,13 +100,13 @@ impl Talk {
         }
     }
 
-    /// Asks again, whoever answers there now.
+    /// Sends a request on a new connection, to the psflip that now answers.
     pub(super) fn ask(&mut self, wish: Wish) -> Result<(), Trouble> {
         self.connection = self.place.ask(wish)?;
         Ok(())
     }
 
-    /// Shows a line that stays, where lines are for people.
+    /// Shows a permanent line, unless the output is JSON.
     pub(super) fn say(&mut self, line: &str) {
         if !self.json {
             self.screen.line(line);
@@ -112,7 +114,7 @@ impl Talk {
     }
 }
 
-/// The line that stands for now is over with the talk, before anything is said about its end.
+/// Removes the status line before the result is printed.
 impl Drop for Talk {
     fn drop(&mut self) {
         self.screen.clear();

@@ -1,4 +1,4 @@
-//! `psflip upgrade`: asks for an upgrade, shows what happens, waits for its end.
+//! `psflip upgrade`: requests an upgrade, shows its steps, and waits for the result.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::control::protocol::{Event, Wish};
 use crate::end::End;
 use crate::exit;
 
-/// What is waited for.
+/// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Until {
     /// The new generation is active
@@ -58,11 +58,11 @@ Exit codes:
   125  psflip did not answer
   130  Ctrl-C; the upgrade goes on";
 
-/// So many times a connection may end without having said anything, one after the other.
+/// The most connections in a row that may close without an event.
 const PATIENCE: u32 = 3;
 
 impl Upgrade {
-    /// Does all of it.
+    /// Runs the command.
     pub(super) fn run(&self) -> End {
         self.follow().unwrap_or_else(|trouble| trouble.end())
     }
@@ -121,7 +121,7 @@ impl Upgrade {
     }
 }
 
-/// The upgrade has failed. Usually that is the end; where a stop request was the reason, psflip closes when it has ended.
+/// The upgrade failed. If a stop request was the reason, psflip closes the connection only when it exits.
 fn until_closed(talk: &mut Talk) -> End {
     loop {
         match talk.ear.next(&mut talk.connection, None) {
@@ -135,7 +135,7 @@ fn until_closed(talk: &mut Talk) -> End {
 /// The upgrade failed, and the old child keeps running.
 const FAILED: u8 = 1;
 
-/// What becomes of an upgrade that nobody waits for any more.
+/// The state of an upgrade that the command stops waiting for.
 fn goes_on(upgrade: Option<u64>, promoted: bool) -> String {
     match (upgrade, promoted) {
         (_, true) => "the new generation is the service, and the old one still drains".to_owned(),
@@ -146,7 +146,8 @@ fn goes_on(upgrade: Option<u64>, promoted: bool) -> String {
     }
 }
 
-/// A psflip has closed the connection without a last word: it was killed, or is of another version. The next one may know more.
+/// psflip closed the connection without a result: it was killed, or is of another version. Its successor or
+/// predecessor may know more.
 fn again(place: &Place, upgrade: Option<u64>, promoted: bool, lost: u32) -> Result<Connection, Trouble> {
     let what = || match (upgrade, promoted) {
         (_, true) => {
@@ -165,7 +166,7 @@ fn again(place: &Place, upgrade: Option<u64>, promoted: bool, lost: u32) -> Resu
     }
 }
 
-/// Where more is to be read about a failed upgrade.
+/// Where to read more about a failed upgrade.
 fn places(place: &Place) -> Vec<String> {
     let pid = (|| {
         let ear = Ear::new(Some(Duration::from_secs(1))).ok()?;

@@ -1,9 +1,9 @@
-//! The lines that services are started by, read without the tree of all commands: `psflip -c FILE`, `psflip run -c FILE`,
-//! `psflip run -- COMMAND`.
+//! Parses the command lines that start services without building the tree of all commands: `psflip -c FILE`,
+//! `psflip run -c FILE`, `psflip run -- COMMAND`.
 //!
-//! clap makes that tree before it looks at the first argument, which is work, and memory that every successor has for as long as it lives
-//! (docs/architecture.md, Speed and weight). Whatever is not plainly one of these lines, mistakes of every kind included, is left to
-//! it: there is one place where a line is judged and explained.
+//! clap builds that tree before it looks at the first argument. That takes time, and memory that every
+//! successor keeps for its lifetime (docs/architecture.md, Speed and weight). All other lines, and every
+//! error, are left to clap, so that only one parser judges and explains a line.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::run::AnchorArgs;
 use super::{DEFAULT_CONFIG, run};
 use crate::config;
 
-/// What clap would make of `line`, the program's name first; `None`: it is to be asked.
+/// What clap would make of `line`, which begins with the program's name; `None`: clap must parse it.
 pub(super) fn read(line: impl Iterator<Item = OsString>) -> Option<run::Args> {
     let mut line = line.skip(1).peekable();
     let has_command = line.next_if(|word| word == "run").is_some();
@@ -39,7 +39,7 @@ pub(super) fn read(line: impl Iterator<Item = OsString>) -> Option<run::Args> {
     Some(run::Args { source: Source::File(file), anchor })
 }
 
-/// Whether this can be nothing but a value.
+/// Whether this word can only be a value.
 fn is_plain(word: &OsString) -> bool {
     !word.is_empty() && !word.as_encoded_bytes().starts_with(b"-")
 }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
 
-    /// What clap makes of it, if that is a start.
+    /// What clap makes of the line, if it starts a service.
     fn by_clap(line: &[OsString]) -> Option<run::Args> {
         match Cli::try_parse_from(line).ok()? {
             Cli { command: Some(Command::Run(args)), .. } => Some(args),
@@ -87,7 +87,8 @@ mod tests {
         }
     }
 
-    /// How many lines of up to `more` further words are read here; each as clap reads it.
+    /// Compares all lines with up to `more` further words with clap; returns how many of them are parsed
+    /// here.
     fn compare(line: &mut Vec<OsString>, words: &[OsString], more: u32) -> u32 {
         let args = read(line.iter().cloned());
         let mut count = u32::from(args.is_some());

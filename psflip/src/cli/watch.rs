@@ -1,4 +1,4 @@
-//! `psflip watch`: one steady process above a program that replaces itself.
+//! `psflip watch`: a stable parent for a program that replaces its own main process.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::end::End;
 use crate::sys::{kernel, tree};
 use crate::watch::{self, Failure, Options};
 
-/// What `--help` shows below the options.
+/// The end of the help of `psflip watch`.
 pub(super) const AFTER_HELP: &str = "\
 The process whose pid is in FILE is the service: watch forwards signals to it and exits
 with its exit status. Until FILE names a process, COMMAND is the service. A pid counts
@@ -48,7 +48,7 @@ pub(super) struct WatchArgs {
     command: Vec<OsString>,
 }
 
-/// Watches until it is over.
+/// Watches the service until it has exited.
 pub(super) fn watch(args: WatchArgs) -> End {
     let WatchArgs { pidfile, patience, grace, quiet, command } = args;
     let _span = crate::log::start_watch(quiet);

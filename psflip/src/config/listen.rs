@@ -261,7 +261,7 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>, node: Node<'_>) -> O
     Some(Listener { address, name, protocols, options })
 }
 
-/// An option that has no effect for the address is an error: whoever sets it expects an effect.
+/// An option that has no effect for the address is an error: the user expects an effect.
 fn refuse_what_does_not_apply(
     reader: &mut Reader<'_>,
     section: &Section<'_>,

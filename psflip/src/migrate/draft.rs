@@ -1,43 +1,44 @@
-//! The `psflip.toml` that comes out: keys in the order of the documentation, each with its comments, and where each came from.
+//! The resulting `psflip.toml`: keys in the order of the documentation, each with its comments and its place
+//! in the original file.
 
 use super::source::Place;
 
 /// The longest line of a comment or an array, in characters.
 const WIDTH: usize = 100;
 
-/// A key with its value, or a thing without a key that has to be said.
+/// A key with its value, or a comment without a key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line {
-    /// Where it comes from; `None` for what psflip adds.
+    /// The place in the original file; `None` for a line that psflip adds.
     pub(super) from: Option<Place>,
-    /// The user's own comments, and psflip's.
+    /// The user's comments, then psflip's.
     pub(super) comments: Vec<String>,
-    /// The text of the key and the value, perhaps on several lines.
+    /// Key and value, on one or several lines.
     pub(super) text: String,
-    /// The text is to be commented out.
+    /// Whether the text is to be commented out.
     pub(super) left: bool,
 }
 
 /// A table and its keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Section {
-    /// As it is written; empty for the keys of the file itself.
+    /// As written; empty for the keys of the file itself.
     pub(super) header: String,
     pub(super) comments: Vec<String>,
     pub(super) lines: Vec<Line>,
 }
 
-/// The file.
+/// The whole file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Draft {
     pub(super) comments: Vec<String>,
     pub(super) sections: Vec<Section>,
-    /// What stands at the end.
+    /// The comments at the end.
     pub(super) tail: Vec<String>,
 }
 
 impl Draft {
-    /// The table with this header, made if it isn't there.
+    /// The table with this header, created if necessary.
     pub(super) fn section(&mut self, header: &str) -> &mut Section {
         let index = self.sections.iter().position(|section| section.header == header).unwrap_or_else(|| {
             self.sections.push(Section { header: header.to_owned(), ..Section::default() });
@@ -46,7 +47,7 @@ impl Draft {
         &mut self.sections[index]
     }
 
-    /// The text, and for each of its lines whose it is: the section and the key.
+    /// The text, and for each of its lines the index of its section and its key.
     pub(super) fn render(&self) -> (String, Vec<Option<(usize, usize)>>) {
         let mut page = Page::default();
         self.comments.iter().for_each(|comment| page.comment(comment));
@@ -79,7 +80,7 @@ impl Draft {
     }
 }
 
-/// Where a table stands.
+/// The position of a table.
 fn rank(header: &str) -> usize {
     let order = ["", "[locals]", "[env]", "[upgrade]", "[shutdown]", "[healthcheck"];
     let same = |known: &&str| {
@@ -117,7 +118,7 @@ impl Page {
     }
 }
 
-/// A TOML string that says `text`, in the way that is easiest to read.
+/// A TOML string with the value `text`, in the most readable form.
 pub(super) fn string(text: &str) -> String {
     let printable = |allowed: &[char]| text.chars().all(|c| !c.is_control() || allowed.contains(&c));
     if text.contains('\n') && printable(&['\n', '\t']) && !text.contains("'''") && !text.ends_with('\'') {
@@ -153,10 +154,10 @@ pub(super) fn key(name: &str) -> String {
     if !name.is_empty() && name.bytes().all(bare) {
         return name.to_owned();
     }
-    basic(name) // a key is never written on several lines
+    basic(name) // a key can't span several lines
 }
 
-/// An array of strings, each on a line of its own if they are long.
+/// An array of strings, one per line if they are long.
 pub(super) fn array(key: &str, items: &[String]) -> String {
     let items: Vec<String> = items.iter().map(|item| string(item)).collect();
     let line = format!("{key} = [{}]", items.join(", "));

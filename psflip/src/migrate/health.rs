@@ -8,9 +8,9 @@ const KINDS: &[&str] = &["alive", "command", "docker"];
 const COMMAND: &str = "[healthcheck.command]";
 const DOCKER: &str = "[healthcheck.docker]";
 
-/// Why there is a line `timeout` that upstream's file doesn't have.
+/// Explains a line `timeout` that upstream's file doesn't have.
 const NO_LIMIT: &str = "Upstream had no limit for one probe but that of the upgrade; psflip's default is 5s.";
-/// What else differs in the checks that ask more than once.
+/// Explains the other difference of checks that probe repeatedly.
 const FIRST_PROBE: &str =
     "Upstream's first probe came one interval later; psflip's comes at once, or after `after`.";
 
@@ -40,7 +40,7 @@ impl Work<'_> {
         self.tidy();
     }
 
-    /// The comments of `healthcheck` itself go to its kind, if that is all there is.
+    /// Moves the comments of `healthcheck` to the table of its kind, if it has nothing else.
     fn tidy(&mut self) {
         let index = |work: &Self, header: &str| {
             work.draft.sections.iter().position(|section| section.header == header)
@@ -120,7 +120,7 @@ impl Work<'_> {
         Ok(format!("socket = {}", string(&text)))
     }
 
-    /// What is added to the health check once the whole file is known.
+    /// Adds what depends on the rest of the file.
     pub(super) fn finish_health(&mut self) {
         let timeout = self.upgrade_timeout();
         let moved =
@@ -139,7 +139,7 @@ impl Work<'_> {
         }
     }
 
-    /// What `[upgrade]` says, in TOML.
+    /// `upgrade.timeout`, in TOML.
     fn upgrade_timeout(&self) -> String {
         let lines = self.draft.sections.iter().filter(|section| section.header == "[upgrade]");
         let said = lines
@@ -149,7 +149,7 @@ impl Work<'_> {
         said.unwrap_or("\"1m\"").to_owned()
     }
 
-    /// Each proxy as a comment, in the words that psflip's plans have for it.
+    /// Writes each proxy as a comment, in the syntax that psflip plans for proxies.
     pub(super) fn proxy(&mut self, entry: &Entry) {
         let items = match &entry.node.value {
             Value::List(items) => items.as_slice(),

@@ -1,8 +1,9 @@
-//! `psflip migrate`: upstream's configuration (YAML, JSON or TOML, with Go templates) becomes a `psflip.toml`. Pure: text -> values with
-//! their places (`source`) -> what they mean here (`work`, `health`, `go`) -> text with comments (`draft`), checked by psflip's
-//! own reader.
+//! `psflip migrate`: translates upstream's configuration (YAML, JSON or TOML, with Go templates) into a
+//! `psflip.toml`. Pure: text -> values with places (`source`) -> their translation (`work`, `health`, `go`)
+//! -> text with comments (`draft`), checked by psflip's own parser.
 //!
-//! Nothing is dropped: what has no counterpart stands in the output as a comment, at its place, and in the list of remarks.
+//! Nothing is dropped: a setting without a counterpart becomes a comment at its place in the output, and a
+//! remark.
 
 mod draft;
 mod go;
@@ -19,13 +20,13 @@ use crate::config::{self, Generation};
 use draft::Draft;
 pub use source::{Format, Place, Unreadable};
 
-/// How often the result is read and what is refused is commented out.
+/// How often the result is parsed, each time with the rejected lines commented out.
 const ROUNDS: usize = 8;
 
-/// What kind of remark it is.
+/// The kind of a remark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Translated, and something is to be known about it.
+    /// Translated, with a difference that the user should know.
     Note,
     /// Not translated.
     Left,
@@ -40,14 +41,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Something that a person should know about the translation.
+/// What the user should know about the translation of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// Where in upstream's file.
+    /// The place in upstream's file.
     pub at: Place,
-    /// Whether there is something to do.
+    /// Whether something is left to do.
     pub kind: Kind,
-    /// What; a lowercase fragment.
+    /// The text; a lowercase fragment.
     pub text: String,
 }
 
@@ -59,7 +60,7 @@ impl Remark {
         Self { at, kind, text: crate::text::head(text, LONGEST) }
     }
 
-    /// As it stands in the output.
+    /// The remark as it appears in the output.
     fn comment(&self) -> String {
         let kind = match self.kind {
             Kind::Note => "NOTE",
@@ -74,24 +75,25 @@ impl Remark {
 pub struct Migrated {
     /// The `psflip.toml`.
     pub text: String,
-    /// In the order of upstream's file.
+    /// The remarks, in the order of upstream's file.
     pub remarks: Vec<Remark>,
-    /// Why psflip would refuse it as it is, if it would.
+    /// Why psflip would reject the result as it is; `None`: it would not.
     pub refused: Option<String>,
 }
 
 impl Migrated {
-    /// How much is left to do.
+    /// How many settings are left to do.
     #[must_use]
     pub fn left(&self) -> usize {
         self.remarks.iter().filter(|remark| remark.kind == Kind::Left).count()
     }
 }
 
-/// Translates the configuration `text`, called `name` in the output, and checks the result as `generation` would read it.
+/// Translates the configuration `text`, called `name` in the output, and checks the result as `generation`
+/// would read it.
 ///
 /// # Errors
-/// When `text` is no table of keys and values in this format.
+/// `text` is not a table of keys and values in this format.
 pub fn migrate(
     name: &str,
     text: &str,
@@ -107,7 +109,7 @@ pub fn migrate(
     Ok(Migrated { text, remarks, refused })
 }
 
-/// What the file begins with.
+/// The comments at the beginning of the file.
 fn opening(name: &str, left: usize) -> Vec<String> {
     let name = crate::text::head(name, 100);
     let mut opening = vec![
@@ -125,8 +127,8 @@ fn opening(name: &str, left: usize) -> Vec<String> {
     opening
 }
 
-/// Reads the draft as psflip does. What psflip refuses is commented out and said, until the rest is accepted. Gives what is still
-/// refused: what is missing, and files that can't be read here.
+/// Parses the draft as psflip does, and comments out rejected lines, with a remark, until psflip accepts the
+/// rest. Returns the errors that remain: missing keys, and files that can't be read here.
 fn settle(draft: &mut Draft, remarks: &mut Vec<Remark>, generation: &Generation<'_>) -> Option<String> {
     for _ in 0..ROUNDS {
         let (text, owners) = draft.render();
@@ -154,7 +156,7 @@ fn settle(draft: &mut Draft, remarks: &mut Vec<Remark>, generation: &Generation<
     config::parse("the result", &text, generation).err().map(|errors| errors.to_string())
 }
 
-/// Whether a mistake is one only where psflip migrates: a file isn't there, a user is unknown.
+/// Whether the error depends on this host: a template reads a file that does not exist here.
 fn is_of_this_machine(message: &str) -> bool {
     message.starts_with("can't read ")
 }

@@ -1,4 +1,5 @@
-//! Whole files: upstream's published examples (their keys and structure; the words are ours), and what can go wrong with others.
+//! Whole files: upstream's published examples (their keys and structure; the words are ours), and files with
+//! errors.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -18,7 +19,7 @@ fn made(text: &str) -> Migrated {
     read("old.yml", text).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-/// The result without the comments, and the remarks.
+/// The result without comments, and the remarks.
 fn plain(text: &str) -> String {
     let migrated = made(text);
     let mut lines: Vec<String> = migrated
@@ -34,7 +35,7 @@ fn plain(text: &str) -> String {
     lines.join("\n")
 }
 
-/// The remarks about a file that has this besides a command.
+/// The remarks about a file with a command and `rest`.
 fn remarks(rest: &str) -> Vec<String> {
     made(&format!("cmd: [x]\n{rest}"))
         .remarks
@@ -80,7 +81,7 @@ fn the_three_formats_mean_the_same() {
     assert_eq!(meant.cmd, ["a", "y"]);
     assert_eq!(plan("a.json", json), meant);
     assert_eq!(plan("a.toml", toml), meant);
-    // By its text alone, as from standard input.
+    // The format is detected from the text, as for standard input.
     for text in [yaml, json, toml] {
         assert_eq!(plan("-", text), meant);
     }
@@ -200,7 +201,7 @@ fn what_psflip_refuses_is_left_in_its_words() {
     assert_eq!(told.len(), 4, "{told:#?}");
     assert!(told[0].starts_with("2:11 left to do: `SIGTERM` can't be the upgrade signal"), "{told:#?}");
     assert!(told[3].starts_with("4:50 left to do: psflip asks container engines"), "{told:#?}");
-    // A check that is not whole is no weaker one: psflip refuses it.
+    // A check that is incomplete must not become a weaker check: psflip rejects it.
     assert!(made("cmd: [x]\nhealthcheck: {docker: {container: 'a b'}}\n").refused.is_some());
     assert!(made("cmd: '{{ Foo }}'\n").refused.is_some());
 }
@@ -269,7 +270,8 @@ fn bombs_are_refused_and_deep_nesting_too() {
 
 #[test]
 fn every_key_of_upstreams_current_version_is_translated() {
-    // Its `Config` (cmd/psflip/main.go) and health checks as of 2026; `proxy` has remarks of its own.
+    // All keys of its `Config` (cmd/psflip/main.go) and of its health checks as of 2026; `proxy` has remarks
+    // of its own.
     let text = "cmd: [x]\nworkdir: /srv\nenv: [A=b]\npidfile: /run/x.pid\nquiet: true\n\
                 upgrade: {signal: SIGHUP, timeout: 1m}\nshutdown: {delay: 3s, signal: SIGTERM, timeout: 10s}\n";
     for check in [

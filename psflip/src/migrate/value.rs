@@ -1,4 +1,5 @@
-//! Upstream's values: what Go and its configuration library (fig, mapstructure) make of them, in psflip's terms.
+//! Upstream's values: how Go and its configuration library (fig, mapstructure) read them, translated for
+//! psflip.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use super::source::{Node, Value};
 use crate::config::scalar;
 use crate::signal::Signal;
 
-/// A value in psflip's words, and what there is to say about it.
+/// A translated value, and a note about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Meant<T> {
     pub(super) value: T,
@@ -23,8 +24,8 @@ impl<T> Meant<T> {
     }
 }
 
-/// A text as upstream reads values that are none: `8080` is `8080`, but `1.10` is `1.1` and `true` is `1`. `None`: it is a text, or
-/// can't be one.
+/// A value of another type as the text that upstream reads: `8080` is `8080`, but `1.10` is `1.1` and `true`
+/// is `1`. `None`: it is a text, or can't become one.
 pub(super) fn weak_text(node: &Node) -> Option<Meant<String>> {
     let text = match &node.value {
         Value::Int(number) => number.to_string(),
@@ -70,7 +71,7 @@ pub(super) fn boolean(node: &Node) -> Result<Meant<bool>, String> {
     }
 }
 
-/// A signal by name or, as a number, on this machine.
+/// A signal by name, or by its number on this system.
 pub(super) fn signal(node: &Node) -> Result<Meant<String>, String> {
     match &node.value {
         Value::Text(text) => text
@@ -87,7 +88,7 @@ pub(super) fn signal(node: &Node) -> Result<Meant<String>, String> {
     }
 }
 
-/// A duration; `default` is what upstream takes for one of zero.
+/// A duration; `default` is what upstream uses in place of zero.
 pub(super) fn duration(node: &Node, default: &str) -> Result<Meant<String>, String> {
     let nanoseconds = match &node.value {
         Value::Text(text) => parse(text).ok_or("upstream refuses it: it is no duration as Go writes them")?,
@@ -160,7 +161,7 @@ pub(super) fn parse(text: &str) -> Option<i128> {
         };
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
         total = total.checked_add(whole.checked_mul(unit)?)?;
-        // No unit has more than 13 digits, so further ones of a fraction count for nothing.
+        // No unit has more than 13 digits, so further digits of a fraction have no effect.
         let fraction = &fraction[..fraction.len().min(15)];
         if let Ok(number) = fraction.parse::<i128>() {
             total = total.checked_add(number * unit / 10_i128.pow(fraction.len() as u32))?;

@@ -1,4 +1,4 @@
-//! Upstream's keys, one after the other in the order of the file, and what becomes of each.
+//! Translates upstream's keys, one after the other in the order of the file.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use crate::config::error::nearest;
 /// A key of upstream's file itself.
 struct Known {
     name: &'static str,
-    /// Of its first versions, which had others than its later ones.
+    /// Only upstream's first versions have this key.
     is_old: bool,
-    /// Translates it.
+    /// Translates the key.
     translate: fn(&mut Work<'_>, &Entry),
 }
 
@@ -28,7 +28,7 @@ impl Known {
     }
 }
 
-/// All of them.
+/// All keys.
 #[expect(
     clippy::redundant_closure_for_method_calls,
     reason = "the path of a method stands for one lifetime of `Work`, a closure for each"
@@ -58,21 +58,21 @@ const TOP: &[Known] = &[
     Known::old("signals", |work, entry| work.signals(entry)),
 ];
 
-/// The key of this name in the letters of the table, if upstream has it.
+/// The key of this name in the spelling of the table, if upstream has it.
 fn known(name: &str) -> Option<&'static Known> {
     TOP.iter().find(|known| known.name == name)
 }
 
-/// The line of the file's own keys.
+/// The table name for the keys of the file itself.
 const FILE: &str = "";
-/// Why an old key is told.
+/// The remark about an old key.
 const FIRST_VERSIONS: &str = "a key of upstream's first versions; later ones ignore it";
 
-/// What is to be known of `shutdown.delay`.
+/// The remark about `shutdown.delay`.
 const SHUTDOWN_DELAY: &str =
     "upstream waits so long at every stop; psflip only after a promotion, before the old child is stopped";
 
-/// What is made of a value: the text of the line, or the same as it was, to be commented out.
+/// The translation of a value: the new line, or the original line, which is then commented out.
 pub(super) type Made = Result<String, String>;
 
 /// Translates a file.
@@ -83,14 +83,14 @@ pub(super) fn translate(source: &Source<'_>) -> (Draft, Vec<Remark>) {
     (work.draft, work.remarks)
 }
 
-/// The translation as far as it is.
+/// The state of a translation.
 pub(super) struct Work<'s> {
     pub(super) source: &'s Source<'s>,
     pub(super) draft: Draft,
     pub(super) remarks: Vec<Remark>,
-    /// How many of the file's comments are written already.
+    /// How many of the file's comments are already written.
     said: usize,
-    /// The tables and keys that are written already.
+    /// The tables and keys that are already written.
     set: BTreeSet<(String, String)>,
 }
 
@@ -103,7 +103,7 @@ impl Work<'_> {
         self.remarks.push(Remark::new(at, Kind::Left, text));
     }
 
-    /// The file's comments that come next, up to this line.
+    /// The next comments of the file, up to this line.
     pub(super) fn comments(&mut self, line: usize) -> Vec<String> {
         let rest = &self.source.comments[self.said..];
         let count = rest.iter().take_while(|comment| comment.line <= line).count();
@@ -111,7 +111,7 @@ impl Work<'_> {
         rest[..count].iter().map(|comment| comment.text.clone()).collect()
     }
 
-    /// Writes a line of a table: the file's comments, then what `make` remarks, then what it makes.
+    /// Writes a line of a table: the file's comments, then the remarks of `make`, then its result.
     pub(super) fn put(
         &mut self,
         table: &str,
@@ -141,7 +141,7 @@ impl Work<'_> {
         self.draft.section(table).lines.push(Line { from: Some(at), comments, text, left });
     }
 
-    /// A line that upstream's file doesn't have.
+    /// Adds a line that upstream's file doesn't have.
     pub(super) fn add(&mut self, table: &str, comment: &str, text: String) {
         let line = Line { from: None, comments: vec![comment.to_owned()], text, left: false };
         self.draft.section(table).lines.push(line);
@@ -190,7 +190,7 @@ impl Work<'_> {
         self.unknown(FILE, entry, &names);
     }
 
-    /// A key that upstream doesn't know, and ignores.
+    /// Handles a key that upstream doesn't know and ignores.
     pub(super) fn unknown(&mut self, table: &str, entry: &Entry, known: &[&str]) {
         let Entry { key: name, at, anchored, node, .. } = entry;
         self.put(table, name, *at, node, |work| {
@@ -207,7 +207,7 @@ impl Work<'_> {
         });
     }
 
-    /// The keys of a table, or a remark that it is none.
+    /// The keys of a table, or a remark that it is not a table.
     pub(super) fn entries<'n>(&mut self, table: &str, entry: &'n Entry) -> Option<&'n [Entry]> {
         if let Value::Map(entries) = &entry.node.value {
             let comments = self.comments(entry.at.line);
@@ -280,7 +280,7 @@ impl Work<'_> {
         });
     }
 
-    /// An old key beside its newer one.
+    /// An old key beside its newer equivalent.
     fn replaced(&mut self, name: &str, newer: &str, entry: &Entry) -> Made {
         self.note(
             entry.at,
@@ -318,7 +318,7 @@ impl Work<'_> {
         self.said_so(key, node, meant)
     }
 
-    /// The line of a value that is known, or the remark why it is none.
+    /// The line of a translated value, or a remark with the reason why it can't be translated.
     fn said_so(&mut self, key: &str, node: &Node, meant: Result<(String, Option<String>), String>) -> Made {
         match meant {
             Ok((value, note)) => {
@@ -334,12 +334,12 @@ impl Work<'_> {
         }
     }
 
-    /// A text of upstream's: a Go template, if it is one.
+    /// A text of upstream's, translated if it is a Go template.
     pub(super) fn text(&mut self, node: &Node) -> Option<String> {
         self.part(node, 0)
     }
 
-    /// The same from this byte of the text on.
+    /// As `text`, from this byte on.
     fn part(&mut self, node: &Node, from: usize) -> Option<String> {
         let Value::Text(text) = &node.value else {
             return match value::weak_text(node) {
@@ -347,7 +347,7 @@ impl Work<'_> {
                     if let Some(note) = note {
                         self.note(node.at, &note);
                     }
-                    // It is no template to upstream, and has no sign of one.
+                    // Upstream does not treat it as a template, and it contains no braces.
                     Some(value)
                 }
                 None => {
@@ -386,7 +386,7 @@ impl Work<'_> {
         }
     }
 
-    /// A path: upstream takes an empty one for none.
+    /// A path. For upstream an empty path is the same as none.
     fn path(&mut self, name: &str, node: &Node) -> Made {
         match self.text(node) {
             Some(path) if path.is_empty() => {
@@ -402,7 +402,7 @@ impl Work<'_> {
     pub(super) fn argv(&mut self, key: &str, node: &Node) -> Made {
         let items = match &node.value {
             Value::List(items) => items.as_slice(),
-            // A single value is a list of one to upstream: a program without arguments.
+            // Upstream reads a single value as a list of one: a program without arguments.
             Value::Text(text) if !text.is_empty() => {
                 if text.contains(' ') {
                     self.note(node.at, "it is one word, no command line: the name of a program with a space in it, as upstream has it");
@@ -487,7 +487,7 @@ impl Work<'_> {
         });
     }
 
-    /// What is known only when all keys are read.
+    /// Adds what depends on all keys.
     fn finish(&mut self) {
         let is_old = |entry: &Entry| known(&entry.key.to_lowercase()).is_some_and(|known| known.is_old);
         let is_old = self.source.root.iter().any(is_old);
@@ -507,7 +507,7 @@ impl Work<'_> {
         self.draft.tail.extend(rest);
     }
 
-    /// A table that is a comment as a whole.
+    /// Writes a whole table as a comment.
     pub(super) fn section_left(
         &mut self,
         header: String,
@@ -520,12 +520,12 @@ impl Work<'_> {
     }
 }
 
-/// An entry as it was, on one line.
+/// An entry in its original form, on one line.
 pub(super) fn shown(entry: &Entry) -> String {
     format!("{} = {}", key(&entry.key), raw(&entry.node))
 }
 
-/// A value as it was, in TOML's signs.
+/// A value in its original form, in TOML syntax.
 pub(super) fn raw(node: &Node) -> String {
     let mut text = String::new();
     write_raw(node, &mut text);

@@ -1,4 +1,4 @@
-//! `psflip check`: what would be run, what is probably not meant, or every reason why nothing would be run.
+//! `psflip check`: prints the effective configuration with warnings, or every error.
 
 mod paths;
 mod trust;
@@ -17,7 +17,7 @@ use crate::end::End;
 use crate::exit;
 use crate::process::invocation::Invocation;
 
-/// Below the help of `psflip check`.
+/// The end of the help of `psflip check`.
 pub(super) const EXAMPLES: &str = "\
 Examples:
   psflip check -c app.toml
@@ -41,7 +41,7 @@ pub(super) struct CheckArgs {
     strict: bool,
 }
 
-/// Prints the effective configuration of a first generation and the warnings, or all errors.
+/// Prints the effective configuration of the first generation and the warnings, or all errors.
 pub(super) fn check(args: &CheckArgs) -> End {
     let origin = Invocation::of_this_process();
     match read(&args.source, &origin) {
@@ -57,7 +57,8 @@ pub(super) fn check(args: &CheckArgs) -> End {
             let warnings = warnings::of(&plan, next.as_ref(), &document, &origin.program.envp);
             match document.place(warnings) {
                 Some(warnings) => {
-                    let _ = std::io::stderr().write_all(format!("{warnings}\n").as_bytes()); // nobody may be there to read it
+                    // standard error may be closed
+                    let _ = std::io::stderr().write_all(format!("{warnings}\n").as_bytes());
                     End::Exited(if args.strict { exit::WARNED } else { exit::OK })
                 }
                 None => End::Exited(exit::OK),
@@ -73,8 +74,9 @@ pub(super) fn check(args: &CheckArgs) -> End {
     }
 }
 
-/// What of this plan is likely an outage, one line each: said at the start of a service, and whenever its configuration changes. `next`: what
-/// the generation after it would make of the same file, which is asked for only if it may be something else.
+/// Warnings of likely outages, one line each. They are logged at the start of a service, and when its
+/// configuration has changed. `next` gives the plan of the next generation from the same file; it is called
+/// only if that plan may differ.
 pub(super) fn likely_outages(
     plan: &Plan,
     document: &Document,
@@ -85,7 +87,7 @@ pub(super) fn likely_outages(
     warnings.into_iter().map(|warning| format!("{}; {}", warning.message, warning.help)).collect()
 }
 
-/// What the first generation would run, and what the second one if nothing changes: a template may fail there.
+/// The plan of the first generation, and that of the second if nothing changes: a template may fail there.
 fn read(source: &Source, origin: &Invocation) -> Result<(Document, Plan, Option<Plan>), Errors> {
     let env = |name: &str| origin.raw_variable(name);
     let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };

@@ -1,4 +1,5 @@
-//! Paths of a configuration that are not there (yet), and directories in which others could put something else in their place.
+//! Warnings about paths that do not exist (yet), and about directories in which other users could replace a
+//! file.
 
 use std::ffi::{CString, OsStr};
 use std::fs;
@@ -16,7 +17,8 @@ use crate::process::launch::candidates;
 const WRITABLE_BY_ALL: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// All warnings about paths. Relative ones are looked up as psflip would: from its own directory, or from `workdir`.
+/// All warnings about paths. Relative paths are looked up as psflip does, from its own directory or from
+/// `workdir`.
 pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
     let mut found = Vec::new();
     let workdir = plan.workdir.clone().unwrap_or_else(|| ".".into());
@@ -81,7 +83,7 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
     found
 }
 
-/// A child that is told to write psflip's pidfile.
+/// The command line of the child contains psflip's pidfile, so the child would write it as well.
 fn shared_pidfile(plan: &Plan, pidfile: &Path) -> Option<Warning> {
     let names_it = |argument: &&OsStr| {
         let argument = argument.as_bytes();
@@ -119,23 +121,23 @@ fn is_abstract(path: &Path) -> bool {
     path.as_os_str().as_bytes().starts_with(b"@")
 }
 
-/// The directory that a file is in.
+/// The directory of a file.
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The directory that something will be made in is not there.
+/// Warns if the directory of a file that will be created does not exist.
 fn directory(key: &str, path: &Path) -> Option<Warning> {
     let parent = parent(path);
     let effect = format!("`{}` could not be made there", path.display());
     (!parent.is_dir()).then(|| missing(key, parent, "is no directory (yet)", &effect))
 }
 
-/// Where a program is looked for, in this order (execvp(3)). `None`: no program can have this name.
+/// Where execvp(3) looks for a program, in this order. `None`: no program can have this name.
 pub(super) fn places_of(name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<Vec<PathBuf>> {
     let places = candidates(&CString::new(name.as_bytes()).ok()?, envp);
     let places = places.iter().map(|place| Path::new(OsStr::from_bytes(place.to_bytes())));
-    // As it was written, if it is looked up from psflip's own directory.
+    // The path as the user wrote it, if it is looked up from psflip's own directory.
     let from_workdir = places.map(|place| match place.strip_prefix(".") {
         _ if workdir == Path::new(".") => place.to_owned(),
         Ok(inside) => workdir.join(inside),
@@ -144,7 +146,7 @@ pub(super) fn places_of(name: &OsStr, workdir: &Path, envp: &[CString]) -> Optio
     Some(from_workdir.collect())
 }
 
-/// A program that execvp(3) would not find.
+/// Warns of a program that execvp(3) would not find.
 fn program(key: &str, name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<Warning> {
     let places = places_of(name, workdir, envp)?;
     if places.iter().any(|place| place.is_file() && access(place, AccessFlags::X_OK).is_ok()) {
@@ -162,7 +164,7 @@ fn program(key: &str, name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<
     })
 }
 
-/// A directory in which everybody may put files.
+/// Warns of a directory in which every user may create files.
 fn writable(key: &str, path: &Path) -> Option<Warning> {
     let parent = parent(path);
     let mode = fs::metadata(parent).ok()?.permissions().mode();

@@ -1,5 +1,5 @@
-//! Files that psflip runs or reads, and that another user than root and psflip's own can change: that user decides what psflip runs.
-//! `psflip check` takes the user that it runs as for psflip's.
+//! Files that psflip runs or reads, and that a user other than root and psflip's own can change: that user
+//! decides what psflip runs. `psflip check` assumes that psflip will run as the user that runs the check.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, Metadata};
@@ -17,8 +17,8 @@ const WRITABLE_BY_ALL: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 
-/// A warning for each place that another user can change, the file's own or that of a directory above it. `config`: the path of the
-/// configuration, if it is a file.
+/// A warning for each place that another user can change: a file, or a directory above it. `config` is the
+/// path of the configuration, if it is a file.
 pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
     let mut files: Vec<(&str, PathBuf)> = vec![("", config.to_owned())];
     files.extend(plan.workdir.iter().map(|workdir| ("workdir", workdir.clone())));
@@ -38,9 +38,9 @@ pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
         for place in name.and_then(|name| places_of(name, workdir, &envp)).into_iter().flatten() {
             if place.is_file() {
                 files.push((key, place));
-                break; // the first one is the one that is run
+                break; // only the first match is executed
             }
-            // In a directory that is searched before, another program may come to be.
+            // A user who can write to a directory that is searched earlier can place another program there.
             files.extend(
                 place
                     .parent()
@@ -71,17 +71,17 @@ fn first(argv: &[String]) -> Option<&OsStr> {
     argv.first().map(OsStr::new)
 }
 
-/// The first place from which this file can be changed or replaced by another user, and who that is.
+/// The first place where another user can change or replace this file, and who can do it.
 fn changeable(file: &Path) -> Option<(PathBuf, String)> {
     if !file.is_file() && !file.is_dir() {
-        return None; // there is none yet, or it is a pipe
+        return None; // it does not exist yet, or it is a pipe
     }
-    // As it is written, where links on the way may be replaced, and what it leads to.
+    // Both the path as written, whose symlinks may be replaced, and the path that it resolves to.
     let paths = [std::path::absolute(file).ok(), fs::canonicalize(file).ok()];
     paths.iter().flatten().find_map(|path| {
         path.ancestors().find_map(|place| {
             let there = fs::metadata(place).ok()?;
-            // In a sticky directory only the owner of a file can replace it.
+            // In a sticky directory only the owner of a file can replace the file.
             let who = if there.is_dir() && there.mode() & STICKY != 0 { None } else { writers(&there) };
             who.or_else(|| owner(&there)).map(|who| (place.to_owned(), who))
         })
@@ -100,7 +100,8 @@ fn writers(there: &Metadata) -> Option<String> {
     if there.mode() & WRITABLE_BY_ALL != 0 {
         return Some("everybody".to_owned());
     }
-    // Debian's `/usr/local` is for the group `staff`, which has no members; so is the private group of a user.
+    // A group without other members is harmless: `staff` of Debian's `/usr/local`, or the private group of a
+    // user.
     let group = Group::from_gid(there.gid().into()).ok().flatten().filter(|group| group.gid.as_raw() != 0)?;
     let own = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
     let is_other = |member: &String| member != "root" && Some(member) != own.as_ref();

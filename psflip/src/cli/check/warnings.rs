@@ -1,5 +1,5 @@
-//! What a valid configuration probably does not mean: a health check that can't tell, times that don't fit, paths that are
-//! not there (`paths.rs`).
+//! Warnings about a valid configuration that is probably unintended: a health check that proves nothing,
+//! times that contradict each other, paths that do not exist (`paths.rs`).
 
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,10 +11,10 @@ use crate::signal::Signal;
 
 use super::{paths, trust};
 
-/// A delay before draining that is longer is worth a word.
+/// A longer delay before draining gets a warning.
 const LONG_DELAY: Duration = Duration::from_secs(300);
 
-/// All warnings about `plan`; `next` is what the generation after it would run, `envp` psflip's environment.
+/// All warnings about `plan`. `next` is the plan of the next generation, `envp` psflip's environment.
 pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[CString]) -> Vec<Warning> {
     let mut found = of_outages(plan, next, document);
     found.extend(times(plan, document));
@@ -24,7 +24,7 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[
     found
 }
 
-/// Those that likely mean an outage: a child that does not serve would be promoted, or no upgrade would work.
+/// Warnings of likely outages: a child that does not serve would be promoted, or no upgrade would work.
 pub(super) fn of_outages(plan: &Plan, next: Option<&Plan>, document: &Document) -> Vec<Warning> {
     let mut found = Vec::new();
     found.extend(nothing_is_asked(plan, document));
@@ -41,12 +41,12 @@ pub(super) fn of_outages(plan: &Plan, next: Option<&Plan>, document: &Document) 
     found
 }
 
-/// A directory that was entered through a symbolic link, such as `current` of a release: psflip and its child stay where the link led
-/// to then, and a relative path is looked up there for ever.
+/// A directory that was entered through a symlink, such as `current` of a release. psflip and its child stay
+/// in the directory that the symlink pointed to then, and relative paths are always looked up there.
 fn entered_through_a_link(plan: &Plan, document: &Document) -> Option<Warning> {
     let logical = PathBuf::from(std::env::var_os("PWD")?);
     let real = std::env::current_dir().ok()?;
-    // As pwd(1) decides whether `PWD` is to be believed.
+    // As pwd(1) decides whether `PWD` is valid.
     let is_here = logical.is_absolute()
         && std::fs::metadata(&logical)
             .ok()
@@ -83,7 +83,7 @@ fn warning(key: &str, message: String, help: &str) -> Warning {
     Warning { key: key.to_owned(), message, help: help.to_owned() }
 }
 
-/// A server whose health nobody asks for.
+/// A server without a health check that probes it.
 fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
     let Health::Alive { timeout } = plan.health else { return None };
     let (key, why) = if !plan.listeners.is_empty() {
@@ -107,13 +107,13 @@ fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
         if plan.listeners.is_empty() {
             "add a health check that probes it (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or let it report that it is ready (`[healthcheck.notify]`)"
         } else {
-            // At the listener the old child would answer.
+            // Probes of the listener would reach the old child.
             "let it report that it is ready (`[healthcheck.notify]`), or let a command check it (`[healthcheck.command]`)"
         },
     ))
 }
 
-/// `--port`, `--listen=x`, `:8080`, `0.0.0.0:80`, `app.sock`.
+/// Matches `--port`, `--listen=x`, `:8080`, `0.0.0.0:80`, `app.sock`.
 fn names_an_address(argument: &str) -> bool {
     let option = argument.trim_start_matches('-').split('=').next().unwrap_or_default();
     let is_option = argument.starts_with('-')
@@ -123,7 +123,7 @@ fn names_an_address(argument: &str) -> bool {
     is_option || port || argument.ends_with(".sock")
 }
 
-/// A health check that the old child answers as well.
+/// A health check that the old child passes as well.
 fn old_answers(health: &Health, next: &Health) -> Option<Warning> {
     let tcp = |health: &Health| match health {
         Health::Tcp { addresses, text, .. } => Some((addresses.clone(), text.clone(), "tcp.address")),
@@ -158,7 +158,7 @@ fn old_answers(health: &Health, next: &Health) -> Option<Warning> {
     })
 }
 
-/// Times that leave no room for each other.
+/// Times that contradict each other.
 fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
     let mut found = Vec::new();
     let patience = plan.upgrade.timeout;
@@ -211,7 +211,7 @@ fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
     found
 }
 
-/// Stop requests that end the child in another way than an upgrade does.
+/// Stop requests that stop the child with another signal than an upgrade does.
 fn signals(plan: &Plan) -> Vec<Warning> {
     let mut found = Vec::new();
     let stops = plan.signals.iter().filter(|(received, _)| [Signal::TERM, Signal::INT].contains(received));
@@ -233,7 +233,7 @@ fn signals(plan: &Plan) -> Vec<Warning> {
     found
 }
 
-/// Probes that can't succeed before the upgrade is given up.
+/// Probes that can't succeed before `upgrade.timeout`.
 fn pace_fits(pace: &Pace, patience: Duration, table: &str) -> Option<Warning> {
     let earliest = pace.after + pace.interval * (pace.successes - 1);
     if earliest >= patience {

@@ -1,27 +1,27 @@
-//! What happened at an upgrade, in a few words: how long each phase took, and how it ended.
+//! Describes a past upgrade in a few words: how long each phase took, and its result.
 
 use super::{Paint, View, clean, span, wrap};
 use crate::history::{Drain, Outcome, Record, Step};
 
-/// How long the phases of an upgrade took, in milliseconds, as far as they were reached.
+/// The durations of an upgrade's phases in milliseconds, as far as they were reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Phases {
-    /// Until the new psflip had read its configuration.
+    /// Until the new psflip has read its configuration.
     pub(super) start: Option<u64>,
-    /// Until its child ran.
+    /// Until the new child runs.
     pub(super) child: Option<u64>,
-    /// Until that was healthy.
+    /// Until the new child is healthy.
     pub(super) probing: Option<u64>,
-    /// Until it was the service.
+    /// Until the new generation is active.
     pub(super) promotion: Option<u64>,
-    /// Until the old generation was gone.
+    /// Until the old generation has exited.
     pub(super) drain: Option<u64>,
 }
 
-/// Fewer columns than this, and each is needed.
+/// Below this width the layout is compact.
 const NARROW: usize = 60;
 
-/// When a step was taken first.
+/// The time of the first occurrence of a step.
 pub(super) fn at(record: &Record, step: Step) -> Option<u64> {
     record.steps.iter().find(|timed| timed.step == step).map(|timed| timed.at_ms)
 }
@@ -57,7 +57,7 @@ impl Phases {
     }
 }
 
-/// One upgrade, as some lines.
+/// One upgrade, as a few lines.
 pub(super) fn record(record: &Record, view: &View) -> String {
     let (result, time, paint) = match record.result {
         Some(Outcome::Promoted) => ("promoted", "after", Paint::Good),
@@ -99,7 +99,7 @@ pub(super) fn record(record: &Record, view: &View) -> String {
     out
 }
 
-/// How the old generation ended.
+/// How the old generation exited.
 fn drain(record: &Record) -> Option<String> {
     let killed = if record.killed() { ", killed" } else { "" };
     if let Some(took) = phases(record).drain {
@@ -121,7 +121,7 @@ pub(super) fn step_of_drain(step: Drain) -> &'static str {
     }
 }
 
-/// What a new generation is doing after this step.
+/// What a new generation does after this step.
 pub(super) fn step_in_words(step: Step) -> &'static str {
     match step {
         Step::Started => "starting a new psflip",

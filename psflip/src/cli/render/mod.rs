@@ -1,4 +1,5 @@
-//! Text for operators: pure functions from what psflip says to lines of a given width. ASCII only, so that every terminal shows it.
+//! Text for operators: pure functions from psflip's answers to lines of a given width. ASCII only, so that
+//! every terminal can show it.
 
 mod history;
 mod progress;
@@ -14,18 +15,19 @@ pub(super) use status::{last_exit, status, summary};
 
 use crate::text;
 
-/// How to show something.
+/// How to format output.
 #[derive(Clone, Debug)]
 pub(super) struct View {
-    /// Columns; no line is longer.
+    /// The width in columns; no line is longer.
     pub(super) width: usize,
     /// Whether to use colours.
     pub(super) colour: bool,
-    /// This moment, in milliseconds since 1970 (UTC).
+    /// The current time, in milliseconds since 1970 (UTC).
     pub(super) now: u64,
 }
 
-/// The width of a line where nobody says how wide it may be: nothing is wrapped, for programs read it line by line.
+/// The width of a line if there is no terminal: nothing is wrapped, since programs read the output line by
+/// line.
 pub(super) const UNLIMITED: usize = usize::MAX;
 
 /// A colour, by its meaning.
@@ -53,7 +55,8 @@ impl View {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// A moment in UTC, as in the log: so lines of both can be compared. With the date if that is another day than now.
+    /// A time in UTC, as in the log, so that lines of both can be compared. With the date if that is not
+    /// today.
     fn moment(&self, at: u64) -> String {
         let utc = |ms: u64| {
             let ms = i64::try_from(ms).unwrap_or_default();
@@ -65,17 +68,17 @@ impl View {
         at.strftime(format).to_string()
     }
 
-    /// This moment.
+    /// The current time.
     pub(super) fn moment_of_now(&self) -> String {
         self.moment(self.now)
     }
 
-    /// How long ago that was.
+    /// The time since then.
     fn ago(&self, at: u64) -> String {
         format!("{} ago", span(self.now.saturating_sub(at)))
     }
 
-    /// `label` in a column of its own, and `value` beside it, wrapped.
+    /// `label` in the first column and `value` in the second, wrapped.
     fn row(&self, label: &str, value: &str, paint: Option<Paint>) -> String {
         let mut out = String::new();
         for (index, line) in wrap(value, self.width.saturating_sub(LABEL)).iter().enumerate() {
@@ -90,7 +93,7 @@ impl View {
 /// The width of the column of labels.
 const LABEL: usize = 10;
 
-/// A duration of milliseconds, to three digits or so.
+/// A duration in milliseconds, with about three digits.
 pub(super) fn span(ms: u64) -> String {
     let (s, min, h) = (ms / 1000, ms / 60_000, ms / 3_600_000);
     match ms {
@@ -103,12 +106,12 @@ pub(super) fn span(ms: u64) -> String {
     }
 }
 
-/// A text of somebody else's (a path, output, a reason): fit for one line.
+/// External text (a path, output, a reason), fit for one line.
 pub(super) fn clean(text: &str) -> String {
     text::head(text, 2000)
 }
 
-/// Breaks a text into lines of at most `width` characters, between words where that can be.
+/// Breaks a text into lines of at most `width` characters, between words if possible.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(8);
     let mut lines = Vec::new();
@@ -133,7 +136,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// At most `width` characters of a line that is written over: `~` says that there would be more.
+/// At most `width` characters of a line that is overwritten later: `~` marks a longer line.
 pub(super) fn cut(line: &str, width: usize) -> String {
     match line.char_indices().nth(width) {
         None => line.to_owned(),

@@ -1,24 +1,24 @@
-//! An upgrade while it happens: what to print for every event, and what the line that stands for now says.
+//! A running upgrade: the lines to print for every event, and the status line.
 
 use super::history::step_in_words;
 use super::{Paint, View, clean, cut, span, wrap};
 use crate::control::protocol::Event;
 use crate::history::Step;
 
-/// What is known of the upgrade that is waited for.
+/// The state of the upgrade that the command waits for.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cli) struct Progress {
     upgrade: Option<u64>,
-    /// What happens now.
+    /// The current activity.
     now: String,
-    /// When it began, in the client's time, in milliseconds.
+    /// When the upgrade began, in milliseconds of the client's clock.
     began: Option<u64>,
     probe: Option<String>,
 }
 
 impl Progress {
-    /// Takes an event in; gives the lines that are to be kept, each without its line break. With `live`, the steps are shown by
-    /// [`Progress::live`] only.
+    /// Handles an event. Returns the permanent lines, each without its line break. With `live`, only
+    /// [`Progress::live`] shows the steps.
     pub(in crate::cli) fn on(&mut self, event: &Event, live: bool, view: &View) -> Vec<String> {
         match event {
             Event::Accepted { upgrade, because } => {
@@ -63,7 +63,7 @@ impl Progress {
             Event::Stopping { child, timeout_ms, .. } => {
                 self.began = Some(view.now);
                 self.now = format!("waiting for the child to exit, {} at most", span(*timeout_ms));
-                // Without a child the old generation is waited for, or there is none yet.
+                // Without a child, the old generation still drains, or the new child is not started yet.
                 vec![child.map_or_else(
                     || "psflip is stopping".to_owned(),
                     |child| {
@@ -84,7 +84,7 @@ impl Progress {
         }
     }
 
-    /// What a step is called, wrapped beside its time; nothing where that was said already.
+    /// The name of a step, wrapped beside its time; nothing if it is already printed.
     fn step(
         &mut self,
         step: Step,
@@ -101,7 +101,7 @@ impl Progress {
                     self.probe.as_deref().is_some_and(|last| without_number(last) == without_number(probe));
                 self.probe = Some(probe.to_owned());
                 if same {
-                    return vec![]; // it is said once
+                    return vec![]; // the same failure is printed once
                 }
                 detail = format!(": {}", clean(probe));
             }
@@ -113,7 +113,7 @@ impl Progress {
         wrap(&format!("{words}{detail}"), view.width.saturating_sub(11))
     }
 
-    /// The line for now, at most `view.width` wide.
+    /// The status line, at most `view.width` wide.
     pub(in crate::cli) fn live(&self, view: &View) -> String {
         let number = self.upgrade.map_or_else(String::new, |upgrade| format!("upgrade {upgrade}: "));
         let since = self.began.map_or_else(String::new, |began| {
@@ -124,7 +124,7 @@ impl Progress {
     }
 }
 
-/// The failure of an upgrade, as lines. `look`: where more is to be read.
+/// The failure of an upgrade, as lines. `look` says where to read more.
 pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> String {
     let Event::Failed { upgrade, generation, reason, output, child, .. } = event else {
         return String::new();
@@ -159,7 +159,7 @@ fn without_number(probe: &str) -> &str {
     rest.and_then(|rest| rest.strip_prefix(" failed: ")).unwrap_or(probe)
 }
 
-/// Whether a line is of psflip's own log, which says the same.
+/// Whether a line comes from psflip's own log, which would repeat the reason.
 fn is_our_own(line: &str) -> bool {
     line.contains(" psflip{generation=") || line.contains("\"name\":\"psflip\"")
 }

@@ -1,4 +1,4 @@
-//! How things are: all of it for a person, or one line.
+//! The state of a service: in full, or as one line.
 
 use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
@@ -6,7 +6,8 @@ use crate::control::protocol::{Source, State, Status};
 use crate::history::{Outcome, Record};
 use crate::manager::last_exit::LastExit;
 
-/// Everything, the most important first, and at last the `most` newest upgrades. Every line ends with a line break.
+/// The full state, the most important part first, and the `most` newest upgrades last. Every line ends with a
+/// line break.
 pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> String {
     let mut out = String::new();
     out += &headline(status, view);
@@ -82,14 +83,14 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     out
 }
 
-/// How the service went down, if nobody is left to answer.
+/// How the service went down, if no psflip runs.
 pub(in crate::cli) fn last_exit(exit: &LastExit, view: &View) -> String {
     let text = format!("since {} ({}): {}", view.moment(exit.at), view.ago(exit.at), clean(&exit.reason));
     let psflip = format!("generation {}, pid {}, exited: {}", exit.generation, exit.pid, clean(&exit.end));
     view.row("down", &text, Some(Paint::Bad)) + &view.row("psflip", &psflip, None)
 }
 
-/// One line: who serves, and what else happens.
+/// One line: what serves, and what else happens.
 pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
     let mut out = format!("{}: generation {}, pid {}", state(status.state), status.generation, status.pid);
     match status.child {
@@ -121,7 +122,7 @@ fn headline(status: &Status, view: &View) -> String {
     if let Some(since) = status.active_since {
         text += &format!(" since {} ({})", view.moment(since), span(view.now.saturating_sub(since)));
     }
-    // The label is the state, so it has to be painted by itself.
+    // The label is the state and has a colour of its own, so it is painted separately.
     let plain = view.row(word, &text, Some(Paint::Strong));
     let label = format!("{word:<width$}", width = super::LABEL);
     plain.replacen(&view.paint(Paint::Faint, &label), &view.paint(paint, &label), 1)
@@ -149,7 +150,7 @@ fn under_way(upgrade: &Record, left: Option<u64>, now: u64) -> String {
         out += &format!(", {} left", span(left));
     }
     if let Some(probe) = &upgrade.probe {
-        out += &format!("; last probe: {}", clean(probe)); // it says itself the how-manieth it was
+        out += &format!("; last probe: {}", clean(probe)); // the text contains the number of the probe
     }
     if !upgrade.by.is_empty() {
         out += &format!("; requested by {}", clean(&upgrade.by));
@@ -174,7 +175,7 @@ fn state(state: State) -> &'static str {
     }
 }
 
-/// An argv as one would type it, near enough to be read.
+/// An argv in the form of a shell command, approximately.
 fn command(argv: &[String]) -> String {
     let quoted = argv.iter().map(|argument| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);

@@ -1,4 +1,4 @@
-//! What operators see, as snapshots: wide and narrow, with and without colour, and what must hold for all of it.
+//! Snapshots of what operators see: wide and narrow, with and without colour, and invariants of all of it.
 
 use super::*;
 use crate::control::protocol::{Event, Listener, Predecessor, Source, State, Status, Switch};
@@ -30,7 +30,7 @@ const ALL: &[(Step, u64)] = &[
     (Step::Pidfile, 120),
 ];
 
-/// A start, a flip, a failure, a flip whose old child had to be killed, and one under way.
+/// A start, an upgrade, a failure, an upgrade whose old child had to be killed, and a running upgrade.
 fn busy() -> Status {
     let start = Record {
         upgrade: 0,
@@ -117,7 +117,7 @@ fn busy() -> Status {
     }
 }
 
-/// As it is most of the time.
+/// The usual state: nothing is going on.
 fn calm() -> Status {
     let mut status = busy();
     status.state = State::Serving;
@@ -170,7 +170,7 @@ fn no_line_is_too_long_and_colours_change_no_word() {
     assert!(status(&busy(), 9, &View { colour: true, ..view(80) }).contains("\x1b[1;31mFAILED\x1b[0m"));
 }
 
-/// Without what SGR sequences (console_codes(4)) say.
+/// The text without SGR sequences (console_codes(4)).
 fn without_colour(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -202,7 +202,7 @@ fn step(step: Step, at_ms: u64, probe: Option<&str>) -> Event {
     Event::Step { upgrade: 6, step, at_ms, pid: Some(71), child: Some(72), probe }
 }
 
-/// A whole upgrade, as psflip tells it.
+/// The events of a whole upgrade, as psflip sends them.
 fn told() -> Vec<Event> {
     vec![
         Event::Accepted { upgrade: 6, because: Some("an upgrade is under way".to_owned()) },

@@ -1,8 +1,9 @@
-//! The recent upgrades as a picture: a Gantt chart in SVG, the newest upgrade first. Each row is one upgrade, with the new
-//! generation above the old one.
+//! The recent upgrades as a picture: a Gantt chart in SVG, the newest upgrade first. Each row is one upgrade,
+//! with the new generation above the old one.
 //!
-//! Every row begins when its upgrade began: upgrades are hours apart, and their phases take milliseconds. Time is linear, and a
-//! phase that would be too narrow to see is drawn [`NARROWEST`] wide, which moves the rest of its row to the right.
+//! Every row starts at the beginning of its upgrade: upgrades are hours apart, and their phases take
+//! milliseconds. Time is linear, but a phase that would be too narrow to see is drawn [`NARROWEST`] wide,
+//! which moves the rest of its row to the right.
 
 use std::fmt::Write as _;
 
@@ -18,12 +19,13 @@ const RIGHT: f64 = 300.0;
 const TOP: f64 = 92.0;
 const ROW: f64 = 46.0;
 const LANE: f64 = 14.0;
-/// The least width of a phase.
+/// The minimum width of a phase.
 const NARROWEST: f64 = 3.0;
-/// Characters of a reason that have room in a line beside its row.
+/// How many characters of a reason fit into a line beside its row.
 const REASON: usize = 46;
 
-/// `svg` is the page around the picture in a browser; `paper` is for programs that know no background, and may have a dark one.
+/// `svg` is the page around the picture in a browser; `paper` is for viewers that ignore the page's
+/// background and may have a dark one.
 const STYLE: &str = "\
 svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
 .grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.serves{fill:#34a05f}
@@ -32,7 +34,7 @@ svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1
 .child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.delay{fill:#6d4a33}.drain{fill:#c8703a}
 .fail,.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
 
-/// What the colours stand for: class, name, and what it means.
+/// The legend of the colours: class, name, meaning.
 const LEGEND: &[(&str, &str, &str)] = &[
     ("start", "start", "the new psflip is started and reads its configuration"),
     ("child", "child", "the new child is started"),
@@ -66,7 +68,7 @@ pub(in crate::cli) fn svg(status: &Status, view: &View) -> String {
     out
 }
 
-/// From milliseconds to pixels.
+/// Converts milliseconds to pixels.
 #[derive(Clone, Copy, Debug)]
 struct Axis {
     longest: u64,
@@ -81,7 +83,7 @@ impl Axis {
         LEFT + (WIDTH - LEFT - RIGHT) * ms.min(self.longest) as f64 / self.longest as f64
     }
 
-    /// Where the lines of the grid are.
+    /// The positions of the grid lines.
     fn ticks(&self) -> Vec<u64> {
         let steps = [1, 2, 5].map(|step| (0..9).map(move |power| step * 10_u64.pow(power)));
         let mut steps: Vec<u64> = steps.into_iter().flatten().collect();
@@ -91,7 +93,7 @@ impl Axis {
     }
 }
 
-/// Where the moments of one row are drawn: as the axis has them, but [`NARROWEST`] apart at least.
+/// The positions of one row's times: as on the axis, but at least [`NARROWEST`] apart.
 struct Scale {
     axis: Axis,
     moments: Vec<(u64, f64)>,
@@ -119,7 +121,7 @@ impl Scale {
     }
 }
 
-/// When nothing of an upgrade is left to be shown, in milliseconds since it began.
+/// The end of an upgrade's row, in milliseconds since the upgrade began.
 fn end(record: &Record, now: u64) -> u64 {
     let so_far = || now.saturating_sub(record.began_at);
     match record.result {
@@ -240,7 +242,7 @@ fn old_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, over
     }
 }
 
-/// The result, beside the row. A reason has room for two lines: what failed, and the exit code or signal.
+/// The result, beside the row. A reason gets two lines: what failed, and the exit code or signal.
 fn result(out: &mut String, record: &Record, y: f64) {
     let x = WIDTH - RIGHT + 14.0;
     let took = record.took_ms.map_or_else(String::new, |took| format!(" after {}", span(took)));
@@ -278,7 +280,7 @@ fn result(out: &mut String, record: &Record, y: f64) {
     *out += "</g>\n";
 }
 
-/// All that is known of an upgrade.
+/// The details of an upgrade.
 fn tooltip(record: &Record) -> String {
     let mut lines = Vec::new();
     if let Some(reason) = &record.reason {
@@ -298,7 +300,7 @@ fn tooltip(record: &Record) -> String {
     lines.join("\n")
 }
 
-/// A bar of one colour.
+/// A bar in one colour.
 fn bar(out: &mut String, class: &str, scale: &Scale, (from, to): (u64, u64), y: f64, title: &str) {
     let (from, to) = (scale.x(from), scale.x(to));
     let _ = writeln!(
@@ -309,7 +311,7 @@ fn bar(out: &mut String, class: &str, scale: &Scale, (from, to): (u64, u64), y: 
     );
 }
 
-/// `fail`: a cross; `kill`: one with a bar through it, to tell them apart without colour.
+/// `fail`: a cross; `kill`: a cross with a bar through it, to distinguish them without colour.
 fn cross(out: &mut String, x: f64, y: f64, kind: &str) {
     let (left, right, above, below) = (x - 5.0, x + 5.0, y - 5.0, y + 5.0);
     let bar = if kind == "kill" { format!("M{x:.1} {above:.1}V{below:.1}") } else { String::new() };
@@ -319,7 +321,7 @@ fn cross(out: &mut String, x: f64, y: f64, kind: &str) {
     );
 }
 
-/// Text as XML.
+/// Escapes text for XML.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,5 @@
-//! Mistakes in health checks: kinds, addresses, URLs, status codes. Every message as a user sees it (contract X1).
+//! Errors in health checks: kinds, addresses, URLs, status codes. Every message as a user sees it (contract
+//! X1).
 
 use insta::assert_snapshot;
 

@@ -21,7 +21,8 @@ fn by_default_the_socket_is_next_to_the_pidfile() {
         path("cmd = ['x']\n[control]\nsocket = '{{ blue_green() }}.sock'").as_deref(),
         Some("blue.sock")
     );
-    // Longer than the kernel allows: reached from its directory, or done without.
+    // A path longer than the kernel allows: the default is still used (the socket is bound from its
+    // directory, or left out).
     assert!(path(&format!("cmd = ['x']\npidfile = '/{}'", "x".repeat(120))).is_some());
     assert_eq!(path("cmd = ['x']\npidfile = '@x'").as_deref(), Some("./@x.sock"), "no abstract socket");
 }

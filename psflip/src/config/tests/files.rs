@@ -1,4 +1,4 @@
-//! Which files are read, and which are refused without waiting.
+//! Which files are read, and which are rejected without waiting.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! What the request of an `http` check may say: method, host and headers. Every message as a user sees it (contract X1).
+//! The request of an `http` check: method, host and headers. Every message as a user sees it (contract X1).
 
 use insta::assert_snapshot;
 

@@ -1,4 +1,4 @@
-//! Mistakes in the health checks `fcgi`, `docker` and `notify`. Every message as a user sees it (contract X1).
+//! Errors in the health checks `fcgi`, `docker` and `notify`. Every message as a user sees it (contract X1).
 
 use insta::assert_snapshot;
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{read, refused};
 
-/// A configuration whose one argument is `template`.
+/// A configuration with `template` as its only argument.
 fn argument(template: &str) -> String {
     format!("cmd = ['x', \"\"\"{template}\"\"\"]")
 }
@@ -35,7 +35,7 @@ fn long_expressions_are_refused_or_rendered() {
         ("}}{{ 1 ", 3),
     ];
     for (chain, tokens) in chains {
-        // The longest that is not refused for its number of tokens.
+        // The longest one that is within the limit for tokens.
         let longest = chain.repeat(480 / tokens);
         for head in ["{{ a", "{{ 1", "{{ ", "{% if 1", "{% set a = 1"] {
             for tail in [" }}", " %}", ""] {
@@ -112,7 +112,7 @@ fn deep_and_long_toml_is_refused_or_read() {
 #[test]
 fn what_is_nested_too_deeply_has_a_place() {
     // Contract: X1
-    // Found by `cargo xtask fuzz`: the TOML library gives no place for this one.
+    // Found by `cargo xtask fuzz`: the TOML library gives no place for this error.
     let many = 200;
     for deep in [
         format!("a = {}", "[".repeat(many)),
@@ -129,7 +129,7 @@ fn what_is_nested_too_deeply_has_a_place() {
 #[test]
 fn no_message_repeats_a_long_value() {
     // Contract: X2
-    // Found by `cargo xtask fuzz`: an unknown statement was quoted as a whole.
+    // Found by `cargo xtask fuzz`: the message quoted an unknown statement in full.
     let message = refused(&argument(&format!("{{% {} %}}", "a".repeat(30_000))));
     assert!(message.len() < 2000, "{} bytes", message.len());
 }

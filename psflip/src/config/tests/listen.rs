@@ -1,4 +1,4 @@
-//! `[[listen]]`, `[switch]` and `[hooks]`: what they mean, and every refusal as a user sees it (contract X1).
+//! `[[listen]]`, `[switch]` and `[hooks]`: their meaning, and every error as a user sees it (contract X1).
 
 use std::fmt::Write as _;
 

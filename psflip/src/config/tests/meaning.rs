@@ -1,4 +1,4 @@
-//! What valid configurations mean: defaults, templates, every kind of health check.
+//! The meaning of valid configurations: defaults, templates, every kind of health check.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -151,7 +151,7 @@ fn template_functions_return_what_the_reference_says() {
 
 #[test]
 fn the_local_time_is_within_a_day_of_utc() {
-    // The machine's time zone is not known here.
+    // The test does not know the host's time zone.
     let day = &plan("cmd = ['x', \"{{ now('%Y-%m-%d') }}\"]").cmd[1];
     assert!(["2026-01-01", "2026-01-02"].contains(&day.as_str()), "{day}");
 }

@@ -1,4 +1,4 @@
-//! What configurations are refused, with which words, and what the others mean.
+//! Which configurations are rejected, with which message, and what the others mean.
 
 mod checks;
 mod control;
@@ -23,7 +23,8 @@ use std::time::{Duration, SystemTime};
 
 use super::{Errors, Generation, Plan, Slot};
 
-/// Reads `text` as the first generation does, at the first second of 2026-01-02 03:04:05 UTC, with three variables.
+/// Reads `text` as the first generation, started at 2026-01-02 03:04:05 UTC, with three environment
+/// variables.
 fn read(text: &str) -> Result<Plan, Errors> {
     read_as(text, 1, Slot::A)
 }

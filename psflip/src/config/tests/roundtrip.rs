@@ -1,4 +1,4 @@
-//! `psflip check` prints a configuration that means the same.
+//! `psflip check` prints a configuration with the same meaning.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn duration(least: u64) -> impl Strategy<Value = String> {
         .prop_map(|ms| scalar::spell(Duration::from_millis(ms)))
 }
 
-/// Text of any kind but NUL, with a liking for what TOML, templates and shells treat in special ways.
+/// Text without NUL that favours characters with a meaning in TOML, templates and shells.
 fn text() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         prop::sample::select(vec![
@@ -26,7 +26,7 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
 }
 
-/// A TOML string that is `text` after rendering, made in another way than `Plan`'s own.
+/// A TOML string that is `text` after rendering, written in another way than `Plan` writes it.
 fn literal(text: &str) -> String {
     let template: String = text
         .chars()
@@ -103,7 +103,8 @@ fn check() -> impl Strategy<Value = String> {
 #[test]
 fn what_looks_like_something_else_reads_back_as_itself() {
     // Contract: X1
-    // Found by `cargo xtask fuzz`: a template for each pair of braces was too many, and a socket's path looked like a URL.
+    // Found by `cargo xtask fuzz`: one template for each pair of braces exceeded the limit, and a socket's
+    // path looked like a URL.
     for path in ["unix:x", "tcp:x", "a://b", "unix:://c", "@://d", "//e"] {
         let text = format!("cmd = ['x', 'y']\n[healthcheck.unix]\npath = 'unix://{path}'\n");
         let mut first = read(&text).unwrap();

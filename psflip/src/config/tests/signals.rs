@@ -1,4 +1,4 @@
-//! `[signals]`: what it means, and every refusal as a user sees it (contract X1, S8).
+//! `[signals]`: its meaning, and every error as a user sees it (contract X1, S8).
 
 use super::{plan, read, refused};
 
@@ -22,7 +22,7 @@ fn signals_are_read_by_any_of_their_names_and_printed_by_one() {
     assert_eq!(read(&printed).unwrap(), plan);
 }
 
-/// Each is refused with its place, the reason and what to do.
+/// Each configuration is rejected with the place, the reason and what to do.
 #[track_caller]
 fn all_refused(cases: &[(&str, &str, &str, &str)]) {
     for (text, place, reason, help) in cases {
@@ -78,7 +78,7 @@ fn the_upgrade_signal_can_not_be_changed_wherever_it_stands() {
             help,
         ),
     ]);
-    // With another upgrade signal, SIGHUP is one like any other.
+    // With another upgrade signal, SIGHUP is an ordinary signal.
     plan("cmd = ['x']\nsignals = { SIGHUP = false }\n[upgrade]\nsignal = 'USR2'\n");
 }
 

@@ -1,4 +1,5 @@
-//! What a message suggests is itself valid: whoever follows the help step by step comes to a configuration that psflip takes.
+//! The suggestions of messages are valid: a user who follows the help step by step gets a valid
+//! configuration.
 
 use super::{read, refused};
 
@@ -9,7 +10,7 @@ fn suggested(messages: &str) -> Vec<String> {
     help.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// `text` is refused, and what `follow` makes of the suggestions is taken.
+/// Checks that `text` is rejected, and that what `follow` makes of the suggestions is accepted.
 #[track_caller]
 fn leads_to_an_end(text: &str, follow: impl Fn(&[String]) -> String) {
     let messages = refused(text);
@@ -53,7 +54,7 @@ fn every_kind_of_health_check_says_how_its_required_key_is_written() {
     // Contract: X1
     for kind in ["command", "docker", "tcp", "unix", "http", "fcgi"] {
         let mut text = format!("{CMD}[healthcheck.{kind}]\n");
-        // Some have two required keys: one mistake, and its help, after the other.
+        // Some kinds have two required keys, which are reported one after the other.
         for _ in 0..3 {
             let Err(errors) = read(&text) else { break };
             let suggested = suggested(&errors.to_string());

@@ -1,4 +1,5 @@
-//! Mistakes in the TOML itself, and how places in unusual lines are shown. Every message as a user sees it (contract X1).
+//! Errors of the TOML syntax, and how places in unusual lines are shown. Every message as a user sees it
+//! (contract X1).
 
 use insta::assert_snapshot;
 

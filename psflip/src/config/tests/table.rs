@@ -1,4 +1,5 @@
-//! The table of keys says what the reader does: every key that it has is read, with the values that it allows, and nothing else is.
+//! The table of keys matches the reader: the reader accepts exactly its keys, with exactly the values it
+//! allows.
 
 use super::{plan, read, refused};
 use crate::config::keys::{Default, Key, Kind, TOP, Table};
@@ -23,7 +24,7 @@ fn good(key: &Key) -> String {
     }
 }
 
-/// Values that the kind of a key excludes.
+/// Values that the kind of the key excludes.
 fn bad(key: &Key) -> Vec<String> {
     let list: &[&str] = match &key.kind {
         Kind::Text | Kind::Special(_) => &["1", "true", "[]", "{}"],
@@ -58,7 +59,7 @@ fn bad(key: &Key) -> Vec<String> {
     list.iter().map(|&value| value.to_owned()).collect()
 }
 
-/// A configuration with this table, which has this key with this value besides those that must be there.
+/// A configuration with this table, in which `name` has this value and only the required keys are added.
 fn text(table: &Table, name: &str, value: &str) -> String {
     let is_required = |key: &&Key| matches!(key.default, Default::Required);
     let required = |key: &&Key| is_required(key) && key.name != name;
@@ -69,7 +70,7 @@ fn text(table: &Table, name: &str, value: &str) -> String {
     text += table.title;
     text.push('\n');
     for key in table.keys.iter().filter(required) {
-        // What applies to a key of a listener depends on its address.
+        // Which keys of a listener apply depends on its address.
         let address = match name {
             "mode" | "owner" | "group" => "\"unix://x\"",
             _ => "\"tcp://[::1]:0\"",
@@ -129,7 +130,7 @@ fn what_the_table_calls_required_is() {
             .lines()
             .filter(|line| !line.starts_with(&format!("{} ", key.name)))
             .fold(String::new(), |text, line| text + line + "\n");
-        // A table without any key is written by its title alone, which is there.
+        // A table without keys is written as its header alone.
         let said = read(&without).expect_err(&without).to_string();
         assert!(said.contains(&format!("`{}` is missing", key.name)), "{said}");
     }
@@ -147,7 +148,7 @@ fn the_manual_has_every_key_with_its_default() {
         let kind = table.title.strip_prefix("[healthcheck.").map(|kind| kind.trim_end_matches(']'));
         let name = format!("`{}`", key.name);
         let told = rows.iter().find(|row| match kind {
-            // The pace is told once for all kinds.
+            // The table of keys has the pace once for all kinds.
             Some(kind) => {
                 (row[1] == format!("`{kind}`") && row[2] == name)
                     || row[1] == name && row.len() > 5 && key.name != "timeout"

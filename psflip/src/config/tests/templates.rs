@@ -1,4 +1,4 @@
-//! Mistakes in templates. Every message as a user sees it (contract X1).
+//! Errors in templates. Every message as a user sees it (contract X1).
 
 use insta::assert_snapshot;
 

@@ -1,4 +1,5 @@
-//! Mistakes in values: types, durations, signals, commands, paths. Every message as a user sees it (contract X1).
+//! Errors in values: types, durations, signals, commands, paths. Every message as a user sees it (contract
+//! X1).
 
 use insta::assert_snapshot;
 

@@ -1,12 +1,12 @@
-//! Templates as psflip writes them: expressions, and the text of a template around them.
+//! psflip's templates: expressions, and the text of a template around them.
 
-/// What an expression gives.
+/// The type of an expression's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
     Text,
     Int,
     Bool,
-    /// One of them; Go's `and` and `or` give one of their arguments.
+    /// Either type; Go's `and` and `or` return one of their arguments.
     Mixed,
 }
 
@@ -41,7 +41,7 @@ impl Code {
         }
     }
 
-    /// Whether Go's `if` takes it for true, if it is a constant.
+    /// Whether Go's `if` treats it as true, if it is a constant.
     pub(super) fn truth(&self) -> Option<bool> {
         match self {
             Self::Text(text) => Some(!text.is_empty()),
@@ -61,7 +61,7 @@ impl Code {
         }
     }
 
-    /// How many words it has, more or less.
+    /// Its approximate size in words.
     pub(super) fn size(&self) -> usize {
         1 + match self {
             Self::Text(text) => text.len() / 64,
@@ -72,7 +72,7 @@ impl Code {
         }
     }
 
-    /// The expression as it stands between `{{` and `}}`.
+    /// Writes the expression as it appears between `{{` and `}}`.
     pub(super) fn write(&self, out: &mut String) {
         match self {
             Self::Text(text) => quote(text, out),
@@ -128,7 +128,7 @@ fn infix(a: &Code, sign: &str, b: &Code, out: &mut String) {
     b.write_inside(out);
 }
 
-/// A string of an expression.
+/// A string literal of an expression.
 fn quote(text: &str, out: &mut String) {
     out.push('\'');
     for c in text.chars() {
@@ -144,13 +144,13 @@ fn quote(text: &str, out: &mut String) {
     out.push('\'');
 }
 
-/// A template that grows.
+/// A template under construction.
 #[derive(Debug, Default)]
 pub(super) struct Template {
     out: String,
-    /// Text that is not written yet, since what follows it matters.
+    /// Text that is not written yet: its form depends on what follows.
     text: String,
-    /// Nothing but text so far.
+    /// Whether it contains more than text.
     has_code: bool,
 }
 
@@ -159,7 +159,7 @@ impl Template {
         self.text.push_str(text);
     }
 
-    /// Prints a value.
+    /// Adds an expression that prints a value.
     pub(super) fn print(&mut self, code: &Code) {
         if let Some(text) = code.constant() {
             return self.text(&text);
@@ -170,7 +170,7 @@ impl Template {
         self.code("{{ ", |out| code.write(out), " }}");
     }
 
-    /// A statement: `if`, `elif` and `else` with their conditions, `endif`.
+    /// Adds a statement: `if`, `elif` and `else` with their conditions, `endif`.
     pub(super) fn statement(&mut self, word: &str, condition: Option<&Code>) {
         let write = |out: &mut String| {
             out.push_str(word);
@@ -199,7 +199,7 @@ impl Template {
         self.out
     }
 
-    /// Writes the text, with what would look like a template to MiniJinja as an expression.
+    /// Writes the text. Parts that MiniJinja would take for a template become an expression.
     fn flush(&mut self, before_code: bool) {
         let text = std::mem::take(&mut self.text);
         let signs = |at: usize| matches!(text.as_bytes().get(at..at + 2), Some(b"{{" | b"{%" | b"{#"));

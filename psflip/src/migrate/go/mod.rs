@@ -1,4 +1,5 @@
-//! Go's text/template, as upstream uses it, into a template of psflip with the same meaning, or the reason why there is none.
+//! Translates Go's text/template, as upstream uses it, into psflip's templates, or reports why that is
+//! impossible.
 
 mod jinja;
 mod parse;
@@ -12,12 +13,12 @@ mod translate;
 
 pub(super) use translate::translate;
 
-/// What has no translation, or is no template.
+/// Something that has no translation, or is not a valid template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// Where in the template, in bytes.
+    /// The place in the template, in bytes.
     pub(super) at: usize,
-    /// What it is; a lowercase fragment.
+    /// The reason; a lowercase fragment.
     pub(super) message: String,
 }
 

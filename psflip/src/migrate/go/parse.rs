@@ -1,4 +1,4 @@
-//! The tree of a Go template.
+//! Parses a Go template into a tree.
 
 use super::Fault;
 use super::token::{Part, Sign, Token, parts};
@@ -8,9 +8,9 @@ use super::token::{Part, Sign, Token, parts};
 pub(super) enum Piece {
     Text(String),
     Print(Expr),
-    /// `$x := ...`, or `$x = ...` if it assigns.
+    /// `$x := ...` or `$x = ...`.
     Set(Set, Expr),
-    /// `if`, or `with`, which sets the dot.
+    /// `if`, or `with`, which also sets the dot.
     If {
         with: bool,
         set: Option<Set>,
@@ -20,7 +20,7 @@ pub(super) enum Piece {
     },
 }
 
-/// A variable that is declared or assigned.
+/// The variable of a declaration or an assignment.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Set {
     pub(super) name: String,
@@ -28,14 +28,14 @@ pub(super) struct Set {
     pub(super) at: usize,
 }
 
-/// A value, and where it stands.
+/// An expression and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Expr {
     pub(super) at: usize,
     pub(super) kind: Kind,
 }
 
-/// What gives a value.
+/// The kinds of expressions.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     Text(String),
@@ -46,10 +46,10 @@ pub(super) enum Kind {
     Call(String, Vec<Expr>),
 }
 
-/// The deepest nesting of controls, of parentheses, and the longest pipeline.
+/// The limit for nested controls, nested parentheses, and the length of a pipeline.
 const DEEPEST: usize = 30;
 
-/// Reads a template.
+/// Parses a template.
 pub(super) fn parse(template: &str) -> Result<Vec<Piece>, Fault> {
     let mut parts = parts(template)?.into_iter();
     let (pieces, end) = block(&mut parts, 0)?;
@@ -60,10 +60,10 @@ pub(super) fn parse(template: &str) -> Result<Vec<Piece>, Fault> {
     }
 }
 
-/// How a block ends.
+/// What ends a block.
 enum Stop {
     Template,
-    /// With the words that follow it: `if`, `with`.
+    /// `else`, with the words that follow it: `if`, `with`.
     Else(Vec<Token>, usize),
     End(usize),
 }
@@ -108,7 +108,7 @@ fn block(parts: &mut impl Iterator<Item = Part>, depth: usize) -> Result<(Vec<Pi
     Ok((pieces, Stop::Template))
 }
 
-/// An `if` or `with` up to its `end`; `tokens` begin with that word.
+/// Parses an `if` or `with` up to its `end`; `tokens` start with that word.
 fn control(
     parts: &mut impl Iterator<Item = Part>,
     tokens: &[Token],
@@ -131,7 +131,7 @@ fn control(
             (_, Stop::Else(_, at)) => return Err(Fault::new(at, "a second `else`")),
             (_, Stop::Template) => return Err(Fault::new(at, "it is not closed by `{{ end }}`")),
         },
-        // `else if` shares the `end` of the `if` before it.
+        // `else if` shares the `end` of the preceding `if`.
         Stop::Else(tokens, at) => match &tokens[0].sign {
             Sign::Word(word) if word == "if" || word == "with" => {
                 vec![control(parts, &tokens, at, depth + 1)?]
@@ -146,7 +146,7 @@ fn control(
 struct Reader<'a> {
     tokens: &'a [Token],
     next: usize,
-    /// Where to say that something is missing.
+    /// The place to report if something is missing.
     end: usize,
 }
 
@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `a | f x`: the value before the sign is the last argument of the function behind it.
+    /// `a | f x`: the value before `|` is the last argument of the function after it.
     fn pipeline(&mut self, depth: usize) -> Result<Expr, Fault> {
         let mut value = self.command(None, depth)?;
         let mut length = 0;
@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next value, if there is one before the end of the command.
+    /// The next value before the end of the command, if there is one.
     fn operand(&mut self, depth: usize) -> Result<Option<Expr>, Fault> {
         let Some(Token { at, sign, .. }) = self.peek() else { return Ok(None) };
         let at = *at;
@@ -274,7 +274,7 @@ impl<'a> Reader<'a> {
         Ok(Some(Expr { at, kind }))
     }
 
-    /// Refuses `(...).Field` and `$x.Field`.
+    /// Rejects `(...).Field` and `$x.Field`.
     fn no_field(&self) -> Result<(), Fault> {
         match self.peek() {
             Some(Token { at, sign: Sign::Field(name), apart: false }) => {

@@ -1,5 +1,5 @@
-//! Any template that upstream can render means the same here: templates are made at random with what Go would render them to, translated, and
-//! rendered by psflip.
+//! Property test: every template that upstream can render has the same output here. It generates random
+//! templates with the output that Go would produce, translates them, and renders them with psflip.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use super::translate;
 use crate::config::{self, Generation, Slot};
 use crate::migrate::draft;
 
-/// A value that is a text.
+/// An expression whose value is a text.
 #[derive(Clone, Debug)]
 enum Text {
     Constant(String),
@@ -23,7 +23,7 @@ enum Text {
     Printf(Box<Text>, Box<Text>),
     /// The value of a variable, or of the dot of `with`.
     Dot,
-    /// The first, if it isn't empty, or the second.
+    /// The first text if it isn't empty, else the second.
     Or(Box<Text>, Box<Text>),
 }
 
@@ -47,7 +47,7 @@ enum Piece {
     With(Text, Vec<Piece>, Vec<Piece>),
 }
 
-/// The world in which both render.
+/// The environment of both renderings.
 struct World {
     slot: Slot,
 }
@@ -67,7 +67,7 @@ impl World {
         if self.slot == Slot::A { a } else { b }
     }
 
-    /// What Go makes of it.
+    /// The text as Go evaluates it.
     fn text(&self, text: &Text, dot: &str) -> String {
         match text {
             Text::Constant(text) => text.clone(),
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    /// The output; `texts` are the plain ones in their order, trimmed.
+    /// The output as Go renders it; `texts` are the plain texts in their order, trimmed.
     fn pieces(
         &self,
         pieces: &[Piece],
@@ -138,13 +138,13 @@ impl World {
     }
 }
 
-/// Writes a template as a person with many habits would.
+/// Writes a template in varying styles.
 struct Writer {
-    /// Decides on habits, one bit after the other.
+    /// Random bits that choose the styles, one after the other.
     habits: u64,
-    /// Plain texts and actions, with whether these trim what is before and behind.
+    /// Plain texts and actions; for an action, whether it trims the text before and after it.
     parts: Vec<(String, Option<(bool, bool)>)>,
-    /// How deep inside of `with`: there `$d` is not the dot.
+    /// The nesting depth of `with`: inside one, `$d` is not the dot.
     withs: usize,
 }
 
@@ -179,7 +179,7 @@ impl Writer {
         }
     }
 
-    /// A value where a pipeline may stand.
+    /// A value in the place of a pipeline.
     fn text(&mut self, text: &Text) -> String {
         match text {
             Text::Constant(text) => self.constant(text),
@@ -218,7 +218,7 @@ impl Writer {
         }
     }
 
-    /// A value where an argument stands.
+    /// A value in the place of an argument.
     fn argument(&mut self, text: &Text) -> String {
         let written = self.text(text);
         let simple = matches!(text, Text::Constant(_) | Text::Dot | Text::BlueGreen);
@@ -306,8 +306,8 @@ impl Writer {
     }
 }
 
-/// Text with a liking for what templates and TOML treat in special ways; no `{{`, also not together with what follows: to Go that begins
-/// an action.
+/// Text that favours characters with a meaning in templates and TOML. It contains no `{{`, not even together
+/// with the text that follows, since that starts an action in Go.
 fn plain() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         prop::sample::select(vec![
@@ -316,7 +316,7 @@ fn plain() -> impl Strategy<Value = String> {
         .prop_map(str::to_owned),
         "[a-zé]{0,3}",
     ];
-    // Twice, since of three in a row the last two are together after the first time.
+    // Twice: of three braces in a row, the last two are still adjacent after the first pass.
     let apart = |text: String| text.replace("{{", "{ {").replace("{{", "{ {");
     prop::collection::vec(part, 0..5)
         .prop_map(move |parts| apart(parts.concat()).trim_end_matches('{').to_owned())
@@ -360,7 +360,7 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {
-    // Two texts in a row would be one.
+    // Go would see two adjacent texts as one.
     let apart = |pieces: Vec<Piece>| {
         let mut kept: Vec<Piece> = Vec::new();
         for piece in pieces {
@@ -401,11 +401,11 @@ proptest! {
         let generation = Generation { number: 1, slot: world.slot, started: SystemTime::UNIX_EPOCH, env: &env };
         match config::parse("a.toml", &file, &generation) {
             Ok(plan) => {
-                // psflip's `escape_re` escapes more, which is noted where it matters, and what it has escaped may be escaped again. The tests
-                // of constants compare it exactly.
+                // psflip's `escape_re` escapes more characters (a remark says so where it matters), and its
+                // output may be escaped again. The tests of constants compare it exactly.
                 let same = |text: &str| text.replace('\\', "");
                 let differs = template.contains("EscapeRE");
-                // What is compared then decides what is written, and nothing can make that the same again.
+                // A comparison of escaped text may choose another branch, so the outputs can't be compared.
                 if differs && ["lt ", "eq "].iter().any(|compares| template.contains(compares)) {
                     return Ok(());
                 }

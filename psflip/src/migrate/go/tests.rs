@@ -1,8 +1,8 @@
-//! Go templates and what becomes of them, one by one.
+//! Go templates and their translations, one by one.
 
 use super::translate;
 
-/// The translation, or `! PLACE: why there is none`.
+/// The translation, or `! PLACE: REASON` if there is none.
 fn become_of(template: &str) -> String {
     match translate(template) {
         Ok(translation) => translation.text,

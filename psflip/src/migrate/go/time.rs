@@ -1,6 +1,7 @@
-//! Formats of times: those of upstream's library (timefmt-go) in the words of psflip's, which differ in the formats that a locale decides.
+//! Translates time formats of upstream's library (timefmt-go) for psflip's, which differs in the formats that
+//! depend on a locale.
 
-/// The format that gives the same text, or what has none.
+/// The format that produces the same text, or the part that has no equivalent.
 pub(super) fn format(format: &str) -> Result<String, String> {
     let mut out = String::with_capacity(format.len());
     let mut chars = format.chars();

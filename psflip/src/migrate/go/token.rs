@@ -1,13 +1,14 @@
-//! The words and signs of a Go template: the text between actions with its trim markers, and what stands inside of an action.
+//! Splits a Go template into tokens: the text between actions with its trim markers, and the content of
+//! actions.
 
 use super::Fault;
 
 /// A part of a template.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Part {
-    /// Text, trimmed already.
+    /// Text, already trimmed.
     Text(String),
-    /// An action: what stands between `{{` and `}}`, and where it begins.
+    /// An action: the tokens between `{{` and `}}`, and its place.
     Action(Vec<Token>, usize),
 }
 
@@ -16,11 +17,11 @@ pub(super) enum Part {
 pub(super) struct Token {
     pub(super) at: usize,
     pub(super) sign: Sign,
-    /// White space stands before it, so it does not belong to the word before.
+    /// Whether white space precedes it, so that it does not belong to the word before.
     pub(super) apart: bool,
 }
 
-/// What a token is.
+/// The kinds of tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Sign {
     Word(String),
@@ -31,7 +32,7 @@ pub(super) enum Sign {
     Dot,
     Text(String),
     Int(i64),
-    /// A number that is no integer, as written.
+    /// A number that is not an integer, as written.
     Number(String),
     Pipe,
     Open,
@@ -44,7 +45,7 @@ pub(super) enum Sign {
 /// White space in Go's templates.
 const SPACE: &[char] = &[' ', '\t', '\r', '\n'];
 
-/// Cuts a template into its parts.
+/// Splits a template into its parts.
 pub(super) fn parts(template: &str) -> Result<Vec<Part>, Fault> {
     let mut parts = Vec::new();
     let (mut from, mut trim) = (0, false);
@@ -84,7 +85,7 @@ pub(super) fn parts(template: &str) -> Result<Vec<Part>, Fault> {
     }
 }
 
-/// Where a comment's action ends, and whether it trims what follows.
+/// The end of a comment's action, and whether the action trims the text after it.
 fn comment(template: &str, start: usize) -> Result<(usize, bool), Fault> {
     let Some(end) = template[start..].find("*/") else {
         return Err(Fault::new(start, "the comment is not closed by `*/`"));
@@ -106,7 +107,7 @@ struct Lexer<'t> {
 }
 
 impl<'t> Lexer<'t> {
-    /// The tokens up to the end of the action, and whether it trims what follows.
+    /// The tokens up to the end of the action, and whether the action trims the text after it.
     fn action(&mut self, open: usize) -> Result<(Vec<Token>, bool), Fault> {
         let mut tokens: Vec<Token> = Vec::new();
         loop {
@@ -195,7 +196,7 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    /// A string in `"`, with Go's escapes.
+    /// A string in `"` quotes, with Go's escapes.
     fn quoted(&self) -> Result<(Sign, usize), Fault> {
         let mut text = String::new();
         let mut chars = self.rest().char_indices().skip(1).peekable();
@@ -220,7 +221,7 @@ impl<'t> Lexer<'t> {
         Err(Fault::new(self.at, "a string in it is not closed"))
     }
 
-    /// A character in `'`: to Go its number.
+    /// A character in `'` quotes: in Go its number.
     fn character(&self) -> Result<(Sign, usize), Fault> {
         let rest = &self.rest()[1..];
         let (c, length) = match rest.strip_prefix('\\') {
@@ -246,18 +247,18 @@ fn name(text: &str) -> &str {
     &text[..end]
 }
 
-/// A Go integer; `None` for other numbers and those that do not fit.
+/// A Go integer; `None` for other numbers and for integers that do not fit.
 fn integer(word: &str) -> Option<i64> {
     crate::migrate::source::integer(&word.replace('_', ""))?.ok()
 }
 
-/// What follows a backslash: the character and how many bytes say it.
+/// The escape sequence after a backslash: the character and its length in bytes.
 fn escape(text: &str) -> Option<(char, usize)> {
     let number = |from: usize, length: usize, radix: u32| {
         let digits = text.get(from..from + length)?;
         let valid = digits.chars().all(|c| c.is_digit(radix));
         let number = u32::from_str_radix(digits, radix).ok().filter(|_| valid)?;
-        // A byte above 0x7F would be a part of a character, if it is one at all.
+        // A byte above 0x7F would be a part of a character, and need not be valid UTF-8.
         let c = char::from_u32(number).filter(|_| number < 0x80 || length > 3)?;
         Some((c, from + length))
     };

@@ -1,5 +1,6 @@
-//! The meaning of a Go template in psflip's words. psflip's functions give the same value all through a generation, so a
-//! variable is replaced by what was assigned to it, and the dot by what `with` was given.
+//! Translates a parsed Go template. The values of psflip's functions do not change within a generation, so
+//! each variable is replaced by the expression that was assigned to it, and the dot by the argument of
+//! `with`.
 
 use super::Fault;
 use super::jinja::{Code, Template, Type};
@@ -9,20 +10,20 @@ use super::time;
 /// A template of psflip with the same meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Translation {
-    /// The template, or a text that is none.
+    /// The template, or plain text.
     pub(crate) text: String,
-    /// What differs all the same, with its place in the Go template.
+    /// Remaining differences, with their places in the Go template.
     pub(crate) notes: Vec<(usize, String)>,
 }
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// The largest expression, in words; psflip allows 500 in one template.
+/// The largest expression in words; psflip allows 500 in one template.
 const LARGEST: usize = 600;
 /// The longest template.
 const LONGEST: usize = 64 * 1024;
 
-/// Translates a text as upstream reads it: a Go template if there is `{{` in it.
+/// Translates a text as upstream reads it: a Go template if it contains `{{`.
 pub(crate) fn translate(text: &str) -> Result<Translation> {
     let mut template = Template::default();
     let mut translator = Translator { variables: Vec::new(), dots: Vec::new(), depth: 0, notes: Vec::new() };
@@ -37,14 +38,14 @@ pub(crate) fn translate(text: &str) -> Result<Translation> {
 
 struct Variable {
     name: String,
-    /// How many controls it was declared in.
+    /// The nesting depth of its declaration.
     depth: usize,
     value: Code,
 }
 
 struct Translator {
     variables: Vec<Variable>,
-    /// What `.` stands for, innermost last.
+    /// The values of `.`, innermost last.
     dots: Vec<Code>,
     depth: usize,
     notes: Vec<(usize, String)>,
@@ -91,8 +92,8 @@ impl Translator {
         }
     }
 
-    /// An `if` with all that belongs to it; `word` is `elif` for one that shares the end of the one before. One that is decided already
-    /// leaves only the branch that is taken.
+    /// Translates an `if` with its branches. `word` is `elif` for an `if` that shares the `end` of the
+    /// previous one. If the condition is constant, only the branch that is taken remains.
     fn control(&mut self, piece: &Piece, word: &str, out: &mut Template) -> Result<()> {
         let Piece::If { with, set, when, then, otherwise } = piece else { return Ok(()) };
         let condition = self.value(when)?;
@@ -108,7 +109,7 @@ impl Translator {
         if *with {
             self.dots.push(condition.clone());
         }
-        // What is never printed must have a meaning too, as in Go.
+        // As in Go, a branch that is never taken must be valid as well.
         let mut unused = Template::default();
         self.pieces(then, if truth == Some(false) { &mut unused } else { &mut *out })?;
         if *with {
@@ -162,7 +163,7 @@ impl Translator {
 
     fn call(&mut self, at: usize, name: &str, arguments: Vec<Code>) -> Result<Code> {
         match name {
-            // The lower-case names are those of upstream's first versions.
+            // Upstream's first versions have the lower-case names.
             "Env" | "env" => {
                 let [variable] = texts(at, name, arguments)?;
                 if variable == Code::Text("PSFLIP_AB_FLAG".to_owned()) {
@@ -218,7 +219,7 @@ impl Translator {
     }
 }
 
-/// What psflip's `escape_re` escapes and Go's QuoteMeta doesn't.
+/// Characters that psflip's `escape_re` escapes and Go's QuoteMeta doesn't.
 const MORE_ESCAPED: &[char] = &['#', '&', '-', '~', '/'];
 
 /// Go's regexp.QuoteMeta.
@@ -244,7 +245,7 @@ fn call<const N: usize>(name: &'static str, arguments: [Code; N]) -> Code {
     Code::Call(name, arguments.into())
 }
 
-/// The arguments of one of upstream's functions: all are texts.
+/// The arguments of an upstream function, which must all be texts.
 fn texts<const N: usize>(at: usize, name: &str, arguments: Vec<Code>) -> Result<[Code; N]> {
     if arguments.iter().any(|argument| argument.kind() != Type::Text) {
         return Err(Fault::new(at, format!("`{name}` takes texts only")));
@@ -255,7 +256,7 @@ fn texts<const N: usize>(at: usize, name: &str, arguments: Vec<Code>) -> Result<
         .map_err(|_| Fault::new(at, format!("`{name}` takes {N} arguments, and here are {given}")))
 }
 
-/// The functions that every Go template has.
+/// The functions that Go defines for all templates.
 fn builtin(at: usize, name: &str, arguments: Vec<Code>) -> Result<Code> {
     let few = || Fault::new(at, format!("too few or too many arguments of `{name}`"));
     match name {
@@ -299,7 +300,7 @@ fn builtin(at: usize, name: &str, arguments: Vec<Code>) -> Result<Code> {
         "print" => {
             let mut parts: Vec<Code> = Vec::new();
             for argument in arguments {
-                // Go puts a space between two that are no texts.
+                // Go puts a space between two values that are not texts.
                 let apart = parts.last().is_some_and(|last| last.kind() != Type::Text);
                 if argument.kind() == Type::Mixed
                     || parts.last().is_some_and(|last| last.kind() == Type::Mixed)
@@ -367,7 +368,7 @@ fn compare(at: usize, a: Code, sign: &'static str, b: Code) -> Result<Code> {
     }))
 }
 
-/// One text of several values.
+/// Concatenates several values into one text.
 fn join(parts: Vec<Code>) -> Code {
     let mut joined: Vec<Code> = Vec::new();
     for part in parts {
@@ -390,7 +391,7 @@ fn join(parts: Vec<Code>) -> Code {
     }
 }
 
-/// Formats of Go: `%s`, `%v`, `%d`, `%t` and `%%`.
+/// Go's formats `%s`, `%v`, `%d`, `%t` and `%%`.
 fn printf(at: usize, arguments: Vec<Code>) -> Result<Code> {
     let mut arguments = arguments.into_iter();
     let Some(Code::Text(format)) = arguments.next() else {

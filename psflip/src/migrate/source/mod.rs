@@ -1,4 +1,4 @@
-//! Upstream's file as a tree of values, each with its place, whichever of the three formats it was written in.
+//! Upstream's file as a tree of values with places, for all three formats.
 
 mod numbers;
 #[cfg(test)]
@@ -10,16 +10,16 @@ pub(super) use numbers::integer;
 
 use std::fmt;
 
-/// The most values in one file, those counted again that an alias repeats; a long text counts as several.
+/// The most values in one file. Values that an alias repeats count again; a long text counts as several.
 const MOST_NODES: usize = 20_000;
 /// The most keys in one map.
 const MOST_KEYS: usize = 1000;
 /// The most values in one list.
 const MOST_ITEMS: usize = 5000;
-/// The deepest nesting of lists and maps; upstream's own keys are three deep.
+/// The deepest nesting of lists and maps; upstream's keys are nested three deep.
 const DEEPEST: usize = 32;
 
-/// A place in a file: line and column from 1, columns in characters.
+/// A place in a file: line and column from 1; columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Place {
     /// The line.
@@ -34,7 +34,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What upstream's file is written in.
+/// The format of upstream's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// YAML, as yaml.v3 (Go) reads it.
@@ -46,7 +46,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that the end of a file's name says, in any case.
+    /// The format that a file's extension indicates; case does not matter.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         let (_, end) = name.rsplit_once('.')?;
@@ -58,7 +58,7 @@ impl Format {
         }
     }
 
-    /// The format that a text is probably written in.
+    /// The likely format of a text.
     #[must_use]
     pub fn of_text(text: &str) -> Self {
         if text.trim_start_matches('\u{feff}').trim_start().starts_with('{') {
@@ -71,12 +71,12 @@ impl Format {
     }
 }
 
-/// Why a file is no configuration at all.
+/// Why a file can't be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// Where, if that is known.
+    /// The place, if it is known.
     pub at: Option<Place>,
-    /// What is wrong; a lowercase fragment.
+    /// The reason; a lowercase fragment.
     pub message: String,
 }
 
@@ -94,7 +94,7 @@ pub(super) enum Value {
     Int(i64),
     Float(f64),
     Text(String),
-    /// What upstream reads as something that none of its keys can be: a date, an integer that is too large.
+    /// A value that no key of upstream accepts: a date, an integer that is too large.
     Other(&'static str),
     List(Vec<Node>),
     Map(Vec<Entry>),
@@ -104,11 +104,11 @@ pub(super) enum Value {
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) at: Place,
-    /// The last line of it.
+    /// Its last line.
     pub(super) end: usize,
-    /// Where the text begins in the file, in bytes, if it stands there as it is, without escapes and line breaks.
+    /// The offset of the text in the file, in bytes, if it is written there without escapes and line breaks.
     pub(super) verbatim: Option<usize>,
-    /// As it was written, if that is something else than a text.
+    /// As written, if it is not a text.
     pub(super) written: Option<String>,
     pub(super) value: Value,
 }
@@ -118,9 +118,9 @@ pub(super) struct Node {
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) at: Place,
-    /// It holds an anchor for others to repeat (YAML).
+    /// It has an anchor, so aliases may repeat it (YAML).
     pub(super) anchored: bool,
-    /// It comes from another map by `<<`, so one of the map's own replaces it (YAML).
+    /// It was merged from another map by `<<`; a key of this map overrides it (YAML).
     pub(super) merged: bool,
     pub(super) node: Node,
 }
@@ -132,27 +132,28 @@ pub(super) struct Comment {
     pub(super) text: String,
 }
 
-/// A file.
+/// A parsed file.
 #[derive(Debug)]
 pub(super) struct Source<'t> {
     pub(super) text: &'t str,
     /// The keys of the file itself.
     pub(super) root: Vec<Entry>,
-    /// In the order of the file.
+    /// The comments, in the order of the file.
     pub(super) comments: Vec<Comment>,
-    /// What upstream would not have read: the second document of a YAML file.
+    /// Where a part begins that upstream does not read: the second document of a YAML file.
     pub(super) ignored: Option<Place>,
     starts: Starts,
 }
 
 impl Source<'_> {
-    /// The place of a byte.
+    /// The place of a byte offset.
     pub(super) fn place(&self, byte: usize) -> Place {
         self.starts.place(self.text, byte)
     }
 }
 
-/// Where lines begin and how many characters stand before each block of bytes, so that a place is found without reading a long line.
+/// The starts of lines, and the number of characters before each block of bytes. With it a place is found
+/// without scanning a long line.
 #[derive(Debug)]
 struct Starts {
     lines: Vec<usize>,
@@ -185,18 +186,18 @@ impl Starts {
         let line = self.lines.partition_point(|start| *start <= byte).max(1);
         let mut column = before(byte) - before(self.lines[line - 1]) + 1;
         if line == 1 && text.starts_with('\u{feff}') && column > 1 {
-            column -= 1; // a byte order mark is no character of the first line
+            column -= 1; // a byte order mark is not a character of the first line
         }
         Place { line, column }
     }
 }
 
-/// How many characters begin in these bytes of UTF-8.
+/// The number of characters that begin in these bytes of UTF-8.
 fn characters(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count()
 }
 
-/// Reads a file.
+/// Parses a file.
 pub(super) fn read(text: &str, format: Format) -> Result<Source<'_>, Unreadable> {
     match format {
         Format::Yaml => yaml::read(text),

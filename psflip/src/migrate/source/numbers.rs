@@ -1,5 +1,5 @@
-//! What a word without quotes is in YAML, as yaml.v3 (the library that upstream reads YAML with) decides it. That is not YAML 1.2: `0755`
-//! is 493 and `2025-01-01` is a date, while `yes` is a text.
+//! The type of an unquoted word in YAML, as yaml.v3 decides it (the library that upstream uses). It is not
+//! YAML 1.2: `0755` is 493 and `2025-01-01` is a date, while `yes` is a text.
 
 use super::Value;
 
@@ -33,7 +33,7 @@ pub(super) fn resolve(word: &str) -> Value {
     }
 }
 
-/// Reads an integer with the prefixes that Go knows; `Err` if it does not fit.
+/// Parses an integer with Go's prefixes; `Err` if it does not fit.
 pub(in crate::migrate) fn integer(word: &str) -> Option<Result<i64, ()>> {
     let (negative, digits) = match word.as_bytes().first()? {
         b'-' => (true, &word[1..]),
@@ -73,7 +73,7 @@ fn is_float(word: &str) -> bool {
     !exponent.is_empty() && digits(exponent) == exponent.len()
 }
 
-/// Whether it begins as a date does, `2025-1-31`, alone or before a time.
+/// Whether the word begins like a date, `2025-1-31`, alone or before a time.
 fn is_date(word: &str) -> bool {
     let (date, time) = match word.find(['T', 't', ' ']) {
         Some(at) => (&word[..at], word[at + 1..].trim_start()),

@@ -1,4 +1,4 @@
-//! TOML.
+//! Parses TOML.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -7,7 +7,7 @@ use super::{
     Comment, DEEPEST, Entry, MOST_ITEMS, MOST_KEYS, MOST_NODES, Node, Source, Starts, Unreadable, Value,
 };
 
-/// Reads a TOML text.
+/// Parses a TOML text.
 pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
     let starts = Starts::of(text);
     let table = DeTable::parse(text).map_err(|error| {
@@ -26,7 +26,7 @@ pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
 struct Reader<'a> {
     text: &'a str,
     starts: &'a Starts,
-    /// Where strings stand, in bytes: a `#` in there is no comment.
+    /// The places of strings, in bytes: a `#` in a string starts no comment.
     strings: Vec<(usize, usize)>,
     nodes: usize,
 }
@@ -88,14 +88,14 @@ impl Reader<'_> {
     }
 }
 
-/// What stands behind a `#` that is in no string.
+/// The comments: text after a `#` that is in no string.
 fn comments(text: &str, starts: &Starts, strings: &[(usize, usize)]) -> Vec<Comment> {
     let mut strings = strings.to_vec();
     strings.sort_unstable();
     let mut comments = Vec::new();
     let mut from = 0;
     while let Some(at) = text.get(from..).and_then(|rest| rest.find('#')).map(|at| from + at) {
-        // The last string that begins before the sign.
+        // The last string that begins before the `#`.
         let index = strings.partition_point(|(start, _)| *start <= at);
         if let Some((_, end)) = index.checked_sub(1).map(|index| strings[index]).filter(|(_, end)| *end > at)
         {

@@ -1,4 +1,5 @@
-//! YAML, and JSON as the part of YAML that it is. Nothing here recurses, so no nesting is too deep to be refused.
+//! Parses YAML, and JSON as a subset of YAML. The parser does not recurse, so it can report any depth of
+//! nesting.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +10,9 @@ use super::{
     Value, numbers,
 };
 
-/// Reads a JSON text.
+/// Parses a JSON text.
 pub(super) fn read_json(text: &str) -> Result<Source<'_>, Unreadable> {
-    // YAML allows more than JSON does, so what is no JSON is told in JSON's terms first.
+    // YAML allows more than JSON does, so JSON errors are reported first.
     let strict: Result<serde::de::IgnoredAny, _> = serde_json::from_str(text.trim_start_matches('\u{feff}'));
     if let Err(error) = strict {
         let told = error.to_string();
@@ -22,7 +23,7 @@ pub(super) fn read_json(text: &str) -> Result<Source<'_>, Unreadable> {
     read(text)
 }
 
-/// Reads a YAML text: its first document, as upstream does.
+/// Parses the first document of a YAML text, as upstream does.
 pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
     let mut builder = Builder { text, open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, root: None };
     let (mut comments, mut ignored, mut documents) = (Vec::new(), None, 0);
@@ -61,7 +62,7 @@ pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
     Ok(Source { text, root, comments, ignored, starts: Starts::of(text) })
 }
 
-/// The parser's message without the place, which is told before it.
+/// The parser's message without the place, which precedes it.
 fn plain(error: &granit_parser::ScanError) -> String {
     error.info().trim_end_matches('.').to_owned()
 }
@@ -70,11 +71,11 @@ fn place(span: &Span) -> Place {
     Place { line: span.start.line().max(1), column: span.start.col() + 1 }
 }
 
-/// A list or a map that has begun.
+/// A list or a map that is not complete.
 struct Open {
     node: Node,
     anchor: usize,
-    /// Of a map: the key whose value comes next, and whether that has an anchor.
+    /// Of a map: the key whose value comes next, and whether that key has an anchor.
     key: Option<(String, Place)>,
 }
 
@@ -147,7 +148,7 @@ impl Builder<'_> {
         }
     }
 
-    /// A value is complete: it belongs to what is open, as a key or as a value.
+    /// Adds a complete value to the enclosing list or map, as a key or as a value.
     fn finish(&mut self, node: Node, anchor: usize) -> Result<(), Unreadable> {
         self.nodes += match &node.value {
             Value::Text(text) => 1 + text.len() / 64,
@@ -207,7 +208,7 @@ fn key(node: &Node) -> Result<String, Unreadable> {
     }
 }
 
-/// What `<<: *other` adds: the keys that are not there. One of the map's own replaces them.
+/// Merges `<<: *other`: adds the keys that are absent. Keys of the map itself take precedence.
 fn merge(entries: &mut Vec<Entry>, node: Node) -> Result<(), Unreadable> {
     let maps = match node.value {
         Value::List(maps) => maps,
@@ -227,7 +228,8 @@ fn merge(entries: &mut Vec<Entry>, node: Node) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// How many values these are, a long text counted as several; never deeper than twice [`DEEPEST`], since aliases nest.
+/// The number of values; a long text counts as several. The recursion is never deeper than twice [`DEEPEST`],
+/// since aliases nest.
 fn count(node: &Node) -> usize {
     1 + match &node.value {
         Value::Text(text) => text.len() / 64,
