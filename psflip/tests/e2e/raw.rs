@@ -1,4 +1,5 @@
-//! Arguments and paths on the command line that are not UTF-8: they reach the child and the file system as they are.
+//! Arguments and paths on the command line that are not UTF-8: they reach the child and the file system
+//! unchanged.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -22,7 +23,7 @@ fn path(sandbox: &Sandbox, suffix: &str) -> PathBuf {
     OsString::from_vec(name).into()
 }
 
-/// Runs psflip to its end: exit code, standard output, standard error.
+/// Runs psflip until it exits. Returns exit code, standard output and standard error.
 fn run(sandbox: &Sandbox, args: &[&OsStr]) -> (Option<i32>, String, String) {
     let program = sandbox.command([psflip_bin()]).args(args).start();
     let status = program.wait_exit();
@@ -30,7 +31,7 @@ fn run(sandbox: &Sandbox, args: &[&OsStr]) -> (Option<i32>, String, String) {
     (status.code(), program.stdout(), program.stderr())
 }
 
-/// The psflip that the pidfile names, if it is another one than `old`.
+/// The psflip that the pidfile names, if it is not `old`.
 #[track_caller]
 fn active(sandbox: &Sandbox, old: Option<Process>) -> Process {
     let pidfile = path(sandbox, ".pid");
@@ -136,7 +137,7 @@ fn what_a_file_can_not_hold_is_shown_by_escapes_and_refused_where_it_must_be_tex
     assert_eq!(code, Some(0), "{stderr}");
     assert!(text.contains("\n# not UTF-8") && text.contains(r#""caf\\xE9""#), "{text}");
     let (code, _, stderr) = run(&sandbox, &[raw(b"run"), raw(b"--"), raw(b"/no/caf\xe9")]);
-    // The log escapes the backslash of what it quotes.
+    // The log escapes the backslash when it quotes a value.
     assert!(code == Some(127) && stderr.contains(r"can't execute `/no/caf\\xE9`"), "{code:?} {stderr}");
     let (code, _, stderr) = run(&sandbox, &[raw(b"run"), raw(b"--"), raw(b"echo"), raw(b"{{ \xe9 }}")]);
     assert!(code == Some(78) && stderr.contains(r"-- echo {{ \xE9 }}: "), "{code:?} {stderr}");

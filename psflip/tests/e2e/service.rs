@@ -1,4 +1,4 @@
-//! A service under psflip that is asked without pause whether it is there, and what tests of upgrades do with it.
+//! A service under psflip that gets requests without pause, and helpers for tests of upgrades.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use testkit::{
 /// Healthy as soon as the program runs.
 pub(crate) const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
-/// `argv` with the path of the fixture that its first word names, unless that is a path.
+/// `argv` with the path of the fixture that its first word names, unless that word is a path.
 pub(crate) fn program(argv: &[&str]) -> Vec<String> {
     let mut argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();
     if !argv[0].contains('/') {
@@ -22,7 +22,7 @@ pub(crate) fn program(argv: &[&str]) -> Vec<String> {
     argv
 }
 
-/// Writes the configuration that the next generation reads; the pidfile is the usual one.
+/// Writes the configuration that the next generation reads, with the default pidfile.
 pub(crate) fn configure(sandbox: &Sandbox, argv: &[&str], rest: &str) {
     let pidfile = sandbox.path("psflip.pid");
     let text = format!("{}pidfile = \"{}\"\n{rest}", cmd_line(program(argv)), pidfile.display());
@@ -34,8 +34,8 @@ pub(crate) fn psflip(sandbox: &Sandbox, argv: &[&str], rest: &str) -> PsflipBuil
     sandbox.psflip().cmd(program(argv)).config(rest)
 }
 
-/// An executable shell script in the sandbox. It is written by a process of its own: while any process of this test may have
-/// it open for writing, it can't be executed (ETXTBSY).
+/// Writes an executable shell script to the sandbox. A separate process writes it, since a file can't be
+/// executed while a process of this test may have it open for writing (ETXTBSY).
 pub(crate) fn script(sandbox: &Sandbox, name: &str, text: &str) -> PathBuf {
     let path = sandbox.path(name);
     let write =
@@ -46,7 +46,7 @@ pub(crate) fn script(sandbox: &Sandbox, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Whether strace is there and may trace. If not, the test is to be skipped.
+/// Whether strace is installed and may trace. If not, the caller skips the test.
 #[track_caller]
 pub(crate) fn can_trace(sandbox: &Sandbox) -> bool {
     let can = sandbox.command(["sh", "-c", "strace -D -o /dev/null true"]).start().wait_exit().success();
@@ -56,7 +56,7 @@ pub(crate) fn can_trace(sandbox: &Sandbox) -> bool {
     can
 }
 
-/// The psflips of the sandbox that are alive: no keepers, and nothing that is about to become a program.
+/// The living psflips of the sandbox, without keepers and without forks that are about to execute a program.
 pub(crate) fn generations(sandbox: &Sandbox) -> Vec<Process> {
     let stats: Vec<_> = sandbox.processes().iter().filter_map(Process::stat).collect();
     let psflips: Vec<_> =
@@ -65,7 +65,7 @@ pub(crate) fn generations(sandbox: &Sandbox) -> Vec<Process> {
     psflips.iter().filter(|stat| !is_child(stat.parent)).map(|stat| stat.process).collect()
 }
 
-/// The psflip that is on its way beside the active one, as soon as it exists.
+/// The new psflip beside the active one, as soon as it exists.
 #[track_caller]
 pub(crate) fn wait_coming(sandbox: &Sandbox, old: Process) -> Process {
     wait_until(Deadline::default(), "a new psflip", || {
@@ -73,9 +73,9 @@ pub(crate) fn wait_coming(sandbox: &Sandbox, old: Process) -> Process {
     })
 }
 
-/// Waits until no process of the sandbox does anything: each sleeps, and none has run between two looks at all of them, so that there was
-/// a moment at which all slept and nobody was about to wake another. Only a timer or somebody outside can change that. Gives how often
-/// each has run so far.
+/// Waits until no process of the sandbox does anything: each sleeps, and none has run between two looks at
+/// all of them. So at some moment all slept, and none was about to wake another. Only a timer or a process
+/// outside can change that. Returns how often each has run so far.
 #[track_caller]
 pub(crate) fn wait_rest(sandbox: &Sandbox) -> Vec<(Process, u64)> {
     let look = || -> Option<Vec<_>> {
@@ -108,34 +108,34 @@ pub(crate) fn thaw(process: Process) {
     process.signal(Signal::SIGCONT).unwrap_or_else(|error| panic!("can't continue {process}: {error}"));
 }
 
-/// Kills a process, if it is still there.
+/// Kills a process, if it still exists.
 pub(crate) fn kill(process: Process) {
     let _ = process.signal(Signal::SIGKILL);
 }
 
-/// An HTTP server on `app.sock` under a psflip that the test may replace (`bin/psflip` is a link to it), and clients that
-/// ask it without pause.
+/// An HTTP server on `app.sock` under a psflip that the test may replace (`bin/psflip` is a symlink to it),
+/// and clients that send requests without pause.
 pub(crate) struct Service {
     pub(crate) probe: AvailabilityProbe,
     pub(crate) psflip: Psflip,
     pub(crate) sandbox: Sandbox,
 }
 
-/// At `app.sock` the predecessor answers until the new server is there, so each has a socket of its own for the health check: else it might
-/// be promoted, and the predecessor be gone, before it is there.
+/// Each server has a socket of its own for the health check. At `app.sock` the predecessor would pass the
+/// check, and the new server might be promoted before it listens.
 const SERVER: &[&str] =
     &["http-server", "--unix", "app.sock", "--probe", "{{ blue_green() }}.up", "--linger", "50ms"];
 const SERVING: &str =
     "[healthcheck.unix]\npath = \"{{ blue_green() }}.up\"\ninterval = \"10ms\"\n[log]\nlevel = \"debug\"\n";
 
 impl Service {
-    /// Starts it and waits until it is asked.
+    /// Starts it and waits for the first answered requests.
     #[track_caller]
     pub(crate) fn start() -> Self {
         Self::start_as(|builder, _| builder)
     }
 
-    /// As [`Service::start`], with more said about how psflip is started.
+    /// Like [`Service::start`]. `prepare` changes how psflip is started.
     #[track_caller]
     pub(crate) fn start_as(prepare: impl FnOnce(PsflipBuilder, &Sandbox) -> PsflipBuilder) -> Self {
         let sandbox = Sandbox::new();
@@ -152,23 +152,24 @@ impl Service {
         Self { probe, psflip, sandbox }
     }
 
-    /// The next generation has this child and this configuration.
+    /// Sets the next generation's child and configuration.
     pub(crate) fn configure(&self, argv: &[&str], rest: &str) {
         configure(&self.sandbox, argv, &format!("{rest}[log]\nlevel = \"debug\"\n"));
     }
 
-    /// The next generation has the configuration of the first one.
+    /// Sets the next generation's configuration to the first one's.
     pub(crate) fn configure_well(&self) {
         configure(&self.sandbox, SERVER, SERVING);
     }
 
-    /// Lets an upgrade fail, and checks contract U8. Gives the line of the log that says why.
+    /// Runs an upgrade that fails, and checks contract U8. Returns the log line with the reason.
     #[track_caller]
     pub(crate) fn fails(&self) -> Line {
         self.fails_by(|_, _| {})
     }
 
-    /// As [`Service::fails`]; `cause` is called with the old psflip and the mark of the output after the request.
+    /// Like [`Service::fails`]. `cause` is called with the old psflip and the mark of the output after the
+    /// request.
     #[track_caller]
     pub(crate) fn fails_by(&self, cause: impl FnOnce(Process, usize)) -> Line {
         let (old, child) = (self.psflip.active(), self.psflip.child());
@@ -181,7 +182,8 @@ impl Service {
         line
     }
 
-    /// Waits until nothing is left but one generation, and asserts that it is this one and that the pidfile names it.
+    /// Waits until only one generation is left, and asserts that it is this one and that the pidfile names
+    /// it.
     #[track_caller]
     pub(crate) fn wait_alone(&self, psflip: Process, child: Process) {
         wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
@@ -193,7 +195,7 @@ impl Service {
         assert_eq!(self.psflip.child(), child, "{}", report());
     }
 
-    /// The next upgrade works at once, and no request was lost in all this time.
+    /// The next upgrade works at once, and no request was lost since the start.
     #[track_caller]
     pub(crate) fn succeeds(&self) {
         self.configure_well();
@@ -201,14 +203,14 @@ impl Service {
         self.probe.wait_requests(10);
     }
 
-    /// [`Service::succeeds`], and the end: nothing is left, no request was lost.
+    /// Like [`Service::succeeds`], then stops the service: nothing is left, and no request was lost.
     #[track_caller]
     pub(crate) fn succeeds_and_ends(self) {
         self.succeeds();
         self.ends();
     }
 
-    /// The end: no request was lost, and nothing is left.
+    /// Stops the service: no request was lost, and nothing is left.
     #[track_caller]
     pub(crate) fn ends(self) {
         let Self { probe, psflip, sandbox } = self;
@@ -228,7 +230,7 @@ pub(crate) fn stop(psflip: &Psflip) {
     assert!(status.success() || status.signal() == Some(15), "ended with {status}:\n{}", psflip.log());
 }
 
-/// A service after a flip, whose old generation drains, and the first and the second psflip.
+/// A service after an upgrade, with an old generation that drains. Holds the first and the second psflip.
 pub(crate) struct Draining {
     pub(crate) psflip: Psflip,
     pub(crate) old: Process,
@@ -236,7 +238,8 @@ pub(crate) struct Draining {
     pub(crate) old_child: Process,
 }
 
-/// A flip from this child to a `signal-logger`, both healthy at once; `rest` and `rest_of_new`: what else their configurations say.
+/// Upgrades from this child to a `signal-logger`, both healthy at once. `rest` and `rest_of_new` are the rest
+/// of their configurations.
 #[track_caller]
 pub(crate) fn flip_to_logger(sandbox: &Sandbox, argv: &[&str], rest: &str, rest_of_new: &str) -> Draining {
     let psflip = psflip(sandbox, argv, &format!("{AT_ONCE}{rest}")).start().wait_ready();

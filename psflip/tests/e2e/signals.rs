@@ -1,4 +1,4 @@
-//! Signals: what is forwarded, with what, and what is a request (contract S1, S4, S6, S7, U7).
+//! Signals: which are forwarded, with what data, and which are requests (contract S1, S4, S6, S7, U7).
 
 mod changed;
 
@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use testkit::process::State;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
-/// With a child that prints every signal, healthy at once, every line of the log, and a short grace time.
+/// For a child that prints every signal: healthy at once, all log levels, and a short timeout for the stop.
 const LOGGER: &str =
     "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
 
@@ -19,26 +19,26 @@ fn logger(sandbox: &Sandbox) -> PsflipBuilder {
     sandbox.psflip().cmd([fixture("signal-logger")]).config(LOGGER)
 }
 
-/// Healthy, and its child listens to signals.
+/// A psflip that is healthy, with a child that handles signals.
 fn ready(psflip: PsflipBuilder) -> Psflip {
     let psflip = psflip.start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "ready");
     psflip
 }
 
-/// Sends a signal by number; gives the pid of the sender.
+/// Sends a signal by number. Returns the pid of the sender.
 fn send(sandbox: &Sandbox, process: Process, number: i32) -> u32 {
     let kill = sandbox.command(["/bin/kill", &format!("-{number}"), &process.to_string()]).start();
     assert!(kill.wait_exit().success(), "signal {number}\n{}", sandbox.report());
     kill.pid()
 }
 
-/// How often the child printed this.
+/// How often the child printed this line.
 fn count(psflip: &Psflip, line: &str) -> usize {
     psflip.program().stdout().lines().filter(|printed| printed.starts_with(line)).count()
 }
 
-/// The child prints it after everything that was sent to psflip before, and has been forwarded.
+/// Sends a signal and waits until the child prints it. By then, every earlier signal to psflip was forwarded.
 fn fence(psflip: &Psflip, signal: Signal) {
     let mark = psflip.output().mark();
     psflip.signal(signal);
@@ -51,7 +51,8 @@ fn every_signal_that_can_be_caught_reaches_the_child_from_its_sender() {
     let sandbox = Sandbox::new();
     let psflip =
         ready(logger(&sandbox).cmd([fixture("signal-logger").to_str().unwrap(), "--exit-on", "RTMAX"]));
-    // SIGHUP is the upgrade signal; SIGKILL and SIGSTOP can't be caught; glibc keeps 32 and 33 for itself; SIGCHLD is psflip's.
+    // SIGHUP is the upgrade signal; SIGKILL and SIGSTOP can't be caught; glibc keeps 32 and 33 for itself;
+    // SIGCHLD is psflip's own.
     let numbers = (2..=64).filter(|number| ![9, 17, 19, 32, 33].contains(number));
     for number in numbers {
         let mark = psflip.output().mark();
@@ -132,14 +133,14 @@ fn a_burst_of_upgrade_requests_makes_at_most_two_flips() {
     let psflip = ready(logger(&sandbox));
     let first = psflip.active();
     for _ in 0..200 {
-        // It may be replaced meanwhile: then the rest of the burst has come too late.
+        // psflip may be replaced meanwhile. Then the rest of the burst is too late.
         if first.signal(Signal::SIGHUP).is_err() {
             break;
         }
     }
     psflip.wait_successor(first);
     psflip.wait_gone(first);
-    // One more on purpose, which melts into one that is still remembered, or is a flip of its own.
+    // One more request. It is merged with a queued one, or becomes an upgrade of its own.
     psflip.flip();
     psflip.stop();
     let mut pids = psflip.history().pids();
@@ -192,7 +193,7 @@ fn an_upgrade_request_in_the_first_moments_is_remembered() {
         let config = "[healthcheck.alive]\ntimeout = \"0s\"\n";
         let psflip = sandbox.psflip().cmd(["sleep", "1000"]).config(config).start();
         let first = psflip.program().first();
-        // psflip's first instruction blocks all signals; until then the dynamic linker runs, and not yet psflip.
+        // psflip's first instruction blocks all signals. Until then the dynamic linker runs.
         wait_until(Deadline::default(), "psflip's first instruction", || {
             first.status_field("SigBlk").filter(|mask| mask.starts_with("fffffff")).map(drop)
         });
@@ -212,7 +213,7 @@ fn an_upgrade_request_in_the_first_moments_is_remembered() {
 fn a_hangup_of_the_terminal_reaches_the_child_and_is_no_upgrade() {
     // Contract: S4
     let sandbox = Sandbox::new();
-    // `script` holds the terminal, and psflip, as an anchor, leads its session.
+    // `script` owns the terminal, and psflip, as an anchor, leads its session.
     let script = ["sh", "-c", "exec script -qfec \"exec $*\" /dev/null", "sh"];
     hang_up(&sandbox, &script, true);
 }
@@ -221,7 +222,7 @@ fn a_hangup_of_the_terminal_reaches_the_child_and_is_no_upgrade() {
 fn a_hangup_that_the_whole_process_group_gets_reaches_the_child_once() {
     // Contract: S4, S2
     let sandbox = Sandbox::new();
-    // A shell leads the session; the kernel tells its process group when it dies of the hang-up.
+    // A shell leads the session. When SIGHUP kills it, the kernel signals its process group.
     let script = ["sh", "-c", "exec script -qfec \"$*; true\" /dev/null", "sh"];
     hang_up(&sandbox, &script, false);
 }
@@ -236,10 +237,10 @@ fn hang_up(sandbox: &Sandbox, script: &[&str], leads: bool) {
     let until = |part: &str| wait_until(Deadline::default(), part, || (printed(part) > 0).then_some(()));
     until("ready");
     let (active, child) = (psflip.active(), psflip.child());
-    // A psflip that leads keeps an anchor above its generations (docs/managers.md).
+    // A psflip that leads a session keeps an anchor above its generations (docs/managers.md).
     let leader = Process::find(active.stat().unwrap().session).and_then(|leader| leader.stat()).unwrap();
     assert_eq!(leader.name.starts_with("psflip"), leads, "{}: {}", leader.name, sandbox.report());
-    psflip.program().signal(Signal::SIGKILL); // with `script` the terminal's other end is gone
+    psflip.program().signal(Signal::SIGKILL); // without `script` the terminal's other end is closed
     until("got SIGHUP");
     psflip.signal(Signal::SIGUSR1);
     until("got SIGUSR1");
@@ -261,7 +262,7 @@ fn a_log_that_nobody_reads_any_more_does_not_matter() {
     let psflip = logger(&sandbox).cmd(["sleep", "1000"]).stdout(out).stderr(err).start().wait_ready();
     let child = psflip.child();
     for _ in 0..20 {
-        psflip.signal(Signal::SIGWINCH); // each makes a line that can't be written
+        psflip.signal(Signal::SIGWINCH); // each makes a log line that can't be written
     }
     let flip = psflip.flip();
     assert!(!child.is_alive() && flip.new.is_alive());
@@ -291,7 +292,8 @@ fn a_log_line_longer_than_the_room_that_is_left_does_not_hang_psflip() {
     // Contract: C7, U9
     let sandbox = Sandbox::new();
     let (reader, nearly_full) = full_pipe(8192, 4096);
-    // The program is logged, and with a path of nearly PATH_MAX that is one line of more than the room.
+    // The log contains the program's path. With a path of nearly PATH_MAX, that one line exceeds the free
+    // space.
     let program = fixture("signal-logger");
     let (folder, name) = (program.parent().unwrap().to_str().unwrap(), program.file_name().unwrap());
     let padding = "/.".repeat((4090 - program.as_os_str().len()) / 2);
@@ -304,7 +306,7 @@ fn a_log_line_longer_than_the_room_that_is_left_does_not_hang_psflip() {
     drop(reader);
 }
 
-/// A pipe of `size` bytes with room for `room` more.
+/// A pipe of `size` bytes with `room` bytes free.
 fn full_pipe(size: i32, room: usize) -> (OwnedFd, OwnedFd) {
     let (reader, writer) = std::io::pipe().unwrap();
     let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));

@@ -1,4 +1,5 @@
-//! `[switch]`: the symbolic link that leads clients to the active child, turned at promotion and turned back when that fails.
+//! `[switch]`: the symlink that leads clients to the active child. A promotion repoints it, and restores it
+//! if the promotion fails.
 
 use std::path::Path;
 
@@ -8,32 +9,33 @@ use testkit::{AvailabilityProbe, Deadline, Process, Psflip, PsflipBuilder, Sandb
 use crate::service::{AT_ONCE, configure, freeze, kill, psflip, stop, thaw, wait_coming};
 use crate::traffic::nginx::{self, Nginx};
 
-/// Each generation listens on the socket of its slot; `app.sock` leads to the active one's.
+/// Each generation listens on the socket of its slot. `app.sock` is the symlink to the active one's.
 const SERVER: &[&str] =
     &["http-server", "--unix", "{{ blue_green() }}.sock", "--keep-idle", "2s", "--linger", "100ms"];
 const SWITCH: &str = "[healthcheck.unix]\npath = \"{{ blue_green() }}.sock\"\ninterval = \"10ms\"\n[log]\nlevel = \"debug\"\n\
     [switch]\nsymlink = { path = \"app.sock\", to = \"{{ blue_green() }}.sock\" }\n";
 
-/// Healthy once the file `healthy` is there.
+/// Healthy once the file `healthy` exists.
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
 fn start(sandbox: &Sandbox) -> PsflipBuilder {
     psflip(sandbox, SERVER, SWITCH)
 }
 
-/// Where the link leads.
+/// The target of the symlink.
 #[track_caller]
 fn leads(sandbox: &Sandbox) -> String {
     std::fs::read_link(sandbox.path("app.sock")).unwrap().display().to_string()
 }
 
-/// Which generation answers behind the link.
+/// The generation that answers behind the symlink.
 #[track_caller]
 fn answer(sandbox: &Sandbox) -> String {
     HttpClient::unix(sandbox.path("app.sock")).get("/").unwrap().tag("name").unwrap()
 }
 
-/// An upgrade that fails; the old generation and its link are as they were. Gives the reason.
+/// Requests an upgrade that fails, and checks that the old generation and its symlink are unchanged. Returns
+/// the reason.
 #[track_caller]
 fn fails(sandbox: &Sandbox, psflip: &Psflip, cause: impl FnOnce(Process, usize)) -> String {
     let (old, child, link) = (psflip.active(), psflip.child(), leads(sandbox));
@@ -56,7 +58,7 @@ fn assert_nothing_aside(sandbox: &Sandbox) {
     assert!(aside.is_empty(), "{aside:?}\n{}", sandbox.report());
 }
 
-/// The link, and a child that is healthy when the test says so.
+/// The symlink, and a child that is healthy when the test allows it.
 fn switch_when_told() -> String {
     let (_, rest) = SWITCH.split_once("[log]").unwrap();
     format!("{UNTIL_FILE}[log]{rest}")
@@ -135,7 +137,7 @@ fn a_link_is_turned_back_when_the_acknowledgement_does_not_come() {
         sandbox.write("healthy", "");
         assert_eq!(psflip.wait_successor(old), new);
         assert_eq!(leads(&sandbox), "green.sock");
-        // It waits ten seconds, and turns the link back itself.
+        // The new psflip waits ten seconds, then restores the symlink itself.
         wait_until(Deadline::default(), "the link to be turned back", || {
             (leads(&sandbox) == "blue.sock").then_some(())
         });
@@ -226,7 +228,7 @@ fn what_is_no_link_is_not_replaced_and_nobody_is_sent_to_nothing() {
     let no_folder = SWITCH.replace("path = \"app.sock\"", "path = \"missing/app.sock\"");
     refused(&no_folder, "the target can't be seen");
 
-    // The same by upgrade.
+    // The same by an upgrade.
     let psflip = start(&sandbox).start().wait_ready();
     configure(&sandbox, SERVER, &dangling);
     let reason = fails(&sandbox, &psflip, |_, _| {});

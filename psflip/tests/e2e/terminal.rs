@@ -1,4 +1,4 @@
-//! On a real terminal: keys, job control, a new size (contract S2, S3).
+//! On a real terminal: keys, job control, and window size changes (contract S2, S3).
 
 mod foreground;
 
@@ -8,7 +8,8 @@ use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream,
 pub(crate) const LOGGER: &str =
     "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
 
-/// An interactive shell with job control, in which psflip is the job in the foreground; afterwards it does what is typed.
+/// An interactive shell with job control. psflip is its job in the foreground; after that the shell runs what
+/// is typed.
 pub(crate) const SHELL: [&str; 7] = [
     "bash",
     "--norc",
@@ -19,7 +20,7 @@ pub(crate) const SHELL: [&str; 7] = [
     "bash",
 ];
 
-/// A shell without job control: what it starts shares its process group, as in most scripts. It survives Ctrl-C.
+/// A shell without job control. Its children share its process group, as in most scripts. It survives Ctrl-C.
 const SCRIPT: [&str; 4] =
     ["sh", "-c", "trap : INT QUIT; \"$@\"; while :; do read line; [ \"$line\" = exit ] && exit; done", "sh"];
 
@@ -34,7 +35,7 @@ pub(crate) fn ready(psflip: PsflipBuilder) -> Psflip {
     psflip
 }
 
-/// Ends psflip, of which the shell then says `code`, and the shell.
+/// Stops psflip, whose exit code in the shell must be `code`, then the shell.
 #[track_caller]
 pub(crate) fn end(psflip: &Psflip, code: i32) {
     psflip.signal(Signal::SIGTERM);
@@ -43,11 +44,12 @@ pub(crate) fn end(psflip: &Psflip, code: i32) {
     assert_eq!(psflip.wait_exit().code(), Some(7));
 }
 
-/// Waits until the child prints `line` and psflip has looked at the signal, too; then the child got it exactly `times` times.
+/// Waits until the child prints `line` and psflip has handled the signal, too. The child must have got it
+/// exactly `times` times.
 #[track_caller]
 pub(crate) fn assert_got(sandbox: &Sandbox, psflip: &Psflip, signal: Signal, times: usize) {
     psflip.wait_for_line(Stream::Pty, &format!("got {signal} "));
-    // At debug every signal is logged, whether forwarded or not.
+    // At level debug, psflip logs every signal, forwarded or not.
     psflip.output().wait_for(Deadline::default(), "psflip's own line about the signal", |lines| {
         lines.iter().any(|line| line.text.contains(&format!("signal={signal} from"))).then_some(())
     });
@@ -109,7 +111,7 @@ fn ctrl_z_stops_child_and_psflip_and_fg_continues_both() {
         psflip.program().write_stdin("fg\n");
         wait_state(child, State::Sleeping);
         wait_state(active, State::Sleeping);
-        // `cat` is in the foreground again and repeats what the terminal echoes.
+        // `cat` is in the foreground again, and repeats the line that the terminal also echoes.
         psflip.program().write_stdin(format!("hello {round}\n"));
         psflip.output().wait_count(2, Stream::Pty, &format!("hello {round}"));
     }
@@ -144,7 +146,7 @@ fn a_job_that_was_stopped_goes_on_in_the_background() {
     psflip.program().write_stdin("bg\n");
     wait_state(child, State::Sleeping);
     wait_state(active, State::Sleeping);
-    psflip.flip(); // it serves in the background, and its successor does
+    psflip.flip(); // it serves in the background, and so does its successor
     let active = psflip.active();
     psflip.signal(Signal::SIGTERM);
     psflip.wait_gone(active);
@@ -158,10 +160,10 @@ fn psflip_can_be_stopped_and_continued_by_signal_alone() {
     let sandbox = Sandbox::new();
     let psflip = ready(logger(&sandbox).wrapper(SHELL));
     let (active, child) = (psflip.active(), psflip.child());
-    psflip.signal(Signal::SIGTSTP); // forwarded; the child stops itself, and psflip follows
+    psflip.signal(Signal::SIGTSTP); // forwarded: the child stops itself, and psflip follows
     wait_state(child, State::Stopped);
     wait_state(active, State::Stopped);
-    psflip.signal(Signal::SIGCONT); // to psflip alone, so the child gets it from psflip
+    psflip.signal(Signal::SIGCONT); // to psflip only, so the child gets it from psflip
     wait_state(child, State::Sleeping);
     assert_got(&sandbox, &psflip, Signal::SIGCONT, 1);
     wait_state(active, State::Sleeping);

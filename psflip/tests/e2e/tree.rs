@@ -1,4 +1,4 @@
-//! The child's process tree: nothing of it survives its generation (C7, C8), and no zombie stays (C9, U10).
+//! The child's process tree: none of it survives its generation (C7, C8), and no zombie stays (C9, U10).
 
 pub(crate) mod hidden;
 mod kernel;
@@ -20,8 +20,8 @@ fn forks_workers(sandbox: &Sandbox, args: &[&str], config: &str) -> PsflipBuilde
     sandbox.psflip().cmd(cmd).config(format!("{config}{AT_ONCE}"))
 }
 
-/// Everything that this generation's child has started, itself included, once all of it is set up: the keeper's tree
-/// without the keeper.
+/// All processes that this generation's child has started, and the child itself, once they are set up. That
+/// is the keeper's tree without the keeper.
 #[track_caller]
 fn family(psflip: &Psflip, generation: usize) -> Vec<Process> {
     psflip.output().wait_for(Deadline::default(), "the child with all its workers", |lines| {
@@ -34,7 +34,7 @@ fn family(psflip: &Psflip, generation: usize) -> Vec<Process> {
     family
 }
 
-/// Waits for the end of all of these.
+/// Waits until all of these are gone.
 #[track_caller]
 fn wait_all_gone(what: &str, family: &[Process]) {
     wait_until(Deadline::default(), format!("the end of {what}: {family:?}"), || {
@@ -42,7 +42,8 @@ fn wait_all_gone(what: &str, family: &[Process]) {
     });
 }
 
-/// Root may change credentials and make namespaces. If this is not root, the test is to be skipped.
+/// Whether this is root, which may change credentials and create namespaces. If not, the caller skips the
+/// test.
 #[track_caller]
 pub(crate) fn is_root() -> bool {
     testkit::need_root()

@@ -1,4 +1,5 @@
-//! Docker: psflip below a steady process that is PID 1 of its container, in an image that is built by the `Dockerfile` of the examples.
+//! Docker: psflip below a stable parent that is PID 1 of its container, in an image built from the examples'
+//! `Dockerfile`.
 
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,12 +10,13 @@ use testkit::{Deadline, Process, Sandbox, Signal, fixture, psflip_bin, wait_unti
 
 use crate::rig::{AT_ONCE, BROKEN, STUBBORN, Steady, configure, is_root, probe, wait_gone, wait_pidfile};
 
-/// The server takes its socket as descriptor 0: the fixture's way to take others (pidfd_getfd(2)) is forbidden to containers.
+/// The server takes its socket as descriptor 0. The fixture's other protocols need pidfd_getfd(2), which
+/// containers forbid.
 const SERVER: &[&str] = &["http-server", "--inherit", "stdin"];
 const SERVING: &str = "[healthcheck.notify]\n[[listen]]\naddress = \"unix://app.sock\"\nas = \"stdin\"\n\
      [hooks]\nfailed = [\"sh\", \"-c\", \": > failed\"]\n";
 
-/// A service in a container. Its `/srv/app` is the folder `srv` of the sandbox.
+/// A service in a container. Its `/srv/app` is the directory `srv` of the sandbox.
 struct Container {
     engine: Engine,
     sandbox: Sandbox,
@@ -32,7 +34,8 @@ impl Container {
         let sandbox = Sandbox::new();
         let engine = Engine::start(&sandbox);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        // The image that the Dockerfile begins with has what is needed of this machine, since nothing may be fetched.
+        // The base image of the Dockerfile is made from this host's programs, since the test may not download
+        // anything.
         let programs = ["http-server", "crash-on-init", "dies-later", "forks-workers"].map(fixture);
         let mut files: Vec<String> = programs.iter().map(|program| program.display().to_string()).collect();
         files.extend(["/bin/sh".to_owned(), psflip_bin().display().to_string()]);
@@ -64,7 +67,7 @@ impl Container {
         self.engine.docker(&["inspect", "--format", what, "app"]).unwrap().trim().to_owned()
     }
 
-    /// PID 1, as it is seen from outside.
+    /// PID 1 of the container, by its pid outside.
     #[track_caller]
     fn steady(&self) -> Process {
         wait_until(Deadline::default(), "the container to run", || {
@@ -93,7 +96,7 @@ impl Container {
         self.wait_pidfile(Some(&before));
     }
 
-    /// The stop, by the engine's own means; nothing is left of the container.
+    /// Stops the container with the engine's own command, and checks that nothing is left of it.
     #[track_caller]
     fn stop(&self) {
         let family = self.steady().tree();
@@ -107,7 +110,7 @@ impl Container {
 }
 
 impl Drop for Container {
-    /// A test that fails shows what the container said.
+    /// A test that fails prints the container's output.
     fn drop(&mut self) {
         if std::thread::panicking() {
             let logs = self.engine.docker(&["logs", "--tail", "30", "app"]);
@@ -125,12 +128,12 @@ fn flips(steady: Steady) {
         container.flip();
         probe.wait_requests(5);
     }
-    // The way that waits for the outcome.
+    // `psflip upgrade`, which waits for the outcome.
     let before = container.wait_pidfile(None);
     let upgrade = ["exec", "app", "psflip", "upgrade", "-c", "app.toml"];
     container.engine.docker(&upgrade).unwrap();
     assert_ne!(container.wait_pidfile(None), before, "{}", container.sandbox.report());
-    // One that fails changes nothing. One that is still draining keeps the request until it is done.
+    // A failed upgrade changes nothing. If the old generation still drains, the request is queued.
     let before = container.wait_pidfile(None);
     configure(&container.sandbox, "srv/", BROKEN, SERVING);
     container.engine.docker(&["kill", "--signal", "HUP", "app"]).unwrap();
@@ -158,17 +161,18 @@ fn flips(steady: Steady) {
 fn ends(steady: Steady) {
     let child = ["dies-later", "--on-file", "end", "--code", "23"];
     let Some(container) = Container::start(steady, &child, AT_ONCE) else { return };
-    // A crash: the engine sees the child's own code, and starts it again.
+    // A crash: the engine sees the child's own exit code, and restarts the container.
     container.flip();
     let first = container.steady();
-    let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the signal before
+    let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the stop signal
     configure(&container.sandbox, "srv/", STUBBORN, &soon);
     container.sandbox.write("srv/end", "");
     wait_gone("the container's first process", &[first]);
     assert_eq!(container.wait_ends(1), ["23"]);
     let mut count = 1;
     for victim in ["psflip", "its keeper first", "PID 1"] {
-        // The pidfile may still be that of a generation before the restart, whose pid is another process's by now.
+        // The pidfile may still be that of a generation before the restart, whose pid another process has by
+        // now.
         let (tree, child) = wait_until(Deadline::default(), "all of the container's processes", || {
             let tree = container.steady().tree();
             let of_user = |process: &&Process, first: &str| {
@@ -186,7 +190,7 @@ fn ends(steady: Steady) {
             _ => vec![tree[0]],
         };
         for victim in victims {
-            let _ = victim.signal(Signal::SIGKILL); // it may have followed the other one already
+            let _ = victim.signal(Signal::SIGKILL); // it may have exited with the other one
         }
         wait_gone(&format!("everything after the kill of {victim}"), &tree);
         count += 1;

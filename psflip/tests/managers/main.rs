@@ -1,5 +1,6 @@
-//! psflip under real process managers that want one steady process: runit, s6, daemontools, Supervisor and Docker, each from its Debian
-//! package, with the run scripts of `examples/managers`. What is seen here is the table in `docs/managers.md`.
+//! psflip under real supervisors that expect a PID that never changes: runit, s6, daemontools, Supervisor and
+//! Docker, each from its Debian package, with the run scripts of `examples/managers`. The table in
+//! `docs/managers.md` lists the results.
 
 mod docker;
 mod page;

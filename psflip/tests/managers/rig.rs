@@ -1,4 +1,5 @@
-//! A service in a folder, with a configuration that may change and clients that ask it without pause.
+//! A service in a directory, with a configuration that may change and clients that send requests without
+//! pause.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,17 +7,17 @@ use std::path::{Path, PathBuf};
 use testkit::client::http::HttpClient;
 use testkit::{AvailabilityProbe, Deadline, Process, Sandbox, cmd_line, fixture, psflip_bin, wait_until};
 
-/// Which steady process stands above psflip.
+/// The stable parent above psflip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Steady {
     /// `psflip watch`.
     Watch,
-    /// The anchor, which is there by default.
+    /// The anchor, which is the default.
     Anchor,
 }
 
 impl Steady {
-    /// A file of `examples/managers` with this steady process and this folder.
+    /// A file of `examples/managers` for this stable parent and this directory.
     pub(crate) fn example(self, file: &str, folder: &str) -> String {
         let text = fs::read_to_string(examples().join(file)).unwrap();
         let (shell, json) = ("psflip run -c app.toml", r#""psflip", "run", "-c", "app.toml""#);
@@ -34,27 +35,27 @@ impl Steady {
     }
 }
 
-/// The folder with the run scripts.
+/// The directory with the run scripts.
 pub(crate) fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/managers")
 }
 
-/// PATH with psflip before all else.
+/// PATH with psflip first.
 pub(crate) fn path() -> String {
     let folder = psflip_bin().parent().unwrap().display().to_string();
     format!("{folder}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
 }
 
-/// A server on a socket that all generations share. `failed` tells of a failed upgrade.
+/// A server on a socket that all generations share. A hook creates the file `failed` after a failed upgrade.
 pub(crate) const SERVER: &[&str] = &["http-server", "--inherit", "listen_fds"];
 pub(crate) const SERVING: &str = "[healthcheck.notify]\n[[listen]]\naddress = \"unix://app.sock\"\n\
      [hooks]\nfailed = [\"sh\", \"-c\", \": > failed\"]\n";
-/// A child that is gone before it is healthy.
+/// A child that exits before it is healthy.
 pub(crate) const BROKEN: &[&str] = &["crash-on-init", "--code", "3"];
 /// Healthy as soon as it runs.
 pub(crate) const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
-/// Whatever could live on: workers, orphans, daemons that ignore SIGTERM, of another user.
+/// Processes that try to survive: workers, orphans, daemons that ignore SIGTERM, of another user.
 pub(crate) const STUBBORN: &[&str] = &[
     "forks-workers",
     "--workers",
@@ -84,7 +85,7 @@ pub(crate) fn probe(socket: &Path) -> AvailabilityProbe {
     })
 }
 
-/// What the pidfile says, as soon as it says something else than `before`.
+/// The content of the pidfile, once it differs from `before`.
 #[track_caller]
 pub(crate) fn wait_pidfile(path: &Path, before: Option<&str>) -> String {
     wait_until(Deadline::default(), "the pidfile to name another psflip", || {
@@ -92,7 +93,7 @@ pub(crate) fn wait_pidfile(path: &Path, before: Option<&str>) -> String {
     })
 }
 
-/// Waits for the end of all of these.
+/// Waits until all of these are gone.
 #[track_caller]
 pub(crate) fn wait_gone(what: &str, family: &[Process]) {
     wait_until(Deadline::default(), format!("the end of {what}: {family:?}"), || {
@@ -100,7 +101,7 @@ pub(crate) fn wait_gone(what: &str, family: &[Process]) {
     });
 }
 
-/// Root may change credentials and start containers.
+/// Whether this is root, which may change credentials and start containers.
 pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)

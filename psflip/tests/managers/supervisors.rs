@@ -8,12 +8,12 @@ use crate::rig::{
     wait_pidfile,
 };
 
-/// A service under a manager.
+/// A service under a supervisor.
 struct Rig {
     kind: Kind,
     sandbox: Sandbox,
     manager: Managed,
-    /// The steady process.
+    /// The stable parent.
     steady: Process,
 }
 
@@ -42,7 +42,7 @@ impl Rig {
         Process::find(pid.trim().parse().unwrap()).unwrap()
     }
 
-    /// Flips by the manager's own command.
+    /// Upgrades by the supervisor's own command.
     #[track_caller]
     fn flip(&self) {
         let old = self.active();
@@ -51,25 +51,25 @@ impl Rig {
         wait_gone("the old psflip", &[old]);
     }
 
-    /// The last end that the manager saw, once it has seen `count`.
+    /// The last exit that the supervisor saw, once it has seen `count`.
     #[track_caller]
     fn wait_end(&self, count: usize) -> Option<Seen> {
         if self.kind == Kind::Daemontools {
-            return None; // it doesn't look
+            return None; // it keeps no record of them
         }
         Some(wait_until(Deadline::default(), format!("{} to see an end", self.kind), || {
             self.manager.ends().get(count - 1).copied()
         }))
     }
 
-    /// Waits until the manager has started another steady process that has a healthy child.
+    /// Waits until the supervisor has started another stable parent, with a healthy child.
     #[track_caller]
     fn wait_restarted(&mut self, old_pidfile: &str) {
         self.steady = self.manager.wait_process(&psflip_bin(), Some(self.steady));
         wait_pidfile(&self.sandbox.path("app.pid"), Some(old_pidfile));
     }
 
-    /// The manager ends, and nothing is left.
+    /// Stops the supervisor, and checks that nothing is left.
     #[track_caller]
     fn quit(self) {
         self.manager.quit();
@@ -79,7 +79,7 @@ impl Rig {
 
 fn flips(kind: Kind, steady: Steady) {
     let rig = Rig::start(kind, steady, SERVER, SERVING);
-    // Supervisor calls it running when it has run for a second.
+    // Supervisor reports a program as running after it has run for a second.
     wait_until(Deadline::default(), format!("{kind} to name {} as what runs", rig.steady), || {
         rig.manager.status().contains(&rig.steady.to_string()).then_some(())
     });
@@ -89,7 +89,7 @@ fn flips(kind: Kind, steady: Steady) {
         rig.flip();
         probe.wait_requests(5);
     }
-    // One that fails changes nothing.
+    // A failed upgrade changes nothing.
     let before = (rig.active(), child_of(rig.active()));
     configure(&rig.sandbox, "", BROKEN, SERVING);
     rig.manager.hang_up();
@@ -103,7 +103,7 @@ fn flips(kind: Kind, steady: Steady) {
     probe.finish().assert_no_failures();
     assert_eq!(rig.manager.process(&psflip_bin()), Some(rig.steady), "{}", rig.sandbox.report());
     assert_eq!(rig.manager.ends(), [], "{}", rig.sandbox.report());
-    // The stop, by the manager's own means.
+    // A stop by the supervisor's own command.
     let family = rig.steady.tree();
     rig.manager.stop();
     assert!(family.iter().all(|process| !process.is_alive()), "{}", rig.sandbox.report());
@@ -119,7 +119,7 @@ fn crash(kind: Kind, steady: Steady) {
     let mut rig = Rig::start(kind, steady, &child, AT_ONCE);
     rig.flip();
     let (old, pidfile) = (rig.steady, format!("{}\n", rig.active()));
-    // The next one waits for another file: it may be there before a test could remove this one.
+    // The next one waits for another file, since it may start before the test could remove this one.
     configure(&rig.sandbox, "", &["dies-later", "--on-file", "end-again", "--code", "23"], AT_ONCE);
     rig.sandbox.write("end", "");
     wait_gone("the steady process", &[old]);
@@ -138,7 +138,7 @@ fn killed(kind: Kind, steady: Steady) {
     if !is_root() {
         return; // it may not change users
     }
-    let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the signal before
+    let soon = format!("{AT_ONCE}[shutdown]\ntimeout = \"100ms\"\n"); // they ignore the stop signal
     let mut rig = Rig::start(kind, steady, STUBBORN, &soon);
     let mut victims = vec!["psflip", "its keeper first", "the steady process"];
     if steady == Steady::Watch {
@@ -146,7 +146,7 @@ fn killed(kind: Kind, steady: Steady) {
     }
     for (count, victim) in (1..).zip(victims) {
         if count > 1 {
-            rig.flip(); // a later generation, whose parent the steady process or its keeper is
+            rig.flip(); // a later generation, whose parent is the stable parent or its keeper
         }
         let psflip = rig.active();
         let child = wait_until(Deadline::default(), "all workers and orphans", || {
@@ -163,7 +163,7 @@ fn killed(kind: Kind, steady: Steady) {
         };
         let pidfile = format!("{psflip}\n");
         for victim in victims {
-            let _ = victim.signal(Signal::SIGKILL); // it may have followed the other one already
+            let _ = victim.signal(Signal::SIGKILL); // it may have exited with the other one
         }
         wait_gone(&format!("everything after the kill of {victim}"), &family);
         assert!(
@@ -173,11 +173,11 @@ fn killed(kind: Kind, steady: Steady) {
         );
         rig.wait_restarted(&pidfile);
     }
-    // What ignores the manager's stop as long as it may is killed in the end.
+    // A process that ignores the supervisor's stop signal is killed after the timeout.
     rig.quit();
 }
 
-/// One test for each manager, steady process and thing that happens.
+/// One test for each supervisor, stable parent and event.
 macro_rules! matrix {
     ($($manager:ident: $kind:ident, $mode:ident;)*) => {
         $(mod $manager {

@@ -1,4 +1,4 @@
-//! Whether there is an anchor, by the kind of the unit: the units say nothing about it.
+//! Whether psflip keeps an anchor, for each kind of unit. The units themselves say nothing about anchors.
 
 use testkit::{Deadline, Process, Signal, wait_until};
 
@@ -16,13 +16,13 @@ fn name(process: Process) -> String {
     process.stat().map(|stat| stat.name).unwrap_or_default()
 }
 
-/// The unit's commands, without a word about anchors.
+/// The unit's commands, without options for the anchor.
 fn unit(rig: &Rig, service: &str) -> String {
     let start = rig.psflip("run");
     format!("[Service]\nTimeoutStopSec=30\nExecStart={start}\nExecReload=/bin/kill -HUP $MAINPID\n{service}")
 }
 
-/// Flips under load, a failed upgrade, a crash and a stop of a unit whose main process stays.
+/// Upgrades under load, a failed upgrade, a crash and a stop of a unit whose main process stays.
 #[track_caller]
 fn keeps_its_main_process(service: &str) {
     let Some(rig) = Rig::new() else { return };
@@ -55,7 +55,7 @@ fn keeps_its_main_process(service: &str) {
     rig.machine.wait_property(APP, "NRestarts", "1");
     wait_until(Deadline::default(), "the restarted service, of which the pidfile is", || {
         let main = rig.machine.main_process(APP)?;
-        // The one that was killed has left its pidfile.
+        // The killed one has left its pidfile.
         let is_up = rig.machine.processes(APP).len() == 4 && rig.active_pid() != killed;
         (main != anchor && is_up).then_some(())
     });

@@ -1,4 +1,5 @@
-//! The units of `examples/systemd`: systemd finds nothing wrong with them, they are as closed as docs/systemd.md says, and they run.
+//! The units of `examples/systemd`: systemd accepts them without warnings, they are as restricted as
+//! docs/systemd.md says, and they run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ fn text(name: &str) -> String {
     fs::read_to_string(folder().join(name)).unwrap()
 }
 
-/// `systemd-analyze security` from 0 (closed) to 10 (open), at most: as docs/systemd.md says.
+/// The highest allowed score of `systemd-analyze security`, from 0 (restricted) to 10 (unrestricted), as
+/// docs/systemd.md states it.
 const SCORES: &[(&str, f64)] = &[("app.service", 9.2), ("psflip@.service", 1.4)];
 
 #[test]
@@ -27,7 +29,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     assert!(machine.run(["install".into(), psflip, "/usr/bin/psflip".into()]).status.success());
     for entry in fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        // A template is looked at as one of its instances.
+        // A template is checked as one of its instances.
         let instance = name.replace("@.", "@app.");
         let path = sandbox.write(&instance, text(&name));
         let verify =
@@ -35,7 +37,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         let ran = machine.run(verify.map(Into::into).into_iter().chain([path]));
         assert!(ran.status.success() && ran.stderr.is_empty(), "{name}: {ran:?}");
     }
-    // The proof that this could fail.
+    // Proves that this check can fail.
     let path = sandbox.write("bad.service", "[Service]\nExecStart=/usr/bin/psflip\nKilMode=mixed\n");
     let ran = machine.run(["systemd-analyze".into(), "verify".into(), "--man=no".into(), path]);
     assert!(ran.stderr.contains("Unknown key 'KilMode'"), "{ran:?}");
@@ -66,7 +68,8 @@ fn the_units_are_as_closed_as_the_documentation_says() {
     }
 }
 
-/// Starts, is flipped under load, survives a failed upgrade, is restarted after a crash, and stops.
+/// The service starts, is upgraded under load, survives a failed upgrade, is restarted after a crash, and
+/// stops.
 #[track_caller]
 fn runs(rig: &Rig) {
     let probe = {

@@ -1,10 +1,11 @@
-//! Somebody dies: what systemd makes of it, and that nothing is left.
+//! Processes are killed: how systemd reacts, and that nothing is left.
 
 use testkit::{Deadline, Process, Signal, wait_until};
 
 use crate::rig::{APP, AT_ONCE, KINDS, Rig, SIMPLE};
 
-/// Only the main process is systemd's to end: what is gone after a SIGKILL has psflip to thank for it.
+/// With this, systemd stops only the main process. So after a SIGKILL, only psflip can have stopped the
+/// others.
 const LEFT_TO_PSFLIP: &str = "KillMode=process\n";
 
 #[test]
@@ -17,7 +18,7 @@ fn a_child_that_crashes_is_started_again_by_restart_on_failure() {
         let old = rig.flip();
         child_of(old).signal(Signal::SIGUSR1).unwrap();
         wait_restarted(&rig, old, 1);
-        // Death by a signal is told as such (C5), not as an exit code.
+        // Termination by a signal is reported as such (C5), not as an exit code.
         assert_eq!(rig.said("status=10/USR1").len(), 1, "{:#?}", rig.journal());
         rig.flip();
         rig.assert_state("active/running/success/1");
@@ -59,7 +60,7 @@ fn a_psflip_that_is_killed_is_started_again_with_nothing_left_of_the_old_tree() 
     }
 }
 
-/// Waits until systemd has started the service again, and it is healthy.
+/// Waits until systemd has restarted the service and it is healthy.
 #[track_caller]
 fn wait_restarted(rig: &Rig, old: Process, restarts: u32) {
     rig.wait_gone(old);
@@ -72,7 +73,7 @@ fn wait_restarted(rig: &Rig, old: Process, restarts: u32) {
     rig.wait_main();
 }
 
-/// psflip's keeper is its only child, and has the service's as its own.
+/// psflip's only child is the keeper, whose only child is the service.
 fn child_of(psflip: Process) -> Process {
     keeper_of(psflip).children()[0]
 }
@@ -81,7 +82,8 @@ fn keeper_of(psflip: Process) -> Process {
     psflip.children()[0]
 }
 
-/// A tree that tries to stay: whom to kill is the test's choice. Afterwards the unit's control group must be empty.
+/// Starts a tree of processes that try to survive. The test chooses what to kill. After that the unit's
+/// control group must be empty.
 #[track_caller]
 fn nothing_survives(tree: &[&str], kill: impl Fn(Process)) {
     for kind in KINDS {
@@ -114,7 +116,7 @@ fn kill_psflip(psflip: Process) {
     psflip.signal(Signal::SIGKILL).unwrap();
 }
 
-/// The keeper first, and psflip before it can do anything about that.
+/// Kills the keeper, then psflip before it can react.
 fn kill_keeper_then_psflip(psflip: Process) {
     psflip.signal(Signal::SIGSTOP).unwrap();
     keeper_of(psflip).signal(Signal::SIGKILL).unwrap();
@@ -154,7 +156,8 @@ fn daemons_of_other_users_do_not_survive_the_keeper() {
 
 #[test]
 fn what_is_killed_by_systemd_itself_is_gone_also_with_the_keeper_first() {
-    // Keeper and psflip at once is more than psflip promises; the unit's control group is for that.
+    // psflip does not promise to survive the loss of keeper and psflip at once. The unit's control group
+    // covers that case.
     let Some(rig) = Rig::new() else { return };
     let argv = [&["forks-workers"], DAEMONS].concat();
     rig.configure(&argv, AT_ONCE);
@@ -169,7 +172,7 @@ fn what_is_killed_by_systemd_itself_is_gone_also_with_the_keeper_first() {
 
 #[test]
 fn without_psflip_a_worker_survives_there() {
-    // The proof that `KillMode=process` leaves it to psflip.
+    // Proves that `KillMode=process` does not stop such processes, and so leaves them to psflip.
     let Some(rig) = Rig::new() else { return };
     let start = "/bin/sh -c 'sleep 1000 & exec sleep 1000'";
     rig.machine.unit(APP, format!("[Service]\n{LEFT_TO_PSFLIP}ExecStart={start}\n"));

@@ -1,7 +1,9 @@
-//! psflip under a real systemd, which every test boots for itself (`testkit::systemd`). Needs root and Debian's systemd;
-//! elsewhere the tests say `SKIPPED`, or fail with `TESTKIT_REQUIRE=systemd`, as CI sets it.
+//! psflip under a real systemd, which every test boots for itself (`testkit::systemd`). Needs root and
+//! Debian's systemd; elsewhere the tests say `SKIPPED`, or fail with `TESTKIT_REQUIRE=systemd`, as CI sets
+//! it.
 //!
-//! Every process has two pids: one inside of the machine, which systemd, pidfile, log and journal speak of, and one outside.
+//! Every process has two pids: one inside the machine, which systemd, pidfile, log and journal use, and one
+//! outside.
 
 mod anchors;
 mod examples;
@@ -16,5 +18,5 @@ mod servers;
 mod sockets;
 mod user;
 
-/// Which systemd the machines of these tests run; `tests/systemd_newer` runs them with another one.
+/// The systemd that the machines of these tests run. `tests/systemd_newer` uses another one.
 pub(crate) const RELEASE: testkit::systemd::Release = testkit::systemd::Release::Installed;

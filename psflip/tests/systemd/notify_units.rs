@@ -1,14 +1,14 @@
-//! Units of `Type=notify`: psflip tells systemd itself who the main process is, and how the service is.
+//! Units of `Type=notify`: psflip itself reports the main process and the state of the service to systemd.
 
 use testkit::systemd::inner_pid_of;
 use testkit::{Deadline, Signal, wait_until};
 
 use crate::rig::{APP, AT_ONCE, Rig, SERVER, SERVING};
 
-/// As docs/systemd.md recommends it, but for the reload.
+/// As docs/systemd.md recommends it, except for the reload.
 const NOTIFY: &str = "Type=notify\nNotifyAccess=main\nKillMode=mixed\nExecReload=/bin/kill -HUP $MAINPID\n";
 
-/// What systemd says when it refuses a message, or doubts that a process is the service's.
+/// systemd's log lines when it refuses a notification, or doubts that a process belongs to the service.
 const DOUBTS: &[&str] =
     &["not our child", "reception only permitted", "refusing", "Can't open PID file", "ignoring"];
 
@@ -38,7 +38,8 @@ fn fifty_flips_lose_nothing_and_raise_no_doubts() {
 #[test]
 fn systemd_knows_the_new_main_process_while_the_old_one_drains() {
     // Contract: U4, U5
-    // With `mixed`, systemd kills what is left when the main process has ended: so that is the last to end.
+    // With `mixed`, systemd kills what is left when the main process exits. So the main process must exit
+    // last.
     for kill_mode in ["mixed", "control-group"] {
         let Some(rig) = Rig::new() else { return };
         rig.configure(SERVER, &format!("[shutdown]\ndelay = \"1h\"\n{SERVING}"));
@@ -91,7 +92,7 @@ fn a_service_never_stays_in_reloading() {
     let Some(rig) = Rig::new() else { return };
     rig.install(NOTIFY);
     let (old, probe) = (rig.start(), rig.ask());
-    // Each upgrade hangs until something ends it.
+    // Each upgrade hangs until the test stops it.
     rig.configure(
         &["never-ready"],
         "[upgrade]\ntimeout = \"1h\"\n[healthcheck.unix]\npath = \"other.sock\"\n",
@@ -117,14 +118,14 @@ fn a_service_never_stays_in_reloading() {
     // The new psflip is killed.
     begins().signal(Signal::SIGKILL).unwrap();
     is_over();
-    // It is asked to end.
+    // The new psflip gets SIGTERM.
     begins().signal(Signal::SIGTERM).unwrap();
     is_over();
     // Its child is killed.
     begins().children()[0].children()[0].signal(Signal::SIGKILL).unwrap();
     is_over();
 
-    // And it is no psflip at all.
+    // The new program is not psflip at all.
     let exe = rig.sandbox.path("bin/psflip");
     std::fs::rename(&exe, rig.sandbox.path("bin/away")).unwrap();
     rig.machine.systemctl(["reload", APP]).unwrap();
@@ -157,7 +158,7 @@ fn a_stop_in_the_middle_of_an_upgrade_is_a_clean_end() {
 #[test]
 fn an_old_psflip_that_is_killed_during_an_upgrade_is_started_again() {
     // Contract: C7
-    // Systemd ends the unit with its main process, so the new generation doesn't get to go on alone (F8).
+    // systemd stops the unit with its main process, so the new generation can't go on alone (F8).
     let Some(rig) = Rig::new() else { return };
     rig.install(&format!("{NOTIFY}Restart=on-failure\n"));
     let old = rig.start();
@@ -215,7 +216,7 @@ fn a_child_that_ignores_a_stop_by_hand_is_served_on() {
     });
     assert_eq!(rig.wait_main(), psflip);
     rig.assert_state("active/running/success/0");
-    // A stop by systemd ends with SIGKILL, after its own patience.
+    // A stop by systemd ends with SIGKILL, after systemd's own timeout.
     rig.machine.systemctl(["stop", APP]).unwrap();
     assert_eq!(rig.machine.processes(APP), []);
 }
@@ -241,7 +242,7 @@ fn the_watchdog_is_fed_through_fifty_flips() {
     for _ in 0..50 {
         rig.flip();
     }
-    // Half of a watchdog's time and more, without any message but its own.
+    // Two and a half times WatchdogSec=, with no messages but those of the watchdog.
     let until = Deadline::after(std::time::Duration::from_secs(5));
     wait_until(Deadline::default(), "two and a half times of the watchdog", || {
         until.has_expired().then_some(())

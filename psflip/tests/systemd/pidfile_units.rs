@@ -1,11 +1,12 @@
-//! Units that need nothing of psflip but its pidfile: `Type=simple` and `Type=forking`, with `PIDFile=` and a signal as reload.
+//! Units that need only psflip's pidfile: `Type=simple` and `Type=forking`, with `PIDFile=` and a signal as
+//! reload.
 
 use testkit::{Deadline, wait_until};
 
 use crate::rig::{APP, AT_ONCE, KINDS, Rig, SERVER, SERVING, SIMPLE};
 
-/// Fifty flips under load. Systemd knows the new psflip after each, counts no restart, has the lines of each in its journal,
-/// and stops the last one cleanly.
+/// Fifty upgrades under load. After each, systemd knows the new psflip, counts no restart, and has that
+/// generation's lines in its journal. It stops the last one cleanly.
 #[track_caller]
 fn fifty_flips(service: impl FnOnce(&Rig) -> String) {
     let Some(rig) = Rig::new() else { return };
@@ -33,7 +34,7 @@ fn fifty_flips_of_a_forking_unit_lose_nothing() {
 
 #[test]
 fn without_a_pidfile_and_without_messages_systemd_takes_the_first_flip_for_the_end() {
-    // The reason why docs/systemd.md asks for one of the two, and the proof that the other tests could fail.
+    // This is why docs/systemd.md requires one of the two. It also proves that the other tests can fail.
     let Some(rig) = Rig::new() else { return };
     rig.install(&format!("{SIMPLE}PIDFile=\n"));
     rig.start();
@@ -83,7 +84,7 @@ fn systemd_may_reload_its_units_and_execute_itself_again_at_any_time() {
         for (verb, next) in [("daemon-reload", 3), ("daemon-reexec", 5)] {
             rig.machine.systemctl([verb]).unwrap();
             let old = rig.flip();
-            // In the middle of a flip: the new child is healthy when the test says so.
+            // During an upgrade: the new child is healthy when the test allows it.
             rig.configure(
                 SERVER,
                 "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"20ms\"\n",
@@ -104,14 +105,15 @@ fn systemd_may_reload_its_units_and_execute_itself_again_at_any_time() {
     }
 }
 
-/// A child that takes its time to end gets it, also one that only the new generation's psflip may end.
+/// A child that is slow to exit gets its time at a stop, even if only the new generation's psflip may stop
+/// it.
 #[track_caller]
 fn drains_at_a_stop(kill_mode: &str) {
     let Some(rig) = Rig::new() else { return };
     rig.configure(&["never-ready", "--graceful", "300ms"], AT_ONCE);
     rig.install(&format!("{SIMPLE}KillMode={kill_mode}\n"));
     rig.start();
-    // Healthy at once, it may not handle signals yet.
+    // A child that is healthy at once may not handle signals yet.
     let starts = |count: usize| {
         wait_until(Deadline::default(), format!("the start of {count} children"), || {
             (rig.said("starting pid=").len() == count).then_some(())
@@ -174,7 +176,8 @@ fn a_stop_while_the_old_generation_drains_ends_both() {
 
 #[test]
 fn a_stop_during_a_drain_with_kill_mode_mixed_needs_messages_not_a_pidfile() {
-    // Systemd knows the new main process only when the old one has ended, and doesn't ask it to end then.
+    // systemd learns of the new main process only after the old one has exited, so a stop does not send it
+    // SIGTERM.
     let Some(rig) = draining("KillMode=mixed\nTimeoutStopSec=1\n") else { return };
     rig.machine.systemctl(["stop", APP]).unwrap();
     rig.assert_state("failed/failed/timeout/0");

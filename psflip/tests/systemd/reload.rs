@@ -1,4 +1,5 @@
-//! The recommended unit, whose reload is `psflip upgrade`: `systemctl reload` returns when the outcome is known, and tells it.
+//! The recommended unit, whose reload is `psflip upgrade`: `systemctl reload` returns once the outcome is
+//! known, and reports it.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use testkit::{Deadline, Process, Signal, wait_until};
 
 use crate::rig::{APP, AT_ONCE, Rig, SERVER, SERVING};
 
-/// As `examples/systemd/app.service` has it.
+/// As in `examples/systemd/app.service`.
 fn recommended(rig: &Rig) -> String {
     let reload = format!(
         "{} upgrade --socket {}",
@@ -19,7 +20,7 @@ fn recommended(rig: &Rig) -> String {
     )
 }
 
-/// What is asserted at once after a reload that has returned: no waiting.
+/// The assertions that must hold as soon as a reload has returned, without waiting.
 #[track_caller]
 fn assert_serves(rig: &Rig, psflip: Option<u32>) -> u32 {
     let (shown, active) = (rig.show(), rig.active_pid());
@@ -62,7 +63,8 @@ fn fifty_reloads_are_complete_when_they_return_and_ten_failures_are_reported() {
     rig.stop_well();
 }
 
-/// A reload whose new generation hangs before it is healthy, until `cause` does something: it must fail. Gives what systemctl said.
+/// A reload that must fail: its new generation hangs before it is healthy, until `cause` acts. Returns
+/// systemctl's output.
 #[track_caller]
 fn fails_by(rig: &Rig, old: Process, cause: impl FnOnce(Process)) {
     rig.configure(
@@ -76,7 +78,7 @@ fn fails_by(rig: &Rig, old: Process, cause: impl FnOnce(Process)) {
     assert_serves(rig, inner_pid_of(old));
 }
 
-/// The new psflip, once its child is there.
+/// The new psflip, once its child exists.
 #[track_caller]
 fn wait_coming(rig: &Rig, old: Process) -> Process {
     wait_until(Deadline::default(), "the new psflip and its child", || {
@@ -84,7 +86,7 @@ fn wait_coming(rig: &Rig, old: Process) -> Process {
             let stat = process.stat();
             stat.is_some_and(|stat| stat.name == "psflip" && stat.parent == rig.machine.init().pid())
         };
-        // The reload itself is a psflip, too, but without a keeper.
+        // The reload command is a psflip, too, but has no keeper.
         let all = rig.machine.processes(APP).into_iter();
         let mut psflips = all.filter(|process| *process != old && by_systemd(process));
         psflips.find(|new| child_of(*new).is_some_and(runs_never_ready))
@@ -136,7 +138,7 @@ fn every_way_to_fail_fails_the_reload_with_its_reason_and_the_service_goes_on() 
     fails("no room");
     rig.configure_well();
 
-    // The reload itself is another program by then, so it has the right one.
+    // The reload needs the real program, so it gets another path.
     let (exe, away) = (rig.path("bin/psflip"), rig.path("bin/away"));
     rig.install(&recommended(&rig).replace("bin/psflip upgrade", "bin/away upgrade"));
     fs::rename(&exe, &away).unwrap();
@@ -169,7 +171,7 @@ fn a_new_psflip_that_hangs_fails_the_reload_at_its_deadline() {
     let old = rig.start();
     rig.configure(
         &["never-ready"],
-        // Longer than it takes to find it: it must be stopped before it gives up by itself.
+        // Time for the test to find the new psflip: it must be stopped before it gives up by itself.
         "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n[healthcheck.unix]\npath = \"other.sock\"\n",
     );
     let reload = rig.machine.reload(APP);

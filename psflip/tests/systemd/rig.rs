@@ -1,5 +1,5 @@
-//! A service in a machine: an HTTP server on a Unix socket under psflip, in a unit `app.service`, and clients that ask it
-//! without pause.
+//! A service in a machine: an HTTP server on a Unix socket under psflip, in a unit `app.service`, and clients
+//! that send requests without pause.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,42 +13,43 @@ use testkit::{AvailabilityProbe, Deadline, Process, Sandbox, cmd_line, fixture, 
 /// The unit's name.
 pub(crate) const APP: &str = "app.service";
 
-/// Asked for by a signal: all that psflip needs of systemd.
+/// The reload is a signal. psflip needs nothing else from systemd.
 pub(crate) const SIMPLE: &str = "Type=simple\nExecReload=/bin/kill -HUP $MAINPID\n";
 
-/// Asked for by a signal, but systemd is told what happens: as docs/systemd.md recommends it, but for the reload.
+/// The reload is a signal, but psflip notifies systemd, as docs/systemd.md recommends it, except for the
+/// reload.
 pub(crate) const NOTIFY: &str = "Type=notify\nNotifyAccess=main\nExecReload=/bin/kill -HUP $MAINPID\n";
 
-/// Both ways in which systemd can follow a flip.
+/// Both ways in which systemd can follow an upgrade.
 pub(crate) const KINDS: [&str; 2] = [SIMPLE, NOTIFY];
 
-/// The server that every generation is, unless the test says otherwise.
+/// The server in every generation, unless the test configures another child.
 pub(crate) const SERVER: &[&str] = &["http-server", "--unix", "app.sock", "--linger", "50ms"];
 pub(crate) const SERVING: &str = "[healthcheck.unix]\npath = \"app.sock\"\n";
 
 /// Healthy as soon as the program runs.
 pub(crate) const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
-/// What systemd says of the service.
+/// The properties of the service that the tests look at.
 const PROPERTIES: &[&str] = &["ActiveState", "SubState", "Result", "MainPID", "NRestarts"];
 
-/// A sandbox, a machine in it, and what the unit runs. Nothing is started yet.
+/// A sandbox, a machine in it, and the files that the unit needs. Nothing is started yet.
 pub(crate) struct Rig {
-    // The machine first: it is dropped first.
+    // The machine is the first field, so it is dropped first.
     pub(crate) machine: Machine,
     pub(crate) sandbox: Sandbox,
     /// The unit's name.
     pub(crate) unit: &'static str,
-    /// Where the service runs, and has its sockets, as it sees it itself.
+    /// The service's directory, which also holds its sockets, by its path inside.
     home: PathBuf,
-    /// What leads from here to the paths of the service.
+    /// The prefix that makes a path inside the machine one outside.
     root: PathBuf,
-    /// psflip's configuration, from here.
+    /// psflip's configuration, by its path outside.
     config: PathBuf,
 }
 
 impl Rig {
-    /// `None` where no machine can be booted, which has been said.
+    /// `None`, after a message, where no machine can be booted.
     pub(crate) fn new() -> Option<Self> {
         let sandbox = Sandbox::new();
         let machine = Machine::boot_release(&sandbox, crate::RELEASE)?;
@@ -60,8 +61,8 @@ impl Rig {
         Some(rig)
     }
 
-    /// As after the installation of a package: psflip and the fixtures are in `/usr/bin`, and the service `unit` has the configuration `config` and
-    /// lives in `home`.
+    /// As a package installs it: psflip and the fixtures are in `/usr/bin`. The service `unit` has the
+    /// configuration `config` and the working directory `home`.
     pub(crate) fn installed(unit: &'static str, home: &str, config: &str) -> Option<Self> {
         let sandbox = Sandbox::new();
         let machine = Machine::boot_release(&sandbox, crate::RELEASE)?;
@@ -77,13 +78,13 @@ impl Rig {
         Some(rig)
     }
 
-    /// A file of the service, from here.
+    /// A file of the service, by its path outside.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         let path = self.home.join(name);
         self.root.join(path.strip_prefix("/").unwrap_or(&path))
     }
 
-    /// The command that runs psflip, or one of its other subcommands.
+    /// The command line for psflip with this subcommand.
     pub(crate) fn psflip(&self, subcommand: &str) -> String {
         let (exe, file) = (self.sandbox.path("bin/psflip"), self.sandbox.path("psflip.toml"));
         format!("{} {subcommand} -c {}", exe.display(), file.display())
@@ -93,7 +94,7 @@ impl Rig {
         self.path("psflip.pid")
     }
 
-    /// The next generation has this child and this configuration.
+    /// Sets the next generation's child and configuration.
     pub(crate) fn configure(&self, argv: &[&str], rest: &str) {
         let mut argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();
         if self.root == Path::new("/") && !argv[0].contains('/') {
@@ -105,23 +106,23 @@ impl Rig {
         self.write_config(&text);
     }
 
-    /// The next generation's configuration is this text.
+    /// Sets the next generation's configuration to this text.
     pub(crate) fn write_config(&self, text: &str) {
         let new = self.config.with_extension("new");
         let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.config));
         written.unwrap_or_else(|error| panic!("`{}` can't be written: {error}", self.config.display()));
     }
 
-    /// The next generation is the server again.
+    /// Sets the next generation's child back to the server.
     pub(crate) fn configure_well(&self) {
         self.configure(SERVER, SERVING);
     }
 
-    /// Writes the unit: this section `[Service]`, and what all have in common.
+    /// Writes the unit: this section `[Service]`, and the common parts.
     pub(crate) fn install(&self, service: &str) {
         let mut text = format!("[Service]\nTimeoutStopSec=30\nTimeoutStartSec=30\n{service}");
         if !service.contains("ExecStart=") {
-            // By itself psflip has an anchor in such a unit, and needs no `PIDFile=`.
+            // In such a unit psflip would keep an anchor by default, and need no `PIDFile=`.
             let run = if service.contains("Type=notify") { "run" } else { "run --no-anchor" };
             let _ = writeln!(text, "ExecStart={}", self.psflip(run));
         }
@@ -131,7 +132,8 @@ impl Rig {
         self.machine.unit(APP, text);
     }
 
-    /// Starts the unit, and waits until the pidfile says that it is healthy and systemd that it is active. Gives the active psflip.
+    /// Starts the unit, and waits until the pidfile names a healthy psflip and the unit is active. Returns
+    /// the active psflip.
     #[track_caller]
     pub(crate) fn start(&self) -> Process {
         self.machine.systemctl(["start", self.unit]).unwrap();
@@ -139,7 +141,7 @@ impl Rig {
         self.wait_main()
     }
 
-    /// What the pidfile names, by the pid inside.
+    /// The pid in the pidfile, which is the one inside.
     #[track_caller]
     pub(crate) fn active_pid(&self) -> u32 {
         match Content::read(&self.pidfile()) {
@@ -159,13 +161,13 @@ impl Rig {
         })
     }
 
-    /// What systemd says of the service.
+    /// The properties of the service.
     #[track_caller]
     pub(crate) fn show(&self) -> BTreeMap<String, String> {
         self.machine.properties(self.unit, PROPERTIES)
     }
 
-    /// Asserts that systemd says this of the service, as `ActiveState/SubState/Result/NRestarts`.
+    /// Asserts this state of the service, as `ActiveState/SubState/Result/NRestarts`.
     #[track_caller]
     pub(crate) fn assert_state(&self, wanted: &str) {
         let shown = self.show();
@@ -185,7 +187,7 @@ impl Rig {
         self.journal().into_iter().filter(|entry| entry.message.contains(text)).collect()
     }
 
-    /// Waits for the end of a process.
+    /// Waits until a process is gone.
     #[track_caller]
     pub(crate) fn wait_gone(&self, process: Process) {
         wait_until(Deadline::default(), format!("the end of process {process}"), || {
@@ -193,7 +195,7 @@ impl Rig {
         });
     }
 
-    /// Clients that ask without pause from now on; the tag of an answer is the server's pid inside.
+    /// Starts clients that send requests without pause. The tag of an answer is the server's pid inside.
     pub(crate) fn ask(&self) -> AvailabilityProbe {
         let socket = self.path("app.sock");
         let probe = AvailabilityProbe::start(2, |_| {
@@ -204,7 +206,8 @@ impl Rig {
         probe
     }
 
-    /// `systemctl reload`, and the flip that it causes: waits until systemd knows the new psflip and the old one is gone.
+    /// Runs `systemctl reload` for an upgrade that succeeds. Waits until systemd knows the new psflip and the
+    /// old one is gone.
     #[track_caller]
     pub(crate) fn flip(&self) -> Process {
         let old = self.wait_main();
@@ -212,7 +215,8 @@ impl Rig {
         self.wait_flipped(old)
     }
 
-    /// `systemctl reload` with an upgrade that fails because of `why`: the unit is as it was before.
+    /// Runs `systemctl reload` for an upgrade that fails because of `why`, and checks that the unit is
+    /// unchanged.
     #[track_caller]
     pub(crate) fn fails_to_reload(&self, why: &str) {
         let (old, before) = (self.wait_main(), self.machine.processes(self.unit));
@@ -231,7 +235,7 @@ impl Rig {
         self.assert_state("active/running/success/0");
     }
 
-    /// Waits until `old` is gone, and systemd knows who came after it.
+    /// Waits until `old` is gone, and systemd knows its successor.
     #[track_caller]
     pub(crate) fn wait_flipped(&self, old: Process) -> Process {
         self.wait_gone(old);
@@ -240,7 +244,7 @@ impl Rig {
         new
     }
 
-    /// `systemctl stop`; asserts that it was a clean end, of everything.
+    /// Runs `systemctl stop`, and asserts that everything has stopped cleanly.
     #[track_caller]
     pub(crate) fn stop_well(&self) {
         let before = self.machine.processes(self.unit);
@@ -255,7 +259,8 @@ impl Rig {
         assert!(!self.pidfile().exists());
     }
 
-    /// Fifty flips under load: no request is lost, no restart is counted, and every generation is in the journal.
+    /// Fifty upgrades under load: no request is lost, no restart is counted, and every generation is in the
+    /// journal.
     #[track_caller]
     pub(crate) fn flips_fifty_times(&self) {
         let probe = self.ask();
@@ -270,7 +275,7 @@ impl Rig {
         self.assert_journal_has_generations(51);
     }
 
-    /// Asserts that every generation up to this one has written to the unit's journal, and its child, too.
+    /// Asserts that every generation up to this one has written to the unit's journal, and so has its child.
     #[track_caller]
     pub(crate) fn assert_journal_has_generations(&self, last: usize) {
         let journal = self.journal();

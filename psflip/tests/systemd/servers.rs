@@ -1,5 +1,5 @@
-//! The servers of `examples/servers` under the template unit: its restrictions let each of them start, be upgraded, be started again after a
-//! crash, and stop. One machine runs all of them at once.
+//! The servers of `examples/servers` under the template unit. Its restrictions let each of them start, be
+//! upgraded, be restarted after a crash, and stop. One machine runs all of them at once.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -13,10 +13,10 @@ use testkit::{Deadline, Process, Signal, psflip_bin, wait_until};
 use crate::ports::Reserved;
 use crate::rig::Rig;
 
-/// The examples, and the program that must be installed.
+/// The examples, each with the program that must be installed.
 const SERVERS: &[(&str, &str)] = &[
     ("apache", "/usr/sbin/apache2"),
-    ("axum", "/bin/sh"), // its program is built with the tests
+    ("axum", "/bin/sh"), // the build of the tests builds its program
     ("caddy", "/usr/bin/caddy"),
     ("gunicorn", "/usr/bin/gunicorn"),
     ("haproxy", "/usr/sbin/haproxy"),
@@ -38,7 +38,7 @@ const SERVERS: &[(&str, &str)] = &[
     ("uwsgi", "/usr/bin/uwsgi"),
 ];
 
-/// Examples that the template does not run, and why.
+/// Examples that the template does not run, with the reason.
 const OTHERS: &[(&str, &str)] = &[
     ("java", "needs a compiler"),
     ("postfix", "starts as root, and allows no upgrade"),
@@ -52,21 +52,22 @@ fn folder(name: &str) -> PathBuf {
 /// One example as `psflip@NAME.service`.
 struct Server {
     unit: String,
-    /// Its working directory, from here.
+    /// Its working directory, by its path outside.
     home: PathBuf,
     port: Reserved,
-    /// For health checks, one for each slot.
+    /// Ports for health checks, one for each slot.
     _health: [Reserved; 2],
     pidfile: PathBuf,
 }
 
 impl Server {
-    /// Puts the example where the template expects it: the configuration in `/etc/psflip`, the rest in the state directory.
+    /// Installs the example where the template expects it: the configuration in `/etc/psflip`, the rest in
+    /// the state directory.
     fn install(rig: &Rig, name: &str) -> Self {
         let root = PathBuf::from(format!("/proc/{}/root", rig.machine.init()));
         let port = Reserved::new();
         let pidfile = format!("/run/psflip/{name}/psflip.pid");
-        // Owned by the user of the service; systemd sees to that.
+        // systemd makes the service's user the owner.
         let home = root.join("var/lib/private/psflip").join(name);
         fs::create_dir_all(&home).unwrap();
         for entry in fs::read_dir(folder("servers")).unwrap().map(Result::unwrap) {
@@ -85,7 +86,7 @@ impl Server {
         let health = [Reserved::new(), Reserved::new()];
         let [a, b] = [&health[0], &health[1]].map(Reserved::port);
         let variables = format!("[Service]\nEnvironment=PORT={} PORT_A={a} PORT_B={b}\n", port.port());
-        // As docs/systemd.md says it of Java.
+        // As docs/systemd.md requires it for Java.
         let success = if ["jetty", "tomcat"].contains(&name) { "SuccessExitStatus=143\n" } else { "" };
         rig.machine.unit(&format!("{unit}.d/port.conf"), variables + success);
         Self { unit, home, port, _health: health, pidfile: root.join(&pidfile[1..]) }
@@ -105,7 +106,7 @@ impl Server {
         HttpClient::tcp(self.port.address()).get("/?echo=there").map(drop)
     }
 
-    /// The active psflip, if systemd says that the unit is active and it is the main process.
+    /// The active psflip, if the unit is active and it is the unit's main process.
     fn active(&self, rig: &Rig) -> Option<Process> {
         let shown = rig.machine.properties(&self.unit, &["ActiveState", "MainPID"]);
         let pid = fs::read_to_string(&self.pidfile).ok()?;
@@ -125,7 +126,7 @@ impl Server {
     }
 }
 
-/// systemctl with all units; fails with the journal of the one that failed.
+/// Runs systemctl for all units. Fails with the journal of the unit that failed.
 #[track_caller]
 fn systemctl(rig: &Rig, command: &str, servers: &[Server]) {
     let units = servers.iter().map(|server| server.unit.as_str());
@@ -158,7 +159,7 @@ fn the_template_runs_every_server_of_the_examples() {
     systemctl(&rig, "reload", &servers);
     let third: Vec<_> =
         servers.iter().zip(second).map(|(server, old)| server.serves(&rig, Some(old))).collect();
-    // The child crashes: systemd starts the service again.
+    // The child crashes, and systemd restarts the service.
     for psflip in &third {
         let child = psflip.children()[0].children()[0];
         child.signal(Signal::SIGKILL).unwrap();
@@ -194,7 +195,7 @@ fn a_service_that_crashes_again_and_again_is_started_until_it_works() {
         return;
     };
     rig.machine.unit("psflip@.service", fs::read_to_string(folder("systemd/psflip@.service")).unwrap());
-    // Faster than the template does it, so that systemd's limit, five starts in ten seconds, would be reached.
+    // Faster than in the template, so that systemd's limit of five starts in ten seconds would be reached.
     rig.machine.unit("psflip@app.service.d/fast.conf", "[Service]\nRestartSec=1ms\n");
     rig.configure(&["/usr/bin/crash-on-init", "--code", "3"], crate::rig::SERVING);
     assert!(rig.machine.systemctl(["start", "psflip@app.service"]).is_err());

@@ -1,4 +1,5 @@
-//! Sockets that systemd opens, or keeps: clients wait in their queue, whoever is killed, and are served.
+//! Sockets that systemd opens or keeps. Clients wait in the accept queue, whichever process is killed, and
+//! are served.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +13,7 @@ const NOTIFY: &str = "Type=notify\nNotifyAccess=main\nKillMode=mixed\nExecReload
 const SERVER: &[&str] = &["http-server", "--inherit", "listen_fds", "--linger", "50ms"];
 const READY: &str = "[healthcheck.notify]\n";
 
-/// A client that has sent its request, and waits.
+/// A client that has sent its request, and waits for the answer.
 struct Waiting(UnixStream);
 
 impl Waiting {
@@ -42,7 +43,7 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
     rig.install(NOTIFY);
     rig.machine.systemctl(["start", "app.socket"]).unwrap();
     assert!(!rig.pidfile().exists(), "nobody has asked for it yet");
-    // The first client starts the service, and is served.
+    // The first client starts the service, and gets its answer.
     Waiting::new(&rig).expect_answer();
     let probe = rig.ask();
     for _ in 0..20 {
@@ -54,7 +55,7 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
     rig.flip();
     probe.finish().assert_no_failures();
 
-    // Nobody is there: whoever comes now waits for the restart.
+    // No process is left. New clients wait for the restart.
     let all = kill_everything(&rig);
     let waiting: Vec<_> = (0..3).map(|_| Waiting::new(&rig)).collect();
     waiting.into_iter().for_each(Waiting::expect_answer);
@@ -63,7 +64,7 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
     rig.wait_main();
     rig.flip();
 
-    // The service alone is stopped, so the next client starts it again.
+    // Only the service is stopped, not its socket, so the next client starts it again.
     rig.stop_well();
     Waiting::new(&rig).expect_answer();
     rig.wait_main();
@@ -105,7 +106,7 @@ fn sockets_that_psflip_opened_survive_a_kill_of_everything() {
         kept("after a restart", 2);
         rig.flip();
     }
-    // A flip that drops a listener.
+    // An upgrade that drops a listener.
     rig.configure(SERVER, &format!("{}{READY}", address("app.sock")));
     rig.flip();
     kept("after a listener was dropped", 1);
@@ -118,7 +119,7 @@ fn sockets_that_psflip_opened_survive_a_kill_of_everything() {
 
 #[test]
 fn without_a_place_at_systemd_sockets_are_opened_anew_after_a_kill_of_everything() {
-    // The proof that the other test could fail: FileDescriptorStoreMax= is 0 unless the unit says otherwise.
+    // Proves that the other test can fail: FileDescriptorStoreMax= is 0 by default.
     let Some(rig) = Rig::new() else { return };
     let address = format!("[[listen]]\naddress = \"unix://{}\"\n", rig.path("app.sock").display());
     rig.configure(SERVER, &format!("{address}{READY}"));
@@ -134,12 +135,12 @@ fn without_a_place_at_systemd_sockets_are_opened_anew_after_a_kill_of_everything
     rig.stop_well();
 }
 
-/// SIGKILL to every process of the unit; all are gone then.
+/// Sends SIGKILL to every process of the unit, and waits until all are gone.
 #[track_caller]
 fn kill_everything(rig: &Rig) -> Vec<Process> {
     let all = rig.machine.processes(APP);
     for process in &all {
-        // What has ended already did so because of the others.
+        // A process may have exited because of the others.
         let _ = process.signal(Signal::SIGKILL);
     }
     all.iter().for_each(|process| rig.wait_gone(*process));

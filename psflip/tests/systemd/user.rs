@@ -1,4 +1,4 @@
-//! The manager of a user without any rights, as `systemctl --user` speaks to it.
+//! The service manager of an unprivileged user, as `systemctl --user` talks to it.
 
 use crate::rig::{APP, Rig, SERVING};
 

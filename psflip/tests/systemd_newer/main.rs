@@ -1,5 +1,6 @@
-//! The tests of `tests/systemd` once more, under a newer systemd than the installed one, and those of what only that can do. `cargo xtask systemd`
-//! fetches it; without it the tests say `SKIPPED`, or fail with `TESTKIT_REQUIRE=newer-systemd`, as CI sets it once it has it.
+//! The tests of `tests/systemd` again, under a newer systemd than the installed one, and tests of features
+//! that only the newer one has. `cargo xtask systemd` downloads it. Without it the tests say `SKIPPED`, or
+//! fail with `TESTKIT_REQUIRE=newer-systemd`, as CI sets it once it has it.
 
 #[path = "../systemd/anchors.rs"]
 mod anchors;

@@ -1,4 +1,5 @@
-//! Units of `Type=notify-reload` (since 253): systemd itself sends SIGHUP, and waits for psflip's word of the outcome.
+//! Units of `Type=notify-reload` (since 253): systemd itself sends SIGHUP, and waits for psflip's
+//! notification of the outcome.
 
 use testkit::systemd::inner_pid_of;
 
@@ -19,7 +20,7 @@ fn reloads_are_complete_when_they_return_and_a_failed_one_changes_nothing() {
         old = rig.wait_main();
         probe.wait_requests(5);
     }
-    // The protocol has no word for a failure: `systemctl reload` succeeds all the same.
+    // The protocol has no message for a failure, so `systemctl reload` succeeds all the same.
     rig.configure(&["crash-on-init", "--code", "3"], SERVING);
     rig.machine.systemctl(["reload", APP]).unwrap();
     assert_eq!(rig.wait_main(), old);

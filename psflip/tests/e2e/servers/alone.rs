@@ -1,5 +1,5 @@
-//! Servers that allow no second one beside them: the upgrade is refused, by their own lock and by a check that only the new one could pass,
-//! and the old one serves on.
+//! Servers that allow no second instance. Their own lock refuses it, and the health check is one that only
+//! the new instance could pass. So the upgrade fails, and the old instance keeps serving.
 
 use std::fs::{self, Permissions};
 use std::io::Read;
@@ -14,7 +14,8 @@ use super::{Example, are_installed, path};
 pub(super) const POSTFIX: &str = "postfix.toml";
 pub(super) const RABBITMQ: &str = "rabbitmq.toml";
 
-/// A connection gets this greeting; nothing is expected of a server in whose protocol the client begins.
+/// Checks that a connection gets this greeting. It is empty if the client speaks first in the server's
+/// protocol.
 #[track_caller]
 fn greets(example: &Example, greeting: &str) {
     let mut connection = TcpStream::connect(example.address()).unwrap();
@@ -24,7 +25,7 @@ fn greets(example: &Example, greeting: &str) {
     assert_eq!(String::from_utf8_lossy(&said), greeting);
 }
 
-/// Two upgrades are refused, since the second server gives up.
+/// Two upgrades fail, since the second instance exits.
 #[track_caller]
 fn refuses_a_second_one(example: &Example, greeting: &str, reason: &str) {
     let psflip = example.psflip().start().wait_ready();
@@ -52,7 +53,7 @@ fn postfix_refuses_a_second_master_and_serves_on() {
         return;
     }
     let example = Example::new(POSTFIX);
-    // Its processes are of another user.
+    // Its processes run as another user.
     fs::set_permissions(example.sandbox.dir(), Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(example.sandbox.path("postfix-spool")).unwrap();
     let install = example.sandbox.command(["install", "-d", "-o", "postfix", "postfix-data"]).start();

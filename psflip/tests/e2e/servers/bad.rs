@@ -1,5 +1,6 @@
-//! The bad end of each example: the next version crashes as soon as it is started, or in its workers. The upgrade must fail and say why,
-//! the old version serves on, and the next good version takes over. `docs/traffic.md` lists what no health check finds.
+//! Bad versions of each example: the next version crashes as soon as it is started, or in its workers. The
+//! upgrade must fail with a reason, the old version keeps serving, and the next good version takes over.
+//! `docs/traffic.md` lists what no health check finds.
 
 use std::collections::BTreeSet;
 
@@ -10,20 +11,21 @@ use super::{Example, are_installed, data, java, nginx, node, perl, php, python, 
 /// How the next version is bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Crash {
-    /// The child itself, before it serves.
+    /// The child itself crashes, before it serves.
     AtOnce,
-    /// Its workers, again and again; the main process would go on.
+    /// Its workers crash, again and again, while the main process stays.
     Workers,
 }
 
-/// One way in which the next version of an example is bad.
+/// One bad version of an example.
 struct Bad {
     crash: Crash,
-    /// The file that is changed for it, from what, and to what. An empty `from` is the file's beginning.
+    /// The file to change, and the text to replace. If `from` is empty, `to` is inserted at the beginning of
+    /// the file.
     file: &'static str,
     from: &'static str,
     to: &'static str,
-    /// What the upgrade's failure must say.
+    /// Words of the upgrade's failure.
     reason: &'static str,
 }
 
@@ -37,7 +39,7 @@ impl Bad {
     }
 }
 
-/// One test for each example, and the list of them.
+/// One test for each example, and the list of examples.
 macro_rules! examples {
     ($($name:ident: $file:expr, $programs:expr, [$($bad:expr),* $(,)?];)*) => {
         const FILES: &[&str] = &[$($file),*];
@@ -104,7 +106,7 @@ examples! {
     ];
     a_bad_version_of_the_apache_example_changes_nothing: web::APACHE, ["apache2"], [
         Bad::at_once("apache.conf", "", "Bad\n", "exit code 1"),
-        // No worker can make its threads.
+        // No worker can create its threads.
         Bad::workers("apache.conf", "User ", "ThreadStackSize 99999999999999\nUser ", "last probe: probe "),
     ];
     a_bad_version_of_the_caddy_example_changes_nothing: web::CADDY, ["caddy"], [
@@ -136,7 +138,7 @@ examples! {
     ];
 }
 
-/// The example is started; each bad version fails; a good one takes over after each.
+/// Starts the example. Each bad version fails, and a good one takes over after each.
 #[track_caller]
 fn refuses(file: &'static str, programs: &[&str], bads: &[Bad]) {
     if !are_installed(programs) {
@@ -171,7 +173,8 @@ fn refuses(file: &'static str, programs: &[&str], bads: &[Bad]) {
     example.sandbox.assert_no_process_left();
 }
 
-/// The next version is the bad one. One that never gets healthy has three seconds instead of the minute of the example.
+/// Installs the bad version. If it never becomes healthy, the timeout is three seconds instead of the
+/// example's minute.
 fn spoil(example: &Example, bad: &Bad) {
     if bad.crash == Crash::Workers {
         let config = example.sandbox.read(example.file);
@@ -186,7 +189,8 @@ fn spoil(example: &Example, bad: &Bad) {
     example.sandbox.write(bad.file, text.replacen(bad.from, bad.to, 1));
 }
 
-/// `psflip upgrade`: its exit code and all that it printed. An old generation that drains may still close connections that it accepts.
+/// Runs `psflip upgrade`. Returns its exit code and its output. A draining old generation may still accept
+/// connections and close them.
 #[track_caller]
 fn upgrade(example: &Example) -> (Option<i32>, String) {
     let client =

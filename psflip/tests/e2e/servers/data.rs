@@ -1,4 +1,5 @@
-//! Servers that keep data: a cache that starts empty in every generation, and a server that allows no second one beside it.
+//! Servers that keep data: a cache that is empty at the start of every generation, and a server that allows
+//! no second instance.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,7 @@ use super::{Example, are_installed, with_success};
 pub(super) const MEMCACHED: &str = "memcached.toml";
 pub(super) const REDIS: &str = "redis.toml";
 
-/// Sends one command to Redis or memcached on a connection of its own; gives the answer.
+/// Sends one command to Redis or memcached on a new connection. Returns the answer.
 pub(super) fn ask(socket: &Path, command: &str) -> Result<String, ClientError> {
     let ask = || -> std::io::Result<String> {
         let mut connection = UnixStream::connect(socket)?;
@@ -94,7 +95,7 @@ fn a_kill_of_the_server_ends_psflip_as_an_error() {
     }
 }
 
-/// Dovecot stands for all that lock their data: Postfix, RabbitMQ, databases.
+/// Dovecot stands for all servers that lock their data: Postfix, RabbitMQ, databases.
 #[test]
 fn a_server_that_allows_no_second_one_beside_it_fails_the_upgrade_and_serves_on() {
     // Contract: F3, U6, U8

@@ -1,5 +1,6 @@
-//! Every complete configuration in `docs/` (README.md's is `readme.rs`'s): psflip takes it, and runs it to its good and to its bad ends. The servers there
-//! are the fixtures, under the names of the real ones (whose examples the other modules run).
+//! Every complete configuration in `docs/` is valid, and works with a good version and with bad ones.
+//! (`readme.rs` tests README.md's.) The servers are the fixtures under the names of the real ones. The other
+//! modules run the examples of the real servers.
 
 use std::fs;
 use std::path::Path;
@@ -26,10 +27,10 @@ plackup) exec http-server --inherit server_starter ;;
 *) if [ "$1" = --socket ]; then exec http-server --unix "$2"; else exec http-server --inherit listen_fds; fi ;;
 esac"#;
 
-/// The next version crashes as it starts. (The health check of php-cgi is a run of it.)
+/// The next version crashes at its start. (The health check of php-cgi runs it.)
 const CRASHES: &str = "exit 7";
 
-/// Its main process goes on, but nothing serves, and the application's code fails.
+/// The main process stays, but nothing serves, and the application's code fails.
 const NEVER_SERVES: &str = "if [ \"$1\" = -q ]; then exit 7; else exec sleep 1000; fi";
 
 /// The complete configurations of a page: fenced, or indented by four spaces.
@@ -60,12 +61,12 @@ fn configurations(page: &str) -> Vec<String> {
     blocks
 }
 
-/// What stands between quotes after this.
+/// The quoted text after `mark`.
 fn quoted_after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
     text.split_once(mark)?.1.split('"').nth(1)
 }
 
-/// A configuration in a sandbox of its own: its paths are there, its ports are free ones.
+/// A configuration in a sandbox of its own. Its paths exist, and its ports are free ones.
 struct Block {
     sandbox: Sandbox,
     config: String,
@@ -91,7 +92,7 @@ impl Block {
             .replace("\"/srv/", &format!("\"{folder}/srv/"))
             .replace("8091", &a)
             .replace("8092", &b)
-            .replace("SIGQUIT", "SIGTERM") // the fixtures know that one
+            .replace("SIGQUIT", "SIGTERM") // a signal that the fixtures know
             .replace("0.0.0.0:", "127.0.0.1:");
         let config = port.in_text(&config);
         let group = "group = \"www-data\"\n";
@@ -100,7 +101,8 @@ impl Block {
         Self { sandbox, config: config.replace(group, ""), program, port, health }
     }
 
-    /// The next version of the server, and of what its health check runs. `None`: it has the time that the configuration gives it.
+    /// Writes the next version of the server, and of the program that its health check runs. `None` keeps the
+    /// configuration's timeout.
     fn write(&self, text: &str, timeout: Option<&str>) {
         script(&self.sandbox, &format!("bin/{}", self.program), text);
         let config = match timeout {
@@ -121,7 +123,7 @@ impl Block {
         psflip.env("PATH", std::env::join_paths(folders).unwrap()).env("PORT_a", a).env("PORT_b", b)
     }
 
-    /// The service answers where its clients look for it.
+    /// The service answers at its clients' address.
     #[track_caller]
     fn answers(&self) {
         let listener = quoted_after(&self.config, "[[listen]]\naddress");
@@ -139,7 +141,7 @@ impl Block {
         assert!(answer.is_ok(), "{answer:?}\n{}\n{}", self.config, self.sandbox.report());
     }
 
-    /// `psflip upgrade`: its exit code and all that it printed.
+    /// Runs `psflip upgrade`. Returns its exit code and its output.
     #[track_caller]
     fn upgrade(&self) -> (Option<i32>, String) {
         let client = self.sandbox.command([psflip_bin()]).args(["upgrade", "-c", "app.toml"]).start();
@@ -159,7 +161,7 @@ impl Block {
     }
 }
 
-/// Runs all configurations of a page; there are so many.
+/// Runs all configurations of a page. There must be `count` of them.
 #[track_caller]
 fn run(page: &str, count: usize) {
     let blocks = configurations(page);

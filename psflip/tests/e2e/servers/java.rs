@@ -1,4 +1,4 @@
-//! Java on descriptor 0, by `System.inheritedChannel()`: a program of its own, Tomcat, and Jetty.
+//! Java on descriptor 0, by `System.inheritedChannel()`: the example's own program, Tomcat, and Jetty.
 
 use std::process::ExitStatus;
 
@@ -12,11 +12,11 @@ use super::{Example, are_installed};
 pub(super) const EXAMPLE: &str = "java.toml";
 pub(super) const JETTY: &str = "jetty.toml";
 pub(super) const TOMCAT: &str = "tomcat.toml";
-/// Debian's places.
+/// Debian's paths.
 pub(super) const JETTY_PROGRAM: &str = "/usr/share/jetty9/start.jar";
 pub(super) const TOMCAT_PROGRAM: &str = "/usr/share/tomcat10/bin/catalina.sh";
 
-/// A virtual machine that has ended in order because of SIGTERM says 143.
+/// A virtual machine that shuts down cleanly on SIGTERM exits with 143.
 fn by_143(status: ExitStatus) -> bool {
     status.code() == Some(143)
 }

@@ -1,4 +1,4 @@
-//! Eight clients without pause, and a flip as soon as the one before has taken over.
+//! Eight clients without pause, and the next upgrade as soon as the last one has taken over.
 
 use std::time::{Duration, Instant};
 
@@ -10,26 +10,27 @@ use testkit::{AvailabilityProbe, Deadline, Psflip, wait_until};
 
 use crate::traffic::clients::Question;
 
-/// Clients that send requests at the same time. Every second one keeps its connection: those with even numbers.
+/// Clients that send requests at the same time. Those with even numbers keep their connections.
 const CLIENTS: usize = 8;
-/// In the suite no flip is begun after this time, so that a slow machine has fewer of them.
+/// Without `SERVERS_FLIPS`, no upgrade starts after this time, so a slow host runs fewer of them.
 const LONGEST: Duration = Duration::from_secs(8);
-/// But so many there are.
+/// The fewest upgrades, however slow the host.
 const FEWEST: u64 = 3;
 
-/// What is requested by `SERVERS_FLIPS`; `None`: what the suite has time for, at most 20.
+/// The number from `SERVERS_FLIPS`. `None`: as many as the time allows, at most 20.
 fn wanted() -> Option<u64> {
     std::env::var("SERVERS_FLIPS").ok().and_then(|text| text.parse().ok())
 }
 
-/// What applications answer: plain HTTP with the length of the body, or PHP's with length and sum.
+/// The form of the application's answers: plain HTTP with the length of the body, or PHP's with length and
+/// checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Application {
     Http,
     Php,
 }
 
-/// The clients of a server at `target`; every answer is checked to its last byte. No request is ever repeated.
+/// The clients of a server at `target`. They check every answer to its last byte, and never repeat a request.
 pub(super) fn clients(target: impl Into<Target>, application: Application) -> AvailabilityProbe {
     let target = target.into();
     AvailabilityProbe::start(CLIENTS, |number| {
@@ -44,7 +45,7 @@ pub(super) fn clients(target: impl Into<Target>, application: Application) -> Av
     })
 }
 
-/// As [`clients`], for a server that answers `pid=N` and more; the pid is the tag.
+/// Like [`clients`], for a server whose answer begins with `pid=N`. The pid is the tag.
 pub(super) fn clients_of_pids(target: impl Into<Target>) -> AvailabilityProbe {
     let target = target.into();
     AvailabilityProbe::start(CLIENTS, |number| {
@@ -66,7 +67,8 @@ fn ask(client: &mut HttpClient, uri: &str, body: Option<&[u8]>) -> Result<(u16, 
     Ok((response.status, response.text()))
 }
 
-/// Flips under load; each flip waits until the generation before has taken over and answers. Gives what the clients saw.
+/// Upgrades under load. Each waits until the last generation has taken over and answers. Returns the clients'
+/// report.
 #[expect(clippy::print_stdout, reason = "these tests measure as well; `--no-capture` shows it")]
 #[track_caller]
 pub(super) fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityProbe) -> Report {
@@ -109,8 +111,9 @@ fn is_kept(failure: &Failure) -> bool {
     failure.client.is_multiple_of(2)
 }
 
-/// For a server that closes kept connections between two requests when it is to end: nothing failed but requests that were sent on
-/// such a connection, of which nothing was answered. A client may repeat them if they are idempotent (RFC 9112, 9.3.1).
+/// For a server that closes idle keep-alive connections when it stops. The only failed requests are those
+/// that were sent on such a connection and got no byte of an answer. A client may repeat them if they are
+/// idempotent (RFC 9112, 9.3.1).
 #[track_caller]
 pub(super) fn assert_only_stale_connections_failed(report: &Report) {
     let other: Vec<_> = report
@@ -121,8 +124,9 @@ pub(super) fn assert_only_stale_connections_failed(report: &Report) {
     assert!(other.is_empty(), "{other:?}\n{report}");
 }
 
-/// For a server that closes even connections from which nothing has come yet, and answers 500 while it does so: nobody was refused, nothing
-/// wrong was answered, and in each flip every client lost one request at most.
+/// For a server that, when it stops, closes even connections without a request so far, and answers 500
+/// meanwhile. No connection is refused, no answer is wrong, and each client loses at most one request per
+/// upgrade.
 #[track_caller]
 pub(super) fn assert_only_what_was_open_failed(report: &Report) {
     let is_its_own = |failure: &&Failure| {

@@ -1,5 +1,6 @@
-//! Real servers under psflip, flipped again and again under load: the examples of `examples/servers/`, one module a stack. Each runs where its
-//! server is installed (`cargo xtask ci`, as root, installs them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains what is found.
+//! Real servers under psflip, upgraded again and again under load: the examples of `examples/servers/`, one
+//! module for each stack. Each test runs where its server is installed (`cargo xtask ci`, as root, installs
+//! them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains the results.
 
 mod alone;
 mod bad;
@@ -56,17 +57,17 @@ const RUN: &[&str] = &[
     web::HAPROXY,
 ];
 
-/// Those of which there can be only one.
+/// The examples that allow only one instance.
 const ALONE: &[&str] = &[alone::POSTFIX, alone::RABBITMQ];
 
-/// PATH with the folders that Debian gives to root alone.
+/// PATH with the directories that Debian adds for root only.
 fn path() -> OsString {
     let usual = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&usual).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     std::env::join_paths(folders).unwrap()
 }
 
-/// Whether these programs are installed. If not, the test is to be skipped.
+/// Whether these programs are installed. If not, the caller skips the test.
 #[track_caller]
 fn are_installed(programs: &[&str]) -> bool {
     programs.iter().all(|program| testkit::need(program).is_some())
@@ -76,17 +77,17 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/servers")
 }
 
-/// One of the examples, in a sandbox of its own.
+/// An example in a sandbox of its own.
 struct Example {
     sandbox: Sandbox,
     file: &'static str,
     port: Reserved,
-    /// For health checks, one for each slot.
+    /// Ports for health checks, one for each slot.
     health: [Reserved; 2],
 }
 
 impl Example {
-    /// A copy of the folder, as somebody who tries it has it; only the port is another one.
+    /// A copy of the directory, as a user who tries it has it, with another port.
     fn new(file: &'static str) -> Self {
         let sandbox = Sandbox::new();
         let port = Reserved::new();
@@ -106,7 +107,7 @@ impl Example {
         self.port.address()
     }
 
-    /// psflip with it, to be started.
+    /// The builder of a psflip that runs the example.
     fn psflip(&self) -> PsflipBuilder {
         let port = self.port.port().to_string();
         let [a, b] = [0, 1].map(|slot| self.health[slot].port().to_string());
@@ -114,7 +115,7 @@ impl Example {
         psflip.env("PORT", port).env("PORT_A", a).env("PORT_B", b)
     }
 
-    /// The service answers one request: Redis or FastCGI at its Unix socket, else HTTP at its port.
+    /// The service answers one request: Redis or FastCGI at its Unix socket, all others HTTP at their port.
     #[track_caller]
     fn answers(&self) {
         let socket = self.sandbox.path("php.sock");
@@ -139,7 +140,7 @@ impl Example {
         }
     }
 
-    /// Ends the service; nothing is left of it.
+    /// Stops the service, and checks that nothing is left of it.
     #[track_caller]
     fn stop(&self, psflip: &Psflip, is_right: fn(ExitStatus) -> bool) {
         let status = psflip.stop();
@@ -148,12 +149,12 @@ impl Example {
     }
 }
 
-/// A server that ends with 0 when it is asked to.
+/// A server that exits with 0 on a stop request.
 fn with_success(status: ExitStatus) -> bool {
     status.success()
 }
 
-/// A server that dies of the signal when it has done its work.
+/// A server that terminates by the signal after it has done its work.
 fn by_sigterm(status: ExitStatus) -> bool {
     status.signal() == Some(15)
 }

@@ -1,4 +1,4 @@
-//! Node on an inherited descriptor, with an application that ends with care.
+//! Node on an inherited descriptor, with an application that shuts down gracefully.
 
 use super::load::{Application, clients, flip_under_load};
 use super::{Example, are_installed, with_success};

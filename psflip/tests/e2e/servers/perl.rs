@@ -1,10 +1,10 @@
-//! Perl, by Server::Starter's protocol: a script of its own, and Starlet.
+//! Perl, by Server::Starter's protocol: the example's own script, and Starlet.
 
 use super::load::{Application, clients, flip_under_load};
 use super::{Example, are_installed, with_success};
 
-/// Starlet's main process (Parallel::Prefork 0.18) loses a SIGTERM that comes between its last fork and its wait: before a test stops it,
-/// all is at rest.
+/// Starlet's main process (Parallel::Prefork 0.18) loses a SIGTERM that arrives between its last fork and its
+/// wait. So before a stop the test waits until all processes are idle.
 pub(super) use crate::service::wait_rest;
 
 pub(super) const SCRIPT: &str = "server-starter.toml";

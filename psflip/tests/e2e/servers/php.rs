@@ -1,4 +1,5 @@
-//! PHP behind nginx: php-cgi on a shared socket at descriptor 0; php-fpm on a socket of its own behind a link, and on a shared one.
+//! PHP behind nginx: php-cgi on a shared socket at descriptor 0; php-fpm on a socket of its own behind a
+//! symlink, and on a shared one.
 
 use super::load::{Application, clients, flip_under_load};
 use super::{Example, are_installed, with_success};
@@ -7,11 +8,11 @@ use crate::traffic::nginx::Nginx;
 pub(super) const CGI: &str = "php-cgi.toml";
 pub(super) const FPM: &str = "php-fpm.toml";
 pub(super) const FPM_SHARED: &str = "php-fpm-shared.toml";
-/// As Debian 12 calls it.
+/// The program's name in Debian 12.
 pub(super) const FPM_PROGRAM: &str = "php-fpm8.2";
 const WEB: &str = "php.nginx.conf";
 
-/// Runs the example behind nginx; neither a client nor nginx sees a flip.
+/// Runs the example behind nginx. Neither a client nor nginx sees an upgrade.
 #[track_caller]
 fn loses_nothing(what: &str, file: &'static str, program: &str) {
     if !are_installed(&["nginx", program]) {

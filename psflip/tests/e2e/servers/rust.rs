@@ -1,4 +1,4 @@
-//! Rust: axum on an inherited descriptor, in the careful program of the example and with axum's own graceful shutdown.
+//! Rust: axum on an inherited descriptor, in the example's program and with axum's own graceful shutdown.
 
 use testkit::{Sandbox, psflip_bin};
 
@@ -7,7 +7,8 @@ use super::{Example, with_success};
 
 pub(super) const EXAMPLE: &str = "axum.toml";
 
-/// Puts the program of the example where the configuration expects it. Its own test lets cargo build it.
+/// Puts the example's program where the configuration expects it. The test of that program builds it with
+/// cargo.
 pub(super) fn install(sandbox: &Sandbox) {
     let program = psflip_bin().with_file_name("axum-server");
     assert!(program.is_file(), "{} is missing: `cargo build --package axum-server`", program.display());

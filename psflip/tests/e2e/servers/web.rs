@@ -9,7 +9,8 @@ pub(super) const APACHE: &str = "apache.toml";
 pub(super) const CADDY: &str = "caddy.toml";
 pub(super) const HAPROXY: &str = "haproxy.toml";
 
-/// Apache forks its workers in the process group that psflip gives its child, and signals that group as it stops.
+/// Apache forks its workers in the process group that psflip gives its child, and signals that group as it
+/// stops.
 #[track_caller]
 fn apache_loses_only_connections_in_its_queue(mpm: &str) {
     if !are_installed(&["apache2"]) {

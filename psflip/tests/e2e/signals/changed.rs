@@ -1,4 +1,4 @@
-//! `[signals]`: what the child gets in place of what is sent to psflip (contract S8).
+//! `[signals]`: which signal the child gets in place of the one that psflip gets (contract S8).
 
 use testkit::{Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, psflip_bin};
 
@@ -6,7 +6,7 @@ use super::{LOGGER, count, fence, logger, ready, send};
 use crate::anchor::{anchor_of, anchored};
 use crate::service::configure;
 
-/// A psflip with these rules, and a child that prints every signal and ends by this one.
+/// A psflip with these rules, and a child that prints every signal and exits on this one.
 fn with_rules(sandbox: &Sandbox, rules: &str, exit_on: &str) -> PsflipBuilder {
     let program = fixture("signal-logger");
     let argv = [program.to_str().unwrap(), "--exit-on", exit_on];
@@ -40,7 +40,7 @@ fn a_child_gets_what_the_table_says_with_sender_and_payload_of_what_came() {
     for never in ["SIGUSR1", "SIGWINCH", "SIGRTMIN+3"] {
         assert_eq!(count(&psflip, &format!("got {never} ")), 0, "{}", sandbox.report());
     }
-    // A stop request, whatever the child gets. Its end is the service's.
+    // A stop request, whatever the child gets. When the child exits, the service is stopped.
     psflip.signal(Signal::SIGTERM);
     assert_eq!(psflip.wait_exit().code(), Some(0), "{}", sandbox.report());
     assert_eq!((count(&psflip, "got SIGQUIT "), count(&psflip, "got SIGTERM ")), (1, 0));
@@ -58,7 +58,7 @@ fn each_generation_has_its_own_table_and_what_psflip_sends_is_not_changed() {
     becomes(&psflip, Signal::SIGUSR1, "SIGUSR2");
     let program = fixture("signal-logger");
     configure(&sandbox, &[program.to_str().unwrap()], &format!("{LOGGER}[signals]\nSIGUSR1 = \"SIGALRM\"\n"));
-    // The old child gets `shutdown.signal`, which is SIGTERM, and not what SIGTERM becomes.
+    // The old child gets `shutdown.signal`, which is SIGTERM, and not what SIGTERM is mapped to.
     psflip.flip();
     assert_eq!((count(&psflip, "got SIGTERM "), count(&psflip, "got SIGWINCH ")), (1, 0));
     psflip.output().wait_count(2, Stream::Stdout, "ready pid");
@@ -115,7 +115,7 @@ fn the_keys_of_a_terminal_become_what_the_table_says() {
     let sandbox = Sandbox::new();
     let rules = "[signals]\nSIGINT = \"SIGUSR1\"\nSIGQUIT = false\nSIGWINCH = \"SIGALRM\"\n";
     let config = format!("{}{rules}", crate::terminal::LOGGER);
-    // In a process group of its own it has nothing of the terminal but by psflip.
+    // In a process group of its own, the child gets the terminal's signals only from psflip.
     let logger = crate::terminal::logger(&sandbox).config(config);
     let psflip = crate::terminal::ready(logger.wrapper(crate::terminal::SHELL));
     psflip.program().write_stdin("\x03");

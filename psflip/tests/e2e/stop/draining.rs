@@ -1,4 +1,5 @@
-//! A stop while the generation before still drains (F11): both end, and the active psflip is the last, since a manager ends what is left with it.
+//! A stop while the old generation still drains (F11). Both stop, and the active psflip exits last, since a
+//! service manager kills whatever is left when it exits.
 
 use testkit::client::control::{Asking, status};
 use testkit::{Sandbox, Signal, Stream};
@@ -8,14 +9,15 @@ use crate::service::{Draining, flip_to_logger, freeze, kill, thaw};
 
 const WAITS: &str = "stopped; waiting for the old generation, which still drains";
 
-/// The old child ends when the test says so (SIGUSR2), or after `patience` by SIGKILL; the new one when it is asked to.
+/// The old child exits when the test sends SIGUSR2, or is killed after `patience`. The new one exits on a
+/// stop request.
 #[track_caller]
 fn flipped(sandbox: &Sandbox, patience: &str) -> Draining {
     let rest = format!("[shutdown]\ntimeout = \"{patience}\"\n");
     flip_to_logger(sandbox, &["ignore-sigterm", "--exit-on", "USR2"], &rest, "")
 }
 
-/// The old generation waits for an hour before it ends its child.
+/// The old generation waits an hour before it stops its child.
 #[track_caller]
 fn with_a_long_delay(sandbox: &Sandbox, timeout: &str) -> Draining {
     let rest = format!("[shutdown]\ndelay = \"1h\"\ntimeout = \"{timeout}\"\n");
@@ -64,7 +66,7 @@ fn a_stop_waits_as_long_as_the_old_child_takes() {
         "{shown}"
     );
     assert!(shown["child"].is_null(), "it has ended: {shown}");
-    // An upgrade would have nobody to follow it.
+    // No generation would be left to run an upgrade.
     let refused =
         Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"upgrade"}"#).wait_event("refused");
     assert!(refused["reason"].as_str().unwrap().contains("ends"), "{refused}");
@@ -110,13 +112,13 @@ fn an_old_psflip_that_hangs_is_not_waited_for_without_end() {
     let Draining { psflip, old, new, .. } = with_a_long_delay(&sandbox, "100ms");
     freeze(old);
     new.signal(Signal::SIGTERM).unwrap();
-    // It has twice `shutdown.timeout` and five seconds.
+    // Its time is twice `shutdown.timeout` plus five seconds.
     psflip.wait_for_line(
         Stream::Stderr,
         "did not exit within the time that it announced; no longer waiting for it",
     );
     assert!(psflip.wait_end_of(new).success(), "{}", sandbox.report());
-    thaw(old); // it hears of the stop now
+    thaw(old); // only now it gets the stop request
     assert!(psflip.wait_exit().success());
     assert_over(&sandbox, &psflip);
 }
@@ -124,7 +126,7 @@ fn an_old_psflip_that_hangs_is_not_waited_for_without_end() {
 #[test]
 fn a_child_that_crashes_is_not_held_up_by_an_old_generation() {
     // Contract: C5
-    // The manager is to start the service again as soon as it can.
+    // The service manager must be able to restart the service as soon as possible.
     let sandbox = Sandbox::new();
     let Draining { psflip, old, new, old_child } = flipped(&sandbox, "1h");
     psflip.signal_child(Signal::SIGKILL);

@@ -1,4 +1,5 @@
-//! Stop requests in every phase of a generation's life (S5, F11): everything ends, the child's end is relayed, the pidfile is gone.
+//! Stop requests in every phase of a generation's life (S5, F11): everything stops, psflip exits with the
+//! child's exit status, and the pidfile is removed.
 
 mod draining;
 
@@ -10,7 +11,7 @@ use crate::service::{AT_ONCE, Service, configure, generations, kill, psflip, sto
 
 const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
-/// Nothing of the service is left: no process, no pidfile.
+/// Nothing is left of the service: no process, no pidfile.
 #[track_caller]
 fn assert_over(sandbox: &Sandbox, psflip: &Psflip) {
     sandbox.assert_no_process_left();
@@ -73,13 +74,13 @@ fn sigquit_is_no_stop_request() {
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     psflip.signal(Signal::SIGQUIT);
     psflip.wait_for_line(Stream::Stdout, "got SIGQUIT");
-    psflip.flip(); // a generation that was asked to stop would start no upgrade
+    psflip.flip(); // a generation with a stop request would start no upgrade
     assert!(!psflip.log().contains("stop requested"), "{}", psflip.log());
     stop(&psflip);
     assert_over(&sandbox, &psflip);
 }
 
-/// An upgrade that waits for the file `healthy`, with this new child.
+/// An upgrade to this child that waits for the file `healthy`.
 fn upgrading(sandbox: &Sandbox, argv: &[&str], rest: &str) -> (Psflip, Process, Process) {
     let psflip = psflip(sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
@@ -102,7 +103,7 @@ fn a_stop_while_the_new_generation_comes_ends_both() {
             }
             old.signal(signal).unwrap();
             if signal == Signal::SIGINT {
-                // The logger ends on SIGTERM alone.
+                // The logger exits on SIGTERM only.
                 psflip.wait_for_line(Stream::Stdout, "got SIGINT");
                 old.signal(Signal::SIGTERM).unwrap();
             }
@@ -170,8 +171,9 @@ fn a_child_that_ignores_the_stop_is_served_on_and_can_be_upgraded() {
         );
         assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
     }
-    // A request during the stop is followed when the stop was in vain. Two signals that wait together are read by their numbers,
-    // SIGHUP first, and the stop would abort its upgrade.
+    // If the stop fails, an upgrade requested meanwhile starts. The test waits for "stop requested", since
+    // pending signals are read in the order of their numbers: SIGHUP would come first, and the stop would
+    // abort its upgrade.
     let mark = psflip.output().mark();
     psflip.signal(Signal::SIGTERM);
     psflip.output().wait_after(mark, Stream::Stderr, "stop requested");
@@ -217,7 +219,8 @@ fn stops_that_race_with_a_hundred_upgrades_always_end_everything() {
             3 => drop(psflip.output().wait(Stream::Stderr, "upgrade started")),
             _ => drop(psflip.output().wait(Stream::Stdout, "starting pid=")),
         }
-        // Whoever is there is told, once, in an order that changes; what was promoted meanwhile is told at the end.
+        // Each generation gets one SIGTERM, in alternating order. One that was promoted meanwhile gets it at
+        // the end.
         let (mut told, mut empty) = (Vec::new(), 0);
         wait_until(Deadline::default(), "the end of all generations", || {
             let mut there = generations(&sandbox);
@@ -225,10 +228,11 @@ fn stops_that_race_with_a_hundred_upgrades_always_end_everything() {
                 there.reverse();
             }
             for process in there.iter().filter(|process| !told.contains(*process)) {
-                let _ = process.signal(Signal::SIGTERM); // it may just have ended
+                let _ = process.signal(Signal::SIGTERM); // it may just have exited
             }
             told.extend(there.iter().copied());
-            // One look can miss both: the old one has just ended, and the new one was not there yet when the look began.
+            // One look can miss both: the old one has just exited, and the new one did not exist when the
+            // look began.
             empty = if there.is_empty() { empty + 1 } else { 0 };
             (empty == 3).then_some(())
         });
@@ -236,7 +240,7 @@ fn stops_that_race_with_a_hundred_upgrades_always_end_everything() {
     }
 }
 
-/// The second generation, or nothing if it was faster than we look.
+/// The second generation, or `None` if it has come and gone between two looks.
 fn wait_coming_or_end(sandbox: &Sandbox, first: Process) -> Option<Process> {
     wait_until(Deadline::default(), "a second generation", || {
         let there = generations(sandbox);

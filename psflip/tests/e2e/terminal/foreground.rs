@@ -1,4 +1,4 @@
-//! A child that needs the terminal gets it, and psflip's job has it at all other times (contract S3).
+//! A child that needs the terminal gets it. At all other times psflip's job has it (contract S3).
 
 use testkit::process::State;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
@@ -7,7 +7,7 @@ use super::{SCRIPT, SHELL, logger, wait_state};
 use crate::anchor::anchored;
 use crate::service::configure;
 
-/// Repeats what it reads, and says when it is interrupted.
+/// Repeats each line that it reads, and prints a message when it is interrupted.
 const READER: [&str; 3] = [
     "/bin/bash",
     "-c",
@@ -35,7 +35,7 @@ fn wait_foreground(psflip: &Psflip, process: Process) {
     });
 }
 
-/// The process whose group the shell started.
+/// The leader of the process group that the shell started.
 fn job(psflip: &Psflip) -> Process {
     let active = psflip.active();
     active
@@ -52,7 +52,7 @@ fn type_and_read(psflip: &Psflip, line: &str) {
     psflip.output().wait_after(mark, Stream::Pty, &format!("reader: {line}"));
 }
 
-/// Ends the child by an end of file, then the shell.
+/// Stops the child by an end of file, then the shell.
 #[track_caller]
 fn end_of_file(psflip: &Psflip) {
     wait_foreground(psflip, psflip.child());
@@ -75,7 +75,7 @@ fn a_child_that_reads_gets_the_terminal_and_after_a_flip_the_new_one_does() {
             wait_foreground(&psflip, psflip.child());
             type_and_read(&psflip, "two");
         }
-        // Its Ctrl-C is the child's alone.
+        // Its Ctrl-C reaches the child only.
         psflip.program().write_stdin("\x03");
         psflip.wait_for_line(Stream::Pty, "reader: interrupted");
         assert!(!psflip.output().text(Stream::Pty).contains("stop requested"), "{}", sandbox.report());
@@ -166,7 +166,7 @@ fn after_a_failed_upgrade_the_old_child_gets_the_terminal_again() {
         let psflip = how(reader(&sandbox).wrapper(SHELL)).start().wait_ready();
         wait_foreground(&psflip, psflip.child());
         let until = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"fails\"]\ninterval = \"5ms\"\n[shutdown]\ntimeout = \"2s\"\n";
-        // The new child reads, and so has the terminal until it ends.
+        // The new child reads from the terminal, and so has it until it exits.
         configure(&sandbox, &["/bin/sh", "-c", "read -r line; echo new: $line; exit 3"], until);
         psflip.request_flip();
         psflip.output().wait_count(2, Stream::Pty, "child started");
@@ -176,13 +176,13 @@ fn after_a_failed_upgrade_the_old_child_gets_the_terminal_again() {
             Process::find(group).filter(|leader| leader.stat().is_some_and(|stat| stat.name == "sh"))
         });
         assert_ne!(new_child, child);
-        // The old one is still in the read that it began in the foreground: it may get one line.
+        // The old child is still in the read(2) that it began in the foreground, and may get one line.
         for _ in 0..2 {
             psflip.program().write_stdin("x\n");
         }
         psflip.wait_for_line(Stream::Pty, "upgrade failed");
         assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
-        psflip.program().write_stdin("y\n"); // ends a read that it may still be in
+        psflip.program().write_stdin("y\n"); // ends a read that may still be pending
         wait_foreground(&psflip, child);
         type_and_read(&psflip, "again");
         end_of_file(&psflip);
@@ -250,7 +250,7 @@ fn psflip_works_in_a_pipeline() {
         psflip.program().write_stdin("\x1a");
         let all = [psflip.child(), psflip.active(), job(&psflip)];
         all.into_iter().for_each(|process| wait_state(process, State::Stopped));
-        psflip.signal(Signal::SIGCONT); // to the active generation alone
+        psflip.signal(Signal::SIGCONT); // to the active generation only
         all.into_iter().for_each(|process| wait_state(process, State::Sleeping));
         psflip.signal(Signal::SIGTERM);
         psflip.wait_for_line(Stream::Pty, "shell: last=");
@@ -263,7 +263,7 @@ fn psflip_works_in_a_pipeline() {
 fn ctrl_z_stops_nothing_where_no_shell_could_continue_it() {
     // Contract: S3
     let sandbox = Sandbox::new();
-    // The leader of the terminal's session, as in `docker run -t`.
+    // psflip leads the terminal's session, as in `docker run -t`.
     let psflip = anchored(logger(&sandbox)).start().wait_ready();
     psflip.wait_for_line(Stream::Pty, "ready pid");
     psflip.program().write_stdin("\x1a");

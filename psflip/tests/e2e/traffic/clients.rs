@@ -1,4 +1,5 @@
-//! What the eight clients do: GET and POST in turn, every second client on kept connections, every answer checked to its last byte.
+//! The eight clients: GET and POST in turn, every second client with keep-alive connections, every answer
+//! checked to its last byte.
 
 use std::path::Path;
 
@@ -6,16 +7,17 @@ use testkit::client::fcgi::FcgiClient;
 use testkit::client::http::HttpClient;
 use testkit::client::{ClientError, Stage, Target, field};
 
-/// One request of a client: what is asked, and what must be answered.
+/// One request of a client, and its expected answer.
 pub(crate) struct Question {
     pub(crate) uri: String,
     pub(crate) body: Option<Vec<u8>>,
-    /// How the answer's line must end.
+    /// The end of the answer's line.
     ending: String,
 }
 
 impl Question {
-    /// The `count`th of client `number`; no two are alike, so an answer to another one is noticed.
+    /// Request number `count` of client `number`. No two are alike, so the answer to another request is
+    /// detected.
     pub(crate) fn new(number: usize, count: usize, fastcgi: bool) -> Self {
         let echo = format!("{number}-{count}");
         let body = (count % 2 == 1).then(|| vec![(count % 251) as u8; count * 37 % 5000 + 1]);
@@ -38,7 +40,8 @@ impl Question {
     }
 }
 
-/// A client of HTTP; `fastcgi` says that a FastCGI application answers behind a web server. No request is ever repeated.
+/// A client of HTTP. `fastcgi`: a FastCGI application answers behind a web server. No request is ever
+/// repeated.
 pub(super) fn http(
     target: impl Into<Target>,
     number: usize,
@@ -58,9 +61,9 @@ pub(super) fn http(
     }
 }
 
-/// A client of FastCGI. The protocol has no word for "my last answer on this connection", so a client of a kept connection has to
-/// try: where the write itself fails (EPIPE), the server has taken nothing, and the request is sent on a new connection.
-/// A request that was sent is never repeated.
+/// A client of FastCGI. The protocol has no message for "my last answer on this connection", so a client with
+/// a keep-alive connection must try. If the write itself fails (EPIPE), the server has taken nothing, and the
+/// client sends the request on a new connection. A request that was sent is never repeated.
 pub(super) fn fastcgi(
     socket: &Path,
     number: usize,

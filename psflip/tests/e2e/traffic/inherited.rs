@@ -1,4 +1,5 @@
-//! Sockets that psflip keeps for all generations (`[[listen]]`), under load: the kernel's queue knows no flip.
+//! Sockets that psflip keeps for all generations (`[[listen]]`), under load. The kernel's accept queue
+//! outlives each generation.
 
 use std::net::SocketAddr;
 
@@ -7,8 +8,9 @@ use testkit::{AvailabilityProbe, Deadline, PsflipBuilder, Sandbox, Stream};
 use super::clients::{fastcgi, http};
 use super::{CLIENTS, flip_under_load, flips, psflip, stop};
 
-/// A server that accepts on `address`, and shows on a socket of its own that it is there: on the shared one the old child answers too.
-/// Kept connections are held until their clients have heard, by the header of an answer, that they end.
+/// A server that accepts on `address`. Its health check uses a socket of its own, since the old child answers
+/// on the shared one, too. It keeps each keep-alive connection open until a header of an answer has announced
+/// the close.
 fn server(sandbox: &Sandbox, program: &str, protocol: &str, address: &str) -> PsflipBuilder {
     let health = "[healthcheck.unix]\npath = \"probe-{{ blue_green() }}.sock\"\ninterval = \"10ms\"\n";
     let listen = format!("[[listen]]\naddress = \"{address}\"\nas = \"{protocol}\"\n");

@@ -1,5 +1,5 @@
-//! Requests without pause from eight clients while the service is flipped, hundreds of times: is every one answered, and rightly?
-//! `TRAFFIC_FLIPS=1000` makes the runs longer; `docs/traffic.md` explains what is found here.
+//! Requests without pause from eight clients, during hundreds of upgrades. Is each one answered, and answered
+//! correctly? `TRAFFIC_FLIPS=1000` makes the runs longer; `docs/traffic.md` explains the results.
 
 pub(crate) mod clients;
 mod inherited;
@@ -36,7 +36,7 @@ fn fcgi_server(sandbox: &Sandbox) -> PsflipBuilder {
     psflip(sandbox, "fcgi-server", &["--socket", "app.sock", "--keep-idle", "200ms"], LISTENS)
 }
 
-/// An nginx on `web.sock` in front of `app.sock`. `location` is added to how it asks.
+/// An nginx on `web.sock` in front of `app.sock`. `location` is added to its proxy settings.
 fn nginx_in_front(sandbox: &Sandbox, upstream: &str, location: &str) -> Nginx {
     let folder = sandbox.dir().display();
     Nginx::start(
@@ -58,8 +58,8 @@ fn nginx_in_front(sandbox: &Sandbox, upstream: &str, location: &str) -> Nginx {
     )
 }
 
-/// Flips under the load of `probe`, `flips` times, each as soon as the one before has taken over and answers: the old generation may
-/// drain still, then the request is remembered (U7). Gives what the clients saw.
+/// Runs `flips` upgrades under the load of `probe`, each as soon as the last generation has taken over and
+/// answers. If the old generation still drains, the request is queued (U7). Returns the clients' report.
 #[expect(clippy::print_stdout, reason = "these tests measure as well; `--no-capture` shows it")]
 fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityProbe, flips: u32) -> Report {
     probe.wait_tag("gen1");
@@ -68,7 +68,7 @@ fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityProbe, flips:
     for generation in 2..=flips + 1 {
         let asked = Instant::now();
         let old = psflip.request_flip();
-        // Not `wait_successor`: to close an inotify descriptor can take the kernel a second on a busy machine.
+        // Not `wait_successor`: on a busy host, the kernel can take a second to close an inotify descriptor.
         probe.wait_tag(&format!("gen{generation}"));
         wait_until(Deadline::default(), "the pidfile to name the successor", || {
             named_process(psflip.pidfile_path()).filter(|named| *named != old)
@@ -95,7 +95,7 @@ fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityProbe, flips:
     report
 }
 
-/// Ends the service; no generation has left a request unfinished or dropped a connection.
+/// Stops the service. No generation has left a request unfinished or dropped a connection.
 #[track_caller]
 fn stop(sandbox: &Sandbox, psflip: &Psflip) {
     assert!(psflip.stop().success(), "{}", sandbox.report());
@@ -135,7 +135,7 @@ fn load_nginx_that_keeps_fastcgi_connections_loses_none_in_200_flips() {
     let web = sandbox.path("web.sock");
     let probe = AvailabilityProbe::start(CLIENTS, |number| http(web.as_path(), number, true));
     let report = flip_under_load("nginx, fastcgi_keep_conn on, keepalive 8", &psflip, probe, flips());
-    nginx.stop(); // it may tell of a kept connection that was closed, and then asks again
+    nginx.stop(); // it may log a closed keep-alive connection, and then repeats the request
     stop(&sandbox, &psflip);
     report.assert_no_failures();
 }
@@ -165,8 +165,9 @@ fn load_http_on_a_unix_socket_that_is_renamed_into_place_loses_none_in_200_flips
     report.assert_no_failures();
 }
 
-/// A measurement: that connections are lost is the kernel's way with `SO_REUSEPORT` (unless `net.ipv4.tcp_migrate_req` is 1), not psflip's fault. What is asserted is that
-/// every answer is right, and that a request fails by its connection or not at all.
+/// A measurement. With `SO_REUSEPORT` the kernel itself loses connections, unless `net.ipv4.tcp_migrate_req`
+/// is 1; that is not psflip's fault. The test asserts that every answer is right, and that requests fail only
+/// by their connection.
 #[test]
 fn load_http_on_tcp_with_so_reuseport_answers_rightly_what_the_kernel_does_not_reset() {
     // Contract: U2, U5, U7

@@ -1,4 +1,4 @@
-//! A real nginx in the sandbox: its own folder, a Unix socket instead of a port, in the foreground.
+//! A real nginx in the sandbox: its own directory, a Unix socket instead of a port, in the foreground.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use testkit::{Running, Sandbox, Signal, Stream};
 
-/// Whether nginx is installed. If not, the test is to be skipped.
+/// Whether nginx is installed. If not, the caller skips the test.
 #[track_caller]
 pub(crate) fn is_installed() -> bool {
     find().is_some()
 }
 
-/// Where nginx is.
+/// The path of nginx.
 #[track_caller]
 pub(crate) fn find() -> Option<PathBuf> {
     testkit::need("nginx")
@@ -24,7 +24,8 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx in the sandbox's folder with `http` (the content of the block `http`) and waits until it serves.
+    /// Starts nginx in the sandbox's directory with `http` (the content of the block `http`) and waits until
+    /// it serves.
     pub(crate) fn start(sandbox: &Sandbox, http: &str) -> Self {
         let folder = sandbox.dir().display();
         let text = format!(
@@ -45,10 +46,10 @@ impl Nginx {
         Self::start_with(sandbox, "nginx.conf")
     }
 
-    /// Starts nginx with a whole configuration file of the sandbox's folder.
+    /// Starts nginx with a complete configuration file in the sandbox's directory.
     pub(crate) fn start_with(sandbox: &Sandbox, file: &str) -> Self {
         let nginx = find().expect("the caller has asked whether nginx is installed");
-        // As root its workers would become `nobody`, who must not enter the sandbox.
+        // As root, its workers would become `nobody`, which may not enter the sandbox.
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
         let user = if is_root { " user root;" } else { "" };
         let globals = format!("daemon off; error_log stderr notice;{user}");
@@ -60,7 +61,7 @@ impl Nginx {
         Self { running }
     }
 
-    /// Ends it as its users do, and says what it complained about.
+    /// Stops it as its users do. Returns its warnings and errors.
     pub(crate) fn stop(&self) -> Vec<String> {
         self.running.signal(Signal::SIGQUIT);
         assert!(self.running.wait_exit().success(), "{}", self.running.stderr());

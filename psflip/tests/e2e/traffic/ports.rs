@@ -7,8 +7,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt,
 };
 
-/// A port of 127.0.0.1 that the kernel gives to nobody else while this value lives. It is bound, but doesn't listen; a server that sets
-/// SO_REUSEADDR or SO_REUSEPORT can listen on it (socket(7)).
+/// A port of 127.0.0.1 that the kernel assigns to no other process while this value lives. It is bound, but
+/// doesn't listen; a server that sets SO_REUSEADDR or SO_REUSEPORT can listen on it (socket(7)).
 #[derive(Debug)]
 pub(crate) struct Reserved {
     _socket: OwnedFd,
@@ -34,7 +34,7 @@ impl Reserved {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The text with this port in its addresses. (Where a configuration can have templates, `PORT` does it.)
+    /// The text with this port in its addresses. (Configurations with templates use `PORT` instead.)
     pub(crate) fn in_text(&self, text: &str) -> String {
         const HOST: &str = "127.0.0.1:";
         let mut parts = text.split(HOST);

@@ -1,4 +1,5 @@
-//! Trees of which proc(5) tells psflip nothing: no entry may be read (`hidepid=`, programs that may not be read), or there is no /proc (C7, C8).
+//! Process trees that proc(5) doesn't show to psflip: it may not read the entries (`hidepid=`, programs
+//! without read permission), or there is no /proc (C7, C8).
 
 use testkit::{Deadline, Process, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
@@ -6,7 +7,7 @@ use super::{AT_ONCE, is_root, wait_all_gone};
 
 const NOBODY: u32 = 65534;
 
-/// Who must not survive: what was below the keeper.
+/// The processes that must not survive: the keeper's descendants.
 #[track_caller]
 fn family(psflip: &testkit::Psflip, generation: usize) -> Vec<Process> {
     let all = super::family(psflip, generation);
@@ -14,8 +15,8 @@ fn family(psflip: &testkit::Psflip, generation: usize) -> Vec<Process> {
     all
 }
 
-/// An unprivileged psflip that sees nothing in /proc of its child, which runs a program that it may execute, but not read. The child's
-/// workers and orphans ignore SIGTERM, and each has a session of its own.
+/// An unprivileged psflip whose child is hidden in /proc, since psflip may execute its program, but not read
+/// it. The child's workers and orphans ignore SIGTERM, and each has a session of its own.
 fn hidden(sandbox: &Sandbox) -> PsflipBuilder {
     let program = unreadable(sandbox, "forks-workers");
     let cmd = [program.as_str(), "--workers", "3", "--orphans", "2", "--setsid", "--ignore-term"];
@@ -23,18 +24,19 @@ fn hidden(sandbox: &Sandbox) -> PsflipBuilder {
     where_all_is_hidden(psflip)
 }
 
-/// A copy of a fixture in the sandbox that others than root may execute, but not read.
+/// A copy of a fixture in the sandbox that users other than root may execute, but not read.
 #[track_caller]
 pub(crate) fn unreadable(sandbox: &Sandbox, name: &str) -> String {
     nix::unistd::chown(sandbox.dir(), Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
     let program = sandbox.path("unreadable").display().to_string();
-    // Written by another process: see `service::script`.
+    // A separate process writes it: see `service::script`.
     let copy = ["install", "-m", "0711", "-o", "root", &fixture(name).display().to_string(), &program];
     assert!(sandbox.command(copy).start().wait_exit().success());
     program
 }
 
-/// Without privileges, and where /proc shows nothing of the processes of others and of programs that may not be read.
+/// Starts psflip without privileges, in a /proc that hides other users' processes and programs without read
+/// permission.
 pub(crate) fn where_all_is_hidden(psflip: PsflipBuilder) -> PsflipBuilder {
     let mount = "mount -t proc -o hidepid=2 proc /proc";
     let script = format!("{mount} && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$@\"");
@@ -91,7 +93,7 @@ fn leftovers_that_can_not_be_seen_get_the_signal_once() {
     psflip.stop();
 }
 
-/// Whether anything of a generation's tree is left.
+/// Whether a process of a generation's tree is left.
 fn is_left(sandbox: &Sandbox, generation: &str) -> bool {
     let of = |process: &Process| process.env("PSFLIP_GENERATION").is_some_and(|number| number == generation);
     sandbox.processes().iter().any(of)
@@ -129,7 +131,7 @@ fn without_proc_everything_ends_all_the_same() {
     }
 }
 
-/// As below `bwrap --unshare-pid` without `--proc`: every pid that /proc names is another process's.
+/// As below `bwrap --unshare-pid` without `--proc`: every pid in /proc belongs to another process.
 #[test]
 fn with_the_proc_of_another_pid_namespace_everything_ends_all_the_same() {
     // Contract: C7, C8, U7
@@ -163,7 +165,8 @@ fn with_the_proc_of_another_pid_namespace_everything_ends_all_the_same() {
         assert!(is_left(&sandbox, "2"), "{}", sandbox.report());
         sandbox.write("end", "");
         namespace.output().wait(Stream::Stdout, "over");
-        // While PID 1 of the namespace, the shell, still lives: its end would kill all that is left there.
+        // The check comes before PID 1 of the namespace, the shell, exits. Its exit would kill all that is
+        // left there.
         wait_until(Deadline::default(), "the end of generation 2's tree", || {
             (!is_left(&sandbox, "2")).then_some(())
         });

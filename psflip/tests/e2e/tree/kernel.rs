@@ -1,4 +1,4 @@
-//! What the kernel lacks is named before anything is started (C6).
+//! psflip names missing kernel features before it starts anything (C6).
 
 use testkit::{Sandbox, Stream, psflip_bin};
 

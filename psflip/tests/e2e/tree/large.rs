@@ -1,11 +1,12 @@
-//! Large, deep and quick trees end, too, and what that costs grows as they do (C7).
+//! Large, deep and fast-forking trees are stopped, too, at a cost that grows in proportion to their size
+//! (C7).
 
 use testkit::{Psflip, Sandbox, Signal, Stream};
 
 use super::AT_ONCE;
 use crate::service::can_trace;
 
-/// A child that runs this Perl program, once it has said `up`.
+/// A child that runs this Perl program. Waits until it prints `up`.
 #[track_caller]
 fn perl(sandbox: &Sandbox, program: &str) -> Psflip {
     let program = format!("$| = 1; {program}");

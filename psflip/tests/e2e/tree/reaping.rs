@@ -1,4 +1,4 @@
-//! Zombies, and who is whose parent (C9, U10): through many flips (as PID 1: `anchor/namespace.rs`).
+//! Zombies, and each process's parent (C9, U10), through many upgrades (as PID 1: `anchor/namespace.rs`).
 
 use testkit::{Deadline, Process, Sandbox, Signal, Stream, fixture, wait_until};
 
@@ -6,7 +6,7 @@ use crate::service::wait_rest;
 
 use super::{AT_ONCE, family, forks_workers};
 
-/// Waits until a process has ended and its parent has taken note of it.
+/// Waits until a process has exited and its parent has reaped it.
 #[track_caller]
 pub(crate) fn wait_reaped(process: Process) {
     wait_until(Deadline::default(), format!("process {process} to end and be reaped"), || {
@@ -56,13 +56,13 @@ fn twenty_flips_leave_no_zombie_and_no_descriptor() {
     let mut second = None;
     for generation in 2..=21 {
         psflip.flip();
-        // Until it has seen the old psflip's end, it keeps what connects the two.
+        // Until the new psflip has seen the old one exit, it keeps the descriptors that connect the two.
         psflip.output().wait_count(generation - 1, Stream::Stderr, "the old generation is gone");
         let child = family(&psflip, generation)[0];
         let keeper = child.parent().unwrap();
         sandbox.assert_zombie_free();
         wait_rest(&sandbox);
-        // The first successor has what every other has; the first psflip had no predecessor.
+        // The first psflip had no predecessor, so the second one is the reference.
         let open = (numbers(psflip.active()), numbers(keeper), numbers(child));
         let second = second.get_or_insert_with(|| open.clone());
         assert_eq!(open, *second, "generation {generation}\n{}", sandbox.report());
@@ -79,16 +79,16 @@ fn the_new_psflip_is_the_managers_child_before_it_is_promoted() {
     let health = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"5ms\"\n";
     let child = [fixture("never-ready").display().to_string()];
     let psflip = sandbox.psflip().cmd(child).config(health).start().wait_ready();
-    // Its health does not depend on it here: it may be slower than its successor.
+    // Its health check does not depend on it here, so it may be slower than its successor.
     psflip.wait_for_line(Stream::Stdout, "starting pid=");
     for started in 2..=4 {
         std::fs::remove_file(sandbox.path("go")).unwrap();
         let old = psflip.request_flip();
-        // Its child runs, so it is past its start; it isn't healthy, so it is not promoted.
+        // Its child runs, so its start is over. The child isn't healthy, so there is no promotion yet.
         let lines = psflip.output().wait_count(started, Stream::Stdout, "starting pid=");
         let pid = lines[started - 1].text.trim_start_matches("starting pid=").parse().unwrap();
         let new = Process::find(pid).and_then(|child| child.parent()?.parent()).unwrap();
-        // The process in between has ended, or is about to; the old psflip never is the parent.
+        // The intermediate process has exited, or is about to. The old psflip is never the parent.
         let parent = wait_until(Deadline::default(), "the process in between to end", || {
             new.parent().filter(|parent| [old, Process::current()].contains(parent))
         });

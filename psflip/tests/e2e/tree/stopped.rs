@@ -1,4 +1,4 @@
-//! Keepers that somebody stopped, or that hang: nothing waits for them for ever (C5, C7, U5, H2).
+//! Keepers that are stopped or hang: psflip never waits for them without a limit (C5, C7, U5, H2).
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, wait_until};
 use super::AT_ONCE;
 use crate::service::{kill, program, psflip};
 
-/// Keeps a process from running, as a debugger does, so that SIGCONT does not continue it. `None`, said so: it can't be done here. It goes
-/// on when what is returned has ended.
+/// Keeps a process from running, as a debugger does, so that SIGCONT does not continue it. The process
+/// continues when the returned one exits. `None`, after a message: not possible here.
 #[track_caller]
 pub(crate) fn hold(sandbox: &Sandbox, process: Process) -> Option<Arc<Running>> {
     const SEIZE_AND_INTERRUPT: &str = "import ctypes, sys\n\
@@ -65,7 +65,7 @@ fn a_keeper_that_is_stopped_by_anybody_goes_on() {
     psflip.wait_for_line(Stream::Stdout, "up");
     let keeper = psflip.child().parent().unwrap();
     keeper.signal(Signal::SIGSTOP).unwrap();
-    // It reaps the orphan: it runs.
+    // The keeper reaps the orphan, so it runs.
     for orphan in keeper.children().into_iter().filter(|process| *process != psflip.child()) {
         kill(orphan);
         super::reaping::wait_reaped(orphan);

@@ -1,4 +1,5 @@
-//! What may try to outlive psflip or its generation: workers, orphans, daemons, processes of another user (C7, C8).
+//! Processes that may try to outlive psflip or their generation: workers, orphans, daemons, processes of
+//! another user (C7, C8).
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -6,12 +7,12 @@ use testkit::{Process, Sandbox, Signal, Stream};
 
 use super::{family, forks_workers, is_root, wait_all_gone};
 
-/// A psflip, or its keeper, is killed in generation 1, 2 and 3; everything ends.
+/// Kills a psflip, or its keeper, in generation 1, 2 and 3. Every process must be gone after that.
 #[track_caller]
 fn killed(args: &[&str], victim: impl Fn(Process, &[Process]) -> Process) {
     for generation in 1..=3 {
         let sandbox = Sandbox::new();
-        // Those that ignore SIGTERM hold up the flips before the kill for that long.
+        // Processes that ignore SIGTERM delay each upgrade before the kill by that time.
         let psflip = forks_workers(&sandbox, args, "shutdown.timeout = \"50ms\"\n").start().wait_ready();
         let mut family_now = family(&psflip, 1);
         for next in 2..=generation {
@@ -31,7 +32,7 @@ fn psflip_itself(psflip: Process, _: &[Process]) -> Process {
     psflip
 }
 
-/// The child is the oldest of the family, and its parent the keeper.
+/// The child is the oldest of the family, and the keeper is its parent.
 fn keeper(_: Process, family: &[Process]) -> Process {
     family[0].parent().unwrap()
 }
@@ -98,13 +99,13 @@ fn a_flip_ends_the_old_generations_workers_and_orphans_and_no_new_ones() {
     let mut old = family(&psflip, 1);
     for generation in 2..=4 {
         psflip.flip();
-        // No wait: the old psflip ends only when its tree is gone.
+        // No wait: the old psflip exits only when its tree is gone.
         assert!(old.iter().all(|process| !process.is_alive()), "{}", sandbox.report());
         old = family(&psflip, generation);
         assert_eq!(old.len(), 6, "{}", sandbox.report());
     }
     let got = psflip.program().stdout();
-    // The same signal that the child got, and once.
+    // The same signal that the child got, and only once.
     assert_eq!(got.matches("-exit pid=").count(), 15, "{}", sandbox.report());
     assert_eq!(got.matches("got SIGTERM").count(), 18, "{}", sandbox.report());
 }

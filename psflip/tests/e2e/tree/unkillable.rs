@@ -1,5 +1,5 @@
-//! Processes that SIGKILL does not end: they are left behind after a while, so that no upgrade and no stop
-//! waits for them (U5, C8).
+//! Processes that SIGKILL does not terminate. psflip gives up on them after a while, so that no upgrade and
+//! no stop waits for them (U5, C8).
 
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
@@ -8,7 +8,7 @@ use super::{AT_ONCE, is_root};
 const NOBODY: u32 = 65534;
 const TIMES: &str = "[shutdown]\ntimeout = \"200ms\"\n";
 
-/// Ends what is left behind, which nobody but root may.
+/// Kills the process that is left behind, which only root may do.
 struct Root(Process);
 
 impl Drop for Root {
@@ -17,7 +17,7 @@ impl Drop for Root {
     }
 }
 
-/// A service that is not root; `sleep` in the command is a process of root's, which psflip may not signal.
+/// A service that is not root. `sleep` in its command becomes a process of root, which psflip may not signal.
 fn service(sandbox: &Sandbox, cmd: &str) -> Psflip {
     nix::unistd::chown(sandbox.dir(), Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
     let setpriv = sandbox.path("setpriv").display().to_string();
@@ -36,7 +36,7 @@ fn service(sandbox: &Sandbox, cmd: &str) -> Psflip {
         .wait_ready()
 }
 
-/// The process of root's, once it is what it is to be.
+/// The process of root, once it runs its program.
 #[track_caller]
 fn root(sandbox: &Sandbox) -> Root {
     let is_root = |process: &Process| {

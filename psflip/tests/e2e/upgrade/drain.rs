@@ -1,4 +1,4 @@
-//! The order of a promotion, and the end of the old generation (U4, U5, U6, U8).
+//! The order of a promotion, and the stop of the old generation (U4, U5, U6, U8).
 
 use testkit::{FdSnapshot, Sandbox, Signal, Stream};
 
@@ -36,14 +36,14 @@ fn the_delay_comes_before_the_signal() {
     psflip.request_flip();
     psflip.wait_successor(old);
     psflip.wait_for_line(Stream::Stderr, "new generation took over");
-    // What is sent through the old psflip now is the first that the old child gets.
+    // A signal through the old psflip is now the first that the old child gets.
     old.signal(Signal::SIGUSR1).unwrap();
     psflip.wait_for_line(Stream::Stdout, "got SIGUSR1");
     assert!(old.is_alive() && child.is_alive());
     let got: Vec<_> =
         psflip.output().lines().into_iter().filter(|line| line.text.contains("got SIG")).collect();
     assert_eq!(got.len(), 1, "{got:?}");
-    old.signal(Signal::SIGUSR2).unwrap(); // forwarded, as any signal is
+    old.signal(Signal::SIGUSR2).unwrap(); // forwarded, as any signal
     assert!(psflip.wait_end_of(old).success(), "superseded: 0");
     let new = psflip.active();
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
@@ -94,7 +94,7 @@ fn the_old_child_sees_nothing_of_ten_failed_upgrades() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "ready");
-    // Time enough for a first probe, which the reason tells.
+    // Time for a first probe, whose error the reason contains.
     let never = "[upgrade]\ntimeout = \"1s\"\n[healthcheck.unix]\npath = \"nowhere.sock\"\n";
     let tries: &[(&[&str], &str, &str)] = &[
         (&["never-ready"], "timout = 1\n", "unknown key `timout`"),
@@ -116,7 +116,7 @@ fn the_old_child_sees_nothing_of_ten_failed_upgrades() {
         assert!(line.text.contains(reason), "no `{reason}` in: {line}");
         assert!(line.text.contains("generation=1"), "{line}");
     }
-    // The next signal is the first one that the old child gets. (`code=` is what the signal logger alone prints.)
+    // This signal is the first one that the old child gets. (Only the signal logger prints `code=`.)
     psflip.signal(Signal::SIGUSR1);
     psflip.wait_for_line(Stream::Stdout, "got SIGUSR1");
     let got: Vec<_> =

@@ -1,4 +1,4 @@
-//! The upgrade as it succeeds, what is remembered, and what an upgrade must never do (contract U).
+//! Successful upgrades, queued requests, and what an upgrade must never do (contract U).
 
 mod drain;
 mod replaced;

@@ -1,4 +1,4 @@
-//! What the new psflip is started from: the executable found again, arguments, environment, directory (U1, U2, U10).
+//! How the new psflip is started: the current executable, arguments, environment, directory (U1, U2, U10).
 
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -8,7 +8,7 @@ use testkit::{Process, Sandbox, psflip_bin};
 
 use crate::service::{AT_ONCE, Service, generations, psflip, stop, wait_coming};
 
-/// A copy of psflip in the sandbox, made by a process of its own (see [`crate::service::script`]).
+/// A copy of psflip in the sandbox, made by a separate process (see [`crate::service::script`]).
 fn copy(sandbox: &Sandbox, name: &str) -> PathBuf {
     let path = sandbox.path(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -69,7 +69,7 @@ fn a_name_is_looked_up_in_path_again() {
     stop(&psflip);
 }
 
-/// How a psflip was started, less what a predecessor adds.
+/// How a psflip was started, without what its predecessor added.
 fn start_of(psflip: Process) -> (Vec<String>, Vec<(OsString, OsString)>, PathBuf) {
     let mut environ = psflip.environ().unwrap();
     environ.retain(|(name, _)| name != "PSFLIP_HANDOVER");

@@ -1,11 +1,11 @@
-//! Requests at every moment: each is followed once, and there are never three generations (U7).
+//! Requests at any moment: each leads to an upgrade once, and there are never three generations (U7).
 
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use crate::service::{AT_ONCE, Service, configure, generations, psflip};
 
-/// Waits until this generation serves and nothing is left of the earlier ones, then makes sure that no other comes: a request
-/// that is remembered would be followed at once.
+/// Waits until this generation serves and nothing is left of earlier ones, then makes sure that no other
+/// follows. A queued request would start an upgrade at once.
 #[track_caller]
 fn settles_at(sandbox: &Sandbox, psflip: &Psflip, generation: &str) {
     wait_until(Deadline::default(), format!("generation {generation} to be alone"), || {
@@ -13,13 +13,14 @@ fn settles_at(sandbox: &Sandbox, psflip: &Psflip, generation: &str) {
         (alone && psflip.child().env("PSFLIP_GENERATION").is_some_and(|number| number == *generation))
             .then_some(())
     });
-    psflip.wait_for_line(Stream::Stdout, &format!("name=gen{generation}")); // its child hears signals
+    psflip.wait_for_line(Stream::Stdout, &format!("name=gen{generation}")); // its child handles signals
     all_heard(psflip, psflip.active());
     assert_eq!(generations(sandbox).len(), 1, "{}", sandbox.report());
     assert_eq!(psflip.child().env("PSFLIP_GENERATION").unwrap(), generation, "{}", sandbox.report());
 }
 
-/// Everything that was sent to this psflip before has been looked at when this signal, of a higher number, has passed through.
+/// psflip reads pending signals in the order of their numbers. Once this signal has passed through, all
+/// earlier requests were handled.
 #[track_caller]
 fn all_heard(psflip: &Psflip, process: Process) {
     let mark = psflip.output().mark();
@@ -38,7 +39,7 @@ fn requests_before_the_first_child_is_healthy_make_one_flip() {
         psflip.program().signal(Signal::SIGHUP);
     }
     psflip.wait_for_line(Stream::Stderr, "upgrade queued");
-    all_heard(&psflip, psflip.program().first()); // what is heard later would be one more
+    all_heard(&psflip, psflip.program().first()); // otherwise a late signal would count as one more request
     assert_eq!(generations(&sandbox).len(), 1, "{}", sandbox.report());
     sandbox.write("healthy", "");
     settles_at(&sandbox, &psflip.wait_ready(), "2");
@@ -120,7 +121,8 @@ fn requests_while_the_predecessor_drains_make_one_more_flip() {
     psflip.wait_for_line(Stream::Stdout, &format!("got SIGTERM from={old}"));
     for _ in 0..5 {
         new.signal(Signal::SIGHUP).unwrap();
-        old.signal(Signal::SIGHUP).unwrap(); // from somebody who has read the pidfile too early
+        // a late signal, from a sender that read the pidfile before the upgrade
+        old.signal(Signal::SIGHUP).unwrap();
     }
     psflip.output().wait_for(Deadline::default(), "both to have heard of it", |lines| {
         let heard = |pid| {
@@ -142,7 +144,7 @@ fn a_hundred_requests_at_any_moment_make_no_third_generation() {
     let mut most = 0;
     for number in 0..100 {
         match number % 10 {
-            // A generation that fails in between.
+            // An upgrade that fails in between.
             3 => service.configure(&["crash-on-init"], ""),
             4 => service.configure_well(),
             _ => {}
@@ -151,7 +153,7 @@ fn a_hundred_requests_at_any_moment_make_no_third_generation() {
             (0, Some(any)) => *any,
             _ => service.psflip.active(),
         };
-        let _ = target.signal(Signal::SIGHUP); // it may just have ended
+        let _ = target.signal(Signal::SIGHUP); // it may just have exited
         most = most.max(generations(&service.sandbox).len());
         service.probe.wait_requests(number % 7);
     }
@@ -159,7 +161,7 @@ fn a_hundred_requests_at_any_moment_make_no_third_generation() {
     wait_until(Deadline::default(), "one generation that has followed every request", || {
         most = most.max(generations(&service.sandbox).len());
         let alone = service.sandbox.processes().len() == 3;
-        // What was sent before this signal, of a higher number, is looked at before it.
+        // Signals with lower numbers, which were sent before, are handled first.
         let mark = service.psflip.output().mark();
         let active = service.psflip.active();
         if !alone || active.signal(Signal::SIGWINCH).is_err() {

@@ -1,4 +1,5 @@
-//! What changes from generation to generation: slots, numbers, the working directory; and that nothing waits for a clock.
+//! What changes from generation to generation: slots, numbers, the working directory. And nothing waits for a
+//! clock.
 
 use std::os::unix::fs::symlink;
 

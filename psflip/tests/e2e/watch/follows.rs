@@ -1,4 +1,4 @@
-//! Whom it follows, what it forwards, and how it ends.
+//! Which process watch follows, what it forwards, and how it exits.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use testkit::{
 use super::{wait_follows, wait_named, watch, watch_script, watched_psflip};
 use crate::service::{AT_ONCE, generations, program, script, wait_rest};
 
-/// A shell function that becomes the service `$1` names: a process of its own session whose parent has ended.
+/// A shell function that runs the command `$1` as a daemon: in a session of its own, and with a parent that
+/// has exited.
 const DAEMON: &str = "daemon() { setsid sh -c \"$1\" </dev/null & }";
 
 #[test]
@@ -56,7 +57,8 @@ fn the_end_of_a_daemon_that_its_command_left_is_relayed() {
         [("exit 9", Some(9), None), ("exit 0", Some(0), None), ("kill -USR1 $$", None, Some(10))]
     {
         let daemon = format!("echo $$ > x.pid; test -e quick || read line < fifo; {end}");
-        // Whether the daemon lives when it is looked at or has ended long before: its name is in the file.
+        // The daemon may be alive when watch checks it, or may have exited long before. Its pid is in the
+        // file.
         for quick in [false, true] {
             let _ = std::fs::remove_file(sandbox.path("quick"));
             if quick {
@@ -139,7 +141,7 @@ fn signals_reach_whoever_is_named_from_the_first_moment_with_their_payload() {
     let logger = fixture("signal-logger").display().to_string();
     let watch = watch(&sandbox, &[], &[&logger, "--exit-on", "USR2"]);
     let from_the_start = watch.first();
-    // It may not even have executed its program: what comes now waits for it.
+    // watch may not even have executed its program yet. The test waits for that.
     wait_until(Deadline::default(), "psflip to be executed", || {
         from_the_start.exe().is_ok_and(|exe| exe == psflip_bin().canonicalize().unwrap()).then_some(())
     });
@@ -167,7 +169,7 @@ fn signals_wait_for_a_daemon_that_has_not_said_where_it_is() {
     let daemon = format!("read line < fifo; echo $$ > x.pid; exec {logger} --exit-on USR2");
     let watch = watch_script(&sandbox, &[], &format!("mkfifo fifo; {DAEMON}; daemon '{daemon}'; echo left"));
     watch.output().wait(Stream::Stdout, "left");
-    // Its parent has ended when it is the keeper's.
+    // Once the daemon is the keeper's child, its own parent has exited.
     wait_until(Deadline::default(), "the daemon to be the keeper's", || {
         let keeper = watch.first().children().first().copied()?;
         let children = keeper.children();
@@ -191,7 +193,7 @@ fn a_stop_while_nobody_is_named_ends_what_there_is() {
         let children = watch.first().children().first()?.children();
         (children.len() == 1 && children[0].cmdline().ok()?.first()? == "sleep").then_some(())
     });
-    wait_rest(&sandbox); // watch knows that the shell has ended
+    wait_rest(&sandbox); // watch knows that the shell has exited
     watch.signal(Signal::SIGTERM);
     assert_eq!(watch.wait_exit().signal(), Some(15), "{}", sandbox.report());
     sandbox.assert_no_process_left();
@@ -204,7 +206,7 @@ fn a_stale_name_and_a_strangers_name_count_for_nothing() {
     sandbox.expect_leftovers();
     let stranger = sandbox.command(["sleep", "1000"]).start();
     let logger = fixture("signal-logger").display().to_string();
-    // Of a living process, from before; then the same process again, freshly written.
+    // The pidfile names a living process since before the start; later the same process again, written anew.
     sandbox.write("x.pid", format!("{}\n", stranger.pid()));
     let watch = watch(&sandbox, &[], &[&logger, "--exit-on", "USR2"]);
     watch.output().wait(Stream::Stdout, "ready pid");
@@ -227,14 +229,15 @@ fn a_stale_name_and_a_strangers_name_count_for_nothing() {
 fn a_name_whose_process_has_ended_is_stale_even_if_the_pid_is_used_again() {
     // Contract: C5
     let sandbox = Sandbox::new();
-    // The worker is the command's own process, but its name was written before.
+    // The worker belongs to the command, but its pid was written before.
     let command = "sleep 1000 & echo $! > worker; read line < fifo; exit 5";
     nix::unistd::mkfifo(&sandbox.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let first = watch_script(&sandbox, &[], &format!("echo $$ > x.pid; {command}"));
     let named = wait_named(&sandbox.path("x.pid"));
     wait_follows(&first, named.pid());
     go(&sandbox, "fifo");
-    // The file is still there and names nobody who lives; a worker is left. Nobody comes, so that it is over in time.
+    // The file still names a process that is gone, and a worker is left. No new process comes, so watch stops
+    // after its wait.
     assert_eq!(first.wait_exit().code(), Some(5), "{}", sandbox.report());
     assert!(
         first.output().text(Stream::Stderr).contains("stopped; stopping what is left"),
@@ -244,8 +247,9 @@ fn a_name_whose_process_has_ended_is_stale_even_if_the_pid_is_used_again() {
     sandbox.assert_no_process_left();
 }
 
-/// An old process and the new one that it started, which is the service now. [`go`] with `new` makes the new one run `at_its_end` and end
-/// with 3, with `old` the old one go on with `then`, in which `name` writes the pidfile.
+/// An old process and a new one that it started, which is the service now. [`go`] with `new` makes the new
+/// one run `at_its_end` and exit with 3. With `old`, the old one continues with `then`, in which `name`
+/// writes the pidfile.
 fn watch_old_and_new(sandbox: &Sandbox, at_its_end: &str, then: &str) -> (Arc<Running>, Process) {
     for fifo in ["start", "new", "old", "end"] {
         nix::unistd::mkfifo(&sandbox.path(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -266,7 +270,8 @@ fn watch_old_and_new(sandbox: &Sandbox, at_its_end: &str, then: &str) -> (Arc<Ru
     (watch, old)
 }
 
-/// Lets a script go on that reads this fifo. One that is read once only: a second reader could meet the first one's writer, and read its end.
+/// Continues a script that reads this fifo. Each fifo is read only once: a second reader could meet the first
+/// one's writer, and read end of file.
 fn go(sandbox: &Sandbox, fifo: &str) {
     std::fs::write(sandbox.path(fifo), "go\n").unwrap();
 }
@@ -274,7 +279,8 @@ fn go(sandbox: &Sandbox, fifo: &str) {
 #[test]
 fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
     // Contract: F6, U8, W1
-    // As a psflip does whose successor is killed just before it is acknowledged; and as nginx does, whose new process removes the pidfile.
+    // A psflip whose successor is killed just before its acknowledgement does this. So does nginx, whose new
+    // process removes the pidfile.
     for at_its_end in [":", "rm x.pid"] {
         let sandbox = Sandbox::new();
         let (watch, old) = watch_old_and_new(&sandbox, at_its_end, "name; read line < end; exit 4");
@@ -293,12 +299,12 @@ fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
 fn an_older_process_that_ends_without_taking_its_pidfile_back_is_waited_for_no_longer() {
     // Contract: C5, W1, W3
     let sandbox = Sandbox::new();
-    // A worker is left, so that the end of all is not what ends it.
+    // A worker is left, so watch does not stop because all processes are gone.
     let (watch, _) = watch_old_and_new(&sandbox, "rm x.pid; setsid sleep 1000 &", "exit 4");
     go(&sandbox, "new");
     watch.output().wait(Stream::Stderr, "waiting for another process to take its place");
     go(&sandbox, "old");
-    // How the new one ended only the old one knows, which reaped it.
+    // Only the old process knows the new one's exit status, since it reaped it.
     assert_eq!(watch.wait_exit().code(), Some(4), "{}", sandbox.report());
     sandbox.assert_no_process_left();
 }
@@ -322,7 +328,7 @@ fn what_is_left_at_the_end_is_ended_and_what_ignores_that_is_killed() {
     let workers = fixture("forks-workers").display().to_string();
     let args = ["--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];
     let command: Vec<&str> = [workers.as_str()].iter().chain(&args).copied().collect();
-    // Long enough for five processes to say what they got, on a busy machine too.
+    // Long enough for five processes to print what they got, on a busy host, too.
     let watch = watch(&sandbox, &["--grace", "3s"], &command);
     watch.output().wait(Stream::Stdout, "ready pid");
     sandbox.write("x.pid", watch.stdout().split("ready pid=").nth(1).unwrap().split(' ').next().unwrap());

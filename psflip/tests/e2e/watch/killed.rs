@@ -1,4 +1,4 @@
-//! Nothing survives a watch that is killed, nor its keeper (contract C7).
+//! Nothing survives when watch or its keeper is killed (contract C7).
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -8,7 +8,8 @@ use super::{wait_follows, watch, watched_psflip};
 use crate::service::program;
 use crate::tree::is_root;
 
-/// Whatever could live on: workers, orphans, daemons that ignore SIGTERM, of another user where that can be.
+/// Processes that try to survive: workers, orphans, daemons that ignore SIGTERM, of another user where
+/// possible.
 fn stubborn() -> Vec<String> {
     let mut argv: Vec<&str> =
         vec!["forks-workers", "--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];
@@ -75,7 +76,7 @@ fn a_psflip_that_is_killed_takes_its_tree_along_and_is_relayed() {
         wait_follows(psflip.program(), active.pid());
         let keeper = psflip.child().parent().unwrap();
         for victim in if keeper_first { vec![keeper, active] } else { vec![active] } {
-            let _ = victim.signal(Signal::SIGKILL); // it may have ended with the other one
+            let _ = victim.signal(Signal::SIGKILL); // it may have exited with the other one
         }
         assert_eq!(psflip.program().wait_exit().signal(), Some(9), "{}", sandbox.report());
         sandbox.assert_no_process_left();

@@ -1,4 +1,5 @@
-//! `psflip watch`: one steady process above a program that replaces itself (contract C5, C7, C8, C9, S1 to S3).
+//! `psflip watch`: one stable parent above a program that replaces itself (contract C5, C7, C8, C9, S1 to
+//! S3).
 
 mod follows;
 mod killed;
@@ -20,12 +21,12 @@ pub(crate) fn watch(sandbox: &Sandbox, options: &[&str], command: &[&str]) -> Ar
     sandbox.command(argv).start()
 }
 
-/// As [`watch`], with a script for the shell.
+/// Like [`watch`], with a script for the shell.
 pub(crate) fn watch_script(sandbox: &Sandbox, options: &[&str], script: &str) -> Arc<Running> {
     watch(sandbox, options, &["sh", "-c", script])
 }
 
-/// A psflip with this child below a watch.
+/// A psflip with this child under `psflip watch`.
 pub(crate) fn watched_psflip(sandbox: &Sandbox, argv: &[&str], rest: &str) -> Psflip {
     configure(sandbox, argv, rest);
     let wrapper = [
@@ -38,7 +39,7 @@ pub(crate) fn watched_psflip(sandbox: &Sandbox, argv: &[&str], rest: &str) -> Ps
     psflip(sandbox, argv, rest).wrapper(wrapper).start().wait_ready()
 }
 
-/// Waits until watch has said that it follows `process`.
+/// Waits until watch has logged that it follows `process`.
 #[track_caller]
 pub(crate) fn wait_follows(watch: &Running, process: u32) {
     let line = format!("follows the pidfile service={process}");
@@ -47,7 +48,7 @@ pub(crate) fn wait_follows(watch: &Running, process: u32) {
     });
 }
 
-/// The process that a file names, as soon as it does.
+/// The process that a file names, as soon as it exists.
 #[track_caller]
 fn wait_named(path: &Path) -> Process {
     wait_until(Deadline::default(), format!("`{}` to name a process", path.display()), || {

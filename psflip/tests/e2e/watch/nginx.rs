@@ -1,4 +1,4 @@
-//! nginx, which replaces its own executable: `psflip watch` is not for psflip alone.
+//! nginx, which replaces its own executable: `psflip watch` is not only for psflip.
 
 use testkit::client::http::HttpClient;
 use testkit::{AvailabilityProbe, Deadline, Process, Sandbox, Signal, Stream, psflip_bin, wait_until};
@@ -45,7 +45,7 @@ fn nginx_replaces_its_executable_under_watch_and_loses_no_request() {
         let new = wait_until(Deadline::default(), "the new nginx", || {
             let named =
                 std::fs::read_to_string(&pidfile).ok()?.trim().parse().ok().and_then(Process::find)?;
-            // Its worker runs when it has children.
+            // Once it has children, its worker runs.
             (named != old && !named.children().is_empty()).then_some(named)
         });
         wait_follows(&watch, new.pid());
@@ -54,7 +54,7 @@ fn nginx_replaces_its_executable_under_watch_and_loses_no_request() {
         probe.wait_requests(10);
         old = new;
     }
-    // The pidfile goes back to the old one when a new one is ended.
+    // When a new nginx is stopped, the old one gets the pidfile back.
     watch.signal(Signal::SIGUSR2);
     let new = wait_until(Deadline::default(), "the new nginx", || {
         let named = std::fs::read_to_string(&pidfile).ok()?.trim().parse().ok().and_then(Process::find)?;
@@ -66,7 +66,8 @@ fn nginx_replaces_its_executable_under_watch_and_loses_no_request() {
     watch.output().wait_after(mark, Stream::Stderr, &format!("follows the pidfile service={old}"));
     probe.wait_requests(10);
     probe.finish().assert_no_failures();
-    // The order before that held for the new one alone: ten seconds later, or at a second one, it is the old one's end.
+    // The earlier stop request held for the new process only. Ten seconds later, or when repeated, such a
+    // request stops the old one.
     sandbox.assert_zombie_free();
     watch.signal(Signal::SIGTERM);
     assert!(watch.wait_exit().success(), "{}", sandbox.report());

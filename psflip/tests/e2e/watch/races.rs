@@ -1,4 +1,4 @@
-//! Moments that come seldom by themselves: a process is stopped until the other ones are where the test wants them.
+//! Rare race conditions: the test stops a process until the others have reached the state that it needs.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use super::{wait_follows, wait_named, watch_script};
 use crate::service::{freeze, thaw, wait_rest};
 use crate::tree::stopped::hold;
 
-/// A watch whose keeper is kept from running and whose command has ended without anybody having taken note of it. The command has left a
-/// daemon that runs `daemon`. Gives who holds the keeper, until its standard input is closed; `None`: that can't be done here.
+/// A watch whose keeper is kept from running. Its command has exited, no process has reaped it yet, and it
+/// left a daemon that runs `daemon`. Returns the process that holds the keeper until its standard input is
+/// closed. `None`: not possible here.
 #[track_caller]
 fn command_ends_unheard(sandbox: &Sandbox, watch: &Running) -> Option<Arc<Running>> {
     watch.output().wait(Stream::Stdout, "asks");
     let keeper = watch.first().children()[0];
     let command = keeper.children()[0];
-    let holder = hold(sandbox, keeper)?; // a stop would be undone
+    let holder = hold(sandbox, keeper)?; // SIGSTOP would be undone
     std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
     wait_until(Deadline::default(), "the command to end", || {
         (command.state() == State::Zombie).then_some(())
@@ -76,7 +77,7 @@ fn signals_for_a_daemon_without_a_name_are_kept_and_come_when_it_is_named() {
     let Some(holder) = command_ends_unheard(&sandbox, &watch) else { return };
     holder.close_stdin();
     holder.wait_exit();
-    wait_rest(&sandbox); // watch knows that the command has ended
+    wait_rest(&sandbox); // watch knows that the command has exited
     let signals = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGWINCH];
     for signal in signals {
         watch.signal(signal);
@@ -91,9 +92,9 @@ fn signals_for_a_daemon_without_a_name_are_kept_and_come_when_it_is_named() {
     assert_eq!(watch.wait_exit().code(), Some(0), "{}", sandbox.report());
 }
 
-/// A watch that is stopped while the service (the second process that was named, ends with 23) and the one before it (ends with 5) come to
-/// their ends, the older one doing `at_the_end` when the service is gone. If `takes_back`, it has been the service again before that. Gives
-/// how watch ends.
+/// A watch that is stopped while two processes exit: the service, which was named second (exit code 23), and
+/// its predecessor (exit code 5). The predecessor runs `at_the_end` when the service is gone. With
+/// `takes_back`, it was the service again before that. Returns watch's exit code.
 #[track_caller]
 fn ends_unseen(takes_back: bool, at_the_end: &str) -> Option<i32> {
     let sandbox = Sandbox::new();
@@ -135,7 +136,7 @@ fn ends_unseen(takes_back: bool, at_the_end: &str) -> Option<i32> {
 fn an_older_process_that_takes_its_place_again_unseen_is_the_one_whose_end_counts() {
     // Contract: W1, W3
     assert_eq!(ends_unseen(false, "echo $$ > x.pid; rm x.pid"), Some(5));
-    // It was the service already: then the other one, which gave its place up, has no say.
+    // The predecessor already was the service again, so the exit of the other process does not count.
     assert_eq!(ends_unseen(true, "echo $$ > x.pid; rm x.pid"), Some(5));
     assert_eq!(ends_unseen(true, "rm x.pid"), Some(5));
 }
@@ -147,11 +148,12 @@ fn an_older_process_that_only_ends_later_is_not_the_one_whose_end_counts() {
     assert_eq!(ends_unseen(false, "true"), Some(23));
 }
 
-/// A watch that is stopped while it gets `request`, if there is one, and while the service ends by SIGTERM. Gives what watch logs.
+/// A watch that is stopped while it gets `request`, if any, and while SIGTERM stops the service. Returns
+/// watch's log.
 #[track_caller]
 fn log_of_an_end(request: Option<Signal>) -> String {
     let sandbox = Sandbox::new();
-    // The time that what is left gets at the end has nothing to do with how long the service may take.
+    // The grace time for leftover processes does not limit the service itself.
     let watch = watch_script(&sandbox, &["--grace", "1ms"], "echo $$ > x.pid; exec sleep 1000");
     let service = wait_named(&sandbox.path("x.pid"));
     wait_follows(&watch, service.pid());
