@@ -240,7 +240,7 @@ fn hang_up(sandbox: &Sandbox, script: &[&str], leads: bool) {
     // A psflip that leads a session keeps an anchor above its generations (docs/managers.md).
     let leader = Process::find(active.stat().unwrap().session).and_then(|leader| leader.stat()).unwrap();
     assert_eq!(leader.name.starts_with("psflip"), leads, "{}: {}", leader.name, sandbox.report());
-    psflip.program().signal(Signal::SIGKILL); // without `script` the terminal's other end is closed
+    psflip.program().signal(Signal::SIGKILL); // killing `script` closes the terminal's other end
     until("got SIGHUP");
     psflip.signal(Signal::SIGUSR1);
     until("got SIGUSR1");

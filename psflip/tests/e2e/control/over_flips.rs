@@ -130,7 +130,7 @@ fn who_asked_a_generation_that_drains_is_known_to_its_successor() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let (psflip, [old, child], _) = draining(&sandbox);
-    // a late signal, from a sender that read the pidfile before the upgrade
+    // A late signal, from a sender that read the pidfile before the upgrade.
     old.signal(testkit::Signal::SIGHUP).unwrap();
     psflip.wait_for_line(Stream::Stderr, "upgrade queued");
     child.signal(testkit::Signal::SIGUSR2).unwrap();

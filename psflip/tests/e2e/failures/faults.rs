@@ -118,7 +118,7 @@ struct Tally {
 
 impl Tally {
     fn count(&mut self, sandbox: &Sandbox, succeeded: bool) {
-        // empty: the fault did not occur
+        // Empty: the fault did not occur.
         let noted = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default();
         self.tried += 1;
         self.came_to_pass += usize::from(noted.contains("fault "));
@@ -340,14 +340,14 @@ fn each_read_of_the_signals_may_fail_during_a_stop() {
         active.signal(Signal::SIGTERM).unwrap();
         assert_eq!(psflip.wait_exit().code(), Some(7), "{order}: {}", sandbox.report());
         sandbox.assert_no_process_left();
-        // empty: nothing was recorded
+        // Empty: nothing was recorded.
         let trace = std::fs::read_to_string(sandbox.path("trace")).unwrap_or_default();
         if !trace.contains("fault ") {
             break;
         }
         failed += 1;
     }
-    // the request, no more data, and again when the child exits
+    // The request, no more data, and again when the child exits.
     assert!(failed >= 3, "only {failed} reads failed");
 }
 

@@ -29,7 +29,7 @@ fn keeper(psflip: Process) -> Process {
 fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
     // Contract: F5, U8
     let service = Service::start();
-    // time for the test to freeze it
+    // Time for the test to freeze it.
     let times = "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n";
     let [old, old_child, new, new_child] = upgrading(&service, times);
     freeze(new);
@@ -44,7 +44,7 @@ fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
 fn a_new_generation_that_is_frozen_altogether_is_ended_at_the_deadline() {
     // Contract: F5, F12, C7
     let service = Service::start();
-    // time for the test to freeze it
+    // Time for the test to freeze it.
     let times = "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"0s\"\n";
     let [old, old_child, new, new_child] = upgrading(&service, times);
     let keeper = keeper(new);
@@ -125,7 +125,7 @@ fn an_old_psflip_that_is_stopped_too_long_keeps_its_service() {
     freeze(old);
     service.sandbox.write("healthy", "");
     assert_eq!(service.psflip.wait_successor(old), new);
-    // The new psflip gives up after some seconds, and undoes its promotion.
+    // The new psflip gives up after some seconds, and gives pidfile and traffic back.
     service.psflip.wait_for_line(Stream::Stderr, "did not acknowledge within");
     service.psflip.wait_gone(new);
     assert_eq!(service.psflip.active(), old);

@@ -85,7 +85,7 @@ fn nobody_waits_in_the_queue_of_a_removed_socket_that_the_old_child_has_closed()
     // One request is open, so the old generation stays.
     let mut slow = UnixStream::connect(sandbox.path("goes.sock")).unwrap();
     slow.write_all(b"GET /slow?ms=3000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    // by then, all earlier connections are accepted
+    // By then, all earlier connections are accepted.
     assert_eq!(ask(sandbox.path("goes.sock")).unwrap(), "gen1");
     reconfigure(&sandbox, SERVER, "");
     let mark = psflip.output().mark();

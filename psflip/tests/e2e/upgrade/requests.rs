@@ -121,7 +121,7 @@ fn requests_while_the_predecessor_drains_make_one_more_flip() {
     psflip.wait_for_line(Stream::Stdout, &format!("got SIGTERM from={old}"));
     for _ in 0..5 {
         new.signal(Signal::SIGHUP).unwrap();
-        // a late signal, from a sender that read the pidfile before the upgrade
+        // A late signal, from a sender that read the pidfile before the upgrade.
         old.signal(Signal::SIGHUP).unwrap();
     }
     psflip.output().wait_for(Deadline::default(), "both to have heard of it", |lines| {

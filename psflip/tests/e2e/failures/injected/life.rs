@@ -178,7 +178,7 @@ fn a_keeper_without_memory_does_not_give_up_its_child() {
     let strace = attach(&service.sandbox, keeper(psflip), &service.sandbox.path(TRACE), &options);
     let three = || (trace(&service.sandbox.path(TRACE)).matches("(INJECTED)").count() == 3).then_some(());
     wait_until(Deadline::default(), "three faults", || {
-        // wakes the keeper, which then also reads psflip's messages
+        // Wakes the keeper, which then also reads psflip's messages.
         let _ = keeper(psflip).signal(Signal::SIGCHLD);
         three()
     });
