@@ -90,9 +90,7 @@ impl Which {
         let env = |name: &str| origin.raw_variable(name);
         let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
         let broken = |errors: &config::Errors| Trouble {
-            message: format!(
-                "can't find out where psflip is; name its control socket by `--socket PATH`\n{errors}"
-            ),
+            message: format!("can't find the control socket; give its path with `--socket PATH`\n{errors}"),
             code: exit::CONFIG,
         };
         let missing =

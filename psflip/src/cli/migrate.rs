@@ -61,7 +61,7 @@ pub(super) fn migrate(arguments: &MigrateArgs) -> End {
     let MigrateArgs { file, output, force, format } = arguments;
     // Checked first, before the user reads a list of remarks for nothing.
     if let Some(output) = output.as_ref().filter(|output| !force && output.symlink_metadata().is_ok()) {
-        complain(&format!("`{}` is there already; overwrite it by `--force`", output.display()));
+        complain(&format!("`{}` exists; use `--force` to overwrite it", output.display()));
         return End::Exited(exit::FAILURE);
     }
     let (path, name) = match file.to_str() {

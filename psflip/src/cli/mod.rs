@@ -169,7 +169,7 @@ fn hint(error: &clap::Error) -> Option<String> {
             let runs = ["--", "run", "check", given].contains(&first.as_str());
             if !given.starts_with('-') && (runs && !is_like_one || given.contains('/')) {
                 return Some(format!(
-                    "To run a command without a file: `psflip run -- {given} ...`; with a file, it stands there: `cmd = [\"{given}\", ...]`"
+                    "To run a command without a file: `psflip run -- {given} ...`; with a file, write it there: `cmd = [\"{given}\", ...]`"
                 ));
             }
             let flag = flags::is_flag(given);
@@ -193,7 +193,7 @@ fn hint(error: &clap::Error) -> Option<String> {
 }
 
 /// Where bytes that are not UTF-8 are allowed.
-const RAW: &str = "Bytes that are not UTF-8 can stand in COMMAND and its arguments, and in the values of -c, --pidfile and --workdir";
+const RAW: &str = "Bytes that are not UTF-8 are allowed in COMMAND and its arguments, and in the values of -c, --pidfile and --workdir";
 
 /// The configuration that the command line names or contains.
 fn document(source: &Source) -> Result<Document, Errors> {
@@ -219,7 +219,9 @@ fn upstreams_file(source: &Source) -> String {
         ["yml", "yaml", "json"].map(std::ffi::OsStr::new).contains(&path.extension().unwrap_or_default());
     let path = path.display();
     if is_one {
-        format!("\n\nTo translate a configuration of upstream's: `psflip migrate {path} -o {DEFAULT_CONFIG}`")
+        format!(
+            "\n\nTo translate a configuration of the Go version: `psflip migrate {path} -o {DEFAULT_CONFIG}`"
+        )
     } else {
         String::new()
     }

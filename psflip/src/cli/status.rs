@@ -70,7 +70,7 @@ impl Status {
                         return Ok(End::Exited(exit::OK));
                     }
                     Event::Refused { reason } | Event::Error { reason } => {
-                        return Err(Trouble::new(format!("psflip does not tell: {reason}")));
+                        return Err(Trouble::new(format!("psflip refused the request: {reason}")));
                     }
                     _ => {} // this generation is no longer the service
                 },
@@ -169,7 +169,7 @@ impl Status {
                             return Ok(End::Exited(exit::OK));
                         }
                         Event::Refused { reason } | Event::Error { reason } => {
-                            return Err(Trouble::new(format!("psflip does not tell: {reason}")));
+                            return Err(Trouble::new(format!("psflip refused the request: {reason}")));
                         }
                         _ => {}
                     }

@@ -138,7 +138,7 @@ const FAILED: u8 = 1;
 /// The state of an upgrade that the command stops waiting for.
 fn goes_on(upgrade: Option<u64>, promoted: bool) -> String {
     match (upgrade, promoted) {
-        (_, true) => "the new generation is the service, and the old one still drains".to_owned(),
+        (_, true) => "the new generation is active, and the old one still drains".to_owned(),
         (Some(upgrade), false) => {
             format!("upgrade {upgrade} goes on, and `psflip status --watch` shows how")
         }

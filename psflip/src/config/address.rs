@@ -33,7 +33,7 @@ fn authority(text: &str, default: Option<u16>) -> Result<Vec<SocketAddr>, Refuse
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
         return refuse_help(
             format!("{} is not an address", quoted(text)),
-            "an IPv6 address stands in brackets: `[::1]:8080`",
+            "write an IPv6 address in brackets: `[::1]:8080`",
         );
     }
     let port = match (port, default) {

@@ -90,7 +90,7 @@ fn unknown_kind(reader: &mut Reader<'_>, kind: &str, span: &Range<usize>, node: 
     let key = TABLES.iter().any(|(_, keys)| keys.contains(&kind));
     if key && !node.get_ref().is_table() {
         reader.error(
-            Error::at(span.clone(), format!("`{kind}` can't stand in `[healthcheck]` itself"))
+            Error::at(span.clone(), format!("`{kind}` is not allowed in `[healthcheck]` itself"))
                 .help(format!("name the kind of check: `[healthcheck.KIND]` with one of {}", any_of(KINDS))),
         );
     } else {

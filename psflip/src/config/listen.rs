@@ -393,7 +393,7 @@ fn parse_name(text: &str) -> Result<String, Refused> {
                 quoted(text),
                 quoted(&bad.escape_debug().to_string())
             ),
-            "names stand in `LISTEN_FDNAMES`, separated by `:`: use printable ASCII without `:`",
+            "`LISTEN_FDNAMES` separates names by `:`: use printable ASCII without `:`",
         );
     }
     Ok(text.to_owned())

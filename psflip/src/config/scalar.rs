@@ -230,7 +230,7 @@ pub(super) fn received_signal(text: &str) -> Result<Signal, Refused> {
         "SIGCONT" => "shells send it to continue what was suspended, and the child must continue",
         _ => return Ok(signal),
     };
-    let message = format!("{} can't stand in `[signals]`: {reason}", quoted(&name));
+    let message = format!("{} is not allowed in `[signals]`: {reason}", quoted(&name));
     refuse_help(
         message,
         "on the left is what is sent to psflip, on the right what the child gets: `SIGTERM = \"SIGQUIT\"`",
@@ -241,7 +241,7 @@ pub(super) fn received_signal(text: &str) -> Result<Signal, Refused> {
 pub(super) fn sent_signal(text: &str) -> Result<Signal, Refused> {
     match signal(text)? {
         signal if signal == Signal::CHLD => refuse_help(
-            "`SIGCHLD` can't be sent to the child: it means that a process of the child's own has ended",
+            "`SIGCHLD` can't be sent to the child: it means that a child process of the receiver has exited",
             "to send nothing, write `false`",
         ),
         signal => Ok(signal),
@@ -253,7 +253,7 @@ pub(super) fn stopping_signal(text: &str) -> Result<Signal, Refused> {
     let signal = signal(text)?;
     let Some(reason) = why_it_ends_nothing(signal) else { return Ok(signal) };
     refuse_help(
-        format!("{} can't stand in place of a stop request: {reason}", quoted(&signal.to_string())),
+        format!("{} can't replace a stop request: {reason}", quoted(&signal.to_string())),
         "write the signal on which your program shuts down gracefully, for example `\"SIGQUIT\"`",
     )
 }

@@ -74,7 +74,7 @@ pub(super) fn conflicts(
     let Some(DeValue::Table(table)) = node.map(toml::Spanned::get_ref) else { return };
     let key = table.keys().find(|key| key.get_ref().parse() == Ok(upgrade));
     let message = format!(
-        "{} can't stand in `[signals]`: it is the upgrade signal, which no child gets",
+        "{} is not allowed in `[signals]`: it is the upgrade signal, which no child gets",
         quoted(&upgrade.to_string())
     );
     reader.error(Error {

@@ -66,7 +66,7 @@ fn explain(error: &toml::de::Error, text: &str) -> Error {
             "no" | "No" | "off" | "Off" | "False" | "FALSE" => Some("did you mean `false`?".to_owned()),
             _ => Some(format!("did you mean `\"{value}\"`?")),
         };
-        (format!("{} is not a value: strings stand in quotes", quoted(value)), help)
+        (format!("{} is not a value: write strings in quotes", quoted(value)), help)
     } else if told.contains("key with no value") {
         ("a key without a value".to_owned(), Some("write `key = value`".to_owned()))
     } else if told.contains("unclosed array") || told.contains("missing comma between array elements") {

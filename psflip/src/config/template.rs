@@ -240,7 +240,7 @@ fn translate(error: &minijinja::Error, at: &str, template: &str, store: &Store) 
         ErrorKind::UndefinedError => {
             if at.contains('(') {
                 return Fault::new(format!("something in {} is not defined", quoted(at)))
-                    .help("texts stand in quotes: `local('port')`, `env('HOME')`");
+                    .help("write strings in quotes: `local('port')`, `env('HOME')`");
             }
             let known = store.changing().locals.contains_key(at);
             let fault = Fault::new(if at.is_empty() {

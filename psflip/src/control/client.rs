@@ -98,10 +98,7 @@ impl Connection {
                     Ok(event) => Ok(Next::Line(line, Box::new(event))),
                     Err(error) => Err(io::Error::new(
                         io::ErrorKind::InvalidData,
-                        format!(
-                            "it answers `{}`, which is no psflip's: {error}",
-                            crate::text::head(&line, 80)
-                        ),
+                        format!("the answer `{}` is not from psflip: {error}", crate::text::head(&line, 80)),
                     )),
                 };
             }
@@ -268,7 +265,7 @@ mod tests {
         let Next::Line(_, event) = connection.hear().unwrap() else { panic!() };
         assert_eq!(*event, Event::Drained { upgrade: 6, killed: true });
         server.write_all(b"HTTP/1.1 400\n").unwrap();
-        assert!(connection.hear().unwrap_err().to_string().contains("no psflip's"));
+        assert!(connection.hear().unwrap_err().to_string().contains("not from psflip"));
         drop(server);
         assert!(matches!(connection.hear().unwrap(), Next::Closed));
     }

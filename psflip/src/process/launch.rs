@@ -102,7 +102,7 @@ impl Refusal {
         let file = workdir.unwrap_or(Path::new(".")).join(program);
         let hint = match file.metadata() {
             _ if !program.contains('/') => "",
-            Ok(_) if is_missing => "; it is there, but the interpreter or loader that it asks for is not",
+            Ok(_) if is_missing => "; the file exists, but its interpreter or loader does not",
             Ok(file) if file.is_dir() => "; it is a directory",
             Ok(file) if file.permissions().mode() & 0o111 == 0 => {
                 "; it is not executable: `chmod +x` would allow it"

@@ -185,7 +185,7 @@ impl Runtime {
             return;
         }
         notified.told = (until + *extend / PARTS).min(timeout + *extend);
-        tracing::debug!(until = ?notified.told, "the child asks for more time");
+        tracing::debug!(until = ?notified.told, "the child requests more time");
         let left = notified.told.saturating_sub(spent);
         let deadline = left + self.promotion() + self.grace();
         self.managers_be_patient(deadline);

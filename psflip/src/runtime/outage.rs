@@ -41,8 +41,8 @@ impl Runtime {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let program = self.plan.cmd[0].rsplit('/').next().unwrap_or_default();
         let then = match self.plan.shutdown.orphans {
-            Orphans::Kill => "is ended",
-            Orphans::Leave => "is left to itself",
+            Orphans::Kill => "is stopped",
+            Orphans::Leave => "keeps running",
         };
         self.outage.background = Some(format!(
             "`{program}` put itself into the background, where psflip can't follow it; what it started there ({}, pid {pid}) {then}; {}",

@@ -146,7 +146,7 @@ impl Runtime {
         let reason = match (&self.notified, &self.checker) {
             (Some(notified), _) => notified.why_not_ready(),
             (None, Some(CheckerSlot(checker))) => {
-                checker.last_failure().unwrap_or("no probe has ended yet").to_owned()
+                checker.last_failure().unwrap_or("no probe has finished yet").to_owned()
             }
             (None, None) => return,
         };

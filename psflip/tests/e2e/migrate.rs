@@ -191,7 +191,7 @@ fn the_result_goes_where_it_is_wanted_and_overwrites_nothing() {
     let (code, running) = migrate(&sandbox, &["old.yml", "-o", "new.toml"]);
     assert_eq!(
         (code, running.stderr().as_str()),
-        (125, "psflip: `new.toml` is there already; overwrite it by `--force`\n")
+        (125, "psflip: `new.toml` exists; use `--force` to overwrite it\n")
     );
     assert_eq!(std::fs::read_to_string(sandbox.path("new.toml")).unwrap(), "precious");
     let (code, running) = migrate(&sandbox, &["old.yml", "-o", "new.toml", "--force"]);

@@ -39,7 +39,7 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
             programs.iter().filter_map(|(key, argv)| program(key, argv.first()?.as_ref(), &workdir, &envp)),
         );
     } else {
-        found.push(missing("workdir", &workdir, "is no directory (yet)", "no child could be started"));
+        found.push(missing("workdir", &workdir, "is not a directory (yet)", "no child could be started"));
     }
     if let Some(pidfile) = &plan.pidfile {
         found.extend(shared_pidfile(plan, pidfile));
@@ -105,7 +105,7 @@ fn missing(key: &str, path: &Path, what: &str, effect: &str) -> Warning {
     Warning {
         key: key.to_owned(),
         message: format!("`{}` {what}: {effect}", path.display()),
-        help: "fine if it is made before psflip starts; else correct it".to_owned(),
+        help: "fine if it is created before psflip starts, else correct it".to_owned(),
     }
 }
 
@@ -130,7 +130,7 @@ fn parent(path: &Path) -> &Path {
 fn directory(key: &str, path: &Path) -> Option<Warning> {
     let parent = parent(path);
     let effect = format!("`{}` could not be made there", path.display());
-    (!parent.is_dir()).then(|| missing(key, parent, "is no directory (yet)", &effect))
+    (!parent.is_dir()).then(|| missing(key, parent, "is not a directory (yet)", &effect))
 }
 
 /// Where execvp(3) looks for a program, in this order. `None`: no program can have this name.
@@ -159,8 +159,8 @@ fn program(key: &str, name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<
             message: format!("`{}` can't be executed: {effect}", there.display()),
             help: "it must be a file, and executable for the user that psflip runs as: `chmod +x`".to_owned(),
         },
-        None if name.as_bytes().contains(&b'/') => missing(key, &places[0], "is not there (yet)", effect),
-        None => missing(key, Path::new(name), "is in no directory of the child's `PATH`", effect),
+        None if name.as_bytes().contains(&b'/') => missing(key, &places[0], "does not exist (yet)", effect),
+        None => missing(key, Path::new(name), "is not found in the child's `PATH`", effect),
     })
 }
 

@@ -98,7 +98,7 @@ fn owner(there: &Metadata) -> Option<String> {
 
 fn writers(there: &Metadata) -> Option<String> {
     if there.mode() & WRITABLE_BY_ALL != 0 {
-        return Some("everybody".to_owned());
+        return Some("every user".to_owned());
     }
     // A group without other members is harmless: `staff` of Debian's `/usr/local`, or the private group of a
     // user.

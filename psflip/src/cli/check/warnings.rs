@@ -166,7 +166,7 @@ fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
     match &plan.health {
         Health::Alive { timeout } if *timeout >= patience => found.push(warning(
             if document.says("healthcheck.alive.timeout") { "healthcheck.alive.timeout" } else { "upgrade.timeout" },
-            format!("a child is healthy after {timeout}, and `upgrade.timeout` is over after {patience}: no upgrade can succeed", timeout = spell(*timeout), patience = spell(patience)),
+            format!("a child is healthy after {timeout}, and `upgrade.timeout` is {patience}: no upgrade can succeed", timeout = spell(*timeout), patience = spell(patience)),
             "make `upgrade.timeout` the longer one",
         )),
         Health::Command { pace, .. } => found.extend(pace_fits(pace, patience, &key("command"))),
@@ -247,7 +247,7 @@ fn pace_fits(pace: &Pace, patience: Duration, table: &str) -> Option<Warning> {
         return Some(warning(
             &format!("{table}.{key}"),
             format!(
-                "a child can be healthy after {earliest} at the earliest, and `upgrade.timeout` is over after {patience}: no upgrade can succeed",
+                "a child can be healthy after {earliest} at the earliest, and `upgrade.timeout` is {patience}: no upgrade can succeed",
                 earliest = spell(earliest),
                 patience = spell(patience)
             ),
@@ -257,7 +257,7 @@ fn pace_fits(pace: &Pace, patience: Duration, table: &str) -> Option<Warning> {
     (pace.timeout >= patience).then(|| {
         warning(
             &format!("{table}.timeout"),
-            format!("one probe may take {}, and `upgrade.timeout` is over after {patience}: one that hangs is never repeated", spell(pace.timeout), patience = spell(patience)),
+            format!("one probe may take {}, and `upgrade.timeout` is {patience}: a probe that hangs is never repeated", spell(pace.timeout), patience = spell(patience)),
             "make `timeout` short enough for several probes",
         )
     })

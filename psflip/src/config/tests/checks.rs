@@ -40,7 +40,7 @@ fn a_key_without_a_kind_of_check() {
     assert_snapshot!(refused(r#"cmd = ["x"]
 [healthcheck]
 timeout = "5s""#), @r#"
-    app.toml:3:1: `timeout` can't stand in `[healthcheck]` itself
+    app.toml:3:1: `timeout` is not allowed in `[healthcheck]` itself
       |
     3 | timeout = "5s"
       | ^^^^^^^
@@ -223,7 +223,7 @@ address = "::1:80""#), @r#"
       |
     3 | address = "::1:80"
       |           ^^^^^^^^
-      = help: an IPv6 address stands in brackets: `[::1]:8080`
+      = help: write an IPv6 address in brackets: `[::1]:8080`
     "#);
 }
 

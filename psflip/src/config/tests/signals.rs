@@ -41,22 +41,27 @@ fn what_psflip_never_forwards_can_not_be_changed() {
         (
             "[signals]\nSIGKILL = 'TERM'",
             "3:1",
-            "`SIGKILL` can't stand in `[signals]`: no process can catch it",
+            "`SIGKILL` is not allowed in `[signals]`: no process can catch it",
             help,
         ),
         (
             "[signals]\nstop = 'TSTP'",
             "3:1",
-            "`SIGSTOP` can't stand in `[signals]`: no process can catch it",
+            "`SIGSTOP` is not allowed in `[signals]`: no process can catch it",
             help,
         ),
         (
             "[signals]\nSIGCHLD = false",
             "3:1",
-            "`SIGCHLD` can't stand in `[signals]`: the kernel sends it",
+            "`SIGCHLD` is not allowed in `[signals]`: the kernel sends it",
             help,
         ),
-        ("[signals]\nSIGCONT = false", "3:1", "`SIGCONT` can't stand in `[signals]`: shells send it", help),
+        (
+            "[signals]\nSIGCONT = false",
+            "3:1",
+            "`SIGCONT` is not allowed in `[signals]`: shells send it",
+            help,
+        ),
     ]);
 }
 
@@ -68,13 +73,13 @@ fn the_upgrade_signal_can_not_be_changed_wherever_it_stands() {
         (
             "[signals]\nhup = 'USR1'",
             "3:1",
-            "`SIGHUP` can't stand in `[signals]`: it is the upgrade signal",
+            "`SIGHUP` is not allowed in `[signals]`: it is the upgrade signal",
             help,
         ),
         (
             "signals = { SIGUSR2 = false }\n[upgrade]\nsignal = 'USR2'",
             "2:13",
-            "`SIGUSR2` can't stand in `[signals]`: it is the upgrade signal",
+            "`SIGUSR2` is not allowed in `[signals]`: it is the upgrade signal",
             help,
         ),
     ]);
@@ -96,13 +101,13 @@ fn a_psflip_that_could_not_be_stopped_is_refused() {
         (
             "[signals]\nSIGINT = 'SIGSTOP'",
             "3:10",
-            "`SIGSTOP` can't stand in place of a stop request: it suspends the child",
+            "`SIGSTOP` can't replace a stop request: it suspends the child",
             help,
         ),
         (
             "[signals]\nTERM = 'SIGCONT'",
             "3:8",
-            "`SIGCONT` can't stand in place of a stop request: it continues the child",
+            "`SIGCONT` can't replace a stop request: it continues the child",
             help,
         ),
     ]);

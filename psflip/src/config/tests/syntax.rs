@@ -36,7 +36,7 @@ fn a_string_without_quotes() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 pidfile = /run/x.pid"#), @r#"
-    app.toml:2:11: `/run/x.pid` is not a value: strings stand in quotes
+    app.toml:2:11: `/run/x.pid` is not a value: write strings in quotes
       |
     2 | pidfile = /run/x.pid
       |           ^^^^^^^^^^
@@ -126,7 +126,7 @@ quiet = yes
 [env
 A = "1"
 B = 2 3"#), @r#"
-    app.toml:2:9: `yes` is not a value: strings stand in quotes
+    app.toml:2:9: `yes` is not a value: write strings in quotes
       |
     2 | quiet = yes
       |         ^^^

@@ -42,7 +42,7 @@ port = "80""#), @r#"
       |
     1 | cmd = ["x", "{{ local(port) }}"]
       |                 ^^^^^^^^^^^
-      = help: texts stand in quotes: `local('port')`, `env('HOME')`
+      = help: write strings in quotes: `local('port')`, `env('HOME')`
     "#);
 }
 

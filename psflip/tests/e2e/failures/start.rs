@@ -87,7 +87,7 @@ fn a_child_that_cannot_be_started_fails_the_upgrade() {
         (
             &["./asks"],
             "",
-            "`./asks`: No such file or directory (os error 2); it is there, but",
+            "`./asks`: No such file or directory (os error 2); the file exists, but",
             "exit code 127",
         ),
         (&["/etc/passwd"], "", "; it is not executable", "exit code 126"),
