@@ -77,7 +77,7 @@ fn can_go_on(speaks: Option<Speaks>) -> Result<(), String> {
         Some((oldest, newest)) => Err(format!(
             "the new program takes over anchors of protocol {oldest} to {newest}, and this is {PROTOCOL}; restart the service to renew it"
         )),
-        None => Err("the new program knows nothing of anchors".to_owned()),
+        None => Err("the new program does not support anchors".to_owned()),
     }
 }
 

@@ -208,7 +208,7 @@ fn no_configuration(source: &Source) -> Option<String> {
     let Source::File(path) = source else { return None };
     let missing = path == Path::new(DEFAULT_CONFIG) && matches!(path.try_exists(), Ok(false));
     missing.then(|| {
-        format!("there is no `{DEFAULT_CONFIG}` in this directory, nothing was started; name one with `-c FILE`, or see `psflip --help`")
+        format!("there is no `{DEFAULT_CONFIG}` in this directory, so nothing was started; give one with `-c FILE`, or see `psflip --help`")
     })
 }
 

@@ -172,7 +172,7 @@ fn log_choice(choice: Choice, anchor: Option<&anchor::Link>) {
         Some(anchor) => tracing::debug!(anchor, reason, "running below an anchor, whose PID does not change"),
         None if choice == Choice::DeclinedAtRisk => tracing::warn!(
             reason,
-            "running without an anchor, so the first upgrade ends the service: start psflip without --no-anchor"
+            "running without an anchor, so the service will stop at the first upgrade: start psflip without --no-anchor"
         ),
         None if choice.is_default() => {
             tracing::info!(reason, "running without an anchor: every upgrade changes the main PID");

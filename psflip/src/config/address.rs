@@ -132,7 +132,7 @@ pub(super) fn engine(text: &str) -> Result<PathBuf, Refused> {
     if text.starts_with("tcp:") || (text.contains("://") && !text.starts_with("unix:")) {
         return refuse_help(
             format!("{} is not the Unix socket of an engine", quoted(text)),
-            "psflip asks the Engine at its Unix socket only: `unix:///var/run/docker.sock`",
+            "psflip connects to the Engine over its Unix socket only: `unix:///var/run/docker.sock`",
         );
     }
     unix(text)

@@ -50,7 +50,7 @@ const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// The longest `params` of an `fcgi` check, in bytes: more than any web server sends.
 const LONGEST_PARAMS: usize = 64 * 1024;
 
-const SCRIPT_HELP: &str = "what is asked for (SCRIPT_FILENAME and SCRIPT_NAME): `script = \"/srv/app/ping.php\"`, or php-fpm's `ping.path`";
+const SCRIPT_HELP: &str = "set the script to request (SCRIPT_FILENAME and SCRIPT_NAME): `script = \"/srv/app/ping.php\"`, or php-fpm's `ping.path`";
 
 /// The default pace of probes. A command costs a process, and the Engine itself probes no more often, so both
 /// have a longer interval than a connection.

@@ -312,7 +312,7 @@ fn refuse_what_does_not_apply(
     {
         let span = section.entries.iter().find(|(key, ..)| *key == "as").map(|(_, span, _)| span.clone());
         reader.error(Error {
-            message: format!("`server_starter` knows no {unknown}"),
+            message: format!("`server_starter` does not support {unknown}"),
             span,
             help: Some("use `as = \"listen_fds\"`".to_owned()),
         });

@@ -57,7 +57,7 @@ fn header(mut rest: &[u8]) -> Result<Option<(Framing, &[u8])>, &'static str> {
         let value = line[colon + 1..].trim_ascii();
         if line[..colon].eq_ignore_ascii_case(b"Transfer-Encoding") {
             if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err("the answer has a transfer encoding that was not asked for");
+                return Err("the answer has a transfer encoding that was not requested");
             }
             framing = Framing::Chunked;
         } else if line[..colon].eq_ignore_ascii_case(b"Content-Length")

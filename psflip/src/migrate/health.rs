@@ -107,7 +107,10 @@ impl Work<'_> {
         let Some(text) = self.text(node) else { return Err(format!("socket = {}", raw(node))) };
         let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| !scheme.contains("{{"));
         if scheme.is_some_and(|scheme| scheme != "unix") {
-            self.left(node.at, "psflip asks container engines on Unix sockets only, so its default is taken");
+            self.left(
+                node.at,
+                "psflip connects to container engines over Unix sockets only, so its default is taken",
+            );
             return Err(format!("socket = {}", string(&text)));
         }
         let path = text.strip_prefix("unix://").unwrap_or(&text);

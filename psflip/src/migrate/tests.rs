@@ -200,7 +200,7 @@ fn what_psflip_refuses_is_left_in_its_words() {
     );
     assert_eq!(told.len(), 4, "{told:#?}");
     assert!(told[0].starts_with("2:11 left to do: `SIGTERM` can't be the upgrade signal"), "{told:#?}");
-    assert!(told[3].starts_with("4:50 left to do: psflip asks container engines"), "{told:#?}");
+    assert!(told[3].starts_with("4:50 left to do: psflip connects to container engines"), "{told:#?}");
     // A check that is incomplete must not become a weaker check: psflip rejects it.
     assert!(made("cmd: [x]\nhealthcheck: {docker: {container: 'a b'}}\n").refused.is_some());
     assert!(made("cmd: '{{ Foo }}'\n").refused.is_some());

@@ -253,7 +253,7 @@ impl Runtime {
             return;
         }
         let end = crate::exit::end_for(outcome);
-        let reason = format!("psflip ends: {end}");
+        let reason = format!("psflip exits: {end}");
         server.send_away(
             |_| false,
             |interest| match interest {

@@ -221,7 +221,7 @@ fn make_room(path: &Path) -> Result<(), Failed> {
         Ok(true) => return Err(in_the_way("another process listens there".to_owned())),
         Err(error) => {
             return Err(in_the_way(format!(
-                "there is a socket, and it can't be told whether it is in use: {error}"
+                "a socket exists there, and it is unknown whether it is in use: {error}"
             )));
         }
     }

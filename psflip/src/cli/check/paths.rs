@@ -173,12 +173,12 @@ fn writable(key: &str, path: &Path) -> Option<Warning> {
     }
     let effect = match (key, mode & STICKY == 0) {
         ("pidfile", true) => {
-            "anybody may replace the pidfile by one that names another process, which then gets the signals meant for psflip"
+            "every user may replace the pidfile with one that names another process, which then gets the signals meant for psflip"
         }
         (_, true) => {
-            "anybody may replace the socket by one of their own, which then answers in psflip's place"
+            "every user may replace the socket with another one, which then answers in psflip's place"
         }
-        (_, false) => "anybody may make the file before psflip does, which keeps it from starting",
+        (_, false) => "every user may create the file before psflip does, which keeps it from starting",
     };
     Some(Warning {
         key: key.to_owned(),

@@ -117,7 +117,7 @@ pub(super) fn step_of_drain(step: Drain) -> &'static str {
         Drain::Orphans => "leftover processes were sent the stop signal",
         Drain::OrphansKilled => "leftover processes were killed",
         Drain::Gone => "it is gone",
-        Drain::Other => "it ends",
+        Drain::Other => "it exits",
     }
 }
 

@@ -104,7 +104,7 @@ pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
         out += "; one more upgrade waits";
     }
     if let Some(predecessor) = &status.predecessor {
-        let step = predecessor.step.map_or("it ends", step_of_drain);
+        let step = predecessor.step.map_or("it exits", step_of_drain);
         out += &format!("; old pid {} drains: {step}", predecessor.pid);
     }
     out
@@ -139,7 +139,7 @@ fn source_row(label: &str, source: &Source, what: &str, view: &View) -> String {
 
 fn draining(status: &Status) -> Option<String> {
     let predecessor = status.predecessor.as_ref()?;
-    let step = predecessor.step.map_or("it ends", step_of_drain);
+    let step = predecessor.step.map_or("it exits", step_of_drain);
     let left = predecessor.left_ms.map_or_else(String::new, |left| format!(", {} left", span(left)));
     Some(format!("old psflip, pid {}: {step}{left}", predecessor.pid))
 }

@@ -20,7 +20,7 @@ query = "a""#), @r#"
       |
     2 | [healthcheck.fcgi]
       | ^^^^^^^^^^^^^^^^^^
-      = help: what is asked for (SCRIPT_FILENAME and SCRIPT_NAME): `script = "/srv/app/ping.php"`, or php-fpm's `ping.path`
+      = help: set the script to request (SCRIPT_FILENAME and SCRIPT_NAME): `script = "/srv/app/ping.php"`, or php-fpm's `ping.path`
     "#);
 }
 
@@ -56,7 +56,7 @@ script = """#), @r#"
       |
     4 | script = ""
       |          ^^
-      = help: what is asked for (SCRIPT_FILENAME and SCRIPT_NAME): `script = "/srv/app/ping.php"`, or php-fpm's `ping.path`
+      = help: set the script to request (SCRIPT_FILENAME and SCRIPT_NAME): `script = "/srv/app/ping.php"`, or php-fpm's `ping.path`
     "#);
 }
 
@@ -180,7 +180,7 @@ socket = "tcp://127.0.0.1:2375""#), @r#"
       |
     4 | socket = "tcp://127.0.0.1:2375"
       |          ^^^^^^^^^^^^^^^^^^^^^^
-      = help: psflip asks the Engine at its Unix socket only: `unix:///var/run/docker.sock`
+      = help: psflip connects to the Engine over its Unix socket only: `unix:///var/run/docker.sock`
     "#);
 }
 
