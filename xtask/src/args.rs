@@ -1,4 +1,4 @@
-//! The arguments of a task: flags, options with a value, and at most a few plain words.
+//! The arguments of a task: flags, options with a value, and a few positional words.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use lexopt::Arg;
 
 use crate::Error;
 
-/// What was given after the task's name. Each task takes out what it knows; [`Args::done`] refuses the rest.
+/// The arguments after the task's name. Each task takes those that it knows; [`Args::done`] refuses the rest.
 pub(crate) struct Args {
     options: Vec<(String, Option<String>)>,
     words: Vec<String>,
 }
 
-/// `--help` was asked for and printed; nothing is left to do.
+/// `--help` was requested and printed; the task does nothing else.
 #[derive(Debug)]
 pub(crate) struct HelpShown;
 
-/// The command line is wrong; the text says what is.
+/// An invalid command line; the text says why.
 #[derive(Debug)]
 pub(crate) struct Misuse(String);
 
@@ -37,7 +37,7 @@ impl std::error::Error for HelpShown {}
 impl std::error::Error for Misuse {}
 
 impl Args {
-    /// Reads all of the command line. Which options take a value is read from `usage`: `--runs N` does, `--quick` doesn't.
+    /// Parses the command line. `usage` says which options take a value: `--runs N` does, `--quick` doesn't.
     pub(crate) fn new(mut parser: lexopt::Parser, usage: &str) -> Result<Self, Error> {
         let mut args = Self { options: Vec::new(), words: Vec::new() };
         while let Some(arg) = parser.next().map_err(|error| misuse(&error))? {
@@ -71,7 +71,7 @@ impl Args {
         self.options.len() < before
     }
 
-    /// The value of `--name`; the last one counts.
+    /// The value of `--name`; the last one if it was given several times.
     pub(crate) fn value<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, Error> {
         let mut last = None;
         for (_, value) in self.options.extract_if(.., |(known, _)| known == name) {
@@ -84,12 +84,12 @@ impl Args {
         Ok(last)
     }
 
-    /// The first plain word that is left.
+    /// Takes the next positional word.
     pub(crate) fn word(&mut self) -> Option<String> {
         (!self.words.is_empty()).then(|| self.words.remove(0))
     }
 
-    /// Refuses what no one took.
+    /// Refuses the arguments that were not taken.
     pub(crate) fn done(self) -> Result<(), Error> {
         match (self.options.first(), self.words.first()) {
             (Some((name, _)), _) => Err(Misuse(format!("unknown option `--{name}`")).into()),
@@ -103,7 +103,7 @@ fn misuse(error: &lexopt::Error) -> Error {
     Misuse(error.to_string()).into()
 }
 
-/// Whether the usage text names an option, and if so whether a capital word (its value) follows it.
+/// Whether the usage text contains an option, and if so whether it takes a value: a word in capitals follows.
 fn takes_value(usage: &str, name: &str) -> Option<bool> {
     let option = format!("--{name}");
     let rest = usage.match_indices(&option).map(|(at, _)| &usage[at + option.len()..]);

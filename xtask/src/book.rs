@@ -1,7 +1,7 @@
-//! `cargo xtask book`: the pages of the repository as a static site.
+//! `cargo xtask book`: the repository's pages as a static site.
 //!
-//! Pages stay where they are on the repository's own pages: links between them must work in both places. So the site is built of a copy
-//! that has the repository's layout, in which a directory that a page links to gets an index.
+//! The same links must work in the repository and on the site. So the site is built from a copy with the
+//! repository's layout, in which each directory that a page links to gets an index.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -15,11 +15,12 @@ use crate::{Error, Outcome, repo, step};
 pub(crate) const USAGE: &str = "\
 cargo xtask book
 
-Builds a site of README.md, docs/ and the other pages in target/book/site, with Zensical from PyPI, which is installed into target/book/tools
-once. Fails when a link or an anchor leads nowhere.";
+Builds a site from README.md, docs/ and the other pages in target/book/site. The generator is Zensical from PyPI, which is
+installed into target/book/tools once. Fails if the target of a link or an anchor doesn't exist.";
 
-/// The successor of Material for MkDocs, by the same people: it installs from a wheel, builds in a second, and checks links and anchors.
-/// mdBook takes minutes to compile, and Material itself ends in 2027. Exact, so that two builds of one commit are the same.
+/// The successor of Material for MkDocs, by the same authors. It installs from a wheel, builds in a second,
+/// and checks links and anchors. mdBook takes minutes to compile, and Material itself ends in 2027. The
+/// version is exact, so that two builds of one commit are the same.
 const GENERATOR: &str = "zensical==0.0.73";
 
 /// The pages of the site, by section, in reading order.
@@ -76,7 +77,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     Ok(())
 }
 
-/// Builds the site, and gives its folder.
+/// Builds the site, and returns its folder.
 pub(crate) fn make(folder: &Path) -> Result<PathBuf, Error> {
     let pages = folder.join("pages");
     if pages.exists() {
@@ -90,7 +91,7 @@ pub(crate) fn make(folder: &Path) -> Result<PathBuf, Error> {
     Ok(folder.join("site"))
 }
 
-/// The generator in a Python environment of its own, if it isn't there yet. Gives the program.
+/// Installs the generator into a Python environment of its own, unless it is there. Returns the program.
 fn install(tools: &Path) -> Result<PathBuf, Error> {
     let (installed, program) = (tools.join("installed"), tools.join("bin/zensical"));
     if fs::read_to_string(&installed).is_ok_and(|text| text == GENERATOR) {
@@ -124,11 +125,11 @@ fn configuration() -> String {
     )
 }
 
-/// Light or dark, as the reader's system has it.
+/// Light or dark, as the reader's system is set.
 const SCHEMES: &str = "    - {media: \"(prefers-color-scheme: light)\", scheme: default, primary: teal}\n    \
     - {media: \"(prefers-color-scheme: dark)\", scheme: slate, primary: teal}\n";
 
-/// Copies the pages and what they link to.
+/// Copies the pages, and the files that they link to.
 fn stage(root: &Path, pages: &Path) -> Outcome {
     let mut linked = BTreeSet::new();
     for (_, page) in PAGES.iter().flat_map(|(_, pages)| *pages) {
@@ -164,7 +165,8 @@ fn copy(from: &Path, to: &Path) -> Outcome {
     Ok(())
 }
 
-/// The text, with links to a directory leading to its index. Notes everything that it links to, as paths from the root.
+/// The text, in which links to a directory lead to its index. Adds everything that it links to, as paths from
+/// the root.
 fn with_indexes(text: &str, page: &Path, root: &Path, linked: &mut BTreeSet<PathBuf>) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -184,7 +186,7 @@ fn with_indexes(text: &str, page: &Path, root: &Path, linked: &mut BTreeSet<Path
     out + rest
 }
 
-/// A link of a page as a path from the root.
+/// The target of a page's link, as a path from the root.
 fn from_root(page: &Path, link: &str) -> PathBuf {
     let mut path = page.parent().map(Path::to_owned).unwrap_or_default();
     for component in Path::new(link).components() {
@@ -211,7 +213,7 @@ fn index(path: &Path, folder: &Path) -> Result<String, Error> {
     names.sort_unstable();
     let mut out = format!("# {}\n\n", path.display());
     for name in names.iter().filter(|name| *name != "README.md") {
-        let text = fs::read_to_string(folder.join(name)).unwrap_or_default(); // a file that is no text has no comment
+        let text = fs::read_to_string(folder.join(name)).unwrap_or_default(); // a binary file has no comment
         let about = text.lines().find(|line| !line.starts_with("#!")).unwrap_or_default();
         let about = about.strip_prefix("# ").or_else(|| about.strip_prefix("// ")).unwrap_or_default();
         let _ = writeln!(out, "- [`{name}`]({name}) {about}");

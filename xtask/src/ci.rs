@@ -1,5 +1,5 @@
-//! `cargo xtask ci`: exactly what CI runs. The checks come first, cheap ones before dear ones; the tests come last, so that the last thing to read is
-//! the test runner's own summary.
+//! `cargo xtask ci`: exactly what CI runs. Cheap checks come first, expensive ones later. The tests come
+//! last, so that the output ends with the test runner's summary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -33,7 +33,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     if !fast {
         steps.step("packages", packages::install);
         if nix::unistd::geteuid().is_root() {
-            // Without it the tests under it are skipped, and say so.
+            // Without it the tests that need it are skipped, and report that.
             has_newer_systemd = systemd::fetch().inspect_err(|error| println!("    {error}")).is_ok();
         }
     }
@@ -42,7 +42,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     if !fast {
         steps.step("contract", || contract::check(false));
         if repo::is_installed("cargo-deny") {
-            // Not `advisories`: they are fetched from outside, and would fail builds that did not change.
+            // Without `advisories`: they come from the network, and would fail builds that did not change.
             steps.step("deny", || step::run(&mut cargo("deny check licenses bans sources")));
         } else {
             steps.skip("deny", "cargo-deny is not installed");
@@ -64,7 +64,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
             None => steps.step("dist", || dist::make(None, true)),
             Some(program) => steps.skip("dist", &format!("{program} is not installed")),
         }
-        // The tests themselves say it, too, but nobody sees the output of a test that passes.
+        // The tests report it as well, but the output of a passing test is not shown.
         for (tests, release) in
             [("tests under systemd", Release::Installed), ("tests under a newer systemd", Release::Newer)]
         {
@@ -72,7 +72,8 @@ pub(crate) fn run(mut args: Args) -> Outcome {
                 steps.skip(tests, &why);
             }
         }
-        // Fixed seeds: what a new one finds is seldom the fault of the change that is checked. `cargo xtask chaos` takes new ones.
+        // Fixed seeds: a finding of a new seed is seldom caused by the change under test. `cargo xtask chaos`
+        // uses new ones.
         steps.step("chaos, one seed", || chaos("1"));
         steps.step("chaos, another seed", || chaos("7000"));
     }
@@ -93,7 +94,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     outcome
 }
 
-/// The tests that were skipped, because something that they need is missing here. The runner counts them as passed.
+/// The tests that were skipped because this host lacks a requirement. The runner counts them as passed.
 struct Skipped {
     file: PathBuf,
 }
@@ -107,9 +108,9 @@ impl Skipped {
         }
     }
 
-    /// How many there were, by what they lack. Nothing, where none was skipped.
+    /// Prints how many tests were skipped, by what was missing; nothing if none was.
     fn print(&self) {
-        let lines = fs::read_to_string(&self.file).unwrap_or_default(); // no file: none was skipped
+        let lines = fs::read_to_string(&self.file).unwrap_or_default(); // no file: no test was skipped
         if let Some(summary) = summary(&lines) {
             println!("{summary}");
         }
@@ -126,7 +127,7 @@ fn summary(lines: &str) -> Option<String> {
     (count > 0).then(|| format!("{count} of these tests were skipped: {}", reasons.join(", ")))
 }
 
-/// Half a minute of `cargo xtask chaos`, with what was built before.
+/// Half a minute of `cargo xtask chaos`, with the programs that are built already.
 fn chaos(seed: &str) -> Outcome {
     step::run(Command::new("/proc/self/exe").args([
         "chaos",

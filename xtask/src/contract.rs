@@ -1,6 +1,7 @@
-//! `cargo xtask contract`: docs/contract.md, clause by clause, with the tests that cite it.
+//! `cargo xtask contract`: the clauses of docs/contract.md, each with the tests that cite it.
 //!
-//! A citation is `// Contract: C5, S1` as the first line in a test's body, or `/// Contract: C5, S1` above the test.
+//! A citation is `// Contract: C5, S1` as the first line in a test's body, or `/// Contract: C5, S1` above
+//! the test.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +12,18 @@ use crate::{Error, Outcome};
 pub(crate) const USAGE: &str = "\
 cargo xtask contract [--all] [--markdown]
 
-Lists every clause of docs/contract.md with the tests that cite it. Fails when a clause of C, S, U, A, P, O, H, L or X has no test, when a
-citation names a clause that doesn't exist, and when one stands where no test is.
+Lists every clause of docs/contract.md with the tests that cite it. Fails if a clause of C, S, U, A, P, O, H, L or X has
+no test, if a citation names a clause that doesn't exist, or if a citation belongs to no test.
 
   --all       F and V must have tests, too
-  --markdown  a table for a document or a note";
+  --markdown  print a table in Markdown";
 
 const CONTRACT: &str = "docs/contract.md";
 const MARK: &str = "Contract:";
-/// Chapters whose every clause has a test. The others are listed; `--all` requires them as well.
+/// Chapters in which every clause must have a test. The other chapters are only listed; `--all` requires them
+/// as well.
 const REQUIRED: &[char] = &['C', 'S', 'U', 'A', 'P', 'O', 'H', 'L', 'X'];
-/// Parts of required clauses that come with later issues, so that their tests don't prove them yet.
+/// Parts of required clauses that are planned for later, so that their tests don't prove them yet.
 const LATER: &[(&str, &str)] = &[];
 
 /// A clause: its name and the beginning of its text.
@@ -51,7 +53,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     report.result(all)
 }
 
-/// The same for `cargo xtask ci`, which prints only the summary.
+/// The same for `cargo xtask ci`, but prints only the summary.
 pub(crate) fn check(all: bool) -> Outcome {
     let report = Report::new(&repo::files()?)?;
     report.print(false);
@@ -150,7 +152,7 @@ impl Report {
     }
 }
 
-/// The clauses of the contract: lines like `- C1 The child gets ...`.
+/// The clauses of the contract: lines such as `- C1 The child gets ...`.
 fn clauses(contract: &str) -> Vec<Clause> {
     let clause = |line: &str| {
         let (name, text) = line.strip_prefix("- ")?.split_once(' ')?;
@@ -159,7 +161,7 @@ fn clauses(contract: &str) -> Vec<Clause> {
     contract.lines().filter_map(clause).collect()
 }
 
-/// One capital letter and a number.
+/// Whether the text is one capital letter and a number.
 fn is_name(text: &str) -> bool {
     let mut chars = text.chars();
     chars.next().is_some_and(|first| first.is_ascii_uppercase())
@@ -167,7 +169,7 @@ fn is_name(text: &str) -> bool {
         && chars.all(|other| other.is_ascii_digit())
 }
 
-/// What the tests of a file cite, and the citations that stand where no test is.
+/// The citations in a file, and the misplaced ones that belong to no test.
 fn citations(file: &File) -> (Vec<Citation>, Vec<String>) {
     let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
     let (mut found, mut wrong) = (Vec::new(), Vec::new());
@@ -200,7 +202,7 @@ fn citations(file: &File) -> (Vec<Citation>, Vec<String>) {
 
 /// The test whose body begins right above line `index`.
 fn test_around(lines: &[&str], index: usize) -> Option<String> {
-    // A signature may be several lines long (proptest!); the line above the citation ends it with a brace.
+    // A signature may span several lines (proptest!), but the line above the citation ends with its brace.
     if !lines[..index].last()?.ends_with('{') {
         return None;
     }
@@ -214,7 +216,7 @@ fn test_around(lines: &[&str], index: usize) -> Option<String> {
     if is_test { fn_name(lines[at]) } else { None }
 }
 
-/// The test that the comment at line `index` belongs to: only comments and attributes come between.
+/// The test below the comment at line `index`, with only comments and attributes in between.
 fn test_below(lines: &[&str], index: usize) -> Option<String> {
     let mut is_test = lines[..index]
         .iter()
@@ -233,7 +235,7 @@ fn test_below(lines: &[&str], index: usize) -> Option<String> {
     None
 }
 
-/// `#[test]`, and what other test macros use: `#[tokio::test]`, `#[rstest]`.
+/// `#[test]`, or the attribute of another test macro: `#[tokio::test]`, `#[rstest]`.
 fn is_test_attribute(line: &str) -> bool {
     line.strip_prefix("#[")
         .and_then(|rest| rest.split([']', '(']).next())

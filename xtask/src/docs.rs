@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: brings what is made of the command line and of the table of keys up to date.
+//! `cargo xtask docs`: updates the files that are generated from the command line and from the table of keys.
 
 use std::process::Command;
 
@@ -8,10 +8,10 @@ use crate::{Outcome, demo, repo, step};
 pub(crate) const USAGE: &str = "\
 cargo xtask docs [--check]
 
-Makes man pages, shell completions and the JSON Schema of configurations in `dist/`, of psflip's command line (psflip/src/cli) and its table of
-keys (psflip/src/config/keys.rs). Commit what it changes.
+Generates man pages, shell completions and the JSON Schema of configurations in `dist/`, from psflip's command line
+(psflip/src/cli) and its table of keys (psflip/src/config/keys.rs). Commit the changed files.
 
-  --check  only compares, and fails when something is not up to date";
+  --check  only compare, and fail if a file is out of date";
 
 pub(crate) fn run(mut args: Args) -> Outcome {
     let check = args.flag("check");
@@ -19,9 +19,10 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     make(check)
 }
 
-/// Writes or compares them.
+/// Writes or compares the files.
 pub(crate) fn make(check: bool) -> Outcome {
-    // Of the whole workspace, so that it is made of what all other tasks build: `--package` would choose other features of what it depends on.
+    // Build the whole workspace, as all other tasks do: `--package` would select other features of the
+    // dependencies.
     step::run(repo::cargo().args(["build", "--quiet", "--workspace", "--bin", "docgen"]))?;
     let mut docgen = Command::new(repo::target_dir()?.join("debug/docgen"));
     docgen.arg(repo::root().join("dist"));

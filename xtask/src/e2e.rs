@@ -1,4 +1,4 @@
-//! `cargo xtask e2e`: the suites that start real processes, as often as wanted, on a machine as busy as wanted.
+//! `cargo xtask e2e`: runs the suites that start real processes, repeatedly or on a busy host if wanted.
 
 use std::fs;
 use std::hint::black_box;
@@ -17,17 +17,17 @@ pub(crate) const USAGE: &str = "\
 cargo xtask e2e [--systemd] [--repeat N] [--jobs J] [--load] [--shaken] [FILTER]
 
 Builds psflip and the fixtures, then runs the end-to-end tests (the `tests` folders) whose names contain FILTER.
-A process that a test leaves behind is ended and fails the run.
+A process that a test leaves behind is killed and fails the run.
 
-  --systemd   only those that boot a real systemd (root, Debian's package systemd; a newer one by `cargo xtask systemd`); they fail where that
-              can't be done
+  --systemd   only those that boot a real systemd (root, Debian's package systemd; a newer one by `cargo xtask systemd`);
+              they fail on a host that can't boot one
   --repeat N  run the suite N times, stop at the first failure
-  --jobs J    so many tests at once (default: one per core)
+  --jobs J    run J tests at once (default: one per core)
   --load      keep every core busy meanwhile
-  --shaken    with a psflip that waits for up to 30 ms at random places, where on a busy machine it might have to: finds races. Without the
-              tests that count its system calls, or are in a hurry";
+  --shaken    use a psflip that waits for up to 30 ms at random places, as it might on a busy host: finds races. Leaves
+              out the tests that count its system calls or need a fast psflip";
 
-/// Builds, then runs the suite until one run fails or all have passed.
+/// Builds, then runs the suite until a run fails or all have passed.
 pub(crate) fn run(mut args: Args) -> Outcome {
     let repeat: u32 = args.value("repeat")?.unwrap_or(1);
     let jobs = args.value("jobs")?;
@@ -42,7 +42,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     args.done()?;
 
     let nextest = runner::has_nextest();
-    // Not xtask: its file is the running program.
+    // Without xtask: its file is the running program.
     step::run(repo::cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins"]))?;
     let profile = if repeat > 1 { "repeat" } else { "default" };
     let mut tests = runner::tests(nextest, scope, profile, jobs, filter.as_deref());
@@ -55,7 +55,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         tests.env("PSFLIP_UNDER_TEST", shaken_psflip()?);
     }
 
-    // The guard before the load: its threads take over the signal mask.
+    // Create the guard first: the load's threads inherit its signal mask.
     let guard = Guard::new()?;
     let load = busy.then(Load::start);
     let start = Instant::now();
@@ -76,7 +76,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     Ok(())
 }
 
-/// `psflip-shaken` under the name by which tests know psflip's processes.
+/// Provides `psflip-shaken` under the name by which tests recognize psflip's processes.
 fn shaken_psflip() -> Result<PathBuf, Error> {
     let debug = repo::target_dir()?.join("debug");
     let psflip = debug.join("shaken/psflip");
@@ -86,7 +86,7 @@ fn shaken_psflip() -> Result<PathBuf, Error> {
     Ok(psflip)
 }
 
-/// One thread per core that computes and never waits, until it is dropped.
+/// One busy thread per core, until it is dropped.
 struct Load {
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,

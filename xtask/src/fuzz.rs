@@ -7,14 +7,15 @@ pub(crate) const USAGE: &str = "\
 cargo xtask fuzz [TARGET] [--seconds N] [--seed S]
 cargo xtask fuzz TARGET --input FILE
 
-Throws mutated input at everything of psflip that reads input: config, template, value, migrate, message, link,
-pidfile, http, fcgi, docker, notify.
-Without TARGET all of them, one after the other. An input that breaks a promise of the contract is kept in `fuzz` in the target
-folder; copy it to psflip/tests/fuzz/corpus/TARGET once it is mended, where the tests begin with it.
+Runs every parser of psflip with mutated input: config, template, value, migrate, message, link, pidfile, http, fcgi,
+docker, notify. Without TARGET it runs all of them, one after the other.
 
-  --seconds N   so long for each target (10 otherwise)
-  --seed S      the same seed gives the same inputs; one of the clock otherwise, which is printed
-  --input FILE  only this input";
+An input that breaks a promise of the contract is kept in `fuzz` in the target folder. After the fix, copy it to
+psflip/tests/fuzz/corpus/TARGET: the tests run everything in that folder.
+
+  --seconds N   time for each target (default 10)
+  --seed S      the same seed gives the same inputs (default: from the clock; it is printed)
+  --input FILE  run only this input";
 
 /// Builds the driver and runs it.
 pub(crate) fn run(mut args: Args) -> Outcome {
@@ -32,7 +33,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         }
     }
     if let Some(input) = input {
-        // The person's folder, not the repository's.
+        // Relative to the user's directory, not to the repository's root.
         driver.arg("--input").arg(std::path::absolute(input)?);
     }
     step::run(&mut driver)

@@ -1,9 +1,10 @@
-//! Runs a program so that nothing it started outlives it, however it ends: by itself, by Ctrl-C, by a crash.
+//! Runs a program so that nothing it started outlives it, however it exits: by itself, by Ctrl-C, by a crash.
 //!
-//! xtask becomes the subreaper of what it starts (prctl(2), `PR_SET_CHILD_SUBREAPER`), waits for the program, and then ends every process that is
-//! still there. All of these are its own children by then and are not reaped before they are killed, so that no pid can mean another process.
-//! Signals that would end xtask are blocked and read from a signalfd(2). The program must not start with them blocked, so a trampoline, xtask
-//! itself under another name, unblocks them and then becomes the program.
+//! xtask becomes a child subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`), waits for the program, and then
+//! kills every process that is left. By then all of them are its own children, and it kills before it reaps,
+//! so no pid can have been reused. Signals that would terminate xtask are blocked and read from a
+//! signalfd(2). The program must not start with blocked signals. So xtask itself, as a trampoline under
+//! another name, unblocks them and then executes the program.
 
 use std::env;
 use std::fs;
@@ -23,24 +24,25 @@ use nix::unistd::{Pid, getppid};
 
 use crate::{Error, Outcome, step};
 
-/// The hidden task that becomes another program: `xtask TRAMPOLINE PARENT PROGRAM [ARGUMENT...]`.
+/// The hidden task that executes another program: `xtask TRAMPOLINE PARENT PROGRAM [ARGUMENT...]`.
 pub(crate) const TRAMPOLINE: &str = "__become";
-/// Set for an xtask that runs under a guard already: the directory it may fill, which the guard removes.
+/// Set for an xtask that already runs under a guard: the directory for its files, which the guard removes.
 const GUARDED: &str = "XTASK_GUARDED";
-/// How long processes that are just ending may take to be gone.
+/// How long leftover processes may take to exit before they are killed.
 const GRACE: Duration = Duration::from_secs(5);
-/// The signals that would end xtask before it has cleaned up.
+/// The signals that would terminate xtask before it has cleaned up.
 const DEADLY: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// The subreaper that outlives what it runs. Make it before any thread is started: a thread takes the signal mask of its maker.
+/// A subreaper that outlives what it runs. Create it before any thread starts: threads inherit the signal
+/// mask.
 pub(crate) struct Guard {
     signals: SignalFd,
-    /// What xtask has started for itself before: the testkit's guard, for instance, when it has made a sandbox.
+    /// Processes that xtask started for itself before, such as the testkit's guard.
     own: Vec<Pid>,
 }
 
 impl Guard {
-    /// Blocks the deadly signals in this thread and makes this process a subreaper.
+    /// Blocks the deadly signals in this thread, and makes this process a subreaper.
     pub(crate) fn new() -> Result<Self, Error> {
         prctl::set_child_subreaper(true).map_err(|errno| format!("can't become a subreaper: {errno}"))?;
         let mut set = watched();
@@ -51,10 +53,10 @@ impl Guard {
         Ok(Self { signals, own: children()? })
     }
 
-    /// Runs a command to its end, then ends what it left behind.
+    /// Runs a command until it exits, then kills its leftover processes.
     ///
     /// # Errors
-    /// When it can't be started, ends without success, or left processes behind that were still there after [`GRACE`].
+    /// It can't be started, fails, or leaves processes that are still there after [`GRACE`].
     pub(crate) fn run(&self, command: &Command) -> Outcome {
         let program = self.start(command)?;
         let status = self.wait_for(program)?;
@@ -75,7 +77,7 @@ impl Guard {
     }
 
     fn start(&self, command: &Command) -> Result<Pid, Error> {
-        // By this path it is found even when a build has replaced the file meanwhile.
+        // This path still works if a build has replaced the file meanwhile.
         let mut trampoline = Command::new("/proc/self/exe");
         trampoline.arg(TRAMPOLINE).arg(std::process::id().to_string());
         trampoline.arg(command.get_program()).args(command.get_args());
@@ -92,7 +94,7 @@ impl Guard {
         Ok(Pid::from_raw(child.id().cast_signed()))
     }
 
-    /// Reaps everything until the program itself has ended; passes on signals that it did not get.
+    /// Reaps all children until the program itself has exited; forwards signals that it did not get.
     fn wait_for(&self, program: Pid) -> Result<WaitStatus, Error> {
         let mut asked = 0;
         loop {
@@ -106,14 +108,15 @@ impl Guard {
                 let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed()) else { continue };
                 if signal != Signal::SIGCHLD && !came_from_terminal(&info) {
                     asked += 1;
-                    // The program is not reaped yet, so its pid is its own.
+                    // The program is not reaped yet, so its pid can't have been reused.
                     let _ = kill(program, if asked == 1 { signal } else { Signal::SIGKILL });
                 }
             }
         }
     }
 
-    /// Waits for the leftovers to end, kills them after [`GRACE`], and returns their command lines.
+    /// Waits for leftover processes to exit, kills them after [`GRACE`], and returns the command lines of the
+    /// killed ones.
     fn sweep(&self) -> Result<Vec<String>, Error> {
         let deadline = Instant::now() + GRACE;
         loop {
@@ -130,7 +133,7 @@ impl Guard {
         }
         let mut left = Vec::new();
         loop {
-            // Their children become ours when they die, so this goes on until there are none.
+            // Killing a process reparents its children to this one, so repeat until there are none.
             for child in self.left()? {
                 left.push(format!("{child} {}", command_line(child)));
                 let _ = kill(child, Signal::SIGKILL);
@@ -143,7 +146,7 @@ impl Guard {
         }
     }
 
-    /// The children that are not xtask's own.
+    /// The children, except xtask's own.
     fn left(&self) -> Result<Vec<Pid>, Error> {
         let mut left = children()?;
         left.retain(|child| !self.own.contains(child));
@@ -158,7 +161,7 @@ impl Guard {
     }
 }
 
-/// The program ended without success and has said why itself.
+/// The program failed and has already reported why.
 #[derive(Debug)]
 pub(crate) struct Failed(String);
 
@@ -170,12 +173,12 @@ impl std::fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// The directory for what a guarded task writes; `None` when this xtask doesn't run under a guard yet.
+/// The directory for the files of a guarded task; `None` if this xtask doesn't run under a guard yet.
 pub(crate) fn scratch() -> Option<PathBuf> {
     env::var_os(GUARDED).map(PathBuf::from)
 }
 
-/// Starts this very task again, under a guard and with an empty directory.
+/// Runs this task again, under a guard and with an empty directory.
 pub(crate) fn run_again_guarded() -> Outcome {
     let guard = Guard::new()?;
     let directory = env::temp_dir().join(format!("psflip-xtask-{}", std::process::id()));
@@ -187,12 +190,13 @@ pub(crate) fn run_again_guarded() -> Outcome {
     outcome
 }
 
-/// Becomes another program, with the signals unblocked that [`Guard::new`] has blocked. Returns only when that fails.
+/// Unblocks the signals that [`Guard::new`] has blocked, and executes another program. Returns only if that
+/// fails.
 pub(crate) fn trampoline(mut parser: lexopt::Parser) -> ExitCode {
     let Ok(mut words) = parser.raw_args() else { return ExitCode::FAILURE };
     let parent = words.next().and_then(|word| word.to_string_lossy().parse().ok());
     let (Some(parent), Some(program)) = (parent, words.next()) else { return ExitCode::FAILURE };
-    // When xtask is killed so that it can't clean up, the program at least gets to hear of it.
+    // If xtask is killed and so can't clean up, the program at least gets a signal.
     let _ = prctl::set_pdeathsig(Signal::SIGTERM);
     if getppid() != Pid::from_raw(parent) {
         return ExitCode::FAILURE;
@@ -208,12 +212,12 @@ pub(crate) fn trampoline(mut parser: lexopt::Parser) -> ExitCode {
     ExitCode::from(127)
 }
 
-/// The processes whose parent this one is, of all its threads.
+/// The child processes of this one, of all its threads.
 pub(crate) fn children() -> Result<Vec<Pid>, Error> {
     children_of(Pid::this())
 }
 
-/// The processes whose parent is `parent`; none when it is gone.
+/// The child processes of `parent`; none if it is gone.
 pub(crate) fn children_of(parent: Pid) -> Result<Vec<Pid>, Error> {
     let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { return Ok(Vec::new()) };
     let mut children = Vec::new();
@@ -228,7 +232,7 @@ fn watched() -> SigSet {
     DEADLY.into_iter().collect()
 }
 
-/// Reaps one child that has ended, if there is one.
+/// Reaps one child that has exited, if there is one.
 fn reap() -> Result<Option<WaitStatus>, Error> {
     match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => Ok(None),
@@ -237,7 +241,8 @@ fn reap() -> Result<Option<WaitStatus>, Error> {
     }
 }
 
-/// The kernel sends the terminal's signals to the whole foreground group (`SI_KERNEL`, sigaction(2)); the program got it then.
+/// The kernel sends a terminal's signals (`SI_KERNEL`, sigaction(2)) to the whole foreground process group,
+/// so the program got it, too.
 fn came_from_terminal(info: &siginfo) -> bool {
     const SI_KERNEL: i32 = 0x80;
     info.ssi_code == SI_KERNEL

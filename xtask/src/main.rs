@@ -1,6 +1,6 @@
-//! The project's tasks: `cargo xtask` lists them, `cargo xtask TASK --help` tells what one can do.
+//! The project's tasks: `cargo xtask` lists them, `cargo xtask TASK --help` explains one.
 //!
-//! This file parses and dispatches; each task is a file or folder of its own.
+//! This file parses and dispatches; each task has a file or folder of its own.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
 
 mod args;
@@ -25,12 +25,12 @@ mod systemd;
 
 use std::process::ExitCode;
 
-/// Why a task ended without success: one message for the person who started it.
+/// The reason why a task failed: one message for the user.
 type Error = Box<dyn std::error::Error>;
-/// What a task ends with. An error is printed and becomes exit code 1.
+/// The result of a task. An error is printed and becomes exit code 1.
 type Outcome = Result<(), Error>;
 
-/// One entry of the list that `cargo xtask` prints.
+/// An entry in the list of `cargo xtask`.
 struct Task {
     name: &'static str,
     summary: &'static str,
@@ -41,73 +41,73 @@ struct Task {
 const TASKS: &[Task] = &[
     Task {
         name: "demo",
-        summary: "a service that is replaced while it serves, for you to see",
+        summary: "upgrade a small service under load, and watch it",
         usage: demo::USAGE,
         run: demo::run,
     },
     Task {
         name: "ci",
-        summary: "every check and every test, as CI runs them",
+        summary: "run every check and every test, as CI does",
         usage: ci::USAGE,
         run: ci::run,
     },
     Task {
         name: "e2e",
-        summary: "the end-to-end suites, once or again and again, on a busy machine if you like",
+        summary: "run the end-to-end suites, once or repeatedly, on an idle or a busy host",
         usage: e2e::USAGE,
         run: e2e::run,
     },
     Task {
         name: "systemd",
-        summary: "fetches a newer systemd than the installed one, for the tests under it",
+        summary: "fetch a newer systemd than the installed one, for the tests that boot it",
         usage: systemd::USAGE,
         run: systemd::run,
     },
     Task {
         name: "fuzz",
-        summary: "odd input for everything that reads input, as long as you like",
+        summary: "fuzz every parser with mutated input",
         usage: fuzz::USAGE,
         run: fuzz::run,
     },
     Task {
         name: "chaos",
-        summary: "everything that can happen to a service, at random, under load, checked from outside",
+        summary: "random upgrades, kills and faults under load, checked from outside",
         usage: chaos::USAGE,
         run: chaos::run,
     },
     Task {
         name: "lint",
-        summary: "the house rules that clippy doesn't know",
+        summary: "check the house rules that clippy doesn't have",
         usage: lint::USAGE,
         run: lint::run,
     },
     Task {
         name: "contract",
-        summary: "every clause of docs/contract.md with the tests that prove it",
+        summary: "list every clause of docs/contract.md with the tests that prove it",
         usage: contract::USAGE,
         run: contract::run,
     },
     Task {
         name: "docs",
-        summary: "man pages, shell completions and the JSON Schema, made of the code",
+        summary: "generate man pages, shell completions and the JSON Schema from the code",
         usage: docs::USAGE,
         run: docs::run,
     },
     Task {
         name: "book",
-        summary: "the pages as a static site, with every link checked",
+        summary: "build the pages as a static site, and check every link",
         usage: book::USAGE,
         run: book::run,
     },
     Task {
         name: "dist",
-        summary: "what is released: a static binary, a Debian package, checksums",
+        summary: "make a release: a static binary, a Debian package, checksums",
         usage: dist::USAGE,
         run: dist::run,
     },
     Task {
         name: "bench",
-        summary: "what psflip costs: start, flip, memory, wake-ups",
+        summary: "measure what psflip costs: start, upgrade, memory, wake-ups",
         usage: bench::USAGE,
         run: bench::run,
     },

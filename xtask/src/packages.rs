@@ -1,4 +1,4 @@
-//! The Debian packages that the tests use: named, and installed where this is root.
+//! The Debian packages that the tests use: lists them, and installs them if this is root.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::{Outcome, step};
 
-/// The packages, by what they are for.
+/// The packages, by purpose.
 const PACKAGES: &[(&str, &[&str])] = &[
     ("web server in front of the FastCGI and HTTP fixtures", &["nginx-light"]),
     (
@@ -43,8 +43,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("booted by the tests in namespaces of their own", &["systemd"]),
 ];
 
-/// Programs that no package of the list brings: a Java runtime, and servers of hundreds of megabytes. Where somebody has
-/// installed them, they are tested as well.
+/// Programs that no package of the list contains: a Java runtime, and servers of hundreds of megabytes. They
+/// are tested where they are installed.
 const OPTIONAL: [&str; 6] = [
     "java",
     "javac",
@@ -54,11 +54,11 @@ const OPTIONAL: [&str; 6] = [
     "/usr/share/jetty9/start.jar",
 ];
 
-/// Forbids packages to start services while they are installed: 101 is `action forbidden by policy`
+/// Forbids packages to start services during installation: 101 means `action forbidden by policy`
 /// (<https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt>).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs what is missing where this process is root; elsewhere it prints the names.
+/// Installs missing packages if this process is root; otherwise it prints their names.
 ///
 /// # Errors
 /// apt-get failed, twice.
@@ -98,7 +98,7 @@ fn apt(packages: &[&str]) -> Outcome {
     step::run(command.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
-/// While it lives no package starts a service: the tests start their own. A policy that was there before stays.
+/// While it exists, no package starts a service, since the tests start their own. An existing policy stays.
 struct Policy {
     is_ours: bool,
 }
@@ -117,13 +117,13 @@ impl Policy {
 impl Drop for Policy {
     fn drop(&mut self) {
         if self.is_ours {
-            let _ = fs::remove_file(POLICY); // what can't be removed now is a root's to see
+            let _ = fs::remove_file(POLICY); // if that fails, root has to remove it
         }
     }
 }
 
-/// What the tests may count on, as `TESTKIT_REQUIRE` has it: everything that [`install`] has installed, where this is root, and a
-/// newer systemd if it could be fetched. A test that finds something missing fails then, instead of being skipped.
+/// The value of `TESTKIT_REQUIRE`: if this is root, everything that [`install`] has installed, and a newer
+/// systemd if it could be fetched. A test that misses one of them fails instead of being skipped.
 pub(crate) fn required(has_newer_systemd: bool) -> Option<String> {
     let given = env::var(testkit::REQUIRE).ok();
     let is_root = nix::unistd::geteuid().is_root();

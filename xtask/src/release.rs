@@ -1,4 +1,4 @@
-//! The binary as it is released: optimized, stripped, linked statically.
+//! Builds the release binary: optimized, stripped, statically linked.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,9 +6,9 @@ use std::process::Command;
 
 use crate::{Error, repo, step};
 
-/// Builds it; gives its path.
+/// Builds it; returns its path.
 ///
-/// With `--target`, the flags are for psflip alone and not for build scripts and macros, which can't be static.
+/// `--target` limits the flags to psflip: build scripts and macros can't be static.
 pub(crate) fn build_static() -> Result<PathBuf, Error> {
     println!("==> build psflip (release, static)");
     let host = host()?;
@@ -20,7 +20,7 @@ pub(crate) fn build_static() -> Result<PathBuf, Error> {
     Ok(target.join(host).join("release/psflip"))
 }
 
-/// The triple of this machine, such as `x86_64-unknown-linux-gnu`.
+/// The target triple of this host, such as `x86_64-unknown-linux-gnu`.
 fn host() -> Result<String, Error> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output =

@@ -1,4 +1,4 @@
-//! Where things are: the repository, the target directory, cargo; and the text of the repository's files.
+//! Finds the repository, the target directory and cargo, and reads the repository's files.
 
 use std::env;
 use std::fs;
@@ -15,14 +15,14 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().map_or_else(|| manifest.clone(), Path::to_owned)
 }
 
-/// The cargo that started this task, running in the repository's root, with the output it would have on its own.
+/// The cargo that started this task, to be run in the repository's root, with its usual output.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// The directory that holds `debug/xtask`, the running program.
+/// The directory of `debug/xtask`, the running program.
 pub(crate) fn target_dir() -> Result<PathBuf, Error> {
     let program = env::current_exe()?;
     let above = program.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release"));
@@ -49,7 +49,7 @@ pub(crate) struct File {
     pub(crate) text: String,
 }
 
-/// Every text file of the repository, but for `target` and `.git`, in the order of their paths.
+/// Every text file of the repository except `target` and `.git`, sorted by path.
 pub(crate) fn files() -> Result<Vec<File>, Error> {
     let root = root();
     let mut files = Vec::new();
@@ -69,7 +69,7 @@ pub(crate) fn files() -> Result<Vec<File>, Error> {
                 match fs::read_to_string(&path) {
                     Ok(text) => files
                         .push(File { path: path.strip_prefix(&root)?.to_string_lossy().into_owned(), text }),
-                    // Not text (an image), or gone since the listing: an editor's temporary file.
+                    // Not text (an image), or an editor's temporary file that is gone since the listing.
                     Err(error)
                         if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) => {}
                     Err(error) => return Err(format!("can't read `{}`: {error}", path.display()).into()),

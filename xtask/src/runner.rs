@@ -1,10 +1,10 @@
-//! The test runner: cargo-nextest where it is installed, plain `cargo test` where not.
+//! The test runner: cargo-nextest if it is installed, otherwise plain `cargo test`.
 
 use std::process::{Command, Stdio};
 
 use crate::repo;
 
-/// Which tests.
+/// Which tests to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// All of them.
@@ -13,13 +13,14 @@ pub(crate) enum Scope {
     Unit,
     /// Those in the `tests` folders, which start real processes.
     EndToEnd,
-    /// Of these, those that a psflip which waits at random places can pass; with cargo-nextest only.
+    /// Those of `EndToEnd` that pass with a psflip that waits at random places; with cargo-nextest only.
     Shaken,
-    /// Of these, those that boot a systemd. Where none can be booted they fail.
+    /// Those of `EndToEnd` that boot a systemd. They fail if none can be booted.
     Systemd,
 }
 
-/// Not those that count what a start and a flip cost, trace every call, or fill a queue faster than it is read then.
+/// Excludes tests that measure the cost of a start or an upgrade, trace every call, or fill a queue faster
+/// than a slow psflip reads it.
 const NOT_SHAKEN: &str =
     "not (test(/^cost::/) | test(/^failures::injected::/) | test(a_predecessor_that_talks_without_end))";
 
@@ -32,7 +33,8 @@ pub(crate) fn has_nextest() -> bool {
 
 /// The command that runs these tests.
 ///
-/// `profile` is one of .config/nextest.toml; `jobs` is how many run at once, by default as many as there are cores; `filter` is a part of the tests' names.
+/// `profile` is one of .config/nextest.toml; `jobs` is how many run at once, by default one per core;
+/// `filter` is a part of the tests' names.
 pub(crate) fn tests(
     nextest: bool,
     scope: Scope,
@@ -44,13 +46,13 @@ pub(crate) fn tests(
     if nextest {
         command.args(["nextest", "run", "--profile", profile]);
     } else {
-        // The first failure must not hide those of the other crates.
+        // Otherwise the first failure would hide those of the other crates.
         command.args(["test", "--no-fail-fast"]);
     }
     command.arg("--workspace");
     match scope {
-        // Without documentation tests, which only `cargo test --doc` runs either way: the same tests with both runners.
-        // `--tests` leaves out what the manifests say has no test harness: psflip's binary, whose `main` is not Rust's.
+        // Without documentation tests, which only `cargo test --doc` runs: the same tests with both runners.
+        // `--tests` respects `harness = false` in a manifest: psflip's binary has no main function of Rust's.
         Scope::All => command.args(["--tests"]),
         Scope::Unit => command.args(["--lib", "--bin", "xtask"]),
         Scope::EndToEnd => command.args(["--test", "*"]),

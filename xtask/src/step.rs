@@ -1,4 +1,4 @@
-//! Steps of a task: a name, a command, how long it took, and a list of all of them at the end.
+//! Steps of a task: runs each by name, measures it, and lists all at the end.
 
 use std::io::Write;
 use std::process::Command;
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, Outcome};
 
-/// What was done so far, in order.
+/// The steps so far, in order.
 #[derive(Default)]
 pub(crate) struct Steps {
     done: Vec<(String, Duration, Result<(), String>)>,
 }
 
 impl Steps {
-    /// Says what starts, does it, and says how long it took. A failed step doesn't end the task: the next ones are done as well, so that one
-    /// run shows everything that is wrong.
+    /// Runs a step, and prints its name before and its duration after it. If it fails, the task goes on, so
+    /// that one run shows all failures.
     pub(crate) fn step(&mut self, name: &str, action: impl FnOnce() -> Outcome) {
         println!("\n==> {name}");
         let start = Instant::now();
@@ -24,17 +24,17 @@ impl Steps {
             Ok(()) => println!("    {name}: ok, {}", seconds(took)),
             Err(error) => println!("    {name}: FAILED after {}: {error}", seconds(took)),
         }
-        // What follows is printed by other programs; ours must not come after theirs.
+        // Other programs print next; our line must come first.
         let _ = std::io::stdout().flush();
         self.done.push((name.to_owned(), took, outcome));
     }
 
-    /// Notes a step that can't be done here, and why.
+    /// Records a step that can't be run on this host, and why.
     pub(crate) fn skip(&mut self, name: &str, why: &str) {
         println!("\n==> {name}\n    skipped: {why}");
     }
 
-    /// Every step with its duration.
+    /// Prints every step with its duration.
     pub(crate) fn print(&self) {
         println!();
         for (name, took, outcome) in &self.done {
@@ -43,7 +43,7 @@ impl Steps {
         }
     }
 
-    /// An error that names every failed step; nothing when all went well.
+    /// An error that names every failed step, if any failed.
     pub(crate) fn result(&self) -> Outcome {
         let failed: Vec<&str> = self
             .done
@@ -58,7 +58,7 @@ impl Steps {
     }
 }
 
-/// A duration as a person reads it: `0.4 s`, `2 min 05 s`.
+/// A duration for human readers: `0.4 s`, `2 min 05 s`.
 pub(crate) fn seconds(duration: Duration) -> String {
     let whole = duration.as_secs();
     if whole < 60 {
@@ -67,18 +67,18 @@ pub(crate) fn seconds(duration: Duration) -> String {
     format!("{} min {:02} s", whole / 60, whole % 60)
 }
 
-/// Runs a command to its end; an error when that is no success.
+/// Runs a command until it exits; an error if it fails.
 pub(crate) fn run(command: &mut Command) -> Outcome {
     let status = command.status().map_err(|error| cannot_start(command, &error))?;
     if status.success() { Ok(()) } else { Err(format!("`{}` ended with {status}", shown(command)).into()) }
 }
 
-/// The error of a command that can't be started.
+/// The error for a command that can't be started.
 pub(crate) fn cannot_start(command: &Command, error: &std::io::Error) -> Error {
     format!("can't start `{}`: {error}", shown(command)).into()
 }
 
-/// A command as it would be typed, without its environment; cargo by its name alone.
+/// A command as it would be typed, without its environment; cargo without its path.
 pub(crate) fn shown(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
     let name = program.file_name().unwrap_or(command.get_program()).to_string_lossy().into_owned();

@@ -1,4 +1,5 @@
-//! `cargo xtask systemd`: a newer systemd than the installed one, for the tests that boot it (`testkit::systemd::Release::Newer`).
+//! `cargo xtask systemd`: fetches a newer systemd than the installed one, for the tests that boot it
+//! (`testkit::systemd::Release::Newer`).
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,13 +15,15 @@ use crate::{Error, Outcome, repo, step};
 pub(crate) const USAGE: &str = "\
 cargo xtask systemd
 
-Fetches Debian 13's systemd and the libraries that it needs (14 MB) from Debian's mirror, and unpacks them into target/newer-systemd (47 MB), if
-they aren't there yet. Nothing is installed. The tests of psflip/tests/systemd_newer boot it, in namespaces of their own.";
+Fetches Debian 13's systemd and the libraries that it needs (14 MB) from Debian's mirror, and unpacks them into
+target/newer-systemd (47 MB), unless they are there already. It installs nothing. The tests of
+psflip/tests/systemd_newer boot this systemd in namespaces of their own.";
 
-/// The release, and where it is had. apt checks its signature with the keys that Debian's package debian-archive-keyring has installed.
+/// The release and its source. apt checks the signature with the keys of Debian's package
+/// debian-archive-keyring.
 const SOURCE: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n";
 
-/// For apt, in seconds, and all its work: the mirror may be out of reach.
+/// The time limit of apt, in seconds, for everything: the mirror may be unreachable.
 const PATIENCE: &str = "120";
 
 pub(crate) fn run(args: Args) -> Outcome {
@@ -28,7 +31,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     fetch()
 }
 
-/// Makes the folder, unless it is there.
+/// Creates the folder, unless it exists.
 pub(crate) fn fetch() -> Outcome {
     let target = repo::target_dir()?;
     let folder = target.join(FOLDER);
@@ -46,7 +49,7 @@ pub(crate) fn fetch() -> Outcome {
     Ok(())
 }
 
-/// Fetches and unpacks in `work`; `folder` is there as a whole or not at all.
+/// Fetches and unpacks in `work`, then renames: `folder` exists completely or not at all.
 fn make(work: &Path, folder: &Path) -> Outcome {
     for name in ["lists/partial", "cache/archives/partial", "root"] {
         fs::create_dir_all(work.join(name))?;
@@ -72,7 +75,7 @@ fn make(work: &Path, folder: &Path) -> Outcome {
     })
 }
 
-/// apt with lists, packages and sources of its own: it sees nothing that is installed, and changes nothing.
+/// Runs apt with lists, packages and sources of its own: it ignores and changes nothing that is installed.
 fn apt(work: &Path, verb: &[&str]) -> Outcome {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", PATIENCE, "apt-get", "--quiet=2"]);
@@ -90,7 +93,7 @@ fn apt(work: &Path, verb: &[&str]) -> Outcome {
     option("Acquire::Languages", "none".into());
     option("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into());
     option("Acquire::Retries", "2".into());
-    // Not a warning but a failure where the mirror is out of reach.
+    // An unreachable mirror is an error, not a warning.
     option("APT::Update::Error-Mode", "any".into());
     step::run(command.args(verb))
 }

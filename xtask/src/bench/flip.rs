@@ -1,4 +1,4 @@
-//! How long a flip takes: from SIGHUP until the pidfile names the new generation, whose child is ready at once.
+//! Measures an upgrade: from SIGHUP until the pidfile names the new generation, whose child is ready at once.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,8 @@ use super::stats::{self, Samples};
 use super::supervised::Supervised;
 use crate::{Error, step};
 
-/// Measures every build in turns with the floor: a flip starts two programs (psflip and the child), so `/bin/true` twice is what the kernel alone takes.
+/// Measures every build in turns, along with a lower bound: an upgrade starts two programs (psflip and the
+/// child), so `/bin/true` run twice is what the kernel alone takes.
 pub(super) fn measure(builds: &[Build], flips: u32, directory: &Path) -> Result<Value, Error> {
     let mut floor = Samples::new("/bin/true twice");
     let mut all = Vec::new();
@@ -26,7 +27,8 @@ pub(super) fn measure(builds: &[Build], flips: u32, directory: &Path) -> Result<
         for (samples, psflip) in &mut all {
             let (took, old) = psflip.flip()?;
             samples.add(took);
-            // The next flip would wait for the old generation (contract U7), and that is not what is measured.
+            // The next upgrade would wait for the old generation (contract U7), and that time is not to be
+            // measured.
             psflip.wait_until_gone(old)?;
         }
         if flip % 50 == 0 {

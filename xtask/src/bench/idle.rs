@@ -1,4 +1,4 @@
-//! What a psflip that has nothing to do holds and does: the anchor, psflip and its keeper, without the child.
+//! Measures an idle psflip: memory, descriptors and wake-ups of anchor, psflip and keeper, without the child.
 
 use std::fs;
 use std::path::Path;
@@ -13,15 +13,15 @@ use super::Build;
 use super::supervised::Supervised;
 use crate::{Error, guard};
 
-/// How long a psflip that has just started or flipped may do its last work before it counts as idle.
+/// How long a psflip may still be busy after a start or an upgrade before the idle measurement begins.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Flips between the first and the second measurement.
+/// The number of upgrades between the two measurements.
 const FLIPS: u32 = 20;
 
-/// One process at one moment. Sizes are in KiB.
+/// A process at one moment. Sizes are in KiB.
 struct Snapshot {
     pid: Pid,
-    /// What the process is, by its name.
+    /// The role of the process, from its name.
     role: &'static str,
     pss: u64,
     rss: u64,
@@ -29,11 +29,12 @@ struct Snapshot {
     peak: u64,
     threads: u64,
     descriptors: usize,
-    /// Context switches of all threads so far, voluntary or not: each stands for a moment of running.
+    /// Context switches of all threads so far, voluntary or not: each follows a moment of running.
     switches: u64,
 }
 
-/// Measures each build before a flip and after [`FLIPS`], prints a line per process, and returns the figures.
+/// Measures each build before an upgrade and after [`FLIPS`], prints a line per process, and returns the
+/// figures.
 pub(super) fn measure(builds: &[Build], window: Duration, directory: &Path) -> Result<Value, Error> {
     println!(
         "  {:<34}{:>7}{:>7}{:>9}{:>7}{:>9}{:>5}{:>10}",
@@ -58,7 +59,7 @@ pub(super) fn measure(builds: &[Build], window: Duration, directory: &Path) -> R
     Ok(Value::Object(figures))
 }
 
-/// Lets the window pass and prints what each process is and did in it.
+/// Waits for the window, and prints the size of each process and its wake-ups meanwhile.
 fn idle(psflip: &Supervised, build: &str, when: &str, window: Duration) -> Result<Value, Error> {
     let_pass(SETTLE)?;
     let root = psflip.anchor.unwrap_or(psflip.pid);
@@ -72,7 +73,7 @@ fn idle(psflip: &Supervised, build: &str, when: &str, window: Duration) -> Resul
         let Some(before) = at_start.iter().find(|before| before.pid == now.pid) else {
             return Err(format!("process {} of an idle psflip was started meanwhile", now.pid).into());
         };
-        // Reading /proc doesn't run the process that is read about.
+        // Reading /proc doesn't wake up the process in question.
         let wakeups = now.switches - before.switches;
         println!(
             "    {role:<32}{:>7}{:>7}{:>9}{:>7}{:>9}{:>5}{wakeups:>10}",
@@ -88,7 +89,7 @@ fn idle(psflip: &Supervised, build: &str, when: &str, window: Duration) -> Resul
     Ok(json!({ "pss_kib": total, "processes": processes }))
 }
 
-/// The anchor, if there is one, or psflip, and what runs the same program below it.
+/// The anchor if there is one, otherwise psflip, and its descendants that run the same program.
 fn snapshots(psflip: Pid) -> Result<Vec<Snapshot>, Error> {
     let program = fs::read_link(format!("/proc/{psflip}/exe"))
         .map_err(|error| format!("psflip {psflip} is gone: {error}"))?;
@@ -132,7 +133,7 @@ fn snapshot(pid: Pid) -> Result<Snapshot, Error> {
     })
 }
 
-/// The number of a line such as `Pss:   812 kB`.
+/// The number in a line such as `Pss:   812 kB`.
 fn field(text: &str, name: &str) -> Result<u64, Error> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number =
@@ -140,7 +141,7 @@ fn field(text: &str, name: &str) -> Result<u64, Error> {
     Ok(number.ok_or_else(|| format!("no number `{name}` in what the kernel says: {text}"))?)
 }
 
-/// Waits for nothing, until the time is over: the time is what is measured here.
+/// Waits for a fixed time, which is what this measurement needs.
 fn let_pass(duration: Duration) -> Result<(), Error> {
     let deadline = Instant::now() + duration;
     loop {

@@ -1,6 +1,7 @@
-//! `cargo xtask bench`: what psflip costs, beside other programs of its kind, measured in one run.
+//! `cargo xtask bench`: measures what psflip costs, and compares it with similar programs in the same run.
 //!
-//! The machine is noisy, so everything that is compared is measured in turns (A B C A B C ...), and medians and ratios count.
+//! The host is noisy. So everything that is compared is measured in turns (A B C A B C ...), and medians and
+//! ratios count.
 
 mod flip;
 mod idle;
@@ -20,32 +21,32 @@ use crate::{Error, Outcome, guard, release, repo, step};
 pub(crate) const USAGE: &str = "\
 cargo xtask bench [--runs N] [--quick] [--json FILE]
 
-Builds psflip in release, linked dynamically and statically, and measures it as it is started by default, which is with
-an anchor, and the static one without it as well:
-  overhead  `true` alone, under psflip, and under tini, dumb-init and catatonit where installed
-  flip      SIGHUP until the pidfile names the new generation, beside fork+exec+exit of /bin/true twice
-  idle      memory, threads, descriptors and wake-ups, before a flip and after 20
+Builds psflip in release mode, linked dynamically and statically. Measures both with an anchor, which is the default, and
+the static one also without an anchor:
+  overhead  `true` alone, under psflip, and under tini, dumb-init and catatonit if they are installed
+  flip      from SIGHUP until the pidfile names the new generation, compared with two runs of /bin/true
+  idle      memory, threads, descriptors and wake-ups, before an upgrade and after 20
 
-  --runs N     rounds of the overhead (default 300); two thirds as many flips
-  --quick      30 rounds, 20 flips, 3 s idle instead of 20 s
-  --json FILE  writes the figures to FILE as well";
+  --runs N     rounds of the overhead (default 300), and two thirds as many upgrades
+  --quick      30 rounds, 20 upgrades, 3 s idle instead of 20 s
+  --json FILE  also write the figures to FILE";
 
-/// A psflip that is measured.
+/// A psflip to be measured.
 pub(crate) struct Build {
     name: &'static str,
     program: PathBuf,
-    /// What it is started with before `-c FILE`.
+    /// Its arguments before `-c FILE`.
     arguments: &'static [&'static str],
 }
 
-/// How much is measured.
+/// The number of measurements.
 struct Plan {
     rounds: u32,
     flips: u32,
     idle: std::time::Duration,
 }
 
-/// Builds both psflips, measures all, prints the tables and writes the figures.
+/// Builds psflip in both ways, measures everything, prints the tables and writes the figures.
 pub(crate) fn run(mut args: Args) -> Outcome {
     let quick = args.flag("quick");
     let rounds: u32 = args.value("runs")?.unwrap_or(if quick { 30 } else { 300 });
@@ -55,7 +56,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         return Err("`--runs 0` measures nothing; at least 1".into());
     }
     let Some(directory) = guard::scratch() else {
-        // Whatever ends this task, the guard ends the psflips that it has started.
+        // The guard stops the psflips that this task starts, however the task exits.
         return guard::run_again_guarded();
     };
     let seconds = if quick { 3 } else { 20 };
@@ -96,7 +97,7 @@ fn build_static() -> Result<Build, Error> {
     Ok(Build { name: "psflip (static)", program: release::build_static()?, arguments: &[] })
 }
 
-/// Writes a configuration that starts `cmd` and calls it healthy at once; returns its path.
+/// Writes a configuration that starts `cmd` and counts it as healthy at once; returns its path.
 fn write_config(
     directory: &Path,
     name: &str,

@@ -1,4 +1,4 @@
-//! How long `true` takes under a wrapper: from before the spawn until the wrapper is reaped.
+//! Measures how long `true` takes under a wrapper: from before the spawn until the wrapper is reaped.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,11 +10,12 @@ use super::stats::{self, Samples};
 use super::{Build, write_config};
 use crate::{Error, repo, step};
 
-/// The wrappers that are compared with, and the arguments that make them run `true`. `-s` makes tini a subreaper: without, it warns that it isn't PID 1.
+/// Other wrappers, with the arguments that make them run `true`. `-s` makes tini a subreaper: without it,
+/// tini warns that it isn't PID 1.
 const PEERS: &[(&str, &[&str])] =
     &[("tini", &["-s", "--", "true"]), ("dumb-init", &["true"]), ("catatonit", &["true"])];
 
-/// Measures all of them in turns, prints the table, and returns its figures.
+/// Measures all of them in turns, prints the table, and returns the figures.
 pub(super) fn measure(builds: &[Build], rounds: u32, directory: &Path) -> Result<Value, Error> {
     let config = write_config(directory, "true.toml", &["true"], None)?;
     let mut all = vec![(Samples::new("true"), Command::new("true"))];
@@ -34,7 +35,7 @@ pub(super) fn measure(builds: &[Build], rounds: u32, directory: &Path) -> Result
     }
     for (_, command) in &mut all {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Once before, so that every program is in the page cache.
+        // The first run brings every program into the page cache.
         time(command)?;
     }
     for round in 1..=rounds {

@@ -1,10 +1,10 @@
-//! Samples of one measured thing: median, 90th percentile, and the table of several beside the first of them.
+//! Samples of a measurement: median, 90th percentile, and a table that compares several with the first.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Durations of one thing, in the order they were measured.
+/// Durations of one operation, in the order of measurement.
 pub(super) struct Samples {
     pub(super) name: String,
     milliseconds: Vec<f64>,
@@ -23,7 +23,8 @@ impl Samples {
         self.quantile(0.5)
     }
 
-    /// The value that `part` of the samples don't exceed, between two samples in proportion; NaN without samples.
+    /// The value that the fraction `part` of the samples doesn't exceed, interpolated between two samples;
+    /// NaN without samples.
     fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.milliseconds.clone();
         sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! A psflip with a child that is ready at once and its pidfile, watched by inotify(7).
+//! A psflip with a child that is ready at once, and its pidfile, watched by inotify(7).
 
 use std::fs;
 use std::io;
@@ -18,15 +18,15 @@ use nix::unistd::Pid;
 use super::{Build, write_config};
 use crate::Error;
 
-/// What takes longer than this has failed.
+/// The time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running psflip. This process is its subreaper, so without an anchor every generation is a child of it, and a pid can't be another's before
-/// it is reaped here.
+/// A running psflip. This process is its subreaper. So without an anchor every generation is its child, and a
+/// pid can't be reused before it is reaped here.
 pub(super) struct Supervised {
     /// The active generation.
     pub(super) pid: Pid,
-    /// The process that was started, where it is the anchor.
+    /// The started process, if it is the anchor.
     pub(super) anchor: Option<Pid>,
     pidfile: PathBuf,
     log: PathBuf,
@@ -34,7 +34,7 @@ pub(super) struct Supervised {
 }
 
 impl Supervised {
-    /// Starts a psflip in a directory of its own and waits for its pidfile.
+    /// Starts a psflip in a directory of its own, and waits for its pidfile.
     pub(super) fn start(build: &Build, directory: &Path) -> Result<Self, Error> {
         prctl::set_child_subreaper(true)?;
         let directory = directory.join(build.name);
@@ -62,7 +62,8 @@ impl Supervised {
         Ok(this)
     }
 
-    /// Asks for an upgrade and waits until the pidfile names the next generation: how long that took. The old generation may still be there.
+    /// Requests an upgrade, waits until the pidfile names the next generation, and returns how long that
+    /// took. The old generation may still run.
     pub(super) fn flip(&mut self) -> Result<(Duration, Pid), Error> {
         let old = self.pid;
         let start = Instant::now();
@@ -71,10 +72,10 @@ impl Supervised {
         Ok((start.elapsed(), old))
     }
 
-    /// Waits until a generation has ended and its processes are reaped.
+    /// Waits until a generation has exited and its processes are reaped.
     pub(super) fn wait_until_gone(&self, generation: Pid) -> Result<(), Error> {
         if self.anchor.is_some() {
-            // Reaped by the anchor.
+            // The anchor reaps it.
             let generation = testkit::Process::find(generation.as_raw().cast_unsigned());
             testkit::wait_until(testkit::Deadline::after(PATIENCE), "the end of the old generation", || {
                 (!generation.is_some_and(|generation| generation.is_alive())).then_some(())
@@ -95,7 +96,7 @@ impl Supervised {
         }
     }
 
-    /// Stops psflip and waits for its end.
+    /// Stops psflip, and waits until it has exited.
     pub(super) fn stop(&self) -> Result<(), Error> {
         let known = self.anchor.unwrap_or(self.pid);
         kill(known, Signal::SIGTERM)?;
@@ -104,7 +105,7 @@ impl Supervised {
         Ok(())
     }
 
-    /// The pid in the pidfile, as soon as it is the wanted one.
+    /// The pid in the pidfile, once it is a wanted one.
     fn wait_for_pid(&self, wanted: impl Fn(Pid) -> bool) -> Result<Pid, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -132,7 +133,7 @@ impl Supervised {
         }
     }
 
-    /// The pid in the pidfile; `None` when there is no pidfile yet.
+    /// The pid in the pidfile; `None` while there is no pidfile.
     fn named(&self) -> Result<Option<Pid>, Error> {
         match fs::read_to_string(&self.pidfile) {
             Ok(text) => Ok(text.trim().parse().ok().map(Pid::from_raw)),
@@ -141,7 +142,7 @@ impl Supervised {
         }
     }
 
-    /// Reaps what the subreaper inherited, but never the active generation or the anchor.
+    /// Reaps processes that were reparented to this one, but never the active generation or the anchor.
     fn reap(&self) {
         let children = crate::guard::children().unwrap_or_default();
         for child in children.into_iter().filter(|child| *child != self.pid && Some(*child) != self.anchor) {

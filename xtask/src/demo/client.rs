@@ -1,4 +1,5 @@
-//! The client of the demo: one request after the other, each on a new connection, and a count of who answered when.
+//! The client of the demo: sends one request after the other, each on a new connection, and counts which
+//! generation answered when.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -9,13 +10,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-/// How long one answer may take.
+/// The time limit of one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What came of the requests.
+/// The results of the requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
-    /// How many requests each name answered, by the millisecond since 1970 in which the answer came.
+    /// The number of answers by the millisecond since 1970 in which they arrived, and by the name in the
+    /// answer.
     pub(super) answered: BTreeMap<(u64, String), u32>,
     /// When a request failed, in milliseconds since 1970, and why.
     pub(super) failed: Vec<(u64, String)>,
@@ -27,7 +29,7 @@ impl Answers {
         self.answered.values().sum()
     }
 
-    /// How many each name answered.
+    /// The number of answers by name.
     pub(super) fn by_name(&self) -> BTreeMap<&str, u32> {
         let mut names = BTreeMap::new();
         for ((_, name), count) in &self.answered {
@@ -46,13 +48,13 @@ fn now() -> u64 {
 /// A client that sends requests until it is stopped.
 pub(super) struct Client {
     answers: Arc<(Mutex<Answers>, Condvar)>,
-    /// Dropped, it stops the client.
+    /// Dropping it stops the client.
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Client {
-    /// `pause`: between two requests, so that a picture shows them evenly.
+    /// Starts the client. `pause` is the time between two requests, which lets a picture show them evenly.
     pub(super) fn start(socket: PathBuf, pause: Duration) -> Self {
         let answers = Arc::new((Mutex::new(Answers::default()), Condvar::new()));
         let (stop, stopped) = mpsc::channel();
@@ -76,7 +78,7 @@ impl Client {
         Self { answers, stop, thread }
     }
 
-    /// Returns when so many more requests were answered.
+    /// Waits until `more` further requests were answered.
     pub(super) fn wait_for(&self, more: u32) {
         let (answers, changed) = &*self.answers;
         let Ok(answers) = answers.lock() else { return };
@@ -86,7 +88,7 @@ impl Client {
 
     pub(super) fn stop(self) -> Answers {
         drop(self.stop);
-        let _ = self.thread.join(); // a panic there has printed itself
+        let _ = self.thread.join(); // a panic of the thread was printed already
         let (answers, _) = &*self.answers;
         answers.lock().map(|answers| answers.clone()).unwrap_or_default()
     }

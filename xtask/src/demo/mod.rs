@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: a small HTTP server under psflip is upgraded again and again, now and then to a version that crashes,
-//! while a client sends requests without a pause.
+//! `cargo xtask demo`: upgrades a small HTTP server under psflip several times, and sometimes to a version
+//! that crashes, while a client sends requests without pause.
 
 mod client;
 mod picture;
@@ -24,15 +24,15 @@ pub(crate) use picture::check_recorded;
 pub(crate) const USAGE: &str = "\
 cargo xtask demo [--flips N] [--plain] [--record]
 
-Runs a small HTTP server under psflip, sends it requests without a pause, and upgrades it N times (10). Twice in between it tries
-an upgrade to a version that crashes. On a terminal it shows `psflip status --watch` meanwhile, elsewhere the output of each
+Runs a small HTTP server under psflip, sends it requests without a pause, and upgrades it N times. Twice in between it
+tries an upgrade to a version that crashes. On a terminal it shows `psflip status --watch`, otherwise the output of each
 `psflip upgrade`. At the end it prints how many requests each generation answered and how many failed, and draws pictures.
 
-  --flips N  how many upgrades succeed (10)
+  --flips N  the number of successful upgrades (default 10)
   --plain    print the output of each `psflip upgrade` on a terminal, too
-  --record   make the picture of the README anew (docs/images), of two upgrades and a failed one";
+  --record   renew the README's picture (docs/images): two upgrades and a failed one";
 
-/// For how many answers the demo waits between two upgrades, so that there is something to see.
+/// How many answers the demo waits for between two upgrades, so that it can be watched.
 const BETWEEN: u32 = 300;
 
 pub(crate) fn run(mut args: Args) -> Outcome {
@@ -44,14 +44,14 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         step::run(repo::cargo().args(["build", "--quiet", "--bins", "-p", "psflip", "-p", "fixtures"]))?;
         return guard::run_again_guarded();
     };
-    // A successor is nobody's child but its manager's, which is us.
+    // Successors are reparented to the process that started psflip; that is this one.
     prctl::set_child_subreaper(true)?;
     let programs = repo::target_dir()?.join("debug");
     let mut good =
         r#""http-server", "--unix", "app.sock", "--name", "generation {{ generation() }}""#.to_owned();
     let mut broken = r#""crash-on-init", "--code", "3""#.to_owned();
     if record {
-        // In the picture of the README an application takes its time to start and to stop, as real ones do.
+        // For the README's picture the application takes time to start and to stop, as real ones do.
         good = format!(r#""sh", "-c", 'sleep 0.3; exec "$0" "$@"', {good}, "--linger", "250ms""#);
         broken = format!(r#""sh", "-c", 'sleep 0.2; exec "$0" "$@"', {broken}"#);
     }
@@ -115,7 +115,8 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     }
 }
 
-/// Whether an upgrade to a version that crashes is tried before this flip: twice, or once where there are few flips.
+/// Whether to try an upgrade to a version that crashes before this one: twice, or once if there are few
+/// upgrades.
 fn is_after_broken_version(flip: u32, flips: u32) -> bool {
     flip == flips * 2 / 3 + 1 || flips >= 3 && flip == flips / 3 + 1
 }
@@ -128,7 +129,7 @@ fn report(answers: &Answers, flips: u32) {
     println!("  {:6}  failed", answers.failed.len());
 }
 
-/// The upgrades, as `psflip status --json` has them.
+/// The upgrades in the output of `psflip status --json`.
 fn history(stage: &Stage<'_>) -> Result<Vec<Value>, Error> {
     let output = stage.psflip(&["status", "--json"], Stdio::piped()).output()?;
     let status: Value = serde_json::from_slice(&output.stdout)?;
@@ -138,7 +139,7 @@ fn history(stage: &Stage<'_>) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// Where the service is, and how it is shown.
+/// The service, and how the demo shows it.
 struct Stage<'a> {
     programs: &'a Path,
     directory: &'a Path,
@@ -146,28 +147,28 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// A client of psflip's.
+    /// A psflip command for the service.
     fn psflip(&self, args: &[&str], stdout: Stdio) -> Command {
         let mut command = Command::new(self.programs.join("psflip"));
         command.args(args).args(["-c", "app.toml"]).current_dir(self.directory).stdout(stdout);
         command
     }
 
-    /// Where `status --watch` draws, nothing else may write.
+    /// Prints nothing while `status --watch` draws on the terminal.
     fn say(&self, text: &str) {
         if self.plain {
             println!("\n{text}");
         }
     }
 
-    /// Asks for an upgrade, and waits until it is over.
+    /// Requests an upgrade, and waits until it is over.
     fn upgrade(&self) -> Result<std::process::ExitStatus, Error> {
         let shown = || if self.plain { Stdio::inherit() } else { Stdio::null() };
         let mut command = self.psflip(&["upgrade", "--wait", "drained"], shown());
         Ok(command.stderr(shown()).status()?)
     }
 
-    /// A version that crashes changes nothing for anybody.
+    /// Tries an upgrade to a version that crashes, and checks that it changes nothing.
     fn failed_upgrade(&self, good: &str, broken: &str) -> Outcome {
         let active = named(self.directory)?;
         self.say(
@@ -205,7 +206,8 @@ fn start(programs: &Path, directory: &Path) -> Result<Child, Error> {
     command.spawn().map_err(|error| step::cannot_start(&command, &error))
 }
 
-/// The process that was started is the anchor: no upgrade ends it, whatever becomes of that.
+/// Checks that the started process, which is the anchor, still runs: no upgrade may stop it, successful or
+/// not.
 fn expect_anchor(psflip: &mut Child) -> Outcome {
     match psflip.try_wait()? {
         None => Ok(()),
@@ -217,7 +219,7 @@ fn named(directory: &Path) -> Result<Pid, Error> {
     Ok(Pid::from_raw(fs::read_to_string(directory.join("app.pid"))?.trim().parse()?))
 }
 
-/// Until the first generation is healthy there is no socket; then its pidfile follows at once.
+/// Waits for the pidfile, which is written when the first generation is healthy.
 fn wait_for_answer(directory: &Path, psflip: &mut Child) -> Outcome {
     let inotify = nix::sys::inotify::Inotify::init(nix::sys::inotify::InitFlags::IN_CLOEXEC)?;
     inotify.add_watch(directory, nix::sys::inotify::AddWatchFlags::IN_MOVED_TO)?;

@@ -1,6 +1,7 @@
-//! The picture of a demo: every version over one clock, and below it the requests that each of them answered.
+//! Draws the picture of a demo: all versions on one time axis, and below it the requests that each of them
+//! answered.
 //!
-//! What is drawn is a recording in JSON, so that the picture of the README can be drawn again and compared.
+//! The source is a recording in JSON, so that the README's picture can be drawn again and compared.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,12 +12,12 @@ use serde_json::{Value, json};
 use super::client::Answers;
 use crate::{Error, Outcome, repo};
 
-/// The recording and the picture that the README shows, without their extensions.
+/// The recording and the picture for the README, without their extensions.
 const RECORDED: &str = "docs/images/upgrade";
 
 /// The width of a column of requests, in milliseconds.
 const COLUMN: u64 = 10;
-/// How much of the time before the first upgrade and after the last one is shown, in milliseconds.
+/// How much time before the first upgrade and after the last one is shown, in milliseconds.
 const MARGIN: u64 = 100;
 
 /// Pixels.
@@ -35,7 +36,7 @@ svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1
 @media(prefers-color-scheme:dark){svg{background:#0d1117}.paper{fill:#0d1117}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}\
 .start{fill:#66758a}.check{fill:#c98f10}.v0{fill:#2f9457}.v1{fill:#3f7cc4}.v2{fill:#8a67c4}.on{fill:#fff}.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
 
-/// Draws the picture into `file`; with `record` the one of the README as well, and its recording.
+/// Draws the picture into `file`; with `record`, also the README's picture and its recording.
 pub(super) fn write(history: &[Value], answers: &Answers, file: &Path, record: bool) -> Outcome {
     let recording = recording(history, answers)?;
     let picture = svg(&recording);
@@ -51,10 +52,10 @@ fn recorded(extension: &str) -> std::path::PathBuf {
     repo::root().join(format!("{RECORDED}.{extension}"))
 }
 
-/// Whether the picture of the README is the one that its recording gives.
+/// Whether the README's picture matches its recording.
 ///
 /// # Errors
-/// It is not, or one of the files is missing.
+/// It does not, or one of the files is missing.
 pub(crate) fn check_recorded() -> Outcome {
     let recording: Value = serde_json::from_str(&fs::read_to_string(recorded("json"))?)?;
     if fs::read_to_string(recorded("svg"))? == svg(&recording) {
@@ -63,7 +64,7 @@ pub(crate) fn check_recorded() -> Outcome {
     Err(format!("{RECORDED}.svg is out of date: `cargo xtask demo --record` makes it anew").into())
 }
 
-/// Milliseconds since 1970 at which something of a record happened.
+/// The time of an event in a record, in milliseconds since 1970.
 fn moment(record: &Value, after_ms: &Value) -> Option<u64> {
     Some(record["began_at"].as_u64()? + after_ms.as_u64()?)
 }
@@ -72,13 +73,13 @@ fn is_promoted(record: &Value) -> bool {
     record["result"] == "promoted"
 }
 
-/// When a step of an upgrade or of the drain after it was taken, in milliseconds since 1970.
+/// The time of a step of an upgrade, or of the drain after it, in milliseconds since 1970.
 fn at(record: &Value, list: &str, step: &str) -> Option<u64> {
     let steps = record[list].as_array()?;
     moment(record, &steps.iter().find(|timed| timed["step"] == step)?["at_ms"])
 }
 
-/// What the picture shows: the upgrades with their times, and who answered in which column of time.
+/// The data of the picture: the upgrades with their times, and the answers per column of time and generation.
 fn recording(history: &[Value], answers: &Answers) -> Result<Value, Error> {
     let upgrades = || history.iter().filter(|record| record["upgrade"].as_u64() > Some(0));
     let first =
@@ -108,7 +109,7 @@ fn recording(history: &[Value], answers: &Answers) -> Result<Value, Error> {
     }))
 }
 
-/// Where a moment is drawn.
+/// The time axis.
 struct Axis {
     begin: u64,
     end: u64,
@@ -169,7 +170,7 @@ fn legend(out: &mut String) {
     }
 }
 
-/// A line for each tenth of a second, or for each second where there are many.
+/// Draws a line for each tenth of a second, or for each second if the picture covers many.
 fn grid(out: &mut String, axis: &Axis, bottom: f64) {
     let length = axis.end - axis.begin;
     let step =
@@ -187,7 +188,7 @@ fn grid(out: &mut String, axis: &Axis, bottom: f64) {
     }
 }
 
-/// One version: when it started, was checked, served, and shut down. `later`: the upgrades after it.
+/// Draws one version: when it started, was checked, served, and shut down. `later`: the upgrades after it.
 fn row(out: &mut String, record: &Value, later: &[Value], y: f64, axis: &Axis) {
     let began = record["began_at"].as_u64().unwrap_or_default();
     let over = moment(record, &record["took_ms"]).unwrap_or(axis.end);
@@ -228,7 +229,7 @@ fn row(out: &mut String, record: &Value, later: &[Value], y: f64, axis: &Axis) {
     }
 }
 
-/// How a version that was refused ended, as its reason says it.
+/// How the child of a refused version exited, from the recorded reason.
 fn exit_code(record: &Value) -> String {
     let reason = record["reason"].as_str().unwrap_or_default();
     let code =
@@ -247,7 +248,7 @@ fn bar(out: &mut String, class: &str, axis: &Axis, (from, to): (u64, u64), y: f6
     }
 }
 
-/// The requests of each column of time: a stack of those that each generation answered, and of those that failed.
+/// Draws the requests of each column of time: stacked by the generation that answered, and those that failed.
 fn requests(out: &mut String, recording: &Value, axis: &Axis, top: f64) {
     let none = serde_json::Map::new();
     let answered = recording["requests"].as_object().unwrap_or(&none);

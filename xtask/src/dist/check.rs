@@ -1,4 +1,4 @@
-//! Whether the package is what it should be: reproducible, whole, installed into an empty root, and running there.
+//! Checks the package: it must be reproducible and complete, install into an empty root, and run there.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use testkit::{Deadline, Sandbox, Signal, wait_until};
 use super::{deb, output};
 use crate::{Error, Outcome, repo};
 
-/// What the package must bring.
+/// Files that the package must contain.
 const FILES: &[&str] = &[
     "usr/bin/psflip",
     "usr/share/man/man1/psflip.1.gz",
@@ -29,7 +29,7 @@ const FILES: &[&str] = &[
     "etc/psflip",
 ];
 
-/// All of it; `binary` is what the package was made of.
+/// Runs all checks; `binary` is the one in the package.
 pub(super) fn check(binary: &Path, package: &Path) -> Outcome {
     is_static_and_stripped(binary)?;
     let again = package.with_file_name("again");
@@ -66,7 +66,7 @@ fn is_static_and_stripped(binary: &Path) -> Outcome {
     Ok(())
 }
 
-/// Installs the package into a root in which nothing else is, not even a shell.
+/// Installs the package into an empty root, without even a shell.
 fn install(package: &Path, sandbox: &Sandbox) -> Result<PathBuf, Error> {
     let root = sandbox.path("root");
     for folder in ["var/lib/dpkg/updates", "var/lib/dpkg/info", "proc", "run", "dev"] {
@@ -94,7 +94,8 @@ fn install(package: &Path, sandbox: &Sandbox) -> Result<PathBuf, Error> {
     Ok(root)
 }
 
-/// Starts a service in the root, flips it, and stops it. The only program there besides psflip is its child: `sleep`, with its libraries.
+/// Starts a service in the root, upgrades it, and stops it. Besides psflip, the root has only its child:
+/// `sleep`, with its libraries.
 fn runs(sandbox: &Sandbox, root: &Path) -> Outcome {
     let version = output(Command::new("chroot").arg(root).args(["/usr/bin/psflip", "--version"]))?;
     if version.trim() != concat!("psflip ", env!("CARGO_PKG_VERSION")) {
@@ -119,7 +120,7 @@ fn runs(sandbox: &Sandbox, root: &Path) -> Outcome {
         "-c",
         "/etc/psflip/app.toml",
     ]))?;
-    // In a mount namespace of its own, so that /proc is gone with it.
+    // A mount namespace of its own removes /proc afterwards.
     let script =
         "mount -t proc proc \"$1/proc\" && exec chroot \"$1\" /usr/bin/psflip -c /etc/psflip/app.toml";
     let root_text = root.to_string_lossy().into_owned();
@@ -146,7 +147,7 @@ fn runs(sandbox: &Sandbox, root: &Path) -> Outcome {
     Ok(())
 }
 
-/// What Debian's own checker says, where it is installed.
+/// Runs Debian's own checker, if it is installed.
 fn lint(package: &Path) -> Outcome {
     if !repo::is_installed("lintian") {
         println!("lintian is not installed");

@@ -1,4 +1,4 @@
-//! The Debian package. It is put together as a tree of files and packed by dpkg-deb, which owns the format.
+//! Makes the Debian package: lays out a tree of files, which dpkg-deb packs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,8 @@ use std::process::Command;
 use super::output;
 use crate::{Error, repo};
 
-/// Where a file of the repository goes, and whether it is packed by gzip (Debian policy 12.1, 12.7). A folder goes with all its files.
+/// Each file of the repository, its destination, and whether it is compressed by gzip (Debian policy 12.1,
+/// 12.7). A folder stands for all its files.
 const FILES: &[(&str, &str, bool)] = &[
     ("dist/completions/psflip.bash", "usr/share/bash-completion/completions/psflip", false),
     ("dist/completions/_psflip", "usr/share/zsh/vendor-completions/_psflip", false),
@@ -22,7 +23,7 @@ const FILES: &[(&str, &str, bool)] = &[
     ("examples/systemd/psflip@.service", "usr/lib/systemd/system/psflip@.service", false),
 ];
 
-/// Makes the package in `directory`; gives its path.
+/// Makes the package in `directory`; returns its path.
 pub(super) fn make(binary: &Path, directory: &Path) -> Result<PathBuf, Error> {
     let tree = directory.join("tree");
     let version = version()?;
@@ -54,7 +55,7 @@ pub(super) fn make(binary: &Path, directory: &Path) -> Result<PathBuf, Error> {
     Ok(package)
 }
 
-/// All files but the control information.
+/// Installs all files except the control information.
 fn fill(binary: &Path, tree: &Path) -> Result<(), Error> {
     let root = repo::root();
     install(binary, &tree.join("usr/bin/psflip"), false)?;
@@ -78,7 +79,8 @@ fn fill(binary: &Path, tree: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The copyright file (Debian policy 12.5, machine-readable format 1.0). Apache's text is on every Debian system.
+/// The copyright file (Debian policy 12.5, machine-readable format 1.0). Every Debian system has Apache's
+/// text.
 fn copyright(mit: &str) -> String {
     let mit: String = mit
         .lines()
@@ -91,7 +93,7 @@ fn copyright(mit: &str) -> String {
     )
 }
 
-/// Copies a file, packed if that is wanted, without anything that differs from time to time.
+/// Copies a file, compressed if `packed`, without timestamps or other varying data.
 fn install(from: &Path, to: &Path, packed: bool) -> Result<(), Error> {
     let context = |error: std::io::Error| format!("can't put `{}` into the package: {error}", from.display());
     if let Some(parent) = to.parent() {
@@ -104,7 +106,7 @@ fn install(from: &Path, to: &Path, packed: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// 755 for folders and programs, 644 for all else, whatever the umask here is.
+/// Sets 755 for folders and programs and 644 for all other files, whatever the umask is.
 fn set_modes(tree: &Path) -> Result<(), Error> {
     let mut folders = vec![tree.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -123,7 +125,7 @@ fn set_modes(tree: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Every file below a folder, sorted.
+/// All files below a folder, sorted.
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -138,8 +140,9 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// The version, which Cargo and the changelog agree on. The maintainer in both files of dist/debian has no address: names below `.invalid` are
-/// nobody's (RFC 2606), and the field needs one (Debian policy 3.3).
+/// The version, which must be the same in Cargo.toml and the changelog. The maintainer in both files of
+/// dist/debian has no real address: the field is required (Debian policy 3.3), and names below `.invalid`
+/// belong to no one (RFC 2606).
 fn version() -> Result<String, Error> {
     let cargo = env!("CARGO_PKG_VERSION");
     let changelog = fs::read_to_string(repo::root().join("dist/debian/changelog"))?;
@@ -149,7 +152,7 @@ fn version() -> Result<String, Error> {
     Err(format!("dist/debian/changelog doesn't begin with version {cargo}: add what has changed").into())
 }
 
-/// The changelog's date, in seconds since 1970: every time stamp in the package.
+/// The changelog's date, in seconds since 1970: the timestamp of everything in the package.
 fn date() -> Result<String, Error> {
     let changelog = fs::read_to_string(repo::root().join("dist/debian/changelog"))?;
     let line = changelog.lines().find(|line| line.starts_with(" -- ")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: what is released.
+//! `cargo xtask dist`: makes the files of a release.
 
 mod check;
 mod deb;
@@ -15,13 +15,13 @@ cargo xtask dist [--check] [--binary FILE]
 
 Makes in target/dist:
   psflip                         the static binary
-  psflip_VERSION_ARCH.deb        it, man pages, completions, JSON Schema, template unit and examples
-  SHA256SUMS                     of both
-The package is the same, byte for byte, whenever it is made of the same binary (it needs dpkg-deb and gzip). It has no scripts: installing it starts and
-stops nothing, and a running service takes the new psflip at its next upgrade.
+  psflip_VERSION_ARCH.deb        binary, man pages, completions, JSON Schema, template unit and examples
+  SHA256SUMS                     checksums of both
+The package needs dpkg-deb and gzip, and is the same, byte for byte, for the same binary. It has no scripts: installing it
+starts and stops nothing, and a running service uses the new psflip from its next upgrade on.
 
-  --check  then makes the package once more and compares, installs it into an empty root, and runs and flips it there (as root)
-  --binary FILE  packs this static psflip instead of building one";
+  --check        then make the package once more and compare; as root, install it into an empty root, run and upgrade there
+  --binary FILE  pack this static psflip instead of building one";
 
 pub(crate) fn run(mut args: Args) -> Outcome {
     let and_check = args.flag("check");
@@ -31,11 +31,11 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     make(binary, and_check)
 }
 
-/// Builds if there is no binary, packs, and checks if that is wanted.
+/// Builds the binary unless one is given, packs it, and checks the package on request.
 pub(crate) fn make(binary: Option<PathBuf>, and_check: bool) -> Outcome {
     let binary = binary.map_or_else(release::build_static, Ok)?;
     let directory = repo::target_dir()?.join("dist");
-    // What an earlier version left must not be taken for this one's.
+    // Files of an earlier version must not end up in this release.
     if let Err(error) = fs::remove_dir_all(&directory)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -50,12 +50,12 @@ pub(crate) fn make(binary: Option<PathBuf>, and_check: bool) -> Outcome {
     if and_check { check::check(&binary, &package) } else { Ok(()) }
 }
 
-/// Whether a package can be made here.
+/// The program that is missing to make a package on this host, if any.
 pub(crate) fn missing() -> Option<&'static str> {
     ["dpkg-deb", "gzip", "sha256sum"].into_iter().find(|program| !repo::is_installed(program))
 }
 
-/// Writes and gives the checksums of everything in the directory.
+/// Writes and returns the checksums of all files in the directory.
 fn sums(directory: &Path) -> Result<String, Error> {
     let mut names: Vec<PathBuf> = fs::read_dir(directory)?
         .map(|entry| Ok(entry?.file_name().into()))
@@ -66,7 +66,7 @@ fn sums(directory: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-/// What a command prints; an error when it fails.
+/// The output of a command; an error if the command fails.
 fn output(command: &mut Command) -> Result<String, Error> {
     let output = command.output().map_err(|error| step::cannot_start(command, &error))?;
     if output.status.success() {

@@ -1,15 +1,19 @@
-//! The rule about `docs/failures.md`: the tests that it names exist, and so do the log lines.
+//! The rule about `docs/failures.md`: the tests and the log lines in it must exist.
 
 use super::{Finding, Tree};
 
 const DOCUMENT: &str = "docs/failures.md";
 /// The columns of its tables.
 const COLUMNS: usize = 5;
-/// Shorter pieces of a log line are found anywhere.
+/// The minimum length of a piece of a log line: shorter ones are found anywhere.
 const SHORTEST: usize = 6;
 
-/// In a row `| clause | when | what happens | what is seen | tests |`: every backticked name in the last column is that of a test, and
-/// every backticked text in the one before it stands in psflip's source, but for its `…`.
+/// Checks rows `| clause
+/// when
+/// what happens
+/// what is seen
+/// tests |`. Every backticked name in the last column must be that of a test. Every backticked text in the
+/// column before must be in psflip's source, apart from its `…`.
 pub(super) fn untrue_failure(tree: &Tree) -> Vec<Finding> {
     let Some(document) = tree.files.iter().find(|file| file.path == DOCUMENT) else { return Vec::new() };
     let tests = tests(tree);
@@ -72,7 +76,8 @@ fn tests(tree: &Tree) -> Vec<&str> {
     names
 }
 
-/// A source whose strings over several lines are joined as the compiler does it, with backticks as documents can't show them.
+/// A source in which strings that span several lines are joined, as the compiler does. Backticks become
+/// apostrophes, since documents can't quote them.
 pub(super) fn joined(source: &str) -> String {
     let mut lines = source.lines();
     let mut text = String::with_capacity(source.len());

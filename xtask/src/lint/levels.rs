@@ -1,14 +1,15 @@
-//! The rule about log levels in documents: a line of psflip's log that stands there with its level has that level in the source.
+//! The rule about log levels in documents: a log line that is quoted with its level must have that level in
+//! the source.
 
 use super::failures::joined;
 use super::{Finding, Tree};
 
-/// Shorter pieces of a log line are found anywhere.
+/// The minimum length of a piece of a log line: shorter ones are found anywhere.
 const SHORTEST: usize = 6;
 const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
-/// Two ways to name a level: `text` (level debug), also `text`, at level debug; and a line as psflip writes it,
-/// ` INFO psflip{generation=1 pid=2}: text name=value`.
+/// Finds the two ways to state a level: `text` (level debug), also `text`, at level debug; and a line of the
+/// log, ` INFO psflip{generation=1 pid=2}: text name=value`.
 pub(super) fn untrue_level(tree: &Tree) -> Vec<Finding> {
     let sources: Vec<String> = tree
         .files
@@ -39,7 +40,7 @@ pub(super) fn untrue_level(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Texts in backticks that are followed by their level.
+/// Texts in backticks followed by a level.
 fn named(line: &str) -> Vec<(&str, &'static str)> {
     let parts: Vec<&str> = line.split('`').collect();
     let pairs = parts.windows(2).skip(1).step_by(2);
@@ -53,7 +54,7 @@ fn named(line: &str) -> Vec<(&str, &'static str)> {
         .collect()
 }
 
-/// A line of the log, without its fields.
+/// A log line, without its fields.
 fn written(line: &str) -> Option<(&str, &'static str)> {
     let (before, rest) = line.split_once(" psflip{generation=")?;
     let (_, text) = rest.split_once("}: ")?;
@@ -66,7 +67,7 @@ fn written(line: &str) -> Option<(&str, &'static str)> {
     Some((&text[..end.unwrap_or(text.len())], level))
 }
 
-/// The levels of the macros in whose call this text stands.
+/// The levels of the macros whose call contains this text.
 fn levels_of<'s>(source: &'s str, text: &str) -> Vec<&'s str> {
     const MACRO: &str = "tracing::";
     let texts = source.match_indices(text);
@@ -74,7 +75,7 @@ fn levels_of<'s>(source: &'s str, text: &str) -> Vec<&'s str> {
         .filter_map(|(at, _)| {
             let call = source[..at].rfind(MACRO)? + MACRO.len();
             let (level, arguments) = source[call..at].split_once("!(")?;
-            // Of another statement, if that has ended before the text.
+            // A `;` in between means that the text belongs to a later statement.
             (LEVELS.contains(&level) && !arguments.contains(';')).then_some(level)
         })
         .collect()

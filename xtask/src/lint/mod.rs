@@ -15,7 +15,8 @@ use source::Source;
 pub(crate) const USAGE: &str = "\
 cargo xtask lint
 
-Checks every file of the repository against the house rules and prints each line that breaks one: `file:line: rule: what, and what to do instead`.";
+Checks every file of the repository against the house rules, and prints each line that breaks one:
+`file:line: rule: what is wrong, and what to do instead`.";
 
 /// One line that breaks a rule; line 0 stands for the file as a whole.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ struct Finding {
     text: String,
 }
 
-/// A rule: its name, and what finds the lines that break it.
+/// A rule: its name, and the function that finds the lines that break it.
 struct Rule {
     name: &'static str,
     find: fn(&Tree) -> Vec<Finding>,

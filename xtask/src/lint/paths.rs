@@ -1,13 +1,13 @@
-//! The rule about paths: what documents and headers name must exist.
+//! The rule about paths: those in documents and module headers must exist.
 
 use super::{Finding, Tree};
 use crate::repo::File;
 
-/// The folders at the root; a backticked path that begins with one of them means a file of this repository.
+/// The folders at the root; a backticked path that begins with one of them names a file of this repository.
 const TOP: &[&str] =
     &["psflip", "testkit", "fixtures", "xtask", "docs", "examples", ".ci", ".config", ".cargo"];
 
-/// Paths in backticks in documents and `//!` headers, and relative links in documents.
+/// Checks backticked paths in documents and `//!` headers, and relative links in documents.
 pub(super) fn stale_path(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in &tree.files {
@@ -40,18 +40,19 @@ pub(super) fn stale_path(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The path in a backticked text, if it is one of this repository's; `:12` at its end is a line number.
+/// The path in a backticked text, if it belongs to this repository, without a line number such as `:12`.
 fn repository_path(text: &str) -> Option<String> {
     let path = text.split([':', '#']).next()?;
     let (first, rest) = path.split_once('/')?;
     let is_plain = !path.contains(|char: char| char.is_whitespace() || "*<>{}$,…".contains(char));
-    // `psflip/1` is the name of a protocol: a path has a letter in each part.
+    // `psflip/1` is the name of a protocol: each part of a path must contain a letter.
     let has_letters =
         rest.split('/').all(|part| part.is_empty() || part.contains(|char: char| char.is_alphabetic()));
     (TOP.contains(&first) && is_plain && has_letters).then(|| path.to_owned())
 }
 
-/// The path that a link in a document leads to, from the repository's root; `None` for one that leads outside or within the page.
+/// The target of a link in a document, from the repository's root; `None` if it is outside of the repository
+/// or within the page.
 fn linked_path(file: &File, link: &str) -> Option<String> {
     let target = link.split('#').next().filter(|target| !target.is_empty())?;
     if target.contains(':') || target.starts_with('/') || target.contains(char::is_whitespace) {

@@ -3,18 +3,19 @@
 use super::source::{Source, has_word};
 use super::{Finding, Tree};
 
-/// More lines than this and a file has more than one purpose.
+/// The maximum length of a file; a longer one has more than one purpose.
 const MOST_LINES: usize = 600;
 
-/// The folder of these rules, whose tests show what is forbidden.
+/// The folder of these rules, whose tests contain forbidden text.
 const OWN: &str = "xtask/src/lint/";
 
-/// Where real processes are tested: the crates' `tests` folders and the harness. Unit tests are pure and may use any text as data.
+/// Whether a file tests real processes: the crates' `tests` folders and the harness. Unit tests are pure and
+/// may contain any text.
 fn is_integration(path: &str) -> bool {
     path.split('/').nth(1) == Some("tests") || path.starts_with("testkit/src/")
 }
 
-/// The lines of a view of the sources that `bad` says something about.
+/// The lines of a view of the sources for which `bad` returns a message.
 fn lines<'a>(
     sources: impl Iterator<Item = &'a Source>,
     view: fn(&Source) -> &str,
@@ -39,9 +40,9 @@ fn no_comments(source: &Source) -> &str {
     &source.no_comments
 }
 
-/// Time that passes proves nothing: wait for the event.
+/// Sleeping proves nothing: wait for the event.
 pub(super) fn sleeps(tree: &Tree) -> Vec<Finding> {
-    // An example's time in which idle connections stay open is what it is for.
+    // Examples may keep idle connections open for a time.
     let may = |path: &str| {
         path == "testkit/src/wait.rs"
             || path.starts_with("fixtures/src/")
@@ -55,7 +56,7 @@ pub(super) fn sleeps(tree: &Tree) -> Vec<Finding> {
     lines(tree.sources(|path| !may(path)), code, bad)
 }
 
-/// A process is ended by pidfd or as one's own child; by name it may be another's.
+/// Kill by pidfd, or as a parent: a name may match other processes.
 pub(super) fn kill_by_name(tree: &Tree) -> Vec<Finding> {
     let bad = |line: &str| {
         let word = ["pkill", "killall"].into_iter().find(|word| has_word(line, word))?;
@@ -80,7 +81,7 @@ pub(super) fn ignored_test(tree: &Tree) -> Vec<Finding> {
     lines(tree.sources(|_| true), code, bad)
 }
 
-/// Two runs at once must not meet in one file.
+/// Two runs at the same time must not use the same file.
 pub(super) fn fixed_path(tree: &Tree) -> Vec<Finding> {
     let bad = |line: &str| {
         line.contains("/tmp/")
@@ -89,7 +90,7 @@ pub(super) fn fixed_path(tree: &Tree) -> Vec<Finding> {
     lines(tree.sources(is_integration), no_comments, bad)
 }
 
-/// Two runs at once must not want the same port. 0 lets the kernel choose; 1 is where nobody listens.
+/// Two runs at the same time must not use the same port. With 0 the kernel chooses; on 1 nothing listens.
 pub(super) fn fixed_port(tree: &Tree) -> Vec<Finding> {
     lines(tree.sources(is_integration), no_comments, |line| {
         let port = fixed_port_in(line)?;
@@ -111,7 +112,7 @@ fn fixed_port_in(line: &str) -> Option<u16> {
     )
 }
 
-/// A file has one purpose, and a reader sees all of it.
+/// A file has one purpose, and fits into a reader's head.
 pub(super) fn long_file(tree: &Tree) -> Vec<Finding> {
     let is_source =
         |path: &str| [".rs", ".toml", ".sh"].iter().any(|end| path.ends_with(end)) || path == ".ci/run";
@@ -127,7 +128,7 @@ pub(super) fn long_file(tree: &Tree) -> Vec<Finding> {
     long.collect()
 }
 
-/// Every file says what it is for.
+/// Every file begins with a header that says what it is for.
 pub(super) fn no_header(tree: &Tree) -> Vec<Finding> {
     let without = tree
         .sources(|_| true)
@@ -141,9 +142,9 @@ pub(super) fn no_header(tree: &Tree) -> Vec<Finding> {
         .collect()
 }
 
-/// The system-call layer alone is unsafe.
+/// Only the system-call layer may be unsafe.
 pub(super) fn unsafe_code(tree: &Tree) -> Vec<Finding> {
-    // `ctor` wants the word in its attribute; the function under it is checked like any other.
+    // `ctor` needs the word in its attribute; the function below it is checked as any other.
     let bad = |line: &str| {
         (has_word(line, "unsafe") && !line.trim_start().starts_with("#[ctor"))
             .then(|| "`unsafe` belongs into psflip/src/sys".to_owned())
@@ -151,7 +152,7 @@ pub(super) fn unsafe_code(tree: &Tree) -> Vec<Finding> {
     lines(tree.sources(|path| !path.starts_with("psflip/src/sys/") && path != "psflip/src/sys.rs"), code, bad)
 }
 
-/// What a generation decides is a pure function: no clock, no descriptor, no process.
+/// A generation's decisions are pure functions: no clock, no descriptor, no process.
 pub(super) fn impure_decision(tree: &Tree) -> Vec<Finding> {
     const FORBIDDEN: &[&str] = &[
         "libc",
@@ -176,11 +177,11 @@ pub(super) fn impure_decision(tree: &Tree) -> Vec<Finding> {
     lines(tree.sources(|path| path.starts_with("psflip/src/flip/")), code, bad)
 }
 
-/// Versions stand in the root Cargo.toml, once.
+/// Versions are declared once, in the root Cargo.toml.
 pub(super) fn own_version(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| file.path.ends_with("/Cargo.toml")) {
-        // Of a table `[dependencies.NAME]`: the line of its header, until `workspace = true` is seen.
+        // The line of a header `[dependencies.NAME]`, until `workspace = true` is found below it.
         let mut open: Option<usize> = None;
         let mut in_list = false;
         let mut report = |line: usize| {
@@ -214,7 +215,7 @@ pub(super) fn own_version(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// A fixture that no test uses is not known to work.
+/// A fixture that no test uses may not work.
 pub(super) fn unused_fixture(tree: &Tree) -> Vec<Finding> {
     let manifest =
         tree.files.iter().find(|file| file.path == "fixtures/Cargo.toml").map_or("", |file| &file.text);
@@ -240,7 +241,7 @@ pub(super) fn unused_fixture(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The name that a `[[bin]]` table gives the program of this file.
+/// The name that a `[[bin]]` table gives to the program of this file.
 fn declared_name(manifest: &str, below: &str) -> Option<String> {
     let table =
         manifest.split("[[bin]]").skip(1).find(|table| table.contains(&format!("\"src/bin/{below}\"")))?;
@@ -262,7 +263,7 @@ mod tests {
         )
     }
 
-    /// How often a rule finds something in one file.
+    /// The number of findings of a rule in one file.
     fn count(rule: fn(&Tree) -> Vec<Finding>, path: &str, text: &str) -> usize {
         rule(&tree(&[(path, text)])).len()
     }

@@ -1,16 +1,16 @@
-//! A Rust file as the rules read it: without comments, or without comments and strings.
+//! A Rust file as the rules see it: without comments, or without comments and strings.
 
 use crate::repo::File;
 
-/// The three views of one file. All have the same lines.
+/// Three views of one file, with the same lines.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: String,
-    /// As it is.
+    /// The original text.
     pub(super) text: String,
-    /// With comments blanked.
+    /// Comments are blanked.
     pub(super) no_comments: String,
-    /// With comments and the contents of strings and characters blanked.
+    /// Comments and the contents of string and character literals are blanked.
     pub(super) code: String,
 }
 
@@ -33,7 +33,7 @@ impl Source {
     }
 }
 
-/// Whether `word` stands in `line` as a whole word; a `(` at its end belongs to it.
+/// Whether `line` contains `word` as a whole word; a `(` at its end is part of it.
 pub(super) fn has_word(line: &str, word: &str) -> bool {
     let is_part = |char: char| char.is_alphanumeric() || char == '_';
     line.match_indices(word).any(|(at, _)| {
@@ -43,7 +43,7 @@ pub(super) fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// Every character with what it belongs to. Quotes and comment marks belong to what they enclose.
+/// Classifies every character. Quotes and comment marks belong to what they enclose.
 fn classify(text: &str) -> Vec<(Kind, char)> {
     let chars: Vec<char> = text.chars().collect();
     let mut out = Vec::with_capacity(chars.len());
@@ -56,7 +56,7 @@ fn classify(text: &str) -> Vec<(Kind, char)> {
     out
 }
 
-/// What begins here, and how many characters it has.
+/// The kind of the token that begins here, and its number of characters.
 fn token(rest: &[char], before: Option<char>) -> (Kind, usize) {
     let in_word = before.is_some_and(|before| before.is_alphanumeric() || before == '_');
     match rest {
@@ -67,7 +67,7 @@ fn token(rest: &[char], before: Option<char>) -> (Kind, usize) {
             Some(length) => (Kind::Literal, length),
             None => (Kind::Code, 1),
         },
-        // A character; anything else after a quote is a lifetime.
+        // A character literal; any other quote begins a lifetime.
         ['\'', '\\', ..] => (
             Kind::Literal,
             rest.iter().skip(3).position(|char| *char == '\'').map_or(rest.len(), |end| end + 4),
