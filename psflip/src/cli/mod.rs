@@ -79,7 +79,7 @@ enum Command {
     /// Start a service and upgrade it on request (the default)
     #[command(after_help = flags::EXAMPLES)]
     Run(run::Args),
-    /// Check a configuration: print it with all defaults, or every error in it
+    /// Check a configuration and start nothing: print it with all defaults, or every error in it
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
     /// Upgrade a running service, and wait for the result

@@ -112,7 +112,7 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     ("cmd = [\"true\"]\npidfile = \"no/x.pid\"", "2:11", &["`no` is not a directory (yet)", "`no/x.pid`"]),
     ("cmd = [\"true\"]\nworkdir = \"no\"", "2:11", &["`no` is not a directory (yet)"]),
     ("cmd = [\"no-such-program\"]", "1:7", &["`no-such-program` is not found in the child's `PATH`"]),
-    ("cmd = [\"true\"]\n[env]\nPATH = \"/nowhere\"", "1:7", &["`true` is in no directory"]),
+    ("cmd = [\"true\"]\n[env]\nPATH = \"/nowhere\"", "1:7", &["`true` is not found in"]),
     ("cmd = [\"./no\"]", "1:7", &["`./no` does not exist (yet)"]),
     ("cmd = [\"./no\"]\nworkdir = \"plain\"", "1:7", &["`plain/no` does not exist (yet)"]),
     (
@@ -148,9 +148,9 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\"]\n[healthcheck.notify]\n[[listen]]\naddress = \"@x\"\n[[listen]]\naddress = \"unix://no/x\"",
         "6:11",
-        &["`no` is no directory"],
+        &["`no` is not a directory"],
     ),
-    ("cmd = [\"true\"]\n[healthcheck.unix]\npath = \"no/x\"", "3:8", &["`no` is no directory"]),
+    ("cmd = [\"true\"]\n[healthcheck.unix]\npath = \"no/x\"", "3:8", &["`no` is not a directory"]),
     (
         "cmd = [\"true\"]\n[healthcheck.fcgi]\naddress = \"@x\"\nscript = \"/no/ping.php\"",
         "4:10",
@@ -159,7 +159,7 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\"]\n[switch]\nsymlink = { path = \"no/x\", to = \"y\" }",
         "3:20",
-        &["`no` is no directory"],
+        &["`no` is not a directory"],
     ),
     (
         "cmd = [\"true\"]\nworkdir = \"{{ env('NO') if generation() > 1 else '.' }}\"",
@@ -239,7 +239,7 @@ fn a_warning_about_a_flag_names_the_flag() {
     let program = sandbox.command([psflip_bin()]).args(args).start();
     assert_eq!(program.wait_exit().code(), Some(1));
     assert!(
-        program.stderr().starts_with("--pidfile no/x.pid: warning: `no` is no directory"),
+        program.stderr().starts_with("--pidfile no/x.pid: warning: `no` is not a directory"),
         "{}",
         program.stderr()
     );

@@ -105,7 +105,7 @@ fn configuration() -> String {
     let mut page = format!(".TH psflip.toml 5 {} \"{SOURCE}\" psflip\n", released());
     page += ".SH NAME\npsflip.toml \\- the configuration of psflip\n.SH DESCRIPTION\n";
     for paragraph in [
-        "psflip reads one TOML file, given by `-c FILE`. Every new generation reads it again, so a change takes effect at the next upgrade. `psflip check -c FILE` prints the effective configuration, or every mistake in it. Unknown keys are mistakes.",
+        "psflip reads one TOML file, given by `-c FILE`. Every new generation reads it again, so a change takes effect at the next upgrade. `psflip check -c FILE` prints the effective configuration, or every error in it. Unknown keys are errors.",
         "A duration is a string of whole numbers with units, largest first: `\"500ms\"`, `\"10s\"`, `\"1m30s\"`, `\"2h\"`. A signal is a name: `\"SIGHUP\"`, `\"usr2\"`, `\"SIGRTMIN+3\"`. Every string is a template, such as `\"{{ ab('8080', '8081') }}\"`.",
     ] {
         page += &format!("{}\n.PP\n", sentence(paragraph));

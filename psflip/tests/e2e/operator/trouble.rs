@@ -87,7 +87,7 @@ fn a_broken_configuration_does_not_hide_who_runs() {
     sandbox.write("psflip.toml", "cmd = [\n");
     let (status, _, stderr) = run(&sandbox, &["status"]);
     assert_eq!(status.code(), Some(78));
-    assert!(stderr.contains("name its control socket by `--socket PATH`"), "{stderr}");
+    assert!(stderr.contains("give its path with `--socket PATH`"), "{stderr}");
     let (status, ..) = run(&sandbox, &["status", "--socket", "psflip.pid.sock"]);
     assert!(status.success());
     stop(&psflip);
