@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: builds the fuzz driver (`psflip/tests/fuzz`) with optimization and all checks, and runs it.
+//! `cargo xtask fuzz`: builds the fuzz driver (`psflip/tests/fuzz`) with optimization and all checks, and
+//! runs it.
 
 use crate::args::Args;
 use crate::{Outcome, repo, step};

@@ -143,7 +143,7 @@ fn main() -> ExitCode {
 }
 
 fn list() {
-    println!("cargo xtask TASK [OPTION...]; `cargo xtask TASK --help` tells its options\n");
+    println!("cargo xtask TASK [OPTION...]; `cargo xtask TASK --help` prints its options\n");
     for task in TASKS {
         println!("  {:<10}{}", task.name, task.summary);
     }

@@ -1,4 +1,5 @@
-//! Who stands above the generations of a round, what is done to that one, and what operators do: pure, as plan.rs is.
+//! The process above the generations of a round (anchor or `psflip watch`), what chaos does to it, and
+//! operators' commands. Pure, as plan.rs is.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,23 +9,23 @@ use fastrand::Rng;
 
 use super::plan::{Act, Side, Step, When};
 
-/// Who was started, and stays while generations come and go.
+/// The process that was started, and that stays while generations change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Above {
-    /// Nobody: the first psflip ends with its generation (`--no-anchor`).
+    /// None: the first psflip exits with its generation (`--no-anchor`).
     Nobody,
-    /// The anchor, as by default.
+    /// The anchor, which is the default.
     Anchor,
     /// `psflip watch`.
     Watch,
 }
 
-/// What is done to the process above, or to its keeper (`psflip watch` has one).
+/// An action on the process above, or on its keeper (`psflip watch` has one).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
-    /// SIGHUP, as the manager sends it.
+    /// SIGHUP, as a service manager sends it.
     Request,
-    /// SIGTERM, likewise.
+    /// SIGTERM, as a service manager sends it.
     Stop,
     Kill,
     KillKeeper,
@@ -32,7 +33,7 @@ pub(super) enum Deed {
     Freeze(Duration),
 }
 
-/// An operator's command; one that is killed is killed after this time.
+/// An operator's command; with a time, it is killed after that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// `psflip upgrade`.
@@ -50,13 +51,13 @@ impl Above {
         }
     }
 
-    /// Adds to some of the steps what is done to the process above, and what operators do.
+    /// Adds actions on the process above, and operators' commands, to some steps.
     pub(super) fn add_to(self, steps: &mut [Step], dice: &mut Rng) {
         for step in steps {
             let is_gentle = step.acts.iter().all(|(_, act)| !act.is_rough());
             for act in [self.deed(dice, is_gentle), order(dice, is_gentle)].into_iter().flatten() {
                 let at = dice.usize(..=step.acts.len());
-                // A limit is there before the upgrade.
+                // A limit must be in place before the upgrade.
                 let at =
                     if matches!(step.acts.first(), Some((_, Act::LimitFiles(_)))) { at.max(1) } else { at };
                 step.acts.insert(at, (When::roll(dice), act));
@@ -64,7 +65,8 @@ impl Above {
         }
     }
 
-    /// In one step of three. What ends the service is left to steps in which it may end anyway, but for one of twelve.
+    /// An action in one step of three. Actions that stop the service go mostly to steps in which it may stop
+    /// anyway.
     fn deed(self, dice: &mut Rng, is_gentle: bool) -> Option<Act> {
         let (is_meant, ends) = (dice.u8(..3) == 0, !is_gentle || dice.u8(..4) == 0);
         let time = millis(dice, 1..=600);
@@ -84,7 +86,7 @@ impl Above {
     }
 }
 
-/// In one step of three. A stop is left to steps in which the service may end anyway.
+/// A command in one step of three. A stop is used only in steps in which the service may stop anyway.
 fn order(dice: &mut Rng, is_gentle: bool) -> Option<Act> {
     let is_meant = dice.u8(..3) == 0;
     let killed = (dice.u8(..3) == 0).then(|| Duration::from_micros(dice.u64(..40_000)));

@@ -1,4 +1,4 @@
-//! What is done to a service, one act after the other.
+//! Performs the actions of a step, one after the other.
 
 use std::fs;
 use std::io;
@@ -16,32 +16,33 @@ use super::rest::PATIENCE;
 use super::story::Halt;
 use super::world::World;
 
-/// How long a moment is waited for that may never come.
+/// How long to wait for a moment that may never come.
 const MOMENT: Duration = Duration::from_millis(150);
 
-/// How long a child that was told to end may take before it is taken for one that ignores that: longer than a server's `--drain`.
+/// How long a child may take to exit after SIGTERM before it counts as one that ignores it: longer than a
+/// server's `--drain`.
 const OBEDIENCE: Duration = Duration::from_secs(4);
 
-/// What the acts of a step were, as far as it matters for what may come of it.
+/// What the actions of a step did, as far as it affects the possible results.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// Something was done that a service may die of.
+    /// An action may have stopped the service.
     pub(super) rough: bool,
-    /// What the new generation finds was changed meanwhile.
+    /// The configuration or the program of the new generation was changed meanwhile.
     pub(super) rewritten: bool,
-    /// Somebody was asked for an upgrade.
+    /// An upgrade was requested.
     pub(super) asked: bool,
-    /// An operator's command was started, and may have asked for one.
+    /// An operator's command was started, and may have requested an upgrade or a stop.
     pub(super) perhaps_asked: bool,
-    /// Parts of the old generation that were killed, and whether a new psflip was there.
+    /// The killed parts of the old generation, and whether a new psflip existed at that time.
     pub(super) killed_old: Vec<(Part, bool)>,
-    /// The process above was killed, or its keeper.
+    /// The process above, or its keeper, was killed.
     pub(super) killed_above: bool,
-    /// How many acts were not just requests, and met somebody.
+    /// The number of actions, other than requests, that reached a process.
     pub(super) hits: usize,
 }
 
-/// Does all that a step wants.
+/// Performs all actions of a step.
 pub(super) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
     let old = world.service()?.active;
     let mark = world.service()?.log.mark();
@@ -50,7 +51,7 @@ pub(super) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
     world.doomed.clear();
     world.install(step.binary)?;
     if matches!(step.next, Next::Idle(_)) {
-        world.load.allow_loss(); // it takes nobody's socket, but the server goes
+        world.load.allow_loss(); // nothing takes its socket over, but the server is gone
     }
     let mut unwritten = world.configure(&step.next)?;
     for (when, act) in &step.acts {
@@ -141,7 +142,7 @@ fn one(
             rough(world, step, *role, done);
             if let Some(target) = send(world, old, *role, Signal::SIGTERM)? {
                 done.hits += 1;
-                // A psflip says itself what comes of it, and a keeper does not listen.
+                // The log shows how psflip reacts, and a keeper ignores SIGTERM.
                 if matches!(role.1, Part::Child | Part::Group | Part::Other(_)) {
                     world.doomed.push((target, Instant::now() + OBEDIENCE));
                 }
@@ -168,8 +169,8 @@ fn one(
         }
         Act::LimitFiles(room) => {
             done.rough = true;
-            world.operators.allow_silence(); // nor does a psflip
-            world.load.allow_loss(); // a server without descriptors accepts nobody
+            world.operators.allow_silence(); // psflip may have no descriptor for a client
+            world.load.allow_loss(); // a server without descriptors can't accept
             limit_files(world, old, *room)?;
         }
         Act::Swap(binary) => {
@@ -201,11 +202,11 @@ fn one(
     Ok(())
 }
 
-/// Whether clients may lose requests by what is done to this process: not when it never was to serve them.
+/// Allows clients to lose requests, unless the target never was to serve them.
 fn rough(world: &mut World, step: &Step, target: Role, done: &mut Done) {
     done.rough = true;
     world.operators.allow_silence();
-    // A signal that is on its way to somebody who is killed is lost.
+    // A signal that is still pending when its receiver is killed is lost.
     let above = world.above_process();
     world.sent.retain(|(target, ..)| Some(*target) != above);
     if target.0 == Side::Old || done.rewritten || !matches!(step.next, Next::Bad(_)) {
@@ -213,7 +214,7 @@ fn rough(world: &mut World, step: &Step, target: Role, done: &mut Done) {
     }
 }
 
-/// Something is done to the process above the generations.
+/// Performs an action on the process above.
 fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
     let Some(target) = world.above_process().filter(Process::is_alive) else {
         missed(world, "process above");
@@ -251,18 +252,19 @@ fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
     if signal == Signal::SIGKILL {
         done.killed_above = true;
         let psflips: Vec<Process> = world.psflips().iter().map(|stat| stat.process).collect();
-        world.killed.extend(psflips); // they go with it
+        world.killed.extend(psflips); // psflip dies with the process above
         world.killed.insert(target);
         world.tally.kill("process above");
     }
-    let _ = target.signal(signal); // it may have ended
+    let _ = target.signal(signal); // ESRCH: it may have exited
     Ok(())
 }
 
-/// A psflip that is stopped can't end what its keeper leaves behind, so this is as if both were killed in the same instant.
+/// Kills psflip and its keeper. Stopping psflip first prevents that it reacts to the keeper's exit, so this
+/// is as if both were killed at the same instant.
 fn pair(world: &mut World, step: &Step, side: Side, old: Process, done: &mut Done) -> Result<(), Halt> {
     if world.above == Above::Nobody {
-        return Ok(()); // docs/architecture.md: the limit of two processes
+        return Ok(()); // the limit of two processes: docs/architecture.md
     }
     let role = |part| Role(side, part);
     let (Some(psflip), Some(keeper)) =
@@ -276,7 +278,7 @@ fn pair(world: &mut World, step: &Step, side: Side, old: Process, done: &mut Don
     world
         .timeline
         .note(format!("  SIGKILL to {} {psflip} and its keeper {keeper} at once", role(Part::Psflip)));
-    let _ = psflip.signal(Signal::SIGSTOP); // they may have ended
+    let _ = psflip.signal(Signal::SIGSTOP); // ESRCH: they may have exited
     let _ = keeper.signal(Signal::SIGKILL);
     let _ = psflip.signal(Signal::SIGKILL);
     for target in [psflip, keeper] {
@@ -296,7 +298,7 @@ fn send(world: &mut World, old: Process, role: Role, signal: Signal) -> Result<O
         missed(world, &role.to_string());
         return Ok(None);
     };
-    // Noted before it is sent: what follows comes after it in the timeline.
+    // Record it before it is sent, so that its effects come later in the timeline.
     world.timeline.note(format!("  {signal} to the {role} {target}"));
     world.tally.signals += u64::from(signal != Signal::SIGKILL);
     world.read_log();
@@ -324,7 +326,7 @@ fn missed(world: &mut World, role: &str) {
     world.tally.missed += 1;
 }
 
-/// Real-time signals are sent by kill(1), which knows their names. Says whether there was somebody to send it to.
+/// Sends a real-time signal through kill(1), which knows their names. Returns whether there was a target.
 fn real_time(world: &mut World, old: Process, side: Side, number: u8) -> bool {
     let Some(target) = world.find(old, Role(side, Part::Psflip)) else {
         missed(world, "psflip");
@@ -333,7 +335,7 @@ fn real_time(world: &mut World, old: Process, side: Side, number: u8) -> bool {
     world.timeline.note(format!("  SIGRTMIN+{number} to the psflip {target}"));
     world.tally.signals += 1;
     let (name, pid) = (format!("RTMIN+{number}"), target.pid().to_string());
-    // It may have ended meanwhile; it is not reaped by anybody but us, so the pid is still its own.
+    // It may have exited meanwhile. Only this process reaps it, so the pid can't have been reused.
     world.sandbox.command(["/bin/kill", "-s", &name, &pid]).start().wait_exit();
     true
 }
@@ -348,7 +350,7 @@ fn limit_files(world: &mut World, old: Process, room: u8) -> Result<(), Halt> {
     set_files(target, limit).map_err(|error| broken("lower a limit", &error))
 }
 
-/// The soft limit only, so that it can be raised again.
+/// Sets only the soft limit, so that it can be raised again.
 fn set_files(process: Process, limit: u64) -> io::Result<()> {
     let pid = Pid::from_raw(process.pid().cast_signed());
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -356,15 +358,16 @@ fn set_files(process: Process, limit: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives every process of the sandbox the limit back that it began with.
+/// Restores the original limit of every process of the sandbox.
 pub(super) fn restore_limits(world: &World) {
     let own = getrlimit(Resource::Nofile).current.unwrap_or(1024);
     for process in world.sandbox.processes() {
-        let _ = set_files(process, own); // it may have ended
+        let _ = set_files(process, own); // ESRCH: it may have exited
     }
 }
 
-/// Contract P3: refused, and nothing else happens. Only while somebody certainly holds the pidfile.
+/// Contract P3: a second psflip is refused, and has no other effect. Only while a psflip certainly holds the
+/// pidfile.
 fn second(world: &mut World, done: &mut Done) -> Result<(), Halt> {
     if done.rough || world.service()?.pidfile_removed {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The invariants, checked from outside when everything is at rest.
+//! Checks the invariants from outside, when everything is at rest.
 
 use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
@@ -18,13 +18,13 @@ use super::standing;
 use super::story::Halt;
 use super::world::{Service, World, descriptors, text};
 
-/// What was there before a step.
+/// The state before a step.
 pub(super) struct Before {
     active: Process,
     child: Process,
     mark: usize,
     ended: HashSet<Process>,
-    /// How many contents the pidfile had.
+    /// The number of contents that the pidfile had so far.
     contents: usize,
 }
 
@@ -34,7 +34,7 @@ impl Before {
         self.active
     }
 
-    /// How far the log was.
+    /// The position in the log.
     pub(super) fn mark(&self) -> usize {
         self.mark
     }
@@ -48,7 +48,7 @@ impl Before {
     }
 }
 
-/// What has to be true after a step, `now` being the psflip that is left.
+/// What must hold after a step; `now` is the remaining psflip.
 pub(super) fn check(
     world: &mut World,
     step: &Step,
@@ -75,7 +75,7 @@ pub(super) fn check(
     losses(world)
 }
 
-/// The requests that clients lost since the last look, and what operators were told that is not so.
+/// Checks the requests that clients lost since the last call, and the wrong answers that operators got.
 pub(super) fn losses(world: &mut World) -> Result<(), Halt> {
     if let Some(complaint) = world.operators.judge() {
         return violation(format!("the control socket (docs/control.md): {complaint}"));
@@ -104,7 +104,7 @@ fn no_panic(world: &mut World) -> Result<(), Halt> {
     }
 }
 
-/// Who has to be there in the end.
+/// Which generation must be alive after the step.
 fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
     let limited = step.acts.iter().any(|(_, act)| matches!(act, Act::LimitFiles(_)));
     let only_limited =
@@ -154,7 +154,7 @@ fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Res
     }
 }
 
-/// Contract P1 and P2.
+/// Contracts P1 and P2.
 fn pidfile(world: &mut World, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
     let said = text(&world.sandbox.path("psflip.pid"));
     let service = world.service()?;
@@ -171,15 +171,15 @@ fn pidfile(world: &mut World, done: &Done, before: &Before, now: Option<Process>
         Some(active) if said == active.to_string() || (said.is_empty() && removed) => Ok(()),
         Some(active) => violation(format!("P1: psflip {active} is active, and the pidfile says `{said}`")),
         None if said.is_empty() => Ok(()),
-        // A psflip that is killed can't remove it.
+        // A killed psflip can't remove it.
         None if world.killed.iter().any(|killed| killed.to_string() == said) => Ok(()),
-        // Nor one that `psflip watch` has ended, when it had waited long enough.
+        // `psflip watch` kills a psflip after its grace time; that one can't remove it, either.
         None if world.above == Above::Watch && done.rough => Ok(()),
         None => violation(format!("P2: nobody is left, and the pidfile says `{said}`")),
     }
 }
 
-/// Contract U8: a psflip has one child for all its life.
+/// Contract U8: a psflip has one child during its whole life.
 fn child(world: &mut World, before: &Before, active: Process) -> Result<(), Halt> {
     let Some(found) = world.find(active, Role(Side::Old, Part::Child)) else {
         return violation(format!("U8: the active psflip {active} has no child"));
@@ -194,7 +194,7 @@ fn child(world: &mut World, before: &Before, active: Process) -> Result<(), Halt
 
 fn no_leak(world: &mut World, active: Process) -> Result<(), Halt> {
     let mut usual = world.service()?.descriptors.clone();
-    // A generation whose configuration has no listener has let go of its predecessor's.
+    // A generation without a `[[listen]]` in its configuration has closed its predecessor's.
     let serves = world.service()?.child.exe().is_ok_and(|exe| exe.ends_with("http-server"));
     if world.flavour == Flavour::Inherited
         && !serves
@@ -212,9 +212,9 @@ fn no_leak(world: &mut World, active: Process) -> Result<(), Halt> {
     }
 }
 
-/// Contract C9, U10.
+/// Contracts C9 and U10.
 fn no_zombie(world: &mut World) -> Result<(), Halt> {
-    // Those of a child are the child's business: a worker of its that chaos has killed stays if it reaps none.
+    // The zombies of a child are its own: a child that reaps nothing keeps a worker that chaos has killed.
     let of_psflip = |zombie: &Process| {
         let parent = zombie.parent().and_then(|parent| parent.exe().ok());
         parent.is_none_or(|exe| exe.to_string_lossy().contains("/psflip"))
@@ -226,7 +226,7 @@ fn no_zombie(world: &mut World) -> Result<(), Halt> {
     if free.is_some() { Ok(()) } else { violation(format!("C9: zombies stay: {:?}", zombies(world))) }
 }
 
-/// Contract F10 and P4: a psflip that was not killed leaves none of the files behind by which it replaces its pidfile.
+/// Contracts F10 and P4: only a killed psflip leaves temporary files of its pidfile behind.
 fn no_file(world: &mut World) -> Result<(), Halt> {
     let Ok(entries) = std::fs::read_dir(world.sandbox.dir()) else { return Ok(()) };
     for entry in entries.flatten() {
@@ -239,7 +239,7 @@ fn no_file(world: &mut World) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Contract U7: every request ends in an answer.
+/// Contract U7: each request gets a result.
 fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> {
     let killed: HashSet<u32> = world.killed.iter().map(Process::pid).collect();
     let Service { log, .. } = world.service()?;
@@ -268,7 +268,7 @@ fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> 
     Ok(())
 }
 
-/// Contract U7, as far as the log tells.
+/// Contract U7, as far as the log shows it.
 fn one_child_each(world: &mut World, before: &Before) -> Result<(), Halt> {
     let mut seen = HashSet::new();
     let Service { log, .. } = world.service()?;
@@ -280,7 +280,7 @@ fn one_child_each(world: &mut World, before: &Before) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Contract C5 and C6: how each psflip ended that has ended since.
+/// Contracts C5 and C6: the exit status of each psflip that has exited since.
 fn ends(
     world: &mut World,
     step: &Step,
@@ -306,7 +306,7 @@ fn ends(
             return violation(format!("C6: psflip {process} ended with {status} instead of {wanted:?}"));
         }
     }
-    // Killed at rest, nothing else done: the end of the child is relayed.
+    // If the child was killed at rest, and nothing else happened, psflip must exit as the child did.
     if let [(Part::Child | Part::Group | Part::Keeper, false)] = done.killed_old.as_slice()
         && done.hits == 1
         && !(done.asked || done.perhaps_asked)
@@ -324,7 +324,7 @@ fn ends(
     Ok(())
 }
 
-/// How the processes ended that were started by us or fell to us.
+/// The exit statuses of the processes that were started by, or reparented to, this process.
 pub(super) fn statuses(world: &mut World) -> Vec<(Process, ExitStatus)> {
     let mut statuses = world.sandbox.statuses();
     if let Some(Service { psflip, .. }) = &world.service

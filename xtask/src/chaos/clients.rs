@@ -1,4 +1,4 @@
-//! `psflip upgrade` and `psflip stop`, as operators run them, and what their ends say.
+//! Runs `psflip upgrade` and `psflip stop` as operators do, and checks their exit codes.
 
 use std::sync::Arc;
 
@@ -18,18 +18,18 @@ use super::world::{Service, World};
 pub(super) struct Client {
     running: Arc<Running>,
     order: Order,
-    /// How far the log was.
+    /// The position in the log when it was started.
     mark: usize,
 }
 
 impl Client {
-    /// Whether it has ended, with 0.
+    /// Whether it has exited with 0.
     pub(super) fn succeeded(&self) -> bool {
         self.running.try_status().is_some_and(|status| status.success())
     }
 }
 
-/// Starts the command, and kills it if that is meant.
+/// Starts the command; kills it if the plan says so.
 pub(super) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<(), Halt> {
     let name = match order {
         Order::Upgrade(_) => "upgrade",
@@ -59,7 +59,7 @@ pub(super) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<
     Ok(())
 }
 
-/// What the commands of this step ended with. All of them have.
+/// Checks the exit codes of this step's commands, which all have exited.
 pub(super) fn check(
     world: &mut World,
     step: &Step,
@@ -87,7 +87,7 @@ pub(super) fn check(
                 let promoted = promoted.rfind(|event| event["event"] == "promoted");
                 let pid = promoted.and_then(|event| u32::try_from(event["pid"].as_u64()?).ok());
                 let Service { log, .. } = world.service()?;
-                // It may have been killed before it could say so: then the old one has.
+                // If it was killed before it could log this, its predecessor has logged the promotion.
                 let active = pid.is_some_and(|pid| {
                     let successor = format!("new_psflip={pid} ");
                     log.count(pid, News::Active) > 0
@@ -114,7 +114,8 @@ pub(super) fn check(
                 }
             }
             Order::Stop(_) => {
-                // A child may ignore it, which is 1, and whatever else the child ends with is told, too.
+                // The child may ignore the stop (exit code 1), and the command relays any other exit code of
+                // the child.
                 if code == 0 && now.is_some() {
                     return wrong("a generation serves on");
                 }

@@ -1,4 +1,5 @@
-//! Clients that ask without pause and compare every answer, and the judgement of what they lost: a request may fail only while loss is allowed.
+//! Clients that send requests without pause and compare every answer. A request may fail only while loss is
+//! allowed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -14,7 +15,7 @@ use testkit::client::{ClientError, Stage, field};
 use super::pause::pause;
 use super::plan::Flavour;
 
-/// How many clients.
+/// The number of clients.
 const CLIENTS: usize = 2;
 
 /// The clients of one round.
@@ -22,7 +23,7 @@ pub(super) struct Load {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     flavour: Flavour,
-    /// Times in which requests may fail; one without an end goes on.
+    /// The periods in which requests may fail; one without an end is still open.
     allowed: Vec<(Instant, Option<Instant>)>,
 }
 
@@ -33,7 +34,7 @@ struct Shared {
     failures: Mutex<Vec<Failure>>,
 }
 
-/// A request that failed.
+/// A failed request.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) begun: Instant,
@@ -41,11 +42,11 @@ pub(super) struct Failure {
     pub(super) error: ClientError,
 }
 
-/// A client's one request: gives what the answer should echo, and the answer.
+/// A client's request: takes the text that the answer must echo, and returns the answer.
 type Request = Box<dyn FnMut(&str) -> Result<String, ClientError> + Send>;
 
 impl Load {
-    /// Starts the clients. Nobody serves yet.
+    /// Starts the clients. At first no service runs.
     pub(super) fn start(flavour: Flavour, socket: &Path, port: u16) -> Self {
         let allowed = vec![(Instant::now(), None)];
         let shared = Arc::new(Shared::default());
@@ -58,26 +59,26 @@ impl Load {
         Self { shared, threads, flavour, allowed }
     }
 
-    /// From now on requests may fail.
+    /// Allows requests to fail from now on.
     pub(super) fn allow_loss(&mut self) {
         if self.allowed.last().is_none_or(|(_, end)| end.is_some()) {
             self.allowed.push((Instant::now(), None));
         }
     }
 
-    /// Whoever asks from now on has to be answered.
+    /// Requires that requests succeed from now on.
     pub(super) fn forbid_loss(&mut self) {
         if let Some((_, end)) = self.allowed.last_mut() {
             end.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Answers so far.
+    /// The number of answers so far.
     pub(super) fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
-    /// Takes the failures since the last call: those that are allowed, and those that are not.
+    /// Takes the failures since the last call: the allowed ones, and the others.
     pub(super) fn judge(&mut self) -> (Vec<Failure>, Vec<Failure>) {
         let failures =
             std::mem::take(&mut *self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner));
@@ -85,11 +86,11 @@ impl Load {
     }
 
     fn is_allowed(&self, failure: &Failure) -> bool {
-        // A wrong answer is never right.
+        // A wrong answer is never allowed.
         if failure.error.stage >= Stage::Protocol {
             return false;
         }
-        // The kernel resets connections that wait in the queue of a socket that is closed; see fixtures/README.md.
+        // When a socket is closed, the kernel resets the connections in its queue; see fixtures/README.md.
         if self.flavour == Flavour::ReusePort && failure.error.cause != "time-out" {
             return true;
         }
@@ -104,7 +105,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // it has said why
+            let _ = thread.join(); // a panic of the thread was printed already
         }
     }
 }
@@ -124,7 +125,8 @@ impl Shared {
                 Err(error) => {
                     let failure = Failure { begun, ended: Instant::now(), error };
                     self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
-                    // A refused connection takes no time, and the processors are needed.
+                    // A refused connection fails at once; without a pause, the client would take a whole
+                    // core.
                     pause(Duration::from_millis(2));
                 }
             }
@@ -149,7 +151,7 @@ fn client(flavour: Flavour, socket: &Path, port: u16) -> Request {
     }
 }
 
-/// Every fourth request is under way for a while, so that some are when a generation ends.
+/// Every fourth request takes a while, so that some are in progress when a generation stops.
 fn path(token: &str) -> String {
     let slow = if token.ends_with(['0', '4', '8']) { "delay=15ms&" } else { "" };
     format!("/?{slow}echo={token}")

@@ -1,8 +1,8 @@
-//! What psflip's log tells, line by line: which of its processes was asked for what, and what became of it.
+//! Parses psflip's log: which psflip received which request, and what the result was.
 
 use testkit::{Output, Stream};
 
-/// What a line says.
+/// The event of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
     Requested,
@@ -17,7 +17,7 @@ pub(super) enum News {
     StopIgnored,
 }
 
-/// How the lines begin.
+/// The beginnings of these lines.
 const LINES: [(&str, News); 11] = [
     ("upgrade requested", News::Requested),
     ("upgrade request refused", News::Refused),
@@ -32,24 +32,24 @@ const LINES: [(&str, News); 11] = [
     ("the child did not exit on the stop request", News::StopIgnored),
 ];
 
-/// One line that matters.
+/// A line with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Which line of all output.
+    /// The number of the line in all output.
     pub(super) line: usize,
-    /// Of which psflip.
+    /// The psflip that wrote it.
     pub(super) pid: u32,
     pub(super) news: News,
     pub(super) text: String,
 }
 
-/// The log of one service, all its generations.
+/// The log of one service, of all its generations.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     read: usize,
     entries: Vec<Entry>,
     panics: Vec<String>,
-    /// Lines by which psflip says that it can't do what it always should be able to, and where they stand.
+    /// Lines in which psflip reports a failure of something that should always work, and their numbers.
     complaints: Vec<(usize, String)>,
 }
 
@@ -68,7 +68,7 @@ const COMPLAINTS: [&str; 10] = [
 ];
 
 impl Log {
-    /// Reads what is new.
+    /// Reads the new lines.
     pub(super) fn read(&mut self, output: &Output) {
         let complete = output.mark();
         if complete == self.read {
@@ -91,45 +91,45 @@ impl Log {
         self.read = complete;
     }
 
-    /// How many lines were read: a mark for [`Log::since`].
+    /// The number of lines read so far: a mark for [`Log::since`].
     pub(super) fn mark(&self) -> usize {
         self.read
     }
 
-    /// What came after a mark.
+    /// The entries after a mark.
     pub(super) fn since(&self, mark: usize) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.line >= mark)
     }
 
-    /// How often this psflip said this.
+    /// How often this psflip has logged this event.
     pub(super) fn count(&self, pid: u32, news: News) -> usize {
         self.entries.iter().filter(|entry| entry.pid == pid && entry.news == news).count()
     }
 
-    /// The last line in which this psflip said this.
+    /// The last line in which this psflip has logged this event.
     pub(super) fn last(&self, pid: u32, news: News) -> Option<usize> {
         self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == news).map(|entry| entry.line)
     }
 
-    /// The child that this psflip said it has started.
+    /// The pid of the child that this psflip has logged.
     pub(super) fn child(&self, pid: u32) -> Option<u32> {
         let started =
             self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == News::ChildStarted)?;
         started.text.split_once(" child=")?.1.split(' ').next()?.parse().ok()
     }
 
-    /// What psflip could not do since a mark, though it should.
+    /// The first failure since a mark of something that should always work.
     pub(super) fn complaint_since(&self, mark: usize) -> Option<&str> {
         self.complaints.iter().find(|(line, _)| *line >= mark).map(|(_, text)| text.as_str())
     }
 
-    /// Lines that tell of a panic.
+    /// Lines with a panic.
     pub(super) fn panics(&self) -> &[String] {
         &self.panics
     }
 }
 
-/// `2026-11-23T13:11:57Z  INFO psflip{generation=1 pid=4062}: upgrade requested ...`
+/// Parses `2026-11-23T13:11:57Z  INFO psflip{generation=1 pid=4062}: upgrade requested ...`.
 fn parse(line: &str) -> Option<(u32, News)> {
     let (head, message) = line.split_once("}: ")?;
     let pid = head.rsplit_once(" pid=")?.1.parse().ok()?;

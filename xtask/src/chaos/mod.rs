@@ -1,8 +1,9 @@
-//! `cargo xtask chaos`: a service goes through flips, crashes, kills and worse, chosen at random, under load, and after every step it is checked from outside that
-//! psflip has kept its contract.
+//! `cargo xtask chaos`: a service under load goes through random upgrades, crashes and kills. After every
+//! step, it is checked from outside that psflip has kept its contract.
 //!
-//! plan.rs, above.rs and next.rs decide what is done, from the seed alone; acts.rs does it; rest.rs waits until nothing moves; checks.rs judges; load.rs has the
-//! clients, operators.rs those who ask the control socket, and clients.rs the operators' commands.
+//! plan.rs, above.rs and next.rs choose the actions, from the seed alone. acts.rs performs them, rest.rs
+//! waits until nothing moves, and checks.rs checks the invariants. load.rs has the clients of the service,
+//! operators.rs the clients of the control socket, and clients.rs the operators' commands.
 
 mod above;
 mod acts;
@@ -37,24 +38,27 @@ use crate::{Error, Outcome, guard, repo, step};
 pub(crate) const USAGE: &str = "\
 cargo xtask chaos [--minutes M] [--seed S] [--rounds N] [--list] [--no-build]
 
-Runs a service under psflip, with clients that ask it without pause, and lets happen to it what can happen: upgrades that succeed and upgrades that fail in every
-way, broken and half-written configurations, hooks that fail or hang, replaced programs, signals, stopped and killed processes, too few descriptors, operators'
-commands that are killed in the middle, all at random moments; half of it below an anchor or `psflip watch`, which are killed and stopped as well.
-Operators ask the control socket meanwhile, some of them nonsense.
-After every step it waits until nothing moves and checks from outside what docs/contract.md promises: one living psflip in the pidfile, the old child unchanged
-by a failed upgrade, no request lost by a flip, no leak, no zombie, nobody left behind, the right exit codes, an answer to every request, a history that fits; then a good
-flip must succeed. The first thing that is wrong ends the run with everything there is to know of it.
+Runs a service under psflip, with clients that send requests without pause, and disturbs it at random moments: upgrades
+that succeed and upgrades that fail in every way, invalid and half-written configurations, hooks that fail or hang,
+replaced programs, signals, stopped and killed processes, too few descriptors, operators' commands that are killed. Half of
+the rounds run below an anchor or `psflip watch`, which are killed and stopped as well. Meanwhile other clients send valid
+and invalid requests to the control socket.
+
+After every step it waits until nothing moves, and checks from outside what docs/contract.md promises: the pidfile names
+one living psflip, a failed upgrade has not changed the old child, an upgrade has lost no request, there is no leak, no
+zombie and no leftover process, exit codes are right, every request has an answer, the history is consistent. Then an
+upgrade to a good version must succeed. The first violation stops the run, with a full report.
 
   --minutes M  how long, such as 0.5 or 30 (default 1)
-  --seed S     a number; round N of a run has the seed S+N-1. The same seed gives the same steps; what comes of them depends on the machine's timing too, so
-               repeat a few times (default: a random one, which is printed)
-  --rounds N   end after so many rounds, whatever the time (a round: a start, 10 steps, an end)
-  --list       print the steps of the rounds (1, or as --rounds says) and do nothing
-  --no-build   use the programs that lie beside xtask as they are
+  --seed S     a number; round N of a run has the seed S+N-1. The same seed gives the same steps, but their results depend
+               on timing, too: repeat a few times (default: a random seed, which is printed)
+  --rounds N   stop after so many rounds, whatever the time (a round: a start, 10 steps, a stop)
+  --list       print the steps of the rounds (1, or the number in --rounds) and do nothing
+  --no-build   use the programs beside xtask as they are
 
-Ctrl-C ends it with the summary.";
+Ctrl-C stops the run, with a summary.";
 
-/// What was asked for.
+/// The command-line options.
 struct Wanted {
     time: Option<Duration>,
     seed: u64,
@@ -85,7 +89,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let minutes = minutes.or(rounds.is_none().then_some(1.0));
     let wanted = Wanted {
         time: minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
-        // Short enough to be typed again.
+        // Short enough to be typed.
         seed: seed.unwrap_or_else(|| fastrand::u64(1_000..1_000_000_000)),
         rounds,
     };
@@ -104,10 +108,10 @@ fn print_plan(seed: u64, rounds: u64) {
             text += &format!("  {:2}  {step}\n", number + 1);
         }
     }
-    let _ = std::io::stdout().write_all(text.as_bytes()); // whoever reads it may have seen enough
+    let _ = std::io::stdout().write_all(text.as_bytes()); // the reader may have closed the pipe
 }
 
-/// Round after round, until the time is over or something is wrong.
+/// Runs rounds until the time is over or an invariant is violated.
 fn rage(wanted: &Wanted) -> Outcome {
     let interrupt = Interrupt::catch()?;
     let psflip = testkit::psflip_bin();
@@ -152,7 +156,7 @@ fn rage(wanted: &Wanted) -> Outcome {
     outcome
 }
 
-/// Why a round did not end well.
+/// Why a round has failed.
 enum Trouble {
     Violation(String),
     Interrupted,
@@ -190,7 +194,7 @@ fn one_round(
     if halt.is_some() {
         world.sandbox.expect_leftovers();
     }
-    // The sandbox has its own last look: at panics, and at who is left.
+    // Dropping the sandbox checks for panics and leftover processes.
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(world)));
     match (halt, account, dropped) {
         (Some(Halt::Interrupted), ..) => Err(Trouble::Interrupted),

@@ -1,4 +1,4 @@
-//! What the next generation finds: its configuration, and what has to come of it when nobody disturbs.
+//! The configuration of the next generation, and the expected result of an undisturbed upgrade to it.
 
 use std::fmt;
 use std::path::Path;
@@ -10,42 +10,45 @@ use super::plan::Flavour;
 /// A configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// A server that clients can rely on.
+    /// A server on which clients can rely.
     Good(Good),
-    /// One that can't be promoted.
+    /// A configuration that can't be promoted.
     Bad(Bad),
-    /// A program that gets healthy and serves nobody: the clients find no one until it is replaced.
+    /// A program that becomes healthy but doesn't serve: clients find no server until it is replaced.
     Idle(Idle),
-    /// A good one whose file is written slowly, in place; so many permille of it are there when the upgrade is asked for.
+    /// A good configuration that is written slowly, in place: so many permille of the file exist when the
+    /// upgrade is requested.
     Half(Good, u16),
 }
 
-/// How a good configuration is told from the other good ones.
+/// The parameters of a good configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Good {
-    /// Its health check asks for an answer, on a socket that only it has, and not just for a connection to the public socket.
+    /// Whether the health check requests an answer on the generation's own socket, or only connects to the
+    /// public socket.
     by_answer: bool,
     successes: u8,
-    /// The health check's `after` in milliseconds: the time in which there are two children and nobody is promoted.
+    /// The health check's `after` in milliseconds: the time during which both children run before the
+    /// promotion.
     after: u16,
     /// `shutdown.delay` in milliseconds.
     delay: u16,
-    /// Whether psflip tells details.
+    /// Whether psflip logs at level `debug`.
     debug: bool,
     hook: Hook,
 }
 
-/// The commands on its way.
+/// The hooks of a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hook {
     None,
-    /// All of them, quick.
+    /// All hooks, each returning at once.
     Quick,
     /// `hooks.promote` takes 40 ms.
     Slow,
-    /// `hooks.promoted` and `hooks.failed` fail, on which nothing depends.
+    /// `hooks.promoted` and `hooks.failed` fail, which must not matter.
     FailsLater,
-    /// They hang, and are ended.
+    /// `hooks.promoted` and `hooks.failed` hang, and are killed.
     HangsLater,
 }
 
@@ -85,14 +88,14 @@ pub(super) enum Bad {
     NeverHealthy,
     NeverHealthyAndStubborn,
     NeverHealthyWithWorkers,
-    /// Root only: to the others it is a program that fails.
+    /// For root only: for other users the program fails.
     NeverHealthyAsAnotherUser,
     ProbeHangs,
     HookFails,
     HookHangs,
 }
 
-/// A program that gets healthy and serves nobody.
+/// A program that becomes healthy but doesn't serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Idle {
     SlowStart,
@@ -104,23 +107,23 @@ pub(super) enum Idle {
     SignalLogger,
 }
 
-/// What comes of an upgrade that nobody disturbs.
+/// The expected result of an undisturbed upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
     /// The new generation is promoted.
     Promoted,
-    /// The upgrade fails, and the new psflip ends like this.
+    /// The upgrade fails, and the new psflip exits like this.
     Fails(Ends),
-    /// Either.
+    /// Both are possible.
     Either,
 }
 
-/// How a psflip ends.
+/// How a psflip exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ends {
     /// With this exit code.
     Code(u8),
-    /// By SIGSEGV.
+    /// Terminated by SIGSEGV.
     Segv,
 }
 
@@ -134,7 +137,7 @@ impl Next {
         }
     }
 
-    /// What comes of it.
+    /// The expected result.
     pub(super) fn expected(&self) -> Expected {
         match self {
             Self::Good(_) | Self::Idle(_) => Expected::Promoted,
@@ -143,7 +146,7 @@ impl Next {
         }
     }
 
-    /// The text of the file; `None`: there is none.
+    /// The text of the file; `None` if there is to be no file.
     pub(super) fn text(&self, place: &Place<'_>) -> Option<String> {
         match self {
             Self::Good(good) | Self::Half(good, _) => Some(good.text(place)),
@@ -153,7 +156,7 @@ impl Next {
     }
 }
 
-/// Where things are that a configuration names.
+/// The paths and addresses that a configuration contains.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     pub(super) flavour: Flavour,
@@ -161,15 +164,15 @@ pub(super) struct Place<'a> {
     pub(super) port: u16,
     /// The folder of the fixtures.
     pub(super) fixtures: &'a Path,
-    /// Every configuration has a `[switch]`.
+    /// Whether every configuration has a `[switch]`.
     pub(super) switches: bool,
 }
 
-/// The link of every configuration: its target says in which slot the generation is that has turned it.
+/// The symlink of every configuration: its target names the slot of the generation that has repointed it.
 const SWITCH: &str = "switch.symlink = { path = \"current\", to = \"{{ ab('slot-a', 'slot-b') }}\" }\n";
 
 impl Place<'_> {
-    /// `cmd` stands last in every file, so that a part of a file is never a configuration of its own.
+    /// `cmd` comes last in every file, so that a part of a file is never a valid configuration.
     fn file(&self, keys: &str, argv: &[&str]) -> String {
         let program = if argv[0].contains('/') || argv[0] == "sh" {
             argv[0].to_owned()
@@ -207,7 +210,7 @@ impl Good {
         }
     }
 
-    /// The one that ends every step, and begins a round.
+    /// The configuration at the start of a round, and of the good upgrade between two steps.
     pub(super) const PLAIN: Self =
         Self { by_answer: false, successes: 1, after: 0, delay: 0, debug: true, hook: Hook::None };
 
@@ -221,7 +224,7 @@ impl Good {
             Flavour::ReusePort => vec!["http-server", "--reuseport", "--tcp", &port],
             Flavour::Inherited => vec!["http-server", "--inherit", "listen_fds"],
         };
-        // With `reuseport` since the harness has the port, so that nobody else gets it.
+        // `reuseport`, because the harness reserves the port with a socket of its own.
         let listen = match place.flavour {
             Flavour::Inherited => format!("listen = [{{ address = \"tcp://{port}\", reuseport = true }}]\n"),
             Flavour::Http | Flavour::FastCgi | Flavour::ReusePort => String::new(),
@@ -275,7 +278,7 @@ impl Bad {
         }
     }
 
-    /// Contract C6.
+    /// Contract C6: the exit code.
     pub(super) fn ends(self) -> Ends {
         Ends::Code(match self {
             Self::Syntax | Self::UnknownKey | Self::NoUnit | Self::Template | Self::NoFile => 78,
@@ -385,7 +388,7 @@ impl Idle {
                 AT_ONCE,
                 &["forks-workers", "--workers", "1", "--orphans", "2", "--setsid", "--ignore-term"],
             ),
-            // Only root may change to another user; without its rights these end early, and are not used.
+            // Only root may change to another user; otherwise the program would exit early, so it isn't used.
             Self::WorkersOfAnotherUser if is_root() => {
                 place.file(AT_ONCE, &["forks-workers", "--workers", "2", "--orphans", "1", "--uid", "65534"])
             }

@@ -1,5 +1,6 @@
-//! Operators who ask the control socket without pause, some of them badly, and the judgement of what they were told: somebody answers
-//! as long as anybody serves, generations and upgrades only ever count up, and the last words fit what was seen.
+//! Clients of the control socket that send requests without pause, some of them invalid, and checks of the
+//! answers: while a service runs there is an answer, the numbers of generations and upgrades never decrease,
+//! and the last status fits the observed state.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,12 +15,13 @@ use serde_json::Value;
 
 use super::pause::pause;
 
-/// How long an answer may take. A psflip may be stopped for a while, and without descriptors it tries again after a second.
+/// How long an answer may take. A psflip may be stopped (SIGSTOP) for a while, and without descriptors it
+/// tries again after a second.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two questions: psflip is to have time for the rest, too.
+/// The pause between two requests: psflip needs time for the rest, too.
 const REST: Duration = Duration::from_millis(6);
 
-/// Everything that an answer may begin with.
+/// All events of the control socket.
 const EVENTS: [&str; 13] = [
     "status", "accepted", "step", "promoted", "drained", "failed", "moved", "refused", "error", "stopping",
     "ignored", "waiting", "stopped",
@@ -30,43 +32,43 @@ pub(super) struct Operators {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     socket: PathBuf,
-    /// Since when nobody may be there; `None`: somebody has to.
+    /// The periods in which there may be no answer; one without an end is still open.
     silence: Vec<(Instant, Option<Instant>)>,
 }
 
 struct Shared {
     socket: PathBuf,
     over: AtomicBool,
-    /// Counts the services: what is told of one of them is not compared with another.
+    /// The number of the service: answers of different services are not compared.
     service: AtomicU64,
     answers: AtomicU64,
     complaints: Mutex<Vec<Complaint>>,
-    /// Nobody is to ask.
+    /// No requests are to be sent.
     hushed: AtomicBool,
-    /// Held by each of the two who ask as long as they have a connection.
+    /// Each of the two clients holds its lock while it has a connection.
     turns: [Mutex<()>; 2],
 }
 
-/// Something that psflip should not have said, or should have.
+/// A wrong or a missing answer.
 #[derive(Clone, Debug)]
 struct Complaint {
     begun: Instant,
     ended: Instant,
-    /// Nobody answered: that may be allowed.
+    /// There was no answer, which may be allowed.
     is_silence: bool,
     what: String,
 }
 
-/// Why there is no answer.
+/// Why there is no valid answer.
 enum Unheard {
-    /// Nobody is there, or whoever was there has gone.
+    /// No psflip listens, or it has closed the connection.
     Nobody(String),
-    /// What was said is no answer.
+    /// The answer is invalid.
     Nonsense(String),
 }
 
 impl Operators {
-    /// Starts them. Nobody answers yet.
+    /// Starts the clients. At first no service runs.
     pub(super) fn start(socket: &Path, seed: u64) -> Self {
         let silence = vec![(Instant::now(), None)];
         let shared = Arc::new(Shared {
@@ -86,7 +88,8 @@ impl Operators {
         Self { shared, threads, socket: socket.to_owned(), silence }
     }
 
-    /// Another service begins. Nobody asks until [`Operators::speak`], and nobody has to answer until [`Operators::forbid_silence`].
+    /// Prepares for another service. No request is sent until [`Operators::speak`], and no answer is required
+    /// until [`Operators::forbid_silence`].
     pub(super) fn new_service(&mut self) {
         self.hush();
         self.allow_silence();
@@ -99,19 +102,19 @@ impl Operators {
         }
     }
 
-    /// From now on somebody answers.
+    /// Requires answers from now on.
     pub(super) fn forbid_silence(&mut self) {
         if let Some((_, end)) = self.silence.last_mut() {
             end.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Answers so far.
+    /// The number of answers so far.
     pub(super) fn answers(&self) -> u64 {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
-    /// What was wrong since the last call.
+    /// The first violation since the last call.
     pub(super) fn judge(&self) -> Option<String> {
         let complaints = std::mem::take(&mut *lock(&self.shared.complaints));
         let is_allowed = |complaint: &Complaint| {
@@ -123,7 +126,7 @@ impl Operators {
         complaints.into_iter().find(|complaint| !is_allowed(complaint)).map(|complaint| complaint.what)
     }
 
-    /// When this returns nobody asks any more, and no connection is left.
+    /// Stops the requests: when it returns, no connection is left.
     pub(super) fn hush(&self) {
         self.shared.hushed.store(true, Ordering::SeqCst);
         for turn in &self.shared.turns {
@@ -136,7 +139,7 @@ impl Operators {
         self.shared.hushed.store(false, Ordering::SeqCst);
     }
 
-    /// How things are. To be called while the others are quiet, and psflip is at rest.
+    /// Requests the status. Call it while the clients are hushed and psflip is at rest.
     pub(super) fn status(&self) -> Result<Value, String> {
         match status(&self.socket) {
             Ok(Some(status)) => Ok(status),
@@ -150,13 +153,13 @@ impl Drop for Operators {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // it has said why
+            let _ = thread.join(); // a panic of the thread was printed already
         }
     }
 }
 
 impl Shared {
-    /// One status after the other, each compared with the one before.
+    /// Requests one status after the other, and compares each with the one before.
     fn ask_how_things_are(&self, _seed: u64) {
         let mut last = (0, 0, 0);
         while !self.over.load(Ordering::Relaxed) {
@@ -186,7 +189,7 @@ impl Shared {
                         Err(why) => complain(false, format!("{why}: {status}")),
                     }
                 }
-                Ok(None) => {} // ask again
+                Ok(None) => {} // request it again
                 Err(Unheard::Nobody(why)) => complain(true, why),
                 Err(Unheard::Nonsense(why)) => complain(false, why),
             }
@@ -194,7 +197,7 @@ impl Shared {
         }
     }
 
-    /// Clients as they should not be. They get an answer as well, if they wait for it.
+    /// Sends invalid or aborted requests. They must be answered as well, if the client waits.
     fn annoy(&self, seed: u64) {
         let mut dice = Rng::with_seed(seed);
         while !self.over.load(Ordering::Relaxed) {
@@ -209,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// Leave to ask; `None`: not now.
+    /// Permission to connect; `None` while hushed.
     fn turn(&self, who: usize) -> Option<MutexGuard<'_, ()>> {
         let turn = lock(&self.turns[who]);
         if self.hushed.load(Ordering::SeqCst) {
@@ -238,7 +241,7 @@ fn connect(socket: &Path) -> Result<UnixStream, Unheard> {
     Ok(stream)
 }
 
-/// Asks for the status; `None`: this generation is not the active one any more.
+/// Requests the status; `None` if this generation is not the active one any more.
 fn status(socket: &Path) -> Result<Option<Value>, Unheard> {
     let mut stream = connect(socket)?;
     let gone = |error: std::io::Error| Unheard::Nobody(format!("status: {error}"));
@@ -267,7 +270,7 @@ fn parse(line: &str) -> Result<Value, Unheard> {
         .ok_or_else(|| Unheard::Nonsense(format!("a line on the control socket is no event: {line}")))
 }
 
-/// One client that asks for nonsense, goes in the middle, or follows and watches for a moment.
+/// One client that sends an invalid request, disconnects early, or follows and watches for a moment.
 fn annoy(socket: &Path, dice: &mut Rng) -> Result<(), Unheard> {
     let mut stream = connect(socket)?;
     let number = dice.u64(..40);
@@ -281,15 +284,16 @@ fn annoy(socket: &Path, dice: &mut Rng) -> Result<(), Unheard> {
         6..=8 => format!("{{\"psflip\":1,\"request\":\"follow\",\"upgrade\":{number}}}\n"),
         _ => "{\"psflip\":1,\"request\":\"watch\"}\n".to_owned(),
     };
-    let _ = stream.write_all(request.as_bytes()); // it may have been answered before all of it was written
+    let _ = stream.write_all(request.as_bytes()); // EPIPE: the answer may come before everything was written
     match dice.u8(..4) {
         0 => return Ok(()),
         1 => drop(stream.shutdown(std::net::Shutdown::Write)),
         _ => {}
     }
-    // Some read for a while, the others go at the first word.
+    // Some read for a while, the others disconnect at the first byte.
     let until = Instant::now() + Duration::from_millis(if dice.bool() { dice.u64(1..40) } else { 1 });
-    let _ = stream.set_read_timeout(Some(Duration::from_millis(1))); // nothing but the patience changes
+    // an error only leaves the longer timeout
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(1)));
     let mut said = Vec::new();
     let mut buffer = [0; 16 << 10];
     while Instant::now() < until {
@@ -304,7 +308,7 @@ fn annoy(socket: &Path, dice: &mut Rng) -> Result<(), Unheard> {
     String::from_utf8_lossy(&said[..complete]).lines().try_for_each(|line| parse(line).map(drop))
 }
 
-/// Generation and last upgrade of a status, if all of it fits together.
+/// The generation and the last upgrade of a status, if its parts are consistent.
 pub(super) fn story(status: &Value) -> Result<(u64, u64), String> {
     let generation = status["generation"].as_u64().ok_or("no generation")?;
     let state = status["state"].as_str().unwrap_or_default();

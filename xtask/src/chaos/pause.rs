@@ -1,5 +1,5 @@
-//! Time that passes. A short delay of random length is a part of the chaos, and the pause between two looks at what nobody announces
-//! is short; nothing here is waited for in the hope that it has happened by then.
+//! Sleeping, which only chaos may do: random delays are part of the plan, and polling needs a short pause. No
+//! pause replaces the wait for an event.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +11,18 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::Error;
 
-/// Lets this time pass, or less when a signal comes.
+/// Waits for this time, or until a signal arrives.
 pub(super) fn pause(time: Duration) {
-    let _ = ppoll(&mut [], Some(TimeSpec::from_duration(time)), None); // EINTR: a signal came
+    let _ = ppoll(&mut [], Some(TimeSpec::from_duration(time)), None); // EINTR: a signal arrived
 }
 
-/// Whether somebody wants this run to end.
+/// Whether a signal has requested to stop this run.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// From now on the signals that would end this process are only noted. What it starts has them as before: execve(2) resets handlers.
+    /// From now on, terminating signals only set a flag. Started programs get the default actions: execve(2)
+    /// resets handlers.
     pub(super) fn catch() -> Result<Self, Error> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {

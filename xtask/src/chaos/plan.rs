@@ -1,4 +1,5 @@
-//! What is going to be done: a pure function of the seed, so that one seed gives one sequence of steps. What comes of a step is the machine's affair.
+//! The plan of a round: a pure function of the seed, so that one seed gives one sequence of steps. Their
+//! results depend on timing as well.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,19 +9,19 @@ use fastrand::Rng;
 use super::above::{Above, Deed, Order};
 use super::next::{Bad, Good, Next};
 
-/// The steps of one round.
+/// The number of steps in a round.
 const STEPS: usize = 10;
 
-/// How the service of a round is reached by its clients.
+/// How clients reach the service of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flavour {
     /// HTTP on a Unix socket that each generation renames into place.
     Http,
-    /// FastCGI, in the same way.
+    /// FastCGI, on the same kind of socket.
     FastCgi,
     /// HTTP on a TCP port with `SO_REUSEPORT`.
     ReusePort,
-    /// HTTP on a TCP socket that psflip keeps and all generations inherit (`[[listen]]`).
+    /// HTTP on a TCP socket that psflip opens and all generations inherit (`[[listen]]`).
     Inherited,
 }
 
@@ -31,40 +32,40 @@ pub(super) enum Side {
     New,
 }
 
-/// Which process of a generation.
+/// A process of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Psflip,
     Keeper,
     Child,
-    /// The child's whole process group, as when a server signals its own.
+    /// The child's whole process group, as if a server signals its own.
     Group,
-    /// Anything else below psflip: a worker, an orphan, a probe; the number chooses.
+    /// Another descendant of psflip: a worker, an orphan, a probe; the number selects one.
     Other(u8),
 }
 
-/// A process, by its place.
+/// A process, by generation and part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Role(pub(super) Side, pub(super) Part);
 
-/// What is found at psflip's path.
+/// The file at psflip's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Binary {
-    /// A copy of psflip; two of them take turns.
+    /// A copy of psflip; two copies take turns.
     Copy,
     /// A script that executes psflip.
     Wrapper,
-    /// psflip without the permission to execute it.
+    /// psflip without execute permission.
     NotExecutable,
-    /// A script that ends with 3.
+    /// A script that exits with 3.
     Script,
-    /// A script that dies of SIGSEGV.
+    /// A script that is terminated by SIGSEGV.
     Crash,
-    /// Nothing.
+    /// No file.
     Missing,
 }
 
-/// A moment that psflip's log tells.
+/// A moment that psflip's log shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
     UpgradeStarted,
@@ -75,22 +76,22 @@ pub(super) enum Moment {
     Failed,
 }
 
-/// When something is done: as soon as the act before is done and this is reached.
+/// The time of an action: after the action before it, and after this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct When {
-    /// Waited for, but not for ever.
+    /// It is waited for, but only for a limited time.
     pub(super) moment: Option<Moment>,
     pub(super) after: Duration,
 }
 
-/// One thing that is done.
+/// An action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     /// SIGHUP.
     Request(Side),
-    /// A signal that means nothing: forwarded, and ignored by the child.
+    /// A signal without effect: psflip forwards it, and the child ignores it.
     Poke(Side, &'static str),
-    /// A real-time signal, which ends the child.
+    /// A real-time signal, which terminates the child.
     RealTime(Side, u8),
     Kill(Role),
     Terminate(Role),
@@ -98,29 +99,29 @@ pub(super) enum Act {
     /// SIGSTOP, and SIGCONT later.
     Freeze(Role, Duration),
     RemovePidfile,
-    /// RLIMIT_NOFILE of the old psflip becomes so many more than it has open, until the end of the step.
+    /// Sets RLIMIT_NOFILE of the old psflip to so many more than it has open, until the end of the step.
     LimitFiles(u8),
     Swap(Binary),
     Rewrite(Next),
-    /// A second psflip on the same pidfile.
+    /// Starts a second psflip on the same pidfile.
     Second,
-    /// Something is done to the process above the generations.
+    /// An action on the process above the generations.
     Above(Deed),
-    /// SIGKILL to a psflip and its keeper at once: only the process above can end what is left.
+    /// SIGKILL to a psflip and its keeper at once: only the process above can stop what is left.
     KillPair(Side),
     /// An operator's command.
     Order(Order),
 }
 
-/// One step: a configuration and a program for the next generation, and what is done then.
+/// A step: a configuration and a program for the next generation, and the actions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) next: Next,
     pub(super) binary: Binary,
     pub(super) acts: Vec<(When, Act)>,
-    /// The next step begins where this one ends, if its child idles; else a good flip comes first.
+    /// Whether the next step begins without a good upgrade in between; only if the child is an idle one.
     pub(super) goes_on: bool,
-    /// When everything has ended: a start with this before the next good one.
+    /// If the service has stopped: a failing start with this comes before the next good start.
     pub(super) bad_start: Option<Bad>,
 }
 
@@ -139,11 +140,11 @@ pub(super) enum Finale {
 pub(super) struct Round {
     pub(super) flavour: Flavour,
     pub(super) above: Above,
-    /// Every configuration has a `[switch]`.
+    /// Whether every configuration has a `[switch]`.
     pub(super) switches: bool,
     pub(super) steps: Vec<Step>,
     pub(super) finale: Finale,
-    /// The last signal is for the process above.
+    /// Whether the last signal goes to the process above.
     pub(super) ends_above: bool,
 }
 
@@ -186,7 +187,7 @@ impl Step {
         }
     }
 
-    /// Requests only.
+    /// A step with requests only.
     fn undisturbed(dice: &mut Rng) -> Self {
         let binary = if dice.u8(..4) == 0 { binary(dice) } else { Binary::Copy };
         let next = if binary == Binary::Copy { Next::roll(dice) } else { Next::Good(Good::roll(dice)) };
@@ -198,7 +199,7 @@ impl Step {
         Self { next, binary, acts, goes_on: dice.u8(..3) > 0, bad_start: None }
     }
 
-    /// An upgrade, usually, and things that happen meanwhile.
+    /// A step that usually has an upgrade, with other actions meanwhile.
     fn disturbed(dice: &mut Rng, count: std::ops::RangeInclusive<u8>, act: fn(&mut Rng) -> Act) -> Self {
         let next = Next::roll(dice);
         let mut acts = Vec::new();
@@ -211,7 +212,7 @@ impl Step {
             if act.is_about(Side::New) && !acts.is_empty() && dice.bool() {
                 acts.push((When::NOW, Act::Request(Side::Old)));
             }
-            // A limit is there before the upgrade.
+            // A limit must be in place before the upgrade.
             match act {
                 Act::LimitFiles(_) => acts.insert(0, (When::NOW, act)),
                 act => acts.push((When::roll(dice), act)),
@@ -224,7 +225,8 @@ impl Step {
         Self { next, binary: Binary::Copy, acts, goes_on: dice.u8(..3) > 0, bad_start }
     }
 
-    /// The old psflip is stopped, so that the new one waits for its acknowledgement with the pidfile in its hands, and is killed there.
+    /// Stops the old psflip, so that the new one waits for the acknowledgement after it has taken the
+    /// pidfile; kills it there.
     fn caught(dice: &mut Rng) -> Self {
         let after = |millis| When { moment: None, after: Duration::from_millis(millis) };
         let freeze = Act::Freeze(Role(Side::Old, Part::Psflip), Duration::from_millis(dice.u64(100..400)));
@@ -245,7 +247,7 @@ impl Step {
         }
     }
 
-    /// The old generation is killed while the new one is on its way.
+    /// Kills a part of the old generation during an upgrade.
     fn left_alone(dice: &mut Rng) -> Self {
         let moment =
             *dice.choice(&[Moment::NewPsflipReads, Moment::ChildStarted]).unwrap_or(&Moment::ChildStarted);
@@ -262,7 +264,7 @@ impl Step {
         }
     }
 
-    /// Whether nothing is done but asking.
+    /// Whether the actions are requests only.
     pub(super) fn is_undisturbed(&self) -> bool {
         let asks = |act: &Act| {
             matches!(act, Act::Request(_) | Act::Above(Deed::Request) | Act::Order(Order::Upgrade(_)))
@@ -272,7 +274,7 @@ impl Step {
 }
 
 impl Act {
-    /// Whether it is done to this side.
+    /// Whether the action has this side as its target.
     pub(super) fn is_about(&self, wanted: Side) -> bool {
         match self {
             Self::Request(side) | Self::Poke(side, _) | Self::RealTime(side, _) | Self::Interrupt(side) => {
@@ -292,7 +294,7 @@ impl Act {
         }
     }
 
-    /// Whether a service may end of it.
+    /// Whether the action may stop the service.
     pub(super) fn is_rough(&self) -> bool {
         match self {
             Self::RealTime(..)
@@ -315,7 +317,7 @@ impl Act {
         }
     }
 
-    /// Whether the old generation can't die of it.
+    /// Whether the action can't kill the old generation.
     pub(super) fn spares_the_old(&self) -> bool {
         match self {
             Self::Request(_)
@@ -413,7 +415,7 @@ impl When {
             Moment::Failed,
         ];
         let moment = if dice.bool() { dice.choice(&MOMENTS).copied() } else { None };
-        // A flip takes some 10 ms, and a drain 50 ms.
+        // An upgrade takes about 10 ms, and a drain 50 ms.
         let after = match dice.u8(..6) {
             0 => Duration::ZERO,
             1 | 2 => Duration::from_micros(dice.u64(..2500)),

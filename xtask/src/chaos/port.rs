@@ -1,4 +1,4 @@
-//! A TCP port that several servers of a round may listen on, and nobody else.
+//! A TCP port on which only the servers of one round can listen.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,7 +7,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt,
 };
 
-/// Bound with `SO_REUSEPORT`, and not listening: the kernel gives the port to nobody else while this lives (socket(7)).
+/// A socket that is bound with `SO_REUSEPORT` but doesn't listen: while it exists, the kernel gives the port
+/// to no other program (socket(7)).
 pub(super) struct Port {
     _socket: OwnedFd,
     number: u16,

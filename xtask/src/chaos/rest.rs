@@ -1,4 +1,5 @@
-//! When a step is over: nothing moves any more, whatever had happened. Seen from outside: processes, their pending signals, and the log.
+//! Detects the end of a step: nothing moves any more. It observes processes, their pending signals, and the
+//! log.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +12,17 @@ use super::plan::{Part, Role, Side};
 use super::story::Halt;
 use super::world::{Service, World, is_idle};
 
-/// Longer than anything may take here: a successor that has to give up may need its grace time.
+/// Longer than any step takes: a successor that gives up may need its grace time.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// For how long nothing may change.
+/// How long nothing must change.
 const CALM: Duration = Duration::from_millis(15);
-/// How long anything may outlive its psflip. Contract C7 says milliseconds; machines are noisy.
+/// How long processes may outlive their psflip. Contract C7 says milliseconds; a busy host needs more.
 const LEFTOVERS: Duration = Duration::from_secs(5);
-/// `psflip watch` waits for somebody else who may become the service, and gives the rest time to end; see round.rs.
+/// `psflip watch` waits for another process to become the service, then gives the rest its grace time; see
+/// round.rs.
 const LEFTOVERS_OF_WATCH: Duration = Duration::from_secs(12);
 
-/// Waits until nothing moves: the one psflip that is left, or `None` when everything has ended.
+/// Waits until nothing moves: returns the one psflip that is left, or `None` if everything has exited.
 pub(super) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
     world.let_pass(world.frozen_for())?;
     world.thaw(true);
@@ -57,8 +59,8 @@ pub(super) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
     found.ok_or_else(|| Halt::Violation(format!("no rest within {PATIENCE:?}: {why}")))
 }
 
-/// Contract U7: never more than two generations. Several looks make one list, so all are looked at again: who is still alive was
-/// alive when the last one was found.
+/// Contract U7: never more than two generations. The list comes from several looks, so check all of them
+/// again: those still alive were alive at the same time.
 fn no_third(world: &World, psflips: &[Stat]) -> Result<(), Halt> {
     let alive: Vec<String> = psflips
         .iter()
@@ -71,7 +73,7 @@ fn no_third(world: &World, psflips: &[Stat]) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Whether the process above is there, where there has to be one.
+/// Whether the process above is alive, if there has to be one.
 fn above_lives(world: &World) -> bool {
     world.above_process().is_none_or(|above| above.is_alive())
 }
@@ -105,7 +107,7 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             if let Some(busy) = above.iter().chain([&psflip]).find(|process| !is_idle(**process)) {
                 return Err(format!("process {busy} is busy"));
             }
-            // What it has said may not have reached us yet.
+            // Its log lines may not have been read yet.
             let heard = |mark, news| log.since(mark).any(|entry| entry.pid == pid && entry.news == news);
             let mut sent = world.sent.iter().filter(|(target, ..)| *target == psflip);
             if let Some((_, _, news)) = sent.find(|(_, mark, news)| !heard(*mark, *news)) {
@@ -128,7 +130,8 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             if log.last(pid, News::StopRequested) > log.last(pid, News::StopIgnored) {
                 return Err(format!("psflip {pid} was asked to stop, and has neither ended nor gone on"));
             }
-            // A killed child with threads takes its time to be gone, and what it leaves has some time to end.
+            // A killed child with several threads takes time to be gone, and its leftover processes get time
+            // to exit.
             let child = world.find(psflip, Role(Side::Old, Part::Child)).map(|child| child.pid());
             if child.is_none() || log.child(pid) != child {
                 return Err(format!("psflip {pid} has no child any more, and has not ended"));
@@ -140,7 +143,7 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
                 .into_iter()
                 .filter(|process| !tree.contains(process) && !above.contains(process))
                 .collect();
-            // It may have been started after the tree was looked at.
+            // It may have been started after the look at the tree.
             let strangers: Vec<Process> = strangers
                 .into_iter()
                 .filter(|process| !psflip.tree().contains(process) && process.is_alive())

@@ -1,4 +1,4 @@
-//! One round: a service is started, goes through the steps of a plan, and ends.
+//! Runs a round: starts a service, performs the steps of a plan, and stops it.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
@@ -20,11 +20,13 @@ use super::world::{Service, World, descriptors, text};
 /// How long a start, or the first answer after it, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Patience and grace are longer than a start and a stop take here, so that nothing is given up that would come.
+/// Patience and grace are longer than a start and a stop take here, so that `psflip watch` gives up only when
+/// no service can come any more.
 const WATCH: [&str; 9] =
     ["PSFLIP", "watch", "--pidfile", "psflip.pid", "--patience", "3s", "--grace", "5s", "--"];
 
-/// Lives a round. `step_begins` is told the number and text of every step, and may end the round by returning false.
+/// Runs a round. `step_begins` gets the number and the text of every step, and may end the round by returning
+/// false.
 pub(super) fn live(
     world: &mut World,
     round: &Round,
@@ -56,7 +58,7 @@ pub(super) fn live(
     end(world, round)
 }
 
-/// Whatever has happened: an upgrade to a good configuration succeeds, and clients are served.
+/// Whatever happened before, an upgrade to a good configuration must succeed, and clients must get answers.
 fn flip_well(world: &mut World) -> Result<(), Halt> {
     let step = Step {
         next: Next::Good(Good::PLAIN),
@@ -66,11 +68,11 @@ fn flip_well(world: &mut World) -> Result<(), Halt> {
         bad_start: None,
     };
     take(world, &step, "  a good flip")?;
-    world.service()?.pidfile_removed = false; // a new one was written
+    world.service()?.pidfile_removed = false; // the new generation has written one
     is_served(world)
 }
 
-/// One step. Whether a service is left.
+/// Runs a step; returns whether the service is still there.
 fn take(world: &mut World, step: &Step, title: &str) -> Result<bool, Halt> {
     world.timeline.note(title);
     let before = Before::of(world)?;
@@ -97,7 +99,7 @@ fn count(world: &mut World, before: &Before) {
     world.tally.told = world.operators.answers();
 }
 
-/// A new service, with a good configuration.
+/// Starts a new service with a good configuration.
 fn start(world: &mut World) -> Result<(), Halt> {
     world.load.allow_loss();
     world.operators.new_service();
@@ -106,7 +108,7 @@ fn start(world: &mut World) -> Result<(), Halt> {
     world.configure(&Next::Good(Good::PLAIN))?;
     let path = world.psflip_path().to_string_lossy().into_owned();
     let builder = world.sandbox.psflip().exe(world.psflip_path()).config_file("psflip.toml");
-    // The children don't know these, and would die of them.
+    // The children have no handler for these signals, and would be terminated by them.
     let builder = builder.ignore_signal(Signal::SIGUSR1).ignore_signal(Signal::SIGUSR2);
     let psflip = match world.above {
         Above::Nobody => builder,
@@ -153,7 +155,8 @@ fn start(world: &mut World) -> Result<(), Halt> {
     is_served(world)
 }
 
-/// A start that fails: the exit code says why (contract C6), and nothing is left of it.
+/// Starts psflip with a bad configuration: it must exit with the right code (contract C6) and leave nothing
+/// behind.
 fn start_badly(world: &mut World, bad: Bad) -> Result<(), Halt> {
     world.operators.new_service();
     world.timeline.note(format!("  a start with {}", Next::Bad(bad)));
@@ -179,7 +182,7 @@ fn start_badly(world: &mut World, bad: Bad) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Clients get answers again, and from now on all of them.
+/// Waits until clients get answers again; from now on every request must succeed.
 fn is_served(world: &mut World) -> Result<(), Halt> {
     let wanted = world.load.answered() + 3;
     let served = world.wait(PATIENCE, |world| Ok((world.load.answered() >= wanted).then_some(())))?;
@@ -193,7 +196,7 @@ fn is_served(world: &mut World) -> Result<(), Halt> {
     checks::losses(world)
 }
 
-/// The end of the round: a stop, or a kill.
+/// Ends the round by a stop or a kill.
 fn end(world: &mut World, round: &Round) -> Result<(), Halt> {
     let finale = round.finale;
     let active = world.service()?.active;
@@ -221,7 +224,7 @@ fn end(world: &mut World, round: &Round) -> Result<(), Halt> {
             .map_err(|error| Halt::Violation(format!("process {target} is gone: {error}")))?,
         None => clients::start(world, Order::Stop(None), &mut Done::default())?,
     }
-    // It has to end, and settle() has to wait for that.
+    // Makes settle() wait for its exit.
     world.doomed.push((active, Instant::now() + PATIENCE));
     if let Some(left) = settle(world)? {
         return Err(Halt::Violation(format!("S5: psflip {left} serves on after {finale:?}")));
@@ -229,7 +232,7 @@ fn end(world: &mut World, round: &Round) -> Result<(), Halt> {
     world.timeline.note("  at rest: everything has ended");
     checks::losses(world)?;
     let first = world.service()?.psflip.program().first();
-    // Below another process that one's end is all that a manager sees.
+    // A service manager sees only the exit of the process above, if there is one.
     let seen = if world.above == Above::Nobody { active } else { first };
     let status = checks::statuses(world).into_iter().find(|(process, _)| *process == seen);
     let said = text(&world.sandbox.path("psflip.pid"));

@@ -1,5 +1,5 @@
-//! What holds beside the generations when everything is at rest: what psflip says of itself on the control socket, the link, and the
-//! process above.
+//! Checks, when everything is at rest, what is not a generation: the status on the control socket, the
+//! symlink, and the process above.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use super::operators;
 use super::story::Halt;
 use super::world::{Service, World, descriptors};
 
-/// To be called while no operator asks.
+/// Must be called while the operators are hushed.
 pub(super) fn check(world: &mut World, done: &Done, before: &Before, active: Process) -> Result<(), Halt> {
     let status = world.operators.status().map_err(|why| {
         Halt::Violation(format!("docs/control.md: psflip {active} serves, and nobody answers: {why}"))
@@ -29,7 +29,7 @@ pub(super) fn check(world: &mut World, done: &Done, before: &Before, active: Pro
     renewed(world, done, active)
 }
 
-/// What psflip says fits what was seen.
+/// The status must fit what was observed.
 fn told(
     world: &mut World,
     done: &Done,
@@ -52,7 +52,7 @@ fn told(
     let of_this = |record: &&Value| {
         record["to"].as_u64() == Some(generation) && record["pid"].as_u64() == Some(u64::from(active.pid()))
     };
-    // Where sixteen upgrades have failed since, there is none.
+    // After sixteen failed upgrades the history has no promotion any more.
     if promoted.is_none_or(|record| !of_this(&record)) && (promoted.is_some() || history.len() < 16) {
         return Err(format!(
             "generation {generation}, psflip {active}, is not the last one that was promoted"
@@ -87,7 +87,7 @@ fn told(
     Ok(())
 }
 
-/// The link of `[switch]` leads to the active generation's slot.
+/// The symlink of `[switch]` must point to the active generation's slot.
 fn switched(world: &World, status: &Value) -> Result<(), Halt> {
     if !world.switches {
         return Ok(());
@@ -101,7 +101,7 @@ fn switched(world: &World, status: &Value) -> Result<(), Halt> {
     }
 }
 
-/// Descriptors of the process above and of its keeper, counted by kind.
+/// The descriptors of the process above and of its keeper, counted by kind.
 pub(super) fn descriptors_above(world: &World) -> Vec<BTreeMap<String, usize>> {
     let above = world.above_process().into_iter().chain(world.above_keeper());
     above.map(descriptors).collect()
@@ -109,7 +109,7 @@ pub(super) fn descriptors_above(world: &World) -> Vec<BTreeMap<String, usize>> {
 
 fn no_leak_above(world: &mut World) -> Result<(), Halt> {
     let usual = world.service()?.descriptors_above.clone();
-    // `psflip watch` keeps the pidfd of the service before, once there has been one.
+    // `psflip watch` keeps the pidfd of the previous service, once there has been one.
     let mut later = usual.clone();
     if world.above == Above::Watch
         && let Some(pidfds) = later.first_mut().and_then(|watch| watch.get_mut("anon_inode:[pidfd]"))
@@ -129,7 +129,7 @@ fn no_leak_above(world: &mut World) -> Result<(), Halt> {
     }
 }
 
-/// Contract A5: the anchor runs the program of the generation that is active, or has said why not.
+/// Contract A5: the anchor runs the active generation's program, or has logged why not.
 fn renewed(world: &mut World, done: &Done, active: Process) -> Result<(), Halt> {
     let Some(anchor) = world.above_process().filter(|_| world.above == Above::Anchor && !done.rough) else {
         return Ok(());

@@ -1,4 +1,5 @@
-//! What is told: the timeline of a round, the figures of a run, its progress while it goes on, and all there is to know of a violation.
+//! Reports: the timeline of a round, the figures of a run, its progress, and everything that is known about a
+//! violation.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -7,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use crate::step::seconds;
 
-/// Why a round does not go on.
+/// Why a round was stopped.
 #[derive(Debug)]
 pub(super) enum Halt {
-    /// An invariant does not hold; what was seen.
+    /// An invariant was violated; the observation.
     Violation(String),
-    /// Somebody wants the run to end, or its time is over.
+    /// A signal requested to stop the run, or its time is over.
     Interrupted,
 }
 
-/// What was done in one round, and when.
+/// The actions of a round, and their times.
 #[derive(Debug)]
 pub(super) struct Timeline {
     began: Instant,
@@ -32,7 +33,7 @@ impl Timeline {
         self.lines.push((self.began.elapsed(), what.into()));
     }
 
-    /// A moment of this round, as the timeline shows it.
+    /// A time of this round in seconds, as the timeline shows it.
     pub(super) fn at(&self, moment: Instant) -> f64 {
         moment.saturating_duration_since(self.began).as_secs_f64()
     }
@@ -52,7 +53,7 @@ pub(super) struct Tally {
     /// Upgrades that psflip started.
     pub(super) flips: u64,
     pub(super) promoted: u64,
-    /// Upgrades that failed, as they had to or because of what was done to them.
+    /// Failed upgrades, whether expected or caused by an action.
     pub(super) failed: u64,
     pub(super) starts: u64,
     pub(super) stops: u64,
@@ -62,11 +63,11 @@ pub(super) struct Tally {
     pub(super) kills: BTreeMap<String, u64>,
     pub(super) answered: u64,
     pub(super) losses: u64,
-    /// Answers of the control socket to who asked how things are.
+    /// Answers to status requests.
     pub(super) told: u64,
     /// Operators' commands.
     pub(super) orders: u64,
-    /// Acts whose target was not there.
+    /// Actions whose target did not exist.
     pub(super) missed: u64,
 }
 
@@ -129,7 +130,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// One line every few seconds on a terminal, every ten elsewhere.
+/// Prints a line every 2 seconds on a terminal, otherwise every 10.
 pub(super) struct Progress {
     began: Instant,
     last: Instant,
@@ -165,7 +166,7 @@ impl Progress {
         }
     }
 
-    /// The run is over.
+    /// Ends the line on a terminal.
     pub(super) fn end(&self) {
         if self.on_terminal {
             println!();
@@ -173,7 +174,7 @@ impl Progress {
     }
 }
 
-/// Everything that helps to understand a violation.
+/// The report of a violation.
 pub(super) struct Account<'a> {
     pub(super) what: &'a str,
     pub(super) seed: u64,

@@ -1,4 +1,4 @@
-//! One round's world: a sandbox, a psflip in it that may be replaced and killed, and what is known of its processes.
+//! The state of a round: a sandbox, the psflip in it, and what is known of its processes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -26,16 +26,16 @@ use crate::guard;
 /// The shortest and the longest pause between two looks.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(150), Duration::from_millis(6));
 
-/// Where the programs under test are.
+/// The paths of the programs under test.
 #[derive(Clone, Debug)]
 pub(super) struct Programs {
     pub(super) psflip: PathBuf,
     pub(super) fixtures: PathBuf,
 }
 
-/// One round's world.
+/// The state of a round.
 pub(super) struct World {
-    // First, so that the clients end before what they ask does.
+    // Declared first, so that the clients are dropped before the service.
     pub(super) load: Load,
     pub(super) operators: Operators,
     pub(super) service: Option<Service>,
@@ -48,32 +48,33 @@ pub(super) struct World {
     pub(super) timeline: Timeline,
     pub(super) tally: Tally,
     pub(super) interrupt: Interrupt,
-    /// Processes that were killed, or told to end, by this round.
+    /// Processes that this round has killed or stopped.
     pub(super) killed: HashSet<Process>,
-    /// Processes that are about to end, and until when that has to be waited for: some may ignore what they were told.
+    /// Processes that should exit, and how long to wait for it: some ignore a stop.
     pub(super) doomed: Vec<(Process, Instant)>,
-    /// Signals of this step that their receiver tells in the log: who, how far the log was then, and what it will say.
+    /// Signals of this step that the receiver will log: the receiver, the position in the log, and the
+    /// expected event.
     pub(super) sent: Vec<(Process, usize, News)>,
-    /// Operators' commands of this step.
+    /// The operators' commands of this step.
     pub(super) clients: Vec<Client>,
     frozen: Vec<(Instant, Process)>,
     copies: u64,
 }
 
-/// A psflip that was started, and its successors.
+/// A started psflip and its successors.
 pub(super) struct Service {
     pub(super) psflip: Psflip,
-    /// The active psflip when it was last at rest, and its child.
+    /// The active psflip, and its child, when everything was last at rest.
     pub(super) active: Process,
     pub(super) child: Process,
     /// The descriptors of a psflip at rest, counted by kind.
     pub(super) descriptors: BTreeMap<String, usize>,
-    /// Those of the processes above.
+    /// Those of the process above and of its keeper.
     pub(super) descriptors_above: Vec<BTreeMap<String, usize>>,
     pub(super) log: Log,
-    /// The number of the last upgrade when it was last at rest.
+    /// The number of the last upgrade when everything was last at rest.
     pub(super) upgrade: u64,
-    /// Somebody removed the pidfile, so that it may be missing until a new one is written.
+    /// The pidfile was removed, so it may be missing until a new one is written.
     pub(super) pidfile_removed: bool,
 }
 
@@ -115,12 +116,12 @@ impl World {
         Ok(world)
     }
 
-    /// The path by which psflip is started, and found again at every upgrade.
+    /// The path by which psflip is started, and executed at every upgrade.
     pub(super) fn psflip_path(&self) -> PathBuf {
         self.sandbox.path("bin/psflip")
     }
 
-    /// Everything that [`World::install`] moves into psflip's place.
+    /// Creates the files that [`World::install`] moves to psflip's path.
     fn prepare_binaries(&self) -> io::Result<()> {
         let bin = self.sandbox.path("bin");
         for name in ["copy-0", "copy-1", "plain"] {
@@ -137,8 +138,8 @@ impl World {
         Ok(())
     }
 
-    /// Lets psflip's path lead to this, by rename. A psflip that was executed by the wrapper knows itself by the wrapped path, so that
-    /// has to lead to the same.
+    /// Replaces the file at psflip's path by rename. A psflip that the wrapper has executed knows itself by
+    /// the wrapped path, so that path gets a matching file.
     pub(super) fn install(&mut self, binary: Binary) -> Result<(), Halt> {
         self.copies += 1;
         let copy = format!("copy-{}", self.copies % 2);
@@ -159,16 +160,16 @@ impl World {
         let bin = self.sandbox.path("bin");
         let (target, link) = (bin.join(target), bin.join("psflip.new"));
         let Some(source) = source else {
-            let _ = fs::remove_file(target); // it may be missing already
+            let _ = fs::remove_file(target); // it may not exist
             return Ok(());
         };
         fs::hard_link(bin.join(source), &link)?;
         fs::rename(&link, target)?;
-        let _ = fs::remove_file(link); // rename(2) does nothing when both are names of one file
+        let _ = fs::remove_file(link); // rename(2) does nothing if both are links to the same file
         Ok(())
     }
 
-    /// The configuration's file.
+    /// The path of the configuration.
     pub(super) fn config_path(&self) -> PathBuf {
         self.sandbox.path("psflip.toml")
     }
@@ -182,14 +183,15 @@ impl World {
         })
     }
 
-    /// Writes the configuration that the next generation reads. Gives what is still missing of it, for one that is half written.
+    /// Writes the configuration of the next generation. Returns the complete text if only a part of it was
+    /// written.
     pub(super) fn configure(&mut self, next: &Next) -> Result<Option<String>, Halt> {
         let path = self.config_path();
         let wrong = |error: io::Error| {
             Halt::Violation(format!("the harness can't write `{}`: {error}", path.display()))
         };
         let Some(text) = self.text_of(next) else {
-            let _ = fs::remove_file(&path); // it may be missing already
+            let _ = fs::remove_file(&path); // it may not exist
             return Ok(None);
         };
         if let Next::Half(_, permille) = next {
@@ -201,7 +203,7 @@ impl World {
         Ok(None)
     }
 
-    /// The process that was started and stays above the generations, if there is one. It may have ended.
+    /// The started process, if it stays above the generations. It may have exited.
     pub(super) fn above_process(&self) -> Option<Process> {
         let service = self.service.as_ref().filter(|_| self.above != Above::Nobody)?;
         Some(service.psflip.program().first())
@@ -213,8 +215,9 @@ impl World {
         children_of(watch).into_iter().find(|stat| stat.name == "psflip: keeper").map(|stat| stat.process)
     }
 
-    /// The psflips that are alive, oldest first: the programs of this name that are children of ours, or of the process above them. The
-    /// first one was started there, and a successor's parent is the manager (contract U10).
+    /// The living psflips, oldest first: the processes of this name whose parent is this process or the
+    /// process above. The first one was started there, and a successor is reparented to the service manager
+    /// (contract U10).
     pub(super) fn psflips(&self) -> Vec<Stat> {
         let above = self.above_process();
         let mut parents = vec![Process::current()];
@@ -227,7 +230,7 @@ impl World {
         found
     }
 
-    /// The process in this place now, the old generation being `old`.
+    /// The process with this role now; `old` is the old generation's psflip.
     pub(super) fn find(&self, old: Process, role: Role) -> Option<Process> {
         let psflips = self.psflips();
         let psflip = match role.0 {
@@ -253,14 +256,14 @@ impl World {
         }
     }
 
-    /// Stops a process, and continues it later.
+    /// Stops a process (SIGSTOP), and continues it later.
     pub(super) fn freeze(&mut self, process: Process, time: Duration) {
         if process.signal(Signal::SIGSTOP).is_ok() {
             self.frozen.push((Instant::now() + time, process));
         }
     }
 
-    /// Continues what was stopped for long enough, or everything.
+    /// Continues the processes whose time is over, or all.
     pub(super) fn thaw(&mut self, everything: bool) {
         let now = Instant::now();
         let due: Vec<_> = self.frozen.extract_if(.., |(due, _)| everything || *due <= now).collect();
@@ -271,13 +274,13 @@ impl World {
         }
     }
 
-    /// The longest time for which something is still stopped.
+    /// The longest time for which a process is still stopped.
     pub(super) fn frozen_for(&self) -> Duration {
         let now = Instant::now();
         self.frozen.iter().map(|(due, _)| due.saturating_duration_since(now)).max().unwrap_or_default()
     }
 
-    /// Looks until `look` gives something or the time is over.
+    /// Polls until `look` returns something or the time is over.
     pub(super) fn wait<T>(
         &mut self,
         limit: Duration,
@@ -300,7 +303,7 @@ impl World {
         }
     }
 
-    /// Lets this time pass.
+    /// Waits for this time.
     pub(super) fn let_pass(&mut self, time: Duration) -> Result<(), Halt> {
         self.wait(time, |_| Ok(None::<()>)).map(drop)
     }
@@ -333,7 +336,7 @@ pub(super) fn descriptors(process: Process) -> BTreeMap<String, usize> {
     for target in process.open_fds().unwrap_or_default().into_values() {
         let kind = match target.split_once(":[") {
             Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),
-            // The pidfile, also when it was removed.
+            // The pidfile, even after it was removed.
             _ if target.contains("psflip.pid") => "pidfile".to_owned(),
             _ => target,
         };
@@ -342,14 +345,14 @@ pub(super) fn descriptors(process: Process) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Whether a process waits for something, with no signal pending.
+/// Whether a process sleeps and has no signal pending.
 pub(super) fn is_idle(process: Process) -> bool {
     let no_signal =
         |field| process.status_field(field).is_some_and(|mask| mask.bytes().all(|byte| byte == b'0'));
     process.state() == State::Sleeping && no_signal("ShdPnd") && no_signal("SigPnd")
 }
 
-/// What a file says, without the blanks around it; empty when it is missing.
+/// The text of a file, without surrounding blanks; empty if the file doesn't exist.
 pub(super) fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
