@@ -54,8 +54,7 @@ fn a_child_that_ignores_it_keeps_running() {
     let (status, _, stderr) = run(&sandbox, &["stop"]);
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(
-        stderr
-            .contains(&format!("the child (pid {}) has not ended in time, so it keeps running", child.pid())),
+        stderr.contains(&format!("the child (pid {}) has not exited in time and keeps running", child.pid())),
         "{stderr}"
     );
     assert!(child.is_alive());
@@ -72,7 +71,7 @@ fn it_says_that_it_waits_for_an_old_generation_that_drains() {
         let Draining { psflip, old, new, old_child } =
             flip_to_logger(&sandbox, &stays, "[shutdown]\ntimeout = \"1h\"\n", "");
         let said =
-            format!("the child has exited; the old generation (pid {old}) still drains and is waited for");
+            format!("the child has exited; waiting for the old generation (pid {old}), which still drains");
         if on_a_terminal {
             let client = sandbox.command([psflip_bin()]).args(["stop"]).pty().env("TERM", "xterm").start();
             client.output().wait(Stream::Pty, &said);

@@ -19,7 +19,7 @@ fn without_psflip_nobody_answers() {
     let (code, said) = refused(&["status"]);
     assert_eq!(code, 78);
     assert!(
-        said.contains("there is no `psflip.toml` in this directory; say which psflip is meant"),
+        said.contains("there is no `psflip.toml` in this directory; name a psflip by `-c FILE`"),
         "{said}"
     );
     sandbox.write("psflip.toml", "cmd = [\"sleep\", \"600\"]\npidfile = \"app.pid\"\n");
@@ -103,7 +103,7 @@ fn a_stranger_is_told_whose_it_is() {
     let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", name];
     let (status, _, stderr) = ended(&sandbox.command(other).args(["status"]).start());
     assert_eq!(status.code(), Some(125));
-    assert!(stderr.contains("it belongs to `root`; ask as that user or as root"), "{stderr}");
+    assert!(stderr.contains("is owned by `root`; run this as that user or as root"), "{stderr}");
     std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o700)).unwrap();
     stop(&psflip);
 }

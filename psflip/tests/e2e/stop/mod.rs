@@ -40,7 +40,7 @@ fn a_child_that_ignores_a_stop_before_it_is_healthy_is_probed_on_and_told_of_onc
     let psflip = psflip(&sandbox, &["ignore-sigterm"], &rest).start();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     psflip.program().signal(Signal::SIGTERM);
-    psflip.wait_for_line(Stream::Stderr, "did not exit on the stop request, so it keeps running");
+    psflip.wait_for_line(Stream::Stderr, "did not exit on the stop request and keeps running");
     sandbox.write("healthy", "");
     psflip.wait_for_line(Stream::Stderr, "healthy, active");
     assert_eq!(psflip.log().matches("child started").count(), 1, "{}", psflip.log());
@@ -136,7 +136,7 @@ fn a_stop_for_the_generation_that_comes_aborts_the_upgrade_only() {
         service.psflip.output().wait_after(mark, Stream::Stdout, "starting pid=");
         wait_coming(&service.sandbox, old).signal(Signal::SIGTERM).unwrap();
     });
-    assert!(line.text.contains("told to give up"), "{line}");
+    assert!(line.text.contains("the upgrade was aborted"), "{line}");
     service.succeeds_and_ends();
 }
 
@@ -167,7 +167,7 @@ fn a_child_that_ignores_the_stop_is_served_on_and_can_be_upgraded() {
         psflip.output().wait_after(
             mark,
             Stream::Stderr,
-            "did not exit on the stop request, so it keeps running",
+            "did not exit on the stop request and keeps running",
         );
         assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
     }

@@ -32,7 +32,7 @@ fn a_command_that_names_nobody_is_relayed_as_if_watch_were_not_there() {
     for (command, code, wanted) in [
         ("/nowhere/x", 127, "can't execute `/nowhere/x`: No such file"),
         ("no-such", 127, "can't execute `no-such`: not found in PATH"),
-        ("./text", 126, "Permission denied (os error 13); nobody may execute it"),
+        ("./text", 126, "Permission denied (os error 13); it is not executable"),
     ] {
         let watch = watch(&sandbox, &[], &[command]);
         assert_eq!(watch.wait_exit().code(), Some(code), "{}", sandbox.report());
