@@ -100,7 +100,7 @@ impl Launch {
         self
     }
 
-    /// Sets a variable. Without it the environment has PATH, HOME and TMPDIR (the sandbox), LANG=C and the
+    /// Sets a variable. By default the environment has PATH, HOME and TMPDIR (the sandbox), LANG=C and the
     /// sandbox's marker.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {

@@ -8,12 +8,9 @@ const COLUMNS: usize = 5;
 /// The minimum length of a piece of a log line: shorter ones are found anywhere.
 const SHORTEST: usize = 6;
 
-/// Checks rows `| clause
-/// when
-/// what happens
-/// what is seen
-/// tests |`. Every backticked name in the last column must be that of a test. Every backticked text in the
-/// column before must be in psflip's source, apart from its `…`.
+/// Checks rows `| clause | when | what happens | what is seen | tests |`. Every backticked name in the last
+/// column must be that of a test. Every backticked text in the column before must be in psflip's source, apart
+/// from its `…`.
 pub(super) fn untrue_failure(tree: &Tree) -> Vec<Finding> {
     let Some(document) = tree.files.iter().find(|file| file.path == DOCUMENT) else { return Vec::new() };
     let tests = tests(tree);
