@@ -27,6 +27,20 @@ const GENERATOR: &str = "zensical==0.0.73";
 const PAGES: &[(&str, &[(&str, &str)])] = &[
     ("Start", &[("psflip", "README.md"), ("All pages, glossary", "docs/README.md")]),
     (
+        "Quick starts",
+        &[
+            ("PHP-FPM behind nginx", "docs/quickstart/php-fpm.md"),
+            ("gunicorn", "docs/quickstart/gunicorn.md"),
+            ("uvicorn", "docs/quickstart/uvicorn.md"),
+            ("Node", "docs/quickstart/node.md"),
+            ("Puma", "docs/quickstart/puma.md"),
+            ("Java", "docs/quickstart/java.md"),
+            ("Rust with axum, Go", "docs/quickstart/axum.md"),
+            ("Container", "docs/quickstart/docker.md"),
+            ("systemd", "docs/quickstart/systemd.md"),
+        ],
+    ),
+    (
         "Use",
         &[
             ("Traffic", "docs/traffic.md"),
