@@ -22,7 +22,8 @@ As root it first installs the Debian packages that the tests use; as another use
 formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
-  --fast  only formatting, house rules, clippy and the unit tests; installs nothing";
+  --fast  a verdict in about a minute: formatting, house rules, clippy, the unit tests without the model checker, and one
+          end-to-end test a room, built without optimization in a target directory of their own; installs nothing";
 
 /// Runs the checks, prints how long each took, and runs the tests.
 pub(crate) fn run(mut args: Args) -> Outcome {
@@ -77,13 +78,23 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         steps.step("chaos, one seed", || chaos("1"));
         steps.step("chaos, another seed", || chaos("7000"));
     }
+    let has_nextest = runner::has_nextest();
+    if fast && has_nextest {
+        steps.step("build", || {
+            step::run(cargo("build --workspace --bins --quiet").args(["--profile", runner::FAST]))
+        });
+    }
     steps.print();
     steps.result().map_err(|error| format!("{error}; the tests were not run"))?;
 
-    let scope = if fast { Scope::Unit } else { Scope::All };
+    let scope = match (fast, has_nextest) {
+        (false, _) => Scope::All,
+        (true, true) => Scope::Fast,
+        (true, false) => Scope::Unit,
+    };
     println!("\n==> tests");
     // The guard fails the run when a test leaves a process behind. It says nothing when the runner failed: that has said why.
-    let mut tests = runner::tests(runner::has_nextest(), scope, "ci", None, None);
+    let mut tests = runner::tests(has_nextest, scope, "ci", None, None);
     if !fast && let Some(required) = packages::required(has_newer_systemd) {
         tests.env(testkit::REQUIRE, required);
     }

@@ -11,6 +11,9 @@ pub(crate) enum Scope {
     All,
     /// Those inside the crates: no other process, no socket, no waiting.
     Unit,
+    /// Of these all but the model checker's, and one end-to-end test a room ([`ONE_A_ROOM`]), built without optimization; with
+    /// cargo-nextest only.
+    Fast,
     /// Those in the `tests` folders, which start real processes.
     EndToEnd,
     /// Those of `EndToEnd` that pass with a psflip that waits at random places; with cargo-nextest only.
@@ -23,6 +26,44 @@ pub(crate) enum Scope {
 /// than a slow psflip reads it.
 const NOT_SHAKEN: &str =
     "not (test(/^cost::/) | test(/^failures::injected::/) | test(a_predecessor_that_talks_without_end))";
+
+/// One quick test of each room of psflip/tests/e2e: those that say soonest that something is wrong there.
+pub(crate) const ONE_A_ROOM: &[&str] = &[
+    "anchor::the_anchor_ends_as_the_last_generation_ended",
+    "check::what_is_not_doubtful_is_not_warned_about",
+    "child::inherited::no_descriptor_of_psflips_own_reaches_the_child_in_any_generation",
+    "config::all_errors_of_a_file_are_told_at_once",
+    "control::asking::an_upgrade_is_told_step_by_step",
+    "cost::a_start_and_a_flip_make_few_system_calls",
+    "examples::every_example_is_run_by_a_test",
+    "exit_codes::every_exit_code_of_the_child_is_relayed",
+    "failures::matrix::the_new_child_is_killed::at_new_before_take_pidfile",
+    "flags::the_line_for_users_of_start_server_runs",
+    "groups::an_old_child_that_signals_its_group_as_it_ends_ends_nobody_else",
+    "health::every_kind_is_healthy_when_the_child_is",
+    "hooks::a_promote_hook_that_fails_fails_the_upgrade",
+    "listen::activation::sockets_of_the_manager_are_passed_on_by_name_in_every_generation",
+    "log::a_flip_is_told_in_eight_lines",
+    "manager::fails::a_first_child_that_fails_is_told_with_its_code",
+    "migrate::the_basic_example_runs",
+    "operator::outage::a_child_that_crashes_is_an_error_and_status_still_knows_it",
+    "pidfile::a_second_psflip_is_refused_and_names_the_running_one",
+    "pidfile_of_others::what_is_no_pidfile_is_refused_and_never_touched",
+    "raw::a_configuration_may_have_any_name",
+    "readme::the_quick_start_works_when_it_is_pasted",
+    "servers::every_example_of_a_server_is_run_by_a_test",
+    "signals::every_signal_that_can_be_caught_reaches_the_child_from_its_sender",
+    "stop::a_stop_while_serving_is_forwarded_and_the_end_is_relayed",
+    "switch::a_link_is_turned_back_when_the_pidfile_is_refused",
+    "terminal::ctrl_z_stops_child_and_psflip_and_fg_continues_both",
+    "traffic::inherited::load_fastcgi_on_descriptor_0_loses_none_in_200_flips",
+    "tree::hidden::a_tree_that_can_not_be_seen_ends_with_its_generation",
+    "upgrade::drain::the_old_child_gets_the_shutdown_signal_and_nothing_else",
+    "watch::follows::the_end_of_a_daemon_that_its_command_left_is_relayed",
+];
+
+/// The profile of Cargo.toml for [`Scope::Fast`].
+pub(crate) const FAST: &str = "fast";
 
 /// Whether `cargo nextest` can be used.
 pub(crate) fn has_nextest() -> bool {
@@ -55,6 +96,11 @@ pub(crate) fn tests(
         // `--tests` respects `harness = false` in a manifest: psflip's binary has no main function of Rust's.
         Scope::All => command.args(["--tests"]),
         Scope::Unit => command.args(["--lib", "--bin", "xtask"]),
+        Scope::Fast => {
+            let one_a_room: Vec<String> = ONE_A_ROOM.iter().map(|name| format!("test(={name})")).collect();
+            let filter = format!("(kind(lib) - test(/^flip::model/)) + ({})", one_a_room.join(" + "));
+            command.args(["--cargo-profile", FAST, "--lib", "--test", "e2e", "-E", &filter])
+        }
         Scope::EndToEnd => command.args(["--test", "*"]),
         Scope::Shaken => command.args(["--test", "*", "-E", NOT_SHAKEN]),
         Scope::Systemd => {
@@ -74,4 +120,28 @@ pub(crate) fn tests(
         command.args(["--", filter]);
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_room_of_the_end_to_end_tests_has_its_quick_test() {
+        let folder = repo::root().join("psflip/tests/e2e");
+        let main = std::fs::read_to_string(folder.join("main.rs")).unwrap();
+        let rooms = main.lines().filter_map(|line| line.strip_suffix(';')?.rsplit("mod ").next());
+        for room in rooms.filter(|room| *room != "service" && main.contains(&format!("mod {room};"))) {
+            let is_there = ONE_A_ROOM.iter().any(|name| name.starts_with(&format!("{room}::")));
+            assert!(is_there, "no test of `{room}` in ONE_A_ROOM");
+        }
+        let mut source = String::new();
+        for file in repo::files().unwrap().iter().filter(|file| file.path.starts_with("psflip/tests/e2e/")) {
+            source += &file.text;
+        }
+        for name in ONE_A_ROOM.iter().filter(|name| !name.contains("::matrix::")) {
+            let test = name.rsplit("::").next().unwrap();
+            assert!(source.contains(&format!("fn {test}(")), "{name} does not exist");
+        }
+    }
 }

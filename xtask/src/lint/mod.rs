@@ -5,6 +5,7 @@ mod levels;
 mod paths;
 mod rules;
 mod source;
+mod words;
 
 use crate::args::Args;
 use crate::repo::{self, File};
@@ -45,6 +46,9 @@ const RULES: &[Rule] = &[
     Rule { name: "stale-path", find: paths::stale_path },
     Rule { name: "untrue-failure", find: failures::untrue_failure },
     Rule { name: "untrue-level", find: levels::untrue_level },
+    Rule { name: "old-word", find: words::old_word },
+    Rule { name: "wide-comment", find: words::wide_comment },
+    Rule { name: "wide-prose", find: words::wide_prose },
     Rule { name: "own-version", find: rules::own_version },
     Rule { name: "unused-fixture", find: rules::unused_fixture },
 ];

@@ -180,7 +180,12 @@ fn only_the_same_user_and_root_may_ask() {
         ])
         .start();
     other.wait_exit();
-    assert!(other.stdout().contains("uid 65534 may not send requests to it"), "{}\n{}", other.stdout(), other.stderr());
+    assert!(
+        other.stdout().contains("uid 65534 may not send requests to it"),
+        "{}\n{}",
+        other.stdout(),
+        other.stderr()
+    );
     assert_eq!(status(&psflip)["state"], "serving");
     stop(&psflip);
 }

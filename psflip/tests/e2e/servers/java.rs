@@ -65,8 +65,11 @@ fn load_jetty_at_descriptor_0_loses_nothing_but_what_was_open() {
         let mut client = if number % 2 == 0 { client.keep_alive() } else { client };
         move || {
             let response = client.get("/")?;
-            let generation = response.header("generation").filter(|_| response.status == 200);
-            generation.map(str::to_owned).ok_or_else(|| ClientError::content(format!("{response:?}")))
+            if response.status != 200 {
+                return Err(ClientError::content(format!("status {}", response.status)));
+            }
+            let generation = response.header("generation").map(str::to_owned);
+            generation.ok_or_else(|| ClientError::content(format!("{response:?}")))
         }
     });
     let report = flip_under_load("Jetty, inherited TCP", &psflip, probe);

@@ -125,14 +125,14 @@ pub(super) fn assert_only_stale_connections_failed(report: &Report) {
 }
 
 /// For a server that, when it stops, closes even connections without a request so far, and answers 500
-/// meanwhile. No connection is refused, no answer is wrong, and each client loses at most one request per
+/// or 503 meanwhile. No connection is refused, no answer is wrong, and each client loses at most one request per
 /// upgrade.
 #[track_caller]
 pub(super) fn assert_only_what_was_open_failed(report: &Report) {
     let is_its_own = |failure: &&Failure| {
         let error = &failure.error;
         matches!(error.stage, Stage::Write | Stage::Read) && error.received == 0 && error.cause != "time-out"
-            || error.cause.starts_with("status 500")
+            || ["status 500", "status 503"].iter().any(|status| error.cause.starts_with(status))
     };
     let other: Vec<_> = report.failures.iter().filter(|failure| !is_its_own(failure)).collect();
     assert!(other.is_empty(), "{other:?}\n{report}");
