@@ -11,16 +11,16 @@
 //! send messages on it (`message.rs`), and the kernel adds the sender. When the anchor's end is
 //! closed, they know that the anchor is dead.
 //!
-//! `state.rs` computes what follows from the messages and exits, without system calls. `steward.rs` is the
+//! `state.rs` computes what follows from the messages and exits, without system calls. `parent.rs` is the
 //! process, and `renew.rs` replaces its program.
 
 mod choice;
 mod link;
 mod message;
+mod parent;
 mod relay;
 mod renew;
 mod state;
-mod steward;
 
 pub use choice::{Choice, Mode, choose};
 pub use link::Link;
@@ -88,7 +88,7 @@ fn become_anchor() -> io::Result<Place> {
             drop(theirs);
             seam::step(Moment::Begins, format_args!("anchor"));
             let state = state::State::new(first);
-            Ok(Place::Anchor(steward::Steward::new(ours, signals, reaper, state).stay()))
+            Ok(Place::Anchor(parent::Anchor::new(ours, signals, reaper, state).stay()))
         }
     }
 }

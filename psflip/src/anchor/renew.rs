@@ -12,8 +12,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::message::PROTOCOL;
+use super::parent::{Anchor, say};
 use super::state::{Speaks, State};
-use super::steward::{Steward, say};
 use crate::end::End;
 use crate::exit;
 use crate::process::environment::{ANCHOR_STATE_VARIABLE, set_variable};
@@ -34,8 +34,8 @@ fn file(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Executes psflip again if its file was replaced. Returns if it was not, or if the exec failed.
-pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
-    let Some((active, leaves, former)) = steward.state.calm() else { return };
+pub(super) fn renew(parent: &Anchor, speaks: Option<Speaks>) {
+    let Some((active, leaves, former)) = parent.state.calm() else { return };
     let running = file(Path::new("/proc/self/exe"));
     let next = file(Path::new(&format!("/proc/{active}/exe")));
     if next.is_none() || running == next {
@@ -55,18 +55,18 @@ pub(super) fn renew(steward: &Steward, speaks: Option<Speaks>) {
         ));
     };
     let mut envp = program.envp;
-    let number = steward.socket.as_fd().as_raw_fd();
-    let (left, foreign) = (steward.state.has_left(), steward.reaper.foreign().to_vec());
+    let number = parent.socket.as_fd().as_raw_fd();
+    let (left, foreign) = (parent.state.has_left(), parent.reaper.foreign().to_vec());
     let kept = Kept { socket: number, active, leaves, left, former, foreign };
     set_variable(&mut envp, ANCHOR_STATE_VARIABLE, Some(&kept.encode()));
     let setup = SignalSetup { mask: SignalSet::from_bits(u64::MAX), ignored: SignalSet::default() };
     let launch = Launch::with_candidates(vec![path.clone()], program.argv, envp, None, setup);
     seam::step(Moment::Before, format_args!("Renew"));
-    let error = match fd::set_close_on_exec(steward.socket.as_fd(), false) {
+    let error = match fd::set_close_on_exec(parent.socket.as_fd(), false) {
         Ok(()) => launch.exec().error,
         Err(error) => error,
     };
-    let _ = fd::set_close_on_exec(steward.socket.as_fd(), true); // nothing else may inherit it
+    let _ = fd::set_close_on_exec(parent.socket.as_fd(), true); // nothing else may inherit it
     stays(&format!("`{}` can't be executed: {error}", path.to_string_lossy()));
 }
 
@@ -159,7 +159,7 @@ fn resume(text: &str) -> std::io::Result<End> {
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
     let reaper = Reaper::knowing(kept.foreign)?;
     let state = State::resumed(kept.active, kept.leaves, kept.left, kept.former);
-    Ok(Steward::new(Socket::from_owned(socket), signals, reaper, state).stay())
+    Ok(Anchor::new(Socket::from_owned(socket), signals, reaper, state).stay())
 }
 
 #[cfg(test)]

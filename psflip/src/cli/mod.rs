@@ -2,15 +2,15 @@
 
 mod check;
 mod contact;
+mod fast_path;
 mod flags;
 mod migrate;
 mod render;
 mod run;
+mod session;
 mod status;
 mod stop;
-mod talk;
 mod upgrade;
-mod usual;
 mod watch;
 
 use std::io::Write as _;
@@ -123,7 +123,7 @@ pub fn command() -> clap::Command {
 }
 
 fn run_command() -> End {
-    if let Some(run::Args { source, anchor }) = usual::read(std::env::args_os()) {
+    if let Some(run::Args { source, anchor }) = fast_path::read(std::env::args_os()) {
         return run::run(&source, anchor);
     }
     let cli = match Cli::try_parse() {

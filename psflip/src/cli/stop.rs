@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::contact::{Trouble, Which};
-use super::talk::{Talk, Turn};
+use super::session::{Session, Turn};
 use crate::config;
 use crate::control::protocol::{Event, Wish};
 use crate::end::End;
@@ -54,19 +54,20 @@ impl Stop {
     }
 
     fn wait(&self) -> Result<End, Trouble> {
-        let mut talk = Talk::begin(&self.which, Wish::Stop, self.timeout, self.json)?;
+        let mut session = Session::begin(&self.which, Wish::Stop, self.timeout, self.json)?;
         let (mut asked, mut by) = (false, None);
         loop {
-            let event = match talk.next(|| "psflip was requested to stop, and has not exited".to_owned())? {
-                Turn::Said(event) => event,
-                Turn::Over(end) => return Ok(end),
-                Turn::Closed if asked => {
-                    return Err(Trouble::new("psflip exited without reporting its child's exit status"));
-                }
-                Turn::Closed => {
-                    return Err(Trouble::new(super::contact::CLOSED));
-                }
-            };
+            let event =
+                match session.next(|| "psflip was requested to stop, and has not exited".to_owned())? {
+                    Turn::Said(event) => event,
+                    Turn::Over(end) => return Ok(end),
+                    Turn::Closed if asked => {
+                        return Err(Trouble::new("psflip exited without reporting its child's exit status"));
+                    }
+                    Turn::Closed => {
+                        return Err(Trouble::new(super::contact::CLOSED));
+                    }
+                };
             match event {
                 Event::Stopping { signal, .. } => {
                     (asked, by) = (true, signal);
@@ -82,13 +83,13 @@ impl Stop {
                     return Err(Trouble { message, code: IGNORED });
                 }
                 Event::Stopped { end, code, signal } => {
-                    talk.say(&format!("stopped: {}", super::render::clean(&end)));
+                    session.say(&format!("stopped: {}", super::render::clean(&end)));
                     return Ok(End::Exited(exit_code(code, signal.as_deref(), by.as_deref())));
                 }
                 Event::Refused { reason } => {
                     return Err(Trouble::new(format!("the stop is refused: {reason}")));
                 }
-                Event::Moved { .. } => talk.ask(Wish::Stop)?,
+                Event::Moved { .. } => session.ask(Wish::Stop)?,
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::contact::{Ear, Heard, Place, Trouble, Which, where_to_look};
 use super::render;
-use super::talk::{Talk, Turn};
+use super::session::{Session, Turn};
 use crate::config;
 use crate::control::client::Connection;
 use crate::control::protocol::{Event, Wish};
@@ -68,15 +68,15 @@ impl Upgrade {
     }
 
     fn follow(&self) -> Result<End, Trouble> {
-        let mut talk = Talk::begin(&self.which, Wish::Upgrade, self.timeout, self.json)?;
+        let mut session = Session::begin(&self.which, Wish::Upgrade, self.timeout, self.json)?;
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
         loop {
-            let event = match talk.next(|| goes_on(upgrade, promoted))? {
+            let event = match session.next(|| goes_on(upgrade, promoted))? {
                 Turn::Said(event) => event,
                 Turn::Over(end) => return Ok(end),
                 Turn::Closed => {
                     lost += 1;
-                    talk.connection = again(&talk.place, upgrade, promoted, lost)?;
+                    session.connection = again(&session.place, upgrade, promoted, lost)?;
                     continue;
                 }
             };
@@ -86,7 +86,7 @@ impl Upgrade {
                     upgrade = Some(number);
                     if self.no_wait {
                         if because.is_none() {
-                            talk.say(&format!("upgrade {number} starts"));
+                            session.say(&format!("upgrade {number} starts"));
                         }
                         return Ok(End::Exited(exit::OK));
                     }
@@ -100,12 +100,12 @@ impl Upgrade {
                 Event::Drained { .. } => return Ok(End::Exited(exit::OK)),
                 ref event @ Event::Failed { .. } => {
                     if !self.json {
-                        talk.screen.clear();
-                        let look = places(&talk.place);
+                        session.screen.clear();
+                        let look = places(&session.place);
                         let view = super::contact::stderr_view();
                         super::say(&render::failure(event, &look, &view));
                     }
-                    return Ok(until_closed(&mut talk));
+                    return Ok(until_closed(&mut session));
                 }
                 Event::Refused { reason } => {
                     let message = format!("the upgrade is refused: {reason}");
@@ -113,7 +113,7 @@ impl Upgrade {
                 }
                 Event::Moved { upgrade: number } => {
                     upgrade = number.or(upgrade);
-                    talk.ask(upgrade.map_or(Wish::Upgrade, |upgrade| Wish::Follow { upgrade }))?;
+                    session.ask(upgrade.map_or(Wish::Upgrade, |upgrade| Wish::Follow { upgrade }))?;
                 }
                 _ => {}
             }
@@ -122,9 +122,9 @@ impl Upgrade {
 }
 
 /// The upgrade failed. If a stop request was the reason, psflip closes the connection only when it exits.
-fn until_closed(talk: &mut Talk) -> End {
+fn until_closed(session: &mut Session) -> End {
     loop {
-        match talk.ear.next(&mut talk.connection, None) {
+        match session.ear.next(&mut session.connection, None) {
             Ok(Heard::Interrupted(signal)) => return End::Killed(signal),
             Ok(Heard::Closed | Heard::TimedOut) | Err(_) => return End::Exited(FAILED),
             Ok(Heard::Line(..) | Heard::Tick | Heard::Resized) => {}

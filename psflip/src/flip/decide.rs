@@ -5,7 +5,8 @@ use super::drain::{awaiting_predecessor, child_ended, draining, end_orphans, exi
 use super::effect::{Effect, Hook, News};
 use super::event::{ChildSignal, Event};
 use super::state::{
-    Child, Elder, Failure, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor, Timer,
+    Child, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor,
+    Timer,
 };
 
 /// A new generation, and its first effects.
@@ -31,7 +32,9 @@ pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
         Phase::Upgrading { child, successor, stopping } => {
             upgrading(state, child, successor, stopping, event)
         }
-        Phase::Draining { step, outcome, elder } => draining(state, step, outcome, elder, event),
+        Phase::Draining { step, outcome, old_generation } => {
+            draining(state, step, outcome, old_generation, event)
+        }
         Phase::AwaitingPredecessor { outcome } => awaiting_predecessor(state, outcome, event),
         Phase::Ended => Vec::new(),
     }
@@ -66,7 +69,7 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
                 (Outcome::Failed(failure), News::Failed(failure))
             };
             let mut effects = vec![Disarm(Timer::Healthy), Disarm(Timer::Grace), StopProbing];
-            effects.extend(child_ended(state, predecessor, outcome, Elder::Gone, news));
+            effects.extend(child_ended(state, predecessor, outcome, OldGeneration::Gone, news));
             effects
         }
         Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
@@ -158,7 +161,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                         state,
                         Predecessor::None,
                         Outcome::Relay(end),
-                        Elder::Drains,
+                        OldGeneration::Drains,
                         News::ServiceDown(end),
                     ));
                 }
@@ -181,7 +184,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                         state,
                         predecessor,
                         Outcome::Failed(cause),
-                        Elder::Gone,
+                        OldGeneration::Gone,
                         News::Failed(cause),
                     ),
                     Failure::Aborted => {
@@ -213,7 +216,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     state,
                     predecessor,
                     Outcome::Failed(Failure::EndedEarly(end)),
-                    Elder::Gone,
+                    OldGeneration::Gone,
                     News::Failed(Failure::EndedEarly(end)),
                 ));
                 effects
@@ -221,7 +224,13 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
                 let failure = Failure::EndedEarly(end);
                 let outcome = Outcome::Failed(failure);
-                give_back_and(child_ended(state, predecessor, outcome, Elder::Gone, News::Failed(failure)))
+                give_back_and(child_ended(
+                    state,
+                    predecessor,
+                    outcome,
+                    OldGeneration::Gone,
+                    News::Failed(failure),
+                ))
             }
         },
         Event::StopRequested(signal) => {
@@ -305,13 +314,13 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
     match event {
         Event::ChildEnded(end) => {
             let mut effects = vec![Effect::Disarm(Timer::Grace)];
-            let elder = match (predecessor_drains, stopping) {
-                (false, _) => Elder::Gone,
-                (true, false) => Elder::Drains,
-                (true, true) => Elder::Awaited,
+            let old_generation = match (predecessor_drains, stopping) {
+                (false, _) => OldGeneration::Gone,
+                (true, false) => OldGeneration::Drains,
+                (true, true) => OldGeneration::Awaited,
             };
             let news = if stopping { News::ChildEnded(end) } else { News::ServiceDown(end) };
-            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), elder, news));
+            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), old_generation, news));
             effects
         }
         Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || stopping => remember(state),
@@ -385,10 +394,11 @@ fn upgrading(
             let mut effects = vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Tell(News::Superseded)];
             match child {
                 Child::Runs => {
-                    state.phase = Phase::Draining { step: Step::Delay, outcome, elder: Elder::Gone };
+                    state.phase =
+                        Phase::Draining { step: Step::Delay, outcome, old_generation: OldGeneration::Gone };
                     effects.push(Arm(Timer::Delay));
                 }
-                Child::Ended(_) => effects.extend(end_orphans(state, outcome, Elder::Gone)),
+                Child::Ended(_) => effects.extend(end_orphans(state, outcome, OldGeneration::Gone)),
                 Child::Gone(_) => effects.extend(exit(state, outcome)),
             }
             effects
@@ -478,8 +488,11 @@ pub(super) fn ask_child(signal: ChildSignal) -> Option<Effect> {
 
 /// Gives up this generation and its child before the promotion, without `shutdown.delay` (contract F4).
 fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: ChildSignal) -> Vec<Effect> {
-    state.phase =
-        Phase::Draining { step: Step::Asked, outcome: Outcome::Failed(failure), elder: Elder::Gone };
+    state.phase = Phase::Draining {
+        step: Step::Asked,
+        outcome: Outcome::Failed(failure),
+        old_generation: OldGeneration::Gone,
+    };
     let mut effects =
         vec![Effect::Tell(News::Failed(failure)), Effect::Disarm(Timer::Healthy), Effect::StopProbing];
     effects.push(Effect::Arm(Timer::Grace));
@@ -559,7 +572,7 @@ fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect
         Child::Ended(end) => {
             effects.push(Effect::Tell(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(end_orphans(state, Outcome::Relay(end), Elder::Gone));
+            effects.extend(end_orphans(state, Outcome::Relay(end), OldGeneration::Gone));
         }
         Child::Gone(end) => {
             effects.push(Effect::Tell(without_child));

@@ -4,18 +4,18 @@
 use super::decide::{ask_child, give_up_request};
 use super::effect::{Effect, News};
 use super::event::Event;
-use super::state::{Elder, Outcome, Phase, Predecessor, State, Step, Timer};
+use super::state::{OldGeneration, Outcome, Phase, Predecessor, State, Step, Timer};
 
 /// The child or leftover processes are being stopped.
 pub(super) fn draining(
     state: &mut State,
     step: Step,
     outcome: Outcome,
-    elder: Elder,
+    old_generation: OldGeneration,
     event: Event,
 ) -> Vec<Effect> {
     use Effect::{Arm, Disarm, KillChild, KillOrphans, SignalChild, Tell};
-    let mut go = |step| state.phase = Phase::Draining { step, outcome, elder };
+    let mut go = |step| state.phase = Phase::Draining { step, outcome, old_generation };
     match event {
         Event::TimedOut(Timer::Delay) if step == Step::Delay => {
             go(Step::Asked);
@@ -35,15 +35,15 @@ pub(super) fn draining(
         Event::ChildEnded(end) => {
             let mut effects = vec![Disarm(Timer::Delay), Disarm(Timer::Grace), Disarm(Timer::Kill)];
             effects.push(Tell(News::ChildEnded(end)));
-            effects.extend(end_orphans(state, outcome, elder));
+            effects.extend(end_orphans(state, outcome, old_generation));
             effects
         }
         // A stop or an abort may come while the child is being started, and the start may fail.
-        Event::TreeGone | Event::ChildNotStarted(_) => tree_is_over(state, outcome, elder),
+        Event::TreeGone | Event::ChildNotStarted(_) => tree_is_over(state, outcome, old_generation),
         // psflip can do no more, and the next upgrade does not wait for these processes (contract U5).
         Event::TimedOut(Timer::Kill) if matches!(step, Step::Killed | Step::OrphansKilled) => {
             let mut effects = vec![Tell(News::LeftBehind)];
-            effects.extend(tree_is_over(state, outcome, elder));
+            effects.extend(tree_is_over(state, outcome, old_generation));
             effects
         }
         // A stop request skips the delay.
@@ -54,12 +54,12 @@ pub(super) fn draining(
             effects
         }
         // The child exited before psflip read the signal that was sent to both.
-        Event::StopRequested(_) if elder == Elder::Drains => {
-            state.phase = Phase::Draining { step, outcome, elder: Elder::Awaited };
+        Event::StopRequested(_) if old_generation == OldGeneration::Drains => {
+            state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Awaited };
             vec![Effect::PassStopBack]
         }
-        Event::PredecessorGone if elder != Elder::Gone => {
-            state.phase = Phase::Draining { step, outcome, elder: Elder::Gone };
+        Event::PredecessorGone if old_generation != OldGeneration::Gone => {
+            state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Gone };
             vec![Tell(News::PredecessorDrained)]
         }
         Event::UpgradeRequested | Event::RequestPassedOn => match outcome {
@@ -97,8 +97,8 @@ pub(super) fn draining(
 }
 
 /// The child's process tree is gone, or the rest of it can't be killed.
-fn tree_is_over(state: &mut State, outcome: Outcome, elder: Elder) -> Vec<Effect> {
-    if elder != Elder::Awaited {
+fn tree_is_over(state: &mut State, outcome: Outcome, old_generation: OldGeneration) -> Vec<Effect> {
+    if old_generation != OldGeneration::Awaited {
         return exit(state, outcome);
     }
     state.phase = Phase::AwaitingPredecessor { outcome };
@@ -161,18 +161,18 @@ pub(super) fn child_ended(
     state: &mut State,
     predecessor: Predecessor,
     outcome: Outcome,
-    elder: Elder,
+    old_generation: OldGeneration,
     news: News,
 ) -> Vec<Effect> {
     let mut effects = vec![Effect::Tell(news)];
     effects.extend(give_up_request(state, predecessor));
-    effects.extend(end_orphans(state, outcome, elder));
+    effects.extend(end_orphans(state, outcome, old_generation));
     effects
 }
 
 /// The child has exited: stop leftover processes next (contract C8).
-pub(super) fn end_orphans(state: &mut State, outcome: Outcome, elder: Elder) -> Vec<Effect> {
-    state.phase = Phase::Draining { step: Step::Orphans, outcome, elder };
+pub(super) fn end_orphans(state: &mut State, outcome: Outcome, old_generation: OldGeneration) -> Vec<Effect> {
+    state.phase = Phase::Draining { step: Step::Orphans, outcome, old_generation };
     vec![Effect::Arm(Timer::Grace), Effect::SignalOrphans]
 }
 

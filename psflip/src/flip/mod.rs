@@ -29,16 +29,16 @@ mod drain;
 mod effect;
 mod event;
 pub mod job_control;
-mod questions;
+mod queries;
 pub mod signals;
 mod state;
 
 pub use decide::{begin, decide};
 pub use effect::{Effect, Hook, News};
 pub use event::{ChildSignal, Event};
-pub use questions::NotNow;
+pub use queries::UpgradeBlocked;
 pub use state::{
-    Child, Elder, Failure, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step,
+    Child, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step,
     Successor, Timer,
 };
 

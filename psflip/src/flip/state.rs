@@ -61,7 +61,7 @@ pub enum Phase {
         /// The reason, and the exit status of psflip that follows from it.
         outcome: Outcome,
         /// State of the old generation.
-        elder: Elder,
+        old_generation: OldGeneration,
     },
     /// After a stop request, the child and its descendants have exited, and the predecessor still drains.
     /// psflip waits for it, because a service manager such as systemd kills all remaining processes when the
@@ -85,7 +85,7 @@ pub enum Predecessor {
 
 /// The generation before this one, after the promotion of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Elder {
+pub enum OldGeneration {
     /// There is none, or it has exited. Also set if this generation failed: then its predecessor is the
     /// service.
     Gone,

@@ -210,7 +210,7 @@ fn what_operators_are_told_of_a_request_is_what_is_decided() {
         assert_eq!(why.is_none(), starts, "{from:?}");
         assert_eq!(from.is_idle(), starts, "{from:?}");
         let waits = to.remembered;
-        assert_eq!(why == Some(NotNow::Ends), !starts && !waits, "{from:?} {effects:?}");
+        assert_eq!(why == Some(UpgradeBlocked::Ends), !starts && !waits, "{from:?} {effects:?}");
     }
 }
 

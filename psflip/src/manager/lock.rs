@@ -302,7 +302,7 @@ mod tests {
                 assert_eq!(waiting(gettid()), 0);
             });
             let thread = told.recv().unwrap();
-            testkit::wait_until(testkit::Deadline::default(), "somebody to wait for the turn", || {
+            testkit::wait_until(testkit::Deadline::default(), "a process to wait for the turn", || {
                 (waiting(thread) > 0).then_some(())
             });
             drop(first);

@@ -26,34 +26,34 @@ impl Runtime {
     pub(super) fn collect(&mut self, token: Token) -> io::Result<()> {
         match token {
             Token::Anchor => self.anchor_is_gone(),
-            Token::Tree => self.hear_keeper(),
+            Token::Tree => self.on_keeper_report(),
             Token::Child => self.child_is_gone(),
-            Token::Successor => self.hear_successor(),
+            Token::Successor => self.on_successor_message(),
             Token::SuccessorProcess => {
                 // Read its last messages first.
-                self.hear_successor()?;
+                self.on_successor_message()?;
                 self.successor_is_gone();
                 Ok(())
             }
-            Token::Predecessor => self.hear_predecessor(AT_ONCE),
+            Token::Predecessor => self.on_predecessor_message(AT_ONCE),
             Token::PredecessorProcess => {
                 // Read its last messages first.
-                self.hear_predecessor(usize::MAX)?;
+                self.on_predecessor_message(usize::MAX)?;
                 self.poller.forget(Token::PredecessorProcess);
                 self.poller.forget(Token::Predecessor);
                 self.predecessor = None;
                 self.listeners.predecessor_is_gone();
                 self.nobody_else_speaks();
                 self.control.listeners.predecessor_is_gone();
-                self.happened(Event::PredecessorGone);
+                self.dispatch(Event::PredecessorGone);
                 Ok(())
             }
             Token::Check => {
                 self.check(health::Checker::on_ready);
-                self.settle();
+                self.drain_queue();
                 Ok(())
             }
-            Token::Notifications => self.hear_notifications(),
+            Token::Notifications => self.on_notifications(),
             Token::PromoteHook => self.hooked(Hook::Promote),
             Token::PromotedHook => self.hooked(Hook::Promoted),
             Token::FailedHook => self.hooked(Hook::Failed),
@@ -62,7 +62,7 @@ impl Runtime {
                 Ok(())
             }
             Token::Control => {
-                self.hear_clients();
+                self.on_clients();
                 Ok(())
             }
             Token::Files => {
@@ -76,7 +76,7 @@ impl Runtime {
                         Key::Flip(timer) => self.timed_out(timer),
                         Key::Check => {
                             self.check(health::Checker::on_timer);
-                            self.settle();
+                            self.drain_queue();
                         }
                         Key::NotHealthyYet => self.tell_not_healthy_yet(),
                         Key::Notifications => self.resume_notifications()?,
@@ -86,7 +86,7 @@ impl Runtime {
                         Key::Sweep => self.sweep(),
                         Key::Hook(hook) => {
                             self.hook_is_late(hook);
-                            self.settle();
+                            self.drain_queue();
                         }
                     }
                 }
@@ -96,8 +96,8 @@ impl Runtime {
     }
 
     fn hooked(&mut self, hook: Hook) -> io::Result<()> {
-        self.hear_hook(hook);
-        self.settle();
+        self.on_hook(hook);
+        self.drain_queue();
         Ok(())
     }
 
@@ -105,10 +105,10 @@ impl Runtime {
         if timer == Timer::Successor {
             self.successor_is_late();
         }
-        self.happened(Event::TimedOut(timer));
+        self.dispatch(Event::TimedOut(timer));
     }
 
-    fn hear_keeper(&mut self) -> io::Result<()> {
+    fn on_keeper_report(&mut self) -> io::Result<()> {
         while let Some(tree) = &mut self.tree {
             let Some(report) = tree.next_report()? else { return Ok(()) };
             if tree.is_over() {
@@ -121,7 +121,7 @@ impl Runtime {
             match report {
                 Report::Started => {
                     self.watch_child();
-                    self.happened(Event::ChildStarted);
+                    self.dispatch(Event::ChildStarted);
                 }
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
@@ -129,7 +129,7 @@ impl Runtime {
                 Report::Other(_) | Report::CaughtUp => {} // not requested
                 Report::About { pid, belongs } => self.sender_is_known(pid, belongs),
                 Report::Ended(end) => self.child_has_ended(end)?,
-                Report::Gone => self.happened(Event::TreeGone),
+                Report::Gone => self.dispatch(Event::TreeGone),
                 Report::Lost => self.keeper_is_lost()?,
             }
             if self.outcome.is_some() {
@@ -150,7 +150,7 @@ impl Runtime {
 
     /// The child has exited. Nearly always the keeper has reported that already, or does so at this moment.
     fn child_is_gone(&mut self) -> io::Result<()> {
-        self.hear_keeper()?;
+        self.on_keeper_report()?;
         if let Some(late) = self.tree.as_mut().and_then(crate::process::keeper::Tree::press_keeper) {
             self.poller.forget(Token::Child); // it would stay ready forever
             self.timers.set(Key::Keeper, late.saturating_duration_since(std::time::Instant::now()));
@@ -173,7 +173,7 @@ impl Runtime {
             Stage::Workdir => format!("can't start `{command}` in workdir `{}`: {error}", workdir()),
             Stage::Fork | Stage::ParentDeath => format!("can't start `{command}`: {error}"),
         });
-        self.happened(Event::ChildNotStarted(why));
+        self.dispatch(Event::ChildNotStarted(why));
     }
 
     /// The keeper was killed, by the OOM killer for example. The kernel killed the child with it; psflip has
@@ -197,7 +197,7 @@ impl Runtime {
         self.job_control.continued();
         self.take_terminal_back();
         self.note_end(end);
-        self.happened(Event::ChildEnded(end)); // reported exactly once, whatever else fails
+        self.dispatch(Event::ChildEnded(end)); // reported exactly once, whatever else fails
         read
     }
 
@@ -207,7 +207,7 @@ impl Runtime {
         let spared: Vec<u32> = self.intermediate.into_iter().chain(keeper).collect();
         if self.reaper.sweep(&spared) {
             self.timers.clear(Key::Sweep);
-            self.happened(Event::TreeGone);
+            self.dispatch(Event::TreeGone);
         } else if let Some(next) = self.reaper.next_sweep() {
             self.timers.set(Key::Sweep, next.saturating_duration_since(std::time::Instant::now()));
         }
@@ -232,7 +232,7 @@ impl Runtime {
                 self.intermediate = None;
                 self.become_subreaper_again();
                 if self.successor.as_ref().is_some_and(successor::Link::is_ready) {
-                    self.happened(Event::SuccessorReady);
+                    self.dispatch(Event::SuccessorReady);
                 }
             }
         }
@@ -284,15 +284,15 @@ impl Runtime {
         match request {
             Some(Request::Upgrade) => {
                 let Received { signal, pid, uid, .. } = received;
-                self.chronicle.asked(Some(format!("{signal} from pid {pid} (uid {uid})")));
-                self.happened(Event::UpgradeRequested);
+                self.upgrade_log.asked(Some(format!("{signal} from pid {pid} (uid {uid})")));
+                self.dispatch(Event::UpgradeRequested);
             }
-            Some(Request::Stop) => self.happened(Event::StopRequested(ChildSignal::HasIt)),
+            Some(Request::Stop) => self.dispatch(Event::StopRequested(ChildSignal::HasIt)),
             None => self.note_signal(received.signal),
         }
     }
 
-    fn hear_successor(&mut self) -> io::Result<()> {
+    fn on_successor_message(&mut self) -> io::Result<()> {
         while let Some(link) = &mut self.successor {
             let news = match link.next_news() {
                 Ok(Some(news)) => news,
@@ -326,13 +326,13 @@ impl Runtime {
                 // not become the service before the service manager is its parent (contract U10). The check
                 // is repeated when the intermediate process is reaped.
                 successor::News::Ready if self.intermediate.is_some() => {}
-                successor::News::Ready => self.happened(Event::SuccessorReady),
+                successor::News::Ready => self.dispatch(Event::SuccessorReady),
                 successor::News::Failed => {}
                 successor::News::Upgrade { by } => {
-                    self.chronicle.asked(by);
-                    self.happened(Event::RequestPassedBack);
+                    self.upgrade_log.asked(by);
+                    self.dispatch(Event::RequestPassedBack);
                 }
-                successor::News::Stop => self.happened(Event::StopRequested(ChildSignal::Send)),
+                successor::News::Stop => self.dispatch(Event::StopRequested(ChildSignal::Send)),
                 successor::News::Warning { text } => self.pass_warning_on(text),
                 successor::News::Progress { step, child, probe } => {
                     self.note_progress(step, None, child, probe);
@@ -356,7 +356,7 @@ impl Runtime {
     fn wait_for_successor_anew(&mut self) {
         if self.state.successor() == Some(Successor::Comes) {
             self.set_timer(Timer::Successor);
-            self.settle();
+            self.drain_queue();
         }
     }
 
@@ -394,7 +394,7 @@ impl Runtime {
     fn successor_is_gone(&mut self) {
         self.poller.forget(Token::SuccessorProcess);
         self.poller.forget(Token::Successor);
-        self.happened(Event::SuccessorGone);
+        self.dispatch(Event::SuccessorGone);
     }
 
     fn successor_is_late(&mut self) {
@@ -410,7 +410,7 @@ impl Runtime {
 
     /// Reads up to `most` messages. The rest stays in the socket, so that signals and timers get their turn
     /// first.
-    fn hear_predecessor(&mut self, most: usize) -> io::Result<()> {
+    fn on_predecessor_message(&mut self, most: usize) -> io::Result<()> {
         for _ in 0..most {
             let Some(Predecessor { link, .. }) = &self.predecessor else { return Ok(()) };
             let news = match link.next_news() {
@@ -426,10 +426,10 @@ impl Runtime {
             };
             match news {
                 predecessor::News::Message(ToSuccessor::Acknowledge { remembered, by }) => {
-                    self.chronicle.asked(by);
-                    self.happened(Event::Acknowledged { remembered });
+                    self.upgrade_log.asked(by);
+                    self.dispatch(Event::Acknowledged { remembered });
                 }
-                predecessor::News::Message(ToSuccessor::Abort) => self.happened(Event::Aborted),
+                predecessor::News::Message(ToSuccessor::Abort) => self.dispatch(Event::Aborted),
                 predecessor::News::Message(ToSuccessor::Draining { step, left }) => {
                     self.note_drain(step, left);
                     if self.state.awaits_predecessor() {
@@ -437,8 +437,8 @@ impl Runtime {
                     }
                 }
                 predecessor::News::Message(ToSuccessor::Upgrade { by }) => {
-                    self.chronicle.asked(by);
-                    self.happened(Event::RequestPassedOn);
+                    self.upgrade_log.asked(by);
+                    self.dispatch(Event::RequestPassedOn);
                 }
                 predecessor::News::Message(ToSuccessor::Main) => self.managers_know(),
                 predecessor::News::Message(

@@ -5,15 +5,15 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Instant;
 
-use super::chronicle::promoted;
 use super::poller::Token;
 use super::tell::{in_words, kind};
 use super::timers::Key;
+use super::upgrade_log::promoted;
 use super::{Predecessor, Runtime};
 use crate::config;
 use crate::control::protocol::{self, Event as Told, State, Status, Wish};
 use crate::control::server::{Asked, Interest, Server, Then};
-use crate::flip::{self, ChildSignal, Event, News, NotNow, Outcome, Timer};
+use crate::flip::{self, ChildSignal, Event, News, Outcome, Timer, UpgradeBlocked};
 use crate::handover::predecessor::Inheritance;
 use crate::history;
 use crate::process::invocation::FileStamp;
@@ -129,7 +129,7 @@ impl Runtime {
     /// The successor is promoted and accepts clients from now on. Clients that wait for this upgrade stay
     /// connected here.
     pub(super) fn let_go_of_operators(&mut self) {
-        let current = self.chronicle.begun;
+        let current = self.upgrade_log.begun;
         if let Some(server) = &mut self.control.server {
             server.stop_accepting();
             let to = |interest| Told::Moved {
@@ -147,7 +147,7 @@ impl Runtime {
     }
 
     /// The control socket or a client is ready.
-    pub(super) fn hear_clients(&mut self) {
+    pub(super) fn on_clients(&mut self) {
         let Some(server) = &mut self.control.server else { return };
         for asked in server.on_ready() {
             self.asked(asked);
@@ -183,8 +183,8 @@ impl Runtime {
                 self.note_failure(&self.upgrade_failure.clone().unwrap_or_default());
             }
             News::RequestRefused => {
-                let refused = Told::Refused { reason: in_words(NotNow::Ends).to_owned() };
-                self.tell_clients(Interest::Upgrade(self.chronicle.next()), &refused, Then::Close);
+                let refused = Told::Refused { reason: in_words(UpgradeBlocked::Ends).to_owned() };
+                self.tell_clients(Interest::Upgrade(self.upgrade_log.next()), &refused, Then::Close);
             }
             News::StopIgnored => {
                 let child = self.child();
@@ -237,8 +237,8 @@ impl Runtime {
     pub(super) fn tell_of_end(&mut self, outcome: Outcome) {
         let Some(server) = &mut self.control.server else { return };
         if outcome == Outcome::Superseded {
-            let killed = self.chronicle.upgrade.as_ref().is_some_and(|under_way| under_way.record.killed());
-            let upgrade = self.chronicle.begun;
+            let killed = self.upgrade_log.upgrade.as_ref().is_some_and(|under_way| under_way.record.killed());
+            let upgrade = self.upgrade_log.begun;
             server.send_away(
                 |_| false,
                 |interest| match interest {
@@ -304,22 +304,22 @@ impl Runtime {
     fn asked_for_upgrade(&mut self, client: u64, pid: i32, uid: u32) {
         let not_now = self.state.why_not_now();
         let because = not_now.map(|why| in_words(why).to_owned());
-        if not_now == Some(NotNow::Ends) {
+        if not_now == Some(UpgradeBlocked::Ends) {
             let reason = because.unwrap_or_default();
             self.answer(client, &Told::Refused { reason }, Then::Close);
             return;
         }
         let from = format!("pid {pid} (uid {uid})");
         tracing::info!(from, "upgrade requested over the control socket");
-        let upgrade = self.chronicle.next();
+        let upgrade = self.upgrade_log.next();
         self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
-        self.chronicle.asked(Some(format!("the control socket, {from}")));
-        self.happened(Event::UpgradeRequested);
+        self.upgrade_log.asked(Some(format!("the control socket, {from}")));
+        self.dispatch(Event::UpgradeRequested);
     }
 
     fn follow(&mut self, client: u64, upgrade: u64) {
-        let under_way = self.chronicle.upgrade.as_ref().map(|under_way| &under_way.record);
-        let here = under_way.or(self.chronicle.own.as_ref()).filter(|record| record.upgrade == upgrade);
+        let under_way = self.upgrade_log.upgrade.as_ref().map(|under_way| &under_way.record);
+        let here = under_way.or(self.upgrade_log.own.as_ref()).filter(|record| record.upgrade == upgrade);
         if let Some(record) = here.cloned() {
             self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because: None });
             for history::Timed { step, at_ms } in record.steps {
@@ -329,7 +329,7 @@ impl Runtime {
             }
             return;
         }
-        if let Some(record) = self.chronicle.history.get(upgrade) {
+        if let Some(record) = self.upgrade_log.history.get(upgrade) {
             let event = match &record.reason {
                 None => promoted(record),
                 Some(reason) => Told::Failed {
@@ -351,12 +351,12 @@ impl Runtime {
             }
             return;
         }
-        if upgrade == self.chronicle.next() && self.state.remembered {
+        if upgrade == self.upgrade_log.next() && self.state.remembered {
             let because = self.state.why_not_now().map(|why| in_words(why).to_owned());
             self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
             return;
         }
-        let reason = format!("there is no upgrade {upgrade}; the last one was {}", self.chronicle.begun);
+        let reason = format!("there is no upgrade {upgrade}; the last one was {}", self.upgrade_log.begun);
         self.answer(client, &Told::Error { reason }, Then::Close);
     }
 
@@ -373,7 +373,7 @@ impl Runtime {
         let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
         let signal = Some(self.plan.shutdown.signal.to_string());
         self.keep(client, Interest::Stop, &Told::Stopping { child, timeout_ms, signal });
-        self.happened(Event::StopRequested(ChildSignal::Send));
+        self.dispatch(Event::StopRequested(ChildSignal::Send));
     }
 
     /// The child's pid, unless the child has exited and psflip only waits for the predecessor.
@@ -384,7 +384,7 @@ impl Runtime {
     /// The draining predecessor, as far as it has reported its step.
     fn draining(&self) -> Option<protocol::Predecessor> {
         let Predecessor { pid, .. } = self.predecessor.as_ref()?;
-        let said = self.chronicle.predecessor;
+        let said = self.upgrade_log.predecessor;
         let left = |(_, until): (_, Instant)| until.saturating_duration_since(Instant::now());
         Some(protocol::Predecessor {
             pid: *pid,
@@ -395,12 +395,12 @@ impl Runtime {
 
     /// The status report.
     fn report(&self) -> Status {
-        let Self { plan, identity, chronicle, .. } = self;
+        let Self { plan, identity, upgrade_log, .. } = self;
         let text = |path: &Path| crate::text::lossy(path);
         let absolute = |path: &Path| text(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         let control = plan.control.path(plan.pidfile.as_deref());
-        let is_first_start = chronicle.active_since.is_none();
-        let (upgrade, timer) = match (&chronicle.upgrade, &chronicle.own) {
+        let is_first_start = upgrade_log.active_since.is_none();
+        let (upgrade, timer) = match (&upgrade_log.upgrade, &upgrade_log.own) {
             (Some(under_way), _) => (Some(&under_way.record), Timer::Successor),
             (None, own) => (own.as_ref().filter(|_| is_first_start), Timer::Healthy),
         };
@@ -414,8 +414,8 @@ impl Runtime {
             slot: identity.slot.as_str().to_owned(),
             child: self.child(),
             command: plan.cmd.clone(),
-            started_at: chronicle.started_at,
-            active_since: chronicle.active_since,
+            started_at: upgrade_log.started_at,
+            active_since: upgrade_log.active_since,
             health: kind(&plan.health).to_owned(),
             config: identity.config.as_ref().map(FileStamp::source),
             program: identity.origin.source(),
@@ -437,7 +437,7 @@ impl Runtime {
                 .and_then(|_| self.timers.left(Key::Flip(timer)))
                 .map(|left| left.as_millis() as u64),
             upgrade: upgrade.cloned(),
-            history: chronicle.history.iter().cloned().collect(),
+            history: upgrade_log.history.iter().cloned().collect(),
         }
     }
 }

@@ -64,14 +64,14 @@ impl Runtime {
         tracing::debug!(hook = name(hook), command = argv[0], "hook started");
         let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
         let started =
-            SupervisedCommand::start(&argv, &self.envp, &variables, workdir, signals).and_then(|errand| {
-                let watched = self.poller.watch(token(hook), errand.as_fd());
-                watched.map(|()| errand).map_err(|error| format!("can't be waited for: {error}"))
+            SupervisedCommand::start(&argv, &self.envp, &variables, workdir, signals).and_then(|command| {
+                let watched = self.poller.watch(token(hook), command.as_fd());
+                watched.map(|()| command).map_err(|error| format!("can't be waited for: {error}"))
             });
         match started {
-            Ok(errand) => {
+            Ok(command) => {
                 self.timers.set(Key::Hook(hook), self.plan.hooks.timeout);
-                self.hooks.insert(hook, errand);
+                self.hooks.insert(hook, command);
             }
             Err(why) => self.hook_ended(hook, Err(why)),
         }
@@ -85,12 +85,12 @@ impl Runtime {
     }
 
     /// A hook has exited, or has written output.
-    pub(super) fn hear_hook(&mut self, hook: Hook) {
-        let Some(errand) = self.hooks.get_mut(&hook) else { return };
-        match errand.advance() {
+    pub(super) fn on_hook(&mut self, hook: Hook) {
+        let Some(command) = self.hooks.get_mut(&hook) else { return };
+        match command.advance() {
             Ok(false) => {}
             Ok(true) => {
-                let output = errand.output();
+                let output = command.output();
                 self.hook_ended(hook, Ok(output));
             }
             Err(why) => self.hook_ended(hook, Err(why)),
@@ -100,9 +100,9 @@ impl Runtime {
     /// A hook has reached its time limit. It may have exited in time all the same, if psflip was stopped
     /// meanwhile.
     pub(super) fn hook_is_late(&mut self, hook: Hook) {
-        self.hear_hook(hook);
-        if let Some(errand) = self.hooks.get(&hook) {
-            let why = errand.overdue(self.plan.hooks.timeout);
+        self.on_hook(hook);
+        if let Some(command) = self.hooks.get(&hook) {
+            let why = command.overdue(self.plan.hooks.timeout);
             self.hook_ended(hook, Err(why));
         }
     }

@@ -1,21 +1,21 @@
 //! The event loop. It collects events (`collect.rs`), lets [`crate::flip`] decide, and performs the effects
 //! (`perform.rs`). One thread, one place to wait, no decisions here.
 
-mod anchored;
-mod chronicle;
+mod anchor_client;
 mod collect;
 mod control;
 mod files;
 mod hooks;
 mod job_control;
 mod managers;
-mod notified;
 mod outage;
 mod perform;
 mod poller;
+mod readiness;
 mod tell;
 mod timers;
 mod traffic;
+mod upgrade_log;
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -44,10 +44,10 @@ use crate::sys::signal::{SignalFd, SignalSet};
 use crate::traffic::activation::Activation;
 use crate::traffic::listen::{Given, Listeners};
 use crate::traffic::symlink::Turned;
-use chronicle::Chronicle;
-use notified::Notified;
 use poller::{Poller, Token};
+use readiness::Readiness;
 use timers::{Key, Timers};
+use upgrade_log::UpgradeLog;
 
 /// Added to the times that follow from the configuration, for psflip's own work and a busy host, before the
 /// other side counts as hung.
@@ -110,7 +110,7 @@ struct Runtime {
     tree: Option<Tree>,
     checker: Option<CheckerSlot>,
     /// The child's `NOTIFY_SOCKET`, if it gets one.
-    notified: Option<Notified>,
+    readiness: Option<Readiness>,
     predecessor: Option<Predecessor>,
     successor: Option<successor::Link>,
     /// The process that starts the successor and exits at once, until it is reaped.
@@ -122,12 +122,12 @@ struct Runtime {
     /// The symlink that this generation repointed, until it is promoted.
     turned: Option<Turned>,
     /// Set while an upgrade is running.
-    before_upgrade: Option<traffic::BeforeUpgrade>,
+    descendants_before_upgrade: Option<traffic::BeforeUpgrade>,
     hooks: hooks::Running,
     managers: managers::Managers,
     control: control::Control,
     files: files::Files,
-    chronicle: Chronicle,
+    upgrade_log: UpgradeLog,
     /// Whether the status that operators see has changed.
     changed: bool,
     /// Why the last upgrade failed.
@@ -243,7 +243,7 @@ impl Runtime {
         let control = control::Control::new(&mut inheritance);
         let Inheritance { listeners: given, history, .. } = inheritance;
         let from = predecessor.as_ref().map(|_| identity.generation - 1);
-        let chronicle = Chronicle::new(identity.begun.clone(), from, identity.generation, history);
+        let upgrade_log = UpgradeLog::new(identity.begun.clone(), from, identity.generation, history);
         Self {
             envp: envp.into(),
             state: flip::begin(role).0,
@@ -256,7 +256,7 @@ impl Runtime {
             reaper,
             tree: None,
             checker: None,
-            notified: None,
+            readiness: None,
             predecessor,
             successor: None,
             intermediate: None,
@@ -264,12 +264,12 @@ impl Runtime {
             given,
             listeners: Listeners::default(),
             turned: None,
-            before_upgrade: None,
+            descendants_before_upgrade: None,
             hooks: hooks::Running::new(),
             managers,
             control,
             files: files::Files::default(),
-            chronicle,
+            upgrade_log,
             changed: false,
             upgrade_failure: None,
             failure: None,
@@ -302,7 +302,7 @@ impl Runtime {
         self.managers_begin();
         self.tell_warnings();
         self.perform_all(flip::begin(role).1);
-        self.settle();
+        self.drain_queue();
         let mut is_idle = false;
         let mut failed_turns = 0;
         while self.outcome.is_none() {
@@ -343,13 +343,13 @@ impl Runtime {
     }
 
     /// Queues an event and handles it.
-    fn happened(&mut self, event: Event) {
+    fn dispatch(&mut self, event: Event) {
         self.queue.push_back(event);
-        self.settle();
+        self.drain_queue();
     }
 
     /// Decides and performs until the queue is empty.
-    fn settle(&mut self) {
+    fn drain_queue(&mut self) {
         while let Some(event) = self.queue.pop_front() {
             if self.outcome.is_some() {
                 self.queue.clear();
@@ -446,7 +446,7 @@ impl Runtime {
     /// How long to wait for the predecessor's current step. The steps before its child's exit are skipped
     /// once it gets the stop request.
     fn predecessor_deadline(&self) -> Duration {
-        match self.chronicle.predecessor {
+        match self.upgrade_log.predecessor {
             Some((step, until)) if step != Drain::Delay => {
                 until.saturating_duration_since(Instant::now()) + MARGIN
             }

@@ -57,7 +57,7 @@ impl Runtime {
             }
             Effect::PassStopBack => self.tell_predecessor(&ToPredecessor::Stop),
             Effect::PassRequestBack => {
-                let by = self.chronicle.hand_on();
+                let by = self.upgrade_log.hand_on();
                 self.tell_predecessor(&ToPredecessor::Upgrade { by });
             }
             Effect::Withdraw => self.withdraw(),
@@ -65,7 +65,7 @@ impl Runtime {
             Effect::Acknowledge { remembered } => self.acknowledge(remembered),
             Effect::AbortSuccessor => self.tell_successor(&ToSuccessor::Abort),
             Effect::PassRequestOn => {
-                let by = self.chronicle.hand_on();
+                let by = self.upgrade_log.hand_on();
                 self.tell_successor(&ToSuccessor::Upgrade { by });
             }
             Effect::KillSuccessor => self.kill_successor(),
@@ -108,7 +108,7 @@ impl Runtime {
     fn start_probing(&mut self) {
         let Some(pid) = self.tree.as_ref().and_then(Tree::child_pid) else { return };
         // Only once: probing starts again when the child ignores a stop.
-        if !self.chronicle.has_taken(Step::Child) {
+        if !self.upgrade_log.has_taken(Step::Child) {
             tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
             self.note(Step::Child);
         }
@@ -258,7 +258,7 @@ impl Runtime {
         self.poller.forget(Token::Predecessor);
         let event = match answer {
             Ok(Some((remembered, by))) => {
-                self.chronicle.asked(by);
+                self.upgrade_log.asked(by);
                 // `main` can't be received any more; it would follow at once.
                 self.managers_know();
                 Event::Acknowledged { remembered }
@@ -289,8 +289,8 @@ impl Runtime {
             pidfile: self.pidfile.as_ref().map(|pidfile| text::lossy(pidfile.path())),
             listeners: self.listeners.to_hand_over().count() as u32,
             control: self.control.listeners.to_hand_over().next().is_some(),
-            records: self.chronicle.history.iter().len() as u32,
-            upgrade: self.chronicle.for_successor(),
+            records: self.upgrade_log.history.iter().len() as u32,
+            upgrade: self.upgrade_log.for_successor(),
             activated: self.identity.activation.is_there(),
             config: self.identity.config.as_ref().and_then(FileStamp::stamp),
         };
@@ -308,7 +308,7 @@ impl Runtime {
                 .listeners
                 .to_hand_over()
                 .map(|(address, socket, file)| (ToSuccessor::Control { address, file }, Some(socket)));
-            let records = self.chronicle.history.iter();
+            let records = self.upgrade_log.history.iter();
             let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
             let inheritance = sockets.chain(control).chain(records);
             let deadline = self.plan.upgrade.timeout + MARGIN;
@@ -346,10 +346,10 @@ impl Runtime {
         let alive = link.process().is_some_and(|(_, process)| !process.has_ended());
         // A successor that was sent an abort may not have read it yet.
         let committed = if alive && link.failure().is_none() {
-            let by = self.chronicle.hand_on().filter(|_| remembered);
+            let by = self.upgrade_log.hand_on().filter(|_| remembered);
             let sent = link.send(&ToSuccessor::Acknowledge { remembered, by: by.clone() });
             if sent.is_err() {
-                self.chronicle.asked(by); // the request stays with this generation
+                self.upgrade_log.asked(by); // the request stays with this generation
             }
             sent
         } else {

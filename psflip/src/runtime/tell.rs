@@ -8,7 +8,7 @@ use super::{CheckerSlot, KILL, Predecessor, Runtime};
 use crate::config::Health;
 use crate::control::protocol;
 use crate::control::server::{Interest, Then};
-use crate::flip::{Failure, News, NotNow, Timer};
+use crate::flip::{Failure, News, Timer, UpgradeBlocked};
 use crate::handover::ToPredecessor;
 use crate::process::keeper::Tree;
 use crate::secrets;
@@ -38,7 +38,7 @@ impl Runtime {
         match news {
             News::Promoted => {
                 self.forget_last_exit();
-                let took = span(self.chronicle.took());
+                let took = span(self.upgrade_log.took());
                 tracing::info!(child, health = kind(&self.plan.health), %took, "healthy, active");
             }
             News::UpgradeStarted => {
@@ -46,7 +46,7 @@ impl Runtime {
             }
             News::UpgradeFailed => {
                 let reason = self.why_upgrade_failed();
-                let took = span(self.chronicle.upgrade_took().unwrap_or_default());
+                let took = span(self.upgrade_log.upgrade_took().unwrap_or_default());
                 if self.state.is_stopping() {
                     tracing::info!(child, reason, %took, "upgrade aborted by a stop request");
                 } else {
@@ -85,7 +85,7 @@ impl Runtime {
                 "the old psflip was killed; going on alone; the service is down until this child is healthy"
             ),
             News::PredecessorDrained => {
-                let drained = span(self.chronicle.drained().unwrap_or_default());
+                let drained = span(self.upgrade_log.drained().unwrap_or_default());
                 tracing::info!(%drained, "the old generation is gone");
             }
             News::AwaitingPredecessor => {
@@ -143,7 +143,7 @@ impl Runtime {
             return;
         }
         let child = self.tree.as_ref().and_then(Tree::child_pid);
-        let reason = match (&self.notified, &self.checker) {
+        let reason = match (&self.readiness, &self.checker) {
             (Some(notified), _) => notified.why_not_ready(),
             (None, Some(CheckerSlot(checker))) => {
                 checker.last_failure().unwrap_or("no probe has finished yet").to_owned()
@@ -168,7 +168,8 @@ impl Runtime {
 
     /// Passes a warning of the new generation on to clients that wait for the upgrade.
     pub(super) fn pass_warning_on(&mut self, text: String) {
-        let Some(upgrade) = self.chronicle.upgrade.as_ref().map(|under_way| under_way.record.upgrade) else {
+        let Some(upgrade) = self.upgrade_log.upgrade.as_ref().map(|under_way| under_way.record.upgrade)
+        else {
             return;
         };
         self.tell_clients(
@@ -184,7 +185,7 @@ impl Runtime {
             Some(CheckerSlot(checker)) => checker.last_failure().map(str::to_owned),
             None => self.last_probe_failure.take(),
         };
-        let probe = match (&self.notified, failure) {
+        let probe = match (&self.readiness, failure) {
             (Some(notified), Failure::NotHealthy) => Some(notified.why_not_ready()),
             (Some(_), _) => self.last_words(),
             (None, _) if hopeless => last_probe,
@@ -260,13 +261,13 @@ fn span(time: Duration) -> String {
 }
 
 /// Why an upgrade can't start at once.
-pub(super) fn in_words(why: NotNow) -> &'static str {
+pub(super) fn in_words(why: UpgradeBlocked) -> &'static str {
     match why {
-        NotNow::NotHealthy => "the child is not healthy yet",
-        NotNow::Stopping => "a stop was requested",
-        NotNow::PredecessorDrains => "the old generation still drains",
-        NotNow::UnderWay => "an upgrade is under way",
-        NotNow::Ends => "this generation is stopping",
+        UpgradeBlocked::NotHealthy => "the child is not healthy yet",
+        UpgradeBlocked::Stopping => "a stop was requested",
+        UpgradeBlocked::PredecessorDrains => "the old generation still drains",
+        UpgradeBlocked::UnderWay => "an upgrade is under way",
+        UpgradeBlocked::Ends => "this generation is stopping",
     }
 }
 

@@ -100,13 +100,13 @@ impl Runtime {
     /// Records the settings before a successor may change them.
     pub(super) fn look_before_upgrade(&mut self) {
         let link = self.plan.switch.as_ref().map(symlink::Was::look);
-        self.before_upgrade = Some(BeforeUpgrade { link, listeners: self.listeners.settings() });
+        self.descendants_before_upgrade = Some(BeforeUpgrade { link, listeners: self.listeners.settings() });
     }
 
     /// A failed successor may have changed these, and may have been killed before it could undo that.
     pub(super) fn take_back(&mut self) {
         self.reclaim_pidfile();
-        let Some(BeforeUpgrade { link, listeners }) = self.before_upgrade.take() else { return };
+        let Some(BeforeUpgrade { link, listeners }) = self.descendants_before_upgrade.take() else { return };
         if let Some(link) = link
             && let Err(error) = link.restore()
         {

@@ -198,7 +198,7 @@ mod tests {
         drop(writer);
         let received = datagrams.receive(&mut [0; 16]).unwrap().unwrap();
         assert!(received.had_descriptors && received.sender.is_some(), "{received:?}");
-        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "somebody still holds the pipe");
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "a process still holds the pipe");
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn close_on_exec_if_open(number: RawFd) {
 }
 
 /// Takes ownership of a descriptor that was kept open across an exec, under a number
-/// that the caller was told.
+/// that the caller knows.
 ///
 /// # Errors
 /// EBADF: nothing is open there.

@@ -178,7 +178,7 @@ impl Watch {
     fn run(&mut self) -> Result<End, Failure> {
         let mut was_settled = false;
         loop {
-            if let Some(over) = self.hear_keeper() {
+            if let Some(over) = self.on_keeper_report() {
                 return over;
             }
             let late = self.tree.press_keeper();
@@ -218,7 +218,7 @@ impl Watch {
     }
 
     /// Reads the keeper's reports. `Some`: nothing is left.
-    fn hear_keeper(&mut self) -> Option<Result<End, Failure>> {
+    fn on_keeper_report(&mut self) -> Option<Result<End, Failure>> {
         loop {
             match self.tree.next_report() {
                 Ok(Some(Report::Started)) => {

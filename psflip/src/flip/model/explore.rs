@@ -184,12 +184,14 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         (Phase::Starting { .. }, Event::StopRequested(_)) => Vec::new(),
         _ => decide(state, event),
     }),
-    ("a stop of whoever the pidfile names is taken for one of the successor alone", "S5", |state, event| {
-        match (state.phase, event) {
+    (
+        "a stop of the process that the pidfile names is taken for one of the successor alone",
+        "S5",
+        |state, event| match (state.phase, event) {
             (Phase::Upgrading { .. }, Event::StopRequested(ChildSignal::Send)) => Vec::new(),
             _ => decide(state, event),
-        }
-    }),
+        },
+    ),
     ("an operator's stop does not reach the child", "S5", |state, event| {
         let mut effects = decide(state, event);
         if event == Event::StopRequested(ChildSignal::Send) {

@@ -72,8 +72,8 @@ impl World {
             if generation.is_idle() && generation.hook && !hooks {
                 return Err(format!("U4: the hook of generation {index} runs, and nobody waits for it"));
             }
-            let somebody = generation.knows_predecessor && self.generations[index - 1].alive;
-            if generation.alive && generation.is_idle() && fails && keeps && somebody {
+            let has_predecessor = generation.knows_predecessor && self.generations[index - 1].alive;
+            if generation.alive && generation.is_idle() && fails && keeps && has_predecessor {
                 return Err(format!("U8: generation {index} fails and keeps clients or pidfile"));
             }
         }

@@ -138,7 +138,7 @@ impl Alive {
     #[track_caller]
     fn wait_for_death(&mut self) {
         wait_for(self.reader.as_fd(), PollFlags::empty()); // poll always reports a hang-up
-        assert_eq!(self.reader.read(&mut [0; 64]).unwrap(), 0, "somebody is alive");
+        assert_eq!(self.reader.read(&mut [0; 64]).unwrap(), 0, "a process is alive");
     }
 }
 

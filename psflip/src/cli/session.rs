@@ -14,7 +14,7 @@ use crate::exit;
 const TICK: Duration = Duration::from_millis(200);
 
 /// A request and its answers.
-pub(super) struct Talk {
+pub(super) struct Session {
     pub(super) place: Place,
     pub(super) screen: Screen,
     pub(super) ear: Ear,
@@ -35,7 +35,7 @@ pub(super) enum Turn {
     Over(End),
 }
 
-impl Talk {
+impl Session {
     /// Sends the request. `timeout` is for the whole command.
     pub(super) fn begin(
         which: &Which,
@@ -115,7 +115,7 @@ impl Talk {
 }
 
 /// Removes the status line before the result is printed.
-impl Drop for Talk {
+impl Drop for Session {
     fn drop(&mut self) {
         self.screen.clear();
     }

@@ -34,7 +34,7 @@ const AT_ONCE: usize = 1000;
 
 /// The anchor. All signals are blocked, as they are in psflip.
 #[derive(Debug)]
-pub(super) struct Steward {
+pub(super) struct Anchor {
     pub(super) socket: Socket,
     signals: SignalFd,
     pub(super) reaper: Reaper,
@@ -50,14 +50,14 @@ pub(super) struct Steward {
     /// A generation, or a successor before its promotion, was killed while another generation runs
     /// on. Its keeper may have been killed with it, and then the rest of its tree has become
     /// children of the anchor (contract C7).
-    bereaved: bool,
+    may_have_orphans: bool,
     /// The leftover processes of such a generation are being killed.
     sweeping: bool,
     /// A successor was promoted: the protocols that it supports.
     promoted: Option<Option<Speaks>>,
 }
 
-impl Steward {
+impl Anchor {
     pub(super) fn new(socket: Socket, signals: SignalFd, reaper: Reaper, state: State) -> Self {
         Self {
             socket,
@@ -68,7 +68,7 @@ impl Steward {
             waiting: Vec::new(),
             asked_to_stop: false,
             continues: false,
-            bereaved: false,
+            may_have_orphans: false,
             sweeping: false,
             promoted: None,
         }
@@ -91,7 +91,7 @@ impl Steward {
             if let Some(end) = self.state.outcome(self.closed) {
                 return self.finish(end);
             }
-            let is_tidy = !self.bereaved && !self.sweeping && self.state.calm().is_some();
+            let is_tidy = !self.may_have_orphans && !self.sweeping && self.state.calm().is_some();
             if let Some(speaks) = self.promoted.take_if(|_| is_tidy) {
                 renew::renew(&self, speaks);
             }
@@ -192,7 +192,8 @@ impl Steward {
                 ChangeKind::Ended(end) => {
                     self.hear(); // its last message may have come a moment ago
                     self.read_signals(); // and so may a signal to the whole service
-                    self.bereaved |= matches!(end, End::Killed(_)) && self.state.is_generation(change.pid);
+                    self.may_have_orphans |=
+                        matches!(end, End::Killed(_)) && self.state.is_generation(change.pid);
                     self.state.ended(change.pid, end);
                 }
                 ChangeKind::Stopped(signal) if self.state.active() == Some(change.pid) => {
@@ -233,8 +234,8 @@ impl Steward {
     /// Kills what killed generations have left to the anchor, once all its other children are known to be
     /// generations. PID 1 also adopts orphans of other programs, and can't tell them apart.
     fn tidy_up(&mut self) {
-        if !(self.bereaved || self.sweeping) || std::process::id() == 1 || self.state.has_left() {
-            (self.bereaved, self.sweeping) = (false, false);
+        if !(self.may_have_orphans || self.sweeping) || std::process::id() == 1 || self.state.has_left() {
+            (self.may_have_orphans, self.sweeping) = (false, false);
             return;
         }
         // A successor announces itself before it can become a child of the anchor. So the children are read
@@ -250,7 +251,7 @@ impl Steward {
             // children of the anchor, and are found in the next turn.
             let _ = PidFd::open(*pid).and_then(|process| process.send(Signal::KILL)); // it may have exited
         }
-        (self.bereaved, self.sweeping) = (false, !left.is_empty());
+        (self.may_have_orphans, self.sweeping) = (false, !left.is_empty());
     }
 
     fn finish(mut self, end: End) -> End {

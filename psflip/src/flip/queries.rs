@@ -4,7 +4,7 @@ use super::state::{Outcome, Phase, State, Step, Successor};
 
 /// Why an upgrade can't start at once (contract U7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotNow {
+pub enum UpgradeBlocked {
     /// The child is not healthy yet, or its generation is not promoted yet.
     NotHealthy,
     /// A stop was requested, and the child has neither exited nor ignored it yet.
@@ -99,17 +99,19 @@ impl State {
 
     /// Why an upgrade that is requested now can't start now; `None` if it can start.
     #[must_use]
-    pub fn why_not_now(&self) -> Option<NotNow> {
+    pub fn why_not_now(&self) -> Option<UpgradeBlocked> {
         match self.phase {
-            Phase::Starting { .. } | Phase::Promoting { .. } => Some(NotNow::NotHealthy),
+            Phase::Starting { .. } | Phase::Promoting { .. } => Some(UpgradeBlocked::NotHealthy),
             Phase::Serving { stopping: true, .. } | Phase::Upgrading { stopping: true, .. } => {
-                Some(NotNow::Stopping)
+                Some(UpgradeBlocked::Stopping)
             }
             Phase::Serving { predecessor_drains, .. } => {
-                predecessor_drains.then_some(NotNow::PredecessorDrains)
+                predecessor_drains.then_some(UpgradeBlocked::PredecessorDrains)
             }
-            Phase::Upgrading { .. } => Some(NotNow::UnderWay),
-            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => Some(NotNow::Ends),
+            Phase::Upgrading { .. } => Some(UpgradeBlocked::UnderWay),
+            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => {
+                Some(UpgradeBlocked::Ends)
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ const PROBES: u32 = 10;
 
 /// The log of upgrades; see the module.
 #[derive(Debug)]
-pub(super) struct Chronicle {
+pub(super) struct UpgradeLog {
     pub(super) history: History,
     /// The number of the latest upgrade that this generation or an earlier one started.
     pub(super) begun: u64,
@@ -78,7 +78,7 @@ impl Begun {
     }
 }
 
-impl Chronicle {
+impl UpgradeLog {
     /// The log of a new generation `to`. `from`: its predecessor.
     pub(super) fn new(begun: Begun, from: Option<u64>, to: u64, history: History) -> Self {
         // A predecessor of an older version does not send this.
@@ -184,9 +184,9 @@ impl Runtime {
     /// Records a step of this generation's start.
     pub(super) fn note(&mut self, step: Step) {
         let child = self.tree.as_ref().and_then(Tree::child_pid);
-        let Some(own) = &mut self.chronicle.own else { return };
+        let Some(own) = &mut self.upgrade_log.own else { return };
         own.child = own.child.or(child);
-        let at_ms = since(self.chronicle.own_clock);
+        let at_ms = since(self.upgrade_log.own_clock);
         own.step(step, at_ms);
         let told = event(own, step, at_ms, None);
         self.make_known(&told, &ToPredecessor::Progress { step, child, probe: None });
@@ -195,7 +195,7 @@ impl Runtime {
     /// Records a failed probe, if the health check has one.
     pub(super) fn note_probe(&mut self) {
         let Some(CheckerSlot(checker)) = &self.checker else { return };
-        let (Some(failure), Some(own)) = (checker.failed(), &mut self.chronicle.own) else { return };
+        let (Some(failure), Some(own)) = (checker.failed(), &mut self.upgrade_log.own) else { return };
         let failure = secrets::hide(failure).into_owned();
         if own.probe.as_ref() == Some(&failure) {
             return;
@@ -204,7 +204,7 @@ impl Runtime {
         if own.failed_probes > PROBES && !own.failed_probes.is_power_of_two() {
             return;
         }
-        let told = event(own, Step::Probe, since(self.chronicle.own_clock), Some(failure.clone()));
+        let told = event(own, Step::Probe, since(self.upgrade_log.own_clock), Some(failure.clone()));
         let child = own.child;
         self.make_known(&told, &ToPredecessor::Progress { step: Step::Probe, child, probe: Some(failure) });
     }
@@ -222,11 +222,11 @@ impl Runtime {
 
     /// Records the start of an upgrade.
     pub(super) fn note_upgrade(&mut self) {
-        let by = self.chronicle.hand_on().unwrap_or_default();
-        self.chronicle.begun += 1;
+        let by = self.upgrade_log.hand_on().unwrap_or_default();
+        self.upgrade_log.begun += 1;
         let generation = self.identity.generation;
         let mut record = Record {
-            upgrade: self.chronicle.begun,
+            upgrade: self.upgrade_log.begun,
             from: Some(generation),
             to: generation + 1,
             began_at: now(),
@@ -236,7 +236,7 @@ impl Runtime {
         record.step(Step::Started, 0);
         let told = event(&record, Step::Started, 0, None);
         self.tell_clients(Interest::Upgrade(record.upgrade), &told, Then::Stay);
-        self.chronicle.upgrade = Some(UnderWay { record, clock: clock(), output: length_of_stderr() });
+        self.upgrade_log.upgrade = Some(UnderWay { record, clock: clock(), output: length_of_stderr() });
     }
 
     /// Records a step of the successor.
@@ -247,7 +247,7 @@ impl Runtime {
         child: Option<u32>,
         probe: Option<String>,
     ) {
-        let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade else { return };
+        let Some(UnderWay { record, clock: began, .. }) = &mut self.upgrade_log.upgrade else { return };
         let at_ms = since(*began);
         record.pid = record.pid.or(pid);
         record.child = record.child.or(child);
@@ -263,7 +263,7 @@ impl Runtime {
 
     /// Records that the upgrade failed. This generation keeps serving, or exits without a child.
     pub(super) fn note_failure(&mut self, reason: &str) {
-        let Some(UnderWay { mut record, clock: began, output }) = self.chronicle.upgrade.take() else {
+        let Some(UnderWay { mut record, clock: began, output }) = self.upgrade_log.upgrade.take() else {
             return;
         };
         record.end(history::Outcome::Failed, Some(reason), since(began));
@@ -284,13 +284,13 @@ impl Runtime {
         } else {
             self.tell_clients(waiting, &failed, Then::Close);
         }
-        self.chronicle.history.add(record);
+        self.upgrade_log.history.add(record);
         self.changed = true;
     }
 
     /// Records that the successor is promoted. From now on the successor keeps its own record.
     pub(super) fn note_superseded(&mut self) {
-        let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade else { return };
+        let Some(UnderWay { record, clock: began, .. }) = &mut self.upgrade_log.upgrade else { return };
         let took_ms = since(*began);
         record.end(history::Outcome::Promoted, None, took_ms);
         let promoted = promoted(record);
@@ -300,12 +300,12 @@ impl Runtime {
 
     /// Records that this generation is the service.
     pub(super) fn note_promotion(&mut self) {
-        self.chronicle.active_since = Some(now());
-        let Some(mut own) = self.chronicle.own.take() else { return };
-        own.end(history::Outcome::Promoted, None, since(self.chronicle.own_clock));
+        self.upgrade_log.active_since = Some(now());
+        let Some(mut own) = self.upgrade_log.own.take() else { return };
+        own.end(history::Outcome::Promoted, None, since(self.upgrade_log.own_clock));
         let event = promoted(&own);
         self.tell_clients(Interest::Upgrade(own.upgrade), &event, Then::Stay);
-        self.chronicle.history.add(own);
+        self.upgrade_log.history.add(own);
         if self.predecessor.is_none() {
             self.note_drained();
         }
@@ -314,8 +314,8 @@ impl Runtime {
 
     /// Records the predecessor's step of draining.
     pub(super) fn note_drain(&mut self, step: Drain, left: Duration) {
-        self.chronicle.predecessor = Some((step, Instant::now() + left));
-        if let Some((own, at_ms)) = self.chronicle.own() {
+        self.upgrade_log.predecessor = Some((step, Instant::now() + left));
+        if let Some((own, at_ms)) = self.upgrade_log.own() {
             own.drain(step, at_ms);
         }
         self.changed = true;
@@ -323,11 +323,11 @@ impl Runtime {
 
     /// Records that the predecessor is gone, or that there was none.
     pub(super) fn note_drained(&mut self) {
-        self.chronicle.predecessor = None;
-        if self.chronicle.active_since.is_none() {
+        self.upgrade_log.predecessor = None;
+        if self.upgrade_log.active_since.is_none() {
             return; // the predecessor was killed, and this generation is not promoted yet
         }
-        let Some((own, at_ms)) = self.chronicle.own() else { return };
+        let Some((own, at_ms)) = self.upgrade_log.own() else { return };
         if own.from.is_some() {
             own.drain(Drain::Gone, at_ms);
         }
@@ -348,7 +348,7 @@ impl Runtime {
             Towards::Orphans => (Drain::Orphans, shutdown.timeout),
             Towards::OrphansKilled => (Drain::OrphansKilled, KILL),
         };
-        if let Some(UnderWay { record, clock: began, .. }) = &mut self.chronicle.upgrade {
+        if let Some(UnderWay { record, clock: began, .. }) = &mut self.upgrade_log.upgrade {
             record.drain(step, since(*began));
         }
         if let Some(link) = &self.successor {

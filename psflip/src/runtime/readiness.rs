@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The socket, and the time that the child gets.
 #[derive(Debug)]
-pub(super) struct Notified {
+pub(super) struct Readiness {
     pub(super) notifications: Notifications,
     /// When the time to become healthy began.
     since: Instant,
@@ -38,7 +38,7 @@ pub(super) struct Notified {
     flood_logged: bool,
 }
 
-impl Notified {
+impl Readiness {
     /// Why the child is not ready at the end of its time.
     pub(super) fn why_not_ready(&self) -> String {
         match self.extended {
@@ -69,7 +69,7 @@ impl Runtime {
         self.poller.watch(Token::Notifications, notifications.as_fd())?;
         let address = notifications.address();
         let told = self.plan.upgrade.timeout;
-        self.notified = Some(Notified {
+        self.readiness = Some(Readiness {
             notifications,
             since: Instant::now(),
             extended: None,
@@ -81,14 +81,14 @@ impl Runtime {
 
     /// Starts to wait for `READY=1`, which may have come already.
     pub(super) fn await_ready(&mut self) {
-        if self.notified.as_ref().is_some_and(|notified| notified.notifications.is_ready()) {
+        if self.readiness.as_ref().is_some_and(|notified| notified.notifications.is_ready()) {
             self.queue.push_back(Event::ChildHealthy);
         }
     }
 
     /// Restarts the time to become healthy.
     pub(super) fn begin_patience(&mut self) {
-        if let Some(notified) = &mut self.notified {
+        if let Some(notified) = &mut self.readiness {
             (notified.since, notified.extended) = (Instant::now(), None);
         }
     }
@@ -97,8 +97,8 @@ impl Runtime {
     ///
     /// # Errors
     /// ENOMEM.
-    pub(super) fn hear_notifications(&mut self) -> io::Result<()> {
-        let (Some(notified), Some(tree)) = (&mut self.notified, &self.tree) else { return Ok(()) };
+    pub(super) fn on_notifications(&mut self) -> io::Result<()> {
+        let (Some(notified), Some(tree)) = (&mut self.readiness, &self.tree) else { return Ok(()) };
         let heard = notified.notifications.hear(tree.keeper_pid(), tree.child_pid())?;
         for pid in notified.notifications.take_questions() {
             if tree.ask_about(pid).is_err() {
@@ -115,7 +115,7 @@ impl Runtime {
     /// Stops reading for a while. Meanwhile the kernel queues a few messages (net.unix.max_dgram_qlen) and
     /// blocks further senders.
     fn pause_notifications(&mut self) {
-        let Some(notified) = &mut self.notified else { return };
+        let Some(notified) = &mut self.readiness else { return };
         if !std::mem::replace(&mut notified.flood_logged, true)
             && let Some(sender) = notified.notifications.last_stranger()
         {
@@ -135,7 +135,7 @@ impl Runtime {
     /// # Errors
     /// ENOMEM, ENOSPC.
     pub(super) fn resume_notifications(&mut self) -> io::Result<()> {
-        let Some(notified) = &self.notified else { return Ok(()) };
+        let Some(notified) = &self.readiness else { return Ok(()) };
         if let Err(error) = self.poller.watch(Token::Notifications, notified.notifications.as_fd()) {
             self.timers.set(Key::Notifications, PAUSE);
             return Err(error);
@@ -145,7 +145,7 @@ impl Runtime {
 
     /// The keeper has reported whether a sender belongs to its tree.
     pub(super) fn sender_is_known(&mut self, pid: u32, belongs: bool) {
-        if let Some(notified) = &mut self.notified {
+        if let Some(notified) = &mut self.readiness {
             let heard = notified.notifications.answer(pid, belongs);
             self.heard(heard);
         }
@@ -161,14 +161,14 @@ impl Runtime {
         }
         // Before the start of the child was reported, this has to wait for `await_ready`.
         if heard.ready && self.tree.as_ref().and_then(Tree::child_pid).is_some() {
-            self.happened(Event::ChildHealthy);
+            self.dispatch(Event::ChildHealthy);
         }
     }
 
     /// The child asks for this much time from now on. It gets it, up to the configured `extend`, and never
     /// less than it had anyway.
     fn extend(&mut self, time: Duration) {
-        let (Some(notified), Health::Notify { extend }) = (&mut self.notified, &self.plan.health) else {
+        let (Some(notified), Health::Notify { extend }) = (&mut self.readiness, &self.plan.health) else {
             return;
         };
         let timeout = self.plan.upgrade.timeout;
@@ -197,7 +197,7 @@ impl Runtime {
     /// The child's last message, for the reason of its failure. The child may have sent it and exited at
     /// once, so the socket is read once more.
     pub(super) fn last_words(&mut self) -> Option<String> {
-        let (notified, tree) = (self.notified.as_mut()?, self.tree.as_ref()?);
+        let (notified, tree) = (self.readiness.as_mut()?, self.tree.as_ref()?);
         // Messages that can\'t be read are left out.
         let _ = notified.notifications.hear(tree.keeper_pid(), tree.child_pid());
         notified.notifications.last_words()
