@@ -22,6 +22,7 @@ mod migrate;
 mod operator;
 mod pidfile;
 mod pidfile_of_others;
+mod quick_starts;
 mod raw;
 mod readme;
 mod servers;

@@ -7,11 +7,9 @@ use testkit::{Sandbox, psflip_bin};
 
 use crate::traffic::ports::Reserved;
 
-/// The lines of a section's shell blocks.
-fn shell_blocks(text: &str, section: &str) -> String {
-    let (_, rest) = text.split_once(&format!("\n## {section}\n")).unwrap();
-    let section = rest.split("\n## ").next().unwrap();
-    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```\n").next().unwrap());
+/// The lines of the shell blocks.
+pub(crate) fn shell_blocks(text: &str) -> String {
+    let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```\n").next().unwrap());
     blocks.collect::<Vec<_>>().join("\n")
 }
 
@@ -22,7 +20,8 @@ fn the_quick_start_works_when_it_is_pasted() {
         return;
     }
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let script = shell_blocks(&readme, "Quick start");
+    let (_, section) = readme.split_once("\n## Quick start\n").unwrap();
+    let script = shell_blocks(section.split("\n## ").next().unwrap());
     assert!(script.contains("psflip upgrade ||"), "{script}");
     let sandbox = Sandbox::new();
     let port = Reserved::new();

@@ -12,6 +12,7 @@ mod notify_units;
 mod pidfile_units;
 #[path = "../e2e/traffic/ports.rs"]
 mod ports;
+mod quick_start;
 mod reload;
 mod rig;
 mod servers;

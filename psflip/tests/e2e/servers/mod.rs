@@ -61,7 +61,7 @@ const RUN: &[&str] = &[
 const ALONE: &[&str] = &[alone::POSTFIX, alone::RABBITMQ];
 
 /// PATH with the directories that Debian adds for root only.
-fn path() -> OsString {
+pub(crate) fn path() -> OsString {
     let usual = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&usual).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     std::env::join_paths(folders).unwrap()
@@ -69,7 +69,7 @@ fn path() -> OsString {
 
 /// Whether these programs are installed. If not, the caller skips the test.
 #[track_caller]
-fn are_installed(programs: &[&str]) -> bool {
+pub(crate) fn are_installed(programs: &[&str]) -> bool {
     programs.iter().all(|program| testkit::need(program).is_some())
 }
 
