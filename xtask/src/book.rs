@@ -69,6 +69,29 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
             ("Architecture", "docs/architecture.md"),
             ("Hand-over", "docs/handover.md"),
             ("Traps", "docs/traps.md"),
+            ("Decisions", "docs/decisions/README.md"),
+            ("0001 A generation is two processes", "docs/decisions/0001-two-processes-per-generation.md"),
+            (
+                "0002 The old psflip starts the new one",
+                "docs/decisions/0002-the-old-psflip-starts-the-new-one.md",
+            ),
+            ("0003 One message commits an upgrade", "docs/decisions/0003-one-message-commits.md"),
+            ("0004 The anchor is the default", "docs/decisions/0004-the-anchor-is-the-default.md"),
+            (
+                "0005 Every child has a process group of its own",
+                "docs/decisions/0005-process-groups-of-their-own.md",
+            ),
+            ("0006 NOTIFY_SOCKET has an abstract name", "docs/decisions/0006-an-abstract-notify-socket.md"),
+            (
+                "0007 What SIGKILL does not end is left behind",
+                "docs/decisions/0007-what-sigkill-does-not-end.md",
+            ),
+            ("0008 The decision is a pure function", "docs/decisions/0008-a-pure-decision.md"),
+            ("0009 Failures are made on purpose", "docs/decisions/0009-failures-on-purpose.md"),
+            (
+                "0010 Pages stay where they are, and a generator copies them",
+                "docs/decisions/0010-pages-stay-where-they-are.md",
+            ),
         ],
     ),
     (
