@@ -147,6 +147,18 @@ fn is_trusted(server: u32, path: &Path) -> bool {
     server == 0
         || server == own
         || std::fs::metadata(directory(path)).is_ok_and(|directory| directory.uid() == server)
+        || is_reached_by_root_alone(directory(path))
+}
+
+/// Whether one of the directories above belongs to root and is closed for all others, as `/run/private` is. systemd puts the
+/// runtime directories of `DynamicUser=` there, and version 257 shows them under another owner outside of the unit
+/// (systemd.exec(5)). Only root and the unit itself can have created a socket there.
+fn is_reached_by_root_alone(directory: &Path) -> bool {
+    let Ok(directory) = directory.canonicalize() else { return false };
+    let closed = |path: &Path| {
+        path.metadata().is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o077 == 0)
+    };
+    directory.ancestors().any(closed)
 }
 
 impl Unreachable {
@@ -227,6 +239,26 @@ mod tests {
 
     fn refusal(path: &Path) -> String {
         Connection::open(path, Wish::Status).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_server_of_another_user_is_trusted_where_only_root_could_put_a_socket() {
+        // Contract: O1
+        use std::os::unix::fs::PermissionsExt as _;
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("hello");
+        std::fs::create_dir(&inner).unwrap();
+        let socket = inner.join("app.sock");
+        let set_mode = |mode| std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o755);
+        assert!(!is_trusted(4711, &socket));
+        set_mode(0o700);
+        assert!(is_trusted(4711, &socket));
+        nix::unistd::chown(outer.path(), Some(4712.into()), None).unwrap();
+        assert!(!is_trusted(4711, &socket), "its owner could have put one there");
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod notify_units;
 mod pidfile_units;
 #[path = "../e2e/traffic/ports.rs"]
 mod ports;
+#[path = "../systemd/quick_start.rs"]
+mod quick_start;
 #[path = "../systemd/reload.rs"]
 mod reload;
 #[path = "../systemd/rig.rs"]
