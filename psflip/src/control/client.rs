@@ -150,9 +150,9 @@ fn is_trusted(server: u32, path: &Path) -> bool {
         || is_reached_by_root_alone(directory(path))
 }
 
-/// Whether one of the directories above belongs to root and is closed for all others, as `/run/private` is. systemd puts the
-/// runtime directories of `DynamicUser=` there, and version 257 shows them under another owner outside of the unit
-/// (systemd.exec(5)). Only root and the unit itself can have created a socket there.
+/// Whether one of the directories above belongs to root and is closed for all others, as `/run/private` is.
+/// systemd puts the runtime directories of `DynamicUser=` there (systemd.exec(5)), and version 257 shows them
+/// under another owner outside of the unit. Only root and the unit itself can have created a socket there.
 fn is_reached_by_root_alone(directory: &Path) -> bool {
     let Ok(directory) = directory.canonicalize() else { return false };
     let closed = |path: &Path| {
@@ -252,7 +252,8 @@ mod tests {
         let inner = outer.path().join("hello");
         std::fs::create_dir(&inner).unwrap();
         let socket = inner.join("app.sock");
-        let set_mode = |mode| std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let set_mode =
+            |mode| std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(mode)).unwrap();
         set_mode(0o755);
         assert!(!is_trusted(4711, &socket));
         set_mode(0o700);
