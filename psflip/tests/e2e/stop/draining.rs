@@ -69,7 +69,7 @@ fn a_stop_waits_as_long_as_the_old_child_takes() {
     // No generation would be left to run an upgrade.
     let refused =
         Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"upgrade"}"#).wait_event("refused");
-    assert!(refused["reason"].as_str().unwrap().contains("ends"), "{refused}");
+    assert!(refused["reason"].as_str().unwrap().contains("this generation is stopping"), "{refused}");
     old_child.signal(Signal::SIGUSR2).unwrap();
     let stopped = asking.wait_event("stopped");
     assert_eq!(stopped["end"], "exit code 0");
