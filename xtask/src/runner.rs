@@ -99,7 +99,9 @@ pub(crate) fn tests(
         Scope::Fast => {
             let one_a_room: Vec<String> = ONE_A_ROOM.iter().map(|name| format!("test(={name})")).collect();
             let filter = format!("(kind(lib) - test(/^flip::model/)) + ({})", one_a_room.join(" + "));
-            command.args(["--cargo-profile", FAST, "--lib", "--test", "e2e", "-E", &filter])
+            command
+                .args(["--cargo-profile", FAST, "--lib", "--test", "e2e", "-E", &filter])
+                .env("TRAFFIC_FLIPS", "10")
         }
         Scope::EndToEnd => command.args(["--test", "*"]),
         Scope::Shaken => command.args(["--test", "*", "-E", NOT_SHAKEN]),

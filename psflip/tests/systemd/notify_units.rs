@@ -236,14 +236,14 @@ fn a_start_may_take_longer_than_systemds_limit() {
 fn the_watchdog_is_fed_through_fifty_flips() {
     // Contract: U4
     let Some(rig) = Rig::new() else { return };
-    rig.install(&format!("{NOTIFY}WatchdogSec=2\nRestart=on-failure\n"));
+    rig.install(&format!("{NOTIFY}WatchdogSec=4\nRestart=on-failure\n"));
     rig.start();
     let probe = rig.ask();
     for _ in 0..50 {
         rig.flip();
     }
     // Two and a half times WatchdogSec=, with no messages but those of the watchdog.
-    let until = Deadline::after(std::time::Duration::from_secs(5));
+    let until = Deadline::after(std::time::Duration::from_secs(10));
     wait_until(Deadline::default(), "two and a half times of the watchdog", || {
         until.has_expired().then_some(())
     });
@@ -257,7 +257,7 @@ fn the_watchdog_is_fed_through_fifty_flips() {
 fn a_psflip_that_hangs_is_ended_by_the_watchdog_and_started_again() {
     // Contract: C7
     let Some(rig) = Rig::new() else { return };
-    rig.install(&format!("{NOTIFY}WatchdogSec=1\nRestart=on-failure\n"));
+    rig.install(&format!("{NOTIFY}WatchdogSec=3\nRestart=on-failure\n"));
     rig.start();
     let old = rig.flip();
     let all = rig.machine.processes(APP);
