@@ -102,6 +102,10 @@ fn ctrl_z_stops_child_and_psflip_and_fg_continues_both() {
     let sandbox = Sandbox::new();
     let psflip = logger(&sandbox).cmd(["cat"]).wrapper(SHELL).start().wait_ready();
     let (active, child) = (psflip.active(), psflip.child());
+    // `cat` has got the terminal when it repeats a line. A Ctrl-Z at the very moment of its first read would be
+    // lost: the SIGCONT after SIGTTIN discards a pending SIGTSTP.
+    psflip.program().write_stdin("hello\n");
+    psflip.output().wait_count(2, Stream::Pty, "hello");
     for round in 0..3 {
         let mark = psflip.output().mark();
         psflip.program().write_stdin("\x1a");
