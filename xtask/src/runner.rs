@@ -49,6 +49,7 @@ pub(crate) const ONE_A_ROOM: &[&str] = &[
     "operator::outage::a_child_that_crashes_is_an_error_and_status_still_knows_it",
     "pidfile::a_second_psflip_is_refused_and_names_the_running_one",
     "pidfile_of_others::what_is_no_pidfile_is_refused_and_never_touched",
+    "quick_starts::quick_start_of_gunicorn",
     "raw::a_configuration_may_have_any_name",
     "readme::the_quick_start_works_when_it_is_pasted",
     "servers::every_example_of_a_server_is_run_by_a_test",
