@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::family::{child_of, has_other_generation};
 use crate::output::{Line, Output, Stream};
 use crate::pidfile::{NameWatch, PidfileHistory, named_process};
-use crate::process::Process;
+use crate::process::{Process, State};
 use crate::report;
 use crate::running::Running;
 use crate::sandbox::Inner;
@@ -292,6 +292,18 @@ impl Psflip {
         wait_until(Deadline::default(), "the active psflip to have a child", || {
             child_of(self.active()).filter(shows)
         })
+    }
+
+    /// Waits until the active psflip's child sleeps in a system call, and returns it. A shell that has just
+    /// written a line may not have begun to wait yet, and runs its trap for a signal only after its next command.
+    ///
+    /// # Panics
+    /// If it doesn't within the default deadline.
+    #[track_caller]
+    pub fn wait_child_sleeps(&self) -> Process {
+        let child = self.child();
+        let what = format!("child {child} to sleep in a system call");
+        wait_until(Deadline::default(), what, || (child.state() == State::Sleeping).then_some(child))
     }
 
     /// The pid of the active psflip's child.

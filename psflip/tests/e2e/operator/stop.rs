@@ -36,6 +36,7 @@ fn the_end_of_the_child_is_relayed() {
             std::fs::OpenOptions::new().read(true).write(true).open(sandbox.path("fifo")).unwrap();
         let psflip = psflip(&sandbox, &["/bin/sh", "-c", &text], AT_ONCE).start().wait_ready();
         psflip.wait_for_line(Stream::Stdout, "ready");
+        psflip.wait_child_sleeps();
         let (status, stdout, stderr) = run(&sandbox, &["stop"]);
         assert_eq!(status.code(), Some(code), "{script}\n{stdout}{stderr}");
         psflip.wait_exit();

@@ -60,6 +60,7 @@ fn a_stop_while_serving_is_forwarded_and_the_end_is_relayed() {
         let builder = psflip(&sandbox, &["/bin/sh", "-c", &shell], AT_ONCE);
         let psflip = builder.inherit_fd(input, 0).start().wait_ready();
         psflip.wait_for_line(Stream::Stdout, "trapped");
+        psflip.wait_child_sleeps();
         psflip.signal(signal);
         assert_eq!(psflip.wait_exit().code(), Some(23), "{}", sandbox.report());
         assert_over(&sandbox, &psflip);
