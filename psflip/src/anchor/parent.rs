@@ -19,11 +19,12 @@ use crate::signal::Signal;
 use crate::sys::datagram;
 use crate::sys::memory;
 use crate::sys::pidfd::PidFd;
-use crate::sys::process::{self, ChangeKind};
+use crate::sys::process;
 use crate::sys::seam::{self, Call};
 use crate::sys::signal::{Received, SignalFd, stop_self};
 use crate::sys::socket::Socket;
 use crate::sys::tree;
+use crate::sys::wait::{self, ChangeKind};
 
 /// How many signals are queued for a generation that is not active yet.
 const MOST_WAITING: usize = 1000;
@@ -220,7 +221,7 @@ impl Anchor {
     }
 
     fn settle(&mut self) {
-        if self.state.settle(process::is_child) {
+        if self.state.settle(wait::is_child) {
             for received in std::mem::take(&mut self.waiting) {
                 self.forward(&received);
             }

@@ -22,10 +22,10 @@ use crate::process::launch::Launch;
 use crate::process::reaper::Reaper;
 use crate::sys::early::{self, SignalSetup};
 use crate::sys::fd;
-use crate::sys::process;
 use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
 use crate::sys::socket::Socket;
+use crate::sys::wait;
 
 /// The identity of a file, whatever its name.
 fn file(path: &Path) -> Option<(u64, u64)> {
@@ -151,7 +151,7 @@ pub fn resumed() -> Option<End> {
 
 fn resume(text: &str) -> std::io::Result<End> {
     let kept = Kept::decode(text)
-        .filter(|kept| kept.socket > 2 && process::is_child(kept.active))
+        .filter(|kept| kept.socket > 2 && wait::is_child(kept.active))
         .ok_or_else(|| std::io::Error::other("this process is no anchor"))?;
     let socket = fd::adopt(kept.socket)?;
     fd::set_close_on_exec(socket.as_fd(), true)?;

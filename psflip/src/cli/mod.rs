@@ -110,7 +110,7 @@ pub fn main() -> u8 {
     match end {
         End::Exited(code) => code,
         End::Killed(signal) => {
-            crate::sys::signal::die_by(signal);
+            crate::sys::process::die_by(signal);
             128 + signal.number() as u8
         }
     }

@@ -10,8 +10,9 @@ use std::io;
 use std::time::Instant;
 
 use crate::sys::children::{self, Ending};
-use crate::sys::process::{self, Change, ChangeKind};
+use crate::sys::process;
 use crate::sys::tree;
+use crate::sys::wait::{self, Change, ChangeKind};
 
 thread_local! {
     /// The keepers of all trees of this process that have not been reaped.
@@ -82,7 +83,7 @@ impl Reaper {
 
     /// As [`Reaper::next`], but also returns stops and continuations.
     pub(crate) fn next_change(&mut self) -> Option<Change> {
-        let change = process::next_change().ok()??;
+        let change = wait::next_change().ok()??;
         if change.end().is_some() {
             self.foreign.retain(|pid| *pid != change.pid);
             was_reaped(change.pid);

@@ -14,9 +14,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::cerr;
-use super::process;
 use super::seam::{self, Call};
-use super::tree;
+use super::{tree, wait};
 use crate::signal::Signal;
 
 /// The largest number of processes that Linux can have, and so the largest pid
@@ -52,10 +51,10 @@ const STUCK: Duration = Duration::from_secs(5);
 /// All children of this process, zombies included.
 #[must_use]
 pub fn own() -> Vec<u32> {
-    if !process::has_children() {
+    if !wait::has_children() {
         return Vec::new();
     }
-    listed().unwrap_or_else(|| (1..pid_limit()).filter(|pid| process::is_child(*pid)).collect())
+    listed().unwrap_or_else(|| (1..pid_limit()).filter(|pid| wait::is_child(*pid)).collect())
 }
 
 /// The children as proc(5) lists them. There must be at least one. `None`: there is no such list, or it
@@ -70,7 +69,7 @@ fn listed() -> Option<Vec<u32>> {
         // Missing in a kernel without CONFIG_PROC_CHILDREN.
         let text = fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
         for pid in text.split_ascii_whitespace() {
-            pids.push(pid.parse().ok().filter(|pid| process::is_child(*pid))?);
+            pids.push(pid.parse().ok().filter(|pid| wait::is_child(*pid))?);
         }
     }
     (!pids.is_empty()).then_some(pids)
@@ -82,7 +81,7 @@ fn listed() -> Option<Vec<u32>> {
 /// EPERM: the child changed its credentials, and this process may not signal it.
 fn signal(pid: u32, signal: Signal) -> io::Result<()> {
     seam::before(Call::SignalChild)?;
-    if !process::is_child(pid) {
+    if !wait::is_child(pid) {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     // SAFETY: kill(2) has no preconditions. A child's pid is larger than 0, and so no group.
@@ -140,7 +139,7 @@ pub fn is_below(pid: u32, leader: u32) -> bool {
         own_group(child, leader).is_some_and(|own| own.cast_signed() == group && its_group == group)
             || its_session > 1 && its_session != ours && its_session == session
     };
-    process::is_child(pid) || group > 0 && own().into_iter().any(is_together)
+    wait::is_child(pid) || group > 0 && own().into_iter().any(is_together)
 }
 
 /// Sends a signal once to each process below this one that can be found: to whole groups, and to the others
@@ -264,7 +263,7 @@ impl Ending {
 
     /// Children that are not killed yet.
     fn fresh(&mut self) -> Vec<u32> {
-        if !process::has_children() {
+        if !wait::has_children() {
             return Vec::new();
         }
         let is_fresh = |pid: &u32| !self.spared.contains(pid) && !self.killed.contains(pid);
@@ -272,7 +271,7 @@ impl Ending {
             Some(pids) => pids.into_iter().filter(is_fresh).collect(),
             None => {
                 self.searches = true;
-                search(self.leader, |pid| is_fresh(&pid) && process::is_child(pid))
+                search(self.leader, |pid| is_fresh(&pid) && wait::is_child(pid))
             }
         }
     }
@@ -320,7 +319,7 @@ pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
     let mut progress = Instant::now();
     loop {
         loop {
-            match process::next_change() {
+            match wait::next_change() {
                 Ok(Some(change)) => {
                     if change.end().is_some() {
                         ending.was_reaped(change.pid);
@@ -347,7 +346,7 @@ pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
 /// Waits until a child changes its state, or until this time. All signals are blocked.
 fn wait_for_change(until: Option<Instant>) {
     let Some(until) = until else {
-        process::wait_for_end();
+        wait::for_exit();
         return;
     };
     let left = until.saturating_duration_since(Instant::now());
@@ -373,7 +372,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("infinity").spawn().unwrap();
         let pid = child.id();
         assert!(own().contains(&pid) && listed().unwrap().contains(&pid));
-        let is_it = |candidate: u32| candidate == pid && process::is_child(candidate);
+        let is_it = |candidate: u32| candidate == pid && wait::is_child(candidate);
         for start in [pid, pid - 1, pid + 1, 0, u32::MAX] {
             assert_eq!(search(start, is_it), [pid], "from {start}");
         }

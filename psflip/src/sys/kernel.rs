@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::pidfd::PidFd;
-use super::process;
+use super::wait;
 
 /// The oldest kernel with all of them: waitid(2) with P_PIDFD is the newest.
 const OLDEST: &str = "5.4";
@@ -18,7 +18,7 @@ pub fn shortcoming() -> Option<String> {
         Err(error) => is_missing(&error).then(|| sentence("pidfd_open", &error)),
         Ok(own) => {
             own.check().err().filter(is_missing).map(|error| sentence("pidfd_send_signal", &error)).or_else(
-                || match process::wait(libc::P_PIDFD, own.as_fd().as_raw_fd() as libc::id_t, libc::WEXITED) {
+                || match wait::waitid(libc::P_PIDFD, own.as_fd().as_raw_fd() as libc::id_t, libc::WEXITED) {
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                         Some(sentence("waitid with P_PIDFD", &error))
                     }

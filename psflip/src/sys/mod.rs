@@ -17,6 +17,7 @@ pub mod socket;
 pub mod tree;
 pub mod tty;
 pub mod unix_path;
+pub mod wait;
 
 use std::io;
 

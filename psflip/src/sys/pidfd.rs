@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::cerr;
 use super::seam::{self, Call};
 use super::signal::{QueuedInfo, Received};
+use super::wait;
 use crate::end::End;
 use crate::signal::Signal;
 
@@ -102,8 +103,8 @@ impl PidFd {
     /// # Errors
     /// ECHILD: it isn't a child of this process, or is reaped already.
     pub fn try_reap(&self) -> io::Result<Option<End>> {
-        super::process::wait(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED | libc::WNOHANG)
-            .map(|change| change.and_then(super::process::Change::end))
+        wait::waitid(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED | libc::WNOHANG)
+            .map(|change| change.and_then(wait::Change::end))
     }
 }
 

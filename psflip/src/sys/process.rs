@@ -1,14 +1,14 @@
-//! Processes: fork, exec, wait, and the attributes of prctl(2).
+//! Processes: fork, exec, exit, and the attributes of prctl(2).
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::cerr;
 use super::pidfd::PidFd;
 use super::seam::{self, Call};
-use crate::end::End;
+use super::signal::{SignalSet, set_default, set_mask};
+use super::wait;
 use crate::signal::Signal;
 
 /// The side of a fork.
@@ -80,7 +80,7 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
     match shared.failure {
         None => Ok(Ok((pid, pidfd))),
         Some(failure) => {
-            wait(libc::P_PID, pid, libc::WEXITED)?;
+            wait::waitid(libc::P_PID, pid, libc::WEXITED)?;
             Ok(Err(failure))
         }
     }
@@ -90,6 +90,19 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
 pub fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Kills this process by the signal that killed the child, without a core dump of its own (contract C5).
+/// Returns only if the process survives (PID 1 of a namespace is immune; a stop signal does not kill).
+pub fn die_by(signal: Signal) {
+    // core(5): a limit of zero does not suppress a piped core handler; an undumpable process does.
+    set_undumpable();
+    let _ = set_default(signal);
+    let others = SignalSet::all_but(signal);
+    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement,
+    // then its default action runs.
+    unsafe { libc::raise(signal.number()) };
+    let _ = set_mask(others);
 }
 
 /// A NULL-terminated array of strings, as execve(2) needs it.
@@ -126,108 +139,6 @@ pub fn exec(path: &CStr, argv: &StringArray, envp: &StringArray) -> io::Error {
     // SAFETY: the path is a C string; both arrays end with NULL and point to C strings that outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     io::Error::last_os_error()
-}
-
-/// A change of a child's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The child.
-    pub pid: u32,
-    /// The change.
-    pub kind: ChangeKind,
-}
-
-/// See [`Change`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeKind {
-    /// It has exited and is reaped now.
-    Ended(End),
-    /// It was stopped by this signal.
-    Stopped(Signal),
-    /// It was continued.
-    Continued,
-}
-
-impl Change {
-    /// Its exit status, if it has exited.
-    #[must_use]
-    pub fn end(self) -> Option<End> {
-        match self.kind {
-            ChangeKind::Ended(end) => Some(end),
-            ChangeKind::Stopped(_) | ChangeKind::Continued => None,
-        }
-    }
-}
-
-/// The next change of any child of this process, without waiting. Children that have exited are reaped
-/// (contract C9); stops and continuations are reported. `None`: nothing new.
-///
-/// # Errors
-/// ECHILD: there is no child.
-pub fn next_change() -> io::Result<Option<Change>> {
-    wait(libc::P_ALL, 0, libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)
-}
-
-/// Whether the process with this pid is a child of this process. It may have exited, but is not reaped yet.
-#[must_use]
-pub fn is_child(pid: u32) -> bool {
-    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    loop {
-        // SAFETY: the pointer is to a siginfo_t that lives through the call. There is no `seam::before`: this
-        // is called for every possible pid, and can fail with ECHILD only.
-        let result = cerr(unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) });
-        if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-            return result.is_ok();
-        }
-    }
-}
-
-/// Whether this process has any unreaped child.
-#[must_use]
-pub fn has_children() -> bool {
-    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
-}
-
-/// Waits until a child has exited, without reaping it, or until there is no child.
-pub fn wait_for_end() {
-    let _ = wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT); // ECHILD: there is none
-}
-
-/// waitid(2), restarted after EINTR.
-pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> io::Result<Option<Change>> {
-    loop {
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let result = seam::before(Call::Waitid).map_err(io::Error::from).and_then(|()| {
-            // SAFETY: the pointer is to a siginfo_t that lives through the call.
-            cerr(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) })
-        });
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-            // SAFETY: zeroed is a valid siginfo_t, and the call wrote it or left it zeroed.
-            Ok(_) => return Ok(change(&unsafe { info.assume_init() })),
-        }
-    }
-}
-
-/// Decodes the result of waitid(2); all zeros mean that nothing happened.
-fn change(info: &libc::siginfo_t) -> Option<Change> {
-    // SAFETY: these fields are set by waitid for every kind of change, and zero without one.
-    let pid = unsafe { info.si_pid() };
-    if pid == 0 {
-        return None;
-    }
-    // SAFETY: as above.
-    let status = unsafe { info.si_status() };
-    let signal = Signal::from_number(status);
-    let kind = match (info.si_code, signal) {
-        (libc::CLD_EXITED, _) => ChangeKind::Ended(End::Exited((status & 0xff) as u8)),
-        (libc::CLD_KILLED | libc::CLD_DUMPED, Some(signal)) => ChangeKind::Ended(End::Killed(signal)),
-        (libc::CLD_STOPPED | libc::CLD_TRAPPED, Some(signal)) => ChangeKind::Stopped(signal),
-        _ => ChangeKind::Continued,
-    };
-    Some(Change { pid: pid.cast_unsigned(), kind })
 }
 
 /// Makes the kernel kill this process when the thread that forked it exits (PR_SET_PDEATHSIG of prctl(2)).
@@ -375,6 +286,7 @@ pub fn close_above_standard(keep: &[BorrowedFd<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::end::End;
     use std::os::fd::AsFd;
 
     #[test]
@@ -399,10 +311,10 @@ mod tests {
         let argv = StringArray::new(vec![c"sh".into(), c"-c".into(), c"exit 7".into()]);
         let (pid, pidfd) = spawn(|| exec(c"/bin/sh", &argv, &nothing)).unwrap().unwrap();
         assert!(crate::sys::fd::is_close_on_exec(pidfd.as_fd()).unwrap());
-        assert!(is_child(pid) && !is_child(std::process::id()));
-        let change = wait(libc::P_PID, pid, libc::WEXITED).unwrap().unwrap();
-        assert!(!is_child(pid), "it is reaped");
-        assert_eq!(change, Change { pid, kind: ChangeKind::Ended(End::Exited(7)) });
+        assert!(wait::is_child(pid) && !wait::is_child(std::process::id()));
+        let change = wait::waitid(libc::P_PID, pid, libc::WEXITED).unwrap().unwrap();
+        assert!(!wait::is_child(pid), "it is reaped");
+        assert_eq!(change, wait::Change { pid, kind: wait::ChangeKind::Ended(End::Exited(7)) });
         let error = spawn(|| exec(c"/nonexistent", &argv, &nothing)).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }

@@ -32,6 +32,12 @@ impl SignalSet {
         self.0 & (1 << (signal.number() - 1)) != 0
     }
 
+    /// Every signal except this one.
+    #[must_use]
+    pub fn all_but(signal: Signal) -> Self {
+        Self(!(1 << (signal.number() - 1)))
+    }
+
     /// Adds a signal.
     pub fn insert(&mut self, signal: Signal) {
         self.0 |= 1 << (signal.number() - 1);
@@ -247,24 +253,9 @@ pub fn stop_self_by_tstp(ignored: bool) -> io::Result<()> {
     // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement,
     // then its default action runs.
     unsafe { libc::raise(libc::SIGTSTP) };
-    let others = SignalSet(!(1 << (libc::SIGTSTP - 1)));
-    set_mask(others)?;
+    set_mask(SignalSet::all_but(Signal::TSTP))?;
     block_all()?;
     if ignored { ignore(Signal::TSTP) } else { Ok(()) }
-}
-
-/// Kills this process by the signal that killed the child, without a core dump of its own (contract C5).
-/// Returns only if the process survives (PID 1 of a namespace is immune; a stop signal does not kill).
-pub fn die_by(signal: Signal) {
-    // core(5): a limit of zero does not suppress a piped core handler; an undumpable process does.
-    super::process::set_undumpable();
-    let _ = set_default(signal);
-    let mut only = SignalSet(u64::MAX);
-    only.0 &= !(1 << (signal.number() - 1));
-    // SAFETY: raise(3) has no preconditions. The signal is blocked until the next statement,
-    // then its default action runs.
-    unsafe { libc::raise(signal.number()) };
-    let _ = set_mask(only);
 }
 
 #[cfg(test)]

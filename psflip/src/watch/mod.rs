@@ -40,10 +40,11 @@ use crate::process::launch::{Launch, Refusal, Stage, candidates};
 use crate::process::reaper::Reaper;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
-use crate::sys::process::{self, Change, ChangeKind};
+use crate::sys::process;
 use crate::sys::seam::{self, Call};
 use crate::sys::signal::{Received, SignalFd, SignalSet};
 use crate::sys::tree::{self, Place};
+use crate::sys::wait::{Change, ChangeKind};
 use crate::sys::{early, memory};
 
 /// What to watch, and how long to wait.

@@ -14,10 +14,11 @@ use crate::signal::Signal;
 use crate::sys::children::{self, Ending};
 use crate::sys::memory;
 use crate::sys::pidfd::PidFd;
-use crate::sys::process::{self, ChangeKind};
+use crate::sys::process;
 use crate::sys::seam::{self, Call, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
 use crate::sys::socket::{Packet, Socket};
+use crate::sys::wait::{self, ChangeKind};
 
 /// Runs the keeper. All signals are blocked, as they are in psflip.
 pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool) -> ! {
@@ -110,7 +111,7 @@ fn refuse(socket: &Socket, stage: Stage, error: &io::Error) -> ! {
 
 /// Signals the process group of a child of this process, or the child alone if it leads no group.
 fn signal_group_of(child: u32, signal: Signal) {
-    if !process::is_child(child) {
+    if !wait::is_child(child) {
         return; // it was reaped
     }
     if getpgid(Some(Pid::from_raw(child.cast_signed())))
@@ -184,7 +185,7 @@ impl Keeper<'_> {
 
     fn reap(&mut self) {
         loop {
-            let change = process::next_change();
+            let change = wait::next_change();
             if let Ok(Some(change)) = &change
                 && change.end().is_some()
             {

@@ -28,9 +28,10 @@ use crate::process::launch::{Launch, Refusal, Stage};
 use crate::process::reaper;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
-use crate::sys::process::{self, Change, ChangeKind, Fork};
+use crate::sys::process::{self, Fork};
 use crate::sys::signal::Received;
 use crate::sys::socket::{Packet, Socket};
+use crate::sys::wait::{Change, ChangeKind};
 
 /// A keeper's report.
 #[derive(Debug)]
