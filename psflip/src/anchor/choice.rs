@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::process::environment::variable;
 use crate::process::job_control as job;
 use crate::signal::Signal;
-use crate::sys::early;
+use crate::sys::{early, tree};
 
 /// What the command line requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,10 +110,7 @@ pub fn choose(mode: Mode, environment: &[CString]) -> Choice {
                     && job::has_terminal()
                     && !early::inherited_signals().ignored.contains(Signal::HUP)
             },
-            name_of: &|pid| {
-                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-                Some(name.trim_end().to_owned())
-            },
+            name_of: &tree::name_of,
         },
     )
 }

@@ -137,7 +137,8 @@ impl Anchor {
                         self.promoted = Some(speaks);
                     }
                 }
-                // ENOMEM: the packet is still in the socket, and is read at the next turn.
+                // The packet is still in the socket and is read at the next turn. This holds for every error, not
+                // only for a transient one (`sys/errors.rs`): the anchor has no better answer to any.
                 Ok(None) | Err(_) => return,
             }
         }

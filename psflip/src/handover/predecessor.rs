@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::message::{Hello, Message, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor};
 use crate::history::History;
 use crate::process::environment::HANDOVER_VARIABLE;
+use crate::sys::errors::is_transient;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
 use crate::sys::seam::Moment;
@@ -135,9 +136,7 @@ pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
 fn receive_patiently(socket: &Socket) -> io::Result<Packet> {
     for _ in 0..100 {
         match socket.receive() {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) => {
-                std::thread::yield_now();
-            }
+            Err(error) if is_transient(&error) => std::thread::yield_now(),
             other => return other,
         }
     }

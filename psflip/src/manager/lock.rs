@@ -20,16 +20,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, Uid};
 
+use crate::sys::open_files;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{self, Fork};
 use crate::sys::seam::{self, Call};
+use crate::sys::tree;
 
 /// How long to wait for another psflip's turn. It examines the pidfile and replaces it, which takes
 /// microseconds unless that psflip is stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The most descriptors of another psflip that are examined.
-const MOST_DESCRIPTORS: usize = 1000;
 
 /// How often to look at the file of the turn again after another process has removed it.
 const ATTEMPTS: usize = 100;
@@ -108,53 +107,27 @@ pub(super) fn is_held(file: &File, pid: Option<u32>) -> io::Result<bool> {
 /// found out, the answer is yes.
 fn is_of_older_version(pid: u32, file: &File) -> bool {
     let Ok(ours) = file.metadata() else { return true };
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return !Path::new("/proc/self/status").exists(); // without proc(5) nothing is known
+    let Ok(uid) = open_files::effective_uid(pid) else {
+        return !open_files::proc_is_there(); // without proc(5) nothing is known
     };
-    let uid =
-        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
-    if !uid.is_some_and(|uid: u32| [0, Uid::effective().as_raw(), ours.uid()].contains(&uid)) {
+    if !uid.is_some_and(|uid| [0, Uid::effective().as_raw(), ours.uid()].contains(&uid)) {
         return false; // another user's process has this pid by now
     }
-    let has_it = |fd: &fs::DirEntry| {
-        fs::metadata(fd.path()).is_ok_and(|there| is_same(&ours, &there))
-            && may_write(pid, &fd.file_name().to_string_lossy())
-    };
-    match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(fds) => fds.flatten().any(|fd| has_it(&fd)),
+    match open_files::may_write(pid, |there| is_same(&ours, there)) {
+        Ok(writes) => writes,
         Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }
 
-/// Finds the psflip that holds a removed pidfile of this path, by its flock(2) lock in
-/// proc(5). `None`: none is found.
+/// Finds the psflip that holds a removed pidfile of this path, by its flock(2) lock. `None`: none is found.
 pub(super) fn holder_of_removed(directory: &Path, path: &Path) -> Option<u32> {
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    let mut removed = fs::canonicalize(directory).ok()?.join(path.file_name()?).into_os_string();
-    removed.push(" (deleted)");
+    let removed = fs::canonicalize(directory).ok()?.join(path.file_name()?);
     let own = std::process::id();
-    let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    let holds = |pid: &u32| {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        fds.take(MOST_DESCRIPTORS).any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == *removed))
-    };
-    // `1: FLOCK  ADVISORY  WRITE 4711 00:1b:1234 0 EOF`, see proc_locks(5).
-    let writers = locks.lines().filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let is_lock = words.next() == Some("FLOCK") && words.nth(1) == Some("WRITE");
-        words.next().filter(|_| is_lock)?.parse().ok()
-    });
-    let mut others = writers.filter(|pid| *pid != own).peekable();
-    let name_of_own = others.peek().and_then(|_| name(own))?;
-    others.filter(|pid| name(*pid).is_some_and(|name| name == name_of_own)).find(holds)
-}
-
-/// Whether this descriptor of a process is open for writing (proc_pid_fdinfo(5)).
-fn may_write(pid: u32, fd: &str) -> bool {
-    let Ok(info) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")) else { return true };
-    let flags =
-        info.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
-    flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+    let mut others = open_files::flock_writers().into_iter().filter(|pid| *pid != own).peekable();
+    let name_of_own = others.peek().and_then(|_| tree::name_of(own))?;
+    others
+        .filter(|pid| tree::name_of(*pid).is_some_and(|name| name == name_of_own))
+        .find(|pid| open_files::has_removed(*pid, &removed))
 }
 
 /// Whether both are the same file.

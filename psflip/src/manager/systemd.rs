@@ -16,6 +16,7 @@ use nix::sys::socket::{
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::sys::errors::is_transient;
 use crate::sys::pidfd::PidFd;
 use crate::sys::seam::{self, Call};
 use crate::text;
@@ -196,7 +197,7 @@ impl Notifier {
         if !self.waits() {
             match self.try_send(&message, fd) {
                 Ok(()) => return true,
-                Err(errno) if is_passing(errno) => self.connect(),
+                Err(errno) if is_worth_a_retry(errno) => self.connect(),
                 Err(errno) => {
                     self.complain(errno);
                     return true;
@@ -223,7 +224,7 @@ impl Notifier {
         while let Some(Waiting { message, fd }) = self.waiting.pop_front() {
             match self.try_send(&message, fd.as_ref().map(AsFd::as_fd)) {
                 Ok(()) => self.failures = 0,
-                Err(errno) if is_passing(errno) && self.failures < PATIENCE => {
+                Err(errno) if is_worth_a_retry(errno) && self.failures < PATIENCE => {
                     // The kernel reports room in the queue, but not free memory.
                     self.failures += u32::from(errno != Errno::EAGAIN);
                     self.waiting.push_front(Waiting { message, fd });
@@ -280,9 +281,9 @@ impl AsFd for Notifier {
     }
 }
 
-/// Whether a retry may succeed.
-fn is_passing(errno: Errno) -> bool {
-    matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM)
+/// Whether a retry may succeed. EAGAIN included: the service manager has not read yet, and messages wait for it.
+fn is_worth_a_retry(errno: Errno) -> bool {
+    errno == Errno::EAGAIN || is_transient(&errno.into())
 }
 
 fn open() -> Result<OwnedFd, Errno> {

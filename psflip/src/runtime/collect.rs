@@ -19,6 +19,7 @@ use crate::process::job_control as job;
 use crate::process::keeper::Report;
 use crate::process::launch::{Refusal, Stage};
 use crate::signal::Signal;
+use crate::sys::errors::is_transient;
 use crate::sys::signal::Received;
 
 impl Runtime {
@@ -297,7 +298,7 @@ impl Runtime {
             let news = match link.next_news() {
                 Ok(Some(news)) => news,
                 Ok(None) => return Ok(()),
-                Err(error) if super::is_passing(&error) => return Err(error), // retried
+                Err(error) if is_transient(&error) => return Err(error), // retried
                 // EMFILE: its message is lost, so the upgrade is given up (contract F10). But it is still
                 // alive, and may take and return the pidfile until it exits, so its exit is awaited.
                 Err(error) => {

@@ -38,6 +38,7 @@ use crate::process::invocation::{FileStamp, Invocation};
 use crate::process::keeper::Tree;
 use crate::process::reaper::Reaper;
 use crate::sys::early::SignalSetup;
+use crate::sys::errors::is_transient;
 use crate::sys::memory;
 use crate::sys::seam::{self, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
@@ -192,11 +193,6 @@ fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
     }
 }
 
-/// Whether the error is temporary: the kernel lacks memory at the moment, or the call was interrupted.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR))
-}
-
 /// The descriptors of the loop itself.
 struct Resources {
     poller: Poller,
@@ -317,7 +313,7 @@ impl Runtime {
                 match self.collect(token) {
                     // The descriptor is still ready and is read again at once. So a single failed call costs
                     // neither the service nor the exit status of one that is stopping (contract F10).
-                    Err(error) if is_passing(&error) || failed_turns < PATIENCE => failed = true,
+                    Err(error) if is_transient(&error) || failed_turns < PATIENCE => failed = true,
                     other => other?,
                 }
                 if self.outcome.is_some() {

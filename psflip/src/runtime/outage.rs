@@ -38,7 +38,7 @@ impl Runtime {
         }
         let Some(keeper) = self.tree.as_ref().map(Tree::keeper_pid) else { return };
         let Some(pid) = tree::children(keeper).first().copied() else { return };
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = tree::name_of(pid).unwrap_or_default();
         let program = self.plan.cmd[0].rsplit('/').next().unwrap_or_default();
         let then = match self.plan.shutdown.orphans {
             Orphans::Kill => "is stopped",
@@ -46,7 +46,7 @@ impl Runtime {
         };
         self.outage.background = Some(format!(
             "`{program}` put itself into the background, where psflip can't follow it; what it started there ({}, pid {pid}) {then}; {}",
-            crate::text::head(name.trim(), 16),
+            crate::text::head(&name, 16),
             in_the_foreground(program)
         ));
     }

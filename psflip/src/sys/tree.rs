@@ -163,7 +163,9 @@ fn is_zombie(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.trim_start().starts_with(['Z', 'X']))
 }
 
-fn name_of(pid: u32) -> Option<String> {
+/// The name of a process, as ps(1) shows it; `None`: proc(5) does not show it.
+#[must_use]
+pub fn name_of(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
