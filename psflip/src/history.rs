@@ -26,7 +26,7 @@ pub struct Record {
     pub to: u64,
     /// When it started, in milliseconds since 1970 (UTC). All other times are relative to this.
     pub began_at: u64,
-    /// Who requested it, as text.
+    /// Who requested it, as text ([`requested`] makes a phrase of it).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub by: String,
     /// The pid of the new generation's psflip.
@@ -162,6 +162,25 @@ impl Record {
     #[must_use]
     pub fn killed(&self) -> bool {
         self.drain.iter().any(|timed| matches!(timed.step, Drain::Killed | Drain::OrphansKilled))
+    }
+}
+
+/// How a request over the control socket ends in [`Record::by`].
+const OVER_CONTROL_SOCKET: &str = " over the control socket";
+
+/// [`Record::by`] for a request that this client made over the control socket.
+#[must_use]
+pub fn over_control_socket(client: &str) -> String {
+    format!("{client}{OVER_CONTROL_SOCKET}")
+}
+
+/// A phrase of [`Record::by`]: `requested over the control socket by pid 12 (root)`, or
+/// `requested by SIGHUP from pid 12 (root)`.
+#[must_use]
+pub fn requested(by: &str) -> String {
+    match by.strip_suffix(OVER_CONTROL_SOCKET) {
+        Some(client) => format!("requested{OVER_CONTROL_SOCKET} by {client}"),
+        None => format!("requested by {by}"),
     }
 }
 

@@ -1,6 +1,7 @@
-//! Makes text from other programs fit for one line of a log.
+//! Text for one line of a log: output of other programs made fit for it, and the names of processes.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt as _;
 
 /// The longest quotation of an output in a message, in characters.
@@ -38,6 +39,17 @@ pub(crate) fn head(text: &str, longest: usize) -> String {
         None => escaped(text),
         Some((end, _)) => escaped(&text[..end]) + "…",
     }
+}
+
+/// The sender of a signal or a request: `pid 12 (root)`, or `pid 12 (uid 1000)`.
+pub(crate) fn sender(pid: impl Display, uid: u32) -> String {
+    format!("pid {pid} ({})", user(uid))
+}
+
+/// A user: `root`, or `uid 1000`. Other names are not looked up, since the user database may be on the
+/// network (nsswitch.conf(5)), and psflip's loop must not wait for that.
+pub(crate) fn user(uid: u32) -> String {
+    if uid == 0 { "root".to_owned() } else { format!("uid {uid}") }
 }
 
 /// A path or an argument as text: bytes that are not UTF-8 as `\xE9`, all else unchanged. Different values
@@ -112,6 +124,12 @@ mod tests {
     #[test]
     fn bytes_that_are_not_utf_8_are_escaped() {
         assert_eq!(lossy(OsStr::from_bytes(b"caf\xe9 \xc3\xa9\xff")), r"caf\xE9 é\xFF");
+    }
+
+    #[test]
+    fn root_is_named_and_nobody_else_is_looked_up() {
+        // Contract: S6
+        assert_eq!([sender(12, 0), sender(12, 65534)], ["pid 12 (root)", "pid 12 (uid 65534)"]);
     }
 
     #[test]

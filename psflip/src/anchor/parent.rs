@@ -137,8 +137,8 @@ impl Anchor {
                         self.promoted = Some(speaks);
                     }
                 }
-                // The packet is still in the socket and is read at the next turn. This holds for every error, not
-                // only for a transient one (`sys/errors.rs`): the anchor has no better answer to any.
+                // The packet is still in the socket, and is read at the next turn. Every error is taken as a
+                // transient one (`sys/errors.rs`): the anchor has no better answer to any.
                 Ok(None) | Err(_) => return,
             }
         }

@@ -14,6 +14,7 @@ use nix::unistd::Uid;
 
 use super::protocol::{Event, LONGEST_REQUEST, Wish};
 use crate::sys::seam::{self, Call};
+use crate::text;
 
 /// How many clients are served at a time.
 const MOST_CLIENTS: usize = 64;
@@ -283,7 +284,11 @@ impl Server {
         let (pid, uid) = (peer.pid(), peer.uid());
         let own = Uid::effective();
         if !(uid == 0 || uid == own.as_raw()) {
-            let reason = format!("this psflip belongs to uid {own}; uid {uid} may not send requests to it");
+            let reason = format!(
+                "this psflip belongs to {}; {} may not send requests to it",
+                text::user(own.as_raw()),
+                text::user(uid)
+            );
             let line = Event::Error { reason }.line();
             // a new connection has room for one line
             let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write(&line));

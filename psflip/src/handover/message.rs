@@ -447,7 +447,7 @@ mod tests {
                 number: 8,
                 at: 1_795_000_000_000,
                 clock: 86_400_000,
-                by: "SIGHUP from pid 12 (uid 0)".to_owned(),
+                by: "SIGHUP from pid 12 (root)".to_owned(),
             },
             activated: true,
             config: Some("26 4711 80 1795000000 0".to_owned()),
@@ -469,7 +469,7 @@ mod tests {
     #[test]
     fn the_wire() {
         // Contract: V1
-        let by = || Some("SIGHUP from pid 12 (uid 0)".to_owned());
+        let by = || Some("SIGHUP from pid 12 (root)".to_owned());
         let to_successor = [
             ToSuccessor::Hello(hello()),
             ToSuccessor::Listener {

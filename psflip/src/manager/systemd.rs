@@ -281,7 +281,7 @@ impl AsFd for Notifier {
     }
 }
 
-/// Whether a retry may succeed. EAGAIN included: the service manager has not read yet, and messages wait for it.
+/// Whether a retry may succeed. That includes EAGAIN: messages wait until the service manager reads.
 fn is_worth_a_retry(errno: Errno) -> bool {
     errno == Errno::EAGAIN || is_transient(&errno.into())
 }

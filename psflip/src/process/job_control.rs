@@ -9,6 +9,7 @@ use crate::sys::process;
 use crate::sys::signal::Received;
 use crate::sys::tree;
 use crate::sys::tty::Terminal;
+use crate::text;
 
 /// The sender of a signal.
 #[must_use]
@@ -26,7 +27,7 @@ pub fn sender(received: &Received) -> Sender {
 #[must_use]
 pub fn sender_text(received: &Received) -> String {
     let Received { pid, uid, .. } = received;
-    if received.is_from_kernel() { "the kernel".to_owned() } else { format!("pid {pid} (uid {uid})") }
+    if received.is_from_kernel() { "the kernel".to_owned() } else { text::sender(pid, *uid) }
 }
 
 /// Whether this process is the leader of its session.

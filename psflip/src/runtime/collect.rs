@@ -284,8 +284,8 @@ impl Runtime {
         }
         match request {
             Some(Request::Upgrade) => {
-                let Received { signal, pid, uid, .. } = received;
-                self.upgrade_log.asked(Some(format!("{signal} from pid {pid} (uid {uid})")));
+                let by = format!("{} from {}", received.signal, job::sender_text(received));
+                self.upgrade_log.asked(Some(by));
                 self.dispatch(Event::UpgradeRequested);
             }
             Some(Request::Stop) => self.dispatch(Event::StopRequested(ChildSignal::HasIt)),

@@ -18,6 +18,7 @@ use crate::handover::predecessor::Inheritance;
 use crate::history;
 use crate::process::invocation::FileStamp;
 use crate::process::keeper::Tree;
+use crate::text;
 use crate::traffic::activation::Activation;
 use crate::traffic::listen::{Given, Listeners};
 
@@ -309,11 +310,11 @@ impl Runtime {
             self.answer(client, &Told::Refused { reason }, Then::Close);
             return;
         }
-        let from = format!("pid {pid} (uid {uid})");
+        let from = text::sender(pid, uid);
         tracing::info!(from, "upgrade requested over the control socket");
         let upgrade = self.upgrade_log.next();
         self.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
-        self.upgrade_log.asked(Some(format!("the control socket, {from}")));
+        self.upgrade_log.asked(Some(history::over_control_socket(&from)));
         self.dispatch(Event::UpgradeRequested);
     }
 
@@ -367,7 +368,7 @@ impl Runtime {
     }
 
     fn asked_to_end(&mut self, client: u64, pid: i32, uid: u32) {
-        let from = format!("pid {pid} (uid {uid})");
+        let from = text::sender(pid, uid);
         tracing::info!(from, "stop requested over the control socket");
         let child = self.child();
         let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
@@ -396,7 +397,7 @@ impl Runtime {
     /// The status report.
     fn report(&self) -> Status {
         let Self { plan, identity, upgrade_log, .. } = self;
-        let text = |path: &Path| crate::text::lossy(path);
+        let text = |path: &Path| text::lossy(path);
         let absolute = |path: &Path| text(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         let control = plan.control.path(plan.pidfile.as_deref());
         let is_first_start = upgrade_log.active_since.is_none();

@@ -6,12 +6,12 @@ use std::io;
 ///
 /// - ENOMEM, ENOBUFS: the kernel had no memory for the call (recv(2), send(2), epoll_ctl(2)). What it should
 ///   have read is still there.
-/// - EINTR: the call was interrupted (signal(7)). psflip blocks all signals, so only a debugger, or a stop and
-///   a continuation, cause that.
+/// - EINTR: the call was interrupted (signal(7)). psflip blocks all signals, so only a debugger, or a stop
+///   and a continuation, cause that.
 ///
-/// Not transient are errors that persist until another process acts: EMFILE, ENFILE, ENOSPC, and EAGAIN. For a
-/// socket, EAGAIN says that there is no data or no room, which poll(2) reports; for fork(2), that a limit is
-/// reached.
+/// Not transient are errors that persist until another process acts: EMFILE, ENFILE, ENOSPC, and EAGAIN. For
+/// a socket, EAGAIN says that there is no data or no room, which poll(2) reports; for fork(2), that a limit
+/// is reached.
 #[must_use]
 pub fn is_transient(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR))

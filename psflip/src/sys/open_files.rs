@@ -22,7 +22,7 @@ pub fn effective_uid(pid: u32) -> io::Result<Option<u32>> {
     Ok(status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok()))
 }
 
-/// Whether a process has a descriptor of this file that is open for writing, or whose mode can't be found out.
+/// Whether a process has a descriptor of this file that is open for writing, or whose mode is not known.
 ///
 /// # Errors
 /// EACCES: this process may not see the descriptors.

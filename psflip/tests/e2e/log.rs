@@ -30,7 +30,7 @@ fn plain(line: &str) -> String {
         out += &if name.is_empty() { format!("{word} ") } else { format!("{name}={value} ") };
     }
     let out = out.trim_end().to_owned();
-    // `from="pid 1234 (uid 0)"`
+    // `from="pid 1234 (root)"`
     match out.split_once("from=\"pid ") {
         Some((before, after)) => format!("{before}from=\"pid _{}", &after[after.find(' ').unwrap()..]),
         None => out,
@@ -62,7 +62,7 @@ fn a_flip_is_told_in_eight_lines() {
     lines.sort_by_key(|line| line.contains("{generation=2")); // each psflip writes its own lines in order
     assert!((5..=8).contains(&lines.len()), "{lines:#?}");
     insta::assert_snapshot!(lines.join("\n"), @r#"
-    INFO psflip{generation=1 pid=_}: upgrade requested signal=SIGHUP from="pid _ (uid 0)"
+    INFO psflip{generation=1 pid=_}: upgrade requested signal=SIGHUP from="pid _ (root)"
     INFO psflip{generation=1 pid=_}: upgrade started next_generation=2
     INFO psflip{generation=1 pid=_}: new generation took over; stopping the old child child=_ new_psflip=_ signal=SIGTERM
     INFO psflip{generation=1 pid=_}: the child has exited child=_ end=exit code 0

@@ -252,3 +252,10 @@ pub(crate) fn flip_to_logger(sandbox: &Sandbox, argv: &[&str], rest: &str, rest_
     psflip.wait_for_line(Stream::Stderr, "new generation took over");
     Draining { psflip, old, new, old_child }
 }
+
+/// How psflip names this test process as the sender of a signal.
+pub(crate) fn own_name() -> String {
+    let uid = nix::unistd::getuid();
+    let user = if uid.is_root() { "root".to_owned() } else { format!("uid {uid}") };
+    format!("pid {} ({user})", std::process::id())
+}

@@ -11,6 +11,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use testkit::process::State;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
+use crate::service::own_name;
+
 /// For a child that prints every signal: healthy at once, all log levels, and a short timeout for the stop.
 const LOGGER: &str =
     "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
@@ -155,19 +157,19 @@ fn the_log_names_a_signal_and_its_sender() {
     // Contract: S6
     let sandbox = Sandbox::new();
     let psflip = ready(logger(&sandbox));
-    let (own, uid) = (std::process::id(), nix::unistd::getuid());
+    let own = own_name();
     for signal in [Signal::SIGUSR1, Signal::SIGWINCH] {
         fence(&psflip, signal);
         let line = psflip.wait_for_line(Stream::Stderr, signal.as_str()).text;
-        assert!(line.contains(&format!("pid {own} (uid {uid})")), "{line}");
+        assert!(line.contains(&own), "{line}");
     }
     psflip.flip();
     let line = psflip.wait_for_line(Stream::Stderr, "upgrade requested").text;
-    assert!(line.contains(&format!("signal=SIGHUP from=\"pid {own} (uid {uid})\"")), "{line}");
+    assert!(line.contains(&format!("signal=SIGHUP from=\"{own}\"")), "{line}");
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     psflip.stop();
     let line = psflip.wait_for_line(Stream::Stderr, "stop requested").text;
-    assert!(line.contains(&format!("signal=SIGTERM from=\"pid {own} (uid {uid})\"")), "{line}");
+    assert!(line.contains(&format!("signal=SIGTERM from=\"{own}\"")), "{line}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Describes a past upgrade in a few words: how long each phase took, and its result.
 
 use super::{Paint, View, clean, span, wrap};
-use crate::history::{Drain, Outcome, Record, Step};
+use crate::history::{Drain, Outcome, Record, Step, requested};
 
 /// The durations of an upgrade's phases in milliseconds, as far as they were reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub(super) fn record(record: &Record, view: &View) -> String {
         line(&phases, Some(Paint::Faint));
     }
     if !record.by.is_empty() {
-        line(&format!("requested by {}", clean(&record.by)), Some(Paint::Faint));
+        line(&requested(&clean(&record.by)), Some(Paint::Faint));
     }
     out
 }

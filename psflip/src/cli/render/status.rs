@@ -3,7 +3,7 @@
 use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
 use crate::control::protocol::{Source, State, Status};
-use crate::history::{Outcome, Record};
+use crate::history::{Outcome, Record, requested};
 use crate::manager::last_exit::LastExit;
 
 /// The full state, the most important part first, and the `most` newest upgrades last. Every line ends with a
@@ -153,7 +153,7 @@ fn under_way(upgrade: &Record, left: Option<u64>, now: u64) -> String {
         out += &format!("; last probe: {}", clean(probe)); // the text contains the number of the probe
     }
     if !upgrade.by.is_empty() {
-        out += &format!("; requested by {}", clean(&upgrade.by));
+        out += &format!("; {}", requested(&clean(&upgrade.by)));
     }
     out
 }

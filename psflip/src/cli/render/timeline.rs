@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use super::history::{at, step_of_drain};
 use super::{View, clean, span};
 use crate::control::protocol::Status;
-use crate::history::{Drain, Outcome, Record, Step};
+use crate::history::{Drain, Outcome, Record, Step, requested};
 
 /// Pixels.
 const WIDTH: f64 = 1120.0;
@@ -290,7 +290,7 @@ fn tooltip(record: &Record) -> String {
         lines.push(format!("last failed probe: {}", clean(probe)));
     }
     if !record.by.is_empty() {
-        lines.push(format!("requested by {}", clean(&record.by)));
+        lines.push(requested(&clean(&record.by)));
     }
     for (what, pid) in [("psflip", record.pid), ("child", record.child)] {
         if let Some(pid) = pid {

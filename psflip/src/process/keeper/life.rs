@@ -252,8 +252,8 @@ impl Keeper<'_> {
                     [b'L'] if self.child_ended => self.tree_is_gone(),
                     _ => {}
                 },
-                // The packet is still in the socket and is read at the next turn. This holds for every error, not
-                // only for a transient one (`sys/errors.rs`): the child must not depend on it.
+                // The packet is still in the socket, and is read at the next turn. Every error is taken as a
+                // transient one (`sys/errors.rs`): the child must not depend on it.
                 Ok(Packet::Nothing) | Err(_) => return,
                 // psflip has dropped the tree, or is dying. In both cases the tree is killed.
                 Ok(Packet::Closed) => self.psflip_is_gone(),

@@ -69,7 +69,8 @@ fn an_upgrade_is_told_step_by_step() {
     let record = &history[1];
     assert_eq!((&record["upgrade"], &record["from"], &record["to"]), (&json!(1), &json!(1), &json!(2)));
     assert_eq!(record["result"], "promoted");
-    assert!(record["by"].as_str().unwrap().starts_with("the control socket, pid "), "{record}");
+    let by = record["by"].as_str().unwrap();
+    assert!(by.starts_with("pid ") && by.ends_with(" over the control socket"), "{record}");
     let drain: Vec<&str> =
         record["drain"].as_array().unwrap().iter().filter_map(|step| step["step"].as_str()).collect();
     assert_eq!(drain, ["delay", "asked", "orphans", "gone"]);

@@ -5,7 +5,7 @@ use testkit::client::control::Asking;
 use testkit::{Deadline, Process, Psflip, Sandbox, Stream, wait_until};
 
 use super::{WHEN_TOLD, ask, follow_until, status, upgrade_that_waits};
-use crate::service::{AT_ONCE, configure, kill, psflip, stop, wait_coming};
+use crate::service::{AT_ONCE, configure, kill, own_name, psflip, stop, wait_coming};
 
 #[test]
 fn somebody_answers_at_every_moment_of_many_flips() {
@@ -109,7 +109,7 @@ fn who_asked_for(psflip: &Psflip, generation: u64) -> String {
 
 /// The status text for a SIGHUP that this test sent.
 fn this_test() -> String {
-    format!("SIGHUP from pid {} (uid {})", std::process::id(), nix::unistd::getuid())
+    format!("SIGHUP from {}", own_name())
 }
 
 #[test]
