@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: builds the fuzz driver (`psflip/tests/fuzz`) with optimization and all checks, and
+//! `cargo xtask fuzz`: builds the fuzz driver (`tools/fuzz`) with optimization and all checks, and
 //! runs it.
 
 use crate::args::Args;
@@ -12,7 +12,7 @@ Runs every parser of psflip with mutated input: config, template, value, migrate
 docker, notify. Without TARGET it runs all of them, one after the other.
 
 An input that breaks a promise of the contract is kept in `fuzz` in the target folder. After the fix, copy it to
-psflip/tests/fuzz/corpus/TARGET: the tests run everything in that folder.
+tools/fuzz/corpus/TARGET: the tests run everything in that folder.
 
   --seconds N   time for each target (default 10)
   --seed S      the same seed gives the same inputs (default: from the clock; it is printed)

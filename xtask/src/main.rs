@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod book;
+#[path = "../../tools/chaos/src/mod.rs"]
 mod chaos;
 mod ci;
 mod contract;

@@ -4,7 +4,7 @@
 //! [`before`] is called before every system call that may fail, and [`step`] at every step of a generation's
 //! life. The production binary never installs a test hook, so only one relaxed load remains, which the
 //! optimizer takes to be constant. No environment variable and no option installs a hook. Only a separate
-//! program that is built from this library does (`psflip/tests/doubles`).
+//! program that is built from this library does (`tools/doubles`).
 //!
 //! [`install`] applies to a process and all its forks, for good. Unit tests share a process under `cargo
 //! test`, so their hook applies to one thread and is removed after the test (`testing::with`).

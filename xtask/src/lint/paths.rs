@@ -5,7 +5,7 @@ use crate::repo::File;
 
 /// The folders at the root; a backticked path that begins with one of them names a file of this repository.
 const TOP: &[&str] =
-    &["psflip", "testkit", "fixtures", "xtask", "docs", "examples", ".ci", ".config", ".cargo"];
+    &["psflip", "testkit", "fixtures", "tools", "xtask", "docs", "examples", ".ci", ".config", ".cargo"];
 
 /// Checks backticked paths in documents and `//!` headers, and relative links in documents.
 pub(super) fn stale_path(tree: &Tree) -> Vec<Finding> {

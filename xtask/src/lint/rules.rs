@@ -9,10 +9,15 @@ const MOST_LINES: usize = 600;
 /// The folder of these rules, whose tests contain forbidden text.
 const OWN: &str = "xtask/src/lint/";
 
-/// Whether a file tests real processes: the crates' `tests` folders and the harness. Unit tests are pure and
-/// may contain any text.
+/// Whether a file is in the `tests` folder of a crate.
+fn is_test(path: &str) -> bool {
+    path.strip_prefix("tools/").unwrap_or(path).split('/').nth(1) == Some("tests")
+}
+
+/// Whether a file tests real processes: the crates' `tests` folders, the harness, and the test doubles. Unit
+/// tests are pure and may contain any text.
 fn is_integration(path: &str) -> bool {
-    path.split('/').nth(1) == Some("tests") || path.starts_with("testkit/src/")
+    is_test(path) || path.starts_with("testkit/src/") || path.starts_with("tools/")
 }
 
 /// The lines of a view of the sources for which `bad` returns a message.
@@ -230,7 +235,7 @@ pub(super) fn unused_fixture(tree: &Tree) -> Vec<Finding> {
         let mut names = vec![stem.to_owned(), stem.replace('_', "-"), stem.replace('-', "_")];
         names.extend(declared_name(manifest, below));
         let is_used = |test: &Source| names.iter().any(|name| has_word(&test.no_comments, name));
-        if !tree.sources(|path| path.split('/').nth(1) == Some("tests")).any(is_used) {
+        if !tree.sources(is_test).any(is_used) {
             findings.push(Finding {
                 path: source.path.clone(),
                 line: 0,

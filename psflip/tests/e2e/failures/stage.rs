@@ -1,4 +1,4 @@
-//! A psflip whose system calls fail and whose steps pause as the test plans it (`psflip/tests/doubles`), and
+//! A psflip whose system calls fail and whose steps pause as the test plans it (`tools/doubles`), and
 //! helpers for tests of failures.
 
 use std::fmt::Write as _;

@@ -100,7 +100,7 @@ macro_rules! names {
 
 const ALL: &[&str] = steps!(names![]);
 
-/// The place at which a process pauses: role, moment and name, as `psflip/tests/doubles` records them.
+/// The place at which a process pauses: role, moment and name, as `tools/doubles` records them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Step<'a> {
     role: &'a str,

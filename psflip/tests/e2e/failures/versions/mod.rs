@@ -1,6 +1,6 @@
 //! The other side has another version, or is not psflip at all (V1). The messages are in
 //! `psflip/src/handover/message.rs`, with a snapshot of the wire format; the doubles are in
-//! `psflip/tests/doubles`.
+//! `tools/doubles`.
 
 mod predecessor;
 mod ranges;
@@ -18,7 +18,7 @@ fn start() -> Service {
     Service::start_as(|builder, sandbox| builder.env("PSFLIP_DOUBLE_PLAN", sandbox.path("plan")))
 }
 
-/// The actions of the next double: see `psflip/tests/doubles/src`.
+/// The actions of the next double: see `tools/doubles/src`.
 fn plan(service: &Service, lines: &str) {
     service.sandbox.write("plan", lines);
 }

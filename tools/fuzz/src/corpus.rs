@@ -9,7 +9,7 @@ pub(crate) fn of(target: &str) -> Result<Vec<Vec<u8>>, Error> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut inputs = read(&own.join("corpus").join(target), |_| true)?;
     if target == "config" {
-        inputs.extend(read(&own.join("../../../examples"), |name| name.ends_with(".toml"))?);
+        inputs.extend(read(&own.join("../../examples"), |name| name.ends_with(".toml"))?);
     }
     if inputs.is_empty() { Err(format!("no input in corpus/{target}").into()) } else { Ok(inputs) }
 }

@@ -1,5 +1,5 @@
 //! psflip whose system calls a test can make fail, and which a test can stop at any step. See
-//! `psflip/tests/doubles/src/staged/`.
+//! `tools/doubles/src/staged/`.
 #![no_main]
 
 psflip::entry!(psflip_doubles::staged::main);

@@ -1,4 +1,4 @@
-//! See `psflip/tests/doubles/src/rogue.rs`.
+//! See `tools/doubles/src/rogue.rs`.
 #![no_main]
 
 psflip::entry!(psflip_doubles::rogue::main);

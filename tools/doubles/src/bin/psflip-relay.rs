@@ -1,4 +1,4 @@
-//! See `psflip/tests/doubles/src/other.rs`.
+//! See `tools/doubles/src/other.rs`.
 #![no_main]
 
 psflip::entry!(psflip_doubles::other::relay);

@@ -1,4 +1,0 @@
-//! psflip with short delays at random places. See `psflip/tests/doubles/src/shaken.rs`.
-#![no_main]
-
-psflip::entry!(psflip_doubles::shaken::main);
