@@ -6,7 +6,6 @@
 mod args;
 mod bench;
 mod book;
-#[path = "../../tools/chaos/src/mod.rs"]
 mod chaos;
 mod ci;
 mod contract;

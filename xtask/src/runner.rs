@@ -96,7 +96,7 @@ pub(crate) fn tests(
         // Without documentation tests, which only `cargo test --doc` runs: the same tests with both runners.
         // `--tests` respects `harness = false` in a manifest: psflip's binary has no main function of Rust's.
         Scope::All => command.args(["--tests"]),
-        Scope::Unit => command.args(["--lib", "--bin", "xtask"]),
+        Scope::Unit => command.args(["--lib", "--bin", "xtask", "--bin", "chaos"]),
         Scope::Fast => {
             let one_a_room: Vec<String> = ONE_A_ROOM.iter().map(|name| format!("test(={name})")).collect();
             let filter = format!("(kind(lib) - test(/^flip::model/)) + ({})", one_a_room.join(" + "));

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::plan::{Act, Side, Step, When};
+use crate::plan::{Act, Side, Step, When};
 
 /// The process that was started, and that stays while generations change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Above {
+pub(crate) enum Above {
     /// None: the first psflip exits with its generation (`--no-anchor`).
     Nobody,
     /// The anchor, which is the default.
@@ -22,7 +22,7 @@ pub(super) enum Above {
 
 /// An action on the process above, or on its keeper (`psflip watch` has one).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
+pub(crate) enum Deed {
     /// SIGHUP, as a service manager sends it.
     Request,
     /// SIGTERM, as a service manager sends it.
@@ -35,7 +35,7 @@ pub(super) enum Deed {
 
 /// An operator's command; with a time, it is killed after that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// `psflip upgrade`.
     Upgrade(Option<Duration>),
     /// `psflip stop`.
@@ -43,7 +43,7 @@ pub(super) enum Order {
 }
 
 impl Above {
-    pub(super) fn roll(dice: &mut Rng) -> Self {
+    pub(crate) fn roll(dice: &mut Rng) -> Self {
         match dice.u8(..10) {
             0..=4 => Self::Nobody,
             5..=7 => Self::Anchor,
@@ -52,7 +52,7 @@ impl Above {
     }
 
     /// Adds actions on the process above, and operators' commands, to some steps.
-    pub(super) fn add_to(self, steps: &mut [Step], dice: &mut Rng) {
+    pub(crate) fn add_to(self, steps: &mut [Step], dice: &mut Rng) {
         for step in steps {
             let is_gentle = step.acts.iter().all(|(_, act)| !act.is_rough());
             for act in [self.deed(dice, is_gentle), order(dice, is_gentle)].into_iter().flatten() {

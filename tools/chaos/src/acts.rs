@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use testkit::{Deadline, Process, Signal};
 
-use super::above::{Above, Deed, Order};
-use super::clients;
-use super::log::News;
-use super::next::{Good, Next};
-use super::plan::{Act, Moment, Part, Role, Side, Step, When};
-use super::rest::PATIENCE;
-use super::story::Halt;
-use super::world::World;
+use crate::above::{Above, Deed, Order};
+use crate::clients;
+use crate::log::News;
+use crate::next::{Good, Next};
+use crate::plan::{Act, Moment, Part, Role, Side, Step, When};
+use crate::rest::PATIENCE;
+use crate::story::Halt;
+use crate::world::World;
 
 /// How long to wait for a moment that may never come.
 const MOMENT: Duration = Duration::from_millis(150);
@@ -25,25 +25,25 @@ const OBEDIENCE: Duration = Duration::from_secs(4);
 
 /// What the actions of a step did, as far as it affects the possible results.
 #[derive(Debug, Default)]
-pub(super) struct Done {
+pub(crate) struct Done {
     /// An action may have stopped the service.
-    pub(super) rough: bool,
+    pub(crate) rough: bool,
     /// The configuration or the program of the new generation was changed meanwhile.
-    pub(super) rewritten: bool,
+    pub(crate) rewritten: bool,
     /// An upgrade was requested.
-    pub(super) asked: bool,
+    pub(crate) asked: bool,
     /// An operator's command was started, and may have requested an upgrade or a stop.
-    pub(super) perhaps_asked: bool,
+    pub(crate) perhaps_asked: bool,
     /// The killed parts of the old generation, and whether a new psflip existed at that time.
-    pub(super) killed_old: Vec<(Part, bool)>,
+    pub(crate) killed_old: Vec<(Part, bool)>,
     /// The process above, or its keeper, was killed.
-    pub(super) killed_above: bool,
+    pub(crate) killed_above: bool,
     /// The number of actions, other than requests, that reached a process.
-    pub(super) hits: usize,
+    pub(crate) hits: usize,
 }
 
 /// Performs all actions of a step.
-pub(super) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
+pub(crate) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
     let old = world.service()?.active;
     let mark = world.service()?.log.mark();
     let mut done = Done::default();
@@ -359,7 +359,7 @@ fn set_files(process: Process, limit: u64) -> io::Result<()> {
 }
 
 /// Restores the original limit of every process of the sandbox.
-pub(super) fn restore_limits(world: &World) {
+pub(crate) fn restore_limits(world: &World) {
     let own = getrlimit(Resource::Nofile).current.unwrap_or(1024);
     for process in world.sandbox.processes() {
         let _ = set_files(process, own); // ESRCH: it may have exited

@@ -8,18 +8,18 @@ use std::time::Duration;
 use testkit::Process;
 use testkit::pidfile::{Content, Entry};
 
-use super::above::Above;
-use super::acts::Done;
-use super::clients;
-use super::log::News;
-use super::next::{Ends, Expected, Next};
-use super::plan::{Act, Binary, Flavour, Part, Role, Side, Step};
-use super::standing;
-use super::story::Halt;
-use super::world::{Service, World, descriptors, text};
+use crate::above::Above;
+use crate::acts::Done;
+use crate::clients;
+use crate::log::News;
+use crate::next::{Ends, Expected, Next};
+use crate::plan::{Act, Binary, Flavour, Part, Role, Side, Step};
+use crate::standing;
+use crate::story::Halt;
+use crate::world::{Service, World, descriptors, text};
 
 /// The state before a step.
-pub(super) struct Before {
+pub(crate) struct Before {
     active: Process,
     child: Process,
     mark: usize,
@@ -30,16 +30,16 @@ pub(super) struct Before {
 
 impl Before {
     /// The psflip that was active.
-    pub(super) fn active(&self) -> Process {
+    pub(crate) fn active(&self) -> Process {
         self.active
     }
 
     /// The position in the log.
-    pub(super) fn mark(&self) -> usize {
+    pub(crate) fn mark(&self) -> usize {
         self.mark
     }
 
-    pub(super) fn of(world: &mut World) -> Result<Self, Halt> {
+    pub(crate) fn of(world: &mut World) -> Result<Self, Halt> {
         world.read_log();
         let ended = statuses(world).into_iter().map(|(process, _)| process).collect();
         let service = world.service()?;
@@ -49,7 +49,7 @@ impl Before {
 }
 
 /// What must hold after a step; `now` is the remaining psflip.
-pub(super) fn check(
+pub(crate) fn check(
     world: &mut World,
     step: &Step,
     done: &Done,
@@ -76,7 +76,7 @@ pub(super) fn check(
 }
 
 /// Checks the requests that clients lost since the last call, and the wrong answers that operators got.
-pub(super) fn losses(world: &mut World) -> Result<(), Halt> {
+pub(crate) fn losses(world: &mut World) -> Result<(), Halt> {
     if let Some(complaint) = world.operators.judge() {
         return violation(format!("the control socket (docs/control.md): {complaint}"));
     }
@@ -325,7 +325,7 @@ fn ends(
 }
 
 /// The exit statuses of the processes that were started by, or reparented to, this process.
-pub(super) fn statuses(world: &mut World) -> Vec<(Process, ExitStatus)> {
+pub(crate) fn statuses(world: &mut World) -> Vec<(Process, ExitStatus)> {
     let mut statuses = world.sandbox.statuses();
     if let Some(Service { psflip, .. }) = &world.service
         && let Some(status) = psflip.program().try_status()
@@ -336,7 +336,7 @@ pub(super) fn statuses(world: &mut World) -> Vec<(Process, ExitStatus)> {
 }
 
 impl Ends {
-    pub(super) fn is(self, status: ExitStatus) -> bool {
+    pub(crate) fn is(self, status: ExitStatus) -> bool {
         match self {
             Self::Code(code) => status.code() == Some(i32::from(code)),
             Self::Segv => status.signal() == Some(11),

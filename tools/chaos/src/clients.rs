@@ -5,17 +5,17 @@ use std::sync::Arc;
 use serde_json::Value;
 use testkit::{Process, Running, Signal};
 
-use super::above::Order;
-use super::acts::Done;
-use super::checks::Before;
-use super::log::News;
-use super::next::Expected;
-use super::plan::{Binary, Step};
-use super::story::Halt;
-use super::world::{Service, World};
+use crate::above::Order;
+use crate::acts::Done;
+use crate::checks::Before;
+use crate::log::News;
+use crate::next::Expected;
+use crate::plan::{Binary, Step};
+use crate::story::Halt;
+use crate::world::{Service, World};
 
 /// A command that was started in this step.
-pub(super) struct Client {
+pub(crate) struct Client {
     running: Arc<Running>,
     order: Order,
     /// The position in the log when it was started.
@@ -24,13 +24,13 @@ pub(super) struct Client {
 
 impl Client {
     /// Whether it has exited with 0.
-    pub(super) fn succeeded(&self) -> bool {
+    pub(crate) fn succeeded(&self) -> bool {
         self.running.try_status().is_some_and(|status| status.success())
     }
 }
 
 /// Starts the command; kills it if the plan says so.
-pub(super) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<(), Halt> {
+pub(crate) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<(), Halt> {
     let name = match order {
         Order::Upgrade(_) => "upgrade",
         Order::Stop(_) => "stop",
@@ -60,7 +60,7 @@ pub(super) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<
 }
 
 /// Checks the exit codes of this step's commands, which all have exited.
-pub(super) fn check(
+pub(crate) fn check(
     world: &mut World,
     step: &Step,
     done: &Done,

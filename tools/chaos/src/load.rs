@@ -12,14 +12,14 @@ use testkit::client::fcgi::FcgiClient;
 use testkit::client::http::HttpClient;
 use testkit::client::{ClientError, Stage, field};
 
-use super::pause::pause;
-use super::plan::Flavour;
+use crate::pause::pause;
+use crate::plan::Flavour;
 
 /// The number of clients.
 const CLIENTS: usize = 2;
 
 /// The clients of one round.
-pub(super) struct Load {
+pub(crate) struct Load {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     flavour: Flavour,
@@ -36,10 +36,10 @@ struct Shared {
 
 /// A failed request.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) begun: Instant,
-    pub(super) ended: Instant,
-    pub(super) error: ClientError,
+pub(crate) struct Failure {
+    pub(crate) begun: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) error: ClientError,
 }
 
 /// A client's request: takes the text that the answer must echo, and returns the answer.
@@ -47,7 +47,7 @@ type Request = Box<dyn FnMut(&str) -> Result<String, ClientError> + Send>;
 
 impl Load {
     /// Starts the clients. At first no service runs.
-    pub(super) fn start(flavour: Flavour, socket: &Path, port: u16) -> Self {
+    pub(crate) fn start(flavour: Flavour, socket: &Path, port: u16) -> Self {
         let allowed = vec![(Instant::now(), None)];
         let shared = Arc::new(Shared::default());
         let start = |number: usize| {
@@ -60,26 +60,26 @@ impl Load {
     }
 
     /// Allows requests to fail from now on.
-    pub(super) fn allow_loss(&mut self) {
+    pub(crate) fn allow_loss(&mut self) {
         if self.allowed.last().is_none_or(|(_, end)| end.is_some()) {
             self.allowed.push((Instant::now(), None));
         }
     }
 
     /// Requires that requests succeed from now on.
-    pub(super) fn forbid_loss(&mut self) {
+    pub(crate) fn forbid_loss(&mut self) {
         if let Some((_, end)) = self.allowed.last_mut() {
             end.get_or_insert_with(Instant::now);
         }
     }
 
     /// The number of answers so far.
-    pub(super) fn answered(&self) -> u64 {
+    pub(crate) fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
     /// Takes the failures since the last call: the allowed ones, and the others.
-    pub(super) fn judge(&mut self) -> (Vec<Failure>, Vec<Failure>) {
+    pub(crate) fn judge(&mut self) -> (Vec<Failure>, Vec<Failure>) {
         let failures =
             std::mem::take(&mut *self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner));
         failures.into_iter().partition(|failure| self.is_allowed(failure))

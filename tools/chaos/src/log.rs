@@ -4,7 +4,7 @@ use testkit::{Output, Stream};
 
 /// The event of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(crate) enum News {
     Requested,
     Refused,
     Started,
@@ -34,18 +34,18 @@ const LINES: [(&str, News); 11] = [
 
 /// A line with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The number of the line in all output.
-    pub(super) line: usize,
+    pub(crate) line: usize,
     /// The psflip that wrote it.
-    pub(super) pid: u32,
-    pub(super) news: News,
-    pub(super) text: String,
+    pub(crate) pid: u32,
+    pub(crate) news: News,
+    pub(crate) text: String,
 }
 
 /// The log of one service, of all its generations.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(crate) struct Log {
     read: usize,
     entries: Vec<Entry>,
     panics: Vec<String>,
@@ -69,7 +69,7 @@ const COMPLAINTS: [&str; 10] = [
 
 impl Log {
     /// Reads the new lines.
-    pub(super) fn read(&mut self, output: &Output) {
+    pub(crate) fn read(&mut self, output: &Output) {
         let complete = output.mark();
         if complete == self.read {
             return;
@@ -92,39 +92,39 @@ impl Log {
     }
 
     /// The number of lines read so far: a mark for [`Log::since`].
-    pub(super) fn mark(&self) -> usize {
+    pub(crate) fn mark(&self) -> usize {
         self.read
     }
 
     /// The entries after a mark.
-    pub(super) fn since(&self, mark: usize) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn since(&self, mark: usize) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.line >= mark)
     }
 
     /// How often this psflip has logged this event.
-    pub(super) fn count(&self, pid: u32, news: News) -> usize {
+    pub(crate) fn count(&self, pid: u32, news: News) -> usize {
         self.entries.iter().filter(|entry| entry.pid == pid && entry.news == news).count()
     }
 
     /// The last line in which this psflip has logged this event.
-    pub(super) fn last(&self, pid: u32, news: News) -> Option<usize> {
+    pub(crate) fn last(&self, pid: u32, news: News) -> Option<usize> {
         self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == news).map(|entry| entry.line)
     }
 
     /// The pid of the child that this psflip has logged.
-    pub(super) fn child(&self, pid: u32) -> Option<u32> {
+    pub(crate) fn child(&self, pid: u32) -> Option<u32> {
         let started =
             self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == News::ChildStarted)?;
         started.text.split_once(" child=")?.1.split(' ').next()?.parse().ok()
     }
 
     /// The first failure since a mark of something that should always work.
-    pub(super) fn complaint_since(&self, mark: usize) -> Option<&str> {
+    pub(crate) fn complaint_since(&self, mark: usize) -> Option<&str> {
         self.complaints.iter().find(|(line, _)| *line >= mark).map(|(_, text)| text.as_str())
     }
 
     /// Lines with a panic.
-    pub(super) fn panics(&self) -> &[String] {
+    pub(crate) fn panics(&self) -> &[String] {
         &self.panics
     }
 }

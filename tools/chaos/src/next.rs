@@ -5,11 +5,11 @@ use std::path::Path;
 
 use fastrand::Rng;
 
-use super::plan::Flavour;
+use crate::plan::Flavour;
 
 /// A configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// A server on which clients can rely.
     Good(Good),
     /// A configuration that can't be promoted.
@@ -23,7 +23,7 @@ pub(super) enum Next {
 
 /// The parameters of a good configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Good {
+pub(crate) struct Good {
     /// Whether the health check requests an answer on the generation's own socket, or only connects to the
     /// public socket.
     by_answer: bool,
@@ -70,7 +70,7 @@ impl Hook {
 
 /// Why a configuration can't be promoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bad {
+pub(crate) enum Bad {
     Syntax,
     UnknownKey,
     NoUnit,
@@ -97,7 +97,7 @@ pub(super) enum Bad {
 
 /// A program that becomes healthy but doesn't serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Idle {
+pub(crate) enum Idle {
     SlowStart,
     Stubborn,
     Workers,
@@ -109,7 +109,7 @@ pub(super) enum Idle {
 
 /// The expected result of an undisturbed upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expected {
+pub(crate) enum Expected {
     /// The new generation is promoted.
     Promoted,
     /// The upgrade fails, and the new psflip exits like this.
@@ -120,7 +120,7 @@ pub(super) enum Expected {
 
 /// How a psflip exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ends {
+pub(crate) enum Ends {
     /// With this exit code.
     Code(u8),
     /// Terminated by SIGSEGV.
@@ -128,7 +128,7 @@ pub(super) enum Ends {
 }
 
 impl Next {
-    pub(super) fn roll(dice: &mut Rng) -> Self {
+    pub(crate) fn roll(dice: &mut Rng) -> Self {
         match dice.u8(..100) {
             0..=44 => Self::Good(Good::roll(dice)),
             45..=79 => Self::Bad(Bad::roll(dice)),
@@ -138,7 +138,7 @@ impl Next {
     }
 
     /// The expected result.
-    pub(super) fn expected(&self) -> Expected {
+    pub(crate) fn expected(&self) -> Expected {
         match self {
             Self::Good(_) | Self::Idle(_) => Expected::Promoted,
             Self::Bad(bad) => Expected::Fails(bad.ends()),
@@ -147,7 +147,7 @@ impl Next {
     }
 
     /// The text of the file; `None` if there is to be no file.
-    pub(super) fn text(&self, place: &Place<'_>) -> Option<String> {
+    pub(crate) fn text(&self, place: &Place<'_>) -> Option<String> {
         match self {
             Self::Good(good) | Self::Half(good, _) => Some(good.text(place)),
             Self::Bad(bad) => bad.text(place),
@@ -158,14 +158,14 @@ impl Next {
 
 /// The paths and addresses that a configuration contains.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    pub(super) flavour: Flavour,
+pub(crate) struct Place<'a> {
+    pub(crate) flavour: Flavour,
     /// The TCP port of [`Flavour::ReusePort`].
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// The folder of the fixtures.
-    pub(super) fixtures: &'a Path,
+    pub(crate) fixtures: &'a Path,
     /// Whether every configuration has a `[switch]`.
-    pub(super) switches: bool,
+    pub(crate) switches: bool,
 }
 
 /// The symlink of every configuration: its target names the slot of the generation that has repointed it.
@@ -190,7 +190,7 @@ impl Place<'_> {
 }
 
 impl Good {
-    pub(super) fn roll(dice: &mut Rng) -> Self {
+    pub(crate) fn roll(dice: &mut Rng) -> Self {
         Self {
             by_answer: dice.bool(),
             successes: dice.u8(1..=3),
@@ -211,7 +211,7 @@ impl Good {
     }
 
     /// The configuration at the start of a round, and of the good upgrade between two steps.
-    pub(super) const PLAIN: Self =
+    pub(crate) const PLAIN: Self =
         Self { by_answer: false, successes: 1, after: 0, delay: 0, debug: true, hook: Hook::None };
 
     fn text(self, place: &Place<'_>) -> String {
@@ -252,7 +252,7 @@ impl Good {
 }
 
 impl Bad {
-    pub(super) fn roll(dice: &mut Rng) -> Self {
+    pub(crate) fn roll(dice: &mut Rng) -> Self {
         match dice.u8(..21) {
             0 => Self::Syntax,
             1 => Self::UnknownKey,
@@ -279,7 +279,7 @@ impl Bad {
     }
 
     /// Contract C6: the exit code.
-    pub(super) fn ends(self) -> Ends {
+    pub(crate) fn ends(self) -> Ends {
         Ends::Code(match self {
             Self::Syntax | Self::UnknownKey | Self::NoUnit | Self::Template | Self::NoFile => 78,
             Self::NoCommand => 127,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use serde_json::Value;
 
-use super::pause::pause;
+use crate::pause::pause;
 
 /// How long an answer may take. A psflip may be stopped (SIGSTOP) for a while, and without descriptors it
 /// tries again after a second.
@@ -28,7 +28,7 @@ const EVENTS: [&str; 13] = [
 ];
 
 /// The operators of one round.
-pub(super) struct Operators {
+pub(crate) struct Operators {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     socket: PathBuf,
@@ -69,7 +69,7 @@ enum Unheard {
 
 impl Operators {
     /// Starts the clients. At first no service runs.
-    pub(super) fn start(socket: &Path, seed: u64) -> Self {
+    pub(crate) fn start(socket: &Path, seed: u64) -> Self {
         let silence = vec![(Instant::now(), None)];
         let shared = Arc::new(Shared {
             socket: socket.to_owned(),
@@ -90,32 +90,32 @@ impl Operators {
 
     /// Prepares for another service. No request is sent until [`Operators::speak`], and no answer is required
     /// until [`Operators::forbid_silence`].
-    pub(super) fn new_service(&mut self) {
+    pub(crate) fn new_service(&mut self) {
         self.hush();
         self.allow_silence();
         self.shared.service.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn allow_silence(&mut self) {
+    pub(crate) fn allow_silence(&mut self) {
         if self.silence.last().is_none_or(|(_, end)| end.is_some()) {
             self.silence.push((Instant::now(), None));
         }
     }
 
     /// Requires answers from now on.
-    pub(super) fn forbid_silence(&mut self) {
+    pub(crate) fn forbid_silence(&mut self) {
         if let Some((_, end)) = self.silence.last_mut() {
             end.get_or_insert_with(Instant::now);
         }
     }
 
     /// The number of answers so far.
-    pub(super) fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
     /// The first violation since the last call.
-    pub(super) fn judge(&self) -> Option<String> {
+    pub(crate) fn judge(&self) -> Option<String> {
         let complaints = std::mem::take(&mut *lock(&self.shared.complaints));
         let is_allowed = |complaint: &Complaint| {
             let overlaps = |(start, end): &(Instant, Option<Instant>)| {
@@ -127,7 +127,7 @@ impl Operators {
     }
 
     /// Stops the requests: when it returns, no connection is left.
-    pub(super) fn hush(&self) {
+    pub(crate) fn hush(&self) {
         self.shared.hushed.store(true, Ordering::SeqCst);
         for turn in &self.shared.turns {
             drop(lock(turn));
@@ -135,12 +135,12 @@ impl Operators {
     }
 
     /// Ends [`Operators::hush`].
-    pub(super) fn speak(&self) {
+    pub(crate) fn speak(&self) {
         self.shared.hushed.store(false, Ordering::SeqCst);
     }
 
     /// Requests the status. Call it while the clients are hushed and psflip is at rest.
-    pub(super) fn status(&self) -> Result<Value, String> {
+    pub(crate) fn status(&self) -> Result<Value, String> {
         match status(&self.socket) {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err("it has moved".to_owned()),
@@ -309,7 +309,7 @@ fn annoy(socket: &Path, dice: &mut Rng) -> Result<(), Unheard> {
 }
 
 /// The generation and the last upgrade of a status, if its parts are consistent.
-pub(super) fn story(status: &Value) -> Result<(u64, u64), String> {
+pub(crate) fn story(status: &Value) -> Result<(u64, u64), String> {
     let generation = status["generation"].as_u64().ok_or("no generation")?;
     let state = status["state"].as_str().unwrap_or_default();
     if !["starting", "serving", "upgrading", "stopping"].contains(&state) {

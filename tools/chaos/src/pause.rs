@@ -12,18 +12,18 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use crate::Error;
 
 /// Waits for this time, or until a signal arrives.
-pub(super) fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let _ = ppoll(&mut [], Some(TimeSpec::from_duration(time)), None); // EINTR: a signal arrived
 }
 
 /// Whether a signal has requested to stop this run.
 #[derive(Clone, Debug)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// From now on, terminating signals only set a flag. Started programs get the default actions: execve(2)
     /// resets handlers.
-    pub(super) fn catch() -> Result<Self, Error> {
+    pub(crate) fn catch() -> Result<Self, Error> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
             signal_hook::flag::register(signal, Arc::clone(&flag))?;
@@ -31,7 +31,7 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
-    pub(super) fn came(&self) -> bool {
+    pub(crate) fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::above::{Above, Deed, Order};
-use super::next::{Bad, Good, Next};
+use crate::above::{Above, Deed, Order};
+use crate::next::{Bad, Good, Next};
 
 /// The number of steps in a round.
 const STEPS: usize = 10;
 
 /// How clients reach the service of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flavour {
+pub(crate) enum Flavour {
     /// HTTP on a Unix socket that each generation renames into place.
     Http,
     /// FastCGI, on the same kind of socket.
@@ -27,14 +27,14 @@ pub(super) enum Flavour {
 
 /// The old generation is the one that is active when a step begins; the new one is any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Old,
     New,
 }
 
 /// A process of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     Psflip,
     Keeper,
     Child,
@@ -46,11 +46,11 @@ pub(super) enum Part {
 
 /// A process, by generation and part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Role(pub(super) Side, pub(super) Part);
+pub(crate) struct Role(pub(super) Side, pub(super) Part);
 
 /// The file at psflip's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Binary {
+pub(crate) enum Binary {
     /// A copy of psflip; two copies take turns.
     Copy,
     /// A script that executes psflip.
@@ -67,7 +67,7 @@ pub(super) enum Binary {
 
 /// A moment that psflip's log shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(crate) enum Moment {
     UpgradeStarted,
     NewPsflipReads,
     ChildStarted,
@@ -78,15 +78,15 @@ pub(super) enum Moment {
 
 /// The time of an action: after the action before it, and after this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct When {
+pub(crate) struct When {
     /// It is waited for, but only for a limited time.
-    pub(super) moment: Option<Moment>,
-    pub(super) after: Duration,
+    pub(crate) moment: Option<Moment>,
+    pub(crate) after: Duration,
 }
 
 /// An action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(crate) enum Act {
     /// SIGHUP.
     Request(Side),
     /// A signal without effect: psflip forwards it, and the child ignores it.
@@ -115,19 +115,19 @@ pub(super) enum Act {
 
 /// A step: a configuration and a program for the next generation, and the actions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) next: Next,
-    pub(super) binary: Binary,
-    pub(super) acts: Vec<(When, Act)>,
+pub(crate) struct Step {
+    pub(crate) next: Next,
+    pub(crate) binary: Binary,
+    pub(crate) acts: Vec<(When, Act)>,
     /// Whether the next step begins without a good upgrade in between; only if the child is an idle one.
-    pub(super) goes_on: bool,
+    pub(crate) goes_on: bool,
     /// If the service has stopped: a failing start with this comes before the next good start.
-    pub(super) bad_start: Option<Bad>,
+    pub(crate) bad_start: Option<Bad>,
 }
 
 /// How a round ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finale {
+pub(crate) enum Finale {
     Terminate,
     Interrupt,
     Kill,
@@ -137,20 +137,20 @@ pub(super) enum Finale {
 
 /// One life of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Round {
-    pub(super) flavour: Flavour,
-    pub(super) above: Above,
+pub(crate) struct Round {
+    pub(crate) flavour: Flavour,
+    pub(crate) above: Above,
     /// Whether every configuration has a `[switch]`.
-    pub(super) switches: bool,
-    pub(super) steps: Vec<Step>,
-    pub(super) finale: Finale,
+    pub(crate) switches: bool,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) finale: Finale,
     /// Whether the last signal goes to the process above.
-    pub(super) ends_above: bool,
+    pub(crate) ends_above: bool,
 }
 
 impl Round {
     /// The round of this seed.
-    pub(super) fn of(seed: u64) -> Self {
+    pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Rng::with_seed(seed);
         let flavour = match dice.u8(..8) {
             0..=2 => Flavour::Http,
@@ -265,7 +265,7 @@ impl Step {
     }
 
     /// Whether the actions are requests only.
-    pub(super) fn is_undisturbed(&self) -> bool {
+    pub(crate) fn is_undisturbed(&self) -> bool {
         let asks = |act: &Act| {
             matches!(act, Act::Request(_) | Act::Above(Deed::Request) | Act::Order(Order::Upgrade(_)))
         };
@@ -275,7 +275,7 @@ impl Step {
 
 impl Act {
     /// Whether the action has this side as its target.
-    pub(super) fn is_about(&self, wanted: Side) -> bool {
+    pub(crate) fn is_about(&self, wanted: Side) -> bool {
         match self {
             Self::Request(side) | Self::Poke(side, _) | Self::RealTime(side, _) | Self::Interrupt(side) => {
                 *side == wanted
@@ -295,7 +295,7 @@ impl Act {
     }
 
     /// Whether the action may stop the service.
-    pub(super) fn is_rough(&self) -> bool {
+    pub(crate) fn is_rough(&self) -> bool {
         match self {
             Self::RealTime(..)
             | Self::Interrupt(_)
@@ -318,7 +318,7 @@ impl Act {
     }
 
     /// Whether the action can't kill the old generation.
-    pub(super) fn spares_the_old(&self) -> bool {
+    pub(crate) fn spares_the_old(&self) -> bool {
         match self {
             Self::Request(_)
             | Self::Poke(..)
@@ -403,9 +403,9 @@ fn binary(dice: &mut Rng) -> Binary {
 }
 
 impl When {
-    pub(super) const NOW: Self = Self { moment: None, after: Duration::ZERO };
+    pub(crate) const NOW: Self = Self { moment: None, after: Duration::ZERO };
 
-    pub(super) fn roll(dice: &mut Rng) -> Self {
+    pub(crate) fn roll(dice: &mut Rng) -> Self {
         const MOMENTS: [Moment; 6] = [
             Moment::UpgradeStarted,
             Moment::NewPsflipReads,

@@ -9,13 +9,13 @@ use nix::sys::socket::{
 
 /// A socket that is bound with `SO_REUSEPORT` but doesn't listen: while it exists, the kernel gives the port
 /// to no other program (socket(7)).
-pub(super) struct Port {
+pub(crate) struct Port {
     _socket: OwnedFd,
     number: u16,
 }
 
 impl Port {
-    pub(super) fn reserve() -> nix::Result<Self> {
+    pub(crate) fn reserve() -> nix::Result<Self> {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         setsockopt(&socket, sockopt::ReusePort, &true)?;
@@ -24,7 +24,7 @@ impl Port {
         Ok(Self { _socket: socket, number })
     }
 
-    pub(super) fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use testkit::Process;
 use testkit::process::Stat;
 
-use super::above::Above;
-use super::log::News;
-use super::plan::{Part, Role, Side};
-use super::story::Halt;
-use super::world::{Service, World, is_idle};
+use crate::above::Above;
+use crate::log::News;
+use crate::plan::{Part, Role, Side};
+use crate::story::Halt;
+use crate::world::{Service, World, is_idle};
 
 /// Longer than any step takes: a successor that gives up may need its grace time.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing must change.
 const CALM: Duration = Duration::from_millis(15);
 /// How long processes may outlive their psflip. Contract C7 says milliseconds; a busy host needs more.
@@ -23,7 +23,7 @@ const LEFTOVERS: Duration = Duration::from_secs(5);
 const LEFTOVERS_OF_WATCH: Duration = Duration::from_secs(12);
 
 /// Waits until nothing moves: returns the one psflip that is left, or `None` if everything has exited.
-pub(super) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
+pub(crate) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
     world.let_pass(world.frozen_for())?;
     world.thaw(true);
     let mut why = String::new();

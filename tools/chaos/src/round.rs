@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use testkit::{Anchor, Process, Signal};
 
-use super::above::{Above, Order};
-use super::acts::{self, Done};
-use super::checks::{self, Before};
-use super::clients;
-use super::log::{Log, News};
-use super::next::{Bad, Good, Next};
-use super::plan::{Act, Binary, Finale, Part, Role, Round, Side, Step, When};
-use super::rest::settle;
-use super::standing;
-use super::story::Halt;
-use super::world::{Service, World, descriptors, text};
+use crate::above::{Above, Order};
+use crate::acts::{self, Done};
+use crate::checks::{self, Before};
+use crate::clients;
+use crate::log::{Log, News};
+use crate::next::{Bad, Good, Next};
+use crate::plan::{Act, Binary, Finale, Part, Role, Round, Side, Step, When};
+use crate::rest::settle;
+use crate::standing;
+use crate::story::Halt;
+use crate::world::{Service, World, descriptors, text};
 
 /// How long a start, or the first answer after it, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ const WATCH: [&str; 9] =
 
 /// Runs a round. `step_begins` gets the number and the text of every step, and may end the round by returning
 /// false.
-pub(super) fn live(
+pub(crate) fn live(
     world: &mut World,
     round: &Round,
     mut step_begins: impl FnMut(&World, usize, &str) -> bool,

@@ -9,16 +9,16 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::Process;
 
-use super::above::Above;
-use super::acts::Done;
-use super::checks::Before;
-use super::log::News;
-use super::operators;
-use super::story::Halt;
-use super::world::{Service, World, descriptors};
+use crate::above::Above;
+use crate::acts::Done;
+use crate::checks::Before;
+use crate::log::News;
+use crate::operators;
+use crate::story::Halt;
+use crate::world::{Service, World, descriptors};
 
 /// Must be called while the operators are hushed.
-pub(super) fn check(world: &mut World, done: &Done, before: &Before, active: Process) -> Result<(), Halt> {
+pub(crate) fn check(world: &mut World, done: &Done, before: &Before, active: Process) -> Result<(), Halt> {
     let status = world.operators.status().map_err(|why| {
         Halt::Violation(format!("docs/control.md: psflip {active} serves, and nobody answers: {why}"))
     })?;
@@ -102,7 +102,7 @@ fn switched(world: &World, status: &Value) -> Result<(), Halt> {
 }
 
 /// The descriptors of the process above and of its keeper, counted by kind.
-pub(super) fn descriptors_above(world: &World) -> Vec<BTreeMap<String, usize>> {
+pub(crate) fn descriptors_above(world: &World) -> Vec<BTreeMap<String, usize>> {
     let above = world.above_process().into_iter().chain(world.above_keeper());
     above.map(descriptors).collect()
 }

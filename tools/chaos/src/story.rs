@@ -6,11 +6,18 @@ use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::time::{Duration, Instant};
 
-use crate::step::seconds;
+/// A duration for human readers: `0.4 s`, `2 min 05 s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    let whole = duration.as_secs();
+    if whole < 60 {
+        return format!("{:.1} s", duration.as_secs_f64());
+    }
+    format!("{} min {:02} s", whole / 60, whole % 60)
+}
 
 /// Why a round was stopped.
 #[derive(Debug)]
-pub(super) enum Halt {
+pub(crate) enum Halt {
     /// An invariant was violated; the observation.
     Violation(String),
     /// A signal requested to stop the run, or its time is over.
@@ -19,22 +26,22 @@ pub(super) enum Halt {
 
 /// The actions of a round, and their times.
 #[derive(Debug)]
-pub(super) struct Timeline {
+pub(crate) struct Timeline {
     began: Instant,
     lines: Vec<(Duration, String)>,
 }
 
 impl Timeline {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { began: Instant::now(), lines: Vec::new() }
     }
 
-    pub(super) fn note(&mut self, what: impl Into<String>) {
+    pub(crate) fn note(&mut self, what: impl Into<String>) {
         self.lines.push((self.began.elapsed(), what.into()));
     }
 
     /// A time of this round in seconds, as the timeline shows it.
-    pub(super) fn at(&self, moment: Instant) -> f64 {
+    pub(crate) fn at(&self, moment: Instant) -> f64 {
         moment.saturating_duration_since(self.began).as_secs_f64()
     }
 }
@@ -47,33 +54,33 @@ impl fmt::Display for Timeline {
 
 /// The figures of a run.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
-    pub(super) rounds: u64,
-    pub(super) steps: u64,
+pub(crate) struct Tally {
+    pub(crate) rounds: u64,
+    pub(crate) steps: u64,
     /// Upgrades that psflip started.
-    pub(super) flips: u64,
-    pub(super) promoted: u64,
+    pub(crate) flips: u64,
+    pub(crate) promoted: u64,
     /// Failed upgrades, whether expected or caused by an action.
-    pub(super) failed: u64,
-    pub(super) starts: u64,
-    pub(super) stops: u64,
-    pub(super) signals: u64,
-    pub(super) frozen: u64,
-    pub(super) edits: u64,
-    pub(super) kills: BTreeMap<String, u64>,
-    pub(super) answered: u64,
-    pub(super) losses: u64,
+    pub(crate) failed: u64,
+    pub(crate) starts: u64,
+    pub(crate) stops: u64,
+    pub(crate) signals: u64,
+    pub(crate) frozen: u64,
+    pub(crate) edits: u64,
+    pub(crate) kills: BTreeMap<String, u64>,
+    pub(crate) answered: u64,
+    pub(crate) losses: u64,
     /// Answers to status requests.
-    pub(super) told: u64,
+    pub(crate) told: u64,
     /// Operators' commands.
-    pub(super) orders: u64,
+    pub(crate) orders: u64,
     /// Actions whose target did not exist.
-    pub(super) missed: u64,
+    pub(crate) missed: u64,
 }
 
 impl Tally {
     /// The sum of both.
-    pub(super) fn with(&self, other: &Self) -> Self {
+    pub(crate) fn with(&self, other: &Self) -> Self {
         let mut kills = self.kills.clone();
         for (target, count) in &other.kills {
             *kills.entry(target.clone()).or_insert(0) += count;
@@ -98,7 +105,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn kill(&mut self, target: &str) {
+    pub(crate) fn kill(&mut self, target: &str) {
         *self.kills.entry(target.to_owned()).or_insert(0) += 1;
     }
 }
@@ -131,19 +138,19 @@ impl fmt::Display for Tally {
 }
 
 /// Prints a line every 2 seconds on a terminal, otherwise every 10.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     began: Instant,
     last: Instant,
     on_terminal: bool,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self { began: now, last: now, on_terminal: std::io::stdout().is_terminal() }
     }
 
-    pub(super) fn show(&mut self, seed: u64, tally: &Tally) {
+    pub(crate) fn show(&mut self, seed: u64, tally: &Tally) {
         let pause = Duration::from_secs(if self.on_terminal { 2 } else { 10 });
         if self.last.elapsed() < pause {
             return;
@@ -167,7 +174,7 @@ impl Progress {
     }
 
     /// Ends the line on a terminal.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if self.on_terminal {
             println!();
         }
@@ -175,13 +182,13 @@ impl Progress {
 }
 
 /// The report of a violation.
-pub(super) struct Account<'a> {
-    pub(super) what: &'a str,
-    pub(super) seed: u64,
-    pub(super) step: String,
-    pub(super) timeline: &'a Timeline,
-    pub(super) log: &'a str,
-    pub(super) sandbox: &'a str,
+pub(crate) struct Account<'a> {
+    pub(crate) what: &'a str,
+    pub(crate) seed: u64,
+    pub(crate) step: String,
+    pub(crate) timeline: &'a Timeline,
+    pub(crate) log: &'a str,
+    pub(crate) sandbox: &'a str,
 }
 
 impl fmt::Display for Account<'_> {

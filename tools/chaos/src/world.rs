@@ -7,79 +7,77 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
 use testkit::process::{Stat, State};
 use testkit::{Process, Psflip, Sandbox, Signal};
 
-use super::above::Above;
-use super::clients::Client;
-use super::load::Load;
-use super::log::{Log, News};
-use super::next::{Next, Place};
-use super::operators::Operators;
-use super::pause::{Interrupt, pause};
-use super::plan::{Binary, Flavour, Part, Role, Round, Side};
-use super::port::Port;
-use super::story::{Halt, Tally, Timeline};
-use crate::guard;
+use crate::above::Above;
+use crate::clients::Client;
+use crate::load::Load;
+use crate::log::{Log, News};
+use crate::next::{Next, Place};
+use crate::operators::Operators;
+use crate::pause::{Interrupt, pause};
+use crate::plan::{Binary, Flavour, Part, Role, Round, Side};
+use crate::port::Port;
+use crate::story::{Halt, Tally, Timeline};
 
 /// The shortest and the longest pause between two looks.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(150), Duration::from_millis(6));
 
 /// The paths of the programs under test.
 #[derive(Clone, Debug)]
-pub(super) struct Programs {
-    pub(super) psflip: PathBuf,
-    pub(super) fixtures: PathBuf,
+pub(crate) struct Programs {
+    pub(crate) psflip: PathBuf,
+    pub(crate) fixtures: PathBuf,
 }
 
 /// The state of a round.
-pub(super) struct World {
+pub(crate) struct World {
     // Declared first, so that the clients are dropped before the service.
-    pub(super) load: Load,
-    pub(super) operators: Operators,
-    pub(super) service: Option<Service>,
-    pub(super) sandbox: Sandbox,
-    pub(super) programs: Programs,
-    pub(super) flavour: Flavour,
-    pub(super) above: Above,
-    pub(super) switches: bool,
-    pub(super) port: Port,
-    pub(super) timeline: Timeline,
-    pub(super) tally: Tally,
-    pub(super) interrupt: Interrupt,
+    pub(crate) load: Load,
+    pub(crate) operators: Operators,
+    pub(crate) service: Option<Service>,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) programs: Programs,
+    pub(crate) flavour: Flavour,
+    pub(crate) above: Above,
+    pub(crate) switches: bool,
+    pub(crate) port: Port,
+    pub(crate) timeline: Timeline,
+    pub(crate) tally: Tally,
+    pub(crate) interrupt: Interrupt,
     /// Processes that this round has killed or stopped.
-    pub(super) killed: HashSet<Process>,
+    pub(crate) killed: HashSet<Process>,
     /// Processes that should exit, and how long to wait for it: some ignore a stop.
-    pub(super) doomed: Vec<(Process, Instant)>,
+    pub(crate) doomed: Vec<(Process, Instant)>,
     /// Signals of this step that the receiver will log: the receiver, the position in the log, and the
     /// expected event.
-    pub(super) sent: Vec<(Process, usize, News)>,
+    pub(crate) sent: Vec<(Process, usize, News)>,
     /// The operators' commands of this step.
-    pub(super) clients: Vec<Client>,
+    pub(crate) clients: Vec<Client>,
     frozen: Vec<(Instant, Process)>,
     copies: u64,
 }
 
 /// A started psflip and its successors.
-pub(super) struct Service {
-    pub(super) psflip: Psflip,
+pub(crate) struct Service {
+    pub(crate) psflip: Psflip,
     /// The active psflip, and its child, when everything was last at rest.
-    pub(super) active: Process,
-    pub(super) child: Process,
+    pub(crate) active: Process,
+    pub(crate) child: Process,
     /// The descriptors of a psflip at rest, counted by kind.
-    pub(super) descriptors: BTreeMap<String, usize>,
+    pub(crate) descriptors: BTreeMap<String, usize>,
     /// Those of the process above and of its keeper.
-    pub(super) descriptors_above: Vec<BTreeMap<String, usize>>,
-    pub(super) log: Log,
+    pub(crate) descriptors_above: Vec<BTreeMap<String, usize>>,
+    pub(crate) log: Log,
     /// The number of the last upgrade when everything was last at rest.
-    pub(super) upgrade: u64,
+    pub(crate) upgrade: u64,
     /// The pidfile was removed, so it may be missing until a new one is written.
-    pub(super) pidfile_removed: bool,
+    pub(crate) pidfile_removed: bool,
 }
 
 impl World {
-    pub(super) fn new(
+    pub(crate) fn new(
         round: &Round,
         seed: u64,
         programs: &Programs,
@@ -117,7 +115,7 @@ impl World {
     }
 
     /// The path by which psflip is started, and executed at every upgrade.
-    pub(super) fn psflip_path(&self) -> PathBuf {
+    pub(crate) fn psflip_path(&self) -> PathBuf {
         self.sandbox.path("bin/psflip")
     }
 
@@ -140,7 +138,7 @@ impl World {
 
     /// Replaces the file at psflip's path by rename. A psflip that the wrapper has executed knows itself by
     /// the wrapped path, so that path gets a matching file.
-    pub(super) fn install(&mut self, binary: Binary) -> Result<(), Halt> {
+    pub(crate) fn install(&mut self, binary: Binary) -> Result<(), Halt> {
         self.copies += 1;
         let copy = format!("copy-{}", self.copies % 2);
         let (outer, inner) = match binary {
@@ -170,11 +168,11 @@ impl World {
     }
 
     /// The path of the configuration.
-    pub(super) fn config_path(&self) -> PathBuf {
+    pub(crate) fn config_path(&self) -> PathBuf {
         self.sandbox.path("psflip.toml")
     }
 
-    pub(super) fn text_of(&self, next: &Next) -> Option<String> {
+    pub(crate) fn text_of(&self, next: &Next) -> Option<String> {
         next.text(&Place {
             flavour: self.flavour,
             port: self.port.number(),
@@ -185,7 +183,7 @@ impl World {
 
     /// Writes the configuration of the next generation. Returns the complete text if only a part of it was
     /// written.
-    pub(super) fn configure(&mut self, next: &Next) -> Result<Option<String>, Halt> {
+    pub(crate) fn configure(&mut self, next: &Next) -> Result<Option<String>, Halt> {
         let path = self.config_path();
         let wrong = |error: io::Error| {
             Halt::Violation(format!("the harness can't write `{}`: {error}", path.display()))
@@ -204,13 +202,13 @@ impl World {
     }
 
     /// The started process, if it stays above the generations. It may have exited.
-    pub(super) fn above_process(&self) -> Option<Process> {
+    pub(crate) fn above_process(&self) -> Option<Process> {
         let service = self.service.as_ref().filter(|_| self.above != Above::Nobody)?;
         Some(service.psflip.program().first())
     }
 
     /// The keeper of `psflip watch`.
-    pub(super) fn above_keeper(&self) -> Option<Process> {
+    pub(crate) fn above_keeper(&self) -> Option<Process> {
         let watch = self.above_process().filter(|_| self.above == Above::Watch)?;
         children_of(watch).into_iter().find(|stat| stat.name == "psflip: keeper").map(|stat| stat.process)
     }
@@ -218,7 +216,7 @@ impl World {
     /// The living psflips, oldest first: the processes of this name whose parent is this process or the
     /// process above. The first one was started there, and a successor is reparented to the service manager
     /// (contract U10).
-    pub(super) fn psflips(&self) -> Vec<Stat> {
+    pub(crate) fn psflips(&self) -> Vec<Stat> {
         let above = self.above_process();
         let mut parents = vec![Process::current()];
         parents.extend(above);
@@ -231,7 +229,7 @@ impl World {
     }
 
     /// The process with this role now; `old` is the old generation's psflip.
-    pub(super) fn find(&self, old: Process, role: Role) -> Option<Process> {
+    pub(crate) fn find(&self, old: Process, role: Role) -> Option<Process> {
         let psflips = self.psflips();
         let psflip = match role.0 {
             Side::Old => psflips.iter().find(|stat| stat.process == old)?.process,
@@ -257,14 +255,14 @@ impl World {
     }
 
     /// Stops a process (SIGSTOP), and continues it later.
-    pub(super) fn freeze(&mut self, process: Process, time: Duration) {
+    pub(crate) fn freeze(&mut self, process: Process, time: Duration) {
         if process.signal(Signal::SIGSTOP).is_ok() {
             self.frozen.push((Instant::now() + time, process));
         }
     }
 
     /// Continues the processes whose time is over, or all.
-    pub(super) fn thaw(&mut self, everything: bool) {
+    pub(crate) fn thaw(&mut self, everything: bool) {
         let now = Instant::now();
         let due: Vec<_> = self.frozen.extract_if(.., |(due, _)| everything || *due <= now).collect();
         for (_, process) in due {
@@ -275,13 +273,13 @@ impl World {
     }
 
     /// The longest time for which a process is still stopped.
-    pub(super) fn frozen_for(&self) -> Duration {
+    pub(crate) fn frozen_for(&self) -> Duration {
         let now = Instant::now();
         self.frozen.iter().map(|(due, _)| due.saturating_duration_since(now)).max().unwrap_or_default()
     }
 
     /// Polls until `look` returns something or the time is over.
-    pub(super) fn wait<T>(
+    pub(crate) fn wait<T>(
         &mut self,
         limit: Duration,
         mut look: impl FnMut(&mut Self) -> Result<Option<T>, Halt>,
@@ -304,17 +302,17 @@ impl World {
     }
 
     /// Waits for this time.
-    pub(super) fn let_pass(&mut self, time: Duration) -> Result<(), Halt> {
+    pub(crate) fn let_pass(&mut self, time: Duration) -> Result<(), Halt> {
         self.wait(time, |_| Ok(None::<()>)).map(drop)
     }
 
     /// The service that was started last.
-    pub(super) fn service(&mut self) -> Result<&mut Service, Halt> {
+    pub(crate) fn service(&mut self) -> Result<&mut Service, Halt> {
         self.service.as_mut().ok_or_else(|| Halt::Violation("the harness: nothing was started".to_owned()))
     }
 
     /// Reads what psflip has written since.
-    pub(super) fn read_log(&mut self) {
+    pub(crate) fn read_log(&mut self) {
         if let Some(Service { psflip, log, .. }) = &mut self.service {
             log.read(psflip.output());
         }
@@ -322,16 +320,21 @@ impl World {
 }
 
 /// The living children of a process, oldest first.
-pub(super) fn children_of(process: Process) -> Vec<Stat> {
-    let children = guard::children_of(Pid::from_raw(process.pid().cast_signed())).unwrap_or_default();
-    let stats = children.into_iter().filter_map(|pid| Stat::read(pid.as_raw().cast_unsigned()));
-    let mut found: Vec<Stat> = stats.filter(|stat| stat.state.is_alive()).collect();
+pub(crate) fn children_of(process: Process) -> Vec<Stat> {
+    // The kernel's list: `Process::children` reads the state of every process of the host.
+    let threads = fs::read_dir(format!("/proc/{}/task", process.pid())).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    let mut found = Vec::new();
+    for list in lists {
+        let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+        found.extend(pids.filter_map(Stat::read).filter(|stat| stat.state.is_alive()));
+    }
     found.sort_by_key(|stat| (stat.process.starttime(), stat.process.pid()));
     found
 }
 
 /// The open descriptors of a process, counted by kind: `socket:[17]` counts as `socket`.
-pub(super) fn descriptors(process: Process) -> BTreeMap<String, usize> {
+pub(crate) fn descriptors(process: Process) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for target in process.open_fds().unwrap_or_default().into_values() {
         let kind = match target.split_once(":[") {
@@ -346,13 +349,13 @@ pub(super) fn descriptors(process: Process) -> BTreeMap<String, usize> {
 }
 
 /// Whether a process sleeps and has no signal pending.
-pub(super) fn is_idle(process: Process) -> bool {
+pub(crate) fn is_idle(process: Process) -> bool {
     let no_signal =
         |field| process.status_field(field).is_some_and(|mask| mask.bytes().all(|byte| byte == b'0'));
     process.state() == State::Sleeping && no_signal("ShdPnd") && no_signal("SigPnd")
 }
 
 /// The text of a file, without surrounding blanks; empty if the file doesn't exist.
-pub(super) fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }

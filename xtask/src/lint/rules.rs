@@ -14,10 +14,11 @@ fn is_test(path: &str) -> bool {
     path.strip_prefix("tools/").unwrap_or(path).split('/').nth(1) == Some("tests")
 }
 
-/// Whether a file tests real processes: the crates' `tests` folders, the harness, and the test doubles. Unit
-/// tests are pure and may contain any text.
+/// Whether a file tests real processes: the crates' `tests` folders, the harness, and the tools that tests or
+/// tasks start. Unit tests are pure and may contain any text.
 fn is_integration(path: &str) -> bool {
-    is_test(path) || path.starts_with("testkit/src/") || path.starts_with("tools/")
+    const FOLDERS: &[&str] = &["testkit/src/", "tools/chaos/", "tools/doubles/", "tools/fuzz/"];
+    is_test(path) || FOLDERS.iter().any(|folder| path.starts_with(folder))
 }
 
 /// The lines of a view of the sources for which `bad` returns a message.

@@ -1,9 +1,11 @@
-//! `cargo xtask chaos`: a service under load goes through random upgrades, crashes and kills. After every
+//! `cargo xtask chaos` runs this program: a service under load goes through random upgrades, crashes and kills. After every
 //! step, it is checked from outside that psflip has kept its contract.
 //!
 //! plan.rs, above.rs and next.rs choose the actions, from the seed alone. acts.rs performs them, rest.rs
 //! waits until nothing moves, and checks.rs checks the invariants. load.rs has the clients of the service,
 //! operators.rs the clients of the control socket, and clients.rs the operators' commands.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who started it")]
 
 mod above;
 mod acts;
@@ -24,76 +26,74 @@ mod world;
 
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lexopt::{Arg, ValueExt as _};
 use testkit::Stream;
 
-use self::pause::Interrupt;
-use self::plan::Round;
-use self::story::{Account, Halt, Progress, Tally};
-use self::world::{Programs, World};
-use crate::args::Args;
-use crate::{Error, Outcome, guard, repo, step};
+use pause::Interrupt;
+use plan::Round;
+use story::{Account, Halt, Progress, Tally, seconds};
+use world::{Programs, World};
 
-pub(crate) const USAGE: &str = "\
-cargo xtask chaos [--minutes M] [--seed S] [--rounds N] [--list] [--no-build]
+/// The reason why a run failed: one message for the user.
+type Error = Box<dyn std::error::Error>;
 
-Runs a service under psflip, with clients that send requests without pause, and disturbs it at random moments: upgrades
-that succeed and upgrades that fail in every way, invalid and half-written configurations, hooks that fail or hang,
-replaced programs, signals, stopped and killed processes, too few descriptors, operators' commands that are killed. Half of
-the rounds run below an anchor or `psflip watch`, which are killed and stopped as well. Meanwhile other clients send valid
-and invalid requests to the control socket.
+const USAGE: &str = "\
+chaos [--minutes M] [--seed S] [--rounds N] [--list]
 
-After every step it waits until nothing moves, and checks from outside what docs/contract.md promises: the pidfile names
-one living psflip, a failed upgrade has not changed the old child, an upgrade has lost no request, there is no leak, no
-zombie and no leftover process, exit codes are right, every request has an answer, the history is consistent. Then an
-upgrade to a good version must succeed. The first violation stops the run, with a full report.
-
-  --minutes M  how long, such as 0.5 or 30 (default 1)
-  --seed S     a number; round N of a run has the seed S+N-1. The same seed gives the same steps, but their results depend
-               on timing, too: repeat a few times (default: a random seed, which is printed)
-  --rounds N   stop after so many rounds, whatever the time (a round: a start, 10 steps, a stop)
-  --list       print the steps of the rounds (1, or the number in --rounds) and do nothing
-  --no-build   use the programs beside xtask as they are
-
-Ctrl-C stops the run, with a summary.";
+`cargo xtask chaos --help` explains the options, and builds the programs that this one runs: those beside it.";
 
 /// The command-line options.
-struct Wanted {
+struct Options {
     time: Option<Duration>,
-    seed: u64,
+    seed: Option<u64>,
     rounds: Option<u64>,
+    list: bool,
 }
 
-pub(crate) fn run(mut args: Args) -> Outcome {
-    let minutes: Option<f64> = args.value("minutes")?;
-    let seed = args.value("seed")?;
-    let rounds = args.value("rounds")?;
-    let list = args.flag("list");
-    let built = args.flag("no-build");
-    args.done()?;
+fn main() -> ExitCode {
+    let result = options().and_then(|options| {
+        let Some(options) = options else { return Ok(()) };
+        if options.list {
+            print_plan(options.seed.unwrap_or(1), options.rounds.unwrap_or(1));
+            return Ok(());
+        }
+        rage(&options)
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chaos: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Parses the command line; `None` after `--help`.
+fn options() -> Result<Option<Options>, Error> {
+    let (mut minutes, mut seed, mut rounds, mut list) = (None::<f64>, None, None, false);
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Long("minutes") => minutes = Some(parser.value()?.parse()?),
+            Arg::Long("seed") => seed = Some(parser.value()?.parse()?),
+            Arg::Long("rounds") => rounds = Some(parser.value()?.parse()?),
+            Arg::Long("list") => list = true,
+            Arg::Short('h') | Arg::Long("help") => {
+                println!("{USAGE}");
+                return Ok(None);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
     if let Some(minutes) = minutes.filter(|minutes| !(0.0..=100_000.0).contains(minutes)) {
         return Err(format!("`--minutes {minutes}` is out of range: 0 to 100000").into());
     }
-    if list {
-        print_plan(seed.unwrap_or(1), rounds.unwrap_or(1));
-        return Ok(());
-    }
-    if guard::scratch().is_none() {
-        if !built {
-            let packages = ["build", "--quiet", "--bins", "-p", "psflip", "-p", "fixtures", "-p", "testkit"];
-            step::run(repo::cargo().args(packages))?;
-        }
-        return guard::run_again_guarded();
-    }
     let minutes = minutes.or(rounds.is_none().then_some(1.0));
-    let wanted = Wanted {
-        time: minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
-        // Short enough to be typed.
-        seed: seed.unwrap_or_else(|| fastrand::u64(1_000..1_000_000_000)),
-        rounds,
-    };
-    rage(&wanted)
+    let time = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+    Ok(Some(Options { time, seed, rounds, list }))
 }
 
 fn print_plan(seed: u64, rounds: u64) {
@@ -112,12 +112,14 @@ fn print_plan(seed: u64, rounds: u64) {
 }
 
 /// Runs rounds until the time is over or an invariant is violated.
-fn rage(wanted: &Wanted) -> Outcome {
+fn rage(wanted: &Options) -> Result<(), Error> {
+    // Short enough to be typed.
+    let first = wanted.seed.unwrap_or_else(|| fastrand::u64(1_000..1_000_000_000));
     let interrupt = Interrupt::catch()?;
     let psflip = testkit::psflip_bin();
     let fixtures = testkit::fixture("http-server").parent().ok_or("the fixtures are nowhere")?.to_owned();
     let programs = Programs { psflip, fixtures };
-    println!("seed {}", wanted.seed);
+    println!("seed {first}");
     let begun = Instant::now();
     let is_over = || wanted.time.is_some_and(|time| begun.elapsed() >= time);
     let mut total = Tally::default();
@@ -128,7 +130,7 @@ fn rage(wanted: &Wanted) -> Outcome {
         if is_over() {
             break;
         }
-        let seed = wanted.seed.wrapping_add(number);
+        let seed = first.wrapping_add(number);
         total.rounds += 1;
         match one_round(seed, &programs, &interrupt, &mut total, &mut progress, &is_over) {
             Ok(()) => {}
@@ -151,7 +153,7 @@ fn rage(wanted: &Wanted) -> Outcome {
     progress.end();
     let violations = u8::from(outcome.is_err());
     let how = if interrupted { " (interrupted)" } else { "" };
-    println!("chaos: seed {}, {}{how}, {violations} violations", wanted.seed, step::seconds(begun.elapsed()));
+    println!("chaos: seed {first}, {}{how}, {violations} violations", seconds(begun.elapsed()));
     println!("{total}");
     outcome
 }
