@@ -11,9 +11,8 @@ use super::relay;
 use super::renew;
 use super::state::{Speaks, State};
 use crate::end::End;
-use crate::flip::job_control::asks_to_stop;
 use crate::flip::signals::{Situation, meaning};
-use crate::process::job_control as job;
+use crate::process::job_control::{self as job, Job, JobControl};
 use crate::process::reaper::Reaper;
 use crate::signal::Signal;
 use crate::sys::datagram;
@@ -21,7 +20,7 @@ use crate::sys::memory;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::seam::{self, Call};
-use crate::sys::signal::{Received, SignalFd, stop_self};
+use crate::sys::signal::{Received, SignalFd};
 use crate::sys::socket::Socket;
 use crate::sys::tree;
 use crate::sys::wait::{self, ChangeKind};
@@ -44,10 +43,8 @@ pub(super) struct Anchor {
     closed: bool,
     /// Signals queued for a generation that is not active yet.
     waiting: Vec<Received>,
-    /// A stop signal of job control has arrived, and the active generation has not been continued since.
-    asked_to_stop: bool,
-    /// A SIGCONT has arrived since the active generation last stopped.
-    continues: bool,
+    /// Of the active generation.
+    job_control: JobControl,
     /// A generation, or a successor before its promotion, was killed while another generation runs
     /// on. Its keeper may have been killed with it, and then the rest of its tree has become
     /// children of the anchor (contract C7).
@@ -67,8 +64,7 @@ impl Anchor {
             state,
             closed: false,
             waiting: Vec::new(),
-            asked_to_stop: false,
-            continues: false,
+            job_control: JobControl::new(Job::of(None)),
             may_have_orphans: false,
             sweeping: false,
             promoted: None,
@@ -155,10 +151,10 @@ impl Anchor {
         if received.signal == Signal::CHLD {
             return; // children are examined in every turn
         }
-        self.asked_to_stop |= asks_to_stop(received.signal);
+        let sender = job::sender(received);
+        self.job_control.on_signal(received.signal, sender);
         if received.signal == Signal::CONT {
-            self.asked_to_stop = false;
-            self.continues = true;
+            self.job_control.on_continue();
             if self.state.active() == Some(received.pid) && !received.is_from_kernel() {
                 return; // it runs again, and so must this process
             }
@@ -166,7 +162,7 @@ impl Anchor {
         // The generation decides whether the signal is an upgrade request, and whether the
         // child's whole group gets it.
         let situation = Situation { upgrade_signal: None, suspended: false };
-        if meaning(received.signal, job::sender(received), &situation).forward.is_some() {
+        if meaning(received.signal, sender, &situation).forward.is_some() {
             self.forward(received);
         }
     }
@@ -202,7 +198,7 @@ impl Anchor {
                     self.active_was_stopped(signal);
                 }
                 ChangeKind::Continued if self.state.active() == Some(change.pid) => {
-                    self.asked_to_stop = false;
+                    self.job_control.on_continue();
                 }
                 ChangeKind::Stopped(_) | ChangeKind::Continued => {}
             }
@@ -213,11 +209,11 @@ impl Anchor {
     /// job is stopped. The generation uses SIGTSTP, by which no other process can stop it, since it blocks
     /// that signal. Older versions of psflip used SIGSTOP.
     fn active_was_stopped(&mut self, signal: Signal) {
-        self.continues = false;
+        self.job_control.on_stop(signal);
         self.read_signals(); // the signal that stopped it, or a SIGCONT, may still be unread
-        let by_itself = signal == Signal::TSTP || self.asked_to_stop && job::has_terminal();
-        if by_itself && !self.continues {
-            stop_self();
+        let by_itself = signal == Signal::TSTP || self.job_control.is_stop_requested() && job::has_terminal();
+        if by_itself && self.job_control.is_stopped() {
+            self.job_control.stop_too();
         }
     }
 
@@ -263,7 +259,7 @@ impl Anchor {
             self.reaper.end_our_own();
         }
         // A generation that was killed may have lent the terminal to its child.
-        job::Loan::take_from_nobody(job::Job::of(None));
+        self.job_control.take_terminal_from_nobody();
         end
     }
 }

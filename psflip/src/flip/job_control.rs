@@ -41,7 +41,7 @@ pub struct ChildStop {
     pub signal: Signal,
     /// The last job-control signal that psflip got since the child was last started or continued, and its
     /// sender.
-    pub asked: Option<(Signal, Sender)>,
+    pub requested: Option<(Signal, Sender)>,
     /// Which group has the terminal.
     pub foreground: Foreground,
     /// The role of the child's generation.
@@ -81,8 +81,8 @@ pub fn asks_to_stop(signal: Signal) -> bool {
 pub fn after_stop(stop: &ChildStop) -> AfterStop {
     let ChildStop { signal, foreground, part, orphaned, .. } = *stop;
     // A child that ignored Ctrl-Z may need the terminal later.
-    let asked = stop.asked.filter(|(asked, _)| !needs_terminal(signal) || *asked == signal);
-    match asked {
+    let requested = stop.requested.filter(|(requested, _)| !needs_terminal(signal) || *requested == signal);
+    match requested {
         Some((_, Sender::Process | Sender::Own)) => return AfterStop::StopToo,
         Some((_, Sender::Kernel)) | None if foreground == Foreground::NoTerminal => {
             return AfterStop::Nothing;
@@ -129,7 +129,7 @@ mod tests {
     const PARTS: [Part; 4] = [Part::Alone, Part::Beside, Part::Coming, Part::Leaving];
     const USUAL: ChildStop = ChildStop {
         signal: Signal::TTIN,
-        asked: None,
+        requested: None,
         foreground: Foreground::Job,
         part: Part::Alone,
         orphaned: false,
@@ -153,8 +153,8 @@ mod tests {
             let nobodys = ChildStop { orphaned: true, ..background };
             assert_eq!(in_every_part(nobodys), [Nothing; 4], "it would be stopped again and again");
             // A child that ignores Ctrl-Z, and reads from the terminal later.
-            let asked = Some((Signal::TSTP, Sender::Kernel));
-            assert_eq!(after_stop(&ChildStop { asked, ..usual }), Lend);
+            let requested = Some((Signal::TSTP, Sender::Kernel));
+            assert_eq!(after_stop(&ChildStop { requested, ..usual }), Lend);
         }
     }
 
@@ -163,24 +163,24 @@ mod tests {
         // Contract: S3
         use AfterStop::{Continue, StopToo};
         let direct = ChildStop { signal: Signal::TSTP, foreground: Foreground::Child, ..USUAL };
-        let asked = Some((Signal::TSTP, Sender::Kernel));
-        let tidies_first = ChildStop { signal: Signal::STOP, asked, ..USUAL };
-        for stop in [direct, ChildStop { asked, ..direct }, tidies_first] {
+        let requested = Some((Signal::TSTP, Sender::Kernel));
+        let tidies_first = ChildStop { signal: Signal::STOP, requested, ..USUAL };
+        for stop in [direct, ChildStop { requested, ..direct }, tidies_first] {
             assert_eq!(in_every_part(stop), [StopToo, StopToo, Continue, Continue]);
             assert_eq!(in_every_part(ChildStop { orphaned: true, ..stop }), [Continue; 4]);
         }
     }
 
     #[test]
-    fn without_a_terminal_psflip_stops_only_when_it_was_asked_itself() {
+    fn without_a_terminal_psflip_stops_only_when_it_got_a_request_itself() {
         // Contract: S3
         let none = ChildStop { foreground: Foreground::NoTerminal, orphaned: true, ..USUAL };
         for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
             let stop = ChildStop { signal, ..none };
             assert_eq!(in_every_part(stop), [AfterStop::Nothing; 4]);
             for stopped_by in [signal, Signal::STOP] {
-                let asked = Some((signal, Sender::Process));
-                let stop = ChildStop { signal: stopped_by, asked, ..none };
+                let requested = Some((signal, Sender::Process));
+                let stop = ChildStop { signal: stopped_by, requested, ..none };
                 assert_eq!(in_every_part(stop), [AfterStop::StopToo; 4], "{signal} {stopped_by}");
             }
         }

@@ -1,12 +1,17 @@
 //! The sender of a signal, the terminal, and the shell's job control (contract S2, S3, S6), for every psflip
-//! process that forwards signals.
+//! process that forwards signals. `flip/job_control.rs` decides what follows from a stop.
 
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-use crate::flip::job_control::Foreground;
+use super::keeper::Tree;
+use crate::flip::job_control::{
+    AfterStop, ChildStop, Foreground, Part, after_stop, asks_to_stop, needs_terminal,
+};
 use crate::flip::signals::Sender;
+use crate::signal::Signal;
+use crate::sys::early;
 use crate::sys::process;
-use crate::sys::signal::Received;
+use crate::sys::signal::{Received, stop_self, stop_self_by_tstp};
 use crate::sys::tree;
 use crate::sys::tty::Terminal;
 use crate::text;
@@ -57,16 +62,19 @@ impl Job {
         Self(anchor.unwrap_or_else(std::process::id))
     }
 
+    /// Whether this process is an anchor's generation, so that the anchor leads the job.
+    fn is_of_anchor(self) -> bool {
+        self.0 != std::process::id()
+    }
+
     /// Its process group.
-    #[must_use]
-    pub fn group(self) -> u32 {
+    fn group(self) -> u32 {
         group_of(self.0).unwrap_or_else(|| getpgrp().as_raw().cast_unsigned())
     }
 
     /// Whether this is an orphaned process group (setpgid(2)): no shell waits for it, so nothing would
     /// continue it. Only this process and its ancestors are examined.
-    #[must_use]
-    pub fn is_orphaned(self) -> bool {
+    fn is_orphaned(self) -> bool {
         let session = |pid: u32| getsid(Some(Pid::from_raw(pid.cast_signed()))).ok();
         let (own_group, own_session) = (self.group(), session(self.0));
         let mut current = self.0;
@@ -80,20 +88,150 @@ impl Job {
             }
         }
     }
+
+    /// Makes it the foreground group, if the present foreground group is another one that allows it.
+    fn take_terminal(self, may_be_taken_from: impl FnOnce(u32) -> bool) {
+        if let Some(terminal) = Terminal::open()
+            && let Some(group) = terminal.foreground()
+            && group != self.group()
+            && may_be_taken_from(group)
+        {
+            let _ = terminal.set_foreground(self.group()); // the terminal may have hung up
+        }
+    }
+}
+
+/// What is known about stops: of this process, and of the process that gets its signals. That one is called the
+/// child here. For a generation it is the child, for `psflip watch` the service, for an anchor the active
+/// generation.
+#[derive(Debug)]
+pub struct JobControl {
+    job: Job,
+    /// This process stopped itself after the child, and has got no SIGCONT since.
+    suspended: bool,
+    /// The last job-control signal that this process got, until the child is continued.
+    requested: Option<(Signal, Sender)>,
+    /// The signal that stopped the child.
+    stopped_by: Option<Signal>,
+    loan: Loan,
+}
+
+impl JobControl {
+    /// For a child that runs.
+    #[must_use]
+    pub fn new(job: Job) -> Self {
+        Self { job, suspended: false, requested: None, stopped_by: None, loan: Loan::default() }
+    }
+
+    /// Records a signal to this process. Returns whether the process was suspended until then.
+    pub fn on_signal(&mut self, signal: Signal, sender: Sender) -> bool {
+        let was_suspended = self.suspended;
+        if asks_to_stop(signal) {
+            self.requested = Some((signal, sender));
+        }
+        self.suspended &= signal != Signal::CONT;
+        was_suspended
+    }
+
+    /// Records that the child was stopped. Read the signals that have arrived before acting on it: one of them
+    /// may be the cause of the stop, or undo it.
+    pub fn on_stop(&mut self, signal: Signal) {
+        self.stopped_by = Some(signal);
+    }
+
+    /// Records that the child runs again, or has exited.
+    pub fn on_continue(&mut self) {
+        self.requested = None;
+        self.stopped_by = None;
+    }
+
+    /// Whether this process got a stop signal of job control, and the child has not been continued since.
+    #[must_use]
+    pub fn is_stop_requested(&self) -> bool {
+        self.requested.is_some()
+    }
+
+    /// Whether the child is stopped, as far as was reported.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped_by.is_some()
+    }
+
+    /// Whether the child is stopped until it may use the terminal.
+    #[must_use]
+    pub fn awaits_terminal(&self) -> bool {
+        self.stopped_by.is_some_and(needs_terminal)
+    }
+
+    /// Acts on a stop of the child, which leads a process group and is in this tree: lends it the terminal,
+    /// continues it, or stops this process as well.
+    pub fn follow_stopped(&mut self, tree: &Tree, child: u32, part: Part) {
+        let Some(signal) = self.stopped_by else { return };
+        let stop = ChildStop {
+            signal,
+            requested: self.requested,
+            foreground: self.loan.foreground(self.job, Some(child)),
+            part,
+            orphaned: self.job.is_orphaned(),
+        };
+        let what = after_stop(&stop);
+        tracing::debug!(child, ?stop, ?what, "the child was stopped");
+        match what {
+            AfterStop::Nothing if needs_terminal(signal) && stop.foreground == Foreground::Other => {
+                tracing::warn!(
+                    child,
+                    %signal,
+                    "the child is stopped until it can use the terminal, which is not psflip's at the moment"
+                );
+            }
+            AfterStop::Nothing => {}
+            AfterStop::Lend => match self.loan.lend(child) {
+                Ok(()) => tree.continue_group(child),
+                Err(error) => tracing::warn!(child, %error, "can't let the child use the terminal"),
+            },
+            AfterStop::Continue => tree.continue_group(child),
+            AfterStop::StopToo => self.stop_too(),
+        }
+    }
+
+    /// Stops this process as well, so that the process that waits for it, usually a shell, sees its job stopped.
+    /// Returns when it was continued.
+    pub fn stop_too(&mut self) {
+        self.take_terminal_back();
+        self.suspended = true;
+        if !self.job.is_of_anchor() {
+            stop_self();
+        } else if let Err(error) =
+            stop_self_by_tstp(early::inherited_signals().ignored.contains(Signal::TSTP))
+        {
+            tracing::error!(%error, "can't stop");
+        }
+    }
+
+    /// Makes the job the foreground group again, if this process had lent the terminal and the shell has not
+    /// taken it back.
+    pub fn take_terminal_back(&mut self) {
+        self.loan.take_back(self.job);
+    }
+
+    /// Makes the job the foreground group again if the foreground group is empty: another process had lent the
+    /// terminal to a child that exited without returning it.
+    pub fn take_terminal_from_nobody(&self) {
+        self.job.take_terminal(process::is_empty_group);
+    }
 }
 
 /// The terminal while it is lent to a child that needs it: the child's process group is
 /// the foreground group then.
 #[derive(Debug, Default)]
-pub struct Loan {
+struct Loan {
     /// The process group that it is lent to.
     to: Option<u32>,
 }
 
 impl Loan {
     /// Which process group is in the foreground. `child`: the pid of the child, which leads a group.
-    #[must_use]
-    pub fn foreground(&self, job: Job, child: Option<u32>) -> Foreground {
+    fn foreground(&self, job: Job, child: Option<u32>) -> Foreground {
         let Some(terminal) = Terminal::open() else { return Foreground::NoTerminal };
         match terminal.foreground() {
             None => Foreground::NoTerminal,
@@ -107,10 +245,7 @@ impl Loan {
     }
 
     /// Makes the child's group the foreground group.
-    ///
-    /// # Errors
-    /// As [`Terminal::set_foreground`].
-    pub fn lend(&mut self, child: u32) -> std::io::Result<()> {
+    fn lend(&mut self, child: u32) -> std::io::Result<()> {
         if let Some(terminal) = Terminal::open() {
             terminal.set_foreground(child)?;
             self.to = Some(child);
@@ -118,28 +253,10 @@ impl Loan {
         Ok(())
     }
 
-    /// Makes the job's group the foreground group again, if this process had lent the terminal and
-    /// the shell has not taken it back.
-    pub fn take_back(&mut self, job: Job) {
+    fn take_back(&mut self, job: Job) {
         if self.to.is_some() {
-            Self::take(job, |group| self.is_of_borrower(group));
+            job.take_terminal(|group| self.is_of_borrower(group));
             self.to = None;
-        }
-    }
-
-    /// Takes the terminal back from an empty group: another process had lent it to a child
-    /// that exited without returning it.
-    pub fn take_from_nobody(job: Job) {
-        Self::take(job, process::is_empty_group);
-    }
-
-    fn take(job: Job, may_be_taken_from: impl FnOnce(u32) -> bool) {
-        if let Some(terminal) = Terminal::open()
-            && let Some(group) = terminal.foreground()
-            && group != job.group()
-            && may_be_taken_from(group)
-        {
-            let _ = terminal.set_foreground(job.group()); // the terminal may have hung up
         }
     }
 

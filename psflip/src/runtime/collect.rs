@@ -9,7 +9,6 @@ use super::poller::Token;
 use super::timers::Key;
 use super::{CheckerSlot, Predecessor, Runtime};
 use crate::end::End;
-use crate::flip::job_control::asks_to_stop;
 use crate::flip::signals::{Meaning, Request, Sender, Situation, forwarded_as, is_of_terminal, meaning};
 use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
 use crate::handover::{ToSuccessor, predecessor, successor};
@@ -126,7 +125,7 @@ impl Runtime {
                 }
                 Report::Refused(refusal) => self.child_was_refused(&refusal),
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
-                Report::Continued => self.job_control.continued(),
+                Report::Continued => self.job_control.on_continue(),
                 Report::Other(_) | Report::CaughtUp => {} // not requested
                 Report::About { pid, belongs } => self.sender_is_known(pid, belongs),
                 Report::Ended(end) => self.child_has_ended(end)?,
@@ -195,7 +194,7 @@ impl Runtime {
         // A signal to the whole process group or service reaches psflip, too. Read pending signals first, so
         // that a stop or upgrade request is known before the exit is judged.
         let read = self.read_signals();
-        self.job_control.continued();
+        self.job_control.on_continue();
         self.take_terminal_back();
         self.note_end(end);
         self.dispatch(Event::ChildEnded(end)); // reported exactly once, whatever else fails
@@ -259,15 +258,9 @@ impl Runtime {
         {
             return; // it came before this process left the anchor's group, and the anchor relays it
         }
-        if asks_to_stop(received.signal) {
-            self.job_control.ask(received.signal, sender);
-        }
-        let suspended = self.job_control.suspended;
-        if received.signal == Signal::CONT {
-            self.job_control.suspended = false;
-            if suspended && !is_relayed {
-                self.continue_anchor();
-            }
+        let suspended = self.job_control.on_signal(received.signal, sender);
+        if received.signal == Signal::CONT && suspended && !is_relayed {
+            self.continue_anchor();
         }
         let situation = Situation { upgrade_signal: Some(self.plan.upgrade.signal), suspended };
         let Meaning { forward, request } = meaning(received.signal, sender, &situation);

@@ -35,6 +35,7 @@ use crate::history::Drain;
 use crate::manager::pidfile::Pidfile;
 use crate::process::environment::child_environment;
 use crate::process::invocation::{FileStamp, Invocation};
+use crate::process::job_control::{Job, JobControl};
 use crate::process::keeper::Tree;
 use crate::process::reaper::Reaper;
 use crate::sys::early::SignalSetup;
@@ -140,7 +141,7 @@ struct Runtime {
     /// Why no successor could be started.
     start_error: Option<String>,
     outage: outage::Outage,
-    job_control: job_control::JobControl,
+    job_control: JobControl,
     outcome: Option<Outcome>,
 }
 
@@ -235,6 +236,7 @@ impl Runtime {
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
         let managers =
             managers::Managers::new(|name| identity.origin.variable(name), anchor, predecessor.is_none());
+        let job = Job::of(managers.anchor.as_ref().map(anchor::Link::anchor));
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
         let control = control::Control::new(&mut inheritance);
         let Inheritance { listeners: given, history, .. } = inheritance;
@@ -272,7 +274,7 @@ impl Runtime {
             last_probe_failure: None,
             start_error: None,
             outage: outage::Outage::default(),
-            job_control: job_control::JobControl::default(),
+            job_control: JobControl::new(job),
             outcome: None,
         }
     }

@@ -32,9 +32,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use self::ends::Ends;
 use self::file::{Content, Pidfile};
 use crate::end::End;
-use crate::flip::job_control::asks_to_stop;
-use crate::flip::signals::{Meaning, Reach, Request, Sender, Situation, meaning};
-use crate::process::job_control::{self as job, Job};
+use crate::flip::signals::{Meaning, Reach, Request, Situation, meaning};
+use crate::process::job_control::{self as job, Job, JobControl};
 use crate::process::keeper::{Report, Tree};
 use crate::process::launch::{Launch, Refusal, Stage, candidates};
 use crate::process::reaper::Reaper;
@@ -97,7 +96,7 @@ pub fn run(options: Options) -> Result<End, Failure> {
     let mut watch = Watch::new(options, tree, signals, file, reaper);
     let ended = watch.run();
     watch.reaper.end_our_own();
-    watch.loan.take_back(Job::of(None));
+    watch.job_control.take_terminal_back();
     ended
 }
 
@@ -147,10 +146,7 @@ struct Watch {
     waiting: Vec<Received>,
     /// The last stop request. A process that becomes the service right after it gets it too.
     stop: Option<(Received, Instant)>,
-    suspended: bool,
-    /// The last stop signal of job control that came to this process, until the service is continued.
-    asked: Option<(Signal, Sender)>,
-    loan: job::Loan,
+    job_control: JobControl,
 }
 
 impl Watch {
@@ -170,9 +166,7 @@ impl Watch {
             ends: Ends::default(),
             waiting: Vec::new(),
             stop: None,
-            suspended: false,
-            asked: None,
-            loan: job::Loan::default(),
+            job_control: JobControl::new(Job::of(None)),
         }
     }
 
@@ -231,10 +225,12 @@ impl Watch {
                 Ok(Some(Report::Stopped(signal))) => {
                     self.was_stopped(self.tree.child_pid().unwrap_or_default(), signal);
                 }
-                Ok(Some(Report::Continued)) => self.asked = None,
+                Ok(Some(Report::Continued)) => {
+                    self.was_continued(self.tree.child_pid().unwrap_or_default());
+                }
                 Ok(Some(Report::Ended(end))) => {
                     self.read_signals(); // a signal to the whole service may have come a moment ago
-                    self.loan.take_back(Job::of(None));
+                    self.job_control.take_terminal_back();
                     self.command_ended = Some(end);
                     self.one_has_ended(self.tree.child_pid().unwrap_or_default(), end);
                 }
@@ -244,7 +240,7 @@ impl Watch {
                         self.one_has_ended(pid, end);
                     }
                     ChangeKind::Stopped(signal) => self.was_stopped(pid, signal),
-                    ChangeKind::Continued => self.asked = None,
+                    ChangeKind::Continued => self.was_continued(pid),
                 },
                 Ok(Some(Report::CaughtUp)) => self.keeper_has_told(),
                 Ok(Some(Report::About { .. })) => {} // never requested
@@ -474,13 +470,9 @@ impl Watch {
     fn signalled(&mut self, received: &Received) {
         let target = self.target();
         let sender = job::sender(received);
-        if asks_to_stop(received.signal) {
-            self.asked = Some((received.signal, sender));
-        }
-        let suspended = self.suspended;
+        let suspended = self.job_control.on_signal(received.signal, sender);
         if received.signal == Signal::CONT {
-            self.suspended = false;
-            self.asked = None;
+            self.job_control.on_continue();
         }
         let situation = Situation { upgrade_signal: None, suspended };
         let Meaning { forward: Some(reach), request } = meaning(received.signal, sender, &situation) else {

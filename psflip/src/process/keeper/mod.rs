@@ -336,10 +336,10 @@ impl Tree {
         self.socket.send(&[b'P', signal.number() as u8, a, b, c, d], &[])
     }
 
-    /// Continues the child and its whole process group.
-    pub fn continue_child(&self) {
-        if let Some((pid, child)) = &self.child
-            && self.signal_group(*pid, Signal::CONT).is_err()
+    /// Continues one of the keeper's own children and its whole process group.
+    pub fn continue_group(&self, of: u32) {
+        if self.signal_group(of, Signal::CONT).is_err()
+            && let Some((_, child)) = self.child.as_ref().filter(|(child, _)| *child == of)
         {
             let _ = child.send(Signal::CONT); // it may have exited
         }
