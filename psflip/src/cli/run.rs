@@ -140,7 +140,7 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
             return refuse(&refusal, link.as_ref());
         }
     };
-    let _span = crate::log::start(&plan, identity.generation);
+    crate::log::start(&plan, identity.generation);
     if hello.is_none() {
         log_choice(choice, anchor.as_ref());
     }

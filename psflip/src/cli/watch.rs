@@ -51,7 +51,7 @@ pub(super) struct WatchArgs {
 /// Watches the service until it has exited.
 pub(super) fn watch(args: WatchArgs) -> End {
     let WatchArgs { pidfile, patience, grace, quiet, command } = args;
-    let _span = crate::log::start_watch(quiet);
+    crate::log::start_watch(quiet);
     let shown = command[0].to_string_lossy().into_owned();
     if pidfile.is_dir() {
         complain(&format!(

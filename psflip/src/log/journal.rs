@@ -5,17 +5,16 @@
 //! no descriptor, and a restarted journal is found again.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::Context;
+use tracing::{Event, Level};
 
-use super::stderr::{self, Careful};
+use super::stderr;
+use super::subscriber::Source;
 use crate::secrets;
 use crate::sys::seam::{self, Call};
 
@@ -25,30 +24,16 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// Whether the journal did not accept the last entry in time.
 static JOURNAL_HANGS: AtomicBool = AtomicBool::new(false);
 
-/// Writes every event to the journal, or to standard error if that fails.
-pub(super) struct Journal {
-    generation: u64,
-    pid: u32,
+/// Sends an entry to the journal.
+pub(super) fn write(entry: &[u8]) -> io::Result<()> {
+    send(Path::new(SOCKET), entry)
 }
 
-impl Journal {
-    pub(super) fn new(generation: u64, pid: u32) -> Self {
-        Self { generation, pid }
-    }
-}
-
-impl<S: Subscriber> Layer<S> for Journal {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut entry = Entry::default();
-        event.record(&mut entry);
-        let level = *event.metadata().level();
-        if send(Path::new(SOCKET), &entry.datagram(level, self.generation, self.pid)).is_err() {
-            let Self { generation, pid } = self;
-            let line = format!("{level:>5} psflip{{generation={generation} pid={pid}}}: {}\n", entry.text());
-            // It never fails.
-            let _ = Careful(io::stderr()).write_all(line.as_bytes());
-        }
-    }
+/// The datagram for an event.
+pub(super) fn entry(event: &Event<'_>, source: &Source) -> Vec<u8> {
+    let mut entry = Entry::default();
+    event.record(&mut entry);
+    entry.datagram(*event.metadata().level(), source)
 }
 
 /// Sends one entry. It waits a moment if the journal's queue is full, but a journal that
@@ -75,21 +60,19 @@ struct Entry {
 }
 
 impl Entry {
-    fn text(&self) -> String {
-        format!("{}{}", self.message, self.rest)
-    }
-
-    fn datagram(&self, level: Level, generation: u64, pid: u32) -> Vec<u8> {
+    fn datagram(&self, level: Level, source: &Source) -> Vec<u8> {
+        let Self { message, fields, rest } = self;
+        let (generation, pid) = (source.generation.unwrap_or_default(), source.pid.to_string());
         let mut out = Vec::with_capacity(512);
         // Both generations of an upgrade write to the log, so each message names its generation.
-        put(&mut out, "MESSAGE", &format!("generation {generation}: {}", self.text()));
+        put(&mut out, "MESSAGE", &format!("generation {generation}: {message}{rest}"));
         put(&mut out, "PRIORITY", priority(level));
-        put(&mut out, "SYSLOG_IDENTIFIER", "psflip");
-        put(&mut out, "SYSLOG_PID", &pid.to_string());
+        put(&mut out, "SYSLOG_IDENTIFIER", source.name);
+        put(&mut out, "SYSLOG_PID", &pid);
         put(&mut out, "PSFLIP_GENERATION", &generation.to_string());
-        put(&mut out, "PSFLIP_PID", &pid.to_string());
-        put(&mut out, "PSFLIP_EVENT", &self.message);
-        for (name, value) in &self.fields {
+        put(&mut out, "PSFLIP_PID", &pid);
+        put(&mut out, "PSFLIP_EVENT", message);
+        for (name, value) in fields {
             put(&mut out, &format!("PSFLIP_{}", name.to_ascii_uppercase().replace('.', "_")), value);
         }
         out
@@ -143,47 +126,35 @@ fn put(out: &mut Vec<u8>, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tracing_subscriber::layer::SubscriberExt as _;
-
-    /// The entry that the journal would get for the events of `tell`.
-    fn entry(tell: impl FnOnce()) -> String {
-        struct Taken(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-        impl<S: Subscriber> Layer<S> for Taken {
-            fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-                let mut entry = Entry::default();
-                event.record(&mut entry);
-                *self.0.lock().unwrap() = entry.datagram(*event.metadata().level(), 7, 99);
-            }
-        }
-        let taken = std::sync::Arc::default();
-        let subscriber = tracing_subscriber::registry().with(Taken(std::sync::Arc::clone(&taken)));
-        tracing::subscriber::with_default(subscriber, tell);
-        String::from_utf8(taken.lock().unwrap().clone()).unwrap()
-    }
+    use crate::log::subscriber::{Encoder, report_everything, written};
+    use crate::text;
 
     #[test]
-    fn an_entry_has_a_text_and_fields() {
-        let end = "exit code 3";
-        let text = entry(|| {
-            tracing::error!(child = 8_u32, %end, reason = "it \"died\"", "upgrade failed; the old child keeps running");
-        });
+    fn an_entry_has_a_text_and_fields_for_every_kind_of_value() {
+        let text = text::escaped_but(&written(Encoder::Journald, report_everything), &['\n']);
         insta::assert_snapshot!(text, @r#"
-        MESSAGE=generation 7: upgrade failed; the old child keeps running child=8 end=exit code 3 reason="it \"died\""
-        PRIORITY=3
+        MESSAGE=generation 7: upgrade failed text="a \"b\"\n\u{1b}[31m\u{202e}" list=["a", "b"] address=127.0.0.1 child=8 change=-3 is_root=true share=0.25
+        PRIORITY=4
         SYSLOG_IDENTIFIER=psflip
         SYSLOG_PID=99
         PSFLIP_GENERATION=7
         PSFLIP_PID=99
-        PSFLIP_EVENT=upgrade failed; the old child keeps running
+        PSFLIP_EVENT=upgrade failed
+        PSFLIP_TEXT
+        \u{e}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}a "b"
+        \u{1b}[31m\u{202e}
+        PSFLIP_LIST=["a", "b"]
+        PSFLIP_ADDRESS=127.0.0.1
         PSFLIP_CHILD=8
-        PSFLIP_END=exit code 3
-        PSFLIP_REASON=it "died"
+        PSFLIP_CHANGE=-3
+        PSFLIP_IS_ROOT=true
+        PSFLIP_SHARE=0.25
         "#);
     }
 
     #[test]
     fn a_line_break_ends_no_field() {
-        let text = entry(|| tracing::info!(reason = "one\nPRIORITY=0", "m"));
+        let text = written(Encoder::Journald, || tracing::info!(reason = "one\nPRIORITY=0", "m"));
         assert!(text.contains("PSFLIP_REASON\n\u{e}\0\0\0\0\0\0\0one\nPRIORITY=0\n"), "{text:?}");
         assert_eq!(text.matches("\nPRIORITY=6\n").count(), 1);
     }

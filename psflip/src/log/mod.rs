@@ -4,63 +4,57 @@
 //! Values of environment variables and arguments of programs are never logged: both may contain secrets.
 
 mod journal;
-mod line;
+mod json;
 mod stderr;
+mod subscriber;
+mod text;
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write as _};
 
 use tracing::level_filters::LevelFilter;
-use tracing::span::EnteredSpan;
-use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::config::{LogFormat, Plan};
 use crate::terminal;
-use journal::Journal;
-use line::Text;
 use stderr::Careful;
+use subscriber::{Encoder, Source, Subscriber};
 
-/// Sets up the log as the plan says, until the returned value is dropped.
-pub fn start(plan: &Plan, generation: u64) -> EnteredSpan {
+/// Sets up the log as the plan says.
+pub fn start(plan: &Plan, generation: u64) {
     let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::from_level(plan.log.level) };
-    let pid = std::process::id();
-    // It fails only if a subscriber is set already, which then stays.
-    drop(match chosen(plan.log.format) {
-        LogFormat::Journald => {
-            let subscriber = tracing_subscriber::registry().with(level).with(Journal::new(generation, pid));
-            tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())
-        }
-        LogFormat::Json => {
-            let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
-            let json = builder.with_writer(|| Careful(io::stderr())).with_target(false).json();
-            json.flatten_event(true)
-                .with_current_span(true)
-                .with_span_list(false)
-                .try_init()
-                .map_err(|error| error.to_string())
-        }
+    let encoder = match chosen(plan.log.format) {
+        LogFormat::Journald => Encoder::Journald,
+        LogFormat::Json => Encoder::Json,
         LogFormat::Auto | LogFormat::Text => {
-            let colour = terminal::has_colour(&io::stderr(), |name| std::env::var_os(name));
-            let text = Text { level, generation, pid, colour, write: plain };
-            tracing::subscriber::set_global_default(text).map_err(|error| error.to_string())
+            Encoder::Text { colour: terminal::has_colour(&io::stderr(), |name| std::env::var_os(name)) }
         }
-    });
-    tracing::error_span!("psflip", generation, pid).entered()
+    };
+    install(level, Some(generation), "psflip", encoder);
 }
 
 /// As [`start`], for `psflip watch`, which has no configuration and is not a generation.
-pub fn start_watch(quiet: bool) -> EnteredSpan {
+pub fn start_watch(quiet: bool) {
     let level = if quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false);
-    // it fails only if a subscriber is set already, which then stays
-    drop(builder.with_writer(|| Careful(io::stderr())).try_init());
-    tracing::error_span!("watch", pid = std::process::id()).entered()
+    install(level, None, "watch", Encoder::Text { colour: false });
+}
+
+fn install(level: LevelFilter, generation: Option<u64>, name: &'static str, encoder: Encoder) {
+    let source = Source { name, generation, pid: std::process::id() };
+    let write: fn(&[u8]) -> io::Result<()> = match encoder {
+        Encoder::Text { .. } | Encoder::Json => to_stderr,
+        Encoder::Journald => journal::write,
+    };
+    // It fails only if a subscriber is set already, which then stays.
+    let _ = tracing::subscriber::set_global_default(Subscriber { level, source, encoder, write });
 }
 
 /// Writes a line as it is, for a process that has no configuration.
 pub fn plain(line: &str) {
-    use std::io::Write as _;
-    let _ = Careful(io::stderr()).write_all(line.as_bytes()); // a line that can't be written is lost
+    let _ = to_stderr(line.as_bytes()); // a line that can't be written is lost
+}
+
+fn to_stderr(line: &[u8]) -> io::Result<()> {
+    Careful(io::stderr()).write_all(line)
 }
 
 /// The format that `auto` means here.
