@@ -8,8 +8,8 @@ pub(crate) const USAGE: &str = "\
 cargo xtask fuzz [TARGET] [--seconds N] [--seed S]
 cargo xtask fuzz TARGET --input FILE
 
-Runs every parser of psflip with mutated input: config, template, value, migrate, message, link, pidfile, http, fcgi,
-docker, notify. Without TARGET it runs all of them, one after the other.
+Runs every parser of psflip with mutated input: config, template, value, migrate, message, control, link, pidfile, http,
+fcgi, docker, notify. Without TARGET it runs all of them, one after the other.
 
 An input that breaks a promise of the contract is kept in `fuzz` in the target folder. After the fix, copy it to
 tools/fuzz/corpus/TARGET: the tests run everything in that folder.

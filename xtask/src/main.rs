@@ -16,6 +16,7 @@ mod e2e;
 mod fuzz;
 mod guard;
 mod lint;
+mod nightly;
 mod packages;
 mod release;
 mod repo;
@@ -50,6 +51,12 @@ const TASKS: &[Task] = &[
         summary: "run every check and every test, as CI does",
         usage: ci::USAGE,
         run: ci::run,
+    },
+    Task {
+        name: "nightly",
+        summary: "run what takes too long for CI, for some hours: fuzzing, chaos, long tests",
+        usage: nightly::USAGE,
+        run: nightly::run,
     },
     Task {
         name: "e2e",

@@ -10,6 +10,7 @@ use crate::{Error, Outcome};
 #[derive(Default)]
 pub(crate) struct Steps {
     done: Vec<(String, Duration, Result<(), String>)>,
+    skipped: Vec<(String, String)>,
 }
 
 impl Steps {
@@ -32,14 +33,18 @@ impl Steps {
     /// Records a step that can't be run on this host, and why.
     pub(crate) fn skip(&mut self, name: &str, why: &str) {
         println!("\n==> {name}\n    skipped: {why}");
+        self.skipped.push((name.to_owned(), why.to_owned()));
     }
 
-    /// Prints every step with its duration.
+    /// Prints every step with its duration, and those that were skipped.
     pub(crate) fn print(&self) {
         println!();
         for (name, took, outcome) in &self.done {
             let mark = if outcome.is_ok() { "ok    " } else { "FAILED" };
             println!("  {mark}  {:>8}  {name}", seconds(*took));
+        }
+        for (name, why) in &self.skipped {
+            println!("  skipped {:>8}  {name}: {why}", "");
         }
     }
 
