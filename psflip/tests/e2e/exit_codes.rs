@@ -7,8 +7,7 @@ use std::process::ExitStatus;
 
 use testkit::{Sandbox, Session, Signal, Stream, fixture, psflip_bin};
 
-/// Healthy as soon as the child is executed.
-const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+use crate::service::AT_ONCE;
 
 /// Not healthy within the time of the test.
 const NEVER: &str = "[healthcheck.command]\ncmd = [\"false\"]\n";

@@ -1,11 +1,11 @@
-//! psflip, end to end: the real binary with real children. There is one module for each topic. Every test
-//! cites the clauses that it proves (`docs/contract.md`), waits for events only, and leaves nothing behind
-//! (`testkit`).
+//! psflip, end to end: the real binary with real children. There is one module for each topic; it has the name
+//! of the page in `docs` that describes the topic, if there is one. Every test cites the clauses that it
+//! proves (`docs/contract.md`), waits for events only, and leaves nothing behind (`testkit`).
 
 mod anchor;
 mod check;
 mod child;
-mod config;
+mod configuration;
 mod control;
 mod cost;
 mod examples;
@@ -17,12 +17,10 @@ mod health;
 mod hooks;
 mod listen;
 mod log;
-mod manager;
-mod migrate;
-mod operator;
+mod migrating;
+mod operations;
 mod pidfile;
-mod pidfile_of_others;
-mod quick_starts;
+mod quickstart;
 mod raw;
 mod readme;
 mod servers;
@@ -30,6 +28,7 @@ mod service;
 mod signals;
 mod stop;
 mod switch;
+mod systemd;
 mod terminal;
 mod traffic;
 mod tree;

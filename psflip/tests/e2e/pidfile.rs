@@ -1,5 +1,7 @@
 //! The pidfile: when it exists, which process it names, and which psflip may take it (contract P1 to P4).
 
+mod of_others;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,7 +10,7 @@ use std::path::Path;
 use testkit::client::control::status;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, cmd_line, wait_until};
 
-const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+use crate::service::AT_ONCE;
 
 /// A child that prints `starting`, and that SIGTERM terminates by its default action, however early it comes.
 const CHILD: [&str; 3] = ["sh", "-c", "echo starting; exec sleep 1000"];

@@ -13,6 +13,14 @@ use testkit::{
 /// Healthy as soon as the program runs.
 pub(crate) const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
 
+/// Healthy once the file `healthy` exists in the sandbox.
+pub(crate) const UNTIL_FILE: &str =
+    "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+
+/// For a child that prints every signal: healthy at once, log level `debug`, and a short timeout for the stop.
+pub(crate) const LOGGER: &str =
+    "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
+
 /// `argv` with the path of the fixture that its first word names, unless that word is a path.
 pub(crate) fn program(argv: &[&str]) -> Vec<String> {
     let mut argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();

@@ -11,11 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use testkit::process::State;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
-use crate::service::own_name;
-
-/// For a child that prints every signal: healthy at once, all log levels, and a short timeout for the stop.
-const LOGGER: &str =
-    "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
+use crate::service::{LOGGER, own_name};
 
 fn logger(sandbox: &Sandbox) -> PsflipBuilder {
     sandbox.psflip().cmd([fixture("signal-logger")]).config(LOGGER)

@@ -6,7 +6,7 @@ use std::path::Path;
 use testkit::client::http::HttpClient;
 use testkit::{AvailabilityProbe, Deadline, Process, Psflip, PsflipBuilder, Sandbox, Stream, wait_until};
 
-use crate::service::{AT_ONCE, configure, freeze, kill, psflip, stop, thaw, wait_coming};
+use crate::service::{AT_ONCE, UNTIL_FILE, configure, freeze, kill, psflip, stop, thaw, wait_coming};
 use crate::traffic::nginx::{self, Nginx};
 
 /// Each generation listens on the socket of its slot. `app.sock` is the symlink to the active one's.
@@ -14,9 +14,6 @@ const SERVER: &[&str] =
     &["http-server", "--unix", "{{ blue_green() }}.sock", "--keep-idle", "2s", "--linger", "100ms"];
 const SWITCH: &str = "[healthcheck.unix]\npath = \"{{ blue_green() }}.sock\"\ninterval = \"10ms\"\n[log]\nlevel = \"debug\"\n\
     [switch]\nsymlink = { path = \"app.sock\", to = \"{{ blue_green() }}.sock\" }\n";
-
-/// Healthy once the file `healthy` exists.
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
 fn start(sandbox: &Sandbox) -> PsflipBuilder {
     psflip(sandbox, SERVER, SWITCH)

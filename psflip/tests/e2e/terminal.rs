@@ -5,8 +5,7 @@ mod foreground;
 use testkit::process::State;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
-pub(crate) const LOGGER: &str =
-    "[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n[shutdown]\ntimeout = \"2s\"\n";
+use crate::service::LOGGER;
 
 /// An interactive shell with job control. psflip is its job in the foreground; after that the shell runs what
 /// is typed.

@@ -10,8 +10,7 @@ mod unkillable;
 
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Stream, fixture, wait_until};
 
-/// Healthy as soon as it was executed: for children whose readiness a test waits for by itself.
-const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+use crate::service::AT_ONCE;
 
 /// A psflip whose child has workers and orphans: `forks-workers` with these arguments.
 fn forks_workers(sandbox: &Sandbox, args: &[&str], config: &str) -> PsflipBuilder {

@@ -1,5 +1,5 @@
 //! `docs/quickstart/systemd.md`, pasted into a shell. The other quick starts are pasted in
-//! `psflip/tests/e2e/quick_starts.rs`.
+//! `psflip/tests/e2e/quickstart.rs`.
 
 use std::fs;
 use std::os::unix::fs::symlink;

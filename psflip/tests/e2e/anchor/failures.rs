@@ -8,7 +8,7 @@ use super::{anchor_of, anchored, stop};
 use crate::service::{AT_ONCE, configure, freeze, generations, kill, psflip, script};
 
 /// Healthy once the file `healthy` exists.
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n[log]\nlevel = \"debug\"\n";
+const UNTIL_FILE_DEBUG: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n[log]\nlevel = \"debug\"\n";
 
 /// The new psflip beside the old one.
 #[track_caller]
@@ -43,7 +43,7 @@ fn nothing_outlives_an_anchor_that_is_killed() {
             psflip.wait_for_line(Stream::Stdout, "ready pid=");
             let (anchor, old) = (anchor_of(&psflip), psflip.active());
             if upgrading {
-                configure(&sandbox, child, UNTIL_FILE);
+                configure(&sandbox, child, UNTIL_FILE_DEBUG);
                 let mark = psflip.output().mark();
                 psflip.request_flip();
                 let new = coming(&sandbox, &[anchor, old]);
@@ -66,7 +66,7 @@ fn nothing_outlives_an_anchor_that_is_killed() {
 fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below_the_anchor() {
     // Contract: A3, F8
     let sandbox = Sandbox::new();
-    let (psflip, [anchor, old, new]) = upgrading(&sandbox, UNTIL_FILE);
+    let (psflip, [anchor, old, new]) = upgrading(&sandbox, UNTIL_FILE_DEBUG);
     psflip.wait_for_line(Stream::Stderr, "psflip{generation=2 ");
     kill(old);
     psflip.wait_for_line(Stream::Stderr, "the old psflip was killed; going on alone");
@@ -88,7 +88,7 @@ fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below
 fn a_stop_for_the_anchor_ends_a_generation_that_goes_on_alone() {
     // Contract: A2, F8, F11
     let sandbox = Sandbox::new();
-    let (psflip, [_, old, _]) = upgrading(&sandbox, UNTIL_FILE);
+    let (psflip, [_, old, _]) = upgrading(&sandbox, UNTIL_FILE_DEBUG);
     psflip.wait_for_line(Stream::Stderr, "psflip{generation=2 ");
     kill(old);
     psflip.wait_gone(old);
@@ -101,7 +101,7 @@ fn a_generation_that_goes_on_alone_and_fails_is_the_end() {
     // Contract: A3, F8, F4
     let sandbox = Sandbox::new();
     // Time for the test to kill the old psflip.
-    let soon = format!("{UNTIL_FILE}[upgrade]\ntimeout = \"4s\"\n");
+    let soon = format!("{UNTIL_FILE_DEBUG}[upgrade]\ntimeout = \"4s\"\n");
     let (psflip, [_, old, _]) = upgrading(&sandbox, &soon);
     kill(old);
     assert_eq!(psflip.wait_exit().code(), Some(124), "{}", sandbox.report());
@@ -145,7 +145,7 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_while_the_new_generat
         let psflip = anchored(psflip(&sandbox, workers, &format!("{long}{AT_ONCE}"))).start().wait_ready();
         psflip.wait_for_line(Stream::Stdout, "ready pid=");
         let (anchor, old, keeper) = (anchor_of(&psflip), psflip.active(), psflip.child().parent().unwrap());
-        configure(&sandbox, SLEEP, if draining { AT_ONCE } else { UNTIL_FILE });
+        configure(&sandbox, SLEEP, if draining { AT_ONCE } else { UNTIL_FILE_DEBUG });
         psflip.request_flip();
         let new = coming(&sandbox, &[anchor, old]);
         if draining {
@@ -214,7 +214,7 @@ fn a_failed_upgrade_below_an_anchor_leaves_the_old_generation_as_it_was() {
     failed(ask());
     configure(&sandbox, &["exit-with", "--code", "4"], "[healthcheck.alive]\ntimeout = \"1m\"\n");
     failed(ask());
-    configure(&sandbox, SLEEP, UNTIL_FILE);
+    configure(&sandbox, SLEEP, UNTIL_FILE_DEBUG);
     let mark = ask();
     kill(coming(&sandbox, &[anchor, old]));
     failed(mark);
@@ -254,7 +254,7 @@ fn a_coming_tree_whose_psflip_and_keeper_are_killed_together_ends_at_once() {
     let (anchor, old, child) = (anchor_of(&psflip), psflip.active(), psflip.child());
     let workers = &["forks-workers", "--workers", "2", "--orphans", "2", "--setsid", "--ignore-term"];
     for round in 1..=3 {
-        configure(&sandbox, workers, UNTIL_FILE);
+        configure(&sandbox, workers, UNTIL_FILE_DEBUG);
         let mark = psflip.output().mark();
         anchor.signal(Signal::SIGHUP).unwrap();
         psflip.output().wait_after(mark, Stream::Stdout, "ready pid=");

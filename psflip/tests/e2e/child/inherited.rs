@@ -9,7 +9,7 @@ use testkit::{
     wait_until,
 };
 
-const AT_ONCE: &str = "[healthcheck.alive]\ntimeout = \"0s\"\n";
+use crate::service::AT_ONCE;
 
 /// The environment of a process in its original order, without the sandbox's own variables.
 fn variables(process: Process) -> Vec<String> {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use testkit::{Sandbox, Signal, Stream};
 
-use super::{WHEN_TOLD, ask, names, status, upgrade_that_waits};
+use super::{UNTIL_FILE, ask, names, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop};
 
 #[test]
@@ -83,7 +83,7 @@ fn a_failed_upgrade_tells_why_and_who_keeps_running() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let child = psflip.child_pid();
-    configure(&sandbox, &["/bin/sh", "-c", "echo no database >&2; exit 3"], WHEN_TOLD);
+    configure(&sandbox, &["/bin/sh", "-c", "echo no database >&2; exit 3"], UNTIL_FILE);
     let events = ask(&psflip, "upgrade").rest();
     let failed = events.last().unwrap();
     assert_eq!(failed["event"], "failed", "{events:#?}");
@@ -110,7 +110,7 @@ fn where_standard_error_is_a_file_a_failure_comes_with_its_end() {
     let sandbox = Sandbox::new();
     let redirected = ["sh", "-c", "echo earlier >errors; exec \"$@\" 2>>errors", "sh"];
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).wrapper(redirected).start().wait_ready();
-    configure(&sandbox, &["/bin/sh", "-c", "echo no database >&2; exit 3"], WHEN_TOLD);
+    configure(&sandbox, &["/bin/sh", "-c", "echo no database >&2; exit 3"], UNTIL_FILE);
     let failed = ask(&psflip, "upgrade").wait_event("failed");
     let output = failed["output"].as_str().unwrap();
     assert!(output.lines().any(|line| line == "no database"), "{output}");
@@ -187,7 +187,7 @@ fn a_stop_during_an_upgrade_ends_both_generations() {
 #[test]
 fn a_generation_that_starts_can_be_asked() {
     let sandbox = Sandbox::new();
-    let psflip = psflip(&sandbox, &["signal-logger"], WHEN_TOLD).start();
+    let psflip = psflip(&sandbox, &["signal-logger"], UNTIL_FILE).start();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     let status = status(&psflip);
     assert_eq!((&status["state"], &status["upgrade"]["upgrade"]), (&json!("starting"), &json!(0)));
@@ -213,7 +213,7 @@ fn a_generation_that_starts_can_be_asked() {
 fn a_psflip_that_fails_says_so_to_whoever_waits() {
     // Contract: C6
     let sandbox = Sandbox::new();
-    let psflip = psflip(&sandbox, &["dies-later", "--on-file", "die"], WHEN_TOLD).start();
+    let psflip = psflip(&sandbox, &["dies-later", "--on-file", "die"], UNTIL_FILE).start();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     let mut upgrade = ask(&psflip, "upgrade");
     let mut watching = ask(&psflip, "watch");
@@ -233,7 +233,7 @@ fn whoever_watches_is_told_of_every_change() {
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     let mut watching = ask(&psflip, "watch");
     assert_eq!(watching.wait_event("status")["status"]["state"], "serving");
-    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
+    configure(&sandbox, &["signal-logger"], UNTIL_FILE);
     let mut upgrade = ask(&psflip, "upgrade");
     let mut state = watching.wait_event("status");
     while state["status"]["state"] != "upgrading" {

@@ -138,7 +138,7 @@ fn a_client_that_never_reads_takes_bounded_memory_and_hears_of_the_last_change_l
     let psflip = start(&sandbox);
     let mut lazy = ask(&psflip, "watch");
     lazy.wait_event("status");
-    crate::service::configure(&sandbox, &["exit-with", "3"], super::WHEN_TOLD);
+    crate::service::configure(&sandbox, &["exit-with", "3"], super::UNTIL_FILE);
     // Each request causes several changes. All statuses together exceed the socket's buffer.
     for _ in 0..60 {
         ask(&psflip, "upgrade").wait_event("failed");

@@ -9,7 +9,7 @@ use serde_json::Value;
 use testkit::client::control::Asking;
 use testkit::{Psflip, Sandbox, Stream};
 
-use crate::service::configure;
+use crate::service::{UNTIL_FILE, configure};
 
 /// Sends a request that takes no parameters.
 #[track_caller]
@@ -38,10 +38,10 @@ fn follow_until(psflip: &Psflip, upgrade: u64, name: &str) -> Value {
     }
 }
 
-/// Requests an upgrade whose child becomes healthy only when the test allows it ([`WHEN_TOLD`]).
+/// Requests an upgrade whose child becomes healthy only when the test allows it ([`UNTIL_FILE`]).
 #[track_caller]
 fn upgrade_that_waits(sandbox: &Sandbox, psflip: &Psflip) -> Asking {
-    configure(sandbox, &["signal-logger"], WHEN_TOLD);
+    configure(sandbox, &["signal-logger"], UNTIL_FILE);
     let upgrade = ask(psflip, "upgrade");
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     upgrade
@@ -55,6 +55,3 @@ fn names(events: &[Value]) -> Vec<String> {
     };
     events.iter().map(name).collect()
 }
-
-/// Healthy once the file `healthy` exists.
-const WHEN_TOLD: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";

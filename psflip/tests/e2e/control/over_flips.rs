@@ -4,7 +4,7 @@ use serde_json::json;
 use testkit::client::control::Asking;
 use testkit::{Deadline, Process, Psflip, Sandbox, Stream, wait_until};
 
-use super::{WHEN_TOLD, ask, follow_until, status, upgrade_that_waits};
+use super::{UNTIL_FILE, ask, follow_until, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, own_name, psflip, stop, wait_coming};
 
 #[test]
@@ -176,7 +176,7 @@ fn an_upgrade_that_is_over_can_still_be_asked_for() {
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     ask(&psflip, "upgrade").wait_event("drained");
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
-    configure(&sandbox, &["exit-with", "3"], WHEN_TOLD);
+    configure(&sandbox, &["exit-with", "3"], UNTIL_FILE);
     ask(&psflip, "upgrade").wait_event("failed");
     let follow = |upgrade: u64| {
         let request = format!(r#"{{"psflip":1,"request":"follow","upgrade":{upgrade}}}"#);
@@ -239,7 +239,7 @@ fn the_pidfile_goes_with_the_service_when_who_it_names_is_stopped() {
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
     let old = psflip.active();
-    configure(&sandbox, &["signal-logger"], WHEN_TOLD);
+    configure(&sandbox, &["signal-logger"], UNTIL_FILE);
     psflip.request_flip();
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     crate::service::freeze(old);

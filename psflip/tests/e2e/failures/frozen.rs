@@ -3,9 +3,7 @@
 
 use testkit::{Deadline, Process, Psflip, Stream, child_of, wait_until};
 
-use crate::service::{Service, freeze, generations, stop, thaw, wait_coming};
-
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+use crate::service::{Service, UNTIL_FILE, freeze, generations, stop, thaw, wait_coming};
 
 /// An upgrade that waits for the file `healthy`. Returns old psflip, old child, new psflip, new child.
 fn upgrading(service: &Service, rest: &str) -> [Process; 4] {

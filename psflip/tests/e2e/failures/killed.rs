@@ -5,12 +5,9 @@ use testkit::{Deadline, Process, Sandbox, Signal, Stream, process, wait_until};
 
 use super::stage::Stage;
 use crate::service::{
-    AT_ONCE, Draining, Service, configure, flip_to_logger, generations, kill, program, psflip, stop,
-    wait_coming,
+    AT_ONCE, Draining, Service, UNTIL_FILE, configure, flip_to_logger, generations, kill, program, psflip,
+    stop, wait_coming,
 };
-
-/// The child runs at once, and is healthy once the file `healthy` exists.
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
 
 #[test]
 fn a_new_psflip_that_is_killed_leaves_the_old_generation_as_it_was() {

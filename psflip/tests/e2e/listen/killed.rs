@@ -7,10 +7,7 @@ use std::os::unix::net::UnixStream;
 use testkit::{Deadline, Sandbox, wait_until};
 
 use super::*;
-use crate::service::{freeze, kill, wait_coming};
-
-/// Healthy once the file `healthy` exists.
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+use crate::service::{UNTIL_FILE, freeze, kill, wait_coming};
 
 /// The next generation becomes healthy once the file `healthy` exists.
 fn waits(sandbox: &Sandbox, argv: &[&str], listeners: &str) {

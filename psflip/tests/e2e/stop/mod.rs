@@ -7,9 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
-use crate::service::{AT_ONCE, Service, configure, generations, kill, psflip, stop, wait_coming};
-
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+use crate::service::{AT_ONCE, Service, UNTIL_FILE, configure, generations, kill, psflip, stop, wait_coming};
 
 /// Nothing is left of the service: no process, no pidfile.
 #[track_caller]

@@ -168,8 +168,8 @@ fn the_configuration_of_the_load_test_runs_and_listens_itself() {
 #[test]
 fn every_example_is_run_by_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrate");
-    let own =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/migrate.rs")).unwrap();
+    let own = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/migrating.rs"))
+        .unwrap();
     for entry in std::fs::read_dir(folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(own.contains(&format!("\"{name}\"")), "no test here runs {name}");

@@ -11,10 +11,7 @@ use std::sync::Arc;
 
 use testkit::{Psflip, Running, Sandbox, Stream, psflip_bin};
 
-use crate::service::{self, AT_ONCE};
-
-/// Healthy once the file `healthy` exists.
-const WHEN_TOLD: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+use crate::service::{self, AT_ONCE, UNTIL_FILE};
 
 /// A service whose only requests come from the clients under test.
 #[track_caller]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use testkit::{Sandbox, Signal, Stream, psflip_bin};
 
-use super::{WHEN_TOLD, client, ended, hold, let_go, run, start, start_at_once, wait_child};
+use super::{UNTIL_FILE, client, ended, hold, let_go, run, start, start_at_once, wait_child};
 use crate::service::{configure, stop};
 
 #[test]
@@ -51,7 +51,7 @@ fn programs_get_an_object() {
 #[test]
 fn every_change_is_told_over_flips() {
     let sandbox = Sandbox::new();
-    let psflip = start(&sandbox, WHEN_TOLD);
+    let psflip = start(&sandbox, UNTIL_FILE);
     let watcher = client(&sandbox, &["status", "--watch"]);
     let objects = client(&sandbox, &["status", "--watch", "--json"]);
     watcher.output().wait(Stream::Stdout, "serving: generation 1");

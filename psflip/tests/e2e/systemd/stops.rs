@@ -3,9 +3,7 @@
 use testkit::{Signal, Stream};
 
 use super::*;
-use crate::service::wait_coming;
-
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+use crate::service::{UNTIL_FILE, wait_coming};
 
 #[test]
 fn a_stop_while_serving_is_told_when_the_child_has_ended() {

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use serde_json::Value;
 use testkit::{Sandbox, Signal, Stream, psflip_bin};
 
-use super::{WHEN_TOLD, client, ended, hold, let_go, run, start, start_at_once, wait_child};
+use super::{UNTIL_FILE, client, ended, hold, let_go, run, start, start_at_once, wait_child};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop};
 
 #[test]
@@ -72,7 +72,7 @@ fn a_failure_is_told_with_its_reason_its_output_and_where_more_is() {
 fn a_request_during_an_upgrade_waits_for_its_own_over_the_hand_over() {
     // Contract: U7
     let sandbox = Sandbox::new();
-    let psflip = start(&sandbox, WHEN_TOLD);
+    let psflip = start(&sandbox, UNTIL_FILE);
     hold(&sandbox);
     let first = client(&sandbox, &["upgrade"]);
     wait_child(&first);
@@ -90,7 +90,7 @@ fn a_request_during_an_upgrade_waits_for_its_own_over_the_hand_over() {
 #[test]
 fn who_waits_no_longer_aborts_nothing() {
     let sandbox = Sandbox::new();
-    let psflip = start(&sandbox, WHEN_TOLD);
+    let psflip = start(&sandbox, UNTIL_FILE);
     let old = psflip.active();
     hold(&sandbox);
     let first = client(&sandbox, &["upgrade"]);
@@ -108,7 +108,7 @@ fn who_waits_no_longer_aborts_nothing() {
 #[test]
 fn waiting_has_an_end_and_the_upgrade_goes_on() {
     let sandbox = Sandbox::new();
-    let psflip = start(&sandbox, WHEN_TOLD);
+    let psflip = start(&sandbox, UNTIL_FILE);
     let old = psflip.active();
     hold(&sandbox);
     let (status, _, stderr) = run(&sandbox, &["upgrade", "--timeout", "200ms"]);
@@ -138,7 +138,7 @@ fn programs_get_lines_of_json() {
 #[test]
 fn it_only_asks_if_told_so() {
     let sandbox = Sandbox::new();
-    let psflip = start(&sandbox, WHEN_TOLD);
+    let psflip = start(&sandbox, UNTIL_FILE);
     let old = psflip.active();
     hold(&sandbox);
     let (status, stdout, _) = run(&sandbox, &["upgrade", "--no-wait"]);
@@ -154,7 +154,7 @@ fn it_only_asks_if_told_so() {
 fn it_finds_the_generation_that_goes_on_alone() {
     // Contract: F8
     let sandbox = Sandbox::new();
-    let psflip = start(&sandbox, WHEN_TOLD);
+    let psflip = start(&sandbox, UNTIL_FILE);
     let old = psflip.active();
     hold(&sandbox);
     let client = client(&sandbox, &["upgrade"]);
@@ -170,7 +170,7 @@ fn it_finds_the_generation_that_goes_on_alone() {
 #[test]
 fn a_terminal_gets_one_line_that_is_written_over() {
     let sandbox = Sandbox::new();
-    let psflip = start(&sandbox, WHEN_TOLD);
+    let psflip = start(&sandbox, UNTIL_FILE);
     hold(&sandbox);
     let client = sandbox.command([psflip_bin()]).args(["upgrade"]).pty().env("TERM", "xterm").start();
     client.output().wait(Stream::Pty, "\x1b[2Kupgrade 1: not healthy yet");

@@ -3,9 +3,7 @@
 use testkit::{Stream, wait_until};
 
 use super::*;
-use crate::service::{freeze, kill, wait_coming};
-
-const UNTIL_FILE: &str = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
+use crate::service::{UNTIL_FILE, freeze, kill, wait_coming};
 
 /// An upgrade that fails. `cause` gets the old and the new psflip.
 #[track_caller]
