@@ -208,7 +208,7 @@ fn prepare(
         })?;
     if let Some(pidfile) = &plan.pidfile {
         let held = hello.and_then(|hello| hello.pidfile.clone()) == Some(text::lossy(pidfile));
-        let from = if held { pidfile::From::Relative } else { pidfile::From::Nobody };
+        let from = if held { pidfile::TakenFrom::Relative } else { pidfile::TakenFrom::NoProcess };
         pidfile::check(pidfile, from, plan.control.path(Some(pidfile)).as_deref())
             .map_err(|error| Refusal::failure(error.to_string()))?;
     }

@@ -99,9 +99,9 @@ pub enum Error {
 
 /// From which process a pidfile is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum TakenFrom {
     /// From no process: a psflip that is named must be dead.
-    Nobody,
+    NoProcess,
     /// From the predecessor, which knows of it, or from a successor that is dead.
     Relative,
 }
@@ -114,14 +114,14 @@ pub enum From {
 ///
 /// # Errors
 /// [`Error`], the first that applies.
-pub fn check(path: &Path, from: From, socket: Option<&Path>) -> Result<(), Error> {
+pub fn check(path: &Path, from: TakenFrom, socket: Option<&Path>) -> Result<(), Error> {
     let directory = directory(path);
     seam::before(Call::AccessDirectory)
         .and_then(|()| eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK))
         .map_err(|errno| system(path, format!("create a file in `{}`", directory.display()), errno.into()))?;
     match open_existing(path)? {
-        Some(existing) if from == From::Nobody => existing.refuse_held(path),
-        None if from == From::Nobody
+        Some(existing) if from == TakenFrom::NoProcess => existing.refuse_held(path),
+        None if from == TakenFrom::NoProcess
             && (socket.is_some_and(|socket| socket.symlink_metadata().is_ok()) || is_open_to_all(path)) =>
         {
             match lock::holder_of_removed(directory, path) {
@@ -144,11 +144,11 @@ impl Pidfile {
     ///
     /// # Errors
     /// [`Error`]; nothing is changed then, and no file is left behind.
-    pub fn take(path: &Path, from: From) -> Result<Self, Error> {
+    pub fn take(path: &Path, from: TakenFrom) -> Result<Self, Error> {
         let (new, file) = Temporary::write(path, std::process::id())?;
         let replaced = match from {
-            From::Relative => new.replace(path)?,
-            From::Nobody => new.place(path)?,
+            TakenFrom::Relative => new.replace(path)?,
+            TakenFrom::NoProcess => new.place(path)?,
         };
         Ok(Self { path: path.to_owned(), file, replaced })
     }
@@ -175,7 +175,7 @@ impl Pidfile {
             None => Mended::Gone,
             Some(existing) => Mended::Names(existing.pid),
         };
-        *self = Self::take(&self.path, if own { From::Relative } else { From::Nobody })?;
+        *self = Self::take(&self.path, if own { TakenFrom::Relative } else { TakenFrom::NoProcess })?;
         Ok(Some(found))
     }
 
@@ -206,7 +206,7 @@ impl Pidfile {
     /// As [`Pidfile::take`].
     pub fn reclaim(&mut self) -> Result<(), Error> {
         if !self.names_us() {
-            *self = Self::take(&self.path, From::Relative)?;
+            *self = Self::take(&self.path, TakenFrom::Relative)?;
         }
         Ok(())
     }

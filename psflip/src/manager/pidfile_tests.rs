@@ -16,7 +16,7 @@ fn it_holds_the_pid_and_a_newline_and_goes_with_its_owner() {
     // Contract: P1, P2
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
-    let pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+    let pidfile = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
     assert_eq!(content(&path), format!("{}\n", std::process::id()));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
     assert!(pidfile.names_us());
@@ -29,18 +29,19 @@ fn one_that_is_held_is_refused_and_one_that_is_stale_is_not() {
     // Contract: P3
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
-    let first = Pidfile::take(&path, From::Nobody).unwrap();
+    let first = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
     let wanted = format!("psflip (pid {}) is running", std::process::id());
-    for error in
-        [check(&path, From::Nobody, None).unwrap_err(), Pidfile::take(&path, From::Nobody).unwrap_err()]
-    {
+    for error in [
+        check(&path, TakenFrom::NoProcess, None).unwrap_err(),
+        Pidfile::take(&path, TakenFrom::NoProcess).unwrap_err(),
+    ] {
         assert!(error.to_string().contains(&wanted), "{error}");
     }
     drop(first); // as after a crash: the file stays, its lock doesn't
     // It is stale even if the pid in it belongs to a running process (init).
     fs::write(&path, "1\n").unwrap();
-    check(&path, From::Nobody, None).unwrap();
-    let second = Pidfile::take(&path, From::Nobody).unwrap();
+    check(&path, TakenFrom::NoProcess, None).unwrap();
+    let second = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
     assert_eq!(content(&path), format!("{}\n", std::process::id()));
     drop(second);
     assert_eq!(names(directory.path()), ["x.pid"]);
@@ -51,8 +52,8 @@ fn a_successor_replaces_it_and_the_old_one_no_longer_removes_it() {
     // Contract: P1, P2
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
-    let old = Pidfile::take(&path, From::Nobody).unwrap();
-    let new = Pidfile::take(&path, From::Relative).unwrap();
+    let old = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
+    let new = Pidfile::take(&path, TakenFrom::Relative).unwrap();
     assert!(!old.names_us() && new.names_us());
     old.remove().unwrap();
     assert!(new.names_us());
@@ -63,13 +64,13 @@ fn it_is_given_back_and_reclaimed() {
     // Contract: F6, U8
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
-    let mut old = Pidfile::take(&path, From::Nobody).unwrap();
-    let new = Pidfile::take(&path, From::Relative).unwrap();
+    let mut old = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
+    let new = Pidfile::take(&path, TakenFrom::Relative).unwrap();
     new.give_back(4711).unwrap();
     assert_eq!(content(&path), "4711\n");
     old.reclaim().unwrap();
     assert_eq!(content(&path), format!("{}\n", std::process::id()));
-    assert!(check(&path, From::Nobody, None).is_err(), "it is locked again");
+    assert!(check(&path, TakenFrom::NoProcess, None).is_err(), "it is locked again");
 }
 
 #[test]
@@ -85,9 +86,10 @@ fn what_is_no_file_is_refused_and_left_alone() {
     let fifo = directory.path().join("fifo.pid");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
     for (path, kind) in [(&link, "a symbolic link"), (&inner, "a directory"), (&fifo, "a special file")] {
-        for error in
-            [check(path, From::Nobody, None).unwrap_err(), Pidfile::take(path, From::Nobody).unwrap_err()]
-        {
+        for error in [
+            check(path, TakenFrom::NoProcess, None).unwrap_err(),
+            Pidfile::take(path, TakenFrom::NoProcess).unwrap_err(),
+        ] {
             assert!(error.to_string().contains(kind), "{error}");
         }
     }
@@ -106,10 +108,10 @@ fn what_is_no_pid_is_refused_and_left_alone() {
     for foreign in foreign {
         fs::write(&path, foreign).unwrap();
         for error in [
-            check(&path, From::Nobody, None).unwrap_err(),
-            check(&path, From::Relative, None).unwrap_err(),
-            Pidfile::take(&path, From::Nobody).unwrap_err(),
-            Pidfile::take(&path, From::Relative).unwrap_err(),
+            check(&path, TakenFrom::NoProcess, None).unwrap_err(),
+            check(&path, TakenFrom::Relative, None).unwrap_err(),
+            Pidfile::take(&path, TakenFrom::NoProcess).unwrap_err(),
+            Pidfile::take(&path, TakenFrom::Relative).unwrap_err(),
         ] {
             assert!(error.to_string().contains("no process ID"), "{error}");
         }
@@ -118,8 +120,8 @@ fn what_is_no_pid_is_refused_and_left_alone() {
     }
     for stale in ["", "1", "1\n", " 4711 \n", "4294967296\n", "\0\0\0\0"] {
         fs::write(&path, stale).unwrap();
-        check(&path, From::Nobody, None).unwrap();
-        Pidfile::take(&path, From::Nobody).unwrap().remove().unwrap();
+        check(&path, TakenFrom::NoProcess, None).unwrap();
+        Pidfile::take(&path, TakenFrom::NoProcess).unwrap().remove().unwrap();
         assert!(names(directory.path()).is_empty(), "{stale:?}");
     }
 }
@@ -130,7 +132,7 @@ fn what_became_something_else_is_neither_removed_nor_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
     for (is_same_file, by_now) in [(true, "data"), (true, "1\n"), (false, "data"), (false, "1\n")] {
-        let mut pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+        let mut pidfile = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
         if !is_same_file {
             fs::remove_file(&path).unwrap();
         }
@@ -152,10 +154,10 @@ fn a_temporary_name_that_is_somebodys_file_is_refused_and_left_alone() {
     let path = directory.path().join("x.pid");
     let other = directory.path().join(format!(".x.pid.{}", std::process::id()));
     fs::write(&other, "data").unwrap();
-    assert!(Pidfile::take(&path, From::Nobody).unwrap_err().to_string().contains("no process ID"));
+    assert!(Pidfile::take(&path, TakenFrom::NoProcess).unwrap_err().to_string().contains("no process ID"));
     assert_eq!(content(&other), "data");
     fs::write(&other, "1\n").unwrap();
-    Pidfile::take(&path, From::Nobody).unwrap();
+    Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
     assert_eq!(names(directory.path()), ["x.pid"]);
 }
 
@@ -165,7 +167,7 @@ fn one_that_is_gone_or_names_another_process_is_written_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
     let own = format!("{}\n", std::process::id());
-    let mut pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+    let mut pidfile = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
     assert_eq!(pidfile.mend().unwrap(), None);
     fs::remove_file(&path).unwrap();
     assert_eq!(pidfile.mend().unwrap(), Some(Mended::Gone));
@@ -177,7 +179,7 @@ fn one_that_is_gone_or_names_another_process_is_written_again() {
     assert_eq!((content(&path), pidfile.mend().unwrap()), (own, None));
     // But not if it belongs to another psflip by now, or is not a pidfile.
     fs::remove_file(&path).unwrap();
-    let other = Pidfile::take(&path, From::Nobody).unwrap();
+    let other = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
     fs::write(&path, "1\n").unwrap();
     assert!(pidfile.mend().unwrap_err().to_string().contains("is running with this pidfile"));
     drop(other);
@@ -194,8 +196,8 @@ fn a_lock_that_any_reader_can_take_keeps_nobody_from_the_start() {
     fs::write(&path, "1\n").unwrap();
     let reader = fs::File::open(&path).unwrap();
     reader.lock_shared().unwrap();
-    check(&path, From::Nobody, None).unwrap();
-    let pidfile = Pidfile::take(&path, From::Nobody).unwrap();
+    check(&path, TakenFrom::NoProcess, None).unwrap();
+    let pidfile = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
     assert!(pidfile.names_us());
     assert_eq!(names(directory.path()), ["x.pid"]);
 }
@@ -205,7 +207,7 @@ fn a_directory_that_is_missing_is_named() {
     // Contract: P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("no/x.pid");
-    let error = check(&path, From::Nobody, None).unwrap_err().to_string();
+    let error = check(&path, TakenFrom::NoProcess, None).unwrap_err().to_string();
     assert!(error.contains("/no`: ") && error.contains("No such file"), "{error}");
 }
 
@@ -231,7 +233,7 @@ fn whatever_fails_a_new_pidfile_is_whole_or_not_there() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
     let remove = || drop(fs::remove_file(&path)); // the first time it doesn't exist
-    let take = || Pidfile::take(&path, From::Nobody);
+    let take = || Pidfile::take(&path, TakenFrom::NoProcess);
     let mut refused = 0;
     let tried = each_fault(remove, take, |call, taken| match taken {
         Ok(pidfile) => assert!(pidfile.names_us() && names(directory.path()).len() == 1, "{call:?}"),
@@ -249,15 +251,15 @@ fn whatever_fails_a_pidfile_that_is_replaced_names_the_old_or_the_new_owner() {
     // Contract: F10, P1, P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
-    let old = std::cell::RefCell::new(Pidfile::take(&path, From::Nobody).unwrap());
-    let hand_over = || Pidfile::take(&path, From::Relative);
+    let old = std::cell::RefCell::new(Pidfile::take(&path, TakenFrom::NoProcess).unwrap());
+    let hand_over = || Pidfile::take(&path, TakenFrom::Relative);
     let reclaim = || old.borrow_mut().reclaim().unwrap();
     each_fault(reclaim, hand_over, |call, taken| {
         let named = taken.as_ref().map_or(old.borrow().names_us(), Pidfile::names_us);
         assert!(named && names(directory.path()) == ["x.pid"], "{call:?}: {:?}", names(directory.path()));
     });
     let give_back = || {
-        let new = Pidfile::take(&path, From::Relative)?;
+        let new = Pidfile::take(&path, TakenFrom::Relative)?;
         new.give_back(4711)
     };
     each_fault(reclaim, give_back, |call, returned| {
@@ -279,7 +281,7 @@ fn of_many_that_want_it_at_once_one_gets_it() {
         }
         // This is one process and temporary names contain its pid, so the attempts must
         // not overlap. The locks must.
-        let taken: Vec<_> = (0..5).filter_map(|_| Pidfile::take(&path, From::Nobody).ok()).collect();
+        let taken: Vec<_> = (0..5).filter_map(|_| Pidfile::take(&path, TakenFrom::NoProcess).ok()).collect();
         assert_eq!(taken.len(), 1);
         drop(taken);
         fs::remove_file(&path).unwrap();

@@ -12,7 +12,7 @@ use crate::flip::{Effect, Event, Hook, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message, successor};
 use crate::health::{Checker, ChildInfo};
 use crate::history::Step;
-use crate::manager::pidfile::{From, Pidfile};
+use crate::manager::pidfile::{Pidfile, TakenFrom};
 use crate::process::invocation::FileStamp;
 use crate::process::keeper::Tree;
 use crate::process::launch::Launch;
@@ -190,8 +190,10 @@ impl Runtime {
         self.note(Step::Pidfile);
         // From the predecessor: by agreement if it is alive, and as a stale pidfile if it is not.
         let from = match &self.predecessor {
-            Some(Predecessor { pidfile: Some(held), .. }) if *held == text::lossy(&path) => From::Relative,
-            _ => From::Nobody,
+            Some(Predecessor { pidfile: Some(held), .. }) if *held == text::lossy(&path) => {
+                TakenFrom::Relative
+            }
+            _ => TakenFrom::NoProcess,
         };
         match Pidfile::take(&path, from) {
             Ok(pidfile) => {

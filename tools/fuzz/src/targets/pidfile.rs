@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
-use psflip::manager::pidfile::{From, Pidfile, check};
+use psflip::manager::pidfile::{Pidfile, TakenFrom, check};
 
 use super::{Run, ensure};
 use crate::Error;
@@ -38,7 +38,9 @@ fn run(path: &Path, bytes: &[u8]) -> Result<(), String> {
         None
     };
     if !is_pidfile(bytes) {
-        for refused in [check(path, From::Nobody, None).err(), Pidfile::take(path, From::Nobody).err()] {
+        for refused in
+            [check(path, TakenFrom::NoProcess, None).err(), Pidfile::take(path, TakenFrom::NoProcess).err()]
+        {
             let Some(error) = refused else { return Err("what is no pidfile is taken for one".to_owned()) };
             let error = error.to_string();
             ensure(error.contains("no process ID"), || error.clone())?;
@@ -46,13 +48,15 @@ fn run(path: &Path, bytes: &[u8]) -> Result<(), String> {
         }
         return ensure(read()? == bytes, || "what is no pidfile was changed".to_owned());
     }
-    check(path, From::Nobody, None).map_err(|error| format!("a stale pidfile blocks: {error}"))?;
-    let taken =
-        Pidfile::take(path, From::Nobody).map_err(|error| format!("a stale pidfile blocks: {error}"))?;
+    check(path, TakenFrom::NoProcess, None).map_err(|error| format!("a stale pidfile blocks: {error}"))?;
+    let taken = Pidfile::take(path, TakenFrom::NoProcess)
+        .map_err(|error| format!("a stale pidfile blocks: {error}"))?;
     drop(locked);
     let own = format!("{}\n", std::process::id());
     ensure(taken.names_us() && read()? == own.as_bytes(), || "it does not name its owner".to_owned())?;
-    let Some(error) = check(path, From::Nobody, None).err() else { return Err("it is not held".to_owned()) };
+    let Some(error) = check(path, TakenFrom::NoProcess, None).err() else {
+        return Err("it is not held".to_owned());
+    };
     ensure(error.to_string().contains("is running with this pidfile"), || error.to_string())?;
     taken.remove().map_err(|error| text(&error))?;
     let folder = path.parent().unwrap_or(path);
