@@ -100,6 +100,16 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
         &["an old child gets SIGTERM at every upgrade", "set `shutdown.signal = \"SIGQUIT\"` too"],
     ),
     (
+        "cmd = [\"true\"]\n[shutdown]\nsignal = \"quit\"",
+        "3:10",
+        &["an upgrade stops the old child by SIGQUIT, but SIGTERM", "`SIGTERM = \"SIGQUIT\"`"],
+    ),
+    (
+        "cmd = [\"true\"]\n[signals]\nSIGINT = \"SIGQUIT\"\n[shutdown]\nsignal = \"SIGQUIT\"",
+        "5:10",
+        &["an upgrade stops the old child by SIGQUIT, but SIGTERM"],
+    ),
+    (
         "cmd = [\"true\"]\npidfile = \"open/x.pid\"",
         "2:11",
         &["everybody may write to `open`", "names another process"],
@@ -175,6 +185,9 @@ const GOOD: &[&str] = &[
     "cmd = [\"true\", \"--listen\", \"x.sock\"]\n[healthcheck.unix]\npath = \"x.sock\"",
     "cmd = [\"true\"]\n[healthcheck.fcgi]\naddress = \"@x\"\nscript = \"/ping\"",
     "cmd = [\"true\"]\n[healthcheck.notify]\n[[listen]]\naddress = \"tcp://127.0.0.1:0\"",
+    "cmd = [\"true\"]\n[signals]\nSIGTERM = \"SIGQUIT\"\n[shutdown]\nsignal = \"SIGQUIT\"",
+    "cmd = [\"true\"]\n[signals]\nSIGTERM = \"SIGTERM\"\n[shutdown]\nsignal = \"SIGINT\"",
+    "cmd = [\"true\"]\n[shutdown]\nsignal = \"TERM\"",
 ];
 
 #[test]
@@ -256,5 +269,21 @@ fn the_examples_are_as_they_are_recommended() {
         // These two examples show the default, which is no health check.
         let expected = usize::from(["smallest.toml", "health-alive.toml"].contains(name));
         assert_eq!(program.stderr().matches(": warning: ").count(), expected, "{name}: {}", program.stderr());
+    }
+}
+
+#[test]
+fn every_example_of_a_server_says_what_it_gets_at_a_stop() {
+    // Contract: S8
+    let sandbox = Sandbox::new();
+    for entry in std::fs::read_dir(examples::folder().join("servers")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let program = sandbox.command([psflip_bin()]).arg("check").arg("-c").arg(&path).start();
+        program.wait_exit();
+        let said = program.stderr();
+        assert!(!said.contains("an upgrade stops the old child by"), "{}: {said}", path.display());
     }
 }

@@ -71,7 +71,7 @@ const ELSEWHERE: &[&str] = &[
     "listen-datagrams.toml", // in this file: it sends no answers
 ];
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
 }
 

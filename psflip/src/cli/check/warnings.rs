@@ -230,6 +230,19 @@ fn signals(plan: &Plan) -> Vec<Warning> {
             ));
         }
     }
+    // SIGKILL has a warning of its own.
+    let upgrade = plan.shutdown.signal;
+    if ![Signal::TERM, Signal::KILL].contains(&upgrade)
+        && !plan.signals.iter().any(|(received, _)| *received == Signal::TERM)
+    {
+        found.push(warning(
+            "shutdown.signal",
+            format!(
+                "an upgrade stops the old child by {upgrade}, but SIGTERM of a supervisor (`systemctl stop`, `docker stop`) or of kill(1) is passed on as it is, and may break off what {upgrade} lets it finish"
+            ),
+            &format!("write what SIGTERM becomes for the child: `[signals]` with `SIGTERM = \"{upgrade}\"`, or with `SIGTERM = \"SIGTERM\"` if that is intended"),
+        ));
+    }
     found
 }
 
