@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::error::quoted;
-use super::plan::{Endpoint, HttpMethod, HttpRequest};
+use super::plan::Endpoint;
 use super::scalar::{Refused, refuse, refuse_help};
 
 /// Reads `127.0.0.1:80`, `[::1]:80`, `localhost:80` and `:80` (the same as `localhost:80`), with or without
@@ -138,8 +138,18 @@ pub(super) fn engine(text: &str) -> Result<PathBuf, Refused> {
     unix(text)
 }
 
+/// The parts of a URL.
+pub(super) struct Url {
+    /// Where to connect.
+    pub(super) target: Endpoint,
+    /// The `Host` header that goes with it.
+    pub(super) host: String,
+    /// Path and query; begins with `/`.
+    pub(super) path: String,
+}
+
 /// Reads `http://host:port/path?query` or `unix:///run/app.sock:/path`.
-pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
+pub(super) fn url(text: &str) -> Result<Url, Refused> {
     let example = "write for example `http://127.0.0.1:8080/up` or `unix:///run/app.sock:/up`";
     if text.is_empty() {
         return refuse_help("the URL is empty", example);
@@ -187,8 +197,7 @@ pub(super) fn url(text: &str) -> Result<HttpRequest, Refused> {
         );
     }
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let (url, method, headers) = (text.to_owned(), HttpMethod::Get, Vec::new());
-    Ok(HttpRequest { url, target, method, host, headers, path })
+    Ok(Url { target, host, path })
 }
 
 /// A character in percent-encoding (RFC 3986, 2.1).

@@ -2,12 +2,14 @@
 //! overwrites or blocks one of them. Files that the configuration does not mention are checked when the path
 //! is used.
 
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
-use super::build::find;
 use super::error::{Error, quoted};
+use super::listener::{ListenAddress, Listener};
 use super::plan::{Endpoint, Health, Plan};
-use super::reader::{Reader, Section};
+use super::reader::Reader;
+use super::section::Section;
 
 /// A path and its purpose.
 struct Use {
@@ -33,7 +35,7 @@ pub(super) fn refuse(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan, n
         };
         let message = format!("{what} {} is also {}", quoted(&path.to_string_lossy()), other.what);
         // The default of `control.socket` is derived from the pidfile.
-        let span = find(file, key).or_else(|| find(file, "pidfile")).map(toml::Spanned::span);
+        let span = file.find(key).or_else(|| file.find("pidfile")).map(toml::Spanned::span);
         reader.error(Error { message, span, help: Some("give each a path of its own".to_owned()) });
     }
 }
@@ -157,4 +159,57 @@ fn plain(path: &Path) -> PathBuf {
         }
     }
     plain
+}
+
+/// Reports a health check that would reach a shared listener.
+pub(super) fn refuse_shared(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan) {
+    let Some(listener) = shared_with(&plan.listeners, &plan.health) else { return };
+    let address = quoted(&listener.address.to_string());
+    let (message, help) = match listener.address {
+        ListenAddress::Unixgram(_) | ListenAddress::Unixpacket(_) => {
+            (format!("the health check can't connect to {address}: it is no stream socket"), NO_STREAM)
+        }
+        _ => (format!("the health check probes the shared listener {address}"), SHARED),
+    };
+    let span = file.find("healthcheck").map(toml::Spanned::span);
+    reader.error(Error { message, span, help: Some(help.to_owned()) });
+}
+
+const SHARED: &str = "the old child accepts on it too, so its answer would be taken for the new one's; use `[healthcheck.notify]`, \
+     `[healthcheck.command]` or an address of the new child's own";
+
+const NO_STREAM: &str = "use `[healthcheck.notify]` or `[healthcheck.command]`; the old child reads from it too, so an answer would say \
+     nothing anyway";
+
+/// The listener that a connection of this health check would reach, if any. While a new child starts, the old
+/// child accepts on it as well, so a success would prove nothing about the new one. A Unix socket of another
+/// type counts as well: a connection to it never succeeds.
+fn shared_with<'l>(listeners: &'l [Listener], health: &Health) -> Option<&'l Listener> {
+    let (tcp, unix): (&[SocketAddr], Option<&Path>) = match health {
+        Health::Alive { .. } | Health::Command { .. } | Health::Docker { .. } | Health::Notify { .. } => {
+            return None;
+        }
+        Health::Tcp { addresses, .. } => (addresses, None),
+        Health::Unix { path, .. } => (&[], Some(path)),
+        Health::Http { request, .. } => parts(&request.target),
+        Health::Fcgi { request, .. } => parts(&request.target),
+    };
+    listeners.iter().find(|listener| match &listener.address {
+        ListenAddress::Tcp(bound) => tcp.iter().any(|address| reaches(*address, *bound)),
+        ListenAddress::Udp(_) | ListenAddress::Systemd(_) => false,
+        address => unix.is_some() && address.unix_path() == unix,
+    })
+}
+
+fn parts(target: &Endpoint) -> (&[SocketAddr], Option<&Path>) {
+    match target {
+        Endpoint::Tcp(addresses) => (addresses, None),
+        Endpoint::Unix(path) => (&[], Some(path)),
+    }
+}
+
+/// Whether a socket bound to `bound` accepts connections to `address`.
+fn reaches(address: SocketAddr, bound: SocketAddr) -> bool {
+    let everywhere = bound.ip().is_unspecified() && (bound.is_ipv6() || address.is_ipv4());
+    address.port() == bound.port() && (everywhere || address.ip() == bound.ip())
 }

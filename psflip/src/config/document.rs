@@ -7,7 +7,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Error, Errors};
 use super::flags::Flags;
-use super::{Generation, Plan, file, raw};
+use super::generation::Generation;
+use super::plan::Plan;
+use super::{build, file, lenient, raw, template};
 
 /// A configuration that was read but not parsed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +85,7 @@ impl Document {
     /// Whether it contains templates, so that another generation may get other values.
     #[must_use]
     pub fn has_templates(&self) -> bool {
-        super::template::is_template(&self.text)
+        template::is_template(&self.text)
     }
 
     /// The plan of a generation.
@@ -91,7 +93,7 @@ impl Document {
     /// # Errors
     /// All errors of the configuration.
     pub fn plan(&self, generation: &Generation<'_>) -> Result<Plan, Errors> {
-        let plan = super::parse(&self.name, &self.text, generation).map(|plan| self.as_given(plan));
+        let plan = build::parse(&self.name, &self.text, generation).map(|plan| self.as_given(plan));
         plan.map_err(|errors| {
             let errors = errors.of_flags(self.flags.clone());
             if self.is_raw { errors.map_text(raw::unmarked) } else { errors }
@@ -118,7 +120,7 @@ impl Document {
     /// # Errors
     /// The text is not TOML.
     pub fn plan_even_if_broken(&self, generation: &Generation<'_>) -> Result<(Plan, Option<Errors>), Errors> {
-        let (plan, errors) = super::parse_even_if_broken(&self.name, &self.text, generation)?;
+        let (plan, errors) = build::parse_even_if_broken(&self.name, &self.text, generation)?;
         Ok((self.as_given(plan), errors))
     }
 
@@ -127,8 +129,8 @@ impl Document {
     /// `[control]` and `[locals]`.
     #[must_use]
     pub fn places_even_if_no_toml(&self, generation: &Generation<'_>) -> Vec<Plan> {
-        let plans = super::lenient::places(&self.text).into_iter();
-        plans.filter_map(|text| super::parse(&self.name, &text, generation).ok()).collect()
+        let plans = lenient::places(&self.text).into_iter();
+        plans.filter_map(|text| build::parse(&self.name, &text, generation).ok()).collect()
     }
 
     /// Whether it has this key (dotted).
@@ -152,6 +154,15 @@ impl Document {
             .collect();
         (!list.is_empty()).then(|| Errors::new(&self.name, &self.text, list, 0).of_flags(self.flags.clone()))
     }
+}
+
+/// Reads the configuration at `path`: a regular file, or a pipe that psflip inherited (`/dev/stdin`), of at
+/// most 1 MiB.
+///
+/// # Errors
+/// All errors; one without a place if the file can't be read.
+pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
+    Document::read(path)?.plan(generation)
 }
 
 /// The value of a dotted key, or of its longest prefix that exists, and whether it is the whole key.

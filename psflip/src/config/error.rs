@@ -302,6 +302,19 @@ pub(crate) fn nearest<T: AsRef<str>>(wrong: &str, names: impl IntoIterator<Item 
     best.map(|(_, name)| name)
 }
 
+/// The name of another place that `wrong` probably is. A far one would mislead, so it must be the same, or
+/// differ in at most a quarter of its letters.
+pub(super) fn misplaced<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
+    if wrong.len() > 64 {
+        return None; // as above
+    }
+    let wrong = wrong.to_lowercase().replace('-', "_");
+    let distance = |name: &str| strsim::damerau_levenshtein(&wrong, name);
+    let near = names.map(|name| (distance(name), name));
+    let near = near.filter(|(distance, name)| distance * 4 <= name.chars().count());
+    near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name.to_owned())
+}
+
 /// As [`any_of`], with `and`.
 pub(super) fn all_of<T: AsRef<str>>(names: &[T]) -> String {
     any_of(names).replace("` or `", "` and `")

@@ -1,19 +1,17 @@
 //! `[healthcheck.*]`: the kinds of health check and their keys.
 
 use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
-use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::build::{find, is_name, misspelled, set};
 use super::error::{Error, all_of, any_of, nearest, quoted};
-use super::plan::{Endpoint, FcgiRequest, Health, Pace};
-use super::reader::{Node, Reader, Section, Zero, a};
+use super::keys::{self, HEALTHCHECKS};
+use super::plan::{FcgiRequest, Health, Pace};
+use super::reader::{Reader, a};
 use super::scalar::{Refused, refuse_help};
-use super::{address, http, keys};
+use super::section::{Node, Section};
+use super::{address, http};
 
-const KINDS: &[&str] = &["alive", "command", "docker", "tcp", "unix", "http", "fcgi", "notify"];
 /// Other tools' names for the kinds of health check.
 const SYNONYMS: &[(&str, &str)] = &[
     ("container", "docker"),
@@ -23,50 +21,25 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("sd_notify", "notify"),
     ("systemd", "notify"),
 ];
-const ALIVE: &[&str] = keys::ALIVE.names;
-const COMMAND: &[&str] = keys::COMMAND.names;
-const DOCKER: &[&str] = keys::DOCKER.names;
-const TCP: &[&str] = keys::TCP.names;
-const UNIX: &[&str] = keys::UNIX.names;
-const HTTP: &[&str] = keys::HTTP.names;
-const FCGI: &[&str] = keys::FCGI.names;
-const NOTIFY: &[&str] = keys::NOTIFY.names;
-
-/// The tables and their keys.
-pub(super) const TABLES: &[(&str, &[&str])] = &[
-    ("[healthcheck.alive]", ALIVE),
-    ("[healthcheck.command]", COMMAND),
-    ("[healthcheck.tcp]", TCP),
-    ("[healthcheck.unix]", UNIX),
-    ("[healthcheck.http]", HTTP),
-    ("[healthcheck.fcgi]", FCGI),
-    ("[healthcheck.docker]", DOCKER),
-    ("[healthcheck.notify]", NOTIFY),
-];
-
-/// Where Docker's Engine listens by default.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-
 /// The longest `params` of an `fcgi` check, in bytes: more than any web server sends.
 const LONGEST_PARAMS: usize = 64 * 1024;
 
+const COMMAND_HELP: &str =
+    "the command whose exit code 0 means healthy: `cmd = [\"curl\", \"-fsS\", \"http://127.0.0.1:8080/up\"]`";
+
 const SCRIPT_HELP: &str = "set the script to request (SCRIPT_FILENAME and SCRIPT_NAME): `script = \"/srv/app/ping.php\"`, or php-fpm's `ping.path`";
 
-/// The default pace of probes. A command costs a process, and the Engine itself probes no more often, so both
-/// have a longer interval than a connection.
-fn pace(interval: Duration) -> Pace {
-    Pace { after: Duration::ZERO, interval, timeout: Duration::from_secs(5), successes: 1 }
-}
-
 /// Reads `[healthcheck]`.
-pub(super) fn healthcheck(reader: &mut Reader<'_>, node: Node<'_>, health: &mut Health) {
-    let Some(section) = reader.table("healthcheck", node) else { return };
-    let mut first: Option<&str> = None;
-    for (kind, span, node) in &section.entries {
-        if !KINDS.contains(kind) {
+pub(super) fn healthcheck(reader: &mut Reader<'_>, file: &Section<'_>) -> Health {
+    let default = |reader: &mut Reader<'_>| alive(reader, &Section::absent(&keys::ALIVE));
+    let Some(node) = file.find("healthcheck") else { return default(reader) };
+    let Some(entries) = reader.map("healthcheck", node) else { return default(reader) };
+    let (mut first, mut health) = (None, None);
+    for (kind, span, node) in &entries {
+        let Some((kind, table)) = HEALTHCHECKS.iter().find(|(known, _)| known == kind) else {
             unknown_kind(reader, kind, span, node);
             continue;
-        }
+        };
         if let Some(first) = first {
             reader.error(
                 Error::at(span.clone(), format!("two health checks, `{first}` and `{kind}`"))
@@ -74,115 +47,104 @@ pub(super) fn healthcheck(reader: &mut Reader<'_>, node: Node<'_>, health: &mut 
             );
         }
         first = first.or(Some(kind));
-        let Some(table) = reader.table(&format!("healthcheck.{kind}"), node) else { continue };
-        set(health, check(reader, kind, &table, node));
+        let Some(section) = reader.section(table, node) else { continue };
+        health = check(reader, kind, &section).or(health);
     }
-    if section.entries.is_empty() {
+    if entries.is_empty() {
         reader.error(Error::at(node.span(), "`[healthcheck]` has no kind of check").help(format!(
-            "write `[healthcheck.KIND]` with one of {}, or leave it out for the default: healthy when still running after 5s",
-            any_of(KINDS)
+            "write `[healthcheck.KIND]` with one of {}, or leave it out for the default: healthy when still running after {}",
+            any_of(&kinds()),
+            default_time()
         )));
     }
+    health.unwrap_or_else(|| default(reader))
+}
+
+fn kinds() -> Vec<&'static str> {
+    HEALTHCHECKS.iter().map(|(kind, _)| *kind).collect()
+}
+
+/// How long a child must run that has no other health check.
+fn default_time() -> &'static str {
+    keys::ALIVE.key("timeout").and_then(|key| key.absent.value()).unwrap_or_default()
 }
 
 /// Reports a kind that does not exist, or a key of a kind that is in `[healthcheck]` itself.
 fn unknown_kind(reader: &mut Reader<'_>, kind: &str, span: &Range<usize>, node: Node<'_>) {
-    let key = TABLES.iter().any(|(_, keys)| keys.contains(&kind));
-    if key && !node.get_ref().is_table() {
+    let is_key = HEALTHCHECKS.iter().any(|(_, table)| table.key(kind).is_some());
+    if is_key && !node.get_ref().is_table() {
         reader.error(
-            Error::at(span.clone(), format!("`{kind}` is not allowed in `[healthcheck]` itself"))
-                .help(format!("name the kind of check: `[healthcheck.KIND]` with one of {}", any_of(KINDS))),
+            Error::at(span.clone(), format!("`{kind}` is not allowed in `[healthcheck]` itself")).help(
+                format!("name the kind of check: `[healthcheck.KIND]` with one of {}", any_of(&kinds())),
+            ),
         );
     } else {
         let error = Error::at(span.clone(), format!("there is no health check {}", quoted(kind)));
         let synonym = SYNONYMS.iter().find(|(other, _)| *other == kind).map(|(_, kind)| (*kind).to_owned());
-        reader.error(match synonym.or_else(|| nearest(kind, KINDS)) {
+        reader.error(match synonym.or_else(|| nearest(kind, kinds())) {
             Some(near) => error.help(format!("did you mean `[healthcheck.{near}]`?")),
-            None => error.help(format!("there are {}", all_of(KINDS))),
+            None => error.help(format!("there are {}", all_of(&kinds()))),
         });
     }
 }
 
-fn check(reader: &mut Reader<'_>, kind: &str, section: &Section<'_>, node: Node<'_>) -> Option<Health> {
-    let quick = pace(Duration::from_millis(100));
+fn check(reader: &mut Reader<'_>, kind: &str, section: &Section<'_>) -> Option<Health> {
     match kind {
-        "alive" => {
-            let mut timeout = Duration::from_secs(5);
-            for (key, span, node) in &section.entries {
-                match *key {
-                    "timeout" => set(&mut timeout, reader.duration("timeout", node, Zero::Allowed)),
-                    _ => reader.unknown(section, key, span, ALIVE),
-                }
-            }
-            Some(Health::Alive { timeout })
-        }
+        "alive" => Some(alive(reader, section)),
         "command" => {
-            let slow = pace(Duration::from_secs(1));
-            let read = |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.argv(key, node);
-            let (cmd, pace) = probe(reader, section, node, "cmd", COMMAND, slow, read);
-            Some(Health::Command { cmd: cmd?, pace })
+            let pace = pace(reader, section);
+            reader.require(section, "cmd", COMMAND_HELP);
+            let cmd = reader.argv(section, "cmd");
+            (!cmd.is_empty()).then_some(Health::Command { cmd, pace })
         }
         "tcp" => {
-            let read = |reader: &mut Reader<'_>, key: &str, node: Node<'_>| {
-                reader.parsed(key, node, |text| Ok((address::tcp(text)?, text.to_owned())))
-            };
-            let (address, pace) = probe(reader, section, node, "address", TCP, quick, read);
-            let (addresses, text) = address?;
+            let pace = pace(reader, section);
+            reader.require(section, "address", "where to connect: `address = \"127.0.0.1:8080\"`");
+            let read = |text: &str| Ok((address::tcp(text)?, text.to_owned()));
+            let (addresses, text) = reader.parsed(section, "address", read)?;
             Some(Health::Tcp { addresses, text, pace })
         }
         "unix" => {
-            let read =
-                |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.parsed(key, node, address::unix);
-            let (path, pace) = probe(reader, section, node, "path", UNIX, quick, read);
-            Some(Health::Unix { path: path?, pace })
+            let pace = pace(reader, section);
+            reader.require(section, "path", "where to connect: `path = \"/run/app/app.sock\"`");
+            Some(Health::Unix { path: reader.parsed(section, "path", address::unix)?, pace })
         }
         "http" => {
-            let read =
-                |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.parsed(key, node, address::url);
-            let (request, pace) = probe(reader, section, node, "url", HTTP, quick, read);
-            let request = http::request(reader, section, request);
-            Some(Health::Http { request: request?, status: statuses(reader, section), pace })
+            let pace = pace(reader, section);
+            reader.require(section, "url", "what to get: `url = \"http://127.0.0.1:8080/up\"`");
+            let request = http::request(reader, section);
+            let status = status(reader, section);
+            Some(Health::Http { request: request?, status: status?, pace })
         }
         "fcgi" => {
-            let read = |reader: &mut Reader<'_>, key: &str, node: Node<'_>| {
-                reader.parsed(key, node, |text| Ok((address::endpoint(text)?, text.to_owned())))
-            };
-            let (address, pace) = probe(reader, section, node, "address", FCGI, quick, read);
-            let status = statuses(reader, section);
-            let request = fcgi_request(reader, section, node, address);
-            Some(Health::Fcgi { request: request?, status, pace })
+            let pace = pace(reader, section);
+            let request = fcgi_request(reader, section);
+            let status = status(reader, section);
+            Some(Health::Fcgi { request: request?, status: status?, pace })
         }
         "docker" => {
-            let slow = pace(Duration::from_secs(1));
-            let read =
-                |reader: &mut Reader<'_>, key: &str, node: Node<'_>| reader.parsed(key, node, container);
-            let (container, pace) = probe(reader, section, node, "container", DOCKER, slow, read);
-            let mut socket = Some(PathBuf::from(DOCKER_SOCKET));
-            if let Some(node) = find(section, "socket") {
-                socket = reader.parsed("socket", node, address::engine);
-            }
+            let pace = pace(reader, section);
+            reader.require(section, "container", "the name that `docker ps` shows: `container = \"web\"`");
+            let container = reader.parsed(section, "container", container);
+            let socket = reader.parsed(section, "socket", address::engine);
             Some(Health::Docker { container: container?, socket: socket?, pace })
         }
-        _ => {
-            let mut extend = Duration::from_secs(600);
-            for (key, span, node) in &section.entries {
-                match *key {
-                    "extend" => set(&mut extend, reader.duration("extend", node, Zero::Allowed)),
-                    _ => reader.unknown(section, key, span, NOTIFY),
-                }
-            }
-            Some(Health::Notify { extend })
-        }
+        _ => Some(Health::Notify { extend: reader.duration(section, "extend") }),
     }
 }
 
-/// The status codes that mean healthy.
-fn statuses(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<RangeInclusive<u16>> {
-    let mut codes = vec![200..=399];
-    if let Some(node) = find(section, "status") {
-        set(&mut codes, status(reader, node));
+fn alive(reader: &mut Reader<'_>, section: &Section<'_>) -> Health {
+    Health::Alive { timeout: reader.duration(section, "timeout") }
+}
+
+/// Reads the keys that all probes have.
+fn pace(reader: &mut Reader<'_>, section: &Section<'_>) -> Pace {
+    Pace {
+        after: reader.duration(section, "after"),
+        interval: reader.duration(section, "interval"),
+        timeout: reader.duration(section, "timeout"),
+        successes: reader.number(section, "successes"),
     }
-    codes
 }
 
 /// A container's name or id, limited to the characters that the Engine allows in a path.
@@ -210,51 +172,39 @@ fn container(text: &str) -> Result<String, Refused> {
     Ok(text.to_owned())
 }
 
-/// The request of an `fcgi` check; `address` is already read.
-fn fcgi_request(
-    reader: &mut Reader<'_>,
-    section: &Section<'_>,
-    node: Node<'_>,
-    address: Option<(Endpoint, String)>,
-) -> Option<FcgiRequest> {
-    let script = match find(section, "script") {
-        Some(node) => reader.parsed("script", node, |text| match text {
-            "" => refuse_help("`script` is empty", SCRIPT_HELP),
-            text => Ok(text.to_owned()),
-        }),
-        None if misspelled(section, "script", FCGI) => None,
-        None => {
-            reader.error(
-                Error::at(node.span(), format!("`script` is missing in `{}`", section.name))
-                    .help(SCRIPT_HELP),
-            );
-            None
-        }
-    };
-    let mut query = Some(String::new());
-    if let Some(node) = find(section, "query") {
-        query = reader.parsed("query", node, |text| match text.strip_prefix('?') {
-            Some(rest) => refuse_help(
-                "the query begins with a `?`, which is no part of it",
-                format!("did you mean {}?", quoted(rest)),
-            ),
-            None => Ok(text.to_owned()),
-        });
-    }
+/// The request of an `fcgi` check.
+fn fcgi_request(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<FcgiRequest> {
+    reader.require(
+        section,
+        "address",
+        "where to connect: `address = \"unix:///run/app/app.sock\"` or `\"127.0.0.1:9000\"`",
+    );
+    let read = |text: &str| Ok((address::endpoint(text)?, text.to_owned()));
+    let address = reader.parsed(section, "address", read);
+    reader.require(section, "script", SCRIPT_HELP);
+    let script = reader.parsed(section, "script", |text| match text {
+        "" => refuse_help("`script` is empty", SCRIPT_HELP),
+        text => Ok(text.to_owned()),
+    });
+    let query = reader.parsed(section, "query", |text| match text.strip_prefix('?') {
+        Some(rest) => refuse_help(
+            "the query begins with a `?`, which is no part of it",
+            format!("did you mean {}?", quoted(rest)),
+        ),
+        None => Ok(text.to_owned()),
+    });
     let mut params = Vec::new();
-    if let Some(node) = find(section, "params")
-        && let Some(table) = reader.table("healthcheck.fcgi.params", node)
-    {
-        for (name, span, node) in &table.entries {
-            if *name == "CONTENT_LENGTH" {
+    if let Some(node) = section.find("params") {
+        for (name, span, node) in reader.map("healthcheck.fcgi.params", node).unwrap_or_default() {
+            if name == "CONTENT_LENGTH" {
                 reader.error(
-                    Error::at(span.clone(), "`CONTENT_LENGTH` can't be set in `[healthcheck.fcgi.params]`")
+                    Error::at(span, "`CONTENT_LENGTH` can't be set in `[healthcheck.fcgi.params]`")
                         .help("psflip sends a request without a body"),
                 );
-            } else if is_name(reader, name, span, "a parameter")
+            } else if reader.is_name(name, &span, "a parameter")
                 && let Some(value) = reader.string(&format!("params.{name}"), node)
             {
-                params.push(((*name).to_owned(), value));
+                params.push((name.to_owned(), value));
             }
         }
         let total: usize = params.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -274,7 +224,7 @@ pub(super) fn conflicts(reader: &mut Reader<'_>, file: &Section<'_>, health: &He
     if !matches!(health, Health::Notify { .. }) {
         return;
     }
-    let Some(DeValue::Table(env)) = find(file, "env").map(toml::Spanned::get_ref) else { return };
+    let Some(DeValue::Table(env)) = file.find("env").map(toml::Spanned::get_ref) else { return };
     if let Some((name, _)) = env.get_key_value("NOTIFY_SOCKET") {
         reader.error(
             Error::at(name.span(), "`NOTIFY_SOCKET` can't be set in `[env]` beside `[healthcheck.notify]`")
@@ -283,64 +233,19 @@ pub(super) fn conflicts(reader: &mut Reader<'_>, file: &Section<'_>, health: &He
     }
 }
 
-/// Reads the keys that all probes have, and the key that says what to probe.
-fn probe<T>(
-    reader: &mut Reader<'_>,
-    section: &Section<'_>,
-    node: Node<'_>,
-    target: &str,
-    allowed: &[&str],
-    mut pace: Pace,
-    read: impl FnOnce(&mut Reader<'_>, &str, Node<'_>) -> Option<T>,
-) -> (Option<T>, Pace) {
-    let value = match find(section, target) {
-        Some(node) => read(reader, target, node),
-        None if misspelled(section, target, allowed) => None,
-        None => {
-            reader.error(
-                Error::at(node.span(), format!("`{target}` is missing in `{}`", section.name)).help(match target {
-                    "cmd" => "the command whose exit code 0 means healthy: `cmd = [\"curl\", \"-fsS\", \"http://127.0.0.1:8080/up\"]`",
-                    "address" if section.name == "[healthcheck.fcgi]" => "where to connect: `address = \"unix:///run/app/app.sock\"` or `\"127.0.0.1:9000\"`",
-                    "address" => "where to connect: `address = \"127.0.0.1:8080\"`",
-                    "container" => "the name that `docker ps` shows: `container = \"web\"`",
-                    "path" => "where to connect: `path = \"/run/app/app.sock\"`",
-                    _ => "what to get: `url = \"http://127.0.0.1:8080/up\"`",
-                }),
-            );
-            None
-        }
-    };
-    for (key, span, node) in &section.entries {
-        match *key {
-            "after" => set(&mut pace.after, reader.duration("after", node, Zero::Allowed)),
-            "interval" => {
-                let zero = Zero::Refused("probes without a pause would load the host");
-                set(&mut pace.interval, reader.duration("interval", node, zero));
-            }
-            "timeout" => {
-                let zero = Zero::Refused("no probe could ever succeed in time");
-                set(&mut pace.timeout, reader.duration("timeout", node, zero));
-            }
-            "successes" => set(&mut pace.successes, reader.count("successes", node)),
-            key if allowed.contains(&key) => {}
-            _ => reader.unknown(section, key, span, allowed),
-        }
-    }
-    (value, pace)
-}
-
 /// Reads `status`: a string, or a single code as an integer.
-fn status(reader: &mut Reader<'_>, node: Node<'_>) -> Option<Vec<RangeInclusive<u16>>> {
-    match node.get_ref() {
-        DeValue::Integer(number) => match address::status(&number.to_string()) {
+fn status(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Vec<RangeInclusive<u16>>> {
+    let node = section.find("status");
+    match node.map(|node| (node, node.get_ref())) {
+        Some((node, DeValue::Integer(number))) => match address::status(&number.to_string()) {
             Ok(codes) => Some(codes),
-            Err(Refused { message, help }) => {
-                reader.error(Error { message, span: Some(node.span()), help });
+            Err(refused) => {
+                reader.refused(node, refused);
                 None
             }
         },
-        DeValue::String(_) => reader.parsed("status", node, address::status),
-        _ => {
+        None | Some((_, DeValue::String(_))) => reader.parsed(section, "status", address::status),
+        Some((node, _)) => {
             reader.error(
                 Error::at(node.span(), format!("`status` must be a string, not {}", a(node)))
                     .help("write codes and ranges in one string: `\"200,204,300-399\"`"),

@@ -1,21 +1,19 @@
-//! The request of an `http` health check, except its URL: method, `Host`, header fields (RFC 9110). Pure.
+//! The request of an `http` health check: URL, method, `Host`, header fields (RFC 9110). Pure.
 //!
 //! The value of a field may be a secret, so no message contains it.
 
 use toml::de::DeValue;
 
-use super::build::{find, set};
+use super::address::{self, Url};
 use super::error::{Error, any_of, quoted};
 use super::plan::{HttpMethod, HttpRequest};
-use super::reader::{Node, Reader, Section};
+use super::reader::Reader;
 use super::scalar::{Refused, refuse, refuse_help};
+use super::section::{Node, Section};
+use super::words::Word as _;
 
 /// The limit for all fields together, in bytes: common servers accept that much (nginx: 8 KiB per line).
 const LONGEST_HEADERS: usize = 8 * 1024;
-
-/// The methods, all safe (RFC 9110, 9.2.1): a probe is repeated and must change nothing.
-const METHODS: &[(&str, HttpMethod)] =
-    &[("GET", HttpMethod::Get), ("HEAD", HttpMethod::Head), ("OPTIONS", HttpMethod::Options)];
 
 /// Methods that may change something on the server, or that need more than a request without a body.
 const UNSAFE: &[&str] = &["POST", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"];
@@ -33,28 +31,22 @@ const OWN: &[&str] = &[
     "Upgrade",
 ];
 
-/// Adds `method`, `host` and `headers` to the request.
-pub(super) fn request(
-    reader: &mut Reader<'_>,
-    section: &Section<'_>,
-    request: Option<HttpRequest>,
-) -> Option<HttpRequest> {
-    let method = find(section, "method").map(|node| reader.parsed("method", node, method));
-    let host = find(section, "host").map(|node| reader.parsed("host", node, host));
-    let headers = find(section, "headers").map(|node| headers(reader, node)).unwrap_or_default();
-    let mut request = request?;
-    set(&mut request.method, method.flatten());
-    set(&mut request.host, host.flatten());
-    request.headers = headers;
-    Some(request)
+/// Reads the request.
+pub(super) fn request(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<HttpRequest> {
+    let url = reader.parsed(section, "url", |text| Ok((address::url(text)?, text.to_owned())));
+    let method = reader.parsed(section, "method", method);
+    let host = reader.parsed(section, "host", host);
+    let headers = section.find("headers").map(|node| headers(reader, node)).unwrap_or_default();
+    let (Url { target, host: default, path }, url) = url?;
+    Some(HttpRequest { url, target, method: method?, host: host.unwrap_or(default), headers, path })
 }
 
+/// All methods are safe (RFC 9110, 9.2.1): a probe is repeated and must change nothing.
 fn method(text: &str) -> Result<HttpMethod, Refused> {
-    if let Some((_, method)) = METHODS.iter().find(|(name, _)| *name == text) {
-        return Ok(*method);
+    if let Some(method) = HttpMethod::of_word(text) {
+        return Ok(method);
     }
-    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
-    let upper = text.to_ascii_uppercase();
+    let (names, upper) = (HttpMethod::WORDS, text.to_ascii_uppercase());
     if names.contains(&upper.as_str()) {
         return refuse_help(
             format!("`method` can't be {}: methods are written in capitals", quoted(text)),
@@ -64,10 +56,10 @@ fn method(text: &str) -> Result<HttpMethod, Refused> {
     if UNSAFE.contains(&upper.as_str()) {
         return refuse_help(
             format!("`method` can't be {}: a probe is repeated and must change nothing", quoted(text)),
-            format!("use {}, or let curl do it: `[healthcheck.command]`", any_of(&names)),
+            format!("use {}, or let curl do it: `[healthcheck.command]`", any_of(names)),
         );
     }
-    refuse_help(format!("`method` can't be {}", quoted(text)), format!("it can be {}", any_of(&names)))
+    refuse_help(format!("`method` can't be {}", quoted(text)), format!("it can be {}", any_of(names)))
 }
 
 /// The value of the `Host` field: a host with an optional port (RFC 9110, 7.2).
@@ -95,22 +87,23 @@ fn host(text: &str) -> Result<String, Refused> {
 
 fn headers(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(String, String)> {
     let mut headers: Vec<(String, String)> = Vec::new();
-    let Some(table) = reader.table("healthcheck.http.headers", node) else { return headers };
     let mut total = 0;
-    for (name, span, node) in &table.entries {
+    for (name, span, node) in reader.map("healthcheck.http.headers", node).unwrap_or_default() {
         let other = headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
         if let Err(Refused { message, help }) = field_name(name, other.map(|(other, _)| other.as_str())) {
-            reader.error(Error { message, span: Some(span.clone()), help });
+            reader.error(Error { message, span: Some(span), help });
             continue;
         }
         // This precedes rendering, so that no message about the type contains the value.
         let value = match node.get_ref() {
-            DeValue::String(_) => reader.parsed(&format!("headers.{name}"), node, |text| value(name, text)),
+            DeValue::String(_) => {
+                reader.parsed_string(&format!("headers.{name}"), node, |text| value(name, text))
+            }
             _ => reader.string(&format!("headers.{name}"), node),
         };
         if let Some(value) = value {
             total += name.len() + value.len();
-            headers.push(((*name).to_owned(), value));
+            headers.push((name.to_owned(), value));
         }
     }
     if total > LONGEST_HEADERS {

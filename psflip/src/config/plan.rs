@@ -2,10 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::listen::Listener;
+use super::listener::{ListenAddress, Listener, Options};
+use super::words::{Word as _, words};
 use crate::signal::Signal;
 
 /// The configuration of one generation: every template is rendered, every value is valid.
@@ -95,6 +96,8 @@ pub enum Orphans {
     /// They keep running.
     Leave,
 }
+
+words!(Orphans { "kill" => Self::Kill, "leave" => Self::Leave });
 
 /// The health check; exactly one kind (contract H1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,15 +211,13 @@ pub enum HttpMethod {
     Options,
 }
 
+words!(HttpMethod { "GET" => Self::Get, "HEAD" => Self::Head, "OPTIONS" => Self::Options });
+
 impl HttpMethod {
     /// As written in a request and in a configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Options => "OPTIONS",
-        }
+        self.word()
     }
 }
 
@@ -278,6 +279,44 @@ pub enum Control {
     Off,
 }
 
+/// How many clients of the control socket may wait to be accepted.
+const CONTROL_BACKLOG: u32 = 64;
+
+impl Control {
+    /// The path of the control socket. By default it is derived from `pidfile`, that of the same
+    /// configuration.
+    #[must_use]
+    pub fn path(&self, pidfile: Option<&Path>) -> Option<PathBuf> {
+        match self {
+            Self::At(path) | Self::Runtime(path) => Some(path.clone()),
+            Self::Off => None,
+            Self::Default => {
+                // The suffix is appended, not replaced: many programs have a socket `app.sock` next to a
+                // pidfile `app.pid`.
+                let mut path = pidfile?.as_os_str().to_owned();
+                path.push(".sock");
+                // A leading `@` would name an abstract socket.
+                let path = PathBuf::from(path);
+                let is_abstract = path.as_os_str().as_encoded_bytes().starts_with(b"@");
+                Some(if is_abstract { Path::new(".").join(path) } else { path })
+            }
+        }
+    }
+
+    /// The control socket as a listener that psflip keeps for all generations.
+    #[must_use]
+    pub fn listener(&self, pidfile: Option<&Path>) -> Option<Listener> {
+        let address = ListenAddress::Unix(self.path(pidfile)?);
+        let options = Options {
+            mode: Some(0o600),
+            backlog: CONTROL_BACKLOG,
+            nonblock: Some(true),
+            ..Options::default()
+        };
+        Some(Listener { address, name: "control".to_owned(), protocols: Vec::new(), options })
+    }
+}
+
 /// `[log]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -300,31 +339,17 @@ pub enum LogFormat {
     Journald,
 }
 
-/// The slot of a generation: `a` in the first one, then alternating with every promotion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Slot {
-    /// The first generation's slot.
-    A,
-    /// The second generation's slot.
-    B,
-}
+words!(LogFormat {
+    "auto" => Self::Auto,
+    "text" => Self::Text,
+    "json" => Self::Json,
+    "journald" => Self::Journald,
+});
 
-impl Slot {
-    /// `a` or `b`, as in `PSFLIP_SLOT`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::A => "a",
-            Self::B => "b",
-        }
-    }
-
-    /// The slot of the next generation.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
-}
+words!(tracing::Level {
+    "error" => Self::ERROR,
+    "warn" => Self::WARN,
+    "info" => Self::INFO,
+    "debug" => Self::DEBUG,
+    "trace" => Self::TRACE,
+});

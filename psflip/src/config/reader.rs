@@ -1,35 +1,15 @@
-//! Reads typed values out of the TOML tree. Every error is collected with its place, and reading continues
-//! after it.
+//! Reads tables and strings out of the TOML tree (`values.rs` reads the values of keys). Every error is
+//! collected with its place, and reading continues after it.
 
-use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::ops::Range;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
-use super::error::{Error, all_of, any_of, meant, nearest, quoted};
-use super::scalar::{self, Refused};
-use super::template::{LONGEST, Local, Templates, is_template};
-
-/// A value in the tree.
-pub(super) type Node<'t> = &'t Spanned<DeValue<'t>>;
-
-/// The keys and values of a table, in the order of the file.
-pub(super) struct Section<'t> {
-    /// Its name in messages: `[upgrade]`; empty for the file itself.
-    pub(super) name: String,
-    pub(super) entries: Vec<(&'t str, Range<usize>, Node<'t>)>,
-}
-
-impl<'t> Section<'t> {
-    pub(super) fn new(name: impl Into<String>, table: &'t DeTable<'t>) -> Self {
-        let mut entries: Vec<_> =
-            table.iter().map(|(key, value)| (&**key.get_ref(), key.span(), value)).collect();
-        entries.sort_by_key(|(_, span, _)| span.start);
-        Self { name: name.into(), entries }
-    }
-}
+use super::error::{Error, all_of, any_of, meant, misplaced, quoted};
+use super::keys::{Kind, TOP, Table};
+use super::scalar::Refused;
+use super::section::{Entries, Node, Section, entries};
+use super::template::{Templates, is_template};
 
 /// Keys that a later version has. The message says so instead of suggesting another key.
 const LATER: &[(&str, &[&str])] = &[("", &["proxy"])];
@@ -46,14 +26,6 @@ pub(super) struct Reader<'a> {
 /// How many errors are kept. They are shown in the order of the file, which is not the order in which they
 /// are found.
 const MOST_KEPT: usize = 1000;
-
-/// Whether a duration may be zero.
-#[derive(Clone, Copy)]
-pub(super) enum Zero {
-    Allowed,
-    /// With the reason.
-    Refused(&'static str),
-}
 
 impl<'a> Reader<'a> {
     pub(super) fn new(text: &'a str, templates: Templates<'a>) -> Self {
@@ -79,43 +51,64 @@ impl<'a> Reader<'a> {
         (self.errors, self.dropped)
     }
 
-    fn refused(&mut self, node: Node<'_>, refused: Refused) {
+    /// A value as it is written in the file.
+    pub(super) fn written(&self, node: Node<'_>) -> &'a str {
+        self.text.get(node.span()).unwrap_or_default()
+    }
+
+    /// Adds an error about a value.
+    pub(super) fn refused(&mut self, node: Node<'_>, refused: Refused) {
         self.error(Error { message: refused.message, span: Some(node.span()), help: refused.help });
     }
 
-    /// Adds an error about a key that does not exist.
-    pub(super) fn unknown(
-        &mut self,
-        section: &Section<'_>,
-        key: &str,
-        span: &Range<usize>,
-        allowed: &[&str],
-    ) {
-        let place = if section.name.is_empty() { String::new() } else { format!(" in `{}`", section.name) };
-        let error = Error::at(span.clone(), format!("unknown key {}{place}", quoted(key)));
-        let later = LATER.iter().any(|(name, keys)| *name == section.name && keys.contains(&key));
-        let help = if later {
-            format!("this version of psflip doesn't have `{key}` yet")
-        } else if let Some(near) = meant(key, allowed) {
-            format!("did you mean `{near}`?")
-        } else if !section.name.is_empty() && super::build::TOP.contains(&key) {
-            if matches!(key, "cmd" | "workdir" | "pidfile" | "quiet") {
-                format!("`{key}` belongs to no table: move it above the first `[table]` line")
-            } else {
-                format!("`[{key}]` is a table of its own")
+    /// Adds an error about each key that the table does not have.
+    pub(super) fn refuse_unknown(&mut self, section: &Section<'_>) {
+        for (name, span, _) in &section.entries {
+            if section.table.key(name).is_none() {
+                self.unknown(section.table, name, span);
             }
-        } else if let Some((key, homes)) = super::build::homes(key) {
+        }
+    }
+
+    fn unknown(&mut self, table: &Table, name: &str, span: &Range<usize>) {
+        let title = table.title;
+        let place = if title.is_empty() { String::new() } else { format!(" in `{title}`") };
+        let error = Error::at(span.clone(), format!("unknown key {}{place}", quoted(name)));
+        let allowed = table.names();
+        let later = LATER.iter().any(|(other, keys)| *other == title && keys.contains(&name));
+        let help = if later {
+            format!("this version of psflip doesn't have `{name}` yet")
+        } else if let Some(near) = meant(name, &allowed) {
+            format!("did you mean `{near}`?")
+        } else if !title.is_empty()
+            && let Some(key) = TOP.key(name)
+        {
+            match key.kind {
+                Kind::Table(_) | Kind::One(_) | Kind::Many(..) | Kind::Map(_) | Kind::Signals => {
+                    format!("`[{name}]` is a table of its own")
+                }
+                _ => format!("`{name}` belongs to no table: move it above the first `[table]` line"),
+            }
+        } else if let Some((key, homes)) = homes(name) {
             format!("`{key}` belongs to {}", any_of(&homes))
         } else {
-            format!("here {} can be set", all_of(allowed))
+            format!("here {} can be set", all_of(&allowed))
         };
         self.error(error.help(help));
     }
 
-    /// A table.
-    pub(super) fn table<'t>(&mut self, name: &str, node: Node<'t>) -> Option<Section<'t>> {
+    /// A table with fixed keys; other keys are errors.
+    pub(super) fn section<'t>(&mut self, table: &'static Table, node: Node<'t>) -> Option<Section<'t>> {
+        let entries = self.map(table.title.trim_matches(['[', ']']), node)?;
+        let section = Section { table, entries, span: Some(node.span()) };
+        self.refuse_unknown(&section);
+        Some(section)
+    }
+
+    /// A table with any keys; `name` is its dotted name.
+    pub(super) fn map<'t>(&mut self, name: &str, node: Node<'t>) -> Option<Entries<'t>> {
         if let DeValue::Table(table) = node.get_ref() {
-            return Some(Section::new(format!("[{name}]"), table));
+            return Some(entries(table));
         }
         let message = if matches!(node.get_ref(), DeValue::Array(array) if array.iter().any(|item| item.get_ref().is_table()))
         {
@@ -133,21 +126,39 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Reads a local: renders it, and makes it known to the templates that follow.
-    pub(super) fn local(&mut self, name: &str, node: Node<'_>) {
-        let value = match node.get_ref() {
-            DeValue::String(_) => self.string(&format!("locals.{name}"), node),
-            _ => {
-                self.wrong_type(node, &format!("the local {} must be a string", quoted(name)), None);
-                None
-            }
-        };
-        self.templates.set_local(name, value.map_or(Local::Broken, Local::Rendered));
+    /// Adds an error if a required key is missing. `help`: how to write it.
+    pub(super) fn require(&mut self, section: &Section<'_>, name: &str, help: &str) {
+        if section.find(name).is_none() && !section.is_misspelled(name) {
+            let message = format!("`{name}` is missing in `{}`", section.table.title);
+            self.error(Error { message, span: section.span.clone(), help: Some(help.to_owned()) });
+        }
     }
 
-    /// Declares the names of all locals before the first is rendered.
-    pub(super) fn announce(&mut self, section: &Section<'_>) {
-        self.templates.announce(section.entries.iter().map(|(name, ..)| (*name).to_owned()));
+    /// Reads `[locals]`: renders each, and makes it known to the templates that follow.
+    pub(super) fn locals(&mut self, node: Node<'_>) {
+        let Some(locals) = self.map("locals", node) else { return };
+        // The names of all are known before the first is rendered.
+        self.templates.announce(locals.iter().map(|(name, ..)| (*name).to_owned()));
+        for (name, _, node) in &locals {
+            let value = match node.get_ref() {
+                DeValue::String(_) => self.string(&format!("locals.{name}"), node),
+                _ => {
+                    self.wrong_type(node, &format!("the local {} must be a string", quoted(name)), None);
+                    None
+                }
+            };
+            self.templates.set_local(name, value);
+        }
+    }
+
+    /// Whether `name` is valid before the `=` of an environment variable; adds an error if not.
+    pub(super) fn is_name(&mut self, name: &str, span: &Range<usize>, of: &str) -> bool {
+        if !name.is_empty() && !name.contains(['=', '\0']) {
+            return true;
+        }
+        let reason = if name.is_empty() { "it is empty" } else { "it has a `=` or a NUL character in it" };
+        self.error(Error::at(span.clone(), format!("{} is no name of {of}: {reason}", quoted(name))));
+        false
     }
 
     /// A rendered string.
@@ -186,8 +197,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds an error about a wrong type where a string is required; `hint` replaces the quoted value.
-    fn wrong_type(&mut self, node: Node<'_>, message: &str, hint: Option<String>) {
-        let written = self.text.get(node.span()).unwrap_or_default();
+    pub(super) fn wrong_type(&mut self, node: Node<'_>, message: &str, hint: Option<String>) {
+        let written = self.written(node);
         let scalar = !matches!(node.get_ref(), DeValue::Array(_) | DeValue::Table(_) | DeValue::String(_));
         let quote = || (scalar && written.len() < 60).then(|| format!("did you mean `\"{written}\"`?"));
         let help = hint.or_else(quote);
@@ -200,9 +211,9 @@ impl<'a> Reader<'a> {
 
     /// Adds an error about a variable whose value is neither a string nor `false`.
     pub(super) fn variable_type(&mut self, name: &str, node: Node<'_>) {
-        let hint = super::build::TOP
-            .contains(&name)
-            .then(|| format!("if you mean psflip's own `{name}`: move it above the first `[table]` line"));
+        let hint = TOP
+            .key(name)
+            .map(|_| format!("if you mean psflip's own `{name}`: move it above the first `[table]` line"));
         let message = format!("the variable {} must be a string, or `false` to remove it", quoted(name));
         self.wrong_type(node, &message, hint);
     }
@@ -214,7 +225,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string that `parse` accepts.
-    pub(super) fn parsed<T>(
+    pub(super) fn parsed_string<T>(
         &mut self,
         key: &str,
         node: Node<'_>,
@@ -232,188 +243,6 @@ impl<'a> Reader<'a> {
             }
         }
     }
-
-    /// A duration (contract X3).
-    pub(super) fn duration(&mut self, key: &str, node: Node<'_>, zero: Zero) -> Option<Duration> {
-        let written = self.text.get(node.span()).unwrap_or_default();
-        let duration = match node.get_ref() {
-            DeValue::Integer(_) | DeValue::Float(_) => {
-                let error = Error::at(node.span(), format!("the duration {} has no unit", quoted(written)));
-                let digits = written.replace('_', "");
-                self.error(error.help(match zero {
-                    Zero::Refused(reason) if digits == "0" => {
-                        format!("`{key}` can't be zero at all: {reason}")
-                    }
-                    _ => scalar::unit_hint(&digits, "\""),
-                }));
-                return None;
-            }
-            DeValue::String(_) => self.parsed(key, node, scalar::duration)?,
-            _ => {
-                let hint = Some("for example `\"10s\"`".to_owned());
-                self.wrong_type(node, &format!("`{key}` must be a duration"), hint);
-                return None;
-            }
-        };
-        if let (true, Zero::Refused(reason)) = (duration.is_zero(), zero) {
-            self.error(Error::at(node.span(), format!("`{key}` can't be zero: {reason}")));
-            return None;
-        }
-        Some(duration)
-    }
-
-    /// A signal, read by `parse`.
-    pub(super) fn signal(
-        &mut self,
-        key: &str,
-        node: Node<'_>,
-        parse: impl FnOnce(&str) -> Result<crate::signal::Signal, Refused>,
-    ) -> Option<crate::signal::Signal> {
-        if let DeValue::Integer(number) = node.get_ref() {
-            let number = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
-            self.refused(node, scalar::signal_number(number));
-            return None;
-        }
-        self.parsed(key, node, parse)
-    }
-
-    /// `true` or `false`.
-    pub(super) fn boolean(&mut self, key: &str, node: Node<'_>) -> Option<bool> {
-        if let DeValue::Boolean(value) = node.get_ref() {
-            return Some(*value);
-        }
-        let hint = match node.get_ref() {
-            DeValue::String(text) if matches!(&**text, "true" | "false") => {
-                format!("write `{text}` without quotes")
-            }
-            DeValue::String(text) if is_template(text) => {
-                format!("`{key}` takes no template: write `true` or `false`")
-            }
-            _ => "write `true` or `false`".to_owned(),
-        };
-        self.wrong_type(node, &format!("`{key}` must be `true` or `false`"), Some(hint));
-        None
-    }
-
-    /// A whole number of at least 1.
-    pub(super) fn count(&mut self, key: &str, node: Node<'_>) -> Option<u32> {
-        self.whole(key, node, 1..=1000)
-    }
-
-    /// A whole number in this range.
-    pub(super) fn whole(&mut self, key: &str, node: Node<'_>, range: RangeInclusive<u32>) -> Option<u32> {
-        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
-        let DeValue::Integer(number) = node.get_ref() else {
-            let number = node.get_ref().as_str().is_some_and(|text| text.parse::<u32>().is_ok());
-            let hint = number.then(|| "write it without quotes: `2`".to_owned());
-            self.wrong_type(node, &format!("`{key}` must be {allowed}"), hint);
-            return None;
-        };
-        let value =
-            u32::from_str_radix(number.as_str(), number.radix()).ok().filter(|value| range.contains(value));
-        if value.is_none() {
-            let written = quoted(self.text.get(node.span()).unwrap_or_default());
-            self.error(Error::at(node.span(), format!("`{key}` must be {allowed}, not {written}")));
-        }
-        value
-    }
-
-    /// One of a few words.
-    pub(super) fn word<T: Copy>(&mut self, key: &str, node: Node<'_>, words: &[(&str, T)]) -> Option<T> {
-        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-        self.parsed(key, node, |text| match words.iter().find(|(name, _)| *name == text) {
-            Some((_, value)) => Ok(*value),
-            None => Err(Refused {
-                message: format!("`{key}` can't be {}", quoted(text)),
-                help: Some(match nearest(text, &names) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("it can be {}", any_of(&names)),
-                }),
-            }),
-        })
-    }
-
-    /// A path that is not empty.
-    pub(super) fn path(&mut self, key: &str, node: Node<'_>) -> Option<PathBuf> {
-        self.parsed(key, node, |text| {
-            if text.is_empty() {
-                scalar::refuse_help(format!("`{key}` is empty"), "write a path, or leave the key out")
-            } else if text.len() > 4095 {
-                scalar::refuse_help(
-                    format!("the path in `{key}` has {} bytes", text.len()),
-                    "the kernel allows at most 4095",
-                )
-            } else {
-                Ok(PathBuf::from(text))
-            }
-        })
-    }
-
-    /// An argv.
-    pub(super) fn argv(&mut self, key: &str, node: Node<'_>) -> Option<Vec<String>> {
-        let example = "one string per argument, without a shell: `[\"./server\", \"--port\", \"8080\"]`";
-        let items = match node.get_ref() {
-            DeValue::Array(items) => items,
-            DeValue::String(text) => {
-                self.error(
-                    Error::at(node.span(), format!("`{key}` must be an array of strings, not one string"))
-                        .help(array_hint(text)),
-                );
-                return None;
-            }
-            _ => {
-                self.wrong_type(
-                    node,
-                    &format!("`{key}` must be an array of strings"),
-                    Some(example.to_owned()),
-                );
-                return None;
-            }
-        };
-        if items.is_empty() {
-            self.error(Error::at(node.span(), format!("`{key}` is empty")).help(example));
-            return None;
-        }
-        let mut argv = Vec::with_capacity(items.len());
-        let mut total = 0;
-        for item in items.iter() {
-            if !item.get_ref().is_str() {
-                self.wrong_type(item, &format!("every argument in `{key}` must be a string"), None);
-                continue;
-            }
-            let Some(argument) = self.string(key, item) else { continue };
-            if argument.is_empty() && argv.is_empty() && item.span() == items[0].span() {
-                self.error(Error::at(
-                    item.span(),
-                    format!("the first string of `{key}`, the program, is empty"),
-                ));
-            }
-            total += argument.len();
-            argv.push(argument);
-        }
-        if total > 16 * LONGEST {
-            self.error(
-                Error::at(node.span(), format!("the arguments in `{key}` have {total} bytes together"))
-                    .help(format!("at most {} are allowed", 16 * LONGEST)),
-            );
-            return None;
-        }
-        (argv.len() == items.len()).then_some(argv)
-    }
-}
-
-/// How to write a command line as an array.
-fn array_hint(text: &str) -> String {
-    let simple = !text.is_empty()
-        && text.len() <= 60
-        && text.chars().all(|c| c.is_alphanumeric() || " ./_-=:,@%+".contains(c));
-    if simple {
-        let words: Vec<String> = text.split_whitespace().map(|word| format!("\"{word}\"")).collect();
-        return format!("there is no shell, so write one string per argument: `[{}]`", words.join(", "));
-    }
-    "there is no shell, so write one string per argument: `[\"./server\", \"--port\", \"8080\"]`; \
-     if you need a shell: `[\"sh\", \"-c\", \"…\"]`"
-        .to_owned()
 }
 
 /// The type of a value, with its article.
@@ -428,4 +257,13 @@ pub(super) fn a(node: Node<'_>) -> &'static str {
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
     }
+}
+
+/// The key of another table that the user probably meant by `wrong`, and the tables it belongs to.
+fn homes(wrong: &str) -> Option<(String, Vec<&'static str>)> {
+    let tables = TOP.below();
+    let names = tables.iter().flat_map(|table| table.keys).map(|key| key.name);
+    let key = misplaced(wrong, names.filter(|name| *name != "cmd"))?;
+    let homes = tables.iter().filter(|table| table.key(&key).is_some()).map(|table| table.title);
+    Some((key.clone(), homes.take(3).collect()))
 }

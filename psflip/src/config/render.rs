@@ -5,9 +5,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::listen::Listener;
-use super::plan::{Control, EnvChange, Health, Hooks, LogFormat, Orphans, Pace, Plan, Symlink};
+use super::listener::Listener;
+use super::plan::{Control, EnvChange, Health, Hooks, Pace, Plan, Symlink};
 use super::scalar::spell;
+use super::words::Word as _;
 use crate::text::is_hidden;
 
 impl fmt::Display for Plan {
@@ -48,11 +49,7 @@ impl fmt::Display for Plan {
         writeln!(f, "delay = \"{}\"", spell(self.shutdown.delay))?;
         writeln!(f, "signal = \"{}\"", self.shutdown.signal)?;
         writeln!(f, "timeout = \"{}\"", spell(self.shutdown.timeout))?;
-        let orphans = match self.shutdown.orphans {
-            Orphans::Kill => "kill",
-            Orphans::Leave => "leave",
-        };
-        writeln!(f, "orphans = \"{orphans}\"")?;
+        writeln!(f, "orphans = \"{}\"", self.shutdown.orphans.word())?;
         health(f, &self.health)?;
         for one in &self.listeners {
             listener(f, one)?;
@@ -83,14 +80,8 @@ impl fmt::Display for Plan {
             }
         }
         writeln!(f, "\n[log]")?;
-        let format = match self.log.format {
-            LogFormat::Auto => "auto",
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-            LogFormat::Journald => "journald",
-        };
-        writeln!(f, "format = \"{format}\"")?;
-        writeln!(f, "level = \"{}\"", self.log.level.as_str().to_ascii_lowercase())
+        writeln!(f, "format = \"{}\"", self.log.format.word())?;
+        writeln!(f, "level = \"{}\"", self.log.level.word())
     }
 }
 

@@ -3,26 +3,26 @@
 use toml::de::DeValue;
 
 use super::error::{Error, quoted};
-use super::reader::{Node, Reader};
+use super::reader::Reader;
 use super::scalar::{self, Refused};
+use super::section::Node;
 use crate::signal::Signal;
 
 /// Reads the table: each received signal with the signal for the child, `None` for no signal. There are no
 /// duplicates.
 pub(super) fn signals(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(Signal, Option<Signal>)> {
     let mut rules: Vec<(Signal, Option<Signal>)> = Vec::new();
-    let Some(table) = reader.table("signals", node) else { return rules };
-    for (name, span, node) in &table.entries {
+    for (name, span, node) in reader.map("signals", node).unwrap_or_default() {
         let received = match scalar::received_signal(name) {
             Ok(signal) => signal,
             Err(Refused { message, help }) => {
-                reader.error(Error { message, span: Some(span.clone()), help });
+                reader.error(Error { message, span: Some(span), help });
                 continue;
             }
         };
         if rules.iter().any(|(other, _)| *other == received) {
             reader.error(
-                Error::at(span.clone(), format!("{} is there twice", quoted(&received.to_string())))
+                Error::at(span, format!("{} is there twice", quoted(&received.to_string())))
                     .help("names with and without `SIG` mean the same: keep one"),
             );
             continue;
@@ -48,7 +48,7 @@ pub(super) fn signals(reader: &mut Reader<'_>, node: Node<'_>) -> Vec<(Signal, O
                     text if stops => scalar::stopping_signal(text),
                     text => scalar::sent_signal(text),
                 };
-                reader.signal(&format!("signals.{name}"), node, read).map(Some)
+                reader.read_signal(&format!("signals.{name}"), node, read).map(Some)
             }
             _ => {
                 reader.signal_type(name, node);

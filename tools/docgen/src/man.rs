@@ -3,7 +3,7 @@
 use std::io;
 
 use clap_mangen::Man;
-use psflip::config::keys::{Default, HEALTHCHECKS, Key, Kind, TOP, Table};
+use psflip::config::keys::{Absent, HEALTHCHECKS, Key, Kind, TOP, Table};
 
 use crate::File;
 
@@ -149,29 +149,29 @@ const TEMPLATES: &[(&str, &str)] = &[
 ];
 
 fn section(title: &str, table: &Table) -> String {
-    let mut text = format!(".SH \"{}\"\n{}\n", escaped(title), sentence(table.about));
+    let mut text = format!(".SH \"{}\"\n{}\n", escaped(title), sentence(table.about()));
     for key in table.keys {
         if let Kind::Table(inner) = &key.kind
             && inner.title.starts_with("[switch.")
         {
-            text += &entry(key);
+            text += &entry(table, key);
             text += ".RS\n";
-            text += &inner.keys.iter().map(entry).collect::<String>();
+            text += &inner.keys.iter().map(|key| entry(inner, key)).collect::<String>();
             text += ".RE\n";
             continue;
         }
-        text += &entry(key);
+        text += &entry(table, key);
     }
     text
 }
 
 /// One key: its name, its type, what it means and what holds without it.
-fn entry(key: &Key) -> String {
-    let default = match &key.default {
-        Default::Required => " Required.".to_owned(),
-        Default::Nothing => String::new(),
-        Default::Is(value) => format!(" Default: `{value}`."),
-        Default::Told(words) => format!(" Default: {words}."),
+fn entry(table: &Table, key: &Key) -> String {
+    let default = match &key.absent {
+        Absent::Required => " Required.".to_owned(),
+        Absent::Nothing => String::new(),
+        Absent::Is(value) => format!(" Default: `{value}`."),
+        Absent::Described(words) => format!(" Default: {words}."),
     };
     let kind = match &key.kind {
         Kind::Text | Kind::Special(_) => "string",
@@ -196,7 +196,7 @@ fn entry(key: &Key) -> String {
     format!(
         ".TP\n\\fB{}\\fR ({kind})\n{}\n",
         escaped(key.name),
-        sentence(&format!("{}{words}{default}", key.about))
+        sentence(&format!("{}{words}{default}", table.meaning(key)))
     )
 }
 

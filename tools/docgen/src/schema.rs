@@ -1,6 +1,6 @@
 //! The JSON Schema (draft 2020-12) of a configuration, for editors: what can be known without rendering a template.
 
-use psflip::config::keys::{Default, Key, Kind, TOP, Table};
+use psflip::config::keys::{Absent, Key, Kind, TOP, Table, Zero};
 use serde_json::{Map, Value, json};
 
 /// What a string with a template in it looks like; its value isn't known.
@@ -22,16 +22,12 @@ pub(crate) fn schema() -> Value {
 
 fn table(table: &Table) -> Value {
     let properties: Map<String, Value> =
-        table.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect();
-    let required: Vec<&str> = table
-        .keys
-        .iter()
-        .filter(|key| matches!(key.default, Default::Required))
-        .map(|key| key.name)
-        .collect();
+        table.keys.iter().map(|key| (key.name.to_owned(), property(table, key))).collect();
+    let required: Vec<&str> =
+        table.keys.iter().filter(|key| matches!(key.absent, Absent::Required)).map(|key| key.name).collect();
     let mut schema = json!({
         "type": "object",
-        "description": table.about,
+        "description": table.about(),
         "additionalProperties": false,
         "properties": properties,
     });
@@ -41,10 +37,10 @@ fn table(table: &Table) -> Value {
     schema
 }
 
-fn property(key: &Key) -> Value {
+fn property(table: &Table, key: &Key) -> Value {
     let mut schema = value(&key.kind);
-    schema["description"] = json!(key.about);
-    if let Default::Is(text) = key.default
+    schema["description"] = json!(table.meaning(key));
+    if let Absent::Is(text) = key.absent
         && let Ok(value) = serde_json::from_str::<Value>(text)
     {
         schema["default"] = value;
@@ -72,7 +68,7 @@ fn value(kind: &Kind) -> Value {
             let mut schema = string("^(?:[0-9]+d)?(?:[0-9]+h)?(?:[0-9]+m)?(?:[0-9]+s)?(?:[0-9]+ms)?$");
             schema["minLength"] = json!(2);
             schema["examples"] = json!(["500ms", "10s", "1m30s"]);
-            if !zero {
+            if matches!(zero, Zero::Refused(_)) {
                 schema["not"] = json!({ "pattern": "^(?:0+[a-z]+)+$" });
             }
             schema

@@ -9,10 +9,11 @@ use jiff::fmt::strtime::{BrokenDownTime, Config, PosixCustom};
 use jiff::tz::TimeZone;
 use minijinja::Environment;
 
-use super::Slot;
-use super::error::{all_of, nearest, quoted};
-use super::file;
-use super::template::{Fault, LONGEST, Local, Store};
+use super::fault::{Fault, LONGEST};
+use super::store::{Local, Store};
+use crate::config::error::{all_of, nearest, quoted};
+use crate::config::file;
+use crate::config::generation::Slot;
 use crate::secrets;
 
 /// The names of all functions, for messages.

@@ -6,8 +6,9 @@
 //! of a configuration need neither long expressions nor lists.
 
 use minijinja::machinery::{Token, tokenize};
+use minijinja::syntax::SyntaxConfig;
 
-use super::template::Fault;
+use super::fault::Fault;
 
 /// The most tokens outside of plain text; nesting to that depth takes less than 1 MB of stack even in a debug
 /// build.
@@ -38,7 +39,7 @@ pub(super) fn inspect(template: &str) -> Result<(), Fault> {
     // For each open parenthesis, whether it holds the arguments of a call.
     let mut calls = Vec::new();
     let mut callable = false;
-    for token in tokenize(template, false, super::template::syntax()) {
+    for token in tokenize(template, false, syntax()) {
         // The parser reports this error: it gets no further than this point either.
         let Ok((token, span)) = token else { return Ok(()) };
         let range = span.start_offset as usize..span.end_offset as usize;
@@ -80,4 +81,9 @@ pub(super) fn inspect(template: &str) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// MiniJinja's usual delimiters. Unlike its default, a newline at the end of a value is kept.
+pub(super) fn syntax() -> SyntaxConfig {
+    SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
 }

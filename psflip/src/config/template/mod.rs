@@ -5,23 +5,21 @@
 //! functions use a shared store. A variable that is not in the store yet aborts the rendering; it is then
 //! fetched, and the value is rendered again.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fmt;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+pub(super) mod fault;
+mod functions;
+mod inspect;
+mod store;
 
-use minijinja::syntax::SyntaxConfig;
+use std::sync::Arc;
+
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
+use self::fault::{Fault, LONGEST, too_long};
+use self::inspect::{inspect, syntax};
+use self::store::{Local, Store};
 use super::error::{all_of, nearest, quoted};
-use super::functions;
-use super::inspect::inspect;
-use super::{Generation, Slot};
+use super::generation::Generation;
 
-/// The longest value, rendered or not; the kernel accepts arguments of at most 128 KiB.
-pub(super) const LONGEST: usize = 64 * 1024;
 /// MiniJinja's fuel for one value: one unit per instruction or per 64 bytes, so a value can produce about 3
 /// MB of text in total.
 const FUEL_OF_VALUE: u64 = 50_000;
@@ -29,77 +27,6 @@ const FUEL_OF_VALUE: u64 = 50_000;
 const FUEL_OF_FILE: u64 = 1_000_000;
 /// How many different variables the templates of one file may read.
 const MOST_VARIABLES: usize = 200;
-
-/// Why a value can't be rendered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) message: String,
-    pub(super) help: Option<String>,
-    /// Where in the template.
-    pub(super) range: Option<Range<usize>>,
-    /// The error follows from another one that is already reported.
-    pub(super) silent: bool,
-}
-
-impl Fault {
-    pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, range: None, silent: false }
-    }
-
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl From<Fault> for minijinja::Error {
-    fn from(fault: Fault) -> Self {
-        Self::new(ErrorKind::InvalidOperation, fault.message.clone()).with_source(fault)
-    }
-}
-
-/// A `[locals]` value.
-#[derive(Clone, Debug)]
-pub(super) enum Local {
-    Rendered(String),
-    /// It is defined later in the file.
-    Later,
-    /// Its own error is already reported.
-    Broken,
-}
-
-/// The data that the functions use.
-#[derive(Debug)]
-pub(super) struct Store {
-    pub(super) number: u64,
-    pub(super) slot: Slot,
-    pub(super) started: SystemTime,
-    changing: Mutex<Changing>,
-}
-
-/// The part that changes between two renderings.
-#[derive(Debug, Default)]
-pub(super) struct Changing {
-    pub(super) locals: BTreeMap<String, Local>,
-    pub(super) variables: BTreeMap<String, Option<OsString>>,
-    /// A variable that a function did not find in `variables`.
-    pub(super) wanted: Option<String>,
-}
-
-impl Store {
-    pub(super) fn changing(&self) -> MutexGuard<'_, Changing> {
-        // A panic elsewhere can't leave these maps half changed.
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Renders the values of one file.
 pub(super) struct Templates<'a> {
@@ -111,13 +38,7 @@ pub(super) struct Templates<'a> {
 
 impl<'a> Templates<'a> {
     pub(super) fn new(generation: &'a Generation<'a>) -> Self {
-        let store = Store {
-            number: generation.number,
-            slot: generation.slot,
-            started: generation.started,
-            changing: Mutex::default(),
-        };
-        Self { generation, store: Arc::new(store), environment: None, fuel: FUEL_OF_FILE }
+        Self { generation, store: Arc::new(Store::of(generation)), environment: None, fuel: FUEL_OF_FILE }
     }
 
     /// A variable of psflip's environment.
@@ -130,8 +51,9 @@ impl<'a> Templates<'a> {
         self.store.changing().locals.extend(names.map(|name| (name, Local::Later)));
     }
 
-    /// Sets a local for the values that follow.
-    pub(super) fn set_local(&self, name: &str, local: Local) {
+    /// Sets a local for the values that follow; `None`: its error is already reported.
+    pub(super) fn set_local(&self, name: &str, value: Option<String>) {
+        let local = value.map_or(Local::Broken, Local::Rendered);
         self.store.changing().locals.insert(name.to_owned(), local);
     }
 
@@ -201,16 +123,6 @@ fn environment(store: &Arc<Store>) -> Environment<'static> {
     environment.set_syntax(syntax());
     functions::register(&mut environment, store);
     environment
-}
-
-/// MiniJinja's usual delimiters. Unlike its default, a newline at the end of a value is kept.
-pub(super) fn syntax() -> SyntaxConfig {
-    SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
-}
-
-fn too_long(value: &str) -> Fault {
-    Fault::new(format!("the value is {} bytes long", value.len()))
-        .help(format!("at most {LONGEST} bytes are allowed"))
 }
 
 /// Translates MiniJinja's error into psflip's terms.

@@ -126,7 +126,7 @@ interval = "1s""#), @r#"
       |
     3 | interval = "1s"
       | ^^^^^^^^
-      = help: `interval` belongs to `[healthcheck.command]`, `[healthcheck.tcp]` or `[healthcheck.unix]`
+      = help: `interval` belongs to `[healthcheck.command]`, `[healthcheck.docker]` or `[healthcheck.tcp]`
     "#);
 }
 

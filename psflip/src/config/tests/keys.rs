@@ -32,6 +32,20 @@ timout = "5s""#), @r#"
 }
 
 #[test]
+fn an_unknown_key_is_not_taken_for_a_far_one_of_another_table() {
+    // Contract: X1
+    assert_snapshot!(refused(r#"cmd = ["x"]
+[upgrade]
+for = "5s""#), @r#"
+    app.toml:3:1: unknown key `for` in `[upgrade]`
+      |
+    3 | for = "5s"
+      | ^^^
+      = help: here `signal` and `timeout` can be set
+    "#);
+}
+
+#[test]
 fn an_unknown_key_tells_what_there_is() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]

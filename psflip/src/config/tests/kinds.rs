@@ -217,7 +217,7 @@ exten = "1s""#), @r#"
       |
     3 | interval = "1s"
       | ^^^^^^^^
-      = help: `interval` belongs to `[healthcheck.command]`, `[healthcheck.tcp]` or `[healthcheck.unix]`
+      = help: `interval` belongs to `[healthcheck.command]`, `[healthcheck.docker]` or `[healthcheck.tcp]`
 
     app.toml:4:10: the duration `60` has no unit
       |

@@ -1,0 +1,53 @@
+//! The data that the functions of templates use.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::config::generation::{Generation, Slot};
+
+/// A `[locals]` value.
+#[derive(Clone, Debug)]
+pub(super) enum Local {
+    Rendered(String),
+    /// It is defined later in the file.
+    Later,
+    /// Its own error is already reported.
+    Broken,
+}
+
+/// The data that the functions use.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) number: u64,
+    pub(super) slot: Slot,
+    pub(super) started: SystemTime,
+    changing: Mutex<Changing>,
+}
+
+/// The part that changes between two renderings.
+#[derive(Debug, Default)]
+pub(super) struct Changing {
+    pub(super) locals: BTreeMap<String, Local>,
+    pub(super) variables: BTreeMap<String, Option<OsString>>,
+    /// A variable that a function did not find in `variables`.
+    pub(super) wanted: Option<String>,
+}
+
+impl Store {
+    /// What templates see of this generation.
+    pub(super) fn of(generation: &Generation<'_>) -> Self {
+        Self {
+            number: generation.number,
+            slot: generation.slot,
+            started: generation.started,
+            changing: Mutex::default(),
+        }
+    }
+
+    pub(super) fn changing(&self) -> MutexGuard<'_, Changing> {
+        // A panic elsewhere can't leave these maps half changed.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
