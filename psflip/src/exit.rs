@@ -15,7 +15,7 @@ pub const LEFT_TO_DO: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The configuration is invalid (`EX_CONFIG` of sysexits.h).
 pub const CONFIG: u8 = 78;
-/// The child was not healthy within `upgrade.timeout` (as timeout(1) does).
+/// The child was not healthy within `upgrade.timeout` (as timeout(1) does), or can't become healthy at all.
 pub const NOT_HEALTHY: u8 = 124;
 /// Any other failure of psflip's own (as env(1), nohup(1) and timeout(1) do).
 pub const FAILURE: u8 = 125;
@@ -35,12 +35,13 @@ pub fn end_for(outcome: Outcome) -> End {
             Failure::Start(StartFailure::NotExecutable) => End::Exited(NOT_EXECUTABLE),
             Failure::EndedEarly(End::Exited(0)) => End::Exited(ENDED_TOO_EARLY),
             Failure::EndedEarly(end) => end,
-            Failure::NotHealthy => End::Exited(NOT_HEALTHY),
+            Failure::NotHealthy | Failure::NeverHealthy => End::Exited(NOT_HEALTHY),
             Failure::Start(StartFailure::Other)
             | Failure::Hook
             | Failure::Switch
             | Failure::Pidfile
             | Failure::Aborted
+            | Failure::ReadyNotSent
             | Failure::Silence => End::Exited(FAILURE),
         },
     }
@@ -68,10 +69,11 @@ mod tests {
         assert_eq!(code(Failure::Start(StartFailure::NotExecutable)), 126);
         assert_eq!(code(Failure::Start(StartFailure::Other)), 125);
         assert_eq!(code(Failure::NotHealthy), 124);
+        assert_eq!(code(Failure::NeverHealthy), 124);
         assert_eq!(code(Failure::EndedEarly(End::Exited(0))), 1);
         assert_eq!(code(Failure::EndedEarly(End::Exited(3))), 3);
         assert_eq!(code(Failure::EndedEarly(End::Killed(Signal::TERM))), 143);
-        for failure in [Failure::Pidfile, Failure::Aborted, Failure::Silence] {
+        for failure in [Failure::Pidfile, Failure::Aborted, Failure::ReadyNotSent, Failure::Silence] {
             assert_eq!(code(failure), 125);
         }
     }

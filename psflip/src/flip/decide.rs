@@ -1,13 +1,13 @@
 //! The decision: one function for each phase. Every function names every event, so that the compiler reports
 //! a new event that is not handled.
 
-use super::drain::{awaiting_predecessor, child_ended, draining, end_orphans, exit};
+use super::drain::{awaiting_predecessor, child_ended, draining};
 use super::effect::{Effect, Hook, News};
 use super::event::{ChildSignal, Event};
 use super::state::{
-    Child, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Successor,
-    Timer,
+    Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Timer,
 };
+use super::upgrade::{start_upgrade, upgrading};
 
 /// A new generation, and its first effects.
 #[must_use]
@@ -73,6 +73,8 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             effects
         }
         Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
+        Event::ChildNeverHealthy if stopping => Vec::new(),
+        Event::ChildNeverHealthy => fail(state, predecessor, Failure::NeverHealthy, ChildSignal::Send),
         Event::TimedOut(Timer::Grace) if stopping => {
             state.phase = Phase::Starting { predecessor, stopping: false };
             vec![Tell(News::StopIgnored), Arm(Timer::Healthy), StartProbing]
@@ -100,6 +102,7 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         | Event::TimedOut(
             Timer::Acknowledgement
             | Timer::Successor
+            | Timer::SuccessorKill
             | Timer::Predecessor
             | Timer::Delay
             | Timer::Grace
@@ -111,6 +114,7 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
+        | Event::ReadyNotSent
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::RequestPassedOn
@@ -118,6 +122,7 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::SuccessorNotStarted
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -197,9 +202,11 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     }
                     Failure::Start(_)
                     | Failure::NotHealthy
+                    | Failure::NeverHealthy
                     | Failure::Hook
                     | Failure::Switch
                     | Failure::Pidfile
+                    | Failure::ReadyNotSent
                     | Failure::Silence => fail(state, predecessor, cause, ChildSignal::Send),
                 }));
                 effects
@@ -259,6 +266,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         Event::TimedOut(Timer::Acknowledgement) if step == Promotion::Told => {
             withdraw(state, predecessor, Failure::Silence)
         }
+        Event::ReadyNotSent if step == Promotion::Told => withdraw(state, predecessor, Failure::ReadyNotSent),
         Event::Aborted => {
             let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
             if step == Promotion::RunningHook {
@@ -288,15 +296,18 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
+        | Event::ReadyNotSent
         | Event::Acknowledged { .. }
         | Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
+        | Event::ChildNeverHealthy
         | Event::TreeGone
         | Event::TimedOut(
             Timer::Healthy
             | Timer::Acknowledgement
             | Timer::Successor
+            | Timer::SuccessorKill
             | Timer::Predecessor
             | Timer::Delay
             | Timer::Grace
@@ -306,6 +317,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::SuccessorNotStarted
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -347,11 +359,13 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
+        | Event::ChildNeverHealthy
         | Event::TreeGone
         | Event::TimedOut(
             Timer::Healthy
             | Timer::Acknowledgement
             | Timer::Successor
+            | Timer::SuccessorKill
             | Timer::Predecessor
             | Timer::Delay
             | Timer::Grace
@@ -363,6 +377,7 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
+        | Event::ReadyNotSent
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
@@ -371,106 +386,8 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::SuccessorNotStarted
         | Event::SuccessorGone => Vec::new(),
-    }
-}
-
-fn upgrading(
-    state: &mut State,
-    child: Child,
-    successor: Successor,
-    stopping: bool,
-    event: Event,
-) -> Vec<Effect> {
-    use Effect::{Arm, Disarm, Tell};
-    match event {
-        Event::SuccessorReady if successor == Successor::Comes => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Ready, stopping };
-            vec![Effect::Acknowledge { remembered: state.remembered }]
-        }
-        Event::Committed if successor == Successor::Ready => {
-            state.remembered = false; // passed on with the acknowledgement
-            let outcome = Outcome::Superseded;
-            let mut effects = vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Tell(News::Superseded)];
-            match child {
-                Child::Runs => {
-                    state.phase =
-                        Phase::Draining { step: Step::Delay, outcome, old_generation: OldGeneration::Gone };
-                    effects.push(Arm(Timer::Delay));
-                }
-                Child::Ended(_) => effects.extend(end_orphans(state, outcome, OldGeneration::Gone)),
-                Child::Gone(_) => effects.extend(exit(state, outcome)),
-            }
-            effects
-        }
-        Event::NotCommitted if successor == Successor::Ready => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping };
-            vec![Arm(Timer::Successor)]
-        }
-        Event::SuccessorGone => successor_gone(state, child, stopping),
-        Event::TimedOut(Timer::Successor) => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping };
-            vec![Effect::KillSuccessor]
-        }
-        Event::ChildEnded(end) if child == Child::Runs => {
-            state.phase = Phase::Upgrading { child: Child::Ended(end), successor, stopping };
-            let mut effects = vec![Disarm(Timer::Grace)];
-            // After a stop request the exit was requested. Without one, the upgrade is the recovery (contract
-            // F7).
-            effects.push(Tell(if stopping {
-                News::ChildEnded(end)
-            } else {
-                News::ChildEndedDuringUpgrade(end)
-            }));
-            effects
-        }
-        Event::TreeGone => {
-            if let Child::Ended(end) = child {
-                state.phase = Phase::Upgrading { child: Child::Gone(end), successor, stopping };
-            }
-            Vec::new()
-        }
-        Event::StopRequested(_) if stopping => Vec::new(),
-        Event::StopRequested(signal) => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping: true };
-            let mut effects = vec![Tell(News::Stopping), Effect::AbortSuccessor, Arm(Timer::Successor)];
-            if child == Child::Runs {
-                effects.push(Arm(Timer::Grace));
-                effects.extend(ask_child(signal));
-            }
-            effects
-        }
-        Event::TimedOut(Timer::Grace) if stopping && child == Child::Runs => {
-            state.phase = Phase::Upgrading { child, successor, stopping: false };
-            vec![Tell(News::StopIgnored)]
-        }
-        Event::UpgradeRequested | Event::RequestPassedBack => remember(state),
-        Event::ChildStarted
-        | Event::ChildNotStarted(_)
-        | Event::ChildHealthy
-        | Event::ChildEnded(_)
-        | Event::TimedOut(
-            Timer::Healthy
-            | Timer::Acknowledgement
-            | Timer::Predecessor
-            | Timer::Delay
-            | Timer::Grace
-            | Timer::Kill,
-        )
-        | Event::HookSucceeded
-        | Event::HookFailed
-        | Event::TrafficSwitched
-        | Event::TrafficRefused
-        | Event::PidfileTaken
-        | Event::PidfileRefused
-        | Event::Acknowledged { .. }
-        | Event::Withdrawn
-        | Event::Aborted
-        | Event::RequestPassedOn
-        | Event::PredecessorGone
-        | Event::SuccessorReady
-        | Event::Committed
-        | Event::NotCommitted => Vec::new(),
     }
 }
 
@@ -537,7 +454,7 @@ fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
     effects
 }
 
-fn remember(state: &mut State) -> Vec<Effect> {
+pub(super) fn remember(state: &mut State) -> Vec<Effect> {
     // Several requests are one upgrade, and one log line.
     if std::mem::replace(&mut state.remembered, true) {
         Vec::new()
@@ -547,38 +464,7 @@ fn remember(state: &mut State) -> Vec<Effect> {
 }
 
 /// Starts the queued upgrade, if it can start now.
-fn follow_remembered(state: &mut State) -> Vec<Effect> {
+pub(super) fn follow_remembered(state: &mut State) -> Vec<Effect> {
     let can = state.phase == Phase::Serving { predecessor_drains: false, stopping: false };
     if can && state.remembered { start_upgrade(state) } else { Vec::new() }
-}
-
-fn start_upgrade(state: &mut State) -> Vec<Effect> {
-    state.remembered = false;
-    state.phase = Phase::Upgrading { child: Child::Runs, successor: Successor::Comes, stopping: false };
-    vec![Effect::Tell(News::UpgradeStarted), Effect::Arm(Timer::Successor), Effect::StartSuccessor]
-}
-
-/// The upgrade failed (contract U8).
-fn successor_gone(state: &mut State, child: Child, stopping: bool) -> Vec<Effect> {
-    let mut effects = vec![Effect::Disarm(Timer::Successor), Effect::TakeBack];
-    let without_child = if stopping { News::UpgradeAborted } else { News::UpgradeFailedWithoutChild };
-    match child {
-        Child::Runs => {
-            state.phase = Phase::Serving { predecessor_drains: false, stopping };
-            effects.push(Effect::Tell(News::UpgradeFailed));
-            effects.push(Effect::RunHook(Hook::Failed));
-            effects.extend(follow_remembered(state));
-        }
-        Child::Ended(end) => {
-            effects.push(Effect::Tell(without_child));
-            effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(end_orphans(state, Outcome::Relay(end), OldGeneration::Gone));
-        }
-        Child::Gone(end) => {
-            effects.push(Effect::Tell(without_child));
-            effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(exit(state, Outcome::Relay(end)));
-        }
-    }
-    effects
 }

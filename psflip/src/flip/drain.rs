@@ -70,10 +70,12 @@ pub(super) fn draining(
         Event::StopRequested(_)
         | Event::ChildStarted
         | Event::ChildHealthy
+        | Event::ChildNeverHealthy
         | Event::TimedOut(
             Timer::Healthy
             | Timer::Acknowledgement
             | Timer::Successor
+            | Timer::SuccessorKill
             | Timer::Predecessor
             | Timer::Delay
             | Timer::Kill,
@@ -84,6 +86,7 @@ pub(super) fn draining(
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
+        | Event::ReadyNotSent
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
@@ -92,6 +95,7 @@ pub(super) fn draining(
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::SuccessorNotStarted
         | Event::SuccessorGone => Vec::new(),
     }
 }
@@ -129,12 +133,14 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
+        | Event::ChildNeverHealthy
         | Event::ChildEnded(_)
         | Event::TreeGone
         | Event::TimedOut(
             Timer::Healthy
             | Timer::Acknowledgement
             | Timer::Successor
+            | Timer::SuccessorKill
             | Timer::Delay
             | Timer::Grace
             | Timer::Kill,
@@ -145,6 +151,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
+        | Event::ReadyNotSent
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
@@ -152,6 +159,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
+        | Event::SuccessorNotStarted
         | Event::SuccessorGone => Vec::new(),
     }
 }

@@ -9,7 +9,8 @@ use crate::end::End;
 pub enum Effect {
     /// Start the child. The runtime answers with `ChildStarted` or `ChildNotStarted`.
     StartChild,
-    /// Start the health check. The runtime answers with `ChildHealthy` when the child is healthy.
+    /// Start the health check. The runtime answers with `ChildHealthy` when the child is healthy, and with
+    /// `ChildNeverHealthy` if it can't become healthy any more.
     StartProbing,
     /// Stop the health check.
     StopProbing,
@@ -38,7 +39,7 @@ pub enum Effect {
     TakeBack,
 
     /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
-    /// agrees.
+    /// agrees. The runtime answers with `ReadyNotSent` if it can't report.
     TellReady,
     /// Stop reading from the predecessor. The runtime answers with `Acknowledged` or `Withdrawn`.
     Withdraw,
@@ -49,7 +50,7 @@ pub enum Effect {
     /// before its promotion or while the predecessor drains.
     PassStopBack,
 
-    /// Start a successor. The runtime answers with `SuccessorGone` if that fails.
+    /// Start a successor. The runtime answers with `SuccessorNotStarted` if that fails.
     StartSuccessor,
     /// Acknowledge the successor. The runtime answers with `Committed` or `NotCommitted`.
     Acknowledge {
@@ -58,7 +59,8 @@ pub enum Effect {
     },
     /// Request the successor to give up.
     AbortSuccessor,
-    /// Kill the successor by SIGKILL.
+    /// Kill the successor by SIGKILL. The runtime answers with `SuccessorNotStarted` if no process of it is
+    /// known.
     KillSuccessor,
     /// Pass an upgrade request on to the successor.
     PassRequestOn,
@@ -106,6 +108,9 @@ pub enum News {
     /// The child did not exit within the grace time after a stop request, so psflip takes it that the child
     /// ignores the request. The service goes on.
     StopIgnored,
+    /// The successor survived SIGKILL: it hangs in the kernel, or psflip may not kill it. psflip leaves it
+    /// behind, but kills what is below it.
+    SuccessorLeftBehind,
     /// The child exited during an upgrade; the upgrade goes on (contract F7).
     ChildEndedDuringUpgrade(End),
     /// The child exited, as requested.

@@ -22,6 +22,8 @@ pub enum Event {
     ChildNotStarted(StartFailure),
     /// The health check found the child healthy.
     ChildHealthy,
+    /// The health check found that the child can't become healthy any more.
+    ChildNeverHealthy,
     /// The child has exited.
     ChildEnded(End),
     /// Nothing is left of the child's process tree.
@@ -47,6 +49,8 @@ pub enum Event {
     /// The pidfile could not be taken.
     PidfileRefused,
 
+    /// The predecessor could not be notified that this generation is ready, so no acknowledgement can come.
+    ReadyNotSent,
     /// The predecessor acknowledged: this generation is the service now.
     Acknowledged {
         /// The predecessor had a queued upgrade request; this generation takes it over (contract U7).
@@ -69,6 +73,8 @@ pub enum Event {
     NotCommitted,
     /// The successor failed, and passes back an upgrade request that it had received.
     RequestPassedBack,
-    /// The successor and its child are gone, or were never started.
+    /// The successor could not be started, or no process of it has reported itself in time.
+    SuccessorNotStarted,
+    /// The successor and its child are gone.
     SuccessorGone,
 }

@@ -32,6 +32,7 @@ pub mod job_control;
 mod queries;
 pub mod signals;
 mod state;
+mod upgrade;
 
 pub use decide::{begin, decide};
 pub use effect::{Effect, Hook, News};

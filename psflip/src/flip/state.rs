@@ -134,6 +134,8 @@ pub enum Successor {
     Ready,
     /// It will not be promoted any more; psflip waits for its exit.
     Ends,
+    /// It was late, and has been sent SIGKILL.
+    Killed,
 }
 
 /// The steps of the shutdown of a generation (contract U5, C8).
@@ -171,6 +173,8 @@ pub enum Failure {
     EndedEarly(End),
     /// The child was not healthy within `upgrade.timeout`.
     NotHealthy,
+    /// The health check found that the child can't become healthy any more.
+    NeverHealthy,
     /// `hooks.promote` failed.
     Hook,
     /// Traffic could not be switched to this generation's child.
@@ -179,6 +183,8 @@ pub enum Failure {
     Pidfile,
     /// A stop request, or the predecessor, aborted the upgrade.
     Aborted,
+    /// The predecessor could not be notified that this generation is ready.
+    ReadyNotSent,
     /// The predecessor did not answer.
     Silence,
 }
@@ -203,6 +209,8 @@ pub enum Timer {
     Acknowledgement,
     /// How long to wait for the next step of the successor.
     Successor,
+    /// How long to wait for the exit of a successor that got SIGKILL.
+    SuccessorKill,
     /// After a stop request: how long to wait for the next step of the predecessor, which drains.
     Predecessor,
     /// `shutdown.delay`.

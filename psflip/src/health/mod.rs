@@ -104,7 +104,6 @@ pub struct Checker {
     probe: Box<dyn Probe>,
     attempt: Option<Box<dyn Attempt>>,
     last_failure: Option<String>,
-    hopeless: bool,
 }
 
 /// One kind of health check.
@@ -179,7 +178,7 @@ impl Checker {
             Health::Notify { .. } => return None,
         };
         let pacing = Pacing::new(pace);
-        Some(Self { child, pacing, probe, attempt: None, last_failure: None, hopeless: false })
+        Some(Self { child, pacing, probe, attempt: None, last_failure: None })
     }
 
     /// Begins the check. Call it once, right after the child's exec and before anything else.
@@ -233,12 +232,6 @@ impl Checker {
         self.last_failure.as_deref()
     }
 
-    /// Whether it has returned [`Verdict::Never`].
-    #[must_use]
-    pub fn is_hopeless(&self) -> bool {
-        self.hopeless
-    }
-
     /// How many probes were begun.
     #[must_use]
     pub fn probes(&self) -> u32 {
@@ -280,7 +273,6 @@ impl Checker {
 
     fn give_up(&mut self, why: &str) -> Step {
         self.attempt = None;
-        self.hopeless = true;
         self.last_failure = Some(why.to_owned());
         self.pacing.give_up();
         Step { verdict: Verdict::Never, timer: Timer::Off }

@@ -482,11 +482,7 @@ impl Runtime {
         match step.verdict {
             health::Verdict::Open => {}
             health::Verdict::Healthy => self.queue.push_back(Event::ChildHealthy),
-            health::Verdict::Never => {
-                // Waiting any longer is useless.
-                self.timers.clear(Key::Flip(Timer::Healthy));
-                self.queue.push_back(Event::TimedOut(Timer::Healthy));
-            }
+            health::Verdict::Never => self.queue.push_back(Event::ChildNeverHealthy),
         }
     }
 }

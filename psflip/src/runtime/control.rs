@@ -204,6 +204,7 @@ impl Runtime {
             }
             News::RequestRemembered
             | News::Stopping
+            | News::SuccessorLeftBehind
             | News::ChildEndedDuringUpgrade(_)
             | News::ChildEnded(_)
             | News::ServiceDown(_)

@@ -179,6 +179,7 @@ impl Runtime {
             News::PredecessorDrained => self.say(Message::new().status(&status)),
             News::RequestRemembered
             | News::RequestRefused
+            | News::SuccessorLeftBehind
             | News::ChildEndedDuringUpgrade(_)
             | News::PredecessorLost
             | News::PredecessorLate

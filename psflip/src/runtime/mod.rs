@@ -142,6 +142,8 @@ struct Runtime {
     start_error: Option<String>,
     outage: outage::Outage,
     job_control: JobControl,
+    /// Processes that survived SIGKILL were left behind.
+    left_behind: bool,
     outcome: Option<Outcome>,
 }
 
@@ -275,6 +277,7 @@ impl Runtime {
             start_error: None,
             outage: outage::Outage::default(),
             job_control: JobControl::new(job),
+            left_behind: false,
             outcome: None,
         }
     }
@@ -335,9 +338,10 @@ impl Runtime {
         if self.plan.hooks.promote.is_empty() { Duration::ZERO } else { self.plan.hooks.timeout }
     }
 
-    /// How long this generation may take to stop its child and leftover processes.
+    /// How long this generation may take to stop its child and leftover processes: each gets
+    /// `shutdown.timeout`, and what survives SIGKILL is waited for once (contract U5).
     fn grace(&self) -> Duration {
-        2 * self.plan.shutdown.timeout + MARGIN
+        2 * self.plan.shutdown.timeout + KILL + MARGIN
     }
 
     /// Queues an event and handles it.
@@ -405,7 +409,11 @@ impl Runtime {
         // psflip doesn't kill processes that it was configured to leave alone, nor, as PID 1 of a container,
         // processes that it did not start.
         if self.plan.shutdown.orphans == Orphans::Kill && std::process::id() != 1 {
-            self.reaper.end_our_own();
+            if self.left_behind {
+                self.reaper.end_our_own_at_once();
+            } else {
+                self.reaper.end_our_own();
+            }
         }
         Ok(outcome)
     }
@@ -421,7 +429,7 @@ impl Runtime {
             Timer::Predecessor => self.predecessor_deadline(),
             Timer::Delay => self.plan.shutdown.delay,
             Timer::Grace => self.plan.shutdown.timeout,
-            Timer::Kill => KILL,
+            Timer::Kill | Timer::SuccessorKill => KILL,
         };
         self.managers_be_patient(time);
         if time.is_zero() {

@@ -248,7 +248,7 @@ impl Runtime {
         } else if *message == ToPredecessor::Ready && !is_gone(&error) {
             self.failure =
                 Some(format!("can't report to the old psflip that this generation is ready: {error}"));
-            self.queue.push_back(Event::TimedOut(Timer::Acknowledgement));
+            self.queue.push_back(Event::ReadyNotSent);
         }
     }
 
@@ -329,7 +329,7 @@ impl Runtime {
                 self.poller.forget(Token::Successor);
                 self.become_subreaper_again();
                 self.start_error = Some(format!("can't start a new psflip: {error}"));
-                self.queue.push_back(Event::SuccessorGone);
+                self.queue.push_back(Event::SuccessorNotStarted);
             }
         }
     }
@@ -397,7 +397,7 @@ impl Runtime {
                 let _ = process.send(Signal::KILL); // it may have exited
             }
             // It has not reported its pid. If it still starts, it exits on the `abort` that `let_go` sends.
-            None => self.queue.push_back(Event::SuccessorGone),
+            None => self.queue.push_back(Event::SuccessorNotStarted),
         }
     }
 }

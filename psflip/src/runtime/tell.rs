@@ -9,7 +9,7 @@ use crate::config::Health;
 use crate::control::protocol;
 use crate::control::server::{Interest, Then};
 use crate::flip::{Failure, News, Timer, UpgradeBlocked};
-use crate::handover::ToPredecessor;
+use crate::handover::{ToPredecessor, successor};
 use crate::process::keeper::Tree;
 use crate::secrets;
 use crate::sys::tree;
@@ -74,6 +74,7 @@ impl Runtime {
                 waited = ?self.plan.shutdown.timeout,
                 "the child did not exit on the stop request and keeps running; SIGKILL to psflip stops both at once"
             ),
+            News::SuccessorLeftBehind => self.leave_successor_behind(),
             News::ChildEndedDuringUpgrade(end) => {
                 self.service_may_be_down(end);
                 tracing::error!(child, %end, "the child exited during an upgrade; the new generation takes over when it is healthy");
@@ -117,11 +118,14 @@ impl Runtime {
                 waited = ?self.plan.shutdown.timeout,
                 "leftover processes of the child did not exit in time; killing them"
             ),
-            News::LeftBehind => tracing::error!(
-                child,
-                processes = self.survivors(),
-                "SIGKILL did not terminate all processes within {KILL:?}: they hang in the kernel, or psflip may not kill them; leaving them behind"
-            ),
+            News::LeftBehind => {
+                self.left_behind = true;
+                tracing::error!(
+                    child,
+                    processes = self.survivors(),
+                    "SIGKILL did not terminate all processes within {KILL:?}: they hang in the kernel, or psflip may not kill them; leaving them behind"
+                );
+            }
         }
     }
 
@@ -180,7 +184,6 @@ impl Runtime {
     }
 
     fn tell_failure(&mut self, failure: Failure) {
-        let hopeless = self.checker.as_ref().is_some_and(|CheckerSlot(checker)| checker.is_hopeless());
         let last_probe = match &self.checker {
             Some(CheckerSlot(checker)) => checker.last_failure().map(str::to_owned),
             None => self.last_probe_failure.take(),
@@ -188,14 +191,18 @@ impl Runtime {
         let probe = match (&self.readiness, failure) {
             (Some(notified), Failure::NotHealthy) => Some(notified.why_not_ready()),
             (Some(_), _) => self.last_words(),
-            (None, _) if hopeless => last_probe,
+            (None, Failure::NeverHealthy) => last_probe,
             (None, _) => last_probe.map(|probe| format!("last probe: {probe}")),
         };
         let probe = probe.map_or_else(String::new, |probe| format!("; {probe}"));
         let reason = match (failure, self.failure.take()) {
             // The place of the failure has set a more detailed reason.
             (
-                Failure::Start(_) | Failure::Hook | Failure::Switch | Failure::Pidfile | Failure::Silence,
+                Failure::Start(_)
+                | Failure::Hook
+                | Failure::Switch
+                | Failure::Pidfile
+                | Failure::ReadyNotSent,
                 Some(reason),
             ) => reason,
             (Failure::Start(_), None) => "the child could not be started".to_owned(),
@@ -205,11 +212,14 @@ impl Runtime {
             (Failure::EndedEarly(end), _) => {
                 format!("the child exited before it was healthy: {end}{}{probe}", self.background())
             }
-            (Failure::NotHealthy, _) if hopeless => format!("the child was not waited for any longer{probe}"),
+            (Failure::NeverHealthy, _) => format!("the child can't become healthy{probe}"),
             (Failure::NotHealthy, _) => {
                 format!("the child was not healthy within {:?}{probe}", self.plan.upgrade.timeout)
             }
             (Failure::Aborted, _) => "the upgrade was aborted".to_owned(),
+            (Failure::ReadyNotSent, None) => {
+                "the old psflip could not be notified that this generation is ready".to_owned()
+            }
             (Failure::Silence, _) => format!(
                 "the old psflip did not acknowledge within {:?}",
                 crate::handover::predecessor::ACKNOWLEDGEMENT
@@ -225,6 +235,19 @@ impl Runtime {
             tracing::error!(reason, "failed");
         }
         self.failure = Some(reason);
+    }
+
+    /// The successor survived SIGKILL. Its keeper lives as long as it does, so the new child may still serve:
+    /// whatever is below it is killed, as far as psflip finds it and may kill it.
+    fn leave_successor_behind(&self) {
+        let Some((pid, _)) = self.successor.as_ref().and_then(successor::Link::process) else { return };
+        let below = tree::below(pid);
+        tree::kill_known(&below);
+        tracing::error!(
+            new_psflip = pid,
+            killed_below = below.len(),
+            "SIGKILL did not terminate the new psflip within {KILL:?}: it hangs in the kernel, or psflip may not kill it; leaving it behind"
+        );
     }
 
     /// The reason why the successor failed.

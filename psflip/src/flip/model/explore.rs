@@ -21,6 +21,9 @@ const SMALL: Budget = Budget { upgrades: 2, kills: 1, faults: 1, ..NOTHING };
 /// With processes that can't be killed.
 const UNKILLABLE: Budget = Budget { upgrades: 1, stops: 1, kills: 1, unkillable: 1, ..NOTHING };
 
+/// The same where nothing is killed from outside: that would end the wait for a process that hangs.
+const HANGING: Budget = Budget { upgrades: 1, stops: 1, unkillable: 1, ..NOTHING };
+
 /// With signals that psflip and its child get together, and with keepers that are killed.
 const GROUPS: Budget = Budget { upgrades: 1, stops: 1, keepers: 1, group_signals: 1, ..NOTHING };
 
@@ -123,6 +126,7 @@ fn nothing_that_may_happen_breaks_a_promise() {
 fn no_unkillable_process_breaks_a_promise() {
     // Contract: S5, U5, U7, C8, F8, F11
     breaks_no_promise(UNKILLABLE, 10_000);
+    breaks_no_promise(HANGING, 1_000);
 }
 
 #[test]
@@ -147,6 +151,14 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
             _ => decide(state, event),
         }
     }),
+    (
+        "a `ready` that could not be sent counts as the end of the predecessor",
+        "two generations",
+        |state, event| match event {
+            Event::ReadyNotSent => decide(state, Event::PredecessorGone),
+            _ => decide(state, event),
+        },
+    ),
     ("an upgrade starts while the predecessor drains", "U7", |state, event| {
         if let (Phase::Serving { predecessor_drains, .. }, Event::UpgradeRequested) =
             (&mut state.phase, event)
@@ -156,7 +168,7 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         decide(state, event)
     }),
     ("a remembered request is forgotten when an upgrade fails", "U7", |state, event| {
-        state.remembered &= event != Event::SuccessorGone;
+        state.remembered &= !matches!(event, Event::SuccessorNotStarted | Event::SuccessorGone);
         decide(state, event)
     }),
     ("what a failed successor took is not taken back", "U8", |state, event| {
@@ -224,37 +236,49 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
 ];
 
 /// The same, for faults that show only with unkillable processes and signals to process groups.
-const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
-    ("what SIGKILL does not end is waited for without end", "stuck", |state, event| match event {
-        Event::TimedOut(Timer::Kill) => Vec::new(),
-        _ => decide(state, event),
-    }),
-    ("what SIGKILL does not end is left behind without a word", "C8", |state, event| {
-        let mut effects = decide(state, event);
-        effects.retain(|effect| *effect != Effect::Tell(News::LeftBehind));
-        effects
-    }),
-    ("what was only asked to end is left behind", "U5", |state, event| {
-        if let (Phase::Draining { step, .. }, Event::TimedOut(Timer::Grace)) = (&mut state.phase, event) {
-            *step = Towards::OrphansKilled;
-            return decide(state, Event::TimedOut(Timer::Kill));
-        }
-        decide(state, event)
-    }),
-    ("the end of the child ends an upgrade that is under way", "F7", |state, event| {
-        if let (Phase::Upgrading { stopping: false, .. }, Event::ChildEnded(end)) = (state.phase, event) {
-            state.phase = Phase::Serving { predecessor_drains: false, stopping: false };
-            return decide(state, Event::ChildEnded(end));
-        }
-        decide(state, event)
-    }),
-    ("the end of a child that has not started yet is overlooked", "U5", |state, event| {
-        match (state.phase, event) {
-            (Phase::Starting { .. } | Phase::Draining { .. }, Event::ChildEnded(_)) => Vec::new(),
+const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] =
+    &[
+        ("what SIGKILL does not end is waited for without end", "stuck", |state, event| match event {
+            Event::TimedOut(Timer::Kill) => Vec::new(),
             _ => decide(state, event),
-        }
-    }),
-];
+        }),
+        ("a successor that SIGKILL does not end is waited for without end", "stuck", |state, event| {
+            match event {
+                Event::TimedOut(Timer::SuccessorKill) => Vec::new(),
+                _ => decide(state, event),
+            }
+        }),
+        ("a successor is left behind that nobody has killed", "U5", |state, event| {
+            let mut effects = decide(state, event);
+            effects.retain(|effect| *effect != Effect::KillSuccessor);
+            effects
+        }),
+        ("what SIGKILL does not end is left behind without a word", "C8", |state, event| {
+            let mut effects = decide(state, event);
+            effects.retain(|effect| *effect != Effect::Tell(News::LeftBehind));
+            effects
+        }),
+        ("what was only asked to end is left behind", "U5", |state, event| {
+            if let (Phase::Draining { step, .. }, Event::TimedOut(Timer::Grace)) = (&mut state.phase, event) {
+                *step = Towards::OrphansKilled;
+                return decide(state, Event::TimedOut(Timer::Kill));
+            }
+            decide(state, event)
+        }),
+        ("the end of the child ends an upgrade that is under way", "F7", |state, event| {
+            if let (Phase::Upgrading { stopping: false, .. }, Event::ChildEnded(end)) = (state.phase, event) {
+                state.phase = Phase::Serving { predecessor_drains: false, stopping: false };
+                return decide(state, Event::ChildEnded(end));
+            }
+            decide(state, event)
+        }),
+        ("the end of a child that has not started yet is overlooked", "U5", |state, event| {
+            match (state.phase, event) {
+                (Phase::Starting { .. } | Phase::Draining { .. }, Event::ChildEnded(_)) => Vec::new(),
+                _ => decide(state, event),
+            }
+        }),
+    ];
 
 /// Checks every eighth fault, beginning at `remainder`. Several tests share the faults, since each fault
 /// takes a world or two.
@@ -321,7 +345,10 @@ fn faults_made_on_purpose_are_found_8() {
 fn faults_made_on_purpose_with_unkillable_processes_and_groups_are_found() {
     // Contract: U5, F7, S4
     for (fault, promise, mutant) in MUTANTS_OF_GROUPS {
-        match explore(UNKILLABLE, *mutant).and_then(|_| explore(GROUPS, *mutant)) {
+        let found = explore(HANGING, *mutant)
+            .and_then(|_| explore(UNKILLABLE, *mutant))
+            .and_then(|_| explore(GROUPS, *mutant));
+        match found {
             Ok(states) => panic!("nobody noticed in {states} states that {fault}"),
             Err(broken) => assert!(broken.starts_with(promise), "{fault}: {broken}"),
         }

@@ -78,6 +78,8 @@ struct Generation {
     has_to_wait: bool,
     /// It has reported leftover processes that it can't kill.
     told_left: bool,
+    /// It got SIGKILL and hangs in the kernel: it does nothing more, and its exit is never noticed.
+    hangs: bool,
     /// It started an upgrade on a signal that its child got as well, and the result of the upgrade is not
     /// known yet.
     owes_upgrade: bool,
@@ -132,6 +134,7 @@ enum Step {
     ChildStarts(usize),
     ChildFailsToStart(usize),
     ChildHealthy(usize),
+    ChildNeverHealthy(usize),
     HookEnds(usize),
     HookFails(usize),
     ChildEnds(usize),
@@ -168,6 +171,7 @@ impl Generation {
             committed: false,
             has_to_wait: false,
             told_left: false,
+            hangs: false,
             owes_upgrade: false,
         }
     }
@@ -232,7 +236,19 @@ impl World {
             if let Some(effect) = generation.effects.front() {
                 steps.push(Step::Perform(index));
                 if self.budget.faults > 0
-                    && matches!(effect, Effect::SwitchTraffic | Effect::TakePidfile | Effect::StartSuccessor)
+                    && matches!(
+                        effect,
+                        Effect::SwitchTraffic
+                            | Effect::TakePidfile
+                            | Effect::TellReady
+                            | Effect::StartSuccessor
+                    )
+                {
+                    steps.push(Step::PerformFailing(index));
+                }
+                if self.budget.unkillable > 0
+                    && *effect == Effect::KillSuccessor
+                    && self.generations.get(index + 1).is_some_and(|successor| successor.alive)
                 {
                     steps.push(Step::PerformFailing(index));
                 }
@@ -254,10 +270,18 @@ impl World {
         }
         if !generation.from_successor.is_empty() {
             steps.push(Step::HearSuccessor(index));
-        } else if generation.knows_successor && !self.generations[index + 1].alive {
+        } else if generation.knows_successor
+            && !self.generations[index + 1].alive
+            && !self.generations[index + 1].hangs
+        {
             steps.push(Step::SuccessorGone(index));
         }
-        steps.extend(generation.timers.iter().map(|timer| Step::Timer(index, *timer)));
+        // A process that got SIGKILL has 10 s to exit, and the runtime reads its messages and its exit before
+        // it looks at the timer.
+        let is_known_to_hang = generation.from_successor.is_empty()
+            && self.generations.get(index + 1).is_none_or(|successor| successor.alive || successor.hangs);
+        let may_expire = |timer: &&Timer| **timer != Timer::SuccessorKill || is_known_to_hang;
+        steps.extend(generation.timers.iter().filter(may_expire).map(|timer| Step::Timer(index, *timer)));
         if generation.hook {
             steps.push(Step::HookEnds(index));
             if self.budget.faults > 0 {
@@ -271,6 +295,9 @@ impl World {
             ChildState::Runs { asked, killed } => {
                 if generation.probing && !killed {
                     steps.push(Step::ChildHealthy(index));
+                    if self.budget.faults > 0 {
+                        steps.push(Step::ChildNeverHealthy(index));
+                    }
                 }
                 if asked || killed || self.budget.crashes > 0 {
                     steps.push(Step::ChildEnds(index));
@@ -314,7 +341,11 @@ impl World {
         let event = match step {
             Step::Perform(index) => return self.perform(index, false),
             Step::PerformFailing(index) => {
-                self.budget.faults -= 1;
+                if self.generations[index].effects.front() == Some(&Effect::KillSuccessor) {
+                    self.budget.unkillable -= 1;
+                } else {
+                    self.budget.faults -= 1;
+                }
                 return self.perform(index, true);
             }
             Step::Kill(index) => {
@@ -351,6 +382,11 @@ impl World {
             Step::ChildHealthy(index) => {
                 self.generations[index].probing = false;
                 Some(Event::ChildHealthy)
+            }
+            Step::ChildNeverHealthy(index) => {
+                self.budget.faults -= 1;
+                self.generations[index].probing = false;
+                Some(Event::ChildNeverHealthy)
             }
             Step::HookEnds(index) => {
                 self.generations[index].hook = false;
@@ -416,14 +452,21 @@ impl World {
         if let Some(event) = event {
             let generation = &mut self.generations[index];
             // From here on the result of the upgrade is known, or everything is to stop.
-            generation.owes_upgrade &= !matches!(event, Event::SuccessorGone | Event::StopRequested(_));
+            generation.owes_upgrade &= !matches!(
+                event,
+                Event::SuccessorNotStarted
+                    | Event::SuccessorGone
+                    | Event::TimedOut(Timer::SuccessorKill)
+                    | Event::StopRequested(_)
+            );
             generation.effects = decide(&mut generation.state, event).into();
             if event == Event::Committed {
                 generation.committed = true;
             }
-            let silence = Outcome::Failed(Failure::Silence);
-            let gives_up =
-                matches!(generation.state.phase, Phase::Draining { outcome, .. } if outcome == silence);
+            let gives_up = matches!(
+                generation.state.phase,
+                Phase::Draining { outcome: Outcome::Failed(Failure::Silence | Failure::ReadyNotSent), .. }
+            );
             if event == Event::Withdrawn && gives_up && !generation.knows_predecessor {
                 return Err(format!(
                     "F8: generation {index} gives up, though it knows that nobody else is there"
@@ -474,6 +517,7 @@ impl Step {
             | Self::ChildStarts(index)
             | Self::ChildFailsToStart(index)
             | Self::ChildHealthy(index)
+            | Self::ChildNeverHealthy(index)
             | Self::HookEnds(index)
             | Self::HookFails(index)
             | Self::ChildEnds(index)

@@ -101,6 +101,7 @@ impl World {
                 }
                 self.traffic = Some(index);
             }
+            Effect::TellReady if fails => generation.feedback.push_back(Event::ReadyNotSent),
             Effect::TellReady => {
                 self.send_back(index, Message::Ready);
             }
@@ -133,7 +134,7 @@ impl World {
             Effect::StartSuccessor => {
                 self.open_requests = false;
                 if fails {
-                    generation.feedback.push_back(Event::SuccessorGone);
+                    generation.feedback.push_back(Event::SuccessorNotStarted);
                 } else {
                     generation.knows_successor = true;
                     self.generations.truncate(index + 1);
@@ -151,6 +152,7 @@ impl World {
             Effect::KillSuccessor => {
                 if generation.knows_successor && self.generations[index + 1].alive {
                     self.kill(index + 1);
+                    self.generations[index + 1].hangs = fails;
                 }
             }
             Effect::Arm(timer) => {
@@ -166,6 +168,7 @@ impl World {
                 generation.has_to_wait = false;
             }
             Effect::Tell(News::LeftBehind) => generation.told_left = true,
+            Effect::Tell(News::SuccessorLeftBehind) => generation.knows_successor = false,
             Effect::Tell(_) => {}
             Effect::Exit(_) => {
                 // A request that arrives while the process exits is lost, but the service stops anyway.

@@ -18,6 +18,11 @@ impl World {
             Effect::Tell(News::LeftBehind) if !generation.is_killed() => {
                 return Err(format!("U5: generation {index} gives up on what it has not killed"));
             }
+            Effect::Tell(News::SuccessorLeftBehind)
+                if self.generations.get(index + 1).is_some_and(|successor| successor.alive) =>
+            {
+                return Err(format!("U5: generation {index} gives up on a successor that it has not killed"));
+            }
             // S4, F7: a signal that reaches psflip and its child together is an upgrade request.
             Effect::Exit(Outcome::Relay(_)) if generation.owes_upgrade => {
                 return Err(format!(

@@ -32,7 +32,7 @@ fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
     let [old, old_child, new, new_child] = upgrading(&service, times);
     freeze(new);
     let line = service.psflip.wait_for_line(Stream::Stderr, "upgrade failed");
-    assert!(line.text.contains("did not answer within 8s, so it is killed"), "{line}");
+    assert!(line.text.contains("did not answer within 18s, so it is killed"), "{line}");
     service.psflip.wait_gone(new_child);
     service.wait_alone(old, old_child);
     service.succeeds_and_ends();

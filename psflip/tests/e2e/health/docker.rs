@@ -81,7 +81,7 @@ fn an_upgrade_to_a_container_that_can_never_be_healthy_fails_at_once() {
         let mark = psflip.output().mark();
         psflip.request_flip();
         let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed").text;
-        let whole = format!("the child was not waited for any longer; {wanted}");
+        let whole = format!("the child can't become healthy; {wanted}");
         assert!(line.contains(&whole) && line.contains("(exit code 124)"), "{line}");
         assert_eq!((psflip.active(), psflip.child()), before);
     }
@@ -133,7 +133,7 @@ fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
         &["--rm"],
         SERVE,
         hour,
-        &["not waited for any longer", "the container `web-blue` has no health check"],
+        &["the child can't become healthy", "the container `web-blue` has no health check"],
     );
     // Unhealthy until the timeout, with the output of the check.
     let sick = [
