@@ -4,26 +4,34 @@
 //! `health`, `traffic`, `control`, `manager`} -> `process` -> `sys`. `cli` reads `config`, and passes it on
 //! as a value ([`config::Plan`]); `flip` imports nothing of these. `docs/architecture.md` describes the
 //! modules and the reasons for this structure.
+//!
+//! The crate has one function for its binary, [`main`], and [`testing`] for tests and tools. In all other
+//! modules, `pub` means: for the other modules of this crate. So `unreachable_pub` has nothing to say here;
+//! what no module uses is reported as dead code all the same.
+#![expect(unreachable_pub, reason = "the modules are private, and `pub` in them means: for this crate")]
 
-pub mod anchor;
-pub mod cli;
-pub mod config;
-pub mod control;
-pub mod end;
-pub mod exit;
-pub mod flip;
-pub mod handover;
-pub mod health;
-pub mod history;
-pub mod log;
-pub mod manager;
-pub mod migrate;
-pub mod process;
-pub mod runtime;
+mod anchor;
+mod cli;
+mod config;
+mod control;
+mod end;
+mod exit;
+mod flip;
+mod handover;
+mod health;
+mod history;
+mod log;
+mod manager;
+mod migrate;
+mod process;
+mod runtime;
 mod secrets;
-pub mod signal;
-pub mod sys;
+mod signal;
+mod sys;
 mod terminal;
+pub mod testing;
 mod text;
-pub mod traffic;
-pub mod watch;
+mod traffic;
+mod watch;
+
+pub use cli::main;

@@ -2,4 +2,4 @@
 //! no `main` of Rust's own.
 #![no_main]
 
-psflip::entry!(psflip::cli::main);
+psflip::entry!(psflip::main);

@@ -156,15 +156,6 @@ impl Document {
     }
 }
 
-/// Reads the configuration at `path`: a regular file, or a pipe that psflip inherited (`/dev/stdin`), of at
-/// most 1 MiB.
-///
-/// # Errors
-/// All errors; one without a place if the file can't be read.
-pub fn load(path: &Path, generation: &Generation<'_>) -> Result<Plan, Errors> {
-    Document::read(path)?.plan(generation)
-}
-
 /// The value of a dotted key, or of its longest prefix that exists, and whether it is the whole key.
 fn find<'t>(root: &'t DeTable<'t>, key: &str) -> Option<(&'t Spanned<DeValue<'t>>, bool)> {
     let mut parts = key.split('.');

@@ -1,9 +1,9 @@
 //! The configuration: text -> templates -> typed values -> [`Plan`]. Pure, except for files and variables
 //! that templates read.
 //!
-//! [`load`] reads a file, [`parse`] a text. Both collect all errors ([`Errors`]) instead of stopping at the
-//! first, and psflip starts nothing from a configuration with an error (contract X1). `docs/configuration.md`
-//! explains the keys.
+//! [`Document::read`] reads a file, [`parse`] a text. Both collect all errors ([`Errors`]) instead of stopping
+//! at the first, and psflip starts nothing from a configuration with an error (contract X1).
+//! `docs/configuration.md` explains the keys.
 
 mod address;
 mod build;
@@ -35,8 +35,8 @@ mod values;
 mod words;
 
 pub use build::parse;
-pub use document::{Document, Warning, load};
-pub use error::{Error, Errors};
+pub use document::{Document, Warning};
+pub use error::Errors;
 pub use flags::Flags;
 pub use generation::{Generation, Slot};
 pub use listener::{ListenAddress, Listener, Options, Protocol};

@@ -38,10 +38,9 @@ pub use decide::{begin, decide};
 pub use effect::{Effect, Hook, News};
 pub use event::{ChildSignal, Event};
 pub use queries::UpgradeBlocked;
-pub use state::{
-    Child, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, StartFailure, State, Step,
-    Successor, Timer,
-};
+#[cfg(test)]
+use state::{Child, Phase, Predecessor, Promotion};
+pub use state::{Failure, Outcome, Role, StartFailure, State, Step, Successor, Timer};
 
 #[cfg(test)]
 mod model;

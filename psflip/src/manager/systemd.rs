@@ -43,9 +43,8 @@ impl Message {
         Self::default()
     }
 
-    /// Its text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    #[cfg(test)]
+    fn as_str(&self) -> &str {
         &self.0
     }
 

@@ -18,9 +18,7 @@ pub fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> io::Result<()> {
 }
 
 /// Whether an exec closes the descriptor.
-///
-/// # Errors
-/// EBADF.
+#[cfg(test)]
 pub fn is_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: F_GETFD takes no argument.
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }).map(|flags| flags & libc::FD_CLOEXEC != 0)

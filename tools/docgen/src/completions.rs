@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, Command, ValueHint};
 use clap_complete::Shell;
-use psflip::config::keys::{Kind, TOP};
+use psflip::testing::config::keys::{Kind, TOP};
 
 /// A file to be: its name, and its content.
 type Script = (&'static str, Vec<u8>);
@@ -30,7 +30,7 @@ pub(crate) fn scripts() -> [Script; 3] {
 
 /// psflip's command line, with what values are: told by the name of the value, and by the table of keys.
 fn command() -> Command {
-    let mut command = psflip::cli::command();
+    let mut command = psflip::testing::cli::command();
     command.build();
     command.mut_args(known).mut_subcommands(|subcommand| subcommand.mut_args(known))
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use clap_mangen::Man;
-use psflip::config::keys::{Absent, HEALTHCHECKS, Key, Kind, TOP, Table};
+use psflip::testing::config::keys::{Absent, HEALTHCHECKS, Key, Kind, TOP, Table};
 
 use crate::File;
 
@@ -23,7 +23,7 @@ fn released() -> String {
 
 /// All pages.
 pub(crate) fn pages() -> io::Result<Vec<File>> {
-    let mut command = psflip::cli::command().disable_help_subcommand(true);
+    let mut command = psflip::testing::cli::command().disable_help_subcommand(true);
     command.build();
     let subcommands: Vec<&clap::Command> = command.get_subcommands().collect();
     let mut names: Vec<String> =

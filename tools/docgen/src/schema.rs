@@ -1,6 +1,6 @@
 //! The JSON Schema (draft 2020-12) of a configuration, for editors: what can be known without rendering a template.
 
-use psflip::config::keys::{Absent, Key, Kind, TOP, Table, Zero};
+use psflip::testing::config::keys::{Absent, Key, Kind, TOP, Table, Zero};
 use serde_json::{Map, Value, json};
 
 /// What a string with a template in it looks like; its value isn't known.

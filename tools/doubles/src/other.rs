@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use psflip::process::environment::HANDOVER_VARIABLE;
-use psflip::sys::fd;
-use psflip::sys::socket::{Packet, Socket};
+use psflip::testing::process::environment::HANDOVER_VARIABLE;
+use psflip::testing::sys::fd;
+use psflip::testing::sys::socket::{Packet, Socket};
 
 use crate::plan::{lines, plain};
 
@@ -35,7 +35,7 @@ pub fn main() -> u8 {
             Err(error) => return fail("psflip-other", &*error),
         }
     }
-    let code = psflip::cli::main();
+    let code = psflip::main();
     // The relay must forward the last messages before this process exits, since its exit is visible to the
     // predecessor.
     if let Some(mut relay) = relay {

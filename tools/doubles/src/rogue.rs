@@ -12,10 +12,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use psflip::process::environment::HANDOVER_VARIABLE;
-use psflip::sys::fd;
-use psflip::sys::pidfd::PidFd;
-use psflip::sys::socket::{Packet, Socket};
+use psflip::testing::process::environment::HANDOVER_VARIABLE;
+use psflip::testing::sys::fd;
+use psflip::testing::sys::pidfd::PidFd;
+use psflip::testing::sys::socket::{Packet, Socket};
 
 use crate::plan::{lines, plain};
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use psflip::sys::seam::{self, Call, Moment, Os};
+use psflip::testing::sys::seam::{self, Call, Moment, Os};
 
 /// How many of 1,024 calls wait, and the longest wait.
 const WAITS: [(u64, Duration); 2] = [(8, Duration::from_millis(30)), (96, Duration::from_millis(2))];
@@ -24,7 +24,7 @@ static STATE: AtomicU64 = AtomicU64::new(0);
 #[must_use]
 pub fn main() -> u8 {
     seam::install(&Shaken);
-    psflip::cli::main()
+    psflip::main()
 }
 
 impl Os for Shaken {

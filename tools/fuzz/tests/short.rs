@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use psflip::config::keys::{Kind, TOP, Table};
+use psflip::testing::config::keys::{Kind, TOP, Table};
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_psflip-fuzz")).args(args).output().expect("the driver can be started")

@@ -8,10 +8,11 @@ use std::time::SystemTime;
 
 use tempfile::TempDir;
 
-use crate::config::{Errors, Generation, Plan, Slot, load};
+use crate::config::{Document, Errors, Generation, Plan, Slot};
 
 fn load_path(path: &Path) -> Result<Plan, Errors> {
-    load(path, &Generation { number: 1, slot: Slot::A, started: SystemTime::UNIX_EPOCH, env: &|_| None })
+    let generation = Generation { number: 1, slot: Slot::A, started: SystemTime::UNIX_EPOCH, env: &|_| None };
+    Document::read(path)?.plan(&generation)
 }
 
 /// The message about a file, without its directory.

@@ -114,7 +114,7 @@ fn the_keys_of_a_terminal_become_what_the_table_says() {
     // Contract: S8, S2
     let sandbox = Sandbox::new();
     let rules = "[signals]\nSIGINT = \"SIGUSR1\"\nSIGQUIT = false\nSIGWINCH = \"SIGALRM\"\n";
-    let config = format!("{}{rules}", LOGGER);
+    let config = format!("{LOGGER}{rules}");
     // In a process group of its own, the child gets the terminal's signals only from psflip.
     let logger = crate::terminal::logger(&sandbox).config(config);
     let psflip = crate::terminal::ready(logger.wrapper(crate::terminal::SHELL));

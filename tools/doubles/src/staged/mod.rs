@@ -1,4 +1,4 @@
-//! The seam ([`psflip::sys::seam`]) of `psflip-staged`, which follows a test's plan.
+//! The seam ([`psflip::testing::sys::seam`]) of `psflip-staged`, which follows a test's plan.
 //!
 //! `PSFLIP_STAGED` names a folder of the test, with
 //! - `plan`: the faults and pauses, see `plan.rs`. It is read before every call, so a test can change it at
@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use psflip::sys::seam::{self, Call, Moment, Os};
+use psflip::testing::sys::seam::{self, Call, Moment, Os};
 
 use plan::Plan;
 use role::Roles;
@@ -44,7 +44,7 @@ pub fn main() -> u8 {
         seam::install(STAGE.get_or_init(|| stage));
         seam::step(Moment::Begins, format_args!("psflip"));
     }
-    psflip::cli::main()
+    psflip::main()
 }
 
 impl Os for Stage {

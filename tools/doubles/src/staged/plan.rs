@@ -9,13 +9,13 @@
 //! pause ROLE MOMENT NAME          wait at this step
 //! ```
 //!
-//! [`super::role`] lists the roles, [`psflip::sys::seam::Call`] the calls, and [`psflip::sys::seam::Moment`]
+//! [`super::role`] lists the roles, [`psflip::testing::sys::seam::Call`] the calls, and [`psflip::testing::sys::seam::Moment`]
 //! the moments, by their names there; `ERRNO` is a number.
 
 use std::path::Path;
 
 use nix::errno::Errno;
-use psflip::sys::seam::{Call, Moment};
+use psflip::testing::sys::seam::{Call, Moment};
 
 use super::role::Role;
 

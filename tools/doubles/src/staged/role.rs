@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use psflip::sys::seam::Call;
+use psflip::testing::sys::seam::Call;
 
 /// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use psflip::config::keys::{Kind, TOP, Table};
-use psflip::config::{self, Errors, Generation, Plan, Slot};
+use psflip::testing::config::keys::{Kind, TOP, Table};
+use psflip::testing::config::{self, Document, Errors, Generation, Plan, Slot};
 
 use super::{Run, ensure};
 use crate::Error;
@@ -85,7 +85,7 @@ pub(super) fn start(folder: &Path) -> Result<Run, Error> {
         Ok(text) => check(text),
         Err(_) => {
             std::fs::write(&file, bytes).map_err(|error| error.to_string())?;
-            let errors = match as_generation(|generation| config::load(&file, generation)) {
+            let errors = match as_generation(|generation| Document::read(&file)?.plan(generation)) {
                 Ok(_) => return Err("bytes that are no UTF-8 are taken for a configuration".to_owned()),
                 Err(errors) => errors,
             };

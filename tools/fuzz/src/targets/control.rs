@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use psflip::control::protocol::{Event, Request, Wish};
+use psflip::testing::control::protocol::{Event, Request, Wish};
 
 use super::{Run, ensure};
 use crate::Error;

@@ -7,9 +7,9 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 
-use psflip::handover::predecessor::{Link, News, meet};
-use psflip::sys::pidfd::PidFd;
-use psflip::sys::socket::Socket;
+use psflip::testing::handover::predecessor::{Link, News, meet};
+use psflip::testing::sys::pidfd::PidFd;
+use psflip::testing::sys::socket::Socket;
 
 use super::{Run, ensure, open_descriptors};
 use crate::Error;

@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 use std::path::Path;
 
-use psflip::handover::{Message, ToPredecessor, ToSuccessor};
-use psflip::sys::socket::LONGEST;
+use psflip::testing::handover::{Message, ToPredecessor, ToSuccessor};
+use psflip::testing::sys::socket::LONGEST;
 
 use super::{Run, ensure};
 use crate::Error;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use psflip::config::{self, Generation, Slot};
-use psflip::migrate::{self, Format, Kind, Migrated};
+use psflip::testing::config::{self, Generation, Slot};
+use psflip::testing::migrate::{self, Format, Kind, Migrated};
 
 use super::{Run, ensure};
 use crate::Error;

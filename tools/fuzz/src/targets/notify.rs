@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
 };
-use psflip::health::Notifications;
+use psflip::testing::health::Notifications;
 
 use super::{Run, ensure, open_descriptors};
 use crate::Error;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
-use psflip::manager::pidfile::{Pidfile, TakenFrom, check};
+use psflip::testing::manager::pidfile::{Pidfile, TakenFrom, check};
 
 use super::{Run, ensure};
 use crate::Error;

@@ -5,9 +5,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use psflip::config::{Endpoint, FcgiRequest, Health, HttpMethod, HttpRequest, Pace};
-use psflip::health::{Checker, ChildInfo, Step, Verdict};
-use psflip::sys::early::inherited_signals;
+use psflip::testing::config::{Endpoint, FcgiRequest, Health, HttpMethod, HttpRequest, Pace};
+use psflip::testing::health::{Checker, ChildInfo, Step, Verdict};
+use psflip::testing::sys::early::inherited_signals;
 
 use super::{Run, ensure};
 use crate::Error;

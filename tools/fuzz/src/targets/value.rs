@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use psflip::config::{Health, Plan};
+use psflip::testing::config::{Health, Plan};
 
 use super::{Run, config, ensure, template};
 use crate::Error;
