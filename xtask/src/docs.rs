@@ -8,8 +8,9 @@ use crate::{Outcome, demo, repo, step};
 pub(crate) const USAGE: &str = "\
 cargo xtask docs [--check]
 
-Generates man pages, shell completions and the JSON Schema of configurations in `dist/`, from psflip's command line
-(psflip/src/cli) and its table of keys (psflip/src/config/keys.rs). Commit the changed files.
+Generates man pages, shell completions and the JSON Schema of configurations in `dist/`, and the tables of keys in
+docs/configuration.md, from psflip's command line (psflip/src/cli) and its table of keys (psflip/src/config/keys.rs).
+Commit the changed files.
 
   --check  only compare, and fail if a file is out of date";
 

@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 
 use super::DEFAULT_CONFIG;
 use crate::config;
+use crate::config::keys::EXTEND;
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +163,7 @@ const FLAGS: &[Flag] = &[
         "healthcheck-notify",
         "",
         "healthcheck.notify.extend",
-        Kind::Alone("\"10m\""),
+        Kind::Alone(EXTEND),
         "Healthy when the child reports READY=1 (sd_notify(3))",
     ),
     flag(

@@ -32,10 +32,10 @@ pub struct Key {
 pub enum Kind {
     /// Any string.
     Text,
-    /// A string that is not empty: a path, an address, a URL; with an example.
-    Special(&'static str),
+    /// A string that is not empty: a path, an address, a URL ([`Text::form`]).
+    Special,
     /// As [`Kind::Special`], or `false`.
-    OrFalse(&'static str),
+    OrFalse,
     /// A duration such as `"1m30s"`.
     Duration(Zero),
     /// The name of a signal.
@@ -84,8 +84,21 @@ pub enum Absent {
     Nothing,
     /// This value, in TOML that is JSON as well.
     Is(&'static str),
-    /// These words describe it.
-    Described(&'static str),
+    /// [`Text::default`] describes it.
+    Described,
+}
+
+/// What the manual says about a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// Its meaning: sentences in Markdown.
+    pub about: &'static str,
+    /// What applies without it, if that is [`Absent::Described`].
+    pub default: &'static str,
+    /// What its string is: a path, an address.
+    pub form: &'static str,
+    /// An example of that.
+    pub example: &'static str,
 }
 
 impl Absent {
@@ -95,7 +108,7 @@ impl Absent {
             Self::Is(value) => {
                 Some(value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value))
             }
-            Self::Required | Self::Nothing | Self::Described(_) => None,
+            Self::Required | Self::Nothing | Self::Described => None,
         }
     }
 }
@@ -119,10 +132,11 @@ impl Table {
         texts(self.title).0
     }
 
-    /// The meaning of one of its keys: sentences in Markdown.
+    /// What the manual says about one of its keys.
     #[must_use]
-    pub fn meaning(&self, key: &Key) -> &'static str {
-        texts(self.title).1.iter().find(|(name, _)| *name == key.name).map_or("", |(_, text)| text)
+    pub fn text(&self, key: &Key) -> Text {
+        let found = texts(self.title).1.iter().find(|(name, _)| *name == key.name);
+        found.map(|(_, text)| *text).unwrap_or_default()
     }
 
     /// The tables with fixed keys below it, in the order of the manual.
@@ -146,23 +160,31 @@ impl Table {
 
 use self::Absent::{Described, Is, Nothing, Required};
 use self::Kind::{
-    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Signal, Signals, Special, Status, Text, Word,
-    Words,
+    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Signal, Signals, Special, Status, Word, Words,
 };
 use self::Zero::{Allowed, Refused};
 
+// A row: name, kind, what applies without the key, its meaning; then, where they are needed, the words for its
+// default, the form of its value, and an example.
 macro_rules! tables {
-    ($($id:ident $title:literal $about:literal { $($name:literal: $kind:expr, $absent:expr, $says:literal;)* })*) => {
+    ($($id:ident $title:literal $about:literal {
+        $($name:literal: $kind:expr, $absent:expr, $meaning:literal $(, $default:literal $(, $form:literal $example:literal)?)?;)*
+    })*) => {
         $(#[doc = $about]
         pub static $id: Table = Table {
             title: $title,
             keys: &[$(Key { name: $name, kind: $kind, absent: $absent }),*],
         };)*
 
-        /// The purpose of a table, and the meanings of its keys.
-        fn texts(title: &str) -> (&'static str, &'static [(&'static str, &'static str)]) {
+        /// The purpose of a table, and the texts of its keys.
+        fn texts(title: &str) -> (&'static str, &'static [(&'static str, Text)]) {
             match title {
-                $($title => ($about, &[$(($name, $says)),*]),)*
+                $($title => ($about, &[$(($name, Text {
+                    about: $meaning,
+                    default: concat!($($default)?),
+                    form: concat!($($($form)?)?),
+                    example: concat!($($($example)?)?),
+                })),*]),)*
                 _ => ("", &[]),
             }
         }
@@ -175,18 +197,21 @@ const NO_PAUSE: Zero = Refused("probes without a pause would load the host");
 const NO_PROBE: Zero = Refused("no probe could ever succeed in time");
 const NO_HOOK: Zero = Refused("no hook could ever exit in time");
 
+/// The default of `healthcheck.notify.extend`, which the flag `--healthcheck-notify` sets.
+pub(crate) const EXTEND: &str = "\"10m\"";
+
 tables! {
     TOP "" "Keys outside of any table must stand above the first table." {
         "cmd": Argv(false), Required, "The child's argv, one string per argument, without a shell. The first is looked up as by execvp(3), relative to `workdir`.";
-        "workdir": Special("/srv/app/current"), Described("where psflip was started"), "The child's working directory.";
-        "pidfile": Special("/run/app/psflip.pid"), Nothing, "The file to which psflip writes the pid of the active generation.";
+        "workdir": Special, Described, "The child's working directory.", "where psflip was started", "path" "/srv/app/current";
+        "pidfile": Special, Nothing, "The file to which psflip writes the pid of the active generation. At most 1024 bytes. An existing file must be empty or hold one number; psflip refuses any other file and leaves it alone.", "", "path" "/run/app/psflip.pid";
         "quiet": Boolean, Is("false"), "psflip logs errors only.";
         "locals": Map(false), Nothing, "Strings for reuse in templates by `local('name')`. They are rendered before all other values, in the order of the file.";
         "env": Map(true), Nothing, "Changes to the child's environment: a string sets a variable, `false` removes it.";
         "signals": Signals, Nothing, "Translation of signals: when psflip receives the signal that a key names, it sends the child the signal in the value instead, or none if the value is `false`.";
         "upgrade": Kind::Table(&UPGRADE), Nothing, "How the service is upgraded.";
         "shutdown": Kind::Table(&SHUTDOWN), Nothing, "How a child is stopped.";
-        "healthcheck": One(HEALTHCHECKS), Described("`alive`, 5s"), "The health check that a new child must pass before it is promoted: at most one kind.";
+        "healthcheck": One(HEALTHCHECKS), Described, "The health check that a new child must pass before it is promoted: at most one kind.", "`alive`";
         "listen": Kind::Many(&LISTEN, 64), Nothing, "Sockets that psflip opens once and that the child of every generation inherits.";
         "switch": Kind::Table(&SWITCH), Nothing, "What psflip switches to the new child at promotion.";
         "hooks": Kind::Table(&HOOKS), Nothing, "Commands that psflip runs at a promotion or after a failed upgrade.";
@@ -194,14 +219,14 @@ tables! {
         "log": Kind::Table(&LOG), Nothing, "psflip's own log, on standard error.";
     }
     UPGRADE "[upgrade]" "How the service is upgraded." {
-        "signal": Signal, Is("\"SIGHUP\""), "The signal that requests an upgrade.";
+        "signal": Signal, Is("\"SIGHUP\""), "The signal that requests an upgrade. It can't be one that stops, suspends or continues a process, that no process can catch, or that the kernel sends.";
         "timeout": Duration(NEVER_HEALTHY), Is("\"1m\""), "How long a new child may take from its start until it is healthy. If it takes longer, the upgrade fails and the old child keeps running.";
     }
     SHUTDOWN "[shutdown]" "How a child is stopped." {
         "delay": Duration(Allowed), Is("\"0s\""), "Time from the promotion to the stop signal for the old child.";
-        "signal": Signal, Is("\"SIGTERM\""), "The signal that stops the child gracefully.";
+        "signal": Signal, Is("\"SIGTERM\""), "The signal that stops the child gracefully. SIGKILL is allowed; signals that suspend or continue a process, and SIGCHLD, are not.";
         "timeout": Duration(Allowed), Is("\"10s\""), "Time from the stop signal to SIGKILL. `0s`: SIGKILL at once.";
-        "orphans": Word(Orphans::WORDS), Is("\"kill\""), "What happens to leftover processes: descendants of the child that still run after it exited.";
+        "orphans": Word(Orphans::WORDS), Is("\"kill\""), "What happens to leftover processes (descendants of the child that still run after it exited): psflip stops them, or leaves them running.";
     }
     ALIVE "[healthcheck.alive]" "Healthy when the child still runs after some time." {
         "timeout": Duration(Allowed), Is("\"5s\""), "How long the child must run; `0s`: healthy as soon as it was executed.";
@@ -214,83 +239,83 @@ tables! {
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     DOCKER "[healthcheck.docker]" "Healthy when the container engine reports that a container is healthy." {
-        "container": Special("web-{{ blue_green() }}"), Required, "The container's name or id.";
-        "socket": Special("/var/run/docker.sock"), Is("\"/var/run/docker.sock\""), "The Unix socket of the engine.";
+        "container": Special, Required, "The container's name or id.", "", "name or id" "web-{{ blue_green() }}";
+        "socket": Special, Is("\"/var/run/docker.sock\""), "The Unix socket of the engine.", "", "socket path" "/var/run/docker.sock";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
         "interval": Duration(NO_PAUSE), Is("\"1s\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     TCP "[healthcheck.tcp]" "Healthy when a TCP connection is accepted." {
-        "address": Special("127.0.0.1:8080"), Required, "The address to connect to: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` or `:8080`.";
+        "address": Special, Required, "The address to connect to: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` or `:8080`.", "", "address" "127.0.0.1:8080";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     UNIX "[healthcheck.unix]" "Healthy when a connection to a Unix socket is accepted." {
-        "path": Special("/run/app/app.sock"), Required, "The path of the socket; `@name` is a name in the abstract namespace (unix(7)).";
+        "path": Special, Required, "The path of the socket; `@name` is a name in the abstract namespace (unix(7)).", "", "socket path" "/run/app/app.sock";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     HTTP "[healthcheck.http]" "Healthy when an HTTP request is answered with an accepted status code." {
-        "url": Special("http://127.0.0.1:8080/up"), Required, "`http://host:port/path?query` or `unix:///run/app.sock:/path`. No HTTPS: for TLS use `command` with curl.";
-        "method": Word(HttpMethod::WORDS), Is("\"GET\""), "The method of the request.";
-        "host": Special("app.example"), Described("host and port of the URL; `localhost` for a Unix socket"), "The `Host` header.";
+        "url": Special, Required, "`http://host:port/path?query` or `unix:///run/app.sock:/path`. No HTTPS: for TLS use `command` with curl.", "", "URL" "http://127.0.0.1:8080/up";
+        "method": Word(HttpMethod::WORDS), Is("\"GET\""), "The method of the request, which has no body.";
+        "host": Special, Described, "The `Host` header.", "host and port of the URL; `localhost` for a Unix socket", "host or host:port" "app.example";
         "headers": Map(false), Nothing, "Additional headers of the request.";
-        "status": Status, Is("\"200-399\""), "The accepted status codes: `204`, `\"200,204,300-399\"`.";
+        "status": Status, Is("\"200-399\""), "The accepted status codes, from 100 to 599: `204`, `\"200,204,300-399\"`.";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     FCGI "[healthcheck.fcgi]" "Healthy when a FastCGI request is answered with an accepted status code." {
-        "address": Special("unix:///run/app/app.sock"), Required, "The address to connect to: the path of a Unix socket, or `127.0.0.1:9000`.";
-        "script": Special("/srv/app/ping.php"), Required, "`SCRIPT_FILENAME` and `SCRIPT_NAME`: a file, or php-fpm's `ping.path`.";
-        "query": Text, Is("\"\""), "`QUERY_STRING`, without the `?`.";
+        "address": Special, Required, "The address to connect to: the path of a Unix socket, or `127.0.0.1:9000`.", "", "address or socket path" "unix:///run/app/app.sock";
+        "script": Special, Required, "`SCRIPT_FILENAME` and `SCRIPT_NAME`: a file, or php-fpm's `ping.path`.", "", "string" "/srv/app/ping.php";
+        "query": Kind::Text, Is("\"\""), "`QUERY_STRING`, without the `?`.";
         "params": Map(false), Nothing, "FastCGI parameters, added to those of a usual GET request or replacing them.";
-        "status": Status, Is("\"200-399\""), "The accepted status codes: `204`, `\"200,204,300-399\"`.";
+        "status": Status, Is("\"200-399\""), "The accepted status codes, from 100 to 599: `204`, `\"200,204,300-399\"`.";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
     }
     NOTIFY "[healthcheck.notify]" "Healthy when the child reports `READY=1` (sd_notify(3))." {
-        "extend": Duration(Allowed), Is("\"10m\""), "The most time beyond `upgrade.timeout` that the child may request by `EXTEND_TIMEOUT_USEC=`.";
+        "extend": Duration(Allowed), Is(EXTEND), "The most time beyond `upgrade.timeout` that the child may request by `EXTEND_TIMEOUT_USEC=`.";
     }
     LISTEN "[[listen]]" "A socket that psflip opens once and that the child of every generation inherits." {
-        "address": Special("tcp://0.0.0.0:8080"), Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, `unixgram://PATH`, `unixpacket://PATH`, or `systemd:NAME`.";
-        "name": Special("web"), Described("`unknown`; of `systemd:NAME` that name"), "The name of the socket in `LISTEN_FDNAMES`.";
+        "address": Special, Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, `unixgram://PATH`, `unixpacket://PATH`, or `systemd:NAME`. `IP:PORT` (TCP) needs no prefix, nor does a path (`unix://`) that begins with `/`, `.` or `@`.", "", "address to listen on" "tcp://0.0.0.0:8080";
+        "name": Special, Described, "The name of the socket in `LISTEN_FDNAMES`. Printable ASCII without `:`, at most 255 characters.", "`\"unknown\"`; of `systemd:NAME` that name", "string" "web";
         "as": Words(Protocol::WORDS), Is("\"listen_fds\""), "How psflip passes the socket to the child.";
-        "mode": Mode, Described("what the umask leaves of 0777"), "The permissions of the Unix socket's file.";
-        "owner": Special("www-data"), Described("psflip's user"), "The file's owner: a name or a number.";
-        "group": Special("www-data"), Described("psflip's group"), "The file's group: a name or a number.";
-        "backlog": Number(1, 65535), Is("4096"), "How many connections may wait to be accepted (listen(2)).";
-        "reuseport": Boolean, Is("false"), "`SO_REUSEPORT`: other processes may listen on the same port.";
-        "v6only": Boolean, Described("as the kernel does"), "`IPV6_V6ONLY`.";
-        "nodelay": Boolean, Described("as the child leaves it"), "`TCP_NODELAY`, which accepted connections inherit.";
-        "nonblock": Boolean, Described("as the child leaves it"), "`O_NONBLOCK` of the socket itself.";
+        "mode": Mode, Described, "The permissions of a Unix socket's file: `\"0000\"` to `\"0777\"`.", "what the umask leaves of `0777`";
+        "owner": Special, Described, "The owner of a Unix socket's file: a name or a number.", "psflip's user", "string" "www-data";
+        "group": Special, Described, "The group of a Unix socket's file: a name or a number.", "psflip's group", "string" "www-data";
+        "backlog": Number(1, 65535), Is("4096"), "How many connections may wait to be accepted (listen(2)). The kernel limits it to `net.core.somaxconn`.";
+        "reuseport": Boolean, Is("false"), "`SO_REUSEPORT`: other processes may listen on the same port. TCP and UDP.";
+        "v6only": Boolean, Described, "`IPV6_V6ONLY`. TCP and UDP on IPv6 addresses.", "as the kernel does (`net.ipv6.bindv6only`)";
+        "nodelay": Boolean, Described, "`TCP_NODELAY`, which accepted connections inherit.", "as the child leaves it";
+        "nonblock": Boolean, Described, "`O_NONBLOCK` of the socket itself. Nearly all servers set what they need; nginx expects a non-blocking socket.", "as the child leaves it; at first blocking";
     }
     SWITCH "[switch]" "What psflip switches to the new child at promotion." {
         "symlink": Kind::Table(&SYMLINK), Nothing, "A symlink to repoint.";
     }
     SYMLINK "[switch.symlink]" "A symlink that psflip repoints to the new child, atomically." {
-        "path": Special("/run/app/app.sock"), Required, "The path of the symlink.";
-        "to": Special("/run/app/{{ blue_green() }}.sock"), Required, "The target of the symlink.";
+        "path": Special, Required, "The path of the symlink.", "", "path" "/run/app/app.sock";
+        "to": Special, Required, "The target of the symlink.", "", "path" "/run/app/{{ blue_green() }}.sock";
     }
     HOOKS "[hooks]" "Commands that psflip runs at a promotion or after a failed upgrade, each an argv without a shell." {
-        "promote": Argv(true), Is("[]"), "Runs when the new child is healthy, before the promotion. If it fails, the upgrade fails.";
-        "promoted": Argv(true), Is("[]"), "Runs after the promotion.";
+        "promote": Argv(true), Is("[]"), "Runs when the child is healthy, before psflip repoints the symlink and writes the pidfile; also at the first start. If it doesn't exit with 0, the upgrade (or the start, with 125) fails.";
+        "promoted": Argv(true), Is("[]"), "Runs after the promotion, when the generation is active.";
         "failed": Argv(true), Is("[]"), "Runs after a failed upgrade, in the generation that keeps serving.";
-        "timeout": Duration(NO_HOOK), Is("\"30s\""), "Time limit for each hook.";
+        "timeout": Duration(NO_HOOK), Is("\"30s\""), "Time limit for each hook; after that it counts as failed.";
     }
     CONTROL "[control]" "The control socket for `psflip upgrade`, `status` and `stop`." {
-        "socket": OrFalse("/run/app/psflip.sock"), Described("the pidfile's path with `.sock` appended; without a pidfile `psflip.sock` in `$RUNTIME_DIRECTORY`"), "The path of the control socket; `false`: no control socket.";
+        "socket": OrFalse, Described, "The path of the control socket, at most 107 bytes; `false`: no control socket.", "the pidfile's path with `.sock` appended; without a pidfile `psflip.sock` in `$RUNTIME_DIRECTORY`", "path" "/run/app/psflip.sock";
     }
     LOG "[log]" "psflip's own log, on standard error." {
-        "format": Word(LogFormat::WORDS), Is("\"auto\""), "The format of log lines. `auto`: `journald` if standard error is connected to the journal, else `text`.";
+        "format": Word(LogFormat::WORDS), Is("\"auto\""), "The format of log lines. `auto`: `journald` if standard error is connected to the journal (`JOURNAL_STREAM` of systemd.exec(5)), else `text`.";
         "level": Word(tracing::Level::WORDS), Is("\"info\""), "The lowest level that is logged.";
     }
 }

@@ -1,4 +1,5 @@
-//! Makes what is made of psflip's own command line and table of keys: man pages, shell completions, the JSON Schema of configurations.
+//! Makes what is made of psflip's own command line and table of keys: man pages, shell completions, the JSON Schema of configurations, and
+//! the tables of keys in docs/configuration.md.
 //!
 //! `docgen DIRECTORY` writes them, `docgen DIRECTORY --check` only compares. `cargo xtask docs` runs it with `dist` of the repository.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
@@ -8,6 +9,7 @@ mod man;
 mod schema;
 #[cfg(test)]
 mod shells;
+mod tables;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -21,6 +23,9 @@ use std::process::ExitCode;
 /// A file to be: its path below the directory, and its content.
 type File = (String, Vec<u8>);
 
+/// The page with the tables of keys, seen from the directory of the other files.
+const MANUAL: &str = "../docs/configuration.md";
+
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let Some(directory) = args.next() else {
@@ -28,7 +33,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let only_check = args.next().is_some_and(|arg| arg == "--check");
-    match files().and_then(|files| bring(Path::new(&directory), &files, only_check)) {
+    match files(Path::new(&directory)).and_then(|files| bring(Path::new(&directory), &files, only_check)) {
         Ok(changed) if changed.is_empty() => {
             println!("all up to date in {directory}");
             ExitCode::SUCCESS
@@ -52,8 +57,10 @@ fn main() -> ExitCode {
 }
 
 /// Everything that is made, in the order of its paths.
-fn files() -> io::Result<Vec<File>> {
+fn files(directory: &Path) -> io::Result<Vec<File>> {
     let mut files = man::pages()?;
+    let page = fs::read_to_string(directory.join(MANUAL))?;
+    files.push((MANUAL.to_owned(), tables::renewed(&page)?.into_bytes()));
     for (name, script) in completions::scripts() {
         files.push((format!("completions/{name}"), script));
     }

@@ -167,15 +167,17 @@ fn section(title: &str, table: &Table) -> String {
 
 /// One key: its name, its type, what it means and what holds without it.
 fn entry(table: &Table, key: &Key) -> String {
+    let text = table.text(key);
     let default = match &key.absent {
         Absent::Required => " Required.".to_owned(),
         Absent::Nothing => String::new(),
         Absent::Is(value) => format!(" Default: `{value}`."),
-        Absent::Described(words) => format!(" Default: {words}."),
+        Absent::Described => format!(" Default: {}.", text.default),
     };
     let kind = match &key.kind {
-        Kind::Text | Kind::Special(_) => "string",
-        Kind::OrFalse(_) => "string or false",
+        Kind::Text => "string",
+        Kind::Special => text.form,
+        Kind::OrFalse => &format!("{} or false", text.form),
         Kind::Duration(_) => "duration",
         Kind::Signal => "signal",
         Kind::Boolean => "true or false",
@@ -196,7 +198,7 @@ fn entry(table: &Table, key: &Key) -> String {
     format!(
         ".TP\n\\fB{}\\fR ({kind})\n{}\n",
         escaped(key.name),
-        sentence(&format!("{}{words}{default}", table.meaning(key)))
+        sentence(&format!("{}{words}{default}", text.about))
     )
 }
 

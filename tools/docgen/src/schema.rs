@@ -39,7 +39,11 @@ fn table(table: &Table) -> Value {
 
 fn property(table: &Table, key: &Key) -> Value {
     let mut schema = value(&key.kind);
-    schema["description"] = json!(table.meaning(key));
+    let example = table.text(key).example;
+    if !example.is_empty() {
+        schema["examples"] = json!([example]);
+    }
+    schema["description"] = json!(table.text(key).about);
     if let Absent::Is(text) = key.absent
         && let Ok(value) = serde_json::from_str::<Value>(text)
     {
@@ -60,10 +64,8 @@ fn word(words: &[&str]) -> Value {
 fn value(kind: &Kind) -> Value {
     match kind {
         Kind::Text => json!({ "type": "string" }),
-        Kind::Special(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
-        Kind::OrFalse(example) => {
-            json!({ "anyOf": [{ "type": "string", "minLength": 1 }, { "const": false }], "examples": [example] })
-        }
+        Kind::Special => json!({ "type": "string", "minLength": 1 }),
+        Kind::OrFalse => json!({ "anyOf": [{ "type": "string", "minLength": 1 }, { "const": false }] }),
         Kind::Duration(zero) => {
             let mut schema = string("^(?:[0-9]+d)?(?:[0-9]+h)?(?:[0-9]+m)?(?:[0-9]+s)?(?:[0-9]+ms)?$");
             schema["minLength"] = json!(2);

@@ -102,7 +102,8 @@ fn the_schema_allows_what_psflip_allows() {
 
 #[test]
 fn every_subcommand_and_every_table_has_its_place_in_the_man_pages() {
-    let files = crate::files().unwrap();
+    let files =
+        crate::files(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist"))).unwrap();
     let page = |name: &str| {
         let (_, text) =
             files.iter().find(|(path, _)| path == name).unwrap_or_else(|| panic!("there is no {name}"));

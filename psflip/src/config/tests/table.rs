@@ -5,10 +5,10 @@ use super::{plan, read, refused};
 use crate::config::keys::{Absent, Key, Kind, TOP, Table, Zero};
 
 /// A valid value of a key, in TOML.
-fn good(key: &Key) -> String {
+fn good(table: &Table, key: &Key) -> String {
     match &key.kind {
         Kind::Text => "\"x\"".to_owned(),
-        Kind::Special(example) | Kind::OrFalse(example) => format!("\"{example}\""),
+        Kind::Special | Kind::OrFalse => format!("\"{}\"", table.text(key).example),
         Kind::Duration(_) => "\"1m30s\"".to_owned(),
         Kind::Signal => "\"SIGUSR1\"".to_owned(),
         Kind::Boolean => "true".to_owned(),
@@ -28,8 +28,8 @@ fn good(key: &Key) -> String {
 fn bad(key: &Key) -> Vec<String> {
     let list: &[&str] = match &key.kind {
         Kind::Text => &["1", "true", "[]", "{}"],
-        Kind::Special(_) => &["1", "true", "[]", "{}", "\"\""],
-        Kind::OrFalse(_) => &["1", "true", "[]", "{}", "\"\""],
+        Kind::Special => &["1", "true", "[]", "{}", "\"\""],
+        Kind::OrFalse => &["1", "true", "[]", "{}", "\"\""],
         Kind::Duration(Zero::Allowed) => &["0", "5", "\"5\"", "true"],
         Kind::Duration(Zero::Refused(_)) => &["0", "5", "\"5\"", "true", "\"0s\""],
         Kind::Signal => &["1", "\"SIGHOP\"", "\"\"", "[\"SIGHUP\"]"],
@@ -66,7 +66,7 @@ fn text(table: &Table, name: &str, value: &str) -> String {
     let required = |key: &&Key| is_required(key) && key.name != name;
     let mut text = String::new();
     for key in TOP.keys.iter().filter(is_required).filter(|_| !table.title.is_empty()) {
-        text += &format!("{} = {}\n", key.name, good(key));
+        text += &format!("{} = {}\n", key.name, good(&TOP, key));
     }
     text += table.title;
     text.push('\n');
@@ -76,7 +76,7 @@ fn text(table: &Table, name: &str, value: &str) -> String {
             "mode" | "owner" | "group" => "\"unix://x\"",
             _ => "\"tcp://[::1]:0\"",
         };
-        let value = if table.title == "[[listen]]" { address.to_owned() } else { good(key) };
+        let value = if table.title == "[[listen]]" { address.to_owned() } else { good(table, key) };
         text += &format!("{} = {value}\n", key.name);
     }
     text + &format!("{name} = {value}\n")
@@ -103,7 +103,7 @@ fn all() -> Vec<(&'static Table, &'static Key)> {
 fn every_key_of_the_table_is_read_and_only_as_it_says() {
     // Contract: X1
     for (table, key) in all() {
-        plan(&text(table, key.name, &good(key)));
+        plan(&text(table, key.name, &good(table, key)));
         for value in bad(key) {
             let said = refused(&text(table, key.name, &value));
             assert!(
@@ -126,7 +126,7 @@ fn every_key_of_the_table_is_read_and_only_as_it_says() {
 fn what_the_table_calls_required_is() {
     // Contract: X1
     for (table, key) in all().into_iter().filter(|(_, key)| matches!(key.absent, Absent::Required)) {
-        let text = text(table, key.name, &good(key));
+        let text = text(table, key.name, &good(table, key));
         let without: String = text
             .lines()
             .filter(|line| !line.starts_with(&format!("{} ", key.name)))
@@ -134,32 +134,5 @@ fn what_the_table_calls_required_is() {
         // A table without keys is written as its header alone.
         let said = read(&without).expect_err(&without).to_string();
         assert!(said.contains(&format!("`{}` is missing", key.name)), "{said}");
-    }
-}
-
-#[test]
-fn the_manual_has_every_key_with_its_default() {
-    let manual = include_str!("../../../../docs/configuration.md");
-    let rows: Vec<Vec<&str>> = manual
-        .lines()
-        .filter(|line| line.starts_with("| `"))
-        .map(|line| line.split('|').map(str::trim).collect())
-        .collect();
-    for (table, key) in all() {
-        let kind = table.title.strip_prefix("[healthcheck.").map(|kind| kind.trim_end_matches(']'));
-        let name = format!("`{}`", key.name);
-        let told = rows.iter().find(|row| match kind {
-            // The table of keys has the pace once for all kinds.
-            Some(kind) => {
-                (row[1] == format!("`{kind}`") && row[2] == name)
-                    || row[1] == name && row.len() > 5 && key.name != "timeout"
-            }
-            None => row[1].contains(&name),
-        });
-        let told = told.is_some()
-            || ["locals", "env", "signals"].contains(&key.name)
-            || table.title == "[switch.symlink]"
-            || key.name == "timeout";
-        assert!(told, "docs/configuration.md does not tell `{}` of `{}`", key.name, table.title);
     }
 }

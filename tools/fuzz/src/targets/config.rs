@@ -61,8 +61,8 @@ fn add(words: &mut Vec<String>, table: &Table) {
             Kind::Table(table) | Kind::Many(table, _) => add(words, table),
             Kind::One(tables) => tables.iter().for_each(|(_, table)| add(words, table)),
             Kind::Text
-            | Kind::Special(_)
-            | Kind::OrFalse(_)
+            | Kind::Special
+            | Kind::OrFalse
             | Kind::Duration(_)
             | Kind::Signal
             | Kind::Boolean
