@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Question, Received, Statuses, judge};
+use super::response::{Reading, status};
 use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
 use crate::config::{HttpMethod, HttpRequest};
 
@@ -79,7 +80,7 @@ impl Asked {
                 Received::Nothing => return Ok(false),
             }
             match status(&self.answer) {
-                Reading::Status(status, _) => {
+                Reading::Status(status) => {
                     return match judge(status, &self.wanted, "HTTP") {
                         Ok(()) => Ok(true),
                         Err(why) => Err(self.exchange.failed(&why)),
@@ -108,93 +109,5 @@ impl Attempt for Asked {
 
     fn overdue(&self, limit: Duration) -> String {
         self.exchange.overdue(limit, &self.answer)
-    }
-}
-
-/// The state of reading an answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reading<'a> {
-    /// Its status, and what follows the status line.
-    Status(u16, &'a [u8]),
-    /// Incomplete.
-    More,
-    /// Not an HTTP/1 answer.
-    Unfit,
-}
-
-/// The status of an answer (RFC 9112, 4). Interim answers (RFC 9110, 15.2) are skipped.
-pub(super) fn status(mut answer: &[u8]) -> Reading<'_> {
-    const START: &[u8] = b"HTTP/1.";
-    loop {
-        let known = answer.len().min(START.len());
-        if answer[..known] != START[..known] {
-            return Reading::Unfit;
-        }
-        let Some(end) = answer.iter().position(|byte| *byte == b'\n') else { return Reading::More };
-        let line = answer[..end].strip_suffix(b"\r").unwrap_or(&answer[..end]);
-        let [_, _, _, _, _, _, _, minor, b' ', a, b, c, rest @ ..] = line else { return Reading::Unfit };
-        let digits = [minor, a, b, c].into_iter().all(u8::is_ascii_digit);
-        if !digits || !matches!(rest.first(), None | Some(b' ')) {
-            return Reading::Unfit;
-        }
-        match [a, b, c].into_iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0')) {
-            0..100 => return Reading::Unfit,
-            // These may precede the answer to a GET without `Expect` and `Upgrade`.
-            100 | 102..200 => {
-                let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
-                    return Reading::More;
-                };
-                answer = &answer[end + 4..];
-            }
-            status => return Reading::Status(status, &answer[end + 1..]),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_http_1_status_line_is_read() {
-        for line in ["HTTP/1.1 200 OK\r\n", "HTTP/1.0 200\r\n", "HTTP/1.1 200 \n", "HTTP/1.9 200 x y\r\nA: b"]
-        {
-            assert!(matches!(status(line.as_bytes()), Reading::Status(200, _)), "{line:?}");
-        }
-    }
-
-    #[test]
-    fn every_part_of_a_status_line_waits_for_more() {
-        let line = "HTTP/1.1 503 Service Unavailable\r\n";
-        for length in 0..line.len() {
-            assert_eq!(status(&line.as_bytes()[..length]), Reading::More, "{length}");
-        }
-        assert_eq!(status(line.as_bytes()), Reading::Status(503, b""));
-    }
-
-    #[test]
-    fn interim_answers_are_passed_over() {
-        let answer = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n";
-        assert_eq!(status(answer.as_bytes()), Reading::Status(204, b""));
-        assert_eq!(status(&answer.as_bytes()[..40]), Reading::More);
-    }
-
-    #[test]
-    fn what_is_not_http_1_is_refused() {
-        let others = [
-            "220 mail",
-            "HTTP/2 200\n",
-            "HTTP/1.1  200\n",
-            "HTTP/1.1 20\n",
-            "HTTP/1.1 2000\n",
-            "HTTP/1.x 200\n",
-            "HTTP/1.1 099 x\n",
-            "HTTP/1.1\n",
-            "<html>",
-            "\n",
-        ];
-        for line in others {
-            assert_eq!(status(line.as_bytes()), Reading::Unfit, "{line:?}");
-        }
     }
 }
