@@ -164,8 +164,8 @@ use self::Kind::{
 };
 use self::Zero::{Allowed, Refused};
 
-// A row: name, kind, what applies without the key, its meaning; then, where they are needed, the words for its
-// default, the form of its value, and an example.
+// A row: name, kind, what applies without the key, its meaning; then, where they are needed, the words for
+// its default, the form of its value, and an example.
 macro_rules! tables {
     ($($id:ident $title:literal $about:literal {
         $($name:literal: $kind:expr, $absent:expr, $meaning:literal $(, $default:literal $(, $form:literal $example:literal)?)?;)*

@@ -1,8 +1,8 @@
 //! The configuration: text -> templates -> typed values -> [`Plan`]. Pure, except for files and variables
 //! that templates read.
 //!
-//! [`Document::read`] reads a file, [`parse`] a text. Both collect all errors ([`Errors`]) instead of stopping
-//! at the first, and psflip starts nothing from a configuration with an error (contract X1).
+//! [`Document::read`] reads a file, [`parse`] a text. Both collect all errors ([`Errors`]) instead of
+//! stopping at the first, and psflip starts nothing from a configuration with an error (contract X1).
 //! `docs/configuration.md` explains the keys.
 
 mod address;

@@ -101,9 +101,9 @@ impl Job {
     }
 }
 
-/// What is known about stops: of this process, and of the process that gets its signals. That one is called the
-/// child here. For a generation it is the child, for `psflip watch` the service, for an anchor the active
-/// generation.
+/// What is known about stops: of this process, and of the process that gets its signals. That one is called
+/// the child here. For a generation it is the child, for `psflip watch` the service, for an anchor the
+/// active generation.
 #[derive(Debug)]
 pub struct JobControl {
     job: Job,
@@ -133,8 +133,8 @@ impl JobControl {
         was_suspended
     }
 
-    /// Records that the child was stopped. Read the signals that have arrived before acting on it: one of them
-    /// may be the cause of the stop, or undo it.
+    /// Records that the child was stopped. Read the signals that have arrived before acting on it: one of
+    /// them may be the cause of the stop, or undo it.
     pub fn on_stop(&mut self, signal: Signal) {
         self.stopped_by = Some(signal);
     }
@@ -194,8 +194,8 @@ impl JobControl {
         }
     }
 
-    /// Stops this process as well, so that the process that waits for it, usually a shell, sees its job stopped.
-    /// Returns when it was continued.
+    /// Stops this process as well, so that the process that waits for it, usually a shell, sees its job
+    /// stopped. Returns when it was continued.
     pub fn stop_too(&mut self) {
         self.take_terminal_back();
         self.suspended = true;
@@ -214,8 +214,8 @@ impl JobControl {
         self.loan.take_back(self.job);
     }
 
-    /// Makes the job the foreground group again if the foreground group is empty: another process had lent the
-    /// terminal to a child that exited without returning it.
+    /// Makes the job the foreground group again if the foreground group is empty: another process had lent
+    /// the terminal to a child that exited without returning it.
     pub fn take_terminal_from_nobody(&self) {
         self.job.take_terminal(process::is_empty_group);
     }

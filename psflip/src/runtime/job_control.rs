@@ -1,5 +1,5 @@
-//! Stops of the child by signals, and lending the terminal to it (contract S3). `process/job_control.rs` performs
-//! what follows from a stop.
+//! Stops of the child by signals, and lending the terminal to it (contract S3). `process/job_control.rs`
+//! performs what follows from a stop.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! Stops of the service, and the terminal that it may need (contract S3). `process/job_control.rs` performs what
-//! follows from a stop.
+//! Stops of the service, and the terminal that it may need (contract S3). `process/job_control.rs` performs
+//! what follows from a stop.
 
 use super::{Target, Watch};
 use crate::flip::job_control::Part;
