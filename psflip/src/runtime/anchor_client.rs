@@ -2,19 +2,35 @@
 
 use std::io;
 
-use super::Runtime;
 use crate::anchor::{Link, Message};
-use crate::config::Orphans;
 use crate::exit;
-use crate::flip::{News, Outcome};
-use crate::handover::successor;
+use crate::flip::News;
 use crate::signal::Signal;
+use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::signal::Received;
 
-impl Runtime {
-    fn tell_anchor(&self, message: Message) {
-        if let Some(anchor) = &self.managers.anchor
+/// The anchor above this generation, if there is one.
+#[derive(Debug)]
+pub(super) struct AnchorClient(Option<Link>);
+
+impl AnchorClient {
+    pub(super) fn new(link: Option<Link>) -> Self {
+        Self(link)
+    }
+
+    /// The connection.
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.0.as_ref()
+    }
+
+    /// Whether there is an anchor.
+    pub(super) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn tell(&self, message: Message) {
+        if let Some(anchor) = &self.0
             && let Err(error) = anchor.tell(message)
             && error.raw_os_error() != Some(libc::EPIPE)
         {
@@ -22,17 +38,18 @@ impl Runtime {
         }
     }
 
-    /// Notifies the anchor that this program has read its configuration.
-    pub(super) fn tell_anchor_of_begin(&self) {
-        self.tell_anchor(Message::begins(self.plan.shutdown.orphans == Orphans::Leave));
+    /// Notifies the anchor that this program has read its configuration. `leaves`: whether leftover processes
+    /// are left alone.
+    pub(super) fn tell_begin(&self, leaves: bool) {
+        self.tell(Message::begins(leaves));
     }
 
     /// Notifies the anchor of the news that concerns it.
-    pub(super) fn tell_anchor_of(&self, news: News) {
+    pub(super) fn tell_of(&self, news: News) {
         match news {
-            News::UpgradeStarted => self.tell_anchor(Message::Upgrading),
+            News::UpgradeStarted => self.tell(Message::Upgrading),
             News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
-                self.tell_anchor(Message::Failed);
+                self.tell(Message::Failed);
             }
             // The process that started this one has exited, so the anchor is the parent now.
             News::Promoted | News::PredecessorLost => self.die_with_anchor(),
@@ -41,7 +58,7 @@ impl Runtime {
     }
 
     fn die_with_anchor(&self) {
-        if let Some(anchor) = &self.managers.anchor
+        if let Some(anchor) = &self.0
             && let Err(error) = anchor.die_with_anchor()
         {
             tracing::debug!(%error, "the anchor is gone"); // the loop is about to see that, too
@@ -49,54 +66,28 @@ impl Runtime {
     }
 
     /// The successor is acknowledged: the anchor learns its pid.
-    pub(super) fn hand_over_anchor(&self) {
-        if let Some((pid, _)) = self.successor.as_ref().and_then(successor::Link::process) {
-            self.tell_anchor(Message::Main { pid });
-        }
+    pub(super) fn tell_main(&self, pid: u32) {
+        self.tell(Message::Main { pid });
     }
 
     /// Nothing may outlive the anchor. The kernel kills this process when the anchor dies, but only once it
     /// is the anchor's child; before that, this function exits. The keeper kills the rest (contract C7).
-    pub(super) fn anchor_is_gone(&mut self) -> io::Result<()> {
-        let pid = self.managers.anchor.as_ref().map(Link::anchor);
+    pub(super) fn is_gone(&self) -> io::Result<()> {
+        let pid = self.0.as_ref().map(Link::anchor);
         tracing::error!(anchor = pid, "the anchor was killed; stopping everything at once");
         process::exit_now(exit::FAILURE)
     }
 
     /// The original signal, if the anchor relayed it.
-    pub(super) fn relayed(&self, received: &Received) -> Option<Received> {
-        self.managers.anchor.as_ref().and_then(|_| Link::original(received))
+    pub(super) fn original(&self, received: &Received) -> Option<Received> {
+        self.0.as_ref().and_then(|_| Link::original(received))
     }
 
-    /// Passes a signal from the anchor on to the successor, if this generation is no longer the active one:
-    /// the anchor has not read yet which generation is. Returns whether the signal needs no other handling.
-    pub(super) fn pass_on(&self, received: &Received, original: &Received) -> bool {
-        let superseded = self.state.is_superseded() || self.outcome == Some(Outcome::Superseded);
-        if !superseded {
-            return false;
-        }
-        let Some((pid, process)) = self.successor.as_ref().and_then(successor::Link::process) else {
-            return false;
-        };
-        tracing::debug!(signal = %original.signal, new_psflip = pid, "signal passed on to the new psflip");
-        if let Err(error) = process.forward(received)
-            && error.raw_os_error() != Some(libc::ESRCH)
-        {
-            tracing::error!(signal = %original.signal, %error, "can't pass a signal on to the new psflip");
-        }
-        original.signal != Signal::CONT // psflip itself may be stopped, too
-    }
-
-    /// Before a superseded generation exits: passes pending signals on, which were meant for the active
-    /// generation.
-    pub(super) fn pass_last_signals_on(&self) {
-        if self.managers.anchor.is_none() || self.outcome != Some(Outcome::Superseded) {
-            return;
-        }
-        while let Ok(Some(received)) = self.signals.next() {
-            if let Some(original) = self.relayed(&received) {
-                self.pass_on(&received, &original);
-            }
+    /// The anchor stopped after this process, but the SIGCONT came to this process alone: passes it on.
+    pub(super) fn wake(&self) {
+        if let Some(anchor) = &self.0 {
+            // An error means that it is gone.
+            let _ = PidFd::open(anchor.anchor()).and_then(|anchor| anchor.send(Signal::CONT));
         }
     }
 }

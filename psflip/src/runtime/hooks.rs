@@ -3,17 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use super::Runtime;
 use super::poller::Token;
 use super::timers::Key;
-use crate::flip::{Event, Hook};
-use crate::history::Step;
+use super::waiting::Waiting;
+use crate::flip::Hook;
 use crate::process::command::SupervisedCommand;
-use crate::process::keeper::Tree;
 
 /// The running hooks.
-pub(super) type Running = BTreeMap<Hook, SupervisedCommand>;
+#[derive(Debug, Default)]
+pub(super) struct Hooks(BTreeMap<Hook, SupervisedCommand>);
+
+/// The result of a hook that something depends on. `Err`: why it failed.
+pub(super) type HookResult = Result<(), String>;
 
 fn token(hook: Hook) -> Token {
     match hook {
@@ -24,7 +27,7 @@ fn token(hook: Hook) -> Token {
 }
 
 /// Its name in the configuration.
-fn name(hook: Hook) -> &'static str {
+pub(super) fn name(hook: Hook) -> &'static str {
     match hook {
         Hook::Promote => "promote",
         Hook::Promoted => "promoted",
@@ -32,96 +35,84 @@ fn name(hook: Hook) -> &'static str {
     }
 }
 
-impl Runtime {
-    /// Starts a hook. An earlier run that is still going is killed.
-    pub(super) fn run_hook(&mut self, hook: Hook) {
-        let argv = match hook {
-            Hook::Promote => &self.plan.hooks.promote,
-            Hook::Promoted => &self.plan.hooks.promoted,
-            Hook::Failed => &self.plan.hooks.failed,
-        };
-        if argv.is_empty() {
-            if hook == Hook::Promote {
-                self.queue.push_back(Event::HookSucceeded);
-            }
-            return;
-        }
-        let argv = argv.clone();
-        if hook == Hook::Promote {
-            self.note(Step::Hook);
-        }
-        let child = self.tree.as_ref().and_then(Tree::child_pid).unwrap_or_default().to_string();
-        let psflip = std::process::id().to_string();
-        let mut variables =
-            vec![("PSFLIP_HOOK", name(hook)), ("PSFLIP_PID", &psflip), ("PSFLIP_CHILD_PID", &child)];
-        let listeners = self.listeners.addresses().join(" ");
-        if !listeners.is_empty() {
-            variables.push(("PSFLIP_LISTEN", &listeners));
-        }
-        if let (Hook::Failed, Some(reason)) = (hook, &self.upgrade_failure) {
-            variables.push(("PSFLIP_REASON", reason));
-        }
-        tracing::debug!(hook = name(hook), command = argv[0], "hook started");
-        let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
-        let started =
-            SupervisedCommand::start(&argv, &self.envp, &variables, workdir, signals).and_then(|command| {
-                let watched = self.poller.watch(token(hook), command.as_fd());
-                watched.map(|()| command).map_err(|error| format!("can't be waited for: {error}"))
-            });
+impl Hooks {
+    /// Watches a hook that was started. Returns the result if it could not be started, and something depends
+    /// on it. An earlier run that is still going is killed.
+    pub(super) fn add(
+        &mut self,
+        hook: Hook,
+        started: Result<SupervisedCommand, String>,
+        limit: Duration,
+        wait: &mut Waiting,
+    ) -> Option<HookResult> {
+        let started = started.and_then(|command| {
+            let watched = wait.poller.watch(token(hook), command.as_fd());
+            watched.map(|()| command).map_err(|error| format!("can't be waited for: {error}"))
+        });
         match started {
             Ok(command) => {
-                self.timers.set(Key::Hook(hook), self.plan.hooks.timeout);
-                self.hooks.insert(hook, command);
+                wait.timers.set(Key::Hook(hook), limit);
+                self.0.insert(hook, command);
+                None
             }
-            Err(why) => self.hook_ended(hook, Err(why)),
+            Err(why) => self.ended(hook, Err(why), wait),
         }
     }
 
     /// Kills a hook with all its processes, if it runs.
-    pub(super) fn end_hook(&mut self, hook: Hook) {
-        self.timers.clear(Key::Hook(hook));
-        self.poller.forget(token(hook));
-        self.hooks.remove(&hook);
+    pub(super) fn end(&mut self, hook: Hook, wait: &mut Waiting) {
+        wait.timers.clear(Key::Hook(hook));
+        wait.poller.forget(token(hook));
+        self.0.remove(&hook);
     }
 
-    /// A hook has exited, or has written output.
-    pub(super) fn on_hook(&mut self, hook: Hook) {
-        let Some(command) = self.hooks.get_mut(&hook) else { return };
+    /// Kills all hooks.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// A hook has exited, or has written output. Returns its result if something depends on it.
+    pub(super) fn on_ready(&mut self, hook: Hook, wait: &mut Waiting) -> Option<HookResult> {
+        let command = self.0.get_mut(&hook)?;
         match command.advance() {
-            Ok(false) => {}
+            Ok(false) => None,
             Ok(true) => {
                 let output = command.output();
-                self.hook_ended(hook, Ok(output));
+                self.ended(hook, Ok(output), wait)
             }
-            Err(why) => self.hook_ended(hook, Err(why)),
+            Err(why) => self.ended(hook, Err(why), wait),
         }
     }
 
     /// A hook has reached its time limit. It may have exited in time all the same, if psflip was stopped
     /// meanwhile.
-    pub(super) fn hook_is_late(&mut self, hook: Hook) {
-        self.on_hook(hook);
-        if let Some(command) = self.hooks.get(&hook) {
-            let why = command.overdue(self.plan.hooks.timeout);
-            self.hook_ended(hook, Err(why));
+    pub(super) fn is_late(&mut self, hook: Hook, limit: Duration, wait: &mut Waiting) -> Option<HookResult> {
+        let result = self.on_ready(hook, wait);
+        match self.0.get(&hook) {
+            Some(command) => {
+                let why = command.overdue(limit);
+                self.ended(hook, Err(why), wait)
+            }
+            None => result,
         }
     }
 
-    fn hook_ended(&mut self, hook: Hook, result: Result<Option<String>, String>) {
-        self.end_hook(hook);
+    fn ended(
+        &mut self,
+        hook: Hook,
+        result: Result<Option<String>, String>,
+        wait: &mut Waiting,
+    ) -> Option<HookResult> {
+        self.end(hook, wait);
         match (hook, result) {
             (_, Ok(output)) => {
                 tracing::debug!(hook = name(hook), output, "hook exited with 0");
-                if hook == Hook::Promote {
-                    self.queue.push_back(Event::HookSucceeded);
-                }
+                (hook == Hook::Promote).then_some(Ok(()))
             }
-            (Hook::Promote, Err(why)) => {
-                self.failure = Some(format!("`hooks.promote` failed: {why}"));
-                self.queue.push_back(Event::HookFailed);
-            }
+            (Hook::Promote, Err(why)) => Some(Err(format!("`hooks.promote` failed: {why}"))),
             (Hook::Promoted | Hook::Failed, Err(reason)) => {
                 tracing::warn!(hook = name(hook), reason, "hook failed; nothing depends on it");
+                None
             }
         }
     }

@@ -7,37 +7,23 @@ use super::Runtime;
 use crate::flip::News;
 use crate::flip::signals::Reach;
 use crate::signal::Signal;
-use crate::sys::pidfd::PidFd;
 use crate::sys::signal::Received;
 use crate::sys::tree;
 
 impl Runtime {
     pub(super) fn child_was_stopped(&mut self, signal: Signal) -> io::Result<()> {
         self.job_control.on_stop(signal);
-        let read = self.read_signals();
+        let read = self.read_signals(); // a pending signal may be the cause of the stop, or undo it
         self.follow_stopped_child();
         read
     }
 
     fn follow_stopped_child(&mut self) {
-        if let Some(tree) = &self.tree
+        if let Some(tree) = &self.child.tree
             && let Some(child) = tree.child_pid()
         {
-            self.job_control.follow_stopped(tree, child, self.state.part());
+            self.job_control.follow_stopped(tree, child, self.machine.state.part());
         }
-    }
-
-    /// The anchor stopped after this process, but the SIGCONT came to this process alone: passes it on.
-    pub(super) fn continue_anchor(&self) {
-        if let Some(anchor) = &self.managers.anchor {
-            // An error means that it is gone.
-            let _ = PidFd::open(anchor.anchor()).and_then(|anchor| anchor.send(Signal::CONT));
-        }
-    }
-
-    /// Makes the job the foreground group again, if the child was.
-    pub(super) fn take_terminal_back(&mut self) {
-        self.job_control.take_terminal_back();
     }
 
     /// Another generation has exited, or no longer needs the terminal: a child that waits for the terminal
@@ -61,18 +47,13 @@ impl Runtime {
         if received.signal == Signal::CONT {
             self.job_control.on_continue();
         }
-        if let Some(tree) = &mut self.tree
-            && let Err(error) = tree.forward(received, reach)
-            && error.raw_os_error() != Some(libc::ESRCH)
-        {
-            tracing::error!(signal = %received.signal, %error, "can't forward a signal to the child");
-        }
+        self.child.forward(received, reach);
     }
 
     /// A stopped process exits only on SIGKILL. So psflip continues a child that has been sent a stop signal,
     /// as systemd does.
     pub(super) fn continue_child_to_end(&mut self) {
-        let Some(tree) = &self.tree else { return };
+        let Some(tree) = &self.child.tree else { return };
         let is_stopped = |child| self.job_control.is_stopped() || tree::is_stopped(child);
         if let Some(child) = tree.child_pid().filter(|child| is_stopped(*child)) {
             tracing::info!(

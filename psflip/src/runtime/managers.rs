@@ -1,5 +1,5 @@
 //! The only module that notifies service managers of the state of the service: systemd
-//! (`crate::manager::systemd`) and the anchor (`anchored.rs`).
+//! (`crate::manager::systemd`) and the anchor (`anchor_client.rs`).
 //!
 //! Only the service's main process notifies them, since they accept messages from no other process
 //! (`NotifyAccess=main`). The first generation does from its start. A successor does once its predecessor has
@@ -12,16 +12,19 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::EpollFlags;
 
+use super::anchor_client::AnchorClient;
+use super::handover::Handover;
 use super::poller::Token;
 use super::timers::Key;
+use super::waiting::Waiting;
 use super::{MARGIN, Runtime};
 use crate::anchor;
 use crate::end::End;
 use crate::exit;
 use crate::flip::{News, Outcome};
-use crate::handover::{ToSuccessor, successor};
+use crate::handover::ToSuccessor;
 use crate::manager::systemd::{Message, Notifier, keeps_descriptors, watchdog_interval};
-use crate::process::keeper::Tree;
+use crate::traffic::listen::Listeners;
 
 /// How long a generation that has drained stays alive when the service manager does not read the message that
 /// another process is the main process.
@@ -42,8 +45,7 @@ enum Voice {
 #[derive(Debug)]
 pub(super) struct Managers {
     systemd: Option<Notifier>,
-    /// The anchor above this generation (`anchored.rs`).
-    pub(super) anchor: Option<anchor::Link>,
+    pub(super) anchor: AnchorClient,
     /// systemd's file descriptor store keeps sockets for psflip.
     stores: bool,
     /// The interval of messages to systemd's watchdog.
@@ -59,6 +61,8 @@ pub(super) struct Managers {
     patient_until: Option<Instant>,
     /// The errno of the failed start of the child.
     pub(super) errno: Option<i32>,
+    /// The number of this generation.
+    generation: u64,
 }
 
 impl Managers {
@@ -68,6 +72,7 @@ impl Managers {
         variable: impl Fn(&str) -> Option<String>,
         anchor: Option<anchor::Link>,
         is_first: bool,
+        generation: u64,
     ) -> Self {
         let name = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let systemd = name.and_then(|name| match Notifier::new(&name) {
@@ -82,7 +87,7 @@ impl Managers {
         let watchdog = systemd.as_ref().and_then(|_| watchdog_interval(variable, main));
         Self {
             systemd,
-            anchor,
+            anchor: AnchorClient::new(anchor),
             stores,
             watchdog,
             voice: if is_first { Voice::Own } else { Voice::Predecessor },
@@ -91,6 +96,7 @@ impl Managers {
             healthy_since: None,
             patient_until: None,
             errno: None,
+            generation,
         }
     }
 
@@ -103,224 +109,148 @@ impl Managers {
     pub(super) fn keep_sockets(&self) -> bool {
         self.stores && !self.stopping
     }
-}
 
-impl Runtime {
-    /// The first generation starts.
-    pub(super) fn managers_begin(&mut self) {
-        if self.managers.speaks() {
-            let time = self.plan.upgrade.timeout + self.promotion() + self.grace();
+    /// The first generation starts. `time`: how long that may take.
+    pub(super) fn begin(&mut self, time: Duration, wait: &mut Waiting) {
+        if self.speaks() {
             let message = self.patience(Message::new(), time);
-            self.say(message.status(&format!("starting generation {}", self.identity.generation)));
-            self.show_signs_of_life();
+            self.say(message.status(&format!("starting generation {}", self.generation)), wait);
+            self.show_signs_of_life(wait);
         }
     }
 
-    /// Notifies service managers of the news that concerns them.
-    pub(super) fn tell_managers(&mut self, news: News) {
-        if news == News::Promoted && self.managers.systemd.is_some() {
+    /// The child became healthy, for the status line.
+    fn note_healthy(&mut self) {
+        if self.systemd.is_some() {
             // In UTC: the time zone database would stay in memory.
-            self.managers.healthy_since =
-                Some(jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
-        }
-        match news {
-            News::Stopping => self.managers.stopping = true,
-            News::StopIgnored => self.managers.stopping = false,
-            _ => {}
-        }
-        self.tell_anchor_of(news);
-        if !self.managers.speaks() {
-            return;
-        }
-        let status = self.status();
-        match news {
-            News::Promoted => self.introduce(),
-            News::UpgradeStarted => {
-                let time = self.plan.upgrade.timeout + self.promotion() + self.grace() + MARGIN;
-                let message = self.patience(Message::new().reloading(), time);
-                let next = self.identity.generation + 1;
-                self.say(message.status(&format!("{status}; starting generation {next}")));
-            }
-            News::UpgradeFailed => self.say(Message::new().ready().status(&status)),
-            // The child may ignore the stop, and `STOPPING=1` can't be undone, so it is sent only when the
-            // child exits.
-            News::Stopping => {
-                let time =
-                    self.grace() + self.successor.as_ref().map_or(Duration::ZERO, successor::Link::grace);
-                let message = self.patience(Message::new(), time);
-                self.say(message.status(&format!("stop requested, waiting for the child to exit; {status}")));
-            }
-            News::StopIgnored => {
-                self.say(Message::new().status(&format!("{status}; the child ignored a stop request")));
-            }
-            News::ChildEnded(end) | News::ServiceDown(end) => {
-                let message = if self.managers.stopping { Message::new().stopping() } else { Message::new() };
-                let message = self.patience(message, self.grace());
-                self.say(message.status(&format!("the child has exited: {end}")));
-            }
-            News::UpgradeAborted => {
-                let message = self.patience(Message::new(), self.grace());
-                self.say(message.status("stopping; an upgrade was aborted"));
-            }
-            News::UpgradeFailedWithoutChild | News::Failed(_) => {
-                let reason = self.failure.as_ref().or(self.upgrade_failure.as_ref());
-                let status = format!("failed: {}", reason.map_or("", String::as_str));
-                let message = self.patience(Message::new(), self.grace());
-                self.say(message.status(&status));
-            }
-            News::AwaitingPredecessor => {
-                let time = self.predecessor_deadline();
-                let message = self.patience(Message::new(), time);
-                let old = self.identity.generation - 1;
-                self.say(
-                    message.status(&format!("stopped, waiting for generation {old}, which still drains")),
-                );
-            }
-            News::PredecessorDrained => self.say(Message::new().status(&status)),
-            News::RequestRemembered
-            | News::RequestRefused
-            | News::SuccessorLeftBehind
-            | News::ChildEndedDuringUpgrade(_)
-            | News::PredecessorLost
-            | News::PredecessorLate
-            | News::Superseded
-            | News::ChildKilled
-            | News::OrphansKilled
-            | News::LeftBehind => {}
+            self.healthy_since = Some(jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
         }
     }
 
     /// The successor is acknowledged, so it is the main process. This comes first: until the service managers
-    /// know the successor, they would take the exit of this process for the exit of the service.
-    pub(super) fn hand_over_managers(&mut self) {
-        self.hand_over_anchor();
-        if !self.managers.speaks() {
+    /// know the successor, they would take the exit of this process for the exit of the service. `time`: how
+    /// long stopping the old child may take.
+    pub(super) fn hand_over(&mut self, handover: &Handover, time: Duration, wait: &mut Waiting) {
+        let successor = handover.successor_process();
+        if let Some((pid, _)) = successor {
+            self.anchor.tell_main(pid);
+        }
+        if !self.speaks() {
             return;
         }
-        if let Some((pid, process)) = self.successor.as_ref().and_then(successor::Link::process) {
-            let next = self.identity.generation + 1;
+        if let Some((pid, process)) = successor {
+            let next = self.generation + 1;
             // Below an anchor, the anchor stays the main process.
             let message = Message::new();
-            let message =
-                if self.managers.anchor.is_none() { message.main_pid(pid, Some(process)) } else { message };
+            let message = if self.anchor.is_there() { message } else { message.main_pid(pid, Some(process)) };
             let message = message.ready();
-            let message = if self.managers.watchdog.is_some() { message.watchdog() } else { message };
-            // As long as stopping the old child may take: the client that requested the upgrade may wait for
-            // that.
-            let message = message.extend_timeout(self.plan.shutdown.delay + self.grace());
-            self.say(message.status(&format!("generation {next} took over")));
+            let message = if self.watchdog.is_some() { message.watchdog() } else { message };
+            // The client that requested the upgrade may wait for the end of the old child.
+            let message = message.extend_timeout(time);
+            self.say(message.status(&format!("generation {next} took over")), wait);
         }
-        self.managers.voice = Voice::Successor;
-        self.timers.clear(Key::SignOfLife);
-        self.pass_voice_on();
+        self.voice = Voice::Successor;
+        wait.timers.clear(Key::SignOfLife);
+        self.pass_voice_on(handover);
     }
 
     /// Notifies the successor that it is its turn to notify them, once all messages of this generation are
     /// sent.
-    fn pass_voice_on(&self) {
-        let waits = self.managers.systemd.as_ref().is_some_and(Notifier::waits);
-        if self.managers.voice == Voice::Successor
-            && !waits
-            && let Some(link) = &self.successor
-        {
-            let _ = link.send(&ToSuccessor::Main); // it may be dead
+    fn pass_voice_on(&self, handover: &Handover) {
+        let waits = self.systemd.as_ref().is_some_and(Notifier::waits);
+        if self.voice == Voice::Successor && !waits {
+            handover.tell_successor(&ToSuccessor::Main); // it may be dead
         }
     }
 
     /// The predecessor has announced this generation to them.
-    pub(super) fn managers_know(&mut self) {
-        if self.managers.voice == Voice::Predecessor {
-            self.managers.known = true;
-            self.nobody_else_speaks();
-        }
+    fn set_known(&mut self) {
+        self.known |= self.voice == Voice::Predecessor;
     }
 
-    /// The predecessor is gone, or has sent its last message to them.
-    pub(super) fn nobody_else_speaks(&mut self) {
-        if self.managers.voice == Voice::Predecessor {
-            self.managers.voice = Voice::Own;
-            if self.state.is_service() {
-                self.introduce();
-            } else {
-                self.show_signs_of_life();
-            }
+    /// The predecessor is gone, or has sent its last message to them. Returns whether it is this generation's
+    /// turn now.
+    fn take_voice(&mut self) -> bool {
+        let is_next = self.voice == Voice::Predecessor;
+        if is_next {
+            self.voice = Voice::Own;
         }
+        is_next
     }
 
     /// Sends the first messages of a generation that is the service.
-    fn introduce(&mut self) {
-        if !self.managers.speaks() {
+    fn introduce(&mut self, status: &str, listeners: &mut Listeners, wait: &mut Waiting) {
+        if !self.speaks() {
             return;
         }
         let mut message = Message::new();
-        if !self.managers.known && self.managers.anchor.is_none() {
+        if !self.known && !self.anchor.is_there() {
             // The predecessor was killed. If systemd accepts messages of this generation at all, it does now.
             // An upgrade may have been announced as a reload.
             message = message.main_pid(std::process::id(), None);
         }
-        if !self.managers.known || self.identity.generation == 1 {
+        if !self.known || self.generation == 1 {
             message = message.ready();
         }
-        self.managers.known = true;
-        if self.managers.watchdog.is_some() {
+        self.known = true;
+        if self.watchdog.is_some() {
             message = message.watchdog();
         }
-        let status = self.status();
-        self.say(message.status(&status));
-        self.store_sockets();
-        self.show_signs_of_life();
+        self.say(message.status(status), wait);
+        self.store_sockets(listeners, wait);
+        self.show_signs_of_life(wait);
     }
 
     /// Stores the sockets of this generation with systemd, and no others. After a crash the next psflip finds
     /// them there, with the connections that wait in them.
-    fn store_sockets(&mut self) {
-        let Some(notifier) = self.managers.systemd.as_mut().filter(|_| self.managers.stores) else { return };
-        for (name, socket) in self.listeners.to_store() {
+    fn store_sockets(&mut self, listeners: &mut Listeners, wait: &mut Waiting) {
+        let Some(notifier) = self.systemd.as_mut().filter(|_| self.stores) else { return };
+        for (name, socket) in listeners.to_store() {
             notifier.send(Message::new().store(&name), Some(socket));
         }
-        for name in self.listeners.stored() {
+        for name in listeners.stored() {
             notifier.send(Message::new().store_no_more(&name), None);
         }
-        self.wait_for_room();
+        self.wait_for_room(wait);
     }
 
     /// Announces that the current operation may take this long from now on.
-    pub(super) fn managers_be_patient(&mut self, time: Duration) {
+    pub(super) fn be_patient(&mut self, time: Duration, wait: &mut Waiting) {
         let until = Instant::now() + time;
         // Nothing to send if the time announced before is long enough; its margin covers small differences.
-        let is_told = self.managers.patient_until.is_none_or(|told| until <= told);
-        if self.managers.speaks() && !is_told {
+        let is_told = self.patient_until.is_none_or(|told| until <= told);
+        if self.speaks() && !is_told {
             let message = self.patience(Message::new(), time + MARGIN);
-            self.say(message);
+            self.say(message, wait);
         }
     }
 
     fn patience(&mut self, message: Message, time: Duration) -> Message {
-        self.managers.patient_until = Some(Instant::now() + time);
+        self.patient_until = Some(Instant::now() + time);
         message.extend_timeout(time)
     }
 
     /// Starts the watchdog messages, if systemd wants them.
-    fn show_signs_of_life(&mut self) {
-        if let Some(interval) = self.managers.watchdog.filter(|_| self.managers.speaks()) {
-            self.timers.set(Key::SignOfLife, interval);
+    fn show_signs_of_life(&self, wait: &mut Waiting) {
+        if let Some(interval) = self.watchdog.filter(|_| self.speaks()) {
+            wait.timers.set(Key::SignOfLife, interval);
         }
     }
 
     /// Sends a watchdog message.
-    pub(super) fn sign_of_life(&mut self) {
+    pub(super) fn sign_of_life(&mut self, wait: &mut Waiting) {
         // A message that still waits to be sent will do.
-        if self.managers.speaks() && !self.managers.systemd.as_ref().is_some_and(Notifier::waits) {
-            self.say(Message::new().watchdog());
+        if self.speaks() && !self.systemd.as_ref().is_some_and(Notifier::waits) {
+            self.say(Message::new().watchdog(), wait);
         }
-        self.show_signs_of_life();
+        self.show_signs_of_life(wait);
     }
 
     /// Sends the last messages before psflip exits.
-    pub(super) fn managers_end(&mut self, outcome: Outcome) {
-        if self.managers.speaks() {
+    pub(super) fn finish(&mut self, outcome: Outcome, handover: &Handover, wait: &mut Waiting) {
+        if self.speaks() {
             let mut message = Message::new();
-            if let (Outcome::Failed(_), Some(errno)) = (outcome, self.managers.errno) {
+            if let (Outcome::Failed(_), Some(errno)) = (outcome, self.errno) {
                 message = message.errno(errno);
             }
             // systemd sees a death by signal itself.
@@ -328,18 +258,18 @@ impl Runtime {
                 message = message.exit_status(code);
             }
             if message != Message::new() {
-                self.say(message);
+                self.say(message, wait);
             }
         }
         if outcome == Outcome::Superseded {
-            self.stay_until_told();
+            self.stay_until_told(handover);
         }
     }
 
     /// A service manager that does not know the successor would stop it when this process exits.
-    fn stay_until_told(&mut self) {
+    fn stay_until_told(&mut self, handover: &Handover) {
         let deadline = Instant::now() + PATIENCE;
-        while let Some(notifier) = self.managers.systemd.as_mut().filter(|notifier| notifier.waits()) {
+        while let Some(notifier) = self.systemd.as_mut().filter(|notifier| notifier.waits()) {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut room = [PollFd::new(notifier.as_fd(), PollFlags::POLLOUT)];
             match poll(&mut room, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
@@ -350,37 +280,19 @@ impl Runtime {
                 Ok(_) | Err(_) => notifier.go_on(),
             }
         }
-        self.pass_voice_on();
+        self.pass_voice_on(handover);
     }
 
-    /// The status line.
-    fn status(&self) -> String {
-        let mut status = format!("generation {}", self.identity.generation);
-        if let Some(since) = &self.managers.healthy_since {
-            status += &format!(", healthy since {since}");
-        }
-        if let Some(child) = self.tree.as_ref().and_then(Tree::child_pid) {
-            status += &format!(", child {child}");
-        }
-        if self.state.predecessor_drains() {
-            status += &format!("; generation {} still drains", self.identity.generation - 1);
-        }
-        if let Some(reason) = &self.upgrade_failure {
-            status += &format!("; last upgrade failed: {reason}");
-        }
-        status
-    }
-
-    fn say(&mut self, message: Message) {
-        if let Some(notifier) = &mut self.managers.systemd {
+    fn say(&mut self, message: Message, wait: &mut Waiting) {
+        if let Some(notifier) = &mut self.systemd {
             notifier.send(message, None);
-            self.wait_for_room();
+            self.wait_for_room(wait);
         }
     }
 
-    fn wait_for_room(&mut self) {
-        if let Some(notifier) = self.managers.systemd.as_ref().filter(|notifier| notifier.waits()) {
-            let watched = self.poller.watch_for(Token::Managers, notifier.as_fd(), EpollFlags::EPOLLOUT);
+    fn wait_for_room(&self, wait: &mut Waiting) {
+        if let Some(notifier) = self.systemd.as_ref().filter(|notifier| notifier.waits()) {
+            let watched = wait.poller.watch_for(Token::Managers, notifier.as_fd(), EpollFlags::EPOLLOUT);
             if let Err(error) = watched {
                 tracing::error!(%error, "can't wait for the service manager");
             }
@@ -388,12 +300,138 @@ impl Runtime {
     }
 
     /// They have read messages, so waiting ones can be sent.
-    pub(super) fn managers_have_room(&mut self) {
-        let Some(notifier) = &mut self.managers.systemd else { return };
+    pub(super) fn have_room(&mut self, handover: &Handover, wait: &mut Waiting) {
+        let Some(notifier) = &mut self.systemd else { return };
         notifier.go_on();
         if !notifier.waits() {
-            self.poller.forget(Token::Managers);
-            self.pass_voice_on();
+            wait.poller.forget(Token::Managers);
+            self.pass_voice_on(handover);
         }
+    }
+
+    /// The status line.
+    fn status(&self, child: Option<u32>, predecessor_drains: bool, upgrade_failure: Option<&str>) -> String {
+        let mut status = format!("generation {}", self.generation);
+        if let Some(since) = &self.healthy_since {
+            status += &format!(", healthy since {since}");
+        }
+        if let Some(child) = child {
+            status += &format!(", child {child}");
+        }
+        if predecessor_drains {
+            status += &format!("; generation {} still drains", self.generation - 1);
+        }
+        if let Some(reason) = upgrade_failure {
+            status += &format!("; last upgrade failed: {reason}");
+        }
+        status
+    }
+}
+
+impl Runtime {
+    /// Notifies service managers of the news that concerns them.
+    pub(super) fn tell_managers(&mut self, news: News) {
+        match news {
+            News::Promoted => self.managers.note_healthy(),
+            News::Stopping => self.managers.stopping = true,
+            News::StopIgnored => self.managers.stopping = false,
+            _ => {}
+        }
+        self.managers.anchor.tell_of(news);
+        if !self.managers.speaks() {
+            return;
+        }
+        if news == News::Promoted {
+            self.introduce();
+            return;
+        }
+        let Some((message, time, status)) = self.message_of(news) else { return };
+        let message = match time {
+            Some(time) => self.managers.patience(message, time),
+            None => message,
+        };
+        self.managers.say(message.status(&status), &mut self.wait);
+    }
+
+    /// The message about the news: its first part, the time that the operation may take from now on, and the
+    /// status line.
+    fn message_of(&self, news: News) -> Option<(Message, Option<Duration>, String)> {
+        let (status, generation) = (self.status(), self.identity.generation);
+        let message = match news {
+            News::UpgradeStarted => {
+                let time = self.plan.upgrade.timeout + self.promotion() + self.grace() + MARGIN;
+                let next = generation + 1;
+                let status = format!("{status}; starting generation {next}");
+                (Message::new().reloading(), Some(time), status)
+            }
+            News::UpgradeFailed => (Message::new().ready(), None, status),
+            // The child may ignore the stop, and `STOPPING=1` can't be undone, so it is sent only when the
+            // child exits.
+            News::Stopping => {
+                let time = self.grace() + self.handover.successor_grace();
+                let status = format!("stop requested, waiting for the child to exit; {status}");
+                (Message::new(), Some(time), status)
+            }
+            News::StopIgnored => {
+                (Message::new(), None, format!("{status}; the child ignored a stop request"))
+            }
+            News::ChildEnded(end) | News::ServiceDown(end) => {
+                let message = if self.managers.stopping { Message::new().stopping() } else { Message::new() };
+                (message, Some(self.grace()), format!("the child has exited: {end}"))
+            }
+            News::UpgradeAborted => {
+                (Message::new(), Some(self.grace()), "stopping; an upgrade was aborted".to_owned())
+            }
+            News::UpgradeFailedWithoutChild | News::Failed(_) => {
+                (Message::new(), Some(self.grace()), format!("failed: {}", self.reasons.of_exit()))
+            }
+            News::AwaitingPredecessor => {
+                let old = generation - 1;
+                let status = format!("stopped, waiting for generation {old}, which still drains");
+                (Message::new(), Some(self.predecessor_deadline()), status)
+            }
+            News::PredecessorDrained => (Message::new(), None, status),
+            News::Promoted
+            | News::RequestRemembered
+            | News::RequestRefused
+            | News::SuccessorLeftBehind
+            | News::ChildEndedDuringUpgrade(_)
+            | News::PredecessorLost
+            | News::PredecessorLate
+            | News::Superseded
+            | News::ChildKilled
+            | News::OrphansKilled
+            | News::LeftBehind => return None,
+        };
+        Some(message)
+    }
+
+    /// The predecessor has announced this generation to them.
+    pub(super) fn managers_know(&mut self) {
+        self.managers.set_known();
+        self.nobody_else_speaks();
+    }
+
+    /// The predecessor is gone, or has sent its last message to them.
+    pub(super) fn nobody_else_speaks(&mut self) {
+        if !self.managers.take_voice() {
+            return;
+        }
+        if self.machine.state.is_service() {
+            self.introduce();
+        } else {
+            self.managers.show_signs_of_life(&mut self.wait);
+        }
+    }
+
+    fn introduce(&mut self) {
+        let status = self.status();
+        self.managers.introduce(&status, &mut self.traffic.listeners, &mut self.wait);
+    }
+
+    /// The status line.
+    fn status(&self) -> String {
+        let drains = self.machine.state.predecessor_drains();
+        self.managers.status(self.child.pid(), drains, self.reasons.upgrade_failure.as_deref())
     }
 }

@@ -2,54 +2,52 @@
 //! (`perform.rs`). One thread, one place to wait, no decisions here.
 
 mod anchor_client;
+mod child;
 mod collect;
-mod control;
-mod files;
+mod handover;
 mod hooks;
 mod job_control;
+mod machine;
 mod managers;
-mod outage;
+mod operators;
 mod perform;
 mod poller;
 mod readiness;
-mod tell;
+mod reasons;
 mod timers;
 mod traffic;
-mod upgrade_log;
+mod waiting;
 
-use std::collections::VecDeque;
-use std::ffi::CString;
 use std::io;
-use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::anchor;
 use crate::config::{Orphans, Plan, Slot};
-use crate::end::End;
-use crate::flip::{self, Effect, Event, Failure, Outcome, Role, State, Timer};
+use crate::flip::{Effect, Event, Outcome, Role, Successor, Timer};
 use crate::handover::predecessor::{self, Inheritance};
-use crate::handover::{Begun, ToPredecessor, is_gone, successor};
-use crate::health::Checker;
+use crate::handover::{Begun, ToPredecessor, is_gone};
 use crate::history::Drain;
-use crate::manager::pidfile::Pidfile;
 use crate::process::environment::child_environment;
 use crate::process::invocation::{FileStamp, Invocation};
 use crate::process::job_control::{Job, JobControl};
-use crate::process::keeper::Tree;
 use crate::process::reaper::Reaper;
 use crate::sys::early::SignalSetup;
 use crate::sys::errors::is_transient;
 use crate::sys::memory;
 use crate::sys::seam::{self, Moment};
-use crate::sys::signal::{SignalFd, SignalSet};
 use crate::traffic::activation::Activation;
-use crate::traffic::listen::{Given, Listeners};
-use crate::traffic::symlink::Turned;
-use poller::{Poller, Token};
-use readiness::Readiness;
-use timers::{Key, Timers};
-use upgrade_log::UpgradeLog;
+use child::Child;
+use handover::Handover;
+use hooks::Hooks;
+use machine::{Decided, Machine};
+use managers::Managers;
+use operators::Operators;
+use operators::control::Control;
+use operators::upgrade_log::UpgradeLog;
+use reasons::Reasons;
+use timers::Key;
+use traffic::Traffic;
+use waiting::Waiting;
 
 /// Added to the times that follow from the configuration, for psflip's own work and a busy host, before the
 /// other side counts as hung.
@@ -95,65 +93,21 @@ pub struct Predecessor {
     pub pidfile: Option<String>,
 }
 
-/// A running generation.
+/// A running generation. Each field is a part with methods of its own; the methods here connect the parts.
 #[derive(Debug)]
 struct Runtime {
     plan: Plan,
     identity: Identity,
-    /// The child's environment.
-    envp: Rc<[CString]>,
-    state: State,
-    /// Events caused by effects.
-    queue: VecDeque<Event>,
-    poller: Poller,
-    timers: Timers,
-    signals: SignalFd,
-    reaper: Reaper,
-    tree: Option<Tree>,
-    checker: Option<CheckerSlot>,
-    /// The child's `NOTIFY_SOCKET`, if it gets one.
-    readiness: Option<Readiness>,
-    predecessor: Option<Predecessor>,
-    successor: Option<successor::Link>,
-    /// The process that starts the successor and exits at once, until it is reaped.
-    intermediate: Option<u32>,
-    pidfile: Option<Pidfile>,
-    /// The sockets that the predecessor handed over, until the child starts.
-    given: Vec<Given>,
-    listeners: Listeners,
-    /// The symlink that this generation repointed, until it is promoted.
-    turned: Option<Turned>,
-    /// Set while an upgrade is running.
-    descendants_before_upgrade: Option<traffic::BeforeUpgrade>,
-    hooks: hooks::Running,
-    managers: managers::Managers,
-    control: control::Control,
-    files: files::Files,
-    upgrade_log: UpgradeLog,
-    /// Whether the status that operators see has changed.
-    changed: bool,
-    /// Why the last upgrade failed.
-    upgrade_failure: Option<String>,
-    /// Why this generation fails, for the log.
-    failure: Option<String>,
-    /// The result of the last failed probe, once probing is over.
-    last_probe_failure: Option<String>,
-    /// Why no successor could be started.
-    start_error: Option<String>,
-    outage: outage::Outage,
+    machine: Machine,
+    wait: Waiting,
+    child: Child,
+    handover: Handover,
+    traffic: Traffic,
+    hooks: Hooks,
+    managers: Managers,
+    operators: Operators,
+    reasons: Reasons,
     job_control: JobControl,
-    /// Processes that survived SIGKILL were left behind.
-    left_behind: bool,
-    outcome: Option<Outcome>,
-}
-
-/// A running health check. `Checker` does not implement Debug.
-struct CheckerSlot(Checker);
-
-impl std::fmt::Debug for CheckerSlot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checker").field("probes", &self.0.probes()).finish_non_exhaustive()
-    }
 }
 
 /// Runs one generation until it exits, and returns the outcome. `inheritance`: what the predecessor handed
@@ -171,21 +125,17 @@ pub fn live(
     inheritance: Inheritance,
 ) -> io::Result<Outcome> {
     memory::reserve_stack(); // there is no child yet that a failure here would take down
-    let resources = match Resources::open(predecessor.as_ref(), anchor.as_ref()) {
-        Ok(resources) => resources,
+    let opened = Waiting::open(predecessor.as_ref(), anchor.as_ref())
+        .and_then(|wait| Reaper::new().map(|reaper| (wait, reaper)));
+    let (wait, reaper) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             tell_of_breakdown(predecessor.as_ref(), &error);
             return Err(error);
         }
     };
-    let mut runtime = Runtime::new(plan, identity, predecessor, anchor, inheritance, resources);
-    match runtime.run() {
-        Ok(()) => runtime.finish(),
-        Err(error) => {
-            tell_of_breakdown(runtime.predecessor.as_ref(), &error);
-            Err(error)
-        }
-    }
+    let (runtime, effects) = Runtime::new(plan, identity, predecessor, anchor, inheritance, wait, reaper);
+    runtime.live(effects)
 }
 
 fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
@@ -196,132 +146,82 @@ fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
     }
 }
 
-/// The descriptors of the loop itself.
-struct Resources {
-    poller: Poller,
-    timers: Timers,
-    signals: SignalFd,
-    reaper: Reaper,
-}
-
-impl Resources {
-    fn open(predecessor: Option<&Predecessor>, anchor: Option<&anchor::Link>) -> io::Result<Self> {
-        crate::sys::early::stop_ignoring_sigchld()?;
-        let mut poller = Poller::new()?;
-        let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
-        let timers = Timers::new()?;
-        poller.watch(Token::Signals, signals.as_fd())?;
-        poller.watch(Token::Timers, timers.as_fd())?;
-        if let Some(anchor) = anchor {
-            poller.watch(Token::Anchor, anchor.as_fd())?;
-        }
-        if let Some(Predecessor { link, .. }) = predecessor {
-            poller.watch(Token::Predecessor, link.as_fd())?;
-            poller.watch(Token::PredecessorProcess, link.process().as_fd())?;
-        }
-        Ok(Self { poller, timers, signals, reaper: Reaper::new()? })
-    }
-}
-
 impl Runtime {
+    /// A new generation, and its first effects.
     fn new(
         plan: Plan,
         identity: Identity,
         predecessor: Option<Predecessor>,
         anchor: Option<anchor::Link>,
         mut inheritance: Inheritance,
-        resources: Resources,
-    ) -> Self {
-        let Resources { poller, timers, signals, reaper } = resources;
-        let role = if predecessor.is_some() { Role::Successor } else { Role::First };
-        let number = identity.generation.to_string();
+        wait: Waiting,
+        reaper: Reaper,
+    ) -> (Self, Vec<Effect>) {
+        let is_first = predecessor.is_none();
+        let generation = identity.generation;
+        let (machine, effects) = Machine::new(if is_first { Role::First } else { Role::Successor });
+        let number = generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
-        let managers =
-            managers::Managers::new(|name| identity.origin.variable(name), anchor, predecessor.is_none());
-        let job = Job::of(managers.anchor.as_ref().map(anchor::Link::anchor));
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
-        let control = control::Control::new(&mut inheritance);
+        let job = Job::of(anchor.as_ref().map(anchor::Link::anchor));
+        let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
+        let control = Control::new(&mut inheritance);
         let Inheritance { listeners: given, history, .. } = inheritance;
-        let from = predecessor.as_ref().map(|_| identity.generation - 1);
-        let upgrade_log = UpgradeLog::new(identity.begun.clone(), from, identity.generation, history);
-        Self {
-            envp: envp.into(),
-            state: flip::begin(role).0,
+        let from = (!is_first).then(|| generation - 1);
+        let log = UpgradeLog::new(identity.begun.clone(), from, generation, history);
+        let runtime = Self {
             plan,
             identity,
-            queue: VecDeque::new(),
-            poller,
-            timers,
-            signals,
-            reaper,
-            tree: None,
-            checker: None,
-            readiness: None,
-            predecessor,
-            successor: None,
-            intermediate: None,
-            pidfile: None,
-            given,
-            listeners: Listeners::default(),
-            turned: None,
-            descendants_before_upgrade: None,
-            hooks: hooks::Running::new(),
+            machine,
+            wait,
+            child: Child::new(envp.into(), reaper),
+            handover: Handover::new(predecessor),
+            traffic: Traffic::new(given),
+            hooks: Hooks::default(),
             managers,
-            control,
-            files: files::Files::default(),
-            upgrade_log,
-            changed: false,
-            upgrade_failure: None,
-            failure: None,
-            last_probe_failure: None,
-            start_error: None,
-            outage: outage::Outage::default(),
+            operators: Operators::new(control, log),
+            reasons: Reasons::default(),
             job_control: JobControl::new(job),
-            left_behind: false,
-            outcome: None,
+        };
+        (runtime, effects)
+    }
+
+    fn live(mut self, effects: Vec<Effect>) -> io::Result<Outcome> {
+        match self.run(effects) {
+            Ok(()) => self.finish(),
+            Err(error) => {
+                tell_of_breakdown(self.handover.predecessor.as_ref(), &error);
+                Err(error)
+            }
         }
     }
 
-    fn run(&mut self) -> io::Result<()> {
-        if let Some(Predecessor { link, .. }) = &self.predecessor {
-            let version = env!("CARGO_PKG_VERSION").to_owned();
-            let deadline = self.plan.upgrade.timeout + self.promotion() + self.grace();
-            let grace = self.grace();
-            // If the predecessor is gone, its pidfd shows that. If only the message can't be sent, the
-            // predecessor would reject the messages that follow.
-            match link.send(&ToPredecessor::Starting { version, deadline, grace }) {
-                Err(error) if !is_gone(&error) => {
-                    return Err(io::Error::other(format!(
-                        "can't report the start to the old psflip: {error}"
-                    )));
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        let role = if self.predecessor.is_some() { Role::Successor } else { Role::First };
-        self.tell_anchor_of_begin();
-        self.managers_begin();
+    fn run(&mut self, effects: Vec<Effect>) -> io::Result<()> {
+        self.report_start()?;
+        self.managers.anchor.tell_begin(self.plan.shutdown.orphans == Orphans::Leave);
+        let time = self.plan.upgrade.timeout + self.promotion() + self.grace();
+        self.managers.begin(time, &mut self.wait);
         self.tell_warnings();
-        self.perform_all(flip::begin(role).1);
+        self.perform_all(effects);
         self.drain_queue();
         let mut is_idle = false;
         let mut failed_turns = 0;
-        while self.outcome.is_none() {
-            self.timers.program()?;
-            let was_idle = std::mem::replace(&mut is_idle, self.state.is_idle());
+        while self.machine.outcome.is_none() {
+            self.wait.timers.program()?;
+            let was_idle = std::mem::replace(&mut is_idle, self.machine.state.is_idle());
             if is_idle && !was_idle {
                 memory::let_go_of_startup_code();
             }
             failed_turns += 1;
             let mut failed = false;
-            for token in self.poller.wait()? {
+            for token in self.wait.poller.wait()? {
                 match self.collect(token) {
                     // The descriptor is still ready and is read again at once. So a single failed call costs
                     // neither the service nor the exit status of one that is stopping (contract F10).
                     Err(error) if is_transient(&error) || failed_turns < PATIENCE => failed = true,
                     other => other?,
                 }
-                if self.outcome.is_some() {
+                if self.machine.outcome.is_some() {
                     break;
                 }
             }
@@ -331,6 +231,22 @@ impl Runtime {
             self.tell_changes();
         }
         Ok(())
+    }
+
+    /// Reports the start to the predecessor.
+    fn report_start(&self) -> io::Result<()> {
+        let Some(Predecessor { link, .. }) = &self.handover.predecessor else { return Ok(()) };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let deadline = self.plan.upgrade.timeout + self.promotion() + self.grace();
+        let grace = self.grace();
+        // If the predecessor is gone, its pidfd shows that. If only the message can't be sent, the
+        // predecessor would reject the messages that follow.
+        match link.send(&ToPredecessor::Starting { version, deadline, grace }) {
+            Err(error) if !is_gone(&error) => {
+                Err(io::Error::other(format!("can't report the start to the old psflip: {error}")))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// How long this generation may take from healthy to ready.
@@ -346,26 +262,20 @@ impl Runtime {
 
     /// Queues an event and handles it.
     fn dispatch(&mut self, event: Event) {
-        self.queue.push_back(event);
+        self.machine.push(event);
         self.drain_queue();
     }
 
     /// Decides and performs until the queue is empty.
     fn drain_queue(&mut self) {
-        while let Some(event) = self.queue.pop_front() {
-            if self.outcome.is_some() {
-                self.queue.clear();
-                return;
-            }
-            let before = self.state;
-            let effects = flip::decide(&mut self.state, event);
-            if before != self.state || !effects.is_empty() {
-                tracing::trace!(?event, state = ?self.state, ?effects, "decided");
-            }
+        while let Some(Decided { before, effects }) = self.machine.decide() {
             self.perform_all(effects);
-            if before != self.state {
-                self.changed = true;
-                self.tell_of_draining(before);
+            let state = self.machine.state;
+            if before != state {
+                self.operators.set_changed();
+                if let Some(step) = state.drain().filter(|step| before.drain() != Some(*step)) {
+                    self.operators.note_own_drain(step, &self.plan.shutdown, &self.handover);
+                }
             }
         }
     }
@@ -380,79 +290,110 @@ impl Runtime {
 
     /// Cleans up before psflip exits.
     fn finish(mut self) -> io::Result<Outcome> {
-        // A running health check may have processes of its own.
-        drop(self.checker.take());
+        self.child.drop_check();
         self.hooks.clear();
-        self.take_terminal_back();
-        if let Some(pidfile) = self.pidfile.take()
-            && let Err(error) = pidfile.remove()
-        {
-            tracing::warn!(%error, "can't remove the pidfile");
-        }
-        let Some(outcome) = self.outcome else { return Err(io::Error::other("ended without an outcome")) };
-        self.keep_last_exit(outcome);
+        self.job_control.take_terminal_back();
+        self.traffic.remove_pidfile();
+        let Some(outcome) = self.machine.outcome else {
+            return Err(io::Error::other("ended without an outcome"));
+        };
+        let has_predecessor = self.handover.predecessor.is_some();
+        self.reasons.keep_last_exit(outcome, &self.plan, self.identity.generation, has_predecessor);
         self.leave_listeners(outcome);
-        self.managers_end(outcome);
-        self.tell_of_end(outcome);
-        if let (Some(Predecessor { link, .. }), Outcome::Failed(failure)) = (&self.predecessor, outcome) {
-            let code = crate::exit::code_for(outcome);
-            let (child_code, reason) = match (failure, self.failure.take()) {
-                (Failure::EndedEarly(End::Exited(code)), Some(reason)) => (Some(code), reason),
-                (_, reason) => (None, reason.unwrap_or_else(|| "it failed".to_owned())),
-            };
-            let _ = link.send(&ToPredecessor::Failed { code, child_code, reason }); // it may be gone
+        self.managers.finish(outcome, &self.handover, &mut self.wait);
+        self.operators.finish(outcome);
+        if let Some(message) = self.reasons.for_predecessor(outcome) {
+            self.handover.report(&message);
         }
         self.pass_last_signals_on();
-        if let Some(tree) = self.tree.take().filter(Tree::is_over) {
-            tree.reap_keeper();
-        }
-        // psflip doesn't kill processes that it was configured to leave alone, nor, as PID 1 of a container,
-        // processes that it did not start.
-        if self.plan.shutdown.orphans == Orphans::Kill && std::process::id() != 1 {
-            if self.left_behind {
-                self.reaper.end_our_own_at_once();
-            } else {
-                self.reaper.end_our_own();
+        self.child.finish(self.plan.shutdown.orphans);
+        Ok(outcome)
+    }
+
+    /// Removes the files of sockets that will not be used any more.
+    fn leave_listeners(&mut self, outcome: Outcome) {
+        let has_predecessor = self.handover.living_predecessor().is_some();
+        let sockets = &mut self.traffic.listeners;
+        let control = &mut self.operators.control.listeners;
+        match outcome {
+            Outcome::Superseded => {}
+            Outcome::Failed(_) if has_predecessor => {
+                sockets.remove_new_files();
+                control.remove_new_files();
+            }
+            Outcome::Failed(_) | Outcome::Relay(_) => {
+                for listeners in [&mut *sockets, &mut *control] {
+                    listeners.predecessor_is_gone();
+                }
+                if self.managers.keep_sockets() {
+                    sockets.remove_files_of_lost();
+                } else {
+                    sockets.remove_new_files();
+                }
+                control.remove_new_files();
             }
         }
-        Ok(outcome)
+    }
+
+    /// Before a superseded generation exits: passes pending signals on, which were meant for the active
+    /// generation.
+    fn pass_last_signals_on(&self) {
+        if !self.managers.anchor.is_there() || self.machine.outcome != Some(Outcome::Superseded) {
+            return;
+        }
+        while let Ok(Some(received)) = self.wait.signals.next() {
+            if let Some(original) = self.managers.anchor.original(&received) {
+                self.handover.pass_on(&received, &original);
+            }
+        }
+    }
+
+    /// Writes the pidfile and creates the control socket again if they are gone and belong to this
+    /// generation.
+    fn look_after_files(&mut self) {
+        let state = &self.machine.state;
+        if state.is_service() && state.successor().is_none() {
+            self.mend_files();
+            let pidfile = self.traffic.pidfile.as_ref();
+            self.operators.watch_files(pidfile, &self.plan, &mut self.wait);
+        }
+    }
+
+    /// As [`Runtime::look_after_files`], but in every state.
+    fn mend_files(&mut self) {
+        let child = self.child.pid();
+        self.operators.mend_files(self.traffic.pidfile.as_mut(), &self.plan, child);
     }
 
     fn set_timer(&mut self, timer: Timer) {
         if timer == Timer::Healthy {
-            self.begin_patience();
+            self.child.begin_patience();
         }
         let time = match timer {
             Timer::Healthy => self.plan.upgrade.timeout,
             Timer::Acknowledgement => predecessor::ACKNOWLEDGEMENT,
-            Timer::Successor => self.successor_deadline(),
+            Timer::Successor => {
+                let ends = self.machine.state.successor() == Some(Successor::Ends);
+                self.handover.successor_deadline(ends, self.plan.upgrade.timeout)
+            }
             Timer::Predecessor => self.predecessor_deadline(),
             Timer::Delay => self.plan.shutdown.delay,
             Timer::Grace => self.plan.shutdown.timeout,
             Timer::Kill | Timer::SuccessorKill => KILL,
         };
-        self.managers_be_patient(time);
+        self.managers.be_patient(time, &mut self.wait);
         if time.is_zero() {
-            self.timers.clear(Key::Flip(timer));
-            self.queue.push_back(Event::TimedOut(timer));
+            self.wait.timers.clear(Key::Flip(timer));
+            self.machine.push(Event::TimedOut(timer));
         } else {
-            self.timers.set(Key::Flip(timer), time);
-        }
-    }
-
-    fn successor_deadline(&self) -> Duration {
-        let ends = self.state.successor() == Some(flip::Successor::Ends);
-        match &self.successor {
-            Some(link) if ends => link.grace(),
-            Some(link) => link.deadline(),
-            None => self.plan.upgrade.timeout,
+            self.wait.timers.set(Key::Flip(timer), time);
         }
     }
 
     /// How long to wait for the predecessor's current step. The steps before its child's exit are skipped
     /// once it gets the stop request.
     fn predecessor_deadline(&self) -> Duration {
-        match self.upgrade_log.predecessor {
+        match self.operators.log.predecessor {
             Some((step, until)) if step != Drain::Delay => {
                 until.saturating_duration_since(Instant::now()) + MARGIN
             }

@@ -5,14 +5,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::child::Child;
 use super::poller::Token;
 use super::timers::Key;
-use super::{Predecessor, Runtime};
+use super::waiting::Waiting;
 use crate::config::Health;
-use crate::flip::{Event, Timer};
-use crate::handover::ToPredecessor;
+use crate::flip::Timer;
 use crate::health::{Heard, Notifications};
-use crate::process::keeper::Tree;
 
 /// The longest extension is divided into this many parts. Each deadline that is passed to the predecessor
 /// exceeds the one before by at least a part. Otherwise a child that asks very often would fill the queue of
@@ -27,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The socket, and the time that the child gets.
 #[derive(Debug)]
 pub(super) struct Readiness {
-    pub(super) notifications: Notifications,
+    notifications: Notifications,
     /// When the time to become healthy began.
     since: Instant,
     /// The extended time, if the child asked for more than `upgrade.timeout`.
@@ -49,6 +48,23 @@ impl Readiness {
             None => self.notifications.why_not_ready(),
         }
     }
+
+    /// Stops reading for a while. Meanwhile the kernel queues a few messages (net.unix.max_dgram_qlen) and
+    /// blocks further senders.
+    fn pause(&mut self, is_starting: bool, wait: &mut Waiting) {
+        if !std::mem::replace(&mut self.flood_logged, true)
+            && let Some(sender) = self.notifications.last_stranger()
+        {
+            tracing::warn!(
+                pid = sender.pid,
+                uid = sender.uid,
+                "a process that is not below the child floods NOTIFY_SOCKET; reading it at intervals"
+            );
+        }
+        wait.poller.forget(Token::Notifications);
+        let pause = if is_starting { PAUSE_WHILE_STARTING } else { PAUSE };
+        wait.timers.set(Key::Notifications, pause);
+    }
 }
 
 /// Rounds down to whole milliseconds, for messages.
@@ -56,34 +72,36 @@ fn whole_ms(time: Duration) -> Duration {
     time - Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000))
 }
 
-impl Runtime {
+impl Child {
     /// Opens the socket, if the configuration wants one, and watches it. Returns its address.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM, ENOSPC.
-    pub(super) fn open_notifications(&mut self) -> io::Result<Option<String>> {
-        if !matches!(self.plan.health, Health::Notify { .. }) {
+    pub(super) fn open_notifications(
+        &mut self,
+        health: &Health,
+        timeout: Duration,
+        wait: &mut Waiting,
+    ) -> io::Result<Option<String>> {
+        if !matches!(health, Health::Notify { .. }) {
             return Ok(None);
         }
         let notifications = Notifications::open()?;
-        self.poller.watch(Token::Notifications, notifications.as_fd())?;
+        wait.poller.watch(Token::Notifications, notifications.as_fd())?;
         let address = notifications.address();
-        let told = self.plan.upgrade.timeout;
         self.readiness = Some(Readiness {
             notifications,
             since: Instant::now(),
             extended: None,
-            told,
+            told: timeout,
             flood_logged: false,
         });
         Ok(Some(address))
     }
 
-    /// Starts to wait for `READY=1`, which may have come already.
-    pub(super) fn await_ready(&mut self) {
-        if self.readiness.as_ref().is_some_and(|notified| notified.notifications.is_ready()) {
-            self.queue.push_back(Event::ChildHealthy);
-        }
+    /// Whether it has sent `READY=1`.
+    pub(super) fn has_said_ready(&self) -> bool {
+        self.readiness.as_ref().is_some_and(|notified| notified.notifications.is_ready())
     }
 
     /// Restarts the time to become healthy.
@@ -93,12 +111,16 @@ impl Runtime {
         }
     }
 
-    /// Reads the socket.
+    /// Reads the socket. `is_starting`: something depends on the messages.
     ///
     /// # Errors
     /// ENOMEM.
-    pub(super) fn on_notifications(&mut self) -> io::Result<()> {
-        let (Some(notified), Some(tree)) = (&mut self.readiness, &self.tree) else { return Ok(()) };
+    pub(super) fn read_notifications(
+        &mut self,
+        is_starting: bool,
+        wait: &mut Waiting,
+    ) -> io::Result<Option<Heard>> {
+        let (Some(notified), Some(tree)) = (&mut self.readiness, &self.tree) else { return Ok(None) };
         let heard = notified.notifications.hear(tree.keeper_pid(), tree.child_pid())?;
         for pid in notified.notifications.take_questions() {
             if tree.ask_about(pid).is_err() {
@@ -106,99 +128,62 @@ impl Runtime {
             }
         }
         if heard.flooded {
-            self.pause_notifications();
+            notified.pause(is_starting, wait);
         }
-        self.heard(heard);
-        Ok(())
-    }
-
-    /// Stops reading for a while. Meanwhile the kernel queues a few messages (net.unix.max_dgram_qlen) and
-    /// blocks further senders.
-    fn pause_notifications(&mut self) {
-        let Some(notified) = &mut self.readiness else { return };
-        if !std::mem::replace(&mut notified.flood_logged, true)
-            && let Some(sender) = notified.notifications.last_stranger()
-        {
-            tracing::warn!(
-                pid = sender.pid,
-                uid = sender.uid,
-                "a process that is not below the child floods NOTIFY_SOCKET; reading it at intervals"
-            );
-        }
-        self.poller.forget(Token::Notifications);
-        let pause = if self.state.is_starting() { PAUSE_WHILE_STARTING } else { PAUSE };
-        self.timers.set(Key::Notifications, pause);
+        Ok(Some(heard))
     }
 
     /// Reads the socket again after a pause.
     ///
     /// # Errors
     /// ENOMEM, ENOSPC.
-    pub(super) fn resume_notifications(&mut self) -> io::Result<()> {
+    pub(super) fn resume_notifications(&self, wait: &mut Waiting) -> io::Result<()> {
         let Some(notified) = &self.readiness else { return Ok(()) };
-        if let Err(error) = self.poller.watch(Token::Notifications, notified.notifications.as_fd()) {
-            self.timers.set(Key::Notifications, PAUSE);
+        if let Err(error) = wait.poller.watch(Token::Notifications, notified.notifications.as_fd()) {
+            wait.timers.set(Key::Notifications, PAUSE);
             return Err(error);
         }
         Ok(())
     }
 
     /// The keeper has reported whether a sender belongs to its tree.
-    pub(super) fn sender_is_known(&mut self, pid: u32, belongs: bool) {
-        if let Some(notified) = &mut self.readiness {
-            let heard = notified.notifications.answer(pid, belongs);
-            self.heard(heard);
-        }
-    }
-
-    fn heard(&mut self, heard: Heard) {
-        // After the promotion nothing depends on these messages.
-        if !self.state.is_starting() {
-            return;
-        }
-        if let Some(time) = heard.extend {
-            self.extend(time);
-        }
-        // Before the start of the child was reported, this has to wait for `await_ready`.
-        if heard.ready && self.tree.as_ref().and_then(Tree::child_pid).is_some() {
-            self.dispatch(Event::ChildHealthy);
-        }
+    pub(super) fn sender_is_known(&mut self, pid: u32, belongs: bool) -> Option<Heard> {
+        self.readiness.as_mut().map(|notified| notified.notifications.answer(pid, belongs))
     }
 
     /// The child asks for this much time from now on. It gets it, up to the configured `extend`, and never
-    /// less than it had anyway.
-    fn extend(&mut self, time: Duration) {
-        let (Some(notified), Health::Notify { extend }) = (&mut self.readiness, &self.plan.health) else {
-            return;
-        };
-        let timeout = self.plan.upgrade.timeout;
+    /// less than it had anyway. Returns how long it may take from now on, if others have to know that.
+    /// `timeout`: `upgrade.timeout`.
+    pub(super) fn extend(
+        &mut self,
+        time: Duration,
+        health: &Health,
+        timeout: Duration,
+        wait: &mut Waiting,
+    ) -> Option<Duration> {
+        let (Some(notified), Health::Notify { extend }) = (&mut self.readiness, health) else { return None };
         let spent = notified.since.elapsed();
         let until = whole_ms(spent.saturating_add(time)).min(timeout + *extend);
         if until <= notified.extended.unwrap_or(timeout) {
-            return;
+            return None;
         }
-        if !self.timers.postpone(Key::Flip(Timer::Healthy), until.saturating_sub(spent)) {
-            return; // a stop request ended the wait
+        if !wait.timers.postpone(Key::Flip(Timer::Healthy), until.saturating_sub(spent)) {
+            return None; // a stop request ended the wait
         }
         notified.extended = Some(until);
         if until <= notified.told {
-            return;
+            return None;
         }
         notified.told = (until + *extend / PARTS).min(timeout + *extend);
         tracing::debug!(until = ?notified.told, "the child requests more time");
-        let left = notified.told.saturating_sub(spent);
-        let deadline = left + self.promotion() + self.grace();
-        self.managers_be_patient(deadline);
-        if let Some(Predecessor { link, .. }) = &self.predecessor {
-            let _ = link.send(&ToPredecessor::Extended { deadline }); // it may be gone
-        }
+        Some(notified.told.saturating_sub(spent))
     }
 
     /// The child's last message, for the reason of its failure. The child may have sent it and exited at
     /// once, so the socket is read once more.
     pub(super) fn last_words(&mut self) -> Option<String> {
         let (notified, tree) = (self.readiness.as_mut()?, self.tree.as_ref()?);
-        // Messages that can\'t be read are left out.
+        // Messages that can't be read are left out.
         let _ = notified.notifications.hear(tree.keeper_pid(), tree.child_pid());
         notified.notifications.last_words()
     }

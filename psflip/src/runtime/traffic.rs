@@ -1,44 +1,68 @@
-//! The sockets and the symlink by which clients reach the child (`crate::traffic`): performs the effects on
-//! them.
+//! What leads clients and other processes to this generation: the sockets, the symlink (`crate::traffic`) and
+//! the pidfile (`crate::manager::pidfile`).
 
 use std::ffi::CString;
+use std::os::fd::AsRawFd;
 
-use super::Runtime;
-use crate::flip::{Event, Outcome};
-use crate::history::Step;
+use super::Identity;
+use super::handover::Handover;
+use crate::config::Plan;
+use crate::manager::pidfile::{Pidfile, TakenFrom};
 use crate::process::environment::set_variable;
 use crate::process::launch::Sockets;
-use crate::traffic::listen::{self, Listeners};
-use crate::traffic::symlink;
+use crate::text;
+use crate::traffic::listen::{self, Given, Listeners};
+use crate::traffic::symlink::{self, Turned};
 
-use std::os::fd::AsRawFd;
+/// The sockets, the symlink and the pidfile, as far as this generation has them.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    /// The sockets that the predecessor handed over, until the child starts.
+    given: Vec<Given>,
+    pub(super) listeners: Listeners,
+    /// The symlink that this generation repointed, until it is promoted.
+    turned: Option<Turned>,
+    pub(super) pidfile: Option<Pidfile>,
+    /// Set while an upgrade is running.
+    before_upgrade: Option<BeforeUpgrade>,
+}
 
 /// The settings before an upgrade, to restore them if it fails.
 #[derive(Debug)]
-pub(super) struct BeforeUpgrade {
+struct BeforeUpgrade {
     link: Option<symlink::Was>,
     listeners: listen::Settings,
 }
 
-impl Runtime {
-    /// Opens the sockets of this generation, or takes them over.
-    pub(super) fn open_listeners(&mut self) -> Result<(), listen::Error> {
+impl Traffic {
+    /// What the predecessor handed over.
+    pub(super) fn new(given: Vec<Given>) -> Self {
+        Self { given, listeners: Listeners::default(), turned: None, pidfile: None, before_upgrade: None }
+    }
+
+    /// Opens the sockets of this generation, or takes them over. `is_first`: there is no predecessor.
+    pub(super) fn open(
+        &mut self,
+        plan: &Plan,
+        identity: &Identity,
+        is_first: bool,
+    ) -> Result<(), listen::Error> {
         let given = std::mem::take(&mut self.given);
-        self.listeners = Listeners::open(&self.plan.listeners, given, &self.identity.activation)?;
-        for (listener, address) in self.plan.listeners.iter().zip(self.listeners.addresses()) {
+        self.listeners = Listeners::open(&plan.listeners, given, &identity.activation)?;
+        for (listener, address) in plan.listeners.iter().zip(self.listeners.addresses()) {
             if listener.address.to_string() != address {
                 tracing::info!(address, name = listener.name, "listening on a port that the kernel chose");
             }
         }
-        let sockets = self.identity.activation.names().join(":");
-        if self.predecessor.is_none() && !sockets.is_empty() && self.plan.listeners.is_empty() {
+        let sockets = identity.activation.names().join(":");
+        if is_first && !sockets.is_empty() && plan.listeners.is_empty() {
             tracing::warn!(
                 sockets,
                 "the service manager passed sockets (LISTEN_FDS), but the configuration has no [[listen]]: the child is not \
                  told of them; add `[[listen]]` with `address = \"systemd:NAME\"`"
             );
         }
-        if self.predecessor.is_none() {
+        if is_first {
             // Sockets from systemd's store belonged to a psflip that is gone.
             self.listeners.predecessor_is_gone();
         }
@@ -46,9 +70,9 @@ impl Runtime {
     }
 
     /// The sockets that the child inherits, and its environment with the variables that describe them.
-    pub(super) fn sockets_for_child(&self) -> (Sockets, Vec<CString>) {
-        let mut envp = self.envp.to_vec();
-        let (passing, fds) = self.listeners.passing(self.identity.generation);
+    pub(super) fn for_child(&self, envp: &[CString], identity: &Identity) -> (Sockets, Vec<CString>) {
+        let mut envp = envp.to_vec();
+        let (passing, fds) = self.listeners.passing(identity.generation);
         for (name, value) in &passing.variables {
             set_variable(&mut envp, name, Some(value));
         }
@@ -59,37 +83,64 @@ impl Runtime {
         let sockets = Sockets {
             numbers: numbers.collect(),
             listen_pid: passing.listen_pid,
-            hides: self.identity.activation.clone(),
+            hides: identity.activation.clone(),
         };
         (sockets, envp)
     }
 
-    pub(super) fn switch_traffic(&mut self) {
-        // Shared sockets need no switch: old and new child accept side by side.
-        if self.plan.switch.is_some() {
-            self.note(Step::Switch);
-        }
-        let switched = self.listeners.adjust().map_err(|error| error.to_string()).and_then(|()| match &self
-            .plan
-            .switch
-        {
-            Some(link) => symlink::turn(link).map(Some).map_err(|error| error.to_string()),
-            None => Ok(None),
-        });
-        self.queue.push_back(match switched {
-            Ok(turned) => {
-                self.turned = turned;
-                Event::TrafficSwitched
-            }
-            Err(reason) => {
-                self.failure = Some(reason);
-                Event::TrafficRefused
-            }
-        });
+    /// Sends clients to this generation's child. Shared sockets need no switch: old and new child accept side
+    /// by side.
+    ///
+    /// # Errors
+    /// A text: the settings of a socket, or the symlink, could not be changed.
+    pub(super) fn switch(&mut self, plan: &Plan) -> Result<(), String> {
+        self.listeners.adjust().map_err(|error| error.to_string())?;
+        self.turned = match &plan.switch {
+            Some(link) => Some(symlink::turn(link).map_err(|error| error.to_string())?),
+            None => None,
+        };
+        Ok(())
     }
 
-    pub(super) fn give_back(&mut self) {
-        self.return_pidfile();
+    /// Writes this generation into the pidfile. `child`: the child's pid.
+    ///
+    /// # Errors
+    /// A text: the pidfile can't be written, or another psflip holds it.
+    pub(super) fn take_pidfile(
+        &mut self,
+        plan: &Plan,
+        handover: &Handover,
+        child: Option<u32>,
+    ) -> Result<(), String> {
+        let Some(path) = &plan.pidfile else { return Ok(()) };
+        // From the predecessor: by agreement if it is alive, and as a stale pidfile if it is not.
+        let from = match handover.holder_of(&text::lossy(path)) {
+            Some(_) => TakenFrom::Relative,
+            None => TakenFrom::NoProcess,
+        };
+        let pidfile = Pidfile::take(path, from).map_err(|error| error.to_string())?;
+        if child.is_some() && pidfile.replaced() == child {
+            tracing::warn!(
+                pidfile = %path.display(),
+                child,
+                "the child writes its own process ID to psflip's pidfile, and may remove the file; set another path for one of them"
+            );
+        }
+        self.pidfile = Some(pidfile);
+        Ok(())
+    }
+
+    /// Gives pidfile and symlink back to the predecessor, as far as this generation took them.
+    pub(super) fn give_back(&mut self, handover: &Handover) {
+        if let Some(pidfile) = self.pidfile.take() {
+            let returned = match handover.holder_of(&text::lossy(pidfile.path())) {
+                Some(pid) => pidfile.give_back(pid),
+                None => pidfile.remove(),
+            };
+            if let Err(error) = returned {
+                tracing::error!(%error, "can't return the pidfile to the predecessor");
+            }
+        }
         if let Some(turned) = self.turned.take()
             && let Err(error) = turned.turn_back()
         {
@@ -98,15 +149,19 @@ impl Runtime {
     }
 
     /// Records the settings before a successor may change them.
-    pub(super) fn look_before_upgrade(&mut self) {
-        let link = self.plan.switch.as_ref().map(symlink::Was::look);
-        self.descendants_before_upgrade = Some(BeforeUpgrade { link, listeners: self.listeners.settings() });
+    pub(super) fn look_before_upgrade(&mut self, plan: &Plan) {
+        let link = plan.switch.as_ref().map(symlink::Was::look);
+        self.before_upgrade = Some(BeforeUpgrade { link, listeners: self.listeners.settings() });
     }
 
     /// A failed successor may have changed these, and may have been killed before it could undo that.
     pub(super) fn take_back(&mut self) {
-        self.reclaim_pidfile();
-        let Some(BeforeUpgrade { link, listeners }) = self.descendants_before_upgrade.take() else { return };
+        if let Some(pidfile) = &mut self.pidfile
+            && let Err(error) = pidfile.reclaim()
+        {
+            tracing::error!(%error, "can't reclaim the pidfile from the failed generation");
+        }
+        let Some(BeforeUpgrade { link, listeners }) = self.before_upgrade.take() else { return };
         if let Some(link) = link
             && let Err(error) = link.restore()
         {
@@ -119,31 +174,16 @@ impl Runtime {
 
     /// The successor is promoted. A socket that it does not use belongs to the old child alone. When the old
     /// child closes it, clients are refused instead of waiting forever in its queue.
-    pub(super) fn let_go_of_listeners(&mut self) {
+    pub(super) fn let_go(&mut self) {
         self.listeners = Listeners::default();
     }
 
-    /// Removes the files of sockets that will not be used any more.
-    pub(super) fn leave_listeners(&mut self, outcome: Outcome) {
-        // Its exit may not have been handled yet.
-        let predecessor = self.predecessor.as_ref().filter(|old| !old.link.process().has_ended());
-        match (outcome, predecessor) {
-            (Outcome::Superseded, _) => {}
-            (Outcome::Failed(_), Some(_)) => {
-                self.listeners.remove_new_files();
-                self.control.listeners.remove_new_files();
-            }
-            (Outcome::Failed(_) | Outcome::Relay(_), _) => {
-                for listeners in [&mut self.listeners, &mut self.control.listeners] {
-                    listeners.predecessor_is_gone();
-                }
-                if self.managers.keep_sockets() {
-                    self.listeners.remove_files_of_lost();
-                } else {
-                    self.listeners.remove_new_files();
-                }
-                self.control.listeners.remove_new_files();
-            }
+    /// psflip exits: removes the pidfile, if it still names this generation.
+    pub(super) fn remove_pidfile(&mut self) {
+        if let Some(pidfile) = self.pidfile.take()
+            && let Err(error) = pidfile.remove()
+        {
+            tracing::warn!(%error, "can't remove the pidfile");
         }
     }
 }

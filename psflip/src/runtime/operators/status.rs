@@ -1,0 +1,118 @@
+//! The status report.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::anchor;
+use crate::config::Health;
+use crate::control::protocol::{self, State, Status};
+use crate::flip::{self, Timer, UpgradeBlocked};
+use crate::process::invocation::FileStamp;
+use crate::runtime::timers::Key;
+use crate::runtime::{Predecessor, Runtime};
+use crate::text;
+
+impl Runtime {
+    /// The child's pid, unless the child has exited and psflip only waits for the predecessor.
+    pub(super) fn shown_child(&self) -> Option<u32> {
+        self.child.pid().filter(|_| !self.machine.state.awaits_predecessor())
+    }
+
+    /// The draining predecessor, as far as it has reported its step.
+    pub(super) fn draining(&self) -> Option<protocol::Predecessor> {
+        let Predecessor { pid, .. } = self.handover.predecessor.as_ref()?;
+        let said = self.operators.log.predecessor;
+        let left = |(_, until): (_, Instant)| until.saturating_duration_since(Instant::now());
+        Some(protocol::Predecessor {
+            pid: *pid,
+            step: said.map(|(step, _)| step),
+            left_ms: said.map(left).map(|left| left.as_millis() as u64),
+        })
+    }
+
+    /// The status report.
+    pub(super) fn report(&self) -> Status {
+        let Self { plan, identity, operators, machine, .. } = self;
+        let log = &operators.log;
+        let text = |path: &Path| text::lossy(path);
+        let absolute = |path: &Path| text(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let control = plan.control.path(plan.pidfile.as_deref());
+        let is_first_start = log.active_since.is_none();
+        let (upgrade, timer) = match (&log.upgrade, &log.own) {
+            (Some(under_way), _) => (Some(&under_way.record), Timer::Successor),
+            (None, own) => (own.as_ref().filter(|_| is_first_start), Timer::Healthy),
+        };
+        Status {
+            psflip: protocol::PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            anchor: self.managers.anchor.link().map(anchor::Link::anchor),
+            state: state(&machine.state),
+            generation: identity.generation,
+            slot: identity.slot.as_str().to_owned(),
+            child: self.shown_child(),
+            command: plan.cmd.clone(),
+            started_at: log.started_at,
+            active_since: log.active_since,
+            health: kind(&plan.health).to_owned(),
+            config: identity.config.as_ref().map(FileStamp::source),
+            program: identity.origin.source(),
+            pidfile: plan.pidfile.as_deref().map(absolute),
+            control: control.as_deref().map(absolute),
+            listeners: plan
+                .listeners
+                .iter()
+                .zip(self.traffic.listeners.addresses())
+                .map(|(listener, address)| protocol::Listener { address, name: listener.name.clone() })
+                .collect(),
+            switch: plan
+                .switch
+                .as_ref()
+                .map(|link| protocol::Switch { path: text(&link.path), to: text(&link.to) }),
+            remembered: machine.state.remembered,
+            predecessor: self.draining(),
+            upgrade_left_ms: upgrade
+                .and_then(|_| self.wait.timers.left(Key::Flip(timer)))
+                .map(|left| left.as_millis() as u64),
+            upgrade: upgrade.cloned(),
+            history: log.history.iter().cloned().collect(),
+        }
+    }
+}
+
+fn state(state: &flip::State) -> State {
+    if state.is_stopping() {
+        State::Stopping
+    } else if state.successor().is_some() {
+        State::Upgrading
+    } else if state.is_service() {
+        State::Serving
+    } else {
+        State::Starting
+    }
+}
+
+/// Why an upgrade can't start at once.
+pub(super) fn in_words(why: UpgradeBlocked) -> &'static str {
+    match why {
+        UpgradeBlocked::NotHealthy => "the child is not healthy yet",
+        UpgradeBlocked::Stopping => "a stop was requested",
+        UpgradeBlocked::PredecessorDrains => "the old generation still drains",
+        UpgradeBlocked::UnderWay => "an upgrade is under way",
+        UpgradeBlocked::Ends => "this generation is stopping",
+    }
+}
+
+/// The name of a health check.
+pub(in crate::runtime) fn kind(health: &Health) -> &'static str {
+    match health {
+        Health::Alive { .. } => "alive",
+        Health::Command { .. } => "command",
+        Health::Docker { .. } => "docker",
+        Health::Tcp { .. } => "tcp",
+        Health::Unix { .. } => "unix",
+        Health::Http { .. } => "http",
+        Health::Fcgi { .. } => "fcgi",
+        Health::Notify { .. } => "notify",
+    }
+}

@@ -1,0 +1,232 @@
+//! What happens, for operators: one log line for each event that matters to them, and the events for waiting
+//! clients of the control socket.
+
+use std::time::Duration;
+
+use super::status::{in_words, kind};
+use crate::control::protocol::Event as Told;
+use crate::control::server::{Interest, Then};
+use crate::flip::{Failure, News, Timer, UpgradeBlocked};
+use crate::handover::ToPredecessor;
+use crate::runtime::timers::Key;
+use crate::runtime::{KILL, Runtime, reasons};
+use crate::secrets;
+
+impl Runtime {
+    /// Reports the news: in the log, to service managers and to clients of the control socket.
+    pub(in crate::runtime) fn tell(&mut self, news: News) {
+        self.log(news);
+        self.terminal_may_be_free(news);
+        self.tell_managers(news);
+        // Last: `psflip upgrade` in ExecReload= waits for this, and systemd must have its messages before
+        // that client exits.
+        self.tell_operators(news);
+    }
+
+    /// Writes the news to the log.
+    fn log(&mut self, news: News) {
+        let child = self.child.pid();
+        match news {
+            News::Promoted => {
+                reasons::forget_last_exit(&self.plan);
+                let took = span(self.operators.log.took());
+                tracing::info!(child, health = kind(&self.plan.health), %took, "healthy, active");
+            }
+            News::UpgradeStarted => {
+                tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
+            }
+            News::UpgradeFailed => {
+                let reason = self.handover.why_upgrade_failed(&mut self.wait);
+                let took = span(self.operators.log.upgrade_took().unwrap_or_default());
+                if self.machine.state.is_stopping() {
+                    tracing::info!(child, reason, %took, "upgrade aborted by a stop request");
+                } else {
+                    tracing::error!(child, reason, %took, "upgrade failed; the old child keeps running");
+                }
+                self.reasons.upgrade_failure = Some(reason);
+            }
+            News::UpgradeAborted => {
+                let reason = self.handover.why_upgrade_failed(&mut self.wait);
+                tracing::info!(reason, "upgrade aborted by a stop request; stopping");
+                self.reasons.upgrade_failure = Some(reason);
+            }
+            News::UpgradeFailedWithoutChild => {
+                let reason = self.handover.why_upgrade_failed(&mut self.wait);
+                tracing::error!(reason, "upgrade failed, and the old child had exited meanwhile; stopping");
+                self.reasons.upgrade_failure = Some(reason);
+            }
+            News::RequestRemembered => {
+                tracing::info!(because = self.machine.state.why_not_now().map(in_words), "upgrade queued");
+            }
+            News::RequestRefused => tracing::warn!("upgrade request refused: this generation is stopping"),
+            News::Stopping => tracing::debug!(child, "waiting for the child to exit"),
+            News::StopIgnored => tracing::warn!(
+                child,
+                waited = ?self.plan.shutdown.timeout,
+                "the child did not exit on the stop request and keeps running; SIGKILL to psflip stops both at once"
+            ),
+            News::SuccessorLeftBehind => self.handover.leave_successor_behind(),
+            News::ChildEndedDuringUpgrade(end) => {
+                self.reasons.service_may_be_down(end);
+                tracing::error!(child, %end, "the child exited during an upgrade; the new generation takes over when it is healthy");
+            }
+            News::ChildEnded(end) => tracing::info!(child, %end, "the child has exited"),
+            News::ServiceDown(end) => self.reasons.service_is_down(child, end, self.plan.shutdown.timeout),
+            News::PredecessorLost => tracing::error!(
+                child,
+                "the old psflip was killed; going on alone; the service is down until this child is healthy"
+            ),
+            News::PredecessorDrained => {
+                let drained = span(self.operators.log.drained().unwrap_or_default());
+                tracing::info!(%drained, "the old generation is gone");
+            }
+            News::AwaitingPredecessor => {
+                let old = self.handover.predecessor_pid();
+                tracing::info!(
+                    old_psflip = old,
+                    "stopped; waiting for the old generation, which still drains"
+                );
+            }
+            News::PredecessorLate => {
+                let old = self.handover.predecessor_pid();
+                tracing::warn!(
+                    old_psflip = old,
+                    "the old generation did not exit within the time that it announced; no longer waiting for it"
+                );
+            }
+            News::Superseded => {
+                let pid = self.handover.successor_process().map(|(pid, _)| pid);
+                let signal = self.plan.shutdown.signal;
+                tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child");
+            }
+            News::Failed(failure) => self.tell_failure(failure),
+            News::ChildKilled => tracing::warn!(
+                child,
+                waited = ?self.plan.shutdown.timeout,
+                "the child did not exit in time; killing it"
+            ),
+            News::OrphansKilled => tracing::warn!(
+                waited = ?self.plan.shutdown.timeout,
+                "leftover processes of the child did not exit in time; killing them"
+            ),
+            News::LeftBehind => {
+                let processes = self.child.leave_behind();
+                tracing::error!(
+                    child,
+                    processes,
+                    "SIGKILL did not terminate all processes within {KILL:?}: they hang in the kernel, or psflip may not kill them; leaving them behind"
+                );
+            }
+        }
+    }
+
+    /// The child is still not healthy: logs why, and schedules the next line.
+    pub(in crate::runtime) fn tell_not_healthy_yet(&mut self) {
+        if !self.machine.state.is_starting() {
+            return;
+        }
+        let Some(reason) = self.child.why_not_healthy_yet(&mut self.wait) else { return };
+        let left = self.wait.timers.left(Key::Flip(Timer::Healthy)).unwrap_or_default().as_secs();
+        tracing::warn!(child = self.child.pid(), reason, left = format_args!("{left}s"), "not healthy yet");
+    }
+
+    /// Logs warnings about a configuration that is new to this service.
+    pub(in crate::runtime) fn tell_warnings(&mut self) {
+        for text in std::mem::take(&mut self.identity.warnings) {
+            tracing::warn!("{text}");
+            let text = secrets::hide(&text).into_owned();
+            self.handover.report(&ToPredecessor::Warning { text });
+        }
+    }
+
+    fn tell_failure(&mut self, failure: Failure) {
+        let probe = self.child.last_probe(failure);
+        let reason = self.reasons.fail(failure, probe, self.plan.upgrade.timeout);
+        if failure == Failure::Aborted {
+            // A stop request may be the cause, so nothing is said about the old generation here.
+            tracing::warn!(reason, "this generation gives up");
+        } else if self.handover.predecessor.is_some() {
+            tracing::error!(reason, "this generation failed; the old one keeps running");
+        } else {
+            tracing::error!(reason, "failed");
+        }
+    }
+
+    /// Reports the news to waiting clients, and records them for later status requests.
+    fn tell_operators(&mut self, news: News) {
+        match news {
+            News::Promoted => {
+                self.operators.control.accept();
+                self.operators.note_promotion(self.handover.predecessor.is_some());
+                self.look_after_files();
+            }
+            News::UpgradeStarted => {
+                let started = self.operators.log.begin_upgrade(self.identity.generation);
+                self.operators.tell_waiting(Some(started), Then::Stay);
+            }
+            News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
+                let reason = self.reasons.upgrade_failure.clone().unwrap_or_default();
+                let is_stopping = self.machine.state.is_stopping();
+                self.operators.note_failure(&reason, self.child.pid(), is_stopping);
+            }
+            News::RequestRefused => {
+                let refused = Told::Refused { reason: in_words(UpgradeBlocked::Ends).to_owned() };
+                let waiting = Interest::Upgrade(self.operators.log.next());
+                self.operators.control.tell(waiting, &refused, Then::Close);
+            }
+            News::StopIgnored => {
+                let child = self.shown_child();
+                let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
+                let ignored = Told::Ignored { child, timeout_ms };
+                self.operators.control.tell(Interest::Stop, &ignored, Then::Close);
+            }
+            News::PredecessorLost => self.operators.control.accept(),
+            News::PredecessorDrained => {
+                self.operators.note_drained();
+                self.look_after_files(); // the old child may have removed the pidfile as its own
+            }
+            News::AwaitingPredecessor => {
+                if let Some(predecessor) = self.draining() {
+                    let waiting = Told::Waiting { predecessor };
+                    self.operators.control.tell(Interest::Stop, &waiting, Then::Stay);
+                }
+            }
+            News::RequestRemembered
+            | News::Stopping
+            | News::SuccessorLeftBehind
+            | News::ChildEndedDuringUpgrade(_)
+            | News::ChildEnded(_)
+            | News::ServiceDown(_)
+            | News::Superseded
+            | News::PredecessorLate
+            | News::Failed(_)
+            | News::ChildKilled
+            | News::OrphansKilled
+            | News::LeftBehind => {}
+        }
+    }
+
+    /// Sends the status to clients that watch it, if it has changed.
+    pub(in crate::runtime) fn tell_changes(&mut self) {
+        if std::mem::take(&mut self.operators.changed) && self.operators.control.is_watched() {
+            let status = Told::Status { status: Box::new(self.report()) };
+            self.operators.control.tell_change(&status);
+        }
+    }
+}
+
+/// A time in whole milliseconds. Debug of zero would print `0ns`.
+fn span(time: Duration) -> String {
+    if time.is_zero() { "0ms".to_owned() } else { format!("{time:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_in_milliseconds_or_more() {
+        let spans = [0, 1, 346, 1500].map(|time| span(Duration::from_millis(time)));
+        assert_eq!(spans, ["0ms", "1ms", "346ms", "1.5s"]);
+    }
+}

@@ -1,0 +1,216 @@
+//! Why this generation, or an upgrade that it started, fails, and why the service is down: for the log, for
+//! operators, and for `psflip status` after psflip has exited.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::child::Child;
+use crate::config::{Orphans, Plan};
+use crate::end::End;
+use crate::exit;
+use crate::flip::{Failure, Outcome};
+use crate::handover::{ToPredecessor, predecessor};
+use crate::manager::last_exit::{self, LastExit};
+use crate::process::keeper::Tree;
+use crate::secrets;
+use crate::signal::Signal;
+use crate::sys::tree;
+
+/// What is known of failures.
+#[derive(Debug, Default)]
+pub(super) struct Reasons {
+    /// Why the last upgrade failed.
+    pub(super) upgrade_failure: Option<String>,
+    /// Why this generation fails.
+    failure: Option<String>,
+    /// The last signal without a meaning for psflip that the child got, forwarded by psflip or from the
+    /// terminal.
+    signal: Option<(Signal, Instant)>,
+    /// Which process stays in the background after the child exited with 0, and what to do about it.
+    background: Option<String>,
+    /// Why the service is down.
+    outage: Option<String>,
+}
+
+/// A failure of this generation.
+impl Reasons {
+    /// Records the reason of a failure where it happens. [`Reasons::fail`] uses it.
+    pub(super) fn set_failure(&mut self, reason: String) {
+        self.failure = Some(reason);
+    }
+
+    /// The reason of the failure, or else of the failed upgrade, that makes psflip exit.
+    pub(super) fn of_exit(&self) -> &str {
+        let reason = self.failure.as_ref().or(self.upgrade_failure.as_ref());
+        reason.map_or("", String::as_str)
+    }
+
+    /// Puts the failure into words. `probe`: what the health check says about it; `timeout`:
+    /// `upgrade.timeout`.
+    pub(super) fn fail(&mut self, failure: Failure, probe: Option<String>, timeout: Duration) -> &str {
+        let probe = probe.map_or_else(String::new, |probe| format!("; {probe}"));
+        let reason = match (failure, self.failure.take()) {
+            // The place of the failure has set a more detailed reason.
+            (
+                Failure::Start(_)
+                | Failure::Hook
+                | Failure::Switch
+                | Failure::Pidfile
+                | Failure::ReadyNotSent,
+                Some(reason),
+            ) => reason,
+            (Failure::Start(_), None) => "the child could not be started".to_owned(),
+            (Failure::Hook, None) => "`hooks.promote` failed".to_owned(),
+            (Failure::Switch, None) => "clients could not be sent to the new child".to_owned(),
+            (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
+            (Failure::EndedEarly(end), _) => {
+                format!("the child exited before it was healthy: {end}{}{probe}", self.background())
+            }
+            (Failure::NeverHealthy, _) => format!("the child can't become healthy{probe}"),
+            (Failure::NotHealthy, _) => format!("the child was not healthy within {timeout:?}{probe}"),
+            (Failure::Aborted, _) => "the upgrade was aborted".to_owned(),
+            (Failure::ReadyNotSent, None) => {
+                "the old psflip could not be notified that this generation is ready".to_owned()
+            }
+            (Failure::Silence, _) => {
+                format!("the old psflip did not acknowledge within {:?}", predecessor::ACKNOWLEDGEMENT)
+            }
+        };
+        self.failure.insert(secrets::hide(&reason).into_owned())
+    }
+
+    /// The message that reports the failure to the predecessor.
+    pub(super) fn for_predecessor(&self, outcome: Outcome) -> Option<ToPredecessor> {
+        let Outcome::Failed(failure) = outcome else { return None };
+        let code = exit::code_for(outcome);
+        let (child_code, reason) = match (failure, self.failure.clone()) {
+            (Failure::EndedEarly(End::Exited(code)), Some(reason)) => (Some(code), reason),
+            (_, reason) => (None, reason.unwrap_or_else(|| "it failed".to_owned())),
+        };
+        Some(ToPredecessor::Failed { code, child_code, reason })
+    }
+}
+
+/// Exits of the child without a stop request.
+impl Reasons {
+    /// The child got a signal that has no meaning for psflip.
+    pub(super) fn note_signal(&mut self, signal: Signal) {
+        self.signal = Some((signal, Instant::now()));
+    }
+
+    /// The child has exited with 0, without a stop request. This looks at leftover processes now, before they
+    /// are stopped, too.
+    pub(super) fn look_for_background(&mut self, child: &Child, plan: &Plan) {
+        let Some(keeper) = child.tree.as_ref().map(Tree::keeper_pid) else { return };
+        let Some(pid) = tree::children(keeper).first().copied() else { return };
+        let name = tree::name_of(pid).unwrap_or_default();
+        let program = plan.cmd[0].rsplit('/').next().unwrap_or_default();
+        let then = match plan.shutdown.orphans {
+            Orphans::Kill => "is stopped",
+            Orphans::Leave => "keeps running",
+        };
+        self.background = Some(format!(
+            "`{program}` put itself into the background, where psflip can't follow it; what it started there ({}, pid {pid}) {then}; {}",
+            crate::text::head(&name, 16),
+            in_the_foreground(program)
+        ));
+    }
+
+    /// What [`Self::look_for_background`] found, to be appended to a reason.
+    fn background(&self) -> String {
+        self.background.as_ref().map_or_else(String::new, |text| format!("; {text}"))
+    }
+
+    /// The child of the service exited without a stop request. `window`: how old a signal may be that
+    /// explains the exit.
+    pub(super) fn service_is_down(&mut self, child: Option<u32>, end: End, window: Duration) {
+        if let Some(signal) = self.signal_that_ended(end, window) {
+            tracing::info!(child, %end, %signal, "the child was terminated by a signal that psflip forwarded to it");
+            return;
+        }
+        match &self.background {
+            None => {
+                tracing::error!(child, %end, "the service is down: the child terminated without a stop request");
+            }
+            Some(background) => {
+                tracing::error!(child, %end, background, "the service is down: the child terminated without a stop request");
+            }
+        }
+        let reason = format!("the child terminated without a stop request: {end}{}", self.background());
+        self.outage = Some(reason);
+    }
+
+    /// The child of the service exited during an upgrade. Only the upgrade can restore the service (contract
+    /// F7).
+    pub(super) fn service_may_be_down(&mut self, end: End) {
+        self.outage = Some(format!("the child terminated without a stop request: {end}"));
+    }
+
+    /// The recent signal that explains the child's exit. For SIGQUIT only exit code 0 counts: it is the
+    /// graceful stop of many servers, while others dump their state on it and keep running.
+    fn signal_that_ended(&self, end: End, window: Duration) -> Option<Signal> {
+        let (signal, at) = self.signal?;
+        let explains = match end {
+            End::Killed(by) => by == signal,
+            End::Exited(code) => signal == Signal::QUIT && code == exit::OK,
+        };
+        (explains && at.elapsed() <= window).then_some(signal)
+    }
+
+    /// Keeps psflip's exit for `psflip status`, if it is an outage. `has_predecessor`: another generation
+    /// serves.
+    pub(super) fn keep_last_exit(
+        &self,
+        outcome: Outcome,
+        plan: &Plan,
+        generation: u64,
+        has_predecessor: bool,
+    ) {
+        let reason = match outcome {
+            Outcome::Relay(_) => self.outage.as_ref(),
+            // No outage: another psflip serves with this pidfile, a stop was requested, or another generation
+            // serves.
+            Outcome::Failed(Failure::Pidfile | Failure::Aborted) | Outcome::Superseded => None,
+            Outcome::Failed(_) if has_predecessor => None,
+            Outcome::Failed(_) => self.failure.as_ref(),
+        };
+        let (Some(reason), Some(path)) = (reason, last_exit_path(plan)) else { return };
+        let exit = LastExit {
+            psflip_last_exit: 1,
+            at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
+            generation,
+            pid: std::process::id(),
+            reason: crate::text::head(reason, 2000),
+            end: exit::end_for(outcome).to_string(),
+        };
+        if let Err(error) = exit.write(&path) {
+            tracing::debug!(path = %path.display(), %error, "can't keep this exit for `psflip status`");
+        }
+    }
+}
+
+/// Path of the file with the last exit.
+fn last_exit_path(plan: &Plan) -> Option<PathBuf> {
+    let pidfile = plan.pidfile.as_deref();
+    last_exit::path(pidfile, plan.control.path(pidfile).as_deref())
+}
+
+/// A generation serves, so an earlier outage is of no interest.
+pub(super) fn forget_last_exit(plan: &Plan) {
+    if let Some(path) = last_exit_path(plan) {
+        last_exit::remove(&path);
+    }
+}
+
+/// How to keep a program in the foreground.
+fn in_the_foreground(program: &str) -> String {
+    let option = match program {
+        "nginx" => "`-g 'daemon off;'`",
+        "redis-server" | "valkey-server" => "`--daemonize no`",
+        "apache2" | "apache2ctl" | "apachectl" | "httpd" => "`-D FOREGROUND`",
+        "haproxy" => "`-db`",
+        name if name.starts_with("php-fpm") => "`--nodaemonize`",
+        _ => "its option for that, such as `--foreground` or `--no-daemon`",
+    };
+    format!("run it in the foreground ({option}), or under `psflip watch` if it can't")
+}
