@@ -105,11 +105,6 @@ impl Reaper {
         children::end_children(std::process::id(), std::mem::take(&mut self.foreign), false);
     }
 
-    /// As [`Reaper::end_our_own`], but does not wait: psflip has waited for what it can't kill (contract U5).
-    pub(crate) fn end_our_own_at_once(&mut self) {
-        children::kill_children(std::process::id(), std::mem::take(&mut self.foreign));
-    }
-
     /// Records the processes below the keeper, before psflip gives up being a subreaper.
     pub(crate) fn note_wards(&mut self, keeper: u32) {
         self.wards = tree::below(keeper);

@@ -46,8 +46,6 @@ pub(super) struct Child {
     /// The result of the last failed probe, once probing is over.
     last_probe_failure: Option<String>,
     pub(super) reaper: Reaper,
-    /// Processes of the tree survived SIGKILL, and were left behind.
-    left_behind: bool,
 }
 
 /// A running health check. `Checker` does not implement Debug.
@@ -62,15 +60,7 @@ impl fmt::Debug for CheckerSlot {
 impl Child {
     /// A child that is not started yet.
     pub(super) fn new(envp: Rc<[CString]>, reaper: Reaper) -> Self {
-        Self {
-            envp,
-            tree: None,
-            checker: None,
-            readiness: None,
-            last_probe_failure: None,
-            reaper,
-            left_behind: false,
-        }
+        Self { envp, tree: None, checker: None, readiness: None, last_probe_failure: None, reaper }
     }
 
     /// Its pid, once it was started.
@@ -214,9 +204,8 @@ impl Child {
         end.unwrap_or(End::Killed(Signal::KILL))
     }
 
-    /// Records that processes of the tree survived SIGKILL. Returns them as text, as far as psflip sees them.
-    pub(super) fn leave_behind(&mut self) -> String {
-        self.left_behind = true;
+    /// The processes that survived SIGKILL, as text, as far as psflip sees them.
+    pub(super) fn survivors(&self) -> String {
         let Some(tree) = &self.tree else { return String::new() };
         // The processes of a lost keeper are below psflip itself.
         let root = if tree.is_over() { std::process::id() } else { tree.keeper_pid() };
@@ -237,11 +226,9 @@ impl Child {
         if orphans == Orphans::Leave || std::process::id() == 1 {
             return;
         }
-        if self.left_behind {
-            self.reaper.end_our_own_at_once();
-        } else {
-            self.reaper.end_our_own();
-        }
+        // Also after processes were left behind (contract U5): a keeper that was too slow is killed
+        // here, and then psflip kills what becomes its own child.
+        self.reaper.end_our_own();
     }
 }
 

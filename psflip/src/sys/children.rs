@@ -343,11 +343,6 @@ pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
     }
 }
 
-/// Kills all children of this process except `spared`, and does not wait for them.
-pub fn kill_children(leader: u32, spared: Vec<u32>) {
-    Ending::new(leader, spared).go_on();
-}
-
 /// Waits until a child changes its state, or until this time. All signals are blocked.
 fn wait_for_change(until: Option<Instant>) {
     let Some(until) = until else {

@@ -110,7 +110,7 @@ impl Runtime {
                 "leftover processes of the child did not exit in time; killing them"
             ),
             News::LeftBehind => {
-                let processes = self.child.leave_behind();
+                let processes = self.child.survivors();
                 tracing::error!(
                     child,
                     processes,
