@@ -118,7 +118,7 @@ pub fn ignore(signal: Signal) -> io::Result<()> {
 }
 
 /// A signal as signalfd(2) delivers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Received {
     /// The signal.
     pub signal: Signal,

@@ -159,9 +159,9 @@ impl Pidfile {
         self.touched = false;
     }
 
-    /// Whether the file was written since then, and removed before it was read.
-    pub(super) fn was_missed(&mut self) -> bool {
-        self.touched && self.read() == Content::Missing
+    /// Whether the file was written since then. If it is missing now, a name was missed.
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched
     }
 
     /// Watches the directories that matter now.
@@ -263,14 +263,13 @@ mod tests {
         pidfile.judged();
         fs::remove_file(&path).unwrap();
         assert_eq!(now(&mut pidfile), Content::Missing);
-        assert!(!pidfile.was_missed(), "it was read before");
+        assert!(!pidfile.is_touched(), "it was read before");
         fs::write(&path, "13\n").unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(now(&mut pidfile), Content::Missing);
-        assert!(pidfile.was_missed());
+        assert!(pidfile.is_touched());
         fs::write(&path, "13\n").unwrap();
         assert_eq!(now(&mut pidfile), Content::Pid(13));
-        assert!(!pidfile.was_missed());
     }
 
     #[test]

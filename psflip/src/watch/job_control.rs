@@ -1,14 +1,16 @@
 //! Stops of the service, and the terminal that it may need (contract S3). `process/job_control.rs` performs
 //! what follows from a stop.
 
-use super::{Target, Watch};
+use super::Watch;
+use super::state::Target;
 use crate::flip::job_control::Part;
 use crate::signal::Signal;
 use crate::sys::tree;
 
 impl Watch {
-    fn is_target(&self, pid: u32) -> bool {
-        match self.target() {
+    fn is_target(&mut self, pid: u32) -> bool {
+        self.refresh();
+        match self.state.target() {
             Target::Service(target) | Target::Command(target) => target == pid,
             Target::Nobody => false,
         }
