@@ -4,6 +4,8 @@
 //! Generations are identified by their pids. That is safe because all of them are the anchor's own children:
 //! a pid is not used again before the anchor has reaped its process.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use super::message::Message;
 use crate::end::End;
 

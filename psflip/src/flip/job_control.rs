@@ -102,7 +102,7 @@ pub fn after_stop(stop: &ChildStop) -> AfterStop {
     match part {
         Part::Alone | Part::Beside if !orphaned => AfterStop::StopToo,
         // Nothing could continue the job.
-        _ => AfterStop::Continue,
+        Part::Alone | Part::Beside | Part::Coming | Part::Leaving => AfterStop::Continue,
     }
 }
 

@@ -24,6 +24,8 @@
 //! first ([`Effect::Withdraw`]), and so finds out whether it was too late. So both sides always agree on
 //! which generation is promoted.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod decide;
 mod drain;
 mod effect;

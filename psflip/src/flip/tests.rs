@@ -254,13 +254,9 @@ fn whoever_waits_for_an_upgrade_that_a_stop_ends_is_told_that_the_end_comes() {
     // Contract: S5, U8
     let mut told = 0;
     for Row { from, event, to, effects } in table() {
-        let failed = |effect: &Effect| match effect {
-            Effect::Tell(
-                news @ (News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted),
-            ) => Some(*news),
-            _ => None,
-        };
-        let Some(news) = effects.iter().find_map(failed) else { continue };
+        let failed = [News::UpgradeFailed, News::UpgradeFailedWithoutChild, News::UpgradeAborted];
+        let is_told = |news: &News| effects.contains(&Effect::Tell(*news));
+        let Some(news) = failed.into_iter().find(is_told) else { continue };
         let Phase::Upgrading { child, stopping, .. } = from.phase else { panic!("{from:?} {event:?}") };
         // A stop is not a failed upgrade.
         assert_eq!(news == News::UpgradeFailed, child == Child::Runs, "{from:?} {event:?}");

@@ -146,17 +146,15 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         _ => decide(state, event),
     }),
     ("a successor gives up without asking whether it is too late", "two generations", |state, event| {
-        match event {
-            Event::TimedOut(Timer::Acknowledgement) => decide(state, Event::PredecessorGone),
-            _ => decide(state, event),
-        }
+        let is_late = event == Event::TimedOut(Timer::Acknowledgement);
+        decide(state, if is_late { Event::PredecessorGone } else { event })
     }),
     (
         "a `ready` that could not be sent counts as the end of the predecessor",
         "two generations",
-        |state, event| match event {
-            Event::ReadyNotSent => decide(state, Event::PredecessorGone),
-            _ => decide(state, event),
+        |state, event| {
+            let is_lost = event == Event::ReadyNotSent;
+            decide(state, if is_lost { Event::PredecessorGone } else { event })
         },
     ),
     ("an upgrade starts while the predecessor drains", "U7", |state, event| {
@@ -218,13 +216,14 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         }
         effects
     }),
-    ("a predecessor that drains is waited for without end", "stuck", |state, event| match event {
-        Event::TimedOut(Timer::Predecessor) | Event::PredecessorGone
-            if matches!(state.phase, Phase::AwaitingPredecessor { .. }) =>
-        {
-            Vec::new()
+    ("a predecessor that drains is waited for without end", "stuck", |state, event| {
+        match (state.phase, event) {
+            (
+                Phase::AwaitingPredecessor { .. },
+                Event::TimedOut(Timer::Predecessor) | Event::PredecessorGone,
+            ) => Vec::new(),
+            _ => decide(state, event),
         }
-        _ => decide(state, event),
     }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);
@@ -236,49 +235,44 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
 ];
 
 /// The same, for faults that show only with unkillable processes and signals to process groups.
-const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] =
-    &[
-        ("what SIGKILL does not end is waited for without end", "stuck", |state, event| match event {
-            Event::TimedOut(Timer::Kill) => Vec::new(),
+const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
+    ("what SIGKILL does not end is waited for without end", "stuck", |state, event| {
+        if event == Event::TimedOut(Timer::Kill) { Vec::new() } else { decide(state, event) }
+    }),
+    ("a successor that SIGKILL does not end is waited for without end", "stuck", |state, event| {
+        if event == Event::TimedOut(Timer::SuccessorKill) { Vec::new() } else { decide(state, event) }
+    }),
+    ("a successor is left behind that nobody has killed", "U5", |state, event| {
+        let mut effects = decide(state, event);
+        effects.retain(|effect| *effect != Effect::KillSuccessor);
+        effects
+    }),
+    ("what SIGKILL does not end is left behind without a word", "C8", |state, event| {
+        let mut effects = decide(state, event);
+        effects.retain(|effect| *effect != Effect::Tell(News::LeftBehind));
+        effects
+    }),
+    ("what was only asked to end is left behind", "U5", |state, event| {
+        if let (Phase::Draining { step, .. }, Event::TimedOut(Timer::Grace)) = (&mut state.phase, event) {
+            *step = Towards::OrphansKilled;
+            return decide(state, Event::TimedOut(Timer::Kill));
+        }
+        decide(state, event)
+    }),
+    ("the end of the child ends an upgrade that is under way", "F7", |state, event| {
+        if let (Phase::Upgrading { stopping: false, .. }, Event::ChildEnded(end)) = (state.phase, event) {
+            state.phase = Phase::Serving { predecessor_drains: false, stopping: false };
+            return decide(state, Event::ChildEnded(end));
+        }
+        decide(state, event)
+    }),
+    ("the end of a child that has not started yet is overlooked", "U5", |state, event| {
+        match (state.phase, event) {
+            (Phase::Starting { .. } | Phase::Draining { .. }, Event::ChildEnded(_)) => Vec::new(),
             _ => decide(state, event),
-        }),
-        ("a successor that SIGKILL does not end is waited for without end", "stuck", |state, event| {
-            match event {
-                Event::TimedOut(Timer::SuccessorKill) => Vec::new(),
-                _ => decide(state, event),
-            }
-        }),
-        ("a successor is left behind that nobody has killed", "U5", |state, event| {
-            let mut effects = decide(state, event);
-            effects.retain(|effect| *effect != Effect::KillSuccessor);
-            effects
-        }),
-        ("what SIGKILL does not end is left behind without a word", "C8", |state, event| {
-            let mut effects = decide(state, event);
-            effects.retain(|effect| *effect != Effect::Tell(News::LeftBehind));
-            effects
-        }),
-        ("what was only asked to end is left behind", "U5", |state, event| {
-            if let (Phase::Draining { step, .. }, Event::TimedOut(Timer::Grace)) = (&mut state.phase, event) {
-                *step = Towards::OrphansKilled;
-                return decide(state, Event::TimedOut(Timer::Kill));
-            }
-            decide(state, event)
-        }),
-        ("the end of the child ends an upgrade that is under way", "F7", |state, event| {
-            if let (Phase::Upgrading { stopping: false, .. }, Event::ChildEnded(end)) = (state.phase, event) {
-                state.phase = Phase::Serving { predecessor_drains: false, stopping: false };
-                return decide(state, Event::ChildEnded(end));
-            }
-            decide(state, event)
-        }),
-        ("the end of a child that has not started yet is overlooked", "U5", |state, event| {
-            match (state.phase, event) {
-                (Phase::Starting { .. } | Phase::Draining { .. }, Event::ChildEnded(_)) => Vec::new(),
-                _ => decide(state, event),
-            }
-        }),
-    ];
+        }
+    }),
+];
 
 /// Checks every eighth fault, beginning at `remainder`. Several tests share the faults, since each fault
 /// takes a world or two.

@@ -110,7 +110,11 @@ impl World {
                 let passed_on = generation.from_predecessor.contains(&Message::PassedOn);
                 let acknowledged = generation.from_predecessor.iter().find_map(|message| match message {
                     Message::Acknowledge { remembered } => Some(*remembered || passed_on),
-                    _ => None,
+                    Message::Abort
+                    | Message::PassedOn
+                    | Message::Ready
+                    | Message::PassedBack
+                    | Message::StopPassedBack => None,
                 });
                 generation.from_predecessor.clear();
                 generation.feedback.push_back(match acknowledged {

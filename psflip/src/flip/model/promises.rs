@@ -54,7 +54,29 @@ impl World {
                     return Err(format!("U7: generation {index} starts a third one"));
                 }
             }
-            _ => {}
+            Effect::StartChild
+            | Effect::StartProbing
+            | Effect::StopProbing
+            | Effect::SignalOrphans
+            | Effect::KillOrphans
+            | Effect::RunHook(_)
+            | Effect::EndHook
+            | Effect::SwitchTraffic
+            | Effect::TakePidfile
+            | Effect::GiveBack
+            | Effect::TakeBack
+            | Effect::TellReady
+            | Effect::Withdraw
+            | Effect::PassRequestBack
+            | Effect::PassStopBack
+            | Effect::PassRequestOn
+            | Effect::Acknowledge { .. }
+            | Effect::AbortSuccessor
+            | Effect::KillSuccessor
+            | Effect::Arm(_)
+            | Effect::Disarm(_)
+            | Effect::Tell(_)
+            | Effect::Exit(_) => {}
         }
         Ok(())
     }
