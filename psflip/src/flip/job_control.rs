@@ -42,6 +42,9 @@ pub struct ChildStop {
     /// The last job-control signal that psflip got since the child was last started or continued, and its
     /// sender.
     pub requested: Option<(Signal, Sender)>,
+    /// Whether the child has not acted on that signal yet: it is pending, or came after the stop. `None`: not
+    /// known yet.
+    pub is_pending: Option<bool>,
     /// Which group has the terminal.
     pub foreground: Foreground,
     /// The role of the child's generation.
@@ -62,6 +65,8 @@ pub enum AfterStop {
     Continue,
     /// psflip stops as well.
     StopToo,
+    /// It depends on [`ChildStop::is_pending`].
+    FindOut,
 }
 
 /// Whether the kernel sends this signal to background processes that use the terminal.
@@ -80,8 +85,15 @@ pub fn asks_to_stop(signal: Signal) -> bool {
 #[must_use]
 pub fn after_stop(stop: &ChildStop) -> AfterStop {
     let ChildStop { signal, foreground, part, orphaned, .. } = *stop;
-    // A child that ignored Ctrl-Z may need the terminal later.
-    let requested = stop.requested.filter(|(requested, _)| !needs_terminal(signal) || *requested == signal);
+    let requested = match stop.requested {
+        // A child that ignored Ctrl-Z may need the terminal later. But SIGCONT discards a Ctrl-Z that the
+        // child has not acted on yet (signal(7)), so psflip must not continue the child then.
+        Some((requested, _)) if needs_terminal(signal) && requested != signal => match stop.is_pending {
+            None => return AfterStop::FindOut,
+            Some(is_pending) => stop.requested.filter(|_| is_pending),
+        },
+        requested => requested,
+    };
     match requested {
         Some((_, Sender::Process | Sender::Own)) => return AfterStop::StopToo,
         Some((_, Sender::Kernel)) | None if foreground == Foreground::NoTerminal => {
@@ -130,6 +142,7 @@ mod tests {
     const USUAL: ChildStop = ChildStop {
         signal: Signal::TTIN,
         requested: None,
+        is_pending: None,
         foreground: Foreground::Job,
         part: Part::Alone,
         orphaned: false,
@@ -152,9 +165,24 @@ mod tests {
             assert_eq!(in_every_part(background), [StopToo, Nothing, Nothing, Nothing]);
             let nobodys = ChildStop { orphaned: true, ..background };
             assert_eq!(in_every_part(nobodys), [Nothing; 4], "it would be stopped again and again");
+        }
+    }
+
+    #[test]
+    fn ctrl_z_at_the_moment_in_which_the_child_needs_the_terminal_is_not_lost() {
+        // Contract: S3
+        use AfterStop::{Continue, FindOut, Lend, StopToo};
+        for signal in [Signal::TTIN, Signal::TTOU] {
+            let stop = ChildStop { signal, requested: Some((Signal::TSTP, Sender::Kernel)), ..USUAL };
+            assert_eq!(in_every_part(stop), [FindOut; 4]);
+            let unheard = ChildStop { is_pending: Some(true), ..stop };
+            assert_eq!(in_every_part(unheard), [StopToo, StopToo, Continue, Continue]);
             // A child that ignores Ctrl-Z, and reads from the terminal later.
-            let requested = Some((Signal::TSTP, Sender::Kernel));
-            assert_eq!(after_stop(&ChildStop { requested, ..usual }), Lend);
+            let ignored = ChildStop { is_pending: Some(false), ..stop };
+            assert_eq!(in_every_part(ignored), [Lend, Lend, Lend, AfterStop::Nothing]);
+            let requested = Some((Signal::TSTP, Sender::Process));
+            let of_process = ChildStop { requested, is_pending: Some(true), ..stop };
+            assert_eq!(in_every_part(of_process), [StopToo; 4]);
         }
     }
 

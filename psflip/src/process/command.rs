@@ -136,7 +136,8 @@ impl SupervisedCommand {
                     | Report::Continued
                     | Report::Other(_)
                     | Report::About { .. }
-                    | Report::CaughtUp,
+                    | Report::CaughtUp
+                    | Report::Pending(_),
                 )) => {}
                 Ok(None) => {
                     // The keeper is about to report, or was stopped. A command that hangs has

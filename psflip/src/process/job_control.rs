@@ -113,6 +113,8 @@ pub struct JobControl {
     requested: Option<(Signal, Sender)>,
     /// The signal that stopped the child.
     stopped_by: Option<Signal>,
+    /// Whether the stopped child has not acted on `requested` yet, if that is known.
+    is_pending: Option<bool>,
     loan: Loan,
 }
 
@@ -120,7 +122,14 @@ impl JobControl {
     /// For a child that runs.
     #[must_use]
     pub fn new(job: Job) -> Self {
-        Self { job, suspended: false, requested: None, stopped_by: None, loan: Loan::default() }
+        Self {
+            job,
+            suspended: false,
+            requested: None,
+            stopped_by: None,
+            is_pending: None,
+            loan: Loan::default(),
+        }
     }
 
     /// Records a signal to this process. Returns whether the process was suspended until then.
@@ -128,6 +137,7 @@ impl JobControl {
         let was_suspended = self.suspended;
         if asks_to_stop(signal) {
             self.requested = Some((signal, sender));
+            self.is_pending = self.is_stopped().then_some(true);
         }
         self.suspended &= signal != Signal::CONT;
         was_suspended
@@ -137,12 +147,19 @@ impl JobControl {
     /// them may be the cause of the stop, or undo it.
     pub fn on_stop(&mut self, signal: Signal) {
         self.stopped_by = Some(signal);
+        self.is_pending = None;
     }
 
     /// Records that the child runs again, or has exited.
     pub fn on_continue(&mut self) {
         self.requested = None;
         self.stopped_by = None;
+        self.is_pending = None;
+    }
+
+    /// Records the answer to [`Tree::ask_whether_pending`]. Call [`JobControl::follow_stopped`] again then.
+    pub fn on_answer(&mut self, is_pending: bool) {
+        self.is_pending.get_or_insert(is_pending);
     }
 
     /// Whether this process got a stop signal of job control, and the child has not been continued since.
@@ -170,6 +187,7 @@ impl JobControl {
         let stop = ChildStop {
             signal,
             requested: self.requested,
+            is_pending: self.is_pending,
             foreground: self.loan.foreground(self.job, Some(child)),
             part,
             orphaned: self.job.is_orphaned(),
@@ -191,6 +209,13 @@ impl JobControl {
             },
             AfterStop::Continue => tree.continue_group(child),
             AfterStop::StopToo => self.stop_too(),
+            AfterStop::FindOut => {
+                let Some((requested, _)) = self.requested else { return };
+                if tree.ask_whether_pending(child, requested).is_err() {
+                    self.on_answer(false); // the keeper is gone
+                    self.follow_stopped(tree, child, part);
+                }
+            }
         }
     }
 

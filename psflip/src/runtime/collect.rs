@@ -120,6 +120,7 @@ impl Runtime {
                 Report::Stopped(signal) => self.child_was_stopped(signal)?,
                 Report::Continued => self.job_control.on_continue(),
                 Report::Other(_) | Report::CaughtUp => {} // not requested
+                Report::Pending(is_pending) => self.child_has_pending(is_pending),
                 Report::About { pid, belongs } => {
                     if let Some(heard) = self.child.sender_is_known(pid, belongs) {
                         self.heard(heard);

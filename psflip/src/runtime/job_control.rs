@@ -18,6 +18,12 @@ impl Runtime {
         read
     }
 
+    /// The keeper has found out whether the child has not acted on a signal yet.
+    pub(super) fn child_has_pending(&mut self, is_pending: bool) {
+        self.job_control.on_answer(is_pending);
+        self.follow_stopped_child();
+    }
+
     fn follow_stopped_child(&mut self) {
         if let Some(tree) = &self.child.tree
             && let Some(child) = tree.child_pid()

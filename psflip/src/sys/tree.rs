@@ -232,6 +232,22 @@ pub fn is_stopped(pid: u32) -> bool {
     })
 }
 
+/// Whether a signal has come to a process that does not block it, and the process has not acted on it yet,
+/// for example because it is stopped. False if proc(5) does not show that.
+#[must_use]
+pub fn is_pending(pid: u32, signal: Signal) -> bool {
+    if is_blind() {
+        return false;
+    }
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let has = |field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default();
+        bits & (1 << (signal.number() - 1)) != 0
+    };
+    (has("SigPnd:") || has("ShdPnd:")) && !has("SigBlk:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,10 +297,25 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_is_pending_in_a_stopped_process_until_it_is_continued() {
+        let mut child = Command::new("sleep").arg("infinity").spawn().unwrap();
+        let process = PidFd::open(child.id()).unwrap();
+        process.send(Signal::STOP).unwrap();
+        while !is_stopped(child.id()) {}
+        assert!(!is_pending(child.id(), Signal::TSTP));
+        process.send(Signal::TSTP).unwrap();
+        assert!(is_pending(child.id(), Signal::TSTP) && !is_pending(child.id(), Signal::HUP));
+        process.send(Signal::CONT).unwrap();
+        assert!(!is_pending(child.id(), Signal::TSTP));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_process_that_is_gone_has_nothing() {
         let gone = i32::MAX.cast_unsigned();
         assert!(children(gone).is_empty());
         assert_eq!(parent_of(gone), None);
-        assert!(!is_stopped(gone));
+        assert!(!is_stopped(gone) && !is_pending(gone, Signal::TSTP));
     }
 }

@@ -73,6 +73,7 @@ impl Watch {
                     self.read_pidfile();
                     self.dispatch(Event::CaughtUp);
                 }
+                Report::Pending(is_pending) => self.has_pending(is_pending),
                 Report::About { .. } => {} // never requested
                 Report::Gone => {
                     let reading = self.reading();

@@ -27,6 +27,17 @@ impl Watch {
         }
     }
 
+    /// The keeper has found out whether the service has not acted on a signal yet.
+    pub(super) fn has_pending(&mut self, is_pending: bool) {
+        self.job_control.on_answer(is_pending);
+        self.refresh();
+        if let Target::Service(pid) | Target::Command(pid) = self.state.target()
+            && tree::is_stopped(pid)
+        {
+            self.job_control.follow_stopped(&self.tree, pid, Part::Alone);
+        }
+    }
+
     pub(super) fn was_continued(&mut self, pid: u32) {
         if self.is_target(pid) {
             self.job_control.on_continue();

@@ -18,6 +18,7 @@ use crate::sys::process;
 use crate::sys::seam::{self, Call, Moment};
 use crate::sys::signal::{SignalFd, SignalSet};
 use crate::sys::socket::{Packet, Socket};
+use crate::sys::tree;
 use crate::sys::wait::{self, ChangeKind};
 
 /// Runs the keeper. All signals are blocked, as they are in psflip.
@@ -237,6 +238,12 @@ impl Keeper<'_> {
                         if let Some(signal) = Signal::from_number(i32::from(signal)) {
                             signal_group_of(u32::from_ne_bytes([a, b, c, d]), signal);
                         }
+                    }
+                    [b'Q', signal, a, b, c, d] => {
+                        let pid = u32::from_ne_bytes([a, b, c, d]);
+                        let is_pending = Signal::from_number(i32::from(signal))
+                            .is_some_and(|signal| wait::is_child(pid) && tree::is_pending(pid, signal));
+                        tell(self.psflip_socket, &[b'p', u8::from(is_pending)], &[]);
                     }
                     [b'K'] => self.ending = Some(Ending::new(self.child, Vec::new())),
                     [b'?'] => {

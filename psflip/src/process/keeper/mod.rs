@@ -57,6 +57,8 @@ pub enum Report {
         /// Whether it belongs to the tree.
         belongs: bool,
     },
+    /// Whether a signal is pending in a process: the answer to [`Tree::ask_whether_pending`].
+    Pending(bool),
     /// Everything that had exited when [`Tree::ask_to_catch_up`] was called has been reported.
     CaughtUp,
     /// Nothing is left of the tree.
@@ -255,6 +257,7 @@ impl Tree {
             [b'w', a, b, c, d, belongs] => {
                 Some(Report::About { pid: u32::from_ne_bytes([a, b, c, d]), belongs: belongs == 1 })
             }
+            [b'p', is_pending] => Some(Report::Pending(is_pending == 1)),
             [b'G'] => Some(Report::Gone),
             _ => None,
         }
@@ -377,6 +380,16 @@ impl Tree {
         let mut packet = [b'W', 0, 0, 0, 0];
         packet[1..].copy_from_slice(&pid.to_ne_bytes());
         self.socket.send(&packet, &[])
+    }
+
+    /// Asks whether a signal is pending in one of the keeper's own children. The answer, [`Report::Pending`],
+    /// comes after the keeper has sent what [`Tree::signal_group`] and [`Tree::forward`] requested before.
+    ///
+    /// # Errors
+    /// EPIPE: the tree is gone. EAGAIN: the keeper does not read.
+    pub fn ask_whether_pending(&self, child: u32, signal: Signal) -> io::Result<()> {
+        let [a, b, c, d] = child.to_ne_bytes();
+        self.socket.send(&[b'Q', signal.number() as u8, a, b, c, d], &[])
     }
 
     /// Lets the leftover processes run on; the keeper exits. For a tree whose child has exited.

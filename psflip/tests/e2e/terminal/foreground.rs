@@ -6,6 +6,7 @@ use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream,
 use super::{SCRIPT, SHELL, logger, wait_state};
 use crate::anchor::anchored;
 use crate::service::configure;
+use crate::tree::stopped::hold;
 
 /// Repeats each line that it reads, and prints a message when it is interrupted.
 const READER: [&str; 3] = [
@@ -104,6 +105,60 @@ fn ctrl_z_stops_a_child_that_has_the_terminal_and_fg_gives_it_back() {
             wait_foreground(&psflip, psflip.child());
             type_and_read(&psflip, &format!("after {round}"));
         }
+        end_of_file(&psflip);
+    });
+}
+
+/// Presses Ctrl-Z when the child was stopped by SIGTTIN and psflip does not know that yet: the keeper is held.
+/// The child runs `begin` first. Returns psflip with all of that handled, or `None`: not possible here.
+#[track_caller]
+fn ctrl_z_after_an_unseen_stop(
+    sandbox: &Sandbox,
+    how: fn(PsflipBuilder) -> PsflipBuilder,
+    begin: &str,
+) -> Option<Psflip> {
+    nix::unistd::mkfifo(&sandbox.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let reads = format!("{begin}; read -r line < fifo; while read -r line; do echo \"reader: $line\"; done");
+    let reader = logger(sandbox).cmd(["/bin/bash", "-c", &reads]);
+    let psflip = how(reader.wrapper(SHELL)).start().wait_ready();
+    let holder = hold(sandbox, psflip.child().parent().unwrap())?;
+    std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
+    wait_state(psflip.child(), State::Stopped);
+    psflip.program().write_stdin("\x1a");
+    psflip.output().wait_for(Deadline::default(), "psflip's line about Ctrl-Z", |lines| {
+        lines.iter().any(|line| line.text.contains("signal=SIGTSTP from")).then_some(())
+    });
+    holder.close_stdin();
+    holder.wait_exit();
+    Some(psflip)
+}
+
+#[test]
+fn ctrl_z_at_the_moment_in_which_the_child_needs_the_terminal_stops_the_job() {
+    // Contract: S3
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let Some(psflip) = ctrl_z_after_an_unseen_stop(&sandbox, how, "true") else { return };
+        psflip.wait_for_line(Stream::Pty, "shell: last=14");
+        for process in [psflip.child(), psflip.active(), job(&psflip)] {
+            wait_state(process, State::Stopped);
+        }
+        psflip.program().write_stdin("fg\n");
+        wait_foreground(&psflip, psflip.child());
+        type_and_read(&psflip, "again");
+        end_of_file(&psflip);
+    });
+}
+
+#[test]
+fn a_child_that_ignores_ctrl_z_gets_the_terminal_all_the_same() {
+    // Contract: S3
+    both_ways(|how| {
+        let sandbox = Sandbox::new();
+        let Some(psflip) = ctrl_z_after_an_unseen_stop(&sandbox, how, "trap '' TSTP") else { return };
+        wait_foreground(&psflip, psflip.child());
+        type_and_read(&psflip, "on");
+        assert!(!psflip.output().text(Stream::Pty).contains("shell: last="), "{}", sandbox.report());
         end_of_file(&psflip);
     });
 }
