@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_ended_by_itself_is_relayed() {
+    fn the_exit_status_of_a_child_is_relayed() {
         // Contract: C5
         for code in 0..=255 {
             assert_eq!(end_for(Outcome::Relay(End::Exited(code))), End::Exited(code));

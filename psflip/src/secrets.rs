@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_replaced_by_where_it_came_from() {
+    fn a_secret_value_is_replaced_by_its_source() {
         remember("hunter2\"x", "env('TOKEN')");
         remember("hunter2\"x and more", "cat('/run/token')");
         for text in ["GET /?t=hunter2\"x: 403", r#"reason="GET /?t=hunter2\"x: 403""#] {

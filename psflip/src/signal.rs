@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_reads_back_as_itself() {
+    fn every_name_round_trips() {
         for signal in Signal::all().filter(|signal| !(32..34).contains(&signal.number())) {
             assert_eq!(signal.to_string().parse(), Ok(signal), "{signal}");
         }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_signal_is_refused() {
+    fn unknown_signals_are_refused() {
         for text in ["", "SIG", "15", "TERMX", "RTMIN+31", "RTMIN+-1", "RTMAX+1", "RTMIN+", "RTMAX-99"] {
             assert_eq!(text.parse::<Signal>(), Err(UnknownSignal), "{text}");
         }

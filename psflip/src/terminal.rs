@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_for_terminals_whose_user_wants_them() {
+    fn colours_are_used_on_terminals_unless_disabled() {
         let may = |term: Option<&str>, no: Option<&str>| {
             may_colour(|name| if name == "TERM" { term } else { no }.map(OsString::from))
         };

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_not_be_seen_is_escaped() {
+    fn invisible_characters_are_escaped() {
         assert_eq!(escaped("a\u{202e}b\u{200b}\u{feff}\u{e0041}c"), r"a\u{202e}b\u{200b}\u{feff}\u{e0041}c");
         assert_eq!(escaped("\u{1b}[2J\u{9b}x"), r"\u{1b}[2J\u{9b}x");
         assert_eq!(escaped("Größe, 日本語, עברית"), "Größe, 日本語, עברית");
@@ -109,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn short_output_is_told_whole_and_on_one_line() {
+    fn short_output_is_shown_completely_on_one_line() {
         assert_eq!(tail(b" one\ntwo\x1b[0m\n\n").as_deref(), Some(r"one\ntwo\u{1b}[0m"));
         assert_eq!(tail(b" \n"), None);
     }
 
     #[test]
-    fn of_long_output_the_last_whole_lines_are_told() {
+    fn of_long_output_the_last_complete_lines_are_shown() {
         let long = format!("{}\n{}\nlast\n", "x".repeat(250), "y".repeat(250));
         assert_eq!(tail(long.as_bytes()), Some(format!("{}\\nlast", "y".repeat(250))));
         assert_eq!(tail("ü".repeat(1000).as_bytes()), Some("ü".repeat(300)));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_says_that_there_is_more() {
+    fn a_truncated_head_is_marked() {
         assert_eq!(head("abc", 3), "abc");
         assert_eq!(head("ab\r\n", 3), r"ab\r…");
     }

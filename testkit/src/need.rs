@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_all_but_some_can_be_required() {
+    fn requirements_may_be_names_or_all_with_exceptions() {
         assert!(is_required("nginx,systemd", "systemd") && !is_required("nginx,systemd", "root"));
         assert!(is_required("all", "root") && !is_required("all,!root", "root"));
         assert!(!is_required("", "root"));

@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_before_a_look_is_seen_by_it() {
+    fn output_written_before_a_mark_is_included() {
         for round in 0..1000 {
             let output = Output::new(Instant::now());
             let (reader, mut writer) = io::pipe().unwrap();

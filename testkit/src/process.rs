@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_blanks_and_parentheses_is_read_whole() {
+    fn a_name_with_blanks_and_parentheses_is_read_completely() {
         let text = "7 (a) b (c) S 1 2 3 34816 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 4 0 2200 0 0";
         // Fields from 3 on: state ppid pgrp session tty tpgid ...; 20 is the number of threads, 22 the start time.
         let stat = Stat::parse(7, text).unwrap();
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_come_first_also_when_the_pids_begin_anew() {
+    fn the_oldest_process_comes_first_also_when_pids_wrap_around() {
         let process = |(starttime, pid)| Process { pid, starttime };
         let mut found = [(7, 301), (8, 300), (7, 32_766), (7, 300), (6, 32_767), (7, 32_767)].map(process);
         found.sort_by(by_age);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_waited_for_who_has_no_environment() {
+    fn processes_without_an_environment_are_not_waited_for() {
         let begun = std::time::Instant::now();
         // Includes kernel threads, where they are visible.
         for stat in all() {

@@ -47,7 +47,7 @@ fn serve(sandbox: &Sandbox, connections: Vec<Vec<&'static str>>) -> PathBuf {
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nname=a\n";
 
 #[test]
-fn bodies_come_by_length_by_chunks_and_by_the_end_of_the_connection() {
+fn bodies_are_delimited_by_length_chunks_or_connection_close() {
     let sandbox = Sandbox::new();
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: z\r\n\r\n";
     let until_end = "HTTP/1.1 404 Not Found\r\nX-Odd:  v \r\n\r\nrest";
@@ -71,7 +71,7 @@ fn one_connection_per_request_is_the_default() {
 }
 
 #[test]
-fn a_failure_tells_its_stage_and_cause() {
+fn a_failure_reports_its_stage_and_cause() {
     let sandbox = Sandbox::new();
     let refused = HttpClient::unix(sandbox.path("nobody")).get("/").unwrap_err();
     assert_eq!((refused.stage, refused.kind), (Stage::Connect, Some(std::io::ErrorKind::NotFound)));
@@ -86,7 +86,7 @@ fn a_failure_tells_its_stage_and_cause() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_given_up_at_the_time_out() {
+fn an_unanswered_request_fails_at_the_timeout() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("silent.sock");
     let _listener = UnixListener::bind(&path).unwrap();
@@ -95,7 +95,7 @@ fn a_server_that_does_not_answer_is_given_up_at_the_time_out() {
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_is_repeated_only_when_asked() {
+fn a_closed_keep_alive_connection_is_retried_only_on_request() {
     let sandbox = Sandbox::new();
     let path = serve(&sandbox, vec![vec![OK], vec![OK]]);
     let mut strict = HttpClient::unix(path).keep_alive();
@@ -130,7 +130,7 @@ fn record(kind: u8, content: &[u8], padding: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_fastcgi_answer_is_put_together_from_its_records() {
+fn a_fastcgi_answer_is_assembled_from_its_records() {
     let sandbox = Sandbox::new();
     let records = [
         record(6, b"Status: 503 Busy\r\nContent-", 3),
@@ -153,7 +153,7 @@ fn a_fastcgi_refusal_is_a_protocol_failure() {
 }
 
 #[test]
-fn a_probe_counts_by_tag_and_tells_failures_with_time_stage_and_cause() {
+fn a_probe_counts_by_tag_and_reports_failures_with_details() {
     let sent = Arc::new(AtomicU64::new(0));
     let probe = AvailabilityProbe::start(3, |_| {
         let sent = Arc::clone(&sent);
@@ -188,7 +188,7 @@ fn a_probe_without_a_request_proves_nothing() {
 }
 
 #[test]
-fn a_word_of_an_answer_is_found_by_its_whole_key() {
+fn a_field_of_an_answer_is_found_by_its_exact_key() {
     assert_eq!(field("surname=b name=a pid=7", "name"), Some("a"));
     assert_eq!(field("names=a", "name"), None);
 }

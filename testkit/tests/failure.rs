@@ -12,7 +12,7 @@ fn panic_of(fails: impl FnOnce()) -> String {
 }
 
 #[test]
-fn an_expired_wait_shows_what_command_environment_processes_files_and_output() {
+fn an_expired_wait_shows_command_environment_processes_files_and_output() {
     let sandbox = Sandbox::new();
     sandbox.write("data.txt", "12345");
     let script = "echo to-stdout; echo to-stderr >&2; sleep 1000 & wait";
@@ -47,7 +47,7 @@ fn an_expired_wait_shows_what_command_environment_processes_files_and_output() {
 }
 
 #[test]
-fn a_wait_for_a_line_fails_at_once_when_the_output_has_ended() {
+fn a_wait_for_a_line_fails_at_once_when_the_output_is_closed() {
     let sandbox = Sandbox::new();
     let echo = sandbox.command(["echo", "something else"]).start();
     let begun = std::time::Instant::now();

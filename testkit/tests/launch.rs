@@ -26,7 +26,7 @@ fn bit(signal: Signal) -> u64 {
 }
 
 #[test]
-fn signals_are_ignored_and_blocked_as_asked_and_no_others() {
+fn only_the_requested_signals_are_ignored_and_blocked() {
     // Whoever started the test may have ignored some already; that SIGPIPE is, in the test, is Rust's own start-up.
     let own = testkit::Process::current().status_field("SigIgn").unwrap();
     let before = public(u64::from_str_radix(&own, 16).unwrap()) & !bit(Signal::SIGPIPE);
@@ -40,7 +40,7 @@ fn signals_are_ignored_and_blocked_as_asked_and_no_others() {
 }
 
 #[test]
-fn descriptors_are_closed_and_inherited_as_asked_and_no_others() {
+fn only_the_requested_descriptors_are_closed_and_inherited() {
     let sandbox = Sandbox::new();
     let (mut far, near) =
         (File::create(sandbox.path("seven")).unwrap(), sandbox.write("three", "from three\n"));
@@ -97,7 +97,7 @@ fn a_program_has_a_group_of_its_own_or_a_session_or_those_of_the_test() {
 }
 
 #[test]
-fn on_a_terminal_it_is_in_the_foreground_and_ctrl_z_and_ctrl_c_reach_it() {
+fn on_a_terminal_a_program_is_in_the_foreground_and_gets_control_keys() {
     let sandbox = Sandbox::new();
     // A login shell's job would be stopped by Ctrl-Z; a session leader without a parent in its session can't be (its group is
     // orphaned), so an inner group is put into the foreground by an interactive shell.
@@ -142,7 +142,7 @@ fn a_prompt_without_a_line_end_can_be_waited_for() {
 }
 
 #[test]
-fn the_helper_refuses_what_it_does_not_know() {
+fn the_helper_refuses_unknown_arguments() {
     let sandbox = Sandbox::new();
     let program = sandbox.command(["true"]).rlimit("bananas", 7).start();
     assert_eq!(program.wait_exit().code(), Some(125));
@@ -152,7 +152,7 @@ fn the_helper_refuses_what_it_does_not_know() {
 }
 
 #[test]
-fn a_killed_test_process_leaves_nothing_since_a_guard_watches_it() {
+fn a_guard_cleans_up_after_a_killed_test_process() {
     let sandbox = Sandbox::new();
     let helper = env!("CARGO_BIN_EXE_testkit-launch");
     let prefix = format!("guarded-{}-", sandbox.id()); // the same test may run twice at once

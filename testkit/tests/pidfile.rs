@@ -15,7 +15,7 @@ fn fails(check: impl FnOnce()) -> bool {
 }
 
 #[test]
-fn replacing_it_by_rename_with_living_processes_is_good() {
+fn replacing_a_pidfile_by_rename_is_accepted() {
     let sandbox = Sandbox::new();
     let history = PidfileHistory::watch(sandbox.path("pid"));
     let (a, b) = (sleeper(&sandbox), sleeper(&sandbox));
@@ -32,7 +32,7 @@ fn replacing_it_by_rename_with_living_processes_is_good() {
 }
 
 #[test]
-fn naming_a_process_that_ends_is_seen_when_it_ends() {
+fn a_pidfile_that_names_an_exited_process_is_detected() {
     let sandbox = Sandbox::new();
     let history = PidfileHistory::watch(sandbox.path("pid"));
     let (a, b) = (sleeper(&sandbox), sleeper(&sandbox));
@@ -47,7 +47,7 @@ fn naming_a_process_that_ends_is_seen_when_it_ends() {
 }
 
 #[test]
-fn a_gap_and_a_half_written_file_are_seen() {
+fn a_missing_and_a_partial_pidfile_are_detected() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("pid");
     let history = PidfileHistory::watch(&path);
@@ -66,7 +66,7 @@ fn a_gap_and_a_half_written_file_are_seen() {
 }
 
 #[test]
-fn its_removal_at_the_end_of_the_process_that_it_names_is_good() {
+fn removing_a_pidfile_when_its_process_exits_is_accepted() {
     let sandbox = Sandbox::new();
     let history = PidfileHistory::watch(sandbox.path("pid"));
     let a = sleeper(&sandbox);

@@ -4,7 +4,7 @@ use testkit::process::{self, State};
 use testkit::{Deadline, Process, Sandbox, Signal, Stream, wait_until};
 
 #[test]
-fn a_tree_has_parents_before_children_and_knows_what_each_is() {
+fn a_tree_lists_parents_before_children_with_their_attributes() {
     let sandbox = Sandbox::new();
     let shell = sandbox
         .command(["sh", "-c", "sleep 1000 & sh -c 'sleep 1000; true' & echo ready; wait"])
@@ -32,7 +32,7 @@ fn a_tree_has_parents_before_children_and_knows_what_each_is() {
 }
 
 #[test]
-fn a_stopped_process_and_a_zombie_are_told_from_a_living_one() {
+fn suspended_zombie_and_running_processes_are_distinguished() {
     let sandbox = Sandbox::new();
     // The shell becomes a sleep that knows nothing of the child it has got, and never reaps it.
     let parent = sandbox.command(["sh", "-c", "true & exec sleep 1000"]).start();

@@ -15,7 +15,7 @@ fn service(sandbox: &Sandbox) -> PsflipBuilder {
 }
 
 #[test]
-fn a_flip_names_the_old_and_the_new_and_the_pidfile_is_good_at_every_moment() {
+fn an_upgrade_names_old_and_new_and_the_pidfile_is_always_valid() {
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
     assert_eq!(psflip.active_pid(), psflip.first_pid());
@@ -42,7 +42,7 @@ fn a_flip_names_the_old_and_the_new_and_the_pidfile_is_good_at_every_moment() {
 }
 
 #[test]
-fn a_flip_that_fails_is_told_with_the_log_and_the_pidfile_s_history() {
+fn a_failed_upgrade_is_reported_with_the_log_and_the_pidfile_history() {
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
     sandbox.write("psflip.toml", "this is = not a configuration");
@@ -62,7 +62,7 @@ fn a_flip_that_fails_is_told_with_the_log_and_the_pidfile_s_history() {
 }
 
 #[test]
-fn a_psflip_that_ends_before_it_is_ready_fails_the_wait_at_once() {
+fn a_psflip_that_exits_before_it_is_ready_fails_the_wait_at_once() {
     let sandbox = Sandbox::new();
     let psflip = sandbox.psflip().config("no_such_key = 1\n").start();
     let failed = catch_unwind(AssertUnwindSafe(|| psflip.wait_pidfile()));
@@ -72,7 +72,7 @@ fn a_psflip_that_ends_before_it_is_ready_fails_the_wait_at_once() {
 }
 
 #[test]
-fn a_running_service_may_be_dropped_and_leaves_nothing() {
+fn dropping_the_sandbox_of_a_running_service_leaves_no_process() {
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
     psflip.flip();
@@ -104,7 +104,7 @@ fn the_signal_of_the_active_psflip_reaches_its_child() {
 }
 
 #[test]
-fn a_probe_over_flips_sees_every_generation_answer() {
+fn a_probe_over_upgrades_gets_answers_of_every_generation() {
     let sandbox = Sandbox::new();
     let socket = sandbox.path("app.sock");
     let server = testkit::fixture("http-server");

@@ -3,7 +3,7 @@
 use testkit::{Sandbox, Signal, Stream};
 
 #[test]
-fn a_program_gets_the_sandbox_folder_and_a_scrubbed_environment() {
+fn a_program_gets_the_sandbox_directory_and_a_scrubbed_environment() {
     let sandbox = Sandbox::new();
     let env = sandbox.command(["sh", "-c", "pwd; env"]).env("EXTRA", "1").start();
     assert!(env.wait_exit().success());
@@ -16,7 +16,7 @@ fn a_program_gets_the_sandbox_folder_and_a_scrubbed_environment() {
 }
 
 #[test]
-fn all_that_a_program_wrote_is_there_when_it_has_ended_while_others_go_on() {
+fn the_output_of_an_exited_program_is_complete() {
     let sandbox = Sandbox::new();
     let other = sandbox.command(["sleep", "1000"]).start();
     for round in 0..50 {
@@ -29,7 +29,7 @@ fn all_that_a_program_wrote_is_there_when_it_has_ended_while_others_go_on() {
 }
 
 #[test]
-fn dropping_it_ends_orphans_in_sessions_of_their_own_and_removes_the_folder() {
+fn dropping_a_sandbox_kills_orphans_and_removes_the_directory() {
     let sandbox = Sandbox::new();
     let dir = sandbox.dir().to_owned();
     let script = "setsid sleep 1000 & (sleep 1000 & echo orphan) & trap '' TERM; echo ready; while :; do sleep 1000; done";
@@ -52,7 +52,7 @@ fn dropping_it_ends_orphans_in_sessions_of_their_own_and_removes_the_folder() {
 }
 
 #[test]
-fn what_outlives_every_psflip_fails_the_test_unless_it_is_expected() {
+fn an_unexpected_leftover_process_fails_the_test() {
     let leave = |expected: bool| {
         let sandbox = Sandbox::new();
         let script = "setsid sh -c 'echo $$ >pid; exec sleep 1000' & while [ ! -s pid ]; do :; done";

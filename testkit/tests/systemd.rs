@@ -9,7 +9,7 @@ use testkit::{Deadline, Process, Sandbox, Signal, wait_until};
 const SLEEPER: &str = "[Service]\nExecStart=sleep 1000\nExecStartPre=echo about to sleep\n";
 
 #[test]
-fn a_unit_starts_is_seen_from_outside_and_stops() {
+fn a_unit_starts_is_visible_from_outside_and_stops() {
     let sandbox = Sandbox::new();
     let Some(machine) = Machine::boot(&sandbox) else { return };
     machine.unit("sleeper.service", SLEEPER);
@@ -34,7 +34,7 @@ fn a_unit_starts_is_seen_from_outside_and_stops() {
 }
 
 #[test]
-fn what_a_machine_writes_to_the_host_stays_in_it() {
+fn writes_of_a_machine_do_not_reach_the_host() {
     let sandbox = Sandbox::new();
     let Some(machine) = Machine::boot(&sandbox) else { return };
     let name = sandbox.id();
@@ -53,7 +53,7 @@ fn what_a_machine_writes_to_the_host_stays_in_it() {
 }
 
 #[test]
-fn two_machines_do_not_see_each_other_and_leave_nothing() {
+fn two_machines_are_isolated_and_leave_nothing() {
     let sandboxes = [Sandbox::new(), Sandbox::new()];
     let machines: Vec<_> = sandboxes.iter().filter_map(Machine::boot).collect();
     let [one, two] = machines.as_slice() else { return };
@@ -81,7 +81,7 @@ fn machines_of_this_test() -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn nothing_is_left_when_the_supervisor_or_the_sandbox_goes_first() {
+fn nothing_is_left_if_the_supervisor_or_the_sandbox_exits_first() {
     let sandbox = Sandbox::new();
     let Some(machine) = Machine::boot(&sandbox) else { return };
     let (init, groups) = (machine.init(), machines_of_this_test());
@@ -104,7 +104,7 @@ fn nothing_is_left_when_the_supervisor_or_the_sandbox_goes_first() {
 }
 
 #[test]
-fn a_newer_systemd_runs_with_the_hosts_files_beside_it() {
+fn a_newer_systemd_runs_beside_the_files_of_the_host() {
     let sandbox = Sandbox::new();
     let Some(machine) = Machine::boot_release(&sandbox, Release::Newer) else { return };
     let other = Sandbox::new();

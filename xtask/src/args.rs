@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_values_and_words_are_taken_out_one_by_one() {
+    fn flags_values_and_words_are_consumed_one_by_one() {
         let mut args = parse(&["--repeat=3", "flip", "--load", "--repeat", "7"]).unwrap();
         assert!(args.flag("load"));
         assert!(!args.flag("load"));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_usage_does_not_name_is_refused() {
+    fn arguments_outside_the_usage_are_refused() {
         for words in [&["--loa"][..], &["--loads"], &["-x"], &["--repeat"]] {
             assert!(parse(words).is_err(), "{words:?}");
         }

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_to_directories_lead_to_their_index_and_others_stay() {
+    fn links_to_directories_point_to_their_index_and_others_stay() {
         let mut linked = BTreeSet::new();
         let text =
             "[a](../examples/servers) [b](traffic.md#x) [c](https://x.org/y) [d](#here) [e](../README.md)";

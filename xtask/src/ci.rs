@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skipped_tests_are_counted_by_what_they_lack() {
+    fn skipped_tests_are_counted_by_missing_requirement() {
         let lines =
             "a\tnginx is not installed\nb\tnginx is not installed\nb\tnginx is not installed\nc\tnot root\n";
         let wanted = "3 of these tests were skipped: nginx is not installed (2), not root (1)";

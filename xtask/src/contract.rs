@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clause_without_a_test_fails_but_those_of_f_only_when_asked() {
+    fn a_clause_without_a_test_fails_but_those_of_f_only_on_request() {
         let text = test("child_gets_all", &["// Con", "tract: C1"].concat());
         assert_eq!(report(&text).result(false).unwrap_err().to_string(), "no test cites C2");
         assert_eq!(report(&text).result(true).unwrap_err().to_string(), "no test cites C2, F10");

@@ -25,41 +25,41 @@ pub(crate) enum Scope {
 /// Excludes tests that measure the cost of a start or an upgrade, trace every call, or fill a queue faster
 /// than a slow psflip reads it.
 const NOT_SHAKEN: &str =
-    "not (test(/^cost::/) | test(/^failures::injected::/) | test(a_predecessor_that_talks_without_end))";
+    "not (test(/^cost::/) | test(/^failures::injected::/) | test(a_predecessor_that_sends_endlessly))";
 
 /// One quick test of each room of psflip/tests/e2e: those that say soonest that something is wrong there.
 pub(crate) const ONE_A_ROOM: &[&str] = &[
-    "anchor::the_anchor_ends_as_the_last_generation_ended",
-    "check::what_is_not_doubtful_is_not_warned_about",
+    "anchor::the_anchor_exits_as_its_only_generation_exited",
+    "check::sound_settings_cause_no_warning",
     "child::inherited::no_descriptor_of_psflips_own_reaches_the_child_in_any_generation",
-    "configuration::all_errors_of_a_file_are_told_at_once",
-    "control::asking::an_upgrade_is_told_step_by_step",
-    "cost::a_start_and_a_flip_make_few_system_calls",
+    "configuration::all_errors_of_a_file_are_reported_at_once",
+    "control::requests::an_upgrade_is_reported_step_by_step",
+    "cost::a_start_and_an_upgrade_make_few_system_calls",
     "examples::every_example_is_run_by_a_test",
     "exit_codes::every_exit_code_of_the_child_is_relayed",
     "failures::matrix::the_new_child_is_killed::at_new_before_take_pidfile",
-    "flags::the_line_for_users_of_start_server_runs",
-    "groups::an_old_child_that_signals_its_group_as_it_ends_ends_nobody_else",
+    "flags::the_command_line_for_users_of_start_server_works",
+    "groups::an_old_child_that_signals_its_group_on_exit_affects_no_other_process",
     "health::every_kind_is_healthy_when_the_child_is",
     "hooks::a_promote_hook_that_fails_fails_the_upgrade",
-    "listen::activation::sockets_of_the_manager_are_passed_on_by_name_in_every_generation",
-    "log::a_flip_is_told_in_eight_lines",
-    "systemd::fails::a_first_child_that_fails_is_told_with_its_code",
+    "listen::activation::activated_sockets_are_passed_by_name_in_every_generation",
+    "log::an_upgrade_is_logged_in_eight_lines",
+    "systemd::failures::a_failed_first_child_is_reported_with_its_exit_code",
     "migrating::the_basic_example_runs",
-    "operations::outage::a_child_that_crashes_is_an_error_and_status_still_knows_it",
+    "operations::outage::a_crash_of_the_child_is_logged_as_an_error_and_kept_for_status",
     "pidfile::a_second_psflip_is_refused_and_names_the_running_one",
     "quickstart::quick_start_of_gunicorn",
     "raw::a_configuration_may_have_any_name",
-    "readme::the_quick_start_works_when_it_is_pasted",
+    "readme::the_quick_start_works_when_pasted",
     "servers::every_example_of_a_server_is_run_by_a_test",
     "signals::every_signal_that_can_be_caught_reaches_the_child_from_its_sender",
-    "stop::a_stop_while_serving_is_forwarded_and_the_end_is_relayed",
-    "switch::a_link_is_turned_back_when_the_pidfile_is_refused",
+    "stop::a_stop_while_serving_is_forwarded_and_the_exit_is_relayed",
+    "switch::the_symlink_is_restored_when_the_pidfile_is_refused",
     "terminal::ctrl_z_stops_child_and_psflip_and_fg_continues_both",
-    "traffic::inherited::load_fastcgi_on_descriptor_0_loses_none_in_200_flips",
-    "tree::hidden::a_tree_that_can_not_be_seen_ends_with_its_generation",
-    "upgrade::drain::the_old_child_gets_the_shutdown_signal_and_nothing_else",
-    "watch::follows::the_end_of_a_daemon_that_its_command_left_is_relayed",
+    "traffic::inherited::load_fastcgi_on_descriptor_0_loses_none_in_200_upgrades",
+    "tree::hidden::a_hidden_tree_is_terminated_with_its_generation",
+    "upgrade::drain::the_old_child_gets_the_shutdown_signal_and_no_other",
+    "watch::follows::the_exit_of_a_daemon_whose_command_has_exited_is_relayed",
 ];
 
 /// The profile of Cargo.toml for [`Scope::Fast`].
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_room_of_the_end_to_end_tests_has_its_quick_test() {
+    fn every_room_of_the_end_to_end_tests_has_a_quick_test() {
         let folder = repo::root().join("psflip/tests/e2e");
         let main = std::fs::read_to_string(folder.join("main.rs")).unwrap();
         let rooms = main.lines().filter_map(|line| line.strip_suffix(';')?.rsplit("mod ").next());

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_anchor_only_below_a_systemd_that_follows_the_main_pid() {
+    fn an_anchor_is_omitted_only_where_systemd_follows_the_main_pid() {
         // Contract: A1
         const SOCKET: &str = "NOTIFY_SOCKET=/run/systemd/notify";
         let cases = [
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn who_must_stay_stays_unless_it_is_declined_and_flags_are_obeyed() {
+    fn pid_1_and_session_leaders_get_an_anchor_unless_it_is_declined() {
         // Contract: A1
         let environment = [c"NOTIFY_SOCKET=/run/systemd/notify".to_owned(), c"SYSTEMD_EXEC_PID=1".to_owned()];
         let environment_of_70 =

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_survive_the_wire() {
+    fn messages_round_trip() {
         // Contract: V1
         for message in [
             Message::begins(false),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_skipped() {
+    fn invalid_messages_are_skipped() {
         // Contract: V1
         for packet in
             [b"".as_slice(), b"main", b"main x", b"main -1", b"begins 1", b"Main 3", b"\xff\xfe", b"resign"]

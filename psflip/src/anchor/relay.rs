@@ -32,7 +32,7 @@ mod tests {
     use crate::signal::Signal;
 
     #[test]
-    fn a_signal_comes_out_as_it_went_in() {
+    fn a_relayed_signal_is_unchanged() {
         // Contract: S1, S4
         for code in
             [libc::SI_USER, libc::SI_KERNEL, libc::SI_QUEUE, libc::SI_TIMER, libc::SI_TKILL, -60, 5, 0x80]

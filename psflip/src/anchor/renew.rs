@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_can_not_go_on_is_not_executed() {
+    fn an_incompatible_program_is_not_executed() {
         // Contract: A5, V1
         assert_eq!(can_go_on(Some((PROTOCOL, PROTOCOL))), Ok(()));
         assert_eq!(can_go_on(Some((0, PROTOCOL + 5))), Ok(()));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_read_again() {
+    fn saved_anchor_state_round_trips() {
         // Contract: V1
         let (former, foreign) = (vec![12, 13], vec![]);
         let kept = Kept { socket: 5, active: 17, leaves: true, left: true, former, foreign };

@@ -31,7 +31,7 @@ fn promoted() -> State {
 }
 
 #[test]
-fn the_successor_is_active_when_the_active_one_says_so() {
+fn the_successor_becomes_active_when_the_active_generation_reports_it() {
     // Contract: A2
     let mut state = upgrading();
     assert_eq!(state.active(), Some(OLD));
@@ -44,7 +44,7 @@ fn the_successor_is_active_when_the_active_one_says_so() {
 }
 
 #[test]
-fn nobody_else_is_believed() {
+fn messages_from_other_processes_are_ignored() {
     // Contract: A2
     for message in
         [Message::Main { pid: NEW }, Message::Main { pid: STRANGER }, Message::Failed, Message::Upgrading]
@@ -80,7 +80,7 @@ fn a_failed_upgrade_changes_nothing() {
 }
 
 #[test]
-fn a_successor_goes_on_alone_once_it_has_fallen_to_the_anchor() {
+fn a_successor_goes_on_alone_once_it_is_reparented_to_the_anchor() {
     // Contract: F8
     let mut state = upgrading();
     state.ended(OLD, KILLED);
@@ -94,7 +94,7 @@ fn a_successor_goes_on_alone_once_it_has_fallen_to_the_anchor() {
 }
 
 #[test]
-fn a_successor_that_has_not_introduced_itself_is_waited_for() {
+fn the_anchor_waits_for_a_successor_that_has_not_registered_yet() {
     // Contract: F8
     let mut state = State::new(OLD);
     state.said(OLD, Message::Upgrading);
@@ -108,7 +108,7 @@ fn a_successor_that_has_not_introduced_itself_is_waited_for() {
 }
 
 #[test]
-fn the_end_of_one_that_was_promoted_is_the_end_also_if_it_comes_before_the_word() {
+fn an_exit_of_the_promoted_generation_counts_even_before_its_report() {
     // Contract: C5
     let mut state = upgrading();
     state.ended(NEW, End::Exited(7));
@@ -121,7 +121,7 @@ fn the_end_of_one_that_was_promoted_is_the_end_also_if_it_comes_before_the_word(
 }
 
 #[test]
-fn what_drains_is_asked_to_end_when_nobody_serves() {
+fn draining_generations_are_hurried_when_none_serves() {
     // Contract: A3, C5, U5
     let mut state = promoted();
     assert!(state.hurry_up().is_empty());
@@ -134,7 +134,7 @@ fn what_drains_is_asked_to_end_when_nobody_serves() {
 }
 
 #[test]
-fn an_old_generation_that_is_killed_after_the_acknowledgement_and_before_its_word_is_replaced() {
+fn an_old_generation_killed_before_it_reports_its_successor_is_replaced() {
     // Contract: F9
     let mut state = upgrading();
     state.ended(OLD, KILLED);
@@ -143,7 +143,7 @@ fn an_old_generation_that_is_killed_after_the_acknowledgement_and_before_its_wor
 }
 
 #[test]
-fn what_is_left_alone_is_what_the_last_generation_wants() {
+fn the_last_generation_decides_whether_orphans_are_left_alone() {
     // Contract: C8
     let mut state = upgrading();
     state.said(NEW, Message::begins(true));
@@ -156,7 +156,7 @@ fn what_is_left_alone_is_what_the_last_generation_wants() {
 }
 
 #[test]
-fn only_a_calm_anchor_is_renewed() {
+fn only_an_idle_anchor_re_executes_itself() {
     let mut state = State::new(OLD);
     assert_eq!(state.calm(), Some((OLD, false, vec![])));
     state.said(OLD, Message::Upgrading);

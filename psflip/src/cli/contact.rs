@@ -420,7 +420,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_psflip_that_was_killed_runs_no_longer() {
+    fn a_killed_psflip_counts_as_not_running() {
         for (stat, runs) in [
             ("12 (psflip) S 1 12 12", true),
             ("12 (psflip) T 1 12 12", true),

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_services_need_no_clap() {
+    fn usual_command_lines_of_services_skip_clap() {
         for line in [
             "psflip",
             "psflip -c app.toml",
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn clap_is_never_contradicted() {
+    fn the_fast_path_always_agrees_with_clap() {
         let words = [
             "run",
             "check",

@@ -471,7 +471,7 @@ mod tests {
     use super::FLAGS;
 
     #[test]
-    fn the_manual_tells_every_flag() {
+    fn the_manual_lists_every_flag() {
         let manual = include_str!("../../../docs/configuration.md");
         let part = manual
             .split("## Without a file")

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_subcommand_it_runs() {
+    fn the_default_subcommand_is_run() {
         let cli = Cli::try_parse_from(["psflip", "-c", "app.toml"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.config.config, PathBuf::from("app.toml"));

@@ -114,7 +114,7 @@ mod tests {
     use super::exit_code;
 
     #[test]
-    fn an_end_by_the_signal_of_the_stop_is_a_success() {
+    fn death_by_the_stop_signal_is_a_success() {
         let code = |code, signal| exit_code(code, signal, Some("SIGTERM"));
         assert_eq!(code(Some(0), None), 0);
         assert_eq!(code(Some(7), None), 7);

@@ -63,7 +63,7 @@ mod tests {
     use super::places;
 
     #[test]
-    fn where_psflip_is_is_found_in_what_is_no_toml() {
+    fn paths_of_a_running_psflip_are_found_in_invalid_toml() {
         for (text, expected) in [
             ("cmd = [\"a\"\npidfile = \"/run/a.pid\"\n[locals\n", "pidfile = \"/run/a.pid\""),
             ("pidfile = \"/run/a.pid\ncmd = 5", "pidfile = \"/run/a.pid\""),

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_utf_8_stays_as_it_is() {
+    fn utf_8_stays_unchanged() {
         assert_eq!(encode(OsStr::new("café {{ x }}")), ("café {{ x }}".to_owned(), false));
         let (text, marked) = encode(&raw(b"caf\xe9 {{ x }}"));
         assert_eq!((text.as_str(), marked), ("caf\u{FDD0}E9 {{ x }}", true));
@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_argument_comes_back(bytes: Vec<u8>, marks in "[\u{FDD0}0-9A-Fx]{0,6}") {
+        fn every_argument_round_trips(bytes: Vec<u8>, marks in "[\u{FDD0}0-9A-Fx]{0,6}") {
             let value = raw(&[&bytes[..], marks.as_bytes(), &bytes].concat());
             prop_assert_eq!(decode(&encode(&value).0), value);
         }

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_told_by_what_is_there() {
+    fn connection_errors_explain_what_is_at_the_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         assert!(refusal(&path).contains("there is no control socket"), "{}", refusal(&path));

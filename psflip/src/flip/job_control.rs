@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_somebody_stops_does_not_stop_psflip() {
+    fn suspending_the_child_alone_does_not_suspend_psflip() {
         // Contract: S3, F12
         for foreground in [Foreground::NoTerminal, Foreground::Job, Foreground::Child, Foreground::Other] {
             let stop = ChildStop { signal: Signal::STOP, foreground, ..USUAL };

@@ -99,7 +99,7 @@ mod tests {
     const GROUP: Option<Reach> = Some(Reach::Group);
 
     #[test]
-    fn a_signal_is_forwarded_as_the_table_says_and_else_as_it_is() {
+    fn a_signal_is_mapped_by_the_table_or_forwarded_unchanged() {
         // Contract: S8
         let winch: Signal = "SIGWINCH".parse().unwrap();
         let rules = [(Signal::TERM, Some(Signal::QUIT)), (winch, None), (Signal::QUIT, Some(Signal::TERM))];
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn every_signal_of_a_process_is_forwarded_but_for_three() {
+    fn every_signal_from_a_process_but_three_is_forwarded() {
         // Contract: S1
         let kept: Vec<String> = Signal::all()
             .filter(|signal| meaning(*signal, Sender::Process, &USUAL).forward != CHILD)
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_sends_is_for_the_whole_group() {
+    fn terminal_signals_are_forwarded_to_the_whole_group() {
         // Contract: S2
         for signal in ["QUIT", "TSTP", "WINCH", "TTIN", "TTOU", "CONT"] {
             assert_eq!(told(signal, Sender::Kernel, &USUAL), (GROUP, None), "{signal}");
@@ -138,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hangup_of_the_terminal_is_no_upgrade() {
+    fn a_terminal_hangup_is_not_an_upgrade_request() {
         // Contract: S4
         assert_eq!(told("HUP", Sender::Process, &USUAL), (None, Some(Request::Upgrade)));
         assert_eq!(told("HUP", Sender::Kernel, &USUAL), (GROUP, None));
     }
 
     #[test]
-    fn term_and_int_are_stop_requests_and_quit_is_none() {
+    fn sigterm_and_sigint_are_stop_requests_and_sigquit_is_not() {
         // Contract: S5
         assert_eq!(told("TERM", Sender::Process, &USUAL), (CHILD, Some(Request::Stop)));
         assert_eq!(told("INT", Sender::Kernel, &USUAL), (GROUP, Some(Request::Stop)));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_continue_is_for_all_that_was_stopped() {
+    fn sigcont_is_sent_to_the_whole_group_after_a_suspension() {
         // Contract: S3
         assert_eq!(told("CONT", Sender::Process, &USUAL).0, CHILD);
         assert_eq!(told("CONT", Sender::Process, &Situation { suspended: true, ..USUAL }).0, GROUP);

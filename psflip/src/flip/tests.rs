@@ -131,7 +131,7 @@ fn the_whole_table() {
 }
 
 #[test]
-fn the_old_child_is_never_signalled_for_an_upgrade_that_is_not_promoted() {
+fn the_old_child_gets_no_signal_before_the_promotion() {
     // Contract: U6
     let mut committed = 0;
     for Row { from, event, to, effects } in table() {
@@ -168,7 +168,7 @@ fn there_is_never_a_third_generation() {
 }
 
 #[test]
-fn a_request_is_followed_remembered_or_answered_in_every_state() {
+fn a_request_is_started_queued_or_answered_in_every_state() {
     // Contract: U7
     for Row { from, event, to, effects } in table() {
         if event != Event::UpgradeRequested || from.phase == Phase::Ended {
@@ -188,7 +188,7 @@ fn a_request_is_followed_remembered_or_answered_in_every_state() {
 }
 
 #[test]
-fn a_remembered_request_is_never_just_forgotten() {
+fn a_queued_request_is_never_dropped() {
     // Contract: U7
     for Row { from, event, to, effects } in table() {
         if !from.remembered || to.remembered {
@@ -207,7 +207,7 @@ fn a_remembered_request_is_never_just_forgotten() {
 }
 
 #[test]
-fn what_operators_are_told_of_a_request_is_what_is_decided() {
+fn the_reported_answer_to_a_request_matches_the_decision() {
     // Contract: U7
     for Row { from, event, to, effects } in table() {
         if event != Event::UpgradeRequested || from.phase == Phase::Ended {
@@ -250,7 +250,7 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
 }
 
 #[test]
-fn whoever_waits_for_an_upgrade_that_a_stop_ends_is_told_that_the_end_comes() {
+fn clients_of_an_upgrade_that_a_stop_aborts_are_notified() {
     // Contract: S5, U8
     let mut told = 0;
     for Row { from, event, to, effects } in table() {
@@ -268,7 +268,7 @@ fn whoever_waits_for_an_upgrade_that_a_stop_ends_is_told_that_the_end_comes() {
 }
 
 #[test]
-fn a_stop_ends_every_generation_whose_child_ends() {
+fn a_stop_terminates_every_generation_whose_child_exits() {
     // Contract: S5, F11
     for Row { from, event, to: stopped, effects } in table() {
         let Event::StopRequested(_) = event else { continue };

@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_version_adds_is_skipped() {
+    fn additions_of_later_versions_are_skipped() {
         // Contract: V1
         assert_eq!(ToSuccessor::decode(b"sing\nsong loud"), Ok(None));
         assert_eq!(ToPredecessor::decode(b"dance"), Ok(None));
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_broken_is_named() {
+    fn missing_or_invalid_fields_are_named() {
         let error = |packet: &[u8]| ToSuccessor::decode(packet).unwrap_err().to_string();
         assert_eq!(error(b"acknowledge"), "malformed message: no `remembered`");
         assert_eq!(
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_that_is_too_long_is_cut() {
+    fn a_too_long_reason_is_truncated() {
         let message = ToPredecessor::Failed { code: 1, child_code: None, reason: "\\ä".repeat(3000) };
         let wire = message.encode();
         assert!(wire.len() <= LONGEST, "{}", wire.len());
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_too_long_loses_its_words() {
+    fn a_too_long_record_drops_its_texts() {
         let mut long = record();
         long.end(Outcome::Failed, Some(&"\"\\".repeat(2000)), 600);
         long.probe_failed(&"\u{1b}".repeat(2000));
@@ -582,13 +582,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_reason_survives(reason in ".{0,900}") {
+        fn every_reason_round_trips(reason in ".{0,900}") {
             let message = ToPredecessor::Failed { code: 3, child_code: Some(3), reason };
             prop_assert_eq!(ToPredecessor::decode(message.encode().as_bytes()), Ok(Some(message)));
         }
 
         #[test]
-        fn no_packet_is_too_odd(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_packet_causes_a_panic(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = ToSuccessor::decode(&packet);
             let _ = ToPredecessor::decode(&packet);
         }

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_why_a_successor_could_not_be_acknowledged() {
+    fn a_stop_is_the_reason_for_a_missing_acknowledgement() {
         // Contract: F11
         for (before, wanted) in [(None, STOPPED), (Some("it was late"), "it was late")] {
             let mut link = link();
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_code_is_told_once() {
+    fn an_exit_code_is_reported_once() {
         // Contract: V1
         let told = |reason: &str, code, child_code| {
             let mut link = link();

@@ -217,7 +217,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
     #[test]
-    fn a_socket_that_is_connected_to_itself_means_that_nobody_listens() {
+    fn a_socket_connected_to_itself_counts_as_refused() {
         // Contract: H1
         let flags = SockFlag::SOCK_CLOEXEC;
         let own = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();

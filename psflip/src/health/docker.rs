@@ -228,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_healthy_when_the_engine_says_so() {
+    fn a_container_is_healthy_when_the_engine_reports_it() {
         // Contract: H1
         let body = br#"{"State":{"Status":"running","Running":true,"Health":{"Status":"healthy","FailingStreak":0,"Log":[]}}}"#;
         assert_eq!(judge(200, body, "web"), Progress::Healthy);
     }
 
     #[test]
-    fn what_can_not_be_read_is_told_in_part() {
+    fn unreadable_answers_are_quoted_in_part() {
         // Contract: H4, X2
         // Found by `cargo xtask fuzz`.
         let body = format!(r#"{{"State":"{}"}}"#, "x".repeat(100_000));
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_still_become_healthy_is_asked_again() {
+    fn a_container_that_may_become_healthy_is_probed_again() {
         // Contract: H1, H4
         for (state, wanted) in [
             (r#"{"Status":"created"}"#, "the container `web` is not running: `created`"),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_become_healthy_any_more_ends_the_wait() {
+    fn a_container_that_can_not_become_healthy_stops_the_wait() {
         // Contract: H3, H4
         for (state, wanted) in [
             (
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engines_own_errors_are_passed_on() {
+    fn errors_of_the_engine_are_passed_on() {
         // Contract: H4, X2
         for (status, body, wanted) in [
             (

@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_of_a_message_counts() {
+    fn every_line_of_a_message_is_read() {
         // Contract: H1
         let text = b"MAINPID=4\nSTATUS= half \x1b[1m way\nERRNO=2\nEXIT_STATUS=7\nSTOPPING=1\nWATCHDOG=1\nREADY=1\nEXTEND_TIMEOUT_USEC=1500000\nBARRIER=1";
         let wanted = Message {
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_says_nothing() {
+    fn invalid_messages_are_ignored() {
         // Contract: X2
         for text in [
             b"".as_slice(),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_extension_is_no_overflow() {
+    fn the_longest_extension_does_not_overflow() {
         // Contract: X2
         let message = Message::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551615");
         assert_eq!(message.extend, Some(Duration::from_micros(u64::MAX)));
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_strangers_asks_for_a_pause_and_the_childs_own_messages_do_not() {
+    fn only_floods_from_foreign_senders_pause_reading() {
         // Contract: H5
         let mut notifications = Notifications::open().unwrap();
         let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_teaches_and_tells_what_is_known() {
+    fn the_reason_has_advice_and_the_known_facts() {
         // Contract: H4
         let mut notifications = Notifications::open().unwrap();
         assert!(

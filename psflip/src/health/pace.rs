@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_ends_at_its_own_timeout() {
+    fn a_probe_is_terminated_at_its_own_timeout() {
         // Contract: H2
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_that_comes_too_late_means_nothing() {
+    fn a_late_timer_has_no_effect() {
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
         pacing.probe_ended(true);

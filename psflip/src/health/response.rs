@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_status_line_waits_for_more() {
+    fn a_partial_status_line_waits_for_more_data() {
         let line = "HTTP/1.1 503 Service Unavailable\r\n";
         for length in 0..line.len() {
             assert_eq!(status(&line.as_bytes()[..length]), Reading::More, "{length}");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn interim_answers_are_passed_over() {
+    fn interim_responses_are_skipped() {
         let answer = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n";
         assert_eq!(status(answer.as_bytes()), Reading::Status(204));
         assert_eq!(status(&answer.as_bytes()[..40]), Reading::More);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http_1_is_refused() {
+    fn anything_but_http_1_is_refused() {
         let others = [
             "220 mail",
             "HTTP/2 200\n",
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_an_answer_waits_for_more_or_is_cut() {
+    fn a_partial_response_waits_for_more_or_is_truncated() {
         for (answer, whole) in [(CHUNKED, CHUNKED.len() - 2), (SIZED, SIZED.len())] {
             for length in 0..whole {
                 assert_eq!(body(&answer[..length], false), Ok(None), "{:?}", &answer[..length]);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_that_can_be_found_is_refused() {
+    fn a_body_without_a_detectable_end_is_refused() {
         let many = "A: b\r\n".repeat(MOST_FIELDS) + "A: b";
         for header in [
             "Transfer-Encoding: gzip",
@@ -261,7 +261,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_cause_no_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             // Contract: X2
             let _ = read(&bytes, true);
             for header in ["Transfer-Encoding: chunked", "Content-Length: 7"] {

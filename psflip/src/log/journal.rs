@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_break_ends_no_field() {
+    fn a_line_break_does_not_terminate_a_field() {
         let text = written(Encoder::Journald, || tracing::info!(reason = "one\nPRIORITY=0", "m"));
         assert!(text.contains("PSFLIP_REASON\n\u{e}\0\0\0\0\0\0\0one\nPRIORITY=0\n"), "{text:?}");
         assert_eq!(text.matches("\nPRIORITY=6\n").count(), 1);
     }
 
     #[test]
-    fn a_journal_that_hangs_or_is_gone_holds_nobody_up() {
+    fn a_journal_that_hangs_or_is_gone_blocks_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         assert_eq!(send(&path, b"x").unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_journal_is_known_by_device_and_inode() {
+    fn the_journal_is_recognized_by_device_and_inode() {
         let (device, inode) = (26_u64, 4711_u64);
         let is = |text: &str| is_the_journal(Some(OsStr::new(text)), || Some((device, inode)));
         assert!(is(&format!("{device}:{inode}")));

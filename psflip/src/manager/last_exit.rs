@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_again_and_only_the_owner_can() {
+    fn the_last_exit_round_trips_and_only_the_owner_can_read_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = path(Some(&folder.path().join("a.pid")), None).unwrap();
         assert_eq!(path, folder.path().join("a.pid.last"));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_psflip_did_not_write_is_never_touched() {
+    fn files_that_psflip_did_not_write_are_never_touched() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.last");
         for content in ["", "precious", "{}", "{\"generation\":1}"] {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_only_an_error() {
+    fn a_missing_directory_is_only_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gone/app.pid.last");
         assert_eq!(sample().write(&path).unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_waited_for_and_leaves_nothing() {
+    fn a_lock_is_waited_for_and_leaves_no_file() {
         // Contract: P3
         let directory = tempfile::tempdir().unwrap();
         let path = turn(directory.path());
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_is_kept_is_not_waited_for_without_end() {
+    fn the_wait_for_a_held_lock_is_bounded() {
         // Contract: P3, F12
         let directory = tempfile::tempdir().unwrap();
         let path = turn(directory.path());
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_that_name_that_is_not_psflips_stays() {
+    fn a_foreign_file_with_the_name_of_the_lock_stays() {
         // Contract: P3, P4
         let directory = tempfile::tempdir().unwrap();
         let path = turn(directory.path());
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_may_only_read_a_file_does_not_hold_it_and_whoever_made_it_does() {
+    fn a_lock_of_a_mere_reader_does_not_count_and_the_creators_does() {
         // Contract: P3
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.pid");

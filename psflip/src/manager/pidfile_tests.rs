@@ -12,7 +12,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn it_holds_the_pid_and_a_newline_and_goes_with_its_owner() {
+fn a_pidfile_has_the_pid_and_a_newline_and_is_removed_by_its_owner() {
     // Contract: P1, P2
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -25,7 +25,7 @@ fn it_holds_the_pid_and_a_newline_and_goes_with_its_owner() {
 }
 
 #[test]
-fn one_that_is_held_is_refused_and_one_that_is_stale_is_not() {
+fn a_held_pidfile_is_refused_and_a_stale_one_is_replaced() {
     // Contract: P3
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -48,7 +48,7 @@ fn one_that_is_held_is_refused_and_one_that_is_stale_is_not() {
 }
 
 #[test]
-fn a_successor_replaces_it_and_the_old_one_no_longer_removes_it() {
+fn a_replaced_pidfile_is_not_removed_by_its_old_owner() {
     // Contract: P1, P2
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -60,7 +60,7 @@ fn a_successor_replaces_it_and_the_old_one_no_longer_removes_it() {
 }
 
 #[test]
-fn it_is_given_back_and_reclaimed() {
+fn a_pidfile_is_given_back_and_reclaimed() {
     // Contract: F6, U8
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -74,7 +74,7 @@ fn it_is_given_back_and_reclaimed() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_and_left_alone() {
+fn anything_but_a_regular_file_is_refused_and_kept() {
     // Contract: P4
     let directory = tempfile::tempdir().unwrap();
     let victim = directory.path().join("victim");
@@ -98,7 +98,7 @@ fn what_is_no_file_is_refused_and_left_alone() {
 }
 
 #[test]
-fn what_is_no_pid_is_refused_and_left_alone() {
+fn a_file_without_a_pid_is_refused_and_kept() {
     // Contract: P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -127,7 +127,7 @@ fn what_is_no_pid_is_refused_and_left_alone() {
 }
 
 #[test]
-fn what_became_something_else_is_neither_removed_nor_replaced() {
+fn a_file_that_changed_its_content_is_neither_removed_nor_replaced() {
     // Contract: P2, P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -148,7 +148,7 @@ fn what_became_something_else_is_neither_removed_nor_replaced() {
 }
 
 #[test]
-fn a_temporary_name_that_is_somebodys_file_is_refused_and_left_alone() {
+fn a_foreign_file_with_the_temporary_name_is_refused_and_kept() {
     // Contract: P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -162,7 +162,7 @@ fn a_temporary_name_that_is_somebodys_file_is_refused_and_left_alone() {
 }
 
 #[test]
-fn one_that_is_gone_or_names_another_process_is_written_again() {
+fn a_missing_or_foreign_pidfile_is_written_again() {
     // Contract: P1
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -189,7 +189,7 @@ fn one_that_is_gone_or_names_another_process_is_written_again() {
 }
 
 #[test]
-fn a_lock_that_any_reader_can_take_keeps_nobody_from_the_start() {
+fn a_lock_by_a_mere_reader_does_not_prevent_a_start() {
     // Contract: P3
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -228,7 +228,7 @@ fn each_fault<T>(prepare: impl Fn(), work: impl Fn() -> T, mut judge: impl FnMut
 }
 
 #[test]
-fn whatever_fails_a_new_pidfile_is_whole_or_not_there() {
+fn a_failed_creation_leaves_a_complete_pidfile_or_none() {
     // Contract: F10, P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -247,7 +247,7 @@ fn whatever_fails_a_new_pidfile_is_whole_or_not_there() {
 }
 
 #[test]
-fn whatever_fails_a_pidfile_that_is_replaced_names_the_old_or_the_new_owner() {
+fn a_failed_replacement_leaves_the_old_or_the_new_owner() {
     // Contract: F10, P1, P4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
@@ -271,7 +271,7 @@ fn whatever_fails_a_pidfile_that_is_replaced_names_the_old_or_the_new_owner() {
 }
 
 #[test]
-fn of_many_that_want_it_at_once_one_gets_it() {
+fn only_one_of_many_concurrent_starts_gets_the_pidfile() {
     // Contract: P3
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");

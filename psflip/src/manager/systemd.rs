@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_assignment_a_line() {
+    fn a_message_has_one_assignment_per_line() {
         let message = Message::new().main_pid(7, None).ready().watchdog().status("generation 2\nis there");
         assert_eq!(message.as_str(), "MAINPID=7\nREADY=1\nWATCHDOG=1\nSTATUS=generation 2\\nis there");
         let message = Message::new().extend_timeout(Duration::from_millis(1500)).errno(2).exit_status(127);
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_says_when_it_began() {
+    fn a_reload_message_has_its_start_time() {
         let now = || Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_micros();
         let before = now();
         let message = Message::new().reloading();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_told_by_its_inode_where_that_is_its_own() {
+    fn a_process_is_identified_by_its_pidfd_inode_where_it_is_unique() {
         let process = PidFd::open(std::process::id()).unwrap();
         let message = Message::new().main_pid(7, Some(&process));
         let text = message.as_str();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_of_life_are_wanted_at_half_the_time_and_only_from_the_one_that_is_named() {
+    fn watchdog_pings_are_due_at_half_the_time_from_the_named_pid_only() {
         let interval = |usec: &str, pid: Option<&str>| {
             let variable = |name: &str| match name {
                 "WATCHDOG_USEC" => Some(usec.to_owned()),
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_sent_in_its_order_when_there_is_some() {
+    fn messages_for_a_full_socket_are_sent_later_in_order() {
         let datagrams = Datagrams::open().unwrap();
         let mut notifier = Notifier::new(&format!("@{}", datagrams.name())).unwrap();
         let message = |number: usize| Message::new().status(&number.to_string());
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_lacks_memory_is_asked_again_and_not_for_ever() {
+    fn sending_is_retried_a_bounded_number_of_times_without_memory() {
         // Contract: F10
         for errno in [Errno::ENOBUFS, Errno::ENOMEM] {
             let datagrams = Datagrams::open().unwrap();
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_never_reads_costs_a_bounded_amount() {
+    fn a_service_manager_that_never_reads_costs_bounded_memory() {
         // Contract: X2
         let datagrams = Datagrams::open().unwrap();
         let mut notifier = Notifier::new(&format!("@{}", datagrams.name())).unwrap();
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_is_not_there_is_no_reason_to_wait() {
+    fn a_missing_service_manager_is_not_waited_for() {
         // Contract: F10
         let mut notifier = Notifier::new("/nowhere/notify").unwrap();
         assert!(notifier.send(Message::new().ready(), None));

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_read_back_as_they_are() {
+    fn strings_round_trip() {
         for text in [
             "",
             "plain",
@@ -195,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_array_stands_on_several_lines() {
+    fn a_long_array_is_split_into_lines() {
         assert_eq!(array("cmd", &["a".to_owned(), "b".to_owned()]), "cmd = [\"a\", \"b\"]");
         let long = "x".repeat(60);
         assert_eq!(array("cmd", &[long.clone(), long.clone()]).lines().count(), 4);
     }
 
     #[test]
-    fn a_comment_is_broken_into_lines_and_can_not_leave_them() {
+    fn a_comment_is_wrapped_and_stays_a_comment() {
         let mut draft = Draft::default();
         draft.comments.push("word ".repeat(50) + "\nevil = 1");
         let (text, _) = draft.render();

@@ -64,7 +64,7 @@ fn upstreams_examples_are_migrated() {
 }
 
 #[test]
-fn the_three_formats_mean_the_same() {
+fn the_three_formats_give_the_same_result() {
     let yaml =
         "cmd: [a, '{{ AB `x` `y` }}']\nenv: ['A=1']\nupgrade: {timeout: 90s, signal: usr2}\nquiet: true\n";
     let json = r#"{"cmd": ["a", "{{ AB `x` `y` }}"], "env": ["A=1"],
@@ -88,7 +88,7 @@ fn the_three_formats_mean_the_same() {
 }
 
 #[test]
-fn values_without_quotes_are_what_upstream_takes_them_for() {
+fn unquoted_values_are_typed_as_in_upstream() {
     let text = "cmd: [sleep, 100, 1.10, 0755, 1_000, true, yes, ~, 1e3, 0x1F, '007']\n";
     let made = made(text);
     assert!(
@@ -107,7 +107,7 @@ fn values_without_quotes_are_what_upstream_takes_them_for() {
 }
 
 #[test]
-fn what_upstream_ignores_is_named_and_kept() {
+fn settings_that_upstream_ignores_are_reported_and_kept() {
     assert_eq!(
         remarks("x-a: &a { foo: 1 }\nupgrade: { <<: *a }\n"),
         [
@@ -133,7 +133,7 @@ fn what_upstream_ignores_is_named_and_kept() {
 }
 
 #[test]
-fn keys_are_found_in_any_letters() {
+fn keys_are_case_insensitive() {
     assert_eq!(
         plain("CMD: [x]\nPidFile: a\nUpgrade: {Signal: USR1}\n"),
         "cmd = [\"x\"]\npidfile = \"a\"\n[upgrade]\nsignal = \"SIGUSR1\""
@@ -146,7 +146,7 @@ fn keys_are_found_in_any_letters() {
 }
 
 #[test]
-fn zeros_and_numbers_are_what_upstream_takes_them_for() {
+fn zeros_and_numbers_are_read_as_in_upstream() {
     let text = "cmd: [x]\nupgrade: {timeout: 0s}\nshutdown: {timeout: 5}\nhealthcheck: {alive: {timeout: 2000000000}}\n";
     assert_eq!(
         plain(text),
@@ -158,7 +158,7 @@ fn zeros_and_numbers_are_what_upstream_takes_them_for() {
 }
 
 #[test]
-fn variables_that_are_none_are_left() {
+fn invalid_variables_are_left_to_the_user() {
     let told =
         remarks("env:\n- A=1\n- '{{ Env \"N\" }}=1'\n- BARE\n- A=2\n- 5\n- PATH=/x\n- PSFLIP_SLOT=1\n");
     let places: Vec<&str> = told.iter().map(|told| told.split(": ").next().unwrap()).collect();
@@ -182,7 +182,7 @@ fn variables_that_are_none_are_left() {
 }
 
 #[test]
-fn a_template_that_has_no_counterpart_is_left_with_its_place() {
+fn an_untranslatable_template_is_left_to_the_user_with_its_position() {
     let told = remarks("env:\n- 'A=b{{ range .X }}c{{ end }}'\nworkdir: \"é{{ Foo }}\"\n");
     assert_eq!(
         told,
@@ -194,7 +194,7 @@ fn a_template_that_has_no_counterpart_is_left_with_its_place() {
 }
 
 #[test]
-fn what_psflip_refuses_is_left_in_its_words() {
+fn values_that_psflip_refuses_are_left_to_the_user() {
     let told = remarks(
         "upgrade: {signal: TERM}\npidfile: run/\nhealthcheck: {docker: {container: 'a b', socket: tcp://h:1}}\n",
     );
@@ -207,7 +207,7 @@ fn what_psflip_refuses_is_left_in_its_words() {
 }
 
 #[test]
-fn a_file_that_is_missing_here_is_not_taken_for_a_mistake_of_the_configuration() {
+fn a_file_missing_on_this_host_is_not_a_configuration_error() {
     let made = made("cmd: [x, '{{ Cat \"/no/such/file\" }}']\n");
     assert!(made.text.contains(r#"cmd = ["x", "{{ cat('/no/such/file') }}"]"#), "{}", made.text);
     assert_eq!(made.left(), 0);
@@ -224,7 +224,7 @@ fn a_second_document_and_comments_are_kept() {
 }
 
 #[test]
-fn what_is_no_configuration_is_told_with_its_place() {
+fn an_invalid_configuration_is_reported_with_its_position() {
     let cases = [
         ("a.yml", "", "the file is empty", None),
         ("a.yml", "cmd: [x", "not valid YAML", Some(1)),
@@ -244,7 +244,7 @@ fn what_is_no_configuration_is_told_with_its_place() {
 }
 
 #[test]
-fn bombs_are_refused_and_deep_nesting_too() {
+fn alias_bombs_and_deep_nesting_are_refused() {
     // Contract: X2
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {

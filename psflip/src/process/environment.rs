@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_childs_environment_is_what_psflip_got_plus_what_was_asked_for() {
+    fn the_child_gets_psflips_environment_plus_configured_variables() {
         // Contract: C1, C3
         let inherited = strings(&[
             "A=1",

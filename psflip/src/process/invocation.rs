@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_false_argv0_misleads_nobody() {
+    fn a_false_argv0_is_not_used() {
         // Contract: U1
         assert_eq!(found("my-service", "/opt/psflip"), strings(&["/opt/psflip"]));
         assert_eq!(found("/claimed/elsewhere", "/opt/psflip"), strings(&["/opt/psflip"]));

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn every_stage_survives_the_wire() {
+    fn every_stage_round_trips() {
         for stage in [Stage::Fork, Stage::ParentDeath, Stage::Workdir, Stage::Exec] {
             assert_eq!(Stage::from_byte(stage.as_byte()), Some(stage));
         }

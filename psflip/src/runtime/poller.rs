@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_comes_before_what_time_says() {
+    fn messages_are_handled_before_timers() {
         // Contract: F12
         let mut poller = Poller::new().unwrap();
         let (early, mut early_writer) = std::io::pipe().unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_used_again_is_watched_anew() {
+    fn a_reused_descriptor_number_is_watched_again() {
         let mut poller = Poller::new().unwrap();
         for _ in 0..2 {
             let (reader, mut writer) = std::io::pipe().unwrap();

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_put_off_and_never_brought_forward() {
+    fn a_deadline_can_be_extended_but_not_shortened() {
         let mut timers = Timers::new().unwrap();
         assert!(!timers.postpone(KEY, Duration::ZERO));
         timers.set(KEY, Duration::ZERO);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_when_the_earliest_is_due_and_only_then() {
+    fn the_timer_fires_only_at_the_earliest_deadline() {
         let mut timers = Timers::new().unwrap();
         let readable = |timers: &Timers, timeout: u16| {
             let mut fds = [nix::poll::PollFd::new(timers.as_fd(), nix::poll::PollFlags::POLLIN)];

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn many_that_are_killed_are_followed_by_few_looks() {
+    fn many_killed_processes_need_few_scans() {
         // Contract: C7
         let mut ending = Ending::new(1, Vec::new());
         ending.due = None;

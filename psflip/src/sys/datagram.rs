@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_says_who_sent_a_datagram() {
+    fn the_kernel_reports_the_sender_of_a_datagram() {
         let datagrams = Datagrams::open().unwrap();
         let mut buffer = [0; 16];
         assert_eq!(datagrams.receive(&mut buffer).unwrap(), None);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_that_is_too_long_or_empty_is_known_as_that() {
+    fn too_long_and_empty_datagrams_are_recognized() {
         let datagrams = Datagrams::open().unwrap();
         let mut buffer = [0; 16];
         send(&datagrams, &[b'x'; 17], &[]);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_come_along_are_closed() {
+    fn received_descriptors_are_closed() {
         let datagrams = Datagrams::open().unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let many: Vec<_> = (0..200).map(|_| writer.as_fd()).collect();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_can_not_be_made_is_an_error_and_an_interruption_is_none() {
+    fn a_failed_socket_call_is_an_error_and_an_interrupted_one_is_retried() {
         // Contract: F10
         use nix::errno::Errno;
         for (number, call) in [(0, Call::Socket), (1, Call::Bind)] {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_have_the_same_name() {
+    fn socket_names_are_unique() {
         let (one, other) = (Datagrams::open().unwrap(), Datagrams::open().unwrap());
         assert_ne!(one.name(), other.name());
     }

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_psflip_opens_is_not_taken_for_inherited() {
+    fn own_descriptors_do_not_count_as_inherited() {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(!is_inherited(file.as_raw_fd()));
         set_close_on_exec(file.as_fd(), false).unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_closed_is_not_adopted() {
+    fn closed_descriptors_are_not_adopted() {
         assert_eq!(adopt(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 }

@@ -73,7 +73,7 @@ const PAGE: usize = 4096;
 #[cfg(test)]
 mod tests {
     #[test]
-    fn room_for_the_stack_can_be_made_again_and_again() {
+    fn stack_space_can_be_reserved_repeatedly() {
         for _ in 0..3 {
             super::reserve_stack();
         }
@@ -81,7 +81,7 @@ mod tests {
 
     /// If a constant or function did not come back, this process would crash.
     #[test]
-    fn everything_comes_back_when_it_is_used() {
+    fn released_pages_are_read_again_on_use() {
         let before = format!("{:?}", std::env::args().collect::<Vec<_>>());
         super::let_go_of_startup_code();
         assert_eq!(before, format!("{:?}", std::env::args().collect::<Vec<_>>()));

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_not_ended() {
+    fn a_running_process_has_not_exited() {
         let own = PidFd::open(std::process::id()).unwrap();
         assert!(own.is_process() && !own.has_ended());
         assert!(!PidFd::from_owned(std::fs::File::open("/dev/null").unwrap().into()).is_process());

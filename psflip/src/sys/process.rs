@@ -290,7 +290,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn the_environment_is_seen_whole() {
+    fn the_environment_is_read_completely() {
         let ours: Vec<_> = raw_environment();
         for (name, value) in std::env::vars() {
             let entry = CString::new(format!("{name}={value}")).unwrap();
@@ -299,14 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_exec_says_why() {
+    fn a_failed_exec_reports_the_error() {
         let nothing = StringArray::new(vec![]);
         let error = exec(c"/nonexistent/program", &nothing, &nothing);
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 
     #[test]
-    fn a_spawned_process_runs_its_program_or_says_why_not() {
+    fn a_spawned_process_runs_its_program_or_reports_the_error() {
         let nothing = StringArray::new(vec![]);
         let argv = StringArray::new(vec![c"sh".into(), c"-c".into(), c"exit 7".into()]);
         let (pid, pidfd) = spawn(|| exec(c"/bin/sh", &argv, &nothing)).unwrap().unwrap();
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_our_parent() {
+    fn an_unrelated_process_is_not_our_parent() {
         let error = die_with_parent(i32::MAX.cast_unsigned()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
     }

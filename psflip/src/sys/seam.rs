@@ -261,7 +261,7 @@ mod tests {
     use crate::sys::socket::Socket;
 
     #[test]
-    fn the_call_that_is_named_fails_and_no_other() {
+    fn only_the_selected_call_fails() {
         let (result, calls) = testing::with(Some((1, Errno::EMFILE)), || {
             let first = Socket::pair();
             let second = Socket::pair();

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mask_is_set_whole_and_given_back() {
+    fn a_signal_mask_is_set_and_restored() {
         let mut set = SignalSet::default();
         for signal in [Signal::HUP, Signal::from_number(32).unwrap(), "SIGRTMAX".parse().unwrap()] {
             set.insert(signal);

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_keep_their_borders_and_carry_descriptors() {
+    fn packets_keep_their_boundaries_and_carry_descriptors() {
         let (one, other) = Socket::pair().unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
         one.send(b"first", &[]).unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn last_words_are_heard_from_a_side_that_did_not_listen_any_more() {
+    fn messages_of_a_closed_peer_are_still_received() {
         let (one, other) = Socket::pair().unwrap();
         other.send(b"never read", &[]).unwrap();
         one.send(b"last words", &[]).unwrap();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_that_refuses_more_still_gets_what_was_sent_before() {
+    fn earlier_messages_are_received_after_refusing_more() {
         let (one, other) = Socket::pair().unwrap();
         one.send(b"in time", &[]).unwrap();
         other.refuse_more().unwrap();

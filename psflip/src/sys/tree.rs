@@ -254,7 +254,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn both_ways_find_the_same_children() {
+    fn both_methods_find_the_same_children() {
         let mut child = Command::new("sleep").arg("infinity").spawn().unwrap();
         let own = std::process::id();
         assert!(children(own).contains(&child.id()));
@@ -283,7 +283,7 @@ mod tests {
 
     /// The same with the real kernel, where one read in a few hundred sees it.
     #[test]
-    fn nobody_who_ends_while_we_look_is_elsewhere() {
+    fn a_process_that_exits_during_the_scan_is_not_elsewhere() {
         let own = std::process::id();
         for _ in 0..200 {
             let mut child = Command::new("true").spawn().unwrap();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_has_nothing() {
+    fn an_exited_process_has_no_children() {
         let gone = i32::MAX.cast_unsigned();
         assert!(children(gone).is_empty());
         assert_eq!(parent_of(gone), None);

@@ -63,7 +63,7 @@ mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, bind, connect, listen, socket};
 
     #[test]
-    fn a_path_of_any_length_is_reached_and_a_name_that_is_too_long_is_not() {
+    fn any_path_length_works_unless_the_file_name_is_too_long() {
         let sandbox = tempfile::tempdir().unwrap();
         let directory = sandbox.path().join("x".repeat(200));
         std::fs::create_dir(&directory).unwrap();

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_announced_and_not_open_is_never_taken_from_psflips_own() {
+    fn an_announced_descriptor_that_is_closed_is_an_error() {
         // Contract: C3
         let environment = envp(&["LISTEN_PID=7", "LISTEN_FDS=1", "LISTEN_FDNAMES=web"]);
         let activation = Activation::of(&environment, Some(7), |_| false);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_addressed_to_another_process_is_not_ours() {
+    fn sockets_for_another_listen_pid_are_ignored() {
         // Contract: C3
         let environment = envp(&["LISTEN_PID=7", "LISTEN_FDS=2", "LISTEN_FDNAMES=web:admin"]);
         assert!(!read(&environment, Some(8)).is_there());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_numbers_give_nothing() {
+    fn invalid_listen_fds_are_ignored() {
         // Contract: X2
         for count in ["-1", "0", "x", "99999999999", "2000"] {
             let environment = envp(&["LISTEN_PID=7", &format!("LISTEN_FDS={count}")]);

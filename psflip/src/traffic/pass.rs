@@ -85,13 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_of_nothing() {
+    fn without_sockets_no_variables_are_set() {
         // Contract: C3
         assert_eq!(pass(&[], 1), Passing::default());
     }
 
     #[test]
-    fn systemds_sockets_come_first_and_every_protocol_sees_its_own() {
+    fn systemds_sockets_come_first_and_each_protocol_gets_its_own() {
         // Contract: C3
         use Protocol::{Einhorn, ListenFds, ServerStarter, Stdin};
         let sockets = [

@@ -57,7 +57,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_say_all_that_is_needed_later() {
+    fn stored_names_hold_the_address_and_the_file() {
         let file = Some(FileId { device: 26, inode: 4711 });
         assert_eq!(name("tcp://[::1]:80", None).unwrap(), "psflip--tcp%3A//[%3A%3A1]%3A80");
         assert_eq!(name("unix:///run/ä b", file).unwrap(), "psflip-26.4711-unix%3A///run/%C3%A4%20b");
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_others_are_theirs() {
+    fn foreign_names_are_not_parsed() {
         // Contract: X2
         for name in [
             "",
@@ -86,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_is_read_as_it_was_meant(address: String, file: Option<(u64, u64)>) {
+        fn every_stored_name_round_trips(address: String, file: Option<(u64, u64)>) {
             let file = file.map(|(device, inode)| FileId { device, inode });
             if let Some(name) = name(&address, file) {
                 prop_assert!(name.len() <= LONGEST && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'));
@@ -95,7 +95,7 @@ mod tests {
         }
 
         #[test]
-        fn no_name_is_too_odd(name: String) {
+        fn no_stored_name_causes_a_panic(name: String) {
             // Contract: X2
             let _ = parse(&format!("{PREFIX}{name}"));
         }

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_turned_and_turned_back() {
+    fn a_symlink_is_repointed_and_restored() {
         // Contract: U4, U8
         let dir = tempfile::tempdir().unwrap();
         for name in ["one", "two"] {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_somebody_else_turned_stays() {
+    fn a_symlink_that_was_repointed_by_others_stays() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["one", "two"] {
             fs::write(dir.path().join(name), name).unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_not_sent_to_nothing_and_files_are_not_replaced() {
+    fn a_missing_target_is_refused_and_a_regular_file_is_not_replaced() {
         // Contract: U8
         let dir = tempfile::tempdir().unwrap();
         let error = turn(&link(dir.path(), "missing")).unwrap_err().to_string();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_call_may_fail_and_the_link_is_as_it_was() {
+    fn after_any_failed_call_the_symlink_is_unchanged() {
         // Contract: F10, U8
         let dir = tempfile::tempdir().unwrap();
         for name in ["one", "two"] {

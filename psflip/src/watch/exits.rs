@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_ones_are_known_and_no_pid_stands_for_two() {
+    fn recent_exits_are_kept_with_one_entry_per_pid() {
         let mut exits = Exits::default();
         for pid in 1..=100_u8 {
             exits.note(u32::from(pid), End::Exited(pid));

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_is_stale_until_somebody_touches_it() {
+    fn an_existing_pidfile_is_stale_until_it_is_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.pid");
         fs::write(&path, "12\n").unwrap();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_number_is_a_pid() {
+    fn only_a_number_counts_as_a_pid() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.pid");
         let mut pidfile = Pidfile::watch(&path).unwrap();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_come_later_are_seen_and_so_is_what_a_link_leads_to() {
+    fn new_directories_and_symlink_targets_are_watched() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/app/x.pid");
         let mut pidfile = Pidfile::watch(&path).unwrap();

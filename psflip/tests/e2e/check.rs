@@ -191,7 +191,7 @@ const GOOD: &[&str] = &[
 ];
 
 #[test]
-fn each_doubtful_setting_is_told_with_its_place_and_a_way_out() {
+fn each_questionable_setting_is_reported_with_position_and_advice() {
     let sandbox = Sandbox::new();
     for (name, mode) in [("open", 0o777), ("sticky", 0o1777), ("plain", 0o755)] {
         std::fs::create_dir(sandbox.path(name)).unwrap();
@@ -218,7 +218,7 @@ fn each_doubtful_setting_is_told_with_its_place_and_a_way_out() {
 }
 
 #[test]
-fn what_is_not_doubtful_is_not_warned_about() {
+fn sound_settings_cause_no_warning() {
     let sandbox = Sandbox::new();
     for text in GOOD {
         assert_eq!(check(&sandbox, text, &["--strict"]), (0, String::new()), "{text}");
@@ -227,7 +227,7 @@ fn what_is_not_doubtful_is_not_warned_about() {
 }
 
 #[test]
-fn a_file_that_another_user_owns_is_warned_about_and_what_debian_comes_with_is_not() {
+fn files_of_other_users_cause_a_warning_and_debians_own_do_not() {
     let sandbox = Sandbox::new();
     let said = |cmd: &str| check(&sandbox, &format!("cmd = [\"{cmd}\"]"), &[]).1;
     assert_eq!(said("/usr/bin/true"), "");
@@ -259,7 +259,7 @@ fn a_warning_about_a_flag_names_the_flag() {
 }
 
 #[test]
-fn the_examples_are_as_they_are_recommended() {
+fn the_examples_cause_no_warning() {
     let sandbox = Sandbox::new();
     examples::copy_to(&sandbox);
     for name in examples::FILES {

@@ -61,7 +61,7 @@ const BROKEN: &[(&str, &str, &[&str])] = &[
 ];
 
 #[test]
-fn a_file_that_upstream_would_read_is_told_to_be_translated() {
+fn an_upstream_configuration_is_refused_with_advice_to_migrate() {
     // Contract: X1
     let sandbox = Sandbox::new();
     sandbox.write("app.yml", "cmd: [touch, started]\n");
@@ -73,7 +73,7 @@ fn a_file_that_upstream_would_read_is_told_to_be_translated() {
 }
 
 #[test]
-fn a_broken_file_is_refused_with_position_and_advice_and_nothing_is_started() {
+fn an_invalid_file_is_refused_with_position_and_advice_before_a_start() {
     // Contract: X1, X3, C6
     let sandbox = Sandbox::new();
     for (text, position, words) in BROKEN {
@@ -100,7 +100,7 @@ fn a_broken_file_is_refused_with_position_and_advice_and_nothing_is_started() {
 }
 
 #[test]
-fn all_errors_of_a_file_are_told_at_once() {
+fn all_errors_of_a_file_are_reported_at_once() {
     // Contract: X1
     let sandbox = Sandbox::new();
     sandbox.write("app.toml", "cmd = \"x\"\ntimout = 1\n[upgrade]\nsignal = \"HOP\"\ntimeout = 5\n");
@@ -116,7 +116,7 @@ fn all_errors_of_a_file_are_told_at_once() {
 }
 
 #[test]
-fn a_broken_first_configuration_leaves_no_pidfile() {
+fn an_invalid_first_configuration_leaves_no_pidfile() {
     // Contract: X1, P1
     let sandbox = Sandbox::new();
     let psflip = sandbox.psflip().cmd(["touch", "started"]).config("quite = true\n").start();
@@ -127,7 +127,7 @@ fn a_broken_first_configuration_leaves_no_pidfile() {
 }
 
 #[test]
-fn files_that_are_none_are_refused_by_name_without_waiting_for_them() {
+fn non_files_are_refused_by_name_without_waiting() {
     // Contract: X1, X2
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.path("folder")).unwrap();
@@ -151,7 +151,7 @@ fn files_that_are_none_are_refused_by_name_without_waiting_for_them() {
 }
 
 #[test]
-fn check_prints_what_would_run_which_is_a_configuration_again_and_starts_nothing() {
+fn check_prints_a_valid_configuration_and_starts_nothing() {
     // Contract: X1, X2
     let sandbox = Sandbox::new();
     let text = "cmd = [\"touch\", \"{{ ab('one', 'two') }}\"]\npidfile = \"x.pid\"\n[healthcheck.unix]\npath = \"x.sock\"\n";
@@ -188,7 +188,7 @@ fn without_a_name_psflip_toml_of_this_directory_is_read() {
 }
 
 #[test]
-fn help_and_version_are_for_people() {
+fn help_and_version_are_readable() {
     // Contract: C6
     let sandbox = Sandbox::new();
     let (status, version, stderr) = run(&sandbox, &["--version"]);
@@ -206,7 +206,7 @@ fn help_and_version_are_for_people() {
 }
 
 #[test]
-fn wrong_usage_is_2_with_a_hint_and_starts_nothing() {
+fn wrong_usage_exits_with_2_and_a_hint_and_starts_nothing() {
     // Contract: C6, X1
     let sandbox = Sandbox::new();
     sandbox.write("psflip.toml", "cmd = [\"touch\", \"started\"]\n");
@@ -228,7 +228,7 @@ fn wrong_usage_is_2_with_a_hint_and_starts_nothing() {
 }
 
 #[test]
-fn a_configuration_that_is_broken_at_the_upgrade_leaves_everything_as_it_was() {
+fn an_invalid_configuration_at_an_upgrade_changes_nothing() {
     // Contract: F1, U8, X1
     let sandbox = Sandbox::new();
     let config = "[healthcheck.alive]\ntimeout = \"0s\"\n";

@@ -21,7 +21,7 @@ const FLIP: usize = 420;
 const HEAP_KB: u64 = 48;
 
 #[test]
-fn a_start_and_a_flip_make_few_system_calls() {
+fn a_start_and_an_upgrade_make_few_system_calls() {
     // Contract: U9
     let sandbox = Sandbox::new();
     if !can_trace(&sandbox) {
@@ -62,7 +62,7 @@ fn calls_until_renames(trace: &str) -> Vec<usize> {
 }
 
 #[test]
-fn an_idle_psflip_has_little_memory_of_its_own() {
+fn an_idle_psflip_uses_little_private_memory() {
     // Contract: U9
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["/bin/sleep", "1000"], AT_ONCE).start().wait_ready();

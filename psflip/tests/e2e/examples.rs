@@ -58,9 +58,9 @@ examples! {
     the_example_of_templates_runs: "templates.toml", Http, SIGHUP;
     the_example_of_inherited_listeners_runs: "listen.toml", Http, SIGHUP;
     the_example_of_fastcgi_on_descriptor_0_runs: "listen-fastcgi.toml", FastCgi, SIGHUP;
-    the_example_of_the_switched_link_runs: "switch.toml", Http, SIGHUP;
+    the_example_of_the_symlink_switch_runs: "switch.toml", Http, SIGHUP;
     the_example_of_hooks_runs: "hooks.toml", Http, SIGHUP;
-    the_example_of_changed_signals_runs: "signals.toml", Http, SIGHUP;
+    the_example_of_mapped_signals_runs: "signals.toml", Http, SIGHUP;
 }
 
 /// Examples with tests of their own.
@@ -185,7 +185,7 @@ const ONE_FOR_EACH_CHECK: &[&str] = &[
 ];
 
 #[test]
-fn a_version_that_crashes_after_it_was_healthy_is_no_failed_upgrade_and_its_end_is_relayed() {
+fn a_crash_after_the_promotion_is_relayed_and_not_a_failed_upgrade() {
     // Contract: C5, U3
     // No health check detects this: docs/traffic.md says so.
     for file in ONE_FOR_EACH_CHECK {
@@ -241,7 +241,7 @@ fn every_example_is_run_by_a_test() {
 }
 
 #[test]
-fn the_nginx_of_the_fastcgi_example_serves_through_a_flip() {
+fn the_nginx_of_the_fastcgi_example_serves_throughout_an_upgrade() {
     // Contract: U2
     if !nginx::is_installed() {
         return;

@@ -58,7 +58,7 @@ fn every_death_by_a_signal_is_relayed_as_death_by_the_same_signal() {
 }
 
 #[test]
-fn a_core_dump_of_the_child_is_not_followed_by_one_of_psflip() {
+fn a_core_dump_of_the_child_causes_none_of_psflip() {
     // Contract: C5
     let sandbox = Sandbox::new();
     for name in ["SEGV", "ABRT", "QUIT"] {
@@ -97,7 +97,7 @@ fn a_shell_sees_the_same_with_and_without_psflip() {
 }
 
 #[test]
-fn the_end_of_a_later_generations_child_is_relayed_as_well() {
+fn the_exit_of_a_later_generations_child_is_relayed() {
     // Contract: C5
     let sandbox = Sandbox::new();
     let child = |ending: &str| {
@@ -162,7 +162,7 @@ fn psflips_own_failures_have_codes_of_their_own() {
 }
 
 #[test]
-fn a_first_child_that_ends_before_it_was_healthy_is_a_failure() {
+fn a_first_child_that_exits_before_it_is_healthy_is_a_failure() {
     // Contract: C6
     let sandbox = Sandbox::new();
     for (ending, code, signal) in [
@@ -192,21 +192,21 @@ fn always_ends_with(code: i32, config: &str) {
 }
 
 #[test]
-fn a_child_that_ends_at_once_and_is_healthy_at_once_is_always_relayed() {
+fn a_healthy_child_that_exits_at_once_is_always_relayed() {
     // Contract: C5
     always_ends_with(0, &format!("cmd = [\"true\"]\n{AT_ONCE}"));
     always_ends_with(1, &format!("cmd = [\"false\"]\n{AT_ONCE}"));
 }
 
 #[test]
-fn a_child_that_ends_at_once_and_was_not_healthy_is_always_a_failure() {
+fn an_unhealthy_child_that_exits_at_once_is_always_a_failure() {
     // Contract: C6
     always_ends_with(1, "cmd = [\"true\"]\n");
     always_ends_with(3, "cmd = [\"sh\", \"-c\", \"exit 3\"]\n");
 }
 
 #[test]
-fn a_command_that_is_not_there_is_always_not_found() {
+fn a_missing_command_is_always_not_found() {
     // Contract: C6
     always_ends_with(127, &format!("cmd = [\"./missing\"]\n{AT_ONCE}"));
 }

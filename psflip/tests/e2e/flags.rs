@@ -63,7 +63,7 @@ fn run(sandbox: &Sandbox, args: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn flags_survive_flips_and_no_request_is_lost() {
+fn flags_survive_upgrades_and_no_request_is_lost() {
     // Contract: U1, U2
     let sandbox = Sandbox::new();
     let psflip = psflip_bin().display().to_string();
@@ -99,13 +99,13 @@ fn flags_survive_flips_and_no_request_is_lost() {
 }
 
 #[test]
-fn the_line_for_users_of_start_server_runs() {
+fn the_command_line_for_users_of_start_server_works() {
     // Contract: U1
     runs("start-server.sh", At::Http);
 }
 
 #[test]
-fn the_line_for_users_of_spawn_fcgi_runs() {
+fn the_command_line_for_users_of_spawn_fcgi_works() {
     // Contract: U1
     runs("spawn-fcgi.sh", At::FastCgi);
 }
@@ -131,7 +131,7 @@ fn runs(script: &str, at: At) {
 }
 
 #[test]
-fn check_prints_the_file_that_flags_stand_for() {
+fn check_prints_the_configuration_that_flags_make() {
     // Contract: X1
     let sandbox = Sandbox::new();
     let args = [
@@ -261,7 +261,7 @@ level = \"debug\"
 }
 
 #[test]
-fn a_mistake_in_a_flag_is_told_with_the_flag_and_nothing_starts() {
+fn an_invalid_flag_value_is_reported_with_its_flag_before_a_start() {
     // Contract: X1, X3, C6
     let sandbox = Sandbox::new();
     for (flags, words) in [
@@ -308,7 +308,7 @@ fn a_mistake_in_a_flag_is_told_with_the_flag_and_nothing_starts() {
 }
 
 #[test]
-fn flags_that_do_not_fit_together_are_wrong_usage_with_a_hint() {
+fn conflicting_flags_are_wrong_usage_with_a_hint() {
     // Contract: C6, X1
     let sandbox = Sandbox::new();
     sandbox.write("psflip.toml", "cmd = [\"touch\", \"started\"]\n");

@@ -49,7 +49,7 @@ fn kill_all(psflip: &Psflip, sandbox: &Sandbox) {
 }
 
 #[test]
-fn child_keeper_and_generations_below_an_anchor_lead_groups_of_their_own() {
+fn child_keeper_and_generations_below_an_anchor_have_their_own_groups() {
     // Contract: C10
     both_ways(|how| {
         let sandbox = Sandbox::new();
@@ -74,7 +74,7 @@ fn child_keeper_and_generations_below_an_anchor_lead_groups_of_their_own() {
 }
 
 #[test]
-fn an_old_child_that_signals_its_group_as_it_ends_ends_nobody_else() {
+fn an_old_child_that_signals_its_group_on_exit_affects_no_other_process() {
     // Contract: C10, U5
     both_ways(|how| {
         for signal in SIGNALS {
@@ -122,7 +122,7 @@ fn a_new_child_that_signals_its_group_fails_alone() {
 }
 
 #[test]
-fn a_health_check_and_hooks_that_signal_their_group_reach_themselves_alone() {
+fn health_checks_and_hooks_that_signal_their_group_reach_only_themselves() {
     // Contract: C10, H2
     both_ways(|how| {
         for signal in SIGNALS {
@@ -152,7 +152,7 @@ fn a_health_check_and_hooks_that_signal_their_group_reach_themselves_alone() {
 }
 
 #[test]
-fn a_kill_of_psflips_whole_group_leaves_nothing_behind() {
+fn a_kill_of_psflips_whole_group_leaves_no_process() {
     // Contract: C10, C7
     both_ways(|how| {
         let sandbox = Sandbox::new();
@@ -183,7 +183,7 @@ fn an_upgrade_signal_to_psflips_whole_group_is_one_request() {
 }
 
 #[test]
-fn an_upgrade_signal_that_ends_the_child_as_well_is_an_upgrade() {
+fn an_upgrade_signal_that_also_terminates_the_child_is_an_upgrade() {
     // Contract: S4, F7
     for _ in 0..5 {
         let sandbox = Sandbox::new();
@@ -207,7 +207,7 @@ fn an_upgrade_signal_that_ends_the_child_as_well_is_an_upgrade() {
 }
 
 #[test]
-fn a_stopped_child_ends_on_a_stop_request_and_after_an_upgrade() {
+fn a_suspended_child_exits_on_a_stop_request_and_after_an_upgrade() {
     // Contract: S3, S5, U5
     both_ways(|how| {
         let sandbox = Sandbox::new();
@@ -221,7 +221,7 @@ fn a_stopped_child_ends_on_a_stop_request_and_after_an_upgrade() {
 }
 
 #[test]
-fn job_control_signals_without_a_terminal_stop_all_and_sigcont_continues_all() {
+fn job_control_signals_without_a_terminal_suspend_and_continue_all() {
     // Contract: S3, A2
     both_ways(|how| {
         for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
@@ -250,7 +250,7 @@ fn job_control_signals_without_a_terminal_stop_all_and_sigcont_continues_all() {
 }
 
 #[test]
-fn a_child_that_somebody_stops_leaves_psflip_to_its_manager() {
+fn a_suspended_child_does_not_suspend_psflip() {
     // Contract: S3, F12
     both_ways(|how| {
         let sandbox = Sandbox::new();

@@ -79,7 +79,7 @@ fn every_kind_is_healthy_when_the_child_is() {
 }
 
 #[test]
-fn every_kind_that_probes_says_why_the_last_probe_failed_when_the_time_is_up() {
+fn every_kind_of_probe_reports_its_last_failure_at_the_timeout() {
     // Contract: H1, H4, C6, F4
     let never = ["never-ready"];
     let server = ["http-server", "--unix", "s", "--unhealthy-until-file", "no"];
@@ -106,7 +106,7 @@ fn every_kind_that_probes_says_why_the_last_probe_failed_when_the_time_is_up() {
 }
 
 #[test]
-fn an_http_check_sends_the_headers_that_a_server_wants_and_no_log_has_them() {
+fn an_http_check_sends_required_headers_and_never_logs_them() {
     // Contract: H1, H4, U3
     let sandbox = Sandbox::new();
     let dir = sandbox.dir().display().to_string();
@@ -151,7 +151,7 @@ fn tcp_and_http_find_a_child_on_its_port() {
 }
 
 #[test]
-fn a_probe_that_hangs_is_ended_with_its_whole_tree_and_counts_as_failed() {
+fn a_probe_that_hangs_is_killed_with_its_tree_and_counts_as_failed() {
     // Contract: H2, H4
     let sandbox = Sandbox::new();
     let health = format!(
@@ -175,7 +175,7 @@ fn a_probe_that_hangs_is_ended_with_its_whole_tree_and_counts_as_failed() {
 }
 
 #[test]
-fn a_hung_probe_is_named_when_the_time_is_up_and_ends_with_psflip() {
+fn a_hung_probe_is_named_at_the_timeout_and_killed_with_psflip() {
     // Contract: H2, H4, C8
     let sandbox = Sandbox::new();
     let hang = fixture("probe-hang");
@@ -189,7 +189,7 @@ fn a_hung_probe_is_named_when_the_time_is_up_and_ends_with_psflip() {
 }
 
 #[test]
-fn a_stop_while_a_probe_hangs_ends_the_probe_too() {
+fn a_stop_while_a_probe_hangs_kills_the_probe_too() {
     // Contract: H2, S5
     let sandbox = Sandbox::new();
     let health = format!(
@@ -222,7 +222,7 @@ fn a_command_gets_the_childs_pid_environment_and_directory() {
 }
 
 #[test]
-fn the_end_of_the_child_ends_the_wait_at_once() {
+fn the_exit_of_the_child_stops_the_wait_at_once() {
     // Contract: H3, C6
     let forever = "timeout = \"1h\"\n";
     for health in [
@@ -258,7 +258,7 @@ fn the_first_probe_is_made_at_once() {
 }
 
 #[test]
-fn as_many_successes_in_a_row_as_wanted_make_a_child_healthy() {
+fn a_child_is_healthy_after_the_configured_successes_in_a_row() {
     // Contract: H1
     let sandbox = Sandbox::new();
     // Every probe succeeds but the third: 1, 2, failure, 4, 5, 6.
@@ -272,7 +272,7 @@ fn as_many_successes_in_a_row_as_wanted_make_a_child_healthy() {
 }
 
 #[test]
-fn nothing_is_probed_before_its_time_nor_between_two_intervals() {
+fn no_probe_runs_early_or_between_two_intervals() {
     // Contract: H1
     let sandbox = Sandbox::new();
     let count = "[healthcheck.command]\ncmd = [\"sh\", \"-c\", \"echo x >> probes; false\"]\n";
@@ -289,7 +289,7 @@ fn probes(file: &Path) -> usize {
 }
 
 #[test]
-fn a_probe_that_talks_without_end_neither_blocks_nor_fills_the_memory() {
+fn a_probe_with_endless_output_does_not_block_or_fill_the_memory() {
     // Contract: H2, H4, X2
     let sandbox = Sandbox::new();
     let talk = "yes nonsense | head -c 20000000; echo > said; exit 9";
@@ -306,7 +306,7 @@ fn a_probe_that_talks_without_end_neither_blocks_nor_fills_the_memory() {
 }
 
 #[test]
-fn a_probe_that_fails_at_the_upgrade_is_told_by_the_old_generation_too() {
+fn a_failed_probe_at_an_upgrade_is_logged_by_the_old_generation_too() {
     // Contract: H4, U8
     let sandbox = Sandbox::new();
     let health = format!(

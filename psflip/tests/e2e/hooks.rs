@@ -61,7 +61,7 @@ fn fails(sandbox: &Sandbox, psflip: &Psflip, cause: impl FnOnce(Process, usize))
 }
 
 #[test]
-fn hooks_see_the_childs_environment_and_whom_they_are_about() {
+fn hooks_get_the_childs_environment_and_the_pids_concerned() {
     // Contract: U4, C3
     let sandbox = Sandbox::new();
     let look = writes_environment(&sandbox);
@@ -106,7 +106,7 @@ fn hooks_see_the_childs_environment_and_whom_they_are_about() {
 }
 
 #[test]
-fn a_promotion_is_hook_link_pidfile_and_word_to_the_old_one_in_this_order() {
+fn a_promotion_runs_hook_symlink_pidfile_and_acknowledgement_in_order() {
     // Contract: U4, P1
     let sandbox = Sandbox::new();
     // At each step the hook waits for the test, and records what it finds.
@@ -193,7 +193,7 @@ fn a_promote_hook_that_fails_fails_the_upgrade() {
 }
 
 #[test]
-fn a_promote_hook_that_hangs_is_ended_with_all_its_processes() {
+fn a_promote_hook_that_hangs_is_killed_with_all_its_processes() {
     // Contract: U4, U8, C8
     let service = Service::start();
     let health = "[healthcheck.unix]\npath = \"new.sock\"\n";
@@ -209,7 +209,7 @@ fn a_promote_hook_that_hangs_is_ended_with_all_its_processes() {
 }
 
 #[test]
-fn a_hook_at_the_first_start_decides_whether_it_starts() {
+fn a_failed_promote_hook_fails_the_first_start() {
     // Contract: U4, C6
     let sandbox = Sandbox::new();
     let fails = script(&sandbox, "fails", "exit 3");
@@ -221,7 +221,7 @@ fn a_hook_at_the_first_start_decides_whether_it_starts() {
 }
 
 #[test]
-fn hooks_after_the_fact_change_nothing_when_they_fail() {
+fn failed_hooks_after_the_promotion_change_nothing() {
     // Contract: U4, U8
     let sandbox = Sandbox::new();
     let hangs = script(&sandbox, "hangs", "sleep infinity & sleep infinity");
@@ -245,7 +245,7 @@ fn hooks_after_the_fact_change_nothing_when_they_fail() {
 }
 
 #[test]
-fn a_stop_during_a_promote_hook_ends_it() {
+fn a_stop_during_a_promote_hook_terminates_it() {
     // Contract: F11, S5
     let sandbox = Sandbox::new();
     let hangs = script(&sandbox, "hangs", "echo > hook; setsid sleep infinity & sleep infinity");
@@ -273,7 +273,7 @@ fn a_stop_during_a_promote_hook_ends_it() {
 }
 
 #[test]
-fn a_new_psflip_that_is_killed_during_its_hook_takes_the_hook_with_it() {
+fn a_hook_dies_with_its_killed_psflip() {
     // Contract: F6, C7, U8
     let sandbox = Sandbox::new();
     let hangs = script(&sandbox, "hangs", "setsid sleep infinity & echo > hook; sleep infinity");
@@ -304,7 +304,7 @@ fn a_child_that_dies_during_its_promote_hook_fails_the_upgrade() {
 }
 
 #[test]
-fn a_new_generation_that_is_left_alone_during_its_hook_goes_on() {
+fn a_new_generation_whose_predecessor_dies_during_the_hook_goes_on() {
     // Contract: F8
     let sandbox = Sandbox::new();
     let waits = script(&sandbox, "waits", "echo > hook; read -r _ < go");
@@ -327,7 +327,7 @@ fn a_new_generation_that_is_left_alone_during_its_hook_goes_on() {
 }
 
 #[test]
-fn a_promoted_hook_that_still_runs_at_the_next_flip_ends_with_its_generation() {
+fn a_promoted_hook_still_running_at_the_next_upgrade_is_terminated() {
     // Contract: U4, C8
     let sandbox = Sandbox::new();
     let slow = script(&sandbox, "slow", "echo $$ > \"slow.$PSFLIP_GENERATION\"; exec sleep infinity");
@@ -350,7 +350,7 @@ fn a_promoted_hook_that_still_runs_at_the_next_flip_ends_with_its_generation() {
 }
 
 #[test]
-fn a_frozen_hook_is_ended_too() {
+fn a_suspended_hook_is_killed_too() {
     // Contract: F12, C8
     let sandbox = Sandbox::new();
     let frozen = script(&sandbox, "frozen", "sleep infinity & kill -STOP $$");

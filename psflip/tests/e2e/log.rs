@@ -50,7 +50,7 @@ fn with_secrets(sandbox: &Sandbox, rest: &str) -> Psflip {
 }
 
 #[test]
-fn a_flip_is_told_in_eight_lines() {
+fn an_upgrade_is_logged_in_eight_lines() {
     // Contract: S6, U8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["http-server", "--unix", "app.sock"], AT_ONCE).start().wait_ready();
@@ -75,7 +75,7 @@ fn a_flip_is_told_in_eight_lines() {
 }
 
 #[test]
-fn no_secret_is_told_at_any_level_or_format() {
+fn no_secret_is_logged_at_any_level_or_format() {
     for format in ["text", "json"] {
         let sandbox = Sandbox::new();
         let psflip = with_secrets(&sandbox, &format!("[log]\nlevel = \"trace\"\nformat = \"{format}\"\n"));
@@ -91,7 +91,7 @@ fn no_secret_is_told_at_any_level_or_format() {
 }
 
 #[test]
-fn a_terminal_gets_colours_unless_they_are_not_wanted() {
+fn a_terminal_gets_colours_unless_disabled() {
     let text = |variable: (&str, &str)| {
         let sandbox = Sandbox::new();
         let psflip = psflip(&sandbox, &["/bin/sleep", "600"], AT_ONCE).pty().env("TERM", "xterm");

@@ -143,7 +143,7 @@ fn the_examples_of_the_proxy_run_without_it() {
 }
 
 #[test]
-fn the_configuration_of_the_load_test_runs_and_listens_itself() {
+fn upstreams_test_backend_configuration_runs_and_listens_itself() {
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.path("tests")).unwrap();
     let server = fixture("http-server");
@@ -177,7 +177,7 @@ fn every_example_is_run_by_a_test() {
 }
 
 #[test]
-fn the_result_goes_where_it_is_wanted_and_overwrites_nothing() {
+fn the_result_is_written_to_the_given_file_and_overwrites_none() {
     let sandbox = Sandbox::new();
     sandbox.write("old.yml", "cmd: [x]\n");
     let (code, running) = migrate(&sandbox, &["old.yml"]);
@@ -206,7 +206,7 @@ fn the_result_goes_where_it_is_wanted_and_overwrites_nothing() {
 }
 
 #[test]
-fn standard_input_is_read_and_its_format_found() {
+fn standard_input_is_read_and_its_format_detected() {
     let sandbox = Sandbox::new();
     let psflip = psflip_bin().display().to_string();
     let running = sandbox.command([psflip.as_str(), "migrate", "-"]).stdin(Stdin::Pipe).start();
@@ -217,7 +217,7 @@ fn standard_input_is_read_and_its_format_found() {
 }
 
 #[test]
-fn what_is_left_and_what_is_unreadable_have_exit_codes_of_their_own() {
+fn incomplete_and_unreadable_input_have_distinct_exit_codes() {
     let sandbox = Sandbox::new();
     sandbox.write("left.yml", "cmd: [x]\nworkdir: '{{ range . }}'\n");
     let (code, running) = migrate(&sandbox, &["left.yml"]);

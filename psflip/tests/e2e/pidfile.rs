@@ -46,7 +46,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn through_thirty_flips_it_is_always_there_and_names_a_living_psflip() {
+fn the_pidfile_names_a_living_psflip_throughout_thirty_upgrades() {
     // Contract: P1, P2
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
@@ -70,7 +70,7 @@ fn through_thirty_flips_it_is_always_there_and_names_a_living_psflip() {
 }
 
 #[test]
-fn it_is_not_written_before_the_first_child_is_healthy() {
+fn the_pidfile_is_not_written_before_the_first_child_is_healthy() {
     // Contract: P1
     let sandbox = Sandbox::new();
     let config = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"go\"]\ninterval = \"10ms\"\n";
@@ -101,7 +101,7 @@ fn a_second_psflip_is_refused_and_names_the_running_one() {
 }
 
 #[test]
-fn what_a_crash_left_does_not_block() {
+fn a_pidfile_left_by_a_crash_does_not_block_a_start() {
     // Contract: P3
     let sandbox = Sandbox::new();
     let crashed = service(&sandbox).start().wait_ready();
@@ -118,7 +118,7 @@ fn what_a_crash_left_does_not_block() {
 }
 
 #[test]
-fn a_stale_one_that_names_a_living_stranger_or_nobody_does_not_block() {
+fn a_stale_pidfile_with_a_foreign_or_unused_pid_does_not_block() {
     // Contract: P3
     let own = format!("{}\n", std::process::id());
     for stale in [own.as_str(), "1\n", "", " 1 \n", "99999999999999999999\n"] {
@@ -134,7 +134,7 @@ fn a_stale_one_that_names_a_living_stranger_or_nobody_does_not_block() {
 }
 
 #[test]
-fn of_two_first_starts_at_the_same_time_exactly_one_survives() {
+fn exactly_one_of_two_concurrent_first_starts_survives() {
     // Contract: P3
     for round in 0..40 {
         let sandbox = Sandbox::new();
@@ -179,7 +179,7 @@ fn a_new_path_in_the_configuration_takes_effect_with_the_next_generation() {
 }
 
 #[test]
-fn a_new_path_that_another_psflip_holds_fails_the_upgrade() {
+fn a_new_pidfile_held_by_another_psflip_fails_the_upgrade() {
     // Contract: P3, U8
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();
@@ -194,7 +194,7 @@ fn a_new_path_that_another_psflip_holds_fails_the_upgrade() {
 }
 
 #[test]
-fn links_folders_and_special_files_in_its_place_are_refused_and_left_alone() {
+fn symlinks_directories_and_special_files_are_refused_and_kept() {
     // Contract: P4
     let sandbox = Sandbox::new();
     sandbox.write("victim", "precious");
@@ -222,7 +222,7 @@ fn links_folders_and_special_files_in_its_place_are_refused_and_left_alone() {
 }
 
 #[test]
-fn a_folder_that_cant_be_written_is_refused_by_name() {
+fn a_directory_that_can_not_be_written_is_refused_by_name() {
     // Contract: P4
     let sandbox = Sandbox::new();
     let folder = sandbox.path("run");
@@ -248,7 +248,7 @@ fn in_mounts(psflip: PsflipBuilder, set_up: &str) -> PsflipBuilder {
 }
 
 #[test]
-fn a_full_disk_is_told_and_nothing_half_written_is_left() {
+fn a_full_disk_is_reported_and_no_partial_pidfile_is_left() {
     // Contract: P4
     if !testkit::need_root() {
         return;
@@ -264,7 +264,7 @@ fn a_full_disk_is_told_and_nothing_half_written_is_left() {
 }
 
 #[test]
-fn a_pidfile_that_cant_be_written_at_the_flip_leaves_the_old_generation_as_it_was() {
+fn a_pidfile_error_at_the_promotion_keeps_the_old_generation() {
     // Contract: P4, U8
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).pidfile("run/x.pid");
@@ -282,7 +282,7 @@ fn a_pidfile_that_cant_be_written_at_the_flip_leaves_the_old_generation_as_it_wa
 }
 
 #[test]
-fn a_file_size_limit_of_zero_is_told_and_nothing_half_written_is_left() {
+fn a_file_size_limit_of_zero_is_reported_without_a_partial_pidfile() {
     // Contract: P4
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).rlimit("fsize", 0).start();
@@ -291,7 +291,7 @@ fn a_file_size_limit_of_zero_is_told_and_nothing_half_written_is_left() {
 }
 
 #[test]
-fn a_relative_path_counts_from_where_psflip_was_started_whatever_the_workdir() {
+fn a_relative_pidfile_is_relative_to_the_start_directory() {
     // Contract: P1, P2, U1
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.path("start/run")).unwrap();
@@ -307,7 +307,7 @@ fn a_relative_path_counts_from_where_psflip_was_started_whatever_the_workdir() {
 }
 
 #[test]
-fn one_that_names_somebody_else_by_now_is_not_removed() {
+fn a_pidfile_that_names_another_process_is_not_removed() {
     // Contract: P2
     let sandbox = Sandbox::new();
     let psflip = service(&sandbox).start().wait_ready();

@@ -41,7 +41,7 @@ fn active(sandbox: &Sandbox, old: Option<Process>) -> Process {
 }
 
 #[test]
-fn a_command_its_directory_and_the_pidfile_may_be_any_bytes_through_flips() {
+fn command_workdir_and_pidfile_may_be_any_bytes_over_upgrades() {
     // Contract: C1, C4, U1, P1
     let sandbox = Sandbox::new();
     let directory = path(&sandbox, ".d");
@@ -129,7 +129,7 @@ fn a_configuration_may_have_any_name() {
 }
 
 #[test]
-fn what_a_file_can_not_hold_is_shown_by_escapes_and_refused_where_it_must_be_text() {
+fn non_utf_8_is_escaped_and_refused_where_text_is_required() {
     // Contract: C6, X1
     let sandbox = Sandbox::new();
     let (code, text, stderr) =

@@ -14,7 +14,7 @@ pub(crate) fn shell_blocks(text: &str) -> String {
 }
 
 #[test]
-fn the_quick_start_works_when_it_is_pasted() {
+fn the_quick_start_works_when_pasted() {
     // Contract: C1, U5, U8, F3, O1
     if !crate::health::notify::is_installed("python3") || !crate::health::notify::is_installed("curl") {
         return;

@@ -1,6 +1,6 @@
 //! Signals: which are forwarded, with what data, and which are requests (contract S1, S4, S6, S7, U7).
 
-mod changed;
+mod mapping;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -70,7 +70,7 @@ fn every_signal_that_can_be_caught_reaches_the_child_from_its_sender() {
 }
 
 #[test]
-fn two_hundred_queued_real_time_signals_arrive_all_in_order_with_payload_and_sender() {
+fn two_hundred_queued_real_time_signals_arrive_in_order_and_complete() {
     // Contract: S1
     let sandbox = Sandbox::new();
     let psflip = ready(logger(&sandbox));
@@ -96,7 +96,7 @@ fn two_hundred_queued_real_time_signals_arrive_all_in_order_with_payload_and_sen
 }
 
 #[test]
-fn a_childs_end_that_somebody_pretends_is_not_forwarded() {
+fn a_faked_sigchld_is_not_forwarded() {
     // Contract: S1
     let sandbox = Sandbox::new();
     let psflip = ready(logger(&sandbox));
@@ -109,7 +109,7 @@ fn a_childs_end_that_somebody_pretends_is_not_forwarded() {
 }
 
 #[test]
-fn with_another_upgrade_signal_sighup_is_a_signal_like_any_other() {
+fn with_another_upgrade_signal_sighup_is_forwarded() {
     // Contract: S1, S4
     let sandbox = Sandbox::new();
     let config = format!("{LOGGER}[upgrade]\nsignal = \"usr2\"\n");
@@ -125,7 +125,7 @@ fn with_another_upgrade_signal_sighup_is_a_signal_like_any_other() {
 }
 
 #[test]
-fn a_burst_of_upgrade_requests_makes_at_most_two_flips() {
+fn a_burst_of_upgrade_requests_causes_at_most_two_upgrades() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = ready(logger(&sandbox));
@@ -169,7 +169,7 @@ fn the_log_names_a_signal_and_its_sender() {
 }
 
 #[test]
-fn a_stop_in_the_first_moments_ends_psflip_and_whatever_it_started() {
+fn a_stop_right_after_the_start_stops_psflip_and_its_processes() {
     // Contract: S7, S5
     for _ in 0..200 {
         let sandbox = Sandbox::new();
@@ -184,7 +184,7 @@ fn a_stop_in_the_first_moments_ends_psflip_and_whatever_it_started() {
 }
 
 #[test]
-fn an_upgrade_request_in_the_first_moments_is_remembered() {
+fn an_upgrade_request_right_after_the_start_is_queued() {
     // Contract: S7, U7
     for _ in 0..100 {
         let sandbox = Sandbox::new();
@@ -208,7 +208,7 @@ fn an_upgrade_request_in_the_first_moments_is_remembered() {
 }
 
 #[test]
-fn a_hangup_of_the_terminal_reaches_the_child_and_is_no_upgrade() {
+fn a_terminal_hangup_reaches_the_child_and_is_not_an_upgrade_request() {
     // Contract: S4
     let sandbox = Sandbox::new();
     // `script` owns the terminal, and psflip, as an anchor, leads its session.
@@ -217,7 +217,7 @@ fn a_hangup_of_the_terminal_reaches_the_child_and_is_no_upgrade() {
 }
 
 #[test]
-fn a_hangup_that_the_whole_process_group_gets_reaches_the_child_once() {
+fn a_hangup_of_the_whole_process_group_reaches_the_child_once() {
     // Contract: S4, S2
     let sandbox = Sandbox::new();
     // A shell leads the session. When SIGHUP kills it, the kernel signals its process group.
@@ -251,7 +251,7 @@ fn hang_up(sandbox: &Sandbox, script: &[&str], leads: bool) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_any_more_does_not_matter() {
+fn a_log_whose_reader_is_gone_has_no_effect() {
     // Contract: S1
     let sandbox = Sandbox::new();
     let (out_reader, out) = std::io::pipe().unwrap();
@@ -286,7 +286,7 @@ fn a_log_whose_reader_hangs_does_not_hang_psflip() {
 }
 
 #[test]
-fn a_log_line_longer_than_the_room_that_is_left_does_not_hang_psflip() {
+fn a_log_line_longer_than_the_free_pipe_buffer_does_not_hang_psflip() {
     // Contract: C7, U9
     let sandbox = Sandbox::new();
     let (reader, nearly_full) = full_pipe(8192, 4096);

@@ -62,7 +62,7 @@ fn switch_when_told() -> String {
 }
 
 #[test]
-fn the_link_leads_to_the_active_generation_and_no_request_is_lost() {
+fn the_symlink_points_to_the_active_generation_and_no_request_is_lost() {
     // Contract: U4, U2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
@@ -84,7 +84,7 @@ fn the_link_leads_to_the_active_generation_and_no_request_is_lost() {
 }
 
 #[test]
-fn a_link_that_leads_elsewhere_is_turned_at_the_first_start() {
+fn a_symlink_to_another_target_is_repointed_at_the_first_start() {
     // Contract: U4
     let sandbox = Sandbox::new();
     std::os::unix::fs::symlink("nowhere", sandbox.path("app.sock")).unwrap();
@@ -94,7 +94,7 @@ fn a_link_that_leads_elsewhere_is_turned_at_the_first_start() {
 }
 
 #[test]
-fn a_link_is_turned_back_when_the_pidfile_is_refused() {
+fn the_symlink_is_restored_when_the_pidfile_is_refused() {
     // Contract: U4, U8
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
@@ -122,7 +122,7 @@ fn a_link_is_turned_back_when_the_pidfile_is_refused() {
 }
 
 #[test]
-fn a_link_is_turned_back_when_the_acknowledgement_does_not_come() {
+fn the_symlink_is_restored_without_an_acknowledgement() {
     // Contract: U4, U8, F12
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
@@ -146,7 +146,7 @@ fn a_link_is_turned_back_when_the_acknowledgement_does_not_come() {
 }
 
 #[test]
-fn the_old_psflip_takes_the_link_back_from_a_killed_one() {
+fn the_old_psflip_restores_the_symlink_of_a_killed_successor() {
     // Contract: F6, U8
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
@@ -171,7 +171,7 @@ fn the_old_psflip_takes_the_link_back_from_a_killed_one() {
 }
 
 #[test]
-fn a_link_that_somebody_turned_by_hand_is_not_turned_by_an_upgrade_that_fails() {
+fn a_failed_upgrade_keeps_a_symlink_that_was_repointed_by_hand() {
     // Contract: U8
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
@@ -201,7 +201,7 @@ fn a_link_that_somebody_turned_by_hand_is_not_turned_by_an_upgrade_that_fails() 
 }
 
 #[test]
-fn what_is_no_link_is_not_replaced_and_nobody_is_sent_to_nothing() {
+fn non_symlinks_are_not_replaced_and_missing_targets_are_refused() {
     // Contract: U8, C6
     let sandbox = Sandbox::new();
     let refused = |config: &str, reason: &str| {
@@ -240,7 +240,7 @@ fn what_is_no_link_is_not_replaced_and_nobody_is_sent_to_nothing() {
 }
 
 #[test]
-fn a_successor_without_predecessor_turns_the_link() {
+fn a_successor_without_predecessor_repoints_the_symlink() {
     // Contract: F8
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox).start().wait_ready();
@@ -257,7 +257,7 @@ fn a_successor_without_predecessor_turns_the_link() {
 }
 
 #[test]
-fn nginx_follows_the_link_through_flips() {
+fn nginx_follows_the_symlink_over_upgrades() {
     // Contract: U4, U2
     if !nginx::is_installed() {
         return;

@@ -138,7 +138,7 @@ fn a_child_that_stops_itself_on_ctrl_z_stops_psflip_and_is_continued_once() {
 }
 
 #[test]
-fn a_job_that_was_stopped_goes_on_in_the_background() {
+fn a_suspended_job_continues_in_the_background() {
     // Contract: S3
     let sandbox = Sandbox::new();
     let psflip = logger(&sandbox).cmd(["sleep", "1000"]).wrapper(SHELL).start().wait_ready();
@@ -177,7 +177,7 @@ fn psflip_can_be_stopped_and_continued_by_signal_alone() {
 }
 
 #[test]
-fn after_a_flip_the_keys_reach_the_new_child_once() {
+fn after_an_upgrade_the_keys_reach_the_new_child_once() {
     // Contract: S2, U10
     let sandbox = Sandbox::new();
     let psflip = ready(logger(&sandbox).wrapper(SCRIPT));

@@ -201,25 +201,25 @@ fn ends(steady: Steady) {
 }
 
 #[test]
-fn load_a_container_of_watch_flips_fifty_times_fails_once_and_stops() {
+fn load_a_container_of_watch_has_fifty_upgrades_a_failed_one_and_a_stop() {
     // Contract: U8, U10, S1, C5, C9
     flips(Steady::Watch);
 }
 
 #[test]
-fn load_a_container_of_an_anchor_flips_fifty_times_fails_once_and_stops() {
+fn load_a_container_of_an_anchor_has_fifty_upgrades_a_failure_and_a_stop() {
     // Contract: U8, U10, S1, C5, C9
     flips(Steady::Anchor);
 }
 
 #[test]
-fn the_engine_sees_how_a_service_below_an_anchor_ended_and_nothing_survives() {
+fn the_engine_gets_the_exit_status_from_an_anchor_and_no_process_stays() {
     // Contract: C5, C7, C9
     ends(Steady::Anchor);
 }
 
 #[test]
-fn the_engine_sees_how_a_service_below_watch_ended_and_nothing_survives() {
+fn the_engine_gets_the_exit_status_from_watch_and_no_process_stays() {
     // Contract: C5, C7, C9
     ends(Steady::Watch);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::rig::examples;
 
 #[test]
-fn the_page_shows_every_script_as_it_is_run() {
+fn the_page_shows_every_script_exactly_as_tested() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/managers.md");
     let page = fs::read_to_string(page).unwrap();
     let mut scripts = 0;

@@ -184,13 +184,13 @@ macro_rules! matrix {
             use super::{Kind, Steady};
 
             #[test]
-            fn load_fifty_flips_a_failed_one_and_a_stop() {
+            fn load_fifty_upgrades_a_failed_one_and_a_stop() {
                 // Contract: U8, U10, S1, F3, P2, C8
                 super::flips(Kind::$kind, Steady::$mode);
             }
 
             #[test]
-            fn the_manager_sees_the_childs_own_exit_code_and_restarts() {
+            fn the_supervisor_gets_the_childs_exit_code_and_restarts() {
                 // Contract: C5
                 super::crash(Kind::$kind, Steady::$mode);
             }

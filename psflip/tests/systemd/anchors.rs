@@ -75,7 +75,7 @@ fn an_exec_unit_keeps_its_main_process() {
 }
 
 #[test]
-fn units_that_are_notified_have_no_anchor() {
+fn notify_units_have_no_anchor() {
     // Contract: A1, U4
     let Some(rig) = Rig::new() else { return };
     for service in ["Type=notify\n", "Type=simple\nNotifyAccess=main\n", "Type=exec\nWatchdogSec=30\n"] {

@@ -22,7 +22,7 @@ fn text(name: &str) -> String {
 const SCORES: &[(&str, f64)] = &[("app.service", 9.2), ("psflip@.service", 1.4)];
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_units() {
+fn systemd_analyze_accepts_the_units() {
     let sandbox = Sandbox::new();
     let Some(machine) = Machine::boot_release(&sandbox, crate::RELEASE) else { return };
     let psflip = testkit::psflip_bin();
@@ -44,7 +44,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 }
 
 #[test]
-fn the_units_are_as_closed_as_the_documentation_says() {
+fn the_units_are_as_restricted_as_documented() {
     let sandbox = Sandbox::new();
     let Some(machine) = Machine::boot_release(&sandbox, crate::RELEASE) else { return };
     let names: Vec<String> = fs::read_dir(folder())

@@ -9,7 +9,7 @@ use crate::rig::{APP, AT_ONCE, KINDS, Rig, SIMPLE};
 const LEFT_TO_PSFLIP: &str = "KillMode=process\n";
 
 #[test]
-fn a_child_that_crashes_is_started_again_by_restart_on_failure() {
+fn a_crashed_child_is_restarted_by_restart_on_failure() {
     // Contract: C5
     for kind in KINDS {
         let Some(rig) = Rig::new() else { return };
@@ -27,7 +27,7 @@ fn a_child_that_crashes_is_started_again_by_restart_on_failure() {
 }
 
 #[test]
-fn a_child_that_ends_well_by_itself_is_not_started_again_by_restart_on_failure() {
+fn a_child_that_exits_with_0_is_not_restarted_by_restart_on_failure() {
     // Contract: C5
     for kind in KINDS {
         let Some(rig) = Rig::new() else { return };
@@ -42,7 +42,7 @@ fn a_child_that_ends_well_by_itself_is_not_started_again_by_restart_on_failure()
 }
 
 #[test]
-fn a_psflip_that_is_killed_is_started_again_with_nothing_left_of_the_old_tree() {
+fn a_killed_psflip_is_restarted_and_no_old_process_is_left() {
     // Contract: C7, P3
     for kind in KINDS {
         let Some(rig) = Rig::new() else { return };
@@ -155,7 +155,7 @@ fn daemons_of_other_users_do_not_survive_the_keeper() {
 }
 
 #[test]
-fn what_is_killed_by_systemd_itself_is_gone_also_with_the_keeper_first() {
+fn systemd_kills_the_rest_if_keeper_and_psflip_are_killed() {
     // psflip does not promise to survive the loss of keeper and psflip at once. The unit's control group
     // covers that case.
     let Some(rig) = Rig::new() else { return };
@@ -171,7 +171,7 @@ fn what_is_killed_by_systemd_itself_is_gone_also_with_the_keeper_first() {
 }
 
 #[test]
-fn without_psflip_a_worker_survives_there() {
+fn without_psflip_a_worker_survives() {
     // Proves that `KillMode=process` does not stop such processes, and so leaves them to psflip.
     let Some(rig) = Rig::new() else { return };
     let start = "/bin/sh -c 'sleep 1000 & exec sleep 1000'";

@@ -22,7 +22,7 @@ fn assert_no_doubts(rig: &Rig) {
 }
 
 #[test]
-fn fifty_flips_lose_nothing_and_raise_no_doubts() {
+fn fifty_upgrades_lose_nothing_and_cause_no_systemd_warning() {
     // Contract: U4, U10, P1
     let Some(rig) = Rig::new() else { return };
     rig.install(NOTIFY);
@@ -59,7 +59,7 @@ fn systemd_knows_the_new_main_process_while_the_old_one_drains() {
 }
 
 #[test]
-fn the_status_says_who_serves_and_why_the_last_upgrade_failed() {
+fn the_status_shows_the_generation_and_why_the_last_upgrade_failed() {
     // Contract: U8
     let Some(rig) = Rig::new() else { return };
     rig.install(NOTIFY);
@@ -139,7 +139,7 @@ fn a_service_never_stays_in_reloading() {
 }
 
 #[test]
-fn a_stop_in_the_middle_of_an_upgrade_is_a_clean_end() {
+fn a_stop_in_the_middle_of_an_upgrade_is_a_clean_exit() {
     // Contract: S5, F11
     for kill_mode in ["mixed", "control-group"] {
         let Some(rig) = Rig::new() else { return };
@@ -156,7 +156,7 @@ fn a_stop_in_the_middle_of_an_upgrade_is_a_clean_end() {
 }
 
 #[test]
-fn an_old_psflip_that_is_killed_during_an_upgrade_is_started_again() {
+fn a_psflip_killed_during_an_upgrade_is_restarted() {
     // Contract: C7
     // systemd stops the unit with its main process, so the new generation can't go on alone (F8).
     let Some(rig) = Rig::new() else { return };
@@ -202,7 +202,7 @@ fn a_first_child_that_fails_fails_the_start() {
 }
 
 #[test]
-fn a_child_that_ignores_a_stop_by_hand_is_served_on() {
+fn a_child_that_ignores_a_manual_stop_keeps_running() {
     // Contract: S5
     let Some(rig) = Rig::new() else { return };
     rig.configure(&["ignore-sigterm"], &format!("[shutdown]\ntimeout = \"300ms\"\n{AT_ONCE}"));
@@ -233,7 +233,7 @@ fn a_start_may_take_longer_than_systemds_limit() {
 }
 
 #[test]
-fn the_watchdog_is_fed_through_fifty_flips() {
+fn the_watchdog_is_pinged_throughout_fifty_upgrades() {
     // Contract: U4
     let Some(rig) = Rig::new() else { return };
     rig.install(&format!("{NOTIFY}WatchdogSec=4\nRestart=on-failure\n"));
@@ -254,7 +254,7 @@ fn the_watchdog_is_fed_through_fifty_flips() {
 }
 
 #[test]
-fn a_psflip_that_hangs_is_ended_by_the_watchdog_and_started_again() {
+fn a_psflip_that_hangs_is_killed_by_the_watchdog_and_restarted() {
     // Contract: C7
     let Some(rig) = Rig::new() else { return };
     rig.install(&format!("{NOTIFY}WatchdogSec=3\nRestart=on-failure\n"));
@@ -272,7 +272,7 @@ fn a_psflip_that_hangs_is_ended_by_the_watchdog_and_started_again() {
 }
 
 #[test]
-fn a_child_finds_nothing_of_what_systemd_told_psflip() {
+fn the_child_gets_no_variable_that_systemd_set_for_psflip() {
     // Contract: C3
     let Some(rig) = Rig::new() else { return };
     rig.configure(&["introspect", "--hold"], AT_ONCE);

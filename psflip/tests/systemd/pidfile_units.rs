@@ -18,13 +18,13 @@ fn fifty_flips(service: impl FnOnce(&Rig) -> String) {
 }
 
 #[test]
-fn fifty_flips_of_a_simple_unit_with_a_pidfile_lose_nothing() {
+fn fifty_upgrades_of_a_simple_unit_with_a_pidfile_lose_nothing() {
     // Contract: U4, U10, P1
     fifty_flips(|_| SIMPLE.to_owned());
 }
 
 #[test]
-fn fifty_flips_of_a_forking_unit_lose_nothing() {
+fn fifty_upgrades_of_a_forking_unit_lose_nothing() {
     // Contract: U4, U10, P1
     fifty_flips(|rig| {
         let start = format!("ExecStart=/bin/sh -c 'exec {} &'\n", rig.psflip("run --no-anchor"));
@@ -33,7 +33,7 @@ fn fifty_flips_of_a_forking_unit_lose_nothing() {
 }
 
 #[test]
-fn without_a_pidfile_and_without_messages_systemd_takes_the_first_flip_for_the_end() {
+fn without_pidfile_and_notify_systemd_takes_an_upgrade_for_an_exit() {
     // This is why docs/systemd.md requires one of the two. It also proves that the other tests can fail.
     let Some(rig) = Rig::new() else { return };
     rig.install(&format!("{SIMPLE}PIDFile=\n"));
@@ -44,7 +44,7 @@ fn without_a_pidfile_and_without_messages_systemd_takes_the_first_flip_for_the_e
 }
 
 #[test]
-fn failed_upgrades_leave_the_unit_as_it_was() {
+fn failed_upgrades_leave_the_unit_unchanged() {
     // Contract: F1, F2, F3, F4, U8
     let Some(rig) = Rig::new() else { return };
     rig.install(SIMPLE);
@@ -74,7 +74,7 @@ fn failed_upgrades_leave_the_unit_as_it_was() {
 }
 
 #[test]
-fn systemd_may_reload_its_units_and_execute_itself_again_at_any_time() {
+fn systemd_may_reload_and_re_execute_at_any_time() {
     // Contract: U4, U10
     for kind in KINDS {
         let Some(rig) = Rig::new() else { return };
@@ -139,7 +139,7 @@ fn a_stop_waits_for_the_child_with_kill_mode_control_group() {
 }
 
 #[test]
-fn a_stop_in_the_middle_of_an_upgrade_ends_both_generations() {
+fn a_stop_in_the_middle_of_an_upgrade_stops_both_generations() {
     // Contract: S5, F11
     for kill_mode in ["mixed", "control-group"] {
         let Some(rig) = Rig::new() else { return };
@@ -168,14 +168,14 @@ fn draining(service: &str) -> Option<Rig> {
 }
 
 #[test]
-fn a_stop_while_the_old_generation_drains_ends_both() {
+fn a_stop_while_the_old_generation_drains_stops_both() {
     // Contract: S5, F11, C8
     let Some(rig) = draining("KillMode=control-group\n") else { return };
     rig.stop_well();
 }
 
 #[test]
-fn a_stop_during_a_drain_with_kill_mode_mixed_needs_messages_not_a_pidfile() {
+fn a_stop_during_a_drain_with_kill_mode_mixed_needs_notify() {
     // systemd learns of the new main process only after the old one has exited, so a stop does not send it
     // SIGTERM.
     let Some(rig) = draining("KillMode=mixed\nTimeoutStopSec=1\n") else { return };

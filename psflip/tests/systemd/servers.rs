@@ -180,7 +180,7 @@ fn the_template_runs_every_server_of_the_examples() {
 }
 
 #[test]
-fn every_example_of_a_server_is_known_here() {
+fn every_server_example_is_listed_here() {
     let known: Vec<_> = SERVERS.iter().chain(OTHERS).map(|(name, _)| format!("{name}.toml")).collect();
     for entry in fs::read_dir(folder("servers")).unwrap().map(Result::unwrap) {
         let name = entry.file_name().into_string().unwrap();
@@ -189,7 +189,7 @@ fn every_example_of_a_server_is_known_here() {
 }
 
 #[test]
-fn a_service_that_crashes_again_and_again_is_started_until_it_works() {
+fn a_repeatedly_crashing_service_is_restarted_until_it_works() {
     // Contract: C5, C6
     let Some(rig) = Rig::installed("psflip@app.service", "/run/psflip/app", "/etc/psflip/app.toml") else {
         return;

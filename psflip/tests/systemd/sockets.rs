@@ -33,7 +33,7 @@ impl Waiting {
 }
 
 #[test]
-fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
+fn sockets_of_a_socket_unit_serve_over_upgrades_crashes_and_stops() {
     // Contract: C3, U2
     let Some(rig) = Rig::new() else { return };
     let socket = rig.path("app.sock");
@@ -72,7 +72,7 @@ fn sockets_of_a_socket_unit_serve_through_flips_crashes_and_stops() {
 }
 
 #[test]
-fn sockets_that_psflip_opened_survive_a_kill_of_everything() {
+fn sockets_of_psflip_survive_when_everything_is_killed() {
     // Contract: C7
     let Some(rig) = Rig::new() else { return };
     let address = |name: &str| format!("[[listen]]\naddress = \"unix://{}\"\n", rig.path(name).display());
@@ -118,7 +118,7 @@ fn sockets_that_psflip_opened_survive_a_kill_of_everything() {
 }
 
 #[test]
-fn without_a_place_at_systemd_sockets_are_opened_anew_after_a_kill_of_everything() {
+fn without_an_fd_store_sockets_are_lost_when_everything_is_killed() {
     // Proves that the other test can fail: FileDescriptorStoreMax= is 0 by default.
     let Some(rig) = Rig::new() else { return };
     let address = format!("[[listen]]\naddress = \"unix://{}\"\n", rig.path("app.sock").display());

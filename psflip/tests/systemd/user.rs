@@ -3,7 +3,7 @@
 use crate::rig::{APP, Rig, SERVING};
 
 #[test]
-fn a_service_of_an_unprivileged_user_follows_every_flip() {
+fn a_service_of_an_unprivileged_user_follows_every_upgrade() {
     // Contract: U4, U8, U10, C7
     let Some(mut rig) = Rig::installed(APP, "/run/testkit-user", "/etc/app/psflip.toml") else { return };
     rig.machine.start_user_manager(12345);

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_managers_tell_is_read() {
+    fn exit_statuses_from_supervisors_are_parsed() {
         assert_eq!(finish_arguments("23 0"), Some(Seen::Exited(23)));
         assert_eq!(finish_arguments("-1 9"), Some(Seen::Killed(9)));
         assert_eq!(finish_arguments("256 15"), Some(Seen::Killed(15)));

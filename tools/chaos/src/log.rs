@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_tells_who_says_what() {
+    fn a_line_has_process_level_and_message() {
         let line = "2026-11-23T13:11:57.2Z  INFO psflip{generation=1 pid=4062}: new generation took over; stopping the old child child=4065";
         assert_eq!(parse(line), Some((4062, News::Superseded)));
         assert_eq!(parse("got SIGTERM from=4062"), None);

@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_can_be_done_is_done_sooner_or_later() {
+    fn every_action_happens_eventually() {
         let text: Vec<String> =
             (0..200).flat_map(|seed| Round::of(seed).steps).map(|step| step.to_string()).collect();
         let text = text.join("\n");

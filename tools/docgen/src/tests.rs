@@ -101,7 +101,7 @@ fn the_schema_allows_what_psflip_allows() {
 }
 
 #[test]
-fn every_subcommand_and_every_table_has_its_place_in_the_man_pages() {
+fn every_subcommand_and_every_table_is_in_the_man_pages() {
     let files =
         crate::files(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist"))).unwrap();
     let page = |name: &str| {
@@ -125,7 +125,7 @@ fn every_subcommand_and_every_table_has_its_place_in_the_man_pages() {
 }
 
 #[test]
-fn what_is_not_up_to_date_is_named_and_brought_up_to_date() {
+fn outdated_files_are_named_and_updated() {
     let directory = std::env::temp_dir().join(format!("docgen-{}", std::process::id()));
     let files = [("man/a.1".to_owned(), b"a".to_vec()), ("b".to_owned(), b"b".to_vec())];
     let bring = |check| crate::bring(&directory, &files, check).unwrap();

@@ -16,7 +16,7 @@ fn waits(program: &str, folder: &Path) -> bool {
 }
 
 #[test]
-fn it_does_what_psflip_does_and_takes_longer() {
+fn psflip_shaken_behaves_like_psflip_but_slower() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("psflip.toml"), "cmd = [\"sh\", \"-c\", \"echo here; exit 7\"]\n")
         .unwrap();

@@ -12,7 +12,7 @@ fn check(folder: Option<&std::path::Path>, config: &std::path::Path) -> Output {
 }
 
 #[test]
-fn a_call_fails_where_the_plan_says_so_and_nowhere_else() {
+fn a_call_fails_only_where_the_plan_says() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("psflip.toml");
     std::fs::write(&config, "cmd = [\"true\"]\n").unwrap();

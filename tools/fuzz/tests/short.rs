@@ -88,7 +88,7 @@ fn messages_of_a_handover_are_read_or_refused() {
 }
 
 #[test]
-fn a_successor_hears_anything() {
+fn successors_survive_any_message() {
     // Contract: X2, V1
     short("link", 3000);
 }
@@ -118,13 +118,13 @@ fn container_engines_may_answer_anything() {
 }
 
 #[test]
-fn children_may_say_anything_of_themselves() {
+fn readiness_messages_may_be_anything() {
     // Contract: X2, H4
     short("notify", 1000);
 }
 
 #[test]
-fn the_driver_finds_and_keeps_whatever_ends_a_worker() {
+fn the_driver_finds_and_stores_inputs_that_crash_a_worker() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/self-test");
     let tries = [
         ("broken", "a promise is broken"),

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_found_by_their_whole_name() {
+    fn fields_are_found_by_their_exact_name() {
         let text = "Rss:  812 kB\nPss: 7 kB\nnonvoluntary_ctxt_switches:\t3\nvoluntary_ctxt_switches:\t2\n";
         assert_eq!(field(text, "Pss").unwrap(), 7);
         assert_eq!(field(text, "voluntary_ctxt_switches").unwrap(), 2);

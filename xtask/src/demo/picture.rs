@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_picture_of_the_readme_is_the_one_of_its_recording() {
+    fn the_picture_in_the_readme_matches_its_recording() {
         check_recorded().unwrap();
     }
 

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_found() {
+    fn missing_tests_and_log_lines_are_found() {
         assert_eq!(findings("| F1 | a | b | c | `no_test` |"), ["there is no test `no_test`"]);
         assert_eq!(
             findings("| F1 | a | b | `can't close` | `it_holds` |"),

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_links_are_found_from_the_folder_of_the_document() {
+    fn stale_links_are_found_from_the_directory_of_the_document() {
         assert_eq!(
             findings("docs/a.md", "[a](handover.md#b) [b](../psflip/src/gone.rs)"),
             ["`psflip/src/gone.rs` does not exist"]
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_of_the_repository_is_left_alone() {
+    fn text_that_is_no_repository_path_is_ignored() {
         let text = "`/proc/self/fd`, `psflip -c FILE`, `fixtures/src/bin/*.rs`, `psflip/1`, `target/debug`, `a/b`, [x](https://example.org/), [y](#z)";
         assert_eq!(findings("docs/a.md", text), [""; 0]);
     }

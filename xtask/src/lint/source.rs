@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_strings_and_characters_are_told_from_code() {
+    fn comments_strings_and_characters_are_distinguished_from_code() {
         let text = r####"a /* b /* c */ d */ "e \" f" '"' g<'h> // i
 r#"j " k"# br"l" 'm' '\'' n"####;
         let code: Vec<String> = source(text).code.split_whitespace().map(str::to_owned).collect();

@@ -151,12 +151,12 @@ fn a_status_on_a_narrow_terminal() {
 }
 
 #[test]
-fn a_status_when_nothing_happens() {
+fn a_status_when_idle() {
     insta::assert_snapshot!(status(&calm(), 9, &view(100)));
 }
 
 #[test]
-fn no_line_is_too_long_and_colours_change_no_word() {
+fn lines_fit_the_width_and_colours_change_no_text() {
     for width in [20, 30, 40, 57, 80, 100, 160] {
         for shown in [busy(), calm(), Status::default()] {
             let plain = status(&shown, 9, &view(width));
@@ -182,7 +182,7 @@ fn without_colour(text: &str) -> String {
 }
 
 #[test]
-fn nothing_that_others_wrote_can_steer_the_terminal() {
+fn untrusted_text_can_not_control_the_terminal() {
     let mut shown = busy();
     shown.command = vec!["\x1b[2J\r\nx".to_owned()];
     shown.history[2].reason = Some("\x1b]0;title\x07".to_owned());
@@ -193,7 +193,7 @@ fn nothing_that_others_wrote_can_steer_the_terminal() {
 }
 
 #[test]
-fn one_line_says_who_serves_and_what_else_happens() {
+fn one_line_summarizes_the_service_and_current_activity() {
     insta::assert_snapshot!([summary(&calm(), NOON), summary(&busy(), NOON)].join("\n"));
 }
 
@@ -221,7 +221,7 @@ fn told() -> Vec<Event> {
 }
 
 #[test]
-fn an_upgrade_is_told_line_by_line() {
+fn an_upgrade_is_reported_line_by_line() {
     let mut progress = Progress::default();
     let lines: Vec<String> =
         told().iter().flat_map(|event| progress.on(event, false, &view(UNLIMITED))).collect();
@@ -229,7 +229,7 @@ fn an_upgrade_is_told_line_by_line() {
 }
 
 #[test]
-fn on_a_terminal_one_line_stands_for_now() {
+fn on_a_terminal_one_line_shows_the_current_state() {
     let mut progress = Progress::default();
     let mut shown = Vec::new();
     for event in told() {
@@ -244,7 +244,7 @@ fn on_a_terminal_one_line_stands_for_now() {
 }
 
 #[test]
-fn a_failure_says_why_what_runs_and_where_to_look() {
+fn a_failure_shows_the_reason_what_still_runs_and_where_to_look() {
     let failed = Event::Failed {
         upgrade: 6,
         generation: 8,
@@ -264,7 +264,7 @@ fn a_failure_says_why_what_runs_and_where_to_look() {
 }
 
 #[test]
-fn spans_have_three_digits_or_so() {
+fn durations_have_about_three_digits() {
     let spans: Vec<String> =
         [0, 999, 1000, 9999, 10_000, 59_999, 60_000, 3_599_999, 3_600_000, 86_400_000, 90_000_000_000]
             .into_iter()
@@ -281,7 +281,7 @@ fn words_are_wrapped_and_long_ones_cut() {
 }
 
 #[test]
-fn the_picture_of_the_last_upgrades() {
+fn the_chart_of_recent_upgrades() {
     let picture = timeline::svg(&busy(), &view(80));
     insta::assert_snapshot!(picture);
     let without = timeline::svg(&Status::default(), &view(80));
@@ -289,7 +289,7 @@ fn the_picture_of_the_last_upgrades() {
 }
 
 #[test]
-fn in_a_picture_of_very_different_upgrades_the_short_ones_can_be_seen() {
+fn short_upgrades_stay_visible_beside_long_ones_in_the_chart() {
     let mut shown = busy();
     shown.history[3].took_ms = Some(300_000);
     shown.history[3].drain = drain(&[(Drain::Asked, 300_000), (Drain::Gone, 310_000)]);
@@ -305,7 +305,7 @@ fn in_a_picture_of_very_different_upgrades_the_short_ones_can_be_seen() {
 }
 
 #[test]
-fn the_picture_shows_the_newest_upgrade_first_and_why_one_failed() {
+fn the_chart_lists_the_newest_upgrade_first_and_failure_reasons() {
     let picture = timeline::svg(&busy(), &view(80));
     let numbers: Vec<u64> = picture
         .lines()

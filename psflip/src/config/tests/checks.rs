@@ -131,7 +131,7 @@ interval = "1s""#), @r#"
 }
 
 #[test]
-fn zeros_that_make_no_sense() {
+fn zeros_that_are_refused() {
     // Contract: X1, X3
     assert_snapshot!(refused(r#"cmd = ["x"]
 [healthcheck.tcp]

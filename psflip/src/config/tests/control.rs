@@ -36,7 +36,7 @@ fn the_socket_is_for_its_owner_alone() {
 }
 
 #[test]
-fn what_can_not_be_a_control_socket_is_refused() {
+fn invalid_control_socket_paths_are_refused() {
     // Contract: X1
     let broken = [
         "cmd = ['x']\n[control]\nsocket = '@app'\nsoket = 'x'",
@@ -48,7 +48,7 @@ fn what_can_not_be_a_control_socket_is_refused() {
 }
 
 #[test]
-fn without_a_pidfile_it_is_in_the_runtime_directory() {
+fn without_a_pidfile_the_socket_is_in_the_runtime_directory() {
     use super::super::{Generation, Slot, parse};
     let path = |directory: &'static str, text: &str| {
         let env =
@@ -65,7 +65,7 @@ fn without_a_pidfile_it_is_in_the_runtime_directory() {
 }
 
 #[test]
-fn no_file_has_two_purposes() {
+fn two_settings_can_not_use_the_same_file() {
     // Contract: P4, X1
     let clashes = [
         "cmd = ['./x']\npidfile = './x'",
@@ -96,7 +96,7 @@ fn no_file_has_two_purposes() {
 }
 
 #[test]
-fn a_pidfile_whose_path_would_not_fit_into_a_message_is_refused() {
+fn a_pidfile_path_too_long_for_a_message_is_refused() {
     // Contract: X1, X2
     let refusal = refused(&format!("cmd = ['x']\npidfile = '/{}'", "x".repeat(1024)));
     assert!(refusal.contains("has 1025 bytes") && refusal.contains("at most 1024"), "{refusal}");

@@ -34,7 +34,7 @@ fn a_file_is_read_by_its_path() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_at_once() {
+fn non_files_are_refused_at_once() {
     // Contract: X1, X2
     let directory = TempDir::new().unwrap();
     nix::unistd::mkfifo(&directory.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();

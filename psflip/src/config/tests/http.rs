@@ -17,7 +17,7 @@ fn mistakes(keys: &str) -> String {
 }
 
 #[test]
-fn the_host_is_that_of_the_url_or_what_is_said() {
+fn the_host_comes_from_the_url_or_from_the_host_key() {
     // Contract: H1
     for (url, host) in [
         ("http://127.0.0.1:8080/up", "127.0.0.1:8080"),
@@ -150,7 +150,7 @@ fn headers_that_are_refused() {
 }
 
 #[test]
-fn no_message_has_the_value_of_a_header() {
+fn no_message_shows_a_header_value() {
     // Contract: X1, H1
     for (value, wanted) in
         [("s3cret\\r\\nX: y", "has the character `\\r` in it"), (" s3cret", "begins or ends with a space")]

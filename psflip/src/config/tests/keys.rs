@@ -19,7 +19,7 @@ timout = "5s""#), @r#"
 }
 
 #[test]
-fn an_unknown_key_tells_the_tables_that_have_it() {
+fn an_unknown_key_lists_the_tables_that_have_it() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 timout = "5s""#), @r#"
@@ -46,7 +46,7 @@ for = "5s""#), @r#"
 }
 
 #[test]
-fn an_unknown_key_tells_what_there_is() {
+fn an_unknown_key_lists_the_valid_keys() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [upgrade]
@@ -60,7 +60,7 @@ port = 80"#), @r#"
 }
 
 #[test]
-fn the_word_of_another_tool_is_understood() {
+fn a_key_name_of_another_tool_gets_a_suggestion() {
     // Contract: X1
     assert_snapshot!(refused(r#"command = ["x"]"#), @r#"
     app.toml:1:1: unknown key `command`
@@ -90,7 +90,7 @@ fn an_empty_file_lacks_cmd() {
 }
 
 #[test]
-fn cmd_below_a_table_is_told_where_to_go() {
+fn cmd_below_a_table_header_gets_advice_to_move_up() {
     // Contract: X1
     assert_snapshot!(refused(r#"[upgrade]
 cmd = ["x"]"#), @r#"
@@ -106,7 +106,7 @@ cmd = ["x"]"#), @r#"
 }
 
 #[test]
-fn cmd_inside_env_is_told_where_to_go() {
+fn cmd_inside_env_gets_advice_to_move_out() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [env]
@@ -120,7 +120,7 @@ quiet = true"#), @r#"
 }
 
 #[test]
-fn a_table_inside_a_table_is_told() {
+fn a_table_inside_a_table_is_reported() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [upgrade]
@@ -134,7 +134,7 @@ log = "x""#), @r#"
 }
 
 #[test]
-fn the_key_of_a_later_version_is_told() {
+fn a_key_of_a_later_version_is_reported() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 proxy = []"#), @r#"
@@ -174,7 +174,7 @@ A = "x""#), @r#"
 }
 
 #[test]
-fn every_mistake_is_told_in_the_order_of_the_file() {
+fn all_errors_are_reported_in_file_order() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = "x"
 quite = true

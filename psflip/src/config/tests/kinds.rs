@@ -25,7 +25,7 @@ query = "a""#), @r#"
 }
 
 #[test]
-fn a_fcgi_address_that_is_none() {
+fn an_invalid_fcgi_address() {
     // Contract: X1, H1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [healthcheck.fcgi]
@@ -164,7 +164,7 @@ socket = "unix:///run/d.sock""#), @r#"
 }
 
 #[test]
-fn a_container_that_is_no_name() {
+fn an_invalid_container_name() {
     // Contract: X1, H1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [healthcheck.docker]
@@ -206,7 +206,7 @@ interval = 5"#), @r#"
 }
 
 #[test]
-fn a_notify_check_with_keys_of_others() {
+fn a_notify_check_with_keys_of_other_kinds() {
     // Contract: X1, H1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [healthcheck.notify]

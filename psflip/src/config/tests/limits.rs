@@ -110,7 +110,7 @@ fn deep_and_long_toml_is_refused_or_read() {
 }
 
 #[test]
-fn what_is_nested_too_deeply_has_a_place() {
+fn too_deep_nesting_is_reported_with_its_position() {
     // Contract: X1
     // Found by `cargo xtask fuzz`: the TOML library gives no place for this error.
     let many = 200;
@@ -135,7 +135,7 @@ fn no_message_repeats_a_long_value() {
 }
 
 #[test]
-fn a_file_of_mistakes_is_told_in_a_bounded_way() {
+fn the_number_of_reported_errors_is_bounded() {
     // Contract: X2
     let text: String = (0..3000).map(|i| format!("key{i} = 1\n")).collect();
     let errors = read(&text).unwrap_err();
@@ -232,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn every_place_of_a_mistake_lies_in_the_file(parts in prop::collection::vec(prop::sample::select(TOML), 0..40)) {
+    fn every_error_position_lies_in_the_file(parts in prop::collection::vec(prop::sample::select(TOML), 0..40)) {
         // Contract: X1
         let text = parts.concat();
         if let Err(errors) = read(&text) {

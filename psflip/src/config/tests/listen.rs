@@ -6,7 +6,7 @@ use super::{plan, refused};
 use crate::config::{ListenAddress, Protocol};
 
 #[test]
-fn every_refusal_teaches() {
+fn every_listen_error_has_advice() {
     // Contract: X1
     let mut text = String::new();
     for wrong in [
@@ -66,7 +66,7 @@ fn every_refusal_teaches() {
 }
 
 #[test]
-fn addresses_are_known_by_one_spelling() {
+fn addresses_are_normalized() {
     let address = |text: &str| {
         let plan = plan(&format!("cmd = ['x']\n[[listen]]\naddress = '{text}'"));
         plan.listeners[0].address.to_string()
@@ -81,7 +81,7 @@ fn addresses_are_known_by_one_spelling() {
 }
 
 #[test]
-fn defaults_are_those_of_the_documentation() {
+fn defaults_match_the_documentation() {
     let plan = plan(
         "cmd = ['x']\n[[listen]]\naddress = '/a'\n[[listen]]\naddress = 'systemd:web'\n[hooks]\npromoted = []",
     );
@@ -94,7 +94,7 @@ fn defaults_are_those_of_the_documentation() {
 }
 
 #[test]
-fn what_is_printed_reads_back_as_itself() {
+fn printed_listeners_round_trip() {
     // Contract: X1
     let text = "cmd = ['x']\n\
         [[listen]]\naddress = '/run/a.sock'\nname = 'web'\nas = ['stdin', 'listen_fds']\nmode = '0660'\nowner = 'www-data'\n\

@@ -104,7 +104,7 @@ fn durations_are_whole_numbers_with_units() {
 }
 
 #[test]
-fn zero_durations_mean_zero_where_zero_makes_sense() {
+fn zero_durations_are_accepted_where_zero_is_valid() {
     // Contract: X3
     let plan =
         plan("cmd = ['x']\nshutdown = { delay = '0s', timeout = '0s' }\nhealthcheck.alive.timeout = '0s'");

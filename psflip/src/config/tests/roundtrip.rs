@@ -101,7 +101,7 @@ fn check() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn what_looks_like_something_else_reads_back_as_itself() {
+fn ambiguous_strings_round_trip() {
     // Contract: X1
     // Found by `cargo xtask fuzz`: one template for each pair of braces exceeded the limit, and a socket's
     // path looked like a URL.
@@ -122,7 +122,7 @@ fn what_looks_like_something_else_reads_back_as_itself() {
 
 proptest! {
     #[test]
-    fn a_printed_plan_reads_back_as_itself(
+    fn a_printed_plan_round_trips(
         argument in text(),
         variable in text(),
         path in text(),
@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn a_duration_reads_back_as_itself(ms in 0..=365 * 86_400_000_u64) {
+    fn durations_round_trip(ms in 0..=365 * 86_400_000_u64) {
         // Contract: X3
         let duration = Duration::from_millis(ms);
         prop_assert_eq!(scalar::duration(&scalar::spell(duration)), Ok(duration));

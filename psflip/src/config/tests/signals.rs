@@ -33,7 +33,7 @@ fn all_refused(cases: &[(&str, &str, &str, &str)]) {
 }
 
 #[test]
-fn what_psflip_never_forwards_can_not_be_changed() {
+fn signals_that_are_never_forwarded_can_not_be_mapped() {
     // Contract: X1, S8
     let help =
         "on the left is what is sent to psflip, on the right what the child gets: `SIGTERM = \"SIGQUIT\"`";
@@ -66,7 +66,7 @@ fn what_psflip_never_forwards_can_not_be_changed() {
 }
 
 #[test]
-fn the_upgrade_signal_can_not_be_changed_wherever_it_stands() {
+fn the_upgrade_signal_can_not_be_mapped() {
     // Contract: X1, S8
     let help = "choose another `upgrade.signal`, or another signal to be passed on";
     all_refused(&[
@@ -88,7 +88,7 @@ fn the_upgrade_signal_can_not_be_changed_wherever_it_stands() {
 }
 
 #[test]
-fn a_psflip_that_could_not_be_stopped_is_refused() {
+fn a_mapping_that_prevents_stopping_is_refused() {
     // Contract: X1, S8
     let help = "write the signal on which your program shuts down gracefully, for example `\"SIGQUIT\"`";
     all_refused(&[
@@ -115,7 +115,7 @@ fn a_psflip_that_could_not_be_stopped_is_refused() {
 }
 
 #[test]
-fn what_is_no_signal_is_refused_on_both_sides() {
+fn unknown_signals_are_refused_on_both_sides() {
     // Contract: X1, S8
     all_refused(&[
         ("[signals]\nSIGTREM = 'QUIT'", "3:1", "`SIGTREM` is not a signal", "did you mean `SIGTERM`?"),

@@ -23,13 +23,13 @@ fn leads_to_an_end(text: &str, follow: impl Fn(&[String]) -> String) {
 const CMD: &str = "cmd = ['x']\n";
 
 #[test]
-fn the_missing_command_can_be_copied() {
+fn the_suggestion_for_a_missing_command_can_be_copied() {
     // Contract: X1
     leads_to_an_end("quiet = true\n", |suggested| format!("{}\nquiet = true\n", suggested[1]));
 }
 
 #[test]
-fn a_table_that_is_a_value_can_be_copied() {
+fn the_suggestion_for_a_table_given_as_a_value_can_be_copied() {
     // Contract: X1
     for name in ["upgrade", "shutdown", "env", "locals", "log", "hooks", "control"] {
         leads_to_an_end(&format!("{CMD}{name} = 'x'\n"), |suggested| format!("{CMD}{}\n", suggested[0]));
@@ -41,7 +41,7 @@ fn a_table_that_is_a_value_can_be_copied() {
 }
 
 #[test]
-fn a_health_check_without_a_kind_leads_to_one() {
+fn a_health_check_without_a_kind_gets_a_suggestion() {
     // Contract: X1
     leads_to_an_end(&format!("{CMD}[healthcheck]\n"), |suggested| {
         format!("{CMD}{}\n", suggested[0].replace("KIND", &suggested[1]))
@@ -50,7 +50,7 @@ fn a_health_check_without_a_kind_leads_to_one() {
 }
 
 #[test]
-fn every_kind_of_health_check_says_how_its_required_key_is_written() {
+fn every_kind_of_health_check_shows_how_to_write_its_required_key() {
     // Contract: X1
     for kind in ["command", "docker", "tcp", "unix", "http", "fcgi"] {
         let mut text = format!("{CMD}[healthcheck.{kind}]\n");
@@ -69,7 +69,7 @@ fn every_kind_of_health_check_says_how_its_required_key_is_written() {
 }
 
 #[test]
-fn a_check_of_a_shared_listener_leads_to_another_kind() {
+fn a_check_of_a_shared_listener_is_advised_to_use_another_kind() {
     // Contract: X1, U3
     let listen = "[[listen]]\naddress = 'tcp://127.0.0.1:8080'\n";
     leads_to_an_end(
@@ -79,7 +79,7 @@ fn a_check_of_a_shared_listener_leads_to_another_kind() {
 }
 
 #[test]
-fn a_link_without_its_keys_can_be_copied() {
+fn the_suggestion_for_an_incomplete_symlink_can_be_copied() {
     // Contract: X1
     leads_to_an_end(&format!("{CMD}[switch]\nsymlink = {{ path = '/run/a' }}\n"), |suggested| {
         format!("{CMD}[switch]\n{}\n", suggested[0])

@@ -119,7 +119,7 @@ fn yaml() {
 }
 
 #[test]
-fn several_mistakes_of_syntax() {
+fn several_syntax_errors() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 quiet = yes
@@ -192,7 +192,7 @@ fn carriage_returns_are_not_shown() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_column() {
+fn a_byte_order_mark_is_not_counted_as_a_column() {
     // Contract: X1
     assert_snapshot!(refused("\u{feff}cmd = \"x\""), @r#"
     app.toml:1:7: `cmd` must be an array of strings, not one string

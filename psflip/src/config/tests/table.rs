@@ -100,7 +100,7 @@ fn all() -> Vec<(&'static Table, &'static Key)> {
 }
 
 #[test]
-fn every_key_of_the_table_is_read_and_only_as_it_says() {
+fn every_key_of_the_table_is_read_with_its_type_only() {
     // Contract: X1
     for (table, key) in all() {
         plan(&text(table, key.name, &good(table, key)));
@@ -123,7 +123,7 @@ fn every_key_of_the_table_is_read_and_only_as_it_says() {
 }
 
 #[test]
-fn what_the_table_calls_required_is() {
+fn required_keys_of_the_table_are_required() {
     // Contract: X1
     for (table, key) in all().into_iter().filter(|(_, key)| matches!(key.absent, Absent::Required)) {
         let text = text(table, key.name, &good(table, key));

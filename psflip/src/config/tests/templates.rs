@@ -74,7 +74,7 @@ b = "1""#), @r#"
 }
 
 #[test]
-fn a_broken_local_is_told_once() {
+fn an_invalid_local_is_reported_once() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x", "{{ local('a') }}"]
 [locals]
@@ -89,7 +89,7 @@ b = "{{ local('a') }}""#), @r#"
 }
 
 #[test]
-fn a_local_that_is_no_string() {
+fn a_local_that_is_not_a_string() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [locals]
@@ -319,7 +319,7 @@ shutdown.timeout = "{{ env('EMPTY') }}""#), @r#"
 }
 
 #[test]
-fn a_variable_that_is_not_utf_8_is_a_mistake_and_not_its_default() {
+fn a_variable_that_is_not_utf_8_is_an_error_despite_a_default() {
     // Contract: X1
     for template in ["{{ env('LATIN1') }}", "{{ env('LATIN1', '8080') }}"] {
         let told = refused(&format!("cmd = ['x', \"{template}\"]"));

@@ -6,7 +6,7 @@ use insta::assert_snapshot;
 use super::refused;
 
 #[test]
-fn a_command_line_is_split_for_the_user() {
+fn a_command_line_is_suggested_as_a_list() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = "./server --port 80""#), @r#"
     app.toml:1:7: `cmd` must be an array of strings, not one string
@@ -18,7 +18,7 @@ fn a_command_line_is_split_for_the_user() {
 }
 
 #[test]
-fn a_shell_command_is_told_how_to_get_a_shell() {
+fn a_shell_command_is_advised_to_run_a_shell() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = "./server | tee log""#), @r#"
     app.toml:1:7: `cmd` must be an array of strings, not one string
@@ -295,7 +295,7 @@ upgrade.timeout = true"#), @r#"
 }
 
 #[test]
-fn an_upgrade_signal_that_nobody_can_catch() {
+fn an_upgrade_signal_that_can_not_be_caught() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 upgrade.signal = "SIGKILL""#), @r#"
@@ -393,7 +393,7 @@ upgrade.signal = "reload""#), @r#"
 }
 
 #[test]
-fn a_misspelled_word() {
+fn a_misspelled_choice() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 shutdown.orphans = "Kil"
@@ -413,7 +413,7 @@ log.level = "warning""#), @r#"
 }
 
 #[test]
-fn an_unknown_word() {
+fn an_unknown_choice() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 log.level = "verbose""#), @r#"
@@ -426,7 +426,7 @@ log.level = "verbose""#), @r#"
 }
 
 #[test]
-fn a_variable_that_is_no_string() {
+fn a_variable_that_is_not_a_string() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]
 [env]
@@ -447,7 +447,7 @@ DEBUG = true"#), @r#"
 }
 
 #[test]
-fn a_variable_of_psflips_own() {
+fn a_variable_that_psflip_sets_itself() {
     // Contract: X1, C3
     assert_snapshot!(refused(r#"cmd = ["x"]
 [env]

@@ -117,20 +117,20 @@ fn breaks_no_promise(budget: Budget, least: usize) {
 }
 
 #[test]
-fn nothing_that_may_happen_breaks_a_promise() {
+fn no_sequence_of_events_violates_the_contract() {
     // Contract: S5, U4, U6, U7, U8, F6, F7, F8, F9, F11
     breaks_no_promise(FULL, 100_000);
 }
 
 #[test]
-fn no_unkillable_process_breaks_a_promise() {
+fn no_unkillable_process_violates_the_contract() {
     // Contract: S5, U5, U7, C8, F8, F11
     breaks_no_promise(UNKILLABLE, 10_000);
     breaks_no_promise(HANGING, 1_000);
 }
 
 #[test]
-fn no_signal_to_a_group_and_no_end_of_a_keeper_breaks_a_promise() {
+fn no_group_signal_or_keeper_exit_violates_the_contract() {
     // Contract: S4, S5, U7, U8, F3, F7, F11
     breaks_no_promise(GROUPS, 10_000);
 }
@@ -288,55 +288,55 @@ fn are_found(remainder: usize) {
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_1() {
+fn injected_faults_are_found_1() {
     // Contract: U6, U7, U8, P1
     are_found(0);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_2() {
+fn injected_faults_are_found_2() {
     // Contract: U4, U7, U8
     are_found(1);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_3() {
+fn injected_faults_are_found_3() {
     // Contract: S5, U8
     are_found(2);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_4() {
+fn injected_faults_are_found_4() {
     // Contract: F8, F11, C8
     are_found(3);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_5() {
+fn injected_faults_are_found_5() {
     // Contract: U6, U7, U8, P1
     are_found(4);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_6() {
+fn injected_faults_are_found_6() {
     // Contract: U4, U7, U8
     are_found(5);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_7() {
+fn injected_faults_are_found_7() {
     // Contract: S5, U8
     are_found(6);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_8() {
+fn injected_faults_are_found_8() {
     // Contract: F8, F11, C8
     are_found(7);
 }
 
 #[test]
-fn faults_made_on_purpose_with_unkillable_processes_and_groups_are_found() {
+fn injected_faults_with_unkillable_processes_and_groups_are_found() {
     // Contract: U5, F7, S4
     for (fault, promise, mutant) in MUTANTS_OF_GROUPS {
         let found = explore(HANGING, *mutant)

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_come_in_any_records_with_padding_and_stderr_between() {
+    fn an_answer_may_be_split_into_any_records_with_padding_and_stderr() {
         // Contract: H1
         let mut bytes = answer(&[(STDERR, b"careful"), (STDOUT, b"Sta"), (STDERR, b"!")], None);
         bytes.extend_from_slice(&[1, STDOUT, 0, 1, 0, 9, 7, 0]);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_end_of_stderr_is_kept() {
+    fn only_the_last_part_of_stderr_is_kept() {
         // Contract: X2
         let mut answer_ = Answer::default();
         for _ in 0..3 {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_an_answer_waits_for_more() {
+    fn a_partial_answer_waits_for_more_data() {
         // Contract: H1
         let bytes = answer(&[(STDOUT, b"Status: 200\r\n\r\nbody"), (STDOUT, b"")], COMPLETE);
         for length in 0..bytes.len() {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn how_the_application_ends_the_request_counts() {
+    fn the_end_request_status_of_the_application_counts() {
         // Contract: H1, H4
         let fine: &[(u8, &[u8])] = &[(STDOUT, b"A: b\r\n\r\n")];
         for (end, wanted) in [
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_told_as_what_it_is() {
+    fn invalid_answers_are_described() {
         // Contract: H4, X2
         let other_id = [1, STDOUT, 0, 9, 0, 0, 0, 0].as_slice();
         let short_end = [1, END_REQUEST, 0, 1, 0, 2, 0, 0, 0, 0].as_slice();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_answer_tells_where_it_was_cut() {
+    fn a_truncated_answer_reports_where_it_was_cut() {
         // Contract: H4
         let whole = answer(&[(STDOUT, b"A: b\r\n\r\nbody")], COMPLETE);
         let cut = |length: usize| {
@@ -352,7 +352,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_cause_no_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             // Contract: X2
             let mut framed = Answer::default();
             let _ = framed.take(&answer(&[(STDOUT, &bytes)], COMPLETE));

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parameters_are_those_of_a_web_server() {
+    fn the_parameters_match_those_of_a_web_server() {
         // Contract: H1
         let params = params(&request("/srv/app/ping.php", "deep=1", &[]));
         for (name, wanted) in [
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn every_stream_of_the_request_has_an_end() {
+    fn every_stream_of_the_request_is_terminated() {
         // Contract: H1
         let long = "x".repeat(66_000);
         let bytes = encode(&request("/ping", "", &[("LONG", &long)]));

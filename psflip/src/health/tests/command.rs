@@ -83,7 +83,7 @@ fn a_command_sees_what_the_child_sees_and_the_childs_pid() {
 }
 
 #[test]
-fn a_command_that_can_not_be_started_says_why() {
+fn a_command_that_can_not_be_started_reports_why() {
     // Contract: H4
     let _psflip = AsPsflip::new();
     let missing = Path::new("/nonexistent/directory");
@@ -99,7 +99,7 @@ fn a_command_that_can_not_be_started_says_why() {
 }
 
 #[test]
-fn a_command_may_write_more_than_a_pipe_holds() {
+fn a_command_may_write_more_than_a_pipe_buffer_holds() {
     // Contract: H2, X2
     let _psflip = AsPsflip::new();
     let failure = first_failure(&mut shell("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 5"));
@@ -146,7 +146,7 @@ impl Alive {
 const HANG: &str = "(sleep 1000 & echo orphan >&3); echo hanging; sleep 1000";
 
 #[test]
-fn a_command_that_hangs_is_ended_at_its_timeout_with_its_whole_tree() {
+fn a_command_that_hangs_is_killed_at_its_timeout_with_its_whole_tree() {
     // Contract: H2, H4
     let _psflip = AsPsflip::new();
     let mut alive = Alive::new();
@@ -161,7 +161,7 @@ fn a_command_that_hangs_is_ended_at_its_timeout_with_its_whole_tree() {
 }
 
 #[test]
-fn a_check_that_is_no_longer_wanted_leaves_no_process() {
+fn a_cancelled_check_leaves_no_process() {
     // Contract: H3
     let _psflip = AsPsflip::new();
     let mut alive = Alive::new();
@@ -173,7 +173,7 @@ fn a_check_that_is_no_longer_wanted_leaves_no_process() {
 }
 
 #[test]
-fn what_a_healthy_command_leaves_behind_is_not_waited_for_and_ended() {
+fn leftovers_of_a_successful_command_are_killed_without_waiting() {
     // Contract: H1, C8
     let _psflip = AsPsflip::new();
     let mut alive = Alive::new();

@@ -68,7 +68,7 @@ fn sized(status: &str, body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_engine_is_asked_for_the_container() {
+fn the_engine_gets_a_request_for_the_container() {
     // Contract: H1
     let engine = Engine::new();
     let mut checker = engine.check();
@@ -95,7 +95,7 @@ fn a_healthy_container_is_healthy_however_the_answer_is_framed() {
 }
 
 #[test]
-fn a_container_that_is_not_healthy_yet_is_asked_for_again() {
+fn a_container_that_is_not_healthy_yet_is_probed_again() {
     // Contract: H1, H4
     let engine = Engine::new();
     let mut checker = engine.check();
@@ -122,7 +122,7 @@ fn a_container_that_is_not_healthy_yet_is_asked_for_again() {
 }
 
 #[test]
-fn a_container_that_can_not_become_healthy_ends_the_wait() {
+fn a_hopeless_container_stops_the_wait() {
     // Contract: H3, H4
     let engine = Engine::new();
     for (body, wanted) in [
@@ -151,7 +151,7 @@ fn a_container_that_can_not_become_healthy_ends_the_wait() {
 }
 
 #[test]
-fn no_engine_and_no_right_to_ask_it_are_told_as_such() {
+fn a_missing_engine_and_a_missing_permission_are_reported() {
     // Contract: H4
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("d.sock");
@@ -163,7 +163,7 @@ fn no_engine_and_no_right_to_ask_it_are_told_as_such() {
 }
 
 #[test]
-fn what_is_no_answer_of_an_engine_is_told_and_fills_no_memory() {
+fn an_invalid_engine_answer_is_reported_with_bounded_memory() {
     // Contract: H4, X2
     let engine = Engine::new();
     let (step, why) = engine.answer(b"SSH-2.0-x\r\n");

@@ -91,7 +91,7 @@ impl Asked {
 const END: (u8, &[u8]) = (END_REQUEST, &[0; 8]);
 
 #[test]
-fn the_request_is_one_of_a_responder_whose_connection_is_not_kept() {
+fn the_request_is_for_a_responder_without_keep_alive() {
     // Contract: H1
     let Asked { request, .. } = asked();
     assert!(request.starts_with(&[1, 1, 0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 4, 0, 1]));
@@ -102,7 +102,7 @@ fn the_request_is_one_of_a_responder_whose_connection_is_not_kept() {
 }
 
 #[test]
-fn a_wanted_status_is_healthy_as_soon_as_the_request_has_ended() {
+fn an_expected_status_is_healthy_once_the_request_is_complete() {
     // Contract: H1
     for header in
         ["Status: 204 No Content\r\n\r\n", "Content-type: text/plain\r\n\r\npong", "Location: /x\n\n"]
@@ -115,7 +115,7 @@ fn a_wanted_status_is_healthy_as_soon_as_the_request_has_ended() {
 }
 
 #[test]
-fn another_status_fails_with_what_the_application_said_on_stderr() {
+fn an_unexpected_status_fails_with_the_applications_stderr() {
     // Contract: H1, H4
     let failure = asked().failure_after(&[
         (STDERR, b"Primary script unknown\n"),
@@ -126,7 +126,7 @@ fn another_status_fails_with_what_the_application_said_on_stderr() {
 }
 
 #[test]
-fn an_answer_that_is_cut_fails_and_says_where() {
+fn a_truncated_answer_fails_and_reports_where() {
     // Contract: H4
     for (records, wanted) in [
         (&[][..], "the connection was closed without an answer"),
@@ -145,7 +145,7 @@ fn an_answer_that_is_cut_fails_and_says_where() {
 }
 
 #[test]
-fn what_is_no_fastcgi_fails_at_once() {
+fn invalid_fastcgi_fails_at_once() {
     // Contract: H4, X2
     let mut other = asked();
     other.peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
@@ -156,7 +156,7 @@ fn what_is_no_fastcgi_fails_at_once() {
 }
 
 #[test]
-fn an_endless_answer_fails_and_fills_no_memory() {
+fn an_endless_answer_fails_with_bounded_memory() {
     // Contract: H4, X2
     let mut asked = asked();
     let block = [record(STDOUT, b"A: b\r\n\r\n"), record(STDOUT, &[b'x'; 30_000])].concat();
@@ -176,7 +176,7 @@ fn an_endless_answer_fails_and_fills_no_memory() {
 }
 
 #[test]
-fn a_slow_answer_fails_at_the_probes_timeout_and_loses_the_connection() {
+fn a_slow_answer_fails_at_the_timeout_and_the_connection_is_closed() {
     // Contract: H2, H4
     let mut silent = asked();
     assert_eq!(silent.checker.on_timer(), AGAIN);
@@ -196,7 +196,7 @@ fn a_slow_answer_fails_at_the_probes_timeout_and_loses_the_connection() {
 }
 
 #[test]
-fn a_whole_answer_that_is_there_when_time_is_up_counts() {
+fn a_complete_answer_at_the_timeout_counts() {
     // Contract: F12
     let mut asked = asked();
     asked.peer.write_all(&[record(STDOUT, b"A: b\r\n\r\n"), record(END_REQUEST, &[0; 8])].concat()).unwrap();
@@ -205,7 +205,7 @@ fn a_whole_answer_that_is_there_when_time_is_up_counts() {
 }
 
 #[test]
-fn nobody_there_is_told_as_such() {
+fn a_missing_fastcgi_socket_is_reported() {
     // Contract: H1, H4
     let mut checker = fcgi(Endpoint::Unix("/nonexistent/app.sock".into()), child());
     let failure = first_failure(&mut checker);
@@ -213,7 +213,7 @@ fn nobody_there_is_told_as_such() {
 }
 
 #[test]
-fn an_answer_of_the_old_generations_child_is_none_for_fastcgi() {
+fn a_fastcgi_answer_of_the_old_child_does_not_count() {
     // Contract: U3, H4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");

@@ -125,7 +125,7 @@ fn the_request_has_the_method_the_host_and_the_headers_of_the_configuration() {
 }
 
 #[test]
-fn a_wanted_status_is_healthy() {
+fn an_expected_status_is_healthy() {
     // Contract: H1
     for status in ["200 OK", "302 Found", "399", "401 Unauthorized"] {
         let answer = format!("HTTP/1.1 {status}\r\n");
@@ -134,7 +134,7 @@ fn a_wanted_status_is_healthy() {
 }
 
 #[test]
-fn another_status_fails_and_is_named() {
+fn an_unexpected_status_fails_and_is_named() {
     // Contract: H1, H4
     let failure = asked().failure_after(b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n");
     assert_eq!(failure, "probe 1 failed: `http://app/up`: HTTP status 503, wanted 200-399,401");
@@ -152,7 +152,7 @@ fn a_status_line_may_come_in_pieces() {
 }
 
 #[test]
-fn a_server_that_hangs_fails_at_the_probes_timeout_and_loses_the_connection() {
+fn a_hanging_server_fails_at_the_timeout_and_is_disconnected() {
     // Contract: H2, H4
     let mut asked = asked();
     assert_eq!(asked.checker.on_timer(), AGAIN);
@@ -163,7 +163,7 @@ fn a_server_that_hangs_fails_at_the_probes_timeout_and_loses_the_connection() {
 }
 
 #[test]
-fn an_answer_that_is_there_when_time_is_up_counts() {
+fn an_answer_that_arrived_by_the_timeout_counts() {
     // Contract: F12
     let mut asked = asked();
     asked.connection.write_all(b"HTTP/1.1 200 OK\r\n").unwrap();
@@ -172,7 +172,7 @@ fn an_answer_that_is_there_when_time_is_up_counts() {
 }
 
 #[test]
-fn what_is_no_answer_is_shown() {
+fn an_invalid_answer_is_quoted() {
     // Contract: H4, X2
     let failure = asked().failure_after(b"SSH-2.0-x\r\n");
     assert_eq!(
@@ -186,7 +186,7 @@ fn what_is_no_answer_is_shown() {
 }
 
 #[test]
-fn a_server_that_hangs_up_has_not_answered() {
+fn a_server_that_closes_the_connection_has_not_answered() {
     // Contract: H4
     let asked = asked();
     asked.connection.shutdown(std::net::Shutdown::Write).unwrap();

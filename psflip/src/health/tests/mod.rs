@@ -93,7 +93,7 @@ fn first_failure(checker: &mut Checker) -> String {
 }
 
 #[test]
-fn alive_means_that_time_went_by() {
+fn alive_becomes_healthy_after_its_timeout() {
     // Contract: H1
     let mut checker = checker(&Health::Alive { timeout: TIMEOUT });
     assert_eq!(checker.start(), BEGUN);

@@ -31,7 +31,7 @@ fn send(notifications: &Notifications, message: &[u8]) {
 }
 
 #[test]
-fn what_a_process_below_the_keeper_says_counts() {
+fn messages_from_processes_below_the_keeper_count() {
     // Contract: H1
     let mut notifications = Notifications::open().unwrap();
     let keeper = std::os::unix::process::parent_id();
@@ -46,7 +46,7 @@ fn what_a_process_below_the_keeper_says_counts() {
 }
 
 #[test]
-fn what_anybody_else_says_does_not_count() {
+fn messages_from_other_processes_do_not_count() {
     // Contract: H1, H4
     let mut notifications = Notifications::open().unwrap();
     let mut keeper = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -62,7 +62,7 @@ fn what_anybody_else_says_does_not_count() {
 }
 
 #[test]
-fn a_descriptor_that_comes_along_is_closed_whoever_sent_it() {
+fn descriptors_sent_with_a_message_are_closed() {
     // Contract: H1, X2
     for keeper in [std::os::unix::process::parent_id(), std::process::id()] {
         let mut notifications = Notifications::open().unwrap();
@@ -75,7 +75,7 @@ fn a_descriptor_that_comes_along_is_closed_whoever_sent_it() {
 }
 
 #[test]
-fn a_flood_is_read_in_parts_and_harms_nothing() {
+fn a_flood_of_messages_is_read_in_batches() {
     // Contract: X2
     let mut notifications = Notifications::open().unwrap();
     let parent = std::os::unix::process::parent_id();
@@ -97,7 +97,7 @@ fn a_flood_is_read_in_parts_and_harms_nothing() {
 }
 
 #[test]
-fn a_message_that_is_too_long_is_not_read_in_part() {
+fn a_too_long_message_is_ignored_as_a_whole() {
     // Contract: X2
     let mut notifications = Notifications::open().unwrap();
     let parent = std::os::unix::process::parent_id();

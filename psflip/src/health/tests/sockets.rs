@@ -36,7 +36,7 @@ fn refused(address: SocketAddr) -> String {
 }
 
 #[test]
-fn tcp_is_healthy_when_somebody_listens() {
+fn tcp_is_healthy_once_a_server_listens() {
     // Contract: H1
     let (_listener, address) = listening();
     let mut checker = tcp(&[address]);
@@ -46,7 +46,7 @@ fn tcp_is_healthy_when_somebody_listens() {
 }
 
 #[test]
-fn tcp_is_tried_again_until_somebody_listens() {
+fn tcp_is_retried_until_a_server_listens() {
     // Contract: H1, H4
     let (socket, address) = bound();
     let mut checker = tcp(&[address]);
@@ -114,7 +114,7 @@ fn unix(path: impl Into<PathBuf>, workdir: Option<&Path>) -> Checker {
 }
 
 #[test]
-fn an_answer_of_the_old_generations_child_is_none() {
+fn a_connection_to_the_old_child_does_not_count() {
     // Contract: U3, H4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
@@ -135,7 +135,7 @@ fn an_answer_of_the_old_generations_child_is_none() {
 }
 
 #[test]
-fn unix_is_healthy_without_a_turn_of_the_loop() {
+fn unix_is_healthy_at_once_without_the_event_loop() {
     // Contract: H1, U9
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
@@ -144,7 +144,7 @@ fn unix_is_healthy_without_a_turn_of_the_loop() {
 }
 
 #[test]
-fn unix_fails_where_nobody_listens_and_says_why() {
+fn unix_fails_without_a_listener_and_reports_why() {
     // Contract: H1, H4
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");

@@ -386,7 +386,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn templates_mean_the_same(pieces in pieces(), habits: u64, first: bool) {
+    fn translated_templates_render_the_same_text(pieces in pieces(), habits: u64, first: bool) {
         let world = World { slot: if first { Slot::A } else { Slot::B } };
         let mut writer = Writer { habits, parts: Vec::new(), withs: 0 };
         writer.action("$d := AB \"one\" \"\"".to_owned());

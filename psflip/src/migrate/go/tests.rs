@@ -18,7 +18,7 @@ fn all(cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn upstreams_functions() {
+fn functions_of_upstream_are_translated() {
     all(&[
         ("{{ Env \"X\" }}", "{{ env('X', '') }}"),
         ("{{ EnvDefault `X` \"d\" }}", "{{ env('X', 'd') }}"),
@@ -39,7 +39,7 @@ fn upstreams_functions() {
 }
 
 #[test]
-fn what_every_go_template_has() {
+fn built_in_go_template_syntax_is_translated() {
     all(&[
         ("a {{- \"b\" -}} c {{/* no */}}d{{- /* no */ -}} e", "abc de"),
         ("{{ \"a\\tb\\\"\\u00e9\\x41\\101\" }}{{ `raw \\n` }}", "a\tb\"éAAraw \\n"),
@@ -71,7 +71,7 @@ fn what_every_go_template_has() {
 }
 
 #[test]
-fn texts_that_look_like_templates_here() {
+fn text_that_looks_like_a_template_is_escaped() {
     all(&[
         ("plain", "plain"),
         ("a {% b %} {# c #}", "a {{ '{% b %} {#' }} c #}"),
@@ -83,7 +83,7 @@ fn texts_that_look_like_templates_here() {
 }
 
 #[test]
-fn what_has_no_counterpart_is_named_with_its_place() {
+fn untranslatable_parts_are_reported_with_their_position() {
     all(&[
         ("ab{{ .Field }}", "! 5: `.Field` stands for data, of which upstream gives none"),
         ("{{ . }}", "! 3: `.` stands for data, of which upstream gives none"),
@@ -112,7 +112,7 @@ fn what_has_no_counterpart_is_named_with_its_place() {
 }
 
 #[test]
-fn what_is_no_template_is_told() {
+fn invalid_templates_are_reported() {
     all(&[
         ("{{ Env \"X\"", "! 0: the action is not closed by `}}`"),
         ("{{ Env \"X }}", "! 7: a string in it is not closed"),
@@ -132,7 +132,7 @@ fn what_is_no_template_is_told() {
 }
 
 #[test]
-fn what_differs_all_the_same_is_noted() {
+fn remaining_differences_are_noted() {
     let notes = |template| translate(template).unwrap().notes;
     assert_eq!(notes("a{{ Cat \"f\" }}")[0].0, 4);
     assert!(notes("{{ EscapeRE BlueGreen }}")[0].1.contains("`-`"));
@@ -141,7 +141,7 @@ fn what_differs_all_the_same_is_noted() {
 }
 
 #[test]
-fn no_template_takes_long_or_much() {
+fn translation_takes_bounded_time_and_memory() {
     // Contract: X2
     let doubled: String =
         (1..40).map(|n| format!("{{{{ $a{n} := print $a{} $a{} }}}}", n - 1, n - 1)).collect();

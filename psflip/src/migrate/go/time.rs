@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_locale_decides_is_spelled_out() {
+    fn locale_dependent_formats_are_spelled_out() {
         assert_eq!(
             format("%c|%x|%X|%r|%f").as_deref(),
             Ok("%a %b %e %H:%M:%S %Y|%m/%d/%y|%H:%M:%S|%I:%M:%S %p|%6f")
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_named() {
+    fn unknown_formats_are_refused() {
         for unknown in ["%Q", "%E", "%", "%-", "%3Y", "%-c", "%_^a"] {
             assert!(format(unknown).is_err(), "{unknown}");
         }

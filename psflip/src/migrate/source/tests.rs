@@ -3,7 +3,7 @@
 use super::{Format, Place, Value, numbers::resolve, read};
 
 #[test]
-fn words_are_resolved_as_upstreams_library_does() {
+fn plain_scalars_are_resolved_as_in_upstreams_library() {
     let ints = [
         ("8080", 8080),
         ("-1", -1),
@@ -39,7 +39,7 @@ fn words_are_resolved_as_upstreams_library_does() {
 }
 
 #[test]
-fn places_are_lines_and_columns_of_characters() {
+fn positions_are_lines_and_columns_in_characters() {
     let texts = [
         (Format::Yaml, "\u{feff}é: 1\nb: ['ü', \"x\"]\n"),
         (Format::Json, "{\"é\": 1,\n\"b\": [\"ü\", \"x\"]}"),
@@ -63,7 +63,7 @@ fn places_are_lines_and_columns_of_characters() {
 }
 
 #[test]
-fn a_sign_in_a_string_begins_no_comment() {
+fn a_hash_sign_in_a_string_starts_no_comment() {
     let text = "# one\na = '#no' # two\nb = \"\"\"\n# no\n\"\"\"\n\"#k\" = 1 # three\n";
     let source = read(text, Format::Toml).unwrap();
     let told: Vec<_> = source.comments.iter().map(|comment| (comment.line, comment.text.as_str())).collect();
@@ -71,7 +71,7 @@ fn a_sign_in_a_string_begins_no_comment() {
 }
 
 #[test]
-fn a_format_is_recognized() {
+fn the_format_is_detected() {
     let texts = [
         ("cmd: [x]\n", Format::Yaml),
         (" {\"cmd\": 1}", Format::Json),

@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_told_in_milliseconds_or_more() {
+    fn durations_are_printed_in_milliseconds_or_seconds() {
         let spans = [0, 1, 346, 1500].map(|time| span(Duration::from_millis(time)));
         assert_eq!(spans, ["0ms", "1ms", "346ms", "1.5s"]);
     }

@@ -297,25 +297,25 @@ fn are_found(remainder: usize) {
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_1() {
+fn injected_faults_are_found_1() {
     // Contract: C5, C8, S5
     are_found(0);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_2() {
+fn injected_faults_are_found_2() {
     // Contract: C5, S1, W3
     are_found(1);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_3() {
+fn injected_faults_are_found_3() {
     // Contract: C5, W1
     are_found(2);
 }
 
 #[test]
-fn faults_made_on_purpose_are_found_4() {
+fn injected_faults_are_found_4() {
     // Contract: C8, S5, W3
     are_found(3);
 }

@@ -120,7 +120,7 @@ below! {
 }
 
 #[test]
-fn below_the_init_of_a_container_an_upgrade_does_not_end_the_container() {
+fn below_a_containers_init_an_upgrade_does_not_stop_the_container() {
     // Contract: A1, C9
     if !is_root() {
         return;
@@ -171,7 +171,7 @@ fn where_systemd_follows_the_main_process_there_is_no_anchor() {
 }
 
 #[test]
-fn who_is_not_started_by_systemd_itself_has_an_anchor_although_there_is_a_notify_socket() {
+fn a_notify_socket_without_systemd_as_parent_needs_an_anchor() {
     // Contract: A1
     for script in ["SYSTEMD_EXEC_PID=$$ \"$@\"; exit $?", "exec \"$@\""] {
         let sandbox = Sandbox::new();
@@ -208,7 +208,7 @@ fn foreground_forces_an_anchor_where_systemd_would_follow() {
 }
 
 #[test]
-fn a_terminals_leader_that_declines_the_anchor_is_warned() {
+fn a_session_leader_of_a_terminal_without_an_anchor_is_a_warning() {
     // Contract: A1
     let sandbox = Sandbox::new();
     let builder = psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE).session(Session::New).pty();

@@ -33,7 +33,7 @@ fn upgrading(sandbox: &Sandbox, rest: &str) -> (Psflip, [Process; 3]) {
 }
 
 #[test]
-fn nothing_outlives_an_anchor_that_is_killed() {
+fn no_process_outlives_a_killed_anchor() {
     // Contract: A4, C7
     for frozen in [false, true] {
         for upgrading in [false, true] {
@@ -63,7 +63,7 @@ fn nothing_outlives_an_anchor_that_is_killed() {
 }
 
 #[test]
-fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below_the_anchor() {
+fn below_an_anchor_a_predecessor_killed_during_an_upgrade_is_replaced() {
     // Contract: A3, F8
     let sandbox = Sandbox::new();
     let (psflip, [anchor, old, new]) = upgrading(&sandbox, UNTIL_FILE_DEBUG);
@@ -85,7 +85,7 @@ fn a_predecessor_that_is_killed_while_the_new_generation_comes_is_replaced_below
 }
 
 #[test]
-fn a_stop_for_the_anchor_ends_a_generation_that_goes_on_alone() {
+fn a_stop_of_the_anchor_stops_a_generation_that_goes_on_alone() {
     // Contract: A2, F8, F11
     let sandbox = Sandbox::new();
     let (psflip, [_, old, _]) = upgrading(&sandbox, UNTIL_FILE_DEBUG);
@@ -97,7 +97,7 @@ fn a_stop_for_the_anchor_ends_a_generation_that_goes_on_alone() {
 }
 
 #[test]
-fn a_generation_that_goes_on_alone_and_fails_is_the_end() {
+fn the_anchor_exits_if_a_generation_that_goes_on_alone_fails() {
     // Contract: A3, F8, F4
     let sandbox = Sandbox::new();
     // Time for the test to kill the old psflip.
@@ -109,7 +109,7 @@ fn a_generation_that_goes_on_alone_and_fails_is_the_end() {
 }
 
 #[test]
-fn the_active_generation_is_killed_and_the_anchor_ends_like_it() {
+fn the_anchor_dies_of_the_signal_that_killed_the_active_generation() {
     // Contract: A3, C7
     let sandbox = Sandbox::new();
     let child = &["forks-workers", "--orphans", "2", "--ignore-term"];
@@ -121,7 +121,7 @@ fn the_active_generation_is_killed_and_the_anchor_ends_like_it() {
 }
 
 #[test]
-fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_with_the_anchor() {
+fn a_tree_whose_psflip_and_keeper_are_killed_dies_with_the_anchor() {
     // Contract: A3, C7
     let sandbox = Sandbox::new();
     let child = &["forks-workers", "--orphans", "2", "--ignore-term"];
@@ -136,7 +136,7 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_with_the_anchor() {
 }
 
 #[test]
-fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_while_the_new_generation_goes_on() {
+fn an_old_tree_without_psflip_and_keeper_is_killed_during_an_upgrade() {
     // Contract: C7, F8, F9
     for draining in [false, true] {
         let sandbox = Sandbox::new();
@@ -171,7 +171,7 @@ fn a_tree_whose_psflip_and_keeper_are_killed_together_ends_while_the_new_generat
 }
 
 #[test]
-fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_delayed() {
+fn the_anchor_exits_at_once_if_the_new_generation_dies_during_a_drain() {
     // Contract: A3, U5
     let sandbox = Sandbox::new();
     let times = format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\ntimeout = \"5s\"\n");
@@ -190,7 +190,7 @@ fn a_new_generation_that_dies_while_the_old_one_drains_is_the_end_and_is_not_del
 }
 
 #[test]
-fn a_failed_upgrade_below_an_anchor_leaves_the_old_generation_as_it_was() {
+fn a_failed_upgrade_below_an_anchor_keeps_the_old_generation() {
     // Contract: U8, F1, F2, F3, F6
     let sandbox = Sandbox::new();
     let psflip = anchored(psflip(&sandbox, SLEEP, AT_ONCE)).start().wait_ready();
@@ -225,7 +225,7 @@ fn a_failed_upgrade_below_an_anchor_leaves_the_old_generation_as_it_was() {
 }
 
 #[test]
-fn a_stopped_anchor_catches_up() {
+fn a_suspended_anchor_catches_up_when_continued() {
     // Contract: A2, F12
     let sandbox = Sandbox::new();
     let psflip = anchored(psflip(&sandbox, SLEEP, AT_ONCE)).start().wait_ready();
@@ -247,7 +247,7 @@ fn a_stopped_anchor_catches_up() {
 }
 
 #[test]
-fn a_coming_tree_whose_psflip_and_keeper_are_killed_together_ends_at_once() {
+fn a_new_tree_whose_psflip_and_keeper_are_killed_is_killed_at_once() {
     // Contract: C7, F6, U8
     let sandbox = Sandbox::new();
     let psflip = anchored(psflip(&sandbox, SLEEP, AT_ONCE)).start().wait_ready();

@@ -17,7 +17,7 @@ fn flip(psflip: &Psflip, generation: u32) {
 }
 
 #[test]
-fn a_flip_keeps_the_foreground_and_keys_reach_the_new_child_once() {
+fn an_upgrade_keeps_the_foreground_and_keys_reach_the_new_child_once() {
     // Contract: A1, S2
     let sandbox = Sandbox::new();
     let psflip = ready(anchored(logger(&sandbox).wrapper(SHELL)));
@@ -56,7 +56,7 @@ fn ctrl_z_stops_the_anchor_too_and_fg_continues_all_once() {
 }
 
 #[test]
-fn a_stopped_job_goes_on_and_flips_in_the_background() {
+fn a_suspended_job_continues_and_is_upgraded_in_the_background() {
     // Contract: A1, S3
     let sandbox = Sandbox::new();
     let psflip = anchored(logger(&sandbox).cmd(["sleep", "1000"]).wrapper(SHELL)).start().wait_ready();
@@ -98,7 +98,7 @@ fn a_stop_and_a_continue_by_signal_go_through_the_anchor() {
 }
 
 #[test]
-fn the_leader_of_a_terminals_session_is_an_anchor_by_itself_and_flips() {
+fn a_session_leader_of_a_terminal_is_an_anchor_by_default() {
     // Contract: A1, S2, U8
     let sandbox = Sandbox::new();
     let psflip = ready(anchored(logger(&sandbox)));

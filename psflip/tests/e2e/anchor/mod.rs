@@ -4,7 +4,7 @@ mod by_default;
 mod failures;
 mod jobs;
 mod namespace;
-mod renewed;
+mod reexec;
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -42,7 +42,7 @@ pub(crate) fn stop(psflip: &Psflip) -> ExitStatus {
 }
 
 #[test]
-fn the_anchor_stays_while_generations_come_and_go_and_no_request_is_lost() {
+fn the_anchor_keeps_its_pid_over_upgrades_and_no_request_is_lost() {
     // Contract: A1, A2, U10, P1
     let service = Service::start_as(|builder, _| anchored(builder));
     let anchor = anchor_of(&service.psflip);
@@ -73,7 +73,7 @@ fn the_anchor_stays_while_generations_come_and_go_and_no_request_is_lost() {
 }
 
 #[test]
-fn the_anchor_ends_as_the_last_generation_ended() {
+fn the_anchor_exits_as_its_only_generation_exited() {
     // Contract: A3, C5, C6
     let cases: [(&[&str], Option<i32>, Option<i32>); 7] = [
         (&["exit-with", "--code", "0"], Some(0), None),
@@ -98,7 +98,7 @@ fn the_anchor_ends_as_the_last_generation_ended() {
 }
 
 #[test]
-fn after_flips_the_anchor_ends_as_the_last_generation_ended() {
+fn after_upgrades_the_anchor_exits_as_the_last_generation_exited() {
     // Contract: A3, C5
     let sandbox = Sandbox::new();
     let psflip = anchored(psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE)).start().wait_ready();
@@ -112,7 +112,7 @@ fn after_flips_the_anchor_ends_as_the_last_generation_ended() {
 }
 
 #[test]
-fn nothing_of_the_anchor_is_seen_by_the_child() {
+fn the_child_can_not_detect_the_anchor() {
     // Contract: A1, C3, C4
     let sandbox = Sandbox::new();
     let show = "env | sort; ls -l /proc/self/fd | sed 's/.*[0-9] \\([0-9]* ->\\)/\\1/' | grep -v '/proc/'; echo shown; exec sleep 1000";
@@ -131,7 +131,7 @@ fn nothing_of_the_anchor_is_seen_by_the_child() {
 }
 
 #[test]
-fn signals_for_the_anchor_reach_the_child_of_the_active_generation_from_their_sender() {
+fn the_active_child_gets_the_anchors_signals_with_their_sender() {
     // Contract: A2, S1, S6
     let sandbox = Sandbox::new();
     let logger = fixture("signal-logger");
@@ -174,7 +174,7 @@ fn signals_for_the_anchor_reach_the_child_of_the_active_generation_from_their_se
 }
 
 #[test]
-fn upgrade_requests_of_the_first_moments_are_followed() {
+fn upgrade_requests_right_after_the_start_are_executed() {
     // Contract: A2, S7, U7
     for _ in 0..10 {
         let sandbox = Sandbox::new();
@@ -211,7 +211,7 @@ fn an_idle_anchor_does_not_wake_up() {
 }
 
 #[test]
-fn a_manager_that_is_notified_hears_of_no_other_main_process_than_the_anchor() {
+fn the_service_manager_is_notified_of_the_anchor_as_main_pid_only() {
     // Contract: A1
     let sandbox = Sandbox::new();
     let socket = sandbox.path("notify");

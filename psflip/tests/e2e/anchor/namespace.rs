@@ -49,7 +49,7 @@ pub(super) fn generation(anchor: Process) -> Process {
 }
 
 #[test]
-fn as_pid_1_it_relays_a_death_by_a_signal_as_128_and_its_number() {
+fn as_pid_1_psflip_relays_a_death_by_a_signal_as_128_plus_its_number() {
     // Contract: C5, C9
     if !is_root() {
         return;
@@ -71,7 +71,7 @@ fn as_pid_1_it_relays_a_death_by_a_signal_as_128_and_its_number() {
 }
 
 #[test]
-fn as_pid_1_it_reaps_strangers_that_fall_to_it() {
+fn as_pid_1_psflip_reaps_orphans_that_it_inherits() {
     // Contract: C9
     if !is_root() {
         return;
@@ -100,7 +100,7 @@ fn null() -> std::fs::File {
 }
 
 #[test]
-fn as_pid_1_it_is_upgraded_under_load_and_stopped() {
+fn as_pid_1_psflip_is_upgraded_under_load_and_stopped() {
     // Contract: A1, C9, U10, F11
     if !is_root() {
         return;

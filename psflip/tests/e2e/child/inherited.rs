@@ -111,7 +111,7 @@ fn env_sets_replaces_in_place_and_removes_variables() {
 }
 
 #[test]
-fn what_managers_tell_psflip_is_kept_from_the_child() {
+fn variables_of_the_service_manager_do_not_reach_the_child() {
     // Contract: C3
     let sandbox = Sandbox::new();
     let mut start = sandbox.psflip().cmd(["sleep", "infinity"]).config(AT_ONCE).env("KEPT", "1");
@@ -194,7 +194,7 @@ fn inner(sandbox: &Sandbox, pidfile: &str, except: Option<Process>) -> Process {
 }
 
 #[test]
-fn a_psflip_is_a_good_child_of_a_psflip_that_flips() {
+fn psflip_works_as_the_child_of_a_psflip_that_is_upgraded() {
     // Contract: C3, C5
     let sandbox = Sandbox::new();
     let outer = nested(&sandbox, &[]);
@@ -216,7 +216,7 @@ fn a_psflip_is_a_good_child_of_a_psflip_that_flips() {
 }
 
 #[test]
-fn an_inner_psflip_flips_on_its_own_and_survives_the_outer_ones_flips() {
+fn an_inner_psflip_is_upgraded_independently_of_the_outer_one() {
     // Contract: C3, U10
     let sandbox = Sandbox::new();
     // The first inner psflip exits when its successor takes over, so the outer psflip needs a child that

@@ -94,7 +94,7 @@ fn the_child_sees_what_it_would_see_without_psflip() {
 }
 
 #[test]
-fn limits_umask_nice_level_and_affinity_are_the_childs_too() {
+fn limits_umask_nice_level_and_affinity_reach_the_child() {
     // Contract: C1, C4
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("elsewhere")).unwrap();
@@ -108,7 +108,7 @@ fn limits_umask_nice_level_and_affinity_are_the_childs_too() {
 }
 
 #[test]
-fn scheduling_and_what_else_a_process_inherits_is_the_childs_too() {
+fn scheduling_and_other_inherited_attributes_reach_the_child() {
     // Contract: C1, C4
     let sandbox = Sandbox::new();
     assert_same_view!(sandbox, start => start
@@ -116,7 +116,7 @@ fn scheduling_and_what_else_a_process_inherits_is_the_childs_too() {
 }
 
 #[test]
-fn credentials_are_the_childs_too() {
+fn credentials_reach_the_child() {
     // Contract: C1, C4
     let sandbox = Sandbox::new();
     if !crate::tree::is_root() {
@@ -128,7 +128,7 @@ fn credentials_are_the_childs_too() {
 }
 
 #[test]
-fn a_nohup_stays_a_nohup() {
+fn nohup_stays_in_effect() {
     // Contract: C2
     let sandbox = Sandbox::new();
     assert_same_view!(sandbox, start => start.wrapper(["nohup"]));
@@ -181,7 +181,7 @@ fn everything_blocked_stays_blocked() {
 }
 
 #[test]
-fn descriptors_that_psflip_inherited_pass_on_untouched_through_flips() {
+fn inherited_descriptors_pass_unchanged_over_upgrades() {
     // Contract: C3
     let sandbox = Sandbox::new();
     for name in ["three", "four", "nine"] {

@@ -18,7 +18,7 @@ fn start(sandbox: &Sandbox) -> Psflip {
 }
 
 #[test]
-fn nonsense_is_told_to_be_nonsense() {
+fn invalid_requests_are_refused_with_a_reason() {
     // Contract: X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
@@ -51,7 +51,7 @@ fn nonsense_is_told_to_be_nonsense() {
 }
 
 #[test]
-fn keys_of_a_later_version_are_no_nonsense() {
+fn keys_of_a_later_version_are_accepted() {
     // Contract: V1
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
@@ -76,7 +76,7 @@ fn a_request_may_come_in_pieces_and_without_a_line_break() {
 }
 
 #[test]
-fn clients_that_say_nothing_make_room_for_those_who_do() {
+fn silent_clients_are_disconnected_for_active_ones() {
     // Contract: O2, X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
@@ -92,7 +92,7 @@ fn clients_that_say_nothing_make_room_for_those_who_do() {
 }
 
 #[test]
-fn clients_that_watch_make_room_for_those_who_ask() {
+fn watching_clients_are_disconnected_for_requesting_ones() {
     // Contract: O2, X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
@@ -110,7 +110,7 @@ fn clients_that_watch_make_room_for_those_who_ask() {
 }
 
 #[test]
-fn clients_that_wait_for_an_upgrade_are_not_sent_away_for_others() {
+fn clients_that_wait_for_an_upgrade_are_not_disconnected_for_others() {
     // Contract: X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
@@ -132,7 +132,7 @@ fn clients_that_wait_for_an_upgrade_are_not_sent_away_for_others() {
 }
 
 #[test]
-fn a_client_that_never_reads_takes_bounded_memory_and_hears_of_the_last_change_later() {
+fn a_client_that_never_reads_costs_bounded_memory_and_gets_the_last_state() {
     // Contract: X2
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
@@ -156,7 +156,7 @@ fn a_client_that_never_reads_takes_bounded_memory_and_hears_of_the_last_change_l
 }
 
 #[test]
-fn only_the_same_user_and_root_may_ask() {
+fn only_the_same_user_and_root_may_connect() {
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox);
     let socket = psflip.control_path();

@@ -1,9 +1,9 @@
 //! The control socket: its answers, across upgrades, and to hostile clients. docs/control.md describes it.
 
-mod asking;
 mod clients;
-mod over_flips;
-mod place;
+mod requests;
+mod socket_path;
+mod upgrades;
 
 use serde_json::Value;
 use testkit::client::control::Asking;

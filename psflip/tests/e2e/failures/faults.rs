@@ -251,7 +251,7 @@ fn each_call_of_the_old_psflip_may_fail_during_an_upgrade() {
 }
 
 #[test]
-fn each_call_of_the_processes_between_the_psflips_may_fail() {
+fn each_call_of_the_intermediate_processes_may_fail() {
     // Contract: F10, U8
     each_fault(|role, _| ["intermediate", "coming"].contains(&role));
 }
@@ -263,7 +263,7 @@ fn each_call_of_the_new_psflip_may_fail() {
 }
 
 #[test]
-fn each_call_of_the_new_psflip_may_fail_the_other_half() {
+fn each_call_of_the_new_psflip_may_fail_part_two() {
     // Contract: F10, U8
     each_fault(|role, number| role == "new" && number % 2 == 1);
 }
@@ -288,7 +288,7 @@ fn everything(sandbox: &Sandbox) -> String {
 }
 
 #[test]
-fn each_call_of_a_new_psflip_that_has_everything_may_fail() {
+fn each_call_of_a_new_psflip_with_all_features_may_fail() {
     // Contract: F10, U8, U4
     let staged = Staged::start_with(everything);
     let trace = staged.trace();
@@ -352,7 +352,7 @@ fn each_read_of_the_signals_may_fail_during_a_stop() {
 }
 
 #[test]
-fn the_real_psflip_heeds_no_plan() {
+fn the_real_psflip_ignores_fault_plans() {
     // Contract: C3, F10
     let sandbox = Sandbox::new();
     let stage = Stage::new(&sandbox);
@@ -364,7 +364,7 @@ fn the_real_psflip_heeds_no_plan() {
 }
 
 #[test]
-fn whatever_fails_a_first_start_ends_with_a_reason_and_leaves_nothing() {
+fn a_failed_first_start_reports_its_reason_and_leaves_no_process() {
     // Contract: F10, C6, P4
     let first = |orders: &str| {
         let sandbox = Sandbox::new();
@@ -406,7 +406,7 @@ fn whatever_fails_a_first_start_ends_with_a_reason_and_leaves_nothing() {
 }
 
 #[test]
-fn whatever_fails_a_first_start_with_a_socket_and_a_link_leaves_neither_or_serves() {
+fn a_failed_first_start_leaves_no_socket_and_no_symlink() {
     // Contract: F10, C6
     let first = |orders: &str| {
         let sandbox = Sandbox::new();
@@ -458,7 +458,7 @@ fn whatever_fails_a_first_start_with_a_socket_and_a_link_leaves_neither_or_serve
 }
 
 #[test]
-fn whatever_fails_a_stop_it_comes_to_its_end() {
+fn a_stop_completes_whatever_call_fails() {
     // Contract: F10, S5, C8
     let stopped = |orders: &str| {
         let sandbox = Sandbox::new();
@@ -497,7 +497,7 @@ fn whatever_fails_a_stop_it_comes_to_its_end() {
 }
 
 #[test]
-fn a_log_that_can_not_be_written_is_nobodys_concern() {
+fn a_log_that_can_not_be_written_has_no_effect() {
     // Contract: F10, U8
     let Staged { sandbox, stage, psflip, .. } = Staged::start();
     for errno in [Errno::EPIPE, Errno::ENOSPC, Errno::EIO] {

@@ -10,7 +10,7 @@ use crate::service::{
 };
 
 #[test]
-fn a_new_psflip_that_is_killed_leaves_the_old_generation_as_it_was() {
+fn a_killed_new_psflip_leaves_the_old_generation_unchanged() {
     // Contract: F6, U8, C7
     let service = Service::start();
     service.configure(&["forks-workers", "--orphans", "1", "--ignore-term"], UNTIL_FILE);
@@ -35,7 +35,7 @@ fn a_new_psflip_that_is_killed_leaves_the_old_generation_as_it_was() {
 /// On a busy host the process between the two psflips may exit after the new psflip is ready. The old psflip
 /// kills all its descendants when it exits, so it would kill the new one.
 #[test]
-fn a_successor_that_is_ready_before_its_parent_is_the_manager_waits_and_lives() {
+fn a_successor_is_not_promoted_before_it_is_reparented() {
     // Contract: U10, U4
     let sandbox = Sandbox::new();
     let stage = Stage::new(&sandbox);
@@ -61,7 +61,7 @@ fn a_successor_that_is_ready_before_its_parent_is_the_manager_waits_and_lives() 
 }
 
 #[test]
-fn fifty_new_psflips_killed_at_any_moment_lose_nothing() {
+fn fifty_new_psflips_killed_at_random_moments_lose_no_request() {
     // Contract: F6, U8
     let service = Service::start();
     let probe = "[healthcheck.command]\ncmd = [\"sh\", \"-c\", \"echo x >> probes; sleep infinity\"]\ntimeout = \"5ms\"\n";
@@ -110,7 +110,7 @@ fn killed_with_the_pidfile(sandbox: &Sandbox) -> bool {
 }
 
 #[test]
-fn a_new_psflip_that_is_killed_with_the_pidfile_in_its_hands_is_either_promoted_or_not() {
+fn a_new_psflip_killed_while_it_takes_the_pidfile_is_promoted_or_not() {
     // Contract: F6, P1
     for _ in 0..30 {
         let sandbox = Sandbox::new();
@@ -162,7 +162,7 @@ fn an_old_child_that_dies_during_an_upgrade_is_replaced_by_the_new_one() {
 }
 
 #[test]
-fn an_old_child_that_dies_during_an_upgrade_that_fails_is_relayed() {
+fn the_exit_of_an_old_child_during_a_failed_upgrade_is_relayed() {
     // Contract: F7, C5
     for (ending, value) in [("--code", "9"), ("--signal", "SEGV")] {
         let sandbox = Sandbox::new();
@@ -221,7 +221,7 @@ fn a_new_generation_whose_predecessor_is_killed_goes_on_alone() {
 }
 
 #[test]
-fn a_predecessor_that_is_killed_when_it_should_acknowledge_is_replaced() {
+fn a_predecessor_killed_before_its_acknowledgement_is_replaced() {
     // Contract: F8
     goes_on_alone(|psflip, sandbox, old| {
         psflip.wait_for_line(Stream::Stdout, "name=gen2");
@@ -232,7 +232,7 @@ fn a_predecessor_that_is_killed_when_it_should_acknowledge_is_replaced() {
 }
 
 #[test]
-fn a_predecessor_that_is_killed_while_it_drains_takes_nothing_with_it() {
+fn a_predecessor_killed_while_it_drains_affects_no_new_process() {
     // Contract: F9
     let sandbox = Sandbox::new();
     let Draining { psflip, old, new, old_child } =
@@ -253,7 +253,7 @@ fn a_predecessor_that_is_killed_while_it_drains_takes_nothing_with_it() {
 }
 
 #[test]
-fn a_keeper_that_is_killed_while_psflip_is_no_subreaper_leaves_nobody_behind() {
+fn a_keeper_killed_while_psflip_is_no_subreaper_leaves_no_process() {
     // Contract: C7, C8, F7
     let sandbox = Sandbox::new();
     let stage = Stage::new(&sandbox);

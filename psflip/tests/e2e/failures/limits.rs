@@ -104,19 +104,19 @@ fn first_starts(names: &[&str]) {
 }
 
 #[test]
-fn a_first_start_with_few_descriptors_works_or_says_why_not() {
+fn a_first_start_with_few_descriptors_works_or_reports_why() {
     // Contract: F10, C6
     first_starts(&["nofile"]);
 }
 
 #[test]
-fn a_first_start_with_little_memory_works_or_says_why_not() {
+fn a_first_start_with_little_memory_works_or_reports_why() {
     // Contract: F10, C6
     first_starts(&["as", "data", "stack", "memlock"]);
 }
 
 #[test]
-fn a_first_start_with_no_room_for_files_or_signals_works_or_says_why_not() {
+fn a_first_start_with_file_and_signal_limits_works_or_reports_why() {
     // Contract: F10, C6, P4
     first_starts(&["fsize", "sigpending"]);
 }
@@ -166,13 +166,13 @@ fn an_upgrade_with_little_memory_succeeds_or_changes_nothing() {
 }
 
 #[test]
-fn an_upgrade_with_no_room_for_files_or_signals_succeeds_or_changes_nothing() {
+fn an_upgrade_with_file_and_signal_limits_succeeds_or_changes_nothing() {
     // Contract: F10, U8, P4
     upgrades(&["fsize", "sigpending"]);
 }
 
 #[test]
-fn a_first_start_with_few_processes_works_or_says_why_not() {
+fn a_first_start_with_few_processes_works_or_reports_why() {
     // Contract: F10, C6
     if !testkit::need_root() {
         return; // no test user without other processes
@@ -249,7 +249,7 @@ impl Small {
 }
 
 #[test]
-fn an_upgrade_without_room_for_the_pidfile_changes_nothing() {
+fn an_upgrade_without_disk_space_for_the_pidfile_changes_nothing() {
     // Contract: F10, P4, U8
     let mut small = None;
     let mut rig = Rig::start(|sandbox, psflip| {
@@ -332,7 +332,7 @@ fn a_log_beyond_the_file_size_limit_loses_lines_and_nothing_else() {
 }
 
 #[test]
-fn a_stop_does_not_mind_that_the_directory_of_the_pidfile_is_gone() {
+fn a_stop_works_without_the_directory_of_the_pidfile() {
     // Contract: F10, F11
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("run")).unwrap();

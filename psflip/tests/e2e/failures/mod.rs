@@ -2,7 +2,6 @@
 //! send requests without pause.
 
 mod faults;
-mod frozen;
 mod injected;
 mod killed;
 mod limits;
@@ -11,4 +10,5 @@ mod resources;
 mod rig;
 pub(crate) mod stage;
 mod start;
+mod suspended;
 mod versions;

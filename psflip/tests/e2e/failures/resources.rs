@@ -20,7 +20,7 @@ fn limit(sandbox: &Sandbox, process: Process, user: &str, limit: &str) {
 }
 
 #[test]
-fn an_upgrade_that_gets_no_descriptors_fails_and_leaves_the_old_generation_as_it_was() {
+fn an_upgrade_without_descriptors_fails_and_keeps_the_old_generation() {
     // Contract: F10, U8
     let service = Service::start();
     service.configure_well();
@@ -59,7 +59,7 @@ fn an_upgrade_that_gets_no_descriptors_fails_and_leaves_the_old_generation_as_it
 }
 
 #[test]
-fn an_upgrade_that_gets_no_processes_fails_and_leaves_the_old_generation_as_it_was() {
+fn an_upgrade_that_can_not_fork_fails_and_keeps_the_old_generation() {
     // Contract: F10, U8
     if !testkit::need_root() {
         return; // no test user without other processes
@@ -164,7 +164,7 @@ fn system_calls_that_fail_during_an_upgrade_fail_the_upgrade_only() {
 }
 
 #[test]
-fn a_keeper_that_can_not_be_heard_for_lack_of_memory_is_heard_later() {
+fn a_keepers_message_is_received_later_if_memory_is_short() {
     // Contract: F10
     let service = Service::start();
     if testkit::need("strace").is_none() {

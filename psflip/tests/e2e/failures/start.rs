@@ -7,7 +7,7 @@ use testkit::Stream;
 use crate::service::{Service, script};
 
 #[test]
-fn a_broken_configuration_fails_the_upgrade() {
+fn an_invalid_configuration_fails_the_upgrade() {
     // Contract: F1, U8
     let service = Service::start();
     service.sandbox.write("psflip.toml", "cmd = [\"x\"]\ntimout = 3\n[oops\n");
@@ -45,7 +45,7 @@ fn a_psflip_that_is_missing_or_not_executable_fails_the_upgrade() {
 }
 
 #[test]
-fn a_psflip_that_ends_at_once_fails_the_upgrade() {
+fn a_psflip_that_exits_at_once_fails_the_upgrade() {
     // Contract: F2, U8
     let service = Service::start();
     let link =
@@ -64,7 +64,7 @@ fn a_psflip_that_ends_at_once_fails_the_upgrade() {
 }
 
 #[test]
-fn a_psflip_that_never_speaks_is_ended_at_the_deadline() {
+fn a_psflip_that_sends_nothing_is_killed_at_the_deadline() {
     // Contract: F2, F5, U8
     let service = Service::start();
     // A new psflip may be silent for the old one's `upgrade.timeout`, and 5 s more for a busy host.
@@ -103,7 +103,7 @@ fn a_child_that_cannot_be_started_fails_the_upgrade() {
 }
 
 #[test]
-fn a_child_that_ends_during_initialization_fails_the_upgrade() {
+fn a_child_that_exits_during_initialization_fails_the_upgrade() {
     // Contract: F3, U8
     let service = Service::start();
     let tries: &[(&[&str], &str)] = &[
@@ -125,7 +125,7 @@ fn a_child_that_ends_during_initialization_fails_the_upgrade() {
 }
 
 #[test]
-fn a_child_that_is_never_healthy_is_ended_without_delay() {
+fn a_child_that_is_never_healthy_is_stopped_without_delay() {
     // Contract: F4, H4, U8
     let service = Service::start();
     let rest = "[upgrade]\ntimeout = \"1s\"\n[shutdown]\ndelay = \"1h\"\ntimeout = \"200ms\"\n\

@@ -101,7 +101,7 @@ const SERVE: &str = "trap 'exit 0' TERM; echo serving; : > /up; while :; do slee
 const SOON: &str = "[upgrade]\ntimeout = \"20s\"\n";
 
 #[test]
-fn a_container_is_promoted_when_a_real_engine_says_that_it_is_healthy() {
+fn a_container_is_promoted_when_a_real_engine_reports_it_healthy() {
     // Contract: H1, H3, H4, U8
     if !can_run() {
         return;

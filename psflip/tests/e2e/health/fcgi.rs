@@ -19,7 +19,7 @@ fn server(sandbox: &Sandbox, check: &str, rest: &str) -> PsflipBuilder {
 }
 
 #[test]
-fn a_fastcgi_server_is_promoted_when_it_answers_and_not_by_its_predecessors_answers() {
+fn a_fastcgi_server_is_promoted_only_by_its_own_answers() {
     // Contract: H1, U3
     let sandbox = Sandbox::new();
     let psflip = server(&sandbox, "script = \"/ping\"\ninterval = \"5ms\"\n", "").start().wait_ready();
@@ -36,7 +36,7 @@ fn a_fastcgi_server_is_promoted_when_it_answers_and_not_by_its_predecessors_answ
 }
 
 #[test]
-fn the_status_of_the_answer_counts_and_is_told() {
+fn the_status_of_the_answer_counts_and_is_reported() {
     // Contract: H1, H4, C6
     let sandbox = Sandbox::new();
     let check = "script = \"/ping\"\nquery = \"status=503\"\nstatus = \"503\"\n";
@@ -101,7 +101,7 @@ fn php_fpm() -> Option<PathBuf> {
 }
 
 #[test]
-fn php_fpm_is_healthy_when_it_answers_its_ping_and_is_flipped() {
+fn php_fpm_is_healthy_when_it_answers_its_ping_and_is_upgraded() {
     // Contract: H1, H4
     let Some(php_fpm) = php_fpm() else {
         testkit::skip("php-fpm", "php-fpm is not installed");

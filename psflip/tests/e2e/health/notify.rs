@@ -61,7 +61,7 @@ fn promotes(script: &str) {
 }
 
 #[test]
-fn a_child_whose_script_says_ready_is_promoted() {
+fn a_child_whose_script_sends_ready_is_promoted() {
     // Contract: H1, C3
     if is_installed("python3") {
         promotes("say 'STATUS=nearly'; say 'READY=1\\nSTATUS=up'; exec sleep 1000");
@@ -69,7 +69,7 @@ fn a_child_whose_script_says_ready_is_promoted() {
 }
 
 #[test]
-fn a_child_that_says_ready_by_systemd_notify_is_promoted() {
+fn a_child_that_sends_ready_by_systemd_notify_is_promoted() {
     // Contract: H1
     if is_installed("systemd-notify") {
         // Without `--no-block` it waits until psflip closes its descriptor (BARRIER=1).
@@ -80,7 +80,7 @@ fn a_child_that_says_ready_by_systemd_notify_is_promoted() {
 /// Run as root, systemd-notify(1) gives its parent as the sender. If the shell that started it has exited,
 /// its parent is the keeper.
 #[test]
-fn a_systemd_notify_in_the_background_may_say_ready() {
+fn a_systemd_notify_in_the_background_may_send_ready() {
     // Contract: H1, H5
     if is_installed("systemd-notify") {
         let orphan =
@@ -112,7 +112,7 @@ fn is_ready_by_one_who_is_gone(sandbox: &Sandbox, psflip: &Psflip, sends: impl F
 }
 
 #[test]
-fn of_those_who_are_gone_an_orphan_of_the_child_counts_and_a_stranger_does_not() {
+fn of_exited_senders_only_orphans_of_the_child_count() {
     // Contract: H5
     if !is_installed("socat") {
         return;
@@ -146,7 +146,7 @@ fn of_those_who_are_gone_an_orphan_of_the_child_counts_and_a_stranger_does_not()
 }
 
 #[test]
-fn a_child_that_says_ready_by_python_is_promoted() {
+fn a_child_that_sends_ready_by_python_is_promoted() {
     // Contract: H1
     let script = "exec python3 -c \"import os, signal, socket\n\
         name = os.environ['NOTIFY_SOCKET']\n\
@@ -158,7 +158,7 @@ fn a_child_that_says_ready_by_python_is_promoted() {
 }
 
 #[test]
-fn an_orphan_of_the_child_in_a_session_of_its_own_may_say_ready() {
+fn an_orphan_of_the_child_in_its_own_session_may_send_ready() {
     // Contract: H1
     if !is_installed("python3") {
         return;
@@ -174,7 +174,7 @@ fn an_orphan_of_the_child_in_a_session_of_its_own_may_say_ready() {
 }
 
 #[test]
-fn a_child_that_became_another_user_may_say_ready() {
+fn a_child_that_changed_its_user_may_send_ready() {
     // Contract: H1
     if !nix_is_root() || !is_installed("python3") || !is_installed("setpriv") {
         return;
@@ -201,7 +201,7 @@ fn reason_of_failure(sandbox: &Sandbox, psflip: &Psflip) -> String {
 }
 
 #[test]
-fn a_child_that_says_nothing_fails_with_a_reason_that_teaches() {
+fn a_child_that_sends_nothing_fails_with_advice() {
     // Contract: H4, C6, F4
     let sandbox = Sandbox::new();
     let psflip =
@@ -212,7 +212,7 @@ fn a_child_that_says_nothing_fails_with_a_reason_that_teaches() {
 }
 
 #[test]
-fn what_the_child_said_of_its_trouble_is_part_of_the_reason() {
+fn the_childs_status_and_errno_are_part_of_the_reason() {
     // Contract: H4, C6
     if !is_installed("python3") {
         return;
@@ -257,7 +257,7 @@ fn an_upgrade_to_a_child_that_is_not_ready_in_time_fails_and_the_next_one_works(
 }
 
 #[test]
-fn messages_of_others_do_not_count_not_even_those_of_the_old_child() {
+fn messages_of_other_processes_and_the_old_child_do_not_count() {
     // Contract: H1, H4, H5, U3
     if !is_installed("python3") || !is_installed("socat") {
         return;
@@ -313,7 +313,7 @@ fn the_socket_is_read_as_long_as_the_child_serves() {
 }
 
 #[test]
-fn a_flood_of_strangers_costs_little_and_keeps_no_child_from_being_ready() {
+fn a_flood_from_foreign_senders_costs_little_and_delays_no_child() {
     // Contract: H5
     if !is_installed("python3") {
         return;
@@ -351,7 +351,7 @@ fn a_flood_of_strangers_costs_little_and_keeps_no_child_from_being_ready() {
 }
 
 #[test]
-fn a_child_may_ask_for_more_time_and_both_generations_give_it() {
+fn a_child_may_request_more_time_and_both_generations_grant_it() {
     // Contract: H1, U2, F5
     if !is_installed("python3") {
         return;
@@ -386,7 +386,7 @@ fn a_child_gets_no_more_time_than_the_configuration_allows() {
 }
 
 #[test]
-fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
+fn a_child_that_ignores_a_stop_request_may_have_sent_ready_meanwhile() {
     // Contract: H1, S5
     if !is_installed("python3") {
         return;
@@ -411,7 +411,7 @@ fn a_child_that_ignores_a_stop_request_may_have_said_ready_meanwhile() {
 }
 
 #[test]
-fn a_socket_that_can_not_be_made_fails_the_upgrade_and_the_next_one_works() {
+fn a_failed_notify_socket_fails_the_upgrade_and_the_next_one_works() {
     // Contract: F10, U8
     if !is_installed("python3") {
         return;

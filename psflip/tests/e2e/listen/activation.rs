@@ -25,7 +25,7 @@ fn passed_on(name: &str, rest: &str) -> String {
 }
 
 #[test]
-fn sockets_of_the_manager_are_passed_on_by_name_in_every_generation() {
+fn activated_sockets_are_passed_by_name_in_every_generation() {
     // Contract: C3, U2
     let sandbox = Sandbox::new();
     let psflip = activated(&sandbox, SERVER, &passed_on("web", "")).start().wait_ready();
@@ -41,7 +41,7 @@ fn sockets_of_the_manager_are_passed_on_by_name_in_every_generation() {
 }
 
 #[test]
-fn sockets_of_the_manager_and_own_ones_go_by_any_protocol() {
+fn activated_and_own_sockets_are_passed_by_any_protocol() {
     // Contract: C3
     let sandbox = Sandbox::new();
     let own = listen(&unix(&sandbox, "own.sock"), "name = \"own\"");
@@ -66,7 +66,7 @@ fn sockets_of_the_manager_and_own_ones_go_by_any_protocol() {
 }
 
 #[test]
-fn sockets_of_the_manager_pass_through_untouched_without_a_listener() {
+fn activated_sockets_pass_through_unchanged_without_a_listener() {
     // Contract: C3
     let sandbox = Sandbox::new();
     let psflip = activated(&sandbox, &["introspect", "--hold"], "").start().wait_ready();
@@ -90,7 +90,7 @@ fn sockets_of_the_manager_pass_through_untouched_without_a_listener() {
 }
 
 #[test]
-fn a_name_that_the_manager_did_not_give_is_told() {
+fn a_socket_name_that_was_not_passed_is_reported() {
     // Contract: C6, U8
     let sandbox = Sandbox::new();
     let psflip = with_listeners(&sandbox, SERVER, &passed_on("web", "")).start();
@@ -111,7 +111,7 @@ fn a_name_that_the_manager_did_not_give_is_told() {
 }
 
 #[test]
-fn what_is_addressed_to_another_process_is_not_psflips() {
+fn sockets_for_another_process_are_ignored() {
     // Contract: C3
     let sandbox = Sandbox::new();
     let web = UnixListener::bind(sandbox.path("web.sock")).unwrap();
@@ -123,7 +123,7 @@ fn what_is_addressed_to_another_process_is_not_psflips() {
 }
 
 #[test]
-fn descriptors_that_the_manager_promised_and_did_not_pass_are_told() {
+fn announced_but_missing_descriptors_are_reported() {
     // Contract: C6, C3
     let sandbox = Sandbox::new();
     let told = ["sh", "-c", "LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=web:admin exec \"$@\"", "sh"];
@@ -136,7 +136,7 @@ fn descriptors_that_the_manager_promised_and_did_not_pass_are_told() {
 }
 
 #[test]
-fn systemd_itself_may_be_the_one_that_passes_them() {
+fn sockets_activated_by_systemd_itself_work() {
     // Contract: C3
     if testkit::need("systemd-socket-activate").is_none() {
         return;

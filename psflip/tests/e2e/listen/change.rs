@@ -35,7 +35,7 @@ fn a_listener_that_is_added_serves_with_the_new_generation() {
 }
 
 #[test]
-fn a_listener_that_is_removed_stays_with_the_old_generation_until_it_is_gone() {
+fn a_removed_listener_stays_open_until_the_old_generation_exits() {
     // Contract: U2, U5
     let sandbox = Sandbox::new();
     let port = Reserved::new();
@@ -71,7 +71,7 @@ fn a_listener_that_is_removed_stays_with_the_old_generation_until_it_is_gone() {
 }
 
 #[test]
-fn nobody_waits_in_the_queue_of_a_removed_socket_that_the_old_child_has_closed() {
+fn no_client_waits_in_the_queue_of_a_removed_and_closed_socket() {
     // Contract: U2, U5
     let sandbox = Sandbox::new();
     let port = Reserved::new();
@@ -126,7 +126,7 @@ fn a_listener_that_is_removed_can_come_back() {
 }
 
 #[test]
-fn mode_owner_queue_and_nodelay_change_without_a_gap() {
+fn mode_owner_backlog_and_nodelay_change_without_refused_clients() {
     // Contract: U2
     let sandbox = Sandbox::new();
     let root = crate::tree::is_root();
@@ -172,7 +172,7 @@ fn mode_owner_queue_and_nodelay_change_without_a_gap() {
 /// A server such as gunicorn sets TCP_NODELAY on the socket that it inherits. If an upgrade reset the option,
 /// many answers would take 40 ms longer.
 #[test]
-fn what_the_child_sets_by_itself_stays_where_the_configuration_says_nothing() {
+fn options_set_by_the_child_stay_unless_configured() {
     // Contract: C3, U8
     let sandbox = Sandbox::new();
     let psflip = with_listeners(&sandbox, SERVER, &listen("tcp://127.0.0.1:0", "")).start().wait_ready();
@@ -225,7 +225,7 @@ fn a_socket_is_non_blocking_for_a_child_that_does_not_set_it() {
 }
 
 #[test]
-fn a_failed_upgrade_leaves_mode_owner_queue_and_nodelay_as_they_were() {
+fn a_failed_upgrade_leaves_mode_owner_backlog_and_nodelay_unchanged() {
     // Contract: U8
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -272,7 +272,7 @@ fn a_failed_upgrade_leaves_mode_owner_queue_and_nodelay_as_they_were() {
 }
 
 #[test]
-fn what_an_open_socket_can_not_change_fails_the_upgrade() {
+fn options_that_an_open_socket_can_not_change_fail_the_upgrade() {
     // Contract: U8
     let sandbox = Sandbox::new();
     let (six, four) = ("tcp://[::]:0", "udp://127.0.0.1:0");
@@ -294,7 +294,7 @@ fn what_an_open_socket_can_not_change_fails_the_upgrade() {
 }
 
 #[test]
-fn an_address_in_use_fails_the_upgrade_and_touches_nothing() {
+fn an_address_in_use_fails_the_upgrade_and_changes_nothing() {
     // Contract: U8, F10
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -325,7 +325,7 @@ fn an_address_in_use_fails_the_upgrade_and_touches_nothing() {
 }
 
 #[test]
-fn a_socket_file_that_somebody_removed_is_there_again_after_a_flip() {
+fn a_removed_socket_file_is_created_again_at_the_next_upgrade() {
     // Contract: U2, U8
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -346,7 +346,7 @@ fn a_socket_file_that_somebody_removed_is_there_again_after_a_flip() {
 }
 
 #[test]
-fn a_socket_file_that_somebody_else_put_there_is_theirs() {
+fn a_foreign_socket_file_is_left_alone() {
     // Contract: U8
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -363,7 +363,7 @@ fn a_socket_file_that_somebody_else_put_there_is_theirs() {
 }
 
 #[test]
-fn the_queue_is_the_same_through_flips() {
+fn the_accept_queue_stays_the_same_over_upgrades() {
     // Contract: U2
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -391,7 +391,7 @@ fn the_queue_is_the_same_through_flips() {
 }
 
 #[test]
-fn the_end_removes_the_files_whatever_kind_of_end_it_is() {
+fn socket_files_are_removed_at_any_kind_of_exit() {
     // Contract: C5, F11
     let sandbox = Sandbox::new();
     let listeners = listen(&unix(&sandbox, "app.sock"), "");

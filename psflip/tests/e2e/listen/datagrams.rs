@@ -42,7 +42,7 @@ fn accepted_packet(server: &OwnedFd) -> Vec<u8> {
 }
 
 #[test]
-fn datagram_and_packet_sockets_are_what_they_are_called_and_keep_their_queues_over_a_flip() {
+fn datagram_and_packet_sockets_keep_their_queues_over_an_upgrade() {
     // Contract: U2
     let sandbox = Sandbox::new();
     let name = sandbox.path("abstract").display().to_string();
@@ -101,7 +101,7 @@ fn send_a_round(path: &Path, sender: u32, round: u32) {
 }
 
 #[test]
-fn no_datagram_is_lost_over_flips() {
+fn no_datagram_is_lost_over_upgrades() {
     // Contract: U2, U5
     let sandbox = Sandbox::new();
     let path = sandbox.path("gram.sock");
@@ -137,7 +137,7 @@ fn no_datagram_is_lost_over_flips() {
 }
 
 #[test]
-fn what_an_upgrade_may_change_of_datagram_and_packet_sockets() {
+fn an_upgrade_may_change_options_of_datagram_and_packet_sockets() {
     // Contract: U2, U8
     let sandbox = Sandbox::new();
     let gram = |rest: &str| listen(&at(&sandbox, "unixgram", "gram.sock"), rest);
@@ -165,7 +165,7 @@ fn what_an_upgrade_may_change_of_datagram_and_packet_sockets() {
 }
 
 #[test]
-fn a_stale_file_is_replaced_and_a_socket_in_use_is_not_whatever_its_type() {
+fn a_stale_socket_file_of_any_type_is_replaced_and_one_in_use_is_not() {
     // Contract: C6, F10
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -198,7 +198,7 @@ fn a_stale_file_is_replaced_and_a_socket_in_use_is_not_whatever_its_type() {
 }
 
 #[test]
-fn datagram_and_packet_sockets_of_a_manager_are_passed_on_by_name() {
+fn activated_datagram_and_packet_sockets_are_passed_by_name() {
     // Contract: C3, U2
     let sandbox = Sandbox::new();
     let gram = UnixDatagram::bind(sandbox.path("gram.sock")).unwrap();

@@ -15,7 +15,7 @@ fn waits(sandbox: &Sandbox, argv: &[&str], listeners: &str) {
 }
 
 #[test]
-fn the_queue_survives_an_old_psflip_that_is_killed_before_the_promotion() {
+fn the_accept_queue_survives_an_old_psflip_killed_before_the_promotion() {
     // Contract: F8
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -53,7 +53,7 @@ fn the_queue_survives_an_old_psflip_that_is_killed_before_the_promotion() {
 }
 
 #[test]
-fn a_successor_that_is_left_alone_and_fails_leaves_no_file() {
+fn a_successor_that_goes_on_alone_and_fails_leaves_no_socket_file() {
     // Contract: F8, C6
     let sandbox = Sandbox::new();
     let listeners = listen(&unix(&sandbox, "app.sock"), "");
@@ -73,7 +73,7 @@ fn a_successor_that_is_left_alone_and_fails_leaves_no_file() {
 }
 
 #[test]
-fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
+fn a_killed_new_psflip_leaves_the_old_sockets_unchanged() {
     // Contract: F6, U8
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock");
@@ -115,7 +115,7 @@ fn a_new_psflip_that_is_killed_leaves_the_old_sockets_as_they_were() {
 }
 
 #[test]
-fn a_psflip_that_is_killed_leaves_nothing_that_blocks_the_next_start() {
+fn sockets_of_a_killed_psflip_do_not_block_the_next_start() {
     // Contract: C7, F9
     let sandbox = Sandbox::new();
     let listeners = format!(
@@ -157,7 +157,7 @@ fn a_psflip_that_is_killed_leaves_nothing_that_blocks_the_next_start() {
 }
 
 #[test]
-fn a_generation_that_is_superseded_removes_nothing_even_if_its_successor_is_killed() {
+fn a_superseded_generation_never_removes_socket_files() {
     // Contract: F9
     let sandbox = Sandbox::new();
     let listeners = listen(&unix(&sandbox, "app.sock"), "");

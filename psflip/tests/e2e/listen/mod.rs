@@ -5,11 +5,11 @@
 mod activation;
 mod change;
 mod datagrams;
+mod fd_store;
 mod killed;
 mod protocols;
 mod refused;
 mod sockets;
-mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

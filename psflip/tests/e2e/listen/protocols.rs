@@ -8,7 +8,7 @@ use super::*;
 use crate::service::script;
 
 #[test]
-fn every_protocol_finds_its_socket_in_every_generation() {
+fn every_protocol_passes_its_socket_to_every_generation() {
     // Contract: C3, U2
     for protocol in ["listen_fds", "stdin", "server_starter", "einhorn"] {
         let sandbox = Sandbox::new();
@@ -35,7 +35,7 @@ fn every_protocol_finds_its_socket_in_every_generation() {
 }
 
 #[test]
-fn descriptor_0_is_the_socket_also_where_psflip_has_none() {
+fn descriptor_0_is_the_socket_even_if_psflip_has_no_stdin() {
     // Contract: C3, C1
     for closed in [&[0][..], &[0, 1], &[0, 1, 2]] {
         let sandbox = Sandbox::new();
@@ -61,7 +61,7 @@ fn descriptor_0_is_the_socket_also_where_psflip_has_none() {
 }
 
 #[test]
-fn listen_pid_is_the_child_behind_a_shell_that_becomes_it() {
+fn listen_pid_is_the_child_that_a_shell_executes() {
     // Contract: C3
     let sandbox = Sandbox::new();
     let server = testkit::fixture("http-server").display().to_string();
@@ -74,7 +74,7 @@ fn listen_pid_is_the_child_behind_a_shell_that_becomes_it() {
 }
 
 #[test]
-fn the_child_has_what_is_announced_and_nothing_else() {
+fn the_child_has_the_announced_descriptors_and_no_others() {
     // Contract: C3, C4
     let sandbox = Sandbox::new();
     let bare = sandbox.command([testkit::fixture("introspect")]).start();
@@ -205,7 +205,7 @@ fn sixty_four_listeners_are_handed_over() {
 }
 
 #[test]
-fn a_child_that_has_no_room_for_its_sockets_is_a_failure_with_a_reason() {
+fn a_child_that_can_not_get_its_sockets_fails_with_a_reason() {
     // Contract: C6, F10
     let sandbox = Sandbox::new();
     let many: String = (0..30).map(|n| listen(&unix(&sandbox, &format!("{n}.sock")), "")).collect();

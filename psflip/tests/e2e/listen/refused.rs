@@ -36,7 +36,7 @@ fn a_stale_socket_file_is_replaced() {
 }
 
 #[test]
-fn a_socket_at_which_somebody_listens_is_left_alone() {
+fn a_socket_with_a_listener_is_left_alone() {
     // Contract: C6, F10
     let sandbox = Sandbox::new();
     let other = UnixListener::bind(sandbox.path("app.sock")).unwrap();
@@ -82,7 +82,7 @@ fn a_socket_whose_queue_is_full_is_in_use() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn anything_but_a_socket_is_left_alone() {
     // Contract: C6, F10
     let sandbox = Sandbox::new();
     sandbox.write("app.sock", "precious");
@@ -121,7 +121,7 @@ fn a_directory_that_is_missing_or_not_writable_is_named() {
 }
 
 #[test]
-fn a_path_that_is_too_long_is_an_error_of_the_configuration() {
+fn a_too_long_path_is_a_configuration_error() {
     // Contract: X1
     let sandbox = Sandbox::new();
     let longest = 107 - sandbox.path("").as_os_str().len();
@@ -135,7 +135,7 @@ fn a_path_that_is_too_long_is_an_error_of_the_configuration() {
 }
 
 #[test]
-fn an_address_in_use_is_told() {
+fn an_address_in_use_is_reported() {
     // Contract: C6, F10
     let sandbox = Sandbox::new();
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -153,7 +153,7 @@ fn an_address_in_use_is_told() {
 }
 
 #[test]
-fn an_owner_that_does_not_exist_or_is_not_allowed_is_told() {
+fn an_unknown_or_forbidden_owner_is_reported() {
     // Contract: C6, F10
     let sandbox = Sandbox::new();
     let at = unix(&sandbox, "app.sock");
@@ -165,7 +165,7 @@ fn an_owner_that_does_not_exist_or_is_not_allowed_is_told() {
 }
 
 #[test]
-fn a_child_that_does_not_start_leaves_no_socket_behind() {
+fn a_child_that_does_not_start_leaves_no_socket() {
     // Contract: C6, F3
     let sandbox = Sandbox::new();
     let listeners = listen(&unix(&sandbox, "app.sock"), "");
@@ -189,7 +189,7 @@ fn a_child_that_does_not_start_leaves_no_socket_behind() {
 }
 
 #[test]
-fn a_health_check_of_a_shared_listener_is_an_error_of_the_configuration() {
+fn a_health_check_of_a_shared_listener_is_a_configuration_error() {
     // Contract: X1, U3
     let sandbox = Sandbox::new();
     let path = sandbox.path("app.sock").display().to_string();

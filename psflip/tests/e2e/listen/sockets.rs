@@ -14,7 +14,7 @@ use crate::service::can_trace;
 use super::*;
 
 #[test]
-fn tcp_udp_unix_abstract_and_ipv6_sockets_are_what_they_are_called() {
+fn tcp_udp_unix_abstract_and_ipv6_sockets_have_the_right_type() {
     // Contract: U2
     let sandbox = Sandbox::new();
     let name = format!("@{}", sandbox.path("abstract").display());
@@ -83,7 +83,7 @@ fn options_of_tcp_sockets_take_effect() {
 }
 
 #[test]
-fn a_socket_for_ipv6_takes_ipv4_too_unless_it_must_not() {
+fn an_ipv6_socket_accepts_ipv4_unless_v6only_is_set() {
     // Contract: U2
     let sandbox = Sandbox::new();
     let listeners = listen("tcp://[::]:0", "v6only = false");
@@ -111,7 +111,7 @@ fn two_psflips_share_a_port_with_reuseport_and_only_then() {
 }
 
 #[test]
-fn the_queue_is_as_long_as_it_is_said_to_be() {
+fn the_backlog_is_as_configured() {
     // Contract: U2
     if !has_ss() {
         return;
@@ -137,7 +137,7 @@ fn the_queue_is_as_long_as_it_is_said_to_be() {
 }
 
 #[test]
-fn a_socket_file_has_its_mode() {
+fn a_socket_file_has_the_configured_mode() {
     // Contract: U2
     for (umask, mode, expected) in [
         (0o022, "", 0o755),
@@ -160,7 +160,7 @@ fn a_socket_file_has_its_mode() {
 /// inotify reports the file as soon as it exists, but a mode that lasts only briefly is gone by the time the
 /// test looks. So the test traces the calls.
 #[test]
-fn a_socket_file_is_never_wider_than_it_shall_be() {
+fn a_socket_file_never_has_wider_permissions_than_configured() {
     // Contract: U2
     let sandbox = Sandbox::new();
     if !can_trace(&sandbox) {
@@ -197,7 +197,7 @@ fn a_socket_file_is_never_wider_than_it_shall_be() {
 }
 
 #[test]
-fn a_socket_file_has_its_owner_and_group() {
+fn a_socket_file_has_the_configured_owner_and_group() {
     // Contract: U2
     let sandbox = Sandbox::new();
     if !crate::tree::is_root() {

@@ -1,9 +1,9 @@
 //! `psflip upgrade`, `status` and `stop`, as an operator uses them.
 
+mod no_answer;
 mod outage;
 mod status;
 mod stop;
-mod trouble;
 mod upgrade;
 
 use std::process::ExitStatus;

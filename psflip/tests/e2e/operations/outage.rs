@@ -23,7 +23,7 @@ fn open_gate(sandbox: &Sandbox) {
 }
 
 #[test]
-fn a_child_that_crashes_is_an_error_and_status_still_knows_it() {
+fn a_crash_of_the_child_is_logged_as_an_error_and_kept_for_status() {
     // Contract: C5, L1
     for (how, end, code) in [
         ("exit 3", "exit code 3", Some(3)),
@@ -64,7 +64,7 @@ fn a_child_that_crashes_is_an_error_and_status_still_knows_it() {
 }
 
 #[test]
-fn a_start_that_fails_is_known_until_the_next_one_succeeds_and_a_stop_is_no_outage() {
+fn status_keeps_a_failed_start_until_a_success_and_ignores_a_stop() {
     // Contract: C6, L1
     let sandbox = Sandbox::new();
     let first =
@@ -87,7 +87,7 @@ fn a_start_that_fails_is_known_until_the_next_one_succeeds_and_a_stop_is_no_outa
 }
 
 #[test]
-fn a_file_of_somebody_elses_beside_the_pidfile_is_not_touched() {
+fn a_foreign_file_beside_the_pidfile_is_not_touched() {
     let sandbox = Sandbox::new();
     sandbox.write("psflip.pid.last", "mine");
     let psflip = psflip(&sandbox, &["/bin/sh", "-c", "exec sleep 600"], AT_ONCE).start().wait_ready();
@@ -99,7 +99,7 @@ fn a_file_of_somebody_elses_beside_the_pidfile_is_not_touched() {
 }
 
 #[test]
-fn an_end_by_a_signal_that_psflip_forwarded_is_no_outage() {
+fn a_death_by_a_forwarded_signal_is_not_an_outage() {
     // Contract: S1, L1
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["/bin/sleep", "600"], AT_ONCE).start().wait_ready();
@@ -113,7 +113,7 @@ fn an_end_by_a_signal_that_psflip_forwarded_is_no_outage() {
 }
 
 #[test]
-fn a_child_that_puts_itself_into_the_background_is_told_what_to_do() {
+fn a_child_that_daemonizes_is_logged_with_advice() {
     // Contract: C6, C8, L2
     let daemon = "setsid sh -c 'exec sleep 600' & exit 0";
     let sandbox = Sandbox::new();
@@ -145,7 +145,7 @@ fn a_child_that_puts_itself_into_the_background_is_told_what_to_do() {
 }
 
 #[test]
-fn a_child_that_is_not_healthy_yet_is_told_while_it_is_waited_for() {
+fn a_child_that_is_not_healthy_yet_is_logged_repeatedly() {
     // Contract: H4, L3
     let sandbox = Sandbox::new();
     let check =
@@ -163,7 +163,7 @@ fn a_child_that_is_not_healthy_yet_is_told_while_it_is_waited_for() {
 }
 
 #[test]
-fn the_warnings_that_mean_an_outage_are_told_at_the_start_and_when_the_configuration_changes() {
+fn outage_warnings_are_logged_at_start_and_at_configuration_changes() {
     // Contract: L4
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["http-server", "--unix", "app.sock"], AT_ONCE).start().wait_ready();
@@ -189,7 +189,7 @@ fn the_warnings_that_mean_an_outage_are_told_at_the_start_and_when_the_configura
 }
 
 #[test]
-fn sockets_that_nothing_is_made_of_are_a_warning() {
+fn unused_inherited_sockets_are_a_warning() {
     // Contract: C3, L4
     let sandbox = Sandbox::new();
     let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -205,7 +205,7 @@ fn sockets_that_nothing_is_made_of_are_a_warning() {
 }
 
 #[test]
-fn a_release_that_was_entered_through_a_link_is_a_warning_and_its_removal_is_named() {
+fn a_start_directory_behind_a_symlink_is_a_warning() {
     // Contract: U1, L4
     let sandbox = Sandbox::new();
     std::fs::create_dir_all(sandbox.path("releases/1")).unwrap();
@@ -233,7 +233,7 @@ fn a_release_that_was_entered_through_a_link_is_a_warning_and_its_removal_is_nam
 }
 
 #[test]
-fn a_port_that_the_kernel_chose_is_told_everywhere() {
+fn a_port_chosen_by_the_kernel_is_reported_everywhere() {
     let sandbox = Sandbox::new();
     let rest = format!(
         "{AT_ONCE}[[listen]]\naddress = \"tcp://127.0.0.1:0\"\n[hooks]\npromoted = [\"sh\", \"-c\", \"echo $PSFLIP_LISTEN > hooked.new; mv hooked.new hooked\"]\n"
@@ -258,7 +258,7 @@ fn a_port_that_the_kernel_chose_is_told_everywhere() {
 }
 
 #[test]
-fn what_a_template_took_from_the_environment_is_named_and_not_shown() {
+fn values_from_the_environment_are_named_but_not_shown() {
     // Contract: H4, L5
     let sandbox = Sandbox::new();
     let secret = "hunter2-the-secret";
@@ -287,7 +287,7 @@ fn what_a_template_took_from_the_environment_is_named_and_not_shown() {
 }
 
 #[test]
-fn marks_that_change_what_is_read_are_escaped() {
+fn deceptive_unicode_characters_are_escaped() {
     // Contract: L6
     let sandbox = Sandbox::new();
     let odd = "x\u{202e}y\u{200b}z";

@@ -7,7 +7,7 @@ use super::{UNTIL_FILE, client, ended, hold, let_go, run, start, start_at_once, 
 use crate::service::{configure, stop};
 
 #[test]
-fn it_says_who_serves_and_what_happened_last() {
+fn status_shows_the_active_generation_and_the_last_upgrade() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     psflip.flip();
@@ -37,7 +37,7 @@ fn it_says_who_serves_and_what_happened_last() {
 }
 
 #[test]
-fn programs_get_an_object() {
+fn status_json_is_one_object() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     let (_, stdout, _) = run(&sandbox, &["status", "--json"]);
@@ -49,7 +49,7 @@ fn programs_get_an_object() {
 }
 
 #[test]
-fn every_change_is_told_over_flips() {
+fn every_change_is_reported_over_upgrades() {
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox, UNTIL_FILE);
     let watcher = client(&sandbox, &["status", "--watch"]);
@@ -74,7 +74,7 @@ fn every_change_is_told_over_flips() {
 }
 
 #[test]
-fn a_terminal_is_drawn_anew_at_every_change() {
+fn a_terminal_is_redrawn_at_every_change() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     let watcher =
@@ -90,7 +90,7 @@ fn a_terminal_is_drawn_anew_at_every_change() {
 }
 
 #[test]
-fn the_last_upgrades_are_drawn_into_a_file() {
+fn recent_upgrades_are_drawn_into_a_file() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     psflip.flip();

@@ -6,7 +6,7 @@ use super::{client, ended, run, start_at_once};
 use crate::service::{AT_ONCE, Draining, flip_to_logger, psflip};
 
 #[test]
-fn it_ends_when_the_service_has() {
+fn stop_returns_when_the_service_has_stopped() {
     // Contract: S5
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
@@ -26,7 +26,7 @@ fn it_ends_when_the_service_has() {
 }
 
 #[test]
-fn the_end_of_the_child_is_relayed() {
+fn stop_relays_the_exit_status_of_the_child() {
     // Contract: C5
     for (script, code) in [("trap 'exit 7' TERM", 7), ("trap 'kill -KILL $$' TERM", 137), (":", 0)] {
         let sandbox = Sandbox::new();
@@ -45,7 +45,7 @@ fn the_end_of_the_child_is_relayed() {
 }
 
 #[test]
-fn a_child_that_ignores_it_keeps_running() {
+fn a_child_that_ignores_the_stop_keeps_running() {
     // Contract: S5
     let sandbox = Sandbox::new();
     let config = format!("{AT_ONCE}[shutdown]\ntimeout = \"50ms\"\n");
@@ -64,7 +64,7 @@ fn a_child_that_ignores_it_keeps_running() {
 }
 
 #[test]
-fn it_says_that_it_waits_for_an_old_generation_that_drains() {
+fn stop_reports_that_it_waits_for_a_draining_generation() {
     // Contract: F11
     for on_a_terminal in [false, true] {
         let sandbox = Sandbox::new();

@@ -10,7 +10,7 @@ use super::{UNTIL_FILE, client, ended, hold, let_go, run, start, start_at_once, 
 use crate::service::{AT_ONCE, configure, kill, psflip, stop};
 
 #[test]
-fn it_ends_when_the_new_generation_serves_and_tells_the_way_there() {
+fn upgrade_returns_when_the_new_generation_serves_and_reports_steps() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     let old = psflip.active();
@@ -32,7 +32,7 @@ fn it_ends_when_the_new_generation_serves_and_tells_the_way_there() {
 }
 
 #[test]
-fn it_waits_for_the_old_generation_if_told_so() {
+fn upgrade_waits_for_the_old_generation_on_request() {
     // Contract: U5
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
@@ -45,7 +45,7 @@ fn it_waits_for_the_old_generation_if_told_so() {
 }
 
 #[test]
-fn a_failure_is_told_with_its_reason_its_output_and_where_more_is() {
+fn a_failed_upgrade_is_reported_with_reason_and_output() {
     // Contract: U8, H4
     let sandbox = Sandbox::new();
     let log = sandbox.path("psflip.log");
@@ -69,7 +69,7 @@ fn a_failure_is_told_with_its_reason_its_output_and_where_more_is() {
 }
 
 #[test]
-fn a_request_during_an_upgrade_waits_for_its_own_over_the_hand_over() {
+fn a_request_during_an_upgrade_waits_across_the_hand_over() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox, UNTIL_FILE);
@@ -88,7 +88,7 @@ fn a_request_during_an_upgrade_waits_for_its_own_over_the_hand_over() {
 }
 
 #[test]
-fn who_waits_no_longer_aborts_nothing() {
+fn an_interrupted_client_does_not_abort_the_upgrade() {
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox, UNTIL_FILE);
     let old = psflip.active();
@@ -106,7 +106,7 @@ fn who_waits_no_longer_aborts_nothing() {
 }
 
 #[test]
-fn waiting_has_an_end_and_the_upgrade_goes_on() {
+fn the_wait_has_a_timeout_and_the_upgrade_continues() {
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox, UNTIL_FILE);
     let old = psflip.active();
@@ -122,7 +122,7 @@ fn waiting_has_an_end_and_the_upgrade_goes_on() {
 }
 
 #[test]
-fn programs_get_lines_of_json() {
+fn upgrade_json_prints_one_object_per_line() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     let (status, stdout, stderr) = run(&sandbox, &["upgrade", "--json", "--wait", "drained"]);
@@ -136,7 +136,7 @@ fn programs_get_lines_of_json() {
 }
 
 #[test]
-fn it_only_asks_if_told_so() {
+fn no_wait_requests_the_upgrade_and_returns_at_once() {
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox, UNTIL_FILE);
     let old = psflip.active();
@@ -151,7 +151,7 @@ fn it_only_asks_if_told_so() {
 }
 
 #[test]
-fn it_finds_the_generation_that_goes_on_alone() {
+fn upgrade_reaches_a_generation_that_goes_on_alone() {
     // Contract: F8
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox, UNTIL_FILE);
@@ -168,7 +168,7 @@ fn it_finds_the_generation_that_goes_on_alone() {
 }
 
 #[test]
-fn a_terminal_gets_one_line_that_is_written_over() {
+fn a_terminal_gets_one_line_that_is_overwritten() {
     let sandbox = Sandbox::new();
     let psflip = start(&sandbox, UNTIL_FILE);
     hold(&sandbox);

@@ -24,7 +24,7 @@ fn assert_named(sandbox: &Sandbox, psflip: &Psflip, pid: u32) {
 }
 
 #[test]
-fn what_is_no_pidfile_is_refused_and_never_touched() {
+fn files_other_than_pidfiles_are_refused_and_never_touched() {
     // Contract: P4
     let sandbox = Sandbox::new();
     let program = script(&sandbox, "server", "exec sleep 1000");
@@ -53,7 +53,7 @@ fn what_is_no_pidfile_is_refused_and_never_touched() {
 }
 
 #[test]
-fn paths_that_the_configuration_uses_otherwise_are_refused_before_anything_is_read() {
+fn paths_with_another_use_in_the_configuration_are_refused() {
     // Contract: P4, X1
     let sandbox = Sandbox::new();
     for path in ["app.toml", "./app.toml", "x/../app.toml"] {
@@ -73,7 +73,7 @@ fn paths_that_the_configuration_uses_otherwise_are_refused_before_anything_is_re
 }
 
 #[test]
-fn a_new_configuration_whose_pidfile_is_somebodys_data_fails_the_upgrade() {
+fn a_new_pidfile_path_with_foreign_data_fails_the_upgrade() {
     // Contract: P4, U8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -89,7 +89,7 @@ fn a_new_configuration_whose_pidfile_is_somebodys_data_fails_the_upgrade() {
 }
 
 #[test]
-fn a_reader_that_locks_it_keeps_nobody_from_the_next_start() {
+fn a_reader_that_locks_the_pidfile_does_not_prevent_a_start() {
     // Contract: P3
     let sandbox = Sandbox::new();
     let first = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -108,7 +108,7 @@ fn a_reader_that_locks_it_keeps_nobody_from_the_next_start() {
 }
 
 #[test]
-fn after_it_was_removed_a_second_psflip_is_refused_and_the_next_look_writes_it_again() {
+fn a_removed_pidfile_is_restored_and_still_excludes_a_second_psflip() {
     // Contract: P1, P3
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -135,7 +135,7 @@ fn after_it_was_removed_a_second_psflip_is_refused_and_the_next_look_writes_it_a
 }
 
 #[test]
-fn where_everybody_may_write_both_files_are_back_at_once() {
+fn in_a_world_writable_directory_removed_files_are_restored_at_once() {
     // Contract: P1
     let sandbox = Sandbox::new();
     let folder = sandbox.path("tmp");
@@ -162,7 +162,7 @@ fn where_everybody_may_write_both_files_are_back_at_once() {
 }
 
 #[test]
-fn one_that_another_process_writes_to_is_written_again_and_told() {
+fn a_pidfile_overwritten_by_others_is_restored_with_a_warning() {
     // Contract: P1, P2
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -177,7 +177,7 @@ fn one_that_another_process_writes_to_is_written_again_and_told() {
 }
 
 #[test]
-fn one_that_became_something_else_is_told_once_fails_upgrades_and_stays_at_the_end() {
+fn a_pidfile_replaced_by_data_is_logged_once_and_fails_upgrades() {
     // Contract: P2, P4, U8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -196,7 +196,7 @@ fn one_that_became_something_else_is_told_once_fails_upgrades_and_stays_at_the_e
 }
 
 #[test]
-fn a_child_with_the_same_pidfile_is_told_and_its_removal_is_mended() {
+fn a_pidfile_that_the_child_writes_or_removes_is_restored() {
     // Contract: P1
     let sandbox = Sandbox::new();
     let child = "echo $$ >psflip.pid; trap 'rm -f psflip.pid; exit 0' TERM; echo started; while :; do sleep 1000 & wait $!; done";

@@ -28,7 +28,7 @@ pub(super) fn ask(socket: &Path, command: &str) -> Result<String, ClientError> {
 }
 
 #[test]
-fn load_redis_behind_a_link_loses_no_request_and_starts_empty() {
+fn load_redis_behind_a_symlink_loses_no_request_and_starts_empty() {
     // Contract: U2, U3, U4, U5
     if !are_installed(&["redis-server", "redis-cli"]) {
         return;
@@ -53,7 +53,7 @@ fn load_redis_behind_a_link_loses_no_request_and_starts_empty() {
 }
 
 #[test]
-fn load_memcached_behind_a_link_loses_no_request_on_a_connection_of_its_own() {
+fn load_memcached_behind_a_symlink_loses_no_request_without_keep_alive() {
     // Contract: U2, U3, U4, U5
     if !are_installed(&["memcached"]) {
         return;
@@ -75,7 +75,7 @@ fn load_memcached_behind_a_link_loses_no_request_on_a_connection_of_its_own() {
 }
 
 #[test]
-fn a_kill_of_the_server_ends_psflip_as_an_error() {
+fn psflip_exits_with_an_error_if_the_server_is_killed() {
     // Contract: C5, C8, L1
     for (file, programs) in [
         (MEMCACHED, &["memcached"][..]),
@@ -97,7 +97,7 @@ fn a_kill_of_the_server_ends_psflip_as_an_error() {
 
 /// Dovecot stands for all servers that lock their data: Postfix, RabbitMQ, databases.
 #[test]
-fn a_server_that_allows_no_second_one_beside_it_fails_the_upgrade_and_serves_on() {
+fn a_single_instance_server_fails_the_upgrade_and_keeps_serving() {
     // Contract: F3, U6, U8
     if !are_installed(&["dovecot"]) {
         return;

@@ -38,7 +38,7 @@ fn load_java_at_descriptor_0_loses_nothing() {
 }
 
 #[test]
-fn load_tomcat_at_descriptor_0_loses_nothing_but_what_was_open() {
+fn load_tomcat_at_descriptor_0_loses_only_open_connections() {
     // Contract: U2, U3, U5, H1
     if !are_installed(&["java", TOMCAT_PROGRAM]) {
         return;
@@ -52,7 +52,7 @@ fn load_tomcat_at_descriptor_0_loses_nothing_but_what_was_open() {
 }
 
 #[test]
-fn load_jetty_at_descriptor_0_loses_nothing_but_what_was_open() {
+fn load_jetty_at_descriptor_0_loses_only_open_connections() {
     // Contract: U2, U3, U5, H1
     if !are_installed(&["java", JETTY_PROGRAM]) {
         return;

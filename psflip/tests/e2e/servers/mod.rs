@@ -2,8 +2,7 @@
 //! module for each stack. Each test runs where its server is installed (`cargo xtask ci`, as root, installs
 //! them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains the results.
 
-mod alone;
-mod bad;
+mod bad_versions;
 mod data;
 mod docs;
 mod java;
@@ -15,6 +14,7 @@ mod php;
 mod python;
 mod ruby;
 mod rust;
+mod single_instance;
 mod web;
 
 use std::collections::BTreeSet;
@@ -58,7 +58,7 @@ const RUN: &[&str] = &[
 ];
 
 /// The examples that allow only one instance.
-const ALONE: &[&str] = &[alone::POSTFIX, alone::RABBITMQ];
+const ALONE: &[&str] = &[single_instance::POSTFIX, single_instance::RABBITMQ];
 
 /// PATH with the directories that Debian adds for root only.
 pub(crate) fn path() -> OsString {

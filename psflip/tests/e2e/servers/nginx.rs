@@ -6,7 +6,7 @@ use super::{Example, are_installed, with_success};
 pub(super) const EXAMPLE: &str = "nginx.toml";
 
 #[test]
-fn load_nginx_as_the_child_on_a_shared_socket_loses_nothing_but_by_its_kept_connections() {
+fn load_nginx_as_the_child_on_a_shared_socket_loses_only_idle_connections() {
     // Contract: U2, U3, U5, H1
     if !are_installed(&["nginx", "pgrep"]) {
         return;

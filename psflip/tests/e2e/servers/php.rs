@@ -36,7 +36,7 @@ fn load_php_cgi_at_descriptor_0_loses_nothing() {
 }
 
 #[test]
-fn load_php_fpm_behind_a_link_loses_nothing() {
+fn load_php_fpm_behind_a_symlink_loses_nothing() {
     // Contract: U2, U3, U4, U5, H1
     loses_nothing("nginx and php-fpm, a link", FPM, FPM_PROGRAM);
 }

@@ -21,13 +21,13 @@ fn loses_nothing_but_on_open_connections(what: &str, file: &'static str) {
 }
 
 #[test]
-fn load_puma_on_a_shared_socket_loses_nothing_but_on_open_connections() {
+fn load_puma_on_a_shared_socket_loses_only_open_connections() {
     // Contract: U2, U3, U5, H1
     loses_nothing_but_on_open_connections("Puma, inherited TCP", PUMA);
 }
 
 #[test]
-fn load_puma_in_cluster_mode_on_a_shared_socket_loses_nothing_but_on_open_connections() {
+fn load_puma_in_cluster_mode_loses_only_open_connections() {
     // Contract: U2, U3, U5, H1
     loses_nothing_but_on_open_connections("Puma in cluster mode, inherited TCP", PUMA_CLUSTER);
 }

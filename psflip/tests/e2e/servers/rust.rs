@@ -27,7 +27,7 @@ fn load_axum_on_a_shared_socket_loses_nothing() {
 }
 
 #[test]
-fn load_axum_with_its_own_shutdown_loses_nothing_but_what_was_open() {
+fn load_axum_with_its_own_shutdown_loses_only_open_connections() {
     // Contract: U2, U3, U5, H1
     let example = Example::new(EXAMPLE);
     let config = example.sandbox.read(EXAMPLE);

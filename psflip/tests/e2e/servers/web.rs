@@ -25,19 +25,19 @@ fn apache_loses_only_connections_in_its_queue(mpm: &str) {
 }
 
 #[test]
-fn load_apache_event_on_a_port_of_its_own_loses_nothing_but_what_waits_in_its_queue() {
+fn load_apache_event_on_its_own_port_loses_only_its_accept_queue() {
     // Contract: U2, U3, U5, H1
     apache_loses_only_connections_in_its_queue("event");
 }
 
 #[test]
-fn load_apache_prefork_on_a_port_of_its_own_loses_nothing_but_what_waits_in_its_queue() {
+fn load_apache_prefork_on_its_own_port_loses_only_its_accept_queue() {
     // Contract: U2, U3, U5, H1
     apache_loses_only_connections_in_its_queue("prefork");
 }
 
 #[test]
-fn load_haproxy_on_a_shared_socket_loses_nothing_but_by_its_kept_connections() {
+fn load_haproxy_on_a_shared_socket_loses_only_idle_connections() {
     // Contract: U2, U3, U5, H1
     if !are_installed(&["haproxy"]) {
         return;
@@ -51,7 +51,7 @@ fn load_haproxy_on_a_shared_socket_loses_nothing_but_by_its_kept_connections() {
 }
 
 #[test]
-fn load_caddy_on_a_port_of_its_own_loses_nothing_but_what_waits_in_its_queue() {
+fn load_caddy_on_its_own_port_loses_only_its_accept_queue() {
     // Contract: U2, U3, U5, H1
     if !are_installed(&["caddy"]) {
         return;

@@ -25,7 +25,7 @@ fn with_a_long_delay(sandbox: &Sandbox, timeout: &str) -> Draining {
 }
 
 #[test]
-fn a_stop_ends_the_delay_of_an_old_generation_and_waits_for_its_end() {
+fn a_stop_cancels_the_delay_of_an_old_generation_and_waits_for_its_exit() {
     // Contract: S5, F11
     let sandbox = Sandbox::new();
     let Draining { psflip, old, new, .. } = with_a_long_delay(&sandbox, "10s");
@@ -106,7 +106,7 @@ fn an_old_psflip_that_is_killed_is_not_waited_for() {
 }
 
 #[test]
-fn an_old_psflip_that_hangs_is_not_waited_for_without_end() {
+fn the_wait_for_a_hanging_old_psflip_is_bounded() {
     // Contract: F11, F12
     let sandbox = Sandbox::new();
     let Draining { psflip, old, new, .. } = with_a_long_delay(&sandbox, "100ms");
@@ -124,7 +124,7 @@ fn an_old_psflip_that_hangs_is_not_waited_for_without_end() {
 }
 
 #[test]
-fn a_child_that_crashes_is_not_held_up_by_an_old_generation() {
+fn the_exit_of_a_crashed_child_is_not_delayed_by_an_old_generation() {
     // Contract: C5
     // The service manager must be able to restart the service as soon as possible.
     let sandbox = Sandbox::new();

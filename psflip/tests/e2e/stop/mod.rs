@@ -17,7 +17,7 @@ fn assert_over(sandbox: &Sandbox, psflip: &Psflip) {
 }
 
 #[test]
-fn a_stop_before_the_child_is_healthy_ends_both() {
+fn a_stop_before_the_child_is_healthy_stops_child_and_psflip() {
     // Contract: S5, F11, P2
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let sandbox = Sandbox::new();
@@ -31,7 +31,7 @@ fn a_stop_before_the_child_is_healthy_ends_both() {
 }
 
 #[test]
-fn a_child_that_ignores_a_stop_before_it_is_healthy_is_probed_on_and_told_of_once() {
+fn a_child_that_ignores_an_early_stop_is_probed_on_and_logged_once() {
     // Contract: S5
     let sandbox = Sandbox::new();
     let rest = format!("{UNTIL_FILE}[shutdown]\ntimeout = \"200ms\"\n");
@@ -48,7 +48,7 @@ fn a_child_that_ignores_a_stop_before_it_is_healthy_is_probed_on_and_told_of_onc
 }
 
 #[test]
-fn a_stop_while_serving_is_forwarded_and_the_end_is_relayed() {
+fn a_stop_while_serving_is_forwarded_and_the_exit_is_relayed() {
     // Contract: S5, C5, P2
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let sandbox = Sandbox::new();
@@ -66,7 +66,7 @@ fn a_stop_while_serving_is_forwarded_and_the_end_is_relayed() {
 }
 
 #[test]
-fn sigquit_is_no_stop_request() {
+fn sigquit_is_not_a_stop_request() {
     // Contract: S5, S1
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -91,7 +91,7 @@ fn upgrading(sandbox: &Sandbox, argv: &[&str], rest: &str) -> (Psflip, Process, 
 }
 
 #[test]
-fn a_stop_while_the_new_generation_comes_ends_both() {
+fn a_stop_while_the_new_generation_starts_stops_both() {
     // Contract: S5, F11
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         for line in [None, Some("starting pid=")] {
@@ -115,7 +115,7 @@ fn a_stop_while_the_new_generation_comes_ends_both() {
 }
 
 #[test]
-fn a_stop_ends_a_new_child_that_ignores_it_within_the_grace_time() {
+fn a_stop_kills_a_new_child_that_ignores_it_after_the_timeout() {
     // Contract: S5, F11
     let sandbox = Sandbox::new();
     let (psflip, old, _) = upgrading(&sandbox, &["ignore-sigterm"], "[shutdown]\ntimeout = \"100ms\"\n");
@@ -127,7 +127,7 @@ fn a_stop_ends_a_new_child_that_ignores_it_within_the_grace_time() {
 }
 
 #[test]
-fn a_stop_for_the_generation_that_comes_aborts_the_upgrade_only() {
+fn a_stop_of_the_new_generation_aborts_the_upgrade_only() {
     // Contract: S5, F11, U8
     let service = Service::start();
     service.configure(&["never-ready"], UNTIL_FILE);
@@ -140,7 +140,7 @@ fn a_stop_for_the_generation_that_comes_aborts_the_upgrade_only() {
 }
 
 #[test]
-fn a_stop_right_after_the_request_ends_everything() {
+fn a_stop_right_after_an_upgrade_request_stops_everything() {
     // Contract: S5, F11
     for _ in 0..20 {
         let sandbox = Sandbox::new();
@@ -153,7 +153,7 @@ fn a_stop_right_after_the_request_ends_everything() {
 }
 
 #[test]
-fn a_child_that_ignores_the_stop_is_served_on_and_can_be_upgraded() {
+fn a_child_that_ignores_the_stop_keeps_running_and_can_be_upgraded() {
     // Contract: S5, U5
     let sandbox = Sandbox::new();
     let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"200ms\"\n");
@@ -186,7 +186,7 @@ fn a_child_that_ignores_the_stop_is_served_on_and_can_be_upgraded() {
 }
 
 #[test]
-fn a_first_child_that_ignores_the_stop_becomes_healthy_all_the_same() {
+fn a_first_child_that_ignores_the_stop_still_becomes_healthy() {
     // Contract: S5, F11
     let sandbox = Sandbox::new();
     let rest = format!("{UNTIL_FILE}[shutdown]\ntimeout = \"100ms\"\n");
@@ -204,7 +204,7 @@ fn a_first_child_that_ignores_the_stop_becomes_healthy_all_the_same() {
 }
 
 #[test]
-fn stops_that_race_with_a_hundred_upgrades_always_end_everything() {
+fn stops_that_race_with_a_hundred_upgrades_always_stop_everything() {
     // Contract: S5, F11, P2
     for number in 0..100u32 {
         let sandbox = Sandbox::new();

@@ -18,7 +18,7 @@ fn staged() -> (Managed, Stage) {
 }
 
 #[test]
-fn a_successor_that_is_left_alone_says_who_it_is_once_it_is_healthy() {
+fn a_successor_that_goes_on_alone_sends_mainpid_once_it_is_healthy() {
     // Contract: F8
     let managed = Managed::start(&["signal-logger"], AT_ONCE);
     let old = managed.psflip.active();
@@ -38,7 +38,7 @@ fn a_successor_that_is_left_alone_says_who_it_is_once_it_is_healthy() {
 }
 
 #[test]
-fn nobody_but_the_old_one_speaks_until_it_has_said_who_is_next() {
+fn only_the_old_psflip_notifies_until_it_has_sent_the_new_mainpid() {
     // Contract: U4, F9
     let (managed, stage) = staged();
     let old = managed.psflip.active();
@@ -62,7 +62,7 @@ fn nobody_but_the_old_one_speaks_until_it_has_said_who_is_next() {
 }
 
 #[test]
-fn an_old_psflip_that_is_killed_before_it_could_say_who_is_next_is_spoken_for() {
+fn the_new_psflip_sends_mainpid_if_the_old_one_was_killed_before() {
     // Contract: F9, F8
     let (managed, stage) = staged();
     let old = managed.psflip.active();
@@ -80,7 +80,7 @@ fn an_old_psflip_that_is_killed_before_it_could_say_who_is_next_is_spoken_for() 
 }
 
 #[test]
-fn an_old_psflip_that_is_killed_while_it_drains_is_no_news() {
+fn a_killed_draining_psflip_does_not_change_the_main_process() {
     // Contract: F9
     let managed = Managed::start(&["signal-logger"], &format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\n"));
     let old = managed.psflip.active();
@@ -94,7 +94,7 @@ fn an_old_psflip_that_is_killed_while_it_drains_is_no_news() {
 }
 
 #[test]
-fn a_new_psflip_that_is_killed_before_it_is_acknowledged_is_never_the_main_process() {
+fn a_new_psflip_killed_before_its_promotion_never_is_the_main_process() {
     // Contract: F6, U8
     let (managed, stage) = staged();
     let old = managed.psflip.active();

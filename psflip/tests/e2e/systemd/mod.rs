@@ -1,11 +1,11 @@
 //! The messages that psflip sends to `NOTIFY_SOCKET`. The service manager must always know the service's main
 //! process: [`Systemd`] tracks it by systemd's rules.
 
-mod fails;
-mod flips;
+mod failures;
 mod killed;
 mod stops;
 mod unreachable;
+mod upgrades;
 mod watchdog;
 
 use testkit::notify::Notice;

@@ -6,7 +6,7 @@ use super::*;
 use crate::service::{UNTIL_FILE, wait_coming};
 
 #[test]
-fn a_stop_while_serving_is_told_when_the_child_has_ended() {
+fn a_stop_while_serving_is_reported_when_the_child_has_exited() {
     // Contract: S5, F11
     let managed = Managed::start(&["never-ready", "--graceful", "60m"], AT_ONCE);
     managed.psflip.wait_for_line(Stream::Stdout, "starting");
@@ -23,7 +23,7 @@ fn a_stop_while_serving_is_told_when_the_child_has_ended() {
 }
 
 #[test]
-fn a_stop_that_the_child_ignores_is_told_and_nothing_was_said_that_can_not_be_taken_back() {
+fn a_stop_that_the_child_ignores_is_reported_but_not_as_stopping() {
     // Contract: S5
     let config = format!("{AT_ONCE}[shutdown]\ntimeout = \"50ms\"\n");
     let managed = Managed::start(&["ignore-sigterm"], &config);
@@ -38,7 +38,7 @@ fn a_stop_that_the_child_ignores_is_told_and_nothing_was_said_that_can_not_be_ta
 }
 
 #[test]
-fn a_stop_before_the_first_child_is_healthy_is_told() {
+fn a_stop_before_the_first_child_is_healthy_is_reported() {
     // Contract: S5, F11
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
@@ -52,7 +52,7 @@ fn a_stop_before_the_first_child_is_healthy_is_told() {
 }
 
 #[test]
-fn a_stop_during_an_upgrade_is_told_by_the_old_generation_alone() {
+fn a_stop_during_an_upgrade_is_reported_by_the_old_generation_alone() {
     // Contract: S5, F11
     let managed = Managed::start(&["signal-logger"], AT_ONCE);
     let old = managed.psflip.active();
@@ -68,7 +68,7 @@ fn a_stop_during_an_upgrade_is_told_by_the_old_generation_alone() {
 }
 
 #[test]
-fn a_stop_while_the_old_generation_drains_is_told_by_the_new_one() {
+fn a_stop_while_the_old_generation_drains_is_reported_by_the_new_one() {
     // Contract: S5, F11
     let managed = Managed::start(&["signal-logger"], &format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\n"));
     let old = managed.psflip.active();

@@ -6,7 +6,7 @@ use testkit::{Deadline, Stream, wait_until};
 use super::*;
 
 #[test]
-fn an_address_where_nobody_is_costs_one_line_of_the_log() {
+fn an_unreachable_notify_socket_costs_one_log_line() {
     // Contract: F10
     for address in ["/nowhere/notify", "@psflip-test-nobody", "vsock:2:7", "relative", ""] {
         let sandbox = Sandbox::new();
@@ -24,7 +24,7 @@ fn an_address_where_nobody_is_costs_one_line_of_the_log() {
 }
 
 #[test]
-fn a_manager_that_comes_back_is_told_again() {
+fn a_service_manager_that_comes_back_is_notified_again() {
     // Contract: F10
     let sandbox = Sandbox::new();
     let psflip = told(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -56,7 +56,7 @@ fn own(notices: &[Notice]) -> Vec<Notice> {
 }
 
 #[test]
-fn what_finds_no_room_is_told_in_its_order_when_there_is_some() {
+fn notifications_for_a_full_socket_are_sent_later_in_order() {
     // Contract: U4, F10
     let (mut managed, _) = deaf();
     let old = managed.psflip.active();
@@ -84,7 +84,7 @@ fn what_finds_no_room_is_told_in_its_order_when_there_is_some() {
 }
 
 #[test]
-fn a_manager_that_never_reads_keeps_nothing_from_happening() {
+fn a_service_manager_that_never_reads_blocks_nothing() {
     // Contract: F10, U8
     let (managed, _) = deaf();
     managed.configure(&["crash-on-init", "--code", "7"], "[healthcheck.tcp]\nport = 1\n");

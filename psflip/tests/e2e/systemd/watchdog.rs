@@ -23,7 +23,7 @@ fn wait_signs(managed: &Managed, process: Process, count: usize) {
 }
 
 #[test]
-fn every_main_process_shows_that_it_lives_and_nobody_else() {
+fn only_the_main_process_pings_the_watchdog() {
     // Contract: U4
     let managed = watched(100_000, &["signal-logger"], AT_ONCE);
     wait_signs(&managed, managed.psflip.active(), 3);
@@ -41,7 +41,7 @@ fn every_main_process_shows_that_it_lives_and_nobody_else() {
 }
 
 #[test]
-fn the_old_one_shows_it_during_the_upgrade_and_after_a_failed_one() {
+fn the_old_psflip_pings_the_watchdog_during_and_after_a_failed_upgrade() {
     // Contract: U8
     let until = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
     let managed = watched(50_000, &["signal-logger"], AT_ONCE);
@@ -58,7 +58,7 @@ fn the_old_one_shows_it_during_the_upgrade_and_after_a_failed_one() {
 }
 
 #[test]
-fn a_loop_that_does_not_run_shows_nothing() {
+fn a_suspended_psflip_does_not_ping_the_watchdog() {
     // Contract: F12
     let managed = watched(20_000, &["signal-logger"], AT_ONCE);
     let active = managed.psflip.active();
@@ -77,7 +77,7 @@ fn a_loop_that_does_not_run_shows_nothing() {
 }
 
 #[test]
-fn a_watchdog_that_is_not_for_psflip_gets_nothing() {
+fn a_watchdog_for_another_pid_gets_no_ping() {
     // Contract: C3
     for (name, value) in [("WATCHDOG_PID", "1"), ("WATCHDOG_USEC", "0"), ("WATCHDOG_USEC", "soon")] {
         let managed = Managed::start_as(&["signal-logger"], AT_ONCE, |builder| {

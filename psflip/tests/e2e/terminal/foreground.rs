@@ -66,7 +66,7 @@ fn end_of_file(psflip: &Psflip) {
 }
 
 #[test]
-fn a_child_that_reads_gets_the_terminal_and_after_a_flip_the_new_one_does() {
+fn the_reading_child_gets_the_terminal_also_after_an_upgrade() {
     // Contract: S3
     both_ways(|how| {
         let sandbox = Sandbox::new();
@@ -247,7 +247,7 @@ fn after_a_failed_upgrade_the_old_child_gets_the_terminal_again() {
 }
 
 #[test]
-fn a_script_reads_the_terminal_after_psflip_has_ended() {
+fn a_script_reads_the_terminal_after_psflip_has_exited() {
     // Contract: S3, C5
     both_ways(|how| {
         let sandbox = Sandbox::new();
@@ -317,7 +317,7 @@ fn psflip_works_in_a_pipeline() {
 }
 
 #[test]
-fn ctrl_z_stops_nothing_where_no_shell_could_continue_it() {
+fn ctrl_z_suspends_nothing_where_no_shell_could_continue_it() {
     // Contract: S3
     let sandbox = Sandbox::new();
     // psflip leads the terminal's session, as in `docker run -t`.

@@ -19,7 +19,7 @@ fn server(sandbox: &Sandbox, program: &str, protocol: &str, address: &str) -> Ps
 }
 
 #[test]
-fn load_http_on_an_inherited_tcp_socket_loses_none_in_200_flips() {
+fn load_http_on_an_inherited_tcp_socket_loses_none_in_200_upgrades() {
     // Contract: U2, U5, U7
     let sandbox = Sandbox::new();
     let psflip = server(&sandbox, "http-server", "listen_fds", "tcp://127.0.0.1:0").start().wait_ready();
@@ -35,7 +35,7 @@ fn load_http_on_an_inherited_tcp_socket_loses_none_in_200_flips() {
 }
 
 #[test]
-fn load_http_on_an_inherited_unix_socket_loses_none_in_200_flips() {
+fn load_http_on_an_inherited_unix_socket_loses_none_in_200_upgrades() {
     // Contract: U2, U5, U7
     let sandbox = Sandbox::new();
     let socket = sandbox.path("app.sock");
@@ -48,7 +48,7 @@ fn load_http_on_an_inherited_unix_socket_loses_none_in_200_flips() {
 }
 
 #[test]
-fn load_fastcgi_on_descriptor_0_loses_none_in_200_flips() {
+fn load_fastcgi_on_descriptor_0_loses_none_in_200_upgrades() {
     // Contract: U2, U5, U7
     let sandbox = Sandbox::new();
     let socket = sandbox.path("app.sock");

@@ -106,7 +106,7 @@ fn stop(sandbox: &Sandbox, psflip: &Psflip) {
 }
 
 #[test]
-fn load_nginx_that_connects_anew_for_every_request_loses_none_in_200_flips() {
+fn load_nginx_with_a_connection_per_request_loses_none_in_200_upgrades() {
     // Contract: U2, U5, U7
     if !nginx::is_installed() {
         return;
@@ -123,7 +123,7 @@ fn load_nginx_that_connects_anew_for_every_request_loses_none_in_200_flips() {
 }
 
 #[test]
-fn load_nginx_that_keeps_fastcgi_connections_loses_none_in_200_flips() {
+fn load_nginx_with_keep_alive_to_fastcgi_loses_none_in_200_upgrades() {
     // Contract: U2, U5, U7
     if !nginx::is_installed() {
         return;
@@ -141,7 +141,7 @@ fn load_nginx_that_keeps_fastcgi_connections_loses_none_in_200_flips() {
 }
 
 #[test]
-fn load_fastcgi_without_a_web_server_loses_none_in_200_flips() {
+fn load_fastcgi_without_a_web_server_loses_none_in_200_upgrades() {
     // Contract: U2, U5, U7
     let sandbox = Sandbox::new();
     let psflip = fcgi_server(&sandbox).start().wait_ready();
@@ -153,7 +153,7 @@ fn load_fastcgi_without_a_web_server_loses_none_in_200_flips() {
 }
 
 #[test]
-fn load_http_on_a_unix_socket_that_is_renamed_into_place_loses_none_in_200_flips() {
+fn load_http_on_a_renamed_unix_socket_loses_none_in_200_upgrades() {
     // Contract: U2, U5, U7
     let sandbox = Sandbox::new();
     let args = ["--unix", "app.sock", "--keep-idle", "200ms"];
@@ -169,7 +169,7 @@ fn load_http_on_a_unix_socket_that_is_renamed_into_place_loses_none_in_200_flips
 /// is 1; that is not psflip's fault. The test asserts that every answer is right, and that requests fail only
 /// by their connection.
 #[test]
-fn load_http_on_tcp_with_so_reuseport_answers_rightly_what_the_kernel_does_not_reset() {
+fn load_http_on_tcp_with_so_reuseport_answers_all_but_reset_connections() {
     // Contract: U2, U5, U7
     let sandbox = Sandbox::new();
     let port = ports::Reserved::new();

@@ -44,7 +44,7 @@ pub(crate) fn where_all_is_hidden(psflip: PsflipBuilder) -> PsflipBuilder {
 }
 
 #[test]
-fn a_tree_that_can_not_be_seen_ends_with_its_generation() {
+fn a_hidden_tree_is_terminated_with_its_generation() {
     // Contract: C8, U7
     if !is_root() {
         return;
@@ -62,7 +62,7 @@ fn a_tree_that_can_not_be_seen_ends_with_its_generation() {
 }
 
 #[test]
-fn a_tree_that_can_not_be_seen_dies_with_psflip_and_with_its_keeper() {
+fn a_hidden_tree_dies_with_psflip_and_with_its_keeper() {
     // Contract: C7
     if !is_root() {
         return;
@@ -79,7 +79,7 @@ fn a_tree_that_can_not_be_seen_dies_with_psflip_and_with_its_keeper() {
 }
 
 #[test]
-fn leftovers_that_can_not_be_seen_get_the_signal_once() {
+fn hidden_leftovers_get_the_signal_once() {
     // Contract: C8
     if !is_root() {
         return;
@@ -100,7 +100,7 @@ fn is_left(sandbox: &Sandbox, generation: &str) -> bool {
 }
 
 #[test]
-fn without_proc_everything_ends_all_the_same() {
+fn without_proc_everything_is_terminated() {
     // Contract: C7, C8, U7
     if !is_root() {
         return;
@@ -133,7 +133,7 @@ fn without_proc_everything_ends_all_the_same() {
 
 /// As below `bwrap --unshare-pid` without `--proc`: every pid in /proc belongs to another process.
 #[test]
-fn with_the_proc_of_another_pid_namespace_everything_ends_all_the_same() {
+fn with_proc_of_another_pid_namespace_everything_is_terminated() {
     // Contract: C7, C8, U7
     if !is_root() {
         return;

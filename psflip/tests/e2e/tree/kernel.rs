@@ -6,7 +6,7 @@ use super::AT_ONCE;
 use crate::service::{can_trace, psflip};
 
 #[test]
-fn a_system_call_that_the_kernel_lacks_is_named_at_the_start() {
+fn a_missing_system_call_is_named_at_the_start() {
     // Contract: C6
     for error in ["ENOSYS", "EPERM"] {
         let sandbox = Sandbox::new();

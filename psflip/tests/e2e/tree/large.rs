@@ -22,7 +22,7 @@ fn everything_ends_with_psflip(sandbox: &Sandbox, psflip: &Psflip) {
 }
 
 #[test]
-fn what_the_end_of_many_workers_costs_is_in_proportion_to_them() {
+fn the_cost_of_killing_many_workers_is_linear() {
     // Contract: C7
     const WORKERS: usize = 300;
     let sandbox = Sandbox::new();
@@ -46,7 +46,7 @@ fn what_the_end_of_many_workers_costs_is_in_proportion_to_them() {
 }
 
 #[test]
-fn a_chain_of_many_processes_ends_with_psflip() {
+fn a_chain_of_many_processes_dies_with_psflip() {
     // Contract: C7
     let sandbox = Sandbox::new();
     let chain = "sub chain { my $left = shift; if (!$left) { print \"up\\n\" } elsif (!fork) { chain($left - 1) } sleep } chain(300)";
@@ -55,7 +55,7 @@ fn a_chain_of_many_processes_ends_with_psflip() {
 }
 
 #[test]
-fn processes_that_replace_themselves_without_pause_end_with_psflip() {
+fn endlessly_forking_processes_die_with_psflip() {
     // Contract: C7
     let hops = "print \"up\\n\" if $_ == 100; fork && exit";
     for session in ["", "POSIX::setsid();"] {

@@ -15,7 +15,7 @@ pub(crate) fn wait_reaped(process: Process) {
 }
 
 #[test]
-fn orphans_that_end_are_reaped() {
+fn exited_orphans_are_reaped() {
     // Contract: C9
     let sandbox = Sandbox::new();
     let args = ["--workers", "0", "--orphans", "5", "--setsid"];
@@ -29,7 +29,7 @@ fn orphans_that_end_are_reaped() {
 }
 
 #[test]
-fn children_that_psflip_had_before_its_exec_are_reaped_and_not_ended() {
+fn children_from_before_the_exec_are_reaped_and_not_killed() {
     // Contract: C8, C9
     let sandbox = Sandbox::new();
     sandbox.expect_leftovers();
@@ -47,7 +47,7 @@ fn children_that_psflip_had_before_its_exec_are_reaped_and_not_ended() {
 }
 
 #[test]
-fn twenty_flips_leave_no_zombie_and_no_descriptor() {
+fn twenty_upgrades_leave_no_zombie_and_no_descriptor() {
     // Contract: C9, U10
     let sandbox = Sandbox::new();
     let args = ["--workers", "2", "--orphans", "1"];
@@ -72,7 +72,7 @@ fn twenty_flips_leave_no_zombie_and_no_descriptor() {
 }
 
 #[test]
-fn the_new_psflip_is_the_managers_child_before_it_is_promoted() {
+fn the_new_psflip_is_a_child_of_the_supervisor_before_its_promotion() {
     // Contract: U10
     let sandbox = Sandbox::new();
     sandbox.write("go", "");

@@ -36,7 +36,7 @@ pub(crate) fn hold(sandbox: &Sandbox, process: Process) -> Option<Arc<Running>> 
 }
 
 #[test]
-fn the_end_of_a_child_that_stopped_its_keeper_is_seen() {
+fn the_exit_of_a_child_that_suspended_its_keeper_is_detected() {
     // Contract: C5, S5
     let ends = "trap 'kill -STOP $PPID; exit 7' TERM; echo up; while :; do sleep 0.01; done";
     let sandbox = Sandbox::new();
@@ -49,7 +49,7 @@ fn the_end_of_a_child_that_stopped_its_keeper_is_seen() {
 }
 
 #[test]
-fn the_end_of_a_first_child_that_stopped_its_keeper_is_seen() {
+fn the_exit_of_a_first_child_that_suspended_its_keeper_is_detected() {
     // Contract: C5, C6
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["/bin/sh", "-c", "kill -STOP $PPID; exit 5"], "").start();
@@ -57,7 +57,7 @@ fn the_end_of_a_first_child_that_stopped_its_keeper_is_seen() {
 }
 
 #[test]
-fn a_keeper_that_is_stopped_by_anybody_goes_on() {
+fn a_suspended_keeper_is_continued() {
     // Contract: C9, F12
     let sandbox = Sandbox::new();
     let child = ["/bin/sh", "-c", "(sleep 1000 &) ; echo up; exec sleep 1000"];
@@ -74,7 +74,7 @@ fn a_keeper_that_is_stopped_by_anybody_goes_on() {
 }
 
 #[test]
-fn probes_and_hooks_that_stop_their_keeper_have_their_end_seen() {
+fn the_exit_of_probes_and_hooks_that_suspended_the_keeper_is_detected() {
     // Contract: H2, U4
     let stops = "cmd = [\"sh\", \"-c\", \"kill -STOP $PPID\"]\n";
     let hooks = "[hooks]\npromote = [\"sh\", \"-c\", \"kill -STOP $PPID; echo hooked >> hooked\"]\n";
@@ -88,7 +88,7 @@ fn probes_and_hooks_that_stop_their_keeper_have_their_end_seen() {
 }
 
 #[test]
-fn a_keeper_that_hangs_is_killed_and_the_childs_own_end_is_relayed() {
+fn a_keeper_that_hangs_is_killed_and_the_childs_exit_is_relayed() {
     // Contract: C5, C7
     let sandbox = Sandbox::new();
     let child = program(&["dies-later", "--on-file", "go", "--code", "23"]);
@@ -104,7 +104,7 @@ fn a_keeper_that_hangs_is_killed_and_the_childs_own_end_is_relayed() {
 }
 
 #[test]
-fn a_command_of_watch_that_stopped_its_keeper_has_its_end_seen() {
+fn the_exit_of_a_watch_command_that_suspended_its_keeper_is_detected() {
     // Contract: W3, C5
     let sandbox = Sandbox::new();
     let watch = crate::watch::watch(&sandbox, &[], &["sh", "-c", "kill -STOP $PPID; exit 4"]);

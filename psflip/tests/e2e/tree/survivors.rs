@@ -59,13 +59,13 @@ fn a_tree_of_another_user_dies_with_a_psflip_that_is_killed() {
 }
 
 #[test]
-fn everything_and_psflip_itself_end_when_the_keeper_is_killed() {
+fn everything_and_psflip_terminate_when_the_keeper_is_killed() {
     // Contract: C7, C5
     killed(&["--workers", "3", "--orphans", "2"], keeper);
 }
 
 #[test]
-fn daemons_of_another_user_end_when_the_keeper_is_killed() {
+fn daemons_of_another_user_die_when_the_keeper_is_killed() {
     // Contract: C7, C5
     if is_root() {
         let other = ["--workers", "1", "--orphans", "2", "--setsid", "--ignore-term", "--uid", "65534"];
@@ -74,7 +74,7 @@ fn daemons_of_another_user_end_when_the_keeper_is_killed() {
 }
 
 #[test]
-fn a_killed_keeper_of_a_draining_generation_ends_only_that_one() {
+fn a_killed_keeper_of_a_draining_generation_affects_only_that_one() {
     // Contract: C7, C8
     let sandbox = Sandbox::new();
     let config = "shutdown.delay = \"1h\"\n";
@@ -91,7 +91,7 @@ fn a_killed_keeper_of_a_draining_generation_ends_only_that_one() {
 }
 
 #[test]
-fn a_flip_ends_the_old_generations_workers_and_orphans_and_no_new_ones() {
+fn an_upgrade_stops_only_old_workers_and_orphans() {
     // Contract: C8
     let sandbox = Sandbox::new();
     let args = ["--workers", "3", "--orphans", "2", "--setsid"];
@@ -111,7 +111,7 @@ fn a_flip_ends_the_old_generations_workers_and_orphans_and_no_new_ones() {
 }
 
 #[test]
-fn a_stop_ends_workers_and_orphans_before_psflip_ends() {
+fn a_stop_terminates_workers_and_orphans_before_psflip_exits() {
     // Contract: C8
     let sandbox = Sandbox::new();
     let psflip = forks_workers(&sandbox, &["--orphans", "2", "--setsid"], "").start().wait_ready();
@@ -122,7 +122,7 @@ fn a_stop_ends_workers_and_orphans_before_psflip_ends() {
 }
 
 #[test]
-fn a_child_that_dies_by_itself_takes_its_workers_along() {
+fn workers_of_a_child_that_dies_by_itself_are_stopped() {
     // Contract: C8, C5
     let sandbox = Sandbox::new();
     let psflip = forks_workers(&sandbox, &["--orphans", "2"], "").start().wait_ready();
@@ -133,7 +133,7 @@ fn a_child_that_dies_by_itself_takes_its_workers_along() {
 }
 
 #[test]
-fn a_child_that_dies_before_it_was_healthy_takes_its_workers_along() {
+fn workers_of_a_child_that_dies_before_it_is_healthy_are_stopped() {
     // Contract: C8, C6
     let sandbox = Sandbox::new();
     let config = "cmd = [\"sh\", \"-c\", \"sleep infinity & (sleep infinity &) ; exit 5\"]\n";
@@ -159,7 +159,7 @@ fn workers_that_ignore_the_signal_are_killed_after_the_timeout() {
 }
 
 #[test]
-fn orphans_are_left_alone_where_the_configuration_says_so() {
+fn orphans_are_left_alone_if_configured() {
     // Contract: C8
     let sandbox = Sandbox::new();
     sandbox.expect_leftovers();

@@ -52,7 +52,7 @@ fn the_delay_comes_before_the_signal() {
 }
 
 #[test]
-fn the_old_child_gets_the_shutdown_signal_and_nothing_else() {
+fn the_old_child_gets_the_shutdown_signal_and_no_other() {
     // Contract: U5, U6
     let sandbox = Sandbox::new();
     let rest = format!("{AT_ONCE}[shutdown]\nsignal = \"SIGUSR2\"\n");
@@ -89,7 +89,7 @@ fn a_child_that_ignores_the_signal_is_killed_at_the_timeout() {
 }
 
 #[test]
-fn the_old_child_sees_nothing_of_ten_failed_upgrades() {
+fn ten_failed_upgrades_do_not_affect_the_old_child() {
     // Contract: U6, U8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -128,7 +128,7 @@ fn the_old_child_sees_nothing_of_ten_failed_upgrades() {
 }
 
 #[test]
-fn twenty_failed_upgrades_leave_nothing_behind() {
+fn twenty_failed_upgrades_leave_no_process_or_descriptor() {
     // Contract: U8, F10
     let service = Service::start();
     service.configure(&["crash-on-init", "--code", "7"], "");

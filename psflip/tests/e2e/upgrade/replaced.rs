@@ -34,7 +34,7 @@ fn a_binary_that_was_replaced_by_rename_takes_effect() {
 }
 
 #[test]
-fn a_link_that_was_moved_takes_effect() {
+fn a_repointed_symlink_to_the_binary_takes_effect() {
     // Contract: U1
     let sandbox = Sandbox::new();
     let second = copy(&sandbox, "releases/2/psflip");
@@ -77,7 +77,7 @@ fn start_of(psflip: Process) -> (Vec<String>, Vec<(OsString, OsString)>, PathBuf
 }
 
 #[test]
-fn the_third_generation_is_started_as_the_first_was() {
+fn the_third_generation_is_started_like_the_first() {
     // Contract: U1, U2
     let sandbox = Sandbox::new();
     let started =

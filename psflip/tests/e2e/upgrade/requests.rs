@@ -29,7 +29,7 @@ fn all_heard(psflip: &Psflip, process: Process) {
 }
 
 #[test]
-fn requests_before_the_first_child_is_healthy_make_one_flip() {
+fn requests_before_the_first_child_is_healthy_cause_one_upgrade() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let rest = "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"5ms\"\n";
@@ -46,7 +46,7 @@ fn requests_before_the_first_child_is_healthy_make_one_flip() {
 }
 
 #[test]
-fn requests_during_an_upgrade_make_one_more_flip() {
+fn requests_during_an_upgrade_cause_one_more_upgrade() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -67,7 +67,7 @@ fn requests_during_an_upgrade_make_one_more_flip() {
 }
 
 #[test]
-fn requests_to_the_generation_that_comes_make_one_more_flip() {
+fn requests_to_the_new_generation_cause_one_more_upgrade() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -88,7 +88,7 @@ fn requests_to_the_generation_that_comes_make_one_more_flip() {
 }
 
 #[test]
-fn a_request_that_a_failed_generation_got_is_followed_by_the_old_one() {
+fn a_request_to_a_failed_generation_is_executed_by_the_old_one() {
     // Contract: U7, U8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -107,7 +107,7 @@ fn a_request_that_a_failed_generation_got_is_followed_by_the_old_one() {
 }
 
 #[test]
-fn requests_while_the_predecessor_drains_make_one_more_flip() {
+fn requests_while_the_predecessor_drains_cause_one_more_upgrade() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"1h\"\n");
@@ -138,7 +138,7 @@ fn requests_while_the_predecessor_drains_make_one_more_flip() {
 }
 
 #[test]
-fn a_hundred_requests_at_any_moment_make_no_third_generation() {
+fn a_hundred_requests_at_any_time_start_no_third_generation() {
     // Contract: U7, P1
     let service = Service::start();
     let mut most = 0;

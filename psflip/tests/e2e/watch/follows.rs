@@ -16,7 +16,7 @@ use crate::service::{AT_ONCE, generations, program, script, wait_rest};
 const DAEMON: &str = "daemon() { setsid sh -c \"$1\" </dev/null & }";
 
 #[test]
-fn a_command_that_names_nobody_is_relayed_as_if_watch_were_not_there() {
+fn the_exit_of_a_command_without_a_pidfile_is_relayed() {
     // Contract: C5, C6
     let sandbox = Sandbox::new();
     for (script, code, signal) in [
@@ -50,7 +50,7 @@ fn a_command_that_names_nobody_is_relayed_as_if_watch_were_not_there() {
 }
 
 #[test]
-fn the_end_of_a_daemon_that_its_command_left_is_relayed() {
+fn the_exit_of_a_daemon_whose_command_has_exited_is_relayed() {
     // Contract: C5, W1, W3
     let sandbox = Sandbox::new();
     for (end, code, signal) in
@@ -83,7 +83,7 @@ fn the_end_of_a_daemon_that_its_command_left_is_relayed() {
 }
 
 #[test]
-fn a_psflip_that_was_flipped_is_followed_and_its_last_generation_relayed() {
+fn an_upgraded_psflip_is_followed_and_its_last_exit_is_relayed() {
     // Contract: C5, S1, U10, W1, W3
     let sandbox = Sandbox::new();
     let child = program(&["dies-later", "--on-file", "end", "--code", "23"]);
@@ -107,7 +107,7 @@ fn a_psflip_that_was_flipped_is_followed_and_its_last_generation_relayed() {
 }
 
 #[test]
-fn a_stop_is_a_stop_at_every_moment_of_a_flip() {
+fn a_stop_works_at_every_moment_of_an_upgrade() {
     // Contract: F11, S5, W2
     for round in 0..12 {
         let sandbox = Sandbox::new();
@@ -135,7 +135,7 @@ fn a_stop_is_a_stop_at_every_moment_of_a_flip() {
 }
 
 #[test]
-fn signals_reach_whoever_is_named_from_the_first_moment_with_their_payload() {
+fn signals_reach_the_named_process_from_the_start_with_payload() {
     // Contract: S1, S7, W2
     let sandbox = Sandbox::new();
     let logger = fixture("signal-logger").display().to_string();
@@ -162,7 +162,7 @@ fn signals_reach_whoever_is_named_from_the_first_moment_with_their_payload() {
 }
 
 #[test]
-fn signals_wait_for_a_daemon_that_has_not_said_where_it_is() {
+fn signals_wait_until_a_daemon_has_written_its_pidfile() {
     // Contract: S1, W2
     let sandbox = Sandbox::new();
     let logger = fixture("signal-logger").display().to_string();
@@ -184,7 +184,7 @@ fn signals_wait_for_a_daemon_that_has_not_said_where_it_is() {
 }
 
 #[test]
-fn a_stop_while_nobody_is_named_ends_what_there_is() {
+fn a_stop_without_a_named_process_terminates_all_processes() {
     // Contract: C8, S5
     let sandbox = Sandbox::new();
     let watch = watch_script(&sandbox, &[], "setsid sleep 1000 & echo left");
@@ -200,7 +200,7 @@ fn a_stop_while_nobody_is_named_ends_what_there_is() {
 }
 
 #[test]
-fn a_stale_name_and_a_strangers_name_count_for_nothing() {
+fn stale_and_foreign_pids_are_ignored() {
     // Contract: C5, S1, W1
     let sandbox = Sandbox::new();
     sandbox.expect_leftovers();
@@ -226,7 +226,7 @@ fn a_stale_name_and_a_strangers_name_count_for_nothing() {
 }
 
 #[test]
-fn a_name_whose_process_has_ended_is_stale_even_if_the_pid_is_used_again() {
+fn a_pid_of_an_exited_process_is_stale_even_if_it_is_reused() {
     // Contract: C5
     let sandbox = Sandbox::new();
     // The worker belongs to the command, but its pid was written before.
@@ -277,7 +277,7 @@ fn go(sandbox: &Sandbox, fifo: &str) {
 }
 
 #[test]
-fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
+fn a_predecessor_that_takes_its_pidfile_back_is_followed_again() {
     // Contract: F6, U8, W1
     // A psflip whose successor is killed just before its acknowledgement does this. So does nginx, whose new
     // process removes the pidfile.
@@ -296,7 +296,7 @@ fn an_older_process_that_takes_its_pidfile_back_is_followed_again() {
 }
 
 #[test]
-fn an_older_process_that_ends_without_taking_its_pidfile_back_is_waited_for_no_longer() {
+fn a_predecessor_that_exits_without_its_pidfile_stops_the_wait() {
     // Contract: C5, W1, W3
     let sandbox = Sandbox::new();
     // A worker is left, so watch does not stop because all processes are gone.
@@ -310,7 +310,7 @@ fn an_older_process_that_ends_without_taking_its_pidfile_back_is_waited_for_no_l
 }
 
 #[test]
-fn a_program_that_runs_the_service_has_the_last_word() {
+fn the_exit_code_of_a_program_that_runs_the_service_counts() {
     // Contract: C5
     let sandbox = Sandbox::new();
     let command = "sh -c 'echo $$ > x.pid; read line < fifo; exit 3'; echo the service: $?; exit 44";
@@ -322,7 +322,7 @@ fn a_program_that_runs_the_service_has_the_last_word() {
 }
 
 #[test]
-fn what_is_left_at_the_end_is_ended_and_what_ignores_that_is_killed() {
+fn leftovers_are_terminated_and_then_killed() {
     // Contract: C8, C9, W3
     let sandbox = Sandbox::new();
     let workers = fixture("forks-workers").display().to_string();

@@ -30,7 +30,7 @@ fn nothing_survives(sandbox: &Sandbox, watch: &Running, victim: usize) {
 }
 
 #[test]
-fn a_daemons_tree_dies_with_watch_and_with_its_keeper() {
+fn the_tree_of_a_daemon_dies_with_watch_and_with_its_keeper() {
     // Contract: C7, W3
     for victim in [0, 1] {
         let sandbox = Sandbox::new();
@@ -64,7 +64,7 @@ fn every_generation_of_a_psflip_dies_with_watch_and_with_its_keeper() {
 }
 
 #[test]
-fn a_psflip_that_is_killed_takes_its_tree_along_and_is_relayed() {
+fn the_tree_of_a_killed_psflip_dies_and_its_exit_is_relayed() {
     // Contract: C5, C7
     for keeper_first in [false, true] {
         let sandbox = Sandbox::new();
@@ -84,7 +84,7 @@ fn a_psflip_that_is_killed_takes_its_tree_along_and_is_relayed() {
 }
 
 #[test]
-fn strangers_that_fall_to_watch_are_reaped() {
+fn inherited_orphans_are_reaped() {
     // Contract: C9
     let sandbox = Sandbox::new();
     let workers = fixture("forks-workers").display().to_string();

@@ -31,7 +31,7 @@ fn fifo(sandbox: &Sandbox) {
 }
 
 #[test]
-fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_is_not_lost() {
+fn a_stop_just_after_the_command_has_started_a_daemon_is_not_lost() {
     // Contract: C8, S5
     let sandbox = Sandbox::new();
     fifo(&sandbox);
@@ -45,7 +45,7 @@ fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_is_not_lost() {
 }
 
 #[test]
-fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_waits_for_its_name() {
+fn a_stop_just_after_the_daemons_start_waits_for_its_pidfile() {
     // Contract: S1, S5, W2
     let sandbox = Sandbox::new();
     fifo(&sandbox);
@@ -65,7 +65,7 @@ fn a_stop_that_comes_just_after_the_command_has_left_a_daemon_waits_for_its_name
 }
 
 #[test]
-fn signals_for_a_daemon_without_a_name_are_kept_and_come_when_it_is_named() {
+fn signals_for_a_daemon_are_queued_until_it_has_written_its_pidfile() {
     // Contract: S1, W2
     let sandbox = Sandbox::new();
     fifo(&sandbox);
@@ -133,7 +133,7 @@ fn ends_unseen(takes_back: bool, at_the_end: &str) -> Option<i32> {
 }
 
 #[test]
-fn an_older_process_that_takes_its_place_again_unseen_is_the_one_whose_end_counts() {
+fn the_exit_of_a_predecessor_that_quickly_took_over_again_counts() {
     // Contract: W1, W3
     assert_eq!(ends_unseen(false, "echo $$ > x.pid; rm x.pid"), Some(5));
     // The predecessor already was the service again, so the exit of the other process does not count.
@@ -142,7 +142,7 @@ fn an_older_process_that_takes_its_place_again_unseen_is_the_one_whose_end_count
 }
 
 #[test]
-fn an_older_process_that_only_ends_later_is_not_the_one_whose_end_counts() {
+fn the_exit_of_a_predecessor_that_only_exits_later_does_not_count() {
     // Contract: W1, W3
     assert_eq!(ends_unseen(false, "rm x.pid"), Some(23));
     assert_eq!(ends_unseen(false, "true"), Some(23));
@@ -174,7 +174,7 @@ fn log_of_an_end(request: Option<Signal>) -> String {
 }
 
 #[test]
-fn a_stop_request_that_came_before_the_end_of_the_service_is_read_before_it() {
+fn a_stop_request_before_the_service_exits_is_handled_first() {
     // Contract: L1, S4, W3
     let log = log_of_an_end(Some(Signal::SIGTERM));
     assert!(log.contains("stop requested") && !log.contains("ERROR"), "{log}");

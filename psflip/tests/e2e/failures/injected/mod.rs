@@ -8,7 +8,7 @@
 
 mod calls;
 mod faults;
-mod life;
+mod start_and_stop;
 mod traced;
 
 use std::collections::BTreeMap;
@@ -112,7 +112,7 @@ fn the_new_psflip_that_cannot_wait_fails_the_upgrade_only() {
 }
 
 #[test]
-fn the_new_psflip_that_cannot_make_or_hear_processes_fails_the_upgrade_only() {
+fn the_new_psflip_that_cannot_fork_or_wait_fails_the_upgrade_only() {
     // Contract: F10, U8
     every(Role::New, Some(About::Processes));
 }
@@ -135,7 +135,7 @@ fn keepers_survive_calls_that_fail_for_good() {
 }
 
 #[test]
-fn calls_that_fail_for_good_in_between_fail_the_upgrade_only() {
+fn intermediate_calls_that_fail_for_good_fail_the_upgrade_only() {
     // Contract: F10, U8
     every_lasting(Role::Between, &[]);
 }

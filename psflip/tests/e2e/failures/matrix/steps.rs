@@ -161,24 +161,24 @@ fn assert_all_steps(setting: Setting) {
 }
 
 #[test]
-fn the_list_has_every_step_of_a_flip() {
+fn the_list_has_every_step_of_an_upgrade() {
     assert_all_steps(PLAIN);
 }
 
 #[test]
-fn the_list_has_every_step_of_a_flip_below_an_anchor() {
+fn the_list_has_every_step_of_an_upgrade_below_an_anchor() {
     assert_all_steps(ANCHORED);
 }
 
 #[test]
-fn the_list_has_every_step_of_a_flip_with_workers() {
+fn the_list_has_every_step_of_an_upgrade_with_workers() {
     for setting in [WORKERS, HIDDEN, GROUP] {
         assert_all_steps(setting);
     }
 }
 
 #[test]
-fn a_step_that_is_not_in_the_list_is_found() {
+fn an_unlisted_step_is_found() {
     let trace = "step 1 old Before Acknowledge\ncall old Sendmsg 1\nstep 1 old Sending acknowledge\nstep 1 old Sent acknowledge\n\
                  step 1 old After Acknowledge\nstep 2 new Before RunHook(Promoted)\nstep 1 old Before Tell(Superseded)\n";
     let found: Vec<String> = by_role(trace).into_values().flatten().collect();

@@ -31,7 +31,7 @@ fn install(service: &Service, program: &Path) {
 }
 
 #[test]
-fn a_successor_without_a_predecessor_says_so() {
+fn a_successor_without_a_predecessor_is_an_error() {
     // Contract: V1, C6
     for value in ["99", "0", "x", "-1", "99999999999", ""] {
         let sandbox = Sandbox::new();

@@ -89,7 +89,7 @@ impl Old {
 }
 
 #[test]
-fn a_first_message_that_is_no_hello_starts_nothing() {
+fn a_first_message_other_than_hello_starts_nothing() {
     // Contract: V1, X2, C6
     let cut = &HELLO[..60];
     let long = format!("hello\nfuture {}{}", "x".repeat(6000), &HELLO[5..]);
@@ -117,7 +117,7 @@ fn a_first_message_that_is_no_hello_starts_nothing() {
 }
 
 #[test]
-fn a_hello_without_the_predecessors_process_starts_nothing() {
+fn a_hello_without_the_predecessors_pidfd_starts_nothing() {
     // Contract: V1, C6
     let (null, pipe) = (OwnedFd::from(std::fs::File::open("/dev/null").unwrap()), std::io::pipe().unwrap());
     for (fd, reason) in [
@@ -136,7 +136,7 @@ fn a_hello_without_the_predecessors_process_starts_nothing() {
 }
 
 #[test]
-fn sockets_come_among_what_nobody_knows() {
+fn sockets_are_received_among_unknown_messages() {
     // Contract: V1
     let (old, theirs) = Old::new();
     let path = old.sandbox.path("app.sock");
@@ -190,7 +190,7 @@ fn an_acknowledgement_counts_once() {
 }
 
 #[test]
-fn a_predecessor_that_talks_without_end_does_not_keep_signals_away() {
+fn a_predecessor_that_sends_endlessly_does_not_block_signals() {
     // Contract: V1, X2, S5
     let (old, theirs) = Old::new();
     old.say(HELLO.as_bytes(), &[old.pidfd().as_fd()]).unwrap();

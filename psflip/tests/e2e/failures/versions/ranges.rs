@@ -14,7 +14,7 @@ fn flips(service: &Service) {
 }
 
 #[test]
-fn a_later_version_that_speaks_ours_takes_over_and_hands_over() {
+fn a_later_compatible_version_takes_over_and_hands_over() {
     // Contract: V1, U8
     let service = start();
     let before = FdSnapshot::of(service.psflip.active());
@@ -37,7 +37,7 @@ fn a_later_version_that_speaks_ours_takes_over_and_hands_over() {
 }
 
 #[test]
-fn an_older_version_that_speaks_ours_takes_over_and_hands_over() {
+fn an_earlier_compatible_version_takes_over_and_hands_over() {
     // Contract: V1
     let service = start();
     plan(&service, "hello protocol 1\nhello oldest 0\nhello version 0.0.9\n");
@@ -49,7 +49,7 @@ fn an_older_version_that_speaks_ours_takes_over_and_hands_over() {
 }
 
 #[test]
-fn what_an_older_version_does_not_say_is_not_needed() {
+fn messages_that_an_earlier_version_lacks_are_not_required() {
     // Contract: V1
     let sandbox = testkit::Sandbox::new();
     let plan = sandbox.path("plan");
@@ -76,7 +76,7 @@ fn what_an_older_version_does_not_say_is_not_needed() {
 }
 
 #[test]
-fn a_predecessor_that_does_not_tell_its_pidfile_keeps_it() {
+fn a_predecessor_that_does_not_send_its_pidfile_keeps_it() {
     // Contract: V1, P3, U8
     let service = start();
     plan(&service, "hello pidfile\n");
@@ -88,7 +88,7 @@ fn a_predecessor_that_does_not_tell_its_pidfile_keeps_it() {
 }
 
 #[test]
-fn a_predecessor_whose_protocol_is_unknown_is_refused_before_anything_is_touched() {
+fn an_unknown_protocol_of_the_predecessor_is_refused_at_first() {
     // Contract: V1, U8
     let service = start();
     install(&service, &double("psflip-other"));
@@ -111,7 +111,7 @@ fn a_predecessor_whose_protocol_is_unknown_is_refused_before_anything_is_touched
 }
 
 #[test]
-fn a_successor_that_does_not_speak_our_protocol_is_heard_and_nothing_is_touched() {
+fn a_successor_with_an_unknown_protocol_fails_the_upgrade_only() {
     // Contract: V1, U8
     let service = start();
     install(&service, &double("psflip-rogue"));

@@ -34,7 +34,7 @@ fn ends(service: Service) {
 }
 
 #[test]
-fn messages_in_the_wrong_order_promote_nobody() {
+fn messages_in_the_wrong_order_cause_no_promotion() {
     // Contract: V1, U6, U8
     let service = with_rogue();
     let failed = "say failed\\ncode 3\\nreason as wanted";
@@ -64,7 +64,7 @@ fn messages_in_the_wrong_order_promote_nobody() {
 }
 
 #[test]
-fn packets_that_are_no_messages_end_the_successor() {
+fn invalid_packets_of_a_successor_fail_the_upgrade() {
     // Contract: V1, X2, U8
     let service = with_rogue();
     all_fail(
@@ -90,7 +90,7 @@ fn packets_that_are_no_messages_end_the_successor() {
 }
 
 #[test]
-fn a_successor_that_talks_without_end_is_ended() {
+fn a_successor_that_sends_endlessly_is_killed() {
     // Contract: V1, X2, U8
     let service = with_rogue();
     let loud = "it sent more than 1000 messages";
@@ -102,7 +102,7 @@ fn a_successor_that_talks_without_end_is_ended() {
 }
 
 #[test]
-fn descriptors_that_nobody_asked_for_are_closed() {
+fn unexpected_descriptors_are_closed() {
     // Contract: V1, F10, U8
     let service = with_rogue();
     let many = format!(
@@ -117,7 +117,7 @@ fn descriptors_that_nobody_asked_for_are_closed() {
 }
 
 #[test]
-fn a_successor_can_not_point_at_another_process() {
+fn a_successor_can_not_name_another_process_as_itself() {
     // Contract: V1, U6, U8
     let service = with_rogue();
     // The test's own process is not in the sandbox. If psflip killed it, the test would die with it.
@@ -134,7 +134,7 @@ fn a_successor_can_not_point_at_another_process() {
 }
 
 #[test]
-fn the_deadline_of_a_successor_holds_whatever_else_it_says() {
+fn unknown_messages_do_not_extend_the_successors_deadline() {
     // Contract: F5, V1, U8
     let service = with_rogue();
     let starting = "say starting\\nversion 9\\ndeadline-ms 300\\ngrace-ms 100";
@@ -149,7 +149,7 @@ fn the_deadline_of_a_successor_holds_whatever_else_it_says() {
 }
 
 #[test]
-fn a_successor_that_never_reads_does_not_hold_up_the_end() {
+fn a_successor_that_never_reads_does_not_delay_the_exit() {
     // Contract: S5, F11, V1
     let service = with_rogue();
     plan(&service, STARTING);
@@ -165,7 +165,7 @@ fn a_successor_that_never_reads_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn another_program_in_psflips_place_changes_nothing() {
+fn an_upgrade_to_another_program_changes_nothing() {
     // Contract: F2, V1, U8
     let service = start();
     for program in ["/bin/true", "/bin/sleep", "/bin/cat", "/usr/bin/env", "/bin/sh"] {

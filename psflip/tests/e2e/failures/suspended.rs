@@ -24,7 +24,7 @@ fn keeper(psflip: Process) -> Process {
 }
 
 #[test]
-fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
+fn a_new_psflip_that_hangs_is_killed_with_its_child_at_the_deadline() {
     // Contract: F5, U8
     let service = Service::start();
     // Time for the test to freeze it.
@@ -39,7 +39,7 @@ fn a_new_psflip_that_hangs_is_ended_with_its_child_at_the_deadline() {
 }
 
 #[test]
-fn a_new_generation_that_is_frozen_altogether_is_ended_at_the_deadline() {
+fn a_completely_suspended_new_generation_is_killed_at_the_deadline() {
     // Contract: F5, F12, C7
     let service = Service::start();
     // Time for the test to freeze it.
@@ -67,7 +67,7 @@ fn promoted_once(service: &Service, psflip: &Psflip, old: Process, new: Process,
 }
 
 #[test]
-fn each_process_may_be_stopped_during_an_upgrade_and_continued_later() {
+fn each_process_may_be_suspended_during_an_upgrade_and_continued() {
     // Contract: F12
     let service = Service::start();
     let psflip = &service.psflip;
@@ -116,7 +116,7 @@ fn each_process_may_be_stopped_during_an_upgrade_and_continued_later() {
 }
 
 #[test]
-fn an_old_psflip_that_is_stopped_too_long_keeps_its_service() {
+fn an_old_psflip_that_is_suspended_too_long_keeps_the_service() {
     // Contract: F12, U8
     let service = Service::start();
     let [old, old_child, new, _] = upgrading(&service, "");
@@ -134,7 +134,7 @@ fn an_old_psflip_that_is_stopped_too_long_keeps_its_service() {
 }
 
 #[test]
-fn random_stops_of_everything_make_no_false_promotion() {
+fn random_suspensions_cause_no_false_promotion() {
     // Contract: F12, U7
     let service = Service::start();
     let (old, old_child) = (service.psflip.active(), service.psflip.child());

@@ -46,7 +46,7 @@ fn refuses_a_second_one(example: &Example, greeting: &str, reason: &str) {
 }
 
 #[test]
-fn postfix_refuses_a_second_master_and_serves_on() {
+fn postfix_refuses_a_second_master_and_keeps_serving() {
     // Contract: F3, U6, U8
     if !are_installed(&["postfix", "ps"]) || !nix::unistd::geteuid().is_root() {
         return;
@@ -62,7 +62,7 @@ fn postfix_refuses_a_second_master_and_serves_on() {
 }
 
 #[test]
-fn rabbitmq_refuses_a_second_node_and_serves_on() {
+fn rabbitmq_refuses_a_second_node_and_keeps_serving() {
     // Contract: F3, U6, U8
     if !are_installed(&["rabbitmq-server", "epmd", "ps"]) {
         return;

@@ -9,7 +9,7 @@ use super::{ended, run, start_at_once};
 use crate::service::{freeze, kill, stop, thaw};
 
 #[test]
-fn without_psflip_nobody_answers() {
+fn without_a_running_psflip_commands_report_why() {
     let sandbox = Sandbox::new();
     let refused = |args: &[&str]| {
         let (status, stdout, stderr) = run(&sandbox, args);
@@ -52,7 +52,7 @@ fn without_psflip_nobody_answers() {
 }
 
 #[test]
-fn a_broken_configuration_does_not_hide_who_runs() {
+fn an_invalid_configuration_does_not_hide_the_running_psflip() {
     // Contract: O3
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
@@ -94,7 +94,7 @@ fn a_broken_configuration_does_not_hide_who_runs() {
 }
 
 #[test]
-fn a_stranger_is_told_whose_it_is() {
+fn another_user_is_refused_with_the_owners_name() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     let name = psflip_bin();
@@ -109,7 +109,7 @@ fn a_stranger_is_told_whose_it_is() {
 }
 
 #[test]
-fn a_server_that_runs_as_a_stranger_is_not_believed() {
+fn a_control_socket_served_by_another_user_is_not_trusted() {
     // Contract: O1
     let sandbox = Sandbox::new();
     if !nix::unistd::geteuid().is_root() {
@@ -147,7 +147,7 @@ fn a_server_that_runs_as_a_stranger_is_not_believed() {
 }
 
 #[test]
-fn one_that_is_stopped_is_told_to_be_stopped() {
+fn a_suspended_psflip_is_reported_as_suspended() {
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     freeze(psflip.active());
@@ -159,7 +159,7 @@ fn one_that_is_stopped_is_told_to_be_stopped() {
 }
 
 #[test]
-fn a_psflip_that_is_killed_while_it_is_asked_to_end_is_no_success() {
+fn a_psflip_killed_during_a_stop_is_not_a_success() {
     let sandbox = Sandbox::new();
     let psflip =
         crate::service::psflip(&sandbox, &["ignore-sigterm"], crate::service::AT_ONCE).start().wait_ready();

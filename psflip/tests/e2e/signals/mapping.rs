@@ -22,7 +22,7 @@ fn becomes(psflip: &Psflip, signal: Signal, sent: &str) {
 }
 
 #[test]
-fn a_child_gets_what_the_table_says_with_sender_and_payload_of_what_came() {
+fn a_child_gets_the_mapped_signal_with_sender_and_payload() {
     // Contract: S8, S1, S6
     let sandbox = Sandbox::new();
     let rules = "SIGUSR1 = \"SIGHUP\"\nWINCH = false\n\"RTMIN+3\" = \"RTMIN+5\"\nSIGTERM = \"SIGQUIT\"";
@@ -51,7 +51,7 @@ fn a_child_gets_what_the_table_says_with_sender_and_payload_of_what_came() {
 }
 
 #[test]
-fn each_generation_has_its_own_table_and_what_psflip_sends_is_not_changed() {
+fn each_generation_has_its_own_table_and_psflips_signals_are_not_mapped() {
     // Contract: S8, U2, U5
     let sandbox = Sandbox::new();
     let psflip = ready(with_rules(&sandbox, "SIGUSR1 = \"SIGUSR2\"\nSIGTERM = \"SIGWINCH\"", "TERM"));
@@ -67,7 +67,7 @@ fn each_generation_has_its_own_table_and_what_psflip_sends_is_not_changed() {
 }
 
 #[test]
-fn psflip_stop_sends_the_shutdown_signal_as_it_is() {
+fn psflip_stop_sends_the_shutdown_signal_unmapped() {
     // Contract: S8
     let sandbox = Sandbox::new();
     let psflip = ready(with_rules(&sandbox, "SIGTERM = \"SIGWINCH\"", "TERM"));
@@ -78,7 +78,7 @@ fn psflip_stop_sends_the_shutdown_signal_as_it_is() {
 }
 
 #[test]
-fn a_child_that_ignores_what_a_stop_became_is_served_on() {
+fn a_child_that_ignores_a_mapped_stop_signal_keeps_running() {
     // Contract: S8, S5
     let sandbox = Sandbox::new();
     let builder = with_rules(&sandbox, "SIGTERM = \"SIGUSR1\"", "TERM");
@@ -94,7 +94,7 @@ fn a_child_that_ignores_what_a_stop_became_is_served_on() {
 }
 
 #[test]
-fn below_an_anchor_the_table_holds_for_what_is_sent_to_either() {
+fn below_an_anchor_signals_to_either_process_are_mapped() {
     // Contract: S8, A2
     let sandbox = Sandbox::new();
     let rules = "SIGUSR1 = \"SIGUSR2\"\nSIGTERM = \"SIGQUIT\"";
@@ -110,7 +110,7 @@ fn below_an_anchor_the_table_holds_for_what_is_sent_to_either() {
 }
 
 #[test]
-fn the_keys_of_a_terminal_become_what_the_table_says() {
+fn terminal_keys_are_mapped_by_the_table() {
     // Contract: S8, S2
     let sandbox = Sandbox::new();
     let rules = "[signals]\nSIGINT = \"SIGUSR1\"\nSIGQUIT = false\nSIGWINCH = \"SIGALRM\"\n";

@@ -22,7 +22,7 @@ fn fails_by(managed: &Managed, reason: &str, cause: impl FnOnce(Process)) {
 }
 
 #[test]
-fn every_failed_upgrade_ends_with_ready_and_the_reason() {
+fn every_failed_upgrade_sends_ready_and_the_reason() {
     // Contract: U8, F1, F2, F3, F4, F6
     let link = |managed: &Managed, target: &str| {
         let _ = std::fs::remove_file(managed.sandbox.path("psflip"));
@@ -66,7 +66,7 @@ fn every_failed_upgrade_ends_with_ready_and_the_reason() {
 }
 
 #[test]
-fn a_new_psflip_that_hangs_is_told_when_it_is_killed() {
+fn a_hanging_new_psflip_is_reported_when_it_is_killed() {
     // Contract: F5, U8
     let times = "[upgrade]\ntimeout = \"3s\"\n[shutdown]\ntimeout = \"100ms\"\n";
     let managed = Managed::start(&["signal-logger"], &format!("{AT_ONCE}{times}"));
@@ -78,7 +78,7 @@ fn a_new_psflip_that_hangs_is_told_when_it_is_killed() {
 }
 
 #[test]
-fn a_first_child_that_fails_is_told_with_its_code() {
+fn a_failed_first_child_is_reported_with_its_exit_code() {
     // Contract: C6
     for (argv, rest, code, told_error) in [
         (&["crash-on-init", "--code", "7"] as &[&str], UNTIL_FILE, 7, None),
@@ -98,7 +98,7 @@ fn a_first_child_that_fails_is_told_with_its_code() {
 }
 
 #[test]
-fn a_configuration_that_is_broken_at_the_start_is_told() {
+fn an_invalid_configuration_at_the_start_is_reported() {
     // Contract: C6
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
@@ -109,7 +109,7 @@ fn a_configuration_that_is_broken_at_the_start_is_told() {
 }
 
 #[test]
-fn a_child_that_ends_by_itself_is_told() {
+fn a_child_that_exits_by_itself_is_reported() {
     // Contract: C5
     let managed = Managed::start(&["dies-later", "--on-file", "die", "--code", "3"], AT_ONCE);
     managed.sandbox.write("die", "");
@@ -120,7 +120,7 @@ fn a_child_that_ends_by_itself_is_told() {
 }
 
 #[test]
-fn an_upgrade_that_fails_after_the_old_child_has_ended_is_the_end() {
+fn an_upgrade_that_fails_after_the_old_child_has_exited_stops_psflip() {
     // Contract: F7, U8
     let managed = Managed::start(&["dies-later", "--on-file", "die", "--code", "3"], AT_ONCE);
     managed.configure(&["never-ready"], &format!("{UNTIL_FILE}[upgrade]\ntimeout = \"200ms\"\n"));

@@ -36,7 +36,7 @@ fn slots_alternate_with_promotions_only() {
 }
 
 #[test]
-fn a_workdir_that_is_a_link_is_followed_anew() {
+fn a_workdir_symlink_is_resolved_at_each_upgrade() {
     // Contract: C1, U2
     let sandbox = Sandbox::new();
     for release in ["r1", "r2"] {

@@ -37,7 +37,7 @@ fn a_failed_upgrade_that_wanted_to_move_the_socket_leaves_nothing() {
 }
 
 #[test]
-fn an_upgrade_can_do_without_a_socket_and_come_back_to_one() {
+fn an_upgrade_can_remove_the_socket_and_add_it_again() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let old = psflip.active();
@@ -55,7 +55,7 @@ fn an_upgrade_can_do_without_a_socket_and_come_back_to_one() {
 }
 
 #[test]
-fn what_a_killed_psflip_left_is_replaced() {
+fn the_socket_file_of_a_killed_psflip_is_replaced() {
     // Contract: C7
     let sandbox = Sandbox::new();
     let first = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -68,7 +68,7 @@ fn what_a_killed_psflip_left_is_replaced() {
 }
 
 #[test]
-fn a_socket_that_is_asked_for_and_can_not_be_is_a_failure() {
+fn a_configured_socket_that_can_not_be_created_is_an_error() {
     // Contract: C6
     let sandbox = Sandbox::new();
     let rest = format!("{AT_ONCE}[control]\nsocket = \"no/such/directory/x.sock\"\n");
@@ -79,7 +79,7 @@ fn a_socket_that_is_asked_for_and_can_not_be_is_a_failure() {
 }
 
 #[test]
-fn a_socket_that_nobody_asked_for_and_can_not_be_is_a_warning() {
+fn a_default_socket_that_can_not_be_created_is_a_warning() {
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.path("psflip.pid.sock")).unwrap();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -90,7 +90,7 @@ fn a_socket_that_nobody_asked_for_and_can_not_be_is_a_warning() {
 }
 
 #[test]
-fn a_pidfile_at_a_long_path_has_a_socket_all_the_same() {
+fn a_pidfile_with_a_long_path_has_a_socket_too() {
     // Contract: O4
     let sandbox = Sandbox::new();
     let folder = sandbox.path("long".repeat(40));
@@ -109,7 +109,7 @@ fn a_pidfile_at_a_long_path_has_a_socket_all_the_same() {
 }
 
 #[test]
-fn a_pidfile_with_a_name_that_is_too_long_for_a_socket_is_a_warning_and_the_client_says_the_same() {
+fn a_pidfile_name_too_long_for_a_socket_is_a_warning() {
     // Contract: O4
     let sandbox = Sandbox::new();
     let pidfile = sandbox.path("n".repeat(110));

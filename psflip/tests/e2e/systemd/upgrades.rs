@@ -7,7 +7,7 @@ use crate::health::notify::SAY;
 use super::*;
 
 #[test]
-fn the_first_generation_tells_when_it_is_ready_and_not_before() {
+fn the_first_generation_sends_ready_only_once_it_is_healthy() {
     // Contract: U4, P1
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
@@ -30,7 +30,7 @@ fn the_first_generation_tells_when_it_is_ready_and_not_before() {
 }
 
 #[test]
-fn every_flip_moves_the_main_process_in_one_datagram_of_the_old_one() {
+fn every_upgrade_sends_mainpid_and_ready_in_one_datagram() {
     // Contract: U4, U7
     let managed = Managed::start(&["signal-logger"], AT_ONCE);
     let mut expected = vec!["1 -".to_owned(), "1 READY".to_owned()];
@@ -55,7 +55,7 @@ fn every_flip_moves_the_main_process_in_one_datagram_of_the_old_one() {
 }
 
 #[test]
-fn a_request_that_has_to_wait_is_an_upgrade_of_its_own() {
+fn a_queued_request_is_reported_as_an_upgrade_of_its_own() {
     // Contract: U7
     let managed = Managed::start(&["signal-logger"], &format!("{AT_ONCE}[shutdown]\ndelay = \"1h\"\n"));
     let old = managed.psflip.active();
@@ -76,7 +76,7 @@ fn a_request_that_has_to_wait_is_an_upgrade_of_its_own() {
 }
 
 #[test]
-fn the_child_has_neither_the_managers_address_nor_its_watchdog() {
+fn the_child_gets_neither_notify_socket_nor_watchdog_of_psflip() {
     // Contract: C3
     let sh = ["sh", "-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"];
     let managed = Managed::start_as(&["introspect", "--hold"], AT_ONCE, |builder| {
@@ -96,7 +96,7 @@ fn the_child_has_neither_the_managers_address_nor_its_watchdog() {
 }
 
 #[test]
-fn a_child_that_speaks_itself_speaks_to_psflip() {
+fn notifications_of_the_child_go_to_psflip() {
     // Contract: C3
     let managed = Managed::start(&["http-server", "--unix", "app.sock"], "[healthcheck.notify]\n");
     managed.flip();
@@ -109,7 +109,7 @@ fn a_child_that_speaks_itself_speaks_to_psflip() {
 }
 
 #[test]
-fn a_child_that_asks_for_more_time_gets_it_from_the_manager_too() {
+fn a_childs_request_for_more_time_is_passed_to_the_service_manager() {
     // Contract: U3
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));

@@ -7,7 +7,7 @@ use super::{UNTIL_FILE, ask, names, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop};
 
 #[test]
-fn the_status_tells_who_serves_and_since_when() {
+fn the_status_reports_the_active_generation_and_its_start_time() {
     let sandbox = Sandbox::new();
     let rest = format!("{AT_ONCE}[[listen]]\naddress = \"unix://app.sock\"\nname = \"web\"\n");
     let psflip = psflip(&sandbox, &["signal-logger", "--exit-on=TERM"], &rest).start().wait_ready();
@@ -42,7 +42,7 @@ fn the_status_tells_who_serves_and_since_when() {
 }
 
 #[test]
-fn an_upgrade_is_told_step_by_step() {
+fn an_upgrade_is_reported_step_by_step() {
     // Contract: U1, U2, U3, U4, U5
     let sandbox = Sandbox::new();
     let rest = "[hooks]\npromote = [\"true\"]\n[healthcheck.alive]\ntimeout = \"0s\"\n[switch]\nsymlink = { path = \"link\", to = \"/\" }\n";
@@ -78,7 +78,7 @@ fn an_upgrade_is_told_step_by_step() {
 }
 
 #[test]
-fn a_failed_upgrade_tells_why_and_who_keeps_running() {
+fn a_failed_upgrade_reports_the_reason_and_what_keeps_running() {
     // Contract: U8, H4
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -105,7 +105,7 @@ fn a_failed_upgrade_tells_why_and_who_keeps_running() {
 }
 
 #[test]
-fn where_standard_error_is_a_file_a_failure_comes_with_its_end() {
+fn a_failure_quotes_the_last_lines_of_a_stderr_file() {
     // Contract: U8
     let sandbox = Sandbox::new();
     let redirected = ["sh", "-c", "echo earlier >errors; exec \"$@\" 2>>errors", "sh"];
@@ -119,7 +119,7 @@ fn where_standard_error_is_a_file_a_failure_comes_with_its_end() {
 }
 
 #[test]
-fn failed_probes_are_told_while_they_fail() {
+fn failed_probes_are_reported_while_they_fail() {
     // Contract: H4
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -137,7 +137,7 @@ fn failed_probes_are_told_while_they_fail() {
 }
 
 #[test]
-fn a_stop_is_told_to_its_end() {
+fn a_stop_is_reported_until_the_exit() {
     // Contract: S5, C5
     let sandbox = Sandbox::new();
     let exits = ["/bin/sh", "-c", "trap 'exit 7' TERM; sleep 1h & echo ready; wait"];
@@ -154,7 +154,7 @@ fn a_stop_is_told_to_its_end() {
 }
 
 #[test]
-fn a_stop_that_the_child_ignores_is_told_to_be_ignored() {
+fn a_stop_that_the_child_ignores_is_reported_as_ignored() {
     // Contract: S5
     let sandbox = Sandbox::new();
     let rest = format!("{AT_ONCE}[shutdown]\ntimeout = \"50ms\"\n");
@@ -168,7 +168,7 @@ fn a_stop_that_the_child_ignores_is_told_to_be_ignored() {
 }
 
 #[test]
-fn a_stop_during_an_upgrade_ends_both_generations() {
+fn a_stop_during_an_upgrade_stops_both_generations() {
     // Contract: F11, S5
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -185,7 +185,7 @@ fn a_stop_during_an_upgrade_ends_both_generations() {
 }
 
 #[test]
-fn a_generation_that_starts_can_be_asked() {
+fn a_starting_generation_answers_requests() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], UNTIL_FILE).start();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
@@ -210,7 +210,7 @@ fn a_generation_that_starts_can_be_asked() {
 }
 
 #[test]
-fn a_psflip_that_fails_says_so_to_whoever_waits() {
+fn a_failing_psflip_notifies_waiting_clients() {
     // Contract: C6
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["dies-later", "--on-file", "die"], UNTIL_FILE).start();
@@ -227,7 +227,7 @@ fn a_psflip_that_fails_says_so_to_whoever_waits() {
 }
 
 #[test]
-fn whoever_watches_is_told_of_every_change() {
+fn watching_clients_are_notified_of_every_change() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");

@@ -68,7 +68,7 @@ fn wait_kept(manager: &NotifyManager, count: usize) -> Vec<(String, Arc<OwnedFd>
 }
 
 #[test]
-fn after_a_kill_of_everything_the_same_sockets_serve_the_clients_that_wait() {
+fn after_everything_is_killed_stored_sockets_serve_waiting_clients() {
     // Contract: C7
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
@@ -113,7 +113,7 @@ fn after_a_kill_of_everything_the_same_sockets_serve_the_clients_that_wait() {
 }
 
 #[test]
-fn what_a_flip_drops_is_kept_no_longer_and_what_it_adds_is() {
+fn an_upgrade_updates_the_stored_sockets() {
     // Contract: U8, F9
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
@@ -153,7 +153,7 @@ fn what_a_flip_drops_is_kept_no_longer_and_what_it_adds_is() {
 }
 
 #[test]
-fn a_kept_socket_whose_file_is_gone_is_replaced() {
+fn a_stored_socket_whose_file_is_gone_is_replaced() {
     // Contract: F10
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
@@ -173,7 +173,7 @@ fn a_kept_socket_whose_file_is_gone_is_replaced() {
 }
 
 #[test]
-fn a_child_that_fails_leaves_what_is_kept_to_the_next_start() {
+fn a_failed_child_leaves_the_stored_sockets_to_the_next_start() {
     // Contract: C5, C6
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));
@@ -194,7 +194,7 @@ fn a_child_that_fails_leaves_what_is_kept_to_the_next_start() {
 }
 
 #[test]
-fn a_manager_that_keeps_nothing_is_given_nothing_and_others_descriptors_pass_as_they_are() {
+fn without_an_fd_store_nothing_is_stored_and_descriptors_pass_unchanged() {
     // Contract: C3
     let sandbox = Sandbox::new();
     let manager = NotifyManager::bind(&sandbox.path("notify"));

@@ -79,25 +79,25 @@ fn every_at_start(about: About) {
 }
 
 #[test]
-fn a_first_start_without_memory_works_or_says_why_not() {
+fn a_first_start_without_memory_works_or_reports_why() {
     // Contract: F10, C6
     every_at_start(About::Memory);
 }
 
 #[test]
-fn a_first_start_without_files_works_or_says_why_not() {
+fn a_first_start_without_files_works_or_reports_why() {
     // Contract: F10, C6
     every_at_start(About::Files);
 }
 
 #[test]
-fn a_first_start_that_cannot_read_or_write_works_or_says_why_not() {
+fn a_first_start_that_cannot_read_or_write_works_or_reports_why() {
     // Contract: F10, C6
     every_at_start(About::Data);
 }
 
 #[test]
-fn a_first_start_that_cannot_wait_or_make_processes_works_or_says_why_not() {
+fn a_first_start_that_cannot_wait_or_fork_works_or_reports_why() {
     // Contract: F10, C6
     every_at_start(About::Waiting);
     every_at_start(About::Processes);
@@ -155,19 +155,19 @@ fn every_at_stop(of_keeper: bool) {
 }
 
 #[test]
-fn a_stop_ends_everything_whatever_psflip_cannot_do() {
+fn a_stop_terminates_everything_whatever_calls_of_psflip_fail() {
     // Contract: F10, F11, P2
     every_at_stop(false);
 }
 
 #[test]
-fn a_stop_ends_everything_whatever_the_keeper_cannot_do() {
+fn a_stop_terminates_everything_whatever_calls_of_the_keeper_fail() {
     // Contract: F10, F11, P2
     every_at_stop(true);
 }
 
 #[test]
-fn a_keeper_without_memory_does_not_give_up_its_child() {
+fn a_keeper_without_memory_keeps_its_child() {
     // Contract: F10
     let service = Service::start();
     if !can_trace(&service.sandbox) {
@@ -189,7 +189,7 @@ fn a_keeper_without_memory_does_not_give_up_its_child() {
 }
 
 #[test]
-fn the_end_of_a_child_is_told_when_there_is_memory_again() {
+fn the_exit_of_a_child_is_reported_once_memory_is_available() {
     // Contract: F10, C5
     for error in ["ENOBUFS", "ENOMEM", "EAGAIN"] {
         let sandbox = Sandbox::new();

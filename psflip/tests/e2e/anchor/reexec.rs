@@ -29,7 +29,7 @@ fn program_of(process: Process) -> u64 {
 }
 
 #[test]
-fn a_new_program_replaces_that_of_the_anchor_too_under_load() {
+fn the_anchor_executes_its_new_program_during_traffic() {
     // Contract: A5, U1
     let service = Service::start_as(|builder, sandbox| {
         replace(sandbox, &psflip_bin(), "bin/copy");
@@ -130,7 +130,7 @@ fn an_anchor_whose_new_program_can_not_be_executed_stays_as_it_is() {
 }
 
 #[test]
-fn an_anchor_below_which_psflip_became_a_script_stays_as_it_is_and_says_so() {
+fn an_anchor_whose_psflip_became_a_script_stays_and_logs_a_warning() {
     // Contract: A5, U1
     let sandbox = Sandbox::new();
     let program = sandbox.path("copy");

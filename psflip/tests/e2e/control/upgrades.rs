@@ -8,7 +8,7 @@ use super::{UNTIL_FILE, ask, follow_until, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, own_name, psflip, stop, wait_coming};
 
 #[test]
-fn somebody_answers_at_every_moment_of_many_flips() {
+fn the_control_socket_answers_throughout_many_upgrades() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
@@ -53,7 +53,7 @@ fn somebody_answers_at_every_moment_of_many_flips() {
 }
 
 #[test]
-fn a_request_during_an_upgrade_waits_for_its_own_one() {
+fn a_request_during_an_upgrade_waits_for_an_upgrade_of_its_own() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -113,7 +113,7 @@ fn this_test() -> String {
 }
 
 #[test]
-fn who_asked_during_an_upgrade_is_known_to_the_generation_that_follows_it() {
+fn a_requester_during_an_upgrade_is_known_to_the_next_generation() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -126,7 +126,7 @@ fn who_asked_during_an_upgrade_is_known_to_the_generation_that_follows_it() {
 }
 
 #[test]
-fn who_asked_a_generation_that_drains_is_known_to_its_successor() {
+fn a_requester_of_a_draining_generation_is_known_to_its_successor() {
     // Contract: U7
     let sandbox = Sandbox::new();
     let (psflip, [old, child], _) = draining(&sandbox);
@@ -139,7 +139,7 @@ fn who_asked_a_generation_that_drains_is_known_to_its_successor() {
 }
 
 #[test]
-fn who_asked_a_generation_that_fails_is_known_to_the_old_one() {
+fn a_requester_of_a_failing_generation_is_known_to_the_old_one() {
     // Contract: U7, U8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -157,7 +157,7 @@ fn who_asked_a_generation_that_fails_is_known_to_the_old_one() {
 }
 
 #[test]
-fn a_client_that_has_asked_nothing_yet_is_sent_to_who_serves() {
+fn a_client_without_a_request_yet_is_referred_to_the_new_generation() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let old = psflip.active();
@@ -170,7 +170,7 @@ fn a_client_that_has_asked_nothing_yet_is_sent_to_who_serves() {
 }
 
 #[test]
-fn an_upgrade_that_is_over_can_still_be_asked_for() {
+fn a_finished_upgrade_can_still_be_followed() {
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
@@ -190,7 +190,7 @@ fn an_upgrade_that_is_over_can_still_be_asked_for() {
 }
 
 #[test]
-fn a_draining_predecessor_is_told_with_its_time() {
+fn a_draining_predecessor_is_reported_with_its_remaining_time() {
     // Contract: U5
     let sandbox = Sandbox::new();
     let (psflip, [old, child], mut upgrade) = draining(&sandbox);
@@ -212,7 +212,7 @@ fn a_draining_predecessor_is_told_with_its_time() {
 }
 
 #[test]
-fn a_generation_that_lost_its_predecessor_can_be_asked() {
+fn a_generation_that_lost_its_predecessor_answers_requests() {
     // Contract: F8
     let sandbox = Sandbox::new();
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
@@ -232,7 +232,7 @@ fn a_generation_that_lost_its_predecessor_can_be_asked() {
 }
 
 #[test]
-fn the_pidfile_goes_with_the_service_when_who_it_names_is_stopped() {
+fn a_stop_of_the_process_in_the_pidfile_stops_the_service() {
     // Contract: F11, U8
     // The new psflip is paused: the pidfile names it, but the old one has not acknowledged yet.
     let sandbox = Sandbox::new();
