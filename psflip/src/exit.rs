@@ -1,12 +1,12 @@
 //! psflip's own exit codes (contract C6). The child's exit status is relayed and not listed here.
 
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::flip::{Failure, Outcome, StartFailure};
 
 /// Success, without a child's status to relay: a generation that was superseded, `check` without findings.
 pub const OK: u8 = 0;
 /// The child exited with code 0 before it was healthy (C6: 0 becomes 1).
-pub const ENDED_TOO_EARLY: u8 = 1;
+pub const EXITED_EARLY: u8 = 1;
 /// `psflip check --strict` has found a probable mistake.
 pub const WARNED: u8 = 1;
 /// `migrate` has translated what it can, and the rest is left to the user.
@@ -26,23 +26,23 @@ pub const NOT_FOUND: u8 = 127;
 
 /// How psflip itself exits: by a code, or by the child's signal (contract C5).
 #[must_use]
-pub fn end_for(outcome: Outcome) -> End {
+pub fn exit_status_for(outcome: Outcome) -> ExitStatus {
     match outcome {
-        Outcome::Superseded => End::Exited(OK),
+        Outcome::Superseded => ExitStatus::Exited(OK),
         Outcome::Relay(end) => end,
         Outcome::Failed(failure) => match failure {
-            Failure::Start(StartFailure::NotFound) => End::Exited(NOT_FOUND),
-            Failure::Start(StartFailure::NotExecutable) => End::Exited(NOT_EXECUTABLE),
-            Failure::EndedEarly(End::Exited(0)) => End::Exited(ENDED_TOO_EARLY),
-            Failure::EndedEarly(end) => end,
-            Failure::NotHealthy | Failure::NeverHealthy => End::Exited(NOT_HEALTHY),
+            Failure::Start(StartFailure::NotFound) => ExitStatus::Exited(NOT_FOUND),
+            Failure::Start(StartFailure::NotExecutable) => ExitStatus::Exited(NOT_EXECUTABLE),
+            Failure::ExitedEarly(ExitStatus::Exited(0)) => ExitStatus::Exited(EXITED_EARLY),
+            Failure::ExitedEarly(end) => end,
+            Failure::NotHealthy | Failure::NeverHealthy => ExitStatus::Exited(NOT_HEALTHY),
             Failure::Start(StartFailure::Other)
             | Failure::Hook
             | Failure::Switch
             | Failure::Pidfile
             | Failure::Aborted
             | Failure::ReadyNotSent
-            | Failure::Silence => End::Exited(FAILURE),
+            | Failure::NoAcknowledgement => ExitStatus::Exited(FAILURE),
         },
     }
 }
@@ -50,9 +50,9 @@ pub fn end_for(outcome: Outcome) -> End {
 /// The code that a shell shows for this outcome: 128+N for signal N.
 #[must_use]
 pub fn code_for(outcome: Outcome) -> u8 {
-    match end_for(outcome) {
-        End::Exited(code) => code,
-        End::Killed(signal) => 128 + signal.number() as u8,
+    match exit_status_for(outcome) {
+        ExitStatus::Exited(code) => code,
+        ExitStatus::Killed(signal) => 128 + signal.number() as u8,
     }
 }
 
@@ -70,10 +70,11 @@ mod tests {
         assert_eq!(code(Failure::Start(StartFailure::Other)), 125);
         assert_eq!(code(Failure::NotHealthy), 124);
         assert_eq!(code(Failure::NeverHealthy), 124);
-        assert_eq!(code(Failure::EndedEarly(End::Exited(0))), 1);
-        assert_eq!(code(Failure::EndedEarly(End::Exited(3))), 3);
-        assert_eq!(code(Failure::EndedEarly(End::Killed(Signal::TERM))), 143);
-        for failure in [Failure::Pidfile, Failure::Aborted, Failure::ReadyNotSent, Failure::Silence] {
+        assert_eq!(code(Failure::ExitedEarly(ExitStatus::Exited(0))), 1);
+        assert_eq!(code(Failure::ExitedEarly(ExitStatus::Exited(3))), 3);
+        assert_eq!(code(Failure::ExitedEarly(ExitStatus::Killed(Signal::TERM))), 143);
+        for failure in [Failure::Pidfile, Failure::Aborted, Failure::ReadyNotSent, Failure::NoAcknowledgement]
+        {
             assert_eq!(code(failure), 125);
         }
     }
@@ -82,8 +83,11 @@ mod tests {
     fn the_exit_status_of_a_child_is_relayed() {
         // Contract: C5
         for code in 0..=255 {
-            assert_eq!(end_for(Outcome::Relay(End::Exited(code))), End::Exited(code));
+            assert_eq!(exit_status_for(Outcome::Relay(ExitStatus::Exited(code))), ExitStatus::Exited(code));
         }
-        assert_eq!(end_for(Outcome::Relay(End::Killed(Signal::KILL))), End::Killed(Signal::KILL));
+        assert_eq!(
+            exit_status_for(Outcome::Relay(ExitStatus::Killed(Signal::KILL))),
+            ExitStatus::Killed(Signal::KILL)
+        );
     }
 }

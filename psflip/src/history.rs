@@ -37,7 +37,7 @@ pub struct Record {
     pub child: Option<u32>,
     /// The steps until the promotion or the failure.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<Timed<Step>>,
+    pub steps: Vec<Timed<UpgradeStep>>,
     /// How many probes failed.
     #[serde(skip_serializing_if = "is_zero")]
     pub failed_probes: u32,
@@ -70,7 +70,7 @@ pub struct Timed<T> {
 /// The steps towards a promotion, in this order (contract U1 to U4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum UpgradeStep {
     /// A new psflip is being started.
     Started,
     /// Its process exists.
@@ -101,7 +101,8 @@ pub enum Drain {
     /// It waits for `shutdown.delay`.
     Delay,
     /// Its child has been sent the stop signal.
-    Asked,
+    #[serde(rename = "asked")]
+    Signalled,
     /// Its child did not exit in time, and was killed.
     Killed,
     /// Its leftover processes have been sent the stop signal.
@@ -130,7 +131,7 @@ pub enum Outcome {
 
 impl Record {
     /// Adds a step. `at_ms`: milliseconds since the start.
-    pub fn step(&mut self, step: Step, at_ms: u64) {
+    pub fn step(&mut self, step: UpgradeStep, at_ms: u64) {
         self.steps.push(Timed { step, at_ms });
     }
 

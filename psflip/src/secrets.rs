@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Hides this value from now on. `origin`: the expression that gave it, such as `env('TOKEN')`.
-pub(crate) fn remember(value: &str, origin: &str) {
+pub(crate) fn register(value: &str, origin: &str) {
     if value.chars().count() < SHORTEST || value.chars().all(|c| c.is_ascii_digit()) {
         return;
     }
@@ -57,8 +57,8 @@ mod tests {
 
     #[test]
     fn a_secret_value_is_replaced_by_its_source() {
-        remember("hunter2\"x", "env('TOKEN')");
-        remember("hunter2\"x and more", "cat('/run/token')");
+        register("hunter2\"x", "env('TOKEN')");
+        register("hunter2\"x and more", "cat('/run/token')");
         for text in ["GET /?t=hunter2\"x: 403", r#"reason="GET /?t=hunter2\"x: 403""#] {
             let hidden = hide(text);
             assert!(hidden.contains("GET /?t={{ env('TOKEN') }}: 403"), "{hidden}");
@@ -68,8 +68,8 @@ mod tests {
 
     #[test]
     fn ports_and_short_values_stay() {
-        remember("8080", "env('PORT')");
-        remember("abc", "env('SHORT')");
+        register("8080", "env('PORT')");
+        register("abc", "env('SHORT')");
         assert_eq!(hide("connect to 127.0.0.1:8080 abc"), "connect to 127.0.0.1:8080 abc");
     }
 }

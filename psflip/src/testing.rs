@@ -23,22 +23,22 @@ pub mod config {
 pub mod control {
     /// See `protocol.rs`.
     pub mod protocol {
-        pub use crate::control::protocol::{Event, Request, Wish};
+        pub use crate::control::protocol::{ControlRequest, Event, RequestLine};
     }
 }
 
 /// Health checks: malformed answers and notifications.
 pub mod health {
-    pub use crate::health::{Checker, ChildInfo, Notifications, Step, Verdict};
+    pub use crate::health::{CheckResult, Checker, ChildInfo, Notifications, Verdict};
 }
 
 /// The hand-over's messages, and the end that reads those of a successor.
 pub mod handover {
-    pub use crate::handover::{Message, ToPredecessor, ToSuccessor};
+    pub use crate::handover::{ToPredecessor, ToSuccessor, WireMessage};
 
     /// See `predecessor.rs`.
     pub mod predecessor {
-        pub use crate::handover::predecessor::{Link, News, meet};
+        pub use crate::handover::predecessor::{FromPredecessor, PredecessorLink, meet};
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn find_launcher() -> Option<PathBuf> {
 pub(crate) fn launcher() -> PathBuf {
     find_launcher().unwrap_or_else(|| {
         panic!(
-            "`{}` is missing, and what this test asks for can't be started without it: build it with \
+            "`{}` is missing, and what this test requests can't be started without it: build it with \
              `cargo build -p testkit --bins`, or set TESTKIT_LAUNCH",
             profile_dir().join("testkit-launch").display()
         )
@@ -82,7 +82,7 @@ pub(crate) fn target_dir() -> PathBuf {
 /// `target/debug/examples`, or a program in `target/debug`.
 fn profile_dir() -> PathBuf {
     let own = env::current_exe().expect("the test's own executable has a path");
-    let dir = own.parent().expect("an executable is in a folder");
+    let dir = own.parent().expect("an executable is in a directory");
     // A doctest runs in a temporary folder, so only CARGO_TARGET_DIR and the working directory are known.
     if dir.starts_with(env::temp_dir())
         && dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rustdoctest"))

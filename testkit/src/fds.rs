@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::process::{Process, State};
+use crate::process::{Process, ProcessState};
 use crate::report;
 use crate::wait::{Deadline, wait_until};
 
@@ -24,7 +24,7 @@ impl FdSnapshot {
         // How often the process has slept and woken up; `None` while it runs or is runnable.
         let rests = || {
             let rests = process.status_field("voluntary_ctxt_switches");
-            rests.filter(|_| process.state() != State::Running)
+            rests.filter(|_| process.state() != ProcessState::Running)
         };
         let what = format!("process {process} to wait for something");
         let open = wait_until(Deadline::default(), what, || {

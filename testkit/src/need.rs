@@ -66,7 +66,7 @@ pub fn need_root() -> bool {
 #[track_caller]
 pub fn skip(name: &str, why: &str) {
     if env::var(REQUIRE).is_ok_and(|names| is_required(&names, name)) {
-        report::fail(&format!("{REQUIRE} asks for {name}, but: {why}"));
+        report::fail(&format!("{REQUIRE} requires {name}, but: {why}"));
     }
     let thread = thread::current();
     let test = thread.name().unwrap_or("a test");

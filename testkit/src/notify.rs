@@ -41,12 +41,12 @@ impl Notice {
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct Inbox {
     notices: Mutex<Vec<Notice>>,
     changed: Condvar,
 }
 
-impl Heard {
+impl Inbox {
     fn lock(&self) -> MutexGuard<'_, Vec<Notice>> {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,7 +56,7 @@ impl Heard {
 #[derive(Debug)]
 pub struct NotifyManager {
     socket: Arc<UnixDatagram>,
-    heard: Arc<Heard>,
+    inbox: Arc<Inbox>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -68,12 +68,12 @@ impl NotifyManager {
     #[must_use]
     pub fn bind(path: &Path) -> Self {
         let mut manager = Self::bind_deaf(path);
-        manager.hear();
+        manager.start_reading();
         manager
     }
 
-    /// [`NotifyManager::bind`], but nothing is read until [`NotifyManager::hear`] is called, so the queue
-    /// fills up.
+    /// [`NotifyManager::bind`], but nothing is read until [`NotifyManager::start_reading`] is called, so the
+    /// queue fills up.
     ///
     /// # Panics
     /// If the path can't be bound.
@@ -82,17 +82,17 @@ impl NotifyManager {
         let socket = UnixDatagram::bind(path)
             .unwrap_or_else(|error| report::fail(&format!("can't bind {}: {error}", path.display())));
         setsockopt(&socket, sockopt::PassCred, &true)
-            .unwrap_or_else(|error| report::fail(&format!("can't ask for credentials: {error}")));
-        Self { socket: Arc::new(socket), heard: Arc::default(), reader: None }
+            .unwrap_or_else(|error| report::fail(&format!("can't request credentials: {error}")));
+        Self { socket: Arc::new(socket), inbox: Arc::default(), reader: None }
     }
 
     /// Starts to read: what is queued, and what arrives later.
-    pub fn hear(&mut self) {
-        let (socket, heard) = (Arc::clone(&self.socket), Arc::clone(&self.heard));
+    pub fn start_reading(&mut self) {
+        let (socket, inbox) = (Arc::clone(&self.socket), Arc::clone(&self.inbox));
         self.reader = Some(std::thread::spawn(move || {
             while let Ok(Some(notice)) = receive(&socket) {
-                heard.lock().push(notice);
-                heard.changed.notify_all();
+                inbox.lock().push(notice);
+                inbox.changed.notify_all();
             }
         }));
     }
@@ -118,13 +118,13 @@ impl NotifyManager {
     /// All notifications so far, in order.
     #[must_use]
     pub fn notices(&self) -> Vec<Notice> {
-        self.heard.lock().clone()
+        self.inbox.lock().clone()
     }
 
     /// The number of notifications so far: a mark for [`NotifyManager::wait_after`].
     #[must_use]
     pub fn mark(&self) -> usize {
-        self.heard.lock().len()
+        self.inbox.lock().len()
     }
 
     /// Waits for a notification whose text contains `part`, and returns the first, which may already be
@@ -155,7 +155,7 @@ impl NotifyManager {
     #[track_caller]
     pub fn wait_for<T>(&self, what: &str, check: impl Fn(&[Notice]) -> Option<T>) -> T {
         let deadline = Deadline::default();
-        let mut notices = self.heard.lock();
+        let mut notices = self.inbox.lock();
         loop {
             if let Some(found) = check(&notices) {
                 return found;
@@ -163,9 +163,9 @@ impl NotifyManager {
             if deadline.has_expired() {
                 let all = describe(&notices);
                 drop(notices); // the failure report locks it again
-                report::expired(&deadline, &format!("{what}; it heard:\n{all}"));
+                report::expired(&deadline, &format!("{what}; received:\n{all}"));
             }
-            let waited = self.heard.changed.wait_timeout(notices, deadline.remaining());
+            let waited = self.inbox.changed.wait_timeout(notices, deadline.remaining());
             notices = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -173,7 +173,7 @@ impl NotifyManager {
     /// All notifications as text, one per line.
     #[must_use]
     pub fn describe(&self) -> String {
-        describe(&self.heard.lock())
+        describe(&self.inbox.lock())
     }
 }
 

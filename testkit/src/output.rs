@@ -223,7 +223,7 @@ impl Output {
             if closed || expired {
                 drop(collected); // the failure report locks it again
                 if closed {
-                    report::fail(&format!("waited for {what}, but the output has ended without it"));
+                    report::fail(&format!("waited for {what}, but the output was closed without it"));
                 }
                 report::expired(&deadline, &what);
             }
@@ -240,7 +240,7 @@ impl Output {
     pub fn wait_closed(&self) {
         let deadline = Deadline::default();
         if !self.closes_within(deadline.remaining()) {
-            report::expired(&deadline, &"the end of all output");
+            report::expired(&deadline, &"all output to be closed");
         }
     }
 

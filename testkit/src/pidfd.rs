@@ -27,7 +27,7 @@ impl PidFd {
         Ok(pidfd_send_signal(&self.0, signal)?)
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
+    pub(crate) fn has_exited(&self) -> bool {
         self.ends_within(Duration::ZERO)
     }
 

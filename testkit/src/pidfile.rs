@@ -238,7 +238,7 @@ impl PidfileHistory {
         let dead = self.look().dead.clone();
         if !dead.is_empty() {
             report::fail(&format!(
-                "the pidfile `{}` named a process that had ended: {dead:?}",
+                "the pidfile `{}` named a process that had exited: {dead:?}",
                 self.path.display()
             ));
         }
@@ -273,7 +273,7 @@ impl PidfileHistory {
             let waited = self.shared.looked.wait_timeout(seen, deadline.remaining());
             seen = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        assert!(seen.done >= wanted, "the thread that watches `{}` has ended or hangs", self.path.display());
+        assert!(seen.done >= wanted, "the thread that watches `{}` has exited or hangs", self.path.display());
         seen
     }
 
@@ -312,17 +312,17 @@ impl Shared {
             self.record(&content);
             match content {
                 Content::Pid(pid) => {
-                    if named.as_ref().is_none_or(|(known, fd)| *known != pid || fd.has_ended()) {
+                    if named.as_ref().is_none_or(|(known, fd)| *known != pid || fd.has_exited()) {
                         named = PidFd::open(pid).ok().map(|fd| (pid, fd));
                     }
-                    let ended = named.as_ref().is_none_or(|(_, fd)| fd.has_ended());
+                    let ended = named.as_ref().is_none_or(|(_, fd)| fd.has_exited());
                     // The file may have been replaced since it was read: only an unchanged content named an
                     // exited process.
                     if ended && Content::read(path) == Content::Pid(pid) {
                         if reported != Some(pid) {
                             self.lock()
                                 .dead
-                                .push((self.started.elapsed(), format!("it named {pid}, which had ended")));
+                                .push((self.started.elapsed(), format!("it named {pid}, which had exited")));
                         }
                         reported = Some(pid);
                         named = None;

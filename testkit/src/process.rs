@@ -29,7 +29,7 @@ pub struct Process {
 
 /// The state of a process: the third field of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ProcessState {
     /// Running or runnable.
     Running,
     /// Sleeping: the normal state of an idle service.
@@ -56,7 +56,7 @@ pub struct Stat {
     /// The name of its executable, at most 15 bytes.
     pub name: String,
     /// Its state.
-    pub state: State,
+    pub state: ProcessState,
     /// Its parent's pid; 0 for none.
     pub parent: u32,
     /// Its process group.
@@ -88,7 +88,7 @@ impl Stat {
         Some(Self {
             process: Process { pid, starttime: field(22)?.parse().ok()? },
             name,
-            state: State::from_letter(field(3)?.chars().next()?),
+            state: ProcessState::from_letter(field(3)?.chars().next()?),
             parent: field(4)?.parse().ok()?,
             group: field(5)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
@@ -99,7 +99,7 @@ impl Stat {
     }
 }
 
-impl State {
+impl ProcessState {
     fn from_letter(letter: char) -> Self {
         match letter {
             'R' => Self::Running,
@@ -156,8 +156,8 @@ impl Process {
 
     /// Its state.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.stat().map_or(State::Gone, |stat| stat.state)
+    pub fn state(&self) -> ProcessState {
+        self.stat().map_or(ProcessState::Gone, |stat| stat.state)
     }
 
     /// Whether it has not exited: neither gone nor a zombie.
@@ -386,7 +386,7 @@ mod tests {
         let stat = Stat::parse(7, text).unwrap();
         assert_eq!(
             (stat.name.as_str(), stat.state, stat.parent, stat.group),
-            ("a) b (c", State::Sleeping, 1, 2)
+            ("a) b (c", ProcessState::Sleeping, 1, 2)
         );
         assert_eq!((stat.session, stat.tty, stat.foreground), (3, 34816, 5));
     }
@@ -396,7 +396,7 @@ mod tests {
         let me = Process::current();
         assert!(me.is_alive());
         let reused = Process { pid: me.pid, starttime: me.starttime + 1 };
-        assert_eq!(reused.state(), State::Gone);
+        assert_eq!(reused.state(), ProcessState::Gone);
         assert!(reused.environ().is_err() && reused.pidfd().is_err());
     }
 
@@ -418,11 +418,11 @@ mod tests {
         }
         let mut zombie = std::process::Command::new("true").spawn().unwrap();
         crate::wait_until(crate::Deadline::default(), "a zombie", || {
-            Stat::read(zombie.id()).filter(|stat| stat.state == State::Zombie).map(drop)
+            Stat::read(zombie.id()).filter(|stat| stat.state == ProcessState::Zombie).map(drop)
         });
         assert_eq!(Process::find(zombie.id()).unwrap().env("PATH"), None);
         zombie.wait().unwrap();
-        assert!(begun.elapsed() < EXECVE, "somebody was waited for");
+        assert!(begun.elapsed() < EXECVE, "it waited for a process");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::family::{child_of, has_other_generation};
 use crate::output::{Line, Output, Stream};
 use crate::pidfile::{NameWatch, PidfileHistory, named_process};
-use crate::process::{Process, State};
+use crate::process::{Process, ProcessState};
 use crate::report;
 use crate::running::Running;
 use crate::sandbox::Inner;
@@ -83,7 +83,7 @@ impl Psflip {
     pub fn active(&self) -> Process {
         let path = self.pidfile_path();
         named_process(path).unwrap_or_else(|| {
-            report::fail(&format!("the pidfile `{}` names no living process", path.display()));
+            report::fail(&format!("the pidfile `{}` names no running process", path.display()));
         })
     }
 
@@ -106,9 +106,7 @@ impl Psflip {
     pub fn pidfile_path(&self) -> &Path {
         match &self.pidfile {
             Some(path) => path,
-            None => {
-                report::fail("this psflip was started without a pidfile, so nothing says which one is active")
-            }
+            None => report::fail("this psflip was started without a pidfile, so the active one is unknown"),
         }
     }
 
@@ -145,7 +143,7 @@ impl Psflip {
     pub fn wait_pidfile(&self) -> Process {
         let path = self.pidfile_path();
         let watch = self.watch();
-        let what = format!("the pidfile `{}` to name a living process", path.display());
+        let what = format!("the pidfile `{}` to name a running process", path.display());
         let first = self.running.first();
         let fds = [watch.as_fd(), self.running.as_fd()];
         let fds = if self.running.try_status().is_some() { &fds[..1] } else { &fds[..] };
@@ -157,7 +155,7 @@ impl Psflip {
                     && self.inner.members().is_empty()
                 {
                     report::fail(&format!(
-                        "psflip {first} ended with {status} before its pidfile was written"
+                        "psflip {first} exited with {status} before its pidfile was written"
                     ));
                 }
                 None
@@ -237,7 +235,7 @@ impl Psflip {
                 && named_process(path).is_none()
             {
                 report::fail(&format!(
-                    "psflip {old} was asked for an upgrade and has ended; nothing of the service is left"
+                    "psflip {old} was requested to upgrade and has exited; no process of the service is left"
                 ));
             }
             new
@@ -303,7 +301,7 @@ impl Psflip {
     pub fn wait_child_sleeps(&self) -> Process {
         let child = self.child();
         let what = format!("child {child} to sleep in a system call");
-        wait_until(Deadline::default(), what, || (child.state() == State::Sleeping).then_some(child))
+        wait_until(Deadline::default(), what, || (child.state() == ProcessState::Sleeping).then_some(child))
     }
 
     /// The pid of the active psflip's child.
@@ -329,8 +327,8 @@ impl Psflip {
     fn wait_gone_by(&self, deadline: Deadline, process: Process) {
         self.inner.note(process);
         if let Ok(pidfd) = process.pidfd() {
-            wait_on(deadline, format!("the end of process {process}"), &[pidfd.as_fd()], || {
-                pidfd.has_ended().then_some(())
+            wait_on(deadline, format!("process {process} to exit"), &[pidfd.as_fd()], || {
+                pidfd.has_exited().then_some(())
             });
         }
         self.inner.reap();
@@ -360,7 +358,7 @@ impl Psflip {
         match self.inner.status_of(process) {
             Some(status) => status,
             None => report::fail(&format!(
-                "process {process} has ended, but its exit status went to another parent"
+                "process {process} has exited, but its exit status went to another parent"
             )),
         }
     }

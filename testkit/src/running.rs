@@ -164,12 +164,12 @@ impl Running {
     /// If it still runs at the deadline.
     #[track_caller]
     pub fn wait_exit_by(&self, deadline: Deadline) -> ExitStatus {
-        let what = format!("the end of process {} (`{}`)", self.first, self.line);
+        let what = format!("process {} (`{}`) to exit", self.first, self.line);
         let status = wait_on(deadline, what, &[self.pidfd.as_fd()], || {
             self.try_status().or_else(|| {
-                if self.pidfd.has_ended() && self.was_reaped_by_another() {
+                if self.pidfd.has_exited() && self.was_reaped_by_another() {
                     report::fail(&format!(
-                        "process {} has ended, but somebody else has taken its exit status",
+                        "process {} has exited, but another process has taken its exit status",
                         self.first
                     ));
                 }
@@ -233,7 +233,7 @@ impl Running {
 
     pub(crate) fn describe(&self, text: &mut String) {
         let end =
-            self.try_status().map_or_else(|| "running".to_owned(), |status| format!("ended with {status}"));
+            self.try_status().map_or_else(|| "running".to_owned(), |status| format!("exited with {status}"));
         let _ = writeln!(
             text,
             "--- command (first process {}, {end}, started {:.3} s ago)",
@@ -285,5 +285,5 @@ pub fn queue_signal(process: Process, name: &str, value: i32) {
             Err(error) => report::fail(&format!("`/bin/kill` can't be run: {error}")),
         }
     }
-    report::fail(&format!("SIG{name} can't be sent to process {process}: it has ended"));
+    report::fail(&format!("SIG{name} can't be sent to process {process}: it has exited"));
 }

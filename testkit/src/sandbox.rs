@@ -17,7 +17,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use crate::builder::PsflipBuilder;
 use crate::guard;
 use crate::launch::Launch;
-use crate::process::{self, Process, Stat, State};
+use crate::process::{self, Process, ProcessState, Stat};
 use crate::report;
 use crate::running::Running;
 use crate::wait::look_for;
@@ -194,7 +194,7 @@ impl Sandbox {
     #[track_caller]
     pub fn assert_no_process_left(&self) {
         let left = || Some(()).filter(|()| self.inner.members().is_empty());
-        crate::wait_until(crate::Deadline::default(), "the end of all processes of the sandbox", left);
+        crate::wait_until(crate::Deadline::default(), "all processes of the sandbox to exit", left);
     }
 
     /// Asserts that no process of the sandbox has a zombie child; waits until the default deadline for it to
@@ -225,7 +225,7 @@ impl Sandbox {
     pub fn zombies(&self) -> Vec<Process> {
         let parents: HashSet<u32> = self.inner.members().iter().map(|stat| stat.process.pid()).collect();
         let everything = process::all();
-        let zombies = everything.iter().filter(|stat| stat.state == State::Zombie);
+        let zombies = everything.iter().filter(|stat| stat.state == ProcessState::Zombie);
         zombies.filter(|stat| parents.contains(&stat.parent)).map(|stat| stat.process).collect()
     }
 }
@@ -318,8 +318,9 @@ impl Inner {
     /// other tests in the same process are in other groups and stay.
     pub(crate) fn reap(&self) {
         let own = std::process::id();
-        let fallen =
-            process::all().into_iter().filter(|stat| stat.parent == own && stat.state == State::Zombie);
+        let fallen = process::all()
+            .into_iter()
+            .filter(|stat| stat.parent == own && stat.state == ProcessState::Zombie);
         let mut known = self.lock();
         for stat in fallen {
             let pid = stat.process.pid();
@@ -461,7 +462,7 @@ impl Inner {
         let everything = process::all();
         let zombies: Vec<_> = everything
             .iter()
-            .filter(|stat| stat.state == State::Zombie && pids.contains(&stat.parent))
+            .filter(|stat| stat.state == ProcessState::Zombie && pids.contains(&stat.parent))
             .cloned()
             .collect();
         if members.is_empty() {
@@ -543,13 +544,13 @@ impl Drop for Sandbox {
         }
         let stubborn = self.inner.end_all();
         findings.extend(
-            stubborn.iter().map(|stat| format!("process {} ({}) can't be ended", stat.process, stat.name)),
+            stubborn.iter().map(|stat| format!("process {} ({}) can't be killed", stat.process, stat.name)),
         );
         let running = self.inner.lock().running.clone();
         for running in &running {
             if !running.output().closes_within(CLEANUP) {
                 findings.push(format!(
-                    "somebody outside of the sandbox still holds the output of `{}`",
+                    "a process outside of the sandbox still has the output of `{}` open",
                     running.command_line()
                 ));
             }
@@ -593,6 +594,6 @@ fn short_folder() -> tempfile::TempDir {
     });
     match tempfile::Builder::new().prefix("tk").rand_bytes(8).tempdir_in(place) {
         Ok(folder) => folder,
-        Err(error) => panic!("no folder can be made in `{}`: {error}", place.display()),
+        Err(error) => panic!("can't create a directory in `{}`: {error}", place.display()),
     }
 }

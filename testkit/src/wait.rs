@@ -5,7 +5,7 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "what nobody announces is looked for again after a pause, here and nowhere else"
+    reason = "what the kernel doesn't announce is polled, here and nowhere else"
 )]
 
 use std::fmt;
@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::report;
 
 /// The default time limit: long, since hosts are busy, and a test that passes doesn't wait for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The first pause of [`wait_until`]: short, since most conditions come true at once.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
@@ -35,7 +35,7 @@ pub struct Deadline {
 impl Default for Deadline {
     /// 30 seconds from now, times `TESTKIT_SLOW`.
     fn default() -> Self {
-        Self::after(PATIENCE)
+        Self::after(DEFAULT_TIMEOUT)
     }
 }
 

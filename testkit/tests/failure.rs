@@ -53,7 +53,7 @@ fn a_wait_for_a_line_fails_at_once_when_the_output_is_closed() {
     let begun = std::time::Instant::now();
     let text = panic_of(|| drop(echo.output().wait(Stream::Stdout, "never")));
     assert!(
-        text.contains("but the output has ended without it") && text.contains("out something else"),
+        text.contains("but the output was closed without it") && text.contains("out something else"),
         "{text}"
     );
     assert!(begun.elapsed() < Duration::from_secs(20), "it waited for its deadline");
@@ -67,7 +67,7 @@ fn a_program_that_panicked_fails_the_test_at_the_end() {
     let dir = sandbox.dir().to_owned();
     let text = panic_of(|| drop(sandbox));
     assert!(text.starts_with("a program panicked:") && text.contains("x.rs:1"), "{text}");
-    assert!(!dir.exists(), "the folder is removed all the same");
+    assert!(!dir.exists(), "the directory is removed in any case");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use testkit::{Deadline, Sandbox, Session, Signal, Stdin, Stream, process::State, wait_until};
+use testkit::{Deadline, Sandbox, Session, Signal, Stdin, Stream, process::ProcessState, wait_until};
 
 /// One line of `/proc/self/status` of a program started so.
 fn mask(launch: impl FnOnce(testkit::Launch) -> testkit::Launch, field: &str) -> u64 {
@@ -114,13 +114,13 @@ fn on_a_terminal_a_program_is_in_the_foreground_and_gets_control_keys() {
     shell.output().wait(Stream::Pty, "24 80");
     shell.write_stdin("\x1a");
     wait_until(Deadline::default(), "Ctrl-Z to stop it", || {
-        (sleeper.state() == State::Stopped).then_some(())
+        (sleeper.state() == ProcessState::Stopped).then_some(())
     });
     shell.resize(30, 100);
     shell.write_stdin("stty size; fg\n");
     shell.output().wait(Stream::Pty, "30 100");
     wait_until(Deadline::default(), "fg to continue it", || {
-        (sleeper.state() == State::Sleeping).then_some(())
+        (sleeper.state() == ProcessState::Sleeping).then_some(())
     });
     shell.write_stdin("\x03");
     wait_until(Deadline::default(), "Ctrl-C to end it", || (!sleeper.is_alive()).then_some(()));

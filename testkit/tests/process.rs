@@ -1,6 +1,6 @@
 //! Processes as the testkit sees them.
 
-use testkit::process::{self, State};
+use testkit::process::{self, ProcessState};
 use testkit::{Deadline, Process, Sandbox, Signal, Stream, wait_until};
 
 #[test]
@@ -39,20 +39,20 @@ fn suspended_zombie_and_running_processes_are_distinguished() {
     let zombies = wait_until(Deadline::default(), "a zombie", || {
         Some(sandbox.zombies()).filter(|found| found.len() == 1)
     });
-    assert_eq!(zombies[0].state(), State::Zombie);
+    assert_eq!(zombies[0].state(), ProcessState::Zombie);
     assert!(!zombies[0].is_alive() && zombies[0].cmdline().unwrap().is_empty());
     parent.signal(Signal::SIGSTOP);
     wait_until(Deadline::default(), "a stopped process", || {
-        (parent.first().state() == State::Stopped).then_some(())
+        (parent.first().state() == ProcessState::Stopped).then_some(())
     });
     assert!(parent.first().is_alive());
     parent.signal(Signal::SIGKILL);
     parent.wait_exit();
-    assert_eq!(parent.first().state(), State::Gone);
+    assert_eq!(parent.first().state(), ProcessState::Gone);
     sandbox.assert_zombie_free(); // it fell to the test, which reaped it
-    assert!(!wait_until(Deadline::default(), "the zombie's end", || {
+    assert!(!wait_until(Deadline::default(), "the zombie to be reaped", || {
         sandbox.assert_no_process_left();
-        (zombies[0].state() == State::Gone).then_some(false)
+        (zombies[0].state() == ProcessState::Gone).then_some(false)
     }));
 }
 

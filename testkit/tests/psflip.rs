@@ -28,7 +28,7 @@ fn an_upgrade_names_old_and_new_and_the_pidfile_is_always_valid() {
         pids.push(flip.new.pid());
     }
     assert!(!old_child.is_alive());
-    assert!(psflip.wait_exit().success(), "the first psflip ends well when it was superseded");
+    assert!(psflip.wait_exit().success(), "a superseded psflip exits with code 0");
     psflip.output().wait_count(4, Stream::Stdout, "ready ");
     assert_eq!(psflip.history().pids(), pids);
     psflip.history().assert_never_missing();
@@ -99,7 +99,7 @@ fn the_signal_of_the_active_psflip_reaches_its_child() {
     psflip.output().wait_count(2, Stream::Stdout, "got USR1");
     let child = psflip.child();
     psflip.signal_child(Signal::SIGKILL);
-    wait_until(Deadline::default(), "the child's end", || (!child.is_alive()).then_some(()));
+    wait_until(Deadline::default(), "the child to exit", || (!child.is_alive()).then_some(()));
     assert!(!psflip.wait_exit().success());
 }
 

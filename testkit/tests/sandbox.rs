@@ -70,7 +70,7 @@ fn an_unexpected_leftover_process_fails_the_test() {
             left.pop()
         });
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(sandbox)));
-        assert!(!left.is_alive(), "it is ended in any case");
+        assert!(!left.is_alive(), "it is killed in any case");
         result.err().and_then(|payload| payload.downcast_ref::<String>().cloned())
     };
     assert_eq!(leave(true), None);

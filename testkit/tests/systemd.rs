@@ -96,7 +96,7 @@ fn nothing_is_left_if_the_supervisor_or_the_sandbox_exits_first() {
     let (init, groups) = (machine.init(), machines_of_this_test());
     let supervisor = init.parent().unwrap();
     supervisor.signal(Signal::SIGKILL).unwrap();
-    wait_until(Deadline::default(), "the end of the machine", || (!init.is_alive()).then_some(()));
+    wait_until(Deadline::default(), "the machine to stop", || (!init.is_alive()).then_some(()));
     let complaint = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(machine))).unwrap_err();
     assert!(complaint.downcast::<String>().unwrap().contains("could not be removed"));
     drop(Machine::boot(&sandbox));

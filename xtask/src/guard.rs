@@ -64,15 +64,15 @@ impl Guard {
         match status {
             WaitStatus::Exited(_, 0) if left.is_empty() => Ok(()),
             WaitStatus::Exited(_, 0) => Err(format!(
-                "`{}` left processes behind (ended now):\n    {}",
+                "`{}` left processes (killed now):\n    {}",
                 step::shown(command),
                 left.join("\n    ")
             )
             .into()),
             WaitStatus::Exited(_, code) => {
-                Err(Failed(format!("`{}` ended with code {code}", step::shown(command))).into())
+                Err(Failed(format!("`{}` exited with code {code}", step::shown(command))).into())
             }
-            other => Err(Failed(format!("`{}` ended by {other:?}", step::shown(command))).into()),
+            other => Err(Failed(format!("`{}` exited by {other:?}", step::shown(command))).into()),
         }
     }
 

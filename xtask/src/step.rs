@@ -75,7 +75,7 @@ pub(crate) fn seconds(duration: Duration) -> String {
 /// Runs a command until it exits; an error if it fails.
 pub(crate) fn run(command: &mut Command) -> Outcome {
     let status = command.status().map_err(|error| cannot_start(command, &error))?;
-    if status.success() { Ok(()) } else { Err(format!("`{}` ended with {status}", shown(command)).into()) }
+    if status.success() { Ok(()) } else { Err(format!("`{}` exited with {status}", shown(command)).into()) }
 }
 
 /// The error for a command that can't be started.

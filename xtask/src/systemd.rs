@@ -24,7 +24,7 @@ psflip/tests/systemd_newer boot this systemd in namespaces of their own.";
 const SOURCE: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n";
 
 /// The time limit of apt, in seconds, for everything: the mirror may be unreachable.
-const PATIENCE: &str = "120";
+const APT_TIMEOUT: &str = "120";
 
 pub(crate) fn run(args: Args) -> Outcome {
     args.done()?;
@@ -78,7 +78,7 @@ fn make(work: &Path, folder: &Path) -> Outcome {
 /// Runs apt with lists, packages and sources of its own: it ignores and changes nothing that is installed.
 fn apt(work: &Path, verb: &[&str]) -> Outcome {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", PATIENCE, "apt-get", "--quiet=2"]);
+    command.args(["--kill-after=5", APT_TIMEOUT, "apt-get", "--quiet=2"]);
     let mut option = |name: &str, value: OsString| {
         let mut text = OsString::from(format!("{name}="));
         text.push(value);

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::message::Message;
+use super::message::AnchorMessage;
 use super::relay;
 use crate::process::environment::ANCHOR_VARIABLE;
 use crate::sys::fd;
@@ -16,12 +16,12 @@ use crate::sys::socket::Socket;
 /// The connection to the anchor. Its descriptor becomes readable when the anchor is dead;
 /// nothing is ever read from it.
 #[derive(Debug)]
-pub struct Link {
+pub struct AnchorLink {
     socket: Socket,
     anchor: u32,
 }
 
-impl Link {
+impl AnchorLink {
     pub(super) fn new(socket: Socket, anchor: u32) -> Self {
         Self { socket, anchor }
     }
@@ -74,7 +74,7 @@ impl Link {
     /// # Errors
     /// EPIPE: the anchor is dead, and this process will be killed in a moment. EAGAIN: the anchor is stopped,
     /// and hundreds of messages are queued.
-    pub fn tell(&self, message: Message) -> io::Result<()> {
+    pub fn send(&self, message: AnchorMessage) -> io::Result<()> {
         self.socket.send(message.encode().as_bytes(), &[])
     }
 
@@ -82,9 +82,9 @@ impl Link {
     /// open across the exec. Returns the value of [`ANCHOR_VARIABLE`].
     ///
     /// # Errors
-    /// As [`Link::tell`], and the errors of fcntl(2).
+    /// As [`AnchorLink::send`], and the errors of fcntl(2).
     pub fn introduce(&self) -> io::Result<String> {
-        self.tell(Message::Coming)?;
+        self.send(AnchorMessage::Coming)?;
         fd::set_close_on_exec(self.socket.as_fd(), false)?;
         Ok(self.socket.as_fd().as_raw_fd().to_string())
     }
@@ -96,7 +96,7 @@ impl Link {
     }
 }
 
-impl AsFd for Link {
+impl AsFd for AnchorLink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -10,7 +10,7 @@ pub(super) const OLDEST_PROTOCOL: u32 = 1;
 
 /// A message. The kernel adds the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum AnchorMessage {
     /// A psflip program has started. It could itself be an anchor of the protocols `oldest` to `protocol`.
     /// `leaves`: `shutdown.orphans` is "leave".
     Begins {
@@ -34,8 +34,8 @@ pub enum Message {
     },
 }
 
-impl Message {
-    /// [`Message::Begins`] of this version.
+impl AnchorMessage {
+    /// [`AnchorMessage::Begins`] of this version.
     #[must_use]
     pub fn begins(leaves: bool) -> Self {
         Self::Begins { protocol: PROTOCOL, oldest: OLDEST_PROTOCOL, leaves }
@@ -80,17 +80,17 @@ mod tests {
     fn messages_round_trip() {
         // Contract: V1
         for message in [
-            Message::begins(false),
-            Message::Begins { protocol: 7, oldest: 2, leaves: true },
-            Message::Upgrading,
-            Message::Coming,
-            Message::Failed,
-            Message::Main { pid: 4711 },
+            AnchorMessage::begins(false),
+            AnchorMessage::Begins { protocol: 7, oldest: 2, leaves: true },
+            AnchorMessage::Upgrading,
+            AnchorMessage::Coming,
+            AnchorMessage::Failed,
+            AnchorMessage::Main { pid: 4711 },
         ] {
             let text = message.encode();
-            assert_eq!(Message::decode(text.as_bytes()), Some(message), "{text}");
+            assert_eq!(AnchorMessage::decode(text.as_bytes()), Some(message), "{text}");
             let later = format!("{text} and more");
-            assert_eq!(Message::decode(later.as_bytes()), Some(message), "{later}");
+            assert_eq!(AnchorMessage::decode(later.as_bytes()), Some(message), "{later}");
         }
     }
 
@@ -100,7 +100,7 @@ mod tests {
         for packet in
             [b"".as_slice(), b"main", b"main x", b"main -1", b"begins 1", b"Main 3", b"\xff\xfe", b"resign"]
         {
-            assert_eq!(Message::decode(packet), None, "{}", packet.escape_ascii());
+            assert_eq!(AnchorMessage::decode(packet), None, "{}", packet.escape_ascii());
         }
     }
 }

@@ -23,13 +23,13 @@ mod renew;
 mod state;
 
 pub use choice::{Choice, Mode, choose};
-pub use link::Link;
-pub use message::Message;
+pub use link::AnchorLink;
+pub use message::AnchorMessage;
 pub use renew::resumed;
 
 use std::io;
 
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::process::invocation::Invocation;
 use crate::process::reaper::Reaper;
 use crate::sys::early;
@@ -41,11 +41,11 @@ use crate::sys::socket::Socket;
 
 /// The role of a process after [`begin`].
 #[derive(Debug)]
-pub enum Place {
+pub enum ProcessKind {
     /// A generation, with its anchor if there is one.
-    Generation(Option<Link>),
+    Generation(Option<AnchorLink>),
     /// The anchor, after the service has exited: its own exit status.
-    Anchor(End),
+    Anchor(ExitStatus),
 }
 
 /// Connects to the anchor of this process, or becomes the anchor if this is the first psflip and `choice`
@@ -54,25 +54,25 @@ pub enum Place {
 /// # Errors
 /// In a successor: the inherited descriptor is no anchor's socket. In a first psflip: those of
 /// socketpair(2), signalfd(2) and fork(2).
-pub fn begin(origin: &Invocation, choice: Choice) -> io::Result<Place> {
+pub fn begin(origin: &Invocation, choice: Choice) -> io::Result<ProcessKind> {
     if origin.handover.is_some() {
-        let anchor = origin.anchor.as_deref().map(Link::inherited).transpose()?;
+        let anchor = origin.anchor.as_deref().map(AnchorLink::inherited).transpose()?;
         // A signal to the anchor's group is meant for the anchor only (contract C10). No process that could
         // share the group has been started yet.
         if anchor.is_some() {
             process::lead_group()?;
         }
-        return Ok(Place::Generation(anchor));
+        return Ok(ProcessKind::Generation(anchor));
     }
-    if choice.has_anchor() { become_anchor() } else { Ok(Place::Generation(None)) }
+    if choice.has_anchor() { become_anchor() } else { Ok(ProcessKind::Generation(None)) }
 }
 
-fn become_anchor() -> io::Result<Place> {
+fn become_anchor() -> io::Result<ProcessKind> {
     memory::reserve_stack(); // before there is a generation that a failure would kill
     let reaper = Reaper::new()?;
     early::stop_ignoring_sigchld()?;
     let (ours, theirs) = Socket::pair()?;
-    ours.ask_for_senders()?;
+    ours.request_senders()?;
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
     let anchor = std::process::id();
     match process::fork()? {
@@ -80,15 +80,15 @@ fn become_anchor() -> io::Result<Place> {
             drop((ours, signals));
             seam::step(Moment::Begins, format_args!("generation"));
             process::lead_group()?;
-            let link = Link::new(theirs, anchor);
+            let link = AnchorLink::new(theirs, anchor);
             link.die_with_anchor()?;
-            Ok(Place::Generation(Some(link)))
+            Ok(ProcessKind::Generation(Some(link)))
         }
         Fork::Parent(first) => {
             drop(theirs);
             seam::step(Moment::Begins, format_args!("anchor"));
-            let state = state::State::new(first);
-            Ok(Place::Anchor(parent::Anchor::new(ours, signals, reaper, state).stay()))
+            let state = state::AnchorState::new(first);
+            Ok(ProcessKind::Anchor(parent::Anchor::new(ours, signals, reaper, state).stay()))
         }
     }
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::message::Message;
+use super::message::AnchorMessage;
 use super::relay;
 use super::renew;
-use super::state::{Speaks, State};
-use crate::end::End;
+use super::state::{AnchorState, Speaks};
+use crate::exit_status::ExitStatus;
 use crate::flip::signals::{Situation, meaning};
 use crate::process::job_control::{self as job, Job, JobControl};
 use crate::process::reaper::Reaper;
@@ -38,7 +38,7 @@ pub(super) struct Anchor {
     pub(super) socket: Socket,
     signals: SignalFd,
     pub(super) reaper: Reaper,
-    pub(super) state: State,
+    pub(super) state: AnchorState,
     /// No process has the other end of the socket any more.
     closed: bool,
     /// Signals queued for a generation that is not active yet.
@@ -56,7 +56,7 @@ pub(super) struct Anchor {
 }
 
 impl Anchor {
-    pub(super) fn new(socket: Socket, signals: SignalFd, reaper: Reaper, state: State) -> Self {
+    pub(super) fn new(socket: Socket, signals: SignalFd, reaper: Reaper, state: AnchorState) -> Self {
         Self {
             socket,
             signals,
@@ -72,7 +72,7 @@ impl Anchor {
     }
 
     /// Runs until the service has exited. Returns the exit status of the last generation.
-    pub(super) fn stay(mut self) -> End {
+    pub(super) fn stay(mut self) -> ExitStatus {
         process::set_name(c"psflip: anchor");
         memory::reserve_stack();
         // Inherited descriptors are for the generations. The anchor keeps no sockets or pipes
@@ -81,7 +81,7 @@ impl Anchor {
         loop {
             // Messages come first: they say which generation gets the signals, and what a
             // process sent before it exited.
-            self.hear();
+            self.receive_messages();
             self.read_signals();
             self.reap();
             self.settle();
@@ -93,8 +93,8 @@ impl Anchor {
                 renew::renew(&self, speaks);
             }
             // The anchor has little to do, and may wait for months until the next event.
-            memory::let_go_of_startup_heap();
-            memory::let_go_of_startup_code();
+            memory::release_startup_heap();
+            memory::release_startup_code();
             self.wait();
         }
     }
@@ -114,7 +114,7 @@ impl Anchor {
     }
 
     /// Reads the messages of generations: all that are there, but no more than [`AT_ONCE`].
-    fn hear(&mut self) {
+    fn receive_messages(&mut self) {
         let mut packet = [0; 256];
         for _ in 0..AT_ONCE {
             if self.closed {
@@ -125,11 +125,11 @@ impl Anchor {
                 Ok(Some(datagram)) if datagram.length == 0 => self.closed = true,
                 Ok(Some(datagram)) => {
                     let (Some(sender), Some(message)) =
-                        (datagram.sender, Message::decode(&packet[..datagram.length]))
+                        (datagram.sender, AnchorMessage::decode(&packet[..datagram.length]))
                     else {
                         continue;
                     };
-                    if let Some(speaks) = self.state.said(sender.pid, message) {
+                    if let Some(speaks) = self.state.on_message(sender.pid, message) {
                         self.promoted = Some(speaks);
                     }
                 }
@@ -180,19 +180,21 @@ impl Anchor {
                     self.waiting.push(*received);
                 }
             }
-            Err(error) => say(&format!("can't forward {} to the active psflip: {error}", received.signal)),
+            Err(error) => {
+                print_line(&format!("can't forward {} to the active psflip: {error}", received.signal))
+            }
         }
     }
 
     fn reap(&mut self) {
         while let Some(change) = self.reaper.next_change() {
             match change.kind {
-                ChangeKind::Ended(end) => {
-                    self.hear(); // its last message may have come a moment ago
+                ChangeKind::Exited(end) => {
+                    self.receive_messages(); // its last message may have come a moment ago
                     self.read_signals(); // and so may a signal to the whole service
                     self.may_have_orphans |=
-                        matches!(end, End::Killed(_)) && self.state.is_generation(change.pid);
-                    self.state.ended(change.pid, end);
+                        matches!(end, ExitStatus::Killed(_)) && self.state.is_generation(change.pid);
+                    self.state.on_exit(change.pid, end);
                 }
                 ChangeKind::Stopped(signal) if self.state.active() == Some(change.pid) => {
                     self.active_was_stopped(signal);
@@ -239,7 +241,7 @@ impl Anchor {
         // A successor announces itself before it can become a child of the anchor. So the children are read
         // first, and the announcements after that.
         let found = tree::children(std::process::id());
-        self.hear();
+        self.receive_messages();
         let Some((active, _, former)) = self.state.calm() else { return };
         let is_left =
             |pid: &u32| *pid != active && !former.contains(pid) && !self.reaper.foreign().contains(pid);
@@ -252,11 +254,11 @@ impl Anchor {
         (self.may_have_orphans, self.sweeping) = (false, !left.is_empty());
     }
 
-    fn finish(mut self, end: End) -> End {
+    fn finish(mut self, end: ExitStatus) -> ExitStatus {
         // If a psflip and its keeper were killed together, their tree has become children of the anchor. The
         // exit of PID 1 kills everything anyway. Processes that were left alone on purpose are not killed.
         if !self.state.leaves() && std::process::id() != 1 {
-            self.reaper.end_our_own();
+            self.reaper.kill_own_children();
         }
         // A generation that was killed may have lent the terminal to its child.
         self.job_control.take_terminal_from_nobody();
@@ -268,11 +270,11 @@ impl Anchor {
 fn send_to_living(pid: u32, send: impl FnOnce(&PidFd) -> io::Result<()>) -> io::Result<()> {
     let process = PidFd::open(pid)?;
     // A zombie would accept the signal without an error.
-    if process.has_ended() { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { send(&process) }
+    if process.has_exited() { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { send(&process) }
 }
 
 /// Writes a line to standard error. The anchor has read no configuration, so the line is plain, as those of a
 /// psflip that fails to start.
-pub(super) fn say(what: &str) {
+pub(super) fn print_line(what: &str) {
     crate::log::plain(&format!("psflip: anchor (pid {}): {what}\n", std::process::id()));
 }

@@ -12,10 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::message::PROTOCOL;
-use super::parent::{Anchor, say};
-use super::state::{Speaks, State};
-use crate::end::End;
+use super::parent::{Anchor, print_line};
+use super::state::{AnchorState, Speaks};
 use crate::exit;
+use crate::exit_status::ExitStatus;
 use crate::process::environment::{ANCHOR_STATE_VARIABLE, set_variable};
 use crate::process::invocation::Invocation;
 use crate::process::launch::Launch;
@@ -82,7 +82,7 @@ fn can_go_on(speaks: Option<Speaks>) -> Result<(), String> {
 }
 
 fn stays(why: &str) {
-    say(&format!("psflip was replaced, but this process stays as it is: {why}"));
+    print_line(&format!("psflip was replaced, but this process stays as it is: {why}"));
 }
 
 fn as_path(path: &CString) -> &Path {
@@ -140,16 +140,18 @@ impl Kept {
 /// Continues as the anchor if this process is an anchor that has executed this program.
 /// Returns its exit status.
 #[must_use]
-pub fn resumed() -> Option<End> {
+pub fn resumed() -> Option<ExitStatus> {
     let text = std::env::var(ANCHOR_STATE_VARIABLE).ok()?;
     seam::step(Moment::Begins, format_args!("anchor"));
     Some(resume(&text).unwrap_or_else(|error| {
-        say(&format!("can't go on from `{ANCHOR_STATE_VARIABLE}={text}`: {error}; unset it to start anew"));
-        End::Exited(exit::FAILURE)
+        print_line(&format!(
+            "can't go on from `{ANCHOR_STATE_VARIABLE}={text}`: {error}; unset it to start anew"
+        ));
+        ExitStatus::Exited(exit::FAILURE)
     }))
 }
 
-fn resume(text: &str) -> std::io::Result<End> {
+fn resume(text: &str) -> std::io::Result<ExitStatus> {
     let kept = Kept::decode(text)
         .filter(|kept| kept.socket > 2 && wait::is_child(kept.active))
         .ok_or_else(|| std::io::Error::other("this process is no anchor"))?;
@@ -158,7 +160,7 @@ fn resume(text: &str) -> std::io::Result<End> {
     early::stop_ignoring_sigchld()?;
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
     let reaper = Reaper::knowing(kept.foreign)?;
-    let state = State::resumed(kept.active, kept.leaves, kept.left, kept.former);
+    let state = AnchorState::resumed(kept.active, kept.leaves, kept.left, kept.former);
     Ok(Anchor::new(Socket::from_owned(socket), signals, reaper, state).stay())
 }
 

@@ -6,15 +6,15 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use super::message::Message;
-use crate::end::End;
+use super::message::AnchorMessage;
+use crate::exit_status::ExitStatus;
 
 /// The anchor protocols that a psflip program supports: oldest and newest.
 pub(super) type Speaks = (u32, u32);
 
 /// What the anchor knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct AnchorState {
     /// The active generation. It gets the signals, and its exit is the service's.
     active: Option<u32>,
     /// Whether the leftover processes of the active generation must not be killed.
@@ -30,14 +30,14 @@ pub(super) struct State {
     /// Old generations that drain.
     former: Vec<Former>,
     /// The exit status of the last active generation.
-    end: Option<End>,
+    exit_status: Option<ExitStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Coming {
     pid: u32,
     /// Its exit status if it has exited. It may have been promoted before that.
-    end: Option<End>,
+    exit_status: Option<ExitStatus>,
     speaks: Option<Speaks>,
     leaves: bool,
 }
@@ -46,18 +46,18 @@ struct Coming {
 struct Former {
     pid: u32,
     /// It was requested to exit soon, since no generation is active any more.
-    asked: bool,
+    exit_requested: bool,
 }
 
-impl State {
+impl AnchorState {
     /// The state after the first generation was started.
     pub(super) fn new(first: u32) -> Self {
         Self::resumed(first, false, false, Vec::new())
     }
 
-    /// The state that a former program of the anchor passed on; see [`State::calm`].
+    /// The state that a former program of the anchor passed on; see [`AnchorState::calm`].
     pub(super) fn resumed(active: u32, leaves: bool, has_left: bool, former: Vec<u32>) -> Self {
-        let former = former.into_iter().map(|pid| Former { pid, asked: false }).collect();
+        let former = former.into_iter().map(|pid| Former { pid, exit_requested: false }).collect();
         Self {
             active: Some(active),
             leaves,
@@ -66,7 +66,7 @@ impl State {
             failed: Vec::new(),
             upgrading: false,
             former,
-            end: None,
+            exit_status: None,
         }
     }
 
@@ -101,21 +101,21 @@ impl State {
 
     /// A generation has sent a message. Messages that only the active generation may send are ignored from
     /// any other process. Returns the protocols of the new active generation, if there is one.
-    pub(super) fn said(&mut self, from: u32, message: Message) -> Option<Option<Speaks>> {
+    pub(super) fn on_message(&mut self, from: u32, message: AnchorMessage) -> Option<Option<Speaks>> {
         let is_active = self.active == Some(from);
         match message {
-            Message::Upgrading if is_active => {
+            AnchorMessage::Upgrading if is_active => {
                 self.upgrading = true;
                 self.give_up_coming();
             }
-            Message::Failed if is_active => {
+            AnchorMessage::Failed if is_active => {
                 self.upgrading = false;
                 self.give_up_coming();
             }
-            Message::Coming if self.upgrading && self.coming.is_none() && !self.is_known(from) => {
-                self.coming = Some(Coming { pid: from, end: None, speaks: None, leaves: false });
+            AnchorMessage::Coming if self.upgrading && self.coming.is_none() && !self.is_known(from) => {
+                self.coming = Some(Coming { pid: from, exit_status: None, speaks: None, leaves: false });
             }
-            Message::Begins { protocol, oldest, leaves } => match &mut self.coming {
+            AnchorMessage::Begins { protocol, oldest, leaves } => match &mut self.coming {
                 Some(coming) if coming.pid == from => {
                     coming.speaks = Some((oldest, protocol));
                     coming.leaves = leaves;
@@ -127,20 +127,23 @@ impl State {
                 }
                 _ => {}
             },
-            Message::Main { pid } if is_active => {
+            AnchorMessage::Main { pid } if is_active => {
                 let coming = self.coming.take_if(|coming| coming.pid == pid)?;
-                self.former.push(Former { pid: from, asked: false });
+                self.former.push(Former { pid: from, exit_requested: false });
                 self.upgrading = false;
                 self.leaves = coming.leaves;
-                match coming.end {
+                match coming.exit_status {
                     None => {
                         self.active = Some(pid);
                         return Some(coming.speaks);
                     }
-                    Some(end) => (self.active, self.end) = (None, Some(end)),
+                    Some(end) => (self.active, self.exit_status) = (None, Some(end)),
                 }
             }
-            Message::Upgrading | Message::Failed | Message::Coming | Message::Main { .. } => {}
+            AnchorMessage::Upgrading
+            | AnchorMessage::Failed
+            | AnchorMessage::Coming
+            | AnchorMessage::Main { .. } => {}
         }
         None
     }
@@ -148,7 +151,7 @@ impl State {
     /// The upgrade of the announced successor is over. The successor may run a little
     /// longer, to stop its child.
     fn give_up_coming(&mut self) {
-        let living = self.coming.take().filter(|coming| coming.end.is_none());
+        let living = self.coming.take().filter(|coming| coming.exit_status.is_none());
         self.failed.extend(living.map(|coming| coming.pid));
     }
 
@@ -157,17 +160,17 @@ impl State {
     }
 
     /// A child of the anchor has exited. Call it after all messages that were sent before the exit.
-    pub(super) fn ended(&mut self, pid: u32, end: End) {
+    pub(super) fn on_exit(&mut self, pid: u32, end: ExitStatus) {
         self.former.retain(|former| former.pid != pid);
         self.failed.retain(|failed| *failed != pid);
         if self.active == Some(pid) {
             self.active = None;
-            self.end = Some(end);
+            self.exit_status = Some(end);
         }
         if let Some(coming) = &mut self.coming
             && coming.pid == pid
         {
-            coming.end = Some(end);
+            coming.exit_status = Some(end);
         }
     }
 
@@ -178,7 +181,8 @@ impl State {
         if self.active.is_some() {
             return false;
         }
-        let Some(coming) = self.coming.take_if(|coming| coming.end.is_none() && is_child(coming.pid)) else {
+        let Some(coming) = self.coming.take_if(|coming| coming.exit_status.is_none() && is_child(coming.pid))
+        else {
             return false;
         };
         self.active = Some(coming.pid);
@@ -193,25 +197,25 @@ impl State {
         if self.active.is_some() || self.coming_lives() {
             return Vec::new();
         }
-        let new = self.former.iter_mut().filter(|former| !former.asked);
+        let new = self.former.iter_mut().filter(|former| !former.exit_requested);
         new.map(|former| {
-            former.asked = true;
+            former.exit_requested = true;
             former.pid
         })
         .collect()
     }
 
     fn coming_lives(&self) -> bool {
-        self.coming.as_ref().is_some_and(|coming| coming.end.is_none())
+        self.coming.as_ref().is_some_and(|coming| coming.exit_status.is_none())
     }
 
     /// The exit status of the anchor, once the service has exited. `closed`: no process has the
     /// other end of the socket any more.
-    pub(super) fn outcome(&self, closed: bool) -> Option<End> {
+    pub(super) fn outcome(&self, closed: bool) -> Option<ExitStatus> {
         // A predecessor may have been killed after its fork, before its successor could announce itself.
         let somebody_may_come = self.upgrading && self.coming.is_none() && !closed;
         let somebody_is_left = self.active.is_some() || self.coming_lives() || !self.former.is_empty();
-        self.end.filter(|_| !somebody_is_left && !somebody_may_come)
+        self.exit_status.filter(|_| !somebody_is_left && !somebody_may_come)
     }
 }
 

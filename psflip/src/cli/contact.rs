@@ -13,8 +13,8 @@ use super::render::{UNLIMITED, View};
 use super::{DEFAULT_CONFIG, complain};
 use crate::config::{self, Generation, Slot};
 use crate::control::client::{Connection, Next, Unreachable};
-use crate::control::protocol::{Event, Wish};
-use crate::end::End;
+use crate::control::protocol::{ControlRequest, Event};
+use crate::exit_status::ExitStatus;
 use crate::manager::last_exit::{self, LastExit};
 use crate::process::invocation::Invocation;
 use crate::signal::Signal;
@@ -23,7 +23,7 @@ use crate::{exit, terminal};
 
 /// Selects the service.
 #[derive(Clone, Debug, Args)]
-pub(super) struct Which {
+pub(super) struct ServiceArgs {
     /// The configuration that the service was started with: it tells where the control socket is
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "socket")]
     config: PathBuf,
@@ -49,9 +49,9 @@ impl Trouble {
     }
 
     /// Prints the message.
-    pub(super) fn end(&self) -> End {
+    pub(super) fn report(&self) -> ExitStatus {
         complain(&self.message);
-        End::Exited(self.code)
+        ExitStatus::Exited(self.code)
     }
 }
 
@@ -63,7 +63,7 @@ impl From<Unreachable> for Trouble {
 
 /// A control socket and the pidfile it belongs to.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ServiceAddress {
     pub(super) socket: PathBuf,
     /// The pidfile of the same configuration.
     pidfile: Option<PathBuf>,
@@ -71,19 +71,19 @@ pub(super) struct Place {
     config: Option<PathBuf>,
 }
 
-impl Which {
+impl ServiceArgs {
     /// Finds the control socket. The configuration may be invalid by now: only its pidfile and `[control]`
     /// are needed. If they can't be read and `$RUNTIME_DIRECTORY` is set, the socket is looked for there.
-    pub(super) fn place(&self) -> Result<Place, Trouble> {
+    pub(super) fn locate(&self) -> Result<ServiceAddress, Trouble> {
         self.by_configuration().or_else(|trouble| {
             let socket = in_runtime_directory().filter(|_| trouble.code == exit::CONFIG).ok_or(trouble)?;
-            Ok(Place { socket, pidfile: None, config: None })
+            Ok(ServiceAddress { socket, pidfile: None, config: None })
         })
     }
 
-    fn by_configuration(&self) -> Result<Place, Trouble> {
+    fn by_configuration(&self) -> Result<ServiceAddress, Trouble> {
         if let Some(socket) = &self.socket {
-            return Ok(Place { socket: socket.clone(), pidfile: None, config: None });
+            return Ok(ServiceAddress { socket: socket.clone(), pidfile: None, config: None });
         }
         let file = self.config.display();
         let origin = Invocation::of_this_process();
@@ -124,7 +124,7 @@ impl Which {
                         errors.lines().next().unwrap_or_default()
                     ));
                 }
-                Ok(Place { socket, pidfile: plan.pidfile, config: Some(self.config.clone()) })
+                Ok(ServiceAddress { socket, pidfile: plan.pidfile, config: Some(self.config.clone()) })
             }
             (None, Some(errors)) => Err(broken(&errors)),
             (None, None) => Err(Trouble::new(format!(
@@ -150,10 +150,10 @@ fn socket_of(plan: &config::Plan) -> Option<PathBuf> {
     plan.control.path(plan.pidfile.as_deref())
 }
 
-impl Place {
+impl ServiceAddress {
     /// Connects and sends a request.
-    pub(super) fn ask(&self, wish: Wish) -> Result<Connection, Trouble> {
-        Connection::open(&self.socket, wish).map_err(|why| {
+    pub(super) fn request(&self, request: ControlRequest) -> Result<Connection, Trouble> {
+        Connection::open(&self.socket, request).map_err(|why| {
             // A psflip that runs all the same was started without a socket, or its version has none.
             match self.running().filter(|_| why.is_absent()) {
                 None if why.is_absent() => Trouble::new(format!("{why}{}", self.looked_for())),
@@ -172,7 +172,7 @@ impl Place {
         // The default socket of a pidfile `PATH` is `PATH.sock`.
         let socket = || self.socket.to_str()?.strip_suffix(".sock").map(Path::new);
         let places = [self.pidfile.as_deref().or_else(socket), Some(self.socket.as_path())];
-        let mut paths = places.into_iter().filter_map(|place| last_exit::path(place, None));
+        let mut paths = places.into_iter().filter_map(|path| last_exit::path(path, None));
         paths.find_map(|path| last_exit::read(&path)).filter(|_| self.running().is_none())
     }
 
@@ -218,7 +218,7 @@ fn is_running_psflip(stat: &str) -> bool {
 
 /// What the client waited for.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum Wakeup {
     /// psflip sent a line.
     Line(String, Box<Event>),
     /// psflip closed the connection.
@@ -235,53 +235,57 @@ pub(super) enum Heard {
 
 /// Waits for lines of psflip and for signals.
 #[derive(Debug)]
-pub(super) struct Ear {
+pub(super) struct Waiter {
     signals: SignalFd,
     deadline: Option<Instant>,
 }
 
-impl Ear {
+impl Waiter {
     /// From now on the signals of a terminal are read instead of terminating the process. psflip's start
     /// blocked all signals (see `sys/early.rs`); the others get their usual effect again. `timeout` is for
     /// the whole command.
     pub(super) fn new(timeout: Option<Duration>) -> Result<Self, Trouble> {
         let inherited = crate::sys::early::inherited_signals();
-        let mut heard = SignalSet::default();
+        let mut awaited = SignalSet::default();
         for name in ["SIGINT", "SIGTERM", "SIGHUP", "SIGWINCH"] {
             // Under nohup(1), or in the background of a script, some are ignored, and must stay ignored.
             match name.parse() {
-                Ok(signal) if !inherited.ignored.contains(signal) => heard.insert(signal),
+                Ok(signal) if !inherited.ignored.contains(signal) => awaited.insert(signal),
                 _ => {}
             }
         }
-        SignalFd::open(heard)
+        SignalFd::open(awaited)
             .and_then(|signals| {
-                set_mask(SignalSet::from_bits(inherited.mask.bits() | heard.bits()))?;
+                set_mask(SignalSet::from_bits(inherited.mask.bits() | awaited.bits()))?;
                 Ok(Self { signals, deadline: timeout.map(|timeout| Instant::now() + timeout) })
             })
             .map_err(|error| Trouble::new(format!("can't wait: {error}")))
     }
 
     /// Waits for the next event, up to `tick`.
-    pub(super) fn next(&self, connection: &mut Connection, tick: Option<Duration>) -> Result<Heard, Trouble> {
+    pub(super) fn next(
+        &self,
+        connection: &mut Connection,
+        tick: Option<Duration>,
+    ) -> Result<Wakeup, Trouble> {
         loop {
             if let Some(received) = self.signals.next().map_err(|error| Trouble::new(error.to_string()))? {
                 let name = received.signal.to_string();
                 return Ok(if name == "SIGWINCH" {
-                    Heard::Resized
+                    Wakeup::Resized
                 } else {
-                    Heard::Interrupted(received.signal)
+                    Wakeup::Interrupted(received.signal)
                 });
             }
-            match connection.hear() {
-                Ok(Next::Line(line, event)) => return Ok(Heard::Line(line, event)),
-                Ok(Next::Closed) => return Ok(Heard::Closed),
+            match connection.receive() {
+                Ok(Next::Line(line, event)) => return Ok(Wakeup::Line(line, event)),
+                Ok(Next::Closed) => return Ok(Wakeup::Closed),
                 Ok(Next::Nothing) => {}
                 Err(error) => return Err(Trouble::new(format!("can't understand psflip: {error}"))),
             }
             let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return Ok(Heard::TimedOut);
+                return Ok(Wakeup::TimedOut);
             }
             let wait = match (left, tick) {
                 (Some(left), Some(tick)) => Some(left.min(tick)),
@@ -297,7 +301,7 @@ impl Ear {
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             ];
             match poll(&mut fds, wait) {
-                Ok(0) if tick.is_some() => return Ok(Heard::Tick),
+                Ok(0) if tick.is_some() => return Ok(Wakeup::Tick),
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(Trouble::new(format!("can't wait: {error}"))),
             }

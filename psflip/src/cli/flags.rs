@@ -43,7 +43,7 @@ enum Kind {
     /// `SIGNAL=SIGNAL` or `SIGNAL=false`; repeatable.
     Signals,
     /// `LINK=TARGET`.
-    Link,
+    Symlink,
     /// A listener; repeatable.
     Listener,
 }
@@ -255,7 +255,7 @@ const FLAGS: &[Flag] = &[
         "switch",
         "LINK=TARGET",
         "switch.symlink",
-        Kind::Link,
+        Kind::Symlink,
         "At promotion, repoint the symlink LINK to TARGET",
     ),
     flag(
@@ -355,7 +355,9 @@ impl Flag {
             Kind::Variable | Kind::Entry | Kind::Signals | Kind::Removed | Kind::Listener => {
                 arg.action(ArgAction::Append).value_name(self.value)
             }
-            Kind::Text | Kind::Path | Kind::Number | Kind::Shell | Kind::Link => arg.value_name(self.value),
+            Kind::Text | Kind::Path | Kind::Number | Kind::Shell | Kind::Symlink => {
+                arg.value_name(self.value)
+            }
         };
         match self.name {
             "healthcheck-fcgi" => arg.requires("healthcheck-script"),
@@ -371,7 +373,7 @@ impl Flag {
             Kind::Alone(_) => ValueParser::bool(),
             Kind::Path => ValueParser::os_string(),
             Kind::Number => ValueParser::from(clap::value_parser!(u32)),
-            Kind::Variable | Kind::Entry | Kind::Signals | Kind::Link => {
+            Kind::Variable | Kind::Entry | Kind::Signals | Kind::Symlink => {
                 let example = self.value;
                 ValueParser::from(move |text: &str| match text.contains('=') {
                     true => Ok(text.to_owned()),
@@ -383,7 +385,7 @@ impl Flag {
     }
 
     /// Adds this flag's setting to `flags`.
-    fn tell(&self, matches: &ArgMatches, check: &str, flags: &mut config::Flags) {
+    fn apply(&self, matches: &ArgMatches, check: &str, flags: &mut config::Flags) {
         let flag = format!("--{}", self.name);
         // Without a kind of check, `config` reports that it is missing.
         let key = if check.is_empty() { self.key.replace("*.", "") } else { self.key.replace('*', check) };
@@ -413,7 +415,7 @@ impl Flag {
                 Kind::Entry => flags.entry(&flag, &key, before, after),
                 Kind::Signals => flags.signal(&flag, before, after),
                 Kind::Removed => flags.variable(&flag, value, None),
-                Kind::Link => flags.link(&flag, before, after),
+                Kind::Symlink => flags.link(&flag, before, after),
                 Kind::Listener => flags.listener(&flag, value),
                 Kind::Text | Kind::Path | Kind::Number | Kind::Alone(_) => flags.text(&flag, &key, value),
             }
@@ -435,7 +437,7 @@ impl FromArgMatches for Source {
         let check = choice.and_then(|flag| flag.key.split('.').nth(1)).unwrap_or_default();
         let mut flags = config::Flags::default();
         for flag in FLAGS {
-            flag.tell(matches, check, &mut flags);
+            flag.apply(matches, check, &mut flags);
         }
         flags.command(&command.cloned().collect::<Vec<_>>());
         Ok(Self::Flags(flags))

@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 
 use super::complain;
 use crate::config::{Generation, Slot, file};
-use crate::end::End;
 use crate::exit;
+use crate::exit_status::ExitStatus;
 use crate::migrate::{self, Format, Migrated, Unreadable};
 use crate::process::invocation::Invocation;
 
@@ -57,12 +57,12 @@ enum Written {
 }
 
 /// Translates the file, writes the result and reports what is left to do.
-pub(super) fn migrate(arguments: &MigrateArgs) -> End {
+pub(super) fn migrate(arguments: &MigrateArgs) -> ExitStatus {
     let MigrateArgs { file, output, force, format } = arguments;
     // Checked first, before the user reads a list of remarks for nothing.
     if let Some(output) = output.as_ref().filter(|output| !force && output.symlink_metadata().is_ok()) {
         complain(&format!("`{}` exists; use `--force` to overwrite it", output.display()));
-        return End::Exited(exit::FAILURE);
+        return ExitStatus::Exited(exit::FAILURE);
     }
     let (path, name) = match file.to_str() {
         Some("-") => (Path::new("/dev/stdin"), "standard input".to_owned()),
@@ -72,12 +72,12 @@ pub(super) fn migrate(arguments: &MigrateArgs) -> End {
         Ok(bytes) => bytes,
         Err(reason) => {
             complain(&format!("can't read `{name}`: {reason}"));
-            return End::Exited(exit::FAILURE);
+            return ExitStatus::Exited(exit::FAILURE);
         }
     };
     let Ok(text) = String::from_utf8(bytes) else {
         complain(&format!("`{name}` is not UTF-8"));
-        return End::Exited(exit::CONFIG);
+        return ExitStatus::Exited(exit::CONFIG);
     };
     let format = match format {
         Some(Written::Yaml) => Format::Yaml,
@@ -93,13 +93,13 @@ pub(super) fn migrate(arguments: &MigrateArgs) -> End {
         Err(Unreadable { at, message }) => {
             let place = at.map_or_else(|| name.clone(), |at| format!("{name}:{at}"));
             complain(&format!("{place}: {message}"));
-            End::Exited(exit::CONFIG)
+            ExitStatus::Exited(exit::CONFIG)
         }
     }
 }
 
 /// Writes the result, then the remarks.
-fn finish(name: &str, migrated: &Migrated, output: Option<&Path>, force: bool) -> End {
+fn finish(name: &str, migrated: &Migrated, output: Option<&Path>, force: bool) -> ExitStatus {
     let written = match output {
         None => std::io::stdout().write_all(migrated.text.as_bytes()),
         Some(path) => {
@@ -111,7 +111,7 @@ fn finish(name: &str, migrated: &Migrated, output: Option<&Path>, force: bool) -
     if let Err(error) = written {
         let place = output.map_or("standard output".to_owned(), |path| format!("`{}`", path.display()));
         complain(&format!("can't write {place}: {}", file::reason(&error)));
-        return End::Exited(exit::FAILURE);
+        return ExitStatus::Exited(exit::FAILURE);
     }
     let mut summary = String::new();
     for remark in &migrated.remarks {
@@ -128,5 +128,5 @@ fn finish(name: &str, migrated: &Migrated, output: Option<&Path>, force: bool) -
         }
     };
     let _ = std::io::stderr().write_all(summary.as_bytes()); // standard error may be closed
-    End::Exited(if left == 0 && migrated.refused.is_none() { exit::OK } else { exit::LEFT_TO_DO })
+    ExitStatus::Exited(if left == 0 && migrated.refused.is_none() { exit::OK } else { exit::LEFT_TO_DO })
 }

@@ -20,7 +20,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Document, Errors};
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::{secrets, text};
 use flags::Source;
 
@@ -108,8 +108,8 @@ pub fn main() -> u8 {
     // Rust's runtime, which would do this, isn't there (see `sys/entry.rs`).
     let _ = std::io::stdout().flush();
     match end {
-        End::Exited(code) => code,
-        End::Killed(signal) => {
+        ExitStatus::Exited(code) => code,
+        ExitStatus::Killed(signal) => {
             crate::sys::process::die_by(signal);
             128 + signal.number() as u8
         }
@@ -122,7 +122,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-fn run_command() -> End {
+fn run_command() -> ExitStatus {
     if let Some(run::Args { source, anchor }) = fast_path::read(std::env::args_os()) {
         return run::run(&source, anchor);
     }
@@ -133,7 +133,7 @@ fn run_command() -> End {
             if let Some(hint) = hint(&error) {
                 let _ = writeln!(std::io::stderr(), "\n{hint}");
             }
-            return End::Exited(if error.use_stderr() { crate::exit::USAGE } else { crate::exit::OK });
+            return ExitStatus::Exited(if error.use_stderr() { crate::exit::USAGE } else { crate::exit::OK });
         }
     };
     match cli.command {
@@ -231,11 +231,11 @@ fn upstreams_file(source: &Source) -> String {
 fn complain(message: &str) {
     // The message may quote external text: paths, answers, output of templates.
     let message = secrets::hide(message);
-    say(&format!("psflip: {}\n", text::escaped_but(&message, &['\n', '\t'])));
+    print_text(&format!("psflip: {}\n", text::escaped_but(&message, &['\n', '\t'])));
 }
 
 /// Writes to standard error.
-fn say(text: &str) {
+fn print_text(text: &str) {
     // In one write(2), since other psflips write to the same stream.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -5,11 +5,12 @@ use std::time::SystemTime;
 use super::check::likely_outages;
 use super::flags::Source;
 use super::{complain, document, no_configuration, upstreams_file};
-use crate::anchor::{self, Choice, Place};
+use crate::anchor::AnchorLink;
+use crate::anchor::{self, Choice, ProcessKind};
 use crate::config::{Generation, Plan, Slot};
-use crate::end::End;
 use crate::exit;
-use crate::handover::predecessor::{self, Inheritance, Met};
+use crate::exit_status::ExitStatus;
+use crate::handover::predecessor::{self, Inheritance, Met, PredecessorLink};
 use crate::handover::{Begun, Hello, ToPredecessor};
 use crate::manager::{pidfile, systemd};
 use crate::process::invocation::{FileStamp, Invocation};
@@ -83,7 +84,7 @@ impl Refusal {
 }
 
 /// Runs a generation, or an anchor, until its exit.
-pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
+pub(super) fn run(source: &Source, anchor: AnchorArgs) -> ExitStatus {
     let sees_processes = tree::look_at_proc(); // before the anchor is created, which needs it, too
     let origin = Invocation::of_this_process();
     let (link, hello, mut inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
@@ -96,15 +97,15 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
     }
     let choice = anchor::choose(anchor.mode(), &origin.program.envp);
     let anchor = match anchor::begin(&origin, choice) {
-        Ok(Place::Generation(anchor)) => anchor,
-        Ok(Place::Anchor(end)) => return end,
+        Ok(ProcessKind::Generation(anchor)) => anchor,
+        Ok(ProcessKind::Anchor(end)) => return end,
         Err(error) => {
             let reason = format!("can't run below an anchor: {error}");
             return refuse(&Refusal::failure(reason), link.as_ref());
         }
     };
     // The process that passed sockets to psflip knows only the process that it started.
-    let started = anchor.as_ref().map_or_else(std::process::id, anchor::Link::anchor);
+    let started = anchor.as_ref().map_or_else(std::process::id, AnchorLink::anchor);
     let mut activation = match &hello {
         None => Activation::of(&origin.program.envp, Some(started), fd::is_inherited),
         Some(hello) if hello.activated => Activation::of(&origin.program.envp, None, fd::is_inherited),
@@ -134,8 +135,8 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
         Err(refusal) => {
             if link.is_none() {
                 let status = format!("failed: {}", refusal.reason);
-                let message = systemd::Message::new().status(&status).exit_status(refusal.code);
-                systemd::tell(identity.origin.variable("NOTIFY_SOCKET"), message);
+                let message = systemd::ManagerMessage::new().status(&status).exit_status(refusal.code);
+                systemd::send(identity.origin.variable("NOTIFY_SOCKET"), message);
             }
             return refuse(&refusal, link.as_ref());
         }
@@ -154,18 +155,18 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> End {
     let predecessor =
         link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
     match runtime::live(plan, identity, predecessor, anchor, inheritance) {
-        Ok(outcome) => exit::end_for(outcome),
+        Ok(outcome) => exit::exit_status_for(outcome),
         Err(error) => {
             tracing::error!(%error, "psflip can't go on");
-            End::Exited(exit::FAILURE)
+            ExitStatus::Exited(exit::FAILURE)
         }
     }
 }
 
 /// Logs whether there is an anchor, and why. A choice of the command line is logged as debug only.
-fn log_choice(choice: Choice, anchor: Option<&anchor::Link>) {
+fn log_choice(choice: Choice, anchor: Option<&AnchorLink>) {
     let reason = choice.reason();
-    match anchor.map(anchor::Link::anchor) {
+    match anchor.map(AnchorLink::anchor) {
         Some(anchor) if choice.is_default() => {
             tracing::info!(anchor, reason, "running below an anchor, whose PID does not change");
         }
@@ -208,7 +209,7 @@ fn prepare(
         })?;
     if let Some(pidfile) = &plan.pidfile {
         let held = hello.and_then(|hello| hello.pidfile.clone()) == Some(text::lossy(pidfile));
-        let from = if held { pidfile::TakenFrom::Relative } else { pidfile::TakenFrom::NoProcess };
+        let from = if held { pidfile::TakenFrom::OtherGeneration } else { pidfile::TakenFrom::NoProcess };
         pidfile::check(pidfile, from, plan.control.path(Some(pidfile)).as_deref())
             .map_err(|error| Refusal::failure(error.to_string()))?;
     }
@@ -234,7 +235,7 @@ fn removed_directory(source: &Source) -> Option<String> {
     })
 }
 
-fn refuse(refusal: &Refusal, link: Option<&predecessor::Link>) -> End {
+fn refuse(refusal: &Refusal, link: Option<&PredecessorLink>) -> ExitStatus {
     complain(&refusal.message);
     if let Some(link) = link {
         // The predecessor may be gone; then the message has no receiver.
@@ -242,5 +243,5 @@ fn refuse(refusal: &Refusal, link: Option<&predecessor::Link>) -> End {
         let failed = ToPredecessor::Failed { code: *code, child_code: None, reason: reason.clone() };
         let _ = link.send(&failed);
     }
-    End::Exited(refusal.code)
+    ExitStatus::Exited(refusal.code)
 }

@@ -3,21 +3,21 @@
 
 use std::time::Duration;
 
-use super::contact::{Ear, Heard, Place, Screen, Trouble, Which};
+use super::contact::{Screen, ServiceAddress, ServiceArgs, Trouble, Waiter, Wakeup};
 use super::render::Progress;
 use crate::control::client::Connection;
-use crate::control::protocol::{Event, Wish};
-use crate::end::End;
+use crate::control::protocol::{ControlRequest, Event};
 use crate::exit;
+use crate::exit_status::ExitStatus;
 
 /// How often the status line is updated while no event arrives.
 const TICK: Duration = Duration::from_millis(200);
 
 /// A request and its answers.
 pub(super) struct Session {
-    pub(super) place: Place,
+    pub(super) address: ServiceAddress,
     pub(super) screen: Screen,
-    pub(super) ear: Ear,
+    pub(super) waiter: Waiter,
     pub(super) connection: Connection,
     progress: Progress,
     /// Print psflip's JSON lines instead of text.
@@ -28,28 +28,28 @@ pub(super) struct Session {
 /// What the command must react to.
 pub(super) enum Turn {
     /// psflip sent this event, and it was shown.
-    Said(Event),
+    Event(Event),
     /// psflip closed the connection.
     Closed,
     /// The user interrupted the command.
-    Over(End),
+    Over(ExitStatus),
 }
 
 impl Session {
     /// Sends the request. `timeout` is for the whole command.
     pub(super) fn begin(
-        which: &Which,
-        wish: Wish,
+        which: &ServiceArgs,
+        request: ControlRequest,
         timeout: Option<Duration>,
         json: bool,
     ) -> Result<Self, Trouble> {
-        let place = which.place()?;
-        let ear = Ear::new(timeout)?;
-        let connection = place.ask(wish)?;
+        let address = which.locate()?;
+        let waiter = Waiter::new(timeout)?;
+        let connection = address.request(request)?;
         Ok(Self {
-            place,
+            address,
             screen: Screen::new(),
-            ear,
+            waiter,
             connection,
             progress: Progress::default(),
             json,
@@ -68,8 +68,8 @@ impl Session {
             if live {
                 self.screen.live(&self.progress.live(&self.screen.view()));
             }
-            match self.ear.next(&mut self.connection, live.then_some(TICK))? {
-                Heard::Line(line, event) => {
+            match self.waiter.next(&mut self.connection, live.then_some(TICK))? {
+                Wakeup::Line(line, event) => {
                     if self.json {
                         self.screen.line(&line);
                     } else {
@@ -81,33 +81,33 @@ impl Session {
                         Event::Error { reason } => {
                             Err(Trouble::new(format!("psflip refused the request: {reason}")))
                         }
-                        event => Ok(Turn::Said(event)),
+                        event => Ok(Turn::Event(event)),
                     };
                 }
-                Heard::Tick | Heard::Resized => {}
-                Heard::Interrupted(signal) => {
+                Wakeup::Tick | Wakeup::Resized => {}
+                Wakeup::Interrupted(signal) => {
                     self.screen.clear();
                     super::complain(&format!("no longer waiting ({signal}); {}", otherwise()));
-                    return Ok(Turn::Over(End::Killed(signal)));
+                    return Ok(Turn::Over(ExitStatus::Killed(signal)));
                 }
-                Heard::TimedOut => {
+                Wakeup::TimedOut => {
                     let waited = self.timeout.unwrap_or_default();
                     let message = format!("waited {waited:?}; {}", otherwise());
                     return Err(Trouble { message, code: exit::NOT_HEALTHY });
                 }
-                Heard::Closed => return Ok(Turn::Closed),
+                Wakeup::Closed => return Ok(Turn::Closed),
             }
         }
     }
 
     /// Sends a request on a new connection, to the psflip that now answers.
-    pub(super) fn ask(&mut self, wish: Wish) -> Result<(), Trouble> {
-        self.connection = self.place.ask(wish)?;
+    pub(super) fn request(&mut self, request: ControlRequest) -> Result<(), Trouble> {
+        self.connection = self.address.request(request)?;
         Ok(())
     }
 
     /// Shows a permanent line, unless the output is JSON.
-    pub(super) fn say(&mut self, line: &str) {
+    pub(super) fn print(&mut self, line: &str) {
         if !self.json {
             self.screen.line(line);
         }

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::contact::{Ear, Heard, Place, Screen, Trouble, Which, now};
+use super::contact::{Screen, ServiceAddress, ServiceArgs, Trouble, Waiter, Wakeup, now};
 use super::render;
 use crate::config;
-use crate::control::protocol::{Event, Status as Answer, Wish};
-use crate::end::End;
+use crate::control::protocol::{ControlRequest, Event, Status as Answer};
 use crate::exit;
+use crate::exit_status::ExitStatus;
 
 /// `psflip status`.
 #[derive(Debug, Args)]
 pub(super) struct Status {
     #[command(flatten)]
-    which: Which,
+    which: ServiceArgs,
     /// Print the status as one JSON object (see docs/control.md); with --watch, one object per line
     #[arg(long)]
     json: bool,
@@ -51,46 +51,47 @@ const TICK: Duration = Duration::from_secs(1);
 
 impl Status {
     /// Runs the command.
-    pub(super) fn run(&self) -> End {
+    pub(super) fn run(&self) -> ExitStatus {
         let mut screen = Screen::new();
         let end = if self.watch { self.watch(&mut screen) } else { self.once(&mut screen) };
-        end.unwrap_or_else(|trouble| trouble.end())
+        end.unwrap_or_else(|trouble| trouble.report())
     }
 
-    fn once(&self, screen: &mut Screen) -> Result<End, Trouble> {
-        let place = self.which.place()?;
-        let ear = Ear::new(Some(self.timeout))?;
+    fn once(&self, screen: &mut Screen) -> Result<ExitStatus, Trouble> {
+        let address = self.which.locate()?;
+        let waiter = Waiter::new(Some(self.timeout))?;
         for _ in 0..3 {
-            let mut connection =
-                place.ask(Wish::Status).map_err(|trouble| self.ended(&place, trouble, screen))?;
-            match ear.next(&mut connection, None)? {
-                Heard::Line(line, event) => match *event {
+            let mut connection = address
+                .request(ControlRequest::Status)
+                .map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
+            match waiter.next(&mut connection, None)? {
+                Wakeup::Line(line, event) => match *event {
                     Event::Status { status } => {
                         self.show(screen, &line, &status)?;
-                        return Ok(End::Exited(exit::OK));
+                        return Ok(ExitStatus::Exited(exit::OK));
                     }
                     Event::Refused { reason } | Event::Error { reason } => {
                         return Err(Trouble::new(format!("psflip refused the request: {reason}")));
                     }
                     _ => {} // this generation is no longer the service
                 },
-                Heard::Interrupted(signal) => return Ok(End::Killed(signal)),
-                Heard::TimedOut => {
+                Wakeup::Interrupted(signal) => return Ok(ExitStatus::Killed(signal)),
+                Wakeup::TimedOut => {
                     return Err(Trouble::new(format!(
                         "psflip has not answered on `{}` within {:?}: it is stopped (`kill -CONT` continues it), or very busy",
-                        place.socket.display(),
+                        address.socket.display(),
                         self.timeout
                     )));
                 }
-                Heard::Closed | Heard::Resized | Heard::Tick => {}
+                Wakeup::Closed | Wakeup::Resized | Wakeup::Tick => {}
             }
         }
         Err(Trouble::new(super::contact::CLOSED))
     }
 
     /// psflip did not answer. Prints how the service went down, if that is known.
-    fn ended(&self, place: &Place, trouble: Trouble, screen: &mut Screen) -> Trouble {
-        let Some(exit) = place.last_exit() else { return trouble };
+    fn with_last_exit(&self, address: &ServiceAddress, trouble: Trouble, screen: &mut Screen) -> Trouble {
+        let Some(exit) = address.last_exit() else { return trouble };
         if self.json {
             screen.line(&serde_json::json!({ "state": "down", "last_exit": exit }).to_string());
         } else {
@@ -128,19 +129,21 @@ impl Status {
         Ok(())
     }
 
-    fn watch(&self, screen: &mut Screen) -> Result<End, Trouble> {
-        let place = self.which.place()?;
-        let ear = Ear::new(None)?;
-        let mut connection = place.ask(Wish::Watch).map_err(|trouble| self.ended(&place, trouble, screen))?;
+    fn watch(&self, screen: &mut Screen) -> Result<ExitStatus, Trouble> {
+        let address = self.which.locate()?;
+        let waiter = Waiter::new(None)?;
+        let mut connection = address
+            .request(ControlRequest::Watch)
+            .map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
         let live = screen.is_live && !self.json;
         let mut last: Option<Box<Answer>> = None;
-        let mut told = String::new();
+        let mut last_shown = String::new();
         // After a generation exits, the next one answers. If psflip has exited, none does.
         let mut silent = 0;
         loop {
-            let heard = ear.next(&mut connection, live.then_some(TICK))?;
-            match heard {
-                Heard::Line(line, event) => {
+            let wakeup = waiter.next(&mut connection, live.then_some(TICK))?;
+            match wakeup {
+                Wakeup::Line(line, event) => {
                     silent = 0;
                     match *event {
                         Event::Status { status } if self.json => {
@@ -152,21 +155,21 @@ impl Status {
                                 &status,
                                 status.upgrade.as_ref().map_or(0, |upgrade| upgrade.began_at),
                             );
-                            if !live && text != told {
+                            if !live && text != last_shown {
                                 let view = screen.view();
                                 screen.line(&format!(
                                     "{} {}",
                                     view.moment_of_now(),
                                     render::summary(&status, now())
                                 ));
-                                told = text;
+                                last_shown = text;
                             }
                             last = Some(status);
                         }
-                        Event::Moved { .. } => connection = place.ask(Wish::Watch)?,
+                        Event::Moved { .. } => connection = address.request(ControlRequest::Watch)?,
                         Event::Stopped { end, .. } => {
                             super::complain(&format!("psflip has exited: {}", render::clean(&end)));
-                            return Ok(End::Exited(exit::OK));
+                            return Ok(ExitStatus::Exited(exit::OK));
                         }
                         Event::Refused { reason } | Event::Error { reason } => {
                             return Err(Trouble::new(format!("psflip refused the request: {reason}")));
@@ -174,16 +177,16 @@ impl Status {
                         _ => {}
                     }
                 }
-                Heard::Resized if live => screen.wipe(),
-                Heard::Resized | Heard::Tick | Heard::TimedOut => {}
-                Heard::Interrupted(signal) => return Ok(End::Killed(signal)),
-                Heard::Closed => {
+                Wakeup::Resized if live => screen.wipe(),
+                Wakeup::Resized | Wakeup::Tick | Wakeup::TimedOut => {}
+                Wakeup::Interrupted(signal) => return Ok(ExitStatus::Killed(signal)),
+                Wakeup::Closed => {
                     silent += 1;
                     let gone = || Trouble::new("psflip has exited");
                     if silent > 3 {
                         return Err(gone());
                     }
-                    connection = place.ask(Wish::Watch).map_err(|_| gone())?;
+                    connection = address.request(ControlRequest::Watch).map_err(|_| gone())?;
                 }
             }
             if live && let Some(status) = &last {

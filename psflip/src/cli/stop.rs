@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::contact::{Trouble, Which};
+use super::contact::{ServiceArgs, Trouble};
 use super::session::{Session, Turn};
 use crate::config;
-use crate::control::protocol::{Event, Wish};
-use crate::end::End;
+use crate::control::protocol::{ControlRequest, Event};
 use crate::exit;
+use crate::exit_status::ExitStatus;
 use crate::signal::Signal;
 
 /// `psflip stop`.
 #[derive(Debug, Args)]
 pub(super) struct Stop {
     #[command(flatten)]
-    which: Which,
+    which: ServiceArgs,
     /// Request the stop and return at once
     #[arg(long)]
     no_wait: bool,
@@ -49,19 +49,19 @@ const IGNORED: u8 = 1;
 
 impl Stop {
     /// Runs the command.
-    pub(super) fn run(&self) -> End {
-        self.wait().unwrap_or_else(|trouble| trouble.end())
+    pub(super) fn run(&self) -> ExitStatus {
+        self.wait().unwrap_or_else(|trouble| trouble.report())
     }
 
-    fn wait(&self) -> Result<End, Trouble> {
-        let mut session = Session::begin(&self.which, Wish::Stop, self.timeout, self.json)?;
-        let (mut asked, mut by) = (false, None);
+    fn wait(&self) -> Result<ExitStatus, Trouble> {
+        let mut session = Session::begin(&self.which, ControlRequest::Stop, self.timeout, self.json)?;
+        let (mut is_stopping, mut by) = (false, None);
         loop {
             let event =
                 match session.next(|| "psflip was requested to stop, and has not exited".to_owned())? {
-                    Turn::Said(event) => event,
+                    Turn::Event(event) => event,
                     Turn::Over(end) => return Ok(end),
-                    Turn::Closed if asked => {
+                    Turn::Closed if is_stopping => {
                         return Err(Trouble::new("psflip exited without reporting its child's exit status"));
                     }
                     Turn::Closed => {
@@ -70,9 +70,9 @@ impl Stop {
                 };
             match event {
                 Event::Stopping { signal, .. } => {
-                    (asked, by) = (true, signal);
+                    (is_stopping, by) = (true, signal);
                     if self.no_wait {
-                        return Ok(End::Exited(exit::OK));
+                        return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
                 Event::Ignored { child, .. } => {
@@ -83,13 +83,13 @@ impl Stop {
                     return Err(Trouble { message, code: IGNORED });
                 }
                 Event::Stopped { end, code, signal } => {
-                    session.say(&format!("stopped: {}", super::render::clean(&end)));
-                    return Ok(End::Exited(exit_code(code, signal.as_deref(), by.as_deref())));
+                    session.print(&format!("stopped: {}", super::render::clean(&end)));
+                    return Ok(ExitStatus::Exited(exit_code(code, signal.as_deref(), by.as_deref())));
                 }
                 Event::Refused { reason } => {
                     return Err(Trouble::new(format!("the stop is refused: {reason}")));
                 }
-                Event::Moved { .. } => session.ask(Wish::Stop)?,
+                Event::Moved { .. } => session.request(ControlRequest::Stop)?,
                 _ => {}
             }
         }
@@ -97,11 +97,11 @@ impl Stop {
 }
 
 /// The exit code for the child's exit status. Termination by the stop signal counts as success.
-fn exit_code(code: Option<u8>, signal: Option<&str>, asked_by: Option<&str>) -> u8 {
+fn exit_code(code: Option<u8>, signal: Option<&str>, stop_signal: Option<&str>) -> u8 {
     match (code, signal) {
         (Some(code), _) => code,
         (None, None) => exit::OK,
-        (None, signal) if signal == asked_by => exit::OK,
+        (None, signal) if signal == stop_signal => exit::OK,
         (None, Some(signal)) => {
             let number = signal.parse().map_or(0, |signal: Signal| signal.number());
             u8::try_from(128 + number).unwrap_or(exit::FAILURE)

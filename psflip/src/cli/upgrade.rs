@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::contact::{Ear, Heard, Place, Trouble, Which, where_to_look};
+use super::contact::{ServiceAddress, ServiceArgs, Trouble, Waiter, Wakeup, where_to_look};
 use super::render;
 use super::session::{Session, Turn};
 use crate::config;
 use crate::control::client::Connection;
-use crate::control::protocol::{Event, Wish};
-use crate::end::End;
+use crate::control::protocol::{ControlRequest, Event};
 use crate::exit;
+use crate::exit_status::ExitStatus;
 
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,7 +26,7 @@ enum Until {
 #[derive(Debug, Args)]
 pub(super) struct Upgrade {
     #[command(flatten)]
-    which: Which,
+    which: ServiceArgs,
     /// What to wait for
     #[arg(long, value_name = "WHAT", value_enum, default_value = "promoted", conflicts_with = "no_wait")]
     wait: Until,
@@ -59,24 +59,24 @@ Exit codes:
   130  Ctrl-C; the upgrade goes on";
 
 /// The most connections in a row that may close without an event.
-const PATIENCE: u32 = 3;
+const MOST_LOST_CONNECTIONS: u32 = 3;
 
 impl Upgrade {
     /// Runs the command.
-    pub(super) fn run(&self) -> End {
-        self.follow().unwrap_or_else(|trouble| trouble.end())
+    pub(super) fn run(&self) -> ExitStatus {
+        self.follow().unwrap_or_else(|trouble| trouble.report())
     }
 
-    fn follow(&self) -> Result<End, Trouble> {
-        let mut session = Session::begin(&self.which, Wish::Upgrade, self.timeout, self.json)?;
+    fn follow(&self) -> Result<ExitStatus, Trouble> {
+        let mut session = Session::begin(&self.which, ControlRequest::Upgrade, self.timeout, self.json)?;
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
         loop {
             let event = match session.next(|| goes_on(upgrade, promoted))? {
-                Turn::Said(event) => event,
+                Turn::Event(event) => event,
                 Turn::Over(end) => return Ok(end),
                 Turn::Closed => {
                     lost += 1;
-                    session.connection = again(&session.place, upgrade, promoted, lost)?;
+                    session.connection = again(&session.address, upgrade, promoted, lost)?;
                     continue;
                 }
             };
@@ -86,24 +86,24 @@ impl Upgrade {
                     upgrade = Some(number);
                     if self.no_wait {
                         if because.is_none() {
-                            session.say(&format!("upgrade {number} starts"));
+                            session.print(&format!("upgrade {number} starts"));
                         }
-                        return Ok(End::Exited(exit::OK));
+                        return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
                 Event::Promoted { .. } => {
                     promoted = true;
                     if self.wait == Until::Promoted {
-                        return Ok(End::Exited(exit::OK));
+                        return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
-                Event::Drained { .. } => return Ok(End::Exited(exit::OK)),
+                Event::Drained { .. } => return Ok(ExitStatus::Exited(exit::OK)),
                 ref event @ Event::Failed { .. } => {
                     if !self.json {
                         session.screen.clear();
-                        let look = places(&session.place);
+                        let look = places(&session.address);
                         let view = super::contact::stderr_view();
-                        super::say(&render::failure(event, &look, &view));
+                        super::print_text(&render::failure(event, &look, &view));
                     }
                     return Ok(until_closed(&mut session));
                 }
@@ -113,7 +113,9 @@ impl Upgrade {
                 }
                 Event::Moved { upgrade: number } => {
                     upgrade = number.or(upgrade);
-                    session.ask(upgrade.map_or(Wish::Upgrade, |upgrade| Wish::Follow { upgrade }))?;
+                    session.request(
+                        upgrade.map_or(ControlRequest::Upgrade, |upgrade| ControlRequest::Follow { upgrade }),
+                    )?;
                 }
                 _ => {}
             }
@@ -122,12 +124,12 @@ impl Upgrade {
 }
 
 /// The upgrade failed. If a stop request was the reason, psflip closes the connection only when it exits.
-fn until_closed(session: &mut Session) -> End {
+fn until_closed(session: &mut Session) -> ExitStatus {
     loop {
-        match session.ear.next(&mut session.connection, None) {
-            Ok(Heard::Interrupted(signal)) => return End::Killed(signal),
-            Ok(Heard::Closed | Heard::TimedOut) | Err(_) => return End::Exited(FAILED),
-            Ok(Heard::Line(..) | Heard::Tick | Heard::Resized) => {}
+        match session.waiter.next(&mut session.connection, None) {
+            Ok(Wakeup::Interrupted(signal)) => return ExitStatus::Killed(signal),
+            Ok(Wakeup::Closed | Wakeup::TimedOut) | Err(_) => return ExitStatus::Exited(FAILED),
+            Ok(Wakeup::Line(..) | Wakeup::Tick | Wakeup::Resized) => {}
         }
     }
 }
@@ -148,7 +150,12 @@ fn goes_on(upgrade: Option<u64>, promoted: bool) -> String {
 
 /// psflip closed the connection without a result: it was killed, or is of another version. Its successor or
 /// predecessor may know more.
-fn again(place: &Place, upgrade: Option<u64>, promoted: bool, lost: u32) -> Result<Connection, Trouble> {
+fn again(
+    address: &ServiceAddress,
+    upgrade: Option<u64>,
+    promoted: bool,
+    lost: u32,
+) -> Result<Connection, Trouble> {
     let what = || match (upgrade, promoted) {
         (_, true) => {
             "the old psflip was killed while it drained; the new generation is the service".to_owned()
@@ -159,20 +166,20 @@ fn again(place: &Place, upgrade: Option<u64>, promoted: bool, lost: u32) -> Resu
         (None, false) => super::contact::CLOSED.to_owned(),
     };
     match upgrade {
-        Some(upgrade) if lost <= PATIENCE && !promoted => place
-            .ask(Wish::Follow { upgrade })
+        Some(upgrade) if lost <= MOST_LOST_CONNECTIONS && !promoted => address
+            .request(ControlRequest::Follow { upgrade })
             .map_err(|why| Trouble::new(format!("{}: {}", what(), why.message))),
         _ => Err(Trouble::new(what())),
     }
 }
 
 /// Where to read more about a failed upgrade.
-fn places(place: &Place) -> Vec<String> {
+fn places(address: &ServiceAddress) -> Vec<String> {
     let pid = (|| {
-        let ear = Ear::new(Some(Duration::from_secs(1))).ok()?;
-        let mut connection = place.ask(Wish::Status).ok()?;
-        match ear.next(&mut connection, None) {
-            Ok(Heard::Line(_, event)) => match *event {
+        let waiter = Waiter::new(Some(Duration::from_secs(1))).ok()?;
+        let mut connection = address.request(ControlRequest::Status).ok()?;
+        match waiter.next(&mut connection, None) {
+            Ok(Wakeup::Line(_, event)) => match *event {
                 Event::Status { status } => Some(status.pid),
                 _ => None,
             },

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::complain;
 use crate::config;
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::sys::{kernel, tree};
 use crate::watch::{self, Failure, Options};
 
@@ -49,7 +49,7 @@ pub(super) struct WatchArgs {
 }
 
 /// Watches the service until it has exited.
-pub(super) fn watch(args: WatchArgs) -> End {
+pub(super) fn watch(args: WatchArgs) -> ExitStatus {
     let WatchArgs { pidfile, patience, grace, quiet, command } = args;
     crate::log::start_watch(quiet);
     let shown = command[0].to_string_lossy().into_owned();
@@ -58,7 +58,7 @@ pub(super) fn watch(args: WatchArgs) -> End {
             "pidfile `{}` is a directory; name the file in which the service writes its pid",
             pidfile.display()
         ));
-        return End::Exited(crate::exit::FAILURE);
+        return ExitStatus::Exited(crate::exit::FAILURE);
     }
     let needs_proc = "/proc is not mounted, or shows another PID namespace: psflip watch can't tell which process the pidfile names; \
                       mount proc on /proc";
@@ -66,7 +66,7 @@ pub(super) fn watch(args: WatchArgs) -> End {
         kernel::shortcoming().or_else(|| (!tree::look_at_proc()).then(|| needs_proc.to_owned()))
     {
         complain(&why);
-        return End::Exited(crate::exit::FAILURE);
+        return ExitStatus::Exited(crate::exit::FAILURE);
     }
     match watch::run(Options { pidfile: pidfile.clone(), argv: command, patience, grace }) {
         Ok(end) => end,
@@ -77,7 +77,7 @@ pub(super) fn watch(args: WatchArgs) -> End {
                     format!("can't {what} (pidfile `{}`): {error}", pidfile.display())
                 }
             });
-            End::Exited(failure.code())
+            ExitStatus::Exited(failure.code())
         }
     }
 }

@@ -135,14 +135,14 @@ impl Document {
 
     /// Whether it has this key (dotted).
     #[must_use]
-    pub fn says(&self, key: &str) -> bool {
+    pub fn has_key(&self, key: &str) -> bool {
         let root = DeTable::parse(&self.text);
         root.is_ok_and(|root| find(root.get_ref(), key).is_some_and(|(_, all)| all))
     }
 
     /// The warnings with their places, ready to be shown; `None` if there are none.
     #[must_use]
-    pub fn place(&self, warnings: Vec<Warning>) -> Option<Errors> {
+    pub fn locate(&self, warnings: Vec<Warning>) -> Option<Errors> {
         let root = DeTable::parse(&self.text).ok()?;
         let list: Vec<Error> = warnings
             .into_iter()

@@ -105,8 +105,8 @@ impl Errors {
     /// Line and column of the start of `error`, both from 1; columns count characters.
     #[must_use]
     pub fn position(&self, error: &Error) -> Option<(usize, usize)> {
-        let place = Place::of(&self.text, error.span.as_ref()?);
-        Some((place.line, place.before.chars().count() + 1))
+        let excerpt = SourceExcerpt::of(&self.text, error.span.as_ref()?);
+        Some((excerpt.line, excerpt.before.chars().count() + 1))
     }
 }
 
@@ -139,14 +139,14 @@ impl Errors {
             }
         };
         let Some(span) = &error.span else { return short(f, &name) };
-        let place = Place::of(&self.text, span);
-        if let Some(flag) = self.flags.get(place.line - 1) {
+        let excerpt = SourceExcerpt::of(&self.text, span);
+        if let Some(flag) = self.flags.get(excerpt.line - 1) {
             return short(f, &printable(flag));
         }
-        let line = place.line.to_string();
+        let line = excerpt.line.to_string();
         let margin = " ".repeat(line.len());
-        let (shown, skip, carets) = place.drawn();
-        writeln!(f, "{name}:{line}:{}: {message}", place.before.chars().count() + 1)?;
+        let (shown, skip, carets) = excerpt.drawn();
+        writeln!(f, "{name}:{line}:{}: {message}", excerpt.before.chars().count() + 1)?;
         writeln!(f, "{margin} |")?;
         writeln!(f, "{}", format!("{line} | {shown}").trim_end())?;
         write!(f, "{margin} | {}{}", " ".repeat(skip), "^".repeat(carets))?;
@@ -158,7 +158,7 @@ impl Errors {
 }
 
 /// The first line of a span, divided into the parts before, inside and after the span.
-struct Place<'t> {
+struct SourceExcerpt<'t> {
     line: usize,
     before: &'t str,
     inside: &'t str,
@@ -168,7 +168,7 @@ struct Place<'t> {
 /// How many columns of the source are shown before, inside and after a span.
 const SHOWN: (usize, usize, usize) = (50, 60, 30);
 
-impl<'t> Place<'t> {
+impl<'t> SourceExcerpt<'t> {
     fn of(text: &'t str, span: &Range<usize>) -> Self {
         // A byte order mark is not a character of the first line.
         let bom = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };

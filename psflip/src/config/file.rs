@@ -14,7 +14,7 @@ use crate::sys::seam::{self, Call};
 /// The largest configuration.
 const LARGEST: u64 = 1024 * 1024;
 /// How long a pipe may take to deliver a configuration.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PIPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a configuration from a regular file, or from a pipe that psflip inherited (`/dev/stdin`,
 /// `/dev/fd/63`).
@@ -31,7 +31,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("it is {}, not a regular file", what(kind)));
     }
     let mut bytes = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PIPE_TIMEOUT;
     loop {
         let mut rest = file.by_ref().take(LARGEST + 1 - bytes.len() as u64);
         let read = seam::before(Call::ReadConfig).map_err(io::Error::from);
@@ -49,7 +49,7 @@ fn wait(file: &File, deadline: Instant) -> Result<(), String> {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
     match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout) {
-        Ok(0) => Err(format!("the pipe delivered no complete configuration within {PATIENCE:?}")),
+        Ok(0) => Err(format!("the pipe delivered no complete configuration within {PIPE_TIMEOUT:?}")),
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(error) => Err(reason(&error.into())),
     }

@@ -48,17 +48,17 @@ fn start(error: &Error) -> usize {
 }
 
 fn explain(error: &toml::de::Error, text: &str) -> Error {
-    let told = error.message();
-    if told.contains(TOO_DEEP) || told.contains("cannot recurse further") {
+    let original = error.message();
+    if original.contains(TOO_DEEP) || original.contains("cannot recurse further") {
         let span = error.span().unwrap_or_else(|| deepest(text));
         return Error::at(span, "tables, arrays or dotted keys are nested too deeply")
             .help("no key of psflip is deeper than `healthcheck.http.url`");
     }
     let span = error.span();
     let written = span.clone().and_then(|span| text.get(span)).unwrap_or_default();
-    let (message, help) = if told.contains("duplicate key") {
+    let (message, help) = if original.contains("duplicate key") {
         (format!("{} is set twice", quoted(written)), Some("keep one of the two".to_owned()))
-    } else if told.contains("must be quoted") {
+    } else if original.contains("must be quoted") {
         let value = written.trim();
         let help = match value {
             "" => None,
@@ -67,20 +67,21 @@ fn explain(error: &toml::de::Error, text: &str) -> Error {
             _ => Some(format!("did you mean `\"{value}\"`?")),
         };
         (format!("{} is not a value: write strings in quotes", quoted(value)), help)
-    } else if told.contains("key with no value") {
+    } else if original.contains("key with no value") {
         ("a key without a value".to_owned(), Some("write `key = value`".to_owned()))
-    } else if told.contains("unclosed array") || told.contains("missing comma between array elements") {
+    } else if original.contains("unclosed array") || original.contains("missing comma between array elements")
+    {
         (OPEN_ARRAY.to_owned(), Some("write `[\"one\", \"two\"]`".to_owned()))
-    } else if told.contains("escaped value") {
+    } else if original.contains("escaped value") {
         let help = "write `\\\\` for a backslash, or put the string into single quotes: `'C:\\dir'`";
         ("what follows the backslash is no escape that TOML has".to_owned(), Some(help.to_owned()))
-    } else if told.contains("invalid basic string") || told.contains("invalid literal string") {
+    } else if original.contains("invalid basic string") || original.contains("invalid literal string") {
         let help = "a string ends on the line where it begins; in `\"…\"` a backslash and a quote are written `\\\\` and `\\\"`";
         (OPEN_STRING.to_owned(), Some(help.to_owned()))
-    } else if told.contains("invalid unquoted key") {
-        (format!("not valid TOML: {told}"), Some("the format is TOML: `key = value`".to_owned()))
+    } else if original.contains("invalid unquoted key") {
+        (format!("not valid TOML: {original}"), Some("the format is TOML: `key = value`".to_owned()))
     } else {
-        (format!("not valid TOML: {told}"), None)
+        (format!("not valid TOML: {original}"), None)
     };
     Error { message, span, help }
 }

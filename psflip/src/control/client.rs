@@ -15,11 +15,11 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::protocol::{Event, PROTOCOL, Request, Wish};
+use super::protocol::{ControlRequest, Event, PROTOCOL, RequestLine};
 use crate::sys::unix_path::UnixPath;
 
 /// How long to wait until psflip has room for one more client. It always has, unless it is stopped.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest line that psflip may send, in bytes. A status with its history has some ten thousand bytes.
 const LONGEST_LINE: usize = 4 << 20;
@@ -65,14 +65,14 @@ impl Connection {
     ///
     /// # Errors
     /// There is no server, this user may not send requests, or the server is not trusted.
-    pub fn open(path: &Path, wish: Wish) -> Result<Self, Unreachable> {
+    pub fn open(path: &Path, request: ControlRequest) -> Result<Self, Unreachable> {
         let unreachable = |errno| Unreachable { socket: path.to_owned(), why: Why::Errno(errno) };
         let stream = connected(path).map_err(unreachable)?;
         let server = getsockopt(&stream, PeerCredentials).map_err(unreachable)?.uid();
         if !is_trusted(server, path) {
             return Err(Unreachable { socket: path.to_owned(), why: Why::Stranger(server) });
         }
-        let mut line = serde_json::to_vec(&Request { psflip: PROTOCOL, wish }).unwrap_or_default();
+        let mut line = serde_json::to_vec(&RequestLine { psflip: PROTOCOL, request }).unwrap_or_default();
         line.push(b'\n');
         let sent = (&stream).write_all(&line).and_then(|()| stream.set_nonblocking(true));
         // A psflip that refuses this user closes the connection at once, perhaps before it has read.
@@ -89,7 +89,7 @@ impl Connection {
     ///
     /// # Errors
     /// Those of recv(2), and InvalidData: the server is not psflip.
-    pub fn hear(&mut self) -> io::Result<Next> {
+    pub fn receive(&mut self) -> io::Result<Next> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -131,7 +131,7 @@ fn connected(path: &Path) -> Result<UnixStream, Errno> {
     let address = UnixPath::new(path)?;
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // A full queue makes connect(2) wait; this limits the wait (socket(7)).
-    let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
+    let patience = TimeVal::new(CONNECT_TIMEOUT.as_secs().cast_signed(), 0);
     setsockopt(&socket, SendTimeout, &patience)?;
     connect(socket.as_raw_fd(), address.address())?;
     Ok(UnixStream::from(socket))
@@ -216,7 +216,7 @@ impl fmt::Display for Unreachable {
             Errno::EAGAIN => write!(
                 f,
                 "psflip has not taken the request on `{path}` within {} s: it is stopped; continue it with `kill -CONT`",
-                PATIENCE.as_secs()
+                CONNECT_TIMEOUT.as_secs()
             ),
             Errno::EPROTOTYPE => write!(f, "`{path}` is no control socket of psflip's"),
             errno => write!(f, "can't ask on the control socket `{path}`: {}", errno.desc()),
@@ -238,7 +238,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn refusal(path: &Path) -> String {
-        Connection::open(path, Wish::Status).unwrap_err().to_string()
+        Connection::open(path, ControlRequest::Status).unwrap_err().to_string()
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut connection = Connection::open(&path, Wish::Follow { upgrade: 6 }).unwrap();
+        let mut connection = Connection::open(&path, ControlRequest::Follow { upgrade: 6 }).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let mut request = [0; 100];
         let length = server.read(&mut request).unwrap();
@@ -289,17 +289,17 @@ mod tests {
             String::from_utf8_lossy(&request[..length]),
             "{\"psflip\":1,\"request\":\"follow\",\"upgrade\":6}\n"
         );
-        assert!(matches!(connection.hear().unwrap(), Next::Nothing));
+        assert!(matches!(connection.receive().unwrap(), Next::Nothing));
         server.write_all(b"{\"event\":\"of a later version\"}\n{\"event\":\"drained\",").unwrap();
-        let Next::Line(line, event) = connection.hear().unwrap() else { panic!() };
+        let Next::Line(line, event) = connection.receive().unwrap() else { panic!() };
         assert_eq!((line.as_str(), *event), ("{\"event\":\"of a later version\"}", Event::Other));
-        assert!(matches!(connection.hear().unwrap(), Next::Nothing));
+        assert!(matches!(connection.receive().unwrap(), Next::Nothing));
         server.write_all(b"\"upgrade\":6,\"killed\":true,\"new\":1}\n").unwrap();
-        let Next::Line(_, event) = connection.hear().unwrap() else { panic!() };
+        let Next::Line(_, event) = connection.receive().unwrap() else { panic!() };
         assert_eq!(*event, Event::Drained { upgrade: 6, killed: true });
         server.write_all(b"HTTP/1.1 400\n").unwrap();
-        assert!(connection.hear().unwrap_err().to_string().contains("not from psflip"));
+        assert!(connection.receive().unwrap_err().to_string().contains("not from psflip"));
         drop(server);
-        assert!(matches!(connection.hear().unwrap(), Next::Closed));
+        assert!(matches!(connection.receive().unwrap(), Next::Closed));
     }
 }

@@ -4,8 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::end::End;
-use crate::history::{Drain, Record, Step};
+use crate::exit_status::ExitStatus;
+use crate::history::{Drain, Record, UpgradeStep};
 use crate::text;
 
 /// The version of this protocol. It changes when an old client could misunderstand the new protocol.
@@ -16,18 +16,18 @@ pub const LONGEST_REQUEST: usize = 4096;
 
 /// What a client sends, once for each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub struct RequestLine {
     /// [`PROTOCOL`].
     pub psflip: u32,
     /// The requested action.
     #[serde(flatten)]
-    pub wish: Wish,
+    pub request: ControlRequest,
 }
 
 /// The action that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
-pub enum Wish {
+pub enum ControlRequest {
     /// The current status, answered by one [`Event::Status`].
     Status,
     /// The status now and after every change. Answered by [`Event::Status`] each time, and
@@ -45,7 +45,7 @@ pub enum Wish {
     Stop,
 }
 
-impl Wish {
+impl ControlRequest {
     /// Decodes a request: a line without its line break.
     ///
     /// # Errors
@@ -65,9 +65,9 @@ impl Wish {
             }
             None => return Err(format!("`{}` has no number `psflip`; {EXAMPLE}", shown())),
         }
-        let request: Request =
+        let decoded: RequestLine =
             serde_json::from_value(value).map_err(|error| format!("`{}` is no request: {error}", shown()))?;
-        Ok(request.wish)
+        Ok(decoded.request)
     }
 }
 
@@ -93,7 +93,7 @@ pub enum Event {
         /// The number of the upgrade.
         upgrade: u64,
         /// The step that begins.
-        step: Step,
+        step: UpgradeStep,
         /// Milliseconds since the upgrade began.
         at_ms: u64,
         /// The pid of the new psflip, once it is known.
@@ -102,7 +102,7 @@ pub enum Event {
         /// The pid of the new child, once it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
-        /// For [`Step::Probe`]: the result of the probe.
+        /// For [`UpgradeStep::Probe`]: the result of the probe.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         probe: Option<String>,
     },
@@ -224,10 +224,10 @@ impl Event {
 
     /// The event of psflip's exit with this status.
     #[must_use]
-    pub fn stopped(end: End) -> Self {
+    pub fn stopped(end: ExitStatus) -> Self {
         let (code, signal) = match end {
-            End::Exited(code) => (Some(code), None),
-            End::Killed(signal) => (None, Some(signal.to_string())),
+            ExitStatus::Exited(code) => (Some(code), None),
+            ExitStatus::Killed(signal) => (None, Some(signal.to_string())),
         };
         Self::Stopped { end: end.to_string(), code, signal }
     }
@@ -246,7 +246,7 @@ pub struct Status {
     /// The pid of the anchor, the stable parent of all generations, if there is one.
     pub anchor: Option<u32>,
     /// What psflip is doing.
-    pub state: State,
+    pub state: ServiceState,
     /// The generation.
     pub generation: u64,
     /// `a` or `b`.
@@ -274,7 +274,8 @@ pub struct Status {
     /// `[switch]`.
     pub switch: Option<Switch>,
     /// Whether an upgrade is queued.
-    pub remembered: bool,
+    #[serde(rename = "remembered")]
+    pub upgrade_queued: bool,
     /// The old generation, while it drains.
     pub predecessor: Option<Predecessor>,
     /// The upgrade in progress.
@@ -288,7 +289,7 @@ pub struct Status {
 /// What the active generation is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum ServiceState {
     /// The first child is not healthy yet.
     Starting,
     /// It serves.

@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Uid;
 
-use super::protocol::{Event, LONGEST_REQUEST, Wish};
+use super::protocol::{ControlRequest, Event, LONGEST_REQUEST};
 use crate::sys::seam::{self, Call};
 use crate::text;
 
@@ -21,7 +21,7 @@ const MOST_CLIENTS: usize = 64;
 /// How much unread output is kept for a client, in bytes.
 const MOST_UNREAD: usize = 256 * 1024;
 /// How long a client may take to send its request.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to pause accepting after the kernel lacked resources for a client.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How many events are processed at once.
@@ -47,11 +47,11 @@ pub enum Interest {
 
 /// A request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ClientRequest {
     /// The client.
     pub client: u64,
     /// The requested action.
-    pub wish: Wish,
+    pub request: ControlRequest,
     /// The pid of the process that connected (SO_PEERCRED of unix(7)).
     pub pid: i32,
     /// The user ID of that process.
@@ -60,9 +60,9 @@ pub struct Asked {
 
 /// What happens to the connection after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterReply {
     /// More lines follow.
-    Stay,
+    KeepOpen,
     /// It was the last line.
     Close,
 }
@@ -146,19 +146,19 @@ impl Server {
 
     /// Does what is possible without waiting. Returns new requests. A watching client that was behind and has
     /// caught up counts as a new request.
-    pub fn on_ready(&mut self) -> Vec<Asked> {
+    pub fn on_ready(&mut self) -> Vec<ClientRequest> {
         let mut events = [EpollEvent::empty(); AT_ONCE];
         // after EINTR it is still ready
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        let mut asked = Vec::new();
+        let mut requests = Vec::new();
         for event in &events[..count] {
             if event.data() == LISTENER {
                 self.accept();
             } else {
-                asked.extend(self.client_is_ready(event.data(), event.events()));
+                requests.extend(self.client_is_ready(event.data(), event.events()));
             }
         }
-        asked
+        requests
     }
 
     /// When to call [`Server::on_timer`]. `None`: never.
@@ -166,7 +166,7 @@ impl Server {
     pub fn next_timer(&self) -> Option<Duration> {
         let silent = self.clients.values().filter(|client| client.interest == Interest::Unknown);
         let first = silent
-            .map(|client| client.since + PATIENCE)
+            .map(|client| client.since + REQUEST_TIMEOUT)
             .chain(self.paused.map(|since| since + PAUSE))
             .min()?;
         Some(first.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))
@@ -176,7 +176,7 @@ impl Server {
     pub fn on_timer(&mut self) {
         let now = Instant::now();
         self.clients
-            .retain(|_, client| client.interest != Interest::Unknown || now < client.since + PATIENCE);
+            .retain(|_, client| client.interest != Interest::Unknown || now < client.since + REQUEST_TIMEOUT);
         if self.paused.is_some_and(|since| now >= since + PAUSE) {
             self.paused = None;
             self.watch_listener(EpollFlags::EPOLLIN);
@@ -184,7 +184,7 @@ impl Server {
     }
 
     /// Sets what this client waits for.
-    pub fn note(&mut self, client: u64, interest: Interest) {
+    pub fn set_interest(&mut self, client: u64, interest: Interest) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.interest = interest;
         }
@@ -199,17 +199,17 @@ impl Server {
 
     /// Closes the connection to the client once its output is sent.
     pub fn close(&mut self, client: u64) {
-        self.note(client, Interest::Nothing);
+        self.set_interest(client, Interest::Nothing);
         self.flush(client);
     }
 
     /// Sends an event to one client.
-    pub fn answer(&mut self, client: u64, event: &Event, then: Then) {
-        self.write(client, &event.line(), then);
+    pub fn answer(&mut self, client: u64, event: &Event, after: AfterReply) {
+        self.write(client, &event.line(), after);
     }
 
     /// Sends an event to all clients that wait for this.
-    pub fn tell(&mut self, interest: Interest, event: &Event, then: Then) {
+    pub fn notify(&mut self, interest: Interest, event: &Event, after: AfterReply) {
         let waiting: Vec<u64> = self
             .clients
             .iter()
@@ -221,13 +221,13 @@ impl Server {
         }
         let line = event.line();
         for client in waiting {
-            self.write(client, &line, then);
+            self.write(client, &line, after);
         }
     }
 
     /// Sends the status to all watching clients. A client that has not read the last one
     /// gets the status when it has.
-    pub fn tell_change(&mut self, status: &Event) {
+    pub fn notify_watchers(&mut self, status: &Event) {
         let watching: Vec<u64> = self
             .clients
             .iter()
@@ -241,7 +241,7 @@ impl Server {
         for id in watching {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             if client.unread.is_empty() {
-                self.write(id, &line, Then::Stay);
+                self.write(id, &line, AfterReply::KeepOpen);
             } else {
                 client.is_behind = true;
             }
@@ -258,7 +258,7 @@ impl Server {
             .map(|(id, client)| (*id, client.interest))
             .collect();
         for (id, interest) in going {
-            self.answer(id, &to(interest), Then::Close);
+            self.answer(id, &to(interest), AfterReply::Close);
         }
     }
 
@@ -320,7 +320,7 @@ impl Server {
             let reason = format!(
                 "{MOST_CLIENTS} clients already wait for an upgrade or a stop; a signal to psflip requests one without a client"
             );
-            self.answer(id, &Event::Error { reason }, Then::Close);
+            self.answer(id, &Event::Error { reason }, AfterReply::Close);
         }
     }
 
@@ -338,7 +338,7 @@ impl Server {
             let reason = format!(
                 "{MOST_CLIENTS} clients are connected, and another one needs the place of the oldest that has sent no request"
             );
-            self.answer(id, &Event::Error { reason }, Then::Close);
+            self.answer(id, &Event::Error { reason }, AfterReply::Close);
             self.clients.remove(&id);
         } else if let Some(id) = first(|client| !client.unread.is_empty()) {
             self.clients.remove(&id); // it would not read a reason either
@@ -350,7 +350,7 @@ impl Server {
             let reason = format!(
                 "{MOST_CLIENTS} clients are connected, and another one needs the place of the oldest that watches"
             );
-            self.answer(id, &Event::Error { reason }, Then::Close);
+            self.answer(id, &Event::Error { reason }, AfterReply::Close);
             self.clients.remove(&id);
         }
     }
@@ -366,16 +366,16 @@ impl Server {
         }
     }
 
-    fn client_is_ready(&mut self, id: u64, flags: EpollFlags) -> Option<Asked> {
+    fn client_is_ready(&mut self, id: u64, flags: EpollFlags) -> Option<ClientRequest> {
         let client = self.clients.get_mut(&id)?;
         if flags.contains(EpollFlags::EPOLLOUT) {
             self.flush(id);
             let client = self.clients.get_mut(&id)?;
             let caught_up = client.is_behind && client.unread.is_empty();
             client.is_behind &= !caught_up;
-            return caught_up.then_some(Asked {
+            return caught_up.then_some(ClientRequest {
                 client: id,
-                wish: Wish::Watch,
+                request: ControlRequest::Watch,
                 pid: client.pid,
                 uid: client.uid,
             });
@@ -398,11 +398,12 @@ impl Server {
                 // side and still read the answer.
                 let _ = self.epoll.modify(&client.stream, &mut EpollEvent::new(EpollFlags::empty(), id));
                 client.interest = Interest::Nothing;
-                let asked = |wish| Asked { client: id, wish, pid: client.pid, uid: client.uid };
-                match Wish::read(&text) {
-                    Ok(wish) => Some(asked(wish)),
+                let from_client =
+                    |request| ClientRequest { client: id, request, pid: client.pid, uid: client.uid };
+                match ControlRequest::read(&text) {
+                    Ok(request) => Some(from_client(request)),
                     Err(reason) => {
-                        self.answer(id, &Event::Error { reason }, Then::Close);
+                        self.answer(id, &Event::Error { reason }, AfterReply::Close);
                         None
                     }
                 }
@@ -410,7 +411,7 @@ impl Server {
             Err(reason) => {
                 client.interest = Interest::Nothing;
                 match reason {
-                    Some(reason) => self.answer(id, &Event::Error { reason }, Then::Close),
+                    Some(reason) => self.answer(id, &Event::Error { reason }, AfterReply::Close),
                     None => drop(self.clients.remove(&id)),
                 }
                 None
@@ -419,10 +420,10 @@ impl Server {
     }
 
     /// Sends as much as there is room for, and queues the rest.
-    fn write(&mut self, id: u64, line: &[u8], then: Then) {
+    fn write(&mut self, id: u64, line: &[u8], after: AfterReply) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.unread.extend_from_slice(line);
-        if then == Then::Close {
+        if after == AfterReply::Close {
             client.interest = Interest::Nothing;
         }
         self.flush(id);

@@ -1,11 +1,11 @@
 //! The decision: one function for each phase. Every function names every event, so that the compiler reports
 //! a new event that is not handled.
 
-use super::drain::{awaiting_predecessor, child_ended, draining};
-use super::effect::{Effect, Hook, News};
+use super::drain::{awaiting_predecessor, child_exited, draining};
+use super::effect::{Effect, Hook, Notice};
 use super::event::{ChildSignal, Event};
 use super::state::{
-    Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Step, Timer,
+    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Timer,
 };
 use super::upgrade::{start_upgrade, upgrading};
 
@@ -16,7 +16,7 @@ pub fn begin(role: Role) -> (State, Vec<Effect>) {
         Role::First => Predecessor::None,
         Role::Successor => Predecessor::Serves,
     };
-    let state = State { phase: Phase::Starting { predecessor, stopping: false }, remembered: false };
+    let state = State { phase: Phase::Starting { predecessor, stopping: false }, upgrade_queued: false };
     (state, vec![Effect::Arm(Timer::Healthy), Effect::StartChild])
 }
 
@@ -36,19 +36,19 @@ pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
             draining(state, step, outcome, old_generation, event)
         }
         Phase::AwaitingPredecessor { outcome } => awaiting_predecessor(state, outcome, event),
-        Phase::Ended => Vec::new(),
+        Phase::Exiting => Vec::new(),
     }
 }
 
 fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: Event) -> Vec<Effect> {
-    use Effect::{Arm, Disarm, StartProbing, StopProbing, Tell};
+    use Effect::{Arm, Disarm, Report, StartProbing, StopProbing};
     match event {
         Event::ChildStarted if stopping => Vec::new(),
         Event::ChildStarted => vec![StartProbing],
         Event::ChildNotStarted(why) => {
             let failure = Failure::Start(why);
-            state.phase = Phase::Ended;
-            let mut effects = vec![Tell(News::Failed(failure))];
+            state.phase = Phase::Exiting;
+            let mut effects = vec![Report(Notice::Failed(failure))];
             effects.extend(give_up_request(state, predecessor));
             effects.push(Effect::Exit(Outcome::Failed(failure)));
             effects
@@ -60,16 +60,16 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             state.phase = Phase::Promoting { predecessor, step: Promotion::RunningHook };
             vec![Disarm(Timer::Healthy), StopProbing, Effect::RunHook(Hook::Promote)]
         }
-        Event::ChildEnded(end) => {
+        Event::ChildExited(end) => {
             // After a stop request the exit was requested; without one, the generation failed (contract C6).
-            let failure = Failure::EndedEarly(end);
-            let (outcome, news) = if stopping {
-                (Outcome::Relay(end), News::ChildEnded(end))
+            let failure = Failure::ExitedEarly(end);
+            let (outcome, notice) = if stopping {
+                (Outcome::Relay(end), Notice::ChildExited(end))
             } else {
-                (Outcome::Failed(failure), News::Failed(failure))
+                (Outcome::Failed(failure), Notice::Failed(failure))
             };
             let mut effects = vec![Disarm(Timer::Healthy), Disarm(Timer::Grace), StopProbing];
-            effects.extend(child_ended(state, predecessor, outcome, OldGeneration::Gone, news));
+            effects.extend(child_exited(state, predecessor, outcome, OldGeneration::Gone, notice));
             effects
         }
         Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
@@ -77,9 +77,9 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         Event::ChildNeverHealthy => fail(state, predecessor, Failure::NeverHealthy, ChildSignal::Send),
         Event::TimedOut(Timer::Grace) if stopping => {
             state.phase = Phase::Starting { predecessor, stopping: false };
-            vec![Tell(News::StopIgnored), Arm(Timer::Healthy), StartProbing]
+            vec![Report(Notice::StopIgnored), Arm(Timer::Healthy), StartProbing]
         }
-        Event::UpgradeRequested => remember(state),
+        Event::UpgradeRequested => queue_upgrade(state),
         Event::StopRequested(_) if stopping => Vec::new(),
         Event::StopRequested(signal) => match predecessor {
             Predecessor::Serves => fail(state, predecessor, Failure::Aborted, signal),
@@ -94,7 +94,7 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         Event::PredecessorGone => match predecessor {
             Predecessor::Serves => {
                 state.phase = Phase::Starting { predecessor: Predecessor::None, stopping };
-                vec![Tell(News::PredecessorLost)]
+                vec![Report(Notice::PredecessorKilled)]
             }
             Predecessor::None => Vec::new(),
         },
@@ -147,27 +147,27 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         Event::PidfileTaken if step == Promotion::TakingPidfile => match predecessor {
             Predecessor::None => promoted(state, false),
             Predecessor::Serves => {
-                go(Promotion::Told);
-                vec![Effect::Arm(Timer::Acknowledgement), Effect::TellReady]
+                go(Promotion::AwaitingAcknowledgement);
+                vec![Effect::Arm(Timer::Acknowledgement), Effect::ReportReady]
             }
         },
         Event::PidfileRefused if step == Promotion::TakingPidfile => {
             give_back_and(fail(state, predecessor, Failure::Pidfile, ChildSignal::Send))
         }
-        Event::Acknowledged { remembered } if is_told(step) => {
-            state.remembered |= remembered;
+        Event::Acknowledged { upgrade_queued } if has_reported_ready(step) => {
+            state.upgrade_queued |= upgrade_queued;
             let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
             effects.extend(promoted(state, true));
             // The acknowledgement was sent before the withdrawal, so the reason for giving up now concerns
             // the service.
             match step {
-                Promotion::Withdrawing { cause: Failure::EndedEarly(end) } => {
-                    effects.extend(child_ended(
+                Promotion::Withdrawing { cause: Failure::ExitedEarly(end) } => {
+                    effects.extend(child_exited(
                         state,
                         Predecessor::None,
                         Outcome::Relay(end),
                         OldGeneration::Drains,
-                        News::ServiceDown(end),
+                        Notice::ServiceDown(end),
                     ));
                 }
                 Promotion::Withdrawing { cause: Failure::Aborted } => {
@@ -177,7 +177,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                 | Promotion::RunningHook
                 | Promotion::Switching
                 | Promotion::TakingPidfile
-                | Promotion::Told => {}
+                | Promotion::AwaitingAcknowledgement => {}
             }
             effects
         }
@@ -185,12 +185,12 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             Promotion::Withdrawing { cause } => {
                 let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
                 effects.extend(give_back_and(match cause {
-                    Failure::EndedEarly(_) => child_ended(
+                    Failure::ExitedEarly(_) => child_exited(
                         state,
                         predecessor,
                         Outcome::Failed(cause),
                         OldGeneration::Gone,
-                        News::Failed(cause),
+                        Notice::Failed(cause),
                     ),
                     Failure::Aborted => {
                         let mut effects = Vec::new();
@@ -207,36 +207,37 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     | Failure::Switch
                     | Failure::Pidfile
                     | Failure::ReadyNotSent
-                    | Failure::Silence => fail(state, predecessor, cause, ChildSignal::Send),
+                    | Failure::NoAcknowledgement => fail(state, predecessor, cause, ChildSignal::Send),
                 }));
                 effects
             }
-            Promotion::RunningHook | Promotion::Switching | Promotion::TakingPidfile | Promotion::Told => {
-                Vec::new()
-            }
+            Promotion::RunningHook
+            | Promotion::Switching
+            | Promotion::TakingPidfile
+            | Promotion::AwaitingAcknowledgement => Vec::new(),
         },
-        Event::ChildEnded(end) => match step {
-            Promotion::Told => withdraw(state, predecessor, Failure::EndedEarly(end)),
+        Event::ChildExited(end) => match step {
+            Promotion::AwaitingAcknowledgement => withdraw(state, predecessor, Failure::ExitedEarly(end)),
             Promotion::RunningHook => {
-                let mut effects = vec![Effect::EndHook];
-                effects.extend(child_ended(
+                let mut effects = vec![Effect::KillHook];
+                effects.extend(child_exited(
                     state,
                     predecessor,
-                    Outcome::Failed(Failure::EndedEarly(end)),
+                    Outcome::Failed(Failure::ExitedEarly(end)),
                     OldGeneration::Gone,
-                    News::Failed(Failure::EndedEarly(end)),
+                    Notice::Failed(Failure::ExitedEarly(end)),
                 ));
                 effects
             }
             Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
-                let failure = Failure::EndedEarly(end);
+                let failure = Failure::ExitedEarly(end);
                 let outcome = Outcome::Failed(failure);
-                give_back_and(child_ended(
+                give_back_and(child_exited(
                     state,
                     predecessor,
                     outcome,
                     OldGeneration::Gone,
-                    News::Failed(failure),
+                    Notice::Failed(failure),
                 ))
             }
         },
@@ -244,42 +245,44 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             let mut effects = Vec::new();
             match (step, predecessor) {
                 (Promotion::RunningHook, Predecessor::Serves) => {
-                    effects.push(Effect::EndHook);
+                    effects.push(Effect::KillHook);
                     effects.extend(fail(state, predecessor, Failure::Aborted, signal));
                 }
                 (Promotion::RunningHook, Predecessor::None) => {
                     state.phase = Phase::Starting { predecessor, stopping: true };
-                    effects.push(Effect::EndHook);
+                    effects.push(Effect::KillHook);
                     effects.extend(begin_stop(signal));
                 }
-                (Promotion::Told, _) => {
-                    effects.extend(ask_child(signal));
+                (Promotion::AwaitingAcknowledgement, _) => {
+                    effects.extend(signal_child(signal));
                     effects.extend(withdraw(state, predecessor, Failure::Aborted));
                 }
                 // The runtime completes these steps before it reads another event.
                 (Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. }, _) => {
-                    effects.extend(ask_child(signal));
+                    effects.extend(signal_child(signal));
                 }
             }
             effects
         }
-        Event::TimedOut(Timer::Acknowledgement) if step == Promotion::Told => {
-            withdraw(state, predecessor, Failure::Silence)
+        Event::TimedOut(Timer::Acknowledgement) if step == Promotion::AwaitingAcknowledgement => {
+            withdraw(state, predecessor, Failure::NoAcknowledgement)
         }
-        Event::ReadyNotSent if step == Promotion::Told => withdraw(state, predecessor, Failure::ReadyNotSent),
+        Event::ReadyNotSent if step == Promotion::AwaitingAcknowledgement => {
+            withdraw(state, predecessor, Failure::ReadyNotSent)
+        }
         Event::Aborted => {
             let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
             if step == Promotion::RunningHook {
-                effects.push(Effect::EndHook);
+                effects.push(Effect::KillHook);
             }
             effects.extend(give_back_and(fail(state, predecessor, Failure::Aborted, ChildSignal::Send)));
             effects
         }
         Event::PredecessorGone => {
             let mut effects =
-                vec![Effect::Disarm(Timer::Acknowledgement), Effect::Tell(News::PredecessorLost)];
+                vec![Effect::Disarm(Timer::Acknowledgement), Effect::Report(Notice::PredecessorKilled)];
             match step {
-                Promotion::Told => effects.extend(promoted(state, false)),
+                Promotion::AwaitingAcknowledgement => effects.extend(promoted(state, false)),
                 Promotion::RunningHook
                 | Promotion::Switching
                 | Promotion::TakingPidfile
@@ -289,7 +292,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             }
             effects
         }
-        Event::UpgradeRequested | Event::RequestPassedOn => remember(state),
+        Event::UpgradeRequested | Event::RequestPassedOn => queue_upgrade(state),
         Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -324,23 +327,31 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
 
 fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: Event) -> Vec<Effect> {
     match event {
-        Event::ChildEnded(end) => {
+        Event::ChildExited(end) => {
             let mut effects = vec![Effect::Disarm(Timer::Grace)];
             let old_generation = match (predecessor_drains, stopping) {
                 (false, _) => OldGeneration::Gone,
                 (true, false) => OldGeneration::Drains,
                 (true, true) => OldGeneration::Awaited,
             };
-            let news = if stopping { News::ChildEnded(end) } else { News::ServiceDown(end) };
-            effects.extend(child_ended(state, Predecessor::None, Outcome::Relay(end), old_generation, news));
+            let notice = if stopping { Notice::ChildExited(end) } else { Notice::ServiceDown(end) };
+            effects.extend(child_exited(
+                state,
+                Predecessor::None,
+                Outcome::Relay(end),
+                old_generation,
+                notice,
+            ));
             effects
         }
-        Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || stopping => remember(state),
+        Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || stopping => {
+            queue_upgrade(state)
+        }
         Event::UpgradeRequested | Event::RequestPassedOn => start_upgrade(state),
         Event::PredecessorGone if predecessor_drains => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
-            let mut effects = vec![Effect::Tell(News::PredecessorDrained)];
-            effects.extend(follow_remembered(state));
+            let mut effects = vec![Effect::Report(Notice::PredecessorDrained)];
+            effects.extend(start_queued_upgrade(state));
             effects
         }
         Event::StopRequested(_) if stopping => Vec::new(),
@@ -352,8 +363,8 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
         }
         Event::TimedOut(Timer::Grace) if stopping => {
             state.phase = Phase::Serving { predecessor_drains, stopping: false };
-            let mut effects = vec![Effect::Tell(News::StopIgnored)];
-            effects.extend(follow_remembered(state));
+            let mut effects = vec![Effect::Report(Notice::StopIgnored)];
+            effects.extend(start_queued_upgrade(state));
             effects
         }
         Event::ChildStarted
@@ -393,27 +404,27 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
 
 /// Stops the child. Whether it obeys is known when it exits or when the grace time is over.
 fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
-    let mut effects = vec![Effect::Tell(News::Stopping), Effect::Arm(Timer::Grace)];
-    effects.extend(ask_child(signal));
+    let mut effects = vec![Effect::Report(Notice::Stopping), Effect::Arm(Timer::Grace)];
+    effects.extend(signal_child(signal));
     effects
 }
 
 /// Signals the child, unless it already has the signal.
-pub(super) fn ask_child(signal: ChildSignal) -> Option<Effect> {
+pub(super) fn signal_child(signal: ChildSignal) -> Option<Effect> {
     (signal == ChildSignal::Send).then_some(Effect::SignalChild)
 }
 
 /// Gives up this generation and its child before the promotion, without `shutdown.delay` (contract F4).
 fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: ChildSignal) -> Vec<Effect> {
     state.phase = Phase::Draining {
-        step: Step::Asked,
+        step: DrainStep::Signalled,
         outcome: Outcome::Failed(failure),
         old_generation: OldGeneration::Gone,
     };
     let mut effects =
-        vec![Effect::Tell(News::Failed(failure)), Effect::Disarm(Timer::Healthy), Effect::StopProbing];
+        vec![Effect::Report(Notice::Failed(failure)), Effect::Disarm(Timer::Healthy), Effect::StopProbing];
     effects.push(Effect::Arm(Timer::Grace));
-    effects.extend(ask_child(signal));
+    effects.extend(signal_child(signal));
     effects.extend(give_up_request(state, predecessor));
     effects
 }
@@ -422,9 +433,9 @@ fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: C
 pub(super) fn give_up_request(state: &mut State, predecessor: Predecessor) -> Option<Effect> {
     let answer = match predecessor {
         Predecessor::Serves => Effect::PassRequestBack,
-        Predecessor::None => Effect::Tell(News::RequestRefused),
+        Predecessor::None => Effect::Report(Notice::RequestRefused),
     };
-    std::mem::take(&mut state.remembered).then_some(answer)
+    std::mem::take(&mut state.upgrade_queued).then_some(answer)
 }
 
 /// Undoes the promotion so far, then does the rest.
@@ -435,8 +446,8 @@ fn give_back_and(rest: Vec<Effect>) -> Vec<Effect> {
 }
 
 /// Whether this generation has reported that it is ready, so that an acknowledgement may come.
-fn is_told(step: Promotion) -> bool {
-    matches!(step, Promotion::Told | Promotion::Withdrawing { .. })
+fn has_reported_ready(step: Promotion) -> bool {
+    matches!(step, Promotion::AwaitingAcknowledgement | Promotion::Withdrawing { .. })
 }
 
 fn withdraw(state: &mut State, predecessor: Predecessor, cause: Failure) -> Vec<Effect> {
@@ -447,24 +458,24 @@ fn withdraw(state: &mut State, predecessor: Predecessor, cause: Failure) -> Vec<
 /// This generation is the service now.
 fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
     state.phase = Phase::Serving { predecessor_drains, stopping: false };
-    let mut effects = vec![Effect::Tell(News::Promoted), Effect::RunHook(Hook::Promoted)];
+    let mut effects = vec![Effect::Report(Notice::Promoted), Effect::RunHook(Hook::Promoted)];
     if !predecessor_drains {
-        effects.extend(follow_remembered(state));
+        effects.extend(start_queued_upgrade(state));
     }
     effects
 }
 
-pub(super) fn remember(state: &mut State) -> Vec<Effect> {
+pub(super) fn queue_upgrade(state: &mut State) -> Vec<Effect> {
     // Several requests are one upgrade, and one log line.
-    if std::mem::replace(&mut state.remembered, true) {
+    if std::mem::replace(&mut state.upgrade_queued, true) {
         Vec::new()
     } else {
-        vec![Effect::Tell(News::RequestRemembered)]
+        vec![Effect::Report(Notice::UpgradeQueued)]
     }
 }
 
 /// Starts the queued upgrade, if it can start now.
-pub(super) fn follow_remembered(state: &mut State) -> Vec<Effect> {
+pub(super) fn start_queued_upgrade(state: &mut State) -> Vec<Effect> {
     let can = state.phase == Phase::Serving { predecessor_drains: false, stopping: false };
-    if can && state.remembered { start_upgrade(state) } else { Vec::new() }
+    if can && state.upgrade_queued { start_upgrade(state) } else { Vec::new() }
 }

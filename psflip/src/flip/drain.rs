@@ -1,56 +1,56 @@
 //! The decision of a generation that stops: its child, leftover processes, and after a stop request the old
 //! generation.
 
-use super::decide::{ask_child, give_up_request};
-use super::effect::{Effect, News};
+use super::decide::{give_up_request, signal_child};
+use super::effect::{Effect, Notice};
 use super::event::Event;
-use super::state::{OldGeneration, Outcome, Phase, Predecessor, State, Step, Timer};
+use super::state::{DrainStep, OldGeneration, Outcome, Phase, Predecessor, State, Timer};
 
 /// The child or leftover processes are being stopped.
 pub(super) fn draining(
     state: &mut State,
-    step: Step,
+    step: DrainStep,
     outcome: Outcome,
     old_generation: OldGeneration,
     event: Event,
 ) -> Vec<Effect> {
-    use Effect::{Arm, Disarm, KillChild, KillOrphans, SignalChild, Tell};
+    use Effect::{Arm, Disarm, KillChild, KillOrphans, Report, SignalChild};
     let mut go = |step| state.phase = Phase::Draining { step, outcome, old_generation };
     match event {
-        Event::TimedOut(Timer::Delay) if step == Step::Delay => {
-            go(Step::Asked);
+        Event::TimedOut(Timer::Delay) if step == DrainStep::Delay => {
+            go(DrainStep::Signalled);
             vec![Arm(Timer::Grace), SignalChild]
         }
         Event::TimedOut(Timer::Grace) => match step {
-            Step::Asked => {
-                go(Step::Killed);
-                vec![Tell(News::ChildKilled), Arm(Timer::Kill), KillChild]
+            DrainStep::Signalled => {
+                go(DrainStep::Killed);
+                vec![Report(Notice::ChildKilled), Arm(Timer::Kill), KillChild]
             }
-            Step::Orphans => {
-                go(Step::OrphansKilled);
-                vec![Tell(News::OrphansKilled), Arm(Timer::Kill), KillOrphans]
+            DrainStep::Orphans => {
+                go(DrainStep::OrphansKilled);
+                vec![Report(Notice::OrphansKilled), Arm(Timer::Kill), KillOrphans]
             }
-            Step::Delay | Step::Killed | Step::OrphansKilled => Vec::new(),
+            DrainStep::Delay | DrainStep::Killed | DrainStep::OrphansKilled => Vec::new(),
         },
-        Event::ChildEnded(end) => {
+        Event::ChildExited(end) => {
             let mut effects = vec![Disarm(Timer::Delay), Disarm(Timer::Grace), Disarm(Timer::Kill)];
-            effects.push(Tell(News::ChildEnded(end)));
-            effects.extend(end_orphans(state, outcome, old_generation));
+            effects.push(Report(Notice::ChildExited(end)));
+            effects.extend(stop_orphans(state, outcome, old_generation));
             effects
         }
         // A stop or an abort may come while the child is being started, and the start may fail.
         Event::TreeGone | Event::ChildNotStarted(_) => tree_is_over(state, outcome, old_generation),
         // psflip can do no more, and the next upgrade does not wait for these processes (contract U5).
-        Event::TimedOut(Timer::Kill) if matches!(step, Step::Killed | Step::OrphansKilled) => {
-            let mut effects = vec![Tell(News::LeftBehind)];
+        Event::TimedOut(Timer::Kill) if matches!(step, DrainStep::Killed | DrainStep::OrphansKilled) => {
+            let mut effects = vec![Report(Notice::SurvivedKill)];
             effects.extend(tree_is_over(state, outcome, old_generation));
             effects
         }
         // A stop request skips the delay.
-        Event::StopRequested(signal) if step == Step::Delay => {
-            go(Step::Asked);
+        Event::StopRequested(signal) if step == DrainStep::Delay => {
+            go(DrainStep::Signalled);
             let mut effects = vec![Disarm(Timer::Delay), Arm(Timer::Grace)];
-            effects.extend(ask_child(signal));
+            effects.extend(signal_child(signal));
             effects
         }
         // The child exited before psflip read the signal that was sent to both.
@@ -60,12 +60,12 @@ pub(super) fn draining(
         }
         Event::PredecessorGone if old_generation != OldGeneration::Gone => {
             state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Gone };
-            vec![Tell(News::PredecessorDrained)]
+            vec![Report(Notice::PredecessorDrained)]
         }
         Event::UpgradeRequested | Event::RequestPassedOn => match outcome {
             Outcome::Superseded => vec![Effect::PassRequestOn],
             Outcome::Failed(_) => vec![Effect::PassRequestBack],
-            Outcome::Relay(_) => vec![Tell(News::RequestRefused)],
+            Outcome::Relay(_) => vec![Report(Notice::RequestRefused)],
         },
         Event::StopRequested(_)
         | Event::ChildStarted
@@ -106,20 +106,20 @@ fn tree_is_over(state: &mut State, outcome: Outcome, old_generation: OldGenerati
         return exit(state, outcome);
     }
     state.phase = Phase::AwaitingPredecessor { outcome };
-    vec![Effect::Tell(News::AwaitingPredecessor), Effect::Arm(Timer::Predecessor)]
+    vec![Effect::Report(Notice::AwaitingPredecessor), Effect::Arm(Timer::Predecessor)]
 }
 
 /// psflip waits for the predecessor only, which received the stop request as well (contract F11).
 pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: Event) -> Vec<Effect> {
-    use Effect::{Disarm, Tell};
+    use Effect::{Disarm, Report};
     match event {
         Event::PredecessorGone => {
-            let mut effects = vec![Disarm(Timer::Predecessor), Tell(News::PredecessorDrained)];
+            let mut effects = vec![Disarm(Timer::Predecessor), Report(Notice::PredecessorDrained)];
             effects.extend(exit(state, outcome));
             effects
         }
         Event::TimedOut(Timer::Predecessor) => {
-            let mut effects = vec![Tell(News::PredecessorLate)];
+            let mut effects = vec![Report(Notice::PredecessorTimedOut)];
             effects.extend(exit(state, outcome));
             effects
         }
@@ -129,12 +129,12 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
             effects.extend(exit(state, outcome));
             effects
         }
-        Event::UpgradeRequested | Event::RequestPassedOn => vec![Tell(News::RequestRefused)],
+        Event::UpgradeRequested | Event::RequestPassedOn => vec![Report(Notice::RequestRefused)],
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
         | Event::ChildNeverHealthy
-        | Event::ChildEnded(_)
+        | Event::ChildExited(_)
         | Event::TreeGone
         | Event::TimedOut(
             Timer::Healthy
@@ -164,28 +164,32 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
     }
 }
 
-/// The child has exited, so this generation stops. `news` says whether the exit was requested.
-pub(super) fn child_ended(
+/// The child has exited, so this generation stops. `notice` says whether the exit was requested.
+pub(super) fn child_exited(
     state: &mut State,
     predecessor: Predecessor,
     outcome: Outcome,
     old_generation: OldGeneration,
-    news: News,
+    notice: Notice,
 ) -> Vec<Effect> {
-    let mut effects = vec![Effect::Tell(news)];
+    let mut effects = vec![Effect::Report(notice)];
     effects.extend(give_up_request(state, predecessor));
-    effects.extend(end_orphans(state, outcome, old_generation));
+    effects.extend(stop_orphans(state, outcome, old_generation));
     effects
 }
 
 /// The child has exited: stop leftover processes next (contract C8).
-pub(super) fn end_orphans(state: &mut State, outcome: Outcome, old_generation: OldGeneration) -> Vec<Effect> {
-    state.phase = Phase::Draining { step: Step::Orphans, outcome, old_generation };
+pub(super) fn stop_orphans(
+    state: &mut State,
+    outcome: Outcome,
+    old_generation: OldGeneration,
+) -> Vec<Effect> {
+    state.phase = Phase::Draining { step: DrainStep::Orphans, outcome, old_generation };
     vec![Effect::Arm(Timer::Grace), Effect::SignalOrphans]
 }
 
 /// Nothing is left to do: psflip exits.
 pub(super) fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
-    state.phase = Phase::Ended;
+    state.phase = Phase::Exiting;
     vec![Effect::Exit(outcome)]
 }

@@ -1,7 +1,7 @@
 //! Every action that a generation can request from the runtime.
 
 use super::state::{Failure, Outcome, Timer};
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 
 /// An action for the runtime.
 #[must_use]
@@ -26,7 +26,7 @@ pub enum Effect {
     /// Run a hook. The runtime answers for `Hook::Promote` only: with `HookSucceeded` or `HookFailed`.
     RunHook(Hook),
     /// Kill `hooks.promote` and all its processes.
-    EndHook,
+    KillHook,
     /// Switch traffic to this generation's child: repoint the symlink, adjust the listeners. The runtime
     /// answers with `TrafficSwitched` or `TrafficRefused`.
     SwitchTraffic,
@@ -40,7 +40,7 @@ pub enum Effect {
 
     /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
     /// agrees. The runtime answers with `ReadyNotSent` if it can't report.
-    TellReady,
+    ReportReady,
     /// Stop reading from the predecessor. The runtime answers with `Acknowledged` or `Withdrawn`.
     Withdraw,
     /// Return an upgrade request to the predecessor, since this generation can't serve it.
@@ -55,7 +55,7 @@ pub enum Effect {
     /// Acknowledge the successor. The runtime answers with `Committed` or `NotCommitted`.
     Acknowledge {
         /// There is a queued upgrade request, which the successor takes over.
-        remembered: bool,
+        upgrade_queued: bool,
     },
     /// Request the successor to give up.
     AbortSuccessor,
@@ -70,7 +70,7 @@ pub enum Effect {
     /// Cancel this timer.
     Disarm(Timer),
     /// Report this to operators and to waiting clients.
-    Tell(News),
+    Report(Notice),
     /// Exit psflip; the outcome determines the exit status.
     Exit(Outcome),
 }
@@ -88,7 +88,7 @@ pub enum Hook {
 
 /// What is reported to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum News {
+pub enum Notice {
     /// This generation is the service now.
     Promoted,
     /// An upgrade starts.
@@ -100,7 +100,7 @@ pub enum News {
     /// A stop request aborted the upgrade, and the child has exited.
     UpgradeAborted,
     /// An upgrade request is queued.
-    RequestRemembered,
+    UpgradeQueued,
     /// An upgrade request is refused, since this generation is stopping.
     RequestRefused,
     /// A stop was requested.
@@ -110,22 +110,22 @@ pub enum News {
     StopIgnored,
     /// The successor survived SIGKILL: it hangs in the kernel, or psflip may not kill it. psflip leaves it
     /// behind, but kills what is below it.
-    SuccessorLeftBehind,
+    SuccessorSurvivedKill,
     /// The child exited during an upgrade; the upgrade goes on (contract F7).
-    ChildEndedDuringUpgrade(End),
+    ChildExitedDuringUpgrade(ExitStatus),
     /// The child exited, as requested.
-    ChildEnded(End),
+    ChildExited(ExitStatus),
     /// The child of the service terminated without a stop request, and nothing takes its place: an outage.
-    ServiceDown(End),
+    ServiceDown(ExitStatus),
     /// The predecessor was killed, and its child with it; this generation goes on alone (contract F8). The
     /// service is down until this generation is promoted.
-    PredecessorLost,
+    PredecessorKilled,
     /// The predecessor has drained and exited.
     PredecessorDrained,
     /// After a stop request, psflip waits for the predecessor only.
     AwaitingPredecessor,
     /// The predecessor takes longer than it announced; psflip no longer waits for it.
-    PredecessorLate,
+    PredecessorTimedOut,
     /// A successor is the service now; this generation drains.
     Superseded,
     /// This generation failed.
@@ -136,5 +136,5 @@ pub enum News {
     OrphansKilled,
     /// Some processes survived SIGKILL: they hang in the kernel, or psflip may not kill them. psflip leaves
     /// them behind.
-    LeftBehind,
+    SurvivedKill,
 }

@@ -1,7 +1,7 @@
 //! Every event that a generation can get.
 
 use super::state::{StartFailure, Timer};
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 
 /// Whether the child already has the signal that stops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +25,7 @@ pub enum Event {
     /// The health check found that the child can't become healthy any more.
     ChildNeverHealthy,
     /// The child has exited.
-    ChildEnded(End),
+    ChildExited(ExitStatus),
     /// Nothing is left of the child's process tree.
     TreeGone,
 
@@ -54,7 +54,7 @@ pub enum Event {
     /// The predecessor acknowledged: this generation is the service now.
     Acknowledged {
         /// The predecessor had a queued upgrade request; this generation takes it over (contract U7).
-        remembered: bool,
+        upgrade_queued: bool,
     },
     /// This generation stopped reading from its predecessor before an acknowledgement came; none will come.
     Withdrawn,

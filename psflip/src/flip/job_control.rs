@@ -77,7 +77,7 @@ pub fn needs_terminal(signal: Signal) -> bool {
 
 /// Whether a terminal stops a job by this signal.
 #[must_use]
-pub fn asks_to_stop(signal: Signal) -> bool {
+pub fn is_terminal_stop(signal: Signal) -> bool {
     signal == Signal::TSTP || needs_terminal(signal)
 }
 
@@ -129,7 +129,7 @@ impl State {
             Phase::Serving { predecessor_drains: true, .. } | Phase::Upgrading { .. } => Part::Beside,
             Phase::Starting { predecessor: Predecessor::Serves, .. }
             | Phase::Promoting { predecessor: Predecessor::Serves, .. } => Part::Coming,
-            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => Part::Leaving,
+            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => Part::Leaving,
         }
     }
 }

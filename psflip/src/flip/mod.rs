@@ -14,7 +14,7 @@
 //!               │             │                                             │         │ acknowledged
 //!               └─────────> Draining <──────────────────────────────────────┴─────────┘
 //!                             │ nothing left of the child's process tree
-//!                             ├──> Ended <───────────────┐
+//!                             ├──> Exiting <─────────────┐
 //!                             └──> AwaitingPredecessor ──┘ predecessor exited, too
 //!                                  (after a stop, while the predecessor drains)
 //! ```
@@ -37,12 +37,12 @@ mod state;
 mod upgrade;
 
 pub use decide::{begin, decide};
-pub use effect::{Effect, Hook, News};
+pub use effect::{Effect, Hook, Notice};
 pub use event::{ChildSignal, Event};
 pub use queries::UpgradeBlocked;
 #[cfg(test)]
 use state::{Child, Phase, Predecessor, Promotion};
-pub use state::{Failure, Outcome, Role, StartFailure, State, Step, Successor, Timer};
+pub use state::{DrainStep, Failure, Outcome, Role, StartFailure, State, Successor, Timer};
 
 #[cfg(test)]
 mod model;

@@ -1,6 +1,6 @@
 //! Queries about a state, so that the runtime need not look into phases.
 
-use super::state::{Outcome, Phase, State, Step, Successor};
+use super::state::{DrainStep, Outcome, Phase, State, Successor};
 
 /// Why an upgrade can't start at once (contract U7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub enum UpgradeBlocked {
     /// An upgrade is already running.
     UnderWay,
     /// This generation is stopping, and starts no more upgrades.
-    Ends,
+    ShuttingDown,
 }
 
 impl State {
@@ -59,7 +59,7 @@ impl State {
             | Phase::Serving { .. }
             | Phase::Draining { .. }
             | Phase::AwaitingPredecessor { .. }
-            | Phase::Ended => None,
+            | Phase::Exiting => None,
         }
     }
 
@@ -71,7 +71,7 @@ impl State {
 
     /// The step of this generation's shutdown, if a successor is the service.
     #[must_use]
-    pub fn drain(&self) -> Option<Step> {
+    pub fn drain(&self) -> Option<DrainStep> {
         match self.phase {
             Phase::Draining { step, outcome: Outcome::Superseded, .. } => Some(step),
             Phase::Starting { .. }
@@ -80,7 +80,7 @@ impl State {
             | Phase::Upgrading { .. }
             | Phase::Draining { .. }
             | Phase::AwaitingPredecessor { .. }
-            | Phase::Ended => None,
+            | Phase::Exiting => None,
         }
     }
 
@@ -93,7 +93,7 @@ impl State {
             | Phase::Serving { stopping, .. }
             | Phase::Upgrading { stopping, .. } => stopping,
             Phase::Promoting { .. } => false,
-            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => true,
+            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => true,
         }
     }
 
@@ -109,8 +109,8 @@ impl State {
                 predecessor_drains.then_some(UpgradeBlocked::PredecessorDrains)
             }
             Phase::Upgrading { .. } => Some(UpgradeBlocked::UnderWay),
-            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Ended => {
-                Some(UpgradeBlocked::Ends)
+            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => {
+                Some(UpgradeBlocked::ShuttingDown)
             }
         }
     }

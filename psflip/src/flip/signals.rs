@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(forwarded_as(Signal::INT, &[]), Some(Signal::INT));
     }
 
-    fn told(signal: &str, sender: Sender, situation: &Situation) -> (Option<Reach>, Option<Request>) {
+    fn decided(signal: &str, sender: Sender, situation: &Situation) -> (Option<Reach>, Option<Request>) {
         let Meaning { forward, request } = meaning(signal.parse().unwrap(), sender, situation);
         (forward, request)
     }
@@ -123,39 +123,43 @@ mod tests {
             .map(|signal| signal.to_string())
             .collect();
         assert_eq!(kept, ["SIGHUP", "SIGCHLD"]);
-        assert_eq!(told("PIPE", Sender::Own, &USUAL), (None, None));
+        assert_eq!(decided("PIPE", Sender::Own, &USUAL), (None, None));
     }
 
     #[test]
     fn terminal_signals_are_forwarded_to_the_whole_group() {
         // Contract: S2
         for signal in ["QUIT", "TSTP", "WINCH", "TTIN", "TTOU", "CONT"] {
-            assert_eq!(told(signal, Sender::Kernel, &USUAL), (GROUP, None), "{signal}");
+            assert_eq!(decided(signal, Sender::Kernel, &USUAL), (GROUP, None), "{signal}");
         }
         for signal in ["ALRM", "XCPU", "IO"] {
-            assert_eq!(told(signal, Sender::Kernel, &USUAL), (CHILD, None), "{signal}: not the terminal's");
+            assert_eq!(
+                decided(signal, Sender::Kernel, &USUAL),
+                (CHILD, None),
+                "{signal}: not the terminal's"
+            );
         }
     }
 
     #[test]
     fn a_terminal_hangup_is_not_an_upgrade_request() {
         // Contract: S4
-        assert_eq!(told("HUP", Sender::Process, &USUAL), (None, Some(Request::Upgrade)));
-        assert_eq!(told("HUP", Sender::Kernel, &USUAL), (GROUP, None));
+        assert_eq!(decided("HUP", Sender::Process, &USUAL), (None, Some(Request::Upgrade)));
+        assert_eq!(decided("HUP", Sender::Kernel, &USUAL), (GROUP, None));
     }
 
     #[test]
     fn sigterm_and_sigint_are_stop_requests_and_sigquit_is_not() {
         // Contract: S5
-        assert_eq!(told("TERM", Sender::Process, &USUAL), (CHILD, Some(Request::Stop)));
-        assert_eq!(told("INT", Sender::Kernel, &USUAL), (GROUP, Some(Request::Stop)));
-        assert_eq!(told("QUIT", Sender::Process, &USUAL), (CHILD, None));
+        assert_eq!(decided("TERM", Sender::Process, &USUAL), (CHILD, Some(Request::Stop)));
+        assert_eq!(decided("INT", Sender::Kernel, &USUAL), (GROUP, Some(Request::Stop)));
+        assert_eq!(decided("QUIT", Sender::Process, &USUAL), (CHILD, None));
     }
 
     #[test]
     fn sigcont_is_sent_to_the_whole_group_after_a_suspension() {
         // Contract: S3
-        assert_eq!(told("CONT", Sender::Process, &USUAL).0, CHILD);
-        assert_eq!(told("CONT", Sender::Process, &Situation { suspended: true, ..USUAL }).0, GROUP);
+        assert_eq!(decided("CONT", Sender::Process, &USUAL).0, CHILD);
+        assert_eq!(decided("CONT", Sender::Process, &Situation { suspended: true, ..USUAL }).0, GROUP);
     }
 }

@@ -1,7 +1,7 @@
 //! The state of a generation. It is small, and holds no data that only messages need, so that the tests can
 //! visit every state.
 
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 
 /// The state of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,7 +9,7 @@ pub struct State {
     /// What the generation is doing.
     pub phase: Phase,
     /// An upgrade is queued: it was requested when it could not start (contract U7).
-    pub remembered: bool,
+    pub upgrade_queued: bool,
 }
 
 /// How a generation begins.
@@ -57,7 +57,7 @@ pub enum Phase {
     /// The child and its descendants are being stopped.
     Draining {
         /// The step of the shutdown.
-        step: Step,
+        step: DrainStep,
         /// The reason, and the exit status of psflip that follows from it.
         outcome: Outcome,
         /// State of the old generation.
@@ -71,7 +71,7 @@ pub enum Phase {
         outcome: Outcome,
     },
     /// psflip exits.
-    Ended,
+    Exiting,
 }
 
 /// The generation before this one, until this one is promoted.
@@ -106,7 +106,7 @@ pub enum Promotion {
     /// The pidfile is being replaced.
     TakingPidfile,
     /// This generation has reported that it is ready, and the predecessor has not answered yet.
-    Told,
+    AwaitingAcknowledgement,
     /// This generation gave up before the answer, and finds out whether an acknowledgement had been sent.
     Withdrawing {
         /// The reason for giving up.
@@ -120,31 +120,31 @@ pub enum Child {
     /// It runs.
     Runs,
     /// It exited, by itself (contract F7) or after a stop request. Leftover processes may still serve.
-    Ended(End),
+    Exited(ExitStatus),
     /// It exited, and nothing is left of its process tree.
-    Gone(End),
+    Gone(ExitStatus),
 }
 
 /// The successor during an upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Successor {
     /// It starts, or its child is not healthy yet.
-    Comes,
+    Starting,
     /// It has reported that its child is healthy, and is being acknowledged.
     Ready,
     /// It will not be promoted any more; psflip waits for its exit.
-    Ends,
+    Exiting,
     /// It was late, and has been sent SIGKILL.
     Killed,
 }
 
 /// The steps of the shutdown of a generation (contract U5, C8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum DrainStep {
     /// `shutdown.delay` runs.
     Delay,
     /// The child has been sent `shutdown.signal`.
-    Asked,
+    Signalled,
     /// The child has been sent SIGKILL.
     Killed,
     /// The child has exited; leftover processes have been sent `shutdown.signal`.
@@ -159,7 +159,7 @@ pub enum Outcome {
     /// A successor is the service now.
     Superseded,
     /// The child exited by itself or after a stop request. psflip exits with the same status (contract C5).
-    Relay(End),
+    Relay(ExitStatus),
     /// The generation failed (contract C6).
     Failed(Failure),
 }
@@ -170,7 +170,7 @@ pub enum Failure {
     /// The child could not be started.
     Start(StartFailure),
     /// The child exited before it was healthy, or before its generation was promoted.
-    EndedEarly(End),
+    ExitedEarly(ExitStatus),
     /// The child was not healthy within `upgrade.timeout`.
     NotHealthy,
     /// The health check found that the child can't become healthy any more.
@@ -186,7 +186,7 @@ pub enum Failure {
     /// The predecessor could not be notified that this generation is ready.
     ReadyNotSent,
     /// The predecessor did not answer.
-    Silence,
+    NoAcknowledgement,
 }
 
 /// Why a child could not be started, as far as the exit code distinguishes it (contract C6).

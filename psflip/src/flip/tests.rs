@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
 use super::*;
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 
-const END: End = End::Exited(3);
+const END: ExitStatus = ExitStatus::Exited(3);
 
 /// Every event, with one value for each field that the decision does not look at.
 fn events() -> Vec<Event> {
@@ -16,7 +16,7 @@ fn events() -> Vec<Event> {
         E::ChildNotStarted(StartFailure::NotFound),
         E::ChildHealthy,
         E::ChildNeverHealthy,
-        E::ChildEnded(END),
+        E::ChildExited(END),
         E::TreeGone,
         E::UpgradeRequested,
         E::StopRequested(ChildSignal::HasIt),
@@ -28,8 +28,8 @@ fn events() -> Vec<Event> {
         E::PidfileTaken,
         E::PidfileRefused,
         E::ReadyNotSent,
-        E::Acknowledged { remembered: false },
-        E::Acknowledged { remembered: true },
+        E::Acknowledged { upgrade_queued: false },
+        E::Acknowledged { upgrade_queued: true },
         E::Withdrawn,
         E::Aborted,
         E::RequestPassedOn,
@@ -91,8 +91,8 @@ fn ends_upgrade(event: Event) -> bool {
 }
 
 fn name(state: State) -> String {
-    let remembered = if state.remembered { " + remembered request" } else { "" };
-    format!("{:?}{remembered}", state.phase)
+    let upgrade_queued = if state.upgrade_queued { " + queued upgrade" } else { "" };
+    format!("{:?}{upgrade_queued}", state.phase)
 }
 
 #[test]
@@ -155,7 +155,8 @@ fn there_is_never_a_third_generation() {
     for Row { from, event, to, effects } in table() {
         if effects.contains(&Effect::StartSuccessor) {
             started += 1;
-            let alone = Phase::Upgrading { child: Child::Runs, successor: Successor::Comes, stopping: false };
+            let alone =
+                Phase::Upgrading { child: Child::Runs, successor: Successor::Starting, stopping: false };
             assert_eq!(to.phase, alone, "{from:?} {event:?}");
             let successor_before = matches!(from.phase, Phase::Upgrading { .. }) && !ends_upgrade(event);
             assert!(!successor_before, "{from:?} {event:?}");
@@ -171,7 +172,7 @@ fn there_is_never_a_third_generation() {
 fn a_request_is_started_queued_or_answered_in_every_state() {
     // Contract: U7
     for Row { from, event, to, effects } in table() {
-        if event != Event::UpgradeRequested || from.phase == Phase::Ended {
+        if event != Event::UpgradeRequested || from.phase == Phase::Exiting {
             continue;
         }
         let answered = effects.iter().any(|effect| {
@@ -180,10 +181,10 @@ fn a_request_is_started_queued_or_answered_in_every_state() {
                 Effect::StartSuccessor
                     | Effect::PassRequestOn
                     | Effect::PassRequestBack
-                    | Effect::Tell(News::RequestRefused)
+                    | Effect::Report(Notice::RequestRefused)
             )
         });
-        assert!(answered || to.remembered, "{from:?}");
+        assert!(answered || to.upgrade_queued, "{from:?}");
     }
 }
 
@@ -191,7 +192,7 @@ fn a_request_is_started_queued_or_answered_in_every_state() {
 fn a_queued_request_is_never_dropped() {
     // Contract: U7
     for Row { from, event, to, effects } in table() {
-        if !from.remembered || to.remembered {
+        if !from.upgrade_queued || to.upgrade_queued {
             continue;
         }
         let kept = effects.iter().any(|effect| {
@@ -199,7 +200,7 @@ fn a_queued_request_is_never_dropped() {
                 effect,
                 Effect::StartSuccessor
                     | Effect::PassRequestBack
-                    | Effect::Tell(News::RequestRefused | News::Superseded)
+                    | Effect::Report(Notice::RequestRefused | Notice::Superseded)
             )
         });
         assert!(kept, "{from:?} {event:?} {effects:?}");
@@ -210,15 +211,15 @@ fn a_queued_request_is_never_dropped() {
 fn the_reported_answer_to_a_request_matches_the_decision() {
     // Contract: U7
     for Row { from, event, to, effects } in table() {
-        if event != Event::UpgradeRequested || from.phase == Phase::Ended {
+        if event != Event::UpgradeRequested || from.phase == Phase::Exiting {
             continue;
         }
         let starts = effects.contains(&Effect::StartSuccessor);
         let why = from.why_not_now();
         assert_eq!(why.is_none(), starts, "{from:?}");
         assert_eq!(from.is_idle(), starts, "{from:?}");
-        let waits = to.remembered;
-        assert_eq!(why == Some(UpgradeBlocked::Ends), !starts && !waits, "{from:?} {effects:?}");
+        let waits = to.upgrade_queued;
+        assert_eq!(why == Some(UpgradeBlocked::ShuttingDown), !starts && !waits, "{from:?} {effects:?}");
     }
 }
 
@@ -231,11 +232,11 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
         }
         let runs = match from.phase {
             Phase::Upgrading { child, .. } => child == Child::Runs,
-            Phase::Draining { step, .. } => step == Step::Delay,
+            Phase::Draining { step, .. } => step == DrainStep::Delay,
             Phase::Starting { .. } | Phase::Promoting { .. } | Phase::Serving { .. } => true,
-            Phase::AwaitingPredecessor { .. } | Phase::Ended => false,
+            Phase::AwaitingPredecessor { .. } | Phase::Exiting => false,
         };
-        let was_asked = from.is_stopping() && from.drain() != Some(Step::Delay);
+        let was_asked = from.is_stopping() && from.drain() != Some(DrainStep::Delay);
         let signals = effects.iter().filter(|effect| **effect == Effect::SignalChild).count();
         assert_eq!(signals, usize::from(runs && !was_asked), "{from:?} {effects:?}");
         let mut other = from;
@@ -254,13 +255,13 @@ fn clients_of_an_upgrade_that_a_stop_aborts_are_notified() {
     // Contract: S5, U8
     let mut told = 0;
     for Row { from, event, to, effects } in table() {
-        let failed = [News::UpgradeFailed, News::UpgradeFailedWithoutChild, News::UpgradeAborted];
-        let is_told = |news: &News| effects.contains(&Effect::Tell(*news));
-        let Some(news) = failed.into_iter().find(is_told) else { continue };
+        let failed = [Notice::UpgradeFailed, Notice::UpgradeFailedWithoutChild, Notice::UpgradeAborted];
+        let has_reported_ready = |notice: &Notice| effects.contains(&Effect::Report(*notice));
+        let Some(notice) = failed.into_iter().find(has_reported_ready) else { continue };
         let Phase::Upgrading { child, stopping, .. } = from.phase else { panic!("{from:?} {event:?}") };
         // A stop is not a failed upgrade.
-        assert_eq!(news == News::UpgradeFailed, child == Child::Runs, "{from:?} {event:?}");
-        assert_eq!(news == News::UpgradeAborted, stopping && child != Child::Runs, "{from:?} {event:?}");
+        assert_eq!(notice == Notice::UpgradeFailed, child == Child::Runs, "{from:?} {event:?}");
+        assert_eq!(notice == Notice::UpgradeAborted, stopping && child != Child::Runs, "{from:?} {event:?}");
         assert_eq!(to.is_stopping(), stopping || child != Child::Runs, "{from:?} {event:?}");
         told += 1;
     }
@@ -278,7 +279,7 @@ fn a_stop_terminates_every_generation_whose_child_exits() {
         let answers = [
             Event::Withdrawn,
             Event::SuccessorGone,
-            Event::ChildEnded(END),
+            Event::ChildExited(END),
             Event::TreeGone,
             Event::TreeGone,
             Event::PredecessorGone,
@@ -291,9 +292,9 @@ fn a_stop_terminates_every_generation_whose_child_exits() {
                 }
             }
         }
-        assert_eq!(state.phase, Phase::Ended, "{from:?} -> {stopped:?}");
+        assert_eq!(state.phase, Phase::Exiting, "{from:?} -> {stopped:?}");
         assert!(
-            at_once + exits.values().sum::<usize>() == 1 || from.phase == Phase::Ended,
+            at_once + exits.values().sum::<usize>() == 1 || from.phase == Phase::Exiting,
             "{from:?} {exits:?}"
         );
     }
@@ -308,7 +309,7 @@ fn every_failed_upgrade_leaves_a_generation_that_can_be_upgraded() {
             continue;
         }
         let mut state = to;
-        if !from.remembered {
+        if !from.upgrade_queued {
             assert_eq!(
                 state.phase,
                 Phase::Serving { predecessor_drains: false, stopping: false },

@@ -1,16 +1,16 @@
 //! The decision of a generation that is the service while a successor starts or exits.
 
-use super::decide::{ask_child, follow_remembered, give_up_request, remember};
-use super::drain::{end_orphans, exit};
-use super::effect::{Effect, Hook, News};
+use super::decide::{give_up_request, queue_upgrade, signal_child, start_queued_upgrade};
+use super::drain::{exit, stop_orphans};
+use super::effect::{Effect, Hook, Notice};
 use super::event::Event;
-use super::state::{Child, OldGeneration, Outcome, Phase, Predecessor, State, Step, Successor, Timer};
+use super::state::{Child, DrainStep, OldGeneration, Outcome, Phase, Predecessor, State, Successor, Timer};
 
 /// Starts an upgrade.
 pub(super) fn start_upgrade(state: &mut State) -> Vec<Effect> {
-    state.remembered = false;
-    state.phase = Phase::Upgrading { child: Child::Runs, successor: Successor::Comes, stopping: false };
-    vec![Effect::Tell(News::UpgradeStarted), Effect::Arm(Timer::Successor), Effect::StartSuccessor]
+    state.upgrade_queued = false;
+    state.phase = Phase::Upgrading { child: Child::Runs, successor: Successor::Starting, stopping: false };
+    vec![Effect::Report(Notice::UpgradeStarted), Effect::Arm(Timer::Successor), Effect::StartSuccessor]
 }
 
 /// A successor starts or exits.
@@ -21,29 +21,33 @@ pub(super) fn upgrading(
     stopping: bool,
     event: Event,
 ) -> Vec<Effect> {
-    use Effect::{Arm, Disarm, Tell};
+    use Effect::{Arm, Disarm, Report};
     match event {
-        Event::SuccessorReady if successor == Successor::Comes => {
+        Event::SuccessorReady if successor == Successor::Starting => {
             state.phase = Phase::Upgrading { child, successor: Successor::Ready, stopping };
-            vec![Effect::Acknowledge { remembered: state.remembered }]
+            vec![Effect::Acknowledge { upgrade_queued: state.upgrade_queued }]
         }
         Event::Committed if successor == Successor::Ready => {
-            state.remembered = false; // passed on with the acknowledgement
+            state.upgrade_queued = false; // passed on with the acknowledgement
             let outcome = Outcome::Superseded;
-            let mut effects = vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Tell(News::Superseded)];
+            let mut effects =
+                vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Report(Notice::Superseded)];
             match child {
                 Child::Runs => {
-                    state.phase =
-                        Phase::Draining { step: Step::Delay, outcome, old_generation: OldGeneration::Gone };
+                    state.phase = Phase::Draining {
+                        step: DrainStep::Delay,
+                        outcome,
+                        old_generation: OldGeneration::Gone,
+                    };
                     effects.push(Arm(Timer::Delay));
                 }
-                Child::Ended(_) => effects.extend(end_orphans(state, outcome, OldGeneration::Gone)),
+                Child::Exited(_) => effects.extend(stop_orphans(state, outcome, OldGeneration::Gone)),
                 Child::Gone(_) => effects.extend(exit(state, outcome)),
             }
             effects
         }
         Event::NotCommitted if successor == Successor::Ready => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Ends, stopping };
+            state.phase = Phase::Upgrading { child, successor: Successor::Exiting, stopping };
             vec![Arm(Timer::Successor)]
         }
         Event::SuccessorNotStarted | Event::SuccessorGone => {
@@ -59,55 +63,55 @@ pub(super) fn upgrading(
         // psflip can do no more, and the next upgrade does not wait for this process (contract U5). Nothing
         // depends on its exit: SIGKILL is pending, and no acknowledgement will be sent to it.
         Event::TimedOut(Timer::SuccessorKill) if successor == Successor::Killed => {
-            let mut effects = vec![Tell(News::SuccessorLeftBehind)];
+            let mut effects = vec![Report(Notice::SuccessorSurvivedKill)];
             effects.extend(upgrade_failed(state, child, stopping));
             effects
         }
-        Event::ChildEnded(end) if child == Child::Runs => {
-            state.phase = Phase::Upgrading { child: Child::Ended(end), successor, stopping };
+        Event::ChildExited(end) if child == Child::Runs => {
+            state.phase = Phase::Upgrading { child: Child::Exited(end), successor, stopping };
             let mut effects = vec![Disarm(Timer::Grace)];
             // After a stop request the exit was requested. Without one, the upgrade is the recovery (contract
             // F7).
-            effects.push(Tell(if stopping {
-                News::ChildEnded(end)
+            effects.push(Report(if stopping {
+                Notice::ChildExited(end)
             } else {
-                News::ChildEndedDuringUpgrade(end)
+                Notice::ChildExitedDuringUpgrade(end)
             }));
             effects
         }
         Event::TreeGone => {
-            if let Child::Ended(end) = child {
+            if let Child::Exited(end) = child {
                 state.phase = Phase::Upgrading { child: Child::Gone(end), successor, stopping };
             }
             Vec::new()
         }
         Event::StopRequested(_) if stopping => Vec::new(),
         Event::StopRequested(signal) => {
-            let mut effects = vec![Tell(News::Stopping)];
+            let mut effects = vec![Report(Notice::Stopping)];
             let successor = match successor {
                 Successor::Killed => Successor::Killed,
-                Successor::Comes | Successor::Ready | Successor::Ends => {
+                Successor::Starting | Successor::Ready | Successor::Exiting => {
                     effects.extend([Effect::AbortSuccessor, Arm(Timer::Successor)]);
-                    Successor::Ends
+                    Successor::Exiting
                 }
             };
             state.phase = Phase::Upgrading { child, successor, stopping: true };
             if child == Child::Runs {
                 effects.push(Arm(Timer::Grace));
-                effects.extend(ask_child(signal));
+                effects.extend(signal_child(signal));
             }
             effects
         }
         Event::TimedOut(Timer::Grace) if stopping && child == Child::Runs => {
             state.phase = Phase::Upgrading { child, successor, stopping: false };
-            vec![Tell(News::StopIgnored)]
+            vec![Report(Notice::StopIgnored)]
         }
-        Event::UpgradeRequested | Event::RequestPassedBack => remember(state),
+        Event::UpgradeRequested | Event::RequestPassedBack => queue_upgrade(state),
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
         | Event::ChildNeverHealthy
-        | Event::ChildEnded(_)
+        | Event::ChildExited(_)
         | Event::TimedOut(
             Timer::Healthy
             | Timer::Acknowledgement
@@ -138,21 +142,21 @@ pub(super) fn upgrading(
 /// The upgrade failed (contract U8).
 fn upgrade_failed(state: &mut State, child: Child, stopping: bool) -> Vec<Effect> {
     let mut effects = vec![Effect::TakeBack];
-    let without_child = if stopping { News::UpgradeAborted } else { News::UpgradeFailedWithoutChild };
+    let without_child = if stopping { Notice::UpgradeAborted } else { Notice::UpgradeFailedWithoutChild };
     match child {
         Child::Runs => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
-            effects.push(Effect::Tell(News::UpgradeFailed));
+            effects.push(Effect::Report(Notice::UpgradeFailed));
             effects.push(Effect::RunHook(Hook::Failed));
-            effects.extend(follow_remembered(state));
+            effects.extend(start_queued_upgrade(state));
         }
-        Child::Ended(end) => {
-            effects.push(Effect::Tell(without_child));
+        Child::Exited(end) => {
+            effects.push(Effect::Report(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(end_orphans(state, Outcome::Relay(end), OldGeneration::Gone));
+            effects.extend(stop_orphans(state, Outcome::Relay(end), OldGeneration::Gone));
         }
         Child::Gone(end) => {
-            effects.push(Effect::Tell(without_child));
+            effects.push(Effect::Report(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
             effects.extend(exit(state, Outcome::Relay(end)));
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use super::text::Malformed;
 use super::text::{Fields, Text, from_word, word};
 use crate::config::Slot;
-use crate::history::{Drain, Record, Step};
+use crate::history::{Drain, Record, UpgradeStep};
 use crate::sys::early::SignalSetup;
 use crate::sys::signal::SignalSet;
 use crate::traffic::FileId;
@@ -24,7 +24,7 @@ pub const PROTOCOL: u32 = 1;
 pub const OLDEST_PROTOCOL: u32 = 1;
 
 /// A message that can be encoded and decoded.
-pub trait Message: Sized {
+pub trait WireMessage: Sized {
     /// Encodes it as the text of a packet.
     fn encode(&self) -> String;
 
@@ -60,7 +60,7 @@ pub enum ToSuccessor {
     /// The successor is promoted.
     Acknowledge {
         /// An upgrade is queued, and the successor takes it over (contract U7).
-        remembered: bool,
+        upgrade_queued: bool,
         /// Who requested it, as text, if known.
         by: Option<String>,
     },
@@ -164,7 +164,7 @@ pub enum ToPredecessor {
     /// The successor's progress, for waiting clients.
     Progress {
         /// The current step.
-        step: Step,
+        step: UpgradeStep,
         /// The pid of the child, once there is one.
         child: Option<u32>,
         /// The result of a failed probe.
@@ -192,7 +192,7 @@ pub enum ToPredecessor {
     Stop,
 }
 
-impl Message for ToSuccessor {
+impl WireMessage for ToSuccessor {
     fn encode(&self) -> String {
         match self {
             Self::Hello(hello) => {
@@ -241,9 +241,9 @@ impl Message for ToSuccessor {
                 let words = Record { probe: None, reason: None, by: String::new(), ..(**whole).clone() };
                 record(&words).finish()
             }
-            Self::Acknowledge { remembered, by } => {
+            Self::Acknowledge { upgrade_queued, by } => {
                 let mut text = Text::new("acknowledge");
-                text.add("remembered", &u8::from(*remembered));
+                text.add("remembered", &u8::from(*upgrade_queued));
                 add_by(&mut text, by.as_ref());
                 text.finish()
             }
@@ -298,7 +298,7 @@ impl Message for ToSuccessor {
                 Self::Record(Box::new(record.map_err(|error| Malformed(format!("`json`: {error}")))?))
             }
             "acknowledge" => Self::Acknowledge {
-                remembered: fields.number::<u8>("remembered")? != 0,
+                upgrade_queued: fields.number::<u8>("remembered")? != 0,
                 by: fields.optional("by"),
             },
             "abort" => Self::Abort,
@@ -313,7 +313,7 @@ impl Message for ToSuccessor {
     }
 }
 
-impl Message for ToPredecessor {
+impl WireMessage for ToPredecessor {
     fn encode(&self) -> String {
         match self {
             Self::Spawned { pid } => {
@@ -457,11 +457,11 @@ mod tests {
     fn record() -> Record {
         let mut record =
             Record { upgrade: 7, from: Some(6), to: 7, began_at: 1_795_000_000_000, ..Record::default() };
-        record.step(Step::Started, 0);
-        record.step(Step::Child, 12);
+        record.step(UpgradeStep::Started, 0);
+        record.step(UpgradeStep::Child, 12);
         record.probe_failed("connection refused");
         record.end(Outcome::Promoted, None, 500);
-        record.drain(Drain::Asked, 501);
+        record.drain(Drain::Signalled, 501);
         record
     }
 
@@ -482,12 +482,12 @@ mod tests {
                 file: Some(FileId { device: 26, inode: 4712 }),
             },
             ToSuccessor::Record(Box::new(record())),
-            ToSuccessor::Acknowledge { remembered: true, by: by() },
-            ToSuccessor::Acknowledge { remembered: false, by: None },
+            ToSuccessor::Acknowledge { upgrade_queued: true, by: by() },
+            ToSuccessor::Acknowledge { upgrade_queued: false, by: None },
             ToSuccessor::Abort,
             ToSuccessor::Upgrade { by: by() },
             ToSuccessor::Main,
-            ToSuccessor::Draining { step: Drain::Asked, left: Duration::from_secs(10) },
+            ToSuccessor::Draining { step: Drain::Signalled, left: Duration::from_secs(10) },
         ];
         let to_predecessor = [
             ToPredecessor::Spawned { pid: 4712 },
@@ -498,9 +498,9 @@ mod tests {
             },
             ToPredecessor::Extended { deadline: Duration::from_secs(120) },
             ToPredecessor::Warning { text: "nobody asks the child".to_owned() },
-            ToPredecessor::Progress { step: Step::Child, child: Some(4713), probe: None },
+            ToPredecessor::Progress { step: UpgradeStep::Child, child: Some(4713), probe: None },
             ToPredecessor::Progress {
-                step: Step::Probe,
+                step: UpgradeStep::Probe,
                 child: Some(4713),
                 probe: Some("connection refused".to_owned()),
             },
@@ -533,7 +533,7 @@ mod tests {
         assert_eq!(ToPredecessor::decode(b"dance"), Ok(None));
         assert_eq!(
             ToSuccessor::decode(b"acknowledge\nfuture 7\nremembered 0"),
-            Ok(Some(ToSuccessor::Acknowledge { remembered: false, by: None }))
+            Ok(Some(ToSuccessor::Acknowledge { upgrade_queued: false, by: None }))
         );
         // An earlier version does not say who requested it.
         assert_eq!(ToSuccessor::decode(b"upgrade"), Ok(Some(ToSuccessor::Upgrade { by: None })));

@@ -6,7 +6,7 @@ pub mod predecessor;
 pub mod successor;
 mod text;
 
-pub use message::{Begun, Hello, Message, ToPredecessor, ToSuccessor};
+pub use message::{Begun, Hello, ToPredecessor, ToSuccessor, WireMessage};
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use crate::sys::seam::{self, Moment};
 use crate::sys::socket::Socket;
 
-fn send(socket: &Socket, message: &impl Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send(socket: &Socket, message: &impl WireMessage, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let text = message.encode();
     step(Moment::Sending, text.as_bytes());
     socket.send(text.as_bytes(), fds)?;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::message::{Hello, Message, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor};
+use super::message::{Hello, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor, WireMessage};
 use crate::history::History;
 use crate::process::environment::HANDOVER_VARIABLE;
 use crate::sys::errors::is_transient;
@@ -16,12 +16,12 @@ use crate::sys::socket::{Packet, Socket};
 use crate::traffic::listen::Given;
 
 /// How long a successor waits for the predecessor's acknowledgement, which normally takes microseconds. Then
-/// it gives up in a way that can't collide with a late acknowledgement (see [`Link::withdraw`]).
+/// it gives up in a way that can't collide with a late acknowledgement (see [`PredecessorLink::withdraw`]).
 pub const ACKNOWLEDGEMENT: Duration = Duration::from_secs(10);
 
 /// The connection to the predecessor.
 #[derive(Debug)]
-pub struct Link {
+pub struct PredecessorLink {
     socket: Socket,
     process: PidFd,
 }
@@ -30,7 +30,7 @@ pub struct Link {
 #[derive(Debug)]
 pub struct Met {
     /// The connection.
-    pub link: Link,
+    pub link: PredecessorLink,
     /// Its first message.
     pub hello: Hello,
     /// What the predecessor handed over.
@@ -50,7 +50,7 @@ pub struct Inheritance {
 
 /// What was received from the predecessor.
 #[derive(Debug)]
-pub enum News {
+pub enum FromPredecessor {
     /// A message.
     Message(ToSuccessor),
     /// The predecessor closed the connection.
@@ -91,7 +91,7 @@ pub enum NoHello {
 ///
 /// # Errors
 /// [`NoHello`], with the link if there is one, so that the predecessor can be notified.
-pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
+pub fn meet(value: &str) -> Result<Met, (NoHello, Option<PredecessorLink>)> {
     let none = |cause: String| (NoHello::NoPredecessor { value: value.to_owned(), cause }, None);
     let number: i32 = value.parse().map_err(|_| none("not a descriptor number".to_owned()))?;
     if number < 3 {
@@ -113,12 +113,12 @@ pub fn meet(value: &str) -> Result<Met, (NoHello, Option<Link>)> {
     if !process.is_process() {
         return Err(none("the descriptor of the predecessor is not that of a process".to_owned()));
     }
-    let link = Link { socket, process };
+    let link = PredecessorLink { socket, process };
     match ToSuccessor::decode(&bytes) {
         Ok(Some(ToSuccessor::Hello(hello)))
             if hello.oldest <= PROTOCOL && hello.protocol >= OLDEST_PROTOCOL =>
         {
-            match link.hear_of_inheritance(&hello) {
+            match link.receive_inheritance(&hello) {
                 Ok(inheritance) => Ok(Met { link, hello, inheritance }),
                 Err(cause) => Err((NoHello::NoPredecessor { value: value.to_owned(), cause }, Some(link))),
             }
@@ -143,7 +143,7 @@ fn receive_patiently(socket: &Socket) -> io::Result<Packet> {
     socket.receive()
 }
 
-impl Link {
+impl PredecessorLink {
     /// Sends a message.
     ///
     /// # Errors
@@ -156,13 +156,13 @@ impl Link {
     ///
     /// # Errors
     /// Those of recvmsg(2).
-    pub fn next_news(&self) -> io::Result<Option<News>> {
+    pub fn receive(&self) -> io::Result<Option<FromPredecessor>> {
         loop {
             match self.socket.receive()? {
                 Packet::Data(bytes, _) => {
                     super::step(Moment::Received, &bytes);
                     match ToSuccessor::decode(&bytes) {
-                        Ok(Some(message)) => return Ok(Some(News::Message(message))),
+                        Ok(Some(message)) => return Ok(Some(FromPredecessor::Message(message))),
                         Ok(None) => {
                             tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
                         }
@@ -170,36 +170,36 @@ impl Link {
                     }
                 }
                 Packet::Nothing => return Ok(None),
-                Packet::Closed => return Ok(Some(News::Closed)),
+                Packet::Closed => return Ok(Some(FromPredecessor::Closed)),
             }
         }
     }
 
     /// Reads the messages that follow the hello; they were sent before this process was started. Skips
     /// messages of later versions among them.
-    fn hear_of_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
+    fn receive_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
         let mut all = Inheritance::default();
         let promised = [hello.listeners, u32::from(hello.control), hello.records];
-        let mut heard = [0; 3];
-        while heard.iter().zip(promised).any(|(heard, promised)| *heard < promised) {
+        let mut received = [0; 3];
+        while received.iter().zip(promised).any(|(received, promised)| *received < promised) {
             let lost = |why: &dyn Display| {
                 let kinds = ["listener", "control socket", "record"];
-                let missing = (0..3).find(|kind| heard[*kind] < promised[*kind]).unwrap_or_default();
-                let (kind, which, of) = (kinds[missing], heard[missing] + 1, promised[missing]);
+                let missing = (0..3).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
+                let (kind, which, of) = (kinds[missing], received[missing] + 1, promised[missing]);
                 format!("{kind} {which} of {of} did not come: {why}")
             };
             match receive_patiently(&self.socket).map_err(|error| lost(&error))? {
                 Packet::Data(bytes, fds) => match (ToSuccessor::decode(&bytes), fds.into_iter().next()) {
                     (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket)) => {
-                        heard[0] += 1;
+                        received[0] += 1;
                         all.listeners.push(Given { address, socket, file });
                     }
                     (Ok(Some(ToSuccessor::Control { address, file })), Some(socket)) => {
-                        heard[1] += 1;
+                        received[1] += 1;
                         all.control = Some(Given { address, socket, file });
                     }
                     (Ok(Some(ToSuccessor::Record(record))), _) => {
-                        heard[2] += 1;
+                        received[2] += 1;
                         all.history.add(*record);
                     }
                     (Ok(None), _) => {}
@@ -222,9 +222,9 @@ impl Link {
     pub fn withdraw(&self) -> io::Result<Option<(bool, Option<String>)>> {
         self.socket.refuse_more()?;
         let mut acknowledged = None;
-        while let Some(News::Message(message)) = self.next_news()? {
+        while let Some(FromPredecessor::Message(message)) = self.receive()? {
             match message {
-                ToSuccessor::Acknowledge { remembered, by } => acknowledged = Some((remembered, by)),
+                ToSuccessor::Acknowledge { upgrade_queued, by } => acknowledged = Some((upgrade_queued, by)),
                 // It was sent after the acknowledgement, and is read here or not at all.
                 ToSuccessor::Upgrade { by } => {
                     acknowledged = acknowledged.map(|(_, first)| (true, first.or(by)));
@@ -248,7 +248,7 @@ impl Link {
     }
 }
 
-impl AsFd for Link {
+impl AsFd for PredecessorLink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::message::{Hello, Message, ToPredecessor, ToSuccessor};
-use crate::anchor;
-use crate::history::Step;
+use super::message::{Hello, ToPredecessor, ToSuccessor, WireMessage};
+use crate::anchor::AnchorLink;
+use crate::history::UpgradeStep;
 use crate::process::environment::{ANCHOR_VARIABLE, HANDOVER_VARIABLE, set_variable, variable};
 use crate::process::invocation::Program;
 use crate::process::launch::Launch;
@@ -32,7 +32,7 @@ const STOPPED: &str = "it was aborted by a stop request";
 
 /// The connection to the successor.
 #[derive(Debug)]
-pub struct Link {
+pub struct SuccessorLink {
     socket: Socket,
     process: Option<(u32, PidFd)>,
     deadline: Duration,
@@ -40,12 +40,12 @@ pub struct Link {
     failure: Option<String>,
     /// The only known reason of the failure is that it could not be acknowledged.
     unacknowledged: bool,
-    said: Said,
+    sent: Sent,
 }
 
 /// What the successor has sent so far, which restricts what it may send next.
 #[derive(Debug, Default)]
-struct Said {
+struct Sent {
     messages: usize,
     starting: bool,
     extensions: u32,
@@ -55,15 +55,15 @@ struct Said {
 
 /// What was received from the successor.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
-    /// The successor's process exists; [`Link::process`] knows it.
+pub enum FromSuccessor {
+    /// The successor's process exists; [`SuccessorLink::process`] knows it.
     Spawned,
-    /// It has read its configuration, and [`Link::deadline`] has changed.
+    /// It has read its configuration, and [`SuccessorLink::deadline`] has changed.
     Starting {
         /// Its version.
         version: String,
     },
-    /// Its child may take longer, and [`Link::deadline`] has changed.
+    /// Its child may take longer, and [`SuccessorLink::deadline`] has changed.
     Extended,
     /// Its configuration is new, and probably has a mistake.
     Warning {
@@ -73,7 +73,7 @@ pub enum News {
     /// It has made progress.
     Progress {
         /// The current step.
-        step: Step,
+        step: UpgradeStep,
         /// Its child's pid, once there is one.
         child: Option<u32>,
         /// The result of a failed probe.
@@ -81,7 +81,7 @@ pub enum News {
     },
     /// It requests the acknowledgement.
     Ready,
-    /// It gives up; [`Link::failure`] has the reason.
+    /// It gives up; [`SuccessorLink::failure`] has the reason.
     Failed,
     /// It got an upgrade request that it can't serve.
     Upgrade {
@@ -92,11 +92,12 @@ pub enum News {
     Stop,
     /// It closed the connection.
     Closed,
-    /// It sent what no version sends, so it is faulty or not a psflip; [`Link::failure`] has the details.
+    /// It sent what no version sends, so it is faulty or not a psflip; [`SuccessorLink::failure`] has the
+    /// details.
     Misbehaved,
 }
 
-impl Link {
+impl SuccessorLink {
     /// Starts a successor by a double fork, so that its parent is the service manager, or the nearest
     /// subreaper, from the beginning (contract U10). Also returns the pid of the intermediate process, which
     /// exits at once. The caller must not be a subreaper until it has reaped that process.
@@ -113,7 +114,7 @@ impl Link {
         hello: Hello,
         inheritance: impl Iterator<Item = (ToSuccessor, Option<BorrowedFd<'s>>)>,
         deadline: Duration,
-        anchor: Option<&anchor::Link>,
+        anchor: Option<&AnchorLink>,
         watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     ) -> io::Result<(Self, u32)> {
         let (ours, theirs) = Socket::pair()?;
@@ -146,7 +147,7 @@ impl Link {
                     grace: GRACE,
                     failure: None,
                     unacknowledged: false,
-                    said: Said::default(),
+                    sent: Sent::default(),
                 },
                 intermediate,
             )),
@@ -165,19 +166,19 @@ impl Link {
     ///
     /// # Errors
     /// Those of recvmsg(2).
-    pub fn next_news(&mut self) -> io::Result<Option<News>> {
+    pub fn receive(&mut self) -> io::Result<Option<FromSuccessor>> {
         loop {
             let (bytes, fds) = match self.socket.receive()? {
                 Packet::Data(bytes, fds) => (bytes, fds),
                 Packet::Nothing => return Ok(None),
-                Packet::Closed => return Ok(Some(News::Closed)),
+                Packet::Closed => return Ok(Some(FromSuccessor::Closed)),
             };
-            self.said.messages += 1;
-            if self.said.messages > MOST_MESSAGES {
+            self.sent.messages += 1;
+            if self.sent.messages > MOST_MESSAGES {
                 return Ok(Some(self.misbehaved(&format!("more than {MOST_MESSAGES} messages"))));
             }
             match ToPredecessor::decode(&bytes) {
-                Ok(Some(message)) => return Ok(Some(self.hear(message, fds))),
+                Ok(Some(message)) => return Ok(Some(self.on_message(message, fds))),
                 Ok(None) => {
                     tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
                 }
@@ -186,7 +187,7 @@ impl Link {
         }
     }
 
-    fn hear(&mut self, message: ToPredecessor, fds: Vec<OwnedFd>) -> News {
+    fn on_message(&mut self, message: ToPredecessor, fds: Vec<OwnedFd>) -> FromSuccessor {
         match message {
             // The first one comes from `become_successor`. A later one could name another process, which
             // psflip would kill.
@@ -194,62 +195,62 @@ impl Link {
             ToPredecessor::Spawned { pid } => match fds.into_iter().next() {
                 Some(fd) => {
                     self.process = Some((pid, PidFd::from_owned(fd)));
-                    News::Spawned
+                    FromSuccessor::Spawned
                 }
                 None => self.misbehaved("`spawned` without a process"),
             },
             // Each one would restart the deadline.
-            ToPredecessor::Starting { .. } if self.said.starting => self.misbehaved("`starting` twice"),
+            ToPredecessor::Starting { .. } if self.sent.starting => self.misbehaved("`starting` twice"),
             ToPredecessor::Starting { version, deadline, grace } => {
-                self.said.starting = true;
+                self.sent.starting = true;
                 (self.deadline, self.grace) = (deadline, grace);
-                News::Starting { version }
+                FromSuccessor::Starting { version }
             }
-            ToPredecessor::Extended { .. } if !self.said.starting => {
+            ToPredecessor::Extended { .. } if !self.sent.starting => {
                 self.misbehaved("`extended` before `starting`")
             }
-            ToPredecessor::Extended { .. } if self.said.extensions == MOST_EXTENSIONS => {
+            ToPredecessor::Extended { .. } if self.sent.extensions == MOST_EXTENSIONS => {
                 self.misbehaved(&format!("`extended` more than {MOST_EXTENSIONS} times"))
             }
             ToPredecessor::Extended { deadline } => {
-                self.said.extensions += 1;
+                self.sent.extensions += 1;
                 self.deadline = deadline;
-                News::Extended
+                FromSuccessor::Extended
             }
-            ToPredecessor::Ready if !self.said.starting => self.misbehaved("`ready` before `starting`"),
-            ToPredecessor::Ready if self.said.failed => self.misbehaved("`ready` after `failed`"),
-            ToPredecessor::Ready if self.said.ready => self.misbehaved("`ready` twice"),
+            ToPredecessor::Ready if !self.sent.starting => self.misbehaved("`ready` before `starting`"),
+            ToPredecessor::Ready if self.sent.failed => self.misbehaved("`ready` after `failed`"),
+            ToPredecessor::Ready if self.sent.ready => self.misbehaved("`ready` twice"),
             ToPredecessor::Ready => {
-                self.said.ready = true;
-                News::Ready
+                self.sent.ready = true;
+                FromSuccessor::Ready
             }
             ToPredecessor::Failed { code, child_code, reason } => {
-                self.said.failed = true;
+                self.sent.failed = true;
                 self.failure.get_or_insert_with(|| with_code(reason, code, child_code));
-                News::Failed
+                FromSuccessor::Failed
             }
-            ToPredecessor::Upgrade { by } => News::Upgrade { by },
+            ToPredecessor::Upgrade { by } => FromSuccessor::Upgrade { by },
             ToPredecessor::Stop => {
                 if self.unacknowledged {
                     self.failure = Some(STOPPED.to_owned());
                 }
-                News::Stop
+                FromSuccessor::Stop
             }
-            ToPredecessor::Warning { text } => News::Warning { text },
-            ToPredecessor::Progress { step, child, probe } => News::Progress { step, child, probe },
+            ToPredecessor::Warning { text } => FromSuccessor::Warning { text },
+            ToPredecessor::Progress { step, child, probe } => FromSuccessor::Progress { step, child, probe },
         }
     }
 
-    fn misbehaved(&mut self, how: &str) -> News {
+    fn misbehaved(&mut self, how: &str) -> FromSuccessor {
         self.set_failure(format!(
             "the new psflip broke the hand-over's protocol (it sent {how}), so it is killed"
         ));
-        News::Misbehaved
+        FromSuccessor::Misbehaved
     }
 
     /// Closes the connection to a successor that failed. If it is still alive, it must not take the closed
     /// connection for the predecessor's death and go on alone, so it gets an abort first.
-    pub fn let_go(self) {
+    pub fn abandon(self) {
         let _ = self.send(&ToSuccessor::Abort); // usually it is dead
     }
 
@@ -274,7 +275,7 @@ impl Link {
     /// Whether it has reported that it is ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.said.ready
+        self.sent.ready
     }
 
     /// The reason of its failure, if it or this side has given one.
@@ -308,14 +309,14 @@ impl Link {
     }
 }
 
-impl AsFd for Link {
+impl AsFd for SuccessorLink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
 /// Runs in the new process until it executes psflip.
-fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: Option<&anchor::Link>) -> ! {
+fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: Option<&AnchorLink>) -> ! {
     seam::step(Moment::Begins, format_args!("successor"));
     let pid = std::process::id();
     let mut envp = program.envp.clone();
@@ -328,7 +329,7 @@ fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: O
             // The predecessor was killed a moment ago, and this generation goes on alone (contract F8). A
             // predecessor that is alive sends `abort` before it closes the connection.
             Err(error) if super::is_gone(&error) => {}
-            told => told?,
+            sent => sent?,
         }
         fd::set_close_on_exec(predecessor.as_fd(), false)
     });
@@ -369,16 +370,16 @@ fn with_code(reason: String, code: u8, child_code: Option<u8>) -> String {
 mod tests {
     use super::*;
 
-    fn link() -> Link {
+    fn link() -> SuccessorLink {
         let (socket, _) = Socket::pair().unwrap();
-        Link {
+        SuccessorLink {
             socket,
             process: None,
             deadline: Duration::ZERO,
             grace: GRACE,
             failure: None,
             unacknowledged: false,
-            said: Said::default(),
+            sent: Sent::default(),
         }
     }
 
@@ -390,7 +391,7 @@ mod tests {
             link.failure = before.map(str::to_owned);
             link.give_up_unacknowledged("broken pipe".to_owned());
             assert_eq!(link.failure(), Some(before.unwrap_or("broken pipe")));
-            assert_eq!(link.hear(ToPredecessor::Stop, vec![]), News::Stop);
+            assert_eq!(link.on_message(ToPredecessor::Stop, vec![]), FromSuccessor::Stop);
             assert_eq!(link.failure(), Some(wanted));
         }
     }
@@ -398,17 +399,17 @@ mod tests {
     #[test]
     fn an_exit_code_is_reported_once() {
         // Contract: V1
-        let told = |reason: &str, code, child_code| {
+        let reason_with_code = |reason: &str, code, child_code| {
             let mut link = link();
             let failed = ToPredecessor::Failed { code, child_code, reason: reason.to_owned() };
-            assert_eq!(link.hear(failed, vec![]), News::Failed);
+            assert_eq!(link.on_message(failed, vec![]), FromSuccessor::Failed);
             link.failure().unwrap().to_owned()
         };
         let (three, zero) = ("the child ended: exit code 3; last probe: no", "the child ended: exit code 0");
-        assert_eq!(told(three, 3, Some(3)), three);
-        assert_eq!(told(zero, 1, Some(0)), format!("{zero} (exit code 1)"));
-        assert_eq!(told("broken", 78, None), "broken (exit code 78)");
+        assert_eq!(reason_with_code(three, 3, Some(3)), three);
+        assert_eq!(reason_with_code(zero, 1, Some(0)), format!("{zero} (exit code 1)"));
+        assert_eq!(reason_with_code("broken", 78, None), "broken (exit code 78)");
         // Only the key counts, not the text: this version does not send the key.
-        assert_eq!(told(three, 3, None), format!("{three} (exit code 3)"));
+        assert_eq!(reason_with_code(three, 3, None), format!("{three} (exit code 3)"));
     }
 }

@@ -41,20 +41,20 @@ impl Docker {
 
 impl Probe for Docker {
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
-        let exchange = self.question.ask(child)?;
+        let exchange = self.question.begin(child)?;
         let container = Rc::clone(&self.container);
-        Ok(Begun::Pending(Box::new(Asked { exchange, answer: Vec::new(), container })))
+        Ok(Begun::Pending(Box::new(DockerAttempt { exchange, answer: Vec::new(), container })))
     }
 }
 
 /// A request and the answer so far.
-struct Asked {
+struct DockerAttempt {
     exchange: Exchange,
     answer: Vec<u8>,
     container: Rc<str>,
 }
 
-impl Asked {
+impl DockerAttempt {
     fn go_on(&mut self) -> Result<Progress, String> {
         if !self.exchange.send()? {
             return Ok(Progress::Pending);
@@ -82,7 +82,7 @@ impl Asked {
     }
 }
 
-impl Attempt for Asked {
+impl Attempt for DockerAttempt {
     fn watch(&self) -> (BorrowedFd<'_>, Interest) {
         self.exchange.watch()
     }
@@ -100,12 +100,12 @@ impl Attempt for Asked {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct Container {
-    state: State,
+    state: ContainerState,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-struct State {
+struct ContainerState {
     status: Option<String>,
     exit_code: Option<i64>,
     error: Option<String>,
@@ -129,7 +129,7 @@ struct Run {
 
 /// An error of the engine.
 #[derive(Debug, Deserialize)]
-struct Message {
+struct EngineError {
     message: String,
 }
 
@@ -138,7 +138,7 @@ fn judge(status: u16, body: &[u8], name: &str) -> Progress {
     if status != 200 {
         let message = serde_json::from_slice(body).map_or_else(
             |_| text::head(&String::from_utf8_lossy(body), SHOWN),
-            |Message { message }| text::head(&message, SHOWN),
+            |EngineError { message }| text::head(&message, SHOWN),
         );
         return Progress::Failed(match status {
             404 => format!("there is no container `{name}` (yet): {message}"),
@@ -155,12 +155,12 @@ fn judge(status: u16, body: &[u8], name: &str) -> Progress {
     }
 }
 
-impl State {
+impl ContainerState {
     fn judge(self, name: &str) -> Progress {
         let state = self.status.as_deref().unwrap_or_default();
         match state {
             "running" => {}
-            "exited" | "dead" => return Progress::Hopeless(self.ended(name, state)),
+            "exited" | "dead" => return Progress::Hopeless(self.describe_exit(name, state)),
             _ => {
                 let state = text::head(state, SHOWN);
                 return Progress::Failed(format!("the container `{name}` is not running: `{state}`"));
@@ -185,7 +185,7 @@ impl State {
         }
     }
 
-    fn ended(&self, name: &str, state: &str) -> String {
+    fn describe_exit(&self, name: &str, state: &str) -> String {
         let code = self.exit_code.map_or_else(String::new, |code| format!(" with code {code}"));
         let error = self.error.as_deref().and_then(|error| text::tail(error.as_bytes()));
         let error = error.map_or_else(String::new, |error| format!(": {error}"));

@@ -44,7 +44,7 @@ impl Question {
     ///
     /// # Errors
     /// The failure.
-    pub(super) fn ask(&self, child: &ChildInfo) -> Result<Exchange, String> {
+    pub(super) fn begin(&self, child: &ChildInfo) -> Result<Exchange, String> {
         let connection = match &self.target {
             Endpoint::Tcp(addresses) => Connection::tcp(addresses as &[SocketAddr])?,
             Endpoint::Unix(path) => Connection::unix(path, child)?,

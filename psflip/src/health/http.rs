@@ -50,20 +50,20 @@ fn written(method: HttpMethod, host: &str, path: &str, headers: &[(String, Strin
 
 impl Probe for Http {
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
-        let exchange = self.question.ask(child)?;
-        let mut asked = Asked { exchange, answer: Vec::new(), wanted: Rc::clone(&self.wanted) };
-        Ok(if asked.go_on()? { Begun::Healthy } else { Begun::Pending(Box::new(asked)) })
+        let exchange = self.question.begin(child)?;
+        let mut attempt = HttpAttempt { exchange, answer: Vec::new(), wanted: Rc::clone(&self.wanted) };
+        Ok(if attempt.go_on()? { Begun::Healthy } else { Begun::Pending(Box::new(attempt)) })
     }
 }
 
 /// A request and the answer so far.
-struct Asked {
+struct HttpAttempt {
     exchange: Exchange,
     answer: Vec<u8>,
     wanted: Rc<Statuses>,
 }
 
-impl Asked {
+impl HttpAttempt {
     fn go_on(&mut self) -> Result<bool, String> {
         Ok(self.exchange.send()? && self.receive()?)
     }
@@ -98,7 +98,7 @@ impl Asked {
     }
 }
 
-impl Attempt for Asked {
+impl Attempt for HttpAttempt {
     fn watch(&self) -> (BorrowedFd<'_>, Interest) {
         self.exchange.watch()
     }

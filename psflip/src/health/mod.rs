@@ -33,7 +33,7 @@ use std::time::Duration;
 use crate::config::{Health, Pace};
 use crate::sys::early::SignalSetup;
 
-pub use notify::{Heard, Notifications};
+pub use notify::{Notifications, NotifyUpdate};
 use pace::{Due, Next, Pacing};
 
 /// What a probe may know about the child.
@@ -86,14 +86,14 @@ pub enum Verdict {
 /// The result of a call of a [`Checker`].
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct CheckResult {
     /// Other than [`Verdict::Open`] at most once in the life of a checker.
     pub verdict: Verdict,
     /// What to do with the timer.
     pub timer: Timer,
 }
 
-impl Step {
+impl CheckResult {
     const NOTHING: Self = Self { verdict: Verdict::Open, timer: Timer::Keep };
 }
 
@@ -182,28 +182,28 @@ impl Checker {
     }
 
     /// Begins the check. Call it once, right after the child's exec and before anything else.
-    pub fn start(&mut self) -> Step {
+    pub fn start(&mut self) -> CheckResult {
         let next = self.pacing.start();
         self.follow(next)
     }
 
     /// Call it when the descriptor of [`Checker::watch`] is ready. Harmless if it isn't,
     /// or if there is none any more.
-    pub fn on_ready(&mut self) -> Step {
+    pub fn on_ready(&mut self) -> CheckResult {
         match self.attempt.as_mut().map(|attempt| attempt.advance()) {
-            None | Some(Progress::Pending) => Step::NOTHING,
-            Some(Progress::Healthy) => self.probe_ended(Ok(())),
-            Some(Progress::Failed(why)) => self.probe_ended(Err(why)),
+            None | Some(Progress::Pending) => CheckResult::NOTHING,
+            Some(Progress::Healthy) => self.on_probe_result(Ok(())),
+            Some(Progress::Failed(why)) => self.on_probe_result(Err(why)),
             Some(Progress::Hopeless(why)) => self.give_up(&why),
         }
     }
 
-    /// Call it when the timer of the last [`Step`] expires.
-    pub fn on_timer(&mut self) -> Step {
+    /// Call it when the timer of the last [`CheckResult`] expires.
+    pub fn on_timer(&mut self) -> CheckResult {
         match self.pacing.timer() {
             Due::Probe => self.begin_probe(),
-            Due::End(limit) => self.end_probe(limit),
-            Due::Nothing => Step::NOTHING,
+            Due::End(limit) => self.time_out_probe(limit),
+            Due::Nothing => CheckResult::NOTHING,
         }
     }
 
@@ -238,28 +238,28 @@ impl Checker {
         self.pacing.probes()
     }
 
-    fn follow(&mut self, next: Next) -> Step {
+    fn follow(&mut self, next: Next) -> CheckResult {
         match next {
             Next::Probe => self.begin_probe(),
-            Next::Wait(time) => Step { verdict: Verdict::Open, timer: Timer::Set(time) },
-            Next::Healthy => Step { verdict: Verdict::Healthy, timer: Timer::Off },
+            Next::Wait(time) => CheckResult { verdict: Verdict::Open, timer: Timer::Set(time) },
+            Next::Healthy => CheckResult { verdict: Verdict::Healthy, timer: Timer::Off },
         }
     }
 
-    fn begin_probe(&mut self) -> Step {
+    fn begin_probe(&mut self) -> CheckResult {
         match self.probe.begin(&self.child) {
-            Ok(Begun::Healthy) => self.probe_ended(Ok(())),
+            Ok(Begun::Healthy) => self.on_probe_result(Ok(())),
             Ok(Begun::Pending(attempt)) => {
                 self.attempt = Some(attempt);
-                Step { verdict: Verdict::Open, timer: Timer::Set(self.pacing.limit()) }
+                CheckResult { verdict: Verdict::Open, timer: Timer::Set(self.pacing.limit()) }
             }
-            Err(why) => self.probe_ended(Err(why)),
+            Err(why) => self.on_probe_result(Err(why)),
         }
     }
 
     /// The probe has reached its time limit (contract H2).
-    fn end_probe(&mut self, limit: Duration) -> Step {
-        let Some(attempt) = &mut self.attempt else { return Step::NOTHING };
+    fn time_out_probe(&mut self, limit: Duration) -> CheckResult {
+        let Some(attempt) = &mut self.attempt else { return CheckResult::NOTHING };
         // The answer may be there already: a psflip that was stopped for a while finds
         // both at once (contract F12).
         let outcome = match attempt.advance() {
@@ -268,23 +268,23 @@ impl Checker {
             Progress::Hopeless(why) => return self.give_up(&why),
             Progress::Pending => Err(attempt.overdue(limit)),
         };
-        self.probe_ended(outcome)
+        self.on_probe_result(outcome)
     }
 
-    fn give_up(&mut self, why: &str) -> Step {
+    fn give_up(&mut self, why: &str) -> CheckResult {
         self.attempt = None;
         self.last_failure = Some(why.to_owned());
         self.pacing.give_up();
-        Step { verdict: Verdict::Never, timer: Timer::Off }
+        CheckResult { verdict: Verdict::Never, timer: Timer::Off }
     }
 
-    fn probe_ended(&mut self, outcome: Result<(), String>) -> Step {
+    fn on_probe_result(&mut self, outcome: Result<(), String>) -> CheckResult {
         self.attempt = None;
         let succeeded = outcome.is_ok();
         if let Err(why) = outcome {
             self.last_failure = Some(format!("probe {} failed: {why}", self.pacing.probes()));
         }
-        let next = self.pacing.probe_ended(succeeded);
+        let next = self.pacing.on_probe_result(succeeded);
         self.follow(next)
     }
 }

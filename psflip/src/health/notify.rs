@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::sys::datagram::{Datagrams, Sender};
-use crate::sys::tree::{self, Place};
+use crate::sys::tree::{self, Membership};
 use crate::text;
 
 /// The longest message, in bytes: the limit of systemd (PIPE_BUF).
@@ -40,13 +40,13 @@ pub struct Notifications {
     errno: Option<i32>,
     exit_status: Option<u8>,
     /// How many messages were accepted.
-    heard: u64,
+    accepted: u64,
     /// How many messages were refused, and the sender of the last one.
     strangers: u64,
     last_stranger: Option<Sender>,
     /// How many were refused since the last accepted message, or the last pause.
     strangers_in_a_row: u32,
-    told_of_descriptors: bool,
+    logged_descriptors: bool,
     /// Messages of senders that only the keeper may know.
     waiting: Vec<Waiting>,
 }
@@ -55,14 +55,14 @@ pub struct Notifications {
 #[derive(Debug)]
 struct Waiting {
     sender: Sender,
-    message: Message,
+    message: NotifyMessage,
     /// The keeper was asked.
-    asked: bool,
+    queried: bool,
 }
 
 /// The result of one look at the socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct NotifyUpdate {
     /// `READY=1`.
     pub ready: bool,
     /// The longest time that the child requested by `EXTEND_TIMEOUT_USEC=`, from now.
@@ -84,11 +84,11 @@ impl Notifications {
             status: None,
             errno: None,
             exit_status: None,
-            heard: 0,
+            accepted: 0,
             strangers: 0,
             last_stranger: None,
             strangers_in_a_row: 0,
-            told_of_descriptors: false,
+            logged_descriptors: false,
             waiting: Vec::new(),
         })
     }
@@ -116,8 +116,8 @@ impl Notifications {
     ///
     /// # Errors
     /// ENOMEM.
-    pub fn hear(&mut self, keeper: u32, child: Option<u32>) -> io::Result<Heard> {
-        let mut heard = Heard::default();
+    pub fn receive(&mut self, keeper: u32, child: Option<u32>) -> io::Result<NotifyUpdate> {
+        let mut update = NotifyUpdate::default();
         let mut buffer = [0; LONGEST];
         for _ in 0..BATCH {
             let Some(datagram) = self.socket.receive(&mut buffer)? else { break };
@@ -130,26 +130,26 @@ impl Notifications {
                 tracing::debug!(longest = LONGEST, "a message on NOTIFY_SOCKET is too long and ignored");
                 continue;
             }
-            let message = Message::parse(&buffer[..datagram.length]);
+            let message = NotifyMessage::parse(&buffer[..datagram.length]);
             if let (Origin::Unknown, Some(sender)) = (origin, datagram.sender) {
-                self.waiting.push(Waiting { sender, message, asked: false });
+                self.waiting.push(Waiting { sender, message, queried: false });
                 continue;
             }
             if datagram.had_descriptors
                 && !message.barrier
-                && !std::mem::replace(&mut self.told_of_descriptors, true)
+                && !std::mem::replace(&mut self.logged_descriptors, true)
             {
                 tracing::debug!(
                     "the child sent descriptors to NOTIFY_SOCKET; psflip stores none and closes them"
                 );
             }
-            self.take(message, &mut heard);
+            self.take(message, &mut update);
         }
         if self.strangers_in_a_row >= STRANGERS {
             self.strangers_in_a_row = 0;
-            heard.flooded = true;
+            update.flooded = true;
         }
-        Ok(heard)
+        Ok(update)
     }
 
     /// The last process whose messages were refused.
@@ -158,21 +158,21 @@ impl Notifications {
         self.last_stranger
     }
 
-    fn take(&mut self, message: Message, heard: &mut Heard) {
-        self.heard = self.heard.saturating_add(1);
+    fn take(&mut self, message: NotifyMessage, update: &mut NotifyUpdate) {
+        self.accepted = self.accepted.saturating_add(1);
         self.strangers_in_a_row = 0;
-        heard.ready |= message.ready;
-        heard.extend = heard.extend.max(message.extend);
-        self.remember(message);
+        update.ready |= message.ready;
+        update.extend = update.extend.max(message.extend);
+        self.record(message);
     }
 
     /// The senders that the keeper must be asked about, each once. Pass the answers to
     /// [`Notifications::answer`].
-    pub fn take_questions(&mut self) -> Vec<u32> {
-        let new = self.waiting.iter_mut().filter(|waiting| !waiting.asked);
+    pub fn take_queries(&mut self) -> Vec<u32> {
+        let new = self.waiting.iter_mut().filter(|waiting| !waiting.queried);
         let mut pids: Vec<u32> = new
             .map(|waiting| {
-                waiting.asked = true;
+                waiting.queried = true;
                 waiting.sender.pid
             })
             .collect();
@@ -181,23 +181,23 @@ impl Notifications {
     }
 
     /// Records the keeper's answer: whether this sender belongs to the child's process tree.
-    pub fn answer(&mut self, pid: u32, belongs: bool) -> Heard {
-        let mut heard = Heard::default();
+    pub fn answer(&mut self, pid: u32, belongs: bool) -> NotifyUpdate {
+        let mut update = NotifyUpdate::default();
         let (answered, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|waiting| waiting.asked && waiting.sender.pid == pid);
+            .partition(|waiting| waiting.queried && waiting.sender.pid == pid);
         self.waiting = waiting;
         for Waiting { sender, message, .. } in answered {
             if belongs {
-                self.take(message, &mut heard);
+                self.take(message, &mut update);
             } else {
                 self.refuse(Some(sender));
             }
         }
-        heard
+        update
     }
 
-    fn remember(&mut self, message: Message) {
+    fn record(&mut self, message: NotifyMessage) {
         self.ready |= message.ready;
         self.stopping |= message.stopping;
         self.errno = message.errno.or(self.errno);
@@ -227,7 +227,7 @@ impl Notifications {
     #[must_use]
     pub fn why_not_ready(&self) -> String {
         let mut why = "no READY=1 came to $NOTIFY_SOCKET".to_owned();
-        if self.heard == 0 && self.strangers == 0 {
+        if self.accepted == 0 && self.strangers == 0 {
             why += ", nor anything else: the child has to send it when it can serve, by sd_notify(3) or `systemd-notify --ready`";
         }
         if let Some(Sender { pid, .. }) = self.last_stranger {
@@ -288,17 +288,17 @@ fn origin(sender: Sender, keeper: u32, child: Option<u32>) -> Origin {
     if sender.pid == 0 {
         return Origin::Elsewhere;
     }
-    match tree::place(sender.pid, keeper) {
-        Place::Below => Origin::Tree,
-        Place::Elsewhere => Origin::Elsewhere,
-        Place::Gone => Origin::Unknown,
+    match tree::membership(sender.pid, keeper) {
+        Membership::Below => Origin::Tree,
+        Membership::Elsewhere => Origin::Elsewhere,
+        Membership::Gone => Origin::Unknown,
     }
 }
 
 /// The fields of a message that psflip uses. Other fields are for a service manager (`MAINPID=`,
 /// `RELOADING=1`, `WATCHDOG=1`, `FDSTORE=1`, ...), or only need their descriptor to be closed (`BARRIER=1`).
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Message {
+struct NotifyMessage {
     ready: bool,
     stopping: bool,
     status: Option<String>,
@@ -309,7 +309,7 @@ struct Message {
     barrier: bool,
 }
 
-impl Message {
+impl NotifyMessage {
     fn parse(bytes: &[u8]) -> Self {
         let mut message = Self::default();
         for line in bytes.split(|byte| *byte == b'\n') {
@@ -344,7 +344,7 @@ mod tests {
     fn every_line_of_a_message_is_read() {
         // Contract: H1
         let text = b"MAINPID=4\nSTATUS= half \x1b[1m way\nERRNO=2\nEXIT_STATUS=7\nSTOPPING=1\nWATCHDOG=1\nREADY=1\nEXTEND_TIMEOUT_USEC=1500000\nBARRIER=1";
-        let wanted = Message {
+        let wanted = NotifyMessage {
             ready: true,
             stopping: true,
             status: Some("half \\u{1b}[1m way".into()),
@@ -353,7 +353,7 @@ mod tests {
             exit_status: Some(7),
             barrier: true,
         };
-        assert_eq!(Message::parse(text), wanted);
+        assert_eq!(NotifyMessage::parse(text), wanted);
     }
 
     #[test]
@@ -371,18 +371,18 @@ mod tests {
             b"\0READY=1",
             b"ERRNO=-1\nERRNO=x\nEXIT_STATUS=256\nEXTEND_TIMEOUT_USEC=-1\nEXTEND_TIMEOUT_USEC=",
         ] {
-            assert_eq!(Message::parse(text), Message::default(), "{}", text.escape_ascii());
+            assert_eq!(NotifyMessage::parse(text), NotifyMessage::default(), "{}", text.escape_ascii());
         }
         let long = [b"STATUS=".as_slice(), &[0xff; 4000]].concat();
-        assert_eq!(Message::parse(&long).status.unwrap().chars().count(), SHOWN + 1);
+        assert_eq!(NotifyMessage::parse(&long).status.unwrap().chars().count(), SHOWN + 1);
     }
 
     #[test]
     fn the_longest_extension_does_not_overflow() {
         // Contract: X2
-        let message = Message::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551615");
+        let message = NotifyMessage::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551615");
         assert_eq!(message.extend, Some(Duration::from_micros(u64::MAX)));
-        assert_eq!(Message::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551616").extend, None);
+        assert_eq!(NotifyMessage::parse(b"EXTEND_TIMEOUT_USEC=18446744073709551616").extend, None);
     }
 
     #[test]
@@ -398,19 +398,19 @@ mod tests {
             .unwrap();
         // This process is not below a keeper with pid 1, so its messages are refused. They are
         // accepted if it is the child itself.
-        let mut hear_after_messages = |count: u32, child: Option<u32>| {
+        let mut receive_after_messages = |count: u32, child: Option<u32>| {
             let mut floods = 0;
             for _ in 0..count {
                 sender.send_to_addr(b"STATUS=x", &name).unwrap();
-                floods += u32::from(notifications.hear(u32::MAX, child).unwrap().flooded);
+                floods += u32::from(notifications.receive(u32::MAX, child).unwrap().flooded);
             }
             floods
         };
-        assert_eq!(hear_after_messages(2 * STRANGERS, None), 2);
-        assert_eq!(hear_after_messages(STRANGERS - 1, None), 0);
-        assert_eq!(hear_after_messages(2 * STRANGERS, Some(std::process::id())), 0);
-        assert_eq!(hear_after_messages(STRANGERS - 1, None), 0);
-        assert_eq!(hear_after_messages(1, None), 1);
+        assert_eq!(receive_after_messages(2 * STRANGERS, None), 2);
+        assert_eq!(receive_after_messages(STRANGERS - 1, None), 0);
+        assert_eq!(receive_after_messages(2 * STRANGERS, Some(std::process::id())), 0);
+        assert_eq!(receive_after_messages(STRANGERS - 1, None), 0);
+        assert_eq!(receive_after_messages(1, None), 1);
     }
 
     #[test]
@@ -422,8 +422,8 @@ mod tests {
                 .why_not_ready()
                 .contains("nor anything else: the child has to send it when it can serve")
         );
-        notifications.heard = 1;
-        notifications.remember(Message::parse(b"STATUS=loading\nERRNO=111\nEXIT_STATUS=9\nSTOPPING=1"));
+        notifications.accepted = 1;
+        notifications.record(NotifyMessage::parse(b"STATUS=loading\nERRNO=111\nEXIT_STATUS=9\nSTOPPING=1"));
         notifications.refuse(Some(Sender { pid: 77, uid: 0 }));
         assert_eq!(
             notifications.why_not_ready(),

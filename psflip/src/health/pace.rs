@@ -67,7 +67,7 @@ impl Pacing {
     }
 
     /// The probe in progress has ended.
-    pub(super) fn probe_ended(&mut self, succeeded: bool) -> Next {
+    pub(super) fn on_probe_result(&mut self, succeeded: bool) -> Next {
         self.in_a_row = if succeeded { self.in_a_row + 1 } else { 0 };
         if self.in_a_row >= self.pace.successes {
             self.phase = Phase::Over;
@@ -132,9 +132,9 @@ mod tests {
         // Contract: H1
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
-        assert_eq!(pacing.probe_ended(false), Next::Wait(INTERVAL));
+        assert_eq!(pacing.on_probe_result(false), Next::Wait(INTERVAL));
         assert_eq!(pacing.timer(), Due::Probe);
-        assert_eq!(pacing.probe_ended(true), Next::Healthy);
+        assert_eq!(pacing.on_probe_result(true), Next::Healthy);
         assert_eq!(pacing.probes(), 2);
     }
 
@@ -144,7 +144,7 @@ mod tests {
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
         assert_eq!(pacing.timer(), Due::End(TIMEOUT));
-        assert_eq!(pacing.probe_ended(false), Next::Wait(INTERVAL));
+        assert_eq!(pacing.on_probe_result(false), Next::Wait(INTERVAL));
     }
 
     #[test]
@@ -153,17 +153,17 @@ mod tests {
         let mut pacing = pacing(Duration::ZERO, 3);
         pacing.start();
         for succeeded in [true, true, false, true, true] {
-            assert_eq!(pacing.probe_ended(succeeded), Next::Wait(INTERVAL));
+            assert_eq!(pacing.on_probe_result(succeeded), Next::Wait(INTERVAL));
             assert_eq!(pacing.timer(), Due::Probe);
         }
-        assert_eq!(pacing.probe_ended(true), Next::Healthy);
+        assert_eq!(pacing.on_probe_result(true), Next::Healthy);
     }
 
     #[test]
     fn a_late_timer_has_no_effect() {
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
-        pacing.probe_ended(true);
+        pacing.on_probe_result(true);
         assert_eq!(pacing.timer(), Due::Nothing);
         assert_eq!(pacing.probes(), 1);
     }

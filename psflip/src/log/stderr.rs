@@ -10,7 +10,7 @@ use crate::secrets;
 use crate::sys::seam::{self, Call};
 
 /// How long a line waits for room. A terminal has none for a moment whenever another process writes to it.
-const PATIENCE: u8 = 20; // milliseconds
+const WRITE_TIMEOUT_MS: u8 = 20; // milliseconds
 
 /// Whether the last line found no room in time. Then no line waits again until there is room.
 static READER_HANGS: AtomicBool = AtomicBool::new(false);
@@ -29,7 +29,7 @@ impl Careful {
 
 /// Whether `writer` accepts data now, or within a moment unless it `hangs` already.
 pub(super) fn has_room(writer: &impl AsFd, hangs: &AtomicBool) -> bool {
-    let wait = if hangs.load(Ordering::Relaxed) { PollTimeout::ZERO } else { PATIENCE.into() };
+    let wait = if hangs.load(Ordering::Relaxed) { PollTimeout::ZERO } else { WRITE_TIMEOUT_MS.into() };
     let mut fds = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
     let room = poll(&mut fds, wait).is_ok_and(|ready| ready > 0);
     hangs.store(!room, Ordering::Relaxed);

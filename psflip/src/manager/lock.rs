@@ -28,7 +28,7 @@ use crate::sys::tree;
 
 /// How long to wait for another psflip's turn. It examines the pidfile and replaces it, which takes
 /// microseconds unless that psflip is stopped.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often to look at the file of the turn again after another process has removed it.
 const ATTEMPTS: usize = 100;
@@ -154,7 +154,7 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Waits for the turn, for [`PATIENCE`] at most. `None`: another process has it for longer.
+    /// Waits for the turn, for [`TURN_TIMEOUT`] at most. `None`: another process has it for longer.
     ///
     /// # Errors
     /// The file can't be created or locked, or a file of that name was not made by psflip.
@@ -212,13 +212,13 @@ impl Drop for Turn {
     }
 }
 
-/// Waits until the file can be locked, for [`PATIENCE`] at most. [`lock`] then takes the lock.
+/// Waits until the file can be locked, for [`TURN_TIMEOUT`] at most. [`lock`] then takes the lock.
 ///
 /// flock(2) and F_OFD_SETLKW of fcntl(2) have no time limit: only a signal could interrupt them,
 /// and psflip blocks all signals. So a forked process waits. It has the same open file description,
 /// so its lock is also this process's lock.
 fn wait(file: &File) -> io::Result<()> {
-    wait_at_most(PATIENCE, file)
+    wait_at_most(TURN_TIMEOUT, file)
 }
 
 fn wait_at_most(patience: Duration, file: &File) -> io::Result<()> {
@@ -266,15 +266,15 @@ mod tests {
         let path = turn(directory.path());
         let first = Turn::take(path.clone()).unwrap().unwrap();
         let file = Turn::open(&path).unwrap();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| {
-                tell.send(gettid()).unwrap();
+                sender.send(gettid()).unwrap();
                 // Long enough for a busy host to run the other thread.
                 wait_at_most(Duration::from_secs(3600), &file).unwrap();
                 assert_eq!(waiting(gettid()), 0);
             });
-            let thread = told.recv().unwrap();
+            let thread = receiver.recv().unwrap();
             testkit::wait_until(testkit::Deadline::default(), "a process to wait for the turn", || {
                 (waiting(thread) > 0).then_some(())
             });

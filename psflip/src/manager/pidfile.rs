@@ -43,7 +43,7 @@ pub enum Mended {
 
 /// Why a pidfile can't be used. Every message begins with its path.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum PidfileError {
     /// Another psflip holds it (P3).
     #[error("pidfile `{path}`: {holder} is running with this pidfile; stop it first, or use another pidfile")]
     Held {
@@ -103,7 +103,7 @@ pub enum TakenFrom {
     /// From no process: a psflip that is named must be dead.
     NoProcess,
     /// From the predecessor, which knows of it, or from a successor that is dead.
-    Relative,
+    OtherGeneration,
 }
 
 /// Checks early, before anything is started, whether [`Pidfile::take`] would be refused.
@@ -113,8 +113,8 @@ pub enum TakenFrom {
 /// does not at every start, because that means reading all locks of the host.
 ///
 /// # Errors
-/// [`Error`], the first that applies.
-pub fn check(path: &Path, from: TakenFrom, socket: Option<&Path>) -> Result<(), Error> {
+/// [`PidfileError`], the first that applies.
+pub fn check(path: &Path, from: TakenFrom, socket: Option<&Path>) -> Result<(), PidfileError> {
     let directory = directory(path);
     seam::before(Call::AccessDirectory)
         .and_then(|()| eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK))
@@ -125,7 +125,7 @@ pub fn check(path: &Path, from: TakenFrom, socket: Option<&Path>) -> Result<(), 
             && (socket.is_some_and(|socket| socket.symlink_metadata().is_ok()) || is_open_to_all(path)) =>
         {
             match lock::holder_of_removed(directory, path) {
-                Some(pid) => Err(Error::Removed { path: path.to_owned(), pid }),
+                Some(pid) => Err(PidfileError::Removed { path: path.to_owned(), pid }),
                 None => Ok(()),
             }
         }
@@ -143,12 +143,12 @@ impl Pidfile {
     /// Makes the pidfile name this process.
     ///
     /// # Errors
-    /// [`Error`]; nothing is changed then, and no file is left behind.
-    pub fn take(path: &Path, from: TakenFrom) -> Result<Self, Error> {
+    /// [`PidfileError`]; nothing is changed then, and no file is left behind.
+    pub fn take(path: &Path, from: TakenFrom) -> Result<Self, PidfileError> {
         let (new, file) = Temporary::write(path, std::process::id())?;
         let replaced = match from {
-            TakenFrom::Relative => new.replace(path)?,
-            TakenFrom::NoProcess => new.place(path)?,
+            TakenFrom::OtherGeneration => new.replace(path)?,
+            TakenFrom::NoProcess => new.replace_unheld(path)?,
         };
         Ok(Self { path: path.to_owned(), file, replaced })
     }
@@ -164,7 +164,7 @@ impl Pidfile {
     ///
     /// # Errors
     /// As [`Pidfile::take`], and those of lstat(2). The pidfile is not changed then.
-    pub fn mend(&mut self) -> Result<Option<Mended>, Error> {
+    pub fn mend(&mut self) -> Result<Option<Mended>, PidfileError> {
         if self.look().map_err(|error| system(&self.path, "look at it", error))? {
             return Ok(None);
         }
@@ -175,7 +175,7 @@ impl Pidfile {
             None => Mended::Gone,
             Some(existing) => Mended::Names(existing.pid),
         };
-        *self = Self::take(&self.path, if own { TakenFrom::Relative } else { TakenFrom::NoProcess })?;
+        *self = Self::take(&self.path, if own { TakenFrom::OtherGeneration } else { TakenFrom::NoProcess })?;
         Ok(Some(found))
     }
 
@@ -204,9 +204,9 @@ impl Pidfile {
     ///
     /// # Errors
     /// As [`Pidfile::take`].
-    pub fn reclaim(&mut self) -> Result<(), Error> {
+    pub fn reclaim(&mut self) -> Result<(), PidfileError> {
         if !self.names_us() {
-            *self = Self::take(&self.path, TakenFrom::Relative)?;
+            *self = Self::take(&self.path, TakenFrom::OtherGeneration)?;
         }
         Ok(())
     }
@@ -215,7 +215,7 @@ impl Pidfile {
     ///
     /// # Errors
     /// As [`Pidfile::take`].
-    pub fn give_back(self, pid: u32) -> Result<(), Error> {
+    pub fn give_back(self, pid: u32) -> Result<(), PidfileError> {
         if self.names_us() {
             Temporary::write(&self.path, pid)?.0.replace(&self.path)?;
         }
@@ -226,9 +226,9 @@ impl Pidfile {
     ///
     /// # Errors
     /// Those of lstat(2) and unlink(2).
-    pub fn remove(self) -> Result<(), Error> {
+    pub fn remove(self) -> Result<(), PidfileError> {
         if self.look().map_err(|error| system(&self.path, "look at it", error))? {
-            asking(Call::Unlink, || fs::remove_file(&self.path))
+            through_seam(Call::Unlink, || fs::remove_file(&self.path))
                 .map_err(|error| system(&self.path, "remove it", error))?;
         }
         Ok(())
@@ -241,8 +241,8 @@ impl Pidfile {
     }
 }
 
-fn system(path: &Path, action: impl Into<String>, error: io::Error) -> Error {
-    Error::System { path: path.to_owned(), action: action.into(), error }
+fn system(path: &Path, action: impl Into<String>, error: io::Error) -> PidfileError {
+    PidfileError::System { path: path.to_owned(), action: action.into(), error }
 }
 
 fn directory(path: &Path) -> &Path {
@@ -250,7 +250,7 @@ fn directory(path: &Path) -> &Path {
 }
 
 /// Makes a call that a test can make fail.
-fn asking<T>(call: Call, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+fn through_seam<T>(call: Call, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     seam::before(call)?;
     make()
 }
@@ -292,13 +292,13 @@ struct Existing {
 }
 
 impl Existing {
-    fn refuse_held(&self, path: &Path) -> Result<(), Error> {
+    fn refuse_held(&self, path: &Path) -> Result<(), PidfileError> {
         let Self { file, pid } = self;
         match lock::is_held(file, *pid) {
             Ok(false) => Ok(()),
             Ok(true) => {
                 let pid = pid.map_or_else(|| "of unknown pid".to_owned(), |pid| format!("pid {pid}"));
-                Err(Error::Held { path: path.to_owned(), holder: format!("psflip ({pid})") })
+                Err(PidfileError::Held { path: path.to_owned(), holder: format!("psflip ({pid})") })
             }
             Err(error) => Err(system(path, "look at its lock", error)),
         }
@@ -306,8 +306,8 @@ impl Existing {
 }
 
 /// Opens an existing file if it can be a pidfile, without following symlinks and without blocking.
-fn open_existing(path: &Path) -> Result<Option<Existing>, Error> {
-    let kind = match asking(Call::StatPidfile, || fs::symlink_metadata(path)) {
+fn open_existing(path: &Path) -> Result<Option<Existing>, PidfileError> {
+    let kind = match through_seam(Call::StatPidfile, || fs::symlink_metadata(path)) {
         Ok(there) => there.file_type(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(system(path, "look at it", error)),
@@ -320,11 +320,11 @@ fn open_existing(path: &Path) -> Result<Option<Existing>, Error> {
         } else {
             "a special file"
         };
-        return Err(Error::NotRegular { path: path.to_owned(), kind });
+        return Err(PidfileError::NotRegular { path: path.to_owned(), kind });
     }
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let open = || OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
-    let file = match asking(Call::OpenPidfile, open) {
+    let file = match through_seam(Call::OpenPidfile, open) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(system(path, "open it", error)),
@@ -336,7 +336,7 @@ fn open_existing(path: &Path) -> Result<Option<Existing>, Error> {
         Content::Pid(pid) => pid,
         Content::Foreign => {
             let size = file.metadata().map_or(length as u64, |metadata| metadata.len());
-            return Err(Error::Foreign { path: path.to_owned(), size });
+            return Err(PidfileError::Foreign { path: path.to_owned(), size });
         }
     };
     Ok(Some(Existing { file, pid }))
@@ -345,15 +345,15 @@ fn open_existing(path: &Path) -> Result<Option<Existing>, Error> {
 /// How often to look again after another process has replaced the file.
 const ATTEMPTS: usize = 100;
 
-fn contended(path: &Path) -> Error {
-    Error::Held { path: path.to_owned(), holder: "another psflip, just starting,".to_owned() }
+fn contended(path: &Path) -> PidfileError {
+    PidfileError::Held { path: path.to_owned(), holder: "another psflip, just starting,".to_owned() }
 }
 
 /// The temporary name of a complete, locked pidfile. Dropping it removes that name, if it is still there.
 struct Temporary(PathBuf);
 
 impl Temporary {
-    fn write(target: &Path, pid: u32) -> Result<(Self, Locked), Error> {
+    fn write(target: &Path, pid: u32) -> Result<(Self, Locked), PidfileError> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let path = directory(target).join(format!(".{name}.{}", std::process::id()));
         let fail = |action: &str, error| system(target, format!("{action} `{}`", path.display()), error);
@@ -368,10 +368,10 @@ impl Temporary {
         let new = Self(path.clone());
         let file = lock::lock_new(file).map_err(|error| fail("lock", error))?;
         // Readable for all, whatever the umask: other programs must be able to read it.
-        asking(Call::Chmod, || file.set_permissions(fs::Permissions::from_mode(0o644)))
+        through_seam(Call::Chmod, || file.set_permissions(fs::Permissions::from_mode(0o644)))
             .map_err(|error| fail("set the mode of", error))?;
         let mut contents: &File = &file;
-        asking(Call::WritePidfile, || contents.write_all(format!("{pid}\n").as_bytes()))
+        through_seam(Call::WritePidfile, || contents.write_all(format!("{pid}\n").as_bytes()))
             .map_err(|error| fail("write", error))?;
         Ok((new, file))
     }
@@ -380,30 +380,30 @@ impl Temporary {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags.bits());
-        asking(Call::CreatePidfile, || options.open(path))
+        through_seam(Call::CreatePidfile, || options.open(path))
     }
 
     /// Replaces the target, whatever pid is in it. Returns that pid.
-    fn replace(&self, target: &Path) -> Result<Option<u32>, Error> {
+    fn replace(&self, target: &Path) -> Result<Option<u32>, PidfileError> {
         let existing = match open_existing(target) {
             // It was psflip's a moment ago, so it is replaced even if it can't be opened
             // for lack of descriptors.
-            Err(Error::System { .. }) => None,
+            Err(PidfileError::System { .. }) => None,
             looked => looked?,
         };
         self.rename(target)?;
         Ok(existing.and_then(|existing| existing.pid))
     }
 
-    fn rename(&self, target: &Path) -> Result<(), Error> {
-        asking(Call::Rename, || fs::rename(&self.0, target))
+    fn rename(&self, target: &Path) -> Result<(), PidfileError> {
+        through_seam(Call::Rename, || fs::rename(&self.0, target))
             .map_err(|error| system(target, "replace it", error))
     }
 
     /// Replaces the target if no running psflip holds it. Returns the pid that was in it. Of
     /// several processes that try this at the same time one succeeds: only one can create the name,
     /// or have the turn to replace a stale file.
-    fn place(&self, target: &Path) -> Result<Option<u32>, Error> {
+    fn replace_unheld(&self, target: &Path) -> Result<Option<u32>, PidfileError> {
         let mut turn = None;
         for _ in 0..ATTEMPTS {
             let existing = open_existing(target)?;
@@ -438,7 +438,7 @@ impl Temporary {
 }
 
 /// See [`Turn`].
-fn take_turn(target: &Path) -> Result<Turn, Error> {
+fn take_turn(target: &Path) -> Result<Turn, PidfileError> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let path = directory(target).join(format!(".{name}.lock"));
     match Turn::take(path.clone()) {

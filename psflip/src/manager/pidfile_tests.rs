@@ -53,7 +53,7 @@ fn a_replaced_pidfile_is_not_removed_by_its_old_owner() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
     let old = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
-    let new = Pidfile::take(&path, TakenFrom::Relative).unwrap();
+    let new = Pidfile::take(&path, TakenFrom::OtherGeneration).unwrap();
     assert!(!old.names_us() && new.names_us());
     old.remove().unwrap();
     assert!(new.names_us());
@@ -65,7 +65,7 @@ fn a_pidfile_is_given_back_and_reclaimed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
     let mut old = Pidfile::take(&path, TakenFrom::NoProcess).unwrap();
-    let new = Pidfile::take(&path, TakenFrom::Relative).unwrap();
+    let new = Pidfile::take(&path, TakenFrom::OtherGeneration).unwrap();
     new.give_back(4711).unwrap();
     assert_eq!(content(&path), "4711\n");
     old.reclaim().unwrap();
@@ -109,9 +109,9 @@ fn a_file_without_a_pid_is_refused_and_kept() {
         fs::write(&path, foreign).unwrap();
         for error in [
             check(&path, TakenFrom::NoProcess, None).unwrap_err(),
-            check(&path, TakenFrom::Relative, None).unwrap_err(),
+            check(&path, TakenFrom::OtherGeneration, None).unwrap_err(),
             Pidfile::take(&path, TakenFrom::NoProcess).unwrap_err(),
-            Pidfile::take(&path, TakenFrom::Relative).unwrap_err(),
+            Pidfile::take(&path, TakenFrom::OtherGeneration).unwrap_err(),
         ] {
             assert!(error.to_string().contains("no process ID"), "{error}");
         }
@@ -252,14 +252,14 @@ fn a_failed_replacement_leaves_the_old_or_the_new_owner() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.pid");
     let old = std::cell::RefCell::new(Pidfile::take(&path, TakenFrom::NoProcess).unwrap());
-    let hand_over = || Pidfile::take(&path, TakenFrom::Relative);
+    let hand_over = || Pidfile::take(&path, TakenFrom::OtherGeneration);
     let reclaim = || old.borrow_mut().reclaim().unwrap();
     each_fault(reclaim, hand_over, |call, taken| {
         let named = taken.as_ref().map_or(old.borrow().names_us(), Pidfile::names_us);
         assert!(named && names(directory.path()) == ["x.pid"], "{call:?}: {:?}", names(directory.path()));
     });
     let give_back = || {
-        let new = Pidfile::take(&path, TakenFrom::Relative)?;
+        let new = Pidfile::take(&path, TakenFrom::OtherGeneration)?;
         new.give_back(4711)
     };
     each_fault(reclaim, give_back, |call, returned| {

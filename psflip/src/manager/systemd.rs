@@ -28,15 +28,15 @@ const LONGEST_STATUS: usize = 800;
 /// ones are dropped for newer ones.
 const MOST_WAITING: usize = 64;
 /// How often to retry when the kernel lacks memory.
-const PATIENCE: u32 = 10;
+const MOST_RETRIES: u32 = 10;
 /// The file system of pidfds, on which each process has an inode of its own (Linux 6.9).
 const PID_FS: FsType = FsType(0x5049_4446);
 
 /// One datagram: assignments, one on each line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message(String);
+pub struct ManagerMessage(String);
 
-impl Message {
+impl ManagerMessage {
     /// An empty message.
     #[must_use]
     pub fn new() -> Self {
@@ -56,8 +56,8 @@ impl Message {
         self
     }
 
-    /// The service is ready, or ready again. Never together with [`Message::reloading`]: which of the two
-    /// counts depends on the version of systemd.
+    /// The service is ready, or ready again. Never together with [`ManagerMessage::reloading`]: which of the
+    /// two counts depends on the version of systemd.
     #[must_use]
     pub fn ready(self) -> Self {
         self.assign("READY", 1)
@@ -156,7 +156,7 @@ pub fn keeps_descriptors(variable: impl Fn(&str) -> Option<String>) -> bool {
 /// A datagram that waits for room in the service manager's queue.
 #[derive(Debug)]
 struct Waiting {
-    message: Message,
+    message: ManagerMessage,
     fd: Option<OwnedFd>,
 }
 
@@ -192,7 +192,7 @@ impl Notifier {
 
     /// Sends a message, with a descriptor, or queues it if others are queued or there is no room. A failure
     /// to notify the service manager is logged once. Returns false if the message was queued.
-    pub fn send(&mut self, message: Message, fd: Option<BorrowedFd<'_>>) -> bool {
+    pub fn send(&mut self, message: ManagerMessage, fd: Option<BorrowedFd<'_>>) -> bool {
         if !self.waits() {
             match self.try_send(&message, fd) {
                 Ok(()) => return true,
@@ -223,7 +223,7 @@ impl Notifier {
         while let Some(Waiting { message, fd }) = self.waiting.pop_front() {
             match self.try_send(&message, fd.as_ref().map(AsFd::as_fd)) {
                 Ok(()) => self.failures = 0,
-                Err(errno) if is_worth_a_retry(errno) && self.failures < PATIENCE => {
+                Err(errno) if is_worth_a_retry(errno) && self.failures < MOST_RETRIES => {
                     // The kernel reports room in the queue, but not free memory.
                     self.failures += u32::from(errno != Errno::EAGAIN);
                     self.waiting.push_front(Waiting { message, fd });
@@ -234,7 +234,11 @@ impl Notifier {
         }
     }
 
-    fn try_send(&self, Message(text): &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    fn try_send(
+        &self,
+        ManagerMessage(text): &ManagerMessage,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Errno> {
         let raw: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights: &[_] = if raw.is_empty() { &[] } else { &rights };
@@ -268,7 +272,7 @@ impl Notifier {
 }
 
 /// Sends a message to the service manager at this address, if there is one: for a psflip that fails to start.
-pub fn tell(name: Option<String>, message: Message) {
+pub fn send(name: Option<String>, message: ManagerMessage) {
     if let Some(mut notifier) = name.and_then(|name| Notifier::new(&name).ok()) {
         notifier.send(message, None);
     }
@@ -296,7 +300,7 @@ mod tests {
     use super::*;
     use crate::sys::datagram::Datagrams;
 
-    fn heard(datagrams: &Datagrams) -> Option<String> {
+    fn received(datagrams: &Datagrams) -> Option<String> {
         let mut buffer = [0; 4096];
         let datagram = datagrams.receive(&mut buffer).unwrap()?;
         Some(String::from_utf8(buffer[..datagram.length].to_vec()).unwrap())
@@ -304,18 +308,20 @@ mod tests {
 
     #[test]
     fn a_message_has_one_assignment_per_line() {
-        let message = Message::new().main_pid(7, None).ready().watchdog().status("generation 2\nis there");
+        let message =
+            ManagerMessage::new().main_pid(7, None).ready().watchdog().status("generation 2\nis there");
         assert_eq!(message.as_str(), "MAINPID=7\nREADY=1\nWATCHDOG=1\nSTATUS=generation 2\\nis there");
-        let message = Message::new().extend_timeout(Duration::from_millis(1500)).errno(2).exit_status(127);
+        let message =
+            ManagerMessage::new().extend_timeout(Duration::from_millis(1500)).errno(2).exit_status(127);
         assert_eq!(message.as_str(), "EXTEND_TIMEOUT_USEC=1500000\nERRNO=2\nEXIT_STATUS=127");
-        assert!(Message::new().status(&"ü".repeat(5000)).as_str().len() < 4096);
+        assert!(ManagerMessage::new().status(&"ü".repeat(5000)).as_str().len() < 4096);
     }
 
     #[test]
     fn a_reload_message_has_its_start_time() {
         let now = || Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_micros();
         let before = now();
-        let message = Message::new().reloading();
+        let message = ManagerMessage::new().reloading();
         let time: u128 =
             message.as_str().strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
         assert!((before..=now()).contains(&time), "{time}");
@@ -324,7 +330,7 @@ mod tests {
     #[test]
     fn a_process_is_identified_by_its_pidfd_inode_where_it_is_unique() {
         let process = PidFd::open(std::process::id()).unwrap();
-        let message = Message::new().main_pid(7, Some(&process));
+        let message = ManagerMessage::new().main_pid(7, Some(&process));
         let text = message.as_str();
         let of = fstatfs(process.as_fd()).unwrap();
         assert_eq!(text.contains("\nMAINPIDFDID="), of.filesystem_type() == PID_FS, "{text}");
@@ -371,7 +377,7 @@ mod tests {
     fn messages_for_a_full_socket_are_sent_later_in_order() {
         let datagrams = Datagrams::open().unwrap();
         let mut notifier = Notifier::new(&format!("@{}", datagrams.name())).unwrap();
-        let message = |number: usize| Message::new().status(&number.to_string());
+        let message = |number: usize| ManagerMessage::new().status(&number.to_string());
         let mut sent = 0;
         while notifier.send(message(sent), None) {
             sent += 1;
@@ -381,15 +387,15 @@ mod tests {
         notifier.go_on();
         assert!(notifier.waits(), "there is no room yet");
         for number in 0..sent {
-            assert_eq!(heard(&datagrams), Some(format!("STATUS={number}")));
+            assert_eq!(received(&datagrams), Some(format!("STATUS={number}")));
         }
         let mut fds = [nix::poll::PollFd::new(notifier.as_fd(), nix::poll::PollFlags::POLLOUT)];
         assert_eq!(nix::poll::poll(&mut fds, 30_000_u16), Ok(1), "the kernel tells of the room");
         notifier.go_on();
         assert!(!notifier.waits());
-        assert_eq!(heard(&datagrams), Some(format!("STATUS={sent}")));
-        assert_eq!(heard(&datagrams), Some(format!("STATUS={}", sent + 1)));
-        assert_eq!(heard(&datagrams), None);
+        assert_eq!(received(&datagrams), Some(format!("STATUS={sent}")));
+        assert_eq!(received(&datagrams), Some(format!("STATUS={}", sent + 1)));
+        assert_eq!(received(&datagrams), None);
     }
 
     #[test]
@@ -401,18 +407,18 @@ mod tests {
             let mut fails = |work: &mut dyn FnMut(&mut Notifier)| {
                 seam::testing::with(Some((0, errno)), || work(&mut notifier)).1.len()
             };
-            fails(&mut |notifier| assert!(!notifier.send(Message::new().ready(), None)));
-            for _ in 0..PATIENCE {
+            fails(&mut |notifier| assert!(!notifier.send(ManagerMessage::new().ready(), None)));
+            for _ in 0..MOST_RETRIES {
                 fails(&mut |notifier| {
                     notifier.go_on();
                     assert!(notifier.waits());
                 });
             }
-            assert_eq!(heard(&datagrams), None);
+            assert_eq!(received(&datagrams), None);
             notifier.go_on();
-            assert_eq!(heard(&datagrams).as_deref(), Some("READY=1"));
-            seam::testing::with(Some((0, errno)), || notifier.send(Message::new().ready(), None));
-            for _ in 0..=PATIENCE {
+            assert_eq!(received(&datagrams).as_deref(), Some("READY=1"));
+            seam::testing::with(Some((0, errno)), || notifier.send(ManagerMessage::new().ready(), None));
+            for _ in 0..=MOST_RETRIES {
                 assert!(notifier.waits());
                 seam::testing::with(Some((0, errno)), || notifier.go_on());
             }
@@ -426,23 +432,27 @@ mod tests {
         let datagrams = Datagrams::open().unwrap();
         let mut notifier = Notifier::new(&format!("@{}", datagrams.name())).unwrap();
         let mut number = 0;
-        while notifier.send(Message::new().status("fill"), None) {}
+        while notifier.send(ManagerMessage::new().status("fill"), None) {}
         for _ in 0..2 * MOST_WAITING {
             number += 1;
-            notifier.send(Message::new().status(&number.to_string()), None);
+            notifier.send(ManagerMessage::new().status(&number.to_string()), None);
         }
         assert_eq!(notifier.waiting.len(), MOST_WAITING);
-        assert_eq!(notifier.waiting.back().unwrap().message, Message::new().status(&number.to_string()));
+        assert_eq!(
+            notifier.waiting.back().unwrap().message,
+            ManagerMessage::new().status(&number.to_string())
+        );
     }
 
     #[test]
     fn a_missing_service_manager_is_not_waited_for() {
         // Contract: F10
         let mut notifier = Notifier::new("/nowhere/notify").unwrap();
-        assert!(notifier.send(Message::new().ready(), None));
+        assert!(notifier.send(ManagerMessage::new().ready(), None));
         assert!(!notifier.waits() && notifier.complained);
-        let (sent, calls) =
-            seam::testing::with(Some((0, Errno::EINTR)), || notifier.send(Message::new().ready(), None));
+        let (sent, calls) = seam::testing::with(Some((0, Errno::EINTR)), || {
+            notifier.send(ManagerMessage::new().ready(), None)
+        });
         assert!(sent);
         assert_eq!(calls, [Call::Sendmsg, Call::Sendmsg], "an interruption is no failure");
     }

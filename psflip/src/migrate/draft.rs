@@ -1,7 +1,7 @@
 //! The resulting `psflip.toml`: keys in the order of the documentation, each with its comments and its place
 //! in the original file.
 
-use super::source::Place;
+use super::source::Position;
 
 /// The longest line of a comment or an array, in characters.
 const WIDTH: usize = 100;
@@ -10,7 +10,7 @@ const WIDTH: usize = 100;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line {
     /// The place in the original file; `None` for a line that psflip adds.
-    pub(super) from: Option<Place>,
+    pub(super) from: Option<Position>,
     /// The user's comments, then psflip's.
     pub(super) comments: Vec<String>,
     /// Key and value, on one or several lines.

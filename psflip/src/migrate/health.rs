@@ -1,7 +1,7 @@
 //! Upstream's health checks, and its proxies.
 
 use super::draft::string;
-use super::source::{Entry, Node, Place, Value};
+use super::source::{Entry, Node, Position, Value};
 use super::work::{Work, raw, shown};
 
 const KINDS: &[&str] = &["alive", "command", "docker"];
@@ -93,7 +93,7 @@ impl Work<'_> {
         }
     }
 
-    fn timing(&mut self, table: &str, key: &str, at: Place, node: &Node, default: &str) {
+    fn timing(&mut self, table: &str, key: &str, at: Position, node: &Node, default: &str) {
         self.put(table, key, at, node, |work| work.duration(key, node, default));
     }
 
@@ -179,7 +179,7 @@ impl Work<'_> {
         }
     }
 
-    fn one_proxy(&mut self, item: &Node) -> Vec<(Place, String)> {
+    fn one_proxy(&mut self, item: &Node) -> Vec<(Position, String)> {
         let Value::Map(entries) = &item.value else { return vec![(item.at, raw(item))] };
         let network = |name: &str| {
             let found = entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(name));

@@ -18,7 +18,7 @@ use std::fmt;
 
 use crate::config::{self, Generation};
 use draft::Draft;
-pub use source::{Format, Place, Unreadable};
+pub use source::{Format, Position, Unreadable};
 
 /// How often the result is parsed, each time with the rejected lines commented out.
 const ROUNDS: usize = 8;
@@ -45,7 +45,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
     /// The place in upstream's file.
-    pub at: Place,
+    pub at: Position,
     /// Whether something is left to do.
     pub kind: Kind,
     /// The text; a lowercase fragment.
@@ -56,7 +56,7 @@ pub struct Remark {
 const LONGEST: usize = 400;
 
 impl Remark {
-    fn new(at: Place, kind: Kind, text: &str) -> Self {
+    fn new(at: Position, kind: Kind, text: &str) -> Self {
         Self { at, kind, text: crate::text::head(text, LONGEST) }
     }
 

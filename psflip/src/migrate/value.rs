@@ -174,14 +174,14 @@ pub(super) fn parse(text: &str) -> Option<i128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migrate::source::Place;
+    use crate::migrate::source::Position;
 
     fn node(value: Value) -> Node {
         let written = match &value {
             Value::Int(number) => Some(number.to_string()),
             _ => None,
         };
-        Node { at: Place { line: 1, column: 1 }, end: 1, verbatim: None, written, value }
+        Node { at: Position { line: 1, column: 1 }, end: 1, verbatim: None, written, value }
     }
 
     fn read(text: &str) -> Result<Meant<String>, String> {
@@ -217,8 +217,8 @@ mod tests {
             duration(&node(Value::Int(2_000_000_000)), "1m").map(|meant| meant.value).as_deref(),
             Ok("2s")
         );
-        let told = duration(&node(Value::Int(5)), "1m").unwrap_err();
-        assert!(told.contains("5 ns") && told.contains("\"5s\""), "{told}");
+        let error = duration(&node(Value::Int(5)), "1m").unwrap_err();
+        assert!(error.contains("5 ns") && error.contains("\"5s\""), "{error}");
         assert!(duration(&node(Value::Int(-5)), "1m").is_err());
         assert!(duration(&node(Value::Float(1e41)), "1m").is_err());
     }

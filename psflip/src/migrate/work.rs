@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::draft::{Draft, Line, Section, array, key, string};
 use super::go;
-use super::source::{Entry, Node, Place, Source, Value};
+use super::source::{Entry, Node, Position, Source, Value};
 use super::value::{self, Meant};
 use super::{Kind, Remark};
 use crate::config::error::nearest;
@@ -43,7 +43,7 @@ const TOP: &[Known] = &[
     Known::new("quiet", |work, entry| {
         work.put(FILE, "quiet", entry.at, &entry.node, |work| {
             let meant = value::boolean(&entry.node).map(|meant| (meant.value.to_string(), meant.note));
-            work.said_so("quiet", &entry.node, meant)
+            work.setting("quiet", &entry.node, meant)
         });
     }),
     Known::new("locals", |work, entry| work.locals(entry)),
@@ -77,8 +77,13 @@ pub(super) type Made = Result<String, String>;
 
 /// Translates a file.
 pub(super) fn translate(source: &Source<'_>) -> (Draft, Vec<Remark>) {
-    let mut work =
-        Work { source, draft: Draft::default(), remarks: Vec::new(), said: 0, set: BTreeSet::new() };
+    let mut work = Work {
+        source,
+        draft: Draft::default(),
+        remarks: Vec::new(),
+        comments_written: 0,
+        set: BTreeSet::new(),
+    };
     work.file();
     (work.draft, work.remarks)
 }
@@ -89,25 +94,25 @@ pub(super) struct Work<'s> {
     pub(super) draft: Draft,
     pub(super) remarks: Vec<Remark>,
     /// How many of the file's comments are already written.
-    said: usize,
+    comments_written: usize,
     /// The tables and keys that are already written.
     set: BTreeSet<(String, String)>,
 }
 
 impl Work<'_> {
-    pub(super) fn note(&mut self, at: Place, text: &str) {
+    pub(super) fn note(&mut self, at: Position, text: &str) {
         self.remarks.push(Remark::new(at, Kind::Note, text));
     }
 
-    pub(super) fn left(&mut self, at: Place, text: &str) {
+    pub(super) fn left(&mut self, at: Position, text: &str) {
         self.remarks.push(Remark::new(at, Kind::Left, text));
     }
 
     /// The next comments of the file, up to this line.
     pub(super) fn comments(&mut self, line: usize) -> Vec<String> {
-        let rest = &self.source.comments[self.said..];
+        let rest = &self.source.comments[self.comments_written..];
         let count = rest.iter().take_while(|comment| comment.line <= line).count();
-        self.said += count;
+        self.comments_written += count;
         rest[..count].iter().map(|comment| comment.text.clone()).collect()
     }
 
@@ -116,7 +121,7 @@ impl Work<'_> {
         &mut self,
         table: &str,
         key: &str,
-        at: Place,
+        at: Position,
         node: &Node,
         make: impl FnOnce(&mut Self) -> Made,
     ) {
@@ -306,7 +311,7 @@ impl Work<'_> {
             return Ok(String::new());
         }
         let meant = value::signal(node).map(|Meant { value, note }| (string(&value), note));
-        self.said_so("signal", node, meant)
+        self.setting("signal", node, meant)
     }
 
     pub(super) fn duration(&mut self, key: &str, node: &Node, default: &str) -> Made {
@@ -315,11 +320,11 @@ impl Work<'_> {
             return Ok(format!("{key} = {}", string(default)));
         }
         let meant = value::duration(node, default).map(|Meant { value, note }| (string(&value), note));
-        self.said_so(key, node, meant)
+        self.setting(key, node, meant)
     }
 
     /// The line of a translated value, or a remark with the reason why it can't be translated.
-    fn said_so(&mut self, key: &str, node: &Node, meant: Result<(String, Option<String>), String>) -> Made {
+    fn setting(&mut self, key: &str, node: &Node, meant: Result<(String, Option<String>), String>) -> Made {
         match meant {
             Ok((value, note)) => {
                 if let Some(note) = note {
@@ -362,7 +367,7 @@ impl Work<'_> {
             };
         };
         let place = |at: usize| match node.verbatim {
-            Some(start) => self.source.place(start + from + at),
+            Some(start) => self.source.position(start + from + at),
             None => node.at,
         };
         match go::translate(&text[from..]) {
@@ -512,7 +517,7 @@ impl Work<'_> {
         &mut self,
         header: String,
         comments: Vec<String>,
-        lines: Vec<(Place, String)>,
+        lines: Vec<(Position, String)>,
     ) {
         let line = |(at, text)| Line { from: Some(at), comments: Vec::new(), text, left: true };
         let lines = lines.into_iter().map(line).collect();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::process::keeper::{Report, Tree};
 use crate::process::launch::{Launch, Refusal, Stage};
 use crate::sys::early::SignalSetup;
@@ -112,14 +112,14 @@ impl SupervisedCommand {
         self.drain();
         loop {
             match self.tree.next_report() {
-                Ok(Some(Report::Ended(end))) => {
+                Ok(Some(Report::Exited(end))) => {
                     // All output of the command is in the pipe by now. psflip does not wait for other
                     // processes that hold the pipe open.
                     self.drain();
                     return self.judge(end);
                 }
                 Ok(Some(Report::Refused(refusal))) => return Err(self.refused(&refusal)),
-                Ok(Some(Report::Lost | Report::Gone)) => {
+                Ok(Some(Report::KeeperDied | Report::Gone)) => {
                     return Err(
                         self.with_output("exited, but its keeper was killed, so its exit status is unknown")
                     );
@@ -154,11 +154,11 @@ impl SupervisedCommand {
         }
     }
 
-    fn judge(&self, end: End) -> Result<bool, String> {
+    fn judge(&self, end: ExitStatus) -> Result<bool, String> {
         match end {
-            End::Exited(0) => Ok(true),
-            End::Exited(code) => Err(self.with_output(&format!("exited with code {code}"))),
-            End::Killed(signal) => Err(self.with_output(&format!("was killed by {signal}"))),
+            ExitStatus::Exited(0) => Ok(true),
+            ExitStatus::Exited(code) => Err(self.with_output(&format!("exited with code {code}"))),
+            ExitStatus::Killed(signal) => Err(self.with_output(&format!("was killed by {signal}"))),
         }
     }
 

@@ -5,7 +5,7 @@ use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 use super::keeper::Tree;
 use crate::flip::job_control::{
-    AfterStop, ChildStop, Foreground, Part, after_stop, asks_to_stop, needs_terminal,
+    AfterStop, ChildStop, Foreground, Part, after_stop, is_terminal_stop, needs_terminal,
 };
 use crate::flip::signals::Sender;
 use crate::signal::Signal;
@@ -135,7 +135,7 @@ impl JobControl {
     /// Records a signal to this process. Returns whether the process was suspended until then.
     pub fn on_signal(&mut self, signal: Signal, sender: Sender) -> bool {
         let was_suspended = self.suspended;
-        if asks_to_stop(signal) {
+        if is_terminal_stop(signal) {
             self.requested = Some((signal, sender));
             self.is_pending = self.is_stopped().then_some(true);
         }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::io;
 use std::time::Instant;
 
-use crate::sys::children::{self, Ending};
+use crate::sys::children::{self, Killing};
 use crate::sys::process;
 use crate::sys::tree;
 use crate::sys::wait::{self, Change, ChangeKind};
@@ -39,9 +39,9 @@ pub(crate) struct Reaper {
     /// The processes below the keeper, recorded before psflip gives up being a subreaper for a
     /// moment. If the keeper is killed in that moment, they all become children of the service
     /// manager, and can't be found by their parent.
-    wards: Vec<tree::Known>,
+    descendants_before_upgrade: Vec<tree::Known>,
     /// Set while the leftover processes of a tree whose keeper is gone are being killed.
-    sweep: Option<Ending>,
+    sweep: Option<Killing>,
 }
 
 impl Reaper {
@@ -61,7 +61,7 @@ impl Reaper {
     /// As [`Reaper::new`].
     pub(crate) fn knowing(foreign: Vec<u32>) -> io::Result<Self> {
         process::set_subreaper(true)?;
-        Ok(Self { foreign, wards: Vec::new(), sweep: None })
+        Ok(Self { foreign, descendants_before_upgrade: Vec::new(), sweep: None })
     }
 
     /// Children that were there before anything was started.
@@ -75,7 +75,7 @@ impl Reaper {
         // Nothing depends on stops and continuations of psflip's own children.
         loop {
             let change = self.next_change()?;
-            if change.end().is_some() {
+            if change.exit_status().is_some() {
                 return Some(change);
             }
         }
@@ -84,7 +84,7 @@ impl Reaper {
     /// As [`Reaper::next`], but also returns stops and continuations.
     pub(crate) fn next_change(&mut self) -> Option<Change> {
         let change = wait::next_change().ok()??;
-        if change.end().is_some() {
+        if change.exit_status().is_some() {
             self.foreign.retain(|pid| *pid != change.pid);
             was_reaped(change.pid);
             if let Some(sweep) = &mut self.sweep {
@@ -101,13 +101,13 @@ impl Reaper {
     /// Kills and reaps all children that psflip has started or adopted, when psflip exits. None of them
     /// is of use then (the keeper of an aborted probe, the rest of a killed keeper's tree), and no
     /// other process should inherit a zombie.
-    pub(crate) fn end_our_own(&mut self) {
-        children::end_children(std::process::id(), std::mem::take(&mut self.foreign), false);
+    pub(crate) fn kill_own_children(&mut self) {
+        children::kill_all_children(std::process::id(), std::mem::take(&mut self.foreign), false);
     }
 
     /// Records the processes below the keeper, before psflip gives up being a subreaper.
-    pub(crate) fn note_wards(&mut self, keeper: u32) {
-        self.wards = tree::below(keeper);
+    pub(crate) fn record_descendants(&mut self, keeper: u32) {
+        self.descendants_before_upgrade = tree::below(keeper);
     }
 
     /// Kills what the lost keeper of the child's tree left, except these children of psflip.
@@ -115,8 +115,8 @@ impl Reaper {
     /// reaped, and at [`Reaper::next_sweep`].
     pub(crate) fn sweep(&mut self, except: &[u32]) -> bool {
         let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
-        tree::kill_known(&std::mem::take(&mut self.wards));
-        let sweep = self.sweep.get_or_insert_with(|| Ending::new(std::process::id(), Vec::new()));
+        tree::kill_known(&std::mem::take(&mut self.descendants_before_upgrade));
+        let sweep = self.sweep.get_or_insert_with(|| Killing::new(std::process::id(), Vec::new()));
         sweep.spare(spared);
         sweep.go_on();
         self.sweep.take_if(|sweep| sweep.is_over() && sweep.next_look().is_none()).is_some()
@@ -125,7 +125,7 @@ impl Reaper {
     /// When the current sweep must go on, even if no child was reaped.
     #[must_use]
     pub(crate) fn next_sweep(&self) -> Option<Instant> {
-        self.sweep.as_ref().and_then(Ending::next_look)
+        self.sweep.as_ref().and_then(Killing::next_look)
     }
 
     /// Whether a sweep is in progress.

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::anchor::{Link, Message};
+use crate::anchor::{AnchorLink, AnchorMessage};
 use crate::exit;
-use crate::flip::News;
+use crate::flip::Notice;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
@@ -12,15 +12,15 @@ use crate::sys::signal::Received;
 
 /// The anchor above this generation, if there is one.
 #[derive(Debug)]
-pub(super) struct AnchorClient(Option<Link>);
+pub(super) struct AnchorClient(Option<AnchorLink>);
 
 impl AnchorClient {
-    pub(super) fn new(link: Option<Link>) -> Self {
+    pub(super) fn new(link: Option<AnchorLink>) -> Self {
         Self(link)
     }
 
     /// The connection.
-    pub(super) fn link(&self) -> Option<&Link> {
+    pub(super) fn link(&self) -> Option<&AnchorLink> {
         self.0.as_ref()
     }
 
@@ -29,9 +29,9 @@ impl AnchorClient {
         self.0.is_some()
     }
 
-    fn tell(&self, message: Message) {
+    fn report(&self, message: AnchorMessage) {
         if let Some(anchor) = &self.0
-            && let Err(error) = anchor.tell(message)
+            && let Err(error) = anchor.send(message)
             && error.raw_os_error() != Some(libc::EPIPE)
         {
             tracing::error!(?message, %error, "can't notify the anchor");
@@ -40,19 +40,19 @@ impl AnchorClient {
 
     /// Notifies the anchor that this program has read its configuration. `leaves`: whether leftover processes
     /// are left alone.
-    pub(super) fn tell_begin(&self, leaves: bool) {
-        self.tell(Message::begins(leaves));
+    pub(super) fn report_start(&self, leaves: bool) {
+        self.report(AnchorMessage::begins(leaves));
     }
 
-    /// Notifies the anchor of the news that concerns it.
-    pub(super) fn tell_of(&self, news: News) {
-        match news {
-            News::UpgradeStarted => self.tell(Message::Upgrading),
-            News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
-                self.tell(Message::Failed);
+    /// Notifies the anchor of the notice, if it concerns it.
+    pub(super) fn notify_anchor(&self, notice: Notice) {
+        match notice {
+            Notice::UpgradeStarted => self.report(AnchorMessage::Upgrading),
+            Notice::UpgradeFailed | Notice::UpgradeFailedWithoutChild | Notice::UpgradeAborted => {
+                self.report(AnchorMessage::Failed);
             }
             // The process that started this one has exited, so the anchor is the parent now.
-            News::Promoted | News::PredecessorLost => self.die_with_anchor(),
+            Notice::Promoted | Notice::PredecessorKilled => self.die_with_anchor(),
             _ => {}
         }
     }
@@ -66,21 +66,21 @@ impl AnchorClient {
     }
 
     /// The successor is acknowledged: the anchor learns its pid.
-    pub(super) fn tell_main(&self, pid: u32) {
-        self.tell(Message::Main { pid });
+    pub(super) fn report_main(&self, pid: u32) {
+        self.report(AnchorMessage::Main { pid });
     }
 
     /// Nothing may outlive the anchor. The kernel kills this process when the anchor dies, but only once it
     /// is the anchor's child; before that, this function exits. The keeper kills the rest (contract C7).
     pub(super) fn is_gone(&self) -> io::Result<()> {
-        let pid = self.0.as_ref().map(Link::anchor);
+        let pid = self.0.as_ref().map(AnchorLink::anchor);
         tracing::error!(anchor = pid, "the anchor was killed; stopping everything at once");
         process::exit_now(exit::FAILURE)
     }
 
     /// The original signal, if the anchor relayed it.
     pub(super) fn original(&self, received: &Received) -> Option<Received> {
-        self.0.as_ref().and_then(|_| Link::original(received))
+        self.0.as_ref().and_then(|_| AnchorLink::original(received))
     }
 
     /// The anchor stopped after this process, but the SIGCONT came to this process alone: passes it on.

@@ -13,7 +13,7 @@ use super::readiness::Readiness;
 use super::timers::Key;
 use super::waiting::Waiting;
 use crate::config::{Health, Orphans, Plan, Shutdown};
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::flip::Failure;
 use crate::flip::signals::Reach;
 use crate::health::{self, Checker, ChildInfo};
@@ -93,7 +93,7 @@ impl Child {
         if tree.is_over() {
             wait.poller.forget(Token::Tree);
         }
-        if tree.has_told_end() {
+        if tree.has_reported_exit() {
             wait.poller.forget(Token::Child);
             wait.timers.clear(Key::Keeper);
         }
@@ -199,9 +199,9 @@ impl Child {
     }
 
     /// The exit status of a child whose keeper was killed.
-    pub(super) fn end_with_lost_keeper(&self) -> End {
-        let end = self.tree.as_ref().map(Tree::end_of_lost_child);
-        end.unwrap_or(End::Killed(Signal::KILL))
+    pub(super) fn end_with_lost_keeper(&self) -> ExitStatus {
+        let end = self.tree.as_ref().map(Tree::exit_status_of_lost_child);
+        end.unwrap_or(ExitStatus::Killed(Signal::KILL))
     }
 
     /// The processes that survived SIGKILL, as text, as far as psflip sees them.
@@ -228,7 +228,7 @@ impl Child {
         }
         // Also after processes were left behind (contract U5): a keeper that was too slow is killed
         // here, and then psflip kills what becomes its own child.
-        self.reaper.end_our_own();
+        self.reaper.kill_own_children();
     }
 }
 
@@ -271,7 +271,7 @@ impl Child {
     /// Continues the health check.
     pub(super) fn check(
         &mut self,
-        go_on: impl FnOnce(&mut Checker) -> health::Step,
+        go_on: impl FnOnce(&mut Checker) -> health::CheckResult,
         wait: &mut Waiting,
     ) -> health::Verdict {
         let Some(CheckerSlot(checker)) = &mut self.checker else { return health::Verdict::Open };

@@ -5,12 +5,14 @@ use std::io;
 use super::poller::Token;
 use super::timers::Key;
 use super::{Predecessor, Runtime};
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::flip::signals::{Meaning, Request, Sender, Situation, forwarded_as, is_of_terminal, meaning};
 use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
-use crate::handover::{ToPredecessor, ToSuccessor, predecessor, successor};
+use crate::handover::predecessor::FromPredecessor;
+use crate::handover::successor::FromSuccessor;
+use crate::handover::{ToPredecessor, ToSuccessor};
 use crate::health;
-use crate::history::Step;
+use crate::history::UpgradeStep;
 use crate::process::job_control as job;
 use crate::process::keeper::{Report, Tree};
 use crate::process::launch::{Refusal, Stage};
@@ -75,7 +77,7 @@ impl Runtime {
                             self.check(health::Checker::on_timer);
                             self.drain_queue();
                         }
-                        Key::NotHealthyYet => self.tell_not_healthy_yet(),
+                        Key::NotHealthyYet => self.log_not_healthy_yet(),
                         Key::Notifications => self.child.resume_notifications(&mut self.wait)?,
                         Key::SignOfLife => self.managers.sign_of_life(&mut self.wait),
                         Key::Control => self.operators.control.on_timer(&mut self.wait),
@@ -84,7 +86,7 @@ impl Runtime {
                         Key::Hook(hook) => {
                             let limit = self.plan.hooks.timeout;
                             let result = self.hooks.is_late(hook, limit, &mut self.wait);
-                            self.hook_ended(result);
+                            self.on_hook_result(result);
                             self.drain_queue();
                         }
                     }
@@ -96,14 +98,14 @@ impl Runtime {
 
     fn hooked(&mut self, hook: Hook) -> io::Result<()> {
         let result = self.hooks.on_ready(hook, &mut self.wait);
-        self.hook_ended(result);
+        self.on_hook_result(result);
         self.drain_queue();
         Ok(())
     }
 
     fn timed_out(&mut self, timer: Timer) {
         if timer == Timer::Successor {
-            let ends = self.machine.state.successor() == Some(Successor::Ends);
+            let ends = self.machine.state.successor() == Some(Successor::Exiting);
             self.handover.successor_is_late(ends);
         }
         self.dispatch(Event::TimedOut(timer));
@@ -122,13 +124,13 @@ impl Runtime {
                 Report::Other(_) | Report::CaughtUp => {} // not requested
                 Report::Pending(is_pending) => self.child_has_pending(is_pending),
                 Report::About { pid, belongs } => {
-                    if let Some(heard) = self.child.sender_is_known(pid, belongs) {
-                        self.heard(heard);
+                    if let Some(update) = self.child.sender_is_known(pid, belongs) {
+                        self.on_notify_update(update);
                     }
                 }
-                Report::Ended(end) => self.child_has_ended(end)?,
+                Report::Exited(end) => self.on_child_exit(end)?,
                 Report::Gone => self.dispatch(Event::TreeGone),
-                Report::Lost => self.keeper_is_lost()?,
+                Report::KeeperDied => self.on_keeper_death()?,
             }
             if self.machine.outcome.is_some() {
                 return Ok(());
@@ -146,18 +148,18 @@ impl Runtime {
 
     fn on_notifications(&mut self) -> io::Result<()> {
         let is_starting = self.machine.state.is_starting();
-        if let Some(heard) = self.child.read_notifications(is_starting, &mut self.wait)? {
-            self.heard(heard);
+        if let Some(update) = self.child.read_notifications(is_starting, &mut self.wait)? {
+            self.on_notify_update(update);
         }
         Ok(())
     }
 
-    fn heard(&mut self, heard: health::Heard) {
+    fn on_notify_update(&mut self, update: health::NotifyUpdate) {
         // After the promotion nothing depends on these messages.
         if !self.machine.state.is_starting() {
             return;
         }
-        if let Some(time) = heard.extend {
+        if let Some(time) = update.extend {
             let timeout = self.plan.upgrade.timeout;
             if let Some(left) = self.child.extend(time, &self.plan.health, timeout, &mut self.wait) {
                 let deadline = left + self.promotion() + self.grace();
@@ -166,7 +168,7 @@ impl Runtime {
             }
         }
         // Before the start of the child was reported, this has to wait for `start_probing`.
-        if heard.ready && self.child.pid().is_some() {
+        if update.ready && self.child.pid().is_some() {
             self.dispatch(Event::ChildHealthy);
         }
     }
@@ -191,27 +193,27 @@ impl Runtime {
 
     /// The keeper was killed, by the OOM killer for example. The kernel killed the child with it; psflip has
     /// to kill the rest of the process tree.
-    fn keeper_is_lost(&mut self) -> io::Result<()> {
+    fn on_keeper_death(&mut self) -> io::Result<()> {
         let pid = self.child.tree.as_ref().map(Tree::keeper_pid);
         tracing::error!(
             keeper = pid,
             "the keeper was killed, and the child with it; killing the rest of its process tree"
         );
-        let read = self.child_has_ended(self.child.end_with_lost_keeper());
+        let read = self.on_child_exit(self.child.end_with_lost_keeper());
         self.sweep();
         read
     }
 
-    fn child_has_ended(&mut self, end: End) -> io::Result<()> {
+    fn on_child_exit(&mut self, end: ExitStatus) -> io::Result<()> {
         // A signal to the whole process group or service reaches psflip, too. Read pending signals first, so
         // that a stop or upgrade request is known before the exit is judged.
         let read = self.read_signals();
         self.job_control.on_continue();
         self.job_control.take_terminal_back();
-        if end == End::Exited(0) && !self.machine.state.is_stopping() {
+        if end == ExitStatus::Exited(0) && !self.machine.state.is_stopping() {
             self.reasons.look_for_background(&self.child, &self.plan);
         }
-        self.dispatch(Event::ChildEnded(end)); // reported exactly once, whatever else fails
+        self.dispatch(Event::ChildExited(end)); // reported exactly once, whatever else fails
         read
     }
 
@@ -273,28 +275,28 @@ impl Runtime {
             return; // raised by a failed write(2), as a log line about it would raise the next
         }
         let sent = forwarded_as(received.signal, &self.plan.signals).filter(|_| forward.is_some());
-        tell_signal(received, sent, request);
+        log_signal(received, sent, request);
         if let (Some(reach), Some(signal)) = (forward, sent) {
             self.forward(&Received { signal, ..*received }, reach);
         }
         if request == Some(Request::Stop) {
-            self.continue_child_to_end();
+            self.continue_child_to_stop();
         }
         match request {
             Some(Request::Upgrade) => {
                 let by = format!("{} from {}", received.signal, job::sender_text(received));
-                self.operators.log.asked(Some(by));
+                self.operators.log.set_requester(Some(by));
                 self.dispatch(Event::UpgradeRequested);
             }
             Some(Request::Stop) => self.dispatch(Event::StopRequested(ChildSignal::HasIt)),
-            None => self.reasons.note_signal(received.signal),
+            None => self.reasons.record_signal(received.signal),
         }
     }
 
     fn on_successor_message(&mut self) -> io::Result<()> {
         while let Some(link) = &mut self.handover.successor {
-            let news = match link.next_news() {
-                Ok(Some(news)) => news,
+            let message = match link.receive() {
+                Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
                 Err(error) if is_transient(&error) => return Err(error), // retried
                 // EMFILE: its message is lost, so the upgrade is given up (contract F10). But it is still
@@ -304,37 +306,37 @@ impl Runtime {
                     return Ok(());
                 }
             };
-            match news {
-                successor::News::Spawned => {
+            match message {
+                FromSuccessor::Spawned => {
                     let pid = link.process().map(|(pid, _)| pid);
                     if self.handover.watch_successor(&mut self.wait).is_err() {
                         self.successor_is_gone();
                     }
-                    self.operators.note_progress(Step::Spawned, pid, None, None);
+                    self.operators.record_progress(UpgradeStep::Spawned, pid, None, None);
                 }
-                successor::News::Starting { version } => {
+                FromSuccessor::Starting { version } => {
                     let pid = link.process().map(|(pid, _)| pid);
                     tracing::debug!(pid, version, "the new psflip starts its child");
-                    self.operators.note_progress(Step::Starting, pid, None, None);
+                    self.operators.record_progress(UpgradeStep::Starting, pid, None, None);
                     self.wait_for_successor_anew();
                 }
-                successor::News::Extended => self.wait_for_successor_anew(),
+                FromSuccessor::Extended => self.wait_for_successor_anew(),
                 // Its parent is still the intermediate process, so this psflip would kill it on exit. It must
                 // not become the service before the service manager is its parent (contract U10). The check
                 // is repeated when the intermediate process is reaped.
-                successor::News::Ready if !self.handover.successor_is_independent() => {}
-                successor::News::Ready => self.dispatch(Event::SuccessorReady),
-                successor::News::Failed => {}
-                successor::News::Upgrade { by } => {
-                    self.operators.log.asked(by);
+                FromSuccessor::Ready if !self.handover.successor_is_independent() => {}
+                FromSuccessor::Ready => self.dispatch(Event::SuccessorReady),
+                FromSuccessor::Failed => {}
+                FromSuccessor::Upgrade { by } => {
+                    self.operators.log.set_requester(by);
                     self.dispatch(Event::RequestPassedBack);
                 }
-                successor::News::Stop => self.dispatch(Event::StopRequested(ChildSignal::Send)),
-                successor::News::Warning { text } => self.operators.pass_warning_on(text),
-                successor::News::Progress { step, child, probe } => {
-                    self.operators.note_progress(step, None, child, probe);
+                FromSuccessor::Stop => self.dispatch(Event::StopRequested(ChildSignal::Send)),
+                FromSuccessor::Warning { text } => self.operators.pass_warning_on(text),
+                FromSuccessor::Progress { step, child, probe } => {
+                    self.operators.record_progress(step, None, child, probe);
                 }
-                successor::News::Closed => {
+                FromSuccessor::Closed => {
                     self.wait.poller.forget(Token::Successor);
                     // A promoted successor is independent.
                     if self.machine.state.successor().is_some() && !self.handover.successor_closed() {
@@ -342,7 +344,7 @@ impl Runtime {
                     }
                     return Ok(());
                 }
-                successor::News::Misbehaved => {
+                FromSuccessor::Misbehaved => {
                     self.wait.poller.forget(Token::Successor);
                     // A promoted successor is independent.
                     if self.machine.state.successor().is_some() && !self.handover.successor_misbehaved() {
@@ -357,7 +359,7 @@ impl Runtime {
 
     /// The successor has announced how long it may take.
     fn wait_for_successor_anew(&mut self) {
-        if self.machine.state.successor() == Some(Successor::Comes) {
+        if self.machine.state.successor() == Some(Successor::Starting) {
             self.set_timer(Timer::Successor);
             self.drain_queue();
         }
@@ -374,8 +376,8 @@ impl Runtime {
     fn on_predecessor_message(&mut self, most: usize) -> io::Result<()> {
         for _ in 0..most {
             let Some(Predecessor { link, .. }) = &self.handover.predecessor else { return Ok(()) };
-            let news = match link.next_news() {
-                Ok(Some(news)) => news,
+            let message = match link.receive() {
+                Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
                 // Its process is still watched. If an acknowledgement was lost, the timer ends the wait for
                 // it.
@@ -385,30 +387,30 @@ impl Runtime {
                     return Ok(());
                 }
             };
-            match news {
-                predecessor::News::Message(ToSuccessor::Acknowledge { remembered, by }) => {
-                    self.operators.log.asked(by);
-                    self.dispatch(Event::Acknowledged { remembered });
+            match message {
+                FromPredecessor::Message(ToSuccessor::Acknowledge { upgrade_queued, by }) => {
+                    self.operators.log.set_requester(by);
+                    self.dispatch(Event::Acknowledged { upgrade_queued });
                 }
-                predecessor::News::Message(ToSuccessor::Abort) => self.dispatch(Event::Aborted),
-                predecessor::News::Message(ToSuccessor::Draining { step, left }) => {
-                    self.operators.note_drain(step, left);
+                FromPredecessor::Message(ToSuccessor::Abort) => self.dispatch(Event::Aborted),
+                FromPredecessor::Message(ToSuccessor::Draining { step, left }) => {
+                    self.operators.record_drain_step(step, left);
                     if self.machine.state.awaits_predecessor() {
                         self.set_timer(Timer::Predecessor);
                     }
                 }
-                predecessor::News::Message(ToSuccessor::Upgrade { by }) => {
-                    self.operators.log.asked(by);
+                FromPredecessor::Message(ToSuccessor::Upgrade { by }) => {
+                    self.operators.log.set_requester(by);
                     self.dispatch(Event::RequestPassedOn);
                 }
-                predecessor::News::Message(ToSuccessor::Main) => self.managers_know(),
-                predecessor::News::Message(
+                FromPredecessor::Message(ToSuccessor::Main) => self.managers_know(),
+                FromPredecessor::Message(
                     ToSuccessor::Hello(_)
                     | ToSuccessor::Listener { .. }
                     | ToSuccessor::Control { .. }
                     | ToSuccessor::Record(_),
                 ) => {}
-                predecessor::News::Closed => {
+                FromPredecessor::Closed => {
                     // It is dead, or about to be. Its pidfd shows that: a process closes its files before it
                     // counts as exited. A predecessor that stays alive sends `Abort` before it closes the
                     // connection.
@@ -421,7 +423,7 @@ impl Runtime {
     }
 
     /// Continues the health check, and acts on its result.
-    fn check(&mut self, go_on: impl FnOnce(&mut health::Checker) -> health::Step) {
+    fn check(&mut self, go_on: impl FnOnce(&mut health::Checker) -> health::CheckResult) {
         let verdict = self.child.check(go_on, &mut self.wait);
         self.checked(verdict);
     }
@@ -429,7 +431,7 @@ impl Runtime {
     /// Acts on the result of the health check.
     pub(super) fn checked(&mut self, verdict: health::Verdict) {
         if let Some(failure) = self.child.failed_probe() {
-            self.operators.note_probe(failure, &self.handover);
+            self.operators.record_probe(failure, &self.handover);
         }
         match verdict {
             health::Verdict::Open => {}
@@ -445,7 +447,7 @@ const AT_ONCE: usize = 50;
 
 /// Logs a signal: its sender (contract S6), and the signal that the child gets if that is another one
 /// (contract S8).
-fn tell_signal(received: &Received, sent: Option<Signal>, request: Option<Request>) {
+fn log_signal(received: &Received, sent: Option<Signal>, request: Option<Request>) {
     let Received { signal, .. } = received;
     let from = job::sender_text(received);
     let forward = sent.is_some();

@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::poller::Token;
 use super::waiting::Waiting;
 use super::{KILL, Predecessor};
-use crate::anchor;
-use crate::handover::{Hello, ToPredecessor, ToSuccessor, successor};
+use crate::anchor::AnchorLink;
+use crate::handover::successor::SuccessorLink;
+use crate::handover::{Hello, ToPredecessor, ToSuccessor};
 use crate::process::invocation::Program;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
@@ -21,7 +22,7 @@ use crate::sys::tree;
 #[derive(Debug)]
 pub(super) struct Handover {
     pub(super) predecessor: Option<Predecessor>,
-    pub(super) successor: Option<successor::Link>,
+    pub(super) successor: Option<SuccessorLink>,
     /// The process that starts the successor and exits at once, until it is reaped.
     intermediate: Option<u32>,
     /// Why no successor could be started.
@@ -52,7 +53,7 @@ impl Handover {
 
     /// The pid of a predecessor that has not exited. Its exit may not have been handled yet.
     pub(super) fn living_predecessor(&self) -> Option<u32> {
-        let living = self.predecessor.as_ref().filter(|old| !old.link.process().has_ended());
+        let living = self.predecessor.as_ref().filter(|old| !old.link.process().has_exited());
         living.map(|predecessor| predecessor.pid)
     }
 
@@ -67,7 +68,7 @@ impl Handover {
     ///
     /// # Errors
     /// EPIPE: there is none, or it is gone, which its pidfd shows as well.
-    pub(super) fn tell_predecessor(&self, message: &ToPredecessor) -> io::Result<()> {
+    pub(super) fn send_to_predecessor(&self, message: &ToPredecessor) -> io::Result<()> {
         match &self.predecessor {
             Some(Predecessor { link, .. }) => link.send(message),
             None => Err(io::Error::from_raw_os_error(libc::EPIPE)),
@@ -76,13 +77,13 @@ impl Handover {
 
     /// Reports to it. Nothing depends on that, and it may be gone.
     pub(super) fn report(&self, message: &ToPredecessor) {
-        let _ = self.tell_predecessor(message); // if it is gone, its pidfd shows that
+        let _ = self.send_to_predecessor(message); // if it is gone, its pidfd shows that
     }
 
     /// Stops reading from it. Returns the acknowledgement if it had been sent.
     ///
     /// # Errors
-    /// As [`crate::handover::predecessor::Link::withdraw`].
+    /// As [`crate::handover::predecessor::PredecessorLink::withdraw`].
     pub(super) fn withdraw(&self, wait: &mut Waiting) -> io::Result<Option<(bool, Option<String>)>> {
         let answer = match &self.predecessor {
             Some(Predecessor { link, .. }) => link.withdraw(),
@@ -104,7 +105,7 @@ impl Handover {
 impl Handover {
     /// Its pid and process, once it has reported them.
     pub(super) fn successor_process(&self) -> Option<(u32, &PidFd)> {
-        self.successor.as_ref().and_then(successor::Link::process)
+        self.successor.as_ref().and_then(SuccessorLink::process)
     }
 
     /// Starts it. psflip is no subreaper until it has reaped the process between the two
@@ -115,11 +116,11 @@ impl Handover {
         hello: Hello,
         inheritance: impl Iterator<Item = (ToSuccessor, Option<BorrowedFd<'s>>)>,
         deadline: Duration,
-        anchor: Option<&anchor::Link>,
+        anchor: Option<&AnchorLink>,
         wait: &mut Waiting,
     ) -> bool {
         let result = process::set_subreaper(false).and_then(|()| {
-            successor::Link::start(program, hello, inheritance, deadline, anchor, |end| {
+            SuccessorLink::start(program, hello, inheritance, deadline, anchor, |end| {
                 wait.poller.watch(Token::Successor, end)
             })
         });
@@ -150,7 +151,7 @@ impl Handover {
         }
         self.intermediate = None;
         become_subreaper_again();
-        self.successor.as_ref().is_some_and(successor::Link::is_ready)
+        self.successor.as_ref().is_some_and(SuccessorLink::is_ready)
     }
 
     /// Whether the successor's parent is the service manager. Until then this psflip would kill it on exit,
@@ -171,10 +172,10 @@ impl Handover {
         watched
     }
 
-    /// How long to wait for its next step. `ends`: it has been aborted.
-    pub(super) fn successor_deadline(&self, ends: bool, default: Duration) -> Duration {
+    /// How long to wait for its next step. `is_exiting`: it has been aborted.
+    pub(super) fn successor_deadline(&self, is_exiting: bool, default: Duration) -> Duration {
         match &self.successor {
-            Some(link) if ends => link.grace(),
+            Some(link) if is_exiting => link.grace(),
             Some(link) => link.deadline(),
             None => default,
         }
@@ -182,7 +183,7 @@ impl Handover {
 
     /// How long it may take to exit after an abort.
     pub(super) fn successor_grace(&self) -> Duration {
-        self.successor.as_ref().map_or(Duration::ZERO, successor::Link::grace)
+        self.successor.as_ref().map_or(Duration::ZERO, SuccessorLink::grace)
     }
 
     /// It was late. `ends`: it had been aborted.
@@ -222,7 +223,7 @@ impl Handover {
     }
 
     /// Kills a successor that was late. Returns false if it has not reported its pid. If it still starts, it
-    /// exits on the `abort` that `let_go` sends.
+    /// exits on the `abort` that `abandon` sends.
     pub(super) fn kill_successor(&self) -> bool {
         let Some((pid, process)) = self.successor_process() else { return false };
         tracing::warn!(pid, "killing the new psflip");
@@ -246,12 +247,12 @@ impl Handover {
 
     /// The point of no return (see `flip`): either the acknowledgement is sent, or it fails and nothing has
     /// changed. `by`: the requester of the queued upgrade.
-    pub(super) fn acknowledge(&mut self, remembered: bool, by: Option<String>) -> Committed {
+    pub(super) fn acknowledge(&mut self, upgrade_queued: bool, by: Option<String>) -> Committed {
         let Some(link) = &mut self.successor else { return Committed::No(by) };
-        let alive = link.process().is_some_and(|(_, process)| !process.has_ended());
+        let alive = link.process().is_some_and(|(_, process)| !process.has_exited());
         // A successor that was sent an abort may not have read it yet.
         let committed = if alive && link.failure().is_none() {
-            link.send(&ToSuccessor::Acknowledge { remembered, by: by.clone() })
+            link.send(&ToSuccessor::Acknowledge { upgrade_queued, by: by.clone() })
         } else {
             Err(io::Error::from_raw_os_error(libc::ESRCH))
         };
@@ -263,20 +264,20 @@ impl Handover {
     }
 
     /// Sends it a message. Returns whether it still reads.
-    pub(super) fn tell_successor(&self, message: &ToSuccessor) -> bool {
+    pub(super) fn send_to_successor(&self, message: &ToSuccessor) -> bool {
         self.successor.as_ref().is_some_and(|link| link.send(message).is_ok())
     }
 
     /// Requests it to give up.
     pub(super) fn abort_successor(&mut self) {
-        self.tell_successor(&ToSuccessor::Abort); // it may be dead
+        self.send_to_successor(&ToSuccessor::Abort); // it may be dead
         if let Some(link) = &mut self.successor {
             link.set_stopped();
         }
     }
 
     /// The reason why the successor failed. The link is of no more use then. A successor that still lives
-    /// exits on the `abort` that `let_go` sends.
+    /// exits on the `abort` that `abandon` sends.
     pub(super) fn why_upgrade_failed(&mut self, wait: &mut Waiting) -> String {
         if let Some(error) = self.start_error.take() {
             return error;
@@ -298,7 +299,7 @@ impl Handover {
                     .to_owned()
             }
         };
-        link.let_go();
+        link.abandon();
         reason
     }
 

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::Runtime;
-use crate::flip::News;
+use crate::flip::Notice;
 use crate::flip::signals::Reach;
 use crate::signal::Signal;
 use crate::sys::signal::Received;
@@ -34,10 +34,10 @@ impl Runtime {
 
     /// Another generation has exited, or no longer needs the terminal: a child that waits for the terminal
     /// may get it now.
-    pub(super) fn terminal_may_be_free(&mut self, news: News) {
+    pub(super) fn terminal_may_be_free(&mut self, notice: Notice) {
         let is_free = matches!(
-            news,
-            News::UpgradeFailed | News::Promoted | News::PredecessorDrained | News::PredecessorLost
+            notice,
+            Notice::UpgradeFailed | Notice::Promoted | Notice::PredecessorDrained | Notice::PredecessorKilled
         );
         if !is_free {
             return;
@@ -58,7 +58,7 @@ impl Runtime {
 
     /// A stopped process exits only on SIGKILL. So psflip continues a child that has been sent a stop signal,
     /// as systemd does.
-    pub(super) fn continue_child_to_end(&mut self) {
+    pub(super) fn continue_child_to_stop(&mut self) {
         let Some(tree) = &self.child.tree else { return };
         let is_stopped = |child| self.job_control.is_stopped() || tree::is_stopped(child);
         if let Some(child) = tree.child_pid().filter(|child| is_stopped(*child)) {

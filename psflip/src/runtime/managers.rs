@@ -18,17 +18,17 @@ use super::poller::Token;
 use super::timers::Key;
 use super::waiting::Waiting;
 use super::{MARGIN, Runtime};
-use crate::anchor;
-use crate::end::End;
+use crate::anchor::AnchorLink;
 use crate::exit;
-use crate::flip::{News, Outcome};
+use crate::exit_status::ExitStatus;
+use crate::flip::{Notice, Outcome};
 use crate::handover::ToSuccessor;
-use crate::manager::systemd::{Message, Notifier, keeps_descriptors, watchdog_interval};
+use crate::manager::systemd::{ManagerMessage, Notifier, keeps_descriptors, watchdog_interval};
 use crate::traffic::listen::Listeners;
 
 /// How long a generation that has drained stays alive when the service manager does not read the message that
 /// another process is the main process.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MANAGER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which generation notifies the service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Managers {
     /// them.
     pub(super) fn new(
         variable: impl Fn(&str) -> Option<String>,
-        anchor: Option<anchor::Link>,
+        anchor: Option<AnchorLink>,
         is_first: bool,
         generation: u64,
     ) -> Self {
@@ -82,7 +82,7 @@ impl Managers {
                 None
             }
         });
-        let main = anchor.as_ref().map_or_else(std::process::id, anchor::Link::anchor);
+        let main = anchor.as_ref().map_or_else(std::process::id, AnchorLink::anchor);
         let stores = systemd.is_some() && keeps_descriptors(&variable);
         let watchdog = systemd.as_ref().and_then(|_| watchdog_interval(variable, main));
         Self {
@@ -113,8 +113,8 @@ impl Managers {
     /// The first generation starts. `time`: how long that may take.
     pub(super) fn begin(&mut self, time: Duration, wait: &mut Waiting) {
         if self.speaks() {
-            let message = self.patience(Message::new(), time);
-            self.say(message.status(&format!("starting generation {}", self.generation)), wait);
+            let message = self.patience(ManagerMessage::new(), time);
+            self.send(message.status(&format!("starting generation {}", self.generation)), wait);
             self.show_signs_of_life(wait);
         }
     }
@@ -133,7 +133,7 @@ impl Managers {
     pub(super) fn hand_over(&mut self, handover: &Handover, time: Duration, wait: &mut Waiting) {
         let successor = handover.successor_process();
         if let Some((pid, _)) = successor {
-            self.anchor.tell_main(pid);
+            self.anchor.report_main(pid);
         }
         if !self.speaks() {
             return;
@@ -141,13 +141,13 @@ impl Managers {
         if let Some((pid, process)) = successor {
             let next = self.generation + 1;
             // Below an anchor, the anchor stays the main process.
-            let message = Message::new();
+            let message = ManagerMessage::new();
             let message = if self.anchor.is_there() { message } else { message.main_pid(pid, Some(process)) };
             let message = message.ready();
             let message = if self.watchdog.is_some() { message.watchdog() } else { message };
             // The client that requested the upgrade may wait for the end of the old child.
             let message = message.extend_timeout(time);
-            self.say(message.status(&format!("generation {next} took over")), wait);
+            self.send(message.status(&format!("generation {next} took over")), wait);
         }
         self.voice = Voice::Successor;
         wait.timers.clear(Key::SignOfLife);
@@ -159,7 +159,7 @@ impl Managers {
     fn pass_voice_on(&self, handover: &Handover) {
         let waits = self.systemd.as_ref().is_some_and(Notifier::waits);
         if self.voice == Voice::Successor && !waits {
-            handover.tell_successor(&ToSuccessor::Main); // it may be dead
+            handover.send_to_successor(&ToSuccessor::Main); // it may be dead
         }
     }
 
@@ -183,7 +183,7 @@ impl Managers {
         if !self.speaks() {
             return;
         }
-        let mut message = Message::new();
+        let mut message = ManagerMessage::new();
         if !self.known && !self.anchor.is_there() {
             // The predecessor was killed. If systemd accepts messages of this generation at all, it does now.
             // An upgrade may have been announced as a reload.
@@ -196,7 +196,7 @@ impl Managers {
         if self.watchdog.is_some() {
             message = message.watchdog();
         }
-        self.say(message.status(status), wait);
+        self.send(message.status(status), wait);
         self.store_sockets(listeners, wait);
         self.show_signs_of_life(wait);
     }
@@ -206,10 +206,10 @@ impl Managers {
     fn store_sockets(&mut self, listeners: &mut Listeners, wait: &mut Waiting) {
         let Some(notifier) = self.systemd.as_mut().filter(|_| self.stores) else { return };
         for (name, socket) in listeners.to_store() {
-            notifier.send(Message::new().store(&name), Some(socket));
+            notifier.send(ManagerMessage::new().store(&name), Some(socket));
         }
         for name in listeners.stored() {
-            notifier.send(Message::new().store_no_more(&name), None);
+            notifier.send(ManagerMessage::new().store_no_more(&name), None);
         }
         self.wait_for_room(wait);
     }
@@ -218,14 +218,14 @@ impl Managers {
     pub(super) fn be_patient(&mut self, time: Duration, wait: &mut Waiting) {
         let until = Instant::now() + time;
         // Nothing to send if the time announced before is long enough; its margin covers small differences.
-        let is_told = self.patient_until.is_none_or(|told| until <= told);
-        if self.speaks() && !is_told {
-            let message = self.patience(Message::new(), time + MARGIN);
-            self.say(message, wait);
+        let is_announced = self.patient_until.is_none_or(|announced| until <= announced);
+        if self.speaks() && !is_announced {
+            let message = self.patience(ManagerMessage::new(), time + MARGIN);
+            self.send(message, wait);
         }
     }
 
-    fn patience(&mut self, message: Message, time: Duration) -> Message {
+    fn patience(&mut self, message: ManagerMessage, time: Duration) -> ManagerMessage {
         self.patient_until = Some(Instant::now() + time);
         message.extend_timeout(time)
     }
@@ -241,7 +241,7 @@ impl Managers {
     pub(super) fn sign_of_life(&mut self, wait: &mut Waiting) {
         // A message that still waits to be sent will do.
         if self.speaks() && !self.systemd.as_ref().is_some_and(Notifier::waits) {
-            self.say(Message::new().watchdog(), wait);
+            self.send(ManagerMessage::new().watchdog(), wait);
         }
         self.show_signs_of_life(wait);
     }
@@ -249,32 +249,32 @@ impl Managers {
     /// Sends the last messages before psflip exits.
     pub(super) fn finish(&mut self, outcome: Outcome, handover: &Handover, wait: &mut Waiting) {
         if self.speaks() {
-            let mut message = Message::new();
+            let mut message = ManagerMessage::new();
             if let (Outcome::Failed(_), Some(errno)) = (outcome, self.errno) {
                 message = message.errno(errno);
             }
             // systemd sees a death by signal itself.
-            if let End::Exited(code) = exit::end_for(outcome) {
+            if let ExitStatus::Exited(code) = exit::exit_status_for(outcome) {
                 message = message.exit_status(code);
             }
-            if message != Message::new() {
-                self.say(message, wait);
+            if message != ManagerMessage::new() {
+                self.send(message, wait);
             }
         }
         if outcome == Outcome::Superseded {
-            self.stay_until_told(handover);
+            self.stay_until_notified(handover);
         }
     }
 
     /// A service manager that does not know the successor would stop it when this process exits.
-    fn stay_until_told(&mut self, handover: &Handover) {
-        let deadline = Instant::now() + PATIENCE;
+    fn stay_until_notified(&mut self, handover: &Handover) {
+        let deadline = Instant::now() + MANAGER_TIMEOUT;
         while let Some(notifier) = self.systemd.as_mut().filter(|notifier| notifier.waits()) {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut room = [PollFd::new(notifier.as_fd(), PollFlags::POLLOUT)];
             match poll(&mut room, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
                 Ok(0) => {
-                    tracing::error!(waited = ?PATIENCE, "the service manager does not read which process is the main process now");
+                    tracing::error!(waited = ?MANAGER_TIMEOUT, "the service manager does not read which process is the main process now");
                     return;
                 }
                 Ok(_) | Err(_) => notifier.go_on(),
@@ -283,7 +283,7 @@ impl Managers {
         self.pass_voice_on(handover);
     }
 
-    fn say(&mut self, message: Message, wait: &mut Waiting) {
+    fn send(&mut self, message: ManagerMessage, wait: &mut Waiting) {
         if let Some(notifier) = &mut self.systemd {
             notifier.send(message, None);
             self.wait_for_room(wait);
@@ -330,78 +330,82 @@ impl Managers {
 
 impl Runtime {
     /// Notifies service managers of the news that concerns them.
-    pub(super) fn tell_managers(&mut self, news: News) {
-        match news {
-            News::Promoted => self.managers.note_healthy(),
-            News::Stopping => self.managers.stopping = true,
-            News::StopIgnored => self.managers.stopping = false,
+    pub(super) fn notify_managers(&mut self, notice: Notice) {
+        match notice {
+            Notice::Promoted => self.managers.note_healthy(),
+            Notice::Stopping => self.managers.stopping = true,
+            Notice::StopIgnored => self.managers.stopping = false,
             _ => {}
         }
-        self.managers.anchor.tell_of(news);
+        self.managers.anchor.notify_anchor(notice);
         if !self.managers.speaks() {
             return;
         }
-        if news == News::Promoted {
+        if notice == Notice::Promoted {
             self.introduce();
             return;
         }
-        let Some((message, time, status)) = self.message_of(news) else { return };
+        let Some((message, time, status)) = self.message_of(notice) else { return };
         let message = match time {
             Some(time) => self.managers.patience(message, time),
             None => message,
         };
-        self.managers.say(message.status(&status), &mut self.wait);
+        self.managers.send(message.status(&status), &mut self.wait);
     }
 
     /// The message about the news: its first part, the time that the operation may take from now on, and the
     /// status line.
-    fn message_of(&self, news: News) -> Option<(Message, Option<Duration>, String)> {
+    fn message_of(&self, notice: Notice) -> Option<(ManagerMessage, Option<Duration>, String)> {
         let (status, generation) = (self.status(), self.identity.generation);
-        let message = match news {
-            News::UpgradeStarted => {
+        let message = match notice {
+            Notice::UpgradeStarted => {
                 let time = self.plan.upgrade.timeout + self.promotion() + self.grace() + MARGIN;
                 let next = generation + 1;
                 let status = format!("{status}; starting generation {next}");
-                (Message::new().reloading(), Some(time), status)
+                (ManagerMessage::new().reloading(), Some(time), status)
             }
-            News::UpgradeFailed => (Message::new().ready(), None, status),
+            Notice::UpgradeFailed => (ManagerMessage::new().ready(), None, status),
             // The child may ignore the stop, and `STOPPING=1` can't be undone, so it is sent only when the
             // child exits.
-            News::Stopping => {
+            Notice::Stopping => {
                 let time = self.grace() + self.handover.successor_grace();
                 let status = format!("stop requested, waiting for the child to exit; {status}");
-                (Message::new(), Some(time), status)
+                (ManagerMessage::new(), Some(time), status)
             }
-            News::StopIgnored => {
-                (Message::new(), None, format!("{status}; the child ignored a stop request"))
+            Notice::StopIgnored => {
+                (ManagerMessage::new(), None, format!("{status}; the child ignored a stop request"))
             }
-            News::ChildEnded(end) | News::ServiceDown(end) => {
-                let message = if self.managers.stopping { Message::new().stopping() } else { Message::new() };
+            Notice::ChildExited(end) | Notice::ServiceDown(end) => {
+                let message = if self.managers.stopping {
+                    ManagerMessage::new().stopping()
+                } else {
+                    ManagerMessage::new()
+                };
                 (message, Some(self.grace()), format!("the child has exited: {end}"))
             }
-            News::UpgradeAborted => {
-                (Message::new(), Some(self.grace()), "stopping; an upgrade was aborted".to_owned())
+            Notice::UpgradeAborted => {
+                (ManagerMessage::new(), Some(self.grace()), "stopping; an upgrade was aborted".to_owned())
             }
-            News::UpgradeFailedWithoutChild | News::Failed(_) => {
-                (Message::new(), Some(self.grace()), format!("failed: {}", self.reasons.of_exit()))
+            Notice::UpgradeFailedWithoutChild | Notice::Failed(_) => {
+                (ManagerMessage::new(), Some(self.grace()), format!("failed: {}", self.reasons.of_exit()))
             }
-            News::AwaitingPredecessor => {
+            Notice::AwaitingPredecessor => {
                 let old = generation - 1;
                 let status = format!("stopped, waiting for generation {old}, which still drains");
-                (Message::new(), Some(self.predecessor_deadline()), status)
+                (ManagerMessage::new(), Some(self.predecessor_deadline()), status)
             }
-            News::PredecessorDrained => (Message::new(), None, status),
-            News::Promoted
-            | News::RequestRemembered
-            | News::RequestRefused
-            | News::SuccessorLeftBehind
-            | News::ChildEndedDuringUpgrade(_)
-            | News::PredecessorLost
-            | News::PredecessorLate
-            | News::Superseded
-            | News::ChildKilled
-            | News::OrphansKilled
-            | News::LeftBehind => return None,
+            Notice::PredecessorDrained => (ManagerMessage::new(), None, status),
+            Notice::Promoted
+            | Notice::UpgradeQueued
+            | Notice::RequestRefused
+            | Notice::SuccessorSurvivedKill
+            | Notice::ChildExitedDuringUpgrade(_)
+            | Notice::PredecessorKilled
+            | Notice::PredecessorTimedOut
+            | Notice::Superseded
+            | Notice::ChildKilled
+            | Notice::OrphansKilled
+            | Notice::SurvivedKill => return None,
         };
         Some(message)
     }

@@ -21,10 +21,10 @@ mod waiting;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::anchor;
+use crate::anchor::AnchorLink;
 use crate::config::{Orphans, Plan, Slot};
 use crate::flip::{Effect, Event, Outcome, Role, Successor, Timer};
-use crate::handover::predecessor::{self, Inheritance};
+use crate::handover::predecessor::{self, Inheritance, PredecessorLink};
 use crate::handover::{Begun, ToPredecessor, is_gone};
 use crate::history::Drain;
 use crate::process::environment::child_environment;
@@ -58,7 +58,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 const KILL: Duration = Duration::from_secs(10);
 
 /// How many iterations of the loop may fail in a row before a generation gives up.
-const PATIENCE: u32 = 10;
+const MOST_FAILED_ITERATIONS: u32 = 10;
 
 /// Identity of this generation.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Predecessor {
     /// The connection.
-    pub link: predecessor::Link,
+    pub link: PredecessorLink,
     /// Its pid.
     pub pid: u32,
     /// The pidfile that it holds.
@@ -121,7 +121,7 @@ pub fn live(
     plan: Plan,
     identity: Identity,
     predecessor: Option<Predecessor>,
-    anchor: Option<anchor::Link>,
+    anchor: Option<AnchorLink>,
     inheritance: Inheritance,
 ) -> io::Result<Outcome> {
     memory::reserve_stack(); // there is no child yet that a failure here would take down
@@ -130,7 +130,7 @@ pub fn live(
     let (wait, reaper) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            tell_of_breakdown(predecessor.as_ref(), &error);
+            report_breakdown(predecessor.as_ref(), &error);
             return Err(error);
         }
     };
@@ -138,7 +138,7 @@ pub fn live(
     runtime.live(effects)
 }
 
-fn tell_of_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
+fn report_breakdown(predecessor: Option<&Predecessor>, error: &io::Error) {
     if let Some(Predecessor { link, .. }) = predecessor {
         let reason = format!("the new psflip can't go on: {error}");
         let failed = ToPredecessor::Failed { code: crate::exit::FAILURE, child_code: None, reason };
@@ -152,7 +152,7 @@ impl Runtime {
         plan: Plan,
         identity: Identity,
         predecessor: Option<Predecessor>,
-        anchor: Option<anchor::Link>,
+        anchor: Option<AnchorLink>,
         mut inheritance: Inheritance,
         wait: Waiting,
         reaper: Reaper,
@@ -163,7 +163,7 @@ impl Runtime {
         let number = generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
-        let job = Job::of(anchor.as_ref().map(anchor::Link::anchor));
+        let job = Job::of(anchor.as_ref().map(AnchorLink::anchor));
         let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
         let control = Control::new(&mut inheritance);
         let Inheritance { listeners: given, history, .. } = inheritance;
@@ -190,7 +190,7 @@ impl Runtime {
         match self.run(effects) {
             Ok(()) => self.finish(),
             Err(error) => {
-                tell_of_breakdown(self.handover.predecessor.as_ref(), &error);
+                report_breakdown(self.handover.predecessor.as_ref(), &error);
                 Err(error)
             }
         }
@@ -198,10 +198,10 @@ impl Runtime {
 
     fn run(&mut self, effects: Vec<Effect>) -> io::Result<()> {
         self.report_start()?;
-        self.managers.anchor.tell_begin(self.plan.shutdown.orphans == Orphans::Leave);
+        self.managers.anchor.report_start(self.plan.shutdown.orphans == Orphans::Leave);
         let time = self.plan.upgrade.timeout + self.promotion() + self.grace();
         self.managers.begin(time, &mut self.wait);
-        self.tell_warnings();
+        self.log_warnings();
         self.perform_all(effects);
         self.drain_queue();
         let mut is_idle = false;
@@ -210,7 +210,7 @@ impl Runtime {
             self.wait.timers.program()?;
             let was_idle = std::mem::replace(&mut is_idle, self.machine.state.is_idle());
             if is_idle && !was_idle {
-                memory::let_go_of_startup_code();
+                memory::release_startup_code();
             }
             failed_turns += 1;
             let mut failed = false;
@@ -218,7 +218,9 @@ impl Runtime {
                 match self.collect(token) {
                     // The descriptor is still ready and is read again at once. So a single failed call costs
                     // neither the service nor the exit status of one that is stopping (contract F10).
-                    Err(error) if is_transient(&error) || failed_turns < PATIENCE => failed = true,
+                    Err(error) if is_transient(&error) || failed_turns < MOST_FAILED_ITERATIONS => {
+                        failed = true
+                    }
                     other => other?,
                 }
                 if self.machine.outcome.is_some() {
@@ -228,7 +230,7 @@ impl Runtime {
             if !failed {
                 failed_turns = 0;
             }
-            self.tell_changes();
+            self.notify_watchers();
         }
         Ok(())
     }
@@ -274,7 +276,7 @@ impl Runtime {
             if before != state {
                 self.operators.set_changed();
                 if let Some(step) = state.drain().filter(|step| before.drain() != Some(*step)) {
-                    self.operators.note_own_drain(step, &self.plan.shutdown, &self.handover);
+                    self.operators.record_own_drain(step, &self.plan.shutdown, &self.handover);
                 }
             }
         }
@@ -373,7 +375,7 @@ impl Runtime {
             Timer::Healthy => self.plan.upgrade.timeout,
             Timer::Acknowledgement => predecessor::ACKNOWLEDGEMENT,
             Timer::Successor => {
-                let ends = self.machine.state.successor() == Some(Successor::Ends);
+                let ends = self.machine.state.successor() == Some(Successor::Exiting);
                 self.handover.successor_deadline(ends, self.plan.upgrade.timeout)
             }
             Timer::Predecessor => self.predecessor_deadline(),

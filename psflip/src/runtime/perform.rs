@@ -4,9 +4,9 @@ use super::handover::Committed;
 use super::operators::kind;
 use super::timers::Key;
 use super::{MARGIN, Runtime, hooks};
-use crate::flip::{Effect, Event, Hook, News, StartFailure, Timer};
+use crate::flip::{Effect, Event, Hook, Notice, StartFailure, Timer};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
-use crate::history::Step;
+use crate::history::UpgradeStep;
 use crate::process::command::SupervisedCommand;
 use crate::process::invocation::FileStamp;
 use crate::process::launch::Launch;
@@ -22,7 +22,7 @@ impl Runtime {
             Effect::StopProbing => self.child.stop_probing(&mut self.wait),
             Effect::SignalChild => {
                 if self.child.signal(self.plan.shutdown.signal) {
-                    self.continue_child_to_end();
+                    self.continue_child_to_stop();
                 }
             }
             Effect::KillChild => {
@@ -32,32 +32,32 @@ impl Runtime {
             Effect::KillOrphans => self.child.kill_orphans(),
             Effect::RunHook(hook) => {
                 if hook == Hook::Promote {
-                    self.note(Step::Healthy);
+                    self.record_step(UpgradeStep::Healthy);
                 }
                 self.run_hook(hook);
             }
-            Effect::EndHook => self.hooks.end(Hook::Promote, &mut self.wait),
+            Effect::KillHook => self.hooks.end(Hook::Promote, &mut self.wait),
             Effect::SwitchTraffic => self.switch_traffic(),
             Effect::TakePidfile => self.take_pidfile(),
             Effect::GiveBack => self.traffic.give_back(&self.handover),
             Effect::TakeBack => self.traffic.take_back(),
-            Effect::TellReady => self.tell_ready(),
+            Effect::ReportReady => self.report_ready(),
             // If the predecessor is gone, its pidfd shows that.
             Effect::PassStopBack => self.handover.report(&ToPredecessor::Stop),
             Effect::PassRequestBack => {
                 let by = self.operators.log.hand_on();
-                if self.handover.tell_predecessor(&ToPredecessor::Upgrade { by }).is_err() {
-                    self.tell(News::RequestRefused);
+                if self.handover.send_to_predecessor(&ToPredecessor::Upgrade { by }).is_err() {
+                    self.report(Notice::RequestRefused);
                 }
             }
             Effect::Withdraw => self.withdraw(),
             Effect::StartSuccessor => self.start_successor(),
-            Effect::Acknowledge { remembered } => self.acknowledge(remembered),
+            Effect::Acknowledge { upgrade_queued } => self.acknowledge(upgrade_queued),
             Effect::AbortSuccessor => self.handover.abort_successor(),
             Effect::PassRequestOn => {
                 let by = self.operators.log.hand_on();
-                if !self.handover.tell_successor(&ToSuccessor::Upgrade { by }) {
-                    self.tell(News::RequestRefused);
+                if !self.handover.send_to_successor(&ToSuccessor::Upgrade { by }) {
+                    self.report(Notice::RequestRefused);
                 }
             }
             Effect::KillSuccessor => {
@@ -67,14 +67,14 @@ impl Runtime {
             }
             Effect::Arm(timer) => self.set_timer(timer),
             Effect::Disarm(timer) => self.wait.timers.clear(Key::Flip(timer)),
-            Effect::Tell(news) => self.tell(news),
+            Effect::Report(notice) => self.report(notice),
             Effect::Exit(outcome) => self.machine.outcome = Some(outcome),
         }
     }
 
     /// Records a step of this generation's start.
-    fn note(&mut self, step: Step) {
-        self.operators.note(step, self.child.pid(), &self.handover);
+    fn record_step(&mut self, step: UpgradeStep) {
+        self.operators.record_step(step, self.child.pid(), &self.handover);
     }
 
     fn start_child(&mut self) {
@@ -103,9 +103,9 @@ impl Runtime {
     fn start_probing(&mut self) {
         let Some(pid) = self.child.pid() else { return };
         // Only once: probing starts again when the child ignores a stop.
-        if !self.operators.log.has_taken(Step::Child) {
+        if !self.operators.log.has_taken(UpgradeStep::Child) {
             tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
-            self.note(Step::Child);
+            self.record_step(UpgradeStep::Child);
         }
         let (signals, predecessor) = (self.identity.signals, self.handover.predecessor_pid());
         let verdict = self.child.start_probing(&self.plan, signals, predecessor, &mut self.wait);
@@ -129,7 +129,7 @@ impl Runtime {
             return;
         }
         if hook == Hook::Promote {
-            self.operators.note(Step::Hook, self.child.pid(), &self.handover);
+            self.operators.record_step(UpgradeStep::Hook, self.child.pid(), &self.handover);
         }
         let child = self.child.pid().unwrap_or_default().to_string();
         let psflip = std::process::id().to_string();
@@ -146,11 +146,11 @@ impl Runtime {
         let (workdir, signals) = (self.plan.workdir.clone(), self.identity.signals);
         let started = SupervisedCommand::start(argv, &self.child.envp, &variables, workdir, signals);
         let result = self.hooks.add(hook, started, self.plan.hooks.timeout, &mut self.wait);
-        self.hook_ended(result);
+        self.on_hook_result(result);
     }
 
     /// Queues what follows from the result of a hook.
-    pub(super) fn hook_ended(&mut self, result: Option<hooks::HookResult>) {
+    pub(super) fn on_hook_result(&mut self, result: Option<hooks::HookResult>) {
         match result {
             None => {}
             Some(Ok(())) => self.machine.push(Event::HookSucceeded),
@@ -163,7 +163,7 @@ impl Runtime {
 
     fn switch_traffic(&mut self) {
         if self.plan.switch.is_some() {
-            self.note(Step::Switch);
+            self.record_step(UpgradeStep::Switch);
         }
         let event = match self.traffic.switch(&self.plan) {
             Ok(()) => Event::TrafficSwitched,
@@ -177,7 +177,7 @@ impl Runtime {
 
     fn take_pidfile(&mut self) {
         if self.plan.pidfile.is_some() {
-            self.note(Step::Pidfile);
+            self.record_step(UpgradeStep::Pidfile);
         }
         let event = match self.traffic.take_pidfile(&self.plan, &self.handover, self.child.pid()) {
             Ok(()) => Event::PidfileTaken,
@@ -189,10 +189,10 @@ impl Runtime {
         self.machine.push(event);
     }
 
-    fn tell_ready(&mut self) {
+    fn report_ready(&mut self) {
         // Logged before the old psflip logs the takeover, so that the lines of both are in order.
         tracing::info!(child = self.child.pid(), health = kind(&self.plan.health), "healthy; taking over");
-        match self.handover.tell_predecessor(&ToPredecessor::Ready) {
+        match self.handover.send_to_predecessor(&ToPredecessor::Ready) {
             // If the predecessor is gone, its pidfd shows that.
             Err(error) if !is_gone(&error) => {
                 self.reasons.set_failure(format!(
@@ -206,11 +206,11 @@ impl Runtime {
 
     fn withdraw(&mut self) {
         let event = match self.handover.withdraw(&mut self.wait) {
-            Ok(Some((remembered, by))) => {
-                self.operators.log.asked(by);
+            Ok(Some((upgrade_queued, by))) => {
+                self.operators.log.set_requester(by);
                 // `main` can't be received any more; it would follow at once.
                 self.managers_know();
-                Event::Acknowledged { remembered }
+                Event::Acknowledged { upgrade_queued }
             }
             Ok(None) => Event::Withdrawn,
             Err(error) => {
@@ -229,7 +229,7 @@ impl Runtime {
         self.traffic.look_before_upgrade(&self.plan);
         let hello = self.hello();
         if let Some(tree) = &self.child.tree {
-            self.child.reaper.note_wards(tree.keeper_pid());
+            self.child.reaper.record_descendants(tree.keeper_pid());
         }
         let sockets = self
             .traffic
@@ -280,9 +280,9 @@ impl Runtime {
     }
 
     /// The point of no return.
-    fn acknowledge(&mut self, remembered: bool) {
-        let by = self.operators.log.hand_on().filter(|_| remembered);
-        let event = match self.handover.acknowledge(remembered, by) {
+    fn acknowledge(&mut self, upgrade_queued: bool) {
+        let by = self.operators.log.hand_on().filter(|_| upgrade_queued);
+        let event = match self.handover.acknowledge(upgrade_queued, by) {
             Committed::Yes => {
                 let time = self.plan.shutdown.delay + self.grace();
                 self.managers.hand_over(&self.handover, time, &mut self.wait);
@@ -292,7 +292,7 @@ impl Runtime {
                 Event::Committed
             }
             Committed::No(by) => {
-                self.operators.log.asked(by); // the request stays with this generation
+                self.operators.log.set_requester(by); // the request stays with this generation
                 Event::NotCommitted
             }
         };

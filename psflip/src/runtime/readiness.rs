@@ -11,7 +11,7 @@ use super::timers::Key;
 use super::waiting::Waiting;
 use crate::config::Health;
 use crate::flip::Timer;
-use crate::health::{Heard, Notifications};
+use crate::health::{Notifications, NotifyUpdate};
 
 /// The longest extension is divided into this many parts. Each deadline that is passed to the predecessor
 /// exceeds the one before by at least a part. Otherwise a child that asks very often would fill the queue of
@@ -32,7 +32,7 @@ pub(super) struct Readiness {
     /// The extended time, if the child asked for more than `upgrade.timeout`.
     extended: Option<Duration>,
     /// The time that the predecessor was notified of.
-    told: Duration,
+    announced: Duration,
     /// Whether the flood was logged.
     flood_logged: bool,
 }
@@ -93,7 +93,7 @@ impl Child {
             notifications,
             since: Instant::now(),
             extended: None,
-            told: timeout,
+            announced: timeout,
             flood_logged: false,
         });
         Ok(Some(address))
@@ -101,13 +101,13 @@ impl Child {
 
     /// Whether it has sent `READY=1`.
     pub(super) fn has_said_ready(&self) -> bool {
-        self.readiness.as_ref().is_some_and(|notified| notified.notifications.is_ready())
+        self.readiness.as_ref().is_some_and(|readiness| readiness.notifications.is_ready())
     }
 
     /// Restarts the time to become healthy.
     pub(super) fn begin_patience(&mut self) {
-        if let Some(notified) = &mut self.readiness {
-            (notified.since, notified.extended) = (Instant::now(), None);
+        if let Some(readiness) = &mut self.readiness {
+            (readiness.since, readiness.extended) = (Instant::now(), None);
         }
     }
 
@@ -119,18 +119,18 @@ impl Child {
         &mut self,
         is_starting: bool,
         wait: &mut Waiting,
-    ) -> io::Result<Option<Heard>> {
-        let (Some(notified), Some(tree)) = (&mut self.readiness, &self.tree) else { return Ok(None) };
-        let heard = notified.notifications.hear(tree.keeper_pid(), tree.child_pid())?;
-        for pid in notified.notifications.take_questions() {
-            if tree.ask_about(pid).is_err() {
-                let _ = notified.notifications.answer(pid, false); // the tree is gone
+    ) -> io::Result<Option<NotifyUpdate>> {
+        let (Some(readiness), Some(tree)) = (&mut self.readiness, &self.tree) else { return Ok(None) };
+        let update = readiness.notifications.receive(tree.keeper_pid(), tree.child_pid())?;
+        for pid in readiness.notifications.take_queries() {
+            if tree.query_membership(pid).is_err() {
+                let _ = readiness.notifications.answer(pid, false); // the tree is gone
             }
         }
-        if heard.flooded {
-            notified.pause(is_starting, wait);
+        if update.flooded {
+            readiness.pause(is_starting, wait);
         }
-        Ok(Some(heard))
+        Ok(Some(update))
     }
 
     /// Reads the socket again after a pause.
@@ -138,8 +138,8 @@ impl Child {
     /// # Errors
     /// ENOMEM, ENOSPC.
     pub(super) fn resume_notifications(&self, wait: &mut Waiting) -> io::Result<()> {
-        let Some(notified) = &self.readiness else { return Ok(()) };
-        if let Err(error) = wait.poller.watch(Token::Notifications, notified.notifications.as_fd()) {
+        let Some(readiness) = &self.readiness else { return Ok(()) };
+        if let Err(error) = wait.poller.watch(Token::Notifications, readiness.notifications.as_fd()) {
             wait.timers.set(Key::Notifications, PAUSE);
             return Err(error);
         }
@@ -147,8 +147,8 @@ impl Child {
     }
 
     /// The keeper has reported whether a sender belongs to its tree.
-    pub(super) fn sender_is_known(&mut self, pid: u32, belongs: bool) -> Option<Heard> {
-        self.readiness.as_mut().map(|notified| notified.notifications.answer(pid, belongs))
+    pub(super) fn sender_is_known(&mut self, pid: u32, belongs: bool) -> Option<NotifyUpdate> {
+        self.readiness.as_mut().map(|readiness| readiness.notifications.answer(pid, belongs))
     }
 
     /// The child asks for this much time from now on. It gets it, up to the configured `extend`, and never
@@ -161,30 +161,30 @@ impl Child {
         timeout: Duration,
         wait: &mut Waiting,
     ) -> Option<Duration> {
-        let (Some(notified), Health::Notify { extend }) = (&mut self.readiness, health) else { return None };
-        let spent = notified.since.elapsed();
+        let (Some(readiness), Health::Notify { extend }) = (&mut self.readiness, health) else { return None };
+        let spent = readiness.since.elapsed();
         let until = whole_ms(spent.saturating_add(time)).min(timeout + *extend);
-        if until <= notified.extended.unwrap_or(timeout) {
+        if until <= readiness.extended.unwrap_or(timeout) {
             return None;
         }
         if !wait.timers.postpone(Key::Flip(Timer::Healthy), until.saturating_sub(spent)) {
             return None; // a stop request ended the wait
         }
-        notified.extended = Some(until);
-        if until <= notified.told {
+        readiness.extended = Some(until);
+        if until <= readiness.announced {
             return None;
         }
-        notified.told = (until + *extend / PARTS).min(timeout + *extend);
-        tracing::debug!(until = ?notified.told, "the child requests more time");
-        Some(notified.told.saturating_sub(spent))
+        readiness.announced = (until + *extend / PARTS).min(timeout + *extend);
+        tracing::debug!(until = ?readiness.announced, "the child requests more time");
+        Some(readiness.announced.saturating_sub(spent))
     }
 
     /// The child's last message, for the reason of its failure. The child may have sent it and exited at
     /// once, so the socket is read once more.
     pub(super) fn last_words(&mut self) -> Option<String> {
-        let (notified, tree) = (self.readiness.as_mut()?, self.tree.as_ref()?);
+        let (readiness, tree) = (self.readiness.as_mut()?, self.tree.as_ref()?);
         // Messages that can't be read are left out.
-        let _ = notified.notifications.hear(tree.keeper_pid(), tree.child_pid());
-        notified.notifications.last_words()
+        let _ = readiness.notifications.receive(tree.keeper_pid(), tree.child_pid());
+        readiness.notifications.last_words()
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::child::Child;
 use crate::config::{Orphans, Plan};
-use crate::end::End;
 use crate::exit;
+use crate::exit_status::ExitStatus;
 use crate::flip::{Failure, Outcome};
 use crate::handover::{ToPredecessor, predecessor};
 use crate::manager::last_exit::{self, LastExit};
@@ -63,7 +63,7 @@ impl Reasons {
             (Failure::Hook, None) => "`hooks.promote` failed".to_owned(),
             (Failure::Switch, None) => "clients could not be sent to the new child".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
-            (Failure::EndedEarly(end), _) => {
+            (Failure::ExitedEarly(end), _) => {
                 format!("the child exited before it was healthy: {end}{}{probe}", self.background())
             }
             (Failure::NeverHealthy, _) => format!("the child can't become healthy{probe}"),
@@ -72,7 +72,7 @@ impl Reasons {
             (Failure::ReadyNotSent, None) => {
                 "the old psflip could not be notified that this generation is ready".to_owned()
             }
-            (Failure::Silence, _) => {
+            (Failure::NoAcknowledgement, _) => {
                 format!("the old psflip did not acknowledge within {:?}", predecessor::ACKNOWLEDGEMENT)
             }
         };
@@ -84,7 +84,7 @@ impl Reasons {
         let Outcome::Failed(failure) = outcome else { return None };
         let code = exit::code_for(outcome);
         let (child_code, reason) = match (failure, self.failure.clone()) {
-            (Failure::EndedEarly(End::Exited(code)), Some(reason)) => (Some(code), reason),
+            (Failure::ExitedEarly(ExitStatus::Exited(code)), Some(reason)) => (Some(code), reason),
             (_, reason) => (None, reason.unwrap_or_else(|| "it failed".to_owned())),
         };
         Some(ToPredecessor::Failed { code, child_code, reason })
@@ -94,7 +94,7 @@ impl Reasons {
 /// Exits of the child without a stop request.
 impl Reasons {
     /// The child got a signal that has no meaning for psflip.
-    pub(super) fn note_signal(&mut self, signal: Signal) {
+    pub(super) fn record_signal(&mut self, signal: Signal) {
         self.signal = Some((signal, Instant::now()));
     }
 
@@ -123,8 +123,8 @@ impl Reasons {
 
     /// The child of the service exited without a stop request. `window`: how old a signal may be that
     /// explains the exit.
-    pub(super) fn service_is_down(&mut self, child: Option<u32>, end: End, window: Duration) {
-        if let Some(signal) = self.signal_that_ended(end, window) {
+    pub(super) fn service_is_down(&mut self, child: Option<u32>, end: ExitStatus, window: Duration) {
+        if let Some(signal) = self.terminating_signal(end, window) {
             tracing::info!(child, %end, %signal, "the child was terminated by a signal that psflip forwarded to it");
             return;
         }
@@ -142,17 +142,17 @@ impl Reasons {
 
     /// The child of the service exited during an upgrade. Only the upgrade can restore the service (contract
     /// F7).
-    pub(super) fn service_may_be_down(&mut self, end: End) {
+    pub(super) fn service_may_be_down(&mut self, end: ExitStatus) {
         self.outage = Some(format!("the child terminated without a stop request: {end}"));
     }
 
     /// The recent signal that explains the child's exit. For SIGQUIT only exit code 0 counts: it is the
     /// graceful stop of many servers, while others dump their state on it and keep running.
-    fn signal_that_ended(&self, end: End, window: Duration) -> Option<Signal> {
+    fn terminating_signal(&self, end: ExitStatus, window: Duration) -> Option<Signal> {
         let (signal, at) = self.signal?;
         let explains = match end {
-            End::Killed(by) => by == signal,
-            End::Exited(code) => signal == Signal::QUIT && code == exit::OK,
+            ExitStatus::Killed(by) => by == signal,
+            ExitStatus::Exited(code) => signal == Signal::QUIT && code == exit::OK,
         };
         (explains && at.elapsed() <= window).then_some(signal)
     }
@@ -181,7 +181,7 @@ impl Reasons {
             generation,
             pid: std::process::id(),
             reason: crate::text::head(reason, 2000),
-            end: exit::end_for(outcome).to_string(),
+            end: exit::exit_status_for(outcome).to_string(),
         };
         if let Err(error) = exit.write(&path) {
             tracing::debug!(path = %path.display(), %error, "can't keep this exit for `psflip status`");

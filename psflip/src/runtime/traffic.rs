@@ -12,7 +12,7 @@ use crate::process::environment::set_variable;
 use crate::process::launch::Sockets;
 use crate::text;
 use crate::traffic::listen::{self, Given, Listeners};
-use crate::traffic::symlink::{self, Turned};
+use crate::traffic::symlink::{self, Repointed};
 
 /// The sockets, the symlink and the pidfile, as far as this generation has them.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Traffic {
     given: Vec<Given>,
     pub(super) listeners: Listeners,
     /// The symlink that this generation repointed, until it is promoted.
-    turned: Option<Turned>,
+    repointed: Option<Repointed>,
     pub(super) pidfile: Option<Pidfile>,
     /// Set while an upgrade is running.
     before_upgrade: Option<BeforeUpgrade>,
@@ -30,14 +30,14 @@ pub(super) struct Traffic {
 /// The settings before an upgrade, to restore them if it fails.
 #[derive(Debug)]
 struct BeforeUpgrade {
-    link: Option<symlink::Was>,
+    link: Option<symlink::SavedTarget>,
     listeners: listen::Settings,
 }
 
 impl Traffic {
     /// What the predecessor handed over.
     pub(super) fn new(given: Vec<Given>) -> Self {
-        Self { given, listeners: Listeners::default(), turned: None, pidfile: None, before_upgrade: None }
+        Self { given, listeners: Listeners::default(), repointed: None, pidfile: None, before_upgrade: None }
     }
 
     /// Opens the sockets of this generation, or takes them over. `is_first`: there is no predecessor.
@@ -46,7 +46,7 @@ impl Traffic {
         plan: &Plan,
         identity: &Identity,
         is_first: bool,
-    ) -> Result<(), listen::Error> {
+    ) -> Result<(), listen::ListenError> {
         let given = std::mem::take(&mut self.given);
         self.listeners = Listeners::open(&plan.listeners, given, &identity.activation)?;
         for (listener, address) in plan.listeners.iter().zip(self.listeners.addresses()) {
@@ -95,8 +95,8 @@ impl Traffic {
     /// A text: the settings of a socket, or the symlink, could not be changed.
     pub(super) fn switch(&mut self, plan: &Plan) -> Result<(), String> {
         self.listeners.adjust().map_err(|error| error.to_string())?;
-        self.turned = match &plan.switch {
-            Some(link) => Some(symlink::turn(link).map_err(|error| error.to_string())?),
+        self.repointed = match &plan.switch {
+            Some(link) => Some(symlink::repoint(link).map_err(|error| error.to_string())?),
             None => None,
         };
         Ok(())
@@ -115,7 +115,7 @@ impl Traffic {
         let Some(path) = &plan.pidfile else { return Ok(()) };
         // From the predecessor: by agreement if it is alive, and as a stale pidfile if it is not.
         let from = match handover.holder_of(&text::lossy(path)) {
-            Some(_) => TakenFrom::Relative,
+            Some(_) => TakenFrom::OtherGeneration,
             None => TakenFrom::NoProcess,
         };
         let pidfile = Pidfile::take(path, from).map_err(|error| error.to_string())?;
@@ -141,8 +141,8 @@ impl Traffic {
                 tracing::error!(%error, "can't return the pidfile to the predecessor");
             }
         }
-        if let Some(turned) = self.turned.take()
-            && let Err(error) = turned.turn_back()
+        if let Some(repointed) = self.repointed.take()
+            && let Err(error) = repointed.undo()
         {
             tracing::error!(%error, "the symlink still points to the failed generation");
         }
@@ -150,7 +150,7 @@ impl Traffic {
 
     /// Records the settings before a successor may change them.
     pub(super) fn look_before_upgrade(&mut self, plan: &Plan) {
-        let link = plan.switch.as_ref().map(symlink::Was::look);
+        let link = plan.switch.as_ref().map(symlink::SavedTarget::read);
         self.before_upgrade = Some(BeforeUpgrade { link, listeners: self.listeners.settings() });
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::Predecessor;
 use super::poller::{Poller, Token};
 use super::timers::Timers;
-use crate::anchor;
+use crate::anchor::AnchorLink;
 use crate::sys::early;
 use crate::sys::signal::{SignalFd, SignalSet};
 
@@ -23,7 +23,7 @@ impl Waiting {
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
-    pub(super) fn open(predecessor: Option<&Predecessor>, anchor: Option<&anchor::Link>) -> io::Result<Self> {
+    pub(super) fn open(predecessor: Option<&Predecessor>, anchor: Option<&AnchorLink>) -> io::Result<Self> {
         early::stop_ignoring_sigchld()?;
         let mut poller = Poller::new()?;
         let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;

@@ -38,13 +38,13 @@ const FIRST_SEARCH: u32 = 1024;
 const FEW: usize = 64;
 
 /// How long to wait for killed processes before looking for the orphans of those that have exited.
-const PATIENCE: Duration = Duration::from_millis(10);
+const ORPHAN_SEARCH_DELAY: Duration = Duration::from_millis(10);
 
 /// How often to retry a process that could not be signalled. The pause doubles each time, to 10 s altogether.
 const TRIES: u32 = 10;
 
-/// How long [`end_children`] waits for the next killed process to exit before it leaves the rest to their
-/// next parent. A process that hangs in the kernel (a dead network file system) exits when it can, and
+/// How long [`kill_all_children`] waits for the next killed process to exit before it leaves the rest to
+/// their next parent. A process that hangs in the kernel (a dead network file system) exits when it can, and
 /// nothing has to wait for that.
 const STUCK: Duration = Duration::from_secs(5);
 
@@ -168,9 +168,9 @@ pub fn signal_all_below(leader: u32, number: Signal) {
 }
 
 /// The state while all children of this process are being killed, and the orphans that it adopts meanwhile.
-/// The caller reaps, and reports each exit to [`Ending::was_reaped`].
+/// The caller reaps, and reports each exit to [`Killing::was_reaped`].
 #[derive(Debug)]
-pub struct Ending {
+pub struct Killing {
     /// The first process of the tree. A search begins at its pid.
     leader: u32,
     spared: Vec<u32>,
@@ -188,8 +188,8 @@ pub struct Ending {
     searches: bool,
 }
 
-impl Ending {
-    /// Begins; [`Ending::go_on`] continues. The `spared` processes are not killed, nor is what is below them
+impl Killing {
+    /// Begins; [`Killing::go_on`] continues. The `spared` processes are not killed, nor is what is below them
     /// as long as it is not orphaned.
     #[must_use]
     pub fn new(leader: u32, spared: Vec<u32>) -> Self {
@@ -219,7 +219,7 @@ impl Ending {
         // A search is expensive: only if there is nothing else to wait for, or if the wait takes too long.
         let few = if self.searches { 0 } else { FEW };
         let waits = self.killed.len() > few && self.killed.len() > self.reaped;
-        let patience = if self.searches { 100 * PATIENCE } else { PATIENCE };
+        let patience = if self.searches { 100 * ORPHAN_SEARCH_DELAY } else { ORPHAN_SEARCH_DELAY };
         let due = Instant::now() + if waits { patience } else { Duration::ZERO };
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
@@ -257,7 +257,7 @@ impl Ending {
             }
         }
         let again = !self.refused.is_empty() && self.tries < TRIES;
-        self.due = again.then(|| Instant::now() + PATIENCE * (1 << self.tries));
+        self.due = again.then(|| Instant::now() + ORPHAN_SEARCH_DELAY * (1 << self.tries));
         self.tries += u32::from(again);
     }
 
@@ -276,7 +276,7 @@ impl Ending {
         }
     }
 
-    /// When [`Ending::go_on`] must be called again, even if nothing is reaped.
+    /// When [`Killing::go_on`] must be called again, even if nothing is reaped.
     #[must_use]
     pub fn next_look(&self) -> Option<Instant> {
         self.due
@@ -314,15 +314,15 @@ fn search(start: u32, is_wanted: impl Fn(u32) -> bool) -> Vec<u32> {
 /// Kills and reaps all children of this process except `spared`, and all orphans that it adopts
 /// meanwhile. All signals are blocked. Unless `stays`, the wait for processes that can't be killed,
 /// or don't exit after SIGKILL, is limited.
-pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
-    let mut ending = Ending::new(leader, spared);
+pub fn kill_all_children(leader: u32, spared: Vec<u32>, stays: bool) {
+    let mut killing = Killing::new(leader, spared);
     let mut progress = Instant::now();
     loop {
         loop {
             match wait::next_change() {
                 Ok(Some(change)) => {
-                    if change.end().is_some() {
-                        ending.was_reaped(change.pid);
+                    if change.exit_status().is_some() {
+                        killing.was_reaped(change.pid);
                         progress = Instant::now();
                     }
                 }
@@ -330,15 +330,15 @@ pub fn end_children(leader: u32, spared: Vec<u32>, stays: bool) {
                 Err(_) => return, // ECHILD
             }
         }
-        ending.go_on();
-        if ending.is_over() && ending.next_look().is_none() && !stays {
+        killing.go_on();
+        if killing.is_over() && killing.next_look().is_none() && !stays {
             return; // only spared processes are left
         }
-        if !stays && (ending.is_powerless() || progress.elapsed() >= STUCK) {
+        if !stays && (killing.is_powerless() || progress.elapsed() >= STUCK) {
             return;
         }
         let stuck = (!stays).then(|| progress + STUCK);
-        let until = [ending.next_look(), stuck].into_iter().flatten().min();
+        let until = [killing.next_look(), stuck].into_iter().flatten().min();
         wait_for_change(until);
     }
 }
@@ -389,20 +389,20 @@ mod tests {
     #[test]
     fn many_killed_processes_need_few_scans() {
         // Contract: C7
-        let mut ending = Ending::new(1, Vec::new());
-        ending.due = None;
-        ending.killed.extend(1..=1000);
+        let mut killing = Killing::new(1, Vec::new());
+        killing.due = None;
+        killing.killed.extend(1..=1000);
         let mut looks = 0;
         for pid in 1..=1000 {
-            ending.was_reaped(pid);
-            if ending.due.is_some_and(|due| due <= Instant::now() && ending.killed.len() > FEW) {
-                (ending.reaped, ending.due) = (0, None);
+            killing.was_reaped(pid);
+            if killing.due.is_some_and(|due| due <= Instant::now() && killing.killed.len() > FEW) {
+                (killing.reaped, killing.due) = (0, None);
                 looks += 1;
-            } else if ending.killed.len() > FEW {
-                ending.due = None; // time does not pass in this test
+            } else if killing.killed.len() > FEW {
+                killing.due = None; // time does not pass in this test
             }
         }
         assert!((1..=4).contains(&looks), "{looks}");
-        assert!(ending.is_over());
+        assert!(killing.is_over());
     }
 }

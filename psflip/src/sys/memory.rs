@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 /// Pages that are still needed come back from the page cache, one fault for 16 pages. Pages
 /// that only the start needed (the configuration's parser, the command line's help) no
 /// longer count as memory of this process.
-pub fn let_go_of_startup_code() {
+pub fn release_startup_code() {
     extern "C" fn each_object(
         info: *mut libc::dl_phdr_info,
         _size: libc::size_t,
@@ -38,7 +38,7 @@ pub fn let_go_of_startup_code() {
 
 /// Returns the free part of the heap to the kernel (malloc_trim(3)), for a process that
 /// needs little of it from now on.
-pub fn let_go_of_startup_heap() {
+pub fn release_startup_heap() {
     // SAFETY: malloc_trim(3) has no preconditions.
     unsafe { libc::malloc_trim(0) };
 }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn released_pages_are_read_again_on_use() {
         let before = format!("{:?}", std::env::args().collect::<Vec<_>>());
-        super::let_go_of_startup_code();
+        super::release_startup_code();
         assert_eq!(before, format!("{:?}", std::env::args().collect::<Vec<_>>()));
     }
 }

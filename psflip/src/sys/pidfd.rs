@@ -7,7 +7,7 @@ use super::cerr;
 use super::seam::{self, Call};
 use super::signal::{QueuedInfo, Received};
 use super::wait;
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::signal::Signal;
 
 /// A descriptor of one process. It becomes readable when the process exits.
@@ -92,7 +92,7 @@ impl PidFd {
 
     /// Whether the process has exited. It may be a zombie.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub fn has_exited(&self) -> bool {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, which lives through the call; it returns at once.
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
@@ -102,9 +102,9 @@ impl PidFd {
     ///
     /// # Errors
     /// ECHILD: it isn't a child of this process, or is reaped already.
-    pub fn try_reap(&self) -> io::Result<Option<End>> {
+    pub fn try_reap(&self) -> io::Result<Option<ExitStatus>> {
         wait::waitid(libc::P_PIDFD, self.0.as_raw_fd() as libc::id_t, libc::WEXITED | libc::WNOHANG)
-            .map(|change| change.and_then(wait::Change::end))
+            .map(|change| change.and_then(wait::Change::exit_status))
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_running_process_has_not_exited() {
         let own = PidFd::open(std::process::id()).unwrap();
-        assert!(own.is_process() && !own.has_ended());
+        assert!(own.is_process() && !own.has_exited());
         assert!(!PidFd::from_owned(std::fs::File::open("/dev/null").unwrap().into()).is_process());
         assert_eq!(own.try_reap().unwrap_err().raw_os_error(), Some(libc::ECHILD));
     }

@@ -163,7 +163,7 @@ pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// None for a valid signal.
-pub fn continue_with_parents_end() -> io::Result<()> {
+pub fn continue_on_parent_exit() -> io::Result<()> {
     seam::before(Call::ParentDeathSignal)?;
     // SAFETY: PR_SET_PDEATHSIG takes a signal number.
     cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT) }).map(drop)
@@ -286,7 +286,7 @@ pub fn close_above_standard(keep: &[BorrowedFd<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::end::End;
+    use crate::exit_status::ExitStatus;
     use std::os::fd::AsFd;
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
         assert!(wait::is_child(pid) && !wait::is_child(std::process::id()));
         let change = wait::waitid(libc::P_PID, pid, libc::WEXITED).unwrap().unwrap();
         assert!(!wait::is_child(pid), "it is reaped");
-        assert_eq!(change, wait::Change { pid, kind: wait::ChangeKind::Ended(End::Exited(7)) });
+        assert_eq!(change, wait::Change { pid, kind: wait::ChangeKind::Exited(ExitStatus::Exited(7)) });
         let error = spawn(|| exec(c"/nonexistent", &argv, &nothing)).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }

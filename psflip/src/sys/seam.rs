@@ -186,14 +186,14 @@ pub fn install(os: &'static dyn Os) {
 /// In a test, the error that the call must fail with.
 #[inline]
 pub fn before(call: Call) -> Result<(), Errno> {
-    if is_installed() { ask(call) } else { Ok(()) }
+    if is_installed() { check(call) } else { Ok(()) }
 }
 
 /// Call it at every step.
 #[inline]
 pub fn step(moment: Moment, what: fmt::Arguments<'_>) {
     if is_installed() {
-        tell(moment, what);
+        report(moment, what);
     }
 }
 
@@ -204,15 +204,15 @@ fn is_installed() -> bool {
 
 #[cold]
 #[inline(never)]
-fn ask(call: Call) -> Result<(), Errno> {
+fn check(call: Call) -> Result<(), Errno> {
     #[cfg(test)]
-    testing::ask(call)?;
+    testing::check(call)?;
     OS.get().map_or(Ok(()), |os| os.before(call))
 }
 
 #[cold]
 #[inline(never)]
-fn tell(moment: Moment, what: fmt::Arguments<'_>) {
+fn report(moment: Moment, what: fmt::Arguments<'_>) {
     if let Some(os) = OS.get() {
         os.step(moment, what);
     }
@@ -234,7 +234,7 @@ pub(crate) mod testing {
         static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
     }
 
-    pub(super) fn ask(call: Call) -> Result<(), Errno> {
+    pub(super) fn check(call: Call) -> Result<(), Errno> {
         PLAN.with_borrow_mut(|plan| {
             let Some(plan) = plan else { return Ok(()) };
             let number = plan.calls.len();

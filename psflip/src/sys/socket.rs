@@ -57,7 +57,7 @@ impl Socket {
     ///
     /// # Errors
     /// None for a Unix socket.
-    pub fn ask_for_senders(&self) -> io::Result<()> {
+    pub fn request_senders(&self) -> io::Result<()> {
         seam::before(Call::Socketpair)?;
         setsockopt(&self.0, sockopt::PassCred, &true).map_err(Into::into)
     }

@@ -198,7 +198,7 @@ pub fn is_below(pid: u32, ancestor: u32) -> bool {
 
 /// The position of a process relative to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Membership {
     /// Somewhere below the other process.
     Below,
     /// Not below it.
@@ -209,14 +209,14 @@ pub enum Place {
 
 /// The position of a process relative to `ancestor`.
 #[must_use]
-pub fn place(pid: u32, ancestor: u32) -> Place {
+pub fn membership(pid: u32, ancestor: u32) -> Membership {
     let mut current = pid;
     loop {
         match parent_of(current) {
-            Some(parent) if parent == ancestor => return Place::Below,
-            Some(0) => return Place::Elsewhere,
+            Some(parent) if parent == ancestor => return Membership::Below,
+            Some(0) => return Membership::Elsewhere,
             Some(parent) => current = parent,
-            None if current == pid => return Place::Gone,
+            None if current == pid => return Membership::Gone,
             // This ancestor has just exited, so a process below it has a new parent: start again. This can't
             // go on for ever, because each time a process has exited.
             None => current = pid,
@@ -264,10 +264,13 @@ mod tests {
         assert!(!is_below(own, child.id()) && !is_below(own, own));
         assert!(described_below(own, &[]).contains(&format!("sleep (pid {})", child.id())));
         assert!(!described_below(own, &[child.id()]).iter().any(|text| text.contains("sleep")));
-        assert_eq!((place(child.id(), own), place(own, child.id())), (Place::Below, Place::Elsewhere));
+        assert_eq!(
+            (membership(child.id(), own), membership(own, child.id())),
+            (Membership::Below, Membership::Elsewhere)
+        );
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(place(child.id(), own), Place::Gone);
+        assert_eq!(membership(child.id(), own), Membership::Gone);
         assert!(!children(own).contains(&child.id()));
     }
 
@@ -290,7 +293,7 @@ mod tests {
             let pid = child.id();
             let reaper = std::thread::spawn(move || child.wait());
             while !reaper.is_finished() {
-                assert_ne!(place(pid, own), Place::Elsewhere);
+                assert_ne!(membership(pid, own), Membership::Elsewhere);
             }
             reaper.join().unwrap().unwrap();
         }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use super::cerr;
 use super::seam::{self, Call};
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::signal::Signal;
 
 /// A change of a child's state.
@@ -21,7 +21,7 @@ pub struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
     /// It has exited and is reaped now.
-    Ended(End),
+    Exited(ExitStatus),
     /// It was stopped by this signal.
     Stopped(Signal),
     /// It was continued.
@@ -31,9 +31,9 @@ pub enum ChangeKind {
 impl Change {
     /// Its exit status, if it has exited.
     #[must_use]
-    pub fn end(self) -> Option<End> {
+    pub fn exit_status(self) -> Option<ExitStatus> {
         match self.kind {
-            ChangeKind::Ended(end) => Some(end),
+            ChangeKind::Exited(end) => Some(end),
             ChangeKind::Stopped(_) | ChangeKind::Continued => None,
         }
     }
@@ -106,8 +106,8 @@ fn change(info: &libc::siginfo_t) -> Option<Change> {
     let status = unsafe { info.si_status() };
     let signal = Signal::from_number(status);
     let kind = match (info.si_code, signal) {
-        (libc::CLD_EXITED, _) => ChangeKind::Ended(End::Exited((status & 0xff) as u8)),
-        (libc::CLD_KILLED | libc::CLD_DUMPED, Some(signal)) => ChangeKind::Ended(End::Killed(signal)),
+        (libc::CLD_EXITED, _) => ChangeKind::Exited(ExitStatus::Exited((status & 0xff) as u8)),
+        (libc::CLD_KILLED | libc::CLD_DUMPED, Some(signal)) => ChangeKind::Exited(ExitStatus::Killed(signal)),
         (libc::CLD_STOPPED | libc::CLD_TRAPPED, Some(signal)) => ChangeKind::Stopped(signal),
         _ => ChangeKind::Continued,
     };

@@ -38,7 +38,7 @@ pub struct Given {
 /// Why a socket can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on `{address}`: {cause}")]
-pub struct Error {
+pub struct ListenError {
     address: String,
     cause: String,
 }
@@ -95,8 +95,13 @@ impl Listeners {
     /// Opens the configured listeners, and uses sockets that were handed over where they fit.
     ///
     /// # Errors
-    /// [`Error`] of the first that can't be opened. Everything that was created before is removed again.
-    pub fn open(wanted: &[Listener], given: Vec<Given>, activation: &Activation) -> Result<Self, Error> {
+    /// [`ListenError`] of the first that can't be opened. Everything that was created before is removed
+    /// again.
+    pub fn open(
+        wanted: &[Listener],
+        given: Vec<Given>,
+        activation: &Activation,
+    ) -> Result<Self, ListenError> {
         let mut given: Vec<Option<Given>> = given.into_iter().map(Some).collect();
         let mut all = Self::default();
         for listener in wanted {
@@ -116,7 +121,7 @@ impl Listeners {
                 Ok(made) => all.open.push(Open { listener: listener.clone(), made }),
                 Err(cause) => {
                     all.remove_new_files();
-                    return Err(Error { address, cause });
+                    return Err(ListenError { address, cause });
                 }
             }
         }
@@ -199,12 +204,12 @@ impl Listeners {
     /// Applies the configuration to sockets that were handed over.
     ///
     /// # Errors
-    /// [`Error`] of the first that can't be adjusted.
-    pub fn adjust(&self) -> Result<(), Error> {
+    /// [`ListenError`] of the first that can't be adjusted.
+    pub fn adjust(&self) -> Result<(), ListenError> {
         for Open { listener, made: Made { sockets, file, .. } } in &self.open {
-            let cause = |cause| Error { address: listener.address.to_string(), cause };
+            let cause = |cause| ListenError { address: listener.address.to_string(), cause };
             if let (Some(path), Some(id)) = (listener.address.unix_path(), file) {
-                unix_file::adjust(path, *id, &listener.options).map_err(|failed| cause(told(&failed)))?;
+                unix_file::adjust(path, *id, &listener.options).map_err(|failed| cause(describe(&failed)))?;
             }
             for socket in sockets {
                 adjust(socket, listener).map_err(|errno| cause(words(errno)))?;
@@ -232,12 +237,12 @@ impl Listeners {
     /// open, and an administrator may have changed one.
     ///
     /// # Errors
-    /// [`Error`] of the first that can't be restored.
-    pub fn restore(&self, Settings(settings): &Settings) -> Result<(), Error> {
+    /// [`ListenError`] of the first that can't be restored.
+    pub fn restore(&self, Settings(settings): &Settings) -> Result<(), ListenError> {
         for (Open { listener, made: Made { sockets, file, .. } }, was) in self.open.iter().zip(settings) {
-            let cause = |cause| Error { address: listener.address.to_string(), cause };
+            let cause = |cause| ListenError { address: listener.address.to_string(), cause };
             if let (Some(path), Some(id), Some(was)) = (listener.address.unix_path(), file, &was.file) {
-                unix_file::restore(path, *id, was).map_err(|failed| cause(told(&failed)))?;
+                unix_file::restore(path, *id, was).map_err(|failed| cause(describe(&failed)))?;
             }
             for (socket, was) in sockets.iter().zip(&was.sockets) {
                 // The previous value first, then what the configuration sets.
@@ -253,7 +258,7 @@ impl Listeners {
     /// this generation does not have.
     pub fn predecessor_is_gone(&mut self) {
         for (path, id) in std::mem::take(&mut self.abandoned) {
-            tell_remaining(&path, unix_file::remove(&path, id));
+            log_remaining(&path, unix_file::remove(&path, id));
         }
         for open in &mut self.open {
             open.made.is_new = true; // from now on this generation must remove them
@@ -273,19 +278,19 @@ impl Listeners {
     fn remove_files(&self, concerns: impl Fn(&Made) -> bool) {
         for open in self.open.iter().filter(|open| concerns(&open.made)) {
             if let (Some(path), Some(id)) = (open.listener.address.unix_path(), open.made.file) {
-                tell_remaining(path, unix_file::remove(path, id));
+                log_remaining(path, unix_file::remove(path, id));
             }
         }
     }
 }
 
-fn tell_remaining(path: &Path, removed: io::Result<()>) {
+fn log_remaining(path: &Path, removed: io::Result<()>) {
     if let Err(error) = removed {
         tracing::warn!(path = %path.display(), %error, "can't remove the file of a socket");
     }
 }
 
-fn told(failed: &unix_file::Failed) -> String {
+fn describe(failed: &unix_file::Failed) -> String {
     format!("can't {}: {}", failed.action, failed.error)
 }
 
@@ -417,7 +422,7 @@ fn unix(path: &Path, kind: SockType, options: &Options) -> Result<(OwnedFd, Opti
             Err(errno) => Err(words(errno)),
         };
     }
-    let file = unix_file::create(socket.as_fd(), path, options).map_err(|failed| told(&failed))?;
+    let file = unix_file::create(socket.as_fd(), path, options).map_err(|failed| describe(&failed))?;
     Ok((socket, Some(file)))
 }
 

@@ -12,7 +12,7 @@ use crate::sys::seam::{self, Call};
 
 /// A symlink that was repointed, and its previous target.
 #[derive(Debug)]
-pub struct Turned {
+pub struct Repointed {
     link: Symlink,
     before: Option<PathBuf>,
 }
@@ -20,7 +20,7 @@ pub struct Turned {
 /// Why a symlink can't be repointed.
 #[derive(Debug, thiserror::Error)]
 #[error("can't point the link `{path}` to `{to}`: {cause}")]
-pub struct Error {
+pub struct SymlinkError {
     path: PathBuf,
     to: PathBuf,
     cause: String,
@@ -31,8 +31,8 @@ pub struct Error {
 /// # Errors
 /// The target doesn't exist, there is a file other than a symlink, or the errors of symlink(2) and rename(2).
 /// The symlink is unchanged then.
-pub fn turn(link: &Symlink) -> Result<Turned, Error> {
-    let error = |cause: String| Error { path: link.path.clone(), to: link.to.clone(), cause };
+pub fn repoint(link: &Symlink) -> Result<Repointed, SymlinkError> {
+    let error = |cause: String| SymlinkError { path: link.path.clone(), to: link.to.clone(), cause };
     // The target is relative to the symlink's directory (symlink(7)). Check that it exists, so
     // that clients always reach one.
     let target = link.path.parent().unwrap_or(Path::new("")).join(&link.to);
@@ -50,15 +50,15 @@ pub fn turn(link: &Symlink) -> Result<Turned, Error> {
         Err(cause) => return Err(error(cause.to_string())),
     };
     point(&link.path, &link.to).map_err(|cause| error(cause.to_string()))?;
-    Ok(Turned { link: link.clone(), before })
+    Ok(Repointed { link: link.clone(), before })
 }
 
-impl Turned {
+impl Repointed {
     /// Points the symlink to its previous target, unless another process has repointed it since.
     ///
     /// # Errors
-    /// As [`turn`].
-    pub fn turn_back(self) -> Result<(), Error> {
+    /// As [`repoint`].
+    pub fn undo(self) -> Result<(), SymlinkError> {
         let Self { link, before } = self;
         if !leads(&link) {
             return Ok(());
@@ -68,7 +68,7 @@ impl Turned {
             Some(before) => point(&link.path, before),
             None => fs::remove_file(&link.path),
         }
-        .map_err(|cause| Error {
+        .map_err(|cause| SymlinkError {
             path: link.path.clone(),
             to: before.unwrap_or_default(),
             cause: cause.to_string(),
@@ -78,16 +78,16 @@ impl Turned {
 
 /// The target of a symlink at some moment.
 #[derive(Debug)]
-pub struct Was {
+pub struct SavedTarget {
     path: PathBuf,
     /// `None`: there was no symlink.
     to: Option<PathBuf>,
 }
 
-impl Was {
+impl SavedTarget {
     /// Records the present target.
     #[must_use]
-    pub fn look(link: &Symlink) -> Self {
+    pub fn read(link: &Symlink) -> Self {
         Self { path: link.path.clone(), to: fs::read_link(&link.path).ok() }
     }
 
@@ -95,14 +95,14 @@ impl Was {
     ///
     /// # Errors
     /// Those of symlink(2), rename(2) and unlink(2).
-    pub fn restore(&self) -> Result<(), Error> {
+    pub fn restore(&self) -> Result<(), SymlinkError> {
         let now = fs::read_link(&self.path).ok();
         let restored = match &self.to {
             to if *to == now => Ok(()),
             Some(to) => point(&self.path, to),
             None => fs::remove_file(&self.path), // a symlink, because it could be read
         };
-        restored.map_err(|cause| Error {
+        restored.map_err(|cause| SymlinkError {
             path: self.path.clone(),
             to: self.to.clone().unwrap_or_default(),
             cause: cause.to_string(),
@@ -144,13 +144,13 @@ mod tests {
             fs::write(dir.path().join(name), name).unwrap();
         }
         let read = || fs::read_to_string(dir.path().join("current")).unwrap();
-        let first = turn(&link(dir.path(), "one")).unwrap();
+        let first = repoint(&link(dir.path(), "one")).unwrap();
         assert_eq!(read(), "one");
-        let second = turn(&link(dir.path(), "two")).unwrap();
+        let second = repoint(&link(dir.path(), "two")).unwrap();
         assert_eq!(read(), "two");
-        second.turn_back().unwrap();
+        second.undo().unwrap();
         assert_eq!(read(), "one");
-        first.turn_back().unwrap();
+        first.undo().unwrap();
         assert!(fs::symlink_metadata(dir.path().join("current")).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left over");
     }
@@ -161,9 +161,9 @@ mod tests {
         for name in ["one", "two"] {
             fs::write(dir.path().join(name), name).unwrap();
         }
-        let first = turn(&link(dir.path(), "one")).unwrap();
-        let second = turn(&link(dir.path(), "two")).unwrap();
-        first.turn_back().unwrap();
+        let first = repoint(&link(dir.path(), "one")).unwrap();
+        let second = repoint(&link(dir.path(), "two")).unwrap();
+        first.undo().unwrap();
         assert!(leads(&second.link));
     }
 
@@ -171,11 +171,11 @@ mod tests {
     fn a_missing_target_is_refused_and_a_regular_file_is_not_replaced() {
         // Contract: U8
         let dir = tempfile::tempdir().unwrap();
-        let error = turn(&link(dir.path(), "missing")).unwrap_err().to_string();
+        let error = repoint(&link(dir.path(), "missing")).unwrap_err().to_string();
         assert!(error.contains("the target can't be seen"), "{error}");
         fs::write(dir.path().join("current"), "precious").unwrap();
         fs::write(dir.path().join("one"), "one").unwrap();
-        let error = turn(&link(dir.path(), "one")).unwrap_err().to_string();
+        let error = repoint(&link(dir.path(), "one")).unwrap_err().to_string();
         assert!(error.contains("no symbolic link"), "{error}");
         assert_eq!(fs::read_to_string(dir.path().join("current")).unwrap(), "precious");
     }
@@ -187,12 +187,13 @@ mod tests {
         for name in ["one", "two"] {
             fs::write(dir.path().join(name), name).unwrap();
         }
-        turn(&link(dir.path(), "one")).unwrap();
-        let (_, calls) = seam::testing::with(None, || turn(&link(dir.path(), "one")));
+        repoint(&link(dir.path(), "one")).unwrap();
+        let (_, calls) = seam::testing::with(None, || repoint(&link(dir.path(), "one")));
         assert_eq!(calls, [Call::Symlink, Call::Rename]);
         for number in 0..calls.len() {
             let errno = nix::errno::Errno::ENOSPC;
-            let (result, _) = seam::testing::with(Some((number, errno)), || turn(&link(dir.path(), "two")));
+            let (result, _) =
+                seam::testing::with(Some((number, errno)), || repoint(&link(dir.path(), "two")));
             assert!(result.unwrap_err().to_string().contains("No space left"));
             assert!(leads(&link(dir.path(), "one")));
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left over");

@@ -11,7 +11,7 @@ use crate::process::keeper::Report;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::Received;
-use crate::sys::tree::{self, Place};
+use crate::sys::tree::{self, Membership};
 use crate::sys::wait::{Change, ChangeKind};
 
 impl Watch {
@@ -33,7 +33,7 @@ impl Watch {
         if self.stop_until.take_if(|until| *until <= Instant::now()).is_some() {
             self.decide(Event::StopIsOld);
         }
-        let gone = self.processes.iter().filter(|(_, process)| process.has_ended()).map(|(pid, _)| *pid);
+        let gone = self.processes.iter().filter(|(_, process)| process.has_exited()).map(|(pid, _)| *pid);
         for pid in gone.collect::<Vec<_>>() {
             self.decide(Event::Gone(pid));
         }
@@ -56,13 +56,13 @@ impl Watch {
                 Report::Refused(refusal) => return Err(Failure::Start(refusal)),
                 Report::Stopped(signal) => self.was_stopped(command, signal),
                 Report::Continued => self.was_continued(command),
-                Report::Ended(end) => {
+                Report::Exited(end) => {
                     self.read_signals(); // a signal to the whole service may have come a moment ago
                     self.job_control.take_terminal_back();
                     self.dispatch(Event::CommandExited(end));
                 }
                 Report::Other(Change { pid, kind }) => match kind {
-                    ChangeKind::Ended(end) => {
+                    ChangeKind::Exited(end) => {
                         self.read_signals();
                         self.dispatch(Event::OtherExited(pid, end));
                     }
@@ -79,9 +79,9 @@ impl Watch {
                     let reading = self.reading();
                     self.dispatch(Event::NothingLeft(reading));
                 }
-                Report::Lost => {
+                Report::KeeperDied => {
                     tracing::error!("the keeper was killed; killing all that is left");
-                    self.exit = Some(self.tree.end_of_lost_child());
+                    self.exit = Some(self.tree.exit_status_of_lost_child());
                 }
             }
         }
@@ -109,9 +109,9 @@ impl Watch {
             Content::Missing => Reading::Missing { missed: self.file.is_touched() },
             Content::Unchanged | Content::Nobody => Reading::Nothing,
             Content::Pid(pid) => {
-                let Ok(process) = PidFd::open(pid) else { return Reading::Names(pid, Place::Gone) };
-                let place = match tree::place(pid, self.tree.keeper_pid()) {
-                    Place::Below if process.has_ended() => Place::Gone,
+                let Ok(process) = PidFd::open(pid) else { return Reading::Names(pid, Membership::Gone) };
+                let place = match tree::membership(pid, self.tree.keeper_pid()) {
+                    Membership::Below if process.has_exited() => Membership::Gone,
                     place => place,
                 };
                 self.named = Some((pid, process));

@@ -37,7 +37,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::file::Pidfile;
 use self::state::State;
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::process::job_control::{Job, JobControl};
 use crate::process::keeper::Tree;
 use crate::process::launch::{Launch, Refusal, Stage, candidates};
@@ -75,7 +75,7 @@ pub enum Failure {
 ///
 /// # Errors
 /// Nothing was started, or nothing is left.
-pub fn run(options: Options) -> Result<End, Failure> {
+pub fn run(options: Options) -> Result<ExitStatus, Failure> {
     memory::reserve_stack(); // before there is a service that a failure would kill
     let own = |what| move |error| Failure::Own(what, error);
     early::stop_ignoring_sigchld().map_err(own("take note of processes that end"))?;
@@ -88,10 +88,10 @@ pub fn run(options: Options) -> Result<End, Failure> {
     let envp = process::raw_environment();
     let found = candidates(argv.first().map_or(c"", CString::as_c_str), &envp);
     let launch = Launch::with_candidates(found, argv, envp, None, early::inherited_signals());
-    let tree = Tree::start_telling_all(launch).map_err(own("start a keeper"))?;
+    let tree = Tree::start_reporting_all(launch).map_err(own("start a keeper"))?;
     let mut watch = Watch::new(options, tree, signals, file, reaper);
     let ended = watch.run();
-    watch.reaper.end_our_own();
+    watch.reaper.kill_own_children();
     watch.job_control.take_terminal_back();
     ended
 }
@@ -114,7 +114,7 @@ struct Watch {
     stop_until: Option<Instant>,
     job_control: JobControl,
     /// The exit status, once it is decided.
-    exit: Option<End>,
+    exit: Option<ExitStatus>,
 }
 
 impl Watch {
@@ -135,7 +135,7 @@ impl Watch {
         }
     }
 
-    fn run(&mut self) -> Result<End, Failure> {
+    fn run(&mut self) -> Result<ExitStatus, Failure> {
         let mut was_settled = false;
         loop {
             self.on_keeper_reports()?;
@@ -148,7 +148,7 @@ impl Watch {
             self.look_at_the_time();
             let is_settled = self.state.has_service();
             if is_settled && !std::mem::replace(&mut was_settled, is_settled) {
-                memory::let_go_of_startup_code(); // this process runs as long as the service
+                memory::release_startup_code(); // this process runs as long as the service
             }
             self.wait(late);
         }

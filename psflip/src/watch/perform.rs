@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Watch;
-use super::state::{Effect, News, Timer, To};
+use super::state::{Effect, Notice, Timer, To};
 use crate::flip::signals::Reach;
 use crate::signal::Signal;
 use crate::sys::signal::Received;
@@ -16,7 +16,7 @@ const KILLED: Duration = Duration::from_secs(5);
 impl Watch {
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Tell(news) => self.tell(news),
+            Effect::Report(notice) => self.report(notice),
             Effect::MarkRead => self.file.judged(),
             Effect::Follow(pid) => {
                 self.processes.retain(|(known, _)| *known != pid);
@@ -24,7 +24,7 @@ impl Watch {
             }
             Effect::Forward(received, to) => self.forward(&received, to),
             // If the keeper is gone, a report says so.
-            Effect::AskKeeper => drop(self.tree.ask_to_catch_up()),
+            Effect::AskKeeper => drop(self.tree.request_catch_up()),
             Effect::Arm(Timer::Stop) => self.stop_until = Some(Instant::now() + self.options.grace),
             Effect::Arm(Timer::Patience) => self.until = Some(Instant::now() + self.options.patience),
             Effect::Arm(Timer::Grace) => self.until = Some(Instant::now() + self.options.grace),
@@ -65,32 +65,32 @@ impl Watch {
         }
     }
 
-    fn tell(&self, news: News) {
-        let text = |end: Option<crate::end::End>| {
+    fn report(&self, notice: Notice) {
+        let text = |end: Option<crate::exit_status::ExitStatus>| {
             end.map_or_else(|| "in an unknown way".to_owned(), |end| end.to_string())
         };
-        match news {
-            News::Follows(pid) => tracing::info!(service = pid, "follows the pidfile"),
-            News::GetsStopToo(pid, signal) => {
+        match notice {
+            Notice::Follows(pid) => tracing::info!(service = pid, "follows the pidfile"),
+            Notice::GetsStopToo(pid, signal) => {
                 tracing::info!(service = pid, %signal, "it was named after the stop request, and gets it too");
             }
-            News::Stranger(pid) => tracing::warn!(
+            Notice::Stranger(pid) => tracing::warn!(
                 named = pid,
                 pidfile = %self.options.pidfile.display(),
                 "the pidfile names a process that is none of the command's; it is ignored"
             ),
-            News::ServiceExited(end) => tracing::info!(end = text(end), "the service has exited"),
-            News::Waits => tracing::warn!(
+            Notice::ServiceExited(end) => tracing::info!(end = text(end), "the service has exited"),
+            Notice::Waits => tracing::warn!(
                 patience = ?self.options.patience,
                 "waiting for another process to take its place"
             ),
-            News::Outage(end) => tracing::error!(
+            Notice::Outage(end) => tracing::error!(
                 end = text(end),
                 "the service is down: it terminated without a stop request, and nothing took its place"
             ),
-            News::Ends(end) => tracing::info!(%end, "stopped; stopping what is left"),
-            News::Kills => tracing::warn!("killing what did not exit within {:?}", self.options.grace),
-            News::NothingLeft(end) => tracing::info!(%end, "stopped; nothing is left"),
+            Notice::Stopping(end) => tracing::info!(%end, "stopped; stopping what is left"),
+            Notice::Kills => tracing::warn!("killing what did not exit within {:?}", self.options.grace),
+            Notice::NothingLeft(end) => tracing::info!(%end, "stopped; nothing is left"),
         }
     }
 }

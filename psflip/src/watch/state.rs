@@ -16,11 +16,11 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use super::exits::Exits;
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::flip::signals::Reach;
 use crate::signal::Signal;
 use crate::sys::signal::Received;
-use crate::sys::tree::Place;
+use crate::sys::tree::Membership;
 
 /// How many signals are queued for a service that isn't there yet.
 const KEPT: usize = 1000;
@@ -33,7 +33,7 @@ pub(super) enum Reading {
     /// Nothing new: its content has been processed, or is not a pid.
     Nothing,
     /// A process that it names anew, and where that process is.
-    Names(u32, Place),
+    Names(u32, Membership),
 }
 
 /// What can happen. Before every other event, the state gets [`Event::Gone`] for each process that it
@@ -45,9 +45,9 @@ pub(super) enum Event {
     /// This process has exited. The keeper may not have reported that yet.
     Gone(u32),
     /// The keeper reported the exit of the command.
-    CommandExited(End),
+    CommandExited(ExitStatus),
     /// The keeper reported the exit of another child of its own.
-    OtherExited(u32, End),
+    OtherExited(u32, ExitStatus),
     /// The keeper has reported all that had exited when it was asked ([`Effect::AskKeeper`]). The pidfile was
     /// read just before.
     CaughtUp,
@@ -90,23 +90,23 @@ pub(super) enum To {
 
 /// What is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum Notice {
     Follows(u32),
     GetsStopToo(u32, Signal),
     Stranger(u32),
-    ServiceExited(Option<End>),
+    ServiceExited(Option<ExitStatus>),
     Waits,
     /// The service has exited without a stop request (contract L1), with this status if it is known.
-    Outage(Option<End>),
-    Ends(End),
+    Outage(Option<ExitStatus>),
+    Stopping(ExitStatus),
     Kills,
-    NothingLeft(End),
+    NothingLeft(ExitStatus),
 }
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    Tell(News),
+    Report(Notice),
     /// The content of the pidfile that was read last counts as nothing new from now on.
     MarkRead,
     /// The process that the pidfile names is the service from now on.
@@ -121,7 +121,7 @@ pub(super) enum Effect {
     StopAll,
     KillAll,
     KillKeeper,
-    Exit(End),
+    Exit(ExitStatus),
 }
 
 /// A process that is or was the service.
@@ -130,12 +130,12 @@ struct Service {
     pid: u32,
     has_exited: bool,
     /// It has exited, and the keeper was asked to report that: its answer comes after this many others.
-    asked: Option<u32>,
+    queried: Option<u32>,
 }
 
 impl Service {
     fn has_reported(self) -> bool {
-        self.asked == Some(0)
+        self.queried == Some(0)
     }
 }
 
@@ -143,7 +143,7 @@ impl Service {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Command {
     pid: Option<u32>,
-    end: Option<End>,
+    end: Option<ExitStatus>,
     /// It was the service at some time.
     served: bool,
 }
@@ -162,10 +162,10 @@ struct Stop {
 enum Phase {
     Watching,
     /// The service has exited, with this status if known. Another process may take over.
-    Waiting(Option<End>),
+    Waiting(Option<ExitStatus>),
     /// The service has exited for good, with this status. Leftover processes were requested to stop.
-    Ending(End),
-    Killing(End),
+    Stopping(ExitStatus),
+    Killing(ExitStatus),
 }
 
 /// The process that signals are for.
@@ -188,7 +188,7 @@ pub(super) struct State {
     older: Option<Service>,
     command: Command,
     /// There is no service any more; the exit status of the last one, if it is known.
-    last: Option<Option<End>>,
+    last: Option<Option<ExitStatus>>,
     exits: Exits,
     /// Signals for a service that isn't there yet.
     queued: Vec<Received>,
@@ -256,7 +256,7 @@ impl State {
     /// Whether the exit of this process matters, and was not followed up yet.
     pub(super) fn awaits(&self, pid: u32) -> bool {
         let older = self.older.filter(|_| self.is_waiting());
-        [self.service, older].into_iter().flatten().any(|one| one.pid == pid && one.asked.is_none())
+        [self.service, older].into_iter().flatten().any(|one| one.pid == pid && one.queried.is_none())
     }
 
     /// The process that signals are for.
@@ -280,7 +280,7 @@ impl State {
 
     /// Whether the service has exited for good. Then the pidfile counts no longer.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Ending(_) | Phase::Killing(_))
+        matches!(self.phase, Phase::Stopping(_) | Phase::Killing(_))
     }
 
     fn service_lives(&self) -> bool {
@@ -303,8 +303,8 @@ impl State {
         }
     }
 
-    fn has_reported_exit(&mut self, pid: u32, end: End) {
-        self.exits.note(pid, end);
+    fn has_reported_exit(&mut self, pid: u32, end: ExitStatus) {
+        self.exits.record(pid, end);
         if let Some(stop) = &mut self.stop {
             stop.given.retain(|given| *given != pid);
         }
@@ -318,10 +318,10 @@ impl State {
     fn has_caught_up(&mut self, does: &mut Vec<Effect>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         for one in [&mut self.service, &mut self.older].into_iter().flatten() {
-            one.asked = one.asked.map(|others| others.saturating_sub(1));
+            one.queried = one.queried.map(|others| others.saturating_sub(1));
         }
         if let Some(service) = self.service.take_if(|service| service.has_reported()) {
-            self.has_exited(self.exits.of(service.pid), does);
+            self.on_service_exit(self.exits.of(service.pid), does);
         } else if let Phase::Waiting(end) = self.phase
             && self.older.is_some_and(Service::has_reported)
         {
@@ -340,9 +340,9 @@ impl State {
             return;
         }
         match place {
-            Place::Below => self.becomes_service(pid, does),
-            Place::Gone => self.dead_is_named(pid, does),
-            Place::Elsewhere => does.extend([Effect::MarkRead, Effect::Tell(News::Stranger(pid))]),
+            Membership::Below => self.becomes_service(pid, does),
+            Membership::Gone => self.dead_is_named(pid, does),
+            Membership::Elsewhere => does.extend([Effect::MarkRead, Effect::Report(Notice::Stranger(pid))]),
         }
     }
 
@@ -361,7 +361,7 @@ impl State {
         if let Some(end) = self.exits.of(pid) {
             does.push(Effect::MarkRead);
             self.service = None;
-            self.has_exited(Some(end), does);
+            self.on_service_exit(Some(end), does);
         }
     }
 
@@ -373,21 +373,21 @@ impl State {
         does.extend([
             Effect::MarkRead,
             Effect::Disarm,
-            Effect::Tell(News::Follows(pid)),
+            Effect::Report(Notice::Follows(pid)),
             Effect::Follow(pid),
         ]);
         let to = To::Service(pid, Reach::Child);
         if let Some(stop) = self.stop.as_mut().filter(|stop| stop.is_recent && !stop.given.contains(&pid)) {
             let received = stop.received;
             does.extend([
-                Effect::Tell(News::GetsStopToo(pid, received.signal)),
+                Effect::Report(Notice::GetsStopToo(pid, received.signal)),
                 Effect::Forward(received, to),
             ]);
             stop.given.push(pid);
             self.queued.retain(|queued| queued.signal != received.signal);
         }
         self.forward_queued(pid, to, does);
-        let replaced = self.service.replace(Service { pid, has_exited: false, asked: None });
+        let replaced = self.service.replace(Service { pid, has_exited: false, queried: None });
         // A previous service that took over again replaces one that gave up, which is then no
         // longer kept as the previous one.
         self.older = match self.older.take() {
@@ -408,11 +408,11 @@ impl State {
         let who_matters = match self.phase {
             Phase::Watching => &mut self.service,
             Phase::Waiting(_) => &mut self.older,
-            Phase::Ending(_) | Phase::Killing(_) => return,
+            Phase::Stopping(_) | Phase::Killing(_) => return,
         };
-        if let Some(one) = who_matters.as_mut().filter(|one| one.has_exited && one.asked.is_none()) {
+        if let Some(one) = who_matters.as_mut().filter(|one| one.has_exited && one.queried.is_none()) {
             self.in_flight += 1;
-            one.asked = Some(self.in_flight);
+            one.queried = Some(self.in_flight);
             does.push(Effect::AskKeeper);
         }
         if self.service.is_some() || self.phase != Phase::Watching {
@@ -422,14 +422,14 @@ impl State {
         match self.last {
             Some(last) => self.conclude(last, does),
             // A stop request may have come when the command had exited and its keeper had not reported that.
-            None if end != End::Exited(0) || self.stop.is_some() => self.over(end, does),
+            None if end != ExitStatus::Exited(0) || self.stop.is_some() => self.over(end, does),
             None => {} // the command became a daemon that has not written its pid yet
         }
     }
 
     /// The service has exited, with this status if it is known, and the pidfile names no other process.
-    fn has_exited(&mut self, end: Option<End>, does: &mut Vec<Effect>) {
-        does.push(Effect::Tell(News::ServiceExited(end)));
+    fn on_service_exit(&mut self, end: Option<ExitStatus>, does: &mut Vec<Effect>) {
+        does.push(Effect::Report(Notice::ServiceExited(end)));
         self.last = Some(end);
         if self.command.end.is_none() && !self.command.served {
             // The command still runs and never was the service: it is a wrapper. Wait for its exit.
@@ -441,7 +441,7 @@ impl State {
     }
 
     /// There is neither a service nor a wrapper. Stop, unless another process may be about to take over.
-    fn conclude(&mut self, end: Option<End>, does: &mut Vec<Effect>) {
+    fn conclude(&mut self, end: Option<ExitStatus>, does: &mut Vec<Effect>) {
         // The service may have removed its pidfile before the previous service has noticed its exit.
         let older_lives = self.older.is_some_and(|older| !older.has_exited);
         let may_come = older_lives || self.file_exists;
@@ -449,7 +449,7 @@ impl State {
             self.over_after(end, does);
         } else {
             self.phase = Phase::Waiting(end);
-            does.extend([Effect::Tell(News::Waits), Effect::Arm(Timer::Patience)]);
+            does.extend([Effect::Report(Notice::Waits), Effect::Arm(Timer::Patience)]);
         }
     }
 
@@ -459,25 +459,25 @@ impl State {
     }
 
     /// The last service has exited, with this status if it is known, and no process took over.
-    fn over_after(&mut self, end: Option<End>, does: &mut Vec<Effect>) {
+    fn over_after(&mut self, end: Option<ExitStatus>, does: &mut Vec<Effect>) {
         self.report_outage(end, does);
         let end = self.final_status(end);
         self.over(end, does);
     }
 
     /// The service has exited for good: leftover processes are stopped.
-    fn over(&mut self, end: End, does: &mut Vec<Effect>) {
-        self.phase = Phase::Ending(end);
-        does.extend([Effect::Tell(News::Ends(end)), Effect::Arm(Timer::Grace), Effect::StopAll]);
+    fn over(&mut self, end: ExitStatus, does: &mut Vec<Effect>) {
+        self.phase = Phase::Stopping(end);
+        does.extend([Effect::Report(Notice::Stopping(end)), Effect::Arm(Timer::Grace), Effect::StopAll]);
     }
 
     fn time_is_up(&mut self, does: &mut Vec<Effect>) {
         match self.phase {
             Phase::Watching => {}
             Phase::Waiting(end) => self.over_after(end, does),
-            Phase::Ending(end) => {
+            Phase::Stopping(end) => {
                 self.phase = Phase::Killing(end);
-                does.extend([Effect::Tell(News::Kills), Effect::Arm(Timer::Killed), Effect::KillAll]);
+                does.extend([Effect::Report(Notice::Kills), Effect::Arm(Timer::Killed), Effect::KillAll]);
             }
             // The keeper hangs. Its orphans become children of this process.
             Phase::Killing(_) => does.extend([Effect::Arm(Timer::Killed), Effect::KillKeeper]),
@@ -511,41 +511,41 @@ impl State {
         if is_stop && self.service.is_none() {
             match (self.last, self.command.end) {
                 (Some(last), _) => self.over_after(last, does),
-                (None, Some(end)) if end != End::Exited(0) => self.over(end, does),
-                (None, _) => self.over(End::Killed(received.signal), does),
+                (None, Some(end)) if end != ExitStatus::Exited(0) => self.over(end, does),
+                (None, _) => self.over(ExitStatus::Killed(received.signal), does),
             }
         } else if self.queued.len() < KEPT {
             self.queued.push(received);
         }
     }
 
-    fn report_outage(&self, end: Option<End>, does: &mut Vec<Effect>) {
+    fn report_outage(&self, end: Option<ExitStatus>, does: &mut Vec<Effect>) {
         // A stop request has no time limit: a service may take any time for its shutdown.
         if self.stop.is_none() {
-            does.push(Effect::Tell(News::Outage(end)));
+            does.push(Effect::Report(Notice::Outage(end)));
         }
     }
 
     fn nothing_is_left(&mut self, reading: Reading, does: &mut Vec<Effect>) {
         self.note_reading(reading);
         // A process may have written the pidfile just before it exited.
-        let unheard = match reading {
+        let unread = match reading {
             Reading::Names(pid, _) => self.exits.of(pid),
             Reading::Missing { .. } | Reading::Nothing => None,
         };
         let end = match self.phase {
-            Phase::Ending(end) | Phase::Killing(end) => end,
+            Phase::Stopping(end) | Phase::Killing(end) => end,
             Phase::Waiting(end) => {
-                self.report_outage(unheard.or(end), does);
-                unheard.unwrap_or_else(|| self.final_status(end))
+                self.report_outage(unread.or(end), does);
+                unread.unwrap_or_else(|| self.final_status(end))
             }
             Phase::Watching => {
                 let service = self.service.and_then(|service| self.exits.of(service.pid));
-                let end = unheard.unwrap_or_else(|| self.final_status(service.or(self.last.flatten())));
-                if unheard.is_some() || self.service.is_some() {
+                let end = unread.unwrap_or_else(|| self.final_status(service.or(self.last.flatten())));
+                if unread.is_some() || self.service.is_some() {
                     self.report_outage(Some(end), does);
                 }
-                does.push(Effect::Tell(News::NothingLeft(end)));
+                does.push(Effect::Report(Notice::NothingLeft(end)));
                 end
             }
         };
@@ -554,11 +554,11 @@ impl State {
 
     /// The final exit status, if the last service exited with this one. If that is unknown, the status of the
     /// previous service counts, which ran on; after that, the command's.
-    fn final_status(&self, end: Option<End>) -> End {
+    fn final_status(&self, end: Option<ExitStatus>) -> ExitStatus {
         let older = self.older.and_then(|older| self.exits.of(older.pid));
         // It took over and gave up before the pidfile was read.
         let missed = older.filter(|_| self.file_missed);
-        missed.or(end).or(older).or(self.command.end).unwrap_or(End::Exited(crate::exit::FAILURE))
+        missed.or(end).or(older).or(self.command.end).unwrap_or(ExitStatus::Exited(crate::exit::FAILURE))
     }
 }
 

@@ -18,7 +18,7 @@ fn signal(signal: Signal) -> Event {
 }
 
 fn names(pid: u32) -> Event {
-    Event::Read(Reading::Names(pid, Place::Below))
+    Event::Read(Reading::Names(pid, Membership::Below))
 }
 
 fn after(events: &[Event]) -> State {
@@ -33,10 +33,11 @@ fn after(events: &[Event]) -> State {
 fn situations() -> Vec<(&'static str, Vec<Event>)> {
     let runs = vec![Event::Started(COMMAND)];
     let with = |before: &[Event], more: &[Event]| [before, more].concat();
-    let daemon = with(&runs, &[Event::CommandExited(End::Exited(0))]);
+    let daemon = with(&runs, &[Event::CommandExited(ExitStatus::Exited(0))]);
     let serves = with(&daemon, &[names(OLD), Event::Settled]);
     let replaced = with(&serves, &[names(NEW), Event::Settled]);
-    let exits = |pid| [Event::Gone(pid), Event::Settled, Event::OtherExited(pid, End::Exited(pid as u8))];
+    let exits =
+        |pid| [Event::Gone(pid), Event::Settled, Event::OtherExited(pid, ExitStatus::Exited(pid as u8))];
     let missing = Event::Read(Reading::Missing { missed: false });
     let waits = with(&with(&replaced, &exits(NEW)), &[Event::Read(Reading::Nothing), Event::CaughtUp]);
     let ends = with(&with(&serves, &exits(OLD)), &[missing, Event::CaughtUp]);
@@ -60,9 +61,9 @@ fn situations() -> Vec<(&'static str, Vec<Event>)> {
 fn events() -> Vec<Event> {
     let mut events = vec![
         Event::Started(COMMAND),
-        Event::CommandExited(End::Exited(0)),
-        Event::CommandExited(End::Exited(3)),
-        Event::OtherExited(OLD, End::Exited(5)),
+        Event::CommandExited(ExitStatus::Exited(0)),
+        Event::CommandExited(ExitStatus::Exited(3)),
+        Event::OtherExited(OLD, ExitStatus::Exited(5)),
         Event::CaughtUp,
         Event::Settled,
         Event::StopIsOld,
@@ -74,10 +75,10 @@ fn events() -> Vec<Event> {
     let mut readings =
         vec![Reading::Missing { missed: false }, Reading::Missing { missed: true }, Reading::Nothing];
     let all = [COMMAND, OLD, NEW];
-    readings.extend(all.map(|pid| Reading::Names(pid, Place::Gone)));
+    readings.extend(all.map(|pid| Reading::Names(pid, Membership::Gone)));
     events.extend(readings.iter().map(|reading| Event::NothingLeft(*reading)));
-    readings.extend(all.map(|pid| Reading::Names(pid, Place::Below)));
-    readings.push(Reading::Names(NEW, Place::Elsewhere));
+    readings.extend(all.map(|pid| Reading::Names(pid, Membership::Below)));
+    readings.push(Reading::Names(NEW, Membership::Elsewhere));
     events.extend(readings.iter().map(|reading| Event::Read(*reading)));
     events
 }
@@ -101,7 +102,7 @@ fn name(event: Event) -> String {
 fn effect_name(effect: Effect) -> String {
     match effect {
         Effect::Forward(received, to) => format!("Forward({} to {to:?})", received.signal),
-        Effect::Tell(_)
+        Effect::Report(_)
         | Effect::MarkRead
         | Effect::Follow(_)
         | Effect::AskKeeper
@@ -172,17 +173,17 @@ fn the_exit_status_of_a_program_that_ran_the_service_is_not_replaced_by_a_stop_r
     // Contract: C5
     let wrapper = [Event::Started(COMMAND), names(OLD), Event::Gone(OLD), Event::Settled];
     let exits = [
-        Event::OtherExited(OLD, End::Exited(5)),
+        Event::OtherExited(OLD, ExitStatus::Exited(5)),
         Event::Read(Reading::Missing { missed: false }),
         Event::CaughtUp,
-        Event::CommandExited(End::Exited(0)),
+        Event::CommandExited(ExitStatus::Exited(0)),
     ];
     for (before, due) in [
-        ([&wrapper[..], &exits].concat(), End::Exited(5)),
-        (vec![Event::Started(COMMAND), Event::CommandExited(End::Exited(7))], End::Exited(7)),
+        ([&wrapper[..], &exits].concat(), ExitStatus::Exited(5)),
+        (vec![Event::Started(COMMAND), Event::CommandExited(ExitStatus::Exited(7))], ExitStatus::Exited(7)),
     ] {
         let mut state = after(&before);
         let effects = decide(&mut state, signal(Signal::TERM));
-        assert!(effects.contains(&Effect::Tell(News::Ends(due))), "{effects:?}");
+        assert!(effects.contains(&Effect::Report(Notice::Stopping(due))), "{effects:?}");
     }
 }

@@ -207,8 +207,8 @@ fn each_questionable_setting_is_reported_with_position_and_advice() {
         assert_eq!(code, 0, "{text}\n{said}");
         let place =
             if place.is_empty() { "app.toml: warning: " } else { &format!("app.toml:{place}: warning: ") };
-        assert!(said.starts_with(place), "{place} for\n{text}\nis said as\n{said}");
-        assert_eq!(said.matches(": warning: ").count(), 1, "one thing is doubtful in\n{text}\n{said}");
+        assert!(said.starts_with(place), "{place} for\n{text}\nis reported as\n{said}");
+        assert_eq!(said.matches(": warning: ").count(), 1, "one warning is expected for\n{text}\n{said}");
         assert!(said.contains(" = help: "), "{said}");
         for word in *words {
             assert!(said.contains(word), "`{word}` is missing for\n{text}\nin\n{said}");
@@ -223,7 +223,7 @@ fn sound_settings_cause_no_warning() {
     for text in GOOD {
         assert_eq!(check(&sandbox, text, &["--strict"]), (0, String::new()), "{text}");
     }
-    assert_eq!(check(&sandbox, "cmd = []", &["--strict"]).0, 78, "a mistake is no warning");
+    assert_eq!(check(&sandbox, "cmd = []", &["--strict"]).0, 78, "an error is no warning");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn an_invalid_file_is_refused_with_position_and_advice_before_a_start() {
             let place = if position.is_empty() { "app.toml:" } else { &format!("app.toml:{position}") };
             assert!(
                 stderr.lines().nth(1).unwrap().starts_with(place),
-                "{place} for\n{text}\nis said as\n{stderr}"
+                "{place} for\n{text}\nis reported as\n{stderr}"
             );
             for word in *words {
                 assert!(stderr.contains(word), "`{word}` is missing for\n{text}\nin\n{stderr}");
@@ -242,7 +242,7 @@ fn an_invalid_configuration_at_an_upgrade_changes_nothing() {
         let failed = psflip.output().wait_count(number + 1, Stream::Stderr, "upgrade failed");
         let line = &failed[number].text;
         assert!(line.contains("the old child keeps running") && line.contains("exit code 78"), "{line}");
-        assert!(line.contains("psflip.toml:"), "it says where: {line}");
+        assert!(line.contains("psflip.toml:"), "the line has the position: {line}");
         assert_eq!((psflip.active(), psflip.child()), (active, child), "{}", sandbox.report());
     }
     std::fs::remove_file(sandbox.path("psflip.toml")).unwrap();

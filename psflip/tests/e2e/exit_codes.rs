@@ -116,7 +116,7 @@ fn the_exit_of_a_later_generations_child_is_relayed() {
         sandbox.write("die", "");
         let status = psflip.wait_end_of(flip.new);
         assert_eq!((status.code(), status.signal()), (code, signal), "{}", sandbox.report());
-        assert_eq!(psflip.wait_exit().code(), Some(0), "a superseded generation ends with 0");
+        assert_eq!(psflip.wait_exit().code(), Some(0), "a superseded generation exits with 0");
         fs::remove_file(sandbox.path("die")).unwrap();
         sandbox.write("psflip.toml", child("\"--code\", \"3\""));
     }
@@ -156,8 +156,8 @@ fn psflips_own_failures_have_codes_of_their_own() {
         (&not_healthy, 124, "not healthy"),
     ] {
         let (got, log) = failure_of(&sandbox, config);
-        assert_eq!(got, Some(code), "for\n{config}\nit said: {log}");
-        assert!(log.contains(said), "`{said}` is missing for\n{config}\nit said: {log}");
+        assert_eq!(got, Some(code), "for\n{config}\nit logged: {log}");
+        assert!(log.contains(said), "`{said}` is missing for\n{config}\nit logged: {log}");
     }
 }
 

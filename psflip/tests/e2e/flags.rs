@@ -40,7 +40,7 @@ impl Bare {
         let old = self.wait_active(None);
         old.signal(Signal::SIGHUP).unwrap();
         let new = self.wait_active(Some(old));
-        wait_until(Deadline::default(), "the old psflip to be gone", || (!old.is_alive()).then_some(()));
+        wait_until(Deadline::default(), "the old psflip to exit", || (!old.is_alive()).then_some(()));
         new
     }
 
@@ -49,7 +49,7 @@ impl Bare {
     pub(crate) fn stop(self) {
         let last = self.wait_active(None);
         last.signal(Signal::SIGTERM).unwrap();
-        wait_until(Deadline::default(), "psflip to be gone", || (!last.is_alive()).then_some(()));
+        wait_until(Deadline::default(), "psflip to exit", || (!last.is_alive()).then_some(()));
         assert!(!self.sandbox.path("app.pid").exists(), "{}", self.sandbox.report());
         self.sandbox.assert_no_process_left();
     }

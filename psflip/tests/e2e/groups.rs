@@ -3,7 +3,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
 
 use crate::anchor::anchored;
@@ -113,7 +113,7 @@ fn a_new_child_that_signals_its_group_fails_alone() {
             psflip.request_flip();
             psflip.wait_for_line(Stream::Stderr, "upgrade failed");
             assert_eq!((psflip.active(), psflip.child()), (old, child), "{signal}\n{}", sandbox.report());
-            assert_eq!(child.state(), State::Sleeping, "{signal}\n{}", sandbox.report());
+            assert_eq!(child.state(), ProcessState::Sleeping, "{signal}\n{}", sandbox.report());
             configure(&sandbox, SLEEP, AT_ONCE);
             psflip.flip();
             stop_all(&psflip, &sandbox);
@@ -230,7 +230,7 @@ fn job_control_signals_without_a_terminal_suspend_and_continue_all() {
             let psflip = how(builder).start().wait_ready();
             let first = psflip.program().first();
             let all = [psflip.child(), psflip.active(), first];
-            let wait = |wanted: State| {
+            let wait = |wanted: ProcessState| {
                 for process in all {
                     wait_until(
                         Deadline::default(),
@@ -240,9 +240,9 @@ fn job_control_signals_without_a_terminal_suspend_and_continue_all() {
                 }
             };
             first.signal(signal).unwrap();
-            wait(State::Stopped);
+            wait(ProcessState::Stopped);
             first.signal(Signal::SIGCONT).unwrap();
-            wait(State::Sleeping);
+            wait(ProcessState::Sleeping);
             psflip.flip();
             stop_all(&psflip, &sandbox);
         }
@@ -262,9 +262,9 @@ fn a_suspended_child_does_not_suspend_psflip() {
             psflip.output().wait_after(mark, Stream::Stderr, "the child was stopped");
             let child = psflip.child();
             wait_until(Deadline::default(), "the child to be stopped", || {
-                (child.state() == State::Stopped).then_some(())
+                (child.state() == ProcessState::Stopped).then_some(())
             });
-            assert_ne!(psflip.active().state(), State::Stopped, "{signal}\n{}", sandbox.report());
+            assert_ne!(psflip.active().state(), ProcessState::Stopped, "{signal}\n{}", sandbox.report());
             psflip.flip();
         }
         stop_all(&psflip, &sandbox);

@@ -53,7 +53,7 @@ fn fails(sandbox: &Sandbox, psflip: &Psflip, cause: impl FnOnce(Process, usize))
     psflip.request_flip();
     cause(old, mark);
     let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
-    wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+    wait_until(Deadline::default(), "only one psflip, keeper and child to be left", || {
         (sandbox.processes().len() == 3).then_some(())
     });
     assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
@@ -151,7 +151,7 @@ fn a_promotion_runs_hook_symlink_pidfile_and_acknowledgement_in_order() {
     let new = psflip.wait_successor(old);
     assert_eq!(std::fs::read_link(sandbox.path("link")).unwrap().to_str(), Some("target-2"));
     assert!(!sandbox.path("after").exists(), "it isn't promoted yet");
-    wait_until(Deadline::default(), "no hook to run while the old one is asked", || {
+    wait_until(Deadline::default(), "no hook to run while the old one is being acknowledged", || {
         (new.tree().len() == 3).then_some(())
     });
     assert!(!sandbox.path("after").exists(), "it isn't promoted yet");

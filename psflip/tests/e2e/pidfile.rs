@@ -66,7 +66,7 @@ fn the_pidfile_names_a_living_psflip_throughout_thirty_upgrades() {
     let positions = seen.iter().map(|pid| expected.iter().position(|one| one == pid));
     let positions: Option<Vec<_>> = positions.collect();
     assert!(positions.is_some_and(|positions| positions.is_sorted()), "{expected:?}\n{}", sandbox.report());
-    assert_eq!(names(sandbox.dir()), ["psflip.toml"], "it and its temporary names are gone");
+    assert_eq!(names(sandbox.dir()), ["psflip.toml"], "it and its temporary files are removed");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn exactly_one_of_two_concurrent_first_starts_survives() {
         // Written once, so that neither reads a file that the other's start is still writing.
         sandbox.write("two.toml", format!("{}pidfile = \"psflip.pid\"\n{AT_ONCE}", cmd_line(CHILD)));
         let two = [0, 1].map(|_| sandbox.psflip().config_file("two.toml").start());
-        let loser = wait_until(Deadline::default(), "one of the two to give up", || {
+        let loser = wait_until(Deadline::default(), "one of the two to exit", || {
             two.iter().position(|psflip| psflip.program().try_status().is_some())
         });
         let (loser, winner) = (&two[loser], &two[1 - loser]);

@@ -15,7 +15,7 @@ use crate::servers::{are_installed, path};
 use crate::traffic::ports::Reserved;
 
 /// How long a page may take. cargo compiles for a minute where it has not done so before.
-const PATIENCE: Duration = Duration::from_secs(170);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(170);
 
 /// The shell blocks of a page, with this port in place of the page's own.
 fn script(page: &str, port: &Reserved) -> String {
@@ -36,7 +36,7 @@ fn paste(sandbox: &Sandbox, page: &str, with: impl FnOnce(Launch) -> Launch) {
     fs::create_dir_all(&here).unwrap();
     let shell = sandbox.command(["sh", "-e", "-c", &script(page, &port)]).cwd(&here);
     let shell = with(shell.env("PATH", path)).start();
-    let status = shell.wait_exit_by(Deadline::after(PATIENCE));
+    let status = shell.wait_exit_by(Deadline::after(PAGE_TIMEOUT));
     let log = || fs::read_to_string(here.join("psflip.log")).unwrap_or_default();
     assert!(status.success(), "{status}\n{}\n{}", sandbox.report(), log());
     shell.output().wait_closed();

@@ -76,7 +76,7 @@ fn command_workdir_and_pidfile_may_be_any_bytes_over_upgrades() {
         let rendered = [b"\xff", generation.to_string().as_bytes(), b"\xfe:"].concat();
         assert_eq!(seen, [&rendered, "\u{FDD0}é".as_bytes()].concat(), "{}", sandbox.report());
         if let Some(old) = old.replace(now) {
-            wait_until(Deadline::default(), "the old psflip to be gone", || (!old.is_alive()).then_some(()));
+            wait_until(Deadline::default(), "the old psflip to exit", || (!old.is_alive()).then_some(()));
         }
         if generation < 3 {
             now.signal(Signal::SIGHUP).unwrap();
@@ -90,7 +90,7 @@ fn command_workdir_and_pidfile_may_be_any_bytes_over_upgrades() {
     }
     old.unwrap().signal(Signal::SIGTERM).unwrap();
     psflip.wait_exit();
-    wait_until(Deadline::default(), "psflip to be gone", || (!old.unwrap().is_alive()).then_some(()));
+    wait_until(Deadline::default(), "psflip to exit", || (!old.unwrap().is_alive()).then_some(()));
     assert!(!pidfile.exists(), "{}", sandbox.report());
     sandbox.assert_no_process_left();
 }

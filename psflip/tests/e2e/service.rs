@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
 use testkit::client::http::HttpClient;
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{
     AvailabilityProbe, Deadline, Line, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, cmd_line,
     fixture, psflip_bin, wait_until,
@@ -91,7 +91,7 @@ pub(crate) fn wait_rest(sandbox: &Sandbox) -> Vec<(Process, u64)> {
             let status = |name| process.status_field(name);
             let counts = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"].map(status);
             let runs = counts.into_iter().map(|count| count?.parse::<u64>().ok()).sum::<Option<u64>>()?;
-            (process.state() == State::Sleeping).then_some((process, runs))
+            (process.state() == ProcessState::Sleeping).then_some((process, runs))
         };
         sandbox.processes().into_iter().map(look_at).collect()
     };
@@ -106,7 +106,7 @@ pub(crate) fn wait_rest(sandbox: &Sandbox) -> Vec<(Process, u64)> {
 pub(crate) fn freeze(process: Process) {
     process.signal(Signal::SIGSTOP).unwrap_or_else(|error| panic!("can't stop {process}: {error}"));
     wait_until(Deadline::default(), format!("process {process} to be stopped"), || {
-        (process.state() == State::Stopped).then_some(())
+        (process.state() == ProcessState::Stopped).then_some(())
     });
 }
 
@@ -194,7 +194,7 @@ impl Service {
     /// it.
     #[track_caller]
     pub(crate) fn wait_alone(&self, psflip: Process, child: Process) {
-        wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+        wait_until(Deadline::default(), "only one psflip, keeper and child to be left", || {
             (self.sandbox.processes().len() == 3).then_some(())
         });
         let report = || self.sandbox.report();
@@ -235,7 +235,7 @@ impl Service {
 #[track_caller]
 pub(crate) fn stop(psflip: &Psflip) {
     let status = psflip.stop();
-    assert!(status.success() || status.signal() == Some(15), "ended with {status}:\n{}", psflip.log());
+    assert!(status.success() || status.signal() == Some(15), "exited with {status}:\n{}", psflip.log());
 }
 
 /// A service after an upgrade, with an old generation that drains. Holds the first and the second psflip.

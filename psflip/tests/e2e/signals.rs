@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 
 use nix::fcntl::{FcntlArg, fcntl};
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
 use crate::service::{LOGGER, own_name};
@@ -76,7 +76,9 @@ fn two_hundred_queued_real_time_signals_arrive_in_order_and_complete() {
     let psflip = ready(logger(&sandbox));
     let active = psflip.active();
     psflip.signal(Signal::SIGSTOP);
-    wait_until(Deadline::default(), "psflip to stop", || (active.state() == State::Stopped).then_some(()));
+    wait_until(Deadline::default(), "psflip to stop", || {
+        (active.state() == ProcessState::Stopped).then_some(())
+    });
     let script = format!(
         "i=0; while [ $i -lt 200 ]; do /bin/kill -s RTMIN+3 -q $i {active} & wait $!; echo $i $!; i=$((i+1)); done"
     );

@@ -40,7 +40,7 @@ fn fails(sandbox: &Sandbox, psflip: &Psflip, cause: impl FnOnce(Process, usize))
     psflip.request_flip();
     cause(old, mark);
     let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
-    wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+    wait_until(Deadline::default(), "only one psflip, keeper and child to be left", || {
         (sandbox.processes().len() == 3).then_some(())
     });
     assert_eq!((psflip.active(), psflip.child(), leads(sandbox)), (old, child, link), "{}", sandbox.report());
@@ -135,7 +135,7 @@ fn the_symlink_is_restored_without_an_acknowledgement() {
         assert_eq!(psflip.wait_successor(old), new);
         assert_eq!(leads(&sandbox), "green.sock");
         // The new psflip waits ten seconds, then restores the symlink itself.
-        wait_until(Deadline::default(), "the link to be turned back", || {
+        wait_until(Deadline::default(), "the symlink to be repointed back", || {
             (leads(&sandbox) == "blue.sock").then_some(())
         });
         thaw(old);

@@ -2,7 +2,7 @@
 
 mod foreground;
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, fixture, wait_until};
 
 use crate::service::LOGGER;
@@ -49,7 +49,7 @@ pub(crate) fn end(psflip: &Psflip, code: i32) {
 pub(crate) fn assert_got(sandbox: &Sandbox, psflip: &Psflip, signal: Signal, times: usize) {
     psflip.wait_for_line(Stream::Pty, &format!("got {signal} "));
     // At level debug, psflip logs every signal, forwarded or not.
-    psflip.output().wait_for(Deadline::default(), "psflip's own line about the signal", |lines| {
+    psflip.output().wait_for(Deadline::default(), "psflip's log line about the signal", |lines| {
         lines.iter().any(|line| line.text.contains(&format!("signal={signal} from"))).then_some(())
     });
     let mark = psflip.output().mark();
@@ -61,7 +61,7 @@ pub(crate) fn assert_got(sandbox: &Sandbox, psflip: &Psflip, signal: Signal, tim
 }
 
 #[track_caller]
-pub(crate) fn wait_state(process: Process, state: State) {
+pub(crate) fn wait_state(process: Process, state: ProcessState) {
     let what = format!("process {process} to be {state:?}");
     wait_until(Deadline::default(), what, || (process.state() == state).then_some(()));
 }
@@ -108,12 +108,12 @@ fn ctrl_z_stops_child_and_psflip_and_fg_continues_both() {
     for round in 0..3 {
         let mark = psflip.output().mark();
         psflip.program().write_stdin("\x1a");
-        wait_state(child, State::Stopped);
-        wait_state(active, State::Stopped);
+        wait_state(child, ProcessState::Stopped);
+        wait_state(active, ProcessState::Stopped);
         psflip.output().wait_after(mark, Stream::Pty, "shell: last=14"); // 128 + SIGTSTP or SIGSTOP
         psflip.program().write_stdin("fg\n");
-        wait_state(child, State::Sleeping);
-        wait_state(active, State::Sleeping);
+        wait_state(child, ProcessState::Sleeping);
+        wait_state(active, ProcessState::Sleeping);
         // `cat` is in the foreground again, and repeats the line that the terminal also echoes.
         psflip.program().write_stdin(format!("hello {round}\n"));
         psflip.output().wait_count(2, Stream::Pty, &format!("hello {round}"));
@@ -128,8 +128,8 @@ fn a_child_that_stops_itself_on_ctrl_z_stops_psflip_and_is_continued_once() {
     let psflip = ready(logger(&sandbox).wrapper(SHELL));
     let (active, child) = (psflip.active(), psflip.child());
     psflip.program().write_stdin("\x1a");
-    wait_state(child, State::Stopped);
-    wait_state(active, State::Stopped);
+    wait_state(child, ProcessState::Stopped);
+    wait_state(active, ProcessState::Stopped);
     psflip.wait_for_line(Stream::Pty, "shell: last=14");
     psflip.program().write_stdin("fg\n");
     assert_got(&sandbox, &psflip, Signal::SIGCONT, 1);
@@ -145,10 +145,10 @@ fn a_suspended_job_continues_in_the_background() {
     let (active, child) = (psflip.active(), psflip.child());
     psflip.program().write_stdin("\x1a");
     psflip.wait_for_line(Stream::Pty, "shell: last=14");
-    wait_state(active, State::Stopped);
+    wait_state(active, ProcessState::Stopped);
     psflip.program().write_stdin("bg\n");
-    wait_state(child, State::Sleeping);
-    wait_state(active, State::Sleeping);
+    wait_state(child, ProcessState::Sleeping);
+    wait_state(active, ProcessState::Sleeping);
     psflip.flip(); // it serves in the background, and so does its successor
     let active = psflip.active();
     psflip.signal(Signal::SIGTERM);
@@ -164,12 +164,12 @@ fn psflip_can_be_stopped_and_continued_by_signal_alone() {
     let psflip = ready(logger(&sandbox).wrapper(SHELL));
     let (active, child) = (psflip.active(), psflip.child());
     psflip.signal(Signal::SIGTSTP); // forwarded: the child stops itself, and psflip follows
-    wait_state(child, State::Stopped);
-    wait_state(active, State::Stopped);
+    wait_state(child, ProcessState::Stopped);
+    wait_state(active, ProcessState::Stopped);
     psflip.signal(Signal::SIGCONT); // to psflip only, so the child gets it from psflip
-    wait_state(child, State::Sleeping);
+    wait_state(child, ProcessState::Sleeping);
     assert_got(&sandbox, &psflip, Signal::SIGCONT, 1);
-    wait_state(active, State::Sleeping);
+    wait_state(active, ProcessState::Sleeping);
     psflip.signal(Signal::SIGTERM);
     psflip.wait_gone(active);
     psflip.program().write_stdin("exit 7\n");

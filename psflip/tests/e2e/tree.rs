@@ -36,7 +36,7 @@ fn family(psflip: &Psflip, generation: usize) -> Vec<Process> {
 /// Waits until all of these are gone.
 #[track_caller]
 fn wait_all_gone(what: &str, family: &[Process]) {
-    wait_until(Deadline::default(), format!("the end of {what}: {family:?}"), || {
+    wait_until(Deadline::default(), format!("{what} to exit: {family:?}"), || {
         family.iter().all(|process| !process.is_alive()).then_some(())
     });
 }

@@ -78,7 +78,7 @@ impl Container {
     /// The exit codes that the engine saw, once there are `count`.
     #[track_caller]
     fn wait_ends(&self, count: usize) -> Vec<String> {
-        wait_until(Deadline::default(), "the engine to see an end", || {
+        wait_until(Deadline::default(), "the engine to notice an exit", || {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64().to_string();
             let since = self.since.to_string();
             let events = ["events", "--since", &since, "--until", &now, "--filter", "event=die"];
@@ -114,7 +114,7 @@ impl Drop for Container {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let logs = self.engine.docker(&["logs", "--tail", "30", "app"]);
-            let _ = writeln!(std::io::stderr(), "--- the container said {logs:?}");
+            let _ = writeln!(std::io::stderr(), "--- the container's output: {logs:?}");
         }
     }
 }

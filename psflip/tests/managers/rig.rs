@@ -96,7 +96,7 @@ pub(crate) fn wait_pidfile(path: &Path, before: Option<&str>) -> String {
 /// Waits until all of these are gone.
 #[track_caller]
 pub(crate) fn wait_gone(what: &str, family: &[Process]) {
-    wait_until(Deadline::default(), format!("the end of {what}: {family:?}"), || {
+    wait_until(Deadline::default(), format!("{what} to exit: {family:?}"), || {
         family.iter().all(|process| !process.is_alive()).then_some(())
     });
 }

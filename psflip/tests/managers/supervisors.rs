@@ -57,7 +57,7 @@ impl Rig {
         if self.kind == Kind::Daemontools {
             return None; // it keeps no record of them
         }
-        Some(wait_until(Deadline::default(), format!("{} to see an end", self.kind), || {
+        Some(wait_until(Deadline::default(), format!("{} to notice an exit", self.kind), || {
             self.manager.ends().get(count - 1).copied()
         }))
     }
@@ -80,9 +80,11 @@ impl Rig {
 fn flips(kind: Kind, steady: Steady) {
     let rig = Rig::start(kind, steady, SERVER, SERVING);
     // Supervisor reports a program as running after it has run for a second.
-    wait_until(Deadline::default(), format!("{kind} to name {} as what runs", rig.steady), || {
-        rig.manager.status().contains(&rig.steady.to_string()).then_some(())
-    });
+    wait_until(
+        Deadline::default(),
+        format!("{kind} to report {} as the running process", rig.steady),
+        || rig.manager.status().contains(&rig.steady.to_string()).then_some(()),
+    );
     let probe = probe(&rig.sandbox.path("app.sock"));
     probe.wait_requests(10);
     for _ in 0..50 {

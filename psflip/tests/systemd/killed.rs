@@ -66,7 +66,7 @@ fn wait_restarted(rig: &Rig, old: Process, restarts: u32) {
     rig.wait_gone(old);
     rig.machine.wait_property(APP, "NRestarts", restarts);
     // The killed one has left its pidfile behind.
-    wait_until(Deadline::default(), "a living psflip in the pidfile", || {
+    wait_until(Deadline::default(), "a running psflip in the pidfile", || {
         let text = std::fs::read_to_string(rig.pidfile()).ok()?;
         rig.machine.process(text.trim_end().parse().ok()?).filter(|new| *new != old)
     });

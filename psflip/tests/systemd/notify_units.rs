@@ -210,7 +210,7 @@ fn a_child_that_ignores_a_manual_stop_keeps_running() {
     let psflip = rig.start();
     rig.machine.wait_journal(APP, "name=gen1");
     psflip.signal(Signal::SIGTERM).unwrap();
-    wait_until(Deadline::default(), "the status to say so", || {
+    wait_until(Deadline::default(), "the status to report that", || {
         let text = rig.machine.property(APP, "StatusText");
         text.ends_with("the child ignored a stop request").then_some(())
     });

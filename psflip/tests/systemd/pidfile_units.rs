@@ -123,7 +123,7 @@ fn drains_at_a_stop(kill_mode: &str) {
     rig.flip();
     starts(2);
     rig.stop_well();
-    assert_eq!(rig.said("exit 0").len(), 2, "both children have ended by themselves: {:#?}", rig.journal());
+    assert_eq!(rig.said("exit 0").len(), 2, "both children have exited by themselves: {:#?}", rig.journal());
 }
 
 #[test]

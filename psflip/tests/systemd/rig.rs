@@ -190,7 +190,7 @@ impl Rig {
     /// Waits until a process is gone.
     #[track_caller]
     pub(crate) fn wait_gone(&self, process: Process) {
-        wait_until(Deadline::default(), format!("the end of process {process}"), || {
+        wait_until(Deadline::default(), format!("process {process} to exit"), || {
             (!process.is_alive()).then_some(())
         });
     }
@@ -228,7 +228,7 @@ impl Rig {
         assert_eq!(line.pid, inner_pid_of(old), "{line:?}");
         let is_told = self.machine.property(self.unit, "ExecReload").contains(" upgrade ");
         assert_eq!(reload.is_err(), is_told, "{reload:?}");
-        wait_until(Deadline::default(), "the new generation's end", || {
+        wait_until(Deadline::default(), "the new generation to exit", || {
             (self.machine.processes(self.unit) == before).then_some(())
         });
         assert_eq!(self.wait_main(), old);

@@ -42,7 +42,7 @@ fn sockets_of_a_socket_unit_serve_over_upgrades_crashes_and_stops() {
         .unit("app.socket", format!("[Socket]\nListenStream={}\nFileDescriptorName=web\n", socket.display()));
     rig.install(NOTIFY);
     rig.machine.systemctl(["start", "app.socket"]).unwrap();
-    assert!(!rig.pidfile().exists(), "nobody has asked for it yet");
+    assert!(!rig.pidfile().exists(), "no client has connected to it yet");
     // The first client starts the service, and gets its answer.
     Waiting::new(&rig).expect_answer();
     let probe = rig.ask();
@@ -83,7 +83,7 @@ fn sockets_of_psflip_survive_when_everything_is_killed() {
         let number = || rig.machine.property(APP, "NFileDescriptorStore");
         wait_until(
             Deadline::default(),
-            format!("systemd to keep {count} sockets {what}; it keeps {}", number()),
+            format!("systemd to store {count} sockets {what}; it stores {}", number()),
             || (number() == count.to_string()).then_some(()),
         );
     };

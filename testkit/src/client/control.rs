@@ -85,7 +85,7 @@ impl Asking {
             }
             others.push(event.to_string());
         }
-        panic!("{} was not answered by `{name}`, but by:\n{}", self.request, others.join("\n"));
+        panic!("{} was answered by another server than `{name}`:\n{}", self.request, others.join("\n"));
     }
 
     /// Reads until one of these events arrives, and returns all events so far. If psflip closes the

@@ -260,7 +260,7 @@ fn read_chunks(connection: &mut Connection) -> Result<Vec<u8>, ClientError> {
         }
         body.extend(connection.read_exact(size)?);
         if connection.read_exact(2)? != b"\r\n" {
-            return Err(connection.explain(ClientError::protocol("a chunk doesn't end where its size says")));
+            return Err(connection.explain(ClientError::protocol("a chunk does not end where its size says")));
         }
     }
 }

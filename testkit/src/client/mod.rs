@@ -115,7 +115,7 @@ impl fmt::Display for ClientError {
         if self.received > 0 {
             write!(f, ", after {} bytes of the answer", self.received)?;
         }
-        if self.reused { f.write_str(" (on a kept connection)") } else { Ok(()) }
+        if self.reused { f.write_str(" (on a keep-alive connection)") } else { Ok(()) }
     }
 }
 

@@ -92,7 +92,7 @@ impl Engine {
         let changes = changes.iter().flat_map(|&change| ["--change", change]);
         let args: Vec<&str> = ["import"].into_iter().chain(changes).chain([image.as_str(), name]).collect();
         if let Err(error) = self.docker(&args) {
-            report::fail(&format!("the image `{name}` can't be made: {error}"));
+            report::fail(&format!("the image `{name}` can't be created: {error}"));
         }
     }
 
@@ -105,7 +105,7 @@ impl Engine {
         self.daemon.signal(Signal::SIGTERM);
         let status = self.daemon.wait_exit();
         if !status.success() {
-            report::fail(&format!("the engine ended with {status}: {}", self.daemon.stderr()));
+            report::fail(&format!("the engine exited with {status}: {}", self.daemon.stderr()));
         }
     }
 }

@@ -219,7 +219,7 @@ impl Managed {
             Kind::S6 => drop(self.control(&["s6-svc", "-d", "-wD", "-T", "30000", &folder])),
             Kind::Daemontools => {
                 self.control(&["svc", "-d", &folder]);
-                wait_until(Deadline::default(), "svstat to say that it is down", || {
+                wait_until(Deadline::default(), "svstat to report that it is down", || {
                     self.status().contains(": down").then_some(())
                 });
             }
@@ -254,7 +254,7 @@ impl Managed {
         }
         let status = self.running.wait_exit();
         if !status.success() {
-            report::fail(&format!("{} ended with {status}", self.kind));
+            report::fail(&format!("{} exited with {status}", self.kind));
         }
     }
 

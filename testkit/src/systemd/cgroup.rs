@@ -15,7 +15,7 @@ use crate::wait::look_for;
 const PREFIX: &str = "testkit-systemd-";
 
 /// How long the processes of a group may take to exit after SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A control group (version 2) of one machine.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Cgroup {
             remove_below(&self.path);
             (!self.path.exists()).then_some(())
         };
-        look_for(PATIENCE, gone).ok_or_else(|| {
+        look_for(KILL_TIMEOUT, gone).ok_or_else(|| {
             let left: Vec<u32> = members(&self.path);
             format!("control group `{}` can't be removed; left in it: {left:?}", self.path.display())
         })

@@ -37,7 +37,7 @@ const SYSTEMD: &str = "/lib/systemd/systemd";
 const CLEANUP: Duration = Duration::from_secs(20);
 
 /// The default time limit of a command in a machine, in seconds.
-const PATIENCE: u32 = 60;
+const COMMAND_TIMEOUT: u32 = 60;
 
 /// A `systemd --system` as PID 1 of namespaces of its own (mount, uts, ipc, pid, cgroup), with a journal.
 ///
@@ -145,7 +145,7 @@ impl Machine {
         let Some((init, group)) = booted else {
             drop(life);
             let _ = supervisor.wait();
-            return Err(format!("no systemd came up: {}", logs(&folder)));
+            return Err(format!("systemd did not start: {}", logs(&folder)));
         };
         inner.note(init);
         let machine = Self { inner: Arc::clone(inner), folder, group, init, supervisor, life, user: None };
@@ -158,7 +158,7 @@ impl Machine {
         let socket = PathBuf::from(format!("/proc/{}/root/run/systemd/private", self.init));
         wait_until(Deadline::default(), "systemd to listen", || {
             if !self.init.is_alive() {
-                report::fail(&format!("systemd has ended: {}", logs(&self.folder)));
+                report::fail(&format!("systemd has exited: {}", logs(&self.folder)));
             }
             socket.exists().then_some(())
         });
@@ -189,7 +189,7 @@ impl Machine {
             add("group", format!("testkit-user:x:{uid}:"))
         };
         if let Err(error) = make() {
-            report::fail(&format!("a user for a manager can't be made: {error}"));
+            report::fail(&format!("can't create a user for a user manager: {error}"));
         }
         let text = format!(
             "[Service]\nType=notify\nUser={uid}\nGroup={uid}\nDelegate=yes\nKillMode=mixed\nTasksMax=infinity\n\
@@ -203,7 +203,7 @@ impl Machine {
         let manager = format!("user@{uid}.service");
         self.unit(&manager, text);
         if let Err(error) = self.systemctl(["start", &manager]) {
-            report::fail(&format!("the user's manager can't be started: {error}"));
+            report::fail(&format!("can't start the user manager: {error}"));
         }
         self.user = Some(uid);
         USER_RUNTIME.into()
@@ -249,7 +249,7 @@ impl Machine {
     /// If it can't be started.
     #[track_caller]
     pub fn run<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Ran {
-        let limit = ["timeout".into(), "--signal=KILL".into(), PATIENCE.to_string().into()];
+        let limit = ["timeout".into(), "--signal=KILL".into(), COMMAND_TIMEOUT.to_string().into()];
         let argv = argv.into_iter().map(|arg| arg.as_ref().to_owned());
         let argv = self.entering(limit.into_iter().chain(argv));
         // Not a `Launch`: hundreds of queries would fill the report.

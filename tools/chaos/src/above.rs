@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::plan::{Act, Side, Step, When};
+use crate::plan::{Act, PlannedStep, Side, When};
 
 /// The process that was started, and that stays while generations change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Above {
     }
 
     /// Adds actions on the process above, and operators' commands, to some steps.
-    pub(crate) fn add_to(self, steps: &mut [Step], dice: &mut Rng) {
+    pub(crate) fn add_to(self, steps: &mut [PlannedStep], dice: &mut Rng) {
         for step in steps {
             let is_gentle = step.acts.iter().all(|(_, act)| !act.is_rough());
             for act in [self.deed(dice, is_gentle), order(dice, is_gentle)].into_iter().flatten() {
@@ -102,11 +102,11 @@ fn millis(dice: &mut Rng, range: RangeInclusive<u64>) -> Duration {
 impl fmt::Display for Deed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request => write!(f, "SIGHUP to the process above"),
-            Self::Stop => write!(f, "SIGTERM to the process above"),
-            Self::Kill => write!(f, "SIGKILL to the process above"),
+            Self::Request => write!(f, "SIGHUP to the parent"),
+            Self::Stop => write!(f, "SIGTERM to the parent"),
+            Self::Kill => write!(f, "SIGKILL to the parent"),
             Self::KillKeeper => write!(f, "SIGKILL to the keeper above"),
-            Self::Freeze(time) => write!(f, "stop the process above for {time:?}"),
+            Self::Freeze(time) => write!(f, "stop the parent for {time:?}"),
         }
     }
 }

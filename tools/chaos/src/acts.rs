@@ -9,10 +9,10 @@ use testkit::{Deadline, Process, Signal};
 
 use crate::above::{Above, Deed, Order};
 use crate::clients;
-use crate::log::News;
+use crate::log::LogEvent;
 use crate::next::{Good, Next};
-use crate::plan::{Act, Moment, Part, Role, Side, Step, When};
-use crate::rest::PATIENCE;
+use crate::plan::{Act, Moment, Part, PlannedStep, Role, Side, When};
+use crate::rest::STEP_TIMEOUT;
 use crate::story::Halt;
 use crate::world::World;
 
@@ -43,7 +43,7 @@ pub(crate) struct Done {
 }
 
 /// Performs all actions of a step.
-pub(crate) fn perform(world: &mut World, step: &Step) -> Result<Done, Halt> {
+pub(crate) fn perform(world: &mut World, step: &PlannedStep) -> Result<Done, Halt> {
     let old = world.service()?.active;
     let mark = world.service()?.log.mark();
     let mut done = Done::default();
@@ -79,17 +79,17 @@ fn broken(what: &str, error: &io::Error) -> Halt {
 
 fn await_moment(world: &mut World, when: When, mark: usize) -> Result<(), Halt> {
     if let Some(moment) = when.moment {
-        let news = match moment {
-            Moment::UpgradeStarted => News::Started,
-            Moment::NewPsflipReads => News::NewReads,
-            Moment::ChildStarted => News::ChildStarted,
-            Moment::Superseded => News::Superseded,
-            Moment::Active => News::Active,
-            Moment::Failed => News::Failed,
+        let event = match moment {
+            Moment::UpgradeStarted => LogEvent::Started,
+            Moment::NewPsflipReads => LogEvent::NewReads,
+            Moment::ChildStarted => LogEvent::ChildStarted,
+            Moment::Superseded => LogEvent::Superseded,
+            Moment::Active => LogEvent::Active,
+            Moment::Failed => LogEvent::Failed,
         };
         world.wait(MOMENT, |world| {
             world.read_log();
-            Ok(world.service()?.log.since(mark).any(|entry| entry.news == news).then_some(()))
+            Ok(world.service()?.log.since(mark).any(|entry| entry.event == event).then_some(()))
         })?;
     }
     Ok(())
@@ -97,7 +97,7 @@ fn await_moment(world: &mut World, when: When, mark: usize) -> Result<(), Halt> 
 
 fn one(
     world: &mut World,
-    step: &Step,
+    step: &PlannedStep,
     act: &Act,
     old: Process,
     done: &mut Done,
@@ -131,7 +131,7 @@ fn one(
             if let Some(target) = send(world, old, *role, Signal::SIGKILL)? {
                 done.hits += 1;
                 world.killed.insert(target);
-                world.doomed.push((target, Instant::now() + PATIENCE));
+                world.doomed.push((target, Instant::now() + STEP_TIMEOUT));
                 world.tally.kill(&role.to_string());
                 if role.0 == Side::Old {
                     done.killed_old.push((role.1, new_is_there));
@@ -203,7 +203,7 @@ fn one(
 }
 
 /// Allows clients to lose requests, unless the target never was to serve them.
-fn rough(world: &mut World, step: &Step, target: Role, done: &mut Done) {
+fn rough(world: &mut World, step: &PlannedStep, target: Role, done: &mut Done) {
     done.rough = true;
     world.operators.allow_silence();
     // A signal that is still pending when its receiver is killed is lost.
@@ -217,7 +217,7 @@ fn rough(world: &mut World, step: &Step, target: Role, done: &mut Done) {
 /// Performs an action on the process above.
 fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
     let Some(target) = world.above_process().filter(Process::is_alive) else {
-        missed(world, "process above");
+        missed(world, "parent");
         return Ok(());
     };
     let keeper = world.above_keeper();
@@ -227,7 +227,7 @@ fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
         Deed::Kill => (target, Signal::SIGKILL),
         Deed::KillKeeper => (keeper.unwrap_or(target), Signal::SIGKILL),
         Deed::Freeze(time) => {
-            world.timeline.note(format!("  SIGSTOP to the process above {target}, for {time:?}"));
+            world.timeline.note(format!("  SIGSTOP to the parent {target}, for {time:?}"));
             world.freeze(target, time);
             world.tally.frozen += 1;
             return Ok(());
@@ -239,7 +239,7 @@ fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
         world.read_log();
         let mark = world.service()?.log.mark();
         if !done.rough {
-            world.sent.push((target, mark, News::Requested));
+            world.sent.push((target, mark, LogEvent::Requested));
         }
         done.asked |= target.signal(signal).is_ok();
         world.tally.signals += 1;
@@ -254,7 +254,7 @@ fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
         let psflips: Vec<Process> = world.psflips().iter().map(|stat| stat.process).collect();
         world.killed.extend(psflips); // psflip dies with the process above
         world.killed.insert(target);
-        world.tally.kill("process above");
+        world.tally.kill("parent");
     }
     let _ = target.signal(signal); // ESRCH: it may have exited
     Ok(())
@@ -262,7 +262,13 @@ fn above(world: &mut World, deed: Deed, done: &mut Done) -> Result<(), Halt> {
 
 /// Kills psflip and its keeper. Stopping psflip first prevents that it reacts to the keeper's exit, so this
 /// is as if both were killed at the same instant.
-fn pair(world: &mut World, step: &Step, side: Side, old: Process, done: &mut Done) -> Result<(), Halt> {
+fn pair(
+    world: &mut World,
+    step: &PlannedStep,
+    side: Side,
+    old: Process,
+    done: &mut Done,
+) -> Result<(), Halt> {
     if world.above == Above::Nobody {
         return Ok(()); // the limit of two processes: docs/architecture.md
     }
@@ -283,7 +289,7 @@ fn pair(world: &mut World, step: &Step, side: Side, old: Process, done: &mut Don
     let _ = psflip.signal(Signal::SIGKILL);
     for target in [psflip, keeper] {
         world.killed.insert(target);
-        world.doomed.push((target, Instant::now() + PATIENCE));
+        world.doomed.push((target, Instant::now() + STEP_TIMEOUT));
     }
     done.hits += 1;
     world.tally.kill("psflip and keeper at once");
@@ -306,12 +312,12 @@ fn send(world: &mut World, old: Process, role: Role, signal: Signal) -> Result<O
     let sent = if role.1 == Part::Group { target.signal_group(signal) } else { target.signal(signal) };
     match sent {
         Ok(()) => {
-            let news = match signal {
-                Signal::SIGHUP => Some(News::Requested),
-                Signal::SIGTERM | Signal::SIGINT => Some(News::StopRequested),
+            let event = match signal {
+                Signal::SIGHUP => Some(LogEvent::Requested),
+                Signal::SIGTERM | Signal::SIGINT => Some(LogEvent::StopRequested),
                 _ => None,
             };
-            world.sent.extend(news.map(|news| (target, mark, news)));
+            world.sent.extend(event.map(|event| (target, mark, event)));
             Ok(Some(target))
         }
         Err(_) => {
@@ -322,7 +328,7 @@ fn send(world: &mut World, old: Process, role: Role, signal: Signal) -> Result<O
 }
 
 fn missed(world: &mut World, role: &str) {
-    world.timeline.note(format!("  no {role} is there"));
+    world.timeline.note(format!("  there is no {role}"));
     world.tally.missed += 1;
 }
 
@@ -384,7 +390,7 @@ fn second(world: &mut World, done: &mut Done) -> Result<(), Halt> {
         return Ok(());
     }
     Err(Halt::Violation(format!(
-        "P3: a second psflip on the same pidfile ended with {status}: {}",
+        "P3: a second psflip with the same pidfile exited with {status}: {}",
         running.stderr()
     )))
 }

@@ -11,9 +11,9 @@ use testkit::pidfile::{Content, Entry};
 use crate::above::Above;
 use crate::acts::Done;
 use crate::clients;
-use crate::log::News;
-use crate::next::{Ends, Expected, Next};
-use crate::plan::{Act, Binary, Flavour, Part, Role, Side, Step};
+use crate::log::LogEvent;
+use crate::next::{Expected, ExpectedExit, Next};
+use crate::plan::{Act, Binary, Flavour, Part, PlannedStep, Role, Side};
 use crate::standing;
 use crate::story::Halt;
 use crate::world::{Service, World, descriptors, text};
@@ -51,7 +51,7 @@ impl Before {
 /// What must hold after a step; `now` is the remaining psflip.
 pub(crate) fn check(
     world: &mut World,
-    step: &Step,
+    step: &PlannedStep,
     done: &Done,
     before: &Before,
     now: Option<Process>,
@@ -105,14 +105,14 @@ fn no_panic(world: &mut World) -> Result<(), Halt> {
 }
 
 /// Which generation must be alive after the step.
-fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
+fn lives(step: &PlannedStep, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
     let limited = step.acts.iter().any(|(_, act)| matches!(act, Act::LimitFiles(_)));
     let only_limited =
         limited && step.acts.iter().all(|(_, act)| matches!(act, Act::LimitFiles(_) | Act::Request(_)));
     let Some(active) = now else {
         if !done.rough || only_limited {
             return violation(
-                "U8: the service has exited, and nothing was done that it may end of".to_owned(),
+                "U8: the service has exited, and no action of this step allows that".to_owned(),
             );
         }
         if done.killed_above {
@@ -131,7 +131,7 @@ fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Res
         let only_new = step.acts.iter().all(|(_, act)| act.spares_the_old());
         if only_new && matches!(step.next, Next::Bad(_)) && !done.rewritten {
             return violation(
-                "F6, U8: only the new generation was disturbed, and the old one has ended".to_owned(),
+                "F6, U8: only the new generation was disturbed, and the old one has exited".to_owned(),
             );
         }
         return Ok(());
@@ -141,14 +141,14 @@ fn lives(step: &Step, done: &Done, before: &Before, now: Option<Process>) -> Res
     }
     let expected = match step.binary {
         Binary::Copy | Binary::Wrapper => step.next.expected(),
-        _ => Expected::Fails(Ends::Code(0)),
+        _ => Expected::Fails(ExpectedExit::Code(0)),
     };
     match expected {
         Expected::Fails(_) if active != before.active => {
             violation(format!("U8: psflip {active} is active after an upgrade that can't succeed"))
         }
         Expected::Promoted if active == before.active && !done.rough && done.asked => violation(format!(
-            "U3: a good generation was asked for, and psflip {active} is still the active one"
+            "U3: an upgrade to a good generation was requested, and psflip {active} is still active"
         )),
         _ => Ok(()),
     }
@@ -169,13 +169,13 @@ fn pidfile(world: &mut World, done: &Done, before: &Before, now: Option<Process>
     }
     match now {
         Some(active) if said == active.to_string() || (said.is_empty() && removed) => Ok(()),
-        Some(active) => violation(format!("P1: psflip {active} is active, and the pidfile says `{said}`")),
+        Some(active) => violation(format!("P1: psflip {active} is active, and the pidfile has `{said}`")),
         None if said.is_empty() => Ok(()),
         // A killed psflip can't remove it.
         None if world.killed.iter().any(|killed| killed.to_string() == said) => Ok(()),
         // `psflip watch` kills a psflip after its grace time; that one can't remove it, either.
         None if world.above == Above::Watch && done.rough => Ok(()),
-        None => violation(format!("P2: nobody is left, and the pidfile says `{said}`")),
+        None => violation(format!("P2: no process is left, and the pidfile has `{said}`")),
     }
 }
 
@@ -206,7 +206,7 @@ fn no_leak(world: &mut World, active: Process) -> Result<(), Halt> {
     match same {
         Some(()) => Ok(()),
         None => violation(format!(
-            "F10: psflip {active} has other descriptors open than a psflip at rest: {:?} instead of {usual:?}",
+            "F10: psflip {active} has other descriptors open than an idle psflip: {:?} instead of {usual:?}",
             descriptors(active)
         )),
     }
@@ -223,7 +223,7 @@ fn no_zombie(world: &mut World) -> Result<(), Halt> {
         |world: &World| -> Vec<Process> { world.sandbox.zombies().into_iter().filter(of_psflip).collect() };
     let free =
         world.wait(Duration::from_secs(3), |world| Ok(Some(()).filter(|()| zombies(world).is_empty())))?;
-    if free.is_some() { Ok(()) } else { violation(format!("C9: zombies stay: {:?}", zombies(world))) }
+    if free.is_some() { Ok(()) } else { violation(format!("C9: zombies remain: {:?}", zombies(world))) }
 }
 
 /// Contracts F10 and P4: only a killed psflip leaves temporary files of its pidfile behind.
@@ -233,7 +233,7 @@ fn no_file(world: &mut World) -> Result<(), Halt> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix(".psflip.pid.") else { continue };
         if !world.killed.iter().any(|killed| killed.to_string() == pid) {
-            return violation(format!("F10: `{name}` is left, and nobody has killed psflip {pid}"));
+            return violation(format!("F10: `{name}` is left, though psflip {pid} was not killed"));
         }
     }
     Ok(())
@@ -243,24 +243,25 @@ fn no_file(world: &mut World) -> Result<(), Halt> {
 fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> {
     let killed: HashSet<u32> = world.killed.iter().map(Process::pid).collect();
     let Service { log, .. } = world.service()?;
-    for asked in log.since(before.mark).filter(|entry| entry.news == News::Requested && !done.rough) {
-        let answered = |news| matches!(news, News::Started | News::Refused);
-        if !log.since(asked.line).any(|entry| answered(entry.news)) {
-            return violation(format!("U7: nothing came of a request: {}", asked.text));
+    for asked in log.since(before.mark).filter(|entry| entry.event == LogEvent::Requested && !done.rough) {
+        let answered = |event| matches!(event, LogEvent::Started | LogEvent::Refused);
+        if !log.since(asked.line).any(|entry| answered(entry.event)) {
+            return violation(format!("U7: a request was neither carried out nor refused: {}", asked.text));
         }
     }
     if let Some(complaint) = log.complaint_since(before.mark).filter(|_| !done.rough) {
-        return violation(format!("nothing was wrong with the system, and psflip says: {complaint}"));
+        return violation(format!("the system had no fault, and psflip logs: {complaint}"));
     }
-    for started in log.since(before.mark).filter(|entry| entry.news == News::Started) {
-        let ended = |news| matches!(news, News::Failed | News::Superseded);
+    for started in log.since(before.mark).filter(|entry| entry.event == LogEvent::Started) {
+        let ended = |event| matches!(event, LogEvent::Failed | LogEvent::Superseded);
         let mut later = log.since(started.line);
-        if !later.any(|entry| entry.pid == started.pid && ended(entry.news)) && !killed.contains(&started.pid)
+        if !later.any(|entry| entry.pid == started.pid && ended(entry.event))
+            && !killed.contains(&started.pid)
         {
-            return violation(format!("U8: nothing came of an upgrade: {}", started.text));
+            return violation(format!("U8: an upgrade neither succeeded nor failed: {}", started.text));
         }
     }
-    for failed in log.since(before.mark).filter(|entry| entry.news == News::Failed) {
+    for failed in log.since(before.mark).filter(|entry| entry.event == LogEvent::Failed) {
         if !failed.text.contains("reason=") || failed.text.contains("reason=\"\"") {
             return violation(format!("U8: an upgrade failed without a reason: {}", failed.text));
         }
@@ -272,7 +273,7 @@ fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> 
 fn one_child_each(world: &mut World, before: &Before) -> Result<(), Halt> {
     let mut seen = HashSet::new();
     let Service { log, .. } = world.service()?;
-    for entry in log.since(before.mark).filter(|entry| entry.news == News::ChildStarted) {
+    for entry in log.since(before.mark).filter(|entry| entry.event == LogEvent::ChildStarted) {
         if !seen.insert(entry.pid) {
             return violation(format!("U7: a second child of one psflip: {}", entry.text));
         }
@@ -283,7 +284,7 @@ fn one_child_each(world: &mut World, before: &Before) -> Result<(), Halt> {
 /// Contracts C5 and C6: the exit status of each psflip that has exited since.
 fn ends(
     world: &mut World,
-    step: &Step,
+    step: &PlannedStep,
     done: &Done,
     before: &Before,
     now: Option<Process>,
@@ -292,8 +293,8 @@ fn ends(
     let killed = world.killed.clone();
     let Service { log, .. } = world.service()?;
     for (process, status) in statuses.iter().filter(|(process, _)| !killed.contains(process)) {
-        if log.count(process.pid(), News::Superseded) > 0 && !status.success() {
-            return violation(format!("U5: psflip {process} was superseded, and ended with {status}"));
+        if log.count(process.pid(), LogEvent::Superseded) > 0 && !status.success() {
+            return violation(format!("U5: psflip {process} was superseded, and exited with {status}"));
         }
     }
     let is_new = |process: &Process| !before.ended.contains(process);
@@ -303,7 +304,7 @@ fn ends(
     {
         let wrong = statuses.iter().find(|(process, status)| is_new(process) && !wanted.is(*status));
         if let Some((process, status)) = wrong {
-            return violation(format!("C6: psflip {process} ended with {status} instead of {wanted:?}"));
+            return violation(format!("C6: psflip {process} exited with {status} instead of {wanted:?}"));
         }
     }
     // If the child was killed at rest, and nothing else happened, psflip must exit as the child did.
@@ -316,7 +317,7 @@ fn ends(
         let relayed = statuses.iter().find(|(process, _)| *process == seen).map(|(_, status)| *status);
         if relayed.and_then(|status| status.signal()) != Some(9) {
             return violation(format!(
-                "C5: the child was killed, and psflip {} ended with {relayed:?}",
+                "C5: the child was killed, and psflip {} exited with {relayed:?}",
                 before.active
             ));
         }
@@ -335,7 +336,7 @@ pub(crate) fn statuses(world: &mut World) -> Vec<(Process, ExitStatus)> {
     statuses
 }
 
-impl Ends {
+impl ExpectedExit {
     pub(crate) fn is(self, status: ExitStatus) -> bool {
         match self {
             Self::Code(code) => status.code() == Some(i32::from(code)),

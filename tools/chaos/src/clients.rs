@@ -8,9 +8,9 @@ use testkit::{Process, Running, Signal};
 use crate::above::Order;
 use crate::acts::Done;
 use crate::checks::Before;
-use crate::log::News;
+use crate::log::LogEvent;
 use crate::next::Expected;
-use crate::plan::{Binary, Step};
+use crate::plan::{Binary, PlannedStep};
 use crate::story::Halt;
 use crate::world::{Service, World};
 
@@ -62,14 +62,14 @@ pub(crate) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<
 /// Checks the exit codes of this step's commands, which all have exited.
 pub(crate) fn check(
     world: &mut World,
-    step: &Step,
+    step: &PlannedStep,
     done: &Done,
     before: &Before,
     now: Option<Process>,
 ) -> Result<(), Halt> {
     for client in std::mem::take(&mut world.clients) {
         let Some(status) = client.running.try_status() else {
-            return Err(Halt::Violation(format!("{} has not ended", client.order)));
+            return Err(Halt::Violation(format!("{} has not exited", client.order)));
         };
         let Some(code) = status.code() else { continue }; // it was killed
         let told = client.running.stdout();
@@ -77,7 +77,7 @@ pub(crate) fn check(
             let Client { running, order, .. } = &client;
             let said = format!("{told}{}", running.stderr());
             Err(Halt::Violation(format!(
-                "{order} (pid {}) ended with {code}, and {why}: {said}",
+                "{order} (pid {}) exited with {code}, and {why}: {said}",
                 running.pid()
             )))
         };
@@ -90,15 +90,15 @@ pub(crate) fn check(
                 // If it was killed before it could log this, its predecessor has logged the promotion.
                 let active = pid.is_some_and(|pid| {
                     let successor = format!("new_psflip={pid} ");
-                    log.count(pid, News::Active) > 0
-                        || log
-                            .since(client.mark)
-                            .any(|entry| entry.news == News::Superseded && entry.text.contains(&successor))
+                    log.count(pid, LogEvent::Active) > 0
+                        || log.since(client.mark).any(|entry| {
+                            entry.event == LogEvent::Superseded && entry.text.contains(&successor)
+                        })
                 });
-                let has_failed = log.since(client.mark).any(|entry| entry.news == News::Failed);
+                let has_failed = log.since(client.mark).any(|entry| entry.event == LogEvent::Failed);
                 let as_planned = !done.rewritten && !done.rough && step.binary == Binary::Copy;
                 match code {
-                    0 if !active => return wrong("the generation that it names never was active"),
+                    0 if !active => return wrong("the generation that it names was never active"),
                     0 if now == Some(before.active()) => return wrong("the old generation serves on"),
                     1 if !has_failed && !done.rough => return wrong("no upgrade has failed"),
                     0 | 1 => {}
@@ -107,7 +107,7 @@ pub(crate) fn check(
                 }
                 match step.next.expected() {
                     Expected::Promoted if as_planned && code != 0 => {
-                        return wrong("a good generation was asked for");
+                        return wrong("an upgrade to a good generation was requested");
                     }
                     Expected::Fails(_) if as_planned && code == 0 => return wrong("it can't be promoted"),
                     _ => {}

@@ -162,7 +162,7 @@ fn compare(text: &str, token: &str) -> Result<(), ClientError> {
     if field(text, "echo") == Some(token) && is_number("pid") && is_number("request") {
         return Ok(());
     }
-    Err(ClientError::content(format!("asked for echo={token}, and got `{}`", text.trim_end())))
+    Err(ClientError::content(format!("requested echo={token}, and got `{}`", text.trim_end())))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use testkit::{Output, Stream};
 
 /// The event of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum LogEvent {
     Requested,
     Refused,
     Started,
@@ -18,18 +18,18 @@ pub(crate) enum News {
 }
 
 /// The beginnings of these lines.
-const LINES: [(&str, News); 11] = [
-    ("upgrade requested", News::Requested),
-    ("upgrade request refused", News::Refused),
-    ("upgrade started", News::Started),
-    ("the new psflip starts its child", News::NewReads),
-    ("child started", News::ChildStarted),
-    ("healthy, active", News::Active),
-    ("new generation took over", News::Superseded),
-    ("upgrade failed", News::Failed),
-    ("upgrade aborted by a stop request", News::Failed),
-    ("stop requested", News::StopRequested),
-    ("the child did not exit on the stop request", News::StopIgnored),
+const LINES: [(&str, LogEvent); 11] = [
+    ("upgrade requested", LogEvent::Requested),
+    ("upgrade request refused", LogEvent::Refused),
+    ("upgrade started", LogEvent::Started),
+    ("the new psflip starts its child", LogEvent::NewReads),
+    ("child started", LogEvent::ChildStarted),
+    ("healthy, active", LogEvent::Active),
+    ("new generation took over", LogEvent::Superseded),
+    ("upgrade failed", LogEvent::Failed),
+    ("upgrade aborted by a stop request", LogEvent::Failed),
+    ("stop requested", LogEvent::StopRequested),
+    ("the child did not exit on the stop request", LogEvent::StopIgnored),
 ];
 
 /// A line with an event.
@@ -39,7 +39,7 @@ pub(crate) struct Entry {
     pub(crate) line: usize,
     /// The psflip that wrote it.
     pub(crate) pid: u32,
-    pub(crate) news: News,
+    pub(crate) event: LogEvent,
     pub(crate) text: String,
 }
 
@@ -83,9 +83,9 @@ impl Log {
                 self.complaints.push((line, found.text.clone()));
             }
             if found.stream == Stream::Stderr
-                && let Some((pid, news)) = parse(&found.text)
+                && let Some((pid, event)) = parse(&found.text)
             {
-                self.entries.push(Entry { line, pid, news, text: found.text.clone() });
+                self.entries.push(Entry { line, pid, event, text: found.text.clone() });
             }
         }
         self.read = complete;
@@ -102,19 +102,26 @@ impl Log {
     }
 
     /// How often this psflip has logged this event.
-    pub(crate) fn count(&self, pid: u32, news: News) -> usize {
-        self.entries.iter().filter(|entry| entry.pid == pid && entry.news == news).count()
+    pub(crate) fn count(&self, pid: u32, event: LogEvent) -> usize {
+        self.entries.iter().filter(|entry| entry.pid == pid && entry.event == event).count()
     }
 
     /// The last line in which this psflip has logged this event.
-    pub(crate) fn last(&self, pid: u32, news: News) -> Option<usize> {
-        self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == news).map(|entry| entry.line)
+    pub(crate) fn last(&self, pid: u32, event: LogEvent) -> Option<usize> {
+        self.entries
+            .iter()
+            .rev()
+            .find(|entry| entry.pid == pid && entry.event == event)
+            .map(|entry| entry.line)
     }
 
     /// The pid of the child that this psflip has logged.
     pub(crate) fn child(&self, pid: u32) -> Option<u32> {
-        let started =
-            self.entries.iter().rev().find(|entry| entry.pid == pid && entry.news == News::ChildStarted)?;
+        let started = self
+            .entries
+            .iter()
+            .rev()
+            .find(|entry| entry.pid == pid && entry.event == LogEvent::ChildStarted)?;
         started.text.split_once(" child=")?.1.split(' ').next()?.parse().ok()
     }
 
@@ -130,11 +137,11 @@ impl Log {
 }
 
 /// Parses `2026-11-23T13:11:57Z  INFO psflip{generation=1 pid=4062}: upgrade requested ...`.
-fn parse(line: &str) -> Option<(u32, News)> {
+fn parse(line: &str) -> Option<(u32, LogEvent)> {
     let (head, message) = line.split_once("}: ")?;
     let pid = head.rsplit_once(" pid=")?.1.parse().ok()?;
-    let (_, news) = LINES.iter().find(|(start, _)| message.starts_with(start))?;
-    Some((pid, *news))
+    let (_, event) = LINES.iter().find(|(start, _)| message.starts_with(start))?;
+    Some((pid, *event))
 }
 
 #[cfg(test)]
@@ -144,7 +151,7 @@ mod tests {
     #[test]
     fn a_line_has_process_level_and_message() {
         let line = "2026-11-23T13:11:57.2Z  INFO psflip{generation=1 pid=4062}: new generation took over; stopping the old child child=4065";
-        assert_eq!(parse(line), Some((4062, News::Superseded)));
+        assert_eq!(parse(line), Some((4062, LogEvent::Superseded)));
         assert_eq!(parse("got SIGTERM from=4062"), None);
         assert_eq!(parse("psflip: the configuration is invalid; nothing was started"), None);
     }

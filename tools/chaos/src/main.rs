@@ -101,7 +101,7 @@ fn print_plan(seed: u64, rounds: u64) {
     for seed in (0..rounds).map(|number| seed.wrapping_add(number)) {
         let round = Round::of(seed);
         text += &format!(
-            "seed {seed}: {:?} below {:?}, ends by {:?}\n",
+            "seed {seed}: {:?} below {:?}, stopped by {:?}\n",
             round.flavour, round.above, round.finale
         );
         for (number, step) in round.steps.iter().enumerate() {

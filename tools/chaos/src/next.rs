@@ -113,14 +113,14 @@ pub(crate) enum Expected {
     /// The new generation is promoted.
     Promoted,
     /// The upgrade fails, and the new psflip exits like this.
-    Fails(Ends),
+    Fails(ExpectedExit),
     /// Both are possible.
     Either,
 }
 
 /// How a psflip exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ends {
+pub(crate) enum ExpectedExit {
     /// With this exit code.
     Code(u8),
     /// Terminated by SIGSEGV.
@@ -147,18 +147,18 @@ impl Next {
     }
 
     /// The text of the file; `None` if there is to be no file.
-    pub(crate) fn text(&self, place: &Place<'_>) -> Option<String> {
+    pub(crate) fn text(&self, surroundings: &Surroundings<'_>) -> Option<String> {
         match self {
-            Self::Good(good) | Self::Half(good, _) => Some(good.text(place)),
-            Self::Bad(bad) => bad.text(place),
-            Self::Idle(idle) => Some(idle.text(place)),
+            Self::Good(good) | Self::Half(good, _) => Some(good.text(surroundings)),
+            Self::Bad(bad) => bad.text(surroundings),
+            Self::Idle(idle) => Some(idle.text(surroundings)),
         }
     }
 }
 
 /// The paths and addresses that a configuration contains.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Surroundings<'a> {
     pub(crate) flavour: Flavour,
     /// The TCP port of [`Flavour::ReusePort`].
     pub(crate) port: u16,
@@ -171,7 +171,7 @@ pub(crate) struct Place<'a> {
 /// The symlink of every configuration: its target names the slot of the generation that has repointed it.
 const SWITCH: &str = "switch.symlink = { path = \"current\", to = \"{{ ab('slot-a', 'slot-b') }}\" }\n";
 
-impl Place<'_> {
+impl Surroundings<'_> {
     /// `cmd` comes last in every file, so that a part of a file is never a valid configuration.
     fn file(&self, keys: &str, argv: &[&str]) -> String {
         let program = if argv[0].contains('/') || argv[0] == "sh" {
@@ -214,23 +214,23 @@ impl Good {
     pub(crate) const PLAIN: Self =
         Self { by_answer: false, successes: 1, after: 0, delay: 0, debug: true, hook: Hook::None };
 
-    fn text(self, place: &Place<'_>) -> String {
+    fn text(self, surroundings: &Surroundings<'_>) -> String {
         let Self { by_answer, successes, after, delay, debug, hook } = self;
         let (level, probe) = (if debug { "debug" } else { "info" }, "probe-{{ generation() }}.sock");
-        let port = format!("127.0.0.1:{}", place.port);
-        let mut argv = match place.flavour {
+        let port = format!("127.0.0.1:{}", surroundings.port);
+        let mut argv = match surroundings.flavour {
             Flavour::Http => vec!["http-server", "--unix", "app.sock"],
             Flavour::FastCgi => vec!["fcgi-server", "--socket", "app.sock"],
             Flavour::ReusePort => vec!["http-server", "--reuseport", "--tcp", &port],
             Flavour::Inherited => vec!["http-server", "--inherit", "listen_fds"],
         };
         // `reuseport`, because the harness reserves the port with a socket of its own.
-        let listen = match place.flavour {
+        let listen = match surroundings.flavour {
             Flavour::Inherited => format!("listen = [{{ address = \"tcp://{port}\", reuseport = true }}]\n"),
             Flavour::Http | Flavour::FastCgi | Flavour::ReusePort => String::new(),
         };
         argv.extend(["--probe", probe, "--linger", "50ms", "--drain", "3s"]);
-        let (kind, target) = match place.flavour {
+        let (kind, target) = match surroundings.flavour {
             Flavour::FastCgi if by_answer => {
                 ("fcgi", format!("address = \"unix://{probe}\", script = \"/up\""))
             }
@@ -241,7 +241,7 @@ impl Good {
         let check = format!(
             "healthcheck.{kind} = {{ {target}, interval = \"10ms\", successes = {successes}, after = \"{after}ms\" }}\n"
         );
-        place.file(
+        surroundings.file(
             &format!(
                 "{listen}{check}{hook}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n",
                 hook = hook.text()
@@ -279,14 +279,14 @@ impl Bad {
     }
 
     /// Contract C6: the exit code.
-    pub(crate) fn ends(self) -> Ends {
-        Ends::Code(match self {
+    pub(crate) fn ends(self) -> ExpectedExit {
+        ExpectedExit::Code(match self {
             Self::Syntax | Self::UnknownKey | Self::NoUnit | Self::Template | Self::NoFile => 78,
             Self::NoCommand => 127,
             Self::NotExecutable => 126,
             Self::NoWorkdir | Self::NoPidfileFolder | Self::HookFails | Self::HookHangs => 125,
             Self::Crash(code) | Self::CrashLate(code) => code,
-            Self::CrashBySignal => return Ends::Segv,
+            Self::CrashBySignal => return ExpectedExit::Segv,
             Self::ExitsZero => 1,
             Self::Daemonizes => 7,
             Self::NeverHealthy
@@ -297,45 +297,45 @@ impl Bad {
         })
     }
 
-    fn text(self, place: &Place<'_>) -> Option<String> {
+    fn text(self, surroundings: &Surroundings<'_>) -> Option<String> {
         const NEVER: &str = "healthcheck.unix.path = \"never.sock\"\nhealthcheck.unix.interval = \"20ms\"\nupgrade.timeout = \"250ms\"\nshutdown.timeout = \"200ms\"\nlog.level = \"debug\"\n";
         const PATIENT: &str = "healthcheck.unix.path = \"never.sock\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"300ms\"\nlog.level = \"debug\"\n";
         const AT_ONCE: &str = "healthcheck.alive.timeout = \"0s\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"300ms\"\nlog.level = \"debug\"\n";
         let idle = ["never-ready"];
         Some(match self {
             Self::Syntax => "pidfile = \"psflip.pid\"\ncmd = [\"true\"\n[shutdown\n".to_owned(),
-            Self::UnknownKey => place.file("shutdown.timout = \"1s\"\n", &idle),
-            Self::NoUnit => place.file("shutdown.timeout = 5\n", &idle),
-            Self::Template => place.file("env.A = \"{{ local('nowhere') }}\"\n", &idle),
+            Self::UnknownKey => surroundings.file("shutdown.timout = \"1s\"\n", &idle),
+            Self::NoUnit => surroundings.file("shutdown.timeout = 5\n", &idle),
+            Self::Template => surroundings.file("env.A = \"{{ local('nowhere') }}\"\n", &idle),
             Self::NoFile => return None,
-            Self::NoCommand => place.file(PATIENT, &["./no-such-program"]),
-            Self::NotExecutable => place.file(PATIENT, &["./psflip.toml"]),
-            Self::NoWorkdir => place.file(&format!("{PATIENT}workdir = \"no-such-folder\"\n"), &idle),
+            Self::NoCommand => surroundings.file(PATIENT, &["./no-such-program"]),
+            Self::NotExecutable => surroundings.file(PATIENT, &["./psflip.toml"]),
+            Self::NoWorkdir => surroundings.file(&format!("{PATIENT}workdir = \"no-such-folder\"\n"), &idle),
             Self::NoPidfileFolder => {
-                place.file(&format!("{PATIENT}pidfile = \"no-such-folder/psflip.pid\"\n"), &idle)
+                surroundings.file(&format!("{PATIENT}pidfile = \"no-such-folder/psflip.pid\"\n"), &idle)
             }
-            Self::Crash(code) => place.file(PATIENT, &["crash-on-init", "--code", &code.to_string()]),
-            Self::CrashBySignal => place.file(PATIENT, &["crash-on-init", "--signal", "SEGV"]),
+            Self::Crash(code) => surroundings.file(PATIENT, &["crash-on-init", "--code", &code.to_string()]),
+            Self::CrashBySignal => surroundings.file(PATIENT, &["crash-on-init", "--signal", "SEGV"]),
             Self::CrashLate(code) => {
-                place.file(PATIENT, &["crash-on-init", "--code", &code.to_string(), "--after", "40ms"])
+                surroundings.file(PATIENT, &["crash-on-init", "--code", &code.to_string(), "--after", "40ms"])
             }
-            Self::ExitsZero => place.file(PATIENT, &["crash-on-init", "--code", "0"]),
-            Self::Daemonizes => place.file(PATIENT, &["sh", "-c", "setsid sleep 900 & exit 7"]),
+            Self::ExitsZero => surroundings.file(PATIENT, &["crash-on-init", "--code", "0"]),
+            Self::Daemonizes => surroundings.file(PATIENT, &["sh", "-c", "setsid sleep 900 & exit 7"]),
             Self::HookFails => {
                 let hook = "hooks.promote = [\"sh\", \"-c\", \"sleep 900 & echo no >&2; exit 3\"]\n";
-                place.file(&format!("{AT_ONCE}{hook}"), &idle)
+                surroundings.file(&format!("{AT_ONCE}{hook}"), &idle)
             }
             Self::HookHangs => {
                 let hook = "hooks.promote = [\"sh\", \"-c\", \"trap '' TERM; sleep 900 & wait\"]\nhooks.timeout = \"120ms\"\n";
-                place.file(&format!("{AT_ONCE}{hook}"), &idle)
+                surroundings.file(&format!("{AT_ONCE}{hook}"), &idle)
             }
-            Self::NeverHealthy => place.file(NEVER, &idle),
-            Self::NeverHealthyAndStubborn => place.file(NEVER, &["ignore-sigterm"]),
-            Self::NeverHealthyWithWorkers => place.file(
+            Self::NeverHealthy => surroundings.file(NEVER, &idle),
+            Self::NeverHealthyAndStubborn => surroundings.file(NEVER, &["ignore-sigterm"]),
+            Self::NeverHealthyWithWorkers => surroundings.file(
                 NEVER,
                 &["forks-workers", "--workers", "2", "--orphans", "1", "--setsid", "--ignore-term"],
             ),
-            Self::NeverHealthyAsAnotherUser if is_root() => place.file(
+            Self::NeverHealthyAsAnotherUser if is_root() => surroundings.file(
                 NEVER,
                 &[
                     "forks-workers",
@@ -348,14 +348,14 @@ impl Bad {
                     "--ignore-term",
                 ],
             ),
-            Self::NeverHealthyAsAnotherUser => place.file(NEVER, &["forks-workers"]),
+            Self::NeverHealthyAsAnotherUser => surroundings.file(NEVER, &["forks-workers"]),
             Self::ProbeHangs => {
-                let probe = place.fixtures.join("probe-hang");
+                let probe = surroundings.fixtures.join("probe-hang");
                 let check = format!(
                     "healthcheck.command.cmd = [{:?}]\nhealthcheck.command.timeout = \"60ms\"\nhealthcheck.command.interval = \"10ms\"\n",
                     probe.to_string_lossy()
                 );
-                place.file(
+                surroundings.file(
                     &format!("{check}upgrade.timeout = \"250ms\"\nshutdown.timeout = \"200ms\"\nlog.level = \"debug\"\n"),
                     &idle,
                 )
@@ -377,25 +377,26 @@ impl Idle {
         }
     }
 
-    fn text(self, place: &Place<'_>) -> String {
+    fn text(self, surroundings: &Surroundings<'_>) -> String {
         const AT_ONCE: &str = "healthcheck.alive.timeout = \"0s\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"250ms\"\nlog.level = \"debug\"\n";
         const LISTENS: &str = "healthcheck.unix.path = \"slow.sock\"\nhealthcheck.unix.interval = \"10ms\"\nupgrade.timeout = \"30s\"\nshutdown.timeout = \"2s\"\nlog.level = \"debug\"\n";
         match self {
-            Self::SlowStart => place.file(LISTENS, &["slow-start", "--for", "60ms", "--listen", "slow.sock"]),
-            Self::Stubborn => place.file(AT_ONCE, &["ignore-sigterm"]),
-            Self::Workers => place.file(AT_ONCE, &["forks-workers", "--workers", "3"]),
-            Self::StubbornOrphans => place.file(
+            Self::SlowStart => {
+                surroundings.file(LISTENS, &["slow-start", "--for", "60ms", "--listen", "slow.sock"])
+            }
+            Self::Stubborn => surroundings.file(AT_ONCE, &["ignore-sigterm"]),
+            Self::Workers => surroundings.file(AT_ONCE, &["forks-workers", "--workers", "3"]),
+            Self::StubbornOrphans => surroundings.file(
                 AT_ONCE,
                 &["forks-workers", "--workers", "1", "--orphans", "2", "--setsid", "--ignore-term"],
             ),
             // Only root may change to another user; otherwise the program would exit early, so it isn't used.
-            Self::WorkersOfAnotherUser if is_root() => {
-                place.file(AT_ONCE, &["forks-workers", "--workers", "2", "--orphans", "1", "--uid", "65534"])
-            }
-            Self::AnotherUser if is_root() => place
+            Self::WorkersOfAnotherUser if is_root() => surroundings
+                .file(AT_ONCE, &["forks-workers", "--workers", "2", "--orphans", "1", "--uid", "65534"]),
+            Self::AnotherUser if is_root() => surroundings
                 .file(AT_ONCE, &["forks-workers", "--workers", "2", "--uid", "65534", "--main-uid", "65534"]),
-            Self::WorkersOfAnotherUser | Self::AnotherUser => place.file(AT_ONCE, &["forks-workers"]),
-            Self::SignalLogger => place.file(AT_ONCE, &["signal-logger"]),
+            Self::WorkersOfAnotherUser | Self::AnotherUser => surroundings.file(AT_ONCE, &["forks-workers"]),
+            Self::SignalLogger => surroundings.file(AT_ONCE, &["signal-logger"]),
         }
     }
 }

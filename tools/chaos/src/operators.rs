@@ -17,7 +17,7 @@ use crate::pause::pause;
 
 /// How long an answer may take. A psflip may be stopped (SIGSTOP) for a while, and without descriptors it
 /// tries again after a second.
-const PATIENCE: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause between two requests: psflip needs time for the rest, too.
 const REST: Duration = Duration::from_millis(6);
 
@@ -60,11 +60,11 @@ struct Complaint {
 }
 
 /// Why there is no valid answer.
-enum Unheard {
+enum RequestError {
     /// No psflip listens, or it has closed the connection.
-    Nobody(String),
+    NoAnswer(String),
     /// The answer is invalid.
-    Nonsense(String),
+    Invalid(String),
 }
 
 impl Operators {
@@ -144,7 +144,7 @@ impl Operators {
         match status(&self.socket) {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err("it has moved".to_owned()),
-            Err(Unheard::Nobody(why) | Unheard::Nonsense(why)) => Err(why),
+            Err(RequestError::NoAnswer(why) | RequestError::Invalid(why)) => Err(why),
         }
     }
 }
@@ -178,7 +178,7 @@ impl Shared {
                                 complain(
                                     false,
                                     format!(
-                                        "generation {generation} and upgrade {upgrade} were told after {} and {}: {status}",
+                                        "generation {generation} and upgrade {upgrade} were reported after {} and {}: {status}",
                                         last.1, last.2
                                     ),
                                 );
@@ -190,8 +190,8 @@ impl Shared {
                     }
                 }
                 Ok(None) => {} // request it again
-                Err(Unheard::Nobody(why)) => complain(true, why),
-                Err(Unheard::Nonsense(why)) => complain(false, why),
+                Err(RequestError::NoAnswer(why)) => complain(true, why),
+                Err(RequestError::Invalid(why)) => complain(false, why),
             }
             pause(REST);
         }
@@ -204,8 +204,8 @@ impl Shared {
             let Some(turn) = self.turn(1) else { continue };
             let begun = Instant::now();
             match annoy(&self.socket, &mut dice) {
-                Ok(()) | Err(Unheard::Nobody(_)) => {}
-                Err(Unheard::Nonsense(why)) => self.complain(begun, false, why),
+                Ok(()) | Err(RequestError::NoAnswer(_)) => {}
+                Err(RequestError::Invalid(why)) => self.complain(begun, false, why),
             }
             drop(turn);
             pause(REST + Duration::from_micros(dice.u64(..6000)));
@@ -233,45 +233,48 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn connect(socket: &Path) -> Result<UnixStream, Unheard> {
-    let stream = UnixStream::connect(socket).map_err(|error| Unheard::Nobody(format!("connect: {error}")))?;
-    let patience =
-        stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
-    patience.map_err(|error| Unheard::Nonsense(format!("the harness: {error}")))?;
+fn connect(socket: &Path) -> Result<UnixStream, RequestError> {
+    let stream =
+        UnixStream::connect(socket).map_err(|error| RequestError::NoAnswer(format!("connect: {error}")))?;
+    let patience = stream
+        .set_read_timeout(Some(ANSWER_TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIMEOUT)));
+    patience.map_err(|error| RequestError::Invalid(format!("the harness: {error}")))?;
     Ok(stream)
 }
 
 /// Requests the status; `None` if this generation is not the active one any more.
-fn status(socket: &Path) -> Result<Option<Value>, Unheard> {
+fn status(socket: &Path) -> Result<Option<Value>, RequestError> {
     let mut stream = connect(socket)?;
-    let gone = |error: std::io::Error| Unheard::Nobody(format!("status: {error}"));
+    let gone = |error: std::io::Error| RequestError::NoAnswer(format!("status: {error}"));
     stream.write_all(b"{\"psflip\":1,\"request\":\"status\"}\n").map_err(gone)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).map_err(gone)?;
     if line.is_empty() {
-        return Err(Unheard::Nobody("status: the connection was closed without an answer".to_owned()));
+        return Err(RequestError::NoAnswer("status: the connection was closed without an answer".to_owned()));
     }
     let mut event = parse(&line)?;
     match event["event"].as_str() {
         Some("status") => Ok(Some(event["status"].take())),
         Some("moved") => Ok(None),
-        Some("stopped") => Err(Unheard::Nobody(format!("status: {}", line.trim_end()))),
-        _ => {
-            Err(Unheard::Nonsense(format!("a status was asked for, and the answer was {}", line.trim_end())))
-        }
+        Some("stopped") => Err(RequestError::NoAnswer(format!("status: {}", line.trim_end()))),
+        _ => Err(RequestError::Invalid(format!(
+            "a status was requested, and the answer was {}",
+            line.trim_end()
+        ))),
     }
 }
 
-fn parse(line: &str) -> Result<Value, Unheard> {
+fn parse(line: &str) -> Result<Value, RequestError> {
     let event: Option<Value> = serde_json::from_str(line).ok();
     let known = |event: &Value| event["event"].as_str().is_some_and(|name| EVENTS.contains(&name));
     event
         .filter(known)
-        .ok_or_else(|| Unheard::Nonsense(format!("a line on the control socket is no event: {line}")))
+        .ok_or_else(|| RequestError::Invalid(format!("a line on the control socket is no event: {line}")))
 }
 
 /// One client that sends an invalid request, disconnects early, or follows and watches for a moment.
-fn annoy(socket: &Path, dice: &mut Rng) -> Result<(), Unheard> {
+fn annoy(socket: &Path, dice: &mut Rng) -> Result<(), RequestError> {
     let mut stream = connect(socket)?;
     let number = dice.u64(..40);
     let request = match dice.u8(..12) {
@@ -330,7 +333,7 @@ pub(crate) fn story(status: &Value) -> Result<(u64, u64), String> {
             other => return Err(format!("upgrade {} is {other:?}, because `{reason}`", number(record))),
         }
         if record["to"].as_u64().is_none_or(|to| to > generation + 1) {
-            return Err(format!("upgrade {} is none of this service", number(record)));
+            return Err(format!("this service has no upgrade {}", number(record)));
         }
     }
     let under_way = status["upgrade"].as_object().map(|_| number(&status["upgrade"]));

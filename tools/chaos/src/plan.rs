@@ -115,7 +115,7 @@ pub(crate) enum Act {
 
 /// A step: a configuration and a program for the next generation, and the actions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct PlannedStep {
     pub(crate) next: Next,
     pub(crate) binary: Binary,
     pub(crate) acts: Vec<(When, Act)>,
@@ -142,7 +142,7 @@ pub(crate) struct Round {
     pub(crate) above: Above,
     /// Whether every configuration has a `[switch]`.
     pub(crate) switches: bool,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<PlannedStep>,
     pub(crate) finale: Finale,
     /// Whether the last signal goes to the process above.
     pub(crate) ends_above: bool,
@@ -158,7 +158,7 @@ impl Round {
             5 => Flavour::ReusePort,
             _ => Flavour::Inherited,
         };
-        let mut steps: Vec<Step> = (0..STEPS).map(|_| Step::roll(&mut dice)).collect();
+        let mut steps: Vec<PlannedStep> = (0..STEPS).map(|_| PlannedStep::roll(&mut dice)).collect();
         let finale = match dice.u8(..7) {
             0..=2 => Finale::Terminate,
             3 => Finale::Interrupt,
@@ -172,7 +172,7 @@ impl Round {
     }
 }
 
-impl Step {
+impl PlannedStep {
     fn roll(dice: &mut Rng) -> Self {
         match dice.u8(..100) {
             0..=21 => Self::undisturbed(dice),
@@ -474,7 +474,7 @@ impl fmt::Display for Act {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for PlannedStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.next)?;
         if self.binary != Binary::Copy {
@@ -484,7 +484,7 @@ impl fmt::Display for Step {
         if self.goes_on && matches!(self.next, Next::Idle(_)) {
             write!(f, "; goes on")?;
         }
-        self.bad_start.map_or(Ok(()), |bad| write!(f, "; if all ends, a start with {}", Next::Bad(bad)))
+        self.bad_start.map_or(Ok(()), |bad| write!(f, "; if all exit, a start with {}", Next::Bad(bad)))
     }
 }
 
@@ -532,11 +532,11 @@ mod tests {
             "file is Script",
             "half-written",
             "the configuration becomes",
-            "SIGHUP to the process above",
-            "SIGTERM to the process above",
-            "SIGKILL to the process above",
+            "SIGHUP to the parent",
+            "SIGTERM to the parent",
+            "SIGKILL to the parent",
             "SIGKILL to the keeper above",
-            "stop the process above",
+            "stop the parent",
             "SIGKILL to the old psflip and its keeper",
             "`psflip upgrade`",
             "`psflip upgrade`, killed",

@@ -7,13 +7,13 @@ use testkit::Process;
 use testkit::process::Stat;
 
 use crate::above::Above;
-use crate::log::News;
+use crate::log::LogEvent;
 use crate::plan::{Part, Role, Side};
 use crate::story::Halt;
 use crate::world::{Service, World, is_idle};
 
 /// Longer than any step takes: a successor that gives up may need its grace time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing must change.
 const CALM: Duration = Duration::from_millis(15);
 /// How long processes may outlive their psflip. Contract C7 says milliseconds; a busy host needs more.
@@ -29,7 +29,7 @@ pub(crate) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
     let mut why = String::new();
     let mut calm: Option<(Option<Process>, usize, Instant)> = None;
     let mut alone: Option<Instant> = None;
-    let found = world.wait(PATIENCE, |world| {
+    let found = world.wait(STEP_TIMEOUT, |world| {
         world.read_log();
         let mark = world.service()?.log.mark();
         let psflips = world.psflips();
@@ -56,7 +56,9 @@ pub(crate) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
             }
         }
     })?;
-    found.ok_or_else(|| Halt::Violation(format!("no rest within {PATIENCE:?}: {why}")))
+    found.ok_or_else(|| {
+        Halt::Violation(format!("the service did not become idle within {STEP_TIMEOUT:?}: {why}"))
+    })
 }
 
 /// Contract U7: never more than two generations. The list comes from several looks, so check all of them
@@ -82,7 +84,7 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
     let now = Instant::now();
     let mut doomed = world.doomed.iter().filter(|(process, limit)| now < *limit && process.is_alive());
     if let Some((process, _)) = doomed.next() {
-        return Err(format!("process {process} was told to end, or killed, and is still there"));
+        return Err(format!("process {process} was requested to exit, or killed, and still exists"));
     }
     match psflips {
         [] => {
@@ -99,42 +101,44 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             };
             let psflip = only.process;
             let pid = psflip.pid();
-            let count = |news| log.count(pid, news);
+            let count = |event| log.count(pid, event);
             if !above_lives(world) {
-                return Err(format!("the process above has ended, but psflip {pid} is left"));
+                return Err(format!("the parent has exited, but psflip {pid} is left"));
             }
             let above: Vec<Process> = world.above_process().into_iter().chain(world.above_keeper()).collect();
             if let Some(busy) = above.iter().chain([&psflip]).find(|process| !is_idle(**process)) {
                 return Err(format!("process {busy} is busy"));
             }
             // Its log lines may not have been read yet.
-            let heard = |mark, news| log.since(mark).any(|entry| entry.pid == pid && entry.news == news);
+            let heard = |mark, event| log.since(mark).any(|entry| entry.pid == pid && entry.event == event);
             let mut sent = world.sent.iter().filter(|(target, ..)| *target == psflip);
-            if let Some((_, _, news)) = sent.find(|(_, mark, news)| !heard(*mark, *news)) {
-                return Err(format!("psflip {pid} got a signal, and the log has no {news:?} of it"));
+            if let Some((_, _, event)) = sent.find(|(_, mark, event)| !heard(*mark, *event)) {
+                return Err(format!("psflip {pid} got a signal, and the log has no {event:?} about it"));
             }
-            let heard = |mark, news| log.since(mark).any(|entry| entry.news == news);
+            let heard = |mark, event| log.since(mark).any(|entry| entry.event == event);
             let mut sent = world.sent.iter().filter(|(target, ..)| above.contains(target));
-            if let Some((_, _, news)) = sent.find(|(_, mark, news)| !heard(*mark, *news)) {
-                return Err(format!("the process above got a signal, and the log has no {news:?} of it"));
+            if let Some((_, _, event)) = sent.find(|(_, mark, event)| !heard(*mark, *event)) {
+                return Err(format!("the parent got a signal, and the log has no {event:?} about it"));
             }
-            if count(News::Active) == 0 {
+            if count(LogEvent::Active) == 0 {
                 return Err(format!("psflip {pid} is not active yet"));
             }
-            if count(News::Superseded) > 0 {
-                return Err(format!("psflip {pid} is superseded, and has not ended"));
+            if count(LogEvent::Superseded) > 0 {
+                return Err(format!("psflip {pid} is superseded, and has not exited"));
             }
-            if count(News::Started) != count(News::Failed) {
+            if count(LogEvent::Started) != count(LogEvent::Failed) {
                 return Err(format!("the upgrade that psflip {pid} started has no answer in the log"));
             }
-            if log.last(pid, News::StopRequested) > log.last(pid, News::StopIgnored) {
-                return Err(format!("psflip {pid} was asked to stop, and has neither ended nor gone on"));
+            if log.last(pid, LogEvent::StopRequested) > log.last(pid, LogEvent::StopIgnored) {
+                return Err(format!(
+                    "psflip {pid} was requested to stop, and has neither exited nor reported that the stop was ignored"
+                ));
             }
             // A killed child with several threads takes time to be gone, and its leftover processes get time
             // to exit.
             let child = world.find(psflip, Role(Side::Old, Part::Child)).map(|child| child.pid());
             if child.is_none() || log.child(pid) != child {
-                return Err(format!("psflip {pid} has no child any more, and has not ended"));
+                return Err(format!("psflip {pid} has no child any more, and has not exited"));
             }
             let tree = psflip.tree();
             let strangers: Vec<Process> = world

@@ -9,16 +9,16 @@ use crate::above::{Above, Order};
 use crate::acts::{self, Done};
 use crate::checks::{self, Before};
 use crate::clients;
-use crate::log::{Log, News};
+use crate::log::{Log, LogEvent};
 use crate::next::{Bad, Good, Next};
-use crate::plan::{Act, Binary, Finale, Part, Role, Round, Side, Step, When};
+use crate::plan::{Act, Binary, Finale, Part, PlannedStep, Role, Round, Side, When};
 use crate::rest::settle;
 use crate::standing;
 use crate::story::Halt;
 use crate::world::{Service, World, descriptors, text};
 
 /// How long a start, or the first answer after it, may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Patience and grace are longer than a start and a stop take here, so that `psflip watch` gives up only when
 /// no service can come any more.
@@ -60,7 +60,7 @@ pub(crate) fn live(
 
 /// Whatever happened before, an upgrade to a good configuration must succeed, and clients must get answers.
 fn flip_well(world: &mut World) -> Result<(), Halt> {
-    let step = Step {
+    let step = PlannedStep {
         next: Next::Good(Good::PLAIN),
         binary: Binary::Copy,
         acts: vec![(When::NOW, Act::Request(Side::Old))],
@@ -73,14 +73,14 @@ fn flip_well(world: &mut World) -> Result<(), Halt> {
 }
 
 /// Runs a step; returns whether the service is still there.
-fn take(world: &mut World, step: &Step, title: &str) -> Result<bool, Halt> {
+fn take(world: &mut World, step: &PlannedStep, title: &str) -> Result<bool, Halt> {
     world.timeline.note(title);
     let before = Before::of(world)?;
     let done = acts::perform(world, step)?;
     let now = settle(world)?;
     world.timeline.note(match now {
-        Some(active) => format!("  at rest: psflip {active} is active"),
-        None => "  at rest: everything has ended".to_owned(),
+        Some(active) => format!("  idle: psflip {active} is active"),
+        None => "  idle: all processes have exited".to_owned(),
     });
     acts::restore_limits(world);
     checks::check(world, step, &done, &before, now)?;
@@ -90,8 +90,9 @@ fn take(world: &mut World, step: &Step, title: &str) -> Result<bool, Halt> {
 
 fn count(world: &mut World, before: &Before) {
     let Some(Service { log, .. }) = &world.service else { return };
-    let count = |news| log.since(before.mark()).filter(|entry| entry.news == news).count() as u64;
-    let (flips, promoted, failed) = (count(News::Started), count(News::Active), count(News::Failed));
+    let count = |event| log.since(before.mark()).filter(|entry| entry.event == event).count() as u64;
+    let (flips, promoted, failed) =
+        (count(LogEvent::Started), count(LogEvent::Active), count(LogEvent::Failed));
     world.tally.flips += flips;
     world.tally.promoted += promoted;
     world.tally.failed += failed;
@@ -129,24 +130,26 @@ fn start(world: &mut World) -> Result<(), Halt> {
         pidfile_removed: false,
         upgrade: 0,
     });
-    let found = world.wait(PATIENCE, |world| {
+    let found = world.wait(START_TIMEOUT, |world| {
         world.read_log();
         let Some(first) = world.psflips().first().map(|stat| stat.process) else { return Ok(None) };
-        let active = world.service()?.log.count(first.pid(), News::Active) > 0;
+        let active = world.service()?.log.count(first.pid(), LogEvent::Active) > 0;
         let child = world.find(first, Role(Side::Old, Part::Child)).filter(|_| active);
         Ok(child.map(|child| (first, child)))
     })?;
     let Some((first, child)) = found else {
-        return Err(Halt::Violation(format!("P3: a fresh start got not healthy within {PATIENCE:?}")));
+        return Err(Halt::Violation(format!(
+            "P3: a fresh start did not become healthy within {START_TIMEOUT:?}"
+        )));
     };
     let service = world.service()?;
     (service.active, service.child) = (first, child);
     if settle(world)? != Some(first) {
-        return Err(Halt::Violation("a fresh start ended at once".to_owned()));
+        return Err(Halt::Violation("a fresh start exited at once".to_owned()));
     }
     let said = text(&world.sandbox.path("psflip.pid"));
     if said != first.to_string() {
-        return Err(Halt::Violation(format!("P1: psflip {first} is active, and the pidfile says `{said}`")));
+        return Err(Halt::Violation(format!("P1: psflip {first} is active, and the pidfile has `{said}`")));
     }
     let (usual, usual_above) = (descriptors(first), standing::descriptors_above(world));
     let service = world.service()?;
@@ -166,13 +169,13 @@ fn start_badly(world: &mut World, bad: Bad) -> Result<(), Halt> {
     let psflip = world.sandbox.path("bin/psflip");
     let running = world.sandbox.command([psflip.as_os_str(), "-c".as_ref(), "psflip.toml".as_ref()]).start();
     world.tally.starts += 1;
-    let status = world.wait(PATIENCE, |_| Ok(running.try_status()))?;
+    let status = world.wait(START_TIMEOUT, |_| Ok(running.try_status()))?;
     let left =
-        world.wait(PATIENCE, |world| Ok(Some(()).filter(|()| world.sandbox.processes().is_empty())))?;
+        world.wait(START_TIMEOUT, |world| Ok(Some(()).filter(|()| world.sandbox.processes().is_empty())))?;
     let now = text(&world.sandbox.path("psflip.pid"));
     if !status.is_some_and(|status| bad.ends().is(status)) || left.is_none() || said != now {
         return Err(Halt::Violation(format!(
-            "C6, C8, P2: a start with {} ended with {status:?} instead of {:?}; left behind: {:?}; the pidfile said `{said}`, and says `{now}`: {}",
+            "C6, C8, P2: a start with {} exited with {status:?} instead of {:?}; leftover processes: {:?}; the pidfile had `{said}`, and has `{now}`: {}",
             Next::Bad(bad),
             bad.ends(),
             world.sandbox.processes(),
@@ -185,10 +188,10 @@ fn start_badly(world: &mut World, bad: Bad) -> Result<(), Halt> {
 /// Waits until clients get answers again; from now on every request must succeed.
 fn is_served(world: &mut World) -> Result<(), Halt> {
     let wanted = world.load.answered() + 3;
-    let served = world.wait(PATIENCE, |world| Ok((world.load.answered() >= wanted).then_some(())))?;
+    let served = world.wait(START_TIMEOUT, |world| Ok((world.load.answered() >= wanted).then_some(())))?;
     if served.is_none() {
         return Err(Halt::Violation(format!(
-            "nobody was answered for {PATIENCE:?}, though the service is healthy"
+            "no request was answered for {START_TIMEOUT:?}, though the service is healthy"
         )));
     }
     world.load.forbid_loss();
@@ -209,27 +212,27 @@ fn end(world: &mut World, round: &Round) -> Result<(), Halt> {
         Finale::Kill => Some(Signal::SIGKILL),
         Finale::Order => None,
     };
-    world.timeline.note(format!("the end: {finale:?} for process {target}"));
+    world.timeline.note(format!("end of the round: {finale:?} for process {target}"));
     world.sent.clear();
     world.doomed.clear();
     if finale == Finale::Kill {
         world.killed.extend([active, target]);
-        world.tally.kill("active psflip, or the process above it");
+        world.tally.kill("active psflip, or its parent");
     } else {
         world.tally.stops += 1;
     }
     match signal {
         Some(signal) => target
             .signal(signal)
-            .map_err(|error| Halt::Violation(format!("process {target} is gone: {error}")))?,
+            .map_err(|error| Halt::Violation(format!("process {target} does not exist any more: {error}")))?,
         None => clients::start(world, Order::Stop(None), &mut Done::default())?,
     }
     // Makes settle() wait for its exit.
-    world.doomed.push((active, Instant::now() + PATIENCE));
+    world.doomed.push((active, Instant::now() + START_TIMEOUT));
     if let Some(left) = settle(world)? {
-        return Err(Halt::Violation(format!("S5: psflip {left} serves on after {finale:?}")));
+        return Err(Halt::Violation(format!("S5: psflip {left} still serves after {finale:?}")));
     }
-    world.timeline.note("  at rest: everything has ended");
+    world.timeline.note("  idle: all processes have exited");
     checks::losses(world)?;
     let first = world.service()?.psflip.program().first();
     // A service manager sees only the exit of the process above, if there is one.
@@ -244,7 +247,7 @@ fn end(world: &mut World, round: &Round) -> Result<(), Halt> {
     match status {
         Some((_, status)) if as_it_should(status) => Ok(()),
         other => Err(Halt::Violation(format!(
-            "C5, P2, A3, W3: after {finale:?}, process {seen} ended with {:?} (a command succeeded: {told}), and the pidfile says `{said}`",
+            "C5, P2, A3, W3: after {finale:?}, process {seen} exited with {:?} (a command succeeded: {told}), and the pidfile has `{said}`",
             other.map(|(process, status): (Process, _)| (process.pid(), status))
         ))),
     }

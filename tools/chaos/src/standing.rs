@@ -12,7 +12,7 @@ use testkit::Process;
 use crate::above::Above;
 use crate::acts::Done;
 use crate::checks::Before;
-use crate::log::News;
+use crate::log::LogEvent;
 use crate::operators;
 use crate::story::Halt;
 use crate::world::{Service, World, descriptors};
@@ -20,7 +20,7 @@ use crate::world::{Service, World, descriptors};
 /// Must be called while the operators are hushed.
 pub(crate) fn check(world: &mut World, done: &Done, before: &Before, active: Process) -> Result<(), Halt> {
     let status = world.operators.status().map_err(|why| {
-        Halt::Violation(format!("docs/control.md: psflip {active} serves, and nobody answers: {why}"))
+        Halt::Violation(format!("docs/control.md: psflip {active} serves, and does not answer: {why}"))
     })?;
     told(world, done, before, active, &status)
         .map_err(|why| Halt::Violation(format!("docs/control.md: {why}: {status}")))?;
@@ -41,7 +41,7 @@ fn told(
     let Some(Service { log, child, upgrade, .. }) = &mut world.service else { return Ok(()) };
     let is = |key: &str, process: Process| status[key].as_u64() == Some(u64::from(process.pid()));
     if !is("pid", active) || !is("child", *child) {
-        return Err(format!("psflip {active} with child {child} is the one that serves"));
+        return Err(format!("psflip {active} with child {child} serves"));
     }
     if status["state"] != "serving" || !status["upgrade"].is_null() || status["remembered"] == true {
         return Err("nothing is under way any more".to_owned());
@@ -68,7 +68,7 @@ fn told(
             "an upgrade has failed after generation {generation} was promoted, and not its own"
         ));
     }
-    let started = log.since(before.mark()).filter(|entry| entry.news == News::Started).count() as u64;
+    let started = log.since(before.mark()).filter(|entry| entry.event == LogEvent::Started).count() as u64;
     let before = std::mem::replace(upgrade, newest);
     if newest != before + started {
         return Err(format!(
@@ -77,12 +77,12 @@ fn told(
     }
     let last_failed = log
         .since(0)
-        .filter(|entry| matches!(entry.news, News::Failed | News::Active))
+        .filter(|entry| matches!(entry.event, LogEvent::Failed | LogEvent::Active))
         .last()
-        .map(|entry| entry.news);
+        .map(|entry| entry.event);
     let says_failed = history.last().is_some_and(|record| record["result"] == "failed");
-    if !done.rough && last_failed.is_some_and(|news| (news == News::Failed) != says_failed) {
-        return Err(format!("the log's last word is {last_failed:?}"));
+    if !done.rough && last_failed.is_some_and(|event| (event == LogEvent::Failed) != says_failed) {
+        return Err(format!("the last result in the log is {last_failed:?}"));
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ fn switched(world: &World, status: &Value) -> Result<(), Halt> {
     match fs::read_link(world.sandbox.path("current")) {
         Ok(target) if target.as_os_str() == wanted.as_str() => Ok(()),
         other => {
-            Err(Halt::Violation(format!("U4, U8: the link leads to {other:?}, and should to `{wanted}`")))
+            Err(Halt::Violation(format!("U4, U8: the symlink points to {other:?} instead of `{wanted}`")))
         }
     }
 }
@@ -123,7 +123,7 @@ fn no_leak_above(world: &mut World) -> Result<(), Halt> {
     match same {
         Some(()) => Ok(()),
         None => Err(Halt::Violation(format!(
-            "F10: the process above has other descriptors open than at the start: {:?} instead of {usual:?}",
+            "F10: the parent has other descriptors open than at the start: {:?} instead of {usual:?}",
             descriptors_above(world)
         ))),
     }
@@ -149,6 +149,6 @@ fn renewed(world: &mut World, done: &Done, active: Process) -> Result<(), Halt> 
         return Ok(());
     }
     Err(Halt::Violation(format!(
-        "A5: the anchor {anchor} does not run the program of psflip {active}, and has not said why"
+        "A5: the anchor {anchor} does not run the program of psflip {active}, and has not logged why"
     )))
 }

@@ -114,10 +114,7 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rounds, steps, flips, promoted, failed, starts, stops, .. } = self;
         writeln!(f, "  {steps} steps in {rounds} rounds; {starts} starts, {stops} stops")?;
-        writeln!(
-            f,
-            "  {flips} flips tried: {promoted} promoted, {failed} failed and left the old generation as it was"
-        )?;
+        writeln!(f, "  {flips} upgrades tried: {promoted} promoted, {failed} failed and changed nothing")?;
         let kills: u64 = self.kills.values().sum();
         let targets: Vec<String> =
             self.kills.iter().map(|(target, count)| format!("{target} {count}")).collect();
@@ -125,13 +122,13 @@ impl fmt::Display for Tally {
         let Self { frozen, signals, edits, missed, .. } = self;
         writeln!(
             f,
-            "  {frozen} processes stopped for a while, {signals} other signals, {edits} edits, {} operators' commands; {missed} acts met nobody",
+            "  {frozen} processes stopped for a while, {signals} other signals, {edits} edits, {} operators' commands; {missed} actions found no process",
             self.orders
         )?;
-        writeln!(f, "  {} answers of the control socket to who asked how things are", self.told)?;
+        writeln!(f, "  {} answers to status requests on the control socket", self.told)?;
         write!(
             f,
-            "  {} requests answered rightly, {} lost when a serving generation was killed or replaced by one that serves nobody",
+            "  {} requests answered correctly, {} lost when a serving generation was killed or replaced by one that does not serve",
             self.answered, self.losses
         )
     }

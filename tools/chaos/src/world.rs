@@ -7,14 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use testkit::process::{Stat, State};
+use testkit::process::{ProcessState, Stat};
 use testkit::{Process, Psflip, Sandbox, Signal};
 
 use crate::above::Above;
 use crate::clients::Client;
 use crate::load::Load;
-use crate::log::{Log, News};
-use crate::next::{Next, Place};
+use crate::log::{Log, LogEvent};
+use crate::next::{Next, Surroundings};
 use crate::operators::Operators;
 use crate::pause::{Interrupt, pause};
 use crate::plan::{Binary, Flavour, Part, Role, Round, Side};
@@ -52,7 +52,7 @@ pub(crate) struct World {
     pub(crate) doomed: Vec<(Process, Instant)>,
     /// Signals of this step that the receiver will log: the receiver, the position in the log, and the
     /// expected event.
-    pub(crate) sent: Vec<(Process, usize, News)>,
+    pub(crate) sent: Vec<(Process, usize, LogEvent)>,
     /// The operators' commands of this step.
     pub(crate) clients: Vec<Client>,
     frozen: Vec<(Instant, Process)>,
@@ -173,7 +173,7 @@ impl World {
     }
 
     pub(crate) fn text_of(&self, next: &Next) -> Option<String> {
-        next.text(&Place {
+        next.text(&Surroundings {
             flavour: self.flavour,
             port: self.port.number(),
             fixtures: &self.programs.fixtures,
@@ -352,7 +352,7 @@ pub(crate) fn descriptors(process: Process) -> BTreeMap<String, usize> {
 pub(crate) fn is_idle(process: Process) -> bool {
     let no_signal =
         |field| process.status_field(field).is_some_and(|mask| mask.bytes().all(|byte| byte == b'0'));
-    process.state() == State::Sleeping && no_signal("ShdPnd") && no_signal("SigPnd")
+    process.state() == ProcessState::Sleeping && no_signal("ShdPnd") && no_signal("SigPnd")
 }
 
 /// The text of a file, without surrounding blanks; empty if the file doesn't exist.

@@ -20,7 +20,7 @@ fn a_call_fails_only_where_the_plan_says() {
     assert!(plain.status.success() && !plain.stdout.is_empty(), "{plain:?}");
     assert_eq!(check(Some(folder.path()), &config).stdout, plain.stdout, "no plan");
     std::fs::write(folder.path().join("plan"), "id 1\nrecord\nfail new OpenConfig 1 24\n").unwrap();
-    assert_eq!(check(None, &config).stdout, plain.stdout, "nobody told it of the plan");
+    assert_eq!(check(None, &config).stdout, plain.stdout, "it was started without a plan");
     assert!(!folder.path().join("trace").exists());
     let failed = check(Some(folder.path()), &config);
     let told = String::from_utf8_lossy(&failed.stderr);

@@ -138,11 +138,9 @@ fn keep(options: &Options, name: &str, folder: &Path, status: ExitStatus, seed: 
     let what = match (status.code(), status.signal()) {
         (Some(worker::BROKEN), _) => "a promise is broken".to_owned(),
         (Some(101), _) => "it panicked".to_owned(),
-        (_, Some(nix::libc::SIGALRM)) => format!("it did not end within {} s", worker::LONGEST),
-        (_, Some(nix::libc::SIGABRT)) => {
-            "it wanted more memory than it may have, or overflowed its stack".to_owned()
-        }
-        _ => format!("the worker ended with {status}"),
+        (_, Some(nix::libc::SIGALRM)) => format!("it did not finish within {} s", worker::LONGEST),
+        (_, Some(nix::libc::SIGABRT)) => "it exceeded its memory limit, or overflowed its stack".to_owned(),
+        _ => format!("the worker exited with {status}"),
     };
     let Some(bytes) = worker::last_input(folder)? else {
         return Err(format!("{name}: {what}, before the first input").into());

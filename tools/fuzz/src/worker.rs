@@ -20,7 +20,7 @@ pub(crate) const BROKEN: i32 = 3;
 /// The time limit of an input, in seconds, after which it counts as a hang.
 pub(crate) const LONGEST: u32 = 60;
 /// The CPU time limit of an input.
-const PATIENCE: Duration = Duration::from_secs(4);
+const CPU_TIME_LIMIT: Duration = Duration::from_secs(4);
 /// The limit of the worker's additional address space, in bytes, including the stack.
 const MEMORY: u64 = 96 * 1024 * 1024;
 
@@ -70,7 +70,7 @@ pub(crate) fn work(
         let mut outcome = run(&bytes);
         let took = processor_time()?.saturating_sub(before);
         slowest = slowest.max(took);
-        if outcome.is_ok() && took > PATIENCE {
+        if outcome.is_ok() && took > CPU_TIME_LIMIT {
             outcome = Err(format!("it took {took:?} of the processor"));
         }
         if let Err(why) = outcome {

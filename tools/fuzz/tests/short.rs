@@ -129,11 +129,11 @@ fn the_driver_finds_and_stores_inputs_that_crash_a_worker() {
     let tries = [
         ("broken", "a promise is broken"),
         ("panic", "it panicked"),
-        ("memory", "it wanted more memory than it may have"),
-        ("stack", "it wanted more memory than it may have, or overflowed its stack"),
+        ("memory", "it exceeded its memory limit"),
+        ("stack", "it exceeded its memory limit, or overflowed its stack"),
     ];
     for (name, what) in tries {
-        let folder = tempfile::tempdir().expect("a folder can be made");
+        let folder = tempfile::tempdir().expect("a directory can be created");
         let (keep, input) = (folder.path().to_string_lossy().into_owned(), corpus.join(name));
         let found = run(&["self-test", "--keep", &keep, "--input", &input.to_string_lossy()]);
         assert_eq!(found.status.code(), Some(1), "{name}");

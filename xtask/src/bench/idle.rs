@@ -92,7 +92,7 @@ fn idle(psflip: &Supervised, build: &str, when: &str, window: Duration) -> Resul
 /// The anchor if there is one, otherwise psflip, and its descendants that run the same program.
 fn snapshots(psflip: Pid) -> Result<Vec<Snapshot>, Error> {
     let program = fs::read_link(format!("/proc/{psflip}/exe"))
-        .map_err(|error| format!("psflip {psflip} is gone: {error}"))?;
+        .map_err(|error| format!("psflip {psflip} has exited: {error}"))?;
     let (mut found, mut todo) = (Vec::new(), vec![psflip]);
     while let Some(pid) = todo.pop() {
         if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program) {
@@ -138,7 +138,7 @@ fn field(text: &str, name: &str) -> Result<u64, Error> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number =
         value.and_then(|value| value.split_whitespace().next()).and_then(|number| number.parse().ok());
-    Ok(number.ok_or_else(|| format!("no number `{name}` in what the kernel says: {text}"))?)
+    Ok(number.ok_or_else(|| format!("no number `{name}` in the kernel's text: {text}"))?)
 }
 
 /// Waits for a fixed time, which is what this measurement needs.

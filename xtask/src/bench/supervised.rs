@@ -19,7 +19,7 @@ use super::{Build, write_config};
 use crate::Error;
 
 /// The time limit of every wait.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running psflip. This process is its subreaper. So without an anchor every generation is its child, and a
 /// pid can't be reused before it is reaped here.
@@ -77,7 +77,7 @@ impl Supervised {
         if self.anchor.is_some() {
             // The anchor reaps it.
             let generation = testkit::Process::find(generation.as_raw().cast_unsigned());
-            testkit::wait_until(testkit::Deadline::after(PATIENCE), "the end of the old generation", || {
+            testkit::wait_until(testkit::Deadline::after(WAIT_TIMEOUT), "the old generation to exit", || {
                 (!generation.is_some_and(|generation| generation.is_alive())).then_some(())
             });
             return Ok(());
@@ -88,7 +88,7 @@ impl Supervised {
                 Ok(())
             }
             Ok(status) => {
-                Err(self.error(&format!("generation {generation} ended by {status:?} instead of code 0")))
+                Err(self.error(&format!("generation {generation} exited by {status:?} instead of code 0")))
             }
             Err(errno) => {
                 Err(self.error(&format!("generation {generation} is no child of its subreaper: {errno}")))
@@ -107,7 +107,7 @@ impl Supervised {
 
     /// The pid in the pidfile, once it is a wanted one.
     fn wait_for_pid(&self, wanted: impl Fn(Pid) -> bool) -> Result<Pid, Error> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             if let Some(pid) = self.named()?.filter(|pid| wanted(*pid)) {
                 return Ok(pid);
@@ -115,7 +115,7 @@ impl Supervised {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(self.error(&format!(
-                    "`{}` did not name the new generation within {PATIENCE:?}",
+                    "`{}` did not name the new generation within {WAIT_TIMEOUT:?}",
                     self.pidfile.display()
                 )));
             }
@@ -154,6 +154,6 @@ impl Supervised {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let from = log.lines().count().saturating_sub(20);
         let tail: Vec<&str> = log.lines().skip(from).collect();
-        format!("{message}; psflip's last words:\n  {}", tail.join("\n  ")).into()
+        format!("{message}; psflip's last lines:\n  {}", tail.join("\n  ")).into()
     }
 }

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 /// The time limit of one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The results of the requests.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +83,7 @@ impl Client {
         let (answers, changed) = &*self.answers;
         let Ok(answers) = answers.lock() else { return };
         let wanted = answers.count() + more;
-        drop(changed.wait_timeout_while(answers, PATIENCE, |answers| answers.count() < wanted));
+        drop(changed.wait_timeout_while(answers, ANSWER_TIMEOUT, |answers| answers.count() < wanted));
     }
 
     pub(super) fn stop(self) -> Answers {
@@ -97,7 +97,7 @@ impl Client {
 /// One request; returns the name in the answer (`name=generation 1 pid=...`).
 fn ask(socket: &Path) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

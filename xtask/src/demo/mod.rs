@@ -101,7 +101,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     stage.psflip(&["stop"], Stdio::inherit()).status()?;
     let status = psflip.wait()?;
     if !status.success() {
-        return Err(format!("the stopped psflip ended with {status}").into());
+        return Err(format!("the stopped psflip exited with {status}").into());
     }
     report(&answers, flips);
     let story = repo::target_dir()?.join("demo-requests.svg");
@@ -177,7 +177,7 @@ impl Stage<'_> {
         fs::write(self.directory.join("app.toml"), broken)?;
         let status = self.upgrade()?;
         if status.code() != Some(1) {
-            return Err(format!("an upgrade to a version that crashes ended with {status}").into());
+            return Err(format!("an upgrade to a version that crashes exited with {status}").into());
         }
         fs::write(self.directory.join("app.toml"), good)?;
         if named(self.directory)? == active {
@@ -211,7 +211,7 @@ fn start(programs: &Path, directory: &Path) -> Result<Child, Error> {
 fn expect_anchor(psflip: &mut Child) -> Outcome {
     match psflip.try_wait()? {
         None => Ok(()),
-        Some(status) => Err(format!("the process that was started ended by an upgrade: {status}").into()),
+        Some(status) => Err(format!("the first process exited at an upgrade: {status}").into()),
     }
 }
 
@@ -225,7 +225,7 @@ fn wait_for_answer(directory: &Path, psflip: &mut Child) -> Outcome {
     inotify.add_watch(directory, nix::sys::inotify::AddWatchFlags::IN_MOVED_TO)?;
     while !directory.join("app.pid").exists() {
         if let Some(status) = psflip.try_wait()? {
-            return Err(format!("psflip ended: {status}").into());
+            return Err(format!("psflip exited: {status}").into());
         }
         inotify.read_events()?;
     }

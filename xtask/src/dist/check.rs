@@ -132,7 +132,7 @@ fn runs(sandbox: &Sandbox, root: &Path) -> Outcome {
         })
     };
     let gone = |process: Process| {
-        wait_until(Deadline::default(), "psflip to be gone", || (!process.is_alive()).then_some(()));
+        wait_until(Deadline::default(), "psflip to exit", || (!process.is_alive()).then_some(()));
     };
     let first = active(None);
     first.signal(Signal::SIGHUP)?;
@@ -155,6 +155,6 @@ fn lint(package: &Path) -> Outcome {
     }
     let said =
         output(Command::new("lintian").args(["--fail-on", "error,warning", "--allow-root"]).arg(package))?;
-    println!("lintian: nothing to say{said}");
+    println!("lintian: no findings{said}");
     Ok(())
 }

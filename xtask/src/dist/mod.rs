@@ -73,5 +73,5 @@ fn output(command: &mut Command) -> Result<String, Error> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("`{}` ended with {}: {}", step::shown(command), output.status, said.trim()).into())
+    Err(format!("`{}` exited with {}: {}", step::shown(command), output.status, said.trim()).into())
 }

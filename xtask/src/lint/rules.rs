@@ -66,7 +66,7 @@ pub(super) fn sleeps(tree: &Tree) -> Vec<Finding> {
 pub(super) fn kill_by_name(tree: &Tree) -> Vec<Finding> {
     let bad = |line: &str| {
         let word = ["pkill", "killall"].into_iter().find(|word| has_word(line, word))?;
-        Some(format!("`{word}` may end processes that are not ours; end your own by pidfd"))
+        Some(format!("`{word}` may kill processes that are not ours; kill your own by pidfd"))
     };
     let mut findings = lines(tree.sources(|path| !path.starts_with(OWN)), no_comments, bad);
     for file in tree.files.iter().filter(|file| file.path.ends_with(".sh") || file.path == ".ci/run") {

@@ -13,8 +13,8 @@ use super::flags::Source;
 use super::run::AnchorArgs;
 use super::{complain, document, no_configuration, upstreams_file};
 use crate::config::{Document, Errors, Generation, Plan, Slot};
-use crate::end::End;
 use crate::exit;
+use crate::exit_status::ExitStatus;
 use crate::process::invocation::Invocation;
 
 /// The end of the help of `psflip check`.
@@ -42,7 +42,7 @@ pub(super) struct CheckArgs {
 }
 
 /// Prints the effective configuration of the first generation and the warnings, or all errors.
-pub(super) fn check(args: &CheckArgs) -> End {
+pub(super) fn check(args: &CheckArgs) -> ExitStatus {
     let origin = Invocation::of_this_process();
     match read(&args.source, &origin) {
         Ok((document, plan, next)) => {
@@ -52,16 +52,16 @@ pub(super) fn check(args: &CheckArgs) -> End {
                 args.anchor.prediction()
             );
             if std::io::stdout().write_all(text.as_bytes()).is_err() {
-                return End::Exited(exit::FAILURE);
+                return ExitStatus::Exited(exit::FAILURE);
             }
             let warnings = warnings::of(&plan, next.as_ref(), &document, &origin.program.envp);
-            match document.place(warnings) {
+            match document.locate(warnings) {
                 Some(warnings) => {
                     // standard error may be closed
                     let _ = std::io::stderr().write_all(format!("{warnings}\n").as_bytes());
-                    End::Exited(if args.strict { exit::WARNED } else { exit::OK })
+                    ExitStatus::Exited(if args.strict { exit::WARNED } else { exit::OK })
                 }
-                None => End::Exited(exit::OK),
+                None => ExitStatus::Exited(exit::OK),
             }
         }
         Err(errors) => {
@@ -69,7 +69,7 @@ pub(super) fn check(args: &CheckArgs) -> End {
                 let hint = upstreams_file(&args.source);
                 format!("the configuration is invalid\n{errors}{hint}")
             }));
-            End::Exited(exit::CONFIG)
+            ExitStatus::Exited(exit::CONFIG)
         }
     }
 }

@@ -49,10 +49,10 @@ pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
             );
         }
     }
-    let mut told: Vec<PathBuf> = Vec::new();
+    let mut reported: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
     for (key, file) in files {
-        let Some((place, who)) = changeable(&file).filter(|(place, _)| !told.contains(place)) else {
+        let Some((place, who)) = changeable(&file).filter(|(place, _)| !reported.contains(place)) else {
             continue;
         };
         found.push(Warning {
@@ -61,7 +61,7 @@ pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
             help: "let only root, or the user that psflip runs as, write there; `psflip check` takes the user that it runs as for psflip's"
                 .to_owned(),
         });
-        told.push(place);
+        reported.push(place);
     }
     found
 }

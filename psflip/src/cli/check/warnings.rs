@@ -97,7 +97,7 @@ fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
         })?;
         ("env", format!("`{name}` looks like a port"))
     };
-    let key = if document.says("healthcheck") { "healthcheck.alive" } else { key };
+    let key = if document.has_key("healthcheck") { "healthcheck.alive" } else { key };
     Some(warning(
         key,
         format!(
@@ -165,7 +165,7 @@ fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
     let key = |rest: &str| format!("healthcheck.{rest}");
     match &plan.health {
         Health::Alive { timeout } if *timeout >= patience => found.push(warning(
-            if document.says("healthcheck.alive.timeout") { "healthcheck.alive.timeout" } else { "upgrade.timeout" },
+            if document.has_key("healthcheck.alive.timeout") { "healthcheck.alive.timeout" } else { "upgrade.timeout" },
             format!("a child is healthy after {timeout}, and `upgrade.timeout` is {patience}: no upgrade can succeed", timeout = spell(*timeout), patience = spell(patience)),
             "make `upgrade.timeout` the longer one",
         )),
@@ -186,7 +186,7 @@ fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
         ));
     }
     let no_hook = hooks.promote.is_empty() && hooks.promoted.is_empty() && hooks.failed.is_empty();
-    if no_hook && document.says("hooks.timeout") {
+    if no_hook && document.has_key("hooks.timeout") {
         found.push(warning(
             "hooks.timeout",
             "there is no hook that it could limit".to_owned(),

@@ -1,7 +1,7 @@
 //! Describes a past upgrade in a few words: how long each phase took, and its result.
 
 use super::{Paint, View, clean, span, wrap};
-use crate::history::{Drain, Outcome, Record, Step, requested};
+use crate::history::{Drain, Outcome, Record, UpgradeStep, requested};
 
 /// The durations of an upgrade's phases in milliseconds, as far as they were reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,13 +22,13 @@ pub(super) struct Phases {
 const NARROW: usize = 60;
 
 /// The time of the first occurrence of a step.
-pub(super) fn at(record: &Record, step: Step) -> Option<u64> {
+pub(super) fn at(record: &Record, step: UpgradeStep) -> Option<u64> {
     record.steps.iter().find(|timed| timed.step == step).map(|timed| timed.at_ms)
 }
 
 pub(super) fn phases(record: &Record) -> Phases {
     let (starting, child, healthy) =
-        (at(record, Step::Starting), at(record, Step::Child), at(record, Step::Healthy));
+        (at(record, UpgradeStep::Starting), at(record, UpgradeStep::Child), at(record, UpgradeStep::Healthy));
     let promoted = record.took_ms.filter(|_| record.result == Some(Outcome::Promoted));
     let between = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?));
     Phases {
@@ -112,7 +112,7 @@ fn drain(record: &Record) -> Option<String> {
 pub(super) fn step_of_drain(step: Drain) -> &'static str {
     match step {
         Drain::Delay => "waits for shutdown.delay before it stops its child",
-        Drain::Asked => "its child was sent the stop signal",
+        Drain::Signalled => "its child was sent the stop signal",
         Drain::Killed => "its child was killed",
         Drain::Orphans => "leftover processes were sent the stop signal",
         Drain::OrphansKilled => "leftover processes were killed",
@@ -122,17 +122,17 @@ pub(super) fn step_of_drain(step: Drain) -> &'static str {
 }
 
 /// What a new generation does after this step.
-pub(super) fn step_in_words(step: Step) -> &'static str {
+pub(super) fn step_in_words(step: UpgradeStep) -> &'static str {
     match step {
-        Step::Started => "starting a new psflip",
-        Step::Spawned => "new psflip started; reading its configuration",
-        Step::Starting => "configuration read; starting the child",
-        Step::Child => "child started; waiting until it is healthy",
-        Step::Probe => "not healthy yet",
-        Step::Healthy => "child is healthy",
-        Step::Hook => "running hooks.promote",
-        Step::Switch => "repointing the symlink of [switch]",
-        Step::Pidfile => "replacing the pidfile",
-        Step::Other => "it goes on",
+        UpgradeStep::Started => "starting a new psflip",
+        UpgradeStep::Spawned => "new psflip started; reading its configuration",
+        UpgradeStep::Starting => "configuration read; starting the child",
+        UpgradeStep::Child => "child started; waiting until it is healthy",
+        UpgradeStep::Probe => "not healthy yet",
+        UpgradeStep::Healthy => "child is healthy",
+        UpgradeStep::Hook => "running hooks.promote",
+        UpgradeStep::Switch => "repointing the symlink of [switch]",
+        UpgradeStep::Pidfile => "replacing the pidfile",
+        UpgradeStep::Other => "it goes on",
     }
 }

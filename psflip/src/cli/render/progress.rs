@@ -3,7 +3,7 @@
 use super::history::step_in_words;
 use super::{Paint, View, clean, cut, span, wrap};
 use crate::control::protocol::Event;
-use crate::history::Step;
+use crate::history::UpgradeStep;
 
 /// The state of the upgrade that the command waits for.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +87,7 @@ impl Progress {
     /// The name of a step, wrapped beside its time; nothing if it is already printed.
     fn step(
         &mut self,
-        step: Step,
+        step: UpgradeStep,
         (pid, child): (Option<u32>, Option<u32>),
         probe: Option<&str>,
         view: &View,
@@ -96,7 +96,7 @@ impl Progress {
         words.clone_into(&mut self.now);
         let mut detail = String::new();
         match (step, probe) {
-            (Step::Probe, Some(probe)) => {
+            (UpgradeStep::Probe, Some(probe)) => {
                 let same =
                     self.probe.as_deref().is_some_and(|last| without_number(last) == without_number(probe));
                 self.probe = Some(probe.to_owned());
@@ -105,9 +105,9 @@ impl Progress {
                 }
                 detail = format!(": {}", clean(probe));
             }
-            (Step::Spawned, _) => detail = who(pid, None),
-            (Step::Child, _) => detail = who(None, child),
-            (Step::Healthy, _) => self.probe = None,
+            (UpgradeStep::Spawned, _) => detail = who(pid, None),
+            (UpgradeStep::Child, _) => detail = who(None, child),
+            (UpgradeStep::Healthy, _) => self.probe = None,
             _ => {}
         }
         wrap(&format!("{words}{detail}"), view.width.saturating_sub(11))

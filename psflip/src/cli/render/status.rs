@@ -2,7 +2,7 @@
 
 use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
-use crate::control::protocol::{Source, State, Status};
+use crate::control::protocol::{ServiceState, Source, Status};
 use crate::history::{Outcome, Record, requested};
 use crate::manager::last_exit::LastExit;
 
@@ -17,7 +17,7 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     if let Some(upgrade) = &status.upgrade {
         out += &view.row("upgrade", &under_way(upgrade, status.upgrade_left_ms, view.now), Some(Paint::Busy));
     }
-    if status.remembered {
+    if status.upgrade_queued {
         let text = "an upgrade is queued and starts as soon as possible";
         out += &view.row("waiting", text, Some(Paint::Busy));
     }
@@ -100,7 +100,7 @@ pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
     if let Some(upgrade) = &status.upgrade {
         out += &format!("; upgrade {}", under_way_briefly(upgrade, now));
     }
-    if status.remembered {
+    if status.upgrade_queued {
         out += "; one more upgrade waits";
     }
     if let Some(predecessor) = &status.predecessor {
@@ -112,11 +112,11 @@ pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
 
 fn headline(status: &Status, view: &View) -> String {
     let (paint, word) = match status.state {
-        State::Serving => (Paint::Good, "serving"),
-        State::Starting => (Paint::Busy, "starting"),
-        State::Upgrading => (Paint::Busy, "upgrading"),
-        State::Stopping => (Paint::Bad, "stopping"),
-        State::Other => (Paint::Strong, "running"),
+        ServiceState::Serving => (Paint::Good, "serving"),
+        ServiceState::Starting => (Paint::Busy, "starting"),
+        ServiceState::Upgrading => (Paint::Busy, "upgrading"),
+        ServiceState::Stopping => (Paint::Bad, "stopping"),
+        ServiceState::Other => (Paint::Strong, "running"),
     };
     let mut text = format!("generation {}", status.generation);
     if let Some(since) = status.active_since {
@@ -165,13 +165,13 @@ fn under_way_briefly(upgrade: &Record, now: u64) -> String {
     format!("{} to generation {}, since {since}: {step}", upgrade.upgrade, upgrade.to)
 }
 
-fn state(state: State) -> &'static str {
+fn state(state: ServiceState) -> &'static str {
     match state {
-        State::Starting => "starting",
-        State::Serving => "serving",
-        State::Upgrading => "upgrading",
-        State::Stopping => "stopping",
-        State::Other => "running",
+        ServiceState::Starting => "starting",
+        ServiceState::Serving => "serving",
+        ServiceState::Upgrading => "upgrading",
+        ServiceState::Stopping => "stopping",
+        ServiceState::Other => "running",
     }
 }
 

@@ -1,8 +1,8 @@
 //! Snapshots of what operators see: wide and narrow, with and without colour, and invariants of all of it.
 
 use super::*;
-use crate::control::protocol::{Event, Listener, Predecessor, Source, State, Status, Switch};
-use crate::history::{Drain, Outcome, Record, Step, Timed};
+use crate::control::protocol::{Event, Listener, Predecessor, ServiceState, Source, Status, Switch};
+use crate::history::{Drain, Outcome, Record, Timed, UpgradeStep};
 
 /// 2026-11-23 16:20:00 UTC.
 const NOON: u64 = 1_795_450_800_000;
@@ -11,7 +11,7 @@ fn view(width: usize) -> View {
     View { width, colour: false, now: NOON }
 }
 
-fn steps(list: &[(Step, u64)]) -> Vec<Timed<Step>> {
+fn steps(list: &[(UpgradeStep, u64)]) -> Vec<Timed<UpgradeStep>> {
     list.iter().map(|&(step, at_ms)| Timed { step, at_ms }).collect()
 }
 
@@ -19,15 +19,15 @@ fn drain(list: &[(Drain, u64)]) -> Vec<Timed<Drain>> {
     list.iter().map(|&(step, at_ms)| Timed { step, at_ms }).collect()
 }
 
-const ALL: &[(Step, u64)] = &[
-    (Step::Started, 0),
-    (Step::Spawned, 1),
-    (Step::Starting, 4),
-    (Step::Child, 6),
-    (Step::Healthy, 118),
-    (Step::Hook, 118),
-    (Step::Switch, 120),
-    (Step::Pidfile, 120),
+const ALL: &[(UpgradeStep, u64)] = &[
+    (UpgradeStep::Started, 0),
+    (UpgradeStep::Spawned, 1),
+    (UpgradeStep::Starting, 4),
+    (UpgradeStep::Child, 6),
+    (UpgradeStep::Healthy, 118),
+    (UpgradeStep::Hook, 118),
+    (UpgradeStep::Switch, 120),
+    (UpgradeStep::Pidfile, 120),
 ];
 
 /// A start, an upgrade, a failure, an upgrade whose old child had to be killed, and a running upgrade.
@@ -52,7 +52,7 @@ fn busy() -> Status {
         probe: Some("can't connect to `127.0.0.1:8081`: Connection refused".to_owned()),
         result: Some(Outcome::Promoted),
         took_ms: Some(123),
-        drain: drain(&[(Drain::Delay, 123), (Drain::Asked, 323), (Drain::Gone, 640)]),
+        drain: drain(&[(Drain::Delay, 123), (Drain::Signalled, 323), (Drain::Gone, 640)]),
         ..Record::default()
     };
     let failed = Record {
@@ -75,7 +75,7 @@ fn busy() -> Status {
         by: "pid 414 (root) over the control socket".to_owned(),
         from: Some(2),
         to: 3,
-        drain: drain(&[(Drain::Asked, 123), (Drain::Killed, 900), (Drain::Gone, 905)]),
+        drain: drain(&[(Drain::Signalled, 123), (Drain::Killed, 900), (Drain::Gone, 905)]),
         failed_probes: 1,
         ..flip.clone()
     };
@@ -95,7 +95,7 @@ fn busy() -> Status {
         version: "0.1.0".to_owned(),
         pid: 5641,
         anchor: None,
-        state: State::Upgrading,
+        state: ServiceState::Upgrading,
         generation: 3,
         slot: "a".to_owned(),
         child: Some(5653),
@@ -109,8 +109,8 @@ fn busy() -> Status {
         control: Some("/run/app/app.pid.sock".to_owned()),
         listeners: vec![Listener { address: "tcp://0.0.0.0:8080".to_owned(), name: "web".to_owned() }],
         switch: Some(Switch { path: "/run/app/app.sock".to_owned(), to: "/run/app/blue.sock".to_owned() }),
-        remembered: true,
-        predecessor: Some(Predecessor { pid: 5600, step: Some(Drain::Asked), left_ms: Some(8_200) }),
+        upgrade_queued: true,
+        predecessor: Some(Predecessor { pid: 5600, step: Some(Drain::Signalled), left_ms: Some(8_200) }),
         upgrade: Some(coming),
         upgrade_left_ms: Some(59_200),
         history: vec![start, flip, failed, killed],
@@ -120,8 +120,8 @@ fn busy() -> Status {
 /// The usual state: nothing is going on.
 fn calm() -> Status {
     let mut status = busy();
-    status.state = State::Serving;
-    status.remembered = false;
+    status.state = ServiceState::Serving;
+    status.upgrade_queued = false;
     status.predecessor = None;
     status.upgrade = None;
     status.upgrade_left_ms = None;
@@ -197,7 +197,7 @@ fn one_line_summarizes_the_service_and_current_activity() {
     insta::assert_snapshot!([summary(&calm(), NOON), summary(&busy(), NOON)].join("\n"));
 }
 
-fn step(step: Step, at_ms: u64, probe: Option<&str>) -> Event {
+fn step(step: UpgradeStep, at_ms: u64, probe: Option<&str>) -> Event {
     let probe = probe.map(str::to_owned);
     Event::Step { upgrade: 6, step, at_ms, pid: Some(71), child: Some(72), probe }
 }
@@ -206,15 +206,19 @@ fn step(step: Step, at_ms: u64, probe: Option<&str>) -> Event {
 fn told() -> Vec<Event> {
     vec![
         Event::Accepted { upgrade: 6, because: Some("an upgrade is under way".to_owned()) },
-        Event::Step { upgrade: 5, step: Step::Healthy, at_ms: 9, pid: None, child: None, probe: None },
-        step(Step::Started, 0, None),
-        step(Step::Spawned, 1, None),
-        step(Step::Starting, 4, None),
-        step(Step::Child, 6, None),
-        step(Step::Probe, 7, Some("probe 1 failed: can't connect to `app.sock`: Connection refused")),
-        step(Step::Probe, 108, Some("probe 2 failed: can't connect to `app.sock`: Connection refused")),
-        step(Step::Healthy, 1118, None),
-        step(Step::Pidfile, 1120, None),
+        Event::Step { upgrade: 5, step: UpgradeStep::Healthy, at_ms: 9, pid: None, child: None, probe: None },
+        step(UpgradeStep::Started, 0, None),
+        step(UpgradeStep::Spawned, 1, None),
+        step(UpgradeStep::Starting, 4, None),
+        step(UpgradeStep::Child, 6, None),
+        step(UpgradeStep::Probe, 7, Some("probe 1 failed: can't connect to `app.sock`: Connection refused")),
+        step(
+            UpgradeStep::Probe,
+            108,
+            Some("probe 2 failed: can't connect to `app.sock`: Connection refused"),
+        ),
+        step(UpgradeStep::Healthy, 1118, None),
+        step(UpgradeStep::Pidfile, 1120, None),
         Event::Promoted { upgrade: 6, generation: 8, pid: Some(71), child: Some(72), took_ms: 1123 },
         Event::Drained { upgrade: 6, killed: true },
     ]
@@ -292,7 +296,7 @@ fn the_chart_of_recent_upgrades() {
 fn short_upgrades_stay_visible_beside_long_ones_in_the_chart() {
     let mut shown = busy();
     shown.history[3].took_ms = Some(300_000);
-    shown.history[3].drain = drain(&[(Drain::Asked, 300_000), (Drain::Gone, 310_000)]);
+    shown.history[3].drain = drain(&[(Drain::Signalled, 300_000), (Drain::Gone, 310_000)]);
     let picture = timeline::svg(&shown, &view(80));
     assert!(picture.contains(">5 min 0 s</text>"), "{picture}");
     for class in ["start", "child", "probing", "promotion", "drain"] {

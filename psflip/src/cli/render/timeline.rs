@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use super::history::{at, step_of_drain};
 use super::{View, clean, span};
 use crate::control::protocol::Status;
-use crate::history::{Drain, Outcome, Record, Step, requested};
+use crate::history::{Drain, Outcome, Record, UpgradeStep, requested};
 
 /// Pixels.
 const WIDTH: f64 = 1120.0;
@@ -101,7 +101,8 @@ struct Scale {
 
 impl Scale {
     fn of(record: &Record, axis: Axis, over: u64) -> Self {
-        let steps = record.steps.iter().filter(|timed| timed.step != Step::Probe).map(|timed| timed.at_ms);
+        let steps =
+            record.steps.iter().filter(|timed| timed.step != UpgradeStep::Probe).map(|timed| timed.at_ms);
         let drain = record.drain.iter().map(|timed| timed.at_ms);
         let mut times: Vec<u64> = steps.chain(drain).chain(record.took_ms).chain([0, over]).collect();
         times.sort_unstable();
@@ -205,12 +206,12 @@ fn new_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, unti
         (failed, Some(probe)) => format!(", {failed} probes failed, the last one: {}", clean(probe)),
     };
     let promotion =
-        if at(record, Step::Hook).is_some() { "promotion, with hooks.promote" } else { "promotion" };
+        if at(record, UpgradeStep::Hook).is_some() { "promotion, with hooks.promote" } else { "promotion" };
     let phases = [
         ("start", Some(0), "the new psflip starts".to_owned()),
-        ("child", at(record, Step::Starting), "its child starts".to_owned()),
-        ("probing", at(record, Step::Child), format!("probing{probes}")),
-        ("promotion", at(record, Step::Healthy), promotion.to_owned()),
+        ("child", at(record, UpgradeStep::Starting), "its child starts".to_owned()),
+        ("probing", at(record, UpgradeStep::Child), format!("probing{probes}")),
+        ("promotion", at(record, UpgradeStep::Healthy), promotion.to_owned()),
     ];
     let reached: Vec<(&str, u64, &String)> =
         phases.iter().filter_map(|(class, at, text)| Some((*class, (*at)?, text))).collect();

@@ -59,7 +59,7 @@ fn env(store: &Store, name: String, default: Option<String>) -> Result {
     match changing.variables.get(&name) {
         Some(Some(value)) => match value.to_str() {
             Some(value) => {
-                secrets::remember(value, &format!("env('{name}')"));
+                secrets::register(value, &format!("env('{name}')"));
                 Ok(value.to_owned())
             }
             // The default does not apply: the variable is set, and psflip would start a command that the user
@@ -156,7 +156,7 @@ fn cat(path: &str) -> Result {
             text.pop();
         }
     }
-    secrets::remember(&text, &format!("cat('{path}')"));
+    secrets::register(&text, &format!("cat('{path}')"));
     Ok(text)
 }
 

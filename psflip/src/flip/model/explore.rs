@@ -1,7 +1,6 @@
 //! Visits every state of the world, with the real decision and with decisions that are faulty on purpose.
 
 use super::*;
-use crate::flip::Step as Towards;
 
 const NOTHING: Budget = Budget {
     upgrades: 0,
@@ -33,9 +32,9 @@ fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
     let first = World::new(budget);
     let mut numbers = HashMap::from([(first.clone(), 0_usize)]);
     let mut worlds = vec![first];
-    let mut came_from: Vec<Option<(usize, Step)>> = vec![None];
+    let mut came_from: Vec<Option<(usize, Transition)>> = vec![None];
     let mut followers: Vec<Vec<usize>> = Vec::new();
-    let way = |came_from: &[Option<(usize, Step)>], mut at: usize| {
+    let way = |came_from: &[Option<(usize, Transition)>], mut at: usize| {
         let mut way = Vec::new();
         while let Some((before, step)) = came_from[at] {
             way.push(format!("  {step:?}"));
@@ -165,8 +164,8 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         }
         decide(state, event)
     }),
-    ("a remembered request is forgotten when an upgrade fails", "U7", |state, event| {
-        state.remembered &= !matches!(event, Event::SuccessorNotStarted | Event::SuccessorGone);
+    ("a queued upgrade is forgotten when an upgrade fails", "U7", |state, event| {
+        state.upgrade_queued &= !matches!(event, Event::SuccessorNotStarted | Event::SuccessorGone);
         decide(state, event)
     }),
     ("what a failed successor took is not taken back", "U8", |state, event| {
@@ -183,7 +182,7 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
     }),
     ("a hook goes on when its generation does not", "U4", |state, event| {
         let mut effects = decide(state, event);
-        effects.retain(|effect| *effect != Effect::EndHook);
+        effects.retain(|effect| *effect != Effect::KillHook);
         effects
     }),
     ("a child that could not be started is waited for", "U5", |state, event| match (state.phase, event) {
@@ -227,7 +226,7 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
     }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);
-        if let Event::ChildEnded(end) = event {
+        if let Event::ChildExited(end) = event {
             effects.push(Effect::Exit(Outcome::Relay(end)));
         }
         effects
@@ -249,26 +248,26 @@ const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
     }),
     ("what SIGKILL does not end is left behind without a word", "C8", |state, event| {
         let mut effects = decide(state, event);
-        effects.retain(|effect| *effect != Effect::Tell(News::LeftBehind));
+        effects.retain(|effect| *effect != Effect::Report(Notice::SurvivedKill));
         effects
     }),
     ("what was only asked to end is left behind", "U5", |state, event| {
         if let (Phase::Draining { step, .. }, Event::TimedOut(Timer::Grace)) = (&mut state.phase, event) {
-            *step = Towards::OrphansKilled;
+            *step = DrainStep::OrphansKilled;
             return decide(state, Event::TimedOut(Timer::Kill));
         }
         decide(state, event)
     }),
     ("the end of the child ends an upgrade that is under way", "F7", |state, event| {
-        if let (Phase::Upgrading { stopping: false, .. }, Event::ChildEnded(end)) = (state.phase, event) {
+        if let (Phase::Upgrading { stopping: false, .. }, Event::ChildExited(end)) = (state.phase, event) {
             state.phase = Phase::Serving { predecessor_drains: false, stopping: false };
-            return decide(state, Event::ChildEnded(end));
+            return decide(state, Event::ChildExited(end));
         }
         decide(state, event)
     }),
     ("the end of a child that has not started yet is overlooked", "U5", |state, event| {
         match (state.phase, event) {
-            (Phase::Starting { .. } | Phase::Draining { .. }, Event::ChildEnded(_)) => Vec::new(),
+            (Phase::Starting { .. } | Phase::Draining { .. }, Event::ChildExited(_)) => Vec::new(),
             _ => decide(state, event),
         }
     }),

@@ -14,9 +14,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::*;
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 
-const END: End = End::Exited(3);
+const END: ExitStatus = ExitStatus::Exited(3);
 
 /// The decision under test. Tests pass in faulty ones, to show that the checker finds the faults.
 type Decide = fn(&mut State, Event) -> Vec<Effect>;
@@ -25,10 +25,10 @@ type Decide = fn(&mut State, Event) -> Vec<Effect>;
 enum ChildState {
     None,
     Launching {
-        asked: bool,
+        signalled: bool,
     },
     Runs {
-        asked: bool,
+        signalled: bool,
         killed: bool,
     },
     /// It has exited, and leftover processes remain.
@@ -42,8 +42,8 @@ enum ChildState {
 
 /// A message from the predecessor or from the successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Message {
-    Acknowledge { remembered: bool },
+enum PeerMessage {
+    Acknowledge { upgrade_queued: bool },
     Abort,
     PassedOn,
     Ready,
@@ -67,8 +67,8 @@ struct Generation {
     /// Whether it reads messages from the predecessor.
     listens: bool,
     holds_pidfile: bool,
-    from_predecessor: VecDeque<Message>,
-    from_successor: VecDeque<Message>,
+    from_predecessor: VecDeque<PeerMessage>,
+    from_successor: VecDeque<PeerMessage>,
     /// Whether it believes that the process before it, or after it, is there.
     knows_predecessor: bool,
     knows_successor: bool,
@@ -77,7 +77,7 @@ struct Generation {
     /// predecessor has not timed out.
     has_to_wait: bool,
     /// It has reported leftover processes that it can't kill.
-    told_left: bool,
+    reported_survivors: bool,
     /// It got SIGKILL and hangs in the kernel: it does nothing more, and its exit is never noticed.
     hangs: bool,
     /// It started an upgrade on a signal that its child got as well, and the result of the upgrade is not
@@ -122,12 +122,12 @@ struct World {
 
 /// One action or event in the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum Transition {
     Perform(usize),
     PerformFailing(usize),
     Feedback(usize),
-    HearPredecessor(usize),
-    HearSuccessor(usize),
+    ReceiveFromPredecessor(usize),
+    ReceiveFromSuccessor(usize),
     PredecessorGone(usize),
     SuccessorGone(usize),
     Timer(usize, Timer),
@@ -170,7 +170,7 @@ impl Generation {
             knows_successor: false,
             committed: false,
             has_to_wait: false,
-            told_left: false,
+            reported_survivors: false,
             hangs: false,
             owes_upgrade: false,
         }
@@ -225,35 +225,35 @@ impl World {
         }
     }
 
-    fn steps(&self) -> Vec<Step> {
+    fn steps(&self) -> Vec<Transition> {
         let mut steps = Vec::new();
         for (index, generation) in
             self.generations.iter().enumerate().filter(|(_, generation)| generation.alive)
         {
             if self.budget.kills > 0 {
-                steps.push(Step::Kill(index));
+                steps.push(Transition::Kill(index));
             }
             if let Some(effect) = generation.effects.front() {
-                steps.push(Step::Perform(index));
+                steps.push(Transition::Perform(index));
                 if self.budget.faults > 0
                     && matches!(
                         effect,
                         Effect::SwitchTraffic
                             | Effect::TakePidfile
-                            | Effect::TellReady
+                            | Effect::ReportReady
                             | Effect::StartSuccessor
                     )
                 {
-                    steps.push(Step::PerformFailing(index));
+                    steps.push(Transition::PerformFailing(index));
                 }
                 if self.budget.unkillable > 0
                     && *effect == Effect::KillSuccessor
                     && self.generations.get(index + 1).is_some_and(|successor| successor.alive)
                 {
-                    steps.push(Step::PerformFailing(index));
+                    steps.push(Transition::PerformFailing(index));
                 }
             } else if !generation.feedback.is_empty() {
-                steps.push(Step::Feedback(index));
+                steps.push(Transition::Feedback(index));
             } else {
                 self.outer_steps(index, generation, &mut steps);
             }
@@ -262,74 +262,78 @@ impl World {
     }
 
     /// The events that a waiting process can get.
-    fn outer_steps(&self, index: usize, generation: &Generation, steps: &mut Vec<Step>) {
+    fn outer_steps(&self, index: usize, generation: &Generation, steps: &mut Vec<Transition>) {
         if !generation.from_predecessor.is_empty() {
-            steps.push(Step::HearPredecessor(index));
+            steps.push(Transition::ReceiveFromPredecessor(index));
         } else if generation.knows_predecessor && !self.generations[index - 1].alive {
-            steps.push(Step::PredecessorGone(index));
+            steps.push(Transition::PredecessorGone(index));
         }
         if !generation.from_successor.is_empty() {
-            steps.push(Step::HearSuccessor(index));
+            steps.push(Transition::ReceiveFromSuccessor(index));
         } else if generation.knows_successor
             && !self.generations[index + 1].alive
             && !self.generations[index + 1].hangs
         {
-            steps.push(Step::SuccessorGone(index));
+            steps.push(Transition::SuccessorGone(index));
         }
         // A process that got SIGKILL has 10 s to exit, and the runtime reads its messages and its exit before
         // it looks at the timer.
         let is_known_to_hang = generation.from_successor.is_empty()
             && self.generations.get(index + 1).is_none_or(|successor| successor.alive || successor.hangs);
         let may_expire = |timer: &&Timer| **timer != Timer::SuccessorKill || is_known_to_hang;
-        steps.extend(generation.timers.iter().filter(may_expire).map(|timer| Step::Timer(index, *timer)));
+        steps.extend(
+            generation.timers.iter().filter(may_expire).map(|timer| Transition::Timer(index, *timer)),
+        );
         if generation.hook {
-            steps.push(Step::HookEnds(index));
+            steps.push(Transition::HookEnds(index));
             if self.budget.faults > 0 {
-                steps.push(Step::HookFails(index));
+                steps.push(Transition::HookFails(index));
             }
         }
         match generation.child {
             ChildState::Launching { .. } => {
-                steps.extend([Step::ChildStarts(index), Step::ChildFailsToStart(index)]);
+                steps.extend([Transition::ChildStarts(index), Transition::ChildFailsToStart(index)]);
             }
-            ChildState::Runs { asked, killed } => {
+            ChildState::Runs { signalled, killed } => {
                 if generation.probing && !killed {
-                    steps.push(Step::ChildHealthy(index));
+                    steps.push(Transition::ChildHealthy(index));
                     if self.budget.faults > 0 {
-                        steps.push(Step::ChildNeverHealthy(index));
+                        steps.push(Transition::ChildNeverHealthy(index));
                     }
                 }
-                if asked || killed || self.budget.crashes > 0 {
-                    steps.push(Step::ChildEnds(index));
+                if signalled || killed || self.budget.crashes > 0 {
+                    steps.push(Transition::ChildEnds(index));
                 }
             }
-            ChildState::Left { .. } => steps.push(Step::TreeGone(index)),
+            ChildState::Left { .. } => steps.push(Transition::TreeGone(index)),
             ChildState::None | ChildState::Unkillable | ChildState::Gone => {}
         }
         if self.budget.unkillable > 0
             && let ChildState::Runs { killed: true, .. } | ChildState::Left { killed: true } =
                 generation.child
         {
-            steps.push(Step::Survives(index));
+            steps.push(Transition::Survives(index));
         }
         if self.budget.keepers > 0
             && let ChildState::Launching { .. } = generation.child
         {
-            steps.push(Step::KeeperKilled(index));
+            steps.push(Transition::KeeperKilled(index));
         }
         if self.budget.group_signals > 0 && matches!(generation.child, ChildState::Runs { .. }) {
-            steps.push(Step::UpgradeByGroupSignal(index));
+            steps.push(Transition::UpgradeByGroupSignal(index));
         }
         if self.budget.upgrades > 0 {
-            steps.push(Step::Upgrade(index));
+            steps.push(Transition::Upgrade(index));
         }
         if self.budget.stops > 0 {
-            steps.extend([ChildSignal::HasIt, ChildSignal::Send].map(|signal| Step::Stop(index, signal)));
+            steps.extend(
+                [ChildSignal::HasIt, ChildSignal::Send].map(|signal| Transition::Stop(index, signal)),
+            );
         }
     }
 
     /// Returns the world after a step. `Err`: a promise is broken.
-    fn after(&self, step: Step, decide: Decide) -> Result<Self, String> {
+    fn after(&self, step: Transition, decide: Decide) -> Result<Self, String> {
         let mut world = self.clone();
         world.go(step, decide)?;
         world.forget_the_dead();
@@ -337,10 +341,10 @@ impl World {
         Ok(world)
     }
 
-    fn go(&mut self, step: Step, decide: Decide) -> Result<(), String> {
+    fn go(&mut self, step: Transition, decide: Decide) -> Result<(), String> {
         let event = match step {
-            Step::Perform(index) => return self.perform(index, false),
-            Step::PerformFailing(index) => {
+            Transition::Perform(index) => return self.perform(index, false),
+            Transition::PerformFailing(index) => {
                 if self.generations[index].effects.front() == Some(&Effect::KillSuccessor) {
                     self.budget.unkillable -= 1;
                 } else {
@@ -348,102 +352,102 @@ impl World {
                 }
                 return self.perform(index, true);
             }
-            Step::Kill(index) => {
+            Transition::Kill(index) => {
                 self.budget.kills -= 1;
                 self.kill(index);
                 return Ok(());
             }
-            Step::Feedback(index) => self.generations[index].feedback.pop_front(),
-            Step::HearPredecessor(index) => self.hear_predecessor(index),
-            Step::HearSuccessor(index) => self.hear_successor(index),
-            Step::PredecessorGone(index) => {
+            Transition::Feedback(index) => self.generations[index].feedback.pop_front(),
+            Transition::ReceiveFromPredecessor(index) => self.receive_from_predecessor(index),
+            Transition::ReceiveFromSuccessor(index) => self.receive_from_successor(index),
+            Transition::PredecessorGone(index) => {
                 self.generations[index].knows_predecessor = false;
                 Some(Event::PredecessorGone)
             }
-            Step::SuccessorGone(index) => {
+            Transition::SuccessorGone(index) => {
                 self.generations[index].knows_successor = false;
                 Some(Event::SuccessorGone)
             }
-            Step::Timer(index, timer) => {
+            Transition::Timer(index, timer) => {
                 let generation = &mut self.generations[index];
                 generation.timers.retain(|armed| *armed != timer);
                 generation.has_to_wait &= timer != Timer::Predecessor;
                 Some(Event::TimedOut(timer))
             }
-            Step::ChildStarts(index) => {
-                let asked = self.generations[index].child == ChildState::Launching { asked: true };
-                self.generations[index].child = ChildState::Runs { asked, killed: false };
+            Transition::ChildStarts(index) => {
+                let signalled = self.generations[index].child == ChildState::Launching { signalled: true };
+                self.generations[index].child = ChildState::Runs { signalled, killed: false };
                 Some(Event::ChildStarted)
             }
-            Step::ChildFailsToStart(index) => {
+            Transition::ChildFailsToStart(index) => {
                 self.generations[index].child = ChildState::Gone;
                 Some(Event::ChildNotStarted(StartFailure::NotFound))
             }
-            Step::ChildHealthy(index) => {
+            Transition::ChildHealthy(index) => {
                 self.generations[index].probing = false;
                 Some(Event::ChildHealthy)
             }
-            Step::ChildNeverHealthy(index) => {
+            Transition::ChildNeverHealthy(index) => {
                 self.budget.faults -= 1;
                 self.generations[index].probing = false;
                 Some(Event::ChildNeverHealthy)
             }
-            Step::HookEnds(index) => {
+            Transition::HookEnds(index) => {
                 self.generations[index].hook = false;
                 Some(Event::HookSucceeded)
             }
-            Step::HookFails(index) => {
+            Transition::HookFails(index) => {
                 self.budget.faults -= 1;
                 self.generations[index].hook = false;
                 Some(Event::HookFailed)
             }
-            Step::ChildEnds(index) => {
-                if let ChildState::Runs { asked: false, killed: false } = self.generations[index].child {
+            Transition::ChildEnds(index) => {
+                if let ChildState::Runs { signalled: false, killed: false } = self.generations[index].child {
                     self.budget.crashes -= 1;
                 }
                 self.generations[index].child = ChildState::Left { killed: false };
-                Some(Event::ChildEnded(END))
+                Some(Event::ChildExited(END))
             }
-            Step::TreeGone(index) => {
+            Transition::TreeGone(index) => {
                 self.generations[index].child = ChildState::Gone;
                 Some(Event::TreeGone)
             }
-            Step::Survives(index) => {
+            Transition::Survives(index) => {
                 self.budget.unkillable -= 1;
                 self.generations[index].child = ChildState::Unkillable;
                 None
             }
-            Step::KeeperKilled(index) => {
+            Transition::KeeperKilled(index) => {
                 self.budget.keepers -= 1;
                 self.generations[index].child = ChildState::Left { killed: true };
-                Some(Event::ChildEnded(END))
+                Some(Event::ChildExited(END))
             }
-            Step::Upgrade(_) => {
+            Transition::Upgrade(_) => {
                 self.budget.upgrades -= 1;
                 self.open_requests = true;
                 Some(Event::UpgradeRequested)
             }
-            Step::UpgradeByGroupSignal(index) => {
+            Transition::UpgradeByGroupSignal(index) => {
                 self.budget.group_signals -= 1;
                 self.open_requests = true;
                 let generation = &mut self.generations[index];
                 generation.owes_upgrade = generation.state.is_idle();
-                if let ChildState::Runs { asked, .. } = &mut generation.child {
-                    *asked = true;
+                if let ChildState::Runs { signalled, .. } = &mut generation.child {
+                    *signalled = true;
                 }
                 Some(Event::UpgradeRequested)
             }
-            Step::Stop(index, signal) => {
+            Transition::Stop(index, signal) => {
                 self.budget.stops -= 1;
                 self.stopping |= self.generations[index].is_all_there_is();
                 let serves = self.generations[index].serves();
                 let generation = &mut self.generations[index];
                 generation.has_to_wait |= serves;
                 if signal == ChildSignal::HasIt
-                    && let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
+                    && let ChildState::Runs { signalled, .. } | ChildState::Launching { signalled } =
                         &mut generation.child
                 {
-                    *asked = true;
+                    *signalled = true;
                 }
                 Some(Event::StopRequested(signal))
             }
@@ -465,7 +469,10 @@ impl World {
             }
             let gives_up = matches!(
                 generation.state.phase,
-                Phase::Draining { outcome: Outcome::Failed(Failure::Silence | Failure::ReadyNotSent), .. }
+                Phase::Draining {
+                    outcome: Outcome::Failed(Failure::NoAcknowledgement | Failure::ReadyNotSent),
+                    ..
+                }
             );
             if event == Event::Withdrawn && gives_up && !generation.knows_predecessor {
                 return Err(format!(
@@ -503,14 +510,14 @@ impl World {
     }
 }
 
-impl Step {
+impl Transition {
     fn index(self) -> usize {
         match self {
             Self::Perform(index)
             | Self::PerformFailing(index)
             | Self::Feedback(index)
-            | Self::HearPredecessor(index)
-            | Self::HearSuccessor(index)
+            | Self::ReceiveFromPredecessor(index)
+            | Self::ReceiveFromSuccessor(index)
             | Self::PredecessorGone(index)
             | Self::SuccessorGone(index)
             | Self::Timer(index, _)

@@ -3,26 +3,26 @@
 use super::*;
 
 impl World {
-    pub(super) fn hear_predecessor(&mut self, index: usize) -> Option<Event> {
+    pub(super) fn receive_from_predecessor(&mut self, index: usize) -> Option<Event> {
         match self.generations[index].from_predecessor.pop_front()? {
-            Message::Acknowledge { remembered } => Some(Event::Acknowledged { remembered }),
-            Message::Abort => Some(Event::Aborted),
-            Message::PassedOn => Some(Event::RequestPassedOn),
-            Message::Ready | Message::PassedBack | Message::StopPassedBack => None,
+            PeerMessage::Acknowledge { upgrade_queued } => Some(Event::Acknowledged { upgrade_queued }),
+            PeerMessage::Abort => Some(Event::Aborted),
+            PeerMessage::PassedOn => Some(Event::RequestPassedOn),
+            PeerMessage::Ready | PeerMessage::PassedBack | PeerMessage::StopPassedBack => None,
         }
     }
 
-    pub(super) fn hear_successor(&mut self, index: usize) -> Option<Event> {
+    pub(super) fn receive_from_successor(&mut self, index: usize) -> Option<Event> {
         match self.generations[index].from_successor.pop_front()? {
-            Message::Ready => Some(Event::SuccessorReady),
-            Message::PassedBack => Some(Event::RequestPassedBack),
-            Message::StopPassedBack => Some(Event::StopRequested(ChildSignal::Send)),
-            Message::Acknowledge { .. } | Message::Abort | Message::PassedOn => None,
+            PeerMessage::Ready => Some(Event::SuccessorReady),
+            PeerMessage::PassedBack => Some(Event::RequestPassedBack),
+            PeerMessage::StopPassedBack => Some(Event::StopRequested(ChildSignal::Send)),
+            PeerMessage::Acknowledge { .. } | PeerMessage::Abort | PeerMessage::PassedOn => None,
         }
     }
 
     /// Sends to the successor; returns false if it does not read.
-    fn send_on(&mut self, index: usize, message: Message) -> bool {
+    fn send_on(&mut self, index: usize, message: PeerMessage) -> bool {
         let knows = self.generations[index].knows_successor;
         match self.generations.get_mut(index + 1) {
             Some(successor) if knows && successor.alive && successor.listens => {
@@ -33,7 +33,7 @@ impl World {
         }
     }
 
-    fn send_back(&mut self, index: usize, message: Message) -> bool {
+    fn send_back(&mut self, index: usize, message: PeerMessage) -> bool {
         if !self.generations[index].knows_predecessor || !self.generations[index - 1].alive {
             return false;
         }
@@ -46,22 +46,22 @@ impl World {
         self.check_effect(index, effect)?;
         let generation = &mut self.generations[index];
         match effect {
-            Effect::StartChild => generation.child = ChildState::Launching { asked: false },
+            Effect::StartChild => generation.child = ChildState::Launching { signalled: false },
             Effect::StartProbing => generation.probing = true,
             Effect::StopProbing => generation.probing = false,
             Effect::SignalChild => {
                 // A child that has not started yet gets the signal when it starts.
-                if let ChildState::Runs { asked, .. } | ChildState::Launching { asked } =
+                if let ChildState::Runs { signalled, .. } | ChildState::Launching { signalled } =
                     &mut generation.child
                 {
-                    *asked = true;
+                    *signalled = true;
                 }
             }
             Effect::KillChild => match &mut generation.child {
                 ChildState::Runs { killed, .. } => *killed = true,
                 // This kills its keeper, which looks like an exit of the child.
                 ChildState::Launching { .. } => {
-                    generation.child = ChildState::Runs { asked: true, killed: true }
+                    generation.child = ChildState::Runs { signalled: true, killed: true }
                 }
                 ChildState::None | ChildState::Left { .. } | ChildState::Unkillable | ChildState::Gone => {}
             },
@@ -74,7 +74,7 @@ impl World {
             Effect::TakePidfile => self.take_pidfile(index, fails),
             Effect::RunHook(Hook::Promote) => generation.hook = true,
             Effect::RunHook(Hook::Promoted | Hook::Failed) => {}
-            Effect::EndHook => generation.hook = false,
+            Effect::KillHook => generation.hook = false,
             Effect::SwitchTraffic => {
                 generation.feedback.push_back(if fails {
                     Event::TrafficRefused
@@ -101,37 +101,37 @@ impl World {
                 }
                 self.traffic = Some(index);
             }
-            Effect::TellReady if fails => generation.feedback.push_back(Event::ReadyNotSent),
-            Effect::TellReady => {
-                self.send_back(index, Message::Ready);
+            Effect::ReportReady if fails => generation.feedback.push_back(Event::ReadyNotSent),
+            Effect::ReportReady => {
+                self.send_back(index, PeerMessage::Ready);
             }
             Effect::Withdraw => {
                 generation.listens = false;
-                let passed_on = generation.from_predecessor.contains(&Message::PassedOn);
+                let passed_on = generation.from_predecessor.contains(&PeerMessage::PassedOn);
                 let acknowledged = generation.from_predecessor.iter().find_map(|message| match message {
-                    Message::Acknowledge { remembered } => Some(*remembered || passed_on),
-                    Message::Abort
-                    | Message::PassedOn
-                    | Message::Ready
-                    | Message::PassedBack
-                    | Message::StopPassedBack => None,
+                    PeerMessage::Acknowledge { upgrade_queued } => Some(*upgrade_queued || passed_on),
+                    PeerMessage::Abort
+                    | PeerMessage::PassedOn
+                    | PeerMessage::Ready
+                    | PeerMessage::PassedBack
+                    | PeerMessage::StopPassedBack => None,
                 });
                 generation.from_predecessor.clear();
                 generation.feedback.push_back(match acknowledged {
-                    Some(remembered) => Event::Acknowledged { remembered },
+                    Some(upgrade_queued) => Event::Acknowledged { upgrade_queued },
                     None => Event::Withdrawn,
                 });
             }
             Effect::PassRequestBack => {
-                if !self.send_back(index, Message::PassedBack) {
+                if !self.send_back(index, PeerMessage::PassedBack) {
                     self.open_requests = false; // refused, with a log line
                 }
             }
             Effect::PassStopBack => {
-                self.stopping |= self.send_back(index, Message::StopPassedBack);
+                self.stopping |= self.send_back(index, PeerMessage::StopPassedBack);
             }
             Effect::PassRequestOn => {
-                if !self.send_on(index, Message::PassedOn) {
+                if !self.send_on(index, PeerMessage::PassedOn) {
                     self.open_requests = false;
                 }
             }
@@ -145,13 +145,13 @@ impl World {
                     self.generations.push(Generation::new(Role::Successor));
                 }
             }
-            Effect::Acknowledge { remembered } => {
-                let sent = self.send_on(index, Message::Acknowledge { remembered });
+            Effect::Acknowledge { upgrade_queued } => {
+                let sent = self.send_on(index, PeerMessage::Acknowledge { upgrade_queued });
                 let answer = if sent { Event::Committed } else { Event::NotCommitted };
                 self.generations[index].feedback.push_back(answer);
             }
             Effect::AbortSuccessor => {
-                self.send_on(index, Message::Abort);
+                self.send_on(index, PeerMessage::Abort);
             }
             Effect::KillSuccessor => {
                 if generation.knows_successor && self.generations[index + 1].alive {
@@ -166,14 +166,14 @@ impl World {
                 }
             }
             Effect::Disarm(timer) => generation.timers.retain(|armed| *armed != timer),
-            Effect::Tell(News::RequestRefused) => self.open_requests = false,
-            Effect::Tell(News::StopIgnored) => {
+            Effect::Report(Notice::RequestRefused) => self.open_requests = false,
+            Effect::Report(Notice::StopIgnored) => {
                 self.stopping = false;
                 generation.has_to_wait = false;
             }
-            Effect::Tell(News::LeftBehind) => generation.told_left = true,
-            Effect::Tell(News::SuccessorLeftBehind) => generation.knows_successor = false,
-            Effect::Tell(_) => {}
+            Effect::Report(Notice::SurvivedKill) => generation.reported_survivors = true,
+            Effect::Report(Notice::SuccessorSurvivedKill) => generation.knows_successor = false,
+            Effect::Report(_) => {}
             Effect::Exit(_) => {
                 // A request that arrives while the process exits is lost, but the service stops anyway.
                 if !generation.from_predecessor.is_empty() || !generation.from_successor.is_empty() {

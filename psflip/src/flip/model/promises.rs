@@ -15,10 +15,10 @@ impl World {
                     return Err(format!("U6: generation {index} ends its child, but nobody was promoted"));
                 }
             }
-            Effect::Tell(News::LeftBehind) if !generation.is_killed() => {
+            Effect::Report(Notice::SurvivedKill) if !generation.is_killed() => {
                 return Err(format!("U5: generation {index} gives up on what it has not killed"));
             }
-            Effect::Tell(News::SuccessorLeftBehind)
+            Effect::Report(Notice::SuccessorSurvivedKill)
                 if self.generations.get(index + 1).is_some_and(|successor| successor.alive) =>
             {
                 return Err(format!("U5: generation {index} gives up on a successor that it has not killed"));
@@ -32,7 +32,7 @@ impl World {
             // U5: processes that can't be killed are left behind, and psflip reports that.
             Effect::Exit(_)
                 if !(matches!(generation.child, ChildState::Gone | ChildState::None)
-                    || generation.told_left && generation.is_killed()) =>
+                    || generation.reported_survivors && generation.is_killed()) =>
             {
                 return Err(format!(
                     "C8: generation {index} exits with a child that is {:?}",
@@ -60,12 +60,12 @@ impl World {
             | Effect::SignalOrphans
             | Effect::KillOrphans
             | Effect::RunHook(_)
-            | Effect::EndHook
+            | Effect::KillHook
             | Effect::SwitchTraffic
             | Effect::TakePidfile
             | Effect::GiveBack
             | Effect::TakeBack
-            | Effect::TellReady
+            | Effect::ReportReady
             | Effect::Withdraw
             | Effect::PassRequestBack
             | Effect::PassStopBack
@@ -75,7 +75,7 @@ impl World {
             | Effect::KillSuccessor
             | Effect::Arm(_)
             | Effect::Disarm(_)
-            | Effect::Tell(_)
+            | Effect::Report(_)
             | Effect::Exit(_) => {}
         }
         Ok(())
@@ -113,17 +113,17 @@ impl World {
     /// Nothing is pending: no effect, no message, no unnoticed death.
     fn is_quiet(&self) -> bool {
         self.generations.iter().enumerate().all(|(index, generation)| {
-            let unheard =
+            let unnoticed =
                 |knows: bool, other: Option<&Generation>| knows && other.is_none_or(|other| !other.alive);
             !generation.alive
                 || (generation.is_idle()
                     && generation.from_predecessor.is_empty()
                     && generation.from_successor.is_empty()
-                    && !unheard(
+                    && !unnoticed(
                         generation.knows_predecessor,
                         index.checked_sub(1).map(|before| &self.generations[before]),
                     )
-                    && !unheard(generation.knows_successor, self.generations.get(index + 1)))
+                    && !unnoticed(generation.knows_successor, self.generations.get(index + 1)))
         })
     }
 
@@ -150,11 +150,11 @@ impl World {
                 ));
             }
         }
-        let remembered =
-            self.generations.iter().any(|generation| generation.alive && generation.state.remembered);
+        let upgrade_queued =
+            self.generations.iter().any(|generation| generation.alive && generation.state.upgrade_queued);
         let anybody = self.generations.iter().any(|generation| generation.alive);
-        if self.open_requests && !remembered && anybody {
-            return Err("U7: an upgrade request was neither followed, remembered nor answered".to_owned());
+        if self.open_requests && !upgrade_queued && anybody {
+            return Err("U7: an upgrade request was neither followed, queued nor answered".to_owned());
         }
         Ok(())
     }

@@ -37,22 +37,22 @@ impl Fcgi {
 
 impl Probe for Fcgi {
     fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
-        let exchange = self.question.ask(child)?;
-        let asked =
-            Asked { exchange, answer: Answer::default(), received: 0, wanted: Rc::clone(&self.wanted) };
-        Ok(Begun::Pending(Box::new(asked)))
+        let exchange = self.question.begin(child)?;
+        let attempt =
+            FcgiAttempt { exchange, answer: Answer::default(), received: 0, wanted: Rc::clone(&self.wanted) };
+        Ok(Begun::Pending(Box::new(attempt)))
     }
 }
 
 /// A request and the answer so far.
-struct Asked {
+struct FcgiAttempt {
     exchange: Exchange,
     answer: Answer,
     received: usize,
     wanted: Rc<Statuses>,
 }
 
-impl Asked {
+impl FcgiAttempt {
     fn go_on(&mut self) -> Result<bool, String> {
         Ok(self.exchange.send()? && self.receive()?)
     }
@@ -94,7 +94,7 @@ impl Asked {
     }
 }
 
-impl Attempt for Asked {
+impl Attempt for FcgiAttempt {
     fn watch(&self) -> (BorrowedFd<'_>, Interest) {
         self.exchange.watch()
     }

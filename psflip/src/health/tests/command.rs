@@ -153,7 +153,7 @@ fn a_command_that_hangs_is_killed_at_its_timeout_with_its_whole_tree() {
     let mut checker = alive.check(HANG);
     assert_eq!(checker.start(), BEGUN);
     alive.wait_for_life();
-    assert_eq!(turn(&mut checker), Step::NOTHING);
+    assert_eq!(turn(&mut checker), CheckResult::NOTHING);
     assert_eq!(checker.on_timer(), AGAIN);
     alive.wait_for_death();
     let failure = checker.last_failure().unwrap();
@@ -192,7 +192,7 @@ fn a_command_that_closes_its_output_is_waited_for_without_wake_ups() {
     alive.wait_for_life();
     let mut turns = 0;
     while is_ready(&checker) {
-        assert_eq!(checker.on_ready(), Step::NOTHING);
+        assert_eq!(checker.on_ready(), CheckResult::NOTHING);
         turns += 1;
         assert!(turns < 100, "it is ready for ever");
     }

@@ -9,7 +9,7 @@ use super::super::Checker;
 use super::*;
 
 /// The step that ends the wait for good.
-const NEVER: Step = Step { verdict: Verdict::Never, timer: Timer::Off };
+const NEVER: CheckResult = CheckResult { verdict: Verdict::Never, timer: Timer::Off };
 
 fn docker(socket: &Path) -> Checker {
     checker(&Health::Docker { container: "web-blue".into(), socket: socket.into(), pace: PACE })
@@ -34,7 +34,7 @@ impl Engine {
     /// Receives the request of a probe.
     fn request(&self, checker: &mut Checker) -> (UnixStream, String) {
         while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
-            assert_eq!(turn(checker), Step::NOTHING);
+            assert_eq!(turn(checker), CheckResult::NOTHING);
         }
         let (mut peer, _) = self.listener.accept().unwrap();
         let mut request = Vec::new();
@@ -49,12 +49,12 @@ impl Engine {
     }
 
     /// The result of a first probe with this answer; the connection stays open.
-    fn answer(&self, answer: &[u8]) -> (Step, String) {
+    fn answer(&self, answer: &[u8]) -> (CheckResult, String) {
         let mut checker = self.check();
         assert_eq!(checker.start(), BEGUN);
         let (mut peer, _) = self.request(&mut checker);
         peer.write_all(answer).unwrap();
-        let step = settle(&mut checker, Step::NOTHING);
+        let step = settle(&mut checker, CheckResult::NOTHING);
         (step, checker.last_failure().unwrap_or_default().to_owned())
     }
 }
@@ -115,7 +115,7 @@ fn a_container_that_is_not_healthy_yet_is_probed_again() {
         assert_eq!(step, BEGUN);
         let (mut peer, _) = engine.request(&mut checker);
         peer.write_all(&sized(status, body)).unwrap();
-        assert_eq!(settle(&mut checker, Step::NOTHING), AGAIN);
+        assert_eq!(settle(&mut checker, CheckResult::NOTHING), AGAIN);
         assert_eq!(checker.last_failure(), Some(wanted));
         step = checker.on_timer();
     }
@@ -147,7 +147,7 @@ fn a_hopeless_container_stops_the_wait() {
     wait_for_input(checker.watch().unwrap().0);
     assert_eq!(checker.on_timer(), NEVER, "also when time is up at the same moment");
     assert!(checker.watch().is_none());
-    assert_eq!(checker.on_timer(), Step::NOTHING);
+    assert_eq!(checker.on_timer(), CheckResult::NOTHING);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_invalid_engine_answer_is_reported_with_bounded_memory() {
     let (peer, _) = engine.request(&mut checker);
     (&peer).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{").unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(settle(&mut checker, Step::NOTHING), AGAIN);
+    assert_eq!(settle(&mut checker, CheckResult::NOTHING), AGAIN);
     assert!(checker.last_failure().unwrap().contains("closed in the middle of the answer"));
 
     let mut checker = engine.check();
@@ -190,7 +190,7 @@ fn an_invalid_engine_answer_is_reported_with_bounded_memory() {
         assert!(sent < 2 * 1024 * 1024, "it reads on and on");
         peer.write_all(&[b' '; 60_000]).unwrap(); // less than a socket holds
         match turn(&mut checker) {
-            Step::NOTHING => {}
+            CheckResult::NOTHING => {}
             step => break step,
         }
     };

@@ -30,7 +30,7 @@ fn record(kind: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// A server that has received the request of a check, and has not answered yet.
-struct Asked {
+struct PendingProbe {
     checker: Checker,
     peer: UnixStream,
     request: Vec<u8>,
@@ -53,11 +53,11 @@ fn read_request(peer: &mut (impl Read + AsFd)) -> Vec<u8> {
 /// Lets the checker send everything.
 fn send_all(checker: &mut Checker) {
     while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
-        assert_eq!(turn(checker), Step::NOTHING);
+        assert_eq!(turn(checker), CheckResult::NOTHING);
     }
 }
 
-fn asked() -> Asked {
+fn pending_probe() -> PendingProbe {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -66,17 +66,17 @@ fn asked() -> Asked {
     send_all(&mut checker);
     let (mut peer, _) = listener.accept().unwrap();
     let request = read_request(&mut peer);
-    Asked { checker, peer, request, _directory: directory }
+    PendingProbe { checker, peer, request, _directory: directory }
 }
 
-impl Asked {
+impl PendingProbe {
     /// The result of the probe after this answer.
     #[track_caller]
-    fn after(&mut self, records: &[(u8, &[u8])]) -> Step {
+    fn after(&mut self, records: &[(u8, &[u8])]) -> CheckResult {
         for (kind, content) in records {
             self.peer.write_all(&record(*kind, content)).unwrap();
         }
-        settle(&mut self.checker, Step::NOTHING)
+        settle(&mut self.checker, CheckResult::NOTHING)
     }
 
     /// The error message of the probe after this answer.
@@ -93,7 +93,7 @@ const END: (u8, &[u8]) = (END_REQUEST, &[0; 8]);
 #[test]
 fn the_request_is_for_a_responder_without_keep_alive() {
     // Contract: H1
-    let Asked { request, .. } = asked();
+    let PendingProbe { request, .. } = pending_probe();
     assert!(request.starts_with(&[1, 1, 0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 4, 0, 1]));
     let has = |pair: &[u8]| request.windows(pair.len()).any(|part| part == pair);
     assert!(has(b"\x0f\x05SCRIPT_FILENAME/ping") && has(b"\x0b\x05SCRIPT_NAME/ping"));
@@ -107,17 +107,17 @@ fn an_expected_status_is_healthy_once_the_request_is_complete() {
     for header in
         ["Status: 204 No Content\r\n\r\n", "Content-type: text/plain\r\n\r\npong", "Location: /x\n\n"]
     {
-        let mut asked = asked();
-        asked.peer.write_all(&record(STDOUT, header.as_bytes())).unwrap();
-        assert_eq!(turn(&mut asked.checker), Step::NOTHING, "{header}");
-        assert_eq!(asked.after(&[(STDOUT, b""), END]), HEALTHY, "{header}");
+        let mut pending = pending_probe();
+        pending.peer.write_all(&record(STDOUT, header.as_bytes())).unwrap();
+        assert_eq!(turn(&mut pending.checker), CheckResult::NOTHING, "{header}");
+        assert_eq!(pending.after(&[(STDOUT, b""), END]), HEALTHY, "{header}");
     }
 }
 
 #[test]
 fn an_unexpected_status_fails_with_the_applications_stderr() {
     // Contract: H1, H4
-    let failure = asked().failure_after(&[
+    let failure = pending_probe().failure_after(&[
         (STDERR, b"Primary script unknown\n"),
         (STDOUT, b"Status: 404 Not Found\r\nContent-type: text/html\r\n\r\nFile not found.\n"),
         END,
@@ -134,12 +134,12 @@ fn a_truncated_answer_fails_and_reports_where() {
         (&[(STDOUT, b"Status: 200\r\n")], "closed in the middle of the header"),
         (&[(STDOUT, b"Status: 200\r\n\r\nbody")], "closed before the end of the request (FCGI_END_REQUEST)"),
     ] {
-        let asked = asked();
+        let pending = pending_probe();
         for (kind, content) in records {
-            (&asked.peer).write_all(&record(*kind, content)).unwrap();
+            (&pending.peer).write_all(&record(*kind, content)).unwrap();
         }
-        asked.peer.shutdown(Shutdown::Write).unwrap();
-        let failure = asked.failure_after(&[]);
+        pending.peer.shutdown(Shutdown::Write).unwrap();
+        let failure = pending.failure_after(&[]);
         assert!(failure.ends_with(wanted), "{failure}");
     }
 }
@@ -147,46 +147,46 @@ fn a_truncated_answer_fails_and_reports_where() {
 #[test]
 fn invalid_fastcgi_fails_at_once() {
     // Contract: H4, X2
-    let mut other = asked();
+    let mut other = pending_probe();
     other.peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
     let failure = other.failure_after(&[]);
     assert!(failure.starts_with("the answer is not FastCGI 1: a record began with `HTTP/1.1`"), "{failure}");
-    let failure = asked().failure_after(&[(END_REQUEST, &[0, 0, 0, 0, 2, 0, 0, 0])]);
+    let failure = pending_probe().failure_after(&[(END_REQUEST, &[0, 0, 0, 0, 2, 0, 0, 0])]);
     assert_eq!(failure, "the application is overloaded (FCGI_OVERLOADED)");
 }
 
 #[test]
 fn an_endless_answer_fails_with_bounded_memory() {
     // Contract: H4, X2
-    let mut asked = asked();
+    let mut pending = pending_probe();
     let block = [record(STDOUT, b"A: b\r\n\r\n"), record(STDOUT, &[b'x'; 30_000])].concat();
     let mut sent = 0;
     let step = loop {
         sent += block.len();
         assert!(sent < 2 * 1024 * 1024, "it reads on and on");
-        asked.peer.write_all(&block).unwrap(); // less than a socket holds
-        match turn(&mut asked.checker) {
-            Step::NOTHING => {}
+        pending.peer.write_all(&block).unwrap(); // less than a socket holds
+        match turn(&mut pending.checker) {
+            CheckResult::NOTHING => {}
             step => break step,
         }
     };
     assert_eq!(step, AGAIN);
-    let failure = asked.checker.last_failure().unwrap();
+    let failure = pending.checker.last_failure().unwrap();
     assert!(failure.ends_with("no end of the answer within 1 MiB"), "{failure}");
 }
 
 #[test]
 fn a_slow_answer_fails_at_the_timeout_and_the_connection_is_closed() {
     // Contract: H2, H4
-    let mut silent = asked();
+    let mut silent = pending_probe();
     assert_eq!(silent.checker.on_timer(), AGAIN);
     let wanted = "probe 1 failed: `unix:app.sock /ping`: no answer within 5s";
     assert_eq!(silent.checker.last_failure(), Some(wanted));
     assert_eq!(silent.peer.read(&mut [0; 1]).unwrap(), 0);
 
-    let mut slow = asked();
+    let mut slow = pending_probe();
     slow.peer.write_all(&record(STDERR, b"waiting for the database")).unwrap();
-    assert_eq!(turn(&mut slow.checker), Step::NOTHING);
+    assert_eq!(turn(&mut slow.checker), CheckResult::NOTHING);
     assert_eq!(slow.checker.on_timer(), AGAIN);
     let failure = slow.checker.last_failure().unwrap();
     assert!(
@@ -198,10 +198,13 @@ fn a_slow_answer_fails_at_the_timeout_and_the_connection_is_closed() {
 #[test]
 fn a_complete_answer_at_the_timeout_counts() {
     // Contract: F12
-    let mut asked = asked();
-    asked.peer.write_all(&[record(STDOUT, b"A: b\r\n\r\n"), record(END_REQUEST, &[0; 8])].concat()).unwrap();
-    wait_for_input(asked.checker.watch().unwrap().0);
-    assert_eq!(asked.checker.on_timer(), HEALTHY);
+    let mut pending = pending_probe();
+    pending
+        .peer
+        .write_all(&[record(STDOUT, b"A: b\r\n\r\n"), record(END_REQUEST, &[0; 8])].concat())
+        .unwrap();
+    wait_for_input(pending.checker.watch().unwrap().0);
+    assert_eq!(pending.checker.on_timer(), HEALTHY);
 }
 
 #[test]
@@ -242,5 +245,5 @@ fn fastcgi_works_over_tcp_and_in_the_childs_directory() {
     let (mut peer, _) = tcp.accept().unwrap();
     read_request(&mut peer);
     peer.write_all(&[record(STDOUT, b"A: b\r\n\r\n"), record(END_REQUEST, &[0; 8])].concat()).unwrap();
-    assert_eq!(settle(&mut checker, Step::NOTHING), HEALTHY);
+    assert_eq!(settle(&mut checker, CheckResult::NOTHING), HEALTHY);
 }

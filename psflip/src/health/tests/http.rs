@@ -29,29 +29,29 @@ fn with(request: HttpRequest) -> Checker {
 }
 
 /// A server that has received the request of a check, and has not answered yet.
-struct Asked {
+struct PendingProbe {
     checker: Checker,
     connection: TcpStream,
     request: String,
 }
 
-fn asked() -> Asked {
-    asked_with(|_| {})
+fn pending_probe() -> PendingProbe {
+    pending_probe_with(|_| {})
 }
 
-fn asked_with(change: impl FnOnce(&mut HttpRequest)) -> Asked {
+fn pending_probe_with(change: impl FnOnce(&mut HttpRequest)) -> PendingProbe {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let mut request = request(Endpoint::Tcp(vec![listener.local_addr().unwrap()]));
     change(&mut request);
     let mut checker = with(request);
     assert_eq!(checker.start(), BEGUN);
     while checker.watch().is_some_and(|(_, interest)| interest == Interest::Write) {
-        assert_eq!(turn(&mut checker), Step::NOTHING);
+        assert_eq!(turn(&mut checker), CheckResult::NOTHING);
     }
     wait_for_input(&listener);
     let (mut connection, _) = listener.accept().unwrap();
     let request = read_request(&mut connection);
-    Asked { checker, connection, request }
+    PendingProbe { checker, connection, request }
 }
 
 fn read_request(connection: &mut (impl Read + AsFd)) -> String {
@@ -66,12 +66,12 @@ fn read_request(connection: &mut (impl Read + AsFd)) -> String {
     String::from_utf8(request).unwrap()
 }
 
-impl Asked {
+impl PendingProbe {
     /// The result of the probe after this answer.
     #[track_caller]
-    fn after(&mut self, answer: &[u8]) -> Step {
+    fn after(&mut self, answer: &[u8]) -> CheckResult {
         self.connection.write_all(answer).unwrap();
-        settle(&mut self.checker, Step::NOTHING)
+        settle(&mut self.checker, CheckResult::NOTHING)
     }
 
     /// The error message of the probe after this answer.
@@ -94,13 +94,13 @@ fn the_request_is_a_plain_get() {
         "Connection: close",
         "\r\n",
     ];
-    assert_eq!(asked().request, wanted.join("\r\n"));
+    assert_eq!(pending_probe().request, wanted.join("\r\n"));
 }
 
 #[test]
 fn the_request_has_the_method_the_host_and_the_headers_of_the_configuration() {
     // Contract: H1
-    let asked = asked_with(|request| {
+    let pending = pending_probe_with(|request| {
         request.method = HttpMethod::Head;
         request.host = "app.example:8080".into();
         request.headers = vec![
@@ -119,8 +119,8 @@ fn the_request_has_the_method_the_host_and_the_headers_of_the_configuration() {
         "Connection: close",
         "\r\n",
     ];
-    assert_eq!(asked.request, wanted.join("\r\n"));
-    let failure = asked.failure_after(b"HTTP/1.1 401x\r\n\r\n");
+    assert_eq!(pending.request, wanted.join("\r\n"));
+    let failure = pending.failure_after(b"HTTP/1.1 401x\r\n\r\n");
     assert!(!failure.contains("t0ken"), "{failure}");
 }
 
@@ -129,58 +129,58 @@ fn an_expected_status_is_healthy() {
     // Contract: H1
     for status in ["200 OK", "302 Found", "399", "401 Unauthorized"] {
         let answer = format!("HTTP/1.1 {status}\r\n");
-        assert_eq!(asked().after(answer.as_bytes()), HEALTHY, "{status}");
+        assert_eq!(pending_probe().after(answer.as_bytes()), HEALTHY, "{status}");
     }
 }
 
 #[test]
 fn an_unexpected_status_fails_and_is_named() {
     // Contract: H1, H4
-    let failure = asked().failure_after(b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n");
+    let failure = pending_probe().failure_after(b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n");
     assert_eq!(failure, "probe 1 failed: `http://app/up`: HTTP status 503, wanted 200-399,401");
 }
 
 #[test]
 fn a_status_line_may_come_in_pieces() {
     // Contract: H1
-    let mut asked = asked();
+    let mut pending = pending_probe();
     for piece in [&b"HT"[..], b"TP/1.1 2", b"00", b" O"] {
-        asked.connection.write_all(piece).unwrap();
-        assert_eq!(turn(&mut asked.checker), Step::NOTHING);
+        pending.connection.write_all(piece).unwrap();
+        assert_eq!(turn(&mut pending.checker), CheckResult::NOTHING);
     }
-    assert_eq!(asked.after(b"K\r\n"), HEALTHY);
+    assert_eq!(pending.after(b"K\r\n"), HEALTHY);
 }
 
 #[test]
 fn a_hanging_server_fails_at_the_timeout_and_is_disconnected() {
     // Contract: H2, H4
-    let mut asked = asked();
-    assert_eq!(asked.checker.on_timer(), AGAIN);
-    let failure = asked.checker.last_failure().unwrap();
+    let mut pending = pending_probe();
+    assert_eq!(pending.checker.on_timer(), AGAIN);
+    let failure = pending.checker.last_failure().unwrap();
     assert_eq!(failure, "probe 1 failed: `http://app/up`: no answer within 5s");
-    wait_for_input(&asked.connection);
-    assert_eq!(asked.connection.read(&mut [0; 1]).unwrap(), 0);
+    wait_for_input(&pending.connection);
+    assert_eq!(pending.connection.read(&mut [0; 1]).unwrap(), 0);
 }
 
 #[test]
 fn an_answer_that_arrived_by_the_timeout_counts() {
     // Contract: F12
-    let mut asked = asked();
-    asked.connection.write_all(b"HTTP/1.1 200 OK\r\n").unwrap();
-    wait_for_input(asked.checker.watch().unwrap().0);
-    assert_eq!(asked.checker.on_timer(), HEALTHY);
+    let mut pending = pending_probe();
+    pending.connection.write_all(b"HTTP/1.1 200 OK\r\n").unwrap();
+    wait_for_input(pending.checker.watch().unwrap().0);
+    assert_eq!(pending.checker.on_timer(), HEALTHY);
 }
 
 #[test]
 fn an_invalid_answer_is_quoted() {
     // Contract: H4, X2
-    let failure = asked().failure_after(b"SSH-2.0-x\r\n");
+    let failure = pending_probe().failure_after(b"SSH-2.0-x\r\n");
     assert_eq!(
         failure,
         r"probe 1 failed: `http://app/up`: the answer is not HTTP/1: it began with `SSH-2.0-x\r\n`"
     );
     let endless = [b"HTTP/1.1 200 ".as_slice(), &[b'x'; 9000]].concat();
-    let failure = asked().failure_after(&endless);
+    let failure = pending_probe().failure_after(&endless);
     assert!(failure.contains("no end of a status line within 8 KiB: it began with `HTTP/1.1 200 xxx"));
     assert!(failure.len() < 200, "{failure}");
 }
@@ -188,9 +188,9 @@ fn an_invalid_answer_is_quoted() {
 #[test]
 fn a_server_that_closes_the_connection_has_not_answered() {
     // Contract: H4
-    let asked = asked();
-    asked.connection.shutdown(std::net::Shutdown::Write).unwrap();
-    let failure = asked.failure_after(b"");
+    let pending = pending_probe();
+    pending.connection.shutdown(std::net::Shutdown::Write).unwrap();
+    let failure = pending.failure_after(b"");
     let wanted = "`http://app/up`: the connection was closed before the end of a status line";
     assert_eq!(failure, format!("probe 1 failed: {wanted}"));
 }
@@ -204,7 +204,7 @@ fn http_works_over_a_unix_socket() {
     assert!(first_failure(&mut checker).ends_with("No such file or directory (os error 2)"));
     let mut connection = accept_probe(&mut checker, &path);
     connection.write_all(b"HTTP/1.1 204 No Content\r\n").unwrap();
-    assert_eq!(settle(&mut checker, Step::NOTHING), HEALTHY);
+    assert_eq!(settle(&mut checker, CheckResult::NOTHING), HEALTHY);
 }
 
 fn accept_probe(checker: &mut Checker, path: &Path) -> std::os::unix::net::UnixStream {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Checker, ChildInfo, Interest, Step, Timer, Verdict};
+use super::{CheckResult, Checker, ChildInfo, Interest, Timer, Verdict};
 use crate::config::{Health, Pace};
 use crate::sys::early::inherited_signals;
 
@@ -24,11 +24,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const PACE: Pace = Pace { after: Duration::ZERO, interval: INTERVAL, timeout: TIMEOUT, successes: 1 };
 
 /// The step when the child has become healthy.
-const HEALTHY: Step = Step { verdict: Verdict::Healthy, timer: Timer::Off };
+const HEALTHY: CheckResult = CheckResult { verdict: Verdict::Healthy, timer: Timer::Off };
 /// The step when a probe has ended and another one must follow.
-const AGAIN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(INTERVAL) };
+const AGAIN: CheckResult = CheckResult { verdict: Verdict::Open, timer: Timer::Set(INTERVAL) };
 /// The step when a probe has begun.
-const BEGUN: Step = Step { verdict: Verdict::Open, timer: Timer::Set(TIMEOUT) };
+const BEGUN: CheckResult = CheckResult { verdict: Verdict::Open, timer: Timer::Set(TIMEOUT) };
 
 fn child() -> ChildInfo {
     ChildInfo { pid: 4711, envp: [].into(), workdir: None, signals: inherited_signals(), predecessor: None }
@@ -57,7 +57,7 @@ fn wait_for_input(fd: impl AsFd) {
 
 /// One turn of the loop.
 #[track_caller]
-fn turn(checker: &mut Checker) -> Step {
+fn turn(checker: &mut Checker) -> CheckResult {
     let (fd, interest) = checker.watch().expect("there is nothing to wait for");
     let flags = match interest {
         Interest::Read => PollFlags::POLLIN,
@@ -69,9 +69,9 @@ fn turn(checker: &mut Checker) -> Step {
 
 /// Continues until the probe that this step began has ended.
 #[track_caller]
-fn settle(checker: &mut Checker, mut step: Step) -> Step {
+fn settle(checker: &mut Checker, mut step: CheckResult) -> CheckResult {
     while checker.watch().is_some() {
-        assert!(matches!(step, BEGUN | Step::NOTHING), "{step:?}");
+        assert!(matches!(step, BEGUN | CheckResult::NOTHING), "{step:?}");
         step = turn(checker);
     }
     step
@@ -79,7 +79,7 @@ fn settle(checker: &mut Checker, mut step: Step) -> Step {
 
 /// Runs the first probe to its end.
 #[track_caller]
-fn first_probe(checker: &mut Checker) -> Step {
+fn first_probe(checker: &mut Checker) -> CheckResult {
     let step = checker.start();
     settle(checker, step)
 }
@@ -98,9 +98,9 @@ fn alive_becomes_healthy_after_its_timeout() {
     let mut checker = checker(&Health::Alive { timeout: TIMEOUT });
     assert_eq!(checker.start(), BEGUN);
     assert!(checker.watch().is_none() && checker.last_failure().is_none());
-    assert_eq!(checker.on_ready(), Step::NOTHING);
+    assert_eq!(checker.on_ready(), CheckResult::NOTHING);
     assert_eq!(checker.on_timer(), HEALTHY);
-    assert_eq!(checker.on_timer(), Step::NOTHING, "it becomes healthy once");
+    assert_eq!(checker.on_timer(), CheckResult::NOTHING, "it becomes healthy once");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_stopped_child_is_not_alive_until_it_is_continued() {
     until(Signal::SIGSTOP, WaitPidFlag::WUNTRACED);
     let child = ChildInfo { pid: sleep.id(), ..child() };
     let mut checker = checker_of(&Health::Alive { timeout: Duration::ZERO }, child);
-    let Step { verdict, timer } = checker.start();
+    let CheckResult { verdict, timer } = checker.start();
     assert_eq!(verdict, Verdict::Open);
     assert!(matches!(timer, Timer::Set(_)), "it is looked at again");
     assert!(checker.last_failure().is_some_and(|why| why.contains("is stopped")));

@@ -10,10 +10,10 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
 };
 
-use super::super::{Heard, Notifications};
+use super::super::{Notifications, NotifyUpdate};
 use super::*;
 
-const READY: Heard = Heard { ready: true, extend: None, flooded: false };
+const READY: NotifyUpdate = NotifyUpdate { ready: true, extend: None, flooded: false };
 
 /// Sends as sd_notify(3) does, with descriptors.
 fn send_with(notifications: &Notifications, message: &[u8], fds: &[i32]) {
@@ -35,14 +35,14 @@ fn messages_from_processes_below_the_keeper_count() {
     // Contract: H1
     let mut notifications = Notifications::open().unwrap();
     let keeper = std::os::unix::process::parent_id();
-    assert_eq!(notifications.hear(keeper, None).unwrap(), Heard::default());
+    assert_eq!(notifications.receive(keeper, None).unwrap(), NotifyUpdate::default());
     send(&notifications, b"STATUS=coming");
     send(&notifications, b"STATUS=up\nREADY=1");
     wait_for_input(notifications.as_fd());
-    assert_eq!(notifications.hear(keeper, None).unwrap(), READY);
+    assert_eq!(notifications.receive(keeper, None).unwrap(), READY);
     assert!(notifications.is_ready());
     assert_eq!(notifications.status(), Some("up"));
-    assert_eq!(notifications.hear(keeper, None).unwrap(), Heard::default());
+    assert_eq!(notifications.receive(keeper, None).unwrap(), NotifyUpdate::default());
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn messages_from_other_processes_do_not_count() {
     let mut notifications = Notifications::open().unwrap();
     let mut keeper = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     send(&notifications, b"READY=1\nSTATUS=forged");
-    assert_eq!(notifications.hear(keeper.id(), None).unwrap(), Heard::default());
+    assert_eq!(notifications.receive(keeper.id(), None).unwrap(), NotifyUpdate::default());
     drop(keeper.stdin.take());
     keeper.wait().unwrap();
     assert!(!notifications.is_ready() && notifications.status().is_none());
@@ -69,7 +69,7 @@ fn descriptors_sent_with_a_message_are_closed() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         send_with(&notifications, b"BARRIER=1", &[writer.as_raw_fd()]);
         drop(writer);
-        notifications.hear(keeper, None).unwrap();
+        notifications.receive(keeper, None).unwrap();
         assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "sd_notify_barrier(3) would wait");
     }
 }
@@ -87,13 +87,13 @@ fn a_flood_of_messages_is_read_in_batches() {
         }
         // The number of messages that the kernel's queue holds on any system
         // (net.unix.max_dgram_qlen is at least 10).
-        let heard = notifications.hear(parent, None).unwrap();
-        assert_eq!(heard, Heard { extend: Some(Duration::from_secs(5)), ..Heard::default() });
+        let update = notifications.receive(parent, None).unwrap();
+        assert_eq!(update, NotifyUpdate { extend: Some(Duration::from_secs(5)), ..NotifyUpdate::default() });
     }
     assert_eq!(sent, 250);
-    assert_eq!(notifications.hear(parent, None).unwrap(), Heard::default());
+    assert_eq!(notifications.receive(parent, None).unwrap(), NotifyUpdate::default());
     send(&notifications, b"READY=1");
-    assert_eq!(notifications.hear(parent, None).unwrap(), READY);
+    assert_eq!(notifications.receive(parent, None).unwrap(), READY);
 }
 
 #[test]
@@ -102,6 +102,6 @@ fn a_too_long_message_is_ignored_as_a_whole() {
     let mut notifications = Notifications::open().unwrap();
     let parent = std::os::unix::process::parent_id();
     send(&notifications, &[b"READY=1\n".as_slice(), &[b'x'; 5000]].concat());
-    assert_eq!(notifications.hear(parent, None).unwrap(), Heard::default());
+    assert_eq!(notifications.receive(parent, None).unwrap(), NotifyUpdate::default());
     assert!(notifications.why_not_ready().contains("nor anything else"));
 }

@@ -77,7 +77,7 @@ fn a_tcp_connection_that_is_not_answered_fails_at_the_probes_timeout() {
     wait_for_input(&socket); // the connection is in the backlog: from now on the kernel accepts no other one
     let mut checker = tcp(&[address]);
     assert_eq!(checker.start(), BEGUN);
-    assert_eq!(checker.on_ready(), Step::NOTHING, "nothing is decided");
+    assert_eq!(checker.on_ready(), CheckResult::NOTHING, "nothing is decided");
     assert_eq!(checker.last_failure(), Some("the first probe had no answer yet"));
     assert_eq!(checker.on_timer(), AGAIN);
     let wanted = format!("probe 1 failed: connect to {address}: no answer within 5s");

@@ -413,8 +413,8 @@ proptest! {
                 prop_assert_eq!(found, meant, "{}\n{}", template, translation.text);
             }
             Err(errors) => {
-                let told = errors.to_string();
-                prop_assert!(told.contains("words and signs"), "{template}\n{}\n{told}", translation.text);
+                let shown = errors.to_string();
+                prop_assert!(shown.contains("words and signs"), "{template}\n{}\n{shown}", translation.text);
             }
         }
     }

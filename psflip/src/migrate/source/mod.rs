@@ -21,14 +21,14 @@ const DEEPEST: usize = 32;
 
 /// A place in a file: line and column from 1; columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Place {
+pub struct Position {
     /// The line.
     pub line: usize,
     /// The column.
     pub column: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
     }
@@ -75,13 +75,13 @@ impl Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// The place, if it is known.
-    pub at: Option<Place>,
+    pub at: Option<Position>,
     /// The reason; a lowercase fragment.
     pub message: String,
 }
 
 impl Unreadable {
-    fn at(at: Place, message: impl Into<String>) -> Self {
+    fn at(at: Position, message: impl Into<String>) -> Self {
         Self { at: Some(at), message: message.into() }
     }
 }
@@ -103,7 +103,7 @@ pub(super) enum Value {
 /// A value with its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) at: Place,
+    pub(super) at: Position,
     /// Its last line.
     pub(super) end: usize,
     /// The offset of the text in the file, in bytes, if it is written there without escapes and line breaks.
@@ -117,7 +117,7 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) at: Place,
+    pub(super) at: Position,
     /// It has an anchor, so aliases may repeat it (YAML).
     pub(super) anchored: bool,
     /// It was merged from another map by `<<`; a key of this map overrides it (YAML).
@@ -141,14 +141,14 @@ pub(super) struct Source<'t> {
     /// The comments, in the order of the file.
     pub(super) comments: Vec<Comment>,
     /// Where a part begins that upstream does not read: the second document of a YAML file.
-    pub(super) ignored: Option<Place>,
+    pub(super) ignored: Option<Position>,
     starts: Starts,
 }
 
 impl Source<'_> {
     /// The place of a byte offset.
-    pub(super) fn place(&self, byte: usize) -> Place {
-        self.starts.place(self.text, byte)
+    pub(super) fn position(&self, byte: usize) -> Position {
+        self.starts.position(self.text, byte)
     }
 }
 
@@ -177,7 +177,7 @@ impl Starts {
         Self { lines, characters }
     }
 
-    fn place(&self, text: &str, byte: usize) -> Place {
+    fn position(&self, text: &str, byte: usize) -> Position {
         let byte = byte.min(text.len());
         let before = |byte: usize| {
             let block = byte / BLOCK;
@@ -188,7 +188,7 @@ impl Starts {
         if line == 1 && text.starts_with('\u{feff}') && column > 1 {
             column -= 1; // a byte order mark is not a character of the first line
         }
-        Place { line, column }
+        Position { line, column }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Values and places of the three formats.
 
-use super::{Format, Place, Value, numbers::resolve, read};
+use super::{Format, Position, Value, numbers::resolve, read};
 
 #[test]
 fn plain_scalars_are_resolved_as_in_upstreams_library() {
@@ -53,10 +53,10 @@ fn positions_are_lines_and_columns_in_characters() {
             Format::Json => 12,
             Format::Toml => 11,
         };
-        assert_eq!(items[1].at, Place { line: 2, column }, "{format:?}");
+        assert_eq!(items[1].at, Position { line: 2, column }, "{format:?}");
         assert_eq!(
-            source.place(items[1].verbatim.unwrap()),
-            Place { line: 2, column: column + 1 },
+            source.position(items[1].verbatim.unwrap()),
+            Position { line: 2, column: column + 1 },
             "{format:?}"
         );
     }

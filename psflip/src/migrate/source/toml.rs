@@ -11,7 +11,7 @@ use super::{
 pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
     let starts = Starts::of(text);
     let table = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map(|span| starts.place(text, span.start));
+        let at = error.span().map(|span| starts.position(text, span.start));
         Unreadable { at, message: format!("not valid TOML: {}", error.message()) }
     })?;
     let mut reader = Reader { text, starts: &starts, strings: Vec::new(), nodes: 0 };
@@ -35,7 +35,7 @@ impl Reader<'_> {
     fn entries(&mut self, table: &DeTable<'_>, depth: usize) -> Result<Vec<Entry>, Unreadable> {
         let mut entries = Vec::new();
         for (key, value) in table {
-            let at = self.starts.place(self.text, key.span().start);
+            let at = self.starts.position(self.text, key.span().start);
             self.strings.push((key.span().start, key.span().end));
             let node = self.node(value, depth + 1)?;
             entries.push(Entry { key: key.get_ref().to_string(), at, anchored: false, merged: false, node });
@@ -46,7 +46,7 @@ impl Reader<'_> {
 
     fn node(&mut self, value: &Spanned<DeValue<'_>>, depth: usize) -> Result<Node, Unreadable> {
         let span = value.span();
-        let at = self.starts.place(self.text, span.start);
+        let at = self.starts.position(self.text, span.start);
         if depth > DEEPEST {
             return Err(Unreadable::at(at, format!("nested more than {DEEPEST} deep")));
         }
@@ -83,7 +83,7 @@ impl Reader<'_> {
             Value::Text(_) | Value::List(_) | Value::Map(_) => None,
             _ => Some(source.to_owned()),
         };
-        let end = self.starts.place(self.text, span.end.max(span.start + 1) - 1).line;
+        let end = self.starts.position(self.text, span.end.max(span.start + 1) - 1).line;
         Ok(Node { at, end: end.max(at.line), verbatim, written, value })
     }
 }
@@ -103,8 +103,10 @@ fn comments(text: &str, starts: &Starts, strings: &[(usize, usize)]) -> Vec<Comm
             continue;
         }
         let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
-        comments
-            .push(Comment { line: starts.place(text, at).line, text: text[at + 1..end].trim().to_owned() });
+        comments.push(Comment {
+            line: starts.position(text, at).line,
+            text: text[at + 1..end].trim().to_owned(),
+        });
         from = end;
     }
     comments

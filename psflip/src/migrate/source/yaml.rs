@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::{
-    Comment, DEEPEST, Entry, MOST_ITEMS, MOST_KEYS, MOST_NODES, Node, Place, Source, Starts, Unreadable,
+    Comment, DEEPEST, Entry, MOST_ITEMS, MOST_KEYS, MOST_NODES, Node, Position, Source, Starts, Unreadable,
     Value, numbers,
 };
 
@@ -15,9 +15,9 @@ pub(super) fn read_json(text: &str) -> Result<Source<'_>, Unreadable> {
     // YAML allows more than JSON does, so JSON errors are reported first.
     let strict: Result<serde::de::IgnoredAny, _> = serde_json::from_str(text.trim_start_matches('\u{feff}'));
     if let Err(error) = strict {
-        let told = error.to_string();
-        let message = told.split(" at line ").next().unwrap_or_default();
-        let at = Place { line: error.line().max(1), column: error.column().max(1) };
+        let full = error.to_string();
+        let message = full.split(" at line ").next().unwrap_or_default();
+        let at = Position { line: error.line().max(1), column: error.column().max(1) };
         return Err(Unreadable::at(at, format!("not valid JSON: {message}")));
     }
     read(text)
@@ -36,7 +36,7 @@ pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
             let marker = error.marker();
-            let at = Place { line: marker.line().max(1), column: marker.col() + 1 };
+            let at = Position { line: marker.line().max(1), column: marker.col() + 1 };
             Unreadable::at(at, format!("not valid YAML: {}", plain(&error)))
         })?;
         match event {
@@ -46,7 +46,7 @@ pub(super) fn read(text: &str) -> Result<Source<'_>, Unreadable> {
             Event::DocumentStart(..) => {
                 documents += 1;
                 if documents == 2 {
-                    ignored = Some(place(&span));
+                    ignored = Some(position(&span));
                     break;
                 }
             }
@@ -67,8 +67,8 @@ fn plain(error: &granit_parser::ScanError) -> String {
     error.info().trim_end_matches('.').to_owned()
 }
 
-fn place(span: &Span) -> Place {
-    Place { line: span.start.line().max(1), column: span.start.col() + 1 }
+fn position(span: &Span) -> Position {
+    Position { line: span.start.line().max(1), column: span.start.col() + 1 }
 }
 
 /// A list or a map that is not complete.
@@ -76,7 +76,7 @@ struct Open {
     node: Node,
     anchor: usize,
     /// Of a map: the key whose value comes next, and whether that key has an anchor.
-    key: Option<(String, Place)>,
+    key: Option<(String, Position)>,
 }
 
 struct Builder<'t> {
@@ -89,7 +89,7 @@ struct Builder<'t> {
 
 impl Builder<'_> {
     fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), Unreadable> {
-        let at = place(span);
+        let at = position(span);
         match event {
             Event::Scalar(word, style, anchor, tag) => {
                 let tag = tag.as_ref().and_then(|tag| tag.core_suffix()).map(str::to_owned);
@@ -118,7 +118,7 @@ impl Builder<'_> {
         }
     }
 
-    fn begin(&mut self, value: Value, anchor: usize, at: Place) -> Result<(), Unreadable> {
+    fn begin(&mut self, value: Value, anchor: usize, at: Position) -> Result<(), Unreadable> {
         if self.open.len() >= DEEPEST {
             return Err(Unreadable::at(at, format!("nested more than {DEEPEST} deep")));
         }
@@ -128,7 +128,7 @@ impl Builder<'_> {
     }
 
     fn scalar(&self, word: &str, style: ScalarStyle, tag: Option<&str>, span: &Span) -> Node {
-        let at = place(span);
+        let at = position(span);
         let range = span.byte_range().unwrap_or_default();
         let source = self.text.get(range.clone()).unwrap_or_default();
         let value = match (tag, style) {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, getpgid};
 
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::process::launch::{Launch, Refusal, Stage};
 use crate::signal::Signal;
-use crate::sys::children::{self, Ending};
+use crate::sys::children::{self, Killing};
 use crate::sys::memory;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
@@ -22,7 +22,7 @@ use crate::sys::tree;
 use crate::sys::wait::{self, ChangeKind};
 
 /// Runs the keeper. All signals are blocked, as they are in psflip.
-pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells_all: bool) -> ! {
+pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, reports_all: bool) -> ! {
     process::set_name(c"psflip: keeper");
     memory::reserve_stack(); // before there is a child that a failure would kill
     seam::step(Moment::Begins, format_args!("keeper"));
@@ -36,7 +36,7 @@ pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells
     // sent to psflip's group (contract C10).
     let ready = process::lead_group()
         .and_then(|()| process::set_subreaper(true))
-        .and_then(|()| process::continue_with_parents_end())
+        .and_then(|()| process::continue_on_parent_exit())
         .and_then(|()| SignalFd::open(read))
         .and_then(|signals| Ok((signals, start_child(launch, own_pid)?)));
     let (signals, (child, child_fd)) = match ready {
@@ -46,7 +46,7 @@ pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells
     };
     let mut packet = [b'X', 0, 0, 0, 0];
     packet[1..].copy_from_slice(&child.to_ne_bytes());
-    tell(psflip_socket, &packet, &[child_fd.as_fd()]);
+    report(psflip_socket, &packet, &[child_fd.as_fd()]);
     drop(child_fd);
     process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()]);
     Keeper {
@@ -54,10 +54,10 @@ pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, tells
         psflip_socket,
         psflip,
         signals: &signals,
-        tells_all,
-        child_ended: false,
-        ending: None,
-        reaped: VecDeque::with_capacity(REMEMBERED),
+        reports_all,
+        child_exited: false,
+        killing: None,
+        reaped: VecDeque::with_capacity(MOST_REAPED),
     }
     .run()
 }
@@ -86,7 +86,7 @@ const TRIES: u32 = 500;
 /// Each report is sent once only, so this waits until there is room in the socket, or memory:
 /// without the report psflip would wait for the child's exit for ever. A keeper that still can't
 /// send kills its tree and exits, which psflip sees.
-fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+fn report(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
     for _ in 0..TRIES {
         let Err(error) = socket.send(packet, fds) else { return };
         let (flags, patience) = match error.raw_os_error() {
@@ -98,7 +98,7 @@ fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
         // the send is tried again in any case
         let _ = poll(&mut [PollFd::new(socket.as_fd(), flags)], patience);
     }
-    children::end_children(std::process::id(), Vec::new(), true);
+    children::kill_all_children(std::process::id(), Vec::new(), true);
     process::exit_now(crate::exit::FAILURE)
 }
 
@@ -106,7 +106,7 @@ fn tell(socket: &Socket, packet: &[u8], fds: &[BorrowedFd<'_>]) {
 fn refuse(socket: &Socket, stage: Stage, error: &io::Error) -> ! {
     let mut packet = [b'R', stage.as_byte(), 0, 0, 0, 0];
     packet[2..].copy_from_slice(&error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
-    tell(socket, &packet, &[]);
+    report(socket, &packet, &[]);
     process::exit_now(0)
 }
 
@@ -127,8 +127,8 @@ fn signal_group_of(child: u32, signal: Signal) {
 /// A change of a process, as bytes of a report.
 fn change_bytes(kind: ChangeKind) -> [u8; 2] {
     match kind {
-        ChangeKind::Ended(End::Exited(code)) => [b'x', code],
-        ChangeKind::Ended(End::Killed(signal)) => [b's', signal.number() as u8],
+        ChangeKind::Exited(ExitStatus::Exited(code)) => [b'x', code],
+        ChangeKind::Exited(ExitStatus::Killed(signal)) => [b's', signal.number() as u8],
         ChangeKind::Stopped(signal) => [b'T', signal.number() as u8],
         ChangeKind::Continued => [b'C', 0],
     }
@@ -139,17 +139,17 @@ struct Keeper<'a> {
     psflip_socket: &'a Socket,
     psflip: &'a PidFd,
     signals: &'a SignalFd,
-    tells_all: bool,
-    child_ended: bool,
+    reports_all: bool,
+    child_exited: bool,
     /// Set while everything is being killed.
-    ending: Option<Ending>,
+    killing: Option<Killing>,
     /// The pids that were reaped last.
     reaped: VecDeque<u32>,
 }
 
 /// How many pids of reaped processes a keeper remembers. psflip asks about a process
 /// within moments of its exit.
-const REMEMBERED: usize = 64;
+const MOST_REAPED: usize = 64;
 
 impl Keeper<'_> {
     fn run(mut self) -> ! {
@@ -157,15 +157,15 @@ impl Keeper<'_> {
         loop {
             while let Ok(Some(_)) = self.signals.next() {}
             self.reap();
-            if self.psflip.has_ended() {
+            if self.psflip.has_exited() {
                 self.psflip_is_gone();
             }
             self.obey();
-            if let Some(ending) = &mut self.ending {
-                ending.go_on();
+            if let Some(killing) = &mut self.killing {
+                killing.go_on();
             }
             if std::mem::take(&mut is_new) {
-                memory::let_go_of_startup_code(); // it runs for as long as the service does
+                memory::release_startup_code(); // it runs for as long as the service does
             }
             self.wait();
         }
@@ -176,7 +176,7 @@ impl Keeper<'_> {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds =
             [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
-        let timeout = self.ending.as_ref().and_then(Ending::next_look).map_or(PollTimeout::NONE, |until| {
+        let timeout = self.killing.as_ref().and_then(Killing::next_look).map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
@@ -188,24 +188,24 @@ impl Keeper<'_> {
         loop {
             let change = wait::next_change();
             if let Ok(Some(change)) = &change
-                && change.end().is_some()
+                && change.exit_status().is_some()
             {
-                self.reaped.truncate(REMEMBERED - 1);
+                self.reaped.truncate(MOST_REAPED - 1);
                 self.reaped.push_front(change.pid);
-                if let Some(ending) = &mut self.ending {
-                    ending.was_reaped(change.pid);
+                if let Some(killing) = &mut self.killing {
+                    killing.was_reaped(change.pid);
                 }
             }
             match change {
                 // Once the child has exited, its pid may belong to another process.
-                Ok(Some(change)) if change.pid == self.child && !self.child_ended => {
-                    self.child_ended = change.end().is_some();
-                    tell(self.psflip_socket, &change_bytes(change.kind), &[]);
+                Ok(Some(change)) if change.pid == self.child && !self.child_exited => {
+                    self.child_exited = change.exit_status().is_some();
+                    report(self.psflip_socket, &change_bytes(change.kind), &[]);
                 }
-                Ok(Some(change)) if self.tells_all => {
+                Ok(Some(change)) if self.reports_all => {
                     let [a, b, c, d] = change.pid.to_ne_bytes();
                     let [kind, value] = change_bytes(change.kind);
-                    tell(self.psflip_socket, &[b'O', a, b, c, d, kind, value], &[]);
+                    report(self.psflip_socket, &[b'O', a, b, c, d, kind, value], &[]);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return,
@@ -216,12 +216,12 @@ impl Keeper<'_> {
 
     /// No child is left, and so no orphan either.
     fn tree_is_gone(&self) -> ! {
-        tell(self.psflip_socket, b"G", &[]);
+        report(self.psflip_socket, b"G", &[]);
         process::exit_now(0)
     }
 
     fn psflip_is_gone(&self) -> ! {
-        children::end_children(self.child, Vec::new(), true);
+        children::kill_all_children(self.child, Vec::new(), true);
         process::exit_now(0)
     }
 
@@ -243,20 +243,20 @@ impl Keeper<'_> {
                         let pid = u32::from_ne_bytes([a, b, c, d]);
                         let is_pending = Signal::from_number(i32::from(signal))
                             .is_some_and(|signal| wait::is_child(pid) && tree::is_pending(pid, signal));
-                        tell(self.psflip_socket, &[b'p', u8::from(is_pending)], &[]);
+                        report(self.psflip_socket, &[b'p', u8::from(is_pending)], &[]);
                     }
-                    [b'K'] => self.ending = Some(Ending::new(self.child, Vec::new())),
+                    [b'K'] => self.killing = Some(Killing::new(self.child, Vec::new())),
                     [b'?'] => {
                         self.reap();
-                        tell(self.psflip_socket, b"!", &[]);
+                        report(self.psflip_socket, b"!", &[]);
                     }
                     [b'W', a, b, c, d] => {
                         self.reap();
                         let pid = u32::from_ne_bytes([a, b, c, d]);
                         let belongs = self.reaped.contains(&pid) || children::is_below(pid, self.child);
-                        tell(self.psflip_socket, &[b'w', a, b, c, d, u8::from(belongs)], &[]);
+                        report(self.psflip_socket, &[b'w', a, b, c, d, u8::from(belongs)], &[]);
                     }
-                    [b'L'] if self.child_ended => self.tree_is_gone(),
+                    [b'L'] if self.child_exited => self.tree_is_gone(),
                     _ => {}
                 },
                 // The packet is still in the socket, and is read at the next turn. Every error is taken as a

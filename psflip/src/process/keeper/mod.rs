@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::life::keep;
-use crate::end::End;
+use crate::exit_status::ExitStatus;
 use crate::flip::signals::Reach;
 use crate::process::launch::{Launch, Refusal, Stage};
 use crate::process::reaper;
@@ -45,12 +45,12 @@ pub enum Report {
     /// The child was continued.
     Continued,
     /// The child has exited. Leftover processes may still be there.
-    Ended(End),
+    Exited(ExitStatus),
     /// A change of another process that is the keeper's own child, since its parent exited. Only for a tree
-    /// that was started by [`Tree::start_telling_all`].
+    /// that was started by [`Tree::start_reporting_all`].
     Other(Change),
     /// Whether a process belongs to the tree, or belonged to it when it exited: the
-    /// answer to [`Tree::ask_about`].
+    /// answer to [`Tree::query_membership`].
     About {
         /// The process.
         pid: u32,
@@ -59,12 +59,12 @@ pub enum Report {
     },
     /// Whether a signal is pending in a process: the answer to [`Tree::ask_whether_pending`].
     Pending(bool),
-    /// Everything that had exited when [`Tree::ask_to_catch_up`] was called has been reported.
+    /// Everything that had exited when [`Tree::request_catch_up`] was called has been reported.
     CaughtUp,
     /// Nothing is left of the tree.
     Gone,
     /// The keeper died. The kernel killed the child; the rest of the tree has become psflip's own children.
-    Lost,
+    KeeperDied,
 }
 
 /// A process tree under a keeper, as psflip sees it. Dropping it makes the keeper kill everything.
@@ -77,7 +77,7 @@ pub struct Tree {
     /// Signals that arrived before the child's pidfd.
     waiting: Vec<(Received, Reach)>,
     /// The child's exit was reported.
-    ended: bool,
+    exit_reported: bool,
     /// The child has exited, and its keeper must report that before this time.
     late: Option<Instant>,
     over: bool,
@@ -97,17 +97,17 @@ impl Tree {
     ///
     /// # Errors
     /// As [`Tree::start`].
-    pub fn start_telling_all(launch: Launch) -> io::Result<Self> {
+    pub fn start_reporting_all(launch: Launch) -> io::Result<Self> {
         Self::start_keeper(launch, true)
     }
 
-    fn start_keeper(launch: Launch, tells_all: bool) -> io::Result<Self> {
+    fn start_keeper(launch: Launch, reports_all: bool) -> io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
         let psflip = PidFd::open(std::process::id())?;
         match process::fork()? {
             Fork::Child => {
                 drop(ours);
-                keep(launch, &theirs, &psflip, tells_all)
+                keep(launch, &theirs, &psflip, reports_all)
             }
             Fork::Parent(keeper_pid) => {
                 // The keeper is a child of this process and not reaped: the pid can't have been reused.
@@ -119,7 +119,7 @@ impl Tree {
                     keeper_pid,
                     child: None,
                     waiting: Vec::new(),
-                    ended: false,
+                    exit_reported: false,
                     late: None,
                     over: false,
                 })
@@ -137,24 +137,24 @@ impl Tree {
     /// [`Tree::press_keeper`] has noticed.
     #[must_use]
     pub fn unreported_child(&self) -> Option<BorrowedFd<'_>> {
-        let child = self.child.as_ref().filter(|_| !self.has_told_end() && self.late.is_none());
+        let child = self.child.as_ref().filter(|_| !self.has_reported_exit() && self.late.is_none());
         child.map(|(_, child)| child.as_fd())
     }
 
     /// Whether the child's exit was reported, or no report can follow.
     #[must_use]
-    pub fn has_told_end(&self) -> bool {
-        self.ended || self.over
+    pub fn has_reported_exit(&self) -> bool {
+        self.exit_reported || self.over
     }
 
     /// Makes sure that the child's exit is reported. Call it when all reports have been read.
     ///
     /// If the child has exited, the keeper is continued, since it may have been stopped. If it still has not
-    /// reported after `PATIENCE`, it is killed. Returns when this must be called again at the latest.
+    /// reported after `REPORT_TIMEOUT`, it is killed. Returns when this must be called again at the latest.
     pub fn press_keeper(&mut self) -> Option<Instant> {
-        let child = self.child.as_ref().filter(|_| !self.has_told_end());
+        let child = self.child.as_ref().filter(|_| !self.has_reported_exit());
         match self.late {
-            _ if !child.is_some_and(|(_, child)| child.has_ended()) => self.late = None,
+            _ if !child.is_some_and(|(_, child)| child.has_exited()) => self.late = None,
             Some(late) if late > Instant::now() => {}
             late => {
                 if late.is_none() {
@@ -163,26 +163,26 @@ impl Tree {
                     tracing::error!(
                         child = self.child_pid(),
                         keeper = self.keeper_pid,
-                        "the child has exited, but its keeper did not report that within {PATIENCE:?}; killing the keeper"
+                        "the child has exited, but its keeper did not report that within {REPORT_TIMEOUT:?}; killing the keeper"
                     );
                     self.kill_keeper();
                 }
-                self.late = Some(Instant::now() + PATIENCE);
+                self.late = Some(Instant::now() + REPORT_TIMEOUT);
             }
         }
         self.late
     }
 
-    /// The exit status of a child whose keeper is [`Report::Lost`] and could not report it. The
+    /// The exit status of a child whose keeper is [`Report::KeeperDied`] and could not report it. The
     /// child is this process's own child now, and is reaped here. If it had not exited before,
     /// the kernel killed it or is about to.
     #[must_use]
-    pub fn end_of_lost_child(&self) -> End {
+    pub fn exit_status_of_lost_child(&self) -> ExitStatus {
         // A process closes its sockets before its children get another parent.
         self.wait_for_keeper();
-        let ended = self.child.as_ref().filter(|(_, child)| child.has_ended());
+        let ended = self.child.as_ref().filter(|(_, child)| child.has_exited());
         let end = ended.and_then(|(_, child)| child.try_reap().ok().flatten());
-        end.unwrap_or(End::Killed(Signal::KILL))
+        end.unwrap_or(ExitStatus::Killed(Signal::KILL))
     }
 
     /// The child's pid, once it is known.
@@ -192,7 +192,7 @@ impl Tree {
     }
 
     /// The next report, if there is one. [`Report::Gone`], [`Report::Refused`] and
-    /// [`Report::Lost`] are the last ones.
+    /// [`Report::KeeperDied`] are the last ones.
     ///
     /// # Errors
     /// The errors of recvmsg(2): EMFILE, ENOMEM. The report itself is not lost then, but
@@ -204,7 +204,7 @@ impl Tree {
                 Packet::Nothing => return Ok(None),
                 Packet::Closed => {
                     self.close();
-                    return Ok(Some(Report::Lost));
+                    return Ok(Some(Report::KeeperDied));
                 }
             };
             if let Some(report) = self.read(&bytes, fds) {
@@ -242,9 +242,9 @@ impl Tree {
                 }))
             }
             [kind @ (b'x' | b's' | b'T' | b'C'), value] => Some(match change_kind(kind, value)? {
-                ChangeKind::Ended(end) => {
-                    self.ended = true;
-                    Report::Ended(end)
+                ChangeKind::Exited(end) => {
+                    self.exit_reported = true;
+                    Report::Exited(end)
                 }
                 ChangeKind::Stopped(signal) => Report::Stopped(signal),
                 ChangeKind::Continued => Report::Continued,
@@ -368,7 +368,7 @@ impl Tree {
     ///
     /// # Errors
     /// EPIPE: the tree is gone.
-    pub fn ask_to_catch_up(&self) -> io::Result<()> {
+    pub fn request_catch_up(&self) -> io::Result<()> {
         self.socket.send(b"?", &[])
     }
 
@@ -376,7 +376,7 @@ impl Tree {
     ///
     /// # Errors
     /// EPIPE: the tree is gone. EAGAIN: the keeper does not read.
-    pub fn ask_about(&self, pid: u32) -> io::Result<()> {
+    pub fn query_membership(&self, pid: u32) -> io::Result<()> {
         let mut packet = [b'W', 0, 0, 0, 0];
         packet[1..].copy_from_slice(&pid.to_ne_bytes());
         self.socket.send(&packet, &[])
@@ -428,14 +428,14 @@ impl AsFd for Tree {
 const DEAD_KEEPER: u16 = 1000;
 
 /// How long a continued keeper may take to report that its child has exited. Then it is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Decodes a change that a keeper reports (encoded in `life.rs`).
 fn change_kind(kind: u8, value: u8) -> Option<ChangeKind> {
     let signal = || Signal::from_number(i32::from(value));
     match kind {
-        b'x' => Some(ChangeKind::Ended(End::Exited(value))),
-        b's' => signal().map(|signal| ChangeKind::Ended(End::Killed(signal))),
+        b'x' => Some(ChangeKind::Exited(ExitStatus::Exited(value))),
+        b's' => signal().map(|signal| ChangeKind::Exited(ExitStatus::Killed(signal))),
         b'T' => signal().map(ChangeKind::Stopped),
         b'C' => Some(ChangeKind::Continued),
         _ => None,

@@ -4,8 +4,8 @@
 use std::os::fd::AsFd as _;
 
 use crate::config::{self, Plan};
-use crate::control::protocol::Event as Told;
-use crate::control::server::{Asked, Interest, Server, Then};
+use crate::control::protocol::Event as ControlEvent;
+use crate::control::server::{AfterReply, ClientRequest, Interest, Server};
 use crate::handover::predecessor::Inheritance;
 use crate::runtime::poller::Token;
 use crate::runtime::timers::Key;
@@ -56,11 +56,11 @@ impl Control {
         let listeners = Listeners::open(wanted.as_slice(), given, &Activation::default());
         let listeners = listeners.map_err(|error| error.to_string())?;
         if let Some((address, socket, _)) = listeners.to_hand_over().next() {
-            let heard = Server::new(socket).and_then(|server| {
+            let opened = Server::new(socket).and_then(|server| {
                 wait.poller.watch(Token::Control, server.as_fd())?;
                 Ok(server)
             });
-            match heard {
+            match opened {
                 Ok(server) => self.server = Some(server),
                 Err(error) => {
                     listeners.remove_new_files();
@@ -110,7 +110,7 @@ impl Control {
     pub(super) fn let_go(&mut self, current: u64) {
         if let Some(server) = &mut self.server {
             server.stop_accepting();
-            let to = |interest| Told::Moved {
+            let to = |interest| ControlEvent::Moved {
                 upgrade: match interest {
                     Interest::Upgrade(upgrade) => Some(upgrade),
                     Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => None,
@@ -125,7 +125,7 @@ impl Control {
     }
 
     /// The control socket or a client is ready. Returns the requests.
-    pub(super) fn on_ready(&mut self) -> Vec<Asked> {
+    pub(super) fn on_ready(&mut self) -> Vec<ClientRequest> {
         self.server.as_mut().map(Server::on_ready).unwrap_or_default()
     }
 
@@ -146,9 +146,9 @@ impl Control {
     }
 
     /// Sends an event to the clients that wait for it.
-    pub(super) fn tell(&mut self, interest: Interest, event: &Told, then: Then) {
+    pub(super) fn notify(&mut self, interest: Interest, event: &ControlEvent, after: AfterReply) {
         if let Some(server) = &mut self.server {
-            server.tell(interest, event, then);
+            server.notify(interest, event, after);
         }
     }
 
@@ -158,24 +158,24 @@ impl Control {
     }
 
     /// Sends the changed status to the clients that watch it.
-    pub(super) fn tell_change(&mut self, status: &Told) {
+    pub(super) fn notify_watchers(&mut self, status: &ControlEvent) {
         if let Some(server) = &mut self.server {
-            server.tell_change(status);
+            server.notify_watchers(status);
         }
     }
 
     /// Sends an event to one client.
-    pub(super) fn answer(&mut self, client: u64, event: &Told, then: Then) {
+    pub(super) fn answer(&mut self, client: u64, event: &ControlEvent, after: AfterReply) {
         if let Some(server) = &mut self.server {
-            server.answer(client, event, then);
+            server.answer(client, event, after);
         }
     }
 
     /// From now on the client gets events about `interest`; the first one is `event`.
-    pub(super) fn keep(&mut self, client: u64, interest: Interest, event: &Told) {
+    pub(super) fn subscribe(&mut self, client: u64, interest: Interest, event: &ControlEvent) {
         if let Some(server) = &mut self.server {
-            server.note(client, interest);
-            server.answer(client, event, Then::Stay);
+            server.set_interest(client, interest);
+            server.answer(client, event, AfterReply::KeepOpen);
         }
     }
 
@@ -187,14 +187,14 @@ impl Control {
     }
 
     /// Clients that waited for `waiting` now wait until psflip exits.
-    pub(super) fn await_end(&mut self, waiting: Interest) {
+    pub(super) fn await_exit(&mut self, waiting: Interest) {
         if let Some(server) = &mut self.server {
             server.change(waiting, Interest::Stop);
         }
     }
 
     /// psflip exits: every client gets a last event.
-    pub(super) fn send_all_away(&mut self, last: impl Fn(Interest) -> Told) {
+    pub(super) fn send_all_away(&mut self, last: impl Fn(Interest) -> ControlEvent) {
         if let Some(server) = &mut self.server {
             server.send_away(|_| false, last);
         }

@@ -6,9 +6,9 @@
 
 pub(super) mod control;
 mod files;
+mod report;
 mod requests;
 mod status;
-mod tell;
 pub(super) mod upgrade_log;
 
 use std::time::Duration;
@@ -17,12 +17,12 @@ use super::KILL;
 use super::handover::Handover;
 use super::waiting::Waiting;
 use crate::config::{Plan, Shutdown};
-use crate::control::protocol::Event as Told;
-use crate::control::server::{Interest, Then};
+use crate::control::protocol::Event as ControlEvent;
+use crate::control::server::{AfterReply, Interest};
 use crate::exit;
-use crate::flip::{Outcome, Step as Towards};
+use crate::flip::{DrainStep, Outcome};
 use crate::handover::{ToPredecessor, ToSuccessor};
-use crate::history::{Drain, Step};
+use crate::history::{Drain, UpgradeStep};
 use crate::manager::pidfile::Pidfile;
 use control::Control;
 use files::Files;
@@ -60,48 +60,48 @@ impl Operators {
     }
 
     /// Sends an event of an upgrade to the clients that wait for this upgrade.
-    pub(super) fn tell_waiting(&mut self, event: Option<Told>, then: Then) {
+    pub(super) fn notify_waiting(&mut self, event: Option<ControlEvent>, after: AfterReply) {
         if let Some(event) = event
             && let Some(upgrade) = upgrade_of(&event)
         {
-            self.control.tell(Interest::Upgrade(upgrade), &event, then);
+            self.control.notify(Interest::Upgrade(upgrade), &event, after);
         }
     }
 
     /// Records and reports a step of this generation's start. `child`: the child's pid.
-    pub(super) fn note(&mut self, step: Step, child: Option<u32>, handover: &Handover) {
-        let noted = self.log.note(step, child);
+    pub(super) fn record_step(&mut self, step: UpgradeStep, child: Option<u32>, handover: &Handover) {
+        let noted = self.log.record_step(step, child);
         self.make_known(noted, handover);
     }
 
     /// Records and reports a failed probe.
-    pub(super) fn note_probe(&mut self, failure: &str, handover: &Handover) {
-        let noted = self.log.note_probe(failure);
+    pub(super) fn record_probe(&mut self, failure: &str, handover: &Handover) {
+        let noted = self.log.record_probe(failure);
         self.make_known(noted, handover);
     }
 
     /// Reports a step of this generation's start. With a predecessor, clients wait there; without one, they
     /// wait here.
-    fn make_known(&mut self, noted: Option<(Told, ToPredecessor)>, handover: &Handover) {
+    fn make_known(&mut self, noted: Option<(ControlEvent, ToPredecessor)>, handover: &Handover) {
         let Some((event, message)) = noted else { return };
         if handover.predecessor.is_some() {
             handover.report(&message);
         } else {
-            self.tell_waiting(Some(event), Then::Stay);
+            self.notify_waiting(Some(event), AfterReply::KeepOpen);
         }
         self.changed = true;
     }
 
     /// Records and reports a step of the successor.
-    pub(super) fn note_progress(
+    pub(super) fn record_progress(
         &mut self,
-        step: Step,
+        step: UpgradeStep,
         pid: Option<u32>,
         child: Option<u32>,
         probe: Option<String>,
     ) {
-        if let Some(event) = self.log.note_progress(step, pid, child, probe) {
-            self.tell_waiting(Some(event), Then::Stay);
+        if let Some(event) = self.log.record_progress(step, pid, child, probe) {
+            self.notify_waiting(Some(event), AfterReply::KeepOpen);
             self.changed = true;
         }
     }
@@ -109,46 +109,49 @@ impl Operators {
     /// Passes a warning of the new generation on to clients that wait for the upgrade.
     pub(super) fn pass_warning_on(&mut self, text: String) {
         let upgrade = self.log.upgrade.as_ref().map(|under_way| under_way.record.upgrade);
-        self.tell_waiting(upgrade.map(|upgrade| Told::Warning { upgrade, text }), Then::Stay);
+        self.notify_waiting(
+            upgrade.map(|upgrade| ControlEvent::Warning { upgrade, text }),
+            AfterReply::KeepOpen,
+        );
     }
 
     /// Records and reports that the upgrade failed. This generation keeps serving, or exits without a child.
-    fn note_failure(&mut self, reason: &str, child: Option<u32>, is_stopping: bool) {
+    fn record_failure(&mut self, reason: &str, child: Option<u32>, is_stopping: bool) {
         let Some(failed) = self.log.fail_upgrade(reason, child) else { return };
         let waiting = upgrade_of(&failed).map(Interest::Upgrade);
         if is_stopping {
             // The clients go on waiting until psflip exits. systemd stops a reload together with the service,
             // and must not take the failed reload for a failure of the service.
-            self.tell_waiting(Some(failed), Then::Stay);
+            self.notify_waiting(Some(failed), AfterReply::KeepOpen);
             if let Some(waiting) = waiting {
-                self.control.await_end(waiting);
+                self.control.await_exit(waiting);
             }
         } else {
-            self.tell_waiting(Some(failed), Then::Close);
+            self.notify_waiting(Some(failed), AfterReply::Close);
         }
         self.changed = true;
     }
 
     /// Records and reports that this generation is the service.
-    fn note_promotion(&mut self, has_predecessor: bool) {
+    fn record_promotion(&mut self, has_predecessor: bool) {
         let Some(event) = self.log.promote() else { return };
-        self.tell_waiting(Some(event), Then::Stay);
+        self.notify_waiting(Some(event), AfterReply::KeepOpen);
         if !has_predecessor {
-            self.note_drained();
+            self.record_drained();
         }
         self.changed = true;
     }
 
     /// Records the predecessor's step of draining.
-    pub(super) fn note_drain(&mut self, step: Drain, left: Duration) {
-        self.log.note_drain(step, left);
+    pub(super) fn record_drain_step(&mut self, step: Drain, left: Duration) {
+        self.log.record_drain_step(step, left);
         self.changed = true;
     }
 
     /// Records and reports that the predecessor is gone, or that there was none.
-    fn note_drained(&mut self) {
-        if let Some(drained) = self.log.note_drained() {
-            self.tell_waiting(Some(drained), Then::Close);
+    fn record_drained(&mut self) {
+        if let Some(drained) = self.log.record_drained() {
+            self.notify_waiting(Some(drained), AfterReply::Close);
             self.changed = true;
         }
     }
@@ -156,21 +159,21 @@ impl Operators {
     /// The successor is promoted, and accepts clients from now on.
     pub(super) fn let_go(&mut self) {
         let promoted = self.log.promote_successor();
-        self.tell_waiting(promoted, Then::Stay);
+        self.notify_waiting(promoted, AfterReply::KeepOpen);
         self.control.let_go(self.log.begun);
     }
 
     /// Reports this generation's step of draining to the successor.
-    pub(super) fn note_own_drain(&mut self, step: Towards, shutdown: &Shutdown, handover: &Handover) {
+    pub(super) fn record_own_drain(&mut self, step: DrainStep, shutdown: &Shutdown, handover: &Handover) {
         let (step, left) = match step {
-            Towards::Delay => (Drain::Delay, shutdown.delay),
-            Towards::Asked => (Drain::Asked, shutdown.timeout),
-            Towards::Killed => (Drain::Killed, KILL),
-            Towards::Orphans => (Drain::Orphans, shutdown.timeout),
-            Towards::OrphansKilled => (Drain::OrphansKilled, KILL),
+            DrainStep::Delay => (Drain::Delay, shutdown.delay),
+            DrainStep::Signalled => (Drain::Signalled, shutdown.timeout),
+            DrainStep::Killed => (Drain::Killed, KILL),
+            DrainStep::Orphans => (Drain::Orphans, shutdown.timeout),
+            DrainStep::OrphansKilled => (Drain::OrphansKilled, KILL),
         };
-        self.log.note_own_drain(step);
-        handover.tell_successor(&ToSuccessor::Draining { step, left }); // it may be gone by now
+        self.log.record_own_drain(step);
+        handover.send_to_successor(&ToSuccessor::Draining { step, left }); // it may be gone by now
     }
 
     /// psflip exits: all clients get a last event.
@@ -179,32 +182,34 @@ impl Operators {
             let killed = self.log.upgrade.as_ref().is_some_and(|under_way| under_way.record.killed());
             let upgrade = self.log.begun;
             self.control.send_all_away(|interest| match interest {
-                Interest::Upgrade(_) => Told::Drained { upgrade, killed },
+                Interest::Upgrade(_) => ControlEvent::Drained { upgrade, killed },
                 // It connected before the promotion, and its request was not read. It has to repeat it at
                 // the successor.
                 Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => {
-                    Told::Moved { upgrade: None }
+                    ControlEvent::Moved { upgrade: None }
                 }
             });
             return;
         }
-        let end = exit::end_for(outcome);
+        let end = exit::exit_status_for(outcome);
         let reason = format!("psflip exits: {end}");
         self.control.send_all_away(|interest| match interest {
-            Interest::Upgrade(_) => Told::Refused { reason: reason.clone() },
-            Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => Told::stopped(end),
+            Interest::Upgrade(_) => ControlEvent::Refused { reason: reason.clone() },
+            Interest::Unknown | Interest::Changes | Interest::Stop | Interest::Nothing => {
+                ControlEvent::stopped(end)
+            }
         });
     }
 }
 
 /// The number of the upgrade that an event is about.
-fn upgrade_of(event: &Told) -> Option<u64> {
+fn upgrade_of(event: &ControlEvent) -> Option<u64> {
     match event {
-        Told::Step { upgrade, .. }
-        | Told::Warning { upgrade, .. }
-        | Told::Promoted { upgrade, .. }
-        | Told::Failed { upgrade, .. }
-        | Told::Drained { upgrade, .. } => Some(*upgrade),
+        ControlEvent::Step { upgrade, .. }
+        | ControlEvent::Warning { upgrade, .. }
+        | ControlEvent::Promoted { upgrade, .. }
+        | ControlEvent::Failed { upgrade, .. }
+        | ControlEvent::Drained { upgrade, .. } => Some(*upgrade),
         _ => None,
     }
 }

@@ -2,8 +2,8 @@
 
 use super::status::in_words;
 use super::upgrade_log::promoted;
-use crate::control::protocol::{Event as Told, Wish};
-use crate::control::server::{Asked, Interest, Then};
+use crate::control::protocol::{ControlRequest, Event as ControlEvent};
+use crate::control::server::{AfterReply, ClientRequest, Interest};
 use crate::flip::{ChildSignal, Event, UpgradeBlocked};
 use crate::history;
 use crate::runtime::Runtime;
@@ -12,59 +12,60 @@ use crate::text;
 impl Runtime {
     /// The control socket or a client is ready.
     pub(in crate::runtime) fn on_clients(&mut self) {
-        for asked in self.operators.control.on_ready() {
-            self.asked(asked);
+        for from_client in self.operators.control.on_ready() {
+            self.on_request(from_client);
         }
         self.operators.control.set_timer(&mut self.wait);
     }
 
-    fn asked(&mut self, asked: Asked) {
-        let Asked { client, wish, pid, uid } = asked;
+    fn on_request(&mut self, from_client: ClientRequest) {
+        let ClientRequest { client, request, pid, uid } = from_client;
         self.look_after_files();
-        match wish {
+        match request {
             _ if self.machine.state.is_superseded() => {
-                let upgrade = if let Wish::Follow { upgrade } = wish { Some(upgrade) } else { None };
-                self.operators.control.answer(client, &Told::Moved { upgrade }, Then::Close);
+                let upgrade =
+                    if let ControlRequest::Follow { upgrade } = request { Some(upgrade) } else { None };
+                self.operators.control.answer(client, &ControlEvent::Moved { upgrade }, AfterReply::Close);
             }
-            Wish::Status => {
-                let status = Told::Status { status: Box::new(self.report()) };
-                self.operators.control.answer(client, &status, Then::Close);
+            ControlRequest::Status => {
+                let status = ControlEvent::Status { status: Box::new(self.status_report()) };
+                self.operators.control.answer(client, &status, AfterReply::Close);
             }
-            Wish::Watch => {
-                let status = Told::Status { status: Box::new(self.report()) };
-                self.operators.control.keep(client, Interest::Changes, &status);
+            ControlRequest::Watch => {
+                let status = ControlEvent::Status { status: Box::new(self.status_report()) };
+                self.operators.control.subscribe(client, Interest::Changes, &status);
             }
-            Wish::Upgrade => self.asked_for_upgrade(client, pid, uid),
-            Wish::Follow { upgrade } => self.follow(client, upgrade),
-            Wish::Stop => self.asked_to_end(client, pid, uid),
+            ControlRequest::Upgrade => self.on_upgrade_request(client, pid, uid),
+            ControlRequest::Follow { upgrade } => self.follow(client, upgrade),
+            ControlRequest::Stop => self.on_stop_request(client, pid, uid),
         }
     }
 
-    fn asked_for_upgrade(&mut self, client: u64, pid: i32, uid: u32) {
+    fn on_upgrade_request(&mut self, client: u64, pid: i32, uid: u32) {
         let not_now = self.machine.state.why_not_now();
         let because = not_now.map(|why| in_words(why).to_owned());
-        if not_now == Some(UpgradeBlocked::Ends) {
+        if not_now == Some(UpgradeBlocked::ShuttingDown) {
             let reason = because.unwrap_or_default();
-            self.operators.control.answer(client, &Told::Refused { reason }, Then::Close);
+            self.operators.control.answer(client, &ControlEvent::Refused { reason }, AfterReply::Close);
             return;
         }
         let from = text::sender(pid, uid);
         tracing::info!(from, "upgrade requested over the control socket");
         let upgrade = self.operators.log.next();
-        let accepted = Told::Accepted { upgrade, because };
-        self.operators.control.keep(client, Interest::Upgrade(upgrade), &accepted);
-        self.operators.log.asked(Some(history::over_control_socket(&from)));
+        let accepted = ControlEvent::Accepted { upgrade, because };
+        self.operators.control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
+        self.operators.log.set_requester(Some(history::over_control_socket(&from)));
         self.dispatch(Event::UpgradeRequested);
     }
 
-    fn asked_to_end(&mut self, client: u64, pid: i32, uid: u32) {
+    fn on_stop_request(&mut self, client: u64, pid: i32, uid: u32) {
         let from = text::sender(pid, uid);
         tracing::info!(from, "stop requested over the control socket");
         let child = self.shown_child();
         let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
         let signal = Some(self.plan.shutdown.signal.to_string());
-        let stopping = Told::Stopping { child, timeout_ms, signal };
-        self.operators.control.keep(client, Interest::Stop, &stopping);
+        let stopping = ControlEvent::Stopping { child, timeout_ms, signal };
+        self.operators.control.subscribe(client, Interest::Stop, &stopping);
         self.dispatch(Event::StopRequested(ChildSignal::Send));
     }
 
@@ -74,19 +75,19 @@ impl Runtime {
         let under_way = log.upgrade.as_ref().map(|under_way| &under_way.record);
         let here = under_way.or(log.own.as_ref()).filter(|record| record.upgrade == upgrade);
         if let Some(record) = here {
-            let accepted = Told::Accepted { upgrade, because: None };
-            control.keep(client, Interest::Upgrade(upgrade), &accepted);
+            let accepted = ControlEvent::Accepted { upgrade, because: None };
+            control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
             for history::Timed { step, at_ms } in &record.steps {
                 let (pid, child, step, at_ms) = (record.pid, record.child, *step, *at_ms);
-                let step = Told::Step { upgrade, step, at_ms, pid, child, probe: None };
-                control.answer(client, &step, Then::Stay);
+                let step = ControlEvent::Step { upgrade, step, at_ms, pid, child, probe: None };
+                control.answer(client, &step, AfterReply::KeepOpen);
             }
             return;
         }
         if let Some(record) = log.history.get(upgrade) {
             let event = match &record.reason {
                 None => promoted(record),
-                Some(reason) => Told::Failed {
+                Some(reason) => ControlEvent::Failed {
                     upgrade,
                     generation: record.to,
                     reason: reason.clone(),
@@ -95,22 +96,27 @@ impl Runtime {
                     child,
                 },
             };
-            let drained = record.drained_ms().map(|_| Told::Drained { upgrade, killed: record.killed() });
+            let drained =
+                record.drained_ms().map(|_| ControlEvent::Drained { upgrade, killed: record.killed() });
             let is_over = record.result != Some(history::Outcome::Promoted) || record.from.is_none();
-            control.keep(client, Interest::Upgrade(upgrade), &event);
+            control.subscribe(client, Interest::Upgrade(upgrade), &event);
             match drained {
-                Some(drained) => control.answer(client, &drained, Then::Close),
+                Some(drained) => control.answer(client, &drained, AfterReply::Close),
                 None if is_over => control.close(client),
                 None => {}
             }
             return;
         }
-        if upgrade == log.next() && self.machine.state.remembered {
+        if upgrade == log.next() && self.machine.state.upgrade_queued {
             let because = self.machine.state.why_not_now().map(|why| in_words(why).to_owned());
-            control.keep(client, Interest::Upgrade(upgrade), &Told::Accepted { upgrade, because });
+            control.subscribe(
+                client,
+                Interest::Upgrade(upgrade),
+                &ControlEvent::Accepted { upgrade, because },
+            );
             return;
         }
         let reason = format!("there is no upgrade {upgrade}; the last one was {}", log.begun);
-        control.answer(client, &Told::Error { reason }, Then::Close);
+        control.answer(client, &ControlEvent::Error { reason }, AfterReply::Close);
     }
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::anchor;
+use crate::anchor::AnchorLink;
 use crate::config::Health;
-use crate::control::protocol::{self, State, Status};
+use crate::control::protocol::{self, ServiceState, Status};
 use crate::flip::{self, Timer, UpgradeBlocked};
 use crate::process::invocation::FileStamp;
 use crate::runtime::timers::Key;
@@ -21,17 +21,17 @@ impl Runtime {
     /// The draining predecessor, as far as it has reported its step.
     pub(super) fn draining(&self) -> Option<protocol::Predecessor> {
         let Predecessor { pid, .. } = self.handover.predecessor.as_ref()?;
-        let said = self.operators.log.predecessor;
+        let progress = self.operators.log.predecessor;
         let left = |(_, until): (_, Instant)| until.saturating_duration_since(Instant::now());
         Some(protocol::Predecessor {
             pid: *pid,
-            step: said.map(|(step, _)| step),
-            left_ms: said.map(left).map(|left| left.as_millis() as u64),
+            step: progress.map(|(step, _)| step),
+            left_ms: progress.map(left).map(|left| left.as_millis() as u64),
         })
     }
 
     /// The status report.
-    pub(super) fn report(&self) -> Status {
+    pub(super) fn status_report(&self) -> Status {
         let Self { plan, identity, operators, machine, .. } = self;
         let log = &operators.log;
         let text = |path: &Path| text::lossy(path);
@@ -46,7 +46,7 @@ impl Runtime {
             psflip: protocol::PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            anchor: self.managers.anchor.link().map(anchor::Link::anchor),
+            anchor: self.managers.anchor.link().map(AnchorLink::anchor),
             state: state(&machine.state),
             generation: identity.generation,
             slot: identity.slot.as_str().to_owned(),
@@ -69,7 +69,7 @@ impl Runtime {
                 .switch
                 .as_ref()
                 .map(|link| protocol::Switch { path: text(&link.path), to: text(&link.to) }),
-            remembered: machine.state.remembered,
+            upgrade_queued: machine.state.upgrade_queued,
             predecessor: self.draining(),
             upgrade_left_ms: upgrade
                 .and_then(|_| self.wait.timers.left(Key::Flip(timer)))
@@ -80,15 +80,15 @@ impl Runtime {
     }
 }
 
-fn state(state: &flip::State) -> State {
+fn state(state: &flip::State) -> ServiceState {
     if state.is_stopping() {
-        State::Stopping
+        ServiceState::Stopping
     } else if state.successor().is_some() {
-        State::Upgrading
+        ServiceState::Upgrading
     } else if state.is_service() {
-        State::Serving
+        ServiceState::Serving
     } else {
-        State::Starting
+        ServiceState::Starting
     }
 }
 
@@ -99,7 +99,7 @@ pub(super) fn in_words(why: UpgradeBlocked) -> &'static str {
         UpgradeBlocked::Stopping => "a stop was requested",
         UpgradeBlocked::PredecessorDrains => "the old generation still drains",
         UpgradeBlocked::UnderWay => "an upgrade is under way",
-        UpgradeBlocked::Ends => "this generation is stopping",
+        UpgradeBlocked::ShuttingDown => "this generation is stopping",
     }
 }
 

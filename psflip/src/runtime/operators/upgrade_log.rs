@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::control::protocol;
 use crate::handover::{Begun, ToPredecessor};
-use crate::history::{self, Drain, History, Record, Step};
+use crate::history::{self, Drain, History, Record, UpgradeStep};
 use crate::secrets;
 use crate::text;
 
@@ -90,8 +90,8 @@ impl UpgradeLog {
             pid: Some(std::process::id()),
             ..Record::default()
         };
-        own.step(Step::Started, 0);
-        own.step(Step::Starting, since(clock));
+        own.step(UpgradeStep::Started, 0);
+        own.step(UpgradeStep::Starting, since(clock));
         Self {
             history,
             begun: number,
@@ -107,14 +107,14 @@ impl UpgradeLog {
 
     /// Records who requested the next upgrade. If there are several requests, the first one that is known
     /// counts.
-    pub(in crate::runtime) fn asked(&mut self, by: Option<String>) {
+    pub(in crate::runtime) fn set_requester(&mut self, by: Option<String>) {
         if self.by.is_none() {
             self.by = by;
         }
     }
 
     /// Whether this generation has recorded this step of its start.
-    pub(in crate::runtime) fn has_taken(&self, step: Step) -> bool {
+    pub(in crate::runtime) fn has_taken(&self, step: UpgradeStep) -> bool {
         self.own.as_ref().is_some_and(|own| own.steps.iter().any(|taken| taken.step == step))
     }
 
@@ -167,9 +167,9 @@ impl UpgradeLog {
 
     /// Records a step of this generation's start. `child`: the child's pid. Returns the event for clients,
     /// and the message to the predecessor.
-    pub(super) fn note(
+    pub(super) fn record_step(
         &mut self,
-        step: Step,
+        step: UpgradeStep,
         child: Option<u32>,
     ) -> Option<(protocol::Event, ToPredecessor)> {
         let own = self.own.as_mut()?;
@@ -180,7 +180,7 @@ impl UpgradeLog {
     }
 
     /// Records the last failed probe. Returns what is to be reported, as [`UpgradeLog::note`].
-    pub(super) fn note_probe(&mut self, failure: &str) -> Option<(protocol::Event, ToPredecessor)> {
+    pub(super) fn record_probe(&mut self, failure: &str) -> Option<(protocol::Event, ToPredecessor)> {
         let own = self.own.as_mut()?;
         let failure = secrets::hide(failure).into_owned();
         if own.probe.as_ref() == Some(&failure) {
@@ -190,9 +190,10 @@ impl UpgradeLog {
         if own.failed_probes > PROBES && !own.failed_probes.is_power_of_two() {
             return None;
         }
-        let told = event(own, Step::Probe, since(self.own_clock), Some(failure.clone()));
-        let message = ToPredecessor::Progress { step: Step::Probe, child: own.child, probe: Some(failure) };
-        Some((told, message))
+        let reported = event(own, UpgradeStep::Probe, since(self.own_clock), Some(failure.clone()));
+        let message =
+            ToPredecessor::Progress { step: UpgradeStep::Probe, child: own.child, probe: Some(failure) };
+        Some((reported, message))
     }
 
     /// Records the start of an upgrade of this generation.
@@ -207,16 +208,16 @@ impl UpgradeLog {
             by,
             ..Record::default()
         };
-        record.step(Step::Started, 0);
-        let told = event(&record, Step::Started, 0, None);
+        record.step(UpgradeStep::Started, 0);
+        let reported = event(&record, UpgradeStep::Started, 0, None);
         self.upgrade = Some(UnderWay { record, clock: clock(), output: length_of_stderr() });
-        told
+        reported
     }
 
     /// Records a step of the successor.
-    pub(super) fn note_progress(
+    pub(super) fn record_progress(
         &mut self,
-        step: Step,
+        step: UpgradeStep,
         pid: Option<u32>,
         child: Option<u32>,
         probe: Option<String>,
@@ -267,7 +268,7 @@ impl UpgradeLog {
     }
 
     /// Records the predecessor's step of draining.
-    pub(super) fn note_drain(&mut self, step: Drain, left: Duration) {
+    pub(super) fn record_drain_step(&mut self, step: Drain, left: Duration) {
         self.predecessor = Some((step, Instant::now() + left));
         if let Some((own, at_ms)) = self.own() {
             own.drain(step, at_ms);
@@ -275,7 +276,7 @@ impl UpgradeLog {
     }
 
     /// Records that the predecessor is gone, or that there was none.
-    pub(super) fn note_drained(&mut self) -> Option<protocol::Event> {
+    pub(super) fn record_drained(&mut self) -> Option<protocol::Event> {
         self.predecessor = None;
         self.active_since?; // the predecessor was killed, and this generation is not promoted yet
         let (own, at_ms) = self.own()?;
@@ -286,14 +287,14 @@ impl UpgradeLog {
     }
 
     /// Records this generation's step of draining.
-    pub(super) fn note_own_drain(&mut self, step: Drain) {
+    pub(super) fn record_own_drain(&mut self, step: Drain) {
         if let Some(UnderWay { record, clock: began, .. }) = &mut self.upgrade {
             record.drain(step, since(*began));
         }
     }
 }
 
-fn event(record: &Record, step: Step, at_ms: u64, probe: Option<String>) -> protocol::Event {
+fn event(record: &Record, step: UpgradeStep, at_ms: u64, probe: Option<String>) -> protocol::Event {
     protocol::Event::Step {
         upgrade: record.upgrade,
         step,

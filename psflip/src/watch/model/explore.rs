@@ -15,14 +15,14 @@ impl World {
         };
         let lives = self.named.last().is_some_and(|last| self.runs(*last));
         // A process that has exited counts once its exit is known.
-        let counts = place == Place::Below || !lives && self.state.exits.of(pid).is_some();
+        let counts = place == Membership::Below || !lives && self.state.exits.of(pid).is_some();
         if counts && self.named.last() != Some(&pid) {
             self.named.push(pid);
         }
     }
 
     /// The exit status of a process, if the keeper reports it at some time.
-    fn reported(&self, pid: u32) -> Option<End> {
+    fn reported(&self, pid: u32) -> Option<ExitStatus> {
         match self.process(pid).life {
             Life::Exited(end) if !self.process(pid).of_command => Some(end),
             Life::Exited(_) | Life::NotYet | Life::Runs => None,
@@ -39,7 +39,7 @@ impl World {
                 self.reported(last)
             }
             [.., last] => self.reported(last),
-            [] if self.stop_requested && command.is_none_or(|end| end == End::Exited(0)) => None,
+            [] if self.stop_requested && command.is_none_or(|end| end == ExitStatus::Exited(0)) => None,
             [] => command,
         });
     }
@@ -63,7 +63,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn check_exit(&mut self, end: End) -> Result<(), String> {
+    pub(super) fn check_exit(&mut self, end: ExitStatus) -> Result<(), String> {
         if self.anything_runs() {
             return Err("C8: watch exits, and processes are left".to_owned());
         }
@@ -221,7 +221,7 @@ const MUTANTS: &[(&str, Budget, &str, Decide)] = &[
         decide(state, event)
     }),
     ("a process that writes its pid and exits ends a service that runs", DAEMONS, "W3", |state, event| {
-        if let Event::Read(Reading::Names(pid, Place::Gone)) = event
+        if let Event::Read(Reading::Names(pid, Membership::Gone)) = event
             && state.exits.of(pid).is_some()
         {
             state.service = None;
@@ -239,7 +239,7 @@ const MUTANTS: &[(&str, Budget, &str, Decide)] = &[
     ("an older answer of the keeper is taken for the one that is due", DAEMONS, "C5", |state, event| {
         if event == Event::CaughtUp {
             for one in [&mut state.service, &mut state.older].into_iter().flatten() {
-                one.asked = one.asked.map(|_| 0);
+                one.queried = one.queried.map(|_| 0);
             }
         }
         decide(state, event)
@@ -273,7 +273,7 @@ const MUTANTS: &[(&str, Budget, &str, Decide)] = &[
         effects
     }),
     ("a process becomes the service when everything is being stopped", STOPS, "S1", |state, event| {
-        if let (Event::Read(Reading::Names(_, Place::Below)), true) = (event, state.is_over()) {
+        if let (Event::Read(Reading::Names(_, Membership::Below)), true) = (event, state.is_over()) {
             state.phase = Phase::Watching;
         }
         decide(state, event)

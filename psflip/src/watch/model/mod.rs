@@ -15,13 +15,13 @@ type Decide = fn(&mut State, Event) -> Vec<Effect>;
 /// The pid of the command; the others follow.
 const COMMAND: u32 = 1;
 const PIDS: [u32; 3] = [COMMAND, 2, 3];
-const REFUSES: End = End::Exited(9);
+const REFUSES: ExitStatus = ExitStatus::Exited(9);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Life {
     NotYet,
     Runs,
-    Exited(End),
+    Exited(ExitStatus),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +47,7 @@ enum Order {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Report {
-    Exited(u32, End),
+    Exited(u32, ExitStatus),
     CaughtUp,
     Gone,
 }
@@ -88,7 +88,7 @@ struct World {
     /// The file was changed since it was read.
     is_dirty: bool,
     /// Of the keeper: exits that it has not reported, orders that it has not read, and sent reports.
-    unreported: Vec<(u32, End)>,
+    unreported: Vec<(u32, ExitStatus)>,
     orders: VecDeque<Order>,
     reports: VecDeque<Report>,
     said_gone: bool,
@@ -103,9 +103,9 @@ struct World {
     /// What the contract says, as simply as possible: the service by name, and those before it.
     named: Vec<u32>,
     /// The exit status that is due, once everything is to stop. `None` inside: any.
-    verdict: Option<Option<End>>,
+    verdict: Option<Option<ExitStatus>>,
     /// Another status that is right as well.
-    other_verdict: Option<End>,
+    other_verdict: Option<ExitStatus>,
     /// A stop request has come, and no process became the service long after it.
     stop_requested: bool,
     /// A signal that no process has got yet.
@@ -118,7 +118,7 @@ enum Step {
     Start { of_command: bool, is_stubborn: bool },
     Write(u32),
     Remove,
-    Exit(u32, End),
+    Exit(u32, ExitStatus),
     SendStop,
     SendSignal,
     StopAges,
@@ -208,12 +208,12 @@ impl World {
             // A program that runs the service exits when the service has exited.
             let obeys = self.process(pid).is_asked || pid == COMMAND && has_child_that_exited;
             if pid == COMMAND {
-                steps.push((Step::Exit(pid, End::Exited(0)), obeys));
+                steps.push((Step::Exit(pid, ExitStatus::Exited(0)), obeys));
                 if self.named.is_empty() {
                     steps.push((Step::Exit(pid, REFUSES), obeys));
                 }
             } else {
-                steps.push((Step::Exit(pid, End::Exited(10 + pid as u8)), obeys));
+                steps.push((Step::Exit(pid, ExitStatus::Exited(10 + pid as u8)), obeys));
             }
         }
         if self.file.is_some() && self.budget.removes > 0 && self.anything_runs() {
@@ -299,7 +299,7 @@ impl World {
         Ok(world)
     }
 
-    fn exits(&mut self, pid: u32, end: End) {
+    fn exits(&mut self, pid: u32, end: ExitStatus) {
         self.processes[pid as usize - 1].life = Life::Exited(end);
         if !self.process(pid).of_command {
             self.unreported.push((pid, end));
@@ -432,8 +432,8 @@ impl World {
         match self.file {
             None => Reading::Missing { missed: self.is_touched },
             Some(_) if self.is_marked => Reading::Nothing,
-            Some(pid) if self.runs(pid) => Reading::Names(pid, Place::Below),
-            Some(pid) => Reading::Names(pid, Place::Gone),
+            Some(pid) if self.runs(pid) => Reading::Names(pid, Membership::Below),
+            Some(pid) => Reading::Names(pid, Membership::Gone),
         }
     }
 
@@ -469,7 +469,7 @@ impl World {
                 self.exited = true;
                 self.check_exit(end)?;
             }
-            Effect::Tell(_) | Effect::Follow(_) | Effect::KillKeeper => {}
+            Effect::Report(_) | Effect::Follow(_) | Effect::KillKeeper => {}
         }
         Ok(())
     }

@@ -137,7 +137,7 @@ fn below_a_containers_init_an_upgrade_does_not_stop_the_container() {
         let old = generation(anchor);
         anchor.signal(Signal::SIGHUP).unwrap();
         init.output().wait_count(round, Stream::Stderr, "new generation took over");
-        wait_until(Deadline::default(), "the old generation's end", || (!old.is_alive()).then_some(()));
+        wait_until(Deadline::default(), "the old generation to exit", || (!old.is_alive()).then_some(()));
         assert!(tini.is_alive() && anchor.is_alive(), "{}", sandbox.report());
     }
     // `docker stop` does the same.

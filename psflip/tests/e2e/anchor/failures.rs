@@ -159,7 +159,7 @@ fn an_old_tree_without_psflip_and_keeper_is_killed_during_an_upgrade() {
         sandbox.write("healthy", "");
         psflip.wait_gone(old);
         psflip.wait_for_line(Stream::Stderr, "healthy, active");
-        wait_until(Deadline::default(), "the anchor and the new generation to be all that is left", || {
+        wait_until(Deadline::default(), "only the anchor and the new generation to be left", || {
             (sandbox.processes().len() == 4).then_some(())
         });
         assert!(anchor.is_alive() && new.is_alive(), "{}", sandbox.report());
@@ -202,11 +202,9 @@ fn a_failed_upgrade_below_an_anchor_keeps_the_old_generation() {
     };
     let failed = |mark| {
         let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed").text;
-        wait_until(
-            Deadline::default(),
-            "one anchor, one psflip, one keeper and one child to be left",
-            || (sandbox.processes().len() == 4).then_some(()),
-        );
+        wait_until(Deadline::default(), "only one anchor, psflip, keeper and child to be left", || {
+            (sandbox.processes().len() == 4).then_some(())
+        });
         assert_eq!((psflip.active(), psflip.child()), (old, child), "{line}");
         sandbox.assert_zombie_free();
     };
@@ -240,7 +238,7 @@ fn a_suspended_anchor_catches_up_when_continued() {
     psflip.output().wait_after(mark, Stream::Stderr, "new generation took over");
     psflip.wait_successor(third);
     psflip.wait_gone(third);
-    wait_until(Deadline::default(), "nothing of the former generations to be left", || {
+    wait_until(Deadline::default(), "no process of earlier generations to be left", || {
         (sandbox.processes().len() == 4).then_some(())
     });
     assert_eq!(stop(&psflip).signal(), Some(15));
@@ -264,7 +262,7 @@ fn a_new_tree_whose_psflip_and_keeper_are_killed_is_killed_at_once() {
         kill(keeper);
         kill(new);
         psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
-        wait_until(Deadline::default(), "the anchor and the old generation to be all that is left", || {
+        wait_until(Deadline::default(), "only the anchor and the old generation to be left", || {
             (sandbox.processes().len() == 4).then_some(())
         });
         assert_eq!((psflip.active(), psflip.child()), (old, child), "round {round}: {}", sandbox.report());

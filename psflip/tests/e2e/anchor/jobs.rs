@@ -1,7 +1,7 @@
 //! An anchor on a terminal. An upgrade keeps the foreground. Keys, job control and window size changes reach
 //! the active child once (S2, S3).
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Psflip, Sandbox, Signal, Stream};
 
 use super::by_default::anchor_above;
@@ -43,14 +43,14 @@ fn ctrl_z_stops_the_anchor_too_and_fg_continues_all_once() {
     let all = [anchor_above(&psflip), psflip.active(), psflip.child()];
     psflip.program().write_stdin("\x1a");
     for process in all.iter().rev() {
-        wait_state(*process, State::Stopped);
+        wait_state(*process, ProcessState::Stopped);
     }
     psflip.wait_for_line(Stream::Pty, "shell: last=14"); // 128 + SIGTSTP or SIGSTOP
     psflip.program().write_stdin("fg\n");
     assert_got(&sandbox, &psflip, Signal::SIGCONT, 1);
     assert_got(&sandbox, &psflip, Signal::SIGTSTP, 1);
     for process in all {
-        wait_state(process, State::Sleeping);
+        wait_state(process, ProcessState::Sleeping);
     }
     end(&psflip, 0);
 }
@@ -63,10 +63,10 @@ fn a_suspended_job_continues_and_is_upgraded_in_the_background() {
     let all = [anchor_above(&psflip), psflip.active(), psflip.child()];
     psflip.program().write_stdin("\x1a");
     psflip.wait_for_line(Stream::Pty, "shell: last=14");
-    wait_state(all[0], State::Stopped);
+    wait_state(all[0], ProcessState::Stopped);
     psflip.program().write_stdin("bg\n");
     for process in all {
-        wait_state(process, State::Sleeping);
+        wait_state(process, ProcessState::Sleeping);
     }
     psflip.flip();
     assert_eq!(anchor_above(&psflip), all[0]);
@@ -84,12 +84,12 @@ fn a_stop_and_a_continue_by_signal_go_through_the_anchor() {
     let all = [anchor_above(&psflip), psflip.active(), psflip.child()];
     all[0].signal(Signal::SIGTSTP).unwrap();
     for process in all.iter().rev() {
-        wait_state(*process, State::Stopped);
+        wait_state(*process, ProcessState::Stopped);
     }
     all[0].signal(Signal::SIGCONT).unwrap();
     assert_got(&sandbox, &psflip, Signal::SIGCONT, 1);
     for process in all {
-        wait_state(process, State::Sleeping);
+        wait_state(process, ProcessState::Sleeping);
     }
     psflip.signal(Signal::SIGTERM);
     psflip.wait_gone(all[0]);

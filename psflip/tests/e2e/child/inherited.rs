@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{
     Deadline, Process, Psflip, Sandbox, Session, Signal, Stdin, Stream, child_of, fixture, psflip_bin,
     wait_until,
@@ -33,7 +33,7 @@ const KILLED: &str = "shutdown.timeout = \"0s\"\n";
 #[track_caller]
 fn open_when_stopped(process: Process) -> BTreeMap<i32, String> {
     wait_until(Deadline::default(), format!("process {process} to stop"), || {
-        (process.state() == State::Stopped).then_some(())
+        (process.state() == ProcessState::Stopped).then_some(())
     });
     process.open_fds().unwrap()
 }
@@ -151,7 +151,7 @@ fn the_workdir_is_the_childs_and_not_psflips() {
     fs::rename(sandbox.path("next"), sandbox.path("current")).unwrap();
     let flip = psflip.flip();
     assert_eq!(psflip.child().cwd().unwrap(), sandbox.path("releases/2"));
-    assert_eq!(flip.new.cwd().unwrap(), sandbox.dir(), "psflip itself stays where it was started");
+    assert_eq!(flip.new.cwd().unwrap(), sandbox.dir(), "psflip itself stays in its working directory");
 }
 
 #[test]

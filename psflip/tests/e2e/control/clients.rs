@@ -125,7 +125,7 @@ fn clients_that_wait_for_an_upgrade_are_not_disconnected_for_others() {
     let reason = refused[0]["reason"].as_str().unwrap();
     assert!(reason.contains("64 clients already wait for an upgrade or a stop"), "{refused:?}");
     drop(waiting.pop());
-    wait_until(Deadline::default(), "psflip to see that one has gone", || {
+    wait_until(Deadline::default(), "psflip to notice that one client has disconnected", || {
         ask(&psflip, "status").rest().iter().any(|event| event["event"] == "status").then_some(())
     });
     stop(&psflip);
@@ -162,7 +162,7 @@ fn only_the_same_user_and_root_may_connect() {
     let socket = psflip.control_path();
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert!(nix::unistd::geteuid().is_root(), "this test must be able to be somebody else: run it as root");
+    assert!(nix::unistd::geteuid().is_root(), "this test has to change its user: run it as root");
     // Even if the socket's file is open to everyone, the kernel names the peer's user (SO_PEERCRED).
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
     std::fs::set_permissions(sandbox.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -61,7 +61,7 @@ fn the_socket_file_of_a_killed_psflip_is_replaced() {
     let first = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     first.signal(Signal::SIGKILL);
     first.wait_exit();
-    assert!(first.control_path().exists(), "nobody could remove it");
+    assert!(first.control_path().exists(), "no process could remove it");
     let second = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     assert_eq!(status(&second.control_path())["pid"], second.active_pid());
     stop(&second);
@@ -147,7 +147,7 @@ fn without_a_pidfile_the_socket_is_in_the_runtime_directory_of_the_service() {
         assert!(asked.wait_exit().success(), "{args:?}: {}", asked.stderr());
     }
     psflip.wait_exit();
-    wait_until(Deadline::default(), "everything to end", || sandbox.processes().is_empty().then_some(()));
+    wait_until(Deadline::default(), "all processes to exit", || sandbox.processes().is_empty().then_some(()));
     assert!(!socket.exists());
 }
 

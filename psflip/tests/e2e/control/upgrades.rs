@@ -162,7 +162,7 @@ fn a_client_without_a_request_yet_is_referred_to_the_new_generation() {
     let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
     let old = psflip.active();
     let silent = Asking::connect(&psflip.control_path());
-    assert_eq!(status(&psflip)["generation"], 1, "whoever came before is accepted by then");
+    assert_eq!(status(&psflip)["generation"], 1, "earlier clients are accepted by then");
     psflip.flip();
     psflip.wait_gone(old);
     assert_eq!(super::names(&silent.rest()), ["moved"]);
@@ -195,7 +195,7 @@ fn a_draining_predecessor_is_reported_with_its_remaining_time() {
     let sandbox = Sandbox::new();
     let (psflip, [old, child], mut upgrade) = draining(&sandbox);
     let predecessor =
-        wait_until(Deadline::default(), "the predecessor to say that it waits for its child", || {
+        wait_until(Deadline::default(), "the predecessor to report that it waits for its child", || {
             let predecessor = status(&psflip)["predecessor"].clone();
             (predecessor["step"] == "asked").then_some(predecessor)
         });

@@ -95,7 +95,8 @@ fn cases(trace: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for (role, call, nth) in calls {
         let errors = ERRORS.iter().find(|(known, _, _)| *known == call);
-        let (_, errors, lasts) = errors.unwrap_or_else(|| panic!("nobody says what `{call}` fails with"));
+        let (_, errors, lasts) =
+            errors.unwrap_or_else(|| panic!("there is no error for `{call}` in this list"));
         for errno in *errors {
             let case =
                 |nth: String| Case { role: role.to_owned(), call: call.to_owned(), nth, errno: *errno };
@@ -130,9 +131,9 @@ impl Tally {
     fn print(&self) {
         let Self { tried, came_to_pass, in_vain } = self;
         println!(
-            "{tried} faults tried, {came_to_pass} came to pass; {in_vain} times it succeeded all the same"
+            "{tried} faults tried, {came_to_pass} happened; {in_vain} times it succeeded in spite of them"
         );
-        assert!(came_to_pass * 10 >= tried * 8, "only {came_to_pass} of {tried} faults came to pass");
+        assert!(came_to_pass * 10 >= tried * 8, "only {came_to_pass} of {tried} faults happened");
     }
 }
 
@@ -184,7 +185,7 @@ impl Staged {
 
     #[track_caller]
     fn wait_three(&self) {
-        wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+        wait_until(Deadline::default(), "only one psflip, keeper and child to be left", || {
             (self.sandbox.processes().len() == 3).then_some(())
         });
     }
@@ -198,7 +199,7 @@ impl Staged {
         let mark = psflip.output().mark();
         stage.plan(sandbox, Some(old), &case.to_string());
         psflip.request_flip();
-        let line = psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
+        let line = psflip.output().wait_for(Deadline::default(), "the upgrade to finish", |lines| {
             // Lines of earlier generations may arrive only now.
             let its_own = |text: &str| text.contains(&format!("pid={old}}}"));
             let told = |part: &str| {
@@ -381,7 +382,7 @@ fn a_failed_first_start_reports_its_reason_and_leaves_no_process() {
     for case in cases(&trace, |_| true) {
         println!("{case}");
         let (sandbox, stage, psflip) = first(&case.to_string());
-        let ended = wait_until(Deadline::default(), "the pidfile, or the end", || {
+        let ended = wait_until(Deadline::default(), "the pidfile, or psflip to exit", || {
             let ended = psflip.program().try_status();
             (ended.is_some() || psflip.pidfile_path().exists()).then_some(ended)
         });
@@ -429,7 +430,7 @@ fn a_failed_first_start_leaves_no_socket_and_no_symlink() {
     for case in cases(&trace, |_| true).into_iter().filter(|case| about.contains(&&*case.call)) {
         println!("{case}");
         let (sandbox, stage, psflip) = first(&case.to_string());
-        let ended = wait_until(Deadline::default(), "the pidfile, or the end", || {
+        let ended = wait_until(Deadline::default(), "the pidfile, or psflip to exit", || {
             let ended = psflip.program().try_status();
             (ended.is_some() || psflip.pidfile_path().exists()).then_some(ended)
         });

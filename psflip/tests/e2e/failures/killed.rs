@@ -44,7 +44,7 @@ fn a_successor_is_not_promoted_before_it_is_reparented() {
     stage.plan(&sandbox, Some(old), "record\npause intermediate Ends intermediate");
     psflip.request_flip();
     let paused = stage.wait_pause(&sandbox);
-    wait_until(Deadline::default(), "the new psflip to say that it is ready", || {
+    wait_until(Deadline::default(), "the new psflip to report that it is ready", || {
         sandbox.read("trace").contains(" new Sent ready\n").then_some(())
     });
     // The new psflip's messages are handled before signals.
@@ -151,7 +151,7 @@ fn an_old_child_that_dies_during_an_upgrade_is_replaced_by_the_new_one() {
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
     sandbox.write("die", "");
     psflip.wait_for_line(Stream::Stderr, "the child exited during an upgrade");
-    assert_eq!(psflip.active(), old, "nobody is promoted yet");
+    assert_eq!(psflip.active(), old, "no generation is promoted yet");
     sandbox.write("healthy", "");
     psflip.wait_successor(old);
     assert!(psflip.wait_exit().success(), "superseded: 0");
@@ -195,7 +195,7 @@ fn goes_on_alone(moment: impl FnOnce(&testkit::Psflip, &Sandbox, Process)) {
     moment(&psflip, &sandbox, old);
     kill(old);
     psflip.wait_gone(old);
-    wait_until(Deadline::default(), "the old child and its workers to be gone", || {
+    wait_until(Deadline::default(), "the old child and its workers to exit", || {
         tree.iter().all(|process| !process.is_alive()).then_some(())
     });
     assert_eq!(generations(&sandbox).len(), 1, "{}", sandbox.report());

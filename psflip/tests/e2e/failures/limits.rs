@@ -54,7 +54,7 @@ fn usual(name: &str) -> String {
 fn works_or_is_refused(sandbox: &Sandbox, psflip: PsflipBuilder) -> bool {
     let psflip = psflip.start();
     let path = psflip.pidfile_path().to_owned();
-    let status = wait_until(Deadline::default(), "psflip to be ready, or to end", || match path.exists() {
+    let status = wait_until(Deadline::default(), "psflip to be ready, or to exit", || match path.exists() {
         true => Some(None),
         false => psflip.program().try_status().map(Some),
     });
@@ -63,9 +63,11 @@ fn works_or_is_refused(sandbox: &Sandbox, psflip: PsflipBuilder) -> bool {
         sandbox.assert_no_process_left();
         // If not even the program can be loaded, the kernel kills the process.
         if status.signal().is_none() {
-            psflip
-                .output()
-                .wait_for(Deadline::default(), "a word on why it ended", |lines| lines.first().cloned());
+            psflip.output().wait_for(
+                Deadline::default(),
+                "a log line with the reason why it exited",
+                |lines| lines.first().cloned(),
+            );
         }
         assert_eq!(names_like(&path), [""; 0], "{}", sandbox.report());
         return false;
@@ -73,11 +75,11 @@ fn works_or_is_refused(sandbox: &Sandbox, psflip: PsflipBuilder) -> bool {
     // From here on psflip is a service, and must survive an upgrade that the limit makes fail.
     let old = named_process(&path).unwrap_or_else(|| panic!("it fell: {}", sandbox.report()));
     old.signal(Signal::SIGHUP).unwrap_or_else(|error| panic!("it fell: {error}\n{}", sandbox.report()));
-    let promoted = wait_until(Deadline::default(), "the end of the upgrade", || {
+    let promoted = wait_until(Deadline::default(), "the upgrade to finish", || {
         let failed = psflip.log().contains("upgrade failed");
         if old.is_alive() { failed.then_some(false) } else { Some(true) }
     });
-    wait_until(Deadline::default(), "one generation to be left", || {
+    wait_until(Deadline::default(), "only one generation to be left", || {
         (sandbox.processes().len() == 3).then_some(())
     });
     assert_eq!(psflip.active() != old, promoted, "{}", sandbox.report());

@@ -32,7 +32,7 @@ fn an_upgrade_without_descriptors_fails_and_keeps_the_old_generation() {
         limit(&service.sandbox, old, "", &format!("--nofile={nofile}:"));
         let mark = psflip.output().mark();
         psflip.request_flip();
-        let line = psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
+        let line = psflip.output().wait_for(Deadline::default(), "the upgrade to finish", |lines| {
             let new = lines.iter().skip(mark);
             new.into_iter()
                 .find(|line| {
@@ -46,7 +46,7 @@ fn an_upgrade_without_descriptors_fails_and_keeps_the_old_generation() {
         failed += 1;
         assert!(line.text.contains("reason="), "{line}");
         assert_eq!(psflip.active(), old, "with {nofile} descriptors\n{}", service.sandbox.report());
-        wait_until(Deadline::default(), "no descriptor to be left over", || {
+        wait_until(Deadline::default(), "no additional descriptor to be open", || {
             (old.open_fds().unwrap() == before).then_some(())
         });
     }
@@ -79,7 +79,7 @@ fn an_upgrade_that_can_not_fork_fails_and_keeps_the_old_generation() {
         psflip.request_flip();
         let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
         assert!(line.text.contains("Resource temporarily unavailable"), "with {nproc} processes: {line}");
-        wait_until(Deadline::default(), "nothing to be left of the new generation", || {
+        wait_until(Deadline::default(), "no process of the new generation to be left", || {
             (sandbox.processes().len() == 3).then_some(())
         });
         assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());
@@ -103,7 +103,7 @@ fn inject(service: &Service, follow: bool, fault: &str) -> String {
     strace.output().wait(Stream::Stderr, "attached");
     let mark = service.psflip.output().mark();
     service.psflip.request_flip();
-    let line = service.psflip.output().wait_for(Deadline::default(), "the end of the upgrade", |lines| {
+    let line = service.psflip.output().wait_for(Deadline::default(), "the upgrade to finish", |lines| {
         let new = lines.iter().skip(mark);
         new.into_iter()
             .find(|line| {

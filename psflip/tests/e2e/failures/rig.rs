@@ -90,7 +90,7 @@ impl Rig {
         let open = FdSnapshot::of(old);
         let mark = self.psflip.output().mark();
         cause(self, old);
-        let outcome = wait_until(Deadline::default(), "the end of the upgrade", || {
+        let outcome = wait_until(Deadline::default(), "the upgrade to finish", || {
             if !old.is_alive() {
                 return Some(Outcome::Promoted);
             }
@@ -109,7 +109,7 @@ impl Rig {
     #[track_caller]
     fn check(&mut self, outcome: Outcome, old: Process, child: Process, mark: usize) {
         let left = 3 + self.companions;
-        let what = "one psflip, one keeper and one child to be left";
+        let what = "only one psflip, keeper and child to be left";
         wait_until(Deadline::default(), what, || (self.sandbox.processes().len() == left).then_some(()));
         let active = self.psflip.active();
         if outcome == Outcome::Promoted {
@@ -153,7 +153,7 @@ impl Rig {
         let status = psflip.stop();
         assert!(status.success(), "{status}\n{}", sandbox.report());
         assert_eq!(names_like(psflip.pidfile_path()), [""; 0], "{}", sandbox.report());
-        wait_until(Deadline::default(), "the end of all processes of psflip's", || {
+        wait_until(Deadline::default(), "all of psflip's processes to exit", || {
             (sandbox.processes().len() == companions).then_some(())
         });
     }

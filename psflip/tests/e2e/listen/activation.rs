@@ -32,7 +32,7 @@ fn activated_sockets_are_passed_by_name_in_every_generation() {
     for generation in ["gen1", "gen2", "gen3"] {
         wait_answer(sandbox.path("web.sock"), generation);
         let (given, has) = (sockets_of(psflip.active()), sockets_of(psflip.child()));
-        assert_eq!(has.intersection(&given).count(), 1, "none of the others\n{}", sandbox.report());
+        assert_eq!(has.intersection(&given).count(), 1, "no other sockets\n{}", sandbox.report());
         psflip.flip();
     }
     // The socket's file belongs to the supervisor, so psflip leaves it.
@@ -73,7 +73,7 @@ fn activated_sockets_pass_through_unchanged_without_a_listener() {
     let mut first = None;
     for generation in 1..=3 {
         let seen = view(&psflip, generation);
-        assert_eq!(announced(&seen).len(), 0, "it is not told of them by accident");
+        assert_eq!(announced(&seen).len(), 0, "it does not inherit them by accident");
         let sockets: Vec<String> = (3..6).map(|n| seen[&format!("fd[00{n}]")].clone()).collect();
         assert!(sockets.iter().all(|socket| socket.starts_with("socket:[")), "{sockets:?}");
         assert_eq!(*first.get_or_insert(sockets.clone()), sockets);

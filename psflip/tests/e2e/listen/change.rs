@@ -61,7 +61,7 @@ fn a_removed_listener_stays_open_until_the_old_generation_exits() {
     // The old child gets the stop signal, and exits.
     end(old_child);
     psflip.wait_gone(old);
-    wait_until(Deadline::default(), "the file of the removed socket to be gone", || {
+    wait_until(Deadline::default(), "the file of the removed socket to be removed", || {
         (!sandbox.path("goes.sock").exists()).then_some(())
     });
     TcpStream::connect(port.address()).unwrap_err();
@@ -93,14 +93,14 @@ fn no_client_waits_in_the_queue_of_a_removed_and_closed_socket() {
     psflip.request_flip();
     psflip.output().wait_after(mark, Stream::Stdout, "closed 127.0.0.1");
     psflip.output().wait_after(mark, Stream::Stdout, "closed unix:");
-    TcpStream::connect(port.address()).expect_err("refused, not left waiting");
-    UnixStream::connect(sandbox.path("goes.sock")).expect_err("refused, not left waiting");
+    TcpStream::connect(port.address()).expect_err("refused, not queued");
+    UnixStream::connect(sandbox.path("goes.sock")).expect_err("refused, not queued");
     assert!(old.is_alive(), "it drains still");
     let mut answer = String::new();
     slow.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("name=gen1"), "{answer}");
     psflip.wait_gone(old);
-    wait_until(Deadline::default(), "the file of the removed socket to be gone", || {
+    wait_until(Deadline::default(), "the file of the removed socket to be removed", || {
         (!sandbox.path("goes.sock").exists()).then_some(())
     });
     ends(&sandbox, &psflip, &[]);
@@ -115,7 +115,7 @@ fn a_listener_that_is_removed_can_come_back() {
     for _ in 0..3 {
         configure(&sandbox, HOLDER, AT_ONCE);
         psflip.flip();
-        wait_until(Deadline::default(), "the file of the removed socket to be gone", || {
+        wait_until(Deadline::default(), "the file of the removed socket to be removed", || {
             (!sandbox.path("app.sock").exists()).then_some(())
         });
         reconfigure(&sandbox, SERVER, &listeners);
@@ -199,7 +199,7 @@ fn options_set_by_the_child_stay_unless_configured() {
     assert!(nodelay() && nonblock(), "a failed upgrade has taken it away");
     reconfigure(&sandbox, SERVER, &listen("tcp://127.0.0.1:0", "nodelay = false"));
     psflip.flip();
-    assert!(!nodelay() && nonblock(), "what the configuration says counts, and no more");
+    assert!(!nodelay() && nonblock(), "only the configuration decides");
     ends(&sandbox, &psflip, &[]);
 }
 

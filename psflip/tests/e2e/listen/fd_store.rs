@@ -23,7 +23,7 @@ fn kept(notices: &[Notice]) -> Vec<(String, Arc<OwnedFd>)> {
         } else if notice.has("FDSTOREREMOVE=1") {
             let (name, before) = (name(), kept.len());
             kept.retain(|(known, _)| *known != name);
-            assert_eq!(kept.len() + 1, before, "{name} was not kept");
+            assert_eq!(kept.len() + 1, before, "{name} was not stored");
         }
     }
     kept
@@ -54,7 +54,7 @@ fn keeping(
 fn kill_all(sandbox: &Sandbox) {
     // psflip first: if it saw its child die, it would remove the sockets that must stay.
     generations(sandbox).into_iter().chain(sandbox.processes()).for_each(kill);
-    wait_until(Deadline::default(), "everything to be gone", || {
+    wait_until(Deadline::default(), "all processes to exit", || {
         sandbox.processes().iter().all(|process| !process.is_alive()).then_some(())
     });
 }
@@ -62,7 +62,7 @@ fn kill_all(sandbox: &Sandbox) {
 /// The names of the kept sockets, once there are `count` of them.
 #[track_caller]
 fn wait_kept(manager: &NotifyManager, count: usize) -> Vec<(String, Arc<OwnedFd>)> {
-    manager.wait_for(&format!("{count} sockets to be kept"), |notices| {
+    manager.wait_for(&format!("{count} sockets to be stored"), |notices| {
         Some(kept(notices)).filter(|kept| kept.len() == count)
     })
 }
@@ -132,7 +132,7 @@ fn an_upgrade_updates_the_stored_sockets() {
     // A successful one changes them.
     reconfigure(&sandbox, SERVER, &other);
     psflip.flip();
-    let second = manager.wait_for("another socket to be kept", |notices| {
+    let second = manager.wait_for("another socket to be stored", |notices| {
         let kept = kept(notices);
         (kept.len() == 1 && kept[0].0 != first[0].0).then_some(kept)
     });
@@ -164,7 +164,7 @@ fn a_stored_socket_whose_file_is_gone_is_replaced() {
     std::fs::remove_file(sandbox.path("app.sock")).unwrap(); // as in a RuntimeDirectory= that was emptied
     let psflip = keeping(&sandbox, SERVER, &listeners, &before).start().wait_ready();
     wait_answer(sandbox.path("app.sock"), "gen1");
-    let after = manager.wait_for("the new one to be kept instead", |notices| {
+    let after = manager.wait_for("the new one to be stored instead", |notices| {
         let kept = kept(notices);
         (kept.len() == 1 && kept[0].0 != before[0].0).then_some(kept)
     });

@@ -37,7 +37,7 @@ fn the_accept_queue_survives_an_old_psflip_killed_before_the_promotion() {
     late.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     kill(old);
     psflip.wait_gone(old);
-    wait_until(Deadline::default(), "the file of the removed socket to be gone", || {
+    wait_until(Deadline::default(), "the file of the removed socket to be removed", || {
         (!sandbox.path("removed.sock").exists()).then_some(())
     });
     sandbox.write("healthy", "");
@@ -98,7 +98,7 @@ fn a_killed_new_psflip_leaves_the_old_sockets_unchanged() {
         crate::service::thaw(old);
         psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
         // The killed psflip's child accepts on the same socket until its keeper has stopped it.
-        wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+        wait_until(Deadline::default(), "only one psflip, keeper and child to be left", || {
             (sandbox.processes().len() == 3).then_some(())
         });
         assert_eq!(psflip.active(), old);
@@ -125,7 +125,7 @@ fn sockets_of_a_killed_psflip_do_not_block_the_next_start() {
     );
     let start = || with_listeners(&sandbox, SERVER, &listeners).start().wait_ready();
     let gone = || {
-        wait_until(Deadline::default(), "everything to be gone", || {
+        wait_until(Deadline::default(), "all processes to exit", || {
             sandbox.processes().iter().all(|process| !process.is_alive()).then_some(())
         });
     };

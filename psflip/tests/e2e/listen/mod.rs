@@ -159,7 +159,7 @@ fn fails(sandbox: &Sandbox, psflip: &Psflip) -> String {
     let mark = psflip.output().mark();
     psflip.request_flip();
     let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
-    testkit::wait_until(Deadline::default(), "one psflip, one keeper and one child to be left", || {
+    testkit::wait_until(Deadline::default(), "only one psflip, keeper and child to be left", || {
         (sandbox.processes().len() == 3).then_some(())
     });
     assert_eq!((psflip.active(), psflip.child()), (old, child), "{}", sandbox.report());

@@ -176,7 +176,7 @@ fn probes_hooks_and_keepers_have_none_of_the_sockets() {
         });
         let others = tree.iter().filter(|process| **process != active && **process != psflip.child());
         for process in others {
-            wait_until(Deadline::default(), format!("{process} to let go of the socket"), || {
+            wait_until(Deadline::default(), format!("{process} to close the socket"), || {
                 (!sockets_of(*process).contains(&socket)).then_some(())
             });
         }

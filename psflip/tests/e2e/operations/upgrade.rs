@@ -83,7 +83,7 @@ fn a_request_during_an_upgrade_waits_across_the_hand_over() {
     assert!(status.success() && stdout.contains("generation 2 is active"), "{status}\n{stdout}");
     let (status, stdout, stderr) = ended(&second);
     assert!(status.success() && stdout.contains("generation 3 is active"), "{status}\n{stdout}\n{stderr}");
-    assert!(stdout.contains("child started"), "its own upgrade is told whole\n{stdout}");
+    assert!(stdout.contains("child started"), "its own upgrade is reported completely\n{stdout}");
     stop(&psflip);
 }
 
@@ -179,6 +179,6 @@ fn a_terminal_gets_one_line_that_is_overwritten() {
     assert!(client.wait_exit().success());
     let text = client.output().text(Stream::Pty);
     let last = text.trim_end().rsplit('\r').next().unwrap();
-    assert!(last.contains("\x1b[32mgeneration 2 is active"), "nothing stays below it: {text:?}");
+    assert!(last.contains("\x1b[32mgeneration 2 is active"), "no line below it remains: {text:?}");
     stop(&psflip);
 }

@@ -117,7 +117,7 @@ fn a_removed_pidfile_is_restored_and_still_excludes_a_second_psflip() {
     assert_eq!(status(&psflip.control_path())["pid"], pid);
     fs::remove_file(psflip.pidfile_path()).unwrap();
     assert_second_is_refused(&sandbox, pid);
-    assert!(!psflip.pidfile_path().exists(), "nobody has looked");
+    assert!(!psflip.pidfile_path().exists(), "psflip has not noticed that");
     assert_eq!(status(&psflip.control_path())["pid"], pid);
     assert_named(&sandbox, &psflip, pid);
     psflip.wait_for_line(Stream::Stderr, "another process removed the pidfile");
@@ -219,5 +219,5 @@ fn a_pidfile_that_the_child_writes_or_removes_is_restored() {
     assert_ne!(active, psflip.first_pid());
     psflip.wait_for_line(Stream::Stderr, "another process removed the pidfile");
     psflip.active().signal(Signal::SIGTERM).unwrap();
-    wait_until(Deadline::default(), "everything to end", || sandbox.processes().is_empty().then_some(()));
+    wait_until(Deadline::default(), "all processes to exit", || sandbox.processes().is_empty().then_some(()));
 }

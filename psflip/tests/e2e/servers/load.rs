@@ -93,7 +93,7 @@ pub(super) fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityPr
     let report = probe.finish();
     let kept = report.failures.iter().filter(|failure| is_kept(failure)).count();
     println!(
-        "{what}: {} requests, {flips} flips, {} failed ({kept} of them for clients with kept connections); {:.1} flips/s, {:.0} requests/s, \
+        "{what}: {} requests, {flips} flips, {} failed ({kept} of them on keep-alive connections); {:.1} flips/s, {:.0} requests/s, \
          slowest request {:.1} ms",
         report.requests,
         report.failed,

@@ -144,7 +144,7 @@ impl Example {
     #[track_caller]
     fn stop(&self, psflip: &Psflip, is_right: fn(ExitStatus) -> bool) {
         let status = psflip.stop();
-        assert!(is_right(status), "ended with {status}\n{}", self.sandbox.report());
+        assert!(is_right(status), "exited with {status}\n{}", self.sandbox.report());
         self.sandbox.assert_no_process_left();
     }
 }

@@ -65,7 +65,7 @@ fn a_stop_waits_as_long_as_the_old_child_takes() {
         (&"stopping".into(), &"asked".into()),
         "{shown}"
     );
-    assert!(shown["child"].is_null(), "it has ended: {shown}");
+    assert!(shown["child"].is_null(), "it has exited: {shown}");
     // No generation would be left to run an upgrade.
     let refused =
         Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"upgrade"}"#).wait_event("refused");

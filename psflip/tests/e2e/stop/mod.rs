@@ -221,7 +221,7 @@ fn stops_that_race_with_a_hundred_upgrades_always_stop_everything() {
         // Each generation gets one SIGTERM, in alternating order. One that was promoted meanwhile gets it at
         // the end.
         let (mut told, mut empty) = (Vec::new(), 0);
-        wait_until(Deadline::default(), "the end of all generations", || {
+        wait_until(Deadline::default(), "all generations to exit", || {
             let mut there = generations(&sandbox);
             if number % 2 == 1 {
                 there.reverse();

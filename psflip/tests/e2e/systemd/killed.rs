@@ -56,7 +56,7 @@ fn only_the_old_psflip_notifies_until_it_has_sent_the_new_mainpid() {
     assert!(!seen.reloading && managed.manager.notices().iter().all(|notice| notice.pid == old.pid()));
     stage.no_plan(&managed.sandbox);
     paused.go_on();
-    managed.wait_believed("its first words", |seen| seen.status.starts_with("generation 2, healthy since"));
+    managed.wait_believed("its first message", |seen| seen.status.starts_with("generation 2, healthy since"));
     managed.psflip.wait_gone(old);
     managed.ends();
 }
@@ -88,7 +88,7 @@ fn a_killed_draining_psflip_does_not_change_the_main_process() {
     managed.psflip.wait_successor(old);
     managed.wait_believed("the old one to drain", |seen| seen.status.contains("generation 1 still drains"));
     kill(old);
-    managed.wait_believed("it to be gone", |seen| !seen.status.contains("drains"));
+    managed.wait_believed("it to exit", |seen| !seen.status.contains("drains"));
     managed.configure(&["signal-logger"], AT_ONCE);
     managed.ends();
 }
@@ -104,7 +104,7 @@ fn a_new_psflip_killed_before_its_promotion_never_is_the_main_process() {
     let new = managed.psflip.wait_successor(old);
     freeze(old);
     paused.go_on();
-    wait_until(Deadline::default(), "the new one to have said that it is ready", || {
+    wait_until(Deadline::default(), "the new one to have reported that it is ready", || {
         managed.sandbox.read("trace").contains(" new Sent ready\n").then_some(())
     });
     kill(new);

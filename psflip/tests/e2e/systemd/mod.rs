@@ -36,7 +36,7 @@ impl Systemd {
             assert_eq!(notice.pid, seen.main, "only the main process is believed:\n{}", all());
             assert!(
                 !seen.stopping || !notice.has("READY=1"),
-                "nothing comes back from `STOPPING=1`:\n{}",
+                "no other state follows `STOPPING=1`:\n{}",
                 all()
             );
             let says = |line| usize::from(notice.has(line));
@@ -157,7 +157,7 @@ impl Managed {
     fn ends(&self) -> Systemd {
         stop(&self.psflip);
         self.sandbox.assert_no_process_left();
-        let seen = self.wait_believed("the end", |seen| seen.stopping);
+        let seen = self.wait_believed("the service to be stopping", |seen| seen.stopping);
         assert!(seen.status.contains("the child has exited"), "{seen:?}");
         seen
     }

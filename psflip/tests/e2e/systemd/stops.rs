@@ -14,11 +14,11 @@ fn a_stop_while_serving_is_reported_when_the_child_has_exited() {
     managed.psflip.signal(Signal::SIGTERM);
     let notice = managed.manager.wait("STATUS=stop requested, waiting for the child to exit; generation 1");
     let patience: u64 = notice.value("EXTEND_TIMEOUT_USEC").unwrap().parse().unwrap();
-    assert!(patience > 20_000_000, "as long as its end and its orphans' may take: {patience}");
+    assert!(patience > 20_000_000, "as long as its shutdown and that of its orphans may take: {patience}");
     assert!(!managed.believed().stopping);
     crate::service::kill(child);
     managed.psflip.wait_exit();
-    let seen = managed.wait_believed("the end", |seen| seen.stopping);
+    let seen = managed.wait_believed("the service to be stopping", |seen| seen.stopping);
     assert_eq!(seen.status, "the child has exited: SIGKILL");
 }
 
@@ -63,7 +63,7 @@ fn a_stop_during_an_upgrade_is_reported_by_the_old_generation_alone() {
     managed.psflip.signal(Signal::SIGTERM);
     managed.psflip.wait_exit();
     managed.sandbox.assert_no_process_left();
-    let seen = managed.wait_believed("the end", |seen| seen.stopping);
+    let seen = managed.wait_believed("the service to be stopping", |seen| seen.stopping);
     assert_eq!(seen.main, old.pid());
 }
 
@@ -80,7 +80,7 @@ fn a_stop_while_the_old_generation_drains_is_reported_by_the_new_one() {
     }
     managed.psflip.wait_gone(new);
     managed.psflip.wait_gone(old);
-    let seen = managed.wait_believed("the end", |seen| seen.stopping);
+    let seen = managed.wait_believed("the service to be stopping", |seen| seen.stopping);
     assert_eq!(seen.main, new.pid());
     managed.sandbox.assert_no_process_left();
 }

@@ -66,7 +66,7 @@ fn notifications_for_a_full_socket_are_sent_later_in_order() {
     managed.psflip.wait_for_line(Stream::Stderr, "the child has exited");
     // It has drained, but stays: systemd would take its exit for the service's.
     assert!(old.is_alive(), "{}", managed.sandbox.report());
-    managed.manager.hear();
+    managed.manager.start_reading();
     managed.psflip.wait_gone(old);
     managed.manager.wait_for("all of it, in order", |notices| {
         let own = own(notices);
@@ -94,6 +94,6 @@ fn a_service_manager_that_never_reads_blocks_nothing() {
     }
     let old = managed.psflip.active();
     stop(&managed.psflip);
-    wait_until(Deadline::default(), "the end", || (!old.is_alive()).then_some(()));
+    wait_until(Deadline::default(), "the old generation to exit", || (!old.is_alive()).then_some(()));
     managed.sandbox.assert_no_process_left();
 }

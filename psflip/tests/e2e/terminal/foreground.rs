@@ -1,6 +1,6 @@
 //! A child that needs the terminal gets it. At all other times psflip's job has it (contract S3).
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
 
 use super::{SCRIPT, SHELL, logger, wait_state};
@@ -98,7 +98,7 @@ fn ctrl_z_stops_a_child_that_has_the_terminal_and_fg_gives_it_back() {
             let mark = psflip.output().mark();
             psflip.program().write_stdin("\x1a");
             for process in [psflip.child(), psflip.active(), job(&psflip)] {
-                wait_state(process, State::Stopped);
+                wait_state(process, ProcessState::Stopped);
             }
             psflip.output().wait_after(mark, Stream::Pty, "shell: last=14");
             psflip.program().write_stdin("fg\n");
@@ -123,7 +123,7 @@ fn ctrl_z_after_an_unseen_stop(
     let psflip = how(reader.wrapper(SHELL)).start().wait_ready();
     let holder = hold(sandbox, psflip.child().parent().unwrap())?;
     std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
-    wait_state(psflip.child(), State::Stopped);
+    wait_state(psflip.child(), ProcessState::Stopped);
     psflip.program().write_stdin("\x1a");
     psflip.output().wait_for(Deadline::default(), "psflip's line about Ctrl-Z", |lines| {
         lines.iter().any(|line| line.text.contains("signal=SIGTSTP from")).then_some(())
@@ -141,7 +141,7 @@ fn ctrl_z_at_the_moment_in_which_the_child_needs_the_terminal_stops_the_job() {
         let Some(psflip) = ctrl_z_after_an_unseen_stop(&sandbox, how, "true") else { return };
         psflip.wait_for_line(Stream::Pty, "shell: last=14");
         for process in [psflip.child(), psflip.active(), job(&psflip)] {
-            wait_state(process, State::Stopped);
+            wait_state(process, ProcessState::Stopped);
         }
         psflip.program().write_stdin("fg\n");
         wait_foreground(&psflip, psflip.child());
@@ -182,7 +182,7 @@ fn a_child_that_reads_in_the_background_stops_the_job_until_fg() {
         wait_until(Deadline::default(), "the job to be stopped", || {
             let stats = psflip.program().first().tree().into_iter().filter_map(|process| process.stat());
             let mut job = stats.filter(|stat| ["psflip", "psflip: anchor"].contains(&stat.name.as_str()));
-            job.all(|stat| stat.state == State::Stopped).then_some(())
+            job.all(|stat| stat.state == ProcessState::Stopped).then_some(())
         });
         psflip.program().write_stdin("fg\n");
         let psflip = psflip.wait_ready();
@@ -306,9 +306,9 @@ fn psflip_works_in_a_pipeline() {
         psflip.wait_for_line(Stream::Pty, "piped reader: one");
         psflip.program().write_stdin("\x1a");
         let all = [psflip.child(), psflip.active(), job(&psflip)];
-        all.into_iter().for_each(|process| wait_state(process, State::Stopped));
+        all.into_iter().for_each(|process| wait_state(process, ProcessState::Stopped));
         psflip.signal(Signal::SIGCONT); // to the active generation only
-        all.into_iter().for_each(|process| wait_state(process, State::Sleeping));
+        all.into_iter().for_each(|process| wait_state(process, ProcessState::Sleeping));
         psflip.signal(Signal::SIGTERM);
         psflip.wait_for_line(Stream::Pty, "shell: last=");
         psflip.program().write_stdin("exit 7\n");
@@ -326,7 +326,7 @@ fn ctrl_z_suspends_nothing_where_no_shell_could_continue_it() {
     psflip.program().write_stdin("\x1a");
     psflip.wait_for_line(Stream::Pty, "got SIGTSTP");
     psflip.wait_for_line(Stream::Pty, "got SIGCONT");
-    wait_state(psflip.child(), State::Sleeping);
+    wait_state(psflip.child(), ProcessState::Sleeping);
     psflip.flip();
     psflip.program().first().signal(Signal::SIGTERM).unwrap();
     assert_eq!(psflip.wait_exit().code(), Some(0), "{}", sandbox.report());

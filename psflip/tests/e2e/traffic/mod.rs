@@ -101,7 +101,7 @@ fn stop(sandbox: &Sandbox, psflip: &Psflip) {
     assert!(psflip.stop().success(), "{}", sandbox.report());
     let output = psflip.program().stdout();
     for trouble in ["unfinished", "connection dropped", "accept failed"] {
-        assert!(!output.contains(trouble), "a server says `{trouble}`\n{}", sandbox.report());
+        assert!(!output.contains(trouble), "a server logs `{trouble}`\n{}", sandbox.report());
     }
 }
 

@@ -48,7 +48,7 @@ impl Nginx {
 
     /// Starts nginx with a complete configuration file in the sandbox's directory.
     pub(crate) fn start_with(sandbox: &Sandbox, file: &str) -> Self {
-        let nginx = find().expect("the caller has asked whether nginx is installed");
+        let nginx = find().expect("the caller has checked that nginx is installed");
         // As root, its workers would become `nobody`, which may not enter the sandbox.
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
         let user = if is_root { " user root;" } else { "" };

@@ -117,7 +117,7 @@ fn without_proc_everything_is_terminated() {
             psflip.output().wait_count(generation, Stream::Stdout, "up");
             psflip.flip();
             let number = generation.to_string();
-            wait_until(Deadline::default(), format!("the end of generation {number}'s tree"), || {
+            wait_until(Deadline::default(), format!("generation {number}'s tree to exit"), || {
                 (!is_left(&sandbox, &number)).then_some(())
             });
         }
@@ -159,7 +159,7 @@ fn with_proc_of_another_pid_namespace_everything_is_terminated() {
         let command = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", &script, &psflip];
         let namespace = sandbox.command(command).cwd(sandbox.dir()).start();
         namespace.output().wait(Stream::Stdout, "upgraded 0");
-        wait_until(Deadline::default(), "the end of generation 1's tree", || {
+        wait_until(Deadline::default(), "generation 1's tree to exit", || {
             (!is_left(&sandbox, "1")).then_some(())
         });
         assert!(is_left(&sandbox, "2"), "{}", sandbox.report());
@@ -167,7 +167,7 @@ fn with_proc_of_another_pid_namespace_everything_is_terminated() {
         namespace.output().wait(Stream::Stdout, "over");
         // The check comes before PID 1 of the namespace, the shell, exits. Its exit would kill all that is
         // left there.
-        wait_until(Deadline::default(), "the end of generation 2's tree", || {
+        wait_until(Deadline::default(), "generation 2's tree to exit", || {
             (!is_left(&sandbox, "2")).then_some(())
         });
         sandbox.write("last", "");

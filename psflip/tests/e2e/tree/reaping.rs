@@ -9,7 +9,7 @@ use super::{AT_ONCE, family, forks_workers};
 /// Waits until a process has exited and its parent has reaped it.
 #[track_caller]
 pub(crate) fn wait_reaped(process: Process) {
-    wait_until(Deadline::default(), format!("process {process} to end and be reaped"), || {
+    wait_until(Deadline::default(), format!("process {process} to exit and be reaped"), || {
         process.stat().is_none().then_some(())
     });
 }
@@ -89,7 +89,7 @@ fn the_new_psflip_is_a_child_of_the_supervisor_before_its_promotion() {
         let pid = lines[started - 1].text.trim_start_matches("starting pid=").parse().unwrap();
         let new = Process::find(pid).and_then(|child| child.parent()?.parent()).unwrap();
         // The intermediate process has exited, or is about to. The old psflip is never the parent.
-        let parent = wait_until(Deadline::default(), "the process in between to end", || {
+        let parent = wait_until(Deadline::default(), "the intermediate process to exit", || {
             new.parent().filter(|parent| [old, Process::current()].contains(parent))
         });
         assert_eq!(parent, Process::current(), "{}", sandbox.report());

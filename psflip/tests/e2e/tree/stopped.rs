@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Deadline, Process, Running, Sandbox, Signal, Stream, wait_until};
 
 use super::AT_ONCE;
@@ -22,7 +22,7 @@ pub(crate) fn hold(sandbox: &Sandbox, process: Process) -> Option<Arc<Running>> 
     let pid = process.to_string();
     let command = ["python3", "-c", SEIZE_AND_INTERRUPT, &pid];
     let holder = sandbox.command(command).stdin(testkit::Stdin::Pipe).start();
-    let started = wait_until(Deadline::default(), "the debugger to hold the process, or to give up", || {
+    let started = wait_until(Deadline::default(), "the debugger to stop the process, or to fail", || {
         if holder.stdout().contains("holds") { Some(true) } else { holder.try_status().map(|_| false) }
     });
     if !started {
@@ -30,7 +30,7 @@ pub(crate) fn hold(sandbox: &Sandbox, process: Process) -> Option<Arc<Running>> 
         return None;
     }
     wait_until(Deadline::default(), format!("process {process} to be held"), || {
-        matches!(process.state(), State::Stopped | State::Traced).then_some(())
+        matches!(process.state(), ProcessState::Stopped | ProcessState::Traced).then_some(())
     });
     Some(holder)
 }

@@ -171,7 +171,7 @@ fn orphans_are_left_alone_if_configured() {
     let new = family(&psflip, 2);
     assert_eq!(psflip.stop().code(), Some(0), "{}", sandbox.report());
     for family in [old, new] {
-        assert!(!family[0].is_alive(), "the child itself ends all the same");
+        assert!(!family[0].is_alive(), "the child itself exits in spite of that");
         assert!(family[1..].iter().all(Process::is_alive), "{}", sandbox.report());
     }
     assert!(!psflip.program().stdout().contains("-exit"), "{}", sandbox.report());

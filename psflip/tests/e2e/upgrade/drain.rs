@@ -84,7 +84,7 @@ fn a_child_that_ignores_the_signal_is_killed_at_the_timeout() {
     psflip.wait_for_line(Stream::Stdout, &format!("got SIGTERM from={}", flip.old));
     psflip.wait_for_line(Stream::Stderr, "the child did not exit in time; killing it");
     assert!(!child.is_alive());
-    assert!(psflip.wait_exit().success(), "superseded: 0, whatever the old child ended with");
+    assert!(psflip.wait_exit().success(), "superseded: 0, whatever the old child's exit status");
     stop(&psflip);
 }
 

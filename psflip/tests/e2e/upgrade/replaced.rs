@@ -101,7 +101,7 @@ fn the_old_child_serves_until_the_new_one_is_healthy() {
     service.configure(&argv, "[healthcheck.unix]\npath = \"new.sock\"\n");
     service.psflip.request_flip();
     let new = wait_coming(&service.sandbox, old);
-    assert_eq!(new.parent(), Some(Process::current()), "the manager's child, not the old psflip's");
+    assert_eq!(new.parent(), Some(Process::current()), "the service manager's child, not the old psflip's");
     service.psflip.output().wait(testkit::Stream::Stdout, "name=gen2");
     service.probe.wait_requests(100);
     assert_eq!(service.psflip.active(), old, "not healthy, not promoted");

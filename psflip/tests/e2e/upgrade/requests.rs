@@ -124,7 +124,7 @@ fn requests_while_the_predecessor_drains_cause_one_more_upgrade() {
         // A late signal, from a sender that read the pidfile before the upgrade.
         old.signal(Signal::SIGHUP).unwrap();
     }
-    psflip.output().wait_for(Deadline::default(), "both to have heard of it", |lines| {
+    psflip.output().wait_for(Deadline::default(), "both to have received it", |lines| {
         let heard = |pid| {
             let part = format!("pid={pid}}}: upgrade requested");
             lines.iter().any(|line| line.text.contains(&part))
@@ -167,7 +167,7 @@ fn a_hundred_requests_at_any_time_start_no_third_generation() {
         if !alone || active.signal(Signal::SIGWINCH).is_err() {
             return None;
         }
-        wait_until(Deadline::default(), "a signal to be heard", || {
+        wait_until(Deadline::default(), "a signal to be received", || {
             let lines = service.psflip.output().lines();
             let heard = lines.iter().skip(mark).any(|line| line.text.contains("signal=SIGWINCH"));
             (heard || !active.is_alive()).then_some(())

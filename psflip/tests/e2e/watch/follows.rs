@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{
     Deadline, Process, Running, Sandbox, Signal, Stream, fixture, psflip_bin, queue_signal, wait_until,
 };
@@ -362,7 +362,7 @@ fn ctrl_z_stops_watch_along_with_the_service() {
     let logger = Process::find(pid.parse().unwrap()).unwrap();
     shell.write_stdin("\x1a");
     shell.output().wait(Stream::Pty, "Stopped");
-    assert_eq!(logger.state(), State::Stopped);
+    assert_eq!(logger.state(), ProcessState::Stopped);
     shell.write_stdin("fg\n");
     shell.output().wait(Stream::Pty, "got SIGCONT");
     let mark = shell.output().mark();

@@ -50,7 +50,7 @@ fn nginx_replaces_its_executable_under_watch_and_loses_no_request() {
         });
         wait_follows(&watch, new.pid());
         old.signal(Signal::SIGQUIT).unwrap();
-        wait_until(Deadline::default(), "the old nginx to end", || (!old.is_alive()).then_some(()));
+        wait_until(Deadline::default(), "the old nginx to exit", || (!old.is_alive()).then_some(()));
         probe.wait_requests(10);
         old = new;
     }

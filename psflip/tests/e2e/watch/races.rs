@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Deadline, Running, Sandbox, Signal, Stream, fixture, wait_until};
 
 use super::{wait_follows, wait_named, watch_script};
@@ -20,8 +20,8 @@ fn command_ends_unheard(sandbox: &Sandbox, watch: &Running) -> Option<Arc<Runnin
     let command = keeper.children()[0];
     let holder = hold(sandbox, keeper)?; // SIGSTOP would be undone
     std::fs::write(sandbox.path("fifo"), "go\n").unwrap();
-    wait_until(Deadline::default(), "the command to end", || {
-        (command.state() == State::Zombie).then_some(())
+    wait_until(Deadline::default(), "the command to exit", || {
+        (command.state() == ProcessState::Zombie).then_some(())
     });
     Some(holder)
 }
@@ -40,7 +40,7 @@ fn a_stop_just_after_the_command_has_started_a_daemon_is_not_lost() {
     watch.signal(Signal::SIGTERM);
     watch.output().wait(Stream::Stderr, "stop requested");
     holder.close_stdin();
-    assert_eq!(watch.wait_exit().code(), Some(0), "as the command ended\n{}", sandbox.report());
+    assert_eq!(watch.wait_exit().code(), Some(0), "with the command's exit status\n{}", sandbox.report());
     sandbox.assert_no_process_left();
 }
 
@@ -122,9 +122,7 @@ fn ends_unseen(takes_back: bool, at_the_end: &str) -> Option<i32> {
     freeze(watch.first());
     for (process, fifo) in [(service, "end"), (older, "fifo")] {
         std::fs::write(sandbox.path(fifo), "go\n").unwrap();
-        wait_until(Deadline::default(), format!("the end of {process}"), || {
-            (!process.is_alive()).then_some(())
-        });
+        wait_until(Deadline::default(), format!("{process} to exit"), || (!process.is_alive()).then_some(()));
     }
     thaw(watch.first());
     let status = watch.wait_exit();
@@ -163,7 +161,7 @@ fn log_of_an_end(request: Option<Signal>) -> String {
         watch.first().signal(request).unwrap();
     }
     service.signal(Signal::SIGTERM).unwrap();
-    wait_until(Deadline::default(), "the end of the service and of its keeper", || {
+    wait_until(Deadline::default(), "the service and its keeper to exit", || {
         sandbox.processes().iter().all(|process| *process == watch.first()).then_some(())
     });
     thaw(watch.first());

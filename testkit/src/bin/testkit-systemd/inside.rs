@@ -79,7 +79,7 @@ fn follow_the_supervisor() -> Result<()> {
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO)?;
     if fds[0].any() == Some(true) {
-        return Err("the supervisor has ended".into());
+        return Err("the supervisor has exited".into());
     }
     Ok(())
 }

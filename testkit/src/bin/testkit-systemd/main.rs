@@ -82,8 +82,7 @@ fn boot(folder: &Path, id: &str, group: &Cgroup, layer: &[&str]) -> Result<()> {
     if !status.success() {
         return Err(fs::read_to_string(folder.join("boot.log"))?.into());
     }
-    let init =
-        Process::current().children().into_iter().next().ok_or("the machine's init has ended at once")?;
+    let init = Process::current().children().into_iter().next().ok_or("the machine's init exited at once")?;
     go.write_all(b"!")?;
     let pid = i32::try_from(init.pid()).ok().and_then(Pid::from_raw).ok_or("a pid is positive")?;
     let end = pidfd_open(pid, PidfdFlags::empty())?;

@@ -69,7 +69,8 @@ impl Os for Stage {
         if moment == Moment::Begins {
             self.roles.begin(&what);
         }
-        // A step has a `Debug` text such as `Acknowledge { remembered: false }`; its name is the first word.
+        // A step has a `Debug` text such as `Acknowledge { upgrade_queued: false }`; its name is the first
+        // word.
         let name = what.split([' ', '{']).next().unwrap_or_default();
         let Some(plan) = Plan::read(&self.folder) else { return };
         let role = self.roles.now(plan.old);

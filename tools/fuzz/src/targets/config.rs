@@ -135,7 +135,7 @@ fn reads_back(plan: &Plan) -> Result<(), String> {
 /// Each error must have a place in the file and be printable; together they must not be too long.
 fn mistakes(text: &str, errors: &Errors) -> Result<(), String> {
     let shown = errors.to_string();
-    ensure(errors.count() > 0 && !shown.is_empty(), || "refused without a mistake".to_owned())?;
+    ensure(errors.count() > 0 && !shown.is_empty(), || "refused without an error".to_owned())?;
     ensure(shown.len() < MESSAGES, || format!("{} bytes of messages", shown.len()))?;
     let control = shown.chars().find(|char| char.is_control() && *char != '\n');
     ensure(control.is_none(), || format!("a message has {control:?} in it"))?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use psflip::testing::control::protocol::{Event, Request, Wish};
+use psflip::testing::control::protocol::{ControlRequest, Event, RequestLine};
 
 use super::{Run, ensure};
 use crate::Error;
@@ -27,11 +27,13 @@ pub(super) const WORDS: &[&str] = &[
 
 pub(super) fn start(_: &Path) -> Result<Run, Error> {
     Ok(Box::new(|bytes| {
-        match Wish::read(bytes) {
-            Ok(wish) => {
-                let request = Request { psflip: 1, wish };
-                let line = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
-                ensure(Wish::read(&line) == Ok(wish), || format!("{request:?} reads back differently"))?;
+        match ControlRequest::read(bytes) {
+            Ok(request) => {
+                let sent = RequestLine { psflip: 1, request };
+                let line = serde_json::to_vec(&sent).map_err(|error| error.to_string())?;
+                ensure(ControlRequest::read(&line) == Ok(request), || {
+                    format!("{request:?} reads back differently")
+                })?;
             }
             Err(reason) => {
                 ensure(reason.len() < 2000, || format!("a reason of {} bytes", reason.len()))?;

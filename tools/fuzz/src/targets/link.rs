@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 
-use psflip::testing::handover::predecessor::{Link, News, meet};
+use psflip::testing::handover::predecessor::{FromPredecessor, PredecessorLink, meet};
 use psflip::testing::sys::pidfd::PidFd;
 use psflip::testing::sys::socket::Socket;
 
@@ -56,7 +56,7 @@ fn hear(bytes: &[u8], files: &[OwnedFd]) -> Result<(), Error> {
         Ok(met) => listen(&met.link),
         Err((error, link)) => {
             if error.to_string().is_empty() {
-                return Err("an error without words".into());
+                return Err("an error without a text".into());
             }
             if let Some(link) = link {
                 listen(&link);
@@ -71,8 +71,8 @@ fn hear(bytes: &[u8], files: &[OwnedFd]) -> Result<(), Error> {
 }
 
 /// Receives all queued messages, before and after this side withdraws.
-fn listen(link: &Link) {
-    let _ = link.next_news();
+fn listen(link: &PredecessorLink) {
+    let _ = link.receive();
     let _ = link.withdraw();
-    while let Ok(Some(News::Message(_))) = link.next_news() {}
+    while let Ok(Some(FromPredecessor::Message(_))) = link.receive() {}
 }

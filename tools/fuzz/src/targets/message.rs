@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::path::Path;
 
-use psflip::testing::handover::{Message, ToPredecessor, ToSuccessor};
+use psflip::testing::handover::{ToPredecessor, ToSuccessor, WireMessage};
 use psflip::testing::sys::socket::LONGEST;
 
 use super::{Run, ensure};
@@ -66,11 +66,11 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
 
 /// A parsed message can be encoded, fits into a packet, and parses to the same message unless it had to be
 /// cut.
-fn reads_back<M: Message + Debug + PartialEq>(bytes: &[u8]) -> Result<(), String> {
+fn reads_back<M: WireMessage + Debug + PartialEq>(bytes: &[u8]) -> Result<(), String> {
     let message = match M::decode(bytes) {
         Ok(Some(message)) => message,
         Ok(None) => return Ok(()),
-        Err(error) => return ensure(!error.to_string().is_empty(), || "an error without words".to_owned()),
+        Err(error) => return ensure(!error.to_string().is_empty(), || "an error without a text".to_owned()),
     };
     let packet = message.encode();
     ensure(packet.len() <= LONGEST, || format!("a packet of {} bytes", packet.len()))?;

@@ -139,5 +139,5 @@ fn promises(text: &str, migrated: &Migrated, generation: &Generation<'_>) -> Res
     // The result must list everything that is left to do.
     let left = remarks.iter().filter(|remark| remark.kind == Kind::Left).count();
     let said = ours.lines().filter(|line| line.starts_with("# LEFT TO DO (line ")).count();
-    ensure(said >= left, || format!("{left} left to do, {said} said:\n{ours}"))
+    ensure(said >= left, || format!("{left} left to do, {said} reported:\n{ours}"))
 }

@@ -70,7 +70,7 @@ pub(crate) const TARGETS: &[Target] = &[
     },
     Target {
         name: "link",
-        summary: "what a successor hears of its predecessor, descriptors included",
+        summary: "what a successor receives from its predecessor, descriptors included",
         words: || all(message::WORDS),
         start: link::start,
     },
@@ -100,7 +100,7 @@ pub(crate) const TARGETS: &[Target] = &[
     },
     Target {
         name: "notify",
-        summary: "what a child says of itself to NOTIFY_SOCKET",
+        summary: "what a child sends to NOTIFY_SOCKET",
         words: || all(notify::WORDS),
         start: notify::start,
     },

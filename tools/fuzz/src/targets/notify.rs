@@ -83,7 +83,7 @@ fn hear(sender: &OwnedFd, null: &OwnedFd, bytes: &[u8]) -> Result<(), String> {
         // Longer ones exceed the kernel's limit and are not sent.
         ready |=
             sent.is_ok() && datagram.len() <= LONGEST && lines.into_iter().any(|line| line == b"READY=1");
-        notifications.hear(keeper, Some(own)).map_err(|error| text(&error))?;
+        notifications.receive(keeper, Some(own)).map_err(|error| text(&error))?;
     }
     ensure(notifications.is_ready() == ready, || {
         format!("ready: {}, wanted: {ready}", notifications.is_ready())

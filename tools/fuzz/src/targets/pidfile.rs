@@ -61,5 +61,5 @@ fn run(path: &Path, bytes: &[u8]) -> Result<(), String> {
     taken.remove().map_err(|error| text(&error))?;
     let folder = path.parent().unwrap_or(path);
     let left = std::fs::read_dir(folder).map_err(|error| text(&error))?.count();
-    ensure(left == 1, || format!("{left} files are left in the folder, only the driver's one may be"))
+    ensure(left == 1, || format!("{left} files are left in the directory, only the driver's may be"))
 }

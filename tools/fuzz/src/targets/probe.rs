@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use psflip::testing::config::{Endpoint, FcgiRequest, Health, HttpMethod, HttpRequest, Pace};
-use psflip::testing::health::{Checker, ChildInfo, Step, Verdict};
+use psflip::testing::health::{CheckResult, Checker, ChildInfo, Verdict};
 use psflip::testing::sys::early::inherited_signals;
 
 use super::{Run, ensure};
@@ -149,6 +149,6 @@ fn answer(listener: &UnixListener, health: &Health, beginning: &[u8], bytes: &[u
     ensure(failure.len() < FAILURE && !failure.contains(char::is_control), || format!("{failure:?}"))
 }
 
-fn is_healthy(step: Step) -> bool {
+fn is_healthy(step: CheckResult) -> bool {
     step.verdict == Verdict::Healthy
 }

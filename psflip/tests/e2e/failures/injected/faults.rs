@@ -134,7 +134,7 @@ pub(super) fn end_strace(sandbox: &Sandbox) {
         // SIGKILL, since a strace that psflip started has inherited a full signal mask. The traced processes
         // run on.
         let _ = process.signal(Signal::SIGKILL); // it may just have exited
-        wait_until(Deadline::default(), "the end of strace", || (!process.is_alive()).then_some(()));
+        wait_until(Deadline::default(), "strace to exit", || (!process.is_alive()).then_some(()));
     }
 }
 

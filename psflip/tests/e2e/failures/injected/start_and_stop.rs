@@ -29,7 +29,7 @@ fn first_start(sandbox: &Sandbox, options: &[impl AsRef<str>], fault: Option<&Fa
     let rest = format!("{AT_ONCE}[upgrade]\ntimeout = \"10s\"\n[shutdown]\ntimeout = \"1s\"\n");
     let psflip = psflip(sandbox, &["never-ready"], &rest).wrapper(wrapper).start();
     let path = psflip.pidfile_path().to_owned();
-    let status = wait_until(Deadline::default(), "psflip to be ready, or to end", || match path.exists() {
+    let status = wait_until(Deadline::default(), "psflip to be ready, or to exit", || match path.exists() {
         true => Some(None),
         false => psflip.program().try_status().map(Some),
     });
@@ -46,7 +46,7 @@ fn first_start(sandbox: &Sandbox, options: &[impl AsRef<str>], fault: Option<&Fa
     let began = self::trace(&trace).contains(FIRST_CALL);
     let silent = !began || fault.is_some_and(|fault| fault.is_in(&["write", "poll"]));
     if !silent {
-        let what = format!("a word on why psflip ended with {status}");
+        let what = format!("a log line with the reason why psflip exited with {status}");
         psflip.output().wait_for(Deadline::default(), &what, |lines| lines.first().cloned());
     }
     assert_eq!(pidfiles(sandbox), [""; 0], "{}", sandbox.report());
@@ -118,7 +118,7 @@ fn stopped(
     let process = if of_keeper { keeper(active) } else { active };
     attach(sandbox, process, &sandbox.path(TRACE), options);
     active.signal(Signal::SIGTERM).unwrap();
-    let again = wait_until(Deadline::default(), "psflip to end, or not to", || {
+    let again = wait_until(Deadline::default(), "psflip to exit or to serve", || {
         let ended = psflip.program().try_status().map(|_| false);
         ended.or_else(|| psflip.log().contains("did not exit on the stop request").then_some(true))
     });
@@ -133,7 +133,7 @@ fn stopped(
     let left = pidfiles(sandbox);
     let may_stay = fault.is_some_and(|fault| fault.is_in(&["unlink", "statx", "pread64"]));
     assert!(left.is_empty() || may_stay && psflip.log().contains("can't remove"), "{}", sandbox.report());
-    if left.is_empty() { "ended" } else { "left its pidfile, and said so" }
+    if left.is_empty() { "ended" } else { "left its pidfile, and logged that" }
 }
 
 #[track_caller]

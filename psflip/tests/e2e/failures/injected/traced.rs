@@ -1,6 +1,6 @@
 //! A service whose upgrades run under strace(1), which injects the failures of system calls.
 
-use testkit::process::State;
+use testkit::process::ProcessState;
 use testkit::{Deadline, Process, Signal, psflip_bin, wait_until};
 
 use super::super::rig::{Outcome, Rig};
@@ -123,7 +123,7 @@ fn go_on_with(rig: &Rig, options: &[&str]) {
     let parent = process.parent().filter(|parent| keepers_of(*parent).contains(&process));
     end_strace(&rig.sandbox);
     wait_until(Deadline::default(), "a process to be stopped without strace", || {
-        (process.state() == State::Stopped).then_some(())
+        (process.state() == ProcessState::Stopped).then_some(())
     });
     let options: Vec<&str> = ["-f", "-b", "execve"].iter().chain(options).copied().collect();
     attach_to(rig, process, &options);

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use testkit::process::{Stat, State};
+use testkit::process::{ProcessState, Stat};
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use super::expected::{Left, Target, expected};
@@ -135,7 +135,7 @@ impl Staged {
     fn settle(&self) {
         let mut quiet = 0;
         wait_until(Deadline::default(), "all processes to wait for something", || {
-            let waits = |process: &Process| !matches!(process.state(), State::Running);
+            let waits = |process: &Process| !matches!(process.state(), ProcessState::Running);
             quiet = if self.sandbox.processes().iter().all(waits) { quiet + 1 } else { 0 };
             (quiet == 2).then_some(())
         });
@@ -237,7 +237,7 @@ impl Staged {
     /// failed.
     #[track_caller]
     fn wait_decided(&self, flip: &Flip) {
-        wait_until(Deadline::default(), "the end of the old psflip, or of the upgrade", || {
+        wait_until(Deadline::default(), "the old psflip to exit, or the upgrade to finish", || {
             (!flip.old.is_alive() || self.upgrade_failed(flip)).then_some(())
         });
     }
@@ -256,7 +256,7 @@ impl Staged {
         match left {
             Left::Old => {
                 wait_three();
-                assert!(self.upgrade_failed(flip), "nobody says that the upgrade failed");
+                assert!(self.upgrade_failed(flip), "no line reports that the upgrade failed");
                 assert_eq!((psflip.active(), psflip.child()), (flip.old, flip.child), "{left:?}");
             }
             Left::New => {
@@ -305,7 +305,7 @@ impl Staged {
                 assert!(new.is_none_or(|new| new.code() == Some(125)), "it gave up: {new:?}");
                 return;
             }
-            _ => assert!(old.success(), "superseded, but ended with {old}"),
+            _ => assert!(old.success(), "superseded, but exited with {old}"),
         }
         if left == Left::Nothing && target.is_of_new_generation() {
             let new = self.noted("coming Begins successor").map(|new| self.psflip.wait_end_of(new));
@@ -324,10 +324,12 @@ fn is_end_by(status: ExitStatus, signal: i32) -> bool {
 #[track_caller]
 fn strike(process: Process, signal: Signal) {
     let _ = process.signal(signal); // it may just have exited
-    let is_done = |state: State| match signal {
+    let is_done = |state: ProcessState| match signal {
         Signal::SIGKILL => !state.is_alive(),
         // A process in vfork(2) can't be stopped until its child's exec. It stops right after that.
-        Signal::SIGSTOP => !state.is_alive() || matches!(state, State::Stopped | State::DiskSleep),
+        Signal::SIGSTOP => {
+            !state.is_alive() || matches!(state, ProcessState::Stopped | ProcessState::DiskSleep)
+        }
         _ => true,
     };
     wait_until(Deadline::default(), format!("{signal} to reach process {process}"), || {

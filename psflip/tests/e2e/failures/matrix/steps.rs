@@ -102,13 +102,13 @@ const ALL: &[&str] = steps!(names![]);
 
 /// The place at which a process pauses: role, moment and name, as `tools/doubles` records them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Step<'a> {
+struct TracedStep<'a> {
     role: &'a str,
     moment: &'a str,
     name: &'a str,
 }
 
-impl fmt::Display for Step<'_> {
+impl fmt::Display for TracedStep<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.role, self.moment, self.name)
     }
@@ -117,18 +117,18 @@ impl fmt::Display for Step<'_> {
 /// The steps of a trace by role, each once. Steps between which no other process could see a difference are
 /// left out.
 fn by_role(trace: &str) -> BTreeMap<&str, Vec<String>> {
-    let all: Vec<Step<'_>> = trace
+    let all: Vec<TracedStep<'_>> = trace
         .lines()
         .filter_map(|line| {
             let words: Vec<&str> = line.strip_prefix("step ")?.split(' ').collect();
             let [_, role, moment, name] = *words else { return None };
-            Some(Step { role, moment, name })
+            Some(TracedStep { role, moment, name })
         })
         // Progress reports to operators have no effect on the outcome.
         .filter(|step| !["Arm", "Disarm", "Tell(", "progress"].iter().any(|dull| step.name.starts_with(dull)))
         .collect();
     let neighbour = |number: usize, later: bool| {
-        let same = |step: &&Step<'_>| step.role == all[number].role;
+        let same = |step: &&TracedStep<'_>| step.role == all[number].role;
         let found =
             if later { all[number + 1..].iter().find(same) } else { all[..number].iter().rev().find(same) };
         found.map_or("", |step| step.moment)
@@ -156,7 +156,7 @@ fn assert_all_steps(setting: Setting) {
     for step in ALL {
         expected.entry(step.split(' ').next().unwrap_or_default()).or_default().push((*step).to_owned());
     }
-    assert_eq!(by_role(&trace), expected, "the steps of a flip are others than those of `steps!`\n{trace}");
+    assert_eq!(by_role(&trace), expected, "the steps of an upgrade differ from those of `steps!`\n{trace}");
     staged.stop();
 }
 

@@ -67,7 +67,7 @@ impl Old {
 
     /// Waits for a message of the new psflip.
     #[track_caller]
-    fn hear(&self, verb: &str) {
+    fn receive(&self, verb: &str) {
         let mut buffer = [0_u8; 4096];
         loop {
             let (length, _) = recv(&self.socket, &mut buffer, RecvFlags::empty()).unwrap();
@@ -152,7 +152,7 @@ fn sockets_are_received_among_unknown_messages() {
         format!("listener\nfuture 7\naddress {address}\ndevice {}\ninode {}", file.dev(), file.ino());
     old.say(message.as_bytes(), &[listener.as_fd(), null.as_fd()]).unwrap();
     let psflip = old.start_with(theirs, &format!("[[listen]]\naddress = \"{address}\"\n{AT_ONCE}"));
-    old.hear("ready");
+    old.receive("ready");
     old.say(b"acknowledge\nremembered 0", &[]).unwrap();
     psflip.wait_for_line(Stream::Stderr, "healthy, active");
     let held = psflip.active().open_fds().unwrap();
@@ -171,7 +171,7 @@ fn an_acknowledgement_counts_once() {
     let (old, theirs) = Old::new();
     old.say(HELLO.as_bytes(), &[old.pidfd().as_fd()]).unwrap();
     let psflip = old.start(theirs);
-    old.hear("ready");
+    old.receive("ready");
     assert!(!psflip.log().contains("healthy, active"), "{}", old.sandbox.report());
     let null = std::fs::File::open("/dev/null").unwrap();
     old.say(b"acknowledge\nremembered 0", &[null.as_fd(); 253]).unwrap();
@@ -195,7 +195,7 @@ fn a_predecessor_that_sends_endlessly_does_not_block_signals() {
     let (old, theirs) = Old::new();
     old.say(HELLO.as_bytes(), &[old.pidfd().as_fd()]).unwrap();
     let psflip = old.start(theirs);
-    old.hear("ready");
+    old.receive("ready");
     let said = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         // Sends until the other side has closed. Sends block while the queue is full.
@@ -204,7 +204,7 @@ fn a_predecessor_that_sends_endlessly_does_not_block_signals() {
                 said.fetch_add(1, Ordering::Relaxed);
             }
         });
-        wait_until(Deadline::default(), "more messages than a queue holds to be said", || {
+        wait_until(Deadline::default(), "more messages to be sent than a queue holds", || {
             (said.load(Ordering::Relaxed) > 5000).then_some(())
         });
         psflip.program().signal(Signal::SIGTERM);

@@ -160,7 +160,7 @@ fn a_successor_that_never_reads_does_not_delay_the_exit() {
     probe.finish().assert_no_failures();
     old.signal(Signal::SIGTERM).unwrap();
     assert!(psflip.wait_exit().success(), "{}", sandbox.report());
-    wait_until(Deadline::default(), "nothing to be left", || sandbox.processes().is_empty().then_some(()));
+    wait_until(Deadline::default(), "no process to be left", || sandbox.processes().is_empty().then_some(()));
     assert!(!psflip.pidfile_path().exists());
 }
 

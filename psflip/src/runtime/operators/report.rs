@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::status::{in_words, kind};
-use crate::control::protocol::Event as Told;
-use crate::control::server::{Interest, Then};
-use crate::flip::{Failure, News, Timer, UpgradeBlocked};
+use crate::control::protocol::Event as ControlEvent;
+use crate::control::server::{AfterReply, Interest};
+use crate::flip::{Failure, Notice, Timer, UpgradeBlocked};
 use crate::handover::ToPredecessor;
 use crate::runtime::timers::Key;
 use crate::runtime::{KILL, Runtime, reasons};
@@ -14,28 +14,28 @@ use crate::secrets;
 
 impl Runtime {
     /// Reports the news: in the log, to service managers and to clients of the control socket.
-    pub(in crate::runtime) fn tell(&mut self, news: News) {
-        self.log(news);
-        self.terminal_may_be_free(news);
-        self.tell_managers(news);
+    pub(in crate::runtime) fn report(&mut self, notice: Notice) {
+        self.log(notice);
+        self.terminal_may_be_free(notice);
+        self.notify_managers(notice);
         // Last: `psflip upgrade` in ExecReload= waits for this, and systemd must have its messages before
         // that client exits.
-        self.tell_operators(news);
+        self.notify_operators(notice);
     }
 
     /// Writes the news to the log.
-    fn log(&mut self, news: News) {
+    fn log(&mut self, notice: Notice) {
         let child = self.child.pid();
-        match news {
-            News::Promoted => {
+        match notice {
+            Notice::Promoted => {
                 reasons::forget_last_exit(&self.plan);
                 let took = span(self.operators.log.took());
                 tracing::info!(child, health = kind(&self.plan.health), %took, "healthy, active");
             }
-            News::UpgradeStarted => {
+            Notice::UpgradeStarted => {
                 tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
             }
-            News::UpgradeFailed => {
+            Notice::UpgradeFailed => {
                 let reason = self.handover.why_upgrade_failed(&mut self.wait);
                 let took = span(self.operators.log.upgrade_took().unwrap_or_default());
                 if self.machine.state.is_stopping() {
@@ -45,71 +45,71 @@ impl Runtime {
                 }
                 self.reasons.upgrade_failure = Some(reason);
             }
-            News::UpgradeAborted => {
+            Notice::UpgradeAborted => {
                 let reason = self.handover.why_upgrade_failed(&mut self.wait);
                 tracing::info!(reason, "upgrade aborted by a stop request; stopping");
                 self.reasons.upgrade_failure = Some(reason);
             }
-            News::UpgradeFailedWithoutChild => {
+            Notice::UpgradeFailedWithoutChild => {
                 let reason = self.handover.why_upgrade_failed(&mut self.wait);
                 tracing::error!(reason, "upgrade failed, and the old child had exited meanwhile; stopping");
                 self.reasons.upgrade_failure = Some(reason);
             }
-            News::RequestRemembered => {
+            Notice::UpgradeQueued => {
                 tracing::info!(because = self.machine.state.why_not_now().map(in_words), "upgrade queued");
             }
-            News::RequestRefused => tracing::warn!("upgrade request refused: this generation is stopping"),
-            News::Stopping => tracing::debug!(child, "waiting for the child to exit"),
-            News::StopIgnored => tracing::warn!(
+            Notice::RequestRefused => tracing::warn!("upgrade request refused: this generation is stopping"),
+            Notice::Stopping => tracing::debug!(child, "waiting for the child to exit"),
+            Notice::StopIgnored => tracing::warn!(
                 child,
                 waited = ?self.plan.shutdown.timeout,
                 "the child did not exit on the stop request and keeps running; SIGKILL to psflip stops both at once"
             ),
-            News::SuccessorLeftBehind => self.handover.leave_successor_behind(),
-            News::ChildEndedDuringUpgrade(end) => {
+            Notice::SuccessorSurvivedKill => self.handover.leave_successor_behind(),
+            Notice::ChildExitedDuringUpgrade(end) => {
                 self.reasons.service_may_be_down(end);
                 tracing::error!(child, %end, "the child exited during an upgrade; the new generation takes over when it is healthy");
             }
-            News::ChildEnded(end) => tracing::info!(child, %end, "the child has exited"),
-            News::ServiceDown(end) => self.reasons.service_is_down(child, end, self.plan.shutdown.timeout),
-            News::PredecessorLost => tracing::error!(
+            Notice::ChildExited(end) => tracing::info!(child, %end, "the child has exited"),
+            Notice::ServiceDown(end) => self.reasons.service_is_down(child, end, self.plan.shutdown.timeout),
+            Notice::PredecessorKilled => tracing::error!(
                 child,
                 "the old psflip was killed; going on alone; the service is down until this child is healthy"
             ),
-            News::PredecessorDrained => {
+            Notice::PredecessorDrained => {
                 let drained = span(self.operators.log.drained().unwrap_or_default());
                 tracing::info!(%drained, "the old generation is gone");
             }
-            News::AwaitingPredecessor => {
+            Notice::AwaitingPredecessor => {
                 let old = self.handover.predecessor_pid();
                 tracing::info!(
                     old_psflip = old,
                     "stopped; waiting for the old generation, which still drains"
                 );
             }
-            News::PredecessorLate => {
+            Notice::PredecessorTimedOut => {
                 let old = self.handover.predecessor_pid();
                 tracing::warn!(
                     old_psflip = old,
                     "the old generation did not exit within the time that it announced; no longer waiting for it"
                 );
             }
-            News::Superseded => {
+            Notice::Superseded => {
                 let pid = self.handover.successor_process().map(|(pid, _)| pid);
                 let signal = self.plan.shutdown.signal;
                 tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child");
             }
-            News::Failed(failure) => self.tell_failure(failure),
-            News::ChildKilled => tracing::warn!(
+            Notice::Failed(failure) => self.log_failure(failure),
+            Notice::ChildKilled => tracing::warn!(
                 child,
                 waited = ?self.plan.shutdown.timeout,
                 "the child did not exit in time; killing it"
             ),
-            News::OrphansKilled => tracing::warn!(
+            Notice::OrphansKilled => tracing::warn!(
                 waited = ?self.plan.shutdown.timeout,
                 "leftover processes of the child did not exit in time; killing them"
             ),
-            News::LeftBehind => {
+            Notice::SurvivedKill => {
                 let processes = self.child.survivors();
                 tracing::error!(
                     child,
@@ -121,7 +121,7 @@ impl Runtime {
     }
 
     /// The child is still not healthy: logs why, and schedules the next line.
-    pub(in crate::runtime) fn tell_not_healthy_yet(&mut self) {
+    pub(in crate::runtime) fn log_not_healthy_yet(&mut self) {
         if !self.machine.state.is_starting() {
             return;
         }
@@ -131,7 +131,7 @@ impl Runtime {
     }
 
     /// Logs warnings about a configuration that is new to this service.
-    pub(in crate::runtime) fn tell_warnings(&mut self) {
+    pub(in crate::runtime) fn log_warnings(&mut self) {
         for text in std::mem::take(&mut self.identity.warnings) {
             tracing::warn!("{text}");
             let text = secrets::hide(&text).into_owned();
@@ -139,7 +139,7 @@ impl Runtime {
         }
     }
 
-    fn tell_failure(&mut self, failure: Failure) {
+    fn log_failure(&mut self, failure: Failure) {
         let probe = self.child.last_probe(failure);
         let reason = self.reasons.fail(failure, probe, self.plan.upgrade.timeout);
         if failure == Failure::Aborted {
@@ -153,64 +153,65 @@ impl Runtime {
     }
 
     /// Reports the news to waiting clients, and records them for later status requests.
-    fn tell_operators(&mut self, news: News) {
-        match news {
-            News::Promoted => {
+    fn notify_operators(&mut self, notice: Notice) {
+        match notice {
+            Notice::Promoted => {
                 self.operators.control.accept();
-                self.operators.note_promotion(self.handover.predecessor.is_some());
+                self.operators.record_promotion(self.handover.predecessor.is_some());
                 self.look_after_files();
             }
-            News::UpgradeStarted => {
+            Notice::UpgradeStarted => {
                 let started = self.operators.log.begin_upgrade(self.identity.generation);
-                self.operators.tell_waiting(Some(started), Then::Stay);
+                self.operators.notify_waiting(Some(started), AfterReply::KeepOpen);
             }
-            News::UpgradeFailed | News::UpgradeFailedWithoutChild | News::UpgradeAborted => {
+            Notice::UpgradeFailed | Notice::UpgradeFailedWithoutChild | Notice::UpgradeAborted => {
                 let reason = self.reasons.upgrade_failure.clone().unwrap_or_default();
                 let is_stopping = self.machine.state.is_stopping();
-                self.operators.note_failure(&reason, self.child.pid(), is_stopping);
+                self.operators.record_failure(&reason, self.child.pid(), is_stopping);
             }
-            News::RequestRefused => {
-                let refused = Told::Refused { reason: in_words(UpgradeBlocked::Ends).to_owned() };
+            Notice::RequestRefused => {
+                let refused =
+                    ControlEvent::Refused { reason: in_words(UpgradeBlocked::ShuttingDown).to_owned() };
                 let waiting = Interest::Upgrade(self.operators.log.next());
-                self.operators.control.tell(waiting, &refused, Then::Close);
+                self.operators.control.notify(waiting, &refused, AfterReply::Close);
             }
-            News::StopIgnored => {
+            Notice::StopIgnored => {
                 let child = self.shown_child();
                 let timeout_ms = self.plan.shutdown.timeout.as_millis() as u64;
-                let ignored = Told::Ignored { child, timeout_ms };
-                self.operators.control.tell(Interest::Stop, &ignored, Then::Close);
+                let ignored = ControlEvent::Ignored { child, timeout_ms };
+                self.operators.control.notify(Interest::Stop, &ignored, AfterReply::Close);
             }
-            News::PredecessorLost => self.operators.control.accept(),
-            News::PredecessorDrained => {
-                self.operators.note_drained();
+            Notice::PredecessorKilled => self.operators.control.accept(),
+            Notice::PredecessorDrained => {
+                self.operators.record_drained();
                 self.look_after_files(); // the old child may have removed the pidfile as its own
             }
-            News::AwaitingPredecessor => {
+            Notice::AwaitingPredecessor => {
                 if let Some(predecessor) = self.draining() {
-                    let waiting = Told::Waiting { predecessor };
-                    self.operators.control.tell(Interest::Stop, &waiting, Then::Stay);
+                    let waiting = ControlEvent::Waiting { predecessor };
+                    self.operators.control.notify(Interest::Stop, &waiting, AfterReply::KeepOpen);
                 }
             }
-            News::RequestRemembered
-            | News::Stopping
-            | News::SuccessorLeftBehind
-            | News::ChildEndedDuringUpgrade(_)
-            | News::ChildEnded(_)
-            | News::ServiceDown(_)
-            | News::Superseded
-            | News::PredecessorLate
-            | News::Failed(_)
-            | News::ChildKilled
-            | News::OrphansKilled
-            | News::LeftBehind => {}
+            Notice::UpgradeQueued
+            | Notice::Stopping
+            | Notice::SuccessorSurvivedKill
+            | Notice::ChildExitedDuringUpgrade(_)
+            | Notice::ChildExited(_)
+            | Notice::ServiceDown(_)
+            | Notice::Superseded
+            | Notice::PredecessorTimedOut
+            | Notice::Failed(_)
+            | Notice::ChildKilled
+            | Notice::OrphansKilled
+            | Notice::SurvivedKill => {}
         }
     }
 
     /// Sends the status to clients that watch it, if it has changed.
-    pub(in crate::runtime) fn tell_changes(&mut self) {
+    pub(in crate::runtime) fn notify_watchers(&mut self) {
         if std::mem::take(&mut self.operators.changed) && self.operators.control.is_watched() {
-            let status = Told::Status { status: Box::new(self.report()) };
-            self.operators.control.tell_change(&status);
+            let status = ControlEvent::Status { status: Box::new(self.status_report()) };
+            self.operators.control.notify_watchers(&status);
         }
     }
 }
