@@ -3,7 +3,7 @@
 use super::load::{
     assert_only_stale_connections_failed, assert_only_what_was_open_failed, clients_of_pids, flip_under_load,
 };
-use super::{Example, are_installed, by_sigterm, with_success};
+use super::{Example, are_installed, with_success};
 
 pub(super) const APACHE: &str = "apache.toml";
 pub(super) const CADDY: &str = "caddy.toml";
@@ -46,7 +46,7 @@ fn load_haproxy_on_a_shared_socket_loses_only_idle_connections() {
     let psflip = example.psflip().start().wait_ready();
     let probe = clients_of_pids(example.address());
     let report = flip_under_load("HAProxy, inherited TCP", &psflip, probe);
-    example.stop(&psflip, by_sigterm);
+    example.stop(&psflip, with_success);
     assert_only_stale_connections_failed(&report);
 }
 
