@@ -181,7 +181,7 @@ impl Anchor {
                 }
             }
             Err(error) => {
-                print_line(&format!("can't forward {} to the active psflip: {error}", received.signal))
+                print_line(&format!("can't forward {} to the active psflip: {error}", received.signal));
             }
         }
     }

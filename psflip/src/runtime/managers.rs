@@ -329,7 +329,7 @@ impl Managers {
 }
 
 impl Runtime {
-    /// Notifies service managers of the news that concerns them.
+    /// Notifies service managers of the notice that concerns them.
     pub(super) fn notify_managers(&mut self, notice: Notice) {
         match notice {
             Notice::Promoted => self.managers.note_healthy(),
@@ -353,8 +353,8 @@ impl Runtime {
         self.managers.send(message.status(&status), &mut self.wait);
     }
 
-    /// The message about the news: its first part, the time that the operation may take from now on, and the
-    /// status line.
+    /// The message about the notice: its first part, the time that the operation may take from now on, and
+    /// the status line.
     fn message_of(&self, notice: Notice) -> Option<(ManagerMessage, Option<Duration>, String)> {
         let (status, generation) = (self.status(), self.identity.generation);
         let message = match notice {

@@ -219,7 +219,7 @@ impl Runtime {
                     // The descriptor is still ready and is read again at once. So a single failed call costs
                     // neither the service nor the exit status of one that is stopping (contract F10).
                     Err(error) if is_transient(&error) || failed_turns < MOST_FAILED_ITERATIONS => {
-                        failed = true
+                        failed = true;
                     }
                     other => other?,
                 }

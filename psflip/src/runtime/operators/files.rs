@@ -28,7 +28,7 @@ const EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB
 pub(in crate::runtime) struct Files {
     watch: Option<Inotify>,
     /// The last logged error about the pidfile and about the socket, if it still persists.
-    told: [Option<String>; 2],
+    reported: [Option<String>; 2],
 }
 
 impl Files {
@@ -85,7 +85,7 @@ impl Files {
     fn mend_pidfile(&mut self, pidfile: &mut Pidfile, child: Option<u32>) {
         let mended = pidfile.mend();
         let path = pidfile.path().display();
-        let told = match mended {
+        let reported = match mended {
             Ok(None) => None,
             Ok(Some(Mended::Gone)) => {
                 tracing::warn!(pidfile = %path, "another process removed the pidfile; psflip has written it again");
@@ -102,14 +102,14 @@ impl Files {
             }
             Err(error) => Some(error.to_string()),
         };
-        if let Some(error) = told.as_ref().filter(|_| told != self.told[0]) {
+        if let Some(error) = reported.as_ref().filter(|_| reported != self.reported[0]) {
             tracing::error!(error, "the pidfile does not name this psflip any more");
         }
-        self.told[0] = told;
+        self.reported[0] = reported;
     }
 
     fn log_mended_control(&mut self, mended: Result<bool, String>) {
-        let told = match mended {
+        let reported = match mended {
             Ok(false) => None,
             Ok(true) => {
                 tracing::warn!("another process removed the control socket; psflip has made it again");
@@ -117,13 +117,13 @@ impl Files {
             }
             Err(error) => Some(error),
         };
-        if let Some(error) = told.as_ref().filter(|_| told != self.told[1]) {
+        if let Some(error) = reported.as_ref().filter(|_| reported != self.reported[1]) {
             tracing::error!(
                 error,
                 "another process removed the control socket, and psflip can't make it again"
             );
         }
-        self.told[1] = told;
+        self.reported[1] = reported;
     }
 
     fn inotify(&mut self, wait: &mut Waiting) -> io::Result<&Inotify> {

@@ -13,7 +13,7 @@ use crate::runtime::{KILL, Runtime, reasons};
 use crate::secrets;
 
 impl Runtime {
-    /// Reports the news: in the log, to service managers and to clients of the control socket.
+    /// Reports the notice: in the log, to service managers and to clients of the control socket.
     pub(in crate::runtime) fn report(&mut self, notice: Notice) {
         self.log(notice);
         self.terminal_may_be_free(notice);
@@ -23,7 +23,7 @@ impl Runtime {
         self.notify_operators(notice);
     }
 
-    /// Writes the news to the log.
+    /// Writes the notice to the log.
     fn log(&mut self, notice: Notice) {
         let child = self.child.pid();
         match notice {
@@ -152,7 +152,7 @@ impl Runtime {
         }
     }
 
-    /// Reports the news to waiting clients, and records them for later status requests.
+    /// Reports the notice to waiting clients, and records them for later status requests.
     fn notify_operators(&mut self, notice: Notice) {
         match notice {
             Notice::Promoted => {
