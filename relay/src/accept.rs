@@ -1,0 +1,100 @@
+//! Accepts clients' connections.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, getsockname};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+
+use crate::relay::{Control, Proxied, serve};
+use crate::socket::{Socket, Stream};
+
+/// How long accepting pauses when the process or the host has no descriptor or memory left, unless a connection
+/// is closed before.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket.
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// A socket that psflip opened; it does not block.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC: it can't be watched.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        if getsockname(&fd)?.address_family() == AddressFamily::UNIX {
+            Ok(Self::Unix(UnixListener::from_std(fd.into())?))
+        } else {
+            Ok(Self::Tcp(TcpListener::from_std(fd.into())?))
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(socket, _)| Socket::Tcp(socket)),
+            Self::Unix(listener) => listener.accept().await.map(|(socket, _)| Socket::Unix(socket)),
+        }
+    }
+}
+
+/// Accepts on one socket whenever this relay is to accept.
+pub(crate) async fn accept(listener: Listener, proxied: Rc<Proxied>, mut control: watch::Receiver<Control>) {
+    let mut reporter = Reporter::default();
+    loop {
+        // An error means that the relay exits.
+        if control.wait_for(Control::accepts).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            _ = control.changed() => {}
+            accepted = listener.accept() => match accepted {
+                Ok(socket) => {
+                    let stream = Stream { socket, first: bytes::Bytes::new() };
+                    spawn_local(serve(stream, None, Rc::clone(&proxied)));
+                }
+                Err(error) if is_short_of_something(&error) => {
+                    reporter.report(&proxied, &error);
+                    tokio::select! {
+                        () = proxied.closed.notified() => {}
+                        () = tokio::time::sleep(PAUSE) => {}
+                    }
+                }
+                // ECONNABORTED and the network's errors of accept(2): this one client is gone.
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Whether accept(2) lacks what may come back: EMFILE, ENFILE, ENOMEM, ENOBUFS.
+fn is_short_of_something(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+}
+
+/// Logs that accepting pauses, once until it has succeeded for a while.
+#[derive(Debug, Default)]
+struct Reporter {
+    last: Option<std::time::Instant>,
+}
+
+impl Reporter {
+    fn report(&mut self, proxied: &Proxied, error: &io::Error) {
+        if self.last.is_none_or(|last| last.elapsed() > Duration::from_secs(1)) {
+            let open = proxied.tally.open.get();
+            tracing::warn!(listen = proxied.proxy.listen, %error, open, "can't accept connections for a moment");
+            self.last = Some(std::time::Instant::now());
+        }
+    }
+}

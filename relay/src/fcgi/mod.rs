@@ -1,0 +1,313 @@
+//! FastCGI: each request goes to the child over a connection of its own. A client that keeps its connection (nginx
+//! with `fastcgi_keep_conn on`) keeps it with the relay, and between two requests the relay of any generation can
+//! have it.
+//!
+//! Records are carried as they are. Only the flag `FCGI_KEEP_CONN` of a request is taken out, so that the child
+//! closes its connection after the answer.
+
+mod record;
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::sync::watch;
+
+use self::record::{
+    ABORT_REQUEST, BEGIN_REQUEST, END_REQUEST, Framing, GET_VALUES, GET_VALUES_RESULT, HEADER, Header,
+    KEEP_CONNECTION, STDIN, STDOUT, UNKNOWN_TYPE, end_request, record,
+};
+use crate::connect::{Addresses, connect};
+use crate::counts::{self, Counted};
+use crate::relay::{Control, Proxied};
+use crate::socket::{Socket, Stream};
+
+/// How much of an answer is read at once.
+const BUFFER: usize = 32 * 1024;
+
+/// A request that has begun.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    id: u16,
+    keeps_open: bool,
+}
+
+/// A client's connection: its socket, and what was read from it and not yet carried.
+struct Client {
+    socket: Socket,
+    read: BytesMut,
+    /// Where the carried bytes stand: within a record, if its request was answered before all of its input came.
+    carried: Framing,
+}
+
+/// Serves a client's connection until it is closed or passed on.
+///
+/// # Errors
+/// The client's own fault, or it is gone.
+pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) -> io::Result<()> {
+    stream.socket.set_nodelay();
+    let addresses = named.clone().unwrap_or_else(|| Addresses::of(&stream.socket));
+    let mut client = Client::new(stream);
+    let mut control = proxied.control.clone();
+    let mut may_pass_on = true;
+    loop {
+        let request = match client.next_request(&mut control, may_pass_on).await? {
+            Next::Request(request) => request,
+            Next::Closed => return Ok(()),
+            Next::Leave => {
+                let heir = control.borrow().heir.clone();
+                let Some(heir) = heir else { return Ok(()) };
+                let idle = Stream { socket: client.socket, first: client.read.freeze() };
+                match heir.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
+                    Ok(()) => {
+                        counts::add(&proxied.tally.passed_on, 1);
+                        return Ok(());
+                    }
+                    // The successor's relay is gone: the client is served here, as long as this relay lives.
+                    Err(back) => {
+                        (client, may_pass_on) = (Client::new(back), false);
+                        continue;
+                    }
+                }
+            }
+        };
+        counts::add(&proxied.tally.requests, 1);
+        let _under_way = Counted::new(proxied, |tally| &tally.under_way);
+        client.carry(request, &addresses, proxied, &mut control).await?;
+        let is_last = {
+            let control = control.borrow();
+            control.leaves && !(control.heir.is_some() && may_pass_on)
+        };
+        // FastCGI has no way to announce that this was the last answer. A client that finds its connection closed
+        // between two requests connects anew.
+        if !request.keeps_open || is_last {
+            client.socket.end_writing();
+            return Ok(());
+        }
+    }
+}
+
+/// What follows on an idle connection.
+enum Next {
+    Request(Request),
+    /// It is to be passed on.
+    Leave,
+    /// The client has closed it.
+    Closed,
+}
+
+impl Client {
+    fn new(stream: Stream) -> Self {
+        Self { socket: stream.socket, read: stream.first.into(), carried: Framing::default() }
+    }
+
+    /// Waits for the next request's first record, which stays in `read`.
+    async fn next_request(
+        &mut self,
+        control: &mut watch::Receiver<Control>,
+        may_pass_on: bool,
+    ) -> io::Result<Next> {
+        loop {
+            let leaves = {
+                let control = control.borrow_and_update();
+                control.leaves && control.heir.is_some() && may_pass_on
+            };
+            while !self.carried.is_between_records() && !self.read.is_empty() {
+                let (used, _) = self.carried.next(&self.read).map_err(invalid)?;
+                self.read.advance(used);
+            }
+            if leaves && self.carried.is_between_records() {
+                return Ok(Next::Leave);
+            }
+            while let Some(header) = self.whole_record()? {
+                match header.kind {
+                    BEGIN_REQUEST if header.content >= 8 => {
+                        let keeps_open = self.read[HEADER + 2] & KEEP_CONNECTION != 0;
+                        return Ok(Next::Request(Request { id: header.request, keeps_open }));
+                    }
+                    // Requests about the connection itself are the relay's to answer (section 4).
+                    GET_VALUES => {
+                        self.read.advance(header.length());
+                        let values = b"\x0f\x01FCGI_MPXS_CONNS0";
+                        self.socket.write_all(&record(GET_VALUES_RESULT, 0, values)).await?;
+                    }
+                    kind if header.request == 0 => {
+                        self.read.advance(header.length());
+                        let content = [kind, 0, 0, 0, 0, 0, 0, 0];
+                        self.socket.write_all(&record(UNKNOWN_TYPE, 0, &content)).await?;
+                    }
+                    // The rest of a request that was answered before its input had ended (section 3.3: records of
+                    // a request that isn't active are ignored).
+                    _ => self.read.advance(header.length()),
+                }
+            }
+            tokio::select! {
+                more = self.socket.read_more(&mut self.read) => if !more? {
+                    return Ok(Next::Closed);
+                },
+                changed = control.changed() => if changed.is_err() {
+                    return Ok(Next::Closed); // the relay exits
+                },
+            }
+        }
+    }
+
+    /// The header of the next record, if it has come whole.
+    fn whole_record(&self) -> io::Result<Option<Header>> {
+        if !self.carried.is_between_records() {
+            return Ok(None);
+        }
+        let Some(header) = self.read.first_chunk::<HEADER>() else { return Ok(None) };
+        let header = Header::parse(*header).map_err(invalid)?;
+        Ok((self.read.len() >= header.length()).then_some(header))
+    }
+
+    /// Carries a request to the child, and its answer back.
+    async fn carry(
+        &mut self,
+        request: Request,
+        addresses: &Addresses,
+        proxied: &Proxied,
+        control: &mut watch::Receiver<Control>,
+    ) -> io::Result<()> {
+        let held = control.borrow().hold;
+        if let Some(max) = held {
+            let resumed = tokio::time::timeout(max, control.wait_for(|control| control.hold.is_none())).await;
+            if resumed.is_err() {
+                return self.answer(request, "503 Service Unavailable", "requests are held back").await;
+            }
+        }
+        let child = match connect(&proxied.proxy, addresses).await {
+            Ok(child) => child,
+            Err(error) => {
+                proxied.failed(&error);
+                return self.answer(request, "502 Bad Gateway", "can't connect to the child").await;
+            }
+        };
+        self.read[HEADER + 2] &= !KEEP_CONNECTION;
+        match self.exchange(request, &child).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Client(error)) => Err(error),
+            Err(Failure::Child { began: false, error }) => {
+                proxied.failed(&error);
+                self.answer(request, "502 Bad Gateway", "the child did not answer").await
+            }
+            Err(Failure::Child { began: true, error }) => {
+                proxied.failed(&error);
+                self.socket.reset_at_close(); // an answer cut short must not look complete
+                Err(error)
+            }
+        }
+    }
+
+    /// Carries both ways until the answer has ended.
+    async fn exchange(&mut self, request: Request, child: &Socket) -> Result<(), Failure> {
+        let Self { socket, read, carried } = self;
+        let (up, down) = (up(socket, read, carried, request, child), down(child, socket, request));
+        tokio::pin!(up, down);
+        let mut is_up = true;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut down => return ended,
+                ended = &mut up, if is_up => match ended {
+                    // A child may answer without reading all of the input.
+                    Ok(()) | Err(Up::Child) => is_up = false,
+                    Err(Up::Client(error)) => return Err(Failure::Client(error)),
+                },
+            }
+        }
+    }
+
+    /// An answer of the relay's own. The records of the request's input are skipped as they come.
+    async fn answer(&mut self, request: Request, status: &str, text: &str) -> io::Result<()> {
+        let text = format!("Status: {status}\r\nContent-Type: text/plain\r\n\r\n{text}\n");
+        let mut answer = record(STDOUT, request.id, text.as_bytes());
+        answer.extend(record(STDOUT, request.id, b""));
+        answer.extend(end_request(request.id));
+        if let Some(header) = self.whole_record()?.filter(|header| header.kind == BEGIN_REQUEST) {
+            self.read.advance(header.length());
+        }
+        self.socket.write_all(&answer).await
+    }
+}
+
+/// Why a request's way to the child has ended early.
+enum Up {
+    Client(io::Error),
+    Child,
+}
+
+/// Carries the request's records to the child until its input has ended, then waits for an abort. When the answer
+/// has ended this may be dropped at any await: `read` and `carried` still fit together.
+async fn up(
+    client: &Socket,
+    read: &mut BytesMut,
+    carried: &mut Framing,
+    request: Request,
+    child: &Socket,
+) -> Result<(), Up> {
+    let mut input_ended = false;
+    loop {
+        while !read.is_empty() {
+            if input_ended && is_of_another(read, request) {
+                return Ok(()); // the next request waits for the answer
+            }
+            let (used, whole) = carried.next(read).map_err(|error| Up::Client(invalid(error)))?;
+            let piece = read.split_to(used);
+            child.write_all(&piece).await.map_err(|_| Up::Child)?;
+            input_ended |= whole.is_some_and(|header| header.kind == STDIN && header.content == 0);
+        }
+        match client.read_more(read).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Up::Client(io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => return Err(Up::Client(error)),
+        }
+    }
+}
+
+/// Whether the next record is not one of this request: after its input only its abort may come.
+fn is_of_another(read: &[u8], request: Request) -> bool {
+    let Some(header) = read.first_chunk::<HEADER>() else { return false };
+    Header::parse(*header).is_ok_and(|header| header.kind != ABORT_REQUEST || header.request != request.id)
+}
+
+/// Why an answer has ended early.
+enum Failure {
+    Client(io::Error),
+    Child {
+        /// A part of it was sent.
+        began: bool,
+        error: io::Error,
+    },
+}
+
+/// Carries the answer's records to the client, up to the end of the request.
+async fn down(child: &Socket, client: &Socket, request: Request) -> Result<(), Failure> {
+    let mut framing = Framing::default();
+    let mut buffer = vec![0; BUFFER];
+    let mut began = false;
+    loop {
+        let length = match child.read(&mut buffer).await {
+            Ok(0) => return Err(Failure::Child { began, error: io::ErrorKind::UnexpectedEof.into() }),
+            Ok(length) => length,
+            Err(error) => return Err(Failure::Child { began, error }),
+        };
+        let (mut at, mut ended) = (0, false);
+        while at < length && !ended {
+            let next = framing.next(&buffer[at..length]);
+            let (used, whole) = next.map_err(|error| Failure::Child { began, error: invalid(error) })?;
+            at += used;
+            ended = whole.is_some_and(|header| header.kind == END_REQUEST && header.request == request.id);
+        }
+        client.write_all(&buffer[..at]).await.map_err(Failure::Client)?;
+        began = true;
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+fn invalid(error: record::NoFastCgi) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

@@ -1,0 +1,287 @@
+//! HTTP/1.0 and 1.1: each request goes to the child over a connection of its own, so a connection that the child
+//! closes can't lose the next request.
+//!
+//! A client's connection has no state between two requests. So when this relay is to leave, it takes the socket
+//! back from hyper after the answer that is under way, and passes it on to the successor's relay ([`Connection`]).
+
+mod body;
+mod headers;
+mod heads;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, client};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::Sleep;
+
+use self::body::{Answer, Sent};
+use self::heads::Heads;
+use crate::connect::{Addresses, connect};
+use crate::counts::{self, Counted};
+use crate::relay::{Control, Proxied};
+use crate::socket::Stream;
+use crate::tcp::{self, Until};
+
+/// The longest head of a request or an answer, in bytes. It is also the most that is read ahead.
+const LONGEST_HEAD: usize = 64 * 1024;
+
+/// The most header fields of a request or an answer.
+const MOST_FIELDS: usize = 200;
+
+/// How long a client may take for the head of a request, from its first byte.
+const HEAD: Duration = Duration::from_secs(60);
+
+/// What the requests of one connection leave for its owner.
+#[derive(Debug, Default)]
+struct Shared {
+    /// A request is under way whose answer has not begun.
+    is_awaited: Cell<bool>,
+    /// A request is under way.
+    is_busy: Cell<bool>,
+    /// The last request and its answer let the connection stay open.
+    keeps: Cell<bool>,
+    /// When the first byte of a request came whose head is not complete.
+    head_since: Cell<Option<Instant>>,
+    /// `is_awaited` or `is_busy` has changed.
+    changed: Notify,
+    /// The child's connection, after an answer that switches protocols (RFC 9110, section 7.8).
+    switched: RefCell<Option<JoinHandle<io::Result<Stream>>>>,
+}
+
+/// How hyper's part of a connection has ended.
+enum Left {
+    /// Between two requests, because this relay is to leave.
+    Idle(Stream),
+    /// Both sides speak another protocol now.
+    Switched(Stream, JoinHandle<io::Result<Stream>>),
+    /// It is closed.
+    Closed,
+}
+
+/// Serves a client's connection until it is closed or passed on.
+pub(crate) async fn serve(mut stream: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
+    stream.socket.set_nodelay();
+    let addresses = Rc::new(named.clone().unwrap_or_else(|| Addresses::of(&stream.socket)));
+    let mut control = proxied.control.clone();
+    let mut may_pass_on = true;
+    loop {
+        match requests(stream, &addresses, proxied, &mut control, may_pass_on).await {
+            Left::Closed => return,
+            Left::Switched(client, child) => {
+                let _under_way = Counted::new(proxied, |tally| &tally.under_way);
+                if let Ok(Ok(child)) = child.await {
+                    let _ = tcp::carry(client, child, Until::OneEnds).await; // both have seen the error
+                }
+                return;
+            }
+            Left::Idle(idle) => {
+                let heir = control.borrow().heir.clone();
+                let Some(heir) = heir else { return };
+                match heir.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
+                    Ok(()) => return counts::add(&proxied.tally.passed_on, 1),
+                    // The successor's relay is gone: the client is served here, as long as this relay lives.
+                    Err(back) => (stream, may_pass_on) = (back, false),
+                }
+            }
+        }
+    }
+}
+
+/// Answers requests until the connection is closed or is to be passed on.
+async fn requests(
+    stream: Stream,
+    addresses: &Rc<Addresses>,
+    proxied: &Rc<Proxied>,
+    control: &mut watch::Receiver<Control>,
+    may_pass_on: bool,
+) -> Left {
+    let shared = Rc::new(Shared { keeps: Cell::new(true), ..Shared::default() });
+    let service = service_fn(|request| {
+        Box::pin(answer(request, Rc::clone(addresses), Rc::clone(proxied), Rc::clone(&shared), may_pass_on))
+    });
+    let mut connection = http1::Builder::new()
+        .half_close(true) // a client may end its direction when it has sent its last request
+        .preserve_header_case(true)
+        .max_headers(MOST_FIELDS)
+        .max_buf_size(LONGEST_HEAD)
+        // Without `pipeline_flush`: it keeps an answer back while bytes of the next request are there, and the
+        // connection may be taken from hyper just then.
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(Heads { stream, shared: Rc::clone(&shared) }), service);
+    let mut is_ending = false;
+    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let ended = loop {
+        let leaves = {
+            let control = control.borrow_and_update();
+            control.leaves && control.heir.is_some() && may_pass_on
+        };
+        // Before the head of the answer is written, hyper would add `Connection: close` to it.
+        if leaves && !is_ending && shared.keeps.get() && !shared.is_awaited.get() {
+            is_ending = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        let changed = shared.changed.notified();
+        let turn = std::future::poll_fn(|context| {
+            if let Poll::Ready(ended) = connection.poll_without_shutdown(context) {
+                return Poll::Ready(Some(ended));
+            }
+            let Some(since) = shared.head_since.get() else {
+                timer = None;
+                return Poll::Pending;
+            };
+            let timer =
+                timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until((since + HEAD).into())));
+            timer.as_mut().poll(context).map(|()| None)
+        });
+        tokio::select! {
+            biased;
+            ended = turn => match ended {
+                Some(ended) => break ended,
+                None => return Left::Closed, // it took too long for its head
+            },
+            () = changed => {}
+            changed = control.changed() => if changed.is_err() {
+                return Left::Closed; // the relay exits
+            },
+        }
+    };
+    let parts = connection.into_parts();
+    let Stream { socket, first } = parts.io.into_inner().stream;
+    debug_assert!(first.is_empty() || parts.read_buf.is_empty());
+    let first = if first.is_empty() { parts.read_buf } else { first };
+    let stream = Stream { socket, first };
+    let switched = shared.switched.borrow_mut().take();
+    match (ended, switched) {
+        (Ok(()), Some(child)) => Left::Switched(stream, child),
+        (Ok(()), None) if is_ending && shared.keeps.get() => Left::Idle(stream),
+        (Ok(()), None) => {
+            stream.socket.end_writing();
+            Left::Closed
+        }
+        (Err(_), _) => {
+            // The answer is not complete, and must not look as if it were: an answer without a length ends with
+            // the connection.
+            stream.socket.reset_at_close();
+            Left::Closed
+        }
+    }
+}
+
+/// Carries one request to the child, and returns its answer.
+async fn answer(
+    request: Request<Incoming>,
+    addresses: Rc<Addresses>,
+    proxied: Rc<Proxied>,
+    shared: Rc<Shared>,
+    may_pass_on: bool,
+) -> Result<Response<Answer>, std::convert::Infallible> {
+    counts::add(&proxied.tally.requests, 1);
+    let under_way = Counted::new(&proxied, |tally| &tally.under_way);
+    shared.head_since.set(None);
+    shared.is_awaited.set(true);
+    shared.is_busy.set(true);
+    let sent = Sent::new(Rc::clone(&shared), under_way);
+    let keeps = headers::request_keeps_open(&request);
+    let is_version_1_0 = request.version() == hyper::Version::HTTP_10;
+
+    let mut response = match waits_for_resume(&proxied).await {
+        Err(max) => held_too_long(max),
+        Ok(()) => match forward(request, &addresses, &proxied, &shared).await {
+            Ok(response) => response,
+            Err(failure) => {
+                proxied.failed(&failure);
+                refused(&failure)
+            }
+        },
+    };
+    // Without a successor's relay the client has to connect anew after this answer.
+    let is_last = {
+        let control = proxied.control.borrow();
+        control.leaves && !(control.heir.is_some() && may_pass_on)
+    };
+    if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    shared.keeps.set(keeps && headers::response_keeps_open(&response, is_version_1_0));
+    Ok(response.map(|body| body.tracked(sent)))
+}
+
+/// Waits while requests are held back.
+///
+/// # Errors
+/// The time after which a request is refused.
+async fn waits_for_resume(proxied: &Proxied) -> Result<(), Duration> {
+    let mut control = proxied.control.clone();
+    let Some(max) = control.borrow().hold else { return Ok(()) };
+    match tokio::time::timeout(max, control.wait_for(|control| control.hold.is_none())).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(max),
+    }
+}
+
+/// Why a request has no answer of the child.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("can't connect to the child: {0}")]
+    Connect(#[source] io::Error),
+    #[error("the child's answer is invalid or cut short: {0}")]
+    Answer(#[source] hyper::Error),
+}
+
+async fn forward(
+    mut request: Request<Incoming>,
+    addresses: &Addresses,
+    proxied: &Rc<Proxied>,
+    shared: &Rc<Shared>,
+) -> Result<Response<Answer>, Failure> {
+    let switches = headers::prepare_request(&mut request, addresses, proxied.proxy.forwarded);
+    let socket = connect(&proxied.proxy, addresses).await.map_err(Failure::Connect)?;
+    let io = TokioIo::new(Stream { socket, first: Bytes::new() });
+    let handshake = client::conn::http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(MOST_FIELDS)
+        .max_buf_size(LONGEST_HEAD)
+        .handshake::<_, Incoming>(io)
+        .await;
+    let (mut sender, connection) = handshake.map_err(Failure::Answer)?;
+    let driven = spawn_local(async move {
+        let parts = connection.without_shutdown().await.map_err(io::Error::other)?;
+        Ok(Stream { socket: parts.io.into_inner().socket, first: parts.read_buf })
+    });
+    let mut response = sender.send_request(request).await.map_err(Failure::Answer)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && switches {
+        shared.switched.replace(Some(driven));
+        return Ok(response.map(|_| Answer::empty()));
+    }
+    headers::prepare_response(&mut response);
+    Ok(response.map(Answer::of_child))
+}
+
+/// The answer if the child has none.
+fn refused(failure: &Failure) -> Response<Answer> {
+    let text = format!("{failure}\n");
+    let mut response = Response::new(Answer::text(text));
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response
+}
+
+/// The answer to a request that was held back for as long as the operator allows.
+fn held_too_long(max: Duration) -> Response<Answer> {
+    let text = format!("requests are held back at the moment; this one waited {max:?}\n");
+    let mut response = Response::new(Answer::text(text));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(max.as_secs().max(1)));
+    response
+}

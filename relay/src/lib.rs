@@ -1,0 +1,27 @@
+//! The relay: the process that carries connections from a `[[proxy]]`'s listening sockets to the child of its
+//! generation.
+//!
+//! Each generation that has a `[[proxy]]` has one relay. psflip starts it, tells it over a socket pair what to
+//! do ([`message`]), and ends it. psflip itself never touches a client's connection.
+//!
+//! What a relay does at an upgrade is decided by psflip: the old relay accepts connections until the new
+//! generation is promoted, the new one from then on. The old relay passes the clients' idle keep-alive
+//! connections on to the new one ([`pass_on`]), and reports when all requests under way are answered.
+//!
+//! One thread: a relay carries bytes, and its cost is in the kernel.
+
+mod accept;
+mod connect;
+mod counts;
+mod fcgi;
+mod http;
+mod link;
+pub mod message;
+mod pass_on;
+mod proxy_protocol;
+mod relay;
+mod socket;
+mod tcp;
+
+pub use link::Link;
+pub use relay::run;

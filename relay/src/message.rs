@@ -1,0 +1,136 @@
+//! What psflip and its relay say to each other: one JSON object for each packet of a socket pair
+//! (`SOCK_SEQPACKET`), with the descriptors that belong to it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the relay carries connections to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forward {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// How the relay reads what clients send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Bytes. A connection stays with one child until one side closes it.
+    Tcp,
+    /// HTTP/1.0 and 1.1. Each request goes to the child that is active when it comes.
+    Http,
+    /// FastCGI. Each request goes to the child that is active when it comes.
+    Fastcgi,
+}
+
+/// The version of the PROXY protocol (haproxy.org, proxy-protocol.txt).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What happens to `X-Forwarded-For`, `-Proto` and `-Host` of an HTTP request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarded {
+    /// The client's address is appended to those that are there; the other two are set if they are absent.
+    #[default]
+    Append,
+    /// All three are replaced.
+    Replace,
+    /// None is touched.
+    Off,
+}
+
+/// One `[[proxy]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// The address that it listens on, as configured. It names the proxy in logs, counts and hand-overs.
+    pub listen: String,
+    /// How many of the descriptors of [`Order::Start`] are its listening sockets.
+    pub sockets: usize,
+    /// Where connections go.
+    pub forward: Forward,
+    /// How they are read.
+    pub protocol: Protocol,
+    /// The relay sends this header ahead of each connection to the child.
+    pub send_proxy_protocol: Option<ProxyProtocol>,
+    /// Clients' connections begin with a PROXY protocol header of either version.
+    pub accept_proxy_protocol: bool,
+    /// For HTTP.
+    pub forwarded: Forwarded,
+}
+
+/// From psflip to its relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum Order {
+    /// The first order. Its descriptors are the listening sockets in the order of the proxies, then a memory
+    /// file for the counts ([`Counts`]).
+    Start {
+        /// All proxies.
+        proxies: Vec<Proxy>,
+    },
+    /// The generation is promoted: accept connections. The descriptor, if there is one, is the link on which the
+    /// predecessor's relay passes connections on.
+    Accept,
+    /// Another generation is promoted, or this one is to stop: accept no more, and report when nothing is under
+    /// way ([`Report::Drained`]). The descriptor, if there is one, is the link to the successor's relay, which
+    /// gets the idle connections.
+    Leave,
+    /// Accept no connection, and let requests wait, each at most this long.
+    Hold {
+        /// Milliseconds.
+        max_ms: u64,
+    },
+    /// The opposite of `Hold`, and of `Leave` if that came with a stop request that was given up.
+    Resume,
+}
+
+/// From the relay to psflip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// It can accept.
+    Ready,
+    /// After `Leave`: every request that had begun is answered, and every connection without a request is passed
+    /// on or closed. What is left are connections that stay open as long as their two sides want.
+    Drained {
+        /// Connections passed on to the successor's relay.
+        passed_on: u64,
+        /// Requests that were under way when `Leave` came.
+        waited_for: u64,
+    },
+}
+
+/// What a relay writes into its memory file for psflip, which reads it when an operator asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// As [`Proxy::listen`].
+    pub listen: String,
+    /// Accepted, or got from the predecessor's relay.
+    pub connections: u64,
+    /// Open now.
+    pub open: u64,
+    /// HTTP and FastCGI requests.
+    pub requests: u64,
+    /// Requests, and connections where the protocol has no requests, that are under way.
+    pub under_way: u64,
+    /// Requests or connections that failed because of the child: refused, reset, or cut short.
+    pub errors: u64,
+    /// Connections passed on to the successor's relay.
+    pub passed_on: u64,
+    /// Whether it accepts.
+    pub accepting: bool,
+    /// Whether it holds requests back.
+    pub held: bool,
+}

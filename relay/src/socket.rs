@@ -1,0 +1,242 @@
+//! A connected stream socket, TCP or Unix, and bytes of it that were read already.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{AddressFamily, Shutdown, getsockname, shutdown, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// A connection that another process accepted.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC: it can't be watched. EINVAL: not a stream socket.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        if getsockname(&fd)?.address_family() == AddressFamily::UNIX {
+            Ok(Self::Unix(UnixStream::from_std(fd.into())?))
+        } else {
+            Ok(Self::Tcp(TcpStream::from_std(fd.into())?))
+        }
+    }
+
+    /// The address of the other side; `None` for a Unix socket.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The own address; `None` for a Unix socket.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    pub(crate) fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(context),
+            Self::Unix(socket) => socket.poll_read_ready(context),
+        }
+    }
+
+    pub(crate) fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_write_ready(context),
+            Self::Unix(socket) => socket.poll_write_ready(context),
+        }
+    }
+
+    /// # Errors
+    /// `WouldBlock`, and those of recv(2).
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_read(buffer),
+            Self::Unix(socket) => socket.try_read(buffer),
+        }
+    }
+
+    /// # Errors
+    /// `WouldBlock`, and those of send(2).
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write(bytes),
+            Self::Unix(socket) => socket.try_write(bytes),
+        }
+    }
+
+    /// Calls `io`, which says `WouldBlock` when the socket isn't ready for `interest`.
+    ///
+    /// # Errors
+    /// Those of `io`.
+    pub(crate) fn try_io<T>(&self, interest: Interest, io: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self {
+            Self::Tcp(socket) => socket.try_io(interest, io),
+            Self::Unix(socket) => socket.try_io(interest, io),
+        }
+    }
+
+    /// Reads what is there, and waits for it. 0: the other side has ended its direction.
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            std::future::poll_fn(|context| self.poll_read_ready(context)).await?;
+            match self.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Appends what is there, and waits for it. `false`: the other side has ended its direction.
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    pub(crate) async fn read_more(&self, to: &mut BytesMut) -> io::Result<bool> {
+        loop {
+            std::future::poll_fn(|context| self.poll_read_ready(context)).await?;
+            // Not a buffer of the connection's own: an idle one must stay small.
+            let mut buffer = [0; 16 * 1024];
+            match self.try_read(&mut buffer) {
+                Ok(length) => {
+                    to.extend_from_slice(&buffer[..length]);
+                    return Ok(length > 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// Those of send(2).
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::future::poll_fn(|context| self.poll_write_ready(context)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the own direction: the other side reads an end of file.
+    pub(crate) fn end_writing(&self) {
+        let _ = shutdown(self, Shutdown::Write); // ENOTCONN: the other side is gone
+    }
+
+    /// Lets the coming close(2) be a reset, as the other connection had one: the client must not take what it
+    /// got for complete. A Unix socket has no resets.
+    pub(crate) fn reset_at_close(&self) {
+        if matches!(self, Self::Tcp(_)) {
+            let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO)); // it may be closed already
+        }
+    }
+
+    /// Sends small packets at once: what is carried is already written in the pieces that its sender chose.
+    pub(crate) fn set_nodelay(&self) {
+        if let Self::Tcp(socket) = self {
+            let _ = socket.set_nodelay(true); // EINVAL: the other side is gone
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// A socket, and the bytes that were read from it before.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) socket: Socket,
+    /// The bytes to read first.
+    pub(crate) first: Bytes,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first[..length]);
+            self.first.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(context, buffer),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write(context, bytes),
+            Socket::Unix(socket) => Pin::new(socket).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(context, slices),
+            Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // sockets have no buffer of their own
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = match &mut self.socket {
+            Socket::Tcp(socket) => ready!(Pin::new(socket).poll_shutdown(context)),
+            Socket::Unix(socket) => ready!(Pin::new(socket).poll_shutdown(context)),
+        };
+        Poll::Ready(done)
+    }
+}

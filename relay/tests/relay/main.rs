@@ -1,0 +1,7 @@
+//! Relays in threads of the test, with the test in place of psflip, and servers without any care as children.
+
+mod fcgi;
+mod http;
+mod load;
+mod support;
+mod tcp;
