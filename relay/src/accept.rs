@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 
+use crate::pause::pause;
 use crate::relay::{Control, Proxied, serve};
 use crate::socket::{Socket, Stream};
 
@@ -67,7 +68,7 @@ pub(crate) async fn accept(listener: Listener, proxied: Rc<Proxied>, mut control
                     reporter.report(&proxied, &error);
                     tokio::select! {
                         () = proxied.closed.notified() => {}
-                        () = tokio::time::sleep(PAUSE) => {}
+                        () = pause(PAUSE) => {}
                     }
                 }
                 // ECONNABORTED and the network's errors of accept(2): this one client is gone.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::message::{Forward, Proxy};
+use crate::pause::pause;
 use crate::proxy_protocol;
 use crate::socket::Socket;
 
@@ -23,14 +24,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// Those of connect(2): the child refuses connections, or its address can't be reached.
 pub(crate) async fn connect(proxy: &Proxy, client: &Addresses) -> io::Result<Socket> {
     let give_up = Instant::now() + REFUSED;
-    let mut pause = FIRST_PAUSE;
+    let mut next = FIRST_PAUSE;
     let socket = loop {
         match connect_once(&proxy.forward).await {
             Ok(socket) => break socket,
-            Err(error) if may_pass(&error) && Instant::now() + pause < give_up => {
-                // The kernel reports no event when another process begins to listen.
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+            Err(error) if may_pass(&error) && Instant::now() + next < give_up => {
+                pause(next).await;
+                next *= 2;
             }
             Err(error) => return Err(error),
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::message::Counts;
+use crate::pause::pause;
 use crate::relay::Proxied;
 
 /// The shortest time between two writes to the memory file.
@@ -64,7 +65,7 @@ pub(crate) async fn keep(file: File, all: Rc<[Rc<Proxied>]>, changed: Rc<Notify>
             return;
         }
         changed.notified().await;
-        tokio::time::sleep(PAUSE).await;
+        pause(PAUSE).await;
     }
 }
 

@@ -18,6 +18,7 @@ mod http;
 mod link;
 pub mod message;
 mod pass_on;
+mod pause;
 mod proxy_protocol;
 mod relay;
 mod socket;

@@ -1,5 +1,6 @@
 //! Relays in threads of the test, with the test in place of psflip, and servers without any care as children.
 
+mod bad;
 mod fcgi;
 mod http;
 mod load;

@@ -50,7 +50,7 @@ fn no_comments(source: &Source) -> &str {
 pub(super) fn sleeps(tree: &Tree) -> Vec<Finding> {
     // Examples may keep idle connections open for a time.
     let may = |path: &str| {
-        path == "testkit/src/wait.rs"
+        ["testkit/src/wait.rs", "relay/src/pause.rs"].contains(&path)
             || path.starts_with("fixtures/src/")
             || path.starts_with("examples/servers/")
     };

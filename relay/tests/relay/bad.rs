@@ -1,0 +1,124 @@
+//! Clients that behave badly cost their own connection, and nothing else.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+
+use relay::message::Protocol;
+
+use crate::support::{Client, Relay, listener, proxy, read_until, server};
+
+/// Answers with the head and the body that it got.
+fn echo() -> SocketAddr {
+    server(|mut connection: TcpStream| {
+        let head = read_until(&mut connection, b"\r\n\r\n").to_lowercase();
+        let body = if let Some(length) = head.lines().find_map(|line| line.strip_prefix("content-length: ")) {
+            let mut body = vec![0; length.parse().unwrap()];
+            std::io::Read::read_exact(&mut connection, &mut body).unwrap();
+            String::from_utf8_lossy(&body).into_owned()
+        } else if head.contains("transfer-encoding: chunked") {
+            read_until(&mut connection, b"0\r\n\r\n")
+        } else {
+            String::new()
+        };
+        let text = format!("{head}[{body}]");
+        write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).unwrap();
+    })
+}
+
+/// Requests that two servers might understand in two ways, so that one smuggles a second request past the first
+/// server: the classes of RFC 9112, sections 11.1 and 11.2, and of the public lists of this attack.
+const SMUGGLING: &[&str] = &[
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\nabcde",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\nabcd",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x4\r\n\r\nabcd",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 4\r\n\r\nabcd",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity, chunked, identity\r\n\r\n0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+    "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nA: b\rc\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nA\0: b\r\n\r\n",
+    "GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+    "GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+];
+
+#[test]
+fn a_request_that_can_be_read_in_two_ways_reaches_the_child_in_one() {
+    let (socket, address) = listener();
+    let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
+    a.accept();
+    for bad in SMUGGLING {
+        let mut client = Client::connect(address);
+        client.send(bad);
+        client.send("GET /smuggled HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.end();
+        let all = client.rest().unwrap_or_default();
+        let answers = all.matches("HTTP/1.1 ").count();
+        // Refused with its connection, or read in the one way that its length says.
+        let is_refused = all.is_empty() || all.starts_with("HTTP/1.1 4") || all.starts_with("HTTP/1.1 502");
+        assert!(is_refused && answers <= 1 || all.contains("get /smuggled http/1.1"), "{bad:?}\n{all}");
+        assert!(!all.contains("[abcdget /smuggled"), "{bad:?}\n{all}");
+    }
+    // The length beside `Transfer-Encoding` does not reach the child.
+    let mut client = Client::connect(address);
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET",
+    );
+    let head = client.until("[");
+    assert!(!head.contains("content-length: 6"), "{head}");
+}
+
+#[test]
+fn a_head_without_end_is_refused_and_others_are_served() {
+    let (socket, address) = listener();
+    let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
+    a.accept();
+    let mut endless = Client::connect(address);
+    let mut refused = false;
+    let _ = endless.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nA: ");
+    for _ in 0..10_000 {
+        if endless.stream.write_all(&[b'a'; 1024]).is_err() {
+            refused = true;
+            break;
+        }
+    }
+    assert!(refused, "10 MB of a head were accepted");
+    let mut many = Client::connect(address);
+    let _ = many.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n");
+    for number in 0..1000 {
+        if many.stream.write_all(format!("A{number}: b\r\n").as_bytes()).is_err() {
+            break;
+        }
+    }
+    let _ = many.stream.write_all(b"\r\n");
+    let answer = many.rest().unwrap_or_default();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let mut client = Client::connect(address);
+    client.send("GET /good HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.until("get /good");
+}
+
+#[test]
+fn clients_that_reset_their_connections_at_any_point_leave_nothing() {
+    let (socket, address) = listener();
+    let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
+    a.accept();
+    let request = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n0123456789";
+    for length in 0..=request.len() {
+        let mut client = Client::connect(address);
+        client.send(&request[..length]);
+        rustix::net::sockopt::set_socket_linger(&client.stream, Some(std::time::Duration::ZERO)).unwrap();
+    }
+    let counts = a.wait_counts("all connections to be closed", |counts| {
+        counts.connections > request.len() as u64 && counts.open == 0
+    });
+    assert_eq!(counts.under_way, 0);
+}
