@@ -131,6 +131,8 @@ pub struct Counts {
     pub passed_on: u64,
     /// Whether it accepts.
     pub accepting: bool,
+    /// Whether another generation accepts, or psflip stops.
+    pub leaving: bool,
     /// Whether it holds requests back.
     pub held: bool,
 }

@@ -187,7 +187,7 @@ async fn serve_open(
     };
     match proxied.proxy.protocol {
         Protocol::Tcp => serve_tcp(stream, named, proxied).await,
-        Protocol::Http => http::serve(stream, named, proxied).await,
+        Protocol::Http => http::serve(stream, named, proxied).await?,
         Protocol::Fastcgi => fcgi::serve(stream, named, proxied).await?,
     }
     Ok(())
@@ -237,6 +237,7 @@ impl Proxied {
             errors: self.tally.errors.get(),
             passed_on: self.tally.passed_on.get(),
             accepting: control.accepts(),
+            leaving: control.leaves,
             held: control.hold.is_some(),
         }
     }

@@ -101,7 +101,8 @@ fn remove_of_connection(headers: &mut HeaderMap) {
     }
 }
 
-fn name_client(headers: &mut HeaderMap, client: &Addresses, forwarded: Forwarded) {
+/// Sets the fields that name the client, as configured.
+pub(super) fn name_client(headers: &mut HeaderMap, client: &Addresses, forwarded: Forwarded) {
     let replaces = match forwarded {
         Forwarded::Off => return,
         Forwarded::Replace => true,

@@ -7,6 +7,7 @@
 mod body;
 mod headers;
 mod heads;
+mod http2;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,7 +16,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
@@ -71,30 +72,92 @@ enum Left {
 }
 
 /// Serves a client's connection until it is closed or passed on.
-pub(crate) async fn serve(mut stream: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
+///
+/// # Errors
+/// The client is gone.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    named: Option<Addresses>,
+    proxied: &Rc<Proxied>,
+) -> io::Result<()> {
     stream.socket.set_nodelay();
     let addresses = Rc::new(named.clone().unwrap_or_else(|| Addresses::of(&stream.socket)));
     let mut control = proxied.control.clone();
     let mut may_pass_on = true;
     loop {
-        match requests(stream, &addresses, proxied, &mut control, may_pass_on).await {
-            Left::Closed => return,
+        let left = match first_bytes(stream, &mut control, may_pass_on).await? {
+            First::Http2(stream) => {
+                http2::serve(stream, addresses, proxied, &mut control).await;
+                return Ok(());
+            }
+            First::Http1(stream) => requests(stream, &addresses, proxied, &mut control, may_pass_on).await,
+            First::Leave(stream) => Left::Idle(stream),
+            First::Closed => Left::Closed,
+        };
+        match left {
+            Left::Closed => return Ok(()),
             Left::Switched(client, child) => {
                 let _under_way = Counted::new(proxied, |tally| &tally.under_way);
                 if let Ok(Ok(child)) = child.await {
                     let _ = tcp::carry(client, child, Until::OneEnds).await; // both have seen the error
                 }
-                return;
+                return Ok(());
             }
             Left::Idle(idle) => {
                 let heir = control.borrow().heir.clone();
-                let Some(heir) = heir else { return };
+                let Some(heir) = heir else { return Ok(()) };
                 match heir.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
-                    Ok(()) => return counts::add(&proxied.tally.passed_on, 1),
+                    Ok(()) => {
+                        counts::add(&proxied.tally.passed_on, 1);
+                        return Ok(());
+                    }
                     // The successor's relay is gone: the client is served here, as long as this relay lives.
                     Err(back) => (stream, may_pass_on) = (back, false),
                 }
             }
+        }
+    }
+}
+
+/// What a connection begins with.
+enum First {
+    Http1(Stream),
+    Http2(Stream),
+    /// Nothing has come, and this relay is to leave.
+    Leave(Stream),
+    /// The client has closed it.
+    Closed,
+}
+
+/// Waits for the first bytes, which tell HTTP/1 from HTTP/2. A connection on which nothing has come costs no more
+/// than its socket, and can be passed on.
+async fn first_bytes(
+    stream: Stream,
+    control: &mut watch::Receiver<Control>,
+    may_pass_on: bool,
+) -> io::Result<First> {
+    let Stream { socket, first } = stream;
+    let mut read = BytesMut::from(first);
+    loop {
+        match http2::begins(&read) {
+            Some(true) => return Ok(First::Http2(Stream { socket, first: read.freeze() })),
+            Some(false) => return Ok(First::Http1(Stream { socket, first: read.freeze() })),
+            None => {}
+        }
+        let leaves = {
+            let control = control.borrow_and_update();
+            control.leaves && control.heir.is_some() && may_pass_on
+        };
+        if leaves {
+            return Ok(First::Leave(Stream { socket, first: read.freeze() }));
+        }
+        tokio::select! {
+            more = socket.read_more(&mut read) => if !more? {
+                return Ok(First::Closed);
+            },
+            changed = control.changed() => if changed.is_err() {
+                return Ok(First::Closed); // the relay exits
+            },
         }
     }
 }

@@ -120,7 +120,7 @@ fn without_an_heir_each_client_is_told_to_connect_anew() {
     client.send(get("/1"));
     answer(&mut client);
     a.leave();
-    a.wait_counts("no longer accepting", |counts| !counts.accepting);
+    a.wait_counts("leaving", |counts| counts.leaving);
     client.send(get("/2"));
     let (head, body) = answer(&mut client);
     assert!(head.to_lowercase().contains("connection: close") && body.contains("a GET /2"), "{head}{body}");
@@ -221,8 +221,28 @@ fn a_websocket_is_carried_until_one_side_closes_it() {
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     client.until("hello ");
     a.leave();
-    a.wait_counts("no longer accepting", |counts| !counts.accepting);
+    a.wait_counts("leaving", |counts| counts.leaving);
     client.send("re\n");
     assert_eq!(client.rest().unwrap(), "there\n");
     assert_eq!(a.report(), Report::Drained { passed_on: 0, waited_for: 1 });
+}
+
+#[test]
+fn a_connection_without_a_request_is_passed_on() {
+    let (socket, address) = listener();
+    let (child_a, ..) = careless("a");
+    let (child_b, ..) = careless("b");
+    let a = Relay::start(&socket, proxy(Protocol::Http, child_a));
+    a.accept();
+    let mut fresh = Client::connect(address);
+    let mut begun = Client::connect(address);
+    begun.send("P"); // of POST, or of HTTP/2's preface
+    a.wait_counts("both connections", |counts| counts.connections == 2);
+    let b = Relay::start(&socket, proxy(Protocol::Http, child_b));
+    a.leave_to(&b);
+    assert_eq!(a.report(), Report::Drained { passed_on: 2, waited_for: 0 });
+    fresh.send(get("/1"));
+    assert!(answer(&mut fresh).1.contains("b GET /1"));
+    begun.send("OST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+    assert!(answer(&mut begun).1.contains("b POST /2 HTTP/1.1 x!"));
 }

@@ -3,6 +3,7 @@
 mod bad;
 mod fcgi;
 mod http;
+mod http2;
 mod load;
 mod support;
 mod tcp;

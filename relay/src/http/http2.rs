@@ -1,0 +1,130 @@
+//! HTTP/2 with prior knowledge (RFC 9113, section 3.3), which gRPC speaks: each client's connection has one to the
+//! child. Its end without loss is part of the protocol (GOAWAY, section 6.8), so it is not passed on: a client whose
+//! generation leaves is told to open a new connection, and every stream that has begun is carried to its end.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, client, server};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_local;
+
+use super::body::{Answer, Sent};
+use super::{Failure, LONGEST_HEAD, Shared, headers, held_too_long, refused, waits_for_resume};
+use crate::connect::{Addresses, connect};
+use crate::counts::{self, Counted};
+use crate::relay::{Control, Proxied};
+use crate::socket::Stream;
+
+/// What a client's connection begins with (RFC 9113, section 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The most streams of one connection at a time.
+const STREAMS: u32 = 128;
+
+/// Runs hyper's tasks on this thread.
+#[derive(Clone)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+/// Serves a client's connection until it is closed.
+pub(super) async fn serve(
+    stream: Stream,
+    addresses: Rc<Addresses>,
+    proxied: &Rc<Proxied>,
+    control: &mut watch::Receiver<Control>,
+) {
+    let (sender, child) = match connect_to_child(&addresses, proxied).await {
+        Ok(both) => both,
+        Err(failure) => {
+            proxied.failed(&failure);
+            return stream.socket.reset_at_close();
+        }
+    };
+    // Both ends of the way to the child: no stream can begin any more.
+    let child_has_ended = Rc::new((Cell::new(false), Notify::new()));
+    let ended = Rc::clone(&child_has_ended);
+    spawn_local(async move {
+        let _ = child.await; // the streams have their own errors
+        ended.0.set(true);
+        ended.1.notify_one();
+    });
+    let service = service_fn(|request| {
+        let (sender, addresses, proxied) = (sender.clone(), Rc::clone(&addresses), Rc::clone(proxied));
+        async move { Ok::<_, std::convert::Infallible>(answer(request, sender, &addresses, proxied).await) }
+    });
+    let mut builder = server::conn::http2::Builder::new(Local);
+    builder.max_concurrent_streams(STREAMS).max_header_list_size(LONGEST_HEAD as u32).auto_date_header(false);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut leaves = false;
+    loop {
+        if (control.borrow_and_update().leaves || child_has_ended.0.get()) && !leaves {
+            leaves = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        tokio::select! {
+            _ = connection.as_mut() => return, // an error is the client's own
+            changed = control.changed() => if changed.is_err() {
+                return; // the relay exits
+            },
+            () = child_has_ended.1.notified() => {}
+        }
+    }
+}
+
+type Sender = client::conn::http2::SendRequest<Incoming>;
+
+async fn connect_to_child(
+    addresses: &Addresses,
+    proxied: &Proxied,
+) -> Result<(Sender, impl Future<Output = hyper::Result<()>> + use<>), Failure> {
+    let socket = connect(&proxied.proxy, addresses).await.map_err(Failure::Connect)?;
+    let io = TokioIo::new(Stream { socket, first: Bytes::new() });
+    let handshake = client::conn::http2::handshake::<_, _, Incoming>(Local, io).await;
+    handshake.map_err(Failure::Answer)
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    mut sender: Sender,
+    addresses: &Addresses,
+    proxied: Rc<Proxied>,
+) -> Response<Answer> {
+    counts::add(&proxied.tally.requests, 1);
+    let sent = Sent::new(Rc::new(Shared::default()), Counted::new(&proxied, |tally| &tally.under_way));
+    let response = match waits_for_resume(&proxied).await {
+        Err(max) => held_too_long(max),
+        Ok(()) => {
+            headers::name_client(request.headers_mut(), addresses, proxied.proxy.forwarded);
+            match sender.send_request(request).await {
+                Ok(response) => response.map(Answer::of_child),
+                Err(error) => {
+                    let failure = Failure::Answer(error);
+                    proxied.failed(&failure);
+                    refused(&failure)
+                }
+            }
+        }
+    };
+    response.map(|body| body.tracked(sent))
+}
+
+/// Whether the connection begins with the preface; `None`: more bytes are needed.
+pub(super) fn begins(bytes: &[u8]) -> Option<bool> {
+    let length = bytes.len().min(PREFACE.len());
+    match bytes[..length] == PREFACE[..length] {
+        true if length == PREFACE.len() => Some(true),
+        true => None,
+        false => Some(false),
+    }
+}
