@@ -1,5 +1,5 @@
-//! What psflip and its relay say to each other: one JSON object for each packet of a socket pair
-//! (`SOCK_SEQPACKET`), with the descriptors that belong to it.
+//! The messages between psflip and its relay: one JSON object per packet of a socket pair (`SOCK_SEQPACKET`), with
+//! the descriptors that belong to it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -102,8 +102,8 @@ pub enum Order {
 pub enum Report {
     /// It can accept.
     Ready,
-    /// After `Leave`: every request that had begun is answered, and every connection without a request is passed
-    /// on or closed. What is left are connections that stay open as long as their two sides want.
+    /// After `Leave`: no connection is open any more. Each request that had begun is answered, and each idle
+    /// connection is passed on or closed.
     Drained {
         /// Connections passed on to the successor's relay.
         passed_on: u64,

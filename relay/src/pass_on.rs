@@ -29,11 +29,11 @@ struct Head {
 
 /// The relay of the successor.
 #[derive(Debug)]
-pub(crate) struct Heir {
+pub(crate) struct Successor {
     link: Link,
 }
 
-impl Heir {
+impl Successor {
     /// # Errors
     /// ENOMEM, ENOSPC.
     pub(crate) fn new(link: OwnedFd) -> io::Result<Self> {
@@ -43,7 +43,7 @@ impl Heir {
     /// Passes a connection on.
     ///
     /// # Errors
-    /// The connection: the heir is gone, or too much was read ahead.
+    /// The connection: the successor is gone, or too much was read ahead.
     pub(crate) async fn pass_on(
         &self,
         listen: &str,

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_without_addresses_is_told_as_such() {
+    fn a_connection_without_addresses_is_marked_as_unknown() {
         assert_eq!(header(ProxyProtocol::V1, &Addresses::default()), b"PROXY UNKNOWN\r\n");
         for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
             let bytes = header(version, &Addresses::default());

@@ -16,7 +16,7 @@ use crate::connect::{Addresses, connect};
 use crate::counts::{self, Counted, Tally};
 use crate::link::{Link, Packet};
 use crate::message::{Counts, Order, Protocol, Proxy, Report};
-use crate::pass_on::{self, Heir};
+use crate::pass_on::{self, Successor};
 use crate::socket::Stream;
 use crate::tcp::{self, Until};
 use crate::{fcgi, http, proxy_protocol};
@@ -43,7 +43,7 @@ pub(crate) struct Control {
     /// Another generation is, or psflip stops.
     pub(crate) leaves: bool,
     /// Where idle connections go then.
-    pub(crate) heir: Option<Rc<Heir>>,
+    pub(crate) successor: Option<Rc<Successor>>,
     /// Requests wait, each at most this long.
     pub(crate) hold: Option<Duration>,
 }
@@ -93,8 +93,8 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 control.send_modify(|control| (control.is_active, control.leaves) = (true, false));
             }
             Order::Leave => {
-                let heir = fds.next().map(Heir::new).transpose()?.map(Rc::new);
-                control.send_modify(|control| (control.leaves, control.heir) = (true, heir));
+                let successor = fds.next().map(Successor::new).transpose()?.map(Rc::new);
+                control.send_modify(|control| (control.leaves, control.successor) = (true, successor));
                 waited_for = Some(all.iter().map(|proxied| proxied.tally.under_way.get()).sum::<u64>());
             }
             Order::Hold { max_ms } => {
@@ -170,7 +170,7 @@ pub(crate) fn serve(
 }
 
 /// # Errors
-/// The client's own fault, which nobody else needs to know.
+/// An error of the client, which is not logged.
 async fn serve_open(
     mut stream: Stream,
     addresses: Option<Option<Addresses>>,

@@ -55,10 +55,10 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
             Next::Request(request) => request,
             Next::Closed => return Ok(()),
             Next::Leave => {
-                let heir = control.borrow().heir.clone();
-                let Some(heir) = heir else { return Ok(()) };
+                let successor = control.borrow().successor.clone();
+                let Some(successor) = successor else { return Ok(()) };
                 let idle = Stream { socket: client.socket, first: client.read.freeze() };
-                match heir.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
+                match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
                     Ok(()) => {
                         counts::add(&proxied.tally.passed_on, 1);
                         return Ok(());
@@ -76,7 +76,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         client.carry(request, &addresses, proxied, &mut control).await?;
         let is_last = {
             let control = control.borrow();
-            control.leaves && !(control.heir.is_some() && may_pass_on)
+            control.leaves && !(control.successor.is_some() && may_pass_on)
         };
         // FastCGI has no way to announce that this was the last answer. A client that finds its connection closed
         // between two requests connects anew.
@@ -110,7 +110,7 @@ impl Client {
         loop {
             let leaves = {
                 let control = control.borrow_and_update();
-                control.leaves && control.heir.is_some() && may_pass_on
+                control.leaves && control.successor.is_some() && may_pass_on
             };
             while !self.carried.is_between_records() && !self.read.is_empty() {
                 let (used, _) = self.carried.next(&self.read).map_err(invalid)?;

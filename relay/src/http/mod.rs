@@ -104,9 +104,9 @@ pub(crate) async fn serve(
                 return Ok(());
             }
             Left::Idle(idle) => {
-                let heir = control.borrow().heir.clone();
-                let Some(heir) = heir else { return Ok(()) };
-                match heir.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
+                let successor = control.borrow().successor.clone();
+                let Some(successor) = successor else { return Ok(()) };
+                match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
                     Ok(()) => {
                         counts::add(&proxied.tally.passed_on, 1);
                         return Ok(());
@@ -146,7 +146,7 @@ async fn first_bytes(
         }
         let leaves = {
             let control = control.borrow_and_update();
-            control.leaves && control.heir.is_some() && may_pass_on
+            control.leaves && control.successor.is_some() && may_pass_on
         };
         if leaves {
             return Ok(First::Leave(Stream { socket, first: read.freeze() }));
@@ -188,7 +188,7 @@ async fn requests(
     let ended = loop {
         let leaves = {
             let control = control.borrow_and_update();
-            control.leaves && control.heir.is_some() && may_pass_on
+            control.leaves && control.successor.is_some() && may_pass_on
         };
         // Before the head of the answer is written, hyper would add `Connection: close` to it.
         if leaves && !is_ending && shared.keeps.get() && !shared.is_awaited.get() {
@@ -272,7 +272,7 @@ async fn answer(
     // Without a successor's relay the client has to connect anew after this answer.
     let is_last = {
         let control = proxied.control.borrow();
-        control.leaves && !(control.heir.is_some() && may_pass_on)
+        control.leaves && !(control.successor.is_some() && may_pass_on)
     };
     if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -77,7 +77,7 @@ fn a_request_that_can_be_read_in_two_ways_reaches_the_child_in_one() {
 }
 
 #[test]
-fn a_head_without_end_is_refused_and_others_are_served() {
+fn an_endless_head_is_refused_and_other_clients_are_served() {
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();

@@ -65,7 +65,7 @@ fn answer(client: &mut Client) -> String {
 }
 
 #[test]
-fn a_kept_connection_outlives_the_generation() {
+fn a_keep_alive_connection_outlives_the_generation() {
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, application("a")));
     a.accept();

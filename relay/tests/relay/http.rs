@@ -44,7 +44,7 @@ fn answer(client: &mut Client) -> (String, String) {
 }
 
 #[test]
-fn a_kept_connection_outlives_the_generation() {
+fn a_keep_alive_connection_outlives_the_generation() {
     let (socket, address) = listener();
     let (child_a, ..) = careless("a");
     let (child_b, ..) = careless("b");
@@ -111,7 +111,7 @@ fn bytes_that_were_read_ahead_go_along() {
 }
 
 #[test]
-fn without_an_heir_each_client_is_told_to_connect_anew() {
+fn without_a_successor_each_client_must_reconnect() {
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let a = Relay::start(&socket, proxy(Protocol::Http, child));
