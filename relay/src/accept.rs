@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use crate::pause::pause;
-use crate::relay::{Control, Proxied, serve};
+use crate::proxied::{Control, Proxied};
+use crate::serve::serve;
 use crate::socket::{Socket, Stream};
 
 /// How long accepting pauses when the process or the host has no descriptor or memory left, unless a connection

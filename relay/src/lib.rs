@@ -6,7 +6,7 @@
 //!
 //! What a relay does at an upgrade is decided by psflip: the old relay accepts connections until the new
 //! generation is promoted, the new one from then on. The old relay passes the clients' idle keep-alive
-//! connections on to the new one ([`pass_on`]), and reports when all requests under way are answered.
+//! connections on to the new one ([`successor`]), and reports when all requests under way are answered.
 //!
 //! One thread: a relay carries bytes, and its cost is in the kernel.
 
@@ -17,11 +17,15 @@ mod fcgi;
 mod http;
 mod link;
 pub mod message;
-mod pass_on;
 mod pause;
+mod predecessor;
+mod proxied;
 mod proxy_protocol;
 mod relay;
+mod serve;
 mod socket;
+mod successor;
+mod tally;
 mod tcp;
 
 pub use link::Link;

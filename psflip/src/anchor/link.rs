@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::parent_id;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -9,6 +10,7 @@ use super::message::AnchorMessage;
 use super::relay;
 use crate::process::environment::ANCHOR_VARIABLE;
 use crate::sys::fd;
+use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::signal::Received;
 use crate::sys::socket::Socket;
@@ -19,11 +21,13 @@ use crate::sys::socket::Socket;
 pub struct AnchorLink {
     socket: Socket,
     anchor: u32,
+    /// The process that forked this one, as long as it has not exited. Until then the anchor is not the parent.
+    former_parent: Option<PidFd>,
 }
 
 impl AnchorLink {
     pub(super) fn new(socket: Socket, anchor: u32) -> Self {
-        Self { socket, anchor }
+        Self { socket, anchor, former_parent: None }
     }
 
     /// Takes over the socket that the predecessor left open, by the value of [`ANCHOR_VARIABLE`].
@@ -45,9 +49,43 @@ impl AnchorLink {
         // The anchor made the socket pair, and the kernel has recorded its credentials.
         let anchor =
             getsockopt(&owned, sockopt::PeerCredentials).map_err(|error| wrong(error.to_string()))?.pid();
-        let link = Self { socket: Socket::from_owned(owned), anchor: anchor.cast_unsigned() };
+        let mut link = Self::new(Socket::from_owned(owned), anchor.cast_unsigned());
+        link.former_parent = link.parent_before_the_anchor()?;
         link.die_with_anchor()?;
         Ok(link)
+    }
+
+    /// The present parent, if it is not the anchor.
+    fn parent_before_the_anchor(&self) -> io::Result<Option<PidFd>> {
+        loop {
+            let parent = parent_id();
+            if parent == self.anchor {
+                return Ok(None);
+            }
+            match PidFd::open(parent) {
+                // It was the parent all the time, so the descriptor is not of a later process with its pid.
+                Ok(process) if parent_id() == parent => return Ok(Some(process)),
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) && parent_id() != parent => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The process that forked this one. When it has exited, the anchor is the parent, and
+    /// [`AnchorLink::die_with_anchor`] takes effect.
+    #[must_use]
+    pub fn former_parent(&self) -> Option<&PidFd> {
+        self.former_parent.as_ref()
+    }
+
+    /// The process that forked this one has exited.
+    ///
+    /// # Errors
+    /// As [`AnchorLink::die_with_anchor`].
+    pub fn former_parent_is_gone(&mut self) -> io::Result<()> {
+        self.former_parent = None;
+        self.die_with_anchor()
     }
 
     /// The anchor's pid.
@@ -63,7 +101,7 @@ impl AnchorLink {
     /// ESRCH: the anchor has just died.
     pub fn die_with_anchor(&self) -> io::Result<()> {
         // Under another parent, the signal would come when that parent exits.
-        if std::os::unix::process::parent_id() == self.anchor {
+        if parent_id() == self.anchor {
             process::die_with_parent(self.anchor)?;
         }
         Ok(())

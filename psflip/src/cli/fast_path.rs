@@ -8,8 +8,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::anchor_args::AnchorArgs;
 use super::flags::Source;
-use super::run::AnchorArgs;
 use super::{DEFAULT_CONFIG, run};
 use crate::config;
 

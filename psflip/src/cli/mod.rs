@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod anchor_args;
 mod check;
 mod contact;
 mod fast_path;
@@ -36,7 +37,7 @@ struct Cli {
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
-    anchor: run::AnchorArgs,
+    anchor: anchor_args::AnchorArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }

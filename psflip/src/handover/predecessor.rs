@@ -13,7 +13,7 @@ use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
 use crate::sys::seam::Moment;
 use crate::sys::socket::{Packet, Socket};
-use crate::traffic::listen::Given;
+use crate::traffic::given::Given;
 
 /// How long a successor waits for the predecessor's acknowledgement, which normally takes microseconds. Then
 /// it gives up in a way that can't collide with a late acknowledgement (see [`PredecessorLink::withdraw`]).

@@ -13,8 +13,8 @@ use std::sync::atomic::AtomicBool;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
+use super::source::Source;
 use super::stderr;
-use super::subscriber::Source;
 use crate::secrets;
 use crate::sys::seam::{self, Call};
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tracing::Event;
 use tracing::field::{Field, Visit};
 
-use super::subscriber::Source;
+use super::source::Source;
 
 /// The keys in their order: `timestamp`, `level`, `message`, the other fields, and `span` with the process.
 /// Numbers and booleans stay what they are; all other values are strings.

@@ -5,6 +5,7 @@
 
 mod journal;
 mod json;
+mod source;
 mod stderr;
 mod subscriber;
 mod text;
@@ -16,8 +17,9 @@ use tracing::level_filters::LevelFilter;
 
 use crate::config::{LogFormat, Plan};
 use crate::terminal;
+use source::Source;
 use stderr::Careful;
-use subscriber::{Encoder, Source, Subscriber};
+use subscriber::{Encoder, Subscriber};
 
 /// Sets up the log as the plan says.
 pub fn start(plan: &Plan, generation: u64) {

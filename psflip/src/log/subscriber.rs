@@ -3,7 +3,6 @@
 //! It keeps no spans: which process writes a line is known from the start ([`Source`]). A registry of spans
 //! would take 32 kB of heap.
 
-use std::fmt::{self, Display};
 use std::io;
 
 use jiff::Timestamp;
@@ -11,27 +10,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata};
 
+use super::source::Source;
 use super::{journal, json, text};
-
-/// The process whose events these are.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Source {
-    /// `psflip` or `watch`.
-    pub(super) name: &'static str,
-    /// `psflip watch` has none.
-    pub(super) generation: Option<u64>,
-    pub(super) pid: u32,
-}
-
-impl Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, generation, pid } = self;
-        match generation {
-            Some(generation) => write!(f, "{name}{{generation={generation} pid={pid}}}"),
-            None => write!(f, "{name}{{pid={pid}}}"),
-        }
-    }
-}
 
 /// How an event is encoded.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-use super::subscriber::Source;
+use super::source::Source;
 use crate::text;
 
 /// `2026-11-23T16:16:46.588318Z  INFO psflip{generation=1 pid=20553}: healthy, active child=20555`
@@ -65,7 +65,8 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
-    use crate::log::subscriber::{Encoder, Source, report_everything, written, written_by};
+    use crate::log::source::Source;
+    use crate::log::subscriber::{Encoder, report_everything, written, written_by};
 
     const PLAIN: Encoder = Encoder::Text { colour: false };
 

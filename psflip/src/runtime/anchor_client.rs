@@ -57,6 +57,17 @@ impl AnchorClient {
         }
     }
 
+    /// The process that forked this one has exited, so the anchor is the parent now, and the kernel can kill
+    /// this process when the anchor dies, even while it is stopped (contract A4).
+    pub(super) fn is_parent(&mut self) {
+        if let Some(anchor) = &mut self.0 {
+            match anchor.former_parent_is_gone() {
+                Ok(()) => tracing::debug!(anchor = anchor.anchor(), "the anchor is the parent now"),
+                Err(error) => tracing::debug!(%error, "the anchor is gone"), // the loop is about to see that, too
+            }
+        }
+    }
+
     fn die_with_anchor(&self) {
         if let Some(anchor) = &self.0
             && let Err(error) = anchor.die_with_anchor()

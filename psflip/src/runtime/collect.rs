@@ -25,6 +25,11 @@ impl Runtime {
     pub(super) fn collect(&mut self, token: Token) -> io::Result<()> {
         match token {
             Token::Anchor => self.managers.anchor.is_gone(),
+            Token::FormerParent => {
+                self.wait.poller.forget(Token::FormerParent);
+                self.managers.anchor.is_parent();
+                Ok(())
+            }
             Token::Tree => self.on_keeper_report(),
             Token::Child => self.child_is_gone(),
             Token::Successor => self.on_successor_message(),

@@ -13,6 +13,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 pub(super) enum Token {
     /// The anchor's death.
     Anchor,
+    /// The exit of the process that forked this one, after which the anchor is the parent.
+    FormerParent,
     /// The keeper of the child.
     Tree,
     /// The child's process, until its keeper has reported the exit.
@@ -47,8 +49,9 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 17] = [
+const TOKENS: [Token; 18] = [
     Token::Anchor,
+    Token::FormerParent,
     Token::Tree,
     Token::Child,
     Token::Successor,

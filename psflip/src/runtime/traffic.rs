@@ -11,7 +11,8 @@ use crate::manager::pidfile::{Pidfile, TakenFrom};
 use crate::process::environment::set_variable;
 use crate::process::launch::Sockets;
 use crate::text;
-use crate::traffic::listen::{self, Given, Listeners};
+use crate::traffic::given::Given;
+use crate::traffic::listen::{self, Listeners};
 use crate::traffic::symlink::{self, Repointed};
 
 /// The sockets, the symlink and the pidfile, as far as this generation has them.

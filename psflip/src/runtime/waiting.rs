@@ -32,6 +32,9 @@ impl Waiting {
         poller.watch(Token::Timers, timers.as_fd())?;
         if let Some(anchor) = anchor {
             poller.watch(Token::Anchor, anchor.as_fd())?;
+            if let Some(parent) = anchor.former_parent() {
+                poller.watch(Token::FormerParent, parent.as_fd())?;
+            }
         }
         if let Some(Predecessor { link, .. }) = predecessor {
             poller.watch(Token::Predecessor, link.as_fd())?;

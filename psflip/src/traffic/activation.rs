@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::listen::Given;
+use super::given::Given;
 use super::store;
 use crate::process::environment::variable;
 use crate::sys::fd;

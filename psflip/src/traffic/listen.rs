@@ -17,23 +17,13 @@ use nix::sys::socket::{
 };
 
 use super::activation::Activation;
+use super::given::Given;
 use super::pass::{self, Passing};
 use super::store;
 use super::unix_file::{self, FileId};
 use crate::config::{ListenAddress, Listener, Options};
 use crate::sys::seam::{self, Call};
 use crate::sys::socket::listen;
-
-/// A socket that the predecessor handed over.
-#[derive(Debug)]
-pub struct Given {
-    /// [`ListenAddress`] as text.
-    pub address: String,
-    /// The socket.
-    pub socket: OwnedFd,
-    /// Its file, if it has one.
-    pub file: Option<FileId>,
-}
 
 /// Why a socket can't be used.
 #[derive(Debug, thiserror::Error)]

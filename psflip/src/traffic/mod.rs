@@ -2,6 +2,7 @@
 //! symlink that is repointed at promotion (`[switch]`).
 
 pub mod activation;
+pub mod given;
 pub mod listen;
 pub mod pass;
 pub mod store;

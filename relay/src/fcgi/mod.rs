@@ -18,9 +18,9 @@ use self::record::{
     KEEP_CONNECTION, STDIN, STDOUT, UNKNOWN_TYPE, end_request, record,
 };
 use crate::connect::{Addresses, connect};
-use crate::counts::{self, Counted};
-use crate::relay::{Control, Proxied};
+use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::{Socket, Stream};
+use crate::tally::add;
 
 /// How much of an answer is read at once.
 const BUFFER: usize = 32 * 1024;
@@ -60,7 +60,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                 let idle = Stream { socket: client.socket, first: client.read.freeze() };
                 match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
                     Ok(()) => {
-                        counts::add(&proxied.tally.passed_on, 1);
+                        add(&proxied.tally.passed_on, 1);
                         return Ok(());
                     }
                     // The successor's relay is gone: the client is served here, as long as this relay lives.
@@ -71,7 +71,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                 }
             }
         };
-        counts::add(&proxied.tally.requests, 1);
+        add(&proxied.tally.requests, 1);
         let _under_way = Counted::new(proxied, |tally| &tally.under_way);
         client.carry(request, &addresses, proxied, &mut control).await?;
         let is_last = {

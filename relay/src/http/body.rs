@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::Shared;
-use crate::counts::Counted;
+use crate::proxied::Counted;
 
 /// Keeps a request under way until its answer is sent.
 pub(super) struct Sent {

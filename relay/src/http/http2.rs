@@ -17,9 +17,9 @@ use tokio::task::spawn_local;
 use super::body::{Answer, Sent};
 use super::{Failure, LONGEST_HEAD, Shared, headers, held_too_long, refused, waits_for_resume};
 use crate::connect::{Addresses, connect};
-use crate::counts::{self, Counted};
-use crate::relay::{Control, Proxied};
+use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
+use crate::tally::add;
 
 /// What a client's connection begins with (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -100,7 +100,7 @@ async fn answer(
     addresses: &Addresses,
     proxied: Rc<Proxied>,
 ) -> Response<Answer> {
-    counts::add(&proxied.tally.requests, 1);
+    add(&proxied.tally.requests, 1);
     let sent = Sent::new(Rc::new(Shared::default()), Counted::new(&proxied, |tally| &tally.under_way));
     let response = match waits_for_resume(&proxied).await {
         Err(max) => held_too_long(max),

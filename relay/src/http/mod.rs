@@ -30,9 +30,9 @@ use tokio::time::Sleep;
 use self::body::{Answer, Sent};
 use self::heads::Heads;
 use crate::connect::{Addresses, connect};
-use crate::counts::{self, Counted};
-use crate::relay::{Control, Proxied};
+use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
+use crate::tally::add;
 use crate::tcp::{self, Until};
 
 /// The longest head of a request or an answer, in bytes. It is also the most that is read ahead.
@@ -108,7 +108,7 @@ pub(crate) async fn serve(
                 let Some(successor) = successor else { return Ok(()) };
                 match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
                     Ok(()) => {
-                        counts::add(&proxied.tally.passed_on, 1);
+                        add(&proxied.tally.passed_on, 1);
                         return Ok(());
                     }
                     // The successor's relay is gone: the client is served here, as long as this relay lives.
@@ -250,7 +250,7 @@ async fn answer(
     shared: Rc<Shared>,
     may_pass_on: bool,
 ) -> Result<Response<Answer>, std::convert::Infallible> {
-    counts::add(&proxied.tally.requests, 1);
+    add(&proxied.tally.requests, 1);
     let under_way = Counted::new(&proxied, |tally| &tally.under_way);
     shared.head_since.set(None);
     shared.is_awaited.set(true);

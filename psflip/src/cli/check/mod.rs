@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use clap::Args;
 
+use super::anchor_args::AnchorArgs;
 use super::flags::Source;
-use super::run::AnchorArgs;
 use super::{complain, document, no_configuration, upstreams_file};
 use crate::config::{Document, Errors, Generation, Plan, Slot};
 use crate::exit;

@@ -11,7 +11,8 @@ use crate::runtime::poller::Token;
 use crate::runtime::timers::Key;
 use crate::runtime::waiting::Waiting;
 use crate::traffic::activation::Activation;
-use crate::traffic::listen::{Given, Listeners};
+use crate::traffic::given::Given;
+use crate::traffic::listen::Listeners;
 
 /// The control socket.
 #[derive(Debug, Default)]

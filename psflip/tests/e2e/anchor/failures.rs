@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, child_of, wait_until};
 
 use super::{anchor_of, anchored, stop};
+use crate::failures::stage::Stage;
 use crate::service::{AT_ONCE, configure, freeze, generations, kill, psflip, script};
 
 /// Healthy once the file `healthy` exists.
@@ -60,6 +61,33 @@ fn no_process_outlives_a_killed_anchor() {
             sandbox.assert_no_process_left();
         }
     }
+}
+
+/// On a busy host the process that forks the new psflip may exit late. Until then the anchor is not the parent.
+#[test]
+fn a_suspended_new_psflip_dies_with_the_anchor_even_if_it_was_reparented_late() {
+    // Contract: A4, C7
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let psflip = anchored(stage.psflip(&sandbox, "[log]\nlevel = \"debug\"\n")).start().wait_ready();
+    let (anchor, old) = (anchor_of(&psflip), psflip.active());
+    configure(&sandbox, SLEEP, UNTIL_FILE_DEBUG);
+    stage.plan(&sandbox, Some(old), "record\npause intermediate Ends intermediate");
+    psflip.request_flip();
+    let paused = stage.wait_pause(&sandbox);
+    wait_until(Deadline::default(), "the new psflip to report its start", || {
+        sandbox.read("trace").contains(" new Sent starting\n").then_some(())
+    });
+    let new = coming(&sandbox, &[anchor, old]);
+    assert_ne!(new.parent(), Some(anchor));
+    paused.go_on();
+    psflip.wait_for_line(Stream::Stderr, "the anchor is the parent now");
+    assert_eq!(new.parent(), Some(anchor));
+    freeze(new);
+    freeze(old);
+    kill(anchor);
+    assert_eq!(psflip.wait_exit().signal(), Some(9));
+    sandbox.assert_no_process_left();
 }
 
 #[test]

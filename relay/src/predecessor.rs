@@ -1,0 +1,42 @@
+//! The relay of the previous generation, which passes its clients' idle connections on to this one.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::task::spawn_local;
+
+use crate::connect::Addresses;
+use crate::link::Link;
+use crate::proxied::Proxied;
+use crate::serve::serve;
+use crate::socket::{Socket, Stream};
+use crate::successor::Head;
+
+/// Serves the connections that the predecessor's relay passes on, until it closes the link.
+pub(crate) async fn receive(link: Link, all: Rc<[Rc<Proxied>]>) {
+    loop {
+        let packet = match link.receive().await {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a client's connection was lost on its way from the old relay");
+                continue;
+            }
+        };
+        let mut parts = packet.bytes.splitn(2, |byte| *byte == b'\n');
+        let head = parts.next().and_then(|head| serde_json::from_slice::<Head>(head).ok());
+        let first = Bytes::copy_from_slice(parts.next().unwrap_or_default());
+        let (Some(head), Some(fd)) = (head, packet.fds.into_iter().next()) else { continue };
+        // A proxy that this generation no longer has: the connection is closed between two requests.
+        let Some(proxied) = all.iter().find(|proxied| proxied.proxy.listen == head.listen) else { continue };
+        match Socket::adopt(fd) {
+            Ok(socket) => {
+                let Head { source, destination, .. } = head;
+                let named = source.is_some() || destination.is_some();
+                let addresses = named.then_some(Addresses { source, destination });
+                spawn_local(serve(Stream { socket, first }, Some(addresses), Rc::clone(proxied)));
+            }
+            Err(error) => tracing::warn!(%error, "can't go on with a client's connection"),
+        }
+    }
+}

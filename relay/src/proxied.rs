@@ -1,0 +1,108 @@
+//! A proxy at work: its configuration, what psflip has ordered, and its counters.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use crate::message::{Counts, Proxy};
+use crate::successor::Successor;
+use crate::tally::{Tally, add};
+
+/// A proxy, and all that its connections share.
+#[derive(Debug)]
+pub(crate) struct Proxied {
+    pub(crate) proxy: Proxy,
+    pub(crate) tally: Tally,
+    pub(crate) control: watch::Receiver<Control>,
+    /// The counts have changed.
+    pub(crate) changed: Rc<Notify>,
+    /// A connection was closed.
+    pub(crate) closed: Notify,
+    /// When the last failure was logged, and how many have not been since.
+    failures: Cell<(Option<Instant>, u64)>,
+}
+
+/// What psflip has ordered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Control {
+    /// The generation is promoted.
+    pub(crate) is_active: bool,
+    /// Another generation is, or psflip stops.
+    pub(crate) leaves: bool,
+    /// Where idle connections go then.
+    pub(crate) successor: Option<Rc<Successor>>,
+    /// Requests wait, each at most this long.
+    pub(crate) hold: Option<Duration>,
+}
+
+impl Control {
+    pub(crate) fn accepts(&self) -> bool {
+        self.is_active && !self.leaves && self.hold.is_none()
+    }
+}
+
+/// Increases a counter as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    proxied: Rc<Proxied>,
+    counter: fn(&Tally) -> &Cell<u64>,
+}
+
+impl Counted {
+    pub(crate) fn new(proxied: &Rc<Proxied>, counter: fn(&Tally) -> &Cell<u64>) -> Self {
+        add(counter(&proxied.tally), 1);
+        proxied.changed.notify_one();
+        Self { proxied: Rc::clone(proxied), counter }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let counter = (self.counter)(&self.proxied.tally);
+        counter.set(counter.get().saturating_sub(1));
+        self.proxied.changed.notify_one();
+        self.proxied.closed.notify_waiters();
+    }
+}
+
+impl Proxied {
+    pub(crate) fn new(proxy: Proxy, control: watch::Receiver<Control>, changed: Rc<Notify>) -> Self {
+        let (tally, closed, failures) = (Tally::default(), Notify::new(), Cell::default());
+        Self { proxy, tally, control, changed, closed, failures }
+    }
+
+    /// Counts a failure of the child, and logs the first of each second.
+    pub(crate) fn failed(&self, error: &dyn std::fmt::Display) {
+        add(&self.tally.errors, 1);
+        let (last, unlogged) = self.failures.get();
+        if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            self.failures.set((last, unlogged + 1));
+            return;
+        }
+        self.failures.set((Some(Instant::now()), 0));
+        let listen = &self.proxy.listen;
+        if unlogged == 0 {
+            tracing::warn!(listen, %error, "the child did not serve a client");
+        } else {
+            tracing::warn!(listen, %error, more = unlogged, "the child did not serve clients");
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let control = self.control.borrow();
+        Counts {
+            listen: self.proxy.listen.clone(),
+            connections: self.tally.connections.get(),
+            open: self.tally.open.get(),
+            requests: self.tally.requests.get(),
+            under_way: self.tally.under_way.get(),
+            errors: self.tally.errors.get(),
+            passed_on: self.tally.passed_on.get(),
+            accepting: control.accepts(),
+            leaving: control.leaves,
+            held: control.hold.is_some(),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Serves one client's connection, by the protocol of its proxy.
+
+use std::io;
+use std::rc::Rc;
+
+use crate::connect::{Addresses, connect};
+use crate::message::Protocol;
+use crate::proxied::{Counted, Proxied};
+use crate::socket::Stream;
+use crate::tally::add;
+use crate::tcp::{self, Until};
+use crate::{fcgi, http, proxy_protocol};
+
+/// Serves a client's connection until it is closed or passed on. It counts as open from this call on, not from
+/// the future's first turn. `addresses`: `None`, if the connection is new; else those that the PROXY protocol named.
+pub(crate) fn serve(
+    stream: Stream,
+    addresses: Option<Option<Addresses>>,
+    proxied: Rc<Proxied>,
+) -> impl Future<Output = ()> {
+    add(&proxied.tally.connections, 1);
+    let open = Counted::new(&proxied, |tally| &tally.open);
+    async move {
+        let _open = open;
+        let _ = serve_open(stream, addresses, &proxied).await;
+    }
+}
+
+/// # Errors
+/// An error of the client, which is not logged.
+async fn serve_open(
+    mut stream: Stream,
+    addresses: Option<Option<Addresses>>,
+    proxied: &Rc<Proxied>,
+) -> io::Result<()> {
+    let named = match addresses {
+        Some(named) => named,
+        None if proxied.proxy.accept_proxy_protocol => {
+            let (named, rest) = proxy_protocol::read(&stream.socket).await?;
+            stream.first = rest;
+            named
+        }
+        None => None,
+    };
+    match proxied.proxy.protocol {
+        Protocol::Tcp => serve_tcp(stream, named, proxied).await,
+        Protocol::Http => http::serve(stream, named, proxied).await?,
+        Protocol::Fastcgi => fcgi::serve(stream, named, proxied).await?,
+    }
+    Ok(())
+}
+
+async fn serve_tcp(client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
+    let _under_way = Counted::new(proxied, |tally| &tally.under_way);
+    let addresses = named.unwrap_or_else(|| Addresses::of(&client.socket));
+    match connect(&proxied.proxy, &addresses).await {
+        Ok(socket) => {
+            let child = Stream { socket, first: bytes::Bytes::new() };
+            let _ = tcp::carry(client, child, Until::BothEnd).await; // both have seen the error
+        }
+        Err(error) => {
+            proxied.failed(&error);
+            client.socket.reset_at_close(); // the client must not take it for an answer that is empty
+        }
+    }
+}

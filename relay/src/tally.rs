@@ -1,0 +1,19 @@
+//! The counters of one proxy.
+
+use std::cell::Cell;
+
+/// The counters of one proxy.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) connections: Cell<u64>,
+    pub(crate) open: Cell<u64>,
+    pub(crate) requests: Cell<u64>,
+    pub(crate) under_way: Cell<u64>,
+    pub(crate) errors: Cell<u64>,
+    pub(crate) passed_on: Cell<u64>,
+}
+
+/// Adds to a counter.
+pub(crate) fn add(counter: &Cell<u64>, number: u64) {
+    counter.set(counter.get().saturating_add(number));
+}
