@@ -7,7 +7,7 @@ use super::unix_file::FileId;
 /// A socket that the predecessor handed over.
 #[derive(Debug)]
 pub struct Given {
-    /// [`ListenAddress`] as text.
+    /// [`crate::config::ListenAddress`] as text.
     pub address: String,
     /// The socket.
     pub socket: OwnedFd,

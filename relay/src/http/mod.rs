@@ -2,7 +2,7 @@
 //! closes can't lose the next request.
 //!
 //! A client's connection has no state between two requests. So when this relay is to leave, it takes the socket
-//! back from hyper after the answer that is under way, and passes it on to the successor's relay ([`Connection`]).
+//! back from hyper after the answer that is under way, and passes it on to the successor's relay.
 
 mod body;
 mod headers;

@@ -179,7 +179,7 @@ impl UpgradeLog {
         Some((event(own, step, at_ms, None), ToPredecessor::Progress { step, child, probe: None }))
     }
 
-    /// Records the last failed probe. Returns what is to be reported, as [`UpgradeLog::note`].
+    /// Records the last failed probe. Returns what is to be reported, as [`UpgradeLog::record_step`].
     pub(super) fn record_probe(&mut self, failure: &str) -> Option<(protocol::Event, ToPredecessor)> {
         let own = self.own.as_mut()?;
         let failure = secrets::hide(failure).into_owned();
