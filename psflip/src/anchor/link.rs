@@ -21,7 +21,7 @@ use crate::sys::socket::Socket;
 pub struct AnchorLink {
     socket: Socket,
     anchor: u32,
-    /// The process that forked this one, until it has exited. As long as it runs, the anchor is not the parent.
+    /// The process that forked this one, until it has exited. Until then the anchor is not the parent.
     former_parent: Option<PidFd>,
 }
 

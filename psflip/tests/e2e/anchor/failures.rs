@@ -78,7 +78,9 @@ fn a_suspended_new_psflip_dies_with_the_anchor_even_if_it_was_reparented_late() 
     wait_until(Deadline::default(), "the new psflip to report its start", || {
         sandbox.read("trace").contains(" new Sent starting\n").then_some(())
     });
-    let new = coming(&sandbox, &[anchor, old]);
+    let pid = psflip.wait_for_line(Stream::Stderr, "psflip{generation=2 pid=").text;
+    let pid = pid.split("pid=").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
+    let new = Process::find(pid.parse().unwrap()).unwrap();
     assert_ne!(new.parent(), Some(anchor));
     paused.go_on();
     psflip.wait_for_line(Stream::Stderr, "the anchor is the parent now");
