@@ -1,11 +1,11 @@
 //! Connections to the child.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::addresses::Addresses;
 use crate::message::{Forward, Proxy};
 use crate::pause::pause;
 use crate::proxy_protocol;
@@ -54,20 +54,4 @@ async fn connect_once(forward: &Forward) -> io::Result<Socket> {
 fn may_pass(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
     matches!(error.kind(), ConnectionRefused | NotFound | WouldBlock)
-}
-
-/// Both addresses of a client's connection; `None`: it is a Unix socket, or the header that the client's proxy
-/// sent names none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Addresses {
-    /// The client's.
-    pub(crate) source: Option<SocketAddr>,
-    /// The one that the client connected to.
-    pub(crate) destination: Option<SocketAddr>,
-}
-
-impl Addresses {
-    pub(crate) fn of(client: &Socket) -> Self {
-        Self { source: client.peer(), destination: client.local() }
-    }
 }

@@ -11,6 +11,7 @@
 //! One thread: a relay carries bytes, and its cost is in the kernel.
 
 mod accept;
+mod addresses;
 mod connect;
 mod counts;
 mod fcgi;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::task::spawn_local;
 
-use crate::connect::Addresses;
+use crate::addresses::Addresses;
 use crate::link::Link;
 use crate::proxied::Proxied;
 use crate::serve::serve;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::connect::Addresses;
+use crate::addresses::Addresses;
 use crate::message::ProxyProtocol;
 use crate::socket::Socket;
 

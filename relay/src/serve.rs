@@ -3,7 +3,8 @@
 use std::io;
 use std::rc::Rc;
 
-use crate::connect::{Addresses, connect};
+use crate::addresses::Addresses;
+use crate::connect::connect;
 use crate::message::Protocol;
 use crate::proxied::{Counted, Proxied};
 use crate::socket::Stream;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use crate::connect::Addresses;
+use crate::addresses::Addresses;
 use crate::link::{LONGEST, Link};
 use crate::socket::Stream;
 

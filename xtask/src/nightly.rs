@@ -54,7 +54,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         None => night.task("dist", &["dist"], &[]),
         Some(program) => night.steps.skip("dist", &format!("{program} is not installed")),
     }
-    night.task("load, 1,000 upgrades each", &["e2e", "load_"], &[("TRAFFIC_FLIPS", "1000")]);
+    night.task("load, 1,000 upgrades each", &["e2e", "_200_upgrades"], &[("TRAFFIC_FLIPS", "1000")]);
     if runner::has_nextest() {
         night.task("end to end, shaken", &["e2e", "--shaken"], &[]);
     } else {

@@ -50,7 +50,8 @@ impl AnchorLink {
         let anchor =
             getsockopt(&owned, sockopt::PeerCredentials).map_err(|error| wrong(error.to_string()))?.pid();
         let mut link = Self::new(Socket::from_owned(owned), anchor.cast_unsigned());
-        link.former_parent = link.parent_before_the_anchor()?;
+        // Without a descriptor for it, this process asks to die with the anchor at its promotion.
+        link.former_parent = link.parent_before_the_anchor().unwrap_or(None);
         link.die_with_anchor()?;
         Ok(link)
     }

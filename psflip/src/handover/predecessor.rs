@@ -164,7 +164,7 @@ impl PredecessorLink {
                     match ToSuccessor::decode(&bytes) {
                         Ok(Some(message)) => return Ok(Some(FromPredecessor::Message(message))),
                         Ok(None) => {
-                            tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
+                            tracing::debug!(text = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
                         }
                         Err(error) => tracing::warn!(%error, "skipping a message of the predecessor"),
                     }

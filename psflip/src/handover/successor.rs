@@ -180,7 +180,7 @@ impl SuccessorLink {
             match ToPredecessor::decode(&bytes) {
                 Ok(Some(message)) => return Ok(Some(self.on_message(message, fds))),
                 Ok(None) => {
-                    tracing::debug!(message = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
+                    tracing::debug!(text = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
                 }
                 Err(error) => return Ok(Some(self.misbehaved(&format!("a {error}")))),
             }

@@ -115,6 +115,10 @@ pub struct JobControl {
     stopped_by: Option<Signal>,
     /// Whether the stopped child has not acted on `requested` yet, if that is known.
     is_pending: Option<bool>,
+    /// How many answers of the keeper about that are still to come.
+    questions: u32,
+    /// Whether the last of them is about the present stop and the present `requested`.
+    is_question_current: bool,
     loan: Loan,
 }
 
@@ -128,6 +132,8 @@ impl JobControl {
             requested: None,
             stopped_by: None,
             is_pending: None,
+            questions: 0,
+            is_question_current: false,
             loan: Loan::default(),
         }
     }
@@ -137,7 +143,7 @@ impl JobControl {
         let was_suspended = self.suspended;
         if is_terminal_stop(signal) {
             self.requested = Some((signal, sender));
-            self.is_pending = self.is_stopped().then_some(true);
+            self.forget_pending();
         }
         self.suspended &= signal != Signal::CONT;
         was_suspended
@@ -147,19 +153,31 @@ impl JobControl {
     /// them may be the cause of the stop, or undo it.
     pub fn on_stop(&mut self, signal: Signal) {
         self.stopped_by = Some(signal);
-        self.is_pending = None;
+        self.forget_pending();
     }
 
     /// Records that the child runs again, or has exited.
     pub fn on_continue(&mut self) {
         self.requested = None;
         self.stopped_by = None;
-        self.is_pending = None;
+        self.forget_pending();
     }
 
-    /// Records the answer to [`Tree::ask_whether_pending`]. Call [`JobControl::follow_stopped`] again then.
-    pub fn on_answer(&mut self, is_pending: bool) {
-        self.is_pending.get_or_insert(is_pending);
+    /// Records the answer to [`Tree::ask_whether_pending`]. Returns whether to call
+    /// [`JobControl::follow_stopped`] again: not for an answer to an older question while another one is
+    /// outstanding, which would stop this process twice.
+    #[must_use]
+    pub fn on_answer(&mut self, is_pending: bool) -> bool {
+        self.questions = self.questions.saturating_sub(1);
+        if self.questions == 0 && std::mem::take(&mut self.is_question_current) {
+            self.is_pending = Some(is_pending);
+        }
+        self.questions == 0
+    }
+
+    /// What was known, or will be answered, is about an earlier stop or an earlier signal.
+    fn forget_pending(&mut self) {
+        (self.is_pending, self.is_question_current) = (None, false);
     }
 
     /// Whether this process got a stop signal of job control, and the child has not been continued since.
@@ -209,12 +227,15 @@ impl JobControl {
             },
             AfterStop::Continue => tree.continue_group(child),
             AfterStop::StopToo => self.stop_too(),
+            AfterStop::FindOut if self.is_question_current => {} // the answer is to come
             AfterStop::FindOut => {
                 let Some((requested, _)) = self.requested else { return };
                 if tree.ask_whether_pending(child, requested).is_err() {
-                    self.on_answer(false); // the keeper is gone
-                    self.follow_stopped(tree, child, part);
+                    self.is_pending = Some(false); // the keeper is gone
+                    return self.follow_stopped(tree, child, part);
                 }
+                self.questions += 1;
+                self.is_question_current = true;
             }
         }
     }

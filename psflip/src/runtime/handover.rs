@@ -235,8 +235,11 @@ impl Handover {
     /// whatever is below it is killed, as far as psflip finds it and may kill it. Nobody waits for the
     /// process itself: [`Handover::why_upgrade_failed`] drops the link to it.
     pub(super) fn leave_successor_behind(&self) {
-        let Some((pid, _)) = self.successor_process() else { return };
+        let Some((pid, process)) = self.successor_process() else { return };
         let below = tree::below(pid);
+        if process.has_exited() {
+            return; // a moment ago, and its pid may have been another process's in the list
+        }
         tree::kill_known(&below);
         tracing::error!(
             new_psflip = pid,

@@ -20,8 +20,9 @@ impl Runtime {
 
     /// The keeper has found out whether the child has not acted on a signal yet.
     pub(super) fn child_has_pending(&mut self, is_pending: bool) {
-        self.job_control.on_answer(is_pending);
-        self.follow_stopped_child();
+        if self.job_control.on_answer(is_pending) {
+            self.follow_stopped_child();
+        }
     }
 
     fn follow_stopped_child(&mut self) {

@@ -33,7 +33,7 @@ impl Waiting {
         if let Some(anchor) = anchor {
             poller.watch(Token::Anchor, anchor.as_fd())?;
             if let Some(parent) = anchor.former_parent() {
-                poller.watch(Token::FormerParent, parent.as_fd())?;
+                let _ = poller.watch(Token::FormerParent, parent.as_fd()); // ENOSPC: then at the promotion
             }
         }
         if let Some(Predecessor { link, .. }) = predecessor {

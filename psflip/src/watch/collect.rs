@@ -21,7 +21,7 @@ impl Watch {
         self.decide(event);
     }
 
-    fn decide(&mut self, event: Event) {
+    pub(super) fn decide(&mut self, event: Event) {
         for effect in decide(&mut self.state, event) {
             self.perform(effect);
         }
@@ -31,7 +31,8 @@ impl Watch {
     /// Brings the state up to date: which processes have exited, and whether the stop request is old.
     pub(super) fn refresh(&mut self) {
         if self.stop_until.take_if(|until| *until <= Instant::now()).is_some() {
-            self.decide(Event::StopIsOld);
+            let command_runs = self.tree.is_child_running();
+            self.decide(Event::StopIsOld { command_runs });
         }
         let gone = self.processes.iter().filter(|(_, process)| process.has_exited()).map(|(pid, _)| *pid);
         for pid in gone.collect::<Vec<_>>() {
@@ -95,8 +96,10 @@ impl Watch {
     }
 
     fn read_pidfile(&mut self) {
+        // Exits first: a process that exits between the two would become the service anew.
+        self.refresh();
         let reading = self.reading();
-        self.dispatch(Event::Read(reading));
+        self.decide(Event::Read(reading));
     }
 
     /// What the pidfile shows now. The process that it names is kept open, so that it can become the service.

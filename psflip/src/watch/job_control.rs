@@ -29,7 +29,9 @@ impl Watch {
 
     /// The keeper has found out whether the service has not acted on a signal yet.
     pub(super) fn has_pending(&mut self, is_pending: bool) {
-        self.job_control.on_answer(is_pending);
+        if !self.job_control.on_answer(is_pending) {
+            return;
+        }
         self.refresh();
         if let Target::Service(pid) | Target::Command(pid) = self.state.target()
             && tree::is_stopped(pid)

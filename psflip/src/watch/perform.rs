@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Watch;
-use super::state::{Effect, Notice, Timer, To};
+use super::state::{Effect, Event, Notice, Timer, To};
 use crate::flip::signals::Reach;
 use crate::signal::Signal;
 use crate::sys::signal::Received;
@@ -23,8 +23,14 @@ impl Watch {
                 self.processes.extend(self.named.take().filter(|(named, _)| *named == pid));
             }
             Effect::Forward(received, to) => self.forward(&received, to),
-            // If the keeper is gone, a report says so.
-            Effect::AskKeeper => drop(self.tree.request_catch_up()),
+            Effect::AskKeeper => match self.tree.request_catch_up() {
+                // If the keeper is gone, a report says so.
+                Err(error) if error.raw_os_error() != Some(libc::EPIPE) => {
+                    tracing::debug!(%error, "can't ask the keeper; trying again");
+                    self.decide(Event::NotAsked);
+                }
+                Ok(()) | Err(_) => {}
+            },
             Effect::Arm(Timer::Stop) => self.stop_until = Some(Instant::now() + self.options.grace),
             Effect::Arm(Timer::Patience) => self.until = Some(Instant::now() + self.options.patience),
             Effect::Arm(Timer::Grace) => self.until = Some(Instant::now() + self.options.grace),

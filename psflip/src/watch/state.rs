@@ -57,8 +57,10 @@ pub(super) enum Event {
     Settled,
     /// A signal has come.
     Signal { received: Received, reach: Reach, is_stop: bool },
-    /// [`Timer::Stop`] has expired.
-    StopIsOld,
+    /// The last question to the keeper could not be sent.
+    NotAsked,
+    /// [`Timer::Stop`] has expired, and the command runs or has exited (if its pid is not known yet: the latter).
+    StopIsOld { command_runs: bool },
     /// The last timer of [`Effect::Arm`] that is not [`Timer::Stop`] has expired. The pidfile was read just
     /// before.
     TimeIsUp,
@@ -154,6 +156,8 @@ struct Stop {
     received: Received,
     /// A process that becomes the service gets it, too.
     is_recent: bool,
+    /// The command still ran when the request was no longer recent, so its exit has another cause.
+    was_ignored: bool,
     /// The processes that have got it. 0: the command, before its pid is known.
     given: Vec<u32>,
 }
@@ -217,9 +221,11 @@ pub(super) fn decide(state: &mut State, event: Event) -> Vec<Effect> {
         Event::Read(reading) => state.has_read(reading, does),
         Event::Settled => state.settle(does),
         Event::Signal { received, reach, is_stop } => state.is_signalled(received, reach, is_stop, does),
-        Event::StopIsOld => {
+        Event::NotAsked => state.was_not_asked(),
+        Event::StopIsOld { command_runs } => {
             if let Some(stop) = &mut state.stop {
                 stop.is_recent = false;
+                stop.was_ignored = command_runs;
             }
         }
         Event::TimeIsUp => state.time_is_up(does),
@@ -422,9 +428,22 @@ impl State {
         match self.last {
             Some(last) => self.conclude(last, does),
             // A stop request may have come when the command had exited and its keeper had not reported that.
-            None if end != ExitStatus::Exited(0) || self.stop.is_some() => self.over(end, does),
+            None if end != ExitStatus::Exited(0)
+                || self.stop.as_ref().is_some_and(|stop| !stop.was_ignored) =>
+            {
+                self.over(end, does);
+            }
             None => {} // the command became a daemon that has not written its pid yet
         }
+    }
+
+    /// Forgets the last question, so that it is asked again.
+    fn was_not_asked(&mut self) {
+        let last = Some(self.in_flight);
+        for one in [&mut self.service, &mut self.older].into_iter().flatten() {
+            one.queried = one.queried.filter(|_| one.queried != last);
+        }
+        self.in_flight = self.in_flight.saturating_sub(1);
     }
 
     /// The service has exited, with this status if it is known, and the pidfile names no other process.
@@ -491,7 +510,7 @@ impl State {
                 Target::Service(pid) | Target::Command(pid) => vec![pid],
                 Target::Nobody => Vec::new(),
             };
-            self.stop = Some(Stop { received, is_recent: true, given });
+            self.stop = Some(Stop { received, is_recent: true, was_ignored: false, given });
             does.push(Effect::Arm(Timer::Stop));
         }
         if self.is_over() {

@@ -66,7 +66,9 @@ fn events() -> Vec<Event> {
         Event::OtherExited(OLD, ExitStatus::Exited(5)),
         Event::CaughtUp,
         Event::Settled,
-        Event::StopIsOld,
+        Event::NotAsked,
+        Event::StopIsOld { command_runs: false },
+        Event::StopIsOld { command_runs: true },
         Event::TimeIsUp,
         signal(Signal::HUP),
         signal(Signal::TERM),
@@ -93,7 +95,8 @@ fn name(event: Event) -> String {
         | Event::CaughtUp
         | Event::Read(_)
         | Event::Settled
-        | Event::StopIsOld
+        | Event::NotAsked
+        | Event::StopIsOld { .. }
         | Event::TimeIsUp
         | Event::NothingLeft(_) => format!("{event:?}"),
     }
@@ -156,8 +159,33 @@ fn a_stop_request_reaches_each_process_once() {
     assert!(!forwarded(decide(&mut state, names(COMMAND))), "it has it");
     assert!(forwarded(decide(&mut state, names(NEW))), "it has not");
     assert!(!forwarded(decide(&mut state, names(COMMAND))), "it takes over again");
-    decide(&mut state, Event::StopIsOld);
+    decide(&mut state, Event::StopIsOld { command_runs: true });
     assert!(!forwarded(decide(&mut state, names(OLD))), "long after the request");
+}
+
+#[test]
+fn a_question_that_could_not_be_sent_is_asked_again() {
+    // Contract: C5, F10
+    let asks = |effects: Vec<Effect>| effects.contains(&Effect::AskKeeper);
+    let mut state = after(&[Event::Started(COMMAND), names(COMMAND)]);
+    decide(&mut state, Event::Gone(COMMAND));
+    assert!(asks(decide(&mut state, Event::Settled)));
+    assert!(!asks(decide(&mut state, Event::Settled)), "it was asked");
+    decide(&mut state, Event::NotAsked);
+    assert!(asks(decide(&mut state, Event::Settled)));
+}
+
+#[test]
+fn a_command_that_ignored_an_old_stop_request_may_become_a_daemon() {
+    // Contract: W2, S5
+    let stops = |effects: Vec<Effect>| effects.contains(&Effect::StopAll);
+    for command_runs in [false, true] {
+        let mut state = after(&[Event::Started(COMMAND)]);
+        decide(&mut state, signal(Signal::TERM));
+        decide(&mut state, Event::StopIsOld { command_runs });
+        decide(&mut state, Event::CommandExited(ExitStatus::Exited(0)));
+        assert_eq!(stops(decide(&mut state, Event::Settled)), !command_runs);
+    }
 }
 
 #[test]

@@ -17,7 +17,8 @@ use self::record::{
     ABORT_REQUEST, BEGIN_REQUEST, END_REQUEST, Framing, GET_VALUES, GET_VALUES_RESULT, HEADER, Header,
     KEEP_CONNECTION, STDIN, STDOUT, UNKNOWN_TYPE, end_request, record,
 };
-use crate::connect::{Addresses, connect};
+use crate::addresses::Addresses;
+use crate::connect::connect;
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::{Socket, Stream};
 use crate::tally::add;

@@ -8,7 +8,7 @@ use hyper::header::{
 };
 use hyper::{Request, Response, StatusCode, Version};
 
-use crate::connect::Addresses;
+use crate::addresses::Addresses;
 use crate::message::Forwarded;
 
 /// Fields of one connection, whether or not `Connection` names them.

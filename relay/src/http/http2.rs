@@ -16,7 +16,8 @@ use tokio::task::spawn_local;
 
 use super::body::{Answer, Sent};
 use super::{Failure, LONGEST_HEAD, Shared, headers, held_too_long, refused, waits_for_resume};
-use crate::connect::{Addresses, connect};
+use crate::addresses::Addresses;
+use crate::connect::connect;
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;

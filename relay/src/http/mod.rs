@@ -29,7 +29,8 @@ use tokio::time::Sleep;
 
 use self::body::{Answer, Sent};
 use self::heads::Heads;
-use crate::connect::{Addresses, connect};
+use crate::addresses::Addresses;
+use crate::connect::connect;
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;

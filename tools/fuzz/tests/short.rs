@@ -118,6 +118,24 @@ fn container_engines_may_answer_anything() {
 }
 
 #[test]
+fn requests_on_the_control_socket_may_be_anything() {
+    // Contract: O1
+    short("control", 1000);
+}
+
+#[test]
+fn every_target_with_a_corpus_is_run_here() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for folder in std::fs::read_dir(corpus).expect("it is there").flatten() {
+        let name = folder.file_name().into_string().expect("a name in UTF-8");
+        assert!(
+            name == "self-test" || include_str!("short.rs").contains(&format!("short(\"{name}\"")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn readiness_messages_may_be_anything() {
     // Contract: X2, H4
     short("notify", 1000);

@@ -4,8 +4,10 @@ use super::{Finding, Tree};
 use crate::repo::File;
 
 /// The folders at the root; a backticked path that begins with one of them names a file of this repository.
-const TOP: &[&str] =
-    &["psflip", "testkit", "fixtures", "tools", "xtask", "docs", "examples", ".ci", ".config", ".cargo"];
+const TOP: &[&str] = &[
+    "psflip", "relay", "testkit", "fixtures", "tools", "xtask", "docs", "examples", "dist", ".ci", ".config",
+    ".cargo",
+];
 
 /// Checks backticked paths in documents and `//!` headers, and relative links in documents.
 pub(super) fn stale_path(tree: &Tree) -> Vec<Finding> {

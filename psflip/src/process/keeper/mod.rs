@@ -141,6 +141,12 @@ impl Tree {
         child.map(|(_, child)| child.as_fd())
     }
 
+    /// Whether the child has been started and has not exited, reported or not.
+    #[must_use]
+    pub fn is_child_running(&self) -> bool {
+        self.child.as_ref().is_some_and(|(_, child)| !child.has_exited())
+    }
+
     /// Whether the child's exit was reported, or no report can follow.
     #[must_use]
     pub fn has_reported_exit(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What operators see of this generation and request from it: the control socket, the log of upgrades, the
 //! status report, and the log lines. Nothing in `flip` depends on any of this.
 //!
-//! Imports point one way: `tell` and `requests` (events of the loop) -> `status` -> this module ->
+//! Imports point one way: `report` and `requests` (events of the loop) -> `status` -> this module ->
 //! `control`, `upgrade_log`, `files`.
 
 pub(super) mod control;
