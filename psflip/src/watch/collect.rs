@@ -79,6 +79,7 @@ impl Watch {
                 Report::Gone => {
                     let reading = self.reading();
                     self.dispatch(Event::NothingLeft(reading));
+                    self.named = None;
                 }
                 Report::KeeperDied => {
                     tracing::error!("the keeper was killed; killing all that is left");
@@ -100,6 +101,7 @@ impl Watch {
         self.refresh();
         let reading = self.reading();
         self.decide(Event::Read(reading));
+        self.named = None; // an idle watch holds the descriptors of service and command only
     }
 
     /// What the pidfile shows now. The process that it names is kept open, so that it can become the service.
