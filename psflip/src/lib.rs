@@ -2,8 +2,8 @@
 //!
 //! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`,
 //! `health`, `traffic`, `control`, `manager`} -> `process` -> `sys`. `cli` reads `config`, and passes it on
-//! as a value ([`config::Plan`]); `flip` imports nothing of these. `docs/architecture.md` describes the
-//! modules and the reasons for this structure.
+//! as a value ([`config::Plan`]). `flip` imports nothing of these, so every room may import it.
+//! `docs/architecture.md` describes the modules, the reasons for this structure, and its exceptions.
 //!
 //! The crate has one function for its binary, [`main`], and [`testing`] for tests and tools. In all other
 //! modules, `pub` means: for the other modules of this crate. So `unreachable_pub` has nothing to say here;

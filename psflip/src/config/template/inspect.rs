@@ -1,9 +1,9 @@
 //! Limits what a template may contain. It is decided on the tokens, before MiniJinja parses them.
 //!
 //! MiniJinja's fuel limits instructions and text, but not two other costs (3.1, both found by
-//! `tests/limits.rs`). Its compiler recurses once for each link of `a.b.c…` until the stack overflows.
-//! Printing or comparing a list of lists, `[[1] * 10000] * 10000`, takes minutes in one instruction. Values
-//! of a configuration need neither long expressions nor lists.
+//! `config/tests/limits.rs`). Its compiler recurses once for each link of `a.b.c…` until the stack
+//! overflows. Printing or comparing a list of lists, `[[1] * 10000] * 10000`, takes minutes in one
+//! instruction. Values of a configuration need neither long expressions nor lists.
 
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;

@@ -8,8 +8,8 @@
 //! decision. Messages from one sender arrive in order. The checker visits all reachable states (breadth
 //! first), and checks every state and every step. It prints a violation with the shortest path to it.
 //!
-//! The model implements each effect once more, as simply as possible. The tests of `runtime/` have to show
-//! that the runtime does the same.
+//! The model implements each effect once more, as simply as possible. The end-to-end tests show that the
+//! runtime does the same.
 
 use std::collections::{HashMap, VecDeque};
 
