@@ -83,7 +83,7 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
             ),
             ("0006 NOTIFY_SOCKET has an abstract name", "docs/decisions/0006-an-abstract-notify-socket.md"),
             (
-                "0007 What SIGKILL does not end is left behind",
+                "0007 What SIGKILL does not terminate is left behind",
                 "docs/decisions/0007-what-sigkill-does-not-end.md",
             ),
             ("0008 The decision is a pure function", "docs/decisions/0008-a-pure-decision.md"),
