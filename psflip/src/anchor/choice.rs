@@ -44,7 +44,7 @@ pub enum Choice {
     FollowedBySystemd,
     /// No anchor: `--no-anchor`.
     Declined,
-    /// No anchor: `--no-anchor`, although an upgrade ends the service then.
+    /// No anchor: `--no-anchor`, although the first upgrade then stops the service.
     DeclinedAtRisk,
 }
 

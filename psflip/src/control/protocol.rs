@@ -106,8 +106,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         probe: Option<String>,
     },
-    /// A likely mistake in the new configuration. Sent if the configuration differs from
-    /// the old generation's.
+    /// The new configuration likely causes an outage. Sent if it differs from the old generation's.
     Warning {
         /// The number of the upgrade.
         upgrade: u64,

@@ -155,10 +155,10 @@ pub enum ToPredecessor {
         /// The new deadline from now, as in `Starting`.
         deadline: Duration,
     },
-    /// The successor's configuration is new to this service, and probably has a mistake. A predecessor that
+    /// The successor's configuration is new to this service, and likely causes an outage. A predecessor that
     /// does not know this message skips it.
     Warning {
-        /// The mistake and its remedy, in one line.
+        /// Why, and what to do, in one line.
         text: String,
     },
     /// The successor's progress, for waiting clients.

@@ -65,9 +65,9 @@ pub enum FromSuccessor {
     },
     /// Its child may take longer, and [`SuccessorLink::deadline`] has changed.
     Extended,
-    /// Its configuration is new, and probably has a mistake.
+    /// Its configuration is new, and likely causes an outage.
     Warning {
-        /// The mistake and its remedy.
+        /// Why, and what to do.
         text: String,
     },
     /// It has made progress.
@@ -343,8 +343,8 @@ fn become_successor(program: &Program, predecessor: &Socket, old: u32, anchor: O
         set_variable(&mut envp, "WATCHDOG_PID", Some(&pid.to_string()));
     }
     // All signals stay blocked, so none can terminate the process before it handles them (contract S7).
-    // Ignored signals stay as in this process. The hello tells the successor what the first psflip was
-    // started with.
+    // Ignored signals stay as in this process. The hello has the set-up that the first psflip was started
+    // with.
     let signals =
         SignalSetup { mask: SignalSet::from_bits(u64::MAX), ..crate::sys::early::inherited_signals() };
     let launch =

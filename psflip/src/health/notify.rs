@@ -56,7 +56,7 @@ pub struct Notifications {
 struct Waiting {
     sender: Sender,
     message: NotifyMessage,
-    /// The keeper was asked.
+    /// The keeper got a query about the sender.
     queried: bool,
 }
 
@@ -166,7 +166,7 @@ impl Notifications {
         self.record(message);
     }
 
-    /// The senders that the keeper must be asked about, each once. Pass the answers to
+    /// The senders about which the keeper must get a query, each once. Pass the answers to
     /// [`Notifications::answer`].
     pub fn take_queries(&mut self) -> Vec<u32> {
         let new = self.waiting.iter_mut().filter(|waiting| !waiting.queried);

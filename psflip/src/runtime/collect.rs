@@ -384,8 +384,8 @@ impl Runtime {
             let message = match link.receive() {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
-                // Its process is still watched. If an acknowledgement was lost, the timer ends the wait for
-                // it.
+                // Its process is still watched. If an acknowledgement was lost, the timer limits the wait
+                // for it.
                 Err(error) => {
                     tracing::error!(%error, "can't receive from the old psflip");
                     self.wait.poller.forget(Token::Predecessor);

@@ -186,7 +186,7 @@ impl Handover {
         self.successor.as_ref().map_or(Duration::ZERO, SuccessorLink::grace)
     }
 
-    /// It was late. `ends`: it had been aborted.
+    /// The successor missed its deadline. `ends`: it had been aborted before.
     pub(super) fn successor_is_late(&mut self, ends: bool) {
         let Some(link) = &mut self.successor else { return };
         let time = if ends {

@@ -1,5 +1,5 @@
 //! Messages of the child on `NOTIFY_SOCKET` (see [`crate::health::Notifications`]), and the extra time that
-//! it may ask for.
+//! it may request.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,8 +14,8 @@ use crate::flip::Timer;
 use crate::health::{Notifications, NotifyUpdate};
 
 /// The longest extension is divided into this many parts. Each deadline that is passed to the predecessor
-/// exceeds the one before by at least a part. Otherwise a child that asks very often would fill the queue of
-/// the predecessor's socket.
+/// exceeds the one before by at least a part. Otherwise a child with very many requests would fill the queue
+/// of the predecessor's socket.
 const PARTS: u32 = 16;
 
 /// How long the socket is not read when processes outside the child's tree flood it. While the child starts,
@@ -29,7 +29,7 @@ pub(super) struct Readiness {
     notifications: Notifications,
     /// When the time to become healthy began.
     since: Instant,
-    /// The extended time, if the child asked for more than `upgrade.timeout`.
+    /// The extended time, if the child requested more than `upgrade.timeout`.
     extended: Option<Duration>,
     /// The time that the predecessor was notified of.
     announced: Duration,
@@ -151,7 +151,7 @@ impl Child {
         self.readiness.as_mut().map(|readiness| readiness.notifications.answer(pid, belongs))
     }
 
-    /// The child asks for this much time from now on. It gets it, up to the configured `extend`, and never
+    /// The child requests this much time from now on. It gets it, up to the configured `extend`, and never
     /// less than it had anyway. Returns how long it may take from now on, if others have to know that.
     /// `timeout`: `upgrade.timeout`.
     pub(super) fn extend(
@@ -168,7 +168,7 @@ impl Child {
             return None;
         }
         if !wait.timers.postpone(Key::Flip(Timer::Healthy), until.saturating_sub(spent)) {
-            return None; // a stop request ended the wait
+            return None; // a stop request has stopped the wait
         }
         readiness.extended = Some(until);
         if until <= readiness.announced {

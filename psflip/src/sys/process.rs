@@ -69,7 +69,7 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: CLONE_VFORK: this thread, the only one, stands still until the new process has executed a
-    // program or ended, so what both can reach (the memory, thread-local storage included) is used by one of
+    // program or exited, so what both can reach (the memory, thread-local storage included) is used by one of
     // them at a time. The new one has a stack of its own, aligned and large enough, and leaves `start` by
     // exec or exit only. Dispositions, mask, descriptors and the working directory are its own copies.
     // CLONE_PIDFD: the kernel writes one integer through the last argument.
@@ -203,8 +203,8 @@ fn kill_group(group: u32, number: libc::c_int) -> io::Result<()> {
     cerr(unsafe { libc::kill(-group.cast_signed(), number) }).map(drop)
 }
 
-/// Makes this process the new parent of its orphaned descendants, or ends that
-/// (PR_SET_CHILD_SUBREAPER of prctl(2)).
+/// Sets whether this process becomes the parent of its orphaned descendants (PR_SET_CHILD_SUBREAPER of
+/// prctl(2)).
 ///
 /// # Errors
 /// None on Linux 3.4 or later.

@@ -48,7 +48,7 @@ pub(super) enum Event {
     CommandExited(ExitStatus),
     /// The keeper reported the exit of another child of its own.
     OtherExited(u32, ExitStatus),
-    /// The keeper has reported all that had exited when it was asked ([`Effect::AskKeeper`]). The pidfile was
+    /// The keeper has reported all exits before the query ([`Effect::AskKeeper`]). The pidfile was
     /// read just before.
     CaughtUp,
     /// The pidfile was read.
@@ -131,7 +131,7 @@ pub(super) enum Effect {
 struct Service {
     pid: u32,
     has_exited: bool,
-    /// It has exited, and the keeper was asked to report that: its answer comes after this many others.
+    /// It has exited, and the keeper got a query for that: its answer comes after this many others.
     queried: Option<u32>,
 }
 
@@ -198,7 +198,7 @@ pub(super) struct State {
     queued: Vec<Received>,
     /// The last stop request.
     stop: Option<Stop>,
-    /// How often the keeper was asked and has not answered yet.
+    /// How many queries the keeper has not answered yet.
     in_flight: u32,
     /// What the last look at the pidfile showed: whether it exists, and whether a name was missed.
     file_exists: bool,
@@ -359,7 +359,8 @@ impl State {
         };
     }
 
-    /// It wrote its pid and exited at once, or never belonged to the tree. The keeper's reports tell which.
+    /// The process wrote its pid and exited at once, or never belonged to the tree. The keeper's reports show
+    /// which.
     fn dead_is_named(&mut self, pid: u32, does: &mut Vec<Effect>) {
         if self.service_lives() {
             return; // the current service runs on
@@ -524,7 +525,7 @@ impl State {
         }
     }
 
-    /// There is no service. A stop request ends the wait for one; other signals are queued for it.
+    /// There is no service. A stop request stops the wait for one; other signals are queued for it.
     fn nobody_is_signalled(&mut self, received: Received, is_stop: bool, does: &mut Vec<Effect>) {
         // If a service has exited just now, the keeper is about to report its exit status.
         if is_stop && self.service.is_none() {

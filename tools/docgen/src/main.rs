@@ -1,7 +1,8 @@
-//! Makes what is made of psflip's own command line and table of keys: man pages, shell completions, the JSON Schema of configurations, and
-//! the tables of keys in docs/configuration.md.
+//! Generates man pages, shell completions, the JSON Schema of configurations, and the tables of keys in
+//! docs/configuration.md, from psflip's own command line and table of keys.
 //!
-//! `docgen DIRECTORY` writes them, `docgen DIRECTORY --check` only compares. `cargo xtask docs` runs it with `dist` of the repository.
+//! `docgen DIRECTORY` writes them, `docgen DIRECTORY --check` only compares. `cargo xtask docs` runs it with
+//! `dist` of the repository.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
 
 mod completions;
@@ -20,7 +21,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// A file to be: its path below the directory, and its content.
+/// A file to write: its path below the directory, and its content.
 type File = (String, Vec<u8>);
 
 /// The page with the tables of keys, seen from the directory of the other files.
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything that is made, in the order of its paths.
+/// All generated files, in the order of their paths.
 fn files(directory: &Path) -> io::Result<Vec<File>> {
     let mut files = man::pages()?;
     let page = fs::read_to_string(directory.join(MANUAL))?;
@@ -69,7 +70,8 @@ fn files(directory: &Path) -> io::Result<Vec<File>> {
     Ok(files)
 }
 
-/// Writes the files that differ, unless they are only to be checked, and removes pages that nobody makes any more; gives the paths.
+/// Writes the files that differ, and removes pages that are not generated any more. With `only_check` it only
+/// compares. Returns the paths.
 fn bring(directory: &Path, files: &[File], only_check: bool) -> io::Result<Vec<String>> {
     let mut changed = Vec::new();
     for (name, content) in files {

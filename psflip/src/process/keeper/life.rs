@@ -147,8 +147,8 @@ struct Keeper<'a> {
     reaped: VecDeque<u32>,
 }
 
-/// How many pids of reaped processes a keeper remembers. psflip asks about a process
-/// within moments of its exit.
+/// How many pids of reaped processes a keeper stores. psflip's query about a process comes within moments
+/// of its exit.
 const MOST_REAPED: usize = 64;
 
 impl Keeper<'_> {
