@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!              the service has exited, another one may come        time is up, stop request
-//!  Watching ────────────────────────────────────────────> Waiting ──────────────> Ending ──> Killing
-//!     │  ^                                                  │                       ^    grace time is over
+//!  Watching ────────────────────────────────────────────> Waiting ──────────────> Stopping ──> Killing
+//!     │  ^                                                  │                       ^      grace time is over
 //!     │  └──────────────────────────────────────────────────┘                       │
 //!     │           the pidfile names a process                                       │
 //!     └─────────────────────────────────────────────────────────────────────────────┘
