@@ -6,7 +6,7 @@
 //! ```text
 //!              the service has exited, another one may come        time is up, stop request
 //!  Watching ────────────────────────────────────────────> Waiting ──────────────> Stopping ──> Killing
-//!     │  ^                                                  │                       ^      grace time is over
+//!     │  ^                                                  │                       ^    grace time is over
 //!     │  └──────────────────────────────────────────────────┘                       │
 //!     │           the pidfile names a process                                       │
 //!     └─────────────────────────────────────────────────────────────────────────────┘
@@ -59,7 +59,7 @@ pub(super) enum Event {
     Signal { received: Received, reach: Reach, is_stop: bool },
     /// The last question to the keeper could not be sent.
     NotAsked,
-    /// [`Timer::Stop`] has expired, and the command runs or has exited (if its pid is not known yet: the latter).
+    /// [`Timer::Stop`] has expired. The command runs, or has exited (also if its pid is not known yet).
     StopIsOld { command_runs: bool },
     /// The last timer of [`Effect::Arm`] that is not [`Timer::Stop`] has expired. The pidfile was read just
     /// before.

@@ -289,7 +289,7 @@ impl World {
                 world.stop_ages = false;
                 // A name that is read only now comes too late for the request.
                 world.stop_requested &= world.file.is_none() || world.is_marked;
-                // A command that still runs has ignored the request, and may become a daemon later (contract W2).
+                // A command that still runs has ignored the request, and may become a daemon later (W2).
                 let command_runs = world.runs(COMMAND);
                 world.stop_requested &= !command_runs;
                 world.event(Event::StopIsOld { command_runs }, decide)?;
