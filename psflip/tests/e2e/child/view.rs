@@ -1,4 +1,4 @@
-//! The view of the fixture `introspector`, without psflip and under it, in generation 1 and after an upgrade
+//! The view of the fixture `introspect`, without psflip and under it, in generation 1 and after an upgrade
 //! (C4, and so C1 to C3).
 
 use std::collections::BTreeMap;
