@@ -168,7 +168,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-control-socke
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-notify -d 'Healthy when the child reports READY=1 (sd_notify(3))'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l quiet -d 'Log errors only'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that the service was started with: it tells where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l wait -d 'What to wait for' -r -f -a "promoted\t'The new generation is active'
 drained\t'The old generation has exited, too'"
@@ -176,7 +176,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l timeout -d 'St
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l no-wait -d 'Request the upgrade and return at once'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c psflip -n "__fish_psflip_using_subcommand status" -s c -l config -d 'The configuration that the service was started with: it tells where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand status" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l last -d 'How many recent upgrades to show; psflip keeps the last 16' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeline -d 'Draw the recent upgrades as an SVG picture into this file (`-`: standard output)' -r -F
@@ -184,7 +184,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'Sto
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l json -d 'Print the status as one JSON object (see docs/control.md); with --watch, one object per line'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l watch -d 'Keep running and show every change, until Ctrl-C'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand stop" -s c -l config -d 'The configuration that the service was started with: it tells where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand stop" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l timeout -d 'Stop waiting after this time, such as `90s` or `5m`' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l no-wait -d 'Request the stop and return at once'

@@ -24,7 +24,7 @@ use crate::{exit, terminal};
 /// Selects the service.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServiceArgs {
-    /// The configuration that the service was started with: it tells where the control socket is
+    /// The configuration that the service was started with: it says where the control socket is
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "socket")]
     config: PathBuf,
     /// The path of the control socket, instead of a configuration

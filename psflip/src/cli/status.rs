@@ -43,7 +43,7 @@ Examples:
 
 Exit codes:
     0  psflip answered
-   78  the configuration does not tell where the control socket is
+   78  the configuration does not say where the control socket is
   125  psflip did not answer; if the service went down without a stop request, the output shows how";
 
 /// How often elapsed times are updated, for --watch on a terminal only.

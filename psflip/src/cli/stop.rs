@@ -39,7 +39,7 @@ aborted.
 Exit codes:
     0  the child exited with code 0, or was terminated by the stop signal
     1  the child did not exit in time and keeps running
-   78  the configuration does not tell where the control socket is
+   78  the configuration does not say where the control socket is
   124  --timeout expired
   125  psflip did not answer
     N  the child exited with code N (128+N: was terminated by signal N)";

@@ -53,7 +53,7 @@ Ctrl-C stops the waiting, not the upgrade.
 Exit codes:
     0  the new generation is active (with --wait drained: and the old one has exited)
     1  the upgrade failed, and the old child keeps running; or psflip is stopping and refused it
-   78  the configuration does not tell where the control socket is
+   78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
   125  psflip did not answer
   130  Ctrl-C; the upgrade goes on";

@@ -180,7 +180,7 @@ impl fmt::Display for Unreachable {
                 return write!(
                     f,
                     "the process that listens on `{path}` runs as {user}, not as root, as you or as the owner of its directory. \
-                     Nothing was sent to it, since anybody could have made that socket; if it is psflip, run this as {user}"
+                     Nothing was sent to it, since any user could have created that socket; if it is psflip, run this as {user}"
                 );
             }
         };

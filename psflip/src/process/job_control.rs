@@ -116,9 +116,9 @@ pub struct JobControl {
     /// Whether the stopped child has not acted on `requested` yet, if that is known.
     is_pending: Option<bool>,
     /// How many answers of the keeper about that are still to come.
-    questions: u32,
+    queries: u32,
     /// Whether the last of them is about the present stop and the present `requested`.
-    is_question_current: bool,
+    is_query_current: bool,
     loan: Loan,
 }
 
@@ -132,8 +132,8 @@ impl JobControl {
             requested: None,
             stopped_by: None,
             is_pending: None,
-            questions: 0,
-            is_question_current: false,
+            queries: 0,
+            is_query_current: false,
             loan: Loan::default(),
         }
     }
@@ -164,20 +164,20 @@ impl JobControl {
     }
 
     /// Records the answer to [`Tree::ask_whether_pending`]. Returns whether to call
-    /// [`JobControl::follow_stopped`] again: not for an answer to an older question while another one is
+    /// [`JobControl::follow_stopped`] again: not for an answer to an older query while another one is
     /// outstanding, which would stop this process twice.
     #[must_use]
     pub fn on_answer(&mut self, is_pending: bool) -> bool {
-        self.questions = self.questions.saturating_sub(1);
-        if self.questions == 0 && std::mem::take(&mut self.is_question_current) {
+        self.queries = self.queries.saturating_sub(1);
+        if self.queries == 0 && std::mem::take(&mut self.is_query_current) {
             self.is_pending = Some(is_pending);
         }
-        self.questions == 0
+        self.queries == 0
     }
 
     /// What was known, or will be answered, is about an earlier stop or an earlier signal.
     fn forget_pending(&mut self) {
-        (self.is_pending, self.is_question_current) = (None, false);
+        (self.is_pending, self.is_query_current) = (None, false);
     }
 
     /// Whether this process got a stop signal of job control, and the child has not been continued since.
@@ -227,15 +227,15 @@ impl JobControl {
             },
             AfterStop::Continue => tree.continue_group(child),
             AfterStop::StopToo => self.stop_too(),
-            AfterStop::FindOut if self.is_question_current => {} // the answer is to come
+            AfterStop::FindOut if self.is_query_current => {} // the answer is to come
             AfterStop::FindOut => {
                 let Some((requested, _)) = self.requested else { return };
                 if tree.ask_whether_pending(child, requested).is_err() {
                     self.is_pending = Some(false); // the keeper is gone
                     return self.follow_stopped(tree, child, part);
                 }
-                self.questions += 1;
-                self.is_question_current = true;
+                self.queries += 1;
+                self.is_query_current = true;
             }
         }
     }

@@ -27,7 +27,7 @@ impl Watch {
                 // If the keeper is gone, a report says so.
                 Err(error) if error.raw_os_error() != Some(libc::EPIPE) => {
                     tracing::debug!(%error, "can't ask the keeper; trying again");
-                    self.decide(Event::NotAsked);
+                    self.decide(Event::QueryNotSent);
                 }
                 Ok(()) | Err(_) => {}
             },

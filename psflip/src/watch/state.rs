@@ -57,8 +57,8 @@ pub(super) enum Event {
     Settled,
     /// A signal has come.
     Signal { received: Received, reach: Reach, is_stop: bool },
-    /// The last question to the keeper could not be sent.
-    NotAsked,
+    /// The last query to the keeper could not be sent.
+    QueryNotSent,
     /// [`Timer::Stop`] has expired. The command runs, or has exited (also if its pid is not known yet).
     StopIsOld { command_runs: bool },
     /// The last timer of [`Effect::Arm`] that is not [`Timer::Stop`] has expired. The pidfile was read just
@@ -221,7 +221,7 @@ pub(super) fn decide(state: &mut State, event: Event) -> Vec<Effect> {
         Event::Read(reading) => state.has_read(reading, does),
         Event::Settled => state.settle(does),
         Event::Signal { received, reach, is_stop } => state.is_signalled(received, reach, is_stop, does),
-        Event::NotAsked => state.was_not_asked(),
+        Event::QueryNotSent => state.query_was_not_sent(),
         Event::StopIsOld { command_runs } => {
             if let Some(stop) = &mut state.stop {
                 stop.is_recent = false;
@@ -438,8 +438,8 @@ impl State {
         }
     }
 
-    /// Forgets the last question, so that it is asked again.
-    fn was_not_asked(&mut self) {
+    /// Forgets the last query, so that it is sent again.
+    fn query_was_not_sent(&mut self) {
         let last = Some(self.in_flight);
         for one in [&mut self.service, &mut self.older].into_iter().flatten() {
             one.queried = one.queried.filter(|_| one.queried != last);

@@ -66,7 +66,7 @@ fn events() -> Vec<Event> {
         Event::OtherExited(OLD, ExitStatus::Exited(5)),
         Event::CaughtUp,
         Event::Settled,
-        Event::NotAsked,
+        Event::QueryNotSent,
         Event::StopIsOld { command_runs: false },
         Event::StopIsOld { command_runs: true },
         Event::TimeIsUp,
@@ -95,7 +95,7 @@ fn name(event: Event) -> String {
         | Event::CaughtUp
         | Event::Read(_)
         | Event::Settled
-        | Event::NotAsked
+        | Event::QueryNotSent
         | Event::StopIsOld { .. }
         | Event::TimeIsUp
         | Event::NothingLeft(_) => format!("{event:?}"),
@@ -171,7 +171,7 @@ fn a_question_that_could_not_be_sent_is_asked_again() {
     decide(&mut state, Event::Gone(COMMAND));
     assert!(asks(decide(&mut state, Event::Settled)));
     assert!(!asks(decide(&mut state, Event::Settled)), "it was asked");
-    decide(&mut state, Event::NotAsked);
+    decide(&mut state, Event::QueryNotSent);
     assert!(asks(decide(&mut state, Event::Settled)));
 }
 
