@@ -92,6 +92,7 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
                 "0010 Pages stay where they are, and a generator copies them",
                 "docs/decisions/0010-pages-stay-where-they-are.md",
             ),
+            ("0011 A proxy runs in a process beside psflip", "docs/decisions/0011-a-relay-beside-psflip.md"),
         ],
     ),
     (
