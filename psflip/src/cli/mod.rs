@@ -2,16 +2,18 @@
 
 mod anchor_args;
 mod check;
-mod contact;
 mod fast_path;
 mod flags;
 mod migrate;
 mod render;
 mod run;
+mod screen;
 mod session;
 mod status;
 mod stop;
+mod target;
 mod upgrade;
+mod wait;
 mod watch;
 
 use std::io::Write as _;

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use super::contact::{Screen, ServiceAddress, ServiceArgs, Trouble, Waiter, Wakeup};
 use super::render::Progress;
+use super::screen::Screen;
+use super::target::{ServiceAddress, ServiceArgs, Trouble};
+use super::wait::{Waiter, Wakeup};
 use crate::control::client::Connection;
 use crate::control::protocol::{ControlRequest, Event};
 use crate::exit;

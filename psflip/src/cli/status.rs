@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::contact::{Screen, ServiceAddress, ServiceArgs, Trouble, Waiter, Wakeup, now};
 use super::render;
+use super::screen::{Screen, now};
+use super::target::{ServiceAddress, ServiceArgs, Trouble};
+use super::wait::{Waiter, Wakeup};
 use crate::config;
 use crate::control::protocol::{ControlRequest, Event, Status as Answer};
 use crate::exit;
@@ -86,7 +88,7 @@ impl Status {
                 Wakeup::Closed | Wakeup::Resized | Wakeup::Tick => {}
             }
         }
-        Err(Trouble::new(super::contact::CLOSED))
+        Err(Trouble::new(super::target::CLOSED))
     }
 
     /// psflip did not answer. Prints how the service went down, if that is known.

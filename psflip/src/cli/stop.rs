@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::contact::{ServiceArgs, Trouble};
 use super::session::{Session, Turn};
+use super::target::{ServiceArgs, Trouble};
 use crate::config;
 use crate::control::protocol::{ControlRequest, Event};
 use crate::exit;
@@ -65,7 +65,7 @@ impl Stop {
                         return Err(Trouble::new("psflip exited without reporting its child's exit status"));
                     }
                     Turn::Closed => {
-                        return Err(Trouble::new(super::contact::CLOSED));
+                        return Err(Trouble::new(super::target::CLOSED));
                     }
                 };
             match event {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::contact::{ServiceAddress, ServiceArgs, Trouble, Waiter, Wakeup, where_to_look};
 use super::render;
 use super::session::{Session, Turn};
+use super::target::{ServiceAddress, ServiceArgs, Trouble, where_to_look};
+use super::wait::{Waiter, Wakeup};
 use crate::config;
 use crate::control::client::Connection;
 use crate::control::protocol::{ControlRequest, Event};
@@ -102,7 +103,7 @@ impl Upgrade {
                     if !self.json {
                         session.screen.clear();
                         let look = places(&session.address);
-                        let view = super::contact::stderr_view();
+                        let view = super::screen::stderr_view();
                         super::print_text(&render::failure(event, &look, &view));
                     }
                     return Ok(until_closed(&mut session));
@@ -163,7 +164,7 @@ fn again(
         (Some(upgrade), false) => {
             format!("psflip has closed the connection; what became of upgrade {upgrade} is not known")
         }
-        (None, false) => super::contact::CLOSED.to_owned(),
+        (None, false) => super::target::CLOSED.to_owned(),
     };
     match upgrade {
         Some(upgrade) if lost <= MOST_LOST_CONNECTIONS && !promoted => address

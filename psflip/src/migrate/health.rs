@@ -2,7 +2,7 @@
 
 use super::draft::string;
 use super::source::{Entry, Node, Position, Value};
-use super::work::{Work, raw, shown};
+use super::translate::{Work, raw, shown};
 
 const KINDS: &[&str] = &["alive", "command", "docker"];
 const COMMAND: &str = "[healthcheck.command]";

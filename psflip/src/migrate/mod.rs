@@ -11,8 +11,8 @@ mod health;
 mod source;
 #[cfg(test)]
 mod tests;
+mod translate;
 mod value;
-mod work;
 
 use std::fmt;
 
@@ -101,7 +101,7 @@ pub fn migrate(
     generation: &Generation<'_>,
 ) -> Result<Migrated, Unreadable> {
     let source = source::read(text, format)?;
-    let (mut draft, mut remarks) = work::translate(&source);
+    let (mut draft, mut remarks) = translate::translate(&source);
     let refused = settle(&mut draft, &mut remarks, generation);
     remarks.sort_by_key(|remark| remark.at);
     draft.comments = opening(name, remarks.iter().filter(|remark| remark.kind == Kind::Left).count());

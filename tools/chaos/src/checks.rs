@@ -8,14 +8,14 @@ use std::time::Duration;
 use testkit::Process;
 use testkit::pidfile::{Content, Entry};
 
-use crate::above::Above;
-use crate::acts::Done;
+use crate::actions::Done;
 use crate::clients;
+use crate::invariants;
 use crate::log::LogEvent;
-use crate::next::{Expected, ExpectedExit, Next};
+use crate::next_config::{Expected, ExpectedExit, Next};
+use crate::parent::Above;
 use crate::plan::{Act, Binary, Flavour, Part, PlannedStep, Role, Side};
-use crate::standing;
-use crate::story::Halt;
+use crate::report::Halt;
 use crate::world::{Service, World, descriptors, text};
 
 /// The state before a step.
@@ -63,7 +63,7 @@ pub(crate) fn check(
         child(world, before, active)?;
         world.operators.hush();
         no_leak(world, active)?;
-        standing::check(world, done, before, active)?;
+        invariants::check(world, done, before, active)?;
         world.operators.speak();
     }
     clients::check(world, step, done, before, now)?;

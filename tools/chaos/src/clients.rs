@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 use testkit::{Process, Running, Signal};
 
-use crate::above::Order;
-use crate::acts::Done;
+use crate::actions::Done;
 use crate::checks::Before;
 use crate::log::LogEvent;
-use crate::next::Expected;
+use crate::next_config::Expected;
+use crate::parent::Order;
 use crate::plan::{Binary, PlannedStep};
-use crate::story::Halt;
+use crate::report::Halt;
 use crate::world::{Service, World};
 
 /// A command that was started in this step.

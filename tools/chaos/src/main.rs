@@ -1,27 +1,27 @@
 //! `cargo xtask chaos` runs this program: a service under load goes through random upgrades, crashes and kills. After every
 //! step, it is checked from outside that psflip has kept its contract.
 //!
-//! plan.rs, above.rs and next.rs choose the actions, from the seed alone. acts.rs performs them, rest.rs
+//! plan.rs, parent.rs and next_config.rs choose the actions, from the seed alone. actions.rs performs them, quiescence.rs
 //! waits until nothing moves, and checks.rs checks the invariants. load.rs has the clients of the service,
 //! operators.rs the clients of the control socket, and clients.rs the operators' commands.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who started it")]
 
-mod above;
-mod acts;
+mod actions;
 mod checks;
 mod clients;
+mod invariants;
 mod load;
 mod log;
-mod next;
+mod next_config;
 mod operators;
+mod parent;
 mod pause;
 mod plan;
 mod port;
-mod rest;
+mod quiescence;
+mod report;
 mod round;
-mod standing;
-mod story;
 mod world;
 
 use std::io::Write as _;
@@ -34,7 +34,7 @@ use testkit::Stream;
 
 use pause::Interrupt;
 use plan::Round;
-use story::{Account, Halt, Progress, Tally, seconds};
+use report::{Account, Halt, Progress, Tally, seconds};
 use world::{Programs, World};
 
 /// The reason why a run failed: one message for the user.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::above::{Above, Deed, Order};
-use crate::next::{Bad, Good, Next};
+use crate::next_config::{Bad, Good, Next};
+use crate::parent::{Above, Deed, Order};
 
 /// The number of steps in a round.
 const STEPS: usize = 10;

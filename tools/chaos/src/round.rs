@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use testkit::{Anchor, Process, Signal};
 
-use crate::above::{Above, Order};
-use crate::acts::{self, Done};
+use crate::actions::{self, Done};
 use crate::checks::{self, Before};
 use crate::clients;
+use crate::invariants;
 use crate::log::{Log, LogEvent};
-use crate::next::{Bad, Good, Next};
+use crate::next_config::{Bad, Good, Next};
+use crate::parent::{Above, Order};
 use crate::plan::{Act, Binary, Finale, Part, PlannedStep, Role, Round, Side, When};
-use crate::rest::settle;
-use crate::standing;
-use crate::story::Halt;
+use crate::quiescence::settle;
+use crate::report::Halt;
 use crate::world::{Service, World, descriptors, text};
 
 /// How long a start, or the first answer after it, may take.
@@ -76,13 +76,13 @@ fn flip_well(world: &mut World) -> Result<(), Halt> {
 fn take(world: &mut World, step: &PlannedStep, title: &str) -> Result<bool, Halt> {
     world.timeline.note(title);
     let before = Before::of(world)?;
-    let done = acts::perform(world, step)?;
+    let done = actions::perform(world, step)?;
     let now = settle(world)?;
     world.timeline.note(match now {
         Some(active) => format!("  idle: psflip {active} is active"),
         None => "  idle: all processes have exited".to_owned(),
     });
-    acts::restore_limits(world);
+    actions::restore_limits(world);
     checks::check(world, step, &done, &before, now)?;
     count(world, &before);
     Ok(now.is_some())
@@ -151,7 +151,7 @@ fn start(world: &mut World) -> Result<(), Halt> {
     if said != first.to_string() {
         return Err(Halt::Violation(format!("P1: psflip {first} is active, and the pidfile has `{said}`")));
     }
-    let (usual, usual_above) = (descriptors(first), standing::descriptors_above(world));
+    let (usual, usual_above) = (descriptors(first), invariants::descriptors_above(world));
     let service = world.service()?;
     (service.descriptors, service.descriptors_above) = (usual, usual_above);
     world.operators.speak();

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use testkit::process::{ProcessState, Stat};
 use testkit::{Process, Psflip, Sandbox, Signal};
 
-use crate::above::Above;
 use crate::clients::Client;
 use crate::load::Load;
 use crate::log::{Log, LogEvent};
-use crate::next::{Next, Surroundings};
+use crate::next_config::{Next, Surroundings};
 use crate::operators::Operators;
+use crate::parent::Above;
 use crate::pause::{Interrupt, pause};
 use crate::plan::{Binary, Flavour, Part, Role, Round, Side};
 use crate::port::Port;
-use crate::story::{Halt, Tally, Timeline};
+use crate::report::{Halt, Tally, Timeline};
 
 /// The shortest and the longest pause between two looks.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(150), Duration::from_millis(6));

@@ -9,12 +9,12 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::Process;
 
-use crate::above::Above;
-use crate::acts::Done;
+use crate::actions::Done;
 use crate::checks::Before;
 use crate::log::LogEvent;
 use crate::operators;
-use crate::story::Halt;
+use crate::parent::Above;
+use crate::report::Halt;
 use crate::world::{Service, World, descriptors};
 
 /// Must be called while the operators are hushed.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use testkit::{Deadline, Process, Signal};
 
-use crate::above::{Above, Deed, Order};
 use crate::clients;
 use crate::log::LogEvent;
-use crate::next::{Good, Next};
+use crate::next_config::{Good, Next};
+use crate::parent::{Above, Deed, Order};
 use crate::plan::{Act, Moment, Part, PlannedStep, Role, Side, When};
-use crate::rest::STEP_TIMEOUT;
-use crate::story::Halt;
+use crate::quiescence::STEP_TIMEOUT;
+use crate::report::Halt;
 use crate::world::World;
 
 /// How long to wait for a moment that may never come.

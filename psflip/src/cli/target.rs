@@ -1,25 +1,19 @@
-//! The connection of a client command to a running service: finds the control socket, waits for answers,
-//! signals and timeouts, and writes to the terminal.
+//! The running service that a client command talks to: finds its control socket, or says why there is none.
 
-use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::AsFd;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use clap::Args;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::render::{UNLIMITED, View};
 use super::{DEFAULT_CONFIG, complain};
 use crate::config::{self, Generation, Slot};
-use crate::control::client::{Connection, Next, Unreachable};
-use crate::control::protocol::{ControlRequest, Event};
+use crate::control::client::{Connection, Unreachable};
+use crate::control::protocol::ControlRequest;
+use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::manager::last_exit::{self, LastExit};
 use crate::process::invocation::Invocation;
-use crate::signal::Signal;
-use crate::sys::signal::{SignalFd, SignalSet, set_mask};
-use crate::{exit, terminal};
 
 /// Selects the service.
 #[derive(Clone, Debug, Args)]
@@ -214,184 +208,6 @@ impl ServiceAddress {
 fn is_running_psflip(stat: &str) -> bool {
     let named = stat.split_once(" (").and_then(|(_, rest)| rest.rsplit_once(") "));
     named.is_some_and(|(name, rest)| name == "psflip" && !rest.starts_with(['Z', 'X']))
-}
-
-/// What the client waited for.
-#[derive(Debug)]
-pub(super) enum Wakeup {
-    /// psflip sent a line.
-    Line(String, Box<Event>),
-    /// psflip closed the connection.
-    Closed,
-    /// The user interrupted the command (SIGINT, SIGTERM, SIGHUP).
-    Interrupted(Signal),
-    /// The terminal was resized.
-    Resized,
-    /// The time of `tick` has passed.
-    Tick,
-    /// The deadline has passed.
-    TimedOut,
-}
-
-/// Waits for lines of psflip and for signals.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    signals: SignalFd,
-    deadline: Option<Instant>,
-}
-
-impl Waiter {
-    /// From now on the signals of a terminal are read instead of terminating the process. psflip's start
-    /// blocked all signals (see `sys/early.rs`); the others get their usual effect again. `timeout` is for
-    /// the whole command.
-    pub(super) fn new(timeout: Option<Duration>) -> Result<Self, Trouble> {
-        let inherited = crate::sys::early::inherited_signals();
-        let mut awaited = SignalSet::default();
-        for name in ["SIGINT", "SIGTERM", "SIGHUP", "SIGWINCH"] {
-            // Under nohup(1), or in the background of a script, some are ignored, and must stay ignored.
-            match name.parse() {
-                Ok(signal) if !inherited.ignored.contains(signal) => awaited.insert(signal),
-                _ => {}
-            }
-        }
-        SignalFd::open(awaited)
-            .and_then(|signals| {
-                set_mask(SignalSet::from_bits(inherited.mask.bits() | awaited.bits()))?;
-                Ok(Self { signals, deadline: timeout.map(|timeout| Instant::now() + timeout) })
-            })
-            .map_err(|error| Trouble::new(format!("can't wait: {error}")))
-    }
-
-    /// Waits for the next event, up to `tick`.
-    pub(super) fn next(
-        &self,
-        connection: &mut Connection,
-        tick: Option<Duration>,
-    ) -> Result<Wakeup, Trouble> {
-        loop {
-            if let Some(received) = self.signals.next().map_err(|error| Trouble::new(error.to_string()))? {
-                let name = received.signal.to_string();
-                return Ok(if name == "SIGWINCH" {
-                    Wakeup::Resized
-                } else {
-                    Wakeup::Interrupted(received.signal)
-                });
-            }
-            match connection.receive() {
-                Ok(Next::Line(line, event)) => return Ok(Wakeup::Line(line, event)),
-                Ok(Next::Closed) => return Ok(Wakeup::Closed),
-                Ok(Next::Nothing) => {}
-                Err(error) => return Err(Trouble::new(format!("can't understand psflip: {error}"))),
-            }
-            let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(Wakeup::TimedOut);
-            }
-            let wait = match (left, tick) {
-                (Some(left), Some(tick)) => Some(left.min(tick)),
-                (left, tick) => left.or(tick),
-            };
-            // Rounded up, so that the deadline has passed when poll(2) times out. Longer waits take several
-            // calls.
-            let wait = wait.map_or(PollTimeout::NONE, |wait| {
-                PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-            });
-            let mut fds = [
-                PollFd::new(connection.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, wait) {
-                Ok(0) if tick.is_some() => return Ok(Wakeup::Tick),
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => return Err(Trouble::new(format!("can't wait: {error}"))),
-            }
-        }
-    }
-}
-
-/// The output of the command on standard output.
-#[derive(Debug)]
-pub(super) struct Screen {
-    /// Lines can be overwritten: it is a terminal that supports that.
-    pub(super) is_live: bool,
-    /// The text that will be overwritten: a line, or the number of lines of a picture.
-    line: bool,
-    picture: usize,
-}
-
-impl Screen {
-    pub(super) fn new() -> Self {
-        let is_live = io::stdout().is_terminal()
-            && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
-        Self { is_live, line: false, picture: 0 }
-    }
-
-    /// How to format the output for standard output.
-    #[expect(clippy::unused_self, reason = "it is the screen's view")]
-    pub(super) fn view(&self) -> View {
-        view_of(&io::stdout())
-    }
-
-    /// Writes a permanent line. A closed standard output is not an error.
-    pub(super) fn line(&mut self, text: &str) {
-        self.clear();
-        write(&format!("{text}\n"));
-    }
-
-    /// Writes a line that the next line replaces; only if lines can be overwritten.
-    pub(super) fn live(&mut self, text: &str) {
-        if self.is_live {
-            write(&format!("\r\x1b[2K{text}"));
-            self.line = true;
-        }
-    }
-
-    /// Writes a text over the previous one. Lines beyond the height of the terminal are left out.
-    pub(super) fn picture(&mut self, text: &str) {
-        let rows = terminal::rows(&io::stdout()).unwrap_or(24).saturating_sub(1).max(1);
-        let shown: Vec<&str> = text.lines().take(rows).collect();
-        let up = if self.picture > 0 { format!("\x1b[{}A\r", self.picture) } else { String::new() };
-        let lines: String = shown.iter().map(|line| format!("\x1b[2K{line}\n")).collect();
-        write(&format!("{up}{lines}\x1b[J"));
-        self.picture = shown.len();
-    }
-
-    /// Clears the screen for a new picture.
-    pub(super) fn wipe(&mut self) {
-        write("\x1b[2J\x1b[H");
-        self.picture = 0;
-    }
-
-    /// Removes the line that would be replaced.
-    pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.line) {
-            write("\r\x1b[2K");
-        }
-    }
-}
-
-/// How to format the output for standard error.
-pub(super) fn stderr_view() -> View {
-    view_of(&io::stderr())
-}
-
-fn view_of(stream: &(impl AsFd + io::IsTerminal)) -> View {
-    View {
-        width: terminal::columns(stream).map_or(UNLIMITED, |columns| columns.max(20)),
-        colour: terminal::has_colour(stream, |name| std::env::var_os(name)),
-        now: now(),
-    }
-}
-
-fn write(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// The current time in milliseconds since 1970 (UTC).
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Where to read the log of this psflip, as far as /proc shows it.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use testkit::Process;
 use testkit::process::Stat;
 
-use crate::above::Above;
 use crate::log::LogEvent;
+use crate::parent::Above;
 use crate::plan::{Part, Role, Side};
-use crate::story::Halt;
+use crate::report::Halt;
 use crate::world::{Service, World, is_idle};
 
 /// Longer than any step takes: a successor that gives up may need its grace time.
