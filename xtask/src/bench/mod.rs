@@ -19,7 +19,7 @@ use crate::args::Args;
 use crate::{Error, Outcome, guard, release, repo, step};
 
 pub(crate) const USAGE: &str = "\
-cargo xtask bench [--runs N] [--quick] [--json FILE]
+cargo xtask bench [--runs N] [--quick] [--against PROGRAM] [--json FILE]
 
 Builds psflip in release mode, linked dynamically and statically. Measures both with an anchor, which is the default, and
 the static one also without an anchor:
@@ -27,9 +27,10 @@ the static one also without an anchor:
   flip      from SIGHUP until the pidfile names the new generation, compared with two runs of /bin/true
   idle      memory, threads, descriptors and wake-ups, before an upgrade and after 20
 
-  --runs N     rounds of the overhead (default 300), and two thirds as many upgrades
-  --quick      30 rounds, 20 upgrades, 3 s idle instead of 20 s
-  --json FILE  also write the figures to FILE";
+  --runs N           rounds of the overhead (default 300), and two thirds as many upgrades
+  --quick            30 rounds, 20 upgrades, 3 s idle instead of 20 s
+  --against PROGRAM  also measure this psflip, built before a change, in the same run
+  --json FILE        also write the figures to FILE";
 
 /// A psflip to be measured.
 pub(crate) struct Build {
@@ -51,6 +52,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let quick = args.flag("quick");
     let rounds: u32 = args.value("runs")?.unwrap_or(if quick { 30 } else { 300 });
     let file: Option<PathBuf> = args.value("json")?;
+    let against: Option<PathBuf> = args.value("against")?;
     args.done()?;
     if rounds == 0 {
         return Err("`--runs 0` measures nothing; at least 1".into());
@@ -67,7 +69,8 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         program: program.program.clone(),
         arguments: &["--no-anchor"],
     };
-    let builds = [dynamic, program, without];
+    let mut builds = vec![dynamic, program, without];
+    builds.extend(against.map(|program| Build { name: "psflip (before)", program, arguments: &[] }));
     let start = Instant::now();
 
     println!("\n==> overhead of a wrapper around `true`, {} rounds", plan.rounds);
