@@ -73,6 +73,8 @@ fn each_process_may_be_suspended_during_an_upgrade_and_continued() {
     let psflip = &service.psflip;
     for stopped in 0..6 {
         let _ = std::fs::remove_file(service.sandbox.path("healthy"));
+        // The pidfile names a generation before its line is written.
+        psflip.output().wait_count(1 + 2 * stopped, Stream::Stderr, "healthy, active");
         let mark = psflip.output().mark();
         let all = upgrading(&service, "");
         let [old, _, new, _] = all;

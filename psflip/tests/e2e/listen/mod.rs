@@ -20,7 +20,7 @@ use std::path::Path;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use testkit::client::http::HttpClient;
 use testkit::client::{ClientError, Target};
-use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream};
+use testkit::{Deadline, Process, Psflip, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
 
 use crate::service::{AT_ONCE, configure, psflip};
 
@@ -178,6 +178,14 @@ fn ends(sandbox: &Sandbox, psflip: &Psflip, left: &[&str]) {
 /// socket exists, too.
 #[track_caller]
 fn assert_left(sandbox: &Sandbox, left: &[&str]) {
+    // The new generation removes a socket of its predecessor when that one has exited.
+    wait_until(Deadline::default(), format!("{left:?} to be left"), || {
+        (sockets(sandbox) == left).then_some(())
+    });
+}
+
+/// The sockets, symlinks and hidden files in the sandbox.
+fn sockets(sandbox: &Sandbox) -> Vec<String> {
     let entries = std::fs::read_dir(sandbox.dir()).unwrap().map(Result::unwrap);
     let has_pidfile = sandbox.path("psflip.pid").exists();
     let entries = entries.filter(|entry| !(has_pidfile && entry.file_name() == "psflip.pid.sock"));
@@ -189,7 +197,7 @@ fn assert_left(sandbox: &Sandbox, left: &[&str]) {
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     found.sort();
-    assert_eq!(found, left, "{}", sandbox.report());
+    found
 }
 
 /// Waits until this generation answers [`ask`].

@@ -125,7 +125,9 @@ fn by_role(trace: &str) -> BTreeMap<&str, Vec<String>> {
             Some(TracedStep { role, moment, name })
         })
         // Progress reports to operators have no effect on the outcome.
-        .filter(|step| !["Arm", "Disarm", "Tell(", "progress"].iter().any(|dull| step.name.starts_with(dull)))
+        .filter(|step| {
+            !["Arm", "Disarm", "Report(", "progress"].iter().any(|dull| step.name.starts_with(dull))
+        })
         .collect();
     let neighbour = |number: usize, later: bool| {
         let same = |step: &&TracedStep<'_>| step.role == all[number].role;
@@ -180,7 +182,7 @@ fn the_list_has_every_step_of_an_upgrade_with_workers() {
 #[test]
 fn an_unlisted_step_is_found() {
     let trace = "step 1 old Before Acknowledge\ncall old Sendmsg 1\nstep 1 old Sending acknowledge\nstep 1 old Sent acknowledge\n\
-                 step 1 old After Acknowledge\nstep 2 new Before RunHook(Promoted)\nstep 1 old Before Tell(Superseded)\n";
+                 step 1 old After Acknowledge\nstep 2 new Before RunHook(Promoted)\nstep 1 old Before Report(Superseded)\n";
     let found: Vec<String> = by_role(trace).into_values().flatten().collect();
     assert_eq!(found, ["new Before RunHook(Promoted)", "old Sending acknowledge", "old Sent acknowledge"]);
 }

@@ -81,6 +81,14 @@ impl Old {
     }
 
     /// Checks that nothing is left, and stops the stand-in of the old psflip.
+    /// Kills the old psflip, for which the new one would wait at a stop, then stops the new one.
+    fn stops_before(self, psflip: &Psflip) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait_exit();
+        crate::service::stop(psflip);
+        self.sandbox.assert_no_process_left();
+    }
+
     fn ends(self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait_exit();
@@ -161,8 +169,7 @@ fn sockets_are_received_among_unknown_messages() {
         "no {} in {held:?}",
         inode.display()
     );
-    crate::service::stop(&psflip);
-    old.ends();
+    old.stops_before(&psflip);
 }
 
 #[test]
@@ -185,8 +192,8 @@ fn an_acknowledgement_counts_once() {
     assert!(!psflip.log().contains("upgrade"), "{}", old.sandbox.report());
     // The second acknowledgement's `remembered 1` does not count, so no upgrade starts when the old psflip
     // exits.
-    crate::service::stop(&psflip);
-    old.ends();
+    old.stops_before(&psflip);
+    assert!(!psflip.log().contains("upgrade"), "{}", psflip.log());
 }
 
 #[test]
