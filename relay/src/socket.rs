@@ -13,6 +13,9 @@ use rustix::net::{AddressFamily, Shutdown, getsockname, shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// How long a client may go on sending after its last answer.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// A connected stream socket.
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -147,6 +150,19 @@ impl Socket {
     /// Ends the own direction: the other side reads an end of file.
     pub(crate) fn end_writing(&self) {
         let _ = shutdown(self, Shutdown::Write); // ENOTCONN: the other side is gone
+    }
+
+    /// Ends the own direction, then reads and discards what still comes, for a moment. A socket that is closed with
+    /// bytes unread sends a reset, which makes the client lose the answer.
+    pub(crate) async fn close_gracefully(&self) {
+        self.end_writing();
+        let discarded = async {
+            let mut bytes = BytesMut::new();
+            while let Ok(true) = self.read_more(&mut bytes).await {
+                bytes.clear();
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, discarded).await; // the client goes on sending
     }
 
     /// Lets the coming close(2) be a reset, as the other connection had one: the client must not take what it

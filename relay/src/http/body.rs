@@ -1,8 +1,8 @@
-//! The body of an answer, and when it has begun and ended.
+//! The bodies of requests and answers, and when they have ended.
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -10,7 +10,58 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::Shared;
 use crate::proxied::Counted;
 
-/// Keeps a request under way until its answer is sent.
+/// The body of a client's request. It records its end: the bytes after it belong to the next request.
+pub(super) struct Input {
+    body: Incoming,
+    shared: Rc<Shared>,
+}
+
+impl Input {
+    pub(super) fn new(body: Incoming, shared: Rc<Shared>) -> Self {
+        shared.input_ended.set(body.is_end_stream());
+        Self { body, shared }
+    }
+
+    fn ended(&self) {
+        if !self.shared.input_ended.replace(true) {
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+impl Body for Input {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.ended();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Input {
+    /// The child wants no more of it. hyper skips the rest if it has come already, and closes the connection
+    /// otherwise.
+    fn drop(&mut self) {
+        self.ended();
+    }
+}
+
+/// Keeps a request under way until hyper has taken all of its answer.
 pub(super) struct Sent {
     shared: Rc<Shared>,
     _under_way: Counted,
@@ -18,29 +69,21 @@ pub(super) struct Sent {
 
 impl Sent {
     pub(super) fn new(shared: Rc<Shared>, under_way: Counted) -> Self {
+        shared.is_busy.set(true);
         Self { shared, _under_way: under_way }
-    }
-
-    /// hyper has taken the answer's head.
-    fn began(&self) {
-        if self.shared.is_awaited.replace(false) {
-            self.shared.changed.notify_one();
-        }
     }
 }
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        self.began();
         self.shared.is_busy.set(false);
-        self.shared.changed.notify_one();
     }
 }
 
 /// The body of an answer.
 pub(super) struct Answer {
     from: From,
-    sent: Option<Sent>,
+    _sent: Option<Sent>,
 }
 
 enum From {
@@ -50,20 +93,20 @@ enum From {
 
 impl Answer {
     pub(super) fn of_child(body: Incoming) -> Self {
-        Self { from: From::Child(body), sent: None }
+        Self { from: From::Child(body), _sent: None }
     }
 
     pub(super) fn text(text: String) -> Self {
-        Self { from: From::Relay(Some(text.into())), sent: None }
+        Self { from: From::Relay(Some(text.into())), _sent: None }
     }
 
     pub(super) fn empty() -> Self {
-        Self { from: From::Relay(None), sent: None }
+        Self { from: From::Relay(None), _sent: None }
     }
 
     /// The request is under way as long as the body lives.
     pub(super) fn tracked(mut self, sent: Sent) -> Self {
-        self.sent = Some(sent);
+        self._sent = Some(sent);
         self
     }
 }
@@ -76,10 +119,6 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // hyper asks for the body only after it has written the head.
-        if let Some(sent) = &self.sent {
-            sent.began();
-        }
         match &mut self.from {
             From::Child(body) => Pin::new(body).poll_frame(context),
             From::Relay(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),

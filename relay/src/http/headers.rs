@@ -1,12 +1,11 @@
 //! Header fields that concern one connection only, and those that name the client (RFC 9110, section 7.6.1;
 //! RFC 9112, section 9.3).
 
-use hyper::body::Body;
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, Version};
 
 use crate::addresses::Addresses;
 use crate::message::Forwarded;
@@ -25,23 +24,6 @@ fn connection_has(headers: &HeaderMap, option: &str) -> bool {
         let Ok(value) = value.to_str() else { return false };
         value.split(',').any(|one| one.trim().eq_ignore_ascii_case(option))
     })
-}
-
-/// Whether the client wants its connection to stay open after the answer.
-pub(super) fn request_keeps_open<B>(request: &Request<B>) -> bool {
-    match request.version() {
-        Version::HTTP_11 => !connection_has(request.headers(), "close"),
-        _ => connection_has(request.headers(), "keep-alive"),
-    }
-}
-
-/// Whether the connection can stay open after this answer.
-pub(super) fn response_keeps_open<B: Body>(response: &Response<B>, is_version_1_0: bool) -> bool {
-    let has_length = response.headers().contains_key(CONTENT_LENGTH)
-        || response.body().size_hint().exact().is_some()
-        || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    !switches && !connection_has(response.headers(), "close") && (has_length || !is_version_1_0)
 }
 
 /// Makes a client's request one for the child. Returns whether it asks for another protocol.
@@ -199,22 +181,5 @@ mod tests {
             ("x-forwarded-proto", "http"),
         ];
         assert_eq!(prepared(&fields, Forwarded::Replace), pairs(&replaced));
-    }
-
-    #[test]
-    fn a_connection_stays_open_as_both_sides_say() {
-        let with = |version: Version, connection: &str| {
-            let mut request = request(&[("connection", connection)]);
-            *request.version_mut() = version;
-            request_keeps_open(&request)
-        };
-        assert!(with(Version::HTTP_11, "x"));
-        assert!(!with(Version::HTTP_11, "x, Close"));
-        assert!(!with(Version::HTTP_10, "x"));
-        assert!(with(Version::HTTP_10, "Keep-Alive"));
-        let response = Response::new(http_body_util::Full::new(bytes::Bytes::from("x")));
-        assert!(response_keeps_open(&response, true));
-        let closes = Response::builder().header("connection", "close").body(String::new()).unwrap();
-        assert!(!response_keeps_open(&closes, false));
     }
 }

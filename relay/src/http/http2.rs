@@ -102,7 +102,7 @@ async fn answer(
     proxied: Rc<Proxied>,
 ) -> Response<Answer> {
     add(&proxied.tally.requests, 1);
-    let sent = Sent::new(Rc::new(Shared::default()), Counted::new(&proxied, |tally| &tally.under_way));
+    let sent = Sent::new(Rc::new(Shared::new()), Counted::new(&proxied, |tally| &tally.under_way));
     let response = match waits_for_resume(&proxied).await {
         Err(max) => held_too_long(max),
         Ok(()) => {

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Sleep;
 
-use self::body::{Answer, Sent};
+use self::body::{Answer, Input, Sent};
 use self::heads::Heads;
 use crate::addresses::Addresses;
 use crate::connect::connect;
@@ -45,21 +45,45 @@ const MOST_FIELDS: usize = 200;
 /// How long a client may take for the head of a request, from its first byte.
 const HEAD: Duration = Duration::from_secs(60);
 
-/// What the requests of one connection leave for its owner.
-#[derive(Debug, Default)]
+/// What is known of a connection while hyper has it.
+#[derive(Debug)]
 struct Shared {
-    /// A request is under way whose answer has not begun.
-    is_awaited: Cell<bool>,
-    /// A request is under way.
+    /// A request is under way: hyper has not taken all of its answer.
     is_busy: Cell<bool>,
-    /// The last request and its answer let the connection stay open.
-    keeps: Cell<bool>,
+    /// The input of the last request has ended, or nobody reads it any more.
+    input_ended: Cell<bool>,
+    /// hyper has asked for the next head.
+    wants_head: Cell<bool>,
+    /// The next head is for the successor.
+    leaves: Cell<bool>,
+    /// Bytes of hyper wait until the client reads.
+    write_blocked: Cell<bool>,
     /// When the first byte of a request came whose head is not complete.
     head_since: Cell<Option<Instant>>,
-    /// `is_awaited` or `is_busy` has changed.
+    /// `input_ended` has changed.
     changed: Notify,
     /// The child's connection, after an answer that switches protocols (RFC 9110, section 7.8).
     switched: RefCell<Option<JoinHandle<io::Result<Stream>>>>,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self {
+            is_busy: Cell::new(false),
+            input_ended: Cell::new(true),
+            wants_head: Cell::new(false),
+            leaves: Cell::new(false),
+            write_blocked: Cell::new(false),
+            head_since: Cell::new(None),
+            changed: Notify::new(),
+            switched: RefCell::new(None),
+        }
+    }
+
+    /// Whether the connection has no state but the bytes that were read ahead: they begin with the next head.
+    fn is_between_requests(&self) -> bool {
+        self.wants_head.get() && !self.write_blocked.get()
+    }
 }
 
 /// How hyper's part of a connection has ended.
@@ -163,6 +187,16 @@ async fn first_bytes(
     }
 }
 
+/// Why a turn of hyper's part of a connection has ended.
+enum Turn {
+    /// hyper is done with it.
+    Done(hyper::Result<()>),
+    /// It is between two requests, and this relay is to leave.
+    Leave,
+    /// The client took too long for a head.
+    Late,
+}
+
 /// Answers requests until the connection is closed or is to be passed on.
 async fn requests(
     stream: Stream,
@@ -171,7 +205,7 @@ async fn requests(
     control: &mut watch::Receiver<Control>,
     may_pass_on: bool,
 ) -> Left {
-    let shared = Rc::new(Shared { keeps: Cell::new(true), ..Shared::default() });
+    let shared = Rc::new(Shared::new());
     let service = service_fn(|request| {
         Box::pin(answer(request, Rc::clone(addresses), Rc::clone(proxied), Rc::clone(&shared), may_pass_on))
     });
@@ -184,22 +218,27 @@ async fn requests(
         // connection may be taken from hyper just then.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(Heads { stream, shared: Rc::clone(&shared) }), service);
-    let mut is_ending = false;
     let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let mut is_done = false;
     let ended = loop {
         let leaves = {
             let control = control.borrow_and_update();
             control.leaves && control.successor.is_some() && may_pass_on
         };
-        // Before the head of the answer is written, hyper would add `Connection: close` to it.
-        if leaves && !is_ending && shared.keeps.get() && !shared.is_awaited.get() {
-            is_ending = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
+        shared.leaves.set(leaves);
         let changed = shared.changed.notified();
         let turn = std::future::poll_fn(|context| {
-            if let Poll::Ready(ended) = connection.poll_without_shutdown(context) {
-                return Poll::Ready(Some(ended));
+            if let Poll::Ready(done) = Pin::new(&mut connection).poll(context) {
+                // An upgrade that a request offered lets hyper return before it has written everything. It does
+                // so once.
+                if done.is_err() || std::mem::replace(&mut is_done, true) {
+                    return Poll::Ready(Turn::Done(done));
+                }
+                return Pin::new(&mut connection).poll(context).map(Turn::Done);
+            }
+            // No `graceful_shutdown`: it would add `Connection: close` to an answer, or lose a part of a head.
+            if leaves && !is_done && shared.is_between_requests() {
+                return Poll::Ready(Turn::Leave);
             }
             let Some(since) = shared.head_since.get() else {
                 timer = None;
@@ -207,14 +246,11 @@ async fn requests(
             };
             let timer =
                 timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until((since + HEAD).into())));
-            timer.as_mut().poll(context).map(|()| None)
+            timer.as_mut().poll(context).map(|()| Turn::Late)
         });
         tokio::select! {
             biased;
-            ended = turn => match ended {
-                Some(ended) => break ended,
-                None => return Left::Closed, // it took too long for its head
-            },
+            turn = turn => break turn,
             () = changed => {}
             changed = control.changed() => if changed.is_err() {
                 return Left::Closed; // the relay exits
@@ -223,18 +259,23 @@ async fn requests(
     };
     let parts = connection.into_parts();
     let Stream { socket, first } = parts.io.into_inner().stream;
-    debug_assert!(first.is_empty() || parts.read_buf.is_empty());
-    let first = if first.is_empty() { parts.read_buf } else { first };
+    let first = joined(parts.read_buf, first);
     let stream = Stream { socket, first };
     let switched = shared.switched.borrow_mut().take();
     match (ended, switched) {
-        (Ok(()), Some(child)) => Left::Switched(stream, child),
-        (Ok(()), None) if is_ending && shared.keeps.get() => Left::Idle(stream),
-        (Ok(()), None) => {
-            stream.socket.end_writing();
+        (Turn::Leave, _) => Left::Idle(stream),
+        (Turn::Late, _) => Left::Closed,
+        (Turn::Done(Ok(())), Some(child)) => Left::Switched(stream, child),
+        (Turn::Done(Ok(())), None) => {
+            stream.socket.close_gracefully().await;
             Left::Closed
         }
-        (Err(_), _) => {
+        // hyper has answered that the request is invalid.
+        (Turn::Done(Err(error)), _) if error.is_parse() => {
+            stream.socket.close_gracefully().await;
+            Left::Closed
+        }
+        (Turn::Done(Err(_)), _) => {
             // The answer is not complete, and must not look as if it were: an answer without a length ends with
             // the connection.
             stream.socket.reset_at_close();
@@ -243,43 +284,52 @@ async fn requests(
     }
 }
 
+/// The bytes that hyper has read, and those after them.
+fn joined(earlier: Bytes, later: Bytes) -> Bytes {
+    if earlier.is_empty() {
+        return later;
+    }
+    if later.is_empty() {
+        return earlier;
+    }
+    [earlier, later].concat().into()
+}
+
 /// Carries one request to the child, and returns its answer.
-async fn answer(
+fn answer(
     request: Request<Incoming>,
     addresses: Rc<Addresses>,
     proxied: Rc<Proxied>,
     shared: Rc<Shared>,
     may_pass_on: bool,
-) -> Result<Response<Answer>, std::convert::Infallible> {
+) -> impl Future<Output = Result<Response<Answer>, std::convert::Infallible>> {
+    // Not in the future's first turn: from now on hyper has a whole head, and the connection has state.
     add(&proxied.tally.requests, 1);
-    let under_way = Counted::new(&proxied, |tally| &tally.under_way);
     shared.head_since.set(None);
-    shared.is_awaited.set(true);
-    shared.is_busy.set(true);
-    let sent = Sent::new(Rc::clone(&shared), under_way);
-    let keeps = headers::request_keeps_open(&request);
-    let is_version_1_0 = request.version() == hyper::Version::HTTP_10;
-
-    let mut response = match waits_for_resume(&proxied).await {
-        Err(max) => held_too_long(max),
-        Ok(()) => match forward(request, &addresses, &proxied, &shared).await {
-            Ok(response) => response,
-            Err(failure) => {
-                proxied.failed(&failure);
-                refused(&failure)
-            }
-        },
-    };
-    // Without a successor's relay the client has to connect anew after this answer.
-    let is_last = {
-        let control = proxied.control.borrow();
-        control.leaves && !(control.successor.is_some() && may_pass_on)
-    };
-    if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    shared.wants_head.set(false);
+    let sent = Sent::new(Rc::clone(&shared), Counted::new(&proxied, |tally| &tally.under_way));
+    let request = request.map(|body| Input::new(body, Rc::clone(&shared)));
+    async move {
+        let mut response = match waits_for_resume(&proxied).await {
+            Err(max) => held_too_long(max),
+            Ok(()) => match forward(request, &addresses, &proxied, &shared).await {
+                Ok(response) => response,
+                Err(failure) => {
+                    proxied.failed(&failure);
+                    refused(&failure)
+                }
+            },
+        };
+        // Without a successor's relay the client has to connect anew after this answer.
+        let is_last = {
+            let control = proxied.control.borrow();
+            control.leaves && !(control.successor.is_some() && may_pass_on)
+        };
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| body.tracked(sent)))
     }
-    shared.keeps.set(keeps && headers::response_keeps_open(&response, is_version_1_0));
-    Ok(response.map(|body| body.tracked(sent)))
 }
 
 /// Waits while requests are held back.
@@ -305,7 +355,7 @@ enum Failure {
 }
 
 async fn forward(
-    mut request: Request<Incoming>,
+    mut request: Request<Input>,
     addresses: &Addresses,
     proxied: &Rc<Proxied>,
     shared: &Rc<Shared>,
@@ -317,7 +367,7 @@ async fn forward(
         .preserve_header_case(true)
         .max_headers(MOST_FIELDS)
         .max_buf_size(LONGEST_HEAD)
-        .handshake::<_, Incoming>(io)
+        .handshake::<_, Input>(io)
         .await;
     let (mut sender, connection) = handshake.map_err(Failure::Answer)?;
     let driven = spawn_local(async move {

@@ -82,15 +82,14 @@ fn an_endless_head_is_refused_and_other_clients_are_served() {
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();
     let mut endless = Client::connect(address);
-    let mut refused = false;
     let _ = endless.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nA: ");
-    for _ in 0..10_000 {
+    for _ in 0..200 {
         if endless.stream.write_all(&[b'a'; 1024]).is_err() {
-            refused = true;
             break;
         }
     }
-    assert!(refused, "10 MB of a head were accepted");
+    let answer = endless.rest().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     let mut many = Client::connect(address);
     let _ = many.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n");
     for number in 0..1000 {
@@ -100,7 +99,7 @@ fn an_endless_head_is_refused_and_other_clients_are_served() {
     }
     let _ = many.stream.write_all(b"\r\n");
     let answer = many.rest().unwrap_or_default();
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     let mut client = Client::connect(address);
     client.send("GET /good HTTP/1.1\r\nHost: a\r\n\r\n");
     client.until("get /good");

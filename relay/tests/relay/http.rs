@@ -11,7 +11,7 @@ use crate::support::{Client, Relay, listener, proxy, read_until, server};
 
 /// A server that answers each connection's one request with its name and the request's first line, by HTTP/1.0 and
 /// without a length, and closes the connection. `/slow`: once `go` says so.
-fn careless(name: &'static str) -> (SocketAddr, mpsc::Sender<()>, mpsc::Receiver<()>) {
+pub(crate) fn careless(name: &'static str) -> (SocketAddr, mpsc::Sender<()>, mpsc::Receiver<()>) {
     let (go, wait) = mpsc::channel::<()>();
     let (began, begins) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
@@ -33,12 +33,12 @@ fn careless(name: &'static str) -> (SocketAddr, mpsc::Sender<()>, mpsc::Receiver
     (address, go, begins)
 }
 
-fn get(path: &str) -> String {
+pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
 }
 
 /// Reads an answer that is chunked, since the child gives no length.
-fn answer(client: &mut Client) -> (String, String) {
+pub(crate) fn answer(client: &mut Client) -> (String, String) {
     let head = client.until("\r\n\r\n");
     (head, client.until("0\r\n\r\n"))
 }
@@ -225,6 +225,27 @@ fn a_websocket_is_carried_until_one_side_closes_it() {
     client.send("re\n");
     assert_eq!(client.rest().unwrap(), "there\n");
     assert_eq!(a.report(), Report::Drained { passed_on: 0, waited_for: 1 });
+}
+
+#[test]
+fn early_data_of_a_websocket_arrives_whole() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        read_until(&mut connection, b"\r\n\r\n");
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+        connection.write_all(answer.as_bytes()).unwrap();
+        let line = read_until(&mut connection, b"\n");
+        connection.write_all(line.as_bytes()).unwrap();
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    let early: String = (0..3000).map(|number| format!("{number:04} ")).collect();
+    let mut client = Client::connect(address);
+    client.send(format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n{early}\n"
+    ));
+    client.until("\r\n\r\n");
+    assert_eq!(client.rest().unwrap(), format!("{early}\n"));
 }
 
 #[test]

@@ -5,5 +5,6 @@ mod fcgi;
 mod http;
 mod http2;
 mod load;
+mod passed_on;
 mod support;
 mod tcp;
