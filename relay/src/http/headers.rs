@@ -32,7 +32,10 @@ pub(super) fn prepare_request<B>(request: &mut Request<B>, client: &Addresses, f
     let upgrade = headers.get(UPGRADE).filter(|_| connection_has(headers, "upgrade")).cloned();
     let wants_trailers =
         headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    remove_of_connection(headers);
+    if remove_of_connection(headers) {
+        // hyper sends no body of unknown length with GET or HEAD unless the field is there.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     // hyper has told the client to go on with its body (RFC 9110, section 10.1.1).
     headers.remove(EXPECT);
     if wants_trailers {
@@ -60,8 +63,9 @@ pub(super) fn prepare_response<B>(response: &mut Response<B>) {
 }
 
 /// Removes what concerns one connection only. A length beside `Transfer-Encoding` goes, too: hyper has read the
-/// body by the latter, and the two together are how requests are smuggled (RFC 9112, section 6.3).
-fn remove_of_connection(headers: &mut HeaderMap) {
+/// body by the latter, and the two together are how requests are smuggled (RFC 9112, section 6.3). Returns whether
+/// the body was chunked.
+fn remove_of_connection(headers: &mut HeaderMap) -> bool {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -78,9 +82,18 @@ fn remove_of_connection(headers: &mut HeaderMap) {
     });
     headers.remove(UPGRADE);
     headers.remove(TE);
-    if headers.remove(TRANSFER_ENCODING).is_some() {
+    let is_chunked = headers.remove(TRANSFER_ENCODING).is_some();
+    if is_chunked {
         headers.remove(CONTENT_LENGTH);
     }
+    is_chunked
+}
+
+/// Whether the body is in a coding that hyper does not undo: any but `chunked` (RFC 9112, section 7).
+pub(super) fn has_unknown_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some()
 }
 
 /// Sets the fields that name the client, as configured.
@@ -159,7 +172,8 @@ mod tests {
     #[test]
     fn a_length_beside_transfer_encoding_is_not_forwarded() {
         let fields = [("content-length", "3"), ("transfer-encoding", "chunked")];
-        assert_eq!(prepared(&fields, Forwarded::Off), pairs(&[("connection", "close")]));
+        let wanted = [("connection", "close"), ("transfer-encoding", "chunked")];
+        assert_eq!(prepared(&fields, Forwarded::Off), pairs(&wanted));
     }
 
     #[test]

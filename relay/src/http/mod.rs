@@ -315,7 +315,9 @@ fn answer(
             Ok(()) => match forward(request, &addresses, &proxied, &shared).await {
                 Ok(response) => response,
                 Err(failure) => {
-                    proxied.failed(&failure);
+                    if failure.is_of_child() {
+                        proxied.failed(&failure);
+                    }
                     refused(&failure)
                 }
             },
@@ -352,6 +354,23 @@ enum Failure {
     Connect(#[source] io::Error),
     #[error("the child's answer is invalid or cut short: {0}")]
     Answer(#[source] hyper::Error),
+    #[error("the child's answer has a transfer coding that is not supported")]
+    AnswerCoding,
+    #[error("the request has a transfer coding that is not supported")]
+    RequestCoding,
+}
+
+impl Failure {
+    fn is_of_child(&self) -> bool {
+        !matches!(self, Self::RequestCoding)
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Connect(_) | Self::Answer(_) | Self::AnswerCoding => StatusCode::BAD_GATEWAY,
+            Self::RequestCoding => StatusCode::NOT_IMPLEMENTED,
+        }
+    }
 }
 
 async fn forward(
@@ -360,6 +379,9 @@ async fn forward(
     proxied: &Rc<Proxied>,
     shared: &Rc<Shared>,
 ) -> Result<Response<Answer>, Failure> {
+    if headers::has_unknown_coding(request.headers()) {
+        return Err(Failure::RequestCoding);
+    }
     let switches = headers::prepare_request(&mut request, addresses, proxied.proxy.forwarded);
     let socket = connect(&proxied.proxy, addresses).await.map_err(Failure::Connect)?;
     let io = TokioIo::new(Stream { socket, first: Bytes::new() });
@@ -379,6 +401,9 @@ async fn forward(
         shared.switched.replace(Some(driven));
         return Ok(response.map(|_| Answer::empty()));
     }
+    if headers::has_unknown_coding(response.headers()) {
+        return Err(Failure::AnswerCoding);
+    }
     headers::prepare_response(&mut response);
     Ok(response.map(Answer::of_child))
 }
@@ -387,7 +412,7 @@ async fn forward(
 fn refused(failure: &Failure) -> Response<Answer> {
     let text = format!("{failure}\n");
     let mut response = Response::new(Answer::text(text));
-    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    *response.status_mut() = failure.status();
     response
 }
 

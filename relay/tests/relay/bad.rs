@@ -8,7 +8,7 @@ use relay::message::Protocol;
 use crate::support::{Client, Relay, listener, proxy, read_until, server};
 
 /// Answers with the head and the body that it got.
-fn echo() -> SocketAddr {
+pub(crate) fn echo() -> SocketAddr {
     server(|mut connection: TcpStream| {
         let head = read_until(&mut connection, b"\r\n\r\n").to_lowercase();
         let body = if let Some(length) = head.lines().find_map(|line| line.strip_prefix("content-length: ")) {

@@ -1,6 +1,7 @@
 //! Relays in threads of the test, with the test in place of psflip, and servers without any care as children.
 
 mod bad;
+mod bodies;
 mod fcgi;
 mod http;
 mod http2;

@@ -1,0 +1,49 @@
+//! Bodies of HTTP requests and answers.
+
+use std::io::Write as _;
+
+use relay::message::Protocol;
+
+use crate::bad::echo;
+use crate::support::{Client, Relay, listener, proxy, read_until, server};
+
+#[test]
+fn the_body_of_a_get_request_reaches_the_child() {
+    let (socket, address) = listener();
+    let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
+    a.accept();
+    let mut client = Client::connect(address);
+    for body in ["Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", "Content-Length: 4\r\n\r\nbody"] {
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{body}"));
+        client.until("[");
+        let got = client.until("]");
+        assert!(got.contains("body"), "{got}");
+    }
+}
+
+#[test]
+fn transfer_codings_other_than_chunked_are_refused() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        let head = read_until(&mut connection, b"\r\n\r\n");
+        assert!(!head.contains("POST"), "{head}");
+        let coding = if head.contains("/both") { "gzip, chunked" } else { "gzip" };
+        let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n");
+        connection.write_all(answer.as_bytes()).unwrap();
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    for coding in ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked", "identity, chunked"] {
+        let mut client = Client::connect(address);
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n"));
+        let head = client.until("\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 501 "), "{coding}: {head}");
+    }
+    for path in ["/both", "/one"] {
+        let mut client = Client::connect(address);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let head = client.until("\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 502 "), "{path}: {head}");
+    }
+    a.wait_counts("the child's errors", |counts| counts.errors == 2);
+}
