@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -18,12 +19,14 @@ use crate::predecessor;
 use crate::proxied::{Control, Proxied};
 use crate::successor::Successor;
 
-/// Runs a relay until psflip closes `link`.
+/// Runs a relay until psflip closes `link`. The calling thread has SIGPIPE blocked from then on: writev(2) and
+/// splice(2), which have no MSG_NOSIGNAL, would let a client that is gone end the process.
 ///
 /// # Errors
 /// The first order can't be obeyed: no such order, or a descriptor or memory is missing. psflip reads the end of
 /// the link.
 pub fn run(link: OwnedFd) -> io::Result<()> {
+    SigSet::from(Signal::SIGPIPE).thread_block()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, live(link))
     // Whatever is still open is closed with the runtime.

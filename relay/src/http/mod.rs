@@ -5,6 +5,7 @@
 //! back from hyper after the answer that is under way, and passes it on to the successor's relay.
 
 mod body;
+mod child;
 mod headers;
 mod heads;
 mod http2;
@@ -28,6 +29,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Sleep;
 
 use self::body::{Answer, Input, Sent};
+use self::child::Child;
 use self::heads::Heads;
 use crate::addresses::Addresses;
 use crate::connect::connect;
@@ -384,7 +386,7 @@ async fn forward(
     }
     let switches = headers::prepare_request(&mut request, addresses, proxied.proxy.forwarded);
     let socket = connect(&proxied.proxy, addresses).await.map_err(Failure::Connect)?;
-    let io = TokioIo::new(Stream { socket, first: Bytes::new() });
+    let io = TokioIo::new(Child::new(Stream { socket, first: Bytes::new() }));
     let handshake = client::conn::http1::Builder::new()
         .preserve_header_case(true)
         .max_headers(MOST_FIELDS)
@@ -394,7 +396,7 @@ async fn forward(
     let (mut sender, connection) = handshake.map_err(Failure::Answer)?;
     let driven = spawn_local(async move {
         let parts = connection.without_shutdown().await.map_err(io::Error::other)?;
-        Ok(Stream { socket: parts.io.into_inner().socket, first: parts.read_buf })
+        Ok(Stream { socket: parts.io.into_inner().stream.socket, first: parts.read_buf })
     });
     let mut response = sender.send_request(request).await.map_err(Failure::Answer)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && switches {

@@ -121,3 +121,16 @@ fn clients_that_reset_their_connections_at_any_point_leave_nothing() {
     });
     assert_eq!(counts.under_way, 0);
 }
+
+#[test]
+fn a_client_that_is_gone_can_not_end_the_process_by_sigpipe() {
+    let blocked = std::thread::spawn(|| {
+        let (ours, theirs) = relay::Link::pair().unwrap();
+        drop(ours);
+        relay::run(theirs).unwrap();
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+        u64::from_str_radix(blocked, 16).unwrap()
+    });
+    assert_ne!(blocked.join().unwrap() & 1 << (13 - 1), 0);
+}

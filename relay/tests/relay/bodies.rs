@@ -13,7 +13,8 @@ fn the_body_of_a_get_request_reaches_the_child() {
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();
     let mut client = Client::connect(address);
-    for body in ["Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", "Content-Length: 4\r\n\r\nbody"] {
+    for body in ["Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", "Content-Length: 4\r\n\r\nbody"]
+    {
         client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{body}"));
         client.until("[");
         let got = client.until("]");
@@ -46,4 +47,25 @@ fn transfer_codings_other_than_chunked_are_refused() {
         assert!(head.starts_with("HTTP/1.1 502 "), "{path}: {head}");
     }
     a.wait_counts("the child's errors", |counts| counts.errors == 2);
+}
+
+#[test]
+fn a_child_that_answers_and_closes_during_an_upload_is_heard() {
+    const LENGTH: usize = 8 * 1024 * 1024;
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        read_until(&mut connection, b"\r\n\r\n");
+        let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
+        connection.write_all(answer).unwrap();
+        // Closed with bytes unread, so its kernel sends a reset.
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    for _ in 0..10 {
+        let mut client = Client::connect(address);
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"));
+        client.send(vec![b'x'; LENGTH]);
+        let head = client.until("too large");
+        assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    }
 }
