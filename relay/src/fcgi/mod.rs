@@ -14,8 +14,8 @@ use bytes::{Buf as _, BytesMut};
 use tokio::sync::watch;
 
 use self::record::{
-    ABORT_REQUEST, BEGIN_REQUEST, END_REQUEST, Framing, GET_VALUES, GET_VALUES_RESULT, HEADER, Header,
-    KEEP_CONNECTION, STDIN, STDOUT, UNKNOWN_TYPE, end_request, record,
+    BEGIN_REQUEST, END_REQUEST, Framing, GET_VALUES, GET_VALUES_RESULT, HEADER, Header, KEEP_CONNECTION,
+    STDIN, STDOUT, UNKNOWN_TYPE, end_request, record,
 };
 use crate::addresses::Addresses;
 use crate::connect::connect;
@@ -82,7 +82,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         // FastCGI has no way to announce that this was the last answer. A client that finds its connection closed
         // between two requests connects anew.
         if !request.keeps_open || is_last {
-            client.socket.end_writing();
+            client.socket.close_gracefully().await; // it may still send an input that nobody needed
             return Ok(());
         }
     }
@@ -175,6 +175,7 @@ impl Client {
         if let Some(max) = held {
             let resumed = tokio::time::timeout(max, control.wait_for(|control| control.hold.is_none())).await;
             if resumed.is_err() {
+                self.skip_begin()?;
                 return self.answer(request, "503 Service Unavailable", "requests are held back").await;
             }
         }
@@ -182,6 +183,7 @@ impl Client {
             Ok(child) => child,
             Err(error) => {
                 proxied.failed(&error);
+                self.skip_begin()?;
                 return self.answer(request, "502 Bad Gateway", "can't connect to the child").await;
             }
         };
@@ -226,10 +228,15 @@ impl Client {
         let mut answer = record(STDOUT, request.id, text.as_bytes());
         answer.extend(record(STDOUT, request.id, b""));
         answer.extend(end_request(request.id));
-        if let Some(header) = self.whole_record()?.filter(|header| header.kind == BEGIN_REQUEST) {
+        self.socket.write_all(&answer).await
+    }
+
+    /// Removes the first record of a request that the child does not get.
+    fn skip_begin(&mut self) -> io::Result<()> {
+        if let Some(header) = self.whole_record()? {
             self.read.advance(header.length());
         }
-        self.socket.write_all(&answer).await
+        Ok(())
     }
 }
 
@@ -239,8 +246,8 @@ enum Up {
     Child,
 }
 
-/// Carries the request's records to the child until its input has ended, then waits for an abort. When the answer
-/// has ended this may be dropped at any await: `read` and `carried` still fit together.
+/// Carries the request's records to the child until its input has ended, then those that still belong to it. When
+/// the answer has ended this may be dropped at any await: `read` and `carried` still fit together.
 async fn up(
     client: &Socket,
     read: &mut BytesMut,
@@ -251,26 +258,34 @@ async fn up(
     let mut input_ended = false;
     loop {
         while !read.is_empty() {
-            if input_ended && is_of_another(read, request) {
-                return Ok(()); // the next request waits for the answer
+            if input_ended && carried.is_between_records() {
+                match belongs_to(request, read) {
+                    Some(true) => {}
+                    Some(false) => return Ok(()), // the next request waits for the answer
+                    None => break,
+                }
             }
             let (used, whole) = carried.next(read).map_err(|error| Up::Client(invalid(error)))?;
             let piece = read.split_to(used);
             child.write_all(&piece).await.map_err(|_| Up::Child)?;
-            input_ended |= whole.is_some_and(|header| header.kind == STDIN && header.content == 0);
+            input_ended |= whole.is_some_and(|header| {
+                header.kind == STDIN && header.content == 0 && header.request == request.id
+            });
         }
         match client.read_more(read).await {
             Ok(true) => {}
+            Ok(false) if input_ended => return Ok(()), // it waits for the answer
             Ok(false) => return Err(Up::Client(io::ErrorKind::UnexpectedEof.into())),
             Err(error) => return Err(Up::Client(error)),
         }
     }
 }
 
-/// Whether the next record is not one of this request: after its input only its abort may come.
-fn is_of_another(read: &[u8], request: Request) -> bool {
-    let Some(header) = read.first_chunk::<HEADER>() else { return false };
-    Header::parse(*header).is_ok_and(|header| header.kind != ABORT_REQUEST || header.request != request.id)
+/// Whether the next record belongs to a request whose input has ended: its abort, or the data of a filter. `None`:
+/// its header has not come whole, so it may be the next request's.
+fn belongs_to(request: Request, read: &[u8]) -> Option<bool> {
+    let header = Header::parse(*read.first_chunk::<HEADER>()?);
+    Some(header.is_ok_and(|header| header.request == request.id && header.kind != BEGIN_REQUEST))
 }
 
 /// Why an answer has ended early.

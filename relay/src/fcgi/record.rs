@@ -6,7 +6,6 @@ pub(super) const HEADER: usize = 8;
 
 /// Kinds of records (section 8).
 pub(super) const BEGIN_REQUEST: u8 = 1;
-pub(super) const ABORT_REQUEST: u8 = 2;
 pub(super) const END_REQUEST: u8 = 3;
 pub(super) const STDIN: u8 = 5;
 pub(super) const STDOUT: u8 = 6;

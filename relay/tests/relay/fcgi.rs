@@ -8,7 +8,11 @@ use relay::message::{Protocol, Report};
 use crate::support::{Client, Relay, listener, proxy, server};
 
 fn record(kind: u8, content: &[u8]) -> Vec<u8> {
-    let mut record = vec![1, kind, 0, 1];
+    record_of(1, kind, content)
+}
+
+fn record_of(id: u8, kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut record = vec![1, kind, 0, id];
     record.extend((content.len() as u16).to_be_bytes());
     record.extend([5, 0]);
     record.extend(content);
@@ -126,4 +130,119 @@ fn questions_about_the_connection_are_answered_by_the_relay() {
     assert_eq!(read_record(&mut client.stream).unwrap(), (10, b"\x0f\x01FCGI_MPXS_CONNS0".to_vec()));
     client.send(request(true, b"then"));
     assert!(answer(&mut client).ends_with("a then"));
+}
+
+/// An application that reads all records until `until` says that it was the last, answers with what it got, and
+/// closes the connection.
+fn recorder(until: fn(u8, &[u8]) -> bool) -> SocketAddr {
+    server(move |mut connection| {
+        let mut all = String::new();
+        loop {
+            let (kind, content) = read_record(&mut connection).unwrap();
+            all.push_str(&format!("{kind}:{} ", String::from_utf8_lossy(&content)));
+            if until(kind, &content) {
+                break;
+            }
+        }
+        let bytes = [record(6, all.as_bytes()), record(6, b""), record(3, &[0; 8])].concat();
+        connection.write_all(&bytes).unwrap();
+    })
+}
+
+#[test]
+fn a_part_of_the_next_requests_header_stays_with_the_relay() {
+    let (socket, address) = listener();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let child = server(move |mut connection| {
+        while read_record(&mut connection).unwrap() != (5, Vec::new()) {}
+        wait.lock().unwrap().recv().unwrap();
+        // Nothing but the request has come.
+        connection.set_nonblocking(true).unwrap();
+        let more = connection.read(&mut [0; 100]).is_ok_and(|length| length > 0);
+        connection.set_nonblocking(false).unwrap();
+        let text = if more { "more" } else { "nothing" };
+        let bytes = [record(6, text.as_bytes()), record(6, b""), record(3, &[0; 8])].concat();
+        connection.write_all(&bytes).unwrap();
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Fastcgi, child));
+    a.accept();
+    let mut client = Client::connect(address);
+    let (first, second) = (request(true, b"one"), request(true, b"two"));
+    client.send([&*first, &second[..7]].concat());
+    go.send(()).unwrap();
+    assert_eq!(answer(&mut client), "nothing");
+    client.send(&second[7..]);
+    go.send(()).unwrap();
+    assert_eq!(answer(&mut client), "nothing");
+}
+
+#[test]
+fn a_failed_request_does_not_take_the_next_one_along() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        let mut input = Vec::new();
+        loop {
+            match read_record(&mut connection).unwrap() {
+                (5, content) if content.is_empty() => break,
+                (5, content) => input = content,
+                _ => {}
+            }
+        }
+        if input == b"two" {
+            connection.write_all(&[record(6, b"good"), record(3, &[0; 8])].concat()).unwrap();
+        }
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Fastcgi, child));
+    a.accept();
+    let mut client = Client::connect(address);
+    client.send([request(true, b"one"), request(true, b"two")].concat());
+    assert!(answer(&mut client).starts_with("Status: 502 "));
+    assert_eq!(answer(&mut client), "good");
+}
+
+#[test]
+fn a_client_that_half_closes_after_its_request_gets_the_answer() {
+    let (socket, address) = listener();
+    let a = Relay::start(&socket, proxy(Protocol::Fastcgi, application("a")));
+    a.accept();
+    for keeps in [true, false] {
+        let mut client = Client::connect(address);
+        client.send(request(keeps, b"one"));
+        client.end();
+        assert!(answer(&mut client).ends_with("a one"));
+    }
+}
+
+#[test]
+fn the_input_ends_with_its_own_request_and_a_filters_data_follow() {
+    let (socket, address) = listener();
+    let child = recorder(|kind, content| kind == 8 && content.is_empty());
+    let a = Relay::start(&socket, proxy(Protocol::Fastcgi, child));
+    a.accept();
+    let mut client = Client::connect(address);
+    let begin = record(1, &[0, 3, 1, 0, 0, 0, 0, 0]);
+    client.send([begin, record_of(2, 5, b""), record(5, b"in"), record(5, b"")].concat());
+    client.send(record(8, b"data"));
+    client.send(record(8, b""));
+    assert!(answer(&mut client).ends_with("5: 5:in 5: 8:data 8: "));
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_input_is_not_lost_by_a_reset() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        read_record(&mut connection).unwrap();
+        connection.write_all(&[record(6, b"early"), record(3, &[0; 8])].concat()).unwrap();
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Fastcgi, child));
+    a.accept();
+    for _ in 0..10 {
+        let mut client = Client::connect(address);
+        client.send(record(1, &[0, 1, 0, 0, 0, 0, 0, 0]));
+        for _ in 0..100 {
+            client.send(record(5, &[b'x'; 60_000]));
+        }
+        assert_eq!(answer(&mut client), "early");
+    }
 }
