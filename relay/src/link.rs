@@ -1,17 +1,21 @@
 //! Packets with descriptors over a `SOCK_SEQPACKET` socket (unix(7)).
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+
+use crate::pause::pause;
 
 /// The longest packet: the bytes that a client may have sent ahead of its next answer, and a head.
 pub(crate) const LONGEST: usize = 128 * 1024;
@@ -19,11 +23,17 @@ pub(crate) const LONGEST: usize = 128 * 1024;
 /// The most descriptors in one packet (SCM_MAX_FD of the kernel).
 const MOST_FDS: usize = 253;
 
+/// How long a packet waits when the process or the host is short of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// One end of a socket pair.
 #[derive(Debug)]
 pub struct Link {
     /// Not of the datagram kind, but waiting for it to be ready is the same.
     socket: UnixDatagram,
+    /// Keeps a descriptor free for the one of the next packet. The kernel discards descriptors for which the
+    /// process has no room.
+    spare: RefCell<Option<OwnedFd>>,
 }
 
 /// A packet.
@@ -31,6 +41,8 @@ pub struct Link {
 pub(crate) struct Packet {
     pub(crate) bytes: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
+    /// The kernel has discarded some of its descriptors.
+    pub(crate) is_cut: bool,
 }
 
 impl Link {
@@ -46,24 +58,62 @@ impl Link {
     /// ENOMEM, ENOSPC: it can't be watched.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&socket, fcntl_getfl(&socket)? | OFlags::NONBLOCK)?;
-        Ok(Self { socket: UnixDatagram::from_std(socket.into())? })
+        Ok(Self { socket: UnixDatagram::from_std(socket.into())?, spare: RefCell::default() })
     }
 
-    /// Sends a packet, and waits while the other side's queue is full.
+    /// Sends a packet, and waits while the other side's queue is full or the host is short of memory.
     ///
     /// # Errors
     /// EPIPE, ECONNRESET: the other side is gone.
     pub(crate) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.socket.async_io(Interest::WRITABLE, || send(self.socket.as_fd(), bytes, fds)).await
+        loop {
+            let sent = self.socket.async_io(Interest::WRITABLE, || send(self.socket.as_fd(), bytes, fds));
+            match sent.await {
+                Err(error) if may_pass(&error) => pause(PAUSE).await,
+                other => return other,
+            }
+        }
     }
 
-    /// Waits for a packet. `None`: the other side has closed the link.
+    /// Waits for a packet, and for a descriptor that is free for it. `None`: the other side has closed the link.
     ///
     /// # Errors
-    /// ENOMEM; EMFILE: its descriptors are lost.
+    /// ENOMEM.
     pub(crate) async fn receive(&self) -> io::Result<Option<Packet>> {
-        self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd())).await
+        loop {
+            self.socket.readable().await?;
+            if !self.has_spare() {
+                pause(PAUSE).await; // the packet stays in the queue
+                continue;
+            }
+            let received = self.socket.try_io(Interest::READABLE, || {
+                drop(self.spare.take());
+                let received = receive(self.socket.as_fd());
+                self.has_spare();
+                received
+            });
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
     }
+
+    /// Whether a descriptor is kept free.
+    fn has_spare(&self) -> bool {
+        let mut spare = self.spare.borrow_mut();
+        if spare.is_none() {
+            *spare = fcntl_dupfd_cloexec(&self.socket, 0).ok(); // EMFILE
+        }
+        spare.is_some()
+    }
+}
+
+/// Whether sendmsg(2) can succeed later: ENOBUFS and ENOMEM; ETOOMANYREFS: too many descriptors are under way in
+/// sockets (unix(7)).
+fn may_pass(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS))
 }
 
 /// # Errors
@@ -84,8 +134,8 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Packet>> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let length = match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-        Ok(received) => received.bytes,
+    let (length, is_cut) = match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+        Ok(received) => (received.bytes, received.flags.contains(ReturnFlags::CTRUNC)),
         Err(Errno::CONNRESET) => return Ok(None), // closed with a packet of ours unread
         Err(error) => return Err(error.into()),
     };
@@ -97,5 +147,5 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Packet>> {
     }
     bytes.truncate(length);
     // No packet of this protocol is empty, so this is the end.
-    Ok((length > 0).then_some(Packet { bytes, fds }))
+    Ok((length > 0).then_some(Packet { bytes, fds, is_cut }))
 }

@@ -85,14 +85,19 @@ pub enum Order {
     Accept,
     /// Another generation is promoted, or this one is to stop: accept no more, and report when nothing is under
     /// way ([`Report::Drained`]). The descriptor, if there is one, is the link to the successor's relay, which
-    /// gets the idle connections.
-    Leave,
+    /// gets the idle connections. Without it they stay open until their clients close them.
+    Leave {
+        /// psflip is to stop: idle connections are closed at once.
+        stops: bool,
+    },
+    /// Takes back `Leave`: the stop request was withdrawn.
+    Stay,
     /// Accept no connection, and let requests wait, each at most this long.
     Hold {
         /// Milliseconds.
         max_ms: u64,
     },
-    /// The opposite of `Hold`, and of `Leave` if that came with a stop request that was given up.
+    /// Takes back `Hold`.
     Resume,
 }
 

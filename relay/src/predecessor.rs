@@ -2,31 +2,43 @@
 
 use std::rc::Rc;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::task::spawn_local;
 
 use crate::addresses::Addresses;
 use crate::link::Link;
-use crate::proxied::Proxied;
+use crate::pause::pause;
+use crate::proxied::{Counted, Proxied};
 use crate::serve::serve;
 use crate::socket::{Socket, Stream};
 use crate::successor::Head;
 
+/// How long receiving pauses after an error.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Serves the connections that the predecessor's relay passes on, until it closes the link.
 pub(crate) async fn receive(link: Link, all: Rc<[Rc<Proxied>]>) {
+    // Nothing is drained while connections may still come.
+    let _receiving = all.first().map(|proxied| Counted::new(proxied, |tally| &tally.predecessors));
     loop {
         let packet = match link.receive().await {
             Ok(Some(packet)) => packet,
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(%error, "a client's connection was lost on its way from the old relay");
+                tracing::warn!(%error, "can't receive clients' connections from the old relay for a moment");
+                pause(PAUSE).await;
                 continue;
             }
         };
         let mut parts = packet.bytes.splitn(2, |byte| *byte == b'\n');
         let head = parts.next().and_then(|head| serde_json::from_slice::<Head>(head).ok());
         let first = Bytes::copy_from_slice(parts.next().unwrap_or_default());
-        let (Some(head), Some(fd)) = (head, packet.fds.into_iter().next()) else { continue };
+        let (Some(head), Some(fd)) = (head, packet.fds.into_iter().next()) else {
+            tracing::warn!(packet.is_cut, "a client's connection was lost on its way from the old relay");
+            continue;
+        };
         // A proxy that this generation no longer has: the connection is closed between two requests.
         let Some(proxied) = all.iter().find(|proxied| proxied.proxy.listen == head.listen) else { continue };
         match Socket::adopt(fd) {

@@ -31,6 +31,8 @@ pub(crate) struct Control {
     pub(crate) is_active: bool,
     /// Another generation is, or psflip stops.
     pub(crate) leaves: bool,
+    /// psflip stops: idle connections are closed.
+    pub(crate) stops: bool,
     /// Where idle connections go then.
     pub(crate) successor: Option<Rc<Successor>>,
     /// Requests wait, each at most this long.
@@ -40,6 +42,16 @@ pub(crate) struct Control {
 impl Control {
     pub(crate) fn accepts(&self) -> bool {
         self.is_active && !self.leaves && self.hold.is_none()
+    }
+
+    /// Whether connections between two requests go: to the successor's relay, or, at a stop, to nowhere.
+    pub(crate) fn dismisses_idle(&self) -> bool {
+        self.leaves && (self.stops || self.successor.is_some())
+    }
+
+    /// Whether each answer is its connection's last one.
+    pub(crate) fn closes_after_answers(&self) -> bool {
+        self.leaves && self.successor.is_none()
     }
 }
 

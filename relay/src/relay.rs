@@ -15,9 +15,13 @@ use crate::accept::{self, Listener};
 use crate::counts;
 use crate::link::{Link, Packet};
 use crate::message::{Order, Report};
+use crate::pause::pause;
 use crate::predecessor;
 use crate::proxied::{Control, Proxied};
 use crate::successor::Successor;
+
+/// How long receiving orders pauses after an error.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a relay until psflip closes `link`. The calling thread has SIGPIPE blocked from then on: writev(2) and
 /// splice(2), which have no MSG_NOSIGNAL, would let a client that is gone end the process.
@@ -41,38 +45,75 @@ async fn live(link: OwnedFd) -> io::Result<()> {
     let mut waited_for = None;
     loop {
         let packet = tokio::select! {
-            packet = link.receive() => packet?,
+            packet = link.receive() => packet,
             () = nothing_open(&all), if waited_for.is_some() => {
                 let waited_for = waited_for.take().unwrap_or_default();
                 let passed_on = all.iter().map(|proxied| proxied.tally.passed_on.get()).sum();
-                report(&link, &Report::Drained { passed_on, waited_for }).await?;
+                // Closes the link: nothing more comes from here.
+                control.send_modify(|control| control.successor = None);
+                if let Err(error) = report(&link, &Report::Drained { passed_on, waited_for }).await {
+                    tracing::warn!(%error, "can't report to psflip");
+                }
                 continue;
             }
         };
-        let Some(Packet { bytes, fds }) = packet else { return Ok(()) };
-        let mut fds = fds.into_iter();
-        match serde_json::from_slice(&bytes)? {
-            Order::Start { .. } => return Err(io::ErrorKind::InvalidData.into()),
-            Order::Accept => {
-                if let Some(predecessor) = fds.next() {
-                    spawn_local(predecessor::receive(Link::new(predecessor)?, Rc::clone(&all)));
+        // Clients' connections must not depend on what psflip sends: an error is logged, and the relay goes on.
+        let packet = match packet {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "can't receive psflip's orders for a moment");
+                pause(PAUSE).await;
+                continue;
+            }
+        };
+        if packet.is_cut {
+            tracing::warn!("descriptors of an order were lost");
+        }
+        let mut fds = packet.fds.into_iter();
+        let mut next_link = || fds.next().and_then(linked);
+        match serde_json::from_slice(&packet.bytes) {
+            Err(error) => tracing::warn!(%error, "unknown order"),
+            Ok(Order::Start { .. }) => tracing::warn!("the order to start came twice"),
+            Ok(Order::Accept) => {
+                if let Some(predecessor) = next_link() {
+                    spawn_local(predecessor::receive(predecessor, Rc::clone(&all)));
                 }
-                control.send_modify(|control| (control.is_active, control.leaves) = (true, false));
-            }
-            Order::Leave => {
-                let successor = fds.next().map(Successor::new).transpose()?.map(Rc::new);
-                control.send_modify(|control| (control.leaves, control.successor) = (true, successor));
-                waited_for = Some(all.iter().map(|proxied| proxied.tally.under_way.get()).sum::<u64>());
-            }
-            Order::Hold { max_ms } => {
-                control.send_modify(|control| control.hold = Some(Duration::from_millis(max_ms)));
-            }
-            Order::Resume => {
-                control.send_modify(|control| (control.hold, control.leaves) = (None, false));
+                control.send_modify(|control| {
+                    (control.is_active, control.leaves, control.stops) = (true, false, false);
+                });
                 waited_for = None;
             }
+            Ok(Order::Leave { stops }) => {
+                let successor = next_link().map(Successor::new).map(Rc::new);
+                control.send_modify(|control| {
+                    (control.leaves, control.stops, control.successor) = (true, stops, successor);
+                });
+                waited_for = Some(all.iter().map(|proxied| proxied.tally.under_way.get()).sum::<u64>());
+            }
+            Ok(Order::Stay) => {
+                control.send_modify(|control| {
+                    (control.leaves, control.stops, control.successor) = (false, false, None);
+                });
+                waited_for = None;
+            }
+            Ok(Order::Hold { max_ms }) => {
+                control.send_modify(|control| control.hold = Some(Duration::from_millis(max_ms)));
+            }
+            Ok(Order::Resume) => control.send_modify(|control| control.hold = None),
         }
         all.iter().for_each(|proxied| proxied.changed.notify_one());
+    }
+}
+
+/// The link to another relay. `None`: there is no memory for it, which is logged.
+fn linked(fd: OwnedFd) -> Option<Link> {
+    match Link::new(fd) {
+        Ok(link) => Some(link),
+        Err(error) => {
+            tracing::warn!(%error, "can't exchange clients' connections with another relay");
+            None
+        }
     }
 }
 
@@ -101,12 +142,12 @@ async fn report(link: &Link, report: &Report) -> io::Result<()> {
     link.send(&serde_json::to_vec(report)?, &[]).await
 }
 
-/// Waits until no connection is open.
+/// Waits until no connection is open, and none can come from a predecessor's relay.
 async fn nothing_open(all: &[Rc<Proxied>]) {
     for proxied in all {
         loop {
             let closed = proxied.closed.notified();
-            if proxied.tally.open.get() == 0 {
+            if proxied.tally.open.get() == 0 && proxied.tally.predecessors.get() == 0 {
                 break;
             }
             closed.await;

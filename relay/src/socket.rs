@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{AddressFamily, Shutdown, getsockname, shutdown, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, getsockname, recv, shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -147,6 +147,12 @@ impl Socket {
         Ok(())
     }
 
+    /// Whether nothing has come that is not read yet. Also if the other side has ended its direction.
+    pub(crate) fn has_nothing_to_read(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        !recv(self, &mut [0; 1], flags).is_ok_and(|(length, _)| length > 0)
+    }
+
     /// Ends the own direction: the other side reads an end of file.
     pub(crate) fn end_writing(&self) {
         let _ = shutdown(self, Shutdown::Write); // ENOTCONN: the other side is gone
@@ -196,6 +202,13 @@ pub(crate) struct Stream {
     pub(crate) socket: Socket,
     /// The bytes to read first.
     pub(crate) first: Bytes,
+}
+
+impl Stream {
+    /// Whether the client has sent nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.first.is_empty() && self.socket.has_nothing_to_read()
+    }
 }
 
 impl AsyncRead for Stream {

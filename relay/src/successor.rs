@@ -1,8 +1,7 @@
 //! The relay of the next generation, to which this one passes its clients' idle connections (unix(7),
 //! SCM_RIGHTS), with the bytes that were read from them and belong to the next request.
 
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,10 +29,8 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
-    /// # Errors
-    /// ENOMEM, ENOSPC.
-    pub(crate) fn new(link: OwnedFd) -> io::Result<Self> {
-        Ok(Self { link: Link::new(link)? })
+    pub(crate) fn new(link: Link) -> Self {
+        Self { link }
     }
 
     /// Passes a connection on.

@@ -11,6 +11,8 @@ pub(crate) struct Tally {
     pub(crate) under_way: Cell<u64>,
     pub(crate) errors: Cell<u64>,
     pub(crate) passed_on: Cell<u64>,
+    /// Predecessors' relays that may still pass connections on.
+    pub(crate) predecessors: Cell<u64>,
 }
 
 /// Adds to a counter.

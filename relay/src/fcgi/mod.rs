@@ -50,15 +50,21 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
     let addresses = named.clone().unwrap_or_else(|| Addresses::of(&stream.socket));
     let mut client = Client::new(stream);
     let mut control = proxied.control.clone();
-    let mut may_pass_on = true;
+    let mut may_leave = true;
     loop {
-        let request = match client.next_request(&mut control, may_pass_on).await? {
+        let request = match client.next_request(&mut control, may_leave).await? {
             Next::Request(request) => request,
             Next::Closed => return Ok(()),
             Next::Leave => {
                 let successor = control.borrow().successor.clone();
-                let Some(successor) = successor else { return Ok(()) };
                 let idle = Stream { socket: client.socket, first: client.read.freeze() };
+                let Some(successor) = successor else {
+                    if idle.is_idle() {
+                        return Ok(());
+                    }
+                    (client, may_leave) = (Client::new(idle), false); // a request has come
+                    continue;
+                };
                 match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
                     Ok(()) => {
                         add(&proxied.tally.passed_on, 1);
@@ -66,7 +72,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                     }
                     // The successor's relay is gone: the client is served here, as long as this relay lives.
                     Err(back) => {
-                        (client, may_pass_on) = (Client::new(back), false);
+                        (client, may_leave) = (Client::new(back), false);
                         continue;
                     }
                 }
@@ -77,7 +83,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         client.carry(request, &addresses, proxied, &mut control).await?;
         let is_last = {
             let control = control.borrow();
-            control.leaves && !(control.successor.is_some() && may_pass_on)
+            control.closes_after_answers() || control.leaves && !may_leave
         };
         // FastCGI has no way to announce that this was the last answer. A client that finds its connection closed
         // between two requests connects anew.
@@ -106,13 +112,10 @@ impl Client {
     async fn next_request(
         &mut self,
         control: &mut watch::Receiver<Control>,
-        may_pass_on: bool,
+        may_leave: bool,
     ) -> io::Result<Next> {
         loop {
-            let leaves = {
-                let control = control.borrow_and_update();
-                control.leaves && control.successor.is_some() && may_pass_on
-            };
+            let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
             while !self.carried.is_between_records() && !self.read.is_empty() {
                 let (used, _) = self.carried.next(&self.read).map_err(invalid)?;
                 self.read.advance(used);

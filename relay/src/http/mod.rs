@@ -90,7 +90,7 @@ impl Shared {
 
 /// How hyper's part of a connection has ended.
 enum Left {
-    /// Between two requests, because this relay is to leave.
+    /// Between two requests, because this relay is to leave: it goes to the successor, or is closed at a stop.
     Idle(Stream),
     /// Both sides speak another protocol now.
     Switched(Stream, JoinHandle<io::Result<Stream>>),
@@ -110,14 +110,14 @@ pub(crate) async fn serve(
     stream.socket.set_nodelay();
     let addresses = Rc::new(named.clone().unwrap_or_else(|| Addresses::of(&stream.socket)));
     let mut control = proxied.control.clone();
-    let mut may_pass_on = true;
+    let mut may_leave = true;
     loop {
-        let left = match first_bytes(stream, &mut control, may_pass_on).await? {
+        let left = match first_bytes(stream, &mut control, may_leave).await? {
             First::Http2(stream) => {
                 http2::serve(stream, addresses, proxied, &mut control).await;
                 return Ok(());
             }
-            First::Http1(stream) => requests(stream, &addresses, proxied, &mut control, may_pass_on).await,
+            First::Http1(stream) => requests(stream, &addresses, proxied, &mut control, may_leave).await,
             First::Leave(stream) => Left::Idle(stream),
             First::Closed => Left::Closed,
         };
@@ -132,14 +132,20 @@ pub(crate) async fn serve(
             }
             Left::Idle(idle) => {
                 let successor = control.borrow().successor.clone();
-                let Some(successor) = successor else { return Ok(()) };
+                let Some(successor) = successor else {
+                    if idle.is_idle() {
+                        return Ok(());
+                    }
+                    (stream, may_leave) = (idle, false); // a request has come
+                    continue;
+                };
                 match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
                     Ok(()) => {
                         add(&proxied.tally.passed_on, 1);
                         return Ok(());
                     }
                     // The successor's relay is gone: the client is served here, as long as this relay lives.
-                    Err(back) => (stream, may_pass_on) = (back, false),
+                    Err(back) => (stream, may_leave) = (back, false),
                 }
             }
         }
@@ -161,7 +167,7 @@ enum First {
 async fn first_bytes(
     stream: Stream,
     control: &mut watch::Receiver<Control>,
-    may_pass_on: bool,
+    may_leave: bool,
 ) -> io::Result<First> {
     let Stream { socket, first } = stream;
     let mut read = BytesMut::from(first);
@@ -171,10 +177,7 @@ async fn first_bytes(
             Some(false) => return Ok(First::Http1(Stream { socket, first: read.freeze() })),
             None => {}
         }
-        let leaves = {
-            let control = control.borrow_and_update();
-            control.leaves && control.successor.is_some() && may_pass_on
-        };
+        let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
         if leaves {
             return Ok(First::Leave(Stream { socket, first: read.freeze() }));
         }
@@ -205,11 +208,11 @@ async fn requests(
     addresses: &Rc<Addresses>,
     proxied: &Rc<Proxied>,
     control: &mut watch::Receiver<Control>,
-    may_pass_on: bool,
+    may_leave: bool,
 ) -> Left {
     let shared = Rc::new(Shared::new());
     let service = service_fn(|request| {
-        Box::pin(answer(request, Rc::clone(addresses), Rc::clone(proxied), Rc::clone(&shared), may_pass_on))
+        Box::pin(answer(request, Rc::clone(addresses), Rc::clone(proxied), Rc::clone(&shared), may_leave))
     });
     let mut connection = http1::Builder::new()
         .half_close(true) // a client may end its direction when it has sent its last request
@@ -223,10 +226,7 @@ async fn requests(
     let mut timer: Option<Pin<Box<Sleep>>> = None;
     let mut is_done = false;
     let ended = loop {
-        let leaves = {
-            let control = control.borrow_and_update();
-            control.leaves && control.successor.is_some() && may_pass_on
-        };
+        let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
         shared.leaves.set(leaves);
         let changed = shared.changed.notified();
         let turn = std::future::poll_fn(|context| {
@@ -303,7 +303,7 @@ fn answer(
     addresses: Rc<Addresses>,
     proxied: Rc<Proxied>,
     shared: Rc<Shared>,
-    may_pass_on: bool,
+    may_leave: bool,
 ) -> impl Future<Output = Result<Response<Answer>, std::convert::Infallible>> {
     // Not in the future's first turn: from now on hyper has a whole head, and the connection has state.
     add(&proxied.tally.requests, 1);
@@ -327,7 +327,7 @@ fn answer(
         // Without a successor's relay the client has to connect anew after this answer.
         let is_last = {
             let control = proxied.control.borrow();
-            control.leaves && !(control.successor.is_some() && may_pass_on)
+            control.closes_after_answers() || control.leaves && !may_leave
         };
         if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

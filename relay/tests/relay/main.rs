@@ -6,6 +6,7 @@ mod fcgi;
 mod http;
 mod http2;
 mod load;
+mod orders;
 mod passed_on;
 mod support;
 mod tcp;

@@ -51,12 +51,16 @@ impl Relay {
     }
 
     fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) {
-        let bytes = serde_json::to_vec(order).unwrap();
+        self.send_bytes(&serde_json::to_vec(order).unwrap(), fds);
+    }
+
+    /// Sends what need not be an order.
+    pub(crate) fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
         let link = self.link.as_ref().unwrap();
-        sendmsg(link, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
+        sendmsg(link, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
     }
 
     /// The next report.
@@ -87,14 +91,23 @@ impl Relay {
 
     /// Leaves without a successor that could take connections.
     pub(crate) fn leave(&self) {
-        self.send(&Order::Leave, &[]);
+        self.send(&Order::Leave { stops: false }, &[]);
+    }
+
+    /// Leaves because psflip stops.
+    pub(crate) fn stop(&self) {
+        self.send(&Order::Leave { stops: true }, &[]);
+    }
+
+    pub(crate) fn stay(&self) {
+        self.send(&Order::Stay, &[]);
     }
 
     /// Makes `new` the successor.
     pub(crate) fn leave_to(&self, new: &Self) {
         let (old_end, new_end) = Link::pair().unwrap();
         new.send(&Order::Accept, &[new_end.as_fd()]);
-        self.send(&Order::Leave, &[old_end.as_fd()]);
+        self.send(&Order::Leave { stops: false }, &[old_end.as_fd()]);
     }
 
     /// Waits until the counts say this.

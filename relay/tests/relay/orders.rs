@@ -1,0 +1,197 @@
+//! psflip's orders, and what the relays exchange.
+
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use relay::Link;
+use relay::message::{Order, Protocol, Report};
+
+use crate::http::{answer, careless, get};
+use crate::support::{Client, Relay, listener, proxy};
+
+#[test]
+fn a_stop_closes_idle_connections_at_once_and_answers_requests() {
+    let (socket, address) = listener();
+    let (child, go, begins) = careless("a");
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    let mut fresh = Client::connect(address);
+    let mut idle = Client::connect(address);
+    idle.send(get("/1"));
+    answer(&mut idle);
+    let mut half = Client::connect(address);
+    half.send("GET /half HT");
+    let mut busy = Client::connect(address);
+    busy.send(get("/slow"));
+    begins.recv().unwrap();
+    a.wait_counts("all connections", |counts| counts.open == 4);
+    a.stop();
+    assert_eq!(fresh.rest().unwrap(), "");
+    assert_eq!(idle.rest().unwrap(), "");
+    half.send("TP/1.1\r\nHost: a\r\n\r\n");
+    let (head, body) = answer(&mut half);
+    assert!(
+        head.to_lowercase().contains("connection: close") && body.contains("a GET /half"),
+        "{head}{body}"
+    );
+    go.send(()).unwrap();
+    let (head, body) = answer(&mut busy);
+    assert!(
+        head.to_lowercase().contains("connection: close") && body.contains("a GET /slow"),
+        "{head}{body}"
+    );
+    drop((half, busy));
+    assert_eq!(a.report(), Report::Drained { passed_on: 0, waited_for: 1 });
+}
+
+#[test]
+fn a_stop_closes_idle_fastcgi_connections_at_once() {
+    let (socket, address) = listener();
+    let (child, ..) = careless("a");
+    let a = Relay::start(&socket, proxy(Protocol::Fastcgi, child));
+    a.accept();
+    let mut idle = Client::connect(address);
+    a.wait_counts("the connection", |counts| counts.open == 1);
+    a.stop();
+    assert_eq!(idle.rest().unwrap(), "");
+    assert_eq!(a.report(), Report::Drained { passed_on: 0, waited_for: 0 });
+}
+
+#[test]
+fn a_withdrawn_stop_and_the_end_of_a_hold_are_two_orders() {
+    let (socket, address) = listener();
+    let (child, ..) = careless("a");
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    a.hold(Duration::from_secs(3600));
+    a.leave();
+    a.wait_counts("both", |counts| counts.held && counts.leaving);
+    a.resume();
+    let counts = a.wait_counts("resumed", |counts| !counts.held);
+    assert!(counts.leaving && !counts.accepting);
+    assert_eq!(a.report(), Report::Drained { passed_on: 0, waited_for: 0 });
+    a.hold(Duration::from_secs(3600));
+    a.stay();
+    let counts = a.wait_counts("stays", |counts| !counts.leaving);
+    assert!(counts.held && !counts.accepting);
+    a.resume();
+    a.wait_counts("accepts", |counts| counts.accepting);
+    let mut client = Client::connect(address);
+    client.send(get("/1"));
+    answer(&mut client);
+}
+
+#[test]
+fn a_relay_is_not_drained_before_its_predecessor_is() {
+    let (socket, address) = listener();
+    let (child_a, go, begins) = careless("a");
+    let (child_b, ..) = careless("b");
+    let (child_c, ..) = careless("c");
+    let a = Relay::start(&socket, proxy(Protocol::Http, child_a));
+    a.accept();
+    let mut client = Client::connect(address);
+    client.send(get("/slow"));
+    begins.recv().unwrap();
+    let b = Relay::start(&socket, proxy(Protocol::Http, child_b));
+    a.leave_to(&b);
+    let c = Relay::start(&socket, proxy(Protocol::Http, child_c));
+    b.leave_to(&c);
+    b.wait_counts("leaving", |counts| counts.leaving);
+    go.send(()).unwrap();
+    answer(&mut client);
+    assert_eq!(a.report(), Report::Drained { passed_on: 1, waited_for: 1 });
+    assert_eq!(b.report(), Report::Drained { passed_on: 1, waited_for: 0 });
+    client.send(get("/next"));
+    assert!(answer(&mut client).1.contains("c GET /next"));
+}
+
+#[test]
+fn an_unknown_order_and_an_invalid_link_leave_the_relay_running() {
+    let (socket, address) = listener();
+    let (child, ..) = careless("a");
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    a.send_bytes(br#"{"order":"from_the_future"}"#, &[]);
+    a.send_bytes(b"no JSON", &[]);
+    let again = serde_json::to_vec(&Order::Start { proxies: Vec::new() }).unwrap();
+    a.send_bytes(&again, &[]);
+    let accept = serde_json::to_vec(&Order::Accept).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    a.send_bytes(&accept, &[file.as_fd()]);
+    let (ours, theirs) = Link::pair().unwrap();
+    a.send_bytes(&accept, &[theirs.as_fd()]);
+    rustix::net::send(&ours, b"no connection", rustix::net::SendFlags::NOSIGNAL).unwrap();
+    drop((ours, theirs));
+    let mut client = Client::connect(address);
+    client.send(get("/1"));
+    answer(&mut client);
+}
+
+/// Holds every descriptor that the process has free. No other test may run in this process at the same time.
+struct NoDescriptors {
+    limit: rustix::process::Rlimit,
+    held: Vec<std::fs::File>,
+    source: std::fs::File,
+}
+
+impl NoDescriptors {
+    fn new() -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(400), ..limit }).unwrap();
+        let mut all = Self { limit, held: Vec::new(), source: tempfile::tempfile().unwrap() };
+        all.fill();
+        all
+    }
+
+    fn fill(&mut self) {
+        while let Ok(file) = self.source.try_clone() {
+            self.held.push(file);
+        }
+    }
+}
+
+impl Drop for NoDescriptors {
+    fn drop(&mut self) {
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, self.limit).unwrap();
+    }
+}
+
+#[test]
+fn connections_wait_while_the_successor_has_no_descriptor_for_them() {
+    const CLIENTS: usize = 20;
+    let (socket, address) = listener();
+    let (child_a, ..) = careless("a");
+    let (child_b, ..) = careless("b");
+    let a = Relay::start(&socket, proxy(Protocol::Http, child_a));
+    a.accept();
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(address)).collect();
+    for client in &mut clients {
+        client.send(get("/1"));
+        answer(client);
+    }
+    let b = Relay::start(&socket, proxy(Protocol::Http, child_b));
+    let (old_end, new_end) = Link::pair().unwrap();
+    let accept = serde_json::to_vec(&Order::Accept).unwrap();
+    let leave = serde_json::to_vec(&Order::Leave { stops: false }).unwrap();
+    let mut none = NoDescriptors::new();
+    b.send_bytes(&accept, &[new_end.as_fd()]);
+    a.send_bytes(&leave, &[old_end.as_fd()]);
+    drop((old_end, new_end));
+    let mut report = None;
+    std::thread::scope(|scope| {
+        let reports = scope.spawn(|| a.report());
+        while !reports.is_finished() {
+            none.fill();
+        }
+        report = reports.join().ok();
+    });
+    drop(none);
+    let counts = b.wait_counts("all connections", |counts| counts.open == CLIENTS as u64);
+    assert_eq!(report, Some(Report::Drained { passed_on: CLIENTS as u64, waited_for: 0 }), "{counts:?}");
+    for client in &mut clients {
+        let _ = client.stream.write_all(get("/2").as_bytes());
+        assert!(answer(client).1.contains("b GET /2"));
+    }
+}
