@@ -57,6 +57,11 @@ pub(crate) async fn accept(listener: Listener, proxied: Rc<Proxied>, mut control
         if control.wait_for(Control::accepts).await.is_err() {
             return;
         }
+        if !proxied.descriptors.has_room() {
+            reporter.report(&proxied, &io::Error::from(Errno::MFILE));
+            paused(&proxied).await;
+            continue;
+        }
         tokio::select! {
             biased;
             _ = control.changed() => {}
@@ -67,16 +72,47 @@ pub(crate) async fn accept(listener: Listener, proxied: Rc<Proxied>, mut control
                 }
                 Err(error) if is_short_of_something(&error) => {
                     reporter.report(&proxied, &error);
-                    tokio::select! {
-                        () = proxied.closed.notified() => {}
-                        () = pause(PAUSE) => {}
-                    }
+                    paused(&proxied).await;
                 }
-                // ECONNABORTED and the network's errors of accept(2): this one client is gone.
-                Err(_) => {}
+                Err(error) if is_of_one_client(&error) => {}
+                // It may be permanent.
+                Err(error) => {
+                    reporter.report(&proxied, &error);
+                    pause(PAUSE).await;
+                }
             },
         }
     }
+}
+
+/// Waits until a connection of this proxy is closed, but not for long: others may be.
+async fn paused(proxied: &Proxied) {
+    tokio::select! {
+        () = proxied.closed.notified() => {}
+        () = pause(PAUSE) => {}
+    }
+}
+
+/// Whether accept(2) has failed because of a client that is gone: ECONNABORTED, EPERM of a firewall, and errors that
+/// were pending on its connection.
+fn is_of_one_client(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        errno,
+        Some(
+            Errno::CONNABORTED
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::NETDOWN
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::INTR
+        )
+    )
 }
 
 /// Whether accept(2) lacks what may come back: EMFILE, ENFILE, ENOMEM, ENOBUFS.

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::addresses::Addresses;
@@ -11,12 +12,15 @@ use crate::pause::pause;
 use crate::proxy_protocol;
 use crate::socket::Socket;
 
-/// How long a child that refuses connections is tried again: one that opens its socket anew, or whose queue is
-/// full. After that the client gets an error.
+/// How long a child that refuses connections is tried again, for example because it opens its socket anew. After
+/// that the client gets an error.
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// The time from the first attempt to the second. Each later one waits twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
+
+/// The longest time between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connects to the child, and sends the PROXY protocol's header about `client` if that is configured.
 ///
@@ -28,6 +32,12 @@ pub(crate) async fn connect(proxy: &Proxy, client: &Addresses) -> io::Result<Soc
     let socket = loop {
         match connect_once(&proxy.forward).await {
             Ok(socket) => break socket,
+            // The queue of a Unix socket is full (connect(2)): its child lives, and the client may wait as it
+            // would in the queue of a TCP socket.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                pause(next).await;
+                next = (next * 2).min(LONGEST_PAUSE);
+            }
             Err(error) if may_pass(&error) && Instant::now() + next < give_up => {
                 pause(next).await;
                 next *= 2;
@@ -49,9 +59,20 @@ async fn connect_once(forward: &Forward) -> io::Result<Socket> {
     })
 }
 
-/// ECONNREFUSED: nothing listens. ENOENT: the Unix socket isn't there. EAGAIN: the queue of the Unix socket is
-/// full; connect(2).
+/// ECONNREFUSED: nothing listens. ENOENT: the Unix socket isn't there. The others: this process or the host is short
+/// of descriptors, memory or ports; connect(2), socket(2).
 fn may_pass(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
-    matches!(error.kind(), ConnectionRefused | NotFound | WouldBlock)
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        errno,
+        Some(
+            Errno::CONNREFUSED
+                | Errno::NOENT
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOMEM
+                | Errno::NOBUFS
+                | Errno::ADDRNOTAVAIL
+        )
+    )
 }

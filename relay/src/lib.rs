@@ -14,6 +14,7 @@ mod accept;
 mod addresses;
 mod connect;
 mod counts;
+mod descriptors;
 mod fcgi;
 mod http;
 mod link;

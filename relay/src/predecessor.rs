@@ -19,9 +19,16 @@ use crate::successor::Head;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the connections that the predecessor's relay passes on, until it closes the link.
-pub(crate) async fn receive(link: Link, all: Rc<[Rc<Proxied>]>) {
-    // Nothing is drained while connections may still come.
-    let _receiving = all.first().map(|proxied| Counted::new(proxied, |tally| &tally.predecessors));
+pub(crate) fn receive(link: Link, all: Rc<[Rc<Proxied>]>) -> impl Future<Output = ()> {
+    // From this call on, not from the future's first turn: nothing is drained while connections may still come.
+    let receiving = all.first().map(|proxied| Counted::new(proxied, |tally| &tally.predecessors));
+    async move {
+        let _receiving = receiving;
+        receive_all(&link, &all).await;
+    }
+}
+
+async fn receive_all(link: &Link, all: &[Rc<Proxied>]) {
     loop {
         let packet = match link.receive().await {
             Ok(Some(packet)) => packet,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use crate::descriptors::Descriptors;
 use crate::message::{Counts, Proxy};
 use crate::successor::Successor;
 use crate::tally::{Tally, add};
@@ -16,6 +17,7 @@ pub(crate) struct Proxied {
     pub(crate) proxy: Proxy,
     pub(crate) tally: Tally,
     pub(crate) control: watch::Receiver<Control>,
+    pub(crate) descriptors: Rc<Descriptors>,
     /// The counts have changed.
     pub(crate) changed: Rc<Notify>,
     /// A connection was closed.
@@ -80,9 +82,14 @@ impl Drop for Counted {
 }
 
 impl Proxied {
-    pub(crate) fn new(proxy: Proxy, control: watch::Receiver<Control>, changed: Rc<Notify>) -> Self {
+    pub(crate) fn new(
+        proxy: Proxy,
+        control: watch::Receiver<Control>,
+        descriptors: Rc<Descriptors>,
+        changed: Rc<Notify>,
+    ) -> Self {
         let (tally, closed, failures) = (Tally::default(), Notify::new(), Cell::default());
-        Self { proxy, tally, control, changed, closed, failures }
+        Self { proxy, tally, control, descriptors, changed, closed, failures }
     }
 
     /// Counts a failure of the child, and logs the first of each second.

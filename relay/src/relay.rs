@@ -13,6 +13,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::accept::{self, Listener};
 use crate::counts;
+use crate::descriptors::Descriptors;
 use crate::link::{Link, Packet};
 use crate::message::{Order, Report};
 use crate::pause::pause;
@@ -123,9 +124,11 @@ fn start(packet: Packet, control: &watch::Receiver<Control>) -> io::Result<Rc<[R
     let Order::Start { proxies } = serde_json::from_slice(&packet.bytes)? else { return Err(invalid()) };
     let mut fds = packet.fds.into_iter();
     let changed = Rc::new(Notify::new());
+    let descriptors = Rc::new(Descriptors::new(proxies.iter().map(|proxy| proxy.sockets).sum()));
     let mut all = Vec::with_capacity(proxies.len());
     for proxy in proxies {
-        let proxied = Rc::new(Proxied::new(proxy, control.clone(), Rc::clone(&changed)));
+        let proxied =
+            Rc::new(Proxied::new(proxy, control.clone(), Rc::clone(&descriptors), Rc::clone(&changed)));
         for _ in 0..proxied.proxy.sockets {
             let listener = Listener::new(fds.next().ok_or_else(invalid)?)?;
             spawn_local(accept::accept(listener, Rc::clone(&proxied), control.clone()));

@@ -21,8 +21,9 @@ pub(crate) fn serve(
 ) -> impl Future<Output = ()> {
     add(&proxied.tally.connections, 1);
     let open = Counted::new(&proxied, |tally| &tally.open);
+    let reserved = proxied.descriptors.reserve();
     async move {
-        let _open = open;
+        let _open = (reserved, open);
         let _ = serve_open(stream, addresses, &proxied).await;
     }
 }

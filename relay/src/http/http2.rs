@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response, client, server};
+use hyper::{Method, Request, Response, client, server};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
@@ -105,6 +105,7 @@ async fn answer(
     let sent = Sent::new(Rc::new(Shared::new()), Counted::new(&proxied, |tally| &tally.under_way));
     let response = match waits_for_resume(&proxied).await {
         Err(max) => held_too_long(max),
+        Ok(()) if request.method() == Method::CONNECT => refused(&Failure::Method),
         Ok(()) => {
             headers::name_client(request.headers_mut(), addresses, proxied.proxy.forwarded);
             match sender.send_request(request).await {

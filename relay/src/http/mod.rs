@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, client};
+use hyper::{Method, Request, Response, StatusCode, client};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_local};
@@ -358,18 +358,25 @@ enum Failure {
     Answer(#[source] hyper::Error),
     #[error("the child's answer has a transfer coding that is not supported")]
     AnswerCoding,
+    #[error("the child switched to another protocol without being asked")]
+    AnswerProtocol,
     #[error("the request has a transfer coding that is not supported")]
     RequestCoding,
+    #[error("the method CONNECT is not supported")]
+    Method,
 }
 
 impl Failure {
     fn is_of_child(&self) -> bool {
-        !matches!(self, Self::RequestCoding)
+        !matches!(self, Self::RequestCoding | Self::Method)
     }
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Connect(_) | Self::Answer(_) | Self::AnswerCoding => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Answer(_) | Self::AnswerCoding | Self::AnswerProtocol => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestCoding => StatusCode::NOT_IMPLEMENTED,
         }
     }
@@ -381,6 +388,9 @@ async fn forward(
     proxied: &Rc<Proxied>,
     shared: &Rc<Shared>,
 ) -> Result<Response<Answer>, Failure> {
+    if request.method() == Method::CONNECT {
+        return Err(Failure::Method);
+    }
     if headers::has_unknown_coding(request.headers()) {
         return Err(Failure::RequestCoding);
     }
@@ -399,7 +409,10 @@ async fn forward(
         Ok(Stream { socket: parts.io.into_inner().stream.socket, first: parts.read_buf })
     });
     let mut response = sender.send_request(request).await.map_err(Failure::Answer)?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && switches {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if !switches {
+            return Err(Failure::AnswerProtocol);
+        }
         shared.switched.replace(Some(driven));
         return Ok(response.map(|_| Answer::empty()));
     }

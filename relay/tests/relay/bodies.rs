@@ -69,3 +69,25 @@ fn a_child_that_answers_and_closes_during_an_upload_is_heard() {
         assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
     }
 }
+
+#[test]
+fn an_answer_that_switches_protocols_unasked_is_a_502() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        read_until(&mut connection, b"\r\n\r\n");
+        connection
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nraw")
+            .unwrap();
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    let mut client = Client::connect(address);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = client.until("\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    let mut client = Client::connect(address);
+    client.send("CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n");
+    let head = client.until("\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
+    a.wait_counts("the child's error", |counts| counts.errors == 1);
+}

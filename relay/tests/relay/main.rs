@@ -2,6 +2,7 @@
 
 mod bad;
 mod bodies;
+mod descriptors;
 mod fcgi;
 mod http;
 mod http2;

@@ -1,6 +1,5 @@
 //! psflip's orders, and what the relays exchange.
 
-use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
@@ -126,72 +125,4 @@ fn an_unknown_order_and_an_invalid_link_leave_the_relay_running() {
     let mut client = Client::connect(address);
     client.send(get("/1"));
     answer(&mut client);
-}
-
-/// Holds every descriptor that the process has free. No other test may run in this process at the same time.
-struct NoDescriptors {
-    limit: rustix::process::Rlimit,
-    held: Vec<std::fs::File>,
-    source: std::fs::File,
-}
-
-impl NoDescriptors {
-    fn new() -> Self {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let limit = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(400), ..limit }).unwrap();
-        let mut all = Self { limit, held: Vec::new(), source: tempfile::tempfile().unwrap() };
-        all.fill();
-        all
-    }
-
-    fn fill(&mut self) {
-        while let Ok(file) = self.source.try_clone() {
-            self.held.push(file);
-        }
-    }
-}
-
-impl Drop for NoDescriptors {
-    fn drop(&mut self) {
-        rustix::process::setrlimit(rustix::process::Resource::Nofile, self.limit).unwrap();
-    }
-}
-
-#[test]
-fn connections_wait_while_the_successor_has_no_descriptor_for_them() {
-    const CLIENTS: usize = 20;
-    let (socket, address) = listener();
-    let (child_a, ..) = careless("a");
-    let (child_b, ..) = careless("b");
-    let a = Relay::start(&socket, proxy(Protocol::Http, child_a));
-    a.accept();
-    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(address)).collect();
-    for client in &mut clients {
-        client.send(get("/1"));
-        answer(client);
-    }
-    let b = Relay::start(&socket, proxy(Protocol::Http, child_b));
-    let (old_end, new_end) = Link::pair().unwrap();
-    let accept = serde_json::to_vec(&Order::Accept).unwrap();
-    let leave = serde_json::to_vec(&Order::Leave { stops: false }).unwrap();
-    let mut none = NoDescriptors::new();
-    b.send_bytes(&accept, &[new_end.as_fd()]);
-    a.send_bytes(&leave, &[old_end.as_fd()]);
-    drop((old_end, new_end));
-    let mut report = None;
-    std::thread::scope(|scope| {
-        let reports = scope.spawn(|| a.report());
-        while !reports.is_finished() {
-            none.fill();
-        }
-        report = reports.join().ok();
-    });
-    drop(none);
-    let counts = b.wait_counts("all connections", |counts| counts.open == CLIENTS as u64);
-    assert_eq!(report, Some(Report::Drained { passed_on: CLIENTS as u64, waited_for: 0 }), "{counts:?}");
-    for client in &mut clients {
-        let _ = client.stream.write_all(get("/2").as_bytes());
-        assert!(answer(client).1.contains("b GET /2"));
-    }
 }
