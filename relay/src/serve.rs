@@ -55,7 +55,11 @@ async fn serve_open(
 async fn serve_tcp(client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
     let _under_way = Counted::new(proxied, |tally| &tally.under_way);
     let addresses = named.unwrap_or_else(|| Addresses::of(&client.socket));
-    match connect(&proxied.proxy, &addresses).await {
+    let connected = tokio::select! {
+        connected = connect(&proxied.proxy, &addresses) => connected,
+        () = client.socket.reset() => return,
+    };
+    match connected {
         Ok(socket) => {
             let child = Stream { socket, first: bytes::Bytes::new() };
             let _ = tcp::carry(client, child, Until::BothEnd).await; // both have seen the error

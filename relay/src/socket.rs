@@ -147,6 +147,63 @@ impl Socket {
         Ok(())
     }
 
+    /// As `AsyncRead`'s, for a socket that another future watches.
+    pub(crate) fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_read_ready(context))?;
+            let room = buffer.remaining();
+            let result = match self {
+                Self::Tcp(socket) => socket.try_read_buf(buffer),
+                Self::Unix(socket) => socket.try_read_buf(buffer),
+            };
+            match result {
+                Ok(length) => {
+                    if 0 < length && length < room {
+                        // All is read. This saves the recv(2) that would find so, as `AsyncRead` does.
+                        let _ = self.try_io(Interest::READABLE, || {
+                            io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
+                        });
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// As `AsyncWrite`'s.
+    pub(crate) fn poll_write_vectored(
+        &self,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_write_ready(context))?;
+            let result = match self {
+                Self::Tcp(socket) => socket.try_write_vectored(slices),
+                Self::Unix(socket) => socket.try_write_vectored(slices),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Waits until the other side has reset the connection, even if nobody reads from it or writes to it.
+    pub(crate) async fn reset(&self) {
+        // An error means that the runtime exits.
+        let _ = match self {
+            Self::Tcp(socket) => socket.ready(Interest::ERROR).await,
+            Self::Unix(socket) => socket.ready(Interest::ERROR).await,
+        };
+    }
+
     /// Whether nothing has come that is not read yet. Also if the other side has ended its direction.
     pub(crate) fn has_nothing_to_read(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

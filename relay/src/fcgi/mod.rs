@@ -221,6 +221,9 @@ impl Client {
                     Ok(()) | Err(Up::Child) => is_up = false,
                     Err(Up::Client(error)) => return Err(Failure::Client(error)),
                 },
+                () = socket.reset() => {
+                    return Err(Failure::Client(io::ErrorKind::ConnectionReset.into()));
+                }
             }
         }
     }

@@ -8,23 +8,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Shared;
-use crate::socket::Stream;
+use crate::socket::Socket;
 
 /// A client's connection.
 pub(super) struct Heads {
-    pub(super) stream: Stream,
+    pub(super) socket: Rc<Socket>,
+    /// The bytes to read first.
+    pub(super) first: Bytes,
     pub(super) shared: Rc<Shared>,
-}
-
-impl Heads {
-    /// Records whether bytes of hyper wait for the client.
-    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.shared.write_blocked.set(result.is_pending());
-        result
-    }
 }
 
 impl AsyncRead for Heads {
@@ -41,7 +36,13 @@ impl AsyncRead for Heads {
             }
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if self.first.is_empty() {
+            ready!(self.socket.poll_read(context, buffer))?;
+        } else {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first[..length]);
+            self.first.advance(length);
+        }
         // Empty lines before a head are ignored (RFC 9112, section 2.2).
         let begins = buffer.filled()[before..].iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
         if is_head && begins && self.shared.head_since.get().is_none() {
@@ -52,30 +53,26 @@ impl AsyncRead for Heads {
 }
 
 impl AsyncWrite for Heads {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.written(result)
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.written(result)
+        let result = self.socket.poll_write_vectored(context, slices);
+        self.shared.write_blocked.set(result.is_pending());
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // sockets have no buffer of their own
     }
 
     /// hyper calls it after it has written everything. The socket's owner decides how the connection is closed.

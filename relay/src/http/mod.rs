@@ -211,6 +211,8 @@ async fn requests(
     may_leave: bool,
 ) -> Left {
     let shared = Rc::new(Shared::new());
+    let socket = Rc::new(stream.socket);
+    let heads = Heads { socket: Rc::clone(&socket), first: stream.first, shared: Rc::clone(&shared) };
     let service = service_fn(|request| {
         Box::pin(answer(request, Rc::clone(addresses), Rc::clone(proxied), Rc::clone(&shared), may_leave))
     });
@@ -222,9 +224,10 @@ async fn requests(
         // Without `pipeline_flush`: it keeps an answer back while bytes of the next request are there, and the
         // connection may be taken from hyper just then.
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(Heads { stream, shared: Rc::clone(&shared) }), service);
+        .serve_connection(TokioIo::new(heads), service);
     let mut timer: Option<Pin<Box<Sleep>>> = None;
     let mut is_done = false;
+    let mut reset = Box::pin(socket.reset());
     let ended = loop {
         let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
         shared.leaves.set(leaves);
@@ -254,14 +257,16 @@ async fn requests(
             biased;
             turn = turn => break turn,
             () = changed => {}
+            () = &mut reset => return Left::Closed,
             changed = control.changed() => if changed.is_err() {
                 return Left::Closed; // the relay exits
             },
         }
     };
+    drop(reset);
     let parts = connection.into_parts();
-    let Stream { socket, first } = parts.io.into_inner().stream;
-    let first = joined(parts.read_buf, first);
+    let first = joined(parts.read_buf, parts.io.into_inner().first);
+    let Some(socket) = Rc::into_inner(socket) else { return Left::Closed };
     let stream = Stream { socket, first };
     let switched = shared.switched.borrow_mut().take();
     match (ended, switched) {

@@ -134,3 +134,37 @@ fn a_client_that_is_gone_can_not_end_the_process_by_sigpipe() {
     });
     assert_ne!(blocked.join().unwrap() & 1 << (13 - 1), 0);
 }
+
+#[test]
+fn a_reset_while_the_child_is_silent_ends_its_request() {
+    for protocol in [Protocol::Http, Protocol::Fastcgi] {
+        let (socket, address) = listener();
+        let (came, comes) = std::sync::mpsc::channel();
+        let child = server(move |mut connection: TcpStream| {
+            let mut bytes = [0; 4096];
+            while let Ok(length) = std::io::Read::read(&mut connection, &mut bytes) {
+                came.send(length).unwrap();
+                if length == 0 {
+                    return;
+                }
+            }
+        });
+        let a = Relay::start(&socket, proxy(protocol, child));
+        a.accept();
+        let mut client = Client::connect(address);
+        match protocol {
+            Protocol::Fastcgi => {
+                let begin = [1, 1, 0, 1, 0, 8, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0];
+                let input = [1, 5, 0, 1, 0, 0, 0, 0];
+                // The next request waits for the answer.
+                client.send([&begin[..], &input[..], &begin[..]].concat());
+            }
+            _ => client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\n"),
+        }
+        assert!(comes.recv().unwrap() > 0);
+        rustix::net::sockopt::set_socket_linger(&client.stream, Some(std::time::Duration::ZERO)).unwrap();
+        drop(client);
+        while comes.recv_timeout(crate::support::DEADLINE).unwrap() > 0 {}
+        a.wait_counts("closed", |counts| counts.connections == 1 && counts.open == 0);
+    }
+}
