@@ -58,8 +58,10 @@ fn a_request_that_can_be_read_in_two_ways_reaches_the_child_in_one() {
     for bad in SMUGGLING {
         let mut client = Client::connect(address);
         client.send(bad);
-        client.send("GET /smuggled HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        client.end();
+        // The relay may have refused the first request and closed the connection already.
+        let smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let _ = client.stream.write_all(smuggled);
+        let _ = client.stream.shutdown(std::net::Shutdown::Write);
         let all = client.rest().unwrap_or_default();
         let answers = all.matches("HTTP/1.1 ").count();
         // Refused with its connection, or read in the one way that its length says.
