@@ -103,7 +103,11 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(Option<Addresses>, usize)>> {
             return Err(invalid());
         }
         let Some(rest) = bytes.get(16..16 + length) else { return Ok(None) };
-        let addresses = if kind & 0xf == 1 { v2_addresses(family, rest) } else { None };
+        let addresses = match (kind & 0xf, family) {
+            (1, 0x11) => Some(v2_addresses(4, rest).ok_or_else(invalid)?),
+            (1, 0x21) => Some(v2_addresses(16, rest).ok_or_else(invalid)?),
+            _ => None, // of another family than TCP's: the connection's own addresses count
+        };
         return Ok(Some((addresses, 16 + length)));
     }
     if !begins(b"PROXY ") {
@@ -140,13 +144,8 @@ fn v1_addresses(line: &str) -> Option<Option<Addresses>> {
     Some(Some(Addresses { source: Some(source), destination: Some(destination) }))
 }
 
-/// The addresses of version 2; `None`: of another family than TCP's, whose addresses are skipped.
-fn v2_addresses(family: u8, bytes: &[u8]) -> Option<Addresses> {
-    let width = match family {
-        0x11 => 4,
-        0x21 => 16,
-        _ => return None,
-    };
+/// The addresses of version 2, each `width` bytes long; `None`: there are too few bytes.
+fn v2_addresses(width: usize, bytes: &[u8]) -> Option<Addresses> {
     let port = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
     let ip = |at: usize| -> Option<IpAddr> {
         let octets = bytes.get(at..at + width)?;
@@ -219,5 +218,8 @@ mod tests {
         let mut version_3 = header(ProxyProtocol::V2, &Addresses::default());
         version_3[12] = 0x31;
         parse(&version_3).unwrap_err();
+        let mut too_short = header(ProxyProtocol::V2, &addresses("1.2.3.4:258", "5.6.7.8:772"));
+        too_short[15] -= 1;
+        parse(&too_short).unwrap_err();
     }
 }

@@ -261,13 +261,6 @@ pub(crate) struct Stream {
     pub(crate) first: Bytes,
 }
 
-impl Stream {
-    /// Whether the client has sent nothing.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.first.is_empty() && self.socket.has_nothing_to_read()
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,

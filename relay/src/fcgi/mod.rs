@@ -9,6 +9,7 @@ mod record;
 
 use std::io;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use tokio::sync::watch;
@@ -19,9 +20,13 @@ use self::record::{
 };
 use crate::addresses::Addresses;
 use crate::connect::connect;
+use crate::pause::elapsed;
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::{Socket, Stream};
 use crate::tally::add;
+
+/// How long a client may take for the first record of a request.
+const RECORD: Duration = Duration::from_secs(60);
 
 /// How much of an answer is read at once.
 const BUFFER: usize = 32 * 1024;
@@ -59,7 +64,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                 let successor = control.borrow().successor.clone();
                 let idle = Stream { socket: client.socket, first: client.read.freeze() };
                 let Some(successor) = successor else {
-                    if idle.is_idle() {
+                    if idle.first.is_empty() && idle.socket.has_nothing_to_read() {
                         return Ok(());
                     }
                     (client, may_leave) = (Client::new(idle), false); // a request has come
@@ -114,6 +119,7 @@ impl Client {
         control: &mut watch::Receiver<Control>,
         may_leave: bool,
     ) -> io::Result<Next> {
+        let mut late = None;
         loop {
             let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
             while !self.carried.is_between_records() && !self.read.is_empty() {
@@ -144,6 +150,12 @@ impl Client {
                     // a request that isn't active are ignored).
                     _ => self.read.advance(header.length()),
                 }
+                late = None;
+            }
+            if self.read.is_empty() {
+                late = None;
+            } else if late.is_none() {
+                late = Some(Box::pin(tokio::time::sleep_until((Instant::now() + RECORD).into())));
             }
             tokio::select! {
                 more = self.socket.read_more(&mut self.read) => if !more? {
@@ -152,6 +164,7 @@ impl Client {
                 changed = control.changed() => if changed.is_err() {
                     return Ok(Next::Closed); // the relay exits
                 },
+                () = elapsed(&mut late) => return Ok(Next::Closed), // it took too long for the record
             }
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::Shared;
-use crate::proxied::Counted;
+use crate::proxied::{Counted, Proxied};
 
 /// The body of a client's request. It records its end: the bytes after it belong to the next request.
 pub(super) struct Input {
@@ -19,6 +19,7 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn new(body: Incoming, shared: Rc<Shared>) -> Self {
         shared.input_ended.set(body.is_end_stream());
+        shared.input_failed.set(false);
         Self { body, shared }
     }
 
@@ -38,6 +39,9 @@ impl Body for Input {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.as_ref().is_some_and(Result::is_err) {
+            self.shared.input_failed.set(true);
+        }
         if frame.is_none() || self.body.is_end_stream() {
             self.ended();
         }
@@ -64,13 +68,22 @@ impl Drop for Input {
 /// Keeps a request under way until hyper has taken all of its answer.
 pub(super) struct Sent {
     shared: Rc<Shared>,
+    proxied: Rc<Proxied>,
     _under_way: Counted,
 }
 
 impl Sent {
-    pub(super) fn new(shared: Rc<Shared>, under_way: Counted) -> Self {
+    pub(super) fn new(shared: Rc<Shared>, proxied: &Rc<Proxied>) -> Self {
         shared.is_busy.set(true);
-        Self { shared, _under_way: under_way }
+        let under_way = Counted::new(proxied, |tally| &tally.under_way);
+        Self { shared, proxied: Rc::clone(proxied), _under_way: under_way }
+    }
+
+    /// The answer was cut after its head.
+    fn failed(&self, error: &hyper::Error) {
+        if !self.shared.input_failed.get() {
+            self.proxied.failed(&format_args!("the child's answer is cut short: {error}"));
+        }
     }
 }
 
@@ -83,7 +96,7 @@ impl Drop for Sent {
 /// The body of an answer.
 pub(super) struct Answer {
     from: From,
-    _sent: Option<Sent>,
+    sent: Option<Sent>,
 }
 
 enum From {
@@ -93,20 +106,20 @@ enum From {
 
 impl Answer {
     pub(super) fn of_child(body: Incoming) -> Self {
-        Self { from: From::Child(body), _sent: None }
+        Self { from: From::Child(body), sent: None }
     }
 
     pub(super) fn text(text: String) -> Self {
-        Self { from: From::Relay(Some(text.into())), _sent: None }
+        Self { from: From::Relay(Some(text.into())), sent: None }
     }
 
     pub(super) fn empty() -> Self {
-        Self { from: From::Relay(None), _sent: None }
+        Self { from: From::Relay(None), sent: None }
     }
 
     /// The request is under way as long as the body lives.
     pub(super) fn tracked(mut self, sent: Sent) -> Self {
-        self._sent = Some(sent);
+        self.sent = Some(sent);
         self
     }
 }
@@ -120,7 +133,13 @@ impl Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.from {
-            From::Child(body) => Pin::new(body).poll_frame(context),
+            From::Child(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                if let (Some(Err(error)), Some(sent)) = (&frame, &self.sent) {
+                    sent.failed(error);
+                }
+                Poll::Ready(frame)
+            }
             From::Relay(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }

@@ -26,10 +26,39 @@ fn connection_has(headers: &HeaderMap, option: &str) -> bool {
     })
 }
 
+/// Makes the target and `Host` those of a request to the origin server (RFC 9112, sections 3.2 and 3.3). `false`: the
+/// request does not say which host it is for, or names two.
+pub(super) fn prepare_host<B>(request: &mut Request<B>, client: &Addresses) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    let is_absent = first.is_none();
+    if second.is_some() || is_absent && request.version() != Version::HTTP_10 {
+        return false;
+    }
+    let host = if let Some(authority) = request.uri().authority() {
+        // Without the user's name and password.
+        let host = authority.as_str().rsplit('@').next().map(str::to_owned);
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let Ok(path) = path.parse() else { return false };
+        *request.uri_mut() = path;
+        host
+    } else if is_absent {
+        // HTTP/1.0 needs none, but the child gets HTTP/1.1.
+        Some(client.destination.map_or("localhost".to_owned(), |address| address.to_string()))
+    } else {
+        None
+    };
+    let Some(host) = host else { return true };
+    let Ok(host) = HeaderValue::from_str(&host) else { return false };
+    request.headers_mut().insert(HOST, host);
+    true
+}
+
 /// Makes a client's request one for the child. Returns whether it asks for another protocol.
 pub(super) fn prepare_request<B>(request: &mut Request<B>, client: &Addresses, forwarded: Forwarded) -> bool {
     let headers = request.headers_mut();
-    let upgrade = headers.get(UPGRADE).filter(|_| connection_has(headers, "upgrade")).cloned();
+    let upgrade = headers.get(UPGRADE).filter(|_| connection_has(headers, "upgrade"));
+    let upgrade = upgrade.and_then(without_http2);
     let wants_trailers =
         headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     if remove_of_connection(headers) {
@@ -51,7 +80,8 @@ pub(super) fn prepare_request<B>(request: &mut Request<B>, client: &Addresses, f
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
-    name_client(headers, client, forwarded);
+    let host = headers.get(HOST).cloned();
+    name_client(headers, client, host, forwarded);
     *request.version_mut() = Version::HTTP_11;
     upgrade.is_some()
 }
@@ -97,8 +127,28 @@ pub(super) fn has_unknown_coding(headers: &HeaderMap) -> bool {
         || codings.next().is_some()
 }
 
-/// Sets the fields that name the client, as configured.
-pub(super) fn name_client(headers: &mut HeaderMap, client: &Addresses, forwarded: Forwarded) {
+/// The protocols that a client offers, without HTTP/2: the relay could not carry what follows, and a server may ignore
+/// the offer (RFC 9110, section 7.8).
+fn without_http2(upgrade: &HeaderValue) -> Option<HeaderValue> {
+    let protocols: Vec<&str> = upgrade.to_str().ok()?.split(',').map(str::trim).collect();
+    let others: Vec<&str> = protocols
+        .iter()
+        .copied()
+        .filter(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case("h2c"))
+        .collect();
+    if others.is_empty() {
+        return None;
+    }
+    HeaderValue::from_str(&others.join(", ")).ok()
+}
+
+/// Sets the fields that name the client and the host that it asked for, as configured.
+pub(super) fn name_client(
+    headers: &mut HeaderMap,
+    client: &Addresses,
+    host: Option<HeaderValue>,
+    forwarded: Forwarded,
+) {
     let replaces = match forwarded {
         Forwarded::Off => return,
         Forwarded::Replace => true,
@@ -123,7 +173,7 @@ pub(super) fn name_client(headers: &mut HeaderMap, client: &Addresses, forwarded
     if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    if let Some(host) = headers.get(HOST).filter(|_| !headers.contains_key(FORWARDED_HOST)).cloned() {
+    if let Some(host) = host.filter(|_| !headers.contains_key(FORWARDED_HOST)) {
         headers.insert(FORWARDED_HOST, host);
     }
 }
@@ -196,5 +246,39 @@ mod tests {
             ("x-forwarded-proto", "http"),
         ];
         assert_eq!(prepared(&fields, Forwarded::Replace), pairs(&replaced));
+    }
+
+    #[test]
+    fn an_offer_of_http_2_is_not_forwarded() {
+        let fields = [("connection", "upgrade, http2-settings"), ("http2-settings", "x"), ("upgrade", "h2c")];
+        assert_eq!(prepared(&fields, Forwarded::Off), pairs(&[("connection", "close")]));
+        let fields = [("connection", "upgrade"), ("upgrade", "h2c, websocket")];
+        let wanted = [("connection", "upgrade"), ("upgrade", "websocket")];
+        assert_eq!(prepared(&fields, Forwarded::Off), pairs(&wanted));
+    }
+
+    #[test]
+    fn each_request_names_one_host() {
+        let client = Addresses { source: None, destination: "192.0.2.1:80".parse().ok() };
+        let host = |version: Version, target: &str, hosts: &[&str]| {
+            let mut request = Request::builder().version(version).uri(target);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            let mut request = request.body(()).unwrap();
+            prepare_host(&mut request, &client).then(|| {
+                let host = request.headers().get(HOST).unwrap().to_str().unwrap();
+                (request.uri().to_string(), host.to_owned())
+            })
+        };
+        let is = |target: &str, host: &str| Some((target.to_owned(), host.to_owned()));
+        assert_eq!(host(Version::HTTP_11, "/a?b", &["x"]), is("/a?b", "x"));
+        assert_eq!(host(Version::HTTP_11, "/", &[]), None);
+        assert_eq!(host(Version::HTTP_11, "/", &["x", "x"]), None);
+        assert_eq!(host(Version::HTTP_10, "/", &["x", "y"]), None);
+        assert_eq!(host(Version::HTTP_10, "/", &[]), is("/", "192.0.2.1:80"));
+        assert_eq!(host(Version::HTTP_11, "http://me:pw@y:81/a?b", &["x"]), is("/a?b", "y:81"));
+        assert_eq!(host(Version::HTTP_11, "http://y", &["x"]), is("/", "y"));
+        assert_eq!(host(Version::HTTP_11, "*", &["x"]), is("*", "x"));
     }
 }

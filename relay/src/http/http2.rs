@@ -3,22 +3,24 @@
 //! generation leaves is told to open a new connection, and every stream that has begun is carried to its end.
 
 use std::cell::Cell;
+use std::error::Error as _;
 use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, client, server};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 
-use super::body::{Answer, Sent};
+use super::body::{Answer, Input, Sent};
 use super::{Failure, LONGEST_HEAD, Shared, headers, held_too_long, refused, waits_for_resume};
 use crate::addresses::Addresses;
 use crate::connect::connect;
-use crate::proxied::{Control, Counted, Proxied};
+use crate::proxied::{Control, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;
 
@@ -62,7 +64,7 @@ pub(super) async fn serve(
     });
     let service = service_fn(|request| {
         let (sender, addresses, proxied) = (sender.clone(), Rc::clone(&addresses), Rc::clone(proxied));
-        async move { Ok::<_, std::convert::Infallible>(answer(request, sender, &addresses, proxied).await) }
+        async move { answer(request, sender, &addresses, proxied).await }
     });
     let mut builder = server::conn::http2::Builder::new(Local);
     builder.max_concurrent_streams(STREAMS).max_header_list_size(LONGEST_HEAD as u32).auto_date_header(false);
@@ -83,7 +85,7 @@ pub(super) async fn serve(
     }
 }
 
-type Sender = client::conn::http2::SendRequest<Incoming>;
+type Sender = client::conn::http2::SendRequest<Input>;
 
 async fn connect_to_child(
     addresses: &Addresses,
@@ -91,7 +93,7 @@ async fn connect_to_child(
 ) -> Result<(Sender, impl Future<Output = hyper::Result<()>> + use<>), Failure> {
     let socket = connect(&proxied.proxy, addresses).await.map_err(Failure::Connect)?;
     let io = TokioIo::new(Stream { socket, first: Bytes::new() });
-    let handshake = client::conn::http2::handshake::<_, _, Incoming>(Local, io).await;
+    let handshake = client::conn::http2::handshake::<_, _, Input>(Local, io).await;
     handshake.map_err(Failure::Answer)
 }
 
@@ -100,16 +102,22 @@ async fn answer(
     mut sender: Sender,
     addresses: &Addresses,
     proxied: Rc<Proxied>,
-) -> Response<Answer> {
+) -> Result<Response<Answer>, hyper::Error> {
     add(&proxied.tally.requests, 1);
-    let sent = Sent::new(Rc::new(Shared::new()), Counted::new(&proxied, |tally| &tally.under_way));
+    let shared = Rc::new(Shared::new());
+    let sent = Sent::new(Rc::clone(&shared), &proxied);
     let response = match waits_for_resume(&proxied).await {
         Err(max) => held_too_long(max),
         Ok(()) if request.method() == Method::CONNECT => refused(&Failure::Method),
         Ok(()) => {
-            headers::name_client(request.headers_mut(), addresses, proxied.proxy.forwarded);
-            match sender.send_request(request).await {
+            let host = request.uri().authority();
+            let host = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+            let host = host.or_else(|| request.headers().get(HOST).cloned());
+            headers::name_client(request.headers_mut(), addresses, host, proxied.proxy.forwarded);
+            match sender.send_request(request.map(|body| Input::new(body, Rc::clone(&shared)))).await {
                 Ok(response) => response.map(Answer::of_child),
+                Err(_) if shared.input_failed.get() => refused(&Failure::Request),
+                Err(error) if is_reset_of_stream(&error) => return Err(error),
                 Err(error) => {
                     let failure = Failure::Answer(error);
                     proxied.failed(&failure);
@@ -118,7 +126,14 @@ async fn answer(
             }
         }
     };
-    response.map(|body| body.tracked(sent))
+    Ok(response.map(|body| body.tracked(sent)))
+}
+
+/// Whether the child has reset this one stream. hyper resets the client's with the same code, for example
+/// `REFUSED_STREAM`, after which a client may send any request again.
+fn is_reset_of_stream(error: &hyper::Error) -> bool {
+    // The type of the source belongs to a crate that hyper doesn't export.
+    error.source().is_some_and(|source| source.to_string().starts_with("stream error received"))
 }
 
 /// Whether the connection begins with the preface; `None`: more bytes are needed.

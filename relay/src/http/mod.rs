@@ -33,6 +33,7 @@ use self::child::Child;
 use self::heads::Heads;
 use crate::addresses::Addresses;
 use crate::connect::connect;
+use crate::pause::elapsed;
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;
@@ -54,6 +55,8 @@ struct Shared {
     is_busy: Cell<bool>,
     /// The input of the last request has ended, or nobody reads it any more.
     input_ended: Cell<bool>,
+    /// The client has not sent the whole input of the last request.
+    input_failed: Cell<bool>,
     /// hyper has asked for the next head.
     wants_head: Cell<bool>,
     /// The next head is for the successor.
@@ -73,6 +76,7 @@ impl Shared {
         Self {
             is_busy: Cell::new(false),
             input_ended: Cell::new(true),
+            input_failed: Cell::new(false),
             wants_head: Cell::new(false),
             leaves: Cell::new(false),
             write_blocked: Cell::new(false),
@@ -133,7 +137,8 @@ pub(crate) async fn serve(
             Left::Idle(idle) => {
                 let successor = control.borrow().successor.clone();
                 let Some(successor) = successor else {
-                    if idle.is_idle() {
+                    let is_empty = idle.first.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+                    if is_empty && idle.socket.has_nothing_to_read() {
                         return Ok(());
                     }
                     (stream, may_leave) = (idle, false); // a request has come
@@ -171,6 +176,7 @@ async fn first_bytes(
 ) -> io::Result<First> {
     let Stream { socket, first } = stream;
     let mut read = BytesMut::from(first);
+    let mut late: Option<Pin<Box<Sleep>>> = None;
     loop {
         match http2::begins(&read) {
             Some(true) => return Ok(First::Http2(Stream { socket, first: read.freeze() })),
@@ -181,10 +187,14 @@ async fn first_bytes(
         if leaves {
             return Ok(First::Leave(Stream { socket, first: read.freeze() }));
         }
+        if !read.is_empty() {
+            late.get_or_insert_with(|| Box::pin(tokio::time::sleep_until((Instant::now() + HEAD).into())));
+        }
         tokio::select! {
             more = socket.read_more(&mut read) => if !more? {
                 return Ok(First::Closed);
             },
+            () = elapsed(&mut late) => return Ok(First::Closed),
             changed = control.changed() => if changed.is_err() {
                 return Ok(First::Closed); // the relay exits
             },
@@ -314,7 +324,7 @@ fn answer(
     add(&proxied.tally.requests, 1);
     shared.head_since.set(None);
     shared.wants_head.set(false);
-    let sent = Sent::new(Rc::clone(&shared), Counted::new(&proxied, |tally| &tally.under_way));
+    let sent = Sent::new(Rc::clone(&shared), &proxied);
     let request = request.map(|body| Input::new(body, Rc::clone(&shared)));
     async move {
         let mut response = match waits_for_resume(&proxied).await {
@@ -369,11 +379,15 @@ enum Failure {
     RequestCoding,
     #[error("the method CONNECT is not supported")]
     Method,
+    #[error("the request must have one Host field")]
+    Host,
+    #[error("the request was cut short")]
+    Request,
 }
 
 impl Failure {
     fn is_of_child(&self) -> bool {
-        !matches!(self, Self::RequestCoding | Self::Method)
+        !matches!(self, Self::RequestCoding | Self::Method | Self::Host | Self::Request)
     }
 
     fn status(&self) -> StatusCode {
@@ -382,6 +396,7 @@ impl Failure {
                 StatusCode::BAD_GATEWAY
             }
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Host | Self::Request => StatusCode::BAD_REQUEST,
             Self::RequestCoding => StatusCode::NOT_IMPLEMENTED,
         }
     }
@@ -395,6 +410,9 @@ async fn forward(
 ) -> Result<Response<Answer>, Failure> {
     if request.method() == Method::CONNECT {
         return Err(Failure::Method);
+    }
+    if !headers::prepare_host(&mut request, addresses) {
+        return Err(Failure::Host);
     }
     if headers::has_unknown_coding(request.headers()) {
         return Err(Failure::RequestCoding);
@@ -413,7 +431,11 @@ async fn forward(
         let parts = connection.without_shutdown().await.map_err(io::Error::other)?;
         Ok(Stream { socket: parts.io.into_inner().stream.socket, first: parts.read_buf })
     });
-    let mut response = sender.send_request(request).await.map_err(Failure::Answer)?;
+    let mut response = match sender.send_request(request).await {
+        Ok(response) => response,
+        Err(_) if shared.input_failed.get() => return Err(Failure::Request),
+        Err(error) => return Err(Failure::Answer(error)),
+    };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !switches {
             return Err(Failure::AnswerProtocol);

@@ -91,3 +91,81 @@ fn an_answer_that_switches_protocols_unasked_is_a_502() {
     assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
     a.wait_counts("the child's error", |counts| counts.errors == 1);
 }
+
+#[test]
+fn a_broken_upload_is_the_clients_failure_and_a_cut_answer_the_childs() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        let head = read_until(&mut connection, b"\r\n\r\n");
+        if head.starts_with("POST") {
+            let _ = std::io::Read::read_to_end(&mut connection, &mut Vec::new());
+        } else {
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
+        }
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    let mut client = Client::connect(address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\nzz\r\n");
+    let head = client.until("\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    let mut client = Client::connect(address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
+    client.end();
+    let head = client.until("\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    let counts = a.wait_counts("both requests", |counts| counts.requests == 2 && counts.under_way == 0);
+    assert_eq!(counts.errors, 0);
+    let mut client = Client::connect(address);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.until("half");
+    a.wait_counts("one error", |counts| counts.errors == 1);
+}
+
+#[test]
+fn the_child_gets_one_host_and_a_path() {
+    let (socket, address) = listener();
+    let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
+    a.accept();
+    let good = [
+        ("GET /p HTTP/1.0\r\n\r\n", "get /p http/1.1\r\n", format!("host: {address}\r\n")),
+        ("GET http://b/p?q HTTP/1.1\r\nHost: a\r\n\r\n", "get /p?q http/1.1\r\n", "host: b\r\n".to_owned()),
+    ];
+    for (request, line, host) in good {
+        let mut client = Client::connect(address);
+        client.send(request);
+        let got = client.until("[");
+        assert!(got.contains(line) && got.contains(&host) && got.matches("host: ").count() == 1, "{got}");
+    }
+    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nhost: b\r\n"] {
+        let mut client = Client::connect(address);
+        client.send(format!("GET / HTTP/1.1\r\n{hosts}\r\n"));
+        let head = client.until("\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 400 "), "{hosts}: {head}");
+    }
+    let counts = a.wait_counts("all requests", |counts| counts.requests == 5);
+    assert_eq!(counts.errors, 0);
+}
+
+#[test]
+fn trailers_that_are_announced_reach_both_sides() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        let head = read_until(&mut connection, b"\r\n\r\n").to_lowercase();
+        assert!(head.contains("trailer: sum"), "{head}");
+        let body = read_until(&mut connection, b"\r\n\r\n").to_lowercase();
+        assert!(body.contains("0\r\nsum: 1\r\n"), "{body}");
+        let answer = "HTTP/1.1 200 OK\r\nTrailer: Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nSum: 2\r\n\r\n";
+        connection.write_all(answer.as_bytes()).unwrap();
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    let mut client = Client::connect(address);
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\nTrailer: Sum\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2\r\nup\r\n0\r\nSum: 1\r\n\r\n",
+    );
+    client.until("\r\n\r\n");
+    let body = client.until("\r\n\r\n").to_lowercase();
+    assert!(body.contains("ok") && body.contains("0\r\nsum: 2\r\n"), "{body}");
+}

@@ -1,6 +1,5 @@
 //! HTTP/2 with prior knowledge.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -10,7 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use relay::message::{Protocol, Report};
+use relay::message::{Forwarded, Protocol, Report};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
@@ -46,13 +45,20 @@ fn child(name: &'static str, go: Arc<tokio::sync::Notify>, came: mpsc::Sender<()
                 let service = service_fn(move |request: Request<Incoming>| {
                     let (go, came) = (Arc::clone(&go), Arc::clone(&came));
                     async move {
+                        if request.uri().path() == "/refused" {
+                            return Err(std::io::Error::other("refused"));
+                        }
+                        if request.uri().path() == "/host" {
+                            let host = request.headers()["x-forwarded-host"].to_str().unwrap();
+                            return Ok(Response::new(Full::new(Bytes::from(host.to_owned()))));
+                        }
                         if request.uri().path() == "/slow" {
                             came.lock().unwrap().send(()).unwrap();
                             go.notified().await;
                         }
                         let body = request.into_body().collect().await.unwrap().to_bytes();
                         let text = format!("{name} {}", String::from_utf8_lossy(&body));
-                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+                        Ok(Response::new(Full::new(Bytes::from(text))))
                     }
                 });
                 let server = hyper::server::conn::http2::Builder::new(Local);
@@ -106,4 +112,23 @@ fn a_connection_ends_by_goaway_after_its_last_stream() {
         let (mut sender, _connection) = client(address).await;
         assert_eq!(post(&mut sender, "/", "three").await, "b three");
     });
+}
+
+#[test]
+fn a_refused_stream_is_refused_to_the_client_and_the_others_go_on() {
+    let (socket, address) = listener();
+    let child = child("a", Arc::default(), mpsc::channel().0);
+    let mut proxy = proxy(Protocol::Http, child);
+    proxy.forwarded = Forwarded::Append;
+    let a = Relay::start(&socket, proxy);
+    a.accept();
+    on_this_thread(async {
+        let (mut sender, _connection) = client(address).await;
+        let request = Request::get("http://a/refused").body(Full::new(Bytes::new())).unwrap();
+        sender.send_request(request).await.unwrap_err();
+        assert_eq!(post(&mut sender, "/", "one").await, "a one");
+        assert_eq!(post(&mut sender, "/host", "").await, "a");
+    });
+    let counts = a.wait_counts("all requests", |counts| counts.requests == 3);
+    assert_eq!(counts.errors, 0);
 }
