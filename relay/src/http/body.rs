@@ -14,17 +14,25 @@ use crate::proxied::{Counted, Proxied};
 pub(super) struct Input {
     body: Incoming,
     shared: Rc<Shared>,
+    /// Of the request. The next one may begin while a child still reads the last bytes of this one.
+    number: u64,
 }
 
 impl Input {
     pub(super) fn new(body: Incoming, shared: Rc<Shared>) -> Self {
+        let number = shared.number.get() + 1;
+        shared.number.set(number);
         shared.input_ended.set(body.is_end_stream());
         shared.input_failed.set(false);
-        Self { body, shared }
+        Self { body, shared, number }
+    }
+
+    fn is_of_last_request(&self) -> bool {
+        self.number == self.shared.number.get()
     }
 
     fn ended(&self) {
-        if !self.shared.input_ended.replace(true) {
+        if self.is_of_last_request() && !self.shared.input_ended.replace(true) {
             self.shared.changed.notify_one();
         }
     }
@@ -39,7 +47,7 @@ impl Body for Input {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if frame.as_ref().is_some_and(Result::is_err) {
+        if frame.as_ref().is_some_and(Result::is_err) && self.is_of_last_request() {
             self.shared.input_failed.set(true);
         }
         if frame.is_none() || self.body.is_end_stream() {

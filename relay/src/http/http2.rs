@@ -47,7 +47,11 @@ pub(super) async fn serve(
     proxied: &Rc<Proxied>,
     control: &mut watch::Receiver<Control>,
 ) {
-    let (sender, child) = match connect_to_child(&addresses, proxied).await {
+    let connected = tokio::select! {
+        connected = connect_to_child(&addresses, proxied) => connected,
+        () = stream.socket.reset() => return,
+    };
+    let (sender, child) = match connected {
         Ok(both) => both,
         Err(failure) => {
             proxied.failed(&failure);

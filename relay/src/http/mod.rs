@@ -53,6 +53,8 @@ const HEAD: Duration = Duration::from_secs(60);
 struct Shared {
     /// A request is under way: hyper has not taken all of its answer.
     is_busy: Cell<bool>,
+    /// Of the last request.
+    number: Cell<u64>,
     /// The input of the last request has ended, or nobody reads it any more.
     input_ended: Cell<bool>,
     /// The client has not sent the whole input of the last request.
@@ -75,6 +77,7 @@ impl Shared {
     fn new() -> Self {
         Self {
             is_busy: Cell::new(false),
+            number: Cell::new(0),
             input_ended: Cell::new(true),
             input_failed: Cell::new(false),
             wants_head: Cell::new(false),
