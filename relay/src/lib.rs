@@ -1,8 +1,8 @@
 //! The relay: the process that carries connections from a `[[proxy]]`'s listening sockets to the child of its
 //! generation.
 //!
-//! Each generation that has a `[[proxy]]` has one relay. psflip starts it, tells it over a socket pair what to
-//! do ([`message`]), and ends it. psflip itself never touches a client's connection.
+//! Each generation that has a `[[proxy]]` has one relay. psflip starts it, sends it orders over a socket pair
+//! ([`message`]), and stops it. psflip itself never touches a client's connection.
 //!
 //! What a relay does at an upgrade is decided by psflip: the old relay accepts connections until the new
 //! generation is promoted, the new one from then on. The old relay passes the clients' idle keep-alive

@@ -80,3 +80,45 @@ impl AsyncWrite for Heads {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// Lets hyper read once; `None`: it has to wait.
+    fn read(heads: &mut Heads) -> Option<Vec<u8>> {
+        let (mut bytes, mut context) = ([0; 100], Context::from_waker(std::task::Waker::noop()));
+        let mut buffer = ReadBuf::new(&mut bytes);
+        match Pin::new(heads).poll_read(&mut context, &mut buffer) {
+            Poll::Ready(result) => result.map(|()| buffer.filled().to_vec()).ok(),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_head_begins_with_its_first_byte_after_empty_lines_and_not_within_an_input() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _entered = runtime.enter();
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let shared = Rc::new(Shared::new());
+        let (socket, first) = (Rc::new(Socket::Unix(socket)), Bytes::new());
+        let mut heads = Heads { socket, first, shared: Rc::clone(&shared) };
+        let mut sends = |bytes: &'static [u8]| {
+            heads.first = Bytes::from_static(bytes);
+            (read(&mut heads), shared.wants_head.take(), shared.head_since.take().is_some())
+        };
+        assert_eq!(sends(b"\r\n"), (Some(b"\r\n".to_vec()), true, false));
+        assert_eq!(sends(b"\r\nG"), (Some(b"\r\nG".to_vec()), true, true));
+        shared.input_ended.set(false);
+        assert_eq!(sends(b"input"), (Some(b"input".to_vec()), false, false));
+        shared.input_ended.set(true);
+        shared.is_busy.set(true);
+        assert_eq!(sends(b"more"), (Some(b"more".to_vec()), false, false));
+        shared.is_busy.set(false);
+        // Only the successor reads the next head.
+        shared.leaves.set(true);
+        assert_eq!(sends(b"GET"), (None, true, false));
+    }
+}

@@ -169,3 +169,20 @@ fn trailers_that_are_announced_reach_both_sides() {
     let body = client.until("\r\n\r\n").to_lowercase();
     assert!(body.contains("ok") && body.contains("0\r\nsum: 2\r\n"), "{body}");
 }
+
+#[test]
+fn a_refused_upload_gets_its_answer() {
+    const LENGTH: usize = 8 * 1024 * 1024;
+    let (socket, address) = listener();
+    let (refuses, nobody) = listener();
+    drop(refuses);
+    let a = Relay::start(&socket, proxy(Protocol::Http, nobody));
+    a.accept();
+    for (fields, status) in [("Host: a\r\n", 502), ("Host: a\r\nConnection: close\r\n", 502), ("", 400)] {
+        let mut client = Client::connect(address);
+        client.send(format!("POST / HTTP/1.1\r\n{fields}Content-Length: {LENGTH}\r\n\r\n"));
+        client.send(vec![b'x'; LENGTH]);
+        let head = client.until("\r\n\r\n");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+    }
+}
