@@ -28,29 +28,48 @@ fn child(generation: usize, ended: Arc<AtomicBool>) -> SocketAddr {
     })
 }
 
-/// Sends requests until told to stop, on one connection or on a new one each. Every request must be answered.
-fn load(address: SocketAddr, keeps: bool, stop: &AtomicBool, answered: &AtomicU64) {
+/// How a client sends its requests.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// Each on a connection of its own.
+    Fresh,
+    /// All on one connection.
+    Kept,
+    /// On one connection, several ahead of their answers.
+    Pipelined,
+    /// On one connection, in small pieces.
+    InPieces,
+}
+
+/// Sends requests until told to stop. Every request must be answered.
+fn load(address: SocketAddr, way: Way, stop: &AtomicBool, answered: &AtomicU64) {
     let mut client = Client::connect(address);
     let mut last = 0;
-    for number in 0.. {
+    let at_once = if way == Way::Pipelined { 7 } else { 1 };
+    for round in 0.. {
         if stop.load(Ordering::SeqCst) {
             return;
         }
-        if !keeps {
+        if way == Way::Fresh {
             client = Client::connect(address);
         }
-        let body = format!("request {number}");
-        client.send(format!(
-            "POST /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        ));
-        let head = client.until("\r\n\r\n");
-        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-        let answer = client.until(&body);
-        let generation: usize = answer.split(' ').next().unwrap().parse().unwrap();
-        assert!(generation >= last, "generation {generation} answered after {last}");
-        last = generation;
-        answered.fetch_add(1, Ordering::SeqCst);
+        let bodies: Vec<String> = (0..at_once).map(|number| format!("request {round}-{number}")).collect();
+        let request = |body: &String| {
+            let length = body.len();
+            format!("POST /{round} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
+        };
+        let bytes: String = bodies.iter().map(request).collect();
+        let size = if way == Way::InPieces { 1 + round % 40 } else { bytes.len() };
+        bytes.as_bytes().chunks(size).for_each(|piece| client.send(piece));
+        for body in bodies {
+            let head = client.until("\r\n\r\n");
+            assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+            let answer = client.until(&body);
+            let generation: usize = answer.split(' ').next().unwrap().parse().unwrap();
+            assert!(generation >= last, "generation {generation} answered after {last}");
+            last = generation;
+            answered.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -63,9 +82,9 @@ fn load_http_loses_no_request_in_many_flips() {
     let mut old = Relay::start(&socket, proxy(Protocol::Http, child(1, Arc::clone(&ended))));
     old.accept();
     std::thread::scope(|scope| {
-        for keeps in [true, true, false, true] {
+        for way in [Way::Fresh, Way::Kept, Way::Pipelined, Way::InPieces] {
             let (stop, answered) = (&stop, &answered);
-            scope.spawn(move || load(address, keeps, stop, answered));
+            scope.spawn(move || load(address, way, stop, answered));
         }
         for generation in 2..2 + FLIPS {
             let before = answered.load(Ordering::SeqCst);
