@@ -1,6 +1,6 @@
 //! A relay without psflip, for measurements: `stand_alone tcp|http|fastcgi LISTEN FORWARD`, for example
-//! `stand_alone http 127.0.0.1:8080 127.0.0.1:9000`. FORWARD may be the path of a Unix socket. It runs until it is
-//! killed.
+//! `stand_alone http 127.0.0.1:8080 127.0.0.1:9000`. FORWARD may be the path of a Unix socket. It runs until
+//! it is killed.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;

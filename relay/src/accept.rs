@@ -17,8 +17,8 @@ use crate::proxied::{Control, Proxied};
 use crate::serve::serve;
 use crate::socket::{Socket, Stream};
 
-/// How long accepting pauses when the process or the host has no descriptor or memory left, unless a connection
-/// is closed before.
+/// How long accepting pauses when the process or the host has no descriptor or memory left, unless a
+/// connection is closed before.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket.
@@ -93,8 +93,8 @@ async fn paused(proxied: &Proxied) {
     }
 }
 
-/// Whether accept(2) has failed because of a client that is gone: ECONNABORTED, EPERM of a firewall, and errors that
-/// were pending on its connection.
+/// Whether accept(2) has failed because of a client that is gone: ECONNABORTED, EPERM of a firewall, and
+/// errors that were pending on its connection.
 fn is_of_one_client(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(

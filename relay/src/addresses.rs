@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::socket::Socket;
 
-/// Both addresses of a client's connection; `None`: it is a Unix socket, or the header that the client's proxy
-/// sent names none.
+/// Both addresses of a client's connection; `None`: it is a Unix socket, or the header that the client's
+/// proxy sent names none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addresses {
     /// The client's.

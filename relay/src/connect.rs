@@ -12,8 +12,8 @@ use crate::pause::pause;
 use crate::proxy_protocol;
 use crate::socket::Socket;
 
-/// How long a child that refuses connections is tried again, for example because it opens its socket anew. After
-/// that the client gets an error.
+/// How long a child that refuses connections is tried again, for example because it opens its socket anew.
+/// After that the client gets an error.
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// The time from the first attempt to the second. Each later one waits twice as long.
@@ -59,8 +59,8 @@ async fn connect_once(forward: &Forward) -> io::Result<Socket> {
     })
 }
 
-/// ECONNREFUSED: nothing listens. ENOENT: the Unix socket isn't there. The others: this process or the host is short
-/// of descriptors, memory or ports; connect(2), socket(2).
+/// ECONNREFUSED: nothing listens. ENOENT: the Unix socket isn't there. The others: this process or the host
+/// is short of descriptors, memory or ports; connect(2), socket(2).
 fn may_pass(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(

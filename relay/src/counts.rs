@@ -15,8 +15,8 @@ use crate::proxied::Proxied;
 /// The shortest time between two writes to the memory file.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Writes the counts of all proxies into the memory file whenever they have changed, at most ten times a second.
-/// An idle relay does not wake up.
+/// Writes the counts of all proxies into the memory file whenever they have changed, at most ten times a
+/// second. An idle relay does not wake up.
 pub(crate) async fn keep(file: File, all: Rc<[Rc<Proxied>]>, changed: Rc<Notify>) {
     loop {
         if let Err(error) = write(&file, &all) {
@@ -28,8 +28,8 @@ pub(crate) async fn keep(file: File, all: Rc<[Rc<Proxied>]>, changed: Rc<Notify>
     }
 }
 
-/// One write(2) of the length, in eight digits, and as many bytes of JSON. Readers and writers of a memory file
-/// exclude each other within one call each.
+/// One write(2) of the length, in eight digits, and as many bytes of JSON. Readers and writers of a memory
+/// file exclude each other within one call each.
 fn write(file: &File, all: &[Rc<Proxied>]) -> io::Result<()> {
     let counts: Vec<Counts> = all.iter().map(|proxied| proxied.counts()).collect();
     let text = serde_json::to_string(&counts)?;

@@ -36,7 +36,8 @@ impl Descriptors {
         self.used.get() < self.clients
     }
 
-    /// Reserves what a client needs, even beyond the limit: connections that a predecessor passes on exist already.
+    /// Reserves what a client needs, even beyond the limit: connections that a predecessor passes on exist
+    /// already.
     pub(crate) fn reserve(self: &Rc<Self>) -> Reserved {
         self.used.set(self.used.get() + 1);
         Reserved(Rc::clone(self))

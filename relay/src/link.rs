@@ -75,7 +75,8 @@ impl Link {
         }
     }
 
-    /// Waits for a packet, and for a descriptor that is free for it. `None`: the other side has closed the link.
+    /// Waits for a packet, and for a descriptor that is free for it. `None`: the other side has closed the
+    /// link.
     ///
     /// # Errors
     /// ENOMEM.
@@ -109,8 +110,8 @@ impl Link {
     }
 }
 
-/// Whether sendmsg(2) can succeed later: ENOBUFS and ENOMEM; ETOOMANYREFS: too many descriptors are under way in
-/// sockets (unix(7)).
+/// Whether sendmsg(2) can succeed later: ENOBUFS and ENOMEM; ETOOMANYREFS: too many descriptors are under way
+/// in sockets (unix(7)).
 fn may_pass(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS))

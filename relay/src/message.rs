@@ -1,5 +1,5 @@
-//! The messages between psflip and its relay: one JSON object per packet of a socket pair (`SOCK_SEQPACKET`), with
-//! the descriptors that belong to it.
+//! The messages between psflip and its relay: one JSON object per packet of a socket pair (`SOCK_SEQPACKET`),
+//! with the descriptors that belong to it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -80,12 +80,12 @@ pub enum Order {
         /// All proxies.
         proxies: Vec<Proxy>,
     },
-    /// The generation is promoted: accept connections. The descriptor, if there is one, is the link on which the
-    /// predecessor's relay passes connections on.
+    /// The generation is promoted: accept connections. The descriptor, if there is one, is the link on which
+    /// the predecessor's relay passes connections on.
     Accept,
-    /// Another generation is promoted, or this one is to stop: accept no more, and report when nothing is under
-    /// way ([`Report::Drained`]). The descriptor, if there is one, is the link to the successor's relay, which
-    /// gets the idle connections. Without it they stay open until their clients close them.
+    /// Another generation is promoted, or this one is to stop: accept no more, and report when nothing is
+    /// under way ([`Report::Drained`]). The descriptor, if there is one, is the link to the successor's
+    /// relay, which gets the idle connections. Without it they stay open until their clients close them.
     Leave {
         /// psflip is to stop: idle connections are closed at once.
         stops: bool,

@@ -1,5 +1,6 @@
-//! Waiting for what the kernel reports no event about: that another process listens again, that the host has a
-//! free descriptor or memory again; and the pace at which counts are written. Everything else waits for events.
+//! Waiting for what the kernel reports no event about: that another process listens again, that the host has
+//! a free descriptor or memory again; and the pace at which counts are written. Everything else waits for
+//! events.
 
 use std::pin::Pin;
 use std::time::Duration;

@@ -20,7 +20,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the connections that the predecessor's relay passes on, until it closes the link.
 pub(crate) fn receive(link: Link, all: Rc<[Rc<Proxied>]>) -> impl Future<Output = ()> {
-    // From this call on, not from the future's first turn: nothing is drained while connections may still come.
+    // From this call on, not from the future's first turn: nothing is drained while connections may still
+    // come.
     let receiving = all.first().map(|proxied| Counted::new(proxied, |tally| &tally.predecessors));
     async move {
         let _receiving = receiving;

@@ -17,7 +17,8 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest line of version 1, its line end included (section 2.1).
 const LONGEST_V1: usize = 107;
 
-/// The most bytes of addresses and options that are accepted in version 2 (section 2.2 asks for 520 at least).
+/// The most bytes of addresses and options that are accepted in version 2 (section 2.2 asks for 520 at
+/// least).
 const LONGEST_V2: usize = 4096;
 
 /// How long a client may take for its header (section 3: at least 3 seconds).

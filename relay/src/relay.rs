@@ -24,12 +24,12 @@ use crate::successor::Successor;
 /// How long receiving orders pauses after an error.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs a relay until psflip closes `link`. The calling thread has SIGPIPE blocked from then on: writev(2) and
-/// splice(2), which have no MSG_NOSIGNAL, would let a client that is gone end the process.
+/// Runs a relay until psflip closes `link`. The calling thread has SIGPIPE blocked from then on: writev(2)
+/// and splice(2), which have no MSG_NOSIGNAL, would let a client that is gone end the process.
 ///
 /// # Errors
-/// The first order can't be obeyed: no such order, or a descriptor or memory is missing. psflip reads the end of
-/// the link.
+/// The first order can't be obeyed: no such order, or a descriptor or memory is missing. psflip reads the end
+/// of the link.
 pub fn run(link: OwnedFd) -> io::Result<()> {
     SigSet::from(Signal::SIGPIPE).thread_block()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -58,7 +58,8 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 continue;
             }
         };
-        // Clients' connections must not depend on what psflip sends: an error is logged, and the relay goes on.
+        // Clients' connections must not depend on what psflip sends: an error is logged, and the relay goes
+        // on.
         let packet = match packet {
             Ok(Some(packet)) => packet,
             Ok(None) => return Ok(()),

@@ -12,8 +12,9 @@ use crate::tally::add;
 use crate::tcp::{self, Until};
 use crate::{fcgi, http, proxy_protocol};
 
-/// Serves a client's connection until it is closed or passed on. It counts as open from this call on, not from
-/// the future's first turn. `addresses`: `None`, if the connection is new; else those that the PROXY protocol named.
+/// Serves a client's connection until it is closed or passed on. It counts as open from this call on, not
+/// from the future's first turn. `addresses`: `None`, if the connection is new; else those that the PROXY
+/// protocol named.
 pub(crate) fn serve(
     stream: Stream,
     addresses: Option<Option<Addresses>>,

@@ -215,8 +215,8 @@ impl Socket {
         let _ = shutdown(self, Shutdown::Write); // ENOTCONN: the other side is gone
     }
 
-    /// Ends the own direction, then reads and discards what still comes, for a moment. A socket that is closed with
-    /// bytes unread sends a reset, which makes the client lose the answer.
+    /// Ends the own direction, then reads and discards what still comes, for a moment. A socket that is
+    /// closed with bytes unread sends a reset, which makes the client lose the answer.
     pub(crate) async fn close_gracefully(&self) {
         self.end_writing();
         let discarded = async {

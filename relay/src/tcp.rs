@@ -1,8 +1,9 @@
 //! Carries bytes both ways between a client and the child, until both directions have ended.
 //!
-//! Small amounts are copied through one buffer that all connections share. As soon as a read fills that buffer,
-//! the direction is carried by splice(2) through a pipe, without a copy. A connection holds a pipe, or a buffer
-//! of its own, only while bytes wait for a receiver, so an idle one costs its two sockets and this future.
+//! Small amounts are copied through one buffer that all connections share. As soon as a read fills that
+//! buffer, the direction is carried by splice(2) through a pipe, without a copy. A connection holds a pipe,
+//! or a buffer of its own, only while bytes wait for a receiver, so an idle one costs its two sockets and
+//! this future.
 
 use std::cell::RefCell;
 use std::io;
@@ -80,7 +81,8 @@ enum State {
     Empty,
     /// These bytes are read and not yet written.
     Bytes(Bytes),
-    /// The pipe holds this many bytes that are not yet written; 0: only the next read tells whether more come.
+    /// The pipe holds this many bytes that are not yet written; 0: only the next read tells whether more
+    /// come.
     Pipe(Pipe, usize),
     /// The sender has ended this direction, and so has the receiver been told.
     Ended,

@@ -1,9 +1,9 @@
-//! FastCGI: each request goes to the child over a connection of its own. A client that keeps its connection (nginx
-//! with `fastcgi_keep_conn on`) keeps it with the relay, and between two requests the relay of any generation can
-//! have it.
+//! FastCGI: each request goes to the child over a connection of its own. A client that keeps its connection
+//! (nginx with `fastcgi_keep_conn on`) keeps it with the relay, and between two requests the relay of any
+//! generation can have it.
 //!
-//! Records are carried as they are. Only the flag `FCGI_KEEP_CONN` of a request is taken out, so that the child
-//! closes its connection after the answer.
+//! Records are carried as they are. Only the flag `FCGI_KEEP_CONN` of a request is taken out, so that the
+//! child closes its connection after the answer.
 
 mod record;
 
@@ -42,7 +42,8 @@ struct Request {
 struct Client {
     socket: Socket,
     read: BytesMut,
-    /// Where the carried bytes stand: within a record, if its request was answered before all of its input came.
+    /// Where the carried bytes stand: within a record, if its request was answered before all of its input
+    /// came.
     carried: Framing,
 }
 
@@ -90,8 +91,8 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
             let control = control.borrow();
             control.closes_after_answers() || control.leaves && !may_leave
         };
-        // FastCGI has no way to announce that this was the last answer. A client that finds its connection closed
-        // between two requests connects anew.
+        // FastCGI has no way to announce that this was the last answer. A client that finds its connection
+        // closed between two requests connects anew.
         if !request.keeps_open || is_last {
             client.socket.close_gracefully().await; // it may still send an input that nobody needed
             return Ok(());
@@ -146,8 +147,8 @@ impl Client {
                         let content = [kind, 0, 0, 0, 0, 0, 0, 0];
                         self.socket.write_all(&record(UNKNOWN_TYPE, 0, &content)).await?;
                     }
-                    // The rest of a request that was answered before its input had ended (section 3.3: records of
-                    // a request that isn't active are ignored).
+                    // The rest of a request that was answered before its input had ended (section 3.3:
+                    // records of a request that isn't active are ignored).
                     _ => self.read.advance(header.length()),
                 }
                 late = None;
@@ -265,8 +266,8 @@ enum Up {
     Child,
 }
 
-/// Carries the request's records to the child until its input has ended, then those that still belong to it. When
-/// the answer has ended this may be dropped at any await: `read` and `carried` still fit together.
+/// Carries the request's records to the child until its input has ended, then those that still belong to it.
+/// When the answer has ended this may be dropped at any await: `read` and `carried` still fit together.
 async fn up(
     client: &Socket,
     read: &mut BytesMut,
@@ -300,8 +301,8 @@ async fn up(
     }
 }
 
-/// Whether the next record belongs to a request whose input has ended: its abort, or the data of a filter. `None`:
-/// its header has not come whole, so it may be the next request's.
+/// Whether the next record belongs to a request whose input has ended: its abort, or the data of a filter.
+/// `None`: its header has not come whole, so it may be the next request's.
 fn belongs_to(request: Request, read: &[u8]) -> Option<bool> {
     let header = Header::parse(*read.first_chunk::<HEADER>()?);
     Some(header.is_ok_and(|header| header.request == request.id && header.kind != BEGIN_REQUEST))

@@ -1,5 +1,5 @@
-//! Records of FastCGI (<https://fastcgi-archives.github.io/FastCGI_Specification.html>, section 3.3), as far as a
-//! relay must know them: where each begins and ends, and which request it belongs to.
+//! Records of FastCGI (<https://fastcgi-archives.github.io/FastCGI_Specification.html>, section 3.3), as far
+//! as a relay must know them: where each begins and ends, and which request it belongs to.
 
 /// The bytes of a record's header.
 pub(super) const HEADER: usize = 8;
@@ -84,8 +84,8 @@ impl Framing {
         self.partial.is_empty() && self.rest.is_none()
     }
 
-    /// Looks at the next bytes, up to the end of a record or of `bytes`. Returns how many belong to it, and the
-    /// record if it is complete with them.
+    /// Looks at the next bytes, up to the end of a record or of `bytes`. Returns how many belong to it, and
+    /// the record if it is complete with them.
     ///
     /// # Errors
     /// [`NoFastCgi`].

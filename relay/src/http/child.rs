@@ -8,9 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::socket::Stream;
 
-/// A connection to the child. A child may answer and close its connection before it has read all of the request:
-/// then writing fails, and the answer must be read all the same. So an error of writing is not reported: if there
-/// is no answer, reading reports an error.
+/// A connection to the child. A child may answer and close its connection before it has read all of the
+/// request: then writing fails, and the answer must be read all the same. So an error of writing is not
+/// reported: if there is no answer, reading reports an error.
 pub(super) struct Child {
     pub(super) stream: Stream,
     write_failed: bool,

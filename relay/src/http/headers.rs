@@ -26,8 +26,8 @@ fn connection_has(headers: &HeaderMap, option: &str) -> bool {
     })
 }
 
-/// Makes the target and `Host` those of a request to the origin server (RFC 9112, sections 3.2 and 3.3). `false`: the
-/// request does not say which host it is for, or names two.
+/// Makes the target and `Host` those of a request to the origin server (RFC 9112, sections 3.2 and 3.3).
+/// `false`: the request does not say which host it is for, or names two.
 pub(super) fn prepare_host<B>(request: &mut Request<B>, client: &Addresses) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
@@ -92,9 +92,9 @@ pub(super) fn prepare_response<B>(response: &mut Response<B>) {
     *response.version_mut() = Version::HTTP_11;
 }
 
-/// Removes what concerns one connection only. A length beside `Transfer-Encoding` goes, too: hyper has read the
-/// body by the latter, and the two together are how requests are smuggled (RFC 9112, section 6.3). Returns whether
-/// the body was chunked.
+/// Removes what concerns one connection only. A length beside `Transfer-Encoding` goes, too: hyper has read
+/// the body by the latter, and the two together are how requests are smuggled (RFC 9112, section 6.3).
+/// Returns whether the body was chunked.
 fn remove_of_connection(headers: &mut HeaderMap) -> bool {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -127,8 +127,8 @@ pub(super) fn has_unknown_coding(headers: &HeaderMap) -> bool {
         || codings.next().is_some()
 }
 
-/// The protocols that a client offers, without HTTP/2: the relay could not carry what follows, and a server may ignore
-/// the offer (RFC 9110, section 7.8).
+/// The protocols that a client offers, without HTTP/2: the relay could not carry what follows, and a server
+/// may ignore the offer (RFC 9110, section 7.8).
 fn without_http2(upgrade: &HeaderValue) -> Option<HeaderValue> {
     let protocols: Vec<&str> = upgrade.to_str().ok()?.split(',').map(str::trim).collect();
     let others: Vec<&str> = protocols

@@ -1,6 +1,6 @@
-//! The client's connection as hyper sees it. It records when hyper asks for the next head: only then the connection
-//! has no state, and can be passed on. It also records when a head begins: hyper's own time limit for heads would
-//! close idle connections as well.
+//! The client's connection as hyper sees it. It records when hyper asks for the next head: only then the
+//! connection has no state, and can be passed on. It also records when a head begins: hyper's own time limit
+//! for heads would close idle connections as well.
 
 use std::io;
 use std::pin::Pin;
@@ -75,7 +75,8 @@ impl AsyncWrite for Heads {
         Poll::Ready(Ok(())) // sockets have no buffer of their own
     }
 
-    /// hyper calls it after it has written everything. The socket's owner decides how the connection is closed.
+    /// hyper calls it after it has written everything. The socket's owner decides how the connection is
+    /// closed.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

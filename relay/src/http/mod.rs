@@ -1,8 +1,8 @@
-//! HTTP/1.0 and 1.1: each request goes to the child over a connection of its own, so a connection that the child
-//! closes can't lose the next request.
+//! HTTP/1.0 and 1.1: each request goes to the child over a connection of its own, so a connection that the
+//! child closes can't lose the next request.
 //!
-//! A client's connection has no state between two requests. So when this relay is to leave, it takes the socket
-//! back from hyper after the answer that is under way, and passes it on to the successor's relay.
+//! A client's connection has no state between two requests. So when this relay is to leave, it takes the
+//! socket back from hyper after the answer that is under way, and passes it on to the successor's relay.
 
 mod body;
 mod child;
@@ -97,7 +97,8 @@ impl Shared {
 
 /// How hyper's part of a connection has ended.
 enum Left {
-    /// Between two requests, because this relay is to leave: it goes to the successor, or is closed at a stop.
+    /// Between two requests, because this relay is to leave: it goes to the successor, or is closed at a
+    /// stop.
     Idle(Stream),
     /// Both sides speak another protocol now.
     Switched(Stream, JoinHandle<io::Result<Stream>>),
@@ -170,8 +171,8 @@ enum First {
     Closed,
 }
 
-/// Waits for the first bytes, which tell HTTP/1 from HTTP/2. A connection on which nothing has come costs no more
-/// than its socket, and can be passed on.
+/// Waits for the first bytes, which tell HTTP/1 from HTTP/2. A connection on which nothing has come costs no
+/// more than its socket, and can be passed on.
 async fn first_bytes(
     stream: Stream,
     control: &mut watch::Receiver<Control>,
@@ -234,8 +235,8 @@ async fn requests(
         .preserve_header_case(true)
         .max_headers(MOST_FIELDS)
         .max_buf_size(LONGEST_HEAD)
-        // Without `pipeline_flush`: it keeps an answer back while bytes of the next request are there, and the
-        // connection may be taken from hyper just then.
+        // Without `pipeline_flush`: it keeps an answer back while bytes of the next request are there, and
+        // the connection may be taken from hyper just then.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(heads), service);
     let mut timer: Option<Pin<Box<Sleep>>> = None;
@@ -247,14 +248,15 @@ async fn requests(
         let changed = shared.changed.notified();
         let turn = std::future::poll_fn(|context| {
             if let Poll::Ready(done) = Pin::new(&mut connection).poll(context) {
-                // An upgrade that a request offered lets hyper return before it has written everything. It does
-                // so once.
+                // An upgrade that a request offered lets hyper return before it has written everything. It
+                // does so once.
                 if done.is_err() || std::mem::replace(&mut is_done, true) {
                     return Poll::Ready(Turn::Done(done));
                 }
                 return Pin::new(&mut connection).poll(context).map(Turn::Done);
             }
-            // No `graceful_shutdown`: it would add `Connection: close` to an answer, or lose a part of a head.
+            // No `graceful_shutdown`: it would add `Connection: close` to an answer, or lose a part of a
+            // head.
             if leaves && !is_done && shared.is_between_requests() {
                 return Poll::Ready(Turn::Leave);
             }
@@ -296,8 +298,8 @@ async fn requests(
             Left::Closed
         }
         (Turn::Done(Err(_)), _) => {
-            // The answer is not complete, and must not look as if it were: an answer without a length ends with
-            // the connection.
+            // The answer is not complete, and must not look as if it were: an answer without a length ends
+            // with the connection.
             stream.socket.reset_at_close();
             Left::Closed
         }

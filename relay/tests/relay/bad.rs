@@ -25,8 +25,8 @@ pub(crate) fn echo() -> SocketAddr {
     })
 }
 
-/// Requests that two servers might understand in two ways, so that one smuggles a second request past the first
-/// server: the classes of RFC 9112, sections 11.1 and 11.2, and of the public lists of this attack.
+/// Requests that two servers might understand in two ways, so that one smuggles a second request past the
+/// first server: the classes of RFC 9112, sections 11.1 and 11.2, and of the public lists of this attack.
 const SMUGGLING: &[&str] = &[
     "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
     "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\nabcde",

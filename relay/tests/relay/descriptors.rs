@@ -1,5 +1,5 @@
-//! A relay that is short of descriptors. They are those of the whole process, so no other test may run in it at the same
-//! time.
+//! A relay that is short of descriptors. They are those of the whole process, so no other test may run in it
+//! at the same time.
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;

@@ -36,7 +36,8 @@ fn read_record(stream: &mut impl Read) -> Option<(u8, Vec<u8>)> {
     Some((header[1], content))
 }
 
-/// An application that answers with its name and the input, and exits the connection, unless asked to keep it.
+/// An application that answers with its name and the input, and closes the connection, unless asked to keep
+/// it.
 fn application(name: &'static str) -> SocketAddr {
     server(move |mut connection| {
         let mut input = Vec::new();
@@ -132,8 +133,8 @@ fn questions_about_the_connection_are_answered_by_the_relay() {
     assert!(answer(&mut client).ends_with("a then"));
 }
 
-/// An application that reads all records until `until` says that it was the last, answers with what it got, and
-/// closes the connection.
+/// An application that reads all records until `until` says that it was the last, answers with what it got,
+/// and closes the connection.
 fn recorder(until: fn(u8, &[u8]) -> bool) -> SocketAddr {
     server(move |mut connection| {
         let mut all = String::new();

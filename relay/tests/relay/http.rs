@@ -9,8 +9,8 @@ use relay::message::{Protocol, Report};
 
 use crate::support::{Client, Relay, listener, proxy, read_until, server};
 
-/// A server that answers each connection's one request with its name and the request's first line, by HTTP/1.0 and
-/// without a length, and closes the connection. `/slow`: once `go` says so.
+/// A server that answers each connection's one request with its name and the request's first line, by
+/// HTTP/1.0 and without a length, and closes the connection. `/slow`: once `go` says so.
 pub(crate) fn careless(name: &'static str) -> (SocketAddr, mpsc::Sender<()>, mpsc::Receiver<()>) {
     let (go, wait) = mpsc::channel::<()>();
     let (began, begins) = mpsc::channel::<()>();

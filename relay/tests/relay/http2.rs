@@ -30,7 +30,8 @@ fn on_this_thread<F: Future>(future: F) -> F::Output {
     LocalSet::new().block_on(&runtime, future)
 }
 
-/// A server that answers with its name and the body. `/slow`: it says that the request has come, and waits for `go`.
+/// A server that answers with its name and the body. `/slow`: it says that the request has come, and waits
+/// for `go`.
 fn child(name: &'static str, go: Arc<tokio::sync::Notify>, came: mpsc::Sender<()>) -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();

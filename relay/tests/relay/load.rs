@@ -11,7 +11,8 @@ use crate::support::{Client, Relay, listener, proxy, read_until, server};
 
 const FLIPS: usize = 60;
 
-/// Answers one request by HTTP/1.0 and closes the connection at once, and after `end` refuses to answer at all.
+/// Answers one request by HTTP/1.0 and closes the connection at once, and after `end` refuses to answer at
+/// all.
 fn child(generation: usize, ended: Arc<AtomicBool>) -> SocketAddr {
     server(move |mut connection: TcpStream| {
         let head = read_until(&mut connection, b"\r\n\r\n");
