@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-/// Ends after this time.
+/// Returns after this time.
 pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }

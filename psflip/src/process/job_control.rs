@@ -316,3 +316,25 @@ impl Loan {
         self.to.is_some_and(|borrower| borrower == group || is_below())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_answer_to_the_last_query_counts_and_only_for_the_present_stop() {
+        // Contract: S3
+        let mut job = JobControl::new(Job::of(None));
+        job.on_stop(Signal::TTIN);
+        (job.queries, job.is_query_current) = (2, true);
+        assert!(!job.on_answer(true), "it would stop this process once for each answer");
+        assert_eq!(job.is_pending, None);
+        assert!(job.on_answer(false));
+        assert_eq!(job.is_pending, Some(false));
+        // An answer about an earlier stop: the present one is followed without it.
+        (job.queries, job.is_query_current) = (1, true);
+        job.on_stop(Signal::TTIN);
+        assert!(job.on_answer(true));
+        assert_eq!(job.is_pending, None);
+    }
+}

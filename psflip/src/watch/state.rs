@@ -156,7 +156,7 @@ struct Stop {
     received: Received,
     /// A process that becomes the service gets it, too.
     is_recent: bool,
-    /// The command still ran when the request was no longer recent, so its exit has another cause.
+    /// The command outlived the time for which the request counts, so it has ignored the request.
     was_ignored: bool,
     /// The processes that have got it. 0: the command, before its pid is known.
     given: Vec<u32>,

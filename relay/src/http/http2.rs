@@ -1,6 +1,6 @@
 //! HTTP/2 with prior knowledge (RFC 9113, section 3.3), which gRPC speaks: each client's connection has one
 //! to the child. Its end without loss is part of the protocol (GOAWAY, section 6.8), so it is not passed on:
-//! a client whose generation leaves is told to open a new connection, and every stream that has begun is
+//! a client whose generation leaves has to open a new connection, and every stream that has begun is
 //! carried to its end.
 
 use std::cell::Cell;
