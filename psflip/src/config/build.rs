@@ -69,6 +69,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
         shutdown: shutdown(reader, &file),
         health: health::healthcheck(reader, &file),
         listeners: listen::listeners(reader, &file),
+        proxies: Vec::new(),
         switch: switch(reader, &file),
         hooks: hooks(reader, &file),
         control,

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use super::words::{Word as _, words};
 
-/// One `[[listen]]`.
+/// A socket of `[[listen]]` or `[[proxy]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// The address it listens on. No two listeners of a configuration have the same.
     pub address: ListenAddress,
     /// Its name in `LISTEN_FDNAMES`. Not empty, at most 255 characters, no `:` and no control characters.
     pub name: String,
-    /// How psflip passes the socket to the child; never empty, no duplicates.
+    /// How psflip passes the socket to the child; no duplicates. Empty for the socket of a `[[proxy]]`, which
+    /// the child does not get.
     pub protocols: Vec<Protocol>,
     /// How the socket is configured; all defaults for [`ListenAddress::Systemd`].
     pub options: Options,

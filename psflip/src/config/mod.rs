@@ -21,6 +21,7 @@ mod lenient;
 mod listen;
 mod listener;
 mod plan;
+mod proxy;
 mod raw;
 mod reader;
 mod render;
@@ -41,6 +42,7 @@ pub use flags::Flags;
 pub use generation::{Generation, Slot};
 pub use listener::{ListenAddress, Listener, Options, Protocol};
 pub use plan::*;
+pub use proxy::{Forward, Forwarded, Header, Proxy, ProxyKind};
 pub(crate) use scalar::spell;
 
 /// Reads a duration in the syntax of the configuration (`1m30s`), for the command line.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::listener::{ListenAddress, Listener, Options};
+use super::proxy::Proxy;
 use super::words::{Word as _, words};
 use crate::signal::Signal;
 
@@ -38,6 +39,8 @@ pub struct Plan {
     pub health: Health,
     /// `[[listen]]`, in the order of the file.
     pub listeners: Vec<Listener>,
+    /// `[[proxy]]`, in the order of the file.
+    pub proxies: Vec<Proxy>,
     /// `[switch]`.
     pub switch: Option<Symlink>,
     /// `[hooks]`.
@@ -49,6 +52,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The sockets that psflip keeps open: those of `[[listen]]`, then those of `[[proxy]]`.
+    pub fn sockets(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().chain(self.proxies.iter().map(|proxy| &proxy.socket))
+    }
+
     /// argv of the child, as it is executed.
     pub fn argv(&self) -> impl Iterator<Item = &OsStr> {
         let raw = self.raw_cmd.iter().flatten().map(OsString::as_os_str);
