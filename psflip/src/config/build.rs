@@ -1,31 +1,36 @@
 //! How the keys of a configuration become a [`Plan`].
 
+use std::borrow::Cow;
+
 use toml::de::{DeTable, DeValue};
 
+use super::document::COMMAND_LINE;
 use super::error::{Error, Errors, quoted};
 use super::generation::Generation;
 use super::plan::{EnvChange, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade};
 use super::reader::Reader;
 use super::section::{Node, Section};
 use super::template::Templates;
-use super::{clashes, control, health, keys, listen, scalar, signals, syntax};
+use super::template::ports::Ports;
+use super::{clashes, control, health, keys, listen, proxies, scalar, signals, syntax};
 
 /// Variables that psflip sets itself (contract C3).
 const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
 
 /// Reads the configuration `text`; `name` precedes every message. It has no effects, except that a template
-/// may read a file with `cat(path)`.
+/// may read a file with `cat(path)` and try a port with `free_port(range)`.
 ///
 /// # Errors
 /// All errors, in the order of the text.
 pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan, Errors> {
-    match parse_even_if_broken(name, text, generation)? {
+    match parse_with(name, text, generation, Ports::of(&service(name, text), true))? {
         (plan, None) => Ok(plan),
         (_, Some(errors)) => Err(errors),
     }
 }
 
-/// As [`parse`], but returns the valid parts as well, beside the errors of the rest.
+/// As [`parse`], but returns the valid parts as well, beside the errors of the rest. It is for finding the
+/// control socket: `free_port()` gives ports that may be in use.
 ///
 /// # Errors
 /// The text is not TOML.
@@ -34,11 +39,30 @@ pub(super) fn parse_even_if_broken(
     text: &str,
     generation: &Generation<'_>,
 ) -> Result<(Plan, Option<Errors>), Errors> {
+    parse_with(name, text, generation, Ports::of(&service(name, text), false))
+}
+
+/// What distinguishes a service from others on this host, and stays the same in each generation: the path of
+/// its configuration, or its flags.
+fn service<'t>(name: &str, text: &'t str) -> Cow<'t, str> {
+    match std::path::absolute(name) {
+        _ if name == COMMAND_LINE => text.into(),
+        Ok(path) => path.to_string_lossy().into_owned().into(),
+        Err(_) => name.to_owned().into(),
+    }
+}
+
+fn parse_with(
+    name: &str,
+    text: &str,
+    generation: &Generation<'_>,
+    ports: Ports,
+) -> Result<(Plan, Option<Errors>), Errors> {
     let root = match syntax::tree(text) {
         Ok(root) => root,
         Err(list) => return Err(Errors::new(name, text, list, 0)),
     };
-    let mut reader = Reader::new(text, Templates::new(generation));
+    let mut reader = Reader::new(text, Templates::new(generation, ports));
     let plan = plan(&mut reader, root.get_ref(), name);
     let (list, dropped) = reader.mistakes();
     let errors = (!list.is_empty()).then(|| Errors::new(name, text, list, dropped));
@@ -57,6 +81,8 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
     let pidfile = pidfile(reader, &file);
     let control = table(reader, &file, "control");
     let control = control::control(reader, &control, pidfile.is_some());
+    let listeners = listen::listeners(reader, &file);
+    let proxies = proxies::proxies(reader, &file, &listeners);
     let plan = Plan {
         cmd: reader.argv(&file, "cmd"),
         raw_cmd: None,
@@ -67,9 +93,9 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
         signals: file.find("signals").map(|node| signals::signals(reader, node)).unwrap_or_default(),
         upgrade: upgrade(reader, &file),
         shutdown: shutdown(reader, &file),
-        health: health::healthcheck(reader, &file),
-        listeners: listen::listeners(reader, &file),
-        proxies: Vec::new(),
+        health: health::healthcheck(reader, &file, proxies.as_deref()),
+        listeners,
+        proxies: proxies.unwrap_or_default(),
         switch: switch(reader, &file),
         hooks: hooks(reader, &file),
         control,

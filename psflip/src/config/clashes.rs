@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use super::error::{Error, quoted};
 use super::listener::{ListenAddress, Listener};
 use super::plan::{Endpoint, Health, Plan};
+use super::proxy::Forward;
 use super::reader::Reader;
 use super::section::Section;
 
@@ -54,6 +55,9 @@ fn own(plan: &Plan) -> Vec<Use> {
         what: "the address of a `[[listen]]`",
         path: path.to_owned(),
     });
+    let proxies = plan.proxies.iter().filter_map(|proxy| proxy.socket.address.unix_path());
+    let proxies =
+        proxies.map(|path| Use { key: "proxy", what: "the address of a `[[proxy]]`", path: path.to_owned() });
     let control = plan.control.path(plan.pidfile.as_deref());
     // It is beside the pidfile, or without one beside the control socket (`manager::last_exit::path`).
     let record = match (&plan.pidfile, &control) {
@@ -67,7 +71,7 @@ fn own(plan: &Plan) -> Vec<Use> {
         Use { key, what: "the record of the last exit", path: path.into() }
     });
     let control = control.map(|path| Use { key: "control", what: "the control socket", path });
-    let own = pidfile.into_iter().chain(record).chain(link).chain(listeners).chain(control);
+    let own = pidfile.into_iter().chain(record).chain(link).chain(listeners).chain(proxies).chain(control);
     own.collect()
 }
 
@@ -100,6 +104,13 @@ fn used(plan: &Plan, name: &str) -> Vec<Use> {
             used.push(Use { key: "switch", what: "where the link of `[switch]` points to", path });
         }
     }
+    // `proxies.rs` compares it with the sockets that psflip opens.
+    used.extend(plan.proxies.iter().filter_map(|proxy| match &proxy.forward {
+        Forward::Unix(path) if plan.sockets().all(|socket| socket.address.unix_path() != Some(path)) => {
+            Some(Use { key: "proxy", what: "where a `[[proxy]]` forwards to", path: path.clone() })
+        }
+        Forward::Unix(_) | Forward::Tcp(_) => None,
+    }));
     // A health check of a shared listener has an error of its own. A health check may connect through the
     // symlink on purpose.
     let socket = match &plan.health {
@@ -111,7 +122,7 @@ fn used(plan: &Plan, name: &str) -> Vec<Use> {
     };
     let is_other = |path: &&PathBuf| {
         let link = plan.switch.as_ref().map(|link| &link.path);
-        let mut addresses = plan.listeners.iter().map(|listener| listener.address.unix_path());
+        let mut addresses = plan.sockets().map(|socket| socket.address.unix_path());
         let shared = addresses.any(|address| address == Some(path));
         !shared && link.is_none_or(|link| !is_same(link, path))
     };

@@ -11,6 +11,9 @@ use super::generation::Generation;
 use super::plan::Plan;
 use super::{build, file, lenient, raw, template};
 
+/// The name of a configuration that consists of flags.
+pub(super) const COMMAND_LINE: &str = "the command line";
+
 /// A configuration that was read but not parsed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
@@ -67,7 +70,7 @@ impl Document {
     pub fn of_flags(flags: &Flags) -> Self {
         let is_raw = flags.is_raw();
         let (text, flags) = flags.lines();
-        Self { name: "the command line".to_owned(), text, flags, is_raw }
+        Self { name: COMMAND_LINE.to_owned(), text, flags, is_raw }
     }
 
     /// Its name in messages.
@@ -130,7 +133,12 @@ impl Document {
     #[must_use]
     pub fn places_even_if_no_toml(&self, generation: &Generation<'_>) -> Vec<Plan> {
         let plans = lenient::places(&self.text).into_iter();
-        plans.filter_map(|text| build::parse(&self.name, &text, generation).ok()).collect()
+        let whole = |(plan, errors): (Plan, Option<Errors>)| errors.is_none().then_some(plan);
+        plans
+            .filter_map(|text| {
+                build::parse_even_if_broken(&self.name, &text, generation).ok().and_then(whole)
+            })
+            .collect()
     }
 
     /// Whether it has this key (dotted).

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 use super::error::{Error, all_of, any_of, nearest, quoted};
 use super::keys::{self, HEALTHCHECKS};
 use super::plan::{FcgiRequest, Health, Pace};
+use super::proxy::Proxy;
 use super::reader::{Reader, a};
 use super::scalar::{Refused, refuse_help};
 use super::section::{Node, Section};
@@ -29,8 +30,8 @@ const COMMAND_HELP: &str =
 
 const SCRIPT_HELP: &str = "set the script to request (SCRIPT_FILENAME and SCRIPT_NAME): `script = \"/srv/app/ping.php\"`, or php-fpm's `ping.path`";
 
-/// Reads `[healthcheck]`.
-pub(super) fn healthcheck(reader: &mut Reader<'_>, file: &Section<'_>) -> Health {
+/// Reads `[healthcheck]`. `proxies`: those of the same file, if they are valid.
+pub(super) fn healthcheck(reader: &mut Reader<'_>, file: &Section<'_>, proxies: Option<&[Proxy]>) -> Health {
     let default = |reader: &mut Reader<'_>| alive(reader, &Section::absent(&keys::ALIVE));
     let Some(node) = file.find("healthcheck") else { return default(reader) };
     let Some(entries) = reader.map("healthcheck", node) else { return default(reader) };
@@ -48,7 +49,7 @@ pub(super) fn healthcheck(reader: &mut Reader<'_>, file: &Section<'_>) -> Health
         }
         first = first.or(Some(kind));
         let Some(section) = reader.section(table, node) else { continue };
-        health = check(reader, kind, &section).or(health);
+        health = check(reader, kind, &section, proxies).or(health);
     }
     if entries.is_empty() {
         reader.error(Error::at(node.span(), "`[healthcheck]` has no kind of check").help(format!(
@@ -88,7 +89,12 @@ fn unknown_kind(reader: &mut Reader<'_>, kind: &str, span: &Range<usize>, node: 
     }
 }
 
-fn check(reader: &mut Reader<'_>, kind: &str, section: &Section<'_>) -> Option<Health> {
+fn check(
+    reader: &mut Reader<'_>,
+    kind: &str,
+    section: &Section<'_>,
+    proxies: Option<&[Proxy]>,
+) -> Option<Health> {
     match kind {
         "alive" => Some(alive(reader, section)),
         "command" => {
@@ -112,7 +118,7 @@ fn check(reader: &mut Reader<'_>, kind: &str, section: &Section<'_>) -> Option<H
         "http" => {
             let pace = pace(reader, section);
             reader.require(section, "url", "what to get: `url = \"http://127.0.0.1:8080/up\"`");
-            let request = http::request(reader, section);
+            let request = http::request(reader, section, proxies);
             let status = status(reader, section);
             Some(Health::Http { request: request?, status: status?, pace })
         }

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 use super::address::{self, Url};
 use super::error::{Error, any_of, quoted};
 use super::plan::{HttpMethod, HttpRequest};
+use super::proxy::{Forward, Proxy, ProxyKind};
 use super::reader::Reader;
 use super::scalar::{Refused, refuse, refuse_help};
 use super::section::{Node, Section};
@@ -31,14 +32,57 @@ const OWN: &[&str] = &[
     "Upgrade",
 ];
 
-/// Reads the request.
-pub(super) fn request(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<HttpRequest> {
-    let url = reader.parsed(section, "url", |text| Ok((address::url(text)?, text.to_owned())));
+/// Reads the request. `proxies`: those of the same file, if they are valid.
+pub(super) fn request(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    proxies: Option<&[Proxy]>,
+) -> Option<HttpRequest> {
+    let url = reader.parsed(section, "url", |text| match (text.starts_with('/'), proxies) {
+        (false, _) => Ok(Some((address::url(text)?, text.to_owned()))),
+        (true, Some(proxies)) => {
+            let text = below_forward(text, proxies)?;
+            Ok(Some((address::url(&text)?, text)))
+        }
+        // The proxies have errors of their own.
+        (true, None) => Ok(None),
+    });
     let method = reader.parsed(section, "method", method);
     let host = reader.parsed(section, "host", host);
     let headers = section.find("headers").map(|node| headers(reader, node)).unwrap_or_default();
-    let (Url { target, host: default, path }, url) = url?;
+    let (Url { target, host: default, path }, url) = url??;
     Some(HttpRequest { url, target, method: method?, host: host.unwrap_or(default), headers, path })
+}
+
+/// The URL of a path on the new child's own address, to which a proxy forwards.
+fn below_forward(path: &str, proxies: &[Proxy]) -> Result<String, Refused> {
+    let example =
+        "write the URL of the child's own address: `http://127.0.0.1:8080/up` or `unix:///run/app.sock:/up`";
+    let Some(proxy) = proxies.first() else {
+        return refuse_help(
+            format!(
+                "{} is a path alone, and there is no `[[proxy]]` that says where the child listens",
+                quoted(path)
+            ),
+            example,
+        );
+    };
+    if proxies.iter().any(|other| other.forward != proxy.forward) {
+        return refuse_help(
+            format!("{} is a path alone, and the proxies forward to several addresses", quoted(path)),
+            example,
+        );
+    }
+    if proxy.protocol == ProxyKind::Fastcgi {
+        return refuse_help(
+            format!("{} is asked by HTTP, and the child speaks FastCGI", quoted(path)),
+            "use `[healthcheck.fcgi]`, or `[healthcheck.tcp]` or `[healthcheck.unix]` with the address of `forward`",
+        );
+    }
+    Ok(match &proxy.forward {
+        Forward::Tcp(address) => format!("http://{address}{path}"),
+        Forward::Unix(socket) => format!("unix://{}:{path}", socket.display()),
+    })
 }
 
 /// All methods are safe (RFC 9110, 9.2.1): a probe is repeated and must change nothing.

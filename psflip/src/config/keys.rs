@@ -5,6 +5,7 @@
 
 use super::listener::Protocol;
 use super::plan::{HttpMethod, LogFormat, Orphans};
+use super::proxy::{Forwarded, Header, ProxyKind};
 use super::words::Word as _;
 
 /// A table of a configuration.
@@ -213,6 +214,7 @@ tables! {
         "shutdown": Kind::Table(&SHUTDOWN), Nothing, "How a child is stopped.";
         "healthcheck": One(HEALTHCHECKS), Described, "The health check that a new child must pass before it is promoted: at most one kind.", "`alive`";
         "listen": Kind::Many(&LISTEN, 64), Nothing, "Sockets that psflip opens once and that the child of every generation inherits.";
+        "proxy": Kind::Many(&PROXY, 64), Nothing, "Addresses at which psflip accepts connections and forwards them to the active child, for a program that opens its port itself.";
         "switch": Kind::Table(&SWITCH), Nothing, "What psflip switches to the new child at promotion.";
         "hooks": Kind::Table(&HOOKS), Nothing, "Commands that psflip runs at a promotion or after a failed upgrade.";
         "control": Kind::Table(&CONTROL), Nothing, "The control socket for `psflip upgrade`, `status` and `stop`.";
@@ -297,6 +299,21 @@ tables! {
         "v6only": Boolean, Described, "`IPV6_V6ONLY`. TCP and UDP on IPv6 addresses.", "as the kernel does (`net.ipv6.bindv6only`)";
         "nodelay": Boolean, Described, "`TCP_NODELAY`, which accepted connections inherit.", "as the child leaves it";
         "nonblock": Boolean, Described, "`O_NONBLOCK` of the socket itself. Nearly all servers set what they need; nginx expects a non-blocking socket.", "as the child leaves it; at first blocking";
+    }
+    PROXY "[[proxy]]" "An address at which psflip accepts connections and forwards them to the active child." {
+        "listen": Special, Required, "Where clients connect: `tcp://IP:PORT`, `unix://PATH` or `systemd:NAME`, as `address` of `[[listen]]`.", "", "address to listen on" "tcp://0.0.0.0:8080";
+        "forward": Special, Required, "Where the child of this generation listens: `IP:PORT` or `unix://PATH`. Each generation needs its own.", "", "address to forward to" "unix:///run/app/{{ blue_green() }}.sock";
+        "protocol": Word(ProxyKind::WORDS), Is("\"tcp\""), "What clients speak. `tcp`: bytes of any protocol; a connection stays with one child. `http` and `fastcgi`: each request goes to the active child, so keep-alive connections outlive an upgrade.";
+        "drain": Duration(Allowed), Is("\"30s\""), "How long the old child may take, at most, for the requests and connections that it still has at a promotion or a stop. `shutdown.delay` and `shutdown.signal` follow as soon as there are none.";
+        "send_proxy_protocol": Word(Header::WORDS), Nothing, "Begin each connection to the child with a PROXY protocol header of this version, which names the client. Only with `protocol = \"tcp\"`.";
+        "accept_proxy_protocol": Boolean, Is("false"), "Connections of clients begin with a PROXY protocol header, which a load balancer in front sends.";
+        "forwarded": Word(Forwarded::WORDS), Is("\"append\""), "What happens to `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` of a request: the client is appended to them, they are replaced, or they are left alone. Only with `protocol = \"http\"`.";
+        "mode": Mode, Described, "The permissions of a Unix socket's file: `\"0000\"` to `\"0777\"`.", "what the umask leaves of `0777`";
+        "owner": Special, Described, "The owner of a Unix socket's file: a name or a number.", "psflip's user", "string" "www-data";
+        "group": Special, Described, "The group of a Unix socket's file: a name or a number.", "psflip's group", "string" "www-data";
+        "backlog": Number(1, 65535), Is("4096"), "How many connections may wait to be accepted (listen(2)). The kernel limits it to `net.core.somaxconn`.";
+        "reuseport": Boolean, Is("false"), "`SO_REUSEPORT`: other processes may listen on the same port. Only for TCP.";
+        "v6only": Boolean, Described, "`IPV6_V6ONLY`. Only for TCP on IPv6 addresses.", "as the kernel does (`net.ipv6.bindv6only`)";
     }
     SWITCH "[switch]" "What psflip switches to the new child at promotion." {
         "symlink": Kind::Table(&SYMLINK), Nothing, "A symlink to repoint.";

@@ -12,43 +12,74 @@ use super::reader::{Reader, a};
 use super::scalar::{Refused, refuse, refuse_help};
 use super::section::{Section, entries};
 
-/// Reads all of `[[listen]]`.
-pub(super) fn listeners(reader: &mut Reader<'_>, file: &Section<'_>) -> Vec<Listener> {
-    let Some(node) = file.find("listen") else { return Vec::new() };
-    let Kind::Many(table, most) = file.key("listen").kind else { return Vec::new() };
-    let items = match node.get_ref() {
-        DeValue::Array(items) => items,
+/// How messages call the items of an array of tables.
+pub(super) struct Items {
+    /// The key of the array.
+    pub(super) key: &'static str,
+    /// One item, with its article, and several.
+    pub(super) one: &'static str,
+    pub(super) many: &'static str,
+    /// The help for a key that is one table: how often to write the header.
+    pub(super) header: &'static str,
+    /// How to write an item.
+    pub(super) example: &'static str,
+}
+
+const LISTENERS: Items = Items {
+    key: "listen",
+    one: "a listener",
+    many: "listeners",
+    header: "write `[[listen]]`, once for every socket",
+    example: "write `[[listen]]` on a line of its own and below it for example `address = \"tcp://0.0.0.0:8080\"`",
+};
+
+/// The tables of an array of tables; unknown keys in them are errors. `None`: there is no valid array.
+pub(super) fn tables<'t>(
+    reader: &mut Reader<'_>,
+    file: &Section<'t>,
+    items: &Items,
+) -> Option<Vec<Section<'t>>> {
+    let &Items { key, one, many, header, example } = items;
+    let node = file.find(key)?;
+    let Kind::Many(table, most) = file.key(key).kind else { return None };
+    let found = match node.get_ref() {
+        DeValue::Array(found) => found,
         other => {
-            let help = if other.is_table() { "write `[[listen]]`, once for every socket" } else { EXAMPLE };
-            reader.error(
-                Error::at(node.span(), format!("`listen` must be an array of tables, not {}", a(node)))
-                    .help(help),
-            );
-            return Vec::new();
+            let help = if other.is_table() { header } else { example };
+            let message = format!("`{key}` must be an array of tables, not {}", a(node));
+            reader.error(Error::at(node.span(), message).help(help));
+            return None;
         }
     };
-    if items.len() > most as usize {
-        reader.error(Error::at(
-            node.span(),
-            format!("{} listeners are too many: at most {most} are allowed", items.len()),
-        ));
-        return Vec::new();
+    if found.len() > most as usize {
+        let message = format!("{} {many} are too many: at most {most} are allowed", found.len());
+        reader.error(Error::at(node.span(), message));
+        return None;
     }
-    let mut listeners: Vec<Listener> = Vec::new();
-    for item in items.iter() {
+    let mut sections = Vec::new();
+    for item in found.iter() {
         let DeValue::Table(inner) = item.get_ref() else {
-            reader.error(
-                Error::at(item.span(), format!("a listener must be a table, not {}", a(item))).help(EXAMPLE),
-            );
+            let message = format!("{one} must be a table, not {}", a(item));
+            reader.error(Error::at(item.span(), message).help(example));
             continue;
         };
         let section = Section { table, entries: entries(inner), span: Some(item.span()) };
         reader.refuse_unknown(&section);
+        sections.push(section);
+    }
+    Some(sections)
+}
+
+/// Reads all of `[[listen]]`.
+pub(super) fn listeners(reader: &mut Reader<'_>, file: &Section<'_>) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for section in tables(reader, file, &LISTENERS).unwrap_or_default() {
+        let span = section.span.clone().unwrap_or_default();
         let Some(listener) = listener(reader, &section) else { continue };
         let address = &listener.address;
         if listeners.iter().any(|other| other.address == *address) {
             reader.error(
-                Error::at(item.span(), format!("two listeners for {}", quoted(&address.to_string())))
+                Error::at(span, format!("two listeners for {}", quoted(&address.to_string())))
                     .help("keep one; `as` takes several protocols: `as = [\"listen_fds\", \"stdin\"]`"),
             );
             continue;
@@ -59,7 +90,7 @@ pub(super) fn listeners(reader: &mut Reader<'_>, file: &Section<'_>) -> Vec<List
         {
             let (one, other) = (quoted(&other.address.to_string()), quoted(&address.to_string()));
             reader.error(
-                Error::at(item.span(), format!("two sockets at one path: {one} and {other}"))
+                Error::at(span, format!("two sockets at one path: {one} and {other}"))
                     .help("a path can have one socket, of one type: give each a path of its own"),
             );
             continue;
@@ -67,17 +98,13 @@ pub(super) fn listeners(reader: &mut Reader<'_>, file: &Section<'_>) -> Vec<List
         let is_stdin = |listener: &Listener| listener.protocols.contains(&Protocol::Stdin);
         if is_stdin(&listener) && listeners.iter().any(is_stdin) {
             reader.error(
-                Error::at(item.span(), "two listeners with `as = \"stdin\"`")
-                    .help("there is only one descriptor 0"),
+                Error::at(span, "two listeners with `as = \"stdin\"`").help("there is only one descriptor 0"),
             );
         }
         listeners.push(listener);
     }
     listeners
 }
-
-const EXAMPLE: &str =
-    "write `[[listen]]` on a line of its own and below it for example `address = \"tcp://0.0.0.0:8080\"`";
 
 const ADDRESS_HELP: &str =
     "where to listen: `address = \"tcp://0.0.0.0:8080\"` or `address = \"unix:///run/app/app.sock\"`";
@@ -98,7 +125,8 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Listener> 
         nonblock: reader.optional_boolean(section, "nonblock"),
     };
     let address = address?;
-    refuse_what_does_not_apply(reader, section, &address, &protocols);
+    refuse_what_does_not_apply(reader, section, &address, &["address", "name", "as"]);
+    refuse_protocols(reader, section, &address, &protocols);
     let name = name.unwrap_or_else(|| match &address {
         ListenAddress::Systemd(name) => name.clone(),
         // The name that sd_listen_fds_with_names(3) gives descriptors without a name.
@@ -108,11 +136,12 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Listener> 
 }
 
 /// An option that has no effect for the address is an error: the user expects an effect.
-fn refuse_what_does_not_apply(
+/// `own` are the keys that are no options of a socket.
+pub(super) fn refuse_what_does_not_apply(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
     address: &ListenAddress,
-    protocols: &[Protocol],
+    own: &[&str],
 ) {
     let abstract_name = address.unix_path().is_some_and(|path| path.to_string_lossy().starts_with('@'));
     let (allowed, kind): (&[&str], _) = match address {
@@ -143,13 +172,19 @@ fn refuse_what_does_not_apply(
         ListenAddress::Systemd(_) => (&[], "a socket that the process that started psflip has set up"),
     };
     for (key, span, _) in &section.entries {
-        if section.table.key(key).is_some()
-            && !["address", "name", "as"].contains(key)
-            && !allowed.contains(key)
-        {
+        if section.table.key(key).is_some() && !own.contains(key) && !allowed.contains(key) {
             reader.error(Error::at(span.clone(), format!("`{key}` does not apply to {kind}")));
         }
     }
+}
+
+/// Not every type of socket can be passed by Server::Starter's protocol.
+fn refuse_protocols(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    address: &ListenAddress,
+    protocols: &[Protocol],
+) {
     let unknown = match address {
         ListenAddress::Udp(_) => Some("UDP sockets"),
         ListenAddress::Unixgram(_) => Some("Unix datagram sockets"),
@@ -169,7 +204,7 @@ fn refuse_what_does_not_apply(
 }
 
 /// Reads `tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH` and similar, a path, or `systemd:NAME`.
-fn parse_address(text: &str) -> Result<ListenAddress, Refused> {
+pub(super) fn parse_address(text: &str) -> Result<ListenAddress, Refused> {
     if let Some(name) = text.strip_prefix("systemd:") {
         return parse_name(name).map(ListenAddress::Systemd);
     }
@@ -196,7 +231,7 @@ fn parse_address(text: &str) -> Result<ListenAddress, Refused> {
 
 /// An IP address and a port. Names are rejected: psflip queries no name server, and a name may have several
 /// addresses.
-fn socket_address(text: &str) -> Result<SocketAddr, Refused> {
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Refused> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
     }
@@ -249,7 +284,7 @@ fn parse_name(text: &str) -> Result<String, Refused> {
 }
 
 /// The name or number of a user or group. Whether it exists is checked when the socket is created.
-fn parse_account(text: &str) -> Result<String, Refused> {
+pub(super) fn parse_account(text: &str) -> Result<String, Refused> {
     if text.is_empty() || text.contains(['\0', ':', '\n']) {
         return refuse_help(format!("{} is no user or group", quoted(text)), "write a name or a number");
     }
@@ -257,7 +292,7 @@ fn parse_account(text: &str) -> Result<String, Refused> {
 }
 
 /// Permissions in octal, as a string: a bare `0660` is not valid TOML, and `660` would be another number.
-fn mode(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<u32> {
+pub(super) fn mode(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<u32> {
     if let Some(node) = section.find("mode")
         && let DeValue::Integer(number) = node.get_ref()
     {

@@ -16,7 +16,8 @@ pub struct Listener {
     /// How psflip passes the socket to the child; no duplicates. Empty for the socket of a `[[proxy]]`, which
     /// the child does not get.
     pub protocols: Vec<Protocol>,
-    /// How the socket is configured; all defaults for [`ListenAddress::Systemd`].
+    /// How the socket is configured. For [`ListenAddress::Systemd`] all defaults, except `nonblock` of a
+    /// `[[proxy]]`.
     pub options: Options,
 }
 
@@ -71,7 +72,7 @@ pub struct Options {
     /// TCP_NODELAY, which accepted connections inherit; `None`: left to the child.
     pub nodelay: Option<bool>,
     /// O_NONBLOCK; `None`: a new socket is blocking, and the child may change that. Never set for an
-    /// activated socket.
+    /// activated socket of `[[listen]]`, always for the socket of a `[[proxy]]`.
     pub nonblock: Option<bool>,
 }
 

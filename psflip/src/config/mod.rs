@@ -21,6 +21,7 @@ mod lenient;
 mod listen;
 mod listener;
 mod plan;
+mod proxies;
 mod proxy;
 mod raw;
 mod reader;

@@ -1,5 +1,6 @@
 //! A proxy in front of the child, as a valid value.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +36,16 @@ pub enum Forward {
     /// `unix://PATH`, a stream socket; a leading `@` means the abstract namespace (unix(7)). Fits into
     /// sun_path.
     Unix(PathBuf),
+}
+
+/// The address as written in a configuration.
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
 }
 
 /// `proxy.protocol`.

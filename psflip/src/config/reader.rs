@@ -11,9 +11,6 @@ use super::scalar::Refused;
 use super::section::{Entries, Node, Section, entries};
 use super::template::{Templates, is_template};
 
-/// Keys that a later version has. The message says so instead of suggesting another key.
-const LATER: &[(&str, &[&str])] = &[("", &["proxy"])];
-
 /// Collects errors while values are read.
 pub(super) struct Reader<'a> {
     text: &'a str,
@@ -75,10 +72,7 @@ impl<'a> Reader<'a> {
         let place = if title.is_empty() { String::new() } else { format!(" in `{title}`") };
         let error = Error::at(span.clone(), format!("unknown key {}{place}", quoted(name)));
         let allowed = table.names();
-        let later = LATER.iter().any(|(other, keys)| *other == title && keys.contains(&name));
-        let help = if later {
-            format!("this version of psflip doesn't have `{name}` yet")
-        } else if let Some(near) = meant(name, &allowed) {
+        let help = if let Some(near) = meant(name, &allowed) {
             format!("did you mean `{near}`?")
         } else if !title.is_empty()
             && let Some(key) = TOP.key(name)

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::listener::Listener;
 use super::plan::{Control, EnvChange, Health, Hooks, Pace, Plan, Symlink};
+use super::proxy::{Proxy, ProxyKind};
 use super::scalar::spell;
 use super::words::Word as _;
 use crate::text::is_hidden;
@@ -53,6 +54,9 @@ impl fmt::Display for Plan {
         health(f, &self.health)?;
         for one in &self.listeners {
             listener(f, one)?;
+        }
+        for one in &self.proxies {
+            proxy(f, one)?;
         }
         if let Some(Symlink { path: link, to }) = &self.switch {
             writeln!(f, "\n[switch]")?;
@@ -166,6 +170,18 @@ fn listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
     writeln!(f, "name = {}", string(name))?;
     let protocols: Vec<String> = protocols.iter().map(|protocol| protocol.as_str().to_owned()).collect();
     writeln!(f, "as = {}", array(&protocols))?;
+    socket_options(f, listener)?;
+    for (key, value) in [("nodelay", options.nodelay), ("nonblock", options.nonblock)] {
+        if let Some(value) = value {
+            writeln!(f, "{key} = {value}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The options that `[[listen]]` and `[[proxy]]` have.
+fn socket_options(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
+    let Listener { address, options, .. } = listener;
     if let Some(mode) = options.mode {
         writeln!(f, "mode = \"{mode:04o}\"")?;
     }
@@ -183,12 +199,23 @@ fn listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
     if let Some(v6only) = options.v6only {
         writeln!(f, "v6only = {v6only}")?;
     }
-    for (key, value) in [("nodelay", options.nodelay), ("nonblock", options.nonblock)] {
-        if let Some(value) = value {
-            writeln!(f, "{key} = {value}")?;
-        }
-    }
     Ok(())
+}
+
+fn proxy(f: &mut fmt::Formatter<'_>, proxy: &Proxy) -> fmt::Result {
+    writeln!(f, "\n[[proxy]]")?;
+    writeln!(f, "listen = {}", string(&proxy.socket.address.to_string()))?;
+    writeln!(f, "forward = {}", string(&proxy.forward.to_string()))?;
+    writeln!(f, "protocol = \"{}\"", proxy.protocol.as_str())?;
+    writeln!(f, "drain = \"{}\"", spell(proxy.drain))?;
+    if let Some(header) = proxy.send_proxy_protocol {
+        writeln!(f, "send_proxy_protocol = \"{}\"", header.word())?;
+    }
+    writeln!(f, "accept_proxy_protocol = {}", proxy.accept_proxy_protocol)?;
+    if proxy.protocol == ProxyKind::Http {
+        writeln!(f, "forwarded = \"{}\"", proxy.forwarded.word())?;
+    }
+    socket_options(f, &proxy.socket)
 }
 
 fn pace(f: &mut fmt::Formatter<'_>, pace: &Pace) -> fmt::Result {

@@ -29,7 +29,7 @@ const BROKEN: &[(&str, &str, &[&str])] = &[
         &["`htpp`", "did you mean `[healthcheck.http]`?"],
     ),
     ("CMD\n[healthcheck.docker]\ncontainer = \"a/b\"", "3:13", &["`a/b` is no name of a container"]),
-    ("CMD\n[[proxy]]\nlisten = \"x\"", "2:3", &["`proxy`", "this version"]),
+    ("CMD\n[[proxy]]\nlisten = \"systemd:web\"", "2:1", &["`forward` is missing", "free_port"]),
     ("CMD\n[upgrade]\ntimeout = 5", "3:11", &["`5` has no unit", "did you mean `\"5s\"`?"]),
     ("CMD\n[upgrade]\ntimeout = \"5\"", "3:11", &["`5` has no unit", "did you mean `5s`?"]),
     ("CMD\n[shutdown]\ntimeout = 0", "3:11", &["`0` has no unit", "zero is written `\"0s\"`"]),

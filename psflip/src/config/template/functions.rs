@@ -18,7 +18,7 @@ use crate::secrets;
 
 /// The names of all functions, for messages.
 pub(super) const NAMES: &[&str] =
-    &["env", "ab", "blue_green", "local", "now", "utc_now", "cat", "escape_re", "generation"];
+    &["env", "ab", "blue_green", "local", "now", "utc_now", "cat", "escape_re", "generation", "free_port"];
 
 /// The usage of a function.
 pub(super) fn usage(name: &str) -> Option<&'static str> {
@@ -32,6 +32,7 @@ pub(super) fn usage(name: &str) -> Option<&'static str> {
         "cat" => "cat('/path')",
         "escape_re" => "escape_re('text')",
         "generation" => "generation()",
+        "free_port" => "free_port('20000-29999')",
         _ => return None,
     })
 }
@@ -44,6 +45,8 @@ pub(super) fn register(environment: &mut Environment<'static>, store: &Arc<Store
     environment.add_function("env", move |name: String, default: Option<String>| env(&seen, name, default));
     let seen = Arc::clone(store);
     environment.add_function("local", move |name: String| local(&seen, &name));
+    let seen = Arc::clone(store);
+    environment.add_function("free_port", move |range: String| free_port(&seen, &range));
     let (number, slot, started) = (store.number, store.slot, store.started);
     environment.add_function("ab", move |a: String, b: String| if slot == Slot::A { a } else { b });
     environment.add_function("blue_green", move || if slot == Slot::A { "blue" } else { "green" });
@@ -107,6 +110,10 @@ fn local(store: &Store, name: &str) -> Result {
             .into())
         }
     }
+}
+
+fn free_port(store: &Store, range: &str) -> Result<u16> {
+    Ok(store.changing().ports.free(range, store.number)?)
 }
 
 fn time(started: std::time::SystemTime, format: &str, zone: TimeZone) -> Result {

@@ -8,6 +8,7 @@
 pub(super) mod fault;
 mod functions;
 mod inspect;
+pub(super) mod ports;
 mod store;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
 use self::fault::{Fault, LONGEST, too_long};
 use self::inspect::{inspect, syntax};
+use self::ports::Ports;
 use self::store::{Local, Store};
 use super::error::{all_of, nearest, quoted};
 use super::generation::Generation;
@@ -37,8 +39,14 @@ pub(super) struct Templates<'a> {
 }
 
 impl<'a> Templates<'a> {
-    pub(super) fn new(generation: &'a Generation<'a>) -> Self {
-        Self { generation, store: Arc::new(Store::of(generation)), environment: None, fuel: FUEL_OF_FILE }
+    /// `ports` are those that `free_port()` may give.
+    pub(super) fn new(generation: &'a Generation<'a>, ports: Ports) -> Self {
+        Self {
+            generation,
+            store: Arc::new(Store::of(generation, ports)),
+            environment: None,
+            fuel: FUEL_OF_FILE,
+        }
     }
 
     /// A variable of psflip's environment.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use super::ports::Ports;
 use crate::config::generation::{Generation, Slot};
 
 /// A `[locals]` value.
@@ -31,18 +32,20 @@ pub(super) struct Store {
 pub(super) struct Changing {
     pub(super) locals: BTreeMap<String, Local>,
     pub(super) variables: BTreeMap<String, Option<OsString>>,
+    /// The ports of `free_port()`.
+    pub(super) ports: Ports,
     /// A variable that a function did not find in `variables`.
     pub(super) wanted: Option<String>,
 }
 
 impl Store {
     /// What templates see of this generation.
-    pub(super) fn of(generation: &Generation<'_>) -> Self {
+    pub(super) fn of(generation: &Generation<'_>, ports: Ports) -> Self {
         Self {
             number: generation.number,
             slot: generation.slot,
             started: generation.started,
-            changing: Mutex::default(),
+            changing: Mutex::new(Changing { ports, ..Changing::default() }),
         }
     }
 

@@ -134,19 +134,6 @@ log = "x""#), @r#"
 }
 
 #[test]
-fn a_key_of_a_later_version_is_reported() {
-    // Contract: X1
-    assert_snapshot!(refused(r#"cmd = ["x"]
-proxy = []"#), @r#"
-    app.toml:2:1: unknown key `proxy`
-      |
-    2 | proxy = []
-      | ^^^^^
-      = help: this version of psflip doesn't have `proxy` yet
-    "#);
-}
-
-#[test]
 fn a_value_in_place_of_a_table() {
     // Contract: X1
     assert_snapshot!(refused(r#"cmd = ["x"]

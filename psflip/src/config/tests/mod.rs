@@ -9,6 +9,7 @@ mod kinds;
 mod limits;
 mod listen;
 mod meaning;
+mod proxies;
 mod roundtrip;
 mod signals;
 mod suggestions;

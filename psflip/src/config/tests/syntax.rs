@@ -147,7 +147,7 @@ fn tabs_and_wide_characters_keep_the_carets_in_place() {
       |
     2 |     workdir = "日本/{{ nope }}"
       |                        ^^^^
-      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re` and `generation`
+      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re`, `generation` and `free_port`
     "#);
 }
 
@@ -160,7 +160,7 @@ workdir = "/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/
       |
     2 | …/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/{{ nope }}/b/b/b/b/b/b/b/b/b/b/b/b/b/…
       |                                                    ^^^^
-      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re` and `generation`
+      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re`, `generation` and `free_port`
     "#);
 }
 
@@ -175,7 +175,7 @@ workdir = '''
       |
     4 | {{ nope }}'''
       |    ^^^^
-      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re` and `generation`
+      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re`, `generation` and `free_port`
     "#);
 }
 
@@ -211,6 +211,6 @@ fn control_characters_do_not_reach_the_terminal() {
       |
     2 | "\u001b[31m" = 1
       | ^^^^^^^^^^^^
-      = help: here `cmd`, `workdir`, `pidfile`, `quiet`, `locals`, `env`, `signals`, `upgrade`, `shutdown`, `healthcheck`, `listen`, `switch`, `hooks`, `control` and `log` can be set
+      = help: here `cmd`, `workdir`, `pidfile`, `quiet`, `locals`, `env`, `signals`, `upgrade`, `shutdown`, `healthcheck`, `listen`, `proxy`, `switch`, `hooks`, `control` and `log` can be set
     "#);
 }

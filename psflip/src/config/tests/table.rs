@@ -71,13 +71,18 @@ fn text(table: &Table, name: &str, value: &str) -> String {
     text += table.title;
     text.push('\n');
     for key in table.keys.iter().filter(required) {
-        // Which keys of a listener apply depends on its address.
+        // Which keys of a socket apply depends on its address.
         let address = match name {
             "mode" | "owner" | "group" => "\"unix://x\"",
             _ => "\"tcp://[::1]:0\"",
         };
-        let value = if table.title == "[[listen]]" { address.to_owned() } else { good(table, key) };
+        let is_address =
+            [("[[listen]]", "address"), ("[[proxy]]", "listen")].contains(&(table.title, key.name));
+        let value = if is_address { address.to_owned() } else { good(table, key) };
         text += &format!("{} = {value}\n", key.name);
+    }
+    if name == "forwarded" {
+        text += "protocol = \"http\"\n";
     }
     text + &format!("{name} = {value}\n")
 }

@@ -134,7 +134,7 @@ fn an_unknown_function() {
       |
     1 | cmd = ["x", "{{ range(9) }}"]
       |                 ^^^^^^^^
-      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re` and `generation`
+      = help: there are `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re`, `generation` and `free_port`
     "#);
 }
 
@@ -224,7 +224,7 @@ fn a_filter() {
       |
     1 | cmd = ["x", "{{ env('HOME') | upper }}"]
       |                               ^^^^^
-      = help: only functions are available: `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re` and `generation`
+      = help: only functions are available: `env`, `ab`, `blue_green`, `local`, `now`, `utc_now`, `cat`, `escape_re`, `generation` and `free_port`
     "#);
 }
 
@@ -325,4 +325,25 @@ fn a_variable_that_is_not_utf_8_is_an_error_despite_a_default() {
         let told = refused(&format!("cmd = ['x', \"{template}\"]"));
         assert!(told.contains("the environment variable `LATIN1` is not UTF-8"), "{told}");
     }
+}
+
+#[test]
+fn ranges_of_ports_that_are_none() {
+    // Contract: X1
+    let mut text = String::new();
+    for call in [
+        "free_port()",
+        "free_port(20000)",
+        "free_port('20000')",
+        "free_port('a-b')",
+        "free_port('0-100')",
+        "free_port('60000-70000')",
+        "free_port('-1')",
+        "free_port('29999-20000')",
+        "free_port('20000-20000')",
+        "free_ports('20000-29999')",
+    ] {
+        text += &format!("{}\n\n", refused(&format!("cmd = [\"x\", \"{{{{ {call} }}}}\"]")));
+    }
+    insta::assert_snapshot!("ports", text);
 }
