@@ -7,8 +7,10 @@ use rustix::io::Errno;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::addresses::Addresses;
-use crate::message::{Forward, Proxy};
+use crate::exited::exited;
+use crate::message::Forward;
 use crate::pause::pause;
+use crate::proxied::Proxied;
 use crate::proxy_protocol;
 use crate::socket::Socket;
 
@@ -25,8 +27,20 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Connects to the child, and sends the PROXY protocol's header about `client` if that is configured.
 ///
 /// # Errors
-/// Those of connect(2): the child refuses connections, or its address can't be reached.
-pub(crate) async fn connect(proxy: &Proxy, client: &Addresses) -> io::Result<Socket> {
+/// Those of connect(2): the child refuses connections, or its address can't be reached. `NotConnected`: the
+/// child has exited.
+pub(crate) async fn connect(proxied: &Proxied, client: &Addresses) -> io::Result<Socket> {
+    tokio::select! {
+        biased;
+        () = exited(&proxied.control) => {
+            Err(io::Error::new(io::ErrorKind::NotConnected, "the child has exited"))
+        }
+        connected = connect_patiently(proxied, client) => connected,
+    }
+}
+
+async fn connect_patiently(proxied: &Proxied, client: &Addresses) -> io::Result<Socket> {
+    let proxy = &proxied.proxy;
     let give_up = Instant::now() + REFUSED;
     let mut next = FIRST_PAUSE;
     let socket = loop {

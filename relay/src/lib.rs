@@ -15,6 +15,7 @@ mod addresses;
 mod connect;
 mod counts;
 mod descriptors;
+mod exited;
 mod fcgi;
 mod http;
 mod link;

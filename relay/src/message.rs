@@ -90,6 +90,10 @@ pub enum Order {
         /// psflip is to stop: idle connections are closed at once.
         stops: bool,
     },
+    /// The child has exited: accept no more, and close each connection when all that the child sent on it is
+    /// delivered, without waiting for the client. Idle connections go to the successor's relay if there is a
+    /// link to it, from this order or from `Leave`; otherwise they are closed. [`Report::Drained`] follows.
+    Close,
     /// Takes back `Leave`: the stop request was withdrawn.
     Stay,
     /// Accept no connection, and let requests wait, each at most this long.
@@ -107,12 +111,12 @@ pub enum Order {
 pub enum Report {
     /// It can accept.
     Ready,
-    /// After `Leave`: no connection is open any more. Each request that had begun is answered, and each idle
+    /// After `Leave` or `Close`: no connection is open any more. Each request that had begun is answered, and each idle
     /// connection is passed on or closed.
     Drained {
         /// Connections passed on to the successor's relay.
         passed_on: u64,
-        /// Requests that were under way when `Leave` came.
+        /// Requests that were under way when the order came.
         waited_for: u64,
     },
 }
@@ -136,7 +140,7 @@ pub struct Counts {
     pub passed_on: u64,
     /// Whether it accepts.
     pub accepting: bool,
-    /// Whether another generation accepts, or psflip stops.
+    /// Whether another generation accepts, psflip stops, or the child has exited.
     pub leaving: bool,
     /// Whether it holds requests back.
     pub held: bool,

@@ -12,7 +12,12 @@ pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// Waits for a client's time limit; without one, for ever.
+/// A time limit that begins now.
+pub(crate) fn timer(time: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(time))
+}
+
+/// Waits for a time limit; without one, for ever.
 pub(crate) async fn elapsed(timer: &mut Option<Pin<Box<Sleep>>>) {
     match timer {
         Some(timer) => timer.await,

@@ -37,23 +37,33 @@ pub(crate) struct Control {
     pub(crate) stops: bool,
     /// Where idle connections go then.
     pub(crate) successor: Option<Rc<Successor>>,
+    /// The child has exited. Nothing takes that back.
+    pub(crate) exited: bool,
+    /// It has, and what it sent must have come.
+    pub(crate) overdue: bool,
     /// Requests wait, each at most this long.
     pub(crate) hold: Option<Duration>,
 }
 
 impl Control {
     pub(crate) fn accepts(&self) -> bool {
-        self.is_active && !self.leaves && self.hold.is_none()
+        self.is_active && !self.ends() && self.hold.is_none()
     }
 
-    /// Whether connections between two requests go: to the successor's relay, or, at a stop, to nowhere.
-    pub(crate) fn dismisses_idle(&self) -> bool {
-        self.leaves && (self.stops || self.successor.is_some())
+    /// Whether another generation serves new clients, or none does.
+    pub(crate) fn ends(&self) -> bool {
+        self.leaves || self.exited
+    }
+
+    /// Whether connections between two requests go: to the successor's relay, or, at a stop or without a
+    /// child, to nowhere. `may_leave`: the successor has not failed to take this one.
+    pub(crate) fn dismisses_idle(&self, may_leave: bool) -> bool {
+        self.exited || may_leave && self.leaves && (self.stops || self.successor.is_some())
     }
 
     /// Whether each answer is its connection's last one.
     pub(crate) fn closes_after_answers(&self) -> bool {
-        self.leaves && self.successor.is_none()
+        self.ends() && self.successor.is_none()
     }
 }
 
@@ -120,7 +130,7 @@ impl Proxied {
             errors: self.tally.errors.get(),
             passed_on: self.tally.passed_on.get(),
             accepting: control.accepts(),
-            leaving: control.leaves,
+            leaving: control.ends(),
             held: control.hold.is_some(),
         }
     }

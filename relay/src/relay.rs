@@ -14,9 +14,10 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::accept::{self, Listener};
 use crate::counts;
 use crate::descriptors::Descriptors;
+use crate::exited::GRACE;
 use crate::link::{Link, Packet};
 use crate::message::{Order, Report};
-use crate::pause::pause;
+use crate::pause::{elapsed, pause, timer};
 use crate::predecessor;
 use crate::proxied::{Control, Proxied};
 use crate::successor::Successor;
@@ -43,7 +44,8 @@ async fn live(link: OwnedFd) -> io::Result<()> {
     let Some(packet) = link.receive().await? else { return Ok(()) };
     let all = start(packet, &listening)?;
     report(&link, &Report::Ready).await?;
-    let mut waited_for = None;
+    let (mut waited_for, mut overdue) = (None, None);
+    let under_way = || Some(all.iter().map(|proxied| proxied.tally.under_way.get()).sum::<u64>());
     loop {
         let packet = tokio::select! {
             packet = link.receive() => packet,
@@ -55,6 +57,11 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 if let Err(error) = report(&link, &Report::Drained { passed_on, waited_for }).await {
                     tracing::warn!(%error, "can't report to psflip");
                 }
+                continue;
+            }
+            () = elapsed(&mut overdue) => {
+                overdue = None;
+                control.send_modify(|control| control.overdue = true);
                 continue;
             }
         };
@@ -91,7 +98,16 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 control.send_modify(|control| {
                     (control.leaves, control.stops, control.successor) = (true, stops, successor);
                 });
-                waited_for = Some(all.iter().map(|proxied| proxied.tally.under_way.get()).sum::<u64>());
+                waited_for = under_way();
+            }
+            Ok(Order::Close) => {
+                let successor = next_link().map(Successor::new).map(Rc::new);
+                control.send_modify(|control| {
+                    control.exited = true;
+                    control.successor = successor.or_else(|| control.successor.take());
+                });
+                waited_for = waited_for.or_else(under_way);
+                overdue = Some(timer(GRACE));
             }
             Ok(Order::Stay) => {
                 control.send_modify(|control| {

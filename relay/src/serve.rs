@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::addresses::Addresses;
 use crate::connect::connect;
+use crate::exited::exited;
 use crate::message::Protocol;
 use crate::proxied::{Counted, Proxied};
 use crate::socket::Stream;
@@ -39,7 +40,10 @@ async fn serve_open(
     let named = match addresses {
         Some(named) => named,
         None if proxied.proxy.accept_proxy_protocol => {
-            let (named, rest) = proxy_protocol::read(&stream.socket).await?;
+            let (named, rest) = tokio::select! {
+                header = proxy_protocol::read(&stream.socket) => header?,
+                () = exited(&proxied.control) => return Ok(()),
+            };
             stream.first = rest;
             named
         }
@@ -57,13 +61,13 @@ async fn serve_tcp(client: Stream, named: Option<Addresses>, proxied: &Rc<Proxie
     let _under_way = Counted::new(proxied, |tally| &tally.under_way);
     let addresses = named.unwrap_or_else(|| Addresses::of(&client.socket));
     let connected = tokio::select! {
-        connected = connect(&proxied.proxy, &addresses) => connected,
+        connected = connect(proxied, &addresses) => connected,
         () = client.socket.reset() => return,
     };
     match connected {
         Ok(socket) => {
             let child = Stream { socket, first: bytes::Bytes::new() };
-            let _ = tcp::carry(client, child, Until::BothEnd).await; // both have seen the error
+            tcp::carry(client, child, Until::BothEnd, proxied).await;
         }
         Err(error) => {
             proxied.failed(&error);

@@ -12,9 +12,17 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, getsockname, recv, shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+
+use crate::exited::exited;
+use crate::pause::pause;
+use crate::proxied::Control;
 
 /// How long a client may go on sending after its last answer.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The same once the child has exited: psflip waits for this relay then.
+const SHORT_LINGER: Duration = Duration::from_millis(200);
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -217,7 +225,7 @@ impl Socket {
 
     /// Ends the own direction, then reads and discards what still comes, for a moment. A socket that is
     /// closed with bytes unread sends a reset, which makes the client lose the answer.
-    pub(crate) async fn close_gracefully(&self) {
+    pub(crate) async fn close_gracefully(&self, control: &watch::Receiver<Control>) {
         self.end_writing();
         let discarded = async {
             let mut bytes = BytesMut::new();
@@ -225,7 +233,11 @@ impl Socket {
                 bytes.clear();
             }
         };
-        let _ = tokio::time::timeout(LINGER, discarded).await; // the client goes on sending
+        tokio::select! {
+            () = discarded => {}
+            () = pause(LINGER) => {} // the client goes on sending
+            () = async { exited(control).await; pause(SHORT_LINGER).await } => {}
+        }
     }
 
     /// Lets the coming close(2) be a reset, as the other connection had one: the client must not take what it

@@ -8,12 +8,15 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use tokio::io::Interest;
 
+use crate::exited::{exited, overdue};
+use crate::proxied::Proxied;
 use crate::socket::{Socket, Stream};
 
 /// The size of the shared buffer.
@@ -43,37 +46,59 @@ pub(crate) enum Until {
 }
 
 /// Carries bytes both ways. A half-closed connection stays open for the other direction; a reset on one side
-/// becomes a reset on the other.
-///
-/// # Errors
-/// The first error of either socket.
-pub(crate) async fn carry(client: Stream, child: Stream, until: Until) -> io::Result<()> {
+/// becomes a reset on the other. When the child has exited, the connection is closed with the end of what the
+/// child sent.
+pub(crate) async fn carry(client: Stream, child: Stream, until: Until, proxied: &Proxied) {
     client.socket.set_nodelay();
     let (mut up, mut down) = (Way::new(client.first), Way::new(child.first));
     let (client, child) = (client.socket, child.socket);
+    let control = &proxied.control;
+    let (mut exited, mut overdue) = (pin!(exited(control)), pin!(overdue(control)));
+    let (mut has_exited, mut is_overdue) = (false, false);
     let ended = std::future::poll_fn(|context| {
+        has_exited = has_exited || exited.as_mut().poll(context).is_ready();
+        is_overdue = has_exited && (is_overdue || overdue.as_mut().poll(context).is_ready());
         let up = up.carry(&client, &child, context);
-        let down = down.carry(&child, &client, context);
-        match (up, down) {
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            (Poll::Ready(Ok(())), _) | (_, Poll::Ready(Ok(()))) if until == Until::OneEnds => {
-                Poll::Ready(Ok(()))
-            }
+        let is_delivered = down.carry(&child, &client, context);
+        match (up, is_delivered) {
+            // A child that is gone may have sent something before, which is still to be delivered.
+            (Poll::Ready(End::CannotWrite), Poll::Pending) if !is_overdue => Poll::Pending,
+            (Poll::Ready(End::CannotRead | End::CannotWrite), _)
+            | (_, Poll::Ready(End::CannotRead | End::CannotWrite)) => Poll::Ready(Err(Reset)),
+            (Poll::Ready(End::Whole), Poll::Ready(End::Whole)) => Poll::Ready(Ok(())),
+            (Poll::Ready(_), _) | (_, Poll::Ready(_)) if until == Until::OneEnds => Poll::Ready(Ok(())),
+            (_, Poll::Ready(End::Whole)) if has_exited => Poll::Ready(Ok(())),
+            (_, Poll::Pending) if is_overdue && down.is_empty() => Poll::Ready(Err(Reset)),
             _ => Poll::Pending,
         }
     });
-    let ended = ended.await;
-    if ended.is_err() {
-        client.reset_at_close();
-        child.reset_at_close();
+    match ended.await {
+        Ok(()) if has_exited => client.close_gracefully(control).await,
+        Ok(()) => {}
+        Err(Reset) => {
+            client.reset_at_close();
+            child.reset_at_close();
+        }
     }
-    ended
 }
+
+/// A connection was cut.
+struct Reset;
 
 /// One direction.
 struct Way {
     state: State,
+}
+
+/// How a direction has ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Its sender has ended it, and all its bytes are written.
+    Whole,
+    /// Its sender's connection is reset.
+    CannotRead,
+    /// Its receiver's connection is reset, or takes no more.
+    CannotWrite,
 }
 
 enum State {
@@ -84,8 +109,8 @@ enum State {
     /// The pipe holds this many bytes that are not yet written; 0: only the next read tells whether more
     /// come.
     Pipe(Pipe, usize),
-    /// The sender has ended this direction, and so has the receiver been told.
-    Ended,
+    /// Nothing more is carried.
+    Ended(End),
 }
 
 struct Pipe {
@@ -98,11 +123,16 @@ impl Way {
         Self { state: if first.is_empty() { State::Empty } else { State::Bytes(first) } }
     }
 
+    /// Whether all that was read is written.
+    fn is_empty(&self) -> bool {
+        matches!(self.state, State::Empty | State::Pipe(_, 0))
+    }
+
     /// Goes on until a socket isn't ready, or the direction has ended.
-    fn carry(&mut self, from: &Socket, to: &Socket, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn carry(&mut self, from: &Socket, to: &Socket, context: &mut Context<'_>) -> Poll<End> {
         for _ in 0..AT_ONCE {
             let step = match &mut self.state {
-                State::Ended => return Poll::Ready(Ok(())),
+                State::Ended(end) => return Poll::Ready(*end),
                 State::Empty => self.copy(from, to),
                 State::Bytes(bytes) => match to.try_write(bytes) {
                     Ok(written) => {
@@ -137,20 +167,19 @@ impl Way {
                     Err(error) => Err((error, Side::To)),
                 },
             };
-            match step {
-                Ok(()) => {}
-                Err((error, side)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let ready = match side {
-                        Side::From => from.poll_read_ready(context),
-                        Side::To => to.poll_write_ready(context),
-                    };
-                    match ready {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                        Poll::Ready(Ok(())) => {}
-                    }
-                }
-                Err((error, _)) => return Poll::Ready(Err(error)),
+            let Err((error, side)) = step else { continue };
+            if error.kind() == io::ErrorKind::WouldBlock {
+                // An error means that the runtime exits.
+                let _ = match side {
+                    Side::From => ready!(from.poll_read_ready(context)),
+                    Side::To => ready!(to.poll_write_ready(context)),
+                };
+            } else {
+                self.give_pipe_back();
+                self.state = State::Ended(match side {
+                    Side::From => End::CannotRead,
+                    Side::To => End::CannotWrite,
+                });
             }
         }
         context.waker().wake_by_ref();
@@ -187,12 +216,12 @@ impl Way {
     fn end(&mut self, to: &Socket) {
         to.end_writing();
         self.give_pipe_back();
-        self.state = State::Ended;
+        self.state = State::Ended(End::Whole);
     }
 
-    /// The pipe is empty.
+    /// Keeps the pipe for another connection if it is empty.
     fn give_pipe_back(&mut self) {
-        if let State::Pipe(pipe, _) = std::mem::replace(&mut self.state, State::Empty) {
+        if let State::Pipe(pipe, 0) = std::mem::replace(&mut self.state, State::Empty) {
             PIPES.with_borrow_mut(|pipes| {
                 if pipes.len() < SPARE_PIPES {
                     pipes.push(pipe);

@@ -20,7 +20,8 @@ use self::record::{
 };
 use crate::addresses::Addresses;
 use crate::connect::connect;
-use crate::pause::elapsed;
+use crate::exited::{exited, overdue};
+use crate::pause::{elapsed, pause};
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::{Socket, Stream};
 use crate::tally::add;
@@ -62,9 +63,16 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
             Next::Request(request) => request,
             Next::Closed => return Ok(()),
             Next::Leave => {
-                let successor = control.borrow().successor.clone();
+                let (successor, exited) = {
+                    let control = control.borrow();
+                    (control.successor.clone().filter(|_| may_leave), control.exited)
+                };
                 let idle = Stream { socket: client.socket, first: client.read.freeze() };
                 let Some(successor) = successor else {
+                    if exited {
+                        idle.socket.close_gracefully(&control).await; // no child would answer what has come
+                        return Ok(());
+                    }
                     if idle.first.is_empty() && idle.socket.has_nothing_to_read() {
                         return Ok(());
                     }
@@ -89,12 +97,12 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         client.carry(request, &addresses, proxied, &mut control).await?;
         let is_last = {
             let control = control.borrow();
-            control.closes_after_answers() || control.leaves && !may_leave
+            control.closes_after_answers() || control.ends() && !may_leave
         };
         // FastCGI has no way to announce that this was the last answer. A client that finds its connection
         // closed between two requests connects anew.
         if !request.keeps_open || is_last {
-            client.socket.close_gracefully().await; // it may still send an input that nobody needed
+            client.socket.close_gracefully(&control).await; // it may still send an input that nobody needed
             return Ok(());
         }
     }
@@ -122,13 +130,16 @@ impl Client {
     ) -> io::Result<Next> {
         let mut late = None;
         loop {
-            let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
+            let leaves = control.borrow_and_update().dismisses_idle(may_leave);
             while !self.carried.is_between_records() && !self.read.is_empty() {
                 let (used, _) = self.carried.next(&self.read).map_err(invalid)?;
                 self.read.advance(used);
             }
             if leaves && self.carried.is_between_records() {
                 return Ok(Next::Leave);
+            }
+            if control.borrow().exited {
+                return Ok(Next::Closed); // within a record that nobody needs
             }
             while let Some(header) = self.whole_record()? {
                 match header.kind {
@@ -190,13 +201,17 @@ impl Client {
     ) -> io::Result<()> {
         let held = control.borrow().hold;
         if let Some(max) = held {
-            let resumed = tokio::time::timeout(max, control.wait_for(|control| control.hold.is_none())).await;
-            if resumed.is_err() {
+            let resumed = tokio::select! {
+                _ = control.wait_for(|control| control.hold.is_none()) => true,
+                () = pause(max) => false,
+                () = exited(&proxied.control) => false,
+            };
+            if !resumed {
                 self.skip_begin()?;
                 return self.answer(request, "503 Service Unavailable", "requests are held back").await;
             }
         }
-        let child = match connect(&proxied.proxy, addresses).await {
+        let child = match connect(proxied, addresses).await {
             Ok(child) => child,
             Err(error) => {
                 proxied.failed(&error);
@@ -205,7 +220,7 @@ impl Client {
             }
         };
         self.read[HEADER + 2] &= !KEEP_CONNECTION;
-        match self.exchange(request, &child).await {
+        match self.exchange(request, &child, proxied).await {
             Ok(()) => Ok(()),
             Err(Failure::Client(error)) => Err(error),
             Err(Failure::Child { began: false, error }) => {
@@ -221,9 +236,9 @@ impl Client {
     }
 
     /// Carries both ways until the answer has ended.
-    async fn exchange(&mut self, request: Request, child: &Socket) -> Result<(), Failure> {
+    async fn exchange(&mut self, request: Request, child: &Socket, proxied: &Proxied) -> Result<(), Failure> {
         let Self { socket, read, carried } = self;
-        let (up, down) = (up(socket, read, carried, request, child), down(child, socket, request));
+        let (up, down) = (up(socket, read, carried, request, child), down(child, socket, request, proxied));
         tokio::pin!(up, down);
         let mut is_up = true;
         loop {
@@ -319,12 +334,17 @@ enum Failure {
 }
 
 /// Carries the answer's records to the client, up to the end of the request.
-async fn down(child: &Socket, client: &Socket, request: Request) -> Result<(), Failure> {
+async fn down(child: &Socket, client: &Socket, request: Request, proxied: &Proxied) -> Result<(), Failure> {
     let mut framing = Framing::default();
     let mut buffer = vec![0; BUFFER];
     let mut began = false;
     loop {
-        let length = match child.read(&mut buffer).await {
+        let read = tokio::select! {
+            biased;
+            read = child.read(&mut buffer) => read,
+            () = overdue(&proxied.control) => Err(io::ErrorKind::ConnectionReset.into()),
+        };
+        let length = match read {
             Ok(0) => return Err(Failure::Child { began, error: io::ErrorKind::UnexpectedEof.into() }),
             Ok(length) => length,
             Err(error) => return Err(Failure::Child { began, error }),

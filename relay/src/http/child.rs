@@ -2,10 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::proxied::Proxied;
 use crate::socket::Stream;
 
 /// A connection to the child. A child may answer and close its connection before it has read all of the
@@ -13,12 +15,13 @@ use crate::socket::Stream;
 /// reported: if there is no answer, reading reports an error.
 pub(super) struct Child {
     pub(super) stream: Stream,
+    proxied: Rc<Proxied>,
     write_failed: bool,
 }
 
 impl Child {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, write_failed: false }
+    pub(super) fn new(stream: Stream, proxied: Rc<Proxied>) -> Self {
+        Self { stream, proxied, write_failed: false }
     }
 
     /// After an error, `length` bytes are discarded.
@@ -39,7 +42,11 @@ impl AsyncRead for Child {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if result.is_pending() && self.proxied.control.borrow().overdue {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        result
     }
 }
 

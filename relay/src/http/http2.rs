@@ -18,9 +18,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 
 use super::body::{Answer, Input, Sent};
-use super::{Failure, LONGEST_HEAD, Shared, headers, held_too_long, refused, waits_for_resume};
+use super::{Failure, LONGEST_HEAD, Shared, headers, refused, waits_for_resume};
 use crate::addresses::Addresses;
 use crate::connect::connect;
+use crate::exited::overdue;
 use crate::proxied::{Control, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;
@@ -76,7 +77,7 @@ pub(super) async fn serve(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut leaves = false;
     loop {
-        if (control.borrow_and_update().leaves || child_has_ended.0.get()) && !leaves {
+        if (control.borrow_and_update().ends() || child_has_ended.0.get()) && !leaves {
             leaves = true;
             connection.as_mut().graceful_shutdown();
         }
@@ -86,6 +87,7 @@ pub(super) async fn serve(
                 return; // the relay exits
             },
             () = child_has_ended.1.notified() => {}
+            () = overdue(&proxied.control) => return, // what the client has not read by now, it won't
         }
     }
 }
@@ -96,7 +98,7 @@ async fn connect_to_child(
     addresses: &Addresses,
     proxied: &Proxied,
 ) -> Result<(Sender, impl Future<Output = hyper::Result<()>> + use<>), Failure> {
-    let socket = connect(&proxied.proxy, addresses).await.map_err(Failure::Connect)?;
+    let socket = connect(proxied, addresses).await.map_err(Failure::Connect)?;
     let io = TokioIo::new(Stream { socket, first: Bytes::new() });
     let handshake = client::conn::http2::handshake::<_, _, Input>(Local, io).await;
     handshake.map_err(Failure::Answer)
@@ -112,7 +114,7 @@ async fn answer(
     let shared = Rc::new(Shared::new());
     let sent = Sent::new(Rc::clone(&shared), &proxied);
     let response = match waits_for_resume(&proxied).await {
-        Err(max) => held_too_long(max),
+        Err(refused) => refused,
         Ok(()) if request.method() == Method::CONNECT => refused(&Failure::Method),
         Ok(()) => {
             let host = request.uri().authority();

@@ -12,7 +12,7 @@ mod http2;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -33,7 +33,8 @@ use self::child::Child;
 use self::heads::Heads;
 use crate::addresses::Addresses;
 use crate::connect::connect;
-use crate::pause::elapsed;
+use crate::exited::{exited, overdue};
+use crate::pause::{elapsed, pause};
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;
@@ -134,13 +135,20 @@ pub(crate) async fn serve(
             Left::Switched(client, child) => {
                 let _under_way = Counted::new(proxied, |tally| &tally.under_way);
                 if let Ok(Ok(child)) = child.await {
-                    let _ = tcp::carry(client, child, Until::OneEnds).await; // both have seen the error
+                    tcp::carry(client, child, Until::OneEnds, proxied).await;
                 }
                 return Ok(());
             }
             Left::Idle(idle) => {
-                let successor = control.borrow().successor.clone();
+                let (successor, exited) = {
+                    let control = control.borrow();
+                    (control.successor.clone().filter(|_| may_leave), control.exited)
+                };
                 let Some(successor) = successor else {
+                    if exited {
+                        idle.socket.close_gracefully(&control).await; // no child would answer what has come
+                        return Ok(());
+                    }
                     let is_empty = idle.first.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
                     if is_empty && idle.socket.has_nothing_to_read() {
                         return Ok(());
@@ -187,8 +195,7 @@ async fn first_bytes(
             Some(false) => return Ok(First::Http1(Stream { socket, first: read.freeze() })),
             None => {}
         }
-        let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
-        if leaves {
+        if control.borrow_and_update().dismisses_idle(may_leave) {
             return Ok(First::Leave(Stream { socket, first: read.freeze() }));
         }
         if !read.is_empty() {
@@ -243,7 +250,7 @@ async fn requests(
     let mut is_done = false;
     let mut reset = Box::pin(socket.reset());
     let ended = loop {
-        let leaves = control.borrow_and_update().dismisses_idle() && may_leave;
+        let leaves = control.borrow_and_update().dismisses_idle(may_leave);
         shared.leaves.set(leaves);
         let changed = shared.changed.notified();
         let turn = std::future::poll_fn(|context| {
@@ -289,12 +296,12 @@ async fn requests(
         (Turn::Late, _) => Left::Closed,
         (Turn::Done(Ok(())), Some(child)) => Left::Switched(stream, child),
         (Turn::Done(Ok(())), None) => {
-            stream.socket.close_gracefully().await;
+            stream.socket.close_gracefully(control).await;
             Left::Closed
         }
         // hyper has answered that the request is invalid.
         (Turn::Done(Err(error)), _) if error.is_parse() => {
-            stream.socket.close_gracefully().await;
+            stream.socket.close_gracefully(control).await;
             Left::Closed
         }
         (Turn::Done(Err(_)), _) => {
@@ -333,7 +340,7 @@ fn answer(
     let request = request.map(|body| Input::new(body, Rc::clone(&shared)));
     async move {
         let mut response = match waits_for_resume(&proxied).await {
-            Err(max) => held_too_long(max),
+            Err(refused) => refused,
             Ok(()) => match forward(request, &addresses, &proxied, &shared).await {
                 Ok(response) => response,
                 Err(failure) => {
@@ -347,7 +354,7 @@ fn answer(
         // Without a successor's relay the client has to connect anew after this answer.
         let is_last = {
             let control = proxied.control.borrow();
-            control.closes_after_answers() || control.leaves && !may_leave
+            control.closes_after_answers() || control.ends() && !may_leave
         };
         if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -356,16 +363,21 @@ fn answer(
     }
 }
 
-/// Waits while requests are held back.
+/// Waits while requests are held back, also when another generation accepts connections meanwhile.
 ///
 /// # Errors
-/// The time after which a request is refused.
-async fn waits_for_resume(proxied: &Proxied) -> Result<(), Duration> {
+/// The answer to a request that waited too long, or whose child has exited.
+async fn waits_for_resume(proxied: &Proxied) -> Result<(), Response<Answer>> {
     let mut control = proxied.control.clone();
     let Some(max) = control.borrow().hold else { return Ok(()) };
-    match tokio::time::timeout(max, control.wait_for(|control| control.hold.is_none())).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(max),
+    tokio::select! {
+        _ = control.wait_for(|control| control.hold.is_none()) => Ok(()),
+        () = pause(max) => {
+            Err(unavailable(format!("requests are held back at the moment; this one waited {max:?}\n"), max))
+        }
+        () = exited(&proxied.control) => {
+            Err(unavailable("requests were held back until the child exited\n".to_owned(), Duration::ZERO))
+        }
     }
 }
 
@@ -423,8 +435,8 @@ async fn forward(
         return Err(Failure::RequestCoding);
     }
     let switches = headers::prepare_request(&mut request, addresses, proxied.proxy.forwarded);
-    let socket = connect(&proxied.proxy, addresses).await.map_err(Failure::Connect)?;
-    let io = TokioIo::new(Child::new(Stream { socket, first: Bytes::new() }));
+    let socket = connect(proxied, addresses).await.map_err(Failure::Connect)?;
+    let io = TokioIo::new(Child::new(Stream { socket, first: Bytes::new() }, Rc::clone(proxied)));
     let handshake = client::conn::http1::Builder::new()
         .preserve_header_case(true)
         .max_headers(MOST_FIELDS)
@@ -432,8 +444,15 @@ async fn forward(
         .handshake::<_, Input>(io)
         .await;
     let (mut sender, connection) = handshake.map_err(Failure::Answer)?;
+    let control = proxied.control.clone();
     let driven = spawn_local(async move {
-        let parts = connection.without_shutdown().await.map_err(io::Error::other)?;
+        let mut connection = pin!(connection.without_shutdown());
+        let parts = tokio::select! {
+            biased;
+            parts = &mut connection => parts,
+            () = overdue(&control) => connection.await, // `Child` reports an error then
+        };
+        let parts = parts.map_err(io::Error::other)?;
         Ok(Stream { socket: parts.io.into_inner().stream.socket, first: parts.read_buf })
     });
     let mut response = match sender.send_request(request).await {
@@ -463,11 +482,10 @@ fn refused(failure: &Failure) -> Response<Answer> {
     response
 }
 
-/// The answer to a request that was held back for as long as the operator allows.
-fn held_too_long(max: Duration) -> Response<Answer> {
-    let text = format!("requests are held back at the moment; this one waited {max:?}\n");
+/// The answer to a request that was held back and can't be carried. The client may try again after `wait`.
+fn unavailable(text: String, wait: Duration) -> Response<Answer> {
     let mut response = Response::new(Answer::text(text));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(max.as_secs().max(1)));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     response
 }

@@ -2,6 +2,7 @@
 
 mod bad;
 mod bodies;
+mod close;
 mod descriptors;
 mod fcgi;
 mod http;
@@ -9,5 +10,6 @@ mod http2;
 mod load;
 mod orders;
 mod passed_on;
+mod signals;
 mod support;
 mod tcp;

@@ -99,6 +99,16 @@ impl Relay {
         self.send(&Order::Leave { stops: true }, &[]);
     }
 
+    /// The child has exited.
+    pub(crate) fn close(&self) {
+        self.send(&Order::Close, &[]);
+    }
+
+    /// The relay's thread.
+    pub(crate) fn thread(&self) -> &JoinHandle<io::Result<()>> {
+        self.thread.as_ref().unwrap()
+    }
+
     pub(crate) fn stay(&self) {
         self.send(&Order::Stay, &[]);
     }
