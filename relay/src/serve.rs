@@ -40,19 +40,23 @@ async fn serve_open(
     let named = match addresses {
         Some(named) => named,
         None if proxied.proxy.accept_proxy_protocol => {
-            let (named, rest) = tokio::select! {
-                header = proxy_protocol::read(&stream.socket) => header?,
-                () = exited(&proxied.control) => return Ok(()),
-            };
+            let header = Box::pin(async {
+                tokio::select! {
+                    header = proxy_protocol::read(&stream.socket) => header,
+                    () = exited(&proxied.control) => Err(io::ErrorKind::NotConnected.into()),
+                }
+            });
+            let (named, rest) = header.await?;
             stream.first = rest;
             named
         }
         None => None,
     };
+    // In boxes, so that an idle connection is as large as its own state, and not as the largest one.
     match proxied.proxy.protocol {
-        Protocol::Tcp => serve_tcp(stream, named, proxied).await,
-        Protocol::Http => http::serve(stream, named, proxied).await?,
-        Protocol::Fastcgi => fcgi::serve(stream, named, proxied).await?,
+        Protocol::Tcp => Box::pin(serve_tcp(stream, named, proxied)).await,
+        Protocol::Http => Box::pin(http::serve(stream, named, proxied)).await?,
+        Protocol::Fastcgi => Box::pin(fcgi::serve(stream, named, proxied)).await?,
     }
     Ok(())
 }
@@ -60,10 +64,13 @@ async fn serve_open(
 async fn serve_tcp(client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
     let _under_way = Counted::new(proxied, |tally| &tally.under_way);
     let addresses = named.unwrap_or_else(|| Addresses::of(&client.socket));
-    let connected = tokio::select! {
-        connected = connect(proxied, &addresses) => connected,
-        () = client.socket.reset() => return,
-    };
+    let connected = Box::pin(async {
+        tokio::select! {
+            connected = connect(proxied, &addresses) => Some(connected),
+            () = client.socket.reset() => None,
+        }
+    });
+    let Some(connected) = connected.await else { return };
     match connected {
         Ok(socket) => {
             let child = Stream { socket, first: bytes::Bytes::new() };

@@ -53,11 +53,14 @@ pub(crate) async fn carry(client: Stream, child: Stream, until: Until, proxied: 
     let (mut up, mut down) = (Way::new(client.first), Way::new(child.first));
     let (client, child) = (client.socket, child.socket);
     let control = &proxied.control;
-    let (mut exited, mut overdue) = (pin!(exited(control)), pin!(overdue(control)));
+    let (mut exited, mut overdue) = (pin!(exited(control)), None);
     let (mut has_exited, mut is_overdue) = (false, false);
     let ended = std::future::poll_fn(|context| {
         has_exited = has_exited || exited.as_mut().poll(context).is_ready();
-        is_overdue = has_exited && (is_overdue || overdue.as_mut().poll(context).is_ready());
+        if has_exited && !is_overdue {
+            let overdue = overdue.get_or_insert_with(|| Box::pin(self::overdue(control)));
+            is_overdue = overdue.as_mut().poll(context).is_ready();
+        }
         let up = up.carry(&client, &child, context);
         let is_delivered = down.carry(&child, &client, context);
         match (up, is_delivered) {
@@ -73,7 +76,7 @@ pub(crate) async fn carry(client: Stream, child: Stream, until: Until, proxied: 
         }
     });
     match ended.await {
-        Ok(()) if has_exited => client.close_gracefully(control).await,
+        Ok(()) if has_exited => Box::pin(client.close_gracefully(control)).await,
         Ok(()) => {}
         Err(Reset) => {
             client.reset_at_close();

@@ -70,7 +70,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                 let idle = Stream { socket: client.socket, first: client.read.freeze() };
                 let Some(successor) = successor else {
                     if exited {
-                        idle.socket.close_gracefully(&control).await; // no child would answer what has come
+                        Box::pin(idle.socket.close_gracefully(&control)).await; // no child would answer what has come
                         return Ok(());
                     }
                     if idle.first.is_empty() && idle.socket.has_nothing_to_read() {
@@ -79,7 +79,8 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                     (client, may_leave) = (Client::new(idle), false); // a request has come
                     continue;
                 };
-                match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
+                let passed_on = Box::pin(successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()));
+                match passed_on.await {
                     Ok(()) => {
                         add(&proxied.tally.passed_on, 1);
                         return Ok(());
@@ -94,7 +95,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         };
         add(&proxied.tally.requests, 1);
         let _under_way = Counted::new(proxied, |tally| &tally.under_way);
-        client.carry(request, &addresses, proxied, &mut control).await?;
+        Box::pin(client.carry(request, &addresses, proxied, &mut control)).await?;
         let is_last = {
             let control = control.borrow();
             control.closes_after_answers() || control.ends() && !may_leave
@@ -102,7 +103,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         // FastCGI has no way to announce that this was the last answer. A client that finds its connection
         // closed between two requests connects anew.
         if !request.keeps_open || is_last {
-            client.socket.close_gracefully(&control).await; // it may still send an input that nobody needed
+            Box::pin(client.socket.close_gracefully(&control)).await; // it may still send an input that nobody needed
             return Ok(());
         }
     }

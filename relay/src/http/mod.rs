@@ -9,12 +9,14 @@ mod child;
 mod headers;
 mod heads;
 mod http2;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -34,7 +36,7 @@ use self::heads::Heads;
 use crate::addresses::Addresses;
 use crate::connect::connect;
 use crate::exited::{exited, overdue};
-use crate::pause::{elapsed, pause};
+use crate::pause::{self, elapsed, pause};
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;
@@ -48,6 +50,10 @@ const MOST_FIELDS: usize = 200;
 
 /// How long a client may take for the head of a request, from its first byte.
 const HEAD: Duration = Duration::from_secs(60);
+
+/// After how much time without a request a connection is taken from hyper, whose buffers are larger than
+/// everything else that an idle connection costs.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// What is known of a connection while hyper has it.
 #[derive(Debug)]
@@ -97,10 +103,13 @@ impl Shared {
 }
 
 /// How hyper's part of a connection has ended.
+#[derive(Debug)]
 enum Left {
     /// Between two requests, because this relay is to leave: it goes to the successor, or is closed at a
     /// stop.
     Idle(Stream),
+    /// Between two requests for a while: hyper gets it again with the next one.
+    Resting(Stream),
     /// Both sides speak another protocol now.
     Switched(Stream, JoinHandle<io::Result<Stream>>),
     /// It is closed.
@@ -123,19 +132,22 @@ pub(crate) async fn serve(
     loop {
         let left = match first_bytes(stream, &mut control, may_leave).await? {
             First::Http2(stream) => {
-                http2::serve(stream, addresses, proxied, &mut control).await;
+                Box::pin(http2::serve(stream, addresses, proxied, &mut control)).await;
                 return Ok(());
             }
-            First::Http1(stream) => requests(stream, &addresses, proxied, &mut control, may_leave).await,
+            First::Http1(stream) => {
+                Box::pin(requests(stream, &addresses, proxied, &mut control, may_leave)).await
+            }
             First::Leave(stream) => Left::Idle(stream),
             First::Closed => Left::Closed,
         };
         match left {
             Left::Closed => return Ok(()),
+            Left::Resting(resting) => stream = resting,
             Left::Switched(client, child) => {
                 let _under_way = Counted::new(proxied, |tally| &tally.under_way);
                 if let Ok(Ok(child)) = child.await {
-                    tcp::carry(client, child, Until::OneEnds, proxied).await;
+                    Box::pin(tcp::carry(client, child, Until::OneEnds, proxied)).await;
                 }
                 return Ok(());
             }
@@ -146,7 +158,7 @@ pub(crate) async fn serve(
                 };
                 let Some(successor) = successor else {
                     if exited {
-                        idle.socket.close_gracefully(&control).await; // no child would answer what has come
+                        Box::pin(idle.socket.close_gracefully(&control)).await; // no child would answer what has come
                         return Ok(());
                     }
                     let is_empty = idle.first.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
@@ -156,7 +168,8 @@ pub(crate) async fn serve(
                     (stream, may_leave) = (idle, false); // a request has come
                     continue;
                 };
-                match successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()).await {
+                let passed_on = Box::pin(successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()));
+                match passed_on.await {
                     Ok(()) => {
                         add(&proxied.tally.passed_on, 1);
                         return Ok(());
@@ -219,6 +232,8 @@ enum Turn {
     Done(hyper::Result<()>),
     /// It is between two requests, and this relay is to leave.
     Leave,
+    /// It is between two requests since [`IDLE`].
+    Rest,
     /// The client took too long for a head.
     Late,
 }
@@ -247,6 +262,7 @@ async fn requests(
         .auto_date_header(false)
         .serve_connection(TokioIo::new(heads), service);
     let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let mut rest: Option<(Pin<Box<Sleep>>, u64)> = None;
     let mut is_done = false;
     let mut reset = Box::pin(socket.reset());
     let ended = loop {
@@ -269,7 +285,17 @@ async fn requests(
             }
             let Some(since) = shared.head_since.get() else {
                 timer = None;
-                return Poll::Pending;
+                if is_done || !shared.is_between_requests() {
+                    return Poll::Pending;
+                }
+                // One timer for many requests: whether there was one meanwhile counts when it fires.
+                let start = || (pause::timer(IDLE), shared.number.get());
+                loop {
+                    ready!(rest.get_or_insert_with(start).0.as_mut().poll(context));
+                    if rest.take().is_some_and(|(_, number)| number == shared.number.get()) {
+                        return Poll::Ready(Turn::Rest);
+                    }
+                }
             };
             let timer =
                 timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until((since + HEAD).into())));
@@ -293,6 +319,7 @@ async fn requests(
     let switched = shared.switched.borrow_mut().take();
     match (ended, switched) {
         (Turn::Leave, _) => Left::Idle(stream),
+        (Turn::Rest, _) => Left::Resting(stream),
         (Turn::Late, _) => Left::Closed,
         (Turn::Done(Ok(())), Some(child)) => Left::Switched(stream, child),
         (Turn::Done(Ok(())), None) => {

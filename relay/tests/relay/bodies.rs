@@ -170,6 +170,27 @@ fn trailers_that_are_announced_reach_both_sides() {
     assert!(body.contains("ok") && body.contains("0\r\nsum: 2\r\n"), "{body}");
 }
 
+/// hyper sends only trailers that the head announces (RFC 9110, section 6.6.2), and a proxy may discard the
+/// others (section 6.5.1). Their answer must end all the same.
+#[test]
+fn trailers_that_are_not_announced_are_discarded_and_the_answer_is_whole() {
+    let (socket, address) = listener();
+    let child = server(|mut connection| {
+        read_until(&mut connection, b"\r\n\r\n");
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nSum: 2\r\n\r\n";
+        connection.write_all(answer.as_bytes()).unwrap();
+    });
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    let mut client = Client::connect(address);
+    for te in ["", "TE: trailers\r\nConnection: TE\r\n"] {
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{te}\r\n"));
+        client.until("\r\n\r\n");
+        assert_eq!(client.until("0\r\n\r\n"), "2\r\nok\r\n0\r\n\r\n");
+    }
+    assert_eq!(a.wait_counts("both", |counts| counts.under_way == 0).errors, 0);
+}
+
 #[test]
 fn a_refused_upload_gets_its_answer() {
     const LENGTH: usize = 8 * 1024 * 1024;

@@ -176,7 +176,7 @@ fn an_answer_of_a_child_that_has_exited_is_whole_before_its_connection_is_passed
 #[test]
 fn held_requests_wait_in_the_old_relay_until_they_are_resumed() {
     let (socket, address) = listener();
-    let (child_a, _, begins) = careless("a");
+    let (child_a, go, begins) = careless("a");
     let (child_b, ..) = careless("b");
     let a = Relay::start(&socket, proxy(Protocol::Http, child_a));
     a.accept();
@@ -184,8 +184,9 @@ fn held_requests_wait_in_the_old_relay_until_they_are_resumed() {
     client.send(get("/1"));
     answer(&mut client);
     a.hold(Duration::from_secs(3600));
+    a.wait_counts("held", |counts| counts.held);
     client.send(get("/slow"));
-    a.wait_counts("the request", |counts| counts.held && counts.under_way == 1);
+    a.wait_counts("the request", |counts| counts.under_way == 1);
     let b = Relay::start(&socket, proxy(Protocol::Http, child_b));
     b.hold(Duration::from_secs(3600));
     a.leave_to(&b);
@@ -194,8 +195,10 @@ fn held_requests_wait_in_the_old_relay_until_they_are_resumed() {
     begins.try_recv().unwrap_err(); // the child has not got it
     a.resume();
     begins.recv().unwrap();
-    assert_eq!(a.wait_counts("resumed", |counts| !counts.held).under_way, 1);
-    drop((a, b));
+    go.send(()).unwrap();
+    assert!(answer(&mut client).1.contains("a GET /slow"));
+    assert_eq!(a.report(), Report::Drained { passed_on: 1, waited_for: 1 });
+    b.wait_counts("held", |counts| counts.held && counts.open == 1);
 }
 
 #[test]

@@ -7,11 +7,11 @@ use relay::message::{Protocol, Report};
 
 use crate::support::{Client, Relay, listener, proxy, server};
 
-fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     record_of(1, kind, content)
 }
 
-fn record_of(id: u8, kind: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn record_of(id: u8, kind: u8, content: &[u8]) -> Vec<u8> {
     let mut record = vec![1, kind, 0, id];
     record.extend((content.len() as u16).to_be_bytes());
     record.extend([5, 0]);
@@ -21,12 +21,12 @@ fn record_of(id: u8, kind: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// A whole request.
-fn request(keeps: bool, body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(keeps: bool, body: &[u8]) -> Vec<u8> {
     let begin = record(1, &[0, 1, u8::from(keeps), 0, 0, 0, 0, 0]);
     [begin, record(4, b"\x01\x01ab"), record(4, b""), record(5, body), record(5, b"")].concat()
 }
 
-fn read_record(stream: &mut impl Read) -> Option<(u8, Vec<u8>)> {
+pub(crate) fn read_record(stream: &mut impl Read) -> Option<(u8, Vec<u8>)> {
     let mut header = [0; 8];
     stream.read_exact(&mut header).ok()?;
     let mut content = vec![0; usize::from(u16::from_be_bytes([header[4], header[5]]))];
@@ -38,7 +38,7 @@ fn read_record(stream: &mut impl Read) -> Option<(u8, Vec<u8>)> {
 
 /// An application that answers with its name and the input, and closes the connection, unless asked to keep
 /// it.
-fn application(name: &'static str) -> SocketAddr {
+pub(crate) fn application(name: &'static str) -> SocketAddr {
     server(move |mut connection| {
         let mut input = Vec::new();
         loop {
@@ -57,7 +57,7 @@ fn application(name: &'static str) -> SocketAddr {
 }
 
 /// The body of an answer.
-fn answer(client: &mut Client) -> String {
+pub(crate) fn answer(client: &mut Client) -> String {
     let mut output = Vec::new();
     loop {
         let (kind, content) = read_record(&mut client.stream).expect("an answer");
