@@ -98,6 +98,8 @@ pub enum UpgradeStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Drain {
+    /// Its proxy answers what is under way.
+    Answering,
     /// It waits for `shutdown.delay`.
     Delay,
     /// Its child has been sent the stop signal.
@@ -109,6 +111,8 @@ pub enum Drain {
     Orphans,
     /// Its leftover processes did not exit in time, and were killed.
     OrphansKilled,
+    /// Its proxy delivers what it has read from the child.
+    Closing,
     /// It is gone.
     Gone,
     /// A step of a later version.

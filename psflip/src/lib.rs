@@ -1,7 +1,7 @@
 //! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
 //!
 //! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`,
-//! `health`, `traffic`, `control`, `manager`} -> `process` -> `sys`. `cli` reads `config`, and passes it on
+//! `health`, `traffic`, `proxy`, `control`, `manager`} -> `process` -> `sys`. `cli` reads `config`, and passes it on
 //! as a value ([`config::Plan`]). `flip` imports nothing of these, so every room may import it.
 //! `docs/architecture.md` describes the modules, the reasons for this structure, and its exceptions.
 //!
@@ -24,6 +24,7 @@ mod log;
 mod manager;
 mod migrate;
 mod process;
+mod proxy;
 mod runtime;
 mod secrets;
 mod signal;

@@ -105,6 +105,9 @@ enum Command {
 /// Runs psflip. Returns its exit code, unless the process dies by the same signal as its child.
 #[must_use]
 pub fn main() -> u8 {
+    if let Some(code) = crate::proxy::relay_process() {
+        return code;
+    }
     // Before the command line is parsed: an anchor does not need it, and would keep the memory for its
     // lifetime.
     let end = crate::anchor::resumed().unwrap_or_else(run_command);

@@ -2,10 +2,10 @@
 //! a new event that is not handled.
 
 use super::drain::{awaiting_predecessor, child_exited, draining};
-use super::effect::{Effect, Hook, Notice};
+use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::{ChildSignal, Event};
 use super::state::{
-    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Timer,
+    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Stopping, Timer,
 };
 use super::upgrade::{start_upgrade, upgrading};
 
@@ -73,8 +73,9 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             effects
         }
         Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
-        Event::ChildNeverHealthy if stopping => Vec::new(),
+        Event::ChildNeverHealthy | Event::RelayLost if stopping => Vec::new(),
         Event::ChildNeverHealthy => fail(state, predecessor, Failure::NeverHealthy, ChildSignal::Send),
+        Event::RelayLost => fail(state, predecessor, Failure::Relay, ChildSignal::Send),
         Event::TimedOut(Timer::Grace) if stopping => {
             state.phase = Phase::Starting { predecessor, stopping: false };
             vec![Report(Notice::StopIgnored), Arm(Timer::Healthy), StartProbing]
@@ -104,10 +105,13 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             | Timer::Successor
             | Timer::SuccessorKill
             | Timer::Predecessor
+            | Timer::Drain
             | Timer::Delay
+            | Timer::Closing
             | Timer::Grace
             | Timer::Kill,
         )
+        | Event::RelayDrained
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -203,6 +207,7 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                     Failure::Start(_)
                     | Failure::NotHealthy
                     | Failure::NeverHealthy
+                    | Failure::Relay
                     | Failure::Hook
                     | Failure::Switch
                     | Failure::Pidfile
@@ -312,10 +317,14 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
             | Timer::Successor
             | Timer::SuccessorKill
             | Timer::Predecessor
+            | Timer::Drain
             | Timer::Delay
+            | Timer::Closing
             | Timer::Grace
             | Timer::Kill,
         )
+        | Event::RelayDrained
+        | Event::RelayLost
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
@@ -325,16 +334,17 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
     }
 }
 
-fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: Event) -> Vec<Effect> {
+fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, event: Event) -> Vec<Effect> {
+    let is_stopping = stopping != Stopping::No;
     match event {
         Event::ChildExited(end) => {
-            let mut effects = vec![Effect::Disarm(Timer::Grace)];
-            let old_generation = match (predecessor_drains, stopping) {
+            let mut effects = vec![Effect::Disarm(Timer::Drain), Effect::Disarm(Timer::Grace)];
+            let old_generation = match (predecessor_drains, is_stopping) {
                 (false, _) => OldGeneration::Gone,
                 (true, false) => OldGeneration::Drains,
                 (true, true) => OldGeneration::Awaited,
             };
-            let notice = if stopping { Notice::ChildExited(end) } else { Notice::ServiceDown(end) };
+            let notice = if is_stopping { Notice::ChildExited(end) } else { Notice::ServiceDown(end) };
             effects.extend(child_exited(
                 state,
                 Predecessor::None,
@@ -344,7 +354,7 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
             ));
             effects
         }
-        Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || stopping => {
+        Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || is_stopping => {
             queue_upgrade(state)
         }
         Event::UpgradeRequested | Event::RequestPassedOn => start_upgrade(state),
@@ -354,16 +364,38 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
             effects.extend(start_queued_upgrade(state));
             effects
         }
-        Event::StopRequested(_) if stopping => Vec::new(),
-        Event::StopRequested(signal) => {
-            state.phase = Phase::Serving { predecessor_drains, stopping: true };
-            let mut effects = begin_stop(signal);
-            effects.extend(predecessor_drains.then_some(Effect::PassStopBack));
+        Event::StopRequested(signal) => match stopping {
+            Stopping::No => {
+                let stopping = Stopping::Answering(signal);
+                state.phase = Phase::Serving { predecessor_drains, stopping };
+                let mut effects = vec![
+                    Effect::Report(Notice::Stopping),
+                    Effect::Arm(Timer::Drain),
+                    Effect::Relay(RelayOrder::Stop),
+                ];
+                effects.extend(predecessor_drains.then_some(Effect::PassStopBack));
+                effects
+            }
+            // A second stop request: the requests that are under way are not waited for.
+            Stopping::Answering(_) => {
+                state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::Signalled };
+                let mut effects = vec![Effect::Disarm(Timer::Drain)];
+                effects.extend(stop_child(signal));
+                effects.extend(predecessor_drains.then_some(Effect::PassStopBack));
+                effects
+            }
+            Stopping::Signalled => Vec::new(),
+        },
+        Event::RelayDrained | Event::TimedOut(Timer::Drain) => {
+            let Stopping::Answering(signal) = stopping else { return Vec::new() };
+            state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::Signalled };
+            let mut effects = relay_is_done(event);
+            effects.extend(stop_child(signal));
             effects
         }
-        Event::TimedOut(Timer::Grace) if stopping => {
-            state.phase = Phase::Serving { predecessor_drains, stopping: false };
-            let mut effects = vec![Effect::Report(Notice::StopIgnored)];
+        Event::TimedOut(Timer::Grace) if stopping == Stopping::Signalled => {
+            state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::No };
+            let mut effects = vec![Effect::Report(Notice::StopIgnored), Effect::Relay(RelayOrder::Stay)];
             effects.extend(start_queued_upgrade(state));
             effects
         }
@@ -379,9 +411,11 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
             | Timer::SuccessorKill
             | Timer::Predecessor
             | Timer::Delay
+            | Timer::Closing
             | Timer::Grace
             | Timer::Kill,
         )
+        | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -402,11 +436,27 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: bool, event: E
     }
 }
 
-/// Stops the child. Whether it obeys is known when it exits or when the grace time is over.
+/// Stops a child that is not the service yet.
 fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
-    let mut effects = vec![Effect::Report(Notice::Stopping), Effect::Arm(Timer::Grace)];
+    let mut effects = vec![Effect::Report(Notice::Stopping)];
+    effects.extend(stop_child(signal));
+    effects
+}
+
+/// Stops the child. Whether it obeys is known when it exits or when the grace time is over.
+pub(super) fn stop_child(signal: ChildSignal) -> Vec<Effect> {
+    let mut effects = vec![Effect::Arm(Timer::Grace)];
     effects.extend(signal_child(signal));
     effects
+}
+
+/// The relay has answered what was under way (`RelayDrained`), or its time is over.
+pub(super) fn relay_is_done(event: Event) -> Vec<Effect> {
+    if event == Event::RelayDrained {
+        vec![Effect::Disarm(Timer::Drain)]
+    } else {
+        vec![Effect::Report(Notice::RelayTimedOut)]
+    }
 }
 
 /// Signals the child, unless it already has the signal.
@@ -457,8 +507,12 @@ fn withdraw(state: &mut State, predecessor: Predecessor, cause: Failure) -> Vec<
 
 /// This generation is the service now.
 fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
-    state.phase = Phase::Serving { predecessor_drains, stopping: false };
-    let mut effects = vec![Effect::Report(Notice::Promoted), Effect::RunHook(Hook::Promoted)];
+    state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::No };
+    let mut effects = vec![
+        Effect::Relay(RelayOrder::Accept),
+        Effect::Report(Notice::Promoted),
+        Effect::RunHook(Hook::Promoted),
+    ];
     if !predecessor_drains {
         effects.extend(start_queued_upgrade(state));
     }
@@ -476,6 +530,6 @@ pub(super) fn queue_upgrade(state: &mut State) -> Vec<Effect> {
 
 /// Starts the queued upgrade, if it can start now.
 pub(super) fn start_queued_upgrade(state: &mut State) -> Vec<Effect> {
-    let can = state.phase == Phase::Serving { predecessor_drains: false, stopping: false };
+    let can = state.phase == Phase::Serving { predecessor_drains: false, stopping: Stopping::No };
     if can && state.upgrade_queued { start_upgrade(state) } else { Vec::new() }
 }

@@ -1,8 +1,8 @@
 //! The decision of a generation that stops: its child, leftover processes, and after a stop request the old
 //! generation.
 
-use super::decide::{give_up_request, signal_child};
-use super::effect::{Effect, Notice};
+use super::decide::{give_up_request, relay_is_done, signal_child, stop_child};
+use super::effect::{Effect, Notice, RelayOrder};
 use super::event::Event;
 use super::state::{DrainStep, OldGeneration, Outcome, Phase, Predecessor, State, Timer};
 
@@ -17,6 +17,27 @@ pub(super) fn draining(
     use Effect::{Arm, Disarm, KillChild, KillOrphans, Report, SignalChild};
     let mut go = |step| state.phase = Phase::Draining { step, outcome, old_generation };
     match event {
+        Event::RelayDrained | Event::TimedOut(Timer::Drain)
+            if matches!(step, DrainStep::Answering { .. }) =>
+        {
+            let mut effects = relay_is_done(event);
+            if step == (DrainStep::Answering { stops: true }) {
+                go(DrainStep::Signalled);
+                effects.extend([Arm(Timer::Grace), SignalChild]);
+            } else {
+                go(DrainStep::Delay);
+                effects.push(Arm(Timer::Delay));
+            }
+            effects
+        }
+        Event::RelayDrained if step == DrainStep::Closing => {
+            let mut effects = vec![Disarm(Timer::Closing)];
+            effects.extend(nothing_left(state, outcome, old_generation));
+            effects
+        }
+        Event::TimedOut(Timer::Closing) if step == DrainStep::Closing => {
+            nothing_left(state, outcome, old_generation)
+        }
         Event::TimedOut(Timer::Delay) if step == DrainStep::Delay => {
             go(DrainStep::Signalled);
             vec![Arm(Timer::Grace), SignalChild]
@@ -30,23 +51,40 @@ pub(super) fn draining(
                 go(DrainStep::OrphansKilled);
                 vec![Report(Notice::OrphansKilled), Arm(Timer::Kill), KillOrphans]
             }
-            DrainStep::Delay | DrainStep::Killed | DrainStep::OrphansKilled => Vec::new(),
+            DrainStep::Answering { .. }
+            | DrainStep::Delay
+            | DrainStep::Killed
+            | DrainStep::OrphansKilled
+            | DrainStep::Closing => Vec::new(),
         },
         Event::ChildExited(end) => {
-            let mut effects = vec![Disarm(Timer::Delay), Disarm(Timer::Grace), Disarm(Timer::Kill)];
+            let mut effects =
+                vec![Disarm(Timer::Drain), Disarm(Timer::Delay), Disarm(Timer::Grace), Disarm(Timer::Kill)];
             effects.push(Report(Notice::ChildExited(end)));
             effects.extend(stop_orphans(state, outcome, old_generation));
             effects
         }
         // A stop or an abort may come while the child is being started, and the start may fail.
-        Event::TreeGone | Event::ChildNotStarted(_) => tree_is_over(state, outcome, old_generation),
+        Event::TreeGone | Event::ChildNotStarted(_) if step != DrainStep::Closing => {
+            tree_is_over(state, outcome, old_generation)
+        }
         // psflip can do no more, and the next upgrade does not wait for these processes (contract U5).
         Event::TimedOut(Timer::Kill) if matches!(step, DrainStep::Killed | DrainStep::OrphansKilled) => {
             let mut effects = vec![Report(Notice::SurvivedKill)];
             effects.extend(tree_is_over(state, outcome, old_generation));
             effects
         }
-        // A stop request skips the delay.
+        // A stop request skips the delay, and a second one does not wait for what is under way.
+        Event::StopRequested(_) if step == (DrainStep::Answering { stops: false }) => {
+            go(DrainStep::Answering { stops: true });
+            Vec::new()
+        }
+        Event::StopRequested(signal) if step == (DrainStep::Answering { stops: true }) => {
+            go(DrainStep::Signalled);
+            let mut effects = vec![Disarm(Timer::Drain)];
+            effects.extend(stop_child(signal));
+            effects
+        }
         Event::StopRequested(signal) if step == DrainStep::Delay => {
             go(DrainStep::Signalled);
             let mut effects = vec![Disarm(Timer::Delay), Arm(Timer::Grace)];
@@ -68,6 +106,8 @@ pub(super) fn draining(
             Outcome::Relay(_) => vec![Report(Notice::RequestRefused)],
         },
         Event::StopRequested(_)
+        | Event::TreeGone
+        | Event::ChildNotStarted(_)
         | Event::ChildStarted
         | Event::ChildHealthy
         | Event::ChildNeverHealthy
@@ -77,9 +117,13 @@ pub(super) fn draining(
             | Timer::Successor
             | Timer::SuccessorKill
             | Timer::Predecessor
+            | Timer::Drain
             | Timer::Delay
+            | Timer::Closing
             | Timer::Kill,
         )
+        | Event::RelayDrained
+        | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -100,8 +144,19 @@ pub(super) fn draining(
     }
 }
 
-/// The child's process tree is gone, or the rest of it can't be killed.
-fn tree_is_over(state: &mut State, outcome: Outcome, old_generation: OldGeneration) -> Vec<Effect> {
+/// The child's process tree is gone, or the rest of it can't be killed. The relay may still have answers of the
+/// child to deliver.
+pub(super) fn tree_is_over(
+    state: &mut State,
+    outcome: Outcome,
+    old_generation: OldGeneration,
+) -> Vec<Effect> {
+    state.phase = Phase::Draining { step: DrainStep::Closing, outcome, old_generation };
+    vec![Effect::Arm(Timer::Closing), Effect::Relay(RelayOrder::Close)]
+}
+
+/// Nothing is left of this generation.
+fn nothing_left(state: &mut State, outcome: Outcome, old_generation: OldGeneration) -> Vec<Effect> {
     if old_generation != OldGeneration::Awaited {
         return exit(state, outcome);
     }
@@ -141,10 +196,14 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
+            | Timer::Drain
             | Timer::Delay
+            | Timer::Closing
             | Timer::Grace
             | Timer::Kill,
         )
+        | Event::RelayDrained
+        | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -185,11 +244,11 @@ pub(super) fn stop_orphans(
     old_generation: OldGeneration,
 ) -> Vec<Effect> {
     state.phase = Phase::Draining { step: DrainStep::Orphans, outcome, old_generation };
-    vec![Effect::Arm(Timer::Grace), Effect::SignalOrphans]
+    vec![Effect::Relay(RelayOrder::Close), Effect::Arm(Timer::Grace), Effect::SignalOrphans]
 }
 
 /// Nothing is left to do: psflip exits.
-pub(super) fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
+fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
     state.phase = Phase::Exiting;
     vec![Effect::Exit(outcome)]
 }

@@ -14,7 +14,7 @@ pub enum Effect {
     StartProbing,
     /// Stop the health check.
     StopProbing,
-    /// Send `shutdown.signal` to the child.
+    /// Send `shutdown.signal` to the child, or the signal that requested the stop, if that waits for the relay.
     SignalChild,
     /// Send SIGKILL to the child.
     KillChild,
@@ -37,6 +37,9 @@ pub enum Effect {
     GiveBack,
     /// Take pidfile and traffic back from a failed successor, if it took them.
     TakeBack,
+    /// Send this order to the relay, the process that carries the connections of `[[proxy]]` (contract T). The
+    /// runtime answers all but `Accept` and `Stay` with `RelayDrained`, at once if there is no relay.
+    Relay(RelayOrder),
 
     /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
     /// agrees. The runtime answers with `ReadyNotSent` if it can't report.
@@ -73,6 +76,22 @@ pub enum Effect {
     Report(Notice),
     /// Exit psflip; the outcome determines the exit status.
     Exit(Outcome),
+}
+
+/// An order to this generation's relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RelayOrder {
+    /// Accept connections: this generation is the service now.
+    Accept,
+    /// A successor is about to be the service, or is it: accept no more, pass idle connections on to its relay,
+    /// and answer what is under way.
+    Leave,
+    /// A stop was requested: accept no more, close idle connections, and answer what is under way.
+    Stop,
+    /// Accept again: the child ignored the stop.
+    Stay,
+    /// The child has exited: accept no more, deliver what was read from it, and close everything.
+    Close,
 }
 
 /// A command of the configuration that runs at a promotion or after a failed upgrade (`[hooks]`).
@@ -128,6 +147,8 @@ pub enum Notice {
     PredecessorTimedOut,
     /// A successor is the service now; this generation drains.
     Superseded,
+    /// The time for the requests that were under way is over (`proxy.drain`), and some are not answered yet.
+    RelayTimedOut,
     /// This generation failed.
     Failed(Failure),
     /// The child did not exit in time and is killed.

@@ -9,7 +9,8 @@ pub enum ChildSignal {
     /// Yes: the signal that requested the stop was forwarded to it.
     HasIt,
     /// No. The stop was requested by a client of the control socket, or a successor passed it back: it got
-    /// the request while the pidfile named it.
+    /// the request while the pidfile named it. Or psflip holds the signal back until its relay has answered
+    /// what is under way (contract T5).
     Send,
 }
 
@@ -20,7 +21,7 @@ pub enum Event {
     ChildStarted,
     /// The child could not be started; nothing is left of it.
     ChildNotStarted(StartFailure),
-    /// The health check found the child healthy.
+    /// The health check found the child healthy, and this generation's relay can accept, if it has one.
     ChildHealthy,
     /// The health check found that the child can't become healthy any more.
     ChildNeverHealthy,
@@ -35,6 +36,11 @@ pub enum Event {
     StopRequested(ChildSignal),
     /// A timer has expired.
     TimedOut(Timer),
+
+    /// Nothing is under way in this generation's relay any more, or it has none.
+    RelayDrained,
+    /// This generation's relay could not be started, or has exited before the generation was healthy.
+    RelayLost,
 
     /// `hooks.promote` exited 0, or there is none.
     HookSucceeded,

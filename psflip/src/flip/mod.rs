@@ -37,11 +37,11 @@ mod state;
 mod upgrade;
 
 pub use decide::{begin, decide};
-pub use effect::{Effect, Hook, Notice};
+pub use effect::{Effect, Hook, Notice, RelayOrder};
 pub use event::{ChildSignal, Event};
 pub use queries::UpgradeBlocked;
 #[cfg(test)]
-use state::{Child, Phase, Predecessor, Promotion};
+use state::{Child, Phase, Predecessor, Promotion, Stopping};
 pub use state::{DrainStep, Failure, Outcome, Role, StartFailure, State, Successor, Timer};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Queries about a state, so that the runtime need not look into phases.
 
-use super::state::{DrainStep, Outcome, Phase, State, Successor};
+use super::state::{Child, DrainStep, Outcome, Phase, State, Stopping, Successor};
 
 /// Why an upgrade can't start at once (contract U7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +89,23 @@ impl State {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         match self.phase {
-            Phase::Starting { stopping, .. }
-            | Phase::Serving { stopping, .. }
-            | Phase::Upgrading { stopping, .. } => stopping,
+            Phase::Starting { stopping, .. } => stopping,
+            Phase::Serving { stopping, .. } | Phase::Upgrading { stopping, .. } => stopping != Stopping::No,
             Phase::Promoting { .. } => false,
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => true,
         }
+    }
+
+    /// Whether a signal that requests a stop waits until the relay has answered what is under way (contract T5).
+    /// A second one does not.
+    #[must_use]
+    pub fn stop_waits_for_relay(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Serving { stopping: Stopping::No, .. }
+                | Phase::Upgrading { stopping: Stopping::No, child: Child::Runs, .. }
+                | Phase::Draining { step: DrainStep::Answering { stops: false }, .. }
+        )
     }
 
     /// Why an upgrade that is requested now can't start now; `None` if it can start.
@@ -102,13 +113,11 @@ impl State {
     pub fn why_not_now(&self) -> Option<UpgradeBlocked> {
         match self.phase {
             Phase::Starting { .. } | Phase::Promoting { .. } => Some(UpgradeBlocked::NotHealthy),
-            Phase::Serving { stopping: true, .. } | Phase::Upgrading { stopping: true, .. } => {
-                Some(UpgradeBlocked::Stopping)
-            }
-            Phase::Serving { predecessor_drains, .. } => {
+            Phase::Serving { stopping: Stopping::No, predecessor_drains } => {
                 predecessor_drains.then_some(UpgradeBlocked::PredecessorDrains)
             }
-            Phase::Upgrading { .. } => Some(UpgradeBlocked::UnderWay),
+            Phase::Upgrading { stopping: Stopping::No, .. } => Some(UpgradeBlocked::UnderWay),
+            Phase::Serving { .. } | Phase::Upgrading { .. } => Some(UpgradeBlocked::Stopping),
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => {
                 Some(UpgradeBlocked::ShuttingDown)
             }

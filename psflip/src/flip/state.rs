@@ -1,6 +1,7 @@
 //! The state of a generation. It is small, and holds no data that only messages need, so that the tests can
 //! visit every state.
 
+use super::event::ChildSignal;
 use crate::exit_status::ExitStatus;
 
 /// The state of a generation.
@@ -42,8 +43,8 @@ pub enum Phase {
     Serving {
         /// The predecessor still drains, so no upgrade can start.
         predecessor_drains: bool,
-        /// A stop was requested, and the child has the signal.
-        stopping: bool,
+        /// How far a stop request has come.
+        stopping: Stopping,
     },
     /// This generation is the service, and a successor is starting or exiting.
     Upgrading {
@@ -51,8 +52,8 @@ pub enum Phase {
         child: Child,
         /// State of the successor.
         successor: Successor,
-        /// A stop was requested, and the child has the signal.
-        stopping: bool,
+        /// How far a stop request has come.
+        stopping: Stopping,
     },
     /// The child and its descendants are being stopped.
     Draining {
@@ -72,6 +73,17 @@ pub enum Phase {
     },
     /// psflip exits.
     Exiting,
+}
+
+/// How far a stop request has come that the service got (contract S5, T5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stopping {
+    /// None was made, or the child ignored it.
+    No,
+    /// The relay answers what is under way; then the child is signalled.
+    Answering(ChildSignal),
+    /// The child has the signal.
+    Signalled,
 }
 
 /// The generation before this one, until this one is promoted.
@@ -141,6 +153,11 @@ pub enum Successor {
 /// The steps of the shutdown of a generation (contract U5, C8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DrainStep {
+    /// The relay answers what is under way (contract T4).
+    Answering {
+        /// A stop was requested as well, so `shutdown.delay` is skipped.
+        stops: bool,
+    },
     /// `shutdown.delay` runs.
     Delay,
     /// The child has been sent `shutdown.signal`.
@@ -151,6 +168,8 @@ pub enum DrainStep {
     Orphans,
     /// Leftover processes have been sent SIGKILL.
     OrphansKilled,
+    /// Nothing is left of the child. The relay delivers what it has read from it.
+    Closing,
 }
 
 /// Why psflip exits; determines its exit status.
@@ -175,6 +194,8 @@ pub enum Failure {
     NotHealthy,
     /// The health check found that the child can't become healthy any more.
     NeverHealthy,
+    /// The relay, which carries the connections of `[[proxy]]`, could not be started.
+    Relay,
     /// `hooks.promote` failed.
     Hook,
     /// Traffic could not be switched to this generation's child.
@@ -213,8 +234,12 @@ pub enum Timer {
     SuccessorKill,
     /// After a stop request: how long to wait for the next step of the predecessor, which drains.
     Predecessor,
+    /// `proxy.drain`: how long the relay may answer what is under way.
+    Drain,
     /// `shutdown.delay`.
     Delay,
+    /// How long the relay may deliver what it has read from a child that has exited.
+    Closing,
     /// `shutdown.timeout`: after a stop request, after `shutdown.signal`, and for leftover processes.
     Grace,
     /// How long to wait for the exit of processes that got SIGKILL.

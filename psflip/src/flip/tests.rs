@@ -18,6 +18,8 @@ fn events() -> Vec<Event> {
         E::ChildNeverHealthy,
         E::ChildExited(END),
         E::TreeGone,
+        E::RelayDrained,
+        E::RelayLost,
         E::UpgradeRequested,
         E::StopRequested(ChildSignal::HasIt),
         E::StopRequested(ChildSignal::Send),
@@ -47,7 +49,9 @@ fn events() -> Vec<Event> {
         Timer::Successor,
         Timer::SuccessorKill,
         Timer::Predecessor,
+        Timer::Drain,
         Timer::Delay,
+        Timer::Closing,
         Timer::Grace,
         Timer::Kill,
     ];
@@ -138,8 +142,7 @@ fn the_old_child_gets_no_signal_before_the_promotion() {
         let upgrading = matches!(from.phase, Phase::Upgrading { .. } | Phase::Serving { .. });
         let signalled =
             effects.iter().any(|effect| matches!(effect, Effect::SignalChild | Effect::KillChild));
-        let stop = Event::StopRequested(ChildSignal::Send); // signals the child, but not for an upgrade
-        assert!(!(upgrading && signalled) || event == stop, "{from:?} {event:?}");
+        assert!(!(upgrading && signalled) || from.is_stopping(), "{from:?} {event:?}"); // not for an upgrade
         if matches!(to.phase, Phase::Draining { outcome: Outcome::Superseded, .. }) && upgrading {
             assert_eq!(event, Event::Committed, "{from:?}");
             committed += 1;
@@ -155,8 +158,11 @@ fn there_is_never_a_third_generation() {
     for Row { from, event, to, effects } in table() {
         if effects.contains(&Effect::StartSuccessor) {
             started += 1;
-            let alone =
-                Phase::Upgrading { child: Child::Runs, successor: Successor::Starting, stopping: false };
+            let alone = Phase::Upgrading {
+                child: Child::Runs,
+                successor: Successor::Starting,
+                stopping: Stopping::No,
+            };
             assert_eq!(to.phase, alone, "{from:?} {event:?}");
             let successor_before = matches!(from.phase, Phase::Upgrading { .. }) && !ends_upgrade(event);
             assert!(!successor_before, "{from:?} {event:?}");
@@ -232,15 +238,31 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
         }
         let runs = match from.phase {
             Phase::Upgrading { child, .. } => child == Child::Runs,
-            Phase::Draining { step, .. } => step == DrainStep::Delay,
+            Phase::Draining { step, .. } => matches!(step, DrainStep::Answering { .. } | DrainStep::Delay),
             Phase::Starting { .. } | Phase::Promoting { .. } | Phase::Serving { .. } => true,
             Phase::AwaitingPredecessor { .. } | Phase::Exiting => false,
         };
-        let was_asked = from.is_stopping() && from.drain() != Some(DrainStep::Delay);
+        let is_signalled = match from.phase {
+            Phase::Serving { stopping, .. } | Phase::Upgrading { stopping, .. } => {
+                stopping == Stopping::Signalled
+            }
+            Phase::Draining { .. } => !runs,
+            Phase::Starting { .. }
+            | Phase::Promoting { .. }
+            | Phase::AwaitingPredecessor { .. }
+            | Phase::Exiting => from.is_stopping(),
+        };
+        // The relay has answered everything, so the signal goes out.
+        let (mut to, mut effects) = (to, effects);
+        effects.extend(decide(&mut to, Event::RelayDrained));
         let signals = effects.iter().filter(|effect| **effect == Effect::SignalChild).count();
-        assert_eq!(signals, usize::from(runs && !was_asked), "{from:?} {effects:?}");
+        assert_eq!(signals, usize::from(runs && !is_signalled), "{from:?} {effects:?}");
+        if matches!(from.phase, Phase::Draining { step: DrainStep::Answering { stops: false }, .. }) {
+            continue; // a signal that waits is still to be sent, whoever has sent it
+        }
         let mut other = from;
-        let without = decide(&mut other, Event::StopRequested(ChildSignal::HasIt));
+        let mut without = decide(&mut other, Event::StopRequested(ChildSignal::HasIt));
+        without.extend(decide(&mut other, Event::RelayDrained));
         let rest: Vec<_> = effects.into_iter().filter(|effect| *effect != Effect::SignalChild).collect();
         assert_eq!(
             (other, without),
@@ -261,6 +283,7 @@ fn clients_of_an_upgrade_that_a_stop_aborts_are_notified() {
         let Phase::Upgrading { child, stopping, .. } = from.phase else { panic!("{from:?} {event:?}") };
         // A stop is not a failed upgrade.
         assert_eq!(notice == Notice::UpgradeFailed, child == Child::Runs, "{from:?} {event:?}");
+        let stopping = stopping != Stopping::No;
         assert_eq!(notice == Notice::UpgradeAborted, stopping && child != Child::Runs, "{from:?} {event:?}");
         assert_eq!(to.is_stopping(), stopping || child != Child::Runs, "{from:?} {event:?}");
         told += 1;
@@ -279,9 +302,11 @@ fn a_stop_terminates_every_generation_whose_child_exits() {
         let answers = [
             Event::Withdrawn,
             Event::SuccessorGone,
+            Event::RelayDrained,
             Event::ChildExited(END),
             Event::TreeGone,
             Event::TreeGone,
+            Event::RelayDrained,
             Event::PredecessorGone,
         ];
         let mut exits: BTreeMap<String, usize> = BTreeMap::new();
@@ -304,7 +329,9 @@ fn a_stop_terminates_every_generation_whose_child_exits() {
 fn every_failed_upgrade_leaves_a_generation_that_can_be_upgraded() {
     // Contract: U8
     for Row { from, event, to, .. } in table() {
-        let Phase::Upgrading { child: Child::Runs, stopping: false, .. } = from.phase else { continue };
+        let Phase::Upgrading { child: Child::Runs, stopping: Stopping::No, .. } = from.phase else {
+            continue;
+        };
         if !ends_upgrade(event) || from == to {
             continue;
         }
@@ -312,7 +339,7 @@ fn every_failed_upgrade_leaves_a_generation_that_can_be_upgraded() {
         if !from.upgrade_queued {
             assert_eq!(
                 state.phase,
-                Phase::Serving { predecessor_drains: false, stopping: false },
+                Phase::Serving { predecessor_drains: false, stopping: Stopping::No },
                 "{from:?}"
             );
             assert!(

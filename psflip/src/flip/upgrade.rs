@@ -1,15 +1,18 @@
 //! The decision of a generation that is the service while a successor starts or exits.
 
-use super::decide::{give_up_request, queue_upgrade, signal_child, start_queued_upgrade};
-use super::drain::{exit, stop_orphans};
-use super::effect::{Effect, Hook, Notice};
+use super::decide::{give_up_request, queue_upgrade, relay_is_done, start_queued_upgrade, stop_child};
+use super::drain::{stop_orphans, tree_is_over};
+use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::Event;
-use super::state::{Child, DrainStep, OldGeneration, Outcome, Phase, Predecessor, State, Successor, Timer};
+use super::state::{
+    Child, DrainStep, OldGeneration, Outcome, Phase, Predecessor, State, Stopping, Successor, Timer,
+};
 
 /// Starts an upgrade.
 pub(super) fn start_upgrade(state: &mut State) -> Vec<Effect> {
     state.upgrade_queued = false;
-    state.phase = Phase::Upgrading { child: Child::Runs, successor: Successor::Starting, stopping: false };
+    state.phase =
+        Phase::Upgrading { child: Child::Runs, successor: Successor::Starting, stopping: Stopping::No };
     vec![Effect::Report(Notice::UpgradeStarted), Effect::Arm(Timer::Successor), Effect::StartSuccessor]
 }
 
@@ -18,7 +21,7 @@ pub(super) fn upgrading(
     state: &mut State,
     child: Child,
     successor: Successor,
-    stopping: bool,
+    stopping: Stopping,
     event: Event,
 ) -> Vec<Effect> {
     use Effect::{Arm, Disarm, Report};
@@ -30,19 +33,24 @@ pub(super) fn upgrading(
         Event::Committed if successor == Successor::Ready => {
             state.upgrade_queued = false; // passed on with the acknowledgement
             let outcome = Outcome::Superseded;
-            let mut effects =
-                vec![Disarm(Timer::Successor), Disarm(Timer::Grace), Report(Notice::Superseded)];
+            let mut effects = vec![
+                Disarm(Timer::Successor),
+                Disarm(Timer::Drain),
+                Disarm(Timer::Grace),
+                Report(Notice::Superseded),
+            ];
             match child {
                 Child::Runs => {
+                    let stops = stopping != Stopping::No;
                     state.phase = Phase::Draining {
-                        step: DrainStep::Delay,
+                        step: DrainStep::Answering { stops },
                         outcome,
                         old_generation: OldGeneration::Gone,
                     };
-                    effects.push(Arm(Timer::Delay));
+                    effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
                 }
                 Child::Exited(_) => effects.extend(stop_orphans(state, outcome, OldGeneration::Gone)),
-                Child::Gone(_) => effects.extend(exit(state, outcome)),
+                Child::Gone(_) => effects.extend(tree_is_over(state, outcome, OldGeneration::Gone)),
             }
             effects
         }
@@ -69,14 +77,16 @@ pub(super) fn upgrading(
         }
         Event::ChildExited(end) if child == Child::Runs => {
             state.phase = Phase::Upgrading { child: Child::Exited(end), successor, stopping };
-            let mut effects = vec![Disarm(Timer::Grace)];
+            let mut effects = vec![Disarm(Timer::Drain), Disarm(Timer::Grace)];
             // After a stop request the exit was requested. Without one, the upgrade is the recovery (contract
             // F7).
-            effects.push(Report(if stopping {
-                Notice::ChildExited(end)
-            } else {
+            effects.push(Report(if stopping == Stopping::No {
                 Notice::ChildExitedDuringUpgrade(end)
+            } else {
+                Notice::ChildExited(end)
             }));
+            // Clients wait for the successor instead of being refused by nobody.
+            effects.push(Effect::Relay(RelayOrder::Leave));
             effects
         }
         Event::TreeGone => {
@@ -85,26 +95,45 @@ pub(super) fn upgrading(
             }
             Vec::new()
         }
-        Event::StopRequested(_) if stopping => Vec::new(),
-        Event::StopRequested(signal) => {
-            let mut effects = vec![Report(Notice::Stopping)];
-            let successor = match successor {
-                Successor::Killed => Successor::Killed,
-                Successor::Starting | Successor::Ready | Successor::Exiting => {
-                    effects.extend([Effect::AbortSuccessor, Arm(Timer::Successor)]);
-                    Successor::Exiting
+        Event::StopRequested(signal) => match stopping {
+            Stopping::No => {
+                let mut effects = vec![Report(Notice::Stopping)];
+                let successor = match successor {
+                    Successor::Killed => Successor::Killed,
+                    Successor::Starting | Successor::Ready | Successor::Exiting => {
+                        effects.extend([Effect::AbortSuccessor, Arm(Timer::Successor)]);
+                        Successor::Exiting
+                    }
+                };
+                let runs = child == Child::Runs;
+                let stopping = if runs { Stopping::Answering(signal) } else { Stopping::Signalled };
+                state.phase = Phase::Upgrading { child, successor, stopping };
+                if runs {
+                    effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Stop)]);
                 }
-            };
-            state.phase = Phase::Upgrading { child, successor, stopping: true };
-            if child == Child::Runs {
-                effects.push(Arm(Timer::Grace));
-                effects.extend(signal_child(signal));
+                effects
             }
-            effects
-        }
-        Event::TimedOut(Timer::Grace) if stopping && child == Child::Runs => {
-            state.phase = Phase::Upgrading { child, successor, stopping: false };
-            vec![Report(Notice::StopIgnored)]
+            // A second stop request: the requests that are under way are not waited for.
+            Stopping::Answering(_) if child == Child::Runs => {
+                state.phase = Phase::Upgrading { child, successor, stopping: Stopping::Signalled };
+                let mut effects = vec![Disarm(Timer::Drain)];
+                effects.extend(stop_child(signal));
+                effects
+            }
+            Stopping::Answering(_) | Stopping::Signalled => Vec::new(),
+        },
+        Event::RelayDrained | Event::TimedOut(Timer::Drain) => match stopping {
+            Stopping::Answering(signal) if child == Child::Runs => {
+                state.phase = Phase::Upgrading { child, successor, stopping: Stopping::Signalled };
+                let mut effects = relay_is_done(event);
+                effects.extend(stop_child(signal));
+                effects
+            }
+            Stopping::No | Stopping::Answering(_) | Stopping::Signalled => Vec::new(),
+        },
+        Event::TimedOut(Timer::Grace) if stopping == Stopping::Signalled && child == Child::Runs => {
+            state.phase = Phase::Upgrading { child, successor, stopping: Stopping::No };
+            vec![Report(Notice::StopIgnored), Effect::Relay(RelayOrder::Stay)]
         }
         Event::UpgradeRequested | Event::RequestPassedBack => queue_upgrade(state),
         Event::ChildStarted
@@ -118,9 +147,11 @@ pub(super) fn upgrading(
             | Timer::SuccessorKill
             | Timer::Predecessor
             | Timer::Delay
+            | Timer::Closing
             | Timer::Grace
             | Timer::Kill,
         )
+        | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched
@@ -140,9 +171,12 @@ pub(super) fn upgrading(
 }
 
 /// The upgrade failed (contract U8).
-fn upgrade_failed(state: &mut State, child: Child, stopping: bool) -> Vec<Effect> {
+fn upgrade_failed(state: &mut State, child: Child, stopping: Stopping) -> Vec<Effect> {
     let mut effects = vec![Effect::TakeBack];
-    let without_child = if stopping { Notice::UpgradeAborted } else { Notice::UpgradeFailedWithoutChild };
+    let without_child = match stopping {
+        Stopping::No => Notice::UpgradeFailedWithoutChild,
+        Stopping::Answering(_) | Stopping::Signalled => Notice::UpgradeAborted,
+    };
     match child {
         Child::Runs => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
@@ -158,7 +192,7 @@ fn upgrade_failed(state: &mut State, child: Child, stopping: bool) -> Vec<Effect
         Child::Gone(end) => {
             effects.push(Effect::Report(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(exit(state, Outcome::Relay(end)));
+            effects.extend(tree_is_over(state, Outcome::Relay(end), OldGeneration::Gone));
         }
     }
     effects

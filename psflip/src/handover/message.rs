@@ -55,6 +55,8 @@ pub enum ToSuccessor {
         /// Its file, as that of a listener.
         file: Option<FileId>,
     },
+    /// The link to the predecessor's relay is attached (`[[proxy]]`), if [`Hello::relay`] says so.
+    Relay,
     /// An earlier upgrade; [`Hello::records`] of these follow, the newest last.
     Record(Box<Record>),
     /// The successor is promoted.
@@ -63,6 +65,8 @@ pub enum ToSuccessor {
         upgrade_queued: bool,
         /// Who requested it, as text, if known.
         by: Option<String>,
+        /// As [`Hello::hold`], now.
+        hold: Option<u64>,
     },
     /// The successor has to give up.
     Abort,
@@ -107,6 +111,10 @@ pub struct Hello {
     pub listeners: u32,
     /// [`ToSuccessor::Control`] follows.
     pub control: bool,
+    /// [`ToSuccessor::Relay`] follows.
+    pub relay: bool,
+    /// Connections are held (`psflip hold`): the longest that a request may wait, in milliseconds.
+    pub hold: Option<u64>,
     /// How many [`ToSuccessor::Record`] follow.
     pub records: u32,
     /// The upgrade that starts this successor.
@@ -187,6 +195,8 @@ pub enum ToPredecessor {
         /// Who requested it, as text, if known.
         by: Option<String>,
     },
+    /// Connections are no longer held (`psflip resume`): requests that wait at the predecessor's relay go on.
+    Resume,
     /// The successor got a stop request while the pidfile named it, so the request was meant for the service:
     /// the predecessor has to stop with its child.
     Stop,
@@ -214,6 +224,10 @@ impl WireMessage for ToSuccessor {
                 if hello.control {
                     text.add("control", &1);
                 }
+                if hello.relay {
+                    text.add("relay", &1);
+                }
+                add_hold(&mut text, hello.hold);
                 if hello.records > 0 {
                     text.add("records", &hello.records);
                 }
@@ -232,6 +246,7 @@ impl WireMessage for ToSuccessor {
             }
             Self::Listener { address, file } => socket("listener", address, *file),
             Self::Control { address, file } => socket("control", address, *file),
+            Self::Relay => Text::new("relay").finish(),
             Self::Record(whole) => {
                 let text = record(whole);
                 if text.fits() {
@@ -241,9 +256,10 @@ impl WireMessage for ToSuccessor {
                 let words = Record { probe: None, reason: None, by: String::new(), ..(**whole).clone() };
                 record(&words).finish()
             }
-            Self::Acknowledge { upgrade_queued, by } => {
+            Self::Acknowledge { upgrade_queued, by, hold } => {
                 let mut text = Text::new("acknowledge");
                 text.add("remembered", &u8::from(*upgrade_queued));
+                add_hold(&mut text, *hold);
                 add_by(&mut text, by.as_ref());
                 text.finish()
             }
@@ -280,6 +296,8 @@ impl WireMessage for ToSuccessor {
                 pidfile: fields.optional("pidfile"),
                 listeners: fields.optional_number("listeners")?.unwrap_or_default(),
                 control: fields.optional_number::<u8>("control")? == Some(1),
+                relay: fields.optional_number::<u8>("relay")? == Some(1),
+                hold: fields.optional_number("hold-ms")?,
                 records: fields.optional_number("records")?.unwrap_or_default(),
                 upgrade: Begun {
                     number: fields.optional_number("upgrade")?.unwrap_or_default(),
@@ -292,6 +310,7 @@ impl WireMessage for ToSuccessor {
             }),
             "listener" => Self::Listener { address: fields.text("address")?, file: fields.file()? },
             "control" => Self::Control { address: fields.text("address")?, file: fields.file()? },
+            "relay" => Self::Relay,
             "record" => {
                 let json = fields.text("json")?;
                 let record = serde_json::from_str(&json);
@@ -300,6 +319,7 @@ impl WireMessage for ToSuccessor {
             "acknowledge" => Self::Acknowledge {
                 upgrade_queued: fields.number::<u8>("remembered")? != 0,
                 by: fields.optional("by"),
+                hold: fields.optional_number("hold-ms")?,
             },
             "abort" => Self::Abort,
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
@@ -360,6 +380,7 @@ impl WireMessage for ToPredecessor {
                 text.finish()
             }
             Self::Upgrade { by } => upgrade(by.as_ref()),
+            Self::Resume => Text::new("resume").finish(),
             Self::Stop => Text::new("stop").finish(),
         }
     }
@@ -387,6 +408,7 @@ impl WireMessage for ToPredecessor {
                 reason: fields.text("reason")?,
             },
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
+            "resume" => Self::Resume,
             "stop" => Self::Stop,
             _ => return Ok(None),
         }))
@@ -416,6 +438,12 @@ fn add_by(text: &mut Text, by: Option<&String>) {
     }
 }
 
+fn add_hold(text: &mut Text, hold: Option<u64>) {
+    if let Some(hold) = hold {
+        text.add("hold-ms", &hold);
+    }
+}
+
 fn record(record: &Record) -> Text {
     let mut text = Text::new("record");
     // It can't fail: all keys are strings.
@@ -442,6 +470,8 @@ mod tests {
             pidfile: Some("/run/app.pid".to_owned()),
             listeners: 1,
             control: true,
+            relay: true,
+            hold: Some(30_000),
             records: 1,
             upgrade: Begun {
                 number: 8,
@@ -482,8 +512,9 @@ mod tests {
                 file: Some(FileId { device: 26, inode: 4712 }),
             },
             ToSuccessor::Record(Box::new(record())),
-            ToSuccessor::Acknowledge { upgrade_queued: true, by: by() },
-            ToSuccessor::Acknowledge { upgrade_queued: false, by: None },
+            ToSuccessor::Relay,
+            ToSuccessor::Acknowledge { upgrade_queued: true, by: by(), hold: Some(1_500) },
+            ToSuccessor::Acknowledge { upgrade_queued: false, by: None, hold: None },
             ToSuccessor::Abort,
             ToSuccessor::Upgrade { by: by() },
             ToSuccessor::Main,
@@ -533,7 +564,7 @@ mod tests {
         assert_eq!(ToPredecessor::decode(b"dance"), Ok(None));
         assert_eq!(
             ToSuccessor::decode(b"acknowledge\nfuture 7\nremembered 0"),
-            Ok(Some(ToSuccessor::Acknowledge { upgrade_queued: false, by: None }))
+            Ok(Some(ToSuccessor::Acknowledge { upgrade_queued: false, by: None, hold: None }))
         );
         // An earlier version does not say who requested it.
         assert_eq!(ToSuccessor::decode(b"upgrade"), Ok(Some(ToSuccessor::Upgrade { by: None })));

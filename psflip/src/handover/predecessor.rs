@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::message::{Hello, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor, WireMessage};
@@ -44,6 +44,10 @@ pub struct Inheritance {
     pub listeners: Vec<Given>,
     /// The control socket.
     pub control: Option<Given>,
+    /// The link on which the predecessor's relay passes connections on.
+    pub relay: Option<OwnedFd>,
+    /// As [`Hello::hold`].
+    pub hold: Option<u64>,
     /// The earlier upgrades.
     pub history: History,
 }
@@ -178,13 +182,13 @@ impl PredecessorLink {
     /// Reads the messages that follow the hello; they were sent before this process was started. Skips
     /// messages of later versions among them.
     fn receive_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
-        let mut all = Inheritance::default();
-        let promised = [hello.listeners, u32::from(hello.control), hello.records];
-        let mut received = [0; 3];
+        let mut all = Inheritance { hold: hello.hold, ..Inheritance::default() };
+        let promised = [hello.listeners, u32::from(hello.control), u32::from(hello.relay), hello.records];
+        let mut received = [0; 4];
         while received.iter().zip(promised).any(|(received, promised)| *received < promised) {
             let lost = |why: &dyn Display| {
-                let kinds = ["listener", "control socket", "record"];
-                let missing = (0..3).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
+                let kinds = ["listener", "control socket", "relay link", "record"];
+                let missing = (0..4).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
                 let (kind, which, of) = (kinds[missing], received[missing] + 1, promised[missing]);
                 format!("{kind} {which} of {of} did not come: {why}")
             };
@@ -198,8 +202,12 @@ impl PredecessorLink {
                         received[1] += 1;
                         all.control = Some(Given { address, socket, file });
                     }
-                    (Ok(Some(ToSuccessor::Record(record))), _) => {
+                    (Ok(Some(ToSuccessor::Relay)), Some(link)) => {
                         received[2] += 1;
+                        all.relay = Some(link);
+                    }
+                    (Ok(Some(ToSuccessor::Record(record))), _) => {
+                        received[3] += 1;
                         all.history.add(*record);
                     }
                     (Ok(None), _) => {}
@@ -224,7 +232,9 @@ impl PredecessorLink {
         let mut acknowledged = None;
         while let Some(FromPredecessor::Message(message)) = self.receive()? {
             match message {
-                ToSuccessor::Acknowledge { upgrade_queued, by } => acknowledged = Some((upgrade_queued, by)),
+                ToSuccessor::Acknowledge { upgrade_queued, by, .. } => {
+                    acknowledged = Some((upgrade_queued, by))
+                }
                 // It was sent after the acknowledgement, and is read here or not at all.
                 ToSuccessor::Upgrade { by } => {
                     acknowledged = acknowledged.map(|(_, first)| (true, first.or(by)));
@@ -234,6 +244,7 @@ impl PredecessorLink {
                 | ToSuccessor::Hello(_)
                 | ToSuccessor::Listener { .. }
                 | ToSuccessor::Control { .. }
+                | ToSuccessor::Relay
                 | ToSuccessor::Record(_)
                 | ToSuccessor::Draining { .. } => {}
             }

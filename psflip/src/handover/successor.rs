@@ -88,6 +88,8 @@ pub enum FromSuccessor {
         /// Who requested it, as text, if known.
         by: Option<String>,
     },
+    /// Connections are no longer held.
+    Resume,
     /// It got a stop request that was meant for the service.
     Stop,
     /// It closed the connection.
@@ -230,6 +232,7 @@ impl SuccessorLink {
                 FromSuccessor::Failed
             }
             ToPredecessor::Upgrade { by } => FromSuccessor::Upgrade { by },
+            ToPredecessor::Resume => FromSuccessor::Resume,
             ToPredecessor::Stop => {
                 if self.unacknowledged {
                     self.failure = Some(STOPPED.to_owned());

@@ -40,6 +40,30 @@ pub fn start_watch(quiet: bool) {
     install(level, None, "watch", Encoder::Text { colour: false });
 }
 
+/// How this process logs, for [`start_relay`] in a process that it starts.
+#[must_use]
+pub fn as_argument(plan: &Plan, generation: u64) -> String {
+    let level = if plan.quiet { tracing::Level::ERROR } else { plan.log.level };
+    let format = match chosen(plan.log.format) {
+        LogFormat::Journald => "journald",
+        LogFormat::Json => "json",
+        LogFormat::Auto | LogFormat::Text => "text",
+    };
+    format!("{format} {level} {generation}")
+}
+
+/// As [`start`], for a relay. `argument`: what [`as_argument`] returned.
+pub fn start_relay(argument: &str) {
+    let mut words = argument.split(' ');
+    let encoder = match words.next() {
+        Some("journald") => Encoder::Journald,
+        Some("json") => Encoder::Json,
+        _ => Encoder::Text { colour: terminal::has_colour(&io::stderr(), |name| std::env::var_os(name)) },
+    };
+    let level = words.next().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
+    install(level, words.next().and_then(|number| number.parse().ok()), "relay", encoder);
+}
+
 fn install(level: LevelFilter, generation: Option<u64>, name: &'static str, encoder: Encoder) {
     let source = Source { name, generation, pid: std::process::id() };
     let write: fn(&[u8]) -> io::Result<()> = match encoder {

@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 /// The process whose events these are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
-    /// `psflip` or `watch`.
+    /// `psflip`, `relay` or `watch`.
     pub(super) name: &'static str,
     /// `psflip watch` has none.
     pub(super) generation: Option<u64>,

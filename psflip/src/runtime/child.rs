@@ -117,11 +117,11 @@ impl Child {
         }
     }
 
-    /// Kills what a lost keeper left, except this process. Returns whether nothing is left.
-    pub(super) fn sweep(&mut self, except: Option<u32>, wait: &mut Waiting) -> bool {
+    /// Kills what a lost keeper left, except these processes. Returns whether nothing is left.
+    pub(super) fn sweep(&mut self, except: impl Iterator<Item = u32>, wait: &mut Waiting) -> bool {
         // The keeper has exited, but a debugger may keep it from being reaped.
         let keeper = self.tree.as_ref().map(Tree::keeper_pid);
-        let spared: Vec<u32> = except.into_iter().chain(keeper).collect();
+        let spared: Vec<u32> = except.chain(keeper).collect();
         let is_over = self.reaper.sweep(&spared);
         if is_over {
             wait.timers.clear(Key::Sweep);

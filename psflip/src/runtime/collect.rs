@@ -32,6 +32,7 @@ impl Runtime {
             }
             Token::Tree => self.on_keeper_report(),
             Token::Child => self.child_is_gone(),
+            Token::Relay => self.on_relay_report(),
             Token::Successor => self.on_successor_message(),
             Token::SuccessorProcess => {
                 // Read its last messages first.
@@ -86,6 +87,7 @@ impl Runtime {
                         Key::Notifications => self.child.resume_notifications(&mut self.wait)?,
                         Key::SignOfLife => self.managers.sign_of_life(&mut self.wait),
                         Key::Control => self.operators.control.on_timer(&mut self.wait),
+                        Key::Relay => self.try_to_start_relay(),
                         Key::Keeper => self.child_is_gone()?,
                         Key::Sweep => self.sweep(),
                         Key::Hook(hook) => {
@@ -174,7 +176,8 @@ impl Runtime {
         }
         // Before the start of the child was reported, this has to wait for `start_probing`.
         if update.ready && self.child.pid().is_some() {
-            self.dispatch(Event::ChildHealthy);
+            self.child_is_healthy();
+            self.drain_queue();
         }
     }
 
@@ -223,7 +226,8 @@ impl Runtime {
     }
 
     fn sweep(&mut self) {
-        if self.child.sweep(self.handover.intermediate(), &mut self.wait) {
+        let spared = self.handover.intermediate().into_iter().chain(self.proxy.pid());
+        if self.child.sweep(spared, &mut self.wait) {
             self.dispatch(Event::TreeGone);
         }
     }
@@ -281,8 +285,18 @@ impl Runtime {
         }
         let sent = forwarded_as(received.signal, &self.plan.signals).filter(|_| forward.is_some());
         log_signal(received, sent, request);
+        // A stop request waits until the relay has answered what is under way (contract T5).
+        let waits = request == Some(Request::Stop)
+            && !self.plan.proxies.is_empty()
+            && self.machine.state.stop_waits_for_relay();
         if let (Some(reach), Some(signal)) = (forward, sent) {
-            self.forward(&Received { signal, ..*received }, reach);
+            let received = Received { signal, ..*received };
+            if waits {
+                self.proxy.held_signal = Some((received, reach));
+            } else {
+                self.proxy.held_signal = None;
+                self.forward(&received, reach);
+            }
         }
         if request == Some(Request::Stop) {
             self.continue_child_to_stop();
@@ -293,7 +307,10 @@ impl Runtime {
                 self.operators.log.set_requester(Some(by));
                 self.dispatch(Event::UpgradeRequested);
             }
-            Some(Request::Stop) => self.dispatch(Event::StopRequested(ChildSignal::HasIt)),
+            Some(Request::Stop) => {
+                let signal = if waits { ChildSignal::Send } else { ChildSignal::HasIt };
+                self.dispatch(Event::StopRequested(signal));
+            }
             None => self.reasons.record_signal(received.signal),
         }
     }
@@ -336,6 +353,7 @@ impl Runtime {
                     self.operators.log.set_requester(by);
                     self.dispatch(Event::RequestPassedBack);
                 }
+                FromSuccessor::Resume => self.hold_connections(None),
                 FromSuccessor::Stop => self.dispatch(Event::StopRequested(ChildSignal::Send)),
                 FromSuccessor::Warning { text } => self.operators.pass_warning_on(text),
                 FromSuccessor::Progress { step, child, probe } => {
@@ -393,7 +411,8 @@ impl Runtime {
                 }
             };
             match message {
-                FromPredecessor::Message(ToSuccessor::Acknowledge { upgrade_queued, by }) => {
+                FromPredecessor::Message(ToSuccessor::Acknowledge { upgrade_queued, by, hold }) => {
+                    self.proxy.set_hold(hold);
                     self.operators.log.set_requester(by);
                     self.dispatch(Event::Acknowledged { upgrade_queued });
                 }
@@ -413,6 +432,7 @@ impl Runtime {
                     ToSuccessor::Hello(_)
                     | ToSuccessor::Listener { .. }
                     | ToSuccessor::Control { .. }
+                    | ToSuccessor::Relay
                     | ToSuccessor::Record(_),
                 ) => {}
                 FromPredecessor::Closed => {
@@ -440,7 +460,7 @@ impl Runtime {
         }
         match verdict {
             health::Verdict::Open => {}
-            health::Verdict::Healthy => self.machine.push(Event::ChildHealthy),
+            health::Verdict::Healthy => self.child_is_healthy(),
             health::Verdict::Never => self.machine.push(Event::ChildNeverHealthy),
         }
     }

@@ -250,12 +250,17 @@ impl Handover {
 
     /// The point of no return (see `flip`): either the acknowledgement is sent, or it fails and nothing has
     /// changed. `by`: the requester of the queued upgrade.
-    pub(super) fn acknowledge(&mut self, upgrade_queued: bool, by: Option<String>) -> Committed {
+    pub(super) fn acknowledge(
+        &mut self,
+        upgrade_queued: bool,
+        by: Option<String>,
+        hold: Option<u64>,
+    ) -> Committed {
         let Some(link) = &mut self.successor else { return Committed::No(by) };
         let alive = link.process().is_some_and(|(_, process)| !process.has_exited());
         // A successor that was sent an abort may not have read it yet.
         let committed = if alive && link.failure().is_none() {
-            link.send(&ToSuccessor::Acknowledge { upgrade_queued, by: by.clone() })
+            link.send(&ToSuccessor::Acknowledge { upgrade_queued, by: by.clone(), hold })
         } else {
             Err(io::Error::from_raw_os_error(libc::ESRCH))
         };

@@ -368,7 +368,7 @@ impl Runtime {
             // The child may ignore the stop, and `STOPPING=1` can't be undone, so it is sent only when the
             // child exits.
             Notice::Stopping => {
-                let time = self.grace() + self.handover.successor_grace();
+                let time = self.drain_time() + self.grace() + self.handover.successor_grace();
                 let status = format!("stop requested, waiting for the child to exit; {status}");
                 (ManagerMessage::new(), Some(time), status)
             }
@@ -403,6 +403,7 @@ impl Runtime {
             | Notice::PredecessorKilled
             | Notice::PredecessorTimedOut
             | Notice::Superseded
+            | Notice::RelayTimedOut
             | Notice::ChildKilled
             | Notice::OrphansKilled
             | Notice::SurvivedKill => return None,

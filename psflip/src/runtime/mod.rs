@@ -12,6 +12,7 @@ mod managers;
 mod operators;
 mod perform;
 mod poller;
+mod proxy;
 mod readiness;
 mod reasons;
 mod timers;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::anchor::AnchorLink;
 use crate::config::{Orphans, Plan, Slot};
-use crate::flip::{Effect, Event, Outcome, Role, Successor, Timer};
+use crate::flip::{DrainStep, Effect, Event, Outcome, Role, Successor, Timer};
 use crate::handover::predecessor::{self, Inheritance, PredecessorLink};
 use crate::handover::{Begun, ToPredecessor, is_gone};
 use crate::history::Drain;
@@ -44,6 +45,7 @@ use managers::Managers;
 use operators::Operators;
 use operators::control::Control;
 use operators::upgrade_log::UpgradeLog;
+use proxy::Proxy;
 use reasons::Reasons;
 use timers::Key;
 use traffic::Traffic;
@@ -103,6 +105,7 @@ struct Runtime {
     child: Child,
     handover: Handover,
     traffic: Traffic,
+    proxy: Proxy,
     hooks: Hooks,
     managers: Managers,
     operators: Operators,
@@ -166,7 +169,7 @@ impl Runtime {
         let job = Job::of(anchor.as_ref().map(AnchorLink::anchor));
         let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
         let control = Control::new(&mut inheritance);
-        let Inheritance { listeners: given, history, .. } = inheritance;
+        let Inheritance { listeners: given, relay, hold, history, .. } = inheritance;
         let from = (!is_first).then(|| generation - 1);
         let log = UpgradeLog::new(identity.begun.clone(), from, generation, history);
         let runtime = Self {
@@ -177,6 +180,7 @@ impl Runtime {
             child: Child::new(envp.into(), reaper),
             handover: Handover::new(predecessor),
             traffic: Traffic::new(given),
+            proxy: Proxy::new(relay, hold.map(Duration::from_millis)),
             hooks: Hooks::default(),
             managers,
             operators: Operators::new(control, log),
@@ -276,10 +280,26 @@ impl Runtime {
             if before != state {
                 self.operators.set_changed();
                 if let Some(step) = state.drain().filter(|step| before.drain() != Some(*step)) {
-                    self.operators.record_own_drain(step, &self.plan.shutdown, &self.handover);
+                    self.record_own_drain(step);
                 }
             }
         }
+    }
+
+    /// Reports a step of draining to the successor.
+    fn record_own_drain(&mut self, step: DrainStep) {
+        let shutdown = &self.plan.shutdown;
+        let (step, left) = match step {
+            DrainStep::Answering { .. } | DrainStep::Closing if self.plan.proxies.is_empty() => return,
+            DrainStep::Answering { .. } => (Drain::Answering, self.drain_time()),
+            DrainStep::Delay => (Drain::Delay, shutdown.delay),
+            DrainStep::Signalled => (Drain::Signalled, shutdown.timeout),
+            DrainStep::Killed => (Drain::Killed, KILL),
+            DrainStep::Orphans => (Drain::Orphans, shutdown.timeout),
+            DrainStep::OrphansKilled => (Drain::OrphansKilled, KILL),
+            DrainStep::Closing => (Drain::Closing, proxy::CLOSING),
+        };
+        self.operators.record_own_drain(step, left, &self.handover);
     }
 
     fn perform_all(&mut self, effects: Vec<Effect>) {
@@ -379,6 +399,10 @@ impl Runtime {
                 self.handover.successor_deadline(ends, self.plan.upgrade.timeout)
             }
             Timer::Predecessor => self.predecessor_deadline(),
+            // Without a proxy, the answer is there already.
+            Timer::Drain | Timer::Closing if self.plan.proxies.is_empty() => return,
+            Timer::Drain => self.drain_time(),
+            Timer::Closing => proxy::CLOSING,
             Timer::Delay => self.plan.shutdown.delay,
             Timer::Grace => self.plan.shutdown.timeout,
             Timer::Kill | Timer::SuccessorKill => KILL,

@@ -1,5 +1,7 @@
 //! Performs effects by means of the operating system.
 
+use std::os::fd::AsFd as _;
+
 use super::handover::Committed;
 use super::operators::kind;
 use super::timers::Key;
@@ -21,7 +23,10 @@ impl Runtime {
             Effect::StartProbing => self.start_probing(),
             Effect::StopProbing => self.child.stop_probing(&mut self.wait),
             Effect::SignalChild => {
-                if self.child.signal(self.plan.shutdown.signal) {
+                if let Some((received, reach)) = self.proxy.held_signal.take() {
+                    self.forward(&received, reach);
+                    self.continue_child_to_stop();
+                } else if self.child.signal(self.plan.shutdown.signal) {
                     self.continue_child_to_stop();
                 }
             }
@@ -41,6 +46,7 @@ impl Runtime {
             Effect::TakePidfile => self.take_pidfile(),
             Effect::GiveBack => self.traffic.give_back(&self.handover),
             Effect::TakeBack => self.traffic.take_back(),
+            Effect::Relay(order) => self.order_relay(order),
             Effect::ReportReady => self.report_ready(),
             // If the predecessor is gone, its pidfd shows that.
             Effect::PassStopBack => self.handover.report(&ToPredecessor::Stop),
@@ -92,6 +98,9 @@ impl Runtime {
         if is_first {
             self.operators.control.accept();
         }
+        self.proxy
+            .start(&self.plan, &self.identity, &self.traffic.listeners, &mut self.wait)
+            .map_err(|error| format!("can't start the relay for `[[proxy]]`: {error}"))?;
         let (sockets, envp) = self.traffic.for_child(&self.child.envp, &self.identity);
         let launch = Launch::new(self.plan.argv(), envp, self.plan.workdir.clone(), self.identity.signals)
             .with_sockets(sockets);
@@ -111,7 +120,7 @@ impl Runtime {
         let verdict = self.child.start_probing(&self.plan, signals, predecessor, &mut self.wait);
         self.checked(verdict);
         if self.child.has_said_ready() {
-            self.machine.push(Event::ChildHealthy);
+            self.child_is_healthy();
         }
     }
 
@@ -227,7 +236,8 @@ impl Runtime {
         self.job_control.take_terminal_back();
         self.mend_files();
         self.traffic.look_before_upgrade(&self.plan);
-        let hello = self.hello();
+        let link = self.proxy.open_link();
+        let hello = self.hello(link.is_some());
         if let Some(tree) = &self.child.tree {
             self.child.reaper.record_descendants(tree.keeper_pid());
         }
@@ -242,12 +252,13 @@ impl Runtime {
             .listeners
             .to_hand_over()
             .map(|(address, socket, file)| (ToSuccessor::Control { address, file }, Some(socket)));
+        let relay = link.as_ref().map(|link| (ToSuccessor::Relay, Some(link.as_fd())));
         let records = self.operators.log.history.iter();
         let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
         let is_started = self.handover.start_successor(
             &self.identity.origin.program,
             hello,
-            sockets.chain(control).chain(records),
+            sockets.chain(control).chain(relay).chain(records),
             self.plan.upgrade.timeout + MARGIN,
             self.managers.anchor.link(),
             &mut self.wait,
@@ -260,7 +271,7 @@ impl Runtime {
     }
 
     /// The first message to the successor.
-    fn hello(&self) -> Hello {
+    fn hello(&self, relay: bool) -> Hello {
         Hello {
             protocol: message::PROTOCOL,
             oldest: message::OLDEST_PROTOCOL,
@@ -272,6 +283,8 @@ impl Runtime {
             pidfile: self.traffic.pidfile.as_ref().map(|pidfile| text::lossy(pidfile.path())),
             listeners: self.traffic.listeners.to_hand_over().count() as u32,
             control: self.operators.control.listeners.to_hand_over().next().is_some(),
+            relay,
+            hold: self.proxy.hold_ms(),
             records: self.operators.log.history.iter().len() as u32,
             upgrade: self.operators.log.for_successor(),
             activated: self.identity.activation.is_there(),
@@ -282,9 +295,9 @@ impl Runtime {
     /// The point of no return.
     fn acknowledge(&mut self, upgrade_queued: bool) {
         let by = self.operators.log.hand_on().filter(|_| upgrade_queued);
-        let event = match self.handover.acknowledge(upgrade_queued, by) {
+        let event = match self.handover.acknowledge(upgrade_queued, by, self.proxy.hold_ms()) {
             Committed::Yes => {
-                let time = self.plan.shutdown.delay + self.grace();
+                let time = self.drain_time() + self.plan.shutdown.delay + self.grace();
                 self.managers.hand_over(&self.handover, time, &mut self.wait);
                 self.traffic.let_go();
                 self.operators.let_go();

@@ -19,6 +19,8 @@ pub(super) enum Token {
     Tree,
     /// The child's process, until its keeper has reported the exit.
     Child,
+    /// The relay's reports.
+    Relay,
     /// The successor's messages.
     Successor,
     /// The successor's process.
@@ -49,11 +51,12 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 18] = [
+const TOKENS: [Token; 19] = [
     Token::Anchor,
     Token::FormerParent,
     Token::Tree,
     Token::Child,
+    Token::Relay,
     Token::Successor,
     Token::SuccessorProcess,
     Token::Predecessor,

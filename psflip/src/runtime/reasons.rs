@@ -53,6 +53,7 @@ impl Reasons {
             // The place of the failure has set a more detailed reason.
             (
                 Failure::Start(_)
+                | Failure::Relay
                 | Failure::Hook
                 | Failure::Switch
                 | Failure::Pidfile
@@ -60,6 +61,7 @@ impl Reasons {
                 Some(reason),
             ) => reason,
             (Failure::Start(_), None) => "the child could not be started".to_owned(),
+            (Failure::Relay, None) => "the relay could not be started".to_owned(),
             (Failure::Hook, None) => "`hooks.promote` failed".to_owned(),
             (Failure::Switch, None) => "clients could not be sent to the new child".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),

@@ -26,6 +26,8 @@ pub(super) enum Key {
     Hook(Hook),
     /// The next message to systemd's watchdog.
     SignOfLife,
+    /// The next attempt to start the relay again.
+    Relay,
     /// Timeouts of clients of the control socket.
     Control,
     /// The keeper is late to report the exit of its child.

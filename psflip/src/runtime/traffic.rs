@@ -49,14 +49,15 @@ impl Traffic {
         is_first: bool,
     ) -> Result<(), listen::ListenError> {
         let given = std::mem::take(&mut self.given);
-        self.listeners = Listeners::open(&plan.listeners, given, &identity.activation)?;
-        for (listener, address) in plan.listeners.iter().zip(self.listeners.addresses()) {
+        let wanted: Vec<_> = plan.sockets().cloned().collect();
+        self.listeners = Listeners::open(&wanted, given, &identity.activation)?;
+        for (listener, address) in wanted.iter().zip(self.listeners.addresses()) {
             if listener.address.to_string() != address {
                 tracing::info!(address, name = listener.name, "listening on a port that the kernel chose");
             }
         }
         let sockets = identity.activation.names().join(":");
-        if is_first && !sockets.is_empty() && plan.listeners.is_empty() {
+        if is_first && !sockets.is_empty() && wanted.is_empty() {
             tracing::warn!(
                 sockets,
                 "the service manager passed sockets (LISTEN_FDS), but the configuration has no [[listen]]: the child is not \

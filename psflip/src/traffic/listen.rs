@@ -150,6 +150,12 @@ impl Listeners {
         })
     }
 
+    /// The sockets of one listener.
+    pub fn sockets_of(&self, address: &ListenAddress) -> Vec<BorrowedFd<'_>> {
+        let it = self.open.iter().filter(|open| open.listener.address == *address);
+        it.flat_map(|open| open.made.sockets.iter().map(AsFd::as_fd)).collect()
+    }
+
     /// Whether another process has removed or replaced the file of a socket, so that no client
     /// can reach the socket any more.
     pub fn has_lost_files(&self) -> bool {

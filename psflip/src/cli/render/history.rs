@@ -111,11 +111,13 @@ fn drain(record: &Record) -> Option<String> {
 /// What the old generation is doing.
 pub(super) fn step_of_drain(step: Drain) -> &'static str {
     match step {
+        Drain::Answering => "its proxy answers the requests that are under way",
         Drain::Delay => "waits for shutdown.delay before it stops its child",
         Drain::Signalled => "its child was sent the stop signal",
         Drain::Killed => "its child was killed",
         Drain::Orphans => "leftover processes were sent the stop signal",
         Drain::OrphansKilled => "leftover processes were killed",
+        Drain::Closing => "its proxy delivers the last answers",
         Drain::Gone => "it is gone",
         Drain::Other => "it exits",
     }

@@ -136,7 +136,7 @@ fn no_group_signal_or_keeper_exit_violates_the_contract() {
 
 /// Faulty decisions: each has a fault that a developer might make, and the promise that it breaks.
 const MUTANTS: &[(&str, &str, Decide)] = &[
-    ("a failed acknowledgement counts", "U6", |state, event| {
+    ("a failed acknowledgement counts", "U7", |state, event| {
         let event = if event == Event::NotCommitted { Event::Committed } else { event };
         decide(state, event)
     }),
@@ -202,8 +202,9 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         },
     ),
     ("an operator's stop does not reach the child", "S5", |state, event| {
+        let was_stopping = state.is_stopping();
         let mut effects = decide(state, event);
-        if event == Event::StopRequested(ChildSignal::Send) {
+        if was_stopping && matches!(state.phase, Phase::Serving { .. } | Phase::Upgrading { .. }) {
             effects.retain(|effect| *effect != Effect::SignalChild);
         }
         effects
@@ -223,6 +224,51 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
             ) => Vec::new(),
             _ => decide(state, event),
         }
+    }),
+    ("a generation accepts before it is the service", "T3", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::PidfileTaken && effects.contains(&Effect::ReportReady) {
+            effects.push(Effect::Relay(RelayOrder::Accept));
+        }
+        effects
+    }),
+    ("nobody accepts once the predecessor was killed", "T3", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::PredecessorGone {
+            effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Accept));
+        }
+        effects
+    }),
+    ("a predecessor goes on accepting", "T3", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::Committed {
+            effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Leave));
+        }
+        effects
+    }),
+    ("a child that ignored a stop gets no connections any more", "T3", |state, event| {
+        let mut effects = decide(state, event);
+        effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Stay));
+        effects
+    }),
+    ("the old child is stopped while it answers", "T4", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::Committed {
+            effects.extend(decide(state, Event::RelayDrained));
+            effects.extend(decide(state, Event::TimedOut(Timer::Delay)));
+        }
+        effects
+    }),
+    ("a stop request does not wait for what is under way", "T4", |state, event| {
+        let mut effects = decide(state, event);
+        if let (Phase::Serving { .. }, Event::StopRequested(_)) = (state.phase, event) {
+            effects.extend(decide(state, Event::RelayDrained));
+        }
+        effects
+    }),
+    ("what is under way is waited for without end", "stuck", |state, event| match event {
+        Event::RelayDrained | Event::TimedOut(Timer::Drain) => Vec::new(),
+        _ => decide(state, event),
     }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);
@@ -259,8 +305,10 @@ const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
         decide(state, event)
     }),
     ("the end of the child ends an upgrade that is under way", "F7", |state, event| {
-        if let (Phase::Upgrading { stopping: false, .. }, Event::ChildExited(end)) = (state.phase, event) {
-            state.phase = Phase::Serving { predecessor_drains: false, stopping: false };
+        if let (Phase::Upgrading { stopping: Stopping::No, .. }, Event::ChildExited(end)) =
+            (state.phase, event)
+        {
+            state.phase = Phase::Serving { predecessor_drains: false, stopping: Stopping::No };
             return decide(state, Event::ChildExited(end));
         }
         decide(state, event)

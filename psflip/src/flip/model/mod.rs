@@ -40,6 +40,15 @@ enum ChildState {
     Gone,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum RelayState {
+    /// It has never accepted a connection.
+    Unused,
+    Accepts,
+    /// It accepts no more. Requests may be under way.
+    Left,
+}
+
 /// A message from the predecessor or from the successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum PeerMessage {
@@ -63,6 +72,9 @@ struct Generation {
     probing: bool,
     /// `hooks.promote` runs.
     hook: bool,
+    relay: RelayState,
+    /// Its relay still answers, and nothing allows it to signal its child meanwhile (T4, T5).
+    spares_child: bool,
     timers: Vec<Timer>,
     /// Whether it reads messages from the predecessor.
     listens: bool,
@@ -135,6 +147,8 @@ enum Transition {
     ChildFailsToStart(usize),
     ChildHealthy(usize),
     ChildNeverHealthy(usize),
+    RelayDrained(usize),
+    RelayLost(usize),
     HookEnds(usize),
     HookFails(usize),
     ChildEnds(usize),
@@ -161,6 +175,8 @@ impl Generation {
             child: ChildState::None,
             probing: false,
             hook: false,
+            relay: RelayState::Unused,
+            spares_child: false,
             timers: Vec::new(),
             listens: true,
             holds_pidfile: false,
@@ -211,6 +227,27 @@ impl Generation {
         let dead = Self::new(Role::First);
         *self = Self { alive: false, effects: VecDeque::new(), child: ChildState::Gone, ..dead };
     }
+}
+
+/// Whether something depends on the relay's report that nothing is under way. At other times the model skips
+/// the report.
+fn awaits_relay(state: &State) -> bool {
+    matches!(
+        state.phase,
+        Phase::Serving { stopping: Stopping::Answering(_), .. }
+            | Phase::Upgrading { stopping: Stopping::Answering(_), .. }
+            | Phase::Draining { step: DrainStep::Answering { .. } | DrainStep::Closing, .. }
+    )
+}
+
+/// Whether a stop request is the second one, which does not wait for the relay (T5).
+fn is_second_stop(state: &State) -> bool {
+    matches!(
+        state.phase,
+        Phase::Serving { stopping: Stopping::Answering(_), .. }
+            | Phase::Upgrading { stopping: Stopping::Answering(_), .. }
+            | Phase::Draining { step: DrainStep::Answering { stops: true }, .. }
+    )
 }
 
 impl World {
@@ -284,6 +321,12 @@ impl World {
         steps.extend(
             generation.timers.iter().filter(may_expire).map(|timer| Transition::Timer(index, *timer)),
         );
+        if generation.relay == RelayState::Left && awaits_relay(&generation.state) {
+            steps.push(Transition::RelayDrained(index));
+        }
+        if self.budget.faults > 0 && generation.state.is_starting() {
+            steps.push(Transition::RelayLost(index));
+        }
         if generation.hook {
             steps.push(Transition::HookEnds(index));
             if self.budget.faults > 0 {
@@ -336,9 +379,36 @@ impl World {
     fn after(&self, step: Transition, decide: Decide) -> Result<Self, String> {
         let mut world = self.clone();
         world.go(step, decide)?;
+        world.perform_internal(step.index())?;
         world.forget_the_dead();
         world.check()?;
         Ok(world)
+    }
+
+    /// Performs the next effects, as far as no other process can notice them: whether one is killed between two
+    /// of these makes no difference.
+    fn perform_internal(&mut self, index: usize) -> Result<(), String> {
+        let is_internal = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Arm(_)
+                    | Effect::Disarm(_)
+                    | Effect::Report(_)
+                    | Effect::StartProbing
+                    | Effect::StopProbing
+                    | Effect::RunHook(_)
+                    | Effect::KillHook
+            )
+        };
+        while self
+            .generations
+            .get(index)
+            .and_then(|generation| generation.effects.front())
+            .is_some_and(is_internal)
+        {
+            self.perform(index, false)?;
+        }
+        Ok(())
     }
 
     fn go(&mut self, step: Transition, decide: Decide) -> Result<(), String> {
@@ -372,6 +442,7 @@ impl World {
                 let generation = &mut self.generations[index];
                 generation.timers.retain(|armed| *armed != timer);
                 generation.has_to_wait &= timer != Timer::Predecessor;
+                generation.spares_child &= timer != Timer::Drain;
                 Some(Event::TimedOut(timer))
             }
             Transition::ChildStarts(index) => {
@@ -392,6 +463,15 @@ impl World {
                 self.generations[index].probing = false;
                 Some(Event::ChildNeverHealthy)
             }
+            Transition::RelayDrained(index) => {
+                self.generations[index].spares_child = false;
+                Some(Event::RelayDrained)
+            }
+            Transition::RelayLost(index) => {
+                self.budget.faults -= 1;
+                self.generations[index].relay = RelayState::Unused;
+                Some(Event::RelayLost)
+            }
             Transition::HookEnds(index) => {
                 self.generations[index].hook = false;
                 Some(Event::HookSucceeded)
@@ -406,6 +486,7 @@ impl World {
                     self.budget.crashes -= 1;
                 }
                 self.generations[index].child = ChildState::Left { killed: false };
+                self.generations[index].spares_child = false;
                 Some(Event::ChildExited(END))
             }
             Transition::TreeGone(index) => {
@@ -443,6 +524,7 @@ impl World {
                 let serves = self.generations[index].serves();
                 let generation = &mut self.generations[index];
                 generation.has_to_wait |= serves;
+                generation.spares_child &= !is_second_stop(&generation.state);
                 if signal == ChildSignal::HasIt
                     && let ChildState::Runs { signalled, .. } | ChildState::Launching { signalled } =
                         &mut generation.child
@@ -525,6 +607,8 @@ impl Transition {
             | Self::ChildFailsToStart(index)
             | Self::ChildHealthy(index)
             | Self::ChildNeverHealthy(index)
+            | Self::RelayDrained(index)
+            | Self::RelayLost(index)
             | Self::HookEnds(index)
             | Self::HookFails(index)
             | Self::ChildEnds(index)

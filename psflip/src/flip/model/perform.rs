@@ -66,6 +66,22 @@ impl World {
                 ChildState::None | ChildState::Left { .. } | ChildState::Unkillable | ChildState::Gone => {}
             },
             Effect::SignalOrphans => {}
+            Effect::Relay(RelayOrder::Accept | RelayOrder::Stay) => {
+                generation.relay = RelayState::Accepts;
+                generation.spares_child = false;
+            }
+            Effect::Relay(order) => match generation.relay {
+                // It answers at once, which is the same as a report that nobody waits for.
+                RelayState::Unused if awaits_relay(&generation.state) => {
+                    generation.feedback.push_back(Event::RelayDrained);
+                }
+                RelayState::Unused => {}
+                RelayState::Accepts | RelayState::Left => {
+                    generation.relay = RelayState::Left;
+                    generation.spares_child = order != RelayOrder::Close
+                        && matches!(generation.child, ChildState::Launching { .. } | ChildState::Runs { .. });
+                }
+            },
             Effect::KillOrphans => {
                 if let ChildState::Left { killed } = &mut generation.child {
                     *killed = true;

@@ -8,12 +8,15 @@ impl World {
         match effect {
             // U6: a child that serves gets a signal only after a promotion, or for a stop of its own
             // generation.
-            Effect::SignalChild | Effect::KillChild => {
+            Effect::SignalChild | Effect::KillChild if !generation.spares_child => {
                 if let Phase::Draining { outcome: Outcome::Superseded, .. } = generation.state.phase
                     && !generation.committed
                 {
                     return Err(format!("U6: generation {index} ends its child, but nobody was promoted"));
                 }
+            }
+            Effect::SignalChild if generation.spares_child => {
+                return Err(format!("T4: generation {index} stops a child that still answers"));
             }
             Effect::Report(Notice::SurvivedKill) if !generation.is_killed() => {
                 return Err(format!("U5: generation {index} gives up on what it has not killed"));
@@ -54,7 +57,10 @@ impl World {
                     return Err(format!("U7: generation {index} starts a third one"));
                 }
             }
-            Effect::StartChild
+            Effect::SignalChild
+            | Effect::KillChild
+            | Effect::Relay(_)
+            | Effect::StartChild
             | Effect::StartProbing
             | Effect::StopProbing
             | Effect::SignalOrphans
@@ -99,6 +105,9 @@ impl World {
             if generation.is_idle() && generation.hook && !hooks {
                 return Err(format!("U4: the hook of generation {index} runs, and nobody waits for it"));
             }
+            if generation.is_idle() && generation.relay == RelayState::Accepts && !generation.serves() {
+                return Err(format!("T3: generation {index} accepts and is not the service"));
+            }
             let has_predecessor = generation.knows_predecessor && self.generations[index - 1].alive;
             if generation.alive && generation.is_idle() && fails && keeps && has_predecessor {
                 return Err(format!("U8: generation {index} fails and keeps clients or pidfile"));
@@ -137,6 +146,17 @@ impl World {
                 }
             }
         }
+        // T3: the service accepts, unless it stops or its child has exited.
+        for (index, generation) in self.generations.iter().enumerate() {
+            let can = matches!(
+                generation.state.phase,
+                Phase::Serving { stopping: Stopping::No, .. }
+                    | Phase::Upgrading { stopping: Stopping::No, child: Child::Runs, .. }
+            );
+            if generation.alive && can && generation.relay != RelayState::Accepts {
+                return Err(format!("T3: generation {index} is the service and accepts no connections"));
+            }
+        }
         // U8: once a successor is gone, traffic goes to the active generation. A symlink that points to a
         // dead generation is repointed by the next one.
         for index in (0..self.generations.len()).filter(|index| {
@@ -166,7 +186,7 @@ impl World {
             (None, _) => true,
             (Some(one), None) => {
                 one.is_idle()
-                    && one.state.phase == Phase::Serving { predecessor_drains: false, stopping: false }
+                    && one.state.phase == Phase::Serving { predecessor_drains: false, stopping: Stopping::No }
             }
             (Some(_), Some(_)) => false,
         }

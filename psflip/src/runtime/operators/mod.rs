@@ -13,14 +13,13 @@ pub(super) mod upgrade_log;
 
 use std::time::Duration;
 
-use super::KILL;
 use super::handover::Handover;
 use super::waiting::Waiting;
-use crate::config::{Plan, Shutdown};
+use crate::config::Plan;
 use crate::control::protocol::Event as ControlEvent;
 use crate::control::server::{AfterReply, Interest};
 use crate::exit;
-use crate::flip::{DrainStep, Outcome};
+use crate::flip::Outcome;
 use crate::handover::{ToPredecessor, ToSuccessor};
 use crate::history::{Drain, UpgradeStep};
 use crate::manager::pidfile::Pidfile;
@@ -164,14 +163,7 @@ impl Operators {
     }
 
     /// Reports this generation's step of draining to the successor.
-    pub(super) fn record_own_drain(&mut self, step: DrainStep, shutdown: &Shutdown, handover: &Handover) {
-        let (step, left) = match step {
-            DrainStep::Delay => (Drain::Delay, shutdown.delay),
-            DrainStep::Signalled => (Drain::Signalled, shutdown.timeout),
-            DrainStep::Killed => (Drain::Killed, KILL),
-            DrainStep::Orphans => (Drain::Orphans, shutdown.timeout),
-            DrainStep::OrphansKilled => (Drain::OrphansKilled, KILL),
-        };
+    pub(super) fn record_own_drain(&mut self, step: Drain, left: Duration, handover: &Handover) {
         self.log.record_own_drain(step);
         handover.send_to_successor(&ToSuccessor::Draining { step, left }); // it may be gone by now
     }

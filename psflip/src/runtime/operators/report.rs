@@ -99,6 +99,10 @@ impl Runtime {
                 let signal = self.plan.shutdown.signal;
                 tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child");
             }
+            Notice::RelayTimedOut => tracing::warn!(
+                waited = ?self.drain_time(),
+                "the proxy still answers requests; no longer waiting for them"
+            ),
             Notice::Failed(failure) => self.log_failure(failure),
             Notice::ChildKilled => tracing::warn!(
                 child,
@@ -199,6 +203,7 @@ impl Runtime {
             | Notice::ChildExited(_)
             | Notice::ServiceDown(_)
             | Notice::Superseded
+            | Notice::RelayTimedOut
             | Notice::PredecessorTimedOut
             | Notice::Failed(_)
             | Notice::ChildKilled

@@ -1,0 +1,312 @@
+//! This generation's relay (`crate::proxy`): when it starts, what it is ordered, and what follows from its
+//! reports.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use relay::message::Order;
+
+use super::poller::Token;
+use super::timers::Key;
+use super::waiting::Waiting;
+use super::{Identity, Runtime};
+use crate::config::Plan;
+use crate::flip::signals::Reach;
+use crate::flip::{Event, RelayOrder};
+use crate::handover::ToPredecessor;
+use crate::log;
+use crate::proxy::{Counts, Relay, RelayReport, Start};
+use crate::sys::errors::is_transient;
+use crate::sys::signal::Received;
+use crate::sys::socket::Socket;
+use crate::traffic::listen::Listeners;
+
+/// How long psflip waits before it starts a relay again that could not be started, or that has ended soon.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a relay may deliver what it has read from a child that has exited (contract T8).
+pub(super) const CLOSING: Duration = Duration::from_secs(1);
+
+/// The relay, and what it has been ordered.
+#[derive(Debug, Default)]
+pub(super) struct Proxy {
+    /// `None`: there is no `[[proxy]]`, or the relay is to be started again.
+    relay: Option<Relay>,
+    /// Whether it has reported that it can accept.
+    is_ready: bool,
+    /// The child became healthy before the relay was ready.
+    child_waits: bool,
+    /// The last order.
+    ordered: Option<RelayOrder>,
+    /// Nothing is under way in it after it was ordered to accept no more.
+    is_drained: bool,
+    /// The link on which the predecessor's relay passes connections on, until this one accepts.
+    from_predecessor: Option<OwnedFd>,
+    /// The link to the successor's relay, until this one gets it.
+    to_successor: Option<OwnedFd>,
+    /// Connections are held: the longest that a request may wait.
+    hold: Option<Duration>,
+    /// The signal that requested the stop, for the child, and waits until the relay has answered what is under
+    /// way (contract T5).
+    pub(super) held_signal: Option<(Received, Reach)>,
+    /// How often a relay of this generation has ended unexpectedly.
+    lost: u64,
+}
+
+impl Proxy {
+    /// `from_predecessor`: the link to the predecessor's relay. `hold`: the predecessor holds connections.
+    pub(super) fn new(from_predecessor: Option<OwnedFd>, hold: Option<Duration>) -> Self {
+        Self { from_predecessor, hold, ..Self::default() }
+    }
+
+    /// Its process, which is a child of psflip and not of the child's tree.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.relay.as_ref().map(Relay::pid)
+    }
+
+    /// Whether connections are held, and the longest that a request may wait.
+    pub(super) fn hold(&self) -> Option<Duration> {
+        self.hold
+    }
+
+    /// As [`Proxy::hold`], in milliseconds.
+    pub(super) fn hold_ms(&self) -> Option<u64> {
+        self.hold.map(|longest| u64::try_from(longest.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The predecessor holds connections, or no longer does: milliseconds.
+    pub(super) fn set_hold(&mut self, longest: Option<u64>) {
+        self.hold = longest.map(Duration::from_millis);
+    }
+
+    /// What the proxies have carried.
+    pub(super) fn counts(&self) -> Vec<Counts> {
+        self.relay.as_ref().map(Relay::counts).unwrap_or_default()
+    }
+
+    /// How often a relay of this generation has ended unexpectedly.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Whether this generation accepts connections.
+    fn accepts(&self) -> bool {
+        matches!(self.ordered, Some(RelayOrder::Accept | RelayOrder::Stay))
+    }
+
+    /// Starts the relay, if there is a `[[proxy]]`.
+    ///
+    /// # Errors
+    /// Those of [`Start::start`] and epoll_ctl(2).
+    pub(super) fn start(
+        &mut self,
+        plan: &Plan,
+        identity: &Identity,
+        listeners: &Listeners,
+        wait: &mut Waiting,
+    ) -> io::Result<()> {
+        if plan.proxies.is_empty() {
+            self.from_predecessor = None;
+            return Ok(());
+        }
+        self.is_ready = false;
+        let sockets = plan.proxies.iter().map(|proxy| (proxy, listeners.sockets_of(&proxy.socket.address)));
+        let start = Start {
+            program: &identity.origin.program,
+            log: &log::as_argument(plan, identity.generation),
+            proxies: sockets.collect(),
+        };
+        let relay = start.start()?;
+        wait.poller.watch(Token::Relay, relay.as_fd())?;
+        tracing::debug!(relay = relay.pid(), "relay started");
+        self.relay = Some(relay);
+        Ok(())
+    }
+
+    /// Opens a link between this generation's relay and the next one. Returns the other end for the
+    /// successor; `None`: there is no relay, or no descriptor left, so that connections are closed instead of
+    /// passed on.
+    pub(super) fn open_link(&mut self) -> Option<OwnedFd> {
+        self.to_successor = None;
+        self.relay.as_ref()?;
+        match Socket::pair() {
+            Ok((ours, theirs)) => {
+                self.to_successor = Some(ours.into());
+                Some(theirs.into())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't link the relays, so kept connections will be closed");
+                None
+            }
+        }
+    }
+
+    /// Sends an order. A relay that can't be reached is about to be noticed as gone.
+    fn send(&self, order: &Order, link: Option<&OwnedFd>) {
+        let Some(relay) = &self.relay else { return };
+        if let Err(error) = relay.send(order, link.map(AsFd::as_fd)) {
+            tracing::warn!(relay = relay.pid(), %error, "can't send an order to the relay");
+        }
+    }
+
+    /// Repeats to a new relay what the lost one was ordered.
+    fn repeat_orders(&self) {
+        if let Some(hold) = self.hold {
+            self.send(&held(hold), None);
+        }
+        if self.accepts() {
+            self.send(&Order::Accept, None);
+        }
+    }
+}
+
+fn held(longest: Duration) -> Order {
+    Order::Hold { max_ms: u64::try_from(longest.as_millis()).unwrap_or(u64::MAX) }
+}
+
+impl Runtime {
+    /// The health check found the child healthy. The generation is healthy when its relay is ready as well.
+    pub(super) fn child_is_healthy(&mut self) {
+        if self.plan.proxies.is_empty() || self.proxy.is_ready {
+            self.machine.push(Event::ChildHealthy);
+        } else {
+            self.proxy.child_waits = true;
+        }
+    }
+
+    /// Gives the relay an order of the state machine.
+    pub(super) fn order_relay(&mut self, order: RelayOrder) {
+        let proxy = &mut self.proxy;
+        let answers = !matches!(order, RelayOrder::Accept | RelayOrder::Stay);
+        if self.plan.proxies.is_empty() || answers && proxy.ordered.is_none() {
+            // It carries nothing.
+            if answers {
+                self.machine.push(Event::RelayDrained);
+            }
+            return;
+        }
+        let repeated = proxy.ordered == Some(order);
+        proxy.ordered = Some(order);
+        match order {
+            RelayOrder::Accept | RelayOrder::Stay => {
+                proxy.is_drained = false;
+                if order == RelayOrder::Stay {
+                    proxy.send(&Order::Stay, None);
+                    return;
+                }
+                if let Some(hold) = proxy.hold {
+                    tracing::warn!(longest_wait = ?hold, "connections are held; `psflip resume` lets them go on");
+                    proxy.send(&held(hold), None);
+                }
+                let link = proxy.from_predecessor.take();
+                proxy.send(&Order::Accept, link.as_ref());
+            }
+            RelayOrder::Leave => match proxy.to_successor.take() {
+                Some(link) if !proxy.is_drained => {
+                    proxy.send(&Order::Leave { stops: false }, Some(&link));
+                }
+                Some(_) | None if repeated => {}
+                Some(_) | None => proxy.send(&Order::Leave { stops: false }, None),
+            },
+            RelayOrder::Stop if !repeated => proxy.send(&Order::Leave { stops: true }, None),
+            RelayOrder::Close if !repeated => proxy.send(&Order::Close, None),
+            RelayOrder::Stop | RelayOrder::Close => {}
+        }
+        if answers && (proxy.is_drained || proxy.relay.is_none()) {
+            self.machine.push(Event::RelayDrained);
+        }
+    }
+
+    /// The relay has reported, or has exited.
+    pub(super) fn on_relay_report(&mut self) -> io::Result<()> {
+        while let Some(relay) = &self.proxy.relay {
+            match relay.receive() {
+                Ok(None) => return Ok(()),
+                Ok(Some(RelayReport::Ready)) => {
+                    self.proxy.is_ready = true;
+                    if std::mem::take(&mut self.proxy.child_waits) {
+                        self.dispatch(Event::ChildHealthy);
+                    }
+                }
+                Ok(Some(RelayReport::Drained { passed_on, waited_for })) => {
+                    tracing::info!(passed_on, waited_for, "the proxy has answered everything");
+                    self.proxy.is_drained = true;
+                    self.dispatch(Event::RelayDrained);
+                }
+                Err(error) if is_transient(&error) => return Err(error), // retried
+                Ok(Some(RelayReport::Gone)) | Err(_) => self.relay_is_gone(),
+            }
+        }
+        Ok(())
+    }
+
+    /// The relay has ended, though nobody ordered it to.
+    fn relay_is_gone(&mut self) {
+        self.wait.poller.forget(Token::Relay);
+        let open: u64 = self.proxy.counts().iter().map(|counts| counts.open).sum();
+        let relay = self.proxy.relay.take().map(|relay| relay.pid());
+        self.proxy.lost += 1;
+        self.operators.set_changed();
+        if self.machine.state.is_starting() {
+            self.reasons.set_failure(
+                "the relay, which carries the connections of `[[proxy]]`, has exited".to_owned(),
+            );
+            self.dispatch(Event::RelayLost);
+            return;
+        }
+        tracing::error!(relay, lost_connections = open, "the relay has exited, and with it its connections");
+        if self.proxy.accepts() || self.proxy.ordered.is_none() {
+            self.start_relay_again();
+        } else {
+            // Nothing is under way any more.
+            self.proxy.is_drained = true;
+            self.dispatch(Event::RelayDrained);
+        }
+    }
+
+    /// Starts a relay in place of the lost one: at once the first time, later after a pause.
+    fn start_relay_again(&mut self) {
+        if self.proxy.lost > 1 {
+            self.wait.timers.set(Key::Relay, RETRY);
+        } else {
+            self.try_to_start_relay();
+        }
+    }
+
+    /// The pause is over.
+    pub(super) fn try_to_start_relay(&mut self) {
+        if self.proxy.relay.is_some() || !self.proxy.accepts() && self.proxy.ordered.is_some() {
+            return;
+        }
+        let started = self.proxy.start(&self.plan, &self.identity, &self.traffic.listeners, &mut self.wait);
+        match started {
+            Ok(()) => {
+                tracing::info!(relay = self.proxy.pid(), "the relay is started again");
+                self.proxy.repeat_orders();
+            }
+            Err(error) => {
+                tracing::error!(%error, "can't start the relay; clients wait");
+                self.proxy.relay = None;
+                self.wait.timers.set(Key::Relay, RETRY);
+            }
+        }
+    }
+
+    /// Holds connections, or lets them go on (`None`).
+    pub(super) fn hold_connections(&mut self, longest: Option<Duration>) {
+        self.proxy.hold = longest;
+        match longest {
+            Some(longest) => self.proxy.send(&held(longest), None),
+            None => {
+                self.proxy.send(&Order::Resume, None);
+                self.handover.report(&ToPredecessor::Resume); // requests may wait in its relay, too
+            }
+        }
+        self.operators.set_changed();
+    }
+
+    /// How long the relay may answer what is under way.
+    pub(super) fn drain_time(&self) -> Duration {
+        self.plan.proxies.iter().map(|proxy| proxy.drain).max().unwrap_or_default()
+    }
+}
