@@ -10,12 +10,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use tokio::io::Interest;
 
 use crate::exited::{exited, overdue};
+use crate::pause::timer;
 use crate::proxied::Proxied;
 use crate::socket::{Socket, Stream};
 
@@ -27,6 +29,9 @@ const SPLICE: usize = 1024 * 1024;
 
 /// How many reads one connection makes before others get their turn.
 const AT_ONCE: u32 = 32;
+
+/// How long nothing may come from a child that has exited, beyond [`overdue`], before its connection is cut.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// How many unused pipes are kept for the next connection that needs one.
 const SPARE_PIPES: usize = 8;
@@ -54,7 +59,7 @@ pub(crate) async fn carry(client: Stream, child: Stream, until: Until, proxied: 
     let (client, child) = (client.socket, child.socket);
     let control = &proxied.control;
     let (mut exited, mut overdue) = (pin!(exited(control)), None);
-    let (mut has_exited, mut is_overdue) = (false, false);
+    let (mut has_exited, mut is_overdue, mut silence) = (false, false, None);
     let ended = std::future::poll_fn(|context| {
         has_exited = has_exited || exited.as_mut().poll(context).is_ready();
         if has_exited && !is_overdue {
@@ -71,7 +76,14 @@ pub(crate) async fn carry(client: Stream, child: Stream, until: Until, proxied: 
             (Poll::Ready(End::Whole), Poll::Ready(End::Whole)) => Poll::Ready(Ok(())),
             (Poll::Ready(_), _) | (_, Poll::Ready(_)) if until == Until::OneEnds => Poll::Ready(Ok(())),
             (_, Poll::Ready(End::Whole)) if has_exited => Poll::Ready(Ok(())),
-            (_, Poll::Pending) if is_overdue && down.is_empty() => Poll::Ready(Err(Reset)),
+            (_, Poll::Pending) if is_overdue && down.is_empty() => {
+                // A slow client lets the child's kernel wait with what the child has sent.
+                let (timer, reads) = silence.get_or_insert_with(|| (timer(SILENCE), down.reads));
+                if std::mem::replace(reads, down.reads) != down.reads {
+                    *timer = self::timer(SILENCE);
+                }
+                timer.as_mut().poll(context).map(|()| Err(Reset))
+            }
             _ => Poll::Pending,
         }
     });
@@ -91,6 +103,8 @@ struct Reset;
 /// One direction.
 struct Way {
     state: State,
+    /// How often something was read.
+    reads: u64,
 }
 
 /// How a direction has ended.
@@ -123,7 +137,7 @@ struct Pipe {
 
 impl Way {
     fn new(first: Bytes) -> Self {
-        Self { state: if first.is_empty() { State::Empty } else { State::Bytes(first) } }
+        Self { state: if first.is_empty() { State::Empty } else { State::Bytes(first) }, reads: 0 }
     }
 
     /// Whether all that was read is written.
@@ -153,6 +167,7 @@ impl Way {
                         Ok(())
                     }
                     Ok(length) => {
+                        self.reads += 1;
                         self.state.set_in_pipe(length);
                         Ok(())
                     }
@@ -200,6 +215,7 @@ impl Way {
                 Ok(length) => length,
                 Err(error) => return Err((error, Side::From)),
             };
+            self.reads += 1;
             let written = match to.try_write(&buffer[..length]) {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

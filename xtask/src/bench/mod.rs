@@ -6,6 +6,7 @@
 mod flip;
 mod idle;
 mod overhead;
+mod proxy;
 mod stats;
 mod supervised;
 
@@ -19,7 +20,7 @@ use crate::args::Args;
 use crate::{Error, Outcome, guard, release, repo, step};
 
 pub(crate) const USAGE: &str = "\
-cargo xtask bench [--runs N] [--quick] [--against PROGRAM] [--json FILE]
+cargo xtask bench [--proxy] [--runs N] [--quick] [--against PROGRAM] [--json FILE]
 
 Builds psflip in release mode, linked dynamically and statically. Measures both with an anchor, which is the default, and
 the static one also without an anchor:
@@ -27,7 +28,10 @@ the static one also without an anchor:
   flip      from SIGHUP until the pidfile names the new generation, compared with two runs of /bin/true
   idle      memory, threads, descriptors and wake-ups, before an upgrade and after 20
 
-  --runs N           rounds of the overhead (default 300), and two thirds as many upgrades
+With --proxy, measures psflip's proxy instead, in turns with haproxy and nginx, and without a proxy: requests, new
+connections, processor time, latency, 1 GiB, and what an idle connection costs.
+
+  --runs N           rounds of the overhead (default 300), and two thirds as many upgrades; of the proxies, default 3
   --quick            30 rounds, 20 upgrades, 3 s idle instead of 20 s
   --against PROGRAM  also measure this psflip, built before a change, in the same run
   --json FILE        also write the figures to FILE";
@@ -49,8 +53,14 @@ struct Plan {
 
 /// Builds psflip in both ways, measures everything, prints the tables and writes the figures.
 pub(crate) fn run(mut args: Args) -> Outcome {
-    let quick = args.flag("quick");
-    let rounds: u32 = args.value("runs")?.unwrap_or(if quick { 30 } else { 300 });
+    let (quick, of_proxies) = (args.flag("quick"), args.flag("proxy"));
+    let rounds = args.value("runs")?;
+    let rounds: u32 = rounds.unwrap_or(match (of_proxies, quick) {
+        (true, true) => 1,
+        (true, false) => 3,
+        (false, true) => 30,
+        (false, false) => 300,
+    });
     let file: Option<PathBuf> = args.value("json")?;
     let against: Option<PathBuf> = args.value("against")?;
     args.done()?;
@@ -61,6 +71,10 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         // The guard stops the psflips that this task starts, however the task exits.
         return guard::run_again_guarded();
     };
+    if of_proxies {
+        let figures = proxy::measure(rounds, if quick { 2 } else { 8 }, &directory)?;
+        return write_figures(file.as_deref(), &figures);
+    }
     let seconds = if quick { 3 } else { 20 };
     let plan = Plan { rounds, flips: (rounds * 2 / 3).max(1), idle: std::time::Duration::from_secs(seconds) };
     let (dynamic, program) = (build_dynamic()?, build_static()?);
@@ -81,12 +95,15 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let idle = idle::measure(&builds, plan.idle, &directory)?;
 
     println!("\nmeasured in {}", step::seconds(start.elapsed()));
-    if let Some(file) = file {
-        let figures = json!({ "rounds": plan.rounds, "overhead_ms": overhead, "flips": plan.flips, "flip_ms": flip, "idle": idle });
-        fs::write(&file, format!("{figures:#}\n"))
-            .map_err(|error| format!("can't write `{}`: {error}", file.display()))?;
-        println!("figures: {}", file.display());
-    }
+    let figures = json!({ "rounds": plan.rounds, "overhead_ms": overhead, "flips": plan.flips, "flip_ms": flip, "idle": idle });
+    write_figures(file.as_deref(), &figures)
+}
+
+fn write_figures(file: Option<&Path>, figures: &serde_json::Value) -> Outcome {
+    let Some(file) = file else { return Ok(()) };
+    fs::write(file, format!("{figures:#}\n"))
+        .map_err(|error| format!("can't write `{}`: {error}", file.display()))?;
+    println!("figures: {}", file.display());
     Ok(())
 }
 
