@@ -11,7 +11,11 @@ use crate::process::{Process, Stat};
 pub fn child_of(psflip: Process) -> Option<Process> {
     let exe = psflip.exe().ok()?;
     let is_psflip = |process: &Process| process.exe().is_ok_and(|other| other == exe);
-    let children = psflip.children();
+    // It runs the same executable, and has no children.
+    let is_relay = |process: &Process| {
+        process.cmdline().is_ok_and(|arguments| arguments.first().is_some_and(|name| name == "psflip: relay"))
+    };
+    let children: Vec<Process> = psflip.children().into_iter().filter(|child| !is_relay(child)).collect();
     match children.iter().find(|child| is_psflip(child)) {
         // Orphans that the keeper adopted come after the child.
         Some(keeper) => keeper.children().into_iter().find(|child| !is_psflip(child)),

@@ -20,6 +20,7 @@ mod log;
 mod migrating;
 mod operations;
 mod pidfile;
+mod proxy;
 mod quickstart;
 mod raw;
 mod readme;
