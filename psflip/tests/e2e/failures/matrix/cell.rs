@@ -14,6 +14,9 @@ use crate::tree::hidden;
 /// Long enough for every stop: no timeout may expire.
 const TIMES: &str = "[upgrade]\ntimeout = \"20s\"\n[shutdown]\ntimeout = \"10s\"\n";
 
+/// Nobody connects to it.
+const PROXY: &str = "[[proxy]]\nlisten = \"unix://web.sock\"\nforward = \"unix://{{ blue_green() }}.sock\"\n";
+
 /// A child whose workers and orphans outlive it and their parents.
 const WORKERS: [&str; 5] = ["--workers", "1", "--orphans", "1", "--setsid"];
 
@@ -55,7 +58,8 @@ impl Staged {
     pub(super) fn start(setting: Setting) -> Self {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
-        let psflip = stage.psflip(&sandbox, TIMES);
+        let proxy = if setting.proxied { PROXY } else { "" };
+        let psflip = stage.psflip(&sandbox, &format!("{TIMES}{proxy}"));
         let psflip = match setting.child {
             Child::Plain => psflip,
             Child::Workers => {
@@ -123,6 +127,8 @@ impl Staged {
                 Target::NewPsflip | Target::NewPsflipAndKeeper => self.noted("coming Begins successor"),
                 Target::NewKeeper => self.noted("new-keeper Begins keeper"),
                 Target::NewChild => self.noted("new-child Begins child"),
+                Target::OldRelay => relay_of(Some(flip.old)),
+                Target::NewRelay => relay_of(self.noted("coming Begins successor")),
                 Target::Anchor => Some(self.psflip.program().first()),
             };
             found.filter(Process::is_alive)
@@ -181,6 +187,8 @@ impl Staged {
         }
         let left = if self.is_stop_passed_back() {
             Left::Nothing
+        } else if target == Target::NewRelay && self.upgrade_failed(&flip) {
+            Left::Old // it was lost while its generation started (T9)
         } else {
             expected(signal, target, successor, committed)
         };
@@ -199,7 +207,7 @@ impl Staged {
     fn assert_apart(&self) {
         let stats: Vec<_> = self.sandbox.processes().iter().filter_map(Process::stat).collect();
         for leader in &stats {
-            let is_psflip = leader.name.starts_with("psflip") && !leader.name.contains("keeper");
+            let is_psflip = leader.name.starts_with("psflip") && !leader.name.contains(": ");
             let is_keeper = leader.name.contains("keeper");
             let its = stats.iter().filter(|one| one.group == leader.process.pid());
             // A process that is about to execute a program is still in its keeper's group. The child's own
@@ -245,7 +253,8 @@ impl Staged {
     #[track_caller]
     fn assert_left(&self, left: Left, flip: &Flip) {
         let Self { sandbox, psflip, setting, .. } = self;
-        let number = setting.child.more() + if setting.anchored { 4 } else { 3 };
+        let number =
+            setting.child.more() + if setting.anchored { 4 } else { 3 } + usize::from(setting.proxied);
         let wait_three = || {
             wait_until(
                 Deadline::default(),
@@ -314,6 +323,12 @@ impl Staged {
             assert!(new.is_none_or(|new| is_end_by(new, number)), "{new:?}");
         }
     }
+}
+
+/// The relay of this psflip.
+fn relay_of(psflip: Option<Process>) -> Option<Process> {
+    let is_relay = |child: &Process| child.stat().is_some_and(|stat| stat.name == "psflip: relay");
+    psflip?.children().into_iter().find(is_relay)
 }
 
 fn is_end_by(status: ExitStatus, signal: i32) -> bool {

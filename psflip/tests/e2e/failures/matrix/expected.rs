@@ -15,6 +15,8 @@ pub(super) enum Target {
     NewChild,
     /// The new psflip and its keeper, at the same instant.
     NewPsflipAndKeeper,
+    OldRelay,
+    NewRelay,
     Anchor,
 }
 
@@ -26,7 +28,8 @@ impl Target {
     pub(super) fn is_of_new_generation(self) -> bool {
         match self {
             Self::NewPsflip | Self::NewKeeper | Self::NewChild | Self::NewPsflipAndKeeper => true,
-            Self::OldPsflip | Self::OldKeeper | Self::OldChild | Self::Anchor => false,
+            Self::NewRelay => true,
+            Self::OldPsflip | Self::OldKeeper | Self::OldChild | Self::OldRelay | Self::Anchor => false,
         }
     }
 }
@@ -48,13 +51,16 @@ pub(super) enum Left {
 /// `committed`: the acknowledgement was sent.
 pub(super) fn expected(signal: Signal, target: Target, successor: bool, committed: bool) -> Left {
     use Target::{
-        Anchor, NewChild, NewKeeper, NewPsflip, NewPsflipAndKeeper, OldChild, OldKeeper, OldPsflip,
+        Anchor, NewChild, NewKeeper, NewPsflip, NewPsflipAndKeeper, NewRelay, OldChild, OldKeeper, OldPsflip,
+        OldRelay,
     };
     match (signal, target) {
         // F12: no process is lost, and nothing fails unless a timeout expires.
         (Signal::SIGSTOP, _) => Left::New,
         // F8 before the promotion, F9 after it.
         (Signal::SIGKILL, OldPsflip) if successor => Left::New,
+        // T9: it is started again, and whether a new one still starts is for the caller to see.
+        (_, OldRelay | NewRelay) => Left::New,
         // C7.
         (Signal::SIGKILL, OldPsflip) => Left::StalePidfile,
         // F7. The death of a keeper counts as its child's.

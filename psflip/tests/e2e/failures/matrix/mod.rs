@@ -13,6 +13,8 @@ use testkit::Signal;
 #[derive(Clone, Copy)]
 struct Setting {
     anchored: bool,
+    /// It has a `[[proxy]]`.
+    proxied: bool,
     child: Child,
 }
 
@@ -39,22 +41,23 @@ impl Child {
     }
 }
 
-const PLAIN: Setting = Setting { anchored: false, child: Child::Plain };
-const ANCHORED: Setting = Setting { anchored: true, child: Child::Plain };
-const WORKERS: Setting = Setting { anchored: true, child: Child::Workers };
-const HIDDEN: Setting = Setting { anchored: false, child: Child::Hidden };
-const GROUP: Setting = Setting { anchored: false, child: Child::SignalsGroup };
+const PLAIN: Setting = Setting { anchored: false, proxied: false, child: Child::Plain };
+const PROXIED: Setting = Setting { proxied: true, ..PLAIN };
+const ANCHORED: Setting = Setting { anchored: true, ..PLAIN };
+const WORKERS: Setting = Setting { anchored: true, child: Child::Workers, ..PLAIN };
+const HIDDEN: Setting = Setting { child: Child::Hidden, ..PLAIN };
+const GROUP: Setting = Setting { child: Child::SignalsGroup, ..PLAIN };
 
-/// Each column is a module, with one test for each step at which its target exists.
+/// Each column is a module, with one test for each step of `$steps` at which its target exists.
 macro_rules! columns {
-    ($(#[test] fn $column:ident() { $signal:ident to $target:ident in $setting:ident })*) => {
+    ($steps:ident: $(#[test] fn $column:ident() { $signal:ident to $target:ident in $setting:ident })*) => {
         $(mod $column {
-            steps! { cells! [$target $signal $setting] }
+            $steps! { cells! [$target $signal $setting] }
         })*
     };
 }
 
-columns! {
+columns! { steps:
     #[test]
     fn the_old_psflip_is_killed() {
         // Contract: F8, F9, C7
@@ -227,5 +230,55 @@ columns! {
     fn below_an_anchor_the_new_psflip_and_its_keeper_are_killed() {
         // Contract: A3, F6, U8, C7
         SIGKILL to NewPsflipAndKeeper in WORKERS
+    }
+}
+
+columns! { steps_of_relays:
+    #[test]
+    fn with_a_proxy_the_old_psflip_is_killed() {
+        // Contract: T1, T3, F8, F9, C7
+        SIGKILL to OldPsflip in PROXIED
+    }
+
+    #[test]
+    fn with_a_proxy_the_new_psflip_is_killed() {
+        // Contract: T1, T3, F6, U8, C7
+        SIGKILL to NewPsflip in PROXIED
+    }
+
+    #[test]
+    fn with_a_proxy_the_old_child_is_killed() {
+        // Contract: T8, F7
+        SIGKILL to OldChild in PROXIED
+    }
+
+    #[test]
+    fn with_a_proxy_the_new_child_is_killed() {
+        // Contract: T3, F3, U8
+        SIGKILL to NewChild in PROXIED
+    }
+
+    #[test]
+    fn the_old_relay_is_killed() {
+        // Contract: T9
+        SIGKILL to OldRelay in PROXIED
+    }
+
+    #[test]
+    fn the_new_relay_is_killed() {
+        // Contract: T9, U8
+        SIGKILL to NewRelay in PROXIED
+    }
+
+    #[test]
+    fn the_old_relay_is_stopped_and_continued() {
+        // Contract: T9, F12
+        SIGSTOP to OldRelay in PROXIED
+    }
+
+    #[test]
+    fn the_new_relay_is_stopped_and_continued() {
+        // Contract: T9, F12
+        SIGSTOP to NewRelay in PROXIED
     }
 }

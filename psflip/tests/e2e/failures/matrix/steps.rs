@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::cell::Staged;
-use super::{ANCHORED, GROUP, HIDDEN, PLAIN, Setting, WORKERS};
+use super::{ANCHORED, GROUP, HIDDEN, PLAIN, PROXIED, Setting, WORKERS};
 
-/// Passes the whole list to the macro `$then`, after `$arguments`. Each step has a word for the processes
+/// Passes the whole list, without what concerns relays, to the macro `$then`, after `$arguments`. Each step has a word for the processes
 /// that exist (`cell!`), the name of its tests, and its role, moment and name in the trace.
 macro_rules! steps {
     ($then:ident! $arguments:tt) => {
@@ -57,16 +57,40 @@ macro_rules! steps {
     };
 }
 
+/// The steps of an upgrade that concern relays, where there is a `[[proxy]]`.
+macro_rules! steps_of_relays {
+    ($then:ident! $arguments:tt) => {
+        $then! { $arguments
+            alone at_old_sending_relay "old Sending relay",
+            alone at_old_sent_relay "old Sent relay",
+            psflip at_new_before_start_child "new Before StartChild",
+            all at_new_before_start_probing "new Before StartProbing",
+            all at_new_before_switch_traffic "new Before SwitchTraffic",
+            all at_new_sending_ready "new Sending ready",
+            all at_old_sending_acknowledge "old Sending acknowledge",
+            all at_old_sent_acknowledge "old Sent acknowledge",
+            gone at_new_before_accept "new Before Relay(Accept)",
+            gone at_new_after_accept "new After Relay(Accept)",
+            all at_old_before_leave "old Before Relay(Leave)",
+            all at_old_after_leave "old After Relay(Leave)",
+            ended at_old_before_close "old Before Relay(Close)",
+            ended at_old_after_close "old After Relay(Close)",
+        }
+    };
+}
+
 /// One test, if the target exists at this step.
 macro_rules! cell {
     // Only the old generation.
     (alone NewPsflip $($rest:tt)*) => {};
     (alone NewKeeper $($rest:tt)*) => {};
     (alone NewChild $($rest:tt)*) => {};
+    (alone NewRelay $($rest:tt)*) => {};
     (alone NewPsflipAndKeeper $($rest:tt)*) => {};
     // The new psflip as well.
     (psflip NewKeeper $($rest:tt)*) => {};
     (psflip NewChild $($rest:tt)*) => {};
+    (psflip NewRelay $($rest:tt)*) => {};
     (psflip NewPsflipAndKeeper $($rest:tt)*) => {};
     // The new keeper as well.
     (keeper NewChild $($rest:tt)*) => {};
@@ -77,6 +101,7 @@ macro_rules! cell {
     (gone OldPsflip $($rest:tt)*) => {};
     (gone OldKeeper $($rest:tt)*) => {};
     (gone OldChild $($rest:tt)*) => {};
+    (gone OldRelay $($rest:tt)*) => {};
     ($who:ident $target:ident $signal:ident $setting:ident $name:ident $step:literal) => {
         #[test]
         fn $name() {
@@ -99,6 +124,7 @@ macro_rules! names {
 }
 
 const ALL: &[&str] = steps!(names![]);
+const OF_RELAYS: &[&str] = steps_of_relays!(names![]);
 
 /// The place at which a process pauses: role, moment and name, as `tools/doubles` records them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +152,7 @@ fn by_role(trace: &str) -> BTreeMap<&str, Vec<String>> {
         })
         // Progress reports to operators have no effect on the outcome.
         .filter(|step| {
-            !["Arm", "Disarm", "Report(", "progress"].iter().any(|dull| step.name.starts_with(dull))
+            !["Arm", "Disarm", "Report(", "Relay(", "progress"].iter().any(|dull| step.name.starts_with(dull))
         })
         .collect();
     let neighbour = |number: usize, later: bool| {
@@ -177,6 +203,16 @@ fn the_list_has_every_step_of_an_upgrade_with_workers() {
     for setting in [WORKERS, HIDDEN, GROUP] {
         assert_all_steps(setting);
     }
+}
+
+#[test]
+fn every_step_that_concerns_a_relay_happens() {
+    let staged = Staged::start(PROXIED);
+    let trace = staged.record();
+    for step in OF_RELAYS {
+        assert!(trace.lines().any(|line| line.ends_with(step)), "no `{step}` in\n{trace}");
+    }
+    staged.stop();
 }
 
 #[test]
