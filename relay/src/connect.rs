@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::addresses::Addresses;
@@ -30,22 +31,62 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Those of connect(2): the child refuses connections, or its address can't be reached. `NotConnected`: the
 /// child has exited.
 pub(crate) async fn connect(proxied: &Proxied, client: &Addresses) -> io::Result<Socket> {
-    tokio::select! {
-        biased;
-        () = exited(&proxied.control) => {
-            Err(io::Error::new(io::ErrorKind::NotConnected, "the child has exited"))
+    let proxy = &proxied.proxy;
+    let has_exited = proxied.control.borrow().exited;
+    let socket = match connect_at_once(&proxy.forward) {
+        Ok(Some(socket)) if !has_exited => socket,
+        _ => {
+            Box::pin(async {
+                tokio::select! {
+                    biased;
+                    () = exited(&proxied.control) => {
+                        Err(io::Error::new(io::ErrorKind::NotConnected, "the child has exited"))
+                    }
+                    connected = connect_patiently(&proxy.forward) => connected,
+                }
+            })
+            .await?
         }
-        connected = connect_patiently(proxied, client) => connected,
+    };
+    if let Some(version) = proxy.send_proxy_protocol {
+        socket.write_all(&proxy_protocol::header(version, client)).await?;
+    }
+    Ok(socket)
+}
+
+/// Connects if that needs no waiting, and so no epoll(7) for each request. To a TCP address of this host,
+/// connect(2) says EINPROGRESS, but it is done then: a second call finds out. `None`: another host.
+fn connect_at_once(forward: &Forward) -> io::Result<Option<Socket>> {
+    let open = |family| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socket_with(family, SocketType::STREAM, flags, None)
+    };
+    let address = match forward {
+        Forward::Unix(path) => {
+            let socket = open(AddressFamily::UNIX)?;
+            rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+            return Ok(Some(Socket::Unix(UnixStream::from_std(socket.into())?)));
+        }
+        Forward::Tcp(address) => address,
+    };
+    let socket = open(if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
+    let connected = match rustix::net::connect(&socket, address) {
+        Err(Errno::INPROGRESS) => rustix::net::connect(&socket, address),
+        other => other,
+    };
+    match connected {
+        Ok(()) => Ok(Some(Socket::Tcp(TcpStream::from_std(socket.into())?))),
+        Err(Errno::ALREADY) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
-async fn connect_patiently(proxied: &Proxied, client: &Addresses) -> io::Result<Socket> {
-    let proxy = &proxied.proxy;
+async fn connect_patiently(forward: &Forward) -> io::Result<Socket> {
     let give_up = Instant::now() + REFUSED;
     let mut next = FIRST_PAUSE;
-    let socket = loop {
-        match connect_once(&proxy.forward).await {
-            Ok(socket) => break socket,
+    loop {
+        match connect_once(forward).await {
+            Ok(socket) => return Ok(socket),
             // The queue of a Unix socket is full (connect(2)): its child lives, and the client may wait as it
             // would in the queue of a TCP socket.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -58,12 +99,7 @@ async fn connect_patiently(proxied: &Proxied, client: &Addresses) -> io::Result<
             }
             Err(error) => return Err(error),
         }
-    };
-    socket.set_nodelay();
-    if let Some(version) = proxy.send_proxy_protocol {
-        socket.write_all(&proxy_protocol::header(version, client)).await?;
     }
-    Ok(socket)
 }
 
 async fn connect_once(forward: &Forward) -> io::Result<Socket> {

@@ -63,7 +63,12 @@ async fn serve_open(
 
 async fn serve_tcp(client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
     let _under_way = Counted::new(proxied, |tally| &tally.under_way);
-    let addresses = named.unwrap_or_else(|| Addresses::of(&client.socket));
+    let names_client = proxied.proxy.send_proxy_protocol.is_some();
+    let addresses = match named {
+        Some(named) => named,
+        None if names_client => Addresses::of(&client.socket),
+        None => Addresses::default(),
+    };
     let connected = Box::pin(async {
         tokio::select! {
             connected = connect(proxied, &addresses) => Some(connected),

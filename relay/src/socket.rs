@@ -93,6 +93,14 @@ impl Socket {
         }
     }
 
+    /// Writes without asking the runtime, which does not know yet that a new socket can be written to.
+    ///
+    /// # Errors
+    /// `WouldBlock`, and those of writev(2).
+    pub(crate) fn write_now(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Ok(rustix::io::writev(self, slices)?)
+    }
+
     /// Calls `io`, which says `WouldBlock` when the socket isn't ready for `interest`.
     ///
     /// # Errors

@@ -54,7 +54,6 @@ pub(crate) enum Until {
 /// becomes a reset on the other. When the child has exited, the connection is closed with the end of what the
 /// child sent.
 pub(crate) async fn carry(client: Stream, child: Stream, until: Until, proxied: &Proxied) {
-    client.socket.set_nodelay();
     let (mut up, mut down) = (Way::new(client.first), Way::new(child.first));
     let (client, child) = (client.socket, child.socket);
     let control = &proxied.control;
@@ -105,6 +104,8 @@ struct Way {
     state: State,
     /// How often something was read.
     reads: u64,
+    /// How often something was written.
+    writes: u64,
 }
 
 /// How a direction has ended.
@@ -137,7 +138,7 @@ struct Pipe {
 
 impl Way {
     fn new(first: Bytes) -> Self {
-        Self { state: if first.is_empty() { State::Empty } else { State::Bytes(first) }, reads: 0 }
+        Self { state: if first.is_empty() { State::Empty } else { State::Bytes(first) }, reads: 0, writes: 0 }
     }
 
     /// Whether all that was read is written.
@@ -148,6 +149,9 @@ impl Way {
     /// Goes on until a socket isn't ready, or the direction has ended.
     fn carry(&mut self, from: &Socket, to: &Socket, context: &mut Context<'_>) -> Poll<End> {
         for _ in 0..AT_ONCE {
+            if matches!(self.state, State::Bytes(_) | State::Pipe(_, 1..)) {
+                self.writes(to);
+            }
             let step = match &mut self.state {
                 State::Ended(end) => return Poll::Ready(*end),
                 State::Empty => self.copy(from, to),
@@ -216,7 +220,8 @@ impl Way {
                 Err(error) => return Err((error, Side::From)),
             };
             self.reads += 1;
-            let written = match to.try_write(&buffer[..length]) {
+            self.writes(to);
+            let written = match self.write(&buffer[..length], to) {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(error) => return Err((error, Side::To)),
@@ -230,6 +235,19 @@ impl Way {
             }
             Ok(())
         })
+    }
+
+    /// Counts a write, and sets TCP_NODELAY before the second one: many connections carry one request and one
+    /// answer.
+    fn writes(&mut self, to: &Socket) {
+        self.writes = self.writes.saturating_add(1);
+        if self.writes == 2 {
+            to.set_nodelay();
+        }
+    }
+
+    fn write(&self, bytes: &[u8], to: &Socket) -> io::Result<usize> {
+        if self.writes == 1 { to.write_now(&[io::IoSlice::new(bytes)]) } else { to.try_write(bytes) }
     }
 
     fn end(&mut self, to: &Socket) {

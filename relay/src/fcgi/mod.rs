@@ -220,6 +220,7 @@ impl Client {
                 return self.answer(request, "502 Bad Gateway", "can't connect to the child").await;
             }
         };
+        child.set_nodelay();
         self.read[HEADER + 2] &= !KEEP_CONNECTION;
         match self.exchange(request, &child, proxied).await {
             Ok(()) => Ok(()),

@@ -17,11 +17,12 @@ pub(super) struct Child {
     pub(super) stream: Stream,
     proxied: Rc<Proxied>,
     write_failed: bool,
+    writes: u32,
 }
 
 impl Child {
     pub(super) fn new(stream: Stream, proxied: Rc<Proxied>) -> Self {
-        Self { stream, proxied, write_failed: false }
+        Self { stream, proxied, write_failed: false, writes: 0 }
     }
 
     /// After an error, `length` bytes are discarded.
@@ -51,16 +52,8 @@ impl AsyncRead for Child {
 }
 
 impl AsyncWrite for Child {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.write_failed {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.written(bytes.len(), result)
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -71,6 +64,15 @@ impl AsyncWrite for Child {
         let length = slices.iter().map(|slice| slice.len()).sum();
         if self.write_failed {
             return Poll::Ready(Ok(length));
+        }
+        self.writes = self.writes.saturating_add(1);
+        if self.writes == 1
+            && let Ok(written @ 1..) = self.stream.socket.write_now(slices)
+        {
+            return Poll::Ready(Ok(written));
+        }
+        if self.writes == 2 {
+            self.stream.socket.set_nodelay(); // most requests are one write
         }
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.written(length, result)

@@ -99,6 +99,7 @@ async fn connect_to_child(
     proxied: &Proxied,
 ) -> Result<(Sender, impl Future<Output = hyper::Result<()>> + use<>), Failure> {
     let socket = connect(proxied, addresses).await.map_err(Failure::Connect)?;
+    socket.set_nodelay();
     let io = TokioIo::new(Stream { socket, first: Bytes::new() });
     let handshake = client::conn::http2::handshake::<_, _, Input>(Local, io).await;
     handshake.map_err(Failure::Answer)

@@ -151,7 +151,7 @@ impl Running {
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(|error| step::cannot_start(&command, &error))?;
         let mut this = Self { address, child: Some(child) };
-        wait_until(Deadline::after(START), &step::shown(&command), || {
+        wait_until(Deadline::after(START), step::shown(&command), || {
             let has_exited = this.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
             (has_exited || TcpStream::connect(address).is_ok()).then_some(())
         });
