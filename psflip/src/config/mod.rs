@@ -43,6 +43,7 @@ pub use flags::Flags;
 pub use generation::{Generation, Slot};
 pub use listener::{ListenAddress, Listener, Options, Protocol};
 pub use plan::*;
+pub(crate) use proxies::is_reached;
 pub use proxy::{Forward, Forwarded, Header, Proxy, ProxyKind};
 pub(crate) use scalar::spell;
 

@@ -33,6 +33,31 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
         "2:1",
         &["it has a listener", "[healthcheck.notify]"],
     ),
+    (
+        "cmd = [\"true\"]\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"\n[env]\nADDR = \"{{ blue_green() }}\"",
+        "2:1",
+        &["a proxy forwards to it", "[healthcheck.http]"],
+    ),
+    (
+        "cmd = [\"true\"]\n[healthcheck.unix]\npath = \"y\"\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://y\"",
+        "6:11",
+        &["the proxy for `unix://x` forwards to `unix://y` in every generation", "blue_green()"],
+    ),
+    (
+        "cmd = [\"true\", \"{{ blue_green() }}\"]\n[healthcheck.unix]\npath = \"x\"\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"",
+        "2:2",
+        &["the health check asks `unix://x`", "`url = \"/up\"`"],
+    ),
+    (
+        "cmd = [\"true\"]\n[healthcheck.notify]\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"",
+        "5:11",
+        &["contains the address `unix://blue`"],
+    ),
+    (
+        "cmd = [\"true\", \"{{ blue_green() }}\"]\n[healthcheck.notify]\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"\ndrain = \"0s\"",
+        "6:9",
+        &["is broken off"],
+    ),
     ("cmd = [\"true\", \"--port=8080\"]", "1:7", &["`--port=8080` looks like an address"]),
     (
         "cmd = [\"true\", \"app.sock\"]\n[healthcheck.alive]\ntimeout = \"1s\"",

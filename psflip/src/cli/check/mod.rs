@@ -1,6 +1,7 @@
 //! `psflip check`: prints the effective configuration with warnings, or every error.
 
 mod paths;
+mod proxies;
 mod trust;
 mod warnings;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::{Control, Endpoint, Health, Plan, Warning};
+use crate::config::{Control, Endpoint, Forward, Health, Plan, Warning};
 use crate::process::environment::child_environment;
 use crate::process::launch::candidates;
 
@@ -55,6 +55,16 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
             && !is_abstract(path)
         {
             found.extend(directory(&format!("listen.{index}.address"), path));
+        }
+    }
+    for (index, proxy) in plan.proxies.iter().enumerate() {
+        let forward = match &proxy.forward {
+            Forward::Unix(path) => Some(path.as_path()),
+            Forward::Tcp(_) => None,
+        };
+        for (key, path) in [("listen", proxy.socket.address.unix_path()), ("forward", forward)] {
+            let path = path.filter(|path| !is_abstract(path));
+            found.extend(path.and_then(|path| directory(&format!("proxy.{index}.{key}"), path)));
         }
     }
     let socket = match &plan.health {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{Document, Endpoint, EnvChange, Health, Pace, Plan, Warning, spell};
 use crate::signal::Signal;
 
-use super::{paths, trust};
+use super::{paths, proxies, trust};
 
 /// A longer delay before draining gets a warning.
 const LONG_DELAY: Duration = Duration::from_secs(300);
@@ -18,6 +18,7 @@ const LONG_DELAY: Duration = Duration::from_secs(300);
 pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[CString]) -> Vec<Warning> {
     let mut found = of_outages(plan, next, document);
     found.extend(times(plan, document));
+    found.extend(proxies::of(plan, next));
     found.extend(signals(plan));
     found.extend(paths::of(plan, envp));
     found.extend(trust::of(plan, Path::new(document.name()), envp));
@@ -28,7 +29,12 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[
 pub(super) fn of_outages(plan: &Plan, next: Option<&Plan>, document: &Document) -> Vec<Warning> {
     let mut found = Vec::new();
     found.extend(nothing_is_asked(plan, document));
-    found.extend(next.and_then(|next| old_answers(&plan.health, &next.health)));
+    let proxied = proxies::of_outages(plan, next);
+    // A check of the proxy's own address is constant as well, and one warning is enough.
+    if !proxied.iter().any(|warning| warning.key == "healthcheck") {
+        found.extend(next.and_then(|next| old_answers(&plan.health, &next.health)));
+    }
+    found.extend(proxied);
     found.extend(entered_through_a_link(plan, document));
     if next.is_none() {
         found.push(Warning {
@@ -88,6 +94,8 @@ fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
     let Health::Alive { timeout } = plan.health else { return None };
     let (key, why) = if !plan.listeners.is_empty() {
         ("listen", "it has a listener".to_owned())
+    } else if !plan.proxies.is_empty() {
+        ("proxy", "a proxy forwards to it".to_owned())
     } else if let Some(argument) = plan.cmd.iter().skip(1).find(|argument| names_an_address(argument)) {
         ("cmd", format!("`{argument}` looks like an address"))
     } else {
