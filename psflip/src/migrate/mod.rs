@@ -1,6 +1,6 @@
 //! `psflip migrate`: translates upstream's configuration (YAML, JSON or TOML, with Go templates) into a
-//! `psflip.toml`. Pure: text -> values with places (`source`) -> their translation (`work`, `health`, `go`)
-//! -> text with comments (`draft`), checked by psflip's own parser.
+//! `psflip.toml`. Pure: text -> values with places (`source`) -> their translation (`translate`, `health`,
+//! `proxy`, `go`) -> text with comments (`draft`), checked by psflip's own parser.
 //!
 //! Nothing is dropped: a setting without a counterpart becomes a comment at its place in the output, and a
 //! remark.
@@ -8,6 +8,7 @@
 mod draft;
 mod go;
 mod health;
+mod proxy;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -137,7 +138,8 @@ fn settle(draft: &mut Draft, remarks: &mut Vec<Remark>, generation: &Generation<
         for error in errors.iter() {
             let owner = errors.position(error).and_then(|(line, _)| *owners.get(line - 1)?);
             let Some((section, line)) = owner else { continue };
-            let line = &mut draft.sections[section].lines[line];
+            let section = &mut draft.sections[section];
+            let line = &mut section.lines[line];
             let Some(at) = line.from.filter(|_| !line.left && !is_of_this_machine(&error.message)) else {
                 continue;
             };
@@ -146,6 +148,10 @@ fn settle(draft: &mut Draft, remarks: &mut Vec<Remark>, generation: &Generation<
             line.left = true;
             line.comments.push(remark.comment());
             remarks.push(remark);
+            if section.header == proxy::HEADER {
+                section.header.insert_str(0, "# ");
+                section.lines.iter_mut().for_each(|line| line.left = true);
+            }
             changed = true;
         }
         if !changed {

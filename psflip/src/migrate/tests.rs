@@ -270,7 +270,7 @@ fn alias_bombs_and_deep_nesting_are_refused() {
 
 #[test]
 fn every_key_of_upstreams_current_version_is_translated() {
-    // All keys of its `Config` (cmd/psflip/main.go) and of its health checks as of 2026; `proxy` has remarks
+    // All keys of its `Config` (cmd/psflip/main.go) and of its health checks as of 2026; `proxy` has a test
     // of its own.
     let text = "cmd: [x]\nworkdir: /srv\nenv: [A=b]\npidfile: /run/x.pid\nquiet: true\n\
                 upgrade: {signal: SIGHUP, timeout: 1m}\nshutdown: {delay: 3s, signal: SIGTERM, timeout: 10s}\n";
@@ -289,4 +289,23 @@ fn every_key_of_upstreams_current_version_is_translated() {
     assert!(remarks("shutdown: {delay: 5s}\n")[0].contains("only after a promotion"));
     assert_eq!(remarks("shutdown: {delay: 0s}\n"), [""; 0]);
     assert!(remarks("shutdown: {dela: 5s}\n")[0].contains("did it mean `delay`?"));
+}
+
+#[test]
+fn a_proxy_becomes_a_proxy() {
+    let mut text = String::new();
+    for proxy in [
+        "[{listen_address: '127.0.0.1:8080', forward_address: 'localhost:{{ AB \"8081\" \"8082\" }}'}]",
+        "{listen: ':8000', forward: ':{{ AB \"8081\" \"8082\" }}'}",
+        "[{listen_network: unix, listen_address: /run/a, forward_network: unix, forward_address: '/run/{{ BlueGreen }}'}]",
+        "[{listen: '[::1]:80', forward: '127.0.0.1:1'}, {listen: '0.0.0.0:81', forward: '127.0.0.1:2', tls: true}]",
+        // Left to do as a whole.
+        "[{listen: '127.0.0.1:80', forward: 'backend:80'}]",
+        "[{listen: [1], forward: '127.0.0.1:1'}]",
+        "[x]",
+        "x",
+    ] {
+        text += &format!("{proxy}\n{}\n\n", plain(&format!("cmd: [x]\nproxy: {proxy}\n")));
+    }
+    insta::assert_snapshot!("proxies", text);
 }

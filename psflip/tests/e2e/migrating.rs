@@ -129,7 +129,7 @@ fn the_example_of_the_check_docker_runs() {
 }
 
 #[test]
-fn the_examples_of_the_proxy_run_without_it() {
+fn the_examples_of_the_proxy_run() {
     for (name, names) in [
         ("proxy_first.yml", ["proxy-blue", "proxy-green"]),
         ("proxy.yml", ["proxy-blue 8081", "proxy-green 8082"]),
@@ -137,8 +137,8 @@ fn the_examples_of_the_proxy_run_without_it() {
         let sandbox = Sandbox::new();
         containers(&sandbox, "examples/proxy");
         let engine = format!("  docker:\n    socket: unix://{}\n", sandbox.path("d.sock").display());
-        let engine = ("  docker:\n", engine.as_str());
-        containers_take_turns(&sandbox, migrated(&sandbox, name, &[engine], true), names);
+        let changes = [("  docker:\n", engine.as_str()), ("8080", "0")];
+        containers_take_turns(&sandbox, migrated(&sandbox, name, &changes, false), names);
     }
 }
 
@@ -154,8 +154,12 @@ fn upstreams_test_backend_configuration_runs_and_listens_itself() {
     );
     let (a, b) = (Reserved::new(), Reserved::new());
     let ports = format!("AB \"{}\" \"{}\"", a.port(), b.port());
-    let changes = [("AB \"8080\" \"8081\"", ports.as_str()), ("timeout: 2s", "timeout: 300ms")];
-    let psflip = migrated(&sandbox, "test_backend.yaml", &changes, true).start().wait_ready();
+    let changes = [
+        ("AB \"8080\" \"8081\"", ports.as_str()),
+        ("timeout: 2s", "timeout: 300ms"),
+        ("':8000'", "127.0.0.1:0"),
+    ];
+    let psflip = migrated(&sandbox, "test_backend.yaml", &changes, false).start().wait_ready();
     let answers =
         |port: &Reserved| HttpClient::tcp(port.address()).get("/").and_then(|answer| answer.tag("pid"));
     assert_eq!(answers(&a), Ok(psflip.child_pid().to_string()), "{}", sandbox.report());
