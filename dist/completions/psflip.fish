@@ -39,22 +39,23 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translat
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s c -l config -d 'The configuration file (TOML) [default: psflip.toml]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l listen -d 'Open this socket once, for every generation to inherit: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys are those of [[listen]], such as as=stdin or mode=0660' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l proxy -d 'Accept connections here and forward them to the child, which gets a free port as PORT: http://0.0.0.0:8080, http://:8080 (all addresses), tcp://127.0.0.1:5432, fastcgi://127.0.0.1:9000, http+unix:///run/app.sock; keys are those of [[proxy]], such as drain=10s or forward=ADDR' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l pidfile -d 'Write the pid of the active generation to this file' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l control-socket -d 'Path of the control socket, for `psflip upgrade`, `status` and `stop` [default: the pidfile\'s path with .sock appended]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l workdir -d 'The child\'s working directory' -r -f -a "(__fish_complete_directories)"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l env -d 'Set an environment variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l env-remove -d 'Remove an environment variable of the child' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-http -d 'Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-http -d 'Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up; with --proxy the path alone: /up' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-method -d 'The method of --healthcheck-http: GET, HEAD or OPTIONS [default: GET]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-host -d 'The Host header of --healthcheck-http [default: host and port of the URL]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-header -d 'Add a header to the request of --healthcheck-http' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-tcp -d 'Healthy when a TCP connection is accepted' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-tcp -d 'Healthy when a TCP connection is accepted; with --proxy the default check, of the address that it forwards to' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-script -d 'The script that --healthcheck-fcgi requests' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-command -d 'Healthy when this line, run by `sh -c`, exits with 0' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-docker -d 'Healthy when the container engine reports that this container is healthy' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-alive -d 'Healthy when the child still runs after this time; the default check, with 5s' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-alive -d 'Healthy when the child still runs after this time; without --proxy the default check, with 5s' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-status -d 'Status codes that mean healthy, for http and fcgi: 204 or 200-299 [default: 200-399]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-after -d 'Time from the start of the child to the first probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-interval -d 'Time from the end of a probe to the next' -r -f
@@ -104,22 +105,23 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'Log erro
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s c -l config -d 'The configuration file (TOML) [default: psflip.toml]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l listen -d 'Open this socket once, for every generation to inherit: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys are those of [[listen]], such as as=stdin or mode=0660' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l proxy -d 'Accept connections here and forward them to the child, which gets a free port as PORT: http://0.0.0.0:8080, http://:8080 (all addresses), tcp://127.0.0.1:5432, fastcgi://127.0.0.1:9000, http+unix:///run/app.sock; keys are those of [[proxy]], such as drain=10s or forward=ADDR' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l pidfile -d 'Write the pid of the active generation to this file' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l control-socket -d 'Path of the control socket, for `psflip upgrade`, `status` and `stop` [default: the pidfile\'s path with .sock appended]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l workdir -d 'The child\'s working directory' -r -f -a "(__fish_complete_directories)"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l env -d 'Set an environment variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l env-remove -d 'Remove an environment variable of the child' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-http -d 'Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-http -d 'Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up; with --proxy the path alone: /up' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-method -d 'The method of --healthcheck-http: GET, HEAD or OPTIONS [default: GET]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-host -d 'The Host header of --healthcheck-http [default: host and port of the URL]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-header -d 'Add a header to the request of --healthcheck-http' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-tcp -d 'Healthy when a TCP connection is accepted' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-tcp -d 'Healthy when a TCP connection is accepted; with --proxy the default check, of the address that it forwards to' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-unix -d 'Healthy when a connection to this socket is accepted' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-fcgi -d 'Healthy when a FastCGI request for --healthcheck-script is answered' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-script -d 'The script that --healthcheck-fcgi requests' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-command -d 'Healthy when this line, run by `sh -c`, exits with 0' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-docker -d 'Healthy when the container engine reports that this container is healthy' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-alive -d 'Healthy when the child still runs after this time; the default check, with 5s' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-alive -d 'Healthy when the child still runs after this time; without --proxy the default check, with 5s' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-status -d 'Status codes that mean healthy, for http and fcgi: 204 or 200-299 [default: 200-399]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-after -d 'Time from the start of the child to the first probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-interval -d 'Time from the end of a probe to the next' -r -f

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 
-use super::DEFAULT_CONFIG;
+use super::{DEFAULT_CONFIG, proxy_flag};
 use crate::config;
 use crate::config::keys::EXTEND;
 
@@ -46,6 +46,8 @@ enum Kind {
     Symlink,
     /// A listener; repeatable.
     Listener,
+    /// A proxy; repeatable.
+    Proxy,
 }
 
 /// A flag that sets a key.
@@ -77,6 +79,13 @@ const FLAGS: &[Flag] = &[
         Kind::Listener,
         "Open this socket once, for every generation to inherit: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys are those of [[listen]], such as as=stdin or mode=0660",
     ),
+    flag(
+        "proxy",
+        "URL[,KEY=VALUE...]",
+        "proxy",
+        Kind::Proxy,
+        "Accept connections here and forward them to the child, which gets a free port as PORT: http://0.0.0.0:8080, http://:8080 (all addresses), tcp://127.0.0.1:5432, fastcgi://127.0.0.1:9000, http+unix:///run/app.sock; keys are those of [[proxy]], such as drain=10s or forward=ADDR",
+    ),
     flag("pidfile", "FILE", "pidfile", Kind::Path, "Write the pid of the active generation to this file"),
     flag(
         "control-socket",
@@ -94,7 +103,7 @@ const FLAGS: &[Flag] = &[
         "URL",
         "healthcheck.http.url",
         Kind::Text,
-        "Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up",
+        "Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up; with --proxy the path alone: /up",
     ),
     flag(
         "healthcheck-method",
@@ -122,7 +131,7 @@ const FLAGS: &[Flag] = &[
         "ADDR",
         "healthcheck.tcp.address",
         Kind::Text,
-        "Healthy when a TCP connection is accepted",
+        "Healthy when a TCP connection is accepted; with --proxy the default check, of the address that it forwards to",
     ),
     flag(
         "healthcheck-unix",
@@ -171,7 +180,7 @@ const FLAGS: &[Flag] = &[
         "TIME",
         "healthcheck.alive.timeout",
         Kind::Text,
-        "Healthy when the child still runs after this time; the default check, with 5s",
+        "Healthy when the child still runs after this time; without --proxy the default check, with 5s",
     ),
     flag(
         "healthcheck-status",
@@ -352,7 +361,7 @@ impl Flag {
         let arg = arg.requires("command").conflicts_with("config").value_parser(self.parser());
         let arg = match self.kind {
             Kind::Alone(_) => arg.action(ArgAction::SetTrue),
-            Kind::Variable | Kind::Entry | Kind::Signals | Kind::Removed | Kind::Listener => {
+            Kind::Variable | Kind::Entry | Kind::Signals | Kind::Removed | Kind::Listener | Kind::Proxy => {
                 arg.action(ArgAction::Append).value_name(self.value)
             }
             Kind::Text | Kind::Path | Kind::Number | Kind::Shell | Kind::Symlink => {
@@ -380,7 +389,7 @@ impl Flag {
                     false => Err(format!("there is no `=` in it: write {example}")),
                 })
             }
-            Kind::Text | Kind::Shell | Kind::Removed | Kind::Listener => ValueParser::string(),
+            Kind::Text | Kind::Shell | Kind::Removed | Kind::Listener | Kind::Proxy => ValueParser::string(),
         }
     }
 
@@ -417,6 +426,7 @@ impl Flag {
                 Kind::Removed => flags.variable(&flag, value, None),
                 Kind::Symlink => flags.link(&flag, before, after),
                 Kind::Listener => flags.listener(&flag, value),
+                Kind::Proxy => {} // `proxy_flag`: it depends on other flags
                 Kind::Text | Kind::Path | Kind::Number | Kind::Alone(_) => flags.text(&flag, &key, value),
             }
         }
@@ -434,8 +444,10 @@ impl FromArgMatches for Source {
             _ => matches.contains_id(flag.name),
         };
         let choice = FLAGS.iter().filter(|flag| is_choice(flag)).find(given);
-        let check = choice.and_then(|flag| flag.key.split('.').nth(1)).unwrap_or_default();
+        let mut check = choice.and_then(|flag| flag.key.split('.').nth(1)).unwrap_or_default();
         let mut flags = config::Flags::default();
+        let kind = proxy_flag::apply(matches, choice.is_none(), &mut flags);
+        check = kind.unwrap_or(check);
         for flag in FLAGS {
             flag.apply(matches, check, &mut flags);
         }
@@ -460,7 +472,10 @@ In place of spawn-fcgi (psflip stays in the foreground):
   spawn-fcgi -n -s /run/app.sock -M 0660 -P /run/app.pid -- ./app.fcgi
   psflip run --listen unix:///run/app.sock,as=stdin,mode=0660 --pidfile /run/app.pid -- ./app.fcgi
 
-A server that opens its port itself, with two ports that alternate between generations:
+A server that opens its port itself, the one in PORT, behind psflip's proxy:
+  psflip run --proxy http://0.0.0.0:8080 --healthcheck-http /up --pidfile app.pid -- node server.js
+
+The same behind a proxy of your own, with two ports that alternate between generations:
   psflip run --env 'PORT={{ ab(\"8080\", \"8081\") }}' --pidfile app.pid \\
     --healthcheck-http 'http://127.0.0.1:{{ ab(\"8080\", \"8081\") }}/up' -- ./server
 

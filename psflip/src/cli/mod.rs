@@ -5,6 +5,7 @@ mod check;
 mod fast_path;
 mod flags;
 mod migrate;
+mod proxy_flag;
 mod render;
 mod run;
 mod screen;

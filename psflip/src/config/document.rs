@@ -85,6 +85,12 @@ impl Document {
         self.flags.is_empty().then_some(self.name.as_str())
     }
 
+    /// The text of a configuration that consists of flags.
+    #[must_use]
+    pub fn text_of_flags(&self) -> Option<String> {
+        (!self.flags.is_empty()).then(|| raw::unmarked(&self.text))
+    }
+
     /// Whether it contains templates, so that another generation may get other values.
     #[must_use]
     pub fn has_templates(&self) -> bool {

@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::proxy_flag::{self, ListenUrl};
 use super::raw;
 use super::render::{basic, key as quoted_key};
 use crate::text;
@@ -12,6 +13,7 @@ use crate::text;
 pub struct Flags {
     keys: Vec<Line>,
     listeners: Vec<Line>,
+    proxies: Vec<Line>,
     /// Whether some values are not UTF-8.
     is_raw: bool,
 }
@@ -34,6 +36,38 @@ fn shown(flag: &str, value: &str) -> String {
         text.push('…');
     }
     text
+}
+
+/// The keys of an item, each with the TOML of its values.
+type Keys<'v> = Vec<(&'v str, Vec<String>)>;
+
+/// Splits `ADDRESS[,KEY=VALUE]...`.
+fn item(value: &str) -> (&str, Keys<'_>) {
+    let mut pieces = value.split(',');
+    let address = pieces.next().unwrap_or_default();
+    let mut keys: Keys<'_> = Vec::new();
+    for piece in pieces {
+        let (key, written) = piece.split_once('=').unwrap_or((piece, "true"));
+        let is_number = !written.is_empty() && written.bytes().all(|byte| byte.is_ascii_digit());
+        let bare = matches!(written, "true" | "false") || key == "backlog" && is_number;
+        let written = if bare { written.to_owned() } else { basic(written) };
+        match keys.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, list)) => list.push(written),
+            None => keys.push((key, vec![written])),
+        }
+    }
+    (address, keys)
+}
+
+/// An item of an array of tables, on one line.
+fn inline_table(first: &str, value: &str, keys: &Keys<'_>) -> String {
+    let mut toml = format!("{{ {first} = {}", basic(value));
+    for (key, list) in keys {
+        let written =
+            if let [only] = list.as_slice() { only.clone() } else { format!("[{}]", list.join(", ")) };
+        toml += &format!(", {} = {written}", quoted_key(key));
+    }
+    toml + " },"
 }
 
 impl Flags {
@@ -114,37 +148,40 @@ impl Flags {
     /// Adds a `[[listen]]` from `ADDRESS[,KEY=VALUE]...`. A key alone means `KEY=true`; a key that is given
     /// twice becomes an array.
     pub fn listener(&mut self, flag: &str, value: &str) {
-        let mut pieces = value.split(',');
-        let mut toml = format!("{{ address = {}", basic(pieces.next().unwrap_or_default()));
-        let mut keys: Vec<(&str, Vec<String>)> = Vec::new();
-        for piece in pieces {
-            let (key, written) = piece.split_once('=').unwrap_or((piece, "true"));
-            let bare = matches!(written, "true" | "false")
-                || key == "backlog"
-                    && !written.is_empty()
-                    && written.bytes().all(|byte| byte.is_ascii_digit());
-            let written = if bare { written.to_owned() } else { basic(written) };
-            match keys.iter_mut().find(|(other, _)| *other == key) {
-                Some((_, list)) => list.push(written),
-                None => keys.push((key, vec![written])),
+        let (address, keys) = item(value);
+        let toml = inline_table("address", address, &keys);
+        self.listeners.push(Line { flag: shown(flag, value), toml });
+    }
+
+    /// Adds a `[[proxy]]` from `URL[,KEY=VALUE]...` (`proxy_flag`). Without a key `forward` it forwards to
+    /// `own`. Returns where it forwards to, in TOML.
+    pub fn proxy(&mut self, flag: &str, value: &str, own: &str, has_ipv6: impl FnOnce() -> bool) -> String {
+        let (url, mut keys) = item(value);
+        let ListenUrl { listen, protocol, v6only } = proxy_flag::listen_url(url, has_ipv6);
+        let v6only = v6only.map(|value| ("v6only", value.to_string()));
+        let protocol = protocol.map(|word| ("protocol", basic(word)));
+        for (key, written) in [Some(("forward", basic(own))), protocol, v6only].into_iter().flatten() {
+            if !keys.iter().any(|(other, _)| *other == key) {
+                keys.push((key, vec![written]));
             }
         }
-        for (key, list) in keys {
-            let written =
-                if let [only] = list.as_slice() { only.clone() } else { format!("[{}]", list.join(", ")) };
-            toml += &format!(", {} = {written}", quoted_key(key));
-        }
-        self.listeners.push(Line { flag: shown(flag, value), toml: toml + " }," });
+        let forward = keys.iter().find(|(key, _)| *key == "forward").and_then(|(_, list)| list.first());
+        let forward = forward.cloned().unwrap_or_default();
+        let toml = inline_table("listen", &listen, &keys);
+        self.proxies.push(Line { flag: shown(flag, value), toml });
+        forward
     }
 
     /// The text, and the flag of each of its lines.
     pub(super) fn lines(&self) -> (String, Vec<String>) {
-        let bracket = |toml: &str| Line { flag: "--listen".to_owned(), toml: toml.to_owned() };
         let mut lines = self.keys.clone();
-        if !self.listeners.is_empty() {
-            lines.push(bracket("listen = ["));
-            lines.extend(self.listeners.iter().cloned());
-            lines.push(bracket("]"));
+        for (key, items) in [("listen", &self.listeners), ("proxy", &self.proxies)] {
+            let bracket = |toml: String| Line { flag: format!("--{key}"), toml };
+            if !items.is_empty() {
+                lines.push(bracket(format!("{key} = [")));
+                lines.extend(items.iter().cloned());
+                lines.push(bracket("]".to_owned()));
+            }
         }
         let text = lines.iter().map(|line| line.toml.clone() + "\n").collect();
         (text, lines.into_iter().map(|line| line.flag).collect())

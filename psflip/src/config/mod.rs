@@ -23,6 +23,7 @@ mod listener;
 mod plan;
 mod proxies;
 mod proxy;
+pub(crate) mod proxy_flag;
 mod raw;
 mod reader;
 mod render;

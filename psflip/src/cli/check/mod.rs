@@ -48,7 +48,8 @@ pub(super) fn check(args: &CheckArgs) -> ExitStatus {
     match read(&args.source, &origin) {
         Ok((document, plan, next)) => {
             let text = format!(
-                "# {}: valid; with all defaults, as generation 1 would run it:\n{}{plan}",
+                "{}# {}: valid; with all defaults, as generation 1 would run it:\n{}{plan}",
+                as_file(&document).unwrap_or_default(),
                 document.name(),
                 args.anchor.prediction()
             );
@@ -73,6 +74,13 @@ pub(super) fn check(args: &CheckArgs) -> ExitStatus {
             ExitStatus::Exited(exit::CONFIG)
         }
     }
+}
+
+/// The file that stands for these flags, as a comment: in the plan, templates are already rendered.
+fn as_file(document: &Document) -> Option<String> {
+    let text = document.text_of_flags().filter(|_| document.has_templates())?;
+    let lines: String = text.lines().map(|line| format!("#   {line}\n")).collect();
+    Some(format!("# as a file, with its templates:\n{lines}\n"))
 }
 
 /// Warnings of likely outages, one line each. They are logged at the start of a service, and when its
