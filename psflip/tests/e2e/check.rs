@@ -56,7 +56,7 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\", \"{{ blue_green() }}\"]\n[healthcheck.notify]\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"\ndrain = \"0s\"",
         "6:9",
-        &["is broken off"],
+        &["requests are broken off"],
     ),
     ("cmd = [\"true\", \"--port=8080\"]", "1:7", &["`--port=8080` looks like an address"]),
     (

@@ -53,7 +53,7 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>) -> Vec<Warning> {
         if proxy.drain.is_zero() {
             found.push(Warning {
                 key: key("drain"),
-                message: "what the old child is answering at a promotion or a stop is broken off".to_owned(),
+                message: "the child gets `shutdown.signal` while it is still answering, at every promotion and stop: unless it finishes by itself, requests are broken off".to_owned(),
                 help: "set the longest time that a request may take; an old child without requests is stopped at once anyway".to_owned(),
             });
         } else if proxy.drain > USUAL_STOP_LIMIT {
