@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "dovecot-core",
         ],
     ),
+    ("servers behind a proxy of psflip's", &["php-cli", "python3-aiohttp", "python3-websockets"]),
     ("another FastCGI client than ours", &["libfcgi-bin"]),
     ("ps and pgrep; curl in health checks of examples", &["procps", "curl"]),
     ("setsid, script, prlimit, nsenter", &["util-linux"]),

@@ -12,7 +12,7 @@ use testkit::{AvailabilityProbe, Deadline, Psflip, wait_until};
 use crate::traffic::clients::Question;
 
 /// Clients that send requests at the same time. Those with even numbers keep their connections.
-const CLIENTS: usize = 8;
+pub(super) const CLIENTS: usize = 8;
 /// Without `SERVERS_FLIPS`, no upgrade starts after this time, so a slow host runs fewer of them.
 const LONGEST: Duration = Duration::from_secs(8);
 /// The fewest upgrades, however slow the host.
@@ -55,7 +55,7 @@ pub(super) fn clients_of_pids(target: impl Into<Target>) -> AvailabilityProbe {
     })
 }
 
-fn client(target: &Target, number: usize) -> HttpClient {
+pub(super) fn client(target: &Target, number: usize) -> HttpClient {
     let client = HttpClient::new(target.clone());
     if number.is_multiple_of(2) { client.keep_alive() } else { client }
 }
@@ -70,9 +70,20 @@ fn ask(client: &mut HttpClient, uri: &str, body: Option<&[u8]>) -> Result<(u16, 
 
 /// Upgrades under load. Each waits until the last generation has taken over and answers. Returns the clients'
 /// report.
-#[expect(clippy::print_stdout, reason = "these tests measure as well; `--no-capture` shows it")]
 #[track_caller]
 pub(super) fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityProbe) -> Report {
+    flip_under_load_with(what, psflip, probe, || ())
+}
+
+/// As [`flip_under_load`]. `before` is called before each request for an upgrade.
+#[expect(clippy::print_stdout, reason = "these tests measure as well; `--no-capture` shows it")]
+#[track_caller]
+pub(super) fn flip_under_load_with(
+    what: &str,
+    psflip: &Psflip,
+    probe: AvailabilityProbe,
+    before: impl Fn(),
+) -> Report {
     probe.wait_requests(50);
     let begun = Instant::now();
     let mut flips = 0;
@@ -80,6 +91,7 @@ pub(super) fn flip_under_load(what: &str, psflip: &Psflip, probe: AvailabilityPr
         .map_or(flips < 20 && (flips < FEWEST || begun.elapsed() < LONGEST), |wanted| flips < wanted)
     {
         let known = probe.report().by_tag.len();
+        before();
         let old = psflip.request_flip();
         flips += 1;
         wait_until(Deadline::default(), "the pidfile to name the successor", || {

@@ -11,6 +11,7 @@ mod nginx;
 mod node;
 mod perl;
 mod php;
+mod proxied;
 mod python;
 mod ruby;
 mod rust;
