@@ -52,8 +52,8 @@ const MOST_FIELDS: usize = 200;
 const HEAD: Duration = Duration::from_secs(60);
 
 /// After how much time without a request a connection is taken from hyper, whose buffers are larger than
-/// everything else that an idle connection costs.
-const IDLE: Duration = Duration::from_secs(5);
+/// everything else that an idle connection costs. Soon, because an allocator keeps what it once had.
+const IDLE: Duration = Duration::from_millis(250);
 
 /// What is known of a connection while hyper has it.
 #[derive(Debug)]

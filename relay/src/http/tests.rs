@@ -78,11 +78,11 @@ fn a_connection_rests_after_its_last_request_and_keeps_what_came() {
                 Err(_) => pause(Duration::from_millis(1)).await,
             }
         }
-        pause(IDLE - Duration::from_secs(1)).await;
+        pause(IDLE / 2).await;
         client.write_all(b"\r\n").unwrap(); // an empty line is no request
         pause(HEAD).await;
     });
     let Left::Resting(stream) = left else { panic!("{left:?}") };
     assert_eq!(stream.first, "\r\n");
-    assert!((IDLE..IDLE * 2 + Duration::from_secs(1)).contains(&took), "{took:?}");
+    assert!((IDLE..IDLE * 4).contains(&took), "{took:?}");
 }
