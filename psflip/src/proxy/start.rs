@@ -19,6 +19,7 @@ use crate::log;
 use crate::process::invocation::Program;
 use crate::sys::fd;
 use crate::sys::process::{self, StringArray};
+use crate::sys::seam::{self, Call};
 use crate::sys::signal::{SignalSet, set_mask};
 use crate::sys::socket::Socket;
 
@@ -46,6 +47,7 @@ impl Start<'_> {
     /// # Errors
     /// memfd_create(2)'s, socketpair(2)'s, clone(2)'s and execve(2)'s: EMFILE, ENOMEM, EAGAIN, ...
     pub fn start(&self) -> io::Result<Relay> {
+        seam::before(Call::MemoryFile)?;
         let counts = File::from(memfd_create(c"psflip: counts", MFdFlags::MFD_CLOEXEC)?);
         let (ours, theirs) = Socket::pair()?;
         // All memory is allocated before the new process is there.

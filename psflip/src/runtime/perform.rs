@@ -45,7 +45,10 @@ impl Runtime {
             Effect::SwitchTraffic => self.switch_traffic(),
             Effect::TakePidfile => self.take_pidfile(),
             Effect::GiveBack => self.traffic.give_back(&self.handover),
-            Effect::TakeBack => self.traffic.take_back(),
+            Effect::TakeBack => {
+                self.traffic.take_back();
+                self.proxy.close_link();
+            }
             Effect::Relay(order) => self.order_relay(order),
             Effect::ReportReady => self.report_ready(),
             // If the predecessor is gone, its pidfd shows that.

@@ -141,6 +141,11 @@ impl Proxy {
         }
     }
 
+    /// The successor has failed.
+    pub(super) fn close_link(&mut self) {
+        self.to_successor = None;
+    }
+
     /// Sends an order. A relay that can't be reached is about to be noticed as gone.
     fn send(&self, order: &Order, link: Option<&OwnedFd>) {
         let Some(relay) = &self.relay else { return };

@@ -73,6 +73,8 @@ calls! {
     Fork,
     /// clone(2), with CLONE_VFORK.
     Clone,
+    /// memfd_create(2).
+    MemoryFile,
     /// execve(2).
     Execve,
     /// waitid(2).

@@ -21,6 +21,7 @@ const TIMES: &str = "[upgrade]\ntimeout = \"10s\"\n[shutdown]\ntimeout = \"1s\"\
 /// cause may last (a limit, a full disk), so that all later calls fail, too.
 const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("Fork", &[Errno::EAGAIN, Errno::ENOMEM], true),
+    ("MemoryFile", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], true),
     ("Clone", &[Errno::EAGAIN, Errno::ENOMEM], true),
     ("Execve", &[Errno::EACCES, Errno::ENOENT, Errno::ENOMEM, Errno::ETXTBSY], true),
     ("Waitid", &[Errno::EINTR], false),
@@ -153,6 +154,8 @@ struct Staged {
     psflip: Psflip,
     /// Descriptors of a psflip that serves and does nothing else.
     open: FdSnapshot,
+    /// How many processes a generation has: psflip, keeper, child, and the relay if there is one.
+    processes: usize,
 }
 
 impl Staged {
@@ -172,7 +175,8 @@ impl Staged {
         };
         let psflip = builder.start().wait_ready();
         let open = FdSnapshot::of(psflip.active());
-        Self { sandbox, stage, psflip, open }
+        let processes = if config.contains("[[proxy]]") { 4 } else { 3 };
+        Self { sandbox, stage, psflip, open, processes }
     }
 
     /// The trace of an upgrade in which nothing fails.
@@ -186,14 +190,14 @@ impl Staged {
     #[track_caller]
     fn wait_three(&self) {
         wait_until(Deadline::default(), "only one psflip, keeper and child to be left", || {
-            (self.sandbox.processes().len() == 3).then_some(())
+            (self.sandbox.processes().len() == self.processes).then_some(())
         });
     }
 
     /// Runs an upgrade with this fault, and one without. Returns whether the first succeeded.
     #[track_caller]
     fn survives(&self, case: &Case) -> bool {
-        let Self { sandbox, stage, psflip, open } = self;
+        let Self { sandbox, stage, psflip, open, .. } = self;
         let (old, child) = (psflip.active(), psflip.child());
         open.assert_same_in(old); // it has closed what belonged to its predecessor
         let mark = psflip.output().mark();
@@ -288,36 +292,89 @@ fn everything(sandbox: &Sandbox) -> String {
     )
 }
 
-#[test]
-fn each_call_of_a_new_psflip_with_all_features_may_fail() {
-    // Contract: F10, U8, U4
-    let staged = Staged::start_with(everything);
+/// A proxy. Nobody connects to it.
+fn proxied(sandbox: &Sandbox) -> String {
+    let dir = sandbox.dir().display();
+    format!(
+        "[healthcheck.command]\ncmd = [\"true\"]\ninterval = \"1ms\"\n\
+         [[proxy]]\nlisten = \"unix://{dir}/web.sock\"\nforward = \"unix://{dir}/{{{{ blue_green() }}}}.sock\"\n"
+    )
+}
+
+/// Makes each call fail once, with one error, in the roles that are meant.
+#[track_caller]
+fn each_call_once(staged: &Staged, is_meant: impl Fn(&str) -> bool, check: impl Fn(&Case)) {
     let trace = staged.trace();
     let mut tally = Tally::default();
     let mut last = String::new();
-    for case in cases(&trace, |role| role == "new") {
-        // One error for each call. The tests above cover the differences between errors.
-        let call = format!("{} {}", case.call, case.nth.trim_end_matches('+'));
+    for case in cases(&trace, is_meant) {
+        // The tests above cover the differences between errors.
+        let call = format!("{} {} {}", case.role, case.call, case.nth.trim_end_matches('+'));
         if std::mem::replace(&mut last, call.clone()) == call {
             continue;
         }
         println!("{case}");
         let succeeded = staged.survives(&case);
         tally.count(&staged.sandbox, succeeded);
-        let slot = staged.psflip.child().env("PSFLIP_SLOT").unwrap();
-        let link = std::fs::read_link(staged.sandbox.path("current")).unwrap();
-        assert_eq!(
-            link.ends_with("one"),
-            slot == "a",
-            "{case}: {} in slot {}",
-            link.display(),
-            slot.display()
-        );
-        std::os::unix::net::UnixStream::connect(staged.sandbox.path("app.sock")).unwrap();
+        check(&case);
     }
+    tally.print();
+}
+
+#[test]
+fn each_call_of_a_new_psflip_with_a_proxy_may_fail() {
+    // Contract: F10, U8, T9
+    let staged = Staged::start_with(proxied);
+    each_call_once(
+        &staged,
+        |role| role == "new",
+        |case| {
+            let connected = std::os::unix::net::UnixStream::connect(staged.sandbox.path("web.sock"));
+            assert!(connected.is_ok(), "{case}: {connected:?}");
+        },
+    );
     stop(&staged.psflip);
     staged.sandbox.assert_no_process_left();
-    tally.print();
+}
+
+#[test]
+fn each_call_of_an_old_psflip_with_a_proxy_may_fail() {
+    // Contract: F10, U8, T9
+    let staged = Staged::start_with(proxied);
+    each_call_once(
+        &staged,
+        |role| role == "old",
+        |case| {
+            let connected = std::os::unix::net::UnixStream::connect(staged.sandbox.path("web.sock"));
+            assert!(connected.is_ok(), "{case}: {connected:?}");
+        },
+    );
+    stop(&staged.psflip);
+    staged.sandbox.assert_no_process_left();
+}
+
+#[test]
+fn each_call_of_a_new_psflip_with_all_features_may_fail() {
+    // Contract: F10, U8, U4
+    let staged = Staged::start_with(everything);
+    each_call_once(
+        &staged,
+        |role| role == "new",
+        |case| {
+            let slot = staged.psflip.child().env("PSFLIP_SLOT").unwrap();
+            let link = std::fs::read_link(staged.sandbox.path("current")).unwrap();
+            assert_eq!(
+                link.ends_with("one"),
+                slot == "a",
+                "{case}: {} in slot {}",
+                link.display(),
+                slot.display()
+            );
+            std::os::unix::net::UnixStream::connect(staged.sandbox.path("app.sock")).unwrap();
+        },
+    );
+    stop(&staged.psflip);
+    staged.sandbox.assert_no_process_left();
 }
 
 #[test]
