@@ -39,6 +39,7 @@ fn loses_nothing(server: Server, forward: &str) {
     proxied.stop();
     report.assert_no_failures();
     proxied.assert_all_served();
+    proxied.assert_passed_on(&report);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use testkit::client::Target;
+use testkit::client::{Target, field};
 use testkit::probe::Report;
 use testkit::{AvailabilityProbe, Psflip, Sandbox};
 
@@ -123,12 +123,21 @@ impl Proxied {
         self.stop();
         report.assert_no_failures();
         self.assert_all_served();
+        self.assert_passed_on(&report);
     }
 
     /// No request had to be answered by the relay because the child did not.
     #[track_caller]
     fn assert_all_served(&self) {
         assert!(!self.psflip.log().contains("did not serve"), "{}", self.sandbox.report());
+    }
+    /// The clients' keep-alive connections went from relay to relay. (Each upgrade has four of them.)
+    #[track_caller]
+    fn assert_passed_on(&self, report: &Report) {
+        let log = self.psflip.log();
+        let counts = log.lines().filter_map(|line| field(line, "passed_on")?.parse::<usize>().ok());
+        let (passed_on, flips) = (counts.sum::<usize>(), report.by_tag.len() - 1);
+        assert!(passed_on >= flips, "{passed_on} in {flips} upgrades\n{}", self.sandbox.report());
     }
 }
 

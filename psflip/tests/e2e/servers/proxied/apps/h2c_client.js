@@ -4,12 +4,17 @@
 const http2 = require('node:http2')
 const readline = require('node:readline')
 
+const REFUSED = http2.constants.NGHTTP2_REFUSED_STREAM
+const leaving = new WeakSet() // sessions whose server announced their end
 let session = null
 
 function connect(url) {
   const opened = http2.connect(url)
   opened.on('error', () => {}) // its streams have the error, too
-  opened.on('goaway', () => { if (session === opened) session = null })
+  opened.on('goaway', () => {
+    leaving.add(opened)
+    if (session === opened) session = null
+  })
   opened.on('close', () => { if (session === opened) session = null })
   return opened
 }
@@ -28,6 +33,9 @@ function ask(line, done) {
   stream.on('error', error => { failure = `${error.code} ${error.message}` })
   stream.on('close', () => {
     if (keep !== '1') used.close()
+    // Node queued the request, then read the server's GOAWAY, and so sent nothing. The request belongs on a new
+    // connection (RFC 9113, section 8.7).
+    if (stream.rstCode === REFUSED && leaving.has(used) && status === 0) return ask(line, done)
     const isRight = !failure && status === 200 && trailer === '0'
     done(isRight ? `ok ${text.trimEnd()}` : `failed status ${status}, trailer ${trailer}, code ${stream.rstCode}, ${failure}, ${text}`)
   })
