@@ -49,12 +49,14 @@ impl Listener {
     }
 }
 
-/// Accepts on one socket whenever this relay is to accept.
+/// Accepts on one socket whenever this relay is to accept. Closes it once another generation does: if that one
+/// does not have the socket, clients are refused instead of waiting in a queue that nobody reads.
 pub(crate) async fn accept(listener: Listener, proxied: Rc<Proxied>, mut control: watch::Receiver<Control>) {
     let mut reporter = Reporter::default();
     loop {
         // An error means that the relay exits.
-        if control.wait_for(Control::accepts).await.is_err() {
+        let can = control.wait_for(|control| control.accepts() || control.has_left()).await;
+        if can.is_err() || can.is_ok_and(|control| control.has_left()) {
             return;
         }
         if !proxied.descriptors.has_room() {

@@ -62,6 +62,11 @@ impl Control {
     }
 
     /// Whether each answer is its connection's last one.
+    /// Whether this relay never accepts again.
+    pub(crate) fn has_left(&self) -> bool {
+        self.exited || self.leaves && !self.stops
+    }
+
     pub(crate) fn closes_after_answers(&self) -> bool {
         self.ends() && self.successor.is_none()
     }

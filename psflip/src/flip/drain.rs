@@ -144,8 +144,8 @@ pub(super) fn draining(
     }
 }
 
-/// The child's process tree is gone, or the rest of it can't be killed. The relay may still have answers of the
-/// child to deliver.
+/// The child's process tree is gone, or the rest of it can't be killed. The relay may still have answers of
+/// the child to deliver.
 pub(super) fn tree_is_over(
     state: &mut State,
     outcome: Outcome,

@@ -14,7 +14,8 @@ pub enum Effect {
     StartProbing,
     /// Stop the health check.
     StopProbing,
-    /// Send `shutdown.signal` to the child, or the signal that requested the stop, if that waits for the relay.
+    /// Send `shutdown.signal` to the child, or the signal that requested the stop if that waits for the
+    /// relay.
     SignalChild,
     /// Send SIGKILL to the child.
     KillChild,
@@ -37,8 +38,8 @@ pub enum Effect {
     GiveBack,
     /// Take pidfile and traffic back from a failed successor, if it took them.
     TakeBack,
-    /// Send this order to the relay, the process that carries the connections of `[[proxy]]` (contract T). The
-    /// runtime answers all but `Accept` and `Stay` with `RelayDrained`, at once if there is no relay.
+    /// Send this order to the relay, the process that carries the connections of `[[proxy]]` (contract T).
+    /// The runtime answers all but `Accept` and `Stay` with `RelayDrained`, at once if there is no relay.
     Relay(RelayOrder),
 
     /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
@@ -83,8 +84,8 @@ pub enum Effect {
 pub enum RelayOrder {
     /// Accept connections: this generation is the service now.
     Accept,
-    /// A successor is about to be the service, or is it: accept no more, pass idle connections on to its relay,
-    /// and answer what is under way.
+    /// A successor is about to be the service, or is it: accept no more, pass idle connections on to its
+    /// relay, and answer what is under way.
     Leave,
     /// A stop was requested: accept no more, close idle connections, and answer what is under way.
     Stop,

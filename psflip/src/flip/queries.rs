@@ -96,8 +96,8 @@ impl State {
         }
     }
 
-    /// Whether a signal that requests a stop waits until the relay has answered what is under way (contract T5).
-    /// A second one does not.
+    /// Whether a signal that requests a stop waits until the relay has answered what is under way (contract
+    /// T5). A second one does not.
     #[must_use]
     pub fn stop_waits_for_relay(&self) -> bool {
         matches!(

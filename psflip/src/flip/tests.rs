@@ -258,7 +258,7 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
         let signals = effects.iter().filter(|effect| **effect == Effect::SignalChild).count();
         assert_eq!(signals, usize::from(runs && !is_signalled), "{from:?} {effects:?}");
         if matches!(from.phase, Phase::Draining { step: DrainStep::Answering { stops: false }, .. }) {
-            continue; // a signal that waits is still to be sent, whoever has sent it
+            continue; // the signal that waits is still to be sent in both cases
         }
         let mut other = from;
         let mut without = decide(&mut other, Event::StopRequested(ChildSignal::HasIt));

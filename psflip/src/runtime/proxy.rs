@@ -46,8 +46,8 @@ pub(super) struct Proxy {
     to_successor: Option<OwnedFd>,
     /// Connections are held: the longest that a request may wait.
     hold: Option<Duration>,
-    /// The signal that requested the stop, for the child, and waits until the relay has answered what is under
-    /// way (contract T5).
+    /// The signal that requested the stop. The child gets it when the relay has answered what is under way
+    /// (contract T5).
     pub(super) held_signal: Option<(Received, Reach)>,
     /// How often a relay of this generation has ended unexpectedly.
     lost: u64,
@@ -135,7 +135,7 @@ impl Proxy {
                 Some(theirs.into())
             }
             Err(error) => {
-                tracing::warn!(%error, "can't link the relays, so kept connections will be closed");
+                tracing::warn!(%error, "can't link the relays, so idle connections will be closed");
                 None
             }
         }

@@ -64,7 +64,7 @@ fn a_withdrawn_stop_and_the_end_of_a_hold_are_two_orders() {
     let a = Relay::start(&socket, proxy(Protocol::Http, child));
     a.accept();
     a.hold(Duration::from_secs(3600));
-    a.leave();
+    a.stop();
     a.wait_counts("both", |counts| counts.held && counts.leaving);
     a.resume();
     let counts = a.wait_counts("resumed", |counts| !counts.held);

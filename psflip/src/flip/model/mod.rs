@@ -132,38 +132,6 @@ struct World {
     stopping: bool,
 }
 
-/// One action or event in the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transition {
-    Perform(usize),
-    PerformFailing(usize),
-    Feedback(usize),
-    ReceiveFromPredecessor(usize),
-    ReceiveFromSuccessor(usize),
-    PredecessorGone(usize),
-    SuccessorGone(usize),
-    Timer(usize, Timer),
-    ChildStarts(usize),
-    ChildFailsToStart(usize),
-    ChildHealthy(usize),
-    ChildNeverHealthy(usize),
-    RelayDrained(usize),
-    RelayLost(usize),
-    HookEnds(usize),
-    HookFails(usize),
-    ChildEnds(usize),
-    TreeGone(usize),
-    /// A killed process turns out to be unkillable.
-    Survives(usize),
-    /// The keeper is killed before the child has executed its program. To psflip this looks like an exit of
-    /// the child.
-    KeeperKilled(usize),
-    Upgrade(usize),
-    UpgradeByGroupSignal(usize),
-    Stop(usize, ChildSignal),
-    Kill(usize),
-}
-
 impl Generation {
     fn new(role: Role) -> Self {
         let (state, effects) = begin(role);
@@ -385,8 +353,8 @@ impl World {
         Ok(world)
     }
 
-    /// Performs the next effects, as far as no other process can notice them: whether one is killed between two
-    /// of these makes no difference.
+    /// Performs the next effects, as far as no other process can notice them: whether one is killed between
+    /// two of these makes no difference.
     fn perform_internal(&mut self, index: usize) -> Result<(), String> {
         let is_internal = |effect: &Effect| {
             matches!(
@@ -592,37 +560,9 @@ impl World {
     }
 }
 
-impl Transition {
-    fn index(self) -> usize {
-        match self {
-            Self::Perform(index)
-            | Self::PerformFailing(index)
-            | Self::Feedback(index)
-            | Self::ReceiveFromPredecessor(index)
-            | Self::ReceiveFromSuccessor(index)
-            | Self::PredecessorGone(index)
-            | Self::SuccessorGone(index)
-            | Self::Timer(index, _)
-            | Self::ChildStarts(index)
-            | Self::ChildFailsToStart(index)
-            | Self::ChildHealthy(index)
-            | Self::ChildNeverHealthy(index)
-            | Self::RelayDrained(index)
-            | Self::RelayLost(index)
-            | Self::HookEnds(index)
-            | Self::HookFails(index)
-            | Self::ChildEnds(index)
-            | Self::TreeGone(index)
-            | Self::Survives(index)
-            | Self::KeeperKilled(index)
-            | Self::Upgrade(index)
-            | Self::UpgradeByGroupSignal(index)
-            | Self::Stop(index, _)
-            | Self::Kill(index) => index,
-        }
-    }
-}
-
 mod explore;
 mod perform;
 mod promises;
+mod transition;
+
+use transition::Transition;
