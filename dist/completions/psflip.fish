@@ -34,6 +34,8 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "check" -d 'Check a co
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "resume" -d 'Let held connections go on'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -192,6 +194,17 @@ complete -c psflip -n "__fish_psflip_using_subcommand stop" -l timeout -d 'Stop 
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l no-wait -d 'Request the stop and return at once'
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand hold" -l max -d 'The longest that a request may wait, such as `30s` or `2m`. Then it is answered with 503' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand hold" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand hold" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand hold" -l timeout -d 'Stop waiting for an answer after this time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand hold" -l json -d 'Print the answer as one JSON object (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand hold" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand resume" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand resume" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand resume" -l timeout -d 'Stop waiting for an answer after this time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand resume" -l json -d 'Print the answer as one JSON object (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand resume" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l pidfile -d 'The file to which the service writes its pid' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'When the service exits: wait this long for another process to become the service, if FILE still exists or an earlier service process still runs' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l grace -d 'When the service has stopped: wait this long for leftover processes of COMMAND to exit, then kill them' -r -f
@@ -203,14 +216,16 @@ json\t''
 toml\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l force -d 'Overwrite the output if it exists'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "resume" -d 'Let held connections go on'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 
 # Behind `--` stands a program, with completions of its own.
 function __fish_psflip_program
@@ -226,7 +241,9 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -f
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -f
 complete -c psflip -n "__fish_psflip_using_subcommand status" -f
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -f
+complete -c psflip -n "__fish_psflip_using_subcommand hold" -f
+complete -c psflip -n "__fish_psflip_using_subcommand resume" -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch; and contains -- -- (commandline -opc)" -f -a "(__fish_psflip_program)"
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -f
 complete -c psflip -n "__fish_psflip_using_subcommand help" -f
-complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status stop watch migrate help"
+complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status stop hold resume watch migrate help"

@@ -56,6 +56,12 @@ pub struct Record {
     /// The shutdown of the old generation, after the promotion.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drain: Vec<Timed<Drain>>,
+    /// How many connections the old generation's proxy passed on to the new one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed_on: Option<u64>,
+    /// How many requests were under way in the old generation's proxy at the promotion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_for: Option<u64>,
 }
 
 /// A step and its time.

@@ -4,6 +4,7 @@ mod anchor_args;
 mod check;
 mod fast_path;
 mod flags;
+mod hold;
 mod migrate;
 mod proxy_flag;
 mod render;
@@ -95,6 +96,12 @@ enum Command {
     /// Stop a running service, and wait until it has exited
     #[command(after_help = stop::AFTER_HELP)]
     Stop(stop::Stop),
+    /// Hold the proxy's connections: accept none, and let requests wait until `psflip resume`
+    #[command(after_help = hold::AFTER_HOLD_HELP)]
+    Hold(hold::HoldArgs),
+    /// Let held connections go on
+    #[command(after_help = hold::AFTER_RESUME_HELP)]
+    Resume(hold::ResumeArgs),
     /// Give a program that replaces its own main process a stable parent, whose PID does not change
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
@@ -150,6 +157,8 @@ fn run_command() -> ExitStatus {
         Some(Command::Upgrade(upgrade)) => upgrade.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Stop(stop)) => stop.run(),
+        Some(Command::Hold(hold)) => hold.run(),
+        Some(Command::Resume(resume)) => resume.run(),
         Some(Command::Watch(args)) => watch::watch(args),
         None => run::run(&Source::File(cli.config.config), cli.anchor),
     }

@@ -80,9 +80,7 @@ impl Session {
                         }
                     }
                     return match *event {
-                        Event::Error { reason } => {
-                            Err(Trouble::new(format!("psflip refused the request: {reason}")))
-                        }
+                        Event::Error { reason } => Err(Trouble::refused(&reason)),
                         event => Ok(Turn::Event(event)),
                     };
                 }

@@ -78,13 +78,7 @@ impl Status {
                     _ => {} // this generation is no longer the service
                 },
                 Wakeup::Interrupted(signal) => return Ok(ExitStatus::Killed(signal)),
-                Wakeup::TimedOut => {
-                    return Err(Trouble::new(format!(
-                        "psflip has not answered on `{}` within {:?}: it is stopped (`kill -CONT` continues it), or very busy",
-                        address.socket.display(),
-                        self.timeout
-                    )));
-                }
+                Wakeup::TimedOut => return Err(address.silent(self.timeout)),
                 Wakeup::Closed | Wakeup::Resized | Wakeup::Tick => {}
             }
         }
@@ -180,6 +174,12 @@ impl Status {
                     }
                 }
                 Wakeup::Resized if live => screen.wipe(),
+                // psflip sends changes, and counts change all the time: they are requested.
+                Wakeup::Tick if last.as_ref().is_some_and(|status| !status.proxies.is_empty()) => {
+                    if let Ok(newer) = address.request(ControlRequest::Watch) {
+                        connection = newer;
+                    }
+                }
                 Wakeup::Resized | Wakeup::Tick | Wakeup::TimedOut => {}
                 Wakeup::Interrupted(signal) => return Ok(ExitStatus::Killed(signal)),
                 Wakeup::Closed => {

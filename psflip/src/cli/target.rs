@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
@@ -40,6 +40,15 @@ impl Trouble {
     /// psflip did not answer.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: exit::FAILURE }
+    }
+
+    /// psflip sent an error: it does not understand the request, or not this client.
+    pub(super) fn refused(reason: &str) -> Self {
+        Self::new(if reason.contains("is no request: unknown variant") {
+            "the running psflip is older than this one and does not know this request; `psflip upgrade` replaces it".to_owned()
+        } else {
+            format!("psflip refused the request: {reason}")
+        })
     }
 
     /// Prints the message.
@@ -159,6 +168,14 @@ impl ServiceAddress {
                 )),
             }
         })
+    }
+
+    /// psflip has not answered in this time.
+    pub(super) fn silent(&self, timeout: Duration) -> Trouble {
+        Trouble::new(format!(
+            "psflip has not answered on `{}` within {timeout:?}: it is stopped (`kill -CONT` continues it), or very busy",
+            self.socket.display()
+        ))
     }
 
     /// How the service last went down, if no psflip runs.

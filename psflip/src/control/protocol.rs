@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit_status::ExitStatus;
 use crate::history::{Drain, Record, UpgradeStep};
+use crate::proxy::Hold;
 use crate::text;
 
 /// The version of this protocol. It changes when an old client could misunderstand the new protocol.
@@ -43,6 +44,13 @@ pub enum ControlRequest {
     /// The stop of psflip and its child (contract S5). Answered by [`Event::Stopping`]
     /// and the events of the stop.
     Stop,
+    /// To accept no new connection, and to let requests wait (contract T11). Answered by [`Event::Held`].
+    Hold {
+        /// The longest that a request may wait, in milliseconds.
+        max_ms: u64,
+    },
+    /// To end a hold. Answered by [`Event::Resumed`].
+    Resume,
 }
 
 impl ControlRequest {
@@ -195,6 +203,17 @@ pub enum Event {
         /// The old generation.
         predecessor: Predecessor,
     },
+    /// Connections are held.
+    Held {
+        /// The hold.
+        hold: Hold,
+    },
+    /// Connections are not held.
+    Resumed {
+        /// The hold that has ended. Without it, connections were not held.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hold: Option<Hold>,
+    },
     /// psflip exits now.
     Stopped {
         /// Its exit status, in words.
@@ -270,6 +289,12 @@ pub struct Status {
     pub control: Option<String>,
     /// `[[listen]]`.
     pub listeners: Vec<Listener>,
+    /// `[[proxy]]`.
+    pub proxies: Vec<Proxy>,
+    /// The process that carries the connections of the proxies.
+    pub relay: Option<Relay>,
+    /// Connections are held.
+    pub hold: Option<Hold>,
     /// `[switch]`.
     pub switch: Option<Switch>,
     /// Whether an upgrade is queued.
@@ -321,6 +346,58 @@ pub struct Listener {
     pub address: String,
     /// `listen.name`.
     pub name: String,
+}
+
+/// A proxy, and what it has carried in this generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Proxy {
+    /// `proxy.listen`.
+    pub listen: String,
+    /// `proxy.forward`.
+    pub forward: String,
+    /// `proxy.protocol`.
+    pub protocol: String,
+    /// What it is doing.
+    pub state: ProxyState,
+    /// Connections that were accepted, or passed on by the old generation.
+    pub connections: u64,
+    /// Connections that are open.
+    pub open: u64,
+    /// Requests; 0 where the protocol has none.
+    pub requests: u64,
+    /// Requests, and connections where the protocol has no requests, that are under way.
+    pub under_way: u64,
+    /// Requests or connections that failed because of the child.
+    pub errors: u64,
+}
+
+/// What a proxy is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyState {
+    /// It does not accept: this generation is not active yet, or its relay is being started again.
+    Waiting,
+    /// It accepts connections.
+    Accepting,
+    /// It accepts no connection, and requests wait.
+    Held,
+    /// It accepts no connection, and answers what is under way: psflip stops, or the child has exited.
+    Leaving,
+    /// A state of a later version.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// The process that carries the connections of the proxies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Relay {
+    /// Its pid, while it runs.
+    pub pid: Option<u32>,
+    /// How many relays of this generation have exited unexpectedly. Each time psflip starts another one.
+    pub unexpected_exits: u64,
 }
 
 /// The symlink that is repointed at promotion.

@@ -14,6 +14,7 @@ pub use super::text::Malformed;
 use super::text::{Fields, Text, from_word, word};
 use crate::config::Slot;
 use crate::history::{Drain, Record, UpgradeStep};
+use crate::proxy::Hold;
 use crate::sys::early::SignalSetup;
 use crate::sys::signal::SignalSet;
 use crate::traffic::FileId;
@@ -66,7 +67,7 @@ pub enum ToSuccessor {
         /// Who requested it, as text, if known.
         by: Option<String>,
         /// As [`Hello::hold`], now.
-        hold: Option<u64>,
+        hold: Option<Hold>,
     },
     /// The successor has to give up.
     Abort,
@@ -84,6 +85,13 @@ pub enum ToSuccessor {
         step: Drain,
         /// How long it may take.
         left: Duration,
+    },
+    /// The predecessor's proxy has answered what was under way at the promotion.
+    Answered {
+        /// Connections that the successor's proxy got from it.
+        passed_on: u64,
+        /// Requests that were under way at the promotion.
+        waited_for: u64,
     },
 }
 
@@ -113,8 +121,8 @@ pub struct Hello {
     pub control: bool,
     /// [`ToSuccessor::Relay`] follows.
     pub relay: bool,
-    /// Connections are held (`psflip hold`): the longest that a request may wait, in milliseconds.
-    pub hold: Option<u64>,
+    /// Connections are held (`psflip hold`).
+    pub hold: Option<Hold>,
     /// How many [`ToSuccessor::Record`] follow.
     pub records: u32,
     /// The upgrade that starts this successor.
@@ -227,7 +235,7 @@ impl WireMessage for ToSuccessor {
                 if hello.relay {
                     text.add("relay", &1);
                 }
-                add_hold(&mut text, hello.hold);
+                text.add_hold(hello.hold);
                 if hello.records > 0 {
                     text.add("records", &hello.records);
                 }
@@ -259,7 +267,7 @@ impl WireMessage for ToSuccessor {
             Self::Acknowledge { upgrade_queued, by, hold } => {
                 let mut text = Text::new("acknowledge");
                 text.add("remembered", &u8::from(*upgrade_queued));
-                add_hold(&mut text, *hold);
+                text.add_hold(*hold);
                 add_by(&mut text, by.as_ref());
                 text.finish()
             }
@@ -270,6 +278,12 @@ impl WireMessage for ToSuccessor {
                 let mut text = Text::new("draining");
                 text.add("step", &word(step));
                 text.add("left-ms", &left.as_millis());
+                text.finish()
+            }
+            Self::Answered { passed_on, waited_for } => {
+                let mut text = Text::new("answered");
+                text.add("passed-on", passed_on);
+                text.add("waited-for", waited_for);
                 text.finish()
             }
         }
@@ -297,7 +311,7 @@ impl WireMessage for ToSuccessor {
                 listeners: fields.optional_number("listeners")?.unwrap_or_default(),
                 control: fields.optional_number::<u8>("control")? == Some(1),
                 relay: fields.optional_number::<u8>("relay")? == Some(1),
-                hold: fields.optional_number("hold-ms")?,
+                hold: fields.hold()?,
                 records: fields.optional_number("records")?.unwrap_or_default(),
                 upgrade: Begun {
                     number: fields.optional_number("upgrade")?.unwrap_or_default(),
@@ -319,7 +333,7 @@ impl WireMessage for ToSuccessor {
             "acknowledge" => Self::Acknowledge {
                 upgrade_queued: fields.number::<u8>("remembered")? != 0,
                 by: fields.optional("by"),
-                hold: fields.optional_number("hold-ms")?,
+                hold: fields.hold()?,
             },
             "abort" => Self::Abort,
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
@@ -327,6 +341,10 @@ impl WireMessage for ToSuccessor {
             "draining" => Self::Draining {
                 step: from_word(&fields.text("step")?)?,
                 left: Duration::from_millis(fields.number("left-ms")?),
+            },
+            "answered" => Self::Answered {
+                passed_on: fields.number("passed-on")?,
+                waited_for: fields.number("waited-for")?,
             },
             _ => return Ok(None),
         }))
@@ -435,12 +453,6 @@ fn upgrade(by: Option<&String>) -> String {
 fn add_by(text: &mut Text, by: Option<&String>) {
     if let Some(by) = by {
         text.add("by", by);
-    }
-}
-
-fn add_hold(text: &mut Text, hold: Option<u64>) {
-    if let Some(hold) = hold {
-        text.add("hold-ms", &hold);
     }
 }
 

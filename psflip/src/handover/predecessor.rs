@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::message::{Hello, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor, WireMessage};
 use crate::history::History;
 use crate::process::environment::HANDOVER_VARIABLE;
+use crate::proxy::Hold;
 use crate::sys::errors::is_transient;
 use crate::sys::fd;
 use crate::sys::pidfd::PidFd;
@@ -47,7 +48,7 @@ pub struct Inheritance {
     /// The link on which the predecessor's relay passes connections on.
     pub relay: Option<OwnedFd>,
     /// As [`Hello::hold`].
-    pub hold: Option<u64>,
+    pub hold: Option<Hold>,
     /// The earlier upgrades.
     pub history: History,
 }
@@ -246,7 +247,8 @@ impl PredecessorLink {
                 | ToSuccessor::Control { .. }
                 | ToSuccessor::Relay
                 | ToSuccessor::Record(_)
-                | ToSuccessor::Draining { .. } => {}
+                | ToSuccessor::Draining { .. }
+                | ToSuccessor::Answered { .. } => {}
             }
         }
         Ok(acknowledged)

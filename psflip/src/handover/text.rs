@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::proxy::Hold;
 use crate::sys::socket::LONGEST;
 use crate::traffic::FileId;
 
@@ -33,6 +34,13 @@ impl Text {
     pub(super) fn add(&mut self, key: &str, value: &dyn Display) {
         let value = value.to_string().replace('\\', "\\\\").replace('\n', "\\n");
         let _ = write!(self.0, "\n{key} {value}"); // writing to a String can't fail
+    }
+
+    pub(super) fn add_hold(&mut self, hold: Option<Hold>) {
+        if let Some(Hold { since, max_ms }) = hold {
+            self.add("hold-since", &since);
+            self.add("hold-ms", &max_ms);
+        }
     }
 
     /// Whether it fits into a packet.
@@ -97,6 +105,11 @@ impl<'a> Fields<'a> {
             (Some(device), Some(inode)) => Some(FileId { device, inode }),
             _ => None,
         })
+    }
+
+    pub(super) fn hold(&self) -> Result<Option<Hold>, Malformed> {
+        let hold = |max_ms| Ok(Hold { since: self.number("hold-since")?, max_ms });
+        self.optional_number("hold-ms")?.map(hold).transpose()
     }
 
     pub(super) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T, Malformed> {

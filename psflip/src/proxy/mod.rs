@@ -4,6 +4,7 @@
 //!
 //! The crate `relay` has what runs in that process, and the messages.
 
+mod hold;
 mod start;
 
 use std::fs::File;
@@ -18,6 +19,7 @@ use crate::config::{Forward, Forwarded, Header, Proxy, ProxyKind};
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::socket::{Packet, Socket};
+pub use hold::Hold;
 pub use start::{Start, relay_process};
 
 /// A running relay. Dropping it kills the process.

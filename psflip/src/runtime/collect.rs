@@ -417,6 +417,9 @@ impl Runtime {
                     self.dispatch(Event::Acknowledged { upgrade_queued });
                 }
                 FromPredecessor::Message(ToSuccessor::Abort) => self.dispatch(Event::Aborted),
+                FromPredecessor::Message(ToSuccessor::Answered { passed_on, waited_for }) => {
+                    self.operators.record_answered(passed_on, waited_for);
+                }
                 FromPredecessor::Message(ToSuccessor::Draining { step, left }) => {
                     self.operators.record_drain_step(step, left);
                     if self.machine.state.awaits_predecessor() {

@@ -12,6 +12,7 @@ use crate::anchor::AnchorLink;
 use crate::handover::successor::SuccessorLink;
 use crate::handover::{Hello, ToPredecessor, ToSuccessor};
 use crate::process::invocation::Program;
+use crate::proxy::Hold;
 use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
@@ -254,7 +255,7 @@ impl Handover {
         &mut self,
         upgrade_queued: bool,
         by: Option<String>,
-        hold: Option<u64>,
+        hold: Option<Hold>,
     ) -> Committed {
         let Some(link) = &mut self.successor else { return Committed::No(by) };
         let alive = link.process().is_some_and(|(_, process)| !process.has_exited());

@@ -310,13 +310,22 @@ impl Managers {
     }
 
     /// The status line.
-    fn status(&self, child: Option<u32>, predecessor_drains: bool, upgrade_failure: Option<&str>) -> String {
+    fn status(
+        &self,
+        child: Option<u32>,
+        is_held: bool,
+        predecessor_drains: bool,
+        upgrade_failure: Option<&str>,
+    ) -> String {
         let mut status = format!("generation {}", self.generation);
         if let Some(since) = &self.healthy_since {
             status += &format!(", healthy since {since}");
         }
         if let Some(child) = child {
             status += &format!(", child {child}");
+        }
+        if is_held {
+            status += "; connections held";
         }
         if predecessor_drains {
             status += &format!("; generation {} still drains", self.generation - 1);
@@ -360,8 +369,7 @@ impl Runtime {
         let message = match notice {
             Notice::UpgradeStarted => {
                 let time = self.plan.upgrade.timeout + self.promotion() + self.grace() + MARGIN;
-                let next = generation + 1;
-                let status = format!("{status}; starting generation {next}");
+                let status = self.status_of_upgrade();
                 (ManagerMessage::new().reloading(), Some(time), status)
             }
             Notice::UpgradeFailed => (ManagerMessage::new().ready(), None, status),
@@ -411,6 +419,16 @@ impl Runtime {
         Some(message)
     }
 
+    /// Shows in the status line whether connections are held, unless it shows a stop.
+    pub(super) fn notify_managers_of_hold(&mut self) {
+        let state = &self.machine.state;
+        if self.managers.speaks() && state.is_service() && !state.is_stopping() {
+            let is_upgrading = state.successor().is_some();
+            let status = if is_upgrading { self.status_of_upgrade() } else { self.status() };
+            self.managers.send(ManagerMessage::new().status(&status), &mut self.wait);
+        }
+    }
+
     /// The predecessor has announced this generation to them.
     pub(super) fn managers_know(&mut self) {
         self.managers.set_known();
@@ -434,9 +452,14 @@ impl Runtime {
         self.managers.introduce(&status, &mut self.traffic.listeners, &mut self.wait);
     }
 
+    /// The status line during an upgrade.
+    fn status_of_upgrade(&self) -> String {
+        format!("{}; starting generation {}", self.status(), self.identity.generation + 1)
+    }
+
     /// The status line.
     fn status(&self) -> String {
-        let drains = self.machine.state.predecessor_drains();
-        self.managers.status(self.child.pid(), drains, self.reasons.upgrade_failure.as_deref())
+        let (is_held, drains) = (self.proxy.hold().is_some(), self.machine.state.predecessor_drains());
+        self.managers.status(self.child.pid(), is_held, drains, self.reasons.upgrade_failure.as_deref())
     }
 }

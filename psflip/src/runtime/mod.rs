@@ -180,7 +180,7 @@ impl Runtime {
             child: Child::new(envp.into(), reaper),
             handover: Handover::new(predecessor),
             traffic: Traffic::new(given),
-            proxy: Proxy::new(relay, hold.map(Duration::from_millis)),
+            proxy: Proxy::new(relay, hold),
             hooks: Hooks::default(),
             managers,
             operators: Operators::new(control, log),

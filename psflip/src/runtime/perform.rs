@@ -287,7 +287,7 @@ impl Runtime {
             listeners: self.traffic.listeners.to_hand_over().count() as u32,
             control: self.operators.control.listeners.to_hand_over().next().is_some(),
             relay,
-            hold: self.proxy.hold_ms(),
+            hold: self.proxy.hold(),
             records: self.operators.log.history.iter().len() as u32,
             upgrade: self.operators.log.for_successor(),
             activated: self.identity.activation.is_there(),
@@ -298,7 +298,7 @@ impl Runtime {
     /// The point of no return.
     fn acknowledge(&mut self, upgrade_queued: bool) {
         let by = self.operators.log.hand_on().filter(|_| upgrade_queued);
-        let event = match self.handover.acknowledge(upgrade_queued, by, self.proxy.hold_ms()) {
+        let event = match self.handover.acknowledge(upgrade_queued, by, self.proxy.hold()) {
             Committed::Yes => {
                 let time = self.drain_time() + self.plan.shutdown.delay + self.grace();
                 self.managers.hand_over(&self.handover, time, &mut self.wait);

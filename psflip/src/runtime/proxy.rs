@@ -12,11 +12,12 @@ use super::timers::Key;
 use super::waiting::Waiting;
 use super::{Identity, Runtime};
 use crate::config::Plan;
+use crate::control::protocol::ProxyState;
 use crate::flip::signals::Reach;
 use crate::flip::{Event, RelayOrder};
-use crate::handover::ToPredecessor;
+use crate::handover::{ToPredecessor, ToSuccessor};
 use crate::log;
-use crate::proxy::{Counts, Relay, RelayReport, Start};
+use crate::proxy::{Counts, Hold, Relay, RelayReport, Start};
 use crate::sys::errors::is_transient;
 use crate::sys::signal::Received;
 use crate::sys::socket::Socket;
@@ -44,8 +45,8 @@ pub(super) struct Proxy {
     from_predecessor: Option<OwnedFd>,
     /// The link to the successor's relay, until this one gets it.
     to_successor: Option<OwnedFd>,
-    /// Connections are held: the longest that a request may wait.
-    hold: Option<Duration>,
+    /// Connections are held.
+    hold: Option<Hold>,
     /// The signal that requested the stop. The child gets it when the relay has answered what is under way
     /// (contract T5).
     pub(super) held_signal: Option<(Received, Reach)>,
@@ -55,7 +56,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// `from_predecessor`: the link to the predecessor's relay. `hold`: the predecessor holds connections.
-    pub(super) fn new(from_predecessor: Option<OwnedFd>, hold: Option<Duration>) -> Self {
+    pub(super) fn new(from_predecessor: Option<OwnedFd>, hold: Option<Hold>) -> Self {
         Self { from_predecessor, hold, ..Self::default() }
     }
 
@@ -64,19 +65,14 @@ impl Proxy {
         self.relay.as_ref().map(Relay::pid)
     }
 
-    /// Whether connections are held, and the longest that a request may wait.
-    pub(super) fn hold(&self) -> Option<Duration> {
+    /// Whether connections are held.
+    pub(super) fn hold(&self) -> Option<Hold> {
         self.hold
     }
 
-    /// As [`Proxy::hold`], in milliseconds.
-    pub(super) fn hold_ms(&self) -> Option<u64> {
-        self.hold.map(|longest| u64::try_from(longest.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// The predecessor holds connections, or no longer does: milliseconds.
-    pub(super) fn set_hold(&mut self, longest: Option<u64>) {
-        self.hold = longest.map(Duration::from_millis);
+    /// The predecessor holds connections, or no longer does.
+    pub(super) fn set_hold(&mut self, hold: Option<Hold>) {
+        self.hold = hold;
     }
 
     /// What the proxies have carried.
@@ -87,6 +83,16 @@ impl Proxy {
     /// How often a relay of this generation has ended unexpectedly.
     pub(super) fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// What its proxies are doing, by the last order to the relay: the counts may be older.
+    pub(super) fn state(&self) -> ProxyState {
+        match (&self.relay, self.ordered) {
+            (None, _) | (_, None) => ProxyState::Waiting,
+            (Some(_), Some(RelayOrder::Accept | RelayOrder::Stay)) if self.hold.is_some() => ProxyState::Held,
+            (Some(_), Some(RelayOrder::Accept | RelayOrder::Stay)) => ProxyState::Accepting,
+            (Some(_), Some(RelayOrder::Leave | RelayOrder::Stop | RelayOrder::Close)) => ProxyState::Leaving,
+        }
     }
 
     /// Whether this generation accepts connections.
@@ -157,16 +163,12 @@ impl Proxy {
     /// Repeats to a new relay what the lost one was ordered.
     fn repeat_orders(&self) {
         if let Some(hold) = self.hold {
-            self.send(&held(hold), None);
+            self.send(&hold.order(), None);
         }
         if self.accepts() {
             self.send(&Order::Accept, None);
         }
     }
-}
-
-fn held(longest: Duration) -> Order {
-    Order::Hold { max_ms: u64::try_from(longest.as_millis()).unwrap_or(u64::MAX) }
 }
 
 impl Runtime {
@@ -200,8 +202,11 @@ impl Runtime {
                     return;
                 }
                 if let Some(hold) = proxy.hold {
-                    tracing::warn!(longest_wait = ?hold, "connections are held; `psflip resume` lets them go on");
-                    proxy.send(&held(hold), None);
+                    tracing::warn!(
+                        longest_wait = ?hold.longest_wait(),
+                        "connections are held; `psflip resume` lets them go on"
+                    );
+                    proxy.send(&hold.order(), None);
                 }
                 let link = proxy.from_predecessor.take();
                 proxy.send(&Order::Accept, link.as_ref());
@@ -234,15 +239,27 @@ impl Runtime {
                     }
                 }
                 Ok(Some(RelayReport::Drained { passed_on, waited_for })) => {
-                    tracing::info!(passed_on, waited_for, "the proxy has answered everything");
-                    self.proxy.is_drained = true;
-                    self.dispatch(Event::RelayDrained);
+                    self.relay_has_drained(passed_on, waited_for);
                 }
                 Err(error) if is_transient(&error) => return Err(error), // retried
                 Ok(Some(RelayReport::Gone)) | Err(_) => self.relay_is_gone(),
             }
         }
         Ok(())
+    }
+
+    /// Nothing is under way in the relay any more.
+    fn relay_has_drained(&mut self, passed_on: u64, waited_for: u64) {
+        // The relay reports it again after `Close`.
+        if !std::mem::replace(&mut self.proxy.is_drained, true) {
+            tracing::info!(
+                connections_passed_on = passed_on,
+                requests_waited_for = waited_for,
+                "the proxy has answered all requests"
+            );
+            self.handover.send_to_successor(&ToSuccessor::Answered { passed_on, waited_for }); // for its records
+        }
+        self.dispatch(Event::RelayDrained);
     }
 
     /// The relay has ended, though nobody ordered it to.
@@ -298,16 +315,17 @@ impl Runtime {
     }
 
     /// Holds connections, or lets them go on (`None`).
-    pub(super) fn hold_connections(&mut self, longest: Option<Duration>) {
-        self.proxy.hold = longest;
-        match longest {
-            Some(longest) => self.proxy.send(&held(longest), None),
+    pub(super) fn hold_connections(&mut self, hold: Option<Hold>) {
+        self.proxy.hold = hold;
+        match hold {
+            Some(hold) => self.proxy.send(&hold.order(), None),
             None => {
                 self.proxy.send(&Order::Resume, None);
                 self.handover.report(&ToPredecessor::Resume); // requests may wait in its relay, too
             }
         }
         self.operators.set_changed();
+        self.notify_managers_of_hold();
     }
 
     /// How long the relay may answer what is under way.

@@ -103,9 +103,20 @@ pub(super) fn record(record: &Record, view: &View) -> String {
 fn drain(record: &Record) -> Option<String> {
     let killed = if record.killed() { ", killed" } else { "" };
     if let Some(took) = phases(record).drain {
-        return Some(format!("old one gone {} later{killed}", span(took)));
+        return Some(format!("old one gone {} later{killed}{}", span(took), answered(record)));
     }
     record.drain.last().map(|last| format!("old one drains: {}", step_of_drain(last.step)))
+}
+
+/// What the old generation's proxy had under way at the promotion.
+fn answered(record: &Record) -> String {
+    let counted = |count: Option<u64>, one: &str, done: &str| match count {
+        None | Some(0) => String::new(),
+        Some(1) => format!(", 1 {one} {done}"),
+        Some(many) => format!(", {many} {one}s {done}"),
+    };
+    counted(record.waited_for, "request", "waited for")
+        + &counted(record.passed_on, "connection", "passed on")
 }
 
 /// What the old generation is doing.

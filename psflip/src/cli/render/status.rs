@@ -2,9 +2,10 @@
 
 use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
-use crate::control::protocol::{ServiceState, Source, Status};
+use crate::control::protocol::{Proxy, ProxyState, Relay, ServiceState, Source, Status};
 use crate::history::{Outcome, Record, requested};
 use crate::manager::last_exit::LastExit;
+use crate::proxy::Hold;
 
 /// The full state, the most important part first, and the `most` newest upgrades last. Every line ends with a
 /// line break.
@@ -16,6 +17,9 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     }
     if let Some(upgrade) = &status.upgrade {
         out += &view.row("upgrade", &under_way(upgrade, status.upgrade_left_ms, view.now), Some(Paint::Busy));
+    }
+    if let Some(hold) = status.hold {
+        out += &view.row("held", &held(hold, view), Some(Paint::Busy));
     }
     if status.upgrade_queued {
         let text = "an upgrade is queued and starts as soon as possible";
@@ -60,6 +64,14 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         let name = if name.is_empty() || name == "unknown" { String::new() } else { format!(" ({name})") };
         out += &view.row("listen", &format!("{}{name}", clean(&listener.address)), None);
     }
+    for proxy in &status.proxies {
+        let paint = (proxy.errors > 0 || proxy.state == ProxyState::Waiting).then_some(Paint::Busy);
+        out += &view.row("proxy", &carried(proxy), paint);
+    }
+    if let Some(relay) = &status.relay {
+        let (text, paint) = relay_row(*relay);
+        out += &view.row("relay", &text, paint);
+    }
     if let Some(switch) = &status.switch {
         out += &view.row("switch", &format!("{} -> {}", clean(&switch.path), clean(&switch.to)), None);
     }
@@ -103,6 +115,9 @@ pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
     if status.upgrade_queued {
         out += "; one more upgrade waits";
     }
+    if let Some(hold) = status.hold {
+        out += &format!("; connections held, each request at most {}", span(hold.max_ms));
+    }
     if let Some(predecessor) = &status.predecessor {
         let step = predecessor.step.map_or("it exits", step_of_drain);
         out += &format!("; old pid {} drains: {step}", predecessor.pid);
@@ -134,6 +149,52 @@ fn source_row(label: &str, source: &Source, what: &str, view: &View) -> String {
         view.row(label, &format!("{path} ({what})"), Some(Paint::Busy))
     } else {
         view.row(label, &path, None)
+    }
+}
+
+fn held(hold: Hold, view: &View) -> String {
+    format!(
+        "since {} ({}): no connection is accepted, and requests wait, each at most {}; `psflip resume` lets them go on",
+        view.moment(hold.since),
+        view.ago(hold.since),
+        span(hold.max_ms)
+    )
+}
+
+/// `tcp://0.0.0.0:8080 -> 127.0.0.1:20411 (http): accepting; open 12, requests 5301, under way 3, errors 0`
+fn carried(proxy: &Proxy) -> String {
+    let state = match proxy.state {
+        ProxyState::Waiting => "not accepting yet",
+        ProxyState::Accepting => "accepting",
+        ProxyState::Held => "held",
+        ProxyState::Leaving => "accepts no more",
+        ProxyState::Other => "running",
+    };
+    // Where the protocol has no requests, connections are counted.
+    let (what, count) = match proxy.protocol.as_str() {
+        "tcp" => ("connections", proxy.connections),
+        _ => ("requests", proxy.requests),
+    };
+    format!(
+        "{} -> {} ({}): {state}; open {}, {what} {count}, under way {}, errors {}",
+        clean(&proxy.listen),
+        clean(&proxy.forward),
+        clean(&proxy.protocol),
+        proxy.open,
+        proxy.under_way,
+        proxy.errors
+    )
+}
+
+fn relay_row(relay: Relay) -> (String, Option<Paint>) {
+    let now = relay.pid.map_or_else(|| "is being started again".to_owned(), |pid| format!("pid {pid}"));
+    match relay.unexpected_exits {
+        0 => (now, None),
+        1 => (format!("{now}; exited unexpectedly once, and its connections were lost"), Some(Paint::Bad)),
+        times => (
+            format!("{now}; exited unexpectedly {times} times, and their connections were lost"),
+            Some(Paint::Bad),
+        ),
     }
 }
 

@@ -1,8 +1,11 @@
 //! Snapshots of what operators see: wide and narrow, with and without colour, and invariants of all of it.
 
 use super::*;
-use crate::control::protocol::{Event, Listener, Predecessor, ServiceState, Source, Status, Switch};
+use crate::control::protocol::{
+    Event, Listener, Predecessor, Proxy, ProxyState, Relay, ServiceState, Source, Status, Switch,
+};
 use crate::history::{Drain, Outcome, Record, Timed, UpgradeStep};
+use crate::proxy::Hold;
 
 /// 2026-11-23 16:20:00 UTC.
 const NOON: u64 = 1_795_450_800_000;
@@ -108,6 +111,9 @@ fn busy() -> Status {
         pidfile: Some("/run/app/app.pid".to_owned()),
         control: Some("/run/app/app.pid.sock".to_owned()),
         listeners: vec![Listener { address: "tcp://0.0.0.0:8080".to_owned(), name: "web".to_owned() }],
+        proxies: Vec::new(),
+        relay: None,
+        hold: None,
         switch: Some(Switch { path: "/run/app/app.sock".to_owned(), to: "/run/app/blue.sock".to_owned() }),
         upgrade_queued: true,
         predecessor: Some(Predecessor { pid: 5600, step: Some(Drain::Signalled), left_ms: Some(8_200) }),
@@ -129,6 +135,61 @@ fn calm() -> Status {
     status.switch = None;
     status.history.truncate(2);
     status
+}
+
+/// A service with two proxies, held, whose old generation still answers.
+fn proxied() -> Status {
+    let mut status = calm();
+    let http = Proxy {
+        listen: "tcp://0.0.0.0:8080".to_owned(),
+        forward: "127.0.0.1:20411".to_owned(),
+        protocol: "http".to_owned(),
+        state: ProxyState::Held,
+        connections: 710,
+        open: 12,
+        requests: 5301,
+        under_way: 3,
+        errors: 1,
+    };
+    let tcp = Proxy {
+        listen: "unix:///run/app/raw.sock".to_owned(),
+        forward: "unix:///run/app/b.sock".to_owned(),
+        protocol: "tcp".to_owned(),
+        errors: 0,
+        requests: 0,
+        ..http.clone()
+    };
+    status.proxies = vec![http, tcp];
+    status.relay = Some(Relay { pid: Some(5642), unexpected_exits: 2 });
+    status.hold = Some(Hold { since: NOON - 4_200, max_ms: 30_000 });
+    status.predecessor = Some(Predecessor { pid: 5600, step: Some(Drain::Answering), left_ms: Some(28_200) });
+    let flip = &mut status.history[1];
+    flip.drain =
+        drain(&[(Drain::Answering, 123), (Drain::Delay, 300), (Drain::Signalled, 323), (Drain::Gone, 640)]);
+    (flip.passed_on, flip.waited_for) = (Some(214), Some(1));
+    status
+}
+
+#[test]
+fn a_status_shows_what_each_proxy_does() {
+    // Contract: T11, T12
+    let (wide, narrow) = (status(&proxied(), 9, &view(160)), status(&proxied(), 9, &view(57)));
+    insta::assert_snapshot!(format!("{wide}---\n{narrow}---\n{}", summary(&proxied(), NOON)));
+    let mut lost = proxied();
+    lost.relay = Some(Relay { pid: None, unexpected_exits: 1 });
+    lost.proxies.iter_mut().for_each(|proxy| proxy.state = ProxyState::Waiting);
+    let lost = status(&lost, 0, &view(UNLIMITED));
+    assert!(lost.contains("(http): not accepting yet; open 12,"), "{lost}");
+    let relay =
+        "\nrelay     is being started again; exited unexpectedly once, and its connections were lost\n";
+    assert!(lost.contains(relay), "{lost}");
+}
+
+#[test]
+fn the_chart_distinguishes_answering_from_the_delay() {
+    let picture = timeline::svg(&proxied(), &view(80));
+    let bars: Vec<&str> = picture.lines().filter(|line| line.contains("under way: 177 ms")).collect();
+    assert!(matches!(bars[..], [bar] if bar.starts_with("<rect class=\"answering\"")), "{picture}");
 }
 
 #[test]
@@ -158,7 +219,7 @@ fn a_status_when_idle() {
 #[test]
 fn lines_fit_the_width_and_colours_change_no_text() {
     for width in [20, 30, 40, 57, 80, 100, 160] {
-        for shown in [busy(), calm(), Status::default()] {
+        for shown in [busy(), calm(), proxied(), Status::default()] {
             let plain = status(&shown, 9, &view(width));
             for line in plain.lines() {
                 assert!(line.chars().count() <= width, "{width}: {line:?}");

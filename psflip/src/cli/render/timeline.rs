@@ -29,9 +29,9 @@ const REASON: usize = 46;
 const STYLE: &str = "\
 svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
 .grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.serves{fill:#34a05f}
-.old{fill:#bfe0cb}.delay{fill:#f3cfae}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
+.old{fill:#bfe0cb}.answering{fill:#d8d27a}.delay{fill:#f3cfae}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
 @media(prefers-color-scheme:dark){svg{background:#14191f}.paper{fill:#14191f}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}.start{fill:#66758a}
-.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.delay{fill:#6d4a33}.drain{fill:#c8703a}
+.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.answering{fill:#6f6a24}.delay{fill:#6d4a33}.drain{fill:#c8703a}
 .fail,.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
 
 /// The legend of the colours: class, name, meaning.
@@ -42,6 +42,7 @@ const LEGEND: &[(&str, &str, &str)] = &[
     ("promotion", "promotion", "hooks.promote, switch, pidfile, hand-over"),
     ("serves", "serves", "the new generation is the service"),
     ("old", "old serves", "the old generation is the service"),
+    ("answering", "answering", "[[proxy]]: the old generation answers what is under way"),
     ("delay", "delay", "shutdown.delay: the old generation serves its queue before it is stopped"),
     ("drain", "drain", "the old generation shuts down"),
 ];
@@ -231,7 +232,11 @@ fn old_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, over
     for (index, timed) in record.drain.iter().enumerate().filter(|(_, timed)| timed.step != Drain::Gone) {
         let to = record.drain.get(index + 1).map_or(over, |next| next.at_ms);
         let text = format!("{}: {}", step_of_drain(timed.step), span(to.saturating_sub(timed.at_ms)));
-        let class = if timed.step == Drain::Delay { "delay" } else { "drain" };
+        let class = match timed.step {
+            Drain::Answering => "answering",
+            Drain::Delay => "delay",
+            _ => "drain",
+        };
         bar(out, class, scale, (timed.at_ms, to), y, &text);
     }
     for timed in &record.drain {

@@ -18,7 +18,7 @@ fn hello() -> Hello {
         listeners: 1,
         control: true,
         relay: true,
-        hold: Some(30_000),
+        hold: Some(Hold { since: 1_795_000_000_000, max_ms: 30_000 }),
         records: 1,
         upgrade: Begun {
             number: 8,
@@ -60,12 +60,17 @@ fn the_wire() {
         },
         ToSuccessor::Record(Box::new(record())),
         ToSuccessor::Relay,
-        ToSuccessor::Acknowledge { upgrade_queued: true, by: by(), hold: Some(1_500) },
+        ToSuccessor::Acknowledge {
+            upgrade_queued: true,
+            by: by(),
+            hold: Some(Hold { since: 1_795_000_000_000, max_ms: 1_500 }),
+        },
         ToSuccessor::Acknowledge { upgrade_queued: false, by: None, hold: None },
         ToSuccessor::Abort,
         ToSuccessor::Upgrade { by: by() },
         ToSuccessor::Main,
         ToSuccessor::Draining { step: Drain::Signalled, left: Duration::from_secs(10) },
+        ToSuccessor::Answered { passed_on: 12, waited_for: 3 },
     ];
     let to_predecessor = [
         ToPredecessor::Spawned { pid: 4712 },
@@ -90,6 +95,7 @@ fn the_wire() {
             reason: "the child ended: exit code 0".to_owned(),
         },
         ToPredecessor::Upgrade { by: by() },
+        ToPredecessor::Resume,
         ToPredecessor::Stop,
     ];
     let mut wire = String::new();

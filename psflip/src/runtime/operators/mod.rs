@@ -147,6 +147,12 @@ impl Operators {
         self.changed = true;
     }
 
+    /// Records what the predecessor's proxy had under way at the promotion.
+    pub(super) fn record_answered(&mut self, passed_on: u64, waited_for: u64) {
+        self.log.record_answered(passed_on, waited_for);
+        self.changed = true;
+    }
+
     /// Records and reports that the predecessor is gone, or that there was none.
     fn record_drained(&mut self) {
         if let Some(drained) = self.log.record_drained() {

@@ -1,13 +1,19 @@
 //! Requests of clients of the control socket.
 
+use std::time::Duration;
+
 use super::status::in_words;
-use super::upgrade_log::promoted;
+use super::upgrade_log::{self, promoted};
 use crate::control::protocol::{ControlRequest, Event as ControlEvent};
 use crate::control::server::{AfterReply, ClientRequest, Interest};
 use crate::flip::{ChildSignal, Event, UpgradeBlocked};
 use crate::history;
+use crate::proxy::Hold;
 use crate::runtime::Runtime;
 use crate::text;
+
+/// Why there is nothing to hold.
+const NO_PROXY: &str = "this generation has no `[[proxy]]`, so clients connect to the child itself";
 
 impl Runtime {
     /// The control socket or a client is ready.
@@ -38,6 +44,8 @@ impl Runtime {
             ControlRequest::Upgrade => self.on_upgrade_request(client, pid, uid),
             ControlRequest::Follow { upgrade } => self.follow(client, upgrade),
             ControlRequest::Stop => self.on_stop_request(client, pid, uid),
+            ControlRequest::Hold { max_ms } => self.on_hold_request(client, max_ms, &text::sender(pid, uid)),
+            ControlRequest::Resume => self.on_resume_request(client, &text::sender(pid, uid)),
         }
     }
 
@@ -67,6 +75,48 @@ impl Runtime {
         let stopping = ControlEvent::Stopping { child, timeout_ms, signal };
         self.operators.control.subscribe(client, Interest::Stop, &stopping);
         self.dispatch(Event::StopRequested(ChildSignal::Send));
+    }
+
+    /// A second request changes how long a request may wait.
+    fn on_hold_request(&mut self, client: u64, max_ms: u64, from: &str) {
+        if let Some(reason) = self.why_no_hold() {
+            let refused = ControlEvent::Refused { reason: reason.to_owned() };
+            self.operators.control.answer(client, &refused, AfterReply::Close);
+            return;
+        }
+        let hold = Hold { since: self.proxy.hold().map_or_else(upgrade_log::now, |hold| hold.since), max_ms };
+        let longest_wait = hold.longest_wait();
+        tracing::info!(
+            from,
+            ?longest_wait,
+            "hold requested over the control socket; no connection is accepted"
+        );
+        self.hold_connections(Some(hold));
+        self.operators.control.answer(client, &ControlEvent::Held { hold }, AfterReply::Close);
+    }
+
+    /// Also during a stop, which would wait for the requests that are held.
+    fn on_resume_request(&mut self, client: u64, from: &str) {
+        let hold = self.proxy.hold();
+        if hold.is_none() && self.plan.proxies.is_empty() {
+            let refused = ControlEvent::Refused { reason: NO_PROXY.to_owned() };
+            self.operators.control.answer(client, &refused, AfterReply::Close);
+            return;
+        }
+        if let Some(hold) = hold {
+            let held = Duration::from_millis(upgrade_log::now().saturating_sub(hold.since));
+            tracing::info!(from, ?held, "resume requested over the control socket; connections are accepted");
+            self.hold_connections(None);
+        }
+        self.operators.control.answer(client, &ControlEvent::Resumed { hold }, AfterReply::Close);
+    }
+
+    /// Why connections can't be held now.
+    fn why_no_hold(&self) -> Option<&'static str> {
+        if self.plan.proxies.is_empty() {
+            return Some(NO_PROXY);
+        }
+        self.machine.state.is_stopping().then(|| in_words(UpgradeBlocked::ShuttingDown))
     }
 
     fn follow(&mut self, client: u64, upgrade: u64) {

@@ -30,6 +30,28 @@ impl Runtime {
         })
     }
 
+    /// The proxies, with what the relay has counted.
+    fn proxies(&self) -> Vec<protocol::Proxy> {
+        let counts = self.proxy.counts();
+        let addresses = self.traffic.listeners.addresses().into_iter().skip(self.plan.listeners.len());
+        let proxies = self.plan.proxies.iter().zip(addresses).map(|(proxy, listen)| {
+            let written = proxy.socket.address.to_string();
+            let counted = counts.iter().find(|counts| counts.listen == written).cloned().unwrap_or_default();
+            protocol::Proxy {
+                listen,
+                forward: proxy.forward.to_string(),
+                protocol: proxy.protocol.as_str().to_owned(),
+                state: self.proxy.state(),
+                connections: counted.connections,
+                open: counted.open,
+                requests: counted.requests,
+                under_way: counted.under_way,
+                errors: counted.errors,
+            }
+        });
+        proxies.collect()
+    }
+
     /// The status report.
     pub(super) fn status_report(&self) -> Status {
         let Self { plan, identity, operators, machine, .. } = self;
@@ -65,6 +87,10 @@ impl Runtime {
                 .zip(self.traffic.listeners.addresses())
                 .map(|(listener, address)| protocol::Listener { address, name: listener.name.clone() })
                 .collect(),
+            proxies: self.proxies(),
+            relay: (!plan.proxies.is_empty())
+                .then(|| protocol::Relay { pid: self.proxy.pid(), unexpected_exits: self.proxy.lost() }),
+            hold: self.proxy.hold(),
             switch: plan
                 .switch
                 .as_ref()

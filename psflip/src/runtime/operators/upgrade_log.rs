@@ -53,7 +53,7 @@ pub(in crate::runtime) struct UnderWay {
 }
 
 /// Milliseconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
@@ -272,6 +272,14 @@ impl UpgradeLog {
         self.predecessor = Some((step, Instant::now() + left));
         if let Some((own, at_ms)) = self.own() {
             own.drain(step, at_ms);
+        }
+    }
+
+    /// Records what the predecessor's proxy had under way at the promotion.
+    pub(super) fn record_answered(&mut self, passed_on: u64, waited_for: u64) {
+        if let Some((own, _)) = self.own() {
+            own.passed_on = Some(passed_on);
+            own.waited_for = Some(waited_for);
         }
     }
 
