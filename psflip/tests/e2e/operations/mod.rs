@@ -1,5 +1,6 @@
-//! `psflip upgrade`, `status` and `stop`, as an operator uses them.
+//! `psflip upgrade`, `status`, `stop`, `hold` and `resume`, as an operator uses them.
 
+mod hold;
 mod no_answer;
 mod outage;
 mod status;
