@@ -27,6 +27,7 @@ pub(crate) fn echo() -> SocketAddr {
 
 #[test]
 fn an_endless_head_is_refused_and_other_clients_are_served() {
+    // Contract: T10
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();
@@ -56,6 +57,7 @@ fn an_endless_head_is_refused_and_other_clients_are_served() {
 
 #[test]
 fn clients_that_reset_their_connections_at_any_point_leave_nothing() {
+    // Contract: T10
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();
@@ -73,6 +75,7 @@ fn clients_that_reset_their_connections_at_any_point_leave_nothing() {
 
 #[test]
 fn a_client_that_is_gone_can_not_end_the_process_by_sigpipe() {
+    // Contract: T10
     let blocked = std::thread::spawn(|| {
         let (ours, theirs) = relay::Link::pair().unwrap();
         drop(ours);
@@ -86,6 +89,7 @@ fn a_client_that_is_gone_can_not_end_the_process_by_sigpipe() {
 
 #[test]
 fn a_reset_while_the_child_is_silent_ends_its_request() {
+    // Contract: T10
     for protocol in [Protocol::Http, Protocol::Fastcgi] {
         let (socket, address) = listener();
         let (came, comes) = std::sync::mpsc::channel();

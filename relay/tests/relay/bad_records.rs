@@ -24,6 +24,7 @@ fn assert_serves(address: SocketAddr) {
 
 #[test]
 fn bytes_that_are_no_records_close_their_connection() {
+    // Contract: T10
     let (a, address) = relay(application("a"));
     let begin = record(1, &[0, 1, 1, 0, 0, 0, 0, 0]);
     let cases: Vec<Vec<u8>> = vec![
@@ -46,6 +47,7 @@ fn bytes_that_are_no_records_close_their_connection() {
 
 #[test]
 fn records_of_no_request_are_ignored_and_unknown_ones_are_answered() {
+    // Contract: T10
     let (_a, address) = relay(application("a"));
     let mut client = Client::connect(address);
     // Of no active request (section 3.3), and a begin that is too short to be one.
@@ -61,6 +63,7 @@ fn records_of_no_request_are_ignored_and_unknown_ones_are_answered() {
 
 #[test]
 fn an_unknown_role_is_the_applications_to_refuse() {
+    // Contract: T10
     let child = server(|mut connection: TcpStream| {
         let (kind, content) = read_record(&mut connection).unwrap();
         assert_eq!((kind, content[1]), (1, 77));
@@ -75,6 +78,7 @@ fn an_unknown_role_is_the_applications_to_refuse() {
 
 #[test]
 fn largest_records_and_paddings_arrive_whole() {
+    // Contract: T10
     let child = server(|mut connection: TcpStream| {
         let mut all = 0;
         loop {
@@ -106,6 +110,7 @@ fn largest_records_and_paddings_arrive_whole() {
 /// support that (`FCGI_MPXS_CONNS`): their records interleave.
 #[test]
 fn multiplexed_requests_are_answered_or_refused_but_never_mixed() {
+    // Contract: T10
     let (a, address) = relay(application("a"));
     let mut client = Client::connect(address);
     let begin = |id| record_of(id, 1, &[0, 1, 1, 0, 0, 0, 0, 0]);
@@ -131,6 +136,7 @@ fn multiplexed_requests_are_answered_or_refused_but_never_mixed() {
 
 #[test]
 fn an_abort_reaches_the_application() {
+    // Contract: T10
     let child = server(|mut connection: TcpStream| {
         while read_record(&mut connection).unwrap().0 != 2 {}
         connection.write_all(&[record(6, b""), record(3, &[0; 8])].concat()).unwrap();
@@ -143,6 +149,7 @@ fn an_abort_reaches_the_application() {
 
 #[test]
 fn an_application_that_sends_no_records_is_a_502() {
+    // Contract: T10
     for answer_bytes in [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &[0; 100], &[1, 6, 0]] {
         let child = server(move |mut connection: TcpStream| {
             while read_record(&mut connection).unwrap() != (5, Vec::new()) {}

@@ -9,6 +9,7 @@ use crate::support::{Client, Relay, listener, proxy, read_until, server};
 
 #[test]
 fn the_body_of_a_get_request_reaches_the_child() {
+    // Contract: T7
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();
@@ -24,6 +25,7 @@ fn the_body_of_a_get_request_reaches_the_child() {
 
 #[test]
 fn transfer_codings_other_than_chunked_are_refused() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         let head = read_until(&mut connection, b"\r\n\r\n");
@@ -51,6 +53,7 @@ fn transfer_codings_other_than_chunked_are_refused() {
 
 #[test]
 fn a_child_that_answers_and_closes_during_an_upload_is_heard() {
+    // Contract: T7
     const LENGTH: usize = 8 * 1024 * 1024;
     let (socket, address) = listener();
     let child = server(|mut connection| {
@@ -72,6 +75,7 @@ fn a_child_that_answers_and_closes_during_an_upload_is_heard() {
 
 #[test]
 fn an_answer_that_switches_protocols_unasked_is_a_502() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         read_until(&mut connection, b"\r\n\r\n");
@@ -94,6 +98,7 @@ fn an_answer_that_switches_protocols_unasked_is_a_502() {
 
 #[test]
 fn a_broken_upload_is_the_clients_failure_and_a_cut_answer_the_childs() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         let head = read_until(&mut connection, b"\r\n\r\n");
@@ -124,6 +129,7 @@ fn a_broken_upload_is_the_clients_failure_and_a_cut_answer_the_childs() {
 
 #[test]
 fn the_child_gets_one_host_and_a_path() {
+    // Contract: T7
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();
@@ -149,6 +155,7 @@ fn the_child_gets_one_host_and_a_path() {
 
 #[test]
 fn trailers_that_are_announced_reach_both_sides() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         let head = read_until(&mut connection, b"\r\n\r\n").to_lowercase();
@@ -174,6 +181,7 @@ fn trailers_that_are_announced_reach_both_sides() {
 /// others (section 6.5.1). Their answer must end all the same.
 #[test]
 fn trailers_that_are_not_announced_are_discarded_and_the_answer_is_whole() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         read_until(&mut connection, b"\r\n\r\n");
@@ -193,6 +201,7 @@ fn trailers_that_are_not_announced_are_discarded_and_the_answer_is_whole() {
 
 #[test]
 fn a_refused_upload_gets_its_answer() {
+    // Contract: T7
     const LENGTH: usize = 8 * 1024 * 1024;
     let (socket, address) = listener();
     let (refuses, nobody) = listener();

@@ -19,6 +19,7 @@ fn open_connections() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
 
 #[test]
 fn a_tcp_connection_is_closed_after_the_childs_last_byte_while_its_client_waits() {
+    // Contract: T8
     let (socket, address) = listener();
     let (child, connections) = open_connections();
     for leaves_first in [false, true] {
@@ -44,6 +45,7 @@ fn a_tcp_connection_is_closed_after_the_childs_last_byte_while_its_client_waits(
 
 #[test]
 fn a_slow_client_gets_all_that_the_child_had_sent() {
+    // Contract: T8
     const LENGTH: usize = 1024 * 1024;
     let (socket, address) = listener();
     let (child, connections) = open_connections();
@@ -62,6 +64,7 @@ fn a_slow_client_gets_all_that_the_child_had_sent() {
 
 #[test]
 fn a_connection_that_outlives_the_child_is_cut() {
+    // Contract: T8
     for protocol in [Protocol::Tcp, Protocol::Http, Protocol::Fastcgi] {
         let (socket, address) = listener();
         let (child, connections) = open_connections();
@@ -92,6 +95,7 @@ fn a_connection_that_outlives_the_child_is_cut() {
 
 #[test]
 fn connections_without_a_child_to_connect_to_are_closed_at_once() {
+    // Contract: T8
     let (socket, address) = listener();
     // Accepts nothing, so a Unix socket's queue would be full for ever.
     let directory = tempfile::tempdir().unwrap();
@@ -121,6 +125,7 @@ fn connections_without_a_child_to_connect_to_are_closed_at_once() {
 
 #[test]
 fn idle_connections_go_to_the_successor_or_are_closed() {
+    // Contract: T8
     for protocol in [Protocol::Http, Protocol::Fastcgi] {
         for has_successor in [false, true] {
             let (socket, address) = listener();
@@ -154,6 +159,7 @@ fn idle_connections_go_to_the_successor_or_are_closed() {
 
 #[test]
 fn an_answer_of_a_child_that_has_exited_is_whole_before_its_connection_is_passed_on() {
+    // Contract: T8
     let (socket, address) = listener();
     let (child_a, connections) = open_connections();
     let (child_b, ..) = careless("b");
@@ -176,6 +182,7 @@ fn an_answer_of_a_child_that_has_exited_is_whole_before_its_connection_is_passed
 
 #[test]
 fn held_requests_wait_in_the_old_relay_until_they_are_resumed() {
+    // Contract: T8
     let (socket, address) = listener();
     let (child_a, go, begins) = careless("a");
     let (child_b, ..) = careless("b");
@@ -204,6 +211,7 @@ fn held_requests_wait_in_the_old_relay_until_they_are_resumed() {
 
 #[test]
 fn held_requests_are_refused_after_the_holds_time_or_the_childs_exit() {
+    // Contract: T8
     for exits in [false, true] {
         let (socket, address) = listener();
         let (child, ..) = careless("a");

@@ -45,6 +45,7 @@ impl NoDescriptors {
 
 #[test]
 fn connections_wait_while_the_successor_has_no_descriptor_for_them() {
+    // Contract: T10
     const CLIENTS: usize = 20;
     let (socket, address) = listener();
     let (child_a, ..) = careless("a");
@@ -77,6 +78,7 @@ fn connections_wait_while_the_successor_has_no_descriptor_for_them() {
 
 #[test]
 fn no_more_clients_are_accepted_than_can_have_a_connection_to_the_child() {
+    // Contract: T10
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let used = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
@@ -101,6 +103,7 @@ fn no_more_clients_are_accepted_than_can_have_a_connection_to_the_child() {
 
 #[test]
 fn a_request_waits_for_a_descriptor_of_its_own() {
+    // Contract: T10
     let (socket, address) = listener();
     let (child, child_address) = listener(); // accept(2) of a thread would need a descriptor as well
     let a = Relay::start(&socket, proxy(Protocol::Http, child_address));
@@ -120,6 +123,7 @@ fn a_request_waits_for_a_descriptor_of_its_own() {
 
 #[test]
 fn a_request_waits_while_the_queue_of_the_childs_unix_socket_is_full() {
+    // Contract: T10
     use std::os::unix::net::{UnixListener, UnixStream};
     let (socket, address) = listener();
     let directory = tempfile::tempdir().unwrap();

@@ -71,6 +71,7 @@ pub(crate) fn answer(client: &mut Client) -> String {
 
 #[test]
 fn a_keep_alive_connection_outlives_the_generation() {
+    // Contract: T7
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, application("a")));
     a.accept();
@@ -94,6 +95,7 @@ fn a_keep_alive_connection_outlives_the_generation() {
 
 #[test]
 fn a_large_input_and_pipelined_requests_arrive_whole() {
+    // Contract: T7
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, application("a")));
     a.accept();
@@ -106,6 +108,7 @@ fn a_large_input_and_pipelined_requests_arrive_whole() {
 
 #[test]
 fn a_child_that_refuses_is_a_502() {
+    // Contract: T7
     let (socket, address) = listener();
     let (refuses, nobody) = listener();
     drop(refuses);
@@ -121,6 +124,7 @@ fn a_child_that_refuses_is_a_502() {
 
 #[test]
 fn questions_about_the_connection_are_answered_by_the_relay() {
+    // Contract: T7
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, application("a")));
     a.accept();
@@ -152,6 +156,7 @@ fn recorder(until: fn(u8, &[u8]) -> bool) -> SocketAddr {
 
 #[test]
 fn a_part_of_the_next_requests_header_stays_with_the_relay() {
+    // Contract: T7
     let (socket, address) = listener();
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
@@ -180,6 +185,7 @@ fn a_part_of_the_next_requests_header_stays_with_the_relay() {
 
 #[test]
 fn a_failed_request_does_not_take_the_next_one_along() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         let mut input = Vec::new();
@@ -204,6 +210,7 @@ fn a_failed_request_does_not_take_the_next_one_along() {
 
 #[test]
 fn a_client_that_half_closes_after_its_request_gets_the_answer() {
+    // Contract: T7
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, application("a")));
     a.accept();
@@ -217,6 +224,7 @@ fn a_client_that_half_closes_after_its_request_gets_the_answer() {
 
 #[test]
 fn the_input_ends_with_its_own_request_and_a_filters_data_follow() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = recorder(|kind, content| kind == 8 && content.is_empty());
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, child));
@@ -231,6 +239,7 @@ fn the_input_ends_with_its_own_request_and_a_filters_data_follow() {
 
 #[test]
 fn an_answer_before_the_end_of_the_input_is_not_lost_by_a_reset() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         read_record(&mut connection).unwrap();

@@ -45,6 +45,7 @@ pub(crate) fn answer(client: &mut Client) -> (String, String) {
 
 #[test]
 fn a_keep_alive_connection_outlives_the_generation() {
+    // Contract: T7
     let (socket, address) = listener();
     let (child_a, ..) = careless("a");
     let (child_b, ..) = careless("b");
@@ -68,6 +69,7 @@ fn a_keep_alive_connection_outlives_the_generation() {
 
 #[test]
 fn a_request_under_way_is_answered_by_the_old_child_and_the_next_by_the_new_one() {
+    // Contract: T7
     let (socket, address) = listener();
     let (child_a, go, begins) = careless("a");
     let (child_b, ..) = careless("b");
@@ -92,6 +94,7 @@ fn a_request_under_way_is_answered_by_the_old_child_and_the_next_by_the_new_one(
 
 #[test]
 fn bytes_that_were_read_ahead_go_along() {
+    // Contract: T7
     let (socket, address) = listener();
     let (child_a, go, begins) = careless("a");
     let (child_b, ..) = careless("b");
@@ -112,6 +115,7 @@ fn bytes_that_were_read_ahead_go_along() {
 
 #[test]
 fn without_a_successor_each_client_must_reconnect() {
+    // Contract: T7
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let a = Relay::start(&socket, proxy(Protocol::Http, child));
@@ -130,6 +134,7 @@ fn without_a_successor_each_client_must_reconnect() {
 
 #[test]
 fn an_old_client_whose_connection_ends_with_the_answer_is_not_passed_on() {
+    // Contract: T7
     let (socket, address) = listener();
     let (child_a, go, begins) = careless("a");
     let (child_b, ..) = careless("b");
@@ -148,6 +153,7 @@ fn an_old_client_whose_connection_ends_with_the_answer_is_not_passed_on() {
 
 #[test]
 fn requests_wait_during_a_hold_and_are_refused_after_its_time() {
+    // Contract: T7
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let a = Relay::start(&socket, proxy(Protocol::Http, child));
@@ -174,6 +180,7 @@ fn requests_wait_during_a_hold_and_are_refused_after_its_time() {
 
 #[test]
 fn a_child_that_refuses_or_cuts_its_answer_short_is_an_error_that_the_client_sees() {
+    // Contract: T7
     let (socket, address) = listener();
     let (refuses, nobody) = listener();
     drop(refuses);
@@ -200,6 +207,7 @@ fn a_child_that_refuses_or_cuts_its_answer_short_is_an_error_that_the_client_see
 
 #[test]
 fn a_websocket_is_carried_until_one_side_closes_it() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         let head = read_until(&mut connection, b"\r\n\r\n").to_lowercase();
@@ -229,6 +237,7 @@ fn a_websocket_is_carried_until_one_side_closes_it() {
 
 #[test]
 fn early_data_of_a_websocket_arrives_whole() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         read_until(&mut connection, b"\r\n\r\n");
@@ -250,6 +259,7 @@ fn early_data_of_a_websocket_arrives_whole() {
 
 #[test]
 fn a_connection_without_a_request_is_passed_on() {
+    // Contract: T7
     let (socket, address) = listener();
     let (child_a, ..) = careless("a");
     let (child_b, ..) = careless("b");

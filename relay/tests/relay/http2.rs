@@ -90,6 +90,7 @@ async fn post(sender: &mut Sender, path: &str, body: &'static str) -> String {
 
 #[test]
 fn a_connection_ends_by_goaway_after_its_last_stream() {
+    // Contract: T6
     let (socket, address) = listener();
     let go = Arc::new(tokio::sync::Notify::new());
     let (came, comes) = mpsc::channel();
@@ -117,6 +118,7 @@ fn a_connection_ends_by_goaway_after_its_last_stream() {
 
 #[test]
 fn a_refused_stream_is_refused_to_the_client_and_the_others_go_on() {
+    // Contract: T6
     let (socket, address) = listener();
     let child = child("a", Arc::default(), mpsc::channel().0);
     let mut proxy = proxy(Protocol::Http, child);

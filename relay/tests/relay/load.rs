@@ -76,6 +76,7 @@ fn load(address: SocketAddr, way: Way, stop: &AtomicBool, answered: &AtomicU64) 
 
 #[test]
 fn load_http_loses_no_request_in_many_flips() {
+    // Contract: T4, T6
     let (socket, address) = listener();
     let stop = AtomicBool::new(false);
     let answered = AtomicU64::new(0);

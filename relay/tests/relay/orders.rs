@@ -11,6 +11,7 @@ use crate::support::{Client, Relay, listener, proxy};
 
 #[test]
 fn a_stop_closes_idle_connections_at_once_and_answers_requests() {
+    // Contract: T3, T11
     let (socket, address) = listener();
     let (child, go, begins) = careless("a");
     let a = Relay::start(&socket, proxy(Protocol::Http, child));
@@ -46,6 +47,7 @@ fn a_stop_closes_idle_connections_at_once_and_answers_requests() {
 
 #[test]
 fn a_stop_closes_idle_fastcgi_connections_at_once() {
+    // Contract: T3, T11
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, child));
@@ -59,6 +61,7 @@ fn a_stop_closes_idle_fastcgi_connections_at_once() {
 
 #[test]
 fn a_withdrawn_stop_and_the_end_of_a_hold_are_two_orders() {
+    // Contract: T3, T11
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let a = Relay::start(&socket, proxy(Protocol::Http, child));
@@ -83,6 +86,7 @@ fn a_withdrawn_stop_and_the_end_of_a_hold_are_two_orders() {
 
 #[test]
 fn a_relay_is_not_drained_before_its_predecessor_is() {
+    // Contract: T3, T11
     let (socket, address) = listener();
     let (child_a, go, begins) = careless("a");
     let (child_b, ..) = careless("b");
@@ -107,6 +111,7 @@ fn a_relay_is_not_drained_before_its_predecessor_is() {
 
 #[test]
 fn an_unknown_order_and_an_invalid_link_leave_the_relay_running() {
+    // Contract: T3, T11
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let a = Relay::start(&socket, proxy(Protocol::Http, child));

@@ -16,6 +16,7 @@ fn discard(connection: &mut TcpStream) {
 
 #[test]
 fn the_rest_of_an_unread_input_is_no_request() {
+    // Contract: T6
     let (socket, address) = listener();
     // Answers without reading the input, and closes the connection.
     let child_a = server(|mut connection| {
@@ -50,6 +51,7 @@ fn the_rest_of_an_unread_input_is_no_request() {
 
 #[test]
 fn an_input_that_comes_after_its_answer_is_read_before_the_connection_is_passed_on() {
+    // Contract: T6
     let (socket, address) = listener();
     // Answers at once, and then reads the input.
     let child_a = server(|mut connection| {
@@ -78,6 +80,7 @@ fn an_input_that_comes_after_its_answer_is_read_before_the_connection_is_passed_
 
 #[test]
 fn a_connection_that_ends_with_its_answer_is_not_passed_on() {
+    // Contract: T6
     let heads = [
         // A length beside `Transfer-Encoding`: the two could end the request at different bytes.
         "POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -117,6 +120,7 @@ fn a_connection_that_ends_with_its_answer_is_not_passed_on() {
 
 #[test]
 fn a_half_sent_head_is_passed_on_at_once() {
+    // Contract: T6
     let (socket, address) = listener();
     let (child_a, ..) = careless("a");
     let (child_b, ..) = careless("b");
@@ -141,6 +145,7 @@ fn a_half_sent_head_is_passed_on_at_once() {
 
 #[test]
 fn all_pipelined_requests_go_along() {
+    // Contract: T6
     const REQUESTS: usize = 300;
     let (socket, address) = listener();
     let (child_a, go, begins) = careless("a");
@@ -164,6 +169,7 @@ fn all_pipelined_requests_go_along() {
 
 #[test]
 fn a_large_answer_to_a_slow_client_with_an_unread_input_is_complete() {
+    // Contract: T6
     const LENGTH: usize = 16 * 1024 * 1024;
     for head in [
         "POST / HTTP/1.0\r\nContent-Length: 1000000\r\n\r\n",

@@ -40,6 +40,7 @@ fn child(parts: &'static [&'static str]) -> SocketAddr {
 
 #[test]
 fn a_child_that_resets_costs_its_request_only() {
+    // Contract: T7, T10
     const PARTS: &[&str] = &[
         "",
         "HTTP/1.1 2",
@@ -77,6 +78,7 @@ fn a_child_that_resets_costs_its_request_only() {
 
 #[test]
 fn a_client_that_resets_during_its_answer_frees_the_child() {
+    // Contract: T7, T10
     for protocol in [Protocol::Tcp, Protocol::Http, Protocol::Fastcgi] {
         let (socket, address) = listener();
         let (ended, ends) = mpsc::channel();
@@ -109,6 +111,7 @@ fn a_client_that_resets_during_its_answer_frees_the_child() {
 
 #[test]
 fn a_fastcgi_child_that_resets_costs_its_request_only() {
+    // Contract: T7, T10
     const ANSWER: &[u8] = b"\x01\x06\0\x01\0\x04\0\0half\x01\x03\0\x01\0\x08\0\0\0\0\0\0\0\0\0\0";
     const REQUEST: &[u8] = &[1, 1, 0, 1, 0, 8, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 5, 0, 1, 0, 0, 0, 0];
     for length in 0..ANSWER.len() {

@@ -72,6 +72,7 @@ fn open(number: usize, socket: &TcpListener, relay: &Relay) -> Vec<TcpStream> {
 
 #[test]
 fn ten_thousand_idle_connections_cost_at_most_3_kb_each() {
+    // Contract: T10
     let (socket, address) = listener();
     for (protocol, number) in [(Protocol::Http, how_many(2)), (Protocol::Fastcgi, how_many(2))] {
         let child = if protocol == Protocol::Http { echo() } else { idle_child() };
@@ -90,6 +91,7 @@ fn ten_thousand_idle_connections_cost_at_most_3_kb_each() {
 
 #[test]
 fn ten_thousand_idle_tcp_connections_cost_at_most_3_kb_each() {
+    // Contract: T10
     let (socket, _) = listener();
     let number = how_many(4);
     let a = Relay::start(&socket, proxy(Protocol::Tcp, idle_child()));
@@ -102,6 +104,7 @@ fn ten_thousand_idle_tcp_connections_cost_at_most_3_kb_each() {
 
 #[test]
 fn idle_connections_after_a_request_keep_no_buffer() {
+    // Contract: T10
     const CLIENTS: usize = 500;
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
@@ -121,6 +124,7 @@ fn idle_connections_after_a_request_keep_no_buffer() {
 
 #[test]
 fn clients_that_never_finish_their_heads_cost_no_more_than_their_heads() {
+    // Contract: T10
     const CLIENTS: usize = 500;
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
@@ -147,6 +151,7 @@ fn clients_that_never_finish_their_heads_cost_no_more_than_their_heads() {
 
 #[test]
 fn clients_that_never_read_cost_bounded_memory_and_nobody_else() {
+    // Contract: T10
     const CLIENTS: usize = 50;
     for protocol in [Protocol::Tcp, Protocol::Http, Protocol::Fastcgi] {
         let (socket, address) = listener();
@@ -186,6 +191,7 @@ fn clients_that_never_read_cost_bounded_memory_and_nobody_else() {
 
 #[test]
 fn a_client_that_pipelines_without_reading_is_not_read_any_further() {
+    // Contract: T10
     let (socket, address) = listener();
     let a = Relay::start(&socket, proxy(Protocol::Http, echo()));
     a.accept();

@@ -33,6 +33,7 @@ const SIGNALS: [Signal; 17] = [
 
 #[test]
 fn blocked_signals_neither_stop_the_relay_nor_reach_it() {
+    // Contract: T1
     let (socket, address) = listener();
     let (child, ..) = careless("a");
     let before = SigSet::thread_get_mask().unwrap();

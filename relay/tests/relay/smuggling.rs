@@ -215,6 +215,7 @@ fn hidden_length(field: &str) -> Vec<u8> {
 
 #[test]
 fn a_length_beside_chunks_never_smuggles() {
+    // Contract: T10
     let plain = |fields: &str| hidden_chunked(fields.as_bytes());
     let chunk = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
     never_two([
@@ -250,6 +251,7 @@ fn a_length_beside_chunks_never_smuggles() {
 
 #[test]
 fn a_byte_around_transfer_encoding_never_smuggles() {
+    // Contract: T10
     let mut cases = Vec::new();
     for byte in [0, 1, 4, 8, 9, 0xa, 0xb, 0xc, 0xd, 0x1f, b' ', 0x7f, 0x85, 0xa0, 0xff] {
         let b = &[byte][..];
@@ -275,6 +277,7 @@ fn a_byte_around_transfer_encoding_never_smuggles() {
 
 #[test]
 fn a_length_that_is_doubled_or_no_number_never_smuggles() {
+    // Contract: T10
     let length = SMUGGLED.len();
     let lengths = [
         "Content-Length: 0\r\nContent-Length: LEN",
@@ -316,6 +319,7 @@ fn a_length_that_is_doubled_or_no_number_never_smuggles() {
 
 #[test]
 fn broken_chunks_never_smuggle() {
+    // Contract: T10
     let chunked = |body: &str| -> Vec<u8> {
         format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}{SMUGGLED}").into()
     };
@@ -354,6 +358,7 @@ fn broken_chunks_never_smuggle() {
 
 #[test]
 fn heads_that_are_no_requests_never_smuggle() {
+    // Contract: T10
     let with = |head: &[u8]| [head, SMUGGLED.as_bytes()].concat();
     never_two([
         with(b"GET /\r\n\r\n"),
@@ -386,6 +391,7 @@ fn heads_that_are_no_requests_never_smuggle() {
 
 #[test]
 fn what_has_one_meaning_is_carried_with_it() {
+    // Contract: T10
     let (socket, address) = listener();
     let (recorder, child) = Recorder::start();
     let a = Relay::start(&socket, proxy(Protocol::Http, child));
@@ -415,6 +421,7 @@ fn what_has_one_meaning_is_carried_with_it() {
 
 #[test]
 fn a_childs_ambiguous_answer_ends_its_connection() {
+    // Contract: T10
     let next = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled";
     for (answer, is_refused) in [
         (format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok{next}"), true),

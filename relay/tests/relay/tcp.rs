@@ -9,6 +9,7 @@ use crate::support::{Client, Relay, listener, proxy, read_until, server};
 
 #[test]
 fn bytes_go_both_ways_and_each_side_ends_its_own_direction() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         let mut all = String::new();
@@ -27,6 +28,7 @@ fn bytes_go_both_ways_and_each_side_ends_its_own_direction() {
 
 #[test]
 fn much_data_arrives_whole_in_both_directions() {
+    // Contract: T7
     const LENGTH: usize = 48 * 1024 * 1024 + 7;
     let (socket, address) = listener();
     let child = server(|mut connection| {
@@ -70,6 +72,7 @@ fn much_data_arrives_whole_in_both_directions() {
 
 #[test]
 fn a_reset_of_the_child_is_a_reset_for_the_client() {
+    // Contract: T7
     let (socket, address) = listener();
     let child = server(|mut connection| {
         read_until(&mut connection, b"\n");
@@ -86,6 +89,7 @@ fn a_reset_of_the_child_is_a_reset_for_the_client() {
 
 #[test]
 fn a_child_that_does_not_listen_is_counted_and_the_client_is_reset() {
+    // Contract: T7
     let (socket, address) = listener();
     let (refuses, nobody) = listener();
     drop(refuses);
@@ -98,6 +102,7 @@ fn a_child_that_does_not_listen_is_counted_and_the_client_is_reset() {
 
 #[test]
 fn the_clients_address_is_passed_on_in_both_versions_of_the_proxy_protocol() {
+    // Contract: T7
     for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
         let (outer_socket, outer) = listener();
         let (inner_socket, inner) = listener();
