@@ -234,7 +234,7 @@ impl PredecessorLink {
         while let Some(FromPredecessor::Message(message)) = self.receive()? {
             match message {
                 ToSuccessor::Acknowledge { upgrade_queued, by, .. } => {
-                    acknowledged = Some((upgrade_queued, by))
+                    acknowledged = Some((upgrade_queued, by));
                 }
                 // It was sent after the acknowledgement, and is read here or not at all.
                 ToSuccessor::Upgrade { by } => {

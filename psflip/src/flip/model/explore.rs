@@ -266,9 +266,9 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         }
         effects
     }),
-    ("what is under way is waited for without end", "stuck", |state, event| match event {
-        Event::RelayDrained | Event::TimedOut(Timer::Drain) => Vec::new(),
-        _ => decide(state, event),
+    ("what is under way is waited for without end", "stuck", |state, event| {
+        let is_done = matches!(event, Event::RelayDrained | Event::TimedOut(Timer::Drain));
+        if is_done { Vec::new() } else { decide(state, event) }
     }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);
