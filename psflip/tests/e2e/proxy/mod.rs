@@ -2,6 +2,7 @@
 //! The relay's own tests are in `relay/tests`, and those with real servers in `servers/proxied`.
 
 mod flips;
+mod in_front;
 mod killed;
 mod neighbours;
 mod stops;
