@@ -22,7 +22,7 @@ fn the_quick_start_works_when_pasted() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let (_, section) = readme.split_once("\n## Quick start\n").unwrap();
     let script = shell_blocks(section.split("\n## ").next().unwrap());
-    assert!(script.contains("psflip upgrade ||"), "{script}");
+    assert!(script.contains("psflip upgrade --socket app.pid.sock ||"), "{script}");
     let sandbox = Sandbox::new();
     let port = Reserved::new();
     let script = script.replace("8080", &port.port().to_string());
