@@ -140,6 +140,22 @@ fn client(flavour: Flavour, socket: &Path, port: u16) -> Request {
             let mut client = FcgiClient::unix(socket);
             Box::new(move |token| Ok(client.get(&path(token))?.text()))
         }
+        Flavour::Proxied => {
+            // Keep-alive connections outlive generations (T6).
+            let mut client = HttpClient::unix(socket).keep_alive();
+            Box::new(move |token| {
+                let answer = client.get(&path(token))?;
+                // The relay's words for a child that was killed.
+                if (502..=504).contains(&answer.status) {
+                    let status = answer.status;
+                    return Err(ClientError {
+                        stage: Stage::Read,
+                        ..ClientError::content(format!("status {status}, {}", answer.text()))
+                    });
+                }
+                Ok(answer.text())
+            })
+        }
         Flavour::Http => {
             let mut client = HttpClient::unix(socket);
             Box::new(move |token| Ok(client.get(&path(token))?.text()))

@@ -189,6 +189,9 @@ impl Surroundings<'_> {
     }
 }
 
+/// The server's own socket behind a `[[proxy]]`.
+const OWN: &str = "own-{{ blue_green() }}.sock";
+
 impl Good {
     pub(crate) fn roll(dice: &mut Rng) -> Self {
         Self {
@@ -223,19 +226,31 @@ impl Good {
             Flavour::FastCgi => vec!["fcgi-server", "--socket", "app.sock"],
             Flavour::ReusePort => vec!["http-server", "--reuseport", "--tcp", &port],
             Flavour::Inherited => vec!["http-server", "--inherit", "listen_fds"],
+            Flavour::Proxied => vec!["http-server", "--unix", OWN],
         };
         // `reuseport`, because the harness reserves the port with a socket of its own.
         let listen = match surroundings.flavour {
             Flavour::Inherited => format!("listen = [{{ address = \"tcp://{port}\", reuseport = true }}]\n"),
+            Flavour::Proxied => format!(
+                "proxy = [{{ listen = \"unix://app.sock\", forward = \"unix://{OWN}\", protocol = \"http\", drain = \"3s\" }}]\n"
+            ),
             Flavour::Http | Flavour::FastCgi | Flavour::ReusePort => String::new(),
         };
-        argv.extend(["--probe", probe, "--linger", "50ms", "--drain", "3s"]);
+        argv.extend(["--probe", probe]);
+        argv.extend(match surroundings.flavour {
+            Flavour::Proxied => ["--linger", "0s", "--drain", "0s"],
+            Flavour::Http | Flavour::FastCgi | Flavour::ReusePort | Flavour::Inherited => {
+                ["--linger", "50ms", "--drain", "3s"]
+            }
+        });
         let (kind, target) = match surroundings.flavour {
             Flavour::FastCgi if by_answer => {
                 ("fcgi", format!("address = \"unix://{probe}\", script = \"/up\""))
             }
             _ if by_answer => ("http", format!("url = \"unix://{probe}:/up\"")),
-            Flavour::ReusePort | Flavour::Inherited => ("unix", format!("path = \"{probe}\"")),
+            Flavour::ReusePort | Flavour::Inherited | Flavour::Proxied => {
+                ("unix", format!("path = \"{probe}\""))
+            }
             Flavour::Http | Flavour::FastCgi => ("unix", "path = \"app.sock\"".to_owned()),
         };
         let check = format!(

@@ -23,6 +23,8 @@ pub(crate) enum Flavour {
     ReusePort,
     /// HTTP on a TCP socket that psflip opens and all generations inherit (`[[listen]]`).
     Inherited,
+    /// HTTP through a `[[proxy]]`, to a server that closes all connections at once when it stops.
+    Proxied,
 }
 
 /// The old generation is the one that is active when a step begins; the new one is any other.
@@ -153,7 +155,8 @@ impl Round {
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Rng::with_seed(seed);
         let flavour = match dice.u8(..8) {
-            0..=2 => Flavour::Http,
+            0 | 1 => Flavour::Http,
+            2 => Flavour::Proxied,
             3 | 4 => Flavour::FastCgi,
             5 => Flavour::ReusePort,
             _ => Flavour::Inherited,

@@ -44,7 +44,7 @@ fn status(sandbox: &Sandbox) -> Value {
 
 /// Waits until the status has this value there: the counts of the relay are up to 100 ms old.
 #[track_caller]
-fn wait_status(sandbox: &Sandbox, pointer: &str, value: impl Into<Value>) -> Value {
+pub(crate) fn wait_status(sandbox: &Sandbox, pointer: &str, value: impl Into<Value>) -> Value {
     let value = value.into();
     wait_until(Deadline::default(), format!("{pointer} to be {value} in the status"), || {
         Some(status(sandbox)).filter(|status| status.pointer(pointer) == Some(&value))

@@ -1,6 +1,6 @@
 //! `psflip upgrade`, `status`, `stop`, `hold` and `resume`, as an operator uses them.
 
-mod hold;
+pub(crate) mod hold;
 mod no_answer;
 mod outage;
 mod status;

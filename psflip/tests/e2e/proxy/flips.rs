@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use testkit::client::http::HttpClient;
-use testkit::{AvailabilityProbe, Sandbox, Stream};
+use testkit::{AvailabilityProbe, Deadline, Sandbox, Stream, wait_until};
 
-use super::{CARELESS, HEALTHY, answers, careless, kept, next_waits, place, proxy, relays, wait_asked, web};
+use super::{
+    CARELESS, HEALTHY, answers, careless, kept, next_waits, place, proxy, relays, wait_answer, wait_asked,
+    web,
+};
 use crate::service::{configure, psflip, wait_coming};
 
 /// Clients without pause, every second one on a connection that it keeps.
@@ -72,7 +75,7 @@ fn no_client_reaches_a_child_before_its_generation_is_promoted() {
     assert_eq!(report.by_tag.keys().collect::<Vec<_>>(), ["gen1"], "{report}");
     sandbox.write("healthy", "");
     psflip.wait_successor(old);
-    assert_eq!(answers(&mut kept(&sandbox)), "gen2");
+    wait_answer(&sandbox, "gen2");
     psflip.stop();
     sandbox.assert_no_process_left();
 }
@@ -184,9 +187,12 @@ fn a_generation_without_a_proxy_ends_kept_connections_with_an_announcement() {
     let mark = psflip.output().mark();
     let old = psflip.request_flip();
     psflip.wait_successor(old);
-    let answer = client.get("/").unwrap();
-    assert_eq!((answer.tag("name").unwrap().as_str(), answer.reused), ("gen1", true));
-    assert_eq!(answer.header("connection"), Some("close"));
+    let closes = || {
+        let answer = client.get("/").unwrap();
+        assert_eq!((answer.tag("name").unwrap().as_str(), answer.reused), ("gen1", true));
+        (answer.header("connection") == Some("close")).then_some(())
+    };
+    wait_until(Deadline::default(), "the connection's last answer", closes);
     psflip.output().wait_after(mark, Stream::Stderr, "the old generation is gone");
     psflip.stop();
     sandbox.assert_no_process_left();

@@ -5,6 +5,7 @@ use testkit::process::ProcessState;
 use testkit::{AvailabilityProbe, Deadline, Sandbox, Signal, Stream, wait_until};
 
 use super::{answers, careless, kept, next_waits, relay, relay_of, web};
+use crate::operations::hold::wait_status;
 use crate::service::{kill, wait_coming};
 
 #[test]
@@ -15,6 +16,7 @@ fn a_relay_that_dies_is_started_again_and_the_child_goes_on() {
     let child = psflip.child();
     let mut client = kept(&sandbox);
     answers(&mut client);
+    wait_status(&sandbox, "/proxies/0/connections", 1);
     for _ in 0..3 {
         let mark = psflip.output().mark();
         let lost = relay(&sandbox, &psflip);

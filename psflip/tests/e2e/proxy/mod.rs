@@ -67,6 +67,14 @@ fn answers(client: &mut HttpClient) -> String {
     client.get("/").unwrap().tag("name").unwrap()
 }
 
+/// Waits until a new client is answered by this generation: the pidfile names it a moment before it accepts.
+#[track_caller]
+fn wait_answer(sandbox: &Sandbox, generation: &str) {
+    wait_until(Deadline::default(), format!("{generation} to answer"), || {
+        (answers(&mut kept(sandbox)) == generation).then_some(())
+    });
+}
+
 /// The relays of the sandbox, by their name.
 fn relays(sandbox: &Sandbox) -> Vec<Process> {
     let stats = sandbox.processes().into_iter().filter_map(|process| process.stat());

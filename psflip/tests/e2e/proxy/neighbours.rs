@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use testkit::client::fcgi::FcgiClient;
 use testkit::{AvailabilityProbe, Sandbox};
 
-use super::{kept, web};
+use super::{wait_answer, web};
 use crate::service::psflip;
 
 #[test]
@@ -74,7 +74,7 @@ fn a_tcp_connection_stays_with_its_child_until_both_sides_are_done() {
     assert!(ask(&mut old).contains("name=gen1"));
     let superseded = psflip.request_flip();
     psflip.wait_successor(superseded);
-    assert!(kept(&sandbox).get("/").unwrap().text().contains("name=gen2"));
+    wait_answer(&sandbox, "gen2");
     assert!(ask(&mut old).contains("name=gen1"), "its child is spared");
     drop(old);
     psflip.wait_for_line(testkit::Stream::Stderr, "the old generation is gone");
