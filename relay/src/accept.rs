@@ -22,17 +22,17 @@ use crate::socket::{Socket, Stream};
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket.
-pub(crate) enum Listener {
+enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Listener {
-    /// A socket that psflip opened; it does not block.
+    /// A socket that psflip opened. From here on it blocks in no process that shares it.
     ///
     /// # Errors
     /// ENOMEM, ENOSPC: it can't be watched.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
         if getsockname(&fd)?.address_family() == AddressFamily::UNIX {
             Ok(Self::Unix(UnixListener::from_std(fd.into())?))
@@ -51,14 +51,25 @@ impl Listener {
 
 /// Accepts on one socket whenever this relay is to accept. Closes it once another generation does: if that one
 /// does not have the socket, clients are refused instead of waiting in a queue that nobody reads.
-pub(crate) async fn accept(listener: Listener, proxied: Rc<Proxied>, mut control: watch::Receiver<Control>) {
+pub(crate) async fn accept(fd: OwnedFd, proxied: Rc<Proxied>, mut control: watch::Receiver<Control>) {
     let mut reporter = Reporter::default();
+    let mut opened = None;
     loop {
         // An error means that the relay exits.
         let can = control.wait_for(|control| control.accepts() || control.has_left()).await;
         if can.is_err() || can.is_ok_and(|control| control.has_left()) {
             return;
         }
+        // Only now: all generations share the socket's flags, and the child of a `[[listen]]` of before may
+        // rely on a socket that blocks.
+        let listener = match opened.take().map_or_else(|| fd.try_clone().and_then(Listener::new), Ok) {
+            Ok(listener) => opened.insert(listener),
+            Err(error) => {
+                reporter.report(&proxied, &error);
+                pause(PAUSE).await;
+                continue;
+            }
+        };
         if !proxied.descriptors.has_room() {
             reporter.report(&proxied, &io::Error::from(Errno::MFILE));
             paused(&proxied).await;

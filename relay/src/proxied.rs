@@ -61,12 +61,12 @@ impl Control {
         self.exited || may_leave && self.leaves && (self.stops || self.successor.is_some())
     }
 
-    /// Whether each answer is its connection's last one.
     /// Whether this relay never accepts again.
     pub(crate) fn has_left(&self) -> bool {
         self.exited || self.leaves && !self.stops
     }
 
+    /// Whether each answer is its connection's last one.
     pub(crate) fn closes_after_answers(&self) -> bool {
         self.ends() && self.successor.is_none()
     }

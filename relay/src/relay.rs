@@ -11,7 +11,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::accept::{self, Listener};
+use crate::accept;
 use crate::counts;
 use crate::descriptors::Descriptors;
 use crate::exited::GRACE;
@@ -147,7 +147,7 @@ fn start(packet: Packet, control: &watch::Receiver<Control>) -> io::Result<Rc<[R
         let proxied =
             Rc::new(Proxied::new(proxy, control.clone(), Rc::clone(&descriptors), Rc::clone(&changed)));
         for _ in 0..proxied.proxy.sockets {
-            let listener = Listener::new(fds.next().ok_or_else(invalid)?)?;
+            let listener = fds.next().ok_or_else(invalid)?;
             spawn_local(accept::accept(listener, Rc::clone(&proxied), control.clone()));
         }
         all.push(proxied);

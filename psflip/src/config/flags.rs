@@ -41,9 +41,33 @@ fn shown(flag: &str, value: &str) -> String {
 /// The keys of an item, each with the TOML of its values.
 type Keys<'v> = Vec<(&'v str, Vec<String>)>;
 
+/// Splits at commas, but not within a template.
+fn pieces(value: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let whole = rest?;
+        let mut depth = 0_usize;
+        let comma = whole.char_indices().find(|(at, character)| {
+            let tail = &whole[*at..];
+            if tail.starts_with("{{") {
+                depth += 1;
+            } else if tail.starts_with("}}") {
+                depth = depth.saturating_sub(1);
+            }
+            *character == ',' && depth == 0
+        });
+        let (piece, after) = match comma {
+            Some((at, _)) => (&whole[..at], Some(&whole[at + 1..])),
+            None => (whole, None),
+        };
+        rest = after;
+        Some(piece)
+    })
+}
+
 /// Splits `ADDRESS[,KEY=VALUE]...`.
 fn item(value: &str) -> (&str, Keys<'_>) {
-    let mut pieces = value.split(',');
+    let mut pieces = pieces(value);
     let address = pieces.next().unwrap_or_default();
     let mut keys: Keys<'_> = Vec::new();
     for piece in pieces {

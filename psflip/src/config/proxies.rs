@@ -61,9 +61,7 @@ pub(super) fn proxies(
                     .help("the child accepts on the sockets of `[[listen]]`, and psflip on those of `[[proxy]]`: keep one of them"),
             );
         } else {
-            if let Some(shared) =
-                listeners.iter().find(|listener| is_reached(&proxy.forward, &listener.address))
-            {
+            if let Some(shared) = listeners.iter().find(|listener| is_reached(&proxy.forward, listener)) {
                 let message = format!(
                     "the proxy for {shown} forwards to the shared listener {}",
                     quoted(&shared.address.to_string())
@@ -253,7 +251,7 @@ fn circle_from(proxies: &[Proxy], start: usize) -> Option<Vec<usize>> {
     let mut last = start;
     while circle.len() <= proxies.len() {
         let forward = &proxies[last].forward;
-        last = proxies.iter().position(|proxy| is_reached(forward, &proxy.socket.address))?;
+        last = proxies.iter().position(|proxy| is_reached(forward, &proxy.socket))?;
         if last == start {
             return Some(circle);
         }
@@ -262,13 +260,14 @@ fn circle_from(proxies: &[Proxy], start: usize) -> Option<Vec<usize>> {
     None
 }
 
-/// Whether a connection to `forward` reaches a socket that listens at `address`.
-pub(crate) fn is_reached(forward: &Forward, address: &ListenAddress) -> bool {
-    match (forward, address) {
+/// Whether a connection to `forward` reaches this socket.
+pub(crate) fn is_reached(forward: &Forward, socket: &Listener) -> bool {
+    match (forward, &socket.address) {
         (Forward::Tcp(to), ListenAddress::Tcp(bound)) => {
             // An address of another interface may be another host's: a container's, for example.
-            let is_local =
-                bound.ip().is_unspecified() && to.ip().is_loopback() && (bound.is_ipv6() || to.is_ipv4());
+            let takes =
+                to.is_ipv6() == bound.is_ipv6() || bound.is_ipv6() && socket.options.v6only != Some(true);
+            let is_local = bound.ip().is_unspecified() && to.ip().is_loopback() && takes;
             to.port() == bound.port() && (is_local || to.ip() == bound.ip())
         }
         (Forward::Unix(path), address) => address.unix_path() == Some(path),

@@ -77,7 +77,7 @@ pub(super) fn draining(
         // A stop request skips the delay, and a second one does not wait for what is under way.
         Event::StopRequested(_) if step == (DrainStep::Answering { stops: false }) => {
             go(DrainStep::Answering { stops: true });
-            Vec::new()
+            vec![Effect::Relay(RelayOrder::Stop)]
         }
         Event::StopRequested(signal) if step == (DrainStep::Answering { stops: true }) => {
             go(DrainStep::Signalled);

@@ -69,6 +69,11 @@ pub enum ToSuccessor {
         /// As [`Hello::hold`], now.
         hold: Option<Hold>,
     },
+    /// Connections are held, or no longer are (`psflip hold`, `psflip resume`), since the hello.
+    Hold {
+        /// As [`Hello::hold`].
+        hold: Option<Hold>,
+    },
     /// The successor has to give up.
     Abort,
     /// The predecessor got an upgrade request after the promotion.
@@ -271,6 +276,11 @@ impl WireMessage for ToSuccessor {
                 add_by(&mut text, by.as_ref());
                 text.finish()
             }
+            Self::Hold { hold } => {
+                let mut text = Text::new("hold");
+                text.add_hold(*hold);
+                text.finish()
+            }
             Self::Abort => Text::new("abort").finish(),
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Main => Text::new("main").finish(),
@@ -335,6 +345,7 @@ impl WireMessage for ToSuccessor {
                 by: fields.optional("by"),
                 hold: fields.hold()?,
             },
+            "hold" => Self::Hold { hold: fields.hold()? },
             "abort" => Self::Abort,
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "main" => Self::Main,

@@ -53,6 +53,17 @@ pub struct Inheritance {
     pub history: History,
 }
 
+/// An acknowledgement that had been sent when this generation gave up.
+#[derive(Debug)]
+pub struct Acknowledged {
+    /// A request is queued.
+    pub upgrade_queued: bool,
+    /// Who requested it.
+    pub by: Option<String>,
+    /// Connections are held.
+    pub hold: Option<Hold>,
+}
+
 /// What was received from the predecessor.
 #[derive(Debug)]
 pub enum FromPredecessor {
@@ -228,17 +239,21 @@ impl PredecessorLink {
     ///
     /// # Errors
     /// Those of recvmsg(2); then it is unknown whether there was an acknowledgement.
-    pub fn withdraw(&self) -> io::Result<Option<(bool, Option<String>)>> {
+    pub fn withdraw(&self) -> io::Result<Option<Acknowledged>> {
         self.socket.refuse_more()?;
-        let mut acknowledged = None;
+        let mut acknowledged: Option<Acknowledged> = None;
         while let Some(FromPredecessor::Message(message)) = self.receive()? {
             match message {
-                ToSuccessor::Acknowledge { upgrade_queued, by, .. } => {
-                    acknowledged = Some((upgrade_queued, by));
+                ToSuccessor::Acknowledge { upgrade_queued, by, hold } => {
+                    acknowledged = Some(Acknowledged { upgrade_queued, by, hold });
                 }
                 // It was sent after the acknowledgement, and is read here or not at all.
                 ToSuccessor::Upgrade { by } => {
-                    acknowledged = acknowledged.map(|(_, first)| (true, first.or(by)));
+                    acknowledged = acknowledged.map(|Acknowledged { by: first, hold, .. }| Acknowledged {
+                        upgrade_queued: true,
+                        by: first.or(by),
+                        hold,
+                    });
                 }
                 ToSuccessor::Abort
                 | ToSuccessor::Main
@@ -246,6 +261,7 @@ impl PredecessorLink {
                 | ToSuccessor::Listener { .. }
                 | ToSuccessor::Control { .. }
                 | ToSuccessor::Relay
+                | ToSuccessor::Hold { .. }
                 | ToSuccessor::Record(_)
                 | ToSuccessor::Draining { .. }
                 | ToSuccessor::Answered { .. } => {}

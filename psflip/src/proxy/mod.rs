@@ -81,7 +81,8 @@ impl Relay {
     /// What each of its proxies has carried, as of at most 100 ms ago. Empty if it is not known.
     #[must_use]
     pub fn counts(&self) -> Vec<Counts> {
-        let mut bytes = vec![0; self.counts.metadata().map_or(0, |file| file.len() as usize)];
+        let mut bytes =
+            vec![0; self.counts.metadata().map_or(0, |file| file.len().min(MOST_COUNTS) as usize)];
         // One pread(2), as one write(2) wrote it: the kernel lets neither see half of the other.
         let length = self.counts.read_at(&mut bytes, 0).unwrap_or_default();
         let text = std::str::from_utf8(&bytes[..length]).ok().and_then(|text| {
@@ -92,6 +93,8 @@ impl Relay {
     }
 }
 
+/// More than the counts of all proxies take, in bytes.
+const MOST_COUNTS: u64 = 1024 * 1024;
 /// How many digits the length of the counts has.
 const DIGITS: usize = 8;
 

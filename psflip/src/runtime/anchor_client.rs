@@ -19,6 +19,11 @@ impl AnchorClient {
         Self(link)
     }
 
+    /// Whether the anchor itself sent this signal.
+    pub(super) fn is_from(&self, received: &Received) -> bool {
+        self.0.as_ref().is_some_and(|link| link.anchor() == received.pid)
+    }
+
     /// The connection.
     pub(super) fn link(&self) -> Option<&AnchorLink> {
         self.0.as_ref()

@@ -286,15 +286,21 @@ impl Runtime {
         let sent = forwarded_as(received.signal, &self.plan.signals).filter(|_| forward.is_some());
         log_signal(received, sent, request);
         // A stop request waits until the relay has answered what is under way (contract T5).
-        let waits = request == Some(Request::Stop)
-            && !self.plan.proxies.is_empty()
-            && self.machine.state.stop_waits_for_relay();
+        let stops = request == Some(Request::Stop);
+        // The anchor's own SIGTERM: the active generation has exited, and the service is to be started again
+        // (A3).
+        let hurries =
+            stops && !is_relayed && self.machine.is_superseded() && self.managers.anchor.is_from(received);
+        let waits =
+            stops && !hurries && !self.plan.proxies.is_empty() && self.machine.state.stop_waits_for_relay();
         if let (Some(reach), Some(signal)) = (forward, sent) {
             let received = Received { signal, ..*received };
             if waits {
                 self.proxy.held_signal = Some((received, reach));
             } else {
-                self.proxy.held_signal = None;
+                if stops {
+                    self.proxy.held_signal = None; // this one is the second
+                }
                 self.forward(&received, reach);
             }
         }
@@ -309,7 +315,12 @@ impl Runtime {
             }
             Some(Request::Stop) => {
                 let signal = if waits { ChildSignal::Send } else { ChildSignal::HasIt };
-                self.dispatch(Event::StopRequested(signal));
+                if !self.machine.is_superseded() || self.proxy.is_new_stop(false) {
+                    self.dispatch(Event::StopRequested(signal));
+                }
+                if hurries {
+                    self.dispatch(Event::StopRequested(signal)); // does not wait for what is under way
+                }
             }
             None => self.reasons.record_signal(received.signal),
         }
@@ -354,7 +365,11 @@ impl Runtime {
                     self.dispatch(Event::RequestPassedBack);
                 }
                 FromSuccessor::Resume => self.hold_connections(None),
-                FromSuccessor::Stop => self.dispatch(Event::StopRequested(ChildSignal::Send)),
+                FromSuccessor::Stop => {
+                    if !self.machine.is_superseded() || self.proxy.is_new_stop(true) {
+                        self.dispatch(Event::StopRequested(ChildSignal::Send));
+                    }
+                }
                 FromSuccessor::Warning { text } => self.operators.pass_warning_on(text),
                 FromSuccessor::Progress { step, child, probe } => {
                     self.operators.record_progress(step, None, child, probe);
@@ -431,6 +446,7 @@ impl Runtime {
                     self.dispatch(Event::RequestPassedOn);
                 }
                 FromPredecessor::Message(ToSuccessor::Main) => self.managers_know(),
+                FromPredecessor::Message(ToSuccessor::Hold { hold }) => self.proxy.set_hold(hold),
                 FromPredecessor::Message(
                     ToSuccessor::Hello(_)
                     | ToSuccessor::Listener { .. }

@@ -9,6 +9,7 @@ use super::poller::Token;
 use super::waiting::Waiting;
 use super::{KILL, Predecessor};
 use crate::anchor::AnchorLink;
+use crate::handover::predecessor::Acknowledged;
 use crate::handover::successor::SuccessorLink;
 use crate::handover::{Hello, ToPredecessor, ToSuccessor};
 use crate::process::invocation::Program;
@@ -85,7 +86,7 @@ impl Handover {
     ///
     /// # Errors
     /// As [`crate::handover::predecessor::PredecessorLink::withdraw`].
-    pub(super) fn withdraw(&self, wait: &mut Waiting) -> io::Result<Option<(bool, Option<String>)>> {
+    pub(super) fn withdraw(&self, wait: &mut Waiting) -> io::Result<Option<Acknowledged>> {
         let answer = match &self.predecessor {
             Some(Predecessor { link, .. }) => link.withdraw(),
             None => Ok(None),

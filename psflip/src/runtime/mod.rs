@@ -279,7 +279,7 @@ impl Runtime {
             let state = self.machine.state;
             if before != state {
                 self.operators.set_changed();
-                if let Some(step) = state.drain().filter(|step| before.drain() != Some(*step)) {
+                if let Some(step) = state.drain().filter(|step| !is_same_step(before.drain(), *step)) {
                     self.record_own_drain(step);
                 }
             }
@@ -426,4 +426,10 @@ impl Runtime {
             _ => self.grace(),
         }
     }
+}
+
+/// Whether a step of draining was reported already. A stop request does not restart the relay's time.
+fn is_same_step(before: Option<DrainStep>, now: DrainStep) -> bool {
+    matches!((before, now), (Some(DrainStep::Answering { .. }), DrainStep::Answering { .. }))
+        || before == Some(now)
 }

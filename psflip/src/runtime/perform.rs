@@ -7,6 +7,7 @@ use super::operators::kind;
 use super::timers::Key;
 use super::{MARGIN, Runtime, hooks};
 use crate::flip::{Effect, Event, Hook, Notice, StartFailure, Timer};
+use crate::handover::predecessor::Acknowledged;
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
 use crate::history::UpgradeStep;
 use crate::process::command::SupervisedCommand;
@@ -218,8 +219,9 @@ impl Runtime {
 
     fn withdraw(&mut self) {
         let event = match self.handover.withdraw(&mut self.wait) {
-            Ok(Some((upgrade_queued, by))) => {
+            Ok(Some(Acknowledged { upgrade_queued, by, hold })) => {
                 self.operators.log.set_requester(by);
+                self.proxy.set_hold(hold);
                 // `main` can't be received any more; it would follow at once.
                 self.managers_know();
                 Event::Acknowledged { upgrade_queued }

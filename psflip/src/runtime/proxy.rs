@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay::message::Order;
 
@@ -23,8 +23,11 @@ use crate::sys::signal::Received;
 use crate::sys::socket::Socket;
 use crate::traffic::listen::Listeners;
 
-/// How long psflip waits before it starts a relay again that could not be started, or that has ended soon.
+/// How long psflip waits before it starts a relay again that could not be started, or that has ended within
+/// this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// How many reports are read before other descriptors get their turn.
+const MOST_REPORTS: usize = 50;
 /// How long a relay may deliver what it has read from a child that has exited (contract T8).
 pub(super) const CLOSING: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,11 @@ pub(super) struct Proxy {
     pub(super) held_signal: Option<(Received, Reach)>,
     /// How often a relay of this generation has ended unexpectedly.
     lost: u64,
+    /// When the last one was started.
+    started: Option<Instant>,
+    /// How many stop requests came to this process itself, and how many the successor passed back: one
+    /// request may come both ways (contract T5).
+    stops: (u32, u32),
 }
 
 impl Proxy {
@@ -95,6 +103,20 @@ impl Proxy {
         }
     }
 
+    /// Whether the child is healthy and the relay is not ready.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.child_waits
+    }
+
+    /// Counts a stop request of a generation that drains. Returns whether it is not one that has come the
+    /// other way before.
+    pub(super) fn is_new_stop(&mut self, passed_back: bool) -> bool {
+        let (own, passed) = &mut self.stops;
+        let (count, other) = if passed_back { (passed, *own) } else { (own, *passed) };
+        *count += 1;
+        *count > other
+    }
+
     /// Whether this generation accepts connections.
     fn accepts(&self) -> bool {
         matches!(self.ordered, Some(RelayOrder::Accept | RelayOrder::Stay))
@@ -123,6 +145,7 @@ impl Proxy {
             proxies: sockets.collect(),
         };
         let relay = start.start()?;
+        self.started = Some(Instant::now());
         wait.poller.watch(Token::Relay, relay.as_fd())?;
         tracing::debug!(relay = relay.pid(), "relay started");
         self.relay = Some(relay);
@@ -152,22 +175,22 @@ impl Proxy {
         self.to_successor = None;
     }
 
-    /// Sends an order. A relay that can't be reached is about to be noticed as gone.
-    fn send(&self, order: &Order, link: Option<&OwnedFd>) {
-        let Some(relay) = &self.relay else { return };
-        if let Err(error) = relay.send(order, link.map(AsFd::as_fd)) {
-            tracing::warn!(relay = relay.pid(), %error, "can't send an order to the relay");
+    /// Sends an order. Without memory or descriptors for the link it goes without it. Returns false if the
+    /// relay did not get the order: it must not go on with the one before (contract F10).
+    fn send(&self, order: &Order, link: Option<&OwnedFd>) -> bool {
+        let Some(relay) = &self.relay else { return true };
+        let sent = relay.send(order, link.map(AsFd::as_fd));
+        let sent = sent.or_else(|error| if link.is_some() { relay.send(order, None) } else { Err(error) });
+        if let Err(error) = &sent {
+            tracing::error!(relay = relay.pid(), %error, "can't send an order to the relay, so it is replaced");
         }
+        sent.is_ok()
     }
 
     /// Repeats to a new relay what the lost one was ordered.
-    fn repeat_orders(&self) {
-        if let Some(hold) = self.hold {
-            self.send(&hold.order(), None);
-        }
-        if self.accepts() {
-            self.send(&Order::Accept, None);
-        }
+    fn repeat_orders(&self) -> bool {
+        let held = self.hold.is_none_or(|hold| self.send(&hold.order(), None));
+        held && (!self.accepts() || self.send(&Order::Accept, None))
     }
 }
 
@@ -194,42 +217,49 @@ impl Runtime {
         }
         let repeated = proxy.ordered == Some(order);
         proxy.ordered = Some(order);
-        match order {
+        if !answers && proxy.relay.is_none() {
+            // It was lost, and nothing was to be carried then.
+            proxy.is_drained = false;
+            self.try_to_start_relay();
+            return;
+        }
+        let sent = match order {
             RelayOrder::Accept | RelayOrder::Stay => {
                 proxy.is_drained = false;
                 if order == RelayOrder::Stay {
-                    proxy.send(&Order::Stay, None);
-                    return;
+                    proxy.send(&Order::Stay, None)
+                } else {
+                    let held = proxy.hold.is_none_or(|hold| {
+                        tracing::warn!(
+                            longest_wait = ?hold.longest_wait(),
+                            "connections are held; `psflip resume` lets them go on"
+                        );
+                        proxy.send(&hold.order(), None)
+                    });
+                    let link = proxy.from_predecessor.take();
+                    held && proxy.send(&Order::Accept, link.as_ref())
                 }
-                if let Some(hold) = proxy.hold {
-                    tracing::warn!(
-                        longest_wait = ?hold.longest_wait(),
-                        "connections are held; `psflip resume` lets them go on"
-                    );
-                    proxy.send(&hold.order(), None);
-                }
-                let link = proxy.from_predecessor.take();
-                proxy.send(&Order::Accept, link.as_ref());
             }
             RelayOrder::Leave => match proxy.to_successor.take() {
-                Some(link) if !proxy.is_drained => {
-                    proxy.send(&Order::Leave { stops: false }, Some(&link));
-                }
-                Some(_) | None if repeated => {}
+                Some(link) if !proxy.is_drained => proxy.send(&Order::Leave { stops: false }, Some(&link)),
+                Some(_) | None if repeated => true,
                 Some(_) | None => proxy.send(&Order::Leave { stops: false }, None),
             },
             RelayOrder::Stop if !repeated => proxy.send(&Order::Leave { stops: true }, None),
             RelayOrder::Close if !repeated => proxy.send(&Order::Close, None),
-            RelayOrder::Stop | RelayOrder::Close => {}
-        }
-        if answers && (proxy.is_drained || proxy.relay.is_none()) {
+            RelayOrder::Stop | RelayOrder::Close => true,
+        };
+        if !sent {
+            self.relay_is_gone();
+        } else if answers && (proxy.is_drained || proxy.relay.is_none()) {
             self.machine.push(Event::RelayDrained);
         }
     }
 
     /// The relay has reported, or has exited.
     pub(super) fn on_relay_report(&mut self) -> io::Result<()> {
-        while let Some(relay) = &self.proxy.relay {
+        for _ in 0..MOST_REPORTS {
+            let Some(relay) = &self.proxy.relay else { return Ok(()) };
             match relay.receive() {
                 Ok(None) => return Ok(()),
                 Ok(Some(RelayReport::Ready)) => {
@@ -242,7 +272,10 @@ impl Runtime {
                     self.relay_has_drained(passed_on, waited_for);
                 }
                 Err(error) if is_transient(&error) => return Err(error), // retried
-                Ok(Some(RelayReport::Gone)) | Err(_) => self.relay_is_gone(),
+                Ok(Some(RelayReport::Gone)) | Err(_) => {
+                    self.relay_is_gone();
+                    self.drain_queue();
+                }
             }
         }
         Ok(())
@@ -250,6 +283,9 @@ impl Runtime {
 
     /// Nothing is under way in the relay any more.
     fn relay_has_drained(&mut self, passed_on: u64, waited_for: u64) {
+        if self.proxy.accepts() {
+            return; // it crossed the order to stay
+        }
         // The relay reports it again after `Close`.
         if !std::mem::replace(&mut self.proxy.is_drained, true) {
             tracing::info!(
@@ -262,19 +298,25 @@ impl Runtime {
         self.dispatch(Event::RelayDrained);
     }
 
-    /// The relay has ended, though nobody ordered it to.
+    /// The relay has ended, though nobody ordered it to. Queues what follows.
     fn relay_is_gone(&mut self) {
         self.wait.poller.forget(Token::Relay);
         let open: u64 = self.proxy.counts().iter().map(|counts| counts.open).sum();
         let relay = self.proxy.relay.take().map(|relay| relay.pid());
         self.proxy.lost += 1;
+        self.proxy.is_ready = false;
         self.operators.set_changed();
-        if self.machine.state.is_starting() {
+        let state = &self.machine.state;
+        let is_stopping = state.is_stopping();
+        if state.is_starting() && !is_stopping {
             self.reasons.set_failure(
                 "the relay, which carries the connections of `[[proxy]]`, has exited".to_owned(),
             );
-            self.dispatch(Event::RelayLost);
+            self.machine.push(Event::RelayLost);
             return;
+        }
+        if self.proxy.ordered.is_none() && is_stopping && !state.is_starting() {
+            return; // its generation has failed
         }
         tracing::error!(relay, lost_connections = open, "the relay has exited, and with it its connections");
         if self.proxy.accepts() || self.proxy.ordered.is_none() {
@@ -282,13 +324,13 @@ impl Runtime {
         } else {
             // Nothing is under way any more.
             self.proxy.is_drained = true;
-            self.dispatch(Event::RelayDrained);
+            self.machine.push(Event::RelayDrained);
         }
     }
 
-    /// Starts a relay in place of the lost one: at once the first time, later after a pause.
+    /// Starts a relay in place of the lost one: at once, or after a pause if that one has not lived long.
     fn start_relay_again(&mut self) {
-        if self.proxy.lost > 1 {
+        if self.proxy.started.is_some_and(|started| started.elapsed() < RETRY) && self.proxy.lost > 1 {
             self.wait.timers.set(Key::Relay, RETRY);
         } else {
             self.try_to_start_relay();
@@ -304,7 +346,11 @@ impl Runtime {
         match started {
             Ok(()) => {
                 tracing::info!(relay = self.proxy.pid(), "the relay is started again");
-                self.proxy.repeat_orders();
+                if !self.proxy.repeat_orders() {
+                    self.wait.poller.forget(Token::Relay);
+                    self.proxy.relay = None;
+                    self.wait.timers.set(Key::Relay, RETRY);
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "can't start the relay; clients wait");
@@ -317,13 +363,15 @@ impl Runtime {
     /// Holds connections, or lets them go on (`None`).
     pub(super) fn hold_connections(&mut self, hold: Option<Hold>) {
         self.proxy.hold = hold;
-        match hold {
-            Some(hold) => self.proxy.send(&hold.order(), None),
-            None => {
-                self.proxy.send(&Order::Resume, None);
-                self.handover.report(&ToPredecessor::Resume); // requests may wait in its relay, too
-            }
+        let order = hold.map_or(Order::Resume, Hold::order);
+        if !self.proxy.send(&order, None) {
+            self.relay_is_gone();
+            self.drain_queue();
         }
+        if hold.is_none() {
+            self.handover.report(&ToPredecessor::Resume); // requests may wait in its relay, too
+        }
+        self.handover.send_to_successor(&ToSuccessor::Hold { hold }); // it may have to go on alone (contract F8)
         self.operators.set_changed();
         self.notify_managers_of_hold();
     }

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
@@ -203,6 +203,9 @@ async fn first_bytes(
     let mut read = BytesMut::from(first);
     let mut late: Option<Pin<Box<Sleep>>> = None;
     loop {
+        // Empty lines before a head mean nothing (RFC 9112, 2.2), and would keep hyper from resting.
+        let blank = read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        read.advance(blank);
         match http2::begins(&read) {
             Some(true) => return Ok(First::Http2(Stream { socket, first: read.freeze() })),
             Some(false) => return Ok(First::Http1(Stream { socket, first: read.freeze() })),

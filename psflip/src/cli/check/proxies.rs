@@ -82,7 +82,7 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>) -> Vec<Warning> {
 /// A health check of the address at which clients connect.
 fn old_child_is_asked(plan: &Plan) -> Option<Warning> {
     let asked = endpoints(&plan.health);
-    let is_asked = |proxy: &&Proxy| asked.iter().any(|to| is_reached(to, &proxy.socket.address));
+    let is_asked = |proxy: &&Proxy| asked.iter().any(|to| is_reached(to, &proxy.socket));
     let proxy = plan.proxies.iter().find(is_asked)?;
     Some(Warning {
         key: "healthcheck".to_owned(),

@@ -66,6 +66,7 @@ fn the_wire() {
             hold: Some(Hold { since: 1_795_000_000_000, max_ms: 1_500 }),
         },
         ToSuccessor::Acknowledge { upgrade_queued: false, by: None, hold: None },
+        ToSuccessor::Hold { hold: None },
         ToSuccessor::Abort,
         ToSuccessor::Upgrade { by: by() },
         ToSuccessor::Main,

@@ -126,7 +126,7 @@ impl Runtime {
 
     /// The child is still not healthy: logs why, and schedules the next line.
     pub(in crate::runtime) fn log_not_healthy_yet(&mut self) {
-        if !self.machine.state.is_starting() {
+        if !self.machine.state.is_starting() || self.proxy.is_awaited() {
             return;
         }
         let Some(reason) = self.child.why_not_healthy_yet(&mut self.wait) else { return };
@@ -144,7 +144,11 @@ impl Runtime {
     }
 
     fn log_failure(&mut self, failure: Failure) {
-        let probe = self.child.last_probe(failure);
+        let probe = if self.proxy.is_awaited() {
+            Some("the child is healthy, but the relay for `[[proxy]]` is not ready".to_owned())
+        } else {
+            self.child.last_probe(failure)
+        };
         let reason = self.reasons.fail(failure, probe, self.plan.upgrade.timeout);
         if failure == Failure::Aborted {
             // A stop request may be the cause, so nothing is said about the old generation here.

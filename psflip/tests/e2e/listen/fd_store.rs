@@ -30,13 +30,7 @@ fn kept(notices: &[Notice]) -> Vec<(String, Arc<OwnedFd>)> {
 }
 
 /// A psflip whose service manager keeps sockets, and passes on these from an earlier run.
-fn keeping(
-    sandbox: &Sandbox,
-    argv: &[&str],
-    listeners: &str,
-    kept: &[(String, Arc<OwnedFd>)],
-) -> PsflipBuilder {
-    let builder = with_listeners(sandbox, argv, listeners);
+fn keeping_with(sandbox: &Sandbox, builder: PsflipBuilder, kept: &[(String, Arc<OwnedFd>)]) -> PsflipBuilder {
     let mut builder = builder.env("NOTIFY_SOCKET", sandbox.path("notify")).env("FDSTORE", "16");
     if kept.is_empty() {
         return builder;
@@ -47,6 +41,16 @@ fn keeping(
         builder = builder.inherit_fd(socket.try_clone().unwrap(), number);
     }
     builder.wrapper(["sh", "-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
+}
+
+/// As [`keeping_with`], with this child and these listeners.
+fn keeping(
+    sandbox: &Sandbox,
+    argv: &[&str],
+    listeners: &str,
+    kept: &[(String, Arc<OwnedFd>)],
+) -> PsflipBuilder {
+    keeping_with(sandbox, with_listeners(sandbox, argv, listeners), kept)
 }
 
 /// Kills every process of the service, as nearly at once as possible.
@@ -65,6 +69,40 @@ fn wait_kept(manager: &NotifyManager, count: usize) -> Vec<(String, Arc<OwnedFd>
     manager.wait_for(&format!("{count} sockets to be stored"), |notices| {
         Some(kept(notices)).filter(|kept| kept.len() == count)
     })
+}
+
+#[test]
+fn after_everything_is_killed_the_stored_socket_of_a_proxy_serves_waiting_clients() {
+    // Contract: T2, C7
+    let sandbox = Sandbox::new();
+    let manager = NotifyManager::bind(&sandbox.path("notify"));
+    let path = sandbox.path("app.sock");
+    let server = ["http-server", "--unix", "{{ blue_green() }}.sock"];
+    let config = format!(
+        "[healthcheck.unix]\npath = \"{{{{ blue_green() }}}}.sock\"\ninterval = \"10ms\"\n[[proxy]]\nlisten = \"{}\"\nforward = \"unix://{{{{ blue_green() }}}}.sock\"\nprotocol = \"http\"\n",
+        unix(&sandbox, "app.sock")
+    );
+    let start = |kept: &[_]| keeping_with(&sandbox, psflip(&sandbox, &server, &config), kept);
+    let first = start(&[]).start().wait_ready();
+    let stored = wait_kept(&manager, 1);
+    assert_eq!(ask(&*path).unwrap(), "gen1");
+    first.wait_for_line(Stream::Stderr, "healthy, active");
+    for _ in 0..2 {
+        kill_all(&sandbox);
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let service = start(&stored).start().wait_ready();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("name=gen1"), "{answer}");
+        service.flip();
+        assert_eq!(ask(&*path).unwrap(), "gen2");
+    }
+    kill_all(&sandbox);
+    let service = start(&stored).start().wait_ready();
+    stop(&service);
+    assert!(!path.exists(), "a stop removes it");
+    sandbox.assert_no_process_left();
 }
 
 #[test]

@@ -229,3 +229,27 @@ fn the_status_line_of_systemd_says_that_connections_are_held() {
     }
     stop(&psflip);
 }
+
+#[test]
+fn a_resume_during_an_upgrade_counts_even_if_the_old_psflip_is_killed() {
+    // Contract: T11, F8
+    let sandbox = Sandbox::new();
+    let psflip = start_proxied(&sandbox);
+    done(&sandbox, &["hold", "--max", "1h"]);
+    let when_told = PROXIED.replace(
+        "[healthcheck.unix]\npath = \"{{ blue_green() }}.sock\"\ninterval = \"10ms\"",
+        "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"healthy\"]\ninterval = \"10ms\"",
+    );
+    crate::service::configure(&sandbox, SERVER, &when_told);
+    let mark = psflip.output().mark();
+    let old = psflip.request_flip();
+    psflip.output().wait_after(mark, Stream::Stdout, "ready");
+    done(&sandbox, &["resume"]);
+    crate::service::kill(old);
+    psflip.output().wait_after(mark, Stream::Stderr, "the old psflip was killed");
+    sandbox.write("healthy", "");
+    psflip.wait_successor(old);
+    assert_eq!(connected(&sandbox).get("/").unwrap().tag("name").unwrap(), "gen2");
+    stop(&psflip);
+    sandbox.assert_no_process_left();
+}
