@@ -16,7 +16,10 @@ pub(crate) fn build_static() -> Result<PathBuf, Error> {
     let mut cargo = repo::cargo();
     cargo.args(["build", "--release", "--package", "psflip", "--bin", "psflip"]);
     cargo.arg("--target").arg(&host).arg("--target-dir").arg(&target);
-    step::run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    // Not position-independent: a static PIE relocates itself at every start, and each of psflip's processes
+    // would keep a copy of all tables of functions, those of the relay's libraries included. The price is that
+    // the program itself is always at the same address; its stack, heap and mappings are not.
+    step::run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"))?;
     Ok(target.join(host).join("release/psflip"))
 }
 

@@ -75,7 +75,7 @@ fn fish(sandbox: &Sandbox, lines: &[&str]) -> Vec<String> {
 
 /// What is typed, and what stands there then, without `psflip`. `run.toml`, `run.yml` and the folder `rundir` are in the working directory.
 const LINES: &[(&str, &str)] = &[
-    ("psflip ", "check help migrate run status stop upgrade watch"),
+    ("psflip ", "check help hold migrate resume run status stop upgrade watch"),
     ("psflip up", "upgrade"),
     ("psflip help up", "help upgrade"),
     ("psflip -c run.", "-c run.toml run.yml"),
