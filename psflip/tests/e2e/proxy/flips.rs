@@ -154,7 +154,8 @@ fn a_socket_may_move_from_the_child_to_the_proxy_and_back() {
     // Contract: T2, U2
     let sandbox = Sandbox::new();
     let listen = "[[listen]]\naddress = \"unix://web.sock\"\n[healthcheck.alive]\ntimeout = \"0s\"\n";
-    let own: &[&str] = &["http-server", "--inherit", "listen_fds", "--keep-idle", "0s"];
+    // It answers every connection that it has accepted; with `--keep-idle 0s` it would not.
+    let own: &[&str] = &["http-server", "--inherit", "listen_fds"];
     let psflip = psflip(&sandbox, own, listen).start().wait_ready();
     let path = web(&sandbox);
     let probe = AvailabilityProbe::start(2, |_| {

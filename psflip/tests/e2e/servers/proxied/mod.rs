@@ -135,7 +135,8 @@ impl Proxied {
     #[track_caller]
     fn assert_passed_on(&self, report: &Report) {
         let log = self.psflip.log();
-        let counts = log.lines().filter_map(|line| field(line, "connections_passed_on")?.parse::<usize>().ok());
+        let counts =
+            log.lines().filter_map(|line| field(line, "connections_passed_on")?.parse::<usize>().ok());
         let (passed_on, flips) = (counts.sum::<usize>(), report.by_tag.len() - 1);
         assert!(passed_on >= flips, "{passed_on} in {flips} upgrades\n{}", self.sandbox.report());
     }
