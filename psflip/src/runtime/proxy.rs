@@ -187,10 +187,15 @@ impl Proxy {
         sent.is_ok()
     }
 
-    /// Repeats to a new relay what the lost one was ordered.
-    fn repeat_orders(&self) -> bool {
+    /// Repeats to a new relay what the lost one was ordered. The new one also gets the link that the lost one
+    /// did not: a connection that the predecessor's relay sends there would wait for ever if nobody read it.
+    fn repeat_orders(&mut self) -> bool {
         let held = self.hold.is_none_or(|hold| self.send(&hold.order(), None));
-        held && (!self.accepts() || self.send(&Order::Accept, None))
+        if !held || !self.accepts() {
+            return held;
+        }
+        let link = self.from_predecessor.take();
+        self.send(&Order::Accept, link.as_ref())
     }
 }
 

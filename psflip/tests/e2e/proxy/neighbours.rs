@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use testkit::client::fcgi::FcgiClient;
 use testkit::{AvailabilityProbe, Sandbox};
 
-use super::{wait_answer, web};
+use super::{CARELESS, wait_answer, web};
 use crate::service::psflip;
 
 #[test]
@@ -50,20 +50,9 @@ fn kept_fastcgi_connections_outlive_careless_children() {
 fn a_tcp_connection_stays_with_its_child_until_both_sides_are_done() {
     // Contract: T4, T7
     let sandbox = Sandbox::new();
-    let careless = [
-        "http-server",
-        "--unix",
-        "{{ blue_green() }}.sock",
-        "--drain",
-        "0s",
-        "--keep-idle",
-        "0s",
-        "--linger",
-        "0s",
-    ];
     let rest = "[healthcheck.unix]\npath = \"{{ blue_green() }}.sock\"\ninterval = \"10ms\"\n\
         [[proxy]]\nlisten = \"unix://web.sock\"\nforward = \"unix://{{ blue_green() }}.sock\"\n";
-    let psflip = psflip(&sandbox, &careless, rest).start().wait_ready();
+    let psflip = psflip(&sandbox, CARELESS, rest).start().wait_ready();
     let mut old = UnixStream::connect(web(&sandbox)).unwrap();
     let ask = |stream: &mut UnixStream| {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
