@@ -72,6 +72,8 @@ fn output(command: &mut Command) -> Result<String, Error> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("`{}` exited with {}: {}", step::shown(command), output.status, said.trim()).into())
+    // lintian reports on standard output.
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    Err(format!("`{}`: {}\n{}", step::shown(command), output.status, said.trim()).into())
 }
