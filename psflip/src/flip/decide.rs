@@ -4,6 +4,7 @@
 use super::drain::{awaiting_predecessor, child_exited, draining};
 use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::{ChildSignal, Event};
+use super::settling::settling;
 use super::state::{
     DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Stopping, Timer,
 };
@@ -25,6 +26,7 @@ pub fn begin(role: Role) -> (State, Vec<Effect>) {
 pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
     match state.phase {
         Phase::Starting { predecessor, stopping } => starting(state, predecessor, stopping, event),
+        Phase::Settling { predecessor } => settling(state, predecessor, event),
         Phase::Promoting { predecessor, step } => promoting(state, predecessor, step, event),
         Phase::Serving { predecessor_drains, stopping } => {
             serving(state, predecessor_drains, stopping, event)
@@ -40,7 +42,12 @@ pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
     }
 }
 
-fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: Event) -> Vec<Effect> {
+pub(super) fn starting(
+    state: &mut State,
+    predecessor: Predecessor,
+    stopping: bool,
+    event: Event,
+) -> Vec<Effect> {
     use Effect::{Arm, Disarm, Report, StartProbing, StopProbing};
     match event {
         Event::ChildStarted if stopping => Vec::new(),
@@ -57,8 +64,8 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
         // serving.
         Event::ChildHealthy if stopping => Vec::new(),
         Event::ChildHealthy => {
-            state.phase = Phase::Promoting { predecessor, step: Promotion::RunningHook };
-            vec![Disarm(Timer::Healthy), StopProbing, Effect::RunHook(Hook::Promote)]
+            state.phase = Phase::Settling { predecessor };
+            vec![Effect::StartSettling]
         }
         Event::ChildExited(end) => {
             // After a stop request the exit was requested; without one, the generation failed (contract C6).
@@ -99,7 +106,9 @@ fn starting(state: &mut State, predecessor: Predecessor, stopping: bool, event: 
             }
             Predecessor::None => Vec::new(),
         },
-        Event::TreeGone
+        Event::ChildSettled
+        | Event::ChildUnhealthy
+        | Event::TreeGone
         | Event::TimedOut(
             Timer::Acknowledgement
             | Timer::Successor
@@ -309,6 +318,8 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         | Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
+        | Event::ChildSettled
+        | Event::ChildUnhealthy
         | Event::ChildNeverHealthy
         | Event::TreeGone
         | Event::TimedOut(
@@ -402,6 +413,8 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
+        | Event::ChildSettled
+        | Event::ChildUnhealthy
         | Event::ChildNeverHealthy
         | Event::TreeGone
         | Event::TimedOut(

@@ -110,6 +110,8 @@ pub(super) fn draining(
         | Event::ChildNotStarted(_)
         | Event::ChildStarted
         | Event::ChildHealthy
+        | Event::ChildSettled
+        | Event::ChildUnhealthy
         | Event::ChildNeverHealthy
         | Event::TimedOut(
             Timer::Healthy
@@ -188,6 +190,8 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
+        | Event::ChildSettled
+        | Event::ChildUnhealthy
         | Event::ChildNeverHealthy
         | Event::ChildExited(_)
         | Event::TreeGone

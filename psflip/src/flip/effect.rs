@@ -12,6 +12,10 @@ pub enum Effect {
     /// Start the health check. The runtime answers with `ChildHealthy` when the child is healthy, and with
     /// `ChildNeverHealthy` if it can't become healthy any more.
     StartProbing,
+    /// Watch whether the child stays healthy, for as long as the configuration says (`settle`). The runtime
+    /// answers with `ChildSettled`, at once without `settle`, or with `ChildUnhealthy`, or
+    /// `ChildNeverHealthy`.
+    StartSettling,
     /// Stop the health check.
     StopProbing,
     /// Send `shutdown.signal` to the child, or the signal that requested the stop if that waits for the

@@ -23,6 +23,12 @@ pub enum Event {
     ChildNotStarted(StartFailure),
     /// The health check found the child healthy, and this generation's relay can accept, if it has one.
     ChildHealthy,
+    /// The child has stayed healthy for as long as it has to.
+    ChildSettled,
+    /// A child that was found healthy is not any more. The health check goes on, and may find it healthy
+    /// again.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no configuration has `settle` yet"))]
+    ChildUnhealthy,
     /// The health check found that the child can't become healthy any more.
     ChildNeverHealthy,
     /// The child has exited.

@@ -124,10 +124,12 @@ impl State {
     pub fn part(&self) -> Part {
         match self.phase {
             Phase::Starting { predecessor: Predecessor::None, .. }
+            | Phase::Settling { predecessor: Predecessor::None }
             | Phase::Promoting { predecessor: Predecessor::None, .. }
             | Phase::Serving { predecessor_drains: false, .. } => Part::Alone,
             Phase::Serving { predecessor_drains: true, .. } | Phase::Upgrading { .. } => Part::Beside,
             Phase::Starting { predecessor: Predecessor::Serves, .. }
+            | Phase::Settling { predecessor: Predecessor::Serves }
             | Phase::Promoting { predecessor: Predecessor::Serves, .. } => Part::Coming,
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => Part::Leaving,
         }

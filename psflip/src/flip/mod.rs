@@ -5,18 +5,18 @@
 //! can happen: every reachable state, with every event.
 //!
 //! ```text
-//!                 healthy            hook run, traffic switched, pidfile taken (first generation)
-//!  begin ──> Starting ──> Promoting ──────────────────────────────────> Serving <────────────────┐
-//!               │             │   the same, then ready reported and         │ │   upgrade failed │
-//!               │             │   acknowledged (successor)                  │ │                  │
-//!               │ failed,     │ failed,                        child exited │ └──> Upgrading ────┘
-//!               │ stopped     │ stopped                                     │         │ successor ready,
-//!               │             │                                             │         │ acknowledged
-//!               └─────────> Draining <──────────────────────────────────────┴─────────┘
-//!                             │ nothing left of the child's process tree
-//!                             ├──> Exiting <─────────────┐
-//!                             └──> AwaitingPredecessor ──┘ predecessor exited, too
-//!                                  (after a stop, while the predecessor drains)
+//!             healthy       settled      hook run, traffic switched, pidfile taken (first generation)
+//!  begin ──> Starting <──> Settling ──> Promoting ────────────────────> Serving <────────────────┐
+//!               │ unhealthy   │             │  the same, then ready         │ │   upgrade failed │
+//!               │             │             │  reported and acknowledged    │ │                  │
+//!               │             │             │  (successor)                  │ └──> Upgrading ────┘
+//!               │ failed,     │ failed,     │ failed,          child exited │         │ successor ready,
+//!               │ stopped     │ stopped     │ stopped                       │         │ acknowledged
+//!               └─────────────┴─────────> Draining <────────────────────────┴─────────┘
+//!                                           │ nothing left of the child's process tree
+//!                                           ├──> Exiting <─────────────┐
+//!                                           └──> AwaitingPredecessor ──┘ predecessor exited, too
+//!                                                (after a stop, while the predecessor drains)
 //! ```
 //!
 //! The point of no return is a single step: the predecessor's acknowledgement ([`Effect::Acknowledge`]). It
@@ -32,6 +32,7 @@ mod effect;
 mod event;
 pub mod job_control;
 mod queries;
+mod settling;
 pub mod signals;
 mod state;
 mod upgrade;

@@ -5,7 +5,7 @@ use super::state::{Child, DrainStep, Outcome, Phase, State, Stopping, Successor}
 /// Why an upgrade can't start at once (contract U7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpgradeBlocked {
-    /// The child is not healthy yet, or its generation is not promoted yet.
+    /// The child is not healthy yet, settles, or its generation is not promoted yet.
     NotHealthy,
     /// A stop was requested, and the child has neither exited nor ignored it yet.
     Stopping,
@@ -31,10 +31,16 @@ impl State {
         self.why_not_now().is_none()
     }
 
-    /// Whether the child is starting, or not healthy yet.
+    /// Whether the child is starting, not healthy yet, or has to stay healthy for a while.
     #[must_use]
     pub fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. })
+        matches!(self.phase, Phase::Starting { .. }) || self.is_settling()
+    }
+
+    /// Whether the child was found healthy, and has to stay healthy for a while.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        matches!(self.phase, Phase::Settling { .. })
     }
 
     /// Whether the predecessor still drains.
@@ -55,6 +61,7 @@ impl State {
         match self.phase {
             Phase::Upgrading { successor, .. } => Some(successor),
             Phase::Starting { .. }
+            | Phase::Settling { .. }
             | Phase::Promoting { .. }
             | Phase::Serving { .. }
             | Phase::Draining { .. }
@@ -75,6 +82,7 @@ impl State {
         match self.phase {
             Phase::Draining { step, outcome: Outcome::Superseded, .. } => Some(step),
             Phase::Starting { .. }
+            | Phase::Settling { .. }
             | Phase::Promoting { .. }
             | Phase::Serving { .. }
             | Phase::Upgrading { .. }
@@ -91,7 +99,7 @@ impl State {
         match self.phase {
             Phase::Starting { stopping, .. } => stopping,
             Phase::Serving { stopping, .. } | Phase::Upgrading { stopping, .. } => stopping != Stopping::No,
-            Phase::Promoting { .. } => false,
+            Phase::Settling { .. } | Phase::Promoting { .. } => false,
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => true,
         }
     }
@@ -112,7 +120,9 @@ impl State {
     #[must_use]
     pub fn why_not_now(&self) -> Option<UpgradeBlocked> {
         match self.phase {
-            Phase::Starting { .. } | Phase::Promoting { .. } => Some(UpgradeBlocked::NotHealthy),
+            Phase::Starting { .. } | Phase::Settling { .. } | Phase::Promoting { .. } => {
+                Some(UpgradeBlocked::NotHealthy)
+            }
             Phase::Serving { stopping: Stopping::No, predecessor_drains } => {
                 predecessor_drains.then_some(UpgradeBlocked::PredecessorDrains)
             }

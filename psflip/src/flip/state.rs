@@ -32,6 +32,11 @@ pub enum Phase {
         /// A stop was requested, and the child has the signal.
         stopping: bool,
     },
+    /// The child was found healthy, and has to stay healthy for a while (contract H6).
+    Settling {
+        /// What serves meanwhile.
+        predecessor: Predecessor,
+    },
     /// The child is healthy, and the generation takes over.
     Promoting {
         /// What serves meanwhile.

@@ -15,6 +15,8 @@ fn events() -> Vec<Event> {
         E::ChildStarted,
         E::ChildNotStarted(StartFailure::NotFound),
         E::ChildHealthy,
+        E::ChildSettled,
+        E::ChildUnhealthy,
         E::ChildNeverHealthy,
         E::ChildExited(END),
         E::TreeGone,
@@ -239,7 +241,10 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
         let runs = match from.phase {
             Phase::Upgrading { child, .. } => child == Child::Runs,
             Phase::Draining { step, .. } => matches!(step, DrainStep::Answering { .. } | DrainStep::Delay),
-            Phase::Starting { .. } | Phase::Promoting { .. } | Phase::Serving { .. } => true,
+            Phase::Starting { .. }
+            | Phase::Settling { .. }
+            | Phase::Promoting { .. }
+            | Phase::Serving { .. } => true,
             Phase::AwaitingPredecessor { .. } | Phase::Exiting => false,
         };
         let is_signalled = match from.phase {
@@ -248,6 +253,7 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
             }
             Phase::Draining { .. } => !runs,
             Phase::Starting { .. }
+            | Phase::Settling { .. }
             | Phase::Promoting { .. }
             | Phase::AwaitingPredecessor { .. }
             | Phase::Exiting => from.is_stopping(),

@@ -139,6 +139,8 @@ pub(super) fn upgrading(
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
+        | Event::ChildSettled
+        | Event::ChildUnhealthy
         | Event::ChildNeverHealthy
         | Event::ChildExited(_)
         | Event::TimedOut(

@@ -22,6 +22,7 @@ impl Runtime {
         match effect {
             Effect::StartChild => self.start_child(),
             Effect::StartProbing => self.start_probing(),
+            Effect::StartSettling => self.machine.push(Event::ChildSettled),
             Effect::StopProbing => self.child.stop_probing(&mut self.wait),
             Effect::SignalChild => {
                 if let Some((received, reach)) = self.proxy.held_signal.take() {

@@ -117,7 +117,7 @@ fn breaks_no_promise(budget: Budget, least: usize) {
 
 #[test]
 fn no_sequence_of_events_violates_the_contract() {
-    // Contract: S5, U4, U6, U7, U8, F6, F7, F8, F9, F11
+    // Contract: S5, U4, U6, U7, U8, F6, F7, F8, F9, F11, H6
     breaks_no_promise(FULL, 100_000);
 }
 
@@ -269,6 +269,16 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
     ("what is under way is waited for without end", "stuck", |state, event| {
         let is_done = matches!(event, Event::RelayDrained | Event::TimedOut(Timer::Drain));
         if is_done { Vec::new() } else { decide(state, event) }
+    }),
+    ("a child that was healthy for a moment is promoted", "H6", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::ChildHealthy && effects.contains(&Effect::StartSettling) {
+            effects.extend(decide(state, Event::ChildSettled));
+        }
+        effects
+    }),
+    ("a child that is not healthy any more is promoted", "H6", |state, event| {
+        decide(state, if event == Event::ChildUnhealthy { Event::ChildSettled } else { event })
     }),
     ("psflip exits when its child has, not when its tree has", "C8", |state, event| {
         let mut effects = decide(state, event);

@@ -40,6 +40,14 @@ enum ChildState {
     Gone,
 }
 
+/// Whether the child has stayed healthy for as long as it has to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Settle {
+    No,
+    UnderWay,
+    Over,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum RelayState {
     /// It has never accepted a connection.
@@ -70,6 +78,7 @@ struct Generation {
     feedback: VecDeque<Event>,
     child: ChildState,
     probing: bool,
+    settle: Settle,
     /// `hooks.promote` runs.
     hook: bool,
     relay: RelayState,
@@ -142,6 +151,7 @@ impl Generation {
             feedback: VecDeque::new(),
             child: ChildState::None,
             probing: false,
+            settle: Settle::No,
             hook: false,
             relay: RelayState::Unused,
             spares_child: false,
@@ -171,6 +181,7 @@ impl Generation {
         let first = matches!(
             self.state.phase,
             Phase::Starting { predecessor: Predecessor::None, .. }
+                | Phase::Settling { predecessor: Predecessor::None }
                 | Phase::Promoting { predecessor: Predecessor::None, .. }
         );
         self.serves() || first
@@ -307,7 +318,14 @@ impl World {
             }
             ChildState::Runs { signalled, killed } => {
                 if generation.probing && !killed {
-                    steps.push(Transition::ChildHealthy(index));
+                    if generation.settle == Settle::UnderWay {
+                        steps.push(Transition::ChildSettles(index));
+                        if self.budget.faults > 0 {
+                            steps.push(Transition::ChildUnhealthy(index));
+                        }
+                    } else {
+                        steps.push(Transition::ChildHealthy(index));
+                    }
                     if self.budget.faults > 0 {
                         steps.push(Transition::ChildNeverHealthy(index));
                     }
@@ -363,6 +381,7 @@ impl World {
                     | Effect::Disarm(_)
                     | Effect::Report(_)
                     | Effect::StartProbing
+                    | Effect::StartSettling
                     | Effect::StopProbing
                     | Effect::RunHook(_)
                     | Effect::KillHook
@@ -422,9 +441,15 @@ impl World {
                 self.generations[index].child = ChildState::Gone;
                 Some(Event::ChildNotStarted(StartFailure::NotFound))
             }
-            Transition::ChildHealthy(index) => {
-                self.generations[index].probing = false;
-                Some(Event::ChildHealthy)
+            Transition::ChildHealthy(_) => Some(Event::ChildHealthy),
+            Transition::ChildSettles(index) => {
+                self.generations[index].settle = Settle::Over;
+                Some(Event::ChildSettled)
+            }
+            Transition::ChildUnhealthy(index) => {
+                self.budget.faults -= 1;
+                self.generations[index].settle = Settle::No;
+                Some(Event::ChildUnhealthy)
             }
             Transition::ChildNeverHealthy(index) => {
                 self.budget.faults -= 1;

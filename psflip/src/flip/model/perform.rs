@@ -47,7 +47,8 @@ impl World {
         let generation = &mut self.generations[index];
         match effect {
             Effect::StartChild => generation.child = ChildState::Launching { signalled: false },
-            Effect::StartProbing => generation.probing = true,
+            Effect::StartProbing => (generation.probing, generation.settle) = (true, Settle::No),
+            Effect::StartSettling => generation.settle = Settle::UnderWay,
             Effect::StopProbing => generation.probing = false,
             Effect::SignalChild => {
                 // A child that has not started yet gets the signal when it starts.

@@ -50,6 +50,9 @@ impl World {
             {
                 return Err(format!("F11: generation {index} ends while the one before drains"));
             }
+            Effect::RunHook(Hook::Promote) if generation.settle != Settle::Over => {
+                return Err(format!("H6: generation {index} is promoted before its child has settled"));
+            }
             Effect::StartSuccessor => {
                 let others =
                     self.generations.iter().enumerate().filter(|(other, one)| *other != index && one.alive);
@@ -62,6 +65,7 @@ impl World {
             | Effect::Relay(_)
             | Effect::StartChild
             | Effect::StartProbing
+            | Effect::StartSettling
             | Effect::StopProbing
             | Effect::SignalOrphans
             | Effect::KillOrphans

@@ -16,6 +16,8 @@ pub(super) enum Transition {
     ChildStarts(usize),
     ChildFailsToStart(usize),
     ChildHealthy(usize),
+    ChildSettles(usize),
+    ChildUnhealthy(usize),
     ChildNeverHealthy(usize),
     RelayDrained(usize),
     RelayLost(usize),
@@ -49,6 +51,8 @@ impl Transition {
             | Self::ChildStarts(index)
             | Self::ChildFailsToStart(index)
             | Self::ChildHealthy(index)
+            | Self::ChildSettles(index)
+            | Self::ChildUnhealthy(index)
             | Self::ChildNeverHealthy(index)
             | Self::RelayDrained(index)
             | Self::RelayLost(index)

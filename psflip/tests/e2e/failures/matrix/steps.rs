@@ -32,6 +32,7 @@ macro_rules! steps {
             keeper at_new_keeper_begins "new-keeper Begins keeper",
             all at_new_child_begins "new-child Begins child",
             all at_new_before_start_probing "new Before StartProbing",
+            all at_new_before_start_settling "new Before StartSettling",
             all at_new_before_stop_probing "new Before StopProbing",
             all at_new_before_run_hook_promote "new Before RunHook(Promote)",
             all at_new_before_switch_traffic "new Before SwitchTraffic",
