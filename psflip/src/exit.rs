@@ -37,6 +37,7 @@ pub fn exit_status_for(outcome: Outcome) -> ExitStatus {
             Failure::ExitedEarly(end) => end,
             Failure::NotHealthy | Failure::NeverHealthy => ExitStatus::Exited(NOT_HEALTHY),
             Failure::Start(StartFailure::Other)
+            | Failure::Precheck
             | Failure::Relay
             | Failure::Hook
             | Failure::Switch

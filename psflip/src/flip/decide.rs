@@ -4,27 +4,40 @@
 use super::drain::{awaiting_predecessor, child_exited, draining};
 use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::{ChildSignal, Event};
+use super::give_way::{giving_way, restarting};
+use super::prepare::preparing;
 use super::settling::settling;
 use super::state::{
-    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, Role, State, Stopping, Timer,
+    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Preparation, Promotion, Role, State,
+    Stopping, Timer,
 };
 use super::upgrade::{start_upgrade, upgrading};
 
 /// A new generation, and its first effects.
 #[must_use]
 pub fn begin(role: Role) -> (State, Vec<Effect>) {
-    let predecessor = match role {
-        Role::First => Predecessor::None,
-        Role::Successor => Predecessor::Serves,
+    let starting = |predecessor| {
+        let phase = Phase::Starting { predecessor, stopping: false };
+        (phase, vec![Effect::Arm(Timer::Healthy), Effect::StartChild])
     };
-    let state = State { phase: Phase::Starting { predecessor, stopping: false }, upgrade_queued: false };
-    (state, vec![Effect::Arm(Timer::Healthy), Effect::StartChild])
+    let preparing = |exclusive| {
+        let step = Preparation::Checking { exclusive };
+        (Phase::Preparing { predecessor: Predecessor::Serves, step }, vec![Effect::Prepare])
+    };
+    let (phase, effects) = match role {
+        Role::First => starting(Predecessor::None),
+        Role::Successor => starting(Predecessor::Serves),
+        Role::Prechecked => preparing(false),
+        Role::Exclusive => preparing(true),
+    };
+    (State { phase, upgrade_queued: false }, effects)
 }
 
 /// Handles an event: changes the state and returns the effects to perform.
 #[must_use]
 pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
     match state.phase {
+        Phase::Preparing { predecessor, step } => preparing(state, predecessor, step, event),
         Phase::Starting { predecessor, stopping } => starting(state, predecessor, stopping, event),
         Phase::Settling { predecessor } => settling(state, predecessor, event),
         Phase::Promoting { predecessor, step } => promoting(state, predecessor, step, event),
@@ -34,6 +47,8 @@ pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
         Phase::Upgrading { child, successor, stopping } => {
             upgrading(state, child, successor, stopping, event)
         }
+        Phase::GivingWay { step, turn } => giving_way(state, step, turn, event),
+        Phase::Restarting { step } => restarting(state, step, event),
         Phase::Draining { step, outcome, old_generation } => {
             draining(state, step, outcome, old_generation, event)
         }
@@ -131,12 +146,18 @@ pub(super) fn starting(
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::RequestPassedOn
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
-        | Event::SuccessorGone => Vec::new(),
+        | Event::SuccessorGone
+        | Event::SuccessorTreeGone => Vec::new(),
     }
 }
 
@@ -213,7 +234,8 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
                         effects.extend(fail(state, predecessor, cause, ChildSignal::HasIt));
                         effects
                     }
-                    Failure::Start(_)
+                    Failure::Precheck
+                    | Failure::Start(_)
                     | Failure::NotHealthy
                     | Failure::NeverHealthy
                     | Failure::Relay
@@ -336,12 +358,18 @@ fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event
         )
         | Event::RelayDrained
         | Event::RelayLost
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
-        | Event::SuccessorGone => Vec::new(),
+        | Event::SuccessorGone
+        | Event::SuccessorTreeGone => Vec::new(),
     }
 }
 
@@ -440,17 +468,23 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         | Event::Withdrawn
         | Event::Aborted
         | Event::PredecessorGone
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
-        | Event::SuccessorGone => Vec::new(),
+        | Event::SuccessorGone
+        | Event::SuccessorTreeGone => Vec::new(),
     }
 }
 
 /// Stops a child that is not the service yet.
-fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
+pub(super) fn begin_stop(signal: ChildSignal) -> Vec<Effect> {
     let mut effects = vec![Effect::Report(Notice::Stopping)];
     effects.extend(stop_child(signal));
     effects

@@ -30,6 +30,11 @@ pub(super) fn draining(
             }
             effects
         }
+        Event::RelayDrained | Event::TimedOut(Timer::Drain) if step == DrainStep::PassingOn => {
+            let mut effects = relay_is_done(event);
+            effects.extend(tree_is_over(state, outcome, old_generation));
+            effects
+        }
         Event::RelayDrained if step == DrainStep::Closing => {
             let mut effects = vec![Disarm(Timer::Closing)];
             effects.extend(nothing_left(state, outcome, old_generation));
@@ -52,6 +57,7 @@ pub(super) fn draining(
                 vec![Report(Notice::OrphansKilled), Arm(Timer::Kill), KillOrphans]
             }
             DrainStep::Answering { .. }
+            | DrainStep::PassingOn
             | DrainStep::Delay
             | DrainStep::Killed
             | DrainStep::OrphansKilled
@@ -83,6 +89,11 @@ pub(super) fn draining(
             go(DrainStep::Signalled);
             let mut effects = vec![Disarm(Timer::Drain)];
             effects.extend(stop_child(signal));
+            effects
+        }
+        Event::StopRequested(_) if step == DrainStep::PassingOn => {
+            let mut effects = vec![Disarm(Timer::Drain)];
+            effects.extend(tree_is_over(state, outcome, old_generation));
             effects
         }
         Event::StopRequested(signal) if step == DrainStep::Delay => {
@@ -137,12 +148,18 @@ pub(super) fn draining(
         | Event::Withdrawn
         | Event::Aborted
         | Event::PredecessorGone
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
-        | Event::SuccessorGone => Vec::new(),
+        | Event::SuccessorGone
+        | Event::SuccessorTreeGone => Vec::new(),
     }
 }
 
@@ -218,12 +235,18 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
-        | Event::SuccessorGone => Vec::new(),
+        | Event::SuccessorGone
+        | Event::SuccessorTreeGone => Vec::new(),
     }
 }
 

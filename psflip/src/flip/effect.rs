@@ -7,7 +7,14 @@ use crate::exit_status::ExitStatus;
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Start the child. The runtime answers with `ChildStarted` or `ChildNotStarted`.
+    /// Check everything that needs no child: open the sockets, start the relay, find the program, and run
+    /// `upgrade.precheck`. The runtime answers with `Prepared` or `NotPrepared`.
+    Prepare,
+    /// Wait until nothing is left of the child of a predecessor that was killed. The runtime answers with
+    /// `PredecessorTreeGone`.
+    AwaitPredecessorTree,
+    /// Start the child, for the first time or again. The runtime answers with `ChildStarted` or
+    /// `ChildNotStarted`.
     StartChild,
     /// Start the health check. The runtime answers with `ChildHealthy` when the child is healthy, and with
     /// `ChildNeverHealthy` if it can't become healthy any more.
@@ -30,7 +37,7 @@ pub enum Effect {
 
     /// Run a hook. The runtime answers for `Hook::Promote` only: with `HookSucceeded` or `HookFailed`.
     RunHook(Hook),
-    /// Kill `hooks.promote` and all its processes.
+    /// Kill `hooks.promote` or `upgrade.precheck`, and all its processes.
     KillHook,
     /// Switch traffic to this generation's child: repoint the symlink, adjust the listeners. The runtime
     /// answers with `TrafficSwitched` or `TrafficRefused`.
@@ -46,6 +53,9 @@ pub enum Effect {
     /// The runtime answers all but `Accept` and `Stay` with `RelayDrained`, at once if there is no relay.
     Relay(RelayOrder),
 
+    /// Report to the predecessor that this generation is prepared. `TurnGranted` follows when the
+    /// predecessor's child is gone.
+    ReportPrepared,
     /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
     /// agrees. The runtime answers with `ReadyNotSent` if it can't report.
     ReportReady,
@@ -60,6 +70,12 @@ pub enum Effect {
 
     /// Start a successor. The runtime answers with `SuccessorNotStarted` if that fails.
     StartSuccessor,
+    /// Let the successor start its child: this generation's is gone. The runtime kills a successor that can't
+    /// be reached.
+    GrantTurn,
+    /// Wait until nothing is left of the child of a successor that is gone. The runtime answers with
+    /// `SuccessorTreeGone`.
+    AwaitSuccessorTree,
     /// Acknowledge the successor. The runtime answers with `Committed` or `NotCommitted`.
     Acknowledge {
         /// There is a queued upgrade request, which the successor takes over.
@@ -91,9 +107,13 @@ pub enum RelayOrder {
     /// A successor is about to be the service, or is it: accept no more, pass idle connections on to its
     /// relay, and answer what is under way.
     Leave,
+    /// The child gives way: accept no more, let new requests on open connections wait, and answer what is
+    /// under way.
+    Hold,
     /// A stop was requested: accept no more, close idle connections, and answer what is under way.
     Stop,
-    /// Accept again: the child ignored the stop.
+    /// Accept again, and let what waits go on: the child ignored the stop, or need not give way or has
+    /// started again.
     Stay,
     /// The child has exited: accept no more, deliver what was read from it, and close everything.
     Close,
@@ -117,6 +137,19 @@ pub enum Notice {
     Promoted,
     /// An upgrade starts.
     UpgradeStarted,
+    /// The successor is prepared. This generation's child stops first, because the two must not run at once.
+    GivesWay,
+    /// The child could not be stopped for the successor, so it stays the service and the upgrade fails.
+    CantGiveWay,
+    /// The successor failed after the child was signalled for it, so the child is started again.
+    StartsAgain,
+    /// The child that gave way serves again; the upgrade failed.
+    ServesAgain,
+    /// The child that gave way could not be started again: an outage. The upgrade failed.
+    NotServingAgain(Failure),
+    /// Something of the process tree of another generation survived SIGKILL, or its keeper hangs. psflip
+    /// waits no longer for it.
+    TreeSurvivedKill,
     /// The upgrade failed, and the old child keeps serving.
     UpgradeFailed,
     /// The upgrade failed, and no child is left.

@@ -1,6 +1,6 @@
 //! Every event that a generation can get.
 
-use super::state::{StartFailure, Timer};
+use super::state::{Failure, StartFailure, Timer};
 use crate::exit_status::ExitStatus;
 
 /// Whether the child already has the signal that stops it.
@@ -15,6 +15,7 @@ pub enum ChildSignal {
 }
 
 /// An event.
+#[cfg_attr(not(test), expect(dead_code, reason = "no generation begins as `Role::Exclusive` yet"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The child's program runs.
@@ -35,6 +36,15 @@ pub enum Event {
     ChildExited(ExitStatus),
     /// Nothing is left of the child's process tree.
     TreeGone,
+
+    /// All checks that need no child have succeeded: `Prepare` is done.
+    Prepared,
+    /// One of them failed.
+    NotPrepared(Failure),
+    /// The predecessor's child is gone, so this generation's child may start.
+    TurnGranted,
+    /// Nothing is left of the process tree of a predecessor that was killed.
+    PredecessorTreeGone,
 
     /// An upgrade was requested.
     UpgradeRequested,
@@ -77,6 +87,8 @@ pub enum Event {
     /// The predecessor's process is gone.
     PredecessorGone,
 
+    /// The successor has checked what needs no child, and waits until this generation's child is gone.
+    SuccessorPrepared,
     /// The successor's child is healthy, and the pidfile names the successor.
     SuccessorReady,
     /// The acknowledgement was sent while the successor still read: the successor is the service now.
@@ -89,4 +101,6 @@ pub enum Event {
     SuccessorNotStarted,
     /// The successor and its child are gone.
     SuccessorGone,
+    /// Nothing is left of the process tree of a successor that is gone.
+    SuccessorTreeGone,
 }

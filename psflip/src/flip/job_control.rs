@@ -123,12 +123,17 @@ impl State {
     #[must_use]
     pub fn part(&self) -> Part {
         match self.phase {
-            Phase::Starting { predecessor: Predecessor::None, .. }
+            Phase::Preparing { predecessor: Predecessor::None, .. }
+            | Phase::Starting { predecessor: Predecessor::None, .. }
+            | Phase::Restarting { .. }
             | Phase::Settling { predecessor: Predecessor::None }
             | Phase::Promoting { predecessor: Predecessor::None, .. }
             | Phase::Serving { predecessor_drains: false, .. } => Part::Alone,
-            Phase::Serving { predecessor_drains: true, .. } | Phase::Upgrading { .. } => Part::Beside,
-            Phase::Starting { predecessor: Predecessor::Serves, .. }
+            Phase::Serving { predecessor_drains: true, .. }
+            | Phase::Upgrading { .. }
+            | Phase::GivingWay { .. } => Part::Beside,
+            Phase::Preparing { predecessor: Predecessor::Serves, .. }
+            | Phase::Starting { predecessor: Predecessor::Serves, .. }
             | Phase::Settling { predecessor: Predecessor::Serves }
             | Phase::Promoting { predecessor: Predecessor::Serves, .. } => Part::Coming,
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => Part::Leaving,

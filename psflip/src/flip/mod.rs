@@ -19,6 +19,20 @@
 //!                                                (after a stop, while the predecessor drains)
 //! ```
 //!
+//! A successor whose child must not run beside the predecessor's (`upgrade.overlap = false`) begins earlier,
+//! and the predecessor's child goes first:
+//!
+//! ```text
+//!  successor:    begin ──> Preparing ──────────────────────────────> Starting ──> ...
+//!                             │ prepared              turn granted ▲
+//!                             ▼                                    │
+//!  predecessor: Upgrading ──> GivingWay ──────────────> Upgrading ─┘──> Draining
+//!                                 │ successor failed        │ successor failed
+//!                                 └─────────> Restarting <──┘
+//!                                                 │ healthy
+//!                                                 └──> Serving
+//! ```
+//!
 //! The point of no return is a single step: the predecessor's acknowledgement ([`Effect::Acknowledge`]). It
 //! succeeds only if the successor still reads ([`Event::Committed`]). A successor that gives up stops reading
 //! first ([`Effect::Withdraw`]), and so finds out whether it was too late. So both sides always agree on
@@ -30,7 +44,9 @@ mod decide;
 mod drain;
 mod effect;
 mod event;
+mod give_way;
 pub mod job_control;
+mod prepare;
 mod queries;
 mod settling;
 pub mod signals;
@@ -42,7 +58,7 @@ pub use effect::{Effect, Hook, Notice, RelayOrder};
 pub use event::{ChildSignal, Event};
 pub use queries::UpgradeBlocked;
 #[cfg(test)]
-use state::{Child, Phase, Predecessor, Promotion, Stopping};
+use state::{Child, GiveWay, Phase, Predecessor, Preparation, Promotion, Restart, Stopping};
 pub use state::{DrainStep, Failure, Outcome, Role, StartFailure, State, Successor, Timer};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Queries about a state, so that the runtime need not look into phases.
 
-use super::state::{Child, DrainStep, Outcome, Phase, State, Stopping, Successor};
+use super::state::{Child, DrainStep, GiveWay, Outcome, Phase, Restart, State, Stopping, Successor, Turn};
 
 /// Why an upgrade can't start at once (contract U7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,13 @@ impl State {
     /// Whether this generation is the service.
     #[must_use]
     pub fn is_service(&self) -> bool {
-        matches!(self.phase, Phase::Serving { .. } | Phase::Upgrading { .. })
+        matches!(
+            self.phase,
+            Phase::Serving { .. }
+                | Phase::Upgrading { .. }
+                | Phase::GivingWay { .. }
+                | Phase::Restarting { .. }
+        )
     }
 
     /// Whether the generation serves and nothing else is under way: the state in which it spends nearly all
@@ -60,7 +66,11 @@ impl State {
     pub fn successor(&self) -> Option<Successor> {
         match self.phase {
             Phase::Upgrading { successor, .. } => Some(successor),
-            Phase::Starting { .. }
+            Phase::GivingWay { turn: Turn::Awaited, .. } => Some(Successor::Starting),
+            Phase::GivingWay { turn: Turn::Void, .. }
+            | Phase::Restarting { .. }
+            | Phase::Preparing { .. }
+            | Phase::Starting { .. }
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
             | Phase::Serving { .. }
@@ -81,7 +91,10 @@ impl State {
     pub fn drain(&self) -> Option<DrainStep> {
         match self.phase {
             Phase::Draining { step, outcome: Outcome::Superseded, .. } => Some(step),
-            Phase::Starting { .. }
+            Phase::Preparing { .. }
+            | Phase::GivingWay { .. }
+            | Phase::Restarting { .. }
+            | Phase::Starting { .. }
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
             | Phase::Serving { .. }
@@ -99,7 +112,11 @@ impl State {
         match self.phase {
             Phase::Starting { stopping, .. } => stopping,
             Phase::Serving { stopping, .. } | Phase::Upgrading { stopping, .. } => stopping != Stopping::No,
-            Phase::Settling { .. } | Phase::Promoting { .. } => false,
+            Phase::Restarting { step } => step == Restart::Stopping,
+            Phase::Preparing { .. }
+            | Phase::Settling { .. }
+            | Phase::GivingWay { .. }
+            | Phase::Promoting { .. } => false,
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => true,
         }
     }
@@ -112,6 +129,7 @@ impl State {
             self.phase,
             Phase::Serving { stopping: Stopping::No, .. }
                 | Phase::Upgrading { stopping: Stopping::No, child: Child::Runs, .. }
+                | Phase::GivingWay { step: GiveWay::Answering, .. }
                 | Phase::Draining { step: DrainStep::Answering { stops: false }, .. }
         )
     }
@@ -120,9 +138,15 @@ impl State {
     #[must_use]
     pub fn why_not_now(&self) -> Option<UpgradeBlocked> {
         match self.phase {
-            Phase::Starting { .. } | Phase::Settling { .. } | Phase::Promoting { .. } => {
-                Some(UpgradeBlocked::NotHealthy)
+            Phase::Preparing { .. }
+            | Phase::Settling { .. }
+            | Phase::Starting { .. }
+            | Phase::Promoting { .. } => Some(UpgradeBlocked::NotHealthy),
+            Phase::GivingWay { .. } | Phase::Restarting { step: Restart::AwaitingSuccessorTree(_) } => {
+                Some(UpgradeBlocked::UnderWay)
             }
+            Phase::Restarting { step: Restart::Starting } => Some(UpgradeBlocked::NotHealthy),
+            Phase::Restarting { step: Restart::Stopping } => Some(UpgradeBlocked::Stopping),
             Phase::Serving { stopping: Stopping::No, predecessor_drains } => {
                 predecessor_drains.then_some(UpgradeBlocked::PredecessorDrains)
             }

@@ -57,11 +57,17 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::RequestPassedOn
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
-        | Event::SuccessorGone => Vec::new(),
+        | Event::SuccessorGone
+        | Event::SuccessorTreeGone => Vec::new(),
     }
 }

@@ -14,17 +14,31 @@ pub struct State {
 }
 
 /// How a generation begins.
+#[cfg_attr(not(test), expect(dead_code, reason = "no generation begins as `Role::Exclusive` yet"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Started by the supervisor.
     First,
     /// Started by a predecessor, for an upgrade.
     Successor,
+    /// The same, and `upgrade.precheck` runs before its child starts.
+    Prechecked,
+    /// The same, and its child must not run at the same time as the predecessor's
+    /// (`upgrade.overlap = false`).
+    Exclusive,
 }
 
 /// What a generation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// The generation is a successor and has no child yet: it checks what needs no child, and may have to
+    /// wait until the predecessor's child is gone.
+    Preparing {
+        /// What serves meanwhile.
+        predecessor: Predecessor,
+        /// The step of the preparation.
+        step: Preparation,
+    },
     /// The child starts, or runs and is not healthy yet.
     Starting {
         /// What serves meanwhile.
@@ -59,6 +73,20 @@ pub enum Phase {
         successor: Successor,
         /// How far a stop request has come.
         stopping: Stopping,
+    },
+    /// This generation is the service, and its child is being stopped for that of a successor, which is
+    /// prepared: the two must not run at once (contract E2).
+    GivingWay {
+        /// The step of the shutdown.
+        step: GiveWay,
+        /// Whether the successor still waits for its turn.
+        turn: Turn,
+    },
+    /// This generation is the service, and starts its child again: a successor failed to which the child gave
+    /// way (contract E3).
+    Restarting {
+        /// The step of the start.
+        step: Restart,
     },
     /// The child and its descendants are being stopped.
     Draining {
@@ -98,6 +126,57 @@ pub enum Predecessor {
     None,
     /// It is the service.
     Serves,
+}
+
+/// The steps of a successor before its child starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Preparation {
+    /// Its sockets are opened, its relay starts, and `upgrade.precheck` runs.
+    Checking {
+        /// Its child must not run at the same time as the predecessor's.
+        exclusive: bool,
+    },
+    /// It has reported that it is prepared, and waits until the predecessor's child is gone.
+    AwaitingTurn,
+    /// The predecessor was killed. The keeper of its child terminates it (contract C7), and is not gone yet.
+    AwaitingPredecessorTree,
+}
+
+/// The steps in which a child gives way to that of a successor: those of a drain, but the relay holds the
+/// clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GiveWay {
+    /// The relay holds new requests, and answers what is under way.
+    Answering,
+    /// The child has been sent `shutdown.signal`.
+    Signalled,
+    /// The child has been sent SIGKILL.
+    Killed,
+    /// The child has exited; leftover processes have been sent `shutdown.signal`.
+    Orphans(ExitStatus),
+    /// Leftover processes have been sent SIGKILL.
+    OrphansKilled(ExitStatus),
+}
+
+/// Whether there is a successor for which the child gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Turn {
+    /// It is prepared, and waits.
+    Awaited,
+    /// It failed meanwhile, so this generation's child starts again when it is gone.
+    Void,
+}
+
+/// The steps of starting the child again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Restart {
+    /// The successor is gone, and its child may not be gone yet. The value is the exit status of this
+    /// generation's child.
+    AwaitingSuccessorTree(ExitStatus),
+    /// The child starts, or is not healthy yet.
+    Starting,
+    /// A stop was requested, and the child has the signal.
+    Stopping,
 }
 
 /// The generation before this one, after the promotion of this one.
@@ -140,6 +219,9 @@ pub enum Child {
     Exited(ExitStatus),
     /// It exited, and nothing is left of its process tree.
     Gone(ExitStatus),
+    /// It was stopped for the successor, whose child must not run at the same time, and nothing is left of
+    /// its process tree. If the successor fails, it is started again (contract E3).
+    GaveWay(ExitStatus),
 }
 
 /// The successor during an upgrade.
@@ -163,6 +245,8 @@ pub enum DrainStep {
         /// A stop was requested as well, so `shutdown.delay` is skipped.
         stops: bool,
     },
+    /// The child gave way before the promotion. The relay passes its connections on to that of the successor.
+    PassingOn,
     /// `shutdown.delay` runs.
     Delay,
     /// The child has been sent `shutdown.signal`.
@@ -189,8 +273,11 @@ pub enum Outcome {
 }
 
 /// Why a generation failed.
+#[cfg_attr(not(test), expect(dead_code, reason = "no generation begins as `Role::Exclusive` yet"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
+    /// `upgrade.precheck` failed, or something else that was checked before the start of the child.
+    Precheck,
     /// The child could not be started.
     Start(StartFailure),
     /// The child exited before it was healthy, or before its generation was promoted.

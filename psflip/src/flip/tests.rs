@@ -6,12 +6,17 @@ use std::fmt::Write as _;
 use super::*;
 use crate::exit_status::ExitStatus;
 
+const ROLES: [Role; 4] = [Role::First, Role::Successor, Role::Prechecked, Role::Exclusive];
 const END: ExitStatus = ExitStatus::Exited(3);
 
 /// Every event, with one value for each field that the decision does not look at.
 fn events() -> Vec<Event> {
     use Event as E;
     let mut events = vec![
+        E::Prepared,
+        E::NotPrepared(Failure::Precheck),
+        E::TurnGranted,
+        E::PredecessorTreeGone,
         E::ChildStarted,
         E::ChildNotStarted(StartFailure::NotFound),
         E::ChildHealthy,
@@ -38,12 +43,14 @@ fn events() -> Vec<Event> {
         E::Aborted,
         E::RequestPassedOn,
         E::PredecessorGone,
+        E::SuccessorPrepared,
         E::SuccessorReady,
         E::Committed,
         E::NotCommitted,
         E::RequestPassedBack,
         E::SuccessorNotStarted,
         E::SuccessorGone,
+        E::SuccessorTreeGone,
     ];
     let timers = [
         Timer::Healthy,
@@ -72,7 +79,7 @@ struct Row {
 fn table() -> Vec<Row> {
     let mut seen: Vec<State> = Vec::new();
     let mut queue = VecDeque::new();
-    for role in [Role::First, Role::Successor] {
+    for role in ROLES {
         queue.push_back(begin(role).0);
     }
     let mut rows = Vec::new();
@@ -104,7 +111,7 @@ fn name(state: State) -> String {
 #[test]
 fn the_whole_table() {
     let mut text = String::new();
-    for role in [Role::First, Role::Successor] {
+    for role in ROLES {
         let (state, effects) = begin(role);
         writeln!(text, "begin as {role:?} -> {}\n    {effects:?}", name(state)).unwrap();
     }
@@ -245,14 +252,21 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
             | Phase::Serving { .. } => true,
-            Phase::AwaitingPredecessor { .. } | Phase::Exiting => false,
+            Phase::GivingWay { step, .. } => {
+                matches!(step, GiveWay::Answering | GiveWay::Signalled | GiveWay::Killed)
+            }
+            Phase::Restarting { step } => !matches!(step, Restart::AwaitingSuccessorTree(_)),
+            Phase::Preparing { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => false,
         };
         let is_signalled = match from.phase {
             Phase::Serving { stopping, .. } | Phase::Upgrading { stopping, .. } => {
                 stopping == Stopping::Signalled
             }
             Phase::Draining { .. } => !runs,
-            Phase::Starting { .. }
+            Phase::GivingWay { step, .. } => step != GiveWay::Answering,
+            Phase::Preparing { .. }
+            | Phase::Restarting { .. }
+            | Phase::Starting { .. }
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
             | Phase::AwaitingPredecessor { .. }
@@ -286,7 +300,11 @@ fn clients_of_an_upgrade_that_a_stop_aborts_are_notified() {
         let failed = [Notice::UpgradeFailed, Notice::UpgradeFailedWithoutChild, Notice::UpgradeAborted];
         let has_reported_ready = |notice: &Notice| effects.contains(&Effect::Report(*notice));
         let Some(notice) = failed.into_iter().find(has_reported_ready) else { continue };
-        let Phase::Upgrading { child, stopping, .. } = from.phase else { panic!("{from:?} {event:?}") };
+        let Phase::Upgrading { child, stopping, .. } = from.phase else {
+            let gives_way = matches!(from.phase, Phase::GivingWay { .. } | Phase::Restarting { .. });
+            assert!(gives_way, "{from:?} {event:?}");
+            continue;
+        };
         // A stop is not a failed upgrade.
         assert_eq!(notice == Notice::UpgradeFailed, child == Child::Runs, "{from:?} {event:?}");
         let stopping = stopping != Stopping::No;

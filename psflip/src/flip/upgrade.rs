@@ -4,6 +4,7 @@ use super::decide::{give_up_request, queue_upgrade, relay_is_done, start_queued_
 use super::drain::{stop_orphans, tree_is_over};
 use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::Event;
+use super::give_way::{await_successor_tree, give_way};
 use super::state::{
     Child, DrainStep, OldGeneration, Outcome, Phase, Predecessor, State, Stopping, Successor, Timer,
 };
@@ -26,6 +27,9 @@ pub(super) fn upgrading(
 ) -> Vec<Effect> {
     use Effect::{Arm, Disarm, Report};
     match event {
+        Event::SuccessorPrepared if successor == Successor::Starting && stopping == Stopping::No => {
+            give_way(state, child)
+        }
         Event::SuccessorReady if successor == Successor::Starting => {
             state.phase = Phase::Upgrading { child, successor: Successor::Ready, stopping };
             vec![Effect::Acknowledge { upgrade_queued: state.upgrade_queued }]
@@ -50,6 +54,15 @@ pub(super) fn upgrading(
                     effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
                 }
                 Child::Exited(_) => effects.extend(stop_orphans(state, outcome, OldGeneration::Gone)),
+                // The clients that waited go to the successor.
+                Child::GaveWay(_) => {
+                    state.phase = Phase::Draining {
+                        step: DrainStep::PassingOn,
+                        outcome,
+                        old_generation: OldGeneration::Gone,
+                    };
+                    effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
+                }
                 Child::Gone(_) => effects.extend(tree_is_over(state, outcome, OldGeneration::Gone)),
             }
             effects
@@ -166,14 +179,20 @@ pub(super) fn upgrading(
         | Event::Aborted
         | Event::RequestPassedOn
         | Event::PredecessorGone
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
-        | Event::NotCommitted => Vec::new(),
+        | Event::NotCommitted
+        | Event::SuccessorTreeGone => Vec::new(),
     }
 }
 
 /// The upgrade failed (contract U8).
-fn upgrade_failed(state: &mut State, child: Child, stopping: Stopping) -> Vec<Effect> {
+pub(super) fn upgrade_failed(state: &mut State, child: Child, stopping: Stopping) -> Vec<Effect> {
     let mut effects = vec![Effect::TakeBack];
     let without_child = match stopping {
         Stopping::No => Notice::UpgradeFailedWithoutChild,
@@ -191,7 +210,11 @@ fn upgrade_failed(state: &mut State, child: Child, stopping: Stopping) -> Vec<Ef
             effects.extend(give_up_request(state, Predecessor::None));
             effects.extend(stop_orphans(state, Outcome::Relay(end), OldGeneration::Gone));
         }
-        Child::Gone(end) => {
+        Child::GaveWay(end) if stopping == Stopping::No => {
+            effects.push(Effect::Report(Notice::StartsAgain));
+            effects.extend(await_successor_tree(state, end));
+        }
+        Child::Gone(end) | Child::GaveWay(end) => {
             effects.push(Effect::Report(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
             effects.extend(tree_is_over(state, Outcome::Relay(end), OldGeneration::Gone));

@@ -286,6 +286,11 @@ impl Handover {
         }
     }
 
+    /// Whether nobody has asked for the reason of the failure yet ([`Handover::why_upgrade_failed`]).
+    pub(super) fn knows_why_upgrade_failed(&self) -> bool {
+        self.start_error.is_some() || self.successor.is_some()
+    }
+
     /// The reason why the successor failed. The link is of no more use then. A successor that still lives
     /// exits on the `abort` that `abandon` sends.
     pub(super) fn why_upgrade_failed(&mut self, wait: &mut Waiting) -> String {

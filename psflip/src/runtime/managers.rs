@@ -17,7 +17,7 @@ use super::handover::Handover;
 use super::poller::Token;
 use super::timers::Key;
 use super::waiting::Waiting;
-use super::{MARGIN, Runtime};
+use super::{KILL, MARGIN, Runtime};
 use crate::anchor::AnchorLink;
 use crate::exit;
 use crate::exit_status::ExitStatus;
@@ -372,7 +372,15 @@ impl Runtime {
                 let status = self.status_of_upgrade();
                 (ManagerMessage::new().reloading(), Some(time), status)
             }
-            Notice::UpgradeFailed => (ManagerMessage::new().ready(), None, status),
+            Notice::UpgradeFailed | Notice::ServesAgain => (ManagerMessage::new().ready(), None, status),
+            Notice::StartsAgain => {
+                let time = KILL + self.plan.upgrade.timeout + self.grace();
+                (
+                    ManagerMessage::new(),
+                    Some(time),
+                    "an upgrade failed; starting the old child again".to_owned(),
+                )
+            }
             // The child may ignore the stop, and `STOPPING=1` can't be undone, so it is sent only when the
             // child exits.
             Notice::Stopping => {
@@ -394,7 +402,7 @@ impl Runtime {
             Notice::UpgradeAborted => {
                 (ManagerMessage::new(), Some(self.grace()), "stopping; an upgrade was aborted".to_owned())
             }
-            Notice::UpgradeFailedWithoutChild | Notice::Failed(_) => {
+            Notice::UpgradeFailedWithoutChild | Notice::NotServingAgain(_) | Notice::Failed(_) => {
                 (ManagerMessage::new(), Some(self.grace()), format!("failed: {}", self.reasons.of_exit()))
             }
             Notice::AwaitingPredecessor => {
@@ -404,6 +412,9 @@ impl Runtime {
             }
             Notice::PredecessorDrained => (ManagerMessage::new(), None, status),
             Notice::Promoted
+            | Notice::GivesWay
+            | Notice::CantGiveWay
+            | Notice::TreeSurvivedKill
             | Notice::UpgradeQueued
             | Notice::RequestRefused
             | Notice::SuccessorSurvivedKill

@@ -290,8 +290,12 @@ impl Runtime {
     fn record_own_drain(&mut self, step: DrainStep) {
         let shutdown = &self.plan.shutdown;
         let (step, left) = match step {
-            DrainStep::Answering { .. } | DrainStep::Closing if self.plan.proxies.is_empty() => return,
-            DrainStep::Answering { .. } => (Drain::Answering, self.drain_time()),
+            DrainStep::Answering { .. } | DrainStep::PassingOn | DrainStep::Closing
+                if self.plan.proxies.is_empty() =>
+            {
+                return;
+            }
+            DrainStep::Answering { .. } | DrainStep::PassingOn => (Drain::Answering, self.drain_time()),
             DrainStep::Delay => (Drain::Delay, shutdown.delay),
             DrainStep::Signalled => (Drain::Signalled, shutdown.timeout),
             DrainStep::Killed => (Drain::Killed, KILL),

@@ -20,6 +20,12 @@ impl Runtime {
     /// Performs an effect. Events that follow from it are queued.
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
+            // No generation begins in a role that leads here yet.
+            Effect::Prepare
+            | Effect::AwaitPredecessorTree
+            | Effect::AwaitSuccessorTree
+            | Effect::ReportPrepared
+            | Effect::GrantTurn => {}
             Effect::StartChild => self.start_child(),
             Effect::StartProbing => self.start_probing(),
             Effect::StartSettling => self.machine.push(Event::ChildSettled),

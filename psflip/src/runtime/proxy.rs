@@ -99,6 +99,7 @@ impl Proxy {
             (None, _) | (_, None) => ProxyState::Waiting,
             (Some(_), Some(RelayOrder::Accept | RelayOrder::Stay)) if self.hold.is_some() => ProxyState::Held,
             (Some(_), Some(RelayOrder::Accept | RelayOrder::Stay)) => ProxyState::Accepting,
+            (Some(_), Some(RelayOrder::Hold)) => ProxyState::Held,
             (Some(_), Some(RelayOrder::Leave | RelayOrder::Stop | RelayOrder::Close)) => ProxyState::Leaving,
         }
     }
@@ -250,9 +251,10 @@ impl Runtime {
                 Some(_) | None if repeated => true,
                 Some(_) | None => proxy.send(&Order::Leave { stops: false }, None),
             },
+            RelayOrder::Hold if !repeated => proxy.send(&Order::Leave { stops: false }, None),
             RelayOrder::Stop if !repeated => proxy.send(&Order::Leave { stops: true }, None),
             RelayOrder::Close if !repeated => proxy.send(&Order::Close, None),
-            RelayOrder::Stop | RelayOrder::Close => true,
+            RelayOrder::Hold | RelayOrder::Stop | RelayOrder::Close => true,
         };
         if !sent {
             self.relay_is_gone();

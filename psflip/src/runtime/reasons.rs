@@ -52,7 +52,8 @@ impl Reasons {
         let reason = match (failure, self.failure.take()) {
             // The place of the failure has set a more detailed reason.
             (
-                Failure::Start(_)
+                Failure::Precheck
+                | Failure::Start(_)
                 | Failure::Relay
                 | Failure::Hook
                 | Failure::Switch
@@ -60,6 +61,7 @@ impl Reasons {
                 | Failure::ReadyNotSent,
                 Some(reason),
             ) => reason,
+            (Failure::Precheck, None) => "`upgrade.precheck` failed".to_owned(),
             (Failure::Start(_), None) => "the child could not be started".to_owned(),
             (Failure::Relay, None) => "the relay could not be started".to_owned(),
             (Failure::Hook, None) => "`hooks.promote` failed".to_owned(),

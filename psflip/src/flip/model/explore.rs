@@ -11,6 +11,7 @@ const NOTHING: Budget = Budget {
     keepers: 0,
     unkillable: 0,
     group_signals: 0,
+    is_exclusive: false,
 };
 
 const FULL: Budget = Budget { upgrades: 2, stops: 1, kills: 1, crashes: 1, faults: 1, ..NOTHING };
@@ -25,6 +26,10 @@ const HANGING: Budget = Budget { upgrades: 1, stops: 1, unkillable: 1, ..NOTHING
 
 /// With signals that psflip and its child get together, and with keepers that are killed.
 const GROUPS: Budget = Budget { upgrades: 1, stops: 1, keepers: 1, group_signals: 1, ..NOTHING };
+
+/// Without two children at once.
+const EXCLUSIVE: Budget = Budget { upgrades: 2, stops: 1, kills: 1, is_exclusive: true, ..NOTHING };
+const EXCLUSIVE_FULL: Budget = Budget { crashes: 1, faults: 1, ..EXCLUSIVE };
 
 /// Visits every reachable state. Returns the number of states, or the first broken promise with the shortest
 /// path to it.
@@ -132,6 +137,12 @@ fn no_unkillable_process_violates_the_contract() {
 fn no_group_signal_or_keeper_exit_violates_the_contract() {
     // Contract: S4, S5, U7, U8, F3, F7, F11
     breaks_no_promise(GROUPS, 10_000);
+}
+
+#[test]
+fn no_exclusive_upgrade_violates_the_contract() {
+    // Contract: E1, E2, E3, E4, U7, F6, F7, F8, F11
+    breaks_no_promise(EXCLUSIVE_FULL, 50_000);
 }
 
 /// Faulty decisions: each has a fault that a developer might make, and the promise that it breaks.
@@ -330,6 +341,98 @@ const MUTANTS_OF_GROUPS: &[(&str, &str, Decide)] = &[
         }
     }),
 ];
+
+/// The same, for faults that show only if two children must not run at once.
+const MUTANTS_OF_EXCLUSIVE: &[(&str, &str, Decide)] = &[
+    ("a successor does not wait for its turn", "E2", |state, event| {
+        if let (Phase::Preparing { step, .. }, Event::Prepared) = (&mut state.phase, event) {
+            *step = Preparation::Checking { exclusive: false };
+        }
+        decide(state, event)
+    }),
+    ("the turn is granted when the child has exited, and not its tree", "E2", |state, event| {
+        let mut effects = decide(state, event);
+        if let (Phase::GivingWay { .. }, Event::ChildExited(_)) = (state.phase, event) {
+            effects.extend(decide(state, Event::TreeGone));
+        }
+        effects
+    }),
+    ("the old child starts again while the new one ends", "E2", |state, event| {
+        let mut effects = decide(state, event);
+        if let (Phase::Restarting { .. }, Event::SuccessorGone) = (state.phase, event) {
+            effects.extend(decide(state, Event::SuccessorTreeGone));
+        }
+        effects
+    }),
+    ("a successor whose predecessor was killed starts at once", "E2", |state, event| {
+        let mut effects = decide(state, event);
+        if let (Phase::Preparing { .. }, Event::PredecessorGone) = (state.phase, event) {
+            effects.extend(decide(state, Event::PredecessorTreeGone));
+        }
+        effects
+    }),
+    ("the old child does not start again", "E3", |state, event| {
+        if let (Phase::Upgrading { child, .. }, Event::SuccessorGone) = (&mut state.phase, event)
+            && let Child::GaveWay(end) = *child
+        {
+            *child = Child::Gone(end);
+        }
+        decide(state, event)
+    }),
+    ("what waits is not let go on when the old child has started again", "T3", |state, event| {
+        let mut effects = decide(state, event);
+        effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Stay));
+        effects
+    }),
+    ("the old child stops for a successor that has failed", "E3", |state, event| {
+        match (state.phase, event) {
+            (Phase::GivingWay { step: GiveWay::Answering, .. }, Event::SuccessorGone) => Vec::new(),
+            _ => decide(state, event),
+        }
+    }),
+    ("the old child stops while it answers", "T4", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::SuccessorPrepared {
+            effects.extend(decide(state, Event::RelayDrained));
+        }
+        effects
+    }),
+    ("a stop request is overheard while a child gives way", "S5", |state, event| {
+        match (state.phase, event) {
+            (Phase::GivingWay { .. } | Phase::Restarting { .. }, Event::StopRequested(_)) => Vec::new(),
+            _ => decide(state, event),
+        }
+    }),
+    ("a successor that waits for its turn overlooks the end of its predecessor", "stuck", |state, event| {
+        match (state.phase, event) {
+            (Phase::Preparing { .. }, Event::PredecessorGone) => Vec::new(),
+            _ => decide(state, event),
+        }
+    }),
+    ("clients that waited are not passed on", "E2", |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::Committed {
+            effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Leave));
+        }
+        effects
+    }),
+    ("a request that came in the preparation is forgotten", "U7", |state, event| {
+        state.upgrade_queued &= !matches!(event, Event::TurnGranted | Event::SuccessorTreeGone);
+        decide(state, event)
+    }),
+];
+
+#[test]
+fn injected_faults_of_exclusive_upgrades_are_found() {
+    // Contract: E2, E3, E4
+    for (fault, promise, mutant) in MUTANTS_OF_EXCLUSIVE {
+        let found = explore(EXCLUSIVE, *mutant).and_then(|_| explore(EXCLUSIVE_FULL, *mutant));
+        match found {
+            Ok(states) => panic!("nobody noticed in {states} states that {fault}"),
+            Err(broken) => assert!(broken.starts_with(promise), "{fault}: {broken}"),
+        }
+    }
+}
 
 /// Checks every eighth fault, beginning at `remainder`. Several tests share the faults, since each fault
 /// takes a world or two.

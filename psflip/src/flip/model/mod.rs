@@ -21,91 +21,6 @@ const END: ExitStatus = ExitStatus::Exited(3);
 /// The decision under test. Tests pass in faulty ones, to show that the checker finds the faults.
 type Decide = fn(&mut State, Event) -> Vec<Effect>;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum ChildState {
-    None,
-    Launching {
-        signalled: bool,
-    },
-    Runs {
-        signalled: bool,
-        killed: bool,
-    },
-    /// It has exited, and leftover processes remain.
-    Left {
-        killed: bool,
-    },
-    /// It, or one of its descendants, got SIGKILL and will never exit.
-    Unkillable,
-    Gone,
-}
-
-/// Whether the child has stayed healthy for as long as it has to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Settle {
-    No,
-    UnderWay,
-    Over,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum RelayState {
-    /// It has never accepted a connection.
-    Unused,
-    Accepts,
-    /// It accepts no more. Requests may be under way.
-    Left,
-}
-
-/// A message from the predecessor or from the successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum PeerMessage {
-    Acknowledge { upgrade_queued: bool },
-    Abort,
-    PassedOn,
-    Ready,
-    PassedBack,
-    StopPassedBack,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Generation {
-    alive: bool,
-    state: State,
-    /// Decided, but not performed yet.
-    effects: VecDeque<Effect>,
-    /// Caused by effects, but not passed to the decision yet.
-    feedback: VecDeque<Event>,
-    child: ChildState,
-    probing: bool,
-    settle: Settle,
-    /// `hooks.promote` runs.
-    hook: bool,
-    relay: RelayState,
-    /// Its relay still answers, and nothing allows it to signal its child meanwhile (T4, T5).
-    spares_child: bool,
-    timers: Vec<Timer>,
-    /// Whether it reads messages from the predecessor.
-    listens: bool,
-    holds_pidfile: bool,
-    from_predecessor: VecDeque<PeerMessage>,
-    from_successor: VecDeque<PeerMessage>,
-    /// Whether it believes that the process before it, or after it, is there.
-    knows_predecessor: bool,
-    knows_successor: bool,
-    committed: bool,
-    /// It got a stop request as the service, its child has not ignored the stop, and its wait for the
-    /// predecessor has not timed out.
-    has_to_wait: bool,
-    /// It has reported leftover processes that it can't kill.
-    reported_survivors: bool,
-    /// It got SIGKILL and hangs in the kernel: it does nothing more, and its exit is never noticed.
-    hangs: bool,
-    /// It started an upgrade on a signal that its child got as well, and the result of the upgrade is not
-    /// known yet.
-    owes_upgrade: bool,
-}
-
 /// How often each kind of action may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Budget {
@@ -122,6 +37,8 @@ struct Budget {
     unkillable: u8,
     /// Upgrade signals that reach psflip and its child together and terminate the child.
     group_signals: u8,
+    /// No two children may run at once (`upgrade.overlap = false`).
+    is_exclusive: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -141,94 +58,6 @@ struct World {
     stopping: bool,
 }
 
-impl Generation {
-    fn new(role: Role) -> Self {
-        let (state, effects) = begin(role);
-        Self {
-            alive: true,
-            state,
-            effects: effects.into(),
-            feedback: VecDeque::new(),
-            child: ChildState::None,
-            probing: false,
-            settle: Settle::No,
-            hook: false,
-            relay: RelayState::Unused,
-            spares_child: false,
-            timers: Vec::new(),
-            listens: true,
-            holds_pidfile: false,
-            from_predecessor: VecDeque::new(),
-            from_successor: VecDeque::new(),
-            knows_predecessor: role == Role::Successor,
-            knows_successor: false,
-            committed: false,
-            has_to_wait: false,
-            reported_survivors: false,
-            hangs: false,
-            owes_upgrade: false,
-        }
-    }
-
-    /// Whether it is the service. Once the acknowledgement is sent, it no longer is.
-    fn serves(&self) -> bool {
-        let phase = matches!(self.state.phase, Phase::Serving { .. } | Phase::Upgrading { .. });
-        self.alive && phase && !self.feedback.contains(&Event::Committed)
-    }
-
-    /// Whether it serves, or is a first generation that starts and has no predecessor.
-    fn is_all_there_is(&self) -> bool {
-        let first = matches!(
-            self.state.phase,
-            Phase::Starting { predecessor: Predecessor::None, .. }
-                | Phase::Settling { predecessor: Predecessor::None }
-                | Phase::Promoting { predecessor: Predecessor::None, .. }
-        );
-        self.serves() || first
-    }
-
-    /// Whether all that is left of the child's process tree got SIGKILL.
-    fn is_killed(&self) -> bool {
-        match self.child {
-            ChildState::Runs { killed, .. } | ChildState::Left { killed } => killed,
-            ChildState::Unkillable => true,
-            ChildState::None | ChildState::Launching { .. } | ChildState::Gone => false,
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.effects.is_empty() && self.feedback.is_empty()
-    }
-
-    /// The process is killed or exits. Its child goes with it (contract C7), and so do unread messages. All
-    /// other fields get fixed values, so that equal worlds compare equal.
-    fn die(&mut self) {
-        let dead = Self::new(Role::First);
-        *self = Self { alive: false, effects: VecDeque::new(), child: ChildState::Gone, ..dead };
-    }
-}
-
-/// Whether something depends on the relay's report that nothing is under way. At other times the model skips
-/// the report.
-fn awaits_relay(state: &State) -> bool {
-    matches!(
-        state.phase,
-        Phase::Serving { stopping: Stopping::Answering(_), .. }
-            | Phase::Upgrading { stopping: Stopping::Answering(_), .. }
-            | Phase::Draining { step: DrainStep::Answering { .. } | DrainStep::Closing, .. }
-    )
-}
-
-/// Whether a stop request is the second one, which does not wait for the relay (T5).
-fn is_second_stop(state: &State) -> bool {
-    matches!(
-        state.phase,
-        Phase::Serving { stopping: Stopping::Answering(_), .. }
-            | Phase::Upgrading { stopping: Stopping::Answering(_), .. }
-            | Phase::Draining { step: DrainStep::Answering { stops: true }, .. }
-    )
-}
-
 impl World {
     fn new(budget: Budget) -> Self {
         Self {
@@ -242,7 +71,8 @@ impl World {
     }
 
     fn steps(&self) -> Vec<Transition> {
-        let mut steps = Vec::new();
+        let ghosts = (0..self.generations.len()).filter(|index| self.generations[*index].has_ghost);
+        let mut steps: Vec<_> = ghosts.map(Transition::GhostGone).collect();
         for (index, generation) in
             self.generations.iter().enumerate().filter(|(_, generation)| generation.alive)
         {
@@ -258,6 +88,7 @@ impl World {
                             | Effect::TakePidfile
                             | Effect::ReportReady
                             | Effect::StartSuccessor
+                            | Effect::GrantTurn
                     )
                 {
                     steps.push(Transition::PerformFailing(index));
@@ -275,6 +106,14 @@ impl World {
             }
         }
         steps
+    }
+
+    fn neighbour(&self, index: usize, neighbour: Neighbour) -> Option<&Generation> {
+        let other = match neighbour {
+            Neighbour::Predecessor => index.checked_sub(1)?,
+            Neighbour::Successor => index + 1,
+        };
+        self.generations.get(other)
     }
 
     /// The events that a waiting process can get.
@@ -296,12 +135,30 @@ impl World {
         // it looks at the timer.
         let is_known_to_hang = generation.from_successor.is_empty()
             && self.generations.get(index + 1).is_none_or(|successor| successor.alive || successor.hangs);
-        let may_expire = |timer: &&Timer| **timer != Timer::SuccessorKill || is_known_to_hang;
+        let may_expire = |timer: &&Timer| match timer {
+            Timer::SuccessorKill => is_known_to_hang,
+            // Nothing survives SIGKILL there, so two children at once would have no excuse.
+            Timer::Kill => !self.budget.is_exclusive,
+            Timer::Healthy
+            | Timer::Acknowledgement
+            | Timer::Successor
+            | Timer::Predecessor
+            | Timer::Drain
+            | Timer::Delay
+            | Timer::Closing
+            | Timer::Grace => true,
+        };
         steps.extend(
             generation.timers.iter().filter(may_expire).map(|timer| Transition::Timer(index, *timer)),
         );
-        if generation.relay == RelayState::Left && awaits_relay(&generation.state) {
+        if matches!(generation.relay, RelayState::Left | RelayState::Holds) && awaits_relay(&generation.state)
+        {
             steps.push(Transition::RelayDrained(index));
+        }
+        if let Some(neighbour) = generation.awaits_tree
+            && !self.neighbour(index, neighbour).is_some_and(|other| other.has_ghost)
+        {
+            steps.push(Transition::TreeOfOtherGone(index));
         }
         if self.budget.faults > 0 && generation.state.is_starting() {
             steps.push(Transition::RelayLost(index));
@@ -467,12 +324,24 @@ impl World {
             }
             Transition::HookEnds(index) => {
                 self.generations[index].hook = false;
-                Some(Event::HookSucceeded)
+                let prepares = self.generations[index].is_preparing();
+                Some(if prepares { Event::Prepared } else { Event::HookSucceeded })
             }
             Transition::HookFails(index) => {
                 self.budget.faults -= 1;
                 self.generations[index].hook = false;
-                Some(Event::HookFailed)
+                let prepares = self.generations[index].is_preparing();
+                Some(if prepares { Event::NotPrepared(Failure::Precheck) } else { Event::HookFailed })
+            }
+            Transition::TreeOfOtherGone(index) => {
+                self.generations[index].awaits_tree.take().map(|neighbour| match neighbour {
+                    Neighbour::Predecessor => Event::PredecessorTreeGone,
+                    Neighbour::Successor => Event::SuccessorTreeGone,
+                })
+            }
+            Transition::GhostGone(index) => {
+                self.generations[index].has_ghost = false;
+                return Ok(());
             }
             Transition::ChildEnds(index) => {
                 if let ChildState::Runs { signalled: false, killed: false } = self.generations[index].child {
@@ -538,6 +407,7 @@ impl World {
                     | Event::TimedOut(Timer::SuccessorKill)
                     | Event::StopRequested(_)
             );
+            generation.owes_child &= !matches!(event, Event::Committed | Event::StopRequested(_));
             generation.effects = decide(&mut generation.state, event).into();
             if event == Event::Committed {
                 generation.committed = true;
@@ -564,7 +434,7 @@ impl World {
             let last = self.generations.len() - 1;
             let nobody_waits =
                 !self.generations[last - 1].knows_successor || !self.generations[last - 1].alive;
-            if self.generations[last].alive || !nobody_waits {
+            if self.generations[last].alive || self.generations[last].has_ghost || !nobody_waits {
                 break;
             }
             if self.pidfile == Some(last) || self.traffic == Some(last) {
@@ -574,6 +444,7 @@ impl World {
         }
         while self.generations.len() > 1
             && !self.generations[0].alive
+            && !self.generations[0].has_ghost
             && !self.generations[1].knows_predecessor
             && self.pidfile != Some(0)
             && self.traffic != Some(0)
@@ -586,8 +457,12 @@ impl World {
 }
 
 mod explore;
+mod generation;
 mod perform;
 mod promises;
 mod transition;
 
+use generation::{
+    ChildState, Generation, Neighbour, PeerMessage, RelayState, Settle, awaits_relay, is_second_stop,
+};
 use transition::Transition;

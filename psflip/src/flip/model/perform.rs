@@ -8,16 +8,24 @@ impl World {
             PeerMessage::Acknowledge { upgrade_queued } => Some(Event::Acknowledged { upgrade_queued }),
             PeerMessage::Abort => Some(Event::Aborted),
             PeerMessage::PassedOn => Some(Event::RequestPassedOn),
-            PeerMessage::Ready | PeerMessage::PassedBack | PeerMessage::StopPassedBack => None,
+            PeerMessage::TurnGranted => Some(Event::TurnGranted),
+            PeerMessage::Prepared
+            | PeerMessage::Ready
+            | PeerMessage::PassedBack
+            | PeerMessage::StopPassedBack => None,
         }
     }
 
     pub(super) fn receive_from_successor(&mut self, index: usize) -> Option<Event> {
         match self.generations[index].from_successor.pop_front()? {
+            PeerMessage::Prepared => Some(Event::SuccessorPrepared),
             PeerMessage::Ready => Some(Event::SuccessorReady),
             PeerMessage::PassedBack => Some(Event::RequestPassedBack),
             PeerMessage::StopPassedBack => Some(Event::StopRequested(ChildSignal::Send)),
-            PeerMessage::Acknowledge { .. } | PeerMessage::Abort | PeerMessage::PassedOn => None,
+            PeerMessage::Acknowledge { .. }
+            | PeerMessage::Abort
+            | PeerMessage::PassedOn
+            | PeerMessage::TurnGranted => None,
         }
     }
 
@@ -46,7 +54,13 @@ impl World {
         self.check_effect(index, effect)?;
         let generation = &mut self.generations[index];
         match effect {
-            Effect::StartChild => generation.child = ChildState::Launching { signalled: false },
+            Effect::Prepare => generation.hook = true,
+            Effect::AwaitPredecessorTree => generation.awaits_tree = Some(Neighbour::Predecessor),
+            Effect::AwaitSuccessorTree => generation.awaits_tree = Some(Neighbour::Successor),
+            Effect::StartChild => {
+                generation.child = ChildState::Launching { signalled: false };
+                generation.owes_child = false;
+            }
             Effect::StartProbing => (generation.probing, generation.settle) = (true, Settle::No),
             Effect::StartSettling => generation.settle = Settle::UnderWay,
             Effect::StopProbing => generation.probing = false,
@@ -57,6 +71,7 @@ impl World {
                 {
                     *signalled = true;
                 }
+                generation.owes_child |= matches!(generation.state.phase, Phase::GivingWay { .. });
             }
             Effect::KillChild => match &mut generation.child {
                 ChildState::Runs { killed, .. } => *killed = true,
@@ -77,8 +92,9 @@ impl World {
                     generation.feedback.push_back(Event::RelayDrained);
                 }
                 RelayState::Unused => {}
-                RelayState::Accepts | RelayState::Left => {
-                    generation.relay = RelayState::Left;
+                RelayState::Accepts | RelayState::Holds | RelayState::Left => {
+                    let holds = order == RelayOrder::Hold;
+                    generation.relay = if holds { RelayState::Holds } else { RelayState::Left };
                     generation.spares_child = order != RelayOrder::Close
                         && matches!(generation.child, ChildState::Launching { .. } | ChildState::Runs { .. });
                 }
@@ -118,6 +134,17 @@ impl World {
                 }
                 self.traffic = Some(index);
             }
+            Effect::ReportPrepared => {
+                self.send_back(index, PeerMessage::Prepared);
+            }
+            // A successor that can't be reached is killed.
+            Effect::GrantTurn => {
+                if !fails {
+                    self.send_on(index, PeerMessage::TurnGranted);
+                } else if generation.knows_successor && self.generations[index + 1].alive {
+                    self.kill(index + 1);
+                }
+            }
             Effect::ReportReady if fails => generation.feedback.push_back(Event::ReadyNotSent),
             Effect::ReportReady => {
                 self.send_back(index, PeerMessage::Ready);
@@ -129,6 +156,8 @@ impl World {
                     PeerMessage::Acknowledge { upgrade_queued } => Some(*upgrade_queued || passed_on),
                     PeerMessage::Abort
                     | PeerMessage::PassedOn
+                    | PeerMessage::TurnGranted
+                    | PeerMessage::Prepared
                     | PeerMessage::Ready
                     | PeerMessage::PassedBack
                     | PeerMessage::StopPassedBack => None,
@@ -159,7 +188,9 @@ impl World {
                 } else {
                     generation.knows_successor = true;
                     self.generations.truncate(index + 1);
-                    self.generations.push(Generation::new(Role::Successor));
+                    let exclusive = self.budget.is_exclusive;
+                    let role = if exclusive { Role::Exclusive } else { Role::Successor };
+                    self.generations.push(Generation::new(role));
                 }
             }
             Effect::Acknowledge { upgrade_queued } => {
@@ -209,7 +240,9 @@ impl World {
     pub(super) fn kill(&mut self, index: usize) {
         self.open_requests = false;
         self.stopping = false; // perhaps no other process knew of it
+        let has_ghost = self.budget.is_exclusive && self.generations[index].has_tree();
         self.generations[index].die();
+        self.generations[index].has_ghost = has_ghost;
     }
 
     fn take_pidfile(&mut self, index: usize, fails: bool) {

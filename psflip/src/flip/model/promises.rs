@@ -6,6 +6,13 @@ impl World {
     pub(super) fn check_effect(&self, index: usize, effect: Effect) -> Result<(), String> {
         let generation = &self.generations[index];
         match effect {
+            // E3: the child keeps running unless there is a successor that waits for it to stop.
+            Effect::SignalChild
+                if matches!(generation.state.phase, Phase::GivingWay { .. })
+                    && !generation.knows_successor =>
+            {
+                return Err(format!("E3: generation {index} stops its child, and no successor waits"));
+            }
             // U6: a child that serves gets a signal only after a promotion, or for a stop of its own
             // generation.
             Effect::SignalChild | Effect::KillChild if !generation.spares_child => {
@@ -17,6 +24,19 @@ impl World {
             }
             Effect::SignalChild if generation.spares_child => {
                 return Err(format!("T4: generation {index} stops a child that still answers"));
+            }
+            // T6, E2: clients that wait go to the successor.
+            Effect::Relay(RelayOrder::Close)
+                if generation.relay == RelayState::Holds
+                    && matches!(
+                        generation.state.phase,
+                        Phase::Draining { outcome: Outcome::Superseded, .. }
+                    ) =>
+            {
+                return Err(format!("E2: generation {index} closes connections that wait"));
+            }
+            Effect::Exit(_) if generation.owes_child => {
+                return Err(format!("E3: generation {index} exits and could start its child again"));
             }
             Effect::Report(Notice::SurvivedKill) if !generation.is_killed() => {
                 return Err(format!("U5: generation {index} gives up on what it has not killed"));
@@ -62,6 +82,11 @@ impl World {
             }
             Effect::SignalChild
             | Effect::KillChild
+            | Effect::Prepare
+            | Effect::AwaitPredecessorTree
+            | Effect::AwaitSuccessorTree
+            | Effect::ReportPrepared
+            | Effect::GrantTurn
             | Effect::Relay(_)
             | Effect::StartChild
             | Effect::StartProbing
@@ -100,12 +125,18 @@ impl World {
         if self.generations.iter().filter(|generation| generation.alive).count() > 2 {
             return Err("U7: three generations are alive".to_owned());
         }
+        if self.budget.is_exclusive && self.generations.iter().filter(|one| one.has_tree()).count() > 1 {
+            return Err("E2: two children are there at once".to_owned());
+        }
         // U8: a generation that fails gives back at once what it took, not only when its child has exited.
         for (index, generation) in self.generations.iter().enumerate() {
             let fails = matches!(generation.state.phase, Phase::Draining { outcome: Outcome::Failed(_), .. });
             let keeps = self.traffic == Some(index) || self.pidfile == Some(index);
-            let hooks =
-                matches!(generation.state.phase, Phase::Promoting { step: Promotion::RunningHook, .. });
+            let hooks = matches!(
+                generation.state.phase,
+                Phase::Promoting { step: Promotion::RunningHook, .. }
+                    | Phase::Preparing { step: Preparation::Checking { .. }, .. }
+            );
             if generation.is_idle() && generation.hook && !hooks {
                 return Err(format!("U4: the hook of generation {index} runs, and nobody waits for it"));
             }
@@ -148,6 +179,12 @@ impl World {
                 other => {
                     return Err(format!("P1: generation {index} is active and the pidfile names {other:?}"));
                 }
+            }
+        }
+        for (index, generation) in self.generations.iter().enumerate() {
+            let serves = matches!(generation.state.phase, Phase::Serving { .. });
+            if generation.alive && serves && !matches!(generation.child, ChildState::Runs { .. }) {
+                return Err(format!("E3: generation {index} serves without a child"));
             }
         }
         // T3: the service accepts, unless it stops or its child has exited.

@@ -25,6 +25,10 @@ pub(super) enum Transition {
     HookFails(usize),
     ChildEnds(usize),
     TreeGone(usize),
+    /// What was left of the child of a process that is dead is gone.
+    GhostGone(usize),
+    /// That is noticed by a process that waits for it.
+    TreeOfOtherGone(usize),
     /// A killed process turns out to be unkillable.
     Survives(usize),
     /// The keeper is killed before the child has executed its program. To psflip this looks like an exit of
@@ -60,6 +64,8 @@ impl Transition {
             | Self::HookFails(index)
             | Self::ChildEnds(index)
             | Self::TreeGone(index)
+            | Self::GhostGone(index)
+            | Self::TreeOfOtherGone(index)
             | Self::Survives(index)
             | Self::KeeperKilled(index)
             | Self::Upgrade(index)

@@ -36,25 +36,51 @@ impl Runtime {
                 tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
             }
             Notice::UpgradeFailed => {
-                let reason = self.handover.why_upgrade_failed(&mut self.wait);
+                let reason = self.upgrade_failure();
                 let took = span(self.operators.log.upgrade_took().unwrap_or_default());
                 if self.machine.state.is_stopping() {
                     tracing::info!(child, reason, %took, "upgrade aborted by a stop request");
                 } else {
                     tracing::error!(child, reason, %took, "upgrade failed; the old child keeps running");
                 }
-                self.reasons.upgrade_failure = Some(reason);
             }
             Notice::UpgradeAborted => {
-                let reason = self.handover.why_upgrade_failed(&mut self.wait);
+                let reason = self.upgrade_failure();
                 tracing::info!(reason, "upgrade aborted by a stop request; stopping");
-                self.reasons.upgrade_failure = Some(reason);
             }
             Notice::UpgradeFailedWithoutChild => {
-                let reason = self.handover.why_upgrade_failed(&mut self.wait);
+                let reason = self.upgrade_failure();
                 tracing::error!(reason, "upgrade failed, and the old child had exited meanwhile; stopping");
-                self.reasons.upgrade_failure = Some(reason);
             }
+            Notice::GivesWay => tracing::info!(
+                child,
+                "the new generation is prepared; stopping the old child before the new one starts \
+                 (`upgrade.overlap = false`)"
+            ),
+            Notice::CantGiveWay => tracing::error!(
+                child,
+                "the old child could not be stopped for the new one, so it keeps running"
+            ),
+            Notice::StartsAgain => {
+                let reason = self.upgrade_failure();
+                tracing::error!(reason, "upgrade failed; starting the old child again");
+            }
+            Notice::ServesAgain => {
+                let took = span(self.operators.log.upgrade_took().unwrap_or_default());
+                tracing::info!(child, %took, "the old child serves again after the failed upgrade");
+            }
+            Notice::NotServingAgain(failure) => {
+                let probe = self.child.last_probe(failure);
+                let reason = self.reasons.fail(failure, probe, self.plan.upgrade.timeout);
+                tracing::error!(
+                    child,
+                    reason,
+                    "the service is down: after a failed upgrade the old child could not be started again"
+                );
+            }
+            Notice::TreeSurvivedKill => tracing::error!(
+                "processes of the other generation are still there {KILL:?} after SIGKILL; no longer waiting for them"
+            ),
             Notice::UpgradeQueued => {
                 tracing::info!(because = self.machine.state.why_not_now().map(in_words), "upgrade queued");
             }
@@ -124,6 +150,14 @@ impl Runtime {
         }
     }
 
+    /// Why the upgrade failed. The link to the successor is of no more use then.
+    fn upgrade_failure(&mut self) -> String {
+        if self.reasons.upgrade_failure.is_none() || self.handover.knows_why_upgrade_failed() {
+            self.reasons.upgrade_failure = Some(self.handover.why_upgrade_failed(&mut self.wait));
+        }
+        self.reasons.upgrade_failure.clone().unwrap_or_default()
+    }
+
     /// The child is still not healthy: logs why, and schedules the next line.
     pub(in crate::runtime) fn log_not_healthy_yet(&mut self) {
         if !self.machine.state.is_starting() || self.proxy.is_awaited() {
@@ -172,7 +206,11 @@ impl Runtime {
                 let started = self.operators.log.begin_upgrade(self.identity.generation);
                 self.operators.notify_waiting(Some(started), AfterReply::KeepOpen);
             }
-            Notice::UpgradeFailed | Notice::UpgradeFailedWithoutChild | Notice::UpgradeAborted => {
+            Notice::UpgradeFailed
+            | Notice::UpgradeFailedWithoutChild
+            | Notice::UpgradeAborted
+            | Notice::ServesAgain
+            | Notice::NotServingAgain(_) => {
                 let reason = self.reasons.upgrade_failure.clone().unwrap_or_default();
                 let is_stopping = self.machine.state.is_stopping();
                 self.operators.record_failure(&reason, self.child.pid(), is_stopping);
@@ -200,7 +238,11 @@ impl Runtime {
                     self.operators.control.notify(Interest::Stop, &waiting, AfterReply::KeepOpen);
                 }
             }
-            Notice::UpgradeQueued
+            Notice::GivesWay
+            | Notice::CantGiveWay
+            | Notice::StartsAgain
+            | Notice::TreeSurvivedKill
+            | Notice::UpgradeQueued
             | Notice::Stopping
             | Notice::SuccessorSurvivedKill
             | Notice::ChildExitedDuringUpgrade(_)
