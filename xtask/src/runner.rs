@@ -48,6 +48,7 @@ pub(crate) const ONE_A_ROOM: &[&str] = &[
     "migrating::the_basic_example_runs",
     "operations::outage::a_crash_of_the_child_is_logged_as_an_error_and_kept_for_status",
     "pidfile::a_second_psflip_is_refused_and_names_the_running_one",
+    "proxy::flips::a_kept_connection_outlives_its_generation",
     "quickstart::quick_start_of_gunicorn",
     "raw::a_configuration_may_have_any_name",
     "readme::the_quick_start_works_when_pasted",
