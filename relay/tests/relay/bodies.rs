@@ -5,7 +5,7 @@ use std::io::Write as _;
 use relay::message::Protocol;
 
 use crate::bad::echo;
-use crate::support::{Client, Relay, listener, proxy, read_until, server};
+use crate::support::{Client, Relay, listener, proxy, read_until, refusing, server};
 
 #[test]
 fn the_body_of_a_get_request_reaches_the_child() {
@@ -204,8 +204,7 @@ fn a_refused_upload_gets_its_answer() {
     // Contract: T7
     const LENGTH: usize = 8 * 1024 * 1024;
     let (socket, address) = listener();
-    let (refuses, nobody) = listener();
-    drop(refuses);
+    let (_reserved, nobody) = refusing();
     let a = Relay::start(&socket, proxy(Protocol::Http, nobody));
     a.accept();
     for (fields, status) in [("Host: a\r\n", 502), ("Host: a\r\nConnection: close\r\n", 502), ("", 400)] {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use relay::message::{Protocol, Report};
 
-use crate::support::{Client, Relay, listener, proxy, server};
+use crate::support::{Client, Relay, listener, proxy, refusing, server};
 
 pub(crate) fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     record_of(1, kind, content)
@@ -110,8 +110,7 @@ fn a_large_input_and_pipelined_requests_arrive_whole() {
 fn a_child_that_refuses_is_a_502() {
     // Contract: T7
     let (socket, address) = listener();
-    let (refuses, nobody) = listener();
-    drop(refuses);
+    let (_reserved, nobody) = refusing();
     let a = Relay::start(&socket, proxy(Protocol::Fastcgi, nobody));
     a.accept();
     let mut client = Client::connect(address);

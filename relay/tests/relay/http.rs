@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use relay::message::{Protocol, Report};
 
-use crate::support::{Client, Relay, listener, proxy, read_until, server};
+use crate::support::{Client, Relay, listener, proxy, read_until, refusing, server};
 
 /// A server that answers each connection's one request with its name and the request's first line, by
 /// HTTP/1.0 and without a length, and closes the connection. `/slow`: once `go` says so.
@@ -182,8 +182,7 @@ fn requests_wait_during_a_hold_and_are_refused_after_its_time() {
 fn a_child_that_refuses_or_cuts_its_answer_short_is_an_error_that_the_client_sees() {
     // Contract: T7
     let (socket, address) = listener();
-    let (refuses, nobody) = listener();
-    drop(refuses);
+    let (_reserved, nobody) = refusing();
     let a = Relay::start(&socket, proxy(Protocol::Http, nobody));
     a.accept();
     let mut client = Client::connect(address);

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 
 use relay::message::{Protocol, ProxyProtocol, Report};
 
-use crate::support::{Client, Relay, listener, proxy, read_until, server};
+use crate::support::{Client, Relay, listener, proxy, read_until, refusing, server};
 
 #[test]
 fn bytes_go_both_ways_and_each_side_ends_its_own_direction() {
@@ -91,8 +91,7 @@ fn a_reset_of_the_child_is_a_reset_for_the_client() {
 fn a_child_that_does_not_listen_is_counted_and_the_client_is_reset() {
     // Contract: T7
     let (socket, address) = listener();
-    let (refuses, nobody) = listener();
-    drop(refuses);
+    let (_reserved, nobody) = refusing();
     let a = Relay::start(&socket, proxy(Protocol::Tcp, nobody));
     a.accept();
     let mut client = Client::connect(address);
