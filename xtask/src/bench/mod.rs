@@ -28,7 +28,7 @@ the static one also without an anchor:
   flip      from SIGHUP until the pidfile names the new generation, compared with two runs of /bin/true
   idle      memory, threads, descriptors and wake-ups, before an upgrade and after 20
 
-With --proxy, measures psflip's proxy instead, in turns with haproxy and nginx, and without a proxy: requests, new
+With --proxy, measures `psflip run --proxy` instead, in turns with haproxy and nginx, and without a proxy: requests, new
 connections, processor time, latency, 1 GiB, and what an idle connection costs.
 
   --runs N           rounds of the overhead (default 300), and two thirds as many upgrades; of the proxies, default 3
@@ -72,7 +72,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         return guard::run_again_guarded();
     };
     if of_proxies {
-        let figures = proxy::measure(rounds, if quick { 2 } else { 8 }, &directory)?;
+        let figures = proxy::measure(rounds, if quick { 2 } else { 8 }, against, &directory)?;
         return write_figures(file.as_deref(), &figures);
     }
     let seconds = if quick { 3 } else { 20 };

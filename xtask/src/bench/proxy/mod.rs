@@ -2,7 +2,8 @@
 //!
 //! The origin is an nginx of its own with one process. Load comes from wrk where it is good (many requests on
 //! few connections), otherwise from here. Everything runs on this host, so client, proxy and origin compete
-//! for its processors: compare subjects of one run only.
+//! for its processors: compare subjects of one run only. psflip is started as users start it, and measured by
+//! its relay. Beside a port of the origin it is also measured with a Unix socket.
 
 mod load;
 mod origin;
@@ -10,7 +11,7 @@ mod subject;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -46,7 +47,13 @@ const ROWS: [&str; 16] = [
 type Figures = BTreeMap<String, BTreeMap<&'static str, Vec<f64>>>;
 
 /// Measures all subjects in turns, prints a table, and returns the figures.
-pub(super) fn measure(rounds: u32, seconds: u64, directory: &Path) -> Result<Value, Error> {
+/// `before`: a psflip from before a change, to be measured as well.
+pub(super) fn measure(
+    rounds: u32,
+    seconds: u64,
+    before: Option<PathBuf>,
+    directory: &Path,
+) -> Result<Value, Error> {
     for program in ["nginx", "wrk"] {
         if !repo::is_installed(program) {
             return Err(format!(
@@ -56,7 +63,7 @@ pub(super) fn measure(rounds: u32, seconds: u64, directory: &Path) -> Result<Val
         }
     }
     let origin = Origin::start(directory)?;
-    let subjects = subject::all()?;
+    let subjects = subject::all(before)?;
     let mut figures = Figures::new();
     for round in 1..=rounds {
         for mode in [Mode::Tcp, Mode::Http] {
@@ -67,8 +74,7 @@ pub(super) fn measure(rounds: u32, seconds: u64, directory: &Path) -> Result<Val
         }
         println!("  round {round} of {rounds}");
     }
-    let names: Vec<&'static str> = subjects.iter().map(|subject| subject.name).collect();
-    Ok(print(&figures, &names))
+    Ok(print(&figures, &subjects))
 }
 
 fn one_round(
@@ -83,7 +89,7 @@ fn one_round(
         let row = figures.entry(format!("{mode} {what}")).or_default();
         row.entry(subject.name).or_default().push(figure);
     };
-    let running = subject.start(mode, origin.address, directory)?;
+    let running = subject.start(mode, &origin.small, directory)?;
     for (name, closes, per_second, cost) in [
         ("keep-alive", false, "keep-alive, requests/s", "keep-alive, CPU us/request -"),
         ("new", true, "new connections/s", "new connection, CPU us -"),
@@ -98,7 +104,7 @@ fn one_round(
     for (part, value) in load::latencies(running.address, Duration::from_secs(seconds))? {
         add(&format!("latency {part} at 1,000/s, ms -"), value);
     }
-    let bulk = subject.start(mode, origin.bulk, directory)?;
+    let bulk = subject.start(mode, &origin.bulk, directory)?;
     let before = bulk.cpu()?;
     let took = load::download(bulk.address)?;
     add("1 GiB, s -", took.as_secs_f64());
@@ -106,7 +112,7 @@ fn one_round(
     drop(bulk);
     drop(running);
 
-    let running = subject.start(mode, origin.address, directory)?;
+    let running = subject.start(mode, &origin.small, directory)?;
     let descriptors = running.descriptors()?;
     // The first connections make a program allocate what it needs once.
     drop(load::idle(running.address, 100, mode == Mode::Http)?);
@@ -125,21 +131,20 @@ fn one_round(
     Ok(())
 }
 
-/// Prints the medians of all rounds, and the relay's ratio to the best peer.
-fn print(figures: &Figures, names: &[&'static str]) -> Value {
+/// Prints the medians of all rounds, and psflip's ratio to the best peer.
+fn print(figures: &Figures, subjects: &[Subject]) -> Value {
     print!("  {:<36}", "");
-    names.iter().for_each(|name| print!("{name:>10}"));
-    println!("   relay : best peer (above 1 is better)");
+    subjects.iter().for_each(|subject| print!("{:>10}", subject.name));
+    println!("   {} : best peer (above 1 is better)", subject::OURS);
     let others = figures.keys().filter(|row| row.contains("latency")).map(String::as_str);
     for row in ROWS.into_iter().chain(others) {
         let Some(by_name) = figures.get(row) else { continue };
         print!("  {row:<36}");
-        names.iter().for_each(|name| print!("{:>10.2}", median(by_name.get(name))));
+        subjects.iter().for_each(|subject| print!("{:>10.2}", median(by_name.get(subject.name))));
         let less = row.ends_with('-');
-        let peers = names.iter().filter(|name| !["direct", subject::OURS].contains(*name));
-        let peers: Vec<f64> =
-            peers.map(|name| median(by_name.get(name))).filter(|one| !one.is_nan()).collect();
-        let best = peers.into_iter().reduce(if less { f64::min } else { f64::max }).unwrap_or(f64::NAN);
+        let peers = subjects.iter().filter(|subject| subject.is_peer());
+        let peers = peers.map(|peer| median(by_name.get(peer.name))).filter(|one| !one.is_nan());
+        let best = peers.reduce(if less { f64::min } else { f64::max }).unwrap_or(f64::NAN);
         let ours = median(by_name.get(subject::OURS));
         println!("   {:.2}", if less { best / ours } else { ours / best });
     }

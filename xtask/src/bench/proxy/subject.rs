@@ -8,13 +8,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, sysconf};
-use testkit::{Deadline, wait_until};
+use testkit::{Deadline, Process, wait_until};
 
+use super::origin::Server;
 use super::write;
+use crate::bench::{Build, build_dynamic};
 use crate::{Error, repo, step};
 
-/// The name of our own proxy.
-pub(super) const OURS: &str = "relay";
+/// The name of psflip's proxy, which is compared with the others.
+pub(super) const OURS: &str = "psflip";
+
+/// The name of the process that carries psflip's connections.
+const RELAY: &str = "psflip: relay";
 
 /// How long a program may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -45,12 +50,29 @@ enum Kind {
     Direct,
     Haproxy,
     Nginx,
-    /// The program.
-    Ours(PathBuf),
+    Psflip { program: PathBuf, upstream: Upstream },
 }
 
-/// All that are installed.
-pub(super) fn all() -> Result<Vec<Subject>, Error> {
+/// How psflip reaches the origin.
+#[derive(Clone, Copy)]
+enum Upstream {
+    Tcp,
+    Unix,
+}
+
+impl Subject {
+    fn psflip(name: &'static str, build: &Build, upstream: Upstream) -> Self {
+        Self { name, kind: Kind::Psflip { program: build.program.clone(), upstream } }
+    }
+
+    /// Whether psflip's proxy is compared with it.
+    pub(super) fn is_peer(&self) -> bool {
+        matches!(self.kind, Kind::Haproxy | Kind::Nginx)
+    }
+}
+
+/// All that are installed. `before`: a psflip from before a change.
+pub(super) fn all(before: Option<PathBuf>) -> Result<Vec<Subject>, Error> {
     let mut all = vec![Subject { name: "direct", kind: Kind::Direct }];
     for (name, kind) in [("haproxy", Kind::Haproxy), ("nginx", Kind::Nginx)] {
         if repo::is_installed(name) {
@@ -59,32 +81,45 @@ pub(super) fn all() -> Result<Vec<Subject>, Error> {
             println!("  skipped: {name} is not installed");
         }
     }
-    all.push(Subject { name: OURS, kind: Kind::Ours(build()?) });
+    let build = build_dynamic()?;
+    all.push(Subject::psflip(OURS, &build, Upstream::Tcp));
+    all.push(Subject::psflip("to Unix", &build, Upstream::Unix));
+    all.extend(
+        before.map(|program| Subject {
+            name: "before",
+            kind: Kind::Psflip { program, upstream: Upstream::Tcp },
+        }),
+    );
     Ok(all)
 }
 
-/// Builds our own proxy. [`ours`] starts it.
-fn build() -> Result<PathBuf, Error> {
-    println!("==> build the relay (release)");
-    step::run(repo::cargo().args(["build", "--release", "--package", "relay", "--example", "stand_alone"]))?;
-    Ok(repo::target_dir()?.join("release/examples/stand_alone"))
-}
-
-/// Starts our own proxy: the relay alone, since `psflip run --proxy` adds nothing to what a request costs.
-fn ours(program: &Path, mode: Mode, listen: SocketAddr, origin: SocketAddr) -> Result<Running, Error> {
-    let arguments = [mode.to_string(), listen.to_string(), origin.to_string()];
-    Running::start(&program.display().to_string(), &arguments.each_ref().map(String::as_str), listen)
+/// Starts `psflip run --proxy`, as a user does. The child is not the origin, which all subjects share: it does
+/// nothing.
+fn psflip(
+    program: &Path,
+    upstream: Upstream,
+    mode: Mode,
+    listen: SocketAddr,
+    origin: &Server,
+) -> Result<Running, Error> {
+    let forward = match upstream {
+        Upstream::Tcp => origin.address.to_string(),
+        Upstream::Unix => format!("unix://{}", origin.path.display()),
+    };
+    let proxy = format!("{mode}://{listen},forward={forward}");
+    let arguments = ["run", "--no-control-socket", "--proxy", &proxy, "--", "sleep", "infinity"];
+    Running::start(&program.display().to_string(), &arguments, listen)?.measuring(RELAY)
 }
 
 impl Subject {
     /// Starts it in front of `origin`, on a free port.
-    pub(super) fn start(&self, mode: Mode, origin: SocketAddr, directory: &Path) -> Result<Running, Error> {
+    pub(super) fn start(&self, mode: Mode, origin: &Server, directory: &Path) -> Result<Running, Error> {
         let listen = free_address()?;
         match &self.kind {
-            Kind::Direct => Ok(Running { address: origin, child: None }),
-            Kind::Haproxy => haproxy(mode, listen, origin, directory),
-            Kind::Nginx => nginx(mode, listen, origin, directory),
-            Kind::Ours(program) => ours(program, mode, listen, origin),
+            Kind::Direct => Ok(Running { address: origin.address, child: None, measured: None }),
+            Kind::Haproxy => haproxy(mode, listen, origin.address, directory),
+            Kind::Nginx => nginx(mode, listen, origin.address, directory),
+            Kind::Psflip { program, upstream } => psflip(program, *upstream, mode, listen, origin),
         }
     }
 }
@@ -142,6 +177,8 @@ pub(super) struct Running {
     pub(super) address: SocketAddr,
     /// `None`: there is no proxy.
     child: Option<Child>,
+    /// The process that carries the connections.
+    measured: Option<Process>,
 }
 
 impl Running {
@@ -150,7 +187,8 @@ impl Running {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(|error| step::cannot_start(&command, &error))?;
-        let mut this = Self { address, child: Some(child) };
+        let measured = Process::find(child.id());
+        let mut this = Self { address, child: Some(child), measured };
         wait_until(Deadline::after(START), step::shown(&command), || {
             let has_exited = this.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
             (has_exited || TcpStream::connect(address).is_ok()).then_some(())
@@ -159,6 +197,17 @@ impl Running {
             return Err(format!("`{}` does not listen", step::shown(&command)).into());
         }
         Ok(this)
+    }
+
+    /// Measures the descendant of this name instead of the program itself.
+    fn measuring(mut self, name: &str) -> Result<Self, Error> {
+        let program = self.measured;
+        self.measured = wait_until(Deadline::after(START), format!("a process `{name}`"), || {
+            let mut tree = program.map(|program| program.tree()).unwrap_or_default().into_iter();
+            let found = tree.find(|process| process.stat().is_some_and(|stat| stat.name == name));
+            (found.is_some() || !program.is_some_and(|program| program.is_alive())).then_some(found)
+        });
+        if self.measured.is_none() { Err(format!("there is no process `{name}`").into()) } else { Ok(self) }
     }
 
     /// The processor time of all threads until now (proc(5), `stat`).
@@ -179,14 +228,14 @@ impl Running {
     }
 
     pub(super) fn descriptors(&self) -> Result<usize, Error> {
-        let Some(child) = &self.child else { return Ok(0) };
-        Ok(fs::read_dir(format!("/proc/{}/fd", child.id()))?.count())
+        let Some(process) = &self.measured else { return Ok(0) };
+        Ok(fs::read_dir(format!("/proc/{}/fd", process.pid()))?.count())
     }
 
     /// Waits until it has opened or closed its connections.
     pub(super) fn wait_for_descriptors(&self, is: impl Fn(usize) -> bool) -> Result<(), Error> {
         let deadline = Instant::now() + START;
-        while self.child.is_some() && !is(self.descriptors()?) {
+        while self.measured.is_some() && !is(self.descriptors()?) {
             if Instant::now() > deadline {
                 return Err(format!("it has {} descriptors after {START:?}", self.descriptors()?).into());
             }
@@ -196,8 +245,8 @@ impl Running {
     }
 
     fn read(&self, file: &str) -> Result<Option<String>, Error> {
-        let Some(child) = &self.child else { return Ok(None) };
-        Ok(Some(fs::read_to_string(format!("/proc/{}/{file}", child.id()))?))
+        let Some(process) = &self.measured else { return Ok(None) };
+        Ok(Some(fs::read_to_string(format!("/proc/{}/{file}", process.pid()))?))
     }
 }
 
