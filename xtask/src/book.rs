@@ -43,7 +43,8 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
     (
         "Use",
         &[
-            ("Traffic", "docs/traffic.md"),
+            ("Proxy", "docs/proxy.md"),
+            ("Traffic without the proxy", "docs/traffic.md"),
             ("systemd", "docs/systemd.md"),
             ("Other supervisors, containers", "docs/managers.md"),
             ("Configuration", "docs/configuration.md"),

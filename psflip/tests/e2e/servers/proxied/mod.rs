@@ -1,6 +1,6 @@
 //! Servers that stop carelessly, behind `[[proxy]]`: started with the commands of their own manuals, without a
 //! graceful shutdown, without a wrapper, and many of them without a handler for SIGTERM. Under load no upgrade
-//! loses a request. `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` has the results.
+//! loses a request. `SERVERS_FLIPS=200` makes the runs longer; `docs/proxy.md` has the results.
 
 mod fastcgi;
 mod http1;
