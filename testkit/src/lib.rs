@@ -37,7 +37,7 @@ pub use crate::builder::{Anchor, PsflipBuilder};
 pub use crate::family::child_of;
 pub use crate::fds::FdSnapshot;
 pub use crate::launch::{Launch, Session, Stdin};
-pub use crate::need::{REQUIRE, SKIPPED, need, need_root, skip};
+pub use crate::need::{PROGRAMS, REQUIRE, SKIPPED, need, need_root, skip};
 pub use crate::notify::NotifyManager;
 pub use crate::output::{Line, Output, Stream};
 pub use crate::pidfile::PidfileHistory;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::thread;
 
-use crate::report;
+use crate::{binaries, report};
 
 /// Environment variable with the requirements that must be met: programs, `root`, `systemd` and other names
 /// of [`skip`], separated by commas. `all` means everything, and `!NAME` exempts a name. A test that misses
@@ -17,11 +17,15 @@ pub const REQUIRE: &str = "TESTKIT_REQUIRE";
 /// and the reason.
 pub const SKIPPED: &str = "TESTKIT_SKIPPED";
 
+/// The folder in the target directory for programs that are no Debian packages, in its `bin`. `cargo xtask ci`
+/// fills it.
+pub const PROGRAMS: &str = "programs";
+
 /// Folders that Debian has only in root's PATH.
 const FOLDERS_OF_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// The path of a program, from PATH or from the folders that only root has in PATH. `None`: it is missing,
-/// this was reported, and the test should return.
+/// The path of a program, from PATH, from the folders that only root has in PATH, or from [`PROGRAMS`]. `None`:
+/// it is missing, this was reported, and the test should return.
 ///
 /// ```no_run
 /// if testkit::need("nginx").is_none() {
@@ -36,7 +40,8 @@ const FOLDERS_OF_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 pub fn need(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(FOLDERS_OF_ROOT.map(PathBuf::from));
-    let found = folders.map(|folder| folder.join(program)).find(|file| file.is_file());
+    let own = binaries::target_dir().join(PROGRAMS).join("bin");
+    let found = folders.chain([own]).map(|folder| folder.join(program)).find(|file| file.is_file());
     if found.is_none() {
         skip(program, &format!("{program} is not installed"));
     }

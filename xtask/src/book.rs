@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use crate::args::Args;
-use crate::{Error, Outcome, repo, step};
+use crate::{Error, Outcome, python, repo, step};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask book
@@ -124,23 +124,10 @@ pub(crate) fn make(folder: &Path) -> Result<PathBuf, Error> {
     }
     stage(&repo::root(), &pages)?;
     fs::write(folder.join("mkdocs.yml"), configuration())?;
-    let generator = install(&folder.join("tools"))?;
+    let generator = python::install(&folder.join("tools"), GENERATOR, "zensical")?;
     let build = ["build", "--config-file", "mkdocs.yml", "--clean", "--strict"];
     step::run(Command::new(generator).args(build).current_dir(folder))?;
     Ok(folder.join("site"))
-}
-
-/// Installs the generator into a Python environment of its own, unless it is there. Returns the program.
-fn install(tools: &Path) -> Result<PathBuf, Error> {
-    let (installed, program) = (tools.join("installed"), tools.join("bin/zensical"));
-    if fs::read_to_string(&installed).is_ok_and(|text| text == GENERATOR) {
-        return Ok(program);
-    }
-    step::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(tools))?;
-    let pip = ["install", "--quiet", "--disable-pip-version-check"];
-    step::run(Command::new(tools.join("bin/pip")).args(pip).arg(GENERATOR))?;
-    fs::write(installed, GENERATOR)?;
-    Ok(program)
 }
 
 /// The generator's configuration.

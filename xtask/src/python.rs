@@ -1,0 +1,21 @@
+//! Programs from PyPI, each package in a Python environment of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Error, step};
+
+/// Installs `package`, with its version (`NAME==VERSION`), into an environment in `folder`, unless it is there.
+/// Returns the path of its program.
+pub(crate) fn install(folder: &Path, package: &str, program: &str) -> Result<PathBuf, Error> {
+    let (installed, program) = (folder.join("installed"), folder.join("bin").join(program));
+    if fs::read_to_string(&installed).is_ok_and(|text| text == package) && program.is_file() {
+        return Ok(program);
+    }
+    step::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))?;
+    let pip = ["install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"];
+    step::run(Command::new(folder.join("bin/pip")).args(pip).arg(package))?;
+    fs::write(installed, package)?;
+    Ok(program)
+}
