@@ -192,11 +192,18 @@ impl Proxy {
     /// did not: a connection that the predecessor's relay sends there would wait for ever if nobody read it.
     fn repeat_orders(&mut self) -> bool {
         let held = self.hold.is_none_or(|hold| self.send(&hold.order(), None));
-        if !held || !self.accepts() {
-            return held;
-        }
+        held && (!self.accepts() || self.accept())
+    }
+
+    /// Orders the relay to accept. It gets the link to the predecessor's relay; if it can't be reached, the
+    /// next one gets it.
+    fn accept(&mut self) -> bool {
         let link = self.from_predecessor.take();
-        self.send(&Order::Accept, link.as_ref())
+        let sent = self.send(&Order::Accept, link.as_ref());
+        if !sent {
+            self.from_predecessor = link;
+        }
+        sent
     }
 }
 
@@ -242,8 +249,7 @@ impl Runtime {
                         );
                         proxy.send(&hold.order(), None)
                     });
-                    let link = proxy.from_predecessor.take();
-                    held && proxy.send(&Order::Accept, link.as_ref())
+                    held && proxy.accept()
                 }
             }
             RelayOrder::Leave => match proxy.to_successor.take() {

@@ -83,6 +83,13 @@ impl Reasons {
         self.failure.insert(secrets::hide(&reason).into_owned())
     }
 
+    /// Puts it into words that the child was healthy within `upgrade.timeout`, but the relay not ready.
+    pub(super) fn fail_by_relay(&mut self, timeout: Duration) -> &str {
+        self.failure.insert(format!(
+            "the relay for `[[proxy]]` was not ready within {timeout:?}, although the child is healthy"
+        ))
+    }
+
     /// The message that reports the failure to the predecessor.
     pub(super) fn for_predecessor(&self, outcome: Outcome) -> Option<ToPredecessor> {
         let Outcome::Failed(failure) = outcome else { return None };

@@ -178,12 +178,12 @@ impl Runtime {
     }
 
     fn log_failure(&mut self, failure: Failure) {
-        let probe = if self.proxy.is_awaited() {
-            Some("the child is healthy, but the relay for `[[proxy]]` is not ready".to_owned())
+        let (probe, timeout) = (self.child.last_probe(failure), self.plan.upgrade.timeout);
+        let reason = if failure == Failure::NotHealthy && self.proxy.is_awaited() {
+            self.reasons.fail_by_relay(timeout)
         } else {
-            self.child.last_probe(failure)
+            self.reasons.fail(failure, probe, timeout)
         };
-        let reason = self.reasons.fail(failure, probe, self.plan.upgrade.timeout);
         if failure == Failure::Aborted {
             // A stop request may be the cause, so nothing is said about the old generation here.
             tracing::warn!(reason, "this generation gives up");

@@ -5,6 +5,7 @@ mod flips;
 mod in_front;
 mod killed;
 mod neighbours;
+mod started_late;
 mod stops;
 
 use std::path::PathBuf;
