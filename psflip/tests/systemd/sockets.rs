@@ -1,12 +1,15 @@
 //! Sockets that systemd opens or keeps. Clients wait in the accept queue, whichever process is killed, and
 //! are served.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use testkit::{Deadline, Process, Signal, wait_until};
 
+use crate::ports::Reserved;
 use crate::rig::{APP, Rig};
 
 const NOTIFY: &str = "Type=notify\nNotifyAccess=main\nKillMode=mixed\nExecReload=/bin/kill -HUP $MAINPID\nRestart=on-failure\n";
@@ -132,6 +135,60 @@ fn without_an_fd_store_sockets_are_lost_when_everything_is_killed() {
     rig.machine.wait_property(APP, "ActiveState", "active");
     assert_ne!(rig.wait_main(), old);
     Waiting::new(&rig).expect_answer();
+    rig.stop_well();
+}
+
+/// `[[proxy]]` at a TCP port, and one more line of the unit. Restarts the service, and connects while none of its
+/// processes is there. Returns the answer.
+fn connect_during_a_restart(rig: &Rig, line: &str) -> io::Result<String> {
+    let port = Reserved::new();
+    // psflip's working directory is not the service's.
+    let own = format!("{}/{{{{ blue_green() }}}}.sock", rig.path("").display());
+    let server = ["http-server", "--unix", &own];
+    let proxy = format!(
+        "[healthcheck.unix]\npath = \"{own}\"\n[[proxy]]\nlisten = \"tcp://{}\"\nforward = \"unix://{own}\"\n\
+         protocol = \"http\"\n",
+        port.address()
+    );
+    rig.configure(&server, &proxy);
+    let (down, go_on) = (rig.path("down"), rig.path("go-on"));
+    let waits = format!("touch {}; until test -e {}; do sleep 0.02; done", down.display(), go_on.display());
+    rig.install(&format!("{NOTIFY}ExecStopPost=/bin/sh -c '{waits}'\n{line}"));
+    rig.start();
+    rig.flip();
+    let old = rig.machine.processes(APP);
+    std::thread::scope(|scope| {
+        let restart = scope.spawn(|| rig.machine.systemctl(["restart", APP]));
+        wait_until(Deadline::default(), "the unit to be down", || down.exists().then_some(()));
+        assert!(old.iter().all(|process| !process.is_alive()), "{old:?}");
+        let client = TcpStream::connect(port.address());
+        std::fs::write(go_on, "").unwrap();
+        restart.join().unwrap().unwrap();
+        let mut client = client?;
+        client.set_read_timeout(Some(Duration::from_secs(30)))?;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
+}
+
+#[test]
+fn a_client_that_connects_to_a_proxy_during_a_restart_is_served_after_it() {
+    // Contract: T2
+    let Some(rig) = Rig::new() else { return };
+    let answer =
+        connect_during_a_restart(&rig, "FileDescriptorStoreMax=16\nEnvironment=FDSTORE=16\n").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("name=gen1"), "{answer}");
+    rig.stop_well();
+}
+
+#[test]
+fn without_an_fd_store_a_client_that_connects_to_a_proxy_during_a_restart_is_refused() {
+    // Proves that the other test can fail.
+    let Some(rig) = Rig::new() else { return };
+    let refused = connect_during_a_restart(&rig, "").unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     rig.stop_well();
 }
 
