@@ -1,4 +1,5 @@
-"""An ASGI application for uvicorn.toml: says who answers and what it got, and tells psflip when it has started."""
+"""An ASGI application for uvicorn.toml and uvicorn-shared.toml: says who answers and what it got, and tells psflip when it has
+started (uvicorn-shared.toml)."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""uvicorn for uvicorn.toml, extended to stop without losing a request.
+"""uvicorn for uvicorn-shared.toml, extended to stop without losing a request.
 
 On SIGTERM, uvicorn itself closes every connection on which it is not just answering, even one with a request that it has not read
 yet.

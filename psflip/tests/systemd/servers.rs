@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use testkit::client::ClientError;
 use testkit::client::fcgi::FcgiClient;
 use testkit::client::http::HttpClient;
-use testkit::{Deadline, Process, Signal, psflip_bin, wait_until};
+use testkit::{Deadline, Process, Signal, child_of, psflip_bin, wait_until};
 
 use crate::ports::Reserved;
 use crate::rig::Rig;
@@ -35,6 +35,7 @@ const SERVERS: &[(&str, &str)] = &[
     ("tomcat", "/usr/share/tomcat10/bin/catalina.sh"),
     ("unicorn", "/usr/bin/unicorn"),
     ("uvicorn", "/usr/bin/uvicorn"),
+    ("uvicorn-shared", "/usr/bin/uvicorn"),
     ("uwsgi", "/usr/bin/uwsgi"),
 ];
 
@@ -161,7 +162,7 @@ fn the_template_runs_every_server_of_the_examples() {
         servers.iter().zip(second).map(|(server, old)| server.serves(&rig, Some(old))).collect();
     // The child crashes, and systemd restarts the service.
     for psflip in &third {
-        let child = psflip.children()[0].children()[0];
+        let child = child_of(*psflip).expect("it serves");
         child.signal(Signal::SIGKILL).unwrap();
     }
     for (server, old) in servers.iter().zip(third) {

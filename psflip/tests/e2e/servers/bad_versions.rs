@@ -58,6 +58,10 @@ examples! {
     ];
     a_bad_version_of_the_uvicorn_example_changes_nothing: python::UVICORN, ["uvicorn"], [
         Bad::at_once("asgi_app.py", "", "raise SystemExit(7)\n", "exit code 7"),
+        Bad::at_once("asgi_app.py", "    notify(", "    raise RuntimeError\n    notify(", "exit code 3"),
+    ];
+    a_bad_version_of_the_shared_uvicorn_example_changes_nothing: python::UVICORN_SHARED, ["uvicorn"], [
+        Bad::at_once("asgi_app.py", "", "raise SystemExit(7)\n", "exit code 7"),
         Bad::at_once("asgi_app.py", "    notify(", "    raise RuntimeError\n    notify(", "exit code 0"),
     ];
     a_bad_version_of_the_puma_example_changes_nothing: ruby::PUMA, ["puma"], [

@@ -3,6 +3,7 @@
 //! them all). `SERVERS_FLIPS=200` makes the runs longer; `docs/traffic.md` explains the results.
 
 mod bad_versions;
+mod commands;
 mod data;
 mod docs;
 mod java;
@@ -48,6 +49,7 @@ const RUN: &[&str] = &[
     php::FPM_SHARED,
     python::GUNICORN,
     python::UVICORN,
+    python::UVICORN_SHARED,
     python::UWSGI,
     ruby::PUMA,
     ruby::PUMA_CLUSTER,
