@@ -24,10 +24,11 @@ pub(crate) struct Descriptors {
 pub(crate) struct Reserved(Rc<Descriptors>);
 
 impl Descriptors {
-    /// As the process's limit says, with `listening` sockets open.
-    pub(crate) fn new(listening: usize) -> Self {
+    /// As the process's limit says, with `others` that no client reserves: listening sockets, and idle
+    /// connections to the child.
+    pub(crate) fn new(others: usize) -> Self {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let clients = limit.saturating_sub(OWN + listening as u64) / PER_CLIENT;
+        let clients = limit.saturating_sub(OWN + others as u64) / PER_CLIENT;
         Self { clients: clients.max(1), used: Cell::new(0) }
     }
 

@@ -21,6 +21,7 @@ mod http;
 mod link;
 pub mod message;
 mod pause;
+mod pool;
 mod predecessor;
 mod proxied;
 mod proxy_protocol;

@@ -68,6 +68,9 @@ pub struct Proxy {
     pub accept_proxy_protocol: bool,
     /// For HTTP.
     pub forwarded: Forwarded,
+    /// The most idle connections to the child that are kept for later requests; 0: none. For HTTP and
+    /// FastCGI.
+    pub pool: usize,
 }
 
 /// From psflip to its relay.
@@ -138,6 +141,8 @@ pub struct Counts {
     pub errors: u64,
     /// Connections passed on to the successor's relay.
     pub passed_on: u64,
+    /// Requests on a connection to the child that an earlier one left open.
+    pub reused: u64,
     /// Whether it accepts.
     pub accepting: bool,
     /// Whether another generation accepts, psflip stops, or the child has exited.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use crate::descriptors::Descriptors;
+use crate::http;
 use crate::message::{Counts, Proxy};
+use crate::pool::Pool;
 use crate::successor::Successor;
 use crate::tally::{Tally, add};
 
@@ -18,6 +20,8 @@ pub(crate) struct Proxied {
     pub(crate) tally: Tally,
     pub(crate) control: watch::Receiver<Control>,
     pub(crate) descriptors: Rc<Descriptors>,
+    /// Idle HTTP connections to the child.
+    pub(crate) http: Pool<http::Connection>,
     /// The counts have changed.
     pub(crate) changed: Rc<Notify>,
     /// A connection was closed.
@@ -104,7 +108,13 @@ impl Proxied {
         changed: Rc<Notify>,
     ) -> Self {
         let (tally, closed, failures) = (Tally::default(), Notify::new(), Cell::default());
-        Self { proxy, tally, control, descriptors, changed, closed, failures }
+        let http = Pool::new(proxy.pool);
+        Self { proxy, tally, control, descriptors, http, changed, closed, failures }
+    }
+
+    /// Closes the idle connections to the child.
+    pub(crate) fn close_idle(&self) {
+        self.http.close();
     }
 
     /// Counts a failure of the child, and logs the first of each second.
@@ -134,6 +144,7 @@ impl Proxied {
             under_way: self.tally.under_way.get(),
             errors: self.tally.errors.get(),
             passed_on: self.tally.passed_on.get(),
+            reused: self.tally.reused.get(),
             accepting: control.accepts(),
             leaving: control.ends(),
             held: control.hold.is_some(),

@@ -120,7 +120,13 @@ async fn live(link: OwnedFd) -> io::Result<()> {
             }
             Ok(Order::Resume) => control.send_modify(|control| control.hold = None),
         }
-        all.iter().for_each(|proxied| proxied.changed.notify_one());
+        let ends = control.borrow().ends();
+        for proxied in &*all {
+            if ends {
+                proxied.close_idle(); // the child may wait for their end before it exits
+            }
+            proxied.changed.notify_one();
+        }
     }
 }
 
@@ -141,7 +147,7 @@ fn start(packet: Packet, control: &watch::Receiver<Control>) -> io::Result<Rc<[R
     let Order::Start { proxies } = serde_json::from_slice(&packet.bytes)? else { return Err(invalid()) };
     let mut fds = packet.fds.into_iter();
     let changed = Rc::new(Notify::new());
-    let descriptors = Rc::new(Descriptors::new(proxies.iter().map(|proxy| proxy.sockets).sum()));
+    let descriptors = Rc::new(Descriptors::new(proxies.iter().map(|proxy| proxy.sockets + proxy.pool).sum()));
     let mut all = Vec::with_capacity(proxies.len());
     for proxy in proxies {
         let proxied =
@@ -162,12 +168,13 @@ async fn report(link: &Link, report: &Report) -> io::Result<()> {
     link.send(&serde_json::to_vec(report)?, &[]).await
 }
 
-/// Waits until no connection is open, and none can come from a predecessor's relay.
+/// Waits until no client's connection is open, no idle one to the child, and none can come from a predecessor's relay.
 async fn nothing_open(all: &[Rc<Proxied>]) {
     for proxied in all {
         loop {
             let closed = proxied.closed.notified();
-            if proxied.tally.open.get() == 0 && proxied.tally.predecessors.get() == 0 {
+            let tally = &proxied.tally;
+            if tally.open.get() == 0 && tally.predecessors.get() == 0 && tally.idle.get() == 0 {
                 break;
             }
             closed.await;

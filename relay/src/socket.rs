@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, getsockname, recv, shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -224,6 +225,12 @@ impl Socket {
     pub(crate) fn has_nothing_to_read(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         !recv(self, &mut [0; 1], flags).is_ok_and(|(length, _)| length > 0)
+    }
+
+    /// Whether nothing has come, neither bytes nor an end nor a reset.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(self, &mut [0; 1], flags).is_err_and(|error| error == Errno::AGAIN)
     }
 
     /// Ends the own direction: the other side reads an end of file.

@@ -11,6 +11,10 @@ pub(crate) struct Tally {
     pub(crate) under_way: Cell<u64>,
     pub(crate) errors: Cell<u64>,
     pub(crate) passed_on: Cell<u64>,
+    /// Requests on a connection to the child that an earlier one left open.
+    pub(crate) reused: Cell<u64>,
+    /// Connections to the child without a request.
+    pub(crate) idle: Cell<u64>,
     /// Predecessors' relays that may still pass connections on.
     pub(crate) predecessors: Cell<u64>,
 }

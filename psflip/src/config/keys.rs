@@ -308,6 +308,7 @@ tables! {
         "send_proxy_protocol": Word(Header::WORDS), Nothing, "Begin each connection to the child with a PROXY protocol header of this version, which names the client. Only with `protocol = \"tcp\"`.";
         "accept_proxy_protocol": Boolean, Is("false"), "Connections of clients begin with a PROXY protocol header, which a load balancer in front sends.";
         "forwarded": Word(Forwarded::WORDS), Is("\"append\""), "What happens to `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` of a request: the client is appended to them, they are replaced, or they are left alone. Only with `protocol = \"http\"`.";
+        "pool": Number(0, 1024), Is("0"), "How many idle connections to the child are kept, at most and for 1 s, for later requests that may be repeated. `0`: each request has a connection of its own. Only with `protocol = \"http\"`.";
         "mode": Mode, Described, "The permissions of a Unix socket's file: `\"0000\"` to `\"0777\"`.", "what the umask leaves of `0777`";
         "owner": Special, Described, "The owner of a Unix socket's file: a name or a number.", "psflip's user", "string" "www-data";
         "group": Special, Described, "The group of a Unix socket's file: a name or a number.", "psflip's group", "string" "www-data";

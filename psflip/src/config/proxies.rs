@@ -25,8 +25,16 @@ const LISTEN_HELP: &str =
 const FORWARD_HELP: &str = "where the child of this generation listens: `forward = \"127.0.0.1:{{ free_port('20000-29999') }}\"` or `\"unix:///run/app/{{ blue_green() }}.sock\"`";
 
 /// Keys that are no options of the socket.
-const OWN: &[&str] =
-    &["listen", "forward", "protocol", "drain", "send_proxy_protocol", "accept_proxy_protocol", "forwarded"];
+const OWN: &[&str] = &[
+    "listen",
+    "forward",
+    "protocol",
+    "drain",
+    "send_proxy_protocol",
+    "accept_proxy_protocol",
+    "forwarded",
+    "pool",
+];
 
 /// Reads all of `[[proxy]]`; `listeners` are those of `[[listen]]`. `None`: some have an error.
 pub(super) fn proxies(
@@ -116,6 +124,7 @@ fn proxy(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Proxy> {
     let send_proxy_protocol = reader.word(section, "send_proxy_protocol");
     let accept_proxy_protocol = reader.boolean(section, "accept_proxy_protocol");
     let forwarded = reader.word(section, "forwarded").unwrap_or(Forwarded::Append);
+    let pool = reader.number(section, "pool");
     for (key, only, help) in [
         (
             "send_proxy_protocol",
@@ -123,6 +132,7 @@ fn proxy(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Proxy> {
             "leave it out; with `http` the child finds the client in `X-Forwarded-For` (`forwarded`)",
         ),
         ("forwarded", ProxyKind::Http, "set `protocol = \"http\"`, or leave it out"),
+        ("pool", ProxyKind::Http, "set `protocol = \"http\"`, or leave it out"),
     ] {
         if protocol != only
             && let Some((_, span, _)) = section.entries.iter().find(|(name, ..)| *name == key)
@@ -146,6 +156,7 @@ fn proxy(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Proxy> {
         send_proxy_protocol,
         accept_proxy_protocol,
         forwarded,
+        pool,
     })
 }
 

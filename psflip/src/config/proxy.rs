@@ -26,6 +26,9 @@ pub struct Proxy {
     pub accept_proxy_protocol: bool,
     /// For [`ProxyKind::Http`].
     pub forwarded: Forwarded,
+    /// The most idle connections to the child that are kept for later requests. 0 but for
+    /// [`ProxyKind::Http`].
+    pub pool: u32,
 }
 
 /// `proxy.forward`.

@@ -214,6 +214,7 @@ fn proxy(f: &mut fmt::Formatter<'_>, proxy: &Proxy) -> fmt::Result {
     writeln!(f, "accept_proxy_protocol = {}", proxy.accept_proxy_protocol)?;
     if proxy.protocol == ProxyKind::Http {
         writeln!(f, "forwarded = \"{}\"", proxy.forwarded.word())?;
+        writeln!(f, "pool = {}", proxy.pool)?;
     }
     socket_options(f, &proxy.socket)
 }

@@ -366,6 +366,8 @@ pub struct Proxy {
     pub open: u64,
     /// Requests; 0 where the protocol has none.
     pub requests: u64,
+    /// Requests on a connection to the child that an earlier one left open (`pool`).
+    pub reused: u64,
     /// Requests, and connections where the protocol has no requests, that are under way.
     pub under_way: u64,
     /// Requests or connections that failed because of the child.

@@ -135,5 +135,6 @@ fn in_message(proxy: &Proxy, sockets: usize) -> relay::message::Proxy {
             Forwarded::Replace => relay::message::Forwarded::Replace,
             Forwarded::Off => relay::message::Forwarded::Off,
         },
+        pool: proxy.pool as usize,
     }
 }

@@ -8,11 +8,13 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::Shared;
+use super::upstream::Kept;
 use crate::proxied::{Counted, Proxied};
 
 /// The body of a client's request. It records its end: the bytes after it belong to the next request.
 pub(super) struct Input {
-    body: Incoming,
+    /// `None`: the request has none.
+    body: Option<Incoming>,
     shared: Rc<Shared>,
     /// Of the request. The next one may begin while a child still reads the last bytes of this one.
     number: u64,
@@ -24,7 +26,12 @@ impl Input {
         shared.number.set(number);
         shared.input_ended.set(body.is_end_stream());
         shared.input_failed.set(false);
-        Self { body, shared, number }
+        Self { body: Some(body), shared, number }
+    }
+
+    /// The same for the first attempt of a request without a body, which may be sent again with this one.
+    pub(super) fn of_repeated(&self) -> Self {
+        Self { body: None, shared: Rc::clone(&self.shared), number: self.number }
     }
 
     fn is_of_last_request(&self) -> bool {
@@ -46,22 +53,23 @@ impl Body for Input {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
         if frame.as_ref().is_some_and(Result::is_err) && self.is_of_last_request() {
             self.shared.input_failed.set(true);
         }
-        if frame.is_none() || self.body.is_end_stream() {
+        if frame.is_none() || self.is_end_stream() {
             self.ended();
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -104,6 +112,8 @@ impl Drop for Sent {
 /// The body of an answer.
 pub(super) struct Answer {
     from: From,
+    /// The child's connection, if it is to be kept.
+    kept: Option<Kept>,
     sent: Option<Sent>,
 }
 
@@ -113,16 +123,27 @@ enum From {
 }
 
 impl Answer {
-    pub(super) fn of_child(body: Incoming) -> Self {
-        Self { from: From::Child(body), sent: None }
+    pub(super) fn of_child(body: Incoming, kept: Option<Kept>) -> Self {
+        let mut answer = Self { from: From::Child(body), kept, sent: None };
+        if answer.is_end_stream() {
+            answer.ended();
+        }
+        answer
+    }
+
+    /// The child's answer was read to its end.
+    fn ended(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            kept.put_back();
+        }
     }
 
     pub(super) fn text(text: String) -> Self {
-        Self { from: From::Relay(Some(text.into())), sent: None }
+        Self { from: From::Relay(Some(text.into())), kept: None, sent: None }
     }
 
     pub(super) fn empty() -> Self {
-        Self { from: From::Relay(None), sent: None }
+        Self { from: From::Relay(None), kept: None, sent: None }
     }
 
     /// The request is under way as long as the body lives.
@@ -142,9 +163,19 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.from {
             From::Child(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(context));
-                if let (Some(Err(error)), Some(sent)) = (&frame, &self.sent) {
-                    sent.failed(error);
+                let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+                let is_last = match &frame {
+                    None => true,
+                    Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
+                    Some(Err(error)) => {
+                        if let Some(sent) = &self.sent {
+                            sent.failed(error);
+                        }
+                        false
+                    }
+                };
+                if is_last {
+                    self.ended();
                 }
                 Poll::Ready(frame)
             }

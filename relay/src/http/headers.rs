@@ -5,7 +5,7 @@ use hyper::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Request, Response, Version};
+use hyper::{Request, Response, StatusCode, Version};
 
 use crate::addresses::Addresses;
 use crate::message::Forwarded;
@@ -54,8 +54,14 @@ pub(super) fn prepare_host<B>(request: &mut Request<B>, client: &Addresses) -> b
     true
 }
 
-/// Makes a client's request one for the child. Returns whether it asks for another protocol.
-pub(super) fn prepare_request<B>(request: &mut Request<B>, client: &Addresses, forwarded: Forwarded) -> bool {
+/// Makes a client's request one for the child. `keeps`: the connection may stay open after it. Returns
+/// whether it asks for another protocol.
+pub(super) fn prepare_request<B>(
+    request: &mut Request<B>,
+    client: &Addresses,
+    forwarded: Forwarded,
+    keeps: bool,
+) -> bool {
     let headers = request.headers_mut();
     let upgrade = headers.get(UPGRADE).filter(|_| connection_has(headers, "upgrade"));
     let upgrade = upgrade.and_then(without_http2);
@@ -76,14 +82,33 @@ pub(super) fn prepare_request<B>(request: &mut Request<B>, client: &Addresses, f
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         // The child's connection is for this one request, and a child that keeps it open would wait in vain.
-        None => {
+        None if !keeps => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        None => {}
     }
     let host = headers.get(HOST).cloned();
     name_client(headers, client, host, forwarded);
     *request.version_mut() = Version::HTTP_11;
     upgrade.is_some()
+}
+
+/// Whether every server agrees on where this answer to a request other than HEAD ends, so that its connection
+/// may be used again (RFC 9112, sections 6.3 and 9.3).
+pub(super) fn has_certain_end<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (length, second) = (lengths.next(), lengths.next());
+    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
+    let is_framed = match response.status() {
+        // A child that announces a body may well send it, and nobody would expect it.
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
+            !is_chunked && length.is_none_or(|length| length.as_bytes() == b"0")
+        }
+        _ => is_chunked != length.is_some(),
+    };
+    let closes = connection_has(headers, "close");
+    is_framed && second.is_none() && response.version() == Version::HTTP_11 && !closes
 }
 
 /// Makes the child's answer one for the client.
@@ -193,7 +218,7 @@ mod tests {
     fn prepared(fields: &[(&str, &str)], forwarded: Forwarded) -> Vec<(String, String)> {
         let client = Addresses { source: "192.0.2.7:4711".parse().ok(), destination: None };
         let mut request = request(fields);
-        prepare_request(&mut request, &client, forwarded);
+        prepare_request(&mut request, &client, forwarded, false);
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
         let mut all: Vec<_> =
             request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();

@@ -123,7 +123,7 @@ async fn answer(
             let host = host.or_else(|| request.headers().get(HOST).cloned());
             headers::name_client(request.headers_mut(), addresses, host, proxied.proxy.forwarded);
             match sender.send_request(request.map(|body| Input::new(body, Rc::clone(&shared)))).await {
-                Ok(response) => response.map(Answer::of_child),
+                Ok(response) => response.map(|body| Answer::of_child(body, None)),
                 Err(_) if shared.input_failed.get() => refused(&Failure::Request),
                 Err(error) if is_reset_of_stream(&error) => return Err(error),
                 Err(error) => {

@@ -1,5 +1,6 @@
 //! HTTP/1.0 and 1.1: each request goes to the child over a connection of its own, so a connection that the
-//! child closes can't lose the next request.
+//! child closes can't lose the next request. With a pool, requests that may be repeated are sent on idle ones
+//! ([`upstream`]).
 //!
 //! A client's connection has no state between two requests. So when this relay is to leave, it takes the
 //! socket back from hyper after the answer that is under way, and passes it on to the successor's relay.
@@ -11,10 +12,11 @@ mod heads;
 mod http2;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
@@ -24,18 +26,18 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, client};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
 use self::body::{Answer, Input, Sent};
-use self::child::Child;
 use self::heads::Heads;
+pub(crate) use self::upstream::Connection;
+use self::upstream::Kept;
 use crate::addresses::Addresses;
-use crate::connect::connect;
-use crate::exited::{exited, overdue};
+use crate::exited::exited;
 use crate::pause::{self, elapsed, pause};
 use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
@@ -464,44 +466,30 @@ async fn forward(
     if headers::has_unknown_coding(request.headers()) {
         return Err(Failure::RequestCoding);
     }
-    let switches = headers::prepare_request(&mut request, addresses, proxied.proxy.forwarded);
-    let socket = connect(proxied, addresses).await.map_err(Failure::Connect)?;
-    let io = TokioIo::new(Child::new(Stream { socket, first: Bytes::new() }, Rc::clone(proxied)));
-    let handshake = client::conn::http1::Builder::new()
-        .preserve_header_case(true)
-        .max_headers(MOST_FIELDS)
-        .max_buf_size(LONGEST_HEAD)
-        .handshake::<_, Input>(io)
-        .await;
-    let (mut sender, connection) = handshake.map_err(Failure::Answer)?;
-    let control = proxied.control.clone();
-    let driven = spawn_local(async move {
-        let mut connection = pin!(connection.without_shutdown());
-        let parts = tokio::select! {
-            biased;
-            parts = &mut connection => parts,
-            () = overdue(&control) => connection.await, // `Child` reports an error then
+    let keeps = proxied.http.is_on() && request.method() != Method::HEAD && !proxied.control.borrow().ends();
+    let switches = headers::prepare_request(&mut request, addresses, proxied.proxy.forwarded, keeps);
+    let keeps = keeps && !switches;
+    let may_reuse = !switches && upstream::may_be_repeated(&request);
+    let (mut response, connection) =
+        match upstream::exchange(request, addresses, proxied, keeps, may_reuse).await {
+            Ok(exchanged) => exchanged,
+            Err(Failure::Answer(_)) if shared.input_failed.get() => return Err(Failure::Request),
+            Err(failure) => return Err(failure),
         };
-        let parts = parts.map_err(io::Error::other)?;
-        Ok(Stream { socket: parts.io.into_inner().stream.socket, first: parts.read_buf })
-    });
-    let mut response = match sender.send_request(request).await {
-        Ok(response) => response,
-        Err(_) if shared.input_failed.get() => return Err(Failure::Request),
-        Err(error) => return Err(Failure::Answer(error)),
-    };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !switches {
             return Err(Failure::AnswerProtocol);
         }
-        shared.switched.replace(Some(driven));
+        shared.switched.replace(Some(connection.driven));
         return Ok(response.map(|_| Answer::empty()));
     }
     if headers::has_unknown_coding(response.headers()) {
         return Err(Failure::AnswerCoding);
     }
+    let keeps = keeps && headers::has_certain_end(&response);
+    let kept = keeps.then(|| Kept { connection, proxied: Rc::clone(proxied) });
     headers::prepare_response(&mut response);
-    Ok(response.map(Answer::of_child))
+    Ok(response.map(|body| Answer::of_child(body, kept)))
 }
 
 /// The answer if the child has none.

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
 use crate::descriptors::Descriptors;
@@ -19,6 +19,7 @@ fn proxied(control: watch::Receiver<Control>, forward: Forward) -> Rc<Proxied> {
         send_proxy_protocol: None,
         accept_proxy_protocol: false,
         forwarded: Forwarded::Off,
+        pool: 0,
     };
     Rc::new(Proxied::new(proxy, control, Rc::new(Descriptors::new(0)), Rc::new(Notify::new())))
 }

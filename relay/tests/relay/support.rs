@@ -35,6 +35,7 @@ pub(crate) fn proxy(protocol: Protocol, forward: SocketAddr) -> Proxy {
         send_proxy_protocol: None,
         accept_proxy_protocol: false,
         forwarded: Forwarded::Off,
+        pool: 0,
     }
 }
 

@@ -175,8 +175,12 @@ fn carried(proxy: &Proxy) -> String {
         "tcp" => ("connections", proxy.connections),
         _ => ("requests", proxy.requests),
     };
+    let reused = match proxy.reused {
+        0 => String::new(),
+        reused => format!(" ({reused} on a pooled connection)"),
+    };
     format!(
-        "{} -> {} ({}): {state}; open {}, {what} {count}, under way {}, errors {}",
+        "{} -> {} ({}): {state}; open {}, {what} {count}{reused}, under way {}, errors {}",
         clean(&proxy.listen),
         clean(&proxy.forward),
         clean(&proxy.protocol),

@@ -148,6 +148,7 @@ fn proxied() -> Status {
         connections: 710,
         open: 12,
         requests: 5301,
+        reused: 4410,
         under_way: 3,
         errors: 1,
     };
@@ -157,6 +158,7 @@ fn proxied() -> Status {
         protocol: "tcp".to_owned(),
         errors: 0,
         requests: 0,
+        reused: 0,
         ..http.clone()
     };
     status.proxies = vec![http, tcp];

@@ -58,6 +58,10 @@ fn every_proxy_error_has_advice() {
         proxy("/a", "accept_proxy_protocol = 'v1'"),
         proxy("/a", "forwarded = 'append'"),
         proxy("/a", "forwarded = 'none'\nprotocol = 'http'"),
+        proxy("/a", "pool = 8"),
+        proxy("/a", "pool = 8\nprotocol = 'fastcgi'"),
+        proxy("/a", "pool = 1025\nprotocol = 'http'"),
+        proxy("/a", "pool = true\nprotocol = 'http'"),
         forward("127.0.0.1:0"),
         forward("tcp://[::1]:0"),
         forward("0.0.0.0:3000"),
@@ -119,7 +123,7 @@ fn defaults_of_a_proxy_match_the_documentation() {
     assert_eq!(first.forward, Forward::Tcp("127.0.0.1:3000".parse().unwrap()));
     assert_eq!((first.protocol, first.drain), (ProxyKind::Tcp, Duration::from_secs(30)));
     assert_eq!((first.send_proxy_protocol, first.accept_proxy_protocol), (None, false));
-    assert_eq!(first.forwarded, Forwarded::Append);
+    assert_eq!((first.forwarded, first.pool), (Forwarded::Append, 0));
     let options = &first.socket.options;
     assert_eq!((options.backlog, options.reuseport, options.v6only), (4096, false, None));
     assert_eq!(second.socket.address, ListenAddress::Systemd("web".to_owned()));
@@ -163,13 +167,13 @@ fn printed_proxies_round_trip() {
         ),
         proxy(
             "[::]:80",
-            "v6only = false\nreuseport = true\nprotocol = 'http'\nforwarded = 'off'\naccept_proxy_protocol = true"
+            "v6only = false\nreuseport = true\nprotocol = 'http'\nforwarded = 'off'\naccept_proxy_protocol = true\npool = 8"
         ),
         proxy("127.0.0.1:9000", "protocol = 'fastcgi'"),
     );
     let first = plan(&text);
     assert_eq!(first.proxies[0].send_proxy_protocol, Some(Header::V2));
-    assert_eq!(first.proxies[1].forwarded, Forwarded::Off);
+    assert_eq!((first.proxies[1].forwarded, first.proxies[1].pool), (Forwarded::Off, 8));
     let printed = first.to_string();
     assert_eq!(plan(&printed), first, "{printed}");
 }

@@ -35,7 +35,7 @@ fn bad(key: &Key) -> Vec<String> {
         Kind::Signal => &["1", "\"SIGHOP\"", "\"\"", "[\"SIGHUP\"]"],
         Kind::Boolean => &["1", "\"true\"", "\"{{ 'true' }}\""],
         Kind::Number(least, most) => {
-            let (below, above) = (least - 1, most + 1);
+            let (below, above) = (i64::from(*least) - 1, i64::from(*most) + 1);
             return vec![below.to_string(), above.to_string(), "\"2\"".to_owned(), "1.5".to_owned()];
         }
         Kind::Word(_) => &["\"no-such-word\"", "1", "[]"],
@@ -81,7 +81,7 @@ fn text(table: &Table, name: &str, value: &str) -> String {
         let value = if is_address { address.to_owned() } else { good(table, key) };
         text += &format!("{} = {value}\n", key.name);
     }
-    if name == "forwarded" {
+    if ["forwarded", "pool"].contains(&name) && table.title == "[[proxy]]" {
         text += "protocol = \"http\"\n";
     }
     text + &format!("{name} = {value}\n")

@@ -45,6 +45,7 @@ impl Runtime {
                 connections: counted.connections,
                 open: counted.open,
                 requests: counted.requests,
+                reused: counted.reused,
                 under_way: counted.under_way,
                 errors: counted.errors,
             }
