@@ -67,7 +67,7 @@ pub(super) fn measure(
     let mut figures = Figures::new();
     for round in 1..=rounds {
         for mode in [Mode::Tcp, Mode::Http] {
-            for subject in &subjects {
+            for subject in subjects.iter().filter(|subject| subject.speaks(mode)) {
                 one_round(subject, mode, &origin, seconds, directory, &mut figures)
                     .map_err(|error| format!("{}, {mode}: {error}", subject.name))?;
             }

@@ -58,11 +58,18 @@ enum Kind {
 enum Upstream {
     Tcp,
     Unix,
+    /// TCP, by HTTP over idle connections that are kept.
+    Pool,
 }
 
 impl Subject {
     fn psflip(name: &'static str, build: &Build, upstream: Upstream) -> Self {
         Self { name, kind: Kind::Psflip { program: build.program.clone(), upstream } }
+    }
+
+    /// Whether it can be measured by this protocol.
+    pub(super) fn speaks(&self, mode: Mode) -> bool {
+        mode == Mode::Http || !matches!(self.kind, Kind::Psflip { upstream: Upstream::Pool, .. })
     }
 
     /// Whether psflip's proxy is compared with it.
@@ -84,6 +91,7 @@ pub(super) fn all(before: Option<PathBuf>) -> Result<Vec<Subject>, Error> {
     let build = build_dynamic()?;
     all.push(Subject::psflip(OURS, &build, Upstream::Tcp));
     all.push(Subject::psflip("to Unix", &build, Upstream::Unix));
+    all.push(Subject::psflip("pool", &build, Upstream::Pool));
     all.extend(
         before.map(|program| Subject {
             name: "before",
@@ -104,6 +112,7 @@ fn psflip(
 ) -> Result<Running, Error> {
     let forward = match upstream {
         Upstream::Tcp => origin.address.to_string(),
+        Upstream::Pool => format!("{},pool=64", origin.address),
         Upstream::Unix => format!("unix://{}", origin.path.display()),
     };
     let proxy = format!("{mode}://{listen},forward={forward}");

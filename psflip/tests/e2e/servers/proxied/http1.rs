@@ -61,6 +61,20 @@ fn load_proxied_node_loses_nothing() {
 }
 
 #[test]
+fn load_proxied_node_behind_a_pool_loses_nothing() {
+    // Contract: T3, T4, T6, T7
+    let cmd = &["node", "plain.js"];
+    loses_nothing(Server { name: "Node, pool", files: &["plain.js"], cmd, pool: 8, ..HTTP });
+}
+
+#[test]
+fn load_proxied_gunicorn_with_threads_behind_a_pool_loses_nothing() {
+    // Contract: T3, T4, T6, T7
+    let cmd = &["gunicorn", "--bind=127.0.0.1:{{ local('port') }}", "--threads=4", "wsgi_app:application"];
+    loses_nothing(Server { name: "gunicorn, gthread, pool", files: &["wsgi_app.py"], cmd, pool: 8, ..HTTP });
+}
+
+#[test]
 fn load_proxied_puma_loses_nothing() {
     // Contract: T3, T4, T6, T7
     let cmd = &["puma", "--bind=tcp://127.0.0.1:{{ local('port') }}", "config.ru"];

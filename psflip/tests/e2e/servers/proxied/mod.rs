@@ -11,9 +11,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use testkit::client::{Target, field};
+use testkit::client::{Target, control, field};
 use testkit::probe::Report;
-use testkit::{AvailabilityProbe, Psflip, Sandbox};
+use testkit::{AvailabilityProbe, Deadline, Psflip, Sandbox, wait_until};
 
 use super::load::flip_under_load_with;
 use super::{are_installed, folder, path};
@@ -42,6 +42,8 @@ struct Server {
     protocol: &'static str,
     /// The proxy's `drain`.
     drain: Duration,
+    /// The proxy's `pool`.
+    pool: u32,
     /// The table of the health check, and others.
     config: &'static str,
 }
@@ -54,6 +56,7 @@ const HTTP: Server = Server {
     cmd: &[],
     protocol: "http",
     drain: Duration::from_secs(30),
+    pool: 0,
     config: HTTP_CHECK,
 };
 
@@ -85,10 +88,11 @@ impl Proxied {
         for name in server.files {
             sandbox.write(name, fs::read(find(name)).unwrap());
         }
+        let pool = if server.pool > 0 { format!("pool = {}\n", server.pool) } else { String::new() };
         let config = format!(
             "[locals]\nport = \"{{{{ free_port('20000-29999') }}}}\"\n\n\
              [env]\nPORT = \"{{{{ local('port') }}}}\"\nPHP_SOCKET = \"php-{{{{ blue_green() }}}}.sock\"\n\n\
-             [[proxy]]\nlisten = \"{listen}\"\nforward = \"{forward}\"\nprotocol = \"{}\"\ndrain = \"{}ms\"\n\n{}",
+             [[proxy]]\nlisten = \"{listen}\"\nforward = \"{forward}\"\nprotocol = \"{}\"\ndrain = \"{}ms\"\n{pool}\n{}",
             server.protocol,
             server.drain.as_millis(),
             server.config,
@@ -120,6 +124,12 @@ impl Proxied {
     #[track_caller]
     fn loses_nothing(&self, probe: AvailabilityProbe) {
         let report = self.flip(probe, || ());
+        if self.server.pool > 0 {
+            wait_until(Deadline::default(), "requests on pooled connections", || {
+                let status = control::status(&self.psflip.control_path());
+                status["proxies"][0]["reused"].as_u64().filter(|reused| *reused > 0)
+            });
+        }
         self.stop();
         report.assert_no_failures();
         self.assert_all_served();
