@@ -105,9 +105,11 @@ impl Managers {
         self.voice == Voice::Own && self.systemd.is_some()
     }
 
-    /// Whether systemd keeps the sockets for a psflip that starts after this one: no stop was requested.
-    pub(super) fn keep_sockets(&self) -> bool {
-        self.stores && !self.stopping
+    /// Whether systemd keeps the sockets for a psflip that starts after this one. A requested stop is no
+    /// exception: `systemctl restart` stops the service as well, and clients that connect before the next psflip
+    /// starts are to wait for it.
+    pub(super) fn keeps_sockets(&self) -> bool {
+        self.stores
     }
 
     /// The first generation starts. `time`: how long that may take.

@@ -351,7 +351,7 @@ impl Runtime {
                 for listeners in [&mut *sockets, &mut *control] {
                     listeners.predecessor_is_gone();
                 }
-                if self.managers.keep_sockets() {
+                if self.managers.keeps_sockets() {
                     sockets.remove_files_of_lost();
                 } else {
                     sockets.remove_new_files();
