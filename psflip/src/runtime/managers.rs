@@ -106,8 +106,8 @@ impl Managers {
     }
 
     /// Whether systemd keeps the sockets for a psflip that starts after this one. A requested stop is no
-    /// exception: `systemctl restart` stops the service as well, and clients that connect before the next psflip
-    /// starts are to wait for it.
+    /// exception: `systemctl restart` stops the service as well, and clients that connect before the next
+    /// psflip starts are to wait for it.
     pub(super) fn keeps_sockets(&self) -> bool {
         self.stores
     }
