@@ -84,7 +84,7 @@ mod tests {
             "--proxy http://0.0.0.0:8080",
             "--proxy tcp://127.0.0.1:5432,drain=5s,send_proxy_protocol=v2 --healthcheck-interval 50ms",
             "--proxy http://0.0.0.0:8080 --healthcheck-http /up --env A=b",
-            "--proxy http://0.0.0.0:8080 --healthcheck-notify",
+            "--proxy http://0.0.0.0:8080,pool=8 --healthcheck-notify",
             "--proxy http://0.0.0.0:8080 --env PORT=3000",
             "--proxy http://0.0.0.0:8080 --env-remove PORT",
             "--proxy fastcgi+unix:///run/a.sock,mode=0660,backlog=16,forward=unix:///run/b.sock",

@@ -132,7 +132,15 @@ fn proxy(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Proxy> {
             "leave it out; with `http` the child finds the client in `X-Forwarded-For` (`forwarded`)",
         ),
         ("forwarded", ProxyKind::Http, "set `protocol = \"http\"`, or leave it out"),
-        ("pool", ProxyKind::Http, "set `protocol = \"http\"`, or leave it out"),
+        (
+            "pool",
+            ProxyKind::Http,
+            if protocol == ProxyKind::Fastcgi {
+                "leave it out: servers of FastCGI, such as php-fpm, have a process for each open connection, also an idle one"
+            } else {
+                "set `protocol = \"http\"`, or leave it out: by `tcp` a connection belongs to one client"
+            },
+        ),
     ] {
         if protocol != only
             && let Some((_, span, _)) = section.entries.iter().find(|(name, ..)| *name == key)
