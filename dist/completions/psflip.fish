@@ -34,6 +34,8 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "check" -d 'Check a co
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "keep" -d 'End a bake: the new generation becomes the service'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "resume" -d 'Let held connections go on'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
@@ -63,6 +65,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-after 
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-interval -d 'Time from the end of a probe to the next' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-timeout -d 'Time limit for one probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-successes -d 'Successful probes in a row that make a child healthy [default: 1]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-failures -d 'Failed probes in a row after which a bake is rolled back [default: 3]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l signal -d 'Send the child another signal in place of this one: SIGTERM=SIGQUIT; SIGWINCH=false sends none' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-signal -d 'The signal that requests an upgrade [default: SIGHUP]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -73,6 +76,7 @@ SIGUSR2\t''
 SIGWINCH\t''
 SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-delay -d 'Time from the promotion to the stop signal for the old child [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-signal -d 'The signal that stops the child gracefully [default: SIGTERM]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -129,6 +133,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-afte
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-interval -d 'Time from the end of a probe to the next' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-timeout -d 'Time limit for one probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-successes -d 'Successful probes in a row that make a child healthy [default: 1]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-failures -d 'Failed probes in a row after which a bake is rolled back [default: 3]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l signal -d 'Send the child another signal in place of this one: SIGTERM=SIGQUIT; SIGWINCH=false sends none' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-signal -d 'The signal that requests an upgrade [default: SIGHUP]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -139,6 +144,7 @@ SIGUSR2\t''
 SIGWINCH\t''
 SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-delay -d 'Time from the promotion to the stop signal for the old child [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-signal -d 'The signal that stops the child gracefully [default: SIGTERM]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -174,9 +180,11 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l quiet -d 'Log er
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l wait -d 'What to wait for' -r -f -a "promoted\t'The new generation is active'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l wait -d 'What to wait for' -r -f -a "traffic\t'The new generation has the traffic: it is active, or bakes (`upgrade.bake`)'
+baked\t'The new generation is active: its bake is over, if there is one'
 drained\t'The old generation has exited, too'"
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l timeout -d 'Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l keep -d 'If a new generation bakes, end its bake first: it becomes the service'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l no-wait -d 'Request the upgrade and return at once'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -194,6 +202,16 @@ complete -c psflip -n "__fish_psflip_using_subcommand stop" -l timeout -d 'Stop 
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l no-wait -d 'Request the stop and return at once'
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand rollback" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand rollback" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand rollback" -l timeout -d 'Stop waiting after this time; what was requested goes on' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rollback" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand rollback" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand keep" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand keep" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand keep" -l timeout -d 'Stop waiting after this time; what was requested goes on' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand keep" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand keep" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand hold" -l max -d 'The longest that a request may wait, such as `30s` or `2m`. Then it is answered with 503' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand hold" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand hold" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
@@ -216,16 +234,18 @@ json\t''
 toml\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l force -d 'Overwrite the output if it exists'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "resume" -d 'Let held connections go on'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop hold resume watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "keep" -d 'End a bake: the new generation becomes the service'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "resume" -d 'Let held connections go on'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 
 # Behind `--` stands a program, with completions of its own.
 function __fish_psflip_program
@@ -241,9 +261,11 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -f
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -f
 complete -c psflip -n "__fish_psflip_using_subcommand status" -f
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -f
+complete -c psflip -n "__fish_psflip_using_subcommand rollback" -f
+complete -c psflip -n "__fish_psflip_using_subcommand keep" -f
 complete -c psflip -n "__fish_psflip_using_subcommand hold" -f
 complete -c psflip -n "__fish_psflip_using_subcommand resume" -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch; and contains -- -- (commandline -opc)" -f -a "(__fish_psflip_program)"
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -f
 complete -c psflip -n "__fish_psflip_using_subcommand help" -f
-complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status stop hold resume watch migrate help"
+complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status stop rollback keep hold resume watch migrate help"

@@ -35,7 +35,9 @@ pub fn exit_status_for(outcome: Outcome) -> ExitStatus {
             Failure::Start(StartFailure::NotExecutable) => ExitStatus::Exited(NOT_EXECUTABLE),
             Failure::ExitedEarly(ExitStatus::Exited(0)) => ExitStatus::Exited(EXITED_EARLY),
             Failure::ExitedEarly(end) => end,
-            Failure::NotHealthy | Failure::NeverHealthy => ExitStatus::Exited(NOT_HEALTHY),
+            Failure::NotHealthy | Failure::Unhealthy | Failure::NeverHealthy => {
+                ExitStatus::Exited(NOT_HEALTHY)
+            }
             Failure::Start(StartFailure::Other)
             | Failure::Precheck
             | Failure::Relay

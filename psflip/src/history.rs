@@ -93,6 +93,8 @@ pub enum UpgradeStep {
     Hook,
     /// Traffic is being switched to it: symlink and listeners.
     Switch,
+    /// It has the traffic on trial (`upgrade.bake`).
+    Baking,
     /// The pidfile is being replaced.
     Pidfile,
     /// A step of a later version.
@@ -134,6 +136,8 @@ pub enum Outcome {
     Promoted,
     /// The old generation keeps serving.
     Failed,
+    /// The new generation had the traffic, and the old one has it again.
+    RolledBack,
     /// A result of a later version.
     #[serde(other)]
     Other,

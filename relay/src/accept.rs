@@ -55,6 +55,9 @@ pub(crate) async fn accept(fd: OwnedFd, proxied: Rc<Proxied>, mut control: watch
     let mut reporter = Reporter::default();
     let mut opened = None;
     loop {
+        if control.borrow().leaves {
+            opened = None; // this relay need not wake up for another one's clients
+        }
         // An error means that the relay exits.
         let can = control.wait_for(|control| control.accepts() || control.has_left()).await;
         if can.is_err() || can.is_ok_and(|control| control.has_left()) {

@@ -92,12 +92,16 @@ pub enum Order {
     Leave {
         /// psflip is to stop: idle connections are closed at once.
         stops: bool,
+        /// The other generation has the traffic on trial, so `Stay` may follow.
+        #[serde(default)]
+        may_return: bool,
     },
     /// The child has exited: accept no more, and close each connection when all that the child sent on it is
     /// delivered, without waiting for the client. Idle connections go to the successor's relay if there is a
     /// link to it, from this order or from `Leave`; otherwise they are closed. [`Report::Drained`] follows.
     Close,
-    /// Takes back `Leave`: the stop request was withdrawn.
+    /// Takes back `Leave`: the stop request was withdrawn, or the successor does not keep the traffic. The
+    /// descriptor, if there is one, is the link on which the successor's relay passes connections back.
     Stay,
     /// Accept no connection, and let requests wait, each at most this long.
     Hold {

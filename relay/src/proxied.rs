@@ -39,6 +39,8 @@ pub(crate) struct Control {
     pub(crate) leaves: bool,
     /// psflip stops: idle connections are closed.
     pub(crate) stops: bool,
+    /// The other generation has the traffic on trial, so this one may have to accept again.
+    pub(crate) may_return: bool,
     /// Where idle connections go then.
     pub(crate) successor: Option<Rc<Successor>>,
     /// The child has exited. Nothing takes that back.
@@ -67,7 +69,7 @@ impl Control {
 
     /// Whether this relay never accepts again.
     pub(crate) fn has_left(&self) -> bool {
-        self.exited || self.leaves && !self.stops
+        self.exited || self.leaves && !self.stops && !self.may_return
     }
 
     /// Whether each answer is its connection's last one.

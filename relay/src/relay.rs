@@ -93,10 +93,12 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 });
                 waited_for = None;
             }
-            Ok(Order::Leave { stops }) => {
+            Ok(Order::Leave { stops, may_return }) => {
                 let successor = next_link().map(Successor::new).map(Rc::new);
                 control.send_modify(|control| {
-                    (control.leaves, control.stops, control.successor) = (true, stops, successor);
+                    (control.leaves, control.stops, control.may_return) = (true, stops, may_return);
+                    let before = control.successor.take().filter(|_| !stops);
+                    control.successor = successor.or(before);
                 });
                 waited_for = under_way();
             }
@@ -110,6 +112,9 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 overdue = Some(timer(GRACE));
             }
             Ok(Order::Stay) => {
+                if let Some(successor) = next_link() {
+                    spawn_local(predecessor::receive(successor, Rc::clone(&all)));
+                }
                 control.send_modify(|control| {
                     (control.leaves, control.stops, control.successor) = (false, false, None);
                 });

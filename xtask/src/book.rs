@@ -56,6 +56,7 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
     (
         "Operate",
         &[
+            ("Deploying safely", "docs/deploying.md"),
             ("Operations", "docs/operations.md"),
             ("Troubleshooting", "docs/troubleshooting.md"),
             ("Frequently asked questions", "docs/faq.md"),

@@ -212,6 +212,13 @@ const FLAGS: &[Flag] = &[
         "Successful probes in a row that make a child healthy [default: 1]",
     ),
     flag(
+        "healthcheck-failures",
+        "N",
+        "healthcheck.*.failures",
+        Kind::Number,
+        "Failed probes in a row after which a bake is rolled back [default: 3]",
+    ),
+    flag(
         "signal",
         "SIGNAL=SIGNAL",
         "signals",
@@ -231,6 +238,13 @@ const FLAGS: &[Flag] = &[
         "upgrade.timeout",
         Kind::Text,
         "Time limit from the start of the new child until it is healthy [default: 1m]",
+    ),
+    flag(
+        "upgrade-bake",
+        "TIME",
+        "upgrade.bake",
+        Kind::Text,
+        "How long a new child has the traffic on trial before it is promoted",
     ),
     flag(
         "shutdown-delay",

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod anchor_args;
+mod bake;
 mod check;
 mod fast_path;
 mod flags;
@@ -96,6 +97,12 @@ enum Command {
     /// Stop a running service, and wait until it has exited
     #[command(after_help = stop::AFTER_HELP)]
     Stop(stop::Stop),
+    /// Give the traffic back to the old generation while the new one bakes, and wait until that is done
+    #[command(after_help = bake::AFTER_ROLLBACK_HELP)]
+    Rollback(bake::Rollback),
+    /// End a bake: the new generation becomes the service
+    #[command(after_help = bake::AFTER_KEEP_HELP)]
+    Keep(bake::Keep),
     /// Hold the proxy's connections: accept none, and let requests wait until `psflip resume`
     #[command(after_help = hold::AFTER_HOLD_HELP)]
     Hold(hold::HoldArgs),
@@ -157,6 +164,8 @@ fn run_command() -> ExitStatus {
         Some(Command::Upgrade(upgrade)) => upgrade.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Stop(stop)) => stop.run(),
+        Some(Command::Rollback(rollback)) => rollback.run(),
+        Some(Command::Keep(keep)) => keep.run(),
         Some(Command::Hold(hold)) => hold.run(),
         Some(Command::Resume(resume)) => resume.run(),
         Some(Command::Watch(args)) => watch::watch(args),

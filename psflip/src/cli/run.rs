@@ -114,8 +114,12 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> ExitStatus {
              the new one's; mount proc on /proc"
         );
     }
-    let predecessor =
-        link.zip(hello).map(|(link, hello)| Predecessor { link, pid: hello.pid, pidfile: hello.pidfile });
+    let predecessor = link.zip(hello).map(|(link, Hello { pid, pidfile, bakes, .. })| Predecessor {
+        link,
+        pid,
+        pidfile,
+        bakes,
+    });
     match runtime::live(plan, identity, predecessor, anchor, inheritance) {
         Ok(outcome) => exit::exit_status_for(outcome),
         Err(error) => {

@@ -17,8 +17,11 @@ use crate::exit_status::ExitStatus;
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Until {
-    /// The new generation is active
-    Promoted,
+    /// The new generation has the traffic: it is active, or bakes (`upgrade.bake`)
+    Traffic,
+    /// The new generation is active: its bake is over, if there is one
+    #[value(alias = "promoted")]
+    Baked,
     /// The old generation has exited, too
     Drained,
 }
@@ -29,8 +32,11 @@ pub(super) struct Upgrade {
     #[command(flatten)]
     which: ServiceArgs,
     /// What to wait for
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "promoted", conflicts_with = "no_wait")]
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "traffic", conflicts_with = "no_wait")]
     wait: Until,
+    /// If a new generation bakes, end its bake first: it becomes the service
+    #[arg(long)]
+    keep: bool,
     /// Request the upgrade and return at once
     #[arg(long)]
     no_wait: bool,
@@ -45,15 +51,17 @@ pub(super) struct Upgrade {
 pub(super) const AFTER_HELP: &str = "\
 Examples:
   psflip upgrade -c app.toml                    # shows each step, fails if the upgrade fails
+  psflip upgrade -c app.toml --wait baked       # until the bake is over (`upgrade.bake`)
   psflip upgrade -c app.toml --wait drained     # until the old child has exited, too
   psflip upgrade -c app.toml --timeout 5m       # in a deployment
 
-If an upgrade is already running, yours is queued and starts when it finishes.
+If an upgrade is already running or bakes, yours is queued and starts when it finishes.
 Ctrl-C stops the waiting, not the upgrade.
 
 Exit codes:
-    0  the new generation is active (with --wait drained: and the old one has exited)
+    0  the new generation has the traffic, or what --wait names has happened
     1  the upgrade failed, and the old child keeps running; or psflip is stopping and refused it
+    3  the new generation had the traffic and was rolled back; the old child keeps running
    78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
   125  psflip did not answer
@@ -68,8 +76,12 @@ impl Upgrade {
         self.follow().unwrap_or_else(|trouble| trouble.report())
     }
 
+    fn request(&self) -> ControlRequest {
+        ControlRequest::Upgrade { keep: self.keep }
+    }
+
     fn follow(&self) -> Result<ExitStatus, Trouble> {
-        let mut session = Session::begin(&self.which, ControlRequest::Upgrade, self.timeout, self.json)?;
+        let mut session = Session::begin(&self.which, self.request(), self.timeout, self.json)?;
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
         loop {
             let event = match session.next(|| goes_on(upgrade, promoted))? {
@@ -92,21 +104,24 @@ impl Upgrade {
                         return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
+                Event::Baking { .. } if self.wait == Until::Traffic => {
+                    return Ok(ExitStatus::Exited(exit::OK));
+                }
                 Event::Promoted { .. } => {
                     promoted = true;
-                    if self.wait == Until::Promoted {
+                    if self.wait != Until::Drained {
                         return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
                 Event::Drained { .. } => return Ok(ExitStatus::Exited(exit::OK)),
-                ref event @ Event::Failed { .. } => {
+                ref event @ Event::Failed { rolled_back, .. } => {
                     if !self.json {
                         session.screen.clear();
                         let look = places(&session.address);
                         let view = super::screen::stderr_view();
                         super::print_text(&render::failure(event, &look, &view));
                     }
-                    return Ok(until_closed(&mut session));
+                    return Ok(until_closed(&mut session, if rolled_back { ROLLED_BACK } else { FAILED }));
                 }
                 Event::Refused { reason } => {
                     let message = format!("the upgrade is refused: {reason}");
@@ -115,7 +130,7 @@ impl Upgrade {
                 Event::Moved { upgrade: number } => {
                     upgrade = number.or(upgrade);
                     session.request(
-                        upgrade.map_or(ControlRequest::Upgrade, |upgrade| ControlRequest::Follow { upgrade }),
+                        upgrade.map_or(self.request(), |upgrade| ControlRequest::Follow { upgrade }),
                     )?;
                 }
                 _ => {}
@@ -125,11 +140,11 @@ impl Upgrade {
 }
 
 /// The upgrade failed. If a stop request was the reason, psflip closes the connection only when it exits.
-fn until_closed(session: &mut Session) -> ExitStatus {
+fn until_closed(session: &mut Session, code: u8) -> ExitStatus {
     loop {
         match session.waiter.next(&mut session.connection, None) {
             Ok(Wakeup::Interrupted(signal)) => return ExitStatus::Killed(signal),
-            Ok(Wakeup::Closed | Wakeup::TimedOut) | Err(_) => return ExitStatus::Exited(FAILED),
+            Ok(Wakeup::Closed | Wakeup::TimedOut) | Err(_) => return ExitStatus::Exited(code),
             Ok(Wakeup::Line(..) | Wakeup::Tick | Wakeup::Resized) => {}
         }
     }
@@ -137,6 +152,8 @@ fn until_closed(session: &mut Session) -> ExitStatus {
 
 /// The upgrade failed, and the old child keeps running.
 const FAILED: u8 = 1;
+/// The new generation had the traffic, and the old one has it again.
+const ROLLED_BACK: u8 = 3;
 
 /// The state of an upgrade that the command stops waiting for.
 fn goes_on(upgrade: Option<u64>, promoted: bool) -> String {

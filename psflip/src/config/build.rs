@@ -102,6 +102,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
         log: log(reader, &file),
     };
     health::conflicts(reader, &file, &plan.health);
+    refuse_bake(reader, &file, &plan);
     signals::conflicts(reader, file.find("signals"), plan.upgrade.signal, &plan.signals);
     clashes::refuse_shared(reader, &file, &plan);
     clashes::refuse(reader, &file, &plan, name);
@@ -177,6 +178,21 @@ fn upgrade(reader: &mut Reader<'_>, file: &Section<'_>) -> Upgrade {
     Upgrade {
         signal: reader.signal(&section, "signal", scalar::upgrade_signal),
         timeout: reader.duration(&section, "timeout"),
+        bake: section.find("bake").map(|_| reader.duration(&section, "bake")),
+    }
+}
+
+/// Refuses a bake of a service whose traffic psflip can't give to the new child and back.
+fn refuse_bake(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan) {
+    let Some(DeValue::Table(upgrade)) = file.find("upgrade").map(toml::Spanned::get_ref) else { return };
+    let Some((key, _)) = upgrade.get_key_value("bake") else { return };
+    let has = ["proxy", "listen", "switch"].into_iter().any(|name| file.find(name).is_some());
+    if !has && plan.upgrade.bake.is_some() {
+        reader.error(
+            Error::at(key.span(), "`upgrade.bake` needs `[[proxy]]`, `[[listen]]` or `[switch]`").help(
+                "without one of them psflip can't give the traffic back to the old child: clients reach each child on an address of its own",
+            ),
+        );
     }
 }
 
@@ -223,6 +239,7 @@ fn hooks(reader: &mut Reader<'_>, file: &Section<'_>) -> Hooks {
         promote: reader.argv(&section, "promote"),
         promoted: reader.argv(&section, "promoted"),
         failed: reader.argv(&section, "failed"),
+        rolled_back: reader.argv(&section, "rolled_back"),
         timeout: reader.duration(&section, "timeout"),
     }
 }

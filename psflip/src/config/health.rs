@@ -150,6 +150,7 @@ fn pace(reader: &mut Reader<'_>, section: &Section<'_>) -> Pace {
         interval: reader.duration(section, "interval"),
         timeout: reader.duration(section, "timeout"),
         successes: reader.number(section, "successes"),
+        failures: reader.number(section, "failures"),
     }
 }
 

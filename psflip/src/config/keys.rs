@@ -196,6 +196,7 @@ macro_rules! tables {
 const NEVER_HEALTHY: Zero = Refused("no new child could ever become healthy in time");
 const NO_PAUSE: Zero = Refused("probes without a pause would load the host");
 const NO_PROBE: Zero = Refused("no probe could ever succeed in time");
+const NO_BAKE: Zero = Refused("leave `bake` out, so that a healthy child is promoted at once");
 const NO_HOOK: Zero = Refused("no hook could ever exit in time");
 
 /// The default of `healthcheck.notify.extend`, which the flag `--healthcheck-notify` sets.
@@ -223,6 +224,7 @@ tables! {
     UPGRADE "[upgrade]" "How the service is upgraded." {
         "signal": Signal, Is("\"SIGHUP\""), "The signal that requests an upgrade. It can't be one that stops, suspends or continues a process, that no process can catch, or that the kernel sends.";
         "timeout": Duration(NEVER_HEALTHY), Is("\"1m\""), "How long a new child may take from its start until it is healthy. If it takes longer, the upgrade fails and the old child keeps running.";
+        "bake": Duration(NO_BAKE), Nothing, "How long a new generation has the traffic on trial before it is promoted, while the old child stands by. If the new child exits or its health check fails in this time, or on `psflip rollback`, the old child has the traffic again at once.";
     }
     SHUTDOWN "[shutdown]" "How a child is stopped." {
         "delay": Duration(Allowed), Is("\"0s\""), "Time from the promotion to the stop signal for the old child.";
@@ -239,6 +241,7 @@ tables! {
         "interval": Duration(NO_PAUSE), Is("\"1s\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
+        "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
     }
     DOCKER "[healthcheck.docker]" "Healthy when the container engine reports that a container is healthy." {
         "container": Special, Required, "The container's name or id.", "", "name or id" "web-{{ blue_green() }}";
@@ -247,6 +250,7 @@ tables! {
         "interval": Duration(NO_PAUSE), Is("\"1s\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
+        "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
     }
     TCP "[healthcheck.tcp]" "Healthy when a TCP connection is accepted." {
         "address": Special, Required, "The address to connect to: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` or `:8080`.", "", "address" "127.0.0.1:8080";
@@ -254,6 +258,7 @@ tables! {
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
+        "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
     }
     UNIX "[healthcheck.unix]" "Healthy when a connection to a Unix socket is accepted." {
         "path": Special, Required, "The path of the socket; `@name` is a name in the abstract namespace (unix(7)).", "", "socket path" "/run/app/app.sock";
@@ -261,6 +266,7 @@ tables! {
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
+        "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
     }
     HTTP "[healthcheck.http]" "Healthy when an HTTP request is answered with an accepted status code." {
         "url": Special, Required, "`http://host:port/path?query` or `unix:///run/app.sock:/path`. No HTTPS: for TLS use `command` with curl.", "", "URL" "http://127.0.0.1:8080/up";
@@ -272,6 +278,7 @@ tables! {
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
+        "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
     }
     FCGI "[healthcheck.fcgi]" "Healthy when a FastCGI request is answered with an accepted status code." {
         "address": Special, Required, "The address to connect to: the path of a Unix socket, or `127.0.0.1:9000`.", "", "address or socket path" "unix:///run/app/app.sock";
@@ -283,6 +290,7 @@ tables! {
         "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
+        "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
     }
     NOTIFY "[healthcheck.notify]" "Healthy when the child reports `READY=1` (sd_notify(3))." {
         "extend": Duration(Allowed), Is(EXTEND), "The most time beyond `upgrade.timeout` that the child may request by `EXTEND_TIMEOUT_USEC=`.";
@@ -327,6 +335,7 @@ tables! {
         "promote": Argv(true), Is("[]"), "Runs when the child is healthy, before psflip repoints the symlink and writes the pidfile; also at the first start. If it doesn't exit with 0, the upgrade (or the start, with 125) fails.";
         "promoted": Argv(true), Is("[]"), "Runs after the promotion, when the generation is active.";
         "failed": Argv(true), Is("[]"), "Runs after a failed upgrade, in the generation that keeps serving.";
+        "rolled_back": Argv(true), Is("[]"), "Runs in place of `failed` if the new generation had the traffic already (`upgrade.bake`).";
         "timeout": Duration(NO_HOOK), Is("\"30s\""), "Time limit for each hook; after that it counts as failed.";
     }
     CONTROL "[control]" "The control socket for `psflip upgrade`, `status` and `stop`." {

@@ -81,6 +81,8 @@ pub struct Upgrade {
     pub signal: Signal,
     /// From the spawn of the child until it is healthy.
     pub timeout: Duration,
+    /// How long a new generation has the traffic on trial before it is promoted. Never zero.
+    pub bake: Option<Duration>,
 }
 
 /// `[shutdown]`.
@@ -249,6 +251,8 @@ pub struct Pace {
     pub timeout: Duration,
     /// Successful probes in a row that make a child healthy. At least 1.
     pub successes: u32,
+    /// Failed probes in a row after which a generation that bakes is rolled back. At least 1.
+    pub failures: u32,
 }
 
 /// `switch.symlink`: a symlink that psflip repoints at the promotion.
@@ -269,6 +273,8 @@ pub struct Hooks {
     pub promoted: Vec<String>,
     /// Runs after a failed upgrade, in the generation that keeps serving. Empty: none.
     pub failed: Vec<String>,
+    /// Runs in place of `failed` after a bake. Empty: none.
+    pub rolled_back: Vec<String>,
     /// Time limit for each hook. Never zero.
     pub timeout: Duration,
 }

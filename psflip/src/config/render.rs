@@ -46,6 +46,9 @@ impl fmt::Display for Plan {
         writeln!(f, "\n[upgrade]")?;
         writeln!(f, "signal = \"{}\"", self.upgrade.signal)?;
         writeln!(f, "timeout = \"{}\"", spell(self.upgrade.timeout))?;
+        if let Some(bake) = self.upgrade.bake {
+            writeln!(f, "bake = \"{}\"", spell(bake))?;
+        }
         writeln!(f, "\n[shutdown]")?;
         writeln!(f, "delay = \"{}\"", spell(self.shutdown.delay))?;
         writeln!(f, "signal = \"{}\"", self.shutdown.signal)?;
@@ -62,8 +65,9 @@ impl fmt::Display for Plan {
             writeln!(f, "\n[switch]")?;
             writeln!(f, "symlink = {{ path = {}, to = {} }}", path(link), path(to))?;
         }
-        let Hooks { promote, promoted, failed, timeout } = &self.hooks;
-        let hooks = [("promote", promote), ("promoted", promoted), ("failed", failed)];
+        let Hooks { promote, promoted, failed, rolled_back, timeout } = &self.hooks;
+        let hooks =
+            [("promote", promote), ("promoted", promoted), ("failed", failed), ("rolled_back", rolled_back)];
         if hooks.iter().any(|(_, argv)| !argv.is_empty()) {
             writeln!(f, "\n[hooks]")?;
             for (name, argv) in hooks {
@@ -223,7 +227,8 @@ fn pace(f: &mut fmt::Formatter<'_>, pace: &Pace) -> fmt::Result {
     writeln!(f, "after = \"{}\"", spell(pace.after))?;
     writeln!(f, "interval = \"{}\"", spell(pace.interval))?;
     writeln!(f, "timeout = \"{}\"", spell(pace.timeout))?;
-    writeln!(f, "successes = {}", pace.successes)
+    writeln!(f, "successes = {}", pace.successes)?;
+    writeln!(f, "failures = {}", pace.failures)
 }
 
 fn array(items: &[String]) -> String {

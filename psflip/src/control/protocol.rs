@@ -35,7 +35,16 @@ pub enum ControlRequest {
     /// possibly by a final [`Event::Moved`].
     Watch,
     /// An upgrade (contract U1 to U8). Answered by [`Event::Accepted`] and the events of the upgrade.
-    Upgrade,
+    Upgrade {
+        /// End a bake first, if there is one (contract B6).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep: bool,
+    },
+    /// The end of a bake: the new generation is promoted (contract B1). Answered by [`Event::Accepted`] and
+    /// the events of the upgrade.
+    Keep,
+    /// The way back from a bake (contract B3). Answered by [`Event::Accepted`] and the events of the upgrade.
+    Rollback,
     /// The events of an upgrade that was requested earlier, or by another client.
     Follow {
         /// The number of the upgrade.
@@ -121,6 +130,15 @@ pub enum Event {
         /// What is wrong and what to do, in one line.
         text: String,
     },
+    /// The new generation has the traffic on trial: its bake begins (contract B1).
+    Baking {
+        /// The number of the upgrade.
+        upgrade: u64,
+        /// The new generation.
+        generation: u64,
+        /// How long the bake takes, in milliseconds.
+        bake_ms: u64,
+    },
     /// The new generation is active.
     Promoted {
         /// The number of the upgrade.
@@ -151,6 +169,9 @@ pub enum Event {
         generation: u64,
         /// The reason.
         reason: String,
+        /// The new generation had the traffic, and the old one has it again (contract B3).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        rolled_back: bool,
         /// The last lines written to standard error during the upgrade. Only if standard
         /// error is a regular file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -306,6 +327,8 @@ pub struct Status {
     pub upgrade: Option<Record>,
     /// How long that upgrade may still take, in milliseconds.
     pub upgrade_left_ms: Option<u64>,
+    /// How long the new generation has the traffic on trial, in milliseconds from now.
+    pub bake_left_ms: Option<u64>,
     /// The recent upgrades, newest last.
     pub history: Vec<Record>,
 }
@@ -384,6 +407,8 @@ pub enum ProxyState {
     Accepting,
     /// It accepts no connection, and requests wait.
     Held,
+    /// The new generation has the traffic on trial, and this one accepts again if it does not keep it.
+    StandingBy,
     /// It accepts no connection, and answers what is under way: psflip stops, or the child has exited.
     Leaving,
     /// A state of a later version.

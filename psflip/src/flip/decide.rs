@@ -1,15 +1,16 @@
 //! The decision: one function for each phase. Every function names every event, so that the compiler reports
 //! a new event that is not handled.
 
+use super::bake::baking;
 use super::drain::{awaiting_predecessor, child_exited, draining};
 use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::{ChildSignal, Event};
 use super::give_way::{giving_way, restarting};
 use super::prepare::preparing;
+use super::promote::promoting;
 use super::settling::settling;
 use super::state::{
-    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Preparation, Promotion, Role, State,
-    Stopping, Timer,
+    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Preparation, Role, State, Stopping, Timer,
 };
 use super::upgrade::{start_upgrade, upgrading};
 
@@ -40,7 +41,8 @@ pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
         Phase::Preparing { predecessor, step } => preparing(state, predecessor, step, event),
         Phase::Starting { predecessor, stopping } => starting(state, predecessor, stopping, event),
         Phase::Settling { predecessor } => settling(state, predecessor, event),
-        Phase::Promoting { predecessor, step } => promoting(state, predecessor, step, event),
+        Phase::Promoting { predecessor, step, baked } => promoting(state, predecessor, step, baked, event),
+        Phase::Baking { step } => baking(state, step, event),
         Phase::Serving { predecessor_drains, stopping } => {
             serving(state, predecessor_drains, stopping, event)
         }
@@ -125,7 +127,8 @@ pub(super) fn starting(
         | Event::ChildUnhealthy
         | Event::TreeGone
         | Event::TimedOut(
-            Timer::Acknowledgement
+            Timer::Bake
+            | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
             | Timer::Predecessor
@@ -138,11 +141,12 @@ pub(super) fn starting(
         | Event::RelayDrained
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::RequestPassedOn
@@ -151,218 +155,10 @@ pub(super) fn starting(
         | Event::TurnGranted
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
-        | Event::SuccessorReady
-        | Event::Committed
-        | Event::NotCommitted
-        | Event::RequestPassedBack
-        | Event::SuccessorNotStarted
-        | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
-    }
-}
-
-fn promoting(state: &mut State, predecessor: Predecessor, step: Promotion, event: Event) -> Vec<Effect> {
-    let mut go = |step| state.phase = Phase::Promoting { predecessor, step };
-    match event {
-        Event::HookSucceeded if step == Promotion::RunningHook => {
-            go(Promotion::Switching);
-            vec![Effect::SwitchTraffic]
-        }
-        Event::HookFailed if step == Promotion::RunningHook => {
-            fail(state, predecessor, Failure::Hook, ChildSignal::Send)
-        }
-        Event::TrafficSwitched if step == Promotion::Switching => {
-            go(Promotion::TakingPidfile);
-            vec![Effect::TakePidfile]
-        }
-        Event::TrafficRefused if step == Promotion::Switching => {
-            give_back_and(fail(state, predecessor, Failure::Switch, ChildSignal::Send))
-        }
-        Event::PidfileTaken if step == Promotion::TakingPidfile => match predecessor {
-            Predecessor::None => promoted(state, false),
-            Predecessor::Serves => {
-                go(Promotion::AwaitingAcknowledgement);
-                vec![Effect::Arm(Timer::Acknowledgement), Effect::ReportReady]
-            }
-        },
-        Event::PidfileRefused if step == Promotion::TakingPidfile => {
-            give_back_and(fail(state, predecessor, Failure::Pidfile, ChildSignal::Send))
-        }
-        Event::Acknowledged { upgrade_queued } if has_reported_ready(step) => {
-            state.upgrade_queued |= upgrade_queued;
-            let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
-            effects.extend(promoted(state, true));
-            // The acknowledgement was sent before the withdrawal, so the reason for giving up now concerns
-            // the service.
-            match step {
-                Promotion::Withdrawing { cause: Failure::ExitedEarly(end) } => {
-                    effects.extend(child_exited(
-                        state,
-                        Predecessor::None,
-                        Outcome::Relay(end),
-                        OldGeneration::Drains,
-                        Notice::ServiceDown(end),
-                    ));
-                }
-                Promotion::Withdrawing { cause: Failure::Aborted } => {
-                    effects.extend(decide(state, Event::StopRequested(ChildSignal::HasIt)));
-                }
-                Promotion::Withdrawing { .. }
-                | Promotion::RunningHook
-                | Promotion::Switching
-                | Promotion::TakingPidfile
-                | Promotion::AwaitingAcknowledgement => {}
-            }
-            effects
-        }
-        Event::Withdrawn => match step {
-            Promotion::Withdrawing { cause } => {
-                let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
-                effects.extend(give_back_and(match cause {
-                    Failure::ExitedEarly(_) => child_exited(
-                        state,
-                        predecessor,
-                        Outcome::Failed(cause),
-                        OldGeneration::Gone,
-                        Notice::Failed(cause),
-                    ),
-                    Failure::Aborted => {
-                        let mut effects = Vec::new();
-                        if predecessor == Predecessor::Serves {
-                            effects.push(Effect::PassStopBack);
-                        }
-                        effects.extend(fail(state, predecessor, cause, ChildSignal::HasIt));
-                        effects
-                    }
-                    Failure::Precheck
-                    | Failure::Start(_)
-                    | Failure::NotHealthy
-                    | Failure::NeverHealthy
-                    | Failure::Relay
-                    | Failure::Hook
-                    | Failure::Switch
-                    | Failure::Pidfile
-                    | Failure::ReadyNotSent
-                    | Failure::NoAcknowledgement => fail(state, predecessor, cause, ChildSignal::Send),
-                }));
-                effects
-            }
-            Promotion::RunningHook
-            | Promotion::Switching
-            | Promotion::TakingPidfile
-            | Promotion::AwaitingAcknowledgement => Vec::new(),
-        },
-        Event::ChildExited(end) => match step {
-            Promotion::AwaitingAcknowledgement => withdraw(state, predecessor, Failure::ExitedEarly(end)),
-            Promotion::RunningHook => {
-                let mut effects = vec![Effect::KillHook];
-                effects.extend(child_exited(
-                    state,
-                    predecessor,
-                    Outcome::Failed(Failure::ExitedEarly(end)),
-                    OldGeneration::Gone,
-                    Notice::Failed(Failure::ExitedEarly(end)),
-                ));
-                effects
-            }
-            Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. } => {
-                let failure = Failure::ExitedEarly(end);
-                let outcome = Outcome::Failed(failure);
-                give_back_and(child_exited(
-                    state,
-                    predecessor,
-                    outcome,
-                    OldGeneration::Gone,
-                    Notice::Failed(failure),
-                ))
-            }
-        },
-        Event::StopRequested(signal) => {
-            let mut effects = Vec::new();
-            match (step, predecessor) {
-                (Promotion::RunningHook, Predecessor::Serves) => {
-                    effects.push(Effect::KillHook);
-                    effects.extend(fail(state, predecessor, Failure::Aborted, signal));
-                }
-                (Promotion::RunningHook, Predecessor::None) => {
-                    state.phase = Phase::Starting { predecessor, stopping: true };
-                    effects.push(Effect::KillHook);
-                    effects.extend(begin_stop(signal));
-                }
-                (Promotion::AwaitingAcknowledgement, _) => {
-                    effects.extend(signal_child(signal));
-                    effects.extend(withdraw(state, predecessor, Failure::Aborted));
-                }
-                // The runtime completes these steps before it reads another event.
-                (Promotion::Switching | Promotion::TakingPidfile | Promotion::Withdrawing { .. }, _) => {
-                    effects.extend(signal_child(signal));
-                }
-            }
-            effects
-        }
-        Event::TimedOut(Timer::Acknowledgement) if step == Promotion::AwaitingAcknowledgement => {
-            withdraw(state, predecessor, Failure::NoAcknowledgement)
-        }
-        Event::ReadyNotSent if step == Promotion::AwaitingAcknowledgement => {
-            withdraw(state, predecessor, Failure::ReadyNotSent)
-        }
-        Event::Aborted => {
-            let mut effects = vec![Effect::Disarm(Timer::Acknowledgement)];
-            if step == Promotion::RunningHook {
-                effects.push(Effect::KillHook);
-            }
-            effects.extend(give_back_and(fail(state, predecessor, Failure::Aborted, ChildSignal::Send)));
-            effects
-        }
-        Event::PredecessorGone => {
-            let mut effects =
-                vec![Effect::Disarm(Timer::Acknowledgement), Effect::Report(Notice::PredecessorKilled)];
-            match step {
-                Promotion::AwaitingAcknowledgement => effects.extend(promoted(state, false)),
-                Promotion::RunningHook
-                | Promotion::Switching
-                | Promotion::TakingPidfile
-                | Promotion::Withdrawing { .. } => {
-                    state.phase = Phase::Promoting { predecessor: Predecessor::None, step };
-                }
-            }
-            effects
-        }
-        Event::UpgradeRequested | Event::RequestPassedOn => queue_upgrade(state),
-        Event::HookSucceeded
-        | Event::HookFailed
-        | Event::TrafficSwitched
-        | Event::TrafficRefused
-        | Event::PidfileTaken
-        | Event::PidfileRefused
-        | Event::ReadyNotSent
-        | Event::Acknowledged { .. }
-        | Event::ChildStarted
-        | Event::ChildNotStarted(_)
-        | Event::ChildHealthy
-        | Event::ChildSettled
-        | Event::ChildUnhealthy
-        | Event::ChildNeverHealthy
-        | Event::TreeGone
-        | Event::TimedOut(
-            Timer::Healthy
-            | Timer::Acknowledgement
-            | Timer::Successor
-            | Timer::SuccessorKill
-            | Timer::Predecessor
-            | Timer::Drain
-            | Timer::Delay
-            | Timer::Closing
-            | Timer::Grace
-            | Timer::Kill,
-        )
-        | Event::RelayDrained
-        | Event::RelayLost
-        | Event::Prepared
-        | Event::NotPrepared(_)
-        | Event::TurnGranted
-        | Event::PredecessorTreeGone
-        | Event::SuccessorPrepared
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
@@ -447,6 +243,7 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         | Event::TreeGone
         | Event::TimedOut(
             Timer::Healthy
+            | Timer::Bake
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
@@ -459,11 +256,12 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
@@ -473,6 +271,10 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         | Event::TurnGranted
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
@@ -512,7 +314,12 @@ pub(super) fn signal_child(signal: ChildSignal) -> Option<Effect> {
 }
 
 /// Gives up this generation and its child before the promotion, without `shutdown.delay` (contract F4).
-fn fail(state: &mut State, predecessor: Predecessor, failure: Failure, signal: ChildSignal) -> Vec<Effect> {
+pub(super) fn fail(
+    state: &mut State,
+    predecessor: Predecessor,
+    failure: Failure,
+    signal: ChildSignal,
+) -> Vec<Effect> {
     state.phase = Phase::Draining {
         step: DrainStep::Signalled,
         outcome: Outcome::Failed(failure),
@@ -535,25 +342,8 @@ pub(super) fn give_up_request(state: &mut State, predecessor: Predecessor) -> Op
     std::mem::take(&mut state.upgrade_queued).then_some(answer)
 }
 
-/// Undoes the promotion so far, then does the rest.
-fn give_back_and(rest: Vec<Effect>) -> Vec<Effect> {
-    let mut effects = vec![Effect::GiveBack];
-    effects.extend(rest);
-    effects
-}
-
-/// Whether this generation has reported that it is ready, so that an acknowledgement may come.
-fn has_reported_ready(step: Promotion) -> bool {
-    matches!(step, Promotion::AwaitingAcknowledgement | Promotion::Withdrawing { .. })
-}
-
-fn withdraw(state: &mut State, predecessor: Predecessor, cause: Failure) -> Vec<Effect> {
-    state.phase = Phase::Promoting { predecessor, step: Promotion::Withdrawing { cause } };
-    vec![Effect::Withdraw]
-}
-
 /// This generation is the service now.
-fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
+pub(super) fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
     state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::No };
     let mut effects = vec![
         Effect::Relay(RelayOrder::Accept),

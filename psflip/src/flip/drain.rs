@@ -126,6 +126,7 @@ pub(super) fn draining(
         | Event::ChildNeverHealthy
         | Event::TimedOut(
             Timer::Healthy
+            | Timer::Bake
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
@@ -139,11 +140,12 @@ pub(super) fn draining(
         | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
@@ -153,6 +155,10 @@ pub(super) fn draining(
         | Event::TurnGranted
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
@@ -214,6 +220,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::TreeGone
         | Event::TimedOut(
             Timer::Healthy
+            | Timer::Bake
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
@@ -227,11 +234,12 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
@@ -240,6 +248,10 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::TurnGranted
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted

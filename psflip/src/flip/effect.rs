@@ -23,6 +23,9 @@ pub enum Effect {
     /// answers with `ChildSettled`, at once without `settle`, or with `ChildUnhealthy`, or
     /// `ChildNeverHealthy`.
     StartSettling,
+    /// Check the health of a child that has the traffic on trial, from now on at every interval. The runtime
+    /// answers with `ChildUnhealthy` when too many probes in a row have failed.
+    StartWatching,
     /// Stop the health check.
     StopProbing,
     /// Send `shutdown.signal` to the child, or the signal that requested the stop if that waits for the
@@ -56,6 +59,11 @@ pub enum Effect {
     /// Report to the predecessor that this generation is prepared. `TurnGranted` follows when the
     /// predecessor's child is gone.
     ReportPrepared,
+    /// Report to the predecessor that this generation bakes, and request the traffic. `TrafficGranted`
+    /// follows if the predecessor agrees. The runtime answers with `ReadyNotSent` if it can't report.
+    ReportBaking,
+    /// Report to the predecessor that it has the traffic again, and why.
+    ReportReturned,
     /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
     /// agrees. The runtime answers with `ReadyNotSent` if it can't report.
     ReportReady,
@@ -76,6 +84,13 @@ pub enum Effect {
     /// Wait until nothing is left of the child of a successor that is gone. The runtime answers with
     /// `SuccessorTreeGone`.
     AwaitSuccessorTree,
+    /// Report to the successor that it has the traffic on trial. The runtime answers with `RollbackRequested`
+    /// if it can't.
+    GrantTraffic,
+    /// End the successor's bake: request it to take over.
+    PassKeep,
+    /// Report to the successor that it no longer has the traffic, and request it to give up.
+    RollBackSuccessor,
     /// Acknowledge the successor. The runtime answers with `Committed` or `NotCommitted`.
     Acknowledge {
         /// There is a queued upgrade request, which the successor takes over.
@@ -110,10 +125,14 @@ pub enum RelayOrder {
     /// The child gives way: accept no more, let new requests on open connections wait, and answer what is
     /// under way.
     Hold,
+    /// A successor has the traffic on trial: as `Leave`, but `Stay` may follow.
+    StandBy,
+    /// The predecessor gets the traffic back: as `Leave`, but to the predecessor's relay.
+    Return,
     /// A stop was requested: accept no more, close idle connections, and answer what is under way.
     Stop,
     /// Accept again, and let what waits go on: the child ignored the stop, or need not give way or has
-    /// started again.
+    /// started again, or the successor does not keep the traffic. Then its relay passes connections back.
     Stay,
     /// The child has exited: accept no more, deliver what was read from it, and close everything.
     Close,
@@ -128,6 +147,8 @@ pub enum Hook {
     Promoted,
     /// After a failed upgrade, in the generation that keeps serving.
     Failed,
+    /// The same, if the new generation had the traffic (contract B3).
+    RolledBack,
 }
 
 /// What is reported to operators.
@@ -152,6 +173,14 @@ pub enum Notice {
     TreeSurvivedKill,
     /// The upgrade failed, and the old child keeps serving.
     UpgradeFailed,
+    /// The successor, or this generation itself, has the traffic on trial from now on.
+    Baking,
+    /// The bake is over: the new generation takes over.
+    BakeOver,
+    /// This generation has the traffic again; the successor is stopped.
+    RollingBack,
+    /// The successor that had the traffic is gone, and the old child keeps serving.
+    UpgradeRolledBack,
     /// The upgrade failed, and no child is left.
     UpgradeFailedWithoutChild,
     /// A stop request aborted the upgrade, and the child has exited.

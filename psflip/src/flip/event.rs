@@ -26,9 +26,9 @@ pub enum Event {
     ChildHealthy,
     /// The child has stayed healthy for as long as it has to.
     ChildSettled,
-    /// A child that was found healthy is not any more. The health check goes on, and may find it healthy
-    /// again.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no configuration has `settle` yet"))]
+    /// A child that was found healthy is not any more. While it settles, the health check goes on, and may
+    /// find it healthy again. While it has the traffic on trial, the check has failed often enough
+    /// (contract B2).
     ChildUnhealthy,
     /// The health check found that the child can't become healthy any more.
     ChildNeverHealthy,
@@ -48,6 +48,10 @@ pub enum Event {
 
     /// An upgrade was requested.
     UpgradeRequested,
+    /// The end of the bake was requested: by an operator, or for a successor by its predecessor.
+    KeepRequested,
+    /// The way back from a successor that bakes was requested (contract B3).
+    RollbackRequested,
     /// A stop was requested (contract S5).
     StopRequested(ChildSignal),
     /// A timer has expired.
@@ -63,7 +67,10 @@ pub enum Event {
     /// `hooks.promote` failed or timed out; none of its processes is left.
     HookFailed,
     /// Traffic goes to this generation's child now, as far as psflip controls it.
-    TrafficSwitched,
+    TrafficSwitched {
+        /// The configuration wants a bake, and the predecessor knows what that is.
+        bakes: bool,
+    },
     /// Traffic could not be switched to this generation's child. `GiveBack` undoes what was already switched.
     TrafficRefused,
     /// The pidfile names this generation now.
@@ -71,8 +78,10 @@ pub enum Event {
     /// The pidfile could not be taken.
     PidfileRefused,
 
-    /// The predecessor could not be notified that this generation is ready, so no acknowledgement can come.
+    /// The predecessor could not be notified that this generation is ready, or bakes, so no answer can come.
     ReadyNotSent,
+    /// The predecessor's relay accepts no more: this generation has the traffic on trial.
+    TrafficGranted,
     /// The predecessor acknowledged: this generation is the service now.
     Acknowledged {
         /// The predecessor had a queued upgrade request; this generation takes it over (contract U7).
@@ -89,6 +98,10 @@ pub enum Event {
 
     /// The successor has checked what needs no child, and waits until this generation's child is gone.
     SuccessorPrepared,
+    /// The successor's child is healthy, and the successor wants the traffic on trial.
+    SuccessorBakes,
+    /// The successor has given the traffic back, and gives up.
+    SuccessorReturned,
     /// The successor's child is healthy, and the pidfile names the successor.
     SuccessorReady,
     /// The acknowledgement was sent while the successor still read: the successor is the service now.

@@ -108,7 +108,7 @@ pub(super) fn giving_way(state: &mut State, step: GiveWay, turn: Turn, event: Ev
             if step == GiveWay::Answering {
                 // The child has noticed nothing (contract U8).
                 let mut effects = vec![Disarm(Timer::Drain), Effect::Relay(RelayOrder::Stay)];
-                effects.extend(upgrade_failed(state, Child::Runs, Stopping::No));
+                effects.extend(upgrade_failed(state, Child::Runs, Successor::Starting, Stopping::No));
                 effects
             } else {
                 state.phase = Phase::GivingWay { step, turn: Turn::Void };
@@ -131,7 +131,8 @@ pub(super) fn giving_way(state: &mut State, step: GiveWay, turn: Turn, event: Ev
         | Event::ChildUnhealthy
         | Event::ChildNeverHealthy
         | Event::TimedOut(
-            Timer::Healthy
+            Timer::Bake
+            | Timer::Healthy
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
@@ -143,16 +144,21 @@ pub(super) fn giving_way(state: &mut State, step: GiveWay, turn: Turn, event: Ev
         | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
         | Event::RequestPassedOn
         | Event::PredecessorGone
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed
@@ -174,14 +180,14 @@ fn keep_child(state: &mut State, turn: Turn) -> Vec<Effect> {
     let stay = Effect::Relay(RelayOrder::Stay);
     match turn {
         Turn::Awaited => {
-            let (child, successor) = (Child::Runs, Successor::Exiting);
+            let (child, successor) = (Child::Runs, Successor::Exiting { had_traffic: false });
             state.phase = Phase::Upgrading { child, successor, stopping: Stopping::No };
             let reason = Effect::Report(Notice::CantGiveWay);
             vec![stay, reason, Effect::AbortSuccessor, Effect::Arm(Timer::Successor)]
         }
         Turn::Void => {
             let mut effects = vec![stay];
-            effects.extend(upgrade_failed(state, Child::Runs, Stopping::No));
+            effects.extend(upgrade_failed(state, Child::Runs, Successor::Starting, Stopping::No));
             effects
         }
     }
@@ -206,10 +212,11 @@ fn stop(state: &mut State, step: GiveWay, turn: Turn, signal: ChildSignal) -> Ve
     });
     match turn {
         Turn::Awaited => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Exiting, stopping };
+            state.phase =
+                Phase::Upgrading { child, successor: Successor::Exiting { had_traffic: false }, stopping };
             effects.extend([Effect::AbortSuccessor, Arm(Timer::Successor)]);
         }
-        Turn::Void => effects.extend(upgrade_failed(state, child, stopping)),
+        Turn::Void => effects.extend(upgrade_failed(state, child, Successor::Starting, stopping)),
     }
     effects
 }
@@ -301,7 +308,8 @@ pub(super) fn restarting(state: &mut State, step: Restart, event: Event) -> Vec<
         | Event::ChildNeverHealthy
         | Event::TreeGone
         | Event::TimedOut(
-            Timer::Healthy
+            Timer::Bake
+            | Timer::Healthy
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
@@ -315,16 +323,21 @@ pub(super) fn restarting(state: &mut State, step: Restart, event: Event) -> Vec<
         | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
         | Event::RequestPassedOn
         | Event::PredecessorGone
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed

@@ -135,7 +135,8 @@ impl State {
             Phase::Preparing { predecessor: Predecessor::Serves, .. }
             | Phase::Starting { predecessor: Predecessor::Serves, .. }
             | Phase::Settling { predecessor: Predecessor::Serves }
-            | Phase::Promoting { predecessor: Predecessor::Serves, .. } => Part::Coming,
+            | Phase::Promoting { predecessor: Predecessor::Serves, .. }
+            | Phase::Baking { .. } => Part::Coming,
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => Part::Leaving,
         }
     }

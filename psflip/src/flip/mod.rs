@@ -40,6 +40,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod bake;
 mod decide;
 mod drain;
 mod effect;
@@ -47,6 +48,7 @@ mod event;
 mod give_way;
 pub mod job_control;
 mod prepare;
+mod promote;
 mod queries;
 mod settling;
 pub mod signals;

@@ -95,7 +95,8 @@ pub(super) fn preparing(
         | Event::ChildExited(_)
         | Event::TreeGone
         | Event::TimedOut(
-            Timer::Healthy
+            Timer::Bake
+            | Timer::Healthy
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
@@ -109,14 +110,19 @@ pub(super) fn preparing(
         | Event::RelayDrained
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::RequestPassedOn
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorPrepared
         | Event::SuccessorReady
         | Event::Committed

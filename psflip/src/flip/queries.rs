@@ -13,6 +13,8 @@ pub enum UpgradeBlocked {
     PredecessorDrains,
     /// An upgrade is already running.
     UnderWay,
+    /// The new generation has the traffic on trial.
+    Bakes,
     /// This generation is stopping, and starts no more upgrades.
     ShuttingDown,
 }
@@ -55,6 +57,18 @@ impl State {
         matches!(self.phase, Phase::Serving { predecessor_drains: true, .. })
     }
 
+    /// Whether this generation has the traffic on trial, and can still give it back.
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        matches!(self.phase, Phase::Baking { .. } | Phase::Promoting { baked: true, .. })
+    }
+
+    /// Whether the successor has the traffic on trial, and an operator may end that.
+    #[must_use]
+    pub fn successor_bakes(&self) -> bool {
+        self.successor() == Some(Successor::Baking)
+    }
+
     /// Whether the draining predecessor is all that psflip still waits for.
     #[must_use]
     pub fn awaits_predecessor(&self) -> bool {
@@ -73,6 +87,7 @@ impl State {
             | Phase::Starting { .. }
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
+            | Phase::Baking { .. }
             | Phase::Serving { .. }
             | Phase::Draining { .. }
             | Phase::AwaitingPredecessor { .. }
@@ -97,6 +112,7 @@ impl State {
             | Phase::Starting { .. }
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
+            | Phase::Baking { .. }
             | Phase::Serving { .. }
             | Phase::Upgrading { .. }
             | Phase::Draining { .. }
@@ -116,7 +132,8 @@ impl State {
             Phase::Preparing { .. }
             | Phase::Settling { .. }
             | Phase::GivingWay { .. }
-            | Phase::Promoting { .. } => false,
+            | Phase::Promoting { .. }
+            | Phase::Baking { .. } => false,
             Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => true,
         }
     }
@@ -127,7 +144,9 @@ impl State {
     pub fn stop_waits_for_relay(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Serving { stopping: Stopping::No, .. }
+            Phase::Baking { .. }
+                | Phase::Promoting { baked: true, .. }
+                | Phase::Serving { stopping: Stopping::No, .. }
                 | Phase::Upgrading { stopping: Stopping::No, child: Child::Runs, .. }
                 | Phase::GivingWay { step: GiveWay::Answering, .. }
                 | Phase::Draining { step: DrainStep::Answering { stops: false }, .. }
@@ -141,7 +160,8 @@ impl State {
             Phase::Preparing { .. }
             | Phase::Settling { .. }
             | Phase::Starting { .. }
-            | Phase::Promoting { .. } => Some(UpgradeBlocked::NotHealthy),
+            | Phase::Promoting { .. }
+            | Phase::Baking { .. } => Some(UpgradeBlocked::NotHealthy),
             Phase::GivingWay { .. } | Phase::Restarting { step: Restart::AwaitingSuccessorTree(_) } => {
                 Some(UpgradeBlocked::UnderWay)
             }
@@ -149,6 +169,9 @@ impl State {
             Phase::Restarting { step: Restart::Stopping } => Some(UpgradeBlocked::Stopping),
             Phase::Serving { stopping: Stopping::No, predecessor_drains } => {
                 predecessor_drains.then_some(UpgradeBlocked::PredecessorDrains)
+            }
+            Phase::Upgrading { stopping: Stopping::No, successor: Successor::Baking, .. } => {
+                Some(UpgradeBlocked::Bakes)
             }
             Phase::Upgrading { stopping: Stopping::No, .. } => Some(UpgradeBlocked::UnderWay),
             Phase::Serving { .. } | Phase::Upgrading { .. } => Some(UpgradeBlocked::Stopping),

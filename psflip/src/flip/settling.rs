@@ -10,7 +10,7 @@ use super::state::{Phase, Predecessor, Promotion, State, Timer};
 pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event) -> Vec<Effect> {
     match event {
         Event::ChildSettled => {
-            state.phase = Phase::Promoting { predecessor, step: Promotion::RunningHook };
+            state.phase = Phase::Promoting { predecessor, step: Promotion::RunningHook, baked: false };
             vec![Effect::Disarm(Timer::Healthy), Effect::StopProbing, Effect::RunHook(Hook::Promote)]
         }
         Event::ChildUnhealthy => {
@@ -36,7 +36,8 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
         | Event::ChildHealthy
         | Event::TreeGone
         | Event::TimedOut(
-            Timer::Acknowledgement
+            Timer::Bake
+            | Timer::Acknowledgement
             | Timer::Successor
             | Timer::SuccessorKill
             | Timer::Predecessor
@@ -49,11 +50,12 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
         | Event::RelayDrained
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::RequestPassedOn
@@ -62,6 +64,10 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
         | Event::TurnGranted
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted

@@ -57,6 +57,14 @@ pub enum Phase {
         predecessor: Predecessor,
         /// The step of the promotion.
         step: Promotion,
+        /// Its bake is over, so it has the traffic already (contract B).
+        baked: bool,
+    },
+    /// The child is healthy, and the predecessor is still the service. This generation has the traffic on
+    /// trial (contract B1).
+    Baking {
+        /// The step of the bake.
+        step: Bake,
     },
     /// This generation is the service, and no upgrade is running.
     Serving {
@@ -192,6 +200,15 @@ pub enum OldGeneration {
     Awaited,
 }
 
+/// The steps of a bake (contract B1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bake {
+    /// The predecessor's relay does not leave yet.
+    AwaitingTraffic,
+    /// This generation has the traffic.
+    OnTrial,
+}
+
 /// The steps of a promotion (contract U4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Promotion {
@@ -229,12 +246,58 @@ pub enum Child {
 pub enum Successor {
     /// It starts, or its child is not healthy yet.
     Starting,
+    /// It has the traffic on trial (contract B1).
+    Baking,
+    /// Its bake is over, and it still has the traffic; next it reports that it is ready.
+    Kept,
     /// It has reported that its child is healthy, and is being acknowledged.
-    Ready,
+    Ready {
+        /// It has the traffic since its bake.
+        has_traffic: bool,
+    },
+    /// The traffic was taken back from it, and it has not confirmed that yet (contract B3).
+    Returning,
     /// It will not be promoted any more; psflip waits for its exit.
-    Exiting,
+    Exiting {
+        /// It had the traffic, which is back.
+        had_traffic: bool,
+    },
     /// It was late, and has been sent SIGKILL.
-    Killed,
+    Killed {
+        /// It had the traffic, which is back.
+        had_traffic: bool,
+    },
+}
+
+impl Successor {
+    /// Whether it has the traffic.
+    #[must_use]
+    pub fn has_traffic(self) -> bool {
+        match self {
+            Self::Baking | Self::Kept | Self::Ready { has_traffic: true } => true,
+            Self::Starting
+            | Self::Ready { has_traffic: false }
+            | Self::Returning
+            | Self::Exiting { .. }
+            | Self::Killed { .. } => false,
+        }
+    }
+
+    /// Whether it has the traffic, or had it.
+    #[must_use]
+    pub fn had_traffic(self) -> bool {
+        match self {
+            Self::Returning | Self::Exiting { had_traffic: true } | Self::Killed { had_traffic: true } => {
+                true
+            }
+            Self::Starting
+            | Self::Baking
+            | Self::Kept
+            | Self::Ready { .. }
+            | Self::Exiting { had_traffic: false }
+            | Self::Killed { had_traffic: false } => self.has_traffic(),
+        }
+    }
 }
 
 /// The steps of the shutdown of a generation (contract U5, C8).
@@ -284,6 +347,8 @@ pub enum Failure {
     ExitedEarly(ExitStatus),
     /// The child was not healthy within `upgrade.timeout`.
     NotHealthy,
+    /// The health check failed while the generation had the traffic on trial (contract B2).
+    Unhealthy,
     /// The health check found that the child can't become healthy any more.
     NeverHealthy,
     /// The relay, which carries the connections of `[[proxy]]`, could not be started.
@@ -318,7 +383,9 @@ pub enum StartFailure {
 pub enum Timer {
     /// `upgrade.timeout`: from the child's start to healthy.
     Healthy,
-    /// How long to wait for the predecessor's acknowledgement.
+    /// `upgrade.bake`: how long this generation has the traffic on trial.
+    Bake,
+    /// How long to wait for the predecessor's acknowledgement, or for the traffic.
     Acknowledgement,
     /// How long to wait for the next step of the successor.
     Successor,

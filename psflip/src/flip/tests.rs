@@ -32,11 +32,15 @@ fn events() -> Vec<Event> {
         E::StopRequested(ChildSignal::Send),
         E::HookSucceeded,
         E::HookFailed,
-        E::TrafficSwitched,
+        E::TrafficSwitched { bakes: false },
+        E::TrafficSwitched { bakes: true },
         E::TrafficRefused,
         E::PidfileTaken,
         E::PidfileRefused,
         E::ReadyNotSent,
+        E::TrafficGranted,
+        E::KeepRequested,
+        E::RollbackRequested,
         E::Acknowledged { upgrade_queued: false },
         E::Acknowledged { upgrade_queued: true },
         E::Withdrawn,
@@ -44,6 +48,8 @@ fn events() -> Vec<Event> {
         E::RequestPassedOn,
         E::PredecessorGone,
         E::SuccessorPrepared,
+        E::SuccessorBakes,
+        E::SuccessorReturned,
         E::SuccessorReady,
         E::Committed,
         E::NotCommitted,
@@ -54,6 +60,7 @@ fn events() -> Vec<Event> {
     ];
     let timers = [
         Timer::Healthy,
+        Timer::Bake,
         Timer::Acknowledgement,
         Timer::Successor,
         Timer::SuccessorKill,
@@ -246,11 +253,17 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
             continue;
         }
         let runs = match from.phase {
+            Phase::Promoting {
+                step: Promotion::Withdrawing { cause: Failure::ExitedEarly(_) },
+                baked: true,
+                ..
+            } => false,
             Phase::Upgrading { child, .. } => child == Child::Runs,
             Phase::Draining { step, .. } => matches!(step, DrainStep::Answering { .. } | DrainStep::Delay),
             Phase::Starting { .. }
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
+            | Phase::Baking { .. }
             | Phase::Serving { .. } => true,
             Phase::GivingWay { step, .. } => {
                 matches!(step, GiveWay::Answering | GiveWay::Signalled | GiveWay::Killed)
@@ -269,11 +282,15 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
             | Phase::Starting { .. }
             | Phase::Settling { .. }
             | Phase::Promoting { .. }
+            | Phase::Baking { .. }
             | Phase::AwaitingPredecessor { .. }
             | Phase::Exiting => from.is_stopping(),
         };
         // The relay has answered everything, so the signal goes out.
         let (mut to, mut effects) = (to, effects);
+        if from.is_on_trial() {
+            effects.extend(decide(&mut to, Event::Withdrawn)); // no acknowledgement has come
+        }
         effects.extend(decide(&mut to, Event::RelayDrained));
         let signals = effects.iter().filter(|effect| **effect == Effect::SignalChild).count();
         assert_eq!(signals, usize::from(runs && !is_signalled), "{from:?} {effects:?}");
@@ -282,7 +299,14 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
         }
         let mut other = from;
         let mut without = decide(&mut other, Event::StopRequested(ChildSignal::HasIt));
+        if from.is_on_trial() {
+            without.extend(decide(&mut other, Event::Withdrawn));
+        }
         without.extend(decide(&mut other, Event::RelayDrained));
+        if from.is_on_trial() {
+            assert_eq!(other, to, "{from:?}"); // only the signal that waits needs the timer of the relay
+            continue;
+        }
         let rest: Vec<_> = effects.into_iter().filter(|effect| *effect != Effect::SignalChild).collect();
         assert_eq!(
             (other, without),

@@ -30,11 +30,33 @@ pub(super) fn upgrading(
         Event::SuccessorPrepared if successor == Successor::Starting && stopping == Stopping::No => {
             give_way(state, child)
         }
-        Event::SuccessorReady if successor == Successor::Starting => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Ready, stopping };
+        Event::SuccessorBakes if successor == Successor::Starting => begin_bake(state, child, stopping),
+        Event::KeepRequested if successor == Successor::Baking => {
+            state.phase = Phase::Upgrading { child, successor: Successor::Kept, stopping };
+            vec![Arm(Timer::Successor), Effect::PassKeep]
+        }
+        Event::RollbackRequested if matches!(successor, Successor::Baking | Successor::Kept) => {
+            state.phase = Phase::Upgrading { child, successor: Successor::Returning, stopping };
+            let mut effects = take_traffic_back(successor, child);
+            effects.extend([Effect::RollBackSuccessor, Arm(Timer::Successor), Report(Notice::RollingBack)]);
+            effects
+        }
+        Event::SuccessorReturned if successor.has_traffic() || successor == Successor::Returning => {
+            state.phase =
+                Phase::Upgrading { child, successor: Successor::Exiting { had_traffic: true }, stopping };
+            let mut effects = take_traffic_back(successor, child);
+            effects.push(Arm(Timer::Successor));
+            effects.extend(successor.has_traffic().then_some(Report(Notice::RollingBack)));
+            effects
+        }
+        Event::SuccessorReady
+            if matches!(successor, Successor::Starting | Successor::Baking | Successor::Kept) =>
+        {
+            let has_traffic = successor.has_traffic();
+            state.phase = Phase::Upgrading { child, successor: Successor::Ready { has_traffic }, stopping };
             vec![Effect::Acknowledge { upgrade_queued: state.upgrade_queued }]
         }
-        Event::Committed if successor == Successor::Ready => {
+        Event::Committed if matches!(successor, Successor::Ready { .. }) => {
             state.upgrade_queued = false; // passed on with the acknowledgement
             let outcome = Outcome::Superseded;
             let mut effects = vec![
@@ -67,28 +89,37 @@ pub(super) fn upgrading(
             }
             effects
         }
-        Event::NotCommitted if successor == Successor::Ready => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Exiting, stopping };
-            vec![Arm(Timer::Successor)]
+        Event::NotCommitted if matches!(successor, Successor::Ready { .. }) => {
+            let exiting = Successor::Exiting { had_traffic: successor.had_traffic() };
+            state.phase = Phase::Upgrading { child, successor: exiting, stopping };
+            let mut effects = take_traffic_back(successor, child);
+            effects.push(Arm(Timer::Successor));
+            effects
         }
         Event::SuccessorNotStarted | Event::SuccessorGone => {
-            let timer = if successor == Successor::Killed { Timer::SuccessorKill } else { Timer::Successor };
-            let mut effects = vec![Disarm(timer)];
-            effects.extend(upgrade_failed(state, child, stopping));
+            let is_killed = matches!(successor, Successor::Killed { .. });
+            let mut effects = take_traffic_back(successor, child);
+            effects.push(Disarm(if is_killed { Timer::SuccessorKill } else { Timer::Successor }));
+            effects.extend(upgrade_failed(state, child, successor, stopping));
             effects
         }
         Event::TimedOut(Timer::Successor) => {
-            state.phase = Phase::Upgrading { child, successor: Successor::Killed, stopping };
-            vec![Arm(Timer::SuccessorKill), Effect::KillSuccessor]
+            let killed = Successor::Killed { had_traffic: successor.had_traffic() };
+            state.phase = Phase::Upgrading { child, successor: killed, stopping };
+            let mut effects = take_traffic_back(successor, child);
+            effects.extend([Arm(Timer::SuccessorKill), Effect::KillSuccessor]);
+            effects
         }
         // psflip can do no more, and the next upgrade does not wait for this process (contract U5). Nothing
         // depends on its exit: SIGKILL is pending, and no acknowledgement will be sent to it.
-        Event::TimedOut(Timer::SuccessorKill) if successor == Successor::Killed => {
+        Event::TimedOut(Timer::SuccessorKill) if matches!(successor, Successor::Killed { .. }) => {
             let mut effects = vec![Report(Notice::SuccessorSurvivedKill)];
-            effects.extend(upgrade_failed(state, child, stopping));
+            effects.extend(upgrade_failed(state, child, successor, stopping));
             effects
         }
         Event::ChildExited(end) if child == Child::Runs => {
+            let is_baking = successor == Successor::Baking;
+            let successor = if is_baking { Successor::Kept } else { successor };
             state.phase = Phase::Upgrading { child: Child::Exited(end), successor, stopping };
             let mut effects = vec![Disarm(Timer::Drain), Disarm(Timer::Grace)];
             // After a stop request the exit was requested. Without one, the upgrade is the recovery (contract
@@ -100,6 +131,10 @@ pub(super) fn upgrading(
             }));
             // Clients wait for the successor instead of being refused by nobody.
             effects.push(Effect::Relay(RelayOrder::Leave));
+            if is_baking {
+                // There is nothing to go back to.
+                effects.extend([Arm(Timer::Successor), Effect::PassKeep]);
+            }
             effects
         }
         Event::TreeGone => {
@@ -112,10 +147,15 @@ pub(super) fn upgrading(
             Stopping::No => {
                 let mut effects = vec![Report(Notice::Stopping)];
                 let successor = match successor {
-                    Successor::Killed => Successor::Killed,
-                    Successor::Starting | Successor::Ready | Successor::Exiting => {
+                    Successor::Killed { .. } => successor,
+                    Successor::Starting
+                    | Successor::Baking
+                    | Successor::Kept
+                    | Successor::Ready { .. }
+                    | Successor::Returning
+                    | Successor::Exiting { .. } => {
                         effects.extend([Effect::AbortSuccessor, Arm(Timer::Successor)]);
-                        Successor::Exiting
+                        Successor::Exiting { had_traffic: successor.had_traffic() }
                     }
                 };
                 let runs = child == Child::Runs;
@@ -156,8 +196,11 @@ pub(super) fn upgrading(
         | Event::ChildUnhealthy
         | Event::ChildNeverHealthy
         | Event::ChildExited(_)
+        | Event::KeepRequested
+        | Event::RollbackRequested
         | Event::TimedOut(
             Timer::Healthy
+            | Timer::Bake
             | Timer::Acknowledgement
             | Timer::SuccessorKill
             | Timer::Predecessor
@@ -169,11 +212,12 @@ pub(super) fn upgrading(
         | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
-        | Event::TrafficSwitched
+        | Event::TrafficSwitched { .. }
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
         | Event::ReadyNotSent
+        | Event::TrafficGranted
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
@@ -184,6 +228,8 @@ pub(super) fn upgrading(
         | Event::TurnGranted
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
@@ -191,9 +237,46 @@ pub(super) fn upgrading(
     }
 }
 
+/// The successor's child is healthy, and gets the traffic on trial (contract B1).
+fn begin_bake(state: &mut State, child: Child, stopping: Stopping) -> Vec<Effect> {
+    use Effect::{Arm, GrantTraffic, PassKeep, Relay, Report};
+    let (successor, effects) = match child {
+        Child::Runs => (
+            Successor::Baking,
+            vec![Arm(Timer::Successor), Relay(RelayOrder::StandBy), GrantTraffic, Report(Notice::Baking)],
+        ),
+        // There is nothing to go back to (contract F7).
+        Child::Exited(_) | Child::Gone(_) | Child::GaveWay(_) => {
+            (Successor::Kept, vec![Arm(Timer::Successor), GrantTraffic, PassKeep])
+        }
+    };
+    state.phase = Phase::Upgrading { child, successor, stopping };
+    effects
+}
+
+/// Takes the traffic back from a successor that has it.
+fn take_traffic_back(successor: Successor, child: Child) -> Vec<Effect> {
+    match child {
+        Child::Runs if successor.has_traffic() => {
+            vec![Effect::Relay(RelayOrder::Stay), Effect::TakeBack]
+        }
+        Child::Runs | Child::Exited(_) | Child::Gone(_) | Child::GaveWay(_) => Vec::new(),
+    }
+}
+
 /// The upgrade failed (contract U8).
-pub(super) fn upgrade_failed(state: &mut State, child: Child, stopping: Stopping) -> Vec<Effect> {
+pub(super) fn upgrade_failed(
+    state: &mut State,
+    child: Child,
+    successor: Successor,
+    stopping: Stopping,
+) -> Vec<Effect> {
     let mut effects = vec![Effect::TakeBack];
+    let (notice, hook) = if successor.had_traffic() {
+        (Notice::UpgradeRolledBack, Hook::RolledBack)
+    } else {
+        (Notice::UpgradeFailed, Hook::Failed)
+    };
     let without_child = match stopping {
         Stopping::No => Notice::UpgradeFailedWithoutChild,
         Stopping::Answering(_) | Stopping::Signalled => Notice::UpgradeAborted,
@@ -201,8 +284,8 @@ pub(super) fn upgrade_failed(state: &mut State, child: Child, stopping: Stopping
     match child {
         Child::Runs => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
-            effects.push(Effect::Report(Notice::UpgradeFailed));
-            effects.push(Effect::RunHook(Hook::Failed));
+            effects.push(Effect::Report(notice));
+            effects.push(Effect::RunHook(hook));
             effects.extend(start_queued_upgrade(state));
         }
         Child::Exited(end) => {

@@ -15,8 +15,9 @@ use super::text::{Fields, Text, from_word, word};
 use crate::config::Slot;
 use crate::history::{Drain, Record, UpgradeStep};
 use crate::proxy::Hold;
+use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
-use crate::sys::signal::SignalSet;
+use crate::sys::signal::{Received, SignalSet};
 use crate::traffic::FileId;
 
 /// The protocol that this version speaks.
@@ -74,8 +75,20 @@ pub enum ToSuccessor {
         /// As [`Hello::hold`].
         hold: Option<Hold>,
     },
+    /// The link on which the successor's relay passes connections back after a bake is attached, if
+    /// [`Hello::relay_back`] says so.
+    RelayBack,
+    /// The successor has the traffic on trial (contract B1).
+    Traffic,
+    /// The bake is over: the successor takes over.
+    Keep,
+    /// A signal for the child of a service whose successor bakes (contract B5).
+    Signal(Received),
     /// The successor has to give up.
-    Abort,
+    Abort {
+        /// Why, for people; `None`: because of a stop request, or unknown.
+        reason: Option<String>,
+    },
     /// The predecessor got an upgrade request after the promotion.
     Upgrade {
         /// Who requested it, as text, if known.
@@ -126,6 +139,10 @@ pub struct Hello {
     pub control: bool,
     /// [`ToSuccessor::Relay`] follows.
     pub relay: bool,
+    /// [`ToSuccessor::RelayBack`] follows.
+    pub relay_back: bool,
+    /// The predecessor knows the messages of a bake.
+    pub bakes: bool,
     /// Connections are held (`psflip hold`).
     pub hold: Option<Hold>,
     /// How many [`ToSuccessor::Record`] follow.
@@ -191,6 +208,21 @@ pub enum ToPredecessor {
         /// The result of a failed probe.
         probe: Option<String>,
     },
+    /// The child is healthy and traffic is switched to it: requests the traffic, on trial (contract B1).
+    Baking {
+        /// How long the bake takes.
+        bake: Duration,
+        /// The time after the end of the bake within which the successor sends `Ready`, `Returned` or
+        /// `Failed`.
+        deadline: Duration,
+        /// As in `Starting`, from now on.
+        grace: Duration,
+    },
+    /// The successor has given the traffic back, and gives up (contract B3).
+    Returned {
+        /// Why, for people.
+        reason: String,
+    },
     /// The child is healthy and the pidfile names the successor: requests the acknowledgement.
     Ready,
     /// The successor gives up, and exits after this message.
@@ -240,6 +272,12 @@ impl WireMessage for ToSuccessor {
                 if hello.relay {
                     text.add("relay", &1);
                 }
+                if hello.relay_back {
+                    text.add("relay-back", &1);
+                }
+                if hello.bakes {
+                    text.add("bakes", &1);
+                }
                 text.add_hold(hello.hold);
                 if hello.records > 0 {
                     text.add("records", &hello.records);
@@ -260,6 +298,18 @@ impl WireMessage for ToSuccessor {
             Self::Listener { address, file } => socket("listener", address, *file),
             Self::Control { address, file } => socket("control", address, *file),
             Self::Relay => Text::new("relay").finish(),
+            Self::RelayBack => Text::new("relay-back").finish(),
+            Self::Traffic => Text::new("traffic").finish(),
+            Self::Keep => Text::new("keep").finish(),
+            Self::Signal(Received { signal, code, pid, uid, value }) => {
+                let mut text = Text::new("signal");
+                text.add("number", &signal.number());
+                text.add("code", code);
+                text.add("pid", pid);
+                text.add("uid", uid);
+                text.add("value", value);
+                text.finish()
+            }
             Self::Record(whole) => {
                 let text = record(whole);
                 if text.fits() {
@@ -281,7 +331,13 @@ impl WireMessage for ToSuccessor {
                 text.add_hold(*hold);
                 text.finish()
             }
-            Self::Abort => Text::new("abort").finish(),
+            Self::Abort { reason } => {
+                let mut text = Text::new("abort");
+                if let Some(reason) = reason {
+                    text.add("reason", reason);
+                }
+                text.finish()
+            }
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Main => Text::new("main").finish(),
             Self::Draining { step, left } => {
@@ -321,6 +377,8 @@ impl WireMessage for ToSuccessor {
                 listeners: fields.optional_number("listeners")?.unwrap_or_default(),
                 control: fields.optional_number::<u8>("control")? == Some(1),
                 relay: fields.optional_number::<u8>("relay")? == Some(1),
+                relay_back: fields.optional_number::<u8>("relay-back")? == Some(1),
+                bakes: fields.optional_number::<u8>("bakes")? == Some(1),
                 hold: fields.hold()?,
                 records: fields.optional_number("records")?.unwrap_or_default(),
                 upgrade: Begun {
@@ -335,6 +393,20 @@ impl WireMessage for ToSuccessor {
             "listener" => Self::Listener { address: fields.text("address")?, file: fields.file()? },
             "control" => Self::Control { address: fields.text("address")?, file: fields.file()? },
             "relay" => Self::Relay,
+            "relay-back" => Self::RelayBack,
+            "traffic" => Self::Traffic,
+            "keep" => Self::Keep,
+            "signal" => {
+                let number: i32 = fields.number("number")?;
+                let signal = Signal::all().find(|signal| signal.number() == number);
+                Self::Signal(Received {
+                    signal: signal.ok_or_else(|| Malformed(format!("signal {number}")))?,
+                    code: fields.number("code")?,
+                    pid: fields.number("pid")?,
+                    uid: fields.number("uid")?,
+                    value: fields.number("value")?,
+                })
+            }
             "record" => {
                 let json = fields.text("json")?;
                 let record = serde_json::from_str(&json);
@@ -346,7 +418,7 @@ impl WireMessage for ToSuccessor {
                 hold: fields.hold()?,
             },
             "hold" => Self::Hold { hold: fields.hold()? },
-            "abort" => Self::Abort,
+            "abort" => Self::Abort { reason: fields.optional("reason") },
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "main" => Self::Main,
             "draining" => Self::Draining {
@@ -398,6 +470,18 @@ impl WireMessage for ToPredecessor {
                 }
                 text.finish()
             }
+            Self::Baking { bake, deadline, grace } => {
+                let mut text = Text::new("baking");
+                text.add("bake-ms", &bake.as_millis());
+                text.add("deadline-ms", &deadline.as_millis());
+                text.add("grace-ms", &grace.as_millis());
+                text.finish()
+            }
+            Self::Returned { reason } => {
+                let mut text = Text::new("returned");
+                text.add("reason", reason);
+                text.finish()
+            }
             Self::Ready => Text::new("ready").finish(),
             Self::Failed { code, child_code, reason } => {
                 let mut text = Text::new("failed");
@@ -430,6 +514,12 @@ impl WireMessage for ToPredecessor {
                 child: fields.optional_number("child")?,
                 probe: fields.optional("probe"),
             },
+            "baking" => Self::Baking {
+                bake: Duration::from_millis(fields.number("bake-ms")?),
+                deadline: Duration::from_millis(fields.number("deadline-ms")?),
+                grace: Duration::from_millis(fields.number("grace-ms")?),
+            },
+            "returned" => Self::Returned { reason: fields.text("reason")? },
             "ready" => Self::Ready,
             "failed" => Self::Failed {
                 code: fields.number("code")?,

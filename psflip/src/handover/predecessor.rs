@@ -47,6 +47,8 @@ pub struct Inheritance {
     pub control: Option<Given>,
     /// The link on which the predecessor's relay passes connections on.
     pub relay: Option<OwnedFd>,
+    /// The link on which this generation's relay passes connections back.
+    pub relay_back: Option<OwnedFd>,
     /// As [`Hello::hold`].
     pub hold: Option<Hold>,
     /// The earlier upgrades.
@@ -195,12 +197,13 @@ impl PredecessorLink {
     /// messages of later versions among them.
     fn receive_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
         let mut all = Inheritance { hold: hello.hold, ..Inheritance::default() };
-        let promised = [hello.listeners, u32::from(hello.control), u32::from(hello.relay), hello.records];
-        let mut received = [0; 4];
+        let (relay, back) = (u32::from(hello.relay), u32::from(hello.relay_back));
+        let promised = [hello.listeners, u32::from(hello.control), relay, back, hello.records];
+        let mut received = [0; 5];
         while received.iter().zip(promised).any(|(received, promised)| *received < promised) {
             let lost = |why: &dyn Display| {
-                let kinds = ["listener", "control socket", "relay link", "record"];
-                let missing = (0..4).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
+                let kinds = ["listener", "control socket", "relay link", "link back", "record"];
+                let missing = (0..5).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
                 let (kind, which, of) = (kinds[missing], received[missing] + 1, promised[missing]);
                 format!("{kind} {which} of {of} did not come: {why}")
             };
@@ -218,8 +221,12 @@ impl PredecessorLink {
                         received[2] += 1;
                         all.relay = Some(link);
                     }
-                    (Ok(Some(ToSuccessor::Record(record))), _) => {
+                    (Ok(Some(ToSuccessor::RelayBack)), Some(link)) => {
                         received[3] += 1;
+                        all.relay_back = Some(link);
+                    }
+                    (Ok(Some(ToSuccessor::Record(record))), _) => {
+                        received[4] += 1;
                         all.history.add(*record);
                     }
                     (Ok(None), _) => {}
@@ -255,7 +262,11 @@ impl PredecessorLink {
                         hold,
                     });
                 }
-                ToSuccessor::Abort
+                ToSuccessor::Abort { .. }
+                | ToSuccessor::RelayBack
+                | ToSuccessor::Traffic
+                | ToSuccessor::Keep
+                | ToSuccessor::Signal { .. }
                 | ToSuccessor::Main
                 | ToSuccessor::Hello(_)
                 | ToSuccessor::Listener { .. }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::message::{Hello, ToPredecessor, ToSuccessor, WireMessage};
 use crate::anchor::AnchorLink;
@@ -37,10 +37,21 @@ pub struct SuccessorLink {
     process: Option<(u32, PidFd)>,
     deadline: Duration,
     grace: Duration,
+    /// Its bake, once it has requested the traffic.
+    bake: Option<Bake>,
     failure: Option<String>,
     /// The only known reason of the failure is that it could not be acknowledged.
     unacknowledged: bool,
     sent: Sent,
+}
+
+/// A bake, as the successor has announced it.
+#[derive(Clone, Copy, Debug)]
+struct Bake {
+    time: Duration,
+    until: Instant,
+    /// How long the successor may take for its next step when the bake is over.
+    then: Duration,
 }
 
 /// What the successor has sent so far, which restricts what it may send next.
@@ -49,6 +60,7 @@ struct Sent {
     messages: usize,
     starting: bool,
     extensions: u32,
+    returned: bool,
     ready: bool,
     failed: bool,
 }
@@ -79,6 +91,10 @@ pub enum FromSuccessor {
         /// The result of a failed probe.
         probe: Option<String>,
     },
+    /// It requests the traffic, on trial.
+    Baking,
+    /// It has given the traffic back, and gives up; [`SuccessorLink::failure`] has the reason.
+    Returned,
     /// It requests the acknowledgement.
     Ready,
     /// It gives up; [`SuccessorLink::failure`] has the reason.
@@ -147,6 +163,7 @@ impl SuccessorLink {
                     process: None,
                     deadline,
                     grace: GRACE,
+                    bake: None,
                     failure: None,
                     unacknowledged: false,
                     sent: Sent::default(),
@@ -219,6 +236,29 @@ impl SuccessorLink {
                 self.deadline = deadline;
                 FromSuccessor::Extended
             }
+            ToPredecessor::Baking { .. } if !self.sent.starting => {
+                self.misbehaved("`baking` before `starting`")
+            }
+            ToPredecessor::Baking { .. } if self.sent.failed || self.sent.ready => {
+                self.misbehaved("`baking` after `failed` or `ready`")
+            }
+            // Each one would restart the deadline.
+            ToPredecessor::Baking { .. } if self.bake.is_some() => self.misbehaved("`baking` twice"),
+            ToPredecessor::Baking { bake, deadline, grace } => {
+                self.bake = Some(Bake { time: bake, until: Instant::now() + bake, then: deadline });
+                self.grace = grace;
+                FromSuccessor::Baking
+            }
+            ToPredecessor::Returned { .. } if self.bake.is_none() => {
+                self.misbehaved("`returned` before `baking`")
+            }
+            ToPredecessor::Returned { .. } if self.sent.returned => self.misbehaved("`returned` twice"),
+            ToPredecessor::Returned { reason } => {
+                self.sent.returned = true;
+                self.failure.get_or_insert(reason);
+                FromSuccessor::Returned
+            }
+            ToPredecessor::Ready if self.sent.returned => self.misbehaved("`ready` after `returned`"),
             ToPredecessor::Ready if !self.sent.starting => self.misbehaved("`ready` before `starting`"),
             ToPredecessor::Ready if self.sent.failed => self.misbehaved("`ready` after `failed`"),
             ToPredecessor::Ready if self.sent.ready => self.misbehaved("`ready` twice"),
@@ -254,7 +294,7 @@ impl SuccessorLink {
     /// Closes the connection to a successor that failed. If it is still alive, it must not take the closed
     /// connection for the predecessor's death and go on alone, so it gets an abort first.
     pub fn abandon(self) {
-        let _ = self.send(&ToSuccessor::Abort); // usually it is dead
+        let _ = self.send(&ToSuccessor::Abort { reason: None }); // usually it is dead
     }
 
     /// The successor's pid and process, once it exists.
@@ -266,7 +306,25 @@ impl SuccessorLink {
     /// How long it may take for its next step.
     #[must_use]
     pub fn deadline(&self) -> Duration {
-        self.deadline
+        self.bake.map_or(self.deadline, |bake| bake.time + bake.then)
+    }
+
+    /// How long it may take for its next step after its bake.
+    #[must_use]
+    pub fn deadline_after_bake(&self) -> Duration {
+        self.bake.map_or(self.deadline, |bake| bake.then)
+    }
+
+    /// When its bake is over.
+    #[must_use]
+    pub fn bakes_until(&self) -> Option<Instant> {
+        self.bake.map(|bake| bake.until)
+    }
+
+    /// How long its bake takes.
+    #[must_use]
+    pub fn bake(&self) -> Option<Duration> {
+        self.bake.map(|bake| bake.time)
     }
 
     /// How long it may take to exit after an abort.
@@ -291,7 +349,7 @@ impl SuccessorLink {
     pub fn give_up(&mut self, reason: String) {
         if self.failure.is_none() {
             self.failure = Some(reason);
-            let _ = self.send(&ToSuccessor::Abort); // it may be dead
+            let _ = self.send(&ToSuccessor::Abort { reason: None }); // it may be dead
         }
     }
 
@@ -380,6 +438,7 @@ mod tests {
             process: None,
             deadline: Duration::ZERO,
             grace: GRACE,
+            bake: None,
             failure: None,
             unacknowledged: false,
             sent: Sent::default(),

@@ -181,6 +181,18 @@ impl Checker {
         Some(Self { child, pacing, probe, attempt: None, last_failure: None })
     }
 
+    /// A check that goes on for as long as it lives: [`Verdict::Never`] follows `failures` in a row. `None`:
+    /// this kind has no probes that could fail while the child lives.
+    #[must_use]
+    pub fn watching(health: &Health, child: ChildInfo) -> Option<Self> {
+        if matches!(health, Health::Alive { .. }) {
+            return None;
+        }
+        let mut checker = Self::new(health, child)?;
+        checker.pacing.watch();
+        Some(checker)
+    }
+
     /// Begins the check. Call it once, right after the child's exec and before anything else.
     pub fn start(&mut self) -> CheckResult {
         let next = self.pacing.start();
@@ -242,6 +254,7 @@ impl Checker {
         match next {
             Next::Probe => self.begin_probe(),
             Next::Wait(time) => CheckResult { verdict: Verdict::Open, timer: Timer::Set(time) },
+            Next::Failed => CheckResult { verdict: Verdict::Never, timer: Timer::Off },
             Next::Healthy => CheckResult { verdict: Verdict::Healthy, timer: Timer::Off },
         }
     }

@@ -14,6 +14,8 @@ pub(super) enum Next {
     Wait(Duration),
     /// The child is healthy; nothing is left to do.
     Healthy,
+    /// The probes of a child that is watched have failed too often; nothing is left to do.
+    Failed,
 }
 
 /// What the expired timer means.
@@ -41,11 +43,26 @@ pub(super) struct Pacing {
     phase: Phase,
     probes: u32,
     in_a_row: u32,
+    /// Failed probes in a row, if the check goes on for as long as the child lives.
+    failed: Option<u32>,
 }
 
 impl Pacing {
     pub(super) fn new(pace: Pace) -> Self {
-        Self { pace, phase: Phase::Waiting, probes: 0, in_a_row: 0 }
+        Self { pace, phase: Phase::Waiting, probes: 0, in_a_row: 0, failed: None }
+    }
+
+    /// From now on the probes go on, and only failures in a row count. The child was healthy a moment ago.
+    pub(super) fn watch(&mut self) {
+        self.pace.after = self.pace.interval;
+        self.failed = Some(0);
+    }
+
+    /// A probe of a child that is watched has ended.
+    fn on_watched(&mut self, failed: u32) -> Next {
+        self.failed = Some(failed);
+        self.phase = if failed < self.pace.failures { Phase::Waiting } else { Phase::Over };
+        if self.phase == Phase::Over { Next::Failed } else { Next::Wait(self.pace.interval) }
     }
 
     /// The child was started. With an `after` of zero the first probe is due at once, not one
@@ -68,6 +85,9 @@ impl Pacing {
 
     /// The probe in progress has ended.
     pub(super) fn on_probe_result(&mut self, succeeded: bool) -> Next {
+        if let Some(failed) = self.failed {
+            return self.on_watched(if succeeded { 0 } else { failed + 1 });
+        }
         self.in_a_row = if succeeded { self.in_a_row + 1 } else { 0 };
         if self.in_a_row >= self.pace.successes {
             self.phase = Phase::Over;
@@ -108,7 +128,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(5);
 
     fn pacing(after: Duration, successes: u32) -> Pacing {
-        Pacing::new(Pace { after, interval: INTERVAL, timeout: TIMEOUT, successes })
+        Pacing::new(Pace { after, interval: INTERVAL, timeout: TIMEOUT, successes, failures: 3 })
     }
 
     #[test]
@@ -157,6 +177,21 @@ mod tests {
             assert_eq!(pacing.timer(), Due::Probe);
         }
         assert_eq!(pacing.on_probe_result(true), Next::Healthy);
+    }
+
+    #[test]
+    fn a_watched_child_is_probed_until_it_fails_several_times_in_a_row() {
+        // Contract: B2
+        let mut pacing = pacing(AFTER, 1);
+        pacing.watch();
+        assert_eq!(pacing.start(), Next::Wait(INTERVAL), "it was healthy a moment ago");
+        for succeeded in [true, false, false, true, false, false] {
+            assert_eq!(pacing.timer(), Due::Probe);
+            assert_eq!(pacing.on_probe_result(succeeded), Next::Wait(INTERVAL));
+        }
+        assert_eq!(pacing.timer(), Due::Probe);
+        assert_eq!(pacing.on_probe_result(false), Next::Failed);
+        assert_eq!(pacing.timer(), Due::Nothing);
     }
 
     #[test]

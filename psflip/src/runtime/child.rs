@@ -252,6 +252,21 @@ impl Child {
         self.check(Checker::start, wait)
     }
 
+    /// Starts the health check of a child that has the traffic on trial, unless it has no probes.
+    pub(super) fn start_watching(
+        &mut self,
+        plan: &Plan,
+        signals: SignalSetup,
+        predecessor: Option<u32>,
+        wait: &mut Waiting,
+    ) -> health::Verdict {
+        let Some(pid) = self.pid() else { return health::Verdict::Open };
+        let (envp, workdir) = (self.envp.clone(), plan.workdir.clone());
+        let child = ChildInfo { pid, envp, workdir, signals, predecessor };
+        self.checker = Checker::watching(&plan.health, child).map(CheckerSlot);
+        self.check(Checker::start, wait)
+    }
+
     /// Drops the health check with its running probe, and keeps its last failure.
     pub(super) fn stop_probing(&mut self, wait: &mut Waiting) {
         wait.timers.clear(Key::Check);

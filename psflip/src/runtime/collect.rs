@@ -6,7 +6,9 @@ use super::poller::Token;
 use super::timers::Key;
 use super::{Predecessor, Runtime};
 use crate::exit_status::ExitStatus;
-use crate::flip::signals::{Meaning, Request, Sender, Situation, forwarded_as, is_of_terminal, meaning};
+use crate::flip::signals::{
+    Meaning, Reach, Request, Sender, Situation, forwarded_as, is_of_terminal, meaning,
+};
 use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
 use crate::handover::predecessor::FromPredecessor;
 use crate::handover::successor::FromSuccessor;
@@ -60,6 +62,7 @@ impl Runtime {
             Token::PromoteHook => self.hooked(Hook::Promote),
             Token::PromotedHook => self.hooked(Hook::Promoted),
             Token::FailedHook => self.hooked(Hook::Failed),
+            Token::RolledBackHook => self.hooked(Hook::RolledBack),
             Token::Managers => {
                 self.managers.have_room(&self.handover, &mut self.wait);
                 Ok(())
@@ -112,7 +115,7 @@ impl Runtime {
 
     fn timed_out(&mut self, timer: Timer) {
         if timer == Timer::Successor {
-            let ends = self.machine.state.successor() == Some(Successor::Exiting);
+            let ends = matches!(self.machine.state.successor(), Some(Successor::Exiting { .. }));
             self.handover.successor_is_late(ends);
         }
         self.dispatch(Event::TimedOut(timer));
@@ -291,10 +294,11 @@ impl Runtime {
         // (A3).
         let hurries =
             stops && !is_relayed && self.machine.is_superseded() && self.managers.anchor.is_from(received);
-        let waits =
-            stops && !hurries && !self.plan.proxies.is_empty() && self.machine.state.stop_waits_for_relay();
+        let may_wait = !self.plan.proxies.is_empty() || self.machine.state.is_on_trial();
+        let waits = stops && !hurries && may_wait && self.machine.state.stop_waits_for_relay();
         if let (Some(reach), Some(signal)) = (forward, sent) {
-            let received = Received { signal, ..*received };
+            let original = *received;
+            let received = Received { signal, ..original };
             if waits {
                 self.proxy.held_signal = Some((received, reach));
             } else {
@@ -302,6 +306,10 @@ impl Runtime {
                     self.proxy.held_signal = None; // this one is the second
                 }
                 self.forward(&received, reach);
+                // In a bake both children are the service's (contract B5).
+                if !stops && self.machine.state.successor_bakes() {
+                    self.handover.send_to_successor(&ToSuccessor::Signal(original));
+                }
             }
         }
         if request == Some(Request::Stop) {
@@ -359,6 +367,8 @@ impl Runtime {
                 // is repeated when the intermediate process is reaped.
                 FromSuccessor::Ready if !self.handover.successor_is_independent() => {}
                 FromSuccessor::Ready => self.dispatch(Event::SuccessorReady),
+                FromSuccessor::Baking => self.dispatch(Event::SuccessorBakes),
+                FromSuccessor::Returned => self.dispatch(Event::SuccessorReturned),
                 FromSuccessor::Failed => {}
                 FromSuccessor::Upgrade { by } => {
                     self.operators.log.set_requester(by);
@@ -373,6 +383,9 @@ impl Runtime {
                 FromSuccessor::Warning { text } => self.operators.pass_warning_on(text),
                 FromSuccessor::Progress { step, child, probe } => {
                     self.operators.record_progress(step, None, child, probe);
+                    if step == UpgradeStep::Baking {
+                        self.operators.report_bake(self.handover.bake());
+                    }
                 }
                 FromSuccessor::Closed => {
                     self.wait.poller.forget(Token::Successor);
@@ -431,7 +444,21 @@ impl Runtime {
                     self.operators.log.set_requester(by);
                     self.dispatch(Event::Acknowledged { upgrade_queued });
                 }
-                FromPredecessor::Message(ToSuccessor::Abort) => self.dispatch(Event::Aborted),
+                FromPredecessor::Message(ToSuccessor::Abort { reason }) => {
+                    if let Some(reason) = reason {
+                        self.reasons.set_failure(reason);
+                    }
+                    self.dispatch(Event::Aborted);
+                }
+                FromPredecessor::Message(ToSuccessor::Traffic) => self.dispatch(Event::TrafficGranted),
+                FromPredecessor::Message(ToSuccessor::Keep) => self.dispatch(Event::KeepRequested),
+                FromPredecessor::Message(ToSuccessor::Signal(received)) => {
+                    if self.machine.state.is_on_trial()
+                        && let Some(signal) = forwarded_as(received.signal, &self.plan.signals)
+                    {
+                        self.forward(&Received { signal, ..received }, Reach::Child);
+                    }
+                }
                 FromPredecessor::Message(ToSuccessor::Answered { passed_on, waited_for }) => {
                     self.operators.record_answered(passed_on, waited_for);
                 }
@@ -446,12 +473,13 @@ impl Runtime {
                     self.dispatch(Event::RequestPassedOn);
                 }
                 FromPredecessor::Message(ToSuccessor::Main) => self.managers_know(),
-                FromPredecessor::Message(ToSuccessor::Hold { hold }) => self.proxy.set_hold(hold),
+                FromPredecessor::Message(ToSuccessor::Hold { hold }) => self.predecessor_holds(hold),
                 FromPredecessor::Message(
                     ToSuccessor::Hello(_)
                     | ToSuccessor::Listener { .. }
                     | ToSuccessor::Control { .. }
                     | ToSuccessor::Relay
+                    | ToSuccessor::RelayBack
                     | ToSuccessor::Record(_),
                 ) => {}
                 FromPredecessor::Closed => {
@@ -480,6 +508,9 @@ impl Runtime {
         match verdict {
             health::Verdict::Open => {}
             health::Verdict::Healthy => self.child_is_healthy(),
+            health::Verdict::Never if self.machine.state.is_on_trial() => {
+                self.machine.push(Event::ChildUnhealthy);
+            }
             health::Verdict::Never => self.machine.push(Event::ChildNeverHealthy),
         }
     }

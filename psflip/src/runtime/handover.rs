@@ -3,12 +3,13 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::poller::Token;
 use super::waiting::Waiting;
 use super::{KILL, Predecessor};
 use crate::anchor::AnchorLink;
+use crate::flip::Successor;
 use crate::handover::predecessor::Acknowledged;
 use crate::handover::successor::SuccessorLink;
 use crate::handover::{Hello, ToPredecessor, ToSuccessor};
@@ -19,6 +20,9 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::signal::Received;
 use crate::sys::tree;
+
+/// How long a successor may take to give the traffic back before it is killed. Its relay accepts meanwhile.
+const RETURN: Duration = Duration::from_secs(5);
 
 /// The links to the neighbours.
 #[derive(Debug)]
@@ -51,6 +55,11 @@ impl Handover {
     /// Its pid.
     pub(super) fn predecessor_pid(&self) -> Option<u32> {
         self.predecessor.as_ref().map(|predecessor| predecessor.pid)
+    }
+
+    /// Whether it knows what a bake is.
+    pub(super) fn predecessor_bakes(&self) -> bool {
+        self.predecessor.as_ref().is_some_and(|predecessor| predecessor.bakes)
     }
 
     /// The pid of a predecessor that has not exited. Its exit may not have been handled yet.
@@ -174,13 +183,47 @@ impl Handover {
         watched
     }
 
-    /// How long to wait for its next step. `is_exiting`: it has been aborted.
-    pub(super) fn successor_deadline(&self, is_exiting: bool, default: Duration) -> Duration {
-        match &self.successor {
-            Some(link) if is_exiting => link.grace(),
-            Some(link) => link.deadline(),
-            None => default,
+    /// How long to wait for its next step in this state.
+    pub(super) fn successor_deadline(&self, state: Option<Successor>, default: Duration) -> Duration {
+        let Some(link) = &self.successor else { return default };
+        match state {
+            Some(Successor::Returning) => RETURN,
+            Some(Successor::Exiting { .. }) => link.grace(),
+            Some(Successor::Kept) => link.deadline_after_bake(),
+            Some(
+                Successor::Starting | Successor::Baking | Successor::Ready { .. } | Successor::Killed { .. },
+            )
+            | None => link.deadline(),
         }
+    }
+
+    /// How long it still bakes.
+    pub(super) fn bake_left(&self) -> Duration {
+        let until = self.successor.as_ref().and_then(SuccessorLink::bakes_until);
+        until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default()
+    }
+
+    /// How long its bake takes, if it has the traffic on trial.
+    pub(super) fn bake(&self) -> Duration {
+        self.successor.as_ref().and_then(SuccessorLink::bake).unwrap_or_default()
+    }
+
+    /// Sets the reason of a roll-back, unless there is one already.
+    pub(super) fn set_rollback(&mut self, reason: String) {
+        if let Some(link) = &mut self.successor {
+            link.set_failure(reason);
+        }
+    }
+
+    /// Why it fails, as far as that is known by now.
+    pub(super) fn successor_failure(&self) -> Option<&str> {
+        self.successor.as_ref().and_then(SuccessorLink::failure)
+    }
+
+    /// Reports to it that it no longer has the traffic.
+    pub(super) fn roll_back_successor(&self) {
+        let reason = self.successor_failure().map(str::to_owned);
+        self.send_to_successor(&ToSuccessor::Abort { reason }); // it may be dead
     }
 
     /// How long it may take to exit after an abort.
@@ -280,7 +323,7 @@ impl Handover {
 
     /// Requests it to give up.
     pub(super) fn abort_successor(&mut self) {
-        self.send_to_successor(&ToSuccessor::Abort); // it may be dead
+        self.send_to_successor(&ToSuccessor::Abort { reason: None }); // it may be dead
         if let Some(link) = &mut self.successor {
             link.set_stopped();
         }

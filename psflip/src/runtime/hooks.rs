@@ -23,6 +23,7 @@ fn token(hook: Hook) -> Token {
         Hook::Promote => Token::PromoteHook,
         Hook::Promoted => Token::PromotedHook,
         Hook::Failed => Token::FailedHook,
+        Hook::RolledBack => Token::RolledBackHook,
     }
 }
 
@@ -32,6 +33,7 @@ pub(super) fn name(hook: Hook) -> &'static str {
         Hook::Promote => "promote",
         Hook::Promoted => "promoted",
         Hook::Failed => "failed",
+        Hook::RolledBack => "rolled_back",
     }
 }
 
@@ -110,7 +112,7 @@ impl Hooks {
                 (hook == Hook::Promote).then_some(Ok(()))
             }
             (Hook::Promote, Err(why)) => Some(Err(format!("`hooks.promote` failed: {why}"))),
-            (Hook::Promoted | Hook::Failed, Err(reason)) => {
+            (Hook::Promoted | Hook::Failed | Hook::RolledBack, Err(reason)) => {
                 tracing::warn!(hook = name(hook), reason, "hook failed; nothing depends on it");
                 None
             }

@@ -38,7 +38,11 @@ impl Runtime {
     pub(super) fn terminal_may_be_free(&mut self, notice: Notice) {
         let is_free = matches!(
             notice,
-            Notice::UpgradeFailed | Notice::Promoted | Notice::PredecessorDrained | Notice::PredecessorKilled
+            Notice::UpgradeFailed
+                | Notice::UpgradeRolledBack
+                | Notice::Promoted
+                | Notice::PredecessorDrained
+                | Notice::PredecessorKilled
         );
         if !is_free {
             return;

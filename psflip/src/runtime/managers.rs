@@ -374,7 +374,14 @@ impl Runtime {
                 let status = self.status_of_upgrade();
                 (ManagerMessage::new().reloading(), Some(time), status)
             }
-            Notice::UpgradeFailed | Notice::ServesAgain => (ManagerMessage::new().ready(), None, status),
+            // A reload ends here: the new version has the traffic.
+            Notice::Baking => (ManagerMessage::new().ready(), None, self.status_of_bake()),
+            Notice::RollingBack => {
+                (ManagerMessage::new(), None, format!("{status}; the new generation is stopped"))
+            }
+            Notice::UpgradeFailed | Notice::UpgradeRolledBack | Notice::ServesAgain => {
+                (ManagerMessage::new().ready(), None, status)
+            }
             Notice::StartsAgain => {
                 let time = KILL + self.plan.upgrade.timeout + self.grace();
                 (
@@ -422,6 +429,7 @@ impl Runtime {
             | Notice::SuccessorSurvivedKill
             | Notice::ChildExitedDuringUpgrade(_)
             | Notice::PredecessorKilled
+            | Notice::BakeOver
             | Notice::PredecessorTimedOut
             | Notice::Superseded
             | Notice::RelayTimedOut
@@ -463,6 +471,16 @@ impl Runtime {
     fn introduce(&mut self) {
         let status = self.status();
         self.managers.introduce(&status, &mut self.traffic.listeners, &mut self.wait);
+    }
+
+    /// The status line during a bake.
+    fn status_of_bake(&self) -> String {
+        format!(
+            "generation {} has the traffic and bakes for {:?}, `psflip rollback` goes back; {}",
+            self.identity.generation + 1,
+            self.handover.bake(),
+            self.status()
+        )
     }
 
     /// The status line during an upgrade.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::anchor::AnchorLink;
 use crate::config::{Orphans, Plan, Slot};
-use crate::flip::{DrainStep, Effect, Event, Outcome, Role, Successor, Timer};
+use crate::flip::{DrainStep, Effect, Event, Outcome, Role, Timer};
 use crate::handover::predecessor::{self, Inheritance, PredecessorLink};
 use crate::handover::{Begun, ToPredecessor, is_gone};
 use crate::history::Drain;
@@ -93,6 +93,8 @@ pub struct Predecessor {
     pub pid: u32,
     /// The pidfile that it holds.
     pub pidfile: Option<String>,
+    /// Whether it knows what a bake is.
+    pub bakes: bool,
 }
 
 /// A running generation. Each field is a part with methods of its own; the methods here connect the parts.
@@ -169,7 +171,7 @@ impl Runtime {
         let job = Job::of(anchor.as_ref().map(AnchorLink::anchor));
         let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
         let control = Control::new(&mut inheritance);
-        let Inheritance { listeners: given, relay, hold, history, .. } = inheritance;
+        let Inheritance { listeners: given, relay, relay_back, hold, history, .. } = inheritance;
         let from = (!is_first).then(|| generation - 1);
         let log = UpgradeLog::new(identity.begun.clone(), from, generation, history);
         let runtime = Self {
@@ -180,7 +182,7 @@ impl Runtime {
             child: Child::new(envp.into(), reaper),
             handover: Handover::new(predecessor),
             traffic: Traffic::new(given),
-            proxy: Proxy::new(relay, hold),
+            proxy: Proxy::new(relay, relay_back, hold),
             hooks: Hooks::default(),
             managers,
             operators: Operators::new(control, log),
@@ -397,10 +399,11 @@ impl Runtime {
         }
         let time = match timer {
             Timer::Healthy => self.plan.upgrade.timeout,
+            Timer::Bake => self.plan.upgrade.bake.unwrap_or_default(),
             Timer::Acknowledgement => predecessor::ACKNOWLEDGEMENT,
             Timer::Successor => {
-                let ends = self.machine.state.successor() == Some(Successor::Exiting);
-                self.handover.successor_deadline(ends, self.plan.upgrade.timeout)
+                let state = self.machine.state.successor();
+                self.handover.successor_deadline(state, self.plan.upgrade.timeout)
             }
             Timer::Predecessor => self.predecessor_deadline(),
             // Without a proxy, the answer is there already.
@@ -411,7 +414,10 @@ impl Runtime {
             Timer::Grace => self.plan.shutdown.timeout,
             Timer::Kill | Timer::SuccessorKill => KILL,
         };
-        self.managers.be_patient(time, &mut self.wait);
+        // A bake is no operation that the service managers wait for.
+        if timer != Timer::Bake && !(timer == Timer::Successor && self.machine.state.successor_bakes()) {
+            self.managers.be_patient(time, &mut self.wait);
+        }
         if time.is_zero() {
             self.wait.timers.clear(Key::Flip(timer));
             self.machine.push(Event::TimedOut(timer));

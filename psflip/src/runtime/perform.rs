@@ -1,5 +1,6 @@
 //! Performs effects by means of the operating system.
 
+use std::io;
 use std::os::fd::AsFd as _;
 
 use super::handover::Committed;
@@ -7,7 +8,7 @@ use super::operators::kind;
 use super::timers::Key;
 use super::{MARGIN, Runtime, hooks};
 use crate::flip::{Effect, Event, Hook, Notice, StartFailure, Timer};
-use crate::handover::predecessor::Acknowledged;
+use crate::handover::predecessor::{self, Acknowledged};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
 use crate::history::UpgradeStep;
 use crate::process::command::SupervisedCommand;
@@ -29,6 +30,7 @@ impl Runtime {
             Effect::StartChild => self.start_child(),
             Effect::StartProbing => self.start_probing(),
             Effect::StartSettling => self.machine.push(Event::ChildSettled),
+            Effect::StartWatching => self.start_watching(),
             Effect::StopProbing => self.child.stop_probing(&mut self.wait),
             Effect::SignalChild => {
                 if let Some((received, reach)) = self.proxy.held_signal.take() {
@@ -55,9 +57,24 @@ impl Runtime {
             Effect::GiveBack => self.traffic.give_back(&self.handover),
             Effect::TakeBack => {
                 self.traffic.take_back();
-                self.proxy.close_link();
+                self.proxy.close_links();
             }
             Effect::Relay(order) => self.order_relay(order),
+            Effect::ReportBaking => self.report_baking(),
+            Effect::ReportReturned => {
+                let reason = self.reasons.of_exit().to_owned();
+                self.handover.report(&ToPredecessor::Returned { reason });
+            }
+            Effect::GrantTraffic => {
+                if !self.handover.send_to_successor(&ToSuccessor::Traffic) {
+                    self.handover.set_rollback("the new psflip could not be given the traffic".to_owned());
+                    self.machine.push(Event::RollbackRequested);
+                }
+            }
+            Effect::PassKeep => {
+                self.handover.send_to_successor(&ToSuccessor::Keep); // if it is gone, its pidfd shows that
+            }
+            Effect::RollBackSuccessor => self.handover.roll_back_successor(),
             Effect::ReportReady => self.report_ready(),
             // If the predecessor is gone, its pidfd shows that.
             Effect::PassStopBack => self.handover.report(&ToPredecessor::Stop),
@@ -90,7 +107,7 @@ impl Runtime {
     }
 
     /// Records a step of this generation's start.
-    fn record_step(&mut self, step: UpgradeStep) {
+    pub(super) fn record_step(&mut self, step: UpgradeStep) {
         self.operators.record_step(step, self.child.pid(), &self.handover);
     }
 
@@ -135,12 +152,20 @@ impl Runtime {
         }
     }
 
+    /// Checks the health of a child that has the traffic on trial.
+    fn start_watching(&mut self) {
+        let (signals, predecessor) = (self.identity.signals, self.handover.predecessor_pid());
+        let verdict = self.child.start_watching(&self.plan, signals, predecessor, &mut self.wait);
+        self.checked(verdict);
+    }
+
     /// Starts a hook. An earlier run that is still going is killed.
     fn run_hook(&mut self, hook: Hook) {
         let argv = match hook {
             Hook::Promote => &self.plan.hooks.promote,
             Hook::Promoted => &self.plan.hooks.promoted,
             Hook::Failed => &self.plan.hooks.failed,
+            Hook::RolledBack => &self.plan.hooks.rolled_back,
         };
         if argv.is_empty() {
             if hook == Hook::Promote {
@@ -159,7 +184,7 @@ impl Runtime {
         if !listeners.is_empty() {
             variables.push(("PSFLIP_LISTEN", &listeners));
         }
-        if let (Hook::Failed, Some(reason)) = (hook, &self.reasons.upgrade_failure) {
+        if let (Hook::Failed | Hook::RolledBack, Some(reason)) = (hook, &self.reasons.upgrade_failure) {
             variables.push(("PSFLIP_REASON", reason));
         }
         tracing::debug!(hook = hooks::name(hook), command = argv[0], "hook started");
@@ -186,13 +211,48 @@ impl Runtime {
             self.record_step(UpgradeStep::Switch);
         }
         let event = match self.traffic.switch(&self.plan) {
-            Ok(()) => Event::TrafficSwitched,
+            Ok(()) => Event::TrafficSwitched { bakes: self.can_bake() },
             Err(reason) => {
                 self.reasons.set_failure(reason);
                 Event::TrafficRefused
             }
         };
         self.machine.push(event);
+    }
+
+    /// Whether this generation bakes.
+    fn can_bake(&self) -> bool {
+        if self.plan.upgrade.bake.is_none() || self.handover.predecessor.is_none() {
+            return false;
+        }
+        let can = self.handover.predecessor_bakes();
+        if !can {
+            tracing::warn!(
+                "the old psflip is of a version without `upgrade.bake`: this generation takes over at once"
+            );
+        }
+        can
+    }
+
+    fn report_baking(&mut self) {
+        let bake = self.plan.upgrade.bake.unwrap_or_default();
+        let grace = self.drain_time() + self.grace();
+        let baking = ToPredecessor::Baking { bake, deadline: predecessor::ACKNOWLEDGEMENT + MARGIN, grace };
+        self.report_or_fail(&baking, |error| {
+            format!("can't report to the old psflip that this generation bakes: {error}")
+        });
+    }
+
+    /// Sends a message that the promotion depends on.
+    fn report_or_fail(&mut self, message: &ToPredecessor, reason: impl FnOnce(io::Error) -> String) {
+        match self.handover.send_to_predecessor(message) {
+            // If the predecessor is gone, its pidfd shows that.
+            Err(error) if !is_gone(&error) => {
+                self.reasons.set_failure(reason(error));
+                self.machine.push(Event::ReadyNotSent);
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     fn take_pidfile(&mut self) {
@@ -212,16 +272,9 @@ impl Runtime {
     fn report_ready(&mut self) {
         // Logged before the old psflip logs the takeover, so that the lines of both are in order.
         tracing::info!(child = self.child.pid(), health = kind(&self.plan.health), "healthy; taking over");
-        match self.handover.send_to_predecessor(&ToPredecessor::Ready) {
-            // If the predecessor is gone, its pidfd shows that.
-            Err(error) if !is_gone(&error) => {
-                self.reasons.set_failure(format!(
-                    "can't report to the old psflip that this generation is ready: {error}"
-                ));
-                self.machine.push(Event::ReadyNotSent);
-            }
-            Ok(()) | Err(_) => {}
-        }
+        self.report_or_fail(&ToPredecessor::Ready, |error| {
+            format!("can't report to the old psflip that this generation is ready: {error}")
+        });
     }
 
     fn withdraw(&mut self) {
@@ -248,8 +301,8 @@ impl Runtime {
         self.job_control.take_terminal_back();
         self.mend_files();
         self.traffic.look_before_upgrade(&self.plan);
-        let link = self.proxy.open_link();
-        let hello = self.hello(link.is_some());
+        let (link, back) = self.proxy.open_links();
+        let hello = self.hello(link.is_some(), back.is_some());
         if let Some(tree) = &self.child.tree {
             self.child.reaper.record_descendants(tree.keeper_pid());
         }
@@ -265,12 +318,13 @@ impl Runtime {
             .to_hand_over()
             .map(|(address, socket, file)| (ToSuccessor::Control { address, file }, Some(socket)));
         let relay = link.as_ref().map(|link| (ToSuccessor::Relay, Some(link.as_fd())));
+        let back = back.as_ref().map(|link| (ToSuccessor::RelayBack, Some(link.as_fd())));
         let records = self.operators.log.history.iter();
         let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
         let is_started = self.handover.start_successor(
             &self.identity.origin.program,
             hello,
-            sockets.chain(control).chain(relay).chain(records),
+            sockets.chain(control).chain(relay).chain(back).chain(records),
             self.plan.upgrade.timeout + MARGIN,
             self.managers.anchor.link(),
             &mut self.wait,
@@ -283,7 +337,7 @@ impl Runtime {
     }
 
     /// The first message to the successor.
-    fn hello(&self, relay: bool) -> Hello {
+    fn hello(&self, relay: bool, relay_back: bool) -> Hello {
         Hello {
             protocol: message::PROTOCOL,
             oldest: message::OLDEST_PROTOCOL,
@@ -296,6 +350,8 @@ impl Runtime {
             listeners: self.traffic.listeners.to_hand_over().count() as u32,
             control: self.operators.control.listeners.to_hand_over().next().is_some(),
             relay,
+            relay_back,
+            bakes: true,
             hold: self.proxy.hold(),
             records: self.operators.log.history.iter().len() as u32,
             upgrade: self.operators.log.for_successor(),

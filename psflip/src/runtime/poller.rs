@@ -39,6 +39,8 @@ pub(super) enum Token {
     PromotedHook,
     /// `hooks.failed`.
     FailedHook,
+    /// `hooks.rolled_back`.
+    RolledBackHook,
     /// Room for messages to the service manager.
     Managers,
     /// The control socket and its clients.
@@ -51,7 +53,7 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 19] = [
+const TOKENS: [Token; 20] = [
     Token::Anchor,
     Token::FormerParent,
     Token::Tree,
@@ -66,6 +68,7 @@ const TOKENS: [Token; 19] = [
     Token::PromoteHook,
     Token::PromotedHook,
     Token::FailedHook,
+    Token::RolledBackHook,
     Token::Managers,
     Token::Control,
     Token::Files,

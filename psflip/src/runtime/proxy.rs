@@ -48,6 +48,10 @@ pub(super) struct Proxy {
     from_predecessor: Option<OwnedFd>,
     /// The link to the successor's relay, until this one gets it.
     to_successor: Option<OwnedFd>,
+    /// The link on which this relay passes connections back to the predecessor's, until it does.
+    back_to_predecessor: Option<OwnedFd>,
+    /// The link on which the successor's relay passes connections back, until this one accepts again.
+    back_from_successor: Option<OwnedFd>,
     /// Connections are held.
     hold: Option<Hold>,
     /// The signal that requested the stop. The child gets it when the relay has answered what is under way
@@ -63,9 +67,14 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// `from_predecessor`: the link to the predecessor's relay. `hold`: the predecessor holds connections.
-    pub(super) fn new(from_predecessor: Option<OwnedFd>, hold: Option<Hold>) -> Self {
-        Self { from_predecessor, hold, ..Self::default() }
+    /// `from_predecessor` and `back`: the links to the predecessor's relay. `hold`: the predecessor holds
+    /// connections.
+    pub(super) fn new(
+        from_predecessor: Option<OwnedFd>,
+        back_to_predecessor: Option<OwnedFd>,
+        hold: Option<Hold>,
+    ) -> Self {
+        Self { from_predecessor, back_to_predecessor, hold, ..Self::default() }
     }
 
     /// Its process, which is a child of psflip and not of the child's tree.
@@ -100,7 +109,11 @@ impl Proxy {
             (Some(_), Some(RelayOrder::Accept | RelayOrder::Stay)) if self.hold.is_some() => ProxyState::Held,
             (Some(_), Some(RelayOrder::Accept | RelayOrder::Stay)) => ProxyState::Accepting,
             (Some(_), Some(RelayOrder::Hold)) => ProxyState::Held,
-            (Some(_), Some(RelayOrder::Leave | RelayOrder::Stop | RelayOrder::Close)) => ProxyState::Leaving,
+            (Some(_), Some(RelayOrder::StandBy)) => ProxyState::StandingBy,
+            (
+                Some(_),
+                Some(RelayOrder::Leave | RelayOrder::Return | RelayOrder::Stop | RelayOrder::Close),
+            ) => ProxyState::Leaving,
         }
     }
 
@@ -153,27 +166,35 @@ impl Proxy {
         Ok(())
     }
 
-    /// Opens a link between this generation's relay and the next one. Returns the other end for the
-    /// successor; `None`: there is no relay, or no descriptor left, so that connections are closed instead of
-    /// passed on.
-    pub(super) fn open_link(&mut self) -> Option<OwnedFd> {
-        self.to_successor = None;
-        self.relay.as_ref()?;
-        match Socket::pair() {
-            Ok((ours, theirs)) => {
-                self.to_successor = Some(ours.into());
-                Some(theirs.into())
+    /// Opens two links between this generation's relay and the next one, there and back. Returns the other
+    /// ends for the successor; `None`: there is no relay, or no descriptor left, so that connections are
+    /// closed instead of passed on.
+    pub(super) fn open_links(&mut self) -> (Option<OwnedFd>, Option<OwnedFd>) {
+        self.close_links();
+        if self.relay.is_none() {
+            return (None, None);
+        }
+        let open = |ours: &mut Option<OwnedFd>| match Socket::pair() {
+            Ok((end, theirs)) => {
+                *ours = Some(end.into());
+                Some(OwnedFd::from(theirs))
             }
             Err(error) => {
                 tracing::warn!(%error, "can't link the relays, so idle connections will be closed");
                 None
             }
-        }
+        };
+        (open(&mut self.to_successor), open(&mut self.back_from_successor))
     }
 
     /// The successor has failed.
-    pub(super) fn close_link(&mut self) {
-        self.to_successor = None;
+    pub(super) fn close_links(&mut self) {
+        (self.to_successor, self.back_from_successor) = (None, None);
+    }
+
+    /// The bake is over: nothing goes back any more.
+    pub(super) fn close_link_back(&mut self) {
+        self.back_to_predecessor = None;
     }
 
     /// Sends an order. Without memory or descriptors for the link it goes without it. Returns false if the
@@ -192,14 +213,15 @@ impl Proxy {
     /// did not: a connection that the predecessor's relay sends there would wait for ever if nobody read it.
     fn repeat_orders(&mut self) -> bool {
         let held = self.hold.is_none_or(|hold| self.send(&hold.order(), None));
-        held && (!self.accepts() || self.accept())
+        held && (!self.accepts() || self.accept(&Order::Accept))
     }
 
-    /// Orders the relay to accept. It gets the link to the predecessor's relay; if it can't be reached, the
-    /// next one gets it.
-    fn accept(&mut self) -> bool {
-        let link = self.from_predecessor.take();
-        let sent = self.send(&Order::Accept, link.as_ref());
+    /// Orders the relay to accept. It gets the link from another relay that passes connections on to it; if
+    /// it can't be reached, the next one gets it.
+    fn accept(&mut self, order: &Order) -> bool {
+        let back = self.back_from_successor.take_if(|_| self.ordered == Some(RelayOrder::Stay));
+        let link = back.or_else(|| self.from_predecessor.take());
+        let sent = self.send(order, link.as_ref());
         if !sent {
             self.from_predecessor = link;
         }
@@ -229,6 +251,7 @@ impl Runtime {
             return;
         }
         let repeated = proxy.ordered == Some(order);
+        let was_standing_by = proxy.ordered == Some(RelayOrder::StandBy);
         proxy.ordered = Some(order);
         if !answers && proxy.relay.is_none() {
             // It was lost, and nothing was to be carried then.
@@ -240,7 +263,9 @@ impl Runtime {
             RelayOrder::Accept | RelayOrder::Stay => {
                 proxy.is_drained = false;
                 if order == RelayOrder::Stay {
-                    proxy.send(&Order::Stay, None)
+                    proxy.accept(&Order::Stay)
+                } else if repeated {
+                    true // it has accepted since its bake began
                 } else {
                     let held = proxy.hold.is_none_or(|hold| {
                         tracing::warn!(
@@ -249,16 +274,33 @@ impl Runtime {
                         );
                         proxy.send(&hold.order(), None)
                     });
-                    held && proxy.accept()
+                    held && proxy.accept(&Order::Accept)
                 }
             }
-            RelayOrder::Leave => match proxy.to_successor.take() {
-                Some(link) if !proxy.is_drained => proxy.send(&Order::Leave { stops: false }, Some(&link)),
-                Some(_) | None if repeated => true,
-                Some(_) | None => proxy.send(&Order::Leave { stops: false }, None),
-            },
-            RelayOrder::Hold if !repeated => proxy.send(&Order::Leave { stops: false }, None),
-            RelayOrder::Stop if !repeated => proxy.send(&Order::Leave { stops: true }, None),
+            RelayOrder::Leave | RelayOrder::StandBy => {
+                let leave = Order::Leave { stops: false, may_return: order == RelayOrder::StandBy };
+                match proxy.to_successor.take() {
+                    Some(link) if !proxy.is_drained => proxy.send(&leave, Some(&link)),
+                    Some(_) | None if repeated => true,
+                    Some(_) | None => proxy.send(&leave, None),
+                }
+            }
+            RelayOrder::Return => {
+                let link = proxy.back_to_predecessor.take();
+                proxy.send(&Order::Leave { stops: false, may_return: false }, link.as_ref())
+            }
+            RelayOrder::Stop if !repeated => {
+                // In a bake the successor's relay stops as well, and passes its idle connections back: this
+                // relay closes them.
+                let taken = match proxy.back_from_successor.take().filter(|_| was_standing_by) {
+                    Some(link) => proxy.send(&Order::Stay, Some(&link)),
+                    None => true,
+                };
+                taken && proxy.send(&Order::Leave { stops: true, may_return: false }, None)
+            }
+            RelayOrder::Hold if !repeated => {
+                proxy.send(&Order::Leave { stops: false, may_return: true }, None)
+            }
             RelayOrder::Close if !repeated => proxy.send(&Order::Close, None),
             RelayOrder::Hold | RelayOrder::Stop | RelayOrder::Close => true,
         };
@@ -387,6 +429,15 @@ impl Runtime {
         self.handover.send_to_successor(&ToSuccessor::Hold { hold }); // it may have to go on alone (contract F8)
         self.operators.set_changed();
         self.notify_managers_of_hold();
+    }
+
+    /// The predecessor holds connections, or no longer does. In a bake that concerns this relay.
+    pub(super) fn predecessor_holds(&mut self, hold: Option<Hold>) {
+        self.proxy.hold = hold;
+        if self.proxy.accepts() && !self.proxy.send(&hold.map_or(Order::Resume, Hold::order), None) {
+            self.relay_is_gone();
+            self.drain_queue();
+        }
     }
 
     /// How long the relay may answer what is under way.

@@ -70,9 +70,10 @@ impl Reasons {
             (Failure::ExitedEarly(end), _) => {
                 format!("the child exited before it was healthy: {end}{}{probe}", self.background())
             }
+            (Failure::Unhealthy, _) => format!("the health check failed in the bake{probe}"),
             (Failure::NeverHealthy, _) => format!("the child can't become healthy{probe}"),
             (Failure::NotHealthy, _) => format!("the child was not healthy within {timeout:?}{probe}"),
-            (Failure::Aborted, _) => "the upgrade was aborted".to_owned(),
+            (Failure::Aborted, reason) => reason.unwrap_or_else(|| "the upgrade was aborted".to_owned()),
             (Failure::ReadyNotSent, None) => {
                 "the old psflip could not be notified that this generation is ready".to_owned()
             }

@@ -60,7 +60,7 @@ fn connections_wait_while_the_successor_has_no_descriptor_for_them() {
     let b = Relay::start(&socket, proxy(Protocol::Http, child_b));
     let (old_end, new_end) = Link::pair().unwrap();
     let accept = serde_json::to_vec(&Order::Accept).unwrap();
-    let leave = serde_json::to_vec(&Order::Leave { stops: false }).unwrap();
+    let leave = serde_json::to_vec(&Order::Leave { stops: false, may_return: false }).unwrap();
     b.send_bytes(&accept, &[new_end.as_fd()]);
     b.wait_counts("accepts", |counts| counts.accepting);
     let none = NoDescriptors::new();

@@ -93,12 +93,12 @@ impl Relay {
 
     /// Leaves without a successor that could take connections.
     pub(crate) fn leave(&self) {
-        self.send(&Order::Leave { stops: false }, &[]);
+        self.send(&Order::Leave { stops: false, may_return: false }, &[]);
     }
 
     /// Leaves because psflip stops.
     pub(crate) fn stop(&self) {
-        self.send(&Order::Leave { stops: true }, &[]);
+        self.send(&Order::Leave { stops: true, may_return: false }, &[]);
     }
 
     /// The child has exited.
@@ -119,7 +119,7 @@ impl Relay {
     pub(crate) fn leave_to(&self, new: &Self) {
         let (old_end, new_end) = Link::pair().unwrap();
         new.send(&Order::Accept, &[new_end.as_fd()]);
-        self.send(&Order::Leave { stops: false }, &[old_end.as_fd()]);
+        self.send(&Order::Leave { stops: false, may_return: false }, &[old_end.as_fd()]);
     }
 
     /// Waits until the counts say this.

@@ -75,12 +75,12 @@ fn fish(sandbox: &Sandbox, lines: &[&str]) -> Vec<String> {
 
 /// What is typed, and what stands there then, without `psflip`. `run.toml`, `run.yml` and the folder `rundir` are in the working directory.
 const LINES: &[(&str, &str)] = &[
-    ("psflip ", "check help hold migrate resume run status stop upgrade watch"),
+    ("psflip ", "check help hold keep migrate resume rollback run status stop upgrade watch"),
     ("psflip up", "upgrade"),
     ("psflip help up", "help upgrade"),
     ("psflip -c run.", "-c run.toml run.yml"),
     ("psflip upgrade --wa", "upgrade --wait"),
-    ("psflip upgrade --wait ", "upgrade --wait drained promoted"),
+    ("psflip upgrade --wait ", "upgrade --wait baked drained traffic"),
     ("psflip upgrade --wait=d", "upgrade --wait=drained"),
     ("psflip upgrade --timeout ", "upgrade --timeout"),
     ("psflip status --config=run.t", "status --config=run.toml"),

@@ -91,7 +91,8 @@ fn probes() -> String {
 }
 
 fn is_of_probes(table: &Table, key: &Key) -> bool {
-    table.key("after").is_some() && ["after", "interval", "timeout", "successes"].contains(&key.name)
+    table.key("after").is_some()
+        && ["after", "interval", "timeout", "successes", "failures"].contains(&key.name)
 }
 
 fn is_table(key: &Key) -> bool {

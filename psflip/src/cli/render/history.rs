@@ -12,8 +12,10 @@ pub(super) struct Phases {
     pub(super) child: Option<u64>,
     /// Until the new child is healthy.
     pub(super) probing: Option<u64>,
-    /// Until the new generation is active.
+    /// Until the new generation is active, or bakes.
     pub(super) promotion: Option<u64>,
+    /// Until the bake is over.
+    pub(super) bake: Option<u64>,
     /// Until the old generation has exited.
     pub(super) drain: Option<u64>,
 }
@@ -29,13 +31,15 @@ pub(super) fn at(record: &Record, step: UpgradeStep) -> Option<u64> {
 pub(super) fn phases(record: &Record) -> Phases {
     let (starting, child, healthy) =
         (at(record, UpgradeStep::Starting), at(record, UpgradeStep::Child), at(record, UpgradeStep::Healthy));
+    let baking = at(record, UpgradeStep::Baking);
     let promoted = record.took_ms.filter(|_| record.result == Some(Outcome::Promoted));
     let between = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?));
     Phases {
         start: starting,
         child: between(starting.or(Some(0)), child),
         probing: between(child, healthy),
-        promotion: between(healthy, promoted),
+        promotion: between(healthy, baking.or(promoted)),
+        bake: between(baking, record.took_ms),
         drain: between(promoted, record.drained_ms()),
     }
 }
@@ -43,8 +47,14 @@ pub(super) fn phases(record: &Record) -> Phases {
 impl Phases {
     /// `start 4 ms, child 2 ms, probing 110 ms`
     fn in_words(self, failed_probes: u32) -> String {
-        let Self { start, child, probing, promotion, .. } = self;
-        let named = [("start", start), ("child", child), ("probing", probing), ("promotion", promotion)];
+        let Self { start, child, probing, promotion, bake, .. } = self;
+        let named = [
+            ("start", start),
+            ("child", child),
+            ("probing", probing),
+            ("promotion", promotion),
+            ("bake", bake),
+        ];
         let words = named.into_iter().filter_map(|(name, ms)| {
             let failed = match (name, failed_probes) {
                 ("probing", 1) => " (1 failed)".to_owned(),
@@ -62,6 +72,7 @@ pub(super) fn record(record: &Record, view: &View) -> String {
     let (result, time, paint) = match record.result {
         Some(Outcome::Promoted) => ("promoted", "after", Paint::Good),
         Some(Outcome::Failed) => ("FAILED", "after", Paint::Bad),
+        Some(Outcome::RolledBack) => ("ROLLED BACK", "after", Paint::Bad),
         _ => ("under way", "since", Paint::Busy),
     };
     let took = span(record.took_ms.unwrap_or_else(|| view.now.saturating_sub(record.began_at)));
@@ -145,6 +156,7 @@ pub(super) fn step_in_words(step: UpgradeStep) -> &'static str {
         UpgradeStep::Healthy => "child is healthy",
         UpgradeStep::Hook => "running hooks.promote",
         UpgradeStep::Switch => "repointing the symlink of [switch]",
+        UpgradeStep::Baking => "it has the traffic and bakes",
         UpgradeStep::Pidfile => "replacing the pidfile",
         UpgradeStep::Other => "it goes on",
     }

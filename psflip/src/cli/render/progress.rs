@@ -48,6 +48,16 @@ impl Progress {
                 let lines = wrap(&format!("warning: {}", clean(text)), view.width);
                 lines.iter().map(|line| view.paint(Paint::Busy, line)).collect()
             }
+            Event::Baking { generation, bake_ms, .. } => {
+                self.now = format!("generation {generation} bakes");
+                self.began = Some(view.now);
+                self.probe = None;
+                let head = format!(
+                    "generation {generation} has the traffic and bakes for {}; `psflip rollback` goes back",
+                    span(*bake_ms)
+                );
+                vec![view.paint(Paint::Good, &head)]
+            }
             Event::Promoted { generation, pid, child, took_ms, .. } => {
                 "the old generation drains".clone_into(&mut self.now);
                 self.began = None;
@@ -126,14 +136,15 @@ impl Progress {
 
 /// The failure of an upgrade, as lines. `look` says where to read more.
 pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> String {
-    let Event::Failed { upgrade, generation, reason, output, child, .. } = event else {
+    let Event::Failed { upgrade, generation, reason, rolled_back, output, child, .. } = event else {
         return String::new();
     };
     let serves = match child {
         Some(child) => format!("the old child (pid {child}) keeps running"),
         None => "no child is left".to_owned(),
     };
-    let head = format!("upgrade {upgrade} to generation {generation} failed; {serves}");
+    let what = if *rolled_back { "was rolled back" } else { "failed" };
+    let head = format!("upgrade {upgrade} to generation {generation} {what}; {serves}");
     let mut out = view.paint(Paint::Bad, &head) + "\n";
     out += &view.row("reason", &clean(reason), None);
     let output: Vec<&str> =

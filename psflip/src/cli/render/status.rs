@@ -15,7 +15,9 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     if let Some(text) = draining(status) {
         out += &view.row("draining", &text, Some(Paint::Busy));
     }
-    if let Some(upgrade) = &status.upgrade {
+    if let (Some(left), Some(upgrade)) = (status.bake_left_ms, &status.upgrade) {
+        out += &view.row("baking", &bakes(upgrade, left, status.generation), Some(Paint::Busy));
+    } else if let Some(upgrade) = &status.upgrade {
         out += &view.row("upgrade", &under_way(upgrade, status.upgrade_left_ms, view.now), Some(Paint::Busy));
     }
     if let Some(hold) = status.hold {
@@ -25,9 +27,11 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         let text = "an upgrade is queued and starts as soon as possible";
         out += &view.row("waiting", text, Some(Paint::Busy));
     }
-    if let Some(failed) = status.history.last().filter(|last| last.result == Some(Outcome::Failed)) {
+    let is_bad = |result| matches!(result, Some(Outcome::Failed | Outcome::RolledBack));
+    if let Some(failed) = status.history.last().filter(|last| is_bad(last.result)) {
         let reason = failed.reason.as_deref().map_or_else(|| "it failed".to_owned(), clean);
-        let text = format!("the last upgrade failed ({}): {reason}", view.ago(failed.began_at));
+        let what = if failed.result == Some(Outcome::Failed) { "failed" } else { "was rolled back" };
+        let text = format!("the last upgrade {what} ({}): {reason}", view.ago(failed.began_at));
         out += &view.row("failed", &text, Some(Paint::Bad));
     }
     let slot = if status.slot.is_empty() { String::new() } else { format!(", slot {}", clean(&status.slot)) };
@@ -109,7 +113,9 @@ pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
         Some(child) => out += &format!(", child {child}"),
         None => out += ", no child",
     }
-    if let Some(upgrade) = &status.upgrade {
+    if let (Some(left), Some(upgrade)) = (status.bake_left_ms, &status.upgrade) {
+        out += &format!("; generation {} bakes, {} left", upgrade.to, span(left));
+    } else if let Some(upgrade) = &status.upgrade {
         out += &format!("; upgrade {}", under_way_briefly(upgrade, now));
     }
     if status.upgrade_queued {
@@ -167,6 +173,7 @@ fn carried(proxy: &Proxy) -> String {
         ProxyState::Waiting => "not accepting yet",
         ProxyState::Accepting => "accepting",
         ProxyState::Held => "held",
+        ProxyState::StandingBy => "stands by",
         ProxyState::Leaving => "accepts no more",
         ProxyState::Other => "running",
     };
@@ -207,6 +214,19 @@ fn draining(status: &Status) -> Option<String> {
     let step = predecessor.step.map_or("it exits", step_of_drain);
     let left = predecessor.left_ms.map_or_else(String::new, |left| format!(", {} left", span(left)));
     Some(format!("old psflip, pid {}: {step}{left}", predecessor.pid))
+}
+
+/// `generation 2 has the traffic, 1 m 40 s left; generation 1 stands by: ...`
+fn bakes(upgrade: &Record, left: u64, old: u64) -> String {
+    let who = match (upgrade.pid, upgrade.child) {
+        (Some(pid), Some(child)) => format!(" (psflip {pid}, child {child})"),
+        _ => String::new(),
+    };
+    format!(
+        "generation {}{who} has the traffic, {} left; generation {old} stands by: `psflip rollback` goes back, `psflip keep` ends the bake",
+        upgrade.to,
+        span(left)
+    )
 }
 
 fn under_way(upgrade: &Record, left: Option<u64>, now: u64) -> String {

@@ -118,6 +118,7 @@ fn busy() -> Status {
         upgrade_queued: true,
         predecessor: Some(Predecessor { pid: 5600, step: Some(Drain::Signalled), left_ms: Some(8_200) }),
         upgrade: Some(coming),
+        bake_left_ms: None,
         upgrade_left_ms: Some(59_200),
         history: vec![start, flip, failed, killed],
     }
@@ -313,6 +314,7 @@ fn on_a_terminal_one_line_shows_the_current_state() {
 #[test]
 fn a_failure_shows_the_reason_what_still_runs_and_where_to_look() {
     let failed = Event::Failed {
+        rolled_back: false,
         upgrade: 6,
         generation: 8,
         reason:

@@ -28,10 +28,10 @@ const REASON: usize = 46;
 /// background and may have a dark one.
 const STYLE: &str = "\
 svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
-.grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.serves{fill:#34a05f}
+.grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.bake{fill:#3fb3a6}.serves{fill:#34a05f}
 .old{fill:#bfe0cb}.answering{fill:#d8d27a}.delay{fill:#f3cfae}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
 @media(prefers-color-scheme:dark){svg{background:#14191f}.paper{fill:#14191f}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}.start{fill:#66758a}
-.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.serves{fill:#2f9457}.old{fill:#27523a}.answering{fill:#6f6a24}.delay{fill:#6d4a33}.drain{fill:#c8703a}
+.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.bake{fill:#2f8f85}.serves{fill:#2f9457}.old{fill:#27523a}.answering{fill:#6f6a24}.delay{fill:#6d4a33}.drain{fill:#c8703a}
 .fail,.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
 
 /// The legend of the colours: class, name, meaning.
@@ -40,6 +40,7 @@ const LEGEND: &[(&str, &str, &str)] = &[
     ("child", "child", "the new child is started"),
     ("probing", "probing", "the new child is not healthy yet"),
     ("promotion", "promotion", "hooks.promote, switch, pidfile, hand-over"),
+    ("bake", "bake", "upgrade.bake: the new generation has the traffic on trial"),
     ("serves", "serves", "the new generation is the service"),
     ("old", "old serves", "the old generation is the service"),
     ("answering", "answering", "[[proxy]]: the old generation answers what is under way"),
@@ -213,6 +214,7 @@ fn new_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, unti
         ("child", at(record, UpgradeStep::Starting), "its child starts".to_owned()),
         ("probing", at(record, UpgradeStep::Child), format!("probing{probes}")),
         ("promotion", at(record, UpgradeStep::Healthy), promotion.to_owned()),
+        ("bake", at(record, UpgradeStep::Baking), "bake".to_owned()),
     ];
     let reached: Vec<(&str, u64, &String)> =
         phases.iter().filter_map(|(class, at, text)| Some((*class, (*at)?, text))).collect();
@@ -220,7 +222,7 @@ fn new_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, unti
         let to = reached.get(index + 1).map_or(until, |(_, next, _)| *next);
         bar(out, class, scale, (*from, to), y, &format!("{text}: {}", span(to.saturating_sub(*from))));
     }
-    if record.result == Some(Outcome::Failed) {
+    if matches!(record.result, Some(Outcome::Failed | Outcome::RolledBack)) {
         let _ = write!(out, "<g><title>{}</title>", escape(&tooltip(record)));
         cross(out, scale.x(until), y + LANE / 2.0, "fail");
         *out += "</g>\n";
@@ -261,14 +263,15 @@ fn result(out: &mut String, record: &Record, y: f64) {
                 drained.map_or_else(String::new, |ms| format!("old one gone {} later{killed}", span(ms)));
             ("", format!("promoted{took}"), vec![below])
         }
-        Some(Outcome::Failed) => {
+        Some(result @ (Outcome::Failed | Outcome::RolledBack)) => {
             let reason = record.reason.as_deref().map_or_else(String::new, clean);
             let mut lines = super::wrap(&reason, REASON);
             if lines.len() > 2 {
                 lines[1] = super::cut(&format!("{} {}", lines[1], lines[2]), REASON).replace('~', "\u{2026}");
                 lines.truncate(2);
             }
-            ("bad", format!("failed{took}"), lines)
+            let what = if result == Outcome::Failed { "failed" } else { "rolled back" };
+            ("bad", format!("{what}{took}"), lines)
         }
         _ => ("", "under way".to_owned(), Vec::new()),
     };

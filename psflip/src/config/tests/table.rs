@@ -68,6 +68,9 @@ fn text(table: &Table, name: &str, value: &str) -> String {
     for key in TOP.keys.iter().filter(is_required).filter(|_| !table.title.is_empty()) {
         text += &format!("{} = {}\n", key.name, good(&TOP, key));
     }
+    if name == "bake" {
+        text += "listen = [{ address = '[::]:1' }]\n";
+    }
     text += table.title;
     text.push('\n');
     for key in table.keys.iter().filter(required) {

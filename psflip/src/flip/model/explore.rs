@@ -2,12 +2,14 @@
 
 use super::*;
 
-const NOTHING: Budget = Budget {
+pub(super) const NOTHING: Budget = Budget {
     upgrades: 0,
     stops: 0,
     kills: 0,
     crashes: 0,
     faults: 0,
+    bakes: false,
+    verdicts: 0,
     keepers: 0,
     unkillable: 0,
     group_signals: 0,
@@ -33,7 +35,7 @@ const EXCLUSIVE_FULL: Budget = Budget { crashes: 1, faults: 1, ..EXCLUSIVE };
 
 /// Visits every reachable state. Returns the number of states, or the first broken promise with the shortest
 /// path to it.
-fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
+pub(super) fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
     let first = World::new(budget);
     let mut numbers = HashMap::from([(first.clone(), 0_usize)]);
     let mut worlds = vec![first];
@@ -110,7 +112,7 @@ fn comes_to(before: &[Vec<usize>], is_there: impl Fn(usize) -> bool) -> Vec<bool
 
 #[track_caller]
 #[expect(clippy::print_stdout, reason = "`--no-capture` shows how large the world is")]
-fn breaks_no_promise(budget: Budget, least: usize) {
+pub(super) fn breaks_no_promise(budget: Budget, least: usize) {
     match explore(budget, decide) {
         Ok(states) => {
             println!("{states} states");

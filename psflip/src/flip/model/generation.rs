@@ -46,8 +46,12 @@ pub(super) enum PeerMessage {
     TurnGranted,
     Prepared,
     Acknowledge { upgrade_queued: bool },
+    Traffic,
+    Keep,
     Abort,
     PassedOn,
+    Baking,
+    Returned,
     Ready,
     PassedBack,
     StopPassedBack,
@@ -64,6 +68,10 @@ pub(super) struct Generation {
     pub(super) child: ChildState,
     pub(super) probing: bool,
     pub(super) settle: Settle,
+    /// Its health check goes on while it has the traffic on trial.
+    pub(super) watching: bool,
+    /// It has failed then.
+    pub(super) unhealthy: bool,
     /// `hooks.promote` or `upgrade.precheck` runs.
     pub(super) hook: bool,
     pub(super) relay: RelayState,
@@ -116,6 +124,8 @@ impl Generation {
             child: ChildState::None,
             probing: false,
             settle: Settle::No,
+            watching: false,
+            unhealthy: false,
             hook: false,
             relay: RelayState::Unused,
             spares_child: false,

@@ -31,6 +31,10 @@ struct Budget {
     crashes: u8,
     /// Effects that fail.
     faults: u8,
+    /// Successors have the traffic on trial before they are promoted.
+    bakes: bool,
+    /// Bakes that an operator ends, either way.
+    verdicts: u8,
     /// Keepers that are killed.
     keepers: u8,
     /// Processes that SIGKILL does not terminate.
@@ -87,6 +91,8 @@ impl World {
                         Effect::SwitchTraffic
                             | Effect::TakePidfile
                             | Effect::ReportReady
+                            | Effect::ReportBaking
+                            | Effect::GrantTraffic
                             | Effect::StartSuccessor
                             | Effect::GrantTurn
                     )
@@ -140,6 +146,7 @@ impl World {
             // Nothing survives SIGKILL there, so two children at once would have no excuse.
             Timer::Kill => !self.budget.is_exclusive,
             Timer::Healthy
+            | Timer::Bake
             | Timer::Acknowledgement
             | Timer::Successor
             | Timer::Predecessor
@@ -187,6 +194,9 @@ impl World {
                         steps.push(Transition::ChildNeverHealthy(index));
                     }
                 }
+                if generation.watching && !killed && self.budget.faults > 0 {
+                    steps.push(Transition::ChildSickens(index));
+                }
                 if signalled || killed || self.budget.crashes > 0 {
                     steps.push(Transition::ChildEnds(index));
                 }
@@ -210,6 +220,9 @@ impl World {
         }
         if self.budget.upgrades > 0 {
             steps.push(Transition::Upgrade(index));
+        }
+        if self.budget.verdicts > 0 && generation.state.successor_bakes() {
+            steps.extend([Transition::Keep(index), Transition::RollBack(index)]);
         }
         if self.budget.stops > 0 {
             steps.extend(
@@ -239,6 +252,7 @@ impl World {
                     | Effect::Report(_)
                     | Effect::StartProbing
                     | Effect::StartSettling
+                    | Effect::StartWatching
                     | Effect::StopProbing
                     | Effect::RunHook(_)
                     | Effect::KillHook
@@ -313,6 +327,12 @@ impl World {
                 self.generations[index].probing = false;
                 Some(Event::ChildNeverHealthy)
             }
+            Transition::ChildSickens(index) => {
+                self.budget.faults -= 1;
+                let generation = &mut self.generations[index];
+                (generation.watching, generation.unhealthy) = (false, true);
+                Some(Event::ChildUnhealthy)
+            }
             Transition::RelayDrained(index) => {
                 self.generations[index].spares_child = false;
                 Some(Event::RelayDrained)
@@ -369,6 +389,14 @@ impl World {
                 self.budget.upgrades -= 1;
                 self.open_requests = true;
                 Some(Event::UpgradeRequested)
+            }
+            Transition::Keep(_) => {
+                self.budget.verdicts -= 1;
+                Some(Event::KeepRequested)
+            }
+            Transition::RollBack(_) => {
+                self.budget.verdicts -= 1;
+                Some(Event::RollbackRequested)
             }
             Transition::UpgradeByGroupSignal(index) => {
                 self.budget.group_signals -= 1;
@@ -456,6 +484,7 @@ impl World {
     }
 }
 
+mod bakes;
 mod explore;
 mod generation;
 mod perform;

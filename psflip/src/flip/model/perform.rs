@@ -6,10 +6,14 @@ impl World {
     pub(super) fn receive_from_predecessor(&mut self, index: usize) -> Option<Event> {
         match self.generations[index].from_predecessor.pop_front()? {
             PeerMessage::Acknowledge { upgrade_queued } => Some(Event::Acknowledged { upgrade_queued }),
+            PeerMessage::Traffic => Some(Event::TrafficGranted),
+            PeerMessage::Keep => Some(Event::KeepRequested),
             PeerMessage::Abort => Some(Event::Aborted),
             PeerMessage::PassedOn => Some(Event::RequestPassedOn),
             PeerMessage::TurnGranted => Some(Event::TurnGranted),
             PeerMessage::Prepared
+            | PeerMessage::Baking
+            | PeerMessage::Returned
             | PeerMessage::Ready
             | PeerMessage::PassedBack
             | PeerMessage::StopPassedBack => None,
@@ -19,10 +23,14 @@ impl World {
     pub(super) fn receive_from_successor(&mut self, index: usize) -> Option<Event> {
         match self.generations[index].from_successor.pop_front()? {
             PeerMessage::Prepared => Some(Event::SuccessorPrepared),
+            PeerMessage::Baking => Some(Event::SuccessorBakes),
+            PeerMessage::Returned => Some(Event::SuccessorReturned),
             PeerMessage::Ready => Some(Event::SuccessorReady),
             PeerMessage::PassedBack => Some(Event::RequestPassedBack),
             PeerMessage::StopPassedBack => Some(Event::StopRequested(ChildSignal::Send)),
             PeerMessage::Acknowledge { .. }
+            | PeerMessage::Traffic
+            | PeerMessage::Keep
             | PeerMessage::Abort
             | PeerMessage::PassedOn
             | PeerMessage::TurnGranted => None,
@@ -63,7 +71,8 @@ impl World {
             }
             Effect::StartProbing => (generation.probing, generation.settle) = (true, Settle::No),
             Effect::StartSettling => generation.settle = Settle::UnderWay,
-            Effect::StopProbing => generation.probing = false,
+            Effect::StartWatching => generation.watching = true,
+            Effect::StopProbing => (generation.probing, generation.watching) = (false, false),
             Effect::SignalChild => {
                 // A child that has not started yet gets the signal when it starts.
                 if let ChildState::Runs { signalled, .. } | ChildState::Launching { signalled } =
@@ -106,13 +115,13 @@ impl World {
             }
             Effect::TakePidfile => self.take_pidfile(index, fails),
             Effect::RunHook(Hook::Promote) => generation.hook = true,
-            Effect::RunHook(Hook::Promoted | Hook::Failed) => {}
+            Effect::RunHook(Hook::Promoted | Hook::Failed | Hook::RolledBack) => {}
             Effect::KillHook => generation.hook = false,
             Effect::SwitchTraffic => {
                 generation.feedback.push_back(if fails {
                     Event::TrafficRefused
                 } else {
-                    Event::TrafficSwitched
+                    Event::TrafficSwitched { bakes: self.budget.bakes }
                 });
                 if !fails {
                     self.traffic = Some(index);
@@ -145,19 +154,41 @@ impl World {
                     self.kill(index + 1);
                 }
             }
-            Effect::ReportReady if fails => generation.feedback.push_back(Event::ReadyNotSent),
+            Effect::ReportReady | Effect::ReportBaking if fails => {
+                generation.feedback.push_back(Event::ReadyNotSent);
+            }
             Effect::ReportReady => {
                 self.send_back(index, PeerMessage::Ready);
+            }
+            Effect::ReportBaking => {
+                self.send_back(index, PeerMessage::Baking);
+            }
+            Effect::ReportReturned => {
+                self.send_back(index, PeerMessage::Returned);
+            }
+            Effect::GrantTraffic if fails => generation.feedback.push_back(Event::RollbackRequested),
+            Effect::GrantTraffic => {
+                self.send_on(index, PeerMessage::Traffic);
+            }
+            Effect::PassKeep => {
+                self.send_on(index, PeerMessage::Keep);
+            }
+            Effect::RollBackSuccessor => {
+                self.send_on(index, PeerMessage::Abort);
             }
             Effect::Withdraw => {
                 generation.listens = false;
                 let passed_on = generation.from_predecessor.contains(&PeerMessage::PassedOn);
                 let acknowledged = generation.from_predecessor.iter().find_map(|message| match message {
                     PeerMessage::Acknowledge { upgrade_queued } => Some(*upgrade_queued || passed_on),
-                    PeerMessage::Abort
+                    PeerMessage::Traffic
+                    | PeerMessage::Keep
+                    | PeerMessage::Abort
                     | PeerMessage::PassedOn
                     | PeerMessage::TurnGranted
                     | PeerMessage::Prepared
+                    | PeerMessage::Baking
+                    | PeerMessage::Returned
                     | PeerMessage::Ready
                     | PeerMessage::PassedBack
                     | PeerMessage::StopPassedBack => None,

@@ -6,6 +6,13 @@ impl World {
     pub(super) fn check_effect(&self, index: usize, effect: Effect) -> Result<(), String> {
         let generation = &self.generations[index];
         match effect {
+            // U6, B3: the old child gets no signal in a bake, nor for a roll-back.
+            Effect::SignalChild | Effect::KillChild
+                if generation.state.successor().is_some_and(Successor::had_traffic)
+                    && !generation.state.is_stopping() =>
+            {
+                return Err(format!("U6: generation {index} ends its child for a bake"));
+            }
             // E3: the child keeps running unless there is a successor that waits for it to stop.
             Effect::SignalChild
                 if matches!(generation.state.phase, Phase::GivingWay { .. })
@@ -73,6 +80,21 @@ impl World {
             Effect::RunHook(Hook::Promote) if generation.settle != Settle::Over => {
                 return Err(format!("H6: generation {index} is promoted before its child has settled"));
             }
+            // B1: two relays accept only while the traffic goes back.
+            Effect::Relay(RelayOrder::Accept)
+                if generation.knows_predecessor && matches!(generation.state.phase, Phase::Baking { .. }) =>
+            {
+                let old = &self.generations[index - 1];
+                let is_back =
+                    old.state.successor().is_some_and(|one| one.had_traffic() && !one.has_traffic());
+                if old.alive && old.relay == RelayState::Accepts && !is_back {
+                    return Err(format!("B1: generation {index} accepts, and so does the one before"));
+                }
+            }
+            // B2: a child whose health check has failed is not promoted.
+            Effect::Report(Notice::Promoted) if generation.unhealthy => {
+                return Err(format!("B2: generation {index} is promoted, and its child is not healthy"));
+            }
             Effect::StartSuccessor => {
                 let others =
                     self.generations.iter().enumerate().filter(|(other, one)| *other != index && one.alive);
@@ -91,6 +113,7 @@ impl World {
             | Effect::StartChild
             | Effect::StartProbing
             | Effect::StartSettling
+            | Effect::StartWatching
             | Effect::StopProbing
             | Effect::SignalOrphans
             | Effect::KillOrphans
@@ -100,11 +123,16 @@ impl World {
             | Effect::TakePidfile
             | Effect::GiveBack
             | Effect::TakeBack
+            | Effect::ReportBaking
+            | Effect::ReportReturned
             | Effect::ReportReady
             | Effect::Withdraw
             | Effect::PassRequestBack
             | Effect::PassStopBack
             | Effect::PassRequestOn
+            | Effect::GrantTraffic
+            | Effect::PassKeep
+            | Effect::RollBackSuccessor
             | Effect::Acknowledge { .. }
             | Effect::AbortSuccessor
             | Effect::KillSuccessor
@@ -140,10 +168,15 @@ impl World {
             if generation.is_idle() && generation.hook && !hooks {
                 return Err(format!("U4: the hook of generation {index} runs, and nobody waits for it"));
             }
-            if generation.is_idle() && generation.relay == RelayState::Accepts && !generation.serves() {
+            let accepts = generation.serves() || generation.state.is_on_trial();
+            if generation.is_idle() && generation.relay == RelayState::Accepts && !accepts {
                 return Err(format!("T3: generation {index} accepts and is not the service"));
             }
             let has_predecessor = generation.knows_predecessor && self.generations[index - 1].alive;
+            let bakes = matches!(generation.state.phase, Phase::Baking { .. });
+            if bakes && has_predecessor && self.pidfile == Some(index) {
+                return Err(format!("B1: generation {index} bakes, and the pidfile names it"));
+            }
             if generation.alive && generation.is_idle() && fails && keeps && has_predecessor {
                 return Err(format!("U8: generation {index} fails and keeps clients or pidfile"));
             }
@@ -194,6 +227,15 @@ impl World {
                 Phase::Serving { stopping: Stopping::No, .. }
                     | Phase::Upgrading { stopping: Stopping::No, child: Child::Runs, .. }
             );
+            // B1: in a bake the successor accepts in its place.
+            let successor = self.generations.get(index + 1).filter(|_| generation.knows_successor);
+            if generation.alive
+                && generation.state.successor().is_some_and(Successor::has_traffic)
+                && !successor.is_some_and(|one| one.relay == RelayState::Accepts)
+            {
+                return Err(format!("B1: generation {index} stands by, and the next accepts no connections"));
+            }
+            let can = can && !generation.state.successor().is_some_and(Successor::has_traffic);
             if generation.alive && can && generation.relay != RelayState::Accepts {
                 return Err(format!("T3: generation {index} is the service and accepts no connections"));
             }

@@ -19,6 +19,8 @@ pub(super) enum Transition {
     ChildSettles(usize),
     ChildUnhealthy(usize),
     ChildNeverHealthy(usize),
+    /// While it has the traffic on trial.
+    ChildSickens(usize),
     RelayDrained(usize),
     RelayLost(usize),
     HookEnds(usize),
@@ -35,6 +37,8 @@ pub(super) enum Transition {
     /// the child.
     KeeperKilled(usize),
     Upgrade(usize),
+    Keep(usize),
+    RollBack(usize),
     UpgradeByGroupSignal(usize),
     Stop(usize, ChildSignal),
     Kill(usize),
@@ -58,6 +62,7 @@ impl Transition {
             | Self::ChildSettles(index)
             | Self::ChildUnhealthy(index)
             | Self::ChildNeverHealthy(index)
+            | Self::ChildSickens(index)
             | Self::RelayDrained(index)
             | Self::RelayLost(index)
             | Self::HookEnds(index)
@@ -69,6 +74,8 @@ impl Transition {
             | Self::Survives(index)
             | Self::KeeperKilled(index)
             | Self::Upgrade(index)
+            | Self::Keep(index)
+            | Self::RollBack(index)
             | Self::UpgradeByGroupSignal(index)
             | Self::Stop(index, _)
             | Self::Kill(index) => index,

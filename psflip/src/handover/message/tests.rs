@@ -18,6 +18,8 @@ fn hello() -> Hello {
         listeners: 1,
         control: true,
         relay: true,
+        relay_back: true,
+        bakes: true,
         hold: Some(Hold { since: 1_795_000_000_000, max_ms: 30_000 }),
         records: 1,
         upgrade: Begun {
@@ -60,6 +62,10 @@ fn the_wire() {
         },
         ToSuccessor::Record(Box::new(record())),
         ToSuccessor::Relay,
+        ToSuccessor::RelayBack,
+        ToSuccessor::Traffic,
+        ToSuccessor::Keep,
+        ToSuccessor::Signal(Received { signal: Signal::HUP, code: -1, pid: 12, uid: 0, value: 7 }),
         ToSuccessor::Acknowledge {
             upgrade_queued: true,
             by: by(),
@@ -67,7 +73,8 @@ fn the_wire() {
         },
         ToSuccessor::Acknowledge { upgrade_queued: false, by: None, hold: None },
         ToSuccessor::Hold { hold: None },
-        ToSuccessor::Abort,
+        ToSuccessor::Abort { reason: None },
+        ToSuccessor::Abort { reason: Some("rolled back by pid 12 (root)".to_owned()) },
         ToSuccessor::Upgrade { by: by() },
         ToSuccessor::Main,
         ToSuccessor::Draining { step: Drain::Signalled, left: Duration::from_secs(10) },
@@ -88,6 +95,12 @@ fn the_wire() {
             child: Some(4713),
             probe: Some("connection refused".to_owned()),
         },
+        ToPredecessor::Baking {
+            bake: Duration::from_secs(120),
+            deadline: Duration::from_secs(15),
+            grace: Duration::from_millis(55_500),
+        },
+        ToPredecessor::Returned { reason: "the health check failed".to_owned() },
         ToPredecessor::Ready,
         ToPredecessor::Failed { code: 78, child_code: None, reason: "two\nlines and a \\".to_owned() },
         ToPredecessor::Failed {
@@ -128,6 +141,17 @@ fn additions_of_later_versions_are_skipped() {
         ToPredecessor::decode(b"failed\ncode 3\nreason no"),
         Ok(Some(ToPredecessor::Failed { code: 3, child_code: None, reason: "no".to_owned() }))
     );
+}
+
+#[test]
+fn a_predecessor_without_bakes_is_known_by_its_hello() {
+    // Contract: B10, V1
+    let text = ToSuccessor::Hello(hello()).encode();
+    let earlier = text.replace("\nbakes 1", "").replace("\nrelay-back 1", "");
+    let Ok(Some(ToSuccessor::Hello(read))) = ToSuccessor::decode(earlier.as_bytes()) else {
+        panic!("{text}")
+    };
+    assert_eq!(read, Hello { bakes: false, relay_back: false, ..hello() });
 }
 
 #[test]

@@ -21,12 +21,12 @@ use crate::control::server::{AfterReply, Interest};
 use crate::exit;
 use crate::flip::Outcome;
 use crate::handover::{ToPredecessor, ToSuccessor};
-use crate::history::{Drain, UpgradeStep};
+use crate::history::{self, Drain, UpgradeStep};
 use crate::manager::pidfile::Pidfile;
 use control::Control;
 use files::Files;
 pub(super) use status::kind;
-use upgrade_log::UpgradeLog;
+use upgrade_log::{UnderWay, UpgradeLog};
 
 /// The state of everything that operators see.
 #[derive(Debug)]
@@ -105,6 +105,17 @@ impl Operators {
         }
     }
 
+    /// Reports that the new generation has the traffic on trial, for this long.
+    pub(super) fn report_bake(&mut self, bake: Duration) {
+        let baking = self.log.upgrade.as_ref().map(|UnderWay { record, .. }| ControlEvent::Baking {
+            upgrade: record.upgrade,
+            generation: record.to,
+            bake_ms: bake.as_millis() as u64,
+        });
+        self.notify_waiting(baking, AfterReply::KeepOpen);
+        self.changed = true;
+    }
+
     /// Passes a warning of the new generation on to clients that wait for the upgrade.
     pub(super) fn pass_warning_on(&mut self, text: String) {
         let upgrade = self.log.upgrade.as_ref().map(|under_way| under_way.record.upgrade);
@@ -115,8 +126,14 @@ impl Operators {
     }
 
     /// Records and reports that the upgrade failed. This generation keeps serving, or exits without a child.
-    fn record_failure(&mut self, reason: &str, child: Option<u32>, is_stopping: bool) {
-        let Some(failed) = self.log.fail_upgrade(reason, child) else { return };
+    fn record_failure(
+        &mut self,
+        result: history::Outcome,
+        reason: &str,
+        child: Option<u32>,
+        is_stopping: bool,
+    ) {
+        let Some(failed) = self.log.fail_upgrade(result, reason, child) else { return };
         let waiting = upgrade_of(&failed).map(Interest::Upgrade);
         if is_stopping {
             // The clients go on waiting until psflip exits. systemd stops a reload together with the service,
@@ -205,6 +222,7 @@ fn upgrade_of(event: &ControlEvent) -> Option<u64> {
     match event {
         ControlEvent::Step { upgrade, .. }
         | ControlEvent::Warning { upgrade, .. }
+        | ControlEvent::Baking { upgrade, .. }
         | ControlEvent::Promoted { upgrade, .. }
         | ControlEvent::Failed { upgrade, .. }
         | ControlEvent::Drained { upgrade, .. } => Some(*upgrade),

@@ -8,6 +8,7 @@ use crate::control::protocol::Event as ControlEvent;
 use crate::control::server::{AfterReply, Interest};
 use crate::flip::{Failure, Notice, Timer, UpgradeBlocked};
 use crate::handover::ToPredecessor;
+use crate::history::{self, UpgradeStep};
 use crate::runtime::timers::Key;
 use crate::runtime::{KILL, Runtime, reasons};
 use crate::secrets;
@@ -35,11 +36,23 @@ impl Runtime {
             Notice::UpgradeStarted => {
                 tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
             }
-            Notice::UpgradeFailed => {
+            Notice::Baking => self.log_bake(),
+            Notice::BakeOver => tracing::info!(child, "the bake is over; taking over"),
+            Notice::RollingBack => {
+                let reason = self.handover.successor_failure().unwrap_or("it was killed, or crashed");
+                tracing::error!(
+                    child,
+                    reason,
+                    "this generation has the traffic again; the new one is stopped"
+                );
+            }
+            Notice::UpgradeFailed | Notice::UpgradeRolledBack => {
                 let reason = self.upgrade_failure();
                 let took = span(self.operators.log.upgrade_took().unwrap_or_default());
                 if self.machine.state.is_stopping() {
                     tracing::info!(child, reason, %took, "upgrade aborted by a stop request");
+                } else if notice == Notice::UpgradeRolledBack {
+                    tracing::error!(child, reason, %took, "upgrade rolled back; the old child keeps running");
                 } else {
                     tracing::error!(child, reason, %took, "upgrade failed; the old child keeps running");
                 }
@@ -98,6 +111,10 @@ impl Runtime {
             }
             Notice::ChildExited(end) => tracing::info!(child, %end, "the child has exited"),
             Notice::ServiceDown(end) => self.reasons.service_is_down(child, end, self.plan.shutdown.timeout),
+            Notice::PredecessorKilled if self.machine.state.is_on_trial() => tracing::error!(
+                child,
+                "the old psflip was killed; there is nothing to go back to, so the bake is over"
+            ),
             Notice::PredecessorKilled => tracing::error!(
                 child,
                 "the old psflip was killed; going on alone; the service is down until this child is healthy"
@@ -158,6 +175,22 @@ impl Runtime {
         self.reasons.upgrade_failure.clone().unwrap_or_default()
     }
 
+    fn log_bake(&self) {
+        let child = self.child.pid();
+        if self.machine.state.successor_bakes() {
+            let pid = self.handover.successor_process().map(|(pid, _)| pid);
+            tracing::info!(
+                child,
+                new_psflip = pid,
+                bake = ?self.handover.bake(),
+                "the new generation has the traffic and bakes; this one stands by"
+            );
+        } else {
+            let bake = self.plan.upgrade.bake.unwrap_or_default();
+            tracing::info!(child, ?bake, "has the traffic and bakes");
+        }
+    }
+
     /// The child is still not healthy: logs why, and schedules the next line.
     pub(in crate::runtime) fn log_not_healthy_yet(&mut self) {
         if !self.machine.state.is_starting() || self.proxy.is_awaited() {
@@ -198,22 +231,33 @@ impl Runtime {
     fn notify_operators(&mut self, notice: Notice) {
         match notice {
             Notice::Promoted => {
+                self.proxy.close_link_back();
                 self.operators.control.accept();
                 self.operators.record_promotion(self.handover.predecessor.is_some());
                 self.look_after_files();
+            }
+            Notice::Baking => {
+                if !self.machine.state.successor_bakes() {
+                    self.record_step(UpgradeStep::Baking);
+                }
             }
             Notice::UpgradeStarted => {
                 let started = self.operators.log.begin_upgrade(self.identity.generation);
                 self.operators.notify_waiting(Some(started), AfterReply::KeepOpen);
             }
             Notice::UpgradeFailed
+            | Notice::UpgradeRolledBack
             | Notice::UpgradeFailedWithoutChild
             | Notice::UpgradeAborted
             | Notice::ServesAgain
             | Notice::NotServingAgain(_) => {
                 let reason = self.reasons.upgrade_failure.clone().unwrap_or_default();
                 let is_stopping = self.machine.state.is_stopping();
-                self.operators.record_failure(&reason, self.child.pid(), is_stopping);
+                let result = match notice {
+                    Notice::UpgradeRolledBack => history::Outcome::RolledBack,
+                    _ => history::Outcome::Failed,
+                };
+                self.operators.record_failure(result, &reason, self.child.pid(), is_stopping);
             }
             Notice::RequestRefused => {
                 let refused =
@@ -244,6 +288,8 @@ impl Runtime {
             | Notice::TreeSurvivedKill
             | Notice::UpgradeQueued
             | Notice::Stopping
+            | Notice::BakeOver
+            | Notice::RollingBack
             | Notice::SuccessorSurvivedKill
             | Notice::ChildExitedDuringUpgrade(_)
             | Notice::ChildExited(_)

@@ -12,6 +12,8 @@ use crate::proxy::Hold;
 use crate::runtime::Runtime;
 use crate::text;
 
+/// Why there is nothing to keep or to roll back.
+const NO_BAKE: &str = "no generation bakes: there is nothing to keep or to roll back";
 /// Why there is nothing to hold.
 const NO_PROXY: &str = "this generation has no `[[proxy]]`, so clients connect to the child itself";
 
@@ -41,7 +43,24 @@ impl Runtime {
                 let status = ControlEvent::Status { status: Box::new(self.status_report()) };
                 self.operators.control.subscribe(client, Interest::Changes, &status);
             }
-            ControlRequest::Upgrade => self.on_upgrade_request(client, pid, uid),
+            ControlRequest::Upgrade { keep } => {
+                if keep && self.machine.state.successor_bakes() {
+                    self.keep(&text::sender(pid, uid));
+                }
+                self.on_upgrade_request(client, pid, uid);
+            }
+            ControlRequest::Keep | ControlRequest::Rollback if !self.machine.state.successor_bakes() => {
+                let refused = ControlEvent::Refused { reason: NO_BAKE.to_owned() };
+                self.operators.control.answer(client, &refused, AfterReply::Close);
+            }
+            ControlRequest::Keep => {
+                self.subscribe_to_upgrade(client);
+                self.keep(&text::sender(pid, uid));
+            }
+            ControlRequest::Rollback => {
+                self.subscribe_to_upgrade(client);
+                self.roll_back(&text::sender(pid, uid));
+            }
             ControlRequest::Follow { upgrade } => self.follow(client, upgrade),
             ControlRequest::Stop => self.on_stop_request(client, pid, uid),
             ControlRequest::Hold { max_ms } => self.on_hold_request(client, max_ms, &text::sender(pid, uid)),
@@ -64,6 +83,24 @@ impl Runtime {
         self.operators.control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
         self.operators.log.set_requester(Some(history::over_control_socket(&from)));
         self.dispatch(Event::UpgradeRequested);
+    }
+
+    /// From now on the client gets the events of the running upgrade.
+    fn subscribe_to_upgrade(&mut self, client: u64) {
+        let upgrade = self.operators.log.begun;
+        let accepted = ControlEvent::Accepted { upgrade, because: None };
+        self.operators.control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
+    }
+
+    fn keep(&mut self, from: &str) {
+        tracing::info!(from, "end of the bake requested over the control socket");
+        self.dispatch(Event::KeepRequested);
+    }
+
+    fn roll_back(&mut self, from: &str) {
+        tracing::info!(from, "roll-back requested over the control socket");
+        self.handover.set_rollback(format!("rolled back, as requested by {from}"));
+        self.dispatch(Event::RollbackRequested);
     }
 
     fn on_stop_request(&mut self, client: u64, pid: i32, uid: u32) {
@@ -141,6 +178,7 @@ impl Runtime {
                     upgrade,
                     generation: record.to,
                     reason: reason.clone(),
+                    rolled_back: record.result == Some(history::Outcome::RolledBack),
                     output: None,
                     pid: record.pid,
                     child,

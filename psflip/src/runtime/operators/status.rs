@@ -101,6 +101,10 @@ impl Runtime {
             upgrade_left_ms: upgrade
                 .and_then(|_| self.wait.timers.left(Key::Flip(timer)))
                 .map(|left| left.as_millis() as u64),
+            bake_left_ms: machine
+                .state
+                .successor_bakes()
+                .then(|| self.handover.bake_left().as_millis() as u64),
             upgrade: upgrade.cloned(),
             history: log.history.iter().cloned().collect(),
         }
@@ -126,6 +130,7 @@ pub(super) fn in_words(why: UpgradeBlocked) -> &'static str {
         UpgradeBlocked::Stopping => "a stop was requested",
         UpgradeBlocked::PredecessorDrains => "the old generation still drains",
         UpgradeBlocked::UnderWay => "an upgrade is under way",
+        UpgradeBlocked::Bakes => "the new generation bakes",
         UpgradeBlocked::ShuttingDown => "this generation is stopping",
     }
 }

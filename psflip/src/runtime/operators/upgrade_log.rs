@@ -234,13 +234,19 @@ impl UpgradeLog {
     }
 
     /// Records that the upgrade failed. `child`: the pid of the child that keeps running.
-    pub(super) fn fail_upgrade(&mut self, reason: &str, child: Option<u32>) -> Option<protocol::Event> {
+    pub(super) fn fail_upgrade(
+        &mut self,
+        result: history::Outcome,
+        reason: &str,
+        child: Option<u32>,
+    ) -> Option<protocol::Event> {
         let UnderWay { mut record, clock: began, output } = self.upgrade.take()?;
-        record.end(history::Outcome::Failed, Some(reason), since(began));
+        record.end(result, Some(reason), since(began));
         let failed = protocol::Event::Failed {
             upgrade: record.upgrade,
             generation: record.to,
             reason: reason.to_owned(),
+            rolled_back: result == history::Outcome::RolledBack,
             output: output.and_then(written_since),
             pid: record.pid,
             child,

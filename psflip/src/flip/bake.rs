@@ -1,0 +1,166 @@
+//! The decision of a generation that has the traffic on trial, and how it gives the traffic back (contract
+//! B).
+
+use super::decide::{give_up_request, queue_upgrade};
+use super::drain::stop_orphans;
+use super::effect::{Effect, Notice, RelayOrder};
+use super::event::{ChildSignal, Event};
+use super::state::{
+    Bake, DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Promotion, State, Timer,
+};
+use crate::exit_status::ExitStatus;
+
+/// Traffic is switched: requests it from the predecessor, which stays the service.
+pub(super) fn begin_bake(state: &mut State) -> Vec<Effect> {
+    state.phase = Phase::Baking { step: Bake::AwaitingTraffic };
+    vec![Effect::Arm(Timer::Acknowledgement), Effect::ReportBaking]
+}
+
+/// The predecessor is the service, and this generation has the traffic, or gets it next.
+pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect> {
+    use Effect::{Arm, Disarm, Relay, Report, StartWatching};
+    let fail = |state: &mut State, failure, signal| roll_back(state, Predecessor::Serves, failure, signal);
+    match event {
+        Event::TrafficGranted if step == Bake::AwaitingTraffic => {
+            state.phase = Phase::Baking { step: Bake::OnTrial };
+            vec![
+                Disarm(Timer::Acknowledgement),
+                Relay(RelayOrder::Accept),
+                Arm(Timer::Bake),
+                StartWatching,
+                Report(Notice::Baking),
+            ]
+        }
+        Event::TimedOut(Timer::Bake) | Event::KeepRequested if step == Bake::OnTrial => {
+            state.phase = Phase::Promoting {
+                predecessor: Predecessor::Serves,
+                step: Promotion::TakingPidfile,
+                baked: true,
+            };
+            let mut effects = bake_is_over();
+            effects.extend([Report(Notice::BakeOver), Effect::TakePidfile]);
+            effects
+        }
+        // There is nothing to go back to (contract F8).
+        Event::PredecessorGone => {
+            let mut effects = bake_is_over();
+            effects.push(Report(Notice::PredecessorKilled));
+            effects.extend(switch_again(state));
+            effects
+        }
+        Event::ChildUnhealthy => fail(state, Failure::Unhealthy, ChildSignal::Send),
+        Event::ChildNeverHealthy => fail(state, Failure::NeverHealthy, ChildSignal::Send),
+        Event::ChildExited(end) => roll_back_without_child(state, Predecessor::Serves, end),
+        Event::StopRequested(signal) => fail(state, Failure::Aborted, signal),
+        Event::Aborted => fail(state, Failure::Aborted, ChildSignal::Send),
+        Event::ReadyNotSent if step == Bake::AwaitingTraffic => {
+            fail(state, Failure::ReadyNotSent, ChildSignal::Send)
+        }
+        Event::TimedOut(Timer::Acknowledgement) if step == Bake::AwaitingTraffic => {
+            fail(state, Failure::NoAcknowledgement, ChildSignal::Send)
+        }
+        Event::UpgradeRequested | Event::RequestPassedOn => queue_upgrade(state),
+        Event::ChildStarted
+        | Event::ChildNotStarted(_)
+        | Event::ChildHealthy
+        | Event::ChildSettled
+        | Event::TreeGone
+        | Event::TimedOut(
+            Timer::Healthy
+            | Timer::Bake
+            | Timer::Acknowledgement
+            | Timer::Successor
+            | Timer::SuccessorKill
+            | Timer::Predecessor
+            | Timer::Drain
+            | Timer::Delay
+            | Timer::Closing
+            | Timer::Grace
+            | Timer::Kill,
+        )
+        | Event::RelayDrained
+        | Event::RelayLost
+        | Event::HookSucceeded
+        | Event::HookFailed
+        | Event::TrafficSwitched { .. }
+        | Event::TrafficRefused
+        | Event::PidfileTaken
+        | Event::PidfileRefused
+        | Event::ReadyNotSent
+        | Event::TrafficGranted
+        | Event::Prepared
+        | Event::NotPrepared(_)
+        | Event::TurnGranted
+        | Event::PredecessorTreeGone
+        | Event::SuccessorPrepared
+        | Event::SuccessorTreeGone
+        | Event::Acknowledged { .. }
+        | Event::Withdrawn
+        | Event::KeepRequested
+        | Event::RollbackRequested
+        | Event::SuccessorBakes
+        | Event::SuccessorReturned
+        | Event::SuccessorReady
+        | Event::Committed
+        | Event::NotCommitted
+        | Event::RequestPassedBack
+        | Event::SuccessorNotStarted
+        | Event::SuccessorGone => Vec::new(),
+    }
+}
+
+/// The predecessor is dead. It may have taken the traffic back a moment before.
+pub(super) fn switch_again(state: &mut State) -> Vec<Effect> {
+    state.phase =
+        Phase::Promoting { predecessor: Predecessor::None, step: Promotion::Switching, baked: true };
+    vec![Effect::SwitchTraffic]
+}
+
+/// Gives the traffic back and gives up: the relay answers what is under way, then the child is stopped.
+pub(super) fn roll_back(
+    state: &mut State,
+    predecessor: Predecessor,
+    failure: Failure,
+    signal: ChildSignal,
+) -> Vec<Effect> {
+    let (step, timer) = match signal {
+        ChildSignal::Send => (DrainStep::Answering { stops: true }, Timer::Drain),
+        ChildSignal::HasIt => (DrainStep::Signalled, Timer::Grace),
+    };
+    let outcome = Outcome::Failed(failure);
+    state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Gone };
+    let mut effects = bake_is_over();
+    effects.push(Effect::Report(Notice::Failed(failure)));
+    effects.push(Effect::Arm(timer));
+    effects.extend(return_traffic(predecessor));
+    effects.extend(give_up_request(state, predecessor));
+    effects
+}
+
+/// The same for a generation whose child has exited.
+pub(super) fn roll_back_without_child(
+    state: &mut State,
+    predecessor: Predecessor,
+    end: ExitStatus,
+) -> Vec<Effect> {
+    let failure = Failure::ExitedEarly(end);
+    let mut effects = bake_is_over();
+    effects.push(Effect::Report(Notice::Failed(failure)));
+    effects.extend(return_traffic(predecessor));
+    effects.extend(give_up_request(state, predecessor));
+    effects.extend(stop_orphans(state, Outcome::Failed(failure), OldGeneration::Gone));
+    effects
+}
+
+fn return_traffic(predecessor: Predecessor) -> Vec<Effect> {
+    match predecessor {
+        Predecessor::Serves => {
+            vec![Effect::GiveBack, Effect::Relay(RelayOrder::Return), Effect::ReportReturned]
+        }
+        Predecessor::None => vec![Effect::GiveBack, Effect::Relay(RelayOrder::Stop)],
+    }
+}
+
+fn bake_is_over() -> Vec<Effect> {
+    vec![Effect::Disarm(Timer::Bake), Effect::Disarm(Timer::Acknowledgement), Effect::StopProbing]
+}
