@@ -3,6 +3,7 @@
 //! proves (`docs/contract.md`), waits for events only, and leaves nothing behind (`testkit`).
 
 mod anchor;
+mod bake;
 mod check;
 mod child;
 mod configuration;

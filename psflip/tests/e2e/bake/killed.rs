@@ -1,0 +1,143 @@
+//! Each process of a bake is killed or suspended.
+
+use testkit::{Sandbox, Signal, Stream};
+
+use super::{Baked, LONG};
+use crate::service::{freeze, kill, thaw};
+
+/// The relay of this psflip.
+#[track_caller]
+fn relay_of(sandbox: &Sandbox, psflip: testkit::Process) -> testkit::Process {
+    testkit::wait_until(testkit::Deadline::default(), format!("the relay of {psflip}"), || {
+        let stats = sandbox.processes().into_iter().filter_map(|process| process.stat());
+        stats
+            .filter(|stat| stat.name == "psflip: relay" && stat.state.is_alive())
+            .map(|stat| stat.process)
+            .find(|relay| relay.parent() == Some(psflip))
+    })
+}
+
+#[test]
+fn the_new_psflip_is_killed() {
+    // Contract: B2, B3, F6
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    kill(bake.new);
+    service.serves("gen1");
+    service.is_rolled_back(bake);
+    let Baked { probe, psflip, sandbox } = service;
+    drop(probe.finish());
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stderr, "has the traffic and bakes");
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_old_psflip_is_killed() {
+    // Contract: B4, F8
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    kill(bake.old);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "there is nothing to go back to");
+    service.psflip.wait_successor(bake.old);
+    assert_eq!(service.psflip.active(), bake.new);
+    service.serves("gen2");
+    assert_eq!(service.psflip.child(), bake.new_child);
+    drop(service.probe.finish());
+    service.psflip.stop();
+    service.sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_old_child_is_killed() {
+    // Contract: B4, F7
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    kill(bake.old_child);
+    service.psflip.wait_successor(bake.old);
+    assert_eq!((service.psflip.active(), service.psflip.child()), (bake.new, bake.new_child));
+    service.probe.wait_requests(20);
+    let Baked { probe, psflip, sandbox } = service;
+    probe.finish().assert_no_failures();
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_new_relay_is_killed_and_the_bake_goes_on() {
+    // Contract: B1, T9
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    let relay = relay_of(&service.sandbox, bake.new);
+    kill(relay);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "the relay is started again");
+    service.serves("gen2");
+    service.sandbox.write("sick", "");
+    service.is_rolled_back(bake);
+    service.serves("gen1");
+    drop(service.probe.finish());
+    service.psflip.stop();
+    service.sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_old_relay_is_killed_and_another_one_takes_the_traffic_back() {
+    // Contract: B3, T9
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    let relay = relay_of(&service.sandbox, bake.old);
+    kill(relay);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "the relay has exited");
+    service.sandbox.write("sick", "");
+    service.is_rolled_back(bake);
+    service.serves("gen1");
+    std::fs::remove_file(service.sandbox.path("sick")).unwrap();
+    service.goes_on_and_ends();
+}
+
+#[test]
+fn a_suspended_new_psflip_is_killed_at_a_roll_back() {
+    // Contract: B3, F5
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    freeze(bake.new);
+    service.serves("gen2");
+    let rollback = service.sandbox.command([testkit::psflip_bin()]).args(["rollback"]).start();
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this generation has the traffic again");
+    let status = rollback.wait_exit();
+    assert!(status.success(), "{status}");
+    service.is_rolled_back(bake);
+    service.serves("gen1");
+    drop(service.probe.finish());
+    service.psflip.stop();
+    service.sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_bake_outlives_suspended_processes() {
+    // Contract: F12
+    let service = Baked::start_with(LONG, "");
+    let bake = service.bake();
+    service.serves("gen2");
+    for process in [bake.old, bake.new, bake.old_child] {
+        freeze(process);
+        service.serves("gen2");
+        thaw(process);
+    }
+    bake.new.signal(Signal::SIGCONT).unwrap();
+    let keep = service.sandbox.command([testkit::psflip_bin()]).args(["keep"]).start();
+    assert!(keep.wait_exit().success());
+    service.psflip.wait_successor(bake.old);
+    service.probe.wait_requests(20);
+    let Baked { probe, psflip, sandbox } = service;
+    probe.finish().assert_no_failures();
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
