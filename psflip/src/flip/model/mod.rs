@@ -436,6 +436,7 @@ impl World {
                     | Event::StopRequested(_)
             );
             generation.owes_child &= !matches!(event, Event::Committed | Event::StopRequested(_));
+            let before = generation.state;
             generation.effects = decide(&mut generation.state, event).into();
             if event == Event::Committed {
                 generation.committed = true;
@@ -447,7 +448,10 @@ impl World {
                     ..
                 }
             );
-            if event == Event::Withdrawn && gives_up && !generation.knows_predecessor {
+            let is_alone = event == Event::Withdrawn && gives_up && !generation.knows_predecessor;
+            let fails = matches!(generation.state.phase, Phase::Draining { outcome: Outcome::Failed(_), .. });
+            let had_traffic = event == Event::PredecessorGone && before.is_on_trial() && fails;
+            if is_alone || had_traffic {
                 return Err(format!(
                     "F8: generation {index} gives up, though it knows that nobody else is there"
                 ));
