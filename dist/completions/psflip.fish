@@ -66,6 +66,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-interv
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-timeout -d 'Time limit for one probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-successes -d 'Successful probes in a row that make a child healthy [default: 1]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-failures -d 'Failed probes in a row after which a bake is rolled back [default: 3]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-settle -d 'How long a healthy child must stay healthy before it is promoted [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l signal -d 'Send the child another signal in place of this one: SIGTERM=SIGQUIT; SIGWINCH=false sends none' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-signal -d 'The signal that requests an upgrade [default: SIGHUP]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -134,6 +135,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-inte
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-timeout -d 'Time limit for one probe' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-successes -d 'Successful probes in a row that make a child healthy [default: 1]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-failures -d 'Failed probes in a row after which a bake is rolled back [default: 3]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-settle -d 'How long a healthy child must stay healthy before it is promoted [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l signal -d 'Send the child another signal in place of this one: SIGTERM=SIGQUIT; SIGWINCH=false sends none' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-signal -d 'The signal that requests an upgrade [default: SIGHUP]' -r -f -a "SIGHUP\t''
 SIGINT\t''

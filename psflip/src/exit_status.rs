@@ -13,6 +13,17 @@ pub enum ExitStatus {
     Killed(Signal),
 }
 
+impl ExitStatus {
+    /// Decodes the status of wait(2) of a process that has exited.
+    #[must_use]
+    pub fn from_wait_status(status: i32) -> Self {
+        match Signal::from_number(status & 0x7f) {
+            Some(signal) => Self::Killed(signal),
+            None => Self::Exited((status >> 8 & 0xff) as u8),
+        }
+    }
+}
+
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -87,6 +87,8 @@ pub enum UpgradeStep {
     Child,
     /// A probe failed.
     Probe,
+    /// Its child was found healthy, and has to stay healthy for `settle`.
+    Settling,
     /// Its child is healthy.
     Healthy,
     /// `hooks.promote` runs.
@@ -144,15 +146,24 @@ pub enum Outcome {
 }
 
 impl Record {
-    /// Adds a step. `at_ms`: milliseconds since the start.
+    /// Adds a step. `at_ms`: milliseconds since the start. [`UpgradeStep::Settling`] may begin again and
+    /// again, and only the last one is kept.
     pub fn step(&mut self, step: UpgradeStep, at_ms: u64) {
+        if step == UpgradeStep::Settling {
+            self.unsettle();
+        }
         self.steps.push(Timed { step, at_ms });
     }
 
     /// Counts a failed probe, and keeps its result as the last one.
     pub fn probe_failed(&mut self, probe: &str) {
+        self.unsettle();
         self.failed_probes += 1;
         self.probe = Some(text::head(probe, LONGEST));
+    }
+
+    fn unsettle(&mut self) {
+        self.steps.retain(|timed| timed.step != UpgradeStep::Settling);
     }
 
     /// Completes the upgrade. `at_ms`: milliseconds since the start.

@@ -219,6 +219,13 @@ const FLAGS: &[Flag] = &[
         "Failed probes in a row after which a bake is rolled back [default: 3]",
     ),
     flag(
+        "healthcheck-settle",
+        "TIME",
+        "healthcheck.*.settle",
+        Kind::Text,
+        "How long a healthy child must stay healthy before it is promoted [default: 0s]",
+    ),
+    flag(
         "signal",
         "SIGNAL=SIGNAL",
         "signals",

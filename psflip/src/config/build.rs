@@ -103,6 +103,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
     };
     health::conflicts(reader, &file, &plan.health);
     refuse_bake(reader, &file, &plan);
+    health::fits(reader, &file, &plan.health, plan.upgrade.timeout);
     signals::conflicts(reader, file.find("signals"), plan.upgrade.signal, &plan.signals);
     clashes::refuse_shared(reader, &file, &plan);
     clashes::refuse(reader, &file, &plan, name);

@@ -1,7 +1,9 @@
 //! `[healthcheck.*]`: the kinds of health check and their keys.
 
 use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::error::{Error, all_of, any_of, nearest, quoted};
@@ -9,7 +11,7 @@ use super::keys::{self, HEALTHCHECKS};
 use super::plan::{FcgiRequest, Health, Pace};
 use super::proxy::Proxy;
 use super::reader::{Reader, a};
-use super::scalar::{Refused, refuse_help};
+use super::scalar::{Refused, refuse_help, spell};
 use super::section::{Node, Section};
 use super::{address, http};
 
@@ -135,7 +137,10 @@ fn check(
             let socket = reader.parsed(section, "socket", address::engine);
             Some(Health::Docker { container: container?, socket: socket?, pace })
         }
-        _ => Some(Health::Notify { extend: reader.duration(section, "extend") }),
+        _ => Some(Health::Notify {
+            extend: reader.duration(section, "extend"),
+            settle: reader.duration(section, "settle"),
+        }),
     }
 }
 
@@ -151,6 +156,7 @@ fn pace(reader: &mut Reader<'_>, section: &Section<'_>) -> Pace {
         timeout: reader.duration(section, "timeout"),
         successes: reader.number(section, "successes"),
         failures: reader.number(section, "failures"),
+        settle: reader.duration(section, "settle"),
     }
 }
 
@@ -224,6 +230,41 @@ fn fcgi_request(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<FcgiRe
     }
     let (target, address) = address?;
     Some(FcgiRequest { address, target, script: script?, query: query?, params })
+}
+
+/// Reports a `settle` that can't be over within `patience` (`upgrade.timeout`): no child could be promoted.
+pub(super) fn fits(reader: &mut Reader<'_>, file: &Section<'_>, health: &Health, patience: Duration) {
+    let (kind, after) = match health {
+        Health::Alive { .. } => return,
+        Health::Notify { .. } => ("notify", Duration::ZERO),
+        Health::Command { pace, .. } => ("command", pace.after),
+        Health::Docker { pace, .. } => ("docker", pace.after),
+        Health::Tcp { pace, .. } => ("tcp", pace.after),
+        Health::Unix { pace, .. } => ("unix", pace.after),
+        Health::Http { pace, .. } => ("http", pace.after),
+        Health::Fcgi { pace, .. } => ("fcgi", pace.after),
+    };
+    let (settle, total) = (health.settle(), after + health.settle());
+    if settle.is_zero() || total < patience {
+        return;
+    }
+    let mut node = file.find("healthcheck");
+    for name in [kind, "settle"] {
+        node = node.and_then(|node| match node.get_ref() {
+            DeValue::Table(table) => table.get(name),
+            _ => None,
+        });
+    }
+    let what = if after.is_zero() { "`settle` takes" } else { "`after` and `settle` together take" };
+    reader.error(Error {
+        message: format!(
+            "{what} {}, and `upgrade.timeout` is {}: no child could be promoted",
+            spell(total),
+            spell(patience)
+        ),
+        span: node.map(Spanned::span),
+        help: Some("make `upgrade.timeout` longer: it is the time for the start and all of this".to_owned()),
+    });
 }
 
 /// Reports settings that conflict with the health check.

@@ -223,7 +223,7 @@ tables! {
     }
     UPGRADE "[upgrade]" "How the service is upgraded." {
         "signal": Signal, Is("\"SIGHUP\""), "The signal that requests an upgrade. It can't be one that stops, suspends or continues a process, that no process can catch, or that the kernel sends.";
-        "timeout": Duration(NEVER_HEALTHY), Is("\"1m\""), "How long a new child may take from its start until it is healthy. If it takes longer, the upgrade fails and the old child keeps running.";
+        "timeout": Duration(NEVER_HEALTHY), Is("\"1m\""), "How long a new child may take from its start until it is healthy, `settle` included. If it takes longer, the upgrade fails and the old child keeps running.";
         "bake": Duration(NO_BAKE), Nothing, "How long a new generation has the traffic on trial before it is promoted, while the old child stands by. If the new child exits or its health check fails in this time, or on `psflip rollback`, the old child has the traffic again at once.";
     }
     SHUTDOWN "[shutdown]" "How a child is stopped." {
@@ -242,6 +242,7 @@ tables! {
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
+        "settle": Duration(Allowed), Is("\"0s\""), "How long a healthy child must stay healthy before it is promoted. A failed probe starts this time over.";
     }
     DOCKER "[healthcheck.docker]" "Healthy when the container engine reports that a container is healthy." {
         "container": Special, Required, "The container's name or id.", "", "name or id" "web-{{ blue_green() }}";
@@ -251,6 +252,7 @@ tables! {
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
+        "settle": Duration(Allowed), Is("\"0s\""), "How long a healthy child must stay healthy before it is promoted. A failed probe starts this time over.";
     }
     TCP "[healthcheck.tcp]" "Healthy when a TCP connection is accepted." {
         "address": Special, Required, "The address to connect to: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` or `:8080`.", "", "address" "127.0.0.1:8080";
@@ -259,6 +261,7 @@ tables! {
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
+        "settle": Duration(Allowed), Is("\"0s\""), "How long a healthy child must stay healthy before it is promoted. A failed probe starts this time over.";
     }
     UNIX "[healthcheck.unix]" "Healthy when a connection to a Unix socket is accepted." {
         "path": Special, Required, "The path of the socket; `@name` is a name in the abstract namespace (unix(7)).", "", "socket path" "/run/app/app.sock";
@@ -267,6 +270,7 @@ tables! {
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
+        "settle": Duration(Allowed), Is("\"0s\""), "How long a healthy child must stay healthy before it is promoted. A failed probe starts this time over.";
     }
     HTTP "[healthcheck.http]" "Healthy when an HTTP request is answered with an accepted status code." {
         "url": Special, Required, "`http://host:port/path?query` or `unix:///run/app.sock:/path`. No HTTPS: for TLS use `command` with curl.", "", "URL" "http://127.0.0.1:8080/up";
@@ -279,6 +283,7 @@ tables! {
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
+        "settle": Duration(Allowed), Is("\"0s\""), "How long a healthy child must stay healthy before it is promoted. A failed probe starts this time over.";
     }
     FCGI "[healthcheck.fcgi]" "Healthy when a FastCGI request is answered with an accepted status code." {
         "address": Special, Required, "The address to connect to: the path of a Unix socket, or `127.0.0.1:9000`.", "", "address or socket path" "unix:///run/app/app.sock";
@@ -291,9 +296,11 @@ tables! {
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
+        "settle": Duration(Allowed), Is("\"0s\""), "How long a healthy child must stay healthy before it is promoted. A failed probe starts this time over.";
     }
     NOTIFY "[healthcheck.notify]" "Healthy when the child reports `READY=1` (sd_notify(3))." {
         "extend": Duration(Allowed), Is(EXTEND), "The most time beyond `upgrade.timeout` that the child may request by `EXTEND_TIMEOUT_USEC=`.";
+        "settle": Duration(Allowed), Is("\"0s\""), "How long the child must go on after `READY=1` before it is promoted. Its exit, `STOPPING=1` or `ERRNO=` in this time fails the generation.";
     }
     LISTEN "[[listen]]" "A socket that psflip opens once and that the child of every generation inherits." {
         "address": Special, Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, `unixgram://PATH`, `unixpacket://PATH`, or `systemd:NAME`. `IP:PORT` (TCP) needs no prefix, nor does a path (`unix://`) that begins with `/`, `.` or `@`.", "", "address to listen on" "tcp://0.0.0.0:8080";

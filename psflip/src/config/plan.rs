@@ -172,6 +172,8 @@ pub enum Health {
         /// How long after `upgrade.timeout` the child may extend its deadline by `EXTEND_TIMEOUT_USEC=`;
         /// zero: not at all.
         extend: Duration,
+        /// As [`Pace::settle`].
+        settle: Duration,
     },
 }
 
@@ -253,6 +255,25 @@ pub struct Pace {
     pub successes: u32,
     /// Failed probes in a row after which a generation that bakes is rolled back. At least 1.
     pub failures: u32,
+    /// How long the child must stay healthy before it is promoted (contract H6); zero: not at all.
+    pub settle: Duration,
+}
+
+impl Health {
+    /// How long the child must stay healthy before it is promoted (contract H6); zero: not at all.
+    #[must_use]
+    pub fn settle(&self) -> Duration {
+        match self {
+            Self::Alive { .. } => Duration::ZERO,
+            Self::Notify { settle, .. } => *settle,
+            Self::Command { pace, .. }
+            | Self::Docker { pace, .. }
+            | Self::Tcp { pace, .. }
+            | Self::Unix { pace, .. }
+            | Self::Http { pace, .. }
+            | Self::Fcgi { pace, .. } => pace.settle,
+        }
+    }
 }
 
 /// `switch.symlink`: a symlink that psflip repoints at the promotion.

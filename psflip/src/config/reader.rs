@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::error::{Error, all_of, any_of, meant, misplaced, quoted};
-use super::keys::{Kind, TOP, Table};
+use super::keys::{ALIVE, Kind, TOP, Table};
 use super::scalar::Refused;
 use super::section::{Entries, Node, Section, entries};
 use super::template::{Templates, is_template};
@@ -72,7 +72,9 @@ impl<'a> Reader<'a> {
         let place = if title.is_empty() { String::new() } else { format!(" in `{title}`") };
         let error = Error::at(span.clone(), format!("unknown key {}{place}", quoted(name)));
         let allowed = table.names();
-        let help = if let Some(near) = meant(name, &allowed) {
+        let help = if title == ALIVE.title && name == "settle" {
+            "`timeout` already is the time that the child must run: make it longer".to_owned()
+        } else if let Some(near) = meant(name, &allowed) {
             format!("did you mean `{near}`?")
         } else if !title.is_empty()
             && let Some(key) = TOP.key(name)

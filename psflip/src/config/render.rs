@@ -148,9 +148,10 @@ fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {
             writeln!(f, "socket = {}", string(&socket_path(&socket.to_string_lossy())))?;
             pace(f, when)
         }
-        Health::Notify { extend } => {
+        Health::Notify { extend, settle } => {
             writeln!(f, "\n[healthcheck.notify]")?;
-            writeln!(f, "extend = \"{}\"", spell(*extend))
+            writeln!(f, "extend = \"{}\"", spell(*extend))?;
+            writeln!(f, "settle = \"{}\"", spell(*settle))
         }
     }
 }
@@ -228,7 +229,8 @@ fn pace(f: &mut fmt::Formatter<'_>, pace: &Pace) -> fmt::Result {
     writeln!(f, "interval = \"{}\"", spell(pace.interval))?;
     writeln!(f, "timeout = \"{}\"", spell(pace.timeout))?;
     writeln!(f, "successes = {}", pace.successes)?;
-    writeln!(f, "failures = {}", pace.failures)
+    writeln!(f, "failures = {}", pace.failures)?;
+    writeln!(f, "settle = \"{}\"", spell(pace.settle))
 }
 
 fn array(items: &[String]) -> String {

@@ -122,6 +122,9 @@ pub enum Event {
         /// For [`UpgradeStep::Probe`]: the result of the probe.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         probe: Option<String>,
+        /// How long the step takes, if that is known: for [`UpgradeStep::Settling`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left_ms: Option<u64>,
     },
     /// The new configuration likely causes an outage. Sent if it differs from the old generation's.
     Warning {
@@ -329,6 +332,9 @@ pub struct Status {
     pub upgrade_left_ms: Option<u64>,
     /// How long the new generation has the traffic on trial, in milliseconds from now.
     pub bake_left_ms: Option<u64>,
+    /// How long the new child still has to stay healthy (`settle`), in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settle_left_ms: Option<u64>,
     /// The recent upgrades, newest last.
     pub history: Vec<Record>,
 }

@@ -207,6 +207,8 @@ pub enum ToPredecessor {
         child: Option<u32>,
         /// The result of a failed probe.
         probe: Option<String>,
+        /// How long the step takes, if that is known. Missing from versions that don't know this key.
+        left: Option<Duration>,
     },
     /// The child is healthy and traffic is switched to it: requests the traffic, on trial (contract B1).
     Baking {
@@ -459,7 +461,7 @@ impl WireMessage for ToPredecessor {
                 text.add("text", warning);
                 text.finish()
             }
-            Self::Progress { step, child, probe } => {
+            Self::Progress { step, child, probe, left } => {
                 let mut text = Text::new("progress");
                 text.add("step", &word(step));
                 if let Some(child) = child {
@@ -467,6 +469,9 @@ impl WireMessage for ToPredecessor {
                 }
                 if let Some(probe) = probe {
                     text.add("probe", probe);
+                }
+                if let Some(left) = left {
+                    text.add("left-ms", &left.as_millis());
                 }
                 text.finish()
             }
@@ -513,6 +518,7 @@ impl WireMessage for ToPredecessor {
                 step: from_word(&fields.text("step")?)?,
                 child: fields.optional_number("child")?,
                 probe: fields.optional("probe"),
+                left: fields.optional_number("left-ms")?.map(Duration::from_millis),
             },
             "baking" => Self::Baking {
                 bake: Duration::from_millis(fields.number("bake-ms")?),

@@ -90,6 +90,8 @@ pub enum FromSuccessor {
         child: Option<u32>,
         /// The result of a failed probe.
         probe: Option<String>,
+        /// How long the step takes, if that is known.
+        left: Option<Duration>,
     },
     /// It requests the traffic, on trial.
     Baking,
@@ -280,7 +282,9 @@ impl SuccessorLink {
                 FromSuccessor::Stop
             }
             ToPredecessor::Warning { text } => FromSuccessor::Warning { text },
-            ToPredecessor::Progress { step, child, probe } => FromSuccessor::Progress { step, child, probe },
+            ToPredecessor::Progress { step, child, probe, left } => {
+                FromSuccessor::Progress { step, child, probe, left }
+            }
         }
     }
 

@@ -15,7 +15,14 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// One probe, `timeout` after the child's exec; more only if the child is stopped. The
 /// probe itself needs no time limit.
 pub(super) fn pace(timeout: Duration) -> Pace {
-    Pace { after: timeout, interval: timeout.max(AGAIN), timeout: Duration::MAX, successes: 1, failures: 1 }
+    Pace {
+        after: timeout,
+        interval: timeout.max(AGAIN),
+        timeout: Duration::MAX,
+        successes: 1,
+        failures: 1,
+        settle: Duration::ZERO,
+    }
 }
 
 impl Probe for Alive {

@@ -5,6 +5,9 @@
 //! probe is due. One file for each kind of check defines its probe (`Probe`), and how to finish a probe that
 //! has no result at once (`Attempt`).
 //!
+//! With `settle`, the probes go on until the child has been healthy for that long (H6). The runtime measures
+//! this time, and calls [`Checker::settle_is_over`].
+//!
 //! The exit of the child ends the wait (H3): the runtime then drops the checker, which
 //! aborts a probe in progress.
 
@@ -77,8 +80,12 @@ pub enum Timer {
 pub enum Verdict {
     /// Undecided.
     Open,
-    /// The child became healthy by this call.
+    /// The child became healthy by this call. With `settle`, it has to stay healthy.
     Healthy,
+    /// The child was healthy, and is not any more by this call. It may become healthy again.
+    Unhealthy,
+    /// The child has stayed healthy for `settle`.
+    Settled,
     /// The child can't become healthy any more; [`Checker::last_failure`] has the reason.
     Never,
 }
@@ -87,7 +94,8 @@ pub enum Verdict {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckResult {
-    /// Other than [`Verdict::Open`] at most once in the life of a checker.
+    /// Nothing but [`Verdict::Open`] follows [`Verdict::Settled`], [`Verdict::Never`], or, without `settle`,
+    /// [`Verdict::Healthy`].
     pub verdict: Verdict,
     /// What to do with the timer.
     pub timer: Timer,
@@ -219,6 +227,12 @@ impl Checker {
         }
     }
 
+    /// Call it when the child has been healthy for `settle`. One more probe decides: a new one, or one that
+    /// is in progress.
+    pub fn settle_is_over(&mut self) -> CheckResult {
+        if self.pacing.settle_is_over() { self.begin_probe() } else { CheckResult::NOTHING }
+    }
+
     /// What to wait for now, level-triggered. `None`: only for the timer.
     ///
     /// This may change with every call of the methods above. A descriptor that is no longer returned is
@@ -255,7 +269,11 @@ impl Checker {
             Next::Probe => self.begin_probe(),
             Next::Wait(time) => CheckResult { verdict: Verdict::Open, timer: Timer::Set(time) },
             Next::Failed => CheckResult { verdict: Verdict::Never, timer: Timer::Off },
-            Next::Healthy => CheckResult { verdict: Verdict::Healthy, timer: Timer::Off },
+            Next::Healthy(next) => {
+                CheckResult { verdict: Verdict::Healthy, timer: next.map_or(Timer::Off, Timer::Set) }
+            }
+            Next::Unhealthy(time) => CheckResult { verdict: Verdict::Unhealthy, timer: Timer::Set(time) },
+            Next::Settled => CheckResult { verdict: Verdict::Settled, timer: Timer::Off },
         }
     }
 

@@ -35,6 +35,8 @@ const SHOWN: usize = 300;
 pub struct Notifications {
     socket: Datagrams,
     ready: bool,
+    /// `STOPPING=1` or `ERRNO=` has followed `READY=1`.
+    given_up: bool,
     stopping: bool,
     status: Option<String>,
     errno: Option<i32>,
@@ -67,6 +69,8 @@ pub struct NotifyUpdate {
     pub ready: bool,
     /// The longest time that the child requested by `EXTEND_TIMEOUT_USEC=`, from now.
     pub extend: Option<Duration>,
+    /// After `READY=1`: `STOPPING=1` or `ERRNO=`.
+    pub gives_up: bool,
     /// Messages from outside the tree flood the socket: pause before reading it again.
     pub flooded: bool,
 }
@@ -80,6 +84,7 @@ impl Notifications {
         Ok(Self {
             socket: Datagrams::open()?,
             ready: false,
+            given_up: false,
             stopping: false,
             status: None,
             errno: None,
@@ -103,6 +108,12 @@ impl Notifications {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Whether `STOPPING=1` or `ERRNO=` has followed `READY=1`.
+    #[must_use]
+    pub fn has_given_up(&self) -> bool {
+        self.given_up
     }
 
     /// The last status that the child sent by `STATUS=`, on one line.
@@ -162,6 +173,9 @@ impl Notifications {
         self.accepted = self.accepted.saturating_add(1);
         self.strangers_in_a_row = 0;
         update.ready |= message.ready;
+        if (self.ready || message.ready) && (message.stopping || message.errno.is_some()) {
+            (self.given_up, update.gives_up) = (true, true);
+        }
         update.extend = update.extend.max(message.extend);
         self.record(message);
     }
@@ -411,6 +425,25 @@ mod tests {
         assert_eq!(receive_after_messages(2 * STRANGERS, Some(std::process::id())), 0);
         assert_eq!(receive_after_messages(STRANGERS - 1, None), 0);
         assert_eq!(receive_after_messages(1, None), 1);
+    }
+
+    #[test]
+    fn only_what_follows_ready_gives_it_up() {
+        // Contract: H6
+        let given_up = |messages: &[&str]| {
+            let mut notifications = Notifications::open().unwrap();
+            let mut update = NotifyUpdate::default();
+            for message in messages {
+                notifications.take(NotifyMessage::parse(message.as_bytes()), &mut update);
+            }
+            update.gives_up
+        };
+        for end in ["STOPPING=1", "STATUS=broken\nERRNO=5"] {
+            assert!(given_up(&["READY=1", end]), "{end}");
+            assert!(given_up(&[&format!("{end}\nREADY=1")]), "{end}, in one message");
+            assert!(!given_up(&[end, "READY=1"]), "{end}, before");
+        }
+        assert!(!given_up(&["READY=1", "STATUS=fine\nERRNO=0\nWATCHDOG=1\nRELOADING=1", "READY=1"]));
     }
 
     #[test]

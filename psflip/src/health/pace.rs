@@ -1,5 +1,5 @@
-//! When a probe is due, and how many successful ones make a child healthy. It uses no
-//! clock and no descriptor.
+//! When a probe is due, how many successful ones make a child healthy, and whether it stays healthy. It uses
+//! no clock and no descriptor.
 
 use std::time::Duration;
 
@@ -12,8 +12,12 @@ pub(super) enum Next {
     Probe,
     /// Wait this long.
     Wait(Duration),
-    /// The child is healthy; nothing is left to do.
-    Healthy,
+    /// The child is healthy. Wait this long for the next probe; `None`: nothing is left to do.
+    Healthy(Option<Duration>),
+    /// The child is not healthy any more. Wait this long.
+    Unhealthy(Duration),
+    /// The child has stayed healthy; nothing is left to do.
+    Settled,
     /// The probes of a child that is watched have failed too often; nothing is left to do.
     Failed,
 }
@@ -43,13 +47,25 @@ pub(super) struct Pacing {
     phase: Phase,
     probes: u32,
     in_a_row: u32,
+    /// The child was found healthy, and is to stay it.
+    settling: bool,
+    /// It was healthy for as long as it has to, and one more probe decides.
+    last: bool,
     /// Failed probes in a row, if the check goes on for as long as the child lives.
     failed: Option<u32>,
 }
 
 impl Pacing {
     pub(super) fn new(pace: Pace) -> Self {
-        Self { pace, phase: Phase::Waiting, probes: 0, in_a_row: 0, failed: None }
+        Self {
+            pace,
+            phase: Phase::Waiting,
+            probes: 0,
+            in_a_row: 0,
+            settling: false,
+            last: false,
+            failed: None,
+        }
     }
 
     /// From now on the probes go on, and only failures in a row count. The child was healthy a moment ago.
@@ -88,13 +104,35 @@ impl Pacing {
         if let Some(failed) = self.failed {
             return self.on_watched(if succeeded { 0 } else { failed + 1 });
         }
-        self.in_a_row = if succeeded { self.in_a_row + 1 } else { 0 };
-        if self.in_a_row >= self.pace.successes {
-            self.phase = Phase::Over;
-            return Next::Healthy;
-        }
+        self.in_a_row = if succeeded { self.in_a_row.saturating_add(1) } else { 0 };
         self.phase = Phase::Waiting;
-        Next::Wait(self.pace.interval)
+        if self.settling && !succeeded {
+            (self.settling, self.last) = (false, false);
+            return Next::Unhealthy(self.pace.interval);
+        }
+        if self.settling && self.last {
+            self.phase = Phase::Over;
+            return Next::Settled;
+        }
+        if self.settling || self.in_a_row < self.pace.successes {
+            return Next::Wait(self.pace.interval);
+        }
+        if self.pace.settle.is_zero() {
+            self.phase = Phase::Over;
+            return Next::Healthy(None);
+        }
+        self.settling = true;
+        Next::Healthy(Some(self.pace.interval))
+    }
+
+    /// The child was healthy for `settle`. Returns whether a probe is due; if one is in progress, it decides.
+    pub(super) fn settle_is_over(&mut self) -> bool {
+        self.last = self.settling;
+        let is_due = self.last && self.phase == Phase::Waiting;
+        if is_due {
+            self.probe();
+        }
+        is_due
     }
 
     /// Ends the check; no more probes follow.
@@ -128,7 +166,8 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(5);
 
     fn pacing(after: Duration, successes: u32) -> Pacing {
-        Pacing::new(Pace { after, interval: INTERVAL, timeout: TIMEOUT, successes, failures: 3 })
+        let settle = Duration::ZERO;
+        Pacing::new(Pace { after, interval: INTERVAL, timeout: TIMEOUT, successes, failures: 3, settle })
     }
 
     #[test]
@@ -154,7 +193,7 @@ mod tests {
         pacing.start();
         assert_eq!(pacing.on_probe_result(false), Next::Wait(INTERVAL));
         assert_eq!(pacing.timer(), Due::Probe);
-        assert_eq!(pacing.on_probe_result(true), Next::Healthy);
+        assert_eq!(pacing.on_probe_result(true), Next::Healthy(None));
         assert_eq!(pacing.probes(), 2);
     }
 
@@ -176,7 +215,57 @@ mod tests {
             assert_eq!(pacing.on_probe_result(succeeded), Next::Wait(INTERVAL));
             assert_eq!(pacing.timer(), Due::Probe);
         }
-        assert_eq!(pacing.on_probe_result(true), Next::Healthy);
+        assert_eq!(pacing.on_probe_result(true), Next::Healthy(None));
+    }
+
+    fn settling(successes: u32) -> Pacing {
+        let mut pacing = pacing(Duration::ZERO, successes);
+        pacing.pace.settle = AFTER;
+        pacing.start();
+        pacing
+    }
+
+    #[test]
+    fn a_healthy_child_is_probed_on_until_it_has_settled() {
+        // Contract: H6
+        let mut pacing = settling(1);
+        assert_eq!(pacing.on_probe_result(true), Next::Healthy(Some(INTERVAL)));
+        assert_eq!(pacing.timer(), Due::Probe);
+        assert_eq!(pacing.on_probe_result(true), Next::Wait(INTERVAL));
+        assert!(pacing.settle_is_over(), "one more probe is due at once");
+        assert_eq!(pacing.timer(), Due::End(TIMEOUT));
+        assert_eq!(pacing.on_probe_result(true), Next::Settled);
+        assert_eq!((pacing.timer(), pacing.settle_is_over()), (Due::Nothing, false));
+    }
+
+    #[test]
+    fn a_probe_in_progress_at_the_end_decides() {
+        // Contract: H6
+        for (succeeds, then) in [(true, Next::Settled), (false, Next::Unhealthy(INTERVAL))] {
+            let mut pacing = settling(1);
+            pacing.on_probe_result(true);
+            assert_eq!(pacing.timer(), Due::Probe);
+            assert!(!pacing.settle_is_over());
+            assert_eq!(pacing.on_probe_result(succeeds), then);
+        }
+    }
+
+    #[test]
+    fn after_a_failed_probe_the_child_must_become_healthy_again() {
+        // Contract: H6
+        let mut pacing = settling(2);
+        let result = |pacing: &mut Pacing, succeeded| {
+            let next = pacing.on_probe_result(succeeded);
+            pacing.timer();
+            next
+        };
+        assert_eq!(result(&mut pacing, true), Next::Wait(INTERVAL));
+        assert_eq!(result(&mut pacing, true), Next::Healthy(Some(INTERVAL)));
+        assert_eq!(result(&mut pacing, false), Next::Unhealthy(INTERVAL));
+        assert!(!pacing.settle_is_over(), "the time has to begin again");
+        assert_eq!(result(&mut pacing, false), Next::Wait(INTERVAL));
+        assert_eq!(result(&mut pacing, true), Next::Wait(INTERVAL));
+        assert_eq!(result(&mut pacing, true), Next::Healthy(Some(INTERVAL)));
     }
 
     #[test]

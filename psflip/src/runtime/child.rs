@@ -8,6 +8,7 @@ use std::{fmt, io};
 
 use nix::sys::epoll::EpollFlags;
 
+use super::descendants::Descendants;
 use super::poller::Token;
 use super::readiness::Readiness;
 use super::timers::Key;
@@ -28,7 +29,7 @@ use crate::sys::tree;
 /// After this time, a child that is not healthy yet gets a log line.
 const NOT_HEALTHY_AFTER: Duration = Duration::from_secs(1);
 /// After this time, it gets the next one.
-const NOT_HEALTHY_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const NOT_HEALTHY_AGAIN: Duration = Duration::from_secs(10);
 /// How many processes are listed that survived SIGKILL.
 const MOST_SURVIVORS: usize = 10;
 
@@ -43,6 +44,12 @@ pub(super) struct Child {
     checker: Option<CheckerSlot>,
     /// Its `NOTIFY_SOCKET`, if it gets one.
     pub(super) readiness: Option<Readiness>,
+    /// When it was found healthy, until a probe fails.
+    pub(super) healthy_since: Option<Instant>,
+    /// The processes below it, while it settles.
+    pub(super) descendants: Option<Descendants>,
+    /// How often it was found healthy.
+    pub(super) found_healthy: u32,
     /// The result of the last failed probe, once probing is over.
     last_probe_failure: Option<String>,
     pub(super) reaper: Reaper,
@@ -60,7 +67,17 @@ impl fmt::Debug for CheckerSlot {
 impl Child {
     /// A child that is not started yet.
     pub(super) fn new(envp: Rc<[CString]>, reaper: Reaper) -> Self {
-        Self { envp, tree: None, checker: None, readiness: None, last_probe_failure: None, reaper }
+        Self {
+            envp,
+            tree: None,
+            checker: None,
+            readiness: None,
+            healthy_since: None,
+            descendants: None,
+            found_healthy: 0,
+            last_probe_failure: None,
+            reaper,
+        }
     }
 
     /// Its pid, once it was started.
@@ -243,6 +260,7 @@ impl Child {
         wait: &mut Waiting,
     ) -> health::Verdict {
         let Some(pid) = self.pid() else { return health::Verdict::Open };
+        self.healthy_since = None;
         let (envp, workdir) = (self.envp.clone(), plan.workdir.clone());
         let child = ChildInfo { pid, envp, workdir, signals, predecessor };
         if !matches!(plan.health, Health::Alive { .. }) {
@@ -271,6 +289,8 @@ impl Child {
     pub(super) fn stop_probing(&mut self, wait: &mut Waiting) {
         wait.timers.clear(Key::Check);
         wait.timers.clear(Key::NotHealthyYet);
+        wait.timers.clear(Key::Settle);
+        self.stop_watching_descendants(wait);
         wait.poller.forget(Token::Check);
         if let Some(CheckerSlot(checker)) = &self.checker {
             self.last_probe_failure = checker.last_failure().map(str::to_owned);
@@ -315,6 +335,38 @@ impl Child {
         step.verdict
     }
 
+    /// Watches the processes below it. Nothing but log lines depends on that.
+    pub(super) fn watch_descendants(&mut self, settle: Duration, wait: &mut Waiting) {
+        let Some(tree) = &self.tree else { return };
+        if self.descendants.is_none() {
+            let Ok(new) = Descendants::new() else { return };
+            if wait.poller.watch(Token::Descendants, new.as_fd()).is_err() {
+                return;
+            }
+            self.descendants = Some(new);
+        }
+        if let Some(descendants) = &mut self.descendants {
+            descendants.look(tree.keeper_pid(), tree.child_pid());
+            wait.timers.set(Key::Descendants, Descendants::interval(settle));
+        }
+    }
+
+    fn stop_watching_descendants(&mut self, wait: &mut Waiting) {
+        wait.timers.clear(Key::Descendants);
+        wait.poller.forget(Token::Descendants);
+        self.descendants = None;
+    }
+
+    /// Whether it is checked by probes.
+    pub(super) fn has_probes(&self) -> bool {
+        self.checker.is_some()
+    }
+
+    /// How long it has been healthy; `None`: it is not.
+    pub(super) fn healthy_for(&self) -> Option<Duration> {
+        self.healthy_since.map(|since| Duration::from_millis(since.elapsed().as_millis() as u64))
+    }
+
     /// The result of the last probe that failed.
     pub(super) fn failed_probe(&self) -> Option<&str> {
         self.checker.as_ref().and_then(|CheckerSlot(checker)| checker.failed())
@@ -335,12 +387,13 @@ impl Child {
 
     /// What its health check says about this failure.
     pub(super) fn last_probe(&mut self, failure: Failure) -> Option<String> {
+        let is_healthy = self.healthy_since.is_some();
         let last_probe = match &self.checker {
             Some(CheckerSlot(checker)) => checker.last_failure().map(str::to_owned),
             None => self.last_probe_failure.take(),
         };
         match (&self.readiness, failure) {
-            (Some(notified), Failure::NotHealthy) => Some(notified.why_not_ready()),
+            (Some(notified), Failure::NotHealthy) if !is_healthy => Some(notified.why_not_ready()),
             (Some(_), _) => self.last_words(),
             (None, Failure::NeverHealthy) => last_probe,
             (None, _) => last_probe.map(|probe| format!("last probe: {probe}")),

@@ -32,6 +32,12 @@ impl Runtime {
                 self.managers.anchor.is_parent();
                 Ok(())
             }
+            Token::Descendants => {
+                if let Some(descendants) = &mut self.child.descendants {
+                    descendants.log_failures();
+                }
+                Ok(())
+            }
             Token::Tree => self.on_keeper_report(),
             Token::Child => self.child_is_gone(),
             Token::Relay => self.on_relay_report(),
@@ -87,6 +93,10 @@ impl Runtime {
                             self.drain_queue();
                         }
                         Key::NotHealthyYet => self.log_not_healthy_yet(),
+                        Key::Settle => self.settle_is_over(),
+                        Key::Descendants => {
+                            self.child.watch_descendants(self.plan.health.settle(), &mut self.wait);
+                        }
                         Key::Notifications => self.child.resume_notifications(&mut self.wait)?,
                         Key::SignOfLife => self.managers.sign_of_life(&mut self.wait),
                         Key::Control => self.operators.control.on_timer(&mut self.wait),
@@ -181,6 +191,9 @@ impl Runtime {
         if update.ready && self.child.pid().is_some() {
             self.child_is_healthy();
             self.drain_queue();
+        }
+        if update.gives_up && self.machine.state.is_settling() {
+            self.dispatch(Event::ChildNeverHealthy);
         }
     }
 
@@ -353,12 +366,12 @@ impl Runtime {
                     if self.handover.watch_successor(&mut self.wait).is_err() {
                         self.successor_is_gone();
                     }
-                    self.operators.record_progress(UpgradeStep::Spawned, pid, None, None);
+                    self.operators.record_progress(UpgradeStep::Spawned, pid, None, None, None);
                 }
                 FromSuccessor::Starting { version } => {
                     let pid = link.process().map(|(pid, _)| pid);
                     tracing::debug!(pid, version, "the new psflip starts its child");
-                    self.operators.record_progress(UpgradeStep::Starting, pid, None, None);
+                    self.operators.record_progress(UpgradeStep::Starting, pid, None, None, None);
                     self.wait_for_successor_anew();
                 }
                 FromSuccessor::Extended => self.wait_for_successor_anew(),
@@ -381,8 +394,8 @@ impl Runtime {
                     }
                 }
                 FromSuccessor::Warning { text } => self.operators.pass_warning_on(text),
-                FromSuccessor::Progress { step, child, probe } => {
-                    self.operators.record_progress(step, None, child, probe);
+                FromSuccessor::Progress { step, child, probe, left } => {
+                    self.operators.record_progress(step, None, child, probe, left);
                     if step == UpgradeStep::Baking {
                         self.operators.report_bake(self.handover.bake());
                     }
@@ -495,7 +508,7 @@ impl Runtime {
     }
 
     /// Continues the health check, and acts on its result.
-    fn check(&mut self, go_on: impl FnOnce(&mut health::Checker) -> health::CheckResult) {
+    pub(super) fn check(&mut self, go_on: impl FnOnce(&mut health::Checker) -> health::CheckResult) {
         let verdict = self.child.check(go_on, &mut self.wait);
         self.checked(verdict);
     }
@@ -508,6 +521,8 @@ impl Runtime {
         match verdict {
             health::Verdict::Open => {}
             health::Verdict::Healthy => self.child_is_healthy(),
+            health::Verdict::Unhealthy => self.child_is_unhealthy(),
+            health::Verdict::Settled => self.machine.push(Event::ChildSettled),
             health::Verdict::Never if self.machine.state.is_on_trial() => {
                 self.machine.push(Event::ChildUnhealthy);
             }

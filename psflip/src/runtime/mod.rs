@@ -4,6 +4,7 @@
 mod anchor_client;
 mod child;
 mod collect;
+mod descendants;
 mod handover;
 mod hooks;
 mod job_control;
@@ -15,6 +16,7 @@ mod poller;
 mod proxy;
 mod readiness;
 mod reasons;
+mod settling;
 mod timers;
 mod traffic;
 mod waiting;

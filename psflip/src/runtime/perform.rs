@@ -29,7 +29,7 @@ impl Runtime {
             | Effect::GrantTurn => {}
             Effect::StartChild => self.start_child(),
             Effect::StartProbing => self.start_probing(),
-            Effect::StartSettling => self.machine.push(Event::ChildSettled),
+            Effect::StartSettling => self.start_settling(),
             Effect::StartWatching => self.start_watching(),
             Effect::StopProbing => self.child.stop_probing(&mut self.wait),
             Effect::SignalChild => {

@@ -15,6 +15,8 @@ pub(super) enum Token {
     Anchor,
     /// The exit of the process that forked this one, after which the anchor is the parent.
     FormerParent,
+    /// The processes below a child that settles. Before the child's own exit, which theirs may explain.
+    Descendants,
     /// The keeper of the child.
     Tree,
     /// The child's process, until its keeper has reported the exit.
@@ -53,9 +55,10 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 20] = [
+const TOKENS: [Token; 21] = [
     Token::Anchor,
     Token::FormerParent,
+    Token::Descendants,
     Token::Tree,
     Token::Child,
     Token::Relay,

@@ -122,6 +122,11 @@ impl Proxy {
         self.child_waits
     }
 
+    /// The child is not healthy any more. Returns whether it was still waiting for the relay.
+    pub(super) fn stop_waiting(&mut self) -> bool {
+        std::mem::take(&mut self.child_waits)
+    }
+
     /// Counts a stop request of a generation that drains. Returns whether it is not one that has come the
     /// other way before.
     pub(super) fn is_new_stop(&mut self, passed_back: bool) -> bool {

@@ -104,6 +104,11 @@ impl Child {
         self.readiness.as_ref().is_some_and(|readiness| readiness.notifications.is_ready())
     }
 
+    /// Whether it has sent `STOPPING=1` or `ERRNO=` after that.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.readiness.as_ref().is_some_and(|readiness| readiness.notifications.has_given_up())
+    }
+
     /// Restarts the time to become healthy.
     pub(super) fn begin_patience(&mut self) {
         if let Some(readiness) = &mut self.readiness {
@@ -161,7 +166,9 @@ impl Child {
         timeout: Duration,
         wait: &mut Waiting,
     ) -> Option<Duration> {
-        let (Some(readiness), Health::Notify { extend }) = (&mut self.readiness, health) else { return None };
+        let (Some(readiness), Health::Notify { extend, .. }) = (&mut self.readiness, health) else {
+            return None;
+        };
         let spent = readiness.since.elapsed();
         let until = whole_ms(spent.saturating_add(time)).min(timeout + *extend);
         if until <= readiness.extended.unwrap_or(timeout) {

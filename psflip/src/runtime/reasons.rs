@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::child::Child;
-use crate::config::{Orphans, Plan};
+use crate::config::{Orphans, Plan, spell};
 use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::flip::{Failure, Outcome};
@@ -45,9 +45,16 @@ impl Reasons {
         reason.map_or("", String::as_str)
     }
 
-    /// Puts the failure into words. `probe`: what the health check says about it; `timeout`:
-    /// `upgrade.timeout`.
-    pub(super) fn fail(&mut self, failure: Failure, probe: Option<String>, timeout: Duration) -> &str {
+    /// Puts the failure into words. `probe`: what the health check says about it; `healthy`: how long the
+    /// child had been healthy, if it was.
+    pub(super) fn fail(
+        &mut self,
+        failure: Failure,
+        probe: Option<String>,
+        healthy: Option<Duration>,
+        plan: &Plan,
+    ) -> &str {
+        let (timeout, settle) = (plan.upgrade.timeout, plan.health.settle());
         let probe = probe.map_or_else(String::new, |probe| format!("; {probe}"));
         let reason = match (failure, self.failure.take()) {
             // The place of the failure has set a more detailed reason.
@@ -68,10 +75,33 @@ impl Reasons {
             (Failure::Switch, None) => "clients could not be sent to the new child".to_owned(),
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
             (Failure::ExitedEarly(end), _) => {
-                format!("the child exited before it was healthy: {end}{}{probe}", self.background())
+                if let Some(healthy) = healthy {
+                    let before = if healthy < settle {
+                        format!("before `settle` ({}) was over", spell(settle))
+                    } else {
+                        "before it was promoted".to_owned()
+                    };
+                    let healthy = spell(healthy);
+                    format!(
+                        "the child exited {healthy} after it was found healthy, {before}: {end}{}{probe}",
+                        self.background()
+                    )
+                } else {
+                    format!("the child exited before it was healthy: {end}{}{probe}", self.background())
+                }
             }
             (Failure::Unhealthy, _) => format!("the health check failed in the bake{probe}"),
-            (Failure::NeverHealthy, _) => format!("the child can't become healthy{probe}"),
+            (Failure::NeverHealthy, _) => match healthy {
+                Some(healthy) => {
+                    format!("the child failed {} after it was found healthy{probe}", spell(healthy))
+                }
+                None => format!("the child can't become healthy{probe}"),
+            },
+            (Failure::NotHealthy, _) if let Some(healthy) = healthy => format!(
+                "the child was not healthy within {timeout:?}: it has been healthy for {}, and `settle` is {}{probe}",
+                spell(healthy),
+                spell(settle)
+            ),
             (Failure::NotHealthy, _) => format!("the child was not healthy within {timeout:?}{probe}"),
             (Failure::Aborted, reason) => reason.unwrap_or_else(|| "the upgrade was aborted".to_owned()),
             (Failure::ReadyNotSent, None) => {

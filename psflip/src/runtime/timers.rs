@@ -20,6 +20,10 @@ pub(super) enum Key {
     Check,
     /// The next log line that says why the child is not healthy yet.
     NotHealthyYet,
+    /// `settle`: the child was healthy for as long as it has to.
+    Settle,
+    /// The next look at the processes below a child that settles.
+    Descendants,
     /// The end of a pause in reading `NOTIFY_SOCKET`.
     Notifications,
     /// The time limit of a hook.

@@ -98,6 +98,26 @@ impl PidFd {
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
     }
 
+    /// The exit status of a process that was reaped, by whatever parent. `None`: it was not reaped yet, or
+    /// the kernel does not report this (before Linux 6.15).
+    #[must_use]
+    pub fn reaped_status(&self) -> Option<ExitStatus> {
+        let mut info = PidFdInfo { mask: PIDFD_INFO_EXIT, ..PidFdInfo::default() };
+        // SAFETY: the descriptor is open. The kernel writes at most the size that the request encodes, which
+        // is that of `info`.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+        let known = result == 0 && info.mask & PIDFD_INFO_EXIT != 0;
+        known.then(|| ExitStatus::from_wait_status(info.exit_code))
+    }
+
+    /// Another descriptor of the same process.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Reaps the process if it is a child of this process and has exited. `None`: it still runs.
     ///
     /// # Errors
@@ -107,6 +127,23 @@ impl PidFd {
             .map(|change| change.and_then(wait::Change::exit_status))
     }
 }
+
+/// `struct pidfd_info` of Linux' include/uapi/linux/pidfd.h, in its first version.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct PidFdInfo {
+    mask: u64,
+    cgroup: u64,
+    /// Ids, which psflip does not use.
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `_IOWR(0xFF, 11, struct pidfd_info)`
+const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
+const _: () = assert!(size_of::<PidFdInfo>() == 0x40);
+/// The exit code is requested, or known (Linux 6.15).
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -122,6 +159,24 @@ mod tests {
     fn a_pid_that_does_not_exist_is_refused() {
         let error = PidFd::open(i32::MAX.cast_unsigned()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn the_status_of_a_reaped_process_is_known_where_the_kernel_reports_it() {
+        let mut shell = std::process::Command::new("sh");
+        let mut child =
+            shell.args(["-c", "read x; exit 7"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let process = PidFd::open(child.id()).unwrap().try_clone().unwrap();
+        assert_eq!(process.reaped_status(), None, "it runs");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut version = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+        if (version.next(), version.next()) >= (Some(6), Some(15)) {
+            assert_eq!(process.reaped_status(), Some(ExitStatus::Exited(7)));
+        } else {
+            assert_eq!(process.reaped_status(), None);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pidfd::PidFd;
 use super::seam::{self, Call};
+use crate::exit_status::ExitStatus;
 use crate::signal::Signal;
 
 /// Set if /proc has nothing that can be used.
@@ -157,6 +158,16 @@ pub fn described_below(root: u32, except: &[u32]) -> Vec<String> {
         }
     }
     found
+}
+
+/// The exit status of a process that has exited and was not reaped yet; `None`: it was reaped, or still runs.
+/// If this process may not trace it (ptrace(2)), the kernel shows exit code 0.
+#[must_use]
+pub fn zombie_status(pid: u32) -> Option<ExitStatus> {
+    let stat = stat(pid)?;
+    let mut fields = stat.split_ascii_whitespace();
+    let code = fields.clone().nth(49)?.parse().ok()?;
+    (fields.next() == Some("Z")).then(|| ExitStatus::from_wait_status(code))
 }
 
 fn is_zombie(pid: u32) -> bool {
@@ -312,6 +323,20 @@ mod tests {
         assert!(!is_pending(child.id(), Signal::TSTP));
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_zombie_shows_its_exit_status() {
+        for (script, end) in
+            [("exit 7", ExitStatus::Exited(7)), ("kill -9 $$", ExitStatus::Killed(Signal::KILL))]
+        {
+            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            while !is_zombie(child.id()) {}
+            assert_eq!(zombie_status(child.id()), Some(end));
+            child.wait().unwrap();
+            assert_eq!(zombie_status(child.id()), None);
+        }
+        assert_eq!(zombie_status(std::process::id()), None);
     }
 
     #[test]

@@ -156,6 +156,8 @@ fn check_prints_the_configuration_that_flags_make() {
         "3s",
         "--healthcheck-successes",
         "4",
+        "--healthcheck-settle",
+        "500ms",
         "--upgrade-signal",
         "usr1",
         "--upgrade-timeout",
@@ -220,6 +222,8 @@ after = \"1s\"
 interval = \"2s\"
 timeout = \"3s\"
 successes = 4
+failures = 3
+settle = \"500ms\"
 
 [[listen]]
 address = \"tcp://[::1]:0\"
@@ -238,6 +242,7 @@ symlink = { path = \"l\", to = \"t\" }
 promote = [\"sh\", \"-c\", \"a b\"]
 promoted = [\"sh\", \"-c\", \"c\"]
 failed = [\"sh\", \"-c\", \"d\"]
+rolled_back = []
 timeout = \"8s\"
 
 [log]
@@ -320,7 +325,7 @@ fn conflicting_flags_are_wrong_usage_with_a_hint() {
         (&["-c", "psflip.toml", "--", "./server"], "Configure by a file or by the command line"),
         (&["run", "-c", "psflip.toml", "--", "./server"], "Configure by a file or by the command line"),
         (&["run", "-c", "psflip.toml", "--quiet"], "Configure by a file or by the command line"),
-        (&["sleep", "9"], "`psflip run -- sleep ...`"),
+        (&["server", "9"], "`psflip run -- server ...`"),
         (&["run", "sleep", "9"], "`psflip run -- sleep ...`"),
         (&["upgrde"], "a similar subcommand exists: 'upgrade'"),
         (&["run", "--pidfile", "x"], "-- <COMMAND>..."),

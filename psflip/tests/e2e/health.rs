@@ -4,6 +4,7 @@
 pub(crate) mod docker;
 mod fcgi;
 pub(crate) mod notify;
+mod settle;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;

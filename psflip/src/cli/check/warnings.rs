@@ -256,7 +256,7 @@ fn signals(plan: &Plan) -> Vec<Warning> {
 
 /// Probes that can't succeed before `upgrade.timeout`.
 fn pace_fits(pace: &Pace, patience: Duration, table: &str) -> Option<Warning> {
-    let earliest = pace.after + pace.interval * (pace.successes - 1);
+    let earliest = pace.after + pace.interval * (pace.successes - 1) + pace.settle;
     if earliest >= patience {
         let key = if pace.after >= patience {
             "after"
@@ -272,7 +272,7 @@ fn pace_fits(pace: &Pace, patience: Duration, table: &str) -> Option<Warning> {
                 earliest = spell(earliest),
                 patience = spell(patience)
             ),
-            "make `upgrade.timeout` longer, or `after`, `interval` and `successes` smaller",
+            "make `upgrade.timeout` longer, or `after`, `interval`, `successes` and `settle` smaller",
         ));
     }
     (pace.timeout >= patience).then(|| {

@@ -12,6 +12,8 @@ pub(super) struct Phases {
     pub(super) child: Option<u64>,
     /// Until the new child is healthy.
     pub(super) probing: Option<u64>,
+    /// Until it has stayed healthy for `settle`.
+    pub(super) settle: Option<u64>,
     /// Until the new generation is active, or bakes.
     pub(super) promotion: Option<u64>,
     /// Until the bake is over.
@@ -29,15 +31,16 @@ pub(super) fn at(record: &Record, step: UpgradeStep) -> Option<u64> {
 }
 
 pub(super) fn phases(record: &Record) -> Phases {
-    let (starting, child, healthy) =
-        (at(record, UpgradeStep::Starting), at(record, UpgradeStep::Child), at(record, UpgradeStep::Healthy));
+    let (starting, child) = (at(record, UpgradeStep::Starting), at(record, UpgradeStep::Child));
+    let (settling, healthy) = (at(record, UpgradeStep::Settling), at(record, UpgradeStep::Healthy));
     let baking = at(record, UpgradeStep::Baking);
     let promoted = record.took_ms.filter(|_| record.result == Some(Outcome::Promoted));
     let between = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?));
     Phases {
         start: starting,
         child: between(starting.or(Some(0)), child),
-        probing: between(child, healthy),
+        probing: between(child, settling.or(healthy)),
+        settle: between(settling, healthy),
         promotion: between(healthy, baking.or(promoted)),
         bake: between(baking, record.took_ms),
         drain: between(promoted, record.drained_ms()),
@@ -47,11 +50,12 @@ pub(super) fn phases(record: &Record) -> Phases {
 impl Phases {
     /// `start 4 ms, child 2 ms, probing 110 ms`
     fn in_words(self, failed_probes: u32) -> String {
-        let Self { start, child, probing, promotion, bake, .. } = self;
+        let Self { start, child, probing, settle, promotion, bake, .. } = self;
         let named = [
             ("start", start),
             ("child", child),
             ("probing", probing),
+            ("settle", settle),
             ("promotion", promotion),
             ("bake", bake),
         ];
@@ -153,6 +157,7 @@ pub(super) fn step_in_words(step: UpgradeStep) -> &'static str {
         UpgradeStep::Starting => "configuration read; starting the child",
         UpgradeStep::Child => "child started; waiting until it is healthy",
         UpgradeStep::Probe => "not healthy yet",
+        UpgradeStep::Settling => "child is healthy; settling",
         UpgradeStep::Healthy => "child is healthy",
         UpgradeStep::Hook => "running hooks.promote",
         UpgradeStep::Switch => "repointing the symlink of [switch]",

@@ -31,13 +31,13 @@ impl Progress {
                     None => vec![],
                 }
             }
-            Event::Step { upgrade, step, at_ms, pid, child, probe } => {
+            Event::Step { upgrade, step, at_ms, pid, child, probe, left_ms } => {
                 if self.upgrade.is_some_and(|ours| ours != *upgrade) {
                     return vec![];
                 }
                 self.upgrade = Some(*upgrade);
                 self.began = Some(view.now.saturating_sub(*at_ms));
-                let lines = self.step(*step, (*pid, *child), probe.as_deref(), view);
+                let lines = self.step(*step, (*pid, *child), probe.as_deref(), *left_ms, view);
                 if live {
                     return vec![];
                 }
@@ -100,6 +100,7 @@ impl Progress {
         step: UpgradeStep,
         (pid, child): (Option<u32>, Option<u32>),
         probe: Option<&str>,
+        left: Option<u64>,
         view: &View,
     ) -> Vec<String> {
         let words = step_in_words(step);
@@ -117,6 +118,11 @@ impl Progress {
             }
             (UpgradeStep::Spawned, _) => detail = who(pid, None),
             (UpgradeStep::Child, _) => detail = who(None, child),
+            (UpgradeStep::Settling, _) => {
+                self.probe = None;
+                detail = left.map_or_else(String::new, |left| format!(" for {}", span(left)));
+                self.now += &detail;
+            }
             (UpgradeStep::Healthy, _) => self.probe = None,
             _ => {}
         }

@@ -18,7 +18,7 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     if let (Some(left), Some(upgrade)) = (status.bake_left_ms, &status.upgrade) {
         out += &view.row("baking", &bakes(upgrade, left, status.generation), Some(Paint::Busy));
     } else if let Some(upgrade) = &status.upgrade {
-        out += &view.row("upgrade", &under_way(upgrade, status.upgrade_left_ms, view.now), Some(Paint::Busy));
+        out += &view.row("upgrade", &under_way(upgrade, status, view.now), Some(Paint::Busy));
     }
     if let Some(hold) = status.hold {
         out += &view.row("held", &held(hold, view), Some(Paint::Busy));
@@ -229,9 +229,9 @@ fn bakes(upgrade: &Record, left: u64, old: u64) -> String {
     )
 }
 
-fn under_way(upgrade: &Record, left: Option<u64>, now: u64) -> String {
+fn under_way(upgrade: &Record, status: &Status, now: u64) -> String {
     let mut out = under_way_briefly(upgrade, now);
-    if let Some(left) = left {
+    if let Some(left) = status.settle_left_ms.or(status.upgrade_left_ms) {
         out += &format!(", {} left", span(left));
     }
     if let Some(probe) = &upgrade.probe {

@@ -120,6 +120,7 @@ fn busy() -> Status {
         upgrade: Some(coming),
         bake_left_ms: None,
         upgrade_left_ms: Some(59_200),
+        settle_left_ms: None,
         history: vec![start, flip, failed, killed],
     }
 }
@@ -261,16 +262,62 @@ fn one_line_summarizes_the_service_and_current_activity() {
     insta::assert_snapshot!([summary(&calm(), NOON), summary(&busy(), NOON)].join("\n"));
 }
 
+#[test]
+fn a_child_that_settles_is_shown_with_the_time_that_is_left() {
+    // Contract: H6
+    let mut status = busy();
+    let upgrade = status.upgrade.as_mut().unwrap();
+    upgrade.step(UpgradeStep::Settling, 700);
+    status.settle_left_ms = Some(1200);
+    let shown = super::status::status(&status, 0, &view(200));
+    assert!(shown.contains(": child is healthy; settling, 1.20 s left"), "{shown}");
+    let mut done = Record { took_ms: Some(2125), result: Some(Outcome::Promoted), ..Record::default() };
+    for (step, at_ms) in [(UpgradeStep::Child, 6), (UpgradeStep::Settling, 118), (UpgradeStep::Healthy, 2120)]
+    {
+        done.step(step, at_ms);
+    }
+    let shown = super::history::record(&done, &view(200));
+    assert!(shown.contains("probing 112 ms, settle 2.00 s, promotion 5 ms"), "{shown}");
+    done.probe_failed("probe 4 failed: refused");
+    assert!(done.steps.iter().all(|timed| timed.step != UpgradeStep::Settling), "it has to settle again");
+}
+
+#[test]
+fn an_upgrade_reports_how_long_the_child_settles() {
+    // Contract: H6
+    let settling = Event::Step {
+        upgrade: 6,
+        step: UpgradeStep::Settling,
+        at_ms: 118,
+        pid: Some(71),
+        child: Some(72),
+        probe: None,
+        left_ms: Some(2000),
+    };
+    let mut progress = Progress::default();
+    let lines = progress.on(&settling, false, &view(80));
+    assert_eq!(lines, ["  0.118 s  child is healthy; settling for 2.00 s"]);
+    assert!(progress.live(&view(80)).contains("settling for 2.00 s"));
+}
+
 fn step(step: UpgradeStep, at_ms: u64, probe: Option<&str>) -> Event {
     let probe = probe.map(str::to_owned);
-    Event::Step { upgrade: 6, step, at_ms, pid: Some(71), child: Some(72), probe }
+    Event::Step { upgrade: 6, step, at_ms, pid: Some(71), child: Some(72), probe, left_ms: None }
 }
 
 /// The events of a whole upgrade, as psflip sends them.
 fn told() -> Vec<Event> {
     vec![
         Event::Accepted { upgrade: 6, because: Some("an upgrade is under way".to_owned()) },
-        Event::Step { upgrade: 5, step: UpgradeStep::Healthy, at_ms: 9, pid: None, child: None, probe: None },
+        Event::Step {
+            upgrade: 5,
+            step: UpgradeStep::Healthy,
+            at_ms: 9,
+            pid: None,
+            child: None,
+            probe: None,
+            left_ms: None,
+        },
         step(UpgradeStep::Started, 0, None),
         step(UpgradeStep::Spawned, 1, None),
         step(UpgradeStep::Starting, 4, None),

@@ -28,10 +28,10 @@ const REASON: usize = 46;
 /// background and may have a dark one.
 const STYLE: &str = "\
 svg{background:#fff;font:13px system-ui,sans-serif}.paper{fill:#fff}text{fill:#1d2733}.faint{fill:#66727f;font-size:11px}.head{font-size:16px;font-weight:600}
-.grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.promotion{fill:#8a63c0}.bake{fill:#3fb3a6}.serves{fill:#34a05f}
+.grid{stroke:#e3e8ed}.start{fill:#a9b7c6}.child{fill:#5b95d6}.probing{fill:#eeb02c}.settling{fill:#b9d36b}.promotion{fill:#8a63c0}.bake{fill:#3fb3a6}.serves{fill:#34a05f}
 .old{fill:#bfe0cb}.answering{fill:#d8d27a}.delay{fill:#f3cfae}.drain{fill:#e58f5a}.fail{fill:#c8322b}.cross{stroke:#c8322b;stroke-width:2.5}.bad{fill:#c8322b}
 @media(prefers-color-scheme:dark){svg{background:#14191f}.paper{fill:#14191f}text{fill:#e4e9ee}.faint{fill:#93a0ad}.grid{stroke:#2a323b}.start{fill:#66758a}
-.child{fill:#3f7cc4}.probing{fill:#c98f10}.promotion{fill:#9d78d4}.bake{fill:#2f8f85}.serves{fill:#2f9457}.old{fill:#27523a}.answering{fill:#6f6a24}.delay{fill:#6d4a33}.drain{fill:#c8703a}
+.child{fill:#3f7cc4}.probing{fill:#c98f10}.settling{fill:#6f8a2a}.promotion{fill:#9d78d4}.bake{fill:#2f8f85}.serves{fill:#2f9457}.old{fill:#27523a}.answering{fill:#6f6a24}.delay{fill:#6d4a33}.drain{fill:#c8703a}
 .fail,.bad{fill:#ff6f66}.cross{stroke:#ff6f66}}";
 
 /// The legend of the colours: class, name, meaning.
@@ -39,6 +39,7 @@ const LEGEND: &[(&str, &str, &str)] = &[
     ("start", "start", "the new psflip is started and reads its configuration"),
     ("child", "child", "the new child is started"),
     ("probing", "probing", "the new child is not healthy yet"),
+    ("settling", "settle", "the new child is healthy, and has to stay healthy (settle)"),
     ("promotion", "promotion", "hooks.promote, switch, pidfile, hand-over"),
     ("bake", "bake", "upgrade.bake: the new generation has the traffic on trial"),
     ("serves", "serves", "the new generation is the service"),
@@ -213,6 +214,7 @@ fn new_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, unti
         ("start", Some(0), "the new psflip starts".to_owned()),
         ("child", at(record, UpgradeStep::Starting), "its child starts".to_owned()),
         ("probing", at(record, UpgradeStep::Child), format!("probing{probes}")),
+        ("settling", at(record, UpgradeStep::Settling), "settling".to_owned()),
         ("promotion", at(record, UpgradeStep::Healthy), promotion.to_owned()),
         ("bake", at(record, UpgradeStep::Baking), "bake".to_owned()),
     ];

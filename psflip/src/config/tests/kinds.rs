@@ -1,4 +1,5 @@
-//! Errors in the health checks `fcgi`, `docker` and `notify`. Every message as a user sees it (contract X1).
+//! Errors in the health checks `fcgi`, `docker` and `notify`, and in `settle`. Every message as a user sees
+//! it (contract X1).
 
 use insta::assert_snapshot;
 
@@ -259,5 +260,45 @@ address = ":9000""#), @r#"
     2 | [healthcheck.fastcgi]
       |              ^^^^^^^
       = help: did you mean `[healthcheck.fcgi]`?
+    "#);
+}
+
+#[test]
+fn a_time_to_settle_that_is_never_over() {
+    // Contract: X1, H6
+    assert_snapshot!(refused(r#"cmd = ["x"]
+upgrade.timeout = "10s"
+[healthcheck.notify]
+settle = "10s""#), @r#"
+    app.toml:4:10: `settle` takes 10s, and `upgrade.timeout` is 10s: no child could be promoted
+      |
+    4 | settle = "10s"
+      |          ^^^^^
+      = help: make `upgrade.timeout` longer: it is the time for the start and all of this
+    "#);
+    assert_snapshot!(refused(r#"cmd = ["x"]
+[healthcheck.tcp]
+address = ":80"
+settle = "20s"
+after = "40s""#), @r#"
+    app.toml:4:10: `after` and `settle` together take 1m, and `upgrade.timeout` is 1m: no child could be promoted
+      |
+    4 | settle = "20s"
+      |          ^^^^^
+      = help: make `upgrade.timeout` longer: it is the time for the start and all of this
+    "#);
+}
+
+#[test]
+fn a_time_to_settle_of_a_child_that_only_has_to_run() {
+    // Contract: X1, H6
+    assert_snapshot!(refused(r#"cmd = ["x"]
+[healthcheck.alive]
+settle = "2s""#), @r#"
+    app.toml:3:1: unknown key `settle` in `[healthcheck.alive]`
+      |
+    3 | settle = "2s"
+      | ^^^^^^
+      = help: `timeout` already is the time that the child must run: make it longer
     "#);
 }

@@ -183,7 +183,7 @@ fn every_kind_of_check_has_its_defaults() {
     assert_eq!((container.as_str(), socket), ("web-blue", PathBuf::from("/var/run/docker.sock")));
     assert_eq!(pace.interval, Duration::from_secs(1));
     let notify = plan("cmd = ['x']\n[healthcheck.notify]").health;
-    assert_eq!(notify, Health::Notify { extend: Duration::from_secs(600) });
+    assert_eq!(notify, Health::Notify { extend: Duration::from_secs(600), settle: Duration::ZERO });
 }
 
 #[test]
@@ -227,5 +227,31 @@ fn status_codes_are_lists_and_ranges() {
             plan(&format!("cmd = ['x']\nhealthcheck.http = {{ url = 'http://:80', status = {text} }}"))
                 .health;
         assert!(matches!(&health, Health::Http { status, .. } if *status == ranges), "{text}: {health:?}");
+    }
+}
+
+#[test]
+fn every_kind_but_alive_can_settle() {
+    // Contract: H1, H6
+    for kind in [
+        "command.cmd = ['a']",
+        "tcp.address = ':80'",
+        "unix.path = '@app'",
+        "http.url = 'http://:80'",
+        "fcgi = { address = '@app', script = '/ping' }",
+        "docker.container = 'web'",
+        "notify.extend = '1m'",
+    ] {
+        let name = kind.split(['.', ' ']).next().unwrap_or_default();
+        let with = match kind.strip_suffix(" }") {
+            Some(inline) => format!("{inline}, settle = '2s' }}"),
+            None => format!("{kind}\nhealthcheck.{name}.settle = '2s'"),
+        };
+        let read = plan(&format!("cmd = ['x']\nhealthcheck.{with}"));
+        assert_eq!(read.health.settle(), Duration::from_secs(2), "{name}");
+        assert!(read.to_string().contains("\nsettle = \"2s\"\n"), "{read}");
+        assert_eq!(plan(&read.to_string()), read, "{name}");
+        let without = plan(&format!("cmd = ['x']\nhealthcheck.{kind}")).health;
+        assert_eq!(without.settle(), Duration::ZERO, "{name}");
     }
 }

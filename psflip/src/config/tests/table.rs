@@ -71,6 +71,9 @@ fn text(table: &Table, name: &str, value: &str) -> String {
     if name == "bake" {
         text += "listen = [{ address = '[::]:1' }]\n";
     }
+    if name == "settle" {
+        text += "upgrade.timeout = \"5m\"\n"; // longer than the value
+    }
     text += table.title;
     text.push('\n');
     for key in table.keys.iter().filter(required) {

@@ -89,11 +89,18 @@ fn the_wire() {
         },
         ToPredecessor::Extended { deadline: Duration::from_secs(120) },
         ToPredecessor::Warning { text: "nobody asks the child".to_owned() },
-        ToPredecessor::Progress { step: UpgradeStep::Child, child: Some(4713), probe: None },
+        ToPredecessor::Progress { step: UpgradeStep::Child, child: Some(4713), probe: None, left: None },
+        ToPredecessor::Progress {
+            step: UpgradeStep::Settling,
+            child: Some(4713),
+            probe: None,
+            left: Some(Duration::from_millis(1500)),
+        },
         ToPredecessor::Progress {
             step: UpgradeStep::Probe,
             child: Some(4713),
             probe: Some("connection refused".to_owned()),
+            left: None,
         },
         ToPredecessor::Baking {
             bake: Duration::from_secs(120),

@@ -21,8 +21,14 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first probe at once, and one success is enough.
-const PACE: Pace =
-    Pace { after: Duration::ZERO, interval: INTERVAL, timeout: TIMEOUT, successes: 1, failures: 3 };
+const PACE: Pace = Pace {
+    after: Duration::ZERO,
+    interval: INTERVAL,
+    timeout: TIMEOUT,
+    successes: 1,
+    failures: 3,
+    settle: Duration::ZERO,
+};
 
 /// The step when the child has become healthy.
 const HEALTHY: CheckResult = CheckResult { verdict: Verdict::Healthy, timer: Timer::Off };

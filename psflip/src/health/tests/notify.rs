@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use super::super::{Notifications, NotifyUpdate};
 use super::*;
 
-const READY: NotifyUpdate = NotifyUpdate { ready: true, extend: None, flooded: false };
+const READY: NotifyUpdate = NotifyUpdate { ready: true, extend: None, gives_up: false, flooded: false };
 
 /// Sends as sd_notify(3) does, with descriptors.
 fn send_with(notifications: &Notifications, message: &[u8], fds: &[i32]) {

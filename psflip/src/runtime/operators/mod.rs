@@ -69,7 +69,13 @@ impl Operators {
 
     /// Records and reports a step of this generation's start. `child`: the child's pid.
     pub(super) fn record_step(&mut self, step: UpgradeStep, child: Option<u32>, handover: &Handover) {
-        let noted = self.log.record_step(step, child);
+        let noted = self.log.record_step(step, child, None);
+        self.make_known(noted, handover);
+    }
+
+    /// Records and reports that the child has to stay healthy for this long.
+    pub(super) fn record_settling(&mut self, settle: Duration, child: Option<u32>, handover: &Handover) {
+        let noted = self.log.record_step(UpgradeStep::Settling, child, Some(settle));
         self.make_known(noted, handover);
     }
 
@@ -98,8 +104,9 @@ impl Operators {
         pid: Option<u32>,
         child: Option<u32>,
         probe: Option<String>,
+        left: Option<Duration>,
     ) {
-        if let Some(event) = self.log.record_progress(step, pid, child, probe) {
+        if let Some(event) = self.log.record_progress(step, pid, child, probe, left) {
             self.notify_waiting(Some(event), AfterReply::KeepOpen);
             self.changed = true;
         }

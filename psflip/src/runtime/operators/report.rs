@@ -84,7 +84,7 @@ impl Runtime {
             }
             Notice::NotServingAgain(failure) => {
                 let probe = self.child.last_probe(failure);
-                let reason = self.reasons.fail(failure, probe, self.plan.upgrade.timeout);
+                let reason = self.reasons.fail(failure, probe, self.child.healthy_for(), &self.plan);
                 tracing::error!(
                     child,
                     reason,
@@ -211,11 +211,11 @@ impl Runtime {
     }
 
     fn log_failure(&mut self, failure: Failure) {
-        let (probe, timeout) = (self.child.last_probe(failure), self.plan.upgrade.timeout);
+        let probe = self.child.last_probe(failure);
         let reason = if failure == Failure::NotHealthy && self.proxy.is_awaited() {
-            self.reasons.fail_by_relay(timeout)
+            self.reasons.fail_by_relay(self.plan.upgrade.timeout)
         } else {
-            self.reasons.fail(failure, probe, timeout)
+            self.reasons.fail(failure, probe, self.child.healthy_for(), &self.plan)
         };
         if failure == Failure::Aborted {
             // A stop request may be the cause, so nothing is said about the old generation here.

@@ -166,7 +166,8 @@ impl Runtime {
             control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
             for history::Timed { step, at_ms } in &record.steps {
                 let (pid, child, step, at_ms) = (record.pid, record.child, *step, *at_ms);
-                let step = ControlEvent::Step { upgrade, step, at_ms, pid, child, probe: None };
+                let step =
+                    ControlEvent::Step { upgrade, step, at_ms, pid, child, probe: None, left_ms: None };
                 control.answer(client, &step, AfterReply::KeepOpen);
             }
             return;

@@ -105,6 +105,13 @@ impl Runtime {
                 .state
                 .successor_bakes()
                 .then(|| self.handover.bake_left().as_millis() as u64),
+            settle_left_ms: match &log.upgrade {
+                Some(under_way) => {
+                    under_way.settled.map(|until| until.saturating_duration_since(Instant::now()))
+                }
+                None => self.wait.timers.left(Key::Settle),
+            }
+            .map(|left| left.as_millis() as u64),
             upgrade: upgrade.cloned(),
             history: log.history.iter().cloned().collect(),
         }

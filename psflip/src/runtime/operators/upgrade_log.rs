@@ -47,6 +47,8 @@ pub(in crate::runtime) struct UpgradeLog {
 pub(in crate::runtime) struct UnderWay {
     pub(in crate::runtime) record: Record,
     clock: u64,
+    /// When the new child will have settled, while it settles.
+    pub(in crate::runtime) settled: Option<Instant>,
     /// The length of the file that standard error is, at the start of the upgrade; `None` if it is not a
     /// regular file.
     output: Option<u64>,
@@ -167,16 +169,21 @@ impl UpgradeLog {
 
     /// Records a step of this generation's start. `child`: the child's pid. Returns the event for clients,
     /// and the message to the predecessor.
+    /// `left`: how long the step takes, if that is known.
     pub(super) fn record_step(
         &mut self,
         step: UpgradeStep,
         child: Option<u32>,
+        left: Option<Duration>,
     ) -> Option<(protocol::Event, ToPredecessor)> {
         let own = self.own.as_mut()?;
         own.child = own.child.or(child);
         let at_ms = since(self.own_clock);
         own.step(step, at_ms);
-        Some((event(own, step, at_ms, None), ToPredecessor::Progress { step, child, probe: None }))
+        Some((
+            event(own, step, at_ms, None, left),
+            ToPredecessor::Progress { step, child, probe: None, left },
+        ))
     }
 
     /// Records the last failed probe. Returns what is to be reported, as [`UpgradeLog::record_step`].
@@ -190,9 +197,9 @@ impl UpgradeLog {
         if own.failed_probes > PROBES && !own.failed_probes.is_power_of_two() {
             return None;
         }
-        let reported = event(own, UpgradeStep::Probe, since(self.own_clock), Some(failure.clone()));
-        let message =
-            ToPredecessor::Progress { step: UpgradeStep::Probe, child: own.child, probe: Some(failure) };
+        let step = UpgradeStep::Probe;
+        let reported = event(own, step, since(self.own_clock), Some(failure.clone()), None);
+        let message = ToPredecessor::Progress { step, child: own.child, probe: Some(failure), left: None };
         Some((reported, message))
     }
 
@@ -209,8 +216,9 @@ impl UpgradeLog {
             ..Record::default()
         };
         record.step(UpgradeStep::Started, 0);
-        let reported = event(&record, UpgradeStep::Started, 0, None);
-        self.upgrade = Some(UnderWay { record, clock: clock(), output: length_of_stderr() });
+        let reported = event(&record, UpgradeStep::Started, 0, None, None);
+        let output = length_of_stderr();
+        self.upgrade = Some(UnderWay { record, clock: clock(), settled: None, output });
         reported
     }
 
@@ -221,8 +229,10 @@ impl UpgradeLog {
         pid: Option<u32>,
         child: Option<u32>,
         probe: Option<String>,
+        left: Option<Duration>,
     ) -> Option<protocol::Event> {
-        let UnderWay { record, clock: began, .. } = self.upgrade.as_mut()?;
+        let UnderWay { record, clock: began, settled, .. } = self.upgrade.as_mut()?;
+        *settled = left.filter(|_| step == UpgradeStep::Settling).map(|left| Instant::now() + left);
         let at_ms = since(*began);
         record.pid = record.pid.or(pid);
         record.child = record.child.or(child);
@@ -230,7 +240,7 @@ impl UpgradeLog {
             Some(probe) => record.probe_failed(probe),
             None => record.step(step, at_ms),
         }
-        Some(event(record, step, at_ms, probe))
+        Some(event(record, step, at_ms, probe, left))
     }
 
     /// Records that the upgrade failed. `child`: the pid of the child that keeps running.
@@ -240,7 +250,7 @@ impl UpgradeLog {
         reason: &str,
         child: Option<u32>,
     ) -> Option<protocol::Event> {
-        let UnderWay { mut record, clock: began, output } = self.upgrade.take()?;
+        let UnderWay { mut record, clock: began, output, .. } = self.upgrade.take()?;
         record.end(result, Some(reason), since(began));
         let failed = protocol::Event::Failed {
             upgrade: record.upgrade,
@@ -308,7 +318,13 @@ impl UpgradeLog {
     }
 }
 
-fn event(record: &Record, step: UpgradeStep, at_ms: u64, probe: Option<String>) -> protocol::Event {
+fn event(
+    record: &Record,
+    step: UpgradeStep,
+    at_ms: u64,
+    probe: Option<String>,
+    left: Option<Duration>,
+) -> protocol::Event {
     protocol::Event::Step {
         upgrade: record.upgrade,
         step,
@@ -316,6 +332,7 @@ fn event(record: &Record, step: UpgradeStep, at_ms: u64, probe: Option<String>) 
         pid: record.pid,
         child: record.child,
         probe,
+        left_ms: left.map(|left| left.as_millis() as u64),
     }
 }
 

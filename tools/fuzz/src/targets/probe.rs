@@ -69,8 +69,14 @@ pub(super) const FCGI_WORDS: &[&str] = &[
 /// The maximum length of a probe's failure message, in bytes.
 const FAILURE: usize = 2000;
 const SECOND: Duration = Duration::from_secs(1);
-const PACE: Pace =
-    Pace { after: Duration::ZERO, interval: SECOND, timeout: SECOND, successes: 1, failures: 3 };
+const PACE: Pace = Pace {
+    after: Duration::ZERO,
+    interval: SECOND,
+    timeout: SECOND,
+    successes: 1,
+    failures: 3,
+    settle: Duration::ZERO,
+};
 
 pub(super) fn http(folder: &Path) -> Result<Run, Error> {
     start(folder, b"HTTP/1.", |target| Health::Http {
