@@ -175,6 +175,10 @@ impl Runtime {
     }
 
     fn on_notify_update(&mut self, update: health::NotifyUpdate) {
+        if update.gives_up && self.machine.state.is_on_trial() {
+            self.dispatch(Event::ChildUnhealthy);
+            return;
+        }
         // After the promotion nothing depends on these messages.
         if !self.machine.state.is_starting() {
             return;

@@ -157,6 +157,9 @@ impl Runtime {
         let (signals, predecessor) = (self.identity.signals, self.handover.predecessor_pid());
         let verdict = self.child.start_watching(&self.plan, signals, predecessor, &mut self.wait);
         self.checked(verdict);
+        if self.child.has_given_up() {
+            self.machine.push(Event::ChildUnhealthy); // while `hooks.promote` ran
+        }
     }
 
     /// Starts a hook. An earlier run that is still going is killed.

@@ -6,7 +6,8 @@ use testkit::client::http::HttpClient;
 use testkit::{Sandbox, Signal, Stream};
 
 use super::{Baked, CARELESS, LONG, config};
-use crate::service::{configure, psflip};
+use crate::health::notify::SAY;
+use crate::service::{configure, psflip, stop};
 
 #[test]
 fn after_its_bake_the_new_generation_is_the_service() {
@@ -164,6 +165,28 @@ fn a_forwarded_signal_reaches_both_children() {
     psflip.output().wait_after(mark, Stream::Stdout, "USR1");
     psflip.output().wait_after(mark, Stream::Stdout, "USR2");
     psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_child_that_reports_its_end_is_rolled_back() {
+    // Contract: B2, H6
+    let sandbox = Sandbox::new();
+    let script =
+        "say READY=1; until test -e ill$PSFLIP_GENERATION; do sleep 0.02; done; say STOPPING=1; sleep 60";
+    let rest = format!(
+        "[upgrade]\n{LONG}[healthcheck.notify]\n[log]\nlevel = \"debug\"\n[[listen]]\naddress = \"unix://web.sock\"\n"
+    );
+    let argv = ["/bin/sh", "-c", &format!("{SAY}{script}")].map(str::to_owned);
+    let psflip = sandbox.psflip().cmd(argv).config(rest).start().wait_ready();
+    let child = psflip.child();
+    psflip.request_flip();
+    psflip.wait_for_line(Stream::Stderr, "has the traffic and bakes");
+    sandbox.write("ill2", "");
+    let line = psflip.wait_for_line(Stream::Stderr, "upgrade rolled back");
+    assert!(line.text.contains("it reported STOPPING=1"), "{line}");
+    assert_eq!(psflip.child(), child);
+    stop(&psflip);
     sandbox.assert_no_process_left();
 }
 
