@@ -100,7 +100,11 @@ pub enum Order {
     /// delivered, without waiting for the client. Idle connections go to the successor's relay if there is a
     /// link to it, from this order or from `Leave`; otherwise they are closed. [`Report::Drained`] follows.
     Close,
-    /// Takes back `Leave`: the stop request was withdrawn, or the successor does not keep the traffic. The
+    /// The child is to stop before another one starts: accept no more, take no more requests from open
+    /// connections, and report when nothing is under way ([`Report::Drained`]). What clients send meanwhile
+    /// stays unread. `Leave` with a link passes the connections on, `Stay` goes on with them.
+    Pause,
+    /// Takes back `Pause`, and `Leave`: the stop request was withdrawn, or the successor does not keep the traffic. The
     /// descriptor, if there is one, is the link on which the successor's relay passes connections back.
     Stay,
     /// Accept no connection, and let requests wait, each at most this long.
@@ -118,7 +122,8 @@ pub enum Order {
 pub enum Report {
     /// It can accept.
     Ready,
-    /// After `Leave` or `Close`: no connection is open any more. Each request that had begun is answered, and each idle
+    /// After `Pause`: no request is under way, nor is a connection of a protocol without requests. After `Leave` or
+    /// `Close`: no connection is open any more. Each request that had begun is answered, and each idle
     /// connection is passed on or closed.
     Drained {
         /// Connections passed on to the successor's relay.

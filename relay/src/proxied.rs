@@ -1,6 +1,7 @@
 //! A proxy at work: its configuration, what psflip has ordered, and its counters.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use crate::descriptors::Descriptors;
 use crate::http;
 use crate::message::{Counts, Proxy};
 use crate::pool::Pool;
+use crate::socket::Socket;
 use crate::successor::Successor;
 use crate::tally::{Tally, add};
 
@@ -41,6 +43,8 @@ pub(crate) struct Control {
     pub(crate) stops: bool,
     /// The other generation has the traffic on trial, so this one may have to accept again.
     pub(crate) may_return: bool,
+    /// The child gives way to another one: no request begins.
+    pub(crate) is_paused: bool,
     /// Where idle connections go then.
     pub(crate) successor: Option<Rc<Successor>>,
     /// The child has exited. Nothing takes that back.
@@ -53,7 +57,7 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn accepts(&self) -> bool {
-        self.is_active && !self.ends() && self.hold.is_none()
+        self.is_active && !self.ends() && !self.is_paused && self.hold.is_none()
     }
 
     /// Whether another generation serves new clients, or none does.
@@ -61,10 +65,20 @@ impl Control {
         self.leaves || self.exited
     }
 
+    /// Whether the child serves on, so that idle connections to it are of use.
+    pub(crate) fn keeps_child(&self) -> bool {
+        !self.ends() && !self.is_paused
+    }
+
     /// Whether connections between two requests go: to the successor's relay, or, at a stop or without a
-    /// child, to nowhere. `may_leave`: the successor has not failed to take this one.
+    /// child, to nowhere; or wait until that is known. `may_leave`: the successor has not failed to take this one.
     pub(crate) fn dismisses_idle(&self, may_leave: bool) -> bool {
-        self.exited || may_leave && self.leaves && (self.stops || self.successor.is_some())
+        self.exited || self.is_paused || may_leave && self.leaves && (self.stops || self.successor.is_some())
+    }
+
+    /// Whether a connection between two requests waits.
+    pub(crate) fn parks(&self) -> bool {
+        self.is_paused && !self.exited
     }
 
     /// Whether this relay never accepts again.
@@ -103,6 +117,30 @@ impl Drop for Counted {
 }
 
 impl Proxied {
+    /// Waits until connections between two requests may go on or away.
+    ///
+    /// # Errors
+    /// The client is gone, or the relay exits.
+    pub(crate) async fn parked(&self, socket: &Socket) -> io::Result<()> {
+        let mut control = self.control.clone();
+        tokio::select! {
+            resumed = control.wait_for(|control| !control.parks()) => {
+                resumed.map(drop).map_err(|_| io::ErrorKind::NotConnected.into())
+            }
+            () = socket.reset() => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
+    /// How many requests are under way that don't wait for the end of a hold.
+    pub(crate) fn unheld(&self) -> u64 {
+        self.tally.under_way.get().saturating_sub(self.tally.held.get())
+    }
+
+    /// Whether, after `Pause`, the child has nothing left to answer.
+    pub(crate) fn has_paused(&self) -> bool {
+        self.unheld() == 0 && self.tally.http2.get() == 0 && self.tally.idle.get() == 0
+    }
+
     pub(crate) fn new(
         proxy: Proxy,
         control: watch::Receiver<Control>,
@@ -149,7 +187,7 @@ impl Proxied {
             reused: self.tally.reused.get(),
             accepting: control.accepts(),
             leaving: control.ends(),
-            held: control.hold.is_some(),
+            held: control.hold.is_some() || control.is_paused,
         }
     }
 }

@@ -45,6 +45,7 @@ async fn live(link: OwnedFd) -> io::Result<()> {
     let all = start(packet, &listening)?;
     report(&link, &Report::Ready).await?;
     let (mut waited_for, mut overdue) = (None, None);
+    let mut pauses = None;
     let under_way = || Some(all.iter().map(|proxied| proxied.tally.under_way.get()).sum::<u64>());
     loop {
         let packet = tokio::select! {
@@ -55,6 +56,13 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 // Closes the link: nothing more comes from here.
                 control.send_modify(|control| control.successor = None);
                 if let Err(error) = report(&link, &Report::Drained { passed_on, waited_for }).await {
+                    tracing::warn!(%error, "can't report to psflip");
+                }
+                continue;
+            }
+            () = nothing_under_way(&all), if pauses.is_some() => {
+                let waited_for = pauses.take().unwrap_or_default();
+                if let Err(error) = report(&link, &Report::Drained { passed_on: 0, waited_for }).await {
                     tracing::warn!(%error, "can't report to psflip");
                 }
                 continue;
@@ -99,7 +107,9 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                     (control.leaves, control.stops, control.may_return) = (true, stops, may_return);
                     let before = control.successor.take().filter(|_| !stops);
                     control.successor = successor.or(before);
+                    control.is_paused = false;
                 });
+                pauses = None;
                 waited_for = under_way();
             }
             Ok(Order::Close) => {
@@ -108,14 +118,21 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                     control.exited = true;
                     control.successor = successor.or_else(|| control.successor.take());
                 });
+                pauses = None;
                 waited_for = waited_for.or_else(under_way);
                 overdue = Some(timer(GRACE));
             }
+            Ok(Order::Pause) => {
+                control.send_modify(|control| control.is_paused = true);
+                pauses = Some(all.iter().map(|proxied| proxied.unheld()).sum());
+            }
             Ok(Order::Stay) => {
+                pauses = None;
                 if let Some(successor) = next_link() {
                     spawn_local(predecessor::receive(successor, Rc::clone(&all)));
                 }
                 control.send_modify(|control| {
+                    control.is_paused = false;
                     (control.leaves, control.stops, control.successor) = (false, false, None);
                 });
                 waited_for = None;
@@ -125,7 +142,7 @@ async fn live(link: OwnedFd) -> io::Result<()> {
             }
             Ok(Order::Resume) => control.send_modify(|control| control.hold = None),
         }
-        let ends = control.borrow().ends();
+        let ends = !control.borrow().keeps_child();
         for proxied in &*all {
             if ends {
                 proxied.close_idle(); // the child may wait for their end before it exits
@@ -171,6 +188,19 @@ fn start(packet: Packet, control: &watch::Receiver<Control>) -> io::Result<Rc<[R
 
 async fn report(link: &Link, report: &Report) -> io::Result<()> {
     link.send(&serde_json::to_vec(report)?, &[]).await
+}
+
+/// Waits until no request is under way or can begin, but those that wait for the end of a hold.
+async fn nothing_under_way(all: &[Rc<Proxied>]) {
+    for proxied in all {
+        loop {
+            let closed = proxied.closed.notified();
+            if proxied.has_paused() {
+                break;
+            }
+            closed.await;
+        }
+    }
 }
 
 /// Waits until no client's connection is open, no idle one to the child, and none can come from a predecessor's relay.

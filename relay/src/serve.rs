@@ -61,7 +61,20 @@ async fn serve_open(
     Ok(())
 }
 
-async fn serve_tcp(client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
+async fn serve_tcp(mut client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
+    if proxied.control.borrow().parks() {
+        // It was accepted just before the child began to give way.
+        if proxied.parked(&client.socket).await.is_err() {
+            return;
+        }
+        let successor = proxied.control.borrow().successor.clone();
+        if let Some(successor) = successor {
+            match Box::pin(successor.pass_on(&proxied.proxy.listen, client, named.as_ref())).await {
+                Ok(()) => return add(&proxied.tally.passed_on, 1),
+                Err(back) => client = back,
+            }
+        }
+    }
     let _under_way = Counted::new(proxied, |tally| &tally.under_way);
     let names_client = proxied.proxy.send_proxy_protocol.is_some();
     let addresses = match named {

@@ -9,6 +9,10 @@ pub(crate) struct Tally {
     pub(crate) open: Cell<u64>,
     pub(crate) requests: Cell<u64>,
     pub(crate) under_way: Cell<u64>,
+    /// Of those under way: requests that wait for the end of a hold.
+    pub(crate) held: Cell<u64>,
+    /// Open connections by HTTP/2: until the client knows that one ends, it may begin a request.
+    pub(crate) http2: Cell<u64>,
     pub(crate) errors: Cell<u64>,
     pub(crate) passed_on: Cell<u64>,
     /// Requests on a connection to the child that an earlier one left open.

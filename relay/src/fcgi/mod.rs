@@ -62,6 +62,10 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         let request = match client.next_request(&mut control, may_leave).await? {
             Next::Request(request) => request,
             Next::Closed => return Ok(()),
+            Next::Leave if control.borrow().parks() => {
+                proxied.parked(&client.socket).await?;
+                continue;
+            }
             Next::Leave => {
                 let (successor, exited) = {
                     let control = control.borrow();
@@ -197,11 +201,12 @@ impl Client {
         &mut self,
         request: Request,
         addresses: &Addresses,
-        proxied: &Proxied,
+        proxied: &Rc<Proxied>,
         control: &mut watch::Receiver<Control>,
     ) -> io::Result<()> {
         let held = control.borrow().hold;
         if let Some(max) = held {
+            let _held = Counted::new(proxied, |tally| &tally.held);
             let resumed = tokio::select! {
                 _ = control.wait_for(|control| control.hold.is_none()) => true,
                 () = pause(max) => false,

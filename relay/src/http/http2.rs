@@ -22,7 +22,7 @@ use super::{Failure, LONGEST_HEAD, Shared, headers, refused, waits_for_resume};
 use crate::addresses::Addresses;
 use crate::connect::connect;
 use crate::exited::overdue;
-use crate::proxied::{Control, Proxied};
+use crate::proxied::{Control, Counted, Proxied};
 use crate::socket::Stream;
 use crate::tally::add;
 
@@ -49,6 +49,7 @@ pub(super) async fn serve(
     proxied: &Rc<Proxied>,
     control: &mut watch::Receiver<Control>,
 ) {
+    let _open = Counted::new(proxied, |tally| &tally.http2);
     let connected = tokio::select! {
         connected = connect_to_child(&addresses, proxied) => connected,
         () = stream.socket.reset() => return,
@@ -77,7 +78,11 @@ pub(super) async fn serve(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut leaves = false;
     loop {
-        if (control.borrow_and_update().ends() || child_has_ended.0.get()) && !leaves {
+        let ends = {
+            let control = control.borrow_and_update();
+            control.ends() || control.is_paused
+        };
+        if (ends || child_has_ended.0.get()) && !leaves {
             leaves = true;
             connection.as_mut().graceful_shutdown();
         }

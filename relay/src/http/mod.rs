@@ -153,6 +153,10 @@ pub(crate) async fn serve(
                 }
                 return Ok(());
             }
+            Left::Idle(idle) if control.borrow().parks() => {
+                proxied.parked(&idle.socket).await?;
+                stream = idle;
+            }
             Left::Idle(idle) => {
                 let (successor, exited) = {
                     let control = control.borrow();
@@ -208,6 +212,9 @@ async fn first_bytes(
         // Empty lines before a head mean nothing (RFC 9112, 2.2), and would keep hyper from resting.
         let blank = read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         read.advance(blank);
+        if control.borrow().parks() {
+            return Ok(First::Leave(Stream { socket, first: read.freeze() }));
+        }
         match http2::begins(&read) {
             Some(true) => return Ok(First::Http2(Stream { socket, first: read.freeze() })),
             Some(false) => return Ok(First::Http1(Stream { socket, first: read.freeze() })),
@@ -271,10 +278,12 @@ async fn requests(
     let mut is_done = false;
     let mut reset = Box::pin(socket.reset());
     let ended = loop {
-        let leaves = control.borrow_and_update().dismisses_idle(may_leave);
-        shared.leaves.set(leaves);
+        control.borrow_and_update();
         let changed = shared.changed.notified();
         let turn = std::future::poll_fn(|context| {
+            // Also if the order has come while this connection was not polled: no request begins after it.
+            let leaves = proxied.control.borrow().dismisses_idle(may_leave);
+            shared.leaves.set(leaves);
             if let Poll::Ready(done) = Pin::new(&mut connection).poll(context) {
                 // An upgrade that a request offered lets hyper return before it has written everything. It
                 // does so once.
@@ -399,9 +408,10 @@ fn answer(
 ///
 /// # Errors
 /// The answer to a request that waited too long, or whose child has exited.
-async fn waits_for_resume(proxied: &Proxied) -> Result<(), Response<Answer>> {
+async fn waits_for_resume(proxied: &Rc<Proxied>) -> Result<(), Response<Answer>> {
     let mut control = proxied.control.clone();
     let Some(max) = control.borrow().hold else { return Ok(()) };
+    let _held = Counted::new(proxied, |tally| &tally.held);
     tokio::select! {
         _ = control.wait_for(|control| control.hold.is_none()) => Ok(()),
         () = pause(max) => {
@@ -466,7 +476,8 @@ async fn forward(
     if headers::has_unknown_coding(request.headers()) {
         return Err(Failure::RequestCoding);
     }
-    let keeps = proxied.http.is_on() && request.method() != Method::HEAD && !proxied.control.borrow().ends();
+    let keeps =
+        proxied.http.is_on() && request.method() != Method::HEAD && proxied.control.borrow().keeps_child();
     let switches = headers::prepare_request(&mut request, addresses, proxied.proxy.forwarded, keeps);
     let keeps = keeps && !switches;
     let may_reuse = !switches && upstream::may_be_repeated(&request);

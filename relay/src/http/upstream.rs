@@ -157,7 +157,10 @@ impl Kept {
     pub(super) fn put_back(self) {
         let Self { connection, proxied } = self;
         let Some(state) = &connection.state else { return };
-        if !connection.sender.is_ready() || state.write_failed.get() || proxied.control.borrow().ends() {
+        if !connection.sender.is_ready()
+            || state.write_failed.get()
+            || !proxied.control.borrow().keeps_child()
+        {
             return;
         }
         state.idle.replace(Some(Counted::new(&proxied, |tally| &tally.idle)));

@@ -11,6 +11,7 @@ mod http2;
 mod load;
 mod orders;
 mod passed_on;
+mod pause;
 mod pool;
 mod resets;
 mod resources;

@@ -115,6 +115,11 @@ impl Relay {
         self.send(&Order::Stay, &[]);
     }
 
+    /// The child gives way.
+    pub(crate) fn pause(&self) {
+        self.send(&Order::Pause, &[]);
+    }
+
     /// Makes `new` the successor.
     pub(crate) fn leave_to(&self, new: &Self) {
         let (old_end, new_end) = Link::pair().unwrap();
