@@ -56,6 +56,9 @@ pub struct Record {
     /// The shutdown of the old generation, after the promotion.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drain: Vec<Timed<Drain>>,
+    /// How long no child ran (`upgrade.overlap = false`), from when the clients had to wait, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<u64>,
     /// How many connections the old generation's proxy passed on to the new one's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passed_on: Option<u64>,
@@ -83,6 +86,12 @@ pub enum UpgradeStep {
     Spawned,
     /// It has read its configuration.
     Starting,
+    /// `upgrade.precheck` runs.
+    Precheck,
+    /// It waits until the old child is gone (`upgrade.overlap = false`).
+    Prepared,
+    /// The old child is gone.
+    GaveWay,
     /// Its child runs, and is not healthy yet.
     Child,
     /// A probe failed.

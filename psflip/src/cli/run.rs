@@ -12,7 +12,7 @@ use crate::config::{Generation, Plan, Slot};
 use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::handover::predecessor::{self, Inheritance, Met, PredecessorLink};
-use crate::handover::{Begun, Hello, ToPredecessor};
+use crate::handover::{Begun, Hello, ToPredecessor, message};
 use crate::manager::{pidfile, systemd};
 use crate::process::invocation::{FileStamp, Invocation};
 use crate::runtime::{self, Identity, Predecessor};
@@ -114,11 +114,9 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> ExitStatus {
              the new one's; mount proc on /proc"
         );
     }
-    let predecessor = link.zip(hello).map(|(link, Hello { pid, pidfile, bakes, .. })| Predecessor {
-        link,
-        pid,
-        pidfile,
-        bakes,
+    let predecessor = link.zip(hello).map(|(link, hello)| {
+        let Hello { pid, pidfile, bakes, exclusive, .. } = hello;
+        Predecessor { link, pid, pidfile, bakes, exclusive }
     });
     match runtime::live(plan, identity, predecessor, anchor, inheritance) {
         Ok(outcome) => exit::exit_status_for(outcome),
@@ -178,6 +176,13 @@ fn prepare(
         let from = if held { pidfile::TakenFrom::OtherGeneration } else { pidfile::TakenFrom::NoProcess };
         pidfile::check(pidfile, from, plan.control.path(Some(pidfile)).as_deref())
             .map_err(|error| Refusal::failure(error.to_string()))?;
+    }
+    // A version that can't give way would keep its child running beside the new one (contract E6).
+    if let Some(hello) = hello.filter(|hello| !plan.upgrade.overlap && hello.protocol < message::GIVES_WAY) {
+        return Err(Refusal::failure(format!(
+            "the running psflip {} can't stop its child before the new one starts (`upgrade.overlap = false`); restart the service once instead of upgrading it",
+            hello.version
+        )));
     }
     // Warn once for each version of the configuration, not at every upgrade.
     let stamp = identity.config.as_ref().and_then(FileStamp::stamp);

@@ -179,6 +179,8 @@ fn upgrade(reader: &mut Reader<'_>, file: &Section<'_>) -> Upgrade {
     Upgrade {
         signal: reader.signal(&section, "signal", scalar::upgrade_signal),
         timeout: reader.duration(&section, "timeout"),
+        overlap: reader.boolean(&section, "overlap"),
+        precheck: reader.argv(&section, "precheck"),
         bake: section.find("bake").map(|_| reader.duration(&section, "bake")),
     }
 }

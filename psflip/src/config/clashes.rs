@@ -81,6 +81,7 @@ fn used(plan: &Plan, name: &str) -> Vec<Use> {
     let workdir = plan.workdir.as_deref().unwrap_or(Path::new(""));
     let programs = [
         ("the program of `cmd`", &plan.cmd),
+        ("the program of `upgrade.precheck`", &plan.upgrade.precheck),
         ("the program of `hooks.promote`", &plan.hooks.promote),
         ("the program of `hooks.promoted`", &plan.hooks.promoted),
         ("the program of `hooks.failed`", &plan.hooks.failed),

@@ -49,6 +49,12 @@ impl fmt::Display for Plan {
         if let Some(bake) = self.upgrade.bake {
             writeln!(f, "bake = \"{}\"", spell(bake))?;
         }
+        if !self.upgrade.overlap {
+            writeln!(f, "overlap = false")?;
+        }
+        if !self.upgrade.precheck.is_empty() {
+            writeln!(f, "precheck = {}", array(&self.upgrade.precheck))?;
+        }
         writeln!(f, "\n[shutdown]")?;
         writeln!(f, "delay = \"{}\"", spell(self.shutdown.delay))?;
         writeln!(f, "signal = \"{}\"", self.shutdown.signal)?;

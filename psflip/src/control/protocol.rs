@@ -156,6 +156,9 @@ pub enum Event {
         child: Option<u32>,
         /// Milliseconds since the upgrade began.
         took_ms: u64,
+        /// How long clients waited because no child ran (`upgrade.overlap = false`), in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waited_ms: Option<u64>,
     },
     /// The old generation has exited. The last line of an upgrade.
     Drained {
@@ -182,9 +185,13 @@ pub enum Event {
         /// The pid of the failed psflip.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
-        /// The pid of the child that keeps running.
+        /// The pid of the child that keeps running, or that was started again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
+        /// The old child had stopped for the new one (`upgrade.overlap = false`) and was started again. For so
+        /// many milliseconds clients waited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waited_ms: Option<u64>,
     },
     /// This generation is not active any more: connect again to reach the new one.
     Moved {

@@ -141,6 +141,8 @@ pub enum RelayOrder {
 /// A command of the configuration that runs at a promotion or after a failed upgrade (`[hooks]`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
+    /// `upgrade.precheck`: before the child starts, as part of `Effect::Prepare`.
+    Precheck,
     /// Before promotion; its failure fails the upgrade (contract U4).
     Promote,
     /// After promotion.

@@ -15,7 +15,6 @@ pub enum ChildSignal {
 }
 
 /// An event.
-#[cfg_attr(not(test), expect(dead_code, reason = "no generation begins as `Role::Exclusive` yet"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The child's program runs.

@@ -1,6 +1,8 @@
 //! Queries about a state, so that the runtime need not look into phases.
 
-use super::state::{Child, DrainStep, GiveWay, Outcome, Phase, Restart, State, Stopping, Successor, Turn};
+use super::state::{
+    Child, DrainStep, GiveWay, Outcome, Phase, Preparation, Restart, State, Stopping, Successor, Turn,
+};
 
 /// Why an upgrade can't start at once (contract U7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +44,38 @@ impl State {
     /// Whether the child is starting, not healthy yet, or has to stay healthy for a while.
     #[must_use]
     pub fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. }) || self.is_settling()
+        let restarts =
+            matches!(self.phase, Phase::Restarting { step: Restart::Starting | Restart::Stopping });
+        matches!(self.phase, Phase::Starting { .. }) || restarts || self.is_settling()
     }
 
     /// Whether the child was found healthy, and has to stay healthy for a while.
     #[must_use]
     pub fn is_settling(&self) -> bool {
         matches!(self.phase, Phase::Settling { .. })
+    }
+
+    /// Whether this generation has no child yet, and checks what needs none or waits for its turn.
+    #[must_use]
+    pub fn is_preparing(&self) -> bool {
+        matches!(self.phase, Phase::Preparing { .. })
+    }
+
+    /// Whether this generation begins with a wait for its turn.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        matches!(self.phase, Phase::Preparing { step, .. } if step != Preparation::Checking { exclusive: false })
+    }
+
+    /// Whether this generation's child gives way to a successor's, or starts again after that.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::GivingWay { .. }
+                | Phase::Restarting { .. }
+                | Phase::Upgrading { child: Child::GaveWay(_), .. }
+        )
     }
 
     /// Whether the predecessor still drains.

@@ -14,7 +14,6 @@ pub struct State {
 }
 
 /// How a generation begins.
-#[cfg_attr(not(test), expect(dead_code, reason = "no generation begins as `Role::Exclusive` yet"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Started by the supervisor.
@@ -336,7 +335,6 @@ pub enum Outcome {
 }
 
 /// Why a generation failed.
-#[cfg_attr(not(test), expect(dead_code, reason = "no generation begins as `Role::Exclusive` yet"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// `upgrade.precheck` failed, or something else that was checked before the start of the child.

@@ -20,10 +20,14 @@ use crate::sys::early::SignalSetup;
 use crate::sys::signal::{Received, SignalSet};
 use crate::traffic::FileId;
 
-/// The protocol that this version speaks.
-pub const PROTOCOL: u32 = 1;
+/// The protocol that this version speaks. 2: a successor can be required to wait until its predecessor's child
+/// is gone ([`Hello::exclusive`]). Versions of protocol 1 would start their child beside it, so they must
+/// refuse.
+pub const PROTOCOL: u32 = 2;
 /// The oldest protocol that this version still speaks.
 pub const OLDEST_PROTOCOL: u32 = 1;
+/// The first protocol in which a child can give way ([`ToPredecessor::Prepared`]).
+pub const GIVES_WAY: u32 = 2;
 
 /// A message that can be encoded and decoded.
 pub trait WireMessage: Sized {
@@ -59,6 +63,14 @@ pub enum ToSuccessor {
     },
     /// The link to the predecessor's relay is attached (`[[proxy]]`), if [`Hello::relay`] says so.
     Relay,
+    /// The pidfd of the keeper of the predecessor's child is attached, if [`Hello::keeper`] says so.
+    Keeper,
+    /// The predecessor's child is gone: the successor may start its own. A socket is attached that the
+    /// successor and the keeper of its child keep open: when it is closed, both are gone.
+    Start {
+        /// Since when clients have been waiting, by CLOCK_MONOTONIC in milliseconds; `None`: no client waits.
+        waiting_since: Option<u64>,
+    },
     /// An earlier upgrade; [`Hello::records`] of these follow, the newest last.
     Record(Box<Record>),
     /// The successor is promoted.
@@ -143,6 +155,11 @@ pub struct Hello {
     pub relay_back: bool,
     /// The predecessor knows the messages of a bake.
     pub bakes: bool,
+    /// [`ToSuccessor::Keeper`] follows.
+    pub keeper: bool,
+    /// The predecessor's child must not run at the same time as another one (`upgrade.overlap = false`): the
+    /// successor waits for its turn, whatever its own configuration says.
+    pub exclusive: bool,
     /// Connections are held (`psflip hold`).
     pub hold: Option<Hold>,
     /// How many [`ToSuccessor::Record`] follow.
@@ -186,6 +203,11 @@ pub enum ToPredecessor {
         deadline: Duration,
         /// The time after an `Abort` within which the successor exits; later it counts as hung.
         grace: Duration,
+    },
+    /// All checks that need no child have succeeded. The successor waits for [`ToSuccessor::Start`].
+    Prepared {
+        /// The time from that message on within which the successor sends `Ready` or `Failed`.
+        deadline: Duration,
     },
     /// The child may take longer than announced (`EXTEND_TIMEOUT_USEC=` of sd_notify(3)). A predecessor that
     /// does not know this message takes the successor for hung at the earlier deadline.
@@ -280,6 +302,12 @@ impl WireMessage for ToSuccessor {
                 if hello.bakes {
                     text.add("bakes", &1);
                 }
+                if hello.keeper {
+                    text.add("keeper", &1);
+                }
+                if hello.exclusive {
+                    text.add("exclusive", &1);
+                }
                 text.add_hold(hello.hold);
                 if hello.records > 0 {
                     text.add("records", &hello.records);
@@ -310,6 +338,14 @@ impl WireMessage for ToSuccessor {
                 text.add("pid", pid);
                 text.add("uid", uid);
                 text.add("value", value);
+                text.finish()
+            }
+            Self::Keeper => Text::new("keeper").finish(),
+            Self::Start { waiting_since } => {
+                let mut text = Text::new("start");
+                if let Some(since) = waiting_since {
+                    text.add("waiting-since", since);
+                }
                 text.finish()
             }
             Self::Record(whole) => {
@@ -381,6 +417,8 @@ impl WireMessage for ToSuccessor {
                 relay: fields.optional_number::<u8>("relay")? == Some(1),
                 relay_back: fields.optional_number::<u8>("relay-back")? == Some(1),
                 bakes: fields.optional_number::<u8>("bakes")? == Some(1),
+                keeper: fields.optional_number::<u8>("keeper")? == Some(1),
+                exclusive: fields.optional_number::<u8>("exclusive")? == Some(1),
                 hold: fields.hold()?,
                 records: fields.optional_number("records")?.unwrap_or_default(),
                 upgrade: Begun {
@@ -409,6 +447,8 @@ impl WireMessage for ToSuccessor {
                     value: fields.number("value")?,
                 })
             }
+            "keeper" => Self::Keeper,
+            "start" => Self::Start { waiting_since: fields.optional_number("waiting-since")? },
             "record" => {
                 let json = fields.text("json")?;
                 let record = serde_json::from_str(&json);
@@ -449,6 +489,11 @@ impl WireMessage for ToPredecessor {
                 text.add("version", &version);
                 text.add("deadline-ms", &deadline.as_millis());
                 text.add("grace-ms", &grace.as_millis());
+                text.finish()
+            }
+            Self::Prepared { deadline } => {
+                let mut text = Text::new("prepared");
+                text.add("deadline-ms", &deadline.as_millis());
                 text.finish()
             }
             Self::Extended { deadline } => {
@@ -512,6 +557,7 @@ impl WireMessage for ToPredecessor {
                 deadline: Duration::from_millis(fields.number("deadline-ms")?),
                 grace: Duration::from_millis(fields.number("grace-ms")?),
             },
+            "prepared" => Self::Prepared { deadline: Duration::from_millis(fields.number("deadline-ms")?) },
             "extended" => Self::Extended { deadline: Duration::from_millis(fields.number("deadline-ms")?) },
             "warning" => Self::Warning { text: fields.text("text")? },
             "progress" => Self::Progress {

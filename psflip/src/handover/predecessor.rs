@@ -49,6 +49,8 @@ pub struct Inheritance {
     pub relay: Option<OwnedFd>,
     /// The link on which this generation's relay passes connections back.
     pub relay_back: Option<OwnedFd>,
+    /// The keeper of the predecessor's child.
+    pub keeper: Option<PidFd>,
     /// As [`Hello::hold`].
     pub hold: Option<Hold>,
     /// The earlier upgrades.
@@ -71,6 +73,13 @@ pub struct Acknowledged {
 pub enum FromPredecessor {
     /// A message.
     Message(ToSuccessor),
+    /// The predecessor's child is gone ([`ToSuccessor::Start`]).
+    Start {
+        /// Since when clients have been waiting.
+        waiting_since: Option<u64>,
+        /// To be kept open while this process or its child is there. `None`: it was lost.
+        lease: Option<OwnedFd>,
+    },
     /// The predecessor closed the connection.
     Closed,
 }
@@ -177,9 +186,13 @@ impl PredecessorLink {
     pub fn receive(&self) -> io::Result<Option<FromPredecessor>> {
         loop {
             match self.socket.receive()? {
-                Packet::Data(bytes, _) => {
+                Packet::Data(bytes, fds) => {
                     super::step(Moment::Received, &bytes);
                     match ToSuccessor::decode(&bytes) {
+                        Ok(Some(ToSuccessor::Start { waiting_since })) => {
+                            let lease = fds.into_iter().next();
+                            return Ok(Some(FromPredecessor::Start { waiting_since, lease }));
+                        }
                         Ok(Some(message)) => return Ok(Some(FromPredecessor::Message(message))),
                         Ok(None) => {
                             tracing::debug!(text = ?String::from_utf8_lossy(&bytes), "skipping a message of a later version");
@@ -197,13 +210,13 @@ impl PredecessorLink {
     /// messages of later versions among them.
     fn receive_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
         let mut all = Inheritance { hold: hello.hold, ..Inheritance::default() };
-        let (relay, back) = (u32::from(hello.relay), u32::from(hello.relay_back));
-        let promised = [hello.listeners, u32::from(hello.control), relay, back, hello.records];
-        let mut received = [0; 5];
+        let flags = [hello.control, hello.relay, hello.relay_back, hello.keeper].map(u32::from);
+        let promised = [hello.listeners, flags[0], flags[1], flags[2], hello.records, flags[3]];
+        let mut received = [0; 6];
         while received.iter().zip(promised).any(|(received, promised)| *received < promised) {
             let lost = |why: &dyn Display| {
-                let kinds = ["listener", "control socket", "relay link", "link back", "record"];
-                let missing = (0..5).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
+                let kinds = ["listener", "control socket", "relay link", "link back", "record", "keeper"];
+                let missing = (0..6).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
                 let (kind, which, of) = (kinds[missing], received[missing] + 1, promised[missing]);
                 format!("{kind} {which} of {of} did not come: {why}")
             };
@@ -220,6 +233,10 @@ impl PredecessorLink {
                     (Ok(Some(ToSuccessor::Relay)), Some(link)) => {
                         received[2] += 1;
                         all.relay = Some(link);
+                    }
+                    (Ok(Some(ToSuccessor::Keeper)), Some(keeper)) => {
+                        received[5] += 1;
+                        all.keeper = Some(PidFd::from_owned(keeper));
                     }
                     (Ok(Some(ToSuccessor::RelayBack)), Some(link)) => {
                         received[3] += 1;
@@ -272,6 +289,8 @@ impl PredecessorLink {
                 | ToSuccessor::Listener { .. }
                 | ToSuccessor::Control { .. }
                 | ToSuccessor::Relay
+                | ToSuccessor::Keeper
+                | ToSuccessor::Start { .. }
                 | ToSuccessor::Hold { .. }
                 | ToSuccessor::Record(_)
                 | ToSuccessor::Draining { .. }

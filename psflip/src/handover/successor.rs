@@ -43,6 +43,8 @@ pub struct SuccessorLink {
     /// The only known reason of the failure is that it could not be acknowledged.
     unacknowledged: bool,
     sent: Sent,
+    /// Its child must not start before its turn, whatever its configuration says.
+    exclusive: bool,
 }
 
 /// A bake, as the successor has announced it.
@@ -59,6 +61,9 @@ struct Bake {
 struct Sent {
     messages: usize,
     starting: bool,
+    prepared: bool,
+    /// It was told to start its child after that.
+    granted: bool,
     extensions: u32,
     returned: bool,
     ready: bool,
@@ -75,6 +80,9 @@ pub enum FromSuccessor {
         /// Its version.
         version: String,
     },
+    /// It waits for its turn ([`SuccessorLink::grant_turn`]), and [`SuccessorLink::deadline`] has changed: that
+    /// time begins with the turn.
+    Prepared,
     /// Its child may take longer, and [`SuccessorLink::deadline`] has changed.
     Extended,
     /// Its configuration is new, and likely causes an outage.
@@ -139,7 +147,7 @@ impl SuccessorLink {
     ) -> io::Result<(Self, u32)> {
         let (ours, theirs) = Socket::pair()?;
         watch(ours.as_fd())?;
-        let old = hello.pid;
+        let (old, exclusive) = (hello.pid, hello.exclusive);
         let this_process = PidFd::open(std::process::id())?;
         super::send(&ours, &ToSuccessor::Hello(hello), &[this_process.as_fd()])?;
         for (message, socket) in inheritance {
@@ -169,6 +177,7 @@ impl SuccessorLink {
                     failure: None,
                     unacknowledged: false,
                     sent: Sent::default(),
+                    exclusive,
                 },
                 intermediate,
             )),
@@ -226,6 +235,18 @@ impl SuccessorLink {
                 self.sent.starting = true;
                 (self.deadline, self.grace) = (deadline, grace);
                 FromSuccessor::Starting { version }
+            }
+            ToPredecessor::Prepared { .. } if !self.sent.starting => {
+                self.misbehaved("`prepared` before `starting`")
+            }
+            ToPredecessor::Prepared { .. } if self.sent.prepared => self.misbehaved("`prepared` twice"),
+            ToPredecessor::Prepared { deadline } => {
+                self.sent.prepared = true;
+                self.deadline = deadline;
+                FromSuccessor::Prepared
+            }
+            ToPredecessor::Extended { .. } | ToPredecessor::Ready if self.is_before_its_turn() => {
+                self.misbehaved("a message about its child before its turn")
             }
             ToPredecessor::Extended { .. } if !self.sent.starting => {
                 self.misbehaved("`extended` before `starting`")
@@ -286,6 +307,21 @@ impl SuccessorLink {
                 FromSuccessor::Progress { step, child, probe, left }
             }
         }
+    }
+
+    /// Whether its child must not have started yet.
+    fn is_before_its_turn(&self) -> bool {
+        (self.exclusive || self.sent.prepared) && !self.sent.granted
+    }
+
+    /// Lets it start its child. It and the keeper of its child keep `lease` open.
+    ///
+    /// # Errors
+    /// EPIPE: the successor no longer reads.
+    pub fn grant_turn(&mut self, waiting_since: Option<u64>, lease: &Socket) -> io::Result<()> {
+        super::send(&self.socket, &ToSuccessor::Start { waiting_since }, &[lease.as_fd()])?;
+        self.sent.granted = true;
+        Ok(())
     }
 
     fn misbehaved(&mut self, how: &str) -> FromSuccessor {
@@ -446,6 +482,7 @@ mod tests {
             failure: None,
             unacknowledged: false,
             sent: Sent::default(),
+            exclusive: false,
         }
     }
 
@@ -460,6 +497,35 @@ mod tests {
             assert_eq!(link.on_message(ToPredecessor::Stop, vec![]), FromSuccessor::Stop);
             assert_eq!(link.failure(), Some(wanted));
         }
+    }
+
+    #[test]
+    fn no_child_is_reported_before_its_turn() {
+        // Contract: E2
+        let starting = ToPredecessor::Starting {
+            version: "9".to_owned(),
+            deadline: Duration::from_secs(1),
+            grace: Duration::from_secs(1),
+        };
+        let deadline = Duration::from_secs(7);
+        for exclusive in [false, true] {
+            let mut link = SuccessorLink { exclusive, ..link() };
+            link.on_message(starting.clone(), vec![]);
+            if !exclusive {
+                let prepared = ToPredecessor::Prepared { deadline };
+                assert_eq!(link.on_message(prepared, vec![]), FromSuccessor::Prepared);
+                assert_eq!(link.deadline(), deadline);
+            }
+            assert_eq!(link.on_message(ToPredecessor::Ready, vec![]), FromSuccessor::Misbehaved);
+        }
+        let (ours, _theirs) = Socket::pair().unwrap();
+        let mut link = SuccessorLink { socket: ours, exclusive: true, ..link() };
+        link.on_message(starting, vec![]);
+        link.on_message(ToPredecessor::Prepared { deadline }, vec![]);
+        let (lease, _) = Socket::pair().unwrap();
+        link.grant_turn(None, &lease).unwrap();
+        assert_eq!(link.on_message(ToPredecessor::Ready, vec![]), FromSuccessor::Ready);
+        assert_eq!(link.on_message(ToPredecessor::Prepared { deadline }, vec![]), FromSuccessor::Misbehaved);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Launch {
     signals: SignalSetup,
     output: Option<OwnedFd>,
     sockets: Sockets,
+    /// The keeper keeps it open; the program does not inherit it.
+    pub(super) lease: Option<OwnedFd>,
 }
 
 /// The sockets that a program inherits on purpose (`[[listen]]`).
@@ -151,6 +153,7 @@ impl Launch {
             signals,
             output: None,
             sockets: Sockets::default(),
+            lease: None,
         }
     }
 
@@ -165,6 +168,13 @@ impl Launch {
     #[must_use]
     pub fn with_sockets(mut self, sockets: Sockets) -> Self {
         self.sockets = sockets;
+        self
+    }
+
+    /// Lets the keeper keep this descriptor open as long as it lives.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Option<OwnedFd>) -> Self {
+        self.lease = lease;
         self
     }
 
@@ -283,6 +293,34 @@ fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
     // Other dispositions are inherited as they are. They may differ between the first psflip and a successor,
     // if another program changed them in between.
     signal::set_mask(signals.mask).map(drop)
+}
+
+/// Whether the program could be executed, as far as its file tells.
+///
+/// # Errors
+/// As [`Launch::exec`] would return: ENOENT, EACCES, or those of the working directory.
+pub fn check_program(
+    argv: impl IntoIterator<Item: AsRef<OsStr>>,
+    envp: &[CString],
+    workdir: Option<&Path>,
+) -> Result<(), Refusal> {
+    if let Some(workdir) = workdir
+        && let Err(error) = nix::unistd::access(workdir, AccessFlags::X_OK)
+    {
+        return Err(Refusal { stage: Stage::Workdir, error: error.into() });
+    }
+    let program = argv.into_iter().next().and_then(|name| CString::new(name.as_ref().as_bytes()).ok());
+    let mut error = io::Error::from_raw_os_error(libc::ENOENT);
+    for candidate in candidates(program.as_deref().unwrap_or_default(), envp) {
+        let path = workdir.unwrap_or(Path::new("")).join(OsStr::from_bytes(candidate.as_bytes()));
+        match nix::unistd::access(&path, AccessFlags::X_OK) {
+            Ok(()) if path.is_dir() => error = io::Error::from_raw_os_error(libc::EACCES),
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EACCES) => error = io::Error::from_raw_os_error(libc::EACCES),
+            Err(_) => {}
+        }
+    }
+    Err(Refusal { stage: Stage::Exec, error })
 }
 
 /// Where execvp(3) would look for a program: at its path if it contains a slash, else in

@@ -23,6 +23,7 @@ use crate::process::launch::Launch;
 use crate::process::reaper::Reaper;
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
+use crate::sys::pidfd::PidFd;
 use crate::sys::signal::Received;
 use crate::sys::tree;
 
@@ -83,6 +84,11 @@ impl Child {
     /// Its pid, once it was started.
     pub(super) fn pid(&self) -> Option<u32> {
         self.tree.as_ref().and_then(Tree::child_pid)
+    }
+
+    /// Its keeper, unless nothing is left of its tree.
+    pub(super) fn keeper(&self) -> Option<&PidFd> {
+        self.tree.as_ref().filter(|tree| !tree.is_over()).map(Tree::keeper)
     }
 
     /// Starts it, and watches its keeper.

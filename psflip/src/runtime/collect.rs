@@ -1,6 +1,7 @@
 //! Turns ready descriptors into events.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::poller::Token;
 use super::timers::Key;
@@ -59,12 +60,23 @@ impl Runtime {
                 self.dispatch(Event::PredecessorGone);
                 Ok(())
             }
+            Token::SuccessorTree => {
+                self.handover.forget_successor_tree(&mut self.wait);
+                self.dispatch(Event::SuccessorTreeGone);
+                Ok(())
+            }
+            Token::PredecessorTree => {
+                self.handover.forget_predecessor_tree(&mut self.wait);
+                self.dispatch(Event::PredecessorTreeGone);
+                Ok(())
+            }
             Token::Check => {
                 self.check(health::Checker::on_ready);
                 self.drain_queue();
                 Ok(())
             }
             Token::Notifications => self.on_notifications(),
+            Token::Precheck => self.hooked(Hook::Precheck),
             Token::PromoteHook => self.hooked(Hook::Promote),
             Token::PromotedHook => self.hooked(Hook::Promoted),
             Token::FailedHook => self.hooked(Hook::Failed),
@@ -202,6 +214,12 @@ impl Runtime {
     }
 
     fn child_was_refused(&mut self, refusal: &Refusal) {
+        let why = self.child_is_refused(refusal);
+        self.dispatch(Event::ChildNotStarted(why));
+    }
+
+    /// Puts the reason why the child can't be started into words.
+    pub(super) fn child_is_refused(&mut self, refusal: &Refusal) -> StartFailure {
         let command = &self.plan.cmd[0];
         let Refusal { stage, error } = refusal;
         self.managers.errno = error.raw_os_error();
@@ -216,7 +234,7 @@ impl Runtime {
             Stage::Workdir => format!("can't start `{command}` in workdir `{}`: {error}", workdir()),
             Stage::Fork | Stage::ParentDeath => format!("can't start `{command}`: {error}"),
         });
-        self.dispatch(Event::ChildNotStarted(why));
+        why
     }
 
     /// The keeper was killed, by the OOM killer for example. The kernel killed the child with it; psflip has
@@ -378,6 +396,7 @@ impl Runtime {
                     self.operators.record_progress(UpgradeStep::Starting, pid, None, None, None);
                     self.wait_for_successor_anew();
                 }
+                FromSuccessor::Prepared => self.dispatch(Event::SuccessorPrepared),
                 FromSuccessor::Extended => self.wait_for_successor_anew(),
                 // Its parent is still the intermediate process, so this psflip would kill it on exit. It must
                 // not become the service before the service manager is its parent (contract U10). The check
@@ -456,6 +475,7 @@ impl Runtime {
                 }
             };
             match message {
+                FromPredecessor::Start { waiting_since, lease } => self.turn_is_granted(waiting_since, lease),
                 FromPredecessor::Message(ToSuccessor::Acknowledge { upgrade_queued, by, hold }) => {
                     self.proxy.set_hold(hold);
                     self.operators.log.set_requester(by);
@@ -497,6 +517,8 @@ impl Runtime {
                     | ToSuccessor::Control { .. }
                     | ToSuccessor::Relay
                     | ToSuccessor::RelayBack
+                    | ToSuccessor::Keeper
+                    | ToSuccessor::Start { .. }
                     | ToSuccessor::Record(_),
                 ) => {}
                 FromPredecessor::Closed => {
@@ -509,6 +531,23 @@ impl Runtime {
             }
         }
         Ok(())
+    }
+
+    /// The old child is gone.
+    fn turn_is_granted(&mut self, waiting_since: Option<u64>, lease: Option<OwnedFd>) {
+        self.record_step(UpgradeStep::GaveWay);
+        self.operators.log.set_waiting_since(waiting_since);
+        match lease {
+            Some(lease) => {
+                self.handover.keep_lease(lease);
+                self.dispatch(Event::TurnGranted);
+            }
+            // The predecessor could not see whether this child is gone.
+            None => {
+                tracing::error!("the socket that came with the message of the old psflip was lost");
+                self.dispatch(Event::Aborted);
+            }
+        }
     }
 
     /// Continues the health check, and acts on its result.

@@ -2,7 +2,7 @@
 //! upgrade. `crate::handover` has the messages.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::poller::Token;
@@ -19,6 +19,7 @@ use crate::signal::Signal;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::signal::Received;
+use crate::sys::socket::Socket;
 use crate::sys::tree;
 
 /// How long a successor may take to give the traffic back before it is killed. Its relay accepts meanwhile.
@@ -33,6 +34,13 @@ pub(super) struct Handover {
     intermediate: Option<u32>,
     /// Why no successor could be started.
     start_error: Option<String>,
+    /// The other end is open while the successor or the keeper of its child is there, once the successor was
+    /// told to start its child.
+    successor_tree: Option<Socket>,
+    /// The keeper of the predecessor's child.
+    predecessor_keeper: Option<PidFd>,
+    /// Kept open for the predecessor, as the keeper of the child does that inherits it.
+    lease: Option<OwnedFd>,
 }
 
 /// What became of the acknowledgement.
@@ -45,8 +53,16 @@ pub(super) enum Committed {
 
 impl Handover {
     /// The links of a new generation.
-    pub(super) fn new(predecessor: Option<Predecessor>) -> Self {
-        Self { predecessor, successor: None, intermediate: None, start_error: None }
+    pub(super) fn new(predecessor: Option<Predecessor>, predecessor_keeper: Option<PidFd>) -> Self {
+        Self {
+            predecessor,
+            successor: None,
+            intermediate: None,
+            start_error: None,
+            successor_tree: None,
+            predecessor_keeper,
+            lease: None,
+        }
     }
 }
 
@@ -104,16 +120,89 @@ impl Handover {
         answer
     }
 
+    /// It said that this generation may start its child. Its end of `lease` shows it when this process and the
+    /// keeper of the child are gone.
+    pub(super) fn keep_lease(&mut self, lease: OwnedFd) {
+        self.lease = Some(lease);
+    }
+
+    /// Whether it has stopped its child for this generation's, and has not exited.
+    pub(super) fn has_turn(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// A copy of the lease for the keeper of this generation's child.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub(super) fn lease(&self) -> io::Result<Option<OwnedFd>> {
+        self.lease.as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
+    /// Watches the keeper of its child. Returns false if there is none to wait for.
+    pub(super) fn watch_predecessor_tree(&self, wait: &mut Waiting) -> bool {
+        let Some(keeper) = self.predecessor_keeper.as_ref().filter(|keeper| !keeper.has_exited()) else {
+            return false;
+        };
+        let watched = wait.poller.watch(Token::PredecessorTree, keeper.as_fd());
+        if let Err(error) = watched {
+            tracing::error!(%error, "can't wait for the old child's keeper, only for a while");
+        }
+        true
+    }
+
+    /// The keeper of its child has exited.
+    pub(super) fn forget_predecessor_tree(&mut self, wait: &mut Waiting) {
+        wait.poller.forget(Token::PredecessorTree);
+        self.predecessor_keeper = None;
+    }
+
     /// It has exited.
     pub(super) fn forget_predecessor(&mut self, wait: &mut Waiting) {
         wait.poller.forget(Token::PredecessorProcess);
         wait.poller.forget(Token::Predecessor);
         self.predecessor = None;
+        self.lease = None;
     }
 }
 
 /// The successor.
 impl Handover {
+    /// Lets it start its child. If it can't be reached, it is killed. Returns false if there is no process to
+    /// wait for.
+    pub(super) fn grant_turn(&mut self, waiting_since: Option<u64>) -> bool {
+        let Some(link) = &mut self.successor else { return false };
+        let granted = Socket::pair().and_then(|(ours, theirs)| {
+            link.grant_turn(waiting_since, &theirs)?;
+            Ok(ours)
+        });
+        match granted {
+            Ok(ours) => {
+                self.successor_tree = Some(ours);
+                true
+            }
+            Err(error) => {
+                link.set_failure(format!("the new psflip can't be told to start its child: {error}"));
+                self.successor_misbehaved()
+            }
+        }
+    }
+
+    /// Watches what is left of its process tree. Returns false if there is nothing.
+    pub(super) fn watch_successor_tree(&self, wait: &mut Waiting) -> bool {
+        let Some(tree) = &self.successor_tree else { return false };
+        if let Err(error) = wait.poller.watch(Token::SuccessorTree, tree.as_fd()) {
+            tracing::error!(%error, "can't wait for the new child's keeper, only for a while");
+        }
+        true
+    }
+
+    /// Nothing is left of its process tree.
+    pub(super) fn forget_successor_tree(&mut self, wait: &mut Waiting) {
+        wait.poller.forget(Token::SuccessorTree);
+        self.successor_tree = None;
+    }
+
     /// Its pid and process, once it has reported them.
     pub(super) fn successor_process(&self) -> Option<(u32, &PidFd)> {
         self.successor.as_ref().and_then(SuccessorLink::process)
@@ -229,6 +318,13 @@ impl Handover {
     /// How long it may take to exit after an abort.
     pub(super) fn successor_grace(&self) -> Duration {
         self.successor.as_ref().map_or(Duration::ZERO, SuccessorLink::grace)
+    }
+
+    /// The reason why it is about to be aborted.
+    pub(super) fn set_successor_failure(&mut self, reason: &str) {
+        if let Some(link) = &mut self.successor {
+            link.set_failure(reason.to_owned());
+        }
     }
 
     /// The successor missed its deadline. `ends`: it had been aborted before.

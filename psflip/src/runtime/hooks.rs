@@ -20,6 +20,7 @@ pub(super) type HookResult = Result<(), String>;
 
 fn token(hook: Hook) -> Token {
     match hook {
+        Hook::Precheck => Token::Precheck,
         Hook::Promote => Token::PromoteHook,
         Hook::Promoted => Token::PromotedHook,
         Hook::Failed => Token::FailedHook,
@@ -27,9 +28,10 @@ fn token(hook: Hook) -> Token {
     }
 }
 
-/// Its name in the configuration.
+/// Its name, without that of its table.
 pub(super) fn name(hook: Hook) -> &'static str {
     match hook {
+        Hook::Precheck => "precheck",
         Hook::Promote => "promote",
         Hook::Promoted => "promoted",
         Hook::Failed => "failed",
@@ -109,8 +111,9 @@ impl Hooks {
         match (hook, result) {
             (_, Ok(output)) => {
                 tracing::debug!(hook = name(hook), output, "hook exited with 0");
-                (hook == Hook::Promote).then_some(Ok(()))
+                matches!(hook, Hook::Precheck | Hook::Promote).then_some(Ok(()))
             }
+            (Hook::Precheck, Err(why)) => Some(Err(format!("`upgrade.precheck` failed: {why}"))),
             (Hook::Promote, Err(why)) => Some(Err(format!("`hooks.promote` failed: {why}"))),
             (Hook::Promoted | Hook::Failed | Hook::RolledBack, Err(reason)) => {
                 tracing::warn!(hook = name(hook), reason, "hook failed; nothing depends on it");

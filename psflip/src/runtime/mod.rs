@@ -97,6 +97,8 @@ pub struct Predecessor {
     pub pidfile: Option<String>,
     /// Whether it knows what a bake is.
     pub bakes: bool,
+    /// Its child must not run at the same time as another one.
+    pub exclusive: bool,
 }
 
 /// A running generation. Each field is a part with methods of its own; the methods here connect the parts.
@@ -166,14 +168,14 @@ impl Runtime {
     ) -> (Self, Vec<Effect>) {
         let is_first = predecessor.is_none();
         let generation = identity.generation;
-        let (machine, effects) = Machine::new(if is_first { Role::First } else { Role::Successor });
+        let (machine, effects) = Machine::new(role(&plan, predecessor.as_ref()));
         let number = generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
         let job = Job::of(anchor.as_ref().map(AnchorLink::anchor));
         let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
         let control = Control::new(&mut inheritance);
-        let Inheritance { listeners: given, relay, relay_back, hold, history, .. } = inheritance;
+        let Inheritance { listeners: given, relay, relay_back, keeper, hold, history, .. } = inheritance;
         let from = (!is_first).then(|| generation - 1);
         let log = UpgradeLog::new(identity.begun.clone(), from, generation, history);
         let runtime = Self {
@@ -182,7 +184,7 @@ impl Runtime {
             machine,
             wait,
             child: Child::new(envp.into(), reaper),
-            handover: Handover::new(predecessor),
+            handover: Handover::new(predecessor, keeper),
             traffic: Traffic::new(given),
             proxy: Proxy::new(relay, relay_back, hold),
             hooks: Hooks::default(),
@@ -207,7 +209,7 @@ impl Runtime {
     fn run(&mut self, effects: Vec<Effect>) -> io::Result<()> {
         self.report_start()?;
         self.managers.anchor.report_start(self.plan.shutdown.orphans == Orphans::Leave);
-        let time = self.plan.upgrade.timeout + self.promotion() + self.grace();
+        let time = self.precheck() + self.plan.upgrade.timeout + self.promotion() + self.grace();
         self.managers.begin(time, &mut self.wait);
         self.log_warnings();
         self.perform_all(effects);
@@ -247,8 +249,9 @@ impl Runtime {
     fn report_start(&self) -> io::Result<()> {
         let Some(Predecessor { link, .. }) = &self.handover.predecessor else { return Ok(()) };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let deadline = self.plan.upgrade.timeout + self.promotion() + self.grace();
         let grace = self.grace();
+        let deadline =
+            self.precheck() + if self.machine.state.is_exclusive() { grace } else { self.to_ready() };
         // If the predecessor is gone, its pidfd shows that. If only the message can't be sent, the
         // predecessor would reject the messages that follow.
         match link.send(&ToPredecessor::Starting { version, deadline, grace }) {
@@ -257,6 +260,17 @@ impl Runtime {
             }
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// How long this generation may take from the start of its child to `Ready` or `Failed`.
+    pub(super) fn to_ready(&self) -> Duration {
+        self.plan.upgrade.timeout + self.promotion() + self.grace()
+    }
+
+    /// How long this generation may take before its child starts.
+    fn precheck(&self) -> Duration {
+        let none = self.handover.predecessor.is_none() || self.plan.upgrade.precheck.is_empty();
+        if none { Duration::ZERO } else { self.plan.hooks.timeout }
     }
 
     /// How long this generation may take from healthy to ready.
@@ -437,6 +451,16 @@ impl Runtime {
             }
             _ => self.grace(),
         }
+    }
+}
+
+/// How a generation begins.
+fn role(plan: &Plan, predecessor: Option<&Predecessor>) -> Role {
+    match predecessor {
+        None => Role::First,
+        Some(old) if old.exclusive || !plan.upgrade.overlap => Role::Exclusive,
+        Some(_) if !plan.upgrade.precheck.is_empty() => Role::Prechecked,
+        Some(_) => Role::Successor,
     }
 }
 

@@ -7,13 +7,13 @@ use super::handover::Committed;
 use super::operators::kind;
 use super::timers::Key;
 use super::{MARGIN, Runtime, hooks};
-use crate::flip::{Effect, Event, Hook, Notice, StartFailure, Timer};
+use crate::flip::{Effect, Event, Failure, Hook, Notice, StartFailure, Timer};
 use crate::handover::predecessor::{self, Acknowledged};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
 use crate::history::UpgradeStep;
 use crate::process::command::SupervisedCommand;
 use crate::process::invocation::FileStamp;
-use crate::process::launch::Launch;
+use crate::process::launch::{Launch, check_program};
 use crate::signal::Signal;
 use crate::text;
 
@@ -21,12 +21,24 @@ impl Runtime {
     /// Performs an effect. Events that follow from it are queued.
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
-            // No generation begins in a role that leads here yet.
-            Effect::Prepare
-            | Effect::AwaitPredecessorTree
-            | Effect::AwaitSuccessorTree
-            | Effect::ReportPrepared
-            | Effect::GrantTurn => {}
+            Effect::Prepare => self.prepare(),
+            Effect::AwaitPredecessorTree => {
+                if !self.handover.watch_predecessor_tree(&mut self.wait) {
+                    self.machine.push(Event::PredecessorTreeGone);
+                }
+            }
+            Effect::AwaitSuccessorTree => {
+                if !self.handover.watch_successor_tree(&mut self.wait) {
+                    self.machine.push(Event::SuccessorTreeGone);
+                }
+            }
+            Effect::ReportPrepared => self.report_prepared(),
+            Effect::GrantTurn => {
+                let waiting_since = self.operators.log.waiting_since();
+                if !self.handover.grant_turn(waiting_since) {
+                    self.machine.push(Event::SuccessorNotStarted);
+                }
+            }
             Effect::StartChild => self.start_child(),
             Effect::StartProbing => self.start_probing(),
             Effect::StartSettling => self.start_settling(),
@@ -51,7 +63,10 @@ impl Runtime {
                 }
                 self.run_hook(hook);
             }
-            Effect::KillHook => self.hooks.end(Hook::Promote, &mut self.wait),
+            Effect::KillHook => {
+                self.hooks.end(Hook::Precheck, &mut self.wait);
+                self.hooks.end(Hook::Promote, &mut self.wait);
+            }
             Effect::SwitchTraffic => self.switch_traffic(),
             Effect::TakePidfile => self.take_pidfile(),
             Effect::GiveBack => self.traffic.give_back(&self.handover),
@@ -111,6 +126,28 @@ impl Runtime {
         self.operators.record_step(step, self.child.pid(), &self.handover);
     }
 
+    /// Checks what needs no child.
+    fn prepare(&mut self) {
+        let envp = self.child.envp.clone();
+        if let Err(refusal) = check_program(self.plan.argv(), &envp, self.plan.workdir.as_deref()) {
+            let why = self.child_is_refused(&refusal);
+            self.machine.push(Event::NotPrepared(Failure::Start(why)));
+        } else if let Err(error) = self.open() {
+            self.reasons.set_failure(error);
+            self.machine.push(Event::NotPrepared(Failure::Start(StartFailure::Other)));
+        } else {
+            self.run_hook(Hook::Precheck);
+        }
+    }
+
+    fn report_prepared(&mut self) {
+        self.record_step(UpgradeStep::Prepared);
+        tracing::info!("prepared; waiting until the old child is gone");
+        let deadline = self.to_ready();
+        // If the predecessor is gone, its pidfd shows that. Otherwise it takes this generation for hung.
+        self.handover.report(&ToPredecessor::Prepared { deadline });
+    }
+
     fn start_child(&mut self) {
         if let Err(error) = self.try_to_start_child() {
             self.reasons.set_failure(error);
@@ -118,7 +155,11 @@ impl Runtime {
         }
     }
 
-    fn try_to_start_child(&mut self) -> Result<(), String> {
+    /// Opens the sockets and starts the relay, unless that was done before.
+    fn open(&mut self) -> Result<(), String> {
+        if self.traffic.is_open {
+            return Ok(());
+        }
         let is_first = self.handover.predecessor.is_none();
         let opened = self.traffic.open(&self.plan, &self.identity, is_first);
         opened.map_err(|error| error.to_string())?;
@@ -129,9 +170,16 @@ impl Runtime {
         self.proxy
             .start(&self.plan, &self.identity, &self.traffic.listeners, &mut self.wait)
             .map_err(|error| format!("can't start the relay for `[[proxy]]`: {error}"))?;
+        self.traffic.is_open = true;
+        Ok(())
+    }
+
+    fn try_to_start_child(&mut self) -> Result<(), String> {
+        self.open()?;
         let (sockets, envp) = self.traffic.for_child(&self.child.envp, &self.identity);
         let launch = Launch::new(self.plan.argv(), envp, self.plan.workdir.clone(), self.identity.signals)
-            .with_sockets(sockets);
+            .with_sockets(sockets)
+            .with_lease(self.handover.lease().map_err(|error| error.to_string())?);
         self.child
             .start(launch, &self.plan, &mut self.wait)
             .map_err(|error| format!("can't start `{}`: {error}", self.plan.cmd[0]))
@@ -165,16 +213,22 @@ impl Runtime {
     /// Starts a hook. An earlier run that is still going is killed.
     fn run_hook(&mut self, hook: Hook) {
         let argv = match hook {
+            Hook::Precheck => &self.plan.upgrade.precheck,
             Hook::Promote => &self.plan.hooks.promote,
             Hook::Promoted => &self.plan.hooks.promoted,
             Hook::Failed => &self.plan.hooks.failed,
             Hook::RolledBack => &self.plan.hooks.rolled_back,
         };
         if argv.is_empty() {
-            if hook == Hook::Promote {
-                self.machine.push(Event::HookSucceeded);
+            match hook {
+                Hook::Precheck => self.machine.push(Event::Prepared),
+                Hook::Promote => self.machine.push(Event::HookSucceeded),
+                Hook::Promoted | Hook::Failed | Hook::RolledBack => {}
             }
             return;
+        }
+        if hook == Hook::Precheck {
+            self.operators.record_step(UpgradeStep::Precheck, None, &self.handover);
         }
         if hook == Hook::Promote {
             self.operators.record_step(UpgradeStep::Hook, self.child.pid(), &self.handover);
@@ -201,10 +255,18 @@ impl Runtime {
     pub(super) fn on_hook_result(&mut self, result: Option<hooks::HookResult>) {
         match result {
             None => {}
-            Some(Ok(())) => self.machine.push(Event::HookSucceeded),
-            Some(Err(why)) => {
-                self.reasons.set_failure(why);
-                self.machine.push(Event::HookFailed);
+            Some(result) => {
+                let prepares = self.machine.state.is_preparing();
+                let event = match (result.is_ok(), prepares) {
+                    (true, true) => Event::Prepared,
+                    (true, false) => Event::HookSucceeded,
+                    (false, true) => Event::NotPrepared(Failure::Precheck),
+                    (false, false) => Event::HookFailed,
+                };
+                if let Err(why) = result {
+                    self.reasons.set_failure(why);
+                }
+                self.machine.push(event);
             }
         }
     }
@@ -322,12 +384,13 @@ impl Runtime {
             .map(|(address, socket, file)| (ToSuccessor::Control { address, file }, Some(socket)));
         let relay = link.as_ref().map(|link| (ToSuccessor::Relay, Some(link.as_fd())));
         let back = back.as_ref().map(|link| (ToSuccessor::RelayBack, Some(link.as_fd())));
+        let keeper = self.child.keeper().map(|keeper| (ToSuccessor::Keeper, Some(keeper.as_fd())));
         let records = self.operators.log.history.iter();
         let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
         let is_started = self.handover.start_successor(
             &self.identity.origin.program,
             hello,
-            sockets.chain(control).chain(relay).chain(back).chain(records),
+            sockets.chain(control).chain(relay).chain(back).chain(keeper).chain(records),
             self.plan.upgrade.timeout + MARGIN,
             self.managers.anchor.link(),
             &mut self.wait,
@@ -343,7 +406,8 @@ impl Runtime {
     fn hello(&self, relay: bool, relay_back: bool) -> Hello {
         Hello {
             protocol: message::PROTOCOL,
-            oldest: message::OLDEST_PROTOCOL,
+            // A version that does not know how to wait for its turn must refuse.
+            oldest: if self.plan.upgrade.overlap { message::OLDEST_PROTOCOL } else { message::GIVES_WAY },
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             generation: self.identity.generation + 1,
@@ -355,6 +419,8 @@ impl Runtime {
             relay,
             relay_back,
             bakes: true,
+            keeper: self.child.keeper().is_some(),
+            exclusive: !self.plan.upgrade.overlap,
             hold: self.proxy.hold(),
             records: self.operators.log.history.iter().len() as u32,
             upgrade: self.operators.log.for_successor(),

@@ -31,10 +31,16 @@ pub(super) enum Token {
     Predecessor,
     /// The predecessor's process.
     PredecessorProcess,
+    /// What is left of the process tree of a successor that is gone.
+    SuccessorTree,
+    /// What is left of the process tree of a predecessor that was killed.
+    PredecessorTree,
     /// The health check.
     Check,
     /// `NOTIFY_SOCKET` of the child.
     Notifications,
+    /// `upgrade.precheck`.
+    Precheck,
     /// `hooks.promote`.
     PromoteHook,
     /// `hooks.promoted`.
@@ -55,7 +61,7 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 21] = [
+const TOKENS: [Token; 24] = [
     Token::Anchor,
     Token::FormerParent,
     Token::Descendants,
@@ -66,8 +72,11 @@ const TOKENS: [Token; 21] = [
     Token::SuccessorProcess,
     Token::Predecessor,
     Token::PredecessorProcess,
+    Token::SuccessorTree,
+    Token::PredecessorTree,
     Token::Check,
     Token::Notifications,
+    Token::Precheck,
     Token::PromoteHook,
     Token::PromotedHook,
     Token::FailedHook,

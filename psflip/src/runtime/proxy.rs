@@ -303,9 +303,7 @@ impl Runtime {
                 };
                 taken && proxy.send(&Order::Leave { stops: true, may_return: false }, None)
             }
-            RelayOrder::Hold if !repeated => {
-                proxy.send(&Order::Leave { stops: false, may_return: true }, None)
-            }
+            RelayOrder::Hold if !repeated => proxy.send(&Order::Pause, None),
             RelayOrder::Close if !repeated => proxy.send(&Order::Close, None),
             RelayOrder::Hold | RelayOrder::Stop | RelayOrder::Close => true,
         };
@@ -346,6 +344,11 @@ impl Runtime {
         if self.proxy.accepts() {
             return; // it crossed the order to stay
         }
+        // Whatever follows a pause, more is to be reported.
+        if self.proxy.ordered == Some(RelayOrder::Hold) {
+            tracing::info!(requests_waited_for = waited_for, "the proxy has answered all requests");
+            return self.dispatch(Event::RelayDrained);
+        }
         // The relay reports it again after `Close`.
         if !std::mem::replace(&mut self.proxy.is_drained, true) {
             tracing::info!(
@@ -368,7 +371,7 @@ impl Runtime {
         self.operators.set_changed();
         let state = &self.machine.state;
         let is_stopping = state.is_stopping();
-        if state.is_starting() && !is_stopping {
+        if (state.is_starting() && !state.is_service() || state.is_preparing()) && !is_stopping {
             self.reasons.set_failure(
                 "the relay, which carries the connections of `[[proxy]]`, has exited".to_owned(),
             );

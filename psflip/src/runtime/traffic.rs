@@ -21,6 +21,8 @@ pub(super) struct Traffic {
     /// The sockets that the predecessor handed over, until the child starts.
     given: Vec<Given>,
     pub(super) listeners: Listeners,
+    /// Everything that clients connect to has been opened.
+    pub(super) is_open: bool,
     /// The symlink that this generation repointed, until it is promoted.
     repointed: Option<Repointed>,
     pub(super) pidfile: Option<Pidfile>,
@@ -38,7 +40,14 @@ struct BeforeUpgrade {
 impl Traffic {
     /// What the predecessor handed over.
     pub(super) fn new(given: Vec<Given>) -> Self {
-        Self { given, listeners: Listeners::default(), repointed: None, pidfile: None, before_upgrade: None }
+        Self {
+            given,
+            listeners: Listeners::default(),
+            is_open: false,
+            repointed: None,
+            pidfile: None,
+            before_upgrade: None,
+        }
     }
 
     /// Opens the sockets of this generation, or takes them over. `is_first`: there is no predecessor.

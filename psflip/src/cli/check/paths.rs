@@ -31,6 +31,7 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
         }
         let hooks = &plan.hooks;
         programs.extend([
+            ("upgrade.precheck", &plan.upgrade.precheck),
             ("hooks.promote", &hooks.promote),
             ("hooks.promoted", &hooks.promoted),
             ("hooks.failed", &hooks.failed),

@@ -13,7 +13,7 @@ pub(super) fn of_outages(plan: &Plan, next: Option<&Plan>) -> Vec<Warning> {
     let mut found = Vec::new();
     found.extend(old_child_is_asked(plan));
     for (index, proxy) in plan.proxies.iter().enumerate() {
-        if is_constant(proxy, next) {
+        if plan.upgrade.overlap && is_constant(proxy, next) {
             found.push(Warning {
                 key: format!("proxy.{index}.forward"),
                 message: format!(

@@ -105,6 +105,10 @@ pub(super) fn record(record: &Record, view: &View) -> String {
     if let Some(drain) = drain(record) {
         phases = if phases.is_empty() { drain } else { format!("{phases}; {drain}") };
     }
+    if let Some(waited) = record.waited_ms {
+        let waited = format!("clients waited {}", span(waited));
+        phases = if phases.is_empty() { waited } else { format!("{phases}; {waited}") };
+    }
     if !phases.is_empty() {
         line(&phases, Some(Paint::Faint));
     }
@@ -155,6 +159,9 @@ pub(super) fn step_in_words(step: UpgradeStep) -> &'static str {
         UpgradeStep::Started => "starting a new psflip",
         UpgradeStep::Spawned => "new psflip started; reading its configuration",
         UpgradeStep::Starting => "configuration read; starting the child",
+        UpgradeStep::Precheck => "running upgrade.precheck",
+        UpgradeStep::Prepared => "prepared; waiting until the old child is gone",
+        UpgradeStep::GaveWay => "the old child is gone; starting the new one",
         UpgradeStep::Child => "child started; waiting until it is healthy",
         UpgradeStep::Probe => "not healthy yet",
         UpgradeStep::Settling => "child is healthy; settling",

@@ -58,12 +58,15 @@ impl Progress {
                 );
                 vec![view.paint(Paint::Good, &head)]
             }
-            Event::Promoted { generation, pid, child, took_ms, .. } => {
+            Event::Promoted { generation, pid, child, took_ms, waited_ms, .. } => {
                 "the old generation drains".clone_into(&mut self.now);
                 self.began = None;
                 self.probe = None;
                 let who = who(*pid, *child);
-                let head = format!("generation {generation} is active{who}, after {}", span(*took_ms));
+                let waited =
+                    waited_ms.map_or_else(String::new, |waited| format!("; clients waited {}", span(waited)));
+                let head =
+                    format!("generation {generation} is active{who}, after {}{waited}", span(*took_ms));
                 vec![view.paint(Paint::Good, &head)]
             }
             Event::Drained { killed, .. } => {
@@ -142,10 +145,15 @@ impl Progress {
 
 /// The failure of an upgrade, as lines. `look` says where to read more.
 pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> String {
-    let Event::Failed { upgrade, generation, reason, rolled_back, output, child, .. } = event else {
+    let Event::Failed { upgrade, generation, reason, rolled_back, output, child, waited_ms, .. } = event
+    else {
         return String::new();
     };
     let serves = match child {
+        Some(child) if waited_ms.is_some() => {
+            let waited = span(waited_ms.unwrap_or_default());
+            format!("the old child was started again (pid {child}); clients waited {waited}")
+        }
         Some(child) => format!("the old child (pid {child}) keeps running"),
         None => "no child is left".to_owned(),
     };

@@ -330,7 +330,14 @@ fn told() -> Vec<Event> {
         ),
         step(UpgradeStep::Healthy, 1118, None),
         step(UpgradeStep::Pidfile, 1120, None),
-        Event::Promoted { upgrade: 6, generation: 8, pid: Some(71), child: Some(72), took_ms: 1123 },
+        Event::Promoted {
+            upgrade: 6,
+            generation: 8,
+            pid: Some(71),
+            child: Some(72),
+            took_ms: 1123,
+            waited_ms: None,
+        },
         Event::Drained { upgrade: 6, killed: true },
     ]
 }
@@ -373,6 +380,7 @@ fn a_failure_shows_the_reason_what_still_runs_and_where_to_look() {
         ),
         pid: Some(71),
         child: Some(12),
+        waited_ms: None,
     };
     let look = ["psflip's log: /var/log/app.log".to_owned()];
     let wide = failure(&failed, &look, &view(120));

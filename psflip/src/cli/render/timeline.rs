@@ -210,9 +210,15 @@ fn new_generation(out: &mut String, record: &Record, y: f64, scale: &Scale, unti
     };
     let promotion =
         if at(record, UpgradeStep::Hook).is_some() { "promotion, with hooks.promote" } else { "promotion" };
+    let prepared = at(record, UpgradeStep::Prepared);
+    let starts = match prepared {
+        Some(_) => at(record, UpgradeStep::GaveWay),
+        None => at(record, UpgradeStep::Starting),
+    };
     let phases = [
         ("start", Some(0), "the new psflip starts".to_owned()),
-        ("child", at(record, UpgradeStep::Starting), "its child starts".to_owned()),
+        ("start", prepared, "waits until the old child is gone".to_owned()),
+        ("child", starts, "its child starts".to_owned()),
         ("probing", at(record, UpgradeStep::Child), format!("probing{probes}")),
         ("settling", at(record, UpgradeStep::Settling), "settling".to_owned()),
         ("promotion", at(record, UpgradeStep::Healthy), promotion.to_owned()),

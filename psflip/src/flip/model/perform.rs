@@ -115,7 +115,7 @@ impl World {
             }
             Effect::TakePidfile => self.take_pidfile(index, fails),
             Effect::RunHook(Hook::Promote) => generation.hook = true,
-            Effect::RunHook(Hook::Promoted | Hook::Failed | Hook::RolledBack) => {}
+            Effect::RunHook(Hook::Precheck | Hook::Promoted | Hook::Failed | Hook::RolledBack) => {}
             Effect::KillHook => generation.hook = false,
             Effect::SwitchTraffic => {
                 generation.feedback.push_back(if fails {

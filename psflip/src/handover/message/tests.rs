@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 fn hello() -> Hello {
     Hello {
-        protocol: 1,
+        protocol: 2,
         oldest: 1,
         version: "0.1.0".to_owned(),
         pid: 4711,
@@ -20,6 +20,8 @@ fn hello() -> Hello {
         relay: true,
         relay_back: true,
         bakes: true,
+        keeper: true,
+        exclusive: true,
         hold: Some(Hold { since: 1_795_000_000_000, max_ms: 30_000 }),
         records: 1,
         upgrade: Begun {
@@ -66,6 +68,9 @@ fn the_wire() {
         ToSuccessor::Traffic,
         ToSuccessor::Keep,
         ToSuccessor::Signal(Received { signal: Signal::HUP, code: -1, pid: 12, uid: 0, value: 7 }),
+        ToSuccessor::Keeper,
+        ToSuccessor::Start { waiting_since: Some(86_400_100) },
+        ToSuccessor::Start { waiting_since: None },
         ToSuccessor::Acknowledge {
             upgrade_queued: true,
             by: by(),
@@ -87,6 +92,7 @@ fn the_wire() {
             deadline: Duration::from_secs(80),
             grace: Duration::from_millis(25_500),
         },
+        ToPredecessor::Prepared { deadline: Duration::from_secs(90) },
         ToPredecessor::Extended { deadline: Duration::from_secs(120) },
         ToPredecessor::Warning { text: "nobody asks the child".to_owned() },
         ToPredecessor::Progress { step: UpgradeStep::Child, child: Some(4713), probe: None, left: None },

@@ -22,10 +22,11 @@ use crate::sys::tree;
 use crate::sys::wait::{self, ChangeKind};
 
 /// Runs the keeper. All signals are blocked, as they are in psflip.
-pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, reports_all: bool) -> ! {
+pub(super) fn keep(mut launch: Launch, psflip_socket: &Socket, psflip: &PidFd, reports_all: bool) -> ! {
     process::set_name(c"psflip: keeper");
     memory::reserve_stack(); // before there is a child that a failure would kill
     seam::step(Moment::Begins, format_args!("keeper"));
+    let lease = launch.lease.take();
     let own_pid = std::process::id();
     let mut read = SignalSet::default();
     read.insert(Signal::CHLD);
@@ -48,7 +49,10 @@ pub(super) fn keep(launch: Launch, psflip_socket: &Socket, psflip: &PidFd, repor
     packet[1..].copy_from_slice(&child.to_ne_bytes());
     report(psflip_socket, &packet, &[child_fd.as_fd()]);
     drop(child_fd);
-    process::close_all_but(&[psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()]);
+    let mut keeps = vec![psflip_socket.as_fd(), psflip.as_fd(), signals.as_fd()];
+    keeps.extend(lease.as_ref().map(AsFd::as_fd));
+    process::close_all_but(&keeps);
+    drop(keeps);
     Keeper {
         child,
         psflip_socket,

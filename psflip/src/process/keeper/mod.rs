@@ -127,6 +127,12 @@ impl Tree {
         }
     }
 
+    /// The keeper's process, which exits after the whole tree.
+    #[must_use]
+    pub fn keeper(&self) -> &PidFd {
+        &self.keeper
+    }
+
     /// The keeper's pid.
     #[must_use]
     pub fn keeper_pid(&self) -> u32 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::status::{in_words, kind};
 use crate::control::protocol::Event as ControlEvent;
 use crate::control::server::{AfterReply, Interest};
-use crate::flip::{Failure, Notice, Timer, UpgradeBlocked};
+use crate::flip::{DrainStep, Failure, Notice, Timer, UpgradeBlocked};
 use crate::handover::ToPredecessor;
 use crate::history::{self, UpgradeStep};
 use crate::runtime::timers::Key;
@@ -31,7 +31,8 @@ impl Runtime {
             Notice::Promoted => {
                 reasons::forget_last_exit(&self.plan);
                 let took = span(self.operators.log.took());
-                tracing::info!(child, health = kind(&self.plan.health), %took, "healthy, active");
+                let waited = self.operators.log.end_wait().map(span).map(tracing::field::display);
+                tracing::info!(child, health = kind(&self.plan.health), %took, clients_waited = waited, "healthy, active");
             }
             Notice::UpgradeStarted => {
                 tracing::info!(next_generation = self.identity.generation + 1, "upgrade started");
@@ -47,6 +48,7 @@ impl Runtime {
                 );
             }
             Notice::UpgradeFailed | Notice::UpgradeRolledBack => {
+                self.operators.log.set_waiting_since(None);
                 let reason = self.upgrade_failure();
                 let took = span(self.operators.log.upgrade_took().unwrap_or_default());
                 if self.machine.state.is_stopping() {
@@ -65,31 +67,39 @@ impl Runtime {
                 let reason = self.upgrade_failure();
                 tracing::error!(reason, "upgrade failed, and the old child had exited meanwhile; stopping");
             }
-            Notice::GivesWay => tracing::info!(
-                child,
-                "the new generation is prepared; stopping the old child before the new one starts \
+            Notice::GivesWay => {
+                self.operators.log.begin_wait();
+                tracing::info!(
+                    child,
+                    "the new generation is prepared; stopping the old child before the new one starts \
                  (`upgrade.overlap = false`)"
-            ),
-            Notice::CantGiveWay => tracing::error!(
-                child,
-                "the old child could not be stopped for the new one, so it keeps running"
-            ),
+                )
+            }
+            Notice::CantGiveWay => {
+                self.operators.log.set_waiting_since(None);
+                self.handover.set_successor_failure("the old child could not be stopped for the new one");
+            }
             Notice::StartsAgain => {
                 let reason = self.upgrade_failure();
                 tracing::error!(reason, "upgrade failed; starting the old child again");
             }
             Notice::ServesAgain => {
                 let took = span(self.operators.log.upgrade_took().unwrap_or_default());
-                tracing::info!(child, %took, "the old child serves again after the failed upgrade");
+                let waited = self.operators.log.end_wait().map(span).map(tracing::field::display);
+                tracing::info!(child, %took, clients_waited = waited, "the old child serves again after the failed upgrade");
             }
             Notice::NotServingAgain(failure) => {
                 let probe = self.child.last_probe(failure);
-                let reason = self.reasons.fail(failure, probe, self.child.healthy_for(), &self.plan);
+                let reason =
+                    self.reasons.fail(failure, probe, self.child.healthy_for(), &self.plan).to_owned();
                 tracing::error!(
                     child,
                     reason,
                     "the service is down: after a failed upgrade the old child could not be started again"
                 );
+                let upgrade = self.reasons.upgrade_failure.take().unwrap_or_default();
+                let both = format!("{upgrade}; then the old child could not be started again: {reason}");
+                self.reasons.upgrade_failure = Some(both);
             }
             Notice::TreeSurvivedKill => tracing::error!(
                 "processes of the other generation are still there {KILL:?} after SIGKILL; no longer waiting for them"
@@ -138,9 +148,17 @@ impl Runtime {
                 );
             }
             Notice::Superseded => {
+                self.operators.log.end_wait();
                 let pid = self.handover.successor_process().map(|(pid, _)| pid);
                 let signal = self.plan.shutdown.signal;
-                tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child");
+                match self.machine.state.drain() {
+                    Some(DrainStep::PassingOn) => {
+                        tracing::info!(new_psflip = pid, "new generation took over")
+                    }
+                    _ => {
+                        tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child")
+                    }
+                }
             }
             Notice::RelayTimedOut => tracing::warn!(
                 waited = ?self.drain_time(),
@@ -220,6 +238,8 @@ impl Runtime {
         if failure == Failure::Aborted {
             // A stop request may be the cause, so nothing is said about the old generation here.
             tracing::warn!(reason, "this generation gives up");
+        } else if self.handover.has_turn() {
+            tracing::error!(reason, "this generation failed; the old one starts its child again");
         } else if self.handover.predecessor.is_some() {
             tracing::error!(reason, "this generation failed; the old one keeps running");
         } else {
@@ -257,7 +277,8 @@ impl Runtime {
                     Notice::UpgradeRolledBack => history::Outcome::RolledBack,
                     _ => history::Outcome::Failed,
                 };
-                self.operators.record_failure(result, &reason, self.child.pid(), is_stopping);
+                let child = self.child.pid().filter(|_| !matches!(notice, Notice::NotServingAgain(_)));
+                self.operators.record_failure(result, &reason, child, is_stopping);
             }
             Notice::RequestRefused => {
                 let refused =

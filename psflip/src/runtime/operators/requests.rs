@@ -183,6 +183,7 @@ impl Runtime {
                     output: None,
                     pid: record.pid,
                     child,
+                    waited_ms: record.waited_ms,
                 },
             };
             let drained =

@@ -121,7 +121,7 @@ impl Runtime {
 fn state(state: &flip::State) -> ServiceState {
     if state.is_stopping() {
         ServiceState::Stopping
-    } else if state.successor().is_some() {
+    } else if state.successor().is_some() || state.is_interrupted() {
         ServiceState::Upgrading
     } else if state.is_service() {
         ServiceState::Serving

@@ -38,6 +38,8 @@ pub(in crate::runtime) struct UpgradeLog {
     pub(in crate::runtime) started_at: u64,
     /// When this generation became the service, in milliseconds since 1970.
     pub(in crate::runtime) active_since: Option<u64>,
+    /// Since when clients have been waiting because no child runs, by [`clock`].
+    waiting_since: Option<u64>,
     /// The predecessor's current step of draining, and the deadline for it.
     pub(in crate::runtime) predecessor: Option<(Drain, Instant)>,
 }
@@ -103,6 +105,7 @@ impl UpgradeLog {
             by: None,
             started_at: now(),
             active_since: None,
+            waiting_since: None,
             predecessor: None,
         }
     }
@@ -139,6 +142,35 @@ impl UpgradeLog {
     pub(in crate::runtime) fn drained(&self) -> Option<Duration> {
         let promoted = self.history.iter().next_back()?.took_ms?;
         Some(self.took().saturating_sub(Duration::from_millis(promoted)))
+    }
+
+    /// From now on clients wait: the child gives way.
+    pub(in crate::runtime) fn begin_wait(&mut self) {
+        self.waiting_since = Some(clock());
+    }
+
+    /// Since when clients have been waiting, by a clock that is the same for all processes.
+    pub(in crate::runtime) fn waiting_since(&self) -> Option<u64> {
+        self.waiting_since
+    }
+
+    /// The predecessor has let clients wait since then; or no clients wait, and the child did not stop.
+    pub(in crate::runtime) fn set_waiting_since(&mut self, since: Option<u64>) {
+        self.waiting_since = since;
+    }
+
+    /// Clients wait no longer. Records and returns how long they did.
+    pub(in crate::runtime) fn end_wait(&mut self) -> Option<Duration> {
+        let waited = since(self.waiting_since.take()?);
+        let record = match (&mut self.own, &mut self.upgrade) {
+            (Some(own), _) => Some(own),
+            (None, Some(upgrade)) => Some(&mut upgrade.record),
+            (None, None) => None,
+        };
+        if let Some(record) = record {
+            record.waited_ms = Some(waited);
+        }
+        Some(Duration::from_millis(waited))
     }
 
     /// How long ago the running upgrade began.
@@ -260,6 +292,7 @@ impl UpgradeLog {
             output: output.and_then(written_since),
             pid: record.pid,
             child,
+            waited_ms: record.waited_ms,
         };
         self.history.add(record);
         Some(failed)
@@ -344,6 +377,7 @@ pub(super) fn promoted(record: &Record) -> protocol::Event {
         pid: record.pid,
         child: record.child,
         took_ms: record.took_ms.unwrap_or_default(),
+        waited_ms: record.waited_ms,
     }
 }
 
