@@ -189,6 +189,13 @@ fn upgrade(reader: &mut Reader<'_>, file: &Section<'_>) -> Upgrade {
 fn refuse_bake(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan) {
     let Some(DeValue::Table(upgrade)) = file.find("upgrade").map(toml::Spanned::get_ref) else { return };
     let Some((key, _)) = upgrade.get_key_value("bake") else { return };
+    if plan.upgrade.bake.is_some() && !plan.upgrade.overlap {
+        reader.error(
+            Error::at(key.span(), "`upgrade.bake` and `overlap = false` exclude each other")
+                .help("in a bake the old child stands by while the new one has the traffic: remove one of them"),
+        );
+        return;
+    }
     let has = ["proxy", "listen", "switch"].into_iter().any(|name| file.find(name).is_some());
     if !has && plan.upgrade.bake.is_some() {
         reader.error(

@@ -188,8 +188,8 @@ pub enum Event {
         /// The pid of the child that keeps running, or that was started again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<u32>,
-        /// The old child had stopped for the new one (`upgrade.overlap = false`) and was started again. For so
-        /// many milliseconds clients waited.
+        /// The old child had stopped for the new one (`upgrade.overlap = false`) and was started again.
+        /// Clients waited so many milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         waited_ms: Option<u64>,
     },

@@ -20,9 +20,9 @@ use crate::sys::early::SignalSetup;
 use crate::sys::signal::{Received, SignalSet};
 use crate::traffic::FileId;
 
-/// The protocol that this version speaks. 2: a successor can be required to wait until its predecessor's child
-/// is gone ([`Hello::exclusive`]). Versions of protocol 1 would start their child beside it, so they must
-/// refuse.
+/// The protocol that this version speaks. 2: a successor can be required to wait until its predecessor's
+/// child is gone ([`Hello::exclusive`]). Versions of protocol 1 would start their child beside it, so they
+/// must refuse.
 pub const PROTOCOL: u32 = 2;
 /// The oldest protocol that this version still speaks.
 pub const OLDEST_PROTOCOL: u32 = 1;

@@ -323,7 +323,7 @@ mod tests {
         // Contract: V1
         let refusals = [
             NoHello::NoPredecessor { value: "9".to_owned(), cause: "no message waits there".to_owned() },
-            NoHello::Versions { version: "9.9.9".to_owned(), theirs_oldest: 2, theirs: 3 },
+            NoHello::Versions { version: "9.9.9".to_owned(), theirs_oldest: 3, theirs: 4 },
             NoHello::Versions { version: "0.0.1".to_owned(), theirs_oldest: 0, theirs: 0 },
         ];
         let text: Vec<String> = refusals.iter().map(ToString::to_string).collect();

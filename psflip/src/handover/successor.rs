@@ -62,7 +62,7 @@ struct Sent {
     messages: usize,
     starting: bool,
     prepared: bool,
-    /// It was told to start its child after that.
+    /// After that it got the message that its child may start.
     granted: bool,
     extensions: u32,
     returned: bool,
@@ -80,8 +80,8 @@ pub enum FromSuccessor {
         /// Its version.
         version: String,
     },
-    /// It waits for its turn ([`SuccessorLink::grant_turn`]), and [`SuccessorLink::deadline`] has changed: that
-    /// time begins with the turn.
+    /// It waits for its turn ([`SuccessorLink::grant_turn`]). [`SuccessorLink::deadline`] has changed and
+    /// begins with the turn.
     Prepared,
     /// Its child may take longer, and [`SuccessorLink::deadline`] has changed.
     Extended,

@@ -34,10 +34,10 @@ pub(super) struct Handover {
     intermediate: Option<u32>,
     /// Why no successor could be started.
     start_error: Option<String>,
-    /// The other end is open while the successor or the keeper of its child is there, once the successor was
-    /// told to start its child.
+    /// Once the successor's child may start: the other end is open while the successor or the keeper of its
+    /// child is there.
     successor_tree: Option<Socket>,
-    /// The keeper of the predecessor's child.
+    /// The keeper of the predecessor's child, until this generation's may start.
     predecessor_keeper: Option<PidFd>,
     /// Kept open for the predecessor, as the keeper of the child does that inherits it.
     lease: Option<OwnedFd>,
@@ -120,10 +120,11 @@ impl Handover {
         answer
     }
 
-    /// It said that this generation may start its child. Its end of `lease` shows it when this process and the
-    /// keeper of the child are gone.
+    /// This generation may start its child. The predecessor's end of `lease` shows it when this process and
+    /// the keeper of the child are gone.
     pub(super) fn keep_lease(&mut self, lease: OwnedFd) {
         self.lease = Some(lease);
+        self.predecessor_keeper = None;
     }
 
     /// Whether it has stopped its child for this generation's, and has not exited.

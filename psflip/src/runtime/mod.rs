@@ -169,6 +169,7 @@ impl Runtime {
         let is_first = predecessor.is_none();
         let generation = identity.generation;
         let (machine, effects) = Machine::new(role(&plan, predecessor.as_ref()));
+        let is_exclusive = machine.state.is_exclusive();
         let number = generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
         let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
@@ -184,7 +185,7 @@ impl Runtime {
             machine,
             wait,
             child: Child::new(envp.into(), reaper),
-            handover: Handover::new(predecessor, keeper),
+            handover: Handover::new(predecessor, keeper.filter(|_| is_exclusive)),
             traffic: Traffic::new(given),
             proxy: Proxy::new(relay, relay_back, hold),
             hooks: Hooks::default(),

@@ -290,6 +290,9 @@ impl Runtime {
         if self.plan.upgrade.bake.is_none() || self.handover.predecessor.is_none() {
             return false;
         }
+        if self.handover.has_turn() {
+            return false; // the old configuration says that no child can stand by
+        }
         let can = self.handover.predecessor_bakes();
         if !can {
             tracing::warn!(

@@ -10,6 +10,7 @@ mod configuration;
 mod control;
 mod cost;
 mod examples;
+mod exclusive;
 mod exit_codes;
 mod failures;
 mod flags;

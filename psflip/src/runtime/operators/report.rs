@@ -73,7 +73,7 @@ impl Runtime {
                     child,
                     "the new generation is prepared; stopping the old child before the new one starts \
                  (`upgrade.overlap = false`)"
-                )
+                );
             }
             Notice::CantGiveWay => {
                 self.operators.log.set_waiting_since(None);
@@ -153,10 +153,10 @@ impl Runtime {
                 let signal = self.plan.shutdown.signal;
                 match self.machine.state.drain() {
                     Some(DrainStep::PassingOn) => {
-                        tracing::info!(new_psflip = pid, "new generation took over")
+                        tracing::info!(new_psflip = pid, "new generation took over");
                     }
                     _ => {
-                        tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child")
+                        tracing::info!(child, new_psflip = pid, %signal, "new generation took over; stopping the old child");
                     }
                 }
             }

@@ -53,6 +53,11 @@ pub(super) const WORDS: &[&str] = &[
     "\\\\",
     "\nprotocol 2",
     "\noldest 2",
+    "\nkeeper 1",
+    "\nexclusive 1",
+    "start",
+    "waiting-since",
+    "prepared",
     "\nremembered 1",
     "\nslot c",
 ];

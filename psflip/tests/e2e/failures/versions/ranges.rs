@@ -94,13 +94,13 @@ fn an_unknown_protocol_of_the_predecessor_is_refused_at_first() {
     install(&service, &double("psflip-other"));
     // Its child would print that it started.
     service.configure(&["never-ready"], AT_ONCE);
-    for (newest, oldest, version) in [(3, 2, "9.9.9"), (0, 0, "0.0.1"), (u32::MAX, u32::MAX, "12.0.0-rc.1")] {
+    for (newest, oldest, version) in [(4, 3, "9.9.9"), (0, 0, "0.0.1"), (u32::MAX, u32::MAX, "12.0.0-rc.1")] {
         plan(&service, &format!("hello protocol {newest}\nhello oldest {oldest}\nhello version {version}\n"));
         let line = service.fails();
         let own = env!("CARGO_PKG_VERSION");
         let theirs =
             format!("the predecessor is psflip {version} and speaks hand-over protocol {oldest} to {newest}");
-        for part in [theirs, format!("this is psflip {own} and speaks 1 to 1"), "exit code 125".to_owned()] {
+        for part in [theirs, format!("this is psflip {own} and speaks 1 to 2"), "exit code 125".to_owned()] {
             assert!(line.text.contains(&part), "no `{part}` in: {line}");
         }
     }
@@ -115,10 +115,24 @@ fn a_successor_with_an_unknown_protocol_fails_the_upgrade_only() {
     // Contract: V1, U8
     let service = start();
     install(&service, &double("psflip-rogue"));
-    let reason = "the predecessor is psflip 0.1.0 and speaks hand-over protocol 1 to 1, this is psflip 9.9.9 and speaks 2 to 3";
+    let reason = "the predecessor is psflip 0.1.0 and speaks hand-over protocol 1 to 2, this is psflip 9.9.9 and speaks 3 to 4";
     plan(&service, &format!("say failed\\ncode 125\\nreason {reason}\nexit 125\n"));
     let line = service.fails();
     assert!(line.text.contains(reason) && line.text.contains("exit code 125"), "{line}");
+    install(&service, &psflip_bin());
+    service.succeeds_and_ends();
+}
+
+#[test]
+fn a_version_that_cant_give_way_is_not_asked_to() {
+    // Contract: E6, V1, U8
+    let service = start();
+    plan(&service, "hello protocol 1\nhello oldest 1\nhello version 0.0.9\n");
+    install(&service, &double("psflip-other"));
+    service.configure(&["never-ready"], &format!("[upgrade]\noverlap = false\n{AT_ONCE}"));
+    let line = service.fails();
+    assert!(line.text.contains("the running psflip 0.0.9 can't stop its child"), "{line}");
+    assert!(line.text.contains("restart the service once"), "{line}");
     install(&service, &psflip_bin());
     service.succeeds_and_ends();
 }

@@ -1,0 +1,120 @@
+//! Upgrades that fail: the old child keeps running, or is started again.
+
+use testkit::client::http::HttpClient;
+use testkit::{Psflip, Sandbox, Stream};
+
+use super::{HEALTHY, assert_once, clients, next, once, proxied, upgrades_and_ends, web};
+use crate::service::{freeze, wait_coming};
+
+const NEVER: &str = "[healthcheck.command]\ncmd = [\"false\"]\ninterval = \"10ms\"\n";
+
+/// An upgrade that fails after the old child stopped. Nothing is lost, and the child of the same generation
+/// serves again.
+#[track_caller]
+fn starts_again(
+    sandbox: &Sandbox,
+    psflip: &Psflip,
+    reason: &str,
+    cause: impl FnOnce(testkit::Process, usize),
+) {
+    let (old, child, mark) = (psflip.active(), psflip.child(), psflip.output().mark());
+    psflip.request_flip();
+    cause(old, mark);
+    let line =
+        psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed; starting the old child again");
+    assert!(line.text.contains(reason), "no `{reason}` in {line}");
+    psflip.output().wait_after(mark, Stream::Stderr, "the old child serves again");
+    assert_eq!(psflip.active(), old);
+    assert_ne!(psflip.child(), child);
+    let answer = HttpClient::new(web(sandbox).as_path()).get("/").unwrap();
+    assert_eq!(answer.tag("name").unwrap(), "gen1");
+    assert_once(sandbox);
+}
+
+#[test]
+fn the_old_child_starts_again_when_the_new_one_fails() {
+    // Contract: E3, F3, F4, F6, U8
+    let sandbox = Sandbox::new();
+    let psflip = proxied(&sandbox, "").start().wait_ready();
+    let probe = clients(&sandbox);
+    probe.wait_requests(20);
+    let locked = |argv: &[&str]| super::locked(argv);
+    next(&sandbox, &locked(&["crash-on-init"]), "", HEALTHY);
+    starts_again(&sandbox, &psflip, "the child exited before it was healthy", |_, _| ());
+    next(&sandbox, &once(&[]), "timeout = \"300ms\"", NEVER);
+    starts_again(&sandbox, &psflip, "not healthy within 300ms", |_, _| ());
+    next(&sandbox, &once(&[]), "", &format!("{HEALTHY}[hooks]\npromote = [\"false\"]\n"));
+    starts_again(&sandbox, &psflip, "`hooks.promote` failed", |_, _| ());
+    next(&sandbox, &once(&[]), "", NEVER);
+    starts_again(&sandbox, &psflip, "killed, crashed, or not a psflip", |old, mark| {
+        psflip.output().wait_after(mark, Stream::Stderr, "child started");
+        crate::service::kill(wait_coming(&sandbox, old));
+    });
+    probe.wait_requests(20);
+    let report = probe.finish();
+    report.assert_no_failures();
+    assert_eq!(report.by_tag.keys().collect::<Vec<_>>(), ["gen1"], "{report}");
+    next(&sandbox, &once(&[]), "", HEALTHY);
+    upgrades_and_ends(&sandbox, &psflip);
+}
+
+#[test]
+fn the_old_child_notices_nothing_of_what_fails_before_it_stops() {
+    // Contract: E1, F1, F3, U8
+    let sandbox = Sandbox::new();
+    let psflip = proxied(&sandbox, "").start().wait_ready();
+    let child = psflip.child();
+    let probe = clients(&sandbox);
+    let cases: [(&[&str], &str, &str, &str); 3] = [
+        (&[], "precheck = [\"sh\", \"-c\", \"echo no such table; exit 3\"]", "", "no such table"),
+        (&["/no/such/program"], "", "", "can't execute `/no/such/program`"),
+        (&[], "", "[hooks]\npromote = 7\n", "the configuration is invalid"),
+    ];
+    for (argv, upgrade, rest, reason) in cases {
+        let argv: Vec<String> = argv.iter().map(|&part| part.to_owned()).collect();
+        let argv = if argv.is_empty() { once(&[]) } else { argv };
+        next(&sandbox, &argv, upgrade, &format!("{HEALTHY}{rest}"));
+        let mark = psflip.output().mark();
+        psflip.request_flip();
+        let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade failed");
+        assert!(line.text.contains(reason) && line.text.contains("keeps running"), "{line}");
+    }
+    assert_eq!(psflip.child(), child);
+    probe.wait_requests(20);
+    probe.finish().assert_no_failures();
+    next(&sandbox, &once(&[]), "", HEALTHY);
+    upgrades_and_ends(&sandbox, &psflip);
+}
+
+#[test]
+fn a_new_psflip_that_hangs_is_killed_and_the_old_child_starts_again() {
+    // Contract: E3, F5
+    let sandbox = Sandbox::new();
+    let psflip = proxied(&sandbox, "").start().wait_ready();
+    let rest = "timeout = \"100ms\"";
+    next(&sandbox, &once(&[]), rest, NEVER);
+    starts_again(&sandbox, &psflip, "did not answer within", |old, mark| {
+        let new = wait_coming(&sandbox, old);
+        psflip.output().wait_after(mark, Stream::Stderr, "prepared; waiting until the old child is gone");
+        freeze(new);
+    });
+    next(&sandbox, &once(&[]), "", HEALTHY);
+    upgrades_and_ends(&sandbox, &psflip);
+}
+
+#[test]
+fn psflip_exits_with_the_failure_if_the_old_child_does_not_start_again() {
+    // Contract: E3, C6
+    let sandbox = Sandbox::new();
+    let psflip = proxied(&sandbox, "").start().wait_ready();
+    let mark = psflip.output().mark();
+    next(&sandbox, &super::locked(&["crash-on-init"]), "", HEALTHY);
+    sandbox.write("broken", "");
+    psflip.request_flip();
+    let line =
+        psflip.output().wait_after(mark, Stream::Stderr, "the service is down: after a failed upgrade");
+    assert!(line.text.contains("exit code 7"), "{line}");
+    assert_eq!(psflip.wait_exit().code(), Some(7));
+    assert_once(&sandbox);
+    sandbox.assert_no_process_left();
+}
