@@ -191,8 +191,9 @@ fn refuse_bake(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan) {
     let Some((key, _)) = upgrade.get_key_value("bake") else { return };
     if plan.upgrade.bake.is_some() && !plan.upgrade.overlap {
         reader.error(
-            Error::at(key.span(), "`upgrade.bake` and `overlap = false` exclude each other")
-                .help("in a bake the old child stands by while the new one has the traffic: remove one of them"),
+            Error::at(key.span(), "`upgrade.bake` and `overlap = false` exclude each other").help(
+                "in a bake the old child stands by while the new one has the traffic: remove one of them",
+            ),
         );
         return;
     }

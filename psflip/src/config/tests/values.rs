@@ -3,7 +3,7 @@
 
 use insta::assert_snapshot;
 
-use super::refused;
+use super::{read, refused};
 
 #[test]
 fn a_command_line_is_suggested_as_a_list() {
@@ -489,4 +489,16 @@ fn a_nul_character() {
       |             ^^^^^^^^^^
       = help: the kernel ends arguments, variables and paths at a NUL, so it can't be passed on
     "#);
+}
+
+#[test]
+fn nothing_stands_by_without_overlap() {
+    // Contract: E6, X1
+    let text = "cmd = [\"x\"]\n[upgrade]\noverlap = false\nbake = \"1m\"\n[switch]\nsymlink = { path = \"a\", to = \"b\" }\n";
+    assert!(
+        refused(text).contains("`upgrade.bake` and `overlap = false` exclude each other"),
+        "{}",
+        refused(text)
+    );
+    read("cmd = [\"x\"]\n[upgrade]\noverlap = false\nprecheck = [\"true\"]\n").unwrap();
 }

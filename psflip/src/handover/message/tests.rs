@@ -1,7 +1,7 @@
 //! The messages on the wire, and packets that are none.
 
 use super::*;
-use crate::history::Outcome;
+use crate::history::{Outcome, UpgradeStep};
 use crate::sys::socket::LONGEST;
 use proptest::prelude::*;
 

@@ -77,7 +77,7 @@ fn leftover_processes_of_the_old_child_are_gone_before_the_new_one_starts() {
     let sandbox = Sandbox::new();
     let argv = super::locked(&["forks-workers", "--orphans", "2", "--ignore-term"]);
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let rest = text("", "[healthcheck.alive]\ntimeout = \"20ms\"\n").replace("\"2s\"", "\"100ms\"");
+    let rest = text("", "[healthcheck.alive]\ntimeout = \"20ms\"\n").replace("\"1s\"", "\"100ms\"");
     let psflip = psflip(&sandbox, &argv, &rest).start().wait_ready();
     for _ in 0..2 {
         psflip.flip();

@@ -37,7 +37,7 @@ fn once(more: &[&str]) -> Vec<String> {
 /// What belongs to `[upgrade]` comes first.
 fn text(upgrade: &str, rest: &str) -> String {
     format!(
-        "[upgrade]\noverlap = false\n{upgrade}\n[shutdown]\ntimeout = \"2s\"\n[log]\nlevel = \"debug\"\n{rest}"
+        "[upgrade]\noverlap = false\n{upgrade}\n[shutdown]\ntimeout = \"1s\"\n[log]\nlevel = \"debug\"\n{rest}"
     )
 }
 

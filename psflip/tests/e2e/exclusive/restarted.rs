@@ -91,11 +91,16 @@ fn a_new_psflip_that_hangs_is_killed_and_the_old_child_starts_again() {
     // Contract: E3, F5
     let sandbox = Sandbox::new();
     let psflip = proxied(&sandbox, "").start().wait_ready();
-    let rest = "timeout = \"100ms\"";
-    next(&sandbox, &once(&[]), rest, NEVER);
+    next(
+        &sandbox,
+        &once(&[]),
+        "timeout = \"3s\"\nprecheck = [\"sh\", \"-c\", \"until test -e go; do sleep 0.01; done\"]",
+        NEVER,
+    );
     starts_again(&sandbox, &psflip, "did not answer within", |old, mark| {
         let new = wait_coming(&sandbox, old);
-        psflip.output().wait_after(mark, Stream::Stderr, "prepared; waiting until the old child is gone");
+        sandbox.write("go", "");
+        psflip.output().wait_after(mark, Stream::Stderr, "child started");
         freeze(new);
     });
     next(&sandbox, &once(&[]), "", HEALTHY);
