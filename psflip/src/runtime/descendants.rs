@@ -145,10 +145,19 @@ impl AsFd for Descendants {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::io::Write as _;
     use std::process::{ChildStdin, Command, Stdio};
+    use std::time::Instant;
 
     use nix::poll::{PollFd, PollFlags, poll};
+
+    #[track_caller]
+    fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is_there() {
+            assert!(start.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        }
+    }
 
     /// Waits until a process has exited.
     #[track_caller]
@@ -160,23 +169,21 @@ mod tests {
     #[test]
     fn a_process_that_nobody_reaps_is_found_once() {
         // Contract: H6
-        // It starts three processes that wait for a line, and reaps none.
-        let script = "exec 3<&0; for _ in 1 2 3; do sh -c 'read line <&3; exit 7' & done; echo started
-            exec sleep 1000";
-        let mut parent = Command::new("sh");
-        let parent = parent.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut parent = parent.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        // It starts three processes that wait for a line. `sleep` reaps none of them.
+        let script = "exec 3<&0; for _ in 1 2 3; do sh -c 'read line <&3; exit 7' & done; exec sleep 1000";
+        let mut parent = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin: ChildStdin = parent.stdin.take().unwrap();
         let pid = parent.id();
+        wait_for("`sleep` to run", || tree::name_of(pid).as_deref() == Some("sleep"));
         let mut descendants = Descendants::new().unwrap();
         let look = |descendants: &mut Descendants| {
             descendants.look(pid, None);
             descendants.take_exited()
         };
         stdin.write_all(b"\n").unwrap();
-        while !tree::children(pid).into_iter().any(|child| tree::zombie_status(child).is_some()) {}
+        wait_for("a zombie", || {
+            tree::children(pid).into_iter().any(|child| tree::zombie_status(child).is_some())
+        });
         assert_eq!(look(&mut descendants), [], "it has exited before the first look");
         assert_eq!((descendants.watched.len(), descendants.exited.len()), (2, 1));
         for _ in 0..2 {
