@@ -50,6 +50,7 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
         }
         Event::ChildUnhealthy => fail(state, Failure::Unhealthy, ChildSignal::Send),
         Event::ChildNeverHealthy => fail(state, Failure::NeverHealthy, ChildSignal::Send),
+        Event::RelayLost => fail(state, Failure::Relay, ChildSignal::Send),
         Event::ChildExited(end) => roll_back_without_child(state, Predecessor::Serves, end),
         Event::StopRequested(signal) => fail(state, Failure::Aborted, signal),
         Event::Aborted => fail(state, Failure::Aborted, ChildSignal::Send),
@@ -79,7 +80,6 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
             | Timer::Kill,
         )
         | Event::RelayDrained
-        | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched { .. }

@@ -84,6 +84,12 @@ impl State {
         matches!(self.phase, Phase::Serving { predecessor_drains: true, .. })
     }
 
+    /// Whether this generation bakes.
+    #[must_use]
+    pub fn is_baking(&self) -> bool {
+        matches!(self.phase, Phase::Baking { .. })
+    }
+
     /// Whether this generation has the traffic on trial, and can still give it back.
     #[must_use]
     pub fn is_on_trial(&self) -> bool {

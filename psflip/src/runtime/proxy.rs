@@ -40,6 +40,8 @@ pub(super) struct Proxy {
     is_ready: bool,
     /// The child became healthy before the relay was ready.
     child_waits: bool,
+    /// It was ordered to accept once, so it obeys [`Order::Stay`].
+    is_active: bool,
     /// The last order.
     ordered: Option<RelayOrder>,
     /// Nothing is under way in it after it was ordered to accept no more.
@@ -141,6 +143,11 @@ impl Proxy {
         matches!(self.ordered, Some(RelayOrder::Accept | RelayOrder::Stay))
     }
 
+    /// Whether a lost relay is started again: this generation accepts connections, or may have to at once.
+    fn is_needed(&self) -> bool {
+        self.accepts() || matches!(self.ordered, None | Some(RelayOrder::StandBy))
+    }
+
     /// Starts the relay, if there is a `[[proxy]]`.
     ///
     /// # Errors
@@ -156,7 +163,7 @@ impl Proxy {
             self.from_predecessor = None;
             return Ok(());
         }
-        self.is_ready = false;
+        (self.is_ready, self.is_active) = (false, false);
         let sockets = plan.proxies.iter().map(|proxy| (proxy, listeners.sockets_of(&proxy.socket.address)));
         let start = Start {
             program: &identity.origin.program,
@@ -226,7 +233,9 @@ impl Proxy {
     fn accept(&mut self, order: &Order) -> bool {
         let back = self.back_from_successor.take_if(|_| self.ordered == Some(RelayOrder::Stay));
         let link = back.or_else(|| self.from_predecessor.take());
+        let order = if self.is_active { order } else { &Order::Accept };
         let sent = self.send(order, link.as_ref());
+        self.is_active |= sent;
         if !sent {
             self.from_predecessor = link;
         }
@@ -298,7 +307,11 @@ impl Runtime {
                 // In a bake the successor's relay stops as well, and passes its idle connections back: this
                 // relay closes them.
                 let taken = match proxy.back_from_successor.take().filter(|_| was_standing_by) {
-                    Some(link) => proxy.send(&Order::Stay, Some(&link)),
+                    Some(link) => {
+                        // Connections may come, so it reports again that nothing is under way.
+                        proxy.is_drained = false;
+                        proxy.send(&Order::Stay, Some(&link))
+                    }
                     None => true,
                 };
                 taken && proxy.send(&Order::Leave { stops: true, may_return: false }, None)
@@ -382,12 +395,24 @@ impl Runtime {
             return; // its generation has failed
         }
         tracing::error!(relay, lost_connections = open, "the relay has exited, and with it its connections");
-        if self.proxy.accepts() || self.proxy.ordered.is_none() {
-            self.start_relay_again();
-        } else {
+        if self.proxy.lost > 1 {
+            self.fails_on_trial("the relay, which carries the connections of `[[proxy]]`, has exited twice");
+        }
+        if !self.proxy.accepts() && self.proxy.ordered.is_some() {
             // Nothing is under way any more.
             self.proxy.is_drained = true;
             self.machine.push(Event::RelayDrained);
+        }
+        if self.proxy.is_needed() {
+            self.start_relay_again();
+        }
+    }
+
+    /// Clients can't be served in the bake, so it ends.
+    fn fails_on_trial(&mut self, reason: &str) {
+        if self.machine.state.is_baking() {
+            self.reasons.set_failure(reason.to_owned());
+            self.machine.push(Event::RelayLost);
         }
     }
 
@@ -402,7 +427,7 @@ impl Runtime {
 
     /// The pause is over.
     pub(super) fn try_to_start_relay(&mut self) {
-        if self.proxy.relay.is_some() || !self.proxy.accepts() && self.proxy.ordered.is_some() {
+        if self.proxy.relay.is_some() || !self.proxy.is_needed() {
             return;
         }
         let started = self.proxy.start(&self.plan, &self.identity, &self.traffic.listeners, &mut self.wait);
@@ -413,12 +438,14 @@ impl Runtime {
                     self.wait.poller.forget(Token::Relay);
                     self.proxy.relay = None;
                     self.wait.timers.set(Key::Relay, RETRY);
+                    self.fails_on_trial("the relay for `[[proxy]]` was started again, and can't be reached");
                 }
             }
             Err(error) => {
                 tracing::error!(%error, "can't start the relay; clients wait");
                 self.proxy.relay = None;
                 self.wait.timers.set(Key::Relay, RETRY);
+                self.fails_on_trial(&format!("can't start the relay for `[[proxy]]` again: {error}"));
             }
         }
     }
@@ -439,10 +466,11 @@ impl Runtime {
         self.notify_managers_of_hold();
     }
 
-    /// The predecessor holds connections, or no longer does. In a bake that concerns this relay.
+    /// The predecessor holds connections, or no longer does. In a bake that concerns this relay, and after a
+    /// roll-back the requests that wait in it.
     pub(super) fn predecessor_holds(&mut self, hold: Option<Hold>) {
         self.proxy.hold = hold;
-        if self.proxy.accepts() && !self.proxy.send(&hold.map_or(Order::Resume, Hold::order), None) {
+        if self.proxy.ordered.is_some() && !self.proxy.send(&hold.map_or(Order::Resume, Hold::order), None) {
             self.relay_is_gone();
             self.drain_queue();
         }

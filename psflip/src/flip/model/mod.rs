@@ -167,7 +167,7 @@ impl World {
         {
             steps.push(Transition::TreeOfOtherGone(index));
         }
-        if self.budget.faults > 0 && generation.state.is_starting() {
+        if self.budget.faults > 0 && (generation.state.is_starting() || generation.state.is_baking()) {
             steps.push(Transition::RelayLost(index));
         }
         if generation.hook {

@@ -86,6 +86,28 @@ fn the_new_relay_is_killed_and_the_bake_goes_on() {
 }
 
 #[test]
+fn a_new_relay_that_is_lost_twice_ends_the_bake() {
+    // Contract: B2, T9
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    let relay = relay_of(&service.sandbox, bake.new);
+    kill(relay);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "the relay is started again");
+    service.serves("gen2");
+    kill(relay_of(&service.sandbox, bake.new));
+    let line = service.is_rolled_back(bake);
+    assert!(
+        line.text.contains("the relay, which carries the connections of `[[proxy]]`, has exited twice"),
+        "{line}"
+    );
+    service.serves("gen1");
+    drop(service.probe.finish());
+    service.psflip.stop();
+    service.sandbox.assert_no_process_left();
+}
+
+#[test]
 fn the_old_relay_is_killed_and_another_one_takes_the_traffic_back() {
     // Contract: B3, T9
     let service = Baked::start();
@@ -93,10 +115,12 @@ fn the_old_relay_is_killed_and_another_one_takes_the_traffic_back() {
     service.serves("gen2");
     let relay = relay_of(&service.sandbox, bake.old);
     kill(relay);
-    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "the relay has exited");
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "the relay is started again");
+    let another = relay_of(&service.sandbox, bake.old);
     service.sandbox.write("sick", "");
     service.is_rolled_back(bake);
     service.serves("gen1");
+    assert_eq!(relay_of(&service.sandbox, bake.old), another, "no relay had to be started for that");
     std::fs::remove_file(service.sandbox.path("sick")).unwrap();
     service.goes_on_and_ends();
 }

@@ -141,6 +141,23 @@ fn a_queued_upgrade_starts_after_a_roll_back() {
 }
 
 #[test]
+fn a_resume_after_a_roll_back_reaches_the_new_relay() {
+    // Contract: B3, T11
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    assert!(run(&service.sandbox, &["hold", "--max", "1h"]).0.success());
+    // The next requests on the clients' connections wait in the new relay.
+    let rollback = client(&service.sandbox, &["rollback"]);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this generation has the traffic again");
+    assert!(run(&service.sandbox, &["resume"]).0.success());
+    assert!(ended(&rollback).0.success());
+    service.is_rolled_back(bake);
+    service.probe.wait_requests(20);
+    service.probe.finish().assert_no_failures();
+}
+
+#[test]
 fn a_hold_in_a_bake_holds_the_new_generation() {
     // Contract: T11
     let service = Baked::start();

@@ -143,6 +143,10 @@ fn a_stop_in_a_bake_stops_both_generations() {
     let Baked { psflip, sandbox, .. } = service;
     psflip.stop();
     assert_eq!(slow.join().unwrap().unwrap().status, 200);
+    // Until then idle connections, and requests on them, may come back to the old relay.
+    let lines = psflip.log();
+    let position = |text: &str| lines.find(text).unwrap_or_else(|| panic!("no {text}: {lines}"));
+    assert!(position("requests_waited_for=1") < position("the child has exited"), "{lines}");
     assert!(!psflip.pidfile_path().exists());
     sandbox.assert_no_process_left();
 }
