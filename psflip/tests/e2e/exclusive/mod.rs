@@ -8,7 +8,7 @@ mod stops;
 use std::path::PathBuf;
 
 use testkit::client::http::HttpClient;
-use testkit::{AvailabilityProbe, Deadline, Psflip, PsflipBuilder, Sandbox, wait_until};
+use testkit::{AvailabilityProbe, Deadline, Psflip, PsflipBuilder, Sandbox, double, wait_until};
 
 use crate::service::{configure, generations, program};
 
@@ -50,6 +50,13 @@ fn next(sandbox: &Sandbox, argv: &[String], upgrade: &str, health: &str) {
 /// The server behind a proxy.
 fn proxied(sandbox: &Sandbox, upgrade: &str) -> PsflipBuilder {
     sandbox.psflip().cmd(once(&[])).config(text(upgrade, &format!("{HEALTHY}{PROXY}")))
+}
+
+/// As [`proxied`], with a psflip that a stage pauses, and that has psflip's name.
+fn staged(sandbox: &Sandbox) -> PsflipBuilder {
+    let exe = sandbox.path("psflip");
+    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
+    proxied(sandbox, "").exe(exe).env("PSFLIP_STAGED", sandbox.dir())
 }
 
 fn web(sandbox: &Sandbox) -> PathBuf {
