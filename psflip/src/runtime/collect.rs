@@ -112,10 +112,7 @@ impl Runtime {
                         Key::Notifications => self.child.resume_notifications(&mut self.wait)?,
                         Key::SignOfLife => self.managers.sign_of_life(&mut self.wait),
                         Key::Control => self.operators.control.on_timer(&mut self.wait),
-                        Key::Relay => {
-                            self.try_to_start_relay();
-                            self.drain_queue();
-                        }
+                        Key::Relay => self.on_relay_timer(),
                         Key::Keeper => self.child_is_gone()?,
                         Key::Sweep => self.sweep(),
                         Key::Hook(hook) => {

@@ -426,7 +426,12 @@ impl Runtime {
     }
 
     /// The pause is over.
-    pub(super) fn try_to_start_relay(&mut self) {
+    pub(super) fn on_relay_timer(&mut self) {
+        self.try_to_start_relay();
+        self.drain_queue();
+    }
+
+    fn try_to_start_relay(&mut self) {
         if self.proxy.relay.is_some() || !self.proxy.is_needed() {
             return;
         }
