@@ -22,7 +22,8 @@ pub enum ToPredecessor {
         /// The time after an `Abort` within which the successor exits; later it counts as hung.
         grace: Duration,
     },
-    /// All checks that need no child have succeeded. The successor waits for [`ToSuccessor::Start`].
+    /// All checks that need no child have succeeded. The successor waits for
+    /// [`ToSuccessor::Start`](super::ToSuccessor::Start).
     Prepared {
         /// The time from that message on within which the successor sends `Ready` or `Failed`.
         deadline: Duration,

@@ -143,10 +143,13 @@ fn a_stop_in_a_bake_stops_both_generations() {
     let Baked { psflip, sandbox, .. } = service;
     psflip.stop();
     assert_eq!(slow.join().unwrap().unwrap().status, 200);
-    // Until then idle connections, and requests on them, may come back to the old relay.
-    let lines = psflip.log();
-    let position = |text: &str| lines.find(text).unwrap_or_else(|| panic!("no {text}: {lines}"));
-    assert!(position("requests_waited_for=1") < position("the child has exited"), "{lines}");
+    // Until then idle connections, and requests on them, may come back to the old relay, so the old child gets no
+    // signal: its relay reports a second time that it has answered everything.
+    let log = psflip.log();
+    let old: Vec<&str> = log.lines().filter(|line| line.contains("generation=1 ")).collect();
+    let position = |text: &str| old.iter().rposition(|line| line.contains(text)).unwrap_or_default();
+    let (stop, answered) = (position("stop requested"), position("the proxy has answered all requests"));
+    assert!(0 < stop && stop < answered && answered < position("the child has exited"), "{log}");
     assert!(!psflip.pidfile_path().exists());
     sandbox.assert_no_process_left();
 }
