@@ -16,6 +16,8 @@ macro_rules! steps {
             alone at_old_sent_hello "old Sent hello",
             alone at_old_sending_control "old Sending control",
             alone at_old_sent_control "old Sent control",
+            alone at_old_sending_keeper "old Sending keeper",
+            alone at_old_sent_keeper "old Sent keeper",
             alone at_old_sending_record "old Sending record",
             alone at_old_sent_record "old Sent record",
             alone at_intermediate_begins "intermediate Begins intermediate",
