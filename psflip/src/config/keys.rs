@@ -319,7 +319,7 @@ tables! {
     }
     PROXY "[[proxy]]" "An address at which psflip accepts connections and forwards them to the active child." {
         "listen": Special, Required, "Where clients connect: `tcp://IP:PORT`, `unix://PATH` or `systemd:NAME`, as `address` of `[[listen]]`.", "", "address to listen on" "tcp://0.0.0.0:8080";
-        "forward": Special, Required, "Where the child of this generation listens: `IP:PORT` or `unix://PATH`. Each generation needs its own.", "", "address to forward to" "unix:///run/app/{{ blue_green() }}.sock";
+        "forward": Special, Required, "Where the child of this generation listens: `IP:PORT` or `unix://PATH`. Each generation needs its own, except with `upgrade.overlap = false`.", "", "address to forward to" "unix:///run/app/{{ blue_green() }}.sock";
         "protocol": Word(ProxyKind::WORDS), Is("\"tcp\""), "What clients speak. `tcp`: bytes of any protocol; a connection stays with one child. `http` and `fastcgi`: each request goes to the active child, so keep-alive connections outlive an upgrade.";
         "drain": Duration(Allowed), Is("\"30s\""), "How long the old child may take, at most, for the requests and connections that it still has at a promotion or a stop. `shutdown.delay` and `shutdown.signal` follow as soon as there are none.";
         "send_proxy_protocol": Word(Header::WORDS), Nothing, "Begin each connection to the child with a PROXY protocol header of this version, which names the client. Only with `protocol = \"tcp\"`.";

@@ -171,6 +171,14 @@ impl Launch {
         self
     }
 
+    /// Starts the program where it was found before.
+    #[must_use]
+    pub fn at(mut self, place: &Place) -> Self {
+        self.candidates = vec![place.program.clone()];
+        self.workdir.clone_from(&place.workdir);
+        self
+    }
+
     /// Lets the keeper keep this descriptor open as long as it lives.
     #[must_use]
     pub fn with_lease(mut self, lease: Option<OwnedFd>) -> Self {
@@ -295,15 +303,43 @@ fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
     signal::set_mask(signals.mask).map(drop)
 }
 
-/// Whether the program could be executed, as far as its file tells.
+/// Where a program was found, with all symlinks in the directories resolved. So it can be started again after
+/// a symlink such as `current` has moved to another release.
+#[derive(Clone, Debug)]
+pub struct Place {
+    program: CString,
+    workdir: Option<PathBuf>,
+}
+
+impl Place {
+    /// Where this program is now. `None`: it can't be found.
+    #[must_use]
+    pub fn of(
+        argv: impl IntoIterator<Item: AsRef<OsStr>>,
+        envp: &[CString],
+        workdir: Option<&Path>,
+    ) -> Option<Self> {
+        let found = find_program(argv, envp, workdir).ok()?;
+        // Only its directory: a program may behave by its own name, or look around beside it.
+        let directory =
+            found.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let program = directory.canonicalize().ok()?.join(found.file_name()?);
+        Some(Self {
+            program: CString::new(program.into_os_string().into_encoded_bytes()).ok()?,
+            workdir: workdir.map(Path::canonicalize).transpose().ok()?,
+        })
+    }
+}
+
+/// Whether the program could be executed, as far as its file tells. Returns its path.
 ///
 /// # Errors
 /// As [`Launch::exec`] would return: ENOENT, EACCES, or those of the working directory.
-pub fn check_program(
+pub fn find_program(
     argv: impl IntoIterator<Item: AsRef<OsStr>>,
     envp: &[CString],
     workdir: Option<&Path>,
-) -> Result<(), Refusal> {
+) -> Result<PathBuf, Refusal> {
     if let Some(workdir) = workdir
         && let Err(error) = nix::unistd::access(workdir, AccessFlags::X_OK)
     {
@@ -315,7 +351,7 @@ pub fn check_program(
         let path = workdir.unwrap_or(Path::new("")).join(OsStr::from_bytes(candidate.as_bytes()));
         match nix::unistd::access(&path, AccessFlags::X_OK) {
             Ok(()) if path.is_dir() => error = io::Error::from_raw_os_error(libc::EACCES),
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(path),
             Err(nix::errno::Errno::EACCES) => error = io::Error::from_raw_os_error(libc::EACCES),
             Err(_) => {}
         }

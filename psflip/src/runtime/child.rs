@@ -19,7 +19,7 @@ use crate::flip::Failure;
 use crate::flip::signals::Reach;
 use crate::health::{self, Checker, ChildInfo};
 use crate::process::keeper::{Report, Tree};
-use crate::process::launch::Launch;
+use crate::process::launch::{Launch, Place};
 use crate::process::reaper::Reaper;
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
@@ -41,6 +41,8 @@ pub(super) struct Child {
     pub(super) envp: Rc<[CString]>,
     /// Its process tree, once it was started.
     pub(super) tree: Option<Tree>,
+    /// Where its program was found, if it may have to start again.
+    pub(super) place: Option<Place>,
     /// Its health check, while it runs.
     checker: Option<CheckerSlot>,
     /// Its `NOTIFY_SOCKET`, if it gets one.
@@ -71,6 +73,7 @@ impl Child {
         Self {
             envp,
             tree: None,
+            place: None,
             checker: None,
             readiness: None,
             healthy_since: None,

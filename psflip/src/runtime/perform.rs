@@ -13,7 +13,7 @@ use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
 use crate::history::UpgradeStep;
 use crate::process::command::SupervisedCommand;
 use crate::process::invocation::FileStamp;
-use crate::process::launch::{Launch, check_program};
+use crate::process::launch::{Launch, Place, find_program};
 use crate::signal::Signal;
 use crate::text;
 
@@ -129,7 +129,7 @@ impl Runtime {
     /// Checks what needs no child.
     fn prepare(&mut self) {
         let envp = self.child.envp.clone();
-        if let Err(refusal) = check_program(self.plan.argv(), &envp, self.plan.workdir.as_deref()) {
+        if let Err(refusal) = find_program(self.plan.argv(), &envp, self.plan.workdir.as_deref()) {
             let why = self.child_is_refused(&refusal);
             self.machine.push(Event::NotPrepared(Failure::Start(why)));
         } else if let Err(error) = self.open() {
@@ -180,6 +180,16 @@ impl Runtime {
         let launch = Launch::new(self.plan.argv(), envp, self.plan.workdir.clone(), self.identity.signals)
             .with_sockets(sockets)
             .with_lease(self.handover.lease().map_err(|error| error.to_string())?);
+        // It may have to start again, when a deploy has moved a symlink such as `current` (contract E3).
+        let launch = match &self.child.place {
+            Some(place) => launch.at(place),
+            None if self.plan.upgrade.overlap => launch,
+            None => {
+                let workdir = self.plan.workdir.as_deref();
+                self.child.place = Place::of(self.plan.argv(), &self.child.envp, workdir);
+                launch
+            }
+        };
         self.child
             .start(launch, &self.plan, &mut self.wait)
             .map_err(|error| format!("can't start `{}`: {error}", self.plan.cmd[0]))
@@ -440,6 +450,7 @@ impl Runtime {
                 let time = self.drain_time() + self.plan.shutdown.delay + self.grace();
                 self.managers.hand_over(&self.handover, time, &mut self.wait);
                 self.traffic.let_go();
+                self.operators.log.end_wait();
                 self.operators.let_go();
                 self.job_control.take_terminal_back();
                 Event::Committed

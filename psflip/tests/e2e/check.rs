@@ -23,6 +23,16 @@ fn check(sandbox: &Sandbox, text: &str, more: &[&str]) -> (i32, String) {
 /// Valid configurations with one probable mistake each: its position, and words of the warning.
 const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
+        "cmd = [\"true\"]\n[healthcheck.notify]\n[upgrade]\noverlap = false",
+        "4:11",
+        &["clients are refused", "`[[proxy]]` or `[[listen]]`"],
+    ),
+    (
+        "cmd = [\"true\"]\n[upgrade]\noverlap = false\n[shutdown]\norphans = \"leave\"\n[healthcheck.unix]\npath = \"y\"\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://y\"",
+        "5:11",
+        &["keep running beside the new one"],
+    ),
+    (
         "cmd = [\"true\"]\n[control]\nsocket = \"open/x.sock\"",
         "3:10",
         &["everybody may write to `open`", "in psflip's place"],

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{Document, Endpoint, EnvChange, Health, Pace, Plan, Warning, spell};
 use crate::signal::Signal;
 
-use super::{paths, proxies, trust};
+use super::{overlap, paths, proxies, trust};
 
 /// A longer delay before draining gets a warning.
 const LONG_DELAY: Duration = Duration::from_secs(300);
@@ -19,6 +19,7 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[
     let mut found = of_outages(plan, next, document);
     found.extend(times(plan, document));
     found.extend(proxies::of(plan, next));
+    found.extend(overlap::of(plan));
     found.extend(signals(plan));
     found.extend(paths::of(plan, envp));
     found.extend(trust::of(plan, Path::new(document.name()), envp));
@@ -31,7 +32,7 @@ pub(super) fn of_outages(plan: &Plan, next: Option<&Plan>, document: &Document) 
     found.extend(nothing_is_asked(plan, document));
     let proxied = proxies::of_outages(plan, next);
     // A check of the proxy's own address is constant as well, and one warning is enough.
-    if !proxied.iter().any(|warning| warning.key == "healthcheck") {
+    if plan.upgrade.overlap && !proxied.iter().any(|warning| warning.key == "healthcheck") {
         found.extend(next.and_then(|next| old_answers(&plan.health, &next.health)));
     }
     found.extend(proxied);
@@ -193,7 +194,10 @@ fn times(plan: &Plan, document: &Document) -> Vec<Warning> {
             "set `hooks.timeout` to what the hook needs",
         ));
     }
-    let no_hook = hooks.promote.is_empty() && hooks.promoted.is_empty() && hooks.failed.is_empty();
+    let no_hook = plan.upgrade.precheck.is_empty()
+        && hooks.promote.is_empty()
+        && hooks.promoted.is_empty()
+        && hooks.failed.is_empty();
     if no_hook && document.has_key("hooks.timeout") {
         found.push(warning(
             "hooks.timeout",

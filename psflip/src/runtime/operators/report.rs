@@ -148,7 +148,6 @@ impl Runtime {
                 );
             }
             Notice::Superseded => {
-                self.operators.log.end_wait();
                 let pid = self.handover.successor_process().map(|(pid, _)| pid);
                 let signal = self.plan.shutdown.signal;
                 match self.machine.state.drain() {

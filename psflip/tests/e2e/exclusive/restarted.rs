@@ -108,6 +108,33 @@ fn a_new_psflip_that_hangs_is_killed_and_the_old_child_starts_again() {
 }
 
 #[test]
+fn the_old_release_starts_again_after_the_symlink_has_moved() {
+    // Contract: E3
+    let sandbox = Sandbox::new();
+    let release = |number: u32, rest: &str| {
+        std::fs::create_dir(sandbox.path(format!("release{number}"))).unwrap();
+        let text = format!("echo release {number}; {rest}");
+        crate::service::script(&sandbox, &format!("release{number}/run"), &text);
+        let (new, current) = (sandbox.path("current.new"), sandbox.path("current"));
+        std::os::unix::fs::symlink(format!("release{number}"), &new).unwrap();
+        std::fs::rename(new, current).unwrap();
+    };
+    release(1, "exec sleep infinity");
+    let rest = super::text("", "[healthcheck.alive]\ntimeout = \"20ms\"\n");
+    let psflip = sandbox.psflip().cmd(["./run"]).config(format!("workdir = \"current\"\n{rest}"));
+    let psflip = psflip.start().wait_ready();
+    psflip.output().wait(Stream::Stdout, "release 1");
+    release(2, "exit 3");
+    let mark = psflip.output().mark();
+    psflip.request_flip();
+    psflip.output().wait_after(mark, Stream::Stdout, "release 2");
+    psflip.output().wait_after(mark, Stream::Stderr, "the old child serves again");
+    psflip.output().wait_after(mark, Stream::Stdout, "release 1");
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
 fn psflip_exits_with_the_failure_if_the_old_child_does_not_start_again() {
     // Contract: E3, C6
     let sandbox = Sandbox::new();

@@ -17,6 +17,7 @@ mod python;
 mod ruby;
 mod rust;
 mod single_instance;
+mod sqlite;
 mod web;
 
 use std::collections::BTreeSet;
@@ -55,6 +56,7 @@ const RUN: &[&str] = &[
     ruby::PUMA_CLUSTER,
     ruby::UNICORN,
     rust::EXAMPLE,
+    sqlite::EXAMPLE,
     web::APACHE,
     web::CADDY,
     web::HAPROXY,
