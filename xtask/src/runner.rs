@@ -30,12 +30,14 @@ const NOT_SHAKEN: &str =
 /// One quick test of each room of psflip/tests/e2e: those that say soonest that something is wrong there.
 pub(crate) const ONE_A_ROOM: &[&str] = &[
     "anchor::the_anchor_exits_as_its_only_generation_exited",
+    "bake::rolled_back::a_failing_health_check_in_the_bake_loses_no_request",
     "check::sound_settings_cause_no_warning",
     "child::inherited::no_descriptor_of_psflips_own_reaches_the_child_in_any_generation",
     "configuration::all_errors_of_a_file_are_reported_at_once",
     "control::requests::an_upgrade_is_reported_step_by_step",
     "cost::a_start_and_an_upgrade_make_few_system_calls",
     "examples::every_example_is_run_by_a_test",
+    "exclusive::restarted::the_old_child_notices_nothing_of_what_fails_before_it_stops",
     "exit_codes::every_exit_code_of_the_child_is_relayed",
     "failures::matrix::the_new_child_is_killed::at_new_before_take_pidfile",
     "flags::the_command_line_for_users_of_start_server_works",
