@@ -1,5 +1,6 @@
 //! `upgrade.overlap = false`: an application that can't run twice (contract E).
 
+mod faults;
 mod good;
 mod killed;
 mod restarted;

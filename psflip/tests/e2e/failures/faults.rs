@@ -57,6 +57,7 @@ const ERRORS: &[(&str, &[Errno], bool)] = &[
     ("Chdir", &[Errno::ENOENT, Errno::EACCES, Errno::ENOMEM], false),
     ("Pipe", &[Errno::EMFILE, Errno::ENFILE], false),
     ("Dup", &[Errno::EMFILE], false),
+    ("Connect", &[Errno::EAGAIN, Errno::ECONNREFUSED], false),
     ("Socket", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM], false),
     ("Bind", &[Errno::EACCES, Errno::EADDRINUSE, Errno::ENOMEM], false),
     ("Listen", &[Errno::EADDRINUSE], false),
@@ -69,11 +70,11 @@ const ERRORS: &[(&str, &[Errno], bool)] = &[
 ];
 
 /// One fault.
-struct Case {
-    role: String,
-    call: String,
+pub(crate) struct Case {
+    pub(crate) role: String,
+    pub(crate) call: String,
     /// The number of the call among those of its kind. With a `+`, all later ones fail, too.
-    nth: String,
+    pub(crate) nth: String,
     errno: Errno,
 }
 
@@ -84,7 +85,7 @@ impl fmt::Display for Case {
 }
 
 /// All faults for the calls in this trace.
-fn cases(trace: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Case> {
+pub(crate) fn cases(trace: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Case> {
     let calls: BTreeSet<(&str, &str, &str)> = trace
         .lines()
         .filter_map(|line| {
