@@ -31,6 +31,7 @@ const SERVERS: &[(&str, &str)] = &[
     ("puma-cluster", "/usr/bin/puma"),
     ("redis", "/usr/bin/redis-server"),
     ("server-starter", "/usr/bin/perl"),
+    ("sqlite", "/usr/bin/python3"),
     ("starlet", "/usr/bin/plackup"),
     ("tomcat", "/usr/share/tomcat10/bin/catalina.sh"),
     ("unicorn", "/usr/bin/unicorn"),

@@ -116,6 +116,9 @@ fn drive(options: &Options) -> Result<ExitCode, Error> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(name).arg("--worker").arg(folder.path()).args(["--seed", &seed.to_string()]);
         command.stdin(Stdio::null());
+        // A backtrace reads the debug information, which exceeds the worker's memory limit. A failed allocation in
+        // the panic handler then waits for the lock that the handler holds.
+        command.env("RUST_BACKTRACE", "0");
         for (option, value) in [("--seconds", options.seconds), ("--inputs", options.inputs)] {
             if let Some(value) = value {
                 command.args([option, &value.to_string()]);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use testkit::psflip_bin;
 
-use super::{Example, are_installed, data, java, nginx, node, perl, php, python, ruby, rust, web};
+use super::{Example, are_installed, data, java, nginx, node, perl, php, python, ruby, rust, sqlite, web};
 
 /// How the next version is bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,10 @@ examples! {
     a_bad_version_of_the_shared_uvicorn_example_changes_nothing: python::UVICORN_SHARED, ["uvicorn"], [
         Bad::at_once("asgi_app.py", "", "raise SystemExit(7)\n", "exit code 7"),
         Bad::at_once("asgi_app.py", "    notify(", "    raise RuntimeError\n    notify(", "exit code 0"),
+    ];
+    // `sqlite.rs` has the versions that pass the precheck and fail later.
+    a_bad_version_of_the_sqlite_example_changes_nothing: sqlite::EXAMPLE, ["python3"], [
+        Bad::at_once("sqlite_app.py", "", "raise SystemExit(7)\n", "exit code 7"),
     ];
     a_bad_version_of_the_puma_example_changes_nothing: ruby::PUMA, ["puma"], [
         Bad::at_once("config.ru", "run app", "exit 7", "exit code 7"),
