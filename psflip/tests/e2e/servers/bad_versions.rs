@@ -66,7 +66,7 @@ examples! {
     ];
     // `sqlite.rs` has the versions that pass the precheck and fail later.
     a_bad_version_of_the_sqlite_example_changes_nothing: sqlite::EXAMPLE, ["python3"], [
-        Bad::at_once("sqlite_app.py", "", "raise SystemExit(7)\n", "exit code 7"),
+        Bad::at_once("sqlite_app.py", "", "raise SystemExit(7)\n", "exited with code 7"),
     ];
     a_bad_version_of_the_puma_example_changes_nothing: ruby::PUMA, ["puma"], [
         Bad::at_once("config.ru", "run app", "exit 7", "exit code 7"),
