@@ -240,7 +240,7 @@ tables! {
     COMMAND "[healthcheck.command]" "Healthy when a command exits with 0." {
         "cmd": Argv(false), Required, "The command's argv. It runs in the child's environment and working directory, with `PSFLIP_CHILD_PID` set.";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
-        "interval": Duration(NO_PAUSE), Is("\"1s\""), "Time from the end of a probe to the next.";
+        "interval": Duration(NO_PAUSE), Is("\"1s\""), "Time from the end of a probe to the next. Until the child is healthy, `tcp`, `unix`, `http` and `fcgi` begin with shorter pauses.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
@@ -250,7 +250,7 @@ tables! {
         "container": Special, Required, "The container's name or id.", "", "name or id" "web-{{ blue_green() }}";
         "socket": Special, Is("\"/var/run/docker.sock\""), "The Unix socket of the engine.", "", "socket path" "/var/run/docker.sock";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
-        "interval": Duration(NO_PAUSE), Is("\"1s\""), "Time from the end of a probe to the next.";
+        "interval": Duration(NO_PAUSE), Is("\"1s\""), "Time from the end of a probe to the next. Until the child is healthy, `tcp`, `unix`, `http` and `fcgi` begin with shorter pauses.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
@@ -259,7 +259,7 @@ tables! {
     TCP "[healthcheck.tcp]" "Healthy when a TCP connection is accepted." {
         "address": Special, Required, "The address to connect to: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` or `:8080`.", "", "address" "127.0.0.1:8080";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
-        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next. Until the child is healthy, `tcp`, `unix`, `http` and `fcgi` begin with shorter pauses.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
@@ -268,7 +268,7 @@ tables! {
     UNIX "[healthcheck.unix]" "Healthy when a connection to a Unix socket is accepted." {
         "path": Special, Required, "The path of the socket; `@name` is a name in the abstract namespace (unix(7)).", "", "socket path" "/run/app/app.sock";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
-        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next. Until the child is healthy, `tcp`, `unix`, `http` and `fcgi` begin with shorter pauses.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
@@ -281,7 +281,7 @@ tables! {
         "headers": Map(false), Nothing, "Additional headers of the request.";
         "status": Status, Is("\"200-399\""), "The accepted status codes, from 100 to 599: `204`, `\"200,204,300-399\"`.";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
-        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next. Until the child is healthy, `tcp`, `unix`, `http` and `fcgi` begin with shorter pauses.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";
@@ -294,7 +294,7 @@ tables! {
         "params": Map(false), Nothing, "FastCGI parameters, added to those of a usual GET request or replacing them.";
         "status": Status, Is("\"200-399\""), "The accepted status codes, from 100 to 599: `204`, `\"200,204,300-399\"`.";
         "after": Duration(Allowed), Is("\"0s\""), "Time from the start of the child to the first probe.";
-        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next.";
+        "interval": Duration(NO_PAUSE), Is("\"100ms\""), "Time from the end of a probe to the next. Until the child is healthy, `tcp`, `unix`, `http` and `fcgi` begin with shorter pauses.";
         "timeout": Duration(NO_PROBE), Is("\"5s\""), "Time limit for one probe.";
         "successes": Number(1, 1000), Is("1"), "Successful probes in a row that make a child healthy.";
         "failures": Number(1, 1000), Is("3"), "Failed probes in a row after which a generation that has the traffic on trial (`upgrade.bake`) is rolled back.";

@@ -37,7 +37,7 @@ use crate::config::{Health, Pace};
 use crate::sys::early::SignalSetup;
 
 pub use notify::{Notifications, NotifyUpdate};
-use pace::{Due, Next, Pacing};
+use pace::{Due, Next, Outcome, Pacing};
 
 /// What a probe may know about the child.
 #[derive(Clone, Debug)]
@@ -185,7 +185,12 @@ impl Checker {
             }
             Health::Notify { .. } => return None,
         };
-        let pacing = Pacing::new(pace);
+        // The others start a process, or ask another program.
+        let is_quick = matches!(
+            health,
+            Health::Tcp { .. } | Health::Unix { .. } | Health::Http { .. } | Health::Fcgi { .. }
+        );
+        let pacing = if is_quick { Pacing::quick(pace) } else { Pacing::new(pace) };
         Some(Self { child, pacing, probe, attempt: None, last_failure: None })
     }
 
@@ -284,7 +289,7 @@ impl Checker {
                 self.attempt = Some(attempt);
                 CheckResult { verdict: Verdict::Open, timer: Timer::Set(self.pacing.limit()) }
             }
-            Err(why) => self.on_probe_result(Err(why)),
+            Err(why) => self.on_failure(&why, Outcome::Unreachable),
         }
     }
 
@@ -310,12 +315,18 @@ impl Checker {
     }
 
     fn on_probe_result(&mut self, outcome: Result<(), String>) -> CheckResult {
-        self.attempt = None;
-        let succeeded = outcome.is_ok();
         if let Err(why) = outcome {
-            self.last_failure = Some(format!("probe {} failed: {why}", self.pacing.probes()));
+            return self.on_failure(&why, Outcome::Failure);
         }
-        let next = self.pacing.on_probe_result(succeeded);
+        self.attempt = None;
+        let next = self.pacing.on_probe_result(Outcome::Success);
+        self.follow(next)
+    }
+
+    fn on_failure(&mut self, why: &str, outcome: Outcome) -> CheckResult {
+        self.attempt = None;
+        self.last_failure = Some(format!("probe {} failed: {why}", self.pacing.probes()));
+        let next = self.pacing.on_probe_result(outcome);
         self.follow(next)
     }
 }

@@ -33,6 +33,23 @@ pub(super) enum Due {
     Nothing,
 }
 
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It succeeded.
+    Success,
+    /// It failed.
+    Failure,
+    /// It failed before it could reach anything: nothing listens there yet.
+    Unreachable,
+}
+
+/// The pause after the first failed probe of a quick check.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// While nothing listens, a quick check pauses for this part of the time that it has waited: so psflip notices
+/// a child that listens at most 4 % later, and the number of probes grows only with the logarithm of that time.
+const PART: u32 = 25;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Waiting,
@@ -53,12 +70,21 @@ pub(super) struct Pacing {
     last: bool,
     /// Failed probes in a row, if the check goes on for as long as the child lives.
     failed: Option<u32>,
+    /// Probes are so cheap that they begin close together (contract U9).
+    is_quick: bool,
+    /// The sum of the pauses so far.
+    waited: Duration,
+    /// The next pause after a probe that reached something, but failed.
+    next_pause: Duration,
 }
 
 impl Pacing {
     pub(super) fn new(pace: Pace) -> Self {
         Self {
             pace,
+            is_quick: false,
+            waited: Duration::ZERO,
+            next_pause: FIRST_PAUSE,
             phase: Phase::Waiting,
             probes: 0,
             in_a_row: 0,
@@ -66,6 +92,32 @@ impl Pacing {
             last: false,
             failed: None,
         }
+    }
+
+    /// A check whose probes cost little: until the child is healthy they begin close together, and spread out
+    /// to `interval`.
+    pub(super) fn quick(pace: Pace) -> Self {
+        Self { is_quick: true, ..Self::new(pace) }
+    }
+
+    /// The time from a failed probe to the next.
+    fn pause(&mut self, outcome: Outcome) -> Duration {
+        if !self.is_quick || self.settling {
+            return self.pace.interval;
+        }
+        let pause = match outcome {
+            Outcome::Success => self.pace.interval,
+            Outcome::Unreachable => FIRST_PAUSE.max(self.waited / PART),
+            // It has work with each probe: fewer of them.
+            Outcome::Failure => {
+                let pause = self.next_pause;
+                self.next_pause = pause.saturating_mul(2).min(self.pace.interval);
+                pause
+            }
+        };
+        let pause = pause.min(self.pace.interval);
+        self.waited = self.waited.saturating_add(pause);
+        pause
     }
 
     /// From now on the probes go on, and only failures in a row count. The child was healthy a moment ago.
@@ -100,7 +152,8 @@ impl Pacing {
     }
 
     /// The probe in progress has ended.
-    pub(super) fn on_probe_result(&mut self, succeeded: bool) -> Next {
+    pub(super) fn on_probe_result(&mut self, outcome: Outcome) -> Next {
+        let succeeded = outcome == Outcome::Success;
         if let Some(failed) = self.failed {
             return self.on_watched(if succeeded { 0 } else { failed + 1 });
         }
@@ -115,7 +168,7 @@ impl Pacing {
             return Next::Settled;
         }
         if self.settling || self.in_a_row < self.pace.successes {
-            return Next::Wait(self.pace.interval);
+            return Next::Wait(self.pause(outcome));
         }
         if self.pace.settle.is_zero() {
             self.phase = Phase::Over;
@@ -170,6 +223,59 @@ mod tests {
         Pacing::new(Pace { after, interval: INTERVAL, timeout: TIMEOUT, successes, failures: 3, settle })
     }
 
+    fn of(succeeded: bool) -> Outcome {
+        if succeeded { Outcome::Success } else { Outcome::Failure }
+    }
+
+    /// The pauses of a quick check whose probes end in this way, until they are an interval long.
+    fn pauses(outcome: Outcome) -> Vec<Duration> {
+        let mut pacing = Pacing::quick(pacing(Duration::ZERO, 1).pace);
+        pacing.start();
+        let mut found = Vec::new();
+        while found.last() != Some(&INTERVAL) {
+            match pacing.on_probe_result(outcome) {
+                Next::Wait(pause) => found.push(pause),
+                other => panic!("{other:?}"),
+            }
+            pacing.timer();
+        }
+        found
+    }
+
+    #[test]
+    fn while_nothing_listens_a_quick_check_waits_for_a_small_part_of_the_time_so_far() {
+        // Contract: H1, U9
+        let pauses = pauses(Outcome::Unreachable);
+        let mut waited = Duration::ZERO;
+        for pause in &pauses {
+            assert!(*pause <= FIRST_PAUSE.max(waited / PART), "{pause:?} after {waited:?}");
+            waited += *pause;
+        }
+        // Two seconds are reached after 50 s, by far fewer probes than a constant pause would cost.
+        assert!(pauses.len() < 250, "{} probes", pauses.len());
+    }
+
+    #[test]
+    fn a_server_that_answers_but_is_not_healthy_is_probed_less_and_less_often() {
+        // Contract: H1, U9
+        let millis: Vec<u128> = pauses(Outcome::Failure).iter().map(Duration::as_millis).collect();
+        assert_eq!(millis, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2000]);
+    }
+
+    #[test]
+    fn a_quick_check_that_settles_or_counts_successes_keeps_its_interval() {
+        // Contract: H1, H6
+        let mut pace = pacing(Duration::ZERO, 2).pace;
+        pace.settle = AFTER;
+        let mut pacing = Pacing::quick(pace);
+        pacing.start();
+        assert_eq!(pacing.on_probe_result(Outcome::Success), Next::Wait(INTERVAL));
+        pacing.timer();
+        assert_eq!(pacing.on_probe_result(Outcome::Success), Next::Healthy(Some(INTERVAL)));
+        pacing.timer();
+        assert_eq!(pacing.on_probe_result(Outcome::Unreachable), Next::Unhealthy(INTERVAL));
+    }
+
     #[test]
     fn the_first_probe_is_due_at_once() {
         // Contract: H1, U9
@@ -191,9 +297,9 @@ mod tests {
         // Contract: H1
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
-        assert_eq!(pacing.on_probe_result(false), Next::Wait(INTERVAL));
+        assert_eq!(pacing.on_probe_result(Outcome::Failure), Next::Wait(INTERVAL));
         assert_eq!(pacing.timer(), Due::Probe);
-        assert_eq!(pacing.on_probe_result(true), Next::Healthy(None));
+        assert_eq!(pacing.on_probe_result(Outcome::Success), Next::Healthy(None));
         assert_eq!(pacing.probes(), 2);
     }
 
@@ -203,7 +309,7 @@ mod tests {
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
         assert_eq!(pacing.timer(), Due::End(TIMEOUT));
-        assert_eq!(pacing.on_probe_result(false), Next::Wait(INTERVAL));
+        assert_eq!(pacing.on_probe_result(Outcome::Failure), Next::Wait(INTERVAL));
     }
 
     #[test]
@@ -212,10 +318,10 @@ mod tests {
         let mut pacing = pacing(Duration::ZERO, 3);
         pacing.start();
         for succeeded in [true, true, false, true, true] {
-            assert_eq!(pacing.on_probe_result(succeeded), Next::Wait(INTERVAL));
+            assert_eq!(pacing.on_probe_result(of(succeeded)), Next::Wait(INTERVAL));
             assert_eq!(pacing.timer(), Due::Probe);
         }
-        assert_eq!(pacing.on_probe_result(true), Next::Healthy(None));
+        assert_eq!(pacing.on_probe_result(Outcome::Success), Next::Healthy(None));
     }
 
     fn settling(successes: u32) -> Pacing {
@@ -229,12 +335,12 @@ mod tests {
     fn a_healthy_child_is_probed_on_until_it_has_settled() {
         // Contract: H6
         let mut pacing = settling(1);
-        assert_eq!(pacing.on_probe_result(true), Next::Healthy(Some(INTERVAL)));
+        assert_eq!(pacing.on_probe_result(Outcome::Success), Next::Healthy(Some(INTERVAL)));
         assert_eq!(pacing.timer(), Due::Probe);
-        assert_eq!(pacing.on_probe_result(true), Next::Wait(INTERVAL));
+        assert_eq!(pacing.on_probe_result(Outcome::Success), Next::Wait(INTERVAL));
         assert!(pacing.settle_is_over(), "one more probe is due at once");
         assert_eq!(pacing.timer(), Due::End(TIMEOUT));
-        assert_eq!(pacing.on_probe_result(true), Next::Settled);
+        assert_eq!(pacing.on_probe_result(Outcome::Success), Next::Settled);
         assert_eq!((pacing.timer(), pacing.settle_is_over()), (Due::Nothing, false));
     }
 
@@ -243,10 +349,10 @@ mod tests {
         // Contract: H6
         for (succeeds, then) in [(true, Next::Settled), (false, Next::Unhealthy(INTERVAL))] {
             let mut pacing = settling(1);
-            pacing.on_probe_result(true);
+            pacing.on_probe_result(Outcome::Success);
             assert_eq!(pacing.timer(), Due::Probe);
             assert!(!pacing.settle_is_over());
-            assert_eq!(pacing.on_probe_result(succeeds), then);
+            assert_eq!(pacing.on_probe_result(of(succeeds)), then);
         }
     }
 
@@ -255,7 +361,7 @@ mod tests {
         // Contract: H6
         let mut pacing = settling(2);
         let result = |pacing: &mut Pacing, succeeded| {
-            let next = pacing.on_probe_result(succeeded);
+            let next = pacing.on_probe_result(of(succeeded));
             pacing.timer();
             next
         };
@@ -276,10 +382,10 @@ mod tests {
         assert_eq!(pacing.start(), Next::Wait(INTERVAL), "it was healthy a moment ago");
         for succeeded in [true, false, false, true, false, false] {
             assert_eq!(pacing.timer(), Due::Probe);
-            assert_eq!(pacing.on_probe_result(succeeded), Next::Wait(INTERVAL));
+            assert_eq!(pacing.on_probe_result(of(succeeded)), Next::Wait(INTERVAL));
         }
         assert_eq!(pacing.timer(), Due::Probe);
-        assert_eq!(pacing.on_probe_result(false), Next::Failed);
+        assert_eq!(pacing.on_probe_result(Outcome::Failure), Next::Failed);
         assert_eq!(pacing.timer(), Due::Nothing);
     }
 
@@ -287,7 +393,7 @@ mod tests {
     fn a_late_timer_has_no_effect() {
         let mut pacing = pacing(Duration::ZERO, 1);
         pacing.start();
-        pacing.on_probe_result(true);
+        pacing.on_probe_result(Outcome::Success);
         assert_eq!(pacing.timer(), Due::Nothing);
         assert_eq!(pacing.probes(), 1);
     }

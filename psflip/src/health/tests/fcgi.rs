@@ -82,7 +82,7 @@ impl PendingProbe {
     /// The error message of the probe after this answer.
     #[track_caller]
     fn failure_after(mut self, records: &[(u8, &[u8])]) -> String {
-        assert_eq!(self.after(records), AGAIN);
+        assert_eq!(self.after(records), SOON);
         let failure = self.checker.last_failure().unwrap();
         failure.strip_prefix("probe 1 failed: `unix:app.sock /ping`: ").expect(failure).to_owned()
     }
@@ -170,7 +170,7 @@ fn an_endless_answer_fails_with_bounded_memory() {
             step => break step,
         }
     };
-    assert_eq!(step, AGAIN);
+    assert_eq!(step, SOON);
     let failure = pending.checker.last_failure().unwrap();
     assert!(failure.ends_with("no end of the answer within 1 MiB"), "{failure}");
 }
@@ -179,7 +179,7 @@ fn an_endless_answer_fails_with_bounded_memory() {
 fn a_slow_answer_fails_at_the_timeout_and_the_connection_is_closed() {
     // Contract: H2, H4
     let mut silent = pending_probe();
-    assert_eq!(silent.checker.on_timer(), AGAIN);
+    assert_eq!(silent.checker.on_timer(), SOON);
     let wanted = "probe 1 failed: `unix:app.sock /ping`: no answer within 5s";
     assert_eq!(silent.checker.last_failure(), Some(wanted));
     assert_eq!(silent.peer.read(&mut [0; 1]).unwrap(), 0);
@@ -187,7 +187,7 @@ fn a_slow_answer_fails_at_the_timeout_and_the_connection_is_closed() {
     let mut slow = pending_probe();
     slow.peer.write_all(&record(STDERR, b"waiting for the database")).unwrap();
     assert_eq!(turn(&mut slow.checker), CheckResult::NOTHING);
-    assert_eq!(slow.checker.on_timer(), AGAIN);
+    assert_eq!(slow.checker.on_timer(), SOON);
     let failure = slow.checker.last_failure().unwrap();
     assert!(
         failure.ends_with("no end of the answer within 5s; its STDERR: waiting for the database"),
@@ -223,7 +223,7 @@ fn a_fastcgi_answer_of_the_old_child_does_not_count() {
     let _listener = UnixListener::bind(&path).unwrap();
     let predecessor = Some(std::os::unix::process::parent_id());
     let mut checker = fcgi(Endpoint::Unix(path), ChildInfo { predecessor, ..child() });
-    assert_eq!(checker.start(), AGAIN);
+    assert_eq!(checker.start(), SOON);
     assert!(checker.last_failure().unwrap().contains("still listens there"));
 }
 

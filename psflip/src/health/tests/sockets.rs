@@ -79,7 +79,7 @@ fn a_tcp_connection_that_is_not_answered_fails_at_the_probes_timeout() {
     assert_eq!(checker.start(), BEGUN);
     assert_eq!(checker.on_ready(), CheckResult::NOTHING, "nothing is decided");
     assert_eq!(checker.last_failure(), Some("the first probe had no answer yet"));
-    assert_eq!(checker.on_timer(), AGAIN);
+    assert_eq!(checker.on_timer(), SOON);
     let wanted = format!("probe 1 failed: connect to {address}: no answer within 5s");
     assert_eq!(checker.last_failure(), Some(wanted.as_str()));
     assert!(checker.watch().is_none(), "the attempt is given up");
@@ -94,6 +94,22 @@ fn several_successes_in_a_row_are_counted() {
     assert_eq!(first_probe(&mut checker), AGAIN);
     let step = checker.on_timer();
     assert_eq!(settle(&mut checker, step), HEALTHY);
+}
+
+#[test]
+fn while_nothing_listens_the_probes_stay_close_together() {
+    // Contract: H1, U9
+    let (_socket, closed) = bound();
+    let directory = tempfile::tempdir().unwrap();
+    for mut checker in [tcp(&[closed]), unix(directory.path().join("none.sock"), None)] {
+        let mut step = first_probe(&mut checker);
+        // A server that answered would be probed 32 ms after its sixth failure.
+        for _ in 0..10 {
+            assert_eq!(step, SOON);
+            step = checker.on_timer();
+            step = settle(&mut checker, step);
+        }
+    }
 }
 
 #[test]
@@ -125,7 +141,7 @@ fn a_connection_to_the_old_child_does_not_count() {
         checker_of(&Health::Unix { path: path.clone(), pace: PACE }, child)
     };
     let mut checker = of_psflip(std::os::unix::process::parent_id());
-    assert_eq!(checker.start(), AGAIN);
+    assert_eq!(checker.start(), SOON);
     let failure = checker.last_failure().unwrap();
     assert!(
         failure.contains(&format!("the old generation (pid {}) still listens there", std::process::id())),
@@ -154,7 +170,7 @@ fn unix_fails_without_a_listener_and_reports_why() {
     assert_eq!(first_failure(&mut checker), missing);
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-    assert_eq!(checker.on_timer(), AGAIN);
+    assert_eq!(checker.on_timer(), SOON);
     let closed = format!("probe 2 failed: connect to {shown}: Connection refused (os error 111)");
     assert_eq!(checker.last_failure(), Some(closed.as_str()));
     listen(&socket, Backlog::new(1).unwrap()).unwrap();
