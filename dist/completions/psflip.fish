@@ -78,6 +78,7 @@ SIGWINCH\t''
 SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-precheck -d 'Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-delay -d 'Time from the promotion to the stop signal for the old child [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-signal -d 'The signal that stops the child gracefully [default: SIGTERM]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -94,6 +95,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l switch -d 'At prom
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-promote -d 'Run this line with `sh -c` before the promotion; if it fails, the upgrade fails' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-promoted -d 'Run this line with `sh -c` after the promotion' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-failed -d 'Run this line with `sh -c` after a failed upgrade' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-rolled-back -d 'Run this line with `sh -c` after an upgrade that was rolled back from its bake' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-timeout -d 'Time limit for each hook [default: 30s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-format -d 'Format of psflip\'s log: auto, text, json or journald [default: auto]' -r -f -a "auto\t''
 text\t''
@@ -108,6 +110,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Kee
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-anchor -d 'Run without an anchor: every upgrade changes the PID of the service. For supervisors that follow the PID in the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-control-socket -d 'Create no control socket'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-notify -d 'Healthy when the child reports READY=1 (sd_notify(3))'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-overlap -d 'At an upgrade, stop the old child before the new one starts: for an application that can\'t run twice'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l quiet -d 'Log errors only'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s c -l config -d 'The configuration file (TOML) [default: psflip.toml]' -r -F
@@ -147,6 +150,7 @@ SIGWINCH\t''
 SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-precheck -d 'Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-delay -d 'Time from the promotion to the stop signal for the old child [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-signal -d 'The signal that stops the child gracefully [default: SIGTERM]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -163,6 +167,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l switch -d 'At pr
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-promote -d 'Run this line with `sh -c` before the promotion; if it fails, the upgrade fails' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-promoted -d 'Run this line with `sh -c` after the promotion' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-failed -d 'Run this line with `sh -c` after a failed upgrade' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-rolled-back -d 'Run this line with `sh -c` after an upgrade that was rolled back from its bake' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-timeout -d 'Time limit for each hook [default: 30s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-format -d 'Format of psflip\'s log: auto, text, json or journald [default: auto]' -r -f -a "auto\t''
 text\t''
@@ -178,6 +183,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-anchor -d 'Ru
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with status 1 if there is a warning'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-control-socket -d 'Create no control socket'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-notify -d 'Healthy when the child reports READY=1 (sd_notify(3))'
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-overlap -d 'At an upgrade, stop the old child before the new one starts: for an application that can\'t run twice'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l quiet -d 'Log errors only'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F

@@ -254,6 +254,20 @@ const FLAGS: &[Flag] = &[
         "How long a new child has the traffic on trial before it is promoted",
     ),
     flag(
+        "upgrade-precheck",
+        "LINE",
+        "upgrade.precheck",
+        Kind::Shell,
+        "Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails",
+    ),
+    flag(
+        "no-overlap",
+        "",
+        "upgrade.overlap",
+        Kind::Alone("false"),
+        "At an upgrade, stop the old child before the new one starts: for an application that can't run twice",
+    ),
+    flag(
         "shutdown-delay",
         "TIME",
         "shutdown.delay",
@@ -308,6 +322,13 @@ const FLAGS: &[Flag] = &[
         "hooks.failed",
         Kind::Shell,
         "Run this line with `sh -c` after a failed upgrade",
+    ),
+    flag(
+        "hook-rolled-back",
+        "LINE",
+        "hooks.rolled_back",
+        Kind::Shell,
+        "Run this line with `sh -c` after an upgrade that was rolled back from its bake",
     ),
     flag("hook-timeout", "TIME", "hooks.timeout", Kind::Text, "Time limit for each hook [default: 30s]"),
     flag(

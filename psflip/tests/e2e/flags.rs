@@ -162,6 +162,9 @@ fn check_prints_the_configuration_that_flags_make() {
         "usr1",
         "--upgrade-timeout",
         "5s",
+        "--upgrade-precheck",
+        "p q",
+        "--no-overlap",
         "--shutdown-delay",
         "6s",
         "--shutdown-signal",
@@ -178,6 +181,8 @@ fn check_prints_the_configuration_that_flags_make() {
         "c",
         "--hook-failed",
         "d",
+        "--hook-rolled-back",
+        "e",
         "--hook-timeout",
         "8s",
         "--log-format",
@@ -206,6 +211,8 @@ D = false
 [upgrade]
 signal = \"SIGUSR1\"
 timeout = \"5s\"
+overlap = false
+precheck = [\"sh\", \"-c\", \"p q\"]
 
 [shutdown]
 delay = \"6s\"
@@ -242,7 +249,7 @@ symlink = { path = \"l\", to = \"t\" }
 promote = [\"sh\", \"-c\", \"a b\"]
 promoted = [\"sh\", \"-c\", \"c\"]
 failed = [\"sh\", \"-c\", \"d\"]
-rolled_back = []
+rolled_back = [\"sh\", \"-c\", \"e\"]
 timeout = \"8s\"
 
 [log]
@@ -263,6 +270,42 @@ level = \"debug\"
         assert_eq!(code, Some(0), "{stderr}");
         assert!(text.contains(&format!("\n[healthcheck.{kind}]\n")), "{flag}: {text}");
     }
+    // It excludes `--no-overlap`.
+    let args = ["check", "--listen", "@x", "--upgrade-bake", "5m", "--healthcheck-notify", "--", "x"];
+    let (code, text, stderr) = run(&sandbox, &args);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(text.contains("\nbake = \"5m\"\n"), "{text}");
+}
+
+#[test]
+fn an_upgrade_without_overlap_needs_no_file() {
+    // Contract: E2, U1
+    let sandbox = Sandbox::new();
+    let (psflip, server) = (psflip_bin().display().to_string(), fixture("http-server").display().to_string());
+    let twice = "exec 9>once.lock; flock -n 9 || { echo twice >> twice; exit 9; }; exec \"$@\"";
+    let argv = [
+        &[&psflip, "run", "--proxy", "http+unix://web.sock,forward=unix://app.sock", "--pidfile", "app.pid"]
+            [..],
+        &["--no-overlap", "--upgrade-precheck", "echo x >> checked", "--healthcheck-unix", "app.sock"],
+        &["--healthcheck-interval", "10ms", "--", "sh", "-c", twice, "sh", &server, "--unix", "app.sock"],
+    ]
+    .concat();
+    let socket = sandbox.path("web.sock");
+    let service = Bare::start(sandbox, &argv);
+    let probe = AvailabilityProbe::start(2, |_| {
+        let mut client = HttpClient::unix(&socket);
+        move || client.get("/")?.tag("name")
+    });
+    for name in ["gen1", "gen2", "gen3"] {
+        if name != "gen1" {
+            service.flip();
+        }
+        probe.wait_tag(name);
+    }
+    probe.finish().assert_no_failures();
+    assert_eq!(service.sandbox.read("checked"), "x\nx\n");
+    assert!(!service.sandbox.path("twice").exists());
+    service.stop();
 }
 
 #[test]
@@ -280,6 +323,10 @@ fn an_invalid_flag_value_is_reported_with_its_flag_before_a_start() {
             &["--listen tcp://:0,nam=x: `:0` does not say", "did you mean `name`?"],
         ),
         (&["--listen", "@x,as=stdin", "--listen", "@y,as=stdin"], &["--listen @y,as=stdin: two listeners"]),
+        (
+            &["--listen", "@x", "--upgrade-bake", "5m", "--no-overlap"],
+            &["--upgrade-bake 5m: `upgrade.bake` and `overlap = false` exclude each other"],
+        ),
         (&["--env", "=secret"], &["--env: `` is no name"]),
         (&["--env", "A={{ evn('x') }}"], &["--env A: there is no template function `evn`"]),
         (
