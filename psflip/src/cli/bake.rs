@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::render;
-use super::session::{Session, Turn};
+use super::session::{self, Session, Turn};
 use super::target::{ServiceArgs, Trouble};
 use crate::config;
 use crate::control::protocol::{ControlRequest, Event};
@@ -114,6 +114,13 @@ impl Client {
                     session.print(&format!(
                         "the old child{child} has the traffic again, and generation {generation} is gone"
                     ));
+                    // It would deploy the same release again.
+                    let next = session::status(&session.address);
+                    if next.is_some_and(|status| status.upgrade.is_some() || status.upgrade_queued) {
+                        session.print(
+                            "another upgrade was requested meanwhile, and starts now: `psflip status` shows it",
+                        );
+                    }
                     return Ok(done);
                 }
                 ref event @ Event::Failed { .. } => {

@@ -8,12 +8,25 @@ use super::screen::Screen;
 use super::target::{ServiceAddress, ServiceArgs, Trouble};
 use super::wait::{Waiter, Wakeup};
 use crate::control::client::Connection;
-use crate::control::protocol::{ControlRequest, Event};
+use crate::control::protocol::{ControlRequest, Event, Status};
 use crate::exit;
 use crate::exit_status::ExitStatus;
 
 /// How often the status line is updated while no event arrives.
 const TICK: Duration = Duration::from_millis(200);
+
+/// The state of the service, for details of a message. `None` if psflip does not answer soon.
+pub(super) fn status(address: &ServiceAddress) -> Option<Box<Status>> {
+    let waiter = Waiter::new(Some(Duration::from_secs(1))).ok()?;
+    let mut connection = address.request(ControlRequest::Status).ok()?;
+    match waiter.next(&mut connection, None) {
+        Ok(Wakeup::Line(_, event)) => match *event {
+            Event::Status { status } => Some(status),
+            _ => None,
+        },
+        _ => None,
+    }
+}
 
 /// A request and its answers.
 pub(super) struct Session {

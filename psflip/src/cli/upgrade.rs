@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::render;
-use super::session::{Session, Turn};
+use super::session::{self, Session, Turn};
 use super::target::{ServiceAddress, ServiceArgs, Trouble, where_to_look};
-use super::wait::{Waiter, Wakeup};
+use super::wait::Wakeup;
 use crate::config;
 use crate::control::client::Connection;
 use crate::control::protocol::{ControlRequest, Event};
@@ -83,8 +83,9 @@ impl Upgrade {
     fn follow(&self) -> Result<ExitStatus, Trouble> {
         let mut session = Session::begin(&self.which, self.request(), self.timeout, self.json)?;
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
+        let mut queued = false;
         loop {
-            let event = match session.next(|| goes_on(upgrade, promoted))? {
+            let event = match session.next(|| goes_on(upgrade, queued, promoted))? {
                 Turn::Event(event) => event,
                 Turn::Over(end) => return Ok(end),
                 Turn::Closed => {
@@ -97,6 +98,7 @@ impl Upgrade {
             match event {
                 Event::Accepted { upgrade: number, because } => {
                     upgrade = Some(number);
+                    queued = because.is_some();
                     if self.no_wait {
                         if because.is_none() {
                             session.print(&format!("upgrade {number} starts"));
@@ -104,6 +106,7 @@ impl Upgrade {
                         return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
+                Event::Step { .. } => queued = false,
                 Event::Baking { .. } if self.wait == Until::Traffic => {
                     return Ok(ExitStatus::Exited(exit::OK));
                 }
@@ -156,9 +159,12 @@ const FAILED: u8 = 1;
 const ROLLED_BACK: u8 = 3;
 
 /// The state of an upgrade that the command stops waiting for.
-fn goes_on(upgrade: Option<u64>, promoted: bool) -> String {
+fn goes_on(upgrade: Option<u64>, queued: bool, promoted: bool) -> String {
     match (upgrade, promoted) {
         (_, true) => "the new generation is active, and the old one still drains".to_owned(),
+        (Some(upgrade), false) if queued => {
+            format!("upgrade {upgrade} stays queued, and `psflip status --watch` shows when it starts")
+        }
         (Some(upgrade), false) => {
             format!("upgrade {upgrade} goes on, and `psflip status --watch` shows how")
         }
@@ -193,16 +199,6 @@ fn again(
 
 /// Where to read more about a failed upgrade.
 fn places(address: &ServiceAddress) -> Vec<String> {
-    let pid = (|| {
-        let waiter = Waiter::new(Some(Duration::from_secs(1))).ok()?;
-        let mut connection = address.request(ControlRequest::Status).ok()?;
-        match waiter.next(&mut connection, None) {
-            Ok(Wakeup::Line(_, event)) => match *event {
-                Event::Status { status } => Some(status.pid),
-                _ => None,
-            },
-            _ => None,
-        }
-    })();
+    let pid = session::status(address).map(|status| status.pid);
     pid.and_then(where_to_look).into_iter().chain(["psflip status: the recent upgrades".to_owned()]).collect()
 }

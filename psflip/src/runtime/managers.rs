@@ -124,8 +124,7 @@ impl Managers {
     /// The child became healthy, for the status line.
     fn note_healthy(&mut self) {
         if self.systemd.is_some() {
-            // In UTC: the time zone database would stay in memory.
-            self.healthy_since = Some(jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
+            self.healthy_since = Some(in_utc(jiff::Timestamp::now()));
         }
     }
 
@@ -311,13 +310,13 @@ impl Managers {
         }
     }
 
-    /// The status line.
+    /// The status line. `upgrade_failure`: what became of the last upgrade, and why.
     fn status(
         &self,
         child: Option<u32>,
         is_held: bool,
         predecessor_drains: bool,
-        upgrade_failure: Option<&str>,
+        upgrade_failure: Option<(&str, &str)>,
     ) -> String {
         let mut status = format!("generation {}", self.generation);
         if let Some(since) = &self.healthy_since {
@@ -332,8 +331,8 @@ impl Managers {
         if predecessor_drains {
             status += &format!("; generation {} still drains", self.generation - 1);
         }
-        if let Some(reason) = upgrade_failure {
-            status += &format!("; last upgrade failed: {reason}");
+        if let Some((what, reason)) = upgrade_failure {
+            status += &format!("; last upgrade {what}: {reason}");
         }
         status
     }
@@ -444,8 +443,13 @@ impl Runtime {
     pub(super) fn notify_managers_of_hold(&mut self) {
         let state = &self.machine.state;
         if self.managers.speaks() && state.is_service() && !state.is_stopping() {
-            let is_upgrading = state.successor().is_some();
-            let status = if is_upgrading { self.status_of_upgrade() } else { self.status() };
+            let status = if state.successor_bakes() {
+                self.status_of_bake()
+            } else if state.successor().is_some() {
+                self.status_of_upgrade()
+            } else {
+                self.status()
+            };
             self.managers.send(ManagerMessage::new().status(&status), &mut self.wait);
         }
     }
@@ -473,12 +477,13 @@ impl Runtime {
         self.managers.introduce(&status, &mut self.traffic.listeners, &mut self.wait);
     }
 
-    /// The status line during a bake.
+    /// The status line during a bake. Nothing renews it, so it has the end of the bake, not the time left.
     fn status_of_bake(&self) -> String {
+        let generation = self.identity.generation + 1;
+        let until =
+            in_utc(jiff::Timestamp::now().saturating_add(self.handover.bake_left()).unwrap_or_default());
         format!(
-            "generation {} has the traffic and bakes for {:?}, `psflip rollback` goes back; {}",
-            self.identity.generation + 1,
-            self.handover.bake(),
+            "generation {generation} has the traffic and bakes until {until}, `psflip rollback` goes back; {}",
             self.status()
         )
     }
@@ -491,6 +496,13 @@ impl Runtime {
     /// The status line.
     fn status(&self) -> String {
         let (is_held, drains) = (self.proxy.hold().is_some(), self.machine.state.predecessor_drains());
-        self.managers.status(self.child.pid(), is_held, drains, self.reasons.upgrade_failure.as_deref())
+        let what = if self.reasons.rolled_back { "rolled back" } else { "failed" };
+        let failure = self.reasons.upgrade_failure.as_deref().map(|reason| (what, reason));
+        self.managers.status(self.child.pid(), is_held, drains, failure)
     }
+}
+
+/// In UTC: the time zone database would stay in memory.
+fn in_utc(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

@@ -21,6 +21,8 @@ use crate::sys::tree;
 pub(super) struct Reasons {
     /// Why the last upgrade failed.
     pub(super) upgrade_failure: Option<String>,
+    /// It had the traffic, and was rolled back from its bake.
+    pub(super) rolled_back: bool,
     /// Why this generation fails.
     failure: Option<String>,
     /// The last signal without a meaning for psflip that the child got, forwarded by psflip or from the
@@ -76,10 +78,10 @@ impl Reasons {
             (Failure::Pidfile, None) => "the pidfile could not be taken".to_owned(),
             (Failure::ExitedEarly(end), _) => {
                 if let Some(healthy) = healthy {
-                    let before = if healthy < settle {
-                        format!("before `settle` ({}) was over", spell(settle))
-                    } else {
-                        "before it was promoted".to_owned()
+                    let before = match plan.upgrade.bake {
+                        _ if healthy < settle => format!("before `settle` ({}) was over", spell(settle)),
+                        Some(bake) => format!("before its bake ({}) was over", spell(bake)),
+                        None => "before it was promoted".to_owned(),
                     };
                     let healthy = spell(healthy);
                     format!(

@@ -6,6 +6,7 @@
 //! outside.
 
 mod anchors;
+mod baking;
 mod examples;
 mod killed;
 mod notify_units;

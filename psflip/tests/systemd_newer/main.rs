@@ -4,6 +4,8 @@
 
 #[path = "../systemd/anchors.rs"]
 mod anchors;
+#[path = "../systemd/baking.rs"]
+mod baking;
 #[path = "../systemd/examples.rs"]
 mod examples;
 #[path = "../systemd/killed.rs"]

@@ -14,6 +14,8 @@ pub(in crate::cli) struct Progress {
     /// When the upgrade began, in milliseconds of the client's clock.
     began: Option<u64>,
     probe: Option<String>,
+    /// The new generation has the traffic on trial.
+    bakes: bool,
 }
 
 impl Progress {
@@ -50,6 +52,7 @@ impl Progress {
             }
             Event::Baking { generation, bake_ms, .. } => {
                 self.now = format!("generation {generation} bakes");
+                self.bakes = true;
                 self.began = Some(view.now);
                 self.probe = None;
                 let head = format!(
@@ -106,8 +109,12 @@ impl Progress {
         left: Option<u64>,
         view: &View,
     ) -> Vec<String> {
-        let words = step_in_words(step);
-        words.clone_into(&mut self.now);
+        let fails_in_bake = self.bakes && step == UpgradeStep::Probe;
+        let words = if fails_in_bake { "the health check fails" } else { step_in_words(step) };
+        if !fails_in_bake {
+            words.clone_into(&mut self.now);
+            self.bakes = false;
+        }
         let mut detail = String::new();
         match (step, probe) {
             (UpgradeStep::Probe, Some(probe)) => {

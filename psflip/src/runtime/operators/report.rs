@@ -50,6 +50,7 @@ impl Runtime {
             Notice::UpgradeFailed | Notice::UpgradeRolledBack => {
                 self.operators.log.set_waiting_since(None);
                 let reason = self.upgrade_failure();
+                self.reasons.rolled_back = notice == Notice::UpgradeRolledBack;
                 let took = span(self.operators.log.upgrade_took().unwrap_or_default());
                 if self.machine.state.is_stopping() {
                     tracing::info!(child, reason, %took, "upgrade aborted by a stop request");

@@ -12,8 +12,10 @@ use crate::proxy::Hold;
 use crate::runtime::Runtime;
 use crate::text;
 
-/// Why there is nothing to keep or to roll back.
-const NO_BAKE: &str = "no generation bakes: there is nothing to keep or to roll back";
+/// Why `psflip keep` is refused.
+const NOTHING_TO_KEEP: &str = "no generation bakes: there is nothing to keep";
+/// Why `psflip rollback` is refused.
+const NOTHING_TO_ROLL_BACK: &str = "no generation bakes: there is nothing to roll back; to go back, deploy the old version and upgrade to it";
 /// Why there is nothing to hold.
 const NO_PROXY: &str = "this generation has no `[[proxy]]`, so clients connect to the child itself";
 
@@ -50,7 +52,9 @@ impl Runtime {
                 self.on_upgrade_request(client, pid, uid);
             }
             ControlRequest::Keep | ControlRequest::Rollback if !self.machine.state.successor_bakes() => {
-                let refused = ControlEvent::Refused { reason: NO_BAKE.to_owned() };
+                let keeps = request == ControlRequest::Keep;
+                let reason = if keeps { NOTHING_TO_KEEP } else { NOTHING_TO_ROLL_BACK };
+                let refused = ControlEvent::Refused { reason: reason.to_owned() };
                 self.operators.control.answer(client, &refused, AfterReply::Close);
             }
             ControlRequest::Keep => {
@@ -99,7 +103,7 @@ impl Runtime {
 
     fn roll_back(&mut self, from: &str) {
         tracing::info!(from, "roll-back requested over the control socket");
-        self.handover.set_rollback(format!("rolled back, as requested by {from}"));
+        self.handover.set_rollback(format!("requested by {from}"));
         self.dispatch(Event::RollbackRequested);
     }
 
