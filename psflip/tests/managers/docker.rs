@@ -17,9 +17,9 @@ const SERVING: &str = "[healthcheck.notify]\n[[listen]]\naddress = \"unix://app.
      [hooks]\nfailed = [\"sh\", \"-c\", \": > failed\"]\n";
 
 /// A service in a container. Its `/srv/app` is the directory `srv` of the sandbox.
-struct Container {
-    engine: Engine,
-    sandbox: Sandbox,
+pub(crate) struct Container {
+    pub(crate) engine: Engine,
+    pub(crate) sandbox: Sandbox,
     /// Seconds since 1970.
     since: u64,
 }
@@ -27,6 +27,17 @@ struct Container {
 impl Container {
     #[track_caller]
     fn start(steady: Steady, child: &[&str], rest: &str) -> Option<Self> {
+        Self::start_with(steady, &[], |sandbox, folder| configure(sandbox, folder, child, rest))
+    }
+
+    /// With more options of `docker run`. `files` writes the application's files, `app.toml` among them, to a
+    /// directory of the sandbox.
+    #[track_caller]
+    pub(crate) fn start_with(
+        steady: Steady,
+        options: &[&str],
+        files: impl Fn(&Sandbox, &str),
+    ) -> Option<Self> {
         if !is_root() {
             return None; // only root can start an engine
         }
@@ -37,11 +48,12 @@ impl Container {
         // The base image of the Dockerfile is made from this host's programs, since the test may not download
         // anything.
         let programs = ["http-server", "crash-on-init", "dies-later", "forks-workers"].map(fixture);
-        let mut files: Vec<String> = programs.iter().map(|program| program.display().to_string()).collect();
-        files.extend(["/bin/sh".to_owned(), psflip_bin().display().to_string()]);
-        engine.import("debian:12-slim", &files.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
-        configure(&sandbox, "srv/", child, rest);
-        configure(&sandbox, "context/", child, rest);
+        let mut imported: Vec<String> =
+            programs.iter().map(|program| program.display().to_string()).collect();
+        imported.extend(["/bin/sh".to_owned(), psflip_bin().display().to_string()]);
+        engine.import("debian:12-slim", &imported.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+        files(&sandbox, "srv/");
+        files(&sandbox, "context/");
         sandbox.write("context/Dockerfile", steady.example("docker/Dockerfile", "/srv/app"));
         std::fs::copy(psflip_bin(), sandbox.path("context/psflip")).unwrap();
         let context = sandbox.path("context").display().to_string();
@@ -49,27 +61,32 @@ impl Container {
         let volume = format!("{}:/srv/app", sandbox.path("srv").display());
         let path = format!("PATH={}", crate::rig::path());
         let run = ["run", "--detach", "--name", "app", "--network", "none", "--restart", "always"];
-        let run: Vec<&str> =
-            run.iter().copied().chain(["--volume", &volume, "--env", &path, "app"]).collect();
+        let run = [&run, options, &["--volume", &volume, "--env", &path, "app"]].concat();
         engine.docker(&run).unwrap();
         let container = Self { engine, sandbox, since };
         container.wait_pidfile(None);
         Some(container)
     }
 
+    /// `docker exec` of a subcommand of psflip's. Returns what it printed: to standard error only, if it failed.
     #[track_caller]
-    fn wait_pidfile(&self, before: Option<&str>) -> String {
+    pub(crate) fn exec(&self, args: &[&str]) -> Result<String, String> {
+        self.engine.docker(&[&["exec", "app", "psflip"], args, &["-c", "app.toml"]].concat())
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_pidfile(&self, before: Option<&str>) -> String {
         wait_pidfile(&self.sandbox.path("srv/app.pid"), before)
     }
 
     #[track_caller]
-    fn inspect(&self, what: &str) -> String {
+    pub(crate) fn inspect(&self, what: &str) -> String {
         self.engine.docker(&["inspect", "--format", what, "app"]).unwrap().trim().to_owned()
     }
 
     /// PID 1 of the container, by its pid outside.
     #[track_caller]
-    fn steady(&self) -> Process {
+    pub(crate) fn steady(&self) -> Process {
         wait_until(Deadline::default(), "the container to run", || {
             self.inspect("{{.State.Pid}}").parse().ok().filter(|pid| *pid > 0).and_then(Process::find)
         })
@@ -77,7 +94,7 @@ impl Container {
 
     /// The exit codes that the engine saw, once there are `count`.
     #[track_caller]
-    fn wait_ends(&self, count: usize) -> Vec<String> {
+    pub(crate) fn wait_ends(&self, count: usize) -> Vec<String> {
         wait_until(Deadline::default(), "the engine to notice an exit", || {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64().to_string();
             let since = self.since.to_string();
@@ -98,7 +115,7 @@ impl Container {
 
     /// Stops the container with the engine's own command, and checks that nothing is left of it.
     #[track_caller]
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let family = self.steady().tree();
         self.engine.docker(&["stop", "app"]).unwrap();
         assert!(family.iter().all(|process| !process.is_alive()), "{}", self.sandbox.report());

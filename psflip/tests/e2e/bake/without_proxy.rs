@@ -1,7 +1,7 @@
 //! Bakes with `[[listen]]` and `[switch]`.
 
 use testkit::client::http::HttpClient;
-use testkit::{Deadline, Psflip, Sandbox, Signal, Stream, wait_until};
+use testkit::{AvailabilityProbe, Deadline, Psflip, Sandbox, Signal, Stream, wait_until};
 
 use super::LONG;
 use crate::service::{configure, psflip};
@@ -82,6 +82,39 @@ fn both_children_accept_on_a_shared_socket() {
     assert_eq!((psflip.active(), psflip.child()), (old, old_child));
     configure(&sandbox, server, &rest.replace(LONG, ""));
     psflip.flip();
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_failing_health_check_takes_a_shared_socket_from_the_new_child_without_a_lost_request() {
+    // Contract: B2, B3, B9
+    let sandbox = Sandbox::new();
+    let rest = format!(
+        "[upgrade]\n{LONG}[healthcheck.command]\ncmd = [\"sh\", \"-c\", \"! test -e sick\"]\ninterval = \"20ms\"\n\
+         failures = 2\n[[listen]]\naddress = \"unix://web.sock\"\n"
+    );
+    let server = &["http-server", "--inherit", "listen_fds"];
+    let psflip = psflip(&sandbox, server, &rest).start().wait_ready();
+    let before = (psflip.active(), psflip.child());
+    let path = sandbox.path("web.sock");
+    let probe = AvailabilityProbe::start(4, |_| {
+        let mut client = HttpClient::new(path.as_path());
+        move || client.get("/")?.tag("name")
+    });
+    probe.wait_requests(20);
+    for _ in 0..3 {
+        bake(&psflip);
+        probe.wait_tag("gen2");
+        let mark = psflip.output().mark();
+        sandbox.write("sick", "");
+        let line = psflip.output().wait_after(mark, Stream::Stderr, "upgrade rolled back");
+        assert!(line.text.contains("the health check failed in the bake"), "{line}");
+        std::fs::remove_file(sandbox.path("sick")).unwrap();
+        assert_eq!((psflip.active(), psflip.child()), before);
+    }
+    probe.wait_requests(20);
+    probe.finish().assert_no_failures();
     psflip.stop();
     sandbox.assert_no_process_left();
 }

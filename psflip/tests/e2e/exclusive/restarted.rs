@@ -4,7 +4,7 @@ use testkit::client::http::HttpClient;
 use testkit::{Psflip, Sandbox, Stream};
 
 use super::{HEALTHY, assert_once, clients, next, once, proxied, upgrades_and_ends, web};
-use crate::service::{freeze, wait_coming};
+use crate::service::{configure, freeze, wait_coming};
 
 const NEVER: &str = "[healthcheck.command]\ncmd = [\"false\"]\ninterval = \"10ms\"\n";
 
@@ -56,6 +56,35 @@ fn the_old_child_starts_again_when_the_new_one_fails() {
     assert_eq!(report.by_tag.keys().collect::<Vec<_>>(), ["gen1"], "{report}");
     next(&sandbox, &once(&[]), "", HEALTHY);
     upgrades_and_ends(&sandbox, &psflip);
+}
+
+#[test]
+fn clients_of_a_shared_socket_wait_until_the_old_child_serves_again() {
+    // Contract: E2, E3
+    let sandbox = Sandbox::new();
+    let rest = super::text(
+        "",
+        "[healthcheck.alive]\ntimeout = \"20ms\"\n[[listen]]\naddress = \"unix://web.sock\"\nbacklog = 128\n",
+    );
+    let server = super::locked(&["http-server", "--inherit", "listen_fds", "--linger", "0ms"]);
+    let psflip = sandbox.psflip().cmd(server).config(&rest).start().wait_ready();
+    let path = web(&sandbox);
+    let probe = testkit::AvailabilityProbe::start(2, |_| {
+        let mut client = HttpClient::new(path.as_path());
+        move || client.get("/")?.tag("name")
+    });
+    for _ in 0..3 {
+        probe.wait_requests(20);
+        let crash = super::locked(&["crash-on-init"]);
+        configure(&sandbox, &crash.iter().map(String::as_str).collect::<Vec<_>>(), &rest);
+        starts_again(&sandbox, &psflip, "the child exited before it was healthy", |_, _| ());
+    }
+    probe.wait_requests(20);
+    let report = probe.finish();
+    report.assert_no_failures();
+    assert_eq!(report.by_tag.keys().collect::<Vec<_>>(), ["gen1"], "{report}");
+    psflip.stop();
+    sandbox.assert_no_process_left();
 }
 
 #[test]

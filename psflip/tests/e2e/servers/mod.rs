@@ -16,6 +16,7 @@ mod proxied;
 mod python;
 mod ruby;
 mod rust;
+mod shop;
 mod single_instance;
 mod sqlite;
 mod web;
