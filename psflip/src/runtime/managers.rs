@@ -310,13 +310,13 @@ impl Managers {
         }
     }
 
-    /// The status line. `upgrade_failure`: what became of the last upgrade, and why.
+    /// The status line. `upgrade_failure`: why the last upgrade failed, and whether it was rolled back.
     fn status(
         &self,
         child: Option<u32>,
         is_held: bool,
         predecessor_drains: bool,
-        upgrade_failure: Option<(&str, &str)>,
+        upgrade_failure: Option<(&str, bool)>,
     ) -> String {
         let mut status = format!("generation {}", self.generation);
         if let Some(since) = &self.healthy_since {
@@ -331,8 +331,10 @@ impl Managers {
         if predecessor_drains {
             status += &format!("; generation {} still drains", self.generation - 1);
         }
-        if let Some((what, reason)) = upgrade_failure {
-            status += &format!("; last upgrade {what}: {reason}");
+        match upgrade_failure {
+            Some((reason, true)) => status += &format!("; last upgrade rolled back: {reason}"),
+            Some((reason, false)) => status += &format!("; last upgrade failed: {reason}"),
+            None => {}
         }
         status
     }
@@ -496,8 +498,8 @@ impl Runtime {
     /// The status line.
     fn status(&self) -> String {
         let (is_held, drains) = (self.proxy.hold().is_some(), self.machine.state.predecessor_drains());
-        let what = if self.reasons.rolled_back { "rolled back" } else { "failed" };
-        let failure = self.reasons.upgrade_failure.as_deref().map(|reason| (what, reason));
+        let failure = self.reasons.upgrade_failure.as_deref();
+        let failure = failure.map(|reason| (reason, self.reasons.rolled_back));
         self.managers.status(self.child.pid(), is_held, drains, failure)
     }
 }

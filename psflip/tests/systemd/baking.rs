@@ -104,7 +104,7 @@ fn a_reload_returns_at_the_bake_and_a_roll_back_changes_nothing_for_systemd() {
     let Some((rig, old)) = start("") else { return };
     let probe = pages(&rig);
     let mut before = rig.machine.processes(APP);
-    before.sort_unstable_by_key(|process| process.pid());
+    before.sort_unstable_by_key(Process::pid);
     configure(&rig, "1h", ", \"failsAfter\": 0");
     rig.machine.systemctl(["reload", APP]).unwrap();
     is_main(&rig, old);
@@ -116,7 +116,7 @@ fn a_reload_returns_at_the_bake_and_a_roll_back_changes_nothing_for_systemd() {
     is_main(&rig, old);
     wait_until(Deadline::default(), "the new generation to be gone", || {
         let mut now = rig.machine.processes(APP);
-        now.sort_unstable_by_key(|process| process.pid());
+        now.sort_unstable_by_key(Process::pid);
         (now == before).then_some(())
     });
     // An operator, killed processes.
