@@ -113,7 +113,8 @@ impl Traffic {
         Ok(())
     }
 
-    /// Writes this generation into the pidfile. `child`: the child's pid.
+    /// Writes this generation into the pidfile, unless it is there: a predecessor that is killed after a bake may
+    /// have taken the file back, or not. `child`: the child's pid.
     ///
     /// # Errors
     /// A text: the pidfile can't be written, or another psflip holds it.
@@ -124,6 +125,9 @@ impl Traffic {
         child: Option<u32>,
     ) -> Result<(), String> {
         let Some(path) = &plan.pidfile else { return Ok(()) };
+        if let Some(taken) = &mut self.pidfile {
+            return taken.reclaim().map_err(|error| error.to_string());
+        }
         // From the predecessor: by agreement if it is alive, and as a stale pidfile if it is not.
         let from = match handover.holder_of(&text::lossy(path)) {
             Some(_) => TakenFrom::OtherGeneration,

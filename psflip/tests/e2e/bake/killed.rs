@@ -1,9 +1,11 @@
 //! Each process of a bake is killed or suspended.
 
-use testkit::{Sandbox, Signal, Stream};
+use testkit::client::http::HttpClient;
+use testkit::{Sandbox, Signal, Stream, double};
 
-use super::{Baked, LONG};
-use crate::service::{freeze, kill, thaw};
+use super::{Baked, CARELESS, LONG, config};
+use crate::failures::stage::Stage;
+use crate::service::{configure, freeze, kill, psflip, thaw};
 
 /// The relay of this psflip.
 #[track_caller]
@@ -49,6 +51,33 @@ fn the_old_psflip_is_killed() {
     drop(service.probe.finish());
     service.psflip.stop();
     service.sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_old_psflip_is_killed_when_the_new_one_has_taken_the_pidfile_after_its_bake() {
+    // Contract: B4, F8, P1
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let exe = sandbox.path("psflip");
+    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
+    let builder = psflip(&sandbox, CARELESS, &config("bake = \"50ms\"\n")).exe(exe);
+    let psflip = builder.env("PSFLIP_STAGED", sandbox.dir()).start().wait_ready();
+    let (old, mark) = (psflip.active(), psflip.output().mark());
+    stage.plan(&sandbox, Some(old), "record\npause old Sending acknowledge");
+    psflip.request_flip();
+    let _paused = stage.wait_pause(&sandbox);
+    let new = psflip.active();
+    assert_ne!(new, old, "it has taken the pidfile");
+    stage.pause_no_more(&sandbox, old);
+    kill(old);
+    psflip.output().wait_after(mark, Stream::Stderr, "healthy, active");
+    assert_eq!(psflip.active(), new);
+    let answer = HttpClient::new(sandbox.path("web.sock").as_path()).get("/").unwrap();
+    assert_eq!(answer.tag("name").unwrap(), "gen2");
+    configure(&sandbox, CARELESS, &config(""));
+    psflip.flip();
+    psflip.stop();
+    sandbox.assert_no_process_left();
 }
 
 #[test]
