@@ -141,10 +141,9 @@ impl Handover {
     }
 
     /// Watches the keeper of its child. Returns false if there is none to wait for.
-    pub(super) fn watch_predecessor_tree(&self, wait: &mut Waiting) -> bool {
-        let Some(keeper) = self.predecessor_keeper.as_ref().filter(|keeper| !keeper.has_exited()) else {
-            return false;
-        };
+    pub(super) fn watch_predecessor_tree(&mut self, wait: &mut Waiting) -> bool {
+        self.predecessor_keeper.take_if(|keeper| keeper.has_exited());
+        let Some(keeper) = &self.predecessor_keeper else { return false };
         let watched = wait.poller.watch(Token::PredecessorTree, keeper.as_fd());
         if let Err(error) = watched {
             tracing::error!(%error, "can't wait for the old child's keeper, only for a while");

@@ -3,7 +3,7 @@
 
 use testkit::client::http::HttpClient;
 use testkit::process::ProcessState;
-use testkit::{Deadline, Process, Psflip, Sandbox, wait_until};
+use testkit::{Deadline, FdSnapshot, Process, Psflip, Sandbox, wait_until};
 
 use super::{assert_once, staged, upgrades_and_ends, web};
 use crate::failures::stage::Stage;
@@ -158,6 +158,20 @@ fn kills(of: Of, target: Target) {
 fn a_killed_old_psflip_leaves_the_new_one_which_goes_on_alone() {
     // Contract: E2, E4, F8
     kills(Of::Old, Target::Psflip);
+}
+
+#[test]
+fn a_generation_that_goes_on_alone_keeps_no_descriptor_of_the_old_one() {
+    // Contract: E4, F10
+    let standing = Standing::at("old Before GrantTurn");
+    let old = standing.old;
+    kill(old);
+    let (sandbox, psflip) = standing.outcome("the old psflip was killed", &["gen2"]);
+    let open = FdSnapshot::of(psflip.active());
+    psflip.flip();
+    wait_until(Deadline::default(), "one generation", || (generations(&sandbox).len() == 1).then_some(()));
+    open.assert_same_in(psflip.active());
+    upgrades_and_ends(&sandbox, &psflip);
 }
 
 #[test]
