@@ -351,6 +351,18 @@ fn an_upgrade_is_reported_line_by_line() {
 }
 
 #[test]
+fn a_failed_probe_in_a_bake_is_not_one_of_a_child_that_starts() {
+    // Contract: B2
+    let mut progress = Progress::default();
+    progress.on(&step(UpgradeStep::Baking, 20, None), false, &view(80));
+    progress.on(&Event::Baking { upgrade: 6, generation: 8, bake_ms: 60_000 }, false, &view(80));
+    let probe = step(UpgradeStep::Probe, 900, Some("probe 7 failed: HTTP status 503"));
+    let lines = progress.on(&probe, false, &view(80));
+    assert_eq!(lines, ["  0.900 s  the health check fails: probe 7 failed: HTTP status 503"]);
+    assert!(progress.live(&view(80)).contains("generation 8 bakes"), "{}", progress.live(&view(80)));
+}
+
+#[test]
 fn on_a_terminal_one_line_shows_the_current_state() {
     let mut progress = Progress::default();
     let mut shown = Vec::new();
