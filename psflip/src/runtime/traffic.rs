@@ -113,8 +113,8 @@ impl Traffic {
         Ok(())
     }
 
-    /// Writes this generation into the pidfile, unless it is there: a predecessor that is killed after a bake may
-    /// have taken the file back, or not. `child`: the child's pid.
+    /// Writes this generation into the pidfile, unless it is there already: it may be if the predecessor was
+    /// killed after a bake, and may have taken the file back before. `child`: the child's pid.
     ///
     /// # Errors
     /// A text: the pidfile can't be written, or another psflip holds it.
