@@ -131,6 +131,8 @@ fn load_a_container_of_an_application_that_cant_run_twice_comes_back_from_a_bad_
     sqlite(&container.sandbox, "srv/", "app2.py", ("db = database()", "sys.exit(3)"));
     let said = container.exec(&["upgrade"]).unwrap_err();
     assert!(said.contains("exit code 3") && said.contains("was started again"), "{said}");
+    let status = container.exec(&["status"]).unwrap();
+    assert!(status.contains(", and the old child was started again: "), "{status}");
     probe.wait_requests(10);
     // The old child notices nothing of this one.
     sqlite(&container.sandbox, "srv/", "app3.py", ("import os", "import no_such_module"));

@@ -106,7 +106,9 @@ pub(super) fn record(record: &Record, view: &View) -> String {
         phases = if phases.is_empty() { drain } else { format!("{phases}; {drain}") };
     }
     if let Some(waited) = record.waited_ms {
-        let waited = format!("clients waited {}", span(waited));
+        let again = record.result == Some(Outcome::Failed);
+        let again = if again { " until the old child was started again" } else { "" };
+        let waited = format!("clients waited {}{again}", span(waited));
         phases = if phases.is_empty() { waited } else { format!("{phases}; {waited}") };
     }
     if !phases.is_empty() {

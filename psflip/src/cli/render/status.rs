@@ -24,14 +24,19 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         out += &view.row("held", &held(hold, view), Some(Paint::Busy));
     }
     if status.upgrade_queued {
-        let text = "an upgrade is queued and starts as soon as possible";
+        let text = match status.bake_left_ms {
+            Some(_) => "an upgrade is queued and starts when the bake is over, kept or rolled back",
+            None => "an upgrade is queued and starts as soon as possible",
+        };
         out += &view.row("waiting", text, Some(Paint::Busy));
     }
     let is_bad = |result| matches!(result, Some(Outcome::Failed | Outcome::RolledBack));
     if let Some(failed) = status.history.last().filter(|last| is_bad(last.result)) {
         let reason = failed.reason.as_deref().map_or_else(|| "it failed".to_owned(), clean);
         let what = if failed.result == Some(Outcome::Failed) { "failed" } else { "was rolled back" };
-        let text = format!("the last upgrade {what} ({}): {reason}", view.ago(failed.began_at));
+        let again = failed.result == Some(Outcome::Failed) && failed.waited_ms.is_some();
+        let again = if again { ", and the old child was started again" } else { "" };
+        let text = format!("the last upgrade {what} ({}){again}: {reason}", view.ago(failed.began_at));
         out += &view.row("failed", &text, Some(Paint::Bad));
     }
     let slot = if status.slot.is_empty() { String::new() } else { format!(", slot {}", clean(&status.slot)) };

@@ -8,10 +8,10 @@ use super::{Example, are_installed};
 
 pub(super) const EXAMPLE: &str = "sqlite.toml";
 
-/// Runs `psflip upgrade`. Returns whether it succeeded, and what it printed.
+/// Runs a subcommand of psflip's. Returns whether it succeeded, and what it printed.
 #[track_caller]
-fn upgrade(sandbox: &Sandbox) -> (bool, String) {
-    let client = sandbox.command([psflip_bin()]).args(["upgrade", "-c", EXAMPLE]).start();
+fn run(sandbox: &Sandbox, subcommand: &str) -> (bool, String) {
+    let client = sandbox.command([psflip_bin()]).args([subcommand, "-c", EXAMPLE]).start();
     let status = client.wait_exit();
     client.output().wait_closed();
     (status.success(), client.stdout() + &client.stderr())
@@ -50,10 +50,13 @@ fn load_sqlite_with_an_exclusive_lock_loses_no_request_and_writes_each_once() {
         let timeout = if generation == 7 { "timeout = \"500ms\"" } else { "timeout = \"20s\"" };
         let text = config.replace("sqlite_app.py", &file);
         sandbox.write(EXAMPLE, text.replacen("timeout = \"20s\"", timeout, 1));
-        let (succeeded, said) = upgrade(sandbox);
+        let (succeeded, said) = run(sandbox, "upgrade");
         assert_eq!(succeeded, reason.is_empty(), "{said}\n{}", sandbox.report());
         assert!(said.contains(reason), "no `{reason}` in {said}");
         assert_eq!(said.contains("clients waited"), waited, "{said}");
+        let (_, status) = run(sandbox, "status");
+        let again = status.contains(", and the old child was started again: ");
+        assert_eq!(again, waited && !succeeded, "{status}");
         if succeeded {
             serves += 1;
         }
