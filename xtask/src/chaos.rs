@@ -12,13 +12,14 @@ cargo xtask chaos [--minutes M] [--seed S] [--rounds N] [--list] [--no-build]
 Runs a service under psflip, with clients that send requests without pause, and disturbs it at random moments: upgrades
 that succeed and upgrades that fail in every way, invalid and half-written configurations, hooks that fail or hang,
 replaced programs, signals, stopped and killed processes, too few descriptors, operators' commands that are killed. Half of
-the rounds run below an anchor or `psflip watch`, which are killed and stopped as well. Meanwhile other clients send valid
-and invalid requests to the control socket.
+the rounds run below an anchor or `psflip watch`, which are killed and stopped as well. In some rounds new generations bake,
+and are rolled back by a failing health check or `psflip rollback`, or kept by `psflip keep`; in others the children must not
+overlap. Meanwhile other clients send valid and invalid requests to the control socket.
 
 After every step it waits until nothing moves, and checks from outside what docs/contract.md promises: the pidfile names
-one living psflip, a failed upgrade has not changed the old child, an upgrade has lost no request, there is no leak, no
-zombie and no leftover process, exit codes are right, every request has an answer, the history is consistent. Then an
-upgrade to a good version must succeed. The first violation stops the run, with a full report.
+one living psflip, a failed upgrade has not changed the old child (or has started it again), an upgrade has lost no request,
+no two children ran at once where they must not, there is no leak, no zombie and no leftover process, exit codes are
+right, every request has an answer, the history is consistent. Then an upgrade to a good version must succeed. The first violation stops the run, with a full report.
 
   --minutes M  how long, such as 0.5 or 30 (default 1)
   --seed S     a number; round N of a run has the seed S+N-1. The same seed gives the same steps, but their results depend

@@ -9,7 +9,7 @@ use testkit::{Deadline, Process, Signal};
 
 use crate::clients;
 use crate::log::LogEvent;
-use crate::next_config::{Good, Next};
+use crate::next_config::{Bad, Good, Next};
 use crate::parent::{Above, Deed, Order};
 use crate::plan::{Act, Moment, Part, PlannedStep, Role, Side, When};
 use crate::quiescence::STEP_TIMEOUT;
@@ -30,6 +30,8 @@ pub(crate) struct Done {
     pub(crate) rough: bool,
     /// The configuration or the program of the new generation was changed meanwhile.
     pub(crate) rewritten: bool,
+    /// The end of a bake was requested, so an upgrade may end either way.
+    pub(crate) either: bool,
     /// An upgrade was requested.
     pub(crate) asked: bool,
     /// An operator's command was started, and may have requested an upgrade or a stop.
@@ -83,6 +85,7 @@ fn await_moment(world: &mut World, when: When, mark: usize) -> Result<(), Halt> 
             Moment::UpgradeStarted => LogEvent::Started,
             Moment::NewPsflipReads => LogEvent::NewReads,
             Moment::ChildStarted => LogEvent::ChildStarted,
+            Moment::Baking => LogEvent::Baking,
             Moment::Superseded => LogEvent::Superseded,
             Moment::Active => LogEvent::Active,
             Moment::Failed => LogEvent::Failed,
@@ -196,6 +199,7 @@ fn one(
                 rough(world, step, psflip(&Side::Old), done);
                 done.hits += 1;
             }
+            done.either |= matches!(order, Order::Keep | Order::Rollback);
             clients::start(world, *order, done)?;
         }
     }
@@ -209,7 +213,8 @@ fn rough(world: &mut World, step: &PlannedStep, target: Role, done: &mut Done) {
     // A signal that is still pending when its receiver is killed is lost.
     let above = world.above_process();
     world.sent.retain(|(target, ..)| Some(*target) != above);
-    if target.0 == Side::Old || done.rewritten || !matches!(step.next, Next::Bad(_)) {
+    let serves = |next: &Next| !matches!(next, Next::Bad(bad) if *bad != Bad::SickInBake);
+    if target.0 == Side::Old || done.rewritten || serves(&step.next) {
         world.load.allow_loss();
     }
 }

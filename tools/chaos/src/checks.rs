@@ -12,7 +12,8 @@ use crate::actions::Done;
 use crate::clients;
 use crate::invariants;
 use crate::log::LogEvent;
-use crate::next_config::{Expected, ExpectedExit, Next};
+use crate::manner::{Manner, TWICE};
+use crate::next_config::{Bad, Expected, ExpectedExit, Next};
 use crate::parent::Above;
 use crate::plan::{Act, Binary, Flavour, Part, PlannedStep, Role, Side};
 use crate::report::Halt;
@@ -57,7 +58,8 @@ pub(crate) fn check(
     now: Option<Process>,
 ) -> Result<(), Halt> {
     no_panic(world)?;
-    lives(step, done, before, now)?;
+    lives(world, step, done, before, now)?;
+    alone(world)?;
     pidfile(world, done, before, now)?;
     if let Some(active) = now {
         child(world, before, active)?;
@@ -105,12 +107,19 @@ fn no_panic(world: &mut World) -> Result<(), Halt> {
 }
 
 /// Which generation must be alive after the step.
-fn lives(step: &PlannedStep, done: &Done, before: &Before, now: Option<Process>) -> Result<(), Halt> {
+fn lives(
+    world: &World,
+    step: &PlannedStep,
+    done: &Done,
+    before: &Before,
+    now: Option<Process>,
+) -> Result<(), Halt> {
     let limited = step.acts.iter().any(|(_, act)| matches!(act, Act::LimitFiles(_)));
     let only_limited =
         limited && step.acts.iter().all(|(_, act)| matches!(act, Act::LimitFiles(_) | Act::Request(_)));
     let Some(active) = now else {
-        if !done.rough || only_limited {
+        // Without descriptors, the old child can't be started again (E3).
+        if !done.rough || only_limited && world.manner != Manner::Alone {
             return violation(
                 "U8: the service has exited, and no action of this step allows that".to_owned(),
             );
@@ -143,13 +152,17 @@ fn lives(step: &PlannedStep, done: &Done, before: &Before, now: Option<Process>)
         Binary::Copy | Binary::Wrapper => step.next.expected(),
         _ => Expected::Fails(ExpectedExit::Code(0)),
     };
+    // An operator may have kept it, and if the old generation is killed, it takes over at once (B4).
+    let may_stay = step.next == Next::Bad(Bad::SickInBake) && (done.either || done.rough);
     match expected {
-        Expected::Fails(_) if active != before.active => {
+        Expected::Fails(_) if active != before.active && !may_stay => {
             violation(format!("U8: psflip {active} is active after an upgrade that can't succeed"))
         }
-        Expected::Promoted if active == before.active && !done.rough && done.asked => violation(format!(
-            "U3: an upgrade to a good generation was requested, and psflip {active} is still active"
-        )),
+        Expected::Promoted if active == before.active && !done.rough && done.asked && !done.either => {
+            violation(format!(
+                "U3: an upgrade to a good generation was requested, and psflip {active} is still active"
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -184,10 +197,11 @@ fn child(world: &mut World, before: &Before, active: Process) -> Result<(), Halt
     let Some(found) = world.find(active, Role(Side::Old, Part::Child)) else {
         return violation(format!("U8: the active psflip {active} has no child"));
     };
-    if active == before.active && found != before.child {
+    let service = world.service()?;
+    let again = service.log.since(before.mark).any(|entry| entry.event == LogEvent::ServesAgain);
+    if active == before.active && found != before.child && !again {
         return violation(format!("U8: psflip {active} had the child {}, and has {found} now", before.child));
     }
-    let service = world.service()?;
     (service.active, service.child) = (active, found);
     Ok(())
 }
@@ -262,7 +276,7 @@ fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> 
         return violation(format!("the system had no fault, and psflip logs: {complaint}"));
     }
     for started in log.since(before.mark).filter(|entry| entry.event == LogEvent::Started) {
-        let ended = |event| matches!(event, LogEvent::Failed | LogEvent::Superseded);
+        let ended = |event: LogEvent| event.is_failure() || event == LogEvent::Superseded;
         let mut later = log.since(started.line);
         if !later.any(|entry| entry.pid == started.pid && ended(entry.event))
             && !killed.contains(&started.pid)
@@ -270,7 +284,7 @@ fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> 
             return violation(format!("U8: an upgrade neither succeeded nor failed: {}", started.text));
         }
     }
-    for failed in log.since(before.mark).filter(|entry| entry.event == LogEvent::Failed) {
+    for failed in log.since(before.mark).filter(|entry| entry.event.is_failure()) {
         if !failed.text.contains("reason=") || failed.text.contains("reason=\"\"") {
             return violation(format!("U8: an upgrade failed without a reason: {}", failed.text));
         }
@@ -278,12 +292,24 @@ fn answers(world: &mut World, done: &Done, before: &Before) -> Result<(), Halt> 
     Ok(())
 }
 
-/// Contract U7, as far as the log shows it.
+/// Contract E2: each child holds a lock, which its descendants inherit.
+fn alone(world: &World) -> Result<(), Halt> {
+    match text(&world.sandbox.path(TWICE)).as_str() {
+        "" => Ok(()),
+        who => violation(format!("E2: a child started while another one ran: {who}")),
+    }
+}
+
+/// Contracts U7 and E3, as far as the log shows it.
 fn one_child_each(world: &mut World, before: &Before) -> Result<(), Halt> {
     let mut seen = HashSet::new();
+    let is_alone = world.manner == Manner::Alone;
     let Service { log, .. } = world.service()?;
-    for entry in log.since(before.mark).filter(|entry| entry.event == LogEvent::ChildStarted) {
-        if !seen.insert(entry.pid) {
+    for entry in log.since(before.mark) {
+        if is_alone && entry.event == LogEvent::Failed {
+            seen.remove(&entry.pid); // it may start its child again
+        }
+        if entry.event == LogEvent::ChildStarted && !seen.insert(entry.pid) {
             return violation(format!("U7: a second child of one psflip: {}", entry.text));
         }
     }

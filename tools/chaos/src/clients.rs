@@ -34,6 +34,8 @@ pub(crate) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<
     let name = match order {
         Order::Upgrade(_) => "upgrade",
         Order::Stop(_) => "stop",
+        Order::Keep => "keep",
+        Order::Rollback => "rollback",
     };
     world.read_log();
     let mark = world.service()?.log.mark();
@@ -45,7 +47,9 @@ pub(crate) fn start(world: &mut World, order: Order, done: &mut Done) -> Result<
         "psflip.pid.sock".as_ref(),
         "--json".as_ref(),
     ];
-    let running = world.sandbox.command(argv).start();
+    // Without a bake this is the same as without the option.
+    let until: &[&str] = if matches!(order, Order::Upgrade(_)) { &["--wait", "baked"] } else { &[] };
+    let running = world.sandbox.command(argv).args(until).start();
     world.timeline.note(format!("  {order}: process {}", running.first()));
     done.perhaps_asked = true;
     if let Order::Upgrade(Some(after)) | Order::Stop(Some(after)) = order {
@@ -95,13 +99,16 @@ pub(crate) fn check(
                             entry.event == LogEvent::Superseded && entry.text.contains(&successor)
                         })
                 });
-                let has_failed = log.since(client.mark).any(|entry| entry.event == LogEvent::Failed);
-                let as_planned = !done.rewritten && !done.rough && step.binary == Binary::Copy;
+                let has = |event| log.since(client.mark).any(|entry| entry.event == event);
+                let (has_failed, was_rolled_back) = (has(LogEvent::Failed), has(LogEvent::RolledBack));
+                let as_planned =
+                    !done.rewritten && !done.either && !done.rough && step.binary == Binary::Copy;
                 match code {
                     0 if !active => return wrong("the generation that it names was never active"),
                     0 if now == Some(before.active()) => return wrong("the old generation serves on"),
                     1 if !has_failed && !done.rough => return wrong("no upgrade has failed"),
-                    0 | 1 => {}
+                    3 if !was_rolled_back && !done.rough => return wrong("no upgrade was rolled back"),
+                    0 | 1 | 3 => {}
                     125 if done.rough => {}
                     _ => return wrong("that is no answer"),
                 }
@@ -111,6 +118,19 @@ pub(crate) fn check(
                     }
                     Expected::Fails(_) if as_planned && code == 0 => return wrong("it can't be promoted"),
                     _ => {}
+                }
+            }
+            Order::Rollback | Order::Keep => {
+                let mut since = world.service()?.log.since(client.mark).map(|entry| entry.event);
+                let expected = since.any(|event| match client.order {
+                    Order::Keep => matches!(event, LogEvent::Superseded | LogEvent::Active),
+                    _ => event.is_failure(),
+                });
+                match code {
+                    0 if !expected && !done.rough => return wrong("the log has nothing of it"),
+                    0 | 1 => {}
+                    125 if done.rough => {}
+                    _ => return wrong("that is no answer"),
                 }
             }
             Order::Stop(_) => {

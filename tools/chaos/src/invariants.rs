@@ -61,7 +61,7 @@ fn told(
     let failed_since = history
         .iter()
         .rev()
-        .take_while(|record| record["result"] == "failed")
+        .take_while(|record| record["result"] != "promoted")
         .all(|record| record["from"].as_u64() == Some(generation));
     if !failed_since {
         return Err(format!(
@@ -77,11 +77,16 @@ fn told(
     }
     let last_failed = log
         .since(0)
-        .filter(|entry| matches!(entry.event, LogEvent::Failed | LogEvent::Active))
+        .filter(|entry| entry.event.is_failure() || entry.event == LogEvent::Active)
         .last()
         .map(|entry| entry.event);
-    let says_failed = history.last().is_some_and(|record| record["result"] == "failed");
-    if !done.rough && last_failed.is_some_and(|event| (event == LogEvent::Failed) != says_failed) {
+    let said = history.last().and_then(|record| record["result"].as_str());
+    let is_same = |event| match event {
+        LogEvent::Failed => said == Some("failed"),
+        LogEvent::RolledBack => said == Some("rolled_back"),
+        _ => said.is_none_or(|said| said == "promoted"),
+    };
+    if !done.rough && last_failed.is_some_and(|event| !is_same(event)) {
         return Err(format!("the last result in the log is {last_failed:?}"));
     }
     Ok(())

@@ -10,24 +10,30 @@ pub(crate) enum LogEvent {
     Started,
     NewReads,
     ChildStarted,
+    Baking,
     Active,
     Superseded,
     Failed,
+    RolledBack,
+    ServesAgain,
     StopRequested,
     StopIgnored,
 }
 
 /// The beginnings of these lines.
-const LINES: [(&str, LogEvent); 11] = [
+const LINES: [(&str, LogEvent); 14] = [
     ("upgrade requested", LogEvent::Requested),
     ("upgrade request refused", LogEvent::Refused),
     ("upgrade started", LogEvent::Started),
     ("the new psflip starts its child", LogEvent::NewReads),
     ("child started", LogEvent::ChildStarted),
+    ("the new generation has the traffic and bakes", LogEvent::Baking),
     ("healthy, active", LogEvent::Active),
     ("new generation took over", LogEvent::Superseded),
     ("upgrade failed", LogEvent::Failed),
+    ("upgrade rolled back", LogEvent::RolledBack),
     ("upgrade aborted by a stop request", LogEvent::Failed),
+    ("the old child serves again", LogEvent::ServesAgain),
     ("stop requested", LogEvent::StopRequested),
     ("the child did not exit on the stop request", LogEvent::StopIgnored),
 ];
@@ -66,6 +72,13 @@ const COMPLAINTS: [&str; 10] = [
     "can't go on",
     "last words",
 ];
+
+impl LogEvent {
+    /// An upgrade that has not led to a promotion.
+    pub(crate) fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::RolledBack)
+    }
+}
 
 impl Log {
     /// Reads the new lines.

@@ -1,7 +1,7 @@
 //! `cargo xtask chaos` runs this program: a service under load goes through random upgrades, crashes and kills. After every
 //! step, it is checked from outside that psflip has kept its contract.
 //!
-//! plan.rs, parent.rs and next_config.rs choose the actions, from the seed alone. actions.rs performs them, quiescence.rs
+//! plan.rs, parent.rs, manner.rs and next_config.rs choose the actions, from the seed alone. actions.rs performs them, quiescence.rs
 //! waits until nothing moves, and checks.rs checks the invariants. load.rs has the clients of the service,
 //! operators.rs the clients of the control socket, and clients.rs the operators' commands.
 
@@ -13,6 +13,7 @@ mod clients;
 mod invariants;
 mod load;
 mod log;
+mod manner;
 mod next_config;
 mod operators;
 mod parent;
@@ -101,8 +102,8 @@ fn print_plan(seed: u64, rounds: u64) {
     for seed in (0..rounds).map(|number| seed.wrapping_add(number)) {
         let round = Round::of(seed);
         text += &format!(
-            "seed {seed}: {:?} below {:?}, stopped by {:?}\n",
-            round.flavour, round.above, round.finale
+            "seed {seed}: {:?}, {:?}, below {:?}, stopped by {:?}\n",
+            round.flavour, round.manner, round.above, round.finale
         );
         for (number, step) in round.steps.iter().enumerate() {
             text += &format!("  {:2}  {step}\n", number + 1);

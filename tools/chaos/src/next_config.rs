@@ -5,6 +5,7 @@ use std::path::Path;
 
 use fastrand::Rng;
 
+use crate::manner::{Manner, ONCE};
 use crate::plan::Flavour;
 
 /// A configuration.
@@ -33,6 +34,8 @@ pub(crate) struct Good {
     after: u16,
     /// `shutdown.delay` in milliseconds.
     delay: u16,
+    /// `upgrade.bake` in milliseconds, in rounds with bakes.
+    bake: u16,
     /// Whether psflip logs at level `debug`.
     debug: bool,
     hook: Hook,
@@ -57,10 +60,12 @@ impl Hook {
         match self {
             Self::None => "",
             Self::Quick => {
-                "hooks.promote = [\"true\"]\nhooks.promoted = [\"true\"]\nhooks.failed = [\"true\"]\n"
+                "hooks.promote = [\"true\"]\nhooks.promoted = [\"true\"]\nhooks.failed = [\"true\"]\nhooks.rolled_back = [\"true\"]\n"
             }
             Self::Slow => "hooks.promote = [\"sleep\", \"0.04\"]\n",
-            Self::FailsLater => "hooks.promoted = [\"false\"]\nhooks.failed = [\"./no-such-program\"]\n",
+            Self::FailsLater => {
+                "hooks.promoted = [\"false\"]\nhooks.failed = [\"./no-such-program\"]\nhooks.rolled_back = [\"false\"]\n"
+            }
             Self::HangsLater => {
                 "hooks.promoted = [\"sh\", \"-c\", \"sleep 900 & wait\"]\nhooks.failed = [\"sleep\", \"900\"]\nhooks.timeout = \"100ms\"\n"
             }
@@ -93,6 +98,8 @@ pub(crate) enum Bad {
     ProbeHangs,
     HookFails,
     HookHangs,
+    /// It serves, and its health check fails as soon as it has the traffic. Only in rounds with bakes.
+    SickInBake,
 }
 
 /// A program that becomes healthy but doesn't serve.
@@ -166,6 +173,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) fixtures: &'a Path,
     /// Whether every configuration has a `[switch]`.
     pub(crate) switches: bool,
+    pub(crate) manner: Manner,
 }
 
 /// The symlink of every configuration: its target names the slot of the generation that has repointed it.
@@ -183,9 +191,24 @@ impl Surroundings<'_> {
             .chain(argv[1..].iter().copied())
             .map(|arg| format!("{arg:?}"))
             .collect();
+        let (wrapped, manner) = match self.manner {
+            // Without the wrapper, psflip itself finds that the program can't be executed.
+            Manner::Alone if !argv[0].starts_with('.') => {
+                (format!("\"sh\", \"-c\", {ONCE:?}, \"once\", "), "upgrade.overlap = false\n")
+            }
+            Manner::Alone => (String::new(), "upgrade.overlap = false\n"),
+            Manner::Bakes | Manner::Overlaps => (String::new(), ""),
+        };
         let pidfile = if keys.contains("pidfile =") { "" } else { "pidfile = \"psflip.pid\"\n" };
         let switch = if self.switches { SWITCH } else { "" };
-        format!("{pidfile}{switch}{keys}cmd = [{}]\n", argv.join(", "))
+        // psflip can give back only what goes through it.
+        let moves =
+            ["listen =", "proxy =", "switch."].iter().any(|key| keys.contains(key) || switch.contains(key));
+        let bake = match self.manner {
+            Manner::Bakes if moves && !keys.contains("upgrade.bake") => "upgrade.bake = \"60ms\"\n",
+            _ => "",
+        };
+        format!("{pidfile}{switch}{manner}{bake}{keys}cmd = [{wrapped}{}]\n", argv.join(", "))
     }
 }
 
@@ -199,6 +222,7 @@ impl Good {
             successes: dice.u8(1..=3),
             after: *dice.choice(&[0, 0, 20, 60, 200]).unwrap_or(&0),
             delay: *dice.choice(&[0, 0, 0, 30, 120]).unwrap_or(&0),
+            bake: *dice.choice(&[20, 80, 80, 300]).unwrap_or(&80),
             debug: dice.u8(..4) > 0,
             hook: *dice
                 .choice(&[
@@ -215,10 +239,20 @@ impl Good {
 
     /// The configuration at the start of a round, and of the good upgrade between two steps.
     pub(crate) const PLAIN: Self =
-        Self { by_answer: false, successes: 1, after: 0, delay: 0, debug: true, hook: Hook::None };
+        Self { by_answer: false, successes: 1, after: 0, delay: 0, bake: 60, debug: true, hook: Hook::None };
 
     fn text(self, surroundings: &Surroundings<'_>) -> String {
-        let Self { by_answer, successes, after, delay, debug, hook } = self;
+        self.text_with(surroundings, None)
+    }
+
+    /// `sick`: the health check, if not the usual one. Nothing but this check ends its bake.
+    fn text_with(self, surroundings: &Surroundings<'_>, sick: Option<&str>) -> String {
+        let Self { by_answer, successes, after, delay, bake, debug, hook } = self;
+        let bake = match surroundings.manner {
+            Manner::Bakes if sick.is_some() => "upgrade.bake = \"1h\"\n".to_owned(),
+            Manner::Bakes => format!("upgrade.bake = \"{bake}ms\"\n"),
+            Manner::Overlaps | Manner::Alone => String::new(),
+        };
         let (level, probe) = (if debug { "debug" } else { "info" }, "probe-{{ generation() }}.sock");
         let port = format!("127.0.0.1:{}", surroundings.port);
         let mut argv = match surroundings.flavour {
@@ -256,9 +290,15 @@ impl Good {
         let check = format!(
             "healthcheck.{kind} = {{ {target}, interval = \"10ms\", successes = {successes}, after = \"{after}ms\" }}\n"
         );
+        let check = sick.map_or(check, str::to_owned);
+        let server = surroundings.fixtures.join(argv[0]).to_string_lossy().into_owned();
+        if sick.is_some() {
+            argv[0] = &server;
+            argv.splice(..0, ["sh", "-c", "rm -f sick-$PSFLIP_GENERATION; exec \"$@\"", "sick"]);
+        }
         surroundings.file(
             &format!(
-                "{listen}{check}{hook}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n",
+                "{listen}{check}{hook}{bake}upgrade.timeout = \"30s\"\nshutdown.delay = \"{delay}ms\"\nlog.level = \"{level}\"\n",
                 hook = hook.text()
             ),
             &argv,
@@ -308,7 +348,8 @@ impl Bad {
             | Self::NeverHealthyAndStubborn
             | Self::NeverHealthyWithWorkers
             | Self::NeverHealthyAsAnotherUser
-            | Self::ProbeHangs => 124,
+            | Self::ProbeHangs
+            | Self::SickInBake => 124,
         })
     }
 
@@ -364,6 +405,14 @@ impl Bad {
                 ],
             ),
             Self::NeverHealthyAsAnotherUser => surroundings.file(NEVER, &["forks-workers"]),
+            // The first probe of each child succeeds.
+            Self::SickInBake => {
+                let check = "test -e sick-{{ generation() }} && exit 1; test -S probe-{{ generation() }}.sock && : > sick-{{ generation() }}";
+                let check = format!(
+                    "healthcheck.command = {{ cmd = [\"sh\", \"-c\", {check:?}], interval = \"10ms\", failures = 2 }}\n"
+                );
+                Good::PLAIN.text_with(surroundings, Some(&check))
+            }
             Self::ProbeHangs => {
                 let probe = surroundings.fixtures.join("probe-hang");
                 let check = format!(
@@ -433,12 +482,12 @@ impl fmt::Display for Next {
 
 impl fmt::Display for Good {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { by_answer, successes, after, delay, debug, hook } = self;
+        let Self { by_answer, successes, after, delay, bake, debug, hook } = self;
         let check = if *by_answer { "answer" } else { "connect" };
         let level = if *debug { "debug" } else { "info" };
         write!(
             f,
-            "good server ({check} x {successes} after {after} ms, delay {delay} ms, {level}, hooks {hook:?})"
+            "good server ({check} x {successes} after {after} ms, delay {delay} ms, bake {bake} ms, {level}, hooks {hook:?})"
         )
     }
 }

@@ -22,9 +22,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_millis(6);
 
 /// All events of the control socket.
-const EVENTS: [&str; 13] = [
-    "status", "accepted", "step", "promoted", "drained", "failed", "moved", "refused", "error", "stopping",
-    "ignored", "waiting", "stopped",
+const EVENTS: [&str; 14] = [
+    "status", "accepted", "step", "baking", "promoted", "drained", "failed", "moved", "refused", "error",
+    "stopping", "ignored", "waiting", "stopped",
 ];
 
 /// The operators of one round.
@@ -329,7 +329,7 @@ pub(crate) fn story(status: &Value) -> Result<(u64, u64), String> {
         let reason = record["reason"].as_str().unwrap_or_default();
         match record["result"].as_str() {
             Some("promoted") if reason.is_empty() => {}
-            Some("failed") if !reason.is_empty() => {}
+            Some("failed" | "rolled_back") if !reason.is_empty() => {}
             other => return Err(format!("upgrade {} is {other:?}, because `{reason}`", number(record))),
         }
         if record["to"].as_u64().is_none_or(|to| to > generation + 1) {

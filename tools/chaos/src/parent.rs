@@ -40,6 +40,10 @@ pub(crate) enum Order {
     Upgrade(Option<Duration>),
     /// `psflip stop`.
     Stop(Option<Duration>),
+    /// `psflip keep`.
+    Keep,
+    /// `psflip rollback`.
+    Rollback,
 }
 
 impl Above {
@@ -114,8 +118,10 @@ impl fmt::Display for Deed {
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, killed) = match self {
-            Self::Upgrade(killed) => ("upgrade", killed),
-            Self::Stop(killed) => ("stop", killed),
+            Self::Upgrade(killed) => ("upgrade", *killed),
+            Self::Stop(killed) => ("stop", *killed),
+            Self::Keep => ("keep", None),
+            Self::Rollback => ("rollback", None),
         };
         write!(f, "`psflip {name}`")?;
         killed.map_or(Ok(()), |after| write!(f, ", killed after {after:?}"))

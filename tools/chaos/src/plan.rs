@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::manner::Manner;
 use crate::next_config::{Bad, Good, Next};
 use crate::parent::{Above, Deed, Order};
 
@@ -73,6 +74,8 @@ pub(crate) enum Moment {
     UpgradeStarted,
     NewPsflipReads,
     ChildStarted,
+    /// A generation has the traffic on trial.
+    Baking,
     Superseded,
     Active,
     Failed,
@@ -142,6 +145,7 @@ pub(crate) enum Finale {
 pub(crate) struct Round {
     pub(crate) flavour: Flavour,
     pub(crate) above: Above,
+    pub(crate) manner: Manner,
     /// Whether every configuration has a `[switch]`.
     pub(crate) switches: bool,
     pub(crate) steps: Vec<PlannedStep>,
@@ -154,13 +158,14 @@ impl Round {
     /// The round of this seed.
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Rng::with_seed(seed);
-        let flavour = match dice.u8(..8) {
+        let flavour = match dice.u8(..10) {
             0 | 1 => Flavour::Http,
-            2 => Flavour::Proxied,
-            3 | 4 => Flavour::FastCgi,
-            5 => Flavour::ReusePort,
+            2..=4 => Flavour::Proxied,
+            5 => Flavour::FastCgi,
+            6 => Flavour::ReusePort,
             _ => Flavour::Inherited,
         };
+        let manner = Manner::roll(flavour, &mut dice);
         let mut steps: Vec<PlannedStep> = (0..STEPS).map(|_| PlannedStep::roll(&mut dice)).collect();
         let finale = match dice.u8(..7) {
             0..=2 => Finale::Terminate,
@@ -170,8 +175,9 @@ impl Round {
         };
         let above = Above::roll(&mut dice);
         above.add_to(&mut steps, &mut dice);
+        manner.add_to(&mut steps, &mut dice);
         let (switches, ends_above) = (dice.bool(), above != Above::Nobody && dice.u8(..3) > 0);
-        Self { flavour, above, switches, steps, finale, ends_above }
+        Self { flavour, above, manner, switches, steps, finale, ends_above }
     }
 }
 
@@ -316,7 +322,7 @@ impl Act {
             | Self::Rewrite(_)
             | Self::Second
             | Self::Above(Deed::Request | Deed::Freeze(_))
-            | Self::Order(Order::Upgrade(_)) => false,
+            | Self::Order(Order::Upgrade(_) | Order::Keep | Order::Rollback) => false,
         }
     }
 
@@ -329,7 +335,7 @@ impl Act {
             | Self::RemovePidfile
             | Self::Second
             | Self::Above(Deed::Request | Deed::Freeze(_))
-            | Self::Order(Order::Upgrade(_)) => true,
+            | Self::Order(Order::Upgrade(_) | Order::Keep | Order::Rollback) => true,
             Self::RealTime(..)
             | Self::Interrupt(_)
             | Self::Kill(_)
@@ -546,6 +552,10 @@ mod tests {
             "`psflip stop`",
             "bad configuration HookFails",
             "bad configuration HookHangs",
+            "bad configuration SickInBake",
+            "`psflip rollback`",
+            "`psflip keep`",
+            "at Baking",
         ];
         for part in wanted {
             assert!(text.contains(part), "`{part}` is never done");

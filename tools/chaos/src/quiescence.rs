@@ -126,8 +126,12 @@ fn look(world: &World, psflips: &[Stat]) -> Result<Option<Process>, String> {
             if count(LogEvent::Superseded) > 0 {
                 return Err(format!("psflip {pid} is superseded, and has not exited"));
             }
-            if count(LogEvent::Started) != count(LogEvent::Failed) {
+            let failed = count(LogEvent::Failed) + count(LogEvent::RolledBack);
+            if count(LogEvent::Started) != failed {
                 return Err(format!("the upgrade that psflip {pid} started has no answer in the log"));
+            }
+            if count(LogEvent::ChildStarted) > count(LogEvent::ServesAgain) + 1 {
+                return Err(format!("psflip {pid} has started its child again, which does not serve yet"));
             }
             if log.last(pid, LogEvent::StopRequested) > log.last(pid, LogEvent::StopIgnored) {
                 return Err(format!(

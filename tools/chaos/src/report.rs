@@ -62,6 +62,9 @@ pub(crate) struct Tally {
     pub(crate) promoted: u64,
     /// Failed upgrades, whether expected or caused by an action.
     pub(crate) failed: u64,
+    pub(crate) rolled_back: u64,
+    /// Old children that were started again after a failed upgrade.
+    pub(crate) again: u64,
     pub(crate) starts: u64,
     pub(crate) stops: u64,
     pub(crate) signals: u64,
@@ -91,6 +94,8 @@ impl Tally {
             flips: self.flips + other.flips,
             promoted: self.promoted + other.promoted,
             failed: self.failed + other.failed,
+            rolled_back: self.rolled_back + other.rolled_back,
+            again: self.again + other.again,
             starts: self.starts + other.starts,
             stops: self.stops + other.stops,
             signals: self.signals + other.signals,
@@ -114,7 +119,11 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rounds, steps, flips, promoted, failed, starts, stops, .. } = self;
         writeln!(f, "  {steps} steps in {rounds} rounds; {starts} starts, {stops} stops")?;
-        writeln!(f, "  {flips} upgrades tried: {promoted} promoted, {failed} failed and changed nothing")?;
+        let Self { rolled_back, again, .. } = self;
+        writeln!(
+            f,
+            "  {flips} upgrades tried: {promoted} promoted, {rolled_back} rolled back, {failed} failed and changed nothing ({again} times the old child was started again)"
+        )?;
         let kills: u64 = self.kills.values().sum();
         let targets: Vec<String> =
             self.kills.iter().map(|(target, count)| format!("{target} {count}")).collect();

@@ -12,7 +12,7 @@ use crate::invariants;
 use crate::log::{Log, LogEvent};
 use crate::next_config::{Bad, Good, Next};
 use crate::parent::{Above, Order};
-use crate::plan::{Act, Binary, Finale, Part, PlannedStep, Role, Round, Side, When};
+use crate::plan::{Act, Binary, Finale, Flavour, Part, PlannedStep, Role, Round, Side, When};
 use crate::quiescence::settle;
 use crate::report::Halt;
 use crate::world::{Service, World, descriptors, text};
@@ -93,9 +93,12 @@ fn count(world: &mut World, before: &Before) {
     let count = |event| log.since(before.mark()).filter(|entry| entry.event == event).count() as u64;
     let (flips, promoted, failed) =
         (count(LogEvent::Started), count(LogEvent::Active), count(LogEvent::Failed));
+    let (rolled_back, again) = (count(LogEvent::RolledBack), count(LogEvent::ServesAgain));
     world.tally.flips += flips;
     world.tally.promoted += promoted;
     world.tally.failed += failed;
+    world.tally.rolled_back += rolled_back;
+    world.tally.again += again;
     world.tally.answered = world.load.answered();
     world.tally.told = world.operators.answers();
 }
@@ -240,9 +243,13 @@ fn end(world: &mut World, round: &Round) -> Result<(), Halt> {
     let status = checks::statuses(world).into_iter().find(|(process, _)| *process == seen);
     let said = text(&world.sandbox.path("psflip.pid"));
     let told = world.clients.drain(..).all(|client| client.succeeded());
+    // A careless server counts a request as unfinished until its thread has noticed the end of it.
+    let is_clean = |status: std::process::ExitStatus| {
+        status.success() || world.flavour == Flavour::Proxied && status.code() == Some(1)
+    };
     let as_it_should = |status: std::process::ExitStatus| match finale {
         Finale::Kill => status.signal() == Some(9),
-        Finale::Terminate | Finale::Interrupt | Finale::Order => status.success() && said.is_empty() && told,
+        Finale::Terminate | Finale::Interrupt | Finale::Order => is_clean(status) && said.is_empty() && told,
     };
     match status {
         Some((_, status)) if as_it_should(status) => Ok(()),

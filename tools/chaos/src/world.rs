@@ -13,6 +13,7 @@ use testkit::{Process, Psflip, Sandbox, Signal};
 use crate::clients::Client;
 use crate::load::Load;
 use crate::log::{Log, LogEvent};
+use crate::manner::Manner;
 use crate::next_config::{Next, Surroundings};
 use crate::operators::Operators;
 use crate::parent::Above;
@@ -41,6 +42,7 @@ pub(crate) struct World {
     pub(crate) programs: Programs,
     pub(crate) flavour: Flavour,
     pub(crate) above: Above,
+    pub(crate) manner: Manner,
     pub(crate) switches: bool,
     pub(crate) port: Port,
     pub(crate) timeline: Timeline,
@@ -98,6 +100,7 @@ impl World {
             programs: programs.clone(),
             flavour: round.flavour,
             above: round.above,
+            manner: round.manner,
             switches: round.switches,
             port,
             timeline: Timeline::new(),
@@ -178,6 +181,7 @@ impl World {
             port: self.port.number(),
             fixtures: &self.programs.fixtures,
             switches: self.switches,
+            manner: self.manner,
         })
     }
 
