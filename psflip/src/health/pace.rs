@@ -46,8 +46,8 @@ pub(super) enum Outcome {
 
 /// The pause after the first failed probe of a quick check.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// While nothing listens, a quick check pauses for this part of the time that it has waited: so psflip notices
-/// a child that listens at most 4 % later, and the number of probes grows only with the logarithm of that time.
+/// While nothing listens, a quick check pauses for this part of the time that it has waited: so it finds a
+/// child that listens at most 4 % later, and the number of probes grows only with the logarithm of that time.
 const PART: u32 = 25;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
