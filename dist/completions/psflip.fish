@@ -48,6 +48,8 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l pidfile -d 'Write 
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l control-socket -d 'Path of the control socket, for `psflip upgrade`, `status` and `stop` [default: the pidfile\'s path with .sock appended]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l workdir -d 'The child\'s working directory' -r -f -a "(__fish_complete_directories)"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l env -d 'Set an environment variable of the child' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l env-file -d 'Set environment variables of the child from the lines NAME=VALUE of this file; with a `?` it may be missing' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l env-dir -d 'Set environment variables of the child from this directory, a file for each, as envdir does' -r -f -a "(__fish_complete_directories)"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l env-remove -d 'Remove an environment variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-http -d 'Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up; with --proxy the path alone: /up' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l healthcheck-method -d 'The method of --healthcheck-http: GET, HEAD or OPTIONS [default: GET]' -r -f
@@ -120,6 +122,8 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l pidfile -d 'Writ
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l control-socket -d 'Path of the control socket, for `psflip upgrade`, `status` and `stop` [default: the pidfile\'s path with .sock appended]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l workdir -d 'The child\'s working directory' -r -f -a "(__fish_complete_directories)"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l env -d 'Set an environment variable of the child' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l env-file -d 'Set environment variables of the child from the lines NAME=VALUE of this file; with a `?` it may be missing' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l env-dir -d 'Set environment variables of the child from this directory, a file for each, as envdir does' -r -f -a "(__fish_complete_directories)"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l env-remove -d 'Remove an environment variable of the child' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-http -d 'Healthy when a GET request is answered with a status of --healthcheck-status: http://127.0.0.1:8080/up or unix:///run/app.sock:/up; with --proxy the path alone: /up' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l healthcheck-method -d 'The method of --healthcheck-http: GET, HEAD or OPTIONS [default: GET]' -r -f

@@ -38,6 +38,8 @@ enum Kind {
     Variable,
     /// `NAME=VALUE` for a table of strings; repeatable.
     Entry,
+    /// A path with variables; repeatable.
+    Variables,
     /// A name; repeatable.
     Removed,
     /// `SIGNAL=SIGNAL` or `SIGNAL=false`; repeatable.
@@ -97,6 +99,20 @@ const FLAGS: &[Flag] = &[
     flag("no-control-socket", "", "control.socket", Kind::Alone("false"), "Create no control socket"),
     flag("workdir", "DIR", "workdir", Kind::Path, "The child's working directory"),
     flag("env", "NAME=VALUE", "env", Kind::Variable, "Set an environment variable of the child"),
+    flag(
+        "env-file",
+        "[?]FILE",
+        "env_file",
+        Kind::Variables,
+        "Set environment variables of the child from the lines NAME=VALUE of this file; with a `?` it may be missing",
+    ),
+    flag(
+        "env-dir",
+        "[?]DIR",
+        "env_dir",
+        Kind::Variables,
+        "Set environment variables of the child from this directory, a file for each, as envdir does",
+    ),
     flag("env-remove", "NAME", "env", Kind::Removed, "Remove an environment variable of the child"),
     flag(
         "healthcheck-http",
@@ -403,9 +419,13 @@ impl Flag {
         let arg = arg.requires("command").conflicts_with("config").value_parser(self.parser());
         let arg = match self.kind {
             Kind::Alone(_) => arg.action(ArgAction::SetTrue),
-            Kind::Variable | Kind::Entry | Kind::Signals | Kind::Removed | Kind::Listener | Kind::Proxy => {
-                arg.action(ArgAction::Append).value_name(self.value)
-            }
+            Kind::Variable
+            | Kind::Entry
+            | Kind::Variables
+            | Kind::Signals
+            | Kind::Removed
+            | Kind::Listener
+            | Kind::Proxy => arg.action(ArgAction::Append).value_name(self.value),
             Kind::Text | Kind::Path | Kind::Number | Kind::Shell | Kind::Symlink => {
                 arg.value_name(self.value)
             }
@@ -431,7 +451,9 @@ impl Flag {
                     false => Err(format!("there is no `=` in it: write {example}")),
                 })
             }
-            Kind::Text | Kind::Shell | Kind::Removed | Kind::Listener | Kind::Proxy => ValueParser::string(),
+            Kind::Text | Kind::Shell | Kind::Variables | Kind::Removed | Kind::Listener | Kind::Proxy => {
+                ValueParser::string()
+            }
         }
     }
 
@@ -464,6 +486,7 @@ impl Flag {
                 Kind::Shell => flags.shell(&flag, &key, value),
                 Kind::Variable => flags.variable(&flag, before, Some(after)),
                 Kind::Entry => flags.entry(&flag, &key, before, after),
+                Kind::Variables => flags.variables(&flag, key == "env_dir", value),
                 Kind::Signals => flags.signal(&flag, before, after),
                 Kind::Removed => flags.variable(&flag, value, None),
                 Kind::Symlink => flags.link(&flag, before, after),

@@ -12,25 +12,26 @@ use super::reader::Reader;
 use super::section::{Node, Section};
 use super::template::Templates;
 use super::template::ports::Ports;
-use super::{clashes, control, health, keys, listen, proxies, scalar, signals, syntax};
+use super::{clashes, control, env_files, health, keys, listen, proxies, scalar, signals, syntax};
 
 /// Variables that psflip sets itself (contract C3).
-const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
+pub(super) const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
 
 /// Reads the configuration `text`; `name` precedes every message. It has no effects, except that a template
-/// may read a file with `cat(path)` and try a port with `free_port(range)`.
+/// may read a file with `cat(path)` and try a port with `free_port(range)`, and that `env_file` and `env_dir`
+/// are read.
 ///
 /// # Errors
 /// All errors, in the order of the text.
 pub fn parse(name: &str, text: &str, generation: &Generation<'_>) -> Result<Plan, Errors> {
-    match parse_with(name, text, generation, Ports::of(&service(name, text), true))? {
+    match parse_with(name, text, generation, Ports::of(&service(name, text), true), true)? {
         (plan, None) => Ok(plan),
         (_, Some(errors)) => Err(errors),
     }
 }
 
 /// As [`parse`], but returns the valid parts as well, beside the errors of the rest. It is for finding the
-/// control socket: `free_port()` gives ports that may be in use.
+/// control socket: `free_port()` gives ports that may be in use, and variables are not read from files.
 ///
 /// # Errors
 /// The text is not TOML.
@@ -39,7 +40,7 @@ pub(super) fn parse_even_if_broken(
     text: &str,
     generation: &Generation<'_>,
 ) -> Result<(Plan, Option<Errors>), Errors> {
-    parse_with(name, text, generation, Ports::of(&service(name, text), false))
+    parse_with(name, text, generation, Ports::of(&service(name, text), false), false)
 }
 
 /// What distinguishes a service from others on this host, and stays the same in each generation: the path of
@@ -57,21 +58,22 @@ fn parse_with(
     text: &str,
     generation: &Generation<'_>,
     ports: Ports,
+    reads_variables: bool,
 ) -> Result<(Plan, Option<Errors>), Errors> {
     let root = match syntax::tree(text) {
         Ok(root) => root,
         Err(list) => return Err(Errors::new(name, text, list, 0)),
     };
     let mut reader = Reader::new(text, Templates::new(generation, ports));
-    let plan = plan(&mut reader, root.get_ref(), name);
+    let plan = plan(&mut reader, root.get_ref(), name, reads_variables);
     let (list, dropped) = reader.mistakes();
     let errors = (!list.is_empty()).then(|| Errors::new(name, text, list, dropped));
     Ok((plan, errors))
 }
 
 /// Builds the plan. It is valid only if `reader` has no errors afterwards. `name` is the path of the
-/// configuration.
-fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
+/// configuration. `reads_variables`: whether to read the files of `env_file` and `env_dir`.
+fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str, reads_variables: bool) -> Plan {
     let file = Section::file(&keys::TOP, root);
     reader.refuse_unknown(&file);
     // Locals come first, wherever they are in the file: every other value may use them.
@@ -89,6 +91,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str) -> Plan {
         workdir: reader.path(&file, "workdir"),
         pidfile,
         quiet: reader.boolean(&file, "quiet"),
+        env_sources: env_files::sources(reader, &file, reads_variables),
         env: file.find("env").map(|node| env(reader, node)).unwrap_or_default(),
         signals: file.find("signals").map(|node| signals::signals(reader, node)).unwrap_or_default(),
         upgrade: upgrade(reader, &file),

@@ -14,6 +14,8 @@ pub struct Flags {
     keys: Vec<Line>,
     listeners: Vec<Line>,
     proxies: Vec<Line>,
+    env_files: Vec<Line>,
+    env_dirs: Vec<Line>,
     /// Whether some values are not UTF-8.
     is_raw: bool,
 }
@@ -156,6 +158,12 @@ impl Flags {
         }
     }
 
+    /// Adds a path to `env_file`, or to `env_dir`.
+    pub fn variables(&mut self, flag: &str, is_dir: bool, path: &str) {
+        let lines = if is_dir { &mut self.env_dirs } else { &mut self.env_files };
+        lines.push(Line { flag: shown(flag, path), toml: basic(path) + "," });
+    }
+
     /// Adds a line to `[signals]`: the child gets `sent` in place of `received`.
     pub fn signal(&mut self, flag: &str, received: &str, sent: &str) {
         let toml = if sent == "false" { sent.to_owned() } else { basic(sent) };
@@ -199,8 +207,14 @@ impl Flags {
     /// The text, and the flag of each of its lines.
     pub(super) fn lines(&self) -> (String, Vec<String>) {
         let mut lines = self.keys.clone();
-        for (key, items) in [("listen", &self.listeners), ("proxy", &self.proxies)] {
-            let bracket = |toml: String| Line { flag: format!("--{key}"), toml };
+        let arrays = [
+            ("listen", &self.listeners),
+            ("proxy", &self.proxies),
+            ("env_file", &self.env_files),
+            ("env_dir", &self.env_dirs),
+        ];
+        for (key, items) in arrays {
+            let bracket = |toml: String| Line { flag: format!("--{}", key.replace('_', "-")), toml };
             if !items.is_empty() {
                 lines.push(bracket(format!("{key} = [")));
                 lines.extend(items.iter().cloned());

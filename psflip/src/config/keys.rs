@@ -51,6 +51,8 @@ pub enum Kind {
     Words(&'static [&'static str]),
     /// An array of strings; whether it may be empty.
     Argv(bool),
+    /// A path, or an array of paths; a `?` before a path: it may be missing.
+    Paths,
     /// Status codes: a string or an integer.
     Status,
     /// Octal permissions.
@@ -161,7 +163,8 @@ impl Table {
 
 use self::Absent::{Described, Is, Nothing, Required};
 use self::Kind::{
-    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Signal, Signals, Special, Status, Word, Words,
+    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Paths, Signal, Signals, Special, Status, Word,
+    Words,
 };
 use self::Zero::{Allowed, Refused};
 
@@ -210,6 +213,8 @@ tables! {
         "quiet": Boolean, Is("false"), "psflip logs errors only.";
         "locals": Map(false), Nothing, "Strings for reuse in templates by `local('name')`. They are rendered before all other values, in the order of the file.";
         "env": Map(true), Nothing, "Changes to the child's environment: a string sets a variable, `false` removes it.";
+        "env_file": Paths, Nothing, "Files with lines `NAME=VALUE` (systemd's `EnvironmentFile=`), which set variables of the child. Each generation reads them again. With a `?` before its path a file may be missing.";
+        "env_dir": Paths, Nothing, "Directories with a file for each variable of the child, as for envdir(8): its name, and its first line as the value; an empty file removes the variable. With a `?` before its path a directory may be missing.";
         "signals": Signals, Nothing, "Translation of signals: when psflip receives the signal that a key names, it sends the child the signal in the value instead, or none if the value is `false`.";
         "upgrade": Kind::Table(&UPGRADE), Nothing, "How the service is upgraded.";
         "shutdown": Kind::Table(&SHUTDOWN), Nothing, "How a child is stopped.";

@@ -25,7 +25,9 @@ pub struct Plan {
     pub pidfile: Option<PathBuf>,
     /// psflip logs errors only.
     pub quiet: bool,
-    /// Changes to the child's environment, in the order of the file.
+    /// `env_file` and `env_dir`, in the order in which they apply.
+    pub env_sources: Vec<EnvSource>,
+    /// Changes to the child's environment, in the order of the file. They apply after those of `env_sources`.
     pub env: Vec<EnvChange>,
     /// `[signals]`, in the order of the file: the signal that the child gets in place of another one; `None`:
     /// no signal. The left side contains no upgrade signal, SIGCHLD, SIGCONT or uncatchable signal, and no
@@ -57,6 +59,11 @@ impl Plan {
         self.listeners.iter().chain(self.proxies.iter().map(|proxy| &proxy.socket))
     }
 
+    /// All changes to the child's environment, in the order in which they apply.
+    pub fn environment(&self) -> impl Iterator<Item = &EnvChange> {
+        self.env_sources.iter().flat_map(|source| &source.changes).chain(&self.env)
+    }
+
     /// argv of the child, as it is executed.
     pub fn argv(&self) -> impl Iterator<Item = &OsStr> {
         let raw = self.raw_cmd.iter().flatten().map(OsString::as_os_str);
@@ -72,6 +79,27 @@ pub enum EnvChange {
     Set(String, String),
     /// `NAME = false`.
     Remove(String),
+}
+
+/// A file of `env_file`, or a directory of `env_dir`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvSource {
+    /// As written; a relative path is relative to psflip's own directory.
+    pub path: PathBuf,
+    /// Whether it may be missing.
+    pub optional: bool,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// What it held when the configuration was read; empty for a client.
+    pub changes: Vec<EnvChange>,
+}
+
+impl EnvSource {
+    /// The key that names it.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        if self.is_dir { "env_dir" } else { "env_file" }
+    }
 }
 
 /// `[upgrade]`.

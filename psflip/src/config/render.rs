@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::listener::Listener;
-use super::plan::{Control, EnvChange, Health, Hooks, Pace, Plan, Symlink};
+use super::plan::{Control, EnvChange, EnvSource, Health, Hooks, Pace, Plan, Symlink};
 use super::proxy::{Proxy, ProxyKind};
 use super::scalar::spell;
 use super::words::Word as _;
@@ -25,6 +25,7 @@ impl fmt::Display for Plan {
             writeln!(f, "pidfile = {}", path(pidfile))?;
         }
         writeln!(f, "quiet = {}", self.quiet)?;
+        env_sources(f, &self.env_sources)?;
         if !self.env.is_empty() {
             writeln!(f, "\n[env]")?;
         }
@@ -97,6 +98,34 @@ impl fmt::Display for Plan {
         writeln!(f, "format = \"{}\"", self.log.format.word())?;
         writeln!(f, "level = \"{}\"", self.log.level.word())
     }
+}
+
+/// The files that set variables, and the names that each sets, but no value: it may be a secret.
+fn env_sources(f: &mut fmt::Formatter<'_>, sources: &[EnvSource]) -> fmt::Result {
+    for name in ["env_file", "env_dir"] {
+        let listed: Vec<&EnvSource> = sources.iter().filter(|source| source.key() == name).collect();
+        if listed.is_empty() {
+            continue;
+        }
+        let paths: Vec<String> = listed
+            .iter()
+            .map(|source| format!("{}{}", if source.optional { "?" } else { "" }, source.path.display()))
+            .collect();
+        writeln!(f, "{name} = {}", array(&paths))?;
+        for (source, path) in listed.iter().zip(&paths) {
+            let names: Vec<String> = source
+                .changes
+                .iter()
+                .map(|change| match change {
+                    EnvChange::Set(name, _) => name.clone(),
+                    EnvChange::Remove(name) => format!("{name} (removed)"),
+                })
+                .collect();
+            let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+            writeln!(f, "# {path} sets: {}", crate::text::escaped(&names))?;
+        }
+    }
+    Ok(())
 }
 
 fn health(f: &mut fmt::Formatter<'_>, health: &Health) -> fmt::Result {

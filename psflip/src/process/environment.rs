@@ -7,16 +7,16 @@ use std::os::unix::ffi::OsStrExt;
 use crate::config::EnvChange;
 
 /// The environment for a child: what psflip was started with, without the variables that are meant for
-/// psflip, plus `[env]`, plus what psflip adds (contract C1, C3).
+/// psflip, plus `env_file`, `env_dir` and `[env]`, plus what psflip adds (contract C1, C3).
 #[must_use]
-pub fn child_environment(
+pub fn child_environment<'a>(
     inherited: &[CString],
-    changes: &[EnvChange],
+    changes: impl IntoIterator<Item = &'a EnvChange>,
     added: &[(&str, &str)],
 ) -> Vec<CString> {
     let inherited: Vec<CString> =
         inherited.iter().filter(|entry| !is_for_psflip(name_of(entry))).cloned().collect();
-    let changes = changes.iter().map(|change| match change {
+    let changes = changes.into_iter().map(|change| match change {
         EnvChange::Set(name, value) => (name.as_str(), Some(value.as_str())),
         EnvChange::Remove(name) => (name.as_str(), None),
     });

@@ -172,7 +172,7 @@ impl Runtime {
         let is_exclusive = machine.state.is_exclusive();
         let number = generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
-        let envp = child_environment(&identity.origin.program.envp, &plan.env, &added);
+        let envp = child_environment(&identity.origin.program.envp, plan.environment(), &added);
         let job = Job::of(anchor.as_ref().map(AnchorLink::anchor));
         let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
         let control = Control::new(&mut inheritance);

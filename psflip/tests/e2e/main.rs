@@ -36,4 +36,5 @@ mod terminal;
 mod traffic;
 mod tree;
 mod upgrade;
+mod variables;
 mod watch;

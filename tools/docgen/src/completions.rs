@@ -41,8 +41,8 @@ fn known(arg: Arg) -> Arg {
     }
     let name = arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str().to_owned());
     let hint = match name.as_deref() {
-        Some("FILE" | "PATH" | "FILE.svg") => ValueHint::FilePath,
-        Some("DIR") => ValueHint::DirPath,
+        Some("FILE" | "[?]FILE" | "PATH" | "FILE.svg") => ValueHint::FilePath,
+        Some("DIR" | "[?]DIR") => ValueHint::DirPath,
         Some("COMMAND") => ValueHint::CommandWithArguments,
         _ => ValueHint::Other,
     };

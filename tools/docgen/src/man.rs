@@ -184,6 +184,7 @@ fn entry(table: &Table, key: &Key) -> String {
         Kind::Number(..) => "number",
         Kind::Word(_) | Kind::Words(_) => "word",
         Kind::Argv(_) => "array of strings",
+        Kind::Paths => "path or array of paths",
         Kind::Status => "string or integer",
         Kind::Mode => "octal digits in a string",
         Kind::Map(_) | Kind::Signals | Kind::Table(_) | Kind::One(_) => "table",

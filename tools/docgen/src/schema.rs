@@ -93,6 +93,10 @@ fn value(kind: &Kind) -> Value {
             "prefixItems": [{ "type": "string", "minLength": 1 }],
             "items": { "type": "string" },
         }),
+        Kind::Paths => json!({ "anyOf": [
+            { "type": "string", "minLength": 1 },
+            { "type": "array", "items": { "type": "string", "minLength": 1 } },
+        ] }),
         Kind::Status => json!({ "anyOf": [
             { "type": "integer", "minimum": 100, "maximum": 599 },
             string("^ *[1-5][0-9][0-9] *(?:[-,] *[1-5][0-9][0-9] *)*$"),

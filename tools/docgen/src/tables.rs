@@ -125,6 +125,7 @@ fn kind(table: &Table, key: &Key) -> String {
         Kind::Word(words) => alternatives(words),
         Kind::Words(words) => format!("{}, or an array of them", alternatives(words)),
         Kind::Argv(_) => "array of strings".to_owned(),
+        Kind::Paths => "path, or an array of them".to_owned(),
         Kind::Status => "string or integer".to_owned(),
         Kind::Mode => "octal digits in a string".to_owned(),
         Kind::Map(_) => "table of strings".to_owned(),

@@ -4,6 +4,7 @@ mod overlap;
 mod paths;
 mod proxies;
 mod trust;
+mod variables;
 mod warnings;
 
 use std::io::Write as _;

@@ -23,7 +23,7 @@ pub(super) fn of(plan: &Plan, envp: &[CString]) -> Vec<Warning> {
     let mut found = Vec::new();
     let workdir = plan.workdir.clone().unwrap_or_else(|| ".".into());
     if workdir.is_dir() {
-        let envp = child_environment(envp, &plan.env, &[]);
+        let envp = child_environment(envp, plan.environment(), &[]);
         found.extend(plan.argv().next().and_then(|name| program("cmd", name, &workdir, &envp)));
         let mut programs = Vec::new();
         if let Health::Command { cmd, .. } = &plan.health {

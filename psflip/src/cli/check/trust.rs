@@ -21,9 +21,10 @@ const STICKY: u32 = 0o1000;
 /// path of the configuration, if it is a file.
 pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
     let mut files: Vec<(&str, PathBuf)> = vec![("", config.to_owned())];
+    files.extend(plan.env_sources.iter().map(|source| (source.key(), source.path.clone())));
     files.extend(plan.workdir.iter().map(|workdir| ("workdir", workdir.clone())));
     let workdir = plan.workdir.as_deref().unwrap_or(Path::new("."));
-    let envp = child_environment(envp, &plan.env, &[]);
+    let envp = child_environment(envp, plan.environment(), &[]);
     let hooks = &plan.hooks;
     let mut programs = vec![
         ("cmd", plan.argv().next()),

@@ -68,6 +68,7 @@ fn add(words: &mut Vec<String>, table: &Table) {
             | Kind::Boolean
             | Kind::Number(..)
             | Kind::Argv(_)
+            | Kind::Paths
             | Kind::Status
             | Kind::Mode
             | Kind::Signals
