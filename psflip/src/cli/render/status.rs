@@ -36,7 +36,9 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         let what = if failed.result == Some(Outcome::Failed) { "failed" } else { "was rolled back" };
         let again = failed.result == Some(Outcome::Failed) && failed.waited_ms.is_some();
         let again = if again { ", and the old child was started again" } else { "" };
-        let text = format!("the last upgrade {what} ({}){again}: {reason}", view.ago(failed.began_at));
+        // A bake may take hours.
+        let ago = view.ago(failed.began_at.saturating_add(failed.took_ms.unwrap_or_default()));
+        let text = format!("the last upgrade {what} ({ago}){again}: {reason}");
         out += &view.row("failed", &text, Some(Paint::Bad));
     }
     let slot = if status.slot.is_empty() { String::new() } else { format!(", slot {}", clean(&status.slot)) };
