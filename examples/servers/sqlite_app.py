@@ -23,6 +23,7 @@ def database():
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # each answer in one piece: a health check closes when it has read the status
 
     def answer(self, text):
         body = text.encode()
