@@ -382,7 +382,7 @@ impl Bad {
                 surroundings.file(&format!("{AT_ONCE}{hook}"), &idle)
             }
             Self::HookHangs => {
-                let hook = "hooks.promote = [\"sh\", \"-c\", \"trap '' TERM; sleep 900 & wait\"]\nhooks.timeout = \"120ms\"\n";
+                let hook = "hooks.promote = [\"sh\", \"-c\", \"trap '' TERM; sleep 900 & wait; exit 1\"]\nhooks.timeout = \"120ms\"\n";
                 surroundings.file(&format!("{AT_ONCE}{hook}"), &idle)
             }
             Self::NeverHealthy => surroundings.file(NEVER, &idle),
