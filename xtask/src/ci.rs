@@ -105,7 +105,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     };
     println!("\n==> tests");
     // The guard fails the run when a test leaves a process behind. It says nothing when the runner failed: that has said why.
-    let mut tests = runner::tests(has_nextest, scope, "ci", None, None);
+    let mut tests = runner::tests(has_nextest, scope, "ci", runner::ci_jobs(), None);
     if !fast && let Some(required) = packages::required(&missing) {
         tests.env(testkit::REQUIRE, required);
     }

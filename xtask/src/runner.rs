@@ -62,6 +62,7 @@ pub(crate) const ONE_A_ROOM: &[&str] = &[
     "traffic::inherited::load_fastcgi_on_descriptor_0_loses_none_in_200_upgrades",
     "tree::hidden::a_hidden_tree_is_terminated_with_its_generation",
     "upgrade::drain::the_old_child_gets_the_shutdown_signal_and_no_other",
+    "variables::the_child_gets_variables_from_files_which_each_generation_reads_again",
     "watch::follows::the_exit_of_a_daemon_whose_command_has_exited_is_relayed",
 ];
 
@@ -73,6 +74,13 @@ pub(crate) fn has_nextest() -> bool {
     let mut command = repo::cargo();
     command.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// How many tests run at once in CI: more than there are cores, because most of them wait for processes and
+/// timers for half of their time.
+pub(crate) fn ci_jobs() -> Option<u32> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cores + cores.div_ceil(2)).ok()
 }
 
 /// The command that runs these tests.
