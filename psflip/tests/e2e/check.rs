@@ -33,6 +33,21 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
         &["keep running beside the new one"],
     ),
     (
+        "cmd = [\"true\"]\n[upgrade]\nbake = \"2m\"\n[healthcheck.notify]\n[[listen]]\naddress = \"unix://x\"",
+        "3:8",
+        &["only a new child that exits, or reports `STOPPING=1` or `ERRNO=`", "`psflip rollback`"],
+    ),
+    (
+        "cmd = [\"true\", \"{{ blue_green() }}\"]\n[upgrade]\nbake = \"2m\"\n[healthcheck.unix]\npath = \"{{ blue_green() }}\"\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"",
+        "3:8",
+        &["only a new child that exits, or accepts no connection"],
+    ),
+    (
+        "cmd = [\"true\", \"{{ blue_green() }}\"]\n[upgrade]\nbake = \"2s\"\n[healthcheck.http]\nurl = \"/\"\ninterval = \"1s\"\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"",
+        "3:8",
+        &["the bake (2s) is over before 3 probes could fail, one every 1s"],
+    ),
+    (
         "cmd = [\"true\"]\n[control]\nsocket = \"open/x.sock\"",
         "3:10",
         &["everybody may write to `open`", "in psflip's place"],

@@ -1,5 +1,6 @@
 //! `psflip check`: prints the effective configuration with warnings, or every error.
 
+mod bake;
 mod overlap;
 mod paths;
 mod proxies;
