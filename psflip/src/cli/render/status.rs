@@ -3,7 +3,7 @@
 use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
 use crate::control::protocol::{Proxy, ProxyState, Relay, ServiceState, Source, Status};
-use crate::history::{Outcome, Record, requested};
+use crate::history::{Outcome, Record, UpgradeStep, requested};
 use crate::manager::last_exit::LastExit;
 use crate::proxy::Hold;
 
@@ -124,6 +124,12 @@ pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
         out += &format!("; generation {} bakes, {} left", upgrade.to, span(left));
     } else if let Some(upgrade) = &status.upgrade {
         out += &format!("; upgrade {}", under_way_briefly(upgrade, now));
+    }
+    let last = status.history.last().filter(|_| status.upgrade.is_none());
+    match last.and_then(|last| last.result) {
+        Some(Outcome::Failed) => out += "; the last upgrade failed",
+        Some(Outcome::RolledBack) => out += "; the last upgrade was rolled back",
+        _ => {}
     }
     if status.upgrade_queued {
         out += "; one more upgrade waits";
@@ -252,7 +258,11 @@ fn under_way(upgrade: &Record, status: &Status, now: u64) -> String {
 
 /// `6 to generation 8, since 3.20 s: child started; waiting until it is healthy`
 fn under_way_briefly(upgrade: &Record, now: u64) -> String {
-    let step = upgrade.steps.last().map_or("it begins", |timed| step_in_words(timed.step));
+    let step = match upgrade.steps.last().map(|timed| timed.step) {
+        None => "it begins",
+        Some(UpgradeStep::Baking) => "its bake is over",
+        Some(step) => step_in_words(step),
+    };
     let since = span(now.saturating_sub(upgrade.began_at));
     format!("{} to generation {}, since {since}: {step}", upgrade.upgrade, upgrade.to)
 }

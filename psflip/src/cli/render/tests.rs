@@ -300,6 +300,24 @@ fn an_upgrade_reports_how_long_the_child_settles() {
     assert!(progress.live(&view(80)).contains("settling for 2.00 s"));
 }
 
+#[test]
+fn one_line_says_how_an_upgrade_has_ended() {
+    let mut shown = calm();
+    for (result, words) in [
+        (Outcome::Failed, "the last upgrade failed"),
+        (Outcome::RolledBack, "the last upgrade was rolled back"),
+    ] {
+        if let Some(last) = shown.history.last_mut() {
+            last.result = Some(result);
+        }
+        assert!(summary(&shown, NOON).contains(words), "{}", summary(&shown, NOON));
+    }
+    // A bake is over, and its generation not gone or promoted yet.
+    let baked = Record { steps: steps(&[(UpgradeStep::Baking, 200)]), began_at: NOON, ..Record::default() };
+    shown.upgrade = Some(baked);
+    assert!(summary(&shown, NOON).ends_with(": its bake is over"), "{}", summary(&shown, NOON));
+}
+
 fn step(step: UpgradeStep, at_ms: u64, probe: Option<&str>) -> Event {
     let probe = probe.map(str::to_owned);
     Event::Step { upgrade: 6, step, at_ms, pid: Some(71), child: Some(72), probe, left_ms: None }
