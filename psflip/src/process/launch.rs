@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::AccessFlags;
 
 use crate::process::environment::{set_variable, variable};
+use crate::process::invocation::FileStamp;
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
 use crate::sys::fd;
@@ -309,7 +310,15 @@ fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
 pub struct Place {
     program: CString,
     workdir: Option<PathBuf>,
+    /// The program, and the files of code and configuration among its arguments.
+    files: Vec<FileStamp>,
 }
+
+/// Such files change only at a deploy. Other files among the arguments may be data.
+const CODE: &[&str] = &[
+    "cfg", "cjs", "conf", "exs", "ini", "jar", "js", "json", "lua", "mjs", "php", "pl", "psgi", "py", "pyz",
+    "rb", "ru", "sh", "toml", "ts", "war", "xml", "yaml", "yml",
+];
 
 impl Place {
     /// Where this program is now. `None`: it can't be found.
@@ -319,15 +328,30 @@ impl Place {
         envp: &[CString],
         workdir: Option<&Path>,
     ) -> Option<Self> {
-        let found = find_program(argv, envp, workdir).ok()?;
+        let argv: Vec<_> = argv.into_iter().collect();
+        let found = find_program(&argv, envp, workdir).ok()?;
         // Only its directory: a program may behave by its own name, or look around beside it.
         let directory =
             found.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let program = directory.canonicalize().ok()?.join(found.file_name()?);
-        Some(Self {
-            program: CString::new(program.into_os_string().into_encoded_bytes()).ok()?,
-            workdir: workdir.map(Path::canonicalize).transpose().ok()?,
-        })
+        let workdir = workdir.map(Path::canonicalize).transpose().ok()?;
+        let here = workdir.as_deref().unwrap_or(Path::new(""));
+        let is_code = |path: &PathBuf| {
+            let code = path.extension().and_then(OsStr::to_str).is_some_and(|end| CODE.contains(&end));
+            code && path.is_file()
+        };
+        let arguments = argv.iter().skip(1).map(|argument| here.join(argument.as_ref())).filter(is_code);
+        let files = std::iter::once(program.clone()).chain(arguments);
+        let files = files.map(|path| FileStamp::look(&path)).collect();
+        let program = CString::new(program.into_os_string().into_encoded_bytes()).ok()?;
+        Some(Self { program, workdir, files })
+    }
+
+    /// The files that are no longer what they were.
+    #[must_use]
+    pub fn changed(&self) -> Vec<String> {
+        let sources = self.files.iter().map(FileStamp::source);
+        sources.filter(|source| source.changed).map(|source| source.path).collect()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::control::server::{AfterReply, Interest};
 use crate::flip::{DrainStep, Failure, Notice, Timer, UpgradeBlocked};
 use crate::handover::ToPredecessor;
 use crate::history::{self, UpgradeStep};
+use crate::process::launch::Place;
 use crate::runtime::timers::Key;
 use crate::runtime::{KILL, Runtime, reasons};
 use crate::secrets;
@@ -70,6 +71,7 @@ impl Runtime {
             }
             Notice::GivesWay => {
                 self.operators.log.begin_wait();
+                self.warn_of_changed_files();
                 tracing::info!(
                     child,
                     "the new generation is prepared; stopping the old child before the new one starts \
@@ -191,6 +193,21 @@ impl Runtime {
             self.reasons.upgrade_failure = Some(self.handover.why_upgrade_failed(&mut self.wait));
         }
         self.reasons.upgrade_failure.clone().unwrap_or_default()
+    }
+
+    /// The old child is about to stop, and may have to start again.
+    fn warn_of_changed_files(&mut self) {
+        let changed = self.child.place.as_ref().map(Place::changed).unwrap_or_default();
+        if changed.is_empty() {
+            return;
+        }
+        let files = changed.join("`, `");
+        let text = format!(
+            "`{files}` changed since the old child started: if the new version fails, psflip can't go back to the old one; deploy each version into a directory of its own"
+        );
+        let text = secrets::hide(&text).into_owned();
+        tracing::warn!("{text}");
+        self.operators.pass_warning_on(text);
     }
 
     fn log_bake(&self) {

@@ -159,7 +159,42 @@ fn the_old_release_starts_again_after_the_symlink_has_moved() {
     psflip.output().wait_after(mark, Stream::Stdout, "release 2");
     psflip.output().wait_after(mark, Stream::Stderr, "the old child serves again");
     psflip.output().wait_after(mark, Stream::Stdout, "release 1");
+    assert!(!psflip.log().contains("changed since the old child started"), "{}", psflip.log());
     psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_release_that_overwrites_the_old_one_is_warned_of() {
+    // Contract: E3
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("app")).unwrap();
+    let release = |line: &str| sandbox.write("app/run.sh", format!("{line}; exec sleep infinity\n"));
+    release("touch ok$PSFLIP_GENERATION");
+    sandbox.write("app/data", "");
+    let rest = super::text(
+        "",
+        "[healthcheck.command]\ncmd = [\"test\", \"-e\", \"ok{{ generation() }}\"]\ninterval = \"10ms\"\n",
+    );
+    let psflip = sandbox.psflip().cmd(["sh", "run.sh", "data"]).config(format!("workdir = \"app\"\n{rest}"));
+    let psflip = psflip.start().wait_ready();
+    let upgrade = || {
+        let client = sandbox.command([testkit::psflip_bin()]).args(["upgrade"]).start();
+        let code = client.wait_exit().code();
+        client.output().wait_closed();
+        (code, client.stdout() + &client.stderr())
+    };
+    // Data changes all the time.
+    sandbox.write("app/data", "1");
+    let (code, said) = upgrade();
+    assert!(code == Some(0) && !said.contains("warning"), "{said}");
+    release("exit 3");
+    let old = psflip.active();
+    let (code, said) = upgrade();
+    assert_eq!(code, Some(1), "{said}");
+    let file = sandbox.path("app/run.sh");
+    assert!(said.contains(&format!("warning: `{}` changed since", file.display())), "{said}");
+    assert_eq!(psflip.wait_end_of(old).code(), Some(3));
     sandbox.assert_no_process_left();
 }
 
