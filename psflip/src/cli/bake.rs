@@ -133,7 +133,8 @@ impl Client {
                 Event::Refused { reason } => return Err(refused(reason)),
                 Event::Moved { upgrade: number } => {
                     let upgrade = number.or(upgrade);
-                    session.request(upgrade.map_or(request, |upgrade| ControlRequest::Follow { upgrade }))?;
+                    let follow = |upgrade| ControlRequest::Follow { upgrade, end_draining: false };
+                    session.request(upgrade.map_or(request, follow))?;
                 }
                 _ => {}
             }

@@ -37,6 +37,9 @@ pub(super) struct Upgrade {
     /// If a new generation bakes, end its bake first: it becomes the service
     #[arg(long)]
     keep: bool,
+    /// End the old generation at once if it still drains, instead of waiting for it: its child gets SIGKILL
+    #[arg(long)]
+    end_draining: bool,
     /// Request the upgrade and return at once
     #[arg(long)]
     no_wait: bool,
@@ -54,6 +57,7 @@ Examples:
   psflip upgrade -c app.toml --wait baked       # until the bake is over (`upgrade.bake`)
   psflip upgrade -c app.toml --wait drained     # until the old child has exited, too
   psflip upgrade -c app.toml --timeout 5m       # in a deployment
+  psflip upgrade -c app.toml --end-draining     # don't wait for slow clients of the old generation
 
 If an upgrade is already running or bakes, yours is queued and starts when it finishes.
 Ctrl-C stops the waiting, not the upgrade.
@@ -77,7 +81,12 @@ impl Upgrade {
     }
 
     fn request(&self) -> ControlRequest {
-        ControlRequest::Upgrade { keep: self.keep }
+        ControlRequest::Upgrade { keep: self.keep, end_draining: self.end_draining }
+    }
+
+    /// `--end-draining` holds for the generation that drains when the upgrade can start.
+    fn follow_request(&self, upgrade: u64) -> ControlRequest {
+        ControlRequest::Follow { upgrade, end_draining: self.end_draining }
     }
 
     fn follow(&self) -> Result<ExitStatus, Trouble> {
@@ -90,7 +99,13 @@ impl Upgrade {
                 Turn::Over(end) => return Ok(end),
                 Turn::Closed => {
                     lost += 1;
-                    session.connection = again(&session.address, upgrade, promoted, lost)?;
+                    session.connection = again(
+                        &session.address,
+                        |upgrade| self.follow_request(upgrade),
+                        upgrade,
+                        promoted,
+                        lost,
+                    )?;
                     continue;
                 }
             };
@@ -132,9 +147,8 @@ impl Upgrade {
                 }
                 Event::Moved { upgrade: number } => {
                     upgrade = number.or(upgrade);
-                    session.request(
-                        upgrade.map_or(self.request(), |upgrade| ControlRequest::Follow { upgrade }),
-                    )?;
+                    session
+                        .request(upgrade.map_or(self.request(), |upgrade| self.follow_request(upgrade)))?;
                 }
                 _ => {}
             }
@@ -176,6 +190,7 @@ fn goes_on(upgrade: Option<u64>, queued: bool, promoted: bool) -> String {
 /// predecessor may know more.
 fn again(
     address: &ServiceAddress,
+    follow: impl Fn(u64) -> ControlRequest,
     upgrade: Option<u64>,
     promoted: bool,
     lost: u32,
@@ -191,7 +206,7 @@ fn again(
     };
     match upgrade {
         Some(upgrade) if lost <= MOST_LOST_CONNECTIONS && !promoted => address
-            .request(ControlRequest::Follow { upgrade })
+            .request(follow(upgrade))
             .map_err(|why| Trouble::new(format!("{}: {}", what(), why.message))),
         _ => Err(Trouble::new(what())),
     }

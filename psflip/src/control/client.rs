@@ -281,7 +281,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut connection = Connection::open(&path, ControlRequest::Follow { upgrade: 6 }).unwrap();
+        let mut connection =
+            Connection::open(&path, ControlRequest::Follow { upgrade: 6, end_draining: false }).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let mut request = [0; 100];
         let length = server.read(&mut request).unwrap();

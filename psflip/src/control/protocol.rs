@@ -39,6 +39,9 @@ pub enum ControlRequest {
         /// End a bake first, if there is one (contract B6).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         keep: bool,
+        /// End the old generation at once, if it still drains (contract D1).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        end_draining: bool,
     },
     /// The end of a bake: the new generation is promoted (contract B1). Answered by [`Event::Accepted`] and
     /// the events of the upgrade.
@@ -49,6 +52,9 @@ pub enum ControlRequest {
     Follow {
         /// The number of the upgrade.
         upgrade: u64,
+        /// If the upgrade is queued: end an old generation that drains at once (contract D1).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        end_draining: bool,
     },
     /// The stop of psflip and its child (contract S5). Answered by [`Event::Stopping`]
     /// and the events of the stop.

@@ -77,7 +77,8 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::HookSucceeded
@@ -94,6 +95,8 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
         | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::KeepRequested

@@ -136,7 +136,8 @@ pub(super) fn starting(
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::HookSucceeded
@@ -165,7 +166,9 @@ pub(super) fn starting(
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 
@@ -173,7 +176,7 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
     let is_stopping = stopping != Stopping::No;
     match event {
         Event::ChildExited(end) => {
-            let mut effects = vec![Effect::Disarm(Timer::Drain), Effect::Disarm(Timer::Grace)];
+            let mut effects = [Timer::Drain, Timer::Grace, Timer::Ending].map(Effect::Disarm).to_vec();
             let old_generation = match (predecessor_drains, is_stopping) {
                 (false, _) => OldGeneration::Gone,
                 (true, false) => OldGeneration::Drains,
@@ -195,10 +198,14 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         Event::UpgradeRequested | Event::RequestPassedOn => start_upgrade(state),
         Event::PredecessorGone if predecessor_drains => {
             state.phase = Phase::Serving { predecessor_drains: false, stopping };
-            let mut effects = vec![Effect::Report(Notice::PredecessorDrained)];
+            let mut effects = vec![Effect::Disarm(Timer::Ending), Effect::Report(Notice::PredecessorDrained)];
             effects.extend(start_queued_upgrade(state));
             effects
         }
+        Event::EndDrainingRequested if predecessor_drains => {
+            vec![Effect::Arm(Timer::Ending), Effect::EndPredecessor]
+        }
+        Event::TimedOut(Timer::Ending) if predecessor_drains => vec![Effect::KillPredecessor],
         Event::StopRequested(signal) => match stopping {
             Stopping::No => {
                 let stopping = Stopping::Answering(signal);
@@ -251,7 +258,8 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayLost
         | Event::HookSucceeded
@@ -281,7 +289,9 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 

@@ -60,9 +60,16 @@ pub(super) fn draining(
             | DrainStep::PassingOn
             | DrainStep::Delay
             | DrainStep::Killed
+            | DrainStep::Ending
             | DrainStep::OrphansKilled
             | DrainStep::Closing => Vec::new(),
         },
+        Event::EndRequested if outcome == Outcome::Superseded => end_at_once(state, step),
+        Event::ChildExited(end) if step == DrainStep::Ending => {
+            go(DrainStep::OrphansKilled);
+            let close = Effect::Relay(RelayOrder::Close);
+            vec![Report(Notice::ChildExited(end)), close, Arm(Timer::Kill), KillOrphans]
+        }
         Event::ChildExited(end) => {
             let mut effects =
                 vec![Disarm(Timer::Drain), Disarm(Timer::Delay), Disarm(Timer::Grace), Disarm(Timer::Kill)];
@@ -75,7 +82,9 @@ pub(super) fn draining(
             tree_is_over(state, outcome, old_generation)
         }
         // psflip can do no more, and the next upgrade does not wait for these processes (contract U5).
-        Event::TimedOut(Timer::Kill) if matches!(step, DrainStep::Killed | DrainStep::OrphansKilled) => {
+        Event::TimedOut(Timer::Kill)
+            if matches!(step, DrainStep::Killed | DrainStep::Ending | DrainStep::OrphansKilled) =>
+        {
             let mut effects = vec![Report(Notice::SurvivedKill)];
             effects.extend(tree_is_over(state, outcome, old_generation));
             effects
@@ -134,7 +143,8 @@ pub(super) fn draining(
             | Timer::Drain
             | Timer::Delay
             | Timer::Closing
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::RelayLost
@@ -165,7 +175,39 @@ pub(super) fn draining(
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
+    }
+}
+
+/// An operator does not wait for this generation, whose successor is the service: what is left gets SIGKILL.
+fn end_at_once(state: &mut State, step: DrainStep) -> Vec<Effect> {
+    use Effect::{Arm, Disarm, KillChild, KillOrphans, Report};
+    let (outcome, old_generation) = (Outcome::Superseded, OldGeneration::Gone);
+    let mut go = |step| state.phase = Phase::Draining { step, outcome, old_generation };
+    match step {
+        DrainStep::Answering { .. } | DrainStep::Delay | DrainStep::Signalled => {
+            go(DrainStep::Ending);
+            let mut effects = [Timer::Drain, Timer::Delay, Timer::Grace].map(Disarm).to_vec();
+            effects.extend([Report(Notice::EndsAtOnce), Arm(Timer::Kill), KillChild]);
+            effects
+        }
+        // The child has SIGKILL already.
+        DrainStep::Killed => {
+            go(DrainStep::Ending);
+            vec![Report(Notice::EndsAtOnce)]
+        }
+        DrainStep::Orphans => {
+            go(DrainStep::OrphansKilled);
+            vec![Disarm(Timer::Grace), Report(Notice::EndsAtOnce), Arm(Timer::Kill), KillOrphans]
+        }
+        DrainStep::PassingOn => {
+            let mut effects = vec![Disarm(Timer::Drain), Report(Notice::EndsAtOnce)];
+            effects.extend(tree_is_over(state, outcome, old_generation));
+            effects
+        }
+        DrainStep::Ending | DrainStep::OrphansKilled | DrainStep::Closing => Vec::new(),
     }
 }
 
@@ -228,7 +270,8 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::RelayLost
@@ -258,7 +301,9 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 

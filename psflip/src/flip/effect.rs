@@ -75,6 +75,11 @@ pub enum Effect {
     /// Pass a stop request to the predecessor: this generation got it while the pidfile named it, either
     /// before its promotion or while the predecessor drains.
     PassStopBack,
+    /// Request the predecessor, which drains, to end at once.
+    EndPredecessor,
+    /// Kill the predecessor: it was requested to end at once, and is still there. As PID 1 it can't be
+    /// killed.
+    KillPredecessor,
 
     /// Start a successor. The runtime answers with `SuccessorNotStarted` if that fails.
     StartSuccessor,
@@ -220,6 +225,8 @@ pub enum Notice {
     RelayTimedOut,
     /// This generation failed.
     Failed(Failure),
+    /// The successor requests that this generation, which drains, ends at once. The child is killed.
+    EndsAtOnce,
     /// The child did not exit in time and is killed.
     ChildKilled,
     /// Leftover processes did not exit in time and are killed.

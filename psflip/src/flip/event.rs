@@ -94,6 +94,10 @@ pub enum Event {
     RequestPassedOn,
     /// The predecessor's process is gone.
     PredecessorGone,
+    /// An operator does not wait for a predecessor that drains (`psflip upgrade --end-draining`).
+    EndDrainingRequested,
+    /// The successor, which is the service, requests that this generation ends at once.
+    EndRequested,
 
     /// The successor has checked what needs no child, and waits until this generation's child is gone.
     SuccessorPrepared,

@@ -139,7 +139,8 @@ pub(super) fn giving_way(state: &mut State, step: GiveWay, turn: Turn, event: Ev
             | Timer::Predecessor
             | Timer::Drain
             | Timer::Delay
-            | Timer::Closing,
+            | Timer::Closing
+            | Timer::Ending,
         )
         | Event::RelayLost
         | Event::HookSucceeded
@@ -163,7 +164,9 @@ pub(super) fn giving_way(state: &mut State, step: GiveWay, turn: Turn, event: Ev
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 
@@ -317,7 +320,8 @@ pub(super) fn restarting(state: &mut State, step: Restart, event: Event) -> Vec<
             | Timer::Drain
             | Timer::Delay
             | Timer::Closing
-            | Timer::Grace,
+            | Timer::Grace
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::RelayLost
@@ -344,7 +348,9 @@ pub(super) fn restarting(state: &mut State, step: Restart, event: Event) -> Vec<
         | Event::NotCommitted
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
-        | Event::SuccessorGone => Vec::new(),
+        | Event::SuccessorGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 

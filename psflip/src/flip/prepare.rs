@@ -105,7 +105,8 @@ pub(super) fn preparing(
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::HookSucceeded
@@ -130,7 +131,9 @@ pub(super) fn preparing(
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 

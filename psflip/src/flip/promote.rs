@@ -211,7 +211,8 @@ pub(super) fn promoting(
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::RelayLost
@@ -230,7 +231,9 @@ pub(super) fn promoting(
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 

@@ -45,7 +45,8 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayDrained
         | Event::HookSucceeded
@@ -74,6 +75,8 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }

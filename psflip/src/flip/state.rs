@@ -315,6 +315,9 @@ pub enum DrainStep {
     Signalled,
     /// The child has been sent SIGKILL.
     Killed,
+    /// The active generation requested the end (contract D1): the child has been sent SIGKILL, and leftover
+    /// processes get it when the child has exited.
+    Ending,
     /// The child has exited; leftover processes have been sent `shutdown.signal`.
     Orphans,
     /// Leftover processes have been sent SIGKILL.
@@ -399,6 +402,8 @@ pub enum Timer {
     Closing,
     /// `shutdown.timeout`: after a stop request, after `shutdown.signal`, and for leftover processes.
     Grace,
+    /// How long to wait for the exit of a predecessor that was requested to end at once.
+    Ending,
     /// How long to wait for the exit of processes that got SIGKILL.
     Kill,
 }

@@ -57,6 +57,8 @@ fn events() -> Vec<Event> {
         E::SuccessorNotStarted,
         E::SuccessorGone,
         E::SuccessorTreeGone,
+        E::EndDrainingRequested,
+        E::EndRequested,
     ];
     let timers = [
         Timer::Healthy,
@@ -69,6 +71,7 @@ fn events() -> Vec<Event> {
         Timer::Delay,
         Timer::Closing,
         Timer::Grace,
+        Timer::Ending,
         Timer::Kill,
     ];
     events.extend(timers.map(E::TimedOut));

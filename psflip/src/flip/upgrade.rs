@@ -207,7 +207,8 @@ pub(super) fn upgrading(
             | Timer::Delay
             | Timer::Closing
             | Timer::Grace
-            | Timer::Kill,
+            | Timer::Kill
+            | Timer::Ending,
         )
         | Event::RelayLost
         | Event::HookSucceeded
@@ -233,7 +234,9 @@ pub(super) fn upgrading(
         | Event::SuccessorReady
         | Event::Committed
         | Event::NotCommitted
-        | Event::SuccessorTreeGone => Vec::new(),
+        | Event::SuccessorTreeGone
+        | Event::EndDrainingRequested
+        | Event::EndRequested => Vec::new(),
     }
 }
 

@@ -118,6 +118,8 @@ pub enum FromSuccessor {
     Resume,
     /// It got a stop request that was meant for the service.
     Stop,
+    /// It is the service, and this psflip has to end at once.
+    End,
     /// It closed the connection.
     Closed,
     /// It sent what no version sends, so it is faulty or not a psflip; [`SuccessorLink::failure`] has the
@@ -302,6 +304,7 @@ impl SuccessorLink {
                 }
                 FromSuccessor::Stop
             }
+            ToPredecessor::End => FromSuccessor::End,
             ToPredecessor::Warning { text } => FromSuccessor::Warning { text },
             ToPredecessor::Progress { step, child, probe, left } => {
                 FromSuccessor::Progress { step, child, probe, left }

@@ -203,8 +203,11 @@ impl Child {
         }
     }
 
-    /// Kills leftover processes.
-    pub(super) fn kill_orphans(&self) {
+    /// Kills leftover processes, unless they may stay.
+    pub(super) fn kill_orphans(&self, orphans: Orphans) {
+        if orphans == Orphans::Leave {
+            return self.on_tree(Tree::leave_all);
+        }
         self.on_tree(|tree| {
             tree.wake_keeper();
             // If the keeper can't be reached, it is killed, and psflip kills the rest of the tree itself.

@@ -416,6 +416,7 @@ impl Runtime {
                         self.dispatch(Event::StopRequested(ChildSignal::Send));
                     }
                 }
+                FromSuccessor::End => self.dispatch(Event::EndRequested),
                 FromSuccessor::Warning { text } => self.operators.pass_warning_on(text),
                 FromSuccessor::Progress { step, child, probe, left } => {
                     self.operators.record_progress(step, None, child, probe, left);

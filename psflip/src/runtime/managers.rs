@@ -434,6 +434,7 @@ impl Runtime {
             | Notice::PredecessorTimedOut
             | Notice::Superseded
             | Notice::RelayTimedOut
+            | Notice::EndsAtOnce
             | Notice::ChildKilled
             | Notice::OrphansKilled
             | Notice::SurvivedKill => return None,

@@ -317,7 +317,7 @@ impl Runtime {
             DrainStep::Answering { .. } | DrainStep::PassingOn => (Drain::Answering, self.drain_time()),
             DrainStep::Delay => (Drain::Delay, shutdown.delay),
             DrainStep::Signalled => (Drain::Signalled, shutdown.timeout),
-            DrainStep::Killed => (Drain::Killed, KILL),
+            DrainStep::Killed | DrainStep::Ending => (Drain::Killed, KILL),
             DrainStep::Orphans => (Drain::Orphans, shutdown.timeout),
             DrainStep::OrphansKilled => (Drain::OrphansKilled, KILL),
             DrainStep::Closing => (Drain::Closing, proxy::CLOSING),
@@ -430,6 +430,7 @@ impl Runtime {
             Timer::Delay => self.plan.shutdown.delay,
             Timer::Grace => self.plan.shutdown.timeout,
             Timer::Kill | Timer::SuccessorKill => KILL,
+            Timer::Ending => 2 * KILL + MARGIN, // SIGKILL to the child, then to leftover processes
         };
         // A bake is no operation that the service managers wait for.
         if timer != Timer::Bake && !(timer == Timer::Successor && self.machine.state.successor_bakes()) {

@@ -56,7 +56,7 @@ impl Runtime {
                 self.child.signal(Signal::KILL);
             }
             Effect::SignalOrphans => self.child.signal_orphans(&self.plan.shutdown),
-            Effect::KillOrphans => self.child.kill_orphans(),
+            Effect::KillOrphans => self.child.kill_orphans(self.plan.shutdown.orphans),
             Effect::RunHook(hook) => {
                 if hook == Hook::Promote {
                     self.record_step(UpgradeStep::Healthy);
@@ -93,6 +93,8 @@ impl Runtime {
             Effect::ReportReady => self.report_ready(),
             // If the predecessor is gone, its pidfd shows that.
             Effect::PassStopBack => self.handover.report(&ToPredecessor::Stop),
+            Effect::EndPredecessor => self.end_predecessor(),
+            Effect::KillPredecessor => self.handover.kill_predecessor(),
             Effect::PassRequestBack => {
                 let by = self.operators.log.hand_on();
                 if self.handover.send_to_predecessor(&ToPredecessor::Upgrade { by }).is_err() {
@@ -353,6 +355,17 @@ impl Runtime {
         self.report_or_fail(&ToPredecessor::Ready, |error| {
             format!("can't report to the old psflip that this generation is ready: {error}")
         });
+    }
+
+    /// Requests the old generation, which drains, to end at once.
+    fn end_predecessor(&self) {
+        tracing::warn!(
+            old_generation = self.identity.generation - 1,
+            old_psflip = self.handover.predecessor_pid(),
+            reason = "requested by --end-draining",
+            "ending the old generation, which still drains, at once"
+        );
+        self.handover.report(&ToPredecessor::End); // if it is gone, its pidfd shows that
     }
 
     fn withdraw(&mut self) {

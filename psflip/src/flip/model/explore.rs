@@ -14,6 +14,7 @@ pub(super) const NOTHING: Budget = Budget {
     unkillable: 0,
     group_signals: 0,
     is_exclusive: false,
+    ends: 0,
 };
 
 const FULL: Budget = Budget { upgrades: 2, stops: 1, kills: 1, crashes: 1, faults: 1, ..NOTHING };
@@ -32,6 +33,9 @@ const GROUPS: Budget = Budget { upgrades: 1, stops: 1, keepers: 1, group_signals
 /// Without two children at once.
 const EXCLUSIVE: Budget = Budget { upgrades: 2, stops: 1, kills: 1, is_exclusive: true, ..NOTHING };
 const EXCLUSIVE_FULL: Budget = Budget { crashes: 1, faults: 1, ..EXCLUSIVE };
+
+/// An operator does not wait for an old generation that drains.
+const ENDING: Budget = Budget { upgrades: 2, ends: 1, stops: 1, ..NOTHING };
 
 /// Visits every reachable state. Returns the number of states, or the first broken promise with the shortest
 /// path to it.
@@ -145,6 +149,25 @@ fn no_group_signal_or_keeper_exit_violates_the_contract() {
 fn no_exclusive_upgrade_violates_the_contract() {
     // Contract: E1, E2, E3, E4, U7, F6, F7, F8, F11
     breaks_no_promise(EXCLUSIVE_FULL, 50_000);
+}
+
+#[test]
+fn no_old_generation_that_is_ended_violates_the_contract() {
+    // Contract: D1, U6, U7, C8, F11
+    breaks_no_promise(ENDING, 1_000);
+}
+
+#[test]
+fn an_old_generation_that_is_ended_too_early_is_found() {
+    // Contract: D1
+    let found = explore(ENDING, |state, event| {
+        let mut effects = decide(state, event);
+        if event == Event::PidfileTaken && effects.contains(&Effect::ReportReady) {
+            effects.push(Effect::EndPredecessor);
+        }
+        effects
+    });
+    assert!(found.is_err_and(|broken| broken.starts_with("D1")), "nobody noticed");
 }
 
 /// Faulty decisions: each has a fault that a developer might make, and the promise that it breaks.

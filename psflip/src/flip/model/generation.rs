@@ -55,6 +55,7 @@ pub(super) enum PeerMessage {
     Ready,
     PassedBack,
     StopPassedBack,
+    End,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

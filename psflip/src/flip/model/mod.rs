@@ -43,6 +43,8 @@ struct Budget {
     group_signals: u8,
     /// No two children may run at once (`upgrade.overlap = false`).
     is_exclusive: bool,
+    /// Requests not to wait for an old generation that drains.
+    ends: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +131,9 @@ impl World {
         } else if generation.knows_predecessor && !self.generations[index - 1].alive {
             steps.push(Transition::PredecessorGone(index));
         }
+        if self.budget.ends > 0 && generation.serves() {
+            steps.push(Transition::EndDraining(index));
+        }
         if !generation.from_successor.is_empty() {
             steps.push(Transition::ReceiveFromSuccessor(index));
         } else if generation.knows_successor
@@ -153,6 +158,7 @@ impl World {
             | Timer::Drain
             | Timer::Delay
             | Timer::Closing
+            | Timer::Ending
             | Timer::Grace => true,
         };
         steps.extend(
@@ -288,6 +294,10 @@ impl World {
             Transition::Feedback(index) => self.generations[index].feedback.pop_front(),
             Transition::ReceiveFromPredecessor(index) => self.receive_from_predecessor(index),
             Transition::ReceiveFromSuccessor(index) => self.receive_from_successor(index),
+            Transition::EndDraining(_) => {
+                self.budget.ends -= 1;
+                Some(Event::EndDrainingRequested)
+            }
             Transition::PredecessorGone(index) => {
                 self.generations[index].knows_predecessor = false;
                 Some(Event::PredecessorGone)

@@ -16,6 +16,7 @@ impl World {
             | PeerMessage::Returned
             | PeerMessage::Ready
             | PeerMessage::PassedBack
+            | PeerMessage::End
             | PeerMessage::StopPassedBack => None,
         }
     }
@@ -27,6 +28,7 @@ impl World {
             PeerMessage::Returned => Some(Event::SuccessorReturned),
             PeerMessage::Ready => Some(Event::SuccessorReady),
             PeerMessage::PassedBack => Some(Event::RequestPassedBack),
+            PeerMessage::End => Some(Event::EndRequested),
             PeerMessage::StopPassedBack => Some(Event::StopRequested(ChildSignal::Send)),
             PeerMessage::Acknowledge { .. }
             | PeerMessage::Traffic
@@ -191,6 +193,7 @@ impl World {
                     | PeerMessage::Returned
                     | PeerMessage::Ready
                     | PeerMessage::PassedBack
+                    | PeerMessage::End
                     | PeerMessage::StopPassedBack => None,
                 });
                 generation.from_predecessor.clear();
@@ -206,6 +209,16 @@ impl World {
             }
             Effect::PassStopBack => {
                 self.stopping |= self.send_back(index, PeerMessage::StopPassedBack);
+            }
+            Effect::EndPredecessor => {
+                self.send_back(index, PeerMessage::End);
+            }
+            Effect::KillPredecessor => {
+                if generation.knows_predecessor {
+                    // As with any kill: requests that it had not passed on are lost.
+                    self.open_requests = false;
+                    self.generations[index - 1].die();
+                }
             }
             Effect::PassRequestOn => {
                 if !self.send_on(index, PeerMessage::PassedOn) {

@@ -95,6 +95,10 @@ impl World {
             Effect::Report(Notice::Promoted) if generation.unhealthy => {
                 return Err(format!("B2: generation {index} is promoted, and its child is not healthy"));
             }
+            // D1: only an old generation, never the service.
+            Effect::EndPredecessor | Effect::KillPredecessor if !generation.serves() => {
+                return Err(format!("D1: generation {index} ends its predecessor, and is not the service"));
+            }
             Effect::StartSuccessor => {
                 let others =
                     self.generations.iter().enumerate().filter(|(other, one)| *other != index && one.alive);
@@ -129,6 +133,8 @@ impl World {
             | Effect::Withdraw
             | Effect::PassRequestBack
             | Effect::PassStopBack
+            | Effect::EndPredecessor
+            | Effect::KillPredecessor
             | Effect::PassRequestOn
             | Effect::GrantTraffic
             | Effect::PassKeep

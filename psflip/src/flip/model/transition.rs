@@ -11,6 +11,7 @@ pub(super) enum Transition {
     ReceiveFromPredecessor(usize),
     ReceiveFromSuccessor(usize),
     PredecessorGone(usize),
+    EndDraining(usize),
     SuccessorGone(usize),
     Timer(usize, Timer),
     ChildStarts(usize),
@@ -54,6 +55,7 @@ impl Transition {
             | Self::ReceiveFromPredecessor(index)
             | Self::ReceiveFromSuccessor(index)
             | Self::PredecessorGone(index)
+            | Self::EndDraining(index)
             | Self::SuccessorGone(index)
             | Self::Timer(index, _)
             | Self::ChildStarts(index)

@@ -124,6 +124,7 @@ fn the_wire() {
         ToPredecessor::Upgrade { by: by() },
         ToPredecessor::Resume,
         ToPredecessor::Stop,
+        ToPredecessor::End,
     ];
     let mut wire = String::new();
     for message in &to_successor {

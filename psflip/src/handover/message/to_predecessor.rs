@@ -88,6 +88,9 @@ pub enum ToPredecessor {
     /// The successor got a stop request while the pidfile named it, so the request was meant for the service:
     /// the predecessor has to stop with its child.
     Stop,
+    /// The predecessor, which drains, has to end at once: an operator does not wait for it (`psflip upgrade
+    /// --end-draining`). A predecessor that does not know this message is killed after a while.
+    End,
 }
 
 impl WireMessage for ToPredecessor {
@@ -159,6 +162,7 @@ impl WireMessage for ToPredecessor {
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Resume => Text::new("resume").finish(),
             Self::Stop => Text::new("stop").finish(),
+            Self::End => Text::new("end").finish(),
         }
     }
 
@@ -195,6 +199,7 @@ impl WireMessage for ToPredecessor {
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "resume" => Self::Resume,
             "stop" => Self::Stop,
+            "end" => Self::End,
             _ => return Ok(None),
         }))
     }

@@ -167,6 +167,15 @@ impl Runtime {
                 "the proxy still answers requests; no longer waiting for them"
             ),
             Notice::Failed(failure) => self.log_failure(failure),
+            Notice::EndsAtOnce => {
+                let cut: u64 = self.proxy.counts().iter().map(|counts| counts.under_way).sum();
+                let cut = (!self.plan.proxies.is_empty()).then_some(cut);
+                tracing::warn!(
+                    child,
+                    requests_cut = cut,
+                    "the new generation does not wait for this one (`psflip upgrade --end-draining`); killing the child"
+                );
+            }
             Notice::ChildKilled => tracing::warn!(
                 child,
                 waited = ?self.plan.shutdown.timeout,
@@ -336,6 +345,7 @@ impl Runtime {
             | Notice::RelayTimedOut
             | Notice::PredecessorTimedOut
             | Notice::Failed(_)
+            | Notice::EndsAtOnce
             | Notice::ChildKilled
             | Notice::OrphansKilled
             | Notice::SurvivedKill => {}

@@ -34,7 +34,7 @@ impl Runtime {
         match request {
             _ if self.machine.state.is_superseded() => {
                 let upgrade =
-                    if let ControlRequest::Follow { upgrade } = request { Some(upgrade) } else { None };
+                    if let ControlRequest::Follow { upgrade, .. } = request { Some(upgrade) } else { None };
                 self.operators.control.answer(client, &ControlEvent::Moved { upgrade }, AfterReply::Close);
             }
             ControlRequest::Status => {
@@ -45,11 +45,11 @@ impl Runtime {
                 let status = ControlEvent::Status { status: Box::new(self.status_report()) };
                 self.operators.control.subscribe(client, Interest::Changes, &status);
             }
-            ControlRequest::Upgrade { keep } => {
+            ControlRequest::Upgrade { keep, end_draining } => {
                 if keep && self.machine.state.successor_bakes() {
                     self.keep(&text::sender(pid, uid));
                 }
-                self.on_upgrade_request(client, pid, uid);
+                self.on_upgrade_request(client, end_draining, pid, uid);
             }
             ControlRequest::Keep | ControlRequest::Rollback if !self.machine.state.successor_bakes() => {
                 let keeps = request == ControlRequest::Keep;
@@ -65,16 +65,16 @@ impl Runtime {
                 self.subscribe_to_upgrade(client);
                 self.roll_back(&text::sender(pid, uid));
             }
-            ControlRequest::Follow { upgrade } => self.follow(client, upgrade),
+            ControlRequest::Follow { upgrade, end_draining } => self.follow(client, upgrade, end_draining),
             ControlRequest::Stop => self.on_stop_request(client, pid, uid),
             ControlRequest::Hold { max_ms } => self.on_hold_request(client, max_ms, &text::sender(pid, uid)),
             ControlRequest::Resume => self.on_resume_request(client, &text::sender(pid, uid)),
         }
     }
 
-    fn on_upgrade_request(&mut self, client: u64, pid: i32, uid: u32) {
+    fn on_upgrade_request(&mut self, client: u64, end_draining: bool, pid: i32, uid: u32) {
         let not_now = self.machine.state.why_not_now();
-        let because = not_now.map(|why| in_words(why).to_owned());
+        let because = not_now.map(|why| self.why_blocked(why, end_draining));
         if not_now == Some(UpgradeBlocked::ShuttingDown) {
             let reason = because.unwrap_or_default();
             self.operators.control.answer(client, &ControlEvent::Refused { reason }, AfterReply::Close);
@@ -86,6 +86,9 @@ impl Runtime {
         let accepted = ControlEvent::Accepted { upgrade, because };
         self.operators.control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
         self.operators.log.set_requester(Some(history::over_control_socket(&from)));
+        if end_draining {
+            self.dispatch(Event::EndDrainingRequested);
+        }
         self.dispatch(Event::UpgradeRequested);
     }
 
@@ -160,7 +163,7 @@ impl Runtime {
         self.machine.state.is_stopping().then(|| in_words(UpgradeBlocked::ShuttingDown))
     }
 
-    fn follow(&mut self, client: u64, upgrade: u64) {
+    fn follow(&mut self, client: u64, upgrade: u64, end_draining: bool) {
         let child = self.shown_child();
         let (log, control) = (&self.operators.log, &mut self.operators.control);
         let under_way = log.upgrade.as_ref().map(|under_way| &under_way.record);
@@ -202,12 +205,12 @@ impl Runtime {
             return;
         }
         if upgrade == log.next() && self.machine.state.upgrade_queued {
-            let because = self.machine.state.why_not_now().map(|why| in_words(why).to_owned());
-            control.subscribe(
-                client,
-                Interest::Upgrade(upgrade),
-                &ControlEvent::Accepted { upgrade, because },
-            );
+            let because = self.machine.state.why_not_now().map(|why| self.why_blocked(why, end_draining));
+            let accepted = ControlEvent::Accepted { upgrade, because };
+            self.operators.control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
+            if end_draining {
+                self.dispatch(Event::EndDrainingRequested);
+            }
             return;
         }
         let reason = format!("there is no upgrade {upgrade}; the last one was {}", log.begun);

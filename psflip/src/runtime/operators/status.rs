@@ -1,10 +1,10 @@
 //! The status report.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::anchor::AnchorLink;
-use crate::config::Health;
+use crate::config::{Health, spell};
 use crate::control::protocol::{self, ServiceState, Status};
 use crate::flip::{self, Timer, UpgradeBlocked};
 use crate::process::invocation::FileStamp;
@@ -28,6 +28,20 @@ impl Runtime {
             step: progress.map(|(step, _)| step),
             left_ms: progress.map(left).map(|left| left.as_millis() as u64),
         })
+    }
+
+    /// Why an upgrade can't start at once, for a client. `ends`: the old generation is being ended.
+    pub(super) fn why_blocked(&self, why: UpgradeBlocked, ends: bool) -> String {
+        let Some(old) = self.draining().filter(|_| why == UpgradeBlocked::PredecessorDrains) else {
+            return in_words(why).to_owned();
+        };
+        let generation = self.identity.generation - 1;
+        if ends {
+            return format!("generation {generation} still drains and is ended at once");
+        }
+        let left = old.left_ms.map(|left| Duration::from_secs(left.div_ceil(1000)));
+        let left = left.map(|left| format!(" (this step for at most {})", spell(left))).unwrap_or_default();
+        format!("generation {generation} still drains{left}; `psflip upgrade --end-draining` ends it at once")
     }
 
     /// The proxies, with what the relay has counted.

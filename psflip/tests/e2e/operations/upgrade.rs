@@ -7,7 +7,7 @@ use serde_json::Value;
 use testkit::{Sandbox, Signal, Stream, psflip_bin};
 
 use super::{UNTIL_FILE, client, ended, hold, let_go, run, start, start_at_once, wait_child};
-use crate::service::{AT_ONCE, configure, kill, psflip, stop};
+use crate::service::{AT_ONCE, Draining, configure, flip_to_logger, kill, psflip, stop};
 
 #[test]
 fn upgrade_returns_when_the_new_generation_serves_and_reports_steps() {
@@ -41,6 +41,36 @@ fn upgrade_waits_for_the_old_generation_on_request() {
     assert!(status.success(), "{status}");
     assert!(stdout.ends_with("the old generation is gone\n"), "{stdout}");
     psflip.wait_gone(old);
+    stop(&psflip);
+}
+
+#[test]
+fn upgrade_ends_an_old_generation_that_drains_on_request() {
+    // Contract: D1
+    let sandbox = Sandbox::new();
+    let rest = "[shutdown]\ndelay = \"1h\"\n";
+    let Draining { psflip, old, .. } = flip_to_logger(&sandbox, &["signal-logger"], rest, "");
+    let (status, stdout, stderr) = run(&sandbox, &["upgrade", "--end-draining"]);
+    assert!(status.success(), "{status}\n{stdout}\n{stderr}");
+    assert!(stdout.contains("generation 3 is active"), "{stdout}");
+    assert!(!old.is_alive(), "{}", sandbox.report());
+    stop(&psflip);
+}
+
+#[test]
+fn a_request_to_end_what_drains_holds_for_the_generation_that_a_running_upgrade_replaces() {
+    // Contract: D1, U7
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, &format!("{UNTIL_FILE}[shutdown]\ndelay = \"1h\"\n"));
+    hold(&sandbox);
+    let first = client(&sandbox, &["upgrade"]);
+    wait_child(&first);
+    let second = client(&sandbox, &["upgrade", "--end-draining"]);
+    second.output().wait(Stream::Stdout, "upgrade 2 is queued: an upgrade is under way");
+    let_go(&sandbox);
+    let (status, stdout, stderr) = ended(&second);
+    assert!(status.success() && stdout.contains("generation 3 is active"), "{status}\n{stdout}\n{stderr}");
+    assert!(stdout.contains("generation 1 still drains and is ended at once"), "{stdout}");
     stop(&psflip);
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use testkit::client::control::{Asking, status};
 use testkit::client::http::HttpClient;
 use testkit::{AvailabilityProbe, Deadline, Sandbox, Stream, wait_until};
 
@@ -145,6 +146,34 @@ fn the_old_child_is_spared_for_drain_at_most() {
     let answer = answer.join().unwrap();
     // The child closed the connection without an answer.
     assert!(answer.as_ref().map_or(true, |answer| answer.status == 502), "{answer:?}");
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn an_old_generation_that_is_ended_cuts_its_requests_and_no_other() {
+    // Contract: D1, T4
+    let sandbox = Sandbox::new();
+    let psflip = careless(&sandbox, "").start().wait_ready();
+    let (old, old_child) = (psflip.active(), psflip.child());
+    let mut slow = kept(&sandbox).timeout(Duration::from_secs(60));
+    let answer = std::thread::spawn(move || slow.get("/?delay=50s"));
+    wait_until(Deadline::default(), "the relay to have counted the request", || {
+        (status(&psflip.control_path())["proxies"][0]["under_way"] == 1).then_some(())
+    });
+    psflip.request_flip();
+    psflip.wait_successor(old);
+    let probe = clients(&sandbox);
+    probe.wait_tag("gen2");
+    let end = r#"{"psflip":1,"request":"upgrade","end_draining":true}"#;
+    Asking::ask(&psflip.control_path(), end).wait_event("promoted");
+    probe.wait_tag("gen3");
+    let answer = answer.join().unwrap();
+    assert!(answer.as_ref().map_or(true, |answer| answer.status == 502), "{answer:?}");
+    assert!(!old.is_alive() && !old_child.is_alive(), "{}", sandbox.report());
+    let line = psflip.output().wait(Stream::Stderr, "the new generation does not wait for this one");
+    assert!(line.text.contains("requests_cut=1") && line.text.contains("generation=1"), "{line}");
+    probe.finish().assert_no_failures();
     psflip.stop();
     sandbox.assert_no_process_left();
 }

@@ -3,6 +3,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
+use testkit::client::control::Asking;
 use testkit::{Process, Sandbox, Signal, Stream};
 
 use super::{family, forks_workers, is_root, wait_all_gone};
@@ -90,6 +91,34 @@ fn a_killed_keeper_of_a_draining_generation_affects_only_that_one() {
     assert!(new.iter().all(Process::is_alive), "{}", sandbox.report());
 }
 
+/// Upgrades from a tree that ignores SIGTERM, as far as `args` says, and ends the old generation when it has
+/// come to this step.
+#[track_caller]
+fn ended_at(step: &str, args: &[&str], config: &str) {
+    let sandbox = Sandbox::new();
+    let psflip = forks_workers(&sandbox, args, config).start().wait_ready();
+    let (old_psflip, old) = (psflip.active(), family(&psflip, 1));
+    psflip.request_flip();
+    psflip.wait_successor(old_psflip);
+    let new = family(&psflip, 2);
+    let mut watching = Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"watch"}"#);
+    while watching.wait_event("status")["status"]["predecessor"]["step"] != step {}
+    assert!(old_psflip.is_alive() && old.iter().any(Process::is_alive), "{}", sandbox.report());
+    let end = r#"{"psflip":1,"request":"upgrade","end_draining":true}"#;
+    Asking::ask(&psflip.control_path(), end).wait_event("promoted");
+    assert!(!old.iter().any(Process::is_alive), "{}", sandbox.report());
+    assert!(new.iter().any(Process::is_alive), "the active one drains as ever\n{}", sandbox.report());
+}
+
+#[test]
+fn an_old_generation_that_is_ended_leaves_nothing_behind() {
+    // Contract: D1, C8
+    let tree = ["--workers", "2", "--orphans", "2", "--setsid"];
+    ended_at("delay", &tree, "shutdown.delay = \"1h\"\n");
+    let careless = [&tree[..], &["--ignore-term"]].concat();
+    ended_at("orphans", &careless, "shutdown.timeout = \"1h\"\n");
+}
+
 #[test]
 fn an_upgrade_stops_only_old_workers_and_orphans() {
     // Contract: C8
@@ -175,4 +204,21 @@ fn orphans_are_left_alone_if_configured() {
         assert!(family[1..].iter().all(Process::is_alive), "{}", sandbox.report());
     }
     assert!(!psflip.program().stdout().contains("-exit"), "{}", sandbox.report());
+}
+
+#[test]
+fn orphans_of_an_old_generation_that_is_ended_are_left_alone_if_configured() {
+    // Contract: D1, C8
+    let sandbox = Sandbox::new();
+    sandbox.expect_leftovers();
+    let config = "shutdown.orphans = \"leave\"\nshutdown.delay = \"1h\"\n";
+    let psflip = forks_workers(&sandbox, &["--workers", "1", "--orphans", "1"], config).start().wait_ready();
+    let (old_psflip, old) = (psflip.active(), family(&psflip, 1));
+    psflip.request_flip();
+    psflip.wait_successor(old_psflip);
+    family(&psflip, 2);
+    let end = r#"{"psflip":1,"request":"upgrade","end_draining":true}"#;
+    Asking::ask(&psflip.control_path(), end).wait_event("promoted");
+    assert!(!old[0].is_alive(), "{}", sandbox.report());
+    assert!(old[1..].iter().all(Process::is_alive), "{}", sandbox.report());
 }

@@ -1,6 +1,7 @@
 //! Successful upgrades, queued requests, and what an upgrade must never do (contract U).
 
 mod drain;
+mod end_draining;
 mod per_generation;
 mod replaced;
 mod requests;
