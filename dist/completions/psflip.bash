@@ -9,7 +9,7 @@ _psflip() {
         prev=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     case ${COMP_WORDS[1]} in
-        run | check | upgrade | status | stop | rollback | keep | hold | resume | watch | migrate | help) ((COMP_CWORD == 1)) || used=${COMP_WORDS[1]} ;;
+        run | check | upgrade | status | list | metrics | stop | rollback | keep | hold | resume | watch | migrate | help) ((COMP_CWORD == 1)) || used=${COMP_WORDS[1]} ;;
     esac
     # Behind `--` stands a program, with completions of its own.
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -24,11 +24,11 @@ _psflip() {
         return
     done
     case $used:$prev in
-        :--config | :-c | run:--config | run:-c | run:--pidfile | run:--control-socket | run:--env-file | run:--healthcheck-unix | run:--healthcheck-script | check:--config | check:-c | check:--pidfile | check:--control-socket | check:--env-file | check:--healthcheck-unix | check:--healthcheck-script | upgrade:--config | upgrade:-c | upgrade:--socket | status:--config | status:-c | status:--socket | status:--timeline | stop:--config | stop:-c | stop:--socket | rollback:--config | rollback:-c | rollback:--socket | keep:--config | keep:-c | keep:--socket | hold:--config | hold:-c | hold:--socket | resume:--config | resume:-c | resume:--socket | watch:--pidfile | migrate:--output | migrate:-o)
+        :--config | :-c | run:--config | run:-c | run:--pidfile | run:--control-socket | run:--env-file | run:--healthcheck-unix | run:--healthcheck-script | check:--config | check:-c | check:--pidfile | check:--control-socket | check:--env-file | check:--healthcheck-unix | check:--healthcheck-script | upgrade:--config | upgrade:-c | upgrade:--socket | status:--config | status:-c | status:--socket | status:--timeline | metrics:--config | metrics:-c | metrics:--socket | stop:--config | stop:-c | stop:--socket | rollback:--config | rollback:-c | rollback:--socket | keep:--config | keep:-c | keep:--socket | hold:--config | hold:-c | hold:--socket | resume:--config | resume:-c | resume:--socket | watch:--pidfile | migrate:--output | migrate:-o)
             compopt -o default; return ;;
         run:--workdir | run:--env-dir | check:--workdir | check:--env-dir)
             compopt -o dirnames; return ;;
-        run:--listen | run:--proxy | run:--env | run:--env-remove | run:--healthcheck-http | run:--healthcheck-method | run:--healthcheck-host | run:--healthcheck-header | run:--healthcheck-tcp | run:--healthcheck-fcgi | run:--healthcheck-command | run:--healthcheck-docker | run:--healthcheck-alive | run:--healthcheck-status | run:--healthcheck-after | run:--healthcheck-interval | run:--healthcheck-timeout | run:--healthcheck-successes | run:--healthcheck-failures | run:--healthcheck-settle | run:--signal | run:--upgrade-timeout | run:--upgrade-bake | run:--upgrade-precheck | run:--shutdown-delay | run:--shutdown-timeout | run:--switch | run:--hook-promote | run:--hook-promoted | run:--hook-failed | run:--hook-rolled-back | run:--hook-timeout | check:--listen | check:--proxy | check:--env | check:--env-remove | check:--healthcheck-http | check:--healthcheck-method | check:--healthcheck-host | check:--healthcheck-header | check:--healthcheck-tcp | check:--healthcheck-fcgi | check:--healthcheck-command | check:--healthcheck-docker | check:--healthcheck-alive | check:--healthcheck-status | check:--healthcheck-after | check:--healthcheck-interval | check:--healthcheck-timeout | check:--healthcheck-successes | check:--healthcheck-failures | check:--healthcheck-settle | check:--signal | check:--upgrade-timeout | check:--upgrade-bake | check:--upgrade-precheck | check:--shutdown-delay | check:--shutdown-timeout | check:--switch | check:--hook-promote | check:--hook-promoted | check:--hook-failed | check:--hook-rolled-back | check:--hook-timeout | upgrade:--timeout | status:--last | status:--timeout | stop:--timeout | rollback:--timeout | keep:--timeout | hold:--max | hold:--timeout | resume:--timeout | watch:--patience | watch:--grace)
+        run:--listen | run:--proxy | run:--env | run:--env-remove | run:--healthcheck-http | run:--healthcheck-method | run:--healthcheck-host | run:--healthcheck-header | run:--healthcheck-tcp | run:--healthcheck-fcgi | run:--healthcheck-command | run:--healthcheck-docker | run:--healthcheck-alive | run:--healthcheck-status | run:--healthcheck-after | run:--healthcheck-interval | run:--healthcheck-timeout | run:--healthcheck-successes | run:--healthcheck-failures | run:--healthcheck-settle | run:--signal | run:--upgrade-timeout | run:--upgrade-bake | run:--upgrade-precheck | run:--shutdown-delay | run:--shutdown-timeout | run:--switch | run:--hook-promote | run:--hook-promoted | run:--hook-failed | run:--hook-rolled-back | run:--hook-timeout | check:--listen | check:--proxy | check:--env | check:--env-remove | check:--healthcheck-http | check:--healthcheck-method | check:--healthcheck-host | check:--healthcheck-header | check:--healthcheck-tcp | check:--healthcheck-fcgi | check:--healthcheck-command | check:--healthcheck-docker | check:--healthcheck-alive | check:--healthcheck-status | check:--healthcheck-after | check:--healthcheck-interval | check:--healthcheck-timeout | check:--healthcheck-successes | check:--healthcheck-failures | check:--healthcheck-settle | check:--signal | check:--upgrade-timeout | check:--upgrade-bake | check:--upgrade-precheck | check:--shutdown-delay | check:--shutdown-timeout | check:--switch | check:--hook-promote | check:--hook-promoted | check:--hook-failed | check:--hook-rolled-back | check:--hook-timeout | upgrade:--timeout | status:--last | status:--timeout | list:--timeout | metrics:--listen | metrics:--timeout | stop:--timeout | rollback:--timeout | keep:--timeout | hold:--max | hold:--timeout | resume:--timeout | watch:--patience | watch:--grace)
             return ;;
         run:--upgrade-signal | run:--shutdown-signal | check:--upgrade-signal | check:--shutdown-signal)
             words="SIGHUP SIGINT SIGQUIT SIGTERM SIGUSR1 SIGUSR2 SIGWINCH SIGRTMIN+1" ;;
@@ -49,6 +49,8 @@ _psflip() {
         check:) flags="--foreground --no-anchor --strict --config -c --listen --proxy --pidfile --control-socket --no-control-socket --workdir --env --env-file --env-dir --env-remove --healthcheck-http --healthcheck-method --healthcheck-host --healthcheck-header --healthcheck-tcp --healthcheck-unix --healthcheck-fcgi --healthcheck-script --healthcheck-command --healthcheck-docker --healthcheck-notify --healthcheck-alive --healthcheck-status --healthcheck-after --healthcheck-interval --healthcheck-timeout --healthcheck-successes --healthcheck-failures --healthcheck-settle --signal --upgrade-signal --upgrade-timeout --upgrade-bake --upgrade-precheck --no-overlap --shutdown-delay --shutdown-signal --shutdown-timeout --shutdown-orphans --switch --hook-promote --hook-promoted --hook-failed --hook-rolled-back --hook-timeout --log-format --log-level --quiet --help -h" ;;
         upgrade:) flags="--config -c --socket --wait --keep --end-draining --no-wait --timeout --json --help -h" ;;
         status:) flags="--config -c --socket --json --watch --last --timeline --timeout --help -h" ;;
+        list:) flags="--json --timeout --help -h" ;;
+        metrics:) flags="--config -c --socket --all --listen --timeout --help -h" ;;
         stop:) flags="--config -c --socket --no-wait --timeout --json --help -h" ;;
         rollback:) flags="--config -c --socket --json --timeout --help -h" ;;
         keep:) flags="--config -c --socket --json --timeout --help -h" ;;
@@ -64,7 +66,7 @@ _psflip() {
         words=$flags
     else
         case $used:$COMP_CWORD in
-            :1 | help:2) words="run check upgrade status stop rollback keep hold resume watch migrate help" ;;
+            :1 | help:2) words="run check upgrade status list metrics stop rollback keep hold resume watch migrate help" ;;
             migrate:*) compopt -o default; return ;;
             *) words=$flags ;;
         esac

@@ -33,6 +33,8 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "run" -d 'Start a serv
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "list" -d 'List all services on this host that this user may ask'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "metrics" -d 'Print the state of a service, or of all, as metrics for Prometheus'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "keep" -d 'End a bake: the new generation becomes the service'
@@ -209,6 +211,15 @@ complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'Sto
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l json -d 'Print the status as one JSON object (see docs/control.md); with --watch, one object per line'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l watch -d 'Keep running and show every change, until Ctrl-C'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand list" -l timeout -d 'How long each psflip may take to answer' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand list" -l json -d 'Print a JSON array: for each service its socket, and the status object of `psflip status --json`'
+complete -c psflip -n "__fish_psflip_using_subcommand list" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l listen -d 'Serve the metrics by HTTP at this address, such as 127.0.0.1:9945, until SIGTERM' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l timeout -d 'How long each psflip may take to answer' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l all -d 'All services that this user may ask, as `psflip list` finds them'
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -l timeout -d 'Stop waiting after this time, such as `90s` or `5m`' -r -f
@@ -247,18 +258,20 @@ json\t''
 toml\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l force -d 'Overwrite the output if it exists'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "keep" -d 'End a bake: the new generation becomes the service'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "resume" -d 'Let held connections go on'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status stop rollback keep hold resume watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "list" -d 'List all services on this host that this user may ask'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "metrics" -d 'Print the state of a service, or of all, as metrics for Prometheus'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "keep" -d 'End a bake: the new generation becomes the service'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "resume" -d 'Let held connections go on'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 
 # Behind `--` stands a program, with completions of its own.
 function __fish_psflip_program
@@ -273,6 +286,8 @@ complete -c psflip -n "__fish_psflip_using_subcommand check; and contains -- -- 
 complete -c psflip -n "__fish_psflip_using_subcommand check" -f
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -f
 complete -c psflip -n "__fish_psflip_using_subcommand status" -f
+complete -c psflip -n "__fish_psflip_using_subcommand list" -f
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -f
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -f
 complete -c psflip -n "__fish_psflip_using_subcommand rollback" -f
 complete -c psflip -n "__fish_psflip_using_subcommand keep" -f
@@ -281,4 +296,4 @@ complete -c psflip -n "__fish_psflip_using_subcommand resume" -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch; and contains -- -- (commandline -opc)" -f -a "(__fish_psflip_program)"
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -f
 complete -c psflip -n "__fish_psflip_using_subcommand help" -f
-complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status stop rollback keep hold resume watch migrate help"
+complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status list metrics stop rollback keep hold resume watch migrate help"

@@ -38,6 +38,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("a container engine that the tests start for themselves", &["docker.io"]),
     ("supervisors that psflip runs under", &["runit", "s6", "daemontools", "supervisor"]),
     ("init of a container", &["tini", "dumb-init"]),
+    ("readers of `psflip metrics`", &["prometheus", "python3-prometheus-client"]),
     ("shells whose completions are tested, beside bash", &["zsh", "fish"]),
     ("checks the Debian package", &["lintian"]),
     ("environments for the generator of `cargo xtask book` and for traefik", &["python3-venv"]),

@@ -3,9 +3,12 @@
 mod anchor_args;
 mod bake;
 mod check;
+mod discover;
 mod fast_path;
 mod flags;
 mod hold;
+mod list;
+mod metrics;
 mod migrate;
 mod proxy_flag;
 mod render;
@@ -94,6 +97,12 @@ enum Command {
     /// Show the state of a running service and its recent upgrades
     #[command(after_help = status::AFTER_HELP)]
     Status(status::Status),
+    /// List all services on this host that this user may ask
+    #[command(after_help = list::AFTER_HELP)]
+    List(list::List),
+    /// Print the state of a service, or of all, as metrics for Prometheus
+    #[command(after_help = metrics::AFTER_HELP)]
+    Metrics(metrics::Metrics),
     /// Stop a running service, and wait until it has exited
     #[command(after_help = stop::AFTER_HELP)]
     Stop(stop::Stop),
@@ -163,6 +172,8 @@ fn run_command() -> ExitStatus {
         Some(Command::Run(run::Args { source, anchor })) => run::run(&source, anchor),
         Some(Command::Upgrade(upgrade)) => upgrade.run(),
         Some(Command::Status(status)) => status.run(),
+        Some(Command::List(list)) => list.run(),
+        Some(Command::Metrics(metrics)) => metrics.run(),
         Some(Command::Stop(stop)) => stop.run(),
         Some(Command::Rollback(rollback)) => rollback.run(),
         Some(Command::Keep(keep)) => keep.run(),

@@ -2,6 +2,8 @@
 //! every terminal can show it.
 
 mod history;
+mod list;
+pub(super) mod metrics;
 mod progress;
 mod status;
 #[cfg(test)]
@@ -10,6 +12,7 @@ pub(super) mod timeline;
 
 use jiff::Timestamp;
 
+pub(super) use list::{list, name};
 pub(super) use progress::{Progress, failure};
 pub(super) use status::{last_exit, status, summary};
 

@@ -1,6 +1,8 @@
 //! `psflip upgrade`, `status`, `stop`, `hold` and `resume`, as an operator uses them.
 
 pub(crate) mod hold;
+mod list;
+mod metrics;
 mod no_answer;
 mod outage;
 mod status;

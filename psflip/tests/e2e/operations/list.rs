@@ -1,0 +1,104 @@
+//! `psflip list`: finds services wherever their control sockets are. Other tests run services of their own at
+//! the same time, so each test looks only at those in its sandbox.
+
+use serde_json::Value;
+use testkit::{Sandbox, psflip_bin};
+
+use super::{run, start_at_once};
+use crate::service::{AT_ONCE, freeze, stop, thaw};
+
+/// The services with a socket in this sandbox.
+#[track_caller]
+fn listed(sandbox: &Sandbox) -> Vec<Value> {
+    let (_, stdout, stderr) = run(sandbox, &["list", "--json"]);
+    let all: Vec<Value> = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
+    let here = sandbox.dir().to_str().unwrap();
+    all.into_iter().filter(|one| one["socket"].as_str().unwrap().starts_with(here)).collect()
+}
+
+#[test]
+fn list_finds_services_by_their_control_sockets() {
+    // Contract: O4
+    let (usual, odd) = (Sandbox::new(), Sandbox::new());
+    let psflip = start_at_once(&usual);
+    psflip.flip();
+    // Its socket has a name of its own, and psflip holds those of `[[listen]]` as well.
+    let config = format!(
+        "[control]\nsocket = \"run/odd\"\n[[listen]]\naddress = \"unix://web\"\n[[listen]]\naddress = \"unix://b\"\n{AT_ONCE}"
+    );
+    std::fs::create_dir(odd.path("run")).unwrap();
+    let other = odd.psflip().cmd(["/bin/sleep", "infinity"]).config(config).start().wait_ready();
+    let found = listed(&usual);
+    let [one] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(one["pid"], one["status"]["pid"]);
+    assert_eq!(
+        (&one["status"]["generation"], &one["status"]["pid"]),
+        (&2.into(), &psflip.active_pid().into())
+    );
+    let found = listed(&odd);
+    let [one] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(one["socket"], odd.path("run/odd").to_str().unwrap());
+    assert_eq!(one["status"]["state"], "serving");
+
+    let (_, stdout, stderr) = run(&usual, &["list"]);
+    let config = usual.path("psflip.toml").display().to_string();
+    let line =
+        stdout.lines().find(|line| line.starts_with(&config)).unwrap_or_else(|| panic!("{stdout}{stderr}"));
+    let words: Vec<&str> = line[config.len()..].split_whitespace().collect();
+    assert_eq!(words[0], psflip.active_pid().to_string());
+    assert_eq!(words[1], "2");
+    assert!(line.contains("promoted ") && line.ends_with(" ago"), "{line}");
+    stop(&other);
+    stop(&psflip);
+    assert!(listed(&usual).is_empty(), "it is stopped");
+}
+
+#[test]
+fn a_psflip_that_does_not_answer_is_listed_as_such() {
+    // Contract: O2
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    let active = psflip.active();
+    freeze(active);
+    let client = sandbox.command([psflip_bin()]).args(["list", "--timeout", "100ms"]).start();
+    assert_eq!(client.wait_exit().code(), Some(125), "{}", sandbox.report());
+    client.output().wait_closed();
+    let socket = sandbox.path("psflip.pid.sock").display().to_string();
+    let line = client.stdout().lines().find(|line| line.starts_with(&socket)).map(str::to_owned);
+    assert!(line.is_some_and(|line| line.contains("no answer")), "{}", client.stdout());
+    thaw(active);
+    stop(&psflip);
+}
+
+#[test]
+fn a_service_with_another_root_directory_is_found_through_proc() {
+    // Contract: O4
+    if !testkit::need_root() || testkit::need("unshare").is_none() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let wrapper = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /mnt && exec \"$@\"",
+        "sh",
+    ];
+    let psflip = sandbox
+        .psflip()
+        .wrapper(wrapper)
+        .cmd(["/bin/sleep", "infinity"])
+        .config(format!("[control]\nsocket = \"/mnt/psflip.sock\"\n{AT_ONCE}"))
+        .start()
+        .wait_ready();
+    let pid = psflip.active_pid();
+    let (_, stdout, stderr) = run(&sandbox, &["list", "--json"]);
+    let all: Vec<Value> = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
+    let one = all.iter().find(|one| one["pid"] == pid).unwrap_or_else(|| panic!("{pid} is not in {stdout}"));
+    assert_eq!(one["socket"], "/mnt/psflip.sock");
+    assert_eq!(one["status"]["state"], "serving", "{one}");
+    stop(&psflip);
+}
