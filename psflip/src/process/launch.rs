@@ -347,6 +347,12 @@ impl Place {
         Some(Self { program, workdir, files })
     }
 
+    /// The working directory, if one is set.
+    #[must_use]
+    pub fn workdir(&self) -> Option<&Path> {
+        self.workdir.as_deref()
+    }
+
     /// The files that are no longer what they were.
     #[must_use]
     pub fn changed(&self) -> Vec<String> {

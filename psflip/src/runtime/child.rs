@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -263,6 +264,12 @@ impl Child {
 
 /// The health check.
 impl Child {
+    /// Where it runs: a symlink such as `current` may lead to another release by now.
+    fn workdir(&self, plan: &Plan) -> Option<PathBuf> {
+        let place = self.place.as_ref().and_then(Place::workdir);
+        place.map(Path::to_path_buf).or_else(|| plan.workdir.clone())
+    }
+
     /// Starts the health check. `predecessor`: the pid of the old psflip.
     pub(super) fn start_probing(
         &mut self,
@@ -273,7 +280,7 @@ impl Child {
     ) -> health::Verdict {
         let Some(pid) = self.pid() else { return health::Verdict::Open };
         self.healthy_since = None;
-        let (envp, workdir) = (self.envp.clone(), plan.workdir.clone());
+        let (envp, workdir) = (self.envp.clone(), self.workdir(plan));
         let child = ChildInfo { pid, envp, workdir, signals, predecessor };
         if !matches!(plan.health, Health::Alive { .. }) {
             wait.timers.set(Key::NotHealthyYet, NOT_HEALTHY_AFTER);
@@ -291,7 +298,7 @@ impl Child {
         wait: &mut Waiting,
     ) -> health::Verdict {
         let Some(pid) = self.pid() else { return health::Verdict::Open };
-        let (envp, workdir) = (self.envp.clone(), plan.workdir.clone());
+        let (envp, workdir) = (self.envp.clone(), self.workdir(plan));
         let child = ChildInfo { pid, envp, workdir, signals, predecessor };
         self.checker = Checker::watching(&plan.health, child).map(CheckerSlot);
         self.check(Checker::start, wait)

@@ -62,10 +62,8 @@ fn the_old_child_starts_again_when_the_new_one_fails() {
 fn clients_of_a_shared_socket_wait_until_the_old_child_serves_again() {
     // Contract: E2, E3
     let sandbox = Sandbox::new();
-    let rest = super::text(
-        "",
-        "[healthcheck.alive]\ntimeout = \"20ms\"\n[[listen]]\naddress = \"unix://web.sock\"\nbacklog = 128\n",
-    );
+    let rest =
+        super::text("", "[healthcheck.notify]\n[[listen]]\naddress = \"unix://web.sock\"\nbacklog = 128\n");
     let server = super::locked(&["http-server", "--inherit", "listen_fds", "--linger", "0ms"]);
     let psflip = sandbox.psflip().cmd(server).config(&rest).start().wait_ready();
     let path = web(&sandbox);
@@ -148,8 +146,10 @@ fn the_old_release_starts_again_after_the_symlink_has_moved() {
         std::os::unix::fs::symlink(format!("release{number}"), &new).unwrap();
         std::fs::rename(new, current).unwrap();
     };
-    release(1, "exec sleep infinity");
-    let rest = super::text("", "[healthcheck.alive]\ntimeout = \"20ms\"\n");
+    let server = testkit::fixture("http-server");
+    release(1, &format!("exec {} --unix app.sock", server.display()));
+    // The health check is of the release that the child belongs to, too.
+    let rest = super::text("timeout = \"10s\"", HEALTHY);
     let psflip = sandbox.psflip().cmd(["./run"]).config(format!("workdir = \"current\"\n{rest}"));
     let psflip = psflip.start().wait_ready();
     psflip.output().wait(Stream::Stdout, "release 1");
