@@ -201,6 +201,8 @@ complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l timeout -d 'St
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l keep -d 'If a new generation bakes, end its bake first: it becomes the service'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l end-draining -d 'End the old generation at once if it still drains, instead of waiting for it: its child gets SIGKILL'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l no-wait -d 'Request the upgrade and return at once'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l strict -d 'As `--wait drained`, and exit with 4 if a process of the old generation had to be killed'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s q -l quiet -d 'Print warnings and failures only'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F

@@ -37,6 +37,8 @@ pub(super) struct Session {
     progress: Progress,
     /// Print psflip's JSON lines instead of text.
     json: bool,
+    /// Print warnings only.
+    pub(super) is_quiet: bool,
     timeout: Option<Duration>,
 }
 
@@ -68,6 +70,7 @@ impl Session {
             connection,
             progress: Progress::default(),
             json,
+            is_quiet: false,
             timeout,
         })
     }
@@ -78,7 +81,7 @@ impl Session {
     /// # Errors
     /// The timeout has passed; psflip does not understand the request; its answer can't be parsed.
     pub(super) fn next(&mut self, otherwise: impl Fn() -> String) -> Result<Turn, Trouble> {
-        let live = self.screen.is_live && !self.json;
+        let live = self.screen.is_live && !self.json && !self.is_quiet;
         loop {
             if live {
                 self.screen.live(&self.progress.live(&self.screen.view()));
@@ -87,7 +90,7 @@ impl Session {
                 Wakeup::Line(line, event) => {
                     if self.json {
                         self.screen.line(&line);
-                    } else {
+                    } else if !self.is_quiet || matches!(*event, Event::Warning { .. }) {
                         for line in self.progress.on(&event, live, &self.screen.view()) {
                             self.screen.line(&line);
                         }
@@ -121,7 +124,7 @@ impl Session {
 
     /// Shows a permanent line, unless the output is JSON.
     pub(super) fn print(&mut self, line: &str) {
-        if !self.json {
+        if !self.json && !self.is_quiet {
             self.screen.line(line);
         }
     }

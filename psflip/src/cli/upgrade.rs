@@ -46,6 +46,12 @@ pub(super) struct Upgrade {
     /// Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     timeout: Option<Duration>,
+    /// As `--wait drained`, and exit with 4 if a process of the old generation had to be killed
+    #[arg(long, conflicts_with = "no_wait")]
+    strict: bool,
+    /// Print warnings and failures only
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
     /// Print events as JSON, one object per line (see docs/control.md)
     #[arg(long)]
     json: bool,
@@ -57,6 +63,7 @@ Examples:
   psflip upgrade -c app.toml --wait baked       # until the bake is over (`upgrade.bake`)
   psflip upgrade -c app.toml --wait drained     # until the old child has exited, too
   psflip upgrade -c app.toml --timeout 5m       # in a deployment
+  psflip upgrade -c app.toml --strict --quiet   # in a script: also until the old child has exited by itself
   psflip upgrade -c app.toml --end-draining     # don't wait for slow clients of the old generation
 
 If an upgrade is already running or bakes, yours is queued and starts when it finishes.
@@ -66,6 +73,7 @@ Exit codes:
     0  the new generation has the traffic, or what --wait names has happened
     1  the upgrade failed, and the old child keeps running; or psflip is stopping and refused it
     3  the new generation had the traffic and was rolled back; the old child keeps running
+    4  with --strict: the new generation is active, but old processes had to be killed
    78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
   125  psflip did not answer
@@ -91,6 +99,8 @@ impl Upgrade {
 
     fn follow(&self) -> Result<ExitStatus, Trouble> {
         let mut session = Session::begin(&self.which, self.request(), self.timeout, self.json)?;
+        session.is_quiet = self.quiet;
+        let wait = if self.strict { Until::Drained } else { self.wait };
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
         let mut queued = false;
         loop {
@@ -122,16 +132,22 @@ impl Upgrade {
                     }
                 }
                 Event::Step { .. } => queued = false,
-                Event::Baking { .. } if self.wait == Until::Traffic => {
+                Event::Baking { .. } if wait == Until::Traffic => {
                     return Ok(ExitStatus::Exited(exit::OK));
                 }
                 Event::Promoted { .. } => {
                     promoted = true;
-                    if self.wait != Until::Drained {
+                    if wait != Until::Drained {
                         return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
-                Event::Drained { .. } => return Ok(ExitStatus::Exited(exit::OK)),
+                Event::Drained { killed, .. } => {
+                    let code = if self.strict && killed { KILLED } else { exit::OK };
+                    if code == KILLED && self.quiet {
+                        super::complain("the new generation is active, but old processes had to be killed");
+                    }
+                    return Ok(ExitStatus::Exited(code));
+                }
                 ref event @ Event::Failed { rolled_back, .. } => {
                     if !self.json {
                         session.screen.clear();
@@ -171,6 +187,8 @@ fn until_closed(session: &mut Session, code: u8) -> ExitStatus {
 const FAILED: u8 = 1;
 /// The new generation had the traffic, and the old one has it again.
 const ROLLED_BACK: u8 = 3;
+/// The new generation is the service, but processes of the old one had to be killed (`--strict`).
+const KILLED: u8 = 4;
 
 /// The state of an upgrade that the command stops waiting for.
 fn goes_on(upgrade: Option<u64>, queued: bool, promoted: bool) -> String {

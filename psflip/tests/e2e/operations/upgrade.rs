@@ -58,6 +58,26 @@ fn upgrade_ends_an_old_generation_that_drains_on_request() {
 }
 
 #[test]
+fn a_strict_upgrade_tells_whether_the_old_child_had_to_be_killed() {
+    // Contract: U5
+    let sandbox = Sandbox::new();
+    let config = format!("[shutdown]\ntimeout = \"50ms\"\n{AT_ONCE}");
+    let psflip = psflip(&sandbox, &["ignore-sigterm"], &config).start().wait_ready();
+    psflip.output().wait(Stream::Stdout, "ready");
+    configure(&sandbox, &["signal-logger"], &config);
+    let (status, stdout, stderr) = run(&sandbox, &["upgrade", "--strict", "--quiet"]);
+    assert_eq!(status.code(), Some(4), "{stdout}{stderr}");
+    let why = "psflip: the new generation is active, but old processes had to be killed\n";
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("", why));
+    // What it does without --strict is not a failure.
+    configure(&sandbox, &["crash-on-init", "--code", "3"], "[healthcheck.alive]\ntimeout = \"1m\"\n");
+    let (status, stdout, stderr) = run(&sandbox, &["upgrade", "--strict", "--quiet"]);
+    assert_eq!((status.code(), stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("exit code 3"), "{stderr}");
+    stop(&psflip);
+}
+
+#[test]
 fn a_request_to_end_what_drains_holds_for_the_generation_that_a_running_upgrade_replaces() {
     // Contract: D1, U7
     let sandbox = Sandbox::new();
