@@ -414,6 +414,10 @@ impl Runtime {
         if timer == Timer::Healthy {
             self.child.begin_patience();
         }
+        // A repeated `--end-draining` gives an old psflip that hangs no more time.
+        if timer == Timer::Ending && self.wait.timers.left(Key::Flip(timer)).is_some() {
+            return;
+        }
         let time = match timer {
             Timer::Healthy => self.plan.upgrade.timeout,
             Timer::Bake => self.plan.upgrade.bake.unwrap_or_default(),
