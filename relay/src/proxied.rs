@@ -39,6 +39,8 @@ pub(crate) struct Control {
     pub(crate) is_active: bool,
     /// Another generation is, or psflip stops.
     pub(crate) leaves: bool,
+    /// How often that has begun: `Stay` takes it back.
+    pub(crate) departure: u64,
     /// psflip stops: idle connections are closed.
     pub(crate) stops: bool,
     /// The other generation has the traffic on trial, so this one may have to accept again.
@@ -71,9 +73,16 @@ impl Control {
     }
 
     /// Whether connections between two requests go: to the successor's relay, or, at a stop or without a
-    /// child, to nowhere; or wait until that is known. `may_leave`: the successor has not failed to take this one.
-    pub(crate) fn dismisses_idle(&self, may_leave: bool) -> bool {
-        self.exited || self.is_paused || may_leave && self.leaves && (self.stops || self.successor.is_some())
+    /// child, to nowhere; or wait until that is known. `stayed`: see [`Self::may_leave`].
+    pub(crate) fn dismisses_idle(&self, stayed: Option<u64>) -> bool {
+        let leaves = self.may_leave(stayed) && self.leaves && (self.stops || self.successor.is_some());
+        self.exited || self.is_paused || leaves
+    }
+
+    /// Whether a connection may leave. `stayed`: the departure in which it could not, because the successor's
+    /// relay was gone or a request had come.
+    pub(crate) fn may_leave(&self, stayed: Option<u64>) -> bool {
+        stayed != Some(self.departure)
     }
 
     /// Whether a connection between two requests waits.

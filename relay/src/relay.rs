@@ -104,6 +104,7 @@ async fn live(link: OwnedFd) -> io::Result<()> {
             Ok(Order::Leave { stops, may_return }) => {
                 let successor = next_link().map(Successor::new).map(Rc::new);
                 control.send_modify(|control| {
+                    control.departure += u64::from(!control.leaves);
                     (control.leaves, control.stops, control.may_return) = (true, stops, may_return);
                     let before = control.successor.take().filter(|_| !stops);
                     control.successor = successor.or(before);

@@ -57,9 +57,9 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
     let addresses = named.clone().unwrap_or_else(|| Addresses::of(&stream.socket));
     let mut client = Client::new(stream);
     let mut control = proxied.control.clone();
-    let mut may_leave = true;
+    let mut stayed = None;
     loop {
-        let request = match client.next_request(&mut control, may_leave).await? {
+        let request = match client.next_request(&mut control, stayed).await? {
             Next::Request(request) => request,
             Next::Closed => return Ok(()),
             Next::Leave if control.borrow().parks() => {
@@ -67,9 +67,10 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                 continue;
             }
             Next::Leave => {
-                let (successor, exited) = {
+                let (successor, exited, departure) = {
                     let control = control.borrow();
-                    (control.successor.clone().filter(|_| may_leave), control.exited)
+                    let successor = control.successor.clone().filter(|_| control.may_leave(stayed));
+                    (successor, control.exited, control.departure)
                 };
                 let idle = Stream { socket: client.socket, first: client.read.freeze() };
                 let Some(successor) = successor else {
@@ -80,7 +81,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                     if idle.first.is_empty() && idle.socket.has_nothing_to_read() {
                         return Ok(());
                     }
-                    (client, may_leave) = (Client::new(idle), false); // a request has come
+                    (client, stayed) = (Client::new(idle), Some(departure)); // a request has come
                     continue;
                 };
                 let passed_on = Box::pin(successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()));
@@ -91,7 +92,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                     }
                     // The successor's relay is gone: the client is served here, as long as this relay lives.
                     Err(back) => {
-                        (client, may_leave) = (Client::new(back), false);
+                        (client, stayed) = (Client::new(back), Some(departure));
                         continue;
                     }
                 }
@@ -102,7 +103,7 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
         Box::pin(client.carry(request, &addresses, proxied, &mut control)).await?;
         let is_last = {
             let control = control.borrow();
-            control.closes_after_answers() || control.ends() && !may_leave
+            control.closes_after_answers() || control.ends() && !control.may_leave(stayed)
         };
         // FastCGI has no way to announce that this was the last answer. A client that finds its connection
         // closed between two requests connects anew.
@@ -131,11 +132,11 @@ impl Client {
     async fn next_request(
         &mut self,
         control: &mut watch::Receiver<Control>,
-        may_leave: bool,
+        stayed: Option<u64>,
     ) -> io::Result<Next> {
         let mut late = None;
         loop {
-            let leaves = control.borrow_and_update().dismisses_idle(may_leave);
+            let leaves = control.borrow_and_update().dismisses_idle(stayed);
             while !self.carried.is_between_records() && !self.read.is_empty() {
                 let (used, _) = self.carried.next(&self.read).map_err(invalid)?;
                 self.read.advance(used);

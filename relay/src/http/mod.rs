@@ -130,15 +130,15 @@ pub(crate) async fn serve(
     stream.socket.set_nodelay();
     let addresses = Rc::new(named.clone().unwrap_or_else(|| Addresses::of(&stream.socket)));
     let mut control = proxied.control.clone();
-    let mut may_leave = true;
+    let mut stayed = None;
     loop {
-        let left = match first_bytes(stream, &mut control, may_leave).await? {
+        let left = match first_bytes(stream, &mut control, stayed).await? {
             First::Http2(stream) => {
                 Box::pin(http2::serve(stream, addresses, proxied, &mut control)).await;
                 return Ok(());
             }
             First::Http1(stream) => {
-                Box::pin(requests(stream, &addresses, proxied, &mut control, may_leave)).await
+                Box::pin(requests(stream, &addresses, proxied, &mut control, stayed)).await
             }
             First::Leave(stream) => Left::Idle(stream),
             First::Closed => Left::Closed,
@@ -158,9 +158,10 @@ pub(crate) async fn serve(
                 stream = idle;
             }
             Left::Idle(idle) => {
-                let (successor, exited) = {
+                let (successor, exited, departure) = {
                     let control = control.borrow();
-                    (control.successor.clone().filter(|_| may_leave), control.exited)
+                    let successor = control.successor.clone().filter(|_| control.may_leave(stayed));
+                    (successor, control.exited, control.departure)
                 };
                 let Some(successor) = successor else {
                     if exited {
@@ -171,7 +172,7 @@ pub(crate) async fn serve(
                     if is_empty && idle.socket.has_nothing_to_read() {
                         return Ok(());
                     }
-                    (stream, may_leave) = (idle, false); // a request has come
+                    (stream, stayed) = (idle, Some(departure)); // a request has come
                     continue;
                 };
                 let passed_on = Box::pin(successor.pass_on(&proxied.proxy.listen, idle, named.as_ref()));
@@ -181,7 +182,7 @@ pub(crate) async fn serve(
                         return Ok(());
                     }
                     // The successor's relay is gone: the client is served here, as long as this relay lives.
-                    Err(back) => (stream, may_leave) = (back, false),
+                    Err(back) => (stream, stayed) = (back, Some(departure)),
                 }
             }
         }
@@ -203,7 +204,7 @@ enum First {
 async fn first_bytes(
     stream: Stream,
     control: &mut watch::Receiver<Control>,
-    may_leave: bool,
+    stayed: Option<u64>,
 ) -> io::Result<First> {
     let Stream { socket, first } = stream;
     let mut read = BytesMut::from(first);
@@ -220,7 +221,7 @@ async fn first_bytes(
             Some(false) => return Ok(First::Http1(Stream { socket, first: read.freeze() })),
             None => {}
         }
-        if control.borrow_and_update().dismisses_idle(may_leave) {
+        if control.borrow_and_update().dismisses_idle(stayed) {
             return Ok(First::Leave(Stream { socket, first: read.freeze() }));
         }
         if !read.is_empty() {
@@ -256,13 +257,13 @@ async fn requests(
     addresses: &Rc<Addresses>,
     proxied: &Rc<Proxied>,
     control: &mut watch::Receiver<Control>,
-    may_leave: bool,
+    stayed: Option<u64>,
 ) -> Left {
     let shared = Rc::new(Shared::new());
     let socket = Rc::new(stream.socket);
     let heads = Heads { socket: Rc::clone(&socket), first: stream.first, shared: Rc::clone(&shared) };
     let service = service_fn(|request| {
-        Box::pin(answer(request, Rc::clone(addresses), Rc::clone(proxied), Rc::clone(&shared), may_leave))
+        Box::pin(answer(request, Rc::clone(addresses), Rc::clone(proxied), Rc::clone(&shared), stayed))
     });
     let mut connection = http1::Builder::new()
         .half_close(true) // a client may end its direction when it has sent its last request
@@ -282,7 +283,7 @@ async fn requests(
         let changed = shared.changed.notified();
         let turn = std::future::poll_fn(|context| {
             // Also if the order has come while this connection was not polled: no request begins after it.
-            let leaves = proxied.control.borrow().dismisses_idle(may_leave);
+            let leaves = proxied.control.borrow().dismisses_idle(stayed);
             shared.leaves.set(leaves);
             if let Poll::Ready(done) = Pin::new(&mut connection).poll(context) {
                 // An upgrade that a request offered lets hyper return before it has written everything. It
@@ -371,7 +372,7 @@ fn answer(
     addresses: Rc<Addresses>,
     proxied: Rc<Proxied>,
     shared: Rc<Shared>,
-    may_leave: bool,
+    stayed: Option<u64>,
 ) -> impl Future<Output = Result<Response<Answer>, std::convert::Infallible>> {
     // Not in the future's first turn: from now on hyper has a whole head, and the connection has state.
     add(&proxied.tally.requests, 1);
@@ -395,7 +396,7 @@ fn answer(
         // Without a successor's relay the client has to connect anew after this answer.
         let is_last = {
             let control = proxied.control.borrow();
-            control.closes_after_answers() || control.ends() && !may_leave
+            control.closes_after_answers() || control.ends() && !control.may_leave(stayed)
         };
         if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

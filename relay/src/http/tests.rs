@@ -47,7 +47,7 @@ fn served<F: Future<Output = ()> + 'static>(client: impl FnOnce(UnixStream) -> F
         let start = tokio::time::Instant::now();
         spawn_local(client(theirs));
         let stream = Stream { socket, first: Bytes::new() };
-        let left = requests(stream, &Rc::new(Addresses::default()), &proxied, &mut control, true).await;
+        let left = requests(stream, &Rc::new(Addresses::default()), &proxied, &mut control, None).await;
         (left, start.elapsed())
     })
 }

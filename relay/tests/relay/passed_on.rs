@@ -203,3 +203,27 @@ fn a_large_answer_to_a_slow_client_with_an_unread_input_is_complete() {
         assert_eq!(length, LENGTH, "{head}");
     }
 }
+
+#[test]
+fn a_connection_that_could_not_leave_once_leaves_the_next_time() {
+    // Contract: T6, B3
+    let (socket, address) = listener();
+    let (child_a, ..) = careless("a");
+    let (child_b, ..) = careless("b");
+    let a = Relay::start(&socket, proxy(Protocol::Http, child_a));
+    a.accept();
+    let mut client = Client::connect(address);
+    client.send(get("/1"));
+    assert!(answer(&mut client).1.contains("a GET /1"));
+    a.stand_by_for_nobody();
+    a.wait_counts("leaving", |counts| counts.leaving);
+    a.stay();
+    client.send(get("/2"));
+    let (head, body) = answer(&mut client);
+    assert!(body.contains("a GET /2") && !head.to_lowercase().contains("close"), "{head}{body}");
+    let b = Relay::start(&socket, proxy(Protocol::Http, child_b));
+    a.leave_to(&b);
+    assert_eq!(a.report(), Report::Drained { passed_on: 1, waited_for: 0 });
+    client.send(get("/3"));
+    assert!(answer(&mut client).1.contains("b GET /3"));
+}

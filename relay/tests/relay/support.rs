@@ -127,6 +127,13 @@ impl Relay {
         self.send(&Order::Leave { stops: false, may_return: false }, &[old_end.as_fd()]);
     }
 
+    /// Stands by for a relay that is gone, so no connection can be passed on.
+    pub(crate) fn stand_by_for_nobody(&self) {
+        let (end, gone) = Link::pair().unwrap();
+        drop(gone);
+        self.send(&Order::Leave { stops: false, may_return: true }, &[end.as_fd()]);
+    }
+
     /// Waits until the counts say this.
     pub(crate) fn wait_counts(&self, what: &str, is: impl Fn(&Counts) -> bool) -> Counts {
         use std::os::unix::fs::FileExt as _;
