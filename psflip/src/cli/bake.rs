@@ -48,7 +48,7 @@ then this command returns. `psflip upgrade` that still waits exits with 3.
 
 Exit codes:
     0  the old child has the traffic, and the new generation is gone
-    1  no generation bakes, or the new one has become the service meanwhile
+    1  no generation bakes, the new one has become the service meanwhile, or no child is left
    78  the configuration does not say where the control socket is
   124  --timeout expired; the roll-back goes on
   125  psflip did not answer
@@ -109,7 +109,9 @@ impl Client {
                     let message = format!("too late: generation {generation} is the service");
                     return Err(refused(message));
                 }
-                Event::Failed { generation, child, .. } if request == ControlRequest::Rollback => {
+                Event::Failed { generation, child, rolled_back: true, .. }
+                    if request == ControlRequest::Rollback =>
+                {
                     let child = child.map_or_else(String::new, |child| format!(" (pid {child})"));
                     session.print(&format!(
                         "the old child{child} has the traffic again, and generation {generation} is gone"

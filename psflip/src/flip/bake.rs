@@ -41,30 +41,66 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
             effects.extend([Report(Notice::BakeOver), Effect::TakePidfile]);
             effects
         }
-        // There is nothing to go back to (contract F8).
-        Event::PredecessorGone => {
-            let mut effects = bake_is_over();
-            effects.push(Report(Notice::PredecessorKilled));
-            effects.extend(switch_again(state));
-            effects
+        Event::PredecessorGone => match step {
+            // There is nothing to go back to (contract F8).
+            Bake::AwaitingTraffic | Bake::OnTrial => {
+                let mut effects = bake_is_over();
+                effects.push(Report(Notice::PredecessorKilled));
+                effects.extend(switch_again(state));
+                effects
+            }
+            // The reason for giving up remains.
+            Bake::Returning { cause } => leave(state, cause, ChildSignal::Send, RelayOrder::Stop),
+        },
+        Event::Aborted => match step {
+            Bake::AwaitingTraffic | Bake::OnTrial => fail(state, Failure::Aborted, ChildSignal::Send),
+            // The predecessor has the traffic.
+            Bake::Returning { cause } => leave(state, cause, ChildSignal::Send, RelayOrder::Return),
+        },
+        Event::StopRequested(signal) => match step {
+            // The child exits soon.
+            Bake::OnTrial if signal == ChildSignal::HasIt => fail(state, Failure::Aborted, signal),
+            Bake::OnTrial => return_traffic_first(state, Failure::Aborted),
+            Bake::AwaitingTraffic => fail(state, Failure::Aborted, signal),
+            // This stop request is the second reason to give up: the predecessor is not waited for.
+            Bake::Returning { .. } => leave(state, Failure::Aborted, signal, RelayOrder::Return),
+        },
+        Event::ChildExited(end) => match step {
+            Bake::AwaitingTraffic | Bake::OnTrial => roll_back_without_child(state, Predecessor::Serves, end),
+            Bake::Returning { cause } => {
+                let mut effects = vec![Report(Notice::ChildExited(end)), Relay(RelayOrder::Return)];
+                effects.extend(stop_orphans(state, Outcome::Failed(cause), OldGeneration::Gone));
+                effects
+            }
+        },
+        Event::ChildUnhealthy if step == Bake::OnTrial => return_traffic_first(state, Failure::Unhealthy),
+        Event::ChildNeverHealthy if step == Bake::OnTrial => {
+            return_traffic_first(state, Failure::NeverHealthy)
         }
-        Event::ChildUnhealthy => fail(state, Failure::Unhealthy, ChildSignal::Send),
-        Event::ChildNeverHealthy => fail(state, Failure::NeverHealthy, ChildSignal::Send),
-        Event::RelayLost => fail(state, Failure::Relay, ChildSignal::Send),
-        Event::ChildExited(end) => roll_back_without_child(state, Predecessor::Serves, end),
-        Event::StopRequested(signal) => fail(state, Failure::Aborted, signal),
-        Event::Aborted => fail(state, Failure::Aborted, ChildSignal::Send),
+        Event::RelayLost if step == Bake::OnTrial => return_traffic_first(state, Failure::Relay),
+        Event::ChildUnhealthy if step == Bake::AwaitingTraffic => {
+            fail(state, Failure::Unhealthy, ChildSignal::Send)
+        }
+        Event::ChildNeverHealthy if step == Bake::AwaitingTraffic => {
+            fail(state, Failure::NeverHealthy, ChildSignal::Send)
+        }
+        Event::RelayLost if step == Bake::AwaitingTraffic => fail(state, Failure::Relay, ChildSignal::Send),
         Event::ReadyNotSent if step == Bake::AwaitingTraffic => {
             fail(state, Failure::ReadyNotSent, ChildSignal::Send)
         }
         Event::TimedOut(Timer::Acknowledgement) if step == Bake::AwaitingTraffic => {
             fail(state, Failure::NoAcknowledgement, ChildSignal::Send)
         }
-        Event::UpgradeRequested | Event::RequestPassedOn => queue_upgrade(state),
+        Event::UpgradeRequested | Event::RequestPassedOn => match step {
+            Bake::AwaitingTraffic | Bake::OnTrial => queue_upgrade(state),
+            Bake::Returning { .. } => vec![Effect::PassRequestBack],
+        },
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
         | Event::ChildSettled
+        | Event::ChildUnhealthy
+        | Event::ChildNeverHealthy
         | Event::TreeGone
         | Event::TimedOut(
             Timer::Healthy
@@ -81,6 +117,7 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
             | Timer::Ending,
         )
         | Event::RelayDrained
+        | Event::RelayLost
         | Event::HookSucceeded
         | Event::HookFailed
         | Event::TrafficSwitched { .. }
@@ -119,6 +156,32 @@ pub(super) fn switch_again(state: &mut State) -> Vec<Effect> {
     vec![Effect::SwitchTraffic]
 }
 
+/// Gives up, and lets the predecessor take the traffic. This generation keeps it until that is done, so that
+/// clients are served even if the predecessor is suspended (contract B3). The predecessor reports it by an
+/// abort.
+pub(super) fn return_traffic_first(state: &mut State, cause: Failure) -> Vec<Effect> {
+    state.phase = Phase::Baking { step: Bake::Returning { cause } };
+    let mut effects = bake_is_over();
+    effects.extend([Effect::Report(Notice::Failed(cause)), Effect::GiveBack, Effect::ReportReturned]);
+    effects.extend(give_up_request(state, Predecessor::Serves));
+    effects
+}
+
+/// The wait for the predecessor is over: the relay answers what is under way, then the child is stopped.
+fn leave(state: &mut State, cause: Failure, signal: ChildSignal, order: RelayOrder) -> Vec<Effect> {
+    let (step, timer) = drain_step(signal);
+    let outcome = Outcome::Failed(cause);
+    state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Gone };
+    vec![Effect::Arm(timer), Effect::Relay(order)]
+}
+
+fn drain_step(signal: ChildSignal) -> (DrainStep, Timer) {
+    match signal {
+        ChildSignal::Send => (DrainStep::Answering { stops: true }, Timer::Drain),
+        ChildSignal::HasIt => (DrainStep::Signalled, Timer::Grace),
+    }
+}
+
 /// Gives the traffic back and gives up: the relay answers what is under way, then the child is stopped.
 pub(super) fn roll_back(
     state: &mut State,
@@ -126,10 +189,7 @@ pub(super) fn roll_back(
     failure: Failure,
     signal: ChildSignal,
 ) -> Vec<Effect> {
-    let (step, timer) = match signal {
-        ChildSignal::Send => (DrainStep::Answering { stops: true }, Timer::Drain),
-        ChildSignal::HasIt => (DrainStep::Signalled, Timer::Grace),
-    };
+    let (step, timer) = drain_step(signal);
     let outcome = Outcome::Failed(failure);
     state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Gone };
     let mut effects = bake_is_over();

@@ -62,7 +62,8 @@ pub enum Effect {
     /// Report to the predecessor that this generation bakes, and request the traffic. `TrafficGranted`
     /// follows if the predecessor agrees. The runtime answers with `ReadyNotSent` if it can't report.
     ReportBaking,
-    /// Report to the predecessor that it has the traffic again, and why.
+    /// Report to the predecessor that this generation gives the traffic back, and why. `Aborted` follows when
+    /// the predecessor has it.
     ReportReturned,
     /// Report to the predecessor that this generation is ready. `Acknowledged` follows if the predecessor
     /// agrees. The runtime answers with `ReadyNotSent` if it can't report.
@@ -103,6 +104,8 @@ pub enum Effect {
     },
     /// Request the successor to give up.
     AbortSuccessor,
+    /// A second stop was requested: request the successor not to wait for what is under way.
+    HurrySuccessor,
     /// Kill the successor by SIGKILL. The runtime answers with `SuccessorNotStarted` if no process of it is
     /// known.
     KillSuccessor,
@@ -184,6 +187,9 @@ pub enum Notice {
     Baking,
     /// The bake is over: the new generation takes over.
     BakeOver,
+    /// The predecessor has not acknowledged this generation, which has the traffic since its bake and goes on
+    /// waiting.
+    NotAcknowledgedYet,
     /// This generation has the traffic again; the successor is stopped.
     RollingBack,
     /// The successor that had the traffic is gone, and the old child keeps serving.

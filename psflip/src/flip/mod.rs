@@ -60,7 +60,7 @@ pub use effect::{Effect, Hook, Notice, RelayOrder};
 pub use event::{ChildSignal, Event};
 pub use queries::UpgradeBlocked;
 #[cfg(test)]
-use state::{Child, GiveWay, Phase, Predecessor, Preparation, Promotion, Restart, Stopping};
+use state::{Bake, Child, GiveWay, Phase, Predecessor, Preparation, Promotion, Restart, Stopping};
 pub use state::{DrainStep, Failure, Outcome, Role, StartFailure, State, Successor, Timer};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The decision of a generation that takes over (contract U4).
 
-use super::bake::{begin_bake, roll_back, roll_back_without_child, switch_again};
+use super::bake::{begin_bake, return_traffic_first, roll_back, roll_back_without_child, switch_again};
 use super::decide::{begin_stop, decide, fail, promoted, queue_upgrade, signal_child};
 use super::drain::child_exited;
 use super::effect::{Effect, Notice};
@@ -45,6 +45,9 @@ pub(super) fn promoting(
             }
         },
         Event::PidfileRefused if step == Promotion::TakingPidfile => {
+            if baked && predecessor == Predecessor::Serves {
+                return return_traffic_first(state, Failure::Pidfile);
+            }
             give_up(state, predecessor, baked, Failure::Pidfile, ChildSignal::Send)
         }
         Event::Acknowledged { upgrade_queued } if has_reported_ready(step) => {
@@ -153,6 +156,11 @@ pub(super) fn promoting(
                 }
             }
             effects
+        }
+        // A predecessor that is suspended can't take the traffic back, and this child has proved itself: it
+        // serves until the predecessor answers or is gone (contract B3).
+        Event::TimedOut(Timer::Acknowledgement) if step == Promotion::AwaitingAcknowledgement && baked => {
+            vec![Effect::Report(Notice::NotAcknowledgedYet)]
         }
         Event::TimedOut(Timer::Acknowledgement) if step == Promotion::AwaitingAcknowledgement => {
             withdraw(state, predecessor, baked, Failure::NoAcknowledgement)

@@ -1,7 +1,7 @@
 //! Queries about a state, so that the runtime need not look into phases.
 
 use super::state::{
-    Child, DrainStep, GiveWay, Outcome, Phase, Preparation, Restart, State, Stopping, Successor, Turn,
+    Bake, Child, DrainStep, GiveWay, Outcome, Phase, Preparation, Restart, State, Stopping, Successor, Turn,
 };
 
 /// Why an upgrade can't start at once (contract U7).
@@ -194,7 +194,9 @@ impl State {
             | Phase::Settling { .. }
             | Phase::Starting { .. }
             | Phase::Promoting { .. }
-            | Phase::Baking { .. } => Some(UpgradeBlocked::NotHealthy),
+            | Phase::Baking { step: Bake::AwaitingTraffic | Bake::OnTrial } => {
+                Some(UpgradeBlocked::NotHealthy)
+            }
             Phase::GivingWay { .. } | Phase::Restarting { step: Restart::AwaitingSuccessorTree(_) } => {
                 Some(UpgradeBlocked::UnderWay)
             }
@@ -208,9 +210,10 @@ impl State {
             }
             Phase::Upgrading { stopping: Stopping::No, .. } => Some(UpgradeBlocked::UnderWay),
             Phase::Serving { .. } | Phase::Upgrading { .. } => Some(UpgradeBlocked::Stopping),
-            Phase::Draining { .. } | Phase::AwaitingPredecessor { .. } | Phase::Exiting => {
-                Some(UpgradeBlocked::ShuttingDown)
-            }
+            Phase::Baking { step: Bake::Returning { .. } }
+            | Phase::Draining { .. }
+            | Phase::AwaitingPredecessor { .. }
+            | Phase::Exiting => Some(UpgradeBlocked::ShuttingDown),
         }
     }
 }

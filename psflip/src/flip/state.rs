@@ -206,6 +206,12 @@ pub enum Bake {
     AwaitingTraffic,
     /// This generation has the traffic.
     OnTrial,
+    /// It gives up, and has reported that. It keeps the traffic until the predecessor has taken it: a
+    /// predecessor that is suspended can't (contract B3).
+    Returning {
+        /// The reason for giving up.
+        cause: Failure,
+    },
 }
 
 /// The steps of a promotion (contract U4).

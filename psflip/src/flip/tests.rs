@@ -294,6 +294,9 @@ fn a_stop_over_the_control_socket_signals_the_child_once() {
         if from.is_on_trial() {
             effects.extend(decide(&mut to, Event::Withdrawn)); // no acknowledgement has come
         }
+        if to.is_baking() {
+            effects.extend(decide(&mut to, Event::Aborted)); // the predecessor has the traffic
+        }
         effects.extend(decide(&mut to, Event::RelayDrained));
         let signals = effects.iter().filter(|effect| **effect == Effect::SignalChild).count();
         assert_eq!(signals, usize::from(runs && !is_signalled), "{from:?} {effects:?}");

@@ -45,8 +45,11 @@ pub(super) fn upgrading(
             state.phase =
                 Phase::Upgrading { child, successor: Successor::Exiting { had_traffic: true }, stopping };
             let mut effects = take_traffic_back(successor, child);
+            if successor.has_traffic() {
+                // It keeps the traffic until then.
+                effects.extend([Effect::RollBackSuccessor, Report(Notice::RollingBack)]);
+            }
             effects.push(Arm(Timer::Successor));
-            effects.extend(successor.has_traffic().then_some(Report(Notice::RollingBack)));
             effects
         }
         Event::SuccessorReady
@@ -171,9 +174,10 @@ pub(super) fn upgrading(
                 state.phase = Phase::Upgrading { child, successor, stopping: Stopping::Signalled };
                 let mut effects = vec![Disarm(Timer::Drain)];
                 effects.extend(stop_child(signal));
+                effects.extend(hurry(successor));
                 effects
             }
-            Stopping::Answering(_) | Stopping::Signalled => Vec::new(),
+            Stopping::Answering(_) | Stopping::Signalled => hurry(successor).into_iter().collect(),
         },
         Event::RelayDrained | Event::TimedOut(Timer::Drain) => match stopping {
             Stopping::Answering(signal) if child == Child::Runs => {
@@ -257,6 +261,11 @@ fn begin_bake(state: &mut State, child: Child, stopping: Stopping) -> Vec<Effect
     effects
 }
 
+/// After a second stop request, neither relay waits for what is under way (contract T5).
+fn hurry(successor: Successor) -> Option<Effect> {
+    (successor == Successor::Exiting { had_traffic: true }).then_some(Effect::HurrySuccessor)
+}
+
 /// Takes the traffic back from a successor that has it.
 fn take_traffic_back(successor: Successor, child: Child) -> Vec<Effect> {
     match child {
@@ -275,7 +284,8 @@ pub(super) fn upgrade_failed(
     stopping: Stopping,
 ) -> Vec<Effect> {
     let mut effects = vec![Effect::TakeBack];
-    let (notice, hook) = if successor.had_traffic() {
+    // After a stop request the old child doesn't keep running, so this is no roll-back (contract B7).
+    let (notice, hook) = if successor.had_traffic() && stopping == Stopping::No {
         (Notice::UpgradeRolledBack, Hook::RolledBack)
     } else {
         (Notice::UpgradeFailed, Hook::Failed)

@@ -103,6 +103,8 @@ pub enum ToSuccessor {
         /// Why, for people; `None`: because of a stop request, or unknown.
         reason: Option<String>,
     },
+    /// After an abort: a second stop was requested, so the successor does not wait for what is under way.
+    Hurry,
     /// The predecessor got an upgrade request after the promotion.
     Upgrade {
         /// Who requested it, as text, if known.
@@ -294,6 +296,7 @@ impl WireMessage for ToSuccessor {
                 }
                 text.finish()
             }
+            Self::Hurry => Text::new("hurry").finish(),
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Main => Text::new("main").finish(),
             Self::Draining { step, left } => {
@@ -379,6 +382,7 @@ impl WireMessage for ToSuccessor {
             },
             "hold" => Self::Hold { hold: fields.hold()? },
             "abort" => Self::Abort { reason: fields.optional("reason") },
+            "hurry" => Self::Hurry,
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "main" => Self::Main,
             "draining" => Self::Draining {

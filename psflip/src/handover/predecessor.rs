@@ -280,6 +280,7 @@ impl PredecessorLink {
                     });
                 }
                 ToSuccessor::Abort { .. }
+                | ToSuccessor::Hurry
                 | ToSuccessor::RelayBack
                 | ToSuccessor::Traffic
                 | ToSuccessor::Keep

@@ -51,6 +51,8 @@ pub struct SuccessorLink {
 #[derive(Clone, Copy, Debug)]
 struct Bake {
     time: Duration,
+    /// The successor has reported that its relay accepts.
+    began: bool,
     until: Instant,
     /// How long the successor may take for its next step when the bake is over.
     then: Duration,
@@ -270,7 +272,8 @@ impl SuccessorLink {
             // Each one would restart the deadline.
             ToPredecessor::Baking { .. } if self.bake.is_some() => self.misbehaved("`baking` twice"),
             ToPredecessor::Baking { bake, deadline, grace } => {
-                self.bake = Some(Bake { time: bake, until: Instant::now() + bake, then: deadline });
+                let until = Instant::now() + bake;
+                self.bake = Some(Bake { time: bake, began: false, until, then: deadline });
                 self.grace = grace;
                 FromSuccessor::Baking
             }
@@ -307,6 +310,11 @@ impl SuccessorLink {
             ToPredecessor::End => FromSuccessor::End,
             ToPredecessor::Warning { text } => FromSuccessor::Warning { text },
             ToPredecessor::Progress { step, child, probe, left } => {
+                if step == UpgradeStep::Baking
+                    && let Some(bake) = self.bake.as_mut().filter(|bake| !bake.began)
+                {
+                    (bake.began, bake.until) = (true, Instant::now() + bake.time);
+                }
                 FromSuccessor::Progress { step, child, probe, left }
             }
         }
@@ -350,6 +358,16 @@ impl SuccessorLink {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.bake.map_or(self.deadline, |bake| bake.time + bake.then)
+    }
+
+    /// How long it may take for its next step while it bakes. Until it has reported that its relay accepts,
+    /// that report is the next step: nobody accepts meanwhile.
+    #[must_use]
+    pub fn deadline_in_bake(&self) -> Duration {
+        match self.bake {
+            Some(bake) if bake.began => bake.until.saturating_duration_since(Instant::now()) + bake.then,
+            Some(_) | None => self.deadline_after_bake(),
+        }
     }
 
     /// How long it may take for its next step after its bake.
@@ -529,6 +547,25 @@ mod tests {
         link.grant_turn(None, &lease).unwrap();
         assert_eq!(link.on_message(ToPredecessor::Ready, vec![]), FromSuccessor::Ready);
         assert_eq!(link.on_message(ToPredecessor::Prepared { deadline }, vec![]), FromSuccessor::Misbehaved);
+    }
+
+    #[test]
+    fn a_successor_that_does_not_accept_is_not_awaited_for_its_whole_bake() {
+        // Contract: B1, F5
+        let (hour, then) = (Duration::from_secs(3600), Duration::from_secs(15));
+        let mut link = link();
+        link.sent.starting = true;
+        let baking = ToPredecessor::Baking { bake: hour, deadline: then, grace: GRACE };
+        assert_eq!(link.on_message(baking, vec![]), FromSuccessor::Baking);
+        assert_eq!(link.deadline_in_bake(), then);
+        let mut progress = |step| {
+            link.on_message(ToPredecessor::Progress { step, child: None, probe: None, left: None }, vec![]);
+            (link.deadline_in_bake(), link.bakes_until().unwrap())
+        };
+        assert_eq!(progress(UpgradeStep::Healthy).0, then);
+        let (deadline, until) = progress(UpgradeStep::Baking);
+        assert!(deadline > hour, "{deadline:?}");
+        assert_eq!(progress(UpgradeStep::Baking).1, until, "only the first report counts");
     }
 
     #[test]

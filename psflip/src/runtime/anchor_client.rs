@@ -53,7 +53,11 @@ impl AnchorClient {
     pub(super) fn notify_anchor(&self, notice: Notice) {
         match notice {
             Notice::UpgradeStarted => self.report(AnchorMessage::Upgrading),
-            Notice::UpgradeFailed | Notice::UpgradeFailedWithoutChild | Notice::UpgradeAborted => {
+            Notice::UpgradeFailed
+            | Notice::UpgradeRolledBack
+            | Notice::UpgradeFailedWithoutChild
+            | Notice::UpgradeAborted
+            | Notice::StartsAgain => {
                 self.report(AnchorMessage::Failed);
             }
             // The process that started this one has exited, so the anchor is the parent now.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use super::job_control::log_signal;
 use super::poller::Token;
 use super::timers::Key;
 use super::{Predecessor, Runtime};
@@ -137,8 +138,7 @@ impl Runtime {
 
     fn timed_out(&mut self, timer: Timer) {
         if timer == Timer::Successor {
-            let ends = matches!(self.machine.state.successor(), Some(Successor::Exiting { .. }));
-            self.handover.successor_is_late(ends);
+            self.handover.successor_is_late(self.machine.state.successor());
         }
         self.dispatch(Event::TimedOut(timer));
     }
@@ -332,8 +332,7 @@ impl Runtime {
         let may_wait = !self.plan.proxies.is_empty() || self.machine.state.is_on_trial();
         let waits = stops && !hurries && may_wait && self.machine.state.stop_waits_for_relay();
         if let (Some(reach), Some(signal)) = (forward, sent) {
-            let original = *received;
-            let received = Received { signal, ..original };
+            let received = Received { signal, ..*received };
             if waits {
                 self.proxy.held_signal = Some((received, reach));
             } else {
@@ -341,11 +340,12 @@ impl Runtime {
                     self.proxy.held_signal = None; // this one is the second
                 }
                 self.forward(&received, reach);
-                // In a bake both children are the service's (contract B5).
-                if !stops && self.machine.state.successor_bakes() {
-                    self.handover.send_to_successor(&ToSuccessor::Signal(original));
-                }
             }
+        }
+        // In a bake both children are the service's, and the new one gets the signal as its own configuration
+        // says (contract B5).
+        if forward.is_some() && !stops && self.machine.state.successor_bakes() {
+            self.handover.send_to_successor(&ToSuccessor::Signal(*received));
         }
         if request == Some(Request::Stop) {
             self.continue_child_to_stop();
@@ -403,7 +403,10 @@ impl Runtime {
                 // is repeated when the intermediate process is reaped.
                 FromSuccessor::Ready if !self.handover.successor_is_independent() => {}
                 FromSuccessor::Ready => self.dispatch(Event::SuccessorReady),
-                FromSuccessor::Baking => self.dispatch(Event::SuccessorBakes),
+                FromSuccessor::Baking => {
+                    self.dispatch(Event::SuccessorBakes);
+                    self.keep_if_requested();
+                }
                 FromSuccessor::Returned => self.dispatch(Event::SuccessorReturned),
                 FromSuccessor::Failed => {}
                 FromSuccessor::Upgrade { by } => {
@@ -421,6 +424,7 @@ impl Runtime {
                 FromSuccessor::Progress { step, child, probe, left } => {
                     self.operators.record_progress(step, None, child, probe, left);
                     if step == UpgradeStep::Baking {
+                        self.wait_for_successor_anew();
                         self.operators.report_bake(self.handover.bake());
                     }
                 }
@@ -445,9 +449,9 @@ impl Runtime {
         Ok(())
     }
 
-    /// The successor has announced how long it may take.
+    /// How long the successor may take has changed.
     fn wait_for_successor_anew(&mut self) {
-        if self.machine.state.successor() == Some(Successor::Starting) {
+        if matches!(self.machine.state.successor(), Some(Successor::Starting | Successor::Baking)) {
             self.set_timer(Timer::Successor);
             self.drain_queue();
         }
@@ -487,6 +491,9 @@ impl Runtime {
                         self.reasons.set_failure(reason);
                     }
                     self.dispatch(Event::Aborted);
+                }
+                FromPredecessor::Message(ToSuccessor::Hurry) => {
+                    self.dispatch(Event::StopRequested(ChildSignal::Send));
                 }
                 FromPredecessor::Message(ToSuccessor::Traffic) => self.dispatch(Event::TrafficGranted),
                 FromPredecessor::Message(ToSuccessor::Keep) => self.dispatch(Event::KeepRequested),
@@ -578,22 +585,3 @@ impl Runtime {
 /// How many messages are read before other descriptors get their turn, so that one sender can't block the
 /// loop.
 const AT_ONCE: usize = 50;
-
-/// Logs a signal: its sender (contract S6), and the signal that the child gets if that is another one
-/// (contract S8).
-fn log_signal(received: &Received, sent: Option<Signal>, request: Option<Request>) {
-    let Received { signal, .. } = received;
-    let from = job::sender_text(received);
-    let forward = sent.is_some();
-    if let Some(sent) = sent.filter(|sent| sent != signal) {
-        return match request {
-            Some(Request::Stop) => tracing::info!(%signal, from, forward_as = %sent, "stop requested"),
-            _ => tracing::debug!(%signal, from, forward_as = %sent, "signal received"),
-        };
-    }
-    match request {
-        Some(Request::Upgrade) => tracing::info!(%signal, from, "upgrade requested"),
-        Some(Request::Stop) => tracing::info!(%signal, from, forward, "stop requested"),
-        None => tracing::debug!(%signal, from, forward, "signal received"),
-    }
-}

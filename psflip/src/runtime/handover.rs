@@ -289,11 +289,11 @@ impl Handover {
         match state {
             Some(Successor::Returning) => RETURN,
             Some(Successor::Exiting { .. }) => link.grace(),
+            Some(Successor::Baking) => link.deadline_in_bake(),
             Some(Successor::Kept) => link.deadline_after_bake(),
-            Some(
-                Successor::Starting | Successor::Baking | Successor::Ready { .. } | Successor::Killed { .. },
-            )
-            | None => link.deadline(),
+            Some(Successor::Starting | Successor::Ready { .. } | Successor::Killed { .. }) | None => {
+                link.deadline()
+            }
         }
     }
 
@@ -338,13 +338,14 @@ impl Handover {
         }
     }
 
-    /// The successor missed its deadline. `ends`: it had been aborted before.
-    pub(super) fn successor_is_late(&mut self, ends: bool) {
+    /// The successor missed its deadline in this state.
+    pub(super) fn successor_is_late(&mut self, state: Option<Successor>) {
+        let waited = self.successor_deadline(state, Duration::ZERO);
         let Some(link) = &mut self.successor else { return };
-        let time = if ends {
-            format!("did not exit within {:?} after the upgrade was aborted", link.grace())
+        let time = if matches!(state, Some(Successor::Exiting { .. })) {
+            format!("did not exit within {waited:?} after the upgrade was aborted")
         } else {
-            format!("did not answer within {:?}", link.deadline())
+            format!("did not answer within {waited:?}")
         };
         let who = link.process().map_or_else(String::new, |(pid, _)| format!(" (pid {pid})"));
         link.set_failure(format!("the new psflip{who} {time}, so it is killed"));

@@ -1,11 +1,12 @@
 //! Stops of the child by signals, and lending the terminal to it (contract S3). `process/job_control.rs`
-//! performs what follows from a stop.
+//! performs what follows from a stop. And the log line of a signal.
 
 use std::io;
 
 use super::Runtime;
 use crate::flip::Notice;
-use crate::flip::signals::Reach;
+use crate::flip::signals::{Reach, Request};
+use crate::process::job_control as job;
 use crate::signal::Signal;
 use crate::sys::signal::Received;
 use crate::sys::tree;
@@ -74,5 +75,24 @@ impl Runtime {
             tree.continue_group(child);
             self.job_control.on_continue();
         }
+    }
+}
+
+/// Logs a signal: its sender (contract S6), and the signal that the child gets if that is another one
+/// (contract S8).
+pub(super) fn log_signal(received: &Received, sent: Option<Signal>, request: Option<Request>) {
+    let Received { signal, .. } = received;
+    let from = job::sender_text(received);
+    let forward = sent.is_some();
+    if let Some(sent) = sent.filter(|sent| sent != signal) {
+        return match request {
+            Some(Request::Stop) => tracing::info!(%signal, from, forward_as = %sent, "stop requested"),
+            _ => tracing::debug!(%signal, from, forward_as = %sent, "signal received"),
+        };
+    }
+    match request {
+        Some(Request::Upgrade) => tracing::info!(%signal, from, "upgrade requested"),
+        Some(Request::Stop) => tracing::info!(%signal, from, forward, "stop requested"),
+        None => tracing::debug!(%signal, from, forward, "signal received"),
     }
 }

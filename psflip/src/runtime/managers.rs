@@ -431,6 +431,7 @@ impl Runtime {
             | Notice::ChildExitedDuringUpgrade(_)
             | Notice::PredecessorKilled
             | Notice::BakeOver
+            | Notice::NotAcknowledgedYet
             | Notice::PredecessorTimedOut
             | Notice::Superseded
             | Notice::RelayTimedOut

@@ -105,6 +105,9 @@ impl Runtime {
             Effect::StartSuccessor => self.start_successor(),
             Effect::Acknowledge { upgrade_queued } => self.acknowledge(upgrade_queued),
             Effect::AbortSuccessor => self.handover.abort_successor(),
+            Effect::HurrySuccessor => {
+                self.handover.send_to_successor(&ToSuccessor::Hurry); // it may be dead
+            }
             Effect::PassRequestOn => {
                 let by = self.operators.log.hand_on();
                 if !self.handover.send_to_successor(&ToSuccessor::Upgrade { by }) {

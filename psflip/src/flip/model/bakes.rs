@@ -49,7 +49,7 @@ const MUTANTS_OF_BAKES: &[(&str, &str, Decide)] = &[
         effects.retain(|effect| *effect != Effect::GrantTraffic);
         effects
     }),
-    ("the traffic comes back, and the old relay does not accept", "T3", |state, event| {
+    ("the traffic comes back, and the old relay does not accept", "B3", |state, event| {
         let mut effects = decide(state, event);
         if event == Event::SuccessorReturned {
             effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Stay));
@@ -72,6 +72,26 @@ const MUTANTS_OF_BAKES: &[(&str, &str, Decide)] = &[
         let mut effects = decide(state, event);
         effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Return));
         effects
+    }),
+    ("the new relay leaves before the old one accepts", "B3", |state, event| {
+        let mut effects = decide(state, event);
+        if let Phase::Baking { step: Bake::Returning { cause } } = state.phase
+            && effects.contains(&Effect::ReportReturned)
+            && cause != Failure::Aborted
+        {
+            effects.extend(decide(state, Event::Aborted));
+        }
+        effects
+    }),
+    ("a generation that has baked waits for its acknowledgement for 10 s", "B3", |state, event| {
+        if let Phase::Promoting { step, baked: true, .. } = &mut state.phase
+            && *step == Promotion::AwaitingAcknowledgement
+            && event == Event::TimedOut(Timer::Acknowledgement)
+        {
+            *step = Promotion::Withdrawing { cause: Failure::NoAcknowledgement };
+            return vec![Effect::Withdraw];
+        }
+        decide(state, event)
     }),
     ("a failing health check is overlooked in a bake", "B2", |state, event| match (state.phase, event) {
         (Phase::Baking { .. }, Event::ChildUnhealthy) => Vec::new(),

@@ -49,6 +49,7 @@ pub(super) enum PeerMessage {
     Traffic,
     Keep,
     Abort,
+    Hurry,
     PassedOn,
     Baking,
     Returned,

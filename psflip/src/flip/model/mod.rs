@@ -460,7 +460,10 @@ impl World {
             );
             let is_alone = event == Event::Withdrawn && gives_up && !generation.knows_predecessor;
             let fails = matches!(generation.state.phase, Phase::Draining { outcome: Outcome::Failed(_), .. });
-            let had_traffic = event == Event::PredecessorGone && before.is_on_trial() && fails;
+            let had_traffic = event == Event::PredecessorGone
+                && before.is_on_trial()
+                && !matches!(before.phase, Phase::Baking { step: Bake::Returning { .. } })
+                && fails;
             if is_alone || had_traffic {
                 return Err(format!(
                     "F8: generation {index} gives up, though it knows that nobody else is there"

@@ -9,6 +9,7 @@ impl World {
             PeerMessage::Traffic => Some(Event::TrafficGranted),
             PeerMessage::Keep => Some(Event::KeepRequested),
             PeerMessage::Abort => Some(Event::Aborted),
+            PeerMessage::Hurry => Some(self.stop_of_other(index)),
             PeerMessage::PassedOn => Some(Event::RequestPassedOn),
             PeerMessage::TurnGranted => Some(Event::TurnGranted),
             PeerMessage::Prepared
@@ -29,14 +30,22 @@ impl World {
             PeerMessage::Ready => Some(Event::SuccessorReady),
             PeerMessage::PassedBack => Some(Event::RequestPassedBack),
             PeerMessage::End => Some(Event::EndRequested),
-            PeerMessage::StopPassedBack => Some(Event::StopRequested(ChildSignal::Send)),
+            PeerMessage::StopPassedBack => Some(self.stop_of_other(index)),
             PeerMessage::Acknowledge { .. }
             | PeerMessage::Traffic
             | PeerMessage::Keep
             | PeerMessage::Abort
+            | PeerMessage::Hurry
             | PeerMessage::PassedOn
             | PeerMessage::TurnGranted => None,
         }
+    }
+
+    /// A stop request that another generation passes on.
+    fn stop_of_other(&mut self, index: usize) -> Event {
+        let generation = &mut self.generations[index];
+        generation.spares_child &= !is_second_stop(&generation.state);
+        Event::StopRequested(ChildSignal::Send)
     }
 
     /// Sends to the successor; returns false if it does not read.
@@ -186,6 +195,7 @@ impl World {
                     PeerMessage::Traffic
                     | PeerMessage::Keep
                     | PeerMessage::Abort
+                    | PeerMessage::Hurry
                     | PeerMessage::PassedOn
                     | PeerMessage::TurnGranted
                     | PeerMessage::Prepared
@@ -244,6 +254,9 @@ impl World {
             }
             Effect::AbortSuccessor => {
                 self.send_on(index, PeerMessage::Abort);
+            }
+            Effect::HurrySuccessor => {
+                self.send_on(index, PeerMessage::Hurry);
             }
             Effect::KillSuccessor => {
                 if generation.knows_successor && self.generations[index + 1].alive {

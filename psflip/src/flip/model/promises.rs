@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// Whether this generation gives up because of a stop request, or could not reach the predecessor.
+fn is_stopped(state: &State) -> bool {
+    matches!(
+        state.phase,
+        Phase::Draining { outcome: Outcome::Failed(Failure::Aborted | Failure::ReadyNotSent), .. }
+    )
+}
+
 impl World {
     pub(super) fn check_effect(&self, index: usize, effect: Effect) -> Result<(), String> {
         let generation = &self.generations[index];
@@ -91,6 +99,23 @@ impl World {
                     return Err(format!("B1: generation {index} accepts, and so does the one before"));
                 }
             }
+            // B3: the new relay accepts until the old one does, unless a stop is under way.
+            Effect::Relay(RelayOrder::Return)
+                if generation.relay == RelayState::Accepts
+                    && matches!(generation.child, ChildState::Runs { .. })
+                    && !is_stopped(&generation.state) =>
+            {
+                let old = &self.generations[index - 1];
+                if old.alive
+                    && old.relay != RelayState::Accepts
+                    && matches!(old.child, ChildState::Runs { .. })
+                    && !old.state.is_stopping()
+                    && !old.effects.contains(&Effect::Relay(RelayOrder::Stay))
+                // its child has ignored a stop
+                {
+                    return Err(format!("B3: generation {index} gives the traffic back, and nobody accepts"));
+                }
+            }
             // B2: a child whose health check has failed is not promoted.
             Effect::Report(Notice::Promoted) if generation.unhealthy => {
                 return Err(format!("B2: generation {index} is promoted, and its child is not healthy"));
@@ -141,6 +166,7 @@ impl World {
             | Effect::RollBackSuccessor
             | Effect::Acknowledge { .. }
             | Effect::AbortSuccessor
+            | Effect::HurrySuccessor
             | Effect::KillSuccessor
             | Effect::Arm(_)
             | Effect::Disarm(_)

@@ -79,6 +79,7 @@ fn the_wire() {
         ToSuccessor::Acknowledge { upgrade_queued: false, by: None, hold: None },
         ToSuccessor::Hold { hold: None },
         ToSuccessor::Abort { reason: None },
+        ToSuccessor::Hurry,
         ToSuccessor::Abort { reason: Some("rolled back by pid 12 (root)".to_owned()) },
         ToSuccessor::Upgrade { by: by() },
         ToSuccessor::Main,

@@ -34,13 +34,15 @@ pub(super) struct Operators {
     pub(super) control: Control,
     pub(super) log: UpgradeLog,
     pub(super) files: Files,
+    /// The upgrade whose bake is to end at once, and who requested that, by `psflip upgrade --keep`.
+    keep_of: Option<(u64, String)>,
     /// Whether the status that operators see has changed.
     changed: bool,
 }
 
 impl Operators {
     pub(super) fn new(control: Control, log: UpgradeLog) -> Self {
-        Self { control, log, files: Files::default(), changed: false }
+        Self { control, log, files: Files::default(), keep_of: None, changed: false }
     }
 
     /// The status that operators see has changed.

@@ -40,6 +40,11 @@ impl Runtime {
             }
             Notice::Baking => self.log_bake(),
             Notice::BakeOver => tracing::info!(child, "the bake is over; taking over"),
+            Notice::NotAcknowledgedYet => tracing::warn!(
+                child,
+                old_psflip = self.handover.predecessor_pid(),
+                "the old psflip does not answer, suspended perhaps; this child has the traffic and keeps it"
+            ),
             Notice::RollingBack => {
                 let reason = self.handover.successor_failure().unwrap_or("it was killed, or crashed");
                 tracing::error!(
@@ -303,7 +308,11 @@ impl Runtime {
                     Notice::UpgradeRolledBack => history::Outcome::RolledBack,
                     _ => history::Outcome::Failed,
                 };
-                let child = self.child.pid().filter(|_| !matches!(notice, Notice::NotServingAgain(_)));
+                let is_gone = matches!(
+                    notice,
+                    Notice::NotServingAgain(_) | Notice::UpgradeFailedWithoutChild | Notice::UpgradeAborted
+                );
+                let child = self.child.pid().filter(|_| !is_gone);
                 self.operators.record_failure(result, &reason, child, is_stopping);
             }
             Notice::RequestRefused => {
@@ -336,6 +345,7 @@ impl Runtime {
             | Notice::UpgradeQueued
             | Notice::Stopping
             | Notice::BakeOver
+            | Notice::NotAcknowledgedYet
             | Notice::RollingBack
             | Notice::SuccessorSurvivedKill
             | Notice::ChildExitedDuringUpgrade(_)

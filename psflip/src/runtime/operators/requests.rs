@@ -46,8 +46,9 @@ impl Runtime {
                 self.operators.control.subscribe(client, Interest::Changes, &status);
             }
             ControlRequest::Upgrade { keep, end_draining } => {
-                if keep && self.machine.state.successor_bakes() {
-                    self.keep(&text::sender(pid, uid));
+                if keep {
+                    self.operators.keep_of = Some((self.operators.log.begun, text::sender(pid, uid)));
+                    self.keep_if_requested();
                 }
                 self.on_upgrade_request(client, end_draining, pid, uid);
             }
@@ -102,6 +103,16 @@ impl Runtime {
     fn keep(&mut self, from: &str) {
         tracing::info!(from, "end of the bake requested over the control socket");
         self.dispatch(Event::KeepRequested);
+    }
+
+    /// Ends the bake of the running upgrade if that was requested, perhaps before the bake began.
+    pub(in crate::runtime) fn keep_if_requested(&mut self) {
+        let begun = self.operators.log.begun;
+        if self.machine.state.successor_bakes()
+            && let Some((_, from)) = self.operators.keep_of.take_if(|(upgrade, _)| *upgrade == begun)
+        {
+            self.keep(&from);
+        }
     }
 
     fn roll_back(&mut self, from: &str) {

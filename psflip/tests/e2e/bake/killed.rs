@@ -174,6 +174,58 @@ fn a_suspended_new_psflip_is_killed_at_a_roll_back() {
 }
 
 #[test]
+fn while_the_old_psflip_is_suspended_at_a_roll_back_the_new_child_serves() {
+    // Contract: B3, F12
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    freeze(bake.old);
+    service.sandbox.write("sick", "");
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this generation failed");
+    service.probe.wait_requests(20);
+    service.serves("gen2");
+    thaw(bake.old);
+    service.serves("gen1");
+    service.is_rolled_back(bake);
+    std::fs::remove_file(service.sandbox.path("sick")).unwrap();
+    service.goes_on_and_ends();
+}
+
+#[test]
+fn while_the_old_psflip_is_suspended_at_the_end_of_a_bake_the_new_child_serves() {
+    // Contract: B3, F12
+    let service = Baked::start_with("bake = \"3s\"\n", "");
+    let bake = service.bake();
+    freeze(bake.old);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this child has the traffic and keeps it");
+    service.probe.wait_requests(20);
+    service.serves("gen2");
+    thaw(bake.old);
+    service.psflip.wait_successor(bake.old);
+    assert_eq!((service.psflip.active(), service.psflip.child()), (bake.new, bake.new_child));
+    service.probe.wait_requests(20);
+    let Baked { probe, psflip, sandbox } = service;
+    probe.finish().assert_no_failures();
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_new_generation_whose_roll_back_the_old_psflip_does_not_outlive_stops() {
+    // Contract: B3, B4
+    let service = Baked::start();
+    let bake = service.bake();
+    service.serves("gen2");
+    freeze(bake.old);
+    service.sandbox.write("sick", "");
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this generation failed");
+    kill(bake.old);
+    service.psflip.wait_exit();
+    drop(service.probe.finish());
+    service.sandbox.assert_no_process_left();
+}
+
+#[test]
 fn a_bake_outlives_suspended_processes() {
     // Contract: F12
     let service = Baked::start_with(LONG, "");

@@ -7,6 +7,7 @@ use serde_json::Value;
 use testkit::{Running, Sandbox, Stream, psflip_bin};
 
 use super::Baked;
+use crate::service::{freeze, kill};
 
 fn client(sandbox: &Sandbox, args: &[&str]) -> Arc<Running> {
     sandbox.command([psflip_bin()]).args(args).start()
@@ -68,6 +69,25 @@ fn upgrade_returns_at_the_traffic_and_rollback_gives_it_back_without_a_lost_requ
 }
 
 #[test]
+fn a_rollback_after_which_no_child_is_left_has_failed() {
+    // Contract: B7, F7
+    let service = Baked::start();
+    let bake = service.bake();
+    freeze(bake.new); // so that the roll-back takes long enough
+    let rollback = client(&service.sandbox, &["rollback"]);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this generation has the traffic again");
+    kill(bake.old_child);
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "the child exited");
+    kill(bake.new);
+    let (failed, stdout, stderr) = ended(&rollback);
+    assert_eq!(failed.code(), Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("upgrade 1 to generation 2 failed; no child is left"), "{stderr}");
+    service.psflip.wait_exit();
+    drop(service.probe.finish());
+    service.sandbox.assert_no_process_left();
+}
+
+#[test]
 fn keep_ends_a_bake_without_a_lost_request() {
     // Contract: B1, B7
     let service = Baked::start();
@@ -104,6 +124,42 @@ fn a_client_that_waits_for_the_bake_learns_how_it_ended() {
     assert!(run(&service.sandbox, &["keep", "--json"]).0.success());
     let (kept, stdout, _) = ended(&waiting);
     assert!(kept.success() && stdout.contains("generation 2 is active"), "{stdout}");
+}
+
+#[test]
+fn a_stop_in_a_bake_is_a_failed_upgrade() {
+    // Contract: B5, B7
+    let service = Baked::start();
+    let waiting = client(&service.sandbox, &["upgrade", "--wait", "baked"]);
+    waiting.output().wait(Stream::Stdout, "has the traffic and bakes");
+    let Baked { probe, psflip, sandbox } = service;
+    drop(probe.finish());
+    psflip.stop();
+    let (failed, _, stderr) = ended(&waiting);
+    assert_eq!(failed.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("upgrade 1 to generation 2 failed"), "{stderr}");
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn an_upgrade_that_is_to_end_a_bake_ends_one_that_has_not_begun() {
+    // Contract: B6, U7
+    let service = Baked::start();
+    let mark = service.psflip.output().mark();
+    service.sandbox.write("sick", "");
+    service.psflip.request_flip();
+    service.psflip.output().wait_after(mark, Stream::Stderr, "child started");
+    let keep = client(&service.sandbox, &["upgrade", "--keep"]);
+    service.psflip.output().wait_after(mark, Stream::Stderr, "upgrade queued");
+    std::fs::remove_file(service.sandbox.path("sick")).unwrap();
+    let (done, stdout, stderr) = ended(&keep);
+    assert!(done.success(), "{stderr}");
+    assert!(stdout.contains("generation 3 has the traffic and bakes"), "{stdout}");
+    service.serves("gen3");
+    let Baked { probe, psflip, sandbox } = service;
+    probe.finish().assert_no_failures();
+    psflip.stop();
+    sandbox.assert_no_process_left();
 }
 
 #[test]

@@ -154,19 +154,51 @@ fn a_stop_in_a_bake_stops_both_generations() {
     sandbox.assert_no_process_left();
 }
 
-#[test]
-fn a_forwarded_signal_reaches_both_children() {
-    // Contract: B5, S1, S8
+/// Two generations that log signals, each with its own configuration of signals.
+#[track_caller]
+fn signal_loggers(of_old: &str, of_new: &str) -> (Sandbox, testkit::Psflip) {
     let sandbox = Sandbox::new();
-    let listen = "[[listen]]\naddress = \"tcp://127.0.0.1:0\"\n";
-    let first =
-        format!("[upgrade]\n{LONG}[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n{listen}");
-    let psflip = psflip(&sandbox, &["signal-logger"], &first).start().wait_ready();
+    let both = format!(
+        "[upgrade]\n{LONG}[healthcheck.alive]\ntimeout = \"0s\"\n[log]\nlevel = \"debug\"\n\
+         [[listen]]\naddress = \"tcp://127.0.0.1:0\"\n[signals]\n"
+    );
+    let psflip = psflip(&sandbox, &["signal-logger"], &format!("{both}{of_old}")).start().wait_ready();
     psflip.wait_for_line(Stream::Stdout, "name=gen1");
-    configure(&sandbox, &["signal-logger"], &format!("{first}[signals]\nSIGUSR1 = \"SIGUSR2\"\n"));
+    configure(&sandbox, &["signal-logger"], &format!("{both}{of_new}"));
     psflip.request_flip();
     psflip.wait_for_line(Stream::Stderr, "has the traffic and bakes");
     psflip.wait_for_line(Stream::Stdout, "name=gen2");
+    (sandbox, psflip)
+}
+
+#[test]
+fn a_second_stop_in_a_bake_does_not_wait_for_the_new_relay() {
+    // Contract: B5, T5
+    let mut service = Baked::start_with(LONG, "drain = \"1h\"\n");
+    service.bake();
+    service.serves("gen2");
+    service.stop_clients();
+    let path = service.sandbox.path("web.sock");
+    let mark = service.psflip.output().mark();
+    let slow = std::thread::spawn(move || HttpClient::new(path.as_path()).get("/?delay=1h"));
+    service.psflip.output().wait_after(mark, Stream::Stdout, "request ");
+    let Baked { psflip, sandbox, .. } = service;
+    let old = psflip.active();
+    let mark = psflip.output().mark();
+    old.signal(Signal::SIGTERM).unwrap();
+    psflip.output().wait_after(mark, Stream::Stderr, "this generation gives up");
+    let mark = psflip.output().mark();
+    old.signal(Signal::SIGTERM).unwrap();
+    psflip.output().wait_after(mark, Stream::Stderr, "stop requested");
+    psflip.wait_exit();
+    drop(slow.join().unwrap()); // its child has exited
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_forwarded_signal_reaches_both_children() {
+    // Contract: B5, S1, S8
+    let (sandbox, psflip) = signal_loggers("", "SIGUSR1 = \"SIGUSR2\"\n");
     let mark = psflip.output().mark();
     psflip.active().signal(Signal::SIGUSR1).unwrap();
     psflip.output().wait_after(mark, Stream::Stdout, "USR1");
@@ -194,6 +226,17 @@ fn a_child_that_reports_its_end_is_rolled_back() {
     assert!(line.text.contains("it reported STOPPING=1"), "{line}");
     assert_eq!(psflip.child(), child);
     stop(&psflip);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_signal_that_only_the_new_child_is_to_get_reaches_it() {
+    // Contract: B5, S8
+    let (sandbox, psflip) = signal_loggers("SIGUSR1 = false\n", "SIGUSR1 = \"SIGUSR2\"\n");
+    let mark = psflip.output().mark();
+    psflip.active().signal(Signal::SIGUSR1).unwrap();
+    psflip.output().wait_after(mark, Stream::Stdout, "USR2");
+    psflip.stop();
     sandbox.assert_no_process_left();
 }
 

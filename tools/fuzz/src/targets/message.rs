@@ -13,6 +13,7 @@ pub(super) const WORDS: &[&str] = &[
     "hello",
     "acknowledge",
     "abort",
+    "hurry",
     "upgrade",
     "spawned",
     "starting",
