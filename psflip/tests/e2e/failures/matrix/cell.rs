@@ -12,7 +12,10 @@ use crate::failures::stage::Stage;
 use crate::tree::hidden;
 
 /// Long enough for every stop: no timeout may expire.
-const TIMES: &str = "[upgrade]\ntimeout = \"20s\"\n[shutdown]\ntimeout = \"10s\"\n";
+const TIMES: &str = "timeout = \"20s\"\n[shutdown]\ntimeout = \"10s\"\n";
+
+/// Ends by itself.
+const BAKE: &str = "bake = \"100ms\"\n";
 
 /// Nobody connects to it.
 const PROXY: &str = "[[proxy]]\nlisten = \"unix://web.sock\"\nforward = \"unix://{{ blue_green() }}.sock\"\n";
@@ -59,7 +62,8 @@ impl Staged {
         let sandbox = Sandbox::new();
         let stage = Stage::new(&sandbox);
         let proxy = if setting.proxied { PROXY } else { "" };
-        let psflip = stage.psflip(&sandbox, &format!("{TIMES}{proxy}"));
+        let bake = if setting.bakes { BAKE } else { "" };
+        let psflip = stage.psflip(&sandbox, &format!("[upgrade]\n{bake}{TIMES}{proxy}"));
         let psflip = match setting.child {
             Child::Plain => psflip,
             Child::Workers => {
@@ -235,10 +239,11 @@ impl Staged {
 
     fn upgrade_failed(&self, flip: &Flip) -> bool {
         let its_own = format!("pid={}}}", flip.old);
+        let ends = ["upgrade failed", "upgrade rolled back"];
         let lines = self.psflip.output().lines();
         lines[flip.mark..]
             .iter()
-            .any(|line| line.text.contains(&its_own) && line.text.contains("upgrade failed"))
+            .any(|line| line.text.contains(&its_own) && ends.iter().any(|end| line.text.contains(end)))
     }
 
     /// Waits until it is decided which generation serves: the old psflip exits, or logs that the upgrade

@@ -15,6 +15,8 @@ struct Setting {
     anchored: bool,
     /// It has a `[[proxy]]`.
     proxied: bool,
+    /// A new generation has the traffic on trial before it is promoted.
+    bakes: bool,
     child: Child,
 }
 
@@ -41,8 +43,9 @@ impl Child {
     }
 }
 
-const PLAIN: Setting = Setting { anchored: false, proxied: false, child: Child::Plain };
+const PLAIN: Setting = Setting { anchored: false, proxied: false, bakes: false, child: Child::Plain };
 const PROXIED: Setting = Setting { proxied: true, ..PLAIN };
+const BAKED: Setting = Setting { bakes: true, ..PROXIED };
 const ANCHORED: Setting = Setting { anchored: true, ..PLAIN };
 const WORKERS: Setting = Setting { anchored: true, child: Child::Workers, ..PLAIN };
 const HIDDEN: Setting = Setting { child: Child::Hidden, ..PLAIN };
@@ -280,5 +283,79 @@ columns! { steps_of_relays:
     fn the_new_relay_is_stopped_and_continued() {
         // Contract: T9, F12
         SIGSTOP to NewRelay in PROXIED
+    }
+}
+
+columns! { steps_of_bakes:
+    #[test]
+    fn in_a_bake_the_old_psflip_is_killed() {
+        // Contract: B4, F8, C7
+        SIGKILL to OldPsflip in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_new_psflip_is_killed() {
+        // Contract: B2, B3, F6, U8, C7
+        SIGKILL to NewPsflip in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_old_child_is_killed() {
+        // Contract: B4, F7
+        SIGKILL to OldChild in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_new_child_is_killed() {
+        // Contract: B2, B3, U8
+        SIGKILL to NewChild in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_old_keeper_is_killed() {
+        // Contract: B4, F7, C7
+        SIGKILL to OldKeeper in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_new_keeper_is_killed() {
+        // Contract: B2, B3, U8, C7
+        SIGKILL to NewKeeper in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_old_relay_is_killed() {
+        // Contract: B3, T9
+        SIGKILL to OldRelay in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_new_relay_is_killed() {
+        // Contract: B2, T9, U8
+        SIGKILL to NewRelay in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_old_psflip_is_stopped_and_continued() {
+        // Contract: B3, F12
+        SIGSTOP to OldPsflip in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_new_psflip_is_stopped_and_continued() {
+        // Contract: B3, F12
+        SIGSTOP to NewPsflip in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_old_psflip_gets_sigterm() {
+        // Contract: B5, F11, S5
+        SIGTERM to OldPsflip in BAKED
+    }
+
+    #[test]
+    fn in_a_bake_the_new_psflip_gets_sigterm() {
+        // Contract: B2, B3, F11, S5
+        SIGTERM to NewPsflip in BAKED
     }
 }

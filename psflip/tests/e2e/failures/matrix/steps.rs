@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::cell::Staged;
-use super::{ANCHORED, GROUP, HIDDEN, PLAIN, PROXIED, Setting, WORKERS};
+use super::{ANCHORED, BAKED, GROUP, HIDDEN, PLAIN, PROXIED, Setting, WORKERS};
 
 /// Passes the whole list, without what concerns relays, to the macro `$then`, after `$arguments`. Each step has a word for the processes
 /// that exist (`cell!`), the name of its tests, and its role, moment and name in the trace.
@@ -82,6 +82,30 @@ macro_rules! steps_of_relays {
     };
 }
 
+/// The steps of a bake, where there is a `[[proxy]]`.
+macro_rules! steps_of_bakes {
+    ($then:ident! $arguments:tt) => {
+        $then! { $arguments
+            all at_new_before_switch_traffic "new Before SwitchTraffic",
+            all at_new_sending_baking "new Sending baking",
+            all at_new_sent_baking "new Sent baking",
+            all at_old_before_stand_by "old Before Relay(StandBy)",
+            all at_old_after_stand_by "old After Relay(StandBy)",
+            all at_old_sending_traffic "old Sending traffic",
+            all at_old_sent_traffic "old Sent traffic",
+            all at_new_received_traffic "new Received traffic",
+            all at_new_before_accept "new Before Relay(Accept)",
+            all at_new_after_accept "new After Relay(Accept)",
+            all at_new_before_start_watching "new Before StartWatching",
+            all at_new_before_take_pidfile "new Before TakePidfile",
+            all at_new_sending_ready "new Sending ready",
+            all at_old_sending_acknowledge "old Sending acknowledge",
+            all at_old_sent_acknowledge "old Sent acknowledge",
+            all at_old_before_leave "old Before Relay(Leave)",
+        }
+    };
+}
+
 /// One test, if the target exists at this step.
 macro_rules! cell {
     // Only the old generation.
@@ -128,6 +152,7 @@ macro_rules! names {
 
 const ALL: &[&str] = steps!(names![]);
 const OF_RELAYS: &[&str] = steps_of_relays!(names![]);
+const OF_BAKES: &[&str] = steps_of_bakes!(names![]);
 
 /// The place at which a process pauses: role, moment and name, as `tools/doubles` records them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,12 +235,14 @@ fn the_list_has_every_step_of_an_upgrade_with_workers() {
 
 #[test]
 fn every_step_that_concerns_a_relay_happens() {
-    let staged = Staged::start(PROXIED);
-    let trace = staged.record();
-    for step in OF_RELAYS {
-        assert!(trace.lines().any(|line| line.ends_with(step)), "no `{step}` in\n{trace}");
+    for (setting, steps) in [(PROXIED, OF_RELAYS), (BAKED, OF_BAKES)] {
+        let staged = Staged::start(setting);
+        let trace = staged.record();
+        for step in steps {
+            assert!(trace.lines().any(|line| line.ends_with(step)), "no `{step}` in\n{trace}");
+        }
+        staged.stop();
     }
-    staged.stop();
 }
 
 #[test]
