@@ -1,6 +1,7 @@
 //! `upgrade.bake`: a new generation has the traffic on trial, and gives it back or becomes the service
 //! (contract B).
 
+mod faults;
 mod killed;
 mod operators;
 mod rolled_back;

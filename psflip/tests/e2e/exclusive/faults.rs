@@ -75,6 +75,12 @@ fn each_call_of_the_new_psflip_may_fail() {
 }
 
 #[test]
+fn each_call_of_the_old_keeper_may_fail() {
+    // Contract: E2, E3, F10
+    each_call_of("old-keeper");
+}
+
+#[test]
 fn each_call_of_the_new_keeper_and_its_child_may_fail() {
     // Contract: E2, E3, F10
     each_call_of("new-keeper");
