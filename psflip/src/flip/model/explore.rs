@@ -1,5 +1,7 @@
 //! Visits every state of the world, with the real decision and with decisions that are faulty on purpose.
 
+use rustc_hash::FxHashMap;
+
 use super::*;
 
 pub(super) const NOTHING: Budget = Budget {
@@ -41,7 +43,7 @@ const ENDING: Budget = Budget { upgrades: 2, ends: 1, stops: 1, ..NOTHING };
 /// path to it.
 pub(super) fn explore(budget: Budget, decide: Decide) -> Result<usize, String> {
     let first = World::new(budget);
-    let mut numbers = HashMap::from([(first.clone(), 0_usize)]);
+    let mut numbers = FxHashMap::from_iter([(first.clone(), 0_usize)]);
     let mut worlds = vec![first];
     let mut came_from: Vec<Option<(usize, Transition)>> = vec![None];
     let mut followers: Vec<Vec<usize>> = Vec::new();

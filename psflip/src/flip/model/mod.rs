@@ -11,7 +11,7 @@
 //! The model implements each effect once more, as simply as possible. The end-to-end tests show that the
 //! runtime does the same.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::*;
 use crate::exit_status::ExitStatus;
