@@ -213,13 +213,13 @@ complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'Sto
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l json -d 'Print the status as one JSON object (see docs/control.md); with --watch, one object per line'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l watch -d 'Keep running and show every change, until Ctrl-C'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand list" -l timeout -d 'How long each psflip may take to answer' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand list" -l timeout -d 'How long the psflips may take to answer' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand list" -l json -d 'Print a JSON array: for each service its socket, and the status object of `psflip status --json`'
 complete -c psflip -n "__fish_psflip_using_subcommand list" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l listen -d 'Serve the metrics by HTTP at this address, such as 127.0.0.1:9945, until SIGTERM' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l timeout -d 'How long each psflip may take to answer' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l listen -d 'Serve the metrics by HTTP at this address, such as 127.0.0.1:9945, until a signal ends it' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l timeout -d 'How long the psflips may take to answer' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l all -d 'All services that this user may ask, as `psflip list` finds them'
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand stop" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F

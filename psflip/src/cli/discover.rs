@@ -4,31 +4,53 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
 
 use crate::config::{Document, Generation, Slot};
 
 /// A psflip with a control socket.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 pub(super) struct Found {
     /// The socket as psflip named it.
     pub(super) named: PathBuf,
-    /// Its path for this process: through /proc, if psflip's root directory is another one.
+    /// Its path for this process: below [`Found::directory`], if psflip has another root directory.
     pub(super) socket: PathBuf,
     /// The pid of psflip.
     pub(super) pid: u32,
+    /// Its control group (cgroups(7)), which tells containers and units apart.
+    pub(super) cgroup: Option<String>,
+    /// Keeps `socket` valid.
+    _directory: Option<OwnedFd>,
+}
+
+impl Found {
+    /// A service that is named by its socket.
+    pub(super) fn at(socket: &Path) -> Self {
+        let named = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
+        Self { named, socket: socket.to_owned(), pid: 0, cgroup: None, _directory: None }
+    }
 }
 
 /// All services, ordered by the path of their socket. Processes of other users are left out where /proc hides
 /// their descriptors.
+///
+/// Any user can start a program called psflip. So a process of another user decides nothing but which of its
+/// own sockets is asked: no file that it names is read, except a regular one of a few bytes, and its
+/// configuration is not evaluated.
 pub(super) fn services() -> Vec<Found> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut seen = HashSet::new();
     let mut found: Vec<Found> = pids.filter_map(|pid| service(pid, &mut seen)).collect();
-    found.sort();
+    found.sort_by(|one, other| (&one.named, one.pid).cmp(&(&other.named, other.pid)));
     found
 }
 
@@ -39,6 +61,7 @@ fn service(pid: u32, seen: &mut HashSet<String>) -> Option<Found> {
     if name.trim_end() != "psflip" {
         return None;
     }
+    let owner = fs::metadata(&own).ok()?.uid();
     let held: HashSet<String> = fs::read_dir(own.join("fd"))
         .ok()?
         .flatten()
@@ -48,26 +71,45 @@ fn service(pid: u32, seen: &mut HashSet<String>) -> Option<Found> {
         })
         .collect();
     let table = fs::read(own.join("net/unix")).ok()?;
-    let told = || Told::of(&own);
-    let mut told_once = None;
-    for (inode, path) in listening(&table) {
+    let mut told = None;
+    for (inode, bound) in listening(&table) {
         if !held.contains(&inode) || seen.contains(&inode) {
             continue;
         }
-        // `root` and `cwd` lead into other containers as well.
-        let socket = match path.strip_prefix("/") {
-            Ok(rest) if is_same_root(&own) => Path::new("/").join(rest),
-            Ok(rest) => own.join("root").join(rest),
-            Err(_) => own.join("cwd").join(&path),
+        let mut tell = || told.get_or_insert_with(|| configured_socket(&own, owner)).clone();
+        // A path that is too long for a socket's address was bound through a descriptor of its directory.
+        let path = match bound.strip_prefix("/proc/self/fd") {
+            Ok(_) => tell().filter(|path| path.file_name() == bound.file_name()),
+            Err(_) => Some(bound),
         };
-        let is_control = has_usual_name(&path, &socket) || told_once.get_or_insert_with(told).names(&path);
-        if is_control && fs::symlink_metadata(&socket).is_ok() {
+        let Some(path) = path else { continue };
+        let Some((socket, directory)) = reached(&own, &path) else { continue };
+        if has_usual_name(&path, &socket, owner) || tell().as_ref() == Some(&path) {
             seen.insert(inode);
             let named = if path.is_absolute() { path } else { absolute(&own, &path) };
-            return Some(Found { named, socket, pid });
+            return Some(Found { named, socket, pid, cgroup: cgroup(&own), _directory: directory });
         }
     }
     None
+}
+
+/// The path of this process's socket for this program, and a descriptor that keeps it valid.
+fn reached(own: &Path, path: &Path) -> Option<(PathBuf, Option<OwnedFd>)> {
+    if is_same_root(own) {
+        return Some((own.join("cwd").join(path), None)); // an absolute path replaces the rest
+    }
+    // Symlinks in a container must not lead out of it.
+    let (start, below, resolve) = match path.strip_prefix("/") {
+        Ok(below) => ("root", below, ResolveFlag::RESOLVE_IN_ROOT),
+        Err(_) => ("cwd", path, ResolveFlag::RESOLVE_BENEATH),
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let start = open(&own.join(start), flags, Mode::empty()).ok()?;
+    let parent = below.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let how = OpenHow::new().flags(flags).resolve(resolve);
+    let directory = openat2(&start, parent.unwrap_or(Path::new(".")), how).ok()?;
+    let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(below.file_name()?);
+    Some((socket, Some(directory)))
 }
 
 /// Inode and path of each listening Unix socket that has a path: `Num RefCount Protocol Flags Type St Inode
@@ -89,56 +131,64 @@ fn listening(table: &[u8]) -> impl Iterator<Item = (String, PathBuf)> {
     })
 }
 
-/// Whether this is the default name of a control socket: `PIDFILE.sock`, or `psflip.sock`. psflip may hold
+/// Whether this is the default name of a control socket: `psflip.sock`, or `PIDFILE.sock`. psflip may hold
 /// sockets of `[[listen]]` as well, and no connection must be made to those.
-fn has_usual_name(path: &Path, socket: &Path) -> bool {
+fn has_usual_name(path: &Path, socket: &Path, owner: u32) -> bool {
     if path.file_name() == Some(OsStr::new("psflip.sock")) {
         return true;
     }
     let pidfile = socket.to_str().and_then(|socket| socket.strip_suffix(".sock"));
-    let pid = pidfile.and_then(|pidfile| fs::read_to_string(pidfile).ok());
-    pid.is_some_and(|pid| pid.len() < 20 && pid.trim().parse::<u32>().is_ok())
+    pidfile.is_some_and(|pidfile| is_pidfile(Path::new(pidfile), owner))
 }
 
-/// What the command line and the configuration of a psflip say of its control socket.
-struct Told(Option<PathBuf>);
-
-impl Told {
-    fn of(own: &Path) -> Self {
-        Self(Self::by_flag(own).or_else(|| Self::by_configuration(own)))
-    }
-
-    fn names(&self, path: &Path) -> bool {
-        self.0.as_deref() == Some(path)
-    }
-
-    fn by_flag(own: &Path) -> Option<PathBuf> {
-        value_of(&argv(own), &["--control-socket"]).map(PathBuf::from)
-    }
-
-    fn by_configuration(own: &Path) -> Option<PathBuf> {
-        let file = value_of(&argv(own), &["-c", "--config"]).unwrap_or_else(|| super::DEFAULT_CONFIG.into());
-        let file = match Path::new(&file).strip_prefix("/") {
-            Ok(rest) => own.join("root").join(rest),
-            Err(_) => own.join("cwd").join(&file),
-        };
-        let environment = fs::read(own.join("environ")).ok()?;
-        let env = |name: &str| {
-            let mut entries = environment.split(|byte| *byte == 0);
-            entries.find_map(|entry| {
-                let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-                Some(OsStr::from_bytes(value).to_owned())
-            })
-        };
-        let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
-        let (plan, _) = Document::read(&file).ok()?.plan_even_if_broken(&first).ok()?;
-        plan.control.path(plan.pidfile.as_deref())
-    }
+/// Whether the file holds a number. A path of another user may lead anywhere: only a small regular file of this
+/// owner is opened for reading, since opening a FIFO blocks, and opening a device may have an effect.
+fn is_pidfile(path: &Path, owner: u32) -> bool {
+    /// More than the longest pid with a line feed.
+    const MOST: u64 = 20;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let Ok(file) = open(path, flags, Mode::empty()) else { return false };
+    let file = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let fits = fs::metadata(&file)
+        .is_ok_and(|there| there.is_file() && there.len() <= MOST && [0, owner].contains(&there.uid()));
+    let mut text = String::new();
+    let read = fits.then(|| fs::File::open(&file).ok()?.take(MOST).read_to_string(&mut text).ok()).flatten();
+    read.is_some() && text.trim().parse::<u32>().is_ok()
 }
 
-fn argv(own: &Path) -> Vec<OsString> {
+/// What the command line, or the configuration, of a psflip of this user says of its control socket.
+fn configured_socket(own: &Path, owner: u32) -> Option<PathBuf> {
+    if owner != nix::unistd::geteuid().as_raw() || !is_same_root(own) {
+        return None;
+    }
     let text = fs::read(own.join("cmdline")).unwrap_or_default();
-    text.split(|byte| *byte == 0).map(|argument| OsStr::from_bytes(argument).to_owned()).collect()
+    let argv: Vec<OsString> =
+        text.split(|byte| *byte == 0).map(|argument| OsStr::from_bytes(argument).to_owned()).collect();
+    if let Some(socket) = value_of(&argv, &["--control-socket"]) {
+        return Some(socket.into());
+    }
+    if let Some(pidfile) = value_of(&argv, &["--pidfile"]) {
+        return Some(PathBuf::from(pidfile).with_added_extension("sock"));
+    }
+    let file = value_of(&argv, &["-c", "--config"]).unwrap_or_else(|| super::DEFAULT_CONFIG.into());
+    let environment = fs::read(own.join("environ")).ok()?;
+    let env = |name: &str| {
+        let mut entries = environment.split(|byte| *byte == 0);
+        entries.find_map(|entry| {
+            let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(OsStr::from_bytes(value).to_owned())
+        })
+    };
+    let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
+    let document = Document::read(&own.join("cwd").join(file)).ok()?;
+    let (plan, _) = document.plan_even_if_broken(&first).ok()?;
+    plan.control.path(plan.pidfile.as_deref())
+}
+
+/// The control group of a process: `0::/system.slice/app.service`.
+fn cgroup(own: &Path) -> Option<String> {
+    let text = fs::read_to_string(own.join("cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
 /// The value of the first of these flags on the command line, before the child's command.

@@ -1,7 +1,6 @@
 //! `psflip list`: all services on this host that this user may ask.
 
-use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -22,7 +21,7 @@ pub(super) struct List {
     /// Print a JSON array: for each service its socket, and the status object of `psflip status --json`
     #[arg(long)]
     json: bool,
-    /// How long each psflip may take to answer
+    /// How long the psflips may take to answer
     #[arg(long, value_name = "DURATION", value_parser = config::duration, default_value = "2s")]
     timeout: Duration,
 }
@@ -46,49 +45,73 @@ pub(super) struct Answered {
     pub(super) status: Result<(String, Box<Status>), String>,
 }
 
-/// Asks every service for its status. `timeout` is for each of them.
-pub(super) fn ask_all(timeout: Duration) -> Vec<Answered> {
-    let mut answers = Vec::new();
-    for found in services() {
-        let status = ask(&found, timeout);
-        // Otherwise it has exited in the meantime.
-        if status.is_ok() || found.socket.exists() {
-            answers.push(Answered { found, status });
+/// Asks all services for their status at the same time. Takes no longer than `timeout`, whatever they do.
+pub(super) fn ask(services: Vec<Found>, timeout: Duration) -> Vec<Answered> {
+    let deadline = Instant::now() + timeout;
+    let mut asked: Vec<(Found, Asked)> = services
+        .into_iter()
+        .map(|found| {
+            let asked = match Connection::open_at_once(&found.socket, ControlRequest::Status) {
+                Ok(connection) => Asked::Waits(connection),
+                Err(why) => Asked::Done(Err(why.to_string())),
+            };
+            (found, asked)
+        })
+        .collect();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        for (_, one) in &mut asked {
+            one.proceed(left.is_zero());
+        }
+        let waits: Vec<BorrowedFd<'_>> = asked.iter().filter_map(|(_, one)| one.fd()).collect();
+        if waits.is_empty() {
+            break;
+        }
+        let mut fds: Vec<PollFd<'_>> = waits.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        let wait = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        if let Err(errno) = poll(&mut fds, wait)
+            && errno != nix::errno::Errno::EINTR
+        {
+            break;
         }
     }
-    answers
+    let done = asked.into_iter().map(|(found, one)| match one {
+        Asked::Done(status) => Answered { found, status },
+        Asked::Waits(_) => Answered { found, status: Err("it could not be waited for".to_owned()) },
+    });
+    // One without a socket has exited in the meantime, unless it was named.
+    let is_there = |one: &Answered| one.status.is_ok() || one.found.pid == 0 || one.found.socket.exists();
+    done.filter(is_there).collect()
 }
 
-/// Asks the psflip with this control socket for its status. `named`: how to call the service if it is down.
-pub(super) fn ask_one(socket: &Path, named: PathBuf, timeout: Duration) -> Answered {
-    let found = Found { named, socket: socket.to_owned(), pid: 0 };
-    let status = ask(&found, timeout);
-    Answered { found, status }
+/// A service that was asked.
+enum Asked {
+    Waits(Connection),
+    Done(Result<(String, Box<Status>), String>),
 }
 
-fn ask(found: &Found, timeout: Duration) -> Result<(String, Box<Status>), String> {
-    let deadline = Instant::now() + timeout;
-    let mut connection =
-        Connection::open(&found.socket, ControlRequest::Status).map_err(|why| why.to_string())?;
-    loop {
-        match connection.receive().map_err(|error| format!("can't understand psflip: {error}"))? {
-            Next::Line(line, event) => match *event {
-                Event::Status { status } => return Ok((line, status)),
-                Event::Refused { reason } | Event::Error { reason } => return Err(reason),
-                _ => {}
+impl Asked {
+    /// Reads at most one line, so that a psflip that sends line after line delays no other one.
+    fn proceed(&mut self, is_late: bool) {
+        let Self::Waits(connection) = self else { return };
+        let done = match connection.receive() {
+            Err(error) => Err(format!("can't understand psflip: {error}")),
+            Ok(Next::Closed) => Err("it closed the connection without an answer".to_owned()),
+            Ok(Next::Line(line, event)) => match *event {
+                Event::Status { status } => Ok((line, status)),
+                Event::Refused { reason } | Event::Error { reason } => Err(reason),
+                _ => Err("it answered something else".to_owned()),
             },
-            Next::Closed => return Err("it closed the connection without an answer".to_owned()),
-            Next::Nothing => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let wait = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-                if left.is_zero() {
-                    return Err("it has not answered in time".to_owned());
-                }
-                match poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)], wait) {
-                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                    Err(error) => return Err(format!("can't wait: {error}")),
-                }
-            }
+            Ok(Next::Nothing) if is_late => Err("it has not answered in time".to_owned()),
+            Ok(Next::Nothing) => return,
+        };
+        *self = Self::Done(done);
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Waits(connection) => Some(connection.as_fd()),
+            Self::Done(_) => None,
         }
     }
 }
@@ -103,7 +126,7 @@ impl List {
     /// Runs the command.
     pub(super) fn run(&self) -> ExitStatus {
         restore_signals();
-        let answers = ask_all(self.timeout);
+        let answers = ask(services(), self.timeout);
         let mut screen = Screen::new();
         if self.json {
             screen.line(&json(&answers).to_string());
@@ -121,11 +144,11 @@ impl List {
 
 fn json(answers: &[Answered]) -> serde_json::Value {
     let one = |answered: &Answered| {
-        let Found { named, socket, pid } = &answered.found;
+        let Found { named, pid, cgroup, .. } = &answered.found;
         let mut value = serde_json::json!({
             "socket": crate::text::lossy(named),
-            "reached_by": crate::text::lossy(socket),
             "pid": pid,
+            "cgroup": cgroup,
         });
         match &answered.status {
             Ok((line, _)) => {

@@ -170,12 +170,6 @@ impl ServiceAddress {
         })
     }
 
-    /// What the service is called: by its configuration, or without one by its socket.
-    pub(super) fn name(&self) -> PathBuf {
-        let path = self.config.as_deref().unwrap_or(&self.socket);
-        std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-    }
-
     /// psflip has not answered in this time.
     pub(super) fn silent(&self, timeout: Duration) -> Trouble {
         Trouble::new(format!(

@@ -18,6 +18,8 @@ use super::section::{Node, Section};
 
 /// The most entries of a directory.
 const MOST_ENTRIES: usize = 10_000;
+/// The most bytes of all files in a directory; far more than execve(2) accepts.
+const LARGEST: usize = 8 * 1024 * 1024;
 
 /// The sources in the order in which they apply: `env_file`, then `env_dir`. `read` is false for a client,
 /// which need not be allowed to read them.
@@ -94,7 +96,7 @@ impl EnvSource {
             }
             Ok(metadata) if !metadata.is_dir() && self.is_dir => {
                 return Err(self
-                    .unreadable("it is no directory")
+                    .unreadable("it is not a directory")
                     .help("for one file with `NAME=VALUE` use `env_file`"));
             }
             Ok(_) => {}
@@ -110,12 +112,8 @@ impl EnvSource {
         let bytes = file::read(&self.path).map_err(|why| self.unreadable(&why))?;
         let text = String::from_utf8(bytes).map_err(|_| self.unreadable("it is not UTF-8"))?;
         parse(&text).map_err(|(line, why)| {
-            let fault = Fault::new(format!("{}, line {line}: {why}", shown(&self.path)));
-            if why.contains("`export ") {
-                fault.help("write `NAME=VALUE`; the file is no shell script")
-            } else {
-                fault
-            }
+            Fault::new(format!("{}, line {line}: {why}", shown(&self.path)))
+                .help("each line is `NAME=VALUE`, without `export`; a value of several lines needs quotes")
         })
     }
 
@@ -137,10 +135,15 @@ impl EnvSource {
             }
         }
         names.sort_unstable();
+        let mut total = 0;
         let mut changes = Vec::with_capacity(names.len());
         for name in names {
             let bytes = file::read(&self.path.join(&name))
                 .map_err(|why| self.unreadable(&format!("{}: {why}", quoted(&name))))?;
+            total += bytes.len();
+            if total > LARGEST {
+                return Err(self.unreadable(&format!("its files have more than {LARGEST} bytes")));
+            }
             if bytes.is_empty() {
                 changes.push(EnvChange::Remove(name));
                 continue;
@@ -159,15 +162,28 @@ fn shown(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
-/// Why this is no name of a variable that a file may set.
+/// Why this is not the name of a variable that a file may set.
 fn check_name(name: &str, is_valid: impl Fn(&str) -> bool) -> Result<(), String> {
     if RESERVED.contains(&name) {
         return Err(format!("{} can't be set: psflip sets it for every child", quoted(name)));
     }
     if name.is_empty() || !is_valid(name) {
-        return Err(format!("{} is no name of a variable", quoted(name)));
+        return Err(format!("{} is not the name of a variable", quoted(name)));
     }
     Ok(())
+}
+
+/// Why this does not belong before the `=` of a line. It may be a part of a secret, and is shown only if it
+/// can't be one.
+fn check_line(name: &str) -> Result<(), String> {
+    let exported = name.strip_prefix("export ").map(str::trim_start);
+    if exported.is_some_and(|name| !name.is_empty() && is_plain(name)) || RESERVED.contains(&name) {
+        return check_name(name, is_plain);
+    }
+    match !name.is_empty() && is_plain(name) {
+        true => Ok(()),
+        false => Err("what stands before its `=` is not the name of a variable".to_owned()),
+    }
 }
 
 /// As systemd: a letter or `_`, then letters, digits and `_`.
@@ -217,7 +233,7 @@ fn parse(text: &str) -> Result<Vec<EnvChange>, (usize, String)> {
             (Part::BeforeValue | Part::Value, _) if is_end => {
                 value.truncate(kept);
                 let name = std::mem::take(&mut name);
-                check_name(name.trim_end(), is_plain).map_err(|why| (line, why))?;
+                check_line(name.trim_end()).map_err(|why| (line, why))?;
                 if value.contains('\0') {
                     return Err((line, format!("the value of {} has a NUL character in it", quoted(&name))));
                 }
@@ -231,11 +247,8 @@ fn parse(text: &str) -> Result<Vec<EnvChange>, (usize, String)> {
             }
             (Part::Comment, _) if is_end => part = Part::Start,
             (_, None) => {}
-            (Part::Comment, Some(c)) => {
-                if c == '\\' && chars.next() == Some('\n') {
-                    line += 1;
-                }
-            }
+            // A backslash in it means nothing, as in systemd since version 254.
+            (Part::Comment, Some(_)) => {}
             (Part::Start, Some('#' | ';')) => part = Part::Comment,
             (Part::Start, Some(_)) if is_space => {}
             (Part::Start, Some('=')) => part = Part::BeforeValue,
@@ -318,7 +331,7 @@ mod tests {
         value("A=\"a \\\"b\\\" \\$c \\n\\\\ \"", "a \"b\" $c \\n\\ ");
         value("A=\"one \\\ntwo\"", "one two");
         value("A=one\\\n two\\ three\\\\\\ ", "one two three\\ ");
-        value("# a comment \\\nthat goes on, A=2\nA=1 # no comment", "1 # no comment");
+        value("# C:\\app\\\nA=1 # no comment", "1 # no comment");
         value("A=a=b", "a=b");
         assert_eq!(pairs("A=1\nB=2\nA=3").len(), 3, "the last one applies, see `child_environment`");
     }
@@ -327,7 +340,8 @@ mod tests {
     fn what_cannot_be_used_is_refused_with_its_line() {
         // Contract: X1
         let refused = |text: &str| parse(text).expect_err(text);
-        assert_eq!(refused("A=1\nexport B=2"), (2, "`export B` is no name of a variable".to_owned()));
+        let export = "`export B` is not the name of a variable";
+        assert_eq!(refused("A=1\nexport B=2"), (2, export.to_owned()));
         assert_eq!(refused("\n\nA-B=2").0, 3);
         assert_eq!(refused("1A=2").0, 1);
         assert_eq!(refused("=2").0, 1);
@@ -339,6 +353,9 @@ mod tests {
             "no message shows a value: {}",
             secret.1
         );
+        // The end of a value whose quotes are missing is not shown either, although a `=` follows it.
+        let key = refused("KEY=-----BEGIN\nMII+hunter2==\n");
+        assert!(key.0 == 2 && !key.1.contains("hunter2"), "{key:?}");
     }
 
     #[test]
@@ -360,7 +377,7 @@ mod tests {
         assert_eq!(read, [set("EMPTY", ""), gone, set("LINES", "one\ntwo"), set("PLAIN", "one")]);
         write("A=B", b"x");
         let why = source.read().err().unwrap().message;
-        assert!(why.contains("`A=B` is no name of a variable"), "{why}");
+        assert!(why.contains("`A=B` is not the name of a variable"), "{why}");
     }
 
     proptest! {

@@ -66,8 +66,20 @@ impl Connection {
     /// # Errors
     /// There is no server, this user may not send requests, or the server is not trusted.
     pub fn open(path: &Path, request: ControlRequest) -> Result<Self, Unreachable> {
+        Self::open_with(path, request, SockFlag::empty())
+    }
+
+    /// As [`Connection::open`], without waiting.
+    ///
+    /// # Errors
+    /// As there, and EAGAIN: psflip is stopped, or so busy that its queue of clients is full.
+    pub fn open_at_once(path: &Path, request: ControlRequest) -> Result<Self, Unreachable> {
+        Self::open_with(path, request, SockFlag::SOCK_NONBLOCK)
+    }
+
+    fn open_with(path: &Path, request: ControlRequest, flags: SockFlag) -> Result<Self, Unreachable> {
         let unreachable = |errno| Unreachable { socket: path.to_owned(), why: Why::Errno(errno) };
-        let stream = connected(path).map_err(unreachable)?;
+        let stream = connected(path, flags).map_err(unreachable)?;
         let server = getsockopt(&stream, PeerCredentials).map_err(unreachable)?.uid();
         if !is_trusted(server, path) {
             return Err(Unreachable { socket: path.to_owned(), why: Why::Stranger(server) });
@@ -127,9 +139,9 @@ impl AsFd for Connection {
     }
 }
 
-fn connected(path: &Path) -> Result<UnixStream, Errno> {
+fn connected(path: &Path, flags: SockFlag) -> Result<UnixStream, Errno> {
     let address = UnixPath::new(path)?;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | flags, None)?;
     // A full queue makes connect(2) wait; this limits the wait (socket(7)).
     let patience = TimeVal::new(CONNECT_TIMEOUT.as_secs().cast_signed(), 0);
     setsockopt(&socket, SendTimeout, &patience)?;

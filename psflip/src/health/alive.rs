@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Begun, ChildInfo, Probe};
+use super::{Begun, ChildInfo, Probe, Why};
 use crate::config::Pace;
 use crate::sys::tree;
 
@@ -26,9 +26,9 @@ pub(super) fn pace(timeout: Duration) -> Pace {
 }
 
 impl Probe for Alive {
-    fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, Why> {
         if tree::is_stopped(child.pid) {
-            return Err(format!("the child (pid {}) is stopped; SIGCONT would continue it", child.pid));
+            return Err(format!("the child (pid {}) is stopped; SIGCONT would continue it", child.pid).into());
         }
         Ok(Begun::Healthy)
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
+use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, Why};
 use crate::process::command::SupervisedCommand;
 
 pub(super) struct Command {
@@ -17,7 +17,7 @@ impl Command {
 }
 
 impl Probe for Command {
-    fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, Why> {
         let pid = child.pid.to_string();
         let variables = [("PSFLIP_CHILD_PID", pid.as_str())];
         let workdir = child.workdir.clone();
@@ -32,7 +32,7 @@ impl Attempt for SupervisedCommand {
     }
 
     fn advance(&mut self) -> Progress {
-        Self::advance(self).into()
+        Self::advance(self).map_err(Why::from).into()
     }
 
     fn overdue(&self, limit: Duration) -> String {

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 
-use super::ChildInfo;
+use super::{ChildInfo, Why};
 use crate::sys::seam::{self, Call};
 use crate::sys::tree::is_below;
 
@@ -28,8 +28,32 @@ pub(super) struct Connection {
     established: bool,
     /// The addresses that were not tried yet, in reverse order.
     others: Vec<SocketAddr>,
-    /// The failures so far, each followed by `; `.
-    failures: String,
+    failures: Failures,
+}
+
+/// The failures at the addresses that were tried.
+#[derive(Default)]
+struct Failures {
+    /// Each followed by `; `.
+    text: String,
+    /// Something may listen at one of them, but did not answer.
+    is_other: bool,
+}
+
+impl Failures {
+    fn note(&mut self, target: &str, errno: Errno) {
+        self.text.push_str(&format!("connect to {target}: {}; ", io::Error::from(errno)));
+        self.is_other |= !is_unreachable(errno);
+    }
+
+    fn why(self) -> Why {
+        Why { text: self.text.trim_end_matches("; ").to_owned(), is_unreachable: !self.is_other }
+    }
+}
+
+/// Whether nothing listens there.
+fn is_unreachable(errno: Errno) -> bool {
+    matches!(errno, Errno::ECONNREFUSED | Errno::ENOENT | Errno::ENOTDIR)
 }
 
 impl Connection {
@@ -37,8 +61,8 @@ impl Connection {
     ///
     /// # Errors
     /// The failure at each address.
-    pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Self, String> {
-        Self::first(addresses.iter().rev().copied().collect(), String::new())
+    pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Self, Why> {
+        Self::first(addresses.iter().rev().copied().collect(), Failures::default())
     }
 
     /// Connects to a Unix stream socket. A leading `@` means the abstract namespace (unix(7)). Any other path
@@ -49,7 +73,7 @@ impl Connection {
     ///
     /// # Errors
     /// The failure.
-    pub(super) fn unix(path: &Path, child: &ChildInfo) -> Result<Self, String> {
+    pub(super) fn unix(path: &Path, child: &ChildInfo) -> Result<Self, Why> {
         let workdir = child.workdir.as_deref();
         let connected = match path.as_os_str().as_bytes().strip_prefix(b"@") {
             Some(name) => {
@@ -66,11 +90,12 @@ impl Connection {
                         target,
                         established: true,
                         others: Vec::new(),
-                        failures: String::new(),
+                        failures: Failures::default(),
                     }),
                     Some(pid) => Err(format!(
                         "connect to {target}: the old generation (pid {pid}) still listens there"
-                    )),
+                    )
+                    .into()),
                 }
             }
             // unix(7): a stream socket returns EAGAIN instead of EINPROGRESS, and no
@@ -78,28 +103,33 @@ impl Connection {
             Err(Errno::EAGAIN) => Err(format!(
                 "connect to {target}: it listens, but its backlog is full ({})",
                 io::Error::from(Errno::EAGAIN)
-            )),
-            Err(errno) => Err(format!("connect to {target}: {}", io::Error::from(errno))),
+            )
+            .into()),
+            Err(errno) => {
+                let mut failures = Failures::default();
+                failures.note(&target, errno);
+                Err(failures.why())
+            }
         }
     }
 
-    fn first(mut others: Vec<SocketAddr>, mut failures: String) -> Result<Self, String> {
+    fn first(mut others: Vec<SocketAddr>, mut failures: Failures) -> Result<Self, Why> {
         while let Some(address) = others.pop() {
             let target = address.to_string();
             let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             match dial(family, &SockaddrStorage::from(address)) {
                 Ok(socket) => return Ok(Self { socket, target, established: false, others, failures }),
-                Err(errno) => note(&mut failures, &target, errno),
+                Err(errno) => failures.note(&target, errno),
             }
         }
-        Err(failures.trim_end_matches("; ").to_owned())
+        Err(failures.why())
     }
 
     /// Whether the connection is established. If an address refused, it tries the next one.
     ///
     /// # Errors
     /// The failure at each address.
-    pub(super) fn advance(&mut self) -> Result<bool, String> {
+    pub(super) fn advance(&mut self) -> Result<bool, Why> {
         while !self.established {
             match self.outcome() {
                 None => return Ok(false),
@@ -108,7 +138,7 @@ impl Connection {
                     self.established = true;
                 }
                 Some(Err(errno)) => {
-                    note(&mut self.failures, &self.target, errno);
+                    self.failures.note(&self.target, errno);
                     *self =
                         Self::first(std::mem::take(&mut self.others), std::mem::take(&mut self.failures))?;
                 }
@@ -119,14 +149,15 @@ impl Connection {
 
     /// Fails if the kernel connected the socket to itself. That happens if nothing listens on a port of the
     /// ephemeral range and the kernel chooses the same port for the connecting side.
-    fn refuse_itself(&self) -> Result<(), String> {
+    fn refuse_itself(&self) -> Result<(), Why> {
         if !is_to_itself(&self.socket) {
             return Ok(());
         }
         // Reset it instead of closing it, so that the port is free at once: the child
         // may be about to bind it.
         let _ = setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
-        Err(format!("{self}: no server listens (the probe was connected to itself)"))
+        let text = format!("{self}: no server listens (the probe was connected to itself)");
+        Err(Why { text, is_unreachable: true })
     }
 
     /// The result of the connect(2) in progress. `None`: there is none yet.
@@ -159,12 +190,8 @@ impl AsFd for Connection {
 /// The attempt and the failures before it: `connect to 127.0.0.1:80`.
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}connect to {}", self.failures, self.target)
+        write!(f, "{}connect to {}", self.failures.text, self.target)
     }
-}
-
-fn note(failures: &mut String, target: &str, errno: Errno) {
-    failures.push_str(&format!("connect to {target}: {}; ", io::Error::from(errno)));
 }
 
 /// A new socket that is connected or connecting.
@@ -230,10 +257,11 @@ mod tests {
             target: "itself".to_owned(),
             established: false,
             others: Vec::new(),
-            failures: String::new(),
+            failures: Failures::default(),
         };
         let refused = itself.refuse_itself().unwrap_err();
-        assert_eq!(refused, "connect to itself: no server listens (the probe was connected to itself)");
+        assert!(refused.is_unreachable);
+        assert_eq!(refused.text, "connect to itself: no server listens (the probe was connected to itself)");
         assert_eq!(getsockopt(&itself.socket, sockopt::Linger).unwrap().l_onoff, 1, "the port stays taken");
 
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::exchange::{Exchange, Question, Received};
-use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, http, response};
+use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, Why, http, response};
 use crate::config::Endpoint;
 use crate::text;
 
@@ -40,7 +40,7 @@ impl Docker {
 }
 
 impl Probe for Docker {
-    fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, Why> {
         let exchange = self.question.begin(child)?;
         let container = Rc::clone(&self.container);
         Ok(Begun::Pending(Box::new(DockerAttempt { exchange, answer: Vec::new(), container })))
@@ -55,7 +55,7 @@ struct DockerAttempt {
 }
 
 impl DockerAttempt {
-    fn go_on(&mut self) -> Result<Progress, String> {
+    fn go_on(&mut self) -> Result<Progress, Why> {
         if !self.exchange.send()? {
             return Ok(Progress::Pending);
         }
@@ -74,10 +74,10 @@ impl DockerAttempt {
         match response::read(&self.answer, closed) {
             Ok(Some(response)) => Ok(judge(response.status, &response.body, &self.container)),
             Ok(None) if self.answer.len() > LONGEST => {
-                Err(self.exchange.failed("no end of the answer within 1 MiB"))
+                Err(self.exchange.failed("no end of the answer within 1 MiB").into())
             }
             Ok(None) => Ok(Progress::Pending),
-            Err(why) => Err(self.exchange.unfit(why, &self.answer)),
+            Err(why) => Err(self.exchange.unfit(why, &self.answer).into()),
         }
     }
 }
@@ -133,6 +133,10 @@ struct EngineError {
     message: String,
 }
 
+fn failed(text: String) -> Progress {
+    Progress::Failed(text.into())
+}
+
 /// The result of an answer.
 fn judge(status: u16, body: &[u8], name: &str) -> Progress {
     if status != 200 {
@@ -140,18 +144,18 @@ fn judge(status: u16, body: &[u8], name: &str) -> Progress {
             |_| text::head(&String::from_utf8_lossy(body), SHOWN),
             |EngineError { message }| text::head(&message, SHOWN),
         );
-        return Progress::Failed(match status {
+        let text = match status {
             404 => format!("there is no container `{name}` (yet): {message}"),
             _ => format!("the engine answered HTTP status {status}: {message}"),
-        });
+        };
+        return failed(text);
     }
     match serde_json::from_slice::<Container>(body) {
         Ok(container) => container.state.judge(name),
         // The library quotes the unexpected value at any length.
-        Err(error) => Progress::Failed(format!(
-            "the engine's answer can't be read: {}",
-            text::head(&error.to_string(), SHOWN)
-        )),
+        Err(error) => {
+            failed(format!("the engine's answer can't be read: {}", text::head(&error.to_string(), SHOWN)))
+        }
     }
 }
 
@@ -163,13 +167,13 @@ impl ContainerState {
             "exited" | "dead" => return Progress::Hopeless(self.describe_exit(name, state)),
             _ => {
                 let state = text::head(state, SHOWN);
-                return Progress::Failed(format!("the container `{name}` is not running: `{state}`"));
+                return failed(format!("the container `{name}` is not running: `{state}`"));
             }
         }
         let health = self.health.unwrap_or_default();
         match health.status.as_deref().unwrap_or_default() {
             "healthy" => Progress::Healthy,
-            "starting" => Progress::Failed(format!(
+            "starting" => failed(format!(
                 "the container `{name}` is `starting`{}",
                 health.last_run().unwrap_or(": its health check has not run yet".to_owned())
             )),
@@ -177,7 +181,7 @@ impl ContainerState {
                 "the container `{name}` has no health check, so it will never be healthy: give its image a HEALTHCHECK, run it \
                  with `--health-cmd`, or choose another `[healthcheck]`"
             )),
-            other => Progress::Failed(format!(
+            other => failed(format!(
                 "the container `{name}` is `{}`{}",
                 text::head(other, SHOWN),
                 health.last_run().unwrap_or_default()
@@ -214,7 +218,7 @@ mod tests {
     #[track_caller]
     fn failed(state: &str) -> String {
         match judge(200, format!(r#"{{"Id":"1","State":{state},"Config":{{}}}}"#).as_bytes(), "web") {
-            Progress::Failed(why) => why,
+            Progress::Failed(Why { text: why, .. }) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -239,7 +243,7 @@ mod tests {
         // Contract: H4, X2
         // Found by `cargo xtask fuzz`.
         let body = format!(r#"{{"State":"{}"}}"#, "x".repeat(100_000));
-        let Progress::Failed(why) = judge(200, body.as_bytes(), "web") else { panic!() };
+        let Progress::Failed(Why { text: why, .. }) = judge(200, body.as_bytes(), "web") else { panic!() };
         assert!(why.len() < 400, "{} bytes", why.len());
     }
 
@@ -310,7 +314,7 @@ mod tests {
             (200, "", "can't be read: EOF"),
             (200, r#"{"State":{"Status":5}}"#, "can't be read: invalid type"),
         ] {
-            let Progress::Failed(why) = judge(status, body.as_bytes(), "web") else {
+            let Progress::Failed(Why { text: why, .. }) = judge(status, body.as_bytes(), "web") else {
                 panic!("{status} {body}")
             };
             assert!(why.contains(wanted), "`{wanted}` is not in: {why}");

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::connect::Connection;
-use super::{ChildInfo, Interest};
+use super::{ChildInfo, Interest, Why};
 use crate::config::Endpoint;
 use crate::text;
 
@@ -44,7 +44,7 @@ impl Question {
     ///
     /// # Errors
     /// The failure.
-    pub(super) fn begin(&self, child: &ChildInfo) -> Result<Exchange, String> {
+    pub(super) fn begin(&self, child: &ChildInfo) -> Result<Exchange, Why> {
         let connection = match &self.target {
             Endpoint::Tcp(addresses) => Connection::tcp(addresses as &[SocketAddr])?,
             Endpoint::Unix(path) => Connection::unix(path, child)?,
@@ -77,7 +77,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The failure.
-    pub(super) fn send(&mut self) -> Result<bool, String> {
+    pub(super) fn send(&mut self) -> Result<bool, Why> {
         if !self.connection.advance()? {
             return Ok(false);
         }
@@ -87,7 +87,7 @@ impl Exchange {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::EAGAIN) => return Ok(false),
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(self.broken("the request could not be sent", errno)),
+                Err(errno) => return Err(self.broken("the request could not be sent", errno).into()),
             }
         }
         Ok(true)

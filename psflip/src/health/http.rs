@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::exchange::{Exchange, Question, Received, Statuses, judge};
 use super::response::{Reading, status};
-use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
+use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, Why};
 use crate::config::{HttpMethod, HttpRequest};
 
 /// The most that is read of an answer, in bytes.
@@ -49,7 +49,7 @@ fn written(method: HttpMethod, host: &str, path: &str, headers: &[(String, Strin
 }
 
 impl Probe for Http {
-    fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, Why> {
         let exchange = self.question.begin(child)?;
         let mut attempt = HttpAttempt { exchange, answer: Vec::new(), wanted: Rc::clone(&self.wanted) };
         Ok(if attempt.go_on()? { Begun::Healthy } else { Begun::Pending(Box::new(attempt)) })
@@ -64,7 +64,7 @@ struct HttpAttempt {
 }
 
 impl HttpAttempt {
-    fn go_on(&mut self) -> Result<bool, String> {
+    fn go_on(&mut self) -> Result<bool, Why> {
         Ok(self.exchange.send()? && self.receive()?)
     }
 

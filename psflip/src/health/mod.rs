@@ -120,7 +120,22 @@ trait Probe {
     ///
     /// # Errors
     /// The probe failed at once: the reason, as text for the log.
-    fn begin(&self, child: &ChildInfo) -> Result<Begun, String>;
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, Why>;
+}
+
+/// Why a probe failed.
+#[derive(Debug, PartialEq, Eq)]
+struct Why {
+    /// For the log.
+    text: String,
+    /// It could not reach anything: nothing listens there.
+    is_unreachable: bool,
+}
+
+impl From<String> for Why {
+    fn from(text: String) -> Self {
+        Self { text, is_unreachable: false }
+    }
 }
 
 /// How a probe began, if it did not fail.
@@ -148,14 +163,14 @@ enum Progress {
     Pending,
     /// The child is healthy.
     Healthy,
-    /// The probe failed: the reason, as text for the log.
-    Failed(String),
+    /// The probe failed, for this reason.
+    Failed(Why),
     /// The probe failed, and all further ones would fail too.
     Hopeless(String),
 }
 
-impl From<Result<bool, String>> for Progress {
-    fn from(done: Result<bool, String>) -> Self {
+impl From<Result<bool, Why>> for Progress {
+    fn from(done: Result<bool, Why>) -> Self {
         match done {
             Ok(false) => Self::Pending,
             Ok(true) => Self::Healthy,
@@ -289,7 +304,7 @@ impl Checker {
                 self.attempt = Some(attempt);
                 CheckResult { verdict: Verdict::Open, timer: Timer::Set(self.pacing.limit()) }
             }
-            Err(why) => self.on_failure(&why, Outcome::Unreachable),
+            Err(why) => self.on_probe_result(Err(why)),
         }
     }
 
@@ -302,7 +317,7 @@ impl Checker {
             Progress::Healthy => Ok(()),
             Progress::Failed(why) => Err(why),
             Progress::Hopeless(why) => return self.give_up(&why),
-            Progress::Pending => Err(attempt.overdue(limit)),
+            Progress::Pending => Err(attempt.overdue(limit).into()),
         };
         self.on_probe_result(outcome)
     }
@@ -314,18 +329,15 @@ impl Checker {
         CheckResult { verdict: Verdict::Never, timer: Timer::Off }
     }
 
-    fn on_probe_result(&mut self, outcome: Result<(), String>) -> CheckResult {
-        if let Err(why) = outcome {
-            return self.on_failure(&why, Outcome::Failure);
-        }
+    fn on_probe_result(&mut self, outcome: Result<(), Why>) -> CheckResult {
         self.attempt = None;
-        let next = self.pacing.on_probe_result(Outcome::Success);
-        self.follow(next)
-    }
-
-    fn on_failure(&mut self, why: &str, outcome: Outcome) -> CheckResult {
-        self.attempt = None;
-        self.last_failure = Some(format!("probe {} failed: {why}", self.pacing.probes()));
+        let outcome = match outcome {
+            Ok(()) => Outcome::Success,
+            Err(Why { text, is_unreachable }) => {
+                self.last_failure = Some(format!("probe {} failed: {text}", self.pacing.probes()));
+                if is_unreachable { Outcome::Unreachable } else { Outcome::Failure }
+            }
+        };
         let next = self.pacing.on_probe_result(outcome);
         self.follow(next)
     }

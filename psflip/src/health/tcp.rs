@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::connect::Connection;
-use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
+use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, Why};
 
 pub(super) struct Tcp {
     addresses: Vec<SocketAddr>,
@@ -19,7 +19,7 @@ impl Tcp {
 }
 
 impl Probe for Tcp {
-    fn begin(&self, _: &ChildInfo) -> Result<Begun, String> {
+    fn begin(&self, _: &ChildInfo) -> Result<Begun, Why> {
         let mut connection = Connection::tcp(&self.addresses)?;
         Ok(if connection.advance()? {
             Begun::Healthy

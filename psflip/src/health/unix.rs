@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::connect::Connection;
-use super::{Begun, ChildInfo, Probe};
+use super::{Begun, ChildInfo, Probe, Why};
 
 pub(super) struct Unix {
     path: PathBuf,
@@ -18,7 +18,7 @@ impl Unix {
 }
 
 impl Probe for Unix {
-    fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, Why> {
         Connection::unix(&self.path, child).map(|_| Begun::Healthy)
     }
 }

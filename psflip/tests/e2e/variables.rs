@@ -1,5 +1,9 @@
 //! `env_file` and `env_dir`: the child's variables from files.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use testkit::{Sandbox, fixture, psflip_bin};
 
 use crate::service::AT_ONCE;
@@ -43,7 +47,7 @@ fn the_child_gets_variables_from_files_which_each_generation_reads_again() {
     let upgrade = sandbox.command([psflip_bin()]).args(["upgrade", "-c", "psflip.toml"]).start();
     assert_eq!(upgrade.wait_exit().code(), Some(1), "{}", sandbox.report());
     let said = upgrade.stdout() + &upgrade.stderr() + &psflip.log();
-    assert!(said.contains("`second.env`, line 2: `export TOKEN` is no name of a variable"), "{said}");
+    assert!(said.contains("`second.env`, line 2: `export TOKEN` is not the name of a variable"), "{said}");
     assert!(!said.contains("hunter2"), "no message shows a value: {said}");
     assert_eq!((psflip.active(), psflip.child()), before);
     let status = sandbox.command([psflip_bin()]).args(["status", "-c", "psflip.toml"]).start();
@@ -57,6 +61,8 @@ fn check_shows_the_names_of_variables_and_never_their_values() {
     // Contract: X1
     let sandbox = Sandbox::new();
     sandbox.write("app.env", "PORT=8080\nDB_PASSWORD=hunter2\n");
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(sandbox.dir(), 0o755);
     let check = |args: &[&str]| {
         let check = sandbox.command([psflip_bin()]).arg("check").args(args).start();
         let code = check.wait_exit().code();
@@ -73,9 +79,11 @@ fn check_shows_the_names_of_variables_and_never_their_values() {
     assert!(plan.contains("# ?none.env sets: nothing\nenv_dir = [\"?none\"]\n"), "{plan}");
     assert!(warnings.contains("every user can read `app.env`, which sets `DB_PASSWORD`"), "{warnings}");
     assert!(!(plan + &warnings).contains("hunter2"));
-    std::fs::set_permissions(sandbox.path("app.env"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .unwrap();
-    assert!(!check(&flags).2.contains("app.env"), "its owner alone can read it");
+    for (directory, file) in [(0o700, 0o644), (0o755, 0o600)] {
+        mode(sandbox.dir(), directory);
+        mode(&sandbox.path("app.env"), file);
+        assert!(!check(&flags).2.contains("every user can read"), "its owner alone can read it");
+    }
 
     let (code, _, error) = check(&["--env-file", "none.env", "--", "true"]);
     assert_eq!(code, Some(78));

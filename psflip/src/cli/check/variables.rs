@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use crate::config::{EnvChange, EnvSource, Plan, Warning, quoted};
 
 /// The bit of a mode (stat(2)) that lets everybody read.
 const READABLE_BY_ALL: u32 = 0o004;
+/// The bit of a directory's mode that lets everybody pass through it.
+const SEARCHABLE_BY_ALL: u32 = 0o001;
 
 /// A warning for each file or directory that everybody can read and that seems to hold secrets.
 pub(super) fn of(plan: &Plan) -> Vec<Warning> {
@@ -33,8 +36,12 @@ fn readable_secret(source: &EnvSource) -> Option<Warning> {
     })
 }
 
-fn is_readable_by_all(file: &std::path::Path) -> bool {
-    fs::metadata(file).is_ok_and(|there| there.permissions().mode() & READABLE_BY_ALL != 0)
+/// Whether every user can read the file, and pass through all directories above it.
+fn is_readable_by_all(file: &Path) -> bool {
+    let Ok(file) = fs::canonicalize(file) else { return false };
+    let mode = |path: &Path| fs::metadata(path).map_or(0, |there| there.permissions().mode());
+    let mut above = file.ancestors().skip(1);
+    mode(&file) & READABLE_BY_ALL != 0 && above.all(|directory| mode(directory) & SEARCHABLE_BY_ALL != 0)
 }
 
 /// Whether the value of a variable with this name is probably a secret.

@@ -2,6 +2,7 @@
 //! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>), which Prometheus and the textfile collector of
 //! node_exporter read.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use crate::control::protocol::{Proxy, Status};
@@ -9,7 +10,10 @@ use crate::history::{Outcome, Record};
 
 /// A service, and its status if its psflip answered.
 pub(in crate::cli) struct Measured<'a> {
+    /// The path of its control socket, which stays the same while it is down.
     pub(in crate::cli) service: String,
+    /// Its control group, which tells containers apart that use the same paths.
+    pub(in crate::cli) cgroup: Option<&'a str>,
     pub(in crate::cli) status: Option<&'a Status>,
 }
 
@@ -25,17 +29,23 @@ type Sample = (Vec<(&'static str, String)>, f64);
 /// What a proxy counts: the end of a name, what it is, its help text, and its value.
 type Count = (&'static str, Kind, &'static str, fn(&Proxy) -> u64);
 
-/// All metrics of these services.
+/// All metrics of these services. Of several with the same labels only the first counts: the format allows no
+/// sample twice.
 pub(in crate::cli) fn metrics(services: &[Measured<'_>]) -> String {
     let mut out = String::new();
-    let up = services.iter().map(|one| (one, vec![(Vec::new(), flag(one.status.is_some()))]));
+    let mut seen = HashSet::new();
+    let services: Vec<&Measured<'_>> =
+        services.iter().filter(|one| seen.insert((&one.service, one.cgroup))).collect();
+    let services = services.as_slice();
+    let up = services.iter().copied().map(|one| (one, vec![(Vec::new(), flag(one.status.is_some()))]));
     family(&mut out, "psflip_up", Kind::Gauge, "Whether psflip answered.", up);
     let mut add = |name: &str, kind: Kind, help: &str, samples: fn(&Status) -> Vec<Sample>| {
-        let all = services.iter().filter_map(|one| Some((one, samples(one.status?))));
+        let all = services.iter().copied().filter_map(|one| Some((one, samples(one.status?))));
         family(&mut out, name, kind, help, all);
     };
-    add("psflip_build_info", Kind::Gauge, "The version of psflip.", |status| {
-        vec![(vec![("version", status.version.clone())], 1.0)]
+    add("psflip_service_info", Kind::Gauge, "Its configuration, and psflip's version.", |status| {
+        let config = status.config.as_ref().map(|config| config.path.clone()).unwrap_or_default();
+        vec![(vec![("config", config), ("version", status.version.clone())], 1.0)]
     });
     add("psflip_child_up", Kind::Gauge, "Whether the active generation's child runs.", |status| {
         one(flag(status.child.is_some()))
@@ -118,7 +128,7 @@ pub(in crate::cli) fn metrics(services: &[Measured<'_>]) -> String {
         }),
     ];
     for (name, kind, help, value) in counts {
-        let all = services.iter().filter_map(|service| {
+        let all = services.iter().copied().filter_map(|service| {
             let proxies = service.status?.proxies.iter();
             let samples =
                 proxies.map(|proxy| (vec![("listen", proxy.listen.clone())], value(proxy) as f64)).collect();
@@ -146,6 +156,9 @@ fn family<'a, 'b: 'a>(
     for (measured, list) in samples {
         for (labels, value) in list {
             let _ = write!(out, "{name}{suffix}{{service=\"{}\"", escaped(&measured.service));
+            if let Some(cgroup) = measured.cgroup {
+                let _ = write!(out, ",cgroup=\"{}\"", escaped(cgroup));
+            }
             for (label, text) in labels {
                 let _ = write!(out, ",{label}=\"{}\"", escaped(&text));
             }

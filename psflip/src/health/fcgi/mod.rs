@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Question, Received, Statuses, judge};
-use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress};
+use super::{Attempt, Begun, ChildInfo, Interest, Probe, Progress, Why};
 use crate::config::FcgiRequest;
 use crate::text;
 use answer::Answer;
@@ -36,7 +36,7 @@ impl Fcgi {
 }
 
 impl Probe for Fcgi {
-    fn begin(&self, child: &ChildInfo) -> Result<Begun, String> {
+    fn begin(&self, child: &ChildInfo) -> Result<Begun, Why> {
         let exchange = self.question.begin(child)?;
         let attempt =
             FcgiAttempt { exchange, answer: Answer::default(), received: 0, wanted: Rc::clone(&self.wanted) };
@@ -53,7 +53,7 @@ struct FcgiAttempt {
 }
 
 impl FcgiAttempt {
-    fn go_on(&mut self) -> Result<bool, String> {
+    fn go_on(&mut self) -> Result<bool, Why> {
         Ok(self.exchange.send()? && self.receive()?)
     }
 

@@ -18,7 +18,7 @@ fn listed(sandbox: &Sandbox) -> Vec<Value> {
 
 #[test]
 fn list_finds_services_by_their_control_sockets() {
-    // Contract: O4
+    // Contract: O5
     let (usual, odd) = (Sandbox::new(), Sandbox::new());
     let psflip = start_at_once(&usual);
     psflip.flip();
@@ -55,7 +55,7 @@ fn list_finds_services_by_their_control_sockets() {
 
 #[test]
 fn a_psflip_that_does_not_answer_is_listed_as_such() {
-    // Contract: O2
+    // Contract: O5
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
     let active = psflip.active();
@@ -72,7 +72,7 @@ fn a_psflip_that_does_not_answer_is_listed_as_such() {
 
 #[test]
 fn a_service_with_another_root_directory_is_found_through_proc() {
-    // Contract: O4
+    // Contract: O5
     if !testkit::need_root() || testkit::need("unshare").is_none() {
         return;
     }
@@ -101,4 +101,41 @@ fn a_service_with_another_root_directory_is_found_through_proc() {
     assert_eq!(one["socket"], "/mnt/psflip.sock");
     assert_eq!(one["status"]["state"], "serving", "{one}");
     stop(&psflip);
+}
+
+#[test]
+fn a_program_that_only_calls_itself_psflip_neither_blocks_the_list_nor_is_trusted() {
+    // Contract: O5
+    let Some(python) = testkit::need("/usr/bin/python3") else { return };
+    let sandbox = Sandbox::new();
+    std::fs::copy(std::fs::canonicalize(python).unwrap(), sandbox.path("psflip")).unwrap();
+    // Opening `fifo` would wait for ever, and the other socket sends lines for ever.
+    sandbox.write(
+        "fake.py",
+        "import os, socket\n\
+         def listen(path):\n\
+         \x20   s = socket.socket(socket.AF_UNIX)\n\
+         \x20   s.bind(path)\n\
+         \x20   s.listen()\n\
+         \x20   return s\n\
+         os.mkfifo('fifo')\n\
+         fifo, spam = listen('fifo.sock'), listen('psflip.sock')\n\
+         print('ready', flush=True)\n\
+         while True:\n\
+         \x20   client, _ = spam.accept()\n\
+         \x20   try:\n\
+         \x20       while True:\n\
+         \x20           client.send(b'{\"event\":\"other\"}\\n' * 100)\n\
+         \x20   except OSError:\n\
+         \x20       client.close()\n",
+    );
+    let program = sandbox.path("psflip");
+    let fake = sandbox.command([program.to_str().unwrap(), "fake.py"]).start();
+    fake.output().wait(testkit::Stream::Stdout, "ready");
+    let found = listed(&sandbox);
+    let [one] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(one["socket"], sandbox.path("psflip.sock").to_str().unwrap());
+    assert_eq!(one["error"], "it answered something else");
+    fake.signal(testkit::Signal::SIGKILL);
+    fake.wait_exit();
 }

@@ -1,5 +1,6 @@
 //! `psflip metrics`, as Prometheus and its tools read it.
 
+use std::net::TcpStream;
 use std::path::Path;
 
 use serde_json::Value;
@@ -19,7 +20,7 @@ fn fail(sandbox: &Sandbox) {
 
 #[test]
 fn real_parsers_accept_the_metrics() {
-    // Contract: O1
+    // Contract: O5
     // Debian's, which has Debian's modules.
     let (Some(python), Some(promtool)) = (need("/usr/bin/python3"), need("promtool")) else { return };
     let sandbox = Sandbox::new();
@@ -62,7 +63,7 @@ fn real_parsers_accept_the_metrics() {
 
     let (status, text, _) = run(&sandbox, &["metrics"]);
     assert!(status.success(), "a service that is down is a value, not an error");
-    let service = sandbox.path("psflip.toml").display().to_string();
+    let service = sandbox.path("psflip.pid.sock").display().to_string();
     assert!(text.contains(&format!("psflip_up{{service=\"{service}\"}} 0\n")), "{text}");
 }
 
@@ -80,7 +81,7 @@ fn the_alert_rules_pass_their_tests() {
 
 #[test]
 fn prometheus_scrapes_the_metrics_and_alerts_after_a_failed_upgrade() {
-    // Contract: O1
+    // Contract: O5
     let Some(prometheus) = need("prometheus") else { return };
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
@@ -116,7 +117,12 @@ fn prometheus_scrapes_the_metrics_and_alerts_after_a_failed_upgrade() {
     fail(&sandbox);
     let alerts = wait_until(Deadline::default(), "an alert", || query("ALERTS"));
     assert_eq!(alerts[0]["metric"]["alertname"], "PsflipUpgradeFailed", "{alerts}");
-    assert_eq!(alerts[0]["metric"]["service"], sandbox.path("psflip.toml").to_str().unwrap());
+    assert_eq!(alerts[0]["metric"]["service"], sandbox.path("psflip.pid.sock").to_str().unwrap());
+    // Clients that never finish their requests keep nobody waiting.
+    let idle: Vec<_> = (0..70).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let answer = HttpClient::tcp(address.parse().unwrap()).get("/metrics").unwrap();
+    assert_eq!(answer.status, 200);
+    drop(idle);
 
     let mut client = HttpClient::tcp(address.parse().unwrap());
     assert_eq!(client.get("/").unwrap().status, 404);
