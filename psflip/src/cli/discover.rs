@@ -141,8 +141,8 @@ fn has_usual_name(path: &Path, socket: &Path, owner: u32) -> bool {
     pidfile.is_some_and(|pidfile| is_pidfile(Path::new(pidfile), owner))
 }
 
-/// Whether the file holds a number. A path of another user may lead anywhere: only a small regular file of this
-/// owner is opened for reading, since opening a FIFO blocks, and opening a device may have an effect.
+/// Whether the file holds a number. A path of another user may lead anywhere: only a small regular file of
+/// this owner is opened for reading, since opening a FIFO blocks, and opening a device may have an effect.
 fn is_pidfile(path: &Path, owner: u32) -> bool {
     /// More than the longest pid with a line feed.
     const MOST: u64 = 20;

@@ -90,7 +90,7 @@ impl Metrics {
         Ok(render::metrics::metrics(&measured))
     }
 
-    /// Answers clients until a signal arrives, which is returned. Each answer is of the moment of its request.
+    /// Answers clients until a signal arrives, which is returned. Each answer is of its request's moment.
     fn serve(&self, address: &str) -> Result<Signal, Trouble> {
         let failed = |error: &io::Error| Trouble::new(format!("can't listen at {address}: {error}"));
         let listener = TcpListener::bind(address).map_err(|error| failed(&error))?;
