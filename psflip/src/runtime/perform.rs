@@ -185,10 +185,10 @@ impl Runtime {
         let launch = Launch::new(self.plan.argv(), envp, self.plan.workdir.clone(), self.identity.signals)
             .with_sockets(sockets)
             .with_lease(self.handover.lease().map_err(|error| error.to_string())?);
-        // It may have to start again, when a deploy has moved a symlink such as `current` (contract E3).
+        // It may have to start again, when a deploy has moved a symlink such as `current` (contract E3). Also
+        // if only the next configuration says that no two children run (E6).
         let launch = match &self.child.place {
             Some(place) => launch.at(place),
-            None if self.plan.upgrade.overlap => launch,
             None => {
                 let workdir = self.plan.workdir.as_deref();
                 self.child.place = Place::of(self.plan.argv(), &self.child.envp, workdir);

@@ -134,9 +134,9 @@ fn a_new_psflip_that_hangs_is_killed_and_the_old_child_starts_again() {
     upgrades_and_ends(&sandbox, &psflip);
 }
 
-#[test]
-fn the_old_release_starts_again_after_the_symlink_has_moved() {
-    // Contract: E3
+/// A release fails that `current` leads to by now. The first generation has `[upgrade]` as it says.
+#[track_caller]
+fn the_old_release_starts_again(overlap: &str) {
     let sandbox = Sandbox::new();
     let release = |number: u32, rest: &str| {
         std::fs::create_dir(sandbox.path(format!("release{number}"))).unwrap();
@@ -149,11 +149,12 @@ fn the_old_release_starts_again_after_the_symlink_has_moved() {
     let server = testkit::fixture("http-server");
     release(1, &format!("exec {} --unix app.sock", server.display()));
     // The health check is of the release that the child belongs to, too.
-    let rest = super::text("timeout = \"10s\"", HEALTHY);
-    let psflip = sandbox.psflip().cmd(["./run"]).config(format!("workdir = \"current\"\n{rest}"));
-    let psflip = psflip.start().wait_ready();
+    let rest = format!("workdir = \"current\"\n{}", super::text("timeout = \"10s\"", HEALTHY));
+    let first = rest.replace("overlap = false", overlap);
+    let psflip = sandbox.psflip().cmd(["./run"]).config(first).start().wait_ready();
     psflip.output().wait(Stream::Stdout, "release 1");
     release(2, "exit 3");
+    configure(&sandbox, &["./run"], &rest);
     let mark = psflip.output().mark();
     psflip.request_flip();
     psflip.output().wait_after(mark, Stream::Stdout, "release 2");
@@ -162,6 +163,18 @@ fn the_old_release_starts_again_after_the_symlink_has_moved() {
     assert!(!psflip.log().contains("changed since the old child started"), "{}", psflip.log());
     psflip.stop();
     sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_old_release_starts_again_after_the_symlink_has_moved() {
+    // Contract: E3
+    the_old_release_starts_again("overlap = false");
+}
+
+#[test]
+fn the_old_release_starts_again_when_only_the_new_configuration_allows_no_overlap() {
+    // Contract: E3, E6
+    the_old_release_starts_again("overlap = true");
 }
 
 #[test]
