@@ -6,11 +6,11 @@ use std::os::fd::AsFd as _;
 use super::handover::Committed;
 use super::operators::kind;
 use super::timers::Key;
-use super::{MARGIN, Runtime, hooks};
+use super::{KILL, MARGIN, Runtime, hooks};
 use crate::flip::{Effect, Event, Failure, Hook, Notice, StartFailure, Timer};
 use crate::handover::predecessor::{self, Acknowledged};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
-use crate::history::UpgradeStep;
+use crate::history::{Drain, UpgradeStep};
 use crate::process::command::SupervisedCommand;
 use crate::process::invocation::FileStamp;
 use crate::process::launch::{Launch, Place, find_program};
@@ -94,7 +94,10 @@ impl Runtime {
             // If the predecessor is gone, its pidfd shows that.
             Effect::PassStopBack => self.handover.report(&ToPredecessor::Stop),
             Effect::EndPredecessor => self.end_predecessor(),
-            Effect::KillPredecessor => self.handover.kill_predecessor(),
+            Effect::KillPredecessor => {
+                self.handover.kill_predecessor();
+                self.operators.record_drain_step(Drain::Killed, KILL); // its child is killed with it (C7)
+            }
             Effect::PassRequestBack => {
                 let by = self.operators.log.hand_on();
                 if self.handover.send_to_predecessor(&ToPredecessor::Upgrade { by }).is_err() {

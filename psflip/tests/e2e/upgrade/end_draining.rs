@@ -96,5 +96,8 @@ fn an_old_psflip_that_does_not_end_at_once_is_killed() {
     assert!((0..15).any(|_| upgrades()), "{}", sandbox.report());
     psflip.wait_for_line(Stream::Stderr, "does not end at once; killing it");
     assert!(!old.is_alive() && !old_child.is_alive(), "{}", sandbox.report());
+    // `--strict` of that upgrade exits with 4.
+    let mut following = Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"follow","upgrade":1}"#);
+    assert_eq!(following.wait_event("drained")["killed"], true);
     stop(&psflip);
 }
