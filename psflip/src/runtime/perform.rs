@@ -368,6 +368,7 @@ impl Runtime {
         tracing::warn!(
             old_generation = self.identity.generation - 1,
             old_psflip = self.handover.predecessor_pid(),
+            from = self.operators.end_draining_from,
             reason = "requested by --end-draining",
             "ending the old generation, which still drains, at once"
         );

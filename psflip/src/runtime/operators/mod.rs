@@ -36,13 +36,16 @@ pub(super) struct Operators {
     pub(super) files: Files,
     /// The upgrade whose bake is to end at once, and who requested that, by `psflip upgrade --keep`.
     keep_of: Option<(u64, String)>,
+    /// Who requests to kill the old generation, by `psflip upgrade --end-draining`, while that is decided.
+    pub(super) end_draining_from: Option<String>,
     /// Whether the status that operators see has changed.
     changed: bool,
 }
 
 impl Operators {
     pub(super) fn new(control: Control, log: UpgradeLog) -> Self {
-        Self { control, log, files: Files::default(), keep_of: None, changed: false }
+        let files = Files::default();
+        Self { control, log, files, keep_of: None, end_draining_from: None, changed: false }
     }
 
     /// The status that operators see has changed.

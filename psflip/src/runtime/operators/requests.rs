@@ -66,7 +66,10 @@ impl Runtime {
                 self.subscribe_to_upgrade(client);
                 self.roll_back(&text::sender(pid, uid));
             }
-            ControlRequest::Follow { upgrade, end_draining } => self.follow(client, upgrade, end_draining),
+            ControlRequest::Follow { upgrade, end_draining } => {
+                let end_draining = end_draining.then(|| text::sender(pid, uid));
+                self.follow(client, upgrade, end_draining);
+            }
             ControlRequest::Stop => self.on_stop_request(client, pid, uid),
             ControlRequest::Hold { max_ms } => self.on_hold_request(client, max_ms, &text::sender(pid, uid)),
             ControlRequest::Resume => self.on_resume_request(client, &text::sender(pid, uid)),
@@ -88,9 +91,15 @@ impl Runtime {
         self.operators.control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
         self.operators.log.set_requester(Some(history::over_control_socket(&from)));
         if end_draining {
-            self.dispatch(Event::EndDrainingRequested);
+            self.end_draining(from);
         }
         self.dispatch(Event::UpgradeRequested);
+    }
+
+    fn end_draining(&mut self, from: String) {
+        self.operators.end_draining_from = Some(from);
+        self.dispatch(Event::EndDrainingRequested);
+        self.operators.end_draining_from = None;
     }
 
     /// From now on the client gets the events of the running upgrade.
@@ -174,7 +183,8 @@ impl Runtime {
         self.machine.state.is_stopping().then(|| in_words(UpgradeBlocked::ShuttingDown))
     }
 
-    fn follow(&mut self, client: u64, upgrade: u64, end_draining: bool) {
+    /// `end_draining`: who requests not to wait for an old generation that drains.
+    fn follow(&mut self, client: u64, upgrade: u64, end_draining: Option<String>) {
         let child = self.shown_child();
         let (log, control) = (&self.operators.log, &mut self.operators.control);
         let under_way = log.upgrade.as_ref().map(|under_way| &under_way.record);
@@ -216,11 +226,12 @@ impl Runtime {
             return;
         }
         if upgrade == log.next() && self.machine.state.upgrade_queued {
-            let because = self.machine.state.why_not_now().map(|why| self.why_blocked(why, end_draining));
+            let not_now = self.machine.state.why_not_now();
+            let because = not_now.map(|why| self.why_blocked(why, end_draining.is_some()));
             let accepted = ControlEvent::Accepted { upgrade, because };
             self.operators.control.subscribe(client, Interest::Upgrade(upgrade), &accepted);
-            if end_draining {
-                self.dispatch(Event::EndDrainingRequested);
+            if let Some(from) = end_draining {
+                self.end_draining(from);
             }
             return;
         }

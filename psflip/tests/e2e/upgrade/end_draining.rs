@@ -4,7 +4,7 @@ use serde_json::Value;
 use testkit::client::control::Asking;
 use testkit::{Psflip, Sandbox, Stream, psflip_bin};
 
-use crate::service::{Draining, flip_to_logger, freeze, stop};
+use crate::service::{Draining, flip_to_logger, freeze, own_name, stop};
 
 const END: &str = r#"{"psflip":1,"request":"upgrade","end_draining":true}"#;
 
@@ -40,7 +40,9 @@ fn an_operator_ends_an_old_generation_that_drains() {
     assert!(!old.is_alive() && !old_child.is_alive(), "{}", sandbox.report());
     let third = psflip.active();
     assert!(third != new && psflip.child() != child, "{}", sandbox.report());
-    psflip.wait_for_line(Stream::Stderr, "ending the old generation, which still drains, at once");
+    let line = psflip.wait_for_line(Stream::Stderr, "ending the old generation, which still drains, at once");
+    let from = format!("from=\"{}\"", own_name());
+    assert!(line.text.contains(&from), "{line}");
     psflip.wait_for_line(Stream::Stderr, "the new generation does not wait for this one");
     assert!(psflip.wait_exit().success(), "it ended by itself: 0\n{}", sandbox.report());
     psflip.wait_gone(new);
