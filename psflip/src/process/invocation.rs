@@ -122,6 +122,12 @@ impl FileStamp {
         Some(format!("{device} {inode} {size} {seconds} {nanoseconds}"))
     }
 
+    /// The path of the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// For operators: whether the file has changed since.
     pub(crate) fn source(&self) -> Source {
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());

@@ -310,8 +310,18 @@ fn restore_signals(signals: &SignalSetup) -> io::Result<()> {
 pub struct Place {
     program: CString,
     workdir: Option<PathBuf>,
-    /// The program, and the files of code and configuration among its arguments.
-    files: Vec<FileStamp>,
+    /// The program, and the files of code and configuration among its arguments, each of these with the
+    /// directory that it was in.
+    files: Vec<(FileStamp, Option<PathBuf>)>,
+}
+
+/// The files of an old child that are no longer what they were.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ChangedFiles {
+    /// These were overwritten or removed.
+    pub overwritten: Vec<String>,
+    /// These are elsewhere, as they were: a symlink on their path leads to another directory.
+    pub moved: Vec<String>,
 }
 
 /// Such files change only at a deploy. Other files among the arguments may be data.
@@ -341,8 +351,8 @@ impl Place {
             code && path.is_file()
         };
         let arguments = argv.iter().skip(1).map(|argument| here.join(argument.as_ref())).filter(is_code);
-        let files = std::iter::once(program.clone()).chain(arguments);
-        let files = files.map(|path| FileStamp::look(&path)).collect();
+        let arguments = arguments.map(|path| (FileStamp::look(&path), directory_of(&path)));
+        let files = std::iter::once((FileStamp::look(&program), None)).chain(arguments).collect();
         let program = CString::new(program.into_os_string().into_encoded_bytes()).ok()?;
         Some(Self { program, workdir, files })
     }
@@ -355,10 +365,26 @@ impl Place {
 
     /// The files that are no longer what they were.
     #[must_use]
-    pub fn changed(&self) -> Vec<String> {
-        let sources = self.files.iter().map(FileStamp::source);
-        sources.filter(|source| source.changed).map(|source| source.path).collect()
+    pub fn changed(&self) -> ChangedFiles {
+        let mut changed = ChangedFiles::default();
+        for (stamp, directory) in &self.files {
+            let source = stamp.source();
+            if source.changed {
+                let now = directory.as_ref().and_then(|_| directory_of(stamp.path()));
+                let has_moved = now.is_some() && now != *directory;
+                let list = if has_moved { &mut changed.moved } else { &mut changed.overwritten };
+                list.push(source.path);
+            }
+        }
+        changed
     }
+}
+
+/// The directory of this file, with all symlinks resolved.
+fn directory_of(path: &Path) -> Option<PathBuf> {
+    let parent = path.parent()?;
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    parent.canonicalize().ok()
 }
 
 /// Whether the program could be executed, as far as its file tells. Returns its path.

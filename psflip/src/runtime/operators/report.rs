@@ -9,7 +9,7 @@ use crate::control::server::{AfterReply, Interest};
 use crate::flip::{DrainStep, Failure, Notice, Timer, UpgradeBlocked};
 use crate::handover::ToPredecessor;
 use crate::history::{self, UpgradeStep};
-use crate::process::launch::Place;
+use crate::process::launch::{ChangedFiles, Place};
 use crate::runtime::timers::Key;
 use crate::runtime::{KILL, Runtime, reasons};
 use crate::secrets;
@@ -212,13 +212,23 @@ impl Runtime {
     /// The old child is about to stop, and may have to start again.
     fn warn_of_changed_files(&mut self) {
         let changed = self.child.place.as_ref().map(Place::changed).unwrap_or_default();
-        if changed.is_empty() {
-            return;
+        let ChangedFiles { overwritten, moved } = changed;
+        if !overwritten.is_empty() {
+            self.warn_of_no_return(
+                &format!("`{}` changed since the old child started", overwritten.join("`, `")),
+                "deploy each version into a directory of its own",
+            );
         }
-        let files = changed.join("`, `");
-        let text = format!(
-            "`{files}` changed since the old child started: if the new version fails, psflip can't go back to the old one; deploy each version into a directory of its own"
-        );
+        if !moved.is_empty() {
+            self.warn_of_no_return(
+                &format!("a symlink in `{}` has moved since the old child started", moved.join("`, `")),
+                "set `workdir` to the directory of the version, and write the arguments of `cmd` relative to it",
+            );
+        }
+    }
+
+    fn warn_of_no_return(&mut self, what: &str, advice: &str) {
+        let text = format!("{what}: if the new version fails, psflip can't go back to the old one; {advice}");
         let text = secrets::hide(&text).into_owned();
         tracing::warn!("{text}");
         self.operators.pass_warning_on(text);

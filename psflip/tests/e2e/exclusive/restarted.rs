@@ -4,7 +4,7 @@ use testkit::client::http::HttpClient;
 use testkit::{Psflip, Sandbox, Stream};
 
 use super::{HEALTHY, assert_once, clients, next, once, proxied, upgrades_and_ends, web};
-use crate::service::{configure, freeze, wait_coming};
+use crate::service::{AT_ONCE, configure, freeze, wait_coming};
 
 const NEVER: &str = "[healthcheck.command]\ncmd = [\"false\"]\ninterval = \"10ms\"\n";
 
@@ -208,6 +208,30 @@ fn a_release_that_overwrites_the_old_one_is_warned_of() {
     let file = sandbox.path("app/run.sh");
     assert!(said.contains(&format!("warning: `{}` changed since", file.display())), "{said}");
     assert_eq!(psflip.wait_end_of(old).code(), Some(3));
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn an_argument_that_leads_through_a_moved_symlink_is_warned_of() {
+    // Contract: E3
+    let sandbox = Sandbox::new();
+    let release = |number: u32| {
+        std::fs::create_dir(sandbox.path(format!("release{number}"))).unwrap();
+        sandbox.write(format!("release{number}/run.sh"), "exec sleep infinity\n");
+        let (new, current) = (sandbox.path("current.new"), sandbox.path("current"));
+        std::os::unix::fs::symlink(format!("release{number}"), &new).unwrap();
+        std::fs::rename(new, current).unwrap();
+    };
+    release(1);
+    let file = sandbox.path("current/run.sh").display().to_string();
+    let psflip = sandbox.psflip().cmd(["sh", &file]).config(super::text("", AT_ONCE)).start().wait_ready();
+    release(2);
+    let client = sandbox.command([testkit::psflip_bin()]).args(["upgrade"]).start();
+    assert!(client.wait_exit().success());
+    let line = client.output().wait(Stream::Stdout, "warning: ");
+    assert!(line.text.contains(&format!("warning: a symlink in `{file}` has moved since")), "{line}");
+    assert!(line.text.contains("`workdir`") && !psflip.log().contains("of its own"), "{}", psflip.log());
+    psflip.stop();
     sandbox.assert_no_process_left();
 }
 
