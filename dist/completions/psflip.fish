@@ -199,7 +199,7 @@ baked\t'The new generation is active: its bake is over, if there is one'
 drained\t'The old generation has exited, too'"
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l timeout -d 'Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l keep -d 'If a new generation bakes, end its bake first: it becomes the service'
-complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l end-draining -d 'End the old generation at once if it still drains, instead of waiting for it: its child gets SIGKILL'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l end-draining -d 'Kill an old generation that still drains, instead of waiting for it: its child gets SIGKILL'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l no-wait -d 'Request the upgrade and return at once'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l strict -d 'As `--wait drained`, and exit with 4 if a process of the old generation had to be killed'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s q -l quiet -d 'Print warnings and failures only'

@@ -37,7 +37,9 @@ pub(super) struct Upgrade {
     /// If a new generation bakes, end its bake first: it becomes the service
     #[arg(long)]
     keep: bool,
-    /// End the old generation at once if it still drains, instead of waiting for it: its child gets SIGKILL
+    /// Kill an old generation that still drains, instead of waiting for it: its child gets SIGKILL
+    ///
+    /// With `--no-wait` this does not hold for a generation that drains only after a running upgrade.
     #[arg(long)]
     end_draining: bool,
     /// Request the upgrade and return at once
@@ -67,6 +69,7 @@ Examples:
   psflip upgrade -c app.toml --end-draining     # don't wait for slow clients of the old generation
 
 If an upgrade is already running or bakes, yours is queued and starts when it finishes.
+--end-draining also holds for the generation that drains then, except with --no-wait.
 Ctrl-C stops the waiting, not the upgrade.
 
 Exit codes:

@@ -107,10 +107,10 @@ impl Handover {
         let _ = self.send_to_predecessor(message); // if it is gone, its pidfd shows that
     }
 
-    /// Kills it: it drains, and has not ended at once as it should.
+    /// Kills it: it drains, and has not exited at once as it should.
     pub(super) fn kill_predecessor(&self) {
         let Some(Predecessor { link, pid, .. }) = &self.predecessor else { return };
-        tracing::error!(old_psflip = pid, "the old psflip does not end at once; killing it");
+        tracing::error!(old_psflip = pid, "the old psflip does not exit at once; killing it");
         if let Err(error) = link.process().send(Signal::KILL)
             && error.raw_os_error() != Some(libc::ESRCH)
         {

@@ -370,7 +370,7 @@ impl Runtime {
             old_psflip = self.handover.predecessor_pid(),
             from = self.operators.end_draining_from,
             reason = "requested by --end-draining",
-            "ending the old generation, which still drains, at once"
+            "killing the old generation, which still drains"
         );
         self.handover.report(&ToPredecessor::End); // if it is gone, its pidfd shows that
     }

@@ -30,18 +30,20 @@ impl Runtime {
         })
     }
 
-    /// Why an upgrade can't start at once, for a client. `ends`: the old generation is being ended.
+    /// Why an upgrade can't start at once, for a client. `ends`: the old generation is being killed.
     pub(super) fn why_blocked(&self, why: UpgradeBlocked, ends: bool) -> String {
         let Some(old) = self.draining().filter(|_| why == UpgradeBlocked::PredecessorDrains) else {
             return in_words(why).to_owned();
         };
         let generation = self.identity.generation - 1;
         if ends {
-            return format!("generation {generation} still drains and is ended at once");
+            return format!("generation {generation} still drains and is killed at once");
         }
         let left = old.left_ms.map(|left| Duration::from_secs(left.div_ceil(1000)));
         let left = left.map(|left| format!(" (this step for at most {})", spell(left))).unwrap_or_default();
-        format!("generation {generation} still drains{left}; `psflip upgrade --end-draining` ends it at once")
+        format!(
+            "generation {generation} still drains{left}; `psflip upgrade --end-draining` kills it at once"
+        )
     }
 
     /// The proxies, with what the relay has counted.

@@ -90,8 +90,8 @@ fn a_request_to_end_what_drains_holds_for_the_generation_that_a_running_upgrade_
     let_go(&sandbox);
     let (status, stdout, stderr) = ended(&second);
     assert!(status.success() && stdout.contains("generation 3 is active"), "{status}\n{stdout}\n{stderr}");
-    assert!(stdout.contains("generation 1 still drains and is ended at once"), "{stdout}");
-    let line = psflip.wait_for_line(Stream::Stderr, "ending the old generation, which still drains");
+    assert!(stdout.contains("generation 1 still drains and is killed at once"), "{stdout}");
+    let line = psflip.wait_for_line(Stream::Stderr, "killing the old generation, which still drains");
     assert!(line.text.contains(&format!("from=\"pid {} (", second.pid())), "{line}");
     stop(&psflip);
 }

@@ -35,12 +35,12 @@ fn an_operator_ends_an_old_generation_that_drains() {
     let child = psflip.child();
     let mut asking = Asking::ask(&psflip.control_path(), END);
     let accepted = asking.wait_event("accepted");
-    assert_eq!(because(&accepted), "generation 1 still drains and is ended at once");
+    assert_eq!(because(&accepted), "generation 1 still drains and is killed at once");
     asking.wait_event("promoted");
     assert!(!old.is_alive() && !old_child.is_alive(), "{}", sandbox.report());
     let third = psflip.active();
     assert!(third != new && psflip.child() != child, "{}", sandbox.report());
-    let line = psflip.wait_for_line(Stream::Stderr, "ending the old generation, which still drains, at once");
+    let line = psflip.wait_for_line(Stream::Stderr, "killing the old generation, which still drains");
     let from = format!("from=\"{}\"", own_name());
     assert!(line.text.contains(&from), "{line}");
     psflip.wait_for_line(Stream::Stderr, "the new generation does not wait for this one");
@@ -62,7 +62,7 @@ fn a_requester_that_waits_for_an_old_generation_learns_how_to_end_it() {
     let mut asking = Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"upgrade"}"#);
     let text = because(&asking.wait_event("accepted"));
     assert!(text.starts_with("generation 1 still drains (this step for at most "), "{text}");
-    assert!(text.ends_with("; `psflip upgrade --end-draining` ends it at once"), "{text}");
+    assert!(text.ends_with("; `psflip upgrade --end-draining` kills it at once"), "{text}");
     assert!(old.is_alive() && old_child.is_alive());
     // The second request ends it, and both have the same upgrade.
     Asking::ask(&psflip.control_path(), END).wait_event("promoted");
@@ -79,7 +79,7 @@ fn without_an_old_generation_nothing_is_ended() {
     Asking::ask(&psflip.control_path(), END).wait_event("promoted");
     psflip.wait_gone(new);
     let lines = psflip.output().lines();
-    assert!(!lines.iter().any(|line| line.text.contains("at once")), "{}", sandbox.report());
+    assert!(!lines.iter().any(|line| line.text.contains("killing the old")), "{}", sandbox.report());
     stop(&psflip);
 }
 
@@ -96,7 +96,7 @@ fn an_old_psflip_that_does_not_end_at_once_is_killed() {
         sandbox.command([psflip_bin()]).args(args).start().wait_exit().success()
     };
     assert!((0..15).any(|_| upgrades()), "{}", sandbox.report());
-    psflip.wait_for_line(Stream::Stderr, "does not end at once; killing it");
+    psflip.wait_for_line(Stream::Stderr, "does not exit at once; killing it");
     assert!(!old.is_alive() && !old_child.is_alive(), "{}", sandbox.report());
     // `--strict` of that upgrade exits with 4.
     let mut following = Asking::ask(&psflip.control_path(), r#"{"psflip":1,"request":"follow","upgrade":1}"#);
