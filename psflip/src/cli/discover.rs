@@ -21,7 +21,7 @@ use crate::config::{Document, Generation, Slot};
 pub(super) struct Found {
     /// The socket as psflip named it.
     pub(super) named: PathBuf,
-    /// Its path for this process: below [`Found::directory`], if psflip has another root directory.
+    /// Its path for this process: through a descriptor of its directory, if psflip has another root.
     pub(super) socket: PathBuf,
     /// The pid of psflip.
     pub(super) pid: u32,
