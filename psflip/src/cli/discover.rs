@@ -3,16 +3,16 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::io::Read as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use crate::config::{Document, Generation, Slot};
 
@@ -21,10 +21,13 @@ use crate::config::{Document, Generation, Slot};
 pub(super) struct Found {
     /// The socket as psflip named it.
     pub(super) named: PathBuf,
-    /// Its path for this process: through a descriptor of its directory, if psflip has another root.
+    /// Its path for this process: through a descriptor of its directory, so that no directory can be replaced
+    /// meanwhile.
     pub(super) socket: PathBuf,
     /// The pid of psflip.
     pub(super) pid: u32,
+    /// Its user; `None`: any.
+    pub(super) owner: Option<u32>,
     /// Its control group (cgroups(7)), which tells containers and units apart.
     pub(super) cgroup: Option<String>,
     /// Keeps `socket` valid.
@@ -35,12 +38,12 @@ impl Found {
     /// A service that is named by its socket.
     pub(super) fn at(socket: &Path) -> Self {
         let named = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
-        Self { named, socket: socket.to_owned(), pid: 0, cgroup: None, _directory: None }
+        Self { named, socket: socket.to_owned(), pid: 0, owner: None, cgroup: None, _directory: None }
     }
 }
 
-/// All services, ordered by the path of their socket. Processes of other users are left out where /proc hides
-/// their descriptors.
+/// All services, those of this user and of root first, ordered by the path of their socket. Processes of
+/// other users are left out where /proc hides their descriptors.
 ///
 /// Any user can start a program called psflip. So a process of another user decides nothing but which of its
 /// own sockets is asked: no file that it names is read, except a regular one of a few bytes, and its
@@ -50,7 +53,10 @@ pub(super) fn services() -> Vec<Found> {
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut seen = HashSet::new();
     let mut found: Vec<Found> = pids.filter_map(|pid| service(pid, &mut seen)).collect();
-    found.sort_by(|one, other| (&one.named, one.pid).cmp(&(&other.named, other.pid)));
+    // Those of other users come last: they must not use up the descriptors.
+    let own = nix::unistd::geteuid().as_raw();
+    let is_other = |one: &Found| !one.owner.is_some_and(|owner| owner == own || owner == 0);
+    found.sort_by_key(|one| (is_other(one), one.named.clone(), one.pid));
     found
 }
 
@@ -83,33 +89,41 @@ fn service(pid: u32, seen: &mut HashSet<String>) -> Option<Found> {
             Err(_) => Some(bound),
         };
         let Some(path) = path else { continue };
-        let Some((socket, directory)) = reached(&own, &path) else { continue };
-        if has_usual_name(&path, &socket, owner) || tell().as_ref() == Some(&path) {
+        let Some(directory) = directory_of(&own, &path) else { continue };
+        let Some(file) = path.file_name().filter(|file| is_socket(&directory, file)) else { continue };
+        if has_usual_name(&directory, file, owner) || tell().as_ref() == Some(&path) {
             seen.insert(inode);
+            let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(file);
             let named = if path.is_absolute() { path } else { absolute(&own, &path) };
-            return Some(Found { named, socket, pid, cgroup: cgroup(&own), _directory: directory });
+            let (owner, cgroup) = (Some(owner), cgroup(&own));
+            return Some(Found { named, socket, pid, owner, cgroup, _directory: Some(directory) });
         }
     }
     None
 }
 
-/// The path of this process's socket for this program, and a descriptor that keeps it valid.
-fn reached(own: &Path, path: &Path) -> Option<(PathBuf, Option<OwnedFd>)> {
+/// The directory of this path, as that process sees it.
+fn directory_of(own: &Path, path: &Path) -> Option<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     if is_same_root(own) {
-        return Some((own.join("cwd").join(path), None)); // an absolute path replaces the rest
+        // An absolute path replaces what is before it.
+        return open(own.join("cwd").join(path).parent()?, flags, Mode::empty()).ok();
     }
     // Symlinks in a container must not lead out of it.
     let (start, below, resolve) = match path.strip_prefix("/") {
         Ok(below) => ("root", below, ResolveFlag::RESOLVE_IN_ROOT),
         Err(_) => ("cwd", path, ResolveFlag::RESOLVE_BENEATH),
     };
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let start = open(&own.join(start), flags, Mode::empty()).ok()?;
     let parent = below.parent().filter(|parent| !parent.as_os_str().is_empty());
     let how = OpenHow::new().flags(flags).resolve(resolve);
-    let directory = openat2(&start, parent.unwrap_or(Path::new(".")), how).ok()?;
-    let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(below.file_name()?);
-    Some((socket, Some(directory)))
+    openat2(&start, parent.unwrap_or(Path::new(".")), how).ok()
+}
+
+/// Whether it is a socket, and no symlink to one.
+fn is_socket(directory: &OwnedFd, file: &OsStr) -> bool {
+    let found = fstatat(directory, file, AtFlags::AT_SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK)
 }
 
 /// Inode and path of each listening Unix socket that has a path: `Num RefCount Protocol Flags Type St Inode
@@ -133,32 +147,42 @@ fn listening(table: &[u8]) -> impl Iterator<Item = (String, PathBuf)> {
 
 /// Whether this is the default name of a control socket: `psflip.sock`, or `PIDFILE.sock`. psflip may hold
 /// sockets of `[[listen]]` as well, and no connection must be made to those.
-fn has_usual_name(path: &Path, socket: &Path, owner: u32) -> bool {
-    if path.file_name() == Some(OsStr::new("psflip.sock")) {
+fn has_usual_name(directory: &OwnedFd, file: &OsStr, owner: u32) -> bool {
+    if file == "psflip.sock" {
         return true;
     }
-    let pidfile = socket.to_str().and_then(|socket| socket.strip_suffix(".sock"));
-    pidfile.is_some_and(|pidfile| is_pidfile(Path::new(pidfile), owner))
+    let pidfile = file.as_bytes().strip_suffix(b".sock");
+    pidfile.is_some_and(|pidfile| is_pidfile(directory, OsStr::from_bytes(pidfile), owner))
 }
 
 /// Whether the file holds a number. A path of another user may lead anywhere: only a small regular file of
 /// this owner is opened for reading, since opening a FIFO blocks, and opening a device may have an effect.
-fn is_pidfile(path: &Path, owner: u32) -> bool {
+/// Files of /proc, reading which may block as well, have no size.
+fn is_pidfile(directory: &OwnedFd, file: &OsStr, owner: u32) -> bool {
     /// More than the longest pid with a line feed.
     const MOST: u64 = 20;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let Ok(file) = open(path, flags, Mode::empty()) else { return false };
-    let file = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let fits = fs::metadata(&file)
-        .is_ok_and(|there| there.is_file() && there.len() <= MOST && [0, owner].contains(&there.uid()));
+    let Ok(file) = openat(directory, file, flags, Mode::empty()) else { return false };
+    let fits = |there: &Metadata| {
+        there.is_file() && (1..=MOST).contains(&there.len()) && [0, owner].contains(&there.uid())
+    };
     let mut text = String::new();
-    let read = fits.then(|| fs::File::open(&file).ok()?.take(MOST).read_to_string(&mut text).ok()).flatten();
+    let read = reopened(&file, fits).and_then(|file| file.take(MOST).read_to_string(&mut text).ok());
     read.is_some() && text.trim().parse::<u32>().is_ok()
+}
+
+/// Opens for reading what was opened by O_PATH, if it is fit.
+fn reopened(file: &OwnedFd, is_fit: impl Fn(&Metadata) -> bool) -> Option<File> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    is_fit(&fs::metadata(&path).ok()?).then_some(())?;
+    File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(&path).ok()
 }
 
 /// What the command line, or the configuration, of a psflip of this user says of its control socket.
 fn configured_socket(own: &Path, owner: u32) -> Option<PathBuf> {
-    if owner != nix::unistd::geteuid().as_raw() || !is_same_root(own) {
+    // A setuid program of another user has the effective uid of its owner, but was started by that user.
+    let own_uid = nix::unistd::geteuid().as_raw();
+    if owner != own_uid || uids(own)?.iter().any(|uid| *uid != own_uid) || !is_same_root(own) {
         return None;
     }
     let text = fs::read(own.join("cmdline")).unwrap_or_default();
@@ -180,9 +204,24 @@ fn configured_socket(own: &Path, owner: u32) -> Option<PathBuf> {
         })
     };
     let first = Generation { number: 1, slot: Slot::A, started: SystemTime::now(), env: &env };
-    let document = Document::read(&own.join("cwd").join(file)).ok()?;
+    // Templates can read files, so every user who can write the configuration must be trusted.
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let opened = open(&own.join("cwd").join(file), flags, Mode::empty()).ok()?;
+    let file = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let there = fs::metadata(&file).ok()?;
+    if !there.is_file() || ![0, own_uid].contains(&there.uid()) || there.mode() & 0o022 != 0 {
+        return None;
+    }
+    let document = Document::read(&file).ok()?;
     let (plan, _) = document.plan_even_if_broken(&first).ok()?;
     plan.control.path(plan.pidfile.as_deref())
+}
+
+/// The real, effective, saved and file system uid of a process (proc_pid_status(5)).
+fn uids(own: &Path) -> Option<Vec<u32>> {
+    let text = fs::read_to_string(own.join("status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().map(|uid| uid.parse().ok()).collect()
 }
 
 /// The control group of a process: `0::/system.slice/app.service`.

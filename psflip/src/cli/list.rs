@@ -51,9 +51,9 @@ pub(super) fn ask(services: Vec<Found>, timeout: Duration) -> Vec<Answered> {
     let mut asked: Vec<(Found, Asked)> = services
         .into_iter()
         .map(|found| {
-            let asked = match Connection::open_at_once(&found.socket, ControlRequest::Status) {
+            let asked = match Connection::open_at_once(&found.socket, ControlRequest::Status, found.owner) {
                 Ok(connection) => Asked::Waits(connection),
-                Err(why) => Asked::Done(Err(why.to_string())),
+                Err(why) => Asked::Done(Err(why.reason())),
             };
             (found, asked)
         })
@@ -94,6 +94,10 @@ impl Asked {
     /// Reads at most one line, so that a psflip that sends line after line delays no other one.
     fn proceed(&mut self, is_late: bool) {
         let Self::Waits(connection) = self else { return };
+        if is_late {
+            *self = Self::Done(Err("it has not answered in time".to_owned()));
+            return;
+        }
         let done = match connection.receive() {
             Err(error) => Err(format!("can't understand psflip: {error}")),
             Ok(Next::Closed) => Err("it closed the connection without an answer".to_owned()),
@@ -102,7 +106,6 @@ impl Asked {
                 Event::Refused { reason } | Event::Error { reason } => Err(reason),
                 _ => Err("it answered something else".to_owned()),
             },
-            Ok(Next::Nothing) if is_late => Err("it has not answered in time".to_owned()),
             Ok(Next::Nothing) => return,
         };
         *self = Self::Done(done);

@@ -1,5 +1,6 @@
 //! `psflip metrics`: the state of services for Prometheus.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -127,7 +128,10 @@ impl Metrics {
             if let Ok(Some(received)) = signals.next() {
                 return Ok(received.signal);
             }
-            clients.retain_mut(|client| client.proceed(|| self.text()).is_ok_and(|goes_on| goes_on));
+            // One answer for all whose requests have come by now.
+            let text = OnceCell::new();
+            let metrics = || text.get_or_init(|| self.text().map_err(|trouble| trouble.message)).clone();
+            clients.retain_mut(|client| client.proceed(metrics).is_ok_and(|goes_on| goes_on));
             if paused_until.is_none() {
                 match listener.accept() {
                     Ok((stream, _)) => {
@@ -166,7 +170,7 @@ impl Client {
     }
 
     /// Reads and writes as far as possible without waiting. Returns whether there is more to do.
-    fn proceed(&mut self, metrics: impl FnOnce() -> Result<String, Trouble>) -> io::Result<bool> {
+    fn proceed(&mut self, metrics: impl FnOnce() -> Result<String, String>) -> io::Result<bool> {
         let mut piece = [0; 1024];
         while self.answer.is_none() {
             match self.stream.read(&mut piece) {
@@ -196,7 +200,7 @@ impl Client {
 }
 
 /// The answer to a request: its head and its body.
-fn answer(request: &[u8], metrics: impl FnOnce() -> Result<String, Trouble>) -> Vec<u8> {
+fn answer(request: &[u8], metrics: impl FnOnce() -> Result<String, String>) -> Vec<u8> {
     let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
     let mut words = line.split(' ');
@@ -205,7 +209,7 @@ fn answer(request: &[u8], metrics: impl FnOnce() -> Result<String, Trouble>) -> 
     let (status, kind, body) = match (method, path) {
         ("GET" | "HEAD", "/metrics") => match metrics() {
             Ok(text) => ("200 OK", "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
-            Err(trouble) => ("503 Service Unavailable", "text/plain", trouble.message + "\n"),
+            Err(why) => ("503 Service Unavailable", "text/plain", why + "\n"),
         },
         ("GET" | "HEAD", _) => ("404 Not Found", "text/plain", "the metrics are at /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", "text/plain", "GET /metrics\n".to_owned()),

@@ -44,6 +44,8 @@ pub struct Connection {
     stream: UnixStream,
     /// What was read but not returned yet.
     buffer: Vec<u8>,
+    /// So many bytes of it hold no line break.
+    searched: usize,
     closed: bool,
 }
 
@@ -66,22 +68,31 @@ impl Connection {
     /// # Errors
     /// There is no server, this user may not send requests, or the server is not trusted.
     pub fn open(path: &Path, request: ControlRequest) -> Result<Self, Unreachable> {
-        Self::open_with(path, request, SockFlag::empty())
+        Self::open_with(path, request, SockFlag::empty(), None)
     }
 
-    /// As [`Connection::open`], without waiting.
+    /// As [`Connection::open`], without waiting, and only if `owner` is the server's user.
     ///
     /// # Errors
     /// As there, and EAGAIN: psflip is stopped, or so busy that its queue of clients is full.
-    pub fn open_at_once(path: &Path, request: ControlRequest) -> Result<Self, Unreachable> {
-        Self::open_with(path, request, SockFlag::SOCK_NONBLOCK)
+    pub fn open_at_once(
+        path: &Path,
+        request: ControlRequest,
+        owner: Option<u32>,
+    ) -> Result<Self, Unreachable> {
+        Self::open_with(path, request, SockFlag::SOCK_NONBLOCK, owner)
     }
 
-    fn open_with(path: &Path, request: ControlRequest, flags: SockFlag) -> Result<Self, Unreachable> {
+    fn open_with(
+        path: &Path,
+        request: ControlRequest,
+        flags: SockFlag,
+        owner: Option<u32>,
+    ) -> Result<Self, Unreachable> {
         let unreachable = |errno| Unreachable { socket: path.to_owned(), why: Why::Errno(errno) };
         let stream = connected(path, flags).map_err(unreachable)?;
         let server = getsockopt(&stream, PeerCredentials).map_err(unreachable)?.uid();
-        if !is_trusted(server, path) {
+        if !is_trusted(server, path) || owner.is_some_and(|owner| owner != server) {
             return Err(Unreachable { socket: path.to_owned(), why: Why::Stranger(server) });
         }
         let mut line = serde_json::to_vec(&RequestLine { psflip: PROTOCOL, request }).unwrap_or_default();
@@ -93,7 +104,7 @@ impl Connection {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(unreachable(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
             }
-            _ => Ok(Self { stream, buffer: Vec::new(), closed: false }),
+            _ => Ok(Self { stream, buffer: Vec::new(), searched: 0, closed: false }),
         }
     }
 
@@ -103,7 +114,10 @@ impl Connection {
     /// Those of recv(2), and InvalidData: the server is not psflip.
     pub fn receive(&mut self) -> io::Result<Next> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+            let new = &self.buffer[self.searched.min(self.buffer.len())..];
+            if let Some(end) = new.iter().position(|byte| *byte == b'\n') {
+                let end = end + self.searched;
+                self.searched = 0;
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let line = String::from_utf8_lossy(&line[..end]).into_owned();
                 return match serde_json::from_str(&line) {
@@ -114,6 +128,7 @@ impl Connection {
                     )),
                 };
             }
+            self.searched = self.buffer.len();
             if self.closed {
                 return Ok(Next::Closed);
             }
@@ -174,6 +189,20 @@ fn is_reached_by_root_alone(directory: &Path) -> bool {
 }
 
 impl Unreachable {
+    /// The reason alone, without the path, for a list of several services.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self.why {
+            Why::Stranger(uid) => format!("its socket is served by a process of {}", user(uid)),
+            Why::Errno(Errno::EAGAIN) => {
+                "its queue of clients is full: it is stopped, or very busy".to_owned()
+            }
+            Why::Errno(Errno::ENOENT | Errno::ENOTDIR) => "its control socket is gone".to_owned(),
+            Why::Errno(Errno::ECONNREFUSED) => "nothing listens on its control socket".to_owned(),
+            Why::Errno(errno) => errno.desc().to_owned(),
+        }
+    }
+
     /// Whether there is no psflip, as opposed to a psflip that can't be reached.
     #[must_use]
     pub fn is_absent(&self) -> bool {

@@ -26,6 +26,9 @@ enum Kind {
 /// A sample's labels besides `service`, and its value.
 type Sample = (Vec<(&'static str, String)>, f64);
 
+/// More than this no configuration can have; a process that only claims to be psflip may.
+const MOST_PROXIES: usize = 64;
+
 /// What a proxy counts: the end of a name, what it is, its help text, and its value.
 type Count = (&'static str, Kind, &'static str, fn(&Proxy) -> u64);
 
@@ -129,7 +132,9 @@ pub(in crate::cli) fn metrics(services: &[Measured<'_>]) -> String {
     ];
     for (name, kind, help, value) in counts {
         let all = services.iter().copied().filter_map(|service| {
-            let proxies = service.status?.proxies.iter();
+            let mut seen = HashSet::new();
+            let proxies = service.status?.proxies.iter().take(MOST_PROXIES);
+            let proxies = proxies.filter(|proxy| seen.insert(&proxy.listen));
             let samples =
                 proxies.map(|proxy| (vec![("listen", proxy.listen.clone())], value(proxy) as f64)).collect();
             Some((service, samples))

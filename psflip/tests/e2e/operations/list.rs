@@ -139,3 +139,42 @@ fn a_program_that_only_calls_itself_psflip_neither_blocks_the_list_nor_is_truste
     fake.signal(testkit::Signal::SIGKILL);
     fake.wait_exit();
 }
+
+#[test]
+fn the_configuration_of_another_users_process_is_not_evaluated() {
+    // Contract: O5
+    let Some(python) = testkit::need("/usr/bin/python3") else { return };
+    if !testkit::need_root() || testkit::need("setpriv").is_none() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let open = |name: &str, mode| {
+        std::fs::set_permissions(sandbox.path(name), std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .unwrap();
+    };
+    std::fs::copy(std::fs::canonicalize(python).unwrap(), sandbox.path("psflip")).unwrap();
+    sandbox.write("evil.toml", "cmd = [\"true\"]\n[control]\nsocket = \"{{ cat('secret') }}\"\n");
+    sandbox.write("secret", "odd");
+    sandbox.write(
+        "fake.py",
+        "import signal, socket\n\
+         s = socket.socket(socket.AF_UNIX)\n\
+         s.bind('odd')\n\
+         s.listen()\n\
+         print('ready', flush=True)\n\
+         signal.pause()\n",
+    );
+    open("", 0o777);
+    let program = sandbox.path("psflip").display().to_string();
+    let fake = [program.as_str(), "fake.py", "-c", "evil.toml"];
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    for (wrapper, is_listed) in [(&nobody[..], false), (&[], true)] {
+        let fake = sandbox.command(wrapper.iter().chain(&fake)).start();
+        fake.output().wait(testkit::Stream::Stdout, "ready");
+        let found = listed(&sandbox);
+        assert_eq!(found.len(), usize::from(is_listed), "{wrapper:?}: {found:?}");
+        fake.signal(testkit::Signal::SIGKILL);
+        fake.wait_exit();
+        std::fs::remove_file(sandbox.path("odd")).unwrap();
+    }
+}
