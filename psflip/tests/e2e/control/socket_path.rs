@@ -136,7 +136,8 @@ fn without_a_pidfile_the_socket_is_in_the_runtime_directory_of_the_service() {
     let psflip =
         sandbox.psflip().config_file("app.toml").no_pidfile().env("RUNTIME_DIRECTORY", &directories).start();
     let socket = run.join("psflip.sock");
-    wait_until(Deadline::default(), "the socket", || socket.exists().then_some(()));
+    // The file alone may not be listening yet.
+    psflip.wait_for_line(Stream::Stderr, "healthy, active");
     // Clients must find it without the configuration file, too.
     for args in [["upgrade", "-c", "app.toml"], ["status", "-c", "no.toml"], ["stop", "-c", "app.toml"]] {
         let asked = sandbox
