@@ -126,7 +126,7 @@ impl Traffic {
     ) -> Result<(), String> {
         let Some(path) = &plan.pidfile else { return Ok(()) };
         if let Some(taken) = &mut self.pidfile {
-            return taken.reclaim().map_err(|error| error.to_string());
+            return taken.mend().map(drop).map_err(|error| error.to_string());
         }
         // From the predecessor: by agreement if it is alive, and as a stale pidfile if it is not.
         let from = match handover.holder_of(&text::lossy(path)) {

@@ -1,11 +1,11 @@
 //! Each process of a bake is killed or suspended.
 
 use testkit::client::http::HttpClient;
-use testkit::{Sandbox, Signal, Stream, double};
+use testkit::{Sandbox, Signal, Stream};
 
-use super::{Baked, CARELESS, LONG, config};
+use super::{Baked, CARELESS, LONG, config, staged};
 use crate::failures::stage::Stage;
-use crate::service::{configure, freeze, kill, psflip, thaw};
+use crate::service::{configure, freeze, kill, thaw};
 
 /// The relay of this psflip.
 #[track_caller]
@@ -58,10 +58,7 @@ fn the_old_psflip_is_killed_when_the_new_one_has_taken_the_pidfile_after_its_bak
     // Contract: B4, F8, P1
     let sandbox = Sandbox::new();
     let stage = Stage::new(&sandbox);
-    let exe = sandbox.path("psflip");
-    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
-    let builder = psflip(&sandbox, CARELESS, &config("bake = \"50ms\"\n")).exe(exe);
-    let psflip = builder.env("PSFLIP_STAGED", sandbox.dir()).start().wait_ready();
+    let psflip = staged(&sandbox, "bake = \"50ms\"\n");
     let (old, mark) = (psflip.active(), psflip.output().mark());
     stage.plan(&sandbox, Some(old), "record\npause old Sending acknowledge");
     psflip.request_flip();
@@ -77,6 +74,31 @@ fn the_old_psflip_is_killed_when_the_new_one_has_taken_the_pidfile_after_its_bak
     configure(&sandbox, CARELESS, &config(""));
     psflip.flip();
     psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_pidfile_that_another_psflip_holds_by_then_is_not_taken_from_it() {
+    // Contract: P3
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let psflip = staged(&sandbox, "bake = \"50ms\"\n");
+    let old = psflip.active();
+    stage.plan(&sandbox, Some(old), "pause old Sending acknowledge");
+    psflip.request_flip();
+    let _paused = stage.wait_pause(&sandbox);
+    // This process holds it as psflip does, as far as others can see.
+    let own = format!("{}\n", std::process::id());
+    sandbox.write("other.pid", &own);
+    let held = std::fs::File::options().write(true).open(sandbox.path("other.pid")).unwrap();
+    held.lock().unwrap();
+    std::fs::rename(sandbox.path("other.pid"), psflip.pidfile_path()).unwrap();
+    stage.no_plan(&sandbox);
+    kill(old);
+    psflip.wait_for_line(Stream::Stderr, "is running with this pidfile");
+    psflip.wait_exit();
+    assert_eq!(sandbox.read("psflip.pid"), own);
+    drop(held);
     sandbox.assert_no_process_left();
 }
 
@@ -194,9 +216,14 @@ fn while_the_old_psflip_is_suspended_at_a_roll_back_the_new_child_serves() {
 #[test]
 fn while_the_old_psflip_is_suspended_at_the_end_of_a_bake_the_new_child_serves() {
     // Contract: B3, F12
-    let service = Baked::start_with("bake = \"3s\"\n", "");
+    let (service, stage) = Baked::start_staged("bake = \"50ms\"\n");
+    // The new psflip waits until the old one is suspended.
+    stage.plan(&service.sandbox, Some(service.psflip.active()), "pause new Sending ready");
     let bake = service.bake();
+    let paused = stage.wait_pause(&service.sandbox);
     freeze(bake.old);
+    stage.no_plan(&service.sandbox);
+    paused.go_on();
     service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this child has the traffic and keeps it");
     service.probe.wait_requests(20);
     service.serves("gen2");

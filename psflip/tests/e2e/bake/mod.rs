@@ -8,8 +8,9 @@ mod rolled_back;
 mod without_proxy;
 
 use testkit::client::http::HttpClient;
-use testkit::{AvailabilityProbe, Deadline, Line, Process, Psflip, Sandbox, Stream, wait_until};
+use testkit::{AvailabilityProbe, Deadline, Line, Process, Psflip, Sandbox, Stream, double, wait_until};
 
+use crate::failures::stage::Stage;
 use crate::service::{self, generations, psflip};
 
 /// A server that ends carelessly: on SIGTERM it closes all connections at once, even those with a request. Each
@@ -42,6 +43,16 @@ fn config(upgrade: &str) -> String {
     format!("[upgrade]\n{upgrade}{UNLESS_SICK}{PROXY}")
 }
 
+/// A psflip that follows the plans of a [`Stage`]. `upgrade`: keys of `[upgrade]`.
+#[track_caller]
+fn staged(sandbox: &Sandbox, upgrade: &str) -> Psflip {
+    // Named as the other ones.
+    let exe = sandbox.path("psflip");
+    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
+    let builder = psflip(sandbox, CARELESS, &config(upgrade)).exe(exe);
+    builder.env("PSFLIP_STAGED", sandbox.dir()).start().wait_ready()
+}
+
 /// A service behind a proxy, with clients that send requests without pause.
 struct Baked {
     probe: AvailabilityProbe,
@@ -70,6 +81,20 @@ impl Baked {
     fn start_with(upgrade: &str, rest: &str) -> Self {
         let sandbox = Sandbox::new();
         let psflip = psflip(&sandbox, CARELESS, &format!("{}{rest}", config(upgrade))).start().wait_ready();
+        Self::with_clients(sandbox, psflip)
+    }
+
+    /// A service whose system calls fail, and whose steps pause, as the test plans it.
+    #[track_caller]
+    fn start_staged(upgrade: &str) -> (Self, Stage) {
+        let sandbox = Sandbox::new();
+        let stage = Stage::new(&sandbox);
+        let psflip = staged(&sandbox, upgrade);
+        (Self::with_clients(sandbox, psflip), stage)
+    }
+
+    #[track_caller]
+    fn with_clients(sandbox: Sandbox, psflip: Psflip) -> Self {
         let path = sandbox.path("web.sock");
         let probe = AvailabilityProbe::start(4, |number| {
             let client = HttpClient::new(path.as_path());
