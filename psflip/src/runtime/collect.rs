@@ -471,6 +471,7 @@ impl Runtime {
             let message = match link.receive() {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
+                Err(error) if is_transient(&error) => return Err(error), // retried
                 // Its process is still watched. If an acknowledgement was lost, the timer limits the wait
                 // for it.
                 Err(error) => {
