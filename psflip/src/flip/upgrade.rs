@@ -38,7 +38,8 @@ pub(super) fn upgrading(
         Event::RollbackRequested if matches!(successor, Successor::Baking | Successor::Kept) => {
             state.phase = Phase::Upgrading { child, successor: Successor::Returning, stopping };
             let mut effects = take_traffic_back(successor, child);
-            effects.extend([Effect::RollBackSuccessor, Arm(Timer::Successor), Report(Notice::RollingBack)]);
+            effects.extend([Effect::RollBackSuccessor, Arm(Timer::Successor)]);
+            effects.extend(report_roll_back(child));
             effects
         }
         Event::SuccessorReturned if successor.has_traffic() || successor == Successor::Returning => {
@@ -47,7 +48,8 @@ pub(super) fn upgrading(
             let mut effects = take_traffic_back(successor, child);
             if successor.has_traffic() {
                 // It keeps the traffic until then.
-                effects.extend([Effect::RollBackSuccessor, Report(Notice::RollingBack)]);
+                effects.push(Effect::RollBackSuccessor);
+                effects.extend(report_roll_back(child));
             }
             effects.push(Arm(Timer::Successor));
             effects
@@ -274,6 +276,11 @@ fn take_traffic_back(successor: Successor, child: Child) -> Vec<Effect> {
         }
         Child::Runs | Child::Exited(_) | Child::Gone(_) | Child::GaveWay(_) => Vec::new(),
     }
+}
+
+/// Without a child, this generation does not have the traffic again.
+fn report_roll_back(child: Child) -> Option<Effect> {
+    (child == Child::Runs).then_some(Effect::Report(Notice::RollingBack))
 }
 
 /// The upgrade failed (contract U8).
