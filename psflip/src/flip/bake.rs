@@ -27,8 +27,9 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
                 Disarm(Timer::Acknowledgement),
                 Relay(RelayOrder::Accept),
                 Arm(Timer::Bake),
-                StartWatching,
+                // First the report: whatever it causes comes before the first result of the health check.
                 Report(Notice::Baking),
+                StartWatching,
             ]
         }
         Event::TimedOut(Timer::Bake) | Event::KeepRequested if step == Bake::OnTrial => {
@@ -68,7 +69,11 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
         Event::ChildExited(end) => match step {
             Bake::AwaitingTraffic | Bake::OnTrial => roll_back_without_child(state, Predecessor::Serves, end),
             Bake::Returning { cause } => {
-                let mut effects = vec![Report(Notice::ChildExited(end)), Relay(RelayOrder::Return)];
+                let mut effects = vec![
+                    Disarm(Timer::Acknowledgement),
+                    Report(Notice::ChildExited(end)),
+                    Relay(RelayOrder::Return),
+                ];
                 effects.extend(stop_orphans(state, Outcome::Failed(cause), OldGeneration::Gone));
                 effects
             }
@@ -85,8 +90,15 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
             fail(state, Failure::NeverHealthy, ChildSignal::Send)
         }
         Event::RelayLost if step == Bake::AwaitingTraffic => fail(state, Failure::Relay, ChildSignal::Send),
-        Event::ReadyNotSent if step == Bake::AwaitingTraffic => {
-            fail(state, Failure::ReadyNotSent, ChildSignal::Send)
+        Event::ReadyNotSent => match step {
+            Bake::AwaitingTraffic => fail(state, Failure::ReadyNotSent, ChildSignal::Send),
+            // The predecessor waits for that report, and would kill this generation.
+            Bake::OnTrial => return_traffic_first(state, Failure::ReadyNotSent),
+            // The predecessor does not know yet that it gets the traffic, and nobody else accepts.
+            Bake::Returning { .. } => vec![Arm(Timer::Acknowledgement)],
+        },
+        Event::TimedOut(Timer::Acknowledgement) if matches!(step, Bake::Returning { .. }) => {
+            vec![Effect::ReportReturned]
         }
         Event::TimedOut(Timer::Acknowledgement) if step == Bake::AwaitingTraffic => {
             fail(state, Failure::NoAcknowledgement, ChildSignal::Send)
@@ -124,7 +136,6 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
         | Event::TrafficRefused
         | Event::PidfileTaken
         | Event::PidfileRefused
-        | Event::ReadyNotSent
         | Event::TrafficGranted
         | Event::Prepared
         | Event::NotPrepared(_)
@@ -172,7 +183,7 @@ fn leave(state: &mut State, cause: Failure, signal: ChildSignal, order: RelayOrd
     let (step, timer) = drain_step(signal);
     let outcome = Outcome::Failed(cause);
     state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Gone };
-    vec![Effect::Arm(timer), Effect::Relay(order)]
+    vec![Effect::Disarm(Timer::Acknowledgement), Effect::Arm(timer), Effect::Relay(order)]
 }
 
 fn drain_step(signal: ChildSignal) -> (DrainStep, Timer) {

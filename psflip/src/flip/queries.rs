@@ -96,6 +96,12 @@ impl State {
         matches!(self.phase, Phase::Baking { .. } | Phase::Promoting { baked: true, .. })
     }
 
+    /// Whether this generation gives the traffic back, and waits until the predecessor has it.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        matches!(self.phase, Phase::Baking { step: Bake::Returning { .. } })
+    }
+
     /// Whether the successor has the traffic on trial, and an operator may end that.
     #[must_use]
     pub fn successor_bakes(&self) -> bool {

@@ -206,8 +206,8 @@ pub enum Bake {
     AwaitingTraffic,
     /// This generation has the traffic.
     OnTrial,
-    /// It gives up, and has reported that. It keeps the traffic until the predecessor has taken it: a
-    /// predecessor that is suspended can't (contract B3).
+    /// It gives up, and reports that, again if the report could not be sent. It keeps the traffic until the
+    /// predecessor has taken it: a predecessor that is suspended can't (contract B3).
     Returning {
         /// The reason for giving up.
         cause: Failure,
@@ -392,7 +392,8 @@ pub enum Timer {
     Healthy,
     /// `upgrade.bake`: how long this generation has the traffic on trial.
     Bake,
-    /// How long to wait for the predecessor's acknowledgement, or for the traffic.
+    /// How long to wait for the predecessor's acknowledgement, or for the traffic. When this generation gives
+    /// the traffic back: until a report that could not be sent is sent again.
     Acknowledgement,
     /// How long to wait for the next step of the successor.
     Successor,

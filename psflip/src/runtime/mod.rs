@@ -57,6 +57,10 @@ use waiting::Waiting;
 /// other side counts as hung.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How long to wait before a message that could not be sent is sent again. By then the kernel may have memory
+/// (ENOBUFS), or the predecessor may have read earlier messages (EAGAIN).
+const RESEND: Duration = Duration::from_millis(200);
+
 /// How long to wait for processes after SIGKILL before leaving them behind. One that hangs in the kernel, or
 /// that psflip may not kill, would otherwise be waited for forever.
 const KILL: Duration = Duration::from_secs(10);
@@ -421,6 +425,7 @@ impl Runtime {
         let time = match timer {
             Timer::Healthy => self.plan.upgrade.timeout,
             Timer::Bake => self.plan.upgrade.bake.unwrap_or_default(),
+            Timer::Acknowledgement if self.machine.state.is_returning() => RESEND,
             Timer::Acknowledgement => predecessor::ACKNOWLEDGEMENT,
             Timer::Successor => {
                 let state = self.machine.state.successor();

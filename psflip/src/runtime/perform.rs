@@ -76,10 +76,7 @@ impl Runtime {
             }
             Effect::Relay(order) => self.order_relay(order),
             Effect::ReportBaking => self.report_baking(),
-            Effect::ReportReturned => {
-                let reason = self.reasons.of_exit().to_owned();
-                self.handover.report(&ToPredecessor::Returned { reason });
-            }
+            Effect::ReportReturned => self.report_returned(),
             Effect::GrantTraffic => {
                 if !self.handover.send_to_successor(&ToSuccessor::Traffic) {
                     self.handover.set_rollback("the new psflip could not be given the traffic".to_owned());
@@ -329,9 +326,34 @@ impl Runtime {
         });
     }
 
+    /// Reports that this generation has the traffic on trial.
+    pub(super) fn report_bake_begun(&mut self) {
+        let sent = self.operators.record_bake(self.child.pid(), &self.handover);
+        self.sent_or_fail(sent, |error| {
+            format!("can't report to the old psflip that this generation has the traffic: {error}")
+        });
+    }
+
+    fn report_returned(&mut self) {
+        let reason = self.reasons.of_exit().to_owned();
+        match self.handover.send_to_predecessor(&ToPredecessor::Returned { reason }) {
+            // The reason why the traffic goes back is still the reason of the failure.
+            Err(error) if !is_gone(&error) => {
+                tracing::error!(%error, "can't report to the old psflip that it gets the traffic back; trying again");
+                self.machine.push(Event::ReadyNotSent);
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// Sends a message that the promotion depends on.
     fn report_or_fail(&mut self, message: &ToPredecessor, reason: impl FnOnce(io::Error) -> String) {
-        match self.handover.send_to_predecessor(message) {
+        let sent = self.handover.send_to_predecessor(message);
+        self.sent_or_fail(sent, reason);
+    }
+
+    fn sent_or_fail(&mut self, sent: io::Result<()>, reason: impl FnOnce(io::Error) -> String) {
+        match sent {
             // If the predecessor is gone, its pidfd shows that.
             Err(error) if !is_gone(&error) => {
                 self.reasons.set_failure(reason(error));

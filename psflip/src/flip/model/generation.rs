@@ -184,6 +184,13 @@ impl Generation {
         self.has_ghost || !matches!(self.child, ChildState::None | ChildState::Gone)
     }
 
+    /// Whether this effect reports to the predecessor that this generation has the traffic on trial, or gives
+    /// it back and goes on accepting.
+    pub(super) fn reports_in_bake(&self, effect: Effect) -> bool {
+        let reports = matches!(effect, Effect::Report(Notice::Baking) | Effect::ReportReturned);
+        reports && matches!(self.state.phase, Phase::Baking { .. })
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.effects.is_empty() && self.feedback.is_empty()
     }

@@ -88,7 +88,7 @@ impl World {
             if let Some(effect) = generation.effects.front() {
                 steps.push(Transition::Perform(index));
                 if self.budget.faults > 0
-                    && matches!(
+                    && (matches!(
                         effect,
                         Effect::SwitchTraffic
                             | Effect::TakePidfile
@@ -97,7 +97,7 @@ impl World {
                             | Effect::GrantTraffic
                             | Effect::StartSuccessor
                             | Effect::GrantTurn
-                    )
+                    ) || generation.reports_in_bake(*effect))
                 {
                     steps.push(Transition::PerformFailing(index));
                 }

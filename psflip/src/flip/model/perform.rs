@@ -165,7 +165,12 @@ impl World {
                     self.kill(index + 1);
                 }
             }
-            Effect::ReportReady | Effect::ReportBaking if fails => {
+            Effect::ReportReady
+            | Effect::ReportBaking
+            | Effect::ReportReturned
+            | Effect::Report(Notice::Baking)
+                if fails =>
+            {
                 generation.feedback.push_back(Event::ReadyNotSent);
             }
             Effect::ReportReady => {

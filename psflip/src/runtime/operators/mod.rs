@@ -11,6 +11,7 @@ mod requests;
 mod status;
 pub(super) mod upgrade_log;
 
+use std::io;
 use std::time::Duration;
 
 use super::handover::Handover;
@@ -82,6 +83,18 @@ impl Operators {
     pub(super) fn record_settling(&mut self, settle: Duration, child: Option<u32>, handover: &Handover) {
         let noted = self.log.record_step(UpgradeStep::Settling, child, Some(settle));
         self.make_known(noted, handover);
+    }
+
+    /// Records and reports that the child has the traffic on trial. The predecessor waits for that.
+    ///
+    /// # Errors
+    /// As [`Handover::send_to_predecessor`].
+    pub(super) fn record_bake(&mut self, child: Option<u32>, handover: &Handover) -> io::Result<()> {
+        let Some((_, message)) = self.log.record_step(UpgradeStep::Baking, child, None) else {
+            return Ok(());
+        };
+        self.changed = true;
+        handover.send_to_predecessor(&message)
     }
 
     /// Records and reports a failed probe.

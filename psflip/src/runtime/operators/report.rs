@@ -8,7 +8,7 @@ use crate::control::protocol::Event as ControlEvent;
 use crate::control::server::{AfterReply, Interest};
 use crate::flip::{DrainStep, Failure, Notice, Timer, UpgradeBlocked};
 use crate::handover::ToPredecessor;
-use crate::history::{self, UpgradeStep};
+use crate::history;
 use crate::process::launch::{ChangedFiles, Place};
 use crate::runtime::timers::Key;
 use crate::runtime::{KILL, Runtime, reasons};
@@ -299,7 +299,7 @@ impl Runtime {
             }
             Notice::Baking => {
                 if !self.machine.state.successor_bakes() {
-                    self.record_step(UpgradeStep::Baking);
+                    self.report_bake_begun();
                 }
             }
             Notice::UpgradeStarted => {

@@ -5,24 +5,22 @@
 
 use std::collections::BTreeSet;
 
+use nix::errno::Errno;
 use testkit::client::http::HttpClient;
-use testkit::{Deadline, Sandbox, double, wait_until};
+use testkit::{Deadline, Sandbox, Stream, wait_until};
 
-use super::{CARELESS, config};
+use super::{Baked, LONG, staged};
 use crate::failures::faults::cases;
 use crate::failures::stage::Stage;
-use crate::service::{generations, psflip};
+use crate::service::generations;
 
 /// Makes each call of this process fail, with the first of its errors.
 #[track_caller]
 fn each_call_of(role: &str) {
     let sandbox = Sandbox::new();
     let stage = Stage::new(&sandbox);
-    let exe = sandbox.path("psflip");
-    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
     // A fault of a child is one of each probe's command as well, so no probe succeeds: the upgrade fails in time.
-    let builder = psflip(&sandbox, CARELESS, &config("bake = \"20ms\"\ntimeout = \"3s\"\n"));
-    let psflip = builder.exe(exe).env("PSFLIP_STAGED", sandbox.dir()).start().wait_ready();
+    let psflip = staged(&sandbox, "bake = \"20ms\"\ntimeout = \"3s\"\n");
     let serves = |what: &str| {
         wait_until(Deadline::default(), format!("one generation to serve: {what}"), || {
             HttpClient::new(sandbox.path("web.sock").as_path()).get("/").ok()?;
@@ -82,4 +80,72 @@ fn each_call_of_the_keepers_and_the_new_child_may_fail() {
     for role in ["old-keeper", "new-keeper", "new-child"] {
         each_call_of(role);
     }
+}
+
+/// Plans that the next call of the new psflip to send or to receive a message fails with this error.
+fn next_call_fails(service: &Baked, stage: &Stage, call: &str, errno: Errno) {
+    let plan = format!("record\nfail new {call} 1 {}", errno as i32);
+    stage.plan(&service.sandbox, Some(service.psflip.active()), &plan);
+}
+
+#[test]
+fn the_new_psflip_can_not_report_that_it_gives_the_traffic_back() {
+    // Contract: B2, B3, F10
+    let (service, stage) = Baked::start_staged(LONG);
+    let bake = service.bake();
+    service.serves("gen2");
+    stage.plan(&service.sandbox, Some(bake.old), "pause new Sending returned");
+    service.sandbox.write("sick", "");
+    let paused = stage.wait_pause(&service.sandbox);
+    next_call_fails(&service, &stage, "Sendmsg", Errno::ENOBUFS);
+    paused.go_on();
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "can't report to the old psflip");
+    let line = service.is_rolled_back(bake);
+    assert!(line.text.contains("the health check failed in the bake"), "{line}");
+    service.serves("gen1");
+    stage.no_plan(&service.sandbox);
+    std::fs::remove_file(service.sandbox.path("sick")).unwrap();
+    service.goes_on_and_ends();
+}
+
+#[test]
+fn the_new_psflip_can_not_report_that_it_has_the_traffic() {
+    // Contract: B2, B3, F10
+    let (service, stage) = Baked::start_staged(LONG);
+    let (old, mark) = (service.psflip.active(), service.psflip.output().mark());
+    stage.plan(&service.sandbox, Some(old), "pause new Received traffic");
+    service.psflip.request_flip();
+    let paused = stage.wait_pause(&service.sandbox);
+    stage.plan(&service.sandbox, Some(old), "pause new Sending progress");
+    paused.go_on();
+    let paused = stage.wait_pause(&service.sandbox);
+    next_call_fails(&service, &stage, "Sendmsg", Errno::ENOBUFS);
+    paused.go_on();
+    let line = service.psflip.output().wait_after(mark, Stream::Stderr, "upgrade rolled back");
+    assert!(
+        line.text.contains("can't report to the old psflip that this generation has the traffic"),
+        "{line}"
+    );
+    service.serves("gen1");
+    stage.no_plan(&service.sandbox);
+    service.goes_on_and_ends();
+}
+
+#[test]
+fn the_new_psflip_can_not_receive_for_a_moment_in_its_bake() {
+    // Contract: B1, F10
+    let (service, stage) = Baked::start_staged(LONG);
+    let bake = service.bake();
+    service.serves("gen2");
+    stage.plan(&service.sandbox, Some(bake.old), "pause old Sending keep");
+    let keep = service.sandbox.command([testkit::psflip_bin()]).args(["keep"]).start();
+    let paused = stage.wait_pause(&service.sandbox);
+    next_call_fails(&service, &stage, "Recvmsg", Errno::ENOMEM);
+    paused.go_on();
+    assert!(keep.wait_exit().success());
+    assert!(service.sandbox.read("trace").contains("fault new Recvmsg 1"));
+    stage.no_plan(&service.sandbox);
+    service.psflip.wait_successor(bake.old);
+    assert_eq!(service.psflip.active(), bake.new);
+    service.goes_on_and_ends();
 }
