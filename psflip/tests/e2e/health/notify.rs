@@ -218,7 +218,8 @@ fn the_childs_status_and_errno_are_part_of_the_reason() {
         return;
     }
     let sandbox = Sandbox::new();
-    let short = "upgrade.timeout = \"3s\"\n[healthcheck.notify]\n";
+    // On a busy host Python needs seconds to start.
+    let short = "upgrade.timeout = \"10s\"\n[healthcheck.notify]\n";
     let psflip =
         child(&sandbox, "say 'STATUS=waiting for the database\\nERRNO=111'; exec sleep 1000", short).start();
     let line = reason_of_failure(&sandbox, &psflip);
