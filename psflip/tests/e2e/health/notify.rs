@@ -10,7 +10,8 @@ use crate::service::{configure, freeze, stop, thaw, wait_coming};
 
 /// Defines `say MESSAGE` for shell scripts. It understands `
 /// `. The sender lives until its message was read, as `systemd-notify` does. If its shell reaps it earlier,
-/// psflip can't find out which process sent the message.
+/// psflip can't find out which process sent the message. Python starts without its site packages, and not by a
+/// wrapper that may be the first in PATH: both take seconds on a busy host.
 pub(crate) const SAY: &str = "export SAY='import os, socket, sys\n\
     s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
     s.connect(\"\\0\" + os.environ[\"NOTIFY_SOCKET\"][1:])\n\
@@ -18,7 +19,7 @@ pub(crate) const SAY: &str = "export SAY='import os, socket, sys\n\
     r, w = os.pipe()\n\
     socket.send_fds(s, [b\"BARRIER=1\"], [w])\n\
     os.close(w)\n\
-    os.read(r, 1)'; say() { python3 -c \"$SAY\" \"$1\"; }; ";
+    os.read(r, 1)'; say() { \"$(command -v /usr/bin/python3 || echo python3)\" -ISc \"$SAY\" \"$1\"; }; ";
 
 const NOTIFY: &str = "[healthcheck.notify]\n";
 
