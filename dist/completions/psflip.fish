@@ -83,6 +83,10 @@ SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-precheck -d 'Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l recycle-after -d 'Upgrade without a request when the generation has served for this time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l recycle-memory -d 'Upgrade without a request when the child and its descendants use more memory than this: 512M' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l recycle-jitter -d 'The random part that is added to --recycle-after and subtracted from --recycle-memory [default: 10%]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l recycle-interval -d 'Time from one look at the memory to the next [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-delay -d 'Time from the promotion to the stop signal for the old child [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l shutdown-signal -d 'The signal that stops the child gracefully [default: SIGTERM]' -r -f -a "SIGHUP\t''
 SIGINT\t''
@@ -157,6 +161,10 @@ SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-precheck -d 'Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l recycle-after -d 'Upgrade without a request when the generation has served for this time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l recycle-memory -d 'Upgrade without a request when the child and its descendants use more memory than this: 512M' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l recycle-jitter -d 'The random part that is added to --recycle-after and subtracted from --recycle-memory [default: 10%]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l recycle-interval -d 'Time from one look at the memory to the next [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-delay -d 'Time from the promotion to the stop signal for the old child [default: 0s]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l shutdown-signal -d 'The signal that stops the child gracefully [default: SIGTERM]' -r -f -a "SIGHUP\t''
 SIGINT\t''

@@ -209,12 +209,22 @@ pub fn over_control_socket(client: &str) -> String {
     format!("{client}{OVER_CONTROL_SOCKET}")
 }
 
+/// How an upgrade that `[recycle]` requested begins in [`Record::by`].
+const RECYCLE: &str = "recycle: ";
+
+/// [`Record::by`] for an upgrade that `[recycle]` requested for this reason.
+#[must_use]
+pub fn recycle(reason: &str) -> String {
+    format!("{RECYCLE}{reason}")
+}
+
 /// A phrase of [`Record::by`]: `requested over the control socket by pid 12 (root)`, or
-/// `requested by SIGHUP from pid 12 (root)`.
+/// `requested by SIGHUP from pid 12 (root)`, or `requested by psflip itself (recycle: running for 24h)`.
 #[must_use]
 pub fn requested(by: &str) -> String {
     match by.strip_suffix(OVER_CONTROL_SOCKET) {
         Some(client) => format!("requested{OVER_CONTROL_SOCKET} by {client}"),
+        None if by.starts_with(RECYCLE) => format!("requested by psflip itself ({by})"),
         None => format!("requested by {by}"),
     }
 }

@@ -54,6 +54,7 @@ pub(crate) const ONE_A_ROOM: &[&str] = &[
     "quickstart::quick_start_of_gunicorn",
     "raw::a_configuration_may_have_any_name",
     "readme::the_quick_start_works_when_pasted",
+    "recycle::a_child_that_needs_too_much_memory_is_replaced",
     "servers::every_example_of_a_server_is_run_by_a_test",
     "signals::every_signal_that_can_be_caught_reaches_the_child_from_its_sender",
     "stop::a_stop_while_serving_is_forwarded_and_the_exit_is_relayed",

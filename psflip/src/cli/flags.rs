@@ -284,6 +284,34 @@ const FLAGS: &[Flag] = &[
         "At an upgrade, stop the old child before the new one starts: for an application that can't run twice",
     ),
     flag(
+        "recycle-after",
+        "TIME",
+        "recycle.after",
+        Kind::Text,
+        "Upgrade without a request when the generation has served for this time",
+    ),
+    flag(
+        "recycle-memory",
+        "SIZE",
+        "recycle.memory",
+        Kind::Text,
+        "Upgrade without a request when the child and its descendants use more memory than this: 512M",
+    ),
+    flag(
+        "recycle-jitter",
+        "PERCENT",
+        "recycle.jitter",
+        Kind::Text,
+        "The random part that is added to --recycle-after and subtracted from --recycle-memory [default: 10%]",
+    ),
+    flag(
+        "recycle-interval",
+        "TIME",
+        "recycle.interval",
+        Kind::Text,
+        "Time from one look at the memory to the next [default: 1m]",
+    ),
+    flag(
         "shutdown-delay",
         "TIME",
         "shutdown.delay",
@@ -525,28 +553,6 @@ impl FromArgMatches for Source {
         Ok(())
     }
 }
-
-/// The end of the help of `psflip run`.
-pub(super) const EXAMPLES: &str = "\
-Without a file, in place of start_server:
-  start_server --port 8080 --pid-file app.pid --kill-old-delay 10 -- ./server
-  psflip run --listen tcp://0.0.0.0:8080,as=server_starter --pidfile app.pid \\
-    --shutdown-delay 10s -- ./server
-
-In place of spawn-fcgi (psflip stays in the foreground):
-  spawn-fcgi -n -s /run/app.sock -M 0660 -P /run/app.pid -- ./app.fcgi
-  psflip run --listen unix:///run/app.sock,as=stdin,mode=0660 --pidfile /run/app.pid -- ./app.fcgi
-
-A server that opens its port itself, the one in PORT, behind psflip's proxy:
-  psflip run --proxy http://0.0.0.0:8080 --healthcheck-http /up --pidfile app.pid -- node server.js
-
-The same behind a proxy of your own, with two ports that alternate between generations:
-  psflip run --env 'PORT={{ ab(\"8080\", \"8081\") }}' --pidfile app.pid \\
-    --healthcheck-http 'http://127.0.0.1:{{ ab(\"8080\", \"8081\") }}/up' -- ./server
-
-All values may be templates, the command too. `psflip check` takes the same arguments and prints the
-equivalent configuration file. An upgrade starts the new generation with the same arguments.
-See docs/configuration.md for the key that each flag sets.";
 
 #[cfg(test)]
 mod tests {

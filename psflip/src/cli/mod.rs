@@ -86,7 +86,7 @@ struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a service and upgrade it on request (the default)
-    #[command(after_help = flags::EXAMPLES)]
+    #[command(after_help = run::EXAMPLES)]
     Run(run::Args),
     /// Check a configuration and start nothing: print it with all defaults, or every error in it
     #[command(after_help = check::EXAMPLES)]

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::document::COMMAND_LINE;
 use super::error::{Error, Errors, quoted};
 use super::generation::Generation;
-use super::plan::{EnvChange, Hooks, Log, LogFormat, Orphans, Plan, Shutdown, Symlink, Upgrade};
+use super::plan::{EnvChange, Hooks, Log, LogFormat, Orphans, Plan, Recycle, Shutdown, Symlink, Upgrade};
 use super::reader::Reader;
 use super::section::{Node, Section};
 use super::template::Templates;
@@ -95,6 +95,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str, reads_variables
         env: file.find("env").map(|node| env(reader, node)).unwrap_or_default(),
         signals: file.find("signals").map(|node| signals::signals(reader, node)).unwrap_or_default(),
         upgrade: upgrade(reader, &file),
+        recycle: recycle(reader, &file),
         shutdown: shutdown(reader, &file),
         health: health::healthcheck(reader, &file, proxies.as_deref()),
         listeners,
@@ -185,6 +186,16 @@ fn upgrade(reader: &mut Reader<'_>, file: &Section<'_>) -> Upgrade {
         overlap: reader.boolean(&section, "overlap"),
         precheck: reader.argv(&section, "precheck"),
         bake: section.find("bake").map(|_| reader.duration(&section, "bake")),
+    }
+}
+
+fn recycle(reader: &mut Reader<'_>, file: &Section<'_>) -> Recycle {
+    let section = table(reader, file, "recycle");
+    Recycle {
+        after: section.find("after").map(|_| reader.duration(&section, "after")),
+        memory: reader.parsed(&section, "memory", scalar::size),
+        jitter: reader.percent(&section, "jitter"),
+        interval: reader.duration(&section, "interval"),
     }
 }
 

@@ -39,6 +39,10 @@ pub enum Kind {
     OrFalse,
     /// A duration such as `"1m30s"`.
     Duration(Zero),
+    /// A number of bytes such as `"512M"`.
+    Size,
+    /// A percentage such as `"10%"`, up to this one.
+    Percent(u32),
     /// The name of a signal.
     Signal,
     /// `true` or `false`.
@@ -163,8 +167,8 @@ impl Table {
 
 use self::Absent::{Described, Is, Nothing, Required};
 use self::Kind::{
-    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Paths, Signal, Signals, Special, Status, Word,
-    Words,
+    Argv, Boolean, Duration, Map, Mode, Number, One, OrFalse, Paths, Percent, Signal, Signals, Size, Special,
+    Status, Word, Words,
 };
 use self::Zero::{Allowed, Refused};
 
@@ -200,6 +204,8 @@ const NEVER_HEALTHY: Zero = Refused("no new child could ever become healthy in t
 const NO_PAUSE: Zero = Refused("probes without a pause would load the host");
 const NO_PROBE: Zero = Refused("no probe could ever succeed in time");
 const NO_BAKE: Zero = Refused("leave `bake` out, so that a healthy child is promoted at once");
+const ALWAYS: Zero = Refused("each new child would be replaced at once");
+const NO_REST: Zero = Refused("looking without a pause would load the host");
 const NO_HOOK: Zero = Refused("no hook could ever exit in time");
 
 /// The default of `healthcheck.notify.extend`, which the flag `--healthcheck-notify` sets.
@@ -223,6 +229,7 @@ tables! {
         "proxy": Kind::Many(&PROXY, 64), Nothing, "Addresses at which psflip accepts connections and forwards them to the active child, for a program that opens its port itself.";
         "switch": Kind::Table(&SWITCH), Nothing, "What psflip switches to the new child at promotion.";
         "hooks": Kind::Table(&HOOKS), Nothing, "Commands that psflip runs at a promotion or after a failed upgrade.";
+        "recycle": Kind::Table(&RECYCLE), Nothing, "When psflip requests an upgrade by itself, because the child has run for long or uses much memory.";
         "control": Kind::Table(&CONTROL), Nothing, "The control socket for `psflip upgrade`, `status` and `stop`.";
         "log": Kind::Table(&LOG), Nothing, "psflip's own log, on standard error.";
     }
@@ -351,6 +358,12 @@ tables! {
         "failed": Argv(true), Is("[]"), "Runs after a failed upgrade, in the generation that keeps serving.";
         "rolled_back": Argv(true), Is("[]"), "Runs in place of `failed` if the new generation had the traffic already (`upgrade.bake`).";
         "timeout": Duration(NO_HOOK), Is("\"30s\""), "Time limit for each hook; after that it counts as failed.";
+    }
+    RECYCLE "[recycle]" "When psflip requests an upgrade by itself." {
+        "after": Duration(ALWAYS), Nothing, "How long a generation serves before psflip requests an upgrade.";
+        "memory": Size, Nothing, "How much memory the child and its descendants may use together (PSS and swap) before psflip requests an upgrade.";
+        "jitter": Percent(50), Is("\"10%\""), "Each generation adds a random part of up to this percentage to `after`, and subtracts it from `memory`, so that many services don't upgrade at the same time.";
+        "interval": Duration(NO_REST), Is("\"1m\""), "Time from one look at the memory to the next.";
     }
     CONTROL "[control]" "The control socket for `psflip upgrade`, `status` and `stop`." {
         "socket": OrFalse, Described, "The path of the control socket, at most 107 bytes; `false`: no control socket.", "the pidfile's path with `.sock` appended; without a pidfile `psflip.sock` in `$RUNTIME_DIRECTORY`", "path" "/run/app/psflip.sock";

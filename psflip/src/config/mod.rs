@@ -48,7 +48,7 @@ pub use listener::{ListenAddress, Listener, Options, Protocol};
 pub use plan::*;
 pub(crate) use proxies::is_reached;
 pub use proxy::{Forward, Forwarded, Header, Proxy, ProxyKind};
-pub(crate) use scalar::spell;
+pub(crate) use scalar::{about, spell};
 
 /// Reads a duration in the syntax of the configuration (`1m30s`), for the command line.
 ///

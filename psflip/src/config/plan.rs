@@ -35,6 +35,8 @@ pub struct Plan {
     pub signals: Vec<(Signal, Option<Signal>)>,
     /// `[upgrade]`.
     pub upgrade: Upgrade,
+    /// `[recycle]`.
+    pub recycle: Recycle,
     /// `[shutdown]`.
     pub shutdown: Shutdown,
     /// `[healthcheck.*]`.
@@ -115,6 +117,19 @@ pub struct Upgrade {
     pub overlap: bool,
     /// Runs at an upgrade before the new child starts; if it fails, the upgrade fails. Empty: none.
     pub precheck: Vec<String>,
+}
+
+/// `[recycle]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recycle {
+    /// How long a generation serves before psflip requests an upgrade. Never zero.
+    pub after: Option<Duration>,
+    /// How many bytes the child's process tree may use before psflip requests an upgrade. Never zero.
+    pub memory: Option<u64>,
+    /// The random part of both, in percent; at most 50.
+    pub jitter: u32,
+    /// From one look at the memory to the next. Never zero.
+    pub interval: Duration,
 }
 
 /// `[shutdown]`.

@@ -6,9 +6,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::listener::Listener;
-use super::plan::{Control, EnvChange, EnvSource, Health, Hooks, Pace, Plan, Symlink};
+use super::plan::{Control, EnvChange, EnvSource, Health, Hooks, Pace, Plan, Recycle, Symlink};
 use super::proxy::{Proxy, ProxyKind};
-use super::scalar::spell;
+use super::scalar::{spell, spell_size};
 use super::words::Word as _;
 use crate::text::is_hidden;
 
@@ -56,6 +56,7 @@ impl fmt::Display for Plan {
         if !self.upgrade.precheck.is_empty() {
             writeln!(f, "precheck = {}", array(&self.upgrade.precheck))?;
         }
+        recycle(f, &self.recycle)?;
         writeln!(f, "\n[shutdown]")?;
         writeln!(f, "delay = \"{}\"", spell(self.shutdown.delay))?;
         writeln!(f, "signal = \"{}\"", self.shutdown.signal)?;
@@ -97,6 +98,25 @@ impl fmt::Display for Plan {
         writeln!(f, "\n[log]")?;
         writeln!(f, "format = \"{}\"", self.log.format.word())?;
         writeln!(f, "level = \"{}\"", self.log.level.word())
+    }
+}
+
+fn recycle(f: &mut fmt::Formatter<'_>, recycle: &Recycle) -> fmt::Result {
+    let Recycle { after, memory, jitter, interval } = recycle;
+    if after.is_none() && memory.is_none() {
+        return Ok(());
+    }
+    writeln!(f, "\n[recycle]")?;
+    if let Some(after) = after {
+        writeln!(f, "after = \"{}\"", spell(*after))?;
+    }
+    if let Some(memory) = memory {
+        writeln!(f, "memory = \"{}\"", spell_size(*memory))?;
+    }
+    writeln!(f, "jitter = \"{jitter}%\"")?;
+    match memory {
+        Some(_) => writeln!(f, "interval = \"{}\"", spell(*interval)),
+        None => Ok(()),
     }
 }
 

@@ -135,6 +135,63 @@ pub(crate) fn spell(duration: Duration) -> String {
     text
 }
 
+/// The units of sizes, largest first, in bytes.
+const SIZES: &[(&str, u64)] = &[("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
+
+/// The largest size: 1024T, so that no arithmetic overflows.
+const LARGEST: u64 = 1 << 50;
+
+const SIZE_SYNTAX: &str =
+    "a size is a whole number with a unit, `K`, `M`, `G` or `T` (of 1024): `512M`, `2G`";
+
+/// Reads `512M`, a number of bytes that is not zero.
+pub(super) fn size(text: &str) -> Result<u64, Refused> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let Some((_, scale)) = SIZES.iter().find(|(name, _)| *name == unit).filter(|_| digits > 0) else {
+        let unit = unit.trim().to_ascii_uppercase();
+        let letter = unit.trim_end_matches("IB").trim_end_matches('B');
+        let is_unit = digits > 0 && SIZES.iter().any(|(name, _)| *name == letter);
+        let help = if is_unit { format!("did you mean `{number}{letter}`?") } else { SIZE_SYNTAX.to_owned() };
+        return refuse_help(format!("{} is not a size", quoted(text)), help);
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*scale));
+    match bytes.filter(|bytes| *bytes <= LARGEST) {
+        Some(0) => refuse_help(
+            format!("the size {} is zero", quoted(text)),
+            "leave the key out if there is to be no limit",
+        ),
+        Some(bytes) => Ok(bytes),
+        None => refuse_help(format!("the size {} is too large", quoted(text)), "the largest is `1024T`"),
+    }
+}
+
+/// A size that [`size`] read, in its syntax.
+pub(super) fn spell_size(bytes: u64) -> String {
+    let unit = SIZES.iter().find(|(_, scale)| bytes.is_multiple_of(*scale));
+    let (unit, scale) = unit.unwrap_or(&SIZES[SIZES.len() - 1]);
+    format!("{}{unit}", bytes / scale)
+}
+
+/// A size for people: rounded, with two digits or more.
+pub(crate) fn about(bytes: u64) -> String {
+    let unit = SIZES.iter().find(|(_, scale)| bytes >= *scale * 10);
+    let (unit, scale) = unit.unwrap_or(&SIZES[SIZES.len() - 1]);
+    format!("{}{unit}", bytes.saturating_add(scale / 2) / scale)
+}
+
+/// Reads `10%`, up to `most`.
+pub(super) fn percent(text: &str, most: u32) -> Result<u32, Refused> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse::<u32>().ok());
+    match number.filter(|number| *number <= most) {
+        Some(number) => Ok(number),
+        None => refuse_help(
+            format!("{} is not a percentage from 0% to {most}%", quoted(text)),
+            "write a whole number and a percent sign, for example `10%`",
+        ),
+    }
+}
+
 /// Reads a signal's name.
 fn signal(text: &str) -> Result<Signal, Refused> {
     if let Ok(signal) = text.parse() {

@@ -72,6 +72,12 @@ impl Reader<'_> {
         Some(duration)
     }
 
+    /// A percentage.
+    pub(super) fn percent(&mut self, section: &Section<'_>, name: &str) -> u32 {
+        let most = if let Kind::Percent(most) = section.key(name).kind { most } else { 100 };
+        self.parsed(section, name, |text| scalar::percent(text, most)).unwrap_or_default()
+    }
+
     /// A signal, read by `parse`.
     pub(super) fn signal(
         &mut self,

@@ -332,6 +332,9 @@ pub struct Status {
     pub relay: Option<Relay>,
     /// Connections are held.
     pub hold: Option<Hold>,
+    /// `[recycle]`, if it is used and this generation is active.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recycle: Option<Recycle>,
     /// `[switch]`.
     pub switch: Option<Switch>,
     /// Whether an upgrade is queued.
@@ -444,6 +447,30 @@ pub struct Relay {
     pub pid: Option<u32>,
     /// How many relays of this generation have exited unexpectedly. Each time psflip starts another one.
     pub unexpected_exits: u64,
+}
+
+/// When psflip requests an upgrade by itself. The random part is contained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recycle {
+    /// How long this generation serves, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u64>,
+    /// When that is over, or the pause after a failed attempt, in milliseconds from now. 0: the upgrade is
+    /// due, and waits for what else is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_ms: Option<u64>,
+    /// What the child's process tree used at the last look, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// How much of it this generation may use, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
+    /// When psflip looks at the memory again, in milliseconds from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub look_ms: Option<u64>,
+    /// How many attempts of this generation have failed.
+    pub failures: u32,
 }
 
 /// The symlink that is repointed at promotion.

@@ -7,4 +7,5 @@ pub mod invocation;
 pub mod job_control;
 pub mod keeper;
 pub mod launch;
+pub mod memory;
 pub(crate) mod reaper;

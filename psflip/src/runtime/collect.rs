@@ -114,6 +114,8 @@ impl Runtime {
                         Key::SignOfLife => self.managers.sign_of_life(&mut self.wait),
                         Key::Control => self.operators.control.on_timer(&mut self.wait),
                         Key::Relay => self.on_relay_timer(),
+                        Key::Recycle => self.has_aged(),
+                        Key::Memory => self.look_at_memory(),
                         Key::Keeper => self.child_is_gone()?,
                         Key::Sweep => self.sweep(),
                         Key::Hook(hook) => {

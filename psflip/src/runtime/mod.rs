@@ -16,6 +16,7 @@ mod poller;
 mod proxy;
 mod readiness;
 mod reasons;
+mod recycle;
 mod settling;
 mod timers;
 mod traffic;
@@ -49,6 +50,7 @@ use operators::control::Control;
 use operators::upgrade_log::UpgradeLog;
 use proxy::Proxy;
 use reasons::Reasons;
+use recycle::Recycle;
 use timers::Key;
 use traffic::Traffic;
 use waiting::Waiting;
@@ -120,6 +122,7 @@ struct Runtime {
     managers: Managers,
     operators: Operators,
     reasons: Reasons,
+    recycle: Recycle,
     job_control: JobControl,
 }
 
@@ -196,6 +199,7 @@ impl Runtime {
             managers,
             operators: Operators::new(control, log),
             reasons: Reasons::default(),
+            recycle: Recycle::default(),
             job_control: JobControl::new(job),
         };
         (runtime, effects)
@@ -245,6 +249,7 @@ impl Runtime {
             if !failed {
                 failed_turns = 0;
             }
+            self.recycle_if_due();
             self.notify_watchers();
         }
         Ok(())

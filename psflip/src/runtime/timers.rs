@@ -34,6 +34,10 @@ pub(super) enum Key {
     Relay,
     /// Timeouts of clients of the control socket.
     Control,
+    /// `recycle.after`, or the pause after a failed attempt.
+    Recycle,
+    /// The next look at the memory of the child's tree.
+    Memory,
     /// The keeper is late to report the exit of its child.
     Keeper,
     /// The next step of killing what a lost keeper left.

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod open_files;
 pub mod pidfd;
 pub mod process;
+pub mod random;
 pub mod seam;
 pub mod signal;
 pub mod socket;

@@ -48,6 +48,17 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
         &["the bake (2s) is over before 3 probes could fail, one every 1s"],
     ),
     (
+        "cmd = [\"true\"]\n[recycle]\nafter = \"1m9s\"",
+        "3:9",
+        &["replaced after 1m9s, and an upgrade may take 1m10s"],
+    ),
+    (
+        "cmd = [\"true\"]\n[recycle]\nafter = \"1d\"\ninterval = \"1s\"",
+        "4:12",
+        &["looks at the memory only with `recycle.memory`"],
+    ),
+    ("cmd = [\"true\"]\n[recycle]\njitter = \"1%\"", "3:10", &["no time and no limit"]),
+    (
         "cmd = [\"true\"]\n[control]\nsocket = \"open/x.sock\"",
         "3:10",
         &["everybody may write to `open`", "in psflip's place"],

@@ -60,6 +60,7 @@ examples! {
     the_example_of_fastcgi_on_descriptor_0_runs: "listen-fastcgi.toml", FastCgi, SIGHUP;
     the_example_of_the_symlink_switch_runs: "switch.toml", Http, SIGHUP;
     the_example_of_hooks_runs: "hooks.toml", Http, SIGHUP;
+    the_example_of_recycling_runs: "recycle.toml", Http, SIGHUP;
     the_example_of_mapped_signals_runs: "signals.toml", Http, SIGHUP;
 }
 

@@ -26,6 +26,7 @@ mod proxy;
 mod quickstart;
 mod raw;
 mod readme;
+mod recycle;
 mod servers;
 mod service;
 mod signals;

@@ -179,6 +179,8 @@ fn entry(table: &Table, key: &Key) -> String {
         Kind::Special => text.form,
         Kind::OrFalse => &format!("{} or false", text.form),
         Kind::Duration(_) => "duration",
+        Kind::Size => "size",
+        Kind::Percent(_) => "percentage",
         Kind::Signal => "signal",
         Kind::Boolean => "true or false",
         Kind::Number(..) => "number",

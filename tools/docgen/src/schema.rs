@@ -75,6 +75,12 @@ fn value(kind: &Kind) -> Value {
             }
             schema
         }
+        Kind::Size => {
+            let mut schema = string("^0*[1-9][0-9]*[KMGT]$");
+            schema["examples"] = json!(["512M", "2G"]);
+            schema
+        }
+        Kind::Percent(_) => string("^[0-9]+%$"),
         Kind::Signal => {
             let mut schema = string("^[A-Za-z][A-Za-z0-9+-]*$");
             schema["examples"] =

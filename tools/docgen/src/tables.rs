@@ -119,6 +119,8 @@ fn kind(table: &Table, key: &Key) -> String {
         Kind::OrFalse => format!("{form} or `false`"),
         Kind::Text => "string".to_owned(),
         Kind::Duration(_) => "duration".to_owned(),
+        Kind::Size => "size".to_owned(),
+        Kind::Percent(most) => format!("`\"0%\"` to `\"{most}%\"`"),
         Kind::Signal => "signal".to_owned(),
         Kind::Boolean => "boolean".to_owned(),
         Kind::Number(least, most) => format!("{least} to {most}"),

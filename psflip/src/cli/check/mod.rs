@@ -4,6 +4,7 @@ mod bake;
 mod overlap;
 mod paths;
 mod proxies;
+mod recycle;
 mod trust;
 mod variables;
 mod warnings;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{Document, Endpoint, EnvChange, Health, Pace, Plan, Warning, spell};
 use crate::signal::Signal;
 
-use super::{bake, overlap, paths, proxies, trust, variables};
+use super::{bake, overlap, paths, proxies, recycle, trust, variables};
 
 /// A longer delay before draining gets a warning.
 const LONG_DELAY: Duration = Duration::from_secs(300);
@@ -21,6 +21,7 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[
     found.extend(proxies::of(plan, next));
     found.extend(overlap::of(plan));
     found.extend(bake::of(plan));
+    found.extend(recycle::of(plan, document));
     found.extend(signals(plan));
     found.extend(paths::of(plan, envp));
     found.extend(variables::of(plan));

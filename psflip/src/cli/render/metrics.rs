@@ -119,6 +119,44 @@ pub(in crate::cli) fn metrics(services: &[Measured<'_>]) -> String {
         "Relays of the active generation that exited unexpectedly.",
         |status| status.relay.map(|relay| one(relay.unexpected_exits as f64)).unwrap_or_default(),
     );
+    add(
+        "psflip_recycle_left_seconds",
+        Kind::Gauge,
+        "How long until `recycle.after` requests an upgrade, or until it tries again after a failure.",
+        |status| {
+            status
+                .recycle
+                .and_then(|recycle| recycle.next_ms)
+                .map(|left| one(seconds(left)))
+                .unwrap_or_default()
+        },
+    );
+    add(
+        "psflip_recycle_memory_bytes",
+        Kind::Gauge,
+        "What the child and its descendants used when psflip last looked (`recycle.memory`).",
+        |status| {
+            status.recycle.and_then(|recycle| recycle.memory).map(|used| one(used as f64)).unwrap_or_default()
+        },
+    );
+    add(
+        "psflip_recycle_memory_limit_bytes",
+        Kind::Gauge,
+        "How much of it they may use before psflip requests an upgrade.",
+        |status| {
+            status
+                .recycle
+                .and_then(|recycle| recycle.memory_limit)
+                .map(|most| one(most as f64))
+                .unwrap_or_default()
+        },
+    );
+    add(
+        "psflip_recycle_failures",
+        Kind::Gauge,
+        "How many upgrades that `[recycle]` requested have failed in a row.",
+        |status| status.recycle.map(|recycle| one(f64::from(recycle.failures))).unwrap_or_default(),
+    );
     let counts: [Count; 5] = [
         ("connections", Kind::Counter, "Connections of the active generation's proxy.", |proxy| {
             proxy.connections

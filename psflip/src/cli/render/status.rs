@@ -2,7 +2,8 @@
 
 use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
-use crate::control::protocol::{Proxy, ProxyState, Relay, ServiceState, Source, Status};
+use crate::config::about;
+use crate::control::protocol::{Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status};
 use crate::history::{Outcome, Record, UpgradeStep, requested};
 use crate::manager::last_exit::LastExit;
 use crate::proxy::Hold;
@@ -82,6 +83,10 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     if let Some(relay) = &status.relay {
         let (text, paint) = relay_row(*relay);
         out += &view.row("relay", &text, paint);
+    }
+    if let Some(recycle) = &status.recycle {
+        let paint = (recycle.failures > 0).then_some(Paint::Bad);
+        out += &view.row("recycle", &recycled(recycle), paint);
     }
     if let Some(switch) = &status.switch {
         out += &view.row("switch", &format!("{} -> {}", clean(&switch.path), clean(&switch.to)), None);
@@ -220,6 +225,30 @@ fn relay_row(relay: Relay) -> (String, Option<Paint>) {
             Some(Paint::Bad),
         ),
     }
+}
+
+/// `in 23 h 12 min, after 1 d 0 h; memory 130M of 478M, next look in 40 s`
+fn recycled(recycle: &Recycle) -> String {
+    let mut parts = Vec::new();
+    match recycle.next_ms {
+        Some(0) => parts.push("due as soon as nothing else is under way".to_owned()),
+        Some(left) => {
+            let after = recycle.after_ms.map(|after| format!(", after {}", span(after)));
+            parts.push(format!("in {}{}", span(left), after.unwrap_or_default()));
+        }
+        None => {}
+    }
+    if let Some(limit) = recycle.memory_limit {
+        let used = recycle.memory.map_or_else(String::new, |used| format!("{} of ", about(used)));
+        let look = recycle.look_ms.map(|left| format!(", next look in {}", span(left)));
+        parts.push(format!("memory {used}{}{}", about(limit), look.unwrap_or_default()));
+    }
+    match recycle.failures {
+        0 => {}
+        1 => parts.push("1 attempt failed".to_owned()),
+        failures => parts.push(format!("{failures} attempts failed in a row")),
+    }
+    parts.join("; ")
 }
 
 fn draining(status: &Status) -> Option<String> {

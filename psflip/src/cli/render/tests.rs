@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::protocol::{
-    Event, Listener, Predecessor, Proxy, ProxyState, Relay, ServiceState, Source, Status, Switch,
+    Event, Listener, Predecessor, Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status, Switch,
 };
 use crate::history::{Drain, Outcome, Record, Timed, UpgradeStep};
 use crate::proxy::Hold;
@@ -114,6 +114,7 @@ fn busy() -> Status {
         proxies: Vec::new(),
         relay: None,
         hold: None,
+        recycle: None,
         switch: Some(Switch { path: "/run/app/app.sock".to_owned(), to: "/run/app/blue.sock".to_owned() }),
         upgrade_queued: true,
         predecessor: Some(Predecessor { pid: 5600, step: Some(Drain::Signalled), left_ms: Some(8_200) }),
@@ -425,6 +426,36 @@ fn durations_have_about_three_digits() {
             .map(span)
             .collect();
     insta::assert_snapshot!(spans.join(", "), @"0 ms, 999 ms, 1.00 s, 9.99 s, 10.0 s, 59.9 s, 1 min 0 s, 59 min 59 s, 1 h 0 min, 1 d 0 h, 1041 d 16 h");
+}
+
+#[test]
+fn status_shows_when_psflip_upgrades_by_itself() {
+    // Contract: R1, R3
+    let row = |recycle| {
+        let text = super::status(&Status { recycle: Some(recycle), ..Status::default() }, 0, &view(200));
+        text.lines().find_map(|line| line.strip_prefix("recycle   ")).unwrap_or_default().to_owned()
+    };
+    let (after_ms, next_ms) = (Some(86_700_000), Some(83_520_000));
+    let rows = [
+        Recycle { after_ms, next_ms, ..Recycle::default() },
+        Recycle { memory_limit: Some(478 << 20), look_ms: Some(72_000), ..Recycle::default() },
+        Recycle {
+            next_ms,
+            after_ms,
+            memory: Some(130 << 20),
+            memory_limit: Some(4 << 40),
+            look_ms: Some(40_000),
+            failures: 1,
+        },
+        Recycle { after_ms, next_ms: Some(0), failures: 3, ..Recycle::default() },
+    ]
+    .map(row);
+    insta::assert_snapshot!(rows.join("\n"), @r"
+    in 23 h 12 min, after 1 d 0 h
+    memory 478M, next look in 1 min 12 s
+    in 23 h 12 min, after 1 d 0 h; memory 130M of 4096G, next look in 40.0 s; 1 attempt failed
+    due as soon as nothing else is under way; 3 attempts failed in a row
+    ");
 }
 
 #[test]

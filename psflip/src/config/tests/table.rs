@@ -10,6 +10,8 @@ fn good(table: &Table, key: &Key) -> String {
         Kind::Text => "\"x\"".to_owned(),
         Kind::Special | Kind::OrFalse => format!("\"{}\"", table.text(key).example),
         Kind::Duration(_) => "\"1m30s\"".to_owned(),
+        Kind::Size => "\"1536M\"".to_owned(),
+        Kind::Percent(most) => format!("\"{most}%\""),
         Kind::Signal => "\"SIGUSR1\"".to_owned(),
         Kind::Boolean => "true".to_owned(),
         Kind::Number(_, most) => most.to_string(),
@@ -33,6 +35,8 @@ fn bad(key: &Key) -> Vec<String> {
         Kind::OrFalse => &["1", "true", "[]", "{}", "\"\""],
         Kind::Duration(Zero::Allowed) => &["0", "5", "\"5\"", "true"],
         Kind::Duration(Zero::Refused(_)) => &["0", "5", "\"5\"", "true", "\"0s\""],
+        Kind::Size => &["1", "\"512\"", "\"0M\"", "\"512MB\"", "\"M\"", "\"1.5G\"", "\"1025T\"", "true"],
+        Kind::Percent(_) => &["10", "0.1", "\"10\"", "\"51%\"", "\"-1%\"", "\"%\"", "true"],
         Kind::Signal => &["1", "\"SIGHOP\"", "\"\"", "[\"SIGHUP\"]"],
         Kind::Boolean => &["1", "\"true\"", "\"{{ 'true' }}\""],
         Kind::Number(least, most) => {

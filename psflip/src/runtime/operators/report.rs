@@ -23,6 +23,7 @@ impl Runtime {
         // Last: `psflip upgrade` in ExecReload= waits for this, and systemd must have its messages before
         // that client exits.
         self.notify_operators(notice);
+        self.notice_for_recycling(notice);
     }
 
     /// Writes the notice to the log.

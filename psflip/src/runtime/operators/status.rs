@@ -108,6 +108,7 @@ impl Runtime {
             relay: (!plan.proxies.is_empty())
                 .then(|| protocol::Relay { pid: self.proxy.pid(), unexpected_exits: self.proxy.lost() }),
             hold: self.proxy.hold(),
+            recycle: self.recycling(),
             switch: plan
                 .switch
                 .as_ref()

@@ -64,6 +64,8 @@ fn add(words: &mut Vec<String>, table: &Table) {
             | Kind::Special
             | Kind::OrFalse
             | Kind::Duration(_)
+            | Kind::Size
+            | Kind::Percent(_)
             | Kind::Signal
             | Kind::Boolean
             | Kind::Number(..)
