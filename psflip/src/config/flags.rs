@@ -75,7 +75,8 @@ fn item(value: &str) -> (&str, Keys<'_>) {
     for piece in pieces {
         let (key, written) = piece.split_once('=').unwrap_or((piece, "true"));
         let is_number = !written.is_empty() && written.bytes().all(|byte| byte.is_ascii_digit());
-        let bare = matches!(written, "true" | "false") || is_number && ["backlog", "pool"].contains(&key);
+        let bare =
+            matches!(written, "true" | "false") || is_number && ["backlog", "fd", "pool"].contains(&key);
         let written = if bare { written.to_owned() } else { basic(written) };
         match keys.iter_mut().find(|(other, _)| *other == key) {
             Some((_, list)) => list.push(written),

@@ -320,6 +320,8 @@ tables! {
         "address": Special, Required, "`tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH`, `unixgram://PATH`, `unixpacket://PATH`, or `systemd:NAME`. `IP:PORT` (TCP) needs no prefix, nor does a path (`unix://`) that begins with `/`, `.` or `@`.", "", "address to listen on" "tcp://0.0.0.0:8080";
         "name": Special, Described, "The name of the socket in `LISTEN_FDNAMES`. Printable ASCII without `:`, at most 255 characters.", "`\"unknown\"`; of `systemd:NAME` that name", "string" "web";
         "as": Words(Protocol::WORDS), Is("\"listen_fds\""), "How psflip passes the socket to the child.";
+        "fd": Number(0, 999), Described, "The socket's descriptor number in the child; not 1 or 2. Not with `listen_fds`, whose numbers are fixed.", "the next free number from 3 on";
+        "key": Special, Described, "The socket's key in `SERVER_STARTER_PORT`, without `=` and `;`. Only with `server_starter`.", "the address: `0.0.0.0:8080`, `/run/app.sock`", "string" "8080";
         "mode": Mode, Described, "The permissions of a Unix socket's file: `\"0000\"` to `\"0777\"`.", "what the umask leaves of `0777`";
         "owner": Special, Described, "The owner of a Unix socket's file: a name or a number.", "psflip's user", "string" "www-data";
         "group": Special, Described, "The group of a Unix socket's file: a name or a number.", "psflip's group", "string" "www-data";

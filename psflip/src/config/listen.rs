@@ -1,6 +1,7 @@
 //! `[[listen]]`: the sockets that psflip opens once and that the child of every generation inherits.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use toml::de::DeValue;
 
@@ -100,6 +101,8 @@ pub(super) fn listeners(reader: &mut Reader<'_>, file: &Section<'_>) -> Vec<List
             reader.error(
                 Error::at(span, "two listeners with `as = \"stdin\"`").help("there is only one descriptor 0"),
             );
+        } else {
+            refuse_shared_number(reader, &section, &listener, &listeners);
         }
         listeners.push(listener);
     }
@@ -114,6 +117,8 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Listener> 
     let address = reader.parsed(section, "address", parse_address);
     let name = reader.parsed(section, "name", parse_name);
     let protocols = reader.words(section, "as");
+    let fd = reader.optional_number(section, "fd").and_then(|fd| u16::try_from(fd).ok());
+    let key = reader.parsed(section, "key", parse_key);
     let options = Options {
         mode: mode(reader, section),
         owner: reader.parsed(section, "owner", parse_account),
@@ -125,14 +130,15 @@ fn listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Listener> 
         nonblock: reader.optional_boolean(section, "nonblock"),
     };
     let address = address?;
-    refuse_what_does_not_apply(reader, section, &address, &["address", "name", "as"]);
+    refuse_what_does_not_apply(reader, section, &address, &["address", "name", "as", "fd", "key"]);
     refuse_protocols(reader, section, &address, &protocols);
+    refuse_number(reader, section, &address, &protocols, fd);
     let name = name.unwrap_or_else(|| match &address {
         ListenAddress::Systemd(name) => name.clone(),
         // The name that sd_listen_fds_with_names(3) gives descriptors without a name.
         _ => "unknown".to_owned(),
     });
-    Some(Listener { address, name, protocols, options })
+    Some(Listener { address, name, protocols, fd, key, options })
 }
 
 /// An option that has no effect for the address is an error: the user expects an effect.
@@ -186,21 +192,108 @@ fn refuse_protocols(
     protocols: &[Protocol],
 ) {
     let unknown = match address {
-        ListenAddress::Udp(_) => Some("UDP sockets"),
         ListenAddress::Unixgram(_) => Some("Unix datagram sockets"),
         ListenAddress::Unixpacket(_) => Some("Unix packet sockets"),
-        ListenAddress::Tcp(_) | ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
+        ListenAddress::Tcp(_)
+        | ListenAddress::Udp(_)
+        | ListenAddress::Unix(_)
+        | ListenAddress::Systemd(_) => None,
     };
     if let Some(unknown) = unknown
         && protocols.contains(&Protocol::ServerStarter)
     {
-        let span = section.entries.iter().find(|(key, ..)| *key == "as").map(|(_, span, _)| span.clone());
         reader.error(Error {
             message: format!("`server_starter` does not support {unknown}"),
-            span,
+            span: place(section, "as"),
             help: Some("use `as = \"listen_fds\"`".to_owned()),
         });
     }
+    if let Some(span) = place(section, "key")
+        && !protocols.contains(&Protocol::ServerStarter)
+    {
+        reader.error(
+            Error::at(span, "`key` is only for `as = \"server_starter\"`")
+                .help("for `LISTEN_FDNAMES` of `listen_fds` set `name`"),
+        );
+    }
+}
+
+/// The place of a key in the file.
+fn place(section: &Section<'_>, name: &str) -> Option<Range<usize>> {
+    section.entries.iter().find(|(key, ..)| *key == name).map(|(_, span, _)| span.clone())
+}
+
+/// A descriptor number that the socket can't have.
+fn refuse_number(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    address: &ListenAddress,
+    protocols: &[Protocol],
+    fd: Option<u16>,
+) {
+    let (Some(fd), Some(span)) = (fd, place(section, "fd")) else { return };
+    let has = |protocol| protocols.contains(&protocol);
+    let (message, help) = match fd {
+        1 | 2 => (
+            format!("descriptor {fd} is the child's standard {}", ["output", "error"][usize::from(fd - 1)]),
+            "give 0, or a number from 3 on",
+        ),
+        _ if matches!(address, ListenAddress::Systemd(_)) => (
+            "`fd` does not apply to `systemd:NAME`, which may stand for several sockets".to_owned(),
+            "leave `fd` out: the child gets the numbers in variables",
+        ),
+        _ if has(Protocol::ListenFds) => (
+            "`listen_fds` numbers its sockets from 3 on, so `fd` can't be set".to_owned(),
+            "write `as = \"server_starter\"`, or leave `fd` out",
+        ),
+        1.. if has(Protocol::Stdin) => (
+            format!("`as = \"stdin\"` is descriptor 0, so `fd` can't be {fd}"),
+            "leave `fd` or `as` out: a socket has one number",
+        ),
+        _ => return,
+    };
+    reader.error(Error::at(span, message).help(help));
+}
+
+/// Two listeners with one descriptor number, or with numbers that `listen_fds` needs.
+fn refuse_shared_number(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    listener: &Listener,
+    others: &[Listener],
+) {
+    let number =
+        |listener: &Listener| listener.protocols.contains(&Protocol::Stdin).then_some(0).or(listener.fd);
+    let span = || place(section, "fd").or_else(|| section.span.clone()).unwrap_or_default();
+    if number(listener).is_some_and(|fd| others.iter().any(|other| number(other) == Some(fd))) {
+        let fd = number(listener).unwrap_or_default();
+        reader.error(
+            Error::at(span(), format!("two listeners for descriptor {fd}"))
+                .help("give each a number of its own; `as = \"stdin\"` is descriptor 0"),
+        );
+    }
+    let is_systemds = |listener: &Listener| listener.protocols.contains(&Protocol::ListenFds);
+    let is_numbered = |listener: &Listener| listener.fd.is_some_and(|fd| fd > 0);
+    if is_numbered(listener) && others.iter().any(is_systemds)
+        || is_systemds(listener) && others.iter().any(is_numbered)
+    {
+        reader.error(
+            Error::at(span(), "`fd` of one listener and `listen_fds` of another may need the same number")
+                .help("`listen_fds` numbers its sockets from 3 on: pass all of them in one way, or leave `fd` out"),
+        );
+    }
+}
+
+/// The key of a socket in `SERVER_STARTER_PORT`, whose entries are separated by `;`.
+fn parse_key(text: &str) -> Result<String, Refused> {
+    let allowed = |c: char| !c.is_control() && !matches!(c, '=' | ';');
+    if !text.is_empty() && text.len() <= 255 && text.chars().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    refuse_help(
+        format!("{} is no key for `SERVER_STARTER_PORT`", quoted(text)),
+        "write at most 255 bytes without `=`, `;` and control characters: `8080`, `127.0.0.1:8080`",
+    )
 }
 
 /// Reads `tcp://IP:PORT`, `udp://IP:PORT`, `unix://PATH` and similar, a path, or `systemd:NAME`.

@@ -16,6 +16,11 @@ pub struct Listener {
     /// How psflip passes the socket to the child; no duplicates. Empty for the socket of a `[[proxy]]`, which
     /// the child does not get.
     pub protocols: Vec<Protocol>,
+    /// Its descriptor number in the child; `None`: the next free one from 3 on. Not 1 or 2,
+    /// and `None` with [`Protocol::ListenFds`], whose numbers are fixed.
+    pub fd: Option<u16>,
+    /// Its key in `SERVER_STARTER_PORT`, without `=`, `;` and control characters; `None`: its address.
+    pub key: Option<String>,
     /// How the socket is configured. For [`ListenAddress::Systemd`] all defaults, except `nonblock` of a
     /// `[[proxy]]`.
     pub options: Options,

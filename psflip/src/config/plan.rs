@@ -395,7 +395,14 @@ impl Control {
             nonblock: Some(true),
             ..Options::default()
         };
-        Some(Listener { address, name: "control".to_owned(), protocols: Vec::new(), options })
+        Some(Listener {
+            address,
+            name: "control".to_owned(),
+            protocols: Vec::new(),
+            fd: None,
+            key: None,
+            options,
+        })
     }
 }
 

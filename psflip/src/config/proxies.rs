@@ -155,7 +155,8 @@ fn proxy(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Proxy> {
     }
     let address = address?;
     listen::refuse_what_does_not_apply(reader, section, &address, OWN);
-    let socket = Listener { name: name(&address), address, protocols: Vec::new(), options };
+    let socket =
+        Listener { name: name(&address), address, protocols: Vec::new(), fd: None, key: None, options };
     Some(Proxy {
         socket,
         forward: forward?,

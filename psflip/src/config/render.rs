@@ -224,12 +224,18 @@ fn codes(status: &[RangeInclusive<u16>]) -> String {
 }
 
 fn listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
-    let Listener { address, name, protocols, options } = listener;
+    let Listener { address, name, protocols, fd, key, options } = listener;
     writeln!(f, "\n[[listen]]")?;
     writeln!(f, "address = {}", string(&address.to_string()))?;
     writeln!(f, "name = {}", string(name))?;
     let protocols: Vec<String> = protocols.iter().map(|protocol| protocol.as_str().to_owned()).collect();
     writeln!(f, "as = {}", array(&protocols))?;
+    if let Some(fd) = fd {
+        writeln!(f, "fd = {fd}")?;
+    }
+    if let Some(key) = key {
+        writeln!(f, "key = {}", string(key))?;
+    }
     socket_options(f, listener)?;
     for (key, value) in [("nodelay", options.nodelay), ("nonblock", options.nonblock)] {
         if let Some(value) = value {

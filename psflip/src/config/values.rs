@@ -128,6 +128,11 @@ impl Reader<'_> {
         None
     }
 
+    /// A whole number; `None` without the key, or if it is invalid.
+    pub(super) fn optional_number(&mut self, section: &Section<'_>, name: &str) -> Option<u32> {
+        self.read_number(section.key(name), section.find(name)?)
+    }
+
     /// A whole number.
     pub(super) fn number(&mut self, section: &Section<'_>, name: &str) -> u32 {
         let key = section.key(name);

@@ -187,10 +187,12 @@ impl Listeners {
         let mut sockets = Vec::new();
         let mut fds = Vec::new();
         for open in &self.open {
-            let Listener { address, name, protocols, .. } = &open.listener;
+            let Listener { address, name, protocols, fd, key, .. } = &open.listener;
             for socket in &open.made.sockets {
-                let address = local_address(socket).unwrap_or_else(|| address.to_string());
-                sockets.push(pass::Socket { name: name.clone(), address, protocols: protocols.clone() });
+                let key =
+                    key.clone().or_else(|| local_address(socket)).unwrap_or_else(|| address.to_string());
+                let fd = fd.map(i32::from);
+                sockets.push(pass::Socket { name: name.clone(), key, protocols: protocols.clone(), fd });
                 fds.push(socket.as_fd());
             }
         }

@@ -1,7 +1,7 @@
 //! How sockets are passed to a child: descriptor numbers and variables, computed without system calls.
 //!
 //! Several protocols can be used at once. A socket then has the same number for all of
-//! them, except for descriptor 0.
+//! them, except for descriptor 0 of `stdin`.
 
 use crate::config::Protocol;
 
@@ -13,10 +13,13 @@ const START: i32 = 3;
 pub struct Socket {
     /// Its name for `LISTEN_FDNAMES`.
     pub name: String,
-    /// Its address in the format of Server::Starter: `0.0.0.0:80`, `[::]:80`, `/run/app.sock`.
-    pub address: String,
+    /// Its key for `SERVER_STARTER_PORT`: by default the address in the format of Server::Starter
+    /// (`0.0.0.0:80`, `[::]:80`, `/run/app.sock`).
+    pub key: String,
     /// The protocols by which the child gets it.
     pub protocols: Vec<Protocol>,
+    /// Its number, if the configuration gives one.
+    pub fd: Option<i32>,
 }
 
 /// The number of each socket, which is identified by its index in the list, and the variables for the child.
@@ -47,7 +50,11 @@ pub fn pass(sockets: &[Socket], generation: u64) -> Passing {
     });
     let others: Vec<usize> = others.map(|(place, _)| place).collect();
     order.extend(others);
-    passing.numbers = order.iter().copied().zip(START..).collect();
+    let fixed = |place: usize| sockets.get(place).and_then(|socket| socket.fd);
+    let given: Vec<i32> = order.iter().filter_map(|place| fixed(*place)).collect();
+    let mut free = (START..).filter(|number| !given.contains(number));
+    let numbers = order.iter().filter_map(|place| Some((*place, fixed(*place).or_else(|| free.next())?)));
+    passing.numbers = numbers.collect();
     let number = |place: usize| {
         passing.numbers.iter().find(|(other, _)| *other == place).map_or(START, |(_, number)| *number)
     };
@@ -60,7 +67,7 @@ pub fn pass(sockets: &[Socket], generation: u64) -> Passing {
         variables.push(("LISTEN_FDNAMES", names.join(":")));
     }
     let starter: Vec<String> = with(Protocol::ServerStarter)
-        .map(|(place, socket)| format!("{}={}", socket.address, number(place)))
+        .map(|(place, socket)| format!("{}={}", socket.key, number(place)))
         .collect();
     if !starter.is_empty() {
         variables.push(("SERVER_STARTER_PORT", starter.join(";")));
@@ -72,7 +79,9 @@ pub fn pass(sockets: &[Socket], generation: u64) -> Passing {
         numbered
             .extend(einhorn.iter().enumerate().map(|(n, fd)| (format!("EINHORN_FD_{n}"), fd.to_string())));
     }
-    passing.numbers.extend(with(Protocol::Stdin).map(|(place, _)| (place, 0)));
+    let stdin = with(Protocol::Stdin).map(|(place, _)| (place, 0));
+    let stdin: Vec<(usize, i32)> = stdin.filter(|pair| !passing.numbers.contains(pair)).collect();
+    passing.numbers.extend(stdin);
     Passing { variables, numbered, listen_pid: systemd > 0, ..passing }
 }
 
@@ -81,7 +90,7 @@ mod tests {
     use super::*;
 
     fn socket(name: &str, address: &str, protocols: &[Protocol]) -> Socket {
-        Socket { name: name.to_owned(), address: address.to_owned(), protocols: protocols.to_vec() }
+        Socket { name: name.to_owned(), key: address.to_owned(), protocols: protocols.to_vec(), fd: None }
     }
 
     #[test]
@@ -115,6 +124,24 @@ mod tests {
                 "EINHORN_FD_COUNT=1"
             ]
         );
+        assert_eq!(passing.numbered, [("EINHORN_FD_0".to_owned(), "5".to_owned())]);
+    }
+
+    #[test]
+    fn given_numbers_are_kept_and_the_others_are_numbered_around_them() {
+        // Contract: C3
+        use Protocol::{Einhorn, ServerStarter, Stdin};
+        let given = |fd, socket| Socket { fd: Some(fd), ..socket };
+        let sockets = [
+            socket("a", "80", &[ServerStarter]),
+            given(3, socket("b", "u81", &[ServerStarter])),
+            given(5, socket("c", "@c", &[Einhorn])),
+            given(0, socket("d", "/run/d.sock", &[ServerStarter, Stdin])),
+            socket("e", "82", &[ServerStarter]),
+        ];
+        let passing = pass(&sockets, 1);
+        assert_eq!(passing.numbers, [(0, 4), (1, 3), (2, 5), (3, 0), (4, 6)]);
+        assert_eq!(passing.variables[0], ("SERVER_STARTER_PORT", "80=4;u81=3;/run/d.sock=0;82=6".to_owned()));
         assert_eq!(passing.numbered, [("EINHORN_FD_0".to_owned(), "5".to_owned())]);
     }
 }

@@ -34,7 +34,16 @@ fn every_listen_error_has_advice() {
         "[[listen]]\naddress = '/a'\nreuseport = true",
         "[[listen]]\naddress = '@a'\nowner = 'www-data'",
         "[[listen]]\naddress = '0.0.0.0:80'\nv6only = true",
-        "[[listen]]\naddress = 'udp://0.0.0.0:80'\nbacklog = 5\nas = 'server_starter'",
+        "[[listen]]\naddress = 'udp://0.0.0.0:80'\nbacklog = 5",
+        "[[listen]]\naddress = '0.0.0.0:80'\nfd = 5",
+        "[[listen]]\naddress = '0.0.0.0:80'\nfd = 1\nas = 'einhorn'",
+        "[[listen]]\naddress = '0.0.0.0:80'\nfd = 1000\nas = 'einhorn'",
+        "[[listen]]\naddress = '0.0.0.0:80'\nfd = 5\nas = ['server_starter', 'stdin']",
+        "[[listen]]\naddress = 'systemd:web'\nfd = 5\nas = 'einhorn'",
+        "[[listen]]\naddress = '/a'\nas = 'stdin'\n[[listen]]\naddress = '/b'\nas = 'einhorn'\nfd = 0",
+        "[[listen]]\naddress = '/a'\nas = 'einhorn'\nfd = 5\n[[listen]]\naddress = '/b'",
+        "[[listen]]\naddress = '/a'\nkey = 'a'",
+        "[[listen]]\naddress = '/a'\nas = 'server_starter'\nkey = 'a=1'",
         "[[listen]]\naddress = 'systemd:web'\nbacklog = 5",
         "[[listen]]\naddress = 'unixgram://'",
         "[[listen]]\naddress = 'unixgram:///a'\nbacklog = 5\nas = 'server_starter'",
@@ -105,7 +114,12 @@ fn printed_listeners_round_trip() {
         [switch]\nsymlink = { path = '/run/app.sock', to = 'app-{{ slot() }}.sock' }\n\
         [hooks]\npromote = ['nginx', '-s', 'reload']\nfailed = ['x']\ntimeout = '3s'\n";
     let text = text.replace("{{ slot() }}", "{{ blue_green() }}");
-    let first = plan(&text);
-    let printed = first.to_string();
-    assert_eq!(plan(&printed), first, "{printed}");
+    let numbered = "cmd = ['x']\n\
+        [[listen]]\naddress = '@b'\nas = ['server_starter', 'stdin']\nfd = 0\n\
+        [[listen]]\naddress = 'udp://0.0.0.0:53'\nas = ['einhorn', 'server_starter']\nfd = 7\nkey = '53'\n";
+    for text in [&text, numbered] {
+        let first = plan(text);
+        let printed = first.to_string();
+        assert_eq!(plan(&printed), first, "{printed}");
+    }
 }

@@ -93,6 +93,9 @@ fn text(table: &Table, name: &str, value: &str) -> String {
         let value = if is_address { address.to_owned() } else { good(table, key) };
         text += &format!("{} = {value}\n", key.name);
     }
+    if ["fd", "key"].contains(&name) {
+        text += "as = \"server_starter\"\n";
+    }
     if ["forwarded", "pool"].contains(&name) && table.title == "[[proxy]]" {
         text += "protocol = \"http\"\n";
     }

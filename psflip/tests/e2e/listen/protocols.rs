@@ -127,6 +127,37 @@ fn the_child_has_the_announced_descriptors_and_no_others() {
 }
 
 #[test]
+fn the_child_has_each_socket_under_its_number_and_key() {
+    // Contract: C3
+    let sandbox = Sandbox::new();
+    let listeners = [
+        listen("udp://127.0.0.1:0", "as = \"server_starter\"\nfd = 0\nkey = \"53\""),
+        listen("tcp://127.0.0.1:0", "as = \"server_starter\"\nkey = \"localhost:http\""),
+        listen(&unix(&sandbox, "a.sock"), "as = [\"server_starter\", \"einhorn\"]\nfd = 9"),
+        listen("udp://127.0.0.2:0", "as = \"server_starter\"\nfd = 3"),
+    ];
+    let psflip =
+        with_listeners(&sandbox, &["introspect", "--hold"], &listeners.concat()).start().wait_ready();
+    let mut first = None;
+    for generation in 1..=2 {
+        let seen = view(&psflip, generation);
+        let target = |number: &str| seen[number].split_once(' ').unwrap().0.to_owned();
+        let sockets = ["fd[000]", "fd[003]", "fd[004]", "fd[009]"].map(target);
+        assert!(sockets.iter().all(|socket| socket.starts_with("socket:")), "{seen:?}");
+        assert_eq!(*first.get_or_insert(sockets.clone()), sockets, "every generation has the same sockets");
+        let path = sandbox.path("a.sock");
+        let port = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(
+            std::os::fd::AsRawFd::as_raw_fd(&descriptor(psflip.child(), 3)),
+        );
+        let port = port.unwrap().port();
+        let expected = format!("53=0;localhost:http=4;{}=9;127.0.0.2:{port}=3", path.display());
+        assert_eq!(announced(&seen)["SERVER_STARTER_PORT"], expected, "generation {generation}");
+        psflip.flip();
+    }
+    ends(&sandbox, &psflip, &[]);
+}
+
+#[test]
 fn a_child_without_listeners_sees_no_variable_of_them() {
     // Contract: C3
     let sandbox = Sandbox::new();
