@@ -67,6 +67,8 @@ _psflip() {
     else
         case $used:$COMP_CWORD in
             :1 | help:2) words="run check upgrade status list metrics stop rollback keep hold resume watch migrate help" ;;
+            migrate:2) words="start_server spawn-fcgi supervisord runit procfile"; compopt -o default ;;
+            help:2) words="run check upgrade status list metrics stop rollback keep hold resume watch migrate help"; compopt -o default ;;
             migrate:*) compopt -o default; return ;;
             *) words=$flags ;;
         esac

@@ -41,7 +41,7 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "keep" -d 'End a bake:
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "resume" -d 'Let held connections go on'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
-complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s c -l config -d 'The configuration file (TOML) [default: psflip.toml]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l listen -d 'Open this socket once, for every generation to inherit: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys are those of [[listen]], such as as=stdin or mode=0660' -r -f
@@ -262,12 +262,22 @@ complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'Whe
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l grace -d 'When the service has stopped: wait this long for leftover processes of COMMAND to exit, then kill them' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -s q -l quiet -d 'Log errors only'
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s o -l output -d 'Where to write the result (default: standard output)' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l format -d 'The format of FILE (default: detected from its name, or else from its text)' -r -f -a "yaml\t''
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -s o -l output -d 'Where to write the result (default: standard output)' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -l format -d 'The format of FILE (default: detected from its name, or else from its text)' -r -f -a "yaml\t''
 json\t''
 toml\t''"
-complete -c psflip -n "__fish_psflip_using_subcommand migrate" -l force -d 'Overwrite the output if it exists'
-complete -c psflip -n "__fish_psflip_using_subcommand migrate" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -l force -d 'Overwrite the output if it exists'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -a "start_server" -d 'Translate a command line of start_server (Perl\'s Server::Starter)'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -a "spawn-fcgi" -d 'Translate a command line of spawn-fcgi'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -a "supervisord" -d 'Translate a program of a configuration of supervisord'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -a "runit" -d 'Translate a `run` script of runit, daemontools or s6'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and not __fish_seen_subcommand_from start_server spawn-fcgi supervisord runit procfile" -a "procfile" -d 'Translate a line of a Procfile'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from start_server" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from spawn-fcgi" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from supervisord" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from runit" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from procfile" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
@@ -280,8 +290,13 @@ complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_
 complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "resume" -d 'Let held connections go on'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "start_server" -d 'Translate a command line of start_server (Perl\'s Server::Starter)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "spawn-fcgi" -d 'Translate a command line of spawn-fcgi'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "supervisord" -d 'Translate a program of a configuration of supervisord'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "runit" -d 'Translate a `run` script of runit, daemontools or s6'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "procfile" -d 'Translate a line of a Procfile'
 
 # Behind `--` stands a program, with completions of its own.
 function __fish_psflip_program

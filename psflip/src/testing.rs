@@ -52,7 +52,7 @@ pub mod manager {
 
 /// The translation of upstream's configurations.
 pub mod migrate {
-    pub use crate::migrate::{Format, Kind, Migrated, migrate};
+    pub use crate::migrate::{Format, Kind, Migrated, migrate, supervisor};
 }
 
 /// The name of the variable with the hand-over's socket: a double is the successor, or another version.

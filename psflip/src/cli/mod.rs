@@ -121,7 +121,7 @@ enum Command {
     /// Give a program that replaces its own main process a stable parent, whose PID does not change
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
-    /// Translate a configuration of the Go version (YAML, JSON or TOML with Go templates)
+    /// Translate a configuration of the Go version, or how start_server and others start a service
     #[command(after_help = migrate::EXAMPLES)]
     Migrate(migrate::MigrateArgs),
 }

@@ -10,6 +10,7 @@ mod go;
 mod health;
 mod proxy;
 mod source;
+pub mod supervisor;
 #[cfg(test)]
 mod tests;
 mod translate;

@@ -1,6 +1,8 @@
 //! `psflip migrate`: its messages and its output. The configurations that it makes of upstream's examples
 //! run, upgrade and stop.
 
+mod supervisor;
+
 use std::path::Path;
 
 use testkit::client::http::HttpClient;

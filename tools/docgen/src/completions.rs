@@ -23,9 +23,21 @@ pub(crate) fn scripts() -> [Script; 3] {
     let mut fish = by_clap(Shell::Fish);
     fish.extend_from_slice(fish_rest(&command).as_bytes());
     let zsh = String::from_utf8_lossy(&by_clap(Shell::Zsh)).replace(":_cmdambivalent'", ":_psflip_program'");
+    let zsh = file_or_command(&zsh);
     let (head, rest) = zsh.split_at(zsh.find("if [ \"$funcstack[1]\"").unwrap_or(zsh.len()));
     let zsh = format!("{head}{ZSH_REST}{rest}").into_bytes();
     [("_psflip", zsh), ("psflip.bash", bash(&command).into_bytes()), ("psflip.fish", fish)]
+}
+
+/// The first argument of `migrate` is a file or a command of its own; to clap_complete the command is the second.
+fn file_or_command(zsh: &str) -> String {
+    const COMMANDS: &str = "\":: :_psflip__subcmd__migrate_commands\" \\\n";
+    let Some((before, after)) = zsh.split_once(COMMANDS) else { return zsh.to_owned() };
+    let before = before.rsplit_once("':file -- ").map_or(before, |(before, _)| before);
+    let after = after.replacen("words=($line[2] ", "words=($line[1] ", 1);
+    let after = after.replacen("psflip-migrate-command-$line[2]:", "psflip-migrate-command-$line[1]:", 1);
+    let after = after.replacen("case $line[2] in", "case $line[1] in", 1);
+    format!("{before}\": :_psflip_migrate\" \\\n{after}")
 }
 
 /// psflip's command line, with what values are: told by the name of the value, and by the table of keys.
@@ -69,8 +81,12 @@ fn runs_a_program(command: &Command) -> bool {
     command.get_positionals().any(|arg| arg.get_value_hint() == ValueHint::CommandWithArguments)
 }
 
-/// What clap_complete's script for zsh lacks: before `--`, no argument is a program.
+/// What clap_complete's script for zsh lacks: before `--`, no argument is a program; a file or a command.
 const ZSH_REST: &str = "\
+(( $+functions[_psflip_migrate] )) ||
+_psflip_migrate() {
+    _alternative 'commands:command:_psflip__subcmd__migrate_commands' 'files:file:_files'
+}
 (( $+functions[_psflip_program] )) ||
 _psflip_program() {
     [[ $LBUFFER == *' -- '* ]] && _normal
@@ -117,6 +133,7 @@ fn bash(command: &Command) -> String {
     let mut values = BTreeMap::<String, Vec<String>>::new();
     let mut flags = String::new();
     let mut files = Vec::new();
+    let mut nested = String::new();
     for (name, used) in
         std::iter::once(("", command)).chain(command.get_subcommands().map(|used| (used.get_name(), used)))
     {
@@ -133,6 +150,15 @@ fn bash(command: &Command) -> String {
         if used.get_positionals().any(|arg| arg.get_value_hint() == ValueHint::FilePath) {
             files.push(name);
         }
+        let below: Vec<&str> = used.get_subcommands().map(Command::get_name).collect();
+        if !name.is_empty() && !below.is_empty() {
+            // Where no command begins like that, it is a file.
+            let _ = writeln!(
+                nested,
+                "            {name}:2) words=\"{}\"; compopt -o default ;;",
+                below.join(" ")
+            );
+        }
     }
     let values: String = values
         .iter()
@@ -142,6 +168,7 @@ fn bash(command: &Command) -> String {
         .replace("@PATTERN@", &subcommands.join(" | "))
         .replace("@FLAGS@\n", &flags)
         .replace("@VALUES@\n", &values)
+        .replace("            @NESTED@\n", &nested)
         .replace("@FILES@", &files.join(":* | "))
 }
 
@@ -201,6 +228,7 @@ _psflip() {
     else
         case $used:$COMP_CWORD in
             :1 | help:2) words="@SUBCOMMANDS@" ;;
+            @NESTED@
             @FILES@:*) compopt -o default; return ;;
             *) words=$flags ;;
         esac

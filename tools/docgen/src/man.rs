@@ -54,8 +54,18 @@ fn page(command: &clap::Command, see_also: &[String]) -> io::Result<Vec<u8>> {
     page.extend(format!(".SH SYNOPSIS\n{}", verbatim(&usage.join("\n"))).into_bytes());
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    if command.get_subcommands().next().is_some() {
+    let mut nested = command.get_subcommands().peekable();
+    if nested.peek().is_some() && !command.get_display_name().is_some_and(|name| name.contains('-')) {
         man.render_subcommands_section(&mut page)?;
+    } else if nested.peek().is_some() {
+        // These have no page of their own.
+        page.extend(b".SH COMMANDS\n");
+        for command in nested {
+            let usage = command.clone().render_usage().to_string();
+            let usage = usage.trim_start_matches("Usage:").trim();
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            page.extend(format!(".TP\n\\fB{}\\fR\n{}\n", escaped(usage), sentence(&about)).into_bytes());
+        }
     }
     let mut rest = String::new();
     if let Some(below) = below {

@@ -95,6 +95,8 @@ const LINES: &[(&str, &str)] = &[
     ("psflip watch --pidfile a -- nohu", "watch --pidfile a -- nohup"),
     ("psflip migrate run.y", "migrate run.yml"),
     ("psflip migrate --format ", "migrate --format json toml yaml"),
+    ("psflip migrate sta", "migrate start_server"),
+    ("psflip migrate supervisord run.t", "migrate supervisord run.toml"),
 ];
 
 fn every_line(name: &str, shell: Shell) {

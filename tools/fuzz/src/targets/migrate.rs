@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use psflip::testing::config::{self, Generation, Slot};
+use psflip::testing::migrate::supervisor::{self, Translated, Wrong};
 use psflip::testing::migrate::{self, Format, Kind, Migrated};
 
 use super::{Run, ensure};
@@ -89,6 +90,23 @@ pub(super) const WORDS: &[&str] = &[
     "2020-01-01",
     "~",
     "\\ud83d",
+    "--port",
+    "u53=7",
+    "--path=",
+    "--signal-on-hup",
+    "-s a",
+    "-M 600",
+    "-- x",
+    "[program:a]\ncommand = x ",
+    "[fcgi-program:a]\nsocket = unix:///",
+    "environment = A=\"",
+    "%(ENV_A)s",
+    "%(here)s",
+    "#!/bin/sh\n",
+    "exec ",
+    "export A=",
+    "web: x $PORT\n",
+    "A=1 ",
     "\u{feff}",
     "\u{85}",
 ];
@@ -103,7 +121,8 @@ pub(super) fn start(_: &Path) -> Result<Run, Error> {
         for format in [Format::Yaml, Format::Json, Format::Toml] {
             check(&text, format)?;
         }
-        check(&text, Format::of_text(&text))
+        check(&text, Format::of_text(&text))?;
+        others(&text)
     }))
 }
 
@@ -115,6 +134,42 @@ fn check(text: &str, format: Format) -> Result<(), String> {
         Ok(migrated) => promises(text, &migrated, &generation).map_err(|why| format!("{format:?}: {why}")),
         Err(error) => ensure(!error.message.is_empty(), || "refused without a reason".to_owned()),
     }
+}
+
+/// The same text as a command line of start_server and spawn-fcgi, a configuration of supervisord, a `run`
+/// script and a Procfile.
+fn others(text: &str) -> Result<(), String> {
+    let env = |_: &str| Some("x".into());
+    let started = SystemTime::UNIX_EPOCH;
+    let generation = Generation { number: 1, slot: Slot::A, started, env: &env };
+    let words: Vec<String> = text.split([' ', '\n']).map(str::to_owned).collect();
+    let made: [Result<Translated, Wrong>; 6] = [
+        supervisor::start_server(&words, &generation),
+        supervisor::spawn_fcgi(&words, &generation),
+        supervisor::supervisord("app.conf", Some("/etc/sv"), text, None, &generation),
+        supervisor::runit(Some("/etc/sv/app/run"), text, &generation),
+        supervisor::runit(None, &format!("#!/bin/sh\n{text}"), &generation),
+        supervisor::procfile("Procfile", text, None, &generation),
+    ];
+    for made in made {
+        let Translated { text: ours, remarks, refused } = match made {
+            Ok(made) => made,
+            Err(wrong) => {
+                ensure(!wrong.message.is_empty() && !wrong.help.is_empty(), || format!("{wrong:?}"))?;
+                continue;
+            }
+        };
+        let accepted = config::parse("the result", &ours, &generation);
+        ensure(accepted.is_err() == refused.is_some(), || format!("{refused:?}; {accepted:?}\n{ours}"))?;
+        // Text of the source never becomes a key, or something that is no TOML at all.
+        let said = refused.unwrap_or_default();
+        let is_ours = !["unknown key", "duplicate key", "expected"].iter().any(|word| said.contains(word));
+        ensure(is_ours, || format!("{said}\n{ours}"))?;
+        ensure(remarks.iter().all(|remark| !remark.text.is_empty()), || {
+            "a remark without a text".to_owned()
+        })?;
+    }
+    Ok(())
 }
 
 fn promises(text: &str, migrated: &Migrated, generation: &Generation<'_>) -> Result<(), String> {
