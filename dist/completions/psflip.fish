@@ -83,6 +83,7 @@ SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-precheck -d 'Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l upgrade-draining -d 'How many old generations may drain at the same time, 1 to 7 [default: 1]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l recycle-after -d 'Upgrade without a request when the generation has served for this time' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l recycle-memory -d 'Upgrade without a request when the child and its descendants use more memory than this: 512M' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l recycle-jitter -d 'The random part that is added to --recycle-after and subtracted from --recycle-memory [default: 10%]' -r -f
@@ -161,6 +162,7 @@ SIGRTMIN+1\t''"
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-timeout -d 'Time limit from the start of the new child until it is healthy [default: 1m]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-bake -d 'How long a new child has the traffic on trial before it is promoted' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-precheck -d 'Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l upgrade-draining -d 'How many old generations may drain at the same time, 1 to 7 [default: 1]' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l recycle-after -d 'Upgrade without a request when the generation has served for this time' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l recycle-memory -d 'Upgrade without a request when the child and its descendants use more memory than this: 512M' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l recycle-jitter -d 'The random part that is added to --recycle-after and subtracted from --recycle-memory [default: 10%]' -r -f

@@ -187,6 +187,12 @@ impl Record {
         self.drain.push(Timed { step, at_ms });
     }
 
+    /// Whether its new generation became the service.
+    #[must_use]
+    pub fn is_promotion(&self) -> bool {
+        self.result == Some(Outcome::Promoted)
+    }
+
     /// When the old generation was gone, in milliseconds since the start.
     #[must_use]
     pub fn drained_ms(&self) -> Option<u64> {
@@ -253,9 +259,9 @@ impl History {
         self.0.iter().find(|record| record.upgrade == upgrade)
     }
 
-    /// The newest upgrade.
-    pub fn last_mut(&mut self) -> Option<&mut Record> {
-        self.0.back_mut()
+    /// The newest promotion of which `is_it` holds.
+    pub fn promoted_mut(&mut self, is_it: impl Fn(&Record) -> bool) -> Option<&mut Record> {
+        self.0.iter_mut().rev().find(|record| record.is_promotion() && is_it(record))
     }
 }
 

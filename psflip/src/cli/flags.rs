@@ -277,6 +277,13 @@ const FLAGS: &[Flag] = &[
         "Run this line with `sh -c` before the new child starts; if it fails, the upgrade fails",
     ),
     flag(
+        "upgrade-draining",
+        "N",
+        "upgrade.draining",
+        Kind::Number,
+        "How many old generations may drain at the same time, 1 to 7 [default: 1]",
+    ),
+    flag(
         "no-overlap",
         "",
         "upgrade.overlap",

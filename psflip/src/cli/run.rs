@@ -137,8 +137,9 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> ExitStatus {
         );
     }
     let predecessor = link.zip(hello).map(|(link, hello)| {
-        let Hello { pid, pidfile, bakes, exclusive, .. } = hello;
-        Predecessor { link, pid, pidfile, bakes, exclusive }
+        let Hello { generation, pid, pidfile, bakes, exclusive, .. } = hello;
+        let generation = generation.saturating_sub(1);
+        Predecessor { link, generation, pid, pidfile, bakes, exclusive, progress: None }
     });
     match runtime::live(plan, identity, predecessor, anchor, inheritance) {
         Ok(outcome) => exit::exit_status_for(outcome),

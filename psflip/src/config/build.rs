@@ -107,6 +107,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str, reads_variables
     };
     health::conflicts(reader, &file, &plan.health);
     refuse_bake(reader, &file, &plan);
+    refuse_draining(reader, &file, &plan);
     health::fits(reader, &file, &plan.health, plan.upgrade.timeout);
     signals::conflicts(reader, file.find("signals"), plan.upgrade.signal, &plan.signals);
     clashes::refuse_shared(reader, &file, &plan);
@@ -183,6 +184,7 @@ fn upgrade(reader: &mut Reader<'_>, file: &Section<'_>) -> Upgrade {
     Upgrade {
         signal: reader.signal(&section, "signal", scalar::upgrade_signal),
         timeout: reader.duration(&section, "timeout"),
+        draining: u8::try_from(reader.number(&section, "draining")).unwrap_or(1),
         overlap: reader.boolean(&section, "overlap"),
         precheck: reader.argv(&section, "precheck"),
         bake: section.find("bake").map(|_| reader.duration(&section, "bake")),
@@ -196,6 +198,27 @@ fn recycle(reader: &mut Reader<'_>, file: &Section<'_>) -> Recycle {
         memory: reader.parsed(&section, "memory", scalar::size),
         jitter: reader.percent(&section, "jitter"),
         interval: reader.duration(&section, "interval"),
+    }
+}
+
+/// Refuses several old generations that drain, if generations would then get into each other's way.
+fn refuse_draining(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan) {
+    if plan.upgrade.draining == 1 {
+        return;
+    }
+    let Some(DeValue::Table(upgrade)) = file.find("upgrade").map(toml::Spanned::get_ref) else { return };
+    let Some((key, _)) = upgrade.get_key_value("draining") else { return };
+    if !plan.upgrade.overlap {
+        reader.error(
+            Error::at(key.span(), "`upgrade.draining` and `overlap = false` exclude each other")
+                .help("without overlap no old child runs beside the new one: remove one of them"),
+        );
+    } else if reader.uses_slot() {
+        reader.error(
+            Error::at(key.span(), "`upgrade.draining` and `blue_green()` or `ab()` exclude each other").help(
+                "there are two slots, and more generations than two would share them: use `generation()`, for example in `/run/app/{{ generation() }}.sock`, or `free_port(…)`",
+            ),
+        );
     }
 }
 

@@ -237,6 +237,7 @@ tables! {
         "signal": Signal, Is("\"SIGHUP\""), "The signal that requests an upgrade. It can't be one that stops, suspends or continues a process, that no process can catch, or that the kernel sends.";
         "timeout": Duration(NEVER_HEALTHY), Is("\"1m\""), "How long a new child may take from its start until it is healthy, `settle` included. If it takes longer, the upgrade fails and the old child keeps running.";
         "bake": Duration(NO_BAKE), Nothing, "How long a new generation has the traffic on trial before it is promoted, while the old child stands by. If the new child exits or its health check fails in this time, or on `psflip rollback`, the old child has the traffic again at once.";
+        "draining": Number(1, 7), Is("1"), "How many old generations may drain at the same time. With 1, an upgrade waits until the old generation is gone. With more, it starts at once, and if so many drain already, the oldest is killed. For long-lived connections, with a long `shutdown.timeout`.";
         "overlap": Boolean, Is("true"), "Whether old and new child may run at the same time. `false`, for an application that can't run twice: the old child stops before the new one starts, and is started again if the new one fails. Clients of `[[proxy]]` and `[[listen]]` wait meanwhile.";
         "precheck": Argv(true), Is("[]"), "Runs at an upgrade before the new child starts, and with `overlap = false` before the old one stops. If it doesn't exit with 0 within `hooks.timeout`, the upgrade fails.";
     }

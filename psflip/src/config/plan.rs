@@ -113,6 +113,8 @@ pub struct Upgrade {
     pub timeout: Duration,
     /// How long a new generation has the traffic on trial before it is promoted. Never zero.
     pub bake: Option<Duration>,
+    /// How many old generations may drain at the same time: 1 to 7.
+    pub draining: u8,
     /// Whether old and new child may run at the same time.
     pub overlap: bool,
     /// Runs at an upgrade before the new child starts; if it fails, the upgrade fails. Empty: none.

@@ -130,6 +130,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether a value depends on the slot.
+    pub(super) fn uses_slot(&self) -> bool {
+        self.templates.use_slot()
+    }
+
     /// Reads `[locals]`: renders each, and makes it known to the templates that follow.
     pub(super) fn locals(&mut self, node: Node<'_>) {
         let Some(locals) = self.map("locals", node) else { return };

@@ -50,6 +50,9 @@ impl fmt::Display for Plan {
         if let Some(bake) = self.upgrade.bake {
             writeln!(f, "bake = \"{}\"", spell(bake))?;
         }
+        if self.upgrade.draining > 1 {
+            writeln!(f, "draining = {}", self.upgrade.draining)?;
+        }
         if !self.upgrade.overlap {
             writeln!(f, "overlap = false")?;
         }

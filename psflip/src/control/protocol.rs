@@ -238,7 +238,7 @@ pub enum Event {
     /// exits after it (contract F11).
     Waiting {
         /// The old generation.
-        predecessor: Predecessor,
+        predecessor: OldGeneration,
     },
     /// Connections are held.
     Held {
@@ -340,8 +340,10 @@ pub struct Status {
     /// Whether an upgrade is queued.
     #[serde(rename = "remembered")]
     pub upgrade_queued: bool,
-    /// The old generation, while it drains.
-    pub predecessor: Option<Predecessor>,
+    /// The last old generation, while it drains.
+    pub predecessor: Option<OldGeneration>,
+    /// The old generations before that one which still drain, the oldest first (`upgrade.draining`).
+    pub older: Vec<OldGeneration>,
     /// The upgrade in progress.
     pub upgrade: Option<Record>,
     /// How long that upgrade may still take, in milliseconds.
@@ -485,7 +487,10 @@ pub struct Switch {
 
 /// A generation that drains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Predecessor {
+pub struct OldGeneration {
+    /// Its number; `None`: the one before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// The pid of its psflip.
     pub pid: u32,
     /// The current step of the drain.

@@ -143,6 +143,7 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
         | Event::PredecessorTreeGone
         | Event::SuccessorPrepared
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested
         | Event::Acknowledged { .. }

@@ -6,17 +6,19 @@ use super::drain::{awaiting_predecessor, child_exited, draining};
 use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::{ChildSignal, Event};
 use super::give_way::{giving_way, restarting};
+use super::old_generations::about_old_generations;
 use super::prepare::preparing;
 use super::promote::promoting;
 use super::settling::settling;
 use super::state::{
-    DrainStep, Failure, OldGeneration, Outcome, Phase, Predecessor, Preparation, Role, State, Stopping, Timer,
+    DrainStep, Failure, OldGeneration, OldGenerations, Outcome, Phase, Predecessor, Preparation, Role, State,
+    Stopping, Timer,
 };
 use super::upgrade::{start_upgrade, upgrading};
 
-/// A new generation, and its first effects.
+/// A new generation, and its first effects. `old`: the old generations that drain already.
 #[must_use]
-pub fn begin(role: Role) -> (State, Vec<Effect>) {
+pub fn begin(role: Role, old: OldGenerations) -> (State, Vec<Effect>) {
     let starting = |predecessor| {
         let phase = Phase::Starting { predecessor, stopping: false };
         (phase, vec![Effect::Arm(Timer::Healthy), Effect::StartChild])
@@ -31,21 +33,22 @@ pub fn begin(role: Role) -> (State, Vec<Effect>) {
         Role::Prechecked => preparing(false),
         Role::Exclusive => preparing(true),
     };
-    (State { phase, upgrade_queued: false }, effects)
+    (State { phase, upgrade_queued: false, old }, effects)
 }
 
 /// Handles an event: changes the state and returns the effects to perform.
 #[must_use]
 pub fn decide(state: &mut State, event: Event) -> Vec<Effect> {
+    if let Some(effects) = about_old_generations(state, event) {
+        return effects;
+    }
     match state.phase {
         Phase::Preparing { predecessor, step } => preparing(state, predecessor, step, event),
         Phase::Starting { predecessor, stopping } => starting(state, predecessor, stopping, event),
         Phase::Settling { predecessor } => settling(state, predecessor, event),
         Phase::Promoting { predecessor, step, baked } => promoting(state, predecessor, step, baked, event),
         Phase::Baking { step } => baking(state, step, event),
-        Phase::Serving { predecessor_drains, stopping } => {
-            serving(state, predecessor_drains, stopping, event)
-        }
+        Phase::Serving { stopping } => serving(state, stopping, event),
         Phase::Upgrading { child, successor, stopping } => {
             upgrading(state, child, successor, stopping, event)
         }
@@ -87,13 +90,13 @@ pub(super) fn starting(
         Event::ChildExited(end) => {
             // After a stop request the exit was requested; without one, the generation failed (contract C6).
             let failure = Failure::ExitedEarly(end);
-            let (outcome, notice) = if stopping {
-                (Outcome::Relay(end), Notice::ChildExited(end))
+            let (outcome, old_generation, notice) = if stopping {
+                (Outcome::Relay(end), state.old_generation(true), Notice::ChildExited(end))
             } else {
-                (Outcome::Failed(failure), Notice::Failed(failure))
+                (Outcome::Failed(failure), OldGeneration::Gone, Notice::Failed(failure))
             };
             let mut effects = vec![Disarm(Timer::Healthy), Disarm(Timer::Grace), StopProbing];
-            effects.extend(child_exited(state, predecessor, outcome, OldGeneration::Gone, notice));
+            effects.extend(child_exited(state, predecessor, outcome, old_generation, notice));
             effects
         }
         Event::TimedOut(Timer::Healthy) => fail(state, predecessor, Failure::NotHealthy, ChildSignal::Send),
@@ -112,6 +115,7 @@ pub(super) fn starting(
                 state.phase = Phase::Starting { predecessor, stopping: true };
                 let mut effects = vec![Disarm(Timer::Healthy), StopProbing];
                 effects.extend(begin_stop(signal));
+                effects.extend(pass_stop_back(state));
                 effects
             }
         },
@@ -167,21 +171,18 @@ pub(super) fn starting(
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
 }
 
-fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, event: Event) -> Vec<Effect> {
+fn serving(state: &mut State, stopping: Stopping, event: Event) -> Vec<Effect> {
     let is_stopping = stopping != Stopping::No;
     match event {
         Event::ChildExited(end) => {
-            let mut effects = [Timer::Drain, Timer::Grace, Timer::Ending].map(Effect::Disarm).to_vec();
-            let old_generation = match (predecessor_drains, is_stopping) {
-                (false, _) => OldGeneration::Gone,
-                (true, false) => OldGeneration::Drains,
-                (true, true) => OldGeneration::Awaited,
-            };
+            let mut effects = [Timer::Drain, Timer::Grace].map(Effect::Disarm).to_vec();
+            let old_generation = state.old_generation(is_stopping);
             let notice = if is_stopping { Notice::ChildExited(end) } else { Notice::ServiceDown(end) };
             effects.extend(child_exited(
                 state,
@@ -192,51 +193,42 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
             ));
             effects
         }
-        Event::UpgradeRequested | Event::RequestPassedOn if predecessor_drains || is_stopping => {
-            queue_upgrade(state)
-        }
-        Event::UpgradeRequested | Event::RequestPassedOn => start_upgrade(state),
-        Event::PredecessorGone if predecessor_drains => {
-            state.phase = Phase::Serving { predecessor_drains: false, stopping };
-            let mut effects = vec![Effect::Disarm(Timer::Ending), Effect::Report(Notice::PredecessorDrained)];
+        Event::UpgradeRequested | Event::RequestPassedOn if is_stopping || !state.has_room() => {
+            let mut effects = queue_upgrade(state);
             effects.extend(start_queued_upgrade(state));
             effects
         }
-        Event::EndDrainingRequested if predecessor_drains => {
-            vec![Effect::Arm(Timer::Ending), Effect::EndPredecessor]
-        }
-        Event::TimedOut(Timer::Ending) if predecessor_drains => vec![Effect::KillPredecessor],
+        Event::UpgradeRequested | Event::RequestPassedOn => start_upgrade(state),
         Event::StopRequested(signal) => match stopping {
             Stopping::No => {
-                let stopping = Stopping::Answering(signal);
-                state.phase = Phase::Serving { predecessor_drains, stopping };
+                state.phase = Phase::Serving { stopping: Stopping::Answering(signal) };
                 let mut effects = vec![
                     Effect::Report(Notice::Stopping),
                     Effect::Arm(Timer::Drain),
                     Effect::Relay(RelayOrder::Stop),
                 ];
-                effects.extend(predecessor_drains.then_some(Effect::PassStopBack));
+                effects.extend(pass_stop_back(state));
                 effects
             }
             // A second stop request: the requests that are under way are not waited for.
             Stopping::Answering(_) => {
-                state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::Signalled };
+                state.phase = Phase::Serving { stopping: Stopping::Signalled };
                 let mut effects = vec![Effect::Disarm(Timer::Drain)];
                 effects.extend(stop_child(signal));
-                effects.extend(predecessor_drains.then_some(Effect::PassStopBack));
+                effects.extend(pass_stop_back(state));
                 effects
             }
             Stopping::Signalled => Vec::new(),
         },
         Event::RelayDrained | Event::TimedOut(Timer::Drain) => {
             let Stopping::Answering(signal) = stopping else { return Vec::new() };
-            state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::Signalled };
+            state.phase = Phase::Serving { stopping: Stopping::Signalled };
             let mut effects = relay_is_done(event);
             effects.extend(stop_child(signal));
             effects
         }
         Event::TimedOut(Timer::Grace) if stopping == Stopping::Signalled => {
-            state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::No };
+            state.phase = Phase::Serving { stopping: Stopping::No };
             let mut effects = vec![Effect::Report(Notice::StopIgnored), Effect::Relay(RelayOrder::Stay)];
             effects.extend(start_queued_upgrade(state));
             effects
@@ -290,6 +282,7 @@ fn serving(state: &mut State, predecessor_drains: bool, stopping: Stopping, even
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -352,18 +345,11 @@ pub(super) fn give_up_request(state: &mut State, predecessor: Predecessor) -> Op
     std::mem::take(&mut state.upgrade_queued).then_some(answer)
 }
 
-/// This generation is the service now.
+/// This generation is the service now. The caller starts a queued upgrade, unless the child has just exited.
 pub(super) fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
-    state.phase = Phase::Serving { predecessor_drains, stopping: Stopping::No };
-    let mut effects = vec![
-        Effect::Relay(RelayOrder::Accept),
-        Effect::Report(Notice::Promoted),
-        Effect::RunHook(Hook::Promoted),
-    ];
-    if !predecessor_drains {
-        effects.extend(start_queued_upgrade(state));
-    }
-    effects
+    state.phase = Phase::Serving { stopping: Stopping::No };
+    state.old.draining += u8::from(predecessor_drains);
+    vec![Effect::Relay(RelayOrder::Accept), Effect::Report(Notice::Promoted), Effect::RunHook(Hook::Promoted)]
 }
 
 pub(super) fn queue_upgrade(state: &mut State) -> Vec<Effect> {
@@ -375,8 +361,21 @@ pub(super) fn queue_upgrade(state: &mut State) -> Vec<Effect> {
     }
 }
 
-/// Starts the queued upgrade, if it can start now.
+/// Starts the queued upgrade, if it can start now. Old generations that drain may prevent it. If several may
+/// drain, the oldest makes room (contract D3); a single one is waited for.
 pub(super) fn start_queued_upgrade(state: &mut State) -> Vec<Effect> {
-    let can = state.phase == Phase::Serving { predecessor_drains: false, stopping: Stopping::No };
-    if can && state.upgrade_queued { start_upgrade(state) } else { Vec::new() }
+    if !state.upgrade_queued || state.phase != (Phase::Serving { stopping: Stopping::No }) {
+        Vec::new()
+    } else if state.has_room() {
+        start_upgrade(state)
+    } else if state.old.most > 1 {
+        vec![Effect::EndOldest, Effect::Arm(Timer::Ending)]
+    } else {
+        Vec::new()
+    }
+}
+
+/// Passes a stop request on to the old generations that drain.
+pub(super) fn pass_stop_back(state: &State) -> Option<Effect> {
+    (state.old.draining > 0).then_some(Effect::PassStopBack)
 }

@@ -116,10 +116,6 @@ pub(super) fn draining(
             state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Awaited };
             vec![Effect::PassStopBack]
         }
-        Event::PredecessorGone if old_generation != OldGeneration::Gone => {
-            state.phase = Phase::Draining { step, outcome, old_generation: OldGeneration::Gone };
-            vec![Report(Notice::PredecessorDrained)]
-        }
         Event::UpgradeRequested | Event::RequestPassedOn => match outcome {
             Outcome::Superseded => vec![Effect::PassRequestOn],
             Outcome::Failed(_) => vec![Effect::PassRequestBack],
@@ -176,12 +172,14 @@ pub(super) fn draining(
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
 }
 
-/// An operator does not wait for this generation, whose successor is the service: what is left gets SIGKILL.
+/// The active generation needs the place of this one, or an operator does not wait for it: what is left gets
+/// SIGKILL.
 fn end_at_once(state: &mut State, step: DrainStep) -> Vec<Effect> {
     use Effect::{Arm, Disarm, KillChild, KillOrphans, Report};
     let (outcome, old_generation) = (Outcome::Superseded, OldGeneration::Gone);
@@ -231,15 +229,10 @@ fn nothing_left(state: &mut State, outcome: Outcome, old_generation: OldGenerati
     vec![Effect::Report(Notice::AwaitingPredecessor), Effect::Arm(Timer::Predecessor)]
 }
 
-/// psflip waits for the predecessor only, which received the stop request as well (contract F11).
+/// psflip waits for old generations only, which received the stop request as well (contract F11).
 pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: Event) -> Vec<Effect> {
     use Effect::{Disarm, Report};
     match event {
-        Event::PredecessorGone => {
-            let mut effects = vec![Disarm(Timer::Predecessor), Report(Notice::PredecessorDrained)];
-            effects.extend(exit(state, outcome));
-            effects
-        }
         Event::TimedOut(Timer::Predecessor) => {
             let mut effects = vec![Report(Notice::PredecessorTimedOut)];
             effects.extend(exit(state, outcome));
@@ -286,6 +279,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
+        | Event::PredecessorGone
         | Event::Prepared
         | Event::NotPrepared(_)
         | Event::TurnGranted
@@ -302,6 +296,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -332,7 +327,7 @@ pub(super) fn stop_orphans(
 }
 
 /// Nothing is left to do: psflip exits.
-fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
+pub(super) fn exit(state: &mut State, outcome: Outcome) -> Vec<Effect> {
     state.phase = Phase::Exiting;
     vec![Effect::Exit(outcome)]
 }

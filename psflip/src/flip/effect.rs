@@ -73,14 +73,16 @@ pub enum Effect {
     /// Return an upgrade request to the predecessor, since this generation can't serve it.
     PassRequestBack,
 
-    /// Pass a stop request to the predecessor: this generation got it while the pidfile named it, either
-    /// before its promotion or while the predecessor drains.
+    /// Pass a stop request to the predecessor: this generation got it while the pidfile named it. After the
+    /// promotion: to all old generations that drain.
     PassStopBack,
-    /// Request the predecessor, which drains, to end at once.
-    EndPredecessor,
-    /// Kill the predecessor: it was requested to end at once, and is still there. As PID 1 it can't be
+    /// Request the oldest of the old generations that drain to end at once, if that was not requested yet.
+    EndOldest,
+    /// Request all old generations that drain to end at once.
+    EndDraining,
+    /// Kill the old generations that were requested to end at once, and have not. As PID 1, one can't be
     /// killed.
-    KillPredecessor,
+    KillEnding,
 
     /// Start a successor. The runtime answers with `SuccessorNotStarted` if that fails.
     StartSuccessor,
@@ -221,9 +223,11 @@ pub enum Notice {
     PredecessorKilled,
     /// The predecessor has drained and exited.
     PredecessorDrained,
-    /// After a stop request, psflip waits for the predecessor only.
+    /// An old generation before the predecessor has drained and exited.
+    OlderDrained,
+    /// After a stop request, psflip waits for old generations only.
     AwaitingPredecessor,
-    /// The predecessor takes longer than it announced; psflip no longer waits for it.
+    /// The old generations take longer than they announced; psflip no longer waits for them.
     PredecessorTimedOut,
     /// A successor is the service now; this generation drains.
     Superseded,
@@ -231,7 +235,7 @@ pub enum Notice {
     RelayTimedOut,
     /// This generation failed.
     Failed(Failure),
-    /// The successor requests that this generation, which drains, ends at once. The child is killed.
+    /// The active generation requested that this one, which drains, ends at once. It is killed.
     EndsAtOnce,
     /// The child did not exit in time and is killed.
     ChildKilled,

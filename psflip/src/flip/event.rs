@@ -94,9 +94,11 @@ pub enum Event {
     RequestPassedOn,
     /// The predecessor's process is gone.
     PredecessorGone,
-    /// An operator does not wait for a predecessor that drains (`psflip upgrade --end-draining`).
+    /// An old generation that drains, and is not the predecessor, is gone.
+    OldGenerationGone,
+    /// All old generations are to end at once (`psflip upgrade --end-draining`).
     EndDrainingRequested,
-    /// The successor, which is the service, requests that this generation ends at once.
+    /// The active generation requests that this one, which drains, ends at once.
     EndRequested,
 
     /// The successor has checked what needs no child, and waits until this generation's child is gone.

@@ -165,6 +165,7 @@ pub(super) fn giving_way(state: &mut State, step: GiveWay, turn: Turn, event: Ev
         | Event::Committed
         | Event::NotCommitted
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -246,7 +247,7 @@ pub(super) fn restarting(state: &mut State, step: Restart, event: Event) -> Vec<
         }
         Event::ChildStarted if step == Restart::Starting => vec![Effect::StartProbing],
         Event::ChildHealthy if step == Restart::Starting => {
-            state.phase = Phase::Serving { predecessor_drains: false, stopping: Stopping::No };
+            state.phase = Phase::Serving { stopping: Stopping::No };
             let mut effects = vec![
                 Disarm(Timer::Healthy),
                 StopProbing,
@@ -349,6 +350,7 @@ pub(super) fn restarting(state: &mut State, step: Restart, event: Event) -> Vec<
         | Event::RequestPassedBack
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

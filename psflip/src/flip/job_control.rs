@@ -127,11 +127,9 @@ impl State {
             | Phase::Starting { predecessor: Predecessor::None, .. }
             | Phase::Restarting { .. }
             | Phase::Settling { predecessor: Predecessor::None }
-            | Phase::Promoting { predecessor: Predecessor::None, .. }
-            | Phase::Serving { predecessor_drains: false, .. } => Part::Alone,
-            Phase::Serving { predecessor_drains: true, .. }
-            | Phase::Upgrading { .. }
-            | Phase::GivingWay { .. } => Part::Beside,
+            | Phase::Promoting { predecessor: Predecessor::None, .. } => Part::Alone,
+            Phase::Serving { .. } if self.old.draining == 0 => Part::Alone,
+            Phase::Serving { .. } | Phase::Upgrading { .. } | Phase::GivingWay { .. } => Part::Beside,
             Phase::Preparing { predecessor: Predecessor::Serves, .. }
             | Phase::Starting { predecessor: Predecessor::Serves, .. }
             | Phase::Settling { predecessor: Predecessor::Serves }

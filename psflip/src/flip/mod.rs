@@ -15,8 +15,8 @@
 //!               └─────────────┴─────────> Draining <────────────────────────┴─────────┘
 //!                                           │ nothing left of the child's process tree
 //!                                           ├──> Exiting <─────────────┐
-//!                                           └──> AwaitingPredecessor ──┘ predecessor exited, too
-//!                                                (after a stop, while the predecessor drains)
+//!                                           └──> AwaitingPredecessor ──┘ old generations exited, too
+//!                                                (after a stop, while they drain)
 //! ```
 //!
 //! A successor whose child must not run beside the predecessor's (`upgrade.overlap = false`) begins earlier,
@@ -47,6 +47,7 @@ mod effect;
 mod event;
 mod give_way;
 pub mod job_control;
+mod old_generations;
 mod prepare;
 mod promote;
 mod queries;
@@ -61,7 +62,7 @@ pub use event::{ChildSignal, Event};
 pub use queries::UpgradeBlocked;
 #[cfg(test)]
 use state::{Bake, Child, GiveWay, Phase, Predecessor, Preparation, Promotion, Restart, Stopping};
-pub use state::{DrainStep, Failure, Outcome, Role, StartFailure, State, Successor, Timer};
+pub use state::{DrainStep, Failure, OldGenerations, Outcome, Role, StartFailure, State, Successor, Timer};
 
 #[cfg(test)]
 mod model;

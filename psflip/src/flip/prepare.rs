@@ -132,6 +132,7 @@ pub(super) fn preparing(
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

@@ -1,7 +1,9 @@
 //! The decision of a generation that takes over (contract U4).
 
 use super::bake::{begin_bake, return_traffic_first, roll_back, roll_back_without_child, switch_again};
-use super::decide::{begin_stop, decide, fail, promoted, queue_upgrade, signal_child};
+use super::decide::{
+    begin_stop, decide, fail, pass_stop_back, promoted, queue_upgrade, signal_child, start_queued_upgrade,
+};
 use super::drain::child_exited;
 use super::effect::{Effect, Notice};
 use super::event::{ChildSignal, Event};
@@ -38,7 +40,11 @@ pub(super) fn promoting(
             give_up(state, predecessor, baked, Failure::Switch, ChildSignal::Send)
         }
         Event::PidfileTaken if step == Promotion::TakingPidfile => match predecessor {
-            Predecessor::None => promoted(state, false),
+            Predecessor::None => {
+                let mut effects = promoted(state, false);
+                effects.extend(start_queued_upgrade(state));
+                effects
+            }
             Predecessor::Serves => {
                 go(Promotion::AwaitingAcknowledgement);
                 vec![Effect::Arm(Timer::Acknowledgement), Effect::ReportReady]
@@ -73,7 +79,7 @@ pub(super) fn promoting(
                 | Promotion::RunningHook
                 | Promotion::Switching
                 | Promotion::TakingPidfile
-                | Promotion::AwaitingAcknowledgement => {}
+                | Promotion::AwaitingAcknowledgement => effects.extend(start_queued_upgrade(state)),
             }
             effects
         }
@@ -141,6 +147,7 @@ pub(super) fn promoting(
                     state.phase = Phase::Starting { predecessor, stopping: true };
                     effects.push(Effect::KillHook);
                     effects.extend(begin_stop(signal));
+                    effects.extend(pass_stop_back(state));
                 }
                 (Promotion::AwaitingAcknowledgement, _) => {
                     if !baked {
@@ -181,7 +188,10 @@ pub(super) fn promoting(
                 vec![Effect::Disarm(Timer::Acknowledgement), Effect::Report(Notice::PredecessorKilled)];
             match step {
                 Promotion::AwaitingAcknowledgement if baked => effects.extend(switch_again(state)),
-                Promotion::AwaitingAcknowledgement => effects.extend(promoted(state, false)),
+                Promotion::AwaitingAcknowledgement => {
+                    effects.extend(promoted(state, false));
+                    effects.extend(start_queued_upgrade(state));
+                }
                 Promotion::RunningHook
                 | Promotion::Switching
                 | Promotion::TakingPidfile
@@ -240,6 +250,7 @@ pub(super) fn promoting(
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

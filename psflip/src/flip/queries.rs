@@ -1,7 +1,8 @@
 //! Queries about a state, so that the runtime need not look into phases.
 
 use super::state::{
-    Bake, Child, DrainStep, GiveWay, Outcome, Phase, Preparation, Restart, State, Stopping, Successor, Turn,
+    Bake, Child, DrainStep, GiveWay, OldGeneration, Outcome, Phase, Preparation, Restart, State, Stopping,
+    Successor, Turn,
 };
 
 /// Why an upgrade can't start at once (contract U7).
@@ -11,8 +12,8 @@ pub enum UpgradeBlocked {
     NotHealthy,
     /// A stop was requested, and the child has neither exited nor ignored it yet.
     Stopping,
-    /// The predecessor still drains.
-    PredecessorDrains,
+    /// As many old generations drain as may.
+    OldGenerationsDrain,
     /// An upgrade is already running.
     UnderWay,
     /// The new generation has the traffic on trial.
@@ -78,10 +79,10 @@ impl State {
         )
     }
 
-    /// Whether the predecessor still drains.
+    /// Whether this generation is the service, and old ones drain.
     #[must_use]
-    pub fn predecessor_drains(&self) -> bool {
-        matches!(self.phase, Phase::Serving { predecessor_drains: true, .. })
+    pub fn old_generations_drain(&self) -> bool {
+        self.has_taken_over() && self.is_service() && self.old.draining > 0
     }
 
     /// Whether this generation bakes.
@@ -108,7 +109,41 @@ impl State {
         self.successor() == Some(Successor::Baking)
     }
 
-    /// Whether the draining predecessor is all that psflip still waits for.
+    /// Whether one more old generation may drain, so that an upgrade can start.
+    pub(super) fn has_room(&self) -> bool {
+        self.old.draining < self.old.most
+    }
+
+    /// What becomes of the old generations when this one, which is the service, exits.
+    pub(super) fn old_generation(&self, is_stopping: bool) -> OldGeneration {
+        match (self.old.draining, is_stopping) {
+            (0, _) => OldGeneration::Gone,
+            (_, false) => OldGeneration::Drains,
+            (_, true) => OldGeneration::Awaited,
+        }
+    }
+
+    /// Whether the predecessor, if there is one, is an old generation that drains: this generation is the
+    /// service, or was it and stops.
+    #[must_use]
+    pub fn has_taken_over(&self) -> bool {
+        match self.phase {
+            Phase::Draining { old_generation, .. } => old_generation != OldGeneration::Gone,
+            Phase::AwaitingPredecessor { .. } => true,
+            Phase::Serving { .. }
+            | Phase::Upgrading { .. }
+            | Phase::GivingWay { .. }
+            | Phase::Restarting { .. }
+            | Phase::Preparing { .. }
+            | Phase::Starting { .. }
+            | Phase::Settling { .. }
+            | Phase::Promoting { .. }
+            | Phase::Baking { .. }
+            | Phase::Exiting => self.is_service(),
+        }
+    }
+
+    /// Whether old generations are all that psflip still waits for.
     #[must_use]
     pub fn awaits_predecessor(&self) -> bool {
         matches!(self.phase, Phase::AwaitingPredecessor { .. })
@@ -208,8 +243,8 @@ impl State {
             }
             Phase::Restarting { step: Restart::Starting } => Some(UpgradeBlocked::NotHealthy),
             Phase::Restarting { step: Restart::Stopping } => Some(UpgradeBlocked::Stopping),
-            Phase::Serving { stopping: Stopping::No, predecessor_drains } => {
-                predecessor_drains.then_some(UpgradeBlocked::PredecessorDrains)
+            Phase::Serving { stopping: Stopping::No } => {
+                (!self.has_room()).then_some(UpgradeBlocked::OldGenerationsDrain)
             }
             Phase::Upgrading { stopping: Stopping::No, successor: Successor::Baking, .. } => {
                 Some(UpgradeBlocked::Bakes)

@@ -76,6 +76,7 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

@@ -11,6 +11,17 @@ pub struct State {
     pub phase: Phase,
     /// An upgrade is queued: it was requested when it could not start (contract U7).
     pub upgrade_queued: bool,
+    /// The old generations that drain.
+    pub old: OldGenerations,
+}
+
+/// The old generations that drain, apart from a predecessor that is still the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OldGenerations {
+    /// How many there are.
+    pub draining: u8,
+    /// With how many of them an upgrade must not start (`upgrade.draining`).
+    pub most: u8,
 }
 
 /// How a generation begins.
@@ -67,8 +78,6 @@ pub enum Phase {
     },
     /// This generation is the service, and no upgrade is running.
     Serving {
-        /// The predecessor still drains, so no upgrade can start.
-        predecessor_drains: bool,
         /// How far a stop request has come.
         stopping: Stopping,
     },
@@ -104,9 +113,9 @@ pub enum Phase {
         /// State of the old generation.
         old_generation: OldGeneration,
     },
-    /// After a stop request, the child and its descendants have exited, and the predecessor still drains.
-    /// psflip waits for it, because a service manager such as systemd kills all remaining processes when the
-    /// main process exits.
+    /// After a stop request, the child and its descendants have exited, and old generations still drain.
+    /// psflip waits for them, because a service manager such as systemd kills all remaining processes when
+    /// the main process exits.
     AwaitingPredecessor {
         /// The exit status of psflip.
         outcome: Outcome,
@@ -186,16 +195,16 @@ pub enum Restart {
     Stopping,
 }
 
-/// The generation before this one, after the promotion of this one.
+/// The generations before this one, after the promotion of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OldGeneration {
-    /// There is none, or it has exited. Also set if this generation failed: then its predecessor is the
+    /// There is none, or all have exited. Also set if this generation failed: then its predecessor is the
     /// service.
     Gone,
-    /// It drains, and psflip does not wait for it: no stop was requested, so the service manager is to
+    /// They drain, and psflip does not wait for them: no stop was requested, so the service manager is to
     /// restart the service as soon as possible.
     Drains,
-    /// It drains, has received the stop request as well, and psflip waits for it.
+    /// They drain, have received the stop request as well, and psflip waits for them.
     Awaited,
 }
 
@@ -399,8 +408,10 @@ pub enum Timer {
     Successor,
     /// How long to wait for the exit of a successor that got SIGKILL.
     SuccessorKill,
-    /// After a stop request: how long to wait for the next step of the predecessor, which drains.
+    /// After a stop request: how long to wait for the next step of the old generations, which drain.
     Predecessor,
+    /// How long to wait for the exit of old generations that were requested to end at once.
+    Ending,
     /// `proxy.drain`: how long the relay may answer what is under way.
     Drain,
     /// `shutdown.delay`.
@@ -409,8 +420,6 @@ pub enum Timer {
     Closing,
     /// `shutdown.timeout`: after a stop request, after `shutdown.signal`, and for leftover processes.
     Grace,
-    /// How long to wait for the exit of a predecessor that was requested to end at once.
-    Ending,
     /// How long to wait for the exit of processes that got SIGKILL.
     Kill,
 }

@@ -1,6 +1,8 @@
 //! The decision of a generation that is the service while a successor starts or exits.
 
-use super::decide::{give_up_request, queue_upgrade, relay_is_done, start_queued_upgrade, stop_child};
+use super::decide::{
+    give_up_request, pass_stop_back, queue_upgrade, relay_is_done, start_queued_upgrade, stop_child,
+};
 use super::drain::{stop_orphans, tree_is_over};
 use super::effect::{Effect, Hook, Notice, RelayOrder};
 use super::event::Event;
@@ -63,9 +65,11 @@ pub(super) fn upgrading(
         }
         Event::Committed if matches!(successor, Successor::Ready { .. }) => {
             state.upgrade_queued = false; // passed on with the acknowledgement
+            state.old.draining = 0; // from now on the successor's
             let outcome = Outcome::Superseded;
             let mut effects = vec![
                 Disarm(Timer::Successor),
+                Disarm(Timer::Ending),
                 Disarm(Timer::Drain),
                 Disarm(Timer::Grace),
                 Report(Notice::Superseded),
@@ -169,6 +173,7 @@ pub(super) fn upgrading(
                 if runs {
                     effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Stop)]);
                 }
+                effects.extend(pass_stop_back(state));
                 effects
             }
             // A second stop request: the requests that are under way are not waited for.
@@ -177,6 +182,7 @@ pub(super) fn upgrading(
                 let mut effects = vec![Disarm(Timer::Drain)];
                 effects.extend(stop_child(signal));
                 effects.extend(hurry(successor));
+                effects.extend(pass_stop_back(state));
                 effects
             }
             Stopping::Answering(_) | Stopping::Signalled => hurry(successor).into_iter().collect(),
@@ -194,7 +200,7 @@ pub(super) fn upgrading(
             state.phase = Phase::Upgrading { child, successor, stopping: Stopping::No };
             vec![Report(Notice::StopIgnored), Effect::Relay(RelayOrder::Stay)]
         }
-        Event::UpgradeRequested | Event::RequestPassedBack => queue_upgrade(state),
+        Event::UpgradeRequested | Event::RequestPassedBack | Event::RequestPassedOn => queue_upgrade(state),
         Event::ChildStarted
         | Event::ChildNotStarted(_)
         | Event::ChildHealthy
@@ -228,7 +234,6 @@ pub(super) fn upgrading(
         | Event::Acknowledged { .. }
         | Event::Withdrawn
         | Event::Aborted
-        | Event::RequestPassedOn
         | Event::PredecessorGone
         | Event::Prepared
         | Event::NotPrepared(_)
@@ -241,6 +246,7 @@ pub(super) fn upgrading(
         | Event::Committed
         | Event::NotCommitted
         | Event::SuccessorTreeGone
+        | Event::OldGenerationGone
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -301,9 +307,10 @@ pub(super) fn upgrade_failed(
         Stopping::No => Notice::UpgradeFailedWithoutChild,
         Stopping::Answering(_) | Stopping::Signalled => Notice::UpgradeAborted,
     };
+    let old_generation = state.old_generation(stopping != Stopping::No);
     match child {
         Child::Runs => {
-            state.phase = Phase::Serving { predecessor_drains: false, stopping };
+            state.phase = Phase::Serving { stopping };
             effects.push(Effect::Report(notice));
             effects.push(Effect::RunHook(hook));
             effects.extend(start_queued_upgrade(state));
@@ -311,7 +318,7 @@ pub(super) fn upgrade_failed(
         Child::Exited(end) => {
             effects.push(Effect::Report(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(stop_orphans(state, Outcome::Relay(end), OldGeneration::Gone));
+            effects.extend(stop_orphans(state, Outcome::Relay(end), old_generation));
         }
         Child::GaveWay(end) if stopping == Stopping::No => {
             effects.push(Effect::Report(Notice::StartsAgain));
@@ -320,7 +327,7 @@ pub(super) fn upgrade_failed(
         Child::Gone(end) | Child::GaveWay(end) => {
             effects.push(Effect::Report(without_child));
             effects.extend(give_up_request(state, Predecessor::None));
-            effects.extend(tree_is_over(state, Outcome::Relay(end), OldGeneration::Gone));
+            effects.extend(tree_is_over(state, Outcome::Relay(end), old_generation));
         }
     }
     effects

@@ -113,8 +113,21 @@ pub enum ToSuccessor {
     /// The service managers know that the successor is the main process; from now on the successor notifies
     /// them.
     Main,
-    /// The predecessor's progress of draining, after the promotion.
+    /// An old generation before the predecessor, which still drains; [`Hello::older`] of these follow, the
+    /// oldest first. Attached are the connection to it, from which only the active generation reads, and its
+    /// process.
+    Older {
+        /// Its number.
+        generation: u64,
+        /// Its pid.
+        pid: u32,
+        /// Its current step, and how long it may take, if known.
+        progress: Option<(Drain, Duration)>,
+    },
+    /// The progress of draining of an old generation, after the promotion.
     Draining {
+        /// Which one: one of [`ToSuccessor::Older`]. `None`: the predecessor itself.
+        generation: Option<u64>,
         /// The current step.
         step: Drain,
         /// How long it may take.
@@ -168,6 +181,8 @@ pub struct Hello {
     pub hold: Option<Hold>,
     /// How many [`ToSuccessor::Record`] follow.
     pub records: u32,
+    /// How many [`ToSuccessor::Older`] follow.
+    pub older: u32,
     /// The upgrade that starts this successor.
     pub upgrade: Begun,
     /// `LISTEN_FDS` in the environment was meant for the first psflip, so its sockets are there
@@ -231,6 +246,9 @@ impl WireMessage for ToSuccessor {
                 text.add_hold(hello.hold);
                 if hello.records > 0 {
                     text.add("records", &hello.records);
+                }
+                if hello.older > 0 {
+                    text.add("older", &hello.older);
                 }
                 let Begun { number, at, clock, by } = &hello.upgrade;
                 text.add("upgrade", number);
@@ -299,8 +317,21 @@ impl WireMessage for ToSuccessor {
             Self::Hurry => Text::new("hurry").finish(),
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Main => Text::new("main").finish(),
-            Self::Draining { step, left } => {
+            Self::Older { generation, pid, progress } => {
+                let mut text = Text::new("older");
+                text.add("generation", generation);
+                text.add("pid", pid);
+                if let Some((step, left)) = progress {
+                    text.add("step", &word(step));
+                    text.add("left-ms", &left.as_millis());
+                }
+                text.finish()
+            }
+            Self::Draining { generation, step, left } => {
                 let mut text = Text::new("draining");
+                if let Some(generation) = generation {
+                    text.add("generation", generation);
+                }
                 text.add("step", &word(step));
                 text.add("left-ms", &left.as_millis());
                 text.finish()
@@ -342,6 +373,7 @@ impl WireMessage for ToSuccessor {
                 exclusive: fields.optional_number::<u8>("exclusive")? == Some(1),
                 hold: fields.hold()?,
                 records: fields.optional_number("records")?.unwrap_or_default(),
+                older: fields.optional_number("older")?.unwrap_or_default(),
                 upgrade: Begun {
                     number: fields.optional_number("upgrade")?.unwrap_or_default(),
                     at: fields.optional_number("began-at")?.unwrap_or_default(),
@@ -385,7 +417,16 @@ impl WireMessage for ToSuccessor {
             "hurry" => Self::Hurry,
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "main" => Self::Main,
+            "older" => Self::Older {
+                generation: fields.number("generation")?,
+                pid: fields.number("pid")?,
+                progress: match (fields.optional("step"), fields.optional_number("left-ms")?) {
+                    (Some(step), Some(left)) => Some((from_word(&step)?, Duration::from_millis(left))),
+                    _ => None,
+                },
+            },
             "draining" => Self::Draining {
+                generation: fields.optional_number("generation")?,
                 step: from_word(&fields.text("step")?)?,
                 left: Duration::from_millis(fields.number("left-ms")?),
             },

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::message::{Hello, OLDEST_PROTOCOL, PROTOCOL, ToPredecessor, ToSuccessor, WireMessage};
-use crate::history::History;
+use crate::history::{Drain, History};
 use crate::process::environment::HANDOVER_VARIABLE;
 use crate::proxy::Hold;
 use crate::sys::errors::is_transient;
@@ -55,6 +55,21 @@ pub struct Inheritance {
     pub hold: Option<Hold>,
     /// The earlier upgrades.
     pub history: History,
+    /// The old generations before the predecessor that still drain, the oldest first.
+    pub older: Vec<OldLink>,
+}
+
+/// An old generation that the predecessor hands over.
+#[derive(Debug)]
+pub struct OldLink {
+    /// Its number.
+    pub generation: u64,
+    /// Its pid.
+    pub pid: u32,
+    /// The connection to it. Only the active generation may read from it.
+    pub link: PredecessorLink,
+    /// Its current step, and how long it may take, if known.
+    pub progress: Option<(Drain, Duration)>,
 }
 
 /// An acknowledgement that had been sent when this generation gave up.
@@ -211,45 +226,67 @@ impl PredecessorLink {
     fn receive_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
         let mut all = Inheritance { hold: hello.hold, ..Inheritance::default() };
         let flags = [hello.control, hello.relay, hello.relay_back, hello.keeper].map(u32::from);
-        let promised = [hello.listeners, flags[0], flags[1], flags[2], hello.records, flags[3]];
-        let mut received = [0; 6];
+        let promised = [hello.listeners, flags[0], flags[1], flags[2], hello.records, flags[3], hello.older];
+        let mut received = [0; 7];
         while received.iter().zip(promised).any(|(received, promised)| *received < promised) {
             let lost = |why: &dyn Display| {
-                let kinds = ["listener", "control socket", "relay link", "link back", "record", "keeper"];
-                let missing = (0..6).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
+                let kinds = [
+                    "listener",
+                    "control socket",
+                    "relay link",
+                    "link back",
+                    "record",
+                    "keeper",
+                    "old generation",
+                ];
+                let missing =
+                    (0..kinds.len()).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
                 let (kind, which, of) = (kinds[missing], received[missing] + 1, promised[missing]);
                 format!("{kind} {which} of {of} did not come: {why}")
             };
             match receive_patiently(&self.socket).map_err(|error| lost(&error))? {
-                Packet::Data(bytes, fds) => match (ToSuccessor::decode(&bytes), fds.into_iter().next()) {
-                    (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket)) => {
-                        received[0] += 1;
-                        all.listeners.push(Given { address, socket, file });
+                Packet::Data(bytes, fds) => {
+                    let mut fds = fds.into_iter();
+                    match (ToSuccessor::decode(&bytes), fds.next(), fds.next()) {
+                        (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket), _) => {
+                            received[0] += 1;
+                            all.listeners.push(Given { address, socket, file });
+                        }
+                        (Ok(Some(ToSuccessor::Control { address, file })), Some(socket), _) => {
+                            received[1] += 1;
+                            all.control = Some(Given { address, socket, file });
+                        }
+                        (Ok(Some(ToSuccessor::Relay)), Some(link), _) => {
+                            received[2] += 1;
+                            all.relay = Some(link);
+                        }
+                        (Ok(Some(ToSuccessor::RelayBack)), Some(link), _) => {
+                            received[3] += 1;
+                            all.relay_back = Some(link);
+                        }
+                        (Ok(Some(ToSuccessor::Record(record))), _, _) => {
+                            received[4] += 1;
+                            all.history.add(*record);
+                        }
+                        (Ok(Some(ToSuccessor::Keeper)), Some(keeper), _) => {
+                            received[5] += 1;
+                            all.keeper = Some(PidFd::from_owned(keeper));
+                        }
+                        (
+                            Ok(Some(ToSuccessor::Older { generation, pid, progress })),
+                            Some(socket),
+                            Some(process),
+                        ) => {
+                            received[6] += 1;
+                            let (socket, process) = (Socket::from_owned(socket), PidFd::from_owned(process));
+                            let link = PredecessorLink { socket, process };
+                            all.older.push(OldLink { generation, pid, link, progress });
+                        }
+                        (Ok(None), _, _) => {}
+                        (Err(error), _, _) => return Err(lost(&error)),
+                        (Ok(Some(_)), _, _) => return Err(lost(&"there is another message, or no socket")),
                     }
-                    (Ok(Some(ToSuccessor::Control { address, file })), Some(socket)) => {
-                        received[1] += 1;
-                        all.control = Some(Given { address, socket, file });
-                    }
-                    (Ok(Some(ToSuccessor::Relay)), Some(link)) => {
-                        received[2] += 1;
-                        all.relay = Some(link);
-                    }
-                    (Ok(Some(ToSuccessor::Keeper)), Some(keeper)) => {
-                        received[5] += 1;
-                        all.keeper = Some(PidFd::from_owned(keeper));
-                    }
-                    (Ok(Some(ToSuccessor::RelayBack)), Some(link)) => {
-                        received[3] += 1;
-                        all.relay_back = Some(link);
-                    }
-                    (Ok(Some(ToSuccessor::Record(record))), _) => {
-                        received[4] += 1;
-                        all.history.add(*record);
-                    }
-                    (Ok(None), _) => {}
-                    (Err(error), _) => return Err(lost(&error)),
-                    (Ok(Some(_)), _) => return Err(lost(&"there is another message, or no socket")),
-                },
+                }
                 Packet::Nothing => return Err(lost(&"nothing was sent")),
                 Packet::Closed => return Err(lost(&"the connection is closed")),
             }
@@ -294,6 +331,7 @@ impl PredecessorLink {
                 | ToSuccessor::Start { .. }
                 | ToSuccessor::Hold { .. }
                 | ToSuccessor::Record(_)
+                | ToSuccessor::Older { .. }
                 | ToSuccessor::Draining { .. }
                 | ToSuccessor::Answered { .. } => {}
             }

@@ -129,22 +129,32 @@ pub enum FromSuccessor {
     Misbehaved,
 }
 
+/// A message of the inheritance, with its descriptors.
+#[derive(Debug)]
+pub struct Handed<'s> {
+    /// The message.
+    pub message: ToSuccessor,
+    /// What is attached to it.
+    pub descriptors: Vec<BorrowedFd<'s>>,
+}
+
 impl SuccessorLink {
     /// Starts a successor by a double fork, so that its parent is the service manager, or the nearest
     /// subreaper, from the beginning (contract U10). Also returns the pid of the intermediate process, which
     /// exits at once. The caller must not be a subreaper until it has reaped that process.
     ///
-    /// `inheritance`: the messages that follow `hello`, with their sockets. `anchor`: what the successor
-    /// inherits of the anchor, if there is one. `deadline`: how long the successor may take to read its
-    /// configuration. `watch` registers this end of the connection with the event loop. It may fail, so it is
-    /// called before the fork: a successor that exists could not be undone.
+    /// `inheritance` and `older`: the messages that follow `hello`, the latter about old generations.
+    /// `anchor`: what the successor inherits of the anchor, if there is one. `deadline`: how long it may take
+    /// to read its configuration. `watch` registers this end of the connection with the event loop. It may
+    /// fail, so it is called before the fork: a successor that exists could not be undone.
     ///
     /// # Errors
     /// Those of socketpair(2), sendmsg(2), pidfd_open(2), fork(2) and `watch`: EMFILE, EAGAIN, ENOMEM, ...
-    pub fn start<'s>(
+    pub fn start<'s, 'o>(
         program: &Program,
         hello: Hello,
-        inheritance: impl Iterator<Item = (ToSuccessor, Option<BorrowedFd<'s>>)>,
+        inheritance: impl Iterator<Item = Handed<'s>>,
+        older: impl Iterator<Item = Handed<'o>>,
         deadline: Duration,
         anchor: Option<&AnchorLink>,
         watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
@@ -154,8 +164,11 @@ impl SuccessorLink {
         let (old, exclusive) = (hello.pid, hello.exclusive);
         let this_process = PidFd::open(std::process::id())?;
         super::send(&ours, &ToSuccessor::Hello(hello), &[this_process.as_fd()])?;
-        for (message, socket) in inheritance {
-            super::send(&ours, &message, socket.as_slice())?;
+        for Handed { message, descriptors } in inheritance {
+            super::send(&ours, &message, &descriptors)?;
+        }
+        for Handed { message, descriptors } in older {
+            super::send(&ours, &message, &descriptors)?;
         }
         match process::fork()? {
             Fork::Child => {

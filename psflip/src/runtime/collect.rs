@@ -1,7 +1,6 @@
 //! Turns ready descriptors into events.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use super::job_control::log_signal;
 use super::poller::Token;
@@ -59,6 +58,10 @@ impl Runtime {
                 self.nobody_else_speaks();
                 self.operators.control.listeners.predecessor_is_gone();
                 self.dispatch(Event::PredecessorGone);
+                Ok(())
+            }
+            Token::OlderGenerations => {
+                self.on_older_generations();
                 Ok(())
             }
             Token::SuccessorTree => {
@@ -461,7 +464,10 @@ impl Runtime {
 
     fn successor_is_gone(&mut self) {
         self.wait.poller.forget(Token::SuccessorProcess);
-        self.wait.poller.forget(Token::Successor);
+        // The generation that replaced the successor has its end of the connection (D3).
+        if !self.machine.is_superseded() {
+            self.wait.poller.forget(Token::Successor);
+        }
         self.dispatch(Event::SuccessorGone);
     }
 
@@ -510,8 +516,13 @@ impl Runtime {
                 FromPredecessor::Message(ToSuccessor::Answered { passed_on, waited_for }) => {
                     self.operators.record_answered(passed_on, waited_for);
                 }
-                FromPredecessor::Message(ToSuccessor::Draining { step, left }) => {
-                    self.operators.record_drain_step(step, left);
+                FromPredecessor::Message(ToSuccessor::Draining { generation: Some(older), step, left }) => {
+                    self.handover.older.set_progress(older, step, left);
+                    self.operators.set_changed();
+                }
+                FromPredecessor::Message(ToSuccessor::Draining { generation: None, step, left }) => {
+                    self.handover.set_progress(step, left);
+                    self.operators.record_drain_step(step);
                     if self.machine.state.awaits_predecessor() {
                         self.set_timer(Timer::Predecessor);
                     }
@@ -530,6 +541,7 @@ impl Runtime {
                     | ToSuccessor::RelayBack
                     | ToSuccessor::Keeper
                     | ToSuccessor::Start { .. }
+                    | ToSuccessor::Older { .. }
                     | ToSuccessor::Record(_),
                 ) => {}
                 FromPredecessor::Closed => {
@@ -542,23 +554,6 @@ impl Runtime {
             }
         }
         Ok(())
-    }
-
-    /// The old child is gone.
-    fn turn_is_granted(&mut self, waiting_since: Option<u64>, lease: Option<OwnedFd>) {
-        self.record_step(UpgradeStep::GaveWay);
-        self.operators.log.set_waiting_since(waiting_since);
-        match lease {
-            Some(lease) => {
-                self.handover.keep_lease(lease);
-                self.dispatch(Event::TurnGranted);
-            }
-            // The predecessor could not see whether this child is gone.
-            None => {
-                tracing::error!("the socket that came with the message of the old psflip was lost");
-                self.dispatch(Event::Aborted);
-            }
-        }
     }
 
     /// Continues the health check, and acts on its result.

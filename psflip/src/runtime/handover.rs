@@ -2,16 +2,17 @@
 //! upgrade. `crate::handover` has the messages.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::old_generations::OlderGenerations;
 use super::poller::Token;
 use super::waiting::Waiting;
 use super::{KILL, Predecessor};
 use crate::anchor::AnchorLink;
 use crate::flip::Successor;
-use crate::handover::predecessor::Acknowledged;
-use crate::handover::successor::SuccessorLink;
+use crate::handover::predecessor::{Acknowledged, OldLink};
+use crate::handover::successor::{Handed, SuccessorLink};
 use crate::handover::{Hello, ToPredecessor, ToSuccessor};
 use crate::process::invocation::Program;
 use crate::proxy::Hold;
@@ -25,11 +26,15 @@ use crate::sys::tree;
 /// How long a successor may take to give the traffic back before it is killed. Its relay accepts meanwhile.
 const RETURN: Duration = Duration::from_secs(5);
 
-/// The links to the neighbours.
+/// The links to the neighbours, and to older generations that drain.
 #[derive(Debug)]
 pub(super) struct Handover {
     pub(super) predecessor: Option<Predecessor>,
     pub(super) successor: Option<SuccessorLink>,
+    /// The old generations before the predecessor.
+    pub(super) older: OlderGenerations,
+    /// The numbers of the old generations that were requested to end at once.
+    pub(super) ending: Vec<u64>,
     /// The process that starts the successor and exits at once, until it is reaped.
     intermediate: Option<u32>,
     /// Why no successor could be started.
@@ -53,10 +58,16 @@ pub(super) enum Committed {
 
 impl Handover {
     /// The links of a new generation.
-    pub(super) fn new(predecessor: Option<Predecessor>, predecessor_keeper: Option<PidFd>) -> Self {
+    pub(super) fn new(
+        predecessor: Option<Predecessor>,
+        older: Vec<OldLink>,
+        predecessor_keeper: Option<PidFd>,
+    ) -> Self {
         Self {
             predecessor,
             successor: None,
+            older: OlderGenerations::new(older),
+            ending: Vec::new(),
             intermediate: None,
             start_error: None,
             successor_tree: None,
@@ -107,17 +118,6 @@ impl Handover {
         let _ = self.send_to_predecessor(message); // if it is gone, its pidfd shows that
     }
 
-    /// Kills it: it drains, and has not exited at once as it should.
-    pub(super) fn kill_predecessor(&self) {
-        let Some(Predecessor { link, pid, .. }) = &self.predecessor else { return };
-        tracing::error!(old_psflip = pid, "the old psflip does not exit at once; killing it");
-        if let Err(error) = link.process().send(Signal::KILL)
-            && error.raw_os_error() != Some(libc::ESRCH)
-        {
-            tracing::error!(old_psflip = pid, %error, "can't kill the old psflip");
-        }
-    }
-
     /// Stops reading from it. Returns the acknowledgement if it had been sent.
     ///
     /// # Errors
@@ -149,6 +149,11 @@ impl Handover {
     /// EMFILE.
     pub(super) fn lease(&self) -> io::Result<Option<OwnedFd>> {
         self.lease.as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
+    /// This generation's child does not wait for the end of its child.
+    pub(super) fn forget_keeper(&mut self) {
+        self.predecessor_keeper = None;
     }
 
     /// Watches the keeper of its child. Returns false if there is none to wait for.
@@ -219,19 +224,21 @@ impl Handover {
         self.successor.as_ref().and_then(SuccessorLink::process)
     }
 
-    /// Starts it. psflip is no subreaper until it has reaped the process between the two
-    /// (`process/reaper.rs`). Returns whether that worked.
+    /// Starts it. `inheritance`: the messages that follow `hello`, before those about old generations.
+    /// psflip is no subreaper until it has reaped the process between the two (`process/reaper.rs`). Returns
+    /// whether that worked.
     pub(super) fn start_successor<'s>(
         &mut self,
         program: &Program,
         hello: Hello,
-        inheritance: impl Iterator<Item = (ToSuccessor, Option<BorrowedFd<'s>>)>,
+        inheritance: impl Iterator<Item = Handed<'s>>,
         deadline: Duration,
         anchor: Option<&AnchorLink>,
         wait: &mut Waiting,
     ) -> bool {
+        let older = self.old_generations_to_hand_over();
         let result = process::set_subreaper(false).and_then(|()| {
-            SuccessorLink::start(program, hello, inheritance, deadline, anchor, |end| {
+            SuccessorLink::start(program, hello, inheritance, older, deadline, anchor, |end| {
                 wait.poller.watch(Token::Successor, end)
             })
         });

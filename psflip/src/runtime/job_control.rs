@@ -43,6 +43,7 @@ impl Runtime {
                 | Notice::UpgradeRolledBack
                 | Notice::Promoted
                 | Notice::PredecessorDrained
+                | Notice::OlderDrained
                 | Notice::PredecessorKilled
         );
         if !is_free {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::flip::{self, Effect, Event, Outcome, Role, State};
+use crate::flip::{self, Effect, Event, OldGenerations, Outcome, Role, State};
 
 /// The state of this generation, and the events that are still to be decided.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub(super) struct Decided {
 
 impl Machine {
     /// The machine of a new generation, and its first effects.
-    pub(super) fn new(role: Role) -> (Self, Vec<Effect>) {
-        let (state, effects) = flip::begin(role);
+    pub(super) fn new(role: Role, old: OldGenerations) -> (Self, Vec<Effect>) {
+        let (state, effects) = flip::begin(role, old);
         (Self { state, queue: VecDeque::new(), outcome: None }, effects)
     }
 

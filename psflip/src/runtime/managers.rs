@@ -315,7 +315,7 @@ impl Managers {
         &self,
         child: Option<u32>,
         is_held: bool,
-        predecessor_drains: bool,
+        draining: &[u64],
         upgrade_failure: Option<(&str, bool)>,
     ) -> String {
         let mut status = format!("generation {}", self.generation);
@@ -328,8 +328,13 @@ impl Managers {
         if is_held {
             status += "; connections held";
         }
-        if predecessor_drains {
-            status += &format!("; generation {} still drains", self.generation - 1);
+        match draining {
+            [] => {}
+            [one] => status += &format!("; generation {one} still drains"),
+            [oldest, ..] => {
+                status +=
+                    &format!("; {} old generations still drain, the oldest is {oldest}", draining.len());
+            }
         }
         match upgrade_failure {
             Some((reason, true)) => status += &format!("; last upgrade rolled back: {reason}"),
@@ -368,7 +373,7 @@ impl Runtime {
     /// The message about the notice: its first part, the time that the operation may take from now on, and
     /// the status line.
     fn message_of(&self, notice: Notice) -> Option<(ManagerMessage, Option<Duration>, String)> {
-        let (status, generation) = (self.status(), self.identity.generation);
+        let status = self.status();
         let message = match notice {
             Notice::UpgradeStarted => {
                 let time = self.plan.upgrade.timeout + self.promotion() + self.grace() + MARGIN;
@@ -416,11 +421,17 @@ impl Runtime {
                 (ManagerMessage::new(), Some(self.grace()), format!("failed: {}", self.reasons.of_exit()))
             }
             Notice::AwaitingPredecessor => {
-                let old = generation - 1;
-                let status = format!("stopped, waiting for generation {old}, which still drains");
+                let old: Vec<_> =
+                    self.handover.old_generations().map(|old| old.generation.to_string()).collect();
+                let verb = if old.len() == 1 { "drains" } else { "drain" };
+                let status =
+                    format!("stopped, waiting for generation {}, which still {verb}", old.join(", "));
                 (ManagerMessage::new(), Some(self.predecessor_deadline()), status)
             }
-            Notice::PredecessorDrained => (ManagerMessage::new(), None, status),
+            Notice::PredecessorDrained | Notice::OlderDrained if self.machine.state.successor().is_some() => {
+                (ManagerMessage::new(), None, self.status_of_upgrade())
+            }
+            Notice::PredecessorDrained | Notice::OlderDrained => (ManagerMessage::new(), None, status),
             Notice::Promoted
             | Notice::GivesWay
             | Notice::CantGiveWay
@@ -499,10 +510,14 @@ impl Runtime {
 
     /// The status line.
     fn status(&self) -> String {
-        let (is_held, drains) = (self.proxy.hold().is_some(), self.machine.state.predecessor_drains());
+        let is_held = self.proxy.hold().is_some();
+        let draining: Vec<_> = match self.machine.state.old_generations_drain() {
+            true => self.handover.old_generations().map(|old| old.generation).collect(),
+            false => Vec::new(),
+        };
         let failure = self.reasons.upgrade_failure.as_deref();
         let failure = failure.map(|reason| (reason, self.reasons.rolled_back));
-        self.managers.status(self.child.pid(), is_held, drains, failure)
+        self.managers.status(self.child.pid(), is_held, &draining, failure)
     }
 }
 

@@ -10,6 +10,7 @@ mod hooks;
 mod job_control;
 mod machine;
 mod managers;
+mod old_generations;
 mod operators;
 mod perform;
 mod poller;
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use crate::anchor::AnchorLink;
 use crate::config::{Orphans, Plan, Slot};
-use crate::flip::{DrainStep, Effect, Event, Outcome, Role, Timer};
+use crate::flip::{DrainStep, Effect, Event, OldGenerations, Outcome, Role, Timer};
 use crate::handover::predecessor::{self, Inheritance, PredecessorLink};
 use crate::handover::{Begun, ToPredecessor, is_gone};
 use crate::history::Drain;
@@ -97,6 +98,8 @@ pub struct Identity {
 pub struct Predecessor {
     /// The connection.
     pub link: PredecessorLink,
+    /// Its number.
+    pub generation: u64,
     /// Its pid.
     pub pid: u32,
     /// The pidfile that it holds.
@@ -105,6 +108,8 @@ pub struct Predecessor {
     pub bakes: bool,
     /// Its child must not run at the same time as another one.
     pub exclusive: bool,
+    /// Its current step of draining, and the deadline for it.
+    pub progress: Option<(Drain, Instant)>,
 }
 
 /// A running generation. Each field is a part with methods of its own; the methods here connect the parts.
@@ -138,19 +143,23 @@ pub fn live(
     identity: Identity,
     predecessor: Option<Predecessor>,
     anchor: Option<AnchorLink>,
-    inheritance: Inheritance,
+    mut inheritance: Inheritance,
 ) -> io::Result<Outcome> {
     memory::reserve_stack(); // there is no child yet that a failure here would take down
-    let opened = Waiting::open(predecessor.as_ref(), anchor.as_ref())
-        .and_then(|wait| Reaper::new().map(|reaper| (wait, reaper)));
+    let older = std::mem::take(&mut inheritance.older);
+    let mut handover = Handover::new(predecessor, older, inheritance.keeper.take());
+    let opened = Waiting::open(handover.predecessor.as_ref(), anchor.as_ref()).and_then(|mut wait| {
+        handover.older.watch(false, &mut wait)?;
+        Reaper::new().map(|reaper| (wait, reaper))
+    });
     let (wait, reaper) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            report_breakdown(predecessor.as_ref(), &error);
+            report_breakdown(handover.predecessor.as_ref(), &error);
             return Err(error);
         }
     };
-    let (runtime, effects) = Runtime::new(plan, identity, predecessor, anchor, inheritance, wait, reaper);
+    let (runtime, effects) = Runtime::new(plan, identity, handover, anchor, inheritance, wait, reaper);
     runtime.live(effects)
 }
 
@@ -167,23 +176,26 @@ impl Runtime {
     fn new(
         plan: Plan,
         identity: Identity,
-        predecessor: Option<Predecessor>,
+        mut handover: Handover,
         anchor: Option<AnchorLink>,
         mut inheritance: Inheritance,
         wait: Waiting,
         reaper: Reaper,
     ) -> (Self, Vec<Effect>) {
-        let is_first = predecessor.is_none();
+        let is_first = handover.predecessor.is_none();
         let generation = identity.generation;
-        let (machine, effects) = Machine::new(role(&plan, predecessor.as_ref()));
-        let is_exclusive = machine.state.is_exclusive();
+        let old = OldGenerations { draining: handover.older.count(), most: plan.upgrade.draining };
+        let (machine, effects) = Machine::new(role(&plan, handover.predecessor.as_ref()), old);
+        if !machine.state.is_exclusive() {
+            handover.forget_keeper();
+        }
         let number = generation.to_string();
         let added = [("PSFLIP_GENERATION", number.as_str()), ("PSFLIP_SLOT", identity.slot.as_str())];
         let envp = child_environment(&identity.origin.program.envp, plan.environment(), &added);
         let job = Job::of(anchor.as_ref().map(AnchorLink::anchor));
         let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
         let control = Control::new(&mut inheritance);
-        let Inheritance { listeners: given, relay, relay_back, keeper, hold, history, .. } = inheritance;
+        let Inheritance { listeners: given, relay, relay_back, hold, history, .. } = inheritance;
         let from = (!is_first).then(|| generation - 1);
         let log = UpgradeLog::new(identity.begun.clone(), from, generation, history);
         let runtime = Self {
@@ -192,7 +204,7 @@ impl Runtime {
             machine,
             wait,
             child: Child::new(envp.into(), reaper),
-            handover: Handover::new(predecessor, keeper.filter(|_| is_exclusive)),
+            handover,
             traffic: Traffic::new(given),
             proxy: Proxy::new(relay, relay_back, hold),
             hooks: Hooks::default(),
@@ -458,15 +470,18 @@ impl Runtime {
         }
     }
 
-    /// How long to wait for the predecessor's current step. The steps before its child's exit are skipped
-    /// once it gets the stop request.
+    /// How long to wait for the current steps of the old generations. The steps before their children's exits
+    /// are skipped once they get the stop request.
     fn predecessor_deadline(&self) -> Duration {
-        match self.operators.log.predecessor {
+        let predecessor = self.handover.predecessor.as_ref().map(|old| old.progress);
+        let older = self.handover.older.iter().map(|(_, _, progress)| progress);
+        let time = |progress| match progress {
             Some((step, until)) if step != Drain::Delay => {
-                until.saturating_duration_since(Instant::now()) + MARGIN
+                Instant::saturating_duration_since(&until, Instant::now()) + MARGIN
             }
             _ => self.grace(),
-        }
+        };
+        older.chain(predecessor).map(time).max().unwrap_or_else(|| self.grace())
     }
 }
 

@@ -1,16 +1,17 @@
 //! Performs effects by means of the operating system.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::handover::Committed;
 use super::operators::kind;
 use super::timers::Key;
-use super::{KILL, MARGIN, Runtime, hooks};
+use super::{MARGIN, Runtime, hooks};
 use crate::flip::{Effect, Event, Failure, Hook, Notice, StartFailure, Timer};
 use crate::handover::predecessor::{self, Acknowledged};
+use crate::handover::successor::Handed;
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
-use crate::history::{Drain, UpgradeStep};
+use crate::history::UpgradeStep;
 use crate::process::command::SupervisedCommand;
 use crate::process::invocation::FileStamp;
 use crate::process::launch::{Launch, Place, find_program};
@@ -89,12 +90,10 @@ impl Runtime {
             Effect::RollBackSuccessor => self.handover.roll_back_successor(),
             Effect::ReportReady => self.report_ready(),
             // If the predecessor is gone, its pidfd shows that.
-            Effect::PassStopBack => self.handover.report(&ToPredecessor::Stop),
-            Effect::EndPredecessor => self.end_predecessor(),
-            Effect::KillPredecessor => {
-                self.handover.kill_predecessor();
-                self.operators.record_drain_step(Drain::Killed, KILL); // its child is killed with it (C7)
-            }
+            Effect::PassStopBack => self.handover.pass_stop_back(),
+            Effect::EndOldest => self.end_old_generations(false),
+            Effect::EndDraining => self.end_old_generations(true),
+            Effect::KillEnding => self.kill_ending(),
             Effect::PassRequestBack => {
                 let by = self.operators.log.hand_on();
                 if self.handover.send_to_predecessor(&ToPredecessor::Upgrade { by }).is_err() {
@@ -137,6 +136,12 @@ impl Runtime {
         if let Err(refusal) = find_program(self.plan.argv(), &envp, self.plan.workdir.as_deref()) {
             let why = self.child_is_refused(&refusal);
             self.machine.push(Event::NotPrepared(Failure::Start(why)));
+        } else if self.machine.state.is_exclusive() && self.handover.older.count() > 0 {
+            let older = self.handover.older.numbers();
+            self.reasons.set_failure(format!(
+                "`upgrade.overlap = false` needs that no other child runs, and older generations still drain ({older}); upgrade again when they are gone, or by `psflip upgrade --end-draining`"
+            ));
+            self.machine.push(Event::NotPrepared(Failure::Start(StartFailure::Other)));
         } else if let Err(error) = self.open() {
             self.reasons.set_failure(error);
             self.machine.push(Event::NotPrepared(Failure::Start(StartFailure::Other)));
@@ -151,6 +156,23 @@ impl Runtime {
         let deadline = self.to_ready();
         // If the predecessor is gone, its pidfd shows that. Otherwise it takes this generation for hung.
         self.handover.report(&ToPredecessor::Prepared { deadline });
+    }
+
+    /// The old child is gone.
+    pub(super) fn turn_is_granted(&mut self, waiting_since: Option<u64>, lease: Option<OwnedFd>) {
+        self.record_step(UpgradeStep::GaveWay);
+        self.operators.log.set_waiting_since(waiting_since);
+        match lease {
+            Some(lease) => {
+                self.handover.keep_lease(lease);
+                self.dispatch(Event::TurnGranted);
+            }
+            // The predecessor could not see whether this child is gone.
+            None => {
+                tracing::error!("the socket that came with the message of the old psflip was lost");
+                self.dispatch(Event::Aborted);
+            }
+        }
     }
 
     fn start_child(&mut self) {
@@ -385,18 +407,6 @@ impl Runtime {
         });
     }
 
-    /// Requests the old generation, which drains, to end at once.
-    fn end_predecessor(&self) {
-        tracing::warn!(
-            old_generation = self.identity.generation - 1,
-            old_psflip = self.handover.predecessor_pid(),
-            from = self.operators.end_draining_from,
-            reason = "requested by --end-draining",
-            "killing the old generation, which still drains"
-        );
-        self.handover.report(&ToPredecessor::End); // if it is gone, its pidfd shows that
-    }
-
     fn withdraw(&mut self) {
         let event = match self.handover.withdraw(&mut self.wait) {
             Ok(Some(Acknowledged { upgrade_queued, by, hold })) => {
@@ -421,6 +431,9 @@ impl Runtime {
         self.job_control.take_terminal_back();
         self.mend_files();
         self.traffic.look_before_upgrade(&self.plan);
+        // The successor may need these addresses, while an old generation still drains.
+        self.traffic.listeners.remove_abandoned();
+        self.operators.control.listeners.remove_abandoned();
         let (link, back) = self.proxy.open_links();
         let hello = self.hello(link.is_some(), back.is_some());
         if let Some(tree) = &self.child.tree {
@@ -430,18 +443,21 @@ impl Runtime {
             .traffic
             .listeners
             .to_hand_over()
-            .map(|(address, socket, file)| (ToSuccessor::Listener { address, file }, Some(socket)));
+            .map(|(address, socket, file)| with(ToSuccessor::Listener { address, file }, socket));
         let control = self
             .operators
             .control
             .listeners
             .to_hand_over()
-            .map(|(address, socket, file)| (ToSuccessor::Control { address, file }, Some(socket)));
-        let relay = link.as_ref().map(|link| (ToSuccessor::Relay, Some(link.as_fd())));
-        let back = back.as_ref().map(|link| (ToSuccessor::RelayBack, Some(link.as_fd())));
-        let keeper = self.child.keeper().map(|keeper| (ToSuccessor::Keeper, Some(keeper.as_fd())));
-        let records = self.operators.log.history.iter();
-        let records = records.map(|record| (ToSuccessor::Record(Box::new(record.clone())), None));
+            .map(|(address, socket, file)| with(ToSuccessor::Control { address, file }, socket));
+        let relay = link.as_ref().map(|link| with(ToSuccessor::Relay, link.as_fd()));
+        let back = back.as_ref().map(|link| with(ToSuccessor::RelayBack, link.as_fd()));
+        let keeper = self.child.keeper().map(|keeper| with(ToSuccessor::Keeper, keeper.as_fd()));
+        let records = self.operators.log.history.iter().map(|record| Handed {
+            message: ToSuccessor::Record(Box::new(record.clone())),
+            descriptors: Vec::new(),
+        });
+
         let is_started = self.handover.start_successor(
             &self.identity.origin.program,
             hello,
@@ -478,6 +494,7 @@ impl Runtime {
             exclusive: !self.plan.upgrade.overlap,
             hold: self.proxy.hold(),
             records: self.operators.log.history.iter().len() as u32,
+            older: self.handover.old_generations().count() as u32,
             upgrade: self.operators.log.for_successor(),
             activated: self.identity.activation.is_there(),
             config: self.identity.config.as_ref().and_then(FileStamp::stamp),
@@ -494,6 +511,7 @@ impl Runtime {
                 self.traffic.let_go();
                 self.operators.log.end_wait();
                 self.operators.let_go();
+                self.handover.let_old_generations_go(&mut self.wait);
                 self.job_control.take_terminal_back();
                 Event::Committed
             }
@@ -504,4 +522,9 @@ impl Runtime {
         };
         self.machine.push(event);
     }
+}
+
+/// A message of the inheritance, with a descriptor.
+fn with(message: ToSuccessor, descriptor: BorrowedFd<'_>) -> Handed<'_> {
+    Handed { message, descriptors: vec![descriptor] }
 }

@@ -31,6 +31,8 @@ pub(super) enum Token {
     Predecessor,
     /// The predecessor's process.
     PredecessorProcess,
+    /// The old generations before the predecessor: messages and processes.
+    OlderGenerations,
     /// What is left of the process tree of a successor that is gone.
     SuccessorTree,
     /// What is left of the process tree of a predecessor that was killed.
@@ -61,7 +63,7 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 24] = [
+const TOKENS: [Token; 25] = [
     Token::Anchor,
     Token::FormerParent,
     Token::Descendants,
@@ -72,6 +74,7 @@ const TOKENS: [Token; 24] = [
     Token::SuccessorProcess,
     Token::Predecessor,
     Token::PredecessorProcess,
+    Token::OlderGenerations,
     Token::SuccessorTree,
     Token::PredecessorTree,
     Token::Check,

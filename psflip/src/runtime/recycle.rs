@@ -200,7 +200,8 @@ impl Runtime {
 
     /// Whether nothing else is under way: no upgrade, no old generation that drains, no stop, no hold.
     fn may_recycle(&self) -> bool {
-        self.machine.state.is_idle() && self.handover.predecessor.is_none() && self.proxy.hold().is_none()
+        let drains = self.handover.old_generations().next().is_some();
+        self.machine.state.is_idle() && !drains && self.proxy.hold().is_none()
     }
 
     /// For the status report.

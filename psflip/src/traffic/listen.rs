@@ -255,11 +255,16 @@ impl Listeners {
     /// The predecessor has exited, and its sockets with it. Removes the files of those that
     /// this generation does not have.
     pub fn predecessor_is_gone(&mut self) {
-        for (path, id) in std::mem::take(&mut self.abandoned) {
-            log_remaining(&path, unix_file::remove(&path, id));
-        }
+        self.remove_abandoned();
         for open in &mut self.open {
             open.made.is_new = true; // from now on this generation must remove them
+        }
+    }
+
+    /// Removes the files of sockets that only old generations have.
+    pub fn remove_abandoned(&mut self) {
+        for (path, id) in std::mem::take(&mut self.abandoned) {
+            log_remaining(&path, unix_file::remove(&path, id));
         }
     }
 

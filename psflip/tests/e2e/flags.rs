@@ -327,6 +327,14 @@ fn an_invalid_flag_value_is_reported_with_its_flag_before_a_start() {
             &["--listen", "@x", "--upgrade-bake", "5m", "--no-overlap"],
             &["--upgrade-bake 5m: `upgrade.bake` and `overlap = false` exclude each other"],
         ),
+        (
+            &["--upgrade-draining", "2", "--no-overlap"],
+            &["--upgrade-draining 2: `upgrade.draining` and `overlap = false` exclude each other"],
+        ),
+        (
+            &["--upgrade-draining", "9"],
+            &["--upgrade-draining 9: `draining` must be a whole number from 1 to 7"],
+        ),
         (&["--env", "=secret"], &["--env: `` is no name"]),
         (&["--env", "A={{ evn('x') }}"], &["--env A: there is no template function `evn`"]),
         (

@@ -1,5 +1,6 @@
 //! Several services: a line for each.
 
+use super::status::old_generations;
 use super::{Paint, View, clean, cut, span};
 use crate::cli::list::Answered;
 use crate::control::protocol::{ServiceState, Status};
@@ -53,7 +54,7 @@ fn name(status: &Status, answered: &Answered) -> String {
 fn row(status: &Status, answered: &Answered, view: &View) -> ([String; 6], Option<Paint>) {
     let (state, mut paint) = match status.state {
         _ if status.bake_left_ms.is_some() => ("baking", Some(Paint::Busy)),
-        ServiceState::Serving if status.predecessor.is_some() => ("draining", Some(Paint::Busy)),
+        ServiceState::Serving if old_generations(status).next().is_some() => ("draining", Some(Paint::Busy)),
         ServiceState::Serving => ("serving", None),
         ServiceState::Starting => ("starting", Some(Paint::Busy)),
         ServiceState::Upgrading => ("upgrading", Some(Paint::Busy)),

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
+use super::status::old_generations;
 use crate::control::protocol::{Proxy, Status};
 use crate::history::{Outcome, Record};
 
@@ -79,7 +80,7 @@ pub(in crate::cli) fn metrics(services: &[Measured<'_>]) -> String {
         |status| status.bake_left_ms.map(|left| one(seconds(left))).unwrap_or_default(),
     );
     add("psflip_draining", Kind::Gauge, "How many old generations still drain.", |status| {
-        one(flag(status.predecessor.is_some()))
+        one(old_generations(status).count() as f64)
     });
     add(
         "psflip_last_upgrade_result",

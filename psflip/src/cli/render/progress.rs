@@ -94,7 +94,10 @@ impl Progress {
                 self.began = Some(view.now);
                 "waiting for the old generation, which still drains".clone_into(&mut self.now);
                 let who = who(Some(predecessor.pid), None);
-                vec![format!("the child has exited; waiting for the old generation{who}, which still drains")]
+                let which = predecessor
+                    .generation
+                    .map_or("the old generation".to_owned(), |generation| format!("generation {generation}"));
+                vec![format!("the child has exited; waiting for {which}{who}, which still drains")]
             }
             _ => vec![],
         }

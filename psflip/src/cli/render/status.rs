@@ -3,7 +3,9 @@
 use super::history::{record, step_in_words, step_of_drain};
 use super::{Paint, View, clean, span};
 use crate::config::about;
-use crate::control::protocol::{Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status};
+use crate::control::protocol::{
+    OldGeneration, Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status,
+};
 use crate::history::{Outcome, Record, UpgradeStep, requested};
 use crate::manager::last_exit::LastExit;
 use crate::proxy::Hold;
@@ -13,8 +15,8 @@ use crate::proxy::Hold;
 pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> String {
     let mut out = String::new();
     out += &headline(status, view);
-    if let Some(text) = draining(status) {
-        out += &view.row("draining", &text, Some(Paint::Busy));
+    for old in old_generations(status) {
+        out += &view.row("draining", &draining(old), Some(Paint::Busy));
     }
     if let (Some(left), Some(upgrade)) = (status.bake_left_ms, &status.upgrade) {
         out += &view.row("baking", &bakes(upgrade, left, status.generation), Some(Paint::Busy));
@@ -142,9 +144,9 @@ pub(in crate::cli) fn summary(status: &Status, now: u64) -> String {
     if let Some(hold) = status.hold {
         out += &format!("; connections held, each request at most {}", span(hold.max_ms));
     }
-    if let Some(predecessor) = &status.predecessor {
-        let step = predecessor.step.map_or("it exits", step_of_drain);
-        out += &format!("; old pid {} drains: {step}", predecessor.pid);
+    for old in old_generations(status) {
+        let step = old.step.map_or("it exits", step_of_drain);
+        out += &format!("; old pid {} drains: {step}", old.pid);
     }
     out
 }
@@ -251,11 +253,18 @@ fn recycled(recycle: &Recycle) -> String {
     parts.join("; ")
 }
 
-fn draining(status: &Status) -> Option<String> {
-    let predecessor = status.predecessor.as_ref()?;
-    let step = predecessor.step.map_or("it exits", step_of_drain);
-    let left = predecessor.left_ms.map_or_else(String::new, |left| format!(", {} left", span(left)));
-    Some(format!("old psflip, pid {}: {step}{left}", predecessor.pid))
+/// The old generations that drain, the oldest first.
+pub(super) fn old_generations(status: &Status) -> impl Iterator<Item = &OldGeneration> {
+    status.older.iter().chain(&status.predecessor)
+}
+
+fn draining(old: &OldGeneration) -> String {
+    let step = old.step.map_or("it exits", step_of_drain);
+    let left = old.left_ms.map_or_else(String::new, |left| format!(", {} left", span(left)));
+    match old.generation {
+        Some(generation) => format!("generation {generation}, psflip {}: {step}{left}", old.pid),
+        None => format!("old psflip, pid {}: {step}{left}", old.pid),
+    }
 }
 
 /// `generation 2 has the traffic, 1 m 40 s left; generation 1 stands by: ...`

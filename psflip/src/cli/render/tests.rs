@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::protocol::{
-    Event, Listener, Predecessor, Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status, Switch,
+    Event, Listener, OldGeneration, Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status, Switch,
 };
 use crate::history::{Drain, Outcome, Record, Timed, UpgradeStep};
 use crate::proxy::Hold;
@@ -117,7 +117,18 @@ fn busy() -> Status {
         recycle: None,
         switch: Some(Switch { path: "/run/app/app.sock".to_owned(), to: "/run/app/blue.sock".to_owned() }),
         upgrade_queued: true,
-        predecessor: Some(Predecessor { pid: 5600, step: Some(Drain::Signalled), left_ms: Some(8_200) }),
+        predecessor: Some(OldGeneration {
+            generation: Some(2),
+            pid: 5600,
+            step: Some(Drain::Signalled),
+            left_ms: Some(8_200),
+        }),
+        older: vec![OldGeneration {
+            generation: Some(1),
+            pid: 5500,
+            step: Some(Drain::Signalled),
+            left_ms: Some(3_590_000),
+        }],
         upgrade: Some(coming),
         bake_left_ms: None,
         upgrade_left_ms: Some(59_200),
@@ -132,6 +143,7 @@ fn calm() -> Status {
     status.state = ServiceState::Serving;
     status.upgrade_queued = false;
     status.predecessor = None;
+    status.older.clear();
     status.upgrade = None;
     status.upgrade_left_ms = None;
     status.config = Some(Source { path: "app.toml".to_owned(), changed: false });
@@ -167,7 +179,12 @@ fn proxied() -> Status {
     status.proxies = vec![http, tcp];
     status.relay = Some(Relay { pid: Some(5642), unexpected_exits: 2 });
     status.hold = Some(Hold { since: NOON - 4_200, max_ms: 30_000 });
-    status.predecessor = Some(Predecessor { pid: 5600, step: Some(Drain::Answering), left_ms: Some(28_200) });
+    status.predecessor = Some(OldGeneration {
+        generation: Some(3),
+        pid: 5600,
+        step: Some(Drain::Answering),
+        left_ms: Some(28_200),
+    });
     let flip = &mut status.history[1];
     flip.drain =
         drain(&[(Drain::Answering, 123), (Drain::Delay, 300), (Drain::Signalled, 323), (Drain::Gone, 640)]);

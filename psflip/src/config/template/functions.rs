@@ -47,9 +47,12 @@ pub(super) fn register(environment: &mut Environment<'static>, store: &Arc<Store
     environment.add_function("local", move |name: String| local(&seen, &name));
     let seen = Arc::clone(store);
     environment.add_function("free_port", move |range: String| free_port(&seen, &range));
-    let (number, slot, started) = (store.number, store.slot, store.started);
-    environment.add_function("ab", move |a: String, b: String| if slot == Slot::A { a } else { b });
-    environment.add_function("blue_green", move || if slot == Slot::A { "blue" } else { "green" });
+    let (number, started) = (store.number, store.started);
+    let seen = Arc::clone(store);
+    environment
+        .add_function("ab", move |a: String, b: String| if seen.use_slot() == Slot::A { a } else { b });
+    let seen = Arc::clone(store);
+    environment.add_function("blue_green", move || if seen.use_slot() == Slot::A { "blue" } else { "green" });
     environment.add_function("generation", move || number);
     environment.add_function("now", move |format: String| time(started, &format, TimeZone::system()));
     environment.add_function("utc_now", move |format: String| time(started, &format, TimeZone::UTC));

@@ -59,6 +59,11 @@ impl<'a> Templates<'a> {
         self.store.changing().locals.extend(names.map(|name| (name, Local::Later)));
     }
 
+    /// Whether one that was rendered depends on the slot.
+    pub(super) fn use_slot(&self) -> bool {
+        self.store.changing().uses_slot
+    }
+
     /// Sets a local for the values that follow; `None`: its error is already reported.
     pub(super) fn set_local(&self, name: &str, value: Option<String>) {
         let local = value.map_or(Local::Broken, Local::Rendered);

@@ -1,8 +1,8 @@
 //! `free_port(range)`: a TCP port for the child of one generation.
 //!
-//! Generations that may live at the same time never get the same port, whether or not their children listen
-//! at this moment: generation N takes only ports that leave the remainder N when divided by [`CLASSES`].
-//! Ports of other processes are recognized by a trial bind(2).
+//! Generations that follow each other never get the same port, whether or not their children listen at this
+//! moment: generation N takes only ports that leave the remainder N when divided by [`CLASSES`]. Ports of
+//! other processes, also of a child that has been draining for longer, are recognized by a trial bind(2).
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use super::fault::Fault;
 use crate::config::error::quoted;
 
-/// Two generations exist at a time (contract U7). The rest is for leftover processes of earlier ones.
+/// As many generations as can exist at a time (`upgrade.draining`, contract D3).
 const CLASSES: u32 = 8;
 
 const EXAMPLE: &str = "write the first and the last port: `free_port('20000-29999')`";

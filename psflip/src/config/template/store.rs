@@ -22,7 +22,7 @@ pub(super) enum Local {
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) number: u64,
-    pub(super) slot: Slot,
+    slot: Slot,
     pub(super) started: SystemTime,
     changing: Mutex<Changing>,
 }
@@ -34,6 +34,8 @@ pub(super) struct Changing {
     pub(super) variables: BTreeMap<String, Option<OsString>>,
     /// The ports of `free_port()`.
     pub(super) ports: Ports,
+    /// A function depended on the slot.
+    pub(super) uses_slot: bool,
     /// A variable that a function did not find in `variables`.
     pub(super) wanted: Option<String>,
 }
@@ -47,6 +49,12 @@ impl Store {
             started: generation.started,
             changing: Mutex::new(Changing { ports, ..Changing::default() }),
         }
+    }
+
+    /// The slot, for a function that depends on it.
+    pub(super) fn use_slot(&self) -> Slot {
+        self.changing().uses_slot = true;
+        self.slot
     }
 
     pub(super) fn changing(&self) -> MutexGuard<'_, Changing> {

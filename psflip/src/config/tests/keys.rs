@@ -41,7 +41,7 @@ for = "5s""#), @r#"
       |
     3 | for = "5s"
       | ^^^
-      = help: here `signal`, `timeout`, `bake`, `overlap` and `precheck` can be set
+      = help: here `signal`, `timeout`, `bake`, `draining`, `overlap` and `precheck` can be set
     "#);
 }
 
@@ -55,7 +55,7 @@ port = 80"#), @r#"
       |
     3 | port = 80
       | ^^^^
-      = help: here `signal`, `timeout`, `bake`, `overlap` and `precheck` can be set
+      = help: here `signal`, `timeout`, `bake`, `draining`, `overlap` and `precheck` can be set
     "#);
 }
 

@@ -492,6 +492,27 @@ fn a_nul_character() {
 }
 
 #[test]
+fn several_generations_share_no_slot_and_nothing_that_cant_overlap() {
+    // Contract: D3, X1
+    let text = |draining: u8, more: &str| format!("cmd = [\"x\"]\n[upgrade]\ndraining = {draining}\n{more}");
+    let because = |draining, more: &str, reason: &str| {
+        let errors = refused(&text(draining, more));
+        assert!(errors.contains(reason), "{errors}");
+    };
+    because(2, "overlap = false\n", "`upgrade.draining` and `overlap = false` exclude each other");
+    for slot in ["{{ blue_green() }}", "{{ ab('x', 'y') }}"] {
+        let switch = format!("[switch]\nsymlink = {{ path = \"a\", to = \"{slot}\" }}\n");
+        because(2, &switch, "`upgrade.draining` and `blue_green()` or `ab()` exclude each other");
+        assert_eq!(read(&text(1, &switch)).unwrap().upgrade.draining, 1);
+    }
+    because(0, "", "`draining` must be a whole number from 1 to 7, not `0`");
+    because(8, "", "`draining` must be a whole number from 1 to 7, not `8`");
+    let switch = "[switch]\nsymlink = { path = \"a\", to = \"{{ generation() }}\" }\n";
+    assert_eq!(read(&text(7, switch)).unwrap().upgrade.draining, 7);
+    assert_eq!(read("cmd = [\"x\"]\n").unwrap().upgrade.draining, 1);
+}
+
+#[test]
 fn nothing_stands_by_without_overlap() {
     // Contract: E6, X1
     let text = "cmd = [\"x\"]\n[upgrade]\noverlap = false\nbake = \"1m\"\n[switch]\nsymlink = { path = \"a\", to = \"b\" }\n";

@@ -89,6 +89,12 @@ pub(super) struct Generation {
     pub(super) knows_predecessor: bool,
     pub(super) knows_successor: bool,
     pub(super) committed: bool,
+    /// The old generations that it can reach, apart from its predecessor.
+    pub(super) older: Vec<usize>,
+    /// Upgrade requests of these.
+    pub(super) from_older: VecDeque<()>,
+    /// It drains, and was requested to end at once.
+    pub(super) was_ended: bool,
     /// It got a stop request as the service, its child has not ignored the stop, and its wait for the
     /// predecessor has not timed out.
     pub(super) has_to_wait: bool,
@@ -116,8 +122,8 @@ pub(super) enum Neighbour {
 }
 
 impl Generation {
-    pub(super) fn new(role: Role) -> Self {
-        let (state, effects) = begin(role);
+    pub(super) fn new(role: Role, old: OldGenerations) -> Self {
+        let (state, effects) = begin(role, old);
         Self {
             alive: true,
             state,
@@ -139,6 +145,9 @@ impl Generation {
             knows_predecessor: role != Role::First,
             knows_successor: false,
             committed: false,
+            older: Vec::new(),
+            from_older: VecDeque::new(),
+            was_ended: false,
             has_to_wait: false,
             reported_survivors: false,
             hangs: false,
@@ -198,7 +207,7 @@ impl Generation {
     /// The process is killed or exits. Its child goes with it (contract C7), and so do unread messages. All
     /// other fields get fixed values, so that equal worlds compare equal.
     pub(super) fn die(&mut self) {
-        let dead = Self::new(Role::First);
+        let dead = Self::new(Role::First, OldGenerations { draining: 0, most: 0 });
         *self = Self { alive: false, effects: VecDeque::new(), child: ChildState::Gone, ..dead };
     }
 }

@@ -1,6 +1,6 @@
 //! A model checker for the decision.
 //!
-//! It runs up to three generations, each driven by the real [`decide`], in a model of the world in which
+//! It runs up to four generations, each driven by the real [`decide`], in a model of the world in which
 //! everything that the contract covers happens at the worst moment.
 //!
 //! A step is one performed effect, one message or death noticed, one expired timer, or one action of a child
@@ -43,13 +43,19 @@ struct Budget {
     group_signals: u8,
     /// No two children may run at once (`upgrade.overlap = false`).
     is_exclusive: bool,
-    /// Requests not to wait for an old generation that drains.
+    /// `upgrade.draining`.
+    most: u8,
+    /// Requests not to wait for old generations that drain.
     ends: u8,
+    /// What the other worlds show of a single generation is left out, so that more of them fit into the
+    /// world: a child starts and stops without trouble, and operators talk to the service only.
+    is_coarse: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
-    /// In the order of their start. Only neighbours know each other.
+    /// In the order of their start. Neighbours know each other, and a generation knows all older ones that
+    /// drain.
     generations: Vec<Generation>,
     /// Index of the generation that the pidfile names.
     pidfile: Option<usize>,
@@ -67,7 +73,10 @@ struct World {
 impl World {
     fn new(budget: Budget) -> Self {
         Self {
-            generations: vec![Generation::new(Role::First)],
+            generations: vec![Generation::new(
+                Role::First,
+                OldGenerations { draining: 0, most: budget.most },
+            )],
             pidfile: None,
             traffic: None,
             budget,
@@ -131,7 +140,13 @@ impl World {
         } else if generation.knows_predecessor && !self.generations[index - 1].alive {
             steps.push(Transition::PredecessorGone(index));
         }
-        if self.budget.ends > 0 && generation.serves() {
+        if generation.state.has_taken_over() && !generation.from_older.is_empty() {
+            steps.push(Transition::ReceiveFromOlder(index));
+        } else {
+            let gone = generation.older.iter().filter(|older| !self.generations[**older].alive);
+            steps.extend(gone.map(|older| Transition::OldGenerationGone(index, *older)));
+        }
+        if self.budget.ends > 0 && generation.state.has_taken_over() && generation.state.old.draining > 0 {
             steps.push(Transition::EndDraining(index));
         }
         if !generation.from_successor.is_empty() {
@@ -161,8 +176,16 @@ impl World {
             | Timer::Ending
             | Timer::Grace => true,
         };
+        let is_of_interest = |timer: &&Timer| {
+            !self.budget.is_coarse || matches!(timer, Timer::Delay | Timer::Ending | Timer::Bake)
+        };
         steps.extend(
-            generation.timers.iter().filter(may_expire).map(|timer| Transition::Timer(index, *timer)),
+            generation
+                .timers
+                .iter()
+                .filter(may_expire)
+                .filter(is_of_interest)
+                .map(|timer| Transition::Timer(index, *timer)),
         );
         if matches!(generation.relay, RelayState::Left | RelayState::Holds) && awaits_relay(&generation.state)
         {
@@ -184,7 +207,10 @@ impl World {
         }
         match generation.child {
             ChildState::Launching { .. } => {
-                steps.extend([Transition::ChildStarts(index), Transition::ChildFailsToStart(index)]);
+                steps.push(Transition::ChildStarts(index));
+                if !self.budget.is_coarse {
+                    steps.push(Transition::ChildFailsToStart(index));
+                }
             }
             ChildState::Runs { signalled, killed } => {
                 if generation.probing && !killed {
@@ -224,13 +250,14 @@ impl World {
         if self.budget.group_signals > 0 && matches!(generation.child, ChildState::Runs { .. }) {
             steps.push(Transition::UpgradeByGroupSignal(index));
         }
-        if self.budget.upgrades > 0 {
+        let is_of_interest = !self.budget.is_coarse || generation.is_all_there_is();
+        if self.budget.upgrades > 0 && is_of_interest {
             steps.push(Transition::Upgrade(index));
         }
         if self.budget.verdicts > 0 && generation.state.successor_bakes() {
             steps.extend([Transition::Keep(index), Transition::RollBack(index)]);
         }
-        if self.budget.stops > 0 {
+        if self.budget.stops > 0 && is_of_interest {
             steps.extend(
                 [ChildSignal::HasIt, ChildSignal::Send].map(|signal| Transition::Stop(index, signal)),
             );
@@ -294,6 +321,13 @@ impl World {
             Transition::Feedback(index) => self.generations[index].feedback.pop_front(),
             Transition::ReceiveFromPredecessor(index) => self.receive_from_predecessor(index),
             Transition::ReceiveFromSuccessor(index) => self.receive_from_successor(index),
+            Transition::ReceiveFromOlder(index) => {
+                self.generations[index].from_older.pop_front().map(|()| Event::RequestPassedOn)
+            }
+            Transition::OldGenerationGone(index, gone) => {
+                self.generations[index].older.retain(|older| *older != gone);
+                Some(Event::OldGenerationGone)
+            }
             Transition::EndDraining(_) => {
                 self.budget.ends -= 1;
                 Some(Event::EndDrainingRequested)
@@ -450,7 +484,9 @@ impl World {
             generation.effects = decide(&mut generation.state, event).into();
             if event == Event::Committed {
                 generation.committed = true;
+                self.hand_old_generations_over(index);
             }
+            let generation = &self.generations[index];
             let gives_up = matches!(
                 generation.state.phase,
                 Phase::Draining {
@@ -487,21 +523,33 @@ impl World {
             }
             self.generations.pop();
         }
-        while self.generations.len() > 1
-            && !self.generations[0].alive
-            && !self.generations[0].has_ghost
-            && !self.generations[1].knows_predecessor
-            && self.pidfile != Some(0)
-            && self.traffic != Some(0)
-        {
-            self.generations.remove(0);
-            self.pidfile = self.pidfile.map(|named| named - 1);
-            self.traffic = self.traffic.map(|named| named - 1);
+        while let Some(unknown) = (0..self.generations.len() - 1).find(|index| self.is_unknown(*index)) {
+            self.generations.remove(unknown);
+            let moved = |index: usize| if index > unknown { index - 1 } else { index };
+            self.pidfile = self.pidfile.map(moved);
+            self.traffic = self.traffic.map(moved);
+            for generation in &mut self.generations {
+                generation.older.iter_mut().for_each(|older| *older = moved(*older));
+            }
         }
+    }
+
+    /// Whether this generation is dead, and no other one knows it.
+    fn is_unknown(&self, index: usize) -> bool {
+        let dead = &self.generations[index];
+        let before = index.checked_sub(1).map(|before| &self.generations[before]);
+        !dead.alive
+            && !dead.has_ghost
+            && self.pidfile != Some(index)
+            && self.traffic != Some(index)
+            && !self.generations[index + 1].knows_predecessor
+            && !before.is_some_and(|before| before.alive && before.knows_successor)
+            && !self.generations.iter().any(|generation| generation.older.contains(&index))
     }
 }
 
 mod bakes;
+mod draining;
 mod explore;
 mod generation;
 mod perform;

@@ -68,6 +68,50 @@ impl World {
         true
     }
 
+    /// Sends to an old generation that this one can reach.
+    fn send_to_old(&mut self, to: usize, message: PeerMessage) -> bool {
+        let is_there = self.generations[to].alive;
+        if is_there {
+            self.generations[to].from_successor.push_back(message);
+            self.generations[to].was_ended |= message == PeerMessage::End;
+        }
+        is_there
+    }
+
+    /// The old generations that this one, which is the service, can reach: the oldest first.
+    pub(super) fn old_generations(&self, index: usize) -> Vec<usize> {
+        let generation = &self.generations[index];
+        let predecessor = generation.knows_predecessor.then(|| index - 1);
+        generation.older.iter().copied().chain(predecessor).collect()
+    }
+
+    /// The links to the old generations are the successor's from now on, with what was not read yet.
+    pub(super) fn hand_old_generations_over(&mut self, index: usize) {
+        let generation = &mut self.generations[index];
+        generation.older.clear();
+        generation.knows_predecessor = false;
+        let mut unread: VecDeque<()> = std::mem::take(&mut generation.from_older);
+        let passed_on = generation.from_predecessor.iter();
+        unread.extend(passed_on.filter(|message| **message == PeerMessage::PassedOn).map(|_| ()));
+        generation.from_predecessor.clear();
+        if let Some(successor) = self.generations.get_mut(index + 1).filter(|successor| successor.alive) {
+            successor.from_older.extend(unread);
+        } else if !unread.is_empty() {
+            self.open_requests = false; // the service is dead
+        }
+    }
+
+    /// A generation that drains passes a request on, to whichever generation has the other end of its link.
+    fn pass_on(&mut self, index: usize) -> bool {
+        let next = self.generations.get(index + 1);
+        if next.is_some_and(|next| next.alive && next.knows_predecessor && !next.committed) {
+            return self.send_on(index, PeerMessage::PassedOn);
+        }
+        let reads = |other: &&mut Generation| other.alive && !other.committed && other.older.contains(&index);
+        let reader = self.generations.iter_mut().find(reads);
+        reader.map(|reader| reader.from_older.push_back(())).is_some()
+    }
+
     pub(super) fn perform(&mut self, index: usize, fails: bool) -> Result<(), String> {
         let Some(effect) = self.generations[index].effects.pop_front() else { return Ok(()) };
         self.check_effect(index, effect)?;
@@ -223,20 +267,36 @@ impl World {
                 }
             }
             Effect::PassStopBack => {
-                self.stopping |= self.send_back(index, PeerMessage::StopPassedBack);
+                if generation.state.has_taken_over() || !generation.knows_predecessor {
+                    for old in self.old_generations(index) {
+                        self.stopping |= self.send_to_old(old, PeerMessage::StopPassedBack);
+                    }
+                } else {
+                    self.stopping |= self.send_back(index, PeerMessage::StopPassedBack);
+                }
             }
-            Effect::EndPredecessor => {
-                self.send_back(index, PeerMessage::End);
+            Effect::EndOldest => {
+                let oldest = self.old_generations(index).first().copied();
+                if let Some(oldest) = oldest.filter(|oldest| !self.generations[*oldest].was_ended) {
+                    self.send_to_old(oldest, PeerMessage::End);
+                }
             }
-            Effect::KillPredecessor => {
-                if generation.knows_predecessor {
-                    // As with any kill: requests that it had not passed on are lost.
-                    self.open_requests = false;
-                    self.generations[index - 1].die();
+            Effect::EndDraining => {
+                for old in self.old_generations(index) {
+                    self.send_to_old(old, PeerMessage::End);
+                }
+            }
+            Effect::KillEnding => {
+                for old in self.old_generations(index) {
+                    if self.generations[old].was_ended {
+                        // As with any kill: requests that it had not passed on are lost.
+                        self.open_requests = false;
+                        self.generations[old].die();
+                    }
                 }
             }
             Effect::PassRequestOn => {
-                if !self.send_on(index, PeerMessage::PassedOn) {
+                if !self.pass_on(index) {
                     self.open_requests = false;
                 }
             }
@@ -249,7 +309,9 @@ impl World {
                     self.generations.truncate(index + 1);
                     let exclusive = self.budget.is_exclusive;
                     let role = if exclusive { Role::Exclusive } else { Role::Successor };
-                    self.generations.push(Generation::new(role));
+                    let older = self.old_generations(index);
+                    let old = OldGenerations { draining: older.len() as u8, most: self.budget.most };
+                    self.generations.push(Generation { older, ..Generation::new(role, old) });
                 }
             }
             Effect::Acknowledge { upgrade_queued } => {

@@ -80,10 +80,9 @@ impl World {
             // F11: a service manager kills the rest of the service when the active generation exits.
             Effect::Exit(Outcome::Relay(_))
                 if generation.has_to_wait
-                    && generation.knows_predecessor
-                    && self.generations[index - 1].alive =>
+                    && self.old_generations(index).iter().any(|old| self.generations[*old].alive) =>
             {
-                return Err(format!("F11: generation {index} ends while the one before drains"));
+                return Err(format!("F11: generation {index} ends while an older one drains"));
             }
             Effect::RunHook(Hook::Promote) if generation.settle != Settle::Over => {
                 return Err(format!("H6: generation {index} is promoted before its child has settled"));
@@ -121,15 +120,24 @@ impl World {
                 return Err(format!("B2: generation {index} is promoted, and its child is not healthy"));
             }
             // D1: only an old generation, never the service.
-            Effect::EndPredecessor | Effect::KillPredecessor if !generation.serves() => {
+            Effect::EndDraining | Effect::EndOldest | Effect::KillEnding
+                if !generation.state.has_taken_over() =>
+            {
                 return Err(format!("D1: generation {index} ends its predecessor, and is not the service"));
             }
             Effect::StartSuccessor => {
                 let others =
                     self.generations.iter().enumerate().filter(|(other, one)| *other != index && one.alive);
-                if others.count() > 0 {
-                    return Err(format!("U7: generation {index} starts a third one"));
+                if others.count() >= usize::from(self.budget.most) {
+                    return Err(format!("U7: generation {index} starts one too many"));
                 }
+            }
+            // D3: only when there is no other way.
+            Effect::EndOldest if self.old_generations(index).len() < usize::from(self.budget.most) => {
+                return Err(format!("D3: generation {index} ends an older one without need"));
+            }
+            Effect::EndOldest if self.budget.most == 1 => {
+                return Err(format!("U7: generation {index} does not wait for the one before"));
             }
             Effect::SignalChild
             | Effect::KillChild
@@ -158,8 +166,9 @@ impl World {
             | Effect::Withdraw
             | Effect::PassRequestBack
             | Effect::PassStopBack
-            | Effect::EndPredecessor
-            | Effect::KillPredecessor
+            | Effect::EndOldest
+            | Effect::EndDraining
+            | Effect::KillEnding
             | Effect::PassRequestOn
             | Effect::GrantTraffic
             | Effect::PassKeep
@@ -182,8 +191,9 @@ impl World {
         if serving > 1 {
             return Err("two generations are promoted".to_owned());
         }
-        if self.generations.iter().filter(|generation| generation.alive).count() > 2 {
-            return Err("U7: three generations are alive".to_owned());
+        let living = self.generations.iter().filter(|generation| generation.alive).count();
+        if living > usize::from(self.budget.most) + 1 {
+            return Err(format!("U7: {living} generations are alive"));
         }
         if self.budget.is_exclusive && self.generations.iter().filter(|one| one.has_tree()).count() > 1 {
             return Err("E2: two children are there at once".to_owned());
@@ -228,6 +238,8 @@ impl World {
                 || (generation.is_idle()
                     && generation.from_predecessor.is_empty()
                     && generation.from_successor.is_empty()
+                    && generation.from_older.is_empty()
+                    && generation.older.iter().all(|older| self.generations[*older].alive)
                     && !unnoticed(
                         generation.knows_predecessor,
                         index.checked_sub(1).map(|before| &self.generations[before]),
@@ -285,6 +297,21 @@ impl World {
                 ));
             }
         }
+        // D3: an upgrade that waits for room gets it at once.
+        for (index, generation) in self.generations.iter().enumerate().filter(|(_, one)| one.alive) {
+            let waits = generation.state.upgrade_queued
+                && generation.state.phase == Phase::Serving { stopping: Stopping::No };
+            let old = self.old_generations(index);
+            if generation.state.has_taken_over() && old.len() != usize::from(generation.state.old.draining) {
+                return Err(format!(
+                    "D3: generation {index} does not know that {} older ones drain",
+                    old.len()
+                ));
+            }
+            if waits && self.budget.most > 1 && !old.iter().any(|old| self.generations[*old].was_ended) {
+                return Err(format!("D3: generation {index} waits, and no older one ends"));
+            }
+        }
         let upgrade_queued =
             self.generations.iter().any(|generation| generation.alive && generation.state.upgrade_queued);
         let anybody = self.generations.iter().any(|generation| generation.alive);
@@ -300,8 +327,7 @@ impl World {
         match (alive.next(), alive.next()) {
             (None, _) => true,
             (Some(one), None) => {
-                one.is_idle()
-                    && one.state.phase == Phase::Serving { predecessor_drains: false, stopping: Stopping::No }
+                one.is_idle() && one.state.phase == Phase::Serving { stopping: Stopping::No }
             }
             (Some(_), Some(_)) => false,
         }

@@ -11,6 +11,9 @@ pub(super) enum Transition {
     ReceiveFromPredecessor(usize),
     ReceiveFromSuccessor(usize),
     PredecessorGone(usize),
+    ReceiveFromOlder(usize),
+    /// The second one, which the first one could reach, is dead.
+    OldGenerationGone(usize, usize),
     EndDraining(usize),
     SuccessorGone(usize),
     Timer(usize, Timer),
@@ -55,6 +58,8 @@ impl Transition {
             | Self::ReceiveFromPredecessor(index)
             | Self::ReceiveFromSuccessor(index)
             | Self::PredecessorGone(index)
+            | Self::ReceiveFromOlder(index)
+            | Self::OldGenerationGone(index, _)
             | Self::EndDraining(index)
             | Self::SuccessorGone(index)
             | Self::Timer(index, _)

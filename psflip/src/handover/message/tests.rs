@@ -24,6 +24,7 @@ fn hello() -> Hello {
         exclusive: true,
         hold: Some(Hold { since: 1_795_000_000_000, max_ms: 30_000 }),
         records: 1,
+        older: 1,
         upgrade: Begun {
             number: 8,
             at: 1_795_000_000_000,
@@ -83,7 +84,14 @@ fn the_wire() {
         ToSuccessor::Abort { reason: Some("rolled back by pid 12 (root)".to_owned()) },
         ToSuccessor::Upgrade { by: by() },
         ToSuccessor::Main,
-        ToSuccessor::Draining { step: Drain::Signalled, left: Duration::from_secs(10) },
+        ToSuccessor::Older {
+            generation: 5,
+            pid: 4700,
+            progress: Some((Drain::Signalled, Duration::from_millis(9_500))),
+        },
+        ToSuccessor::Older { generation: 5, pid: 4700, progress: None },
+        ToSuccessor::Draining { generation: None, step: Drain::Signalled, left: Duration::from_secs(10) },
+        ToSuccessor::Draining { generation: Some(5), step: Drain::Killed, left: Duration::from_secs(10) },
         ToSuccessor::Answered { passed_on: 12, waited_for: 3 },
     ];
     let to_predecessor = [

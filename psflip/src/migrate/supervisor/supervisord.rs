@@ -248,10 +248,9 @@ fn choose<'s>(sections: &'s [Section], wanted: Option<&str>) -> Result<&'s Secti
 /// The sections of the file, as Python's RawConfigParser reads them for supervisord.
 fn read(text: &str) -> Result<Vec<Section>, Wrong> {
     let mut sections: Vec<Section> = Vec::new();
-    let mut last_indent = 0;
     for (index, line) in text.lines().enumerate() {
         let place = format!("line {}", index + 1);
-        let indent = line.len() - line.trim_start().len();
+        let is_continued = line.starts_with([' ', '\t']);
         let line = without_comment(line);
         if line.is_empty() {
             continue;
@@ -271,10 +270,7 @@ fn read(text: &str) -> Result<Vec<Section>, Wrong> {
                 "give a configuration of supervisord",
             ));
         };
-        // More than the line of the setting itself: its value goes on.
-        if indent > last_indent
-            && let Some((_, value, _)) = section.settings.last_mut()
-        {
+        if is_continued && let Some((_, value, _)) = section.settings.last_mut() {
             *value += &format!("\n{line}");
             continue;
         }
@@ -282,7 +278,6 @@ fn read(text: &str) -> Result<Vec<Section>, Wrong> {
             return Err(Wrong::new(place, "it is no setting", "a setting is `name = value`"));
         };
         let (name, value) = (line[..end].trim().to_lowercase(), line[end + 1..].trim().to_owned());
-        last_indent = indent;
         section.settings.retain(|(other, ..)| *other != name);
         section.settings.push((name, value, place));
     }
@@ -357,13 +352,8 @@ fn variables(place: &str, text: &str) -> Result<Vec<(String, String)>, Wrong> {
                 return Err(Wrong::new(place, message, "write `environment = A=\"1\",B=\"2\"`"));
             }
         };
-        let is_quoted = value.starts_with(['"', '\'']);
-        if !is_quoted && value.contains(char::is_whitespace) {
-            let message = format!("the value of `{name}` has white space but no quotes");
-            return Err(Wrong::new(place, message, "supervisord would cut it: write `A=\"1 2\"`"));
-        }
-        // Without escapes, as supervisord reads it.
-        variables.push((name.to_owned(), value.trim_matches(['"', '\'']).to_owned()));
+        let value = if value.is_empty() { String::new() } else { split(place, value)?.join(" ") };
+        variables.push((name.to_owned(), value));
     }
     Ok(variables)
 }

@@ -184,8 +184,34 @@ impl Operators {
     }
 
     /// Records the predecessor's step of draining.
-    pub(super) fn record_drain_step(&mut self, step: Drain, left: Duration) {
-        self.log.record_drain_step(step, left);
+    pub(super) fn record_drain_step(&mut self, step: Drain) {
+        self.log.record_drain_step(step);
+        self.changed = true;
+    }
+
+    /// Records a step of draining of this generation, which is older than the predecessor.
+    pub(super) fn record_older_drain(&mut self, generation: u64, step: Drain) {
+        self.log.record_older(generation, |record, at_ms| record.drain(step, at_ms));
+        self.changed = true;
+    }
+
+    /// Records that this generation, which is older than the predecessor, is gone.
+    pub(super) fn record_older_gone(&mut self, generation: u64) {
+        let mut drained = None;
+        self.log.record_older(generation, |record, at_ms| {
+            record.drain(Drain::Gone, at_ms);
+            drained = Some(ControlEvent::Drained { upgrade: record.upgrade, killed: record.killed() });
+        });
+        self.notify_waiting(drained, AfterReply::Close);
+        self.changed = true;
+    }
+
+    /// Records what the proxy of this generation, which is older than the predecessor, had under way at the
+    /// promotion.
+    pub(super) fn record_older_answered(&mut self, generation: u64, passed_on: u64, waited_for: u64) {
+        self.log.record_older(generation, |record, _| {
+            (record.passed_on, record.waited_for) = (Some(passed_on), Some(waited_for));
+        });
         self.changed = true;
     }
 
@@ -213,7 +239,7 @@ impl Operators {
     /// Reports this generation's step of draining to the successor.
     pub(super) fn record_own_drain(&mut self, step: Drain, left: Duration, handover: &Handover) {
         self.log.record_own_drain(step);
-        handover.send_to_successor(&ToSuccessor::Draining { step, left }); // it may be gone by now
+        handover.send_to_successor(&ToSuccessor::Draining { generation: None, step, left }); // it may be gone by now
     }
 
     /// psflip exits: all clients get a last event.

@@ -142,19 +142,24 @@ impl Runtime {
                 let drained = span(self.operators.log.drained().unwrap_or_default());
                 tracing::info!(%drained, "the old generation is gone");
             }
+            Notice::OlderDrained => {} // logged with its number
             Notice::AwaitingPredecessor => {
-                let old = self.handover.predecessor_pid();
-                tracing::info!(
-                    old_psflip = old,
-                    "stopped; waiting for the old generation, which still drains"
-                );
+                for old in self.handover.old_generations() {
+                    tracing::info!(
+                        old_generation = old.generation,
+                        old_psflip = old.pid,
+                        "stopped; waiting for the old generation, which still drains"
+                    );
+                }
             }
             Notice::PredecessorTimedOut => {
-                let old = self.handover.predecessor_pid();
-                tracing::warn!(
-                    old_psflip = old,
-                    "the old generation did not exit within the time that it announced; no longer waiting for it"
-                );
+                for old in self.handover.old_generations() {
+                    tracing::warn!(
+                        old_generation = old.generation,
+                        old_psflip = old.pid,
+                        "the old generation did not exit within the time that it announced; no longer waiting for it"
+                    );
+                }
             }
             Notice::Superseded => {
                 let pid = self.handover.successor_process().map(|(pid, _)| pid);
@@ -179,7 +184,7 @@ impl Runtime {
                 tracing::warn!(
                     child,
                     requests_cut = cut,
-                    "the new generation does not wait for this one (`psflip upgrade --end-draining`); killing the child"
+                    "the active generation does not wait for this one any more; killing the child"
                 );
             }
             Notice::ChildKilled => tracing::warn!(
@@ -294,6 +299,7 @@ impl Runtime {
         match notice {
             Notice::Promoted => {
                 self.proxy.close_link_back();
+                self.read_from_older_generations();
                 self.operators.control.accept();
                 self.operators.record_promotion(self.handover.predecessor.is_some());
                 self.look_after_files();
@@ -339,12 +345,13 @@ impl Runtime {
                 self.operators.control.notify(Interest::Stop, &ignored, AfterReply::Close);
             }
             Notice::PredecessorKilled => self.operators.control.accept(),
+            Notice::OlderDrained => self.look_after_files(),
             Notice::PredecessorDrained => {
                 self.operators.record_drained();
                 self.look_after_files(); // the old child may have removed the pidfile as its own
             }
             Notice::AwaitingPredecessor => {
-                if let Some(predecessor) = self.draining() {
+                for predecessor in self.older().into_iter().chain(self.draining()) {
                     let waiting = ControlEvent::Waiting { predecessor };
                     self.operators.control.notify(Interest::Stop, &waiting, AfterReply::KeepOpen);
                 }

@@ -8,6 +8,7 @@ use crate::config::{Health, spell};
 use crate::control::protocol::{self, ServiceState, Status};
 use crate::flip::{self, Timer, UpgradeBlocked};
 use crate::process::invocation::FileStamp;
+use crate::runtime::old_generations::Progress;
 use crate::runtime::timers::Key;
 use crate::runtime::{Predecessor, Runtime};
 use crate::text;
@@ -19,31 +20,43 @@ impl Runtime {
     }
 
     /// The draining predecessor, as far as it has reported its step.
-    pub(super) fn draining(&self) -> Option<protocol::Predecessor> {
-        let Predecessor { pid, .. } = self.handover.predecessor.as_ref()?;
-        let progress = self.operators.log.predecessor;
-        let left = |(_, until): (_, Instant)| until.saturating_duration_since(Instant::now());
-        Some(protocol::Predecessor {
-            pid: *pid,
-            step: progress.map(|(step, _)| step),
-            left_ms: progress.map(left).map(|left| left.as_millis() as u64),
-        })
+    pub(super) fn draining(&self) -> Option<protocol::OldGeneration> {
+        let Predecessor { generation, pid, progress, .. } = self.handover.predecessor.as_ref()?;
+        Some(old_generation(*generation, *pid, *progress))
     }
 
-    /// Why an upgrade can't start at once, for a client. `ends`: the old generation is being killed.
+    /// The old generations before the predecessor, which drain, the oldest first.
+    pub(super) fn older(&self) -> Vec<protocol::OldGeneration> {
+        let older = self.handover.older.iter();
+        older.map(|(generation, pid, progress)| old_generation(generation, pid, progress)).collect()
+    }
+
+    /// Why an upgrade can't start at once, for a client. `ends`: the old generations are being killed.
     pub(super) fn why_blocked(&self, why: UpgradeBlocked, ends: bool) -> String {
-        let Some(old) = self.draining().filter(|_| why == UpgradeBlocked::PredecessorDrains) else {
+        let all: Vec<_> = self.older().into_iter().chain(self.draining()).collect();
+        let Some(oldest) = all.first().filter(|_| why == UpgradeBlocked::OldGenerationsDrain) else {
             return in_words(why).to_owned();
         };
-        let generation = self.identity.generation - 1;
-        if ends {
-            return format!("generation {generation} still drains and is killed at once");
+        let generation = oldest.generation.unwrap_or_default();
+        match all.len() {
+            1 if ends => format!("generation {generation} still drains and is killed at once"),
+            1 if self.plan.upgrade.draining == 1 => {
+                let left = oldest.left_ms.map(|left| Duration::from_secs(left.div_ceil(1000)));
+                let left =
+                    left.map(|left| format!(" (this step for at most {})", spell(left))).unwrap_or_default();
+                format!(
+                    "generation {generation} still drains{left}; `psflip upgrade --end-draining` kills it at once"
+                )
+            }
+            many if ends => format!("{many} old generations still drain and are killed at once"),
+            // A configuration with a smaller number has come.
+            many if self.plan.upgrade.draining == 1 => format!(
+                "{many} old generations still drain; `psflip upgrade --end-draining` kills them at once"
+            ),
+            many => format!(
+                "{many} old generations drain, as many as may (`upgrade.draining`); the oldest, generation {generation}, is killed at once"
+            ),
         }
-        let left = old.left_ms.map(|left| Duration::from_secs(left.div_ceil(1000)));
-        let left = left.map(|left| format!(" (this step for at most {})", spell(left))).unwrap_or_default();
-        format!(
-            "generation {generation} still drains{left}; `psflip upgrade --end-draining` kills it at once"
-        )
     }
 
     /// The proxies, with what the relay has counted.
@@ -115,6 +128,7 @@ impl Runtime {
                 .map(|link| protocol::Switch { path: text(&link.path), to: text(&link.to) }),
             upgrade_queued: machine.state.upgrade_queued,
             predecessor: self.draining(),
+            older: self.older(),
             upgrade_left_ms: upgrade
                 .and_then(|_| self.wait.timers.left(Key::Flip(timer)))
                 .map(|left| left.as_millis() as u64),
@@ -135,6 +149,16 @@ impl Runtime {
     }
 }
 
+fn old_generation(generation: u64, pid: u32, progress: Option<Progress>) -> protocol::OldGeneration {
+    let left = |(_, until): Progress| until.saturating_duration_since(Instant::now());
+    protocol::OldGeneration {
+        generation: Some(generation),
+        pid,
+        step: progress.map(|(step, _)| step),
+        left_ms: progress.map(left).map(|left| left.as_millis() as u64),
+    }
+}
+
 fn state(state: &flip::State) -> ServiceState {
     if state.is_stopping() {
         ServiceState::Stopping
@@ -152,7 +176,7 @@ pub(super) fn in_words(why: UpgradeBlocked) -> &'static str {
     match why {
         UpgradeBlocked::NotHealthy => "the child is not healthy yet",
         UpgradeBlocked::Stopping => "a stop was requested",
-        UpgradeBlocked::PredecessorDrains => "the old generation still drains",
+        UpgradeBlocked::OldGenerationsDrain => "old generations still drain",
         UpgradeBlocked::UnderWay => "an upgrade is under way",
         UpgradeBlocked::Bakes => "the new generation bakes",
         UpgradeBlocked::ShuttingDown => "this generation is stopping",

@@ -28,6 +28,8 @@ pub(in crate::runtime) struct UpgradeLog {
     pub(in crate::runtime) begun: u64,
     /// The start of this generation, until it is promoted.
     pub(in crate::runtime) own: Option<Record>,
+    /// The number of this generation.
+    generation: u64,
     /// When that start began, by [`clock`].
     own_clock: u64,
     /// The running upgrade.
@@ -40,8 +42,6 @@ pub(in crate::runtime) struct UpgradeLog {
     pub(in crate::runtime) active_since: Option<u64>,
     /// Since when clients have been waiting because no child runs, by [`clock`].
     waiting_since: Option<u64>,
-    /// The predecessor's current step of draining, and the deadline for it.
-    pub(in crate::runtime) predecessor: Option<(Drain, Instant)>,
 }
 
 /// An upgrade that this generation started.
@@ -100,13 +100,13 @@ impl UpgradeLog {
             history,
             begun: number,
             own: Some(own),
+            generation: to,
             own_clock: clock,
             upgrade: None,
             by: None,
             started_at: now(),
             active_since: None,
             waiting_since: None,
-            predecessor: None,
         }
     }
 
@@ -140,7 +140,9 @@ impl UpgradeLog {
 
     /// How long the predecessor has been draining.
     pub(in crate::runtime) fn drained(&self) -> Option<Duration> {
-        let promoted = self.history.iter().next_back()?.took_ms?;
+        let own =
+            self.history.iter().rev().find(|record| record.is_promotion() && record.to == self.generation);
+        let promoted = own?.took_ms?;
         Some(self.took().saturating_sub(Duration::from_millis(promoted)))
     }
 
@@ -194,7 +196,10 @@ impl UpgradeLog {
         let at_ms = since(self.own_clock);
         let record = match &mut self.own {
             Some(own) => own,
-            None => self.history.last_mut()?,
+            None => {
+                let generation = self.generation;
+                self.history.promoted_mut(|record| record.to == generation)?
+            }
         };
         Some((record, at_ms))
     }
@@ -317,10 +322,19 @@ impl UpgradeLog {
     }
 
     /// Records the predecessor's step of draining.
-    pub(super) fn record_drain_step(&mut self, step: Drain, left: Duration) {
-        self.predecessor = Some((step, Instant::now() + left));
+    pub(super) fn record_drain_step(&mut self, step: Drain) {
         if let Some((own, at_ms)) = self.own() {
             own.drain(step, at_ms);
+        }
+    }
+
+    /// Records something of the drain of this generation, which is older than the predecessor, and its time.
+    /// The history may no longer have the upgrade that replaced it.
+    pub(super) fn record_older(&mut self, generation: u64, what: impl FnOnce(&mut Record, u64)) {
+        // Only that upgrade's old and new generation know its time by a clock that is never set.
+        if let Some(record) = self.history.promoted_mut(|record| record.from == Some(generation)) {
+            let at_ms = now().saturating_sub(record.began_at);
+            what(record, at_ms);
         }
     }
 
@@ -334,7 +348,6 @@ impl UpgradeLog {
 
     /// Records that the predecessor is gone, or that there was none.
     pub(super) fn record_drained(&mut self) -> Option<protocol::Event> {
-        self.predecessor = None;
         self.active_since?; // the predecessor was killed, and this generation is not promoted yet
         let (own, at_ms) = self.own()?;
         if own.from.is_some() {

@@ -220,6 +220,24 @@ fn the_anchor_exits_at_once_if_the_new_generation_dies_during_a_drain() {
 }
 
 #[test]
+fn the_anchor_stops_every_old_generation_if_the_active_one_dies() {
+    // Contract: A3, D3, U5
+    let sandbox = Sandbox::new();
+    let rest = format!("{AT_ONCE}[upgrade]\ndraining = 2\n[shutdown]\ndelay = \"1h\"\ntimeout = \"5s\"\n");
+    let psflip = anchored(psflip(&sandbox, SLEEP, &rest)).start().wait_ready();
+    let old = [(); 2].map(|()| {
+        let old = psflip.request_flip();
+        psflip.wait_successor(old);
+        old
+    });
+    psflip.output().wait_count(3, Stream::Stderr, "healthy, active");
+    assert!(old.iter().all(Process::is_alive), "{}", sandbox.report());
+    kill(psflip.active());
+    assert_eq!(psflip.wait_exit().signal(), Some(9), "{}", sandbox.report());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
 fn a_failed_upgrade_below_an_anchor_keeps_the_old_generation() {
     // Contract: U8, F1, F2, F3, F6
     let sandbox = Sandbox::new();

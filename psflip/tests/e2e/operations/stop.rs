@@ -71,8 +71,7 @@ fn stop_reports_that_it_waits_for_a_draining_generation() {
         let stays = ["ignore-sigterm", "--exit-on", "USR2"];
         let Draining { psflip, old, new, old_child } =
             flip_to_logger(&sandbox, &stays, "[shutdown]\ntimeout = \"1h\"\n", "");
-        let said =
-            format!("the child has exited; waiting for the old generation (pid {old}), which still drains");
+        let said = format!("the child has exited; waiting for generation 1 (pid {old}), which still drains");
         if on_a_terminal {
             let client = sandbox.command([psflip_bin()]).args(["stop"]).pty().env("TERM", "xterm").start();
             client.output().wait(Stream::Pty, &said);

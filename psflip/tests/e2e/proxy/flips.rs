@@ -171,7 +171,8 @@ fn an_old_generation_that_is_ended_cuts_its_requests_and_no_other() {
     let answer = answer.join().unwrap();
     assert!(answer.as_ref().map_or(true, |answer| answer.status == 502), "{answer:?}");
     assert!(!old.is_alive() && !old_child.is_alive(), "{}", sandbox.report());
-    let line = psflip.output().wait(Stream::Stderr, "the new generation does not wait for this one");
+    let line =
+        psflip.output().wait(Stream::Stderr, "the active generation does not wait for this one any more");
     assert!(line.text.contains("requests_cut=1") && line.text.contains("generation=1"), "{line}");
     probe.finish().assert_no_failures();
     psflip.stop();

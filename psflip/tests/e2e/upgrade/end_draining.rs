@@ -43,7 +43,7 @@ fn an_operator_ends_an_old_generation_that_drains() {
     let line = psflip.wait_for_line(Stream::Stderr, "killing the old generation, which still drains");
     let from = format!("from=\"{}\"", own_name());
     assert!(line.text.contains(&from), "{line}");
-    psflip.wait_for_line(Stream::Stderr, "the new generation does not wait for this one");
+    psflip.wait_for_line(Stream::Stderr, "the active generation does not wait for this one any more");
     assert!(psflip.wait_exit().success(), "it ended by itself: 0\n{}", sandbox.report());
     psflip.wait_gone(new);
     let got = psflip.output().lines();

@@ -5,3 +5,4 @@ mod end_draining;
 mod per_generation;
 mod replaced;
 mod requests;
+mod several;

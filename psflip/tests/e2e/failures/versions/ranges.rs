@@ -76,6 +76,47 @@ fn messages_that_an_earlier_version_lacks_are_not_required() {
 }
 
 #[test]
+fn a_version_that_knows_no_older_generations_leaves_them_alone() {
+    // Contract: D3, V1
+    let sandbox = testkit::Sandbox::new();
+    let rest = format!("{AT_ONCE}[upgrade]\ndraining = 2\n[shutdown]\ntimeout = \"1h\"\n");
+    let exe = sandbox.path("exe");
+    let install = |program| {
+        std::os::unix::fs::symlink(program, sandbox.path("next")).unwrap();
+        std::fs::rename(sandbox.path("next"), &exe).unwrap();
+    };
+    install(psflip_bin());
+    let child = ["signal-logger", "--exit-on", "USR2"];
+    let builder = psflip(&sandbox, &child, &rest).exe(&exe);
+    let psflip =
+        builder.env("PSFLIP_DOUBLE_PLAN", sandbox.write("plan", "hello older\n")).start().wait_ready();
+    let flip = || {
+        let (old, child) = (psflip.request_flip(), psflip.child());
+        psflip.wait_successor(old);
+        (old, child)
+    };
+    let (first, first_child) = flip();
+    install(double("psflip-other"));
+    let (second, second_child) = flip();
+    install(psflip_bin());
+    // It does not know of generation 1, and so it waits for its predecessor only.
+    let (third, third_child) = flip();
+    assert!([first, second, third].iter().all(testkit::Process::is_alive), "{}", sandbox.report());
+    for (old, child) in [(second, second_child), (third, third_child)] {
+        child.signal(testkit::Signal::SIGUSR2).unwrap();
+        psflip.wait_gone(old);
+    }
+    let (active, child) = (psflip.active(), psflip.child());
+    psflip.signal(testkit::Signal::SIGTERM);
+    child.signal(testkit::Signal::SIGUSR2).unwrap();
+    psflip.wait_gone(active);
+    assert!(first.is_alive() && first_child.is_alive(), "{}", sandbox.report());
+    first_child.signal(testkit::Signal::SIGUSR2).unwrap();
+    psflip.wait_gone(first);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
 fn a_predecessor_that_does_not_send_its_pidfile_keeps_it() {
     // Contract: V1, P3, U8
     let service = start();

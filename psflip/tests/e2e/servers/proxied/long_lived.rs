@@ -5,8 +5,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use testkit::AvailabilityProbe;
+use testkit::client::control::Asking;
 use testkit::client::{ClientError, Connection, Stage, TIMEOUT, Target};
+use testkit::{AvailabilityProbe, Stream};
 
 use super::super::load::CLIENTS;
 use super::{HTTP, PYTHON, Proxied, Server, TCP_CHECK};
@@ -217,13 +218,74 @@ const REDIS: Protocol = Protocol {
     },
 };
 
+const WEBSOCKETS: Server = Server {
+    name: "WebSocket",
+    needs: &["/usr/lib/python3/dist-packages/websockets/__init__.py"],
+    files: &["websocket.py"],
+    cmd: &[PYTHON, "websocket.py"],
+    config: TCP_CHECK,
+    ..HTTP
+};
+
 #[test]
 fn load_proxied_websockets_end_only_when_drain_is_over() {
     // Contract: T3, T4
-    let needs = &["/usr/lib/python3/dist-packages/websockets/__init__.py"];
-    let (files, cmd) = (&["websocket.py"], &[PYTHON, "websocket.py"]);
-    let server = Server { name: "WebSocket", needs, files, cmd, config: TCP_CHECK, ..HTTP };
-    ends_nothing_before_drain(server, WEBSOCKET);
+    ends_nothing_before_drain(WEBSOCKETS, WEBSOCKET);
+}
+
+/// Clients whose connections, opened now, stay open. Each must keep its generation.
+fn stay(target: &Target, number: usize) -> AvailabilityProbe {
+    AvailabilityProbe::start(2, |client| {
+        let (target, mut current, mut count) = (target.clone(), None, 0);
+        move || {
+            let mut connection = match current.take() {
+                Some(connection) => connection,
+                None => {
+                    let (connection, generation) = (WEBSOCKET.open)(&target, None)?;
+                    expect(generation.to_string().as_bytes(), number.to_string().as_bytes())?;
+                    connection
+                }
+            };
+            count += 1;
+            connection.begin();
+            (WEBSOCKET.exchange)(&mut connection, client, count)?;
+            current = Some(connection);
+            Ok(format!("gen{number}"))
+        }
+    })
+}
+
+#[test]
+fn proxied_websockets_of_an_hour_outlive_five_upgrades_in_a_row() {
+    // Contract: D3, T4, U7
+    const HOUR: Duration = Duration::from_secs(3600);
+    let config = format!("[upgrade]\ndraining = 5\n[shutdown]\ntimeout = \"1h\"\n{TCP_CHECK}");
+    let config: &'static str = config.leak();
+    let Some(proxied) = Proxied::start(Server { drain: HOUR, config, ..WEBSOCKETS }) else { return };
+    let target = proxied.target();
+    let mut all = vec![stay(&target, 1)];
+    for number in 2..=6 {
+        let old = proxied.psflip.request_flip();
+        proxied.psflip.wait_successor(old);
+        all.push(stay(&target, number));
+        // No upgrade has ended a connection of any generation.
+        all.iter().for_each(|probe| probe.wait_requests(5));
+    }
+    // One more than may drain: the oldest generation is ended, and no other.
+    all.remove(0).finish().assert_no_failures();
+    let old = proxied.psflip.request_flip();
+    proxied.psflip.wait_successor(old);
+    let line = proxied.psflip.wait_for_line(Stream::Stderr, "killing the old generation, which still drains");
+    assert!(line.text.contains("old_generation=1"), "{line}");
+    all.push(stay(&target, 7));
+    for probe in all {
+        probe.wait_requests(5);
+        probe.finish().assert_no_failures();
+    }
+    let end = r#"{"psflip":1,"request":"upgrade","end_draining":true}"#;
+    Asking::ask(&proxied.psflip.control_path(), end).wait_event("promoted");
+    proxied.psflip.stop();
+    proxied.sandbox.assert_no_process_left();
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Proxied {
         let pool = if server.pool > 0 { format!("pool = {}\n", server.pool) } else { String::new() };
         let config = format!(
             "[locals]\nport = \"{{{{ free_port('20000-29999') }}}}\"\n\n\
-             [env]\nPORT = \"{{{{ local('port') }}}}\"\nPHP_SOCKET = \"php-{{{{ blue_green() }}}}.sock\"\n\n\
+             [env]\nPORT = \"{{{{ local('port') }}}}\"\nPHP_SOCKET = \"php-{{{{ generation() }}}}.sock\"\n\n\
              [[proxy]]\nlisten = \"{listen}\"\nforward = \"{forward}\"\nprotocol = \"{}\"\ndrain = \"{}ms\"\n{pool}\n{}",
             server.protocol,
             server.drain.as_millis(),
